@@ -1,0 +1,238 @@
+"""What happened: one frozen dataclass an event, named in the past tense. ``Event`` is their union.
+
+Events of the child come from the recogniser (core/screen.py) and the side channels, readings from the sidecar,
+the rest from the session. None carries the user's text or a file's content; names of files only where an
+advice needs them, and those are left out of the journal (log.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aider_guard.core.readings import ContextReading, MemoryReading, ModelsReading, Unavailable
+
+# From the child
+
+
+@dataclass(frozen=True)
+class AiderStarted:
+    """Aider's process runs; ``launch`` counts from 1."""
+
+    launch: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class PromptShown:
+    """Aider waits for the user at its main prompt.
+
+    ``mode`` is the chat mode the prompt names ("" when it names none), ``empty`` whether its line holds no text
+    (a placeholder fills it), ``files`` the lines above it that name the files in the chat, as drawn.
+    """
+
+    mode: str = ""
+    multiline: bool = False
+    empty: bool = True
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ConfirmShown:
+    """Aider asks a question whose default is Yes: nothing may be typed for the user."""
+
+
+@dataclass(frozen=True)
+class ContinuationShown:
+    """A prompt that goes on with the user's text (a ``{`` block), or that was drawn again."""
+
+
+@dataclass(frozen=True)
+class PromptClosed:
+    """The prompt was answered or given up: Aider is busy."""
+
+
+@dataclass(frozen=True)
+class KeyTyped:
+    """The first byte of the user's since the prompt was shown. Answers of the terminal to queries are no keys."""
+
+
+@dataclass(frozen=True)
+class PromptSettled:
+    """The main prompt has an empty line, no key came since it was shown, and Aider was silent for a moment."""
+
+
+@dataclass(frozen=True)
+class TurnFinished:
+    """A message went to the model and the main prompt is back. Tokens are Aider's estimate for its last request."""
+
+    requests: int
+    sent_tokens: int | Unavailable = Unavailable("not reported")
+    received_tokens: int | Unavailable = Unavailable("not reported")
+    mentioned: tuple[str, ...] = field(default=(), metadata={"journal": False})
+
+
+@dataclass(frozen=True)
+class AiderExited:
+    """Aider ended. ``status`` is its exit status, or minus the signal that killed it."""
+
+    status: int
+
+
+# Answers to actions
+
+
+@dataclass(frozen=True)
+class ContextRead:
+    """A hidden ``/tokens`` ended."""
+
+    reading: ContextReading | Unavailable
+
+
+@dataclass(frozen=True)
+class ChatSaved:
+    """A hidden ``/save`` ended: the files in the chat are known, or why they are not."""
+
+    editable: tuple[str, ...] = field(default=(), metadata={"journal": False})
+    read_only: tuple[str, ...] = field(default=(), metadata={"journal": False})
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class NoticeShown:
+    """A notice reached the screen."""
+
+    notice: str
+
+
+@dataclass(frozen=True)
+class OfferAnswered:
+    """The user said whether Aider, which died, shall be started again."""
+
+    accepted: bool
+
+
+# From the sidecar
+
+
+@dataclass(frozen=True)
+class SidecarStarted:
+    """The sidecar runs."""
+
+    pid: int
+    version: str
+
+
+@dataclass(frozen=True)
+class SidecarLost:
+    """The sidecar died or fell silent; every reading is unavailable until the next one runs."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class ServerRead:
+    """Ollama's version, or why it did not answer."""
+
+    version: str | Unavailable
+
+
+@dataclass(frozen=True)
+class ModelsRead:
+    """What Ollama has loaded."""
+
+    reading: ModelsReading | Unavailable
+
+
+@dataclass(frozen=True)
+class MemoryRead:
+    """Memory of GPUs and machine."""
+
+    reading: MemoryReading
+
+
+@dataclass(frozen=True)
+class ModelDescribed:
+    """What Ollama says of one model it has on disk: the longest context it was trained for."""
+
+    name: str
+    trained_tokens: int | Unavailable
+
+
+@dataclass(frozen=True)
+class FilesCounted:
+    """Estimated sizes (cl100k tokens) of files in the chat, as they are on disk now."""
+
+    tokens: dict[str, int | Unavailable] = field(metadata={"journal": False})
+
+
+@dataclass(frozen=True)
+class TextsCounted:
+    """Estimated sizes (cl100k tokens) of texts, in the order they were given with ``request``."""
+
+    request: int
+    tokens: tuple[int, ...] | Unavailable
+
+
+@dataclass(frozen=True)
+class ModelsUnloaded:
+    """Ollama no longer lists these models, and the memory had time to come back.
+
+    ``freed_bytes`` is the difference of two measurements of the GPU (of Ollama's own processes when the model
+    was on the CPU); it is unavailable when either measurement failed.
+    """
+
+    names: tuple[str, ...]
+    freed_bytes: int | Unavailable
+    seconds: float
+    problem: str = ""
+
+
+# From outside
+
+
+@dataclass(frozen=True)
+class RestartRequested:
+    """``aider-guard restart`` in another pane."""
+
+
+@dataclass(frozen=True)
+class TerminationRequested:
+    """The guard got SIGTERM or SIGHUP, or its terminal went away."""
+
+    signal_number: int
+
+
+@dataclass(frozen=True)
+class DeadlinePassed:
+    """An instant that an action asked for (``SetDeadline``) has come."""
+
+    name: str
+
+
+Event = (
+    AiderStarted
+    | PromptShown
+    | ConfirmShown
+    | ContinuationShown
+    | PromptClosed
+    | KeyTyped
+    | PromptSettled
+    | TurnFinished
+    | AiderExited
+    | ContextRead
+    | ChatSaved
+    | NoticeShown
+    | OfferAnswered
+    | SidecarStarted
+    | SidecarLost
+    | ServerRead
+    | ModelsRead
+    | MemoryRead
+    | ModelDescribed
+    | FilesCounted
+    | TextsCounted
+    | ModelsUnloaded
+    | RestartRequested
+    | TerminationRequested
+    | DeadlinePassed
+)

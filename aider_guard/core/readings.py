@@ -1,0 +1,108 @@
+"""What was measured, with units in the names. What could not be measured is ``Unavailable``, never 0 and never None.
+
+``taken_at`` is in monotonic seconds of the machine: guard and sidecar read the same clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A reading that could not be taken, and why, in words a user understands."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """One model that Ollama holds in memory (one entry of ``/api/ps``)."""
+
+    name: str
+    digest: str
+    size_bytes: int
+    vram_bytes: int
+    window_tokens: int | Unavailable
+    """``context_length``: absent before Ollama 0.10, per slot, and exact only since 0.15.5."""
+
+
+@dataclass(frozen=True)
+class ModelsReading:
+    """Everything that Ollama had loaded at one moment."""
+
+    models: tuple[LoadedModel, ...]
+    taken_at: float
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """One process that holds memory on a GPU."""
+
+    pid: int
+    name: str
+    vram_used_bytes: int | Unavailable
+    is_ollama: bool
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as its driver sees it."""
+
+    index: int
+    name: str
+    vram_total_bytes: int
+    vram_used_bytes: int
+    processes: tuple[GpuProcess, ...] | Unavailable
+
+
+@dataclass(frozen=True)
+class RamReading:
+    """The machine's main memory; ``ollama_bytes`` is what Ollama's own processes keep resident."""
+
+    total_bytes: int
+    available_bytes: int
+    ollama_bytes: int | Unavailable
+
+
+@dataclass(frozen=True)
+class MemoryReading:
+    """All memory at one moment. No GPU and an unreadable GPU are both ``Unavailable``, each with its reason."""
+
+    gpus: tuple[Gpu, ...] | Unavailable
+    ram: RamReading | Unavailable
+    taken_at: float
+
+
+RowKind = Literal["system", "history", "map", "file"]
+
+
+@dataclass(frozen=True)
+class ContextRow:
+    """One row of Aider's ``/tokens`` table. ``name`` is a file's path as Aider prints it, else empty."""
+
+    kind: RowKind
+    name: str
+    tokens: int
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class ContextReading:
+    """One parsed ``/tokens`` table.
+
+    The numbers are Aider's own estimate (cl100k), which counts 1.1 to 2 times fewer tokens than most local
+    models do. ``max_tokens`` is the table's own maximum: what Aider believes, not the window that is loaded.
+    """
+
+    model: str
+    rows: tuple[ContextRow, ...]
+    total_tokens: int
+    max_tokens: int | Unavailable
+    taken_at: float
+
+
+def age_seconds(taken_at: float, now: float) -> float:
+    """Seconds since a reading was taken; never negative."""
+    return max(0.0, now - taken_at)

@@ -1,0 +1,44 @@
+"""What the guard asks of the sidecar: one line each way, see core/wire.py. The answers are events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DescribeModels:
+    """Ask Ollama about models by name; one ``ModelDescribed`` comes back for each."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CountFiles:
+    """Estimate the size of files below ``root`` (paths may also be absolute); ``FilesCounted`` comes back."""
+
+    root: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CountTexts:
+    """Estimate the size of texts; ``TextsCounted`` with the same ``request`` comes back."""
+
+    request: int
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class UnloadModels:
+    """Unload models and wait until their memory is back, ``wait_seconds`` at most; ``ModelsUnloaded`` comes back."""
+
+    names: tuple[str, ...]
+    wait_seconds: float = 6.0
+
+
+@dataclass(frozen=True)
+class StopSidecar:
+    """End the sidecar."""
+
+
+Request = DescribeModels | CountFiles | CountTexts | UnloadModels | StopSidecar
