@@ -23,6 +23,18 @@ class AiderStarted:
 
 
 @dataclass(frozen=True)
+class ModelsChosen:
+    """Aider named the models it works with, main model first, as Ollama knows them; others are left out.
+
+    ``window_tokens`` is what the session pinned for the main model.
+    """
+
+    main: str
+    models: tuple[str, ...]
+    window_tokens: int | Unavailable
+
+
+@dataclass(frozen=True)
 class PromptShown:
     """Aider waits for the user at its main prompt.
 
@@ -43,7 +55,14 @@ class ConfirmShown:
 
 @dataclass(frozen=True)
 class ContinuationShown:
-    """A prompt that goes on with the user's text (a ``{`` block), or that was drawn again."""
+    """Another prompt that is neither: the next line of a ``{`` block, or a program of the user's."""
+
+
+@dataclass(frozen=True)
+class PromptRedrawn:
+    """The open main prompt was drawn again (a resize, a return from the background): still the same prompt."""
+
+    empty: bool = True
 
 
 @dataclass(frozen=True)
@@ -211,9 +230,11 @@ class DeadlinePassed:
 
 Event = (
     AiderStarted
+    | ModelsChosen
     | PromptShown
     | ConfirmShown
     | ContinuationShown
+    | PromptRedrawn
     | PromptClosed
     | KeyTyped
     | PromptSettled

@@ -1,0 +1,24 @@
+"""The one place where things are decided."""
+
+from __future__ import annotations
+
+from aider_guard.core.actions import Action
+from aider_guard.core.events import Event
+from aider_guard.core.rules import Rule, context, lifecycle, memory, prompt, sidecar
+from aider_guard.core.state import State
+
+# In this order: what is shown is noted first; the lifecycle comes before the context, so that a restart that is
+# due at a prompt wins over a probe there.
+RULES: tuple[Rule, ...] = (prompt.note, sidecar.watch, memory.watch, lifecycle.advance, context.watch)
+
+
+def decide(state: State, event: Event, now: float) -> tuple[State, tuple[Action, ...]]:
+    """The state after *event*, and what is to be done about it.
+
+    Deterministic and total: every event is allowed in every state. *now* is in monotonic seconds.
+    """
+    actions: list[Action] = []
+    for rule in RULES:
+        state, more = rule(state, event, now)
+        actions.extend(more)
+    return state, tuple(actions)

@@ -1,0 +1,258 @@
+"""The life of Aider: planned restarts, its death, and the end. The transitions are those of docs/lifecycle.md."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from aider_guard.core import sentences
+from aider_guard.core.actions import (
+    Action,
+    CancelDeadline,
+    EndSession,
+    Handoff,
+    Notice,
+    OfferRestart,
+    RunHidden,
+    SetDeadline,
+    ShowNotice,
+    SignalAider,
+    StartAider,
+    StopAider,
+    UnloadModels,
+)
+from aider_guard.core.events import (
+    AiderExited,
+    ChatSaved,
+    DeadlinePassed,
+    Event,
+    ModelsUnloaded,
+    OfferAnswered,
+    PromptSettled,
+    PromptShown,
+    RestartRequested,
+    SidecarLost,
+    TerminationRequested,
+    TurnFinished,
+)
+from aider_guard.core.readings import ContextReading, ModelsReading, Unavailable, age_seconds
+from aider_guard.core.rules import Step
+from aider_guard.core.state import Phase, Restart, State, same_model
+
+SIGINT = 2  # the third Ctrl-C during Aider's shutdown kills it: the user wanted to leave
+
+
+def advance(state: State, event: Event, now: float) -> Step:
+    """Move the life of Aider on."""
+    match state.phase, event:
+        case (Phase.ENDING | Phase.ENDED), _:
+            return _ending(state, event)
+        case _, TerminationRequested(signal_number):
+            return _terminate(state, signal_number, now)
+        case _, AiderExited(status):
+            return _exited(state, status, now)
+        case _, RestartRequested():
+            return _due(state, "you asked for it"), ()
+        case Phase.STARTING, PromptShown():
+            return _started(state, now)
+        case Phase.RUNNING, TurnFinished():
+            return _count_turns(state), ()
+        case Phase.RUNNING, PromptSettled():
+            return _begin_restart(state, now)
+        case Phase.SAVING, ChatSaved():
+            return _saved(state, event, now)
+        case Phase.STOPPING, DeadlinePassed("stop"):
+            return state, (SignalAider("TERM"), SetDeadline("kill", now + state.limits.kill_wait_seconds))
+        case Phase.STOPPING, DeadlinePassed("kill"):
+            return state, (SignalAider("KILL"),)
+        case Phase.UNLOADING, (ModelsUnloaded() | DeadlinePassed("unload") | SidecarLost()):
+            return _unloaded(state, event)
+        case Phase.OFFERING, OfferAnswered(accepted):
+            return _answered(state, accepted=accepted, now=now)
+        case Phase.BACKOFF, DeadlinePassed("backoff"):
+            return _start(state)
+    return state, ()
+
+
+def _due(state: State, reason: str) -> State:
+    return replace(state, restart_due=state.restart_due or reason)
+
+
+def _count_turns(state: State) -> State:
+    state = replace(state, start_failures=0)  # a turn was taken: this Aider works
+    limit = state.limits.max_turns
+    if limit and state.turns_in_launch >= limit:
+        return _due(state, f"{state.turns_in_launch} turns")
+    return state
+
+
+def _begin_restart(state: State, now: float) -> Step:
+    if not state.restart_due or not state.settled or state.hidden or state.prompt is None:
+        return state, ()
+    handoff = Handoff(mode=state.prompt.mode, multiline=state.prompt.multiline)
+    restart = Restart(state.restart_due, now, handoff)
+    state = replace(state, phase=Phase.SAVING, hidden="save", restart=restart)
+    return state, (RunHidden("save"),)
+
+
+def _saved(state: State, event: ChatSaved, now: float) -> Step:
+    if event.problem or state.restart is None:
+        return _give_up_saving(state, event.problem)
+    handoff = replace(state.restart.handoff, editable=event.editable, read_only=event.read_only)
+    state = replace(
+        state, phase=Phase.STOPPING, restart_due="", restart=replace(state.restart, handoff=handoff), hidden_failures=0
+    )
+    return state, (StopAider(), SetDeadline("stop", now + state.limits.stop_wait_seconds))
+
+
+def _give_up_saving(state: State, problem: str) -> Step:
+    """Two failures end restarting by count: without the list of files a restart would lose something."""
+    failures = state.hidden_failures + 1
+    state = replace(state, phase=Phase.RUNNING, restart=None, hidden_failures=failures)
+    if failures < 2:
+        return state, ()
+    limits = replace(state.limits, max_turns=0)
+    return replace(state, restart_due="", limits=limits), (ShowNotice(sentences.cannot_restart(problem)),)
+
+
+def _exited(state: State, status: int, now: float) -> Step:
+    cancelled: tuple[Action, ...] = (CancelDeadline("stop"), CancelDeadline("kill"))
+    if state.termination:
+        return _end(state, 128 + state.termination, cancelled, now)
+    if state.phase is Phase.STOPPING:
+        return _unload(state, now, cancelled)
+    if status in (0, -SIGINT):
+        return _end(state, exit_status(status), cancelled, now)
+    if state.phase is Phase.STARTING:
+        return _failed_start(state, status, now)
+    return _died(state, status, now, cancelled)
+
+
+def _unload(state: State, now: float, before: tuple[Action, ...]) -> Step:
+    names = session_models(state, now)
+    wait = state.limits.unload_wait_seconds
+    state = replace(state, phase=Phase.UNLOADING)
+    if not names:
+        state, actions = _start(state)
+        return state, before + actions
+    return state, (*before, UnloadModels(names, wait), SetDeadline("unload", now + wait + 2.0))
+
+
+def _unloaded(state: State, event: Event) -> Step:
+    if isinstance(event, ModelsUnloaded) and state.restart:
+        restart = replace(state.restart, freed_bytes=event.freed_bytes, unloaded=event.names)
+        state = replace(state, restart=restart)
+    state, actions = _start(state)
+    return state, (CancelDeadline("unload"), *actions)
+
+
+def _start(state: State) -> Step:
+    restart = state.restart or Restart("Aider died", 0.0)
+    state = replace(
+        state,
+        phase=Phase.STARTING,
+        restart=restart,
+        restored=True,
+        context=Unavailable("no /tokens was run yet"),
+        turn_tokens=Unavailable("no turn was taken yet"),
+        file_growth_tokens=0,
+        turns_since_probe=0,
+    )
+    return state, (StartAider(restart.reason, restart.handoff),)
+
+
+def _started(state: State, now: float) -> Step:
+    state = replace(state, phase=Phase.RUNNING)
+    if state.restart is None:
+        return state, ()
+    notice = sentences.restarted(state.restart, now - state.restart.started_at)
+    state = replace(state, restart=None, restarts=state.restarts + 1, restart_due="")
+    return state, (ShowNotice(notice),)
+
+
+def _died(state: State, status: int, now: float, before: tuple[Action, ...]) -> Step:
+    handoff = last_known_handoff(state)
+    restart = Restart("Aider died", 0.0, handoff)
+    if state.start_failures >= state.limits.start_attempts:
+        return _end(state, exit_status(status), before, now, sentences.gave_up(status, state.start_failures))
+    state = replace(state, phase=Phase.OFFERING, restart=restart, restart_due="", died_with=status)
+    return state, (*before, OfferRestart(sentences.offer(status, handoff)))
+
+
+def _failed_start(state: State, status: int, now: float) -> Step:
+    """The first start that fails is Aider's own affair; a later one is tried again, 1, 2 and 3 s apart."""
+    if state.restart is None:
+        return _end(state, exit_status(status), (), now)
+    if state.start_failures >= state.limits.start_attempts:
+        return _end(state, exit_status(status), (), now, sentences.gave_up(status, state.start_failures))
+    return _back_off(state, now)
+
+
+def _answered(state: State, *, accepted: bool, now: float) -> Step:
+    if not accepted:
+        return _end(state, exit_status(state.died_with), (), now)
+    return _back_off(replace(state, restart=replace(state.restart, started_at=now) if state.restart else None), now)
+
+
+def _back_off(state: State, now: float) -> Step:
+    failures = state.start_failures + 1
+    state = replace(state, phase=Phase.BACKOFF, start_failures=failures)
+    return state, (SetDeadline("backoff", now + failures),)
+
+
+def _terminate(state: State, signal_number: int, now: float) -> Step:
+    state = replace(state, termination=signal_number)
+    if state.phase in (Phase.OFFERING, Phase.BACKOFF, Phase.UNLOADING):
+        return _end(state, 128 + signal_number, (), now)
+    wait = state.limits.kill_wait_seconds
+    return replace(state, phase=Phase.STOPPING), (SignalAider("TERM"), SetDeadline("kill", now + wait))
+
+
+def _end(state: State, status: int, before: tuple[Action, ...], now: float, notice: Notice | None = None) -> Step:
+    """End, and let go of the models this session loaded; Ollama answers at once, nobody waits for the memory."""
+    names = session_models(state, now)
+    end = EndSession(status, notice)
+    if not names:
+        return replace(state, phase=Phase.ENDED), (*before, end)
+    wait = state.limits.end_wait_seconds
+    unload = (UnloadModels(names, 0.0), SetDeadline("end", now + wait))
+    return replace(state, phase=Phase.ENDING), (*before, *unload, end)
+
+
+def _ending(state: State, event: Event) -> Step:
+    if isinstance(event, ModelsUnloaded | SidecarLost) or event == DeadlinePassed("end"):
+        return replace(state, phase=Phase.ENDED), ()
+    return state, ()
+
+
+def exit_status(status: int) -> int:
+    """The status the shell sees: Aider's own, or 128 + the signal that killed it."""
+    return status if status >= 0 else 128 - status
+
+
+def session_models(state: State, now: float) -> tuple[str, ...]:
+    """The loaded models that this session brought in: its own, and not loaded before its first turn.
+
+    Nothing when Ollama was not read lately: an old reading never unloads anything.
+    """
+    if not isinstance(state.loaded, ModelsReading):
+        return ()
+    if age_seconds(state.loaded.taken_at, now) > state.limits.stale_after_seconds:
+        return ()
+    foreign = state.foreign_models or frozenset()
+    return tuple(
+        model.name
+        for model in state.loaded.models
+        if model.name not in foreign and any(same_model(model.name, ours) for ours in state.models)
+    )
+
+
+def last_known_handoff(state: State) -> Handoff:
+    """What can be handed over when Aider can no longer be asked: the files of the newest table."""
+    rows = state.context.rows if isinstance(state.context, ContextReading) else ()
+    files = [row for row in rows if row.kind == "file"]
+    return Handoff(
+        editable=tuple(row.name for row in files if not row.read_only),
+        read_only=tuple(row.name for row in files if row.read_only),
+        mode=state.last_mode,
+        multiline=state.last_multiline,
+    )

@@ -1,0 +1,182 @@
+"""Aider's output, in any chunking, to what is shown: main prompt, confirm, another prompt, or none (Aider is busy).
+
+Aider asks through prompt_toolkit, which switches bracketed paste on (``?2004h``) when a prompt opens and off
+(``?2004l``) when it closes. What tells the prompts apart (aider/io.py 0.86.2, and recorded sessions):
+
+* the main prompt follows a line of nothing but ``─`` (an empty line without colours), then its text ends in ``> ``;
+* a confirm follows no such line and ends in ``(Y)es/(N)o … [Yes]: ``;
+* a line of a ``{`` block opens directly after the last prompt closed, with nothing printed between;
+* after a resize, the open prompt is erased and drawn again: the renderer leaves ``ESC[0m ESC[?7h`` before ``?2004l``
+  where an accepted line leaves ``ESC[?12l ESC[?25h``.
+
+Text alone proves nothing: a model can print all of this. Who acts on a prompt must also see that the child's
+terminal reads keys one by one (``session/child.py``, ``LineModes``), which no text can imitate.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from aider_guard.core.events import (
+    ConfirmShown,
+    ContinuationShown,
+    PromptClosed,
+    PromptRedrawn,
+    PromptShown,
+)
+from aider_guard.core.layout import lay_out
+
+ScreenEvent = PromptShown | ConfirmShown | ContinuationShown | PromptClosed | PromptRedrawn
+
+OPENED: Final = b"\x1b[?2004h"
+CLOSED: Final = b"\x1b[?2004l"
+CURSOR_SHOWN: Final = b"\x1b[?25h"
+_ERASED: Final = b"\x1b[0m\x1b[?7h"
+_KEPT_BYTES: Final = 16 * 1024  # a rule across 1000 columns is 3 kB
+_MAX_PROMPT_BYTES: Final = 256 * 1024
+
+_BEFORE_MAIN = re.compile(
+    rb"(?P<line>(?:\x1b\[[0-9;]*m)*(?:\xe2\x94\x80)+(?:\x1b\[[0-9;]*m)*\r\n|(?<=\n)\r\n|(?<=\x1b\[\?2004l)\r\n|\A\r\n)\x07?(?:\x1b\[6n)?\Z"
+)
+_BEFORE_CONTINUATION = re.compile(rb"\x1b\[\?2004l(?:\x1b\[6n)?\Z")
+_MAIN_LINE = re.compile(r"(?P<mode>[a-z][a-z-]*)?(?: ?(?P<multi>multi))?> ?(?P<typed>.*)")
+_CONFIRM = re.compile(r"\(Y\)es/\(N\)o.*\[(?:Yes|No)\]:")
+
+
+class _Phase(Enum):
+    BUSY = "no prompt is open"
+    DRAWING = "a prompt opened and is being drawn"
+    OPEN = "a prompt waits for the user"
+
+
+@dataclass(frozen=True)
+class ShownPrompt:
+    """The bytes that put the main prompt on the screen, and how many rows its rule stands above the cursor."""
+
+    drawn: bytes
+    rows_above_cursor: int
+
+
+class Recogniser:
+    """Feed it everything Aider prints; it tells what is shown. Equal for every chunking of the same bytes."""
+
+    def __init__(self) -> None:
+        self._phase = _Phase.BUSY
+        self._buffer = b""
+        self._lead = b""
+        self._continues = False
+        self._redraws: type[ScreenEvent] | None = None
+        self._kind: type[ScreenEvent] | None = None
+
+    @property
+    def main_prompt_open(self) -> bool:
+        """Whether the last prompt shown is a main prompt that was not answered yet."""
+        return self._phase is _Phase.OPEN and self._kind is PromptShown
+
+    def shown_prompt(self) -> ShownPrompt | None:
+        """The main prompt on the screen from its rule on; None when none is open, or when it was drawn again
+        after a resize, since nobody knows then how the terminal moved the rule.
+        """
+        if not self.main_prompt_open or not self._lead:
+            return None
+        after_opening = self._buffer[self._buffer.find(OPENED) + len(OPENED) :]
+        rows = lay_out(after_opening).cursor_row + self._lead.count(b"\n")
+        return ShownPrompt(self._lead + self._buffer, rows)
+
+    def feed(self, data: bytes) -> tuple[ScreenEvent, ...]:
+        """What *data* changed, in order. Never raises, whatever the bytes are."""
+        self._buffer += data
+        events: list[ScreenEvent] = []
+        while self._step(events):
+            pass
+        return tuple(events)
+
+    def _step(self, events: list[ScreenEvent]) -> bool:
+        match self._phase:
+            case _Phase.BUSY:
+                return self._look_for_opening()
+            case _Phase.DRAWING:
+                return self._look_for_drawn(events)
+            case _Phase.OPEN:
+                return self._look_for_closing(events)
+
+    def _look_for_opening(self) -> bool:
+        at = self._buffer.find(OPENED)
+        if at < 0:
+            self._buffer = self._buffer[-_KEPT_BYTES:]
+            return False
+        before = self._buffer[max(0, at - _KEPT_BYTES) : at]
+        main = _BEFORE_MAIN.search(before)
+        self._continues = bool(_BEFORE_CONTINUATION.search(before))
+        if not self._continues:
+            self._redraws = None
+        self._lead = before[main.start("line") :] if main else b""
+        self._buffer = self._buffer[at:]
+        self._phase = _Phase.DRAWING
+        return True
+
+    def _look_for_drawn(self, events: list[ScreenEvent]) -> bool:
+        shown, closed = self._buffer.find(CURSOR_SHOWN), self._buffer.find(CLOSED)
+        if shown < 0 and closed < 0:
+            if len(self._buffer) < _MAX_PROMPT_BYTES:
+                return False
+            self._lead = b""
+            shown = len(self._buffer)
+        if 0 <= closed and not 0 <= shown < closed:
+            # Closed before it was drawn: it never waited for anybody.
+            self._close(closed)
+            return True
+        event = self._classify(self._buffer[len(OPENED) : shown])
+        self._kind = self._redraws or type(event)
+        events.append(PromptRedrawn(event.empty) if self._redraws and isinstance(event, PromptShown) else event)
+        self._phase = _Phase.OPEN
+        return True
+
+    def _classify(self, drawn: bytes) -> PromptShown | ConfirmShown | ContinuationShown:
+        rows = lay_out(drawn).rows
+        if _CONFIRM.search("".join(rows)):
+            return ConfirmShown()
+        prompt = _main_prompt(rows)
+        if prompt is None or not (self._lead or self._redraws is PromptShown):
+            return ContinuationShown()
+        return prompt
+
+    def _look_for_closing(self, events: list[ScreenEvent]) -> bool:
+        at = self._buffer.find(CLOSED)
+        if at < 0:
+            self._bound_open_prompt()
+            return False
+        if self._buffer[:at].endswith(_ERASED):
+            self._redraws = self._kind
+        else:
+            self._redraws = None
+            events.append(PromptClosed())
+        self._close(at)
+        return True
+
+    def _close(self, at: int) -> None:
+        self._buffer = self._buffer[at:]
+        self._lead = b""
+        self._kind = None
+        self._phase = _Phase.BUSY
+
+    def _bound_open_prompt(self) -> None:
+        if len(self._buffer) > _MAX_PROMPT_BYTES:
+            # Long typing: the prompt can no longer be put back from its bytes, only its end still matters.
+            self._lead = b""
+            self._buffer = self._buffer[-_KEPT_BYTES:]
+
+
+def _main_prompt(rows: tuple[str, ...]) -> PromptShown | None:
+    """The prompt in *rows*, or None when no row is a main prompt's."""
+    for at, row in enumerate(rows):
+        found = _MAIN_LINE.fullmatch(row)
+        if found:
+            empty = not found["typed"] and not any(rows[at + 1 :])
+            mode = found["mode"] or ""
+            multiline = bool(found["multi"]) or mode == "multi"
+            return PromptShown("" if mode == "multi" else mode, multiline, empty, rows[:at])
+    return None

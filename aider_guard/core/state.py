@@ -1,0 +1,166 @@
+"""Everything the policy knows. Only ``policy.decide`` makes a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+from aider_guard.core.actions import Handoff
+from aider_guard.core.events import PromptShown
+from aider_guard.core.readings import ContextReading, MemoryReading, ModelsReading, Unavailable
+
+
+class Phase(Enum):
+    """The life of Aider under the guard."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    SAVING = "saving"
+    STOPPING = "stopping"
+    UNLOADING = "unloading"
+    OFFERING = "offering"
+    BACKOFF = "backoff"
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The user's settings that decide something."""
+
+    warn_at_percent: int = 80
+    hysteresis_percent: int = 5
+    max_turns: int = 20
+    vram_warn_at_percent: int = 90
+    readings_for_pressure: int = 3
+    readings_for_restart: int = 30
+    """Readings in a row (every 2 s) above the limit before a restart is tried against it: a minute."""
+    probe: Literal["auto", "always", "never"] = "auto"
+    probe_margin_percent: int = 20
+    """Probing starts this far below the warning: Aider's estimate is 1.1 to 1.4 times too low on code."""
+    stop_wait_seconds: float = 5.0
+    kill_wait_seconds: float = 1.0
+    unload_wait_seconds: float = 6.0
+    end_wait_seconds: float = 1.0
+    stale_after_seconds: float = 10.0
+    start_attempts: int = 3
+    sidecar_silence_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class Restart:
+    """A restart under way, from the decision to the next prompt."""
+
+    reason: str
+    started_at: float
+    handoff: Handoff = Handoff()
+    freed_bytes: int | Unavailable = Unavailable("not measured")
+    unloaded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class State:
+    """One session at one moment."""
+
+    limits: Limits = Limits()
+    phase: Phase = Phase.STARTING
+    launch: int = 0
+    prompt: PromptShown | None = None
+    """The main prompt that is open, else None."""
+    prompt_files: tuple[str, ...] = ()
+    """The lines that name the chat's files, at the newest main prompt."""
+    settled: bool = False
+    hidden: str = ""
+    """The hidden command that runs, if any."""
+    hidden_failures: int = 0
+
+    turns: int = 0
+    turns_in_launch: int = 0
+    restarts: int = 0
+    restart_due: str = ""
+    """Why a restart shall happen at the next chance; empty when none is due."""
+    restart: Restart | None = None
+    start_failures: int = 0
+    died_with: int = 0
+    last_mode: str = ""
+    last_multiline: bool = False
+    termination: int = 0
+    """The signal that ends the session, if one came."""
+
+    main_model: str = ""
+    models: tuple[str, ...] = ()
+    foreign_models: frozenset[str] | None = None
+    """Loaded before this session's first turn: they are others'. None until Ollama was read once."""
+    pinned_tokens: int | Unavailable = Unavailable("the model is not known yet")
+    loaded: ModelsReading | Unavailable = Unavailable("Ollama was not read yet")
+
+    context: ContextReading | Unavailable = Unavailable("no /tokens was run yet")
+    context_changed: bool = False
+    files_changed: bool = False
+    file_growth_tokens: int = 0
+    turn_tokens: int | Unavailable = Unavailable("no turn was taken yet")
+    turns_since_probe: int = 0
+    restored: bool = False
+    """The chat was restored and no message was sent since: ``/tokens`` counts what will be summarised."""
+    warned: bool = False
+    last_seen: Mapping[str, int] = field(default_factory=dict)
+
+    memory: MemoryReading | Unavailable = Unavailable("the memory was not read yet")
+    pressure_readings: int = 0
+    memory_warned: bool = False
+    memory_restart_tried: bool = False
+
+    sidecar_failures: int = 0
+    last_notice: str = ""
+
+
+def window_tokens(state: State) -> int | Unavailable:
+    """The window of the main model: what is loaded if Ollama says so, at most the pin; else the pin."""
+    loaded = loaded_window_tokens(state)
+    match state.pinned_tokens, loaded:
+        case int() as pinned, int():
+            return min(pinned, loaded)
+        case int() as pinned, _:
+            return pinned
+        case _:
+            return loaded
+
+
+def loaded_window_tokens(state: State) -> int | Unavailable:
+    """The window that Ollama reports for the main model."""
+    if isinstance(state.loaded, Unavailable):
+        return state.loaded
+    for model in state.loaded.models:
+        if same_model(model.name, state.main_model):
+            return model.window_tokens
+    return Unavailable("the model is not loaded")
+
+
+def same_model(left: str, right: str) -> bool:
+    """Whether two names mean one Ollama model: the tag ``latest`` may be left out."""
+    return bool(left) and left.removesuffix(":latest").lower() == right.removesuffix(":latest").lower()
+
+
+def used_tokens(state: State) -> int | Unavailable:
+    """Tokens of the chat by Aider's own estimate: the newest table and what the files grew since."""
+    match state.context, state.turn_tokens:
+        case ContextReading() as context, int() as turn if state.context_changed:
+            return max(context.total_tokens + state.file_growth_tokens, turn)
+        case ContextReading() as context, _:
+            return context.total_tokens + state.file_growth_tokens
+        case _, int() as turn:
+            return turn
+        case Unavailable() as unavailable, _:
+            return unavailable
+
+
+def fill_percent(state: State) -> float | Unavailable:
+    """How full the window is, in per cent, by the newest estimate."""
+    used, window = used_tokens(state), window_tokens(state)
+    if isinstance(used, Unavailable):
+        return used
+    if isinstance(window, Unavailable):
+        return window
+    return 100.0 * used / window if window else Unavailable("the window is empty")
