@@ -1,0 +1,127 @@
+"""``aider-guard demo``: the rig, a sample repository, and a guarded session on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+from aider_guard.demo.layout import SMALL, RigError
+from aider_guard.demo.ollama_files import check_platform
+from aider_guard.demo.ollama_server import private_ollama
+from aider_guard.demo.rig import ensure_rig
+from aider_guard.demo.sample import BUGGY_FILE, CONVENTIONS_FILE, LARGE_FILE, TEST_FILE, make_sample
+from aider_guard.errors import GuardError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import TextIO
+
+USUAL_OLLAMA = "http://127.0.0.1:11434"
+MODEL = f"ollama_chat/{SMALL}"
+INTERRUPTED = 130  # what a shell reports for SIGINT
+
+
+def run_demo(out: TextIO | None = None) -> int:
+    """Install what is missing, run a guarded session on a sample repository, return its status.
+
+    What cannot be done is said in one sentence on stderr; the status is then that of the error
+    (78 where the private Ollama does not run). The repository stays; the server does not.
+    """
+    try:
+        _check_here()
+        rig = ensure_rig()
+        folder = make_sample(Path(tempfile.mkdtemp(prefix="aider-guard-demo-")) / "till")
+        with private_ollama(rig.ollama, rig.models) as server:
+            (out or sys.stdout).write(introduction(folder))
+            (out or sys.stdout).flush()
+            return _session(rig.aider_command, server.url, folder)
+    except GuardError as error:
+        sys.stderr.write(f"aider-guard: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def demo_arguments() -> list[str]:
+    """Return Aider's arguments, with every role named: no settings file may bring a cloud in."""
+    roles = ["--model", MODEL, "--weak-model", MODEL, "--editor-model", MODEL]
+    quiet = [
+        "--no-show-model-warnings",
+        "--no-show-release-notes",
+        "--no-check-update",
+        "--no-analytics",
+    ]
+    return [*roles, *quiet, "--read", CONVENTIONS_FILE, BUGGY_FILE, TEST_FILE]
+
+
+def introduction(folder: Path) -> str:
+    """Return the lines that stand above the session: where the user is, and what to try."""
+    return f"""
+A repository to try things in: {shlex.quote(str(folder))} (it stays there)
+The model is tiny: it answers fluently and means nothing by it. Try
+  What does total() return?             a message; the first one takes a minute on a slow CPU
+  /add {LARGE_FILE}               a file that fills the window: the guard says what to /drop
+  aider-guard status                    in another terminal, while this one runs;  /exit ends it
+
+"""
+
+
+def _session(aider: Path, url: str, folder: Path) -> int:
+    from aider_guard.cli import guarded_session
+
+    overrides = {"aider": str(aider), "ollama": url}
+    with _environment({"OLLAMA_API_BASE": url}), _working_in(folder):
+        return guarded_session(demo_arguments(), overrides)
+
+
+def _check_here() -> None:
+    """Raise where the private Ollama cannot run, naming the user's own Ollama if one answers."""
+    try:
+        check_platform()
+    except RigError as error:
+        raise RigError(f"{error} {_instead(_answers(USUAL_OLLAMA))}") from error
+
+
+def _instead(system_ollama: bool) -> str:
+    command = "`aider-guard -- --model ollama_chat/NAME` in a repository"
+    if system_ollama:
+        return f"An Ollama answers on {USUAL_OLLAMA}: run {command}."
+    return f"Install Ollama and Aider, then run {command}."
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/api/version", timeout=2, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+@contextlib.contextmanager
+def _environment(added: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _working_in(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

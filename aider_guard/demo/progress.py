@@ -1,0 +1,99 @@
+"""A long wait shows that it is alive: a spinner on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+REDRAW_SECONDS = 0.1
+REPORT_SECONDS = 15.0
+DETAIL_COLUMNS = 70
+
+
+@dataclass
+class Step:
+    """One wait. Whoever waits calls `tick` a few times a second."""
+
+    title: str
+    stream: TextIO
+    live: bool
+    clock: Callable[[], float]
+    columns: Callable[[], int]
+    started: float = field(init=False)
+    next_at: float = field(init=False)
+    detail: str = field(default="", init=False)
+    frames: Iterator[str] = field(default_factory=lambda: cycle("|/-\\"), init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+        self.next_at = self.started + (0.0 if self.live else REPORT_SECONDS)
+        if not self.live:
+            self._write(f"{self.title} ...\n")
+
+    @property
+    def elapsed_seconds(self) -> int:
+        """Whole seconds since the step began."""
+        return int(self.clock() - self.started)
+
+    def tick(self, detail: str = "") -> None:
+        """Show that the wait goes on; a non-empty ``detail`` replaces the last one."""
+        self.detail = detail or self.detail
+        if self.clock() < self.next_at:
+            return
+        self.next_at = self.clock() + (REDRAW_SECONDS if self.live else REPORT_SECONDS)
+        self._write(self._moving_line() if self.live else self._report_line())
+
+    def end(self, outcome: str) -> None:
+        """Write the step's last line."""
+        clear = "\r\x1b[K" if self.live else ""
+        self._write(f"{clear}{self.title}: {outcome} ({self.elapsed_seconds} s)\n")
+
+    def _moving_line(self) -> str:
+        line = f"{next(self.frames)} {self.title}, {self.elapsed_seconds} s  {self.detail}"
+        return f"\r\x1b[K{line[: max(self.columns() - 1, 1)]}"
+
+    def _report_line(self) -> str:
+        detail = f": {self.detail[:DETAIL_COLUMNS]}" if self.detail else ""
+        return f"  {self.elapsed_seconds} s{detail}\n"
+
+    def _write(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where steps are reported. ``live``: the stream can redraw a line; None: find out."""
+
+    stream: TextIO = field(default_factory=lambda: sys.stderr)
+    live: bool | None = None
+    clock: Callable[[], float] = time.monotonic
+    columns: Callable[[], int] = lambda: shutil.get_terminal_size().columns
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Step]:
+        """Report one wait, from its beginning to ``done``, ``failed`` or ``interrupted``."""
+        live = _can_redraw(self.stream) if self.live is None else self.live
+        step = Step(title, self.stream, live, self.clock, self.columns)
+        try:
+            yield step
+        except KeyboardInterrupt:
+            step.end("interrupted")
+            raise
+        except BaseException:
+            step.end("failed")
+            raise
+        step.end("done")
+
+
+def _can_redraw(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"

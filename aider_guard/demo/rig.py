@@ -1,0 +1,95 @@
+"""All three parts. ``python -m aider_guard.demo.rig`` installs those that are missing."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from aider_guard.demo.aider_venv import install_aider
+from aider_guard.demo.layout import AIDER_VERSION, Rig, RigError, cache_folder, rig_in
+from aider_guard.demo.model import install_models
+from aider_guard.demo.ollama_files import check_platform, find_compiler, install_ollama
+from aider_guard.demo.parts import build_once
+from aider_guard.demo.progress import Progress
+from aider_guard.demo.pythons import choose_python
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from aider_guard.demo.progress import Step
+
+    Build = Callable[[Path, Step], None]
+
+
+def ensure_rig(cache: Path | None = None, progress: Progress | None = None) -> Rig:
+    """Return the rig, installing into ``cache`` what is missing, with progress for each part.
+
+    Raises:
+        RigError: this machine cannot run it, or a step failed; one sentence, and the program's
+        last words.
+    """
+    rig = rig_in(cache or cache_folder())
+    missing = [part for part in _parts(rig) if not part[0].is_dir()]
+    _check_before_downloading(rig, bool(missing))
+    shown = progress or Progress()
+    for place, title, build in missing:
+        with shown.step(title) as step:
+            _ensure_part(place, build, step)
+    return rig
+
+
+def _check_before_downloading(rig: Rig, anything_missing: bool) -> None:
+    """Raise what would otherwise be raised minutes later."""
+    if anything_missing:
+        check_platform()
+    if not rig.aider.is_dir():
+        choose_python()
+    if not rig.ollama.is_dir():
+        find_compiler()
+
+
+def _ensure_part(place: Path, build: Build, step: Step) -> None:
+    build_once(
+        place,
+        lambda partial: build(partial, step),
+        lambda: step.tick("another process is installing it"),
+    )
+
+
+def _parts(rig: Rig) -> list[tuple[Path, str, Build]]:
+    """Return each part's place, its title with the sizes (download, disk), and what builds it."""
+    return [
+        (
+            rig.aider,
+            f"Installing Aider {AIDER_VERSION} (180 MB, 720 MB on disk)",
+            lambda partial, step: install_aider(partial, rig.aider, step),
+        ),
+        (
+            rig.ollama,
+            "Installing Ollama 0.9.3 (160 MB, 120 MB on disk)",
+            lambda partial, step: install_ollama(partial, rig.aider, step),
+        ),
+        (
+            rig.models,
+            "Installing the model SmolLM2-135M (93 MB, 243 MB on disk)",
+            lambda partial, step: install_models(partial, rig.aider, rig.ollama, step),
+        ),
+    ]
+
+
+def main() -> int:
+    """Install what is missing and say where the rig is."""
+    try:
+        rig = ensure_rig()
+    except RigError as error:
+        sys.stderr.write(f"aider-guard: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    sys.stdout.write(f"The rig is in {rig.aider.parent}.\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

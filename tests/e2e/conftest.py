@@ -1,0 +1,66 @@
+"""What the tests on the real programs share: rig, private Ollama, repository, environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aider_guard.demo.ollama_server import PrivateOllama, private_ollama
+from aider_guard.demo.rig import ensure_rig
+from aider_guard.demo.sample import make_sample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aider_guard.demo.layout import Rig
+
+TEST_TIMEOUT_SECONDS = 600
+_HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test in this folder is an e2e test with a time limit to match."""
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_SECONDS))
+
+
+@pytest.fixture(scope="session")
+def rig() -> Rig:
+    """The private Aider, Ollama and models; installed if they are not there."""
+    return ensure_rig()
+
+
+@pytest.fixture(scope="session")
+def ollama(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateOllama]:
+    """One private server for all tests of a run."""
+    folder = tmp_path_factory.mktemp("ollama")
+    with private_ollama(rig.ollama, rig.models, folder=folder) as server:
+        yield server
+
+
+@pytest.fixture
+def sample_repo(tmp_path: Path) -> Path:
+    """A fresh sample repository."""
+    return make_sample(tmp_path / "till")
+
+
+@pytest.fixture
+def aider_env(ollama: PrivateOllama, tmp_path: Path) -> dict[str, str]:
+    """A child's whole environment: a HOME and state folder of its own, no keys, the server."""
+    home = tmp_path / "home"
+    home.mkdir()
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+        "AIDER_GUARD_STATE_DIR": str(tmp_path / "state"),
+        "OLLAMA_API_BASE": ollama.url,
+    }
