@@ -1,0 +1,243 @@
+"""Aider's chat history file: what was said and announced, and how to hand it to the next launch.
+
+From Aider 0.86.2, io.py. The user's text has ``#### `` before and two blanks after each line, and
+an empty line before the first; a tool's line has ``> `` before and two blanks after; an answer
+stands between empty lines, as it came. A heading or a quote inside an answer has no two blanks
+after it: by that the two are told apart. With ``--restore-chat-history`` Aider reads the file by a
+simpler rule (utils.py ``split_chat_history_markdown``): a line with ``# `` is dropped, with ``> ``
+is a tool's, with ``#### `` is the user's, everything else is the answer. ``render_for_restore``
+writes for that.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_SEED = "# aider-guard: the last exchanges of the launch before"
+_STARTED = re.compile(r"# aider chat started at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+_CLEARED = re.compile(r"^> All (?:files dropped and )?chat history cleared\.", re.MULTILINE)
+# Aider accepts any beginning of a command that fits one alone.
+_CLEARING = ("/cl", "/cle", "/clea", "/clear", "/res", "/rese", "/reset")
+_WATCHED = re.compile(r"^> Processing your request\.\.\.", re.MULTILINE)
+_ANNOUNCED = re.compile(
+    r"^> Aider v.*\n"
+    r"> (?:Main model|Model): (?P<main>.+) with (?P<format>\S+) edit format.*"
+    r"(?:\n> Editor model: (?P<editor>.+) with (?P<editor_format>\S+) edit format *)?"
+    r"(?:\n> Weak model: (?P<weak>.+?) *$)?",
+    re.MULTILINE,
+)
+_Kind = Literal["start", "user", "tool", "answer", "gap"]
+# What Aider's reader would take for its own, at the start of a line of an answer.
+_TAKEN_FOR_ITS_OWN = ("# ", "> ", "#### ")
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One message of the user and all that the model answered to it."""
+
+    user: str
+    assistant: str
+
+
+@dataclass(frozen=True)
+class Announced:
+    """The models and the mode that Aider named last; without a weak model it is the main one."""
+
+    main_model: str
+    edit_format: str
+    weak_model: str
+    editor_model: str | None = None
+    editor_edit_format: str | None = None
+
+
+def exchanges(text: str) -> tuple[Exchange, ...]:
+    """Every answered message since the last ``/clear`` or ``/reset``, oldest first.
+
+    Commands are no messages, but the message that ``/ask`` and its like carry is one. A message
+    without an answer, and an answer to a comment that ``--watch-files`` saw, are left out.
+    """
+    talk = _Talk()
+    for block in _blocks(text):
+        talk.take(block)
+    talk.close()
+    return tuple(talk.exchanges)
+
+
+def render_for_restore(exchanges: Sequence[Exchange]) -> str:
+    """A chat history file from which Aider, and ``exchanges`` here, read these exchanges back.
+
+    A line of an answer that Aider's reader would take for its own gets one blank before it: to
+    Markdown and to a comment in code that makes no difference. All kinds of line breaks in the
+    user's text become newlines, as they do when Aider logs it.
+    """
+    parts = [f"{_SEED}\n"]
+    for exchange in exchanges:
+        if exchange.user.strip() and exchange.assistant.strip():
+            parts += [f"#### {line}\n" for line in exchange.user.splitlines()]
+            parts += [_protected(line) for line in exchange.assistant.splitlines(keepends=True)]
+            parts += [] if exchange.assistant.endswith("\n") else ["\n"]
+    return "".join(parts)
+
+
+def last_exchanges(
+    exchanges: Sequence[Exchange], tokens_of: Sequence[int], limit_tokens: int
+) -> tuple[Exchange, ...]:
+    """The newest exchanges, whole and without a gap, that fit in ``limit_tokens`` together."""
+    room = limit_tokens
+    first = len(exchanges)
+    while first > 0 and tokens_of[first - 1] <= room:
+        first -= 1
+        room -= tokens_of[first]
+    return tuple(exchanges[first:])
+
+
+def announcements(text: str) -> Announced | None:
+    """What Aider last said of its models, or None if it did not.
+
+    Only what follows a start of Aider or a command counts: an answer may imitate the lines. The
+    editor that works for an architect is passed over (``--verbose`` announces it).
+    """
+    found: Announced | None = None
+    aider_speaks = True
+    for block in _blocks(text):
+        if block.kind in ("start", "user", "answer"):
+            aider_speaks = block.kind == "start" or block.is_command
+        elif aider_speaks:
+            for match in _ANNOUNCED.finditer(block.text):
+                if not match["format"].startswith("editor-"):
+                    found = _announced(match)
+    return found
+
+
+def files_mentioned(text: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``names`` that ``text`` holds as whole words, by path or by last part alone."""
+    return tuple(name for name in names if _mention(name).search(text))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Neighbouring lines of one kind; a tool's keep ``> ``, the user's have lost ``#### ``."""
+
+    kind: _Kind
+    text: str
+
+    @property
+    def is_command(self) -> bool:
+        return self.kind == "user" and self.text.startswith(("/", "!"))
+
+
+class _Talk:
+    """Puts messages and answers together."""
+
+    def __init__(self) -> None:
+        self.exchanges: list[Exchange] = []
+        self._message: str | None = None
+        self._answers: list[str] = []
+
+    def take(self, block: _Block) -> None:
+        match block.kind:
+            case "user":
+                self._take_user(block)
+            case "answer" if self._message is not None:
+                self._answers.append(block.text)
+            case "start":
+                self.close()
+            case "tool" if _CLEARED.search(block.text):
+                self._clear()
+            case "tool" if _WATCHED.search(block.text):
+                self.close()
+
+    def close(self) -> None:
+        if self._message is not None and self._answers:
+            self.exchanges.append(Exchange(self._message, "\n\n".join(self._answers)))
+        self._message, self._answers = None, []
+
+    def _take_user(self, block: _Block) -> None:
+        # The architect's answer is logged once more, as the editor's message; neither that nor the
+        # editor's answer stays in Aider's own chat (coders/architect_coder.py).
+        repeated = bool(self._answers) and _flat(block.text) == _flat(self._answers[-1])
+        self.close()
+        if block.is_command:
+            if block.text.split()[0] in _CLEARING:
+                self._clear()
+        elif not repeated:
+            self._message = block.text
+
+    def _clear(self) -> None:
+        self.close()
+        self.exchanges.clear()
+
+
+def _flat(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def _blocks(text: str) -> Iterator[_Block]:
+    """Split a chat history file into what one side wrote at a time, without the gaps between."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    seeded = lines[0] == _SEED
+    kind: _Kind = "gap"
+    block: list[str] = []
+    previous = ""
+    for line in lines[1:] if seeded else lines:
+        seeded = seeded and not _STARTED.fullmatch(line)
+        new = _seed_kind(line) if seeded else _kind(line, kind, previous)
+        if new != kind:
+            yield from _finished(kind, block)
+            block = []
+        block.append(line)
+        kind, previous = new, line
+    yield from _finished(kind, block)
+
+
+def _kind(line: str, kind: _Kind, previous: str) -> _Kind:
+    """Whose ``line`` is, in what Aider wrote; ``kind`` is whose the line before was."""
+    new: _Kind = "answer"
+    if _STARTED.fullmatch(line):
+        new = "start"
+    elif line.startswith("> ") and line.endswith("  "):
+        new = "tool"
+    elif line.startswith("#### ") and line.endswith("  ") and (not previous or kind == "user"):
+        new = "user"
+    elif not line and kind != "answer":
+        new = "gap"
+    elif kind == "tool":
+        new = "tool"  # only the first line of a longer text of a tool has the sign
+    return new
+
+
+def _seed_kind(line: str) -> _Kind:
+    """Whose ``line`` is, in what ``render_for_restore`` wrote."""
+    return "user" if line.startswith("#### ") else "answer"
+
+
+def _finished(kind: _Kind, lines: Sequence[str]) -> Iterator[_Block]:
+    if kind == "user":
+        yield _Block(kind, "\n".join(line.removesuffix("  ")[5:] for line in lines))
+    elif kind == "answer":
+        # Aider strips what it logs of an answer.
+        yield _Block(kind, "\n".join(lines).strip("\n"))
+    elif kind != "gap":
+        yield _Block(kind, "\n".join(lines))
+
+
+def _protected(line: str) -> str:
+    return f" {line}" if line.startswith(_TAKEN_FOR_ITS_OWN) else line
+
+
+def _announced(match: re.Match[str]) -> Announced:
+    main = match["main"]
+    return Announced(
+        main, match["format"], match["weak"] or main, match["editor"], match["editor_format"]
+    )
+
+
+def _mention(name: str) -> re.Pattern[str]:
+    spellings = "|".join(re.escape(part) for part in dict.fromkeys((name, name.rpartition("/")[2])))
+    # "./a.py" and "a.py." mention a.py; "lib/a.py", "my-a.py", "a.pyc" and "a.py.bak" do not.
+    return re.compile(rf"(?<![\w/.\-])(?:\./)?(?:{spellings})(?![\w/]|\.\w)")

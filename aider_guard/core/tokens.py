@@ -1,0 +1,140 @@
+"""Aider's ``/tokens`` table, as its chat history file holds it, into a ``ContextReading``.
+
+The file is read and not the screen, because there no line is wrapped. Aider 0.86.2 writes each line
+as ``> ``, the line without outer blanks, and two blanks (io.py ``append_chat_history``); the table
+itself comes from commands.py ``cmd_tokens``::
+
+    > Approximate context window usage for {model}, in tokens:
+    > $ 0.0000    1,948 system messages
+    > $ 0.0000       29 chat history         use /clear to clear
+    > $ 0.0000       53 repository map       use --map-tokens to resize
+    > $ 0.0000      249 calc.py              /drop to remove
+    > $ 0.0000       25 notes.md (read-only) /drop to remove
+    > ==================
+    > $ 0.0000    2,304 tokens total
+    > 5,888 tokens remaining in context window
+    > 8,192 tokens max context window size
+
+The rows for the history and the map may be absent; the last two lines are when Aider knows no
+maximum.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aider_guard.core.readings import ContextReading, ContextRow, RowKind, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_HEADER = re.compile(r"> Approximate context window usage for (.*), in tokens:\s*", re.DOTALL)
+_ROW = re.compile(r"> \$ *[0-9]+\.[0-9]+ +([0-9][0-9,]{0,18}) (.*)", re.DOTALL)
+_TOTAL = re.compile(r"> \$ *[0-9]+\.[0-9]+ +([0-9][0-9,]{0,18}) tokens total\s*")
+_REMAINING = re.compile(r"> -?[0-9][0-9,]* tokens remaining\b.*", re.DOTALL)
+_MAX = re.compile(r"> ([0-9][0-9,]{0,18}) tokens max context window size\s*")
+_RULE = re.compile(r"> =+\s*")
+_SYSTEM = "system messages"
+_READ_ONLY = " (read-only)"
+# Told apart by their tips, because a file may well be called "chat history".
+_TIPS: tuple[tuple[str, RowKind], ...] = (
+    (" use /clear to clear", "history"),
+    (" use --map-tokens to resize", "map"),
+    (" /drop to remove", "file"),
+)
+
+
+def parse_context(text: str, taken_at: float) -> ContextReading | Unavailable:
+    """Read the last complete ``/tokens`` table in ``text``; what stands around it does not matter.
+
+    Args:
+        text: A part of Aider's chat history file.
+        taken_at: When it was read, in monotonic seconds.
+
+    Returns:
+        The table, or ``Unavailable`` when no table is complete and adds up. A file whose own name
+        ends in " (read-only)" cannot be told from a read-only file. Trailing blanks of a file's
+        name are lost.
+    """
+    entries = tuple(_entries(text))
+    starts = [i for i, entry in enumerate(entries) if _HEADER.fullmatch(entry)]
+    outcome: ContextReading | Unavailable = Unavailable("Aider printed no /tokens table")
+    for start in reversed(starts):
+        outcome = _parse_table(entries[start:], taken_at)
+        if isinstance(outcome, ContextReading):
+            return outcome
+    return outcome
+
+
+def _entries(text: str) -> Iterator[str]:
+    """Split into what Aider wrote at once: only a file's name can hold a line break of its own."""
+    entry: list[str] = []
+    for line in text.split("\n"):
+        if entry and (line.startswith("> ") or not line):
+            yield "\n".join(entry)
+            entry = []
+        if line:
+            entry.append(line)
+    if entry:
+        yield "\n".join(entry)
+
+
+def _parse_table(entries: Sequence[str], taken_at: float) -> ContextReading | Unavailable:
+    header = _HEADER.fullmatch(entries[0])
+    rows: list[ContextRow] = []
+    for place, entry in enumerate(entries[1:], start=1):
+        if _RULE.fullmatch(entry):
+            foot = _parse_foot(entries[place + 1 : place + 4])
+            break
+        row = _parse_row(entry, first=place == 1)
+        if row is None:
+            return Unavailable("a row of Aider's /tokens table has an unknown form")
+        rows.append(row)
+    else:
+        return Unavailable("Aider's /tokens table has no end")
+    if header is None or foot is None or not rows:
+        return Unavailable("Aider's /tokens table is not complete")
+    # Every number is cut to an integer on its own, so each row may be off by one.
+    if abs(sum(row.tokens for row in rows) - foot.total_tokens) > len(rows):
+        return Unavailable("the rows of Aider's /tokens table do not add up to its total")
+    return ContextReading(header[1], tuple(rows), foot.total_tokens, foot.max_tokens, taken_at)
+
+
+def _parse_row(entry: str, *, first: bool) -> ContextRow | None:
+    match = _ROW.fullmatch(entry.rstrip(" "))
+    if match is None:
+        return None
+    tokens, rest = _number(match[1]), match[2]
+    if first:
+        return ContextRow("system", "", tokens) if rest == _SYSTEM else None
+    for tip, kind in _TIPS:
+        if rest.endswith(tip):
+            name = rest.removesuffix(tip).rstrip(" ")
+            return _file_row(name, tokens) if kind == "file" else ContextRow(kind, "", tokens)
+    return None
+
+
+def _file_row(name: str, tokens: int) -> ContextRow:
+    return ContextRow("file", name.removesuffix(_READ_ONLY), tokens, name.endswith(_READ_ONLY))
+
+
+@dataclass(frozen=True)
+class _Foot:
+    total_tokens: int
+    max_tokens: int | Unavailable
+
+
+def _parse_foot(entries: Sequence[str]) -> _Foot | None:
+    total = _TOTAL.fullmatch(entries[0]) if entries else None
+    if total is None:
+        return None
+    if len(entries) > 1 and _REMAINING.fullmatch(entries[1]):
+        maximum = _MAX.fullmatch(entries[2]) if len(entries) > 2 else None
+        return _Foot(_number(total[1]), _number(maximum[1])) if maximum else None
+    return _Foot(_number(total[1]), Unavailable("Aider knows no maximum for this model"))
+
+
+def _number(digits: str) -> int:
+    return int(digits.replace(",", ""))
