@@ -1,0 +1,240 @@
+"""Bytes both ways between the user's terminal and the child's pty, untouched, waiting for neither.
+
+A blocking write deadlocks with a child that is itself blocked writing to us (asciinema 2.3.0 and
+2.4.0), so what cannot be written yet is pending, and who sends faster than the other side takes is
+not read for a while.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import time
+from collections.abc import Callable
+
+from aider_guard.session.loop import READ, WRITE
+
+CHUNK_BYTES = 64 * 1024
+TERMINAL_HIGH_WATER_BYTES = 256 * 1024
+CHILD_HIGH_WATER_BYTES = 1024 * 1024
+
+_GONE = frozenset({errno.EIO, errno.EPIPE, errno.ENXIO})
+"""Linux reports the end of a pty, and a terminal that hung up, as EIO."""
+
+Read = Callable[[int, int], bytes]
+Write = Callable[[int, "bytes | memoryview"], int]
+
+
+class _Source:
+    """One direction's reading end."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self.fd: int | None = None
+        self.ended = False
+
+    def take(self) -> bytes | None:
+        """All that is there, a chunk at most; None when nothing is, b"" at and after the end."""
+        parts: list[bytes] = []
+        taken_bytes = 0
+        # A pty gives 4 KiB a read: taking several at once saves a wait and a write for each.
+        while self.fd is not None and not self.ended and taken_bytes < CHUNK_BYTES:
+            part = self._read_once(self.fd)
+            if part is None:
+                break
+            self.ended = part == b""
+            parts.append(part)
+            taken_bytes += len(part)
+        return b"".join(parts) or (b"" if self.ended else None)
+
+    def _read_once(self, fd: int) -> bytes | None:
+        try:
+            return self._read(fd, CHUNK_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            return b""
+
+
+class _Sink:
+    """One direction's writing end and what is pending for it."""
+
+    def __init__(self, write: Write) -> None:
+        self._write = write
+        self.fd: int | None = None
+        self.gone = False
+        self.pending = bytearray()
+
+    def put(self, data: bytes) -> None:
+        if not self.gone:
+            self.pending += data
+
+    def flush(self) -> None:
+        """Write what can be written now. What is pending for a file that is gone is dropped."""
+        while self.pending and self.fd is not None:
+            try:
+                with memoryview(self.pending) as view, view[:CHUNK_BYTES] as chunk:
+                    written = self._write(self.fd, chunk)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise
+                self.gone = True
+                self.pending.clear()
+                return
+            del self.pending[:written]
+
+
+class Relay:
+    """Two byte pumps over non-blocking descriptors of the caller's. Nothing is lost or reordered.
+
+    The caller reads, may look at or hold what it read, hands it on with ``to_child`` or
+    ``to_terminal``, and calls ``flush``. ``wants`` tells what to wait for.
+    """
+
+    def __init__(
+        self,
+        terminal_in_fd: int,
+        terminal_out_fd: int,
+        child_fd: int | None = None,
+        *,
+        read: Read = os.read,
+        write: Write = os.write,
+    ) -> None:
+        self._from_terminal, self._to_terminal = _Source(read), _Sink(write)
+        self._from_child, self._to_child = _Source(read), _Sink(write)
+        self._from_terminal.fd = terminal_in_fd
+        self._to_terminal.fd = terminal_out_fd
+        if child_fd is not None:
+            self.attach(child_fd)
+
+    @property
+    def terminal_gone(self) -> bool:
+        """The terminal hung up, or its input ended."""
+        return self._from_terminal.ended or self._to_terminal.gone
+
+    @property
+    def child_ended(self) -> bool:
+        """The child's pty was read to its end."""
+        return self._from_child.ended
+
+    @property
+    def pending_for_terminal(self) -> int:
+        """Bytes accepted for the terminal and not yet written."""
+        return len(self._to_terminal.pending)
+
+    @property
+    def pending_for_child(self) -> int:
+        """Bytes accepted for the child and not yet written."""
+        return len(self._to_child.pending)
+
+    def attach(self, child_fd: int) -> None:
+        """Relay to this pty from now on. What is pending for a child goes to it."""
+        self._from_child.fd = self._to_child.fd = child_fd
+        self._from_child.ended = self._to_child.gone = False
+
+    def detach(self) -> bytes:
+        """Let go of the child's pty; return what it has not taken.
+
+        What ``to_child`` gets from now on waits for the next child.
+        """
+        self._from_child.fd = self._to_child.fd = None
+        self._from_child.ended = self._to_child.gone = False
+        rest = bytes(self._to_child.pending)
+        self._to_child.pending.clear()
+        return rest
+
+    def read_child(self) -> bytes | None:
+        """What the child wrote: None when there is nothing now, b"" once its pty has ended."""
+        return self._from_child.take()
+
+    def read_terminal(self) -> bytes | None:
+        """What was typed: None when there is nothing now, b"" once the terminal is gone."""
+        return self._from_terminal.take()
+
+    def to_child(self, data: bytes) -> None:
+        """Accept bytes for the child; those for a child that no longer reads are dropped."""
+        self._to_child.put(data)
+
+    def to_terminal(self, data: bytes) -> None:
+        """Accept bytes for the terminal; those for a terminal that is gone are dropped."""
+        self._to_terminal.put(data)
+
+    def flush(self) -> None:
+        """Write what both sides take now."""
+        self._to_terminal.flush()
+        self._to_child.flush()
+
+    def wants(self) -> dict[int, int]:
+        """The events to wait for on each descriptor.
+
+        0 where the other side is slow (it would only fill memory) and at an end (it would never
+        stop being readable).
+        """
+        terminal_full = self.pending_for_terminal > TERMINAL_HIGH_WATER_BYTES
+        child_full = self.pending_for_child > CHILD_HIGH_WATER_BYTES
+        interests = [
+            (self._from_child.fd, READ, not self._from_child.ended and not terminal_full),
+            (self._to_child.fd, WRITE, self.pending_for_child > 0),
+            (self._from_terminal.fd, READ, not self._from_terminal.ended and not child_full),
+            (self._to_terminal.fd, WRITE, self.pending_for_terminal > 0),
+        ]
+        wanted: dict[int, int] = {}
+        for fd, event, wants in interests:
+            if fd is not None:
+                wanted[fd] = wanted.get(fd, 0) | (event if wants else 0)
+        return wanted
+
+    def drain_child(
+        self,
+        deadline: float,
+        *,
+        on_output: Callable[[bytes], None] | None = None,
+        quiet_seconds: float = 0.25,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> bool:
+        """Bring all that a child has written before its end to the terminal. It blocks.
+
+        It returns at the end of the pty, with nothing pending; ``quiet_seconds`` after the last
+        byte when another process holds the pty open; at ``deadline`` (an instant of ``clock``); or
+        when the terminal is gone. ``on_output`` gets the bytes in place of ``to_terminal``, which
+        it may call.
+
+        Returns:
+            Whether all that the pty held was handed on and nothing is pending for the terminal.
+        """
+        take = on_output or self.to_terminal
+        self._to_child.pending.clear()  # the child that would have read it has ended
+        quiet_since = clock()
+        while not self._to_terminal.gone and clock() < deadline:
+            data = (
+                self.read_child()
+                if self.pending_for_terminal <= TERMINAL_HIGH_WATER_BYTES
+                else None
+            )
+            if data:
+                take(data)
+            self.flush()
+            if data or self.pending_for_terminal:
+                quiet_since = clock()
+            over = self.child_ended or clock() - quiet_since >= quiet_seconds
+            if over and not self.pending_for_terminal:
+                return True
+            if not data:
+                self._wait(min(deadline, quiet_since + quiet_seconds) - clock())
+        return False
+
+    def _wait(self, seconds: float) -> None:
+        """Wait until the child's pty has bytes or the terminal takes some."""
+        keyboard = self._from_terminal.fd
+        wanted = {fd: events for fd, events in self.wants().items() if events}
+        if keyboard is not None and keyboard != self._to_terminal.fd:
+            wanted.pop(keyboard, None)
+        with selectors.DefaultSelector() as selector:
+            for fd, events in wanted.items():
+                selector.register(fd, events)
+            selector.select(max(0.0, seconds))
