@@ -1,0 +1,172 @@
+"""One JSON line ↔ one value: what guard and sidecar say to each other.
+
+A line is ``{"type": "ModelsRead", "value": {...}}`` in ASCII, ended by a newline. The types are
+those of the dataclasses, checked strictly in both directions of a union: no coercion, no unknown
+field, no missing one without a default. A union of dataclasses needs no tag, as no two of ours have
+the same fields.
+
+Names of files may hold bytes that are no UTF-8 (Python keeps them as lone surrogates): they
+survive, escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import suppress
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from aider_guard.core import events, requests
+
+if TYPE_CHECKING:
+    from aider_guard.core.events import Event
+    from aider_guard.core.requests import Request
+
+MAX_LINE_BYTES: Final = 8 * 1024 * 1024
+
+_TYPES: Final[dict[str, type]] = {
+    kind.__name__: kind
+    for kind in (
+        events.SidecarStarted,
+        events.ServerRead,
+        events.ModelsRead,
+        events.MemoryRead,
+        events.ModelDescribed,
+        events.FilesCounted,
+        events.TextsCounted,
+        events.ModelsUnloaded,
+        *get_args(requests.Request),
+    )
+}
+
+
+class WireError(ValueError):
+    """A line is none of ours; the message is a short reason without the line's content."""
+
+
+def encode(value: Event | Request) -> bytes:
+    """One line for a value. Raises ``ValueError`` for NaN and infinity: JSON has neither."""
+    envelope = {"type": type(value).__name__, "value": asdict(value)}
+    return json.dumps(envelope, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def decode(line: bytes) -> Event | Request:
+    """The value of one line, with or without its newline.
+
+    Raises:
+        WireError: the line is no JSON, names no type of the wire, or its value does not fit that
+        type.
+    """
+    match _parse(line):
+        case {"type": str(name), "value": dict(value), **rest} if not rest:
+            kind = _TYPES.get(name)
+            if kind is None:
+                raise WireError("a type that is not of the wire")
+            decoded: Event | Request = _build(kind, value)
+            return decoded
+        case _:
+            raise WireError("no type and value")
+
+
+def _parse(line: bytes) -> object:
+    try:
+        return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not JSON ({type(error).__name__})") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _build(kind: Any, raw: object) -> Any:
+    """``raw``, as JSON gave it, as a value of the type ``kind``."""
+    match get_origin(kind):
+        case None if is_dataclass(kind):
+            return _build_dataclass(kind, raw)
+        case None if kind is float:
+            return _build_float(raw)
+        case None if type(raw) is kind:  # not isinstance: True is no number here
+            return raw
+        case origin if origin is tuple and isinstance(raw, list):
+            return tuple(_build(get_args(kind)[0], item) for item in raw)
+        case origin if origin is dict and isinstance(raw, dict):
+            return {key: _build(get_args(kind)[1], item) for key, item in raw.items()}
+        case origin if origin in (UnionType, Union):
+            return _build_union(get_args(kind), raw)
+    raise WireError(f"{type(raw).__name__} where {kind} belongs")
+
+
+def _build_dataclass(kind: Any, raw: object) -> object:
+    if not isinstance(raw, dict):
+        raise WireError(f"{type(raw).__name__} where {kind.__name__} belongs")
+    types, required = _shape(kind)
+    if not required <= raw.keys() <= types.keys():
+        raise WireError(f"wrong fields for {kind.__name__}")
+    return kind(**{name: _build(types[name], item) for name, item in raw.items()})
+
+
+@cache
+def _shape(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
+    """A dataclass's fields with their types, and the names of those without a default."""
+    required = (
+        entry.name
+        for entry in fields(kind)
+        if entry.default is MISSING and entry.default_factory is MISSING
+    )
+    return get_type_hints(kind), frozenset(required)
+
+
+def _build_union(kinds: tuple[Any, ...], raw: object) -> object:
+    for kind in kinds:
+        with suppress(WireError):
+            return _build(kind, raw)
+    raise WireError(f"{type(raw).__name__} fits no type of a union")
+
+
+def _build_float(raw: object) -> float:
+    if not isinstance(raw, int | float) or isinstance(raw, bool):
+        raise WireError(f"{type(raw).__name__} where a number belongs")
+    with suppress(OverflowError):
+        number = float(raw)
+        if math.isfinite(number):
+            return number
+    raise WireError("a number beyond all bounds")
+
+
+class LineSplitter:
+    """Cuts a stream of bytes into lines, without their newlines, however the bytes were chunked."""
+
+    def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._partial = bytearray()
+
+    def feed(self, chunk: bytes) -> tuple[bytes, ...]:
+        """The lines that ``chunk`` ends, in order; the rest is kept for the next chunk.
+
+        Raises:
+            WireError: a line is longer than the bound. What was kept is forgotten.
+        """
+        *ended, rest = chunk.split(b"\n")
+        if not ended:
+            self._keep(rest)
+            return ()
+        self._keep(ended[0])
+        lines = (bytes(self._partial), *ended[1:])
+        self._partial.clear()
+        self._keep(rest)
+        if max(map(len, lines)) > self._max_line_bytes:
+            self._refuse()
+        return lines
+
+    def _keep(self, piece: bytes) -> None:
+        self._partial += piece
+        if len(self._partial) > self._max_line_bytes:
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        self._partial.clear()
+        raise WireError(f"a line of more than {self._max_line_bytes} bytes")

@@ -1,0 +1,81 @@
+"""The machine's memory: GPUs, RAM, and what Ollama's own processes hold of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import psutil
+
+from aider_guard.core.readings import Gpu, GpuProcess, MemoryReading, RamReading, Unavailable
+from aider_guard.sidecar.processes import ProcessTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aider_guard.sidecar.gpu import GpuSensor
+
+
+class MemorySensor:
+    """Reads all memory at once. Safe to use from several threads; never raises."""
+
+    def __init__(self, gpu: GpuSensor, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gpu = gpu
+        self._clock = clock
+        self._table = ProcessTable()
+        self._lock = threading.Lock()
+
+    def read(self) -> MemoryReading:
+        """The memory now; GPU and RAM each say for themselves why they could not be read."""
+        with self._lock:
+            gpus = self._gpu.read()
+            ram = self._read_ram()
+            if isinstance(gpus, tuple):
+                gpus = tuple(_with_names(gpu, self._table) for gpu in gpus)
+            return MemoryReading(gpus, ram, self._clock())
+
+    def close(self) -> None:
+        """Let go of the GPU worker, without waiting for a reading that hangs in it."""
+        self._gpu.close()
+
+    def _read_ram(self) -> RamReading | Unavailable:
+        try:
+            self._table.refresh()
+            memory = psutil.virtual_memory()
+        except (psutil.Error, OSError) as error:
+            return Unavailable(f"the system does not tell its memory ({error})")
+        resident = resident_bytes(self._table.ollama_pids())
+        return RamReading(memory.total, memory.available, resident)
+
+
+def resident_bytes(pids: tuple[int, ...]) -> int | Unavailable:
+    """What these processes keep resident together; those that ended meanwhile count nothing.
+
+    Pages that two of them share (weights mapped from one file) count twice.
+    """
+    if not pids:
+        return Unavailable("no Ollama process can be seen here (another machine or a container)")
+    try:
+        return sum(map(_resident_bytes, pids))
+    except (psutil.Error, OSError):
+        return Unavailable("the memory of Ollama's processes may not be read by this user")
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return psutil.Process(pid).memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _with_names(gpu: Gpu, table: ProcessTable) -> Gpu:
+    if isinstance(gpu.processes, Unavailable):
+        return gpu
+    return replace(gpu, processes=tuple(_with_name(process, table) for process in gpu.processes))
+
+
+def _with_name(process: GpuProcess, table: ProcessTable) -> GpuProcess:
+    pid = process.pid
+    return replace(process, name=table.name(pid), is_ollama=table.is_ollama(pid))

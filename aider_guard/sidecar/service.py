@@ -1,0 +1,98 @@
+"""The sidecar's work: what is read again and again, and what is answered, each in its own thread.
+
+A slow Ollama delays neither the memory readings nor the counting, and none of them the end of the
+process.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from aider_guard.core.events import MemoryRead, ModelDescribed, ModelsRead, ServerRead
+from aider_guard.core.requests import (
+    CountFiles,
+    CountTexts,
+    DescribeModels,
+    Request,
+    StopSidecar,
+    UnloadModels,
+)
+from aider_guard.sidecar.lines import reap, start_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aider_guard.core.events import Event
+    from aider_guard.sidecar.counting import Counting
+    from aider_guard.sidecar.memory import MemorySensor
+    from aider_guard.sidecar.ollama import OllamaClient
+    from aider_guard.sidecar.unloading import Unloader
+
+POLL_SECONDS: Final = 2.0
+
+
+def poll_memory(
+    sensor: MemorySensor, emit: Callable[[Event], None], interval_seconds: float = POLL_SECONDS
+) -> None:
+    """Read the memory for ever."""
+    while True:
+        emit(MemoryRead(sensor.read()))
+        reap()
+        time.sleep(interval_seconds)
+
+
+def poll_ollama(
+    client: OllamaClient, emit: Callable[[Event], None], interval_seconds: float = POLL_SECONDS
+) -> None:
+    """Ask Ollama for its version and what it has loaded, for ever."""
+    while True:
+        emit(ServerRead(client.version()))
+        emit(ModelsRead(client.loaded_models()))
+        time.sleep(interval_seconds)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Hands each request to the thread that serves its kind; nothing here blocks."""
+
+    describe: queue.SimpleQueue[DescribeModels] = field(default_factory=queue.SimpleQueue)
+    unload: queue.SimpleQueue[UnloadModels] = field(default_factory=queue.SimpleQueue)
+    count: queue.SimpleQueue[CountFiles | CountTexts] = field(default_factory=queue.SimpleQueue)
+
+    def take(self, request: Request) -> bool:
+        """Queue a request; False when it was the one to stop."""
+        match request:
+            case DescribeModels():
+                self.describe.put(request)
+            case UnloadModels():
+                self.unload.put(request)
+            case CountFiles() | CountTexts():
+                self.count.put(request)
+            case StopSidecar():
+                return False
+        return True
+
+    def start(
+        self,
+        client: OllamaClient,
+        unloader: Unloader,
+        counting: Counting,
+        emit: Callable[[Event], None],
+    ) -> None:
+        """Start the threads that answer."""
+
+        def describe() -> None:
+            while True:
+                for name in self.describe.get().names:
+                    emit(ModelDescribed(name, client.trained_tokens(name)))
+
+        def unload() -> None:
+            while True:
+                emit(unloader.unload(self.unload.get()))
+
+        start_thread("describe", describe)
+        start_thread("unload", unload)
+        start_thread("count", lambda: counting.run(self.count, emit))
