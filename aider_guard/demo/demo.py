@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -39,7 +40,7 @@ def run_demo(out: TextIO | None = None) -> int:
         rig = ensure_rig()
         folder = make_sample(Path(tempfile.mkdtemp(prefix="aider-guard-demo-")) / "till")
         with private_ollama(rig.ollama, rig.models) as server:
-            (out or sys.stdout).write(introduction(folder))
+            (out or sys.stdout).write(introduction(folder, _own_command()))
             (out or sys.stdout).flush()
             return _session(rig.aider_command, server.url, folder)
     except GuardError as error:
@@ -61,16 +62,22 @@ def demo_arguments() -> list[str]:
     return [*roles, *quiet, "--read", CONVENTIONS_FILE, BUGGY_FILE, TEST_FILE]
 
 
-def introduction(folder: Path) -> str:
+def introduction(folder: Path, command: str = "aider-guard") -> str:
     """Return the lines that stand above the session: where the user is, and what to try."""
     return f"""
-A repository to try things in: {shlex.quote(str(folder))} (it stays there)
+A repository to try things in, which stays: {shlex.quote(str(folder))}
 The model is tiny: it answers fluently and means nothing by it. Try
-  What does total() return?             a message; the first one takes a minute on a slow CPU
-  /add {LARGE_FILE}               a file that fills the window: the guard says what to /drop
-  aider-guard status                    in another terminal, while this one runs;  /exit ends it
+  What does total() return?    a message; the first answer takes a minute or two
+  /add {LARGE_FILE}      a file that takes most of the window
+  /exit                        and, meanwhile, in another terminal:
+                               {command} status
 
 """
+
+
+def _own_command() -> str:
+    """Return what starts the guard in another terminal."""
+    return "aider-guard" if shutil.which("aider-guard") else f"{sys.executable} -m aider_guard"
 
 
 def _session(aider: Path, url: str, folder: Path) -> int:

@@ -62,7 +62,7 @@ def _parts(rig: Rig) -> list[tuple[Path, str, Build]]:
     return [
         (
             rig.aider,
-            f"Installing Aider {AIDER_VERSION} (180 MB, 720 MB on disk)",
+            f"Installing Aider {AIDER_VERSION} (120 MB, 720 MB on disk)",
             lambda partial, step: install_aider(partial, rig.aider, step),
         ),
         (

@@ -44,7 +44,7 @@ _TESTS = """from till.prices import as_text, discounted, total
 
 
 def test_total_counts_every_piece():
-    assert total({"apple 1": 3}) == 3 * 31
+    assert total({"red apple": 3}) == 3 * 31
 
 
 def test_discount():
@@ -68,16 +68,31 @@ _CONVENTIONS = """# Coding conventions
 - A bug is fixed together with the test that shows it.
 """
 
-_GOODS = ("apple", "bread", "butter", "cheese", "coffee", "honey", "milk", "olives", "rice", "tea")
-_SIZES = range(1, 41)
+_GOODS = (
+    *("apple", "bean", "bread", "butter", "cheese", "cherry", "fish", "honey"),
+    *("lemon", "mushroom", "nut", "olive", "onion", "pear", "rice", "tomato"),
+)
+_KINDS = (
+    *("red", "green", "small", "large", "fresh", "dried", "sweet", "sour"),
+    *("local", "foreign", "cheap", "fine", "loose", "packed", "frozen", "ripe"),
+)
+_ORIGINS = (
+    "from the farm behind the old mill",
+    "from the market by the river, on Saturdays only",
+    "from the shop at the corner, while there is any",
+)
 
 
 def _catalogue() -> str:
-    """Return a module long enough to fill most of a small window."""
+    """Return a module that takes about 75 % of a window of 8,192 tokens.
+
+    It is made of words, because tokenizers differ in how they split numbers: what Aider estimates
+    and what the small model counts are then within 10 % of each other.
+    """
+    articles = [f"{kind} {good}" for good in _GOODS for kind in _KINDS]
     rows = [
-        f'    "{good} {size}": {size * (31 + 7 * place)},'
-        for place, good in enumerate(_GOODS)
-        for size in _SIZES
+        f'    "{article}": {31 + place % 60},  # {article}, {_ORIGINS[place % len(_ORIGINS)]}'
+        for place, article in enumerate(articles)
     ]
     return "\n".join(['"""What an article costs."""', "", "CENTS = {", *rows, "}", ""])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def test_a_failure_names_the_command_and_its_last_words(step: Step) -> None:
     lines = str(caught.value).splitlines()
 
     assert "ended with status 1. Its last lines:" in str(caught.value)
-    assert str(caught.value).startswith(f"`{sys.executable} -c ")
+    assert str(caught.value).startswith(f"`{shlex.quote(sys.executable)} -c ")
     assert lines[-2:] == ["  line 49", "  no space"]
     assert sum(line.startswith("  ") for line in lines) == LAST_LINES
 
