@@ -31,7 +31,7 @@ _ANNOUNCED = re.compile(
     r"(?:\n> Weak model: (?P<weak>.+?) *$)?",
     re.MULTILINE,
 )
-_Kind = Literal["start", "user", "tool", "answer", "gap"]
+_Kind = Literal["start", "carried", "user", "tool", "answer", "gap"]
 # What Aider's reader would take for its own, at the start of a line of an answer.
 _TAKEN_FOR_ITS_OWN = ("# ", "> ", "#### ")
 
@@ -72,13 +72,13 @@ def render_for_restore(exchanges: Sequence[Exchange]) -> str:
     """A chat history file from which Aider, and ``exchanges`` here, read these exchanges back.
 
     A line of an answer that Aider's reader would take for its own gets one blank before it: to
-    Markdown and to a comment in code that makes no difference. All kinds of line breaks in the
-    user's text become newlines, as they do when Aider logs it.
+    Markdown and to a comment in code that makes no difference. The user's text loses what is blank
+    at its end, and all kinds of line breaks in it become newlines, as when Aider logs it.
     """
     parts = [f"{_SEED}\n"]
     for exchange in exchanges:
         if exchange.user.strip() and exchange.assistant.strip():
-            parts += [f"#### {line}\n" for line in exchange.user.splitlines()]
+            parts += [f"#### {line}\n" for line in exchange.user.rstrip().splitlines()]
             parts += [_protected(line) for line in exchange.assistant.splitlines(keepends=True)]
             parts += [] if exchange.assistant.endswith("\n") else ["\n"]
     return "".join(parts)
@@ -105,7 +105,7 @@ def announcements(text: str) -> Announced | None:
     found: Announced | None = None
     aider_speaks = True
     for block in _blocks(text):
-        if block.kind in ("start", "user", "answer"):
+        if block.kind != "tool":
             aider_speaks = block.kind == "start" or block.is_command
         elif aider_speaks:
             for match in _ANNOUNCED.finditer(block.text):
@@ -143,6 +143,9 @@ class _Talk:
         match block.kind:
             case "user":
                 self._take_user(block)
+            case "carried":
+                self.close()
+                self._message = block.text
             case "answer" if self._message is not None:
                 self._answers.append(block.text)
             case "start":
@@ -213,12 +216,14 @@ def _kind(line: str, kind: _Kind, previous: str) -> _Kind:
 
 def _seed_kind(line: str) -> _Kind:
     """Whose ``line`` is, in what ``render_for_restore`` wrote."""
-    return "user" if line.startswith("#### ") else "answer"
+    return "carried" if line.startswith("#### ") else "answer"
 
 
 def _finished(kind: _Kind, lines: Sequence[str]) -> Iterator[_Block]:
     if kind == "user":
         yield _Block(kind, "\n".join(line.removesuffix("  ")[5:] for line in lines))
+    elif kind == "carried":
+        yield _Block(kind, "\n".join(line[5:] for line in lines))
     elif kind == "answer":
         # Aider strips what it logs of an answer.
         yield _Block(kind, "\n".join(lines).strip("\n"))
