@@ -82,7 +82,7 @@ def read_regular_file(path: str) -> bytes | Unavailable:
     """A file's content. Pipes and devices are not read: they may have no end, or block."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:  # noqa: PTH123  # a descriptor, not a path
+        with open(fd, "rb") as file:  # a descriptor, not a path
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return Unavailable("not a file")
@@ -108,7 +108,7 @@ def answer(tokenizers: str, line: bytes) -> bytes:
 def _count_path(counter: Callable[[str], int] | Unavailable, root: str, path: str) -> Count:
     if isinstance(counter, Unavailable):
         return counter
-    return count_file(counter, os.path.join(root, path))  # noqa: PTH118  # as Aider prints it
+    return count_file(counter, os.path.join(root, path))  # as Aider prints it
 
 
 def _count_texts(

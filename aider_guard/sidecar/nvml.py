@@ -86,10 +86,13 @@ def _read_processes(handle: object) -> tuple[GpuProcess, ...] | Unavailable:
 
 
 def _listed(kind: str, handle: object) -> list[Any]:
-    """One of the driver's lists; drivers before 510 have only the second form of the function."""
+    """One of the driver's lists; drivers before 510 have only the second form of the function.
+
+    The forms are named, as the bindings' unnumbered ones raise no NVMLError on an old driver.
+    """
     name = f"nvmlDeviceGet{kind}RunningProcesses"
     try:
-        entries: list[Any] = getattr(pynvml, name)(handle)
+        entries: list[Any] = getattr(pynvml, f"{name}_v3")(handle)
     except pynvml.NVMLError_FunctionNotFound:
         entries = getattr(pynvml, f"{name}_v2")(handle)
     return entries

@@ -133,7 +133,7 @@ class OllamaClient:
     def _silence(self, error: Exception, seconds: float) -> str:
         if isinstance(error, httpx.ConnectTimeout):
             return f"Ollama cannot be reached at {self._shown} (no connection in time)"
-        return f"Ollama at {self._shown} did not answer within {seconds:.0f} s"
+        return f"Ollama at {self._shown} did not answer within {seconds:.2g} s"
 
     def _strange(self, path: str) -> Unavailable:
         return Unavailable(f"{self._shown}{path} answered in a form that is not Ollama's")

@@ -123,13 +123,14 @@ class FakeOllama:
     on_unload: Callable[[str], None] = lambda _name: None
     keeps_loaded: bool = False
     """Whether it agrees to unload and does not: a request is still running."""
+    host: str = "127.0.0.1"
     received: list[Received] = field(default_factory=list)
     closing: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
         """Listen on a free port."""
         self._server = _Server(self)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"http://{self.host}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
         return self
@@ -205,7 +206,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, ollama: FakeOllama) -> None:
         self.ollama = ollama
         self._connections: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__((ollama.host, 0), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._connections.add(request)

@@ -1,0 +1,256 @@
+"""The sidecar as a process: what it says, and that it ends with its guard, whatever hangs."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import psutil
+import pytest
+from fakes.nvml import GIB, Card, FakeDriver
+from fakes.ollama_server import FakeModel, FakeOllama, Hang
+
+from aider_guard import __version__
+from aider_guard.core.events import (
+    FilesCounted,
+    MemoryRead,
+    ModelDescribed,
+    ModelsRead,
+    ModelsUnloaded,
+    ServerRead,
+    SidecarStarted,
+    TextsCounted,
+)
+from aider_guard.core.readings import ModelsReading, RamReading, Unavailable
+from aider_guard.core.requests import (
+    CountFiles,
+    CountTexts,
+    DescribeModels,
+    Request,
+    StopSidecar,
+    UnloadModels,
+)
+from aider_guard.core.wire import LineSplitter, decode, encode
+from aider_guard.sidecar.lines import PACKAGE_PARENT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from aider_guard.core.events import Event
+
+Kind = TypeVar("Kind")
+CAP_SECONDS = 30.0
+
+
+class Sidecar:
+    """A running sidecar, its lines read as they come."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.process = process
+        self.stdin, self.stdout = process.stdin, process.stdout
+        self.seen: list[Event] = []
+        self._splitter = LineSplitter()
+
+    def send(self, *requests: Request) -> None:
+        """Send requests, whole."""
+        self.stdin.write(b"".join(map(encode, requests)))
+        self.stdin.flush()
+
+    def next(self, kind: type[Kind]) -> Kind:
+        """The next event of a kind."""
+        deadline = time.monotonic() + CAP_SECONDS
+        while time.monotonic() < deadline:
+            for event in self._read(deadline):
+                self.seen.append(event)
+                if isinstance(event, kind):
+                    return event
+        raise AssertionError(f"no {kind.__name__} in {CAP_SECONDS} s, but {self.seen}")
+
+    def _read(self, deadline: float) -> Iterator[Event]:
+        left = max(0.0, deadline - time.monotonic())
+        if select.select([self.stdout], [], [], left)[0]:
+            chunk = os.read(self.stdout.fileno(), 65536)
+            assert chunk, f"the sidecar ended after {self.seen}"
+            for line in self._splitter.feed(chunk):
+                value = decode(line)
+                assert not isinstance(value, Request)
+                yield value
+
+    def family(self) -> list[int]:
+        """It and its helpers, by pid."""
+        process = psutil.Process(self.process.pid)
+        return [process.pid, *(child.pid for child in process.children(recursive=True))]
+
+
+@contextmanager
+def sidecar(
+    ollama_url: str, tokenizers: str = "", environment: Mapping[str, str] | None = None
+) -> Iterator[Sidecar]:
+    """A sidecar; it and its helpers are gone afterwards."""
+    arguments = ["--ollama", ollama_url, "--tokenizers", tokenizers]
+    with subprocess.Popen(
+        [sys.executable, "-m", "aider_guard.sidecar", *arguments],
+        cwd=PACKAGE_PARENT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        running = Sidecar(process)
+        try:
+            yield running
+        finally:
+            process.kill()
+
+
+@contextmanager
+def pidfd(pid: int) -> Iterator[int]:
+    """A descriptor that becomes readable when a process ends."""
+    fd = os.pidfd_open(pid)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def still_running(processes: list[int], within_seconds: float) -> list[int]:
+    """The pidfds of processes that have not ended by then; reaping them is another matter."""
+    deadline = time.monotonic() + within_seconds
+    alive = set(processes)
+    while alive and (left := deadline - time.monotonic()) > 0:
+        alive -= set(select.select(alive, [], [], left)[0])
+    return sorted(alive)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
+    """A driver of today."""
+    return FakeDriver(tmp_path_factory.mktemp("driver"))
+
+
+def test_reads_everything(driver: FakeDriver) -> None:
+    """The start is said first; version, models and memory come by themselves, again and again."""
+    driver.write(Card(24 * GIB, 20 * GIB))
+    with (
+        FakeOllama(loaded=["qwen3:8b"]) as ollama,
+        sidecar(ollama.url, environment=driver.environment) as running,
+    ):
+        started = running.next(SidecarStarted)
+        assert started == SidecarStarted(running.process.pid, __version__)
+        assert running.seen == [started]
+        assert running.next(ServerRead) == ServerRead("0.15.5")
+        models = running.next(ModelsRead).reading
+        memory = running.next(MemoryRead).reading
+        assert isinstance(models, ModelsReading)
+        assert [model.name for model in models.models] == ["qwen3:8b"]
+        while not isinstance(memory.gpus, tuple):
+            memory = running.next(MemoryRead).reading
+        assert [gpu.vram_used_bytes for gpu in memory.gpus] == [20 * GIB]
+        assert isinstance(memory.ram, RamReading)
+        ollama.loaded.clear()
+        while models.models:
+            again = running.next(ModelsRead).reading
+            assert isinstance(again, ModelsReading)
+            models = again
+        assert abs(models.taken_at - time.monotonic()) < CAP_SECONDS
+
+
+def test_answers_requests(driver: FakeDriver) -> None:
+    """Each request gets its answer, and a line that is none harms nobody."""
+    driver.write(Card(24 * GIB, 20 * GIB))
+    with (
+        FakeOllama(loaded=["qwen3:8b"]) as ollama,
+        sidecar(ollama.url, environment=driver.environment) as running,
+    ):
+        ollama.on_unload = lambda _name: driver.write(Card(24 * GIB, 2 * GIB))
+        memory = running.next(MemoryRead)
+        while not isinstance(memory.reading.gpus, tuple):
+            memory = running.next(MemoryRead)
+        running.stdin.write(b"garbage\n\n")
+        running.send(DescribeModels(("qwen3:8b", "nope")))
+        assert running.next(ModelDescribed) == ModelDescribed("qwen3:8b", 40960)
+        assert isinstance(running.next(ModelDescribed).trained_tokens, Unavailable)
+        running.send(CountFiles("/", ("a",)), CountTexts(7, ("a",)))
+        why = Unavailable("Aider's token encodings were not found")
+        assert running.next(FilesCounted) == FilesCounted({"a": why})
+        assert running.next(TextsCounted) == TextsCounted(7, why)
+        running.send(UnloadModels(("qwen3:8b",)))
+        unloaded = running.next(ModelsUnloaded)
+        assert (unloaded.names, unloaded.freed_bytes) == (("qwen3:8b",), 18 * GIB)
+        running.send(StopSidecar())
+        assert running.process.wait(5) == 0
+
+
+def test_a_hung_ollama_delays_nothing_else() -> None:
+    """Memory goes on being read, and counting is answered, while every call to Ollama hangs."""
+    with FakeOllama() as ollama:
+        ollama.answers = dict.fromkeys(("/api/ps", "/api/version", "/api/show"), Hang())
+        with sidecar(ollama.url) as running:
+            running.send(DescribeModels(("qwen3:8b",)), CountTexts(1, ()))
+            running.next(TextsCounted)
+            for _ in range(3):
+                running.next(MemoryRead)
+            assert not [event for event in running.seen if isinstance(event, ServerRead)]
+
+
+def test_a_remote_ollama_is_not_measured_here() -> None:
+    """This machine's memory says nothing of what came back on another one."""
+    on_cpu = FakeModel("qwen3:8b", vram_bytes=0)
+    host = _own_address()
+    with (
+        FakeOllama(models=(on_cpu,), loaded=["qwen3:8b"], host=host) as ollama,
+        sidecar(ollama.url) as running,
+    ):
+        running.send(UnloadModels(("qwen3:8b",)))
+        unloaded = running.next(ModelsUnloaded)
+    assert unloaded.names == ("qwen3:8b",)
+    assert unloaded.freed_bytes == Unavailable("Ollama runs on another machine")
+
+
+def _own_address() -> str:
+    """An address of this machine that is not loopback."""
+    for addresses in psutil.net_if_addrs().values():
+        for entry in addresses:
+            if entry.family.name == "AF_INET" and not entry.address.startswith("127."):
+                return str(entry.address)
+    pytest.skip("this machine has no network interface but loopback")
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfd on this system")
+@pytest.mark.parametrize("how", ["stdin closes", "guard is killed", "sidecar is killed"])
+def test_ends_at_once_whatever_hangs(driver: FakeDriver, how: str) -> None:
+    """Within a second nothing of it is left, while all calls to Ollama and the driver hang."""
+    driver.write(Card(), also=["hang init"])
+    with FakeOllama() as ollama, ExitStack() as stack:
+        hanging = ("/api/ps", "/api/version", "/api/show", "/api/generate")
+        ollama.answers = dict.fromkeys(hanging, Hang())
+        with sidecar(ollama.url, environment=driver.environment) as running:
+            running.next(SidecarStarted)
+            running.send(DescribeModels(("qwen3:8b",)), UnloadModels(("qwen3:8b",)))
+            running.next(MemoryRead)
+            family = [stack.enter_context(pidfd(pid)) for pid in running.family()]
+            assert len(family) == 2
+            if how == "sidecar is killed":
+                running.process.kill()
+            elif how == "stdin closes":
+                running.stdin.close()
+            else:  # both pipes lose their other end at once
+                running.stdin.close()
+                running.stdout.close()
+            assert still_running(family, within_seconds=1.0) == []
+
+
+def test_the_terminals_interrupt_does_not_print(capfd: pytest.CaptureFixture[str]) -> None:
+    """A Ctrl-C that reaches it ends it without a traceback on the terminal."""
+    with FakeOllama() as ollama, sidecar(ollama.url) as running:
+        running.next(MemoryRead)
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(5) == 0
+    assert "Traceback" not in capfd.readouterr().err
