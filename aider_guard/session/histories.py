@@ -7,22 +7,22 @@ is put on record; merging.py appends the rest to the user's own files.
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from aider_guard.errors import LaunchError
-from aider_guard.session.merging import (
+from aider_guard.session.history_records import (
     FILE_NAMES,
     KINDS,
     USERS_FILE,
     launches,
-    merge_session,
     read_progress,
+    save_mark,
     visible_spans,
     write_json,
 )
+from aider_guard.session.merging import merge_session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,18 +113,14 @@ class PrivateHistories:
             return f"the private chat history could not be cleared: {error.strerror}"
         return ""
 
-    def _mark(self, mark: str) -> str:
+    def _mark(self, mark: Literal["begin", "end"]) -> str:
         if self._launch is None:
             return "Aider was not started yet"
         try:
-            sizes = [(self._launch / FILE_NAMES[kind]).stat().st_size for kind in KINDS]
-            # A line that was cut short must not spoil the next one.
-            line = f"\n{json.dumps([mark, sizes])}\n".encode("ascii")
-            with (self._launch / "hidden.jsonl").open("ab", buffering=0) as file:
-                whole = file.write(line) == len(line)
+            save_mark(self._launch, mark)
         except OSError as error:
             return f"the hidden command could not be put on record: {error.strerror}"
-        return "" if whole else "the hidden command could not be put on record: the disk is full"
+        return ""
 
     def _note_users(self) -> None:
         for path in self._users.values():

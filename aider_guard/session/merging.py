@@ -2,31 +2,32 @@
 
 Before each append the place in the user's file is put on record, after it that it is done. A kill
 between the two is settled by looking whether the bytes are there. The user's files are only ever
-appended to, in one write each, so that another Aider may do the same at the same time.
-
-A launch's folder holds ``chat.md`` and ``input``, the private files; ``seeds.json``, how many bytes
-of each were there before Aider began; ``hidden.jsonl``, where hidden commands begin and end in
-each; ``chat.merged`` and ``input.merged``, how far each was merged. ``histories.json`` in the
-session's folder names the user's files.
+appended to, in one write, so that another Aider may do the same at the same time.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import stat
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from aider_guard.session.history_records import (
+    FILE_NAMES,
+    USERS_FILE,
+    Progress,
+    launches,
+    read_json,
+    read_progress,
+    save_progress,
+    visible_spans,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-KINDS = ("chat", "input")
-FILE_NAMES = {"chat": "chat.md", "input": "input"}
-USERS_FILE = "histories.json"
 _BUSY = "another aider-guard is merging the histories"
 _DONE_FILE = "histories.merged.json"
 _SAID_FILE = "histories.problem"
@@ -55,15 +56,16 @@ def merge_leftovers(sessions: Path, is_alive: Callable[[Path], bool]) -> tuple[s
         What went wrong, in words for the user; what was said at an earlier start is not said again.
     """
     problems: list[str] = []
-    left = sorted(sessions.glob(f"*/{USERS_FILE}"), key=lambda path: path.stat().st_mtime_ns)
-    for users in left:
-        folder = users.parent
+    for folder in sorted((path.parent for path in sessions.glob(f"*/{USERS_FILE}")), key=_age):
         if is_alive(folder):
             continue
         found = merge_session(folder)
-        problems += _news(folder, found)
-        if not found:
-            users.rename(folder / _DONE_FILE)
+        # Another start may be doing the same; and a full disk must not stop this one.
+        with suppress(OSError):
+            if not found:
+                (folder / USERS_FILE).rename(folder / _DONE_FILE)
+            found = _news(folder, found)
+        problems += found
     return tuple(problems)
 
 
@@ -78,8 +80,8 @@ def merge_steps(folder: Path, problems: list[str]) -> Iterator[str]:
                     yield from _merge_kind(folder, kind, Path(target), problems)
     except BlockingIOError:
         problems.append(_BUSY)
-    except OSError as error:
-        problems.append(f"the histories in {folder} were not merged: {error.strerror}")
+    except (OSError, ValueError) as error:
+        problems.append(f"the histories in {folder} were not merged: {error}")
 
 
 def _merge_kind(folder: Path, kind: str, target: Path, problems: list[str]) -> Iterator[str]:
@@ -95,98 +97,38 @@ def _merge_kind(folder: Path, kind: str, target: Path, problems: list[str]) -> I
 
 def _merge_launch(launch: Path, kind: str, target: Path) -> Iterator[str]:
     data = (launch / FILE_NAMES[kind]).read_bytes()
-    record = launch / f"{kind}.merged"
     progress = read_progress(launch, kind)
     if progress.end > progress.done:
-        there = _already_there(data[progress.done : progress.end], target, progress.target_bytes)
-        progress = _save(record, _Progress(progress.done + there))
+        spans = visible_spans(launch, kind, progress.done, progress.end)
+        there = _already_there(_joined(data, spans), target, progress.target_bytes)
+        progress = save_progress(launch, kind, Progress(_after(spans, there)))
         yield "settled"
-    for start, end in visible_spans(launch, kind, progress.done, len(data)):
-        with _appendable(target) as fd:
-            size = os.fstat(fd).st_size
-            _save(record, _Progress(start, end, size))
-            yield "announced"
-            _write_all(fd, data[start:end])
-            yield "appended"
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                os.fsync(fd)
-        progress = _save(record, _Progress(end))
-        yield "recorded"
+    spans = visible_spans(launch, kind, progress.done, len(data))
+    if not spans:
+        return
+    end = spans[-1][1]
+    with _appendable(target) as fd:
+        save_progress(launch, kind, Progress(progress.done, end, os.fstat(fd).st_size))
+        yield "announced"
+        _write_all(fd, _joined(data, spans))
+        yield "appended"
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            os.fsync(fd)
+    save_progress(launch, kind, Progress(end))
+    yield "recorded"
 
 
-@dataclass(frozen=True)
-class _Progress:
-    """Bytes before ``done`` are merged; those up to ``end`` are being put at ``target_bytes``."""
-
-    done: int
-    end: int = 0
-    target_bytes: int = 0
+def _joined(data: bytes, spans: Sequence[tuple[int, int]]) -> bytes:
+    return b"".join(data[start:end] for start, end in spans)
 
 
-def read_progress(launch: Path, kind: str) -> _Progress:
-    """How far a private file was merged; before the first time, its seed counts as merged."""
-    found = read_json(launch / f"{kind}.merged")
-    if isinstance(found, list) and len(found) == 3:
-        return _Progress(*found)
-    return _Progress(read_json(launch / "seeds.json")[kind])
-
-
-def visible_spans(launch: Path, kind: str, start: int, size: int) -> list[tuple[int, int]]:
-    """The byte ranges from ``start`` to ``size`` that belong to no hidden command."""
-    spans = []
-    for begin, end in _hidden(launch, KINDS.index(kind)):
-        spans.append((start, min(begin, size)))
-        start = max(start, size if end is None else end)
-    spans.append((start, size))
-    return [(begin, end) for begin, end in spans if begin < end]
-
-
-def _hidden(launch: Path, column: int) -> Iterator[tuple[int, int | None]]:
-    begin: int | None = None
-    for mark, sizes in _marks(launch):
-        if mark == "begin" and begin is None:
-            begin = sizes[column]
-        elif mark == "end" and begin is not None:
-            yield begin, sizes[column]
-            begin = None
-    if begin is not None:
-        yield begin, None
-
-
-def _marks(launch: Path) -> Iterator[tuple[str, list[int]]]:
-    path = launch / "hidden.jsonl"
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            mark, sizes = json.loads(line)
-        except ValueError:
-            continue  # cut short by a kill: what it announced was not sent
-        yield mark, sizes
-
-
-def launches(folder: Path) -> list[Path]:
-    """The folders of a session's launches that began, in order."""
-    begun = (path.parent for path in folder.glob("launch-*/seeds.json"))
-    return sorted(begun, key=lambda launch: int(launch.name.rpartition("-")[2]))
-
-
-def read_json(path: Path) -> Any:
-    """What a file of ours holds, or None if it is not there. They are written whole or not."""
-    return json.loads(path.read_bytes()) if path.exists() else None
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a file of ours so that a kill leaves the old or the new one. Raises OSError."""
-    new = path.with_name(f"{path.name}.new")
-    with new.open("wb") as file:
-        file.write(json.dumps(value).encode("ascii"))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-
-
-def _save(record: Path, progress: _Progress) -> _Progress:
-    write_json(record, [progress.done, progress.end, progress.target_bytes])
-    return progress
+def _after(spans: Sequence[tuple[int, int]], count: int) -> int:
+    """The position behind the first ``count`` bytes of the spans."""
+    for start, end in spans:
+        if count <= end - start:
+            return start + count
+        count -= end - start
+    return spans[-1][1]
 
 
 def _already_there(data: bytes, target: Path, size: int) -> int:
@@ -224,6 +166,13 @@ def _locked(folder: Path) -> Iterator[None]:
     with (folder / "histories.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+
+
+def _age(folder: Path) -> int:
+    try:
+        return (folder / USERS_FILE).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _news(folder: Path, problems: tuple[str, ...]) -> tuple[str, ...]:
