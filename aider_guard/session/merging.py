@@ -26,7 +26,7 @@ from aider_guard.session.history_records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
 _BUSY = "another aider-guard is merging the histories"
 _DONE_FILE = "histories.merged.json"
@@ -69,7 +69,7 @@ def merge_leftovers(sessions: Path, is_alive: Callable[[Path], bool]) -> tuple[s
     return tuple(problems)
 
 
-def merge_steps(folder: Path, problems: list[str]) -> Iterator[str]:
+def merge_steps(folder: Path, problems: list[str]) -> Generator[str, None, None]:
     """As ``merge_session``, with a pause where a kill may come; problems are added to the list."""
     if not (folder / USERS_FILE).exists():
         return
