@@ -29,6 +29,9 @@ _DEFAULT_OFF = _ALTERNATE_SCREENS | {
 """Cursor keys, mouse and focus reports, bracketed paste, synchronised output."""
 _RESET_ORDER = (2026, 1016, 1015, 1006, 1005, 1003, 1002, 1000, 9, 1004, 2004, 1)
 
+_UNCOMMON = re.compile(rb"\x1b(?!\[[0-9;:]{0,64}[A-HJKPXdmn])")
+"""The next sequence that is neither a colour nor a cursor move, which most are."""
+_STYLE = re.compile(rb"\x1b\[([0-9;:]{0,64})m")
 _SEQUENCE = re.compile(
     rb"\x1b(?:"
     rb"\[(?P<parameters>[0-?]{0,64})(?P<intermediates>[ -/]{0,4})(?P<final>[@-~])"
@@ -74,8 +77,10 @@ class OutputModes:
 
     def _next(self, data: bytes, position: int) -> int:
         """Handle the next sequence; return where to go on, -1 when all was read."""
-        start = data.find(b"\x1b", position)
-        if start < 0:
+        uncommon = _UNCOMMON.search(data, position)
+        start = len(data) if uncommon is None else uncommon.start()
+        self._note_style(data, position, start)
+        if uncommon is None:
             return -1
         found = _SEQUENCE.match(data, start)
         if found is not None:
@@ -85,6 +90,16 @@ class OutputModes:
             self._tail = data[start:]
             return -1
         return start + 1
+
+    def _note_style(self, data: bytes, position: int, end: int) -> None:
+        """Take the last colour between ``position`` and ``end``."""
+        start = data.rfind(b"\x1b[", position, end)
+        while start >= 0:
+            found = _STYLE.match(data, start, end)
+            if found is not None:
+                self._styled = _is_style(found[1])
+                return
+            start = data.rfind(b"\x1b[", position, start)
 
     def _skip_string(self, data: bytes, position: int) -> int:
         """Skip the text of an OSC, DCS, PM, APC or SOS string; only OSC ends at BEL (xterm)."""
@@ -128,7 +143,7 @@ class OutputModes:
     def _apply_control(self, parameters: bytes, intermediates: bytes, final: bytes) -> None:
         match intermediates, final:
             case b"", b"m" if parameters[:1] not in (b"<", b"=", b">", b"?"):
-                self._styled = bool(parameters.strip(b"0;:"))
+                self._styled = _is_style(parameters)
             case b"", b"m" if parameters[:2] == b">4":
                 self._other_keys = parameters not in (b">4", b">4;", b">4;0")
             case b"", b"u":
@@ -166,6 +181,11 @@ class OutputModes:
         parts += [b"\x1b[0 q" if self._shaped else b"", b"\x1b[0m" if self._styled else b""]
         parts += [b"\x1b[?%dh" % mode for mode in sorted(_DEFAULT_ON & self._changed)]
         return [part for part in parts if part]
+
+
+def _is_style(parameters: bytes) -> bool:
+    """Whether an SGR sequence turns something on; ``1;0`` counts as well."""
+    return bool(parameters.strip(b"0;:"))
 
 
 def leftover_reset(modes: OutputModes) -> bytes:

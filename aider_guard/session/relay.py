@@ -35,28 +35,20 @@ class _Source:
         self.ended = False
 
     def take(self) -> bytes | None:
-        """All that is there, a chunk at most; None when nothing is, b"" at and after the end."""
-        parts: list[bytes] = []
-        taken_bytes = 0
-        # A pty gives 4 KiB a read: taking several at once saves a wait and a write for each.
-        while self.fd is not None and not self.ended and taken_bytes < CHUNK_BYTES:
-            part = self._read_once(self.fd)
-            if part is None:
-                break
-            self.ended = part == b""
-            parts.append(part)
-            taken_bytes += len(part)
-        return b"".join(parts) or (b"" if self.ended else None)
-
-    def _read_once(self, fd: int) -> bytes | None:
+        """What one read gives; None when nothing is there, b"" at and after the end."""
+        # One read at a time: the other side works on it while the next one comes.
+        if self.fd is None or self.ended:
+            return b"" if self.ended else None
         try:
-            return self._read(fd, CHUNK_BYTES)
+            data = self._read(self.fd, CHUNK_BYTES)
         except BlockingIOError:
             return None
         except OSError as error:
             if error.errno not in _GONE:
                 raise
-            return b""
+            data = b""
+        self.ended = data == b""
+        return data
 
 
 class _Sink:
@@ -77,6 +69,7 @@ class _Sink:
         while self.pending and self.fd is not None:
             try:
                 with memoryview(self.pending) as view, view[:CHUNK_BYTES] as chunk:
+                    offered = len(chunk)
                     written = self._write(self.fd, chunk)
             except BlockingIOError:
                 return
@@ -87,6 +80,8 @@ class _Sink:
                 self.pending.clear()
                 return
             del self.pending[:written]
+            if written < offered:
+                return  # it is full: the loop tells when it is not
 
 
 class Relay:

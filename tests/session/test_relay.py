@@ -124,7 +124,7 @@ def test_reading_tells_nothing_from_the_end() -> None:
 
 def test_one_read_is_bounded() -> None:
     """A child that never stops printing does not keep the loop from the keyboard."""
-    files = FakeFiles({CHILD: [bytes(CHUNK_BYTES // 4)] * 100})
+    files = FakeFiles({CHILD: [bytes(CHUNK_BYTES)] * 100})
 
     assert len(files.relay().read_child() or b"") == CHUNK_BYTES
 
@@ -151,7 +151,7 @@ def test_other_errors_pass() -> None:
 
 def test_between_two_children() -> None:
     """What the old child has not taken comes back; what is typed meanwhile waits."""
-    files = FakeFiles(takes=iter([2, 0, 0]))
+    files = FakeFiles(takes=iter([2, 0]))
     relay = files.relay()
     relay.to_child(b"old keys")
     relay.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 import subprocess
@@ -88,7 +87,7 @@ def test_held_back_signals_come_after() -> None:
     """Inside the block no signal is delivered; those that came are delivered when it ends."""
     with signals_as_wakeups([signal.SIGUSR1]) as wakeups:
         with all_held_back():
-            os.kill(os.getpid(), signal.SIGUSR1)
+            signal.raise_signal(signal.SIGUSR1)
             assert wakeups.read() == ()
         assert wakeups.read() == (signal.SIGUSR1,)
 
