@@ -45,7 +45,7 @@ class PromptShown:
     mode: str = ""
     multiline: bool = False
     empty: bool = True
-    files: tuple[str, ...] = ()
+    files: tuple[str, ...] = field(default=(), metadata={"journal": False})
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ class KeyTyped:
 @dataclass(frozen=True)
 class PromptSettled:
     """The main prompt has an empty line, no key came since it was shown, and Aider was silent for a moment."""
+
+
+@dataclass(frozen=True)
+class TurnStarted:
+    """A message is on its way to the model."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +243,7 @@ Event = (
     | PromptClosed
     | KeyTyped
     | PromptSettled
+    | TurnStarted
     | TurnFinished
     | AiderExited
     | ContextRead

@@ -9,7 +9,13 @@ from aider_guard.core.state import State
 
 # In this order: what is shown is noted first; the lifecycle comes before the context, so that a restart that is
 # due at a prompt wins over a probe there.
-RULES: tuple[Rule, ...] = (prompt.note, sidecar.watch, memory.watch, lifecycle.advance, context.watch)
+RULES: tuple[Rule, ...] = (
+    prompt.note,
+    sidecar.watch,
+    memory.watch,
+    lifecycle.advance,
+    context.watch,
+)
 
 
 def decide(state: State, event: Event, now: float) -> tuple[State, tuple[Action, ...]]:

@@ -54,8 +54,12 @@ class _Phase(Enum):
 
 @dataclass(frozen=True)
 class ShownPrompt:
-    """The bytes that put the main prompt on the screen, and how many rows its rule stands above the cursor."""
+    """The bytes that put the main prompt on the screen, and how many rows its rule stands above the cursor.
 
+    ``rule`` is their beginning: what stands above the prompt proper.
+    """
+
+    rule: bytes
     drawn: bytes
     rows_above_cursor: int
 
@@ -82,9 +86,20 @@ class Recogniser:
         """
         if not self.main_prompt_open or not self._lead:
             return None
-        after_opening = self._buffer[self._buffer.find(OPENED) + len(OPENED) :]
-        rows = lay_out(after_opening).cursor_row + self._lead.count(b"\n")
-        return ShownPrompt(self._lead + self._buffer, rows)
+        return ShownPrompt(
+            self._lead, self._lead + self._buffer, self.cursor_row() + self._lead.count(b"\n")
+        )
+
+    @property
+    def prompt_open(self) -> bool:
+        """Whether any prompt is open."""
+        return self._phase is _Phase.OPEN
+
+    def cursor_row(self) -> int:
+        """Rows from the first row of the open prompt to the cursor; 0 when none is open."""
+        if not self.prompt_open or not self._buffer.startswith(OPENED):
+            return 0
+        return lay_out(self._buffer[len(OPENED) :]).cursor_row
 
     def feed(self, data: bytes) -> tuple[ScreenEvent, ...]:
         """What *data* changed, in order. Never raises, whatever the bytes are."""
@@ -125,13 +140,17 @@ class Recogniser:
                 return False
             self._lead = b""
             shown = len(self._buffer)
-        if 0 <= closed and not 0 <= shown < closed:
+        if closed >= 0 and not 0 <= shown < closed:
             # Closed before it was drawn: it never waited for anybody.
             self._close(closed)
             return True
         event = self._classify(self._buffer[len(OPENED) : shown])
         self._kind = self._redraws or type(event)
-        events.append(PromptRedrawn(event.empty) if self._redraws and isinstance(event, PromptShown) else event)
+        events.append(
+            PromptRedrawn(event.empty)
+            if self._redraws and isinstance(event, PromptShown)
+            else event
+        )
         self._phase = _Phase.OPEN
         return True
 
@@ -145,7 +164,13 @@ class Recogniser:
         return prompt
 
     def _look_for_closing(self, events: list[ScreenEvent]) -> bool:
-        at = self._buffer.find(CLOSED)
+        at, opened = self._buffer.find(CLOSED), self._buffer.find(OPENED, 1)
+        if opened >= 0 and not 0 <= at < opened:
+            # Something else asks now; the prompt that was shown was text, or a program runs in front of it.
+            self._kind = None
+            self._phase = _Phase.BUSY
+            self._buffer = self._buffer[1:]
+            return True
         if at < 0:
             self._bound_open_prompt()
             return False

@@ -1,4 +1,4 @@
-"""What the user is told, as plain lines: no colours, no escape codes, at most a command to copy at the end of a line."""
+"""What the user is told, as plain lines: no colours, no escape codes; a command to copy begins a line."""
 
 from __future__ import annotations
 
@@ -16,15 +16,27 @@ from aider_guard.core.readings import (
 )
 from aider_guard.core.state import Restart, same_model
 
-_SIGNALS = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 6: "SIGABRT", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
+_SIGNALS = {
+    1: "SIGHUP",
+    2: "SIGINT",
+    3: "SIGQUIT",
+    6: "SIGABRT",
+    9: "SIGKILL",
+    11: "SIGSEGV",
+    15: "SIGTERM",
+}
 _KINDS = {"system": "instructions", "history": "history", "map": "repository map", "file": "files"}
 
 
-def context_filling(reading: ContextReading, used: int, window: int, advice: Advice | None) -> Notice:
+def context_filling(
+    reading: ContextReading, used: int, window: int, advice: Advice | None
+) -> Notice:
     """The window fills up: how far, with what, and the command that helps."""
     first = f"context about {100 * used / window:.0f} % full: {used:,} of {window:,} tokens ({_parts(reading)})"
     if advice is None:
-        return Notice("context_filling", (first, "no file can be dropped; /clear forgets the conversation"))
+        return Notice(
+            "context_filling", (first, "no file can be dropped; /clear forgets the conversation")
+        )
     after = f"frees about {advice.frees_tokens:,} tokens, then {advice.fill_after_percent:.0f} %"
     return Notice("context_filling", (first, f"{advice.command}   ({after})"))
 
@@ -44,7 +56,9 @@ def probing_off(reason: str) -> Notice:
 
 def cannot_restart(problem: str) -> Notice:
     """A planned restart was given up."""
-    return Notice("restart_given_up", (f"not restarting Aider by itself in this session: {problem}",))
+    return Notice(
+        "restart_given_up", (f"not restarting Aider by itself in this session: {problem}",)
+    )
 
 
 def restarted(restart: Restart, seconds: float) -> Notice:
@@ -71,7 +85,10 @@ def offer(status: int, handoff: Handoff) -> Notice:
 
 def gave_up(status: int, attempts: int) -> Notice:
     """Aider could not be started again."""
-    return Notice("gave_up", (f"Aider {ended(status)}; it was started {attempts} times. Nothing of yours is lost.",))
+    return Notice(
+        "gave_up",
+        (f"Aider {ended(status)}; it was started {attempts} times. Nothing of yours is lost.",),
+    )
 
 
 def ended(status: int) -> str:
@@ -83,10 +100,15 @@ def ended(status: int) -> str:
 
 def sidecar_lost(reason: str) -> Notice:
     """Nothing is measured at the moment."""
-    return Notice("sidecar_lost", (f"memory and models are not watched at the moment ({reason}); Aider goes on",))
+    return Notice(
+        "sidecar_lost",
+        (f"memory and models are not watched at the moment ({reason}); Aider goes on",),
+    )
 
 
-def memory_short(reading: MemoryReading, loaded: ModelsReading | Unavailable, main_model: str) -> Notice:
+def memory_short(
+    reading: MemoryReading, loaded: ModelsReading | Unavailable, main_model: str
+) -> Notice:
     """Memory is nearly full: whose it is, and what helps."""
     models = loaded.models if isinstance(loaded, ModelsReading) else ()
     held = [_model_share(model) for model in models]
@@ -94,8 +116,14 @@ def memory_short(reading: MemoryReading, loaded: ModelsReading | Unavailable, ma
         gpu = max(reading.gpus, key=lambda gpu: gpu.vram_used_bytes / max(1, gpu.vram_total_bytes))
         return Notice("memory_short", (_gpu_line(gpu), _gpu_help(gpu, held, models, main_model)))
     ram = reading.ram if isinstance(reading.ram, RamReading) else None
-    used = f"{size(ram.total_bytes - ram.available_bytes)} of {size(ram.total_bytes)}" if ram else "nearly all"
-    help_line = f"{', '.join(held) or 'no model is loaded'}; a smaller --num-ctx or model needs less"
+    used = (
+        f"{size(ram.total_bytes - ram.available_bytes)} of {size(ram.total_bytes)}"
+        if ram
+        else "nearly all"
+    )
+    help_line = (
+        f"{', '.join(held) or 'no model is loaded'}; a smaller --num-ctx or model needs less"
+    )
     return Notice("memory_short", (f"main memory nearly full: {used} in use", help_line))
 
 
@@ -107,7 +135,10 @@ def _gpu_line(gpu: Gpu) -> str:
 def _gpu_help(gpu: Gpu, held: list[str], models: tuple[LoadedModel, ...], main_model: str) -> str:
     others = [process for process in _largest_first(gpu) if not process.is_ollama]
     unused = [model.name for model in models if not same_model(model.name, main_model)]
-    what = ", ".join(held[:2] + [f"{process.name} ({process.pid})" for process in others[:2]]) or "unknown holder"
+    what = (
+        ", ".join(held[:2] + [f"{process.name} ({process.pid})" for process in others[:2]])
+        or "unknown holder"
+    )
     if unused:
         return f"held by {what}; ollama stop {unused[0]}"
     if others:

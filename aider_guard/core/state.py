@@ -140,7 +140,9 @@ def loaded_window_tokens(state: State) -> int | Unavailable:
 
 def same_model(left: str, right: str) -> bool:
     """Whether two names mean one Ollama model: the tag ``latest`` may be left out."""
-    return bool(left) and left.removesuffix(":latest").lower() == right.removesuffix(":latest").lower()
+    return (
+        bool(left) and left.removesuffix(":latest").lower() == right.removesuffix(":latest").lower()
+    )
 
 
 def used_tokens(state: State) -> int | Unavailable:

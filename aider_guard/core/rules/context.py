@@ -42,12 +42,20 @@ def probe_due(state: State) -> bool:
     if state.files_changed or (state.context_changed and isinstance(state.context, Unavailable)):
         return True
     fill = fill_percent(state)
-    near = isinstance(fill, float) and fill >= state.limits.warn_at_percent - state.limits.probe_margin_percent
+    near = (
+        isinstance(fill, float)
+        and fill >= state.limits.warn_at_percent - state.limits.probe_margin_percent
+    )
     return state.context_changed and (near or state.turns_since_probe >= _MAX_TURNS_UNPROBED)
 
 
 def _probe(state: State) -> Step:
-    if state.phase is not Phase.RUNNING or not state.settled or state.hidden or not probe_due(state):
+    if (
+        state.phase is not Phase.RUNNING
+        or not state.settled
+        or state.hidden
+        or not probe_due(state)
+    ):
         return state, ()
     return replace(state, hidden="tokens"), (RunHidden("tokens"),)
 
@@ -65,7 +73,9 @@ def _sizes(state: State) -> dict[str, int]:
 
 def _grown(state: State, tokens: dict[str, int | Unavailable]) -> State:
     sizes = _sizes(state)
-    growth = sum(now - sizes[name] for name, now in tokens.items() if isinstance(now, int) and name in sizes)
+    growth = sum(
+        now - sizes[name] for name, now in tokens.items() if isinstance(now, int) and name in sizes
+    )
     return replace(state, file_growth_tokens=growth)
 
 
@@ -84,7 +94,11 @@ def _read(state: State, reading: ContextReading) -> State:
 def _warn(state: State) -> Step:
     fill, limits = fill_percent(state), state.limits
     used, window = used_tokens(state), window_tokens(state)
-    if isinstance(fill, Unavailable) or isinstance(used, Unavailable) or isinstance(window, Unavailable):
+    if (
+        isinstance(fill, Unavailable)
+        or isinstance(used, Unavailable)
+        or isinstance(window, Unavailable)
+    ):
         return state, ()
     if fill < limits.warn_at_percent - limits.hysteresis_percent:
         return replace(state, warned=False), ()

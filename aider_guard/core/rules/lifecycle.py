@@ -44,7 +44,7 @@ SIGINT = 2  # the third Ctrl-C during Aider's shutdown kills it: the user wanted
 def advance(state: State, event: Event, now: float) -> Step:
     """Move the life of Aider on."""
     match state.phase, event:
-        case (Phase.ENDING | Phase.ENDED), _:
+        case ((Phase.ENDING | Phase.ENDED), _):
             return _ending(state, event)
         case _, TerminationRequested(signal_number):
             return _terminate(state, signal_number, now)
@@ -61,7 +61,10 @@ def advance(state: State, event: Event, now: float) -> Step:
         case Phase.SAVING, ChatSaved():
             return _saved(state, event, now)
         case Phase.STOPPING, DeadlinePassed("stop"):
-            return state, (SignalAider("TERM"), SetDeadline("kill", now + state.limits.kill_wait_seconds))
+            return state, (
+                SignalAider("TERM"),
+                SetDeadline("kill", now + state.limits.kill_wait_seconds),
+            )
         case Phase.STOPPING, DeadlinePassed("kill"):
             return state, (SignalAider("KILL"),)
         case Phase.UNLOADING, (ModelsUnloaded() | DeadlinePassed("unload") | SidecarLost()):
@@ -99,7 +102,11 @@ def _saved(state: State, event: ChatSaved, now: float) -> Step:
         return _give_up_saving(state, event.problem)
     handoff = replace(state.restart.handoff, editable=event.editable, read_only=event.read_only)
     state = replace(
-        state, phase=Phase.STOPPING, restart_due="", restart=replace(state.restart, handoff=handoff), hidden_failures=0
+        state,
+        phase=Phase.STOPPING,
+        restart_due="",
+        restart=replace(state.restart, handoff=handoff),
+        hidden_failures=0,
     )
     return state, (StopAider(), SetDeadline("stop", now + state.limits.stop_wait_seconds))
 
@@ -111,7 +118,9 @@ def _give_up_saving(state: State, problem: str) -> Step:
     if failures < 2:
         return state, ()
     limits = replace(state.limits, max_turns=0)
-    return replace(state, restart_due="", limits=limits), (ShowNotice(sentences.cannot_restart(problem)),)
+    return replace(state, restart_due="", limits=limits), (
+        ShowNotice(sentences.cannot_restart(problem)),
+    )
 
 
 def _exited(state: State, status: int, now: float) -> Step:
@@ -173,7 +182,9 @@ def _died(state: State, status: int, now: float, before: tuple[Action, ...]) -> 
     handoff = last_known_handoff(state)
     restart = Restart("Aider died", 0.0, handoff)
     if state.start_failures >= state.limits.start_attempts:
-        return _end(state, exit_status(status), before, now, sentences.gave_up(status, state.start_failures))
+        return _end(
+            state, exit_status(status), before, now, sentences.gave_up(status, state.start_failures)
+        )
     state = replace(state, phase=Phase.OFFERING, restart=restart, restart_due="", died_with=status)
     return state, (*before, OfferRestart(sentences.offer(status, handoff)))
 
@@ -183,14 +194,19 @@ def _failed_start(state: State, status: int, now: float) -> Step:
     if state.restart is None:
         return _end(state, exit_status(status), (), now)
     if state.start_failures >= state.limits.start_attempts:
-        return _end(state, exit_status(status), (), now, sentences.gave_up(status, state.start_failures))
+        return _end(
+            state, exit_status(status), (), now, sentences.gave_up(status, state.start_failures)
+        )
     return _back_off(state, now)
 
 
 def _answered(state: State, *, accepted: bool, now: float) -> Step:
     if not accepted:
         return _end(state, exit_status(state.died_with), (), now)
-    return _back_off(replace(state, restart=replace(state.restart, started_at=now) if state.restart else None), now)
+    return _back_off(
+        replace(state, restart=replace(state.restart, started_at=now) if state.restart else None),
+        now,
+    )
 
 
 def _back_off(state: State, now: float) -> Step:
@@ -204,10 +220,15 @@ def _terminate(state: State, signal_number: int, now: float) -> Step:
     if state.phase in (Phase.OFFERING, Phase.BACKOFF, Phase.UNLOADING):
         return _end(state, 128 + signal_number, (), now)
     wait = state.limits.kill_wait_seconds
-    return replace(state, phase=Phase.STOPPING), (SignalAider("TERM"), SetDeadline("kill", now + wait))
+    return replace(state, phase=Phase.STOPPING), (
+        SignalAider("TERM"),
+        SetDeadline("kill", now + wait),
+    )
 
 
-def _end(state: State, status: int, before: tuple[Action, ...], now: float, notice: Notice | None = None) -> Step:
+def _end(
+    state: State, status: int, before: tuple[Action, ...], now: float, notice: Notice | None = None
+) -> Step:
     """End, and let go of the models this session loaded; Ollama answers at once, nobody waits for the memory."""
     names = session_models(state, now)
     end = EndSession(status, notice)

@@ -31,7 +31,9 @@ def _models_read(state: State, reading: ModelsReading | Unavailable) -> State:
     foreign = state.foreign_models
     if isinstance(reading, ModelsReading) and foreign is None:
         # What is loaded before our first message went out was loaded by somebody else.
-        foreign = frozenset(model.name for model in reading.models) if not state.turns else frozenset()
+        foreign = (
+            frozenset(model.name for model in reading.models) if not state.turns else frozenset()
+        )
     return replace(state, loaded=reading, foreign_models=foreign)
 
 
@@ -44,7 +46,9 @@ def _memory_read(state: State, reading: MemoryReading, now: float) -> Step:
         return replace(state, pressure_readings=0), ()
     limit = state.limits.vram_warn_at_percent
     if used < limit - state.limits.hysteresis_percent:
-        return replace(state, pressure_readings=0, memory_warned=False, memory_restart_tried=False), ()
+        return replace(
+            state, pressure_readings=0, memory_warned=False, memory_restart_tried=False
+        ), ()
     if used < limit:
         return replace(state, pressure_readings=0), ()
     return _under_pressure(replace(state, pressure_readings=state.pressure_readings + 1), reading)
@@ -65,13 +69,22 @@ def _restart_could_help(state: State) -> bool:
     ours = isinstance(state.loaded, ModelsReading) and any(
         same_model(model.name, name) for model in state.loaded.models for name in state.models
     )
-    return ours and state.turns_in_launch > 0 and not state.memory_restart_tried and state.phase is Phase.RUNNING
+    return (
+        ours
+        and state.turns_in_launch > 0
+        and not state.memory_restart_tried
+        and state.phase is Phase.RUNNING
+    )
 
 
 def pressure_percent(state: State, reading: MemoryReading) -> float | Unavailable:
     """How full the fullest GPU is, in per cent; the main memory instead when the model runs on the CPU."""
     if isinstance(reading.gpus, tuple) and reading.gpus and not on_cpu(state):
-        return max(100.0 * gpu.vram_used_bytes / gpu.vram_total_bytes for gpu in reading.gpus if gpu.vram_total_bytes)
+        return max(
+            100.0 * gpu.vram_used_bytes / gpu.vram_total_bytes
+            for gpu in reading.gpus
+            if gpu.vram_total_bytes
+        )
     if isinstance(reading.ram, Unavailable):
         return reading.ram
     if not on_cpu(state):

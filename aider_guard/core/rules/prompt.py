@@ -35,13 +35,17 @@ def note(state: State, event: Event, now: float) -> Step:
 def _noted(state: State, event: Event) -> State:
     match event:
         case AiderStarted(launch):
-            return replace(state, launch=launch, prompt=None, settled=False, hidden="", turns_in_launch=0)
+            return replace(
+                state, launch=launch, prompt=None, settled=False, hidden="", turns_in_launch=0
+            )
         case ModelsChosen(main, models, window):
             return replace(state, main_model=main, models=models, pinned_tokens=window)
         case PromptShown():
             return _prompt_shown(state, event)
         case PromptRedrawn(empty) if state.prompt:
-            return replace(state, prompt=replace(state.prompt, empty=empty), settled=state.settled and empty)
+            return replace(
+                state, prompt=replace(state.prompt, empty=empty), settled=state.settled and empty
+            )
         case ConfirmShown() | ContinuationShown() | PromptClosed() | AiderExited():
             return replace(state, prompt=None, settled=False)
         case KeyTyped():

@@ -22,7 +22,16 @@ from aider_guard.core.events import (
 from aider_guard.core.rules import Step
 from aider_guard.core.state import Phase, State
 
-_HEARD = (SidecarStarted, ServerRead, ModelsRead, MemoryRead, ModelDescribed, FilesCounted, TextsCounted, ModelsUnloaded)
+_HEARD = (
+    SidecarStarted,
+    ServerRead,
+    ModelsRead,
+    MemoryRead,
+    ModelDescribed,
+    FilesCounted,
+    TextsCounted,
+    ModelsUnloaded,
+)
 _MAX_WAIT_SECONDS = 30.0
 _SAID_AT_FAILURE = 2
 

@@ -1,0 +1,181 @@
+"""The command line. Everything after ``--`` is Aider's, untouched."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aider_guard import __version__, config, paths
+from aider_guard.errors import ConfigError, GuardError
+
+
+class _Group(click.Group):
+    """A first word that names no command of ours begins Aider's arguments."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands:
+            return "session", _session, args
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Group,
+    invoke_without_command=True,
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
+    options_metavar="[OPTIONS]",
+    subcommand_metavar="[--] [AIDER ARGS] | COMMAND",
+)
+@click.option("--aider", metavar="PATH", help="Which Aider to run.  [default: aider on PATH]")
+@click.option("--ollama", metavar="URL", help="Where Ollama is.  [default: where Aider looks]")
+@click.option(
+    "--num-ctx",
+    metavar="N",
+    help="The window for every model, in tokens.  [default: 8192, or less]",
+)
+@click.option(
+    "--warn-at", metavar="PERCENT", help="Warn when the window is this full.  [default: 80]"
+)
+@click.option(
+    "--max-turns", metavar="N", help="Restart Aider after so many turns; 0: never.  [default: 20]"
+)
+@click.option(
+    "--vram-warn-at", metavar="PERCENT", help="Warn when GPU memory is this full.  [default: 90]"
+)
+@click.option(
+    "--probe",
+    metavar="WHEN",
+    help="Ask Aider for its token table: auto, always, never.  [default: auto]",
+)
+@click.option(
+    "--keep",
+    metavar="SHARE",
+    help="Share of the window for what was said last, at a restart.  [default: 0.1]",
+)
+@click.version_option(__version__, prog_name="aider-guard")
+@click.pass_context
+def main(ctx: click.Context, /, **flags: str | None) -> None:
+    """Run Aider on local Ollama models, guarded.
+
+    For example: aider-guard -- --model ollama_chat/qwen3:8b
+
+    The guard fixes the window, warns before it is full with the /drop that helps, watches memory, and restarts
+    Aider after some turns without losing anything. Options must come before Aider's arguments.
+    """
+    ctx.obj = {name.replace("_", "-"): value for name, value in flags.items()}
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(_session, aider_args=())
+
+
+@main.command("session", hidden=True, context_settings={"ignore_unknown_options": True})
+@click.argument("aider_args", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def _session(ctx: click.Context, aider_args: tuple[str, ...]) -> int:
+    return guarded_session(
+        [*aider_args, *ctx.find_root().meta.get("aider_guard.after", ())], ctx.obj or {}
+    )
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="All facts, as JSON.")
+@click.option("--line", "as_line", is_flag=True, help="One line, for a status bar.")
+def status(*, as_json: bool, as_line: bool) -> int:
+    """Show the sessions that run."""
+    from aider_guard.view import status as view
+
+    facts = [_ask(session.socket, "status") for session in _running()]
+    found = [fact for fact in facts if fact is not None and "error" not in fact]
+    if as_json:
+        click.echo(json.dumps({"sessions": found}, indent=2))
+    else:
+        click.echo(view.line(found) + "\n" if as_line else view.table(found), nl=False)
+    return 0
+
+
+@main.command()
+@click.argument("session_id", required=False, metavar="[SESSION]")
+def restart(session_id: str | None) -> int:
+    """Restart Aider in a running session, at its next idle prompt. Nothing is lost."""
+    sessions = [session for session in _running() if session_id in (None, session.id)]
+    if len(sessions) > 1:
+        here = [session for session in sessions if session.working_directory == os.getcwd()]
+        sessions = here if len(here) == 1 else sessions
+    if not sessions:
+        raise ConfigError("no such session is running" if session_id else "no session is running")
+    if len(sessions) > 1:
+        raise ConfigError(
+            f"several sessions are running; name one: {', '.join(session.id for session in sessions)}"
+        )
+    if _ask(sessions[0].socket, "restart") is None:
+        raise ConfigError(f"the session {sessions[0].id} does not answer")
+    click.echo(f"Aider restarts at its next idle prompt ({sessions[0].id})")
+    return 0
+
+
+@main.command()
+def demo() -> int:
+    """Try it: a private Aider, Ollama and small model, and a guarded session on a sample repository."""
+    from aider_guard.demo.demo import run_demo
+
+    return run_demo()
+
+
+def _running() -> list[Any]:
+    from aider_guard.session import registry
+
+    return list(registry.running(paths.sessions_dir()))
+
+
+def _ask(socket_path: str, question: str) -> dict[str, Any] | None:
+    from aider_guard.session.control import ask
+
+    try:
+        return ask(socket_path, question)
+    except (OSError, ValueError):
+        return None  # it ended just now, or is stopped
+
+
+def guarded_session(aider_args: Sequence[str], flags: Mapping[str, Any]) -> int:
+    """Run Aider under guard; its exit status. *flags* are settings by name, None where not given. Raises GuardError."""
+    from aider_guard.launch.command import is_one_shot
+
+    settings = config.load(
+        flags, project_file=config.project_file(Path.cwd()), user_file=paths.user_config_file()
+    )
+    if is_one_shot(aider_args) or not (os.isatty(0) and os.isatty(1)):
+        from aider_guard.session.oneshot import run_one_shot
+
+        return run_one_shot(settings, aider_args)
+    from aider_guard.session.run import run_session
+
+    return run_session(settings, aider_args)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; its exit status. What goes wrong is said in one sentence on standard error."""
+    ours, after = list(arguments), []
+    if "--" in ours:
+        at = ours.index("--")
+        ours, after = ours[:at], ours[at + 1 :]
+    try:
+        with main.make_context("aider-guard", ours) as context:
+            context.meta["aider_guard.after"] = after
+            status = main.invoke(context)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        error.show()
+        return ConfigError.exit_code
+    except GuardError as error:
+        sys.stderr.write(f"aider-guard: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,152 @@
+"""The settings, strongest first: flags, ``AIDER_GUARD_*``, the git root's ``.aider-guard.toml``, the user's file, defaults.
+
+Every value is checked here, once, and an error says which setting, from where, and what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from aider_guard.errors import ConfigError
+
+PROJECT_FILE = ".aider-guard.toml"
+ENVIRONMENT_PREFIX = "AIDER_GUARD_"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the user wants. Percentages are of the window and of the memory; ``num_ctx`` None means automatic."""
+
+    aider: str = "aider"
+    ollama: str = ""
+    warn_at: int = 80
+    max_turns: int = 20
+    vram_warn_at: int = 90
+    num_ctx: int | None = None
+    probe: Literal["auto", "always", "never"] = "auto"
+    keep: float = 0.1
+
+
+def _integer(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if (
+            isinstance(value, bool)
+            or not str(value).strip().isdigit()
+            or not low <= int(value) <= high
+        ):
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(value)
+
+    return check
+
+
+def _window(value: Any) -> int | None:
+    if str(value).strip() == "auto":
+        return None
+    try:
+        return _integer(512, 1 << 24)(value)
+    except ValueError:
+        raise ValueError("auto, or a number of tokens from 512 on") from None
+
+
+def _share(value: Any) -> float:
+    try:
+        share = float(value)
+    except (TypeError, ValueError):
+        share = -1.0
+    if isinstance(value, bool) or not 0.0 <= share <= 0.5:
+        raise ValueError("a share of the window from 0 to 0.5")
+    return share
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("a text")
+    return value.strip()
+
+
+def _probe(value: Any) -> str:
+    if value not in ("auto", "always", "never"):
+        raise ValueError("auto, always or never")
+    return str(value)
+
+
+CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "aider": _text,
+    "ollama": _text,
+    "warn-at": _integer(10, 99),
+    "max-turns": _integer(0, 100_000),
+    "vram-warn-at": _integer(10, 100),
+    "num-ctx": _window,
+    "probe": _probe,
+    "keep": _share,
+}
+
+
+def load(
+    flags: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str] = os.environ,
+    project_file: Path | None = None,
+    user_file: Path | None = None,
+) -> Config:
+    """The settings from all sources, strongest first. A flag that is None was not given.
+
+    Raises ConfigError for a value or a name that cannot be used, and for a file that cannot be read.
+    """
+    sources = [
+        ("the flag --{}", {name: value for name, value in flags.items() if value is not None}),
+        ("the variable AIDER_GUARD_{}", _from_environment(environment)),
+        (f"{{}} in {project_file}", _from_file(project_file)),
+        (f"{{}} in {user_file}", _from_file(user_file)),
+    ]
+    checked = [
+        {name: _checked(where, name, value) for name, value in found.items()}
+        for where, found in sources
+    ]
+    return Config(**{name.replace("-", "_"): value for name, value in ChainMap(*checked).items()})
+
+
+def _checked(where: str, name: str, value: Any) -> Any:
+    shown = name.replace("-", "_").upper() if "variable" in where else name
+    if name not in CHECKS:
+        raise ConfigError(f"{where.format(shown)} is no setting; there are {', '.join(CHECKS)}")
+    try:
+        return CHECKS[name](value)
+    except ValueError as allowed:
+        raise ConfigError(f"{where.format(shown)} is {value!r}: it takes {allowed}") from None
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    found = {
+        name: environment.get(ENVIRONMENT_PREFIX + name.replace("-", "_").upper(), "")
+        for name in CHECKS
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _from_file(path: Path | None) -> dict[str, Any]:
+    if path is None or not path.is_file():
+        return {}
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as settings: {error}") from error
+
+
+def project_file(start: Path) -> Path | None:
+    """``.aider-guard.toml`` of the git work tree that *start* lies in, whether it exists or not; None outside one."""
+    for folder in (start, *start.parents):
+        if (folder / ".git").exists():
+            return folder / PROJECT_FILE
+    return None

@@ -1,0 +1,115 @@
+"""What the session adds to Aider's command line, and which command lines are no session at all."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aider_guard.core.actions import Handoff
+from aider_guard.core.chatlog import Announced
+from aider_guard.core.quoting import quote_for_aider
+from aider_guard.launch.settings import AiderSettings
+
+# Aider ends by itself after these (aider/args.py 0.86.2), or shows no prompt in this terminal.
+_ONE_SHOT = (
+    "--message", "--msg", "-m", "--message-file", "-f", "--exit", "--version", "--help", "-h", "--commit", "--lint",
+    "--test", "--apply", "--apply-clipboard-edits", "--list-models", "--models", "--show-repo-map", "--show-prompts",
+    "--gui", "--browser", "--just-check-update", "--upgrade", "--update", "--install-main-branch",
+    "--shell-completions",
+)  # fmt: skip
+
+INSIDE_AIDER = Path(__file__).with_name("inside_aider.py")
+
+# Read at import by litellm: its list of prices comes with it, nothing is fetched.
+ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "AIDER_GUARD": "1"}
+_QUIET = ("--no-check-update", "--no-analytics", "--no-show-release-notes")
+
+
+def is_one_shot(arguments: Sequence[str]) -> bool:
+    """Whether Aider, so called, does one thing and ends."""
+    before_end = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return any(argument.partition("=")[0] in _ONE_SHOT for argument in before_end)
+
+
+@dataclass(frozen=True)
+class LaunchFiles:
+    """Where one launch keeps what belongs to it."""
+
+    chat_history: Path
+    input_history: Path
+    analytics_log: Path
+    bell: Path
+    commands: Path
+    model_settings: Path
+    model_metadata: Path
+
+
+def session_arguments(files: LaunchFiles, aider: AiderSettings) -> list[str]:
+    """The arguments after the user's own at every launch: private histories, the pins, the side channels, no calls
+    home. The user's notification command still runs.
+    """
+    ring = f"echo . >> {shlex.quote(str(files.bell))}"
+    users = aider.notifications_command or aider.default_notifications_command
+    chained = f"{ring}; {users}" if aider.notifications and users else ring
+    return [
+        *("--chat-history-file", str(files.chat_history)),
+        *("--input-history-file", str(files.input_history)),
+        *("--model-settings-file", str(files.model_settings)),
+        *("--model-metadata-file", str(files.model_metadata)),
+        *("--analytics-log", str(files.analytics_log)),
+        *("--notifications", "--notifications-command", chained),
+        *_QUIET,
+    ]
+
+
+def one_shot_arguments(model_settings: Path, model_metadata: Path) -> list[str]:
+    """The arguments after the user's own when there is no session: the pins, and no calls home."""
+    return [
+        "--model-settings-file",
+        str(model_settings),
+        "--model-metadata-file",
+        str(model_metadata),
+        *_QUIET,
+    ]
+
+
+def send_answer(channel: socket.socket, arguments: Sequence[str]) -> None:
+    """Let the Aider at the other end begin. Raises OSError when it ended meanwhile."""
+    channel.sendall(json.dumps({"arguments": list(arguments), "environment": {}}).encode() + b"\n")
+
+
+def handoff_arguments(
+    files: LaunchFiles, handoff: Handoff, first: Announced, last: Announced
+) -> list[str]:
+    """The arguments that give a restarted Aider what the last one had. Models are named only where they changed."""
+    arguments = ["--restore-chat-history", "--load", str(files.commands)]
+    arguments.append("--multiline" if handoff.multiline else "--no-multiline")
+    if last.edit_format:
+        arguments += ["--edit-format", last.edit_format]
+    for flag, before, now in (
+        ("--model", first.main_model, last.main_model),
+        ("--weak-model", first.weak_model, last.weak_model),
+        ("--editor-model", first.editor_model, last.editor_model),
+    ):
+        if now and now != before:
+            arguments += [flag, now]
+    return arguments
+
+
+def load_commands(handoff: Handoff, launched_read_only: Sequence[str]) -> str:
+    """The file for ``--load``: drop what the command line added, then add what was in the chat.
+
+    A file given with ``--read`` survives a bare ``/drop``, so one that was dropped since is dropped by name.
+    """
+    dropped = [name for name in launched_read_only if name not in handoff.read_only]
+    lines = ["/drop"]
+    lines += [f"/drop {quoted}" for quoted in map(quote_for_aider, dropped) if quoted]
+    lines += [f"/add {quoted}" for quoted in map(quote_for_aider, handoff.editable) if quoted]
+    lines += [
+        f"/read-only {quoted}" for quoted in map(quote_for_aider, handoff.read_only) if quoted
+    ]
+    return "".join(line + "\n" for line in lines)

@@ -1,0 +1,137 @@
+"""Fixing the window: settings and metadata files for Aider, merged with the user's own.
+
+Unpinned, Aider asks Ollama for another ``num_ctx`` with every request (aider/models.py: tokens * 1.25 + 8192), and
+Ollama loads the model anew for each. Aider reads model settings from several files; an entry replaces an earlier one
+of the same name as a whole, so the entries written here carry everything the user's entry says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aider_guard.core.readings import Unavailable
+from aider_guard.errors import LaunchError
+from aider_guard.launch.settings import AiderSettings, ollama_name
+
+DEFAULT_WINDOW_TOKENS = 8192
+EVERY_MODEL = "aider/extra_params"
+
+Entries = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Pins:
+    """The window the session fixes, and the files that fix it."""
+
+    window_tokens: int
+    settings: Sequence[Mapping[str, Any]]
+    metadata: Mapping[str, Mapping[str, Any]]
+
+
+def choose_window(
+    asked: int | None, settings: Entries, model: str, trained: Mapping[str, int | Unavailable]
+) -> int:
+    """The window in tokens: what was asked for, else what the user's files pin, else 8192 or the shortest of the
+    trained contexts, where they are known.
+    """
+    known = [tokens for tokens in trained.values() if isinstance(tokens, int)]
+    if asked is not None:
+        return min([asked, *known])
+    for name in (EVERY_MODEL, model):
+        pinned = (settings.get(name, {}).get("extra_params") or {}).get("num_ctx")
+        if isinstance(pinned, int) and pinned > 0:
+            return pinned
+    return min([DEFAULT_WINDOW_TOKENS, *known])
+
+
+def make_pins(
+    aider: AiderSettings, asked: int | None, trained: Mapping[str, int | Unavailable]
+) -> Pins:
+    """The pins for a session. Raises LaunchError when one of the user's files cannot be read."""
+    settings = read_settings(aider.model_settings_files)
+    metadata = read_metadata(aider.model_metadata_files)
+    names = [name for name in aider.models if ollama_name(name) is not None]
+    window = choose_window(asked, settings, aider.model or "", trained)
+    # The entry for every model also reaches one that is switched to later; with a model of another provider in the
+    # session it would send num_ctx to a server that refuses it, so then only Ollama's models get an entry.
+    pinned = [EVERY_MODEL, *(name for name in names if name in settings)]
+    if len(names) < len(aider.models):
+        pinned = names
+    return Pins(
+        window,
+        [_pinned(settings.get(name, {"name": name}), window) for name in pinned],
+        {name: _described(metadata.get(name, {}), name, window) for name in names},
+    )
+
+
+def _pinned(entry: Mapping[str, Any], window: int) -> dict[str, Any]:
+    return {**entry, "extra_params": {**(entry.get("extra_params") or {}), "num_ctx": window}}
+
+
+def _described(entry: Mapping[str, Any], name: str, window: int) -> dict[str, Any]:
+    """Metadata with which Aider asks nobody: not its server for prices, not Ollama for the context it could have."""
+    defaults = {
+        "litellm_provider": name.partition("/")[0],
+        "mode": "chat",
+        "input_cost_per_token": 0,
+        "output_cost_per_token": 0,
+    }
+    return {**defaults, **entry, "max_input_tokens": window, "max_tokens": window}
+
+
+def read_settings(paths: Sequence[str]) -> Entries:
+    """The entries of ``.aider.model.settings.yml`` files by name; a later file's entry replaces an earlier one's."""
+    entries: Entries = {}
+    for path in paths:
+        entries.update(_entries_in(path) if os.path.exists(path) else {})
+    return entries
+
+
+def _entries_in(path: str) -> Entries:
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return {str(entry["name"]): dict(entry) for entry in found or ()}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise LaunchError(f"{path} cannot be read as model settings: {error}") from error
+
+
+def read_metadata(paths: Sequence[str]) -> Entries:
+    """The entries of ``.aider.model.metadata.json`` files by name.
+
+    Aider reads them as JSON5; an entry for one of our models in a file that is no plain JSON is left to Aider.
+    """
+    entries: Entries = {}
+    for path in paths:
+        try:
+            found = (
+                json.loads(Path(path).read_text(encoding="utf-8") or "{}")
+                if os.path.exists(path)
+                else {}
+            )
+        except (OSError, UnicodeDecodeError, ValueError):
+            continue
+        if isinstance(found, dict):
+            entries.update(
+                {str(name): entry for name, entry in found.items() if isinstance(entry, dict)}
+            )
+    return entries
+
+
+def write_pins(pins: Pins, folder: Path) -> tuple[Path, Path]:
+    """Write both files into the session's folder; their paths. Raises LaunchError when they cannot be written."""
+    settings, metadata = folder / "model.settings.yml", folder / "model.metadata.json"
+    try:
+        settings.write_text(yaml.safe_dump(list(pins.settings), sort_keys=False), encoding="utf-8")
+        metadata.write_text(json.dumps(pins.metadata, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise LaunchError(
+            f"the window cannot be fixed: {folder} is not writable ({error.strerror})"
+        ) from error
+    return settings, metadata

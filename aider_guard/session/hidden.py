@@ -1,0 +1,132 @@
+"""A command run at the main prompt that the user never sees: ``/tokens`` and ``/save``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from aider_guard.core.events import ChatSaved, ContextRead, Event, PromptShown
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.screen import ScreenEvent
+from aider_guard.core.tokens import parse_context
+from aider_guard.session.front import Front, ends_hold
+from aider_guard.session.histories import PrivateHistories
+from aider_guard.session.launches import Launch, parse_saved
+from aider_guard.session.loop import Loop
+from aider_guard.session.sidechannels import FileTail
+
+Command = Literal["tokens", "save"]
+
+TIMEOUT, SETTLED = "hidden_timeout", "hidden_settled"
+_TIMEOUT_SECONDS = 5.0
+# prompt_toolkit draws the prompt a second time when its cursor query was answered.
+_QUIET_SECONDS = 0.08
+
+
+class HiddenCommands:
+    """Runs one hidden command at a time. ``post`` gets its outcome."""
+
+    def __init__(
+        self, front: Front, loop: Loop, *, post: Callable[[Event], None], clock: Callable[[], float]
+    ) -> None:
+        self._front = front
+        self._loop = loop
+        self._post = post
+        self._clock = clock
+        self._command: Command | None = None
+        self._before: PromptShown | None = None
+        self._chat: FileTail | None = None
+        self._launch: Launch | None = None
+        self._histories: PrivateHistories | None = None
+
+    def run(
+        self,
+        command: Command,
+        launch: Launch,
+        histories: PrivateHistories,
+        type_text: Callable[[bytes], None],
+    ) -> None:
+        """Type the command at the empty main prompt and hold everything back until the next prompt."""
+        assert launch.files is not None
+        self._command, self._before, self._launch, self._histories = (
+            command,
+            self._front.prompt,
+            launch,
+            histories,
+        )
+        problem = histories.begin_hidden()
+        if problem:
+            self._command = None
+            self._post(_failed(command, problem))
+            return
+        self._chat = FileTail(launch.files.chat_history, from_end=True)
+        self._front.begin_hold(command)
+        self._loop.at(TIMEOUT, self._clock() + _TIMEOUT_SECONDS)
+        text = "/tokens" if command == "tokens" else f"/save {launch.saved_to}"
+        multiline = self._before is not None and self._before.multiline
+        type_text(text.encode() + (b"\x1b\r" if multiline else b"\r"))
+
+    def heard(self, event: ScreenEvent) -> None:
+        """The recogniser's events while a hidden command runs."""
+        if ends_hold(event):
+            self._give_up("Aider asks something")
+        elif isinstance(event, PromptShown):
+            self._loop.at(SETTLED, self._clock() + _QUIET_SECONDS)
+
+    def deadline(self, name: str) -> None:
+        """One of this module's deadlines passed."""
+        if self._command is None:
+            return
+        if name == TIMEOUT:
+            self._give_up("Aider did not answer /tokens in time")
+        elif self._clock() - self._front.last_output_at < _QUIET_SECONDS:
+            self._loop.at(SETTLED, self._front.last_output_at + _QUIET_SECONDS)
+        else:
+            self._finish()
+
+    def abort(self) -> None:
+        """Aider is gone, or the session ends: let out what was held."""
+        if self._command is not None:
+            self._give_up("Aider ended")
+
+    def _finish(self) -> None:
+        outcome = self._outcome()
+        unchanged = self._front.prompt == self._before
+        self._forget()
+        if unchanged:
+            self._front.drop_hold()
+        else:
+            self._front.redraw_from_hold()
+            if self._front.prompt is not None:
+                self._post(self._front.prompt)
+        self._post(outcome)
+
+    def _outcome(self) -> Event:
+        assert self._chat is not None
+        assert self._launch is not None
+        if self._command == "tokens":
+            text = self._chat.read().decode("utf-8", "replace")
+            return ContextRead(parse_context(text, self._clock()))
+        try:
+            editable, read_only = parse_saved(self._launch.saved_to.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            return ChatSaved(problem=f"the list of files could not be read: {error}")
+        return ChatSaved(editable, read_only)
+
+    def _give_up(self, reason: str) -> None:
+        command = self._command
+        self._forget()
+        self._front.release_hold()
+        if command is not None:
+            self._post(_failed(command, reason))
+
+    def _forget(self) -> None:
+        self._command = None
+        self._loop.cancel(TIMEOUT)
+        self._loop.cancel(SETTLED)
+        if self._histories is not None:
+            self._histories.end_hidden()
+
+
+def _failed(command: Command, reason: str) -> Event:
+    return ContextRead(Unavailable(reason)) if command == "tokens" else ChatSaved(problem=reason)

@@ -1,0 +1,255 @@
+"""Starting Aider, again and again: what each launch is given, and what the next one takes over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aider_guard.config import Config
+from aider_guard.core.actions import Handoff
+from aider_guard.core.chatlog import (
+    Announced,
+    Exchange,
+    announcements,
+    exchanges,
+    last_exchanges,
+    render_for_restore,
+)
+from aider_guard.core.readings import Unavailable
+from aider_guard.launch import command, pins
+from aider_guard.launch.aider import Aider
+from aider_guard.launch.settings import AiderSettings, decode, ollama_name
+from aider_guard.session.child import Child
+from aider_guard.session.histories import PrivateHistories
+from aider_guard.session.terminal import Size
+
+_NOBODY = Announced("", "", "")
+
+
+@dataclass
+class Launch:
+    """One run of Aider: its files, and the socket on which it asks before it begins."""
+
+    number: int
+    folder: Path
+    handoff: Handoff | None
+    channel: socket.socket
+    asked: bytearray = field(default_factory=bytearray)
+    settings: AiderSettings | Unavailable = Unavailable("Aider has not said yet what it will use")
+    files: command.LaunchFiles | None = None
+    window_tokens: int | Unavailable = Unavailable("the window is not fixed yet")
+
+    @property
+    def saved_to(self) -> Path:
+        """Where the hidden ``/save`` writes."""
+        return self.folder / "chat.commands"
+
+    def read_question(self) -> bytes | None:
+        """Aider's question once it is whole, b"" when it will never come, None when it is not here yet."""
+        try:
+            data = self.channel.recv(65536)
+        except BlockingIOError:
+            return None
+        except OSError:
+            data = b""
+        self.asked += data
+        if self.asked.endswith(b"\n"):
+            return bytes(self.asked)
+        return None if data else b""
+
+    def answer(self, arguments: Sequence[str]) -> None:
+        """Let Aider begin with these arguments after the user's own."""
+        self.channel.setblocking(True)
+        with contextlib.suppress(
+            OSError
+        ):  # Aider ended meanwhile; its exit is reported on its own way
+            command.send_answer(self.channel, arguments)
+
+
+class Launches:
+    """All launches of one session."""
+
+    def __init__(
+        self,
+        folder: Path,
+        aider: Aider,
+        config: Config,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+    ) -> None:
+        self._folder = folder
+        self._aider = aider
+        self._config = config
+        self._arguments = list(arguments)
+        self._environment = {**environment, **command.ENVIRONMENT}
+        self._first: Announced | None = None
+        self._seed = ""
+        self._last: Announced = _NOBODY
+        self.histories: PrivateHistories | None = None
+        self.current: Launch | None = None
+        self.count = 0
+
+    def start(
+        self, size: Size, attributes: list[Any] | None, handoff: Handoff | None = None
+    ) -> Child:
+        """Start Aider, which asks before it begins. Raises LaunchError when it cannot be started."""
+        self.count += 1
+        folder = self._folder / f"launch-{self.count}"
+        folder.mkdir(mode=0o700)
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        program = [
+            *self._aider.interpreter,
+            str(command.INSIDE_AIDER),
+            str(theirs.fileno()),
+            self._aider.script,
+        ]
+        with theirs:
+            child = Child.spawn(
+                [*program, *self._arguments],
+                size=size,
+                env=self._environment,
+                pass_fds=[theirs.fileno()],
+                attributes=attributes,
+            )
+        self.current = Launch(self.count, folder, handoff, ours)
+        return child
+
+    def understand(self, question: bytes) -> tuple[str, ...]:
+        """Take in what Aider said of itself; the models whose trained context must be known for the pins."""
+        assert self.current is not None
+        self.current.settings = decode(question)
+        settings = self.current.settings
+        if isinstance(settings, Unavailable) or (
+            self._config.num_ctx is not None and not settings.models
+        ):
+            return ()
+        names = (ollama_name(model) for model in settings.models)
+        return tuple(name for name in names if name is not None)
+
+    def let_begin(self, trained: Mapping[str, int | Unavailable]) -> None:
+        """Write this launch's files and let Aider begin. Raises LaunchError when they cannot be written."""
+        launch = self.current
+        assert launch is not None
+        settings = launch.settings
+        if isinstance(settings, Unavailable):
+            launch.answer([])
+            return
+        chosen = pins.make_pins(settings, self._config.num_ctx, trained)
+        launch.window_tokens = (
+            chosen.window_tokens if chosen.metadata else Unavailable("no model of Ollama's")
+        )
+        model_settings, metadata = pins.write_pins(chosen, launch.folder)
+        launch.files = self._files(launch, settings, model_settings, metadata)
+        arguments = command.session_arguments(launch.files, settings)
+        if launch.handoff is not None:
+            launch.files.commands.write_text(
+                self._load_commands(launch.handoff, settings), encoding="utf-8"
+            )
+            arguments += command.handoff_arguments(
+                launch.files, launch.handoff, self._first or _NOBODY, self._last
+            )
+        elif settings.restore_chat_history:
+            arguments.append("--restore-chat-history")
+        launch.answer(arguments)
+
+    def _files(
+        self, launch: Launch, settings: AiderSettings, model_settings: Path, metadata: Path
+    ) -> command.LaunchFiles:
+        if self.histories is None:
+            self.histories = PrivateHistories(
+                self._folder, _path(settings.chat_history_file), _path(settings.input_history_file)
+            )
+        seed = self._seed if launch.handoff is not None else _users_chat(settings)
+        private = self.histories.begin_launch(launch.number, seed, settings.encoding)
+        return command.LaunchFiles(
+            chat_history=private.chat,
+            input_history=private.input,
+            analytics_log=_path(settings.analytics_log) or launch.folder / "analytics.jsonl",
+            bell=launch.folder / "bell",
+            commands=launch.folder / "load.commands",
+            model_settings=model_settings,
+            model_metadata=metadata,
+        )
+
+    def _load_commands(self, handoff: Handoff, settings: AiderSettings) -> str:
+        # Aider asks whether to create a file that is gone, and its default is Yes.
+        there = [name for name in handoff.editable if os.path.exists(os.path.join(self.root, name))]
+        return command.load_commands(
+            Handoff(tuple(there), handoff.read_only),
+            [os.path.relpath(name, self.root) for name in settings.read or ()],
+        )
+
+    @property
+    def root(self) -> str:
+        """The folder that the names of files in the chat are relative to."""
+        settings = self.current.settings if self.current is not None else None
+        return (isinstance(settings, AiderSettings) and settings.git_root) or os.getcwd()
+
+    # What the next launch takes over
+
+    def chat_text(self) -> str:
+        """The private chat history of this launch so far."""
+        if self.current is None or self.current.files is None:
+            return ""
+        try:
+            return self.current.files.chat_history.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def take_stock(self) -> tuple[Exchange, ...]:
+        """Note the models and the mode in use; the exchanges that could be carried over, oldest first."""
+        text = self.chat_text()
+        announced = announcements(text)
+        if announced is not None:
+            self._last = announced
+        return exchanges(text)
+
+    def note_first_announcement(self) -> None:
+        """Remember the models Aider began with: only what is switched later is named at the next launch."""
+        if self._first is None:
+            self._first = announcements(self.chat_text())
+
+    def carry(
+        self, said: Sequence[Exchange], tokens: Sequence[int], window: int | Unavailable
+    ) -> None:
+        """Choose the exchanges for the next launch.
+
+        At most ``keep`` of the window, and less than what Aider would summarise with a request of its own at the
+        start: its limit is a sixteenth of the window, from 1,024 to 8,192 (aider/models.py).
+        """
+        of_window = window if isinstance(window, int) else pins.DEFAULT_WINDOW_TOKENS
+        limit = min(self._config.keep * of_window, 0.9 * min(max(of_window / 16, 1024), 8192))
+        self._seed = render_for_restore(last_exchanges(said, tokens, int(limit)))
+
+
+def estimate_tokens(exchange: Exchange) -> int:
+    """A number of cl100k tokens that is seldom exceeded, for when the sidecar cannot count: two bytes each."""
+    return (len(exchange.user.encode()) + len(exchange.assistant.encode())) // 2 + 8
+
+
+def parse_saved(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Editable and read-only files from what ``/save`` wrote: a fixed prefix, then the name as it is."""
+    editable, read_only = "/add       ", "/read-only "
+    lines = text.splitlines()
+    return (
+        tuple(line.removeprefix(editable) for line in lines if line.startswith(editable)),
+        tuple(line.removeprefix(read_only) for line in lines if line.startswith(read_only)),
+    )
+
+
+def _path(name: str | None) -> Path | None:
+    return Path(name).absolute() if name else None
+
+
+def _users_chat(settings: AiderSettings) -> str:
+    """The user's own chat history, which Aider restores when the user asked for that, and else does not read."""
+    path = _path(settings.chat_history_file)
+    if not settings.restore_chat_history or path is None or not path.is_file():
+        return ""
+    return path.read_text(encoding=settings.encoding, errors="replace")

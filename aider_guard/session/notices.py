@@ -1,0 +1,62 @@
+"""The lines we print, and how they are put where nothing is drawn over them.
+
+A notice goes just above the rule line of the main prompt. When the prompt is shown already and its line is
+untouched, the prompt is erased, the notice printed, and the prompt put back from the very bytes that drew it: they
+move relative to the cursor only, so they are right at the new place too, and the cursor query among them makes
+prompt_toolkit learn where it now stands.
+"""
+
+from __future__ import annotations
+
+import textwrap
+
+from aider_guard.core.actions import Notice
+from aider_guard.core.screen import ShownPrompt
+
+PREFIX = "aider-guard: "
+_CLEAR_BELOW = b"\x1b[J"
+_HIGHLIGHT = "\x1b[33m"  # a colour of the user's own theme
+_RESET = "\x1b[0m"
+
+
+def render(notice: Notice, columns: int, *, colour: bool, newline: str = "\r\n") -> str:
+    """The notice as it is printed, each line ended. Prose is wrapped at words; commands are left whole, so that
+    what is copied from the terminal is one line.
+    """
+    first, *more = notice.lines
+    lines = [_wrapped(PREFIX + first, columns)]
+    lines += [
+        _wrapped("  " + line, columns) if not line.startswith("/") else ["  " + line]
+        for line in more
+    ]
+    text = newline.join(line for wrapped in lines for line in wrapped)
+    if colour:
+        text = text.replace(PREFIX, f"{_HIGHLIGHT}{PREFIX}{_RESET}", 1)
+    return text + newline
+
+
+def _wrapped(line: str, columns: int) -> list[str]:
+    indent = line[: len(line) - len(line.lstrip())]
+    width = max(columns, 10)
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent + "  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def erase(prompt: ShownPrompt) -> bytes:
+    """Take the prompt and its rule off the screen; the cursor stands where the rule began."""
+    up = f"\x1b[{prompt.rows_above_cursor}A" if prompt.rows_above_cursor else ""
+    return b"\r" + up.encode() + b"\x1b[0m" + _CLEAR_BELOW
+
+
+def above(prompt: ShownPrompt, text: str) -> bytes:
+    """Put *text* above the prompt that is shown."""
+    return erase(prompt) + text.encode("utf-8", "replace") + prompt.drawn
+
+
+def progress(text: str, columns: int) -> bytes:
+    """One line that says what goes on, drawn over the last one."""
+    return b"\r\x1b[2K" + (PREFIX + text)[: max(1, columns - 1)].encode("utf-8", "replace")
+
+
+PROGRESS_DONE = b"\r\x1b[2K"

@@ -1,0 +1,193 @@
+"""Carrying actions out. Nothing is decided here."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+from aider_guard.core import requests
+from aider_guard.core.actions import (
+    Action,
+    CancelDeadline,
+    CountFiles,
+    EndSession,
+    Handoff,
+    Notice,
+    OfferRestart,
+    RunHidden,
+    SetDeadline,
+    ShowNotice,
+    SignalAider,
+    StartAider,
+    StartSidecar,
+    StopAider,
+    UnloadModels,
+)
+from aider_guard.core.chatlog import Exchange
+from aider_guard.core.events import (
+    AiderStarted,
+    ChatSaved,
+    ContextRead,
+    Event,
+    OfferAnswered,
+    TextsCounted,
+)
+from aider_guard.core.readings import Unavailable
+from aider_guard.errors import LaunchError
+from aider_guard.session import notices, offer
+from aider_guard.session.beginning import Beginning
+from aider_guard.session.front import Front
+from aider_guard.session.hidden import HiddenCommands
+from aider_guard.session.launches import Launches, estimate_tokens
+from aider_guard.session.loop import Loop
+from aider_guard.session.relay import Relay
+from aider_guard.session.running import Running
+from aider_guard.session.watcher import Watcher
+
+SHOW_START = "show_start"
+TICK = "tick"
+_SHOW_START_SECONDS = 20.0
+_SIGNALS = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL}
+
+
+class Performer:
+    """Does what the policy asks for, with the parts of the session."""
+
+    def __init__(
+        self,
+        *,
+        front: Front,
+        relay: Relay,
+        loop: Loop,
+        launches: Launches,
+        running: Running,
+        watcher: Watcher,
+        hidden: HiddenCommands,
+        beginning: Beginning,
+        columns: Callable[[], int],
+        colour: bool,
+        post: Callable[[Event], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._front = front
+        self._relay = relay
+        self._loop = loop
+        self._launches = launches
+        self._running = running
+        self._watcher = watcher
+        self._hidden = hidden
+        self._beginning = beginning
+        self._columns = columns
+        self._colour = colour
+        self._post = post
+        self._clock = clock
+        self._said: tuple[Exchange, ...] = ()
+        self._counted: TextsCounted | None = None
+        self.offer = offer.Offer(lambda accepted: post(OfferAnswered(accepted)), clock)
+        self.exit_status = 0
+        self.parting: Notice | None = None
+
+    def perform(self, action: Action) -> None:
+        """Carry one action out."""
+        match action:
+            case ShowNotice(notice):
+                self._front.show(notice)
+            case RunHidden(command):
+                self._run_hidden(command)
+            case CountFiles(paths):
+                self._watcher.send(requests.CountFiles(self._launches.root, paths))
+            case StopAider():
+                self._stop()
+            case SignalAider(name):
+                self._running.signal(_SIGNALS[name])
+            case UnloadModels(names, wait_seconds):
+                self._watcher.send(requests.UnloadModels(names, wait_seconds))
+            case StartAider(_, handoff):
+                self._start_again(handoff)
+            case OfferRestart(notice):
+                self._offer_restart(notice)
+            case EndSession(status, notice):
+                self._end(status, notice)
+            case StartSidecar():
+                self._watcher.start()
+            case SetDeadline(name, at):
+                self._loop.at(name, at)
+            case CancelDeadline(name):
+                self._loop.cancel(name)
+
+    def heard(self, event: Event) -> None:
+        """Take note of an answer that an action waits for."""
+        if isinstance(event, TextsCounted) and event.request == self._launches.count:
+            self._counted = event
+
+    def start(self, handoff: Handoff | None = None) -> None:
+        """Start Aider. Raises LaunchError."""
+        self._running.start(handoff)
+        self.begun()
+
+    def begun(self) -> None:
+        """Aider was started: wait for its question."""
+        self._beginning.expect()
+        pid = self._running.child.pid if self._running.child else 0
+        self._post(AiderStarted(self._launches.count, pid))
+
+    def _run_hidden(self, command: str) -> None:
+        launch, histories = self._launches.current, self._launches.histories
+        if launch is None or launch.files is None or histories is None:
+            problem = "Aider's settings could not be read"
+            self._post(
+                ContextRead(Unavailable(problem))
+                if command == "tokens"
+                else ChatSaved(problem=problem)
+            )
+            return
+        self._hidden.run("tokens" if command == "tokens" else "save", launch, histories, self._type)
+
+    def _type(self, keys: bytes) -> None:
+        self._relay.to_child(keys)
+
+    def _stop(self) -> None:
+        """Type /exit where nobody sees it; from here to the next prompt the user sees one line of progress."""
+        multiline = self._front.prompt is not None and self._front.prompt.multiline
+        self._take_stock()
+        if self._launches.histories is not None:
+            # A failure to note it down only leaves "/exit" in the user's history.
+            self._launches.histories.begin_hidden()
+        self._front.begin_restart()
+        self._loop.at(TICK, self._clock())
+        self._type(b"/exit" + (b"\x1b\r" if multiline else b"\r"))
+
+    def _take_stock(self) -> None:
+        """Note what was said, and have it counted while Aider stops."""
+        self._said, self._counted = self._launches.take_stock(), None
+        texts = tuple(f"{said.user}\n{said.assistant}" for said in self._said)
+        if texts:
+            self._watcher.send(requests.CountTexts(self._launches.count, texts))
+
+    def _start_again(self, handoff: Handoff) -> None:
+        counted = self._counted.tokens if self._counted is not None else Unavailable("not counted")
+        if isinstance(counted, Unavailable) or len(counted) != len(self._said):
+            counted = tuple(estimate_tokens(said) for said in self._said)
+        window = (
+            self._launches.current.window_tokens
+            if self._launches.current
+            else Unavailable("no launch yet")
+        )
+        self._launches.carry(self._said, counted, window)
+        self._front.new_child()
+        self._loop.at(SHOW_START, self._clock() + _SHOW_START_SECONDS)
+        try:
+            self.start(handoff)
+        except LaunchError as error:
+            self._end(error.exit_code, Notice("launch_failed", (str(error),)))
+
+    def _offer_restart(self, notice: Notice) -> None:
+        self._take_stock()
+        self._front.new_child()
+        text = notices.render(notice, self._columns(), colour=self._colour)
+        self._front.to_screen(b"\r\n" + text.encode("utf-8", "replace") + offer.QUESTION)
+        self.offer.make()
+
+    def _end(self, status: int, notice: Notice | None) -> None:
+        self._front.abandon_restart()
+        self.exit_status, self.parting = status, notice

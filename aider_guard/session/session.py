@@ -1,0 +1,298 @@
+"""One session: everything that happens becomes an event, the policy decides, the performer acts.
+
+What must be undone is opened in run.py; here is only how the parts hear of each other.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+
+from aider_guard.core.actions import CancelDeadline, Notice, SetDeadline
+from aider_guard.core.events import (
+    AiderExited,
+    ConfirmShown,
+    DeadlinePassed,
+    Event,
+    OfferAnswered,
+    PromptClosed,
+    PromptSettled,
+    PromptShown,
+    TerminationRequested,
+)
+from aider_guard.core.policy import decide
+from aider_guard.core.readings import ContextReading
+from aider_guard.core.screen import ScreenEvent
+from aider_guard.core.state import Phase, State
+from aider_guard.journal import Journal
+from aider_guard.launch.settings import AiderSettings
+from aider_guard.session import beginning, hidden, performer
+from aider_guard.session.front import Front
+from aider_guard.session.keys import SuspendKey
+from aider_guard.session.launches import Launches
+from aider_guard.session.loop import Loop
+from aider_guard.session.relay import Relay
+from aider_guard.session.running import Running
+from aider_guard.session.suspend import suspend, suspend_key
+from aider_guard.session.terminal import Terminal
+from aider_guard.session.watcher import Watcher
+
+QUIET_SECONDS = 0.3
+_TICK_SECONDS = 0.5
+_TURN_CHECK_SECONDS = 1.0
+_PROGRESS = {
+    Phase.STOPPING: "stopping it",
+    Phase.UNLOADING: "unloading the model",
+    Phase.STARTING: "starting it",
+}
+
+
+class Session:
+    """Takes every event there is (``post``) and carries the policy's actions out."""
+
+    def __init__(
+        self,
+        state: State,
+        *,
+        terminal: Terminal,
+        relay: Relay,
+        loop: Loop,
+        launches: Launches,
+        running: Running,
+        watcher: Watcher,
+        server: Callable[[AiderSettings], str],
+        journal: Journal,
+        colour: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.state = state
+        self._terminal = terminal
+        self._relay = relay
+        self._loop = loop
+        self._launches = launches
+        self._running = running
+        self._journal = journal
+        self._clock = clock
+        self._events: deque[Event] = deque()
+        self._deciding = False
+        self._suspend_key = SuspendKey()
+        self.watcher = watcher
+        watcher.post = self.post
+        running.readable = self.child_readable
+        self.front = Front(
+            relay,
+            post=self.post,
+            held=self._held,
+            line_modes=running.line_modes,
+            columns=self._columns,
+            colour=colour,
+            clock=clock,
+        )
+        self._hidden = hidden.HiddenCommands(self.front, loop, post=self.post, clock=clock)
+        self._beginning = beginning.Beginning(
+            launches, running, self.watcher, loop, server=server, post=self.post, clock=clock
+        )
+        self.performer = performer.Performer(
+            front=self.front,
+            relay=relay,
+            loop=loop,
+            launches=launches,
+            running=running,
+            watcher=self.watcher,
+            hidden=self._hidden,
+            beginning=self._beginning,
+            columns=self._columns,
+            colour=colour,
+            post=self.post,
+            clock=clock,
+        )
+        loop.on_deadline = self._deadline
+
+    def _columns(self) -> int:
+        return self._terminal.size().columns
+
+    @property
+    def exit_status(self) -> int:
+        """The status to end with."""
+        return self.performer.exit_status
+
+    def begin(self) -> None:
+        """Take the Aider that was started already, and start the sidecar beside it."""
+        self.performer.begun()
+        self.watcher.start()
+
+    def warn(self, name: str, text: str) -> None:
+        """Say something that the policy does not know of."""
+        self.front.show(Notice(name, (text,)))
+
+    def leftover_notices(self) -> list[Notice]:
+        """What was to be said and found no prompt."""
+        parting = self.performer.parting
+        return [*self.front.unshown(), *([parting] if parting else [])]
+
+    def run(self) -> None:
+        """Go on until the session is over."""
+        while self.state.phase is not Phase.ENDED:
+            self._relay.flush()
+            for fd, events in self._relay.wants().items():
+                self._loop.change(fd, events)
+            self._loop.run_once()
+            self._reap()
+
+    # Events
+
+    def post(self, event: Event) -> None:
+        """Decide about an event and carry the actions out. Events that come meanwhile wait for their turn."""
+        self._events.append(event)
+        if self._deciding:
+            return
+        self._deciding = True
+        try:
+            while self._events:
+                self._decide(self._events.popleft())
+        finally:
+            self._deciding = False
+
+    def _decide(self, event: Event) -> None:
+        self._journal.write(event)
+        self._beginning.heard(event)
+        self.performer.heard(event)
+        self.state, actions = decide(self.state, event, self._clock())
+        for action in actions:
+            if not isinstance(action, SetDeadline | CancelDeadline):
+                self._journal.write(action)
+            self.performer.perform(action)
+        match event:
+            case PromptShown():
+                self._prompt_shown()
+            case PromptClosed():
+                self._loop.at("turn", self._clock() + QUIET_SECONDS)
+
+    def _prompt_shown(self) -> None:
+        self._launches.note_first_announcement()
+        self._loop.cancel(performer.SHOW_START)
+        self._loop.at("settled", self._clock() + QUIET_SECONDS)
+        finished = self._running.turns.finished(self._known_files) if self._running.turns else None
+        if finished is not None:
+            self.post(finished)
+
+    def _known_files(self) -> tuple[str, ...]:
+        context = self.state.context
+        rows = context.rows if isinstance(context, ContextReading) else ()
+        return tuple(row.name for row in rows if row.kind == "file")
+
+    def _held(self, event: ScreenEvent) -> None:
+        """What is recognised while everything is held back."""
+        hold = self.front.hold
+        if hold is None or hold.purpose != "restart":
+            self._hidden.heard(event)
+        elif self.state.phase is Phase.STARTING and isinstance(event, PromptShown):
+            self.post(event)
+            self.front.finish_restart()
+        elif self.state.phase is Phase.STARTING and isinstance(event, ConfirmShown):
+            self.front.abandon_restart()
+            self.post(event)
+
+    # Deadlines
+
+    def _deadline(self, name: str) -> None:
+        match name:
+            case "settled":
+                self._settled()
+            case "turn":
+                self._look_for_turn()
+            case performer.TICK:
+                self._tick()
+            case performer.SHOW_START:
+                self.front.abandon_restart()
+            case hidden.TIMEOUT | hidden.SETTLED:
+                self._hidden.deadline(name)
+            case beginning.DEADLINE:
+                self._beginning.answer()
+            case _:
+                self.post(DeadlinePassed(name))
+
+    def _settled(self) -> None:
+        if self.front.untouched(QUIET_SECONDS):
+            self.post(PromptSettled())
+        elif self.front.prompt is not None and not self.front.key_typed:
+            self._loop.at("settled", self._clock() + QUIET_SECONDS)
+
+    def _look_for_turn(self) -> None:
+        started = self._running.turns.started() if self._running.turns else None
+        if started is not None:
+            self.post(started)
+        elif self.front.prompt is None and self.state.phase is Phase.RUNNING:
+            self._loop.at("turn", self._clock() + _TURN_CHECK_SECONDS)
+
+    def _tick(self) -> None:
+        restart, hold = self.state.restart, self.front.hold
+        if restart is None or hold is None or hold.purpose != "restart":
+            return
+        doing = _PROGRESS.get(self.state.phase, "waiting")
+        seconds = self._clock() - restart.started_at
+        self.front.progress(f"restarting Aider ({restart.reason}): {doing}, {seconds:.0f} s")
+        self._loop.at(performer.TICK, self._clock() + _TICK_SECONDS)
+
+    # Descriptors
+
+    def child_readable(self) -> None:
+        """Take what Aider wrote."""
+        data = self._relay.read_child()
+        if data:
+            self.front.child_wrote(data)
+
+    def terminal_readable(self) -> None:
+        """Take what the user typed; a terminal that went away ends the session as SIGHUP does."""
+        data = self._relay.read_terminal()
+        if data == b"":
+            self.post(TerminationRequested(signal.SIGHUP))
+        elif data:
+            self._typed(data)
+
+    def _typed(self, data: bytes) -> None:
+        child = self._running.child
+        if self.state.phase is Phase.OFFERING:
+            self.performer.offer.typed(data)
+            return
+        at = (
+            self._suspend_key.find(data, suspend_key(child, self.front))
+            if child and not self.front.hold
+            else -1
+        )
+        if at < 0:
+            self.front.user_typed(data)
+            return
+        if at:
+            self.front.user_typed(data[:at])
+        self.suspend()
+        if data[at + 1 :]:
+            self._typed(data[at + 1 :])
+
+    def suspend(self) -> None:
+        """Stop until the shell continues this job."""
+        if self._running.child is not None:
+            suspend(self._terminal, self._relay, self.front, self._running.child)
+
+    def signals(self, signums: tuple[int, ...]) -> None:
+        """Take the signals that came to the guard."""
+        for signum in signums:
+            match signum:
+                case signal.SIGWINCH:
+                    self._running.resize()
+                case signal.SIGTERM | signal.SIGHUP:
+                    self.post(TerminationRequested(signum))
+                case signal.SIGTSTP:
+                    self.suspend()
+                case signal.SIGINT if self.state.phase is Phase.OFFERING:
+                    self.post(OfferAnswered(accepted=False))
+
+    def _reap(self) -> None:
+        """Notice that Aider ended, once all it wrote is on its way."""
+        status = self._running.reap(self.front.child_wrote)
+        if status is not None:
+            self._beginning.forget()
+            self._hidden.abort()
+            self.post(AiderExited(status))

@@ -1,0 +1,1 @@
+"""What is shown outside the session: from another pane, and after it."""
