@@ -118,7 +118,8 @@ class Loop:
             # An earlier callback may have forgotten it, or given its number to another file.
             if watch is not None and watch.callback is key.data and watch.events & events:
                 watch.callback(watch.events & events)
-        self._fire()
+        if self._deadlines:
+            self._fire()
 
     def _timeout(self, max_wait: float | None) -> float | None:
         waits = [] if max_wait is None else [max_wait]

@@ -170,19 +170,19 @@ class Relay:
         0 where the other side is slow (it would only fill memory) and at an end (it would never
         stop being readable).
         """
-        terminal_full = self.pending_for_terminal > TERMINAL_HIGH_WATER_BYTES
-        child_full = self.pending_for_child > CHILD_HIGH_WATER_BYTES
-        interests = [
-            (self._from_child.fd, READ, not self._from_child.ended and not terminal_full),
-            (self._to_child.fd, WRITE, self.pending_for_child > 0),
-            (self._from_terminal.fd, READ, not self._from_terminal.ended and not child_full),
-            (self._to_terminal.fd, WRITE, self.pending_for_terminal > 0),
-        ]
-        wanted: dict[int, int] = {}
-        for fd, event, wants in interests:
-            if fd is not None:
-                wanted[fd] = wanted.get(fd, 0) | (event if wants else 0)
-        return wanted
+        terminal_pending, child_pending = (
+            len(self._to_terminal.pending),
+            len(self._to_child.pending),
+        )
+        from_child = terminal_pending <= TERMINAL_HIGH_WATER_BYTES and not self._from_child.ended
+        from_terminal = child_pending <= CHILD_HIGH_WATER_BYTES and not self._from_terminal.ended
+        terminal_in, terminal_out = self._from_terminal.fd, self._to_terminal.fd
+        wanted = {
+            terminal_out: WRITE if terminal_pending else 0,
+            self._from_child.fd: (READ if from_child else 0) | (WRITE if child_pending else 0),
+        }
+        wanted[terminal_in] = wanted.get(terminal_in, 0) | (READ if from_terminal else 0)
+        return {fd: events for fd, events in wanted.items() if fd is not None}
 
     def drain_child(
         self,

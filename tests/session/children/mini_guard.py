@@ -33,6 +33,7 @@ class MiniGuard:
         self.terminal, self.child, self.relay, self.wakeups = terminal, child, relay, wakeups
         self.modes = OutputModes()
         self.ended_by = 0
+        self.status = self.child.poll()
         self.crash_on_key = False
         self.loop = Loop(on_deadline=lambda _name: self.child.kill_group())
 
@@ -42,13 +43,13 @@ class MiniGuard:
             loop.watch(in_fd, 0, lambda _events: self.pump_keys())
             loop.watch(out_fd, 0, lambda _events: None)
             loop.watch(self.wakeups.fileno(), 1, lambda _events: self.heed_signals())
-            while self.child.poll() is None:
+            while self.status is None:
                 self.relay.flush()
                 for fd, events in self.relay.wants().items():
                     loop.change(fd, events)
                 loop.run_once()
         self.relay.drain_child(time.monotonic() + 5, on_output=self.show)
-        status = self.child.poll() or 0
+        status = self.status
         if status < 0:
             self.relay.to_terminal(leftover_reset(self.modes))
             self.relay.flush()
@@ -75,7 +76,9 @@ class MiniGuard:
 
     def heed_signals(self) -> None:
         for signum in self.wakeups.read():
-            if signum == signal.SIGWINCH:
+            if signum == signal.SIGCHLD:
+                self.status = self.child.poll()
+            elif signum == signal.SIGWINCH:
                 self.child.resize(self.terminal.size())
             elif signum in (signal.SIGTERM, signal.SIGHUP):
                 self.finish(signum)
