@@ -68,7 +68,7 @@ def introduction(folder: Path, command: str = "aider-guard") -> str:
 A repository to try things in, which stays: {shlex.quote(str(folder))}
 The model is tiny: it answers fluently and means nothing by it. Try
   What does total() return?    a message; the first answer takes a minute or two
-  /add {LARGE_FILE}      a file that takes most of the window
+  /add {LARGE_FILE}       a file that takes most of the window
   /exit                        and, meanwhile, in another terminal:
                                {command} status
 
