@@ -137,20 +137,15 @@ def _fewest(pool: Sequence[_Drop], need: float) -> tuple[_Drop, ...]:
     by_size = sorted(pool, key=lambda drop: -drop.tokens)
     count = next((n for n in range(1, len(pool) + 1) if _freed(by_size[:n]) > need), len(pool))
     chosen: list[_Drop] = []
-    while len(chosen) < count:
-        rest = [drop for drop in by_size if drop not in chosen]
-        chosen.append(next(d for d in pool if _can_start(d, chosen, rest, count, need)))
+    for drop in pool:
+        others = [other for other in by_size if other is not drop]
+        # With the largest of the others it must still suffice; what does not now never will.
+        if _freed([*chosen, drop, *others[: count - len(chosen) - 1]]) > need:
+            chosen.append(drop)
+            by_size = others
+        if len(chosen) == count:
+            break
     return tuple(sorted(chosen, key=lambda drop: -drop.tokens))
-
-
-def _can_start(
-    drop: _Drop, chosen: Sequence[_Drop], rest: Sequence[_Drop], count: int, need: float
-) -> bool:
-    """Whether ``drop`` after ``chosen`` leaves a way to free enough with ``count`` drops in all."""
-    if drop in chosen:
-        return False
-    largest = [other for other in rest if other != drop][: count - len(chosen) - 1]
-    return _freed([*chosen, drop, *largest]) > need
 
 
 def _freed(drops: Iterable[_Drop]) -> int:

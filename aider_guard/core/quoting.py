@@ -18,6 +18,7 @@ import posixpath
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def _spellings(file: ChatFile, root: str) -> Iterable[str]:
         yield _absolute(file.name, root)
 
 
+@lru_cache(maxsize=1024)
 def _absolute(name: str, root: str) -> str:
     return posixpath.normpath(posixpath.join(root or "/", name))
 

@@ -135,6 +135,16 @@ def test_a_recorded_chat() -> None:
     assert said(text) == [("Say hi", "I'm here to help with your code! What can I do for you?")]
 
 
+def test_a_recorded_architect() -> None:
+    """The architect's answer, logged again for the editor, and the editor's answer are not messages."""
+    text = (CAPTURES / "chats" / "architect.txt").read_text(encoding="utf-8")
+    assert [(one.user, one.assistant.split()[0]) for one in exchanges(text)] == [
+        ("Say hi", "I'm"),
+        ("Say hi twice", "Sorry"),
+        ("Say bye", "You're"),
+    ]
+
+
 prefixes = st.sampled_from(
     ["# ", "> ", "#### ", "####", "```", "a", " ", "\n", "\x0c", "\u2028", "- x"]
 )
