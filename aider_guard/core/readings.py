@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -83,7 +83,7 @@ class ContextRow:
     """One row of Aider's ``/tokens`` table. ``name`` is a file's path as Aider prints it, else empty."""
 
     kind: RowKind
-    name: str
+    name: str = field(metadata={"journal": False})
     tokens: int
     read_only: bool = False
 

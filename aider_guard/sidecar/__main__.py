@@ -76,6 +76,8 @@ def _start_memory(emit: Callable[[Event], None]) -> MemorySensor:
 def _start_ollama(
     base_url: str, tokenizers: str, sensor: MemorySensor, emit: Callable[[Event], None]
 ) -> Answers:
+    # httpx imports what its command line needs when it is there: 2 MB that nobody uses here.
+    sys.modules.setdefault("click", None)  # type: ignore[arg-type]  # None: not to be found
     from aider_guard.sidecar.counting import Counting
     from aider_guard.sidecar.ollama import OllamaClient
     from aider_guard.sidecar.service import Answers, poll_ollama

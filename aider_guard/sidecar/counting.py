@@ -11,7 +11,7 @@ from aider_guard.core.events import FilesCounted, TextsCounted
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.requests import CountFiles, CountTexts
 from aider_guard.core.wire import WireError, decode, encode
-from aider_guard.sidecar.lines import LineProcess
+from aider_guard.sidecar.helper import LineProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,9 +50,11 @@ class Counting:
         return requests.get()
 
     def count(self, request: CountFiles | CountTexts) -> Counted:
-        """The answer to one request; Unavailable when the counter takes too long or dies."""
-        if self._process is None:
-            self._process = start_counter(self._tokenizers)
+        """The answer to one request; Unavailable when the counter takes too long, dies or cannot start."""
+        try:
+            self._process = self._process or start_counter(self._tokenizers)
+        except OSError as error:
+            return uncounted(request, f"no process can be started ({error.strerror})")
         self._process.ask(encode(request))
         line = self._process.answer(self._count_seconds)
         if line is None:

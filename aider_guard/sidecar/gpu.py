@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from aider_guard.core.events import MemoryRead
 from aider_guard.core.readings import Gpu, Unavailable
 from aider_guard.core.wire import WireError, decode
-from aider_guard.sidecar.lines import LineProcess
+from aider_guard.sidecar.helper import LineProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,10 @@ class GpuSensor:
         if self._worker is None:
             if self._clock() < self._retry_at:
                 return self._reason
-            self._worker = self._start()
+            try:
+                self._worker = self._start()
+            except OSError as error:
+                return self._give_up(Unavailable(f"no process can be started ({error.strerror})"))
         if self._asked_at is None:
             self._worker.ask(b"\n")
             self._asked_at = self._clock()

@@ -20,7 +20,8 @@ from aider_guard.core.requests import (
     StopSidecar,
     UnloadModels,
 )
-from aider_guard.sidecar.lines import reap, start_thread
+from aider_guard.sidecar.helper import reap
+from aider_guard.sidecar.lines import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
