@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import selectors
 import signal
 import struct
@@ -37,6 +38,18 @@ _END = b"\x1b]the end\x07"
 def child(name: str, *arguments: object) -> list[str]:
     """The command line of a program in ``children/``."""
     return [*PYTHON, str(CHILDREN / f"{name}.py"), *map(str, arguments)]
+
+
+def read_until(fd: int, wanted: bytes = b"") -> bytes:
+    """Read from the master end until ``wanted`` was seen, or to its end."""
+    data = b""
+    while not wanted or wanted not in data:
+        assert select.select([fd], [], [], CAP_SECONDS)[0], data
+        try:
+            data += os.read(fd, 65536)
+        except OSError:
+            return data
+    return data
 
 
 class Person:

@@ -15,6 +15,8 @@ from aider_guard.session.loop import READ, WRITE, Loop
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+Pair = tuple[socket.socket, socket.socket]
+
 
 class Clock:
     """A clock that is moved by hand."""
@@ -26,14 +28,14 @@ class Clock:
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+def pair() -> Iterator[Pair]:
     """Two connected sockets: both ends can be read and written."""
     one, other = socket.socketpair()
     with one, other:
         yield one, other
 
 
-def test_calls_back_when_ready(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_calls_back_when_ready(pair: Pair) -> None:
     """A callback gets the events that came, once for each round in which they did."""
     events: list[int] = []
     with Loop() as loop:
@@ -50,7 +52,7 @@ def test_calls_back_when_ready(pair: tuple[socket.socket, socket.socket]) -> Non
     assert events == [READ, READ | WRITE, WRITE]
 
 
-def test_zero_events_is_a_pause(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_zero_events_is_a_pause(pair: Pair) -> None:
     """With no event asked for there is no call, not even at a hang-up; later there is."""
     events: list[int] = []
     with Loop() as loop:
@@ -66,7 +68,7 @@ def test_zero_events_is_a_pause(pair: tuple[socket.socket, socket.socket]) -> No
     assert events == [READ]
 
 
-def test_forgotten_in_the_same_round(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_forgotten_in_the_same_round(pair: Pair) -> None:
     """A descriptor that another callback of the round forgot is not called any more."""
     calls: list[str] = []
     fds = {"one": pair[0].fileno(), "other": pair[1].fileno()}
@@ -89,7 +91,7 @@ def test_forgotten_in_the_same_round(pair: tuple[socket.socket, socket.socket]) 
     assert len(calls) == 1
 
 
-def test_watching_twice_is_a_mistake(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_watching_twice_is_a_mistake(pair: Pair) -> None:
     """A second watch of the same descriptor is refused; after ``forget`` it is not."""
     with Loop() as loop:
         loop.watch(pair[0].fileno(), READ, lambda _events: None)
@@ -195,9 +197,7 @@ class Recorder(selectors.SelectSelector):
         return super().select(0)
 
 
-def test_waits_until_the_next_deadline_and_no_less(
-    pair: tuple[socket.socket, socket.socket],
-) -> None:
+def test_waits_until_the_next_deadline_and_no_less(pair: Pair) -> None:
     """The wait is the time to the next deadline, endless without one, never negative."""
     clock, recorder = Clock(), Recorder()
     with Loop(clock, selector=recorder) as loop:
@@ -219,7 +219,7 @@ def test_nothing_to_wait_for_is_a_mistake() -> None:
         loop.run_once()
 
 
-def test_run_until(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_run_until(pair: Pair) -> None:
     """``run`` goes on until the condition holds, and not once when it does already."""
     received = bytearray()
     with Loop() as loop:
@@ -232,7 +232,7 @@ def test_run_until(pair: tuple[socket.socket, socket.socket]) -> None:
     assert received == b"four"
 
 
-def test_what_a_callback_raises_passes(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_what_a_callback_raises_passes(pair: Pair) -> None:
     """An error in a callback is not swallowed: whoever runs the loop gets it."""
     with Loop() as loop:
         loop.watch(pair[0].fileno(), WRITE, lambda _events: [].pop())
@@ -240,7 +240,7 @@ def test_what_a_callback_raises_passes(pair: tuple[socket.socket, socket.socket]
             loop.run_once(5)
 
 
-def test_files_that_epoll_refuses(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_files_that_epoll_refuses(pair: Pair) -> None:
     """/dev/null, which epoll refuses, is always ready, beside what was watched before."""
     seen: list[str] = []
     with Path(os.devnull).open("rb") as nothing, Loop() as loop:

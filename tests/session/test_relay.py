@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 IN, OUT, CHILD = 1000, 1001, 1002
+PIECES = st.lists(st.one_of(st.none(), st.binary(min_size=1, max_size=50)), max_size=20)
 
 
 @dataclass
@@ -59,11 +60,7 @@ class FakeFiles:
         return Relay(IN, OUT, CHILD, read=self.read, write=self.write)
 
 
-@given(
-    shown=st.lists(st.one_of(st.none(), st.binary(min_size=1, max_size=50)), max_size=20),
-    typed=st.lists(st.one_of(st.none(), st.binary(min_size=1, max_size=50)), max_size=20),
-    takes=st.lists(st.integers(0, 40), max_size=60),
-)
+@given(shown=PIECES, typed=PIECES, takes=st.lists(st.integers(0, 40), max_size=60))
 def test_nothing_is_lost_or_reordered(
     shown: list[bytes | None], typed: list[bytes | None], takes: list[int]
 ) -> None:

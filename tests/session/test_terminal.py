@@ -1,21 +1,22 @@
-"""The terminal's size and modes on real ptys, and what a killed child left on in it."""
+"""The terminal's size and modes, and private ways in and out of it, on real ptys."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import select
+import signal
+import sys
 import termios
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from ptys import CHILDREN, Person
 
 from aider_guard.errors import TerminalError
-from aider_guard.session.terminal import OutputModes, Size, Terminal, leftover_reset, put_size
+from aider_guard.session.terminal import Size, Terminal, put_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -215,83 +216,15 @@ def test_private_fds_without_a_name() -> None:
             assert os.get_blocking(receiver)
 
 
-LEFT_ON = {
-    "nothing": (b"text \xe2\x94\x80 \r\n\x1b[2K\x1b[1A\x1b[6n", b""),
-    "bracketed paste": (b"\x1b[?2004h", b"\x1b[?2004l"),
-    "bracketed paste, off again": (b"\x1b[?2004h> \x1b[?2004l", b""),
-    "cursor": (b"\x1b[?25l", b"\x1b[?25h"),
-    "autowrap": (b"\x1b[?7l", b"\x1b[?7h"),
-    "several at once": (b"\x1b[?7;25l", b"\x1b[?7h\x1b[?25h"),
-    "alternate screen 1049": (b"\x1b[?1049h", b"\x1b[?1049l"),
-    "alternate screen 47": (b"\x1b[?47h", b"\x1b[?47l"),
-    "mouse": (b"\x1b[?1000h\x1b[?1006h", b"\x1b[?1006l\x1b[?1000l"),
-    "mouse moves": (b"\x1b[?1002;1003h", b"\x1b[?1003l\x1b[?1002l"),
-    "focus": (b"\x1b[?1004h", b"\x1b[?1004l"),
-    "application cursor keys": (b"\x1b[?1h\x1b=", b"\x1b[?1l\x1b>"),
-    "kitty keyboard, twice": (b"\x1b[>1u\x1b[>5u", b"\x1b[<2u"),
-    "kitty keyboard, popped": (b"\x1b[>1u\x1b[<u", b""),
-    "kitty keyboard, set": (b"\x1b[=1;1u", b"\x1b[<1u"),
-    "kitty keyboard, asked for": (b"\x1b[?u", b""),
-    "a stack on each screen": (
-        b"\x1b[>1u\x1b[?1049h\x1b[>1u",
-        b"\x1b[<1u\x1b[?1049l\x1b[<1u",
-    ),
-    "modifyOtherKeys": (b"\x1b[>4;2m", b"\x1b[>4m"),
-    "cursor shape": (b"\x1b[6 q", b"\x1b[0 q"),
-    "cursor shape, default": (b"\x1b[6 q\x1b[0 q", b""),
-    "colour": (b"\x1b[0;38;5;40m> ", b"\x1b[0m"),
-    "colour, ended": (b"\x1b[31mred\x1b[0m \x1b[1mbold\x1b[m", b""),
-    "scroll region": (b"\x1b[3;20r", b"\x1b7\x1b[r\x1b8"),
-    "line drawing": (b"\x1b(0qqq", b"\x1b(B"),
-    "full reset": (b"\x1b[?2004h\x1b[?25l\x1b[1m\x1bc", b""),
-    "soft reset": (b"\x1b[?1h\x1b[?25l\x1b[1m\x1b[!p", b""),
-    "only spoken of in a title": (b"\x1b]0;\x1b[?25l\x07", b"\x1b[?25h"),
-    "inside an OSC string": (b"\x1b]0;[?25l title", b"\x1b\\"),
-    "inside a DCS string with BEL": (b"\x1bPtmux;\x07[?25l\x1b\\", b""),
-    "half a sequence": (b"\x1b[?20", b"\x18"),
-    "half a sequence, aborted by another": (b"\x1b[?20\x1b[?25l", b"\x1b[?25h"),
-    "too long to be one": (b"\x1b[?" + b"1;" * 40 + b"25l", b""),
-}
+def test_job_control() -> None:
+    """Suspended, the shell has its own modes; behind, they are left alone; in front, it is raw."""
+    with Person([sys.executable, str(CHILDREN / "job_control.py")]) as person:
+        assert person.finish() == 0
+        found = json.loads(person.shown)
 
-
-@pytest.mark.parametrize(("written", "reset"), LEFT_ON.values(), ids=LEFT_ON.keys())
-def test_leftover_reset(written: bytes, reset: bytes) -> None:
-    """Exactly what a child left on is switched off, whole or one byte at a time."""
-    whole, single = OutputModes(), OutputModes()
-    whole.feed(written)
-    for byte in written:
-        single.feed(bytes([byte]))
-
-    assert leftover_reset(whole) == reset
-    assert leftover_reset(single) == reset
-
-
-PIECES = st.one_of(
-    st.sampled_from([written for written, _reset in LEFT_ON.values()]),
-    st.sampled_from([b"\x1b", b"[", b"]", b"?", b"25", b";", b"l", b"h", b"\x07", b"\x18", b"P"]),
-    st.binary(max_size=6),
-)
-STREAMS = st.lists(PIECES, max_size=12).map(b"".join)
-
-
-@given(stream=STREAMS, cuts=st.lists(st.integers(0, 200), max_size=8))
-def test_any_chunking_gives_the_same(stream: bytes, cuts: list[int]) -> None:
-    """Where the reads happen to end makes no difference, inside a sequence included."""
-    whole, pieces = OutputModes(), OutputModes()
-    whole.feed(stream)
-    edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    for start, end in pairwise(edges):
-        pieces.feed(stream[start:end])
-
-    assert leftover_reset(pieces) == leftover_reset(whole)
-    assert pieces.changed == whole.changed
-
-
-@given(stream=STREAMS)
-def test_after_the_reset_nothing_is_left(stream: bytes) -> None:
-    """The reset, read by the same recogniser, leaves nothing on."""
-    modes = OutputModes()
-    modes.feed(stream)
-    modes.feed(leftover_reset(modes))
-
-    assert leftover_reset(modes) == b""
+    raw = found["in front"][1]
+    assert found["suspended"] == [signal.SIGSTOP, found["before"]]
+    assert found["behind"] == [signal.SIGTTOU, found["editing"]]
+    assert found["in front"][0] == signal.SIGSTOP
+    assert raw not in (found["before"], found["changed"], found["editing"])
+    assert found["ended"] == [0, found["changed"]]
