@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CAP_SECONDS = 30.0
+needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfd on this system")
 STARTED = SidecarStarted(1, "0")
 
 
@@ -186,6 +187,7 @@ def test_sending_to_a_dead_sidecar_is_harmless() -> None:
         assert isinstance(events_until(sidecar, SidecarLost)[-1], SidecarLost)
 
 
+@needs_pidfd
 def test_stop_is_bounded() -> None:
     """A sidecar that ignores everything is killed, with its helpers, within a second."""
     text = f"""
@@ -219,6 +221,7 @@ def test_a_real_sidecar_stops_at_once() -> None:
         assert sidecar._process.returncode == 0
 
 
+@needs_pidfd
 def test_a_killed_guard_takes_it_along() -> None:
     """kill -9 of the guard closes the pipe, and the sidecar ends."""
     guard = """

@@ -8,7 +8,7 @@ import shutil
 import socket
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import psutil
 import pytest
@@ -17,6 +17,7 @@ from aider_guard.core.events import FilesCounted, TextsCounted
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.requests import CountFiles, CountTexts
 from aider_guard.demo.layout import cache_folder, rig_in
+from aider_guard.sidecar import counting as counting_module
 from aider_guard.sidecar.counter import (
     ENCODING_FILE,
     MAX_FILE_BYTES,
@@ -129,6 +130,17 @@ def test_a_damaged_encoding_is_refused_and_left_alone(tokenizers: str, tmp_path:
     assert counting.count(CountTexts(1, ("a",))) == TextsCounted(1, why)
     counting.close()
     assert damaged.stat().st_size == size
+
+
+def test_a_machine_that_starts_no_process_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of processes or memory, the answer says so."""
+
+    def start(_tokenizers: str) -> NoReturn:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(counting_module, "start_counter", start)
+    why = Unavailable("no process can be started (Resource temporarily unavailable)")
+    assert Counting("").count(CountTexts(1, ("a",))) == TextsCounted(1, why)
 
 
 def test_without_encodings_nothing_is_counted(tmp_path: Path) -> None:

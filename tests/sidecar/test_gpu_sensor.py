@@ -24,7 +24,7 @@ from fakes.nvml import (
 
 from aider_guard.core.readings import Gpu, GpuProcess, Unavailable
 from aider_guard.sidecar.gpu import DIED, NOT_YET, SILENT, GpuSensor
-from aider_guard.sidecar.lines import PACKAGE_PARENT, LineProcess
+from aider_guard.sidecar.helper import PACKAGE_PARENT, LineProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -211,6 +211,17 @@ def test_a_hang_is_given_up(driver: FakeDriver, started: Started, where: str) ->
     assert readings[-1] == SILENT
     assert time.monotonic() - began_at >= 1.0
     assert started.alive() == []
+
+
+def test_a_machine_that_starts_no_process_is_a_reason() -> None:
+    """Out of processes or memory, the readings go on."""
+
+    def start() -> LineProcess:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    sensor = GpuSensor(start)
+    reason = Unavailable("no process can be started (Resource temporarily unavailable)")
+    assert sensor.read() == sensor.read() == reason
 
 
 class Clock:

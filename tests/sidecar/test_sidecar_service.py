@@ -37,7 +37,7 @@ from aider_guard.core.requests import (
     UnloadModels,
 )
 from aider_guard.core.wire import LineSplitter, decode, encode
-from aider_guard.sidecar.lines import PACKAGE_PARENT
+from aider_guard.sidecar.helper import PACKAGE_PARENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
