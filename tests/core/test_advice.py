@@ -155,6 +155,21 @@ def test_what_aider_drops_along_is_counted() -> None:
     assert advice.frees_tokens == 1200
 
 
+def test_a_file_of_the_last_turn_does_not_go_along() -> None:
+    """A drop that would take a recently used file along is avoided like that file itself."""
+    reading = chat({}, read_only={"a.md": 3000, "a.md.bak": 200, "other.md": 1000})
+    advice = advise(
+        reading,
+        window_tokens=WINDOW,
+        used_tokens=8000,
+        last_seen={"a.md.bak": 3},
+        turn=3,
+        aim_percent=75,
+    )
+    assert advice is not None
+    assert advice.command == "/drop other.md"
+
+
 names = st.text("ab./ [", min_size=1, max_size=5).filter(
     lambda n: n == n.strip(" ") and not n.startswith("/") and "//" not in n and "./" not in f"{n}/"
 )

@@ -92,6 +92,7 @@ HELLO = user("hello") + answer("Hi.") + tool("Tokens: 1 sent, 1 received.")
         ),
         (HELLO + tool("All files dropped and chat history cleared."), []),
         (user("q") + answer("#### A heading\n\ntext"), [("q", "#### A heading\n\ntext")]),
+        (user("q") + answer("a\n#### Heading  \nb"), [("q", "a\n#### Heading  \nb")]),
         (
             user("q") + answer("> a quote\n> goes on\n\ntext"),
             [("q", "> a quote\n> goes on\n\ntext")],
