@@ -74,15 +74,12 @@ def test_forgotten_in_the_same_round(pair: Pair) -> None:
     fds = {"one": pair[0].fileno(), "other": pair[1].fileno()}
     with Loop() as loop:
 
-        def make(name: str, victim: str) -> None:
-            def callback(_events: int) -> None:
-                calls.append(name)
-                loop.forget(fds[victim])
+        def call(name: str, victim: str) -> None:
+            calls.append(name)
+            loop.forget(fds[victim])
 
-            loop.watch(fds[name], WRITE, callback)
-
-        make("one", "other")
-        make("other", "one")
+        loop.watch(fds["one"], WRITE, lambda _events: call("one", "other"))
+        loop.watch(fds["other"], WRITE, lambda _events: call("other", "one"))
         loop.run_once(5)
         loop.forget(fds["one"])
         loop.forget(fds["other"])
