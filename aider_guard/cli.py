@@ -61,7 +61,7 @@ class _Group(click.Group):
 )
 @click.version_option(__version__, prog_name="aider-guard")
 @click.pass_context
-def main(ctx: click.Context, /, **flags: str | None) -> None:
+def main(ctx: click.Context, /, **flags: str | None) -> object:
     """Run Aider on local Ollama models, guarded.
 
     For example: aider-guard -- --model ollama_chat/qwen3:8b
@@ -71,7 +71,8 @@ def main(ctx: click.Context, /, **flags: str | None) -> None:
     """
     ctx.obj = {name.replace("_", "-"): value for name, value in flags.items()}
     if ctx.invoked_subcommand is None:
-        ctx.invoke(_session, aider_args=())
+        return ctx.invoke(_session, aider_args=())
+    return None
 
 
 @main.command("session", hidden=True, context_settings={"ignore_unknown_options": True})

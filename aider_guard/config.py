@@ -1,4 +1,4 @@
-"""The settings, strongest first: flags, ``AIDER_GUARD_*``, the git root's ``.aider-guard.toml``, the user's file, defaults.
+"""The settings, strongest first: flags, ``AIDER_GUARD_*``, ``.aider-guard.toml`` (git root), the user's file, defaults.
 
 Every value is checked here, once, and an error says which setting, from where, and what is allowed.
 """

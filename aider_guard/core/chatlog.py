@@ -114,6 +114,11 @@ def announcements(text: str) -> Announced | None:
     return found
 
 
+def chat_was_cleared(text: str) -> bool:
+    """Whether Aider said in ``text`` that it forgot the chat."""
+    return bool(_CLEARED.search(text))
+
+
 def files_mentioned(text: str, names: Sequence[str]) -> tuple[str, ...]:
     """Those of ``names`` that ``text`` holds as whole words, by path or by last part alone."""
     return tuple(name for name in names if _mention(name).search(text))

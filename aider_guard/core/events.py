@@ -32,6 +32,8 @@ class ModelsChosen:
     main: str
     models: tuple[str, ...]
     window_tokens: int | Unavailable
+    root: str = field(default="", metadata={"journal": False})
+    """The folder that the names of files in the chat are relative to."""
 
 
 @dataclass(frozen=True)

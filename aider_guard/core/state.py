@@ -89,6 +89,7 @@ class State:
     termination: int = 0
     """The signal that ends the session, if one came."""
 
+    root: str = ""
     main_model: str = ""
     models: tuple[str, ...] = ()
     foreign_models: frozenset[str] | None = None

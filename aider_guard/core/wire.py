@@ -65,7 +65,7 @@ def decode(line: bytes) -> Event | Request:
             kind = _TYPES.get(name)
             if kind is None:
                 raise WireError("a type that is not of the wire")
-            decoded: Event | Request = _build(kind, value)
+            decoded: Event | Request = build(kind, value)
             return decoded
         case _:
             raise WireError("no type and value")
@@ -82,8 +82,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _build(kind: Any, raw: object) -> Any:
-    """``raw``, as JSON gave it, as a value of the type ``kind``."""
+def build(kind: Any, raw: object) -> Any:
+    """``raw``, as JSON gave it, as a value of the type ``kind``. Raises ``WireError`` where it does not fit."""
     match get_origin(kind):
         case None if is_dataclass(kind):
             return _build_dataclass(kind, raw)
@@ -92,9 +92,9 @@ def _build(kind: Any, raw: object) -> Any:
         case None if type(raw) is kind:  # not isinstance: True is no number here
             return raw
         case origin if origin is tuple and isinstance(raw, list):
-            return tuple(_build(get_args(kind)[0], item) for item in raw)
+            return tuple(build(get_args(kind)[0], item) for item in raw)
         case origin if origin is dict and isinstance(raw, dict):
-            return {key: _build(get_args(kind)[1], item) for key, item in raw.items()}
+            return {key: build(get_args(kind)[1], item) for key, item in raw.items()}
         case origin if origin in (UnionType, Union):
             return _build_union(get_args(kind), raw)
     raise WireError(f"{type(raw).__name__} where {kind} belongs")
@@ -106,7 +106,7 @@ def _build_dataclass(kind: Any, raw: object) -> object:
     types, required = _shape(kind)
     if not required <= raw.keys() <= types.keys():
         raise WireError(f"wrong fields for {kind.__name__}")
-    return kind(**{name: _build(types[name], item) for name, item in raw.items()})
+    return kind(**{name: build(types[name], item) for name, item in raw.items()})
 
 
 @cache
@@ -123,7 +123,7 @@ def _shape(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
 def _build_union(kinds: tuple[Any, ...], raw: object) -> object:
     for kind in kinds:
         with suppress(WireError):
-            return _build(kind, raw)
+            return build(kind, raw)
     raise WireError(f"{type(raw).__name__} fits no type of a union")
 
 

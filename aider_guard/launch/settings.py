@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
-import msgspec
-
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.wire import build
 
 OLLAMA_PREFIXES = ("ollama_chat/", "ollama/")
 TRIED_VERSIONS = ("0.86.2",)
@@ -30,11 +30,11 @@ class AiderSettings:
     default_notifications_command: str | None = None
     multiline: bool = False
     encoding: str = "utf-8"
-    read: list[str] | None = None
+    read: tuple[str, ...] | None = None
     ollama_api_base: str = ""
     tokenizers: str = ""
-    model_settings_files: list[str] = msgspec.field(default_factory=list)
-    model_metadata_files: list[str] = msgspec.field(default_factory=list)
+    model_settings_files: tuple[str, ...] = ()
+    model_metadata_files: tuple[str, ...] = ()
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -46,12 +46,13 @@ class AiderSettings:
 def decode(line: bytes) -> AiderSettings | Unavailable:
     """The settings in one line from Aider's process, or why they are not known."""
     try:
-        found = msgspec.json.decode(line)
+        found = json.loads(line)
         if isinstance(found, dict) and "problem" in found:
             return Unavailable(str(found["problem"]))
-        return msgspec.convert(found, AiderSettings)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        settings: AiderSettings = build(AiderSettings, found)
+    except ValueError as error:  # WireError is one
         return Unavailable(f"Aider's answer cannot be read: {error}")
+    return settings
 
 
 def ollama_name(model: str) -> str | None:

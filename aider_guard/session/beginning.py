@@ -30,6 +30,7 @@ class Beginning:
         *,
         server: Callable[[AiderSettings], str],
         post: Callable[[Event], None],
+        warn: Callable[[str, str], None],
         clock: Callable[[], float],
     ) -> None:
         self._launches = launches
@@ -38,6 +39,7 @@ class Beginning:
         self._loop = loop
         self._server = server
         self._post = post
+        self._warn = warn
         self._clock = clock
         self._expected: set[str] = set()
         self._trained: dict[str, int | Unavailable] = {}
@@ -89,16 +91,22 @@ class Beginning:
         self._expected = set()
         self._launches.let_begin(self._trained)
         self._running.has_begun()
+        for name in self._launches.not_handed_over:
+            self._warn(
+                "not_handed_over", f"no command of Aider's can name {name!r}: add it again by hand"
+            )
         launch = self._launches.current
         if launch is not None:
             launch.channel.close()
-            self._post(models_chosen(launch.settings, launch.window_tokens))
+            self._post(models_chosen(launch.settings, launch.window_tokens, self._launches.root))
 
 
-def models_chosen(settings: AiderSettings | Unavailable, window: int | Unavailable) -> ModelsChosen:
+def models_chosen(
+    settings: AiderSettings | Unavailable, window: int | Unavailable, root: str
+) -> ModelsChosen:
     """The session's models by Ollama's names."""
     if isinstance(settings, Unavailable):
         return ModelsChosen("", (), Unavailable(settings.reason))
     names = tuple(name for name in map(ollama_name, settings.models) if name is not None)
     main = (ollama_name(settings.model) or "") if settings.model else ""
-    return ModelsChosen(main, names, window)
+    return ModelsChosen(main, names, window, root)

@@ -16,10 +16,12 @@ from aider_guard.core.chatlog import (
     Announced,
     Exchange,
     announcements,
+    chat_was_cleared,
     exchanges,
     last_exchanges,
     render_for_restore,
 )
+from aider_guard.core.quoting import why_not
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import Aider
@@ -93,6 +95,8 @@ class Launches:
         self.histories: PrivateHistories | None = None
         self.current: Launch | None = None
         self.count = 0
+        self.not_handed_over: tuple[str, ...] = ()
+        """Names of files that no command of Aider's can name."""
 
     def start(
         self, size: Size, attributes: list[Any] | None, handoff: Handoff | None = None
@@ -180,16 +184,24 @@ class Launches:
     def _load_commands(self, handoff: Handoff, settings: AiderSettings) -> str:
         # Aider asks whether to create a file that is gone, and its default is Yes.
         there = [name for name in handoff.editable if os.path.exists(os.path.join(self.root, name))]
-        return command.load_commands(
-            Handoff(tuple(there), handoff.read_only),
-            [os.path.relpath(name, self.root) for name in settings.read or ()],
-        )
+        launched = [os.path.relpath(name, self.root) for name in settings.read or ()]
+        self.not_handed_over = tuple(name for name in (*there, *handoff.read_only) if why_not(name))
+        return command.load_commands(Handoff(tuple(there), handoff.read_only), launched)
+
+    def forget_cleared_chat(self, said: str) -> None:
+        """When the chat was cleared, make sure that a switch of the mode does not bring it back: Aider reads the
+        history file again at each, if it restored it at the start (base_coder.py).
+        """
+        restored = self.current is not None and self.current.handoff is not None
+        if restored and self.histories is not None and chat_was_cleared(said):
+            self.histories.forget_chat()
 
     @property
     def root(self) -> str:
         """The folder that the names of files in the chat are relative to."""
         settings = self.current.settings if self.current is not None else None
-        return (isinstance(settings, AiderSettings) and settings.git_root) or os.getcwd()
+        named = settings.git_root if isinstance(settings, AiderSettings) else None
+        return os.path.realpath(named or os.getcwd())
 
     # What the next launch takes over
 
@@ -236,7 +248,7 @@ def estimate_tokens(exchange: Exchange) -> int:
 def parse_saved(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Editable and read-only files from what ``/save`` wrote: a fixed prefix, then the name as it is."""
     editable, read_only = "/add       ", "/read-only "
-    lines = text.splitlines()
+    lines = text.split("\n")
     return (
         tuple(line.removeprefix(editable) for line in lines if line.startswith(editable)),
         tuple(line.removeprefix(read_only) for line in lines if line.startswith(read_only)),

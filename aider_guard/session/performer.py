@@ -83,7 +83,7 @@ class Performer:
         self._clock = clock
         self._said: tuple[Exchange, ...] = ()
         self._counted: TextsCounted | None = None
-        self.offer = offer.Offer(lambda accepted: post(OfferAnswered(accepted)), clock)
+        self.offer = offer.Offer(self._answered, clock)
         self.exit_status = 0
         self.parting: Notice | None = None
 
@@ -180,6 +180,13 @@ class Performer:
             self.start(handoff)
         except LaunchError as error:
             self._end(error.exit_code, Notice("launch_failed", (str(error),)))
+
+    def _answered(self, accepted: bool) -> None:
+        self._front.to_screen(b"\r\n")
+        if accepted:
+            self._front.begin_restart()
+            self._loop.at(TICK, self._clock())
+        self._post(OfferAnswered(accepted))
 
     def _offer_restart(self, notice: Notice) -> None:
         self._take_stock()

@@ -92,7 +92,14 @@ class Session:
         )
         self._hidden = hidden.HiddenCommands(self.front, loop, post=self.post, clock=clock)
         self._beginning = beginning.Beginning(
-            launches, running, self.watcher, loop, server=server, post=self.post, clock=clock
+            launches,
+            running,
+            self.watcher,
+            loop,
+            server=server,
+            post=self.post,
+            warn=self.warn,
+            clock=clock,
         )
         self.performer = performer.Performer(
             front=self.front,
@@ -174,7 +181,11 @@ class Session:
         self._launches.note_first_announcement()
         self._loop.cancel(performer.SHOW_START)
         self._loop.at("settled", self._clock() + QUIET_SECONDS)
-        finished = self._running.turns.finished(self._known_files) if self._running.turns else None
+        turns = self._running.turns
+        if turns is None:
+            return
+        finished = turns.finished(self._known_files)
+        self._launches.forget_cleared_chat(turns.said)
         if finished is not None:
             self.post(finished)
 

@@ -18,6 +18,8 @@ class Turns:
         self._chat = FileTail(chat_history, from_end=True)
         self._bell = FileTail(bell, from_end=True)
         self._started = False
+        self.said = ""
+        """What went to the chat history between the last two main prompts."""
 
     def started(self) -> TurnStarted | None:
         """The turn that began since the last look, said once."""
@@ -34,11 +36,11 @@ class Turns:
         """
         sent = self._analytics.take()
         rang = bool(self._bell.read())
-        said = self._chat.read().decode("utf-8", "replace")
+        self.said = self._chat.read().decode("utf-8", "replace")
         self._started = False
         if not sent.requests and not rang:
             return None
-        mentioned = files_mentioned(said, known_files())
+        mentioned = files_mentioned(self.said, known_files())
         return TurnFinished(
             max(sent.requests, 1), sent.sent_tokens, sent.received_tokens, mentioned
         )

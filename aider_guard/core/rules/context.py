@@ -111,6 +111,7 @@ def _warn(state: State) -> Step:
         last_seen=state.last_seen,
         turn=state.turns,
         aim_percent=limits.warn_at_percent - limits.hysteresis_percent,
+        root=state.root,
     )
     notice = sentences.context_filling(state.context, used, window, advice)
     return replace(state, warned=True), (ShowNotice(notice),)

@@ -38,8 +38,8 @@ def _noted(state: State, event: Event) -> State:
             return replace(
                 state, launch=launch, prompt=None, settled=False, hidden="", turns_in_launch=0
             )
-        case ModelsChosen(main, models, window):
-            return replace(state, main_model=main, models=models, pinned_tokens=window)
+        case ModelsChosen(main, models, window, root):
+            return replace(state, main_model=main, models=models, pinned_tokens=window, root=root)
         case PromptShown():
             return _prompt_shown(state, event)
         case PromptRedrawn(empty) if state.prompt:
