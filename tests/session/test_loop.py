@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 Pair = tuple[socket.socket, socket.socket]
 
 
-class Clock:
-    """A clock that is moved by hand."""
-
+class Clock:  # moved by hand
     now = 100.0
 
     def __call__(self) -> float:
