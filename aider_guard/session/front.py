@@ -248,7 +248,10 @@ class Front:
     def leave(self) -> None:
         """The session is over: let out what was held, and undo what a killed child left on."""
         self.abandon_restart()
-        self.to_screen(b"".join(self.modes.resets()))
+        # A prompt that is still open was left by a kill: the shell's own prompt belongs on a line of its own.
+        self.to_screen(
+            b"".join(self.modes.resets()) + (b"\r\n" if self.screen.prompt_open else b"")
+        )
 
     def abandon_restart(self) -> None:
         """Something asks, or fails, before the new prompt: show all of it."""

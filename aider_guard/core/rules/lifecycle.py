@@ -27,7 +27,6 @@ from aider_guard.core.events import (
     Event,
     ModelsUnloaded,
     OfferAnswered,
-    PromptSettled,
     PromptShown,
     RestartRequested,
     SidecarLost,
@@ -42,7 +41,13 @@ SIGINT = 2  # the third Ctrl-C during Aider's shutdown kills it: the user wanted
 
 
 def advance(state: State, event: Event, now: float) -> Step:
-    """Move the life of Aider on."""
+    """Move the life of Aider on, and begin a restart that is due where the prompt is untouched."""
+    state, actions = _transition(state, event, now)
+    state, more = _begin_restart(state, now)
+    return state, actions + more
+
+
+def _transition(state: State, event: Event, now: float) -> Step:
     match state.phase, event:
         case ((Phase.ENDING | Phase.ENDED), _):
             return _ending(state, event)
@@ -56,8 +61,6 @@ def advance(state: State, event: Event, now: float) -> Step:
             return _started(state, now)
         case Phase.RUNNING, TurnFinished():
             return _count_turns(state), ()
-        case Phase.RUNNING, PromptSettled():
-            return _begin_restart(state, now)
         case Phase.SAVING, ChatSaved():
             return _saved(state, event, now)
         case Phase.STOPPING, DeadlinePassed("stop"):
@@ -89,7 +92,8 @@ def _count_turns(state: State) -> State:
 
 
 def _begin_restart(state: State, now: float) -> Step:
-    if not state.restart_due or not state.settled or state.hidden or state.prompt is None:
+    at_prompt = state.phase is Phase.RUNNING and state.settled and not state.hidden
+    if not state.restart_due or not at_prompt or state.prompt is None:
         return state, ()
     handoff = Handoff(mode=state.prompt.mode, multiline=state.prompt.multiline)
     restart = Restart(state.restart_due, now, handoff)
@@ -100,6 +104,9 @@ def _begin_restart(state: State, now: float) -> Step:
 def _saved(state: State, event: ChatSaved, now: float) -> Step:
     if event.problem or state.restart is None:
         return _give_up_saving(state, event.problem)
+    if not state.settled:
+        # The user typed meanwhile: the restart stays due, and waits for the next untouched prompt.
+        return replace(state, phase=Phase.RUNNING, restart=None), ()
     handoff = replace(state.restart.handoff, editable=event.editable, read_only=event.read_only)
     state = replace(
         state,
