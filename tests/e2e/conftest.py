@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from aider_guard.demo.ollama_server import PrivateOllama, private_ollama
@@ -39,10 +41,23 @@ def rig() -> Rig:
 
 @pytest.fixture(scope="session")
 def ollama(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateOllama]:
-    """One private server for all tests of a run."""
+    """One private server for all tests of a run, on models that tests may add to."""
     folder = tmp_path_factory.mktemp("ollama")
-    with private_ollama(rig.ollama, rig.models, folder=folder) as server:
+    models = tmp_path_factory.mktemp("models") / "models"
+    shutil.copytree(rig.models, models, copy_function=os.symlink)
+    with private_ollama(rig.ollama, models, folder=folder) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def terse(ollama: PrivateOllama) -> str:
+    """The small model, made to stop after its first sentence: a turn takes seconds."""
+    parameters = {"stop": [".", "<|im_end|>"], "temperature": 0, "seed": 1}
+    body = {"model": "terse", "from": "small", "parameters": parameters, "stream": False}
+    httpx.post(
+        f"{ollama.url}/api/create", json=body, timeout=60, trust_env=False
+    ).raise_for_status()
+    return "terse"
 
 
 @pytest.fixture

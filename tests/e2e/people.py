@@ -1,0 +1,178 @@
+"""A person who runs aider-guard in a real terminal, and looks at the screen as a terminal emulator shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyte
+from session.ptys import Person
+
+PATIENCE_SECONDS = 180.0
+"""The longest wait for anything that the small model or a busy machine may delay."""
+
+
+class Onlooker(Person):
+    """A person with a screen: answers cursor queries as a terminal does, and waits for what is shown."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        rows: int = 30,
+        columns: int = 100,
+        env: Mapping[str, str],
+        cwd: Path,
+    ) -> None:
+        self.screen = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self.screen)
+        self._seen = 0
+        super().__init__(argv, size=(rows, columns, 0, 0), env=env, cwd=str(cwd))
+
+    def pump(self, data: memoryview | bytes = b"", *, look: bool = True, seconds: float = 1) -> int:
+        """As a Person does; what came is drawn, query by query, and each query is answered."""
+        written = super().pump(data, look=look, seconds=seconds)
+        self._draw()
+        return written
+
+    def _draw(self) -> None:
+        query = b"\x1b[6n"
+        while self._seen < len(self.shown):
+            at = self.shown.find(query, self._seen)
+            if at < 0:
+                # A query may be cut in two: its beginning is drawn with its end.
+                end = len(self.shown) - next(
+                    (n for n in (3, 2, 1) if self.shown.endswith(query[:n])), 0
+                )
+                self._stream.feed(bytes(self.shown[self._seen : end]))
+                self._seen = end
+                return
+            self._stream.feed(bytes(self.shown[self._seen : at]))
+            self._seen = at + len(query)
+            cursor = self.screen.cursor
+            super().pump(f"\x1b[{cursor.y + 1};{cursor.x + 1}R".encode(), look=False)
+
+    def lines(self) -> list[str]:
+        """The screen's rows without trailing blanks."""
+        return [row.rstrip() for row in self.screen.display]
+
+    def text(self) -> str:
+        """The screen as text."""
+        return "\n".join(self.lines())
+
+    def picture(self) -> tuple[tuple[str, ...], int, int]:
+        """Every cell of the screen, and where the cursor is."""
+        return tuple(self.screen.display), self.screen.cursor.y, self.screen.cursor.x
+
+    def wait_for(self, pattern: str | Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> str:
+        """Look until the screen shows *pattern* (a regular expression) or it holds; the screen's text."""
+        deadline = time.monotonic() + seconds
+        while not self._holds(pattern):
+            assert time.monotonic() < deadline, (
+                f"waited in vain for {pattern!r}; the screen:\n{self.text()}"
+            )
+            over = self.process.poll() is not None
+            self.pump(seconds=0.05)
+            assert not over or self._holds(pattern), (
+                f"it ended before {pattern!r}; the screen:\n{self.text()}"
+            )
+        return self.text()
+
+    def _holds(self, pattern: str | Callable[[], bool]) -> bool:
+        if callable(pattern):
+            return pattern()
+        return re.search(pattern, self.text(), re.MULTILINE) is not None
+
+    def resize_to(self, rows: int, columns: int) -> None:
+        """Make the terminal another size."""
+        self.screen.resize(rows, columns)
+        self.resize((rows, columns, 0, 0))
+
+    def end(self, seconds: float = PATIENCE_SECONDS) -> int:
+        """Wait for the program's end; its status."""
+        self.wait_for(lambda: self.process.poll() is not None, seconds)
+        return self.finish()
+
+
+class Guarded(Onlooker):
+    """A person who runs aider-guard; the journal tells when something happened that nobody sees."""
+
+    def __init__(
+        self,
+        aider: str,
+        arguments: Sequence[str],
+        *,
+        options: Sequence[str] = (),
+        env: Mapping[str, str],
+        cwd: Path,
+        rows: int = 30,
+        columns: int = 100,
+    ) -> None:
+        self.state = Path(env["AIDER_GUARD_STATE_DIR"])
+        argv = [sys.executable, "-m", "aider_guard", "--aider", aider, *options, "--", *arguments]
+        super().__init__(argv, rows=rows, columns=columns, env=env, cwd=cwd)
+
+    def folder(self) -> Path:
+        """The newest session's folder."""
+        return sorted((self.state / "sessions").iterdir())[-1]
+
+    def journal(self, event: str = "") -> list[dict[str, Any]]:
+        """The journal's lines so far, of one event or of all."""
+        path = self.folder() / "journal.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        found = [json.loads(line) for line in lines]
+        return [line for line in found if event in ("", line["event"])]
+
+    def wait_for_event(
+        self, event: str, count: int = 1, seconds: float = PATIENCE_SECONDS
+    ) -> dict[str, Any]:
+        """Look until the journal holds *event* for the *count*-th time; that line."""
+        self.wait_for(lambda: self._has_journal() and len(self.journal(event)) >= count, seconds)
+        return self.journal(event)[count - 1]
+
+    def _has_journal(self) -> bool:
+        sessions = self.state / "sessions"
+        return sessions.is_dir() and any(sessions.iterdir())
+
+    def wait_for_prompt(self, count: int = 1, seconds: float = PATIENCE_SECONDS) -> None:
+        """Look until the main prompt was shown for the *count*-th time in this session."""
+        self.wait_for_event("prompt_shown", count, seconds)
+
+    def say(self, line: str) -> None:
+        """Type a line at the prompt and press Enter, then look until Aider took it."""
+        closed = len(self.journal("prompt_closed"))
+        self.type(line.encode() + b"\r")
+        self.wait_for_event("prompt_closed", closed + 1)
+
+    def ask(self, line: str) -> None:
+        """Say something, and look until the next main prompt."""
+        prompts = len(self.journal("prompt_shown"))
+        self.say(line)
+        self.wait_for_prompt(prompts + 1)
+
+    def ask_and_probe(self, line: str) -> dict[str, Any]:
+        """Say something that changes the chat's files; the reading that the hidden /tokens then gives."""
+        probes = len(self.journal("context_read"))
+        self.ask(line)
+        reading: dict[str, Any] = self.wait_for_event("context_read", probes + 1)["reading"]
+        return reading
+
+    def pid(self) -> int:
+        """The guard's process."""
+        return self.process.pid
+
+    def aider_pid(self) -> int:
+        """The Aider that was started last."""
+        return int(
+            self.wait_for_event("aider_started")["pid"] and self.journal("aider_started")[-1]["pid"]
+        )
+
+    def sidecar_pid(self) -> int:
+        """The sidecar that was started last."""
+        self.wait_for_event("sidecar_started")
+        return int(self.journal("sidecar_started")[-1]["pid"])
