@@ -20,6 +20,7 @@ _TOKEN = re.compile(
 )
 _MAX_ROWS = 500  # no terminal is taller; a hostile count must not cost memory
 _MAX_COLUMNS = 2000
+_MAX_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,13 @@ class _Cells:
 
     def text(self, text: str) -> None:
         for character in text:
+            columns = _columns_of(character)
             if self.column < _MAX_COLUMNS:
-                self.rows[self.row][self.column] = character
-            self.column += _columns_of(character)
+                line = self.rows[self.row]
+                line[self.column] = character
+                if columns == 2:
+                    line[self.column + 1] = ""  # the other half is no blank
+            self.column += columns
 
     def go_to_row(self, row: int) -> None:
         self.row = max(0, min(row, _MAX_ROWS - 1))
@@ -57,7 +62,8 @@ class _Cells:
                 self.column = max(0, self.column - 1)
 
     def sequence(self, final: str, parameters: str) -> None:
-        count = int(parameters) if parameters.isdigit() else 0
+        # Python refuses numbers of more than 4300 digits.
+        count = int(parameters[:_MAX_DIGITS]) if parameters.isdigit() else 0
         match final:
             case "A":
                 self.go_to_row(self.row - (count or 1))

@@ -38,12 +38,15 @@ _ERASED: Final = b"\x1b[0m\x1b[?7h"
 _KEPT_BYTES: Final = 16 * 1024  # a rule across 1000 columns is 3 kB
 _MAX_PROMPT_BYTES: Final = 256 * 1024
 
+# Bounded, and tried once for each run of ─: anybody can print what would make it slow otherwise.
 _BEFORE_MAIN = re.compile(
-    rb"(?P<line>(?:\x1b\[[0-9;]*m)*(?:\xe2\x94\x80)+(?:\x1b\[[0-9;]*m)*\r\n|(?<=\n)\r\n|(?<=\x1b\[\?2004l)\r\n|\A\r\n)\x07?(?:\x1b\[6n)?\Z"
+    rb"(?P<line>(?:\x1b\[[0-9;]*m){0,4}(?<!\xe2\x94\x80)(?:\xe2\x94\x80)+(?:\x1b\[[0-9;]*m){0,4}\r\n"
+    rb"|(?<=\n)\r\n|(?<=\x1b\[\?2004l)\r\n|\A\r\n)\x07?(?:\x1b\[6n)?\Z"
 )
 _BEFORE_CONTINUATION = re.compile(rb"\x1b\[\?2004l(?:\x1b\[6n)?\Z")
 _MAIN_LINE = re.compile(r"(?P<mode>[a-z][a-z-]*)?(?: ?(?P<multi>multi))?> ?(?P<typed>.*)")
-_CONFIRM = re.compile(r"\(Y\)es/\(N\)o.*\[(?:Yes|No)\]:")
+_CHOICE: Final = "(Y)es/(N)o"
+_DEFAULT = re.compile(r"\[(?:Yes|No)\]:")
 
 
 class _Phase(Enum):
@@ -134,12 +137,13 @@ class Recogniser:
         return True
 
     def _look_for_drawn(self, events: list[ScreenEvent]) -> bool:
-        shown, closed = self._buffer.find(CURSOR_SHOWN), self._buffer.find(CLOSED)
+        shown = self._buffer.find(CURSOR_SHOWN, 0, _MAX_PROMPT_BYTES)
+        closed = self._buffer.find(CLOSED, 0, _MAX_PROMPT_BYTES)
         if shown < 0 and closed < 0:
             if len(self._buffer) < _MAX_PROMPT_BYTES:
                 return False
             self._lead = b""
-            shown = len(self._buffer)
+            shown = _MAX_PROMPT_BYTES
         if closed >= 0 and not 0 <= shown < closed:
             # Closed before it was drawn: it never waited for anybody.
             self._close(closed)
@@ -156,7 +160,7 @@ class Recogniser:
 
     def _classify(self, drawn: bytes) -> PromptShown | ConfirmShown | ContinuationShown:
         rows = lay_out(drawn).rows
-        if _CONFIRM.search("".join(rows)):
+        if _is_confirm("".join(rows)):
             return ConfirmShown()
         prompt = _main_prompt(rows)
         if prompt is None or not (self._lead or self._redraws is PromptShown):
@@ -193,6 +197,11 @@ class Recogniser:
             # Long typing: the prompt can no longer be put back from its bytes, only its end still matters.
             self._lead = b""
             self._buffer = self._buffer[-_KEPT_BYTES:]
+
+
+def _is_confirm(text: str) -> bool:
+    at = text.find(_CHOICE)
+    return at >= 0 and _DEFAULT.search(text, at) is not None
 
 
 def _main_prompt(rows: tuple[str, ...]) -> PromptShown | None:
