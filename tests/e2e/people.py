@@ -13,6 +13,8 @@ from typing import Any
 import pyte
 from session.ptys import Person
 
+from aider_guard.session.offer import DEAF_SECONDS
+
 PATIENCE_SECONDS = 180.0
 """The longest wait for anything that the small model or a busy machine may delay."""
 
@@ -162,15 +164,22 @@ class Guarded(Onlooker):
         reading: dict[str, Any] = self.wait_for_event("context_read", probes + 1)["reading"]
         return reading
 
-    def pid(self) -> int:
-        """The guard's process."""
-        return self.process.pid
+    def wait_out_the_deaf_moment(self) -> None:
+        """Keys in the first moment of an offer were typed for the Aider that died, and are not taken."""
+        since = time.monotonic()
+        self.wait_for(lambda: time.monotonic() - since > 2 * DEAF_SECONDS)
+
+    def wait_for_none_left(self, seconds: float = 20.0) -> None:
+        """Wait until no process of this person's runs."""
+        deadline = time.monotonic() + seconds
+        while left := self.left():
+            assert time.monotonic() < deadline, f"still running: {left}"
+            self.pump(seconds=0.05)
 
     def aider_pid(self) -> int:
         """The Aider that was started last."""
-        return int(
-            self.wait_for_event("aider_started")["pid"] and self.journal("aider_started")[-1]["pid"]
-        )
+        self.wait_for_event("aider_started")
+        return int(self.journal("aider_started")[-1]["pid"])
 
     def sidecar_pid(self) -> int:
         """The sidecar that was started last."""
