@@ -159,6 +159,21 @@ def guarded_session(aider_args: Sequence[str], flags: Mapping[str, Any]) -> int:
     return run_session(settings, aider_args)
 
 
+def _kept(error: Exception) -> str:
+    """A sentence about a fault of ours, whose details are kept in a file for a report."""
+    import traceback
+
+    what = f"it failed by a fault of its own ({type(error).__name__}: {error})"
+    try:
+        folder = paths.state_dir()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = folder / "fault.txt"
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:
+        return what
+    return f"{what}; the details are in {path}"
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; its exit status. What goes wrong is said in one sentence on standard error."""
     ours, after = list(arguments), []
@@ -179,4 +194,7 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # noqa: BLE001  # a fault of ours; the terminal is restored by now
+        sys.stderr.write(f"aider-guard: {_kept(error)}\n")
+        return GuardError.exit_code
     return status if isinstance(status, int) else 0

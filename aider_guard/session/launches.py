@@ -26,6 +26,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import Aider
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
+from aider_guard.session import registry
 from aider_guard.session.child import Child
 from aider_guard.session.histories import PrivateHistories
 from aider_guard.session.terminal import Size
@@ -202,6 +203,17 @@ class Launches:
         settings = self.current.settings if self.current is not None else None
         named = settings.git_root if isinstance(settings, AiderSettings) else None
         return os.path.realpath(named or os.getcwd())
+
+    def note_models(self, models: tuple[str, ...]) -> None:
+        """Let other sessions know which models this one works with."""
+        with contextlib.suppress(
+            OSError
+        ):  # at worst another session unloads one of them, and it is loaded again
+            registry.note_models(self._folder, models)
+
+    def models_of_others(self) -> frozenset[str]:
+        """The models that other running sessions work with."""
+        return registry.models_of_others(self._folder)
 
     # What the next launch takes over
 

@@ -29,10 +29,13 @@ from aider_guard.core.events import (
     ChatSaved,
     ContextRead,
     Event,
+    ModelsChosen,
+    ModelsUnloaded,
     OfferAnswered,
     TextsCounted,
 )
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.state import same_model
 from aider_guard.errors import LaunchError
 from aider_guard.session import notices, offer
 from aider_guard.session.beginning import Beginning
@@ -101,7 +104,7 @@ class Performer:
             case SignalAider(name):
                 self._running.signal(_SIGNALS[name])
             case UnloadModels(names, wait_seconds):
-                self._watcher.send(requests.UnloadModels(names, wait_seconds))
+                self._unload(names, wait_seconds)
             case StartAider(_, handoff):
                 self._start_again(handoff)
             case OfferRestart(notice):
@@ -116,7 +119,9 @@ class Performer:
                 self._loop.cancel(name)
 
     def heard(self, event: Event) -> None:
-        """Take note of an answer that an action waits for."""
+        """Take note of an answer that an action waits for, and of what other sessions must know."""
+        if isinstance(event, ModelsChosen):
+            self._launches.note_models(event.models)
         if isinstance(event, TextsCounted) and event.request == self._launches.count:
             self._counted = event
 
@@ -163,6 +168,15 @@ class Performer:
         texts = tuple(f"{said.user}\n{said.assistant}" for said in self._said)
         if texts:
             self._watcher.send(requests.CountTexts(self._launches.count, texts))
+
+    def _unload(self, names: tuple[str, ...], wait_seconds: float) -> None:
+        others = self._launches.models_of_others()
+        ours = tuple(name for name in names if not any(same_model(name, other) for other in others))
+        if not ours or not self._watcher.send(requests.UnloadModels(ours, wait_seconds)):
+            kept = Unavailable(
+                "another session works with the model" if not ours else "nobody can be asked"
+            )
+            self._post(ModelsUnloaded((), kept, 0.0))
 
     def _start_again(self, handoff: Handoff) -> None:
         counted = self._counted.tokens if self._counted is not None else Unavailable("not counted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 from aider_guard.errors import LaunchError
 
 _RECORD = "session.json"
+_MODELS = "models.json"
 KEPT_SESSIONS = 20
 
 
@@ -93,6 +95,21 @@ def read(folder: Path) -> SessionFolder | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def note_models(session: Path, models: tuple[str, ...]) -> None:
+    """Write down which models of Ollama's a session works with, for the others. Raises OSError."""
+    (session / _MODELS).write_text(json.dumps(models), encoding="utf-8")
+
+
+def models_of_others(session: Path) -> frozenset[str]:
+    """The models that the other running sessions work with."""
+    found: set[str] = set()
+    for other in session.parent.glob(f"*/{_MODELS}"):
+        if other.parent != session and is_alive(other.parent):
+            with contextlib.suppress(OSError, ValueError):
+                found.update(str(name) for name in json.loads(other.read_text(encoding="utf-8")))
+    return frozenset(found)
 
 
 def forget_launches(session: Path) -> None:

@@ -21,7 +21,7 @@ from aider_guard.core.events import (
     PromptShown,
     TurnFinished,
 )
-from aider_guard.core.readings import Unavailable
+from aider_guard.core.readings import ContextReading, Unavailable
 from aider_guard.core.rules import Step
 from aider_guard.core.state import State
 
@@ -69,6 +69,8 @@ def _prompt_shown(state: State, event: PromptShown) -> State:
         settled=False,
         prompt_files=event.files,
         files_changed=state.files_changed or changed,
+        # A command may have changed anything: /clear, /run with its output added, /map-refresh.
+        context_changed=state.context_changed or isinstance(state.context, ContextReading),
         last_mode=event.mode,
         last_multiline=event.multiline,
     )
