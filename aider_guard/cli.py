@@ -145,7 +145,7 @@ def _ask(socket_path: str, question: str) -> dict[str, Any] | None:
 
 def guarded_session(aider_args: Sequence[str], flags: Mapping[str, Any]) -> int:
     """Run Aider under guard; its exit status. *flags* are settings by name, None where not given. Raises GuardError."""
-    from aider_guard.launch.command import is_one_shot
+    from aider_guard.launch.starting import is_one_shot
 
     settings = config.load(
         flags, project_file=config.project_file(Path.cwd()), user_file=paths.user_config_file()

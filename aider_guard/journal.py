@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -46,6 +46,7 @@ class FileJournal:
             structlog.WriteLogger(file),
             processors=[
                 structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+                _in_reading_order,
                 structlog.processors.JSONRenderer(),
             ],
             wrapper_class=structlog.BoundLogger,
@@ -75,6 +76,12 @@ class FileJournal:
             return False
         self._repeated[name] = (self._clock(), rough)
         return True
+
+
+def _in_reading_order(
+    _logger: object, _method: str, entry: MutableMapping[str, Any]
+) -> Mapping[str, Any]:
+    return {"event": entry.pop("event"), "at": entry.pop("at"), **entry}
 
 
 def _facts(happened: object) -> dict[str, Any]:

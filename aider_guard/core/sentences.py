@@ -63,7 +63,7 @@ def cannot_restart(problem: str) -> Notice:
 
 def restarted(restart: Restart, seconds: float) -> Notice:
     """A restart is over: why, what was kept, what was freed, how long it took, and what is lost."""
-    kept = f"{_count(restart.handoff.files, 'file')} and the last exchanges kept"
+    kept = f"{count(restart.handoff.files, 'file')} and the last exchanges kept"
     if isinstance(restart.freed_bytes, int) and restart.unloaded:
         freed = f", {size(restart.freed_bytes)} freed"
     else:
@@ -79,7 +79,7 @@ def restarted(restart: Restart, seconds: float) -> Notice:
 
 def offer(status: int, handoff: Handoff) -> Notice:
     """Aider died: what happened, and what can be had back."""
-    with_files = f" with {_count(handoff.files, 'file')} and the last exchanges"
+    with_files = f" with {count(handoff.files, 'file')} and the last exchanges"
     return Notice("aider_died", (f"Aider {ended(status)}.", f"Start it again{with_files}?"))
 
 
@@ -168,5 +168,6 @@ def size(count_bytes: int) -> str:
     return f"{gib:.1f} GiB" if abs(gib) >= 1 else f"{count_bytes / 2**20:.0f} MiB"
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number of things in words: one turn, two turns."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,4 +1,4 @@
-"""What the session adds to Aider's command line, and which command lines are no session at all."""
+"""What the session adds to Aider's command line."""
 
 from __future__ import annotations
 
@@ -14,25 +14,7 @@ from aider_guard.core.chatlog import Announced
 from aider_guard.core.quoting import quote_for_aider
 from aider_guard.launch.settings import AiderSettings
 
-# Aider ends by itself after these (aider/args.py 0.86.2), or shows no prompt in this terminal.
-_ONE_SHOT = (
-    "--message", "--msg", "-m", "--message-file", "-f", "--exit", "--version", "--help", "-h", "--commit", "--lint",
-    "--test", "--apply", "--apply-clipboard-edits", "--list-models", "--models", "--show-repo-map", "--show-prompts",
-    "--gui", "--browser", "--just-check-update", "--upgrade", "--update", "--install-main-branch",
-    "--shell-completions",
-)  # fmt: skip
-
-INSIDE_AIDER = Path(__file__).with_name("inside_aider.py")
-
-# Read at import by litellm: its list of prices comes with it, nothing is fetched.
-ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "AIDER_GUARD": "1"}
 _QUIET = ("--no-check-update", "--no-analytics", "--no-show-release-notes")
-
-
-def is_one_shot(arguments: Sequence[str]) -> bool:
-    """Whether Aider, so called, does one thing and ends."""
-    before_end = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return any(argument.partition("=")[0] in _ONE_SHOT for argument in before_end)
 
 
 @dataclass(frozen=True)

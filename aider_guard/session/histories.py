@@ -139,7 +139,6 @@ class PrivateHistories:
             added = (launch / FILE_NAMES["input"]).read_bytes()
             done = read_progress(launch, "input").done
             spans = visible_spans(launch, "input", done, len(added))
-            spans = visible_spans(launch, "input", done, len(added))
             data += b"".join(added[start:end] for start, end in spans)
         return data
 

@@ -23,10 +23,12 @@ from aider_guard.core.chatlog import (
 )
 from aider_guard.core.quoting import why_not
 from aider_guard.core.readings import Unavailable
+from aider_guard.errors import LaunchError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import Aider
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
 from aider_guard.session import registry
+from aider_guard.session.begun import Started, start_aider
 from aider_guard.session.child import Child
 from aider_guard.session.histories import PrivateHistories
 from aider_guard.session.terminal import Size
@@ -68,9 +70,8 @@ class Launch:
     def answer(self, arguments: Sequence[str]) -> None:
         """Let Aider begin with these arguments after the user's own."""
         self.channel.setblocking(True)
-        with contextlib.suppress(
-            OSError
-        ):  # Aider ended meanwhile; its exit is reported on its own way
+        # Aider may have ended meanwhile; its exit is reported on its own way.
+        with contextlib.suppress(OSError):
             command.send_answer(self.channel, arguments)
 
 
@@ -89,7 +90,7 @@ class Launches:
         self._aider = aider
         self._config = config
         self._arguments = list(arguments)
-        self._environment = {**environment, **command.ENVIRONMENT}
+        self._environment = environment
         self._first: Announced | None = None
         self._seed = ""
         self._last: Announced = _NOBODY
@@ -102,28 +103,20 @@ class Launches:
     def start(
         self, size: Size, attributes: list[Any] | None, handoff: Handoff | None = None
     ) -> Child:
-        """Start Aider, which asks before it begins. Raises LaunchError when it cannot be started."""
+        """Start Aider again. Raises LaunchError when it cannot be started."""
+        started = start_aider(self._aider, self._arguments, self._environment, size, attributes)
+        self.adopt(started, handoff)
+        return started.child
+
+    def adopt(self, started: Started, handoff: Handoff | None = None) -> None:
+        """Make the Aider that was started this session's next launch. Raises LaunchError."""
         self.count += 1
         folder = self._folder / f"launch-{self.count}"
-        folder.mkdir(mode=0o700)
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        program = [
-            *self._aider.interpreter,
-            str(command.INSIDE_AIDER),
-            str(theirs.fileno()),
-            self._aider.script,
-        ]
-        with theirs:
-            child = Child.spawn(
-                [*program, *self._arguments],
-                size=size,
-                env=self._environment,
-                pass_fds=[theirs.fileno()],
-                attributes=attributes,
-            )
-        self.current = Launch(self.count, folder, handoff, ours)
-        return child
+        try:
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise LaunchError(f"{folder} cannot be made: {error.strerror}") from error
+        self.current = Launch(self.count, folder, handoff, started.channel)
 
     def understand(self, question: bytes) -> tuple[str, ...]:
         """Take in what Aider said of itself; the models whose trained context must be known for the pins."""

@@ -17,7 +17,8 @@ from aider_guard.errors import LaunchError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import find_aider
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
-from aider_guard.session.run import ollama_address
+from aider_guard.launch.starting import aider_command, aider_environment
+from aider_guard.session.assembly import ollama_address
 from aider_guard.session.signals import INHERITED, signals_as_wakeups
 
 _DESCRIBE_SECONDS = 2.0
@@ -32,20 +33,14 @@ def run_one_shot(
     """
     aider = find_aider(config.aider, search_path=environment.get("PATH"))
     ours, theirs = socket.socketpair()
-    program = [
-        *aider.interpreter,
-        str(command.INSIDE_AIDER),
-        str(theirs.fileno()),
-        aider.script,
-        *arguments,
-    ]
+    program = aider_command(aider, theirs, arguments)
     # The terminal sends Ctrl-C to both; Aider decides what it means, and we wait for that.
     deaf = signals_as_wakeups((signal.SIGINT, signal.SIGQUIT))
     with tempfile.TemporaryDirectory(prefix="aider-guard-") as folder, ours, theirs, deaf:
         try:
             process = subprocess.Popen(
                 program,
-                env={**environment, **command.ENVIRONMENT},
+                env=aider_environment(config, environment),
                 pass_fds=[theirs.fileno()],
                 preexec_fn=INHERITED.restore,  # noqa: PLW1509  # single-threaded, and only signal calls
             )

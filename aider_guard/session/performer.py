@@ -125,11 +125,6 @@ class Performer:
         if isinstance(event, TextsCounted) and event.request == self._launches.count:
             self._counted = event
 
-    def start(self, handoff: Handoff | None = None) -> None:
-        """Start Aider. Raises LaunchError."""
-        self._running.start(handoff)
-        self.begun()
-
     def begun(self) -> None:
         """Aider was started: wait for its question."""
         self._beginning.expect()
@@ -191,7 +186,8 @@ class Performer:
         self._front.new_child()
         self._loop.at(SHOW_START, self._clock() + _SHOW_START_SECONDS)
         try:
-            self.start(handoff)
+            self._running.start(handoff)
+            self.begun()
         except LaunchError as error:
             self._end(error.exit_code, Notice("launch_failed", (str(error),)))
 

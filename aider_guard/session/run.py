@@ -9,26 +9,21 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aider_guard import paths
 from aider_guard.config import Config
-from aider_guard.launch.aider import Aider, find_aider
+from aider_guard.launch.aider import find_aider
+from aider_guard.launch.starting import aider_environment
 from aider_guard.session import registry
-from aider_guard.session.launches import Launches
-from aider_guard.session.loop import READ, Loop
-from aider_guard.session.relay import Relay
-from aider_guard.session.running import Running
+from aider_guard.session.begun import start_aider
 from aider_guard.session.signals import signals_as_wakeups
 from aider_guard.session.terminal import Terminal, TerminalFds
 
 if TYPE_CHECKING:
     from aider_guard.core.actions import Notice
-    from aider_guard.launch.settings import AiderSettings
     from aider_guard.session.session import Session
 
-DEFAULT_OLLAMA = "http://127.0.0.1:11434"
 _WATCHED_SIGNALS = (
     signal.SIGWINCH,
     signal.SIGCHLD,
@@ -41,21 +36,6 @@ _WATCHED_SIGNALS = (
 _DRAIN_SECONDS = 2.0
 
 
-@dataclass(frozen=True)
-class _Ground:
-    """What stands before Aider is started."""
-
-    config: Config
-    environment: Mapping[str, str]
-    aider: Aider
-    folder: registry.SessionFolder
-    terminal: Terminal
-    relay: Relay
-    loop: Loop
-    launches: Launches
-    running: Running
-
-
 def run_session(
     config: Config, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> int:
@@ -66,31 +46,29 @@ def run_session(
     with ExitStack() as stack:
         fds = stack.enter_context(terminal.private_fds())
         wakeups = stack.enter_context(signals_as_wakeups(_WATCHED_SIGNALS))
-        loop = stack.enter_context(Loop())
-        relay = Relay(fds.in_fd, fds.out_fd)
-        launches = Launches(folder.path, aider, config, arguments, environment)
-        running = stack.enter_context(Running(terminal, relay, loop, launches))
-        ground = _Ground(
-            config, environment, aider, folder, terminal, relay, loop, launches, running
+        its_environment = aider_environment(config, environment)
+        started = start_aider(
+            aider, arguments, its_environment, terminal.size(), terminal.attributes()
         )
+        stack.enter_context(started.child)
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
-        running.start(None)
-        session = _assemble(ground, stack)
-        loop.watch(fds.in_fd, READ, lambda _events: session.terminal_readable())
-        loop.watch(fds.out_fd, 0, lambda _events: None)
-        loop.watch(wakeups.fileno(), READ, lambda _events: session.signals(wakeups.read()))
+        from aider_guard.session.assembly import Ground, assemble
+
+        ground = Ground(config, environment, aider, folder, terminal, fds, stack)
+        session = assemble(ground, started, arguments, its_environment)
+        session.watch(fds, wakeups)
         with terminal.raw_mode():
             try:
                 session.begin()
                 session.run()
             finally:
-                _leave_screen(session, relay, fds)
-    return _close(session, launches, folder)
+                _leave_screen(session, fds)
+    return _close(session, folder)
 
 
-def _close(session: Session, launches: Launches, folder: registry.SessionFolder) -> int:
+def _close(session: Session, folder: registry.SessionFolder) -> int:
     """Bring the histories home, say what is left to say, and tidy up."""
-    problems = launches.histories.merge() if launches.histories is not None else ()
+    problems = session.merge_histories()
     _part(session.leftover_notices(), problems)
     if not problems:
         registry.forget_launches(folder.path)
@@ -99,90 +77,13 @@ def _close(session: Session, launches: Launches, folder: registry.SessionFolder)
     return session.exit_status
 
 
-def _assemble(ground: _Ground, stack: ExitStack) -> Session:
-    from aider_guard.core.state import Limits, State
-    from aider_guard.journal import open_journal
-    from aider_guard.launch.settings import AiderSettings
-    from aider_guard.session.control import Control, control_socket
-    from aider_guard.session.merging import merge_leftovers
-    from aider_guard.session.session import Session
-    from aider_guard.session.watcher import Watcher
-    from aider_guard.view.status import session_facts
-
-    config, environment, folder, loop = (
-        ground.config,
-        ground.environment,
-        ground.folder,
-        ground.loop,
-    )
-    session: Session
-    journal = stack.enter_context(
-        open_journal(
-            folder.path / "journal.jsonl",
-            clock=time.monotonic,
-            on_failure=lambda text: session.warn("journal", text),
-        )
-    )
-    limits = Limits(
-        warn_at_percent=config.warn_at,
-        max_turns=config.max_turns,
-        vram_warn_at_percent=config.vram_warn_at,
-        probe=config.probe,
-    )
-    watcher = stack.enter_context(
-        Watcher(
-            loop,
-            ollama=ollama_address(config, AiderSettings(), environment),
-            tokenizers=ground.aider.likely_tokenizers(),
-            environment=environment,
-        )
-    )
-    session = Session(
-        State(limits),
-        terminal=ground.terminal,
-        relay=ground.relay,
-        loop=loop,
-        launches=ground.launches,
-        running=ground.running,
-        watcher=watcher,
-        server=lambda settings: ollama_address(config, settings, environment),
-        journal=journal,
-        colour=not environment.get("NO_COLOR"),
-    )
-    listener, path = stack.enter_context(control_socket(folder.path))
-    recorded = registry.record(folder, path)
-    control = Control(
-        listener,
-        loop,
-        status=lambda: session_facts(session.state, session_id=recorded.id, pid=recorded.pid),
-        post=session.post,
-    )
-    stack.callback(control.close)
-    for problem in merge_leftovers(folder.path.parent, registry.is_alive):
-        session.warn("histories", problem)
-    return session
-
-
-def ollama_address(config: Config, settings: AiderSettings, environment: Mapping[str, str]) -> str:
-    """Where Ollama is: the guard's own setting, else where Aider would look, else Ollama's usual address."""
-    from aider_guard.sidecar.names import connectable_base
-
-    found = (
-        config.ollama
-        or settings.ollama_api_base
-        or environment.get("OLLAMA_API_BASE")
-        or DEFAULT_OLLAMA
-    )
-    return connectable_base(found)
-
-
-def _leave_screen(session: Session, relay: Relay, fds: TerminalFds) -> None:
+def _leave_screen(session: Session, fds: TerminalFds) -> None:
     """Undo what a killed Aider left on, and bring the last byte to the terminal; a stuck one is not waited for."""
     session.front.leave()
     deadline = time.monotonic() + _DRAIN_SECONDS
-    while relay.pending_for_terminal and (left := deadline - time.monotonic()) > 0:
+    while session.relay.pending_for_terminal and (left := deadline - time.monotonic()) > 0:
         select.select([], [fds.out_fd], [], left)
-        relay.flush()
+        session.relay.flush()
 
 
 def _part(said: Sequence[Notice], problems: Sequence[str]) -> None:

@@ -40,13 +40,17 @@ class Running:
             self._loop.forget(self.child.fd)
             self.child.end()
 
-    def start(self, handoff: Handoff | None) -> Child:
-        """Start Aider. Raises LaunchError."""
-        child = self._launches.start(self._terminal.size(), self._terminal.attributes(), handoff)
+    def start(self, handoff: Handoff) -> None:
+        """Start Aider again. Raises LaunchError."""
+        size, attributes = self._terminal.size(), self._terminal.attributes()
+        self.adopt(self._launches.start(size, attributes, handoff))
+
+    def adopt(self, child: Child) -> None:
+        """Relay this Aider from now on."""
         self.child, self.turns = child, None
+        child.resize(self._terminal.size())
         self._relay.attach(child.fd)
         self._loop.watch(child.fd, READ, lambda _events: self.readable())
-        return child
 
     def line_modes(self) -> LineModes | None:
         """How Aider's terminal treats what is typed; None when no Aider runs."""

@@ -32,11 +32,12 @@ from aider_guard.session import beginning, hidden, performer
 from aider_guard.session.front import Front
 from aider_guard.session.keys import SuspendKey
 from aider_guard.session.launches import Launches
-from aider_guard.session.loop import Loop
+from aider_guard.session.loop import READ, Loop
 from aider_guard.session.relay import Relay
 from aider_guard.session.running import Running
+from aider_guard.session.signals import Wakeups
 from aider_guard.session.suspend import suspend, suspend_key
-from aider_guard.session.terminal import Terminal
+from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.session.watcher import Watcher
 
 QUIET_SECONDS = 0.3
@@ -69,7 +70,7 @@ class Session:
     ) -> None:
         self.state = state
         self._terminal = terminal
-        self._relay = relay
+        self.relay = relay
         self._loop = loop
         self._launches = launches
         self._running = running
@@ -120,6 +121,17 @@ class Session:
     def _columns(self) -> int:
         return self._terminal.size().columns
 
+    def watch(self, fds: TerminalFds, wakeups: Wakeups) -> None:
+        """Listen to the terminal and to the signals from now on."""
+        self._loop.watch(fds.in_fd, READ, lambda _events: self.terminal_readable())
+        self._loop.watch(fds.out_fd, 0, lambda _events: None)
+        self._loop.watch(wakeups.fileno(), READ, lambda _events: self.signals(wakeups.read()))
+
+    def merge_histories(self) -> tuple[str, ...]:
+        """Bring what was said and typed into the user's own files; what went wrong, in words."""
+        histories = self._launches.histories
+        return histories.merge() if histories is not None else ()
+
     @property
     def exit_status(self) -> int:
         """The status to end with."""
@@ -142,8 +154,8 @@ class Session:
     def run(self) -> None:
         """Go on until the session is over."""
         while self.state.phase is not Phase.ENDED:
-            self._relay.flush()
-            for fd, events in self._relay.wants().items():
+            self.relay.flush()
+            for fd, events in self.relay.wants().items():
                 self._loop.change(fd, events)
             self._loop.run_once()
             self._reap()
@@ -251,13 +263,13 @@ class Session:
 
     def child_readable(self) -> None:
         """Take what Aider wrote."""
-        data = self._relay.read_child()
+        data = self.relay.read_child()
         if data:
             self.front.child_wrote(data)
 
     def terminal_readable(self) -> None:
         """Take what the user typed; a terminal that went away ends the session as SIGHUP does."""
-        data = self._relay.read_terminal()
+        data = self.relay.read_terminal()
         if data == b"":
             self.post(TerminationRequested(signal.SIGHUP))
         elif data:
@@ -285,7 +297,7 @@ class Session:
     def suspend(self) -> None:
         """Stop until the shell continues this job."""
         if self._running.child is not None:
-            suspend(self._terminal, self._relay, self.front, self._running.child)
+            suspend(self._terminal, self.relay, self.front, self._running.child)
 
     def signals(self, signums: tuple[int, ...]) -> None:
         """Take the signals that came to the guard."""

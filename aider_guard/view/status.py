@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aider_guard.core.readings import MemoryReading, ModelsReading, Unavailable
-from aider_guard.core.sentences import size
+from aider_guard.core.sentences import count, size
 from aider_guard.core.state import Phase, State, fill_percent, used_tokens, window_tokens
 
 
@@ -88,7 +88,7 @@ def table(sessions: Sequence[Mapping[str, Any]]) -> str:
 def _block(facts: Mapping[str, Any]) -> str:
     lines = [
         f"session   {facts['id']}  (process {facts['pid']})",
-        f"Aider     {facts['phase']}, {facts['turns']} turns, {facts['restarts']} restarts",
+        f"Aider     {facts['phase']}, {count(facts['turns'], 'turn')}, {count(facts['restarts'], 'restart')}",
         f"context   {_fill(facts)}",
         f"memory    {_memory_line(facts['memory'])}",
         f"models    {_models_line(facts['models'])}",

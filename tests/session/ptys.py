@@ -22,6 +22,8 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from typing_extensions import Self
+
 CHILDREN = Path(__file__).parent / "children"
 PYTHON = (sys.executable, "-I", "-S")
 """Starts in a few milliseconds; the children need the standard library only."""
@@ -90,7 +92,7 @@ class Person:
             preexec_fn=become_leader,  # noqa: PLW1509  # one thread
         )
 
-    def __enter__(self) -> Person:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

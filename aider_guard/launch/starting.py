@@ -1,0 +1,46 @@
+"""The command that starts Aider, and which calls of it are no session. Nothing heavy is imported before Aider runs."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from aider_guard.config import Config
+from aider_guard.launch.aider import Aider
+from aider_guard.sidecar.names import connectable_base
+
+DEFAULT_OLLAMA = "http://127.0.0.1:11434"
+INSIDE_AIDER = Path(__file__).with_name("inside_aider.py")
+
+# Aider ends by itself after these (aider/args.py 0.86.2), or shows no prompt in this terminal.
+_ONE_SHOT = (
+    "--message", "--msg", "-m", "--message-file", "-f", "--exit", "--version", "--help", "-h", "--commit", "--lint",
+    "--test", "--apply", "--apply-clipboard-edits", "--list-models", "--models", "--show-repo-map", "--show-prompts",
+    "--gui", "--browser", "--just-check-update", "--upgrade", "--update", "--install-main-branch",
+    "--shell-completions",
+)  # fmt: skip
+
+
+def is_one_shot(arguments: Sequence[str]) -> bool:
+    """Whether Aider, so called, does one thing and ends."""
+    before_end = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return any(argument.partition("=")[0] in _ONE_SHOT for argument in before_end)
+
+
+def aider_command(aider: Aider, channel: socket.socket, arguments: Sequence[str]) -> list[str]:
+    """The command line of an Aider that asks on *channel* before it begins."""
+    program = [*aider.interpreter, str(INSIDE_AIDER), str(channel.fileno()), aider.script]
+    return [*program, *arguments]
+
+
+def aider_environment(config: Config, environment: Mapping[str, str]) -> dict[str, str]:
+    """The user's environment, and what keeps Aider from asking the network.
+
+    litellm reads its list of prices from the net at import unless told not to, and looks for Ollama without a time
+    limit of its own when OLLAMA_API_BASE is not set (its llms/ollama). A ``.env`` still overrides the address.
+    """
+    asked = connectable_base(config.ollama) if config.ollama else ""
+    ollama = asked or environment.get("OLLAMA_API_BASE") or DEFAULT_OLLAMA
+    ours = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "AIDER_GUARD": "1", "OLLAMA_API_BASE": ollama}
+    return {**environment, **ours}

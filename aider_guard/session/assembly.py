@@ -1,0 +1,116 @@
+"""Putting a session together from its parts, while Aider starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from aider_guard.config import Config
+from aider_guard.core.state import Limits, State
+from aider_guard.journal import open_journal
+from aider_guard.launch.aider import Aider
+from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.starting import DEFAULT_OLLAMA
+from aider_guard.session import registry
+from aider_guard.session.begun import Started
+from aider_guard.session.control import Control, control_socket
+from aider_guard.session.launches import Launches
+from aider_guard.session.loop import Loop
+from aider_guard.session.merging import merge_leftovers
+from aider_guard.session.relay import Relay
+from aider_guard.session.running import Running
+from aider_guard.session.session import Session
+from aider_guard.session.terminal import Terminal, TerminalFds
+from aider_guard.session.watcher import Watcher
+from aider_guard.sidecar.names import connectable_base
+from aider_guard.view.status import session_facts
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a session stands on. What it opens is closed by ``stack``."""
+
+    config: Config
+    environment: Mapping[str, str]
+    aider: Aider
+    folder: registry.SessionFolder
+    terminal: Terminal
+    fds: TerminalFds
+    stack: ExitStack
+
+
+def assemble(
+    ground: Ground, started: Started, arguments: Sequence[str], environment: Mapping[str, str]
+) -> Session:
+    """A session around the Aider that was started with these arguments and this environment."""
+    config, folder, stack = ground.config, ground.folder, ground.stack
+    loop = stack.enter_context(Loop())
+    relay = Relay(ground.fds.in_fd, ground.fds.out_fd)
+    launches = Launches(folder.path, ground.aider, config, arguments, environment)
+    launches.adopt(started)
+    running = stack.enter_context(Running(ground.terminal, relay, loop, launches))
+    running.adopt(started.child)
+    session: Session
+    journal = stack.enter_context(
+        open_journal(
+            folder.path / "journal.jsonl",
+            clock=time.monotonic,
+            on_failure=lambda text: session.warn("journal", text),
+        )
+    )
+    watcher = stack.enter_context(
+        Watcher(
+            loop,
+            ollama=ollama_address(config, AiderSettings(), ground.environment),
+            tokenizers=ground.aider.likely_tokenizers(),
+            environment=ground.environment,
+        )
+    )
+    session = Session(
+        State(limits_of(config)),
+        terminal=ground.terminal,
+        relay=relay,
+        loop=loop,
+        launches=launches,
+        running=running,
+        watcher=watcher,
+        server=lambda settings: ollama_address(config, settings, ground.environment),
+        journal=journal,
+        colour=not ground.environment.get("NO_COLOR"),
+    )
+    _open_control(session, loop, folder, stack)
+    for problem in merge_leftovers(folder.path.parent, registry.is_alive):
+        session.warn("histories", problem)
+    return session
+
+
+def _open_control(
+    session: Session, loop: Loop, folder: registry.SessionFolder, stack: ExitStack
+) -> None:
+    listener, path = stack.enter_context(control_socket(folder.path))
+    recorded = registry.record(folder, path)
+    control = Control(
+        listener,
+        loop,
+        status=lambda: session_facts(session.state, session_id=recorded.id, pid=recorded.pid),
+        post=session.post,
+    )
+    stack.callback(control.close)
+
+
+def limits_of(config: Config) -> Limits:
+    """The settings that the policy decides by."""
+    return Limits(
+        warn_at_percent=config.warn_at,
+        max_turns=config.max_turns,
+        vram_warn_at_percent=config.vram_warn_at,
+        probe=config.probe,
+    )
+
+
+def ollama_address(config: Config, settings: AiderSettings, environment: Mapping[str, str]) -> str:
+    """Where Ollama is: where Aider says it looks, else what the user set, else Ollama's usual address."""
+    asked = config.ollama or environment.get("OLLAMA_API_BASE")
+    return connectable_base(settings.ollama_api_base or asked or DEFAULT_OLLAMA)

@@ -1,0 +1,42 @@
+"""An Aider that was just started, and waits to ask. Kept apart so that little is imported before it runs."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aider_guard.launch.aider import Aider
+from aider_guard.launch.starting import aider_command
+from aider_guard.session.child import Child
+from aider_guard.session.terminal import Size
+
+
+@dataclass(frozen=True)
+class Started:
+    """Aider's process, and the socket on which it asks before it begins."""
+
+    child: Child
+    channel: socket.socket
+
+
+def start_aider(
+    aider: Aider,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    size: Size,
+    attributes: list[Any] | None,
+) -> Started:
+    """Start Aider in a pty of this size. Raises LaunchError when it cannot be started."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        child = Child.spawn(
+            aider_command(aider, theirs, arguments),
+            size=size,
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            attributes=attributes,
+        )
+    return Started(child, ours)
