@@ -5,7 +5,7 @@ from __future__ import annotations
 from aider_guard.core.actions import Action
 from aider_guard.core.events import Event
 from aider_guard.core.rules import Rule, context, lifecycle, memory, prompt, sidecar
-from aider_guard.core.state import State
+from aider_guard.core.state import Phase, State
 
 # In this order: what is shown is noted first; the lifecycle comes before the context, so that a restart that is
 # due at a prompt wins over a probe there.
@@ -16,6 +16,8 @@ RULES: tuple[Rule, ...] = (
     lifecycle.advance,
     context.watch,
 )
+# Nobody is there any more to be told or served.
+RULES_AT_THE_END: tuple[Rule, ...] = (prompt.note, lifecycle.advance)
 
 
 def decide(state: State, event: Event, now: float) -> tuple[State, tuple[Action, ...]]:
@@ -24,7 +26,8 @@ def decide(state: State, event: Event, now: float) -> tuple[State, tuple[Action,
     Deterministic and total: every event is allowed in every state. *now* is in monotonic seconds.
     """
     actions: list[Action] = []
-    for rule in RULES:
+    ends = state.phase in (Phase.ENDING, Phase.ENDED)
+    for rule in RULES_AT_THE_END if ends else RULES:
         state, more = rule(state, event, now)
         actions.extend(more)
     return state, tuple(actions)

@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aider_guard.core import sentences
-from aider_guard.core.actions import SetDeadline, ShowNotice, StartSidecar
+from aider_guard.core.actions import (
+    Action,
+    CancelDeadline,
+    SetDeadline,
+    ShowNotice,
+    StartSidecar,
+)
 from aider_guard.core.events import (
+    AiderStarted,
     DeadlinePassed,
     Event,
     FilesCounted,
@@ -20,7 +27,7 @@ from aider_guard.core.events import (
     TextsCounted,
 )
 from aider_guard.core.rules import Step
-from aider_guard.core.state import Phase, State
+from aider_guard.core.state import State
 
 _HEARD = (
     SidecarStarted,
@@ -38,13 +45,16 @@ _SAID_AT_FAILURE = 2
 
 def watch(state: State, event: Event, now: float) -> Step:
     """Start the sidecar again when it is gone."""
-    if state.phase in (Phase.ENDING, Phase.ENDED):
-        return state, ()
     match event:
         case SidecarLost(reason):
             return _lost(state, reason, now)
-        case DeadlinePassed("sidecar_start" | "sidecar_silent"):
-            return state, (StartSidecar(),)
+        case DeadlinePassed("sidecar_silent"):
+            return _silent(state, now)
+        case DeadlinePassed("sidecar_start"):
+            return state, (StartSidecar(), _silence(state, now))
+        case AiderStarted():
+            # The first sidecar starts beside the first Aider: it may never say a word.
+            return state, (_silence(state, now),)
         case MemoryRead():
             # It reads and reports: whatever went wrong before is over.
             return replace(state, sidecar_failures=0), (_silence(state, now),)
@@ -58,10 +68,19 @@ def _silence(state: State, now: float) -> SetDeadline:
 
 
 def _lost(state: State, reason: str, now: float) -> Step:
-    failures = state.sidecar_failures + 1
-    wait = min(0.5 * 2.0 ** (failures - 1), _MAX_WAIT_SECONDS)
-    state = replace(state, sidecar_failures=failures)
+    state, said = _failed(state, reason)
+    wait = min(0.5 * 2.0 ** min(state.sidecar_failures - 1, 10), _MAX_WAIT_SECONDS)
     again = SetDeadline("sidecar_start", now + wait)
-    if failures == _SAID_AT_FAILURE:
-        return state, (again, ShowNotice(sentences.sidecar_lost(reason)))
-    return state, (again,)
+    return state, (CancelDeadline("sidecar_silent"), again, *said)
+
+
+def _silent(state: State, now: float) -> Step:
+    state, said = _failed(state, "the sidecar fell silent")
+    return state, (StartSidecar(), _silence(state, now), *said)
+
+
+def _failed(state: State, reason: str) -> tuple[State, tuple[Action, ...]]:
+    state = replace(state, sidecar_failures=state.sidecar_failures + 1)
+    if state.sidecar_failures != _SAID_AT_FAILURE:
+        return state, ()
+    return state, (ShowNotice(sentences.sidecar_lost(reason)),)
