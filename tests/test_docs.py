@@ -206,9 +206,9 @@ def examples() -> Iterator[Notice]:
     memory = MemoryReading((card,), Unavailable("not read"), 0.0)
     yield sentences.memory_short(memory, ModelsReading((model,), 0.0), "qwen3:14b")
     three = Handoff(("a", "b", "c"))
-    freed = Restart("20 turns", 0.0, three, freed_bytes=424 << 20, unloaded=("m",))
+    freed = Restart("20 turns", 0.0, three, freed_bytes=424 << 20, unloaded=("m",), exchanges=4)
     yield sentences.restarted(freed, 4.2)
-    yield sentences.offer(-9, three)
+    yield sentences.offer(-9, three, talked=True)
 
 
 def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:

@@ -63,6 +63,8 @@ class Handoff:
     read_only: tuple[str, ...] = field(default=(), metadata={"journal": False})
     mode: str = ""
     multiline: bool = False
+    known: bool = True
+    """Whether the files are known; if not, the next Aider begins with those of its command line."""
 
     @property
     def files(self) -> int:

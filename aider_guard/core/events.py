@@ -124,6 +124,13 @@ class ChatSaved:
 
 
 @dataclass(frozen=True)
+class ExchangesCarried:
+    """How many of the last exchanges the next Aider is given."""
+
+    exchanges: int
+
+
+@dataclass(frozen=True)
 class NoticeShown:
     """A notice reached the screen."""
 
@@ -250,6 +257,7 @@ Event = (
     | AiderExited
     | ContextRead
     | ChatSaved
+    | ExchangesCarried
     | NoticeShown
     | OfferAnswered
     | SidecarStarted

@@ -63,7 +63,7 @@ def cannot_restart(problem: str) -> Notice:
 
 def restarted(restart: Restart, seconds: float) -> Notice:
     """A restart is over: why, what was kept, what was freed, how long it took, and what is lost."""
-    kept = f"{count(restart.handoff.files, 'file')} and the last exchanges kept"
+    kept = f"{_kept(restart.handoff, restart.exchanges)} kept"
     if isinstance(restart.freed_bytes, int) and restart.unloaded:
         freed = f", {size(restart.freed_bytes)} freed"
     else:
@@ -77,10 +77,18 @@ def restarted(restart: Restart, seconds: float) -> Notice:
     )
 
 
-def offer(status: int, handoff: Handoff) -> Notice:
+def _kept(handoff: Handoff, exchanges: int) -> str:
+    files = count(handoff.files, "file") if handoff.known else "the files of the command line"
+    if not exchanges:
+        return files
+    return f"{files} and the last {f'{exchanges} exchanges' if exchanges > 1 else 'exchange'}"
+
+
+def offer(status: int, handoff: Handoff, *, talked: bool) -> Notice:
     """Aider died: what happened, and what can be had back."""
-    with_files = f" with {count(handoff.files, 'file')} and the last exchanges"
-    return Notice("aider_died", (f"Aider {ended(status)}.", f"Start it again{with_files}?"))
+    files = count(handoff.files, "file") if handoff.known else "the files of the command line"
+    said = " and the last exchanges" if talked else ""
+    return Notice("aider_died", (f"Aider {ended(status)}.", f"Start it again with {files}{said}?"))
 
 
 def gave_up(status: int, attempts: int) -> Notice:

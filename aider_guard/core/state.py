@@ -58,6 +58,7 @@ class Restart:
     handoff: Handoff = Handoff()
     freed_bytes: int | Unavailable = Unavailable("not measured")
     unloaded: tuple[str, ...] = ()
+    exchanges: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class State:
     settled: bool = False
     hidden: str = ""
     """The hidden command that runs, if any."""
-    hidden_failures: int = 0
+    probe_failures: int = 0
+    save_failures: int = 0
 
     turns: int = 0
     turns_in_launch: int = 0
@@ -84,6 +86,8 @@ class State:
     restart: Restart | None = None
     start_failures: int = 0
     died_with: int = 0
+    handed_over: Handoff = Handoff(known=False)
+    """What the running Aider was given when it was started again."""
     last_mode: str = ""
     last_multiline: bool = False
     termination: int = 0

@@ -87,6 +87,8 @@ def load_commands(handoff: Handoff, launched_read_only: Sequence[str]) -> str:
 
     A file given with ``--read`` survives a bare ``/drop``, so one that was dropped since is dropped by name.
     """
+    if not handoff.known:
+        return ""
     dropped = [name for name in launched_read_only if name not in handoff.read_only]
     lines = ["/drop"]
     lines += [f"/drop {quoted}" for quoted in map(quote_for_aider, dropped) if quoted]

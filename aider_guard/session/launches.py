@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,7 @@ class Launches:
         there = [name for name in handoff.editable if os.path.exists(os.path.join(self.root, name))]
         launched = [os.path.relpath(name, self.root) for name in settings.read or ()]
         self.not_handed_over = tuple(name for name in (*there, *handoff.read_only) if why_not(name))
-        return command.load_commands(Handoff(tuple(there), handoff.read_only), launched)
+        return command.load_commands(replace(handoff, editable=tuple(there)), launched)
 
     def forget_cleared_chat(self, said: str) -> None:
         """When the chat was cleared, make sure that a switch of the mode does not bring it back: Aider reads the
@@ -234,15 +234,17 @@ class Launches:
 
     def carry(
         self, said: Sequence[Exchange], tokens: Sequence[int], window: int | Unavailable
-    ) -> None:
-        """Choose the exchanges for the next launch.
+    ) -> int:
+        """Choose the exchanges for the next launch; how many they are.
 
         At most ``keep`` of the window, and less than what Aider would summarise with a request of its own at the
         start: its limit is a sixteenth of the window, from 1,024 to 8,192 (aider/models.py).
         """
         of_window = window if isinstance(window, int) else pins.DEFAULT_WINDOW_TOKENS
         limit = min(self._config.keep * of_window, 0.9 * min(max(of_window / 16, 1024), 8192))
-        self._seed = render_for_restore(last_exchanges(said, tokens, int(limit)))
+        carried = last_exchanges(said, tokens, int(limit))
+        self._seed = render_for_restore(carried)
+        return len(carried)
 
 
 def estimate_tokens(exchange: Exchange) -> int:

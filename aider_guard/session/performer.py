@@ -29,6 +29,7 @@ from aider_guard.core.events import (
     ChatSaved,
     ContextRead,
     Event,
+    ExchangesCarried,
     ModelsChosen,
     ModelsUnloaded,
     OfferAnswered,
@@ -182,7 +183,7 @@ class Performer:
             if self._launches.current
             else Unavailable("no launch yet")
         )
-        self._launches.carry(self._said, counted, window)
+        self._post(ExchangesCarried(self._launches.carry(self._said, counted, window)))
         self._front.new_child()
         self._loop.at(SHOW_START, self._clock() + _SHOW_START_SECONDS)
         try:

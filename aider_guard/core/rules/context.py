@@ -35,7 +35,7 @@ def watch(state: State, event: Event, now: float) -> Step:
 
 def probe_due(state: State) -> bool:
     """Whether a hidden ``/tokens`` now could change what the user is told or what a restart would keep."""
-    if state.limits.probe == "never" or state.restored or state.hidden_failures >= _MAX_FAILURES:
+    if state.limits.probe == "never" or state.restored or state.probe_failures >= _MAX_FAILURES:
         return False
     if state.limits.probe == "always":
         return state.context_changed or state.files_changed
@@ -87,7 +87,7 @@ def _read(state: State, reading: ContextReading) -> State:
         files_changed=False,
         file_growth_tokens=0,
         turns_since_probe=0,
-        hidden_failures=0,
+        probe_failures=0,
     )
 
 
@@ -118,8 +118,8 @@ def _warn(state: State) -> Step:
 
 
 def _failed(state: State, reason: str) -> Step:
-    failures = state.hidden_failures + 1
-    state = replace(state, hidden_failures=failures)
+    failures = state.probe_failures + 1
+    state = replace(state, probe_failures=failures)
     if failures != _MAX_FAILURES:
         return state, ()
     return state, (ShowNotice(sentences.probing_off(reason)),)

@@ -33,8 +33,8 @@ from aider_guard.core.events import (
     TerminationRequested,
     TurnFinished,
 )
-from aider_guard.core.readings import ContextReading, ModelsReading, Unavailable, age_seconds
-from aider_guard.core.rules import Step
+from aider_guard.core.readings import ModelsReading, Unavailable, age_seconds
+from aider_guard.core.rules import Step, memory
 from aider_guard.core.state import Phase, Restart, State, same_model
 
 SIGINT = 2  # the third Ctrl-C during Aider's shutdown kills it: the user wanted to leave
@@ -80,14 +80,15 @@ def _transition(state: State, event: Event, now: float) -> Step:
 
 
 def _due(state: State, reason: str) -> State:
-    return replace(state, restart_due=state.restart_due or reason)
+    weaker = ("", memory.STAYED_SHORT)  # that one is dropped when memory is free again
+    return replace(state, restart_due=reason if state.restart_due in weaker else state.restart_due)
 
 
 def _count_turns(state: State) -> State:
     state = replace(state, start_failures=0)  # a turn was taken: this Aider works
     limit = state.limits.max_turns
     if limit and state.turns_in_launch >= limit:
-        return _due(state, f"{state.turns_in_launch} turns")
+        return _due(state, sentences.count(state.turns_in_launch, "turn"))
     return state
 
 
@@ -95,6 +96,9 @@ def _begin_restart(state: State, now: float) -> Step:
     at_prompt = state.phase is Phase.RUNNING and state.settled and not state.hidden
     if not state.restart_due or not at_prompt or state.prompt is None:
         return state, ()
+    if state.restart_due == memory.STAYED_SHORT and not memory.is_short(state, now):
+        # What was short a while ago is no reason any more, and nothing was tried.
+        return replace(state, restart_due="", memory_restart_tried=False), ()
     handoff = Handoff(mode=state.prompt.mode, multiline=state.prompt.multiline)
     restart = Restart(state.restart_due, now, handoff)
     state = replace(state, phase=Phase.SAVING, hidden="save", restart=restart)
@@ -113,15 +117,15 @@ def _saved(state: State, event: ChatSaved, now: float) -> Step:
         phase=Phase.STOPPING,
         restart_due="",
         restart=replace(state.restart, handoff=handoff),
-        hidden_failures=0,
+        save_failures=0,
     )
     return state, (StopAider(), SetDeadline("stop", now + state.limits.stop_wait_seconds))
 
 
 def _give_up_saving(state: State, problem: str) -> Step:
     """Two failures end restarting by count: without the list of files a restart would lose something."""
-    failures = state.hidden_failures + 1
-    state = replace(state, phase=Phase.RUNNING, restart=None, hidden_failures=failures)
+    failures = state.save_failures + 1
+    state = replace(state, phase=Phase.RUNNING, restart=None, save_failures=failures)
     if failures < 2:
         return state, ()
     limits = replace(state.limits, max_turns=0)
@@ -168,6 +172,7 @@ def _start(state: State) -> Step:
         phase=Phase.STARTING,
         restart=restart,
         restored=True,
+        handed_over=restart.handoff,
         context=Unavailable("no /tokens was run yet"),
         turn_tokens=Unavailable("no turn was taken yet"),
         file_growth_tokens=0,
@@ -193,7 +198,7 @@ def _died(state: State, status: int, now: float, before: tuple[Action, ...]) -> 
             state, exit_status(status), before, now, sentences.gave_up(status, state.start_failures)
         )
     state = replace(state, phase=Phase.OFFERING, restart=restart, restart_due="", died_with=status)
-    return state, (*before, OfferRestart(sentences.offer(status, handoff)))
+    return state, (*before, OfferRestart(sentences.offer(status, handoff, talked=state.turns > 0)))
 
 
 def _failed_start(state: State, status: int, now: float) -> Step:
@@ -275,9 +280,12 @@ def session_models(state: State, now: float) -> tuple[str, ...]:
 
 
 def last_known_handoff(state: State) -> Handoff:
-    """What can be handed over when Aider can no longer be asked: the files of the newest table."""
-    rows = state.context.rows if isinstance(state.context, ContextReading) else ()
-    files = [row for row in rows if row.kind == "file"]
+    """What can be handed over when Aider can no longer be asked: the files of the newest table, or before the first
+    one what this Aider was given.
+    """
+    if isinstance(state.context, Unavailable):
+        return replace(state.handed_over, mode=state.last_mode, multiline=state.last_multiline)
+    files = [row for row in state.context.rows if row.kind == "file"]
     return Handoff(
         editable=tuple(row.name for row in files if not row.read_only),
         read_only=tuple(row.name for row in files if row.read_only),

@@ -12,6 +12,7 @@ from aider_guard.core.events import (
     ContextRead,
     ContinuationShown,
     Event,
+    ExchangesCarried,
     KeyTyped,
     ModelsChosen,
     NoticeShown,
@@ -56,6 +57,8 @@ def _noted(state: State, event: Event) -> State:
             return _turn_finished(state, event)
         case ContextRead() | ChatSaved():
             return replace(state, hidden="")
+        case ExchangesCarried(exchanges) if state.restart:
+            return replace(state, restart=replace(state.restart, exchanges=exchanges))
         case NoticeShown(name):
             return replace(state, last_notice=name)
     return state
