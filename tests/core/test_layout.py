@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pyte
 import pytest
+from core.recordings import GREEN, OPENED, drawn
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from recordings import GREEN, OPENED, drawn
 
 from aider_guard.core.layout import Layout, lay_out
 

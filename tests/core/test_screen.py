@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from recordings import (
+from core.recordings import (
     ACCEPTED,
     CLOSED,
     ERASED,
@@ -21,6 +19,8 @@ from recordings import (
     recorded,
     rule,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aider_guard.core.events import (
     ConfirmShown,

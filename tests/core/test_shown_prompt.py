@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pyte
 import pytest
-from recordings import (
+from core.recordings import (
     ACCEPTED,
     ERASED,
     NAMES,

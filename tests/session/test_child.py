@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from ptys import CAP_SECONDS, child, read_until
+from session.ptys import CAP_SECONDS, child, read_until
 
 from aider_guard.session.child import UNKNOWN_STATUS, Child, LineModes
 from aider_guard.session.terminal import Size

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ptys import CAP_SECONDS, child
+from session.ptys import CAP_SECONDS, child
 
 from aider_guard.session.child import Child
 from aider_guard.session.loop import READ, WRITE

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ptys import CHILDREN, Person
+from session.ptys import CHILDREN, Person
 
 from aider_guard.errors import TerminalError
 from aider_guard.session.terminal import Size, Terminal, put_size

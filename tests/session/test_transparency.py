@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from ptys import MINI_GUARD, Person, child
+from session.ptys import MINI_GUARD, Person, child
 
 if TYPE_CHECKING:
     from pathlib import Path
