@@ -35,7 +35,7 @@ def commit(folder: Path) -> None:
 def test_the_story_of_a_session(
     rig: Rig, ollama: PrivateOllama, terse: str, sample_repo: Path, aider_env: dict[str, str]
 ) -> None:
-    """Three messages, a warning with the right /drop, a restart that keeps three files, and all as it was at the end."""
+    """Three messages, a warning with the right /drop, a restart that keeps three files, and all as it was after."""
     one, two = a_file(sample_repo, "one.py", 2), a_file(sample_repo, "two.py", 3)
     large = a_file(sample_repo, "large one.py", 45)
     conventions = sample_repo / "docs" / "coding conventions.md"
