@@ -1,0 +1,325 @@
+"""Histories of a session for the policy: told by hand, or at random with every kind of event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+from typing import Any, get_args
+
+from hypothesis import strategies as st
+
+from aider_guard.core.actions import Action, CancelDeadline, SetDeadline
+from aider_guard.core.events import (
+    AiderExited,
+    AiderStarted,
+    ChatSaved,
+    ConfirmShown,
+    ContextRead,
+    ContinuationShown,
+    DeadlinePassed,
+    Event,
+    ExchangesCarried,
+    FilesCounted,
+    KeyTyped,
+    MemoryRead,
+    ModelDescribed,
+    ModelsChosen,
+    ModelsRead,
+    ModelsUnloaded,
+    NoticeShown,
+    OfferAnswered,
+    PromptClosed,
+    PromptRedrawn,
+    PromptSettled,
+    PromptShown,
+    RestartRequested,
+    ServerRead,
+    SidecarLost,
+    SidecarStarted,
+    TerminationRequested,
+    TextsCounted,
+    TurnFinished,
+    TurnStarted,
+)
+from aider_guard.core.policy import decide
+from aider_guard.core.readings import (
+    ContextReading,
+    ContextRow,
+    Gpu,
+    LoadedModel,
+    MemoryReading,
+    ModelsReading,
+    RamReading,
+    Unavailable,
+)
+from aider_guard.core.state import Limits, Phase, State
+
+GIB = 1 << 30
+WINDOW = 10_000
+OURS, OTHERS = "ours:latest", "others:latest"
+UNKNOWN = Unavailable("not read")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One event, the state before and after it, and what was to be done about it."""
+
+    now: float
+    event: Event
+    actions: tuple[Action, ...]
+    before: State = field(repr=False)
+    after: State = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Some seconds pass."""
+
+    seconds: float
+
+
+class Story:
+    """A session told event by event; readings are taken at the moment they are told."""
+
+    def __init__(self, limits: Limits | None = None, **known: Any) -> None:
+        self.state = State(limits or Limits(), **known)
+        self.now = 100.0
+        self.steps: list[Step] = []
+        self.deadlines: dict[str, float] = {}
+
+    def tell(self, *events: Event | Wait) -> list[Action]:
+        """Everything the policy wants done about these events, in order."""
+        actions: list[Action] = []
+        for event in events:
+            if isinstance(event, Wait):
+                actions += self._pass(self.now + event.seconds)
+            else:
+                actions += self._decide(event)
+        return actions
+
+    def _pass(self, until: float) -> list[Action]:
+        """Let time pass; deadlines that were set come when they are due."""
+        actions: list[Action] = []
+        while due := sorted((at, name) for name, at in self.deadlines.items() if at <= until):
+            self.now, name = max(self.now, due[0][0]), due[0][1]
+            del self.deadlines[name]
+            actions += self._decide(DeadlinePassed(name))
+        self.now = until
+        return actions
+
+    def _decide(self, event: Event) -> tuple[Action, ...]:
+        before = self.state
+        self.state, actions = decide(before, event, self.now)
+        for action in actions:
+            match action:
+                case SetDeadline(name, at):
+                    self.deadlines[name] = at
+                case CancelDeadline(name):
+                    self.deadlines.pop(name, None)
+        self.steps.append(Step(self.now, event, actions, before, self.state))
+        return actions
+
+    def prompt(self, *files: str, **more: Any) -> list[Action]:
+        """The main prompt appears and nobody types."""
+        return self.tell(PromptShown(files=files, **more), Wait(0.3), PromptSettled())
+
+    def turn(self, *, tokens: int | Unavailable = UNKNOWN, mentioned: Sequence[str] = ()) -> None:
+        """A message is sent and answered; the prompt is back, and the user types on at once."""
+        self.tell(KeyTyped(), PromptClosed(), TurnStarted(), Wait(5.0), PromptShown())
+        self.tell(TurnFinished(1, tokens, 0, tuple(mentioned)), KeyTyped())
+
+
+def actions_of(steps: Iterable[Step], *kinds: type) -> list[Any]:
+    """The actions of some kinds, in order."""
+    return [action for step in steps for action in step.actions if isinstance(action, kinds)]
+
+
+def begun(limits: Limits | None = None) -> Story:
+    """Aider runs at its first prompt, Ollama has nothing loaded."""
+    story = Story(limits)
+    story.tell(AiderStarted(1, 42), ModelsChosen("ours", ("ours", "weak"), WINDOW))
+    story.tell(models(at=story.now), PromptShown())
+    return story
+
+
+def table(total: int, *, files: dict[str, int] | None = None, at: float = 0.0) -> ContextReading:
+    """A /tokens table: these files, and the rest for the instructions."""
+    rows = [ContextRow("file", name, tokens) for name, tokens in (files or {}).items()]
+    system = ContextRow("system", "", total - sum(row.tokens for row in rows))
+    return ContextReading("m", (system, *rows), total, WINDOW, at)
+
+
+def models(*names: str, at: float, vram: int = GIB) -> ModelsRead:
+    """Ollama has these loaded."""
+    loaded = tuple(LoadedModel(name, "", GIB, vram, WINDOW) for name in names)
+    return ModelsRead(ModelsReading(loaded, at))
+
+
+def gpu_memory(percent: float, *, at: float) -> MemoryRead:
+    """One GPU, this full."""
+    card = Gpu(0, "card", 8 * GIB, ceil(8 * GIB * percent / 100), ())
+    return MemoryRead(MemoryReading((card,), RamReading(16 * GIB, 8 * GIB, UNKNOWN), at))
+
+
+# At random
+
+NAMES = st.sampled_from([OURS, OTHERS, "ours", "weak", "a b.py", "c.py"])
+SOME_NAMES = st.lists(NAMES, max_size=2).map(tuple)
+TOKENS = st.sampled_from([0, 100, 5_000, 7_800, 8_500, 20_000])
+MAYBE_TOKENS = TOKENS | st.just(UNKNOWN)
+BYTES = st.sampled_from([0, GIB, 7 * GIB, 8 * GIB])
+TAKEN = st.sampled_from([0.0, -1.0, -9.0, -11.0, -1000.0])
+"""Seconds before the event; made an instant when the story is told."""
+GPUS = st.lists(
+    st.builds(Gpu, st.just(0), st.just("card"), st.sampled_from([8 * GIB, 0]), BYTES, st.just(())),
+    max_size=2,
+).map(tuple)
+RAM = st.builds(RamReading, st.sampled_from([8 * GIB, 0]), BYTES, st.just(UNKNOWN))
+LOADED = st.lists(
+    st.builds(LoadedModel, NAMES, st.just(""), BYTES, BYTES, MAYBE_TOKENS), max_size=3
+).map(tuple)
+ROW_KINDS = st.sampled_from(["system", "history", "map", "file"])
+ROWS = st.lists(
+    st.builds(ContextRow, ROW_KINDS, NAMES, TOKENS, st.booleans()),
+    max_size=3,
+    unique_by=lambda row: (row.kind, row.name),
+).map(tuple)
+
+
+PROMPTS = st.builds(
+    PromptShown,
+    st.sampled_from(["", "ask"]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([(), ("c.py",)]),
+)
+DEADLINES = st.sampled_from(
+    ["stop", "kill", "unload", "backoff", "end", "sidecar_start", "sidecar_silent", "else"]
+)
+EVENTS: tuple[st.SearchStrategy[Any], ...] = (
+    st.builds(AiderStarted, st.integers(1, 3), st.just(42)),
+    st.builds(ModelsChosen, st.sampled_from(["", "ours"]), SOME_NAMES, MAYBE_TOKENS),
+    PROMPTS,
+    st.builds(ConfirmShown),
+    st.builds(ContinuationShown),
+    st.builds(PromptRedrawn, st.booleans()),
+    st.builds(PromptClosed),
+    st.builds(KeyTyped),
+    st.builds(PromptSettled),
+    st.builds(TurnStarted),
+    st.builds(TurnFinished, st.just(1), MAYBE_TOKENS, MAYBE_TOKENS, SOME_NAMES),
+    st.builds(AiderExited, st.sampled_from([0, 1, -2, -9, -15])),
+    st.builds(ChatSaved, SOME_NAMES, SOME_NAMES, st.sampled_from(["", "it failed"])),
+    st.builds(ExchangesCarried, st.integers(0, 3)),
+    st.builds(NoticeShown, st.just("n")),
+    st.builds(OfferAnswered, st.booleans()),
+    st.builds(SidecarStarted, st.just(7), st.just("1")),
+    st.builds(SidecarLost, st.just("it died")),
+    st.builds(ServerRead, st.just(UNKNOWN)),
+    st.builds(ModelDescribed, NAMES, MAYBE_TOKENS),
+    st.builds(FilesCounted, st.dictionaries(NAMES, MAYBE_TOKENS, max_size=3)),
+    st.builds(TextsCounted, st.integers(0, 3), st.lists(TOKENS, max_size=2).map(tuple)),
+    st.builds(ModelsUnloaded, SOME_NAMES, MAYBE_TOKENS, st.just(1.0)),
+    st.builds(RestartRequested),
+    st.builds(TerminationRequested, st.sampled_from([1, 15])),
+    st.builds(DeadlinePassed, DEADLINES),
+    st.builds(
+        MemoryRead, st.builds(MemoryReading, GPUS | st.just(UNKNOWN), RAM | st.just(UNKNOWN), TAKEN)
+    ),
+    st.builds(ModelsRead, st.builds(ModelsReading, LOADED, TAKEN) | st.just(UNKNOWN)),
+    st.builds(
+        ContextRead,
+        st.builds(ContextReading, st.just("m"), ROWS, TOKENS, MAYBE_TOKENS, TAKEN)
+        | st.just(UNKNOWN),
+    ),
+)
+KINDS = frozenset(get_args(Event))
+LIMITS = st.builds(
+    Limits,
+    max_turns=st.sampled_from([0, 1, 2, 20]),
+    probe=st.sampled_from(["auto", "always", "never"]),
+    readings_for_pressure=st.just(2),
+    readings_for_restart=st.just(3),
+)
+
+
+def fitting(story: Story) -> list[tuple[Event, ...]]:
+    """What a healthy or an unlucky session would see next."""
+    at = story.now
+    match story.state.phase:
+        case Phase.STARTING:
+            begins = (AiderStarted(2, 42), ModelsChosen("ours", ("ours",), WINDOW))
+            return [
+                (*begins, PromptShown()),
+                (*begins, PromptShown(), PromptSettled()),
+                (AiderExited(1),),
+            ]
+        case Phase.RUNNING if story.state.hidden:
+            return [(ContextRead(table(used, at=at)),) for used in (1_000, 7_800, 8_500)]
+        case Phase.RUNNING:
+            memory = [(gpu_memory(percent, at=at),) * 3 for percent in (50, 87, 95)]
+            turn = (
+                PromptClosed(),
+                PromptShown(),
+                TurnFinished(1, 6_000, 10, ("c.py",)),
+                PromptSettled(),
+            )
+            idle = (PromptShown(files=("c.py",)), PromptSettled())
+            ours, asked = (models(OURS, at=at),), (RestartRequested(),)
+            return [turn, turn, idle, ours, *memory, (KeyTyped(),), asked, (AiderExited(-9),)]
+        case Phase.SAVING:
+            return [(ChatSaved(("c.py",), ("a b.py",)),), (ChatSaved(problem="it failed"),)]
+        case Phase.UNLOADING:
+            return [(ModelsUnloaded((OURS,), GIB, 1.0),)]
+        case Phase.OFFERING:
+            return [(OfferAnswered(accepted=True),)]
+    return [(AiderExited(0),), (AiderExited(1),)]
+
+
+FITTING = st.integers(0, 11)
+MOMENTS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.1, 1.0, 3.0, 9.0, 60.0]),
+        st.one_of(FITTING, FITTING, FITTING, FITTING, st.one_of(*EVENTS)),
+    ),
+    min_size=8,
+    max_size=60,
+)
+
+
+def moved(event: Event, now: float) -> Event:
+    """The event with its reading taken so many seconds before *now*."""
+    match event:
+        case MemoryRead(memory):
+            return MemoryRead(replace(memory, taken_at=now + memory.taken_at))
+        case ModelsRead(ModelsReading() as listed):
+            return ModelsRead(replace(listed, taken_at=now + listed.taken_at))
+        case ContextRead(ContextReading() as context):
+            return ContextRead(replace(context, taken_at=now + context.taken_at))
+    return event
+
+
+def _told(
+    limits: Limits, moments: Sequence[tuple[float, Any]], without: tuple[type, ...]
+) -> list[Step]:
+    story = begun(limits)
+    for seconds, event in moments:
+        story.tell(Wait(seconds))
+        if isinstance(event, int):
+            choices = fitting(story)
+            chosen = choices[event % len(choices)]
+        else:
+            chosen = (moved(event, story.now),)
+        story.tell(*(event for event in chosen if not isinstance(event, without)))
+    return story.steps
+
+
+def histories(without: tuple[type, ...] = ()) -> st.SearchStrategy[list[Step]]:
+    """Sessions: events that fit as often as any others, readings fresh and old, deadlines when they are due."""
+    return st.tuples(LIMITS, MOMENTS).map(lambda drawn: _told(drawn[0], drawn[1], without))
+
+
+def pairs(steps: Sequence[Step]) -> Iterator[tuple[Step, Action]]:
+    """Each action with its step."""
+    return ((step, action) for step in steps for action in step.actions)

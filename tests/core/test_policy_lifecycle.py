@@ -1,0 +1,571 @@
+"""Planned restarts, deaths, and the end, as told stories and as properties of any history."""
+
+from __future__ import annotations
+
+import pytest
+from core.histories_of_events import (
+    GIB,
+    OTHERS,
+    OURS,
+    UNKNOWN,
+    WINDOW,
+    Step,
+    Story,
+    Wait,
+    actions_of,
+    begun,
+    gpu_memory,
+    histories,
+    models,
+    pairs,
+    table,
+)
+from hypothesis import given, settings
+
+from aider_guard.core.actions import (
+    Action,
+    CancelDeadline,
+    EndSession,
+    Handoff,
+    OfferRestart,
+    RunHidden,
+    SetDeadline,
+    ShowNotice,
+    SignalAider,
+    StartAider,
+    StopAider,
+    UnloadModels,
+)
+from aider_guard.core.events import (
+    AiderExited,
+    AiderStarted,
+    ChatSaved,
+    ConfirmShown,
+    ContextRead,
+    ContinuationShown,
+    DeadlinePassed,
+    KeyTyped,
+    ModelsChosen,
+    ModelsRead,
+    ModelsUnloaded,
+    OfferAnswered,
+    PromptClosed,
+    PromptRedrawn,
+    PromptSettled,
+    PromptShown,
+    RestartRequested,
+    SidecarLost,
+    TerminationRequested,
+    TurnFinished,
+)
+from aider_guard.core.readings import ModelsReading, Unavailable
+from aider_guard.core.rules.lifecycle import exit_status
+from aider_guard.core.state import Limits, Phase, same_model
+
+SIGTERM = 15
+MANY = settings(max_examples=200)
+
+
+def names(actions: list[Action]) -> list[str]:
+    """The kinds of actions, but not the deadlines."""
+    return [
+        type(action).__name__
+        for action in actions
+        if not isinstance(action, SetDeadline | CancelDeadline)
+    ]
+
+
+# Stories
+
+
+def saving(limits: Limits | None = None, *, mode: str = "", multiline: bool = False) -> Story:
+    """A restart was asked for, and the hidden /save runs."""
+    story = begun(limits)
+    story.tell(RestartRequested())
+    story.prompt("c.py", mode=mode, multiline=multiline)
+    return story
+
+
+def stopping(limits: Limits | None = None) -> Story:
+    """The files are known, and /exit was typed."""
+    story = saving(limits, mode="ask", multiline=True)
+    story.tell(ChatSaved(("c.py", "a b.py"), ("notes.md",)))
+    return story
+
+
+def unloading() -> Story:
+    """Aider is gone, its model is being unloaded."""
+    story = stopping()
+    story.tell(models(OURS, at=story.now), AiderExited(0))
+    return story
+
+
+def offering(status: int = -9) -> Story:
+    """Aider died, the user is asked."""
+    story = begun()
+    story.tell(ContextRead(table(900, files={"c.py": 10})), AiderExited(status))
+    return story
+
+
+def backing_off() -> Story:
+    """The user said yes."""
+    story = offering()
+    story.tell(OfferAnswered(accepted=True))
+    return story
+
+
+def starting() -> Story:
+    """The first Aider was started and shows nothing yet."""
+    story = Story()
+    story.tell(AiderStarted(1, 42))
+    return story
+
+
+def ending() -> Story:
+    """The user left; the model is being unloaded."""
+    story = begun()
+    story.tell(models(OURS, at=story.now), AiderExited(0))
+    return story
+
+
+def ended() -> Story:
+    """All is over."""
+    story = begun()
+    story.tell(AiderExited(0))
+    return story
+
+
+STORIES = {
+    Phase.STARTING: starting,
+    Phase.RUNNING: begun,
+    Phase.SAVING: saving,
+    Phase.STOPPING: stopping,
+    Phase.UNLOADING: unloading,
+    Phase.OFFERING: offering,
+    Phase.BACKOFF: backing_off,
+    Phase.ENDING: ending,
+    Phase.ENDED: ended,
+}
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_each_phase_has_its_story(phase: Phase) -> None:
+    """The stories that the tests below begin with reach the phase they are named for."""
+    assert STORIES[phase]().state.phase is phase
+
+
+def test_a_planned_restart_step_by_step() -> None:
+    """Save, exit, unload, start with what was saved, and one notice above the new prompt."""
+    story = begun()
+    assert story.tell(RestartRequested()) == []
+    assert names(story.prompt("c.py", mode="ask", multiline=True)) == ["RunHidden"]
+    stop = story.tell(ChatSaved(("c.py", "a b.py"), ("notes.md",)))
+    assert stop == [StopAider(), SetDeadline("stop", story.now + 5.0)]
+    story.tell(models(OURS, OTHERS, at=story.now))
+    exited = story.tell(Wait(1.0), AiderExited(0))
+    assert [a for a in exited if isinstance(a, UnloadModels)] == [UnloadModels((OURS,), 6.0)]
+    handoff = Handoff(("c.py", "a b.py"), ("notes.md",), "ask", multiline=True)
+    unloaded = story.tell(Wait(2.0), ModelsUnloaded((OURS,), GIB, 2.0))
+    assert StartAider("you asked for it", handoff) in unloaded
+    (shown,) = story.tell(AiderStarted(2, 43), Wait(3.0), PromptShown())[1:]
+    assert isinstance(shown, ShowNotice)
+    assert "restarted in 6.0 s (you asked for it): 3 files" in shown.notice.lines[0]
+    assert "1.0 GiB freed" in shown.notice.lines[0]
+    assert (story.state.restarts, story.state.restart_due) == (1, "")
+
+
+def test_a_restart_is_due_after_so_many_turns() -> None:
+    """After max-turns turns since Aider started, at the next untouched prompt; 0 means never."""
+    story = begun(Limits(max_turns=2, probe="never"))
+    story.turn()
+    assert names(story.prompt()) == []
+    story.turn()
+    assert RunHidden("save") in story.prompt()
+    assert story.state.restart is not None
+    assert story.state.restart.reason == "2 turns"
+    never = begun(Limits(max_turns=0, probe="never"))
+    for _ in range(50):
+        never.turn()
+    assert names(never.prompt()) == []
+
+
+def test_turns_are_counted_anew_after_a_restart() -> None:
+    """The count begins again with the new Aider."""
+    story = begun(Limits(max_turns=1, probe="never"))
+    story.turn()
+    story.prompt()
+    story.tell(ChatSaved(), AiderExited(0), AiderStarted(2, 43), PromptShown())
+    assert names(story.prompt()) == []
+    story.turn()
+    assert names(story.prompt()) == ["RunHidden"]
+
+
+UNTOUCHED = [
+    ("a key came", (KeyTyped(),)),
+    ("the prompt was answered", (PromptClosed(),)),
+    ("Aider asks", (ConfirmShown(),)),
+    ("another program asks", (ContinuationShown(),)),
+    ("there is text in the line", (PromptShown(empty=False), PromptSettled())),
+    ("text came into the line", (PromptShown(), PromptSettled(), PromptRedrawn(empty=False))),
+    ("it is not settled", (PromptShown(),)),
+]
+
+
+@pytest.mark.parametrize(("why", "events"), UNTOUCHED, ids=[why for why, _ in UNTOUCHED])
+def test_a_restart_waits_for_an_untouched_prompt(why: str, events: tuple[PromptShown, ...]) -> None:
+    """Nothing begins while the prompt is not the user's to ignore; it does at the next that is."""
+    story = begun()
+    assert names(story.tell(*events, RestartRequested())) == [], why
+    assert names(story.prompt()) == ["RunHidden"]
+
+
+def test_a_restart_that_is_asked_for_begins_at_once_at_an_untouched_prompt() -> None:
+    """Who asks from another pane does not wait for the next prompt."""
+    story = begun(Limits(probe="never"))
+    story.prompt()
+    assert names(story.tell(RestartRequested())) == ["RunHidden"]
+
+
+def test_typing_during_the_hidden_save_puts_the_restart_off() -> None:
+    """Aider is not stopped under the user's hands; the restart stays due."""
+    story = saving()
+    assert names(story.tell(KeyTyped(), ChatSaved(("c.py",)))) == []
+    assert story.state.phase is Phase.RUNNING
+    assert names(story.prompt()) == ["RunHidden"]
+
+
+def test_a_restart_without_the_list_of_files_is_given_up_after_two_tries() -> None:
+    """A failed save stops nothing; the second one in a row is said, and restarts by count end."""
+    story = saving(Limits(max_turns=1, probe="never"))
+    assert names(story.tell(ChatSaved(problem="no list"))) == ["RunHidden"]
+    said = story.tell(ChatSaved(problem="no list"))
+    assert [action.notice.name for action in said if isinstance(action, ShowNotice)] == [
+        "restart_given_up"
+    ]
+    story.turn()
+    assert names(story.prompt()) == []
+
+
+def test_aider_that_does_not_stop_is_terminated_and_then_killed() -> None:
+    """5 s after /exit comes SIGTERM, 1 s later SIGKILL, and whatever it exits with the restart goes on."""
+    story = stopping()
+    begin = story.now
+    story.tell(Wait(60.0))
+    signals = [(s.now - begin, a) for s, a in pairs(story.steps) if isinstance(a, SignalAider)]
+    assert signals == [(5.0, SignalAider("TERM")), (6.0, SignalAider("KILL"))]
+    assert names(story.tell(AiderExited(-9))) == ["StartAider"]
+
+
+def test_deadlines_of_the_stop_are_forgotten_when_aider_is_gone() -> None:
+    """No signal is left over for the next Aider."""
+    story = stopping()
+    story.tell(AiderExited(0))
+    assert not {"stop", "kill"} & set(story.deadlines)
+    assert not actions_of(story.steps, SignalAider)
+
+
+@pytest.mark.parametrize("event", [ModelsUnloaded((), UNKNOWN, 6.0), SidecarLost("it died")])
+def test_the_start_does_not_depend_on_the_sidecar(event: ModelsUnloaded | SidecarLost) -> None:
+    """Aider starts when the models are unloaded, when nobody can tell, and after 8 s in any case."""
+    story = unloading()
+    assert "StartAider" in names(story.tell(event))
+    late = unloading()
+    begin = late.now
+    late.tell(Wait(60.0))
+    assert [s.now - begin for s, a in pairs(late.steps) if isinstance(a, StartAider)] == [8.0]
+
+
+def test_without_a_fresh_reading_nothing_is_unloaded() -> None:
+    """An absent reading, an old one and a lost sidecar: Aider starts at once, and no model is touched."""
+    for spoil in (
+        (),
+        (models(OURS, at=0.0),),
+        (models(OURS, at=100.0), SidecarLost("it died")),
+        (models(OURS, at=100.0), ModelsRead(UNKNOWN)),
+    ):
+        story = stopping()
+        actions = story.tell(*spoil, Wait(4.0), AiderExited(0))
+        assert not [a for a in actions if isinstance(a, UnloadModels)], spoil
+        assert StartAider in {type(a) for a in actions}
+
+
+def test_models_of_others_stay_loaded() -> None:
+    """What was loaded before this session's first turn is others', also if it has our model's name."""
+    story = Story()
+    story.tell(AiderStarted(1, 42), ModelsChosen("ours", ("ours", "weak"), WINDOW))
+    story.tell(models(OURS, OTHERS, at=story.now), PromptShown())
+    story.turn()
+    story.tell(models(OURS, OTHERS, "weak:latest", at=story.now))
+    assert UnloadModels(("weak:latest",), 0.0) in story.tell(AiderExited(0))
+
+
+EXITS = [(0, 0), (-2, 130)]
+
+
+@pytest.mark.parametrize(("status", "shown"), EXITS)
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.RUNNING, Phase.SAVING])
+def test_leaving_is_final(phase: Phase, status: int, shown: int) -> None:
+    """Status 0, and death by the third Ctrl-C: the session ends with it, nothing is offered or started."""
+    story = STORIES[phase]()
+    assert EndSession(shown) in story.tell(AiderExited(status))
+    assert story.state.phase in (Phase.ENDING, Phase.ENDED)
+    assert not actions_of(story.steps, StartAider, OfferRestart)
+
+
+def test_the_first_start_that_fails_is_aiders_own_affair() -> None:
+    """A wrong argument ends the session with Aider's status, without a word of ours."""
+    assert starting().tell(AiderExited(2)) == [EndSession(2)]
+
+
+def test_death_is_told_and_offered_back() -> None:
+    """What happened, the files of the newest table, and only yes starts it again, after a second."""
+    story = offering(-9)
+    (offer,) = actions_of(story.steps, OfferRestart)
+    assert offer.notice.lines[0] == "Aider was killed by SIGKILL."
+    assert "1 file" in offer.notice.lines[1]
+    accepted = story.tell(OfferAnswered(accepted=True))
+    assert accepted == [SetDeadline("backoff", story.now + 1)]
+    (start,) = (a for a in story.tell(Wait(1.0)) if isinstance(a, StartAider))
+    assert (start.reason, start.handoff.editable) == ("Aider died", ("c.py",))
+
+
+def test_a_refused_offer_ends_with_aiders_status() -> None:
+    """The shell sees what Aider died of."""
+    for status, shown in ((1, 1), (-9, 137)):
+        assert EndSession(shown) in offering(status).tell(OfferAnswered(accepted=False))
+
+
+def test_a_restart_asked_for_elsewhere_is_no_consent() -> None:
+    """While the user is asked at the terminal, another pane's restart does not answer."""
+    story = offering()
+    assert names(story.tell(RestartRequested(), Wait(60.0))).count("StartAider") == 0
+    assert story.state.phase is Phase.OFFERING
+
+
+def test_three_starts_that_fail_are_enough() -> None:
+    """1, 2 and 3 s apart, then it is given up with the last status."""
+    story = backing_off()
+    died = story.now
+    for _ in range(3):
+        story.tell(Wait(4.0), AiderStarted(2, 43), AiderExited(1))
+    starts = [s.now - died for s, a in pairs(story.steps) if isinstance(a, StartAider)]
+    assert starts == [1.0, 4.0 + 2.0, 8.0 + 3.0]
+    (end,) = actions_of(story.steps, EndSession)
+    assert (end.exit_status, end.notice.name) == (1, "gave_up")
+
+
+def test_deaths_right_after_the_prompt_count_as_well() -> None:
+    """An Aider that shows its prompt and dies before a turn was taken is not started for ever; a turn resets it."""
+    story = begun()
+    for _ in range(3):
+        story.tell(AiderExited(1), OfferAnswered(accepted=True), Wait(5.0))
+        story.tell(AiderStarted(2, 43), PromptShown())
+    assert "EndSession" in names(story.tell(AiderExited(1)))
+    works = begun()
+    for _ in range(6):
+        works.tell(AiderExited(1), OfferAnswered(accepted=True), Wait(5.0))
+        works.tell(AiderStarted(2, 43), PromptShown())
+        works.turn()
+    assert works.state.phase is Phase.RUNNING
+
+
+def test_aider_that_dies_before_its_first_table_keeps_what_it_was_given() -> None:
+    """After a restart no table is read before the first turn: the files handed over then are handed over again."""
+    story = stopping()
+    story.tell(AiderExited(0), AiderStarted(2, 43), PromptShown("architect"))
+    story.tell(AiderExited(-11), OfferAnswered(accepted=True))
+    (start,) = (a for a in story.tell(Wait(1.0)) if isinstance(a, StartAider))
+    assert start.handoff == Handoff(("c.py", "a b.py"), ("notes.md",), "architect")
+
+
+@pytest.mark.parametrize(
+    "phase", [phase for phase in Phase if phase not in (Phase.ENDING, Phase.ENDED)]
+)
+def test_a_termination_ends_every_phase(phase: Phase) -> None:
+    """SIGTERM at any moment: within 2 s the session ends with 128 + 15, also when Aider must be killed."""
+    story = STORIES[phase]()
+    begin, alive = story.now, phase not in (Phase.UNLOADING, Phase.OFFERING, Phase.BACKOFF)
+    asked = story.tell(TerminationRequested(SIGTERM))
+    if alive:
+        assert SignalAider("TERM") in asked
+        assert SignalAider("KILL") in story.tell(Wait(1.0))
+        story.tell(AiderExited(-9))
+    assert [a.exit_status for a in actions_of(story.steps, EndSession)] == [143]
+    story.tell(Wait(1.0))
+    assert story.state.phase is Phase.ENDED
+    assert story.now - begin <= 2.0
+
+
+def test_a_termination_while_ending_changes_nothing() -> None:
+    """The status is Aider's by then, and the end comes within a second."""
+    story = ending()
+    assert story.tell(TerminationRequested(SIGTERM)) == []
+    story.tell(Wait(1.0))
+    assert story.state.phase is Phase.ENDED
+    assert [a.exit_status for a in actions_of(story.steps, EndSession)] == [0]
+
+
+@pytest.mark.parametrize(("status", "shown"), [(0, 0), (1, 1), (255, 255), (-1, 129), (-15, 143)])
+def test_exit_statuses_are_those_of_a_shell(status: int, shown: int) -> None:
+    """Aider's own, or 128 and the signal."""
+    assert exit_status(status) == shown
+
+
+# Properties
+
+
+@MANY
+@given(histories())
+def test_something_is_typed_only_at_an_untouched_prompt(steps: list[Step]) -> None:
+    """The last word of the screen is an empty main prompt, it settled after the last key, and nothing hidden runs."""
+    is_open = empty = settled = runs = False
+    for step in steps:
+        match step.event:
+            case PromptShown():
+                is_open, empty, settled = True, step.event.empty, False
+            case PromptRedrawn() if is_open:
+                empty = step.event.empty
+            case ConfirmShown() | ContinuationShown() | PromptClosed() | AiderExited():
+                is_open = False
+            case AiderStarted():
+                is_open = runs = False
+            case KeyTyped():
+                settled = False
+            case PromptSettled():
+                settled = True
+            case ContextRead() | ChatSaved():
+                runs = False
+        for action in step.actions:
+            if isinstance(action, RunHidden | StopAider):
+                assert (is_open, empty, settled, runs) == (True, True, True, False)
+            runs = runs or isinstance(action, RunHidden)
+
+
+@MANY
+@given(histories())
+def test_between_two_starts_lies_an_end(steps: list[Step]) -> None:
+    """Aider is never started while one may still run."""
+    gone = False
+    for step in steps:
+        gone = gone or isinstance(step.event, AiderExited)
+        for action in step.actions:
+            if isinstance(action, StartAider):
+                assert gone
+                gone = False
+
+
+@MANY
+@given(histories())
+def test_starts_after_deaths_are_few_and_apart(steps: list[Step]) -> None:
+    """At most three without a turn between them, each a second later than the one before."""
+    failures, since = 0, 0.0
+    for step in steps:
+        if isinstance(step.event, TurnFinished) and step.before.phase is Phase.RUNNING:
+            failures = 0
+        for action in step.actions:
+            if isinstance(action, SetDeadline) and action.name == "backoff":
+                failures += 1
+                since = step.now
+                assert (failures <= 3, action.at - step.now) == (True, failures)
+            honest = step.event != DeadlinePassed("backoff") or step.now - since >= failures
+            if isinstance(action, StartAider) and step.before.phase is Phase.BACKOFF and honest:
+                assert 1 <= failures <= 3
+
+
+@MANY
+@given(histories(without=(RestartRequested, AiderExited, TerminationRequested)))
+def test_without_a_reason_nothing_is_restarted(steps: list[Step]) -> None:
+    """Each hidden save follows from turns, or from memory that is short by a fresh reading."""
+    for step, action in pairs(steps):
+        if action == RunHidden("save"):
+            restart = step.after.restart
+            assert restart is not None
+            limit, turns = step.before.limits.max_turns, restart.reason.partition(" turn")[0]
+            counted = turns.isdigit() and int(turns) >= limit > 0
+            assert counted or restart.reason == "memory stayed short"
+
+
+@MANY
+@given(histories())
+def test_only_fresh_readings_unload_and_only_our_models(steps: list[Step]) -> None:
+    """The newest list is at most 10 s old, and each model unloaded is on it, is the session's, and no other's."""
+    ours: tuple[str, ...] = ()
+    listed: ModelsReading | Unavailable | None = None
+    others: set[str] | None = None
+    turns = 0
+    for step in steps:
+        match step.event:
+            case ModelsChosen(models=chosen):
+                ours = chosen
+            case TurnFinished():
+                turns += 1
+            case ModelsRead(reading):
+                listed = reading
+                if others is None and isinstance(reading, ModelsReading):
+                    others = {model.name for model in reading.models} if not turns else set()
+            case SidecarLost() | DeadlinePassed("sidecar_silent"):
+                listed = None
+        for action in step.actions:
+            if isinstance(action, UnloadModels):
+                assert isinstance(listed, ModelsReading)
+                assert step.now - listed.taken_at <= 10.0
+                assert set(action.names) <= {model.name for model in listed.models}
+                assert not set(action.names) & (others or set())
+                assert all(any(same_model(name, one) for one in ours) for name in action.names)
+
+
+@MANY
+@given(histories())
+def test_leaving_is_final_in_any_history(steps: list[Step]) -> None:
+    """After Aider ended with 0 outside a restart, it is never started again."""
+    left = False
+    for step in steps:
+        assert not (left and any(isinstance(a, StartAider | OfferRestart) for a in step.actions))
+        stopped = step.before.phase is Phase.STOPPING
+        left = left or (
+            isinstance(step.event, AiderExited) and step.event.status in (0, -2) and not stopped
+        )
+
+
+@MANY
+@given(histories())
+def test_after_a_restored_start_no_table_is_read_before_a_turn(steps: list[Step]) -> None:
+    """Aider's table counts the chat it will summarise: it would be a false alarm."""
+    restored = False
+    for step in steps:
+        if isinstance(step.event, TurnFinished):
+            restored = False
+        for action in step.actions:
+            assert not (restored and action == RunHidden("tokens"))
+            restored = restored or isinstance(action, StartAider)
+
+
+@MANY
+@given(histories())
+def test_a_stop_always_ends(steps: list[Step]) -> None:
+    """Continued with an Aider that ends by nothing but SIGKILL, no stop is left hanging."""
+    if not steps or steps[-1].after.phase is not Phase.STOPPING:
+        return
+    story = Story()
+    story.state, story.now = steps[-1].after, steps[-1].now
+    for step in steps:
+        for action in step.actions:
+            if isinstance(action, SetDeadline) and action.at > story.now:
+                story.deadlines[action.name] = action.at
+    killed = any(
+        SignalAider("KILL") in step.actions for step in steps if step.before.phase is Phase.STOPPING
+    )
+    assert killed or SignalAider("KILL") in story.tell(Wait(7.0))
+
+
+def test_a_restart_for_memory_is_tried_against_what_is_short_now() -> None:
+    """What was short a minute ago and is not any more is no reason; the user's wish stays one."""
+    limits = Limits(readings_for_restart=3, probe="never", max_turns=0)
+    story = begun(limits)
+    story.tell(models(OURS, at=story.now))
+    story.turn()
+    story.tell(*(gpu_memory(95, at=story.now) for _ in range(3)))
+    assert story.state.restart_due == "memory stayed short"
+    assert names(story.tell(Wait(11.0)) + story.prompt()) == []
+    story.tell(KeyTyped(), *(gpu_memory(95, at=story.now) for _ in range(3)), RestartRequested())
+    assert names(story.tell(Wait(11.0)) + story.prompt()) == ["RunHidden"]

@@ -1,0 +1,284 @@
+"""Memory that runs short: what is measured, when it is said, and when a restart is tried against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from core.histories_of_events import (
+    GIB,
+    OTHERS,
+    OURS,
+    UNKNOWN,
+    Step,
+    Story,
+    Wait,
+    actions_of,
+    begun,
+    gpu_memory,
+    histories,
+    models,
+    moved,
+    pairs,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aider_guard.core.actions import RunHidden, ShowNotice
+from aider_guard.core.events import (
+    AiderExited,
+    AiderStarted,
+    ChatSaved,
+    DeadlinePassed,
+    Event,
+    MemoryRead,
+    ModelsRead,
+    ModelsUnloaded,
+    PromptShown,
+    SidecarLost,
+)
+from aider_guard.core.readings import Gpu, MemoryReading, RamReading, Unavailable
+from aider_guard.core.rules.memory import is_short, on_cpu, pressure_percent
+from aider_guard.core.state import Limits, State
+
+FAST = Limits(readings_for_restart=5, max_turns=0, probe="never")
+SAVES = RunHidden("save")
+
+
+def card(used_gib: float, total_gib: float = 8) -> Gpu:
+    return Gpu(0, "card", int(total_gib * GIB), int(used_gib * GIB), ())
+
+
+def memory(
+    gpus: tuple[Gpu, ...] | Unavailable, used_gib: float | None = 2, total_gib: float = 16
+) -> MemoryReading:
+    used = UNKNOWN if used_gib is None else None
+    ram = used or RamReading(
+        int(total_gib * GIB), int((total_gib - (used_gib or 0)) * GIB), UNKNOWN
+    )
+    return MemoryReading(gpus, ram, 0.0)
+
+
+def with_model(vram: int | None) -> State:
+    """The main model is loaded with so much of it on a GPU, or not at all."""
+    story = begun()
+    if vram is not None:
+        story.tell(models(OURS, at=story.now, vram=vram))
+    return story.state
+
+
+PRESSURES: list[tuple[str, State, MemoryReading, float | None]] = [
+    ("one card", with_model(GIB), memory((card(6),)), 75.0),
+    ("the fuller of two", with_model(GIB), memory((card(2), card(6))), 75.0),
+    ("a card, no model", with_model(None), memory((card(6),)), 75.0),
+    ("a card, the model on the CPU", with_model(0), memory((card(6),), 4), 25.0),
+    ("no card, the model on the CPU", with_model(0), memory(UNKNOWN, 4), 25.0),
+    ("no card, no model", with_model(None), memory(UNKNOWN, 4), None),
+    ("no card, the model elsewhere", with_model(GIB), memory((), 4), None),
+    ("nothing readable", with_model(0), memory(UNKNOWN, None), None),
+    ("a card of no size", with_model(GIB), memory((card(1, 0),), 4), None),
+    ("one card of no size", with_model(GIB), memory((card(1, 0), card(4))), 50.0),
+    ("a machine of no size", with_model(0), memory(UNKNOWN, 0, 0), None),
+]
+
+
+@pytest.mark.parametrize(("what", "state", "reading", "percent"), PRESSURES)
+def test_the_pressure_is_that_of_the_memory_in_use(
+    what: str, state: State, reading: MemoryReading, percent: float | None
+) -> None:
+    """The fullest GPU, the main memory when the model is on the CPU, and otherwise nothing that is claimed."""
+    found = pressure_percent(state, reading)
+    assert isinstance(found, Unavailable) if percent is None else found == percent, what
+
+
+def test_a_model_is_on_the_cpu_when_no_part_of_it_is_elsewhere() -> None:
+    """Only of a loaded main model that is said."""
+    assert [on_cpu(with_model(vram)) for vram in (0, 1, GIB, None)] == [True, False, False, False]
+    assert not on_cpu(State())
+
+
+CROSSINGS: list[tuple[list[int], int]] = [
+    ([95, 95], 0),
+    ([95, 95, 95], 1),
+    ([90, 90, 90], 1),
+    ([89, 89, 89, 89], 0),
+    ([95, 95, 89, 95, 95, 89], 0),
+    ([95] * 9, 1),
+    ([95, 95, 95, 86, 95, 95, 95], 1),
+    ([95, 95, 95, 84, 95, 95, 95], 2),
+]
+
+
+@pytest.mark.parametrize(("percents", "notices"), CROSSINGS)
+def test_one_notice_a_crossing(percents: list[int], notices: int) -> None:
+    """After three readings in a row at 90 per cent; again only after one below 85."""
+    story = begun()
+    for percent in percents:
+        story.tell(Wait(2.0), gpu_memory(percent, at=story.now + 2.0))
+    assert [a.notice.name for a in actions_of(story.steps, ShowNotice)] == [
+        "memory_short"
+    ] * notices
+
+
+def pressed(
+    count: int, limits: Limits = FAST, *, turn: bool = True, names: tuple[str, ...] = (OURS,)
+) -> Story:
+    """A session under pressure for so many readings."""
+    story = begun(limits)
+    story.tell(models(*names, at=story.now))
+    if turn:
+        story.turn()
+    press(story, count)
+    return story
+
+
+def press(story: Story, count: int, percent: float = 95) -> None:
+    for _ in range(count):
+        story.tell(Wait(2.0), gpu_memory(percent, at=story.now + 2.0))
+
+
+def saves(story: Story) -> int:
+    """How many restarts were begun."""
+    return sum(action == SAVES for _, action in pairs(story.steps))
+
+
+def restarted(story: Story, *, frees_to: float = 20) -> None:
+    """The restart that is due takes place; memory falls while the model is unloaded."""
+    assert SAVES in story.prompt()
+    story.tell(ChatSaved(), AiderExited(0), models(at=story.now))
+    story.tell(gpu_memory(frees_to, at=story.now), ModelsUnloaded((OURS,), GIB, 1.0))
+    story.tell(AiderStarted(2, 43), PromptShown(), gpu_memory(frees_to, at=story.now))
+
+
+def test_pressure_that_persists_asks_for_a_restart() -> None:
+    """After so many readings in a row, and not before."""
+    assert SAVES not in pressed(4).prompt()
+    assert SAVES in pressed(5).prompt()
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        lambda: pressed(50, turn=False),
+        lambda: pressed(50, names=(OTHERS,)),
+        lambda: pressed(50, names=()),
+    ],
+    ids=["no turn was taken", "another's model is loaded", "no model is loaded"],
+)
+def test_no_restart_that_could_not_help(story: Callable[[], Story]) -> None:
+    """A restart frees only this session's models, and only after a turn there is something to free."""
+    assert SAVES not in story().prompt()
+
+
+def test_a_restart_is_tried_once_until_memory_fell_with_the_model_loaded() -> None:
+    """That memory is free while the model is unloaded proves nothing; that it is free with the model loaded does."""
+    story = pressed(5)
+    restarted(story)
+    for _ in range(3):
+        story.tell(models(OURS, at=story.now))
+        story.turn()
+        press(story, 10)
+        story.prompt()
+    assert saves(story) == 1
+    press(story, 1, percent=60)
+    press(story, 5)
+    assert saves(story) == 2
+
+
+def test_a_due_restart_is_dropped_when_its_reading_is_old() -> None:
+    """The prompt comes a minute later and nothing was read meanwhile: no restart, and it may be tried again."""
+    story = pressed(5)
+    story.tell(Wait(11.0))
+    story.prompt()
+    assert saves(story) == 0
+    press(story, 1)
+    assert saves(story) == 1
+
+
+ABSENT: list[Event] = [
+    SidecarLost("it died"),
+    DeadlinePassed("sidecar_silent"),
+    MemoryRead(MemoryReading(UNKNOWN, UNKNOWN, 0.0)),
+    ModelsRead(UNKNOWN),
+]
+
+
+@pytest.mark.parametrize("event", ABSENT, ids=["lost", "silent", "no memory", "no models"])
+def test_an_absent_reading_never_leads_to_a_restart(event: Event) -> None:
+    """Neither by itself, nor does the count of readings in a row go on after it."""
+    story = pressed(4)
+    story.tell(moved(event, story.now))
+    press(story, 1)
+    story.prompt()
+    assert saves(story) == 0
+
+
+def test_old_readings_count_for_nothing() -> None:
+    """However many, however full: neither a notice nor a restart."""
+    story = begun(FAST)
+    story.tell(models(OURS, at=story.now))
+    story.turn()
+    for _ in range(50):
+        story.tell(Wait(2.0), gpu_memory(99, at=story.now - 11.0))
+    assert not actions_of(story.steps, ShowNotice)
+    assert SAVES not in story.prompt()
+    assert not is_short(story.state, story.now)
+
+
+def test_a_users_wish_is_not_dropped_with_the_pressure() -> None:
+    """A restart by count that became due under pressure stays due when memory is free again."""
+    story = pressed(5, Limits(readings_for_restart=5, max_turns=2, probe="never"))
+    story.turn()
+    story.tell(Wait(60.0))
+    assert SAVES in story.prompt()
+
+
+@settings(max_examples=200)
+@given(histories())
+def test_a_restart_for_memory_has_a_fresh_reading_above_the_limit(steps: list[Step]) -> None:
+    """In any history the newest reading is at most 10 s old, and nothing has made it void since."""
+    newest: MemoryReading | None = None
+    for step in steps:
+        match step.event:
+            case MemoryRead(reading):
+                newest = reading
+            case SidecarLost() | DeadlinePassed("sidecar_silent"):
+                newest = None
+        restart = step.after.restart
+        if SAVES in step.actions and restart and restart.reason == "memory stayed short":
+            assert newest is not None
+            assert step.now - newest.taken_at <= 10.0
+            percent = pressure_percent(step.after, newest)
+            assert isinstance(percent, float)
+            assert percent >= 90
+
+
+@settings(max_examples=200)
+@given(histories())
+def test_between_two_notices_of_any_history_memory_was_free(steps: list[Step]) -> None:
+    """Whatever else happens, a second notice needs a fresh reading in between that is below 85 per cent."""
+    warned = False
+    for step in steps:
+        if isinstance(step.event, MemoryRead) and step.now - step.event.reading.taken_at <= 10:
+            percent = pressure_percent(step.before, step.event.reading)
+            warned = warned and not (isinstance(percent, float) and percent < 85)
+        for action in step.actions:
+            if isinstance(action, ShowNotice) and action.notice.name == "memory_short":
+                assert isinstance(step.event, MemoryRead)
+                assert not warned
+                warned = True
+
+
+@given(st.lists(st.integers(0, 100), max_size=60))
+def test_the_notice_comes_at_the_third_reading_in_a_row(percents: list[int]) -> None:
+    """For any readings, as counted by hand."""
+    story = begun(Limits(probe="never"))
+    run, warned, expected = 0, False, 0
+    for percent in percents:
+        run = run + 1 if percent >= 90 else 0
+        warned = warned and percent >= 85
+        if run >= 3 and not warned:
+            warned, expected = True, expected + 1
+        press(story, 1, percent)
+        assert len(actions_of(story.steps, ShowNotice)) == expected
+    assert not [action for _, action in pairs(story.steps) if action == SAVES]
