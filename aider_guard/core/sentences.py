@@ -144,14 +144,18 @@ def _gpu_help(gpu: Gpu, held: list[str], models: tuple[LoadedModel, ...], main_m
     others = [process for process in _largest_first(gpu) if not process.is_ollama]
     unused = [model.name for model in models if not same_model(model.name, main_model)]
     what = (
-        ", ".join(held[:2] + [f"{process.name} ({process.pid})" for process in others[:2]])
+        ", ".join(held[:2] + [f"{_named(process)} ({process.pid})" for process in others[:2]])
         or "unknown holder"
     )
     if unused:
         return f"held by {what}; ollama stop {unused[0]}"
     if others:
-        return f"held by {what}; close {others[0].name}, or use a smaller --num-ctx"
+        return f"held by {what}; close {_named(others[0])}, or use a smaller --num-ctx"
     return f"held by {what}; a smaller --num-ctx or model needs less"
+
+
+def _named(process: GpuProcess) -> str:
+    return process.name or "a hidden process"
 
 
 def _largest_first(gpu: Gpu) -> list[GpuProcess]:
