@@ -139,9 +139,10 @@ def _from_file(path: Path | None) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as settings: {error}") from error
+    return found
 
 
 def project_file(start: Path) -> Path | None:

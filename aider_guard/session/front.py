@@ -15,7 +15,6 @@ from aider_guard.core.events import (
     Event,
     KeyTyped,
     NoticeShown,
-    PromptClosed,
     PromptRedrawn,
     PromptShown,
 )
@@ -263,8 +262,3 @@ class Front:
 def ends_hold(event: ScreenEvent) -> bool:
     """Whether a hidden command cannot go on: Aider asks the user something."""
     return isinstance(event, ConfirmShown)
-
-
-def closes(event: ScreenEvent) -> bool:
-    """Whether the prompt was answered."""
-    return isinstance(event, PromptClosed)

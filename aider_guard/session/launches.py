@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,50 +28,13 @@ from aider_guard.launch.aider import Aider
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
 from aider_guard.session import registry
 from aider_guard.session.begun import Started, start_aider
+from aider_guard.session.carrying import limit_tokens
 from aider_guard.session.child import Child
 from aider_guard.session.histories import PrivateHistories
+from aider_guard.session.launch import Launch
 from aider_guard.session.terminal import Size
 
 _NOBODY = Announced("", "", "")
-
-
-@dataclass
-class Launch:
-    """One run of Aider: its files, and the socket on which it asks before it begins."""
-
-    number: int
-    folder: Path
-    handoff: Handoff | None
-    channel: socket.socket
-    asked: bytearray = field(default_factory=bytearray)
-    settings: AiderSettings | Unavailable = Unavailable("Aider has not said yet what it will use")
-    files: command.LaunchFiles | None = None
-    window_tokens: int | Unavailable = Unavailable("the window is not fixed yet")
-
-    @property
-    def saved_to(self) -> Path:
-        """Where the hidden ``/save`` writes."""
-        return self.folder / "chat.commands"
-
-    def read_question(self) -> bytes | None:
-        """Aider's question once it is whole, b"" when it will never come, None when it is not here yet."""
-        try:
-            data = self.channel.recv(65536)
-        except BlockingIOError:
-            return None
-        except OSError:
-            data = b""
-        self.asked += data
-        if self.asked.endswith(b"\n"):
-            return bytes(self.asked)
-        return None if data else b""
-
-    def answer(self, arguments: Sequence[str]) -> None:
-        """Let Aider begin with these arguments after the user's own."""
-        self.channel.setblocking(True)
-        # Aider may have ended meanwhile; its exit is reported on its own way.
-        with contextlib.suppress(OSError):
-            command.send_answer(self.channel, arguments)
 
 
 class Launches:
@@ -232,34 +194,13 @@ class Launches:
         if self._first is None:
             self._first = announcements(self.chat_text())
 
-    def carry(
-        self, said: Sequence[Exchange], tokens: Sequence[int], window: int | Unavailable
-    ) -> int:
-        """Choose the exchanges for the next launch; how many they are.
-
-        At most ``keep`` of the window, and less than what Aider would summarise with a request of its own at the
-        start: its limit is a sixteenth of the window, from 1,024 to 8,192 (aider/models.py).
-        """
-        of_window = window if isinstance(window, int) else pins.DEFAULT_WINDOW_TOKENS
-        limit = min(self._config.keep * of_window, 0.9 * min(max(of_window / 16, 1024), 8192))
-        carried = last_exchanges(said, tokens, int(limit))
+    def carry(self, said: Sequence[Exchange], tokens: Sequence[int]) -> int:
+        """Choose the exchanges for the next launch; how many they are."""
+        window = self.current.window_tokens if self.current is not None else None
+        limit = limit_tokens(self._config.keep, window if isinstance(window, int) else None)
+        carried = last_exchanges(said, tokens, limit)
         self._seed = render_for_restore(carried)
         return len(carried)
-
-
-def estimate_tokens(exchange: Exchange) -> int:
-    """A number of cl100k tokens that is seldom exceeded, for when the sidecar cannot count: two bytes each."""
-    return (len(exchange.user.encode()) + len(exchange.assistant.encode())) // 2 + 8
-
-
-def parse_saved(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Editable and read-only files from what ``/save`` wrote: a fixed prefix, then the name as it is."""
-    editable, read_only = "/add       ", "/read-only "
-    lines = text.split("\n")
-    return (
-        tuple(line.removeprefix(editable) for line in lines if line.startswith(editable)),
-        tuple(line.removeprefix(read_only) for line in lines if line.startswith(read_only)),
-    )
 
 
 def _path(name: str | None) -> Path | None:

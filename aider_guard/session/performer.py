@@ -25,6 +25,7 @@ from aider_guard.core.actions import (
 )
 from aider_guard.core.chatlog import Exchange
 from aider_guard.core.events import (
+    AiderExited,
     AiderStarted,
     ChatSaved,
     ContextRead,
@@ -40,9 +41,10 @@ from aider_guard.core.state import same_model
 from aider_guard.errors import LaunchError
 from aider_guard.session import notices, offer
 from aider_guard.session.beginning import Beginning
+from aider_guard.session.carrying import estimate_tokens
 from aider_guard.session.front import Front
 from aider_guard.session.hidden import HiddenCommands
-from aider_guard.session.launches import Launches, estimate_tokens
+from aider_guard.session.launches import Launches
 from aider_guard.session.loop import Loop
 from aider_guard.session.relay import Relay
 from aider_guard.session.running import Running
@@ -178,19 +180,16 @@ class Performer:
         counted = self._counted.tokens if self._counted is not None else Unavailable("not counted")
         if isinstance(counted, Unavailable) or len(counted) != len(self._said):
             counted = tuple(estimate_tokens(said) for said in self._said)
-        window = (
-            self._launches.current.window_tokens
-            if self._launches.current
-            else Unavailable("no launch yet")
-        )
-        self._post(ExchangesCarried(self._launches.carry(self._said, counted, window)))
+        self._post(ExchangesCarried(self._launches.carry(self._said, counted)))
         self._front.new_child()
         self._loop.at(SHOW_START, self._clock() + _SHOW_START_SECONDS)
         try:
             self._running.start(handoff)
             self.begun()
         except LaunchError as error:
-            self._end(error.exit_code, Notice("launch_failed", (str(error),)))
+            # For the policy it is an Aider that ended at once: tried again, and given up in the end.
+            self._front.show(Notice("launch_failed", (str(error),)))
+            self._post(AiderExited(error.exit_code))
 
     def _answered(self, accepted: bool) -> None:
         self._front.to_screen(b"\r\n")

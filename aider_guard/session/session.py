@@ -5,7 +5,6 @@ What must be undone is opened in run.py; here is only how the parts hear of each
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,13 +13,9 @@ from aider_guard.core.actions import CancelDeadline, Notice, SetDeadline
 from aider_guard.core.events import (
     AiderExited,
     ConfirmShown,
-    DeadlinePassed,
     Event,
-    OfferAnswered,
     PromptClosed,
-    PromptSettled,
     PromptShown,
-    TerminationRequested,
 )
 from aider_guard.core.policy import decide
 from aider_guard.core.readings import ContextReading
@@ -29,25 +24,16 @@ from aider_guard.core.state import Phase, State
 from aider_guard.journal import Journal
 from aider_guard.launch.settings import AiderSettings
 from aider_guard.session import beginning, hidden, performer
+from aider_guard.session.clockwork import Clockwork
 from aider_guard.session.front import Front
-from aider_guard.session.keys import SuspendKey
+from aider_guard.session.input import Input
 from aider_guard.session.launches import Launches
 from aider_guard.session.loop import READ, Loop
 from aider_guard.session.relay import Relay
 from aider_guard.session.running import Running
 from aider_guard.session.signals import Wakeups
-from aider_guard.session.suspend import suspend, suspend_key
 from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.session.watcher import Watcher
-
-QUIET_SECONDS = 0.3
-_TICK_SECONDS = 0.5
-_TURN_CHECK_SECONDS = 1.0
-_PROGRESS = {
-    Phase.STOPPING: "stopping it",
-    Phase.UNLOADING: "unloading the model",
-    Phase.STARTING: "starting it",
-}
 
 
 class Session:
@@ -78,7 +64,6 @@ class Session:
         self._clock = clock
         self._events: deque[Event] = deque()
         self._deciding = False
-        self._suspend_key = SuspendKey()
         self.watcher = watcher
         watcher.post = self.post
         running.readable = self.child_readable
@@ -116,16 +101,37 @@ class Session:
             post=self.post,
             clock=clock,
         )
-        loop.on_deadline = self._deadline
+        self._input = Input(
+            terminal=terminal,
+            relay=relay,
+            front=self.front,
+            running=running,
+            offer=self.performer.offer,
+            state=lambda: self.state,
+            post=self.post,
+        )
+        self._clockwork = Clockwork(
+            loop=loop,
+            front=self.front,
+            running=running,
+            hidden_commands=self._hidden,
+            beginnings=self._beginning,
+            state=lambda: self.state,
+            post=self.post,
+            clock=clock,
+        )
+        loop.on_deadline = self._clockwork.passed
 
     def _columns(self) -> int:
         return self._terminal.size().columns
 
     def watch(self, fds: TerminalFds, wakeups: Wakeups) -> None:
         """Listen to the terminal and to the signals from now on."""
-        self._loop.watch(fds.in_fd, READ, lambda _events: self.terminal_readable())
+        self._loop.watch(fds.in_fd, READ, lambda _events: self._input.readable())
         self._loop.watch(fds.out_fd, 0, lambda _events: None)
-        self._loop.watch(wakeups.fileno(), READ, lambda _events: self.signals(wakeups.read()))
+        self._loop.watch(
+            wakeups.fileno(), READ, lambda _events: self._input.signals(wakeups.read())
+        )
 
     def merge_histories(self) -> tuple[str, ...]:
         """Bring what was said and typed into the user's own files; what went wrong, in words."""
@@ -187,12 +193,11 @@ class Session:
             case PromptShown():
                 self._prompt_shown()
             case PromptClosed():
-                self._loop.at("turn", self._clock() + QUIET_SECONDS)
+                self._clockwork.prompt_closed()
 
     def _prompt_shown(self) -> None:
         self._launches.note_first_announcement()
-        self._loop.cancel(performer.SHOW_START)
-        self._loop.at("settled", self._clock() + QUIET_SECONDS)
+        self._clockwork.prompt_shown()
         turns = self._running.turns
         if turns is None:
             return
@@ -218,47 +223,6 @@ class Session:
             self.front.abandon_restart()
             self.post(event)
 
-    # Deadlines
-
-    def _deadline(self, name: str) -> None:
-        match name:
-            case "settled":
-                self._settled()
-            case "turn":
-                self._look_for_turn()
-            case performer.TICK:
-                self._tick()
-            case performer.SHOW_START:
-                self.front.abandon_restart()
-            case hidden.TIMEOUT | hidden.SETTLED:
-                self._hidden.deadline(name)
-            case beginning.DEADLINE:
-                self._beginning.answer()
-            case _:
-                self.post(DeadlinePassed(name))
-
-    def _settled(self) -> None:
-        if self.front.untouched(QUIET_SECONDS):
-            self.post(PromptSettled())
-        elif self.front.prompt is not None and not self.front.key_typed:
-            self._loop.at("settled", self._clock() + QUIET_SECONDS)
-
-    def _look_for_turn(self) -> None:
-        started = self._running.turns.started() if self._running.turns else None
-        if started is not None:
-            self.post(started)
-        elif self.front.prompt is None and self.state.phase is Phase.RUNNING:
-            self._loop.at("turn", self._clock() + _TURN_CHECK_SECONDS)
-
-    def _tick(self) -> None:
-        restart, hold = self.state.restart, self.front.hold
-        if restart is None or hold is None or hold.purpose != "restart":
-            return
-        doing = _PROGRESS.get(self.state.phase, "waiting")
-        seconds = self._clock() - restart.started_at
-        self.front.progress(f"restarting Aider ({restart.reason}): {doing}, {seconds:.0f} s")
-        self._loop.at(performer.TICK, self._clock() + _TICK_SECONDS)
-
     # Descriptors
 
     def child_readable(self) -> None:
@@ -266,51 +230,6 @@ class Session:
         data = self.relay.read_child()
         if data:
             self.front.child_wrote(data)
-
-    def terminal_readable(self) -> None:
-        """Take what the user typed; a terminal that went away ends the session as SIGHUP does."""
-        data = self.relay.read_terminal()
-        if data == b"":
-            self.post(TerminationRequested(signal.SIGHUP))
-        elif data:
-            self._typed(data)
-
-    def _typed(self, data: bytes) -> None:
-        child = self._running.child
-        if self.state.phase is Phase.OFFERING:
-            self.performer.offer.typed(data)
-            return
-        at = (
-            self._suspend_key.find(data, suspend_key(child, self.front))
-            if child and not self.front.hold
-            else -1
-        )
-        if at < 0:
-            self.front.user_typed(data)
-            return
-        if at:
-            self.front.user_typed(data[:at])
-        self.suspend()
-        if data[at + 1 :]:
-            self._typed(data[at + 1 :])
-
-    def suspend(self) -> None:
-        """Stop until the shell continues this job."""
-        if self._running.child is not None:
-            suspend(self._terminal, self.relay, self.front, self._running.child)
-
-    def signals(self, signums: tuple[int, ...]) -> None:
-        """Take the signals that came to the guard."""
-        for signum in signums:
-            match signum:
-                case signal.SIGWINCH:
-                    self._running.resize()
-                case signal.SIGTERM | signal.SIGHUP:
-                    self.post(TerminationRequested(signum))
-                case signal.SIGTSTP:
-                    self.suspend()
-                case signal.SIGINT if self.state.phase is Phase.OFFERING:
-                    self.post(OfferAnswered(accepted=False))
 
     def _reap(self) -> None:
         """Notice that Aider ended, once all it wrote is on its way."""
