@@ -44,10 +44,15 @@ def test_the_story_of_a_session(
     ollama.unload(terse)
     before = {path: path.read_bytes() for path in sample_repo.rglob("*") if path.is_file()}
 
-    options = ["--num-ctx", "1024", "--max-turns", "2"]
+    options = ["--num-ctx", "1024", "--max-turns", "2", "--keep", "0.3"]
     arguments = ["--model", f"ollama_chat/{terse}", *QUIET, one, two]
     with Guarded(
-        str(rig.aider_command), arguments, options=options, env=aider_env, cwd=sample_repo
+        str(rig.aider_command),
+        arguments,
+        options=options,
+        env=aider_env,
+        cwd=sample_repo,
+        columns=140,
     ) as person:
         modes = person.attributes()
         person.wait_for_prompt()
@@ -62,7 +67,7 @@ def test_the_story_of_a_session(
         person.ask("And the second one?")
         person.wait_for_event("notice_shown", 2)
         screen = person.wait_for(
-            r"Aider restarted in [\d.]+ s \(2 turns\): 3 files and the last exchange"
+            r"Aider restarted in [\d.]+ s \(2 turns\): 3 files and the last 2 exchanges kept"
         )
         assert "GiB freed" in screen or "MiB freed" in screen
         assert "Editable: one.py two.py" in screen
