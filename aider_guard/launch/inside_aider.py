@@ -46,7 +46,8 @@ def describe(arguments: list[str]) -> dict[str, Any]:
     for setting in parsed.set_env or ():
         if setting.startswith("OLLAMA_API_BASE="):
             ollama = setting.split("=", 1)[1].strip()
-    found = {name: getattr(parsed, name, None) for name in _WANTED}
+    # An older Aider may lack some; those have defaults where this is read.
+    found = {name: getattr(parsed, name) for name in _WANTED if hasattr(parsed, name)}
     found.update(_resolved_models(aider_main, parsed))
     found["version"] = __version__
     found["git_root"] = git_root
@@ -86,7 +87,7 @@ def _resolved_models(aider_main: Any, parsed: Any) -> dict[str, Any]:
 
 
 def _default_notifications_command(parsed: Any) -> "str | None":
-    if not parsed.notifications or parsed.notifications_command:
+    if not getattr(parsed, "notifications", False) or parsed.notifications_command:
         return None
     from aider.io import InputOutput
 
@@ -103,9 +104,12 @@ def _tokenizers() -> str:
 
 def ask_guard(channel: socket.socket, question: dict[str, Any]) -> dict[str, Any]:
     """Send one line, wait for one; an empty answer when the guard is gone."""
-    channel.sendall(json.dumps(question).encode() + b"\n")
-    with channel.makefile("rb") as lines:
-        answer = lines.readline()
+    try:
+        channel.sendall(json.dumps(question, default=str).encode() + b"\n")
+        with channel.makefile("rb") as lines:
+            answer = lines.readline()
+    except OSError:
+        return {}
     return json.loads(answer) if answer.endswith(b"\n") else {}
 
 

@@ -97,9 +97,15 @@ def read_settings(paths: Sequence[str]) -> Entries:
 def _entries_in(path: str) -> Entries:
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        return {str(entry["name"]): dict(entry) for entry in found or ()}
+        return {str(entry["name"]): _checked(dict(entry)) for entry in found or ()}
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise LaunchError(f"{path} cannot be read as model settings: {error}") from error
+
+
+def _checked(entry: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(entry.get("extra_params") or {}, dict):
+        raise TypeError(f"the extra_params of {entry['name']} are no mapping")
+    return entry
 
 
 def read_metadata(paths: Sequence[str]) -> Entries:
