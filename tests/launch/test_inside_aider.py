@@ -1,0 +1,203 @@
+"""The script that runs in Aider's process, with a small package in Aider's place and a real socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aider_guard.launch.settings import AiderSettings, decode
+from aider_guard.launch.starting import INSIDE_AIDER
+
+# Names and steps are those of aider/main.py 0.86.2.
+MAIN = """
+import argparse, json, os, sys
+git = object()
+class models:
+    MODEL_ALIASES = {"4o": "gpt-4o"}
+class Parser(argparse.ArgumentParser):
+    def parse_known_args(self, *arguments):
+        self.set_defaults(model=os.environ.get("AIDER_MODEL"))
+        return super().parse_known_args(*arguments)
+def get_git_root():
+    return os.environ.get("ROOT")
+def get_parser(files, root):
+    if os.environ.get("PARSER_RAISES"):
+        raise RuntimeError("another parser")
+    parser = Parser()
+    for flag in ("--model", "--weak-model", "--env-file", "--encoding", "--model-settings-file",
+                 "--model-metadata-file", "--notifications-command", "--chat-history-file", "--load"):
+        parser.add_argument(flag)
+    for flag in ("--alias", "--set-env", "--read"):
+        parser.add_argument(flag, action="append")
+    parser.add_argument("--notifications", action="store_true")
+    parser.add_argument("files", nargs="*")
+    parser.set_defaults(encoding="utf-8")
+    return parser
+def load_dotenv_files(root, env_file, encoding):
+    os.environ["FROM_DOTENV"] = "yes"
+    os.environ["AIDER_MODEL"] = "ollama_chat/dotenv"
+    os.environ["OLLAMA_API_BASE"] = "http://dotenv"
+def generate_search_path_list(name, root, named):
+    return [os.path.join(root or ".", name), *([named] if named else [])]
+def main(argv):
+    print(json.dumps({"argv": argv, "sys_argv": sys.argv, "path": sys.path[0], "environment": dict(os.environ)}))
+    return 7
+"""
+IO = """
+class InputOutput:
+    def get_default_notification_command(self):
+        return "ring"
+"""  # fmt: skip
+
+
+@pytest.fixture
+def aider(tmp_path: Path) -> Path:
+    """The script of an Aider, with its package beside it."""
+    package = tmp_path / "bin" / "aider"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text('__version__ = "0.86.2"\n')
+    (package / "main.py").write_text(MAIN)
+    (package / "io.py").write_text(IO)
+    litellm = tmp_path / "bin" / "litellm"
+    litellm.mkdir()
+    (litellm / "__init__.py").write_text("")
+    return tmp_path / "bin" / "aider.script"
+
+
+class Asked:
+    """One run: the question that came, and what Aider got after the answer."""
+
+    def __init__(
+        self, script: Path, *arguments: str, answer: bytes | None, **environment: str
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            process = subprocess.Popen(
+                [sys.executable, str(INSIDE_AIDER), str(theirs.fileno()), str(script), *arguments],
+                pass_fds=[theirs.fileno()],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={"PATH": os.environ["PATH"], "HOME": str(script.parent), **environment},
+                cwd=script.parent,
+            )
+            theirs.close()
+            ours.settimeout(20)
+            self.question = b""
+            if answer is None:
+                ours.close()
+            else:
+                self.question = ours.makefile("rb").readline()
+                if self.question:
+                    ours.sendall(answer)
+                ours.close()
+            out, err = process.communicate(timeout=20)
+        self.status, self.error = process.returncode, err.decode()
+        self.ran: dict[str, Any] = json.loads(out) if out else {}
+
+
+def reply(*arguments: str, **environment: str) -> bytes:
+    return json.dumps({"arguments": arguments, "environment": environment}).encode() + b"\n"
+
+
+def test_aider_says_what_it_will_use_and_takes_what_is_added(aider: Path) -> None:
+    """Its own parser's answer, aliases resolved, and then it runs with the user's arguments and ours after them."""
+    asked = Asked(
+        *(aider, "--model", "fast", "--alias", "fast:ollama_chat/m", "--weak-model", "4o"),
+        *("--model-settings-file", "mine.yml", "--read", "a b.md", "a.py"),
+        answer=reply("--load", "x y", EXTRA="1"),
+        ROOT="/repo",
+    )
+    settings = decode(asked.question)
+    assert isinstance(settings, AiderSettings)
+    assert (settings.version, settings.git_root) == ("0.86.2", "/repo")
+    assert (settings.model, settings.weak_model) == ("ollama_chat/m", "gpt-4o")
+    assert settings.read == ("a b.md",)
+    assert settings.model_settings_files == ("/repo/.aider.model.settings.yml", "mine.yml")
+    assert settings.tokenizers.endswith("litellm/litellm_core_utils/tokenizers")
+    assert (asked.status, asked.error) == (7, "")
+    assert asked.ran["argv"][-3:] == ["a.py", "--load", "x y"]
+    assert asked.ran["environment"]["EXTRA"] == "1"
+
+
+def test_aider_runs_as_its_script_would_have_run_it(aider: Path) -> None:
+    """Its name in sys.argv, its folder first on the path, the environment as it was before we asked."""
+    asked = Asked(aider, "a.py", answer=reply(), AIDER_MODEL="mine", KEPT="1")
+    assert asked.ran["sys_argv"] == [str(aider), "a.py"]
+    assert asked.ran["path"] == str(aider.parent)
+    environment = asked.ran["environment"]
+    assert (environment["AIDER_MODEL"], environment["KEPT"]) == ("mine", "1")
+    assert "FROM_DOTENV" not in environment
+    assert "OLLAMA_API_BASE" not in environment
+
+
+def test_what_the_dotenv_files_say_is_told(aider: Path) -> None:
+    """They override the environment in Aider, so they do in the answer; --set-env comes after them."""
+    settings = decode(Asked(aider, answer=reply(), OLLAMA_API_BASE="http://mine").question)
+    assert isinstance(settings, AiderSettings)
+    assert (settings.model, settings.ollama_api_base) == ("ollama_chat/dotenv", "http://dotenv")
+    set_env = ("--set-env", "X=1", "--set-env", "OLLAMA_API_BASE= http://flag ")
+    settings = decode(Asked(aider, *set_env, answer=reply()).question)
+    assert isinstance(settings, AiderSettings)
+    assert settings.ollama_api_base == "http://flag"
+
+
+NOTIFICATIONS: list[tuple[tuple[str, ...], str | None]] = [
+    ((), None),
+    (("--notifications",), "ring"),
+    (("--notifications", "--notifications-command", "mine"), None),
+    (("--notifications-command", "mine"), None),
+]
+
+
+@pytest.mark.parametrize(("flags", "default"), NOTIFICATIONS)
+def test_aiders_own_notification_is_named_where_it_would_be_used(
+    aider: Path, flags: tuple[str, ...], default: str | None
+) -> None:
+    """Only when notifications are on and the user has no command: ours replaces it, so it must be chained."""
+    settings = decode(Asked(aider, *flags, answer=reply()).question)
+    assert isinstance(settings, AiderSettings)
+    assert settings.default_notifications_command == default
+
+
+def test_another_aider_says_its_problem_and_runs_all_the_same(aider: Path) -> None:
+    """What the parser raises is told; Aider starts without what is added for a session that knows nothing."""
+    asked = Asked(aider, "a.py", answer=reply(), PARSER_RAISES="1")
+    assert json.loads(asked.question) == {"problem": "RuntimeError: another parser"}
+    assert (asked.status, asked.ran["argv"]) == (7, ["a.py"])
+
+
+@pytest.mark.parametrize(
+    "answer", [None, b"", b'{"arguments": ["--lo'], ids=["gone", "no answer", "half an answer"]
+)
+def test_without_the_guard_aider_runs_all_the_same(aider: Path, answer: bytes | None) -> None:
+    """The guard is gone before the question, before the answer, or in the middle of it."""
+    asked = Asked(aider, "a.py", answer=answer)
+    assert (asked.status, asked.error) == (7, "")
+    assert asked.ran["argv"] == ["a.py"]
+
+
+def test_a_wrong_argument_is_aiders_own_affair(aider: Path) -> None:
+    """Its parser's words and its status; the guard hears nothing."""
+    asked = Asked(aider, "--wrong", answer=b"")
+    assert asked.question == b""
+    assert asked.status == 2
+    assert "unrecognized arguments: --wrong" in asked.error
+
+
+def test_the_channel_is_not_inherited_by_what_aider_starts(aider: Path) -> None:
+    """Aider's own children must not keep the guard's socket open."""
+    text = aider.parent / "aider" / "main.py"
+    opened = "fds = sorted(os.listdir('/proc/self/fd')) if os.path.isdir('/proc/self/fd') else []"
+    text.write_text(
+        MAIN.replace(
+            "    return 7", f"    {opened}\n    return 9 if any(int(n) > 3 for n in fds) else 7"
+        )
+    )
+    assert Asked(aider, answer=reply()).status == 7
