@@ -17,6 +17,7 @@ from aider_guard.errors import ConfigError
 
 PROJECT_FILE = ".aider-guard.toml"
 ENVIRONMENT_PREFIX = "AIDER_GUARD_"
+_MAX_DIGITS = 12  # Python refuses to read numbers of thousands
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,10 @@ class Config:
 
 def _integer(low: int, high: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
-        if (
-            isinstance(value, bool)
-            or not str(value).strip().isdigit()
-            or not low <= int(value) <= high
-        ):
+        text = "" if isinstance(value, bool) else str(value).strip()
+        if not text.isdecimal() or len(text) > _MAX_DIGITS or not low <= int(text) <= high:
             raise ValueError(f"a whole number from {low} to {high}")
-        return int(value)
+        return int(text)
 
     return check
 
@@ -58,7 +56,7 @@ def _window(value: Any) -> int | None:
 def _share(value: Any) -> float:
     try:
         share = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         share = -1.0
     if isinstance(value, bool) or not 0.0 <= share <= 0.5:
         raise ValueError("a share of the window from 0 to 0.5")
@@ -140,7 +138,10 @@ def _from_file(path: Path | None) -> dict[str, Any]:
         import tomli as tomllib
     try:
         found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # broken TOML, other bytes, a number of thousands of digits
         raise ConfigError(f"{path} cannot be read as settings: {error}") from error
     return found
 

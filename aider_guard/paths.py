@@ -13,7 +13,9 @@ _APP = "aider-guard"
 
 def state_dir(environment: Mapping[str, str] = os.environ) -> Path:
     """The folder of sessions and what was learned."""
-    return Path(environment.get("AIDER_GUARD_STATE_DIR") or platformdirs.user_state_dir(_APP))
+    named = environment.get("AIDER_GUARD_STATE_DIR")
+    # Another pane, and Aider, may be somewhere else.
+    return Path(named or platformdirs.user_state_dir(_APP)).absolute()
 
 
 def sessions_dir(environment: Mapping[str, str] = os.environ) -> Path:

@@ -1,0 +1,241 @@
+"""Where settings come from, which one wins, and what is said of one that cannot be used."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aider_guard.config import CHECKS, Config, load, project_file
+from aider_guard.errors import ConfigError
+
+
+class Sources:
+    """All the places a setting can stand in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.flags: dict[str, Any] = {}
+        self.environment: dict[str, str] = {}
+        self.project = folder / ".aider-guard.toml"
+        self.user = folder / "config.toml"
+
+    def load(self) -> Config:
+        return load(
+            self.flags,
+            environment=self.environment,
+            project_file=self.project,
+            user_file=self.user,
+        )
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Sources:
+    return Sources(tmp_path)
+
+
+def test_without_any_source_the_defaults_hold(sources: Sources) -> None:
+    """No flag, no variable, no file."""
+    assert sources.load() == Config()
+    assert load({}, environment={}) == Config()
+
+
+def test_the_stronger_source_wins(sources: Sources) -> None:
+    """Flags, variables, the project's file, the user's file, defaults: each one over those after it."""
+    found = []
+    sources.user.write_text("max-turns = 4\n")
+    found.append(sources.load().max_turns)
+    sources.project.write_text("max-turns = 3\n")
+    found.append(sources.load().max_turns)
+    sources.environment["AIDER_GUARD_MAX_TURNS"] = "2"
+    found.append(sources.load().max_turns)
+    sources.flags["max-turns"] = "1"
+    found.append(sources.load().max_turns)
+    assert found == [4, 3, 2, 1]
+
+
+def test_sources_are_mixed_setting_by_setting(sources: Sources) -> None:
+    """A source says only what it says."""
+    sources.user.write_text('keep = 0.2\nwarn-at = 60\naider = "mine"\n')
+    sources.project.write_text("warn-at = 70\nnum-ctx = 4096\n")
+    sources.environment["AIDER_GUARD_NUM_CTX"] = "auto"
+    sources.flags.update({"probe": "never", "warn-at": None})
+    expected = Config(aider="mine", keep=0.2, warn_at=70, num_ctx=None, probe="never")
+    assert sources.load() == expected
+
+
+VALUES: list[tuple[str, str, Any, Any]] = [
+    ("aider", " /opt/aider ", "/opt/aider", "/opt/aider"),
+    ("ollama", "http://box:1", "http://box:1", "http://box:1"),
+    ("warn-at", " 85 ", 85, 85),
+    ("max-turns", "0", 0, 0),
+    ("vram-warn-at", "100", 100, 100),
+    ("num-ctx", "4096", 4096, 4096),
+    ("num-ctx", "auto", "auto", None),
+    ("probe", "always", "always", "always"),
+    ("keep", "0.25", 0.25, 0.25),
+    ("keep", "0", 0, 0.0),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "toml", "value"), VALUES)
+def test_a_setting_reads_the_same_from_everywhere(
+    sources: Sources, name: str, text: str, toml: object, value: object
+) -> None:
+    """As a flag, as a variable, and in both files, where numbers are numbers."""
+    variable = "AIDER_GUARD_" + name.upper().replace("-", "_")
+    in_file = f'{name} = "{toml}"\n' if isinstance(toml, str) else f"{name} = {toml}\n"
+    found = [load({name: text}, environment={}), load({}, environment={variable: text})]
+    for path in (sources.project, sources.user):
+        path.write_text(in_file)
+        found.append(sources.load())
+        path.unlink()
+    assert [getattr(one, name.replace("-", "_")) for one in found] == [value] * 4
+
+
+BAD: list[tuple[str, str]] = [
+    ("aider", " "),
+    ("ollama", ""),
+    *(("warn-at", bad) for bad in ("9", "100", "80.5", "-80", "many", "80%", "²", "9" * 5000)),
+    *(("max-turns", bad) for bad in ("-1", "100001", "1e3", "")),
+    *(("vram-warn-at", bad) for bad in ("9", "101")),
+    *(("num-ctx", bad) for bad in ("0", "511", "automatic", "8k", str(1 << 25), "9" * 5000)),
+    *(("probe", bad) for bad in ("", "Auto", "sometimes", "true")),
+    *(("keep", bad) for bad in ("-0.1", "0.51", "10%", "nan", "inf", "-inf", "1e400")),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD, ids=lambda part: part[:12])
+def test_a_bad_flag_is_refused_in_one_sentence(name: str, value: str) -> None:
+    """It names the flag, repeats the value, and says what is allowed."""
+    with pytest.raises(ConfigError) as raised:
+        load({name: value}, environment={})
+    said = str(raised.value)
+    assert said.startswith(f"the flag --{name} is {value!r}: it takes ")
+    assert "\n" not in said
+    assert "invalid literal" not in said
+    assert raised.value.exit_code == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(n, v) for n, v in BAD if v], ids=lambda part: part[:12]
+)
+def test_a_bad_variable_is_refused_by_its_own_name(name: str, value: str) -> None:
+    """The variable as it stands in the environment."""
+    variable = "AIDER_GUARD_" + name.upper().replace("-", "_")
+    with pytest.raises(ConfigError, match=rf"^the variable {variable} is .*: it takes "):
+        load({}, environment={variable: value})
+
+
+def test_an_empty_variable_is_none(sources: Sources) -> None:
+    """As everywhere in a shell; and variables that are no settings are others' business."""
+    sources.environment.update(
+        {"AIDER_GUARD_WARN_AT": "", "AIDER_GUARD_STATE_DIR": "/s", "AIDER_GUARD_X": "1"}
+    )
+    assert sources.load() == Config()
+
+
+BAD_TOML: list[tuple[str, str]] = [
+    ("warn-at = true", "warn-at"),
+    ("warn-at = 80.0", "warn-at"),
+    ("warn-at = [80]", "warn-at"),
+    ("num-ctx = false", "num-ctx"),
+    ("keep = true", "keep"),
+    ('keep = "much"', "keep"),
+    ("keep = []", "keep"),
+    ("probe = true", "probe"),
+    ("aider = 7", "aider"),
+    ("[probe]\nwhen = 1", "probe"),
+]
+
+
+@pytest.mark.parametrize(("text", "name"), BAD_TOML)
+def test_a_bad_value_in_a_file_is_refused_with_the_files_name(
+    sources: Sources, text: str, name: str
+) -> None:
+    """Types that are none of ours, from either file."""
+    for path in (sources.project, sources.user):
+        path.write_text(text)
+        with pytest.raises(ConfigError) as raised:
+            sources.load()
+        assert str(raised.value).startswith(f"{name} in {path} is ")
+        path.unlink()
+
+
+@pytest.mark.parametrize("name", ["warn_at", "Warn-At", "colour", "num-ctx "])
+def test_an_unknown_setting_is_refused_with_those_there_are(sources: Sources, name: str) -> None:
+    """A misspelt name must not be ignored: the user would rely on it."""
+    sources.user.write_text(f'"{name}" = 1\n')
+    with pytest.raises(ConfigError) as raised:
+        sources.load()
+    said = str(raised.value)
+    assert said.startswith(f"{name} in {sources.user} is no setting; there are ")
+    assert all(known in said for known in CHECKS)
+
+
+UNREADABLE = [
+    b"warn-at = ",
+    b"warn-at 80",
+    b"\xff\xfe",
+    b"warn-at = 1\nwarn-at = 2",
+    b"keep = " + b"9" * 5000,
+]
+
+
+@pytest.mark.parametrize("data", UNREADABLE, ids=lambda data: repr(data[:12]))
+def test_a_file_that_cannot_be_read_is_named(sources: Sources, data: bytes) -> None:
+    """Broken TOML, other bytes, a name twice."""
+    sources.project.write_bytes(data)
+    with pytest.raises(
+        ConfigError, match=r"\.aider-guard\.toml cannot be read as settings: "
+    ) as raised:
+        sources.load()
+    assert raised.value.exit_code == 64
+
+
+def test_a_file_that_may_not_be_read_is_named(sources: Sources) -> None:
+    """A link in a circle cannot be opened by anybody; what is no file is no settings file."""
+    sources.user.mkdir()
+    assert sources.load() == Config()
+    assert load({}, environment={}, user_file=sources.user / "missing.toml") == Config()
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(CHECKS)), st.text(max_size=8) | st.integers() | st.floats()
+    )
+)
+def test_any_flags_give_a_config_or_a_sentence(flags: dict[str, Any]) -> None:
+    """What passes the checks is in its bounds, whatever it was."""
+    try:
+        config = load(flags, environment={})
+    except ConfigError as error:
+        assert "it takes" in str(error)
+        return
+    assert 10 <= config.warn_at <= 99
+    assert 10 <= config.vram_warn_at <= 100
+    assert 0 <= config.max_turns <= 100_000
+    assert config.num_ctx is None or 512 <= config.num_ctx <= 1 << 24
+    assert 0 <= config.keep <= 0.5
+    assert config.probe in ("auto", "always", "never")
+
+
+def test_every_field_has_its_check() -> None:
+    """A new setting needs one, or it can be set from nowhere."""
+    assert {field.name.replace("_", "-") for field in dataclasses.fields(Config)} == set(CHECKS)
+
+
+def test_the_projects_file_is_the_git_roots(tmp_path: Path) -> None:
+    """Found from any folder below; a work tree's .git may be a file; outside of git there is none."""
+    below = tmp_path / "repo" / "a" / "b"
+    below.mkdir(parents=True)
+    root = tmp_path / "repo"
+    if project_file(tmp_path) is None:
+        assert project_file(below) is None
+    (root / ".git").write_text("gitdir: elsewhere\n")
+    assert project_file(below) == project_file(root) == root / ".aider-guard.toml"
+    (root / "a" / ".git").mkdir()
+    assert project_file(below) == root / "a" / ".aider-guard.toml"
