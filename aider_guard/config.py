@@ -138,10 +138,7 @@ def _from_file(path: Path | None) -> dict[str, Any]:
         import tomli as tomllib
     try:
         found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # broken TOML, other bytes, a number of thousands of digits
+    except (OSError, ValueError) as error:  # ValueError: broken TOML, other bytes, endless numbers
         raise ConfigError(f"{path} cannot be read as settings: {error}") from error
     return found
 
