@@ -108,9 +108,10 @@ def open_journal(
 ) -> Iterator[FileJournal]:
     """The journal in *path*, which only its owner may read. Raises OSError when it cannot be made."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "a", encoding="utf-8", buffering=1) as file:
-        try:
-            yield FileJournal(file, clock=clock, on_failure=on_failure)
-        finally:
-            with contextlib.suppress(OSError):
-                file.flush()
+    file = os.fdopen(descriptor, "a", encoding="utf-8", buffering=1)
+    try:
+        yield FileJournal(file, clock=clock, on_failure=on_failure)
+    finally:
+        # What a full disk did not take was reported when it was written; closing tries once more.
+        with contextlib.suppress(OSError):
+            file.close()

@@ -130,7 +130,9 @@ def main() -> Any:
             question = {"problem": f"{type(error).__name__}: {error}"}
         answer = ask_guard(channel, question)
     os.environ.update(answer.get("environment", {}))
-    return run_aider(arguments + answer.get("arguments", []))
+    # After a "--" there are names of files only.
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return run_aider(arguments[:end] + answer.get("arguments", []) + arguments[end:])
 
 
 if __name__ == "__main__":

@@ -244,13 +244,15 @@ class Front:
             self.to_screen(self._take_waiting().encode("utf-8", "replace") + shown.drawn)
         self._deliver(bytes(hold.keys))
 
-    def leave(self) -> None:
-        """The session is over: let out what was held, and undo what a killed child left on."""
+    def leave(self, *, killed: bool) -> None:
+        """The session is over: let out what was held, and undo what a killed Aider left on. What one that ended by
+        itself leaves on is as it wants it.
+        """
         self.abandon_restart()
-        # A prompt that is still open was left by a kill: the shell's own prompt belongs on a line of its own.
-        self.to_screen(
-            b"".join(self.modes.resets()) + (b"\r\n" if self.screen.prompt_open else b"")
-        )
+        if killed:
+            # A prompt that is still open was left by the kill: the shell's own belongs on a line of its own.
+            below = b"\r\n" if self.screen.prompt_open else b""
+            self.to_screen(b"".join(self.modes.resets()) + below)
 
     def abandon_restart(self) -> None:
         """Something asks, or fails, before the new prompt: show all of it."""

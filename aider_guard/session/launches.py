@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
@@ -126,7 +127,7 @@ class Launches:
                 self._folder, _path(settings.chat_history_file), _path(settings.input_history_file)
             )
         seed = self._seed if launch.handoff is not None else _users_chat(settings)
-        private = self.histories.begin_launch(launch.number, seed, settings.encoding)
+        private = self.histories.begin_launch(launch.number, seed, _encoding(settings))
         return command.LaunchFiles(
             chat_history=private.chat,
             input_history=private.input,
@@ -212,4 +213,12 @@ def _users_chat(settings: AiderSettings) -> str:
     path = _path(settings.chat_history_file)
     if not settings.restore_chat_history or path is None or not path.is_file():
         return ""
-    return path.read_text(encoding=settings.encoding, errors="replace")
+    return path.read_text(encoding=_encoding(settings), errors="replace")
+
+
+def _encoding(settings: AiderSettings) -> str:
+    """The encoding of Aider's files; one that nobody knows is Aider's to refuse."""
+    try:
+        return codecs.lookup(settings.encoding).name
+    except LookupError:
+        return "utf-8"

@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -33,7 +32,7 @@ _WATCHED_SIGNALS = (
     signal.SIGTSTP,
     signal.SIGCONT,
 )
-_DRAIN_SECONDS = 2.0
+_STUCK_SECONDS = 2.0
 
 
 def run_session(
@@ -79,11 +78,12 @@ def _close(session: Session, folder: registry.SessionFolder) -> int:
 
 def _leave_screen(session: Session, fds: TerminalFds) -> None:
     """Undo what a killed Aider left on, and bring the last byte to the terminal; a stuck one is not waited for."""
-    session.front.leave()
-    deadline = time.monotonic() + _DRAIN_SECONDS
-    while session.relay.pending_for_terminal and (left := deadline - time.monotonic()) > 0:
-        select.select([], [fds.out_fd], [], left)
+    session.leave()
+    while pending := session.relay.pending_for_terminal:
+        select.select([], [fds.out_fd], [], _STUCK_SECONDS)
         session.relay.flush()
+        if session.relay.pending_for_terminal == pending:
+            return
 
 
 def _part(said: Sequence[Notice], problems: Sequence[str]) -> None:

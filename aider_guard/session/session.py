@@ -64,6 +64,7 @@ class Session:
         self._clock = clock
         self._events: deque[Event] = deque()
         self._deciding = False
+        self._last_status = -1  # until it ended, it may be us who fail
         self.watcher = watcher
         watcher.post = self.post
         running.readable = self.child_readable
@@ -157,6 +158,10 @@ class Session:
         parting = self.performer.parting
         return [*self.front.unshown(), *([parting] if parting else [])]
 
+    def leave(self) -> None:
+        """Leave the screen as Aider left it, or tidied up when it could not do that itself."""
+        self.front.leave(killed=self._last_status < 0)
+
     def run(self) -> None:
         """Go on until the session is over."""
         while self.state.phase is not Phase.ENDED:
@@ -235,6 +240,7 @@ class Session:
         """Notice that Aider ended, once all it wrote is on its way."""
         status = self._running.reap(self.front.child_wrote)
         if status is not None:
+            self._last_status = status
             self._beginning.forget()
             self._hidden.abort()
             self.post(AiderExited(status))

@@ -221,7 +221,6 @@ def small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
 
-@pytest.mark.xfail(strict=True, reason="closing a journal that could not be written fails again")
 def test_a_journal_that_cannot_grow(talking: Place) -> None:
     """When the journal cannot be written any more, that is said once, and the session goes on to its end."""
     quiet = {"PYTHONDONTWRITEBYTECODE": "1"}  # it would be cut as well
@@ -233,7 +232,6 @@ def test_a_journal_that_cannot_grow(talking: Place) -> None:
         assert person.shown.count(b"prompt 199") == 1
 
 
-@pytest.mark.xfail(strict=True, reason="closing a journal that could not be written fails again")
 def test_a_full_disk(tmp_path: Path) -> None:
     """The same on a disk that is full: a tiny file system of the guard's own."""
     place = Place.make(tmp_path / "place", "problem")
@@ -266,7 +264,6 @@ def test_a_state_folder_that_goes_away(place: Place) -> None:
         gone(person)
 
 
-@pytest.mark.xfail(strict=True, reason="the guard itself uses the encoding before Aider refuses it")
 def test_an_encoding_that_nobody_knows(talking: Place) -> None:
     """What is wrong in Aider's own settings is Aider's to say: the guard starts it all the same."""
     command = talking.guarded("--encoding", "no-such-encoding")
