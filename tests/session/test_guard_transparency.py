@@ -247,6 +247,7 @@ def test_suspending_in_a_shell(talking: Place) -> None:
         person.type(b"\x1a")
         person.until(b"Stopped")
         person.until(lambda: person.attributes() == before)
+        person.until(lambda: person.shown.endswith(b"$ "))
         del person.shown[:]
         person.type(b"fg\n")
         person.until(lambda: person.attributes() != before)
