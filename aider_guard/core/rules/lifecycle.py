@@ -33,9 +33,10 @@ from aider_guard.core.events import (
     TerminationRequested,
     TurnFinished,
 )
-from aider_guard.core.readings import ModelsReading, Unavailable, age_seconds
+from aider_guard.core.holdings import last_known_handoff, session_models
+from aider_guard.core.readings import Unavailable
 from aider_guard.core.rules import Step, memory
-from aider_guard.core.state import Phase, Restart, State, same_model
+from aider_guard.core.state import Phase, Restart, State
 
 SIGINT = 2  # the third Ctrl-C during Aider's shutdown kills it: the user wanted to leave
 
@@ -260,35 +261,3 @@ def _ending(state: State, event: Event) -> Step:
 def exit_status(status: int) -> int:
     """The status the shell sees: Aider's own, or 128 + the signal that killed it."""
     return status if status >= 0 else 128 - status
-
-
-def session_models(state: State, now: float) -> tuple[str, ...]:
-    """The loaded models that this session brought in: its own, and not loaded before its first turn.
-
-    Nothing when Ollama was not read lately: an old reading never unloads anything.
-    """
-    if not isinstance(state.loaded, ModelsReading):
-        return ()
-    if age_seconds(state.loaded.taken_at, now) > state.limits.stale_after_seconds:
-        return ()
-    foreign = state.foreign_models or frozenset()
-    return tuple(
-        model.name
-        for model in state.loaded.models
-        if model.name not in foreign and any(same_model(model.name, ours) for ours in state.models)
-    )
-
-
-def last_known_handoff(state: State) -> Handoff:
-    """What can be handed over when Aider can no longer be asked: the files of the newest table, or before the first
-    one what this Aider was given.
-    """
-    if isinstance(state.context, Unavailable):
-        return replace(state.handed_over, mode=state.last_mode, multiline=state.last_multiline)
-    files = [row for row in state.context.rows if row.kind == "file"]
-    return Handoff(
-        editable=tuple(row.name for row in files if not row.read_only),
-        read_only=tuple(row.name for row in files if row.read_only),
-        mode=state.last_mode,
-        multiline=state.last_multiline,
-    )
