@@ -69,6 +69,10 @@ class Place:
         """The folders of the sessions so far, oldest first."""
         return sorted((self.state / "sessions").glob("*"))
 
+    def journal(self) -> bytes:
+        """The newest session's journal so far."""
+        return b"".join(path.read_bytes() for path in self.sessions[-1].glob("journal.jsonl"))
+
     def plain(self) -> list[str]:
         """The command line without the guard."""
         return [sys.executable, "-S", str(self.aider)]

@@ -117,6 +117,7 @@ def test_a_terminal_that_hangs_up(program: str, talking: Place) -> None:
     """Closing the terminal ends the guard and its program, without spinning."""
     with talking.person(child(program)) as person:
         person.until(b"READY")
+        person.until(lambda: b"memory_read" in talking.journal())  # its start is not counted
         guard = psutil.Process(person.process.pid)
         before = sum(guard.cpu_times()[:2])
         person.hang_up()
