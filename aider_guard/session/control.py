@@ -16,12 +16,15 @@ from aider_guard.core.events import Event, RestartRequested
 from aider_guard.session.loop import READ, Loop
 
 _MAX_REQUEST_BYTES = 4096
+_MAX_CLIENTS = 16  # who is silent must not use up the session's descriptors
 # sun_path holds 108 bytes on Linux and 104 on macOS, the final zero included.
 _MAX_PATH_BYTES = 103
 
 
 class Control:
-    """Answers in the guard's loop. A client that does not ask is left alone, one that does not read is dropped."""
+    """Answers in the guard's loop. A client that does not ask is left alone until there are too many, one that does
+    not read is dropped.
+    """
 
     def __init__(
         self,
@@ -45,7 +48,9 @@ class Control:
             self._drop(client)
 
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        while len(self._clients) >= _MAX_CLIENTS:
+            self._drop(next(iter(self._clients.values())))
+        with contextlib.suppress(OSError):  # it went away before it was accepted
             client, _ = self._listener.accept()
             client.setblocking(False)
             self._clients[client.fileno()] = client

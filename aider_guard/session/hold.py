@@ -25,15 +25,15 @@ class Hold:
     answer: Callable[[], None]
     output: bytearray = field(default_factory=bytearray)
     keys: bytearray = field(default_factory=bytearray)
-    _answered: int = 0
+    _half_query: bytes = b""
 
     def child_wrote(self, data: bytes) -> None:
         """Keep the child's bytes and answer the queries among them."""
         self.output += data
-        asked = self.output.count(CURSOR_QUERY)
-        for _ in range(asked - self._answered):
+        seen = self._half_query + data
+        self._half_query = seen[1 - len(CURSOR_QUERY) :]
+        for _ in range(seen.count(CURSOR_QUERY)):
             self.answer()
-        self._answered = asked
 
     def user_typed(self, data: bytes) -> None:
         """Keep the user's keys. Answers of the terminal to earlier queries are nobody's any more."""

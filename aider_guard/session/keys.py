@@ -48,29 +48,37 @@ class Keyboard:
 
 
 class SuspendKey:
-    """Finds the key that suspends, but not inside a paste."""
+    """Finds the key that suspends, but not inside a paste, in any chunking."""
 
     _PASTE_BEGINS, _PASTE_ENDS = b"\x1b[200~", b"\x1b[201~"
 
     def __init__(self) -> None:
         self._in_paste = False
+        self._half_mark = b""
 
     def find(self, data: bytes, key: int) -> int:
         """Where in *data* the key *key* is, -1 when it is not or when *key* is negative."""
+        before, text = len(self._half_mark), self._half_mark + data
+        self._half_mark = b""
         at = 0
-        while at < len(data):
+        while True:
             mark = self._PASTE_ENDS if self._in_paste else self._PASTE_BEGINS
-            stop = data.find(mark, at)
-            found = (
-                data.find(bytes([key]), at, stop if stop >= 0 else len(data)) if key >= 0 else -1
-            )
-            if found >= 0 and not self._in_paste:
-                return found
+            stop = text.find(mark, at)
+            if key >= 0 and not self._in_paste:
+                end = stop if stop >= 0 else len(text)
+                found = text.find(bytes([key]), max(at, before), end)
+                if found >= 0:
+                    return found - before
             if stop < 0:
+                self._half_mark = _half_of(mark, text[at:])
                 return -1
             self._in_paste = not self._in_paste
             at = stop + len(mark)
-        return -1
+
+
+def _half_of(mark: bytes, text: bytes) -> bytes:
+    halves = (mark[:size] for size in range(len(mark) - 1, 0, -1))
+    return next((half for half in halves if text.endswith(half)), b"")
 
 
 def without_answers(data: bytes) -> bytes:

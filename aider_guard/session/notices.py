@@ -23,7 +23,7 @@ def render(notice: Notice, columns: int, *, colour: bool, newline: str = "\r\n")
     """The notice as it is printed, each line ended. Prose is wrapped at words; commands are left whole, so that
     what is copied from the terminal is one line.
     """
-    first, *more = notice.lines
+    first, *more = map(_printable, notice.lines)
     lines = [_wrapped(PREFIX + first, columns)]
     lines += [
         _wrapped("  " + line, columns) if not line.startswith("/") else ["  " + line]
@@ -33,6 +33,11 @@ def render(notice: Notice, columns: int, *, colour: bool, newline: str = "\r\n")
     if colour:
         text = text.replace(PREFIX, f"{_HIGHLIGHT}{PREFIX}{_RESET}", 1)
     return text + newline
+
+
+def _printable(line: str) -> str:
+    """Names of processes, models and files may hold what moves the cursor."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
 
 
 def _wrapped(line: str, columns: int) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from aider_guard.session.keys import without_answers
+
 DEAF_SECONDS = 0.3
 QUESTION = b"  y: start it again, any other key: leave "
 
@@ -21,8 +23,9 @@ class Offer:
         self._made_at = self._clock()
 
     def typed(self, data: bytes) -> None:
-        """Take what came from the terminal."""
-        if self._made_at is None or not data or self._clock() - self._made_at < DEAF_SECONDS:
+        """Take what came from the terminal. Its late answers to queries of the Aider that died are no keys."""
+        keys = without_answers(data)
+        if self._made_at is None or not keys or self._clock() - self._made_at < DEAF_SECONDS:
             return
         self._made_at = None
-        self._answered(data[:1] in b"yY")
+        self._answered(keys[:1] in b"yY")

@@ -17,6 +17,7 @@ from aider_guard.errors import LaunchError
 _RECORD = "session.json"
 _MODELS = "models.json"
 KEPT_SESSIONS = 20
+_PIDS = 1 << 31  # pid_t; 0 and negative ones mean groups to kill(2)
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ def prune(sessions: Path, *, keep: int = KEPT_SESSIONS) -> None:
 
 
 def _exists(pid: int) -> bool:
+    if not 0 < pid < _PIDS:
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
