@@ -20,6 +20,9 @@ from hypothesis import strategies as st
 
 from aider_guard.core.actions import Action, CountFiles, RunHidden, ShowNotice
 from aider_guard.core.events import (
+    AiderExited,
+    AiderStarted,
+    ChatSaved,
     ConfirmShown,
     ContextRead,
     Event,
@@ -28,6 +31,7 @@ from aider_guard.core.events import (
     ModelsChosen,
     PromptSettled,
     PromptShown,
+    RestartRequested,
     TurnFinished,
 )
 from aider_guard.core.readings import Unavailable
@@ -139,6 +143,16 @@ def test_it_is_asked_only_at_an_untouched_prompt(event: Event) -> None:
     asked.turn()
     asked.tell(PromptShown(), event)
     assert ASKS not in asked.tell(FilesCounted({"calc.py": 5_000}))
+
+
+def test_after_a_restored_start_it_is_asked_from_the_first_turn_on() -> None:
+    """Before that the table counts the chat that will be summarised."""
+    story = begun(ALWAYS)
+    story.tell(RestartRequested())
+    story.prompt("c.py")
+    story.tell(ChatSaved(("c.py",)), AiderExited(0), AiderStarted(2, 43), PromptShown())
+    assert ASKS not in story.prompt("c.py", "new.py")
+    assert ASKS in after_turn(story)
 
 
 # The warning

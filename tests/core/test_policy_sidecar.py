@@ -113,6 +113,14 @@ def test_one_that_never_says_a_word_is_started_again() -> None:
     assert [a.notice.name for a in actions_of(story.steps, ShowNotice)] == ["sidecar_lost"]
 
 
+def test_one_that_never_speaks_after_a_loss_is_started_again() -> None:
+    """The one that replaces a lost one is watched from its start."""
+    story = begun()
+    lost_at = story.now
+    story.tell(LOST, Wait(50.0))
+    assert starts(story, lost_at) == [0.5, 30.5]
+
+
 def test_a_silent_sidecars_readings_count_no_more() -> None:
     """What it said before is not known any more."""
     story = begun()

@@ -155,7 +155,7 @@ COMMANDS = [
     "echo done > users",
     "printf '%s' \"it's done\" > users",
     "test -n \"$HOME\" && echo 'a \"b\" c' > users # a remark",
-    'cd / ; echo done > "$OLDPWD/users"',
+    "(cd / ; true) && { echo done; } > users",
 ]  # fmt: skip
 
 
