@@ -32,6 +32,7 @@ class Config:
     num_ctx: int | None = None
     probe: Literal["auto", "always", "never"] = "auto"
     keep: float = 0.1
+    network: Literal["offline", "open"] = "offline"
 
 
 def _integer(low: int, high: int) -> Callable[[Any], int]:
@@ -69,10 +70,13 @@ def _text(value: Any) -> str:
     return value.strip()
 
 
-def _probe(value: Any) -> str:
-    if value not in ("auto", "always", "never"):
-        raise ValueError("auto, always or never")
-    return str(value)
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in allowed:
+            raise ValueError(" or ".join((", ".join(allowed[:-1]), allowed[-1])))
+        return str(value)
+
+    return check
 
 
 CHECKS: Mapping[str, Callable[[Any], Any]] = {
@@ -82,8 +86,9 @@ CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "max-turns": _integer(0, 100_000),
     "vram-warn-at": _integer(10, 100),
     "num-ctx": _window,
-    "probe": _probe,
+    "probe": _one_of("auto", "always", "never"),
     "keep": _share,
+    "network": _one_of("offline", "open"),
 }
 
 

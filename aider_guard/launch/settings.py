@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import build
 
 OLLAMA_PREFIXES = ("ollama_chat/", "ollama/")
 TRIED_VERSIONS = ("0.86.2",)
+
+
+@dataclass(frozen=True)
+class Role:
+    """One job a model has in a session, and where that choice comes from.
+
+    ``asked`` is the name before aliases. ``source`` is where it was said, in words (``--model on the command line``,
+    ``AIDER_MODEL in /repo/.env``, ``/repo/.aider.conf.yml``, ``the key OPENAI_API_KEY``). ``api_base`` and
+    ``num_ctx`` are those of its extra parameters; the address is as it may be shown.
+    """
+
+    role: Literal["main", "editor", "weak"]
+    model: str
+    asked: str = ""
+    source: str = ""
+    api_base: str = ""
+    num_ctx: int | None = None
+    edit_format: str = ""
+    settings_source: str = ""
+    """The file whose entry gives the role its extra parameters or named the model, "" for none of the user's."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable as Aider will see it, and where it was set. ``value`` only where it is no secret."""
+
+    name: str
+    source: str
+    value: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +65,34 @@ class AiderSettings:
     tokenizers: str = ""
     model_settings_files: tuple[str, ...] = ()
     model_metadata_files: tuple[str, ...] = ()
+
+    problems: tuple[str, ...] = ()
+    """What Aider cannot read, a sentence each with the file's name: it would not start, or not as meant."""
+    roles: tuple[Role, ...] = ()
+    """Main first, then editor, then weak; each has a model, the main model's own name where none is set."""
+    keys: tuple[Variable, ...] = ()
+    """Keys and tokens of clouds that are set, never their values."""
+    addresses: tuple[Variable, ...] = ()
+    """Where traffic would go: Ollama's and other providers' addresses, proxies and their exceptions."""
+    config_files: tuple[str, ...] = ()
+    env_files: tuple[str, ...] = ()
+    sources: dict[str, str] = field(default_factory=dict)
+    """Where an option below was set, by its name; options at their default are left out."""
+    map_tokens: int | None = None
+    max_chat_history_tokens: int | None = None
+    auto_test: bool = False
+    test_cmd: str | None = None
+    auto_lint: bool = True
+    lint_cmd: tuple[str, ...] = ()
+    detect_urls: bool = True
+    cache_keepalive_pings: int = 0
+    check_update: bool = True
+    analytics: bool | None = None
+    show_release_notes: bool | None = None
+    verify_ssl: bool = True
+    load: str | None = None
+    architect: bool = False
+    python: str = ""
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -1,0 +1,40 @@
+"""Everything the checks look at. Gathered elsewhere (launch/gathering.py, the session); pure values here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aider_guard.config import Config
+from aider_guard.core.fit import Fit
+from aider_guard.core.readings import MemoryReading, Unavailable
+from aider_guard.core.serverfacts import ServerReport
+from aider_guard.launch.settings import AiderSettings
+
+
+@dataclass(frozen=True)
+class RepoFacts:
+    """What else may run in a session: git hooks that are active, and what the repository's tests are run with."""
+
+    hooks: tuple[str, ...] = ()
+    test_runner: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known before the first prompt.
+
+    ``window_tokens`` is the window that the session pins, ``fit`` the answer for it. ``asked_base`` is the address of
+    Ollama that the user gave the guard itself (flag, setting), "" for none.
+    """
+
+    config: Config
+    settings: AiderSettings | Unavailable
+    server: ServerReport | Unavailable
+    memory: MemoryReading | Unavailable = Unavailable("the memory was not read")
+    window_tokens: int | Unavailable = Unavailable("the window is not chosen yet")
+    fit: Fit | Unavailable = Unavailable("not computed")
+    repo: RepoFacts = field(default_factory=RepoFacts)
+    state_free_bytes: int | Unavailable = Unavailable("not read")
+    aider_script: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables of the guard's own environment that matter (addresses only, no keys)."""
