@@ -101,6 +101,14 @@ class StartSidecar:
 
 
 @dataclass(frozen=True)
+class RememberNeed:
+    """Keep by how much a model needs more memory (less: negative) than was computed, for the next start."""
+
+    name: str
+    error_bytes: int
+
+
+@dataclass(frozen=True)
 class SetDeadline:
     """Report ``DeadlinePassed(name)`` at the monotonic instant ``at``; a second call moves it."""
 
@@ -126,6 +134,7 @@ Action = (
     | OfferRestart
     | EndSession
     | StartSidecar
+    | RememberNeed
     | SetDeadline
     | CancelDeadline
 )

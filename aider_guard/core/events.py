@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from aider_guard.core.findings import Finding
+from aider_guard.core.fit import Need
 from aider_guard.core.readings import ContextReading, MemoryReading, ModelsReading, Unavailable
 
 # From the child
@@ -34,6 +36,8 @@ class ModelsChosen:
     window_tokens: int | Unavailable
     root: str = field(default="", metadata={"journal": False})
     """The folder that the names of files in the chat are relative to."""
+    needs: tuple[Need, ...] = ()
+    """What each model was computed to need in GPU memory; empty where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +249,7 @@ class DeadlinePassed:
 Event = (
     AiderStarted
     | ModelsChosen
+    | Finding
     | PromptShown
     | ConfirmShown
     | ContinuationShown

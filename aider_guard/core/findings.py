@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Severity = Literal["stop", "warn", "info", "unknown"]
@@ -20,9 +20,9 @@ class Finding:
 
     id: str
     severity: Severity
-    what: str
-    evidence: str = ""
-    fix: str = ""
+    what: str = field(metadata={"journal": False})
+    evidence: str = field(default="", metadata={"journal": False})
+    fix: str = field(default="", metadata={"journal": False})
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from aider_guard.core.actions import Action
 from aider_guard.core.events import Event
-from aider_guard.core.rules import Rule, context, lifecycle, memory, prompt, sidecar
+from aider_guard.core.rules import (
+    Rule,
+    context,
+    fitting,
+    lifecycle,
+    memory,
+    preflight,
+    prompt,
+    sidecar,
+)
 from aider_guard.core.state import Phase, State
 
 # In this order: what is shown is noted first; the lifecycle comes before the context, so that a restart that is
@@ -13,6 +22,8 @@ RULES: tuple[Rule, ...] = (
     prompt.note,
     sidecar.watch,
     memory.watch,
+    preflight.note,
+    fitting.watch,
     lifecycle.advance,
     context.watch,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aider_guard.core.actions import Handoff, Notice
 from aider_guard.core.advice import Advice
+from aider_guard.core.findings import Finding
 from aider_guard.core.readings import (
     ContextReading,
     Gpu,
@@ -133,6 +134,28 @@ def memory_short(
         f"{', '.join(held) or 'no model is loaded'}; a smaller --num-ctx or model needs less"
     )
     return Notice("memory_short", (f"main memory nearly full: {used} in use", help_line))
+
+
+def found(finding: Finding) -> Notice:
+    """A warning from the checks before the first prompt, with its fix."""
+    return Notice("finding", (finding.what, *([finding.fix] if finding.fix else [])))
+
+
+def more_found() -> Notice:
+    """There are more warnings than are said."""
+    return Notice("more_findings", ("there is more to know before you start: aider-guard doctor",))
+
+
+def spilled(model: LoadedModel, spilled_bytes: int, window: int) -> Notice:
+    """A model did not fit after all: how much of it runs on the CPU, and the window that would do."""
+    share = 100 * spilled_bytes / max(1, model.size_bytes)
+    first = f"{model.name} does not fit: {size(spilled_bytes)} of it ({share:.0f} %) runs on the CPU, which is slow"
+    if not window:
+        return Notice("model_spilled", (first, "no window of this model fits; a smaller one would"))
+    return Notice(
+        "model_spilled",
+        (first, f"--num-ctx {window} would fit; auto takes it from the next start on"),
+    )
 
 
 def _gpu_line(gpu: Gpu) -> str:

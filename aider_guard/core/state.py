@@ -9,6 +9,7 @@ from typing import Literal
 
 from aider_guard.core.actions import Handoff
 from aider_guard.core.events import PromptShown
+from aider_guard.core.fit import Need
 from aider_guard.core.readings import ContextReading, MemoryReading, ModelsReading, Unavailable
 
 
@@ -116,6 +117,13 @@ class State:
     pressure_readings: int = 0
     memory_warned: bool = False
     memory_restart_tried: bool = False
+
+    needs: tuple[Need, ...] = ()
+    """What each model was computed to need."""
+    fit_checked: frozenset[str] = frozenset()
+    """Models that were compared with that already."""
+    warned_of: frozenset[str] = frozenset()
+    """Findings before the first prompt that were said."""
 
     sidecar_failures: int = 0
     last_notice: str = ""

@@ -42,6 +42,8 @@ from aider_guard.core.events import (
     TurnFinished,
     TurnStarted,
 )
+from aider_guard.core.findings import SEVERITIES, Finding
+from aider_guard.core.fit import Need
 from aider_guard.core.policy import decide
 from aider_guard.core.readings import (
     ContextReading,
@@ -169,6 +171,7 @@ SOME_NAMES = st.lists(NAMES, max_size=2).map(tuple)
 TOKENS = st.sampled_from([0, 100, 5_000, 7_800, 8_500, 20_000])
 MAYBE_TOKENS = TOKENS | st.just(UNKNOWN)
 BYTES = st.sampled_from([0, GIB, 7 * GIB, 8 * GIB])
+SOME_NEEDS = st.lists(st.builds(Need, NAMES, BYTES, BYTES, BYTES, BYTES), max_size=2).map(tuple)
 TAKEN = st.sampled_from([0.0, -1.0, -9.0, -11.0, -1000.0])
 """Seconds before the event; made an instant when the story is told."""
 GPUS = st.lists(
@@ -199,7 +202,10 @@ DEADLINES = st.sampled_from(
 )
 EVENTS: tuple[st.SearchStrategy[Any], ...] = (
     st.builds(AiderStarted, st.integers(1, 3), st.just(42)),
-    st.builds(ModelsChosen, st.sampled_from(["", "ours"]), SOME_NAMES, MAYBE_TOKENS),
+    st.builds(
+        ModelsChosen, st.sampled_from(["", "ours"]), SOME_NAMES, MAYBE_TOKENS, needs=SOME_NEEDS
+    ),
+    st.builds(Finding, st.sampled_from("abcd"), st.sampled_from(SEVERITIES), st.just("what")),
     PROMPTS,
     st.builds(ConfirmShown),
     st.builds(ContinuationShown),

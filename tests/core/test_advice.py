@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.advice import Advice, advise
-from aider_guard.core.quoting import ChatFile, dropped_by
+from aider_guard.core.quoting import ChatFile, dropped_by, word_for_drop
 from aider_guard.core.readings import ContextReading, ContextRow, Unavailable
 
 ROOT = "/home/user/repo"
@@ -237,7 +237,16 @@ def test_the_last_turn_is_spared_while_anything_else_helps(
     if advice is None or all(seen.get(name, -1) < 9 for name in advice.files):
         return
     need = used - 0.75 * WINDOW
-    others = sum(r.tokens for r in reading.rows if r.kind == "file" and seen.get(r.name, -1) < 9)
+    files = [ChatFile(row.name) for row in reading.rows if row.kind == "file"]
+    spared = {file for file in files if seen.get(file.name, -1) >= 9}
+    # A file whose every word takes one of the last turn along is no other choice.
+    alone = {
+        file.name
+        for file in files
+        if (word := word_for_drop(file, files, ROOT)) is not None
+        and spared.isdisjoint(dropped_by(word, files, ROOT))
+    }
+    others = sum(r.tokens for r in reading.rows if r.kind == "file" and r.name in alone)
     history = sum(row.tokens for row in reading.rows if row.kind == "history")
     if advice.frees_tokens > need:
         assert others <= need

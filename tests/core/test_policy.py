@@ -53,6 +53,7 @@ from aider_guard.core.events import (
     TurnFinished,
     TurnStarted,
 )
+from aider_guard.core.findings import SEVERITIES, Finding
 from aider_guard.core.policy import decide
 from aider_guard.core.state import Phase, Restart, State
 
@@ -60,6 +61,7 @@ NOW = 100.0
 SAMPLES: tuple[Event, ...] = (
     AiderStarted(2, 42),
     ModelsChosen("ours", ("ours",), WINDOW),
+    *(Finding(severity, severity, "what", fix="fix") for severity in SEVERITIES),
     *(PromptShown(empty=empty) for empty in (True, False)),
     ConfirmShown(),
     ContinuationShown(),

@@ -39,7 +39,7 @@ def _noted(state: State, event: Event) -> State:
             return replace(
                 state, launch=launch, prompt=None, settled=False, hidden="", turns_in_launch=0
             )
-        case ModelsChosen(main, models, window, root):
+        case ModelsChosen(main=main, models=models, window_tokens=window, root=root):
             return replace(state, main_model=main, models=models, pinned_tokens=window, root=root)
         case PromptShown():
             return _prompt_shown(state, event)

@@ -1,0 +1,68 @@
+"""Findings before the first prompt: which are said, how many, and how often."""
+
+from __future__ import annotations
+
+import pytest
+from core.histories_of_events import Story
+
+from aider_guard.core.actions import ShowNotice
+from aider_guard.core.findings import Finding, Severity, exit_status, worst_first
+
+
+def warning(name: str, fix: str = "fix it") -> Finding:
+    return Finding(name, "warn", f"{name} is wrong", "seen", fix)
+
+
+def said(story: Story, *findings: Finding) -> list[tuple[str, ...]]:
+    return [a.notice.lines for a in story.tell(*findings) if isinstance(a, ShowNotice)]
+
+
+def test_a_warning_is_said_with_its_fix_once() -> None:
+    """Also when it is found again at a restart."""
+    story = Story()
+    assert said(story, warning("a")) == [("a is wrong", "fix it")]
+    assert said(story, warning("a")) == []
+
+
+def test_without_a_fix_there_is_one_line() -> None:
+    """No empty line."""
+    assert said(Story(), warning("a", "")) == [("a is wrong",)]
+
+
+def test_two_are_said_and_then_where_the_rest_is() -> None:
+    """The user came to work: the third line is the last."""
+    lines = said(Story(), *map(warning, "abcd"))
+    assert lines[:2] == [("a is wrong", "fix it"), ("b is wrong", "fix it")]
+    assert lines[2:] == [("there is more to know before you start: aider-guard doctor",)]
+
+
+@pytest.mark.parametrize("severity", ["stop", "info", "unknown"])
+def test_the_others_are_not_said(severity: Severity) -> None:
+    """A stop has ended the launch, an info needs nothing, and what is not known is no news at every start."""
+    assert said(Story(), Finding("a", severity, "what")) == []
+
+
+STATUSES: list[tuple[tuple[Severity, ...], int]] = [
+    ((), 0),
+    (("info",), 0),
+    (("info", "unknown"), 2),
+    (("unknown", "warn"), 1),
+    (("stop",), 1),
+]
+
+
+@pytest.mark.parametrize(("severities", "status"), STATUSES)
+def test_the_exit_status_is_that_of_the_worst(
+    severities: tuple[Severity, ...], status: int
+) -> None:
+    """Fine, problems, or not known."""
+    assert exit_status(Finding("a", severity, "w") for severity in severities) == status
+
+
+def test_the_worst_come_first_and_the_rest_keep_their_order() -> None:
+    """A stable sort."""
+    found = [
+        Finding(n, s, "w")
+        for n, s in (("a", "info"), ("b", "stop"), ("c", "info"), ("d", "unknown"))
+    ]
+    assert [one.id for one in worst_first(found)] == ["b", "d", "a", "c"]
