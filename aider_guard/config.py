@@ -113,7 +113,20 @@ def load(
         {name: _checked(where, name, value) for name, value in found.items()}
         for where, found in sources
     ]
+    _refuse_from_a_repository(checked[2], project_file)
     return Config(**{name.replace("-", "_"): value for name, value in ChainMap(*checked).items()})
+
+
+def _refuse_from_a_repository(found: Mapping[str, Any], path: Path | None) -> None:
+    """A repository that was cloned from somewhere may not send code away."""
+    from aider_guard.sidecar.names import connectable_base, is_loopback
+
+    opens = found.get("network") == "open"
+    if opens or not is_loopback(connectable_base(found.get("ollama", ""))):
+        what = "network is open" if opens else "ollama is on another machine"
+        raise ConfigError(
+            f"{what} in {path}: a repository cannot decide that; say it in your own settings or by a flag"
+        )
 
 
 def _checked(where: str, name: str, value: Any) -> Any:

@@ -70,7 +70,7 @@ def test_sources_are_mixed_setting_by_setting(sources: Sources) -> None:
 
 VALUES: list[tuple[str, str, Any, Any]] = [
     ("aider", " /opt/aider ", "/opt/aider", "/opt/aider"),
-    ("ollama", "http://box:1", "http://box:1", "http://box:1"),
+    ("ollama", "http://127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:1"),
     ("warn-at", " 85 ", 85, 85),
     ("max-turns", "0", 0, 0),
     ("vram-warn-at", "100", 100, 100),
@@ -238,3 +238,23 @@ def test_the_projects_file_is_the_git_roots(tmp_path: Path) -> None:
     assert project_file(below) == project_file(root) == root / ".aider-guard.toml"
     (root / "a" / ".git").mkdir()
     assert project_file(below) == root / "a" / ".aider-guard.toml"
+
+
+OUTSIDE = ['network = "open"', 'ollama = "http://192.0.2.7:11434"', 'ollama = "ollama.com"']
+
+
+@pytest.mark.parametrize("line", OUTSIDE)
+def test_a_repository_cannot_send_code_away(sources: Sources, line: str) -> None:
+    """What lies in a clone is somebody else's; the user's own file may say it."""
+    sources.user.write_text(line + "\n")
+    sources.load()
+    sources.project.write_text(line + "\n")
+    with pytest.raises(ConfigError, match="a repository cannot decide that"):
+        sources.load()
+
+
+def test_a_repository_may_be_stricter_than_its_user(sources: Sources) -> None:
+    """Offline, and an Ollama of this machine, may stand anywhere."""
+    sources.user.write_text('network = "open"\n')
+    sources.project.write_text('network = "offline"\nollama = "localhost:11500"\n')
+    assert sources.load() == Config(network="offline", ollama="localhost:11500")

@@ -36,10 +36,14 @@ class Pins:
 
 
 def choose_window(
-    asked: int | None, settings: Entries, model: str, trained: Mapping[str, int | Unavailable]
+    asked: int | None,
+    settings: Entries,
+    model: str,
+    trained: Mapping[str, int | Unavailable],
+    fitting: int | None = None,
 ) -> int:
-    """The window in tokens: what was asked for, else what the user's files pin, else 8192 or the shortest of the
-    trained contexts, where they are known.
+    """The window in tokens: what was asked for, else what the user's files pin, else the largest that fits, else
+    8192; what was not pinned by the user is at most the shortest of the trained contexts that are known.
     """
     known = [tokens for tokens in trained.values() if isinstance(tokens, int)]
     if asked is not None:
@@ -48,17 +52,23 @@ def choose_window(
         pinned = (settings.get(name, {}).get("extra_params") or {}).get("num_ctx")
         if isinstance(pinned, int) and pinned > 0:
             return pinned
-    return min([DEFAULT_WINDOW_TOKENS, *known])
+    return min([fitting or DEFAULT_WINDOW_TOKENS, *known])
 
 
 def make_pins(
-    aider: AiderSettings, asked: int | None, trained: Mapping[str, int | Unavailable]
+    aider: AiderSettings,
+    asked: int | None,
+    trained: Mapping[str, int | Unavailable],
+    fitting: int | None = None,
 ) -> Pins:
-    """The pins for a session. Raises LaunchError when one of the user's files cannot be read."""
+    """The pins for a session; *fitting* is the largest window that fits, None when it is not known.
+
+    Raises LaunchError when one of the user's files cannot be read.
+    """
     settings = read_settings(aider.model_settings_files)
     metadata = read_metadata(aider.model_metadata_files)
     names = [name for name in aider.models if ollama_name(name) is not None]
-    window = choose_window(asked, settings, aider.model or "", trained)
+    window = choose_window(asked, settings, aider.model or "", trained, fitting)
     # The entry for every model also reaches one that is switched to later; with a model of another provider in the
     # session it would send num_ctx to a server that refuses it, so then only Ollama's models get an entry.
     pinned = [EVERY_MODEL, *(name for name in names if name in settings)]

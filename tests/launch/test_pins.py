@@ -96,6 +96,22 @@ def pinned(num_ctx: object) -> dict[str, Any]:
     return {"extra_params": {"num_ctx": num_ctx}}
 
 
+FITTING: list[tuple[int | None, int | None, int]] = [
+    (None, 20_480, 20_480),
+    (None, 200_000, 131_072),
+    (None, None, 8192),
+    (4096, 20_480, 4096),
+]
+
+
+@pytest.mark.parametrize(("asked", "fitting", "window"), FITTING)
+def test_without_a_wish_it_is_the_largest_window_that_fits(
+    asked: int | None, fitting: int | None, window: int
+) -> None:
+    """At most the trained context; a number that was asked for wins."""
+    assert choose_window(asked, {}, MAIN, {"main": 131_072}, fitting) == window
+
+
 USERS: list[tuple[dict[str, dict[str, Any]], int | None, int]] = [
     ({MAIN: pinned(20_000)}, None, 20_000),
     ({EVERY_MODEL: pinned(30_000)}, None, 30_000),
