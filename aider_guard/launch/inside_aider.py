@@ -1,13 +1,17 @@
 """Runs in Aider's own process, before Aider: tells the guard what Aider will use, and takes what the session adds.
 
 Started as ``INTERPRETER inside_aider.py FD SCRIPT ARGS…``. One JSON line goes out on the socket FD, one comes back,
-then Aider runs as its script would have run it. Asking in Aider's own process costs nothing, since everything that
-is imported for the question is what Aider imports anyway, and the answer is right by construction: it is Aider's own
-parser that reads the command line, ``AIDER_*``, every ``.env`` and every ``.aider.conf.yml``.
+then Aider runs as its script would have run it. With ``only:FD`` the line goes out and that is all. Asking in Aider's
+own process costs little, since nearly everything that is imported for the question is what Aider imports anyway, and
+the answer is right by construction: it is Aider's own parser and ``Model`` that resolve the command line, ``AIDER_*``,
+every ``.env``, every ``.aider.conf.yml``, aliases and model settings.
 
 Only the standard library and Aider itself may be imported here; this file runs on any Python that Aider runs on.
 """
 
+from __future__ import annotations
+
+import importlib
 import importlib.util
 import json
 import os
@@ -15,97 +19,45 @@ import socket
 import sys
 from typing import Any
 
-_MODELS = ("model", "weak_model", "editor_model")
-_WANTED = (
-    *_MODELS,
-    "chat_history_file",
-    "input_history_file",
-    "restore_chat_history",
-    "analytics_log",
-    "notifications",
-    "notifications_command",
-    "multiline",
-    "encoding",
-    "read",
-)
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_PACKAGE = "_aider_guard_launch"
 
 
-def describe(arguments: list[str]) -> dict[str, Any]:
-    """What Aider's own parser makes of the arguments, the environment and all files. Leaves the environment alone."""
-    from aider import __version__
-    from aider import main as aider_main
+def load_inside(module: str) -> Any:
+    """A module of launch/inside, by its file: the guard's installation does not get on Aider's path."""
+    if _PACKAGE not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            _PACKAGE, os.path.join(_HERE, "__init__.py"), submodule_search_locations=[_HERE]
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        package = importlib.util.module_from_spec(spec)
+        sys.modules[_PACKAGE] = package
+        spec.loader.exec_module(package)
+    return importlib.import_module(f"{_PACKAGE}.inside.{module}")
 
-    git_root = aider_main.get_git_root() if aider_main.git is not None else None
-    before = dict(os.environ)
+
+def become_script(script: str, arguments: list[str]) -> None:
+    """Have the name, the arguments and the first folder of the path that Aider's script would have."""
+    if sys.path and os.path.realpath(sys.path[0]) == os.path.realpath(_HERE):
+        sys.path[0] = os.path.dirname(os.path.realpath(script))
+    sys.argv = [script, *arguments]
+
+
+def question(arguments: list[str]) -> dict[str, Any]:
+    """What Aider will use, or why that is not known."""
     try:
-        parsed = _parse(aider_main, arguments, git_root)
-        ollama = os.environ.get("OLLAMA_API_BASE", "")
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    for setting in parsed.set_env or ():
-        if setting.startswith("OLLAMA_API_BASE="):
-            ollama = setting.split("=", 1)[1].strip()
-    # An older Aider may lack some; those have defaults where this is read.
-    found = {name: getattr(parsed, name) for name in _WANTED if hasattr(parsed, name)}
-    found.update(_resolved_models(aider_main, parsed))
-    found["version"] = __version__
-    found["git_root"] = git_root
-    found["ollama_api_base"] = ollama
-    found["default_notifications_command"] = _default_notifications_command(parsed)
-    found["tokenizers"] = _tokenizers()
-    search = aider_main.generate_search_path_list
-    found["model_settings_files"] = search(
-        ".aider.model.settings.yml", git_root, parsed.model_settings_file
-    )
-    found["model_metadata_files"] = search(
-        ".aider.model.metadata.json", git_root, parsed.model_metadata_file
-    )
-    return found
+        described: dict[str, Any] = load_inside("describing").describe(arguments)
+    except Exception as error:
+        # Another Aider than those tried: say so, and run it all the same.
+        return {"problem": f"{type(error).__name__}: {error}"}
+    return described
 
 
-def _parse(aider_main: Any, arguments: list[str], git_root: "str | None") -> Any:
-    """The first steps of Aider's main(): configuration files, then every .env, then the arguments again."""
-    name = ".aider.conf.yml"
-    files = [os.path.realpath(name)]
-    if git_root and os.path.join(git_root, name) not in files:
-        files.append(os.path.join(git_root, name))
-    files.append(os.path.join(os.path.expanduser("~"), name))
-    parser = aider_main.get_parser(files[::-1], git_root)
-    known, _ = parser.parse_known_args(arguments)
-    aider_main.load_dotenv_files(git_root, known.env_file, known.encoding)
-    return parser.parse_args(arguments)
-
-
-def _resolved_models(aider_main: Any, parsed: Any) -> dict[str, Any]:
-    aliases = dict(aider_main.models.MODEL_ALIASES)
-    for definition in parsed.alias or ():
-        alias, _, name = definition.partition(":")
-        aliases[alias.strip()] = name.strip()
-    names = {role: getattr(parsed, role, None) for role in _MODELS}
-    return {role: aliases.get(name, name) for role, name in names.items()}
-
-
-def _default_notifications_command(parsed: Any) -> "str | None":
-    if not getattr(parsed, "notifications", False) or parsed.notifications_command:
-        return None
-    from aider.io import InputOutput
-
-    command = InputOutput.get_default_notification_command(None)
-    return str(command) if command else None
-
-
-def _tokenizers() -> str:
-    spec = importlib.util.find_spec("litellm")
-    if spec is None or not spec.origin:
-        return ""
-    return os.path.join(os.path.dirname(spec.origin), "litellm_core_utils", "tokenizers")
-
-
-def ask_guard(channel: socket.socket, question: dict[str, Any]) -> dict[str, Any]:
+def ask_guard(channel: socket.socket, asked: dict[str, Any]) -> dict[str, Any]:
     """Send one line, wait for one; an empty answer when the guard is gone."""
     try:
-        channel.sendall(json.dumps(question, default=str).encode() + b"\n")
+        tell_guard(channel, asked)
         with channel.makefile("rb") as lines:
             answer = lines.readline()
     except OSError:
@@ -113,23 +65,28 @@ def ask_guard(channel: socket.socket, question: dict[str, Any]) -> dict[str, Any
     return json.loads(answer) if answer.endswith(b"\n") else {}
 
 
+def tell_guard(channel: socket.socket, asked: dict[str, Any]) -> None:
+    """Send one line. Raises OSError when the guard is gone."""
+    channel.sendall(json.dumps(asked, default=str).encode() + b"\n")
+
+
 def main() -> Any:
-    """Ask, then be Aider."""
+    """Ask, then be Aider; or only describe, and end."""
     number, script, *arguments = sys.argv[1:]
-    sys.path[0] = os.path.dirname(script)
-    sys.argv = [script, *arguments]
+    only = number.startswith("only:")
+    become_script(script, arguments)
     from aider.main import main as run_aider
 
-    with socket.socket(fileno=int(number)) as channel:
+    with socket.socket(fileno=int(number.rpartition(":")[2])) as channel:
         channel.set_inheritable(False)
-        try:
-            question = describe(arguments)
-        except (
-            Exception
-        ) as error:  # another Aider than those tried: say so, and run it all the same
-            question = {"problem": f"{type(error).__name__}: {error}"}
-        answer = ask_guard(channel, question)
+        asked = question(arguments)
+        if only:
+            return tell_guard(channel, asked)
+        answer = ask_guard(channel, asked)
     os.environ.update(answer.get("environment", {}))
+    held = answer.get("after_dotenv", {})
+    if held:
+        load_inside("environment").hold(os.environ, held.get("set", {}), held.get("unset", []))
     # After a "--" there are names of files only.
     end = arguments.index("--") if "--" in arguments else len(arguments)
     return run_aider(arguments[:end] + answer.get("arguments", []) + arguments[end:])

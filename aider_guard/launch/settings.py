@@ -31,6 +31,8 @@ class Role:
     edit_format: str = ""
     settings_source: str = ""
     """The file whose entry gives the role its extra parameters or named the model, "" for none of the user's."""
+    redirects: tuple[str, ...] = ()
+    """Extra parameters with which litellm sends requests to another model or provider: ``fallbacks: gpt-4o``."""
 
 
 @dataclass(frozen=True)

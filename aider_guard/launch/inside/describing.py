@@ -1,0 +1,131 @@
+"""Everything that the guard asks of Aider, as one value for JSON: AiderSettings of launch/settings.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from typing import Any
+
+from .environment import addresses_set, keys_set, restored
+from .files import check_metadata
+from .parsing import Parsed, parse
+from .roles import resolved_roles
+
+# Options by their names in Aider, and the types that the guard reads. An older Aider may lack some.
+_WANTED: dict[str, tuple[type, ...]] = {
+    "chat_history_file": (str,),
+    "input_history_file": (str,),
+    "restore_chat_history": (bool,),
+    "analytics_log": (str,),
+    "notifications": (bool,),
+    "notifications_command": (str,),
+    "multiline": (bool,),
+    "encoding": (str,),
+    "read": (list,),
+    "map_tokens": (int,),
+    "max_chat_history_tokens": (int,),
+    "auto_test": (bool,),
+    "test_cmd": (str,),
+    "auto_lint": (bool,),
+    "lint_cmd": (list,),
+    "detect_urls": (bool,),
+    "cache_keepalive_pings": (int,),
+    "check_update": (bool,),
+    "analytics": (bool,),
+    "show_release_notes": (bool,),
+    "verify_ssl": (bool,),
+    "load": (str,),
+}
+_MODELS = ("model", "weak_model", "editor_model")
+
+
+def describe(arguments: list[str]) -> dict[str, Any]:
+    """What Aider will use. The environment and Aider's modules are as before afterwards.
+
+    Raises SystemExit where Aider's parser ends the program: for a wrong flag, for ``--help``.
+    """
+    from aider import __version__
+    from aider import main as aider_main
+
+    with restored():
+        parsed = parse(aider_main, arguments)
+        search = aider_main.generate_search_path_list
+        settings_files = search(
+            ".aider.model.settings.yml", parsed.git_root, parsed.options.model_settings_file
+        )
+        metadata_files = search(
+            ".aider.model.metadata.json", parsed.git_root, parsed.options.model_metadata_file
+        )
+        check_metadata(metadata_files, parsed.problems)
+        return {
+            "version": __version__,
+            "python": platform.python_version(),
+            "git_root": parsed.git_root,
+            **_named_models(aider_main, parsed),
+            "roles": _roles(aider_main, parsed, settings_files),
+            **_options(parsed),
+            "ollama_api_base": os.environ.get("OLLAMA_API_BASE", ""),
+            "default_notifications_command": _default_notifications_command(parsed.options),
+            "tokenizers": _tokenizers(),
+            "model_settings_files": settings_files,
+            "model_metadata_files": metadata_files,
+            "keys": keys_set(parsed.origins),
+            "addresses": addresses_set(parsed.origins),
+            "config_files": parsed.config_files,
+            "env_files": parsed.env_files,
+            "problems": list(dict.fromkeys(parsed.problems)),
+        }
+
+
+def _options(parsed: Parsed) -> dict[str, Any]:
+    options, said = parsed.options, parsed.said
+    found = {
+        name: getattr(options, name)
+        for name, types in _WANTED.items()
+        if type(getattr(options, name, None)) in types
+    }
+    found["architect"] = getattr(options, "edit_format", None) == "architect"
+    sources = {name: said.at(name) for name in (*_WANTED, *_MODELS) if not said.is_default(name)}
+    if found["architect"]:
+        sources["architect"] = said.at("edit_format")
+    found["sources"] = {name: source for name, source in sources.items() if source}
+    return found
+
+
+def _named_models(aider_main: Any, parsed: Parsed) -> dict[str, str | None]:
+    """The models that were named, aliases resolved."""
+    aliases = dict(aider_main.models.MODEL_ALIASES)
+    for definition in getattr(parsed.options, "alias", None) or ():
+        alias, _, name = definition.partition(":")
+        aliases[alias.strip()] = name.strip()
+    names = {dest: getattr(parsed.options, dest, None) for dest in _MODELS}
+    return {dest: aliases.get(name, name) if name else None for dest, name in names.items()}
+
+
+def _roles(aider_main: Any, parsed: Parsed, settings_files: list[str]) -> list[dict[str, Any]]:
+    if not hasattr(aider_main.models, "Model"):
+        return []
+    try:
+        return resolved_roles(aider_main, parsed, settings_files)
+    except Exception as error:  # noqa: BLE001  # another Aider than those tried: the rest is still known
+        parsed.problems.append(
+            f"Aider's models cannot be resolved ({type(error).__name__}: {error})"
+        )
+        return []
+
+
+def _default_notifications_command(options: Any) -> str | None:
+    if not getattr(options, "notifications", False) or options.notifications_command:
+        return None
+    from aider.io import InputOutput
+
+    command = InputOutput.get_default_notification_command(None)
+    return str(command) if command else None
+
+
+def _tokenizers() -> str:
+    spec = importlib.util.find_spec("litellm")
+    if spec is None or not spec.origin:
+        return ""
+    return os.path.join(os.path.dirname(spec.origin), "litellm_core_utils", "tokenizers")

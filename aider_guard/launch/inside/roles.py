@@ -1,0 +1,216 @@
+"""Main, editor and weak model, as Aider's own ``Model`` chooses them. Nobody is asked, and nothing is left behind."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .environment import Origins, restored, shown_address
+from .files import unreadable
+from .parsing import Parsed
+
+EVERY_MODEL = "aider/extra_params"
+OPENROUTER = "openrouter/…"
+_DEFAULT_KEYS = (
+    "OPENROUTER_API_KEY",
+    "ANTHROPIC_API_KEY",
+    "DEEPSEEK_API_KEY",
+    "OPENAI_API_KEY",
+    "GEMINI_API_KEY",
+    "VERTEXAI_PROJECT",
+)
+# litellm.completion() takes another model or provider from these (litellm/main.py).
+_REDIRECTING = ("model", "custom_llm_provider", "fallbacks", "context_window_fallback_dict")
+
+
+def resolved_roles(
+    aider_main: Any, parsed: Parsed, settings_files: list[str]
+) -> list[dict[str, Any]]:
+    """The roles, main first; none where no model is named and no key leads to one."""
+    models = aider_main.models
+    with _borrowed(models):
+        files = _register(models, settings_files, parsed.problems)
+        aliases = _register_aliases(models, parsed)
+        asked, source = _main_model(parsed)
+        if not asked:
+            return []
+        options = parsed.options
+        main = models.Model(
+            asked,
+            weak_model=options.weak_model,
+            editor_model=options.editor_model,
+            editor_edit_format=getattr(options, "editor_edit_format", None),
+        )
+        roles = _Roles(parsed, files, aliases, main)
+        return [
+            roles.main(asked, source),
+            roles.second("editor", main.editor_model, main.editor_edit_format),
+            roles.second("weak", main.weak_model, main.weak_model.edit_format),
+        ]
+
+
+@contextmanager
+def _borrowed(models: Any) -> Iterator[None]:
+    """Aider's tables and its Model, which neither asks the network nor litellm; afterwards they are as before.
+
+    ``Model`` merges extra parameters into the entries of the table (models.py: configure_model_settings), so that
+    the entries are copied too.
+    """
+    table, aliases = list(models.MODEL_SETTINGS), dict(models.MODEL_ALIASES)
+    ask_info, ask_keys = models.Model.get_model_info, models.Model.validate_environment
+    models.MODEL_SETTINGS[:] = [_copied(entry) for entry in table]
+    models.Model.get_model_info = lambda _self, _name: {}
+    models.Model.validate_environment = lambda _self: {
+        "keys_in_environment": True,
+        "missing_keys": [],
+    }
+    try:
+        yield
+    finally:
+        models.Model.get_model_info, models.Model.validate_environment = ask_info, ask_keys
+        models.MODEL_SETTINGS[:] = table
+        models.MODEL_ALIASES.clear()
+        models.MODEL_ALIASES.update(aliases)
+
+
+def _copied(entry: Any) -> Any:
+    entry = copy.copy(entry)
+    entry.extra_params = copy.deepcopy(entry.extra_params)
+    entry.accepts_settings = copy.copy(getattr(entry, "accepts_settings", None))
+    return entry
+
+
+def _register(models: Any, paths: list[str], problems: list[str]) -> dict[str, str]:
+    """Read the user's entries into Aider's table; which file each is from, by name.
+
+    Aider stops at the first file that it cannot read, and keeps what it has read by then (models.py:1066).
+    """
+    files: dict[str, str] = {}
+    for path in paths:
+        before = {id(entry) for entry in models.MODEL_SETTINGS}
+        try:
+            models.register_models([path])
+        except Exception as error:  # noqa: BLE001  # Aider raises Exception itself
+            sentence = unreadable(path, error.__context__ or error, "model settings")
+            problems.append(f"{sentence}. Aider then reads no settings file after it")
+        files.update(
+            {entry.name: path for entry in models.MODEL_SETTINGS if id(entry) not in before}
+        )
+        if problems and problems[-1].startswith(path):
+            break
+    return files
+
+
+def _register_aliases(models: Any, parsed: Parsed) -> dict[str, str]:
+    """The user's aliases go over Aider's; where they were said, by alias (main.py 770-780)."""
+    source = parsed.said.at("alias")
+    said = {}
+    for definition in getattr(parsed.options, "alias", None) or ():
+        alias, mark, name = definition.partition(":")
+        if not mark:
+            parsed.problems.append(f"an alias, {source}, is not of the form alias:model")
+            break
+        models.MODEL_ALIASES[alias.strip()] = name.strip()
+        said[alias.strip()] = source
+    return said
+
+
+def _main_model(parsed: Parsed) -> tuple[str, str]:
+    """The main model before aliases, and where it was said; ("", "") when Aider would find none."""
+    if parsed.options.model:
+        return parsed.options.model, parsed.chosen_by or parsed.said.at("model")
+    if os.environ.get(_DEFAULT_KEYS[0]):  # which one, Aider asks openrouter.ai (onboarding.py)
+        return OPENROUTER, _key_source(_DEFAULT_KEYS[0], parsed.origins)
+    from aider import onboarding
+
+    chosen = onboarding.try_to_select_default_model()
+    for name in _DEFAULT_KEYS[1:]:
+        with restored():  # whose key it is: the one without which another model comes out
+            if os.environ.pop(name, "") and onboarding.try_to_select_default_model() != chosen:
+                return chosen, _key_source(name, parsed.origins)
+    return chosen or "", ""
+
+
+def _key_source(name: str, origins: Origins) -> str:
+    return f"the key {name} in {origins.of(name)}"
+
+
+class _Roles:
+    """Describes the roles of one main model."""
+
+    def __init__(
+        self, parsed: Parsed, files: dict[str, str], aliases: dict[str, str], main: Any
+    ) -> None:
+        self._parsed, self._files, self._aliases, self._main = parsed, files, aliases, main
+
+    def main(self, asked: str, source: str) -> dict[str, Any]:
+        """The main model."""
+        edit_format = self._parsed.options.edit_format or self._main.edit_format
+        return self._described("main", self._main, asked, source, edit_format=edit_format)
+
+    def second(self, role: str, model: Any, edit_format: str) -> dict[str, Any]:
+        """Editor or weak model: named by an option, else by the main model's entry, else the main model."""
+        dest = f"{role}_model"
+        asked, source, named_by = model.name, "the main model", ""
+        by_entry = getattr(self._main, f"{dest}_name")
+        by_option = getattr(self._parsed.options, dest)
+        if by_option:
+            asked, source = by_option, self._parsed.said.at(dest)
+        elif by_entry:
+            asked, named_by = by_entry, self._files.get(self._main.name, "")
+            source = (
+                f"{dest}_name in {named_by}"
+                if named_by
+                else f"Aider's settings for {self._main.name}"
+            )
+        return self._described(
+            role, model, asked, source, edit_format=edit_format, named_by=named_by
+        )
+
+    def _described(
+        self,
+        role: str,
+        model: Any,
+        asked: str,
+        source: str,
+        *,
+        edit_format: str,
+        named_by: str = "",
+    ) -> dict[str, Any]:
+        extra = model.extra_params or {}
+        if asked in self._aliases:
+            source = f"{source}, an alias in {self._aliases[asked]}"
+        num_ctx = extra.get("num_ctx")
+        address = extra.get("base_url") or extra.get("api_base") or ""  # litellm's order
+        return {
+            "role": role,
+            "model": model.name,
+            "asked": asked,
+            "source": source,
+            "api_base": shown_address(str(address)) if address else "",
+            "num_ctx": num_ctx if type(num_ctx) is int else None,
+            "edit_format": edit_format or "",
+            "settings_source": self._files.get(model.name)
+            or (self._files.get(EVERY_MODEL) if extra else "")
+            or named_by,
+            "redirects": _redirects(extra),
+        }
+
+
+def _redirects(extra: dict[str, Any]) -> list[str]:
+    found = []
+    for name in _REDIRECTING:
+        found += [f"{name}: {value}" for value in _names(extra.get(name))]
+    return found
+
+
+def _names(value: Any) -> list[str]:
+    """The models in a value: a name, a list of names or of mappings with a ``model``, a mapping of names to those."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [str(value["model"])] if "model" in value else _names(list(value.values()))
+    return [name for item in value for name in _names(item)] if isinstance(value, list) else []
