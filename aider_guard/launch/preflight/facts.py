@@ -36,5 +36,7 @@ class Facts:
     repo: RepoFacts = field(default_factory=RepoFacts)
     state_free_bytes: int | Unavailable = Unavailable("not read")
     aider_script: str = ""
+    aider_problem: str = ""
+    """Why no Aider can be started, "" when one can: it was looked for, and this is what was found."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables of the guard's own environment that matter (addresses only, no keys)."""

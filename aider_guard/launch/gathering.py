@@ -1,0 +1,173 @@
+"""Gathering the facts for ``doctor``: what takes long begins first, and the rest is done meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTimeError
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from aider_guard.config import Config
+from aider_guard.core.fit import choose_window, fit
+from aider_guard.core.readings import MemoryReading, Unavailable
+from aider_guard.core.serverfacts import ModelFacts, ServerReport
+from aider_guard.errors import LaunchError
+from aider_guard.launch.addresses import may_be_asked
+from aider_guard.launch.aider import Aider, find_aider
+from aider_guard.launch.asking import Asking
+from aider_guard.launch.fitting import placement
+from aider_guard.launch.learned import read_corrections
+from aider_guard.launch.pins import make_pins
+from aider_guard.launch.preflight.facts import Facts
+from aider_guard.launch.preflight.places import base_url, with_ollama
+from aider_guard.launch.repository import repository_facts
+from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.starting import aider_environment
+
+NOT_ASKED = Unavailable("not asked: nothing is sent to an address that only the repository names")
+ANSWER_SECONDS = 30.0
+_PATIENCE_SECONDS = 3.0
+
+T = TypeVar("T")
+
+
+def gather(
+    config: Config,
+    aider_args: Sequence[str],
+    *,
+    environment: Mapping[str, str] = os.environ,
+    state_dir: Path,
+    read_memory: Callable[[], MemoryReading] | None = None,
+    answer_seconds: float = ANSWER_SECONDS,
+) -> Facts:
+    """Everything the checks look at. Never raises for what is missing or broken outside: that is a fact, too."""
+    memory = _begin(read_memory or _read_memory)
+    facts = Facts(
+        config=config,
+        settings=Unavailable("there is no Aider to ask"),
+        server=NOT_ASKED,
+        state_free_bytes=free_bytes(state_dir),
+        environment={"OLLAMA_API_BASE": environment.get("OLLAMA_API_BASE", "")},
+    )
+    try:
+        aider = find_aider(config.aider, search_path=environment.get("PATH"))
+    except LaunchError as error:
+        facts = _with_server(replace(facts, aider_problem=str(error)))
+    else:
+        facts = _with_aider(facts, aider, aider_args, environment, answer_seconds)
+    return settled(replace(facts, memory=_got(memory)), read_corrections(state_dir))
+
+
+def _with_aider(
+    facts: Facts,
+    aider: Aider,
+    aider_args: Sequence[str],
+    environment: Mapping[str, str],
+    answer_seconds: float,
+) -> Facts:
+    with Asking(aider, aider_args, aider_environment(facts.config, environment)) as asking:
+        _import_client()
+        settings = asking.result(answer_seconds)
+        facts = replace(facts, settings=settings, aider_script=aider.script)
+        return replace(_with_server(facts), repo=repository_facts(settings))
+
+
+def _import_client() -> None:
+    """The HTTP client takes a fifth of a second to import: time in which Aider imports its own."""
+    import aider_guard.sidecar.ollama
+    import aider_guard.sidecar.survey  # noqa: F401  # for its time only
+
+
+def _with_server(facts: Facts) -> Facts:
+    """What Ollama says, where it may be asked."""
+    from aider_guard.sidecar.ollama import OllamaClient
+    from aider_guard.sidecar.survey import survey
+
+    if not may_be_asked(facts.config, facts.settings, facts.environment):
+        return facts
+    names = dict.fromkeys(name for _, name in with_ollama(facts))
+    with closing(OllamaClient(base_url(facts))) as client:
+        return replace(facts, server=survey(client, names))
+
+
+def settled(facts: Facts, corrections: Mapping[str, int]) -> Facts:
+    """The facts with the window that a session would take, and whether the models fit with it."""
+    if isinstance(facts.settings, Unavailable):
+        return replace(facts, fit=facts.settings)
+    placed = placement(facts.server, facts.memory, corrections)
+    fitting = None if isinstance(placed, Unavailable) else choose_window(*placed)
+    trained = _trained(facts.server)
+    try:
+        window = make_pins(facts.settings, facts.config.num_ctx, trained, fitting).window_tokens
+    except LaunchError as error:
+        return _unsettled(facts, facts.settings, str(error))
+    if isinstance(placed, Unavailable):
+        return replace(facts, window_tokens=window, fit=placed)
+    candidates, cards, runtime = placed
+    return replace(facts, window_tokens=window, fit=fit(candidates, cards, window, runtime))
+
+
+def _unsettled(facts: Facts, settings: AiderSettings, problem: str) -> Facts:
+    """Without a window: a file that could not be merged is one of the problems of Aider's settings."""
+    known = any(
+        problem.split(" cannot be read", maxsplit=1)[0] in other for other in settings.problems
+    )
+    problems = settings.problems if known else (*settings.problems, problem)
+    unavailable = Unavailable(problem)
+    return replace(
+        facts,
+        settings=replace(settings, problems=problems),
+        window_tokens=unavailable,
+        fit=unavailable,
+    )
+
+
+def _trained(server: ServerReport | Unavailable) -> dict[str, int | Unavailable]:
+    if isinstance(server, Unavailable):
+        return {}
+    models = server.models.items()
+    return {name: model.trained_tokens for name, model in models if isinstance(model, ModelFacts)}
+
+
+def free_bytes(folder: Path) -> int | Unavailable:
+    """The room on the disk of a folder that may not be there yet."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    try:
+        return shutil.disk_usage(there).free
+    except OSError as error:
+        return Unavailable(f"{there} cannot be read: {error.strerror}")
+
+
+def _read_memory() -> MemoryReading:
+    from aider_guard.sidecar.gpu import GpuSensor
+    from aider_guard.sidecar.memory import MemorySensor
+
+    with closing(MemorySensor(GpuSensor(patience_seconds=_PATIENCE_SECONDS))) as sensor:
+        return sensor.read()
+
+
+def _begin(work: Callable[[], T]) -> Future[T]:
+    """Do something in a thread that nobody has to wait for."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001  # a bug is raised where the answer is waited for
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="memory", daemon=True).start()
+    return done
+
+
+def _got(reading: Future[MemoryReading]) -> MemoryReading | Unavailable:
+    try:
+        return reading.result(_PATIENCE_SECONDS)
+    except NotInTimeError:
+        return Unavailable("the memory could not be read in time")

@@ -1,0 +1,134 @@
+"""Every role that would run in a cloud, and the way by which it got there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from aider_guard.core.findings import Finding
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.serverfacts import ModelFacts, ServerReport
+from aider_guard.launch.preflight.facts import Facts
+from aider_guard.launch.preflight.models import instead
+from aider_guard.launch.preflight.places import in_cloud, installed, place, roles, with_ollama
+from aider_guard.launch.preflight.saying import info, listed, stop, warn
+from aider_guard.launch.settings import OLLAMA_PREFIXES, AiderSettings, Role, ollama_name
+from aider_guard.sidecar.names import canonical_name, is_cloud_name
+
+_ALIAS = ", an alias in "
+# "--4o on the command line", "AIDER_4O in /repo/.env", "4o in /repo/.aider.conf.yml".
+_OLD_FLAG = re.compile(r"(?!--?mo?d?e?l?\b)-\S+ on |AIDER_\w+ in |[\w-]+ in /")
+_NO_CLOUD = "set OLLAMA_NO_CLOUD=1 in the environment of ollama serve, and restart it"
+
+
+def by_role(facts: Facts) -> Iterator[Finding]:
+    """One finding for each role in a cloud; a side role that only follows the main model is not named again."""
+    if isinstance(facts.settings, Unavailable):
+        return
+    away = in_cloud(facts)
+    main = next((role for role in away if role.role == "main"), None)
+    for role in away:
+        if role is main or main is None or _is_its_own(role, main):
+            yield _finding(role, facts, facts.settings)
+
+
+def _is_its_own(role: Role, main: Role) -> bool:
+    """Whether the user said it, and not Aider's table of models."""
+    follows = role.source.startswith(("the main model", "Aider's settings"))
+    return role.model != main.model and bool(role.source or role.settings_source) and not follows
+
+
+def _finding(role: Role, facts: Facts, settings: AiderSettings) -> Finding:
+    base = place(role, settings).base
+    where = f" at {base}" if base else ""
+    what = f"the {role.role} model, {role.model}, would run in a cloud{where}"
+    path = path_of(role)
+    if path == "alias":
+        what = f"{role.asked}, the {role.role} model, is an alias of {role.model}, which would run in a cloud"
+    return stop(path, what, _evidence(role, path), instead(role.role, facts))
+
+
+def path_of(role: Role) -> str:
+    """The id of the way by which a role's model became one of a cloud, from the words of its source."""
+    source = role.source
+    if role.settings_source and (role.api_base or role.settings_source in source):
+        return "model-settings"
+    if _ALIAS in source:
+        return "alias"
+    if role.role != "main":
+        return "side-model"
+    if source.startswith("the key "):
+        return "default-model"
+    if source.startswith("AIDER_MODEL "):
+        return "model-from-env"
+    return "model-flag" if _OLD_FLAG.match(source) else "cloud-model"
+
+
+def _evidence(role: Role, path: str) -> str:
+    if path == "model-settings" and role.settings_source not in role.source:
+        return role.settings_source
+    return role.source
+
+
+def redirected(facts: Facts) -> Iterator[Finding]:
+    """Extra parameters with which litellm sends a role's requests elsewhere."""
+    for role in roles(facts):
+        away = [one for one in role.redirects if not _leads_to_ollama(one)]
+        if away:
+            what = f"requests of the {role.role} model, {role.model}, would go to a cloud: {listed(away)}"
+            fix = f"remove {listed(one.partition(':')[0] for one in away)} from {role.settings_source}"
+            yield stop("model-settings", what, role.settings_source, fix)
+
+
+def _leads_to_ollama(redirect: str) -> bool:
+    target = redirect.partition(":")[2].strip()
+    return target.startswith(OLLAMA_PREFIXES) or f"{target}/" in OLLAMA_PREFIXES
+
+
+def through_ollama(facts: Facts) -> Iterator[Finding]:
+    """Names that Ollama passes on to its cloud (0.18 and later), and stubs of models that run elsewhere."""
+    stubs = _stubs(facts)
+    for role in roles(facts):
+        name = ollama_name(role.model)
+        if name is None:
+            continue
+        host = stubs.get(canonical_name(name), "")
+        if is_cloud_name(name) or host:
+            what = f"the {role.role} model, {name}, would run in Ollama's cloud"
+            evidence = (
+                f"it is a stub for {host}" if host else "by its name; it is not sent to find out"
+            )
+            yield stop("ollama-cloud", what, evidence, instead(role.role, facts))
+
+
+def _stubs(facts: Facts) -> dict[str, str]:
+    if isinstance(facts.server, Unavailable):
+        return {}
+    listed_ones = {
+        canonical_name(model.name): model.remote_host for model in installed(facts.server)
+    }
+    shown = {
+        canonical_name(name): model.remote_host
+        for name, model in facts.server.models.items()
+        if isinstance(model, ModelFacts) and model.remote_host
+    }
+    return {name: host for name, host in {**listed_ones, **shown}.items() if host}
+
+
+def switch(facts: Facts) -> Iterator[Finding]:
+    """Ollama's own switch, where it has one (0.16.2 and later)."""
+    if isinstance(facts.server, ServerReport) and facts.server.cloud_disabled is False:
+        what = "Ollama's own cloud is not switched off: a name that ends in cloud goes there"
+        yield info("ollama-cloud-switch", what, "/api/status", _NO_CLOUD)
+
+
+def fallback(facts: Facts) -> Iterator[Finding]:
+    """Main and weak model stand in for each other (repo.py, history.py): one in a cloud is enough."""
+    away = {role.role for role in in_cloud(facts)}
+    here = {role.role for role, _ in with_ollama(facts)}
+    for first, second in (("main", "weak"), ("weak", "main")):
+        if first in here and second in away:
+            model = next(role.model for role in in_cloud(facts) if role.role == second)
+            what = f"when the {first} model fails at a commit message or summary, {model} gets the text"
+            fix = instead(second, facts)
+            yield warn("fallback", what, f"{listed(sorted(here))} here, {second} in a cloud", fix)

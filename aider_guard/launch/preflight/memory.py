@@ -1,0 +1,94 @@
+"""Does it fit: all models together, one at a time, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from aider_guard.core.findings import Finding
+from aider_guard.core.fit import Fit, Need
+from aider_guard.core.readings import MemoryReading, Unavailable
+from aider_guard.core.sentences import size
+from aider_guard.core.serverfacts import ModelFacts, ModelMissing, ServerReport
+from aider_guard.launch.preflight.facts import Facts
+from aider_guard.launch.preflight.places import runs_here, with_ollama
+from aider_guard.launch.preflight.saying import info, listed, unknown, warn
+
+_READ_BYTES_PER_SECOND = 1.5 * 2**30
+"""Weights from an SSD or the page cache into a card: a rough figure for "how long", nothing is decided by it."""
+
+
+def fits(facts: Facts) -> Iterator[Finding]:
+    """The answer for the window that the session takes."""
+    names = tuple(dict.fromkeys(name for _, name in with_ollama(facts)))
+    if not names:
+        return
+    match facts.fit:
+        case Unavailable() if _is_said_elsewhere(facts.server):
+            return
+        case Unavailable(reason):
+            what = "whether the models fit into memory is not known"
+            yield unknown("fit", what, reason, f"aider-guard fit {' '.join(names)} --vram 16")
+        case Fit(fits=True) as fit:
+            yield info("fit", f"{_models(fit)} at {fit.num_ctx:,} tokens", _sizes(fit, facts))
+        case Fit(alone=True) as fit:
+            yield _one_at_a_time(fit, names, facts)
+        case Fit() as fit:
+            yield _spills(fit, names, facts)
+
+
+def _is_said_elsewhere(server: ServerReport | Unavailable) -> bool:
+    """Whether Ollama is silent, or a model is not there or not here: then that is the finding."""
+    if isinstance(server, Unavailable):
+        return True
+    silent = isinstance(server.version, Unavailable) and isinstance(server.installed, Unavailable)
+    absent = any(
+        isinstance(model, ModelMissing) or (isinstance(model, ModelFacts) and model.remote_host)
+        for model in server.models.values()
+    )
+    return silent or absent
+
+
+def _models(fit: Fit) -> str:
+    return "the model fits into memory" if len(fit.needs) < 2 else "all models fit together"
+
+
+def _sizes(fit: Fit, facts: Facts) -> str:
+    parts = listed(f"{need.name} {size(need.total_bytes)}" for need in fit.needs)
+    where = ""
+    if isinstance(facts.memory, MemoryReading) and isinstance(facts.memory.gpus, Unavailable):
+        where = f" in main memory: {facts.memory.gpus.reason}"
+    return f"{parts}; {size(fit.vram_bytes)} free for Ollama{where}"
+
+
+def _one_at_a_time(fit: Fit, names: tuple[str, ...], facts: Facts) -> Finding:
+    moved = [f"{size(need.weights_bytes)} of {need.name}" for need in fit.needs]
+    seconds = sum(map(_seconds, fit.needs)) / max(1, len(fit.needs))
+    what = (
+        f"the models fit one at a time, not together, at {fit.num_ctx:,} tokens: each change between them "
+        f"loads anew, about {seconds:.0f} s, and reads the prompt from its start"
+    )
+    if fit.largest_together > 0:
+        fix = f"aider-guard --num-ctx {fit.largest_together}"
+    else:
+        fix = _fit_command(names, fit.num_ctx)
+    return warn("fit", what, f"{listed(moved)}; {_sizes(fit, facts)}", fix)
+
+
+def _seconds(need: Need) -> float:
+    return max(1.0, need.weights_bytes / _READ_BYTES_PER_SECOND)
+
+
+def _spills(fit: Fit, names: tuple[str, ...], facts: Facts) -> Finding:
+    largest = max(fit.largest_together, fit.largest_alone)
+    what = f"a window of {fit.num_ctx:,} tokens does not fit: part of it runs on the CPU, slowly"
+    if largest > 0:
+        what += f"; {largest:,} would fit"
+        return warn("fit", what, _sizes(fit, facts), f"aider-guard --num-ctx {largest}")
+    what += "; no window of these models fits"
+    smaller = [name for name in runs_here(facts.server) if name not in names]
+    return warn("fit", what, _sizes(fit, facts), _fit_command(tuple(smaller[:3]) or names, None))
+
+
+def _fit_command(names: tuple[str, ...], num_ctx: int | None) -> str:
+    window = f" --num-ctx {num_ctx}" if num_ctx else ""
+    return f"aider-guard fit {' '.join(names)}{window}"

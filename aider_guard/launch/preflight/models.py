@@ -1,0 +1,122 @@
+"""Is there a model, is it installed under the name that is used, and is the name for the right interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from aider_guard.core.findings import Finding
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.serverfacts import ModelFacts, ModelMissing, ServerReport
+from aider_guard.launch.preflight.aider import are_roles_known
+from aider_guard.launch.preflight.facts import Facts
+from aider_guard.launch.preflight.places import (
+    first_prefix,
+    lacks_prefix,
+    place,
+    roles,
+    runs_here,
+    with_ollama,
+)
+from aider_guard.launch.preflight.saying import info, listed, stop, unknown, warn
+
+_EXAMPLE = "qwen3:8b"
+FLAGS = {"main": "--model", "editor": "--editor-model", "weak": "--weak-model"}
+
+
+def chosen(facts: Facts) -> Iterator[Finding]:
+    """Whether any model is named. Without one Aider offers a login to OpenRouter, and Enter means yes."""
+    if isinstance(facts.settings, Unavailable) or facts.aider_problem:
+        return
+    named = facts.settings.model or any(role.role == "main" for role in roles(facts))
+    if named or not are_roles_known(facts.settings):
+        return
+    here = runs_here(facts.server)
+    evidence = f"installed: {listed(here, 6)}" if here else ""
+    what = "no model is named, and Aider would offer a login to OpenRouter"
+    yield stop("no-model", what, evidence, instead("main", facts))
+
+
+def instead(role: str, facts: Facts) -> str:
+    """The command that gives a role a model that is installed; an example to pull when none is."""
+    used = [name for _, name in with_ollama(facts) if _may_be_there(name, facts.server)]
+    here = [*used, *runs_here(facts.server)]
+    start = f"aider-guard -- {FLAGS.get(role, '--model')} {first_prefix((here or [_EXAMPLE])[0])}"
+    return start if here else f"ollama pull {_EXAMPLE} && {start}"
+
+
+def _may_be_there(name: str, server: ServerReport | Unavailable) -> bool:
+    if isinstance(server, Unavailable):
+        return True
+    return not isinstance(server.models.get(name), ModelMissing)
+
+
+def installed(facts: Facts) -> Iterator[Finding]:
+    """Each model under its exact tag. Silence of the server is said elsewhere, once."""
+    if isinstance(facts.server, Unavailable):
+        return
+    short = {}
+    for name in dict.fromkeys(name for _, name in with_ollama(facts)):
+        match facts.server.models.get(name):
+            case ModelMissing(nearest=nearest):
+                yield _missing(name, nearest, facts)
+            case ModelFacts(resolved=resolved) if _incomplete(name, resolved):
+                short[name] = resolved
+            case Unavailable(reason) if not _is_silent(facts.server):
+                what = f"Ollama did not describe {name}, so its window and size are unchecked"
+                yield unknown("model-unread", what, reason, f"ollama show {name}")
+    if short:
+        what = listed(f"{name} means {resolved}" for name, resolved in short.items())
+        yield info("model-tag", what, "a name without its tag")
+    if isinstance(facts.server.installed, Unavailable) and not _is_silent(facts.server):
+        reason = facts.server.installed.reason
+        yield unknown("model-unread", "Ollama did not list its models", reason, "ollama list")
+
+
+def _is_silent(server: ServerReport) -> bool:
+    return isinstance(server.version, Unavailable) and isinstance(server.installed, Unavailable)
+
+
+def _missing(name: str, nearest: tuple[str, ...], facts: Facts) -> Finding:
+    jobs = listed(role.role for role, used in with_ollama(facts) if used == name)
+    near = f"installed and near: {listed(nearest)}" if nearest else "nothing like it is installed"
+    what = f"Ollama has no {name}, the {jobs} model"
+    return stop("model-missing", what, near, f"ollama pull {name}")
+
+
+def _incomplete(name: str, resolved: str) -> bool:
+    last = name.rpartition("/")[2]
+    return ":" not in last and resolved.casefold() != name.casefold() and bool(resolved)
+
+
+def prefixed(facts: Facts) -> Iterator[Finding]:
+    """A name of a model here without its prefix, and the older interface where the newer is meant."""
+    if isinstance(facts.settings, Unavailable):
+        return
+    bare = [role for role in roles(facts) if lacks_prefix(role, facts)]
+    for model in dict.fromkeys(role.model for role in bare):
+        role = next(role for role in bare if role.model == model)
+        what = f"Aider does not know that {model} is a model of Ollama"
+        flag = FLAGS[role.role]
+        fix = f"aider-guard -- {flag} {first_prefix(model)}"
+        yield stop("model-prefix", what, f"the {role.role} model, {role.source}".rstrip(", "), fix)
+    old = [role for role, _ in with_ollama(facts) if role.model.startswith("ollama/")]
+    if old:
+        names = listed(role.model for role in old)
+        flags = dict.fromkeys(
+            f"{FLAGS[role.role]} {first_prefix(role.model.removeprefix('ollama/'))}" for role in old
+        )
+        what = f"{names}: with ollama/ the end of the window goes unnoticed and keep_alive is lost"
+        yield warn("model-prefix", what, "", f"aider-guard -- {' '.join(flags)}")
+
+
+def elsewhere(facts: Facts) -> Iterator[Finding]:
+    """Models on another server on this machine, which the guard neither watches nor fixes."""
+    if isinstance(facts.settings, Unavailable):
+        return
+    places = [(role, place(role, facts.settings)) for role in roles(facts)]
+    others = [(role, found) for role, found in places if found.kind == "server"]
+    if others:
+        bases = listed(found.base or "its usual address" for _, found in others)
+        names = listed(role.model for role, _ in others)
+        what = f"{names} runs on another server on this machine; its window is not watched"
+        yield info("local-server", what, bases)

@@ -1,0 +1,136 @@
+"""Where a role's model would run, by its name and the addresses that Aider sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.serverfacts import InstalledModel, ServerReport
+from aider_guard.launch.preflight.facts import Facts
+from aider_guard.launch.settings import AiderSettings, Role, ollama_name
+from aider_guard.sidecar.names import (
+    DEFAULT_BASE,
+    canonical_name,
+    connectable_base,
+    display_base,
+    is_cloud_name,
+    is_loopback,
+)
+
+# The variables with the address of a server by the prefix of its models (litellm 1.81.10).
+_BASES = {
+    "openai": ("OPENAI_API_BASE", "OPENAI_BASE_URL"),
+    "text-completion-openai": ("OPENAI_API_BASE", "OPENAI_BASE_URL"),
+    "hosted_vllm": ("HOSTED_VLLM_API_BASE",),
+    "lm_studio": ("LM_STUDIO_API_BASE",),
+    "llamafile": ("LLAMAFILE_API_BASE",),
+    "litellm_proxy": ("LITELLM_PROXY_API_BASE",),
+}
+_LOCAL_BY_DEFAULT = ("llamafile",)
+_OPENAI_NAMES = ("gpt-", "chatgpt-", "o1", "o3", "o4")
+
+Kind = Literal["ollama", "server", "cloud"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Ollama; another server on this machine; or a cloud, which is everything else. ``base`` is as it may be shown."""
+
+    kind: Kind
+    base: str = ""
+
+
+def roles(facts: Facts) -> tuple[Role, ...]:
+    """The roles that have a model; none while Aider's settings are not known."""
+    if isinstance(facts.settings, Unavailable):
+        return ()
+    return tuple(role for role in facts.settings.roles if role.model)
+
+
+def place(role: Role, settings: AiderSettings) -> Place:
+    """Where this role's requests go, before the guard changes anything."""
+    prefix, slash, _ = role.model.partition("/")
+    if ollama_name(role.model) is not None and not role.api_base:
+        return Place("ollama")
+    base = role.api_base or _address(prefix if slash else _bare(role.model), settings)
+    shown = display_base(connectable_base(base)) if base else ""
+    if base and is_loopback(connectable_base(base)):
+        return Place("server", shown)
+    if not base and prefix in _LOCAL_BY_DEFAULT and slash:
+        return Place("server")
+    return Place("cloud", shown)
+
+
+def _bare(model: str) -> str:
+    return "openai" if model.startswith(_OPENAI_NAMES) else ""
+
+
+def _address(provider: str, settings: AiderSettings) -> str:
+    values = {one.name: one.value for one in settings.addresses}
+    return next((values[name] for name in _BASES.get(provider, ()) if values.get(name)), "")
+
+
+def in_cloud(facts: Facts) -> tuple[Role, ...]:
+    """The roles that would run in a cloud, other than through Ollama's; names that mean a model here are left out."""
+    if isinstance(facts.settings, Unavailable):
+        return ()
+    return tuple(
+        role
+        for role in roles(facts)
+        if place(role, facts.settings).kind == "cloud" and not lacks_prefix(role, facts)
+    )
+
+
+def lacks_prefix(role: Role, facts: Facts) -> bool:
+    """Whether the name is that of a model that Ollama has, without the prefix that would lead there."""
+    if ollama_name(role.model) is not None or not role.model.strip() or role.api_base:
+        return False
+    meant = canonical_name(role.model)
+    return any(canonical_name(model.name) == meant for model in installed(facts.server))
+
+
+def with_ollama(facts: Facts) -> Iterator[tuple[Role, str]]:
+    """The roles on the Ollama that is asked, and the names it knows them by; none of its cloud's."""
+    if isinstance(facts.settings, Unavailable):
+        return
+    for role in roles(facts):
+        name = ollama_name(role.model)
+        if name and place(role, facts.settings).kind == "ollama" and not is_cloud_name(name):
+            yield role, name
+
+
+def installed(server: ServerReport | Unavailable) -> tuple[InstalledModel, ...]:
+    """The models on the server's disk; none when they are not known."""
+    if isinstance(server, Unavailable) or isinstance(server.installed, Unavailable):
+        return ()
+    return server.installed
+
+
+def runs_here(server: ServerReport | Unavailable) -> tuple[str, ...]:
+    """The names of installed models that run on the server itself."""
+    return tuple(
+        model.name
+        for model in installed(server)
+        if not model.remote_host and not is_cloud_name(model.name)
+    )
+
+
+def base_url(facts: Facts) -> str:
+    """Where Ollama is: what the user told the guard, else where Aider says it looks, else Ollama's usual address."""
+    settings = facts.settings if isinstance(facts.settings, AiderSettings) else AiderSettings()
+    asked = facts.config.ollama or settings.ollama_api_base
+    return connectable_base(asked or facts.environment.get("OLLAMA_API_BASE") or DEFAULT_BASE)
+
+
+def is_local(facts: Facts) -> bool:
+    """Whether Ollama is on this machine, as far as its address tells."""
+    if isinstance(facts.server, ServerReport):
+        return facts.server.is_local
+    return is_loopback(base_url(facts))
+
+
+def first_prefix(model: str) -> str:
+    """The name for Aider of a model that Ollama has."""
+    return f"ollama_chat/{model}"

@@ -1,0 +1,94 @@
+"""Where Ollama is, and who named that place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from aider_guard.core.findings import Finding
+from aider_guard.core.readings import Unavailable
+from aider_guard.launch.preflight.facts import Facts
+from aider_guard.launch.preflight.places import base_url, is_local
+from aider_guard.launch.preflight.saying import info, stop, warn
+from aider_guard.launch.settings import AiderSettings
+from aider_guard.sidecar.names import display_base
+
+_FOUND_BY_NAME = (".env", ".aider.conf.yml")
+_CLOUD_HOSTS = ("ollama.com", "ollama.ai")
+_HERE = "aider-guard --ollama http://127.0.0.1:11434"
+
+
+def ollama(facts: Facts) -> Iterator[Finding]:
+    """An Ollama on another machine gets all of the code: who named it decides how bad that is."""
+    base, source = base_url(facts), address_source(facts)
+    shown = display_base(base)
+    what = f"Ollama is on another machine: all code goes to {shown}"
+    if is_ollamas_cloud(base):
+        what = f"{shown} is Ollama's cloud: all code would go there"
+        yield stop("remote-ollama", what, source, _HERE)
+    elif is_local(facts):
+        return
+    elif from_repository(source, facts.settings):
+        yield stop("remote-ollama", what, f"named by the repository: {source}", _HERE)
+    elif _is_private(base):
+        yield info("remote-ollama", f"{what}, and nowhere else", source)
+    else:
+        plain = ", unencrypted" if base.startswith("http:") else ""
+        yield warn("remote-ollama", f"{what}{plain}", source, _HERE)
+
+
+def is_forbidden(facts: Facts) -> bool:
+    """Whether Ollama's address is one to which nothing may be sent, not even a question."""
+    return any(finding.severity == "stop" for finding in ollama(facts))
+
+
+def address_source(facts: Facts) -> str:
+    """Who named Ollama's address, in words; "" when that is not known."""
+    if facts.config.ollama:
+        return "the guard's own setting ollama"
+    if isinstance(facts.settings, AiderSettings):
+        for one in facts.settings.addresses:
+            if one.name == "OLLAMA_API_BASE":
+                return f"OLLAMA_API_BASE, {one.source}"
+    return "OLLAMA_API_BASE, the environment" if facts.environment.get("OLLAMA_API_BASE") else ""
+
+
+def from_repository(source: str, settings: AiderSettings | Unavailable) -> bool:
+    """Whether a file of the repository said so, or of the folder that Aider runs in: a stranger may have written it.
+
+    What stands in the home folder, or in a file that was named to Aider, is the user's own word.
+    """
+    if isinstance(settings, Unavailable):
+        return False
+    home = os.path.expanduser("~")
+    files = [file for file in (*settings.env_files, *settings.config_files) if file in source]
+    if any(os.path.dirname(file) == home for file in files):
+        return False
+    if settings.git_root and settings.git_root.rstrip("/") + "/" in source:
+        return True
+    return any(os.path.basename(file) in _FOUND_BY_NAME for file in files)
+
+
+def host_of(base: str) -> str:
+    """The host in a URL; "" when it has none."""
+    try:
+        return (urlsplit(base).hostname or "").rstrip(".").lower()
+    except ValueError:
+        return ""
+
+
+def is_ollamas_cloud(base: str) -> bool:
+    """Whether a URL names the cloud of Ollama's makers."""
+    host = host_of(base)
+    return any(host == cloud or host.endswith(f".{cloud}") for cloud in _CLOUD_HOSTS)
+
+
+def _is_private(base: str) -> bool:
+    """An address of a network at home or at work: no host of the internet has it."""
+    host = host_of(base)
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return bool(host) and ("." not in host or host.endswith((".local", ".internal", ".lan")))

@@ -1,0 +1,59 @@
+"""What else a repository may run in a session: its git hooks and its tests. Only read, never run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from aider_guard.core.readings import Unavailable
+from aider_guard.launch.preflight.facts import RepoFacts
+from aider_guard.launch.settings import AiderSettings
+
+_GIT_SECONDS = 2.0
+
+
+def repository_facts(settings: AiderSettings | Unavailable) -> RepoFacts:
+    """The active hooks, and the test runner where Aider runs tests without being told which. Never raises."""
+    if isinstance(settings, Unavailable) or not settings.git_root:
+        return RepoFacts()
+    root = Path(settings.git_root)
+    runner = _runner(root) if settings.auto_test and not settings.test_cmd else ""
+    return RepoFacts(active_hooks(root), runner)
+
+
+def _runner(root: Path) -> str:
+    from aider_guard.launch.test_commands import find_test_commands
+
+    return next((found.runner for found in find_test_commands(root)), "")
+
+
+def active_hooks(root: Path) -> tuple[str, ...]:
+    """The names of the hooks that git would run here: executable, and not one of its samples."""
+    folder = _hooks_folder(root)
+    if folder is None:
+        return ()
+    try:
+        return tuple(sorted(path.name for path in folder.iterdir() if _is_active(path)))
+    except OSError:
+        return ()
+
+
+def _is_active(path: Path) -> bool:
+    return path.suffix == "" and path.is_file() and os.access(path, os.X_OK)
+
+
+def _hooks_folder(root: Path) -> Path | None:
+    """Git knows best: ``core.hooksPath`` and work trees move it (gitrepository-layout(5))."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--git-path", "hooks"],  # noqa: S607  # the git that Aider takes
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    answer = os.fsdecode(done.stdout).rstrip("\n")
+    return root / os.path.expanduser(answer) if done.returncode == 0 and answer else None

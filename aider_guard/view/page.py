@@ -1,0 +1,59 @@
+"""Findings as lines of a terminal: wrapped at words, in the colours of the user's theme, commands left whole."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aider_guard.core.findings import Finding
+
+_WORD_COLUMNS = 9
+_COLOURS = {"stop": "\x1b[31m", "warn": "\x1b[33m", "unknown": "\x1b[36m", "info": ""}
+_DIM = "\x1b[2m"
+_RESET = "\x1b[0m"
+_WIDEST_COLUMNS = 100
+_NARROWEST_COLUMNS = 30
+
+
+@dataclass(frozen=True)
+class Page:
+    """How wide and high the terminal is; no rows: as high as it takes."""
+
+    columns: int
+    rows: int = 0
+    colour: bool = False
+
+    def holds(self, lines: Sequence[str]) -> bool:
+        """Whether all lines and the next prompt are on one screen."""
+        return not self.rows or len(lines) < self.rows
+
+    def headline(self, what: str, evidence: str) -> str:
+        """One thing that runs, with where it is."""
+        shown = self.printable(what)
+        return f"{shown}  {self._dim(self.printable(evidence))}" if evidence else shown
+
+    def finding(self, one: Finding, *, with_fix: bool) -> list[str]:
+        """The severity's word, what was found, the evidence beside or below it, and the fix on a line of its own."""
+        width = max(_NARROWEST_COLUMNS, min(self.columns, _WIDEST_COLUMNS)) - _WORD_COLUMNS
+        lines = textwrap.wrap(self.printable(one.what), width, break_on_hyphens=False) or [""]
+        evidence = f"({self.printable(one.evidence)})" if one.evidence else ""
+        if evidence and len(lines[-1]) + 2 + len(evidence) <= width:
+            lines[-1] += "  " + self._dim(evidence)
+        else:
+            wrapped = textwrap.wrap(evidence, width, break_on_hyphens=False)
+            lines += [self._dim(line) for line in wrapped]
+        if with_fix and one.fix:
+            lines.append(self.printable(one.fix))
+        word = f"{one.severity:<{_WORD_COLUMNS}}"
+        colour = _COLOURS[one.severity]
+        first = f"{colour}{word}{_RESET}" if self.colour and colour else word
+        return [first + lines[0], *(" " * _WORD_COLUMNS + line for line in lines[1:])]
+
+    def _dim(self, text: str) -> str:
+        return f"{_DIM}{text}{_RESET}" if self.colour else text
+
+    @staticmethod
+    def printable(line: str) -> str:
+        """Names of models, files and processes may hold what moves the cursor."""
+        return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
