@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from aider_guard.core.findings import Finding
 from aider_guard.core.fit import Need
 from aider_guard.core.readings import ContextReading, MemoryReading, ModelsReading, Unavailable
+from aider_guard.core.serverfacts import ServerReport
 
 # From the child
 
@@ -38,6 +39,13 @@ class ModelsChosen:
     """The folder that the names of files in the chat are relative to."""
     needs: tuple[Need, ...] = ()
     """What each model was computed to need in GPU memory; empty where that is not known."""
+
+
+@dataclass(frozen=True)
+class LaunchForbidden:
+    """The checks before the first prompt found what forbids this launch; Aider has not begun."""
+
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
@@ -196,6 +204,13 @@ class ModelDescribed:
 
 
 @dataclass(frozen=True)
+class ServerSurveyed:
+    """What Ollama says of itself and of the models that were asked for."""
+
+    report: ServerReport
+
+
+@dataclass(frozen=True)
 class FilesCounted:
     """Estimated sizes (cl100k tokens) of files in the chat, as they are on disk now."""
 
@@ -250,6 +265,7 @@ Event = (
     AiderStarted
     | ModelsChosen
     | Finding
+    | LaunchForbidden
     | PromptShown
     | ConfirmShown
     | ContinuationShown
@@ -271,6 +287,7 @@ Event = (
     | ModelsRead
     | MemoryRead
     | ModelDescribed
+    | ServerSurveyed
     | FilesCounted
     | TextsCounted
     | ModelsUnloaded

@@ -13,6 +13,14 @@ class DescribeModels:
 
 
 @dataclass(frozen=True)
+class SurveyServer:
+    """Ask Ollama about itself and about models by name; one ``ServerSurveyed`` comes back, in time or with gaps."""
+
+    names: tuple[str, ...]
+    within_seconds: float = 3.0
+
+
+@dataclass(frozen=True)
 class CountFiles:
     """Estimate the size of files below ``root`` (paths may also be absolute); ``FilesCounted`` comes back."""
 
@@ -41,4 +49,4 @@ class StopSidecar:
     """End the sidecar."""
 
 
-Request = DescribeModels | CountFiles | CountTexts | UnloadModels | StopSidecar
+Request = DescribeModels | SurveyServer | CountFiles | CountTexts | UnloadModels | StopSidecar

@@ -51,14 +51,20 @@ class ModelMissing:
 @dataclass(frozen=True)
 class ServerProcess:
     """The process that listens where Ollama is asked for. ``settings`` are its ``OLLAMA_*`` and ``LLAMA_ARG_*``
-    variables, when the system lets us read them; ``settings_from`` says where they were read (process, log).
+    variables, when the system lets us read them; ``settings_from`` says where they were read: ``process`` (a setting
+    that is not there has its default), ``log`` (defaults are there too), or ``runner`` (number of slots, KV cache type
+    and flash attention of one loaded model).
+
+    ``pid`` is 0 and ``name`` "" where the system tells only the user. With ``inferred`` they are those of the one
+    Ollama server that this user runs.
     """
 
     pid: int
     name: str
     user: str
-    settings: dict[str, str] | Unavailable
+    settings: dict[str, str] | Unavailable = field(metadata={"journal": False})
     settings_from: str = ""
+    inferred: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,11 @@ class ServerReport:
     """The address as it may be shown."""
     is_local: bool
     version: str | Unavailable
-    installed: tuple[InstalledModel, ...] | Unavailable
+    installed: tuple[InstalledModel, ...] | Unavailable = field(metadata={"journal": False})
     loaded: ModelsReading | Unavailable
     cloud_disabled: bool | Unavailable
     """Whether the server's cloud switch is off (``/api/status``, 0.16.2 and later)."""
     process: ServerProcess | Unavailable
-    models: dict[str, ModelFacts | ModelMissing | Unavailable] = field(default_factory=dict)
+    models: dict[str, ModelFacts | ModelMissing | Unavailable] = field(
+        default_factory=dict, metadata={"journal": False}
+    )

@@ -35,6 +35,7 @@ _TYPES: Final[dict[str, type]] = {
         events.ModelsRead,
         events.MemoryRead,
         events.ModelDescribed,
+        events.ServerSurveyed,
         events.FilesCounted,
         events.TextsCounted,
         events.ModelsUnloaded,

@@ -13,6 +13,7 @@ _PORTS: Final = {"http": "80", "https": "443"}
 _CLOUD: Final = re.compile(r":cloud$|:[^/:]*-cloud$", re.IGNORECASE)
 _REGISTRY: Final = "registry.ollama.ai/"
 _LIBRARY: Final = "library/"
+_CLOUD_HOSTS: Final = ("ollama.com", "ollama.ai")
 
 
 def connectable_base(text: str) -> str:
@@ -72,14 +73,34 @@ def is_loopback(base_url: str) -> bool:
         return False
 
 
+def is_cloud_base(base_url: str) -> bool:
+    """Whether a URL is that of Ollama's own cloud."""
+    try:
+        host = (urlsplit(base_url).hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    return host in _CLOUD_HOSTS or host.endswith(tuple(f".{cloud}" for cloud in _CLOUD_HOSTS))
+
+
+def full_name(name: str) -> str:
+    """A model's name as Ollama lists it: with its tag, without its defaults, in its own case.
+
+    Tag ``latest``, namespace ``library`` and host ``registry.ollama.ai`` are Ollama's defaults
+    (types/model/name.go).
+    """
+    name = name.strip()
+    for default in (_REGISTRY, _LIBRARY):
+        if name.lower().startswith(default):
+            name = name[len(default) :]
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
 def canonical_name(name: str) -> str:
     """One spelling of a model's name, for comparing: ``Qwen3`` is ``library/qwen3:latest``.
 
-    Tag ``latest``, namespace ``library`` and host ``registry.ollama.ai`` are Ollama's defaults, and
-    it compares names without regard to case (types/model/name.go).
+    Ollama compares names without regard to case (types/model/name.go).
     """
-    name = name.strip().lower().removeprefix(_REGISTRY).removeprefix(_LIBRARY)
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+    return full_name(name.lower())
 
 
 def is_cloud_name(name: str) -> bool:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
-from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
-from aider_guard.sidecar.names import canonical_name, connectable_base, display_base, is_cloud_name
+from aider_guard.core.readings import ModelsReading, Unavailable
+from aider_guard.core.serverfacts import ModelFacts, ModelMissing
+from aider_guard.sidecar import answers
+from aider_guard.sidecar.installed import Installed, find_installed, nearest_names
+from aider_guard.sidecar.names import (
+    canonical_name,
+    connectable_base,
+    display_base,
+    is_cloud_base,
+    is_cloud_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +29,7 @@ CONNECT_SECONDS: Final = 2.0
 # later).
 ANSWER_SECONDS: Final = 12.0
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
-NO_WINDOW: Final = Unavailable("this Ollama does not tell the window (0.10 and later do)")
+NO_SWITCH: Final = Unavailable("this Ollama has no cloud switch to ask for (0.16.2 and later do)")
 
 
 class OllamaClient:
@@ -48,10 +56,15 @@ class OllamaClient:
         """Close the connections that are kept open between the polls."""
         self._http.close()
 
-    def version(self) -> str | Unavailable:
+    @property
+    def base_url(self) -> str:
+        """The server's address. It may hold a password: show ``names.display_base`` of it."""
+        return self._base
+
+    def version(self, timeout_seconds: float | None = None) -> str | Unavailable:
         """What ``/api/version`` says, for example ``0.9.3``."""
-        match self._ask("GET", "/api/version"):
-            case {"version": str(version)} if version:
+        match self._ask("GET", "/api/version", timeout_seconds=timeout_seconds):
+            case {"version": str(version)} if version and version.isprintable():
                 return version
             case Unavailable() as unavailable:
                 return unavailable
@@ -59,19 +72,59 @@ class OllamaClient:
 
     def loaded_models(self, timeout_seconds: float | None = None) -> ModelsReading | Unavailable:
         """What ``/api/ps`` lists, taken when the answer is complete."""
-        match self._ask("GET", "/api/ps", timeout_seconds=timeout_seconds):
-            case {"models": list(entries)}:
-                models = tuple(map(_loaded_model, entries))
-            case {"models": None}:  # a nil slice of Go
-                models = ()
+        answer = self._ask("GET", "/api/ps", timeout_seconds=timeout_seconds)
+        if isinstance(answer, Unavailable):
+            return answer
+        models = answers.entries(answer, answers.loaded_model)
+        return self._strange("/api/ps") if models is None else ModelsReading(models, self._clock())
+
+    def installed(self, timeout_seconds: float | None = None) -> Installed:
+        """What ``/api/tags`` lists: the models on disk, and stubs of models that run elsewhere."""
+        answer = self._ask("GET", "/api/tags", timeout_seconds=timeout_seconds)
+        if isinstance(answer, Unavailable):
+            return answer
+        models = answers.entries(answer, answers.installed_model)
+        return self._strange("/api/tags") if models is None else models
+
+    def model_facts(
+        self,
+        name: str,
+        installed: Installed,
+        timeout_seconds: float | None = None,
+    ) -> ModelFacts | ModelMissing | Unavailable:
+        """What ``/api/show`` says of a model, completed by what is ``installed``.
+
+        A cloud model is not asked about: not by its name, nor as a stub among the installed ones.
+        """
+        if is_cloud_name(name):
+            return Unavailable(f"{name} is a cloud model: its name is not sent")
+        listed = find_installed(name, installed)
+        if listed is not None and listed.remote_host:
+            return answers.stub_facts(name, listed.name, listed.remote_host)
+        body = {"model": name}
+        answer = self._exchange("POST", "/api/show", body, timeout_seconds)
+        if isinstance(answer, tuple) and answers.says_missing(*answer):
+            return ModelMissing(name, nearest_names(name, installed))
+        shown = self._decoded("/api/show", answer)
+        if isinstance(shown, Unavailable):
+            return shown
+        if answers.hides_layers(shown):
+            # Megabytes, with every token of the vocabulary: only where nothing less will do.
+            verbose = self._ask("POST", "/api/show", {**body, "verbose": True}, timeout_seconds)
+            shown = shown if isinstance(verbose, Unavailable) else verbose
+        return answers.model_facts(name, shown, installed) or self._strange("/api/show")
+
+    def cloud_disabled(self, timeout_seconds: float | None = None) -> bool | Unavailable:
+        """Whether the server's cloud switch is off (``/api/status``, 0.16.2 and later)."""
+        answer = self._exchange("GET", "/api/status", None, timeout_seconds)
+        if isinstance(answer, tuple) and answer[0] == httpx.codes.NOT_FOUND:
+            return NO_SWITCH
+        match self._decoded("/api/status", answer):
+            case {"cloud": {"disabled": bool(disabled)}}:
+                return disabled
             case Unavailable() as unavailable:
                 return unavailable
-            case _:
-                return self._strange("/api/ps")
-        known = tuple(model for model in models if model is not None)
-        if len(known) < len(models):
-            return self._strange("/api/ps")
-        return ModelsReading(known, self._clock())
+        return self._strange("/api/status")
 
     def trained_tokens(self, name: str) -> int | Unavailable:
         """The longest context that a model was trained for, from ``/api/show``."""
@@ -80,11 +133,8 @@ class OllamaClient:
         match self._ask("POST", "/api/show", {"model": name}):
             case {"remote_host": str(host)} if host:
                 return Unavailable(f"{name} is a cloud model")
-            case {"model_info": {"general.architecture": str(architecture), **facts}}:
-                tokens = facts.get(f"{architecture}.context_length")
-                if tokens and _is_count(tokens):
-                    return tokens
-                return Unavailable(f"Ollama does not know what context {name} was trained for")
+            case {"model_info": dict(facts)}:
+                return answers.trained_tokens(name, facts)
             case Unavailable() as unavailable:
                 return unavailable
         return self._strange("/api/show")
@@ -104,17 +154,32 @@ class OllamaClient:
         self, method: str, path: str, body: Any = None, timeout_seconds: float | None = None
     ) -> dict[str, Any] | Unavailable:
         """The JSON object that Ollama answers with."""
+        return self._decoded(path, self._exchange(method, path, body, timeout_seconds))
+
+    def _exchange(
+        self, method: str, path: str, body: Any, timeout_seconds: float | None
+    ) -> tuple[int, bytes] | Unavailable:
+        """Status and body of an answer, or why there is none."""
+        if is_cloud_base(self._base):
+            return Unavailable(f"{self._shown} is Ollama's cloud: nothing is sent there")
         seconds = min(self._answer_seconds, timeout_seconds or self._answer_seconds)
         try:
-            status, content = self._fetch(method, path, body, seconds)
+            return self._fetch(method, path, body, seconds)
         except (httpx.TimeoutException, TimeoutError) as error:
             return Unavailable(self._silence(error, seconds))
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
             return Unavailable(f"Ollama cannot be reached at {self._shown} ({_cause(error)})")
+
+    def _decoded(
+        self, path: str, answer: tuple[int, bytes] | Unavailable
+    ) -> dict[str, Any] | Unavailable:
+        if isinstance(answer, Unavailable):
+            return answer
+        status, content = answer
         if status != httpx.codes.OK:
-            return Unavailable(_refusal(status, content, path))
-        answer = _json_object(content)
-        return self._strange(path) if answer is None else answer
+            return Unavailable(answers.refusal(status, content, path))
+        decoded = answers.json_object(content)
+        return self._strange(path) if decoded is None else decoded
 
     def _fetch(self, method: str, path: str, body: Any, seconds: float) -> tuple[int, bytes]:
         """Status and body. The limit holds for the whole answer, also when it comes in drips."""
@@ -137,43 +202,6 @@ class OllamaClient:
 
     def _strange(self, path: str) -> Unavailable:
         return Unavailable(f"{self._shown}{path} answered in a form that is not Ollama's")
-
-
-def _loaded_model(entry: object) -> LoadedModel | None:
-    """One entry of ``/api/ps``, or None when it is none (api/types.go, ProcessModelResponse)."""
-    match entry:
-        case {"name": str(name), "size": size, "size_vram": vram, **more} if name:
-            if not (_is_count(size) and _is_count(vram)):
-                return None
-            digest, tokens = more.get("digest"), more.get("context_length")
-            return LoadedModel(
-                name=name,
-                digest=digest if isinstance(digest, str) else "",
-                size_bytes=size,
-                vram_bytes=vram,
-                window_tokens=tokens if tokens and _is_count(tokens) else NO_WINDOW,
-            )
-    return None
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return type(value) is int and value >= 0  # not isinstance: true is no count
-
-
-def _json_object(content: bytes) -> dict[str, Any] | None:
-    try:
-        answer = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return answer if isinstance(answer, dict) else None
-
-
-def _refusal(status: int, content: bytes, path: str) -> str:
-    """A sentence for an answer other than 200; Ollama's own words where it has some, cut short."""
-    match _json_object(content):
-        case {"error": str(words)} if words:
-            return f"Ollama refused {path}: {words[:200]} ({status})"
-    return f"Ollama answered {path} with status {status}"
 
 
 def _cause(error: Exception) -> str:

@@ -11,17 +11,25 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from aider_guard.core.events import MemoryRead, ModelDescribed, ModelsRead, ServerRead
+from aider_guard.core.events import (
+    MemoryRead,
+    ModelDescribed,
+    ModelsRead,
+    ServerRead,
+    ServerSurveyed,
+)
 from aider_guard.core.requests import (
     CountFiles,
     CountTexts,
     DescribeModels,
     Request,
     StopSidecar,
+    SurveyServer,
     UnloadModels,
 )
 from aider_guard.sidecar.helper import reap
 from aider_guard.sidecar.lines import start_thread
+from aider_guard.sidecar.survey import survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +68,7 @@ class Answers:
     """Hands each request to the thread that serves its kind; nothing here blocks."""
 
     describe: queue.SimpleQueue[DescribeModels] = field(default_factory=queue.SimpleQueue)
+    survey: queue.SimpleQueue[SurveyServer] = field(default_factory=queue.SimpleQueue)
     unload: queue.SimpleQueue[UnloadModels] = field(default_factory=queue.SimpleQueue)
     count: queue.SimpleQueue[CountFiles | CountTexts] = field(default_factory=queue.SimpleQueue)
 
@@ -68,6 +77,8 @@ class Answers:
         match request:
             case DescribeModels():
                 self.describe.put(request)
+            case SurveyServer():
+                self.survey.put(request)
             case UnloadModels():
                 self.unload.put(request)
             case CountFiles() | CountTexts():
@@ -90,10 +101,17 @@ class Answers:
                 for name in self.describe.get().names:
                     emit(ModelDescribed(name, client.trained_tokens(name)))
 
+        def report() -> None:
+            while True:
+                asked = self.survey.get()
+                within = asked.within_seconds
+                emit(ServerSurveyed(survey(client, asked.names, within_seconds=within)))
+
         def unload() -> None:
             while True:
                 emit(unloader.unload(self.unload.get()))
 
         start_thread("describe", describe)
+        start_thread("survey", report)
         start_thread("unload", unload)
         start_thread("count", lambda: counting.run(self.count, emit))

@@ -151,7 +151,7 @@ def test_problems_are_said_and_the_rest_is_done() -> None:
     ollama = loaded(ON_GPU)
     with unloader(ollama, on_gpu(8 * GIB, 1 * GIB)) as unload:
         result = unload("nope", "kimi-k2:cloud", "QWEN3:8B", "qwen3:8b")
-    assert result.names == ("qwen3:8b",)
+    assert result.names == ("QWEN3:8B", "qwen3:8b")
     assert "model 'nope' not found" in result.problem
     assert "cloud" in result.problem
     assert not any(request.body == {"model": "kimi-k2:cloud"} for request in ollama.received)
