@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Literal
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import build
@@ -22,7 +21,8 @@ class Role:
     ``num_ctx`` are those of its extra parameters; the address is as it may be shown.
     """
 
-    role: Literal["main", "editor", "weak"]
+    role: str
+    """``main``, ``editor`` or ``weak``."""
     model: str
     asked: str = ""
     source: str = ""
