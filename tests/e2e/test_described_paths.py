@@ -1,7 +1,7 @@
 """Every way by which a local Aider reaches a cloud is visible in what Aider says of itself before it starts.
 
-The numbers are those of the ways by which code could leave: a folder, a home and an environment set up that way, and the field that
-shows it.
+The numbers are those of the ways by which code could leave: a folder, a home and an environment set up that way,
+and the field that shows it.
 """
 
 from __future__ import annotations
