@@ -49,10 +49,18 @@ def find_aider(name_or_path: str, *, search_path: str | None = None) -> Aider:
         raise LaunchError(f"{script} cannot be read: {error.strerror}") from error
     interpreter = _interpreter(lines)
     if interpreter is None:
-        raise LaunchError(
-            f"{script} is no Python script, so it is not known which Python runs it; name it with --aider"
-        )
+        raise LaunchError(f"{script} is no Python script{_what_it_is(script, lines[0])}")
     return Aider(script, interpreter)
+
+
+def _what_it_is(script: str, first: bytes) -> str:
+    """The rest of the sentence for what cannot be started: pyenv, asdf and mise put wrappers in Aider's place."""
+    if b"/shims/" in os.fsencode(script) or re.match(rb"#!\s*\S*(?:/|/env )\w*sh\b", first):
+        return (
+            " but starts one by itself; name that one with --aider "
+            "(pyenv which aider, asdf which aider or mise which aider tells it)"
+        )
+    return ", so it is not known which Python runs it; name it with --aider"
 
 
 def _interpreter(lines: list[bytes]) -> tuple[str, ...] | None:

@@ -9,7 +9,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import build
 
 OLLAMA_PREFIXES = ("ollama_chat/", "ollama/")
-TRIED_VERSIONS = ("0.86.2",)
+TRIED_VERSIONS = ("0.80.4", "0.82.3", "0.84.0", "0.85.2", "0.86.2")
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class AiderSettings:
     load: str | None = None
     architect: bool = False
     python: str = ""
+    """The version of the Python that runs Aider."""
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -59,8 +59,6 @@ NO_SCRIPTS: list[tuple[str, bytes]] = [
     ("empty", b""),
     ("a program", b"\x7fELF\x02\x01\x01\x00" * 10),
     ("no first line", b"import aider\n"),
-    ("a shell script", b'#!/bin/sh\nexec aider.real "$@"\n'),
-    ("a shell script of one line", b"#!/bin/sh"),
     ("another language", b"#!/usr/bin/env node\n"),
     ("nothing after the mark", b"#!\n"),
     ("env alone", b"#!/usr/bin/env\n"),
@@ -76,6 +74,55 @@ def test_what_is_no_python_script_is_refused_in_words(
     with pytest.raises(LaunchError, match=r"aider is no Python script.*--aider") as raised:
         find_aider(str(path))
     assert raised.value.exit_code == 78, what
+
+
+WRAPPERS: list[tuple[str, str, str]] = [
+    ("pyenv", "shims/aider", '#!/usr/bin/env bash\nset -e\nexec "/p/libexec/pyenv" exec "aider" "$@"\n'),
+    ("asdf", "shims/aider", '#!/usr/bin/env bash\nexec /opt/asdf/bin/asdf exec "aider" "$@"\n'),
+    ("mise", "shims/aider", "\x7fELF"),
+    ("a user's own", "bin/aider", '#!/bin/sh\nexec /opt/venv/bin/aider "$@"\n'),
+    ("with a flag", "bin/aider", '#!/bin/bash -eu\nexec /opt/venv/bin/aider "$@"\n'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "name", "text"), WRAPPERS, ids=[w[0] for w in WRAPPERS])
+def test_a_wrapper_is_told_apart(tmp_path: Path, what: str, name: str, text: str) -> None:
+    """Which Aider it starts is not guessed; the sentence says how to find out."""
+    (tmp_path / name).parent.mkdir()
+    path = script(tmp_path, text, name)
+    with pytest.raises(LaunchError, match=r"starts one by itself; name .*--aider .*which aider"):
+        find_aider(str(path))
+    assert what
+
+
+LINKS: list[tuple[str, str, str]] = [
+    ("pipx", ".local/share/pipx/venvs/aider-chat/bin", "python"),
+    ("pipx before 1.2", ".local/pipx/venvs/aider-chat/bin", "python"),
+    ("uv tool", ".local/share/uv/tools/aider-chat/bin", "python"),
+    ("a venv", "aider-venv/bin", "python3.12"),
+]
+
+
+@pytest.mark.parametrize(("what", "folder", "python"), LINKS, ids=[link[0] for link in LINKS])
+def test_a_link_on_the_path_leads_to_its_installation(
+    tmp_path: Path, what: str, folder: str, python: str
+) -> None:
+    """pipx and uv link into ~/.local/bin: the script is called by the link, and read where it is."""
+    home = tmp_path / folder
+    home.mkdir(parents=True)
+    real = script(home, f"#!{home}/{python}\n{PIP}")
+    links = tmp_path / ".local/bin"
+    links.mkdir(parents=True, exist_ok=True)
+    (links / "aider").symlink_to(real)
+    found = find_aider("aider", search_path=str(links))
+    assert found == Aider(str(links / "aider"), (f"{home}/{python}",)), what
+
+
+def test_a_link_that_leads_nowhere_is_not_found(tmp_path: Path) -> None:
+    """As after an uninstallation by hand."""
+    (tmp_path / "aider").symlink_to(tmp_path / "gone")
+    with pytest.raises(LaunchError, match="was not found"):
+        find_aider("aider", search_path=str(tmp_path))
 
 
 def test_a_missing_aider_is_told_with_the_way_to_get_it(tmp_path: Path) -> None:
