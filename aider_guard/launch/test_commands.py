@@ -1,0 +1,165 @@
+"""What a repository's tests are run with, in the form that fails in few lines.
+
+Aider puts all that a failing test command prints into the chat: a long traceback of ten tests can fill a window.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_MOST_BYTES = 1 << 18
+_MOST_FOLDERS = 400
+_NOT_OURS = {"node_modules", "venv", "env", "site-packages", "build", "dist", "target", "vendor"}
+_PYTEST_FILE = re.compile(r"^(test_.*|.*_test)\.py$")
+_PYTEST_WORD = re.compile(r"\bpytest\b")
+_MAKE_TEST = re.compile(r"^test\s*:(?!=)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class TestCommand:
+    """How to run a repository's tests: the tool, the command with short output, and what in the repository says so."""
+
+    __test__ = False  # pytest would collect it
+
+    runner: str
+    command: str
+    evidence: str
+
+
+def find_test_commands(folder: Path) -> tuple[TestCommand, ...]:
+    """Every kind of test that the files of a repository speak of, the likeliest first; nothing is run."""
+    found = (look(folder) for look in _LOOKS)
+    return tuple(command for command in found if command is not None)
+
+
+def _python(folder: Path) -> TestCommand | None:
+    """Pytest where it is configured or used, unittest where the tests need no more, else tox where it is set up."""
+    short = "python -m pytest --tb=short -q"
+    for name, section in (
+        ("pytest.ini", ""),
+        (".pytest.ini", ""),
+        ("pyproject.toml", "[tool.pytest"),
+        ("tox.ini", "[pytest]"),
+        ("setup.cfg", "[tool:pytest]"),
+        ("conftest.py", ""),
+    ):
+        if (folder / name).is_file() and section in _text(folder / name):
+            return TestCommand("pytest", short, f"{section} in {name}" if section else name)
+    if (folder / "tox.ini").is_file():
+        return _tox(_text(folder / "tox.ini"))
+    tests = list(_python_tests(folder))
+    if not tests:
+        return None
+    where = str(tests[0].relative_to(folder))
+    plain = all("unittest" in _text(path) and "pytest" not in _text(path) for path in tests[:20])
+    if plain and not _mentions_pytest(folder):
+        return TestCommand("unittest", "python -m unittest -q", where)
+    return TestCommand("pytest", short, where)
+
+
+def _tox(text: str) -> TestCommand:
+    takes = "{posargs" in text and _PYTEST_WORD.search(text)
+    return TestCommand("tox", "tox -q -- --tb=short -q" if takes else "tox -q", "tox.ini")
+
+
+def _mentions_pytest(folder: Path) -> bool:
+    names = ("pyproject.toml", "setup.py", "setup.cfg", "Pipfile", *_requirements(folder))
+    return any(_PYTEST_WORD.search(_text(folder / name)) for name in names)
+
+
+def _requirements(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.glob("*requirements*.txt"))
+    except OSError:
+        return []
+
+
+def _python_tests(folder: Path) -> Iterator[Path]:
+    for seen, (root, folders, files) in enumerate(os.walk(folder)):
+        folders[:] = sorted(
+            name for name in folders if name not in _NOT_OURS and not name.startswith(".")
+        )
+        if seen >= _MOST_FOLDERS:
+            return
+        yield from (Path(root, name) for name in sorted(files) if _PYTEST_FILE.match(name))
+
+
+def _cargo(folder: Path) -> TestCommand | None:
+    return _by_file(folder, "Cargo.toml", "cargo", "cargo test --quiet")
+
+
+def _go(folder: Path) -> TestCommand | None:
+    return _by_file(folder, "go.mod", "go", "go test ./...")
+
+
+def _node(folder: Path) -> TestCommand | None:
+    """The package's own script. Aider runs it in a terminal, where CI=true keeps vitest and jest from staying."""
+    try:
+        script = json.loads(_text(folder / "package.json"))["scripts"]["test"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if not isinstance(script, str) or "no test specified" in script:
+        return None
+    evidence = "scripts.test in package.json"
+    if (folder / "pnpm-lock.yaml").is_file():
+        return TestCommand("pnpm", "CI=true pnpm --silent test", evidence)
+    if (folder / "yarn.lock").is_file():  # --silent is an option of yarn 1 only
+        return TestCommand("yarn", "CI=true yarn test", evidence)
+    return TestCommand("npm", "CI=true npm test --silent", evidence)
+
+
+def _gradle(folder: Path) -> TestCommand | None:
+    return _by_file(folder, "gradlew", "gradle", "./gradlew --quiet test")
+
+
+def _maven(folder: Path) -> TestCommand | None:
+    tool = "./mvnw" if (folder / "mvnw").is_file() else "mvn"
+    return _by_file(folder, "pom.xml", "maven", f"{tool} --quiet test")
+
+
+def _rspec(folder: Path) -> TestCommand | None:
+    return _by_file(folder, ".rspec", "rspec", "bundle exec rspec --format progress")
+
+
+def _mix(folder: Path) -> TestCommand | None:
+    return _by_file(folder, "mix.exs", "mix", "mix test")
+
+
+def _make(folder: Path) -> TestCommand | None:
+    for name in ("GNUmakefile", "makefile", "Makefile"):
+        if _MAKE_TEST.search(_text(folder / name)):
+            return TestCommand("make", "make --silent test", f"test: in {name}")
+    return None
+
+
+_LOOKS: tuple[Callable[[Path], TestCommand | None], ...] = (
+    _python,
+    _cargo,
+    _go,
+    _node,
+    _gradle,
+    _maven,
+    _rspec,
+    _mix,
+    _make,
+)
+
+
+def _by_file(folder: Path, name: str, runner: str, command: str) -> TestCommand | None:
+    return TestCommand(runner, command, name) if (folder / name).is_file() else None
+
+
+def _text(path: Path) -> str:
+    """A file's beginning; "" for one that cannot be read, which then says nothing."""
+    try:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            return file.read(_MOST_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
