@@ -1,0 +1,184 @@
+"""What ``init`` would write, and why: the user's files, the cards and the models put together. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from aider_guard.catalogue.catalogue import find, published
+from aider_guard.core.fit import Candidate, Card
+from aider_guard.core.readings import MemoryReading, Unavailable
+from aider_guard.core.serverfacts import ServerReport
+from aider_guard.launch import suggestions
+from aider_guard.launch.conf_file import (
+    CONF_NAME,
+    SETTINGS_NAME,
+    Extended,
+    Setting,
+    extend_conf,
+    extend_entries,
+    read_conf,
+    read_entries,
+    windows_pinned,
+)
+from aider_guard.launch.fitting import candidates_of, cards_of, runtime_of
+from aider_guard.launch.rewriting import Change, read_file
+from aider_guard.launch.test_commands import TestCommand
+from aider_guard.launch.tiers import Offer, Plan, choose, offers_of, plan_for
+
+GIB = 1 << 30
+_HOME = "~/"
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder that is written to, and what the user's files there and in the home folder hold."""
+
+    folder: Path
+    in_git: bool
+    contents: Mapping[str, bytes | None]
+    conf: Mapping[object, Any]
+    entries: Sequence[Mapping[str, Any]]
+    home_conf: Mapping[object, Any]
+    home_entries: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Advised:
+    """The models for this place. ``named`` are the user's own by role; ``better`` is a stronger one to pull, if any."""
+
+    plan: Plan | Unavailable
+    named: Mapping[str, str]
+    better: Offer | None = None
+
+
+def look(start: Path, home: Path) -> Place | Unavailable:
+    """The git work tree around *start*, else *start* itself, and the settings that Aider would read there."""
+    start = start.absolute()
+    root = next((one for one in (start, *start.parents) if (one / ".git").exists()), None)
+    folder = root or start
+    contents: dict[str, bytes | None] = {}
+    for name in (CONF_NAME, SETTINGS_NAME):
+        for prefix, place in (("", folder), (_HOME, home)):
+            same = prefix == _HOME and place.resolve() == folder.resolve()
+            content = None if same else read_file(place / name)
+            if isinstance(content, Unavailable):
+                return content
+            contents[prefix + name] = content
+    confs = [read_conf(name, contents[name]) for name in (CONF_NAME, _HOME + CONF_NAME)]
+    lists = [read_entries(name, contents[name]) for name in (SETTINGS_NAME, _HOME + SETTINGS_NAME)]
+    for problem in (*confs, *lists):
+        if isinstance(problem, Unavailable):
+            return problem
+    conf, home_conf = (one for one in confs if not isinstance(one, Unavailable))
+    entries, home_entries = (one for one in lists if not isinstance(one, Unavailable))
+    return Place(folder, root is not None, contents, conf, entries, home_conf, home_entries)
+
+
+def cards_for(
+    vram_gib: Sequence[float], report: ServerReport, memory: Callable[[], MemoryReading]
+) -> tuple[Card, ...] | Unavailable:
+    """Cards of these sizes with nothing else on them; without sizes the ones that Ollama can use here."""
+    if vram_gib:
+        sizes = [int(size * GIB) for size in vram_gib]
+        return tuple(Card("", size, size) for size in sizes)
+    if not report.is_local:
+        return Unavailable("Ollama is on another machine")
+    reading = memory()
+    if isinstance(reading.gpus, Unavailable):
+        return reading.gpus
+    return cards_of(report, reading)
+
+
+def advise(
+    place: Place, report: ServerReport, cards: Sequence[Card], corrections: Mapping[str, int]
+) -> Advised:
+    """The models: those that the user's files name, with the window for them; else the ones that suit the cards."""
+    named = suggestions.named_models({**place.home_conf, **place.conf})
+    names = suggestions.names_for_ollama(named)
+    if names is None:
+        listed = ", ".join(named.values())
+        return Advised(Unavailable(f"your models are not all Ollama's: {listed}"), named)
+    runtime = runtime_of(report)
+    offers = offers_of(_installed(report, corrections), _catalogue(names.values()))
+    chosen = choose(offers, cards, runtime)
+    if not names:
+        best = choose([replace(offer, installed=False) for offer in offers], cards, runtime)
+        return Advised(chosen, named, _better(chosen, best, offers))
+    if "main" not in names:
+        if isinstance(chosen, Unavailable):
+            return Advised(chosen, named)
+        names = {"main": chosen.main.name, **names}
+    return Advised(plan_for(names, offers, cards, runtime), named)
+
+
+def _installed(report: ServerReport, corrections: Mapping[str, int]) -> list[Candidate]:
+    """The models that Ollama has and whose needs can be computed; a stub of a cloud's has none."""
+    answers = (
+        candidates_of(replace(report, models={name: facts}), corrections)
+        for name, facts in report.models.items()
+    )
+    return [one for answer in answers if not isinstance(answer, Unavailable) for one in answer]
+
+
+def _catalogue(names: Iterable[str]) -> list[Candidate]:
+    """All that is published, and entries that the user means by another name."""
+    meant = [replace(entry.candidate, name=name) for name in names if (entry := find(name))]
+    return [*(entry.candidate for entry in published()), *meant]
+
+
+def _better(
+    chosen: Plan | Unavailable, best: Plan | Unavailable, offers: Sequence[Offer]
+) -> Offer | None:
+    if isinstance(chosen, Unavailable) or isinstance(best, Unavailable):
+        return None
+    by_name = {offer.name: offer for offer in offers}
+    main = by_name[best.main.name]
+    return None if main.installed or main == chosen.main else main
+
+
+def extend(
+    place: Place, advised: Advised, tests: Sequence[TestCommand], header: str
+) -> dict[str, Extended] | Unavailable:
+    """Both files by name, with what is suggested and not decided by the user."""
+    plan = advised.plan if isinstance(advised.plan, Plan) else None
+    settings = extend_entries(
+        SETTINGS_NAME,
+        place.contents[SETTINGS_NAME],
+        suggestions.window_entries(plan.window_tokens) if plan else [],
+        header=header,
+        elsewhere=[(_HOME + SETTINGS_NAME, place.home_entries)],
+    )
+    conf = extend_conf(
+        CONF_NAME,
+        place.contents[CONF_NAME],
+        [*_for_models(place, plan, advised), *suggestions.habits(tests[0] if tests else None)],
+        header=header,
+        elsewhere=[(_HOME + CONF_NAME, place.home_conf)],
+    )
+    for problem in (settings, conf):
+        if isinstance(problem, Unavailable):
+            return problem
+    assert isinstance(settings, Extended)
+    assert isinstance(conf, Extended)
+    return {CONF_NAME: conf, SETTINGS_NAME: settings}
+
+
+def _for_models(place: Place, plan: Plan | None, advised: Advised) -> list[Setting]:
+    if plan is None:
+        return []
+    entries = [*place.home_entries, *place.entries]
+    pinned = windows_pinned(entries, [offer.name for offer in plan.offers])
+    window = min([plan.window_tokens, *pinned])
+    return suggestions.model_settings(plan, architect=not advised.named, window_tokens=window)
+
+
+def changes(place: Place, extended: Mapping[str, Extended]) -> tuple[Change, ...]:
+    """What would be written."""
+    return tuple(
+        Change(place.folder / name, place.contents[name], file.content)
+        for name, file in extended.items()
+        if file.added
+    )
