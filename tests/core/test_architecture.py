@@ -1,0 +1,192 @@
+"""An architecture from what Ollama answers: exact where it is told, a reason where it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from core.fit_models import GEMMA_3, LITE_MLA, QWEN_8B, SMOL
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aider_guard.core.architecture import Architecture, parse_architecture
+from aider_guard.core.readings import Unavailable
+
+# Ollama 0.9.3 on SmolLM2-135M; what does not matter is left out.
+INFO: dict[str, Any] = {
+    "general.architecture": "llama",
+    "general.languages": None,
+    "general.parameter_count": 134_515_008,
+    "llama.attention.head_count": 9,
+    "llama.attention.head_count_kv": 3,
+    "llama.attention.layer_norm_rms_epsilon": 0.00001,
+    "llama.block_count": 30,
+    "llama.context_length": 8192,
+    "llama.embedding_length": 576,
+    "llama.feed_forward_length": 1536,
+    "llama.rope.dimension_count": 64,
+    "llama.vocab_size": 49_152,
+    "tokenizer.ggml.tokens": None,
+}
+TENSORS: list[Any] = [
+    {"name": "token_embd.weight", "type": "Q8_0", "shape": [576, 49_152]},
+    {"name": "blk.0.attn_norm.weight", "type": "F32", "shape": [576]},
+]
+
+
+def changed(**changes: object) -> dict[str, Any]:
+    """The answer with other facts of the architecture; None takes one away."""
+    facts = {f"llama.{key.replace('__', '.')}": value for key, value in changes.items()}
+    return {key: value for key, value in {**INFO, **facts}.items() if value is not None}
+
+
+def parsed(info: object, tensors: object = TENSORS) -> Architecture:
+    architecture = parse_architecture(info, tensors)
+    assert isinstance(architecture, Architecture)
+    return architecture
+
+
+def reason(info: object) -> str:
+    architecture = parse_architecture(info, TENSORS)
+    assert isinstance(architecture, Unavailable)
+    return architecture.reason
+
+
+def test_an_answer_of_ollamas() -> None:
+    """All numbers are taken; head lengths that a llama does not tell follow from its width."""
+    assert parsed(INFO) == Architecture(
+        "llama", 30, 576, (9,) * 30, (3,) * 30, 64, 64, 49_152, 8192, rope_dimensions=64
+    )
+    assert parsed(INFO).heads == SMOL.heads
+
+
+def test_head_lengths_of_their_own() -> None:
+    """qwen3's heads are longer than its width over their number."""
+    facts = {
+        "general.architecture": "qwen3moe",
+        "qwen3moe.block_count": 48,
+        "qwen3moe.embedding_length": 2048,
+        "qwen3moe.attention.head_count": 32,
+        "qwen3moe.attention.head_count_kv": 4,
+        "qwen3moe.attention.key_length": 128,
+        "qwen3moe.attention.value_length": 128,
+        "qwen3moe.context_length": 262_144,
+        "qwen3moe.expert_count": 128,
+        "qwen3moe.expert_used_count": 8,
+    }
+    found = parsed(facts, [{"name": "token_embd.weight", "shape": [2048, 151_936]}])
+
+    assert (found.key_length, found.value_length) == (QWEN_8B.key_length, QWEN_8B.value_length)
+    assert (found.experts, found.experts_used, found.vocabulary) == (128, 8, 151_936)
+
+
+def test_mla_and_sliding_windows() -> None:
+    """The numbers of DeepSeek and Gemma."""
+    found = parsed(
+        changed(
+            attention__kv_lora_rank=512, attention__key_length_mla=192, full_attention_interval=4
+        )
+    )
+    assert (found.kv_lora_rank, found.key_length_mla) == (512, LITE_MLA.key_length_mla)
+    assert found.full_attention_interval == 4
+    sliding = parsed(changed(attention__sliding_window=1024)).sliding_window_tokens
+    assert sliding == GEMMA_3.sliding_window_tokens
+
+
+def test_lists_have_one_number_a_layer() -> None:
+    """A hybrid tells the heads of each layer, when asked verbosely."""
+    kv_heads = [0, 0, 3] * 10
+    assert parsed(changed(attention__head_count_kv=kv_heads)).kv_heads == tuple(kv_heads)
+    assert "for each layer" in reason(changed(attention__head_count_kv=[3] * 29))
+
+
+@pytest.mark.parametrize("hidden", [None, []])
+def test_lists_are_hidden_without_verbose(hidden: object) -> None:
+    """Null or empty: it is there and not told, which is no reason to take it for one number."""
+    found = reason({**INFO, "llama.attention.head_count_kv": hidden})
+    assert "attention.head_count_kv for each layer (only when asked verbosely)" in found
+
+
+def test_without_kv_heads_each_head_has_its_own() -> None:
+    """A model without grouped heads does not tell them."""
+    assert parsed(changed(attention__head_count_kv=None)).kv_heads == (9,) * 30
+
+
+def test_the_vocabulary_is_in_the_shape_of_the_embedding() -> None:
+    """The list of tokens is hidden; a number of its own is taken when there is no shape; else it is not known."""
+    other = [{"name": "token_embd.weight", "shape": [576, 1000]}]
+    assert parsed(INFO, other).vocabulary == 1000
+    assert parsed(INFO, None).vocabulary == 49_152
+    for strange in ([576], [576, True], [576, -1], "x", None):
+        tensors = [{"name": "token_embd.weight", "shape": strange}, 3, None]
+        assert isinstance(parsed(changed(vocab_size=None), tensors).vocabulary, Unavailable)
+
+
+def test_the_trained_context_may_be_unknown() -> None:
+    """It is a reading of its own."""
+    assert isinstance(parsed(changed(context_length=None)).trained_tokens, Unavailable)
+    assert isinstance(parsed(changed(context_length=0)).trained_tokens, Unavailable)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        None,
+        [],
+        "x",
+        {},
+        {"general.architecture": ""},
+        {"general.architecture": 3},
+        {"general.architecture": "llama"},
+        {3: 4, "general.architecture": "llama"},
+    ],
+)
+def test_what_names_no_architecture_is_none(info: object) -> None:
+    """The answer is a reason, never an exception."""
+    assert reason(info)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "llama.block_count",
+        "llama.embedding_length",
+        "llama.attention.head_count",
+        "llama.attention.head_count_kv",
+        "llama.context_length",
+        "llama.rope.dimension_count",
+    ],
+)
+@pytest.mark.parametrize("value", [-1, "9", True, 9.5, 1 << 40, {}, [True] * 30, ["9"] * 30])
+def test_a_strange_number_makes_it_unavailable(key: str, value: object) -> None:
+    """Each number is one, and of a size that a model can have."""
+    assert "Ollama does not tell" in reason({**INFO, key: value})
+
+
+@pytest.mark.parametrize(
+    "key", ["llama.block_count", "llama.embedding_length", "llama.attention.head_count"]
+)
+def test_what_every_model_has_must_be_told(key: str) -> None:
+    """Layers, width and heads: neither absent nor 0."""
+    assert reason({name: value for name, value in INFO.items() if name != key})
+    assert reason({**INFO, key: 0})
+
+
+def test_no_endless_list_is_made() -> None:
+    """A number of layers beyond reason takes no memory."""
+    assert reason({**INFO, "llama.block_count": 1 << 30})
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(INFO)), anything), anything)
+def test_garbage_never_raises(changes: dict[str, Any], tensors: object) -> None:
+    """Whatever stands in an answer: an architecture or a reason."""
+    assert isinstance(parse_architecture({**INFO, **changes}, tensors), Architecture | Unavailable)
