@@ -1,0 +1,1 @@
+"""Models that are known without a server: catalogue.json, and what reads it."""
