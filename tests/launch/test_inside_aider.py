@@ -55,6 +55,10 @@ def load_dotenv_files(root, env_file, encoding):
 def generate_search_path_list(name, root, named):
     return [os.path.join(root or ".", name), *([named] if named else [])]
 def main(argv):
+    if os.environ.get("ASSIGNS"):  # as every .env, --set-env and --api-key do
+        os.environ.update(OPENAI_API_KEY="users", OTHER="users")
+        os.environ["GITHUB_COPILOT_TOKEN"] = "users"
+        os.environ.setdefault("GITHUB_COPILOT_TOKEN", "users")
     still_open = [fd for fd in map(int, os.listdir("/dev/fd")) if fd > 3]
     said = {"argv": argv, "passed_on": passed_on, "still_open": still_open}
     print(json.dumps({**said, "sys_argv": sys.argv, "path": sys.path[0], "environment": dict(os.environ)}))
@@ -85,12 +89,18 @@ class Asked:
     """One run: the question that came, and what Aider got after the answer."""
 
     def __init__(
-        self, script: Path, *arguments: str, answer: bytes | None, **environment: str
+        self,
+        script: Path,
+        *arguments: str,
+        answer: bytes | None,
+        only: bool = False,
+        **environment: str,
     ) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
+            channel = f"{'only:' if only else ''}{theirs.fileno()}"
             process = subprocess.Popen(
-                [sys.executable, str(INSIDE_AIDER), str(theirs.fileno()), str(script), *arguments],
+                [sys.executable, str(INSIDE_AIDER), channel, str(script), *arguments],
                 pass_fds=[theirs.fileno()],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -205,3 +215,68 @@ def test_nothing_of_aiders_keeps_the_channel_open(aider: Path) -> None:
     """What it starts while it is asked does not inherit it, and when Aider begins it is closed."""
     asked = Asked(aider, answer=reply())
     assert (asked.ran["passed_on"], asked.ran["still_open"]) == ([], [])
+
+
+def held(**after_dotenv: object) -> bytes:
+    return json.dumps({"after_dotenv": after_dotenv}).encode() + b"\n"
+
+
+def test_what_is_held_stands_against_whatever_aider_assigns(aider: Path) -> None:
+    """Values stay ours, what is refused stays away, everything else is as it was assigned."""
+    asked = Asked(
+        aider,
+        answer=held(set={"OPENAI_API_KEY": "ours", "NEW": "ours"}, unset=["GITHUB_COPILOT_TOKEN"]),
+        ASSIGNS="1",
+        GITHUB_COPILOT_TOKEN="from the start",
+    )
+    environment = asked.ran["environment"]
+    assert (environment["OPENAI_API_KEY"], environment["NEW"]) == ("ours", "ours")
+    assert environment["OTHER"] == "users"
+    assert "GITHUB_COPILOT_TOKEN" not in environment
+
+
+def test_without_anything_to_hold_aider_assigns_as_ever(aider: Path) -> None:
+    """An answer without it, as an open network's."""
+    environment = Asked(aider, answer=reply(), ASSIGNS="1").ran["environment"]
+    assert (environment["OPENAI_API_KEY"], environment["GITHUB_COPILOT_TOKEN"]) == (
+        "users",
+        "users",
+    )
+
+
+def test_asked_only_to_describe_aider_does_not_start(aider: Path) -> None:
+    """The line goes out, nothing is waited for, and nothing runs, not even when the guard is gone."""
+    asked = Asked(aider, "--model", "4o", answer=b"", only=True)
+    settings = decode(asked.question)
+    assert isinstance(settings, AiderSettings)
+    assert (settings.model, asked.status, asked.ran) == ("gpt-4o", 0, {})
+    assert Asked(aider, answer=None, only=True).ran == {}
+
+
+def test_an_aider_of_unknown_shape_still_says_what_its_parser_says(aider: Path) -> None:
+    """Without a Model to ask there are no roles; the models that are named, and all else, are known."""
+    settings = decode(
+        Asked(aider, "--model", "4o", "--read", "a", answer=reply(), OPENAI_API_KEY="x").question
+    )
+    assert isinstance(settings, AiderSettings)
+    assert (settings.model, settings.roles, settings.read) == ("gpt-4o", (), ("a",))
+    assert [(key.name, key.source) for key in settings.keys] == [
+        ("OPENAI_API_KEY", "the environment")
+    ]
+    assert settings.sources["model"] == "--model on the command line"
+
+
+def test_nothing_of_the_guards_gets_on_aiders_path(aider: Path) -> None:
+    """None of its modules can be imported there by its own name."""
+    (aider.parent / "aider" / "main.py").write_text(
+        MAIN.replace(
+            "    still_open",
+            "    import importlib.util as find\n"
+            "    seen = [name for name in ('settings', 'cloud', 'inside', 'pins')"
+            " if find.find_spec(name)]\n"
+            "    raise SystemExit(','.join(seen) or 9)\n    still_open",
+            1,
+        )
+    )
+    asked = Asked(aider, answer=reply(), PYTHONSAFEPATH="")
+    assert (asked.status, asked.error) == (9, "")

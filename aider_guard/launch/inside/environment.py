@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     _Environ = os._Environ[str]  # noqa: SLF001  # the only name of its type
 else:
     _Environ = type(os.environ)
+
+
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)?(?P<authority>[^/?#]*)")
 
 
 class Origins:
@@ -51,11 +55,13 @@ def restored() -> Iterator[None]:
 
 
 def shown_address(text: str) -> str:
-    """An address without a user's name, a password, a path or a query."""
-    scheme, mark, rest = text.strip().rpartition("://")
-    for end in "/?#":
-        rest = rest.partition(end)[0]
-    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
+    """An address without a user's name, a password, a path or a query, as the clients split it (RFC 3986)."""
+    found = _ADDRESS.match(text.strip())
+    assert found is not None  # every part may be empty
+    host, mark, port = found["authority"].rpartition("@")[2].rpartition(":")
+    if not mark or "]" in port:  # a lone host, or an IPv6 address
+        host, port = f"{host}{mark}{port}", ""
+    return f"{found['scheme'] or ''}{host}{f':{port}' if port.isdigit() else ''}"
 
 
 def keys_set(origins: Origins) -> list[dict[str, str]]:
@@ -93,6 +99,11 @@ def hold(environment: Any, values: Mapping[str, str], unset: Iterable[str]) -> N
         def __setitem__(self, name: str, value: str) -> None:
             if name not in refused:
                 super().__setitem__(name, forced.get(name, value))
+
+        def setdefault(self, name: str, value: str) -> str:
+            if name not in self:
+                self[name] = value
+            return self.get(name, value)
 
     for name in refused:
         environment.pop(name, None)

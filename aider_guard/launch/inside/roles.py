@@ -111,7 +111,9 @@ def _register_aliases(models: Any, parsed: Parsed) -> dict[str, str]:
     for definition in getattr(parsed.options, "alias", None) or ():
         alias, mark, name = definition.partition(":")
         if not mark:
-            parsed.problems.append(f"an alias, {source}, is not of the form alias:model")
+            parsed.problems.append(
+                f"an alias, {source}, is not of the form alias:model, and Aider ends with it"
+            )
             break
         models.MODEL_ALIASES[alias.strip()] = name.strip()
         said[alias.strip()] = source
