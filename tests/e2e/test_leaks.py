@@ -1,0 +1,168 @@
+"""Every known way out, on real Aider, in a box whose witness sees whoever tries to get out: bare, guarded, examined."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from e2e.box import Box, Seen, box, why_not
+from e2e.leaks import LEAKS, Leak, set_up
+from e2e.people import Guarded, Onlooker
+
+from aider_guard.demo.layout import Rig
+from aider_guard.demo.sample import make_sample
+from aider_guard.errors import LaunchRefused
+from aider_guard.launch.preflight import ids
+
+PLAIN = ["--no-show-model-warnings", "--no-gitignore", "--map-tokens", "0"]
+UNASKED = ["--no-show-release-notes", "--no-analytics", "--no-check-update"]
+"""What would be asked or fetched at a first start of bare Aider; the guard says so itself."""
+AT_START = {"raw.githubusercontent.com"}
+"""Whom bare Aider asks about prices, whatever the model is (facts of litellm, not one of the 18 ways)."""
+BARE_SECONDS = 60.0
+IN_COMMAND, RETRIES = "press ENTER", "Retrying in"
+every_leak = pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.id)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """One box for all tests."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with box(tmp_path_factory.mktemp("box")) as one:
+        yield one
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    """A fresh sample repository."""
+    return make_sample(tmp_path / "till")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An empty home folder."""
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+class GuardedInside(Guarded):
+    """A person who runs aider-guard in the box."""
+
+    def __init__(self, world: Box, leak: Leak, aider: Path, env: dict[str, str], cwd: Path) -> None:
+        self.state = Path(env["AIDER_GUARD_STATE_DIR"])
+        guard = [sys.executable, "-m", "aider_guard", "--aider", str(aider), "--probe", "never"]
+        command = world.inside([*guard, "--", *leak.arguments, *PLAIN], cwd)
+        Onlooker.__init__(self, command, env=env, cwd=cwd, columns=160)
+
+
+def test_the_table_is_complete() -> None:
+    """Each way that the checks know has its case, and there are 18."""
+    assert {leak.id for leak in LEAKS} == set(ids.LEAKS)
+    assert len(LEAKS) == 18
+
+
+@every_leak
+def test_bare_aider_goes_out(leak: Leak, world: Box, rig: Rig, repo: Path, home: Path) -> None:
+    """Without the guard somebody outside is reached; where nobody can be, nobody is, and it is said why."""
+    env = set_up(leak, repo, home, world.ollama)
+    since = begun = world.mark()
+    command = [str(rig.aider_command), *leak.arguments, *PLAIN, *UNASKED]
+    with Bare(world, command, env=env, cwd=repo) as person:
+        for line in leak.lines:
+            person.wait_for(person.is_asked if line else IN_COMMAND)
+            since = world.mark()
+            person.type(line.encode() + b"\r")
+            person.wait_for(re.escape(line))
+        if leak.host:
+            person.wait_for(lambda: leak.is_open(world.seen(since)), BARE_SECONDS)
+            print(*world.seen(since, world.mark()), sep="\n")
+            return
+        assert leak.why_nobody
+        person.wait_for(lambda: len(chats(world.seen(begun))) >= len(leak.lines))
+        person.wait_for(person.is_asked)
+    seen = world.seen(begun, world.mark())
+    assert len(chats(seen)) == len(leak.lines)
+    assert {one.host for one in left(seen)} <= {"", *AT_START}
+
+
+@every_leak
+def test_a_guarded_session_does_not(
+    leak: Leak, world: Box, rig: Rig, repo: Path, home: Path
+) -> None:
+    """With the guard the launch is refused with the reason, or it begins; nobody outside hears anything either way."""
+    env = set_up(leak, repo, home, world.ollama)
+    since = world.mark()
+    with GuardedInside(world, leak, rig.aider_command, env, repo) as person:
+        if leak.refused:
+            assert person.end() == LaunchRefused.exit_code
+            assert leak.refused in " ".join(person.text().split())
+        else:
+            person.wait_for_prompt()
+            for line in leak.lines:
+                tell(person, line)
+            person.type(b"/exit\r")
+            assert person.end() == 0
+    assert left(world.seen(since, world.mark())) == []
+
+
+@every_leak
+def test_the_doctor_names_it(leak: Leak, world: Box, rig: Rig, repo: Path, home: Path) -> None:
+    """The checks have a finding with the way's id; it stops a launch exactly where one is refused; nobody hears."""
+    env = set_up(leak, repo, home, world.ollama)
+    since = world.mark()
+    doctor = [sys.executable, "-m", "aider_guard", "--aider", str(rig.aider_command), "doctor"]
+    command = world.inside([*doctor, "--json", "--", *leak.arguments, *PLAIN], repo)
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    found = {one["id"]: one["severity"] for one in json.loads(ended.stdout)["findings"]}
+    assert leak.id in found, ended.stdout + ended.stderr
+    assert ("stop" in found.values()) is bool(leak.refused)
+    assert left(world.seen(since, world.mark())) == []
+
+
+class Bare(Onlooker):
+    """A person who runs Aider itself in the box."""
+
+    def __init__(
+        self, world: Box, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path
+    ) -> None:
+        super().__init__(world.inside(argv, cwd), env=env, cwd=cwd, columns=160)
+
+    def is_asked(self) -> bool:
+        """Whether the last line on the screen is the main prompt."""
+        return re.search(r"(^|\n)\w*>$", self.text().rstrip()) is not None
+
+
+def tell(person: Guarded, line: str) -> None:
+    """Type a line and look until it is over; one that fails is broken off: nobody waits a minute for nothing."""
+    prompts = len(person.journal("prompt_shown"))
+    if line:
+        person.say(line)
+    else:
+        person.type(b"\r")
+
+    def shows(pattern: str) -> bool:
+        return re.search(pattern, person.text()) is not None
+
+    def is_over() -> bool:
+        return len(person.journal("prompt_shown")) > prompts
+
+    person.wait_for(lambda: is_over() or shows(RETRIES) or (bool(line) and shows(IN_COMMAND)))
+    if not is_over() and shows(RETRIES):
+        person.type(b"\x03")
+        person.wait_for(is_over)
+
+
+def chats(seen: Iterable[Seen]) -> list[Seen]:
+    """The messages that Ollama got."""
+    return [one for one in seen if one.path == "/api/chat"]
+
+
+def left(seen: Iterable[Seen]) -> list[Seen]:
+    """What left the machine, or would have."""
+    return [one for one in seen if one.kind != "ollama" or one.sent_out]
