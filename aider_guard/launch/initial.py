@@ -28,7 +28,6 @@ from aider_guard.launch.rewriting import Change, read_file
 from aider_guard.launch.test_commands import TestCommand
 from aider_guard.launch.tiers import Offer, Plan, choose, offers_of, plan_for
 
-GIB = 1 << 30
 _HOME = "~/"
 
 
@@ -77,18 +76,15 @@ def look(start: Path, home: Path) -> Place | Unavailable:
     return Place(folder, root is not None, contents, conf, entries, home_conf, home_entries)
 
 
-def cards_for(
-    vram_gib: Sequence[float], report: ServerReport, memory: Callable[[], MemoryReading]
+def gpus_here(
+    report: ServerReport, memory: Callable[[], MemoryReading]
 ) -> tuple[Card, ...] | Unavailable:
-    """Cards of these sizes with nothing else on them; without sizes the ones that Ollama can use here."""
-    if vram_gib:
-        sizes = [int(size * GIB) for size in vram_gib]
-        return tuple(Card("", size, size) for size in sizes)
+    """The cards that Ollama can use on this machine; main memory is no card."""
     if not report.is_local:
-        return Unavailable("Ollama is on another machine")
+        return Unavailable("Ollama is on another machine, whose memory cannot be read")
     reading = memory()
     if isinstance(reading.gpus, Unavailable):
-        return reading.gpus
+        return Unavailable(f"no GPU was found here ({reading.gpus.reason})")
     return cards_of(report, reading)
 
 

@@ -3,56 +3,62 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from aider_guard import paths
+from aider_guard.config import Config
+from aider_guard.core.fit import Card
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.serverfacts import ServerReport
 from aider_guard.errors import ConfigError
-from aider_guard.launch.initial import advise, cards_for, changes, extend, look
+from aider_guard.launch.addresses import may_be_asked, ollama_address
+from aider_guard.launch.initial import advise, changes, extend, gpus_here, look
+from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.rewriting import replace_files
 from aider_guard.launch.surroundings import ask_server, read_memory
 from aider_guard.launch.test_commands import find_test_commands
-from aider_guard.sidecar.names import DEFAULT_BASE
 from aider_guard.view import init_text as text
+from aider_guard.view.fit_models import named_cards
 
-_VRAM = re.compile(r"(?:([1-9]\d?)[x*])?(\d{1,4}(?:\.\d{1,3})?)", re.ASCII)
+GIVE_VRAM = "give the card's memory in GiB: --vram 16"
+_NO_AIDER = Unavailable("Aider is not asked")
 
 
 def run_init(
+    config: Config,
     *,
-    vram_gib: Sequence[float],
-    write: bool,
-    folder: Path,
-    ollama: str = DEFAULT_BASE,
-    server: Callable[[str], ServerReport] = ask_server,
-    memory: Callable[[], MemoryReading] = read_memory,
-    corrections: Mapping[str, int] | None = None,
+    vram: Sequence[str] = (),
+    write: bool = False,
+    folder: Path | None = None,
     home: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+    ask: Callable[[str], ServerReport] = ask_server,
+    memory: Callable[[], MemoryReading] = read_memory,
+    state_dir: Path | None = None,
     out: TextIO | None = None,
     colour: bool | None = None,
 ) -> int:
     """Suggest, and with *write* write, ``.aider.conf.yml`` and model settings for the git work tree around *folder*.
 
-    *vram_gib* has one size for each card, none for the cards that are found; *ollama* is the server's URL and
-    *corrections* are bytes by canonical name (launch/learned.py). The exit status is 1 when a file of the user's
-    cannot be read or extended, when no model fits, or when the files cannot be written; they are as they were then.
-    Raises ConfigError when the memory of the GPU is not known.
+    *vram* names cards by their GiB (``16``, ``2x24``), else those of this machine are taken, with what others leave
+    free. The exit status is 1 when a file of the user's cannot be read or extended, when no model fits, or when the
+    files cannot be written; they are as they were then.
+
+    Raises:
+        ConfigError: *vram* is no size, or there is none and the memory of the GPU is not known.
     """
     out = out or sys.stdout
-    place = look(folder, home or Path.home())
+    cards = named_cards(vram)
+    place = look(folder or Path.cwd(), home or Path.home())
     if isinstance(place, Unavailable):
         return _refused(place)
-    report = server(ollama)
-    cards = cards_for(vram_gib, report, memory)
-    if isinstance(cards, Unavailable):
-        raise ConfigError(
-            f"the GPU's memory is not known ({cards.reason}): name it in GiB, for example --vram 16"
-        )
-    advised = advise(place, report, cards, corrections or {})
+    report = _server(config, environment, ask)
+    cards = cards or _cards_here(report, memory)
+    corrections = read_corrections(state_dir or paths.state_dir())
+    advised = advise(place, report, cards, corrections)
     if isinstance(advised.plan, Unavailable) and not advised.named:
         return _refused(advised.plan)
     tests = find_test_commands(place.folder)
@@ -70,17 +76,29 @@ def run_init(
     return 0
 
 
-def parse_vram(sizes: Sequence[str]) -> tuple[float, ...]:
-    """The sizes of cards in GiB: ``16``, ``7.5``, ``2x24`` for two of them. Raises ConfigError."""
-    found: list[float] = []
-    for written in sizes:
-        match = _VRAM.fullmatch(written.strip().lower())
-        if match is None or not float(match[2]):
-            raise ConfigError(
-                f"--vram: {written!r} is no size of a card in GiB; write 16, or 2x24 for two cards"
-            )
-        found += [float(match[2])] * int(match[1] or 1)
-    return tuple(found)
+def _server(
+    config: Config, environment: Mapping[str, str], ask: Callable[[str], ServerReport]
+) -> ServerReport:
+    """The server where the guard would look for it without Aider's help."""
+    if may_be_asked(config, _NO_AIDER, environment):
+        return ask(ollama_address(config, _NO_AIDER, environment))
+    no = Unavailable("Ollama's own cloud is not asked")
+    return ServerReport(
+        base="",
+        is_local=False,
+        version=no,
+        installed=no,
+        loaded=no,
+        cloud_disabled=no,
+        process=no,
+    )
+
+
+def _cards_here(report: ServerReport, memory: Callable[[], MemoryReading]) -> tuple[Card, ...]:
+    cards = gpus_here(report, memory)
+    if isinstance(cards, Unavailable):
+        raise ConfigError(f"{cards.reason}; {GIVE_VRAM}")
+    return cards
 
 
 def _refused(why: Unavailable) -> int:

@@ -78,16 +78,13 @@ def _of_plan(plan: Plan, cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
     )
     same = f"the {shared} model, so that no other is loaded" if shared else _offer(plan.weak)
     yield "weak", same
-    needed = sum(need.total_bytes for need in plan.fit.needs)
-    each = " for each" if len(plan.offers) > 1 else ""
-    one_at_a_time = (
-        "" if plan.fit.fits else "; they do not fit together, each hand-over loads a model"
-    )
+    weights = sum(need.weights_bytes for need in plan.fit.needs)
+    cache = sum(need.kv_bytes for need in plan.fit.needs)
     free = sum(card.free_bytes for card in cards)
-    yield (
-        "window",
-        f"{plan.window_tokens:,} tokens{each}: {size(needed)} of {size(free)}{one_at_a_time}",
-    )
+    each = " for each" if len(plan.offers) > 1 else ""
+    takes = f"weights {size(weights)} and cache {size(cache)} in {size(free)}"
+    turns = "" if plan.fit.fits else "; not at once: a model is loaded at each hand-over"
+    yield "window", f"{plan.window_tokens:,} tokens{each}: {takes}{turns}"
 
 
 def _offer(offer: Offer) -> str:
@@ -154,12 +151,12 @@ def ending(wanted: Sequence[Change], done: Sequence[Replaced]) -> str:
 
 
 def _cards(cards: Sequence[Card]) -> str:
-    if any(card.name for card in cards):
-        return ", ".join(
-            f"{card.name} ({size(card.free_bytes)} of {_gib(card.total_bytes)} free for Ollama)"
-            for card in cards
-        )
-    return f"{_sizes(cards)} of GPU memory that nothing else uses"
+    if all(card.free_bytes == card.total_bytes for card in cards):
+        return f"{_sizes(cards)} of GPU memory that nothing else uses"
+    return ", ".join(
+        f"{card.name} ({size(card.free_bytes)} of {_gib(card.total_bytes)} free for Ollama)"
+        for card in cards
+    )
 
 
 def _sizes(cards: Sequence[Card]) -> str:
