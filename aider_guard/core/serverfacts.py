@@ -62,7 +62,8 @@ class ServerProcess:
     pid: int
     name: str
     user: str
-    settings: dict[str, str] | Unavailable = field(metadata={"journal": False})
+    # Unavailable first: to core/wire.py its one text would be a dict, too.
+    settings: Unavailable | dict[str, str] = field(metadata={"journal": False})
     settings_from: str = ""
     inferred: bool = False
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aider_guard.core.architecture import Architecture
 from aider_guard.core.events import (
     AiderStarted,
     FilesCounted,
@@ -17,6 +18,7 @@ from aider_guard.core.events import (
     ModelsRead,
     ModelsUnloaded,
     ServerRead,
+    ServerSurveyed,
     SidecarStarted,
     TextsCounted,
 )
@@ -34,7 +36,15 @@ from aider_guard.core.requests import (
     CountTexts,
     DescribeModels,
     StopSidecar,
+    SurveyServer,
     UnloadModels,
+)
+from aider_guard.core.serverfacts import (
+    InstalledModel,
+    ModelFacts,
+    ModelMissing,
+    ServerProcess,
+    ServerReport,
 )
 from aider_guard.core.wire import LineSplitter, WireError, decode, encode
 
@@ -58,16 +68,40 @@ PROCESS = st.builds(GpuProcess, BYTES, WORDS, COUNT, st.booleans())
 GPU = st.builds(Gpu, BYTES, WORDS, BYTES, BYTES, tuples(PROCESS) | UNAVAILABLE)
 RAM = st.builds(RamReading, BYTES, BYTES, COUNT)
 MEMORY = st.builds(MemoryReading, tuples(GPU) | UNAVAILABLE, RAM | UNAVAILABLE, SECONDS)
+ARCHITECTURE = st.builds(
+    Architecture, WORDS, BYTES, BYTES, tuples(BYTES), tuples(BYTES), BYTES, BYTES, COUNT, COUNT
+)
+FACTS = st.builds(
+    ModelFacts, WORDS, WORDS, COUNT, COUNT, ARCHITECTURE | UNAVAILABLE, WORDS, BYTES, WORDS, WORDS
+)
+INSTALLED = st.builds(InstalledModel, WORDS, BYTES, WORDS, WORDS, WORDS)
+SETTINGS = st.dictionaries(WORDS.map("OLLAMA_{}".format), WORDS, max_size=3)
+SERVER_PROCESS = st.builds(
+    ServerProcess, BYTES, WORDS, WORDS, SETTINGS | UNAVAILABLE, WORDS, st.booleans()
+)
+REPORT = st.builds(
+    ServerReport,
+    WORDS,
+    st.booleans(),
+    WORDS | UNAVAILABLE,
+    tuples(INSTALLED) | UNAVAILABLE,
+    MODELS | UNAVAILABLE,
+    st.booleans() | UNAVAILABLE,
+    SERVER_PROCESS | UNAVAILABLE,
+    st.dictionaries(WORDS, FACTS | st.builds(ModelMissing, WORDS, NAMES) | UNAVAILABLE, max_size=3),
+)
 VALUES = st.one_of(
     st.builds(SidecarStarted, BYTES, WORDS),
     st.builds(ServerRead, WORDS | UNAVAILABLE),
     st.builds(ModelsRead, MODELS | UNAVAILABLE),
     st.builds(MemoryRead, MEMORY),
     st.builds(ModelDescribed, WORDS, COUNT),
+    st.builds(ServerSurveyed, REPORT),
     st.builds(FilesCounted, st.dictionaries(WORDS, COUNT, max_size=3)),
     st.builds(TextsCounted, BYTES, tuples(BYTES) | UNAVAILABLE),
     st.builds(ModelsUnloaded, NAMES, COUNT, SECONDS, WORDS),
     st.builds(DescribeModels, NAMES),
+    st.builds(SurveyServer, NAMES, SECONDS),
     st.builds(CountFiles, WORDS, NAMES),
     st.builds(CountTexts, BYTES, NAMES),
     st.builds(UnloadModels, NAMES, SECONDS),

@@ -103,8 +103,8 @@ class FakeOllama:
                 return Json({"cloud": cloud})
             case Received("GET", "/api/ps"):
                 return Json({"models": [model.entry(version) for model in self._shown()]})
-            case Received("POST", "/api/show", {"model": str(name)}):
-                return self._show(name)
+            case Received("POST", "/api/show", {"model": str(name), **more}):
+                return self._show(name, verbose=more.get("verbose") is True)
             case Received("POST", "/api/generate", {"model": str(name), "keep_alive": 0}):
                 return self._unload(name)
         return Raw(b"404 page not found", 404, (("Content-Type", "text/plain"),))
@@ -125,7 +125,7 @@ class FakeOllama:
                 return name.lower().endswith((":cloud", "-cloud")) and ":" in name
         return False
 
-    def _show(self, name: str) -> Answer:
+    def _show(self, name: str, *, verbose: bool) -> Answer:
         if not name:
             return Json({"error": "model is required"}, 400)
         if not re.fullmatch(r"[\w.:/-]+", name) or name.count(":") > 1:
@@ -133,7 +133,9 @@ class FakeOllama:
             words, status = ("invalid model path", 500) if old else ("invalid model name", 400)
             return Json({"error": words}, status)
         model = self._find(name)
-        return Json(model.show(self.version_numbers)) if model else _not_found(name)
+        if model is None:
+            return _not_found(name)
+        return Json(model.show(self.version_numbers, verbose=verbose))
 
     def _shown(self) -> Iterable[FakeModel]:
         return filter(None, map(self._find, self.loaded))

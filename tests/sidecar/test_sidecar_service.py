@@ -24,6 +24,7 @@ from aider_guard.core.events import (
     ModelsRead,
     ModelsUnloaded,
     ServerRead,
+    ServerSurveyed,
     SidecarStarted,
     TextsCounted,
 )
@@ -34,8 +35,10 @@ from aider_guard.core.requests import (
     DescribeModels,
     Request,
     StopSidecar,
+    SurveyServer,
     UnloadModels,
 )
+from aider_guard.core.serverfacts import ModelFacts, ModelMissing, ServerProcess
 from aider_guard.core.wire import LineSplitter, decode, encode
 from aider_guard.sidecar.helper import PACKAGE_PARENT
 
@@ -188,11 +191,27 @@ def test_answers_requests(driver: FakeDriver) -> None:
         assert running.process.wait(5) == 0
 
 
+def test_surveys_the_server() -> None:
+    """One answer has the server, the process behind it and each model that was asked for."""
+    with FakeOllama() as ollama, sidecar(ollama.url) as running:
+        running.send(SurveyServer(("qwen3:8b", "nope")))
+        report = running.next(ServerSurveyed).report
+    assert (report.base, report.is_local, report.version) == (ollama.url, True, "0.15.5")
+    assert isinstance(report.process, ServerProcess)
+    assert report.process.pid == os.getpid()
+    assert isinstance(report.models["qwen3:8b"], ModelFacts)
+    assert isinstance(report.models["nope"], ModelMissing)
+
+
 def test_a_hung_ollama_delays_nothing_else() -> None:
     """Memory goes on being read, and counting is answered, while every call to Ollama hangs."""
     with FakeOllama() as ollama:
         ollama.answers = dict.fromkeys(("/api/ps", "/api/version", "/api/show"), Hang())
         with sidecar(ollama.url) as running:
+            running.send(SurveyServer(("qwen3:8b",), within_seconds=0.5))
+            report = running.next(ServerSurveyed).report
+            assert isinstance(report.version, Unavailable)
+            running.send(SurveyServer(("qwen3:8b",)))
             running.send(DescribeModels(("qwen3:8b",)), CountTexts(1, ()))
             running.next(TextsCounted)
             for _ in range(3):
@@ -234,6 +253,7 @@ def test_ends_at_once_whatever_hangs(driver: FakeDriver, how: str) -> None:
         with sidecar(ollama.url, environment=driver.environment) as running:
             running.next(SidecarStarted)
             running.send(DescribeModels(("qwen3:8b",)), UnloadModels(("qwen3:8b",)))
+            running.send(SurveyServer(("qwen3:8b",)))
             running.next(MemoryRead)
             family = [stack.enter_context(pidfd(pid)) for pid in running.family()]
             assert len(family) == 2

@@ -23,7 +23,8 @@ def get_parser(_config_files: list[str], _git_root: str | None) -> argparse.Argu
         raise AttributeError("this Aider has no parser")
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("files", nargs="*")
-    for name in ("model", "weak-model", "editor-model", "env-file", "analytics-log"):
+    parser.add_argument("--model", default="llamafile/a-model-of-this-machine")
+    for name in ("weak-model", "editor-model", "env-file", "analytics-log"):
         parser.add_argument(f"--{name}")
     for name in ("model-settings-file", "model-metadata-file", "notifications-command"):
         parser.add_argument(f"--{name}")
