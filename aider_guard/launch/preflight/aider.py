@@ -44,7 +44,7 @@ def readable(facts: Facts) -> Iterator[Finding]:
     """Every file or option that Aider would stumble over."""
     if isinstance(facts.settings, Unavailable) or facts.aider_problem:
         return
-    for problem in facts.settings.problems:
+    for problem in filter(None, facts.settings.problems):
         say = unknown if problem.startswith(_UNRESOLVED) else stop
         yield say("aider-settings", problem, "", "aider --exit")
 

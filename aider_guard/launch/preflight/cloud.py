@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from aider_guard.core.findings import Finding
 from aider_guard.core.readings import Unavailable
@@ -72,12 +72,15 @@ def _evidence(role: Role, path: str) -> str:
 
 def redirected(facts: Facts) -> Iterator[Finding]:
     """Extra parameters with which litellm sends a role's requests elsewhere."""
-    for role in roles(facts):
-        away = [one for one in role.redirects if not _leads_to_ollama(one)]
+    for model, used in _by_model(roles(facts)).items():
+        away = [one for role in used for one in role.redirects if not _leads_to_ollama(one)]
         if away:
-            what = f"requests of the {role.role} model, {role.model}, would go to a cloud: {listed(away)}"
-            fix = f"remove {listed(one.partition(':')[0] for one in away)} from {role.settings_source}"
-            yield stop("model-settings", what, role.settings_source, fix)
+            source = listed(role.settings_source for role in used if role.redirects)
+            what = (
+                f"requests of the {_jobs(used)} model, {model}, would go to a cloud: {listed(away)}"
+            )
+            fix = f"remove {listed(one.partition(':')[0] for one in away)} from {source}"
+            yield stop("model-settings", what, source, fix)
 
 
 def _leads_to_ollama(redirect: str) -> bool:
@@ -88,17 +91,26 @@ def _leads_to_ollama(redirect: str) -> bool:
 def through_ollama(facts: Facts) -> Iterator[Finding]:
     """Names that Ollama passes on to its cloud (0.18 and later), and stubs of models that run elsewhere."""
     stubs = _stubs(facts)
-    for role in roles(facts):
-        name = ollama_name(role.model)
-        if name is None:
-            continue
-        host = stubs.get(canonical_name(name), "")
-        if is_cloud_name(name) or host:
-            what = f"the {role.role} model, {name}, would run in Ollama's cloud"
+    for model, used in _by_model(roles(facts)).items():
+        name = ollama_name(model)
+        host = stubs.get(canonical_name(name), "") if name is not None else ""
+        if name is not None and (is_cloud_name(name) or host):
+            what = f"the {_jobs(used)} model, {name}, would run in Ollama's cloud"
             evidence = (
                 f"it is a stub for {host}" if host else "by its name; it is not sent to find out"
             )
-            yield stop("ollama-cloud", what, evidence, instead(role.role, facts))
+            yield stop("ollama-cloud", what, evidence, instead(used[0].role, facts))
+
+
+def _by_model(used: Iterable[Role]) -> dict[str, list[Role]]:
+    found: dict[str, list[Role]] = {}
+    for role in used:
+        found.setdefault(role.model, []).append(role)
+    return found
+
+
+def _jobs(used: Iterable[Role]) -> str:
+    return listed(role.role for role in used)
 
 
 def _stubs(facts: Facts) -> dict[str, str]:

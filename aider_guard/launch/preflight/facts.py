@@ -10,6 +10,9 @@ from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.serverfacts import ServerReport
 from aider_guard.launch.settings import AiderSettings
 
+NOT_ASKED = Unavailable("not asked: nothing is sent to an address that only the repository names")
+"""The report of a server that was not asked for anything: nothing follows from it."""
+
 
 @dataclass(frozen=True)
 class RepoFacts:

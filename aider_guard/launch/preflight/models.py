@@ -96,14 +96,15 @@ def prefixed(facts: Facts) -> Iterator[Finding]:
     for model in dict.fromkeys(role.model for role in bare):
         role = next(role for role in bare if role.model == model)
         what = f"Aider does not know that {model} is a model of Ollama"
-        flag = FLAGS[role.role]
+        flag = FLAGS.get(role.role, "--model")
         fix = f"aider-guard -- {flag} {first_prefix(model)}"
         yield stop("model-prefix", what, f"the {role.role} model, {role.source}".rstrip(", "), fix)
     old = [role for role, _ in with_ollama(facts) if role.model.startswith("ollama/")]
     if old:
         names = listed(role.model for role in old)
         flags = dict.fromkeys(
-            f"{FLAGS[role.role]} {first_prefix(role.model.removeprefix('ollama/'))}" for role in old
+            f"{FLAGS.get(role.role, '--model')} {first_prefix(role.model.removeprefix('ollama/'))}"
+            for role in old
         )
         what = f"{names}: with ollama/ the end of the window goes unnoticed and keep_alive is lost"
         yield warn("model-prefix", what, "", f"aider-guard -- {' '.join(flags)}")

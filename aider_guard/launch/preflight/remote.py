@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
 from aider_guard.core.findings import Finding
@@ -17,6 +17,14 @@ from aider_guard.sidecar.names import display_base
 
 _FOUND_BY_NAME = (".env", ".aider.conf.yml")
 _CLOUD_HOSTS = ("ollama.com", "ollama.ai")
+_PRIVATE = tuple(
+    ip_network(text)
+    for text in (
+        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),  # RFC 1918, RFC 4193
+        *("169.254.0.0/16", "fe80::/10", "127.0.0.0/8", "::1/128"),  # this link, this machine
+        "100.64.0.0/10",  # RFC 6598; networks laid over others use it
+    )
+)
 _HERE = "aider-guard --ollama http://127.0.0.1:11434"
 
 
@@ -89,6 +97,7 @@ def _is_private(base: str) -> bool:
     """An address of a network at home or at work: no host of the internet has it."""
     host = host_of(base)
     try:
-        return ip_address(host).is_private
+        address = ip_address(host)
     except ValueError:
         return bool(host) and ("." not in host or host.endswith((".local", ".internal", ".lan")))
+    return any(address in network for network in _PRIVATE)

@@ -10,7 +10,7 @@ from aider_guard.core.sentences import count
 from aider_guard.core.serverfacts import ServerProcess, ServerReport
 from aider_guard.launch.fitting import era_of, fills_memory, is_on, runtime_of
 from aider_guard.launch.preflight import remote
-from aider_guard.launch.preflight.facts import Facts
+from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
 from aider_guard.launch.preflight.places import base_url, is_local, roles, with_ollama
 from aider_guard.launch.preflight.saying import info, unknown, warn
 from aider_guard.sidecar.names import display_base
@@ -41,7 +41,8 @@ def _version(version: str | Unavailable) -> str:
 
 
 def _silent(facts: Facts, reason: str) -> Iterator[Finding]:
-    if remote.is_forbidden(facts) or (roles(facts) and not any(with_ollama(facts))):
+    asks_none = roles(facts) and not any(with_ollama(facts))
+    if facts.server == NOT_ASKED or remote.is_forbidden(facts) or asks_none:
         return  # it was not asked, or nothing asks for it
     shown = display_base(base_url(facts))
     start = "ollama serve" if is_local(facts) else f"start Ollama on the machine of {shown}"
