@@ -20,6 +20,7 @@ from aider_guard.launch.starting import INSIDE_AIDER
 ANSWER_SECONDS = 30.0
 """Importing Aider takes about a second; the rest is for a cold disk."""
 _EXIT_SECONDS = 2.0
+_UNRECOGNIZED = "unrecognized arguments: "
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 
@@ -117,10 +118,23 @@ class Asking:
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = self._process.wait(_EXIT_SECONDS)
         self._said.seek(0)
-        lines = [line.strip() for line in self._said.read().decode("utf-8", "replace").split("\n")]
-        last = next((line for line in reversed(lines) if line), "")
+        lines = self._said.read().decode("utf-8", "replace").splitlines()
+        last = _complaint([line.strip() for line in lines if line.strip()])
         if status == 0 or not last:
             return (
                 f"Aider ended at once, with status {status}, and said nothing of what it will use"
             )
         return last
+
+
+def _complaint(lines: list[str]) -> str:
+    """What a program printed last; of argparse's ``error:`` all lines, but no value that was not recognised: a key
+    in a configuration file with a wrong name would be one.
+    """
+    began = [index for index, line in enumerate(lines) if ": error: " in line]
+    said = " ".join(lines[began[-1] :] if began else lines[-1:])
+    start, unrecognized, values = said.partition(_UNRECOGNIZED)
+    if not unrecognized:
+        return said
+    flags = [word.partition("=")[0] for word in values.split() if word.startswith("-")]
+    return f"{start}{unrecognized}{' '.join(flags)}"

@@ -259,6 +259,14 @@ def test_a_wrong_flag_is_answered_in_aiders_words(aider: Aider, repo: Path) -> N
     assert "unrecognized arguments: --show-model-info" in found.reason
 
 
+def test_a_broken_file_that_is_named_is_answered_in_aiders_words(aider: Aider, repo: Path) -> None:
+    """With its line; those that Aider looks for by itself are sentences among the problems instead."""
+    named = write(repo / "named.yml", "a: b\nc: d: e\n")
+    found = ask_aider(aider, ["-c", str(named)], environment(repo))
+    assert isinstance(found, Unavailable)
+    assert f'in "{named}", line 2' in found.reason
+
+
 def test_neither_litellm_nor_the_net_is_needed(aider: Aider, repo: Path) -> None:
     """Asking costs what importing Aider costs: its heaviest part is not imported, and nobody is looked up."""
     program = repo.parent / "program"

@@ -57,6 +57,28 @@ def test_a_wrong_argument_is_answered_in_aiders_words(
     assert capfd.readouterr() == ("", "")
 
 
+COMPLAINTS = [
+    ("--wrong=sk-secret --other sk-secret", "unrecognized arguments: --wrong --other"),
+    ("--cache-keepalive-pings x\n  in line 2", "unrecognized arguments: --cache-keepalive-pings"),
+]
+
+
+@pytest.mark.parametrize(("said", "reason"), COMPLAINTS)
+def test_no_value_is_told_that_aider_did_not_recognize(
+    aider: Aider, tmp_path: Path, said: str, reason: str
+) -> None:
+    """A key under a wrong name, in a configuration file or on the command line, stays where it is."""
+    line = f"sys.exit('usage: aider\\naider: error: unrecognized arguments: ' + {said!r})"
+    assert ask_aider(aider, [], slow(tmp_path, line)) == Unavailable(f"aider: error: {reason}")
+
+
+def test_an_error_of_several_lines_is_told_whole(aider: Aider, tmp_path: Path) -> None:
+    """The reader of a file that was named says the line in the last one."""
+    line = "sys.exit('usage\\naider: error: no YAML\\n  in \"c.yml\", line 2\\n')"
+    found = ask_aider(aider, [], slow(tmp_path, line))
+    assert found == Unavailable('aider: error: no YAML in "c.yml", line 2')
+
+
 def test_an_aider_that_changed_is_answered_with_its_problem(aider: Aider) -> None:
     """What the description stumbled over."""
     found = ask_aider(aider, [], {**ENVIRONMENT, "AIDER_LIKE_FORM": ""})

@@ -254,12 +254,18 @@ def test_asked_only_to_describe_aider_does_not_start(aider: Path) -> None:
 
 
 def test_an_aider_of_unknown_shape_still_says_what_its_parser_says(aider: Path) -> None:
-    """Without a Model to ask there are no roles; the models that are named, and all else, are known."""
+    """Without a Model to ask, the roles are those that are named; all else is known as ever."""
     settings = decode(
         Asked(aider, "--model", "4o", "--read", "a", answer=reply(), OPENAI_API_KEY="x").question
     )
     assert isinstance(settings, AiderSettings)
-    assert (settings.model, settings.roles, settings.read) == ("gpt-4o", (), ("a",))
+    assert (settings.model, settings.read) == ("gpt-4o", ("a",))
+    assert [(role.role, role.model) for role in settings.roles] == [
+        ("main", "gpt-4o"),
+        ("editor", "gpt-4o"),
+        ("weak", "gpt-4o"),
+    ]
+    assert settings.problems == ()
     assert [(key.name, key.source) for key in settings.keys] == [
         ("OPENAI_API_KEY", "the environment")
     ]
@@ -280,3 +286,20 @@ def test_nothing_of_the_guards_gets_on_aiders_path(aider: Path) -> None:
     )
     asked = Asked(aider, answer=reply(), PYTHONSAFEPATH="")
     assert (asked.status, asked.error) == (9, "")
+
+
+def test_a_model_that_cannot_be_made_is_a_problem_and_no_end(aider: Path) -> None:
+    """As when another version wants other arguments: said, with the roles as far as they are named."""
+    broken = MAIN.replace(
+        '    MODEL_ALIASES = {"4o": "gpt-4o"}',
+        '    MODEL_ALIASES = {"4o": "gpt-4o"}\n    MODEL_SETTINGS = []\n'
+        "    class Model:\n        get_model_info = validate_environment = None\n",
+    )
+    (aider.parent / "aider" / "main.py").write_text(broken)
+    asked = Asked(aider, "--model", "4o", answer=reply())
+    settings = decode(asked.question)
+    assert isinstance(settings, AiderSettings)
+    (problem,) = settings.problems
+    assert problem.startswith("Aider's models cannot be resolved (")
+    assert [role.model for role in settings.roles] == ["gpt-4o"] * 3
+    assert asked.status == 7

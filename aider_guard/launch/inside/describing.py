@@ -104,15 +104,23 @@ def _named_models(aider_main: Any, parsed: Parsed) -> dict[str, str | None]:
 
 
 def _roles(aider_main: Any, parsed: Parsed, settings_files: list[str]) -> list[dict[str, Any]]:
+    named = _named_roles(_named_models(aider_main, parsed))
     if not hasattr(aider_main.models, "Model"):
-        return []
+        return named
     try:
         return resolved_roles(aider_main, parsed, settings_files)
-    except Exception as error:  # noqa: BLE001  # another Aider than those tried: the rest is still known
+    except Exception as error:  # noqa: BLE001  # another Aider than those tried: what was named is still known
         parsed.problems.append(
             f"Aider's models cannot be resolved ({type(error).__name__}: {error})"
         )
-        return []
+        return named
+
+
+def _named_roles(named: dict[str, str | None]) -> list[dict[str, Any]]:
+    """The roles as far as their models are named; editor and weak model else are the main model."""
+    main = named["model"]
+    roles = {"main": main, "editor": named["editor_model"], "weak": named["weak_model"]}
+    return [{"role": role, "model": name or main} for role, name in roles.items()] if main else []
 
 
 def _default_notifications_command(options: Any) -> str | None:
