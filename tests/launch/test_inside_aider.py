@@ -293,6 +293,7 @@ def test_a_model_that_cannot_be_made_is_a_problem_and_no_end(aider: Path) -> Non
     broken = MAIN.replace(
         '    MODEL_ALIASES = {"4o": "gpt-4o"}',
         '    MODEL_ALIASES = {"4o": "gpt-4o"}\n    MODEL_SETTINGS = []\n'
+        "    register_models = staticmethod(len)\n"
         "    class Model:\n        get_model_info = validate_environment = None\n",
     )
     (aider.parent / "aider" / "main.py").write_text(broken)
