@@ -20,7 +20,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.launch.aider import Aider, find_aider
 from aider_guard.launch.asking import ask_aider
 from aider_guard.launch.settings import TRIED_VERSIONS, AiderSettings
-from aider_guard.launch.starting import aider_command
+from aider_guard.launch.starting import INSIDE_AIDER, aider_command
 
 if TYPE_CHECKING:
     from aider_guard.demo.layout import Rig
@@ -135,6 +135,48 @@ def test_asking_leaves_nothing_behind(aider: Aider, repo: Path) -> None:
     before = sorted(repo.parent.rglob("*"))
     describe(aider, env=env)
     assert sorted(repo.parent.rglob("*")) == before
+
+
+UNCHANGED = """
+import copy, importlib.util, json, os, sys
+from aider import main as aider_main, models
+spec = importlib.util.spec_from_file_location("inside_aider", sys.argv[1])
+inside = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(inside)
+
+def state():
+    model = models.Model
+    tables = (models.MODEL_SETTINGS, models.MODEL_ALIASES, dict(os.environ), model.get_model_info)
+    metadata = models.model_info_manager.local_model_metadata
+    return copy.deepcopy((*tables, model.validate_environment, aider_main.load_dotenv, metadata))
+
+before = state()
+names = [entry.name for entry in models.MODEL_SETTINGS if entry.extra_params]
+for name in (*names, "openrouter/some/thing"):
+    roles = inside.question(["--model", name])["roles"]
+    assert roles[0]["num_ctx"] == 4096, roles
+print(len(names), state() == before)
+"""
+
+
+def test_aider_itself_is_as_before_when_it_starts(aider: Aider, repo: Path) -> None:
+    """Its tables with the parameters of their entries, its classes and functions, and its environment."""
+    write(
+        repo / ".aider.model.settings.yml",
+        "- name: aider/extra_params\n  extra_params: {num_ctx: 4096, extra_headers: {a: b}}\n",
+    )
+    write(repo / ".env", "OPENROUTER_API_KEY=x\nAIDER_ALIAS=4o:other\n")
+    ended = subprocess.run(
+        [*aider.interpreter, "-c", UNCHANGED, str(INSIDE_AIDER)],
+        env=environment(repo),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    number, _, unchanged = ended.stdout.strip().partition(" ")
+    assert unchanged == "True", ended.stdout + ended.stderr
+    assert int(number) > 5
 
 
 HELD = {
