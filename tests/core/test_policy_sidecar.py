@@ -26,11 +26,13 @@ from aider_guard.core.events import (
     ModelsRead,
     ModelsUnloaded,
     ServerRead,
+    ServerSurveyed,
     SidecarLost,
     SidecarStarted,
     TextsCounted,
 )
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.serverfacts import ServerReport
 from aider_guard.core.state import Phase
 
 LOST = SidecarLost("it died")
@@ -85,6 +87,9 @@ HEARD: list[Event] = [
     ModelsRead(UNKNOWN),
     gpu_memory(10, at=0.0),
     ModelDescribed("m", 1),
+    ServerSurveyed(
+        ServerReport("", True, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)  # nobody answered
+    ),
     FilesCounted({}),
     TextsCounted(1, ()),
     ModelsUnloaded((), UNKNOWN, 1.0),

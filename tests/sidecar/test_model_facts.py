@@ -24,6 +24,7 @@ from fakes.ollama_server import (
 from aider_guard.core.architecture import Architecture
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.serverfacts import InstalledModel, ModelFacts, ModelMissing
+from aider_guard.sidecar.installed import nearest_names
 from aider_guard.sidecar.ollama import NO_SWITCH, OllamaClient
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def test_what_is_no_answer_is_unavailable(
         {**ENTRY, "size": "1"},
         {**ENTRY, "size": True},
         {**ENTRY, "size": -1},
-        {**ENTRY, "size": 10**30},
+        {**ENTRY, "size": 2**63},
     ],
 )
 def test_a_strange_entry_makes_the_list_strange(ollama: FakeOllama, entry: object) -> None:
@@ -219,6 +220,21 @@ def test_a_model_that_is_not_there(version: str, name: str, nearest: tuple[str, 
         )
         assert client.model_facts(name, installed) == ModelMissing(name, nearest)
         assert client.model_facts(name, Unavailable("busy")) == ModelMissing(name)
+
+
+def test_no_more_than_three_names_are_suggested() -> None:
+    """A long list of tags would hide the one that is meant."""
+    tags = (InstalledModel(f"qwen3:{size}b", 1, "") for size in (1, 2, 4, 8, 14))
+    assert nearest_names("qwen3:80b", tuple(tags)) == ("qwen3:8b", "qwen3:1b", "qwen3:2b")
+
+
+def test_the_list_tells_the_quantisation_where_the_facts_do_not(ollama: FakeOllama) -> None:
+    """Both are of the same file."""
+    ollama.answers["/api/show"] = Json({**SHOWN, "details": None})
+    with client_of(ollama) as client:
+        facts = client.model_facts("qwen3:8b", client.installed())
+    assert isinstance(facts, ModelFacts)
+    assert facts.quantization == "Q4_K_M"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from aider_guard.sidecar.names import (
     canonical_name,
     connectable_base,
     display_base,
+    full_name,
     is_cloud_name,
     is_loopback,
 )
@@ -112,6 +113,21 @@ def test_canonical_name(name: str, canonical: str) -> None:
     """Every spelling of a name becomes one, once."""
     assert canonical_name(name) == canonical
     assert canonical_name(canonical) == canonical
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("qwen3", "qwen3:latest"),
+        (" Qwen3:8B ", "Qwen3:8B"),
+        ("Registry.ollama.ai/Library/Qwen3", "Qwen3:latest"),
+        ("hf.co/user/Repo-GGUF:Q4_K_M", "hf.co/user/Repo-GGUF:Q4_K_M"),
+        ("library/me/own", "me/own:latest"),
+    ],
+)
+def test_full_name(name: str, full: str) -> None:
+    """A name as it is listed keeps its case."""
+    assert full_name(name) == full
 
 
 @pytest.mark.parametrize(

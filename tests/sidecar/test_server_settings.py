@@ -86,6 +86,17 @@ def test_the_environment_of_a_process() -> None:
     assert "secret" not in str(settings)
 
 
+def test_an_environment_that_is_hidden_is_not_an_empty_one() -> None:
+    """macOS shows none of a protected program's variables: that says nothing of its settings."""
+    command = [sys.executable, "-c", "print(flush=True); input()"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env={}, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert from_process(process.pid) is None
+        process.kill()
+
+
 def test_a_process_that_is_gone_tells_nothing() -> None:
     """It can end between two looks."""
     assert from_process(NO_PID) is None
