@@ -24,15 +24,14 @@ from aider_guard.launch.asking import Asking
 from aider_guard.launch.fitting import placement
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.pins import make_pins
-from aider_guard.launch.preflight.facts import Facts
+from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
 from aider_guard.launch.preflight.places import base_url, with_ollama
 from aider_guard.launch.repository import repository_facts
 from aider_guard.launch.settings import AiderSettings
 from aider_guard.launch.starting import aider_environment
 
-NOT_ASKED = Unavailable("not asked: nothing is sent to an address that only the repository names")
 ANSWER_SECONDS = 30.0
-_PATIENCE_SECONDS = 3.0
+MEMORY_SECONDS = 3.0
 
 T = TypeVar("T")
 
@@ -43,11 +42,12 @@ def gather(
     *,
     environment: Mapping[str, str] = os.environ,
     state_dir: Path,
-    read_memory: Callable[[], MemoryReading] | None = None,
+    memory_reader: Callable[[], MemoryReading] | None = None,
     answer_seconds: float = ANSWER_SECONDS,
+    memory_seconds: float = MEMORY_SECONDS,
 ) -> Facts:
     """Everything the checks look at. Never raises for what is missing or broken outside: that is a fact, too."""
-    memory = _begin(read_memory or _read_memory)
+    memory = _begin(memory_reader or read_memory)
     facts = Facts(
         config=config,
         settings=Unavailable("there is no Aider to ask"),
@@ -61,7 +61,7 @@ def gather(
         facts = _with_server(replace(facts, aider_problem=str(error)))
     else:
         facts = _with_aider(facts, aider, aider_args, environment, answer_seconds)
-    return settled(replace(facts, memory=_got(memory)), read_corrections(state_dir))
+    return settled(replace(facts, memory=_got(memory, memory_seconds)), read_corrections(state_dir))
 
 
 def _with_aider(
@@ -144,12 +144,14 @@ def free_bytes(folder: Path) -> int | Unavailable:
         return Unavailable(f"{there} cannot be read: {error.strerror}")
 
 
-def _read_memory() -> MemoryReading:
-    from aider_guard.sidecar.gpu import GpuSensor
-    from aider_guard.sidecar.memory import MemorySensor
+def read_memory() -> MemoryReading:
+    """GPUs and main memory now; a driver that does not answer is given up after 3 seconds."""
+    from aider_guard.launch import surroundings
 
-    with closing(MemorySensor(GpuSensor(patience_seconds=_PATIENCE_SECONDS))) as sensor:
-        return sensor.read()
+    return surroundings.read_memory(patience_seconds=MEMORY_SECONDS)
+
+
+_read_memory = read_memory
 
 
 def _begin(work: Callable[[], T]) -> Future[T]:
@@ -166,8 +168,8 @@ def _begin(work: Callable[[], T]) -> Future[T]:
     return done
 
 
-def _got(reading: Future[MemoryReading]) -> MemoryReading | Unavailable:
+def _got(reading: Future[MemoryReading], within_seconds: float) -> MemoryReading | Unavailable:
     try:
-        return reading.result(_PATIENCE_SECONDS)
+        return reading.result(within_seconds)
     except NotInTimeError:
         return Unavailable("the memory could not be read in time")

@@ -1,0 +1,282 @@
+"""What ``doctor`` prints: for people, for programs, and when a launch is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from launch.preflight.worlds import MAIN, MODEL, NO, no_model, process, role, same, server, world
+
+from aider_guard.config import Config
+from aider_guard.core.findings import SEVERITIES, Finding, exit_status
+from aider_guard.launch.preflight import examine
+from aider_guard.launch.preflight.facts import Facts
+from aider_guard.view.doctor import _alive, as_data, render, render_stop, run_doctor
+from aider_guard.view.page import Page
+
+PLAIN = Page(80)
+ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+ENV = "/home/ada/till/.env"
+
+
+def till(**more: object) -> Facts:
+    """The machine of docs/doctor.md."""
+    return world(
+        role("main", MAIN, "--model on the command line"),
+        role("editor", MAIN, "the main model"),
+        role("weak", "gpt-4o", f"AIDER_WEAK_MODEL in {ENV}"),
+        aider_script="/home/ada/.local/bin/aider",
+        server=server(version="0.9.3", process=process(OLLAMA_NUM_PARALLEL="4")),
+        **more,
+    )
+
+
+def page_of(facts: Facts, page: Page = PLAIN) -> str:
+    return render(facts, examine(facts), page)
+
+
+def test_the_example_of_the_docs_is_what_is_printed() -> None:
+    """Word for word, but for what needs nothing."""
+    facts = till()
+    found = [
+        one
+        for one in examine(facts)
+        if one.id in {"aider", "ollama", "side-model", "ollama-parallel"}
+    ]
+    text = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+
+    assert render(facts, found, PLAIN) in re.findall(
+        r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE
+    )
+
+
+def test_a_page_on_which_all_is_fine() -> None:
+    """Three lines of what runs, what is good to know, and the verdict."""
+    lines = page_of(world()).splitlines()
+
+    assert lines[:4] == [
+        "Aider 0.86.2  /usr/bin/aider",
+        "Ollama 0.31.0 (era C) at http://127.0.0.1:11434, local  process 812, ollama, of ollama",
+        f"{MAIN} (main, editor, weak)  window 16,384 tokens",
+        "",
+    ]
+    assert lines[-1] == "all fine: 4 to know"
+    assert len(lines) < 24
+
+
+VERDICTS = [
+    (no_model(), "not fine: 1 to stop for"),
+    (world(restore_chat_history=True), "not fine: 1 to look at"),
+    (world(state_free_bytes=NO), "fine, as far as it is known: 1 not known"),
+    (world(settings=NO, aider_problem="none"), "not fine: 1 to stop for"),
+]
+
+
+@pytest.mark.parametrize(("facts", "verdict"), VERDICTS)
+def test_the_last_line_is_the_verdict(facts: Facts, verdict: str) -> None:
+    """How it is, and how much of each was found."""
+    assert page_of(facts).splitlines()[-1].startswith(verdict)
+
+
+def test_a_page_without_aider_and_ollama_says_so() -> None:
+    """Nothing is known, and nothing fails."""
+    text = page_of(world(settings=NO, server=NO, window_tokens=NO, aider_problem="no Aider here"))
+
+    assert text.startswith("no model  window not known\n\nstop     no Aider here\n")
+
+
+def test_fixes_stand_on_lines_of_their_own_and_whole() -> None:
+    """However narrow the terminal is: what is pasted is one line."""
+    facts = till(auto_test=True, test_cmd="python -m pytest tests/unit tests/slow -k 'not network'")
+    lines = page_of(facts, Page(40)).splitlines()
+    fixes = [one.fix for one in examine(facts) if one.fix]
+
+    assert fixes
+    assert all(f"         {fix}" in lines for fix in fixes)
+
+
+@pytest.mark.parametrize("rows", [18, 40])
+def test_what_needs_nothing_gives_way_on_a_small_screen(rows: int) -> None:
+    """The fixes of infos are left out where the page would be longer than the screen; those of others never."""
+    facts = till(detect_urls=True)
+    text = page_of(facts, Page(80, rows))
+
+    assert "--weak-model" in text
+    assert ("--no-detect-urls" in text) == (rows == 40)
+
+
+def test_colours_change_nothing_but_colours() -> None:
+    """Without its escape codes the page is the plain one."""
+    coloured = page_of(till(), Page(80, colour=True))
+
+    assert "\x1b[31mstop" in coloured
+    assert "\x1b[33mwarn" in coloured
+    assert ESCAPE.sub("", coloured) == page_of(till())
+
+
+def test_nothing_that_was_read_moves_the_cursor() -> None:
+    """A model's name may hold an escape code."""
+    facts = world(*same("evil\x1b[2J\rmodel"))
+
+    assert "\x1b" not in page_of(facts)
+    assert "\x1b" not in render_stop(examine(facts))
+
+
+words = st.text(max_size=60)
+findings = st.lists(
+    st.builds(Finding, words, st.sampled_from(SEVERITIES), words, words, words), max_size=6
+)
+
+
+@given(findings, st.integers(-5, 300), st.integers(0, 60), st.booleans())
+def test_no_findings_are_too_strange_to_print(
+    found: list[Finding],
+    columns: int,
+    rows: int,
+    colour: bool,  # hypothesis names it
+) -> None:
+    """Any texts, any terminal: lines without a control character but our own colours."""
+    text = render(world(), found, Page(columns, rows, colour=colour))
+
+    assert all(letter.isprintable() or letter == "\n" for letter in ESCAPE.sub("", text))
+    assert isinstance(render_stop(found), str)
+
+
+# JSON
+
+
+def test_the_json_has_the_documented_keys() -> None:
+    """Those of docs/doctor.md, for each finding and in its order."""
+    data = as_data(examine(till()))
+    text = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    keys = re.findall(r"^\| `(?:findings\[\]\.)?(\w+)` \| (?:boolean|string)", text, re.MULTILINE)
+    assert isinstance(data["findings"], list)
+
+    assert ["ok", *data["findings"][0]] == keys
+    assert data["ok"] is False
+    assert as_data(examine(world()))["ok"] is True
+
+
+# A refused launch
+
+
+def test_a_refused_launch_says_why_and_what_to_do() -> None:
+    """Each reason with its evidence and fix; how to do it all the same where code would leave."""
+    assert render_stop(examine(till())) == (
+        f"the weak model, gpt-4o, would run in a cloud (AIDER_WEAK_MODEL in {ENV})\n"
+        f"  aider-guard -- --weak-model {MAIN}\n"
+        "to send code there all the same:\n"
+        "  aider-guard --network open"
+    )
+
+
+def test_a_launch_that_cannot_work_has_no_way_round() -> None:
+    """No model at all: the network is not the question."""
+    text = render_stop(examine(no_model()))
+
+    assert f"  aider-guard -- --model ollama_chat/{MODEL}" in text
+    assert "--network" not in text
+
+
+def test_only_stops_are_in_it() -> None:
+    """Warnings do not forbid anything."""
+    assert render_stop(examine(world(restore_chat_history=True))) == ""
+
+
+# The command
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal, and when the second dot came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_growing = threading.Event()
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if text.endswith(".."):
+            self.is_growing.set()
+        return super().write(text)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_doctor_without_anything_is_findings_and_a_status(tmp_path: Path, *, as_json: bool) -> None:
+    """No Aider, no Ollama: status 1, and both are said."""
+    out, err = io.StringIO(), io.StringIO()
+    status = run_doctor(
+        Config(ollama="http://127.0.0.1:9"),
+        (),
+        state_dir=tmp_path,
+        as_json=as_json,
+        environment={"PATH": str(tmp_path)},
+        out=out,
+        err=err,
+    )
+
+    assert status == 1
+    assert err.getvalue() == ""
+    if as_json:
+        ids = {one["id"] for one in json.loads(out.getvalue())["findings"]}
+        assert {"aider-missing", "ollama-unread"} <= ids
+    else:
+        assert "\x1b" not in out.getvalue()
+        assert out.getvalue().endswith("\n")
+
+
+@pytest.mark.parametrize(("no_color", "is_coloured"), [("", True), ("1", False)])
+def test_a_terminal_gets_colours_unless_it_wants_none(
+    tmp_path: Path, no_color: str, *, is_coloured: bool
+) -> None:
+    """NO_COLOR (no-color.org): present and not empty."""
+    out = Terminal()
+    run_doctor(
+        Config(ollama="http://127.0.0.1:9"),
+        (),
+        state_dir=tmp_path,
+        environment={"PATH": str(tmp_path), "NO_COLOR": no_color},
+        out=out,
+        err=io.StringIO(),
+    )
+    assert ("\x1b[" in out.getvalue()) == is_coloured
+
+
+def test_what_takes_long_shows_that_it_lives() -> None:
+    """A line that grows, and nothing of it is left."""
+    err = Terminal()
+    with _alive(err, patience_seconds=0.01):
+        assert err.is_growing.wait(10)
+
+    assert err.getvalue().count("\n") == 0
+    assert err.getvalue().endswith("\r\x1b[2K")
+
+
+def test_what_is_quick_shows_nothing() -> None:
+    """Neither a word nor an escape code."""
+    err = Terminal()
+    with _alive(err, patience_seconds=60):
+        pass
+    assert err.getvalue() == ""
+
+
+def test_no_progress_where_nobody_looks() -> None:
+    """A pipe gets none, however long it takes."""
+    err = io.StringIO()
+    before = threading.active_count()
+    with _alive(err, patience_seconds=0):
+        assert threading.active_count() == before
+    assert err.getvalue() == ""
+
+
+def test_the_status_is_that_of_the_findings() -> None:
+    """Of the worst of them."""
+    assert exit_status(examine(replace(till(), settings=NO))) == 1
