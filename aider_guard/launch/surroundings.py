@@ -8,7 +8,8 @@ from contextlib import closing
 
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.serverfacts import ServerReport
-from aider_guard.sidecar.gpu import NOT_YET, GpuSensor
+from aider_guard.sidecar.gpu import NOT_YET, GpuSensor, start_worker
+from aider_guard.sidecar.helper import LineProcess
 from aider_guard.sidecar.memory import MemorySensor
 from aider_guard.sidecar.ollama import OllamaClient
 from aider_guard.sidecar.survey import survey
@@ -28,11 +29,14 @@ def ask_server(base: str) -> ServerReport:
 
 
 def read_memory(
-    *, patience_seconds: float = 6.0, clock: Callable[[], float] = time.monotonic
+    start: Callable[[], LineProcess] = start_worker,
+    *,
+    patience_seconds: float = 6.0,
+    clock: Callable[[], float] = time.monotonic,
 ) -> MemoryReading:
     """GPUs and main memory now. The first answer of a driver that was asleep can take seconds."""
     deadline = clock() + patience_seconds
-    with closing(MemorySensor(GpuSensor())) as sensor:
+    with closing(MemorySensor(GpuSensor(start))) as sensor:
         reading = sensor.read()
         while reading.gpus == NOT_YET and clock() < deadline:
             reading = sensor.read()

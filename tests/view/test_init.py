@@ -173,6 +173,19 @@ def test_the_habits_suit_a_small_window(user: User) -> None:
     assert "edit-format" not in conf
 
 
+def test_the_documented_settings_are_those_that_are_written(user: User) -> None:
+    """docs/init.md lists each key that can come, in the order of the file, with the values that are always the same."""
+    user.has("pytest.ini", "")
+    user.init("2x24", write=True)
+    text = (Path(__file__).parents[2] / "docs" / "init.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (`\w+`)?", text, re.M)
+
+    assert [key for key, _ in rows] == list(user.conf())
+    for key, value in rows:
+        if value:
+            assert value.strip("`") == str(user.conf()[key]).lower()
+
+
 def test_without_write_nothing_is_written_and_the_diff_is_shown(user: User) -> None:
     """The diff is what a later --write writes."""
     user.has(CONF, "dark-mode: true\n# mine")
