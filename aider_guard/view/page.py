@@ -56,4 +56,10 @@ class Page:
     @staticmethod
     def printable(line: str) -> str:
         """Names of models, files and processes may hold what moves the cursor."""
-        return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
+        return "".join(
+            letter if letter.isprintable() else "\ufffd" for letter in _on_one_line(line)
+        )
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split()) if "\n" in text else text

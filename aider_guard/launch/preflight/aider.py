@@ -46,7 +46,9 @@ def readable(facts: Facts) -> Iterator[Finding]:
         return
     for problem in filter(None, facts.settings.problems):
         say = unknown if problem.startswith(_UNRESOLVED) else stop
-        yield say("aider-settings", problem, "", "aider --exit")
+        yield say(
+            "aider-settings", problem, "", "correct it; until then Aider does not do what it says"
+        )
 
 
 def are_roles_known(settings: AiderSettings) -> bool:

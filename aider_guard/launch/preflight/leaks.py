@@ -10,9 +10,8 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.places import base_url
 from aider_guard.launch.preflight.remote import host_of
-from aider_guard.launch.preflight.saying import GUARDED, info, listed, verb
+from aider_guard.launch.preflight.saying import GUARDED, info, listed, undo, verb
 from aider_guard.launch.settings import AiderSettings, Variable
-from aider_guard.sidecar.names import connectable_base, display_base
 
 _COPILOT = "GITHUB_COPILOT_TOKEN"
 _OAUTH_FILE = "oauth-keys.env"
@@ -30,15 +29,10 @@ def keys(facts: Facts) -> Iterator[Finding]:
         "cloud-keys",
         f"{what}; {GUARDED} the value is one that no cloud takes",
         where,
-        _unset(found),
+        undo(found),
     )
     what = f"/model, /weak-model and /editor-model can name a cloud's model; {GUARDED} its key is invalid"
     yield info("switch-model", what, names)
-
-
-def _unset(found: list[Variable]) -> str:
-    names = dict.fromkeys(one.name for one in found if "/" not in one.source)
-    return f"unset {' '.join(names)}" if names else ""
 
 
 def _keys(facts: Facts) -> tuple[Variable, ...]:
@@ -50,7 +44,7 @@ def tokens(facts: Facts) -> Iterator[Finding]:
     for one in _keys(facts):
         if one.name == _COPILOT:
             what = f"with {_COPILOT} Aider asks api.github.com before each request; {GUARDED} it is taken away"
-            yield info("copilot-token", what, one.source, f"unset {_COPILOT}")
+            yield info("copilot-token", what, one.source, undo([one]))
             break
     for one in _keys(facts):
         if _OAUTH_FILE in one.source:
@@ -70,7 +64,7 @@ def proxies(facts: Facts) -> Iterator[Finding]:
         return
     through = _proxies(facts.settings, base_url(facts))
     if through:
-        hosts = listed(display_base(connectable_base(one.value)) for one in through if one.value)
+        hosts = listed(one.value for one in through if one.value)
         what = f"a proxy{f' at {hosts}' if hosts else ''} would carry what Aider sends to Ollama"
         where = listed(f"{one.name}, {one.source}" for one in through)
         host = host_of(base_url(facts))
@@ -82,9 +76,9 @@ def proxies(facts: Facts) -> Iterator[Finding]:
     if switched is not None and switched.value.strip().lower() not in {"false", "0", "no"}:
         to = values.get("LITELLM_PROXY_API_BASE")
         where = listed(f"{one.name}, {one.source}" for one in (switched, to) if one is not None)
-        shown = f" at {display_base(connectable_base(to.value))}" if to and to.value else ""
+        shown = f" at {to.value}" if to and to.value else ""
         what = f"a LiteLLM proxy{shown} would get Ollama's requests; {GUARDED} it is switched off"
-        yield info("litellm-proxy", what, where, "unset USE_LITELLM_PROXY")
+        yield info("litellm-proxy", what, where, undo([switched]))
 
 
 def _proxies(settings: AiderSettings, base: str) -> list[Variable]:

@@ -8,10 +8,11 @@ from aider_guard.core.findings import Finding
 from aider_guard.core.fit import Fit, Need
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.sentences import size
-from aider_guard.core.serverfacts import ModelFacts, ModelMissing, ServerReport
+from aider_guard.core.serverfacts import ModelFacts, ModelMissing
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.places import runs_here, with_ollama
 from aider_guard.launch.preflight.saying import info, listed, unknown, warn
+from aider_guard.launch.settings import AiderSettings
 
 _READ_BYTES_PER_SECOND = 1.5 * 2**30
 """Weights from an SSD or the page cache into a card: a rough figure for "how long", nothing is decided by it."""
@@ -23,7 +24,7 @@ def fits(facts: Facts) -> Iterator[Finding]:
     if not names:
         return
     match facts.fit:
-        case Unavailable() if _is_said_elsewhere(facts.server):
+        case Unavailable() if _is_said_elsewhere(facts):
             return
         case Unavailable(reason):
             what = "whether the models fit into memory is not known"
@@ -36,9 +37,11 @@ def fits(facts: Facts) -> Iterator[Finding]:
             yield _spills(fit, names, facts)
 
 
-def _is_said_elsewhere(server: ServerReport | Unavailable) -> bool:
-    """Whether Ollama is silent, or a model is not there or not here: then that is the finding."""
-    if isinstance(server, Unavailable):
+def _is_said_elsewhere(facts: Facts) -> bool:
+    """Whether Ollama is silent, a model is not there or not here, or a file is broken: then that is the finding."""
+    server = facts.server
+    broken = isinstance(facts.settings, AiderSettings) and facts.settings.problems
+    if isinstance(server, Unavailable) or (broken and isinstance(facts.window_tokens, Unavailable)):
         return True
     silent = isinstance(server.version, Unavailable) and isinstance(server.installed, Unavailable)
     absent = any(

@@ -14,7 +14,6 @@ from aider_guard.sidecar.names import (
     DEFAULT_BASE,
     canonical_name,
     connectable_base,
-    display_base,
     is_cloud_name,
     is_loopback,
 )
@@ -55,12 +54,11 @@ def place(role: Role, settings: AiderSettings) -> Place:
     if ollama_name(role.model) is not None and not role.api_base:
         return Place("ollama")
     base = role.api_base or _address(prefix if slash else _bare(role.model), settings)
-    shown = display_base(connectable_base(base)) if base else ""
     if base and is_loopback(connectable_base(base)):
-        return Place("server", shown)
+        return Place("server", base)
     if not base and prefix in _LOCAL_BY_DEFAULT and slash:
         return Place("server")
-    return Place("cloud", shown)
+    return Place("cloud", base)
 
 
 def _bare(model: str) -> str:

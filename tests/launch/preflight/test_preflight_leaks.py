@@ -411,7 +411,8 @@ def test_keys_are_listed_with_their_sources_and_never_their_values() -> None:
     assert found.severity == "info"
     assert "in a guarded session" in found.what
     assert found.evidence == f"OPENAI_API_KEY, {ENV} and GROQ_API_KEY, the environment"
-    assert found.fix == "unset GROQ_API_KEY"
+    assert found.fix == f"remove OPENAI_API_KEY from {ENV} and GROQ_API_KEY from the environment"
+    assert one(world(keys=keys[1:]), "cloud-keys").fix == "unset GROQ_API_KEY"
 
 
 def test_a_copilot_token_opens_no_model() -> None:
