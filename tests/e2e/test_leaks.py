@@ -6,10 +6,11 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from e2e.bare import UNASKED, Bare
 from e2e.box import Box, Seen, box, why_not
 from e2e.leaks import LEAKS, Leak, set_up
 from e2e.people import Guarded, Onlooker
@@ -20,10 +21,8 @@ from aider_guard.errors import LaunchRefused
 from aider_guard.launch.preflight import ids
 
 PLAIN = ["--no-show-model-warnings", "--no-gitignore", "--map-tokens", "0"]
-UNASKED = ["--no-show-release-notes", "--no-analytics", "--no-check-update"]
-"""What would be asked or fetched at a first start of bare Aider; the guard says so itself."""
 AT_START = {"raw.githubusercontent.com"}
-"""Whom bare Aider asks about prices, whatever the model is (facts of litellm, not one of the 18 ways)."""
+"""Whom bare Aider asks about prices, whatever the model is (litellm's cost map)."""
 BARE_SECONDS = 60.0
 IN_COMMAND, RETRIES = "press ENTER", "Retrying in"
 every_leak = pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.id)
@@ -73,12 +72,11 @@ def test_bare_aider_goes_out(leak: Leak, world: Box, rig: Rig, repo: Path, home:
     env = set_up(leak, repo, home, world.ollama)
     since = begun = world.mark()
     command = [str(rig.aider_command), *leak.arguments, *PLAIN, *UNASKED]
-    with Bare(world, command, env=env, cwd=repo) as person:
+    with Bare(world.inside(command, repo), env=env, cwd=repo, columns=160) as person:
         for line in leak.lines:
             person.wait_for(person.is_asked if line else IN_COMMAND)
             since = world.mark()
-            person.type(line.encode() + b"\r")
-            person.wait_for(re.escape(line))
+            person.say(line, "" if line else IN_COMMAND)
         if leak.host:
             person.wait_for(lambda: leak.is_open(world.seen(since)), BARE_SECONDS)
             print(*world.seen(since, world.mark()), sep="\n")
@@ -123,19 +121,6 @@ def test_the_doctor_names_it(leak: Leak, world: Box, rig: Rig, repo: Path, home:
     assert leak.id in found, ended.stdout + ended.stderr
     assert ("stop" in found.values()) is bool(leak.refused)
     assert left(world.seen(since, world.mark())) == []
-
-
-class Bare(Onlooker):
-    """A person who runs Aider itself in the box."""
-
-    def __init__(
-        self, world: Box, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path
-    ) -> None:
-        super().__init__(world.inside(argv, cwd), env=env, cwd=cwd, columns=160)
-
-    def is_asked(self) -> bool:
-        """Whether the last line on the screen is the main prompt."""
-        return re.search(r"(^|\n)\w*>$", self.text().rstrip()) is not None
 
 
 def tell(person: Guarded, line: str) -> None:

@@ -203,25 +203,41 @@ MODELS = tuple(
 
 
 @dataclass
-class BoxOllama(FakeOllama):
-    """An Ollama of the time when it passes names of its cloud on; it also answers chats, and is watched."""
+class ChattingOllama(FakeOllama):
+    """An Ollama of the time when it passes names of its cloud on, which also answers chats."""
 
     version: str = "0.24.0"
     models: tuple[FakeModel, ...] = MODELS
-    witness: Witness = field(kw_only=True)
 
     def answer(self, request: Received) -> Answer:
         """As the fake; litellm asks by ``name``, as every Ollama still allows (api/types.go: ShowRequest)."""
         body = request.body
         if isinstance(body, dict) and "name" in body:
-            body = {"model": body["name"], **body}
-        model = body.get("model", "") if isinstance(body, dict) else ""
-        request = Received(request.method, request.path, body)
+            request = Received(request.method, request.path, {"model": body["name"], **body})
+        if request.path == "/api/chat" and not self._is_sent_out(request):
+            self.received.append(request)
+            return chat_answer(request.body["model"])
+        return super().answer(request)
+
+    @property
+    def chats(self) -> list[dict[str, Any]]:
+        """The bodies of the requests for text."""
+        return [request.body for request in self.received if request.path == "/api/chat"]
+
+
+@dataclass
+class BoxOllama(ChattingOllama):
+    """The Ollama of a box, which is watched as well."""
+
+    witness: Witness = field(kw_only=True)
+
+    def answer(self, request: Received) -> Answer:
+        """Write down what was asked, and whether it would have left the machine."""
+        body = request.body if isinstance(request.body, dict) else {}
         outside = self._is_sent_out(request)
+        model = body.get("model") or body.get("name", "")
         text = json.dumps(body)
         self.witness.saw("ollama", host=model, path=request.path, sent_out=outside, text=text)
-        if request.path == "/api/chat" and not outside:
-            return chat_answer(model)
         return super().answer(request)
 
 

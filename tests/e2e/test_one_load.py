@@ -1,0 +1,131 @@
+"""How often Ollama loads the model in one conversation: real Aider on a real Ollama, whose log is what counts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from e2e.bare import UNASKED, Bare
+from e2e.people import Guarded
+
+from aider_guard.demo.layout import Rig
+from aider_guard.demo.ollama_server import PrivateOllama
+
+WINDOW_TOKENS = 4096
+TURNS = (
+    "Hello.",
+    "Hello again.",
+    "And once more, with more words than before.",
+    "What is a basket?",
+    "Thank you for all of these answers.",
+)
+COMMIT = "/commit"
+CALLS = 1 + len(TURNS) + 1
+"""The summary of the restored chat, the messages, and the commit message."""
+ANSWER = "There are red apples in it, and many other things that nobody has counted."
+HISTORY = "# aider chat started at 2026-01-01 00:00:00\n\n" + "".join(
+    f"#### Question {number}: what is in the basket?\n\n{ANSWER}\n\n" for number in range(2)
+)
+"""Four messages, which Aider summarises with one call (history.py: min_split)."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """What Ollama's log has from a place on."""
+
+    text: str
+
+    @property
+    def calls(self) -> int:
+        """How often a model was asked for text."""
+        return len(re.findall(r'\| +POST +"/api/chat"', self.text))
+
+    @property
+    def windows_tokens(self) -> list[int]:
+        """The window of each runner that was started, in tokens."""
+        return [int(window) for window in re.findall(r"--ctx-size (\d+)", self.text)]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every call was answered."""
+        return "| 500 |" not in self.text
+
+
+def log_since(server: PrivateOllama, place: int) -> Log:
+    """The log from a place on."""
+    with server.log_path.open("rb") as file:
+        file.seek(place)
+        return Log(file.read().decode())
+
+
+@pytest.fixture(scope="module")
+def curt(ollama: PrivateOllama) -> str:
+    """The small model, made to stop after a few words, whatever it begins to tell."""
+    parameters = {"stop": [*".,;:!?", "<|im_end|>"], "temperature": 0, "seed": 1}
+    body = {"model": "curt", "from": "small", "parameters": parameters, "stream": False}
+    answer = httpx.post(f"{ollama.url}/api/create", json=body, timeout=60, trust_env=False)
+    answer.raise_for_status()
+    return "curt"
+
+
+def conversation(repo: Path, model: str) -> list[str]:
+    """Leave a chat that is too long to restore as it is, and a change to commit; Aider's arguments."""
+    (repo / ".aider.chat.history.md").write_text(HISTORY)
+    with (repo / "README.md").open("a") as readme:
+        readme.write("One line more.\n")
+    return [
+        *("--model", f"ollama_chat/{model}", "--chat-mode", "ask", "--map-tokens", "0"),
+        *("--restore-chat-history", "--max-chat-history-tokens", "64"),
+        *("--no-show-model-warnings", "--no-gitignore"),
+    ]
+
+
+def commits(repo: Path) -> int:
+    """How many commits there are."""
+    counted = subprocess.run(
+        ["git", "rev-list", "--count", "HEAD"], cwd=repo, check=True, capture_output=True
+    )
+    return int(counted.stdout)
+
+
+def bare(aider: Path, arguments: Sequence[str], env: Mapping[str, str], repo: Path) -> None:
+    """The conversation without the guard."""
+    with Bare([str(aider), *arguments, *UNASKED], env=env, cwd=repo) as person:
+        for line in (*TURNS, COMMIT, "/exit"):
+            person.say(line)
+        assert person.end() == 0
+
+
+def guarded(aider: Path, arguments: Sequence[str], env: Mapping[str, str], repo: Path) -> None:
+    """The conversation with the guard."""
+    options = ["--num-ctx", str(WINDOW_TOKENS)]
+    with Guarded(str(aider), arguments, options=options, env=env, cwd=repo) as person:
+        person.wait_for_prompt()
+        for line in (*TURNS, COMMIT):
+            person.ask(line)
+        person.type(b"/exit\r")
+        assert person.end() == 0
+
+
+@pytest.mark.slow
+def test_one_load_for_all_turns(
+    rig: Rig, ollama: PrivateOllama, curt: str, sample_repo: Path, aider_env: dict[str, str]
+) -> None:
+    """Five messages, a summary and a commit message: one load with the guard, of the pinned window; else one each."""
+    logs = {}
+    for number, talk in enumerate((bare, guarded), 1):
+        arguments = conversation(sample_repo, curt)
+        ollama.unload(curt)
+        place = ollama.log_path.stat().st_size
+        talk(rig.aider_command, arguments, aider_env, sample_repo)
+        logs[talk] = log_since(ollama, place)
+        assert logs[talk].is_clean
+        assert commits(sample_repo) == 1 + number
+    assert logs[bare].calls == logs[guarded].calls == CALLS
+    assert len(logs[bare].windows_tokens) == CALLS
+    assert logs[guarded].windows_tokens == [WINDOW_TOKENS]
