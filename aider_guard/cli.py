@@ -7,12 +7,15 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aider_guard import __version__, config, paths
 from aider_guard.errors import ConfigError, GuardError
+
+if TYPE_CHECKING:
+    from aider_guard.core.fit import KvType
 
 
 class _Group(click.Group):
@@ -38,7 +41,7 @@ class _Group(click.Group):
 @click.option(
     "--num-ctx",
     metavar="N",
-    help="The window for every model, in tokens.  [default: 8192, or less]",
+    help="The window for every model, in tokens.  [default: auto, the largest that fits]",
 )
 @click.option(
     "--warn-at", metavar="PERCENT", help="Warn when the window is this full.  [default: 80]"
@@ -59,17 +62,25 @@ class _Group(click.Group):
     metavar="SHARE",
     help="Share of the window for what was said last, at a restart.  [default: 0.1]",
 )
+@click.option(
+    "--network",
+    metavar="offline|open",
+    help="Whether models and keys of clouds may be used.  [default: offline]",
+)
+@click.option("--show", is_flag=True, help="Show what would be run, and do not run it.")
 @click.version_option(__version__, prog_name="aider-guard")
 @click.pass_context
-def main(ctx: click.Context, /, **flags: str | None) -> object:
+def main(ctx: click.Context, /, *, show: bool, **flags: str | None) -> object:
     """Run Aider on local Ollama models, guarded.
 
     For example: aider-guard -- --model ollama_chat/qwen3:8b
 
-    The guard fixes the window, warns before it is full with the /drop that helps, watches memory, and restarts
-    Aider after some turns without losing anything. Options must come before Aider's arguments.
+    The guard checks what will really run, fixes the window, warns before it is full with the /drop that helps,
+    watches memory, and restarts Aider after some turns without losing anything. Options must come before Aider's
+    arguments.
     """
     ctx.obj = {name.replace("_", "-"): value for name, value in flags.items()}
+    ctx.meta["aider_guard.show"] = show
     if ctx.invoked_subcommand is None:
         return ctx.invoke(_session, aider_args=())
     return None
@@ -80,8 +91,79 @@ def main(ctx: click.Context, /, **flags: str | None) -> object:
 @click.pass_context
 def _session(ctx: click.Context, aider_args: tuple[str, ...]) -> int:
     return guarded_session(
-        [*aider_args, *ctx.find_root().meta.get("aider_guard.after", ())], ctx.obj or {}
+        _aiders(ctx, aider_args), ctx.obj or {}, show=bool(ctx.meta.get("aider_guard.show"))
     )
+
+
+def _aiders(ctx: click.Context, before: Sequence[str] = ()) -> list[str]:
+    """Aider's arguments: what came before a ``--``, and what came after it."""
+    return [*before, *ctx.find_root().meta.get("aider_guard.after", ())]
+
+
+@main.command(context_settings={"ignore_unknown_options": True}, options_metavar="[--json]")
+@click.option("--json", "as_json", is_flag=True, help="The findings, as JSON.")
+@click.argument("aider_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- AIDER ARGS]")
+@click.pass_context
+def doctor(ctx: click.Context, *, as_json: bool, aider_args: tuple[str, ...]) -> int:
+    """Check what a session would really run, where, and whether it fits.
+
+    The exit status is 0 when all is fine, 1 when something should be looked at, and 2 when something could not be
+    checked.
+    """
+    from aider_guard.view.doctor import run_doctor
+
+    return run_doctor(
+        _settings(ctx.obj or {}),
+        _aiders(ctx, aider_args),
+        state_dir=paths.state_dir(),
+        as_json=as_json,
+    )
+
+
+@main.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "--vram", multiple=True, metavar="GIB", help="The card's memory; once for each card, or 2x24."
+)
+@click.option("--num-ctx", type=click.IntRange(min=1), metavar="N", help="The window in tokens.")
+@click.option(
+    "--kv",
+    type=click.Choice(["f16", "q8_0", "q4_0"]),
+    help="The type of the KV cache.  [default: the server's, or f16]",
+)
+@click.option("--json", "as_json", is_flag=True, help="All numbers, as JSON.")
+@click.pass_context
+def fit(
+    ctx: click.Context,
+    *,
+    models: tuple[str, ...],
+    vram: tuple[str, ...],
+    num_ctx: int | None,
+    kv: KvType | None,
+    as_json: bool,
+) -> int:
+    """Say whether models fit into GPU memory, alone and together, and the largest window that does.
+
+    For example: aider-guard fit qwen3:14b --vram 16
+    """
+    from aider_guard.view.fit import run_fit
+
+    return run_fit(
+        _settings(ctx.obj or {}), models, vram=vram, num_ctx=num_ctx, kv=kv, as_json=as_json
+    )
+
+
+@main.command()
+@click.option(
+    "--vram", multiple=True, metavar="GIB", help="The card's memory; once for each card, or 2x24."
+)
+@click.option("--write", is_flag=True, help="Write the files; your own lines are kept.")
+@click.pass_context
+def init(ctx: click.Context, *, vram: tuple[str, ...], write: bool) -> int:
+    """Show the .aider.conf.yml for this card, and write it when told to."""
+    from aider_guard.view.init import run_init
+
+    return run_init(_settings(ctx.obj or {}), vram=vram, write=write)
 
 
 @main.command()
@@ -143,13 +225,26 @@ def _ask(socket_path: str, question: str) -> dict[str, Any] | None:
         return None  # it ended just now, or is stopped
 
 
-def guarded_session(aider_args: Sequence[str], flags: Mapping[str, Any]) -> int:
-    """Run Aider under guard; its exit status. *flags* are settings by name, None where not given. Raises GuardError."""
-    from aider_guard.launch.starting import is_one_shot
-
-    settings = config.load(
+def _settings(flags: Mapping[str, Any]) -> config.Config:
+    return config.load(
         flags, project_file=config.project_file(Path.cwd()), user_file=paths.user_config_file()
     )
+
+
+def guarded_session(
+    aider_args: Sequence[str], flags: Mapping[str, Any], *, show: bool = False
+) -> int:
+    """Run Aider under guard; its exit status. *flags* are settings by name, None where not given. Raises GuardError.
+
+    With *show* it is only said what would be run.
+    """
+    from aider_guard.launch.starting import is_one_shot
+
+    settings = _settings(flags)
+    if show:
+        from aider_guard.view.show import run_show
+
+        return run_show(settings, aider_args)
     if is_one_shot(aider_args) or not (os.isatty(0) and os.isatty(1)):
         from aider_guard.session.oneshot import run_one_shot
 

@@ -119,7 +119,9 @@ def test_what_is_not_the_guards_is_aiders(
 ) -> None:
     """Everything after a --, and everything from the first word on that is none of the guard's, untouched."""
     started: list[list[str]] = []
-    monkeypatch.setattr(cli, "guarded_session", lambda words, _flags: started.append(list(words)))
+    monkeypatch.setattr(
+        cli, "guarded_session", lambda words, _flags, **_: started.append(list(words))
+    )
     assert cli.run(arguments) == 0
     assert started == [aiders]
 
@@ -127,7 +129,7 @@ def test_what_is_not_the_guards_is_aiders(
 def test_flags_before_aiders_words_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """By their names, with None where they were not given."""
     given: list[dict[str, str]] = []
-    monkeypatch.setattr(cli, "guarded_session", lambda _words, flags: given.append(flags))
+    monkeypatch.setattr(cli, "guarded_session", lambda _words, flags, **_: given.append(flags))
     cli.run(["--warn-at", "70", "--keep=0.2", "--model", "m", "--max-turns", "3"])
     assert {name: value for name, value in given[0].items() if value} == {
         "warn-at": "70",

@@ -24,6 +24,7 @@ from aider_guard.core.events import (
     ChatSaved,
     DeadlinePassed,
     Event,
+    LaunchForbidden,
     ModelsUnloaded,
     NoticeShown,
     OfferAnswered,
@@ -34,6 +35,7 @@ from aider_guard.core.events import (
     TerminationRequested,
     TurnFinished,
 )
+from aider_guard.core.findings import Finding
 from aider_guard.core.policy import decide
 from aider_guard.core.readings import (
     ContextReading,
@@ -205,20 +207,41 @@ def examples() -> Iterator[Notice]:
     model = LoadedModel("qwen3:14b", "", int(12.5 * GIB), int(12.5 * 0.82 * GIB), 8192)
     memory = MemoryReading((card,), Unavailable("not read"), 0.0)
     yield sentences.memory_short(memory, ModelsReading((model,), 0.0), "qwen3:14b")
+    spilled = LoadedModel("qwen3:14b", "", int(12.6 * GIB), int(10.3 * GIB), 16384)
+    yield sentences.spilled(spilled, int(2.3 * GIB), 9216)
+    silent = "Ollama does not answer at http://127.0.0.1:11434 as it should"
+    yield sentences.found(Finding("ollama-unread", "warn", silent, fix="ollama serve"))
     three = Handoff(("a", "b", "c"))
     freed = Restart("20 turns", 0.0, three, freed_bytes=424 << 20, unloaded=("m",), exchanges=4)
     yield sentences.restarted(freed, 4.2)
     yield sentences.offer(-9, three, talked=True)
+    yield refused()
+
+
+def refused() -> Notice:
+    """A launch that would send code to a cloud."""
+    return sentences.refused(
+        [
+            Finding(
+                "model-from-env",
+                "stop",
+                "the weak model, gpt-4o-mini, would run in a cloud",
+                "AIDER_WEAK_MODEL in /home/ada/till/.env",
+                "aider-guard -- --weak-model ollama_chat/qwen3:8b",
+            )
+        ]
+    )
 
 
 def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:
     """Each notice that is shown as an example is what the program prints in a wide terminal."""
     printed = [notices.render(notice, 200, colour=False, newline="\n") for notice in examples()]
-    printed[-1] += offer.QUESTION.decode().rstrip() + "\n"
+    printed[-2] += offer.QUESTION.decode().rstrip() + "\n"
     shown = [block for block in blocks("docs/usage.md") if block.startswith(notices.PREFIX)]
 
     assert shown == printed
-    assert [block for block in blocks("README.md") if block.startswith(notices.PREFIX)] == shown[:1]
+    in_readme = [block for block in blocks("README.md") if block.startswith(notices.PREFIX)]
+    assert in_readme == [shown[0], shown[-1]]
 
 
 # Journal
@@ -306,6 +329,7 @@ def test_the_phases_are_those_documented() -> None:
 EVENTS: tuple[Event, ...] = (
     AiderStarted(1, 1),
     *(AiderExited(status) for status in (0, 1, -2, -9)),
+    LaunchForbidden((Finding("a", "stop", "what"),)),
     PromptShown(),
     PromptSettled(),
     TurnFinished(1),

@@ -196,14 +196,6 @@ class MemoryRead:
 
 
 @dataclass(frozen=True)
-class ModelDescribed:
-    """What Ollama says of one model it has on disk: the longest context it was trained for."""
-
-    name: str
-    trained_tokens: int | Unavailable
-
-
-@dataclass(frozen=True)
 class ServerSurveyed:
     """What Ollama says of itself and of the models that were asked for."""
 
@@ -286,7 +278,6 @@ Event = (
     | ServerRead
     | ModelsRead
     | MemoryRead
-    | ModelDescribed
     | ServerSurveyed
     | FilesCounted
     | TextsCounted

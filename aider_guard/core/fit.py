@@ -241,4 +241,4 @@ def spilled_bytes(
     if packs([load], room):
         return 0
     held = sum(max(0, free - load.fixed_bytes) // load.layer_bytes for free in room)
-    return max(1, load.pool_bytes - held * load.layer_bytes)
+    return load.pool_bytes - held * load.layer_bytes

@@ -16,6 +16,10 @@ class Unavailable:
     reason: str
 
 
+GPU_NOT_YET = Unavailable("the NVIDIA driver has not answered yet")
+"""A driver that was asleep takes seconds for its first answer."""
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """One model that Ollama holds in memory (one entry of ``/api/ps``)."""

@@ -6,13 +6,6 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class DescribeModels:
-    """Ask Ollama about models by name; one ``ModelDescribed`` comes back for each."""
-
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class SurveyServer:
     """Ask Ollama about itself and about models by name; one ``ServerSurveyed`` comes back, in time or with gaps."""
 
@@ -49,4 +42,4 @@ class StopSidecar:
     """End the sidecar."""
 
 
-Request = DescribeModels | SurveyServer | CountFiles | CountTexts | UnloadModels | StopSidecar
+Request = SurveyServer | CountFiles | CountTexts | UnloadModels | StopSidecar

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aider_guard.core.actions import Handoff, Notice
 from aider_guard.core.advice import Advice
 from aider_guard.core.findings import Finding
@@ -139,6 +141,20 @@ def memory_short(
 def found(finding: Finding) -> Notice:
     """A warning from the checks before the first prompt, with its fix."""
     return Notice("finding", (finding.what, *([finding.fix] if finding.fix else [])))
+
+
+def refused(findings: Sequence[Finding]) -> Notice:
+    """Aider was not started: each reason with what it was seen by and its fix."""
+    first, *more = findings
+    lines = [f"Aider was not started: {first.what}", *_seen_and_fix(first)]
+    for finding in more:
+        lines += [finding.what, *_seen_and_fix(finding)]
+    return Notice("refused", (*lines, "aider-guard --network open starts it all the same"))
+
+
+def _seen_and_fix(finding: Finding) -> list[str]:
+    seen = [f"  seen: {finding.evidence}"] if finding.evidence else []
+    return [*seen, *([f"  fix: {finding.fix}"] if finding.fix else [])]
 
 
 def more_found() -> Notice:

@@ -34,7 +34,6 @@ _TYPES: Final[dict[str, type]] = {
         events.ServerRead,
         events.ModelsRead,
         events.MemoryRead,
-        events.ModelDescribed,
         events.ServerSurveyed,
         events.FilesCounted,
         events.TextsCounted,

@@ -12,6 +12,7 @@ from pathlib import Path
 from aider_guard.core.actions import Handoff
 from aider_guard.core.chatlog import Announced
 from aider_guard.core.quoting import quote_for_aider
+from aider_guard.launch.local import LocalEnvironment
 from aider_guard.launch.settings import AiderSettings
 
 _QUIET = ("--no-check-update", "--no-analytics", "--no-show-release-notes")
@@ -59,9 +60,15 @@ def one_shot_arguments(model_settings: Path, model_metadata: Path) -> list[str]:
     ]
 
 
-def send_answer(channel: socket.socket, arguments: Sequence[str]) -> None:
+def send_answer(
+    channel: socket.socket,
+    arguments: Sequence[str],
+    environment: LocalEnvironment = LocalEnvironment(),  # noqa: B008  # a frozen value
+) -> None:
     """Let the Aider at the other end begin. Raises OSError when it ended meanwhile."""
-    channel.sendall(json.dumps({"arguments": list(arguments), "environment": {}}).encode() + b"\n")
+    after_dotenv = {"set": dict(environment.set), "unset": list(environment.unset)}
+    answer = {"arguments": list(arguments), "environment": {}, "after_dotenv": after_dotenv}
+    channel.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def handoff_arguments(

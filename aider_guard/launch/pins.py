@@ -140,12 +140,22 @@ def read_metadata(paths: Sequence[str]) -> Entries:
     return entries
 
 
+def settings_text(pins: Pins) -> str:
+    """The model settings as Aider reads them."""
+    return yaml.safe_dump(list(pins.settings), sort_keys=False)
+
+
+def metadata_text(pins: Pins) -> str:
+    """The metadata as Aider reads them."""
+    return json.dumps(pins.metadata, indent=1)
+
+
 def write_pins(pins: Pins, folder: Path) -> tuple[Path, Path]:
     """Write both files into the session's folder; their paths. Raises LaunchError when they cannot be written."""
     settings, metadata = folder / "model.settings.yml", folder / "model.metadata.json"
     try:
-        settings.write_text(yaml.safe_dump(list(pins.settings), sort_keys=False), encoding="utf-8")
-        metadata.write_text(json.dumps(pins.metadata, indent=1), encoding="utf-8")
+        settings.write_text(settings_text(pins), encoding="utf-8")
+        metadata.write_text(metadata_text(pins), encoding="utf-8")
     except OSError as error:
         raise LaunchError(
             f"the window cannot be fixed: {folder} is not writable ({error.strerror})"

@@ -7,24 +7,23 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from aider_guard import paths
 from aider_guard.config import Config
 from aider_guard.core.state import Limits, State
 from aider_guard.journal import open_journal
 from aider_guard.launch.aider import Aider
-from aider_guard.launch.settings import AiderSettings
-from aider_guard.launch.starting import DEFAULT_OLLAMA
 from aider_guard.session import registry
 from aider_guard.session.begun import Started
 from aider_guard.session.control import Control, control_socket
 from aider_guard.session.launches import Launches
 from aider_guard.session.loop import Loop
 from aider_guard.session.merging import merge_leftovers
+from aider_guard.session.planning import Planner
 from aider_guard.session.relay import Relay
 from aider_guard.session.running import Running
 from aider_guard.session.session import Session
 from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.session.watcher import Watcher
-from aider_guard.sidecar.names import connectable_base
 from aider_guard.view.status import session_facts
 
 
@@ -38,6 +37,8 @@ class Ground:
     folder: registry.SessionFolder
     terminal: Terminal
     fds: TerminalFds
+    refusing: str
+    """A proxy that takes no connection."""
     stack: ExitStack
 
 
@@ -52,6 +53,13 @@ def assemble(
     launches.adopt(started)
     running = stack.enter_context(Running(ground.terminal, relay, loop, launches))
     running.adopt(started.child)
+    planner = Planner(
+        config,
+        ground.aider,
+        ground.environment,
+        ground.refusing,
+        paths.state_dir(ground.environment),
+    )
     session: Session
     journal = stack.enter_context(
         open_journal(
@@ -63,7 +71,7 @@ def assemble(
     watcher = stack.enter_context(
         Watcher(
             loop,
-            ollama=ollama_address(config, AiderSettings(), ground.environment),
+            ollama=planner.first_server(),
             tokenizers=ground.aider.likely_tokenizers(),
             environment=ground.environment,
         )
@@ -76,7 +84,7 @@ def assemble(
         launches=launches,
         running=running,
         watcher=watcher,
-        server=lambda settings: ollama_address(config, settings, ground.environment),
+        planner=planner,
         journal=journal,
         colour=not ground.environment.get("NO_COLOR"),
     )
@@ -108,9 +116,3 @@ def limits_of(config: Config) -> Limits:
         vram_warn_at_percent=config.vram_warn_at,
         probe=config.probe,
     )
-
-
-def ollama_address(config: Config, settings: AiderSettings, environment: Mapping[str, str]) -> str:
-    """Where Ollama is: where Aider says it looks, else what the user set, else Ollama's usual address."""
-    asked = config.ollama or environment.get("OLLAMA_API_BASE")
-    return connectable_base(settings.ollama_api_base or asked or DEFAULT_OLLAMA)

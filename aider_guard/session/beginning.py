@@ -1,25 +1,36 @@
-"""From Aider's first question to its beginning: what it will use, which window that gives, and then its files."""
+"""From Aider's first question to its beginning: what it will use, what that means here, and then its files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from aider_guard.core import requests
-from aider_guard.core.events import Event, ModelDescribed, ModelsChosen
-from aider_guard.core.readings import Unavailable
+from aider_guard.core.events import (
+    Event,
+    LaunchForbidden,
+    MemoryRead,
+    ModelsChosen,
+    ServerSurveyed,
+)
+from aider_guard.core.fit import Need
+from aider_guard.core.readings import GPU_NOT_YET, MemoryReading, Unavailable
+from aider_guard.core.serverfacts import ServerReport
+from aider_guard.launch.preflight.facts import NOT_ASKED
 from aider_guard.launch.settings import AiderSettings, ollama_name
 from aider_guard.session.launches import Launches
 from aider_guard.session.loop import READ, Loop
+from aider_guard.session.planning import Planner
 from aider_guard.session.running import Running
 from aider_guard.session.watcher import Watcher
 
-DEADLINE = "models_described"
-# Ollama answers /api/show in milliseconds; Aider needs seconds to start. More than this is not waited for.
+DEADLINE = "server_surveyed"
+# Ollama answers these questions in milliseconds; Aider needs seconds to start. More than this is not waited for.
 _WAIT_SECONDS = 0.5
+_SILENT = Unavailable("Ollama did not answer in time")
 
 
 class Beginning:
-    """Answers Aider's question as soon as Ollama has said what its models were trained for, or did not say it."""
+    """Answers Aider's question as soon as Ollama and the memory were read, or have not been in time."""
 
     def __init__(
         self,
@@ -28,7 +39,7 @@ class Beginning:
         watcher: Watcher,
         loop: Loop,
         *,
-        server: Callable[[AiderSettings], str],
+        planner: Planner,
         post: Callable[[Event], None],
         warn: Callable[[str, str], None],
         clock: Callable[[], float],
@@ -37,12 +48,13 @@ class Beginning:
         self._running = running
         self._watcher = watcher
         self._loop = loop
-        self._server = server
+        self._planner = planner
         self._post = post
         self._warn = warn
         self._clock = clock
-        self._expected: set[str] = set()
-        self._trained: dict[str, int | Unavailable] = {}
+        self._expected: frozenset[str] | None = None
+        self._report: ServerReport | Unavailable = _SILENT
+        self._memory: MemoryReading | Unavailable = Unavailable("the memory was not read in time")
 
     def expect(self) -> None:
         """A new Aider was started and will ask."""
@@ -51,16 +63,24 @@ class Beginning:
             self._loop.watch(launch.channel.fileno(), READ, lambda _events: self._question())
 
     def heard(self, event: Event) -> None:
-        """Take note of what Ollama says of a model."""
-        if isinstance(event, ModelDescribed) and event.name in self._expected:
-            self._trained[event.name] = event.trained_tokens
-            if self._expected <= set(self._trained):
-                self.answer()
+        """Take note of what the sidecar read."""
+        match event:
+            case MemoryRead(reading):
+                self._memory = reading
+            case ServerSurveyed(report) if self._expected == frozenset(report.models):
+                self._report = report
+        if self._expected is not None and self._is_complete():
+            self.answer()
+
+    def _is_complete(self) -> bool:
+        memory = self._memory
+        known = isinstance(memory, MemoryReading) and memory.gpus != GPU_NOT_YET
+        return known and self._report is not _SILENT
 
     def forget(self) -> None:
         """Aider ended before it began."""
         launch = self._launches.current
-        self._expected = set()
+        self._expected = None
         self._loop.cancel(DEADLINE)
         if launch is not None and launch.channel.fileno() >= 0:
             self._loop.forget(launch.channel.fileno())
@@ -76,37 +96,58 @@ class Beginning:
             launch.channel.close()
             return
         names = self._launches.understand(question)
+        self._report = _SILENT
         if isinstance(launch.settings, AiderSettings):
-            self._watcher.watch_server(self._server(launch.settings), launch.settings.tokenizers)
-        self._expected = set(names)
-        self._trained = {}
-        if not names or not self._watcher.send(requests.DescribeModels(names)):
-            self.answer()
+            self._ask_server(launch.settings, names)
         else:
+            self._report = NOT_ASKED
+            self.answer()
+
+    def _ask_server(self, settings: AiderSettings, names: tuple[str, ...]) -> None:
+        if not self._planner.may_ask(settings):
+            self._report = NOT_ASKED
+            self.answer()
+            return
+        self._watcher.watch_server(self._planner.server(settings), settings.tokenizers)
+        if self._watcher.send(requests.SurveyServer(names)):
+            self._expected = frozenset(names)
             self._loop.at(DEADLINE, self._clock() + _WAIT_SECONDS)
+        else:
+            self.answer()
 
     def answer(self) -> None:
-        """Let Aider begin with what is known now."""
+        """Let Aider begin with what is known now, or end the session when it must not begin."""
         self._loop.cancel(DEADLINE)
-        self._expected = set()
-        self._launches.let_begin(self._trained)
+        self._expected = None
+        launch = self._launches.current
+        assert launch is not None
+        plan = self._planner.plan(launch.settings, self._report, self._memory)
+        for finding in plan.findings:
+            self._post(finding)
+        if plan.is_forbidden:
+            self._post(LaunchForbidden(plan.stops))
+            return
+        self._launches.let_begin(plan)
         self._running.has_begun()
         for name in self._launches.not_handed_over:
             self._warn(
                 "not_handed_over", f"no command of Aider's can name {name!r}: add it again by hand"
             )
-        launch = self._launches.current
-        if launch is not None:
-            launch.channel.close()
-            self._post(models_chosen(launch.settings, launch.window_tokens, self._launches.root))
+        launch.channel.close()
+        self._post(
+            models_chosen(launch.settings, launch.window_tokens, self._launches.root, launch.needs)
+        )
 
 
 def models_chosen(
-    settings: AiderSettings | Unavailable, window: int | Unavailable, root: str
+    settings: AiderSettings | Unavailable,
+    window: int | Unavailable,
+    root: str,
+    needs: tuple[Need, ...],
 ) -> ModelsChosen:
     """The session's models by Ollama's names."""
     if isinstance(settings, Unavailable):
         return ModelsChosen("", (), Unavailable(settings.reason))
     names = tuple(name for name in map(ollama_name, settings.models) if name is not None)
-    main = (ollama_name(settings.model) or "") if settings.model else ""
-    return ModelsChosen(main, names, window, root)
+    main = (ollama_name(settings.models[0]) or "") if settings.models else ""
+    return ModelsChosen(main, names, window, root, needs)

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aider_guard.core.actions import Handoff
+from aider_guard.core.fit import Need
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch import command
+from aider_guard.launch.local import LocalEnvironment
 from aider_guard.launch.settings import AiderSettings
 
 
@@ -26,6 +28,8 @@ class Launch:
     settings: AiderSettings | Unavailable = Unavailable("Aider has not said yet what it will use")
     files: command.LaunchFiles | None = None
     window_tokens: int | Unavailable = Unavailable("the window is not fixed yet")
+    needs: tuple[Need, ...] = ()
+    """What each model was computed to need."""
 
     @property
     def saved_to(self) -> Path:
@@ -45,12 +49,16 @@ class Launch:
             return bytes(self.asked)
         return None if data else b""
 
-    def answer(self, arguments: Sequence[str]) -> None:
+    def answer(
+        self,
+        arguments: Sequence[str],
+        environment: LocalEnvironment = LocalEnvironment(),  # noqa: B008  # a frozen value
+    ) -> None:
         """Let Aider begin with these arguments after the user's own."""
         self.channel.setblocking(True)
         # Aider may have ended meanwhile; its exit is reported on its own way.
         with contextlib.suppress(OSError):
-            command.send_answer(self.channel, arguments)
+            command.send_answer(self.channel, arguments, environment)
 
 
 def parse_saved(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -21,11 +21,13 @@ from aider_guard.core.chatlog import (
     last_exchanges,
     render_for_restore,
 )
+from aider_guard.core.fit import Fit
 from aider_guard.core.quoting import why_not
 from aider_guard.core.readings import Unavailable
 from aider_guard.errors import LaunchError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import Aider
+from aider_guard.launch.plan import Plan
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
 from aider_guard.session import registry
 from aider_guard.session.begun import Started, start_aider
@@ -82,30 +84,27 @@ class Launches:
         self.current = Launch(self.count, folder, handoff, started.channel)
 
     def understand(self, question: bytes) -> tuple[str, ...]:
-        """Take in what Aider said of itself; the models whose trained context must be known for the pins."""
+        """Take in what Aider said of itself; the names of its models as Ollama knows them."""
         assert self.current is not None
-        self.current.settings = decode(question)
-        settings = self.current.settings
-        if isinstance(settings, Unavailable) or (
-            self._config.num_ctx is not None and not settings.models
-        ):
+        settings = self.current.settings = decode(question)
+        if isinstance(settings, Unavailable):
             return ()
         names = (ollama_name(model) for model in settings.models)
         return tuple(name for name in names if name is not None)
 
-    def let_begin(self, trained: Mapping[str, int | Unavailable]) -> None:
+    def let_begin(self, plan: Plan) -> None:
         """Write this launch's files and let Aider begin. Raises LaunchError when they cannot be written."""
         launch = self.current
         assert launch is not None
         settings = launch.settings
-        if isinstance(settings, Unavailable):
+        if isinstance(settings, Unavailable) or plan.pins is None:
             launch.answer([])
             return
-        chosen = pins.make_pins(settings, self._config.num_ctx, trained)
         launch.window_tokens = (
-            chosen.window_tokens if chosen.metadata else Unavailable("no model of Ollama's")
+            plan.pins.window_tokens if plan.pins.metadata else Unavailable("no model of Ollama's")
         )
-        model_settings, metadata = pins.write_pins(chosen, launch.folder)
+        launch.needs = plan.fit.needs if isinstance(plan.fit, Fit) else ()
+        model_settings, metadata = pins.write_pins(plan.pins, launch.folder)
         launch.files = self._files(launch, settings, model_settings, metadata)
         arguments = command.session_arguments(launch.files, settings)
         if launch.handoff is not None:
@@ -117,7 +116,7 @@ class Launches:
             )
         elif settings.restore_chat_history:
             arguments.append("--restore-chat-history")
-        launch.answer(arguments)
+        launch.answer(arguments, plan.environment)
 
     def _files(
         self, launch: Launch, settings: AiderSettings, model_settings: Path, metadata: Path

@@ -11,17 +11,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from aider_guard import paths
 from aider_guard.config import Config
+from aider_guard.core import sentences
 from aider_guard.core.readings import Unavailable
-from aider_guard.errors import LaunchError
+from aider_guard.core.serverfacts import ServerReport
+from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import find_aider
+from aider_guard.launch.preflight.facts import NOT_ASKED
+from aider_guard.launch.refusing import refusing_address
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
 from aider_guard.launch.starting import aider_command, aider_environment
-from aider_guard.session.assembly import ollama_address
+from aider_guard.session.planning import Planner
 from aider_guard.session.signals import INHERITED, signals_as_wakeups
 
-_DESCRIBE_SECONDS = 2.0
+_SURVEY_SECONDS = 2.0
+_MEMORY_SECONDS = 2.0
 
 
 def run_one_shot(
@@ -29,14 +35,17 @@ def run_one_shot(
 ) -> int:
     """Run Aider with our own input and output; its exit status, or 128 + the signal that killed it.
 
-    Raises LaunchError when it cannot be started.
+    Raises LaunchError when it cannot or must not be started.
     """
     aider = find_aider(config.aider, search_path=environment.get("PATH"))
     ours, theirs = socket.socketpair()
     program = aider_command(aider, theirs, arguments)
     # The terminal sends Ctrl-C to both; Aider decides what it means, and we wait for that.
     deaf = signals_as_wakeups((signal.SIGINT, signal.SIGQUIT))
-    with tempfile.TemporaryDirectory(prefix="aider-guard-") as folder, ours, theirs, deaf:
+    made = tempfile.TemporaryDirectory(prefix="aider-guard-")
+    with made as folder, ours, theirs, deaf, refusing_address() as refusing:
+        state_dir = paths.state_dir(environment)
+        planner = Planner(config, aider, environment, refusing, state_dir)
         try:
             process = subprocess.Popen(
                 program,
@@ -47,10 +56,21 @@ def run_one_shot(
         except OSError as error:
             raise LaunchError(f"{program[0]} cannot be started: {error.strerror}") from error
         theirs.close()
-        with _forwarded(process, (signal.SIGTERM, signal.SIGHUP)):
-            _answer(ours, config, environment, Path(folder))
+        with _not_left_behind(process), _forwarded(process, (signal.SIGTERM, signal.SIGHUP)):
+            _answer(ours, planner, Path(folder))
             status = process.wait()
     return status if status >= 0 else 128 - status
+
+
+@contextmanager
+def _not_left_behind(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """An Aider that must not begin, or that we fail to serve, waits for our answer: it is ended."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 @contextmanager
@@ -65,33 +85,36 @@ def _forwarded(
         yield
 
 
-def _answer(
-    channel: socket.socket, config: Config, environment: Mapping[str, str], folder: Path
-) -> None:
+def _answer(channel: socket.socket, planner: Planner, folder: Path) -> None:
+    """Let Aider begin. Raises LaunchRefusedError when it must not."""
+    from aider_guard.launch.surroundings import read_memory
+
+    memory = read_memory(patience_seconds=_MEMORY_SECONDS)  # while Aider imports what it needs
     with channel.makefile("rb") as lines:
         question = lines.readline()
     if not question.endswith(b"\n"):
         return  # Aider ended before it asked: a wrong argument, or --help
     settings = decode(question)
+    plan = planner.plan(settings, _survey(planner, settings), memory)
+    if plan.is_forbidden:
+        raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops).lines))
     arguments: list[str] = []
-    if isinstance(settings, AiderSettings):
-        chosen = pins.make_pins(settings, config.num_ctx, _trained(settings, config, environment))
-        model_settings, metadata = pins.write_pins(chosen, folder)
+    if plan.pins is not None:
+        model_settings, metadata = pins.write_pins(plan.pins, folder)
         arguments = command.one_shot_arguments(model_settings, metadata)
     with suppress(BrokenPipeError):  # Aider ended meanwhile; its status says so
-        command.send_answer(channel, arguments)
+        command.send_answer(channel, arguments, plan.environment)
 
 
-def _trained(
-    settings: AiderSettings, config: Config, environment: Mapping[str, str]
-) -> dict[str, int | Unavailable]:
+def _survey(planner: Planner, settings: AiderSettings | Unavailable) -> ServerReport | Unavailable:
     from aider_guard.sidecar.ollama import OllamaClient
+    from aider_guard.sidecar.survey import survey
 
+    if isinstance(settings, Unavailable) or not planner.may_ask(settings):
+        return NOT_ASKED
     names = [name for name in map(ollama_name, settings.models) if name is not None]
-    client = OllamaClient(
-        ollama_address(config, settings, environment), answer_seconds=_DESCRIBE_SECONDS
-    )
+    client = OllamaClient(planner.server(settings))
     try:
-        return {name: client.trained_tokens(name) for name in names}
+        return survey(client, names, within_seconds=_SURVEY_SECONDS)
     finally:
         client.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from aider_guard.core.actions import (
     Handoff,
     Notice,
     OfferRestart,
+    RememberNeed,
     RunHidden,
     SetDeadline,
     ShowNotice,
@@ -73,6 +75,7 @@ class Performer:
         columns: Callable[[], int],
         colour: bool,
         post: Callable[[Event], None],
+        remember: Callable[[str, int], None],
         clock: Callable[[], float],
     ) -> None:
         self._front = front
@@ -86,6 +89,7 @@ class Performer:
         self._columns = columns
         self._colour = colour
         self._post = post
+        self._remember = remember
         self._clock = clock
         self._said: tuple[Exchange, ...] = ()
         self._counted: TextsCounted | None = None
@@ -116,6 +120,10 @@ class Performer:
                 self._end(status, notice)
             case StartSidecar():
                 self._watcher.start()
+            case RememberNeed(name, error_bytes):
+                # A cache: at worst the next start computes what this one did.
+                with contextlib.suppress(OSError):
+                    self._remember(name, error_bytes)
             case SetDeadline(name, at):
                 self._loop.at(name, at)
             case CancelDeadline(name):

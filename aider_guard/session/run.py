@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from aider_guard import paths
 from aider_guard.config import Config
 from aider_guard.launch.aider import find_aider
+from aider_guard.launch.refusing import refusing_address
 from aider_guard.launch.starting import aider_environment
 from aider_guard.session import registry
 from aider_guard.session.begun import start_aider
@@ -33,6 +34,9 @@ _WATCHED_SIGNALS = (
     signal.SIGCONT,
 )
 _STUCK_SECONDS = 2.0
+NETWORK_OPEN = (
+    "the network is open in this session: models and keys of clouds are used as they are set"
+)
 
 
 def run_session(
@@ -44,6 +48,7 @@ def run_session(
     terminal = Terminal()
     with ExitStack() as stack:
         fds = stack.enter_context(terminal.private_fds())
+        refusing = stack.enter_context(refusing_address())
         wakeups = stack.enter_context(signals_as_wakeups(_WATCHED_SIGNALS))
         its_environment = aider_environment(config, environment)
         started = start_aider(
@@ -53,12 +58,14 @@ def run_session(
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
         from aider_guard.session.assembly import Ground, assemble
 
-        ground = Ground(config, environment, aider, folder, terminal, fds, stack)
+        ground = Ground(config, environment, aider, folder, terminal, fds, refusing, stack)
         session = assemble(ground, started, arguments, its_environment)
         session.watch(fds, wakeups)
         with terminal.raw_mode():
             try:
                 session.begin()
+                if config.network == "open":
+                    session.warn("network_open", NETWORK_OPEN)
                 session.run()
             finally:
                 _leave_screen(session, fds)

@@ -22,13 +22,14 @@ from aider_guard.core.readings import ContextReading
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.state import Phase, State
 from aider_guard.journal import Journal
-from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.learned import remember
 from aider_guard.session import beginning, hidden, performer
 from aider_guard.session.clockwork import Clockwork
 from aider_guard.session.front import Front
 from aider_guard.session.input import Input
 from aider_guard.session.launches import Launches
 from aider_guard.session.loop import READ, Loop
+from aider_guard.session.planning import Planner
 from aider_guard.session.relay import Relay
 from aider_guard.session.running import Running
 from aider_guard.session.signals import Wakeups
@@ -49,7 +50,7 @@ class Session:
         launches: Launches,
         running: Running,
         watcher: Watcher,
-        server: Callable[[AiderSettings], str],
+        planner: Planner,
         journal: Journal,
         colour: bool,
         clock: Callable[[], float] = time.monotonic,
@@ -83,7 +84,7 @@ class Session:
             running,
             self.watcher,
             loop,
-            server=server,
+            planner=planner,
             post=self.post,
             warn=self.warn,
             clock=clock,
@@ -100,6 +101,7 @@ class Session:
             columns=self._columns,
             colour=colour,
             post=self.post,
+            remember=lambda name, error: remember(planner.state_dir, name, error),
             clock=clock,
         )
         self._input = Input(

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.core.events import MemoryRead
-from aider_guard.core.readings import Gpu, Unavailable
+from aider_guard.core.readings import GPU_NOT_YET, Gpu, Unavailable
 from aider_guard.core.wire import WireError, decode
 from aider_guard.sidecar.helper import LineProcess
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SILENT: Final = Unavailable("the NVIDIA driver does not answer")
-NOT_YET: Final = Unavailable("the NVIDIA driver has not answered yet")
+NOT_YET: Final = GPU_NOT_YET
 DIED: Final = Unavailable("the NVIDIA library crashed")
 
 

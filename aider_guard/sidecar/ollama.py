@@ -126,19 +126,6 @@ class OllamaClient:
                 return unavailable
         return self._strange("/api/status")
 
-    def trained_tokens(self, name: str) -> int | Unavailable:
-        """The longest context that a model was trained for, from ``/api/show``."""
-        if is_cloud_name(name):
-            return Unavailable(f"{name} is a cloud model: its name is not sent")
-        match self._ask("POST", "/api/show", {"model": name}):
-            case {"remote_host": str(host)} if host:
-                return Unavailable(f"{name} is a cloud model")
-            case {"model_info": dict(facts)}:
-                return answers.trained_tokens(name, facts)
-            case Unavailable() as unavailable:
-                return unavailable
-        return self._strange("/api/show")
-
     def unload(self, name: str, timeout_seconds: float | None = None) -> Unavailable | None:
         """Ask Ollama to unload a model: None when it agreed. Its process goes a little later.
 

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 from aider_guard.core.events import (
     MemoryRead,
-    ModelDescribed,
     ModelsRead,
     ServerRead,
     ServerSurveyed,
 )
+from aider_guard.core.readings import GPU_NOT_YET
 from aider_guard.core.requests import (
     CountFiles,
     CountTexts,
-    DescribeModels,
     Request,
     StopSidecar,
     SurveyServer,
@@ -46,11 +45,13 @@ POLL_SECONDS: Final = 2.0
 def poll_memory(
     sensor: MemorySensor, emit: Callable[[Event], None], interval_seconds: float = POLL_SECONDS
 ) -> None:
-    """Read the memory for ever."""
+    """Read the memory for ever. A driver's first answer is reported as soon as it is there: a launch waits for it."""
     while True:
-        emit(MemoryRead(sensor.read()))
+        reading = sensor.read()
+        emit(MemoryRead(reading))
         reap()
-        time.sleep(interval_seconds)
+        if reading.gpus != GPU_NOT_YET:  # reading took its time already
+            time.sleep(interval_seconds)
 
 
 def poll_ollama(
@@ -67,7 +68,6 @@ def poll_ollama(
 class Answers:
     """Hands each request to the thread that serves its kind; nothing here blocks."""
 
-    describe: queue.SimpleQueue[DescribeModels] = field(default_factory=queue.SimpleQueue)
     survey: queue.SimpleQueue[SurveyServer] = field(default_factory=queue.SimpleQueue)
     unload: queue.SimpleQueue[UnloadModels] = field(default_factory=queue.SimpleQueue)
     count: queue.SimpleQueue[CountFiles | CountTexts] = field(default_factory=queue.SimpleQueue)
@@ -75,8 +75,6 @@ class Answers:
     def take(self, request: Request) -> bool:
         """Queue a request; False when it was the one to stop."""
         match request:
-            case DescribeModels():
-                self.describe.put(request)
             case SurveyServer():
                 self.survey.put(request)
             case UnloadModels():
@@ -96,11 +94,6 @@ class Answers:
     ) -> None:
         """Start the threads that answer."""
 
-        def describe() -> None:
-            while True:
-                for name in self.describe.get().names:
-                    emit(ModelDescribed(name, client.trained_tokens(name)))
-
         def report() -> None:
             while True:
                 asked = self.survey.get()
@@ -111,7 +104,6 @@ class Answers:
             while True:
                 emit(unloader.unload(self.unload.get()))
 
-        start_thread("describe", describe)
         start_thread("survey", report)
         start_thread("unload", unload)
         start_thread("count", lambda: counting.run(self.count, emit))

@@ -15,7 +15,6 @@ from aider_guard import paths
 from aider_guard.catalogue.catalogue import published
 from aider_guard.config import Config
 from aider_guard.core.fit import (
-    MINIMUM_TOKENS,
     Candidate,
     Card,
     KvType,
@@ -140,20 +139,20 @@ def _answer(
         spilled=tuple(
             spilled_bytes(model, cards, answer.num_ctx, runtime) for model in distinct(candidates)
         ),
-        instead=() if answer.alone else _instead(candidates, cards, runtime),
+        instead=() if answer.alone else _instead(candidates, cards, answer.num_ctx, runtime),
     )
 
 
 def _instead(
-    asked: Sequence[Candidate], cards: Sequence[Card], runtime: Runtime
+    asked: Sequence[Candidate], cards: Sequence[Card], num_ctx: int, runtime: Runtime
 ) -> tuple[Instead, ...]:
-    """What fits by itself with a useful window, largest first; of the catalogue."""
+    """What fits by itself with at least this window, largest first; of the catalogue."""
     not_again = {name for model in asked for name in (model.name, model.blob)}
     fitting = [
         Instead(entry.name, entry.size_bytes, window)
         for entry in published()
         if entry.name not in not_again
-        and (window := _largest_alone(entry.candidate, cards, runtime)) >= MINIMUM_TOKENS
+        and (window := _largest_alone(entry.candidate, cards, runtime)) >= num_ctx
     ]
     return tuple(sorted(fitting, key=lambda one: -one.weights_bytes)[:_MOST_INSTEAD])
 

@@ -34,10 +34,12 @@ from aider_guard.core.fit import (
     fits_alone,
     fits_together,
     hand_overs,
+    longest_window,
     need,
     spilled_bytes,
 )
-from aider_guard.core.fit_cards import MARGIN_BYTES, Load, packs, split
+from aider_guard.core.fit_cards import MARGIN_BYTES, Load, packs, split, stay_together
+from aider_guard.core.fit_memory import ollamas_guess_bytes
 from aider_guard.core.readings import Unavailable
 
 NEW = Runtime()
@@ -101,7 +103,7 @@ def test_the_window_is_that_of_the_shortest_trained_context() -> None:
     """One window for all roles: no longer than any of the models was trained for."""
     short = replace(FOUR, name="short", architecture=replace(QWEN_4B, trained_tokens=10_000))
 
-    assert choose_window([EIGHT, short], [card(80)], NEW) == 9216
+    assert choose_window([EIGHT, short], [card(80)], NEW) == longest_window([EIGHT, short]) == 9216
     assert fit([EIGHT, short], [card(80)], None, NEW).num_ctx == 9216
 
 
@@ -160,6 +162,16 @@ def test_ollama_evicts_what_it_believes_not_to_fit() -> None:
     assert fits_together([FOUR, EIGHT], [Card("card", both, 2 * both)], 32_768, small)
 
 
+def test_80_percent_of_what_is_left_are_80_percent() -> None:
+    """The guess for the second model is held against what the first leaves, to the byte."""
+    first, second = need(FOUR, 8192, NEW), need(EIGHT, 8192, NEW)
+    least = first.total_bytes + -(-ollamas_guess_bytes(EIGHT, 8192, NEW) * 100 // 80)
+
+    for free, stays in ((least, True), (least - 1, False)):
+        cards = [Card("card", free, free)]
+        assert stay_together([FOUR, EIGHT], [first, second], cards, 8192, NEW) is stays
+
+
 def test_the_first_model_is_not_held_to_80_percent() -> None:
     """Nothing is checked when nothing else is loaded."""
     needed = need(EIGHT, 8192, NEW).total_bytes + MARGIN_BYTES
@@ -206,6 +218,11 @@ def test_one_is_split_so_that_the_other_stays_whole() -> None:
 
     assert packs([large, small], (80, 60))
     assert not packs([large, small], (70, 69))
+
+
+def test_the_largest_card_is_not_always_the_right_one() -> None:
+    """One fills the smaller card, so that two find room on the larger."""
+    assert packs([Load(90, 0, 1), Load(50, 0, 1), Load(50, 0, 1)], (100, 90))
 
 
 @given(

@@ -114,6 +114,10 @@ def test_a_sliding_layer_holds_its_window_and_a_batch() -> None:
     row = 4 * 512 * 2
     assert kv_bytes(GEMMA_3, 32_768, NEW) == row * (2 * 32_768 + 10 * 2048)
     assert kv_bytes(GEMMA_3, 512, NEW) == row * 12 * 512
+    longer = replace(GEMMA_3, layers=34, kv_heads=(4,) * 34)
+    assert kv_bytes(longer, 32_768, NEW) == row * (5 * 32_768 + 29 * 2048)
+    slots = Runtime("B", parallel=4)
+    assert kv_bytes(GEMMA_3, 8192, slots) == row * (2 * 4 * 8192 + 10 * (4 * 1024 + 512))
 
 
 @pytest.mark.parametrize(
@@ -177,6 +181,21 @@ def test_flash_attention_needs_equal_lengths_or_mla() -> None:
 def test_the_batch_grows_with_the_window_from_0_30_on(era: Era, tokens: int, expected: int) -> None:
     """512 tokens at once, and 1,024 or 2,048 for large windows on new versions."""
     assert ubatch_tokens(tokens, Runtime(era)) == expected
+
+
+def test_the_graph_grows_with_the_window_where_heads_are_wide() -> None:
+    """The rows of a layer are as wide as its heads, a mask has 6 bytes a token; else there are scores."""
+    rows = 2 * 2560 + 2 * 32 * 128
+    tokens = 163_840
+
+    assert graph_bytes(QWEN_4B, tokens, NEW) == 2048 * (6 * tokens + 4 * rows)
+    assert graph_bytes(QWEN_4B, tokens, OLD) == 4 * 512 * (33 * tokens + rows)
+
+
+def test_the_constants_are_those_of_their_sources() -> None:
+    """CUDA's own memory as Ollama has it, and twice qwen3next's state."""
+    assert RUNNER_BYTES == 457 * MIB
+    assert RECURRENT_LAYER_BYTES == 2 * (32 * 128 * 128 * 4)
 
 
 def test_an_unknown_vocabulary_counts_as_a_large_one() -> None:

@@ -35,7 +35,7 @@ from aider_guard.core.events import (
     ExchangesCarried,
     FilesCounted,
     KeyTyped,
-    ModelDescribed,
+    LaunchForbidden,
     ModelsChosen,
     ModelsUnloaded,
     NoticeShown,
@@ -46,6 +46,7 @@ from aider_guard.core.events import (
     PromptShown,
     RestartRequested,
     ServerRead,
+    ServerSurveyed,
     SidecarLost,
     SidecarStarted,
     TerminationRequested,
@@ -55,12 +56,16 @@ from aider_guard.core.events import (
 )
 from aider_guard.core.findings import SEVERITIES, Finding
 from aider_guard.core.policy import decide
+from aider_guard.core.serverfacts import ServerReport
 from aider_guard.core.state import Phase, Restart, State
 
 NOW = 100.0
+SURVEYED = ServerReport("http://127.0.0.1:1", True, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
 SAMPLES: tuple[Event, ...] = (
     AiderStarted(2, 42),
     ModelsChosen("ours", ("ours",), WINDOW),
+    LaunchForbidden((Finding("a", "stop", "what"),)),
+    ServerSurveyed(SURVEYED),
     *(Finding(severity, severity, "what", fix="fix") for severity in SEVERITIES),
     *(PromptShown(empty=empty) for empty in (True, False)),
     ConfirmShown(),
@@ -82,7 +87,6 @@ SAMPLES: tuple[Event, ...] = (
     ServerRead("0.9.3"),
     *(models(*names, at=NOW) for names in ((), (OURS,))),
     gpu_memory(95, at=NOW),
-    ModelDescribed("ours", WINDOW),
     FilesCounted({}),
     TextsCounted(1, ()),
     ModelsUnloaded((OURS,), GIB, 1.0),
@@ -107,6 +111,7 @@ TRANSITIONS: dict[tuple[Phase, type], set[Phase]] = {
     (P.STARTING, AiderExited): {P.BACKOFF} | OVER,
     (P.STARTING, TerminationRequested): {P.STOPPING},
     (P.RUNNING, AiderExited): {P.OFFERING} | OVER,
+    (P.STARTING, LaunchForbidden): OVER,
     (P.RUNNING, TerminationRequested): {P.STOPPING},
     (P.SAVING, ChatSaved): {P.STOPPING, P.RUNNING},
     (P.SAVING, AiderExited): {P.OFFERING} | OVER,

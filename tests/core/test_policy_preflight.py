@@ -62,5 +62,7 @@ def test_the_exit_status_is_that_of_the_worst(
 def test_the_worst_come_first_and_the_rest_keep_their_order() -> None:
     """A stable sort."""
     severities: tuple[Severity, ...] = ("info", "stop", "info", "unknown")
-    found = [Finding(name, severity, "w") for name, severity in zip("abcd", severities, strict=True)]
+    found = [
+        Finding(name, severity, "w") for name, severity in zip("abcd", severities, strict=True)
+    ]
     assert [one.id for one in worst_first(found)] == ["b", "d", "a", "c"]

@@ -22,7 +22,6 @@ from aider_guard.core.events import (
     DeadlinePassed,
     Event,
     FilesCounted,
-    ModelDescribed,
     ModelsRead,
     ModelsUnloaded,
     ServerRead,
@@ -86,7 +85,6 @@ HEARD: list[Event] = [
     ServerRead(UNKNOWN),
     ModelsRead(UNKNOWN),
     gpu_memory(10, at=0.0),
-    ModelDescribed("m", 1),
     ServerSurveyed(
         ServerReport("", True, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)  # nobody answered
     ),

@@ -19,6 +19,10 @@ import pytest
 from session.guards import Place
 from session.ptys import child
 
+from aider_guard.config import Config
+from aider_guard.launch.local import local_environment
+from aider_guard.launch.settings import AiderSettings
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -174,7 +178,7 @@ def _odd_modes() -> None:
 
 
 def test_what_the_program_finds_is_what_it_found_without_a_guard(place: Place) -> None:
-    """Folder, modes, signals, open files and leadership are the same; two variables are added to the environment."""
+    """Folder, modes, signals, open files and leadership are the same; the environment gets what keeps it local."""
     found: list[dict[str, Any]] = []
     for command in (place.plain(), place.guarded()):
         with place.person(child("reports_start", "a b"), command, size=ODD_SIZE) as person:
@@ -183,7 +187,12 @@ def test_what_the_program_finds_is_what_it_found_without_a_guard(place: Place) -
             found[-1]["env"].pop("AIDER_GUARD_TEST_PERSON")
 
     plain, guarded = found
-    assert guarded.pop("env") == {**plain.pop("env"), **OF_THE_GUARD}
+    environment = guarded.pop("env")
+    added = dict(OF_THE_GUARD)
+    if place.form == "settings":
+        nowhere = environment["HTTP_PROXY"]
+        added |= local_environment(Config(), AiderSettings(), place.ollama, nowhere).set
+    assert environment == {**plain.pop("env"), **added}
     assert guarded == plain
 
 

@@ -16,14 +16,15 @@ from fakes.ollama_server import FakeOllama
 
 from aider_guard.core.events import (
     Event,
-    ModelDescribed,
     ModelsRead,
     ServerRead,
+    ServerSurveyed,
     SidecarLost,
     SidecarStarted,
 )
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.requests import CountTexts, DescribeModels, StopSidecar
+from aider_guard.core.requests import CountTexts, StopSidecar, SurveyServer
+from aider_guard.core.serverfacts import ModelFacts
 from aider_guard.core.wire import encode
 from aider_guard.session import sidecar as module
 from aider_guard.session.sidecar import SidecarProcess, sidecar_command
@@ -68,8 +69,12 @@ def test_a_real_sidecar() -> None:
         assert isinstance(first, SidecarStarted)
         assert first.pid == sidecar.pid
         assert os.getsid(sidecar.pid) == sidecar.pid
-        assert sidecar.send(DescribeModels(("qwen3:8b",)))
-        assert ModelDescribed("qwen3:8b", 40960) in events_until(sidecar, ModelDescribed)
+        assert sidecar.send(SurveyServer(("qwen3:8b",)))
+        surveyed = events_until(sidecar, ServerSurveyed)[-1]
+        assert isinstance(surveyed, ServerSurveyed)
+        facts = surveyed.report.models["qwen3:8b"]
+        assert isinstance(facts, ModelFacts)
+        assert facts.trained_tokens == 40960
         assert sidecar.send(StopSidecar())
         assert isinstance(events_until(sidecar, SidecarLost)[-1], SidecarLost)
 

@@ -158,28 +158,9 @@ def test_no_server_is_unavailable(base: str, reason: str) -> None:
     assert "secret" not in answer.reason
 
 
-@pytest.mark.parametrize(
-    ("name", "trained", "reason"),
-    [
-        ("qwen3:8b", 40960, ""),
-        ("nope", None, "model 'nope' not found (404)"),
-        ("untold", None, "does not know"),
-        ("gpt-oss:mine", None, "cloud model"),
-    ],
-)
-def test_trained_tokens(client: OllamaClient, name: str, trained: int | None, reason: str) -> None:
-    """The architecture's own key holds the number; what has none has a reason."""
-    answer = client.trained_tokens(name)
-    if trained is not None:
-        assert answer == trained
-    else:
-        assert isinstance(answer, Unavailable)
-        assert reason in answer.reason
-
-
 def test_a_cloud_name_is_never_sent(client: OllamaClient, ollama: FakeOllama) -> None:
     """Even asking about such a name would leave the machine (Ollama 0.18 and later)."""
-    assert isinstance(client.trained_tokens("gpt-oss:120b-cloud"), Unavailable)
+    assert isinstance(client.model_facts("gpt-oss:120b-cloud", ()), Unavailable)
     assert isinstance(client.unload("kimi-k2:cloud"), Unavailable)
     assert ollama.received == []
 

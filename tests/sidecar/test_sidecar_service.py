@@ -20,7 +20,6 @@ from aider_guard import __version__
 from aider_guard.core.events import (
     FilesCounted,
     MemoryRead,
-    ModelDescribed,
     ModelsRead,
     ModelsUnloaded,
     ServerRead,
@@ -32,7 +31,6 @@ from aider_guard.core.readings import ModelsReading, RamReading, Unavailable
 from aider_guard.core.requests import (
     CountFiles,
     CountTexts,
-    DescribeModels,
     Request,
     StopSidecar,
     SurveyServer,
@@ -177,9 +175,6 @@ def test_answers_requests(driver: FakeDriver) -> None:
         while not isinstance(memory.reading.gpus, tuple):
             memory = running.next(MemoryRead)
         running.stdin.write(b"garbage\n\n")
-        running.send(DescribeModels(("qwen3:8b", "nope")))
-        assert running.next(ModelDescribed) == ModelDescribed("qwen3:8b", 40960)
-        assert isinstance(running.next(ModelDescribed).trained_tokens, Unavailable)
         running.send(CountFiles("/", ("a",)), CountTexts(7, ("a",)))
         why = Unavailable("Aider's token encodings were not found")
         assert running.next(FilesCounted) == FilesCounted({"a": why})
@@ -212,7 +207,7 @@ def test_a_hung_ollama_delays_nothing_else() -> None:
             report = running.next(ServerSurveyed).report
             assert isinstance(report.version, Unavailable)
             running.send(SurveyServer(("qwen3:8b",)))
-            running.send(DescribeModels(("qwen3:8b",)), CountTexts(1, ()))
+            running.send(CountTexts(1, ()))
             running.next(TextsCounted)
             for _ in range(3):
                 running.next(MemoryRead)
@@ -252,7 +247,7 @@ def test_ends_at_once_whatever_hangs(driver: FakeDriver, how: str) -> None:
         ollama.answers = dict.fromkeys(hanging, Hang())
         with sidecar(ollama.url, environment=driver.environment) as running:
             running.next(SidecarStarted)
-            running.send(DescribeModels(("qwen3:8b",)), UnloadModels(("qwen3:8b",)))
+            running.send(UnloadModels(("qwen3:8b",)))
             running.send(SurveyServer(("qwen3:8b",)))
             running.next(MemoryRead)
             family = [stack.enter_context(pidfd(pid)) for pid in running.family()]

@@ -25,6 +25,7 @@ from aider_guard.core.events import (
     ChatSaved,
     DeadlinePassed,
     Event,
+    LaunchForbidden,
     ModelsUnloaded,
     OfferAnswered,
     PromptShown,
@@ -37,6 +38,7 @@ from aider_guard.core.holdings import last_known_handoff, session_models
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.rules import Step, memory
 from aider_guard.core.state import Phase, Restart, State
+from aider_guard.errors import LaunchError
 
 SIGINT = 2  # the third Ctrl-C during Aider's shutdown kills it: the user wanted to leave
 
@@ -54,6 +56,8 @@ def _transition(state: State, event: Event, now: float) -> Step:
             return _ending(state, event)
         case _, TerminationRequested(signal_number):
             return _terminate(state, signal_number, now)
+        case Phase.STARTING, LaunchForbidden(findings):
+            return _end(state, LaunchError.exit_code, (), now, sentences.refused(findings))
         case _, AiderExited(status):
             return _exited(state, status, now)
         case _, RestartRequested():

@@ -1,0 +1,82 @@
+"""What makes a session local, put into Aider's environment after every ``.env`` was read.
+
+These settings only ask: a program that ignores proxies is not held by them. They reach everything that honours
+them, which is every client that Aider itself uses (httpx, requests, aiohttp, git, curl).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from aider_guard.config import Config
+from aider_guard.launch.cloud import CLOUD_KEYS
+from aider_guard.launch.settings import AiderSettings, Variable
+from aider_guard.sidecar.names import is_loopback
+
+INVALID_KEY = "switched-off-by-aider-guard"
+NOWHERE = "http://127.0.0.1:9"
+"""Shown for the refusing address where none is held: the discard port, on which nothing listens."""
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+# Aider tests whether the first is there at all, and then asks GitHub before every request (models.py); the second
+# goes to Ollama only, which may be behind a server that asks for it.
+_NO_KEYS_OF_OURS = ("GITHUB_COPILOT_TOKEN", "OLLAMA_API_KEY")
+_OPENAI = ("OPENAI_API_KEY", "OPENAI_API_BASE")
+
+
+@dataclass(frozen=True)
+class LocalEnvironment:
+    """Variables that hold in Aider's process whatever a ``.env`` says, and variables that must not be there."""
+
+    set: Mapping[str, str] = field(default_factory=dict)
+    unset: tuple[str, ...] = ()
+
+
+def local_environment(
+    config: Config, settings: AiderSettings, ollama: str, refusing: str
+) -> LocalEnvironment:
+    """The environment for a session on the Ollama at this URL; *refusing* is a proxy that takes no connection.
+
+    With an open network only Ollama's address is set.
+    """
+    address = {"OLLAMA_API_BASE": ollama} if config.ollama else {}
+    if config.network == "open":
+        return LocalEnvironment(address)
+    kept = _keys_of_local_servers(settings)
+    keys = {name: INVALID_KEY for name in CLOUD_KEYS if name not in (*kept, *_NO_KEYS_OF_OURS)}
+    proxies = {spelling: refusing for name in _PROXIES for spelling in (name, name.lower())}
+    reachable = ",".join(("localhost", "127.0.0.1", "::1", *_host_of(ollama)))
+    return LocalEnvironment(
+        {
+            **address,
+            **keys,
+            **proxies,
+            "NO_PROXY": reachable,
+            "no_proxy": reachable,
+            "USE_LITELLM_PROXY": "False",
+            "HF_HUB_OFFLINE": "1",
+        },
+        ("GITHUB_COPILOT_TOKEN",),
+    )
+
+
+def _host_of(base_url: str) -> tuple[str, ...]:
+    """The host of an Ollama on another machine."""
+    host = urlsplit(base_url).hostname
+    return (host,) if host and not is_loopback(base_url) else ()
+
+
+def _keys_of_local_servers(settings: AiderSettings) -> frozenset[str]:
+    """The keys of a local server that speaks OpenAI's protocol are no cloud's."""
+    bases = {one.name: one.value for one in settings.addresses}
+    base = bases.get("OPENAI_API_BASE") or bases.get("OPENAI_BASE_URL") or ""
+    roles = [role for role in settings.roles if role.model.startswith("openai/")]
+    local = roles and all(is_loopback(role.api_base or base) for role in roles)
+    return frozenset(_OPENAI) if local else frozenset()
+
+
+def overridden(settings: AiderSettings, ours: LocalEnvironment) -> tuple[Variable, ...]:
+    """The user's variables that do not hold in the session."""
+    names = {*ours.set, *ours.unset}
+    return tuple(one for one in (*settings.keys, *settings.addresses) if one.name in names)

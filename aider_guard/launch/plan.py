@@ -1,0 +1,70 @@
+"""What a launch will be: the window, what was found, and what Aider is given. Decided from facts, nothing is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from aider_guard.core.findings import Finding
+from aider_guard.core.fit import Fit, choose_window, fit
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.serverfacts import ModelFacts, ServerReport
+from aider_guard.launch.fitting import Placement, placement
+from aider_guard.launch.local import LocalEnvironment, local_environment
+from aider_guard.launch.pins import Pins, make_pins
+from aider_guard.launch.preflight import examine
+from aider_guard.launch.preflight.facts import Facts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A launch as it will be. ``pins`` is None where Aider's own settings are not known."""
+
+    findings: tuple[Finding, ...] = ()
+    fit: Fit | Unavailable = Unavailable("not computed")
+    pins: Pins | None = None
+    environment: LocalEnvironment = field(default_factory=LocalEnvironment)
+    network: Literal["offline", "open"] = "offline"
+
+    @property
+    def stops(self) -> tuple[Finding, ...]:
+        """What speaks against this launch."""
+        return tuple(finding for finding in self.findings if finding.severity == "stop")
+
+    @property
+    def is_forbidden(self) -> bool:
+        """Whether Aider must not be started: with an open network the user has answered for it."""
+        return bool(self.stops) and self.network == "offline"
+
+
+def make_plan(facts: Facts, *, ollama: str, refusing: str, corrections: Mapping[str, int]) -> Plan:
+    """The plan for a launch on the Ollama at this address; *refusing* is the proxy that takes no connection.
+
+    Raises LaunchError when one of the user's own files cannot be merged.
+    """
+    settings, config = facts.settings, facts.config
+    if isinstance(settings, Unavailable):
+        return Plan(examine(facts), settings, network=config.network)
+    placed = placement(facts.server, facts.memory, corrections)
+    fitting = None if isinstance(placed, Unavailable) else choose_window(*placed)
+    pins = make_pins(settings, config.num_ctx, trained(facts.server), fitting)
+    answer = _fit(placed, pins.window_tokens)
+    facts = replace(facts, window_tokens=pins.window_tokens, fit=answer)
+    ours = local_environment(config, settings, ollama, refusing)
+    return Plan(examine(facts), answer, pins, ours, config.network)
+
+
+def _fit(placed: Placement | Unavailable, window_tokens: int) -> Fit | Unavailable:
+    if isinstance(placed, Unavailable):
+        return placed
+    candidates, cards, runtime = placed
+    return fit(candidates, cards, window_tokens, runtime)
+
+
+def trained(server: ServerReport | Unavailable) -> dict[str, int | Unavailable]:
+    """The trained context of each model that was asked for and is there."""
+    if isinstance(server, Unavailable):
+        return {}
+    models = server.models.items()
+    return {name: model.trained_tokens for name, model in models if isinstance(model, ModelFacts)}

@@ -1,0 +1,77 @@
+"""Planning the launches of one session: the same window for all of them, however the memory changes in between."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from aider_guard.config import Config
+from aider_guard.core.readings import MemoryReading, Unavailable
+from aider_guard.core.serverfacts import ServerReport
+from aider_guard.launch.addresses import may_be_asked, ollama_address
+from aider_guard.launch.aider import Aider
+from aider_guard.launch.learned import read_corrections
+from aider_guard.launch.plan import Plan, make_plan
+from aider_guard.launch.preflight.facts import Facts
+from aider_guard.launch.repository import repository_facts
+from aider_guard.launch.settings import AiderSettings
+
+
+@dataclass
+class Planner:
+    """Makes the plan of each launch. ``refusing`` is a proxy that takes no connection, ``state_dir`` our own folder."""
+
+    config: Config
+    aider: Aider
+    environment: Mapping[str, str]
+    refusing: str
+    state_dir: Path
+    _windows: dict[tuple[str, ...], int] = field(default_factory=dict)
+
+    def server(self, settings: AiderSettings) -> str:
+        """Where this session's Ollama is."""
+        return ollama_address(self.config, settings, self.environment)
+
+    def first_server(self) -> str:
+        """Where Ollama probably is, before Aider has said anything."""
+        return ollama_address(self.config, Unavailable("not said yet"), self.environment)
+
+    def may_ask(self, settings: AiderSettings) -> bool:
+        """Whether anything may be sent there: to this machine, or where the user said himself."""
+        return self.config.network == "open" or may_be_asked(
+            self.config, settings, self.environment
+        )
+
+    def plan(
+        self,
+        settings: AiderSettings | Unavailable,
+        server: ServerReport | Unavailable,
+        memory: MemoryReading | Unavailable,
+    ) -> Plan:
+        """The plan for a launch. Raises LaunchError when one of the user's own files cannot be merged."""
+        models = settings.models if isinstance(settings, AiderSettings) else ()
+        window = self._windows.get(models, self.config.num_ctx)
+        facts = Facts(
+            config=replace(self.config, num_ctx=window),
+            settings=settings,
+            server=server,
+            memory=memory,
+            repo=repository_facts(settings),
+            state_free_bytes=_free_bytes(self.state_dir),
+            aider_script=self.aider.script,
+        )
+        base = self.server(settings) if isinstance(settings, AiderSettings) else ""
+        corrections = read_corrections(self.state_dir)
+        plan = make_plan(facts, ollama=base, refusing=self.refusing, corrections=corrections)
+        if plan.pins is not None:
+            self._windows[models] = plan.pins.window_tokens
+        return plan
+
+
+def _free_bytes(folder: Path) -> int | Unavailable:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError as error:
+        return Unavailable(f"{folder} cannot be read: {error.strerror}")

@@ -1,0 +1,112 @@
+"""``--show``: what would be run, in which environment, with which files; nothing is started."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from aider_guard import paths
+from aider_guard.config import Config
+from aider_guard.core import sentences
+from aider_guard.core.readings import Unavailable
+from aider_guard.errors import LaunchError, LaunchRefusedError
+from aider_guard.launch import command, pins
+from aider_guard.launch.addresses import ollama_address
+from aider_guard.launch.gathering import gather
+from aider_guard.launch.learned import read_corrections
+from aider_guard.launch.local import NOWHERE, LocalEnvironment
+from aider_guard.launch.plan import Plan, make_plan
+from aider_guard.launch.preflight.facts import Facts
+from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.starting import aider_environment, is_one_shot
+
+SESSION = Path("SESSION")
+"""Stands for the session's own folder, which is made at its start."""
+
+
+def run_show(
+    config: Config, aider_args: Sequence[str], environment: Mapping[str, str] = os.environ
+) -> int:
+    """Print it; 0. Raises LaunchError when there is no Aider, LaunchRefusedError when it would not be started."""
+    state_dir = paths.state_dir(environment)
+    facts = gather(config, aider_args, environment=environment, state_dir=state_dir)
+    if facts.aider_problem:
+        raise LaunchError(facts.aider_problem)
+    if isinstance(facts.settings, Unavailable):
+        raise LaunchError(f"what Aider will use is not known: {facts.settings.reason}")
+    base = ollama_address(config, facts.settings, environment)
+    corrections = read_corrections(state_dir)
+    plan = make_plan(facts, ollama=base, refusing=NOWHERE, corrections=corrections)
+    if plan.is_forbidden:
+        raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops).lines))
+    lines = described(facts, facts.settings, plan, aider_args, environment)
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return 0
+
+
+def described(
+    facts: Facts,
+    settings: AiderSettings,
+    plan: Plan,
+    aider_args: Sequence[str],
+    environment: Mapping[str, str],
+) -> Iterator[str]:
+    """The command, the environment and the generated files, line by line."""
+    arguments = _arguments(settings, is_one_shot(aider_args))
+    yield "command (after your own arguments, ours):"
+    yield "  " + shlex.join([facts.aider_script, *aider_args])
+    yield from (f"    {line}" for line in _by_option(arguments))
+    yield ""
+    yield "environment:"
+    yield from (f"  {line}" for line in _environment(facts.config, plan.environment, environment))
+    if plan.pins is None:
+        return
+    yield ""
+    yield f"{SESSION / 'model.settings.yml'}:"
+    yield from (f"  {line}" for line in pins.settings_text(plan.pins).splitlines())
+    yield ""
+    yield f"{SESSION / 'model.metadata.json'}:"
+    yield from (f"  {line}" for line in pins.metadata_text(plan.pins).splitlines())
+
+
+def _arguments(settings: AiderSettings, one_shot: bool) -> list[str]:
+    files = command.LaunchFiles(
+        chat_history=SESSION / "chat.md",
+        input_history=SESSION / "input",
+        analytics_log=Path(settings.analytics_log or SESSION / "analytics.jsonl"),
+        bell=SESSION / "bell",
+        commands=SESSION / "load.commands",
+        model_settings=SESSION / "model.settings.yml",
+        model_metadata=SESSION / "model.metadata.json",
+    )
+    if one_shot:
+        return command.one_shot_arguments(files.model_settings, files.model_metadata)
+    return command.session_arguments(files, settings)
+
+
+def _by_option(arguments: Sequence[str]) -> Iterator[str]:
+    """One option a line, with its value."""
+    line: list[str] = []
+    for argument in arguments:
+        if argument.startswith("--") and line:
+            yield shlex.join(line)
+            line = []
+        line.append(argument)
+    if line:
+        yield shlex.join(line)
+
+
+def _environment(
+    config: Config, ours: LocalEnvironment, environment: Mapping[str, str]
+) -> Iterator[str]:
+    started = aider_environment(config, {})
+    if environment.get("OLLAMA_API_BASE") and not config.ollama:
+        started["OLLAMA_API_BASE"] = environment["OLLAMA_API_BASE"]
+    yield from (f"{name}={shlex.quote(value)}" for name, value in sorted(started.items()))
+    if ours.set or ours.unset:
+        yield "after every .env, whatever it says:"
+    yield from (f"  {name}={shlex.quote(value)}" for name, value in sorted(ours.set.items()))
+    yield from (f"  {name} removed" for name in ours.unset)
