@@ -90,7 +90,7 @@ def _unknown(name: str, found: ModelFacts | ModelMissing | Unavailable | None) -
         case Unavailable():
             names = catalogue.nearest(name)
             what = f"{name} is not in the catalogue, and {found.reason}"
-        case None:
+        case _:
             names = catalogue.nearest(name)
             what = f"{name} is not in the catalogue"
     nearest = tuple(dict.fromkeys(names))[:3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,18 @@ def test_what_is_offered_instead_does_fit(fit: Fit) -> None:
     for one in found["instead"]:
         again = data(fit(one["name"], vram=["12"], as_json=True))
         assert again["largest_num_ctx"] == one["largest_num_ctx"] >= 4096
+
+
+def test_what_is_offered_instead_has_the_window_that_was_asked_for(fit: Fit) -> None:
+    """Where only the window is too large, others are named that have it, and not the model itself."""
+    found = data(fit("qwen3:8b", vram=["8"], num_ctx=12_288, as_json=True))
+
+    assert 4096 <= found["largest_num_ctx"] < 12_288
+    assert found["instead"]
+    assert all(one["largest_num_ctx"] >= 12_288 for one in found["instead"])
+    assert "qwen3:8b" not in [one["name"] for one in found["instead"]]
+    smaller = data(fit("qwen3:8b", vram=["8"], num_ctx=found["largest_num_ctx"], as_json=True))
+    assert smaller["fits"]
 
 
 def test_the_json_has_the_promised_shape(fit: Fit) -> None:
@@ -258,7 +271,7 @@ def test_a_stub_runs_elsewhere(fit: Fit) -> None:
     stub = FakeModel("mine:latest", remote_host="https://ollama.com:443")
     with (
         FakeOllama(version="0.30.11", models=(stub,)) as ollama,
-        pytest.raises(ConfigError, match="mine runs on"),
+        pytest.raises(ConfigError, match=r"^mine runs on https://ollama\.com:443, not on a card$"),
     ):
         fit("mine", vram=["16"], server=ollama.url)
 
@@ -322,3 +335,37 @@ def test_what_was_learned_of_a_model_counts(fit: Fit, tmp_path: Path) -> None:
 
     more = after["models"][0]["overhead_bytes"] - before["models"][0]["overhead_bytes"]
     assert more == GIB
+
+
+# The page on it
+
+
+def test_the_examples_in_the_documentation_are_what_is_printed(fit: Fit) -> None:
+    """docs/fit.md shows the command and its answer, word for word."""
+    text = (Path(__file__).parents[2] / "docs/fit.md").read_text(encoding="utf-8")
+    examples = re.findall(
+        r"^```\n\$ aider-guard fit ([^\n]*) --vram (\S+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
+    )
+
+    assert len(examples) == 2
+    for models, card, printed in examples:
+        assert fit(*models.split(), vram=[card])[1] == printed
+
+
+def test_every_key_of_the_json_is_documented(fit: Fit) -> None:
+    """The table in docs/fit.md has all keys, those of lists too."""
+    text = (Path(__file__).parents[2] / "docs/fit.md").read_text(encoding="utf-8")
+    table = text.partition("## `aider-guard fit --json`")[2]
+    named = set(re.findall(r"`(?:\w+\[\]\.)?(\w+)`", table))
+    found = data(fit("qwen3:32b", "qwen3:8b", vram=["24"], num_ctx=40_960, as_json=True))
+    more = data(fit("qwen3:32b", vram=["16"], as_json=True))
+    lists = (found["models"], found["cards"], found["hand_overs"], more["instead"])
+    rows = [row for rows in lists for row in rows[:1]]
+
+    assert len(rows) == len(lists)
+    assert {key for each in (found, *rows) for key in each} - {
+        "models",
+        "cards",
+        "hand_overs",
+        "instead",
+    } <= named
