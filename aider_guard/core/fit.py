@@ -18,8 +18,8 @@ Era = Literal["A", "B", "C"]
 
 STEP_TOKENS: Final = 1024
 MINIMUM_TOKENS: Final = 4096
-"""The smallest useful window. Aider's instructions for an edit format take 1,000 to 3,000 tokens before a file is
-added, its repository map 1,024, and the answer must fit as well; 4,096 is also Ollama's own smallest default."""
+"""The smallest useful window. Aider's instructions take 600 (whole) to 1,700 tokens (diff) by its own count in 0.86.2,
+its repository map 1,024, and a file and the answer must fit as well; 4,096 is also Ollama's own smallest default."""
 COMFORTABLE_TOKENS: Final = 8192
 """From here on, all models in memory together is worth more than a larger window with a load at each hand-over."""
 UNKNOWN_TRAINED_TOKENS: Final = 8192
