@@ -28,14 +28,14 @@ def by_role(facts: Facts) -> Iterator[Finding]:
     away = in_cloud(facts)
     main = next((role for role in away if role.role == "main"), None)
     for role in away:
-        if role is main or main is None or _is_its_own(role, main):
+        if role is main or main is None or _is_its_own(role):
             yield _finding(role, facts, facts.settings)
 
 
-def _is_its_own(role: Role, main: Role) -> bool:
+def _is_its_own(role: Role) -> bool:
     """Whether the user said it, and not Aider's table of models."""
     follows = role.source.startswith(("the main model", "Aider's settings"))
-    return role.model != main.model and bool(role.source or role.settings_source) and not follows
+    return bool(role.source or role.settings_source) and not follows
 
 
 def _finding(role: Role, facts: Facts, settings: AiderSettings) -> Finding:

@@ -115,7 +115,7 @@ SERVERS: list[tuple[ServerReport | Unavailable, Said]] = [
     (server(process=process("com.docker.backend")), {("info", "ollama-port")}),
     (server(process=process("ollama-lib")), set()),
     (server(process=replace(process(""), pid=0)), set()),
-    (server(process=process(OLLAMA_NUM_PARALLEL="4")), {("warn", "ollama-parallel")}),
+    (server(process=process(OLLAMA_NUM_PARALLEL="2")), {("warn", "ollama-parallel")}),
     (server(process=process(OLLAMA_NUM_PARALLEL="1")), set()),
     (server(process=process(OLLAMA_NUM_PARALLEL="many")), set()),
     (server(installed=NO), {("unknown", "model-unread")}),

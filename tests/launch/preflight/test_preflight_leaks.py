@@ -232,12 +232,13 @@ def test_a_cloud_that_was_asked_for_is_one_all_the_same(name: str, source: str) 
     assert said(world(*same(name, source))) == {("stop", "cloud-model")}
 
 
-def test_a_side_model_of_its_own_is_named_beside_a_main_model_in_a_cloud() -> None:
-    """Two files with two models of clouds are two things to change."""
+@pytest.mark.parametrize("second", ["o3-mini", CLOUD])
+def test_a_side_model_of_its_own_is_named_beside_a_main_model_in_a_cloud(second: str) -> None:
+    """Two files that name models of clouds are two things to change, also where it is the same model."""
     facts = world(
         role("main", CLOUD, "/repo/.aider.conf.yml"),
         role("editor", CLOUD, "the main model"),
-        role("weak", "o3-mini", f"AIDER_WEAK_MODEL in {ENV}"),
+        role("weak", second, f"AIDER_WEAK_MODEL in {ENV}"),
     )
     assert said(facts) == {("stop", "cloud-model"), ("stop", "side-model")}
 
