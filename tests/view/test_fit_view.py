@@ -108,6 +108,13 @@ def test_what_is_offered_instead_has_the_window_that_was_asked_for(fit: Fit) -> 
     assert smaller["fits"]
 
 
+def test_what_was_asked_for_is_not_offered_again(fit: Fit) -> None:
+    """The one of two that fits is no news."""
+    found = data(fit("qwen3:32b", "qwen3:14b-q4_K_M", vram=["16"], as_json=True))
+    assert found["instead"]
+    assert "qwen3:14b" not in [one["name"] for one in found["instead"]]
+
+
 def test_the_json_has_the_promised_shape(fit: Fit) -> None:
     """The keys of the contract, whose sums are right; more keys beside them."""
     found = data(fit("qwen3:14b", "qwen3:4b", vram=["24"], num_ctx=16_384, as_json=True))
