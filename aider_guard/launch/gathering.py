@@ -151,9 +151,6 @@ def read_memory() -> MemoryReading:
     return surroundings.read_memory(patience_seconds=MEMORY_SECONDS)
 
 
-_read_memory = read_memory
-
-
 def _begin(work: Callable[[], T]) -> Future[T]:
     """Do something in a thread that nobody has to wait for."""
     done: Future[T] = Future()
