@@ -24,8 +24,9 @@ from aider_guard.session.running import Running
 from aider_guard.session.watcher import Watcher
 
 DEADLINE = "server_surveyed"
-# Ollama answers these questions in milliseconds; Aider needs seconds to start. More than this is not waited for.
-_WAIT_SECONDS = 0.5
+# Ollama answers these questions in milliseconds, and Aider needs seconds to start. More than this is not waited for:
+# the window would then be the cautious one for the whole session.
+_WAIT_SECONDS = 1.5
 _SILENT = Unavailable("Ollama did not answer in time")
 
 

@@ -221,6 +221,19 @@ def test_the_file_that_aider_reads_last_is_the_one_that_is_told() -> None:
     assert found.kept == (Kept("map-tokens", "8", "1024", NAME),)
 
 
+def test_a_negated_option_is_told_whatever_its_value() -> None:
+    """What ``no-auto-test: false`` means to configargparse is not what it says: it switches the tests off."""
+    found = extended(b"no-auto-test: false\n")
+
+    assert "auto-test" not in found.added
+    assert [one.key for one in found.kept] == ["no-auto-test"]
+
+
+def test_a_byte_order_mark_stays_the_first_thing() -> None:
+    """Before our lines, without a line of its own."""
+    assert extended(b"\xef\xbb\xbf").content.startswith(b"\xef\xbb\xbf# by init\n")
+
+
 def test_a_setting_with_an_empty_value_is_not_written_twice() -> None:
     """The user left room for it: YAML would take the second line, and the first would look like a mistake."""
     assert b"map-tokens: 1024" not in extended(b"map-tokens:\n").content
@@ -264,6 +277,15 @@ def test_an_entry_of_the_users_for_every_model_is_left_alone() -> None:
     assert found.kept == (
         Kept(EVERY_MODEL, "num_ctx 4096", "num_ctx 8192", ".aider.model.settings.yml"),
     )
+
+
+def test_an_entry_for_every_model_without_a_window_is_told_too() -> None:
+    """A second one would take its other parameters away."""
+    old = b"- name: aider/extra_params\n  extra_params: {keep_alive: 30m}\n"
+    found = entries(old)
+
+    assert found.content == old
+    assert [(one.value, one.suggested) for one in found.kept] == [("no num_ctx", "num_ctx 8192")]
 
 
 def test_a_window_that_the_user_fixed_for_one_model_is_not_overridden() -> None:

@@ -74,6 +74,7 @@ def test_one_card_gets_one_model_and_two_get_an_architect_with_an_editor() -> No
     two = plan([24.0, 24.0])
     assert two.editor is not None
     assert two.weak == two.editor != two.main
+    assert two.reason == plan([48.0]).reason == plan([16.0]).reason
 
 
 def test_larger_cards_get_larger_models() -> None:
@@ -135,7 +136,7 @@ def test_an_editor_is_another_model_that_edits_well() -> None:
     offers = offers_of([replace(candidate("qwen3:8b"), blob="sha256-1"), again], ())
 
     assert plan([48], offers).editor is None
-    assert plan([48], have("qwen3:8b", "qwen3:8b-q8_0")).editor is None
+    assert plan([48], have("qwen3:8b-q8_0", "qwen3:8b")).editor is None
     assert plan([48], have("qwen3:14b", "qwen3:4b")).editor is None
     assert plan([48], have("qwen3:14b", "qwen3:8b")).editor is not None
 
@@ -157,7 +158,8 @@ def test_a_model_that_is_not_listed_comes_after_those_that_are() -> None:
     large = replace(candidate("qwen3:14b"), name="mine:latest")
     small = replace(candidate("qwen3:4b"), name="tiny:latest", weights_bytes=10**9)
 
-    assert plan([24], offers_of([large], ())).main.name == "mine:latest"
+    other = replace(candidate("qwen3:8b"), name="other:latest")
+    assert plan([24], offers_of([other, large], ())).main.name == "mine:latest"
     assert plan([24], offers_of([large, candidate("qwen3:8b")], ())).main.name == "qwen3:8b"
     assert isinstance(choose(offers_of([small], ()), cards([24]), RUNTIMES[0]), Unavailable)
 

@@ -24,6 +24,7 @@ def get_parser(_config_files: list[str], _git_root: str | None) -> argparse.Argu
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("files", nargs="*")
     parser.add_argument("--model", default="llamafile/a-model-of-this-machine")
+    parser.add_argument("--message")
     for name in ("weak-model", "editor-model", "env-file", "analytics-log"):
         parser.add_argument(f"--{name}")
     for name in ("model-settings-file", "model-metadata-file", "notifications-command"):

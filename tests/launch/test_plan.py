@@ -1,0 +1,196 @@
+"""What a launch will be, from facts: the window, the findings, and what holds in Aider's environment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from aider_guard.config import Config
+from aider_guard.core.architecture import Architecture
+from aider_guard.core.fit import Fit
+from aider_guard.core.readings import (
+    Gpu,
+    MemoryReading,
+    ModelsReading,
+    RamReading,
+    Unavailable,
+)
+from aider_guard.core.serverfacts import InstalledModel, ModelFacts, ModelMissing, ServerReport
+from aider_guard.errors import LaunchError
+from aider_guard.launch.plan import Plan, make_plan
+from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
+from aider_guard.launch.settings import AiderSettings, Role
+from aider_guard.session.planning import Planner
+
+GIB = 1 << 30
+UNKNOWN = Unavailable("not read")
+HERE, NOWHERE = "http://127.0.0.1:11434", "http://127.0.0.1:9"
+# qwen3:8b: 36 layers, 8 heads of 128 for the cache
+EIGHT = Architecture("qwen3", 36, 4096, (32,) * 36, (8,) * 36, 128, 128, 151_936, 40_960)
+
+
+def model(name: str = "qwen3:8b", weights: int = 5_200_000_000) -> ModelFacts:
+    return ModelFacts(name, name, weights, 40_960, EIGHT, blob=name)
+
+
+def server(*models: ModelFacts | ModelMissing) -> ServerReport:
+    installed = tuple(
+        InstalledModel(one.name, one.size_bytes, "")
+        for one in models
+        if isinstance(one, ModelFacts) and isinstance(one.size_bytes, int)
+    )
+    return ServerReport(
+        base=HERE,
+        is_local=True,
+        version="0.33.0",
+        installed=installed,
+        loaded=ModelsReading((), 0.0),
+        cloud_disabled=True,
+        process=UNKNOWN,
+        models={one.name: one for one in models},
+    )
+
+
+def memory(free_gib: float, total_gib: float = 16) -> MemoryReading:
+    used = int((total_gib - free_gib) * GIB)
+    return MemoryReading((Gpu(0, "card", int(total_gib * GIB), used, ()),), UNKNOWN, 0.0)
+
+
+def settings(*names: str) -> AiderSettings:
+    main, *others = names or ("ollama_chat/qwen3:8b",)
+    roles = [Role("main", main)]
+    roles += [Role(role, name) for role, name in zip(("editor", "weak"), others, strict=False)]
+    return AiderSettings(version="0.86.2", model=main, roles=tuple(roles))
+
+
+def plan(
+    report: ServerReport | Unavailable | None = None,
+    told: AiderSettings | Unavailable | None = None,
+    reading: MemoryReading | Unavailable | None = None,
+    corrections: dict[str, int] | None = None,
+    **config: object,
+) -> Plan:
+    facts = Facts(
+        config=Config(**config),  # type: ignore[arg-type]  # settings by name
+        settings=told or settings(),
+        server=report or server(model()),
+        memory=reading or memory(16),
+    )
+    return make_plan(facts, ollama=HERE, refusing=NOWHERE, corrections=corrections or {})
+
+
+def window(made: Plan) -> int:
+    assert made.pins is not None
+    return made.pins.window_tokens
+
+
+def test_the_largest_window_that_fits_is_pinned() -> None:
+    """At most the trained one, less on a fuller card; always whole 1,024 tokens."""
+    assert window(plan()) == 40_960
+    less = window(plan(reading=memory(9)))
+    assert 8192 <= less < 40_960
+    assert less % 1024 == 0
+    made = plan(reading=memory(9))
+    assert isinstance(made.fit, Fit)
+    assert made.fit.fits
+    assert made.fit.num_ctx == less
+
+
+def test_what_was_learned_of_a_model_makes_its_window_smaller() -> None:
+    """A gigabyte more than computed."""
+    assert window(plan(reading=memory(9), corrections={"qwen3:8b": GIB})) < window(
+        plan(reading=memory(9))
+    )
+
+
+def test_a_number_that_was_asked_for_is_taken_and_judged() -> None:
+    """It is pinned though it does not fit, and a warning says so."""
+    made = plan(reading=memory(7), num_ctx=32_768)
+    assert window(made) == 32_768
+    assert isinstance(made.fit, Fit)
+    assert not made.fit.fits
+    assert "warn" in {finding.severity for finding in made.findings}
+    assert not made.is_forbidden
+
+
+@pytest.mark.parametrize("report", [NOT_ASKED, UNKNOWN])
+def test_without_ollamas_answer_the_window_is_the_cautious_one(report: Unavailable) -> None:
+    """And nothing that was not read forbids a launch."""
+    made = plan(report)
+    assert window(made) == 8192
+    assert isinstance(made.fit, Unavailable)
+    assert not made.is_forbidden
+
+
+def test_a_role_in_a_cloud_forbids_the_launch_unless_the_network_is_open() -> None:
+    """The findings are the same; with an open network the keys are left as they are, too."""
+    told = settings("ollama_chat/qwen3:8b", "gpt-4o")
+    made, opened = plan(told=told), plan(told=told, network="open")
+    assert made.is_forbidden
+    assert not opened.is_forbidden
+    assert [finding.id for finding in made.stops] == [finding.id for finding in opened.stops]
+    assert "OPENAI_API_KEY" in made.environment.set
+    assert opened.environment.set == {}
+
+
+def test_a_model_that_is_not_there_forbids_the_launch() -> None:
+    """Nothing could work."""
+    made = plan(server(ModelMissing("qwen3:8b", ("qwen3:4b",))))
+    assert made.is_forbidden
+    assert "ollama pull qwen3:8b" in [finding.fix for finding in made.stops]
+
+
+def test_without_aiders_settings_nothing_is_pinned_and_nothing_forbidden() -> None:
+    """Another Aider runs with the user's arguments alone."""
+    made = plan(told=Unavailable("another version"))
+    assert made.pins is None
+    assert not made.is_forbidden
+    assert made.environment.set == {}
+
+
+def test_a_file_that_cannot_be_merged_stops_the_launch(tmp_path: Path) -> None:
+    """Its sentence names the file."""
+    broken = tmp_path / "broken.yml"
+    broken.write_text("- name: [")
+    told = replace(settings(), model_settings_files=(str(broken),))
+    with pytest.raises(LaunchError, match=r"broken\.yml cannot be read"):
+        plan(told=told)
+
+
+# A session's planner
+
+
+def planner(tmp_path: Path, **config: object) -> Planner:
+    from aider_guard.launch.aider import Aider
+
+    made = Config(**config)  # type: ignore[arg-type]  # settings by name
+    return Planner(made, Aider("/bin/aider", ("/bin/python",)), {}, NOWHERE, tmp_path)
+
+
+def test_the_window_of_a_session_stays(tmp_path: Path) -> None:
+    """At a restart the card is fuller or emptier, and the pin is what the user knows."""
+    made = planner(tmp_path)
+    first = window(made.plan(settings(), server(model()), memory(9)))
+    assert window(made.plan(settings(), server(model()), memory(16))) == first
+    assert window(made.plan(settings(), UNKNOWN, UNKNOWN)) == first
+
+
+def test_other_models_get_a_window_of_their_own(tmp_path: Path) -> None:
+    """The user changed the settings between two launches."""
+    made = planner(tmp_path)
+    first = window(made.plan(settings(), server(model()), memory(9)))
+    small = model("small:1b", GIB)
+    other = made.plan(settings("ollama_chat/small:1b"), server(small), memory(9))
+    assert window(other) > first
+
+
+def test_the_main_memory_counts_where_there_is_no_gpu(tmp_path: Path) -> None:
+    """As much as is available."""
+    reading = MemoryReading(
+        Unavailable("no NVIDIA driver is installed"), RamReading(32 * GIB, 20 * GIB, UNKNOWN), 0.0
+    )
+    made = planner(tmp_path).plan(settings(), server(model()), reading)
+    assert window(made) == 40_960
+    assert isinstance(made.fit, Fit)

@@ -1,0 +1,94 @@
+"""``--show`` prints what would be run, and runs nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from fakes.ollama_server import FakeModel, FakeOllama
+from session.guards import Place
+from session.ptys import child
+
+
+def shown(
+    place: Place, *arguments: str, options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        place.guarded(*arguments, options=("--show", *options)),
+        env=place.env(child("exits_with", 9), OPENAI_API_KEY="sk-secret"),
+        cwd=place.work,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """With an Aider that says what it will use."""
+    return Place.make(tmp_path / "place")
+
+
+def test_command_environment_and_files_are_shown_and_nothing_is_done(tmp_path: Path) -> None:
+    """The user's words, ours, what holds after every .env, and the files as Aider would read them."""
+    with FakeOllama(models=(FakeModel("qwen3:8b"),)) as ollama:
+        place = Place.make(tmp_path / "place", ollama=ollama.url)
+        done = shown(place, "--model", "ollama_chat/qwen3:8b", "a b.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    for line in (
+        f"  {place.aider} --model ollama_chat/qwen3:8b 'a b.py'",
+        "    --no-check-update",
+        "    --chat-history-file SESSION/chat.md",
+        f"  OLLAMA_API_BASE={ollama.url}",
+        "  after every .env, whatever it says:",
+        "    OPENAI_API_KEY=switched-off-by-aider-guard",
+        "    GITHUB_COPILOT_TOKEN removed",
+    ):
+        assert line in done.stdout.splitlines()
+    settings = done.stdout.split("SESSION/model.settings.yml:\n")[1].split("\n\n")[0]
+    assert yaml.safe_load(settings)[0]["extra_params"]["num_ctx"] > 0
+    assert "sk-secret" not in done.stdout
+    assert not (place.work / "aider.argv").exists()
+    assert not place.sessions
+
+
+def test_a_one_shot_shows_its_fewer_arguments(place: Place) -> None:
+    """No private histories, no side channels."""
+    done = shown(place, "--message", "hi")
+    assert done.returncode == 0
+    assert "--model-settings-file" in done.stdout
+    assert "--chat-history-file" not in done.stdout
+
+
+def test_with_an_open_network_nothing_holds_against_a_dotenv(place: Place) -> None:
+    """Keys and proxies are the user's."""
+    done = shown(place, options=("--network", "open"))
+    assert done.returncode == 0
+    assert "after every .env" not in done.stdout
+
+
+def test_a_launch_that_would_be_refused_says_why(place: Place) -> None:
+    """With the status that the launch would have."""
+    done = shown(place, "--model", "gpt-4o")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "would run in a cloud" in done.stderr
+
+
+def test_without_an_aider_it_is_a_sentence(place: Place) -> None:
+    """As at a start."""
+    os.unlink(place.aider)
+    done = shown(place)
+    assert done.returncode == 78
+    assert done.stderr.startswith("aider-guard: Aider was not found")
+
+
+def test_an_aider_that_cannot_be_asked_is_a_sentence(tmp_path: Path) -> None:
+    """There is nothing to show of it."""
+    done = shown(Place.make(tmp_path / "place", "problem"))
+    assert done.returncode == 78
+    assert "what Aider will use is not known" in done.stderr
