@@ -1,6 +1,7 @@
 """A box: user, network and mount namespaces in which nothing outside exists, and a witness of who tries to get there.
 
-Needs ``unshare`` and ``nsenter`` (util-linux) and a system that lets its users make user namespaces.
+Whoever asks for a name is seen, whatever the port; who knows an address finds no way there, unseen, unless it is the
+outside's own. Needs ``unshare`` and ``nsenter`` (util-linux) and a system that lets its users make user namespaces.
 """
 
 from __future__ import annotations

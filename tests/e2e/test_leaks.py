@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from e2e.bare import UNASKED, Bare
 from e2e.box import Box, Seen, box, why_not
-from e2e.leaks import LEAKS, Leak, set_up
+from e2e.leaks import HELLO, LEAKS, Leak, set_up
 from e2e.people import Guarded, Onlooker
 
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.sample import make_sample
-from aider_guard.errors import LaunchRefused
+from aider_guard.errors import LaunchRefusedError
 from aider_guard.launch.preflight import ids
 
 PLAIN = ["--no-show-model-warnings", "--no-gitignore", "--map-tokens", "0"]
@@ -25,6 +25,9 @@ AT_START = {"raw.githubusercontent.com"}
 """Whom bare Aider asks about prices, whatever the model is (litellm's cost map)."""
 BARE_SECONDS = 60.0
 IN_COMMAND, RETRIES = "press ENTER", "Retrying in"
+ONE_SHOTS = [
+    leak for leak in LEAKS if leak.id in {"default-model", "copilot-token", "litellm-proxy"}
+]
 every_leak = pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.id)
 
 
@@ -98,7 +101,7 @@ def test_a_guarded_session_does_not(
     since = world.mark()
     with GuardedInside(world, leak, rig.aider_command, env, repo) as person:
         if leak.refused:
-            assert person.end() == LaunchRefused.exit_code
+            assert person.end() == LaunchRefusedError.exit_code
             assert leak.refused in " ".join(person.text().split())
         else:
             person.wait_for_prompt()
@@ -106,7 +109,31 @@ def test_a_guarded_session_does_not(
                 tell(person, line)
             person.type(b"/exit\r")
             assert person.end() == 0
-    assert left(world.seen(since, world.mark())) == []
+    seen = world.seen(since, world.mark())
+    assert left(seen) == []
+    if leak.refused:
+        assert chats(seen) == []
+    elif set(leak.lines) == {HELLO}:
+        assert len(chats(seen)) == len(leak.lines)
+
+
+@pytest.mark.parametrize("leak", ONE_SHOTS, ids=lambda leak: leak.id)
+def test_a_guarded_one_shot_does_not(
+    leak: Leak, world: Box, rig: Rig, repo: Path, home: Path
+) -> None:
+    """Without a terminal it is the same: refused with the reason, or answered by Ollama; nobody outside hears."""
+    env = set_up(leak, repo, home, world.ollama)
+    since = world.mark()
+    guard = [sys.executable, "-m", "aider_guard", "--aider", str(rig.aider_command), "--"]
+    command = world.inside([*guard, *leak.arguments, *PLAIN, "--message", HELLO], repo)
+    ended = subprocess.run(
+        command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    seen = world.seen(since, world.mark())
+    assert left(seen) == []
+    assert ended.returncode == (LaunchRefusedError.exit_code if leak.refused else 0)
+    assert leak.refused in ended.stderr
+    assert len(chats(seen)) == (0 if leak.refused else 1)
 
 
 @every_leak

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from e2e.bare import UNASKED, Bare
+from e2e.chatting import ChattingOllama
 from e2e.people import Guarded
-from e2e.world import ChattingOllama
 
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.sample import make_sample
