@@ -20,10 +20,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from e2e.chatting import ChattingOllama
-from fakes.answering import Answer, Received
+
+if TYPE_CHECKING:
+    from fakes.answering import Answer, Received
 
 OUTSIDE = "192.0.2.10"
 SECRET = "the-secret-of-the-house"
