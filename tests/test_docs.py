@@ -229,7 +229,8 @@ def refused() -> Notice:
                 "AIDER_WEAK_MODEL in /home/ada/till/.env",
                 "aider-guard -- --weak-model ollama_chat/qwen3:8b",
             )
-        ]
+        ],
+        leaks=True,
     )
 
 

@@ -143,13 +143,17 @@ def found(finding: Finding) -> Notice:
     return Notice("finding", (finding.what, *([finding.fix] if finding.fix else [])))
 
 
-def refused(findings: Sequence[Finding]) -> Notice:
-    """Aider was not started: each reason with what it was seen by and its fix."""
+def refused(findings: Sequence[Finding], *, leaks: bool) -> Notice:
+    """Aider was not started: each reason with what it was seen by and its fix, and how to start it all the same where
+    code would leave the machine.
+    """
     first, *more = findings
     lines = [f"Aider was not started: {first.what}", *_seen_and_fix(first)]
     for finding in more:
         lines += [finding.what, *_seen_and_fix(finding)]
-    return Notice("refused", (*lines, "aider-guard --network open starts it all the same"))
+    if leaks:
+        lines.append("aider-guard --network open starts it all the same")
+    return Notice("refused", tuple(lines))
 
 
 def _seen_and_fix(finding: Finding) -> list[str]:

@@ -14,16 +14,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from aider_guard.config import Config
-from aider_guard.core.fit import choose_window, fit
 from aider_guard.core.readings import MemoryReading, Unavailable
-from aider_guard.core.serverfacts import ModelFacts, ServerReport
 from aider_guard.errors import LaunchError
+from aider_guard.launch import plan
 from aider_guard.launch.addresses import may_be_asked
 from aider_guard.launch.aider import Aider, find_aider
 from aider_guard.launch.asking import Asking
-from aider_guard.launch.fitting import placement
 from aider_guard.launch.learned import read_corrections
-from aider_guard.launch.pins import make_pins
 from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
 from aider_guard.launch.preflight.places import base_url, with_ollama
 from aider_guard.launch.repository import repository_facts
@@ -100,17 +97,10 @@ def settled(facts: Facts, corrections: Mapping[str, int]) -> Facts:
     """The facts with the window that a session would take, and whether the models fit with it."""
     if isinstance(facts.settings, Unavailable):
         return replace(facts, fit=facts.settings)
-    placed = placement(facts.server, facts.memory, corrections)
-    fitting = None if isinstance(placed, Unavailable) else choose_window(*placed)
-    trained = _trained(facts.server)
     try:
-        window = make_pins(facts.settings, facts.config.num_ctx, trained, fitting).window_tokens
+        return plan.settled(facts, facts.settings, corrections)[0]
     except LaunchError as error:
         return _unsettled(facts, facts.settings, str(error))
-    if isinstance(placed, Unavailable):
-        return replace(facts, window_tokens=window, fit=placed)
-    candidates, cards, runtime = placed
-    return replace(facts, window_tokens=window, fit=fit(candidates, cards, window, runtime))
 
 
 def _unsettled(facts: Facts, settings: AiderSettings, problem: str) -> Facts:
@@ -126,13 +116,6 @@ def _unsettled(facts: Facts, settings: AiderSettings, problem: str) -> Facts:
         window_tokens=unavailable,
         fit=unavailable,
     )
-
-
-def _trained(server: ServerReport | Unavailable) -> dict[str, int | Unavailable]:
-    if isinstance(server, Unavailable):
-        return {}
-    models = server.models.items()
-    return {name: model.trained_tokens for name, model in models if isinstance(model, ModelFacts)}
 
 
 def free_bytes(folder: Path) -> int | Unavailable:

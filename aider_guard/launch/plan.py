@@ -15,6 +15,8 @@ from aider_guard.launch.local import LocalEnvironment, local_environment
 from aider_guard.launch.pins import Pins, make_pins
 from aider_guard.launch.preflight import examine
 from aider_guard.launch.preflight.facts import Facts
+from aider_guard.launch.preflight.ids import LEAVES
+from aider_guard.launch.settings import AiderSettings
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Plan:
         return tuple(finding for finding in self.findings if finding.severity == "stop")
 
     @property
+    def leaks(self) -> bool:
+        """Whether code would leave the machine."""
+        return any(finding.id in LEAVES for finding in self.stops)
+
+    @property
     def is_forbidden(self) -> bool:
         """Whether Aider must not be started: with an open network the user has answered for it."""
         return bool(self.stops) and self.network == "offline"
@@ -46,13 +53,23 @@ def make_plan(facts: Facts, *, ollama: str, refusing: str, corrections: Mapping[
     settings, config = facts.settings, facts.config
     if isinstance(settings, Unavailable):
         return Plan(examine(facts), settings, network=config.network)
+    facts, pins = settled(facts, settings, corrections)
+    ours = local_environment(config, settings, ollama, refusing)
+    return Plan(examine(facts), facts.fit, pins, ours, config.network)
+
+
+def settled(
+    facts: Facts, settings: AiderSettings, corrections: Mapping[str, int]
+) -> tuple[Facts, Pins]:
+    """The facts with the window that a session takes and whether the models fit with it, and the pins.
+
+    Raises LaunchError when one of the user's own files cannot be merged.
+    """
     placed = placement(facts.server, facts.memory, corrections)
     fitting = None if isinstance(placed, Unavailable) else choose_window(*placed)
-    pins = make_pins(settings, config.num_ctx, trained(facts.server), fitting)
-    answer = _fit(placed, pins.window_tokens)
-    facts = replace(facts, window_tokens=pins.window_tokens, fit=answer)
-    ours = local_environment(config, settings, ollama, refusing)
-    return Plan(examine(facts), answer, pins, ours, config.network)
+    pins = make_pins(settings, facts.config.num_ctx, trained(facts.server), fitting)
+    window = pins.window_tokens
+    return replace(facts, window_tokens=window, fit=_fit(placed, window)), pins
 
 
 def _fit(placed: Placement | Unavailable, window_tokens: int) -> Fit | Unavailable:

@@ -126,7 +126,7 @@ class Beginning:
         for finding in plan.findings:
             self._post(finding)
         if plan.is_forbidden:
-            self._post(LaunchForbidden(plan.stops))
+            self._post(LaunchForbidden(plan.stops, plan.leaks))
             return
         self._launches.let_begin(plan)
         self._running.has_begun()

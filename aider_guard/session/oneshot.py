@@ -97,7 +97,7 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path) -> None:
     settings = decode(question)
     plan = planner.plan(settings, _survey(planner, settings), memory)
     if plan.is_forbidden:
-        raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops).lines))
+        raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops, leaks=plan.leaks).lines))
     arguments: list[str] = []
     if plan.pins is not None:
         model_settings, metadata = pins.write_pins(plan.pins, folder)

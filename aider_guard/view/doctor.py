@@ -19,7 +19,6 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.launch.gathering import gather
 from aider_guard.launch.preflight import examine
 from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.preflight.ids import LEAKS
 from aider_guard.launch.preflight.places import roles
 from aider_guard.view.page import Page
 
@@ -103,18 +102,6 @@ def _counts(findings: Sequence[Finding]) -> str:
         exit_status(findings)
     ]
     return f"{verdict}: {', '.join(parts)}" if parts else verdict
-
-
-def render_stop(findings: Sequence[Finding]) -> str:
-    """Why a launch is refused, as plain text: each reason with its evidence and its fix, and how to start anyway."""
-    stops = [finding for finding in findings if finding.severity == "stop"]
-    lines = []
-    for one in stops:
-        lines.append(f"{one.what} ({one.evidence})" if one.evidence else one.what)
-        lines += [f"  {one.fix}"] if one.fix else []
-    if any(one.id in LEAKS or one.id == "cloud-model" for one in stops):
-        lines += ["to send code there all the same:", "  aider-guard --network open"]
-    return "\n".join(map(Page.printable, lines))
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def run_show(
     corrections = read_corrections(state_dir)
     plan = make_plan(facts, ollama=base, refusing=NOWHERE, corrections=corrections)
     if plan.is_forbidden:
-        raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops).lines))
+        raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops, leaks=plan.leaks).lines))
     lines = described(facts, facts.settings, plan, aider_args, environment)
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0

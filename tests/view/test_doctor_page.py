@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from launch.preflight.worlds import MAIN, MODEL, NO, no_model, process, role, same, server, world
+from launch.preflight.worlds import MAIN, NO, no_model, process, role, same, server, world
 
 from aider_guard.config import Config
 from aider_guard.core.findings import SEVERITIES, Finding, exit_status
 from aider_guard.launch.preflight import examine
 from aider_guard.launch.preflight.facts import Facts
-from aider_guard.view.doctor import _alive, as_data, render, render_stop, run_doctor
+from aider_guard.view.doctor import _alive, as_data, render, run_doctor
 from aider_guard.view.page import Page
 
 PLAIN = Page(80)
@@ -126,7 +126,6 @@ def test_nothing_that_was_read_moves_the_cursor() -> None:
     facts = world(*same("evil\x1b[2J\rmodel"))
 
     assert "\x1b" not in page_of(facts)
-    assert "\x1b" not in render_stop(examine(facts))
 
 
 words = st.text(max_size=60)
@@ -146,7 +145,6 @@ def test_no_findings_are_too_strange_to_print(
     text = render(world(), found, Page(columns, rows, colour=colour))
 
     assert all(letter.isprintable() or letter == "\n" for letter in ESCAPE.sub("", text))
-    assert isinstance(render_stop(found), str)
 
 
 # JSON
@@ -162,32 +160,6 @@ def test_the_json_has_the_documented_keys() -> None:
     assert ["ok", *data["findings"][0]] == keys
     assert data["ok"] is False
     assert as_data(examine(world()))["ok"] is True
-
-
-# A refused launch
-
-
-def test_a_refused_launch_says_why_and_what_to_do() -> None:
-    """Each reason with its evidence and fix; how to do it all the same where code would leave."""
-    assert render_stop(examine(till())) == (
-        f"the weak model, gpt-4o, would run in a cloud (AIDER_WEAK_MODEL in {ENV})\n"
-        f"  aider-guard -- --weak-model {MAIN}\n"
-        "to send code there all the same:\n"
-        "  aider-guard --network open"
-    )
-
-
-def test_a_launch_that_cannot_work_has_no_way_round() -> None:
-    """No model at all: the network is not the question."""
-    text = render_stop(examine(no_model()))
-
-    assert f"  aider-guard -- --model ollama_chat/{MODEL}" in text
-    assert "--network" not in text
-
-
-def test_only_stops_are_in_it() -> None:
-    """Warnings do not forbid anything."""
-    assert render_stop(examine(world(restore_chat_history=True))) == ""
 
 
 # The command

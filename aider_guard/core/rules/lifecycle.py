@@ -56,8 +56,9 @@ def _transition(state: State, event: Event, now: float) -> Step:
             return _ending(state, event)
         case _, TerminationRequested(signal_number):
             return _terminate(state, signal_number, now)
-        case Phase.STARTING, LaunchForbidden(findings):
-            return _end(state, LaunchError.exit_code, (), now, sentences.refused(findings))
+        case Phase.STARTING, LaunchForbidden(findings, leaks):
+            notice = sentences.refused(findings, leaks=leaks)
+            return _end(state, LaunchError.exit_code, (), now, notice)
         case _, AiderExited(status):
             return _exited(state, status, now)
         case _, RestartRequested():

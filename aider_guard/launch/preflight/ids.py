@@ -26,6 +26,9 @@ LEAKS: Mapping[str, str] = {
 }
 """The 18 ways in which code can leave the machine of somebody who meant Ollama."""
 
+LEAVES = frozenset({*LEAKS, "cloud-model"})
+"""The findings that mean, as a stop, that code would leave the machine."""
+
 CHECKS: Mapping[str, str] = {
     "aider": "which Aider was found",
     "aider-missing": "no Aider can be started",
