@@ -46,7 +46,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Advised:
-    """The models for this place. ``named`` are the user's own by role; ``better`` is a stronger one to pull, if any."""
+    """The models for this place. ``named`` are the user's own by role; ``better`` is a preferred one to pull."""
 
     plan: Plan | Unavailable
     named: Mapping[str, str]
@@ -132,7 +132,7 @@ def _better(
         return None
     by_name = {offer.name: offer for offer in offers}
     main = by_name[best.main.name]
-    return None if main.installed or main == chosen.main else main
+    return None if main == chosen.main else main
 
 
 def extend(

@@ -132,7 +132,7 @@ def plan_for(
     named: Mapping[str, str], offers: Sequence[Offer], cards: Sequence[Card], runtime: Runtime
 ) -> Plan | Unavailable:
     """The window for models that the user has chosen: *named* has ``main``, and ``editor`` and ``weak`` where set."""
-    known = {canonical_name(offer.name): offer for offer in reversed(offers)}
+    known = {canonical_name(offer.name): offer for offer in offers}
     missing = [name for name in named.values() if canonical_name(name) not in known]
     if missing:
         return Unavailable(f"{missing[0]} is neither installed nor in the catalogue")
@@ -223,15 +223,12 @@ def _paired(plan: Plan, offers: Sequence[Offer], cards: Sequence[Card], runtime:
 
     The weak model is the editor then: it is in memory anyway, and quicker at commit messages.
     """
+    main = plan.main.candidate
     for editor, preference in _ranked(offers):
-        if not preference.edits or not _is_lesser(editor.candidate, plan.main.candidate):
+        # The same architecture is the main model again: another tag or quantisation of it, or a model tuned from it.
+        if not preference.edits or editor.candidate.architecture == main.architecture:
             continue
         both = _together((plan.main, editor), cards, runtime, PAIR_WINDOW_TOKENS)
         if both is not None:
             return Plan(plan.main, editor, editor, *both, plan.reason)
     return plan
-
-
-def _is_lesser(editor: Candidate, main: Candidate) -> bool:
-    """Whether it is another model, and a smaller one: not the same in another quantisation."""
-    return editor.weights_bytes < main.weights_bytes and editor.architecture != main.architecture

@@ -65,7 +65,6 @@ def _newline(text: str) -> str:
 
 def _says(candidate: str, before: list[str], ours: list[str]) -> bool:
     try:
-        yaml.safe_load(candidate)
         return _parts(candidate) in (before + ours, ours + before)
     except UNREADABLE:
         return False

@@ -48,7 +48,7 @@ def chosen(
             lines += [f"  {label:<8}{words}" for label, words in _of_plan(plan, cards)]
     lines.append(f"  {'tests':<8}{_tests(tests)}")
     if advised.better is not None:
-        lines.append(f"  a stronger model would fit as well: ollama pull {advised.better.name}")
+        lines.append(f"  a preferred model would fit as well: ollama pull {advised.better.name}")
     if isinstance(advised.plan, Plan):
         pulls = [f"ollama pull {name}" for name in advised.plan.to_pull]
         lines += ["before the first start:", *pulls] if pulls else []

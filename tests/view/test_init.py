@@ -213,14 +213,14 @@ def test_it_says_what_was_chosen_and_what_is_to_be_done_first(user: User) -> Non
     assert "none found, so no test-cmd is suggested" in said
 
 
-def test_installed_models_need_no_pull_and_a_stronger_one_is_told(user: User) -> None:
+def test_installed_models_need_no_pull_and_a_preferred_one_is_told(user: User) -> None:
     """What is there is taken; what would be better is a line to paste."""
     user.report = server("qwen3:8b", "qwen3:4b")
     said = user.init("16", write=True)
 
     assert user.conf()["model"] == "ollama_chat/qwen3:8b"
     assert "before the first start" not in said
-    assert "a stronger model would fit as well: ollama pull qwen3:14b" in said
+    assert "a preferred model would fit as well: ollama pull qwen3:14b" in said
 
 
 def test_the_cards_that_are_found_count_with_what_is_free(user: User) -> None:
@@ -321,6 +321,44 @@ def test_a_weak_model_of_the_users_is_counted(user: User) -> None:
     assert "\nollama pull qwen3:4b\n" in said
 
 
+def test_an_editor_of_the_users_does_not_switch_architect_mode_on(user: User) -> None:
+    """They named it for their own mode; the window is the one for both models."""
+    user.has(CONF, "model: ollama_chat/qwen3:14b\neditor-model: ollama_chat/qwen3:8b\n")
+    user.init("2x24", write=True)
+
+    assert "architect" not in user.conf()
+    models = [entry.candidate for name in ("qwen3:14b", "qwen3:8b") if (entry := find(name))]
+    cards = [Card("", 24 * GIB, 24 * GIB)] * 2
+    assert user.window() == choose_window(models, cards, runtime_of(user.report))
+
+
+def test_the_repositorys_model_holds_over_the_one_of_the_home_folder(user: User) -> None:
+    """As Aider reads them."""
+    (user.home / CONF).write_text("model: ollama_chat/qwen3:4b\n")
+    user.has(CONF, "model: ollama_chat/qwen3:8b\n")
+    user.init("24", write=True)
+
+    assert user.conf()["weak-model"] == "ollama_chat/qwen3:8b"
+
+
+def test_a_model_by_another_of_its_published_names_is_known(user: User) -> None:
+    """The tag that names its quantisation is the same file."""
+    user.has(CONF, "model: ollama_chat/qwen3:8b-q4_K_M\n")
+    said = user.init("24", write=True)
+
+    assert "no window" not in said
+    assert user.conf()["weak-model"] == "ollama_chat/qwen3:8b-q4_K_M"
+
+
+def test_an_empty_model_names_none(user: User) -> None:
+    """The line stays, and what would stand there is said."""
+    user.has(CONF, "model:\n")
+    said = user.init("16", write=True)
+
+    assert f"  model: (empty) in {CONF} (suggested: ollama_chat/qwen3:14b)" in said
+    assert user.conf()["weak-model"] == "ollama_chat/qwen3:14b"
+
+
 def test_a_window_that_the_user_fixed_is_kept_and_the_map_suits_it(user: User) -> None:
     """The suggestion is said; a map for a larger window would take too much of theirs."""
     old = "- name: aider/extra_params\n  extra_params: {num_ctx: 8192}\n"
@@ -348,10 +386,11 @@ def test_what_the_home_folder_sets_is_kept(user: User) -> None:
 def test_a_repository_that_is_the_home_folder_is_read_once(user: User) -> None:
     """Its own settings are not somebody else's."""
     user.has(CONF, "map-tokens: 0\n")
+    user.has(SETTINGS, "- name: aider/extra_params\n  extra_params: {num_ctx: 9}\n")
     user.home = user.folder
     said = user.init("8")
 
-    assert said.count("map-tokens: 0 in") == 1
+    assert said.count("map-tokens: 0 in") == said.count("num_ctx 9 in") == 1
     assert "~/" not in said
 
 
