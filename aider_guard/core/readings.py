@@ -16,6 +16,13 @@ class Unavailable:
     reason: str
 
 
+NO_NVIDIA_GPU = (
+    Unavailable("no NVIDIA driver is installed"),
+    Unavailable("the NVIDIA driver is not loaded"),
+    Unavailable("the NVIDIA driver knows no GPU"),
+)
+"""What is read on a machine without an NVIDIA GPU. Any other reason means one that does not answer."""
+OTHER_GPU = Unavailable("there is a GPU of another maker than NVIDIA, which is not read")
 GPU_NOT_YET = Unavailable("the NVIDIA driver has not answered yet")
 """A driver that was asleep takes seconds for its first answer."""
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from aider_guard.core.fit import Candidate, Card, Era, KvType, Runtime
 from aider_guard.core.fit_memory import RUNNER_BYTES
 from aider_guard.core.readings import (
+    NO_NVIDIA_GPU,
     Gpu,
     GpuProcess,
     MemoryReading,
@@ -20,15 +21,6 @@ from aider_guard.launch.versions import release
 from aider_guard.sidecar.names import canonical_name
 
 MAIN_MEMORY = "main memory"
-NO_GPU = frozenset(
-    {
-        "no NVIDIA driver is installed",
-        "the NVIDIA driver is not loaded",
-        "the NVIDIA driver knows no GPU",
-    }
-)
-"""Reasons of sidecar/nvml.py that mean: this machine has no NVIDIA GPU. Any other means one that does not answer."""
-
 _TRUE = frozenset({"1", "t", "true"})  # strconv.ParseBool, as envconfig reads it
 
 Placement = tuple[tuple[Candidate, ...], tuple[Card, ...], Runtime]
@@ -101,7 +93,7 @@ def cards_of(
         return tuple(_card(gpu, loaded, len(memory.gpus)) for gpu in memory.gpus) or _NONE
     if loaded is not None and any(model.vram_bytes for model in loaded.models):
         return Unavailable(f"Ollama uses a GPU that is not read here ({memory.gpus.reason})")
-    if memory.gpus.reason not in NO_GPU:
+    if memory.gpus not in NO_NVIDIA_GPU:
         return memory.gpus
     return (
         memory.ram if isinstance(memory.ram, Unavailable) else (_main_memory(memory.ram, server),)

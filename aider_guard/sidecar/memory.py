@@ -5,11 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from aider_guard.core.readings import Gpu, GpuProcess, MemoryReading, RamReading, Unavailable
+from aider_guard.core.readings import (
+    NO_NVIDIA_GPU,
+    OTHER_GPU,
+    Gpu,
+    GpuProcess,
+    MemoryReading,
+    RamReading,
+    Unavailable,
+)
 from aider_guard.sidecar.processes import ProcessTable
 
 if TYPE_CHECKING:
@@ -17,13 +26,23 @@ if TYPE_CHECKING:
 
     from aider_guard.sidecar.gpu import GpuSensor
 
+OTHER_GPUS: Final = Path("/dev/kfd")
+"""Through this device ROCm, and Ollama by it, reaches AMD's GPUs (docs.kernel.org, amdkfd)."""
+
 
 class MemorySensor:
     """Reads all memory at once. Safe to use from several threads; never raises."""
 
-    def __init__(self, gpu: GpuSensor, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        gpu: GpuSensor,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        other_gpus: Path = OTHER_GPUS,
+    ) -> None:
         self._gpu = gpu
         self._clock = clock
+        self._other_gpus = other_gpus
         self._table = ProcessTable()
         self._lock = threading.Lock()
 
@@ -34,6 +53,8 @@ class MemorySensor:
             ram = self._read_ram()
             if isinstance(gpus, tuple):
                 gpus = tuple(_with_names(gpu, self._table) for gpu in gpus)
+            elif gpus in NO_NVIDIA_GPU and self._other_gpus.exists():
+                gpus = OTHER_GPU
             return MemoryReading(gpus, ram, self._clock())
 
     def close(self) -> None:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from aider_guard.core.readings import Gpu, GpuProcess, RamReading, Unavailable
+from aider_guard.core.readings import (
+    GPU_NOT_YET,
+    NO_NVIDIA_GPU,
+    OTHER_GPU,
+    Gpu,
+    GpuProcess,
+    RamReading,
+    Unavailable,
+)
 from aider_guard.sidecar.gpu import GpuSensor
 from aider_guard.sidecar.memory import MemorySensor, resident_bytes
 from aider_guard.sidecar.processes import FULL_LOOK_EVERY, ProcessTable
@@ -165,3 +173,14 @@ def test_a_gpu_without_process_list_passes() -> None:
     """What the driver does not tell stays untold."""
     gpu = Gpu(0, "card", 8, 7, Unavailable("the GPU does not tell"))
     assert MemorySensor(FixedGpus((gpu,))).read().gpus == (gpu,)
+
+
+def test_a_gpu_of_another_maker_is_not_taken_for_none(tmp_path: Path) -> None:
+    """Models run on it, so that the main memory says nothing of what fits; a silent NVIDIA card stays one."""
+    device = tmp_path / "kfd"
+    for none in NO_NVIDIA_GPU:
+        assert MemorySensor(FixedGpus(none), other_gpus=device).read().gpus == none
+    device.touch()
+    for none in NO_NVIDIA_GPU:
+        assert MemorySensor(FixedGpus(none), other_gpus=device).read().gpus == OTHER_GPU
+    assert MemorySensor(FixedGpus(GPU_NOT_YET), other_gpus=device).read().gpus == GPU_NOT_YET

@@ -10,6 +10,7 @@ from launch.preflight.worlds import GIB, MODEL, NO, QWEN, installed, model, proc
 from aider_guard.core.fit import Card, Runtime
 from aider_guard.core.fit_memory import RUNNER_BYTES
 from aider_guard.core.readings import (
+    NO_NVIDIA_GPU,
     Gpu,
     GpuProcess,
     LoadedModel,
@@ -21,7 +22,6 @@ from aider_guard.core.readings import (
 from aider_guard.core.serverfacts import ModelMissing, ServerReport
 from aider_guard.launch.fitting import (
     MAIN_MEMORY,
-    NO_GPU,
     candidates_of,
     cards_of,
     era_of,
@@ -108,7 +108,7 @@ def test_memory_that_cannot_be_known_has_a_reason(
 def test_the_words_for_no_gpu_are_the_sensors() -> None:
     """They decide between a machine without a GPU and one whose GPU does not answer."""
     sentences = {*nvml._SENTENCES.values(), "the NVIDIA driver knows no GPU"}
-    assert sentences >= NO_GPU
+    assert sentences >= {none.reason for none in NO_NVIDIA_GPU}
 
 
 def test_each_model_is_a_candidate_once() -> None:
