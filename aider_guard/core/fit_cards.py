@@ -71,20 +71,28 @@ def _pack(loads: Sequence[Load], room: tuple[int, ...]) -> bool:
 
 def split(load: Load, room: Sequence[int]) -> tuple[int, ...] | None:
     """What is left on each card when a model is split by whole layers over those with room; None: too little room."""
-    layers, left = load.layers, []
+    placed = _layers_on(load, room)
+    if sum(placed) < load.layers:
+        return None
+    taken = (here * load.layer_bytes + (load.fixed_bytes if here else 0) for here in placed)
+    return tuple(free - bytes_ for free, bytes_ in zip(room, taken, strict=True))
+
+
+def _layers_on(load: Load, room: Sequence[int]) -> tuple[int, ...]:
+    """How many layers go to each card, the first ones filled first."""
+    left, placed = load.layers, []
     for free in room:
-        here = min(layers, max(0, free - load.fixed_bytes) // load.layer_bytes)
-        layers -= here
-        left.append(free - here * load.layer_bytes - (load.fixed_bytes if here else 0))
-    return None if layers else tuple(left)
+        here = min(left, max(0, free - load.fixed_bytes) // load.layer_bytes)
+        left -= here
+        placed.append(here)
+    return tuple(placed)
 
 
 def cards_taken(load: Load, room: Sequence[int]) -> int:
-    """How many cards a model is on: 1 where one holds it, else all that have room for a layer; 1 where none has."""
+    """How many cards a model is on: 1 where one holds it, else those that its layers fill; 1 where none has room."""
     if not room or load.whole_bytes <= max(room):
         return 1
-    usable = [free for free in room if free >= load.fixed_bytes + load.layer_bytes]
-    return max(1, len(usable))
+    return max(1, sum(here > 0 for here in _layers_on(load, room)))
 
 
 def stay_together(

@@ -285,6 +285,18 @@ def test_the_chosen_window_fits_and_the_next_does_not(
     assert window == 40_960 or not fitting(candidates, cards, window + 1024, runtime)
 
 
+@given(models, cards_of, runtimes)
+def test_what_fits_is_never_more_than_the_cards_have(
+    candidates: list[Candidate], cards: list[Card], runtime: Runtime
+) -> None:
+    """A card that no layer needs costs nothing, so the sum that is shown agrees with the verdict."""
+    answer = fit(candidates, cards, None, runtime)
+    if answer.fits:
+        assert sum(one.total_bytes for one in answer.needs) <= sum(
+            card.free_bytes for card in cards
+        )
+
+
 @given(models, st.floats(4, 60), runtimes)
 def test_what_fits_a_window_fits_smaller_ones_and_larger_cards(
     candidates: list[Candidate], gib: float, runtime: Runtime
