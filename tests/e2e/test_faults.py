@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -180,7 +181,11 @@ def test_ollama_goes_away(
     """With Ollama dead or hung the keyboard works, no restart is made, and the end comes at once."""
     del ollama
     (tmp_path / "own-ollama").mkdir()
-    with private_ollama(rig.ollama, rig.models, folder=tmp_path / "own-ollama") as own:
+    models = tmp_path / "models"
+    shutil.copytree(rig.models, models, copy_function=os.symlink)
+    library = models / "manifests" / "registry.ollama.ai" / "library"
+    shutil.copytree(library / "small", library / "terse")  # a second tag on the same file
+    with private_ollama(rig.ollama, models, folder=tmp_path / "own-ollama") as own:
         with start("--max-turns", "1", OLLAMA_API_BASE=own.url) as person:
             reach(person, "at the prompt")
             os.kill(own.pid, how)
