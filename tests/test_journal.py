@@ -138,6 +138,7 @@ def test_no_name_of_a_file_and_no_text_goes_in(writes: Writes) -> None:
 
 FACTS = {
     "reason",
+    "id",
     "problem",
     "version",
     "name",
