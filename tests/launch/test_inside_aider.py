@@ -114,7 +114,7 @@ class Asked:
                 ours.close()
             else:
                 self.question = ours.makefile("rb").readline()
-                if self.question:
+                if self.question and answer:
                     ours.sendall(answer)
                 ours.close()
             out, err = process.communicate(timeout=20)

@@ -5,6 +5,7 @@ Every test starts ``python -m aider_guard`` on an Aider that becomes a small pro
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shlex
@@ -112,14 +113,25 @@ def test_a_guard_that_is_killed(place: Place) -> None:
         gone(person)
 
 
+def used_seconds(pid: int) -> float:
+    """Processor time of a process and of all below it, so far."""
+    seconds = 0.0
+    guard = psutil.Process(pid)
+    for process in (guard, *guard.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seconds += sum(process.cpu_times()[:4])
+    return seconds
+
+
 @pytest.mark.parametrize("program", ["leaves_modes_on", "ignores_term"])
 def test_a_terminal_that_hangs_up(program: str, talking: Place) -> None:
     """Closing the terminal ends the guard and its program, without spinning."""
     with talking.person(child(program)) as person:
         person.until(b"READY")
-        person.until(lambda: b"memory_read" in talking.journal())  # its start is not counted
-        guard = psutil.Process(person.process.pid)
-        before = sum(guard.cpu_times()[:2])
+        # Its start is not counted, nor what its children have used: they are its own once they are waited for.
+        person.until(lambda: b"models_chosen" in talking.journal())
+        person.until(lambda: b"memory_read" in talking.journal())
+        before = used_seconds(person.process.pid)
         person.hang_up()
         status, cpu_seconds = person.wait()
         psutil.wait_procs([psutil.Process(pid) for pid in person.left()], CAP_SECONDS)
