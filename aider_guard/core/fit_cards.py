@@ -51,7 +51,10 @@ def rooms(cards: Sequence[Card], runtime: Runtime) -> tuple[int, ...]:
 
 def packs(loads: Sequence[Load], room: Sequence[int]) -> bool:
     """Whether all find room at once. Ollama, too, takes one card if it can, else all of them."""
-    return _pack(sorted(loads, key=lambda load: -load.whole_bytes), tuple(room))
+    largest_first = sorted(
+        loads, key=lambda load: (-load.whole_bytes, load.layers, load.pool_bytes)
+    )
+    return _pack(largest_first, tuple(room))
 
 
 def _pack(loads: Sequence[Load], room: tuple[int, ...]) -> bool:
