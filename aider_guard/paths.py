@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import platformdirs
+
+from aider_guard.core.readings import Unavailable
 
 _APP = "aider-guard"
 
@@ -26,3 +29,12 @@ def sessions_dir(environment: Mapping[str, str] = os.environ) -> Path:
 def user_config_file() -> Path:
     """The user's own settings."""
     return Path(platformdirs.user_config_dir(_APP)) / "config.toml"
+
+
+def free_bytes(folder: Path) -> int | Unavailable:
+    """The room on the disk of a folder that may not be there yet."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    try:
+        return shutil.disk_usage(there).free
+    except OSError as error:
+        return Unavailable(f"{there} cannot be read: {error.strerror}")

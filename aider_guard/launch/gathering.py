@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from aider_guard import paths
 from aider_guard.config import Config
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.errors import LaunchError
@@ -49,7 +49,7 @@ def gather(
         config=config,
         settings=Unavailable("there is no Aider to ask"),
         server=NOT_ASKED,
-        state_free_bytes=free_bytes(state_dir),
+        state_free_bytes=paths.free_bytes(state_dir),
         environment={"OLLAMA_API_BASE": environment.get("OLLAMA_API_BASE", "")},
     )
     try:
@@ -116,15 +116,6 @@ def _unsettled(facts: Facts, settings: AiderSettings, problem: str) -> Facts:
         window_tokens=unavailable,
         fit=unavailable,
     )
-
-
-def free_bytes(folder: Path) -> int | Unavailable:
-    """The room on the disk of a folder that may not be there yet."""
-    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
-    try:
-        return shutil.disk_usage(there).free
-    except OSError as error:
-        return Unavailable(f"{there} cannot be read: {error.strerror}")
 
 
 def read_memory() -> MemoryReading:

@@ -17,15 +17,18 @@ def repository_facts(settings: AiderSettings | Unavailable) -> RepoFacts:
     """The active hooks, and the test runner where Aider runs tests without being told which. Never raises."""
     if isinstance(settings, Unavailable) or not settings.git_root:
         return RepoFacts()
-    root = Path(settings.git_root)
-    runner = _runner(root) if settings.auto_test and not settings.test_cmd else ""
-    return RepoFacts(active_hooks(root), runner)
+    return RepoFacts(active_hooks(Path(settings.git_root)), runner_of_tests(settings))
 
 
-def _runner(root: Path) -> str:
+def runner_of_tests(settings: AiderSettings | Unavailable) -> str:
+    """What runs the repository's tests, where Aider runs them without being told how; "" else. Never raises."""
+    if isinstance(settings, Unavailable) or not settings.git_root:
+        return ""
+    if not settings.auto_test or settings.test_cmd:
+        return ""
     from aider_guard.launch.test_commands import find_test_commands
 
-    return next((found.runner for found in find_test_commands(root)), "")
+    return next((found.runner for found in find_test_commands(Path(settings.git_root))), "")
 
 
 def active_hooks(root: Path) -> tuple[str, ...]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from aider_guard import paths
 from aider_guard.config import Config
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.serverfacts import ServerReport
@@ -14,8 +14,8 @@ from aider_guard.launch.addresses import may_be_asked, ollama_address
 from aider_guard.launch.aider import Aider
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.plan import Plan, make_plan
-from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.repository import repository_facts
+from aider_guard.launch.preflight.facts import Facts, RepoFacts
+from aider_guard.launch.repository import runner_of_tests
 from aider_guard.launch.settings import AiderSettings
 
 
@@ -58,8 +58,9 @@ class Planner:
             settings=settings,
             server=server,
             memory=memory,
-            repo=repository_facts(settings),
-            state_free_bytes=_free_bytes(self.state_dir),
+            # The hooks are git's to tell, and the guard's loop waits for no program; nothing is said of them here.
+            repo=RepoFacts(test_runner=runner_of_tests(settings)),
+            state_free_bytes=paths.free_bytes(self.state_dir),
             aider_script=self.aider.script,
         )
         base = self.server(settings) if isinstance(settings, AiderSettings) else ""
@@ -68,10 +69,3 @@ class Planner:
         if plan.pins is not None:
             self._windows[models] = plan.pins.window_tokens
         return plan
-
-
-def _free_bytes(folder: Path) -> int | Unavailable:
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError as error:
-        return Unavailable(f"{folder} cannot be read: {error.strerror}")

@@ -11,12 +11,12 @@ import pytest
 from fakes.ollama_server import FakeModel, FakeOllama, Raw
 from launch.preflight.worlds import NO, role, server, settings, world
 
+from aider_guard import paths
 from aider_guard.config import Config
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
 from aider_guard.core.serverfacts import ModelFacts, ServerReport
 from aider_guard.launch.gathering import (
     _with_server,
-    free_bytes,
     gather,
     read_memory,
     settled,
@@ -155,7 +155,7 @@ def test_this_machines_memory_is_read() -> None:
 
 def test_the_room_on_the_disk_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
     """The state folder is made at the first session only."""
-    free = free_bytes(tmp_path / "not" / "there")
+    free = paths.free_bytes(tmp_path / "not" / "there")
 
     assert isinstance(free, int)
     assert free > 0
