@@ -109,6 +109,11 @@ class RememberNeed:
 
 
 @dataclass(frozen=True)
+class WarmModel:
+    """Have the sidecar load the main model while the user types, and evaluate what its next prompt begins with."""
+
+
+@dataclass(frozen=True)
 class SetDeadline:
     """Report ``DeadlinePassed(name)`` at the monotonic instant ``at``; a second call moves it."""
 
@@ -135,6 +140,7 @@ Action = (
     | EndSession
     | StartSidecar
     | RememberNeed
+    | WarmModel
     | SetDeadline
     | CancelDeadline
 )

@@ -13,6 +13,14 @@ from aider_guard.core.findings import Finding
 from aider_guard.core.fit import Need
 from aider_guard.core.readings import ContextReading, MemoryReading, ModelsReading, Unavailable
 from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.traffic.events import (
+    DoorOpened,
+    ModelWarmed,
+    ReloadSeen,
+    RequestFinished,
+    RequestRefused,
+    RequestStarted,
+)
 
 # From the child
 
@@ -105,12 +113,21 @@ class TurnStarted:
 
 @dataclass(frozen=True)
 class TurnFinished:
-    """A message went to the model and the main prompt is back. Tokens are Aider's estimate for its last request."""
+    """A message went to the model and the main prompt is back.
+
+    ``sent_tokens`` and ``received_tokens`` are Aider's estimate for its last request; the other numbers were measured
+    at the door and are sums over the turn's requests.
+    """
 
     requests: int
     sent_tokens: int | Unavailable = Unavailable("not reported")
     received_tokens: int | Unavailable = Unavailable("not reported")
     mentioned: tuple[str, ...] = field(default=(), metadata={"journal": False})
+    prompt_tokens: int | Unavailable = Unavailable("not measured")
+    answer_tokens: int | Unavailable = Unavailable("not measured")
+    load_seconds: float | Unavailable = Unavailable("not measured")
+    prefill_seconds: float | Unavailable = Unavailable("not measured")
+    generation_seconds: float | Unavailable = Unavailable("not measured")
 
 
 @dataclass(frozen=True)
@@ -286,6 +303,12 @@ Event = (
     | FilesCounted
     | TextsCounted
     | ModelsUnloaded
+    | DoorOpened
+    | RequestStarted
+    | RequestFinished
+    | RequestRefused
+    | ModelWarmed
+    | ReloadSeen
     | RestartRequested
     | TerminationRequested
     | DeadlinePassed

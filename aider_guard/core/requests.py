@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aider_guard.core.traffic.kinds import DoorSettings
+
 
 @dataclass(frozen=True)
 class SurveyServer:
@@ -38,8 +40,24 @@ class UnloadModels:
 
 
 @dataclass(frozen=True)
+class ServeDoor:
+    """Serve the door with these settings from now on; ``DoorOpened`` comes back the first time."""
+
+    settings: DoorSettings
+
+
+@dataclass(frozen=True)
+class WarmModel:
+    """Load the main model ahead of its next request, with its pin, and evaluate the head of the last request if there
+    was one; ``ModelWarmed`` comes back for each. Dropped when a real request comes.
+    """
+
+
+@dataclass(frozen=True)
 class StopSidecar:
     """End the sidecar."""
 
 
-Request = SurveyServer | CountFiles | CountTexts | UnloadModels | StopSidecar
+Request = (
+    SurveyServer | CountFiles | CountTexts | UnloadModels | ServeDoor | WarmModel | StopSidecar
+)

@@ -20,6 +20,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from aider_guard.core import events, requests
+from aider_guard.core.traffic import events as traffic
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
@@ -38,6 +39,12 @@ _TYPES: Final[dict[str, type]] = {
         events.FilesCounted,
         events.TextsCounted,
         events.ModelsUnloaded,
+        traffic.DoorOpened,
+        traffic.RequestStarted,
+        traffic.RequestFinished,
+        traffic.RequestRefused,
+        traffic.ModelWarmed,
+        traffic.ReloadSeen,
         *get_args(requests.Request),
     )
 }

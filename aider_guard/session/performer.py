@@ -24,6 +24,7 @@ from aider_guard.core.actions import (
     StartSidecar,
     StopAider,
     UnloadModels,
+    WarmModel,
 )
 from aider_guard.core.chatlog import Exchange
 from aider_guard.core.events import (
@@ -124,6 +125,8 @@ class Performer:
                 # A cache: at worst the next start computes what this one did.
                 with contextlib.suppress(OSError):
                     self._remember(name, error_bytes)
+            case WarmModel():
+                self._watcher.send(requests.WarmModel())
             case SetDeadline(name, at):
                 self._loop.at(name, at)
             case CancelDeadline(name):

@@ -1,0 +1,1 @@
+"""The door: the one way from Aider to its models."""

@@ -1,0 +1,63 @@
+"""What an attendant works with, each in a module of its own and used on the door's event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.traffic.asked import Asked
+from aider_guard.core.traffic.kinds import Count, DoorSettings, Upstream
+from aider_guard.core.truncation import LogEvidence
+
+
+class Counts(Protocol):
+    """Counts prompts before they are sent."""
+
+    def serve(self, settings: DoorSettings) -> None:
+        """Begin to learn the vocabularies of these models, in the background. Called again when they change."""
+
+    async def count(self, asked: Asked) -> Count | Unavailable:
+        """The tokens of the whole prompt, template included; Unavailable within 2 s when it cannot be counted."""
+
+    async def count_texts(self, model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
+        """The tokens of single texts, by the same way of counting, without any template."""
+
+    def measured(self, asked: Asked, counted: Count | Unavailable, prompt_tokens: int) -> None:
+        """Learn from what the server evaluated of a prompt that it saw whole."""
+
+
+class Witness(Protocol):
+    """Reads Ollama's log beside the traffic."""
+
+    def serve(self, settings: DoorSettings) -> None:
+        """Find the log of this server and follow it."""
+
+    def mark(self) -> int:
+        """The place in the log now."""
+
+    async def since(self, mark: int) -> LogEvidence | Unavailable:
+        """What the log says since that place; waits a moment for lines on their way. Unavailable: it is not read."""
+
+
+class Residency(Protocol):
+    """Knows which models are in memory because of this session, keeps them there, and warms them."""
+
+    def serve(self, settings: DoorSettings) -> None:
+        """These are the session's models and their pin."""
+
+    def warm(self) -> None:
+        """Load the main model ahead, and evaluate the head of the last request ahead; in the background."""
+
+    async def begins(self, asked: Asked, upstream: Upstream) -> None:
+        """A real request comes: drop whatever is evaluated ahead, and wait until the server was told."""
+
+    def ended(self, asked: Asked, upstream: Upstream, load_seconds: float | Unavailable) -> None:
+        """A request is over: its head is remembered (in memory only), and a reload is told with its cause."""
+
+    @property
+    def version(self) -> str | Unavailable:
+        """The version of this Ollama, as last read."""
+
+    def loaded_window(self, model: str) -> int | Unavailable:
+        """The window that Ollama has loaded for a model, as last read."""
