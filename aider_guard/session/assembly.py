@@ -16,6 +16,7 @@ from aider_guard.session import registry
 from aider_guard.session.begun import Started
 from aider_guard.session.control import Control, control_socket
 from aider_guard.session.launches import Launches
+from aider_guard.session.listening import Listening
 from aider_guard.session.loop import Loop
 from aider_guard.session.merging import merge_leftovers
 from aider_guard.session.planning import Planner
@@ -39,6 +40,7 @@ class Ground:
     fds: TerminalFds
     refusing: str
     """A proxy that takes no connection."""
+    listening: Listening
     stack: ExitStack
 
 
@@ -74,6 +76,7 @@ def assemble(
             ollama=planner.first_server(),
             tokenizers=ground.aider.likely_tokenizers(),
             environment=ground.environment,
+            door_fd=ground.listening.fileno(),
         )
     )
     session = Session(

@@ -17,6 +17,7 @@ from aider_guard.launch.refusing import refusing_address
 from aider_guard.launch.starting import aider_environment
 from aider_guard.session import registry
 from aider_guard.session.begun import start_aider
+from aider_guard.session.listening import door_socket
 from aider_guard.session.signals import signals_as_wakeups
 from aider_guard.session.terminal import Terminal, TerminalFds
 
@@ -49,6 +50,7 @@ def run_session(
     with ExitStack() as stack:
         fds = stack.enter_context(terminal.private_fds())
         refusing = stack.enter_context(refusing_address())
+        listening = stack.enter_context(door_socket())
         wakeups = stack.enter_context(signals_as_wakeups(_WATCHED_SIGNALS))
         its_environment = aider_environment(config, environment)
         started = start_aider(
@@ -58,7 +60,9 @@ def run_session(
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
         from aider_guard.session.assembly import Ground, assemble
 
-        ground = Ground(config, environment, aider, folder, terminal, fds, refusing, stack)
+        ground = Ground(
+            config, environment, aider, folder, terminal, fds, refusing, listening, stack
+        )
         session = assemble(ground, started, arguments, its_environment)
         session.watch(fds, wakeups)
         with terminal.raw_mode():

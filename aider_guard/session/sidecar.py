@@ -31,10 +31,14 @@ PACKAGE_PARENT: Final = Path(__file__).resolve().parents[2]
 _given_up: list[subprocess.Popen[bytes]] = []
 
 
-def sidecar_command(ollama: str, tokenizers: str) -> list[str]:
-    """The command line of a sidecar; ``tokenizers`` is the folder of Aider's encodings, or ""."""
+def sidecar_command(ollama: str, tokenizers: str, door_fd: int = -1) -> list[str]:
+    """The command line of a sidecar; ``tokenizers`` is the folder of Aider's encodings, or "".
+
+    ``door_fd`` is the listening socket it inherits, -1 for none.
+    """
     program = [sys.executable, "-m", "aider_guard.sidecar"]
-    return [*program, "--ollama", ollama, "--tokenizers", tokenizers]
+    door = ["--door-fd", str(door_fd)] if door_fd >= 0 else []
+    return [*program, "--ollama", ollama, "--tokenizers", tokenizers, *door]
 
 
 class SidecarProcess:
@@ -63,6 +67,7 @@ class SidecarProcess:
         command: Sequence[str],
         environment: Mapping[str, str] | None = None,
         stderr: int = subprocess.DEVNULL,
+        pass_fds: Sequence[int] = (),
     ) -> Self:
         """Start a sidecar, without waiting for it. Raises ``OSError`` when that is not possible.
 
@@ -78,6 +83,7 @@ class SidecarProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
+                pass_fds=pass_fds,
                 start_new_session=True,
             )
         )

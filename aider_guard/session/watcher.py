@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from aider_guard.core.events import Event, SidecarLost
-from aider_guard.core.requests import Request
+from aider_guard.core.requests import Request, ServeDoor
+from aider_guard.core.traffic.kinds import DoorSettings
 from aider_guard.session.loop import READ, WRITE, Loop
 from aider_guard.session.sidecar import SidecarProcess, sidecar_command
 
@@ -21,8 +22,11 @@ class Watcher:
         ollama: str,
         tokenizers: str,
         environment: Mapping[str, str],
+        door_fd: int,
     ) -> None:
         self._loop = loop
+        self._door_fd = door_fd
+        self._serving: ServeDoor | None = None
         self.post: Callable[[Event], None] = lambda _event: None
         self._ollama = ollama
         self._tokenizers = tokenizers
@@ -50,7 +54,9 @@ class Watcher:
         self.stop()
         try:
             process = SidecarProcess.start(
-                sidecar_command(self._ollama, self._tokenizers), self._environment
+                sidecar_command(self._ollama, self._tokenizers, self._door_fd),
+                self._environment,
+                pass_fds=[self._door_fd],
             )
         except OSError as error:
             self.post(SidecarLost(f"it cannot be started: {error.strerror}"))
@@ -58,6 +64,13 @@ class Watcher:
         self._process = process
         self._loop.watch(process.fileno(), READ, self._readable)
         self._loop.watch(process.requests_fileno, 0, lambda _events: self._flush())
+        if self._serving is not None:
+            self.send(self._serving)
+
+    def serve_door(self, settings: DoorSettings) -> None:
+        """Have the door served so, by this sidecar and by every one that takes over from it."""
+        self._serving = ServeDoor(settings)
+        self.send(self._serving)
 
     def watch_server(self, ollama: str, tokenizers: str) -> None:
         """Watch this Ollama with these encodings; another sidecar is started if that is another one."""

@@ -1,0 +1,148 @@
+"""A sidecar beside a run without a prompt: the same policy, of whose actions only those are carried out that need none.
+
+Everything runs in a thread of its own; what the user should know is gathered, and said when the run is over.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+from aider_guard.core import requests
+from aider_guard.core.actions import (
+    Action,
+    CancelDeadline,
+    Notice,
+    SetDeadline,
+    ShowNotice,
+    StartSidecar,
+    WarmModel,
+)
+from aider_guard.core.events import DeadlinePassed, Event
+from aider_guard.core.policy import decide
+from aider_guard.core.state import Limits, State
+from aider_guard.core.traffic.kinds import DoorSettings
+from aider_guard.session.listening import Listening
+from aider_guard.session.loop import READ, Loop
+from aider_guard.session.watcher import Watcher
+
+_END_SECONDS = 3.0
+
+
+class Unattended:
+    """As a ``with``: the sidecar runs inside it, and is gone after it. ``notices`` are what is to be said then."""
+
+    def __init__(
+        self,
+        listening: Listening,
+        *,
+        ollama: str,
+        tokenizers: str,
+        environment: Mapping[str, str],
+        limits: Limits,
+    ) -> None:
+        self._listening = listening
+        self._ollama = ollama
+        self._tokenizers = tokenizers
+        self._environment = environment
+        self._state = State(limits)
+        self._told: queue.SimpleQueue[Callable[[Watcher], None] | None] = queue.SimpleQueue()
+        self._wake, self._woken = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name="sidecar", daemon=True)
+        self.notices: list[Notice] = []
+
+    def __enter__(self) -> Unattended:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._tell(None)
+        self._thread.join(_END_SECONDS)
+        self._wake.close()
+
+    def serve_door(self, settings: DoorSettings, ollama: str, happened: Event) -> None:
+        """Have the door served so, for the models that were chosen (the event ``ModelsChosen``)."""
+
+        def serve(watcher: Watcher) -> None:
+            watcher.watch_server(ollama, settings.tokenizers)
+            watcher.serve_door(settings)
+            watcher.post(happened)
+
+        self._tell(serve)
+
+    def _tell(self, what: Callable[[Watcher], None] | None) -> None:
+        self._told.put(what)
+        self._wake.send(b".")
+
+    def _run(self) -> None:
+        with self._woken, Loop() as loop, self._watcher(loop) as watcher:
+            loop.watch(self._woken.fileno(), READ, self._awake)
+            post = _Deciding(self, loop, watcher).post
+            watcher.post = post
+            loop.on_deadline = lambda name: post(DeadlinePassed(name))
+            watcher.start()
+            while True:
+                loop.run_once()
+                while not self._told.empty():
+                    told = self._told.get()
+                    if told is None:
+                        return
+                    told(watcher)
+
+    def _awake(self, _events: int) -> None:
+        self._woken.recv(64)
+
+    def _watcher(self, loop: Loop) -> Watcher:
+        return Watcher(
+            loop,
+            ollama=self._ollama,
+            tokenizers=self._tokenizers,
+            environment=self._environment,
+            door_fd=self._listening.fileno(),
+        )
+
+    def decide(self, event: Event) -> tuple[Action, ...]:
+        """What the policy wants done about an event."""
+        self._state, actions = decide(self._state, event, time.monotonic())
+        return actions
+
+
+class _Deciding:
+    """Carries out what needs neither Aider nor a prompt; events that come meanwhile wait for their turn."""
+
+    def __init__(self, run: Unattended, loop: Loop, watcher: Watcher) -> None:
+        self._run = run
+        self._loop = loop
+        self._watcher = watcher
+        self._events: list[Event] = []
+
+    def post(self, event: Event) -> None:
+        self._events.append(event)
+        if len(self._events) > 1:
+            return
+        while self._events:
+            for action in self._run.decide(self._events[0]):
+                self._perform(action)
+            del self._events[0]
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case ShowNotice(notice):
+                self._run.notices.append(notice)
+            case StartSidecar():
+                self._watcher.start()
+            case WarmModel():
+                self._watcher.send(requests.WarmModel())
+            case SetDeadline(name, at):
+                self._loop.at(name, at)
+            case CancelDeadline(name):
+                self._loop.cancel(name)
