@@ -48,6 +48,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m aider_guard.sidecar", description=__doc__)
     parser.add_argument("--ollama", default=DEFAULT_BASE, metavar="URL")
     parser.add_argument("--tokenizers", default="", metavar="DIR")
+    parser.add_argument("--door-fd", type=int, default=-1, metavar="FD")
     return parser.parse_args(arguments)
 
 
