@@ -33,6 +33,8 @@ class Config:
     probe: Literal["auto", "always", "never"] = "auto"
     keep: float = 0.1
     network: Literal["offline", "open"] = "offline"
+    on_overflow: Literal["refuse", "warn"] = "refuse"
+    ollama_log: str = ""
 
 
 def _integer(low: int, high: int) -> Callable[[Any], int]:
@@ -70,6 +72,17 @@ def _text(value: Any) -> str:
     return value.strip()
 
 
+def _log(value: Any) -> str:
+    """A file's path, complete; "" for the log that is found."""
+    text = str(value).strip() if isinstance(value, str) else ""
+    if text == "auto":
+        return ""
+    path = os.path.expanduser(text)
+    if not os.path.isabs(path):
+        raise ValueError("auto, or the complete path of a file")
+    return path
+
+
 def _one_of(*allowed: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in allowed:
@@ -89,6 +102,8 @@ CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "probe": _one_of("auto", "always", "never"),
     "keep": _share,
     "network": _one_of("offline", "open"),
+    "on-overflow": _one_of("refuse", "warn"),
+    "ollama-log": _log,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aider_guard.core.serverfacts import ServedModel
 from aider_guard.core.traffic.kinds import DoorSettings
 
 
@@ -13,6 +14,8 @@ class SurveyServer:
 
     names: tuple[str, ...]
     within_seconds: float = 3.0
+    others: tuple[ServedModel, ...] = ()
+    """Models on other servers of this machine, whose windows are asked for as well."""
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,16 @@ class ServerProcess:
 
 
 @dataclass(frozen=True)
+class ServedModel:
+    """A model on another server of this machine, one that speaks OpenAI's protocol: its name there, and by Aider."""
+
+    model: str
+    name: str
+    base: str = field(repr=False)
+    """The server's address, complete: it may hold a password."""
+
+
+@dataclass(frozen=True)
 class ServerReport:
     """One server, asked once. ``models`` has an entry for each name that was asked for."""
 
@@ -84,3 +94,5 @@ class ServerReport:
     models: dict[str, ModelFacts | ModelMissing | Unavailable] = field(
         default_factory=dict, metadata={"journal": False}
     )
+    others: dict[str, int | Unavailable] = field(default_factory=dict, metadata={"journal": False})
+    """The windows, in tokens, of models on other servers of this machine, by Aider's names for them."""

@@ -20,6 +20,7 @@ from aider_guard.launch import plan
 from aider_guard.launch.addresses import may_be_asked
 from aider_guard.launch.aider import Aider, find_aider
 from aider_guard.launch.asking import Asking
+from aider_guard.launch.cloud import OLLAMA_ADDRESSES
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
 from aider_guard.launch.preflight.places import base_url, with_ollama
@@ -50,7 +51,7 @@ def gather(
         settings=Unavailable("there is no Aider to ask"),
         server=NOT_ASKED,
         state_free_bytes=paths.free_bytes(state_dir),
-        environment={"OLLAMA_API_BASE": environment.get("OLLAMA_API_BASE", "")},
+        environment={name: environment.get(name, "") for name in OLLAMA_ADDRESSES},
     )
     try:
         aider = find_aider(config.aider, search_path=environment.get("PATH"))

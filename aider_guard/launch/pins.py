@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,23 @@ import yaml
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.errors import LaunchError
+from aider_guard.launch.routes import redirected
 from aider_guard.launch.settings import AiderSettings, ollama_name
 
 DEFAULT_WINDOW_TOKENS = 8192
 EVERY_MODEL = "aider/extra_params"
 
 Entries = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Others:
+    """What is fixed beside Ollama's window: the windows of models on other servers of this machine, by Aider's names,
+    and the addresses that are replaced by the door's (launch/routes.py).
+    """
+
+    windows: Mapping[str, int] = field(default_factory=dict)
+    urls: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,7 @@ def make_pins(
     asked: int | None,
     trained: Mapping[str, int | Unavailable],
     fitting: int | None = None,
+    others: Others = Others(),  # a frozen value
 ) -> Pins:
     """The pins for a session; *fitting* is the largest window that fits, None when it is not known.
 
@@ -74,11 +86,23 @@ def make_pins(
     pinned = [EVERY_MODEL, *(name for name in names if name in settings)]
     if len(names) < len(aider.models):
         pinned = names
+    entries = {name: _pinned(settings.get(name, {"name": name}), window) for name in pinned}
+    windows = {**others.windows, **dict.fromkeys(names, window)}
     return Pins(
-        window,
-        [_pinned(settings.get(name, {"name": name}), window) for name in pinned],
-        {name: _described(metadata.get(name, {}), name, window) for name in names},
+        window if names else min(others.windows.values(), default=window),
+        list(_through_the_door({**settings, **entries}, pinned, others.urls)),
+        {name: _described(metadata.get(name, {}), name, own) for name, own in windows.items()},
     )
+
+
+def _through_the_door(
+    entries: Entries, pinned: Sequence[str], urls: Mapping[str, str]
+) -> Iterator[Mapping[str, Any]]:
+    """The entries that are pinned and those with an address that the door leads to, each with the door's instead."""
+    for name, entry in entries.items():
+        changed = redirected(entry, urls)
+        if name in pinned or changed != entry:
+            yield changed
 
 
 def _pinned(entry: Mapping[str, Any], window: int) -> dict[str, Any]:

@@ -10,13 +10,16 @@ from aider_guard.core.findings import Finding
 from aider_guard.core.fit import Fit, choose_window, fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.serverfacts import ModelFacts, ServerReport
+from aider_guard.core.traffic.kinds import DoorSettings
+from aider_guard.launch.door import Entrance, door_settings, served_windows
 from aider_guard.launch.fitting import Placement, placement
 from aider_guard.launch.local import LocalEnvironment, local_environment
-from aider_guard.launch.pins import Pins, make_pins
+from aider_guard.launch.pins import Others, Pins, make_pins, read_settings
 from aider_guard.launch.preflight import examine
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.ids import LEAVES
-from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.routes import find_routes
+from aider_guard.launch.settings import AiderSettings, ollama_name
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,16 @@ class Plan:
     pins: Pins | None = None
     environment: LocalEnvironment = field(default_factory=LocalEnvironment)
     network: Literal["offline", "open"] = "offline"
+    door: DoorSettings | None = None
+    """What the door serves with; None where the launch has none, or what Aider will use is not known."""
+    window_tokens: int | Unavailable = Unavailable("not known")
+    """The main model's window."""
+
+    @property
+    def said_at_start(self) -> tuple[str, ...]:
+        """What every session says once, though nothing is wrong: the one other machine that the code goes to."""
+        found = (one for one in self.findings if one.id == "remote-ollama")
+        return tuple(one.what for one in found if one.severity == "info")
 
     @property
     def stops(self) -> tuple[Finding, ...]:
@@ -45,17 +58,51 @@ class Plan:
         return bool(self.stops) and self.network == "offline"
 
 
-def make_plan(facts: Facts, *, ollama: str, refusing: str, corrections: Mapping[str, int]) -> Plan:
-    """The plan for a launch on the Ollama at this address; *refusing* is the proxy that takes no connection.
+def make_plan(
+    facts: Facts,
+    *,
+    ollama: str,
+    refusing: str,
+    corrections: Mapping[str, int],
+    entrance: Entrance | None = None,
+) -> Plan:
+    """The plan for a launch on the Ollama at this address; *refusing* is the proxy that takes no connection, and
+    *entrance* where the door is: without one Aider is led nowhere else than it would go.
 
     Raises LaunchError when one of the user's own files cannot be merged.
     """
     settings, config = facts.settings, facts.config
     if isinstance(settings, Unavailable):
         return Plan(examine(facts), settings, network=config.network)
-    facts, pins = settled(facts, settings, corrections)
+    entries = read_settings(settings.model_settings_files)
+    routes = find_routes(settings, ollama, entries)
+    urls = {} if entrance is None else entrance.urls(routes)
+    placed = placement(facts.server, facts.memory, corrections)
+    facts, pins = _settled(facts, settings, placed, urls)
     ours = local_environment(config, settings, ollama, refusing)
-    return Plan(examine(facts), facts.fit, pins, ours, config.network)
+    door = None
+    if entrance is not None:
+        ours = replace(ours, set={**ours.set, **entrance.variables(routes)})
+        door = door_settings(
+            entrance, routes, facts, settings=settings, placed=placed, entries=entries
+        )
+    return Plan(
+        examine(facts),
+        facts.fit,
+        pins,
+        ours,
+        config.network,
+        door,
+        window_of_main(facts, settings, pins),
+    )
+
+
+def window_of_main(facts: Facts, settings: AiderSettings, pins: Pins) -> int | Unavailable:
+    """The window of the main model: the pin, or what another server of this machine said."""
+    main = settings.model or ""
+    if ollama_name(main) is not None:
+        return pins.window_tokens
+    return served_windows(facts).get(main, Unavailable("no model of Ollama's"))
 
 
 def settled(
@@ -65,9 +112,21 @@ def settled(
 
     Raises LaunchError when one of the user's own files cannot be merged.
     """
-    placed = placement(facts.server, facts.memory, corrections)
+    return _settled(facts, settings, placement(facts.server, facts.memory, corrections), {})
+
+
+def _settled(
+    facts: Facts,
+    settings: AiderSettings,
+    placed: Placement | Unavailable,
+    urls: Mapping[str, str],
+) -> tuple[Facts, Pins]:
     fitting = None if isinstance(placed, Unavailable) else choose_window(*placed)
-    pins = make_pins(settings, facts.config.num_ctx, trained(facts.server), fitting)
+    windows = {
+        name: window for name, window in served_windows(facts).items() if isinstance(window, int)
+    }
+    others = Others(windows, urls)
+    pins = make_pins(settings, facts.config.num_ctx, trained(facts.server), fitting, others)
     window = pins.window_tokens
     return replace(facts, window_tokens=window, fit=_fit(placed, window)), pins
 

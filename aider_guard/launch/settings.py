@@ -31,17 +31,22 @@ class Role:
     edit_format: str = ""
     settings_source: str = ""
     """The file whose entry gives the role its extra parameters or named the model, "" for none of the user's."""
+    address: str = field(default="", repr=False)
+    """``api_base`` complete, with what may be a secret: never shown."""
     redirects: tuple[str, ...] = ()
     """Extra parameters with which litellm sends requests to another model or provider: ``fallbacks: gpt-4o``."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """An environment variable as Aider will see it, and where it was set. ``value`` only where it is no secret."""
+    """An environment variable as Aider will see it, and where it was set. ``value`` only where it is no secret;
+    ``address`` is a server's address complete, with what may be one, and never shown.
+    """
 
     name: str
     source: str
     value: str = ""
+    address: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class AiderSettings:
     multiline: bool = False
     encoding: str = "utf-8"
     read: tuple[str, ...] | None = None
-    ollama_api_base: str = ""
+    ollama_api_base: str = field(default="", repr=False)
     tokenizers: str = ""
     model_settings_files: tuple[str, ...] = ()
     model_metadata_files: tuple[str, ...] = ()

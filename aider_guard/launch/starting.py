@@ -38,9 +38,11 @@ def aider_environment(config: Config, environment: Mapping[str, str]) -> dict[st
     """The user's environment, and what keeps Aider from asking the network.
 
     litellm reads its list of prices from the net at import unless told not to, and looks for Ollama without a time
-    limit of its own when OLLAMA_API_BASE is not set (its llms/ollama). A ``.env`` still overrides the address.
+    limit of its own when OLLAMA_API_BASE is not set (its llms/ollama). A ``.env`` still overrides the address. Of
+    ``OLLAMA_HOST``, which Ollama's own command reads, neither of them knows.
     """
     asked = connectable_base(config.ollama) if config.ollama else ""
-    ollama = asked or environment.get("OLLAMA_API_BASE") or DEFAULT_OLLAMA
+    host = connectable_base(environment["OLLAMA_HOST"]) if environment.get("OLLAMA_HOST") else ""
+    ollama = asked or environment.get("OLLAMA_API_BASE") or host or DEFAULT_OLLAMA
     ours = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "AIDER_GUARD": "1", "OLLAMA_API_BASE": ollama}
     return {**environment, **ours}

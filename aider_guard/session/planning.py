@@ -9,25 +9,30 @@ from pathlib import Path
 from aider_guard import paths
 from aider_guard.config import Config
 from aider_guard.core.readings import MemoryReading, Unavailable
-from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.serverfacts import ServedModel, ServerReport
 from aider_guard.launch.addresses import may_be_asked, ollama_address
 from aider_guard.launch.aider import Aider
+from aider_guard.launch.door import Entrance, served_models
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.preflight.facts import Facts, RepoFacts
 from aider_guard.launch.repository import runner_of_tests
+from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings
 
 
 @dataclass
 class Planner:
-    """Makes the plan of each launch. ``refusing`` is a proxy that takes no connection, ``state_dir`` our own folder."""
+    """Makes the plan of each launch. ``refusing`` is a proxy that takes no connection, ``state_dir`` our own folder,
+    ``door`` where Aider finds the door of this session.
+    """
 
     config: Config
     aider: Aider
     environment: Mapping[str, str]
     refusing: str
     state_dir: Path
+    door: DoorAddress | None = None
     _windows: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def server(self, settings: AiderSettings) -> str:
@@ -43,6 +48,10 @@ class Planner:
         return self.config.network == "open" or may_be_asked(
             self.config, settings, self.environment
         )
+
+    def others(self, settings: AiderSettings) -> tuple[ServedModel, ...]:
+        """The models on other servers of this machine, whose windows the sidecar is to ask for."""
+        return served_models(settings)
 
     def plan(
         self,
@@ -65,7 +74,14 @@ class Planner:
         )
         base = self.server(settings) if isinstance(settings, AiderSettings) else ""
         corrections = read_corrections(self.state_dir)
-        plan = make_plan(facts, ollama=base, refusing=self.refusing, corrections=corrections)
+        entrance = Entrance(self.door, self.state_dir) if self.door is not None else None
+        plan = make_plan(
+            facts,
+            ollama=base,
+            refusing=self.refusing,
+            corrections=corrections,
+            entrance=entrance,
+        )
         if plan.pins is not None:
             self._windows[models] = plan.pins.window_tokens
         return plan

@@ -70,6 +70,8 @@ class DoorRole:
     model: str
     path: str = ""
     """The upstream's."""
+    window_tokens: int = 0
+    """What a server that is not Ollama said its window is; 0 for Ollama's models, and when it did not say."""
 
 
 @dataclass(frozen=True)

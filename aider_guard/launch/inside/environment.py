@@ -71,10 +71,15 @@ def keys_set(origins: Origins) -> list[dict[str, str]]:
 
 
 def addresses_set(origins: Origins) -> list[dict[str, str]]:
-    """Where traffic would go, as it may be shown."""
+    """Where traffic would go: ``value`` as it may be shown, ``address`` complete where a server is meant."""
     names = (*OLLAMA_ADDRESSES, *CLOUD_ADDRESSES, *PROXIES)
     return [
-        {"name": name, "source": origins.of(name), "value": _shown(name, os.environ[name])}
+        {
+            "name": name,
+            "source": origins.of(name),
+            "value": _shown(name, os.environ[name]),
+            "address": os.environ[name] if name in CLOUD_ADDRESSES else "",
+        }
         for name in names
         if os.environ.get(name)
     ]

@@ -193,6 +193,7 @@ class _Roles:
             "asked": asked,
             "source": source,
             "api_base": shown_address(str(address)) if address else "",
+            "address": str(address) if address else "",
             "num_ctx": num_ctx if type(num_ctx) is int else None,
             "edit_format": edit_format or "",
             "settings_source": self._files.get(model.name)

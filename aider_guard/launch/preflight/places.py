@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.serverfacts import InstalledModel, ServerReport
+from aider_guard.launch.cloud import OLLAMA_ADDRESSES
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.settings import AiderSettings, Role, ollama_name
-from aider_guard.sidecar.names import (
-    DEFAULT_BASE,
-    canonical_name,
-    connectable_base,
-    is_cloud_name,
-    is_loopback,
-)
+from aider_guard.sidecar.here import is_this_machine
+from aider_guard.sidecar.names import DEFAULT_BASE, canonical_name, connectable_base, is_cloud_name
 
-# The variables with the address of a server by the prefix of its models (litellm 1.81.10).
-_BASES = {
-    "openai": ("OPENAI_API_BASE", "OPENAI_BASE_URL"),
-    "text-completion-openai": ("OPENAI_API_BASE", "OPENAI_BASE_URL"),
+# By the prefix of its models, in the order in which litellm 1.81.10 reads them (main.py, completion).
+ADDRESS_VARIABLES = {
+    "openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"),
+    "text-completion-openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"),
     "hosted_vllm": ("HOSTED_VLLM_API_BASE",),
     "lm_studio": ("LM_STUDIO_API_BASE",),
     "llamafile": ("LLAMAFILE_API_BASE",),
     "litellm_proxy": ("LITELLM_PROXY_API_BASE",),
 }
-_LOCAL_BY_DEFAULT = ("llamafile",)
+"""The environment variables with the address of a server that speaks OpenAI's protocol."""
+DEFAULT_ADDRESSES = {"llamafile": "http://127.0.0.1:8080/v1"}
+"""Where litellm looks for a server whose address nobody names (llms/llamafile)."""
 _OPENAI_NAMES = ("gpt-", "chatgpt-", "o1", "o3", "o4")
 
 Kind = Literal["ollama", "server", "cloud"]
@@ -35,10 +33,13 @@ Kind = Literal["ollama", "server", "cloud"]
 
 @dataclass(frozen=True)
 class Place:
-    """Ollama; another server on this machine; or a cloud, which is everything else. ``base`` is as it may be shown."""
+    """Ollama; another server on this machine; or a cloud, which is everything else. ``base`` is as it may be shown,
+    ``address`` complete, with what may be a secret.
+    """
 
     kind: Kind
     base: str = ""
+    address: str = field(default="", repr=False)
 
 
 def roles(facts: Facts) -> tuple[Role, ...]:
@@ -53,11 +54,14 @@ def place(role: Role, settings: AiderSettings) -> Place:
     prefix, slash, _ = role.model.partition("/")
     if ollama_name(role.model) is not None and not role.api_base:
         return Place("ollama")
-    base = role.api_base or _address(prefix if slash else _bare(role.model), settings)
-    if base and is_loopback(connectable_base(base)):
-        return Place("server", base)
-    if not base and prefix in _LOCAL_BY_DEFAULT and slash:
-        return Place("server")
+    provider = prefix if slash else _bare(role.model)
+    base, address = role.api_base, role.address or role.api_base
+    if not base:
+        base, address = address_for(provider, settings)
+    if base and is_this_machine(connectable_base(base)):
+        return Place("server", base, address)
+    if not base and provider in DEFAULT_ADDRESSES:
+        return Place("server", "", DEFAULT_ADDRESSES[provider])
     return Place("cloud", base)
 
 
@@ -65,9 +69,13 @@ def _bare(model: str) -> str:
     return "openai" if model.startswith(_OPENAI_NAMES) else ""
 
 
-def _address(provider: str, settings: AiderSettings) -> str:
-    values = {one.name: one.value for one in settings.addresses}
-    return next((values[name] for name in _BASES.get(provider, ()) if values.get(name)), "")
+def address_for(provider: str, settings: AiderSettings) -> tuple[str, str]:
+    """The address that variables name for a provider's models, as it may be shown, and complete; "" for none."""
+    named = {one.name: one for one in settings.addresses if one.value}
+    for name in ADDRESS_VARIABLES.get(provider, ()):
+        if name in named:
+            return named[name].value, named[name].address or named[name].value
+    return "", ""
 
 
 def in_cloud(facts: Facts) -> tuple[Role, ...]:
@@ -116,17 +124,20 @@ def runs_here(server: ServerReport | Unavailable) -> tuple[str, ...]:
 
 
 def base_url(facts: Facts) -> str:
-    """Where Ollama is: what the user told the guard, else where Aider says it looks, else Ollama's usual address."""
+    """Where Ollama is: what the user told the guard, else where Aider says it looks, else what the environment says
+    (``OLLAMA_HOST`` last, which Aider does not know), else Ollama's usual address.
+    """
     settings = facts.settings if isinstance(facts.settings, AiderSettings) else AiderSettings()
     asked = facts.config.ollama or settings.ollama_api_base
-    return connectable_base(asked or facts.environment.get("OLLAMA_API_BASE") or DEFAULT_BASE)
+    named = (facts.environment.get(name) for name in OLLAMA_ADDRESSES)
+    return connectable_base(asked or next(filter(None, named), DEFAULT_BASE))
 
 
 def is_local(facts: Facts) -> bool:
     """Whether Ollama is on this machine, as far as its address tells."""
     if isinstance(facts.server, ServerReport):
         return facts.server.is_local
-    return is_loopback(base_url(facts))
+    return is_this_machine(base_url(facts))
 
 
 def first_prefix(model: str) -> str:

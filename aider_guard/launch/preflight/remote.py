@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from aider_guard.core.findings import Finding
 from aider_guard.core.readings import Unavailable
+from aider_guard.launch.cloud import OLLAMA_ADDRESSES
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.places import base_url, is_local
 from aider_guard.launch.preflight.saying import info, stop, warn
@@ -56,11 +57,14 @@ def address_source(facts: Facts) -> str:
     """Who named Ollama's address, in words; "" when that is not known."""
     if facts.config.ollama:
         return "the guard's own setting ollama"
+    named = next((name for name in OLLAMA_ADDRESSES if facts.environment.get(name)), "")
+    ours = f"{named}, the environment" if named else ""
     if isinstance(facts.settings, AiderSettings):
         for one in facts.settings.addresses:
-            if one.name == "OLLAMA_API_BASE":
-                return f"OLLAMA_API_BASE, {one.source}"
-    return "OLLAMA_API_BASE, the environment" if facts.environment.get("OLLAMA_API_BASE") else ""
+            if one.name == "OLLAMA_API_BASE":  # in Aider's environment the guard set it itself
+                said = f"{one.name}, {one.source}"
+                return ours or said if one.source == "the environment" else said
+    return ours
 
 
 def from_repository(source: str, settings: AiderSettings | Unavailable) -> bool:
