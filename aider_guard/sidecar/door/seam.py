@@ -13,11 +13,16 @@ from typing import Literal, Protocol
 from aider_guard.core.traffic.kinds import DoorSettings, Upstream
 
 Headers = tuple[tuple[str, str], ...]
+Outcome = Literal["answered", "cancelled", "broken", "replied"]
+"""How a request ended: with the upstream's answer, because Aider went, with a cut connection, or by a ``Reply``."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request of Aider's for text, complete with its body; ``path`` is as the upstream gets it (``/api/chat``)."""
+    """A request of Aider's for text, complete with its body.
+
+    ``path`` is as the upstream understands it (``/api/chat``): behind its base, and with percent codes undone.
+    """
 
     number: int
     upstream: Upstream
@@ -85,7 +90,10 @@ class Visit(Protocol):
         """The upstream could not be reached, or answered nothing."""
 
     async def refused(self, status: int, content: bytes) -> Reply | Retry | Pass:
-        """The upstream answered with another status than 200."""
+        """The upstream answered with another status than 200. ``content`` is all of it, any coding undone.
+
+        A redirect comes here, too; it is not handed on as it is: ``Pass`` makes it an error of the door's.
+        """
 
     def passed(self, chunk: bytes) -> bytes | Reply:
         """A piece of the answer, as it came (after any transfer or content coding was undone): what Aider gets in
@@ -95,7 +103,7 @@ class Visit(Protocol):
     def broke(self, trouble: Trouble) -> Reply | Abort:
         """The answer broke off in the middle, with nothing or some of it passed."""
 
-    async def end(self, outcome: Literal["answered", "cancelled", "broken", "replied"]) -> None:
+    async def end(self, outcome: Outcome) -> None:
         """Everything is sent, or Aider is gone (``cancelled``), or the answer was aborted. Must not raise."""
 
 

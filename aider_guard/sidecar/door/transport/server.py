@@ -1,0 +1,109 @@
+"""The door's HTTP server, on a listening socket that was made elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Final
+
+import uvicorn
+
+from aider_guard.sidecar.door.seam import Door
+from aider_guard.sidecar.door.transport.app import DoorApp
+from aider_guard.sidecar.door.transport.upstream import Upstreams
+
+# Aider's side closes idle connections (httpx after 5 s, aiohttp after 15 s); a door that closes
+# first can do it in the moment in which a request is on its way.
+_KEPT_SECONDS: Final = 3600
+_SILENT: Final = logging.CRITICAL + 1
+
+
+def serve_door(sock: socket.socket, door: Door, *, on_open: Callable[[int], None]) -> None:
+    """Serve the door in this thread, until the process ends. ``on_open`` gets the port once requests are taken.
+
+    Meant for a daemon thread: no signal is handled, nothing is logged. The socket must listen or be ready to.
+    """
+    DoorServer(sock, door, on_open=on_open).serve()
+
+
+class DoorServer:
+    """A door that can be closed again."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        door: Door,
+        *,
+        on_open: Callable[[int], None],
+        make_upstreams: Callable[[], Upstreams] = Upstreams,
+    ) -> None:
+        self._sock = sock
+        self._door = door
+        self._on_open = on_open
+        self._make_upstreams = make_upstreams
+        self._server: _Server | None = None
+
+    def serve(self) -> None:
+        """Serve in this thread, on an event loop of its own, until ``close``."""
+        asyncio.run(self._serve())
+
+    def close(self) -> None:
+        """End ``serve``, from any thread; requests on their way are cut. Does nothing before it is open."""
+        if self._server is not None:
+            self._server.end()
+
+    async def _serve(self) -> None:
+        async with aclosing(self._make_upstreams()) as upstreams:
+            config = _config(DoorApp(self._door, upstreams))
+            self._server = _Server(config, lambda: self._on_open(self._sock.getsockname()[1]))
+            await self._server.serve([self._sock])
+
+
+def _config(app: DoorApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        interface="asgi3",
+        lifespan="off",
+        log_config=None,
+        log_level=_SILENT,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        workers=1,  # or an environment variable says how many
+        timeout_keep_alive=_KEPT_SECONDS,
+        timeout_graceful_shutdown=0,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Sleeps while nobody asks: uvicorn's own wakes ten times a second, for what is not used here."""
+
+    def __init__(self, config: uvicorn.Config, on_open: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_open = on_open
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+
+    def end(self) -> None:
+        """Stop serving, from any thread."""
+        self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections."""
+        await super().startup(sockets)
+        self._on_open()
+
+    async def main_loop(self) -> None:
+        """Serve until the end."""
+        await self._ended.wait()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are not the door's."""
+        yield
