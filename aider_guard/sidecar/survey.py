@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTimeError
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -13,12 +14,13 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.serverfacts import ServerReport
 from aider_guard.sidecar.here import is_this_machine
 from aider_guard.sidecar.names import display_base
+from aider_guard.sidecar.openai_server import window_of
 from aider_guard.sidecar.server_process import server_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from aider_guard.core.serverfacts import ServerProcess
+    from aider_guard.core.serverfacts import ServedModel, ServerProcess
     from aider_guard.sidecar.ollama import OllamaClient
 
 WITHIN_SECONDS: Final = 3.0
@@ -32,11 +34,13 @@ def survey(
     client: OllamaClient,
     names: Iterable[str],
     *,
+    others: Iterable[ServedModel] = (),
     within_seconds: float = WITHIN_SECONDS,
     find_process: Callable[[str], ServerProcess | Unavailable] = server_process,
     clock: Callable[[], float] = time.monotonic,
 ) -> ServerReport:
-    """Ask a server about itself and about models by name. Never raises.
+    """Ask a server about itself and about models by name, and other servers of this machine for the windows of
+    *others*. Never raises.
 
     It is back within the time given; what has not come by then is ``Unavailable``. A server that
     does not tell its version is asked nothing more, and every entry has that one reason. Names of
@@ -44,10 +48,14 @@ def survey(
     """
     base, wanted = client.base_url, tuple(dict.fromkeys(names))
     answers = _Round(base, within_seconds, clock)
+    windows = {one.model: answers.begin(partial(window_of, one)) for one in others}
     process = answers.begin(lambda _left: find_process(base))
     version = answers.got(answers.begin(client.version))
     if isinstance(version, Unavailable):
-        return _silent(base, version, wanted, answers.got(process))
+        silent = _silent(base, version, wanted, answers.got(process))
+        return replace(
+            silent, others={name: answers.got(window) for name, window in windows.items()}
+        )
     loaded, cloud = answers.begin(client.loaded_models), answers.begin(client.cloud_disabled)
     installed = answers.got(answers.begin(client.installed))
     models = {name: answers.begin(partial(client.model_facts, name, installed)) for name in wanted}
@@ -60,6 +68,7 @@ def survey(
         cloud_disabled=answers.got(cloud),
         process=answers.got(process),
         models={name: answers.got(facts) for name, facts in models.items()},
+        others={name: answers.got(window) for name, window in windows.items()},
     )
 
 

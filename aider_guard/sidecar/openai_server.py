@@ -1,0 +1,136 @@
+"""The window of a model on a local server that speaks OpenAI's protocol, in the server's own words. Never raises.
+
+The protocol has no field for it, so that each server has one of its own:
+vLLM and SGLang ``max_model_len`` in ``/v1/models``; llama.cpp's server ``meta.n_ctx`` there, for each slot (older ones
+only ``default_generation_settings.n_ctx`` in ``/props``); LM Studio ``loaded_context_length`` in ``/api/v0/models``.
+What a model was trained for (``n_ctx_train``, ``max_context_length``) is not what is loaded, and not taken.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
+
+import httpx
+
+from aider_guard.core.readings import Unavailable
+from aider_guard.sidecar.answers import is_count, json_object
+from aider_guard.sidecar.here import is_this_machine
+from aider_guard.sidecar.names import connectable_base, display_base
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from aider_guard.core.serverfacts import ServedModel
+
+ANSWER_SECONDS: Final = 2.0
+CONNECT_SECONDS: Final = 1.0
+MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+_LEAST_TOKENS: Final = 16
+
+
+def window_of(
+    model: ServedModel,
+    within_seconds: float = ANSWER_SECONDS,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> int | Unavailable:
+    """The window in tokens that this model's server has for it, or why it is not known.
+
+    It takes at most the time given. Only servers of this machine are asked.
+    """
+    base = connectable_base(model.base)
+    if not is_this_machine(base):
+        return Unavailable(f"{display_base(base)} is on another machine and is not asked")
+    # As sidecar/ollama.py: no proxy of the environment's, no redirect, certificates only where they matter.
+    with httpx.Client(trust_env=False, verify=base.startswith("https")) as http:
+        return _Asked(http, base, clock() + within_seconds, clock).window(model.name)
+
+
+class _Asked:
+    """One server, asked with one deadline."""
+
+    def __init__(
+        self, http: httpx.Client, base: str, deadline: float, clock: Callable[[], float]
+    ) -> None:
+        self._http = http
+        self._base = base
+        self._root = base.removesuffix("/v1")
+        self._deadline = deadline
+        self._clock = clock
+
+    def window(self, name: str) -> int | Unavailable:
+        """The window, from wherever the server tells it."""
+        listed = self._get(f"{self._base}/models")
+        if isinstance(listed, Unavailable):
+            return listed
+        entry = _entry(listed, name)
+        if entry is None:
+            return Unavailable(f"{display_base(self._base)} does not list {name}")
+        found = next(_windows_in(entry), None) or self._elsewhere(name)
+        return found or Unavailable(f"{display_base(self._base)} does not tell the window")
+
+    def _elsewhere(self, name: str) -> int | None:
+        """From the calls that only one kind of server has."""
+        match self._get(f"{self._root}/props"):
+            case {"default_generation_settings": {"n_ctx": tokens}} if _is_window(tokens):
+                return tokens
+        listed = self._get(f"{self._root}/api/v0/models")
+        entry = None if isinstance(listed, Unavailable) else _entry(listed, name)
+        return next(_windows_in(entry or {}), None)
+
+    def _get(self, url: str) -> dict[str, Any] | Unavailable:
+        """The JSON object at this address."""
+        shown = display_base(self._base)
+        try:
+            status, content = self._fetch(url)
+        except (httpx.TimeoutException, TimeoutError):
+            return Unavailable(f"{shown} did not answer in time")
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
+            return Unavailable(f"{shown} cannot be reached ({str(error) or type(error).__name__})")
+        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            return Unavailable(f"{shown} tells its window only with a key ({status})")
+        decoded = json_object(content) if status == httpx.codes.OK else None
+        return Unavailable(f"{shown} answered strangely ({status})") if decoded is None else decoded
+
+    def _fetch(self, url: str) -> tuple[int, bytes]:
+        """Status and body. The limits hold for the whole answer, also when it comes in drips."""
+        seconds = max(0.001, self._deadline - self._clock())
+        timeout = httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
+        content = bytearray()
+        with self._http.stream("GET", url, timeout=timeout) as response:
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) > MAX_ANSWER_BYTES:
+                    raise ValueError("an endless answer")
+                if self._clock() > self._deadline:
+                    raise TimeoutError
+        return response.status_code, bytes(content)
+
+
+def _entry(listed: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """The entry of a model in a list of models. One model alone is meant by any name: llama.cpp ignores names."""
+    match listed:
+        case {"data": list(items)}:
+            entries = [item for item in items if isinstance(item, dict)]
+            if len(entries) == 1:
+                return entries[0]
+            return next((one for one in entries if name in _names(one)), None)
+    return None
+
+
+def _names(entry: Mapping[str, Any]) -> list[Any]:
+    aliases = entry.get("aliases")
+    return [entry.get("id"), *(aliases if isinstance(aliases, list) else ())]
+
+
+def _windows_in(entry: Mapping[str, Any]) -> Iterator[int]:
+    """The windows that an entry tells, its own words first."""
+    meta = entry.get("meta")
+    more = meta.get("n_ctx") if isinstance(meta, dict) else None
+    told = (entry.get("max_model_len"), more, entry.get("loaded_context_length"))
+    return (tokens for tokens in told if _is_window(tokens))
+
+
+def _is_window(tokens: object) -> TypeGuard[int]:
+    return is_count(tokens) and tokens >= _LEAST_TOKENS
