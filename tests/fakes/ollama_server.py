@@ -2,8 +2,10 @@
 
     with FakeOllama(version="0.9.3", loaded=["qwen3:8b"]) as ollama:
         ollama.answers["/api/ps"] = Hang()
+        ollama.script["/api/chat"] = [busy(), None]  # the first is told so, from the second on all is well
+        ollama.talking.breaks = [Break("crash", after_pieces=2)]
 
-Without an entry in ``answers`` a path is answered as that version of Ollama would: the window in
+Without an entry in ``answers`` or ``script`` a path is answered as that version of Ollama would: the window in
 /api/ps came with 0.10, stubs of models that run elsewhere with 0.12, /api/status with 0.16.2, and
 from 0.18 on any name with a cloud's tag is sent to Ollama's cloud (``sent_out``).
 """
@@ -12,14 +14,33 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
 
-from fakes.answering import Answer, AnsweringServer, Cut, Drip, Endless, Hang, Json, Raw, Received
+from fakes.answering import (
+    Answer,
+    AnsweringServer,
+    Cut,
+    Drip,
+    Endless,
+    Hang,
+    Json,
+    Live,
+    Raw,
+    Received,
+)
+from fakes.ollama_chat import Conversation, Talking, converse
+from fakes.ollama_forms import PATHS, Form
+from fakes.ollama_log import Log
 from fakes.ollama_models import GIB, QWEN3_8B, FakeModel
+from fakes.ollama_prompts import is_unload
+from fakes.ollama_runners import Runners
+from fakes.ollama_troubles import has_cloud_name, is_allowed, not_found
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
     from types import TracebackType
 
     from typing_extensions import Self
@@ -36,11 +57,16 @@ __all__ = [
     "FakeOllama",
     "Hang",
     "Json",
+    "Live",
     "Raw",
+    "Talking",
 ]
 
 
-ERAS = ("0.9.3", "0.11.10", "0.12.6", "0.16.2", "0.18.0", "0.24.0", "0.30.11", "0.33.0-rc2")
+ERAS = (
+    *("0.9.3", "0.11.10", "0.12.5", "0.12.6", "0.16.2", "0.18.0", "0.24.0"),
+    *("0.30.0", "0.30.1", "0.30.11", "0.33.0-rc2"),
+)
 """One version for each way of answering."""
 
 
@@ -52,18 +78,39 @@ class FakeOllama:
     models: tuple[FakeModel, ...] = (FakeModel("qwen3:8b"),)
     loaded: list[str] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
+    """What is always said to a path, whatever is asked."""
+    script: dict[str, list[Answer | None]] = field(default_factory=dict)
+    """What is said to the next requests to a path, one after the other; None is the version's own answer."""
+    talking: Talking = field(default_factory=Talking)
+    """How requests for text are answered."""
+    memory_bytes: int | None = None
+    """All that models may take together; without, everything fits."""
+    log_path: Path | None = None
+    """Where its log goes."""
     on_unload: Callable[[str], None] = lambda _name: None
     cloud_disabled: bool = False
     keeps_loaded: bool = False
     """Whether it agrees to unload and does not: a request is still running."""
     host: str = "127.0.0.1"
+    port: int = 0
+    """Where it listens; 0 for a free port."""
     received: list[Received] = field(default_factory=list)
+    cancelled: list[Received] = field(default_factory=list)
+    """Requests whose clients went away before the end of the answer."""
     closing: threading.Event = field(default_factory=threading.Event)
 
+    def __post_init__(self) -> None:
+        """Nothing is in memory but what ``loaded`` lists."""
+        self.runners = Runners(lambda: self.loaded, self._find, self.memory_bytes, self.on_unload)
+        self.log = Log(self.log_path, self.version_numbers)
+        self._waiting, self._lock = 0, threading.Lock()
+
     def __enter__(self) -> Self:
-        """Listen on a free port."""
+        """Listen."""
         self._server = AnsweringServer(self)
-        self.url = f"http://{self.host}:{self._server.server_port}"
+        self.port = self._server.server_port
+        self.url = f"http://{self.host}:{self.port}"
+        self.log.listening(f"{self.host}:{self.port}", self.version)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
         return self
@@ -81,17 +128,28 @@ class FakeOllama:
         self._server.close_connections()
         self._server.server_close()
 
+    def gone(self, request: Received) -> None:
+        """A client went away."""
+        self.cancelled.append(request)
+
     def paths(self) -> set[str]:
         """The paths that were asked for."""
         return {request.path for request in self.received}
 
     def answer(self, request: Received) -> Answer:
-        """What this Ollama says to a request."""
+        """What this Ollama says to a request; a model may be called ``name`` (api/types.go: ShowRequest)."""
+        if isinstance(request.body, dict) and "name" in request.body:
+            request = replace(request, body={"model": request.body["name"], **request.body})
         self.received.append(request)
         if request.path in self.answers:
             return self.answers[request.path]
+        scripted = self.script.get(request.path)
+        if scripted and (answer := scripted.pop(0)) is not None:
+            return answer
+        if not is_allowed(request.headers.get("host", "")):
+            return Raw(b"", 403, ())
         version = self.version_numbers
-        if version >= (0, 18) and self._is_sent_out(request):
+        if version >= (0, 18) and has_cloud_name(request):
             return Json({"error": "unauthorized"}, 401)
         match request:
             case Received("GET", "/api/version"):
@@ -102,11 +160,21 @@ class FakeOllama:
                 cloud = {"disabled": self.cloud_disabled, "source": "none"}
                 return Json({"cloud": cloud})
             case Received("GET", "/api/ps"):
-                return Json({"models": [model.entry(version) for model in self._shown()]})
+                self.runners.expire()
+                return Json({"models": [self._entry(model) for model in self._shown()]})
+            case Received("GET", "/v1/models"):
+                return Json({"object": "list", "data": [model.openai() for model in self.models]})
+            case Received("GET" | "HEAD", "/"):
+                return Raw(b"Ollama is running", 200, (("Content-Type", "text/plain"),))
             case Received("POST", "/api/show", {"model": str(name), **more}):
                 return self._show(name, verbose=more.get("verbose") is True)
-            case Received("POST", "/api/generate", {"model": str(name), "keep_alive": 0}):
-                return self._unload(name)
+            case Received("POST", path, {"model": str(name)}) if path in PATHS:
+                return self._unload(request) if is_unload(request) else self._talk(request)
+            case Received("GET", path) if path in PATHS:
+                return Raw(b"405 method not allowed", 405, (("Content-Type", "text/plain"),))
+            case Received("POST", path) if path in PATHS:
+                words = "missing request body" if not request.content else "unexpected EOF"
+                return Json({"error": words}, 400)
         return Raw(b"404 page not found", 404, (("Content-Type", "text/plain"),))
 
     @property
@@ -115,15 +183,22 @@ class FakeOllama:
         return tuple(int(part) for part in re.findall(r"[0-9]+", self.version)[:3])
 
     @property
+    def chats(self) -> list[dict[str, Any]]:
+        """The bodies of the requests for text, without those that only load or unload."""
+        bodies = [request.body for request in self.received if request.path in PATHS]
+        return [body for body in bodies if body.get("messages") or body.get("prompt")]
+
+    @property
     def sent_out(self) -> list[Received]:
         """The requests that this Ollama would have passed on to its cloud."""
         return list(filter(self._is_sent_out, self.received))
 
     def _is_sent_out(self, request: Received) -> bool:
-        match request.body:
-            case {"model": str(name)}:
-                return name.lower().endswith((":cloud", "-cloud")) and ":" in name
-        return False
+        if request.path in PATHS and request.body:
+            model = self._find(request.body.get("model", ""))
+            if model is not None and model.remote_host:
+                return True
+        return has_cloud_name(request)
 
     def _show(self, name: str, *, verbose: bool) -> Answer:
         if not name:
@@ -134,7 +209,7 @@ class FakeOllama:
             return Json({"error": words}, status)
         model = self._find(name)
         if model is None:
-            return _not_found(name)
+            return not_found(name)
         return Json(model.show(self.version_numbers, verbose=verbose))
 
     def _shown(self) -> Iterable[FakeModel]:
@@ -144,16 +219,39 @@ class FakeOllama:
         full = name if ":" in name else f"{name}:latest"
         return next((one for one in self.models if one.name.lower() == full.lower()), None)
 
-    def _unload(self, name: str) -> Answer:
+    def _entry(self, model: FakeModel) -> dict[str, Any]:
+        """The entry in /api/ps: what its runner has, when a request has loaded it."""
+        runner = self.runners.get(model)
+        if runner is None or runner.until == float("inf"):
+            return model.entry(self.version_numbers)
+        until = datetime.fromtimestamp(runner.until, tz=timezone.utc)
+        stamp = f"{until:%Y-%m-%dT%H:%M:%S.%f}123Z"
+        return model.entry(self.version_numbers, runner.window_tokens, stamp)
+
+    def _talk(self, request: Received) -> Answer:
+        self.runners.expire()
+        self.runners.memory_bytes = self.memory_bytes
+
+        def conversation(model: FakeModel, form: Form) -> Conversation:
+            parts = (self.talking, self.runners, self.log, self.version, self.version_numbers)
+            return Conversation(*parts, model, request, form)
+
+        return converse(conversation, request, self._find, self.version_numbers, self._wait)
+
+    def _wait(self, change: int) -> int:
+        with self._lock:
+            self._waiting += change
+            return self._waiting
+
+    def _unload(self, request: Received) -> Answer:
         """200 whether it was loaded or not."""
+        name = request.body["model"]
         model = self._find(name)
         if model is None:
-            return _not_found(name)
-        if not self.keeps_loaded:
-            self.loaded[:] = [other for other in self.loaded if self._find(other) != model]
-            self.on_unload(model.name)
-        return Json({"model": name, "response": "", "done": True, "done_reason": "unload"})
-
-
-def _not_found(name: str) -> Json:
-    return Json({"error": f"model '{name}' not found"}, 404)
+            return not_found(name)
+        runner = self.runners.get(model)
+        if runner is not None and not self.keeps_loaded:
+            runner.leaving = True
+            if not runner.busy.locked():
+                self.runners.unload(runner)
+        return Json(Form(request.path, self.version_numbers, name).nothing("unload"))
