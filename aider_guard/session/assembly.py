@@ -12,6 +12,7 @@ from aider_guard.config import Config
 from aider_guard.core.state import Limits, State
 from aider_guard.journal import open_journal
 from aider_guard.launch.aider import Aider
+from aider_guard.launch.routes import DoorAddress
 from aider_guard.session import registry
 from aider_guard.session.begun import Started
 from aider_guard.session.control import Control, control_socket
@@ -61,6 +62,7 @@ def assemble(
         ground.environment,
         ground.refusing,
         paths.state_dir(ground.environment),
+        DoorAddress(ground.listening.port, ground.listening.token),
     )
     session: Session
     journal = stack.enter_context(

@@ -110,7 +110,8 @@ class Beginning:
             self.answer()
             return
         self._watcher.watch_server(self._planner.server(settings), settings.tokenizers)
-        if self._watcher.send(requests.SurveyServer(names)):
+        others = self._planner.others(settings)
+        if self._watcher.send(requests.SurveyServer(names, others=others)):
             self._expected = frozenset(names)
             self._loop.at(DEADLINE, self._clock() + _WAIT_SECONDS)
         else:
@@ -128,8 +129,13 @@ class Beginning:
         if plan.is_forbidden:
             self._post(LaunchForbidden(plan.stops, plan.leaks))
             return
+        if plan.door is not None:
+            self._watcher.serve_door(plan.door)
         self._launches.let_begin(plan)
         self._running.has_begun()
+        if launch.number == 1:
+            for text in plan.said_at_start:
+                self._warn("another_machine", text)
         for name in self._launches.not_handed_over:
             self._warn(
                 "not_handed_over", f"no command of Aider's can name {name!r}: add it again by hand"

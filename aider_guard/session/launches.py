@@ -100,9 +100,7 @@ class Launches:
         if isinstance(settings, Unavailable) or plan.pins is None:
             launch.answer([])
             return
-        launch.window_tokens = (
-            plan.pins.window_tokens if plan.pins.metadata else Unavailable("no model of Ollama's")
-        )
+        launch.window_tokens = plan.window_tokens
         launch.needs = plan.fit.needs if isinstance(plan.fit, Fit) else ()
         model_settings, metadata = pins.write_pins(plan.pins, launch.folder)
         launch.files = self._files(launch, settings, model_settings, metadata)

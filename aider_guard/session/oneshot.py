@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from aider_guard import paths
 from aider_guard.config import Config
 from aider_guard.core import sentences
+from aider_guard.core.actions import Notice
+from aider_guard.core.events import ModelsChosen
+from aider_guard.core.fit import Fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.state import Limits
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import find_aider
+from aider_guard.launch.plan import Plan
 from aider_guard.launch.preflight.facts import NOT_ASKED
 from aider_guard.launch.refusing import refusing_address
+from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
 from aider_guard.launch.starting import aider_command, aider_environment
+from aider_guard.session.beginning import models_chosen
+from aider_guard.session.listening import door_socket
+from aider_guard.session.notices import render
 from aider_guard.session.planning import Planner
 from aider_guard.session.signals import INHERITED, signals_as_wakeups
+from aider_guard.session.unattended import Unattended
 
 _SURVEY_SECONDS = 2.0
 _MEMORY_SECONDS = 2.0
@@ -43,9 +56,10 @@ def run_one_shot(
     # The terminal sends Ctrl-C to both; Aider decides what it means, and we wait for that.
     deaf = signals_as_wakeups((signal.SIGINT, signal.SIGQUIT))
     made = tempfile.TemporaryDirectory(prefix="aider-guard-")
-    with made as folder, ours, theirs, deaf, refusing_address() as refusing:
-        state_dir = paths.state_dir(environment)
-        planner = Planner(config, aider, environment, refusing, state_dir)
+    addresses = refusing_address(), door_socket()
+    with made as folder, ours, theirs, deaf, addresses[0] as refusing, addresses[1] as listening:
+        door = DoorAddress(listening.port, listening.token)
+        planner = Planner(config, aider, environment, refusing, paths.state_dir(environment), door)
         try:
             process = subprocess.Popen(
                 program,
@@ -56,10 +70,23 @@ def run_one_shot(
         except OSError as error:
             raise LaunchError(f"{program[0]} cannot be started: {error.strerror}") from error
         theirs.close()
-        with _not_left_behind(process), _forwarded(process, (signal.SIGTERM, signal.SIGHUP)):
-            _answer(ours, planner, Path(folder))
+        beside = Unattended(
+            listening, environment=environment, limits=Limits(max_turns=0, probe="never")
+        )
+        forwarded = _forwarded(process, (signal.SIGTERM, signal.SIGHUP))
+        with _not_left_behind(process), beside, forwarded:
+            _answer(ours, planner, Path(folder), beside)
             status = process.wait()
+        _say(beside.notices)
     return status if status >= 0 else 128 - status
+
+
+def _say(notices: Sequence[Notice]) -> None:
+    """What the user should know, beside Aider's own output."""
+    colour = not os.environ.get("NO_COLOR") and sys.stderr.isatty()
+    columns = shutil.get_terminal_size().columns
+    for notice in notices:
+        sys.stderr.write(render(notice, columns, colour=colour, newline="\n"))
 
 
 @contextmanager
@@ -85,7 +112,7 @@ def _forwarded(
         yield
 
 
-def _answer(channel: socket.socket, planner: Planner, folder: Path) -> None:
+def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unattended) -> None:
     """Let Aider begin. Raises LaunchRefusedError when it must not."""
     from aider_guard.launch.surroundings import read_memory
 
@@ -99,11 +126,20 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path) -> None:
     if plan.is_forbidden:
         raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops, leaks=plan.leaks).lines))
     arguments: list[str] = []
+    if plan.door is not None and isinstance(settings, AiderSettings):
+        # Whoever runs many of these has the model loaded as long as Ollama keeps it, as with Aider alone.
+        theirs = replace(plan.door, user_keep_alive=True)
+        beside.serve_door(theirs, planner.server(settings), _chosen(settings, plan))
     if plan.pins is not None:
         model_settings, metadata = pins.write_pins(plan.pins, folder)
         arguments = command.one_shot_arguments(model_settings, metadata)
     with suppress(BrokenPipeError):  # Aider ended meanwhile; its status says so
         command.send_answer(channel, arguments, plan.environment)
+
+
+def _chosen(settings: AiderSettings, plan: Plan) -> ModelsChosen:
+    needs = plan.fit.needs if isinstance(plan.fit, Fit) else ()
+    return models_chosen(settings, plan.window_tokens, os.getcwd(), needs)
 
 
 def _survey(planner: Planner, settings: AiderSettings | Unavailable) -> ServerReport | Unavailable:
@@ -115,6 +151,7 @@ def _survey(planner: Planner, settings: AiderSettings | Unavailable) -> ServerRe
     names = [name for name in map(ollama_name, settings.models) if name is not None]
     client = OllamaClient(planner.server(settings))
     try:
-        return survey(client, names, within_seconds=_SURVEY_SECONDS)
+        others = planner.others(settings)
+        return survey(client, names, others=others, within_seconds=_SURVEY_SECONDS)
     finally:
         client.close()

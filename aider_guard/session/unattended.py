@@ -5,11 +5,10 @@ Everything runs in a thread of its own; what the user should know is gathered, a
 
 from __future__ import annotations
 
-import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 
 from aider_guard.core import requests
@@ -22,7 +21,7 @@ from aider_guard.core.actions import (
     StartSidecar,
     WarmModel,
 )
-from aider_guard.core.events import DeadlinePassed, Event
+from aider_guard.core.events import DeadlinePassed, Event, ModelsChosen
 from aider_guard.core.policy import decide
 from aider_guard.core.state import Limits, State
 from aider_guard.core.traffic.kinds import DoorSettings
@@ -34,29 +33,22 @@ _END_SECONDS = 3.0
 
 
 class Unattended:
-    """As a ``with``: the sidecar runs inside it, and is gone after it. ``notices`` are what is to be said then."""
+    """As a ``with``: a sidecar that was started in it is gone after it. ``notices`` are what is to be said then.
+
+    There is none before the door is to be served: ``--version`` shall not wait for one.
+    """
 
     def __init__(
-        self,
-        listening: Listening,
-        *,
-        ollama: str,
-        tokenizers: str,
-        environment: Mapping[str, str],
-        limits: Limits,
+        self, listening: Listening, *, environment: Mapping[str, str], limits: Limits
     ) -> None:
         self._listening = listening
-        self._ollama = ollama
-        self._tokenizers = tokenizers
         self._environment = environment
         self._state = State(limits)
-        self._told: queue.SimpleQueue[Callable[[Watcher], None] | None] = queue.SimpleQueue()
         self._wake, self._woken = socket.socketpair()
-        self._thread = threading.Thread(target=self._run, name="sidecar", daemon=True)
+        self._thread: threading.Thread | None = None
         self.notices: list[Notice] = []
 
     def __enter__(self) -> Unattended:
-        self._thread.start()
         return self
 
     def __exit__(
@@ -65,47 +57,40 @@ class Unattended:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._tell(None)
-        self._thread.join(_END_SECONDS)
         self._wake.close()
+        if self._thread is not None:
+            self._thread.join(_END_SECONDS)
+        self._woken.close()
 
-    def serve_door(self, settings: DoorSettings, ollama: str, happened: Event) -> None:
-        """Have the door served so, for the models that were chosen (the event ``ModelsChosen``)."""
+    def serve_door(self, settings: DoorSettings, ollama: str, chosen: ModelsChosen) -> None:
+        """Have the door served so from now on, for these models."""
+        self._thread = threading.Thread(
+            target=self._run, args=(settings, ollama, chosen), name="sidecar", daemon=True
+        )
+        self._thread.start()
 
-        def serve(watcher: Watcher) -> None:
-            watcher.watch_server(ollama, settings.tokenizers)
-            watcher.serve_door(settings)
-            watcher.post(happened)
+    def _run(self, settings: DoorSettings, ollama: str, chosen: ModelsChosen) -> None:
+        ended = False
 
-        self._tell(serve)
+        def end(_events: int) -> None:
+            nonlocal ended
+            ended = True
 
-    def _tell(self, what: Callable[[Watcher], None] | None) -> None:
-        self._told.put(what)
-        self._wake.send(b".")
-
-    def _run(self) -> None:
-        with self._woken, Loop() as loop, self._watcher(loop) as watcher:
-            loop.watch(self._woken.fileno(), READ, self._awake)
+        with Loop() as loop, self._watcher(loop, ollama, settings.tokenizers) as watcher:
+            loop.watch(self._woken.fileno(), READ, end)
             post = _Deciding(self, loop, watcher).post
             watcher.post = post
             loop.on_deadline = lambda name: post(DeadlinePassed(name))
             watcher.start()
-            while True:
-                loop.run_once()
-                while not self._told.empty():
-                    told = self._told.get()
-                    if told is None:
-                        return
-                    told(watcher)
+            watcher.serve_door(settings)
+            post(chosen)
+            loop.run(until=lambda: ended)
 
-    def _awake(self, _events: int) -> None:
-        self._woken.recv(64)
-
-    def _watcher(self, loop: Loop) -> Watcher:
+    def _watcher(self, loop: Loop, ollama: str, tokenizers: str) -> Watcher:
         return Watcher(
             loop,
-            ollama=self._ollama,
-            tokenizers=self._tokenizers,
+            ollama=ollama,
+            tokenizers=tokenizers,
             environment=self._environment,
             door_fd=self._listening.fileno(),
         )
