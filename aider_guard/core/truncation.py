@@ -1,49 +1,225 @@
-"""Evidence → verdict: whether the model saw the whole prompt."""
+"""Evidence → verdict: whether the model saw the whole prompt.
+
+The server's log comes first where it speaks of this very request (others may run beside it), then exact counts,
+then the prompt's size in bytes, then estimates outside their error. What could be either is ``unknown``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
+from aider_guard.core.context_shift import after_the_answer
+from aider_guard.core.evidence import (
+    LOG_NOT_READ,
+    Evidence,
+    LogEvidence,
+    LoggedCut,
+    LoggedPrompt,
+)
+from aider_guard.core.ollama_eras import REFUSES, Era, era_of, knows_truncate
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import Count, Verdict
+from aider_guard.core.traffic.kinds import Count, Stage, Verdict
 
+__all__ = [
+    "LOG_NOT_READ",
+    "Evidence",
+    "LogEvidence",
+    "LoggedCut",
+    "LoggedPrompt",
+    "judge",
+    "knows_truncate",
+]
 
-@dataclass(frozen=True)
-class LogEvidence:
-    """What Ollama's log said while a request ran; 0 for nothing of the kind.
-
-    ``cut_from`` and ``cut_to`` are ``prompt`` and ``new`` of "truncating input prompt", ``evaluated_tokens`` is
-    ``task.n_tokens`` of llama-server's "new prompt" line, ``dropped_messages`` whether the debug line of dropped
-    messages was there, ``shifted`` whether the context was shifted while the answer was written.
-    """
-
-    cut_from: int = 0
-    cut_to: int = 0
-    evaluated_tokens: int = 0
-    slot_window_tokens: int = 0
-    dropped_messages: bool = False
-    shifted: bool = False
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What is known of one request that was answered. ``prompt_bytes`` is an upper bound of its tokens, as no token
-    is shorter than a byte; 0 where it is not known.
-    """
-
-    version: str | Unavailable
-    window_tokens: int | Unavailable
-    counted: Count | Unavailable
-    prompt_bytes: int
-    prompt_tokens: int | Unavailable
-    answer_tokens: int | Unavailable
-    done_reason: str
-    truncation_forbidden: bool = False
-    """Whether the request said ``"truncate": false`` to a server that knows it."""
-    log: LogEvidence | Unavailable = Unavailable("the server's log is not read")
-    is_ollama: bool = True
+NOT_KNOWN: Final = Unavailable("the server does not tell how much it saw")
 
 
 def judge(evidence: Evidence) -> Verdict:
     """The verdict; ``unknown`` wherever neither can be shown."""
-    raise NotImplementedError
+    if evidence.never_truncates:
+        return Verdict("whole", "this model's runner refuses what is too long")
+    case = _case(evidence)
+    prompt = _of_the_prompt(case)
+    if prompt.outcome == "cut" or not evidence.is_ollama:
+        return prompt
+    counted = evidence.counted
+    seen = case.evaluated
+    if seen is None and prompt.outcome == "whole" and isinstance(counted, Count) and counted.exact:
+        seen = counted.tokens
+    return after_the_answer(evidence, case.era, prompt, NOT_KNOWN if seen is None else seen)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """The evidence, and what follows from it; None for what does not."""
+
+    given: Evidence
+    era: Era
+    log: LogEvidence
+    window: int | None
+    limit: int | None
+    """The largest prompt that is not cut."""
+    reported: int | None
+    evaluated: int | None
+    """All tokens of the prompt that the model saw."""
+
+    @property
+    def at_cut_size(self) -> bool:
+        """Whether the server evaluated exactly what it leaves of a prompt whose tokens it cuts."""
+        sizes = self.era.cut_sizes(self.window) if self.window else ()
+        return self.evaluated in sizes
+
+    def fits(self, tokens: int) -> bool:
+        """Whether a prompt of this size is certainly not cut."""
+        return self.limit is not None and tokens <= self.limit
+
+    def overflows(self, tokens: int) -> bool:
+        """Whether a prompt of this size is certainly cut or refused."""
+        return self.limit is not None and tokens > self.limit + self.era.unsure_tokens
+
+
+def _case(given: Evidence) -> _Case:
+    era = era_of(given.version) if given.is_ollama else REFUSES
+    log = given.log if isinstance(given.log, LogEvidence) else LogEvidence()
+    window = given.window_tokens if isinstance(given.window_tokens, int) else None
+    reported = given.prompt_tokens if isinstance(given.prompt_tokens, int) else None
+    limit = None if window is None else window - era.spare_tokens
+    evaluated = reported if era.counts_cached else _logged(log, reported)
+    return _Case(given, era, log, window, limit, reported, evaluated)
+
+
+def _logged(log: LogEvidence, reported: int | None) -> int | None:
+    """What the log says was evaluated, where it can only be about this request."""
+    if reported is not None and len(log.prompts) == 1 and log.prompts[0].tokens >= reported:
+        return log.prompts[0].tokens
+    return None
+
+
+def _of_the_prompt(case: _Case) -> Verdict:
+    counted = case.given.counted
+    exact = counted if isinstance(counted, Count) and counted.exact else None
+    estimate = counted if isinstance(counted, Count) and not counted.exact else None
+    return (
+        (_by_equality(case, exact.tokens) if exact else None)
+        or _by_logged_cut(case, counted)
+        or (_by_exact_count(case, exact.tokens) if exact else None)
+        or _by_bytes(case)
+        or _by_logged_silence(case, estimate)
+        or (_by_estimate(case, estimate) if estimate else None)
+        or _undecided(case)
+    )
+
+
+def _by_equality(case: _Case, tokens: int) -> Verdict | None:
+    if tokens in (case.reported, case.evaluated):
+        return Verdict("whole", f"{tokens:,} tokens counted before, and as many evaluated")
+    return None
+
+
+def _by_logged_cut(case: _Case, counted: Count | Unavailable) -> Verdict | None:
+    """The warning of a cut prompt, if it is this request's."""
+    ours = [cut for cut in case.log.cuts if _is_ours(case, cut, counted)]
+    if not ours:
+        return None
+    tokens = counted.tokens if isinstance(counted, Count) else 0
+    cut = min(ours, key=lambda one: abs(one.prompt_tokens - tokens)) if tokens else ours[-1]
+    gone = max(cut.prompt_tokens, tokens) - cut.left_tokens
+    size, left = cut.prompt_tokens, cut.left_tokens
+    words = f"Ollama's log: a prompt of {size:,} tokens was cut to {left:,}"
+    return Verdict("cut", words, "tokens", gone)
+
+
+def _is_ours(case: _Case, cut: LoggedCut, counted: Count | Unavailable) -> bool:
+    """What is left of it is what was evaluated, and no smaller prompt was sent."""
+    is_told = case.era.counts_cached and case.reported is not None
+    most = case.given.prompt_bytes or cut.prompt_tokens
+    if isinstance(counted, Count) and (counted.exact or not is_told):
+        most = min(most, counted.at_most)
+    if most < cut.prompt_tokens or case.fits(most):
+        return False
+    return cut.left_tokens == case.reported if is_told else cut.left_tokens >= (case.reported or 0)
+
+
+def _by_exact_count(case: _Case, tokens: int) -> Verdict | None:
+    evaluated = case.evaluated
+    if evaluated is not None and evaluated < tokens:
+        if case.given.truncation_forbidden and case.fits(tokens):
+            return _forbidden()
+        stage: Stage = "tokens" if case.at_cut_size else "" if case.fits(tokens) else "messages"
+        words = f"{tokens:,} tokens counted before, {evaluated:,} evaluated"
+        return Verdict("cut", words, stage, tokens - evaluated)
+    if evaluated is not None or (case.reported or 0) > tokens:
+        return _by_short_count(case, tokens, max(evaluated or 0, case.reported or 0))
+    if case.fits(tokens):
+        return Verdict("whole", f"{tokens:,} tokens counted before fit the window")
+    if case.overflows(tokens) and not case.given.truncation_forbidden:
+        words = f"{tokens:,} tokens counted before do not fit the window of {case.window:,}"
+        return Verdict("cut", words, "", NOT_KNOWN)
+    return None
+
+
+def _by_short_count(case: _Case, tokens: int, evaluated: int) -> Verdict | None:
+    """More was evaluated than counted (a template that was not known yet): where much room is left, nothing was cut."""
+    missed = evaluated - tokens
+    room = max(16, tokens // 50)
+    if missed <= room and case.fits(tokens + 2 * room) and case.fits(evaluated):
+        return Verdict(
+            "whole", f"{evaluated:,} tokens evaluated, {missed:,} more than counted before"
+        )
+    return None
+
+
+def _by_bytes(case: _Case) -> Verdict | None:
+    size = case.given.prompt_bytes
+    if size and case.fits(size) and (case.reported or 0) <= size:
+        return Verdict("whole", f"the prompt has {size:,} bytes: not more tokens than the window")
+    return None
+
+
+def _by_logged_silence(case: _Case, estimate: Count | None) -> Verdict | None:
+    """The debug lines of Ollama's log tell of every dropped message; that they are ours, the prompt's size says."""
+    sizes = [prompt.tokens for prompt in case.log.prompts]
+    is_ours = any(size in (case.reported, case.evaluated) for size in sizes)
+    may_be = len(sizes) <= 1 and not (estimate and case.fits(estimate.at_most))
+    if case.log.dropped_messages and may_be:
+        gone = estimate.tokens - case.evaluated if estimate and case.evaluated is not None else 0
+        words = "Ollama's log: messages were dropped because they did not fit the window"
+        return Verdict("cut", words, "messages", gone if gone > 0 else NOT_KNOWN)
+    if case.log.tells_all and is_ours and not case.log.cuts and not case.log.dropped_messages:
+        return Verdict("whole", "Ollama's log has every prompt that is cut, and not this one")
+    return None
+
+
+def _by_estimate(case: _Case, estimate: Count) -> Verdict | None:
+    evaluated, forbidden = case.evaluated, case.given.truncation_forbidden
+    is_short = evaluated is not None and evaluated < estimate.at_least
+    is_more = case.reported is not None and case.reported > estimate.at_most
+    if case.fits(estimate.at_most):
+        fits = f"about {estimate.tokens:,} tokens fit the window"
+        return None if is_short or is_more else Verdict("whole", fits)
+    if is_short and (case.overflows(estimate.at_least) or not forbidden):
+        assert evaluated is not None
+        words = f"about {estimate.tokens:,} tokens estimated before, {evaluated:,} evaluated"
+        stage: Stage = "tokens" if case.at_cut_size else "messages"
+        return Verdict("cut", words, stage, estimate.tokens - evaluated)
+    if evaluated is None and case.overflows(estimate.at_least) and not forbidden:
+        words = f"about {estimate.tokens:,} tokens do not fit the window of {case.window:,}"
+        return Verdict("cut", words, "", NOT_KNOWN)
+    if not case.given.is_ollama and evaluated is not None and not is_more:
+        return Verdict("whole", f"{evaluated:,} tokens evaluated, as many as estimated before")
+    return None
+
+
+def _undecided(case: _Case) -> Verdict:
+    if case.given.truncation_forbidden:
+        return _forbidden()
+    if case.at_cut_size:
+        words = (
+            f"{case.evaluated:,} tokens were evaluated: as many as are left of a prompt that is cut"
+        )
+        return Verdict("unknown", words)
+    return Verdict("unknown", "nothing shows whether the prompt was cut")
+
+
+def _forbidden() -> Verdict:
+    return Verdict("whole", "Ollama was told to refuse a prompt that does not fit, and did not")
