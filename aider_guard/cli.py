@@ -63,6 +63,16 @@ class _Group(click.Group):
     metavar="offline|open",
     help="Whether models and keys of clouds may be used.  [default: offline]",
 )
+@click.option(
+    "--on-overflow",
+    metavar="refuse|warn",
+    help="What becomes of a request that does not fit the window.  [default: refuse]",
+)
+@click.option(
+    "--ollama-log",
+    metavar="PATH",
+    help="The file with Ollama's log.  [default: auto, where it usually is]",
+)
 @click.option("--show", is_flag=True, help="Show what would be run, and do not run it.")
 @click.version_option(__version__, prog_name="aider-guard")
 @click.pass_context

@@ -22,7 +22,9 @@ _MAX_DIGITS = 12  # Python refuses to read numbers of thousands
 
 @dataclass(frozen=True)
 class Config:
-    """What the user wants. Percentages are of the window and of the memory; ``num_ctx`` None means automatic."""
+    """What the user wants. Percentages are of the window and of the memory; ``num_ctx`` and ``ollama_log`` None mean
+    automatic.
+    """
 
     aider: str = "aider"
     ollama: str = ""
@@ -34,7 +36,7 @@ class Config:
     keep: float = 0.1
     network: Literal["offline", "open"] = "offline"
     on_overflow: Literal["refuse", "warn"] = "refuse"
-    ollama_log: str = ""
+    ollama_log: str | None = None
 
 
 def _integer(low: int, high: int) -> Callable[[Any], int]:
@@ -72,11 +74,11 @@ def _text(value: Any) -> str:
     return value.strip()
 
 
-def _log(value: Any) -> str:
-    """A file's path, complete; "" for the log that is found."""
-    text = str(value).strip() if isinstance(value, str) else ""
+def _log(value: Any) -> str | None:
+    """A file's path, None for the log that is found."""
+    text = value.strip() if isinstance(value, str) else ""
     if text == "auto":
-        return ""
+        return None
     path = os.path.expanduser(text)
     if not os.path.isabs(path):
         raise ValueError("auto, or the complete path of a file")
@@ -134,14 +136,24 @@ def load(
 
 def _refuse_from_a_repository(found: Mapping[str, Any], path: Path | None) -> None:
     """A repository that was cloned from somewhere may not send code away."""
-    from aider_guard.sidecar.names import connectable_base, is_loopback
-
     opens = found.get("network") == "open"
-    if opens or not is_loopback(connectable_base(found.get("ollama", ""))):
+    if opens or not _is_here(found.get("ollama", "")):
         what = "network is open" if opens else "ollama is on another machine"
         raise ConfigError(
             f"{what} in {path}: a repository cannot decide that; say it in your own settings or by a flag"
         )
+
+
+def _is_here(address: str) -> bool:
+    """Whether this is an address of Ollama on this machine; what that is, is imported only where it is not plain."""
+    from aider_guard.sidecar.names import connectable_base, is_loopback
+
+    base = connectable_base(address)
+    if is_loopback(base):
+        return True
+    from aider_guard.sidecar.here import is_this_machine
+
+    return is_this_machine(base)
 
 
 def _checked(where: str, name: str, value: Any) -> Any:

@@ -15,7 +15,7 @@ from aider_guard.launch.fitting import Placement
 from aider_guard.launch.pins import EVERY_MODEL, Entries
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.places import place
-from aider_guard.launch.routes import DoorAddress, Routes
+from aider_guard.launch.routes import OLLAMAS_OPENAI, DoorAddress, Routes
 from aider_guard.launch.settings import AiderSettings, Role, ollama_name
 
 LEARNED = "tokens"
@@ -51,16 +51,17 @@ def door_settings(
     settings: AiderSettings,
     placed: Placement | Unavailable,
     entries: Entries,
+    windows: Mapping[str, int],
 ) -> DoorSettings:
     """The settings of the door for a session whose window is chosen (``facts.window_tokens``).
 
-    *entries* are the user's model settings by name.
+    *entries* are the user's model settings by name, *windows* the known windows by Aider's names.
     """
     window = facts.window_tokens if isinstance(facts.window_tokens, int) else 0
     return DoorSettings(
         token=entrance.address.token,
         upstreams=routes.upstreams,
-        roles=tuple(_roles(settings, routes, served_windows(facts))),
+        roles=tuple(_roles(settings, routes, windows)),
         window_tokens=window,
         user_keep_alive=says_keep_alive(entries, settings.models),
         on_overflow=facts.config.on_overflow,
@@ -68,26 +69,30 @@ def door_settings(
         smaller_windows=smaller_windows(placed, window),
         tokenizers=settings.tokenizers,
         learned_dir=str(entrance.state_dir / LEARNED),
-        ollama_log=facts.config.ollama_log,
+        ollama_log=facts.config.ollama_log or "",
     )
 
 
 def served_windows(facts: Facts) -> Mapping[str, int | Unavailable]:
-    """The windows of models on other servers of this machine, by Aider's names."""
-    return {} if isinstance(facts.server, Unavailable) else facts.server.others
+    """The windows of models on other servers of this machine, by Aider's names, as these servers told them."""
+    if isinstance(facts.settings, Unavailable):
+        return {}
+    told = {} if isinstance(facts.server, Unavailable) else facts.server.others
+    asked = (one.model for one in served_models(facts.settings))
+    return {name: told.get(name, Unavailable("its server was not asked")) for name in asked}
 
 
 def _roles(
-    settings: AiderSettings, routes: Routes, windows: Mapping[str, int | Unavailable]
+    settings: AiderSettings, routes: Routes, windows: Mapping[str, int]
 ) -> Iterator[DoorRole]:
     """The roles whose requests pass the door, with their models as their servers know them."""
     for name in _ROLES:
         role = next((one for one in settings.roles if one.role == name and one.model), None)
         way = way_of(role, settings, routes) if role is not None else None
         if role is not None and way is not None:
-            window = windows.get(role.model, 0)
-            known = window if isinstance(window, int) else 0
-            yield DoorRole(name, name_there(role.model), way.lstrip("/"), known)
+            window = 0 if ollama_name(role.model) is not None else windows.get(role.model, 0)
+            path = "" if way == OLLAMAS_OPENAI else way.lstrip("/")
+            yield DoorRole(name, name_there(role.model), path, window)
 
 
 def served_models(settings: AiderSettings) -> tuple[ServedModel, ...]:

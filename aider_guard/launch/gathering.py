@@ -21,6 +21,7 @@ from aider_guard.launch.addresses import may_be_asked
 from aider_guard.launch.aider import Aider, find_aider
 from aider_guard.launch.asking import Asking
 from aider_guard.launch.cloud import OLLAMA_ADDRESSES
+from aider_guard.launch.door import served_models
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
 from aider_guard.launch.preflight.places import base_url, with_ollama
@@ -91,7 +92,8 @@ def _with_server(facts: Facts) -> Facts:
         return facts
     names = dict.fromkeys(name for _, name in with_ollama(facts))
     with closing(OllamaClient(base_url(facts))) as client:
-        return replace(facts, server=survey(client, names))
+        others = () if isinstance(facts.settings, Unavailable) else served_models(facts.settings)
+        return replace(facts, server=survey(client, names, others=others))
 
 
 def settled(facts: Facts, corrections: Mapping[str, int]) -> Facts:

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 from aider_guard.config import Config
 from aider_guard.launch.cloud import CLOUD_KEYS
+from aider_guard.launch.preflight.places import place
 from aider_guard.launch.settings import AiderSettings, Variable
-from aider_guard.sidecar.names import is_loopback
+from aider_guard.sidecar.here import is_this_machine
 
 INVALID_KEY = "switched-off-by-aider-guard"
 NOWHERE = "http://127.0.0.1:9"
@@ -22,7 +23,7 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 # Aider tests whether the first is there at all, and then asks GitHub before every request (models.py); the second
 # goes to Ollama only, which may be behind a server that asks for it.
 _NO_KEYS_OF_OURS = ("GITHUB_COPILOT_TOKEN", "OLLAMA_API_KEY")
-_OPENAI = ("OPENAI_API_KEY", "OPENAI_API_BASE")
+_OPENAIS_KEY = "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,14 @@ def local_environment(
 def _host_of(base_url: str) -> tuple[str, ...]:
     """The host of an Ollama on another machine."""
     host = urlsplit(base_url).hostname
-    return (host,) if host and not is_loopback(base_url) else ()
+    return (host,) if host and not is_this_machine(base_url) else ()
 
 
 def _keys_of_local_servers(settings: AiderSettings) -> frozenset[str]:
-    """The keys of a local server that speaks OpenAI's protocol are no cloud's."""
-    bases = {one.name: one.value for one in settings.addresses}
-    base = bases.get("OPENAI_API_BASE") or bases.get("OPENAI_BASE_URL") or ""
+    """The key of a local server that speaks OpenAI's protocol is no cloud's."""
     roles = [role for role in settings.roles if role.model.startswith("openai/")]
-    local = roles and all(is_loopback(role.api_base or base) for role in roles)
-    return frozenset(_OPENAI) if local else frozenset()
+    local = roles and all(place(role, settings).kind == "server" for role in roles)
+    return frozenset({_OPENAIS_KEY}) if local else frozenset()
 
 
 def overridden(settings: AiderSettings, ours: LocalEnvironment) -> tuple[Variable, ...]:

@@ -29,21 +29,24 @@ Entries = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Others:
-    """What is fixed beside Ollama's window: the windows of models on other servers of this machine, by Aider's names,
-    and the addresses that are replaced by the door's (launch/routes.py).
+    """What matters beside Ollama: the windows that other servers of this machine told, by Aider's names for the
+    models, and the addresses that are replaced by the door's (launch/routes.py).
     """
 
-    windows: Mapping[str, int] = field(default_factory=dict)
+    told: Mapping[str, int | Unavailable] = field(default_factory=dict)
     urls: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Pins:
-    """The window the session fixes, and the files that fix it."""
+    """The window the session fixes, and the files that fix it. ``windows`` has the window of each model where it is
+    known, by Aider's names; those of Ollama's models are ``window_tokens``.
+    """
 
     window_tokens: int
     settings: Sequence[Mapping[str, Any]]
     metadata: Mapping[str, Mapping[str, Any]]
+    windows: Mapping[str, int] = field(default_factory=dict)
 
 
 def choose_window(
@@ -87,12 +90,31 @@ def make_pins(
     if len(names) < len(aider.models):
         pinned = names
     entries = {name: _pinned(settings.get(name, {"name": name}), window) for name in pinned}
-    windows = {**others.windows, **dict.fromkeys(names, window)}
+    elsewhere = _windows_elsewhere(others.told, asked, metadata)
+    windows = {**elsewhere, **dict.fromkeys(names, window)}
     return Pins(
-        window if names else min(others.windows.values(), default=window),
+        window if names else min(elsewhere.values(), default=window),
         list(_through_the_door({**settings, **entries}, pinned, others.urls)),
         {name: _described(metadata.get(name, {}), name, own) for name, own in windows.items()},
+        windows,
     )
+
+
+def _windows_elsewhere(
+    told: Mapping[str, int | Unavailable], asked: int | None, metadata: Entries
+) -> dict[str, int]:
+    """The windows of models on other servers: what was told, at most what was asked for; where nothing was told, what
+    was asked for or what the user's own metadata say.
+    """
+    found: dict[str, int] = {}
+    for name, window in told.items():
+        users = metadata.get(name, {}).get("max_input_tokens")
+        said = asked or (users if type(users) is int and users > 0 else None)
+        if isinstance(window, int):
+            found[name] = min(window, asked or window)
+        elif said is not None:
+            found[name] = said
+    return found
 
 
 def _through_the_door(

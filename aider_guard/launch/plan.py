@@ -19,7 +19,7 @@ from aider_guard.launch.preflight import examine
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.ids import LEAVES
 from aider_guard.launch.routes import find_routes
-from aider_guard.launch.settings import AiderSettings, ollama_name
+from aider_guard.launch.settings import AiderSettings
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,13 @@ def make_plan(
     if entrance is not None:
         ours = replace(ours, set={**ours.set, **entrance.variables(routes)})
         door = door_settings(
-            entrance, routes, facts, settings=settings, placed=placed, entries=entries
+            entrance,
+            routes,
+            facts,
+            settings=settings,
+            placed=placed,
+            entries=entries,
+            windows=pins.windows,
         )
     return Plan(
         examine(facts),
@@ -100,9 +106,8 @@ def make_plan(
 def window_of_main(facts: Facts, settings: AiderSettings, pins: Pins) -> int | Unavailable:
     """The window of the main model: the pin, or what another server of this machine said."""
     main = settings.model or ""
-    if ollama_name(main) is not None:
-        return pins.window_tokens
-    return served_windows(facts).get(main, Unavailable("no model of Ollama's"))
+    told = served_windows(facts).get(main, Unavailable("no model of this machine's"))
+    return pins.windows.get(main, told)
 
 
 def settled(
@@ -122,10 +127,7 @@ def _settled(
     urls: Mapping[str, str],
 ) -> tuple[Facts, Pins]:
     fitting = None if isinstance(placed, Unavailable) else choose_window(*placed)
-    windows = {
-        name: window for name, window in served_windows(facts).items() if isinstance(window, int)
-    }
-    others = Others(windows, urls)
+    others = Others(served_windows(facts), urls)
     pins = make_pins(settings, facts.config.num_ctx, trained(facts.server), fitting, others)
     window = pins.window_tokens
     return replace(facts, window_tokens=window, fit=_fit(placed, window)), pins

@@ -1,10 +1,11 @@
-"""Whether an address is one of this machine's own. Asks no name server: that could leave it."""
+"""Whether an address is one of this machine's own. Asks no name server: that could leave it, and take seconds."""
 
 from __future__ import annotations
 
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import psutil
@@ -14,13 +15,16 @@ if TYPE_CHECKING:
 
     Address = IPv4Address | IPv6Address
 
+HOSTS: Final = Path("/etc/hosts")
+_MAX_HOSTS_BYTES: Final = 4 * 1024 * 1024  # lists that block advertisements are long
 _LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
 
 def is_this_machine(
     base_url: str, own_addresses: Callable[[], Iterable[str]] | None = None
 ) -> bool:
-    """Whether a URL names this machine: loopback, an address of its own, or its own host name.
+    """Whether a URL names this machine: loopback, an address of its own, its own host name, or a name that its
+    ``/etc/hosts`` gives to addresses of its own only.
 
     Other names are not looked up: one that only a name server knows counts as another machine.
     """
@@ -28,7 +32,10 @@ def is_this_machine(
 
 
 def targets(
-    base_url: str, own_addresses: Callable[[], Iterable[str]] | None = None
+    base_url: str,
+    own_addresses: Callable[[], Iterable[str]] | None = None,
+    *,
+    hosts: Path = HOSTS,
 ) -> tuple[Address, ...]:
     """The addresses of this machine that a URL may mean, loopback first; none for another machine."""
     try:
@@ -41,11 +48,26 @@ def targets(
     if host and host == socket.gethostname().lower():
         return (*_LOOPBACK, *_parsed(own()))
     address = parse_address(host)
-    if address is None:
-        return ()
-    if address.is_unspecified:
+    if address is not None and address.is_unspecified:
         return _LOOPBACK
-    return (address,) if address.is_loopback or address in _parsed(own()) else ()
+    named = named_in(hosts, host) if address is None else (address,)
+    return named if all(one.is_loopback or one in _parsed(own()) for one in named) else ()
+
+
+def named_in(hosts: Path, host: str) -> tuple[Address, ...]:
+    """The addresses that a file in the form of hosts(5) gives to a name; none when it cannot be read."""
+    try:
+        with hosts.open("rb") as file:
+            content = file.read(_MAX_HOSTS_BYTES)
+    except OSError:
+        return ()
+    if (
+        host.encode("utf-8", "replace") not in content.lower()
+    ):  # a long list is not read for nothing
+        return ()
+    text = content.decode("utf-8", "replace")
+    words = (line.partition("#")[0].lower().split() for line in text.splitlines())
+    return _parsed(first for first, *names in filter(None, words) if host in names)
 
 
 def parse_address(text: str) -> Address | None:

@@ -30,8 +30,14 @@ OTHER_GPUS: Final = Path("/dev/kfd")
 """Through this device ROCm, and Ollama by it, reaches AMD's GPUs (docs.kernel.org, amdkfd)."""
 
 
+ELSEWHERE: Final = Unavailable("Ollama runs on another machine, whose memory is not read")
+
+
 class MemorySensor:
-    """Reads all memory at once. Safe to use from several threads; never raises."""
+    """Reads all memory at once. Safe to use from several threads; never raises.
+
+    With Ollama on another machine (``is_here`` false) nothing is read: the memory of this machine says nothing of it.
+    """
 
     def __init__(
         self,
@@ -39,15 +45,19 @@ class MemorySensor:
         clock: Callable[[], float] = time.monotonic,
         *,
         other_gpus: Path = OTHER_GPUS,
+        is_here: bool = True,
     ) -> None:
         self._gpu = gpu
         self._clock = clock
         self._other_gpus = other_gpus
+        self._is_here = is_here
         self._table = ProcessTable()
         self._lock = threading.Lock()
 
     def read(self) -> MemoryReading:
         """The memory now; GPU and RAM each say for themselves why they could not be read."""
+        if not self._is_here:
+            return MemoryReading(ELSEWHERE, ELSEWHERE, self._clock())
         with self._lock:
             gpus = self._gpu.read()
             ram = self._read_ram()

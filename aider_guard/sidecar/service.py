@@ -98,7 +98,8 @@ class Answers:
             while True:
                 asked = self.survey.get()
                 within = asked.within_seconds
-                emit(ServerSurveyed(survey(client, asked.names, within_seconds=within)))
+                names, others = asked.names, asked.others
+                emit(ServerSurveyed(survey(client, names, others=others, within_seconds=within)))
 
         def unload() -> None:
             while True:

@@ -12,19 +12,26 @@ from aider_guard import paths
 from aider_guard.config import Config
 from aider_guard.core import sentences
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.traffic.kinds import DoorSettings
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
 from aider_guard.launch.addresses import ollama_address
+from aider_guard.launch.cloud import OLLAMA_ADDRESSES
+from aider_guard.launch.door import Entrance
 from aider_guard.launch.gathering import gather
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.local import NOWHERE, LocalEnvironment
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.preflight.facts import Facts
+from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings
 from aider_guard.launch.starting import aider_environment, is_one_shot
+from aider_guard.sidecar.names import display_base
 
 SESSION = Path("SESSION")
 """Stands for the session's own folder, which is made at its start."""
+DOOR = DoorAddress(0, "TOKEN")
+"""Stands for the address of the session's door."""
 
 
 def run_show(
@@ -38,8 +45,13 @@ def run_show(
     if isinstance(facts.settings, Unavailable):
         raise LaunchError(f"what Aider will use is not known: {facts.settings.reason}")
     base = ollama_address(config, facts.settings, environment)
-    corrections = read_corrections(state_dir)
-    plan = make_plan(facts, ollama=base, refusing=NOWHERE, corrections=corrections)
+    plan = make_plan(
+        facts,
+        ollama=base,
+        refusing=NOWHERE,
+        corrections=read_corrections(state_dir),
+        entrance=Entrance(DOOR, state_dir),
+    )
     if plan.is_forbidden:
         raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops, leaks=plan.leaks).lines))
     lines = described(facts, facts.settings, plan, aider_args, environment)
@@ -59,6 +71,10 @@ def described(
     yield "command (after your own arguments, ours):"
     yield "  " + shlex.join([facts.aider_script, *aider_args])
     yield from (f"    {line}" for line in _by_option(arguments))
+    if plan.door is not None:
+        yield ""
+        yield "requests go through the guard's door, whose port and token are new in each session:"
+        yield from (f"  {line}" for line in _ways(plan.door))
     yield ""
     yield "environment:"
     yield from (f"  {line}" for line in _environment(facts.config, plan.environment, environment))
@@ -70,6 +86,13 @@ def described(
     yield ""
     yield f"{SESSION / 'model.metadata.json'}:"
     yield from (f"  {line}" for line in pins.metadata_text(plan.pins).splitlines())
+
+
+def _ways(door: DoorSettings) -> Iterator[str]:
+    """Each way through the door, and the server at its end."""
+    for upstream in door.upstreams:
+        way = f"/{upstream.path}" if upstream.path else ""
+        yield f"{DOOR.url(way)} leads to {display_base(upstream.base)}"
 
 
 def _arguments(settings: AiderSettings, one_shot: bool) -> list[str]:
@@ -102,9 +125,9 @@ def _by_option(arguments: Sequence[str]) -> Iterator[str]:
 def _environment(
     config: Config, ours: LocalEnvironment, environment: Mapping[str, str]
 ) -> Iterator[str]:
-    started = aider_environment(config, {})
-    if environment.get("OLLAMA_API_BASE") and not config.ollama:
-        started["OLLAMA_API_BASE"] = environment["OLLAMA_API_BASE"]
+    named = {name: environment[name] for name in OLLAMA_ADDRESSES if environment.get(name)}
+    started = aider_environment(config, named)
+    started.pop("OLLAMA_HOST", None)
     yield from (f"{name}={shlex.quote(value)}" for name, value in sorted(started.items()))
     if ours.set or ours.unset:
         yield "after every .env, whatever it says:"

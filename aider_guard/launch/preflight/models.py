@@ -18,6 +18,7 @@ from aider_guard.launch.preflight.places import (
     with_ollama,
 )
 from aider_guard.launch.preflight.saying import info, listed, stop, unknown, warn
+from aider_guard.launch.settings import ollama_name
 
 _EXAMPLE = "qwen3:8b"
 FLAGS = {"main": "--model", "editor": "--editor-model", "weak": "--weak-model"}
@@ -111,13 +112,26 @@ def prefixed(facts: Facts) -> Iterator[Finding]:
 
 
 def elsewhere(facts: Facts) -> Iterator[Finding]:
-    """Models on another server on this machine, which the guard neither watches nor fixes."""
+    """Models on another server on this machine: the guard watches their window, and cannot fix it."""
     if isinstance(facts.settings, Unavailable):
         return
-    places = [(role, place(role, facts.settings)) for role in roles(facts)]
-    others = [(role, found) for role, found in places if found.kind == "server"]
-    if others:
-        bases = listed(found.base or "its usual address" for _, found in others)
-        names = listed(role.model for role, _ in others)
-        what = f"{names} runs on another server on this machine; its window is not watched"
-        yield info("local-server", what, bases)
+    for model in dict.fromkeys(role.model for role in roles(facts)):
+        role = next(role for role in roles(facts) if role.model == model)
+        where = place(role, facts.settings)
+        if where.kind == "server":
+            yield _served(model, where.base or "its usual address", facts)
+
+
+def _served(model: str, base: str, facts: Facts) -> Finding:
+    report = facts.server
+    told = None if isinstance(report, Unavailable) else report.others.get(model)
+    what = f"{model} runs on another server on this machine"
+    if ollama_name(model) is not None:
+        return info("local-server", what, base)
+    if isinstance(told, int):
+        return info("local-server", f"{what}; its window is {told:,} tokens", base)
+    if facts.config.num_ctx is not None:
+        return info("local-server", f"{what}; its window is taken from num-ctx", base)
+    what += ", which does not tell its window: that a prompt is too long for it goes unnoticed"
+    why = f"{base}: {told.reason}" if told is not None else base
+    return unknown("local-server", what, why, "aider-guard --num-ctx 8192")

@@ -32,20 +32,27 @@ _HERE = "aider-guard --ollama http://127.0.0.1:11434"
 def ollama(facts: Facts) -> Iterator[Finding]:
     """An Ollama on another machine gets all of the code: who named it decides how bad that is."""
     base, source = base_url(facts), address_source(facts)
-    shown = display_base(base)
-    what = f"Ollama is on another machine: all code goes to {shown}"
     if is_ollamas_cloud(base):
-        what = f"{shown} is Ollama's cloud: all code would go there"
+        what = f"{display_base(base)} is Ollama's cloud: all code would go there"
         yield stop("remote-ollama", what, source, _HERE)
-    elif is_local(facts):
         return
-    elif from_repository(source, facts.settings):
+    if is_local(facts):
+        return
+    what = f"all code goes to Ollama on {_machine(base)}"
+    only = ", and nowhere else" if facts.config.network == "offline" else ""
+    if from_repository(source, facts.settings):
         yield stop("remote-ollama", what, f"named by the repository: {source}", _HERE)
     elif _is_private(base):
-        yield info("remote-ollama", f"{what}, and nowhere else", source)
+        yield info("remote-ollama", f"{what}{only}", source)
     else:
         plain = ", unencrypted" if base.startswith("http:") else ""
-        yield warn("remote-ollama", f"{what}{plain}", source, _HERE)
+        yield warn("remote-ollama", f"{what}{plain}{only}", source, _HERE)
+
+
+def _machine(base: str) -> str:
+    """Host and port, as people name a machine; an encrypted connection is worth its scheme."""
+    shown = display_base(base)
+    return shown.removeprefix("http://")
 
 
 def is_forbidden(facts: Facts) -> bool:
