@@ -180,7 +180,8 @@ def _by_logged_silence(case: _Case, estimate: Count | None) -> Verdict | None:
     """The debug lines of Ollama's log tell of every dropped message; that they are ours, the prompt's size says."""
     sizes = [prompt.tokens for prompt in case.log.prompts]
     is_ours = any(size in (case.reported, case.evaluated) for size in sizes)
-    may_be = len(sizes) <= 1 and not (estimate and case.fits(estimate.at_most))
+    is_alone = not sizes or (is_ours and len(sizes) == 1)
+    may_be = is_alone and not (estimate and case.fits(estimate.at_most))
     if case.log.dropped_messages and may_be:
         gone = estimate.tokens - case.evaluated if estimate and case.evaluated is not None else 0
         words = "Ollama's log: messages were dropped because they did not fit the window"

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from fakes.ollama_eras import Answered, Part, Prompt, answered
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ from aider_guard.core.truncation import (
     judge,
     knows_truncate,
 )
-from fakes.ollama_eras import Answered, Part, Prompt, answered
 
 NOT_TOLD = Unavailable("not told")
 VERSIONS = (
@@ -102,7 +102,7 @@ def prompts(draw: st.DrawFn, window: st.SearchStrategy[int] | None = None) -> Pr
         missing = tokens - sum(part.tokens for part in parts) + draw(st.integers(-3, 3))
         if missing > 0:
             parts.append(Part("user", missing))
-    prompt = Prompt(
+    return Prompt(
         tuple(parts),
         tokens,
         tail_tokens=draw(st.integers(0, 5)),
@@ -116,7 +116,6 @@ def prompts(draw: st.DrawFn, window: st.SearchStrategy[int] | None = None) -> Pr
         cached_tokens=draw(st.integers(0, tokens)),
         debug=draw(st.booleans()),
     )
-    return prompt
 
 
 def told_of(version: str, prompt: Prompt) -> tuple[Prompt, Answered]:
@@ -211,7 +210,7 @@ def test_a_version_that_is_not_known(version: str, prompt: Prompt, log: bool, ex
 def test_the_log_of_others(version: str, prompt: Prompt, other: Prompt, exact: bool) -> None:
     """Lines of a request that ran beside ours do not make ours cut."""
     prompt, told = told_of(version, prompt)
-    beside = answered(version, replace(other, truncate=True))
+    beside = answered(version, replace(other, truncate=True, debug=prompt.debug))
     assume(isinstance(beside, Answered))
     assert isinstance(beside, Answered)
     assume(beside.prompt_eval_count != told.prompt_eval_count)
@@ -235,69 +234,98 @@ def test_a_runner_that_refuses(version: str, prompt: Prompt) -> None:
 
 
 BASE = Evidence("0.9.3", 1024, NOT_TOLD, 0, 1024, 20, "stop")
+NEW = replace(BASE, version="0.33.0", window_tokens=4096)
+OTHER = replace(BASE, is_ollama=False)
 CUT = LogEvidence(cuts=(LoggedCut(5610, 1024),))
+BROKEN_OFF = replace(BASE, prompt_tokens=NOT_TOLD, answer_tokens=NOT_TOLD, done_reason="")
+
+
+def exactly(base: Evidence, counted: int, told: int, answer: int = 20) -> Evidence:
+    count = Count(counted, exact=True)
+    return replace(base, counted=count, prompt_tokens=told, answer_tokens=answer)
+
+
+def about(base: Evidence, counted: int, told: int, answer: int = 1) -> Evidence:
+    count = Count(counted, exact=False, error_percent=10)
+    return replace(base, counted=count, prompt_tokens=told, answer_tokens=answer)
+
+
+def all_told(told: int, logged: int) -> Evidence:
+    log = LogEvidence(prompts=(LoggedPrompt(logged),), tells_all=True)
+    return replace(BASE, prompt_tokens=told, log=log)
 
 
 @pytest.mark.parametrize(
     ("evidence", "outcome", "stage", "cut_tokens"),
     [
-        # the measured cases of 0.9.3
-        (replace(BASE, counted=Count(5610, exact=True)), "cut", "tokens", 4586),
-        (replace(BASE, log=CUT), "cut", "tokens", 4586),
-        (replace(BASE, counted=Count(3000, exact=True), prompt_tokens=997), "cut", "messages", 2003),
-        # a fingerprint alone could be a whole prompt of that size
-        (replace(BASE, answer_tokens=1), "unknown", "", 0),
-        (replace(BASE, answer_tokens=1, counted=Count(1000, exact=False, error_percent=5)), "unknown", "", 0),
-        # but either way some of it was given up for the answer
-        (BASE, "cut", "generation", Unavailable("more may have been cut before")),
-        # below what the estimate allows
-        (replace(BASE, counted=Count(2000, exact=False, error_percent=20)), "cut", "tokens", 976),
-        # exactly the window, then half of it given up from the second token on
-        (replace(BASE, counted=Count(1024, exact=True)), "cut", "generation", 510),
-        (
-            replace(BASE, counted=Count(1024, exact=True), answer_tokens=1, done_reason="length"),
+        pytest.param(exactly(BASE, 5610, 1024), "cut", "tokens", 4586, id="measured on 0.9.3"),
+        pytest.param(replace(BASE, log=CUT), "cut", "tokens", 4586, id="the same by the log"),
+        pytest.param(exactly(BASE, 3000, 997), "cut", "messages", 2003, id="messages dropped"),
+        pytest.param(replace(BASE, answer_tokens=1), "unknown", "", 0, id="only a fingerprint"),
+        pytest.param(about(BASE, 1000, 1024), "unknown", "", 0, id="in an estimate's error"),
+        pytest.param(about(BASE, 1000, 1000), "unknown", "", 0, id="perhaps messages dropped"),
+        pytest.param(about(BASE, 800, 790), "whole", "", 0, id="an estimate that fits"),
+        pytest.param(about(BASE, 800, 600), "unknown", "", 0, id="an estimate that fails, low"),
+        pytest.param(about(BASE, 800, 1000), "unknown", "", 0, id="an estimate that fails, high"),
+        pytest.param(about(BASE, 2000, 1024), "cut", "tokens", 976, id="below an estimate"),
+        pytest.param(
+            BASE,
+            "cut",
+            "generation",
+            Unavailable("more may have been cut before"),
+            id="a full window: cut, or given up for the answer",
+        ),
+        pytest.param(exactly(BASE, 1024, 1024), "cut", "generation", 510, id="exactly the window"),
+        pytest.param(
+            replace(exactly(BASE, 1024, 1024, 1), done_reason="length"),
             "whole",
             "generation",
             0,
+            id="exactly the window, and an answer of one token",
         ),
-        (replace(BASE, counted=Count(1000, exact=True), prompt_tokens=1000), "whole", "", 0),
-        # 0.30.11 and later leave half; one token more with a BOS
-        (
-            replace(BASE, version="0.30.11", window_tokens=4096, prompt_tokens=2050, counted=Count(4096, exact=True)),
+        pytest.param(exactly(BASE, 1000, 1000), "whole", "", 0, id="one that fits"),
+        pytest.param(exactly(NEW, 4096, 2050), "cut", "tokens", 2046, id="half is left"),
+        pytest.param(exactly(NEW, 9200, 2051), "cut", "tokens", 7149, id="half and a BOS"),
+        pytest.param(exactly(NEW, 4095, 4095, 1), "whole", "", 0, id="just fits 0.30.11"),
+        pytest.param(replace(NEW, prompt_tokens=2050), "unknown", "", 0, id="only half's mark"),
+        pytest.param(exactly(NEW, 4000, 4000, 96), "whole", "", 0, id="the answer just fits"),
+        pytest.param(exactly(NEW, 4000, 4000, 97), "cut", "generation", 2045, id="it does not"),
+        pytest.param(
+            replace(BASE, version="0.12.6", truncation_forbidden=True, answer_tokens=1),
+            "whole",
+            "",
+            0,
+            id="cutting was forbidden",
+        ),
+        pytest.param(
+            replace(exactly(NEW, 5000, 2051), truncation_forbidden=True),
             "cut",
             "tokens",
-            2046,
+            2949,
+            id="forbidden in vain, as on /v1",
         ),
-        (
-            replace(BASE, version="0.33.0", window_tokens=8192, prompt_tokens=4099, counted=Count(9200, exact=True)),
-            "cut",
-            "tokens",
-            5101,
+        pytest.param(
+            replace(BROKEN_OFF, counted=Count(500, exact=True)), "whole", "", 0, id="broken off"
         ),
-        (replace(BASE, version="0.33.0", window_tokens=4096, prompt_tokens=2050), "unknown", "", 0),
-        (replace(BASE, version="0.33.0", window_tokens=4096, prompt_tokens=4000, answer_tokens=95, counted=Count(4000, exact=True)), "whole", "", 0),
-        (replace(BASE, version="0.33.0", window_tokens=4096, prompt_tokens=4000, answer_tokens=97, counted=Count(4000, exact=True)), "cut", "generation", 2045),
-        # it was forbidden, and the server answered
-        (replace(BASE, version="0.12.6", truncation_forbidden=True, answer_tokens=1), "whole", "", 0),
-        # forbidden where it is ignored: what is counted exactly shows it
-        (replace(BASE, version="0.33.0", window_tokens=2048, prompt_tokens=1027, counted=Count(3967, exact=True), truncation_forbidden=True), "cut", "tokens", 2940),
-        # a server that was broken off tells nothing, the count does
-        (replace(BASE, counted=Count(500, exact=True), prompt_tokens=NOT_TOLD, answer_tokens=NOT_TOLD), "whole", "", 0),
-        (replace(BASE, prompt_tokens=NOT_TOLD, answer_tokens=NOT_TOLD), "unknown", "", 0),
-        # the window that is loaded is smaller than believed
-        (replace(BASE, window_tokens=8192, counted=Count(1500, exact=True)), "cut", "", 476),
-        # a template that was not known yet
-        (replace(BASE, counted=Count(500, exact=True), prompt_tokens=511), "whole", "", 0),
-        (replace(BASE, counted=Count(1010, exact=True), prompt_tokens=1020, answer_tokens=1), "unknown", "", 0),
-        # others than Ollama refuse
-        (replace(BASE, is_ollama=False, counted=Count(1000, exact=False, error_percent=5), window_tokens=NOT_TOLD), "whole", "", 0),
-        (replace(BASE, is_ollama=False, counted=Count(2000, exact=False, error_percent=5)), "cut", "messages", 976),
-        (replace(BASE, is_ollama=False), "unknown", "", 0),
-        # the log tells all, and this prompt was not cut
-        (replace(BASE, prompt_tokens=900, log=LogEvidence(prompts=(LoggedPrompt(900),), tells_all=True)), "whole", "", 0),
-        (replace(BASE, prompt_tokens=900, log=LogEvidence(prompts=(LoggedPrompt(800),), tells_all=True)), "unknown", "", 0),
+        pytest.param(BROKEN_OFF, "unknown", "", 0, id="broken off, nothing counted"),
+        pytest.param(
+            exactly(replace(BASE, window_tokens=8192), 1500, 1024), "cut", "", 476, id="less loaded"
+        ),
+        pytest.param(exactly(BASE, 500, 511), "whole", "", 0, id="a template not known yet"),
+        pytest.param(exactly(BASE, 1010, 1020, 1), "unknown", "", 0, id="the same near the window"),
+        pytest.param(
+            replace(about(OTHER, 1000, 1024), window_tokens=NOT_TOLD),
+            "whole",
+            "",
+            0,
+            id="servers that refuse",
+        ),
+        pytest.param(about(OTHER, 2000, 1024), "cut", "messages", 976, id="others that cut"),
+        pytest.param(OTHER, "unknown", "", 0, id="others, nothing counted"),
+        pytest.param(all_told(900, 900), "whole", "", 0, id="the log tells all"),
+        pytest.param(all_told(900, 800), "unknown", "", 0, id="a log of somebody else"),
     ],
-)  # fmt: skip
+)
 def test_cases(evidence: Evidence, outcome: str, stage: str, cut_tokens: int | Unavailable) -> None:
     """Known cases, each with its verdict."""
     verdict = judge(evidence)
