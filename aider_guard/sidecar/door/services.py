@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from aider_guard.core.readings import Unavailable
@@ -61,3 +62,42 @@ class Residency(Protocol):
 
     def loaded_window(self, model: str) -> int | Unavailable:
         """The window that Ollama has loaded for a model, as last read."""
+
+
+class Shelf(Protocol):
+    """Knows what Ollama has installed (``/api/tags``), as last read: nothing is asked while a request waits."""
+
+    def serve(self, settings: DoorSettings) -> None:
+        """Read it, and again from time to time, in the background."""
+
+    def remote_host(self, model: str) -> str:
+        """Where a model really runs that only has its name here; "" for a local one, and for one that is not known."""
+
+    def alike(self, model: str) -> tuple[str, ...]:
+        """Installed models of a similar name, nearest first; none when nothing is known."""
+
+
+@dataclass(frozen=True)
+class NoShelf:
+    """Where nobody reads what is installed."""
+
+    def serve(self, settings: DoorSettings) -> None:
+        """Read nothing."""
+
+    def remote_host(self, model: str) -> str:  # noqa: ARG002  # the protocol's
+        """No model is known to run elsewhere."""
+        return ""
+
+    def alike(self, model: str) -> tuple[str, ...]:  # noqa: ARG002  # the protocol's
+        """None is known."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Services:
+    """All that an attendant works with."""
+
+    counts: Counts
+    witness: Witness
+    residency: Residency
+    shelf: Shelf = NoShelf()

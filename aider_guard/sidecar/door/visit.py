@@ -1,0 +1,223 @@
+"""One request for text on its way through the door (seam.Visit)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.traffic import own, troubles
+from aider_guard.core.traffic.asked import Asked
+from aider_guard.core.traffic.bodies import asks_for_usage, forbids_truncation, sent
+from aider_guard.core.traffic.events import NOT_TOLD, Reason, RequestStarted
+from aider_guard.core.traffic.kinds import Count
+from aider_guard.core.traffic.overflow import Overflow
+from aider_guard.core.traffic.parts import parts
+from aider_guard.core.traffic.reading import (
+    FORMS,
+    TooDeepError,
+    asks_for_nothing,
+    conversation,
+    decoded,
+    read,
+)
+from aider_guard.core.traffic.replies import waiting
+from aider_guard.core.traffic.reserve import bound_tokens, reply_reserve
+from aider_guard.core.traffic.troubles import Failure
+from aider_guard.core.traffic.usage import Usage
+from aider_guard.sidecar.door.attendant_account import Account, part_rows
+from aider_guard.sidecar.door.attendant_answer import Passing
+from aider_guard.sidecar.door.attendant_house import House
+from aider_guard.sidecar.door.attendant_refusing import Refusing, error
+from aider_guard.sidecar.door.attendant_waits import Waits
+from aider_guard.sidecar.door.seam import (
+    Abort,
+    Call,
+    Forward,
+    Outcome,
+    Pass,
+    Reply,
+    Retry,
+    Trouble,
+)
+
+_NOT_COUNTED: Final = Unavailable("the prompt was not counted")
+_COUNTED_PURPOSES: Final = ("chat", "edit", "other")
+
+
+class TextVisit:
+    """One request for text; the order of the calls is the seam's."""
+
+    def __init__(self, call: Call, house: House) -> None:
+        self._call = call
+        self._house = house
+        self._asked: Asked | None = None
+        self._refusing: Refusing | None = None
+        self._counting: asyncio.Task[Count | Unavailable] | None = None
+        self._waits = Waits(house.clock)
+        self._passing: Passing | None = None
+        self._started = False
+        self._mark = 0
+        self._first_byte_seconds: float | Unavailable = NOT_TOLD
+
+    async def begin(self) -> Forward | Reply:
+        """Read it; refuse what must not or cannot be answered; else send it on, changed as bodies.sent says."""
+        settings, call = self._house.settings, self._call
+        try:
+            body = decoded(call.body)
+        except TooDeepError:
+            return error("the request is nested too deeply to be read", 400)
+        if body is None:
+            return Forward(call.body)  # the server's own error is right
+        self._asked = asked = read(FORMS[call.path], body, settings, call.upstream.path)
+        self._refusing = refusing = Refusing(call, self._house, asked)
+        if refused := refusing.elsewhere():
+            return refused
+        version = self._house.services.residency.version
+        forward = Forward(sent(asked, call.body, settings, call.upstream, version))
+        if asks_for_nothing(asked):
+            return forward
+        if asked.purpose == "edit" and own.is_own(_last_message(asked)):
+            return refusing.nothing_to_edit()
+        if failure := self._house.breaks.due(call.body):
+            return refusing.failed(failure)
+        if refused := await self._refused_overflow(refusing):
+            return refused
+        await self._house.services.residency.begins(asked, call.upstream)
+        self._start(asked)
+        return forward
+
+    async def failed(self, trouble: Trouble) -> Reply | Retry:
+        """Wait a moment for a server that may be restarting, then say it."""
+        if trouble.kind != "silent" and (seconds := self._waits.for_its_return()) is not None:
+            return Retry(seconds)
+        if self._refusing is None:
+            return error(f"the model server does not answer: {trouble.words}", 502)
+        reason: Reason = "crashed" if trouble.kind == "silent" else "down"
+        return self._refusing.failed(Failure(reason, trouble.words))
+
+    async def refused(self, status: int, content: bytes) -> Reply | Retry | Pass:
+        """Wait for a server that is busy; say what else is the matter."""
+        refusing = self._refusing
+        if refusing is None or not self._started:
+            return Pass()
+        failure = troubles.understood(status, content)
+        if failure.waits and (seconds := self._waits.for_its_turn()) is not None:
+            return self._wait(refusing.asked, seconds, failure)
+        if failure.reason == "overflow":
+            counted = await self._counted()
+            return await refusing.too_large(refusing.overflow_of(failure, counted))
+        return refusing.failed(failure)
+
+    def passed(self, chunk: bytes) -> bytes | Reply:
+        """The next piece of the answer."""
+        refusing, house = self._refusing, self._house
+        if refusing is None or not self._started:
+            return chunk
+        if self._passing is None:
+            self._first_byte_seconds = house.clock() - self._call.received_at
+            ollama = self._call.upstream.kind == "ollama"
+            usage_added = asks_for_usage(refusing.asked)
+            self._passing = Passing(is_ollama=ollama, hides_usage=usage_added)
+        result = self._passing.feed(chunk, refuses_remote=house.settings.refuse_cloud)
+        if isinstance(result, bytes):
+            return result
+        if result.reason == "cloud":
+            return refusing.answered_elsewhere(result.words)
+        return refusing.failed(result)
+
+    def broke(self, trouble: Trouble) -> Reply | Abort:
+        """Let Aider try again; where that broke as well, say so, if nothing of the answer was passed."""
+        failure = Failure("crashed", f"the answer broke off ({trouble.words})")
+        due = self._house.breaks.note(self._call.body, failure)
+        nothing_passed = self._passing is None or not self._passing.has_text
+        if not due or not nothing_passed or self._refusing is None:
+            return Abort()
+        self._house.breaks.forget(self._call.body)
+        return self._refusing.failed(failure)
+
+    async def end(self, outcome: Outcome) -> None:
+        """Account for it."""
+        asked = self._asked
+        if asked is None or not self._started or outcome == "replied":
+            self._stop_counting()
+        if asked is None or not self._started:
+            return
+        residency, upstream = self._house.services.residency, self._call.upstream
+        usage = self._passing.usage if self._passing else Usage()
+        residency.ended(asked, upstream, usage.load_seconds)
+        if outcome != "replied":
+            await self._account(asked, outcome, usage)
+
+    async def _account(self, asked: Asked, outcome: Outcome, usage: Usage) -> None:
+        services, settings = self._house.services, self._house.settings
+        upstream, version = self._call.upstream, services.residency.version
+        counted = await self._counted()
+        account = Account(
+            call=self._call,
+            asked=asked,
+            outcome=outcome,
+            usage=usage,
+            counted=counted,
+            window_tokens=self._house.window(asked, upstream),
+            version=version,
+            truncation_forbidden=forbids_truncation(asked, settings, upstream, version),
+            first_byte_seconds=self._first_byte_seconds,
+            log=await services.witness.since(self._mark),
+        )
+        verdict = account.verdict()
+        if (tokens := account.measured_tokens(verdict)) is not None:
+            services.counts.measured(asked, counted, tokens)
+        self._remember(account)
+        found = parts(asked) if asked.purpose in _COUNTED_PURPOSES else ()
+        total = usage.prompt_tokens if isinstance(counted, Unavailable) else counted
+        rows = await part_rows(services.counts, asked.model, found, total)
+        self._house.emit(account.event(verdict, rows))
+
+    def _remember(self, account: Account) -> None:
+        """An answer that the server broke off with an error's line was passed as it came."""
+        if account.outcome == "answered" and account.finished == "broken":
+            words = account.usage.error or "the answer ended in the middle"
+            self._house.breaks.note(self._call.body, troubles.of_words(words))
+        elif account.finished == "answered":
+            self._house.breaks.forget(self._call.body)
+
+    def _start(self, asked: Asked) -> None:
+        self._started = True
+        self._mark = self._house.services.witness.mark()
+        self._house.emit(RequestStarted(self._call.number, asked.role, asked.purpose, asked.model))
+
+    async def _refused_overflow(self, refusing: Refusing) -> Reply | None:
+        """None, without waiting for the count, where the prompt fits whatever it counts."""
+        asked, house = refusing.asked, self._house
+        window, bound = house.window(asked, self._call.upstream), bound_tokens(asked)
+        self._counting = asyncio.ensure_future(house.services.counts.count(asked))
+        if isinstance(window, Unavailable):
+            return None
+        reserve = reply_reserve(asked, window)
+        if bound is not None and bound + reserve <= window:
+            return None
+        counted = await self._counted()
+        if isinstance(counted, Unavailable) or house.settings.on_overflow == "warn":
+            return None
+        found = Overflow(counted, window, reserve)
+        return await refusing.too_large(found) if found.over_tokens else None
+
+    async def _counted(self) -> Count | Unavailable:
+        return await self._counting if self._counting is not None else _NOT_COUNTED
+
+    def _stop_counting(self) -> None:
+        if self._counting is not None:
+            self._counting.cancel()
+
+    def _wait(self, asked: Asked, seconds: float, failure: Failure) -> Retry:
+        words = self._waits.words(troubles.printable(failure.words) or "the server is busy")
+        shown = waiting(asked, words, self._house.moment()) if words else None
+        if shown is None:
+            return Retry(seconds)
+        return Retry(seconds, shown.content, shown.content_type)
+
+
+def _last_message(asked: Asked) -> str:
+    users = [message.content for message in conversation(asked) if message.role == "user"]
+    return users[-1] if users else ""
