@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from e2e.desk import Desk
 
 from aider_guard.demo.ollama_server import PrivateOllama, private_ollama
 from aider_guard.demo.rig import ensure_rig
@@ -64,6 +65,21 @@ def terse(ollama: PrivateOllama) -> str:
 def sample_repo(tmp_path: Path) -> Path:
     """A fresh sample repository."""
     return make_sample(tmp_path / "till")
+
+
+@pytest.fixture
+def desk(rig: Rig, sample_repo: Path, tmp_path: Path) -> Desk:
+    """A HOME and state folder of its own, no keys, no server named yet."""
+    home = tmp_path / "home"
+    home.mkdir()
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+        "AIDER_GUARD_STATE_DIR": str(tmp_path / "state"),
+    }
+    return Desk(rig.aider_command, sample_repo, env)
 
 
 @pytest.fixture

@@ -120,8 +120,8 @@ class Guarded(Onlooker):
         super().__init__(argv, rows=rows, columns=columns, env=env, cwd=cwd)
 
     def folder(self) -> Path:
-        """The newest session's folder."""
-        return sorted((self.state / "sessions").iterdir())[-1]
+        """This session's folder: others may be held at the same time, or before."""
+        return next((self.state / "sessions").glob(f"*-{self.process.pid}"))
 
     def journal(self, event: str = "") -> list[dict[str, Any]]:
         """The journal's lines so far, of one event or of all."""
@@ -138,8 +138,7 @@ class Guarded(Onlooker):
         return self.journal(event)[count - 1]
 
     def _has_journal(self) -> bool:
-        sessions = self.state / "sessions"
-        return sessions.is_dir() and any(sessions.iterdir())
+        return any((self.state / "sessions").glob(f"*-{self.process.pid}"))
 
     def wait_for_prompt(self, count: int = 1, seconds: float = PATIENCE_SECONDS) -> None:
         """Look until the main prompt was shown for the *count*-th time in this session."""

@@ -126,13 +126,11 @@ def _drop_messages(version: str, prompt: Prompt) -> tuple[int, int, tuple[str, .
     kept, told = (_kept if numbers(version) >= (0, 15, 5) else _kept_before_0_15_5)(prompt)
     tokens = sum(parts[index].tokens for index in kept) + prompt.tail_tokens
     dropped = len(parts) - len(kept)
-    if prompt.native:
-        words = (
-            f'msg="truncating native chat messages which exceed context length" truncated={dropped}'
-        )
-    else:
-        words = f'msg="truncating input messages which exceed context length" truncated={told}'
-    line = _line("DEBUG", "prompt.go:77", words)
+    what, source = "input messages", "prompt.go:77"
+    if prompt.native and numbers(version) >= (0, 30):
+        what, source, told = "native chat messages", "routes.go:3087", len(parts) - told
+    words = f'msg="truncating {what} which exceed context length" truncated={told}'
+    line = _line("DEBUG", source, words)
     return tokens, dropped, (line,) if prompt.debug else ()
 
 

@@ -121,7 +121,13 @@ class FakeOllama:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close every connection, the hanging ones too."""
+        """Listen no more."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Close every connection, the hanging ones too; a second time does nothing."""
+        if self.closing.is_set():
+            return
         self.closing.set()
         self._server.shutdown()
         self._thread.join()

@@ -1,0 +1,84 @@
+"""What ends in the middle of an answer: the sidecar, or the user's patience."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from e2e.chatting import ChattingOllama
+from e2e.desk import COUNTABLE, Desk, wait_until
+from fakes.ollama_chat import Talking
+from fakes.ollama_runners import Speed
+
+WORDS = " ".join(f"word{number}" for number in range(40))
+AT_ONCE_SECONDS = 2.0
+
+
+@pytest.fixture
+def slow() -> Iterator[ChattingOllama]:
+    """An Ollama whose answers take four seconds."""
+    speed = Speed(load_seconds=0.1, answer_tokens_per_second=10, share=1)
+    with ChattingOllama(models=(COUNTABLE,), talking=Talking(says=WORDS, speed=speed)) as server:
+        yield server
+
+
+def test_the_sidecar_is_killed_in_the_middle_of_an_answer(desk: Desk, slow: ChattingOllama) -> None:
+    """Aider asks again by itself, the next sidecar has the same port, and the journal tells it."""
+    with desk.session(slow.url) as person:
+        person.wait_for_prompt()
+        person.say("Count, please.")
+        person.wait_for(r"word3\b")
+        os.kill(person.sidecar_pid(), signal.SIGKILL)
+        person.wait_for_event("sidecar_lost")
+        person.wait_for_event("sidecar_started", 2)
+        person.wait_for_prompt(2)
+        assert "word39" in person.text()
+        first, second = slow.chats
+        assert first["messages"] == second["messages"]
+        assert len(slow.cancelled) == 1
+        person.ask("Thank you.")
+        assert "Count, please." in str(slow.chats[-1]["messages"])
+        events = [line["event"] for line in person.journal()]
+        assert events.index("sidecar_lost") < events.index("turn_finished")
+        person.type(b"/exit\r")
+        assert person.end() == 0
+        assert not person.left()
+    typed = (desk.repo / ".aider.input.history").read_text()
+    assert "+Count, please.\n" in typed
+    assert "+Thank you.\n" in typed
+
+
+def test_ctrl_c_ends_the_answer_at_ollama(desk: Desk, slow: ChattingOllama) -> None:
+    """The connection to Ollama is closed at once, and the session goes on."""
+    with desk.session(slow.url) as person:
+        person.wait_for_prompt()
+        person.say("Count, please.")
+        person.wait_for(r"word3\b")
+        person.type(b"\x03")
+        seconds = wait_until(person, lambda: bool(slow.cancelled), AT_ONCE_SECONDS)
+        assert seconds < AT_ONCE_SECONDS
+        person.wait_for_prompt(2)
+        assert "word39" not in person.text()
+        finished = person.wait_for_event("request_finished")
+        assert finished["outcome"] == "cancelled"
+        slow.talking.says = "It is well."
+        person.ask("Are you there?")
+        assert "It is well." in person.text()
+        person.type(b"/exit\r")
+        assert person.end() == 0
+
+
+def test_ctrl_c_while_the_prompt_is_read(desk: Desk, slow: ChattingOllama) -> None:
+    """Before the first byte as well: nobody waits for an answer that nobody wants."""
+    slow.talking.speed = Speed(load_seconds=0.1, prompt_tokens_per_second=10, share=1)
+    with desk.session(slow.url) as person:
+        person.wait_for_prompt()
+        person.say("Count, please.")
+        wait_until(person, lambda: bool(slow.chats), 30)
+        person.type(b"\x03")
+        assert wait_until(person, lambda: bool(slow.cancelled), 10) < AT_ONCE_SECONDS
+        person.wait_for_prompt(2)
+        person.type(b"/exit\r")
+        assert person.end() == 0

@@ -1,0 +1,131 @@
+"""One load: whatever a session asks for, each model has the pinned window; and other ways to use the door."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from e2e.chatting import ChattingOllama
+from e2e.desk import ANOTHER, COUNTABLE, QUIET, Desk
+
+from aider_guard.demo.ollama_server import PrivateOllama
+
+WINDOW_TOKENS = 4096
+SAME_FILE = replace(COUNTABLE, name="twin:latest")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ChattingOllama]:
+    """A server with a log, two files of weights, and two names for one of them."""
+    models = (COUNTABLE, SAME_FILE, ANOTHER)
+    log = tmp_path / "server.log"
+    with ChattingOllama(version="0.9.3", models=models, log_path=log) as one:
+        yield one
+
+
+def windows(server: ChattingOllama) -> list[int]:
+    """The window of each runner that was started."""
+    assert server.log_path is not None
+    return [int(window) for window in re.findall(r"--ctx-size (\d+)", server.log_path.read_text())]
+
+
+def commits(repo: Path) -> int:
+    """How many there are."""
+    command = ["git", "rev-list", "--count", "HEAD"]
+    return int(subprocess.run(command, cwd=repo, check=True, capture_output=True).stdout)
+
+
+def test_each_model_is_loaded_once(desk: Desk, server: ChattingOllama) -> None:
+    """Messages, /model to another tag and to another file, and a commit message: one load each, of one window."""
+    (desk.repo / "README.md").write_text("changed\n")
+    before = commits(desk.repo)
+    with desk.session(server.url, window_tokens=WINDOW_TOKENS) as person:
+        person.wait_for_prompt()
+        for line in ("Hello.", "/model ollama_chat/twin", "And you?", "/commit"):
+            person.ask(line)
+        assert commits(desk.repo) == before + 1
+        assert windows(server) == [WINDOW_TOKENS]
+        for line in ("/model ollama_chat/other", "Hello.", "Hello again."):
+            person.ask(line)
+        assert windows(server) == [WINDOW_TOKENS, WINDOW_TOKENS]
+        assert {body["options"]["num_ctx"] for body in server.chats} == {WINDOW_TOKENS}
+        assert {body["keep_alive"] for body in server.chats} == {"30m"}
+        person.type(b"/exit\r")
+        assert person.end() == 0
+    assert server.loaded == []
+
+
+def test_the_model_is_there_before_the_first_message(desk: Desk, server: ChattingOllama) -> None:
+    """It is loaded while nobody has typed yet, with the very options of the first message."""
+    with desk.session(server.url, window_tokens=WINDOW_TOKENS) as person:
+        person.wait_for_prompt()
+        person.wait_for(lambda: windows(server) == [WINDOW_TOKENS])
+        assert not server.chats
+        person.ask("Hello.")
+        assert windows(server) == [WINDOW_TOKENS]
+        assert person.journal("request_finished")[-1]["load_seconds"] < 0.5
+        person.type(b"/exit\r")
+        assert person.end() == 0
+
+
+def test_nothing_is_loaded_over_a_model_of_somebody_else_s(
+    desk: Desk, server: ChattingOllama
+) -> None:
+    """Before the user asks for something, another's model stays; and it stays at the end as well."""
+    server.loaded.append("other:latest")
+    with desk.session(server.url, window_tokens=WINDOW_TOKENS) as person:
+        person.wait_for_prompt()
+        person.ask("/ls")
+        assert windows(server) == []
+        person.ask("Hello.")
+        assert windows(server) == [WINDOW_TOKENS]
+        person.type(b"/exit\r")
+        assert person.end() == 0
+    assert server.loaded == ["other:latest"]
+
+
+def test_one_shot(desk: Desk, server: ChattingOllama) -> None:
+    """``--message`` goes through the door too: pinned, kept loaded, answered."""
+    guard = [sys.executable, "-m", "aider_guard", "--aider", str(desk.aider)]
+    words = ["--model", "ollama_chat/small", *QUIET, "--message", "Say hello.", "--yes-always"]
+    ended = subprocess.run(
+        [*guard, "--num-ctx", str(WINDOW_TOKENS), "--", *words],
+        cwd=desk.repo,
+        env={**desk.env, "OLLAMA_API_BASE": server.url},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "It is well" in ended.stdout
+    (body,) = server.chats
+    assert body["options"]["num_ctx"] == WINDOW_TOKENS
+    assert body["keep_alive"] == "30m"
+
+
+def test_two_sessions_at_once(desk: Desk, ollama: PrivateOllama, terse: str) -> None:
+    """Each has a door of its own; one ends, and the other goes on without a word about it."""
+    model = f"ollama_chat/{terse}"
+    with (
+        desk.session(ollama.url, model=model, window_tokens=1024) as first,
+        desk.session(ollama.url, model=model, window_tokens=1024) as second,
+    ):
+        for person in (first, second):
+            person.wait_for_prompt()
+        doors = {person.journal("door_opened")[0]["port"] for person in (first, second)}
+        assert len(doors) == 2
+        for person in (first, second):
+            person.ask("What is a basket?")
+        first.type(b"/exit\r")
+        assert first.end() == 0
+        second.ask("And a box?")
+        assert len(second.journal("request_finished")) == 2
+        assert "aider-guard: " not in second.text()
+        second.type(b"/exit\r")
+        assert second.end() == 0
