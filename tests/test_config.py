@@ -79,6 +79,9 @@ VALUES: list[tuple[str, str, Any, Any]] = [
     ("probe", "always", "always", "always"),
     ("keep", "0.25", 0.25, 0.25),
     ("keep", "0", 0, 0.0),
+    ("on-overflow", "warn", "warn", "warn"),
+    ("ollama-log", "/var/log/ollama.log", "/var/log/ollama.log", "/var/log/ollama.log"),
+    ("ollama-log", "auto", "auto", None),
 ]
 
 
@@ -105,6 +108,8 @@ BAD: list[tuple[str, str]] = [
     *(("vram-warn-at", bad) for bad in ("9", "101")),
     *(("num-ctx", bad) for bad in ("0", "511", "automatic", "8k", str(1 << 25), "9" * 5000)),
     *(("probe", bad) for bad in ("", "Auto", "sometimes", "true")),
+    *(("on-overflow", bad) for bad in ("", "Refuse", "never")),
+    *(("ollama-log", bad) for bad in ("", "ollama.log", "./x", "yes")),
     *(("keep", bad) for bad in ("-0.1", "0.51", "10%", "nan", "inf", "-inf", "1e400")),
 ]
 
@@ -149,6 +154,8 @@ BAD_TOML: list[tuple[str, str]] = [
     ("keep = []", "keep"),
     ("probe = true", "probe"),
     ("aider = 7", "aider"),
+    ("ollama-log = 7", "ollama-log"),
+    ("on-overflow = true", "on-overflow"),
     ("[probe]\nwhen = 1", "probe"),
 ]
 
@@ -220,6 +227,15 @@ def test_any_flags_give_a_config_or_a_sentence(flags: dict[str, Any]) -> None:
     assert config.num_ctx is None or 512 <= config.num_ctx <= 1 << 24
     assert 0 <= config.keep <= 0.5
     assert config.probe in ("auto", "always", "never")
+    assert config.on_overflow in ("refuse", "warn")
+    assert config.ollama_log is None or config.ollama_log.startswith("/")
+
+
+def test_the_home_folder_may_be_written_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a shell would read it."""
+    monkeypatch.setenv("HOME", "/home/me")
+    found = load({"ollama-log": "~/.ollama/logs/server.log"}, environment={})
+    assert found.ollama_log == "/home/me/.ollama/logs/server.log"
 
 
 def test_every_field_has_its_check() -> None:

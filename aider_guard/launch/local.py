@@ -19,6 +19,7 @@ from aider_guard.sidecar.here import is_this_machine
 INVALID_KEY = "switched-off-by-aider-guard"
 NOWHERE = "http://127.0.0.1:9"
 """Shown for the refusing address where none is held: the discard port, on which nothing listens."""
+_HERE = ("localhost", "127.0.0.1", "::1")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 # Aider tests whether the first is there at all, and then asks GitHub before every request (models.py); the second
 # goes to Ollama only, which may be behind a server that asks for it.
@@ -39,15 +40,15 @@ def local_environment(
 ) -> LocalEnvironment:
     """The environment for a session on the Ollama at this URL; *refusing* is a proxy that takes no connection.
 
-    With an open network only Ollama's address is set.
+    With an open network only Ollama's address is set, and that proxies of the user's are passed by for this machine.
     """
     address = {"OLLAMA_API_BASE": ollama} if config.ollama else {}
     if config.network == "open":
-        return LocalEnvironment(address)
+        return LocalEnvironment({**address, **_past_proxies(settings)})
     kept = _keys_of_local_servers(settings)
     keys = {name: INVALID_KEY for name in CLOUD_KEYS if name not in (*kept, *_NO_KEYS_OF_OURS)}
     proxies = {spelling: refusing for name in _PROXIES for spelling in (name, name.lower())}
-    reachable = ",".join(("localhost", "127.0.0.1", "::1", *_host_of(ollama)))
+    reachable = ",".join((*_HERE, *_host_of(ollama)))
     return LocalEnvironment(
         {
             **address,
@@ -60,6 +61,15 @@ def local_environment(
         },
         ("GITHUB_COPILOT_TOKEN",),
     )
+
+
+def _past_proxies(settings: AiderSettings) -> dict[str, str]:
+    """The user's exceptions from proxies, and this machine: a proxy elsewhere could not find the door."""
+    values = {one.name.upper(): one.value for one in settings.addresses}
+    if not any(values.get(name) for name in _PROXIES):
+        return {}
+    exceptions = ",".join(filter(None, (values.get("NO_PROXY", ""), *_HERE)))
+    return {"NO_PROXY": exceptions, "no_proxy": exceptions}
 
 
 def _host_of(base_url: str) -> tuple[str, ...]:

@@ -34,6 +34,24 @@ CASES = {
     "nobody says": Case(HERE, True),
     "the environment, before Aider spoke": Case(BOX, True, environment={"OLLAMA_API_BASE": BOX}),
     "the environment": Case(BOX, True, says(BOX, "the environment")),
+    "Ollama's own variable, before Aider spoke": Case(
+        BOX, True, environment={"OLLAMA_HOST": "192.0.2.7"}
+    ),
+    "Aider's variable before Ollama's": Case(
+        BOX, True, environment={"OLLAMA_API_BASE": BOX, "OLLAMA_HOST": "192.0.2.8"}
+    ),
+    "what a server listens on": Case(
+        "http://127.0.0.1:11500", True, environment={"OLLAMA_HOST": "0.0.0.0:11500"}
+    ),
+    "what Aider says before Ollama's variable": Case(
+        HERE, True, says(HERE, "/repo/.env"), environment={"OLLAMA_HOST": "192.0.2.7"}
+    ),
+    "the repository's .env beside Ollama's variable": Case(
+        BOX, False, says(BOX, "/repo/.env"), environment={"OLLAMA_HOST": "192.0.2.8"}
+    ),
+    "Ollama's cloud in Ollama's variable": Case(
+        "https://ollama.com:443", False, environment={"OLLAMA_HOST": "ollama.com"}
+    ),
     "the home's .env": Case(BOX, True, says(BOX, "/home/me/.env")),
     "the repository's .env": Case(BOX, False, says(BOX, "/repo/.env")),
     "the repository's conf": Case(BOX, False, says(BOX, "set-env in /repo/.aider.conf.yml")),

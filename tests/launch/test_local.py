@@ -85,6 +85,15 @@ def test_an_open_network_changes_nothing_but_an_address_that_was_asked_for() -> 
     assert (made.set, made.unset) == ({"OLLAMA_API_BASE": HERE}, ())
 
 
+def test_an_open_network_leads_past_the_users_proxy_to_this_machine() -> None:
+    """The door is here, whatever the proxy is for; the user's own exceptions stay."""
+    proxy = Variable("https_proxy", "the environment", "http://proxy.lan:3128")
+    own = Variable("no_proxy", "the environment", ".lan")
+    found = environment(AiderSettings(addresses=(proxy, own)), network="open")
+    assert found == dict.fromkeys(("NO_PROXY", "no_proxy"), ".lan,localhost,127.0.0.1,::1")
+    assert environment(AiderSettings(addresses=(own,)), network="open") == {}
+
+
 def test_an_address_for_the_guard_holds_against_every_file() -> None:
     """The user said it to us."""
     made = local_environment(Config(ollama="box"), AiderSettings(), "http://box:11434", NOWHERE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -52,6 +53,52 @@ def test_its_own_host_name_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> N
     assert is_this_machine("http://bOX:11434", lambda: OWN)
     monkeypatch.setattr(socket, "gethostname", lambda: "")
     assert not is_this_machine("http://:11434", lambda: OWN)
+
+
+HOSTS = """\
+127.0.0.1 localhost
+127.0.1.1\tDesk.lan desk # ours
+192.168.0.7 gpu-box
+192.168.0.7 both
+192.168.0.8 both
+192.168.0.8 other # gpu-box
+0.0.0.0 blocked
+::1 six
+broken line
+none of-them
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        ("desk", True),
+        ("DESK.LAN", True),
+        ("gpu-box", True),
+        ("six", True),
+        ("both", False),
+        ("other", False),
+        ("blocked", False),
+        ("of-them", False),
+        ("line", False),
+        ("ours", False),
+        ("unknown", False),
+    ],
+)
+def test_a_name_in_hosts_is_here_where_all_its_addresses_are(
+    tmp_path: Path, host: str, here: bool
+) -> None:
+    """The file is read as hosts(5) says; what stands behind a # is no name."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text(HOSTS)
+    assert bool(targets(f"http://{host}:1", lambda: OWN, hosts=hosts)) is here
+
+
+def test_without_a_hosts_file_no_name_is_here(tmp_path: Path) -> None:
+    """And one in other bytes is read as far as it can be."""
+    assert targets("http://gpu-box:1", lambda: OWN, hosts=tmp_path / "none") == ()
+    (tmp_path / "hosts").write_bytes(b"\xff\xfe\n127.0.0.1 gpu-box\n")
+    assert targets("http://gpu-box:1", lambda: OWN, hosts=tmp_path / "hosts")
 
 
 def test_the_interfaces_of_this_machine() -> None:

@@ -17,15 +17,18 @@ from aider_guard.core.readings import (
     OTHER_GPU,
     Gpu,
     GpuProcess,
+    MemoryReading,
     RamReading,
     Unavailable,
 )
 from aider_guard.sidecar.gpu import GpuSensor
-from aider_guard.sidecar.memory import MemorySensor, resident_bytes
+from aider_guard.sidecar.memory import ELSEWHERE, MemorySensor, resident_bytes
 from aider_guard.sidecar.processes import FULL_LOOK_EVERY, ProcessTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from aider_guard.sidecar.helper import LineProcess
 
 SHELL = Path("/bin/sh")
 NO_GPU = Unavailable("no GPU in this test")
@@ -184,3 +187,15 @@ def test_a_gpu_of_another_maker_is_not_taken_for_none(tmp_path: Path) -> None:
     for none in NO_NVIDIA_GPU:
         assert MemorySensor(FixedGpus(none), other_gpus=device).read().gpus == OTHER_GPU
     assert MemorySensor(FixedGpus(GPU_NOT_YET), other_gpus=device).read().gpus == GPU_NOT_YET
+
+
+def test_with_ollama_on_another_machine_nothing_of_this_one_is_read() -> None:
+    """Neither GPU nor main memory, and no worker is started for the driver; the reason says where Ollama is."""
+
+    def start() -> LineProcess:
+        raise AssertionError("the driver of this machine was asked")
+
+    sensor = MemorySensor(GpuSensor(start), lambda: 7.0, is_here=False)
+    assert sensor.read() == MemoryReading(ELSEWHERE, ELSEWHERE, 7.0)
+    assert "another machine" in ELSEWHERE.reason
+    sensor.close()

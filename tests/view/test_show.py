@@ -46,6 +46,8 @@ def test_command_environment_and_files_are_shown_and_nothing_is_done(tmp_path: P
         "    --chat-history-file SESSION/chat.md",
         f"  OLLAMA_API_BASE={ollama.url}",
         "  after every .env, whatever it says:",
+        f"  http://127.0.0.1:PORT/TOKEN leads to {ollama.url}",
+        "    OLLAMA_API_BASE=http://127.0.0.1:PORT/TOKEN",
         "    OPENAI_API_KEY=switched-off-by-aider-guard",
         "    GITHUB_COPILOT_TOKEN removed",
     ):
@@ -66,10 +68,14 @@ def test_a_one_shot_shows_its_fewer_arguments(place: Place) -> None:
 
 
 def test_with_an_open_network_nothing_holds_against_a_dotenv(place: Place) -> None:
-    """Keys and proxies are the user's."""
+    """Keys and proxies are the user's; only the door is still the way to Ollama."""
     done = shown(place, options=("--network", "open"))
     assert done.returncode == 0
-    assert "after every .env" not in done.stdout
+    held = done.stdout.split("after every .env, whatever it says:\n")[1].split("\n\n")[0]
+    assert {line.partition("=")[2] for line in held.splitlines()} == {
+        "http://127.0.0.1:PORT/TOKEN",
+        "http://127.0.0.1:PORT/TOKEN/llamafile",
+    }
 
 
 def test_a_launch_that_would_be_refused_says_why(place: Place) -> None:

@@ -132,6 +132,6 @@ def _served(model: str, base: str, facts: Facts) -> Finding:
         return info("local-server", f"{what}; its window is {told:,} tokens", base)
     if facts.config.num_ctx is not None:
         return info("local-server", f"{what}; its window is taken from num-ctx", base)
-    what += ", which does not tell its window: that a prompt is too long for it goes unnoticed"
+    what += ", which does not tell its window, so that nobody knows how full it is"
     why = f"{base}: {told.reason}" if told is not None else base
     return unknown("local-server", what, why, "aider-guard --num-ctx 8192")

@@ -151,7 +151,7 @@ def test_nobody_asks_for_an_ollama_that_is_not_used() -> None:
     """With every role on another server here, a silent Ollama is nobody's business."""
     address = world().environment
     facts = world(*same("llamafile/x"), server=NO, environment=address)
-    assert said(facts) == {("info", "local-server")}
+    assert said(facts) == {("unknown", "local-server")}
 
 
 KV_CACHES = [

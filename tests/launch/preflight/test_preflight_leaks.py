@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from dataclasses import replace
+
 import pytest
 from launch.preflight.worlds import (
     MAIN,
@@ -277,8 +280,37 @@ LOCAL_SERVERS = [
 
 @pytest.mark.parametrize(("name", "address"), LOCAL_SERVERS)
 def test_another_server_on_this_machine_is_no_cloud(name: str, address: object) -> None:
-    """An OpenAI-compatible server behind a loopback address is fine, and said."""
-    assert said(world(*same(name), addresses=(address,))) == {("info", "local-server")}
+    """An OpenAI-compatible server behind a loopback address is fine, and said with its window."""
+    told = server(others={name: 4096})
+    facts = world(*same(name), addresses=(address,), server=told)
+    assert said(facts) == {("info", "local-server")}
+    assert "window is 4,096 tokens" in one(facts, "local-server").what
+
+
+def test_another_server_that_hides_its_window_is_said() -> None:
+    """With its reason; a window that was asked for stands in for it."""
+    why = Unavailable("http://127.0.0.1:8080 does not tell the window")
+    address = variable("OPENAI_API_BASE", "http://127.0.0.1:8080")
+    facts = world(*same("openai/q"), addresses=(address,), server=server(others={"openai/q": why}))
+    found = one(facts, "local-server")
+    assert (found.severity, found.fix) == ("unknown", "aider-guard --num-ctx 8192")
+    assert found.evidence == f"http://127.0.0.1:8080: {why.reason}"
+    asked = replace(facts, config=Config(num_ctx=4096))
+    assert one(asked, "local-server").severity == "info"
+
+
+def test_of_two_variables_the_one_that_litellm_reads_first_counts() -> None:
+    """``OPENAI_BASE_URL`` in a cloud is not hidden by an ``OPENAI_API_BASE`` here."""
+    here = variable("OPENAI_API_BASE", "http://127.0.0.1:8080")
+    away = variable("OPENAI_BASE_URL", "https://cloud.example")
+    assert ("stop", "cloud-model") in said(world(*same("openai/qwen"), addresses=(here, away)))
+
+
+def test_a_server_at_an_address_of_this_machine_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its host name means the same machine as loopback."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
+    address = variable("OPENAI_API_BASE", "http://gpu-box:8080")
+    assert by_id(world(*same("openai/qwen"), addresses=(address,)), "local-server")
 
 
 def test_an_entry_with_a_loopback_address_is_no_cloud() -> None:
@@ -360,6 +392,31 @@ def test_plain_http_to_another_network_is_said() -> None:
     """The code travels readable for anybody on the way."""
     facts = world(ollama_api_base=REMOTE, server=server(is_local=False))
     assert "unencrypted" in one(facts, "remote-ollama").what
+
+
+def test_the_machine_that_was_named_is_the_only_place() -> None:
+    """One line with its name; with an open network it is not the only one."""
+    facts = world(
+        environment={"OLLAMA_HOST": "gpu-box"},
+        server=server(base="http://gpu-box:11434", is_local=False),
+    )
+    found = one(facts, "remote-ollama")
+    assert found.what == "all code goes to Ollama on gpu-box:11434, and nowhere else"
+    assert (found.severity, found.evidence) == ("info", "OLLAMA_HOST, the environment")
+    opened = replace(facts, config=Config(network="open"))
+    assert one(opened, "remote-ollama").what == "all code goes to Ollama on gpu-box:11434"
+
+
+def test_ollamas_variable_is_named_though_aider_sees_its_own() -> None:
+    """The guard puts OLLAMA_HOST into OLLAMA_API_BASE for Aider."""
+    base = "http://gpu-box:11434"
+    facts = world(
+        environment={"OLLAMA_HOST": "gpu-box"},
+        ollama_api_base=base,
+        addresses=(variable("OLLAMA_API_BASE", base),),
+        server=server(base=base, is_local=False),
+    )
+    assert one(facts, "remote-ollama").evidence == "OLLAMA_HOST, the environment"
 
 
 # Proxies
