@@ -44,15 +44,15 @@ def _held(log: LogEvidence | Unavailable, era: Era, window: int, seen: int) -> i
         told = {one.window_tokens for one in log.prompts if one.tokens == seen}
         if len(told) == 1 and (own := told.pop()):
             return own - 1 if era.pads else own
-    if era is UNKNOWN_ERA:
-        return -(-window // 256) * 256
-    return era.held_tokens(window)
+    return era.held_tokens(window) + (era is UNKNOWN_ERA)
 
 
 def _shifted(prompt: Verdict, seen: int, answer: int, over: int, held: int) -> Verdict:
     """Each shift gives up half of what is held, but for the first tokens."""
     block = max((held - KEEPS[0]) // 2, 1)
     gone = min(-(-over // block) * block, max(seen - KEEPS[0], 0))
+    if not gone:
+        return prompt  # all of it is kept
     words = (
         f"a prompt of {seen:,} tokens and an answer of {answer:,} do not fit the window: about {gone:,} tokens of the "
         "prompt were given up while the answer was written"

@@ -23,18 +23,26 @@ class Era:
 
     A prompt of up to ``window - spare_tokens`` tokens is not cut. ``counts_cached`` is whether ``prompt_eval_count``
     has the tokens that were cached. ``leaves`` is what a cut prompt has: the whole window, all but one place of it,
-    half of it and what is kept, or no fixed number. ``pads`` is whether the runner's window is the next multiple of 256
+    half of it and what is kept, or no fixed number; "nothing" where it is refused. ``pads`` is whether the runner's window is the next multiple of 256
     and keeps one place free.
     """
 
     since: tuple[int, ...]
     spare_tokens: int
     counts_cached: bool
-    leaves: Literal["window", "all but one", "half", "any"]
+    leaves: Literal["window", "all but one", "half", "any", "nothing"]
     pads: bool = False
     knows_truncate: bool = False
-    unsure_tokens: int = 0
-    """How far above that limit a prompt may still be whole, where eras differ."""
+
+    def whole_tokens(self, window_tokens: int) -> int:
+        """The largest prompt that is never cut."""
+        return window_tokens - self.spare_tokens
+
+    def longest_tokens(self, window_tokens: int) -> int:
+        """The largest prompt that may be whole: since 0.30 some models are asked without Ollama's own cutting."""
+        if not self.pads:
+            return self.whole_tokens(window_tokens)
+        return self.held_tokens(window_tokens) + (not self.since)
 
     def cut_sizes(self, window_tokens: int) -> frozenset[int]:
         """What the server reports of a prompt whose tokens were cut; empty where that is no fixed number."""
@@ -62,9 +70,9 @@ ERAS: Final = (
     Era((0, 30, 1), 1, counts_cached=True, leaves="all but one", pads=True, knows_truncate=True),
     Era((0, 30, 11), 1, counts_cached=True, leaves="half", pads=True, knows_truncate=True),
 )
-UNKNOWN_ERA: Final = Era((), 1, counts_cached=False, leaves="any", unsure_tokens=1)
+UNKNOWN_ERA: Final = Era((), 1, counts_cached=False, leaves="any", pads=True)
 """What holds for every version."""
-REFUSES: Final = Era((), 1, counts_cached=True, leaves="any", unsure_tokens=1)
+REFUSES: Final = Era((), 1, counts_cached=True, leaves="nothing", pads=True)
 """Servers that refuse a prompt that is too large: llama.cpp's, vLLM."""
 
 

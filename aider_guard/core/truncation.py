@@ -57,8 +57,6 @@ class _Case:
     era: Era
     log: LogEvidence
     window: int | None
-    limit: int | None
-    """The largest prompt that is not cut."""
     reported: int | None
     evaluated: int | None
     """All tokens of the prompt that the model saw."""
@@ -69,13 +67,20 @@ class _Case:
         sizes = self.era.cut_sizes(self.window) if self.window else ()
         return self.evaluated in sizes
 
+    @property
+    def is_beyond(self) -> bool:
+        """Whether more was evaluated than the window holds: dropping messages has not made the prompt fit."""
+        return self.window is not None and (self.evaluated or 0) > self.window
+
     def fits(self, tokens: int) -> bool:
         """Whether a prompt of this size is certainly not cut."""
-        return self.limit is not None and tokens <= self.limit
+        return self.window is not None and tokens <= self.era.whole_tokens(self.window)
 
     def overflows(self, tokens: int) -> bool:
-        """Whether a prompt of this size is certainly cut or refused."""
-        return self.limit is not None and tokens > self.limit + self.era.unsure_tokens
+        """Whether a prompt of this size is certainly cut."""
+        if self.window is None or self.era.leaves == "nothing":
+            return False
+        return tokens > self.era.longest_tokens(self.window)
 
 
 def _case(given: Evidence) -> _Case:
@@ -83,9 +88,8 @@ def _case(given: Evidence) -> _Case:
     log = given.log if isinstance(given.log, LogEvidence) else LogEvidence()
     window = given.window_tokens if isinstance(given.window_tokens, int) else None
     reported = given.prompt_tokens if isinstance(given.prompt_tokens, int) else None
-    limit = None if window is None else window - era.spare_tokens
     evaluated = reported if era.counts_cached else _logged(log, reported)
-    return _Case(given, era, log, window, limit, reported, evaluated)
+    return _Case(given, era, log, window, reported, evaluated)
 
 
 def _logged(log: LogEvidence, reported: int | None) -> int | None:
@@ -182,7 +186,7 @@ def _by_logged_silence(case: _Case, estimate: Count | None) -> Verdict | None:
     is_ours = any(size in (case.reported, case.evaluated) for size in sizes)
     is_alone = not sizes or (is_ours and len(sizes) == 1)
     may_be = is_alone and not (estimate and case.fits(estimate.at_most))
-    if case.log.dropped_messages and may_be:
+    if case.log.dropped_messages and may_be and not case.is_beyond:
         gone = estimate.tokens - case.evaluated if estimate and case.evaluated is not None else 0
         words = "Ollama's log: messages were dropped because they did not fit the window"
         return Verdict("cut", words, "messages", gone if gone > 0 else NOT_KNOWN)
