@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterable
 from typing import Final
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -65,7 +65,7 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
 
 def basic_credentials(base: str) -> bytes:
     """The ``Authorization`` for a user and password in an address (RFC 7617); b"" for an address without."""
-    userinfo, at, _ = urlsplit(base).netloc.rpartition("@")
+    userinfo, at, _ = base.partition("://")[2].partition("/")[0].rpartition("@")
     if not at:
         return b""
     user, _, password = userinfo.partition(":")

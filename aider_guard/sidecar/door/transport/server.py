@@ -40,6 +40,9 @@ class DoorServer:
         on_open: Callable[[int], None],
         make_upstreams: Callable[[], Upstreams] = Upstreams,
     ) -> None:
+        # Connections inherit it. asyncio sets it only where the socket knows its protocol, which an
+        # inherited one does not everywhere.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
         self._door = door
         self._on_open = on_open
@@ -102,6 +105,13 @@ class _Server(uvicorn.Server):
     async def main_loop(self) -> None:
         """Serve until the end."""
         await self._ended.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close everything, and what was accepted in the last moment, too."""
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

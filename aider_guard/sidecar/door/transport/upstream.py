@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -31,6 +33,12 @@ _SOCKET_OPTIONS: Final = [
         if hasattr(socket, name)
     ),
 ]
+
+
+# httpcore looks for sniffio several times in each request, which takes a millisecond where it is
+# not installed: Python does not remember what it did not find.
+if importlib.util.find_spec("sniffio") is None:
+    sys.modules["sniffio"] = None  # type: ignore[assignment]  # None: not to be found
 
 
 @dataclass(frozen=True)
