@@ -1,0 +1,133 @@
+"""The process that counts prompts: questions on stdin, answers on stdout (tokenizing_wire.py), see door/counts.py.
+
+``python -m aider_guard.sidecar.tokenizing TOKENIZERS LEARNED VOCABULARIES``: the folders of Aider's encodings, of what
+was learned, and of vocabularies; each may be "". A vocabulary takes some 50 MB and a second to load, so it lives here
+and not in the door, and only as long as it is used. No text of a prompt is written anywhere.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from aider_guard.core.counting.counter import PromptCounter, Weighed
+from aider_guard.core.counting.learned import Learned
+from aider_guard.core.counting.prompt import Card, card_of
+from aider_guard.core.counting.vocabulary import Vocabulary, vocabulary_of
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.traffic.kinds import Count
+from aider_guard.sidecar.counter import load_counter
+from aider_guard.sidecar.learned_counts import keep_learned, read_learned
+from aider_guard.sidecar.lines import serve_lines
+from aider_guard.sidecar.names import canonical_name
+from aider_guard.sidecar.tokenizing_wire import (
+    Answer,
+    Counted,
+    CountedTexts,
+    CountPlain,
+    CountPrompt,
+    LearnModel,
+    Measured,
+    Noted,
+    Place,
+    decode,
+    encode,
+)
+from aider_guard.sidecar.vocabulary_source import show, vocabulary_facts
+
+# More models than a session has; each may hold a vocabulary.
+_MODELS: Final = 4
+_UNANSWERED: Final = 64
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where things lie; "" for nowhere."""
+
+    tokenizers: str = ""
+    learned: str = ""
+    vocabularies: str = ""
+
+
+class Tokenizing:
+    """Answers questions, one after the other."""
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+        self._counters: OrderedDict[Place, PromptCounter] = OrderedDict()
+        self._told: set[Place] = set()
+        self._weighed: OrderedDict[int, tuple[Place, Weighed]] = OrderedDict()
+
+    def answer(self, line: bytes) -> bytes:
+        """The answer's line. Raises ``WireError`` for a line that is no question, to end the process."""
+        answer: Answer = Noted("not a question")
+        match decode(line):
+            case LearnModel(place):
+                self._told.discard(place)
+                self._counter(place)
+                answer = Noted("" if place in self._told else "the model was not told")
+            case CountPrompt() as question:
+                answer = self._count(question)
+            case CountPlain(place, texts):
+                counter = self._counter(place)
+                answer = CountedTexts(tuple(map(counter.text, texts)))
+            case Measured(number, tokens):
+                answer = self._learn(number, tokens)
+        return encode(answer) or b"\n"
+
+    def _count(self, question: CountPrompt) -> Counted:
+        weighed = self._counter(question.place).weigh(question.prompt.asked())
+        self._weighed[question.number] = (question.place, weighed)
+        while len(self._weighed) > _UNANSWERED:
+            self._weighed.popitem(last=False)
+        count: Count = weighed.count
+        return Counted(count.tokens, count.exact, float(count.error_percent))
+
+    def _learn(self, number: int, tokens: int) -> Noted:
+        place, weighed = self._weighed.pop(number, (None, None))
+        counter = self._counters.get(place) if place is not None else None
+        if counter is None or place is None or weighed is None:
+            return Noted("that prompt was not counted")
+        if counter.learn(weighed, tokens):
+            keep_learned(self._folders.learned, _key(place), counter.learned)
+        return Noted()
+
+    def _counter(self, place: Place) -> PromptCounter:
+        counter = self._counters.get(place)
+        if counter is None or (place.base and place not in self._told):
+            counter = self._counters[place] = self._made(place, counter)
+        self._counters.move_to_end(place)
+        while len(self._counters) > _MODELS:
+            forgotten, _ = self._counters.popitem(last=False)
+            self._told.discard(forgotten)
+        return counter
+
+    def _made(self, place: Place, before: PromptCounter | None) -> PromptCounter:
+        """The counter for a model; the one before while its server does not answer."""
+        shown = show(place.base, place.model) if place.base else Unavailable("not Ollama")
+        if isinstance(shown, Unavailable):
+            return before or self._with(place, Card(), None)
+        card = card_of(place.model, shown)
+        facts = vocabulary_facts(place.base, place.model, shown, self._folders.vocabularies)
+        if isinstance(facts, Unavailable):
+            return before or self._with(place, card, None)
+        self._told.add(place)
+        vocabulary = vocabulary_of(facts)
+        return self._with(place, card, vocabulary if isinstance(vocabulary, Vocabulary) else None)
+
+    def _with(self, place: Place, card: Card, vocabulary: Vocabulary | None) -> PromptCounter:
+        encoding = load_counter(self._folders.tokenizers) if vocabulary is None else None
+        known = encoding if not isinstance(encoding, Unavailable) else None
+        learned = read_learned(self._folders.learned).get(_key(place), Learned())
+        return PromptCounter(card, vocabulary, known, learned)
+
+
+def _key(place: Place) -> str:
+    return canonical_name(place.model) if place.base else place.model
+
+
+if __name__ == "__main__":
+    tokenizing = Tokenizing(Folders(*sys.argv[1:4]))
+    serve_lines(tokenizing.answer)
