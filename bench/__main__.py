@@ -16,7 +16,7 @@ from fakes.ollama_server import FakeModel, FakeOllama
 
 import aider_guard
 from aider_guard.demo.layout import cache_folder, rig_in
-from bench import checks, guard, relay
+from bench import checks, guard, relay, turns
 
 COLUMNS = "{:34}{:>12}{:>12}{:>12}{:>12}   {}"
 
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=20, help="output in each round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, the ways taking turns")
     parser.add_argument("--starts", type=int, default=15, help="starts of each way, taking turns")
+    parser.add_argument("--turns", type=int, default=10, help="messages of each session; 0: none")
     parser.add_argument("--idle-seconds", type=float, default=20, help="how long idle is watched")
     options = parser.parse_args()
     print_machine()
@@ -47,6 +48,9 @@ def rows(folder: Path, address: str, options: argparse.Namespace) -> None:
         print_start("Aider", start, options, aim="under 300 ms added, checks included")
         print_doctor(checks.doctor(folder / "doctor", address, aider), options)
     print_idle(guard.idle(folder / "idle", address, options.idle_seconds))
+    rig = rig_in(cache_folder())
+    if options.turns and rig.aider_command.exists():
+        turns.print_turns(rig, options.turns, rounds=1)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from e2e.people import Guarded
-from fakes.ollama_models import FakeModel
+from fakes.ollama_models import CHATML, FakeModel
 from fakes.vocabulary import tiny
 
 QUIET = ("--no-show-model-warnings", "--no-gitignore", "--map-tokens", "0", "--chat-mode", "ask")
@@ -22,6 +22,7 @@ COUNTABLE = FakeModel(
     trained_tokens=8192,
     blob="5a" * 32,
     vocabulary=tiny(),
+    template=CHATML,
 )
 """A model that can be counted exactly; about one token for each two letters."""
 ANOTHER = FakeModel(

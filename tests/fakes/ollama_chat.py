@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fakes.answering import Answer, Cut, Hang, Json, Live, Received
 from fakes.ollama_eras import Answered, Part, Prompt, Rejected, answered
 from fakes.ollama_forms import Final, Form
-from fakes.ollama_prompts import messages, rendered
+from fakes.ollama_prompts import collated, messages, rendered
 from fakes.ollama_runners import Runner, Speed, TooLarge, common
 from fakes.ollama_troubles import STOPPED, Break, busy, crashed, missing, out_of_memory
 
@@ -172,7 +172,7 @@ class Conversation:
     def _prompt(self, runner: Runner, texts: list[str], answer: int, cached: int) -> Prompt:
         body = self.request.body
         options = self._options
-        roles = [message["role"] for message in messages(self.request)]
+        roles = [message["role"] for message in collated(messages(self.request))]
         counts = [len(self.model.encode(text)) for text in texts]
         raw = body.get("raw") is True
         limit = options.get("num_predict") or body.get("max_tokens") or 0

@@ -21,13 +21,24 @@ def messages(request: Received) -> list[dict[str, Any]]:
 
 def rendered(request: Received) -> list[str] | None:
     """The text of each message as ``CHATML`` writes it, and what it ends with; None when there is no prompt."""
-    told = messages(request)
+    told = collated(messages(request))
     if not told:
         return None
     if request.body.get("raw") is True:
         return [told[0]["content"]]
     texts = [f"<|im_start|>{one['role']}\n{content(one)}<|im_end|>\n" for one in told]
     return [*texts, "<|im_start|>assistant\n"]
+
+
+def collated(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbours of one role are one message to a template (template/template.go: collate)."""
+    merged: list[dict[str, Any]] = []
+    for one in told:
+        if merged and merged[-1]["role"] == one["role"]:
+            merged[-1] = {**one, "content": f"{content(merged[-1])}\n\n{content(one)}"}
+        else:
+            merged.append(one)
+    return merged
 
 
 def content(message: Mapping[str, Any]) -> str:
