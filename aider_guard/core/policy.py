@@ -13,18 +13,24 @@ from aider_guard.core.rules import (
     preflight,
     prompt,
     sidecar,
+    telling,
+    traffic,
+    warming,
 )
 from aider_guard.core.state import Phase, State
 
-# In this order: what is shown is noted first; the lifecycle comes before the context, so that a restart that is
-# due at a prompt wins over a probe there.
+# In this order: what is shown and what was sent is noted first; the lifecycle comes before the context, so that a
+# restart that is due at a prompt wins over a probe there.
 RULES: tuple[Rule, ...] = (
     prompt.note,
+    traffic.watch,
+    warming.watch,
     sidecar.watch,
     memory.watch,
     preflight.note,
     fitting.watch,
     lifecycle.advance,
+    telling.watch,
     context.watch,
 )
 # Nobody is there any more to be told or served.

@@ -32,16 +32,27 @@ _KINDS = {"system": "instructions", "history": "history", "map": "repository map
 
 
 def context_filling(
-    reading: ContextReading, used: int, window: int, advice: Advice | None
+    reading: ContextReading,
+    used: int,
+    window: int,
+    advice: Advice | None,
+    *,
+    is_measured: bool = False,
 ) -> Notice:
-    """The window fills up: how far, with what, and the command that helps."""
-    first = f"context about {100 * used / window:.0f} % full: {used:,} of {window:,} tokens ({_parts(reading)})"
-    if advice is None:
-        return Notice(
-            "context_filling", (first, "no file can be dropped; /clear forgets the conversation")
+    """The window fills up: how far, with what, and the command that helps. What was not measured is "about"."""
+    about = "" if is_measured else "about "
+    parts = f" ({_parts(reading)})" if reading.rows else ""
+    first = f"context {about}{100 * used / window:.0f} % full: {used:,} of {window:,} tokens{parts}"
+    if advice is not None:
+        after = (
+            f"frees about {advice.frees_tokens:,} tokens, then {advice.fill_after_percent:.0f} %"
         )
-    after = f"frees about {advice.frees_tokens:,} tokens, then {advice.fill_after_percent:.0f} %"
-    return Notice("context_filling", (first, f"{advice.command}   ({after})"))
+        return Notice("context_filling", (first, f"{advice.command}   ({after})"))
+    if not reading.rows:
+        return Notice("context_filling", (first, "/tokens   (shows what takes the room)"))
+    return Notice(
+        "context_filling", (first, "no file can be dropped; /clear forgets the conversation")
+    )
 
 
 def _parts(reading: ContextReading) -> str:

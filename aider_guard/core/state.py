@@ -10,7 +10,13 @@ from typing import Literal
 from aider_guard.core.actions import Handoff
 from aider_guard.core.events import PromptShown
 from aider_guard.core.fit import Need
-from aider_guard.core.readings import ContextReading, MemoryReading, ModelsReading, Unavailable
+from aider_guard.core.readings import (
+    ContextReading,
+    ContextRow,
+    MemoryReading,
+    ModelsReading,
+    Unavailable,
+)
 
 
 class Phase(Enum):
@@ -63,6 +69,26 @@ class Restart:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The newest request of the main model, as the door counted it, and what its prompt was made of.
+
+    ``is_sure`` is False where only what was asked for is known: a request that the door refused.
+    """
+
+    prompt_tokens: int
+    answer_tokens: int = 0
+    window_tokens: int | Unavailable = Unavailable("the request did not tell")
+    rows: tuple[ContextRow, ...] = ()
+    """They sum up to about the prompt and its answer; empty where the prompt was not understood."""
+    is_sure: bool = True
+
+    @property
+    def used_tokens(self) -> int:
+        """The request and its answer: what the next prompt begins with."""
+        return self.prompt_tokens + self.answer_tokens
+
+
+@dataclass(frozen=True)
 class State:
     """One session at one moment."""
 
@@ -98,7 +124,12 @@ class State:
     main_model: str = ""
     models: tuple[str, ...] = ()
     foreign_models: frozenset[str] | None = None
-    """Loaded before this session's first turn: they are others'. None until Ollama was read once."""
+    """Loaded before this session asked Ollama for anything: they are others'. None until Ollama was read once."""
+    asked_for: frozenset[str] = frozenset()
+    """Models that this session loaded ahead, or sent a request to."""
+    unlisted: frozenset[str] = frozenset()
+    """Those of the session's models that were asked for and not seen in Ollama's list since."""
+    server_answered: bool = False
     pinned_tokens: int | Unavailable = Unavailable("the model is not known yet")
     loaded: ModelsReading | Unavailable = Unavailable("Ollama was not read yet")
 
@@ -106,11 +137,30 @@ class State:
     context_changed: bool = False
     files_changed: bool = False
     file_growth_tokens: int = 0
+    """By how much the files grew since the newest table or request, as Aider counts."""
+    file_sizes: Mapping[str, int] = field(default_factory=dict)
+    """The files as they were in the newest table or request, as Aider counts."""
+    counted_sizes: Mapping[str, int] = field(default_factory=dict)
+    """The files as they were counted last."""
     turn_tokens: int | Unavailable = Unavailable("no turn was taken yet")
     turns_since_probe: int = 0
     restored: bool = False
     """The chat was restored and no message was sent since: ``/tokens`` counts what will be summarised."""
     warned: bool = False
+    measured: Measured | Unavailable = Unavailable("no request was measured yet")
+    """Unavailable again where something newer is known: a table after an ``/add``, a turn past the door."""
+    tokens_per_estimate: float = 1.0
+    """How many tokens the model counts for one of Aider's, by the last request."""
+    open_requests: frozenset[int] = frozenset()
+    """Requests of the conversation that are not answered yet."""
+    turn_measured: bool = False
+    """Whether a request was measured since the last turn ended."""
+    last_prompt_tokens: int | Unavailable = Unavailable("no request was measured yet")
+    """Of the newest request of the conversation, if it was the main model's."""
+    prompt_accounted: bool = False
+    """Whether what the next main prompt holds is what the newest request was measured with."""
+    prompt_files_changed: bool = False
+    """Whether the newest main prompt names other files than the one before."""
     last_seen: Mapping[str, int] = field(default_factory=dict)
 
     memory: MemoryReading | Unavailable = Unavailable("the memory was not read yet")
@@ -125,18 +175,27 @@ class State:
     warned_of: frozenset[str] = frozenset()
     """Findings before the first prompt that were said."""
 
+    told_this_turn: frozenset[str] = frozenset()
+    """What was said of the traffic since the last turn ended."""
+    told: frozenset[str] = frozenset()
+    """What is said of the traffic once a session, and was."""
+
     sidecar_failures: int = 0
     last_notice: str = ""
 
 
 def window_tokens(state: State) -> int | Unavailable:
-    """The window of the main model: what is loaded if Ollama says so, at most the pin; else the pin."""
+    """The window of the main model: what is loaded if Ollama says so, at most the pin; else the pin; else what the
+    newest request was sent with.
+    """
     loaded = loaded_window_tokens(state)
     match state.pinned_tokens, loaded:
         case int() as pinned, int():
             return min(pinned, loaded)
         case int() as pinned, _:
             return pinned
+        case _, Unavailable() if isinstance(state.measured, Measured):
+            return state.measured.window_tokens
         case _:
             return loaded
 
@@ -159,7 +218,29 @@ def same_model(left: str, right: str) -> bool:
 
 
 def used_tokens(state: State) -> int | Unavailable:
-    """Tokens of the chat by Aider's own estimate: the newest table and what the files grew since."""
+    """Tokens of the chat: the newest request and its answer as measured, and what the files grew since.
+
+    Where nothing newer was measured: the newest table and what the files grew, by Aider's own estimate, in tokens of
+    the model as far as the last request told how many those are.
+    """
+    if isinstance(state.measured, Measured):
+        return state.measured.used_tokens + in_tokens(state, state.file_growth_tokens)
+    estimate = _estimated_tokens(state)
+    return in_tokens(state, estimate) if isinstance(estimate, int) else estimate
+
+
+def is_measured(state: State) -> bool:
+    """Whether the tokens in use are what a server counted, and nothing is known to have changed since."""
+    changed = state.context_changed or state.files_changed or state.file_growth_tokens
+    return isinstance(state.measured, Measured) and state.measured.is_sure and not changed
+
+
+def in_tokens(state: State, estimate: int) -> int:
+    """An estimate of Aider's in tokens of the main model."""
+    return round(estimate * state.tokens_per_estimate)
+
+
+def _estimated_tokens(state: State) -> int | Unavailable:
     match state.context, state.turn_tokens:
         case ContextReading() as context, int() as turn if state.context_changed:
             return max(context.total_tokens + state.file_growth_tokens, turn)
@@ -172,10 +253,10 @@ def used_tokens(state: State) -> int | Unavailable:
 
 
 def fill_percent(state: State) -> float | Unavailable:
-    """How full the window is, in per cent, by the newest estimate."""
+    """How full the window is, in per cent, by what is newest of what was measured and estimated."""
     used, window = used_tokens(state), window_tokens(state)
     if isinstance(used, Unavailable):
         return used
     if isinstance(window, Unavailable):
         return window
-    return 100.0 * used / window if window else Unavailable("the window is empty")
+    return 100.0 * used / window if window > 0 else Unavailable("the window is empty")

@@ -17,8 +17,8 @@ from aider_guard.core.events import (
     PromptClosed,
     PromptShown,
 )
+from aider_guard.core.filling import file_names
 from aider_guard.core.policy import decide
-from aider_guard.core.readings import ContextReading
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.state import Phase, State
 from aider_guard.journal import Journal
@@ -34,6 +34,7 @@ from aider_guard.session.relay import Relay
 from aider_guard.session.running import Running
 from aider_guard.session.signals import Wakeups
 from aider_guard.session.terminal import Terminal, TerminalFds
+from aider_guard.session.turns import Turns
 from aider_guard.session.watcher import Watcher
 
 
@@ -201,22 +202,20 @@ class Session:
                 self._prompt_shown()
             case PromptClosed():
                 self._clockwork.prompt_closed()
+        if self._running.turns is not None:
+            self._follow(self._running.turns, event)
 
     def _prompt_shown(self) -> None:
         self._launches.note_first_announcement()
         self._clockwork.prompt_shown()
-        turns = self._running.turns
-        if turns is None:
-            return
-        finished = turns.finished(self._known_files)
-        self._launches.forget_cleared_chat(turns.said)
+
+    def _follow(self, turns: Turns, event: Event) -> None:
+        """Notice the end of a turn. Its last numbers may come a moment after the prompt."""
+        finished = turns.heard(event, lambda: file_names(self.state))
+        if isinstance(event, PromptShown):
+            self._launches.forget_cleared_chat(turns.said)
         if finished is not None:
             self.post(finished)
-
-    def _known_files(self) -> tuple[str, ...]:
-        context = self.state.context
-        rows = context.rows if isinstance(context, ContextReading) else ()
-        return tuple(row.name for row in rows if row.kind == "file")
 
     def _held(self, event: ScreenEvent) -> None:
         """What is recognised while everything is held back."""

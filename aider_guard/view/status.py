@@ -7,7 +7,14 @@ from typing import Any
 
 from aider_guard.core.readings import MemoryReading, ModelsReading, Unavailable
 from aider_guard.core.sentences import count, size
-from aider_guard.core.state import Phase, State, fill_percent, used_tokens, window_tokens
+from aider_guard.core.state import (
+    Phase,
+    State,
+    fill_percent,
+    is_measured,
+    used_tokens,
+    window_tokens,
+)
 
 
 def session_facts(state: State, *, session_id: str, pid: int) -> dict[str, Any]:
@@ -18,6 +25,7 @@ def session_facts(state: State, *, session_id: str, pid: int) -> dict[str, Any]:
         "phase": phase_word(state),
         "turns": state.turns,
         "used_tokens": _known(used_tokens(state)),
+        "used_is_measured": is_measured(state),
         "window_tokens": _known(window_tokens(state)),
         "fill_percent": _rounded(fill_percent(state)),
         "memory": _memory(state.memory),
@@ -101,7 +109,8 @@ def _block(facts: Mapping[str, Any]) -> str:
 def _fill(facts: Mapping[str, Any]) -> str:
     used, window, fill = facts["used_tokens"], facts["window_tokens"], facts["fill_percent"]
     if fill is not None:
-        return f"about {fill:.0f} % full: {used:,} of {window:,} tokens"
+        about = "" if facts.get("used_is_measured") else "about "
+        return f"{about}{fill:.0f} % full: {used:,} of {window:,} tokens"
     return f"not measured yet; window {window:,} tokens" if window else "not measured yet"
 
 

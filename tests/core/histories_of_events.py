@@ -55,6 +55,15 @@ from aider_guard.core.readings import (
     Unavailable,
 )
 from aider_guard.core.state import Limits, Phase, State
+from aider_guard.core.traffic.events import (
+    DoorOpened,
+    ModelWarmed,
+    ReloadSeen,
+    RequestFinished,
+    RequestRefused,
+    RequestStarted,
+)
+from aider_guard.core.traffic.kinds import Verdict
 
 GIB = 1 << 30
 WINDOW = 10_000
@@ -125,6 +134,22 @@ class Story:
         """The main prompt appears and nobody types."""
         return self.tell(PromptShown(files=files, **more), Wait(0.3), PromptSettled())
 
+    def measured_turn(
+        self,
+        prompt: int,
+        answer: int = 0,
+        *,
+        estimate: int | Unavailable = UNKNOWN,
+        files: Sequence[str] = (),
+        **more: Any,
+    ) -> list[Action]:
+        """A message passes the door and is answered; the prompt is back, and nobody types."""
+        request = finished(prompt, answer, **more)
+        actions = self.tell(KeyTyped(), PromptClosed(), TurnStarted())
+        actions += self.tell(RequestStarted(1, request.role, request.purpose, request.model))
+        actions += self.tell(Wait(5.0), request, PromptShown(files=tuple(files)))
+        return actions + self.tell(TurnFinished(1, estimate, 0), Wait(0.3), PromptSettled())
+
     def turn(self, *, tokens: int | Unavailable = UNKNOWN, mentioned: Sequence[str] = ()) -> None:
         """A message is sent and answered; the prompt is back, and the user types on at once."""
         self.tell(KeyTyped(), PromptClosed(), TurnStarted(), Wait(5.0), PromptShown())
@@ -149,6 +174,27 @@ def table(total: int, *, files: dict[str, int] | None = None, at: float = 0.0) -
     rows = [ContextRow("file", name, tokens) for name, tokens in (files or {}).items()]
     system = ContextRow("system", "", total - sum(row.tokens for row in rows))
     return ContextReading("m", (system, *rows), total, WINDOW, at)
+
+
+WHOLE = Verdict("whole", "prompt and answer are smaller than the window")
+
+
+def finished(prompt: int | Unavailable, answer: int = 0, **more: Any) -> RequestFinished:
+    """The main model answered; ``files`` are those of the prompt, the rest of it are instructions."""
+    files: dict[str, int] = more.pop("files_of_prompt", {})
+    facts: dict[str, Any] = {
+        "number": 1,
+        "role": "main",
+        "purpose": "chat",
+        "model": "ours",
+        "outcome": "answered",
+        "verdict": WHOLE,
+        "window_tokens": WINDOW,
+        "answer_tokens": answer,
+    }
+    if isinstance(prompt, int):
+        facts["parts"] = table(prompt, files=files).rows
+    return RequestFinished(**{**facts, "prompt_tokens": prompt, **more})
 
 
 def models(*names: str, at: float, vram: int = GIB) -> ModelsRead:
@@ -238,6 +284,46 @@ EVENTS: tuple[st.SearchStrategy[Any], ...] = (
         | st.just(UNKNOWN),
     ),
 )
+ROLES = st.sampled_from(["main", "editor", "weak"])
+PURPOSES = st.sampled_from(["chat", "edit", "commit", "summary", "other"])
+VERDICTS = st.builds(
+    Verdict,
+    st.sampled_from(["whole", "cut", "unknown"]),
+    st.just("evidence"),
+    st.sampled_from(["", "messages", "tokens", "generation"]),
+    MAYBE_TOKENS,
+)
+NUMBERS = st.integers(1, 3)
+TRAFFIC: tuple[st.SearchStrategy[Any], ...] = (
+    st.builds(DoorOpened, st.just(4711)),
+    st.builds(RequestStarted, NUMBERS, ROLES, PURPOSES, NAMES),
+    st.builds(
+        RequestFinished,
+        NUMBERS,
+        ROLES,
+        PURPOSES,
+        NAMES,
+        st.sampled_from(["answered", "cancelled", "broken"]),
+        VERDICTS,
+        *(MAYBE_TOKENS, MAYBE_TOKENS, MAYBE_TOKENS, MAYBE_TOKENS),
+        counted_exactly=st.booleans(),
+        parts=ROWS,
+    ),
+    st.builds(
+        RequestRefused,
+        NUMBERS,
+        ROLES,
+        PURPOSES,
+        NAMES,
+        st.sampled_from(["overflow", "cloud", "down"]),
+        MAYBE_TOKENS,
+        TOKENS,
+        MAYBE_TOKENS,
+        st.sampled_from([(), ("aider-guard: no", "because")]),
+    ),
+    st.builds(ModelWarmed, NAMES, st.just("load"), problem=st.sampled_from(["", "busy"])),
+    st.builds(ReloadSeen, NAMES, st.just(4.0), st.sampled_from(["a", "b"])),
+)
 KINDS = frozenset(get_args(Event))
 LIMITS = st.builds(
     Limits,
@@ -269,9 +355,17 @@ def fitting(story: Story) -> list[tuple[Event, ...]]:
                 TurnFinished(1, 6_000, 10, ("c.py",)),
                 PromptSettled(),
             )
+            measured = (
+                PromptClosed(),
+                RequestStarted(1, "main", "chat", "ours"),
+                finished(6_000 + 2_000 * (story.state.turns % 2), 10),
+                PromptShown(),
+                TurnFinished(1, 5_000, 10, ("c.py",)),
+                PromptSettled(),
+            )
             idle = (PromptShown(files=("c.py",)), PromptSettled())
             ours, asked = (models(OURS, at=at),), (RestartRequested(),)
-            return [turn, turn, idle, ours, *memory, (KeyTyped(),), asked, (AiderExited(-9),)]
+            return [turn, measured, idle, ours, *memory, (KeyTyped(),), asked, (AiderExited(-9),)]
         case Phase.SAVING:
             return [(ChatSaved(("c.py",), ("a b.py",)),), (ChatSaved(problem="it failed"),)]
         case Phase.UNLOADING:
@@ -282,10 +376,12 @@ def fitting(story: Story) -> list[tuple[Event, ...]]:
 
 
 FITTING = st.integers(0, 11)
+# Mapped, or its branches would be as many as those beside it, and what fits would be rare.
+ANY = st.one_of(*EVENTS, *TRAFFIC).map(lambda event: event)
 MOMENTS = st.lists(
     st.tuples(
         st.sampled_from([0.0, 0.1, 1.0, 3.0, 9.0, 60.0]),
-        st.one_of(FITTING, FITTING, FITTING, FITTING, st.one_of(*EVENTS)),
+        st.one_of(FITTING, FITTING, FITTING, ANY),
     ),
     min_size=8,
     max_size=60,

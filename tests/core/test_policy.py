@@ -15,6 +15,7 @@ from core.histories_of_events import (
     WINDOW,
     Step,
     actions_of,
+    finished,
     gpu_memory,
     histories,
     models,
@@ -58,6 +59,13 @@ from aider_guard.core.findings import SEVERITIES, Finding
 from aider_guard.core.policy import decide
 from aider_guard.core.serverfacts import ServerReport
 from aider_guard.core.state import Phase, Restart, State
+from aider_guard.core.traffic.events import (
+    DoorOpened,
+    ModelWarmed,
+    ReloadSeen,
+    RequestRefused,
+    RequestStarted,
+)
 
 NOW = 100.0
 SURVEYED = ServerReport("http://127.0.0.1:1", True, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
@@ -90,6 +98,13 @@ SAMPLES: tuple[Event, ...] = (
     FilesCounted({}),
     TextsCounted(1, ()),
     ModelsUnloaded((OURS,), GIB, 1.0),
+    DoorOpened(4711),
+    RequestStarted(1, "main", "chat", "ours"),
+    *(finished(prompt) for prompt in (9_000, UNKNOWN)),
+    RequestRefused(1, "main", "chat", "ours", "overflow", 12_000, 3_000, WINDOW),
+    RequestRefused(2, "weak", "commit", "weak", "down"),
+    ModelWarmed("ours", "load"),
+    ReloadSeen("ours", 4.0, "another program took its place"),
     RestartRequested(),
     TerminationRequested(15),
     *(

@@ -35,6 +35,7 @@ from aider_guard.core.actions import (
     StartAider,
     StopAider,
     UnloadModels,
+    WarmModel,
 )
 from aider_guard.core.events import (
     AiderExited,
@@ -61,6 +62,7 @@ from aider_guard.core.events import (
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.rules.lifecycle import exit_status
 from aider_guard.core.state import Limits, Phase, same_model
+from aider_guard.core.traffic.events import ModelWarmed, RequestStarted
 
 SIGTERM = 15
 MANY = settings(max_examples=200)
@@ -488,8 +490,11 @@ def test_without_a_reason_nothing_is_restarted(steps: list[Step]) -> None:
 @MANY
 @given(histories())
 def test_only_fresh_readings_unload_and_only_our_models(steps: list[Step]) -> None:
-    """The newest list is at most 10 s old, and each model unloaded is on it, is the session's, and no other's."""
+    """The newest list is at most 10 s old; each model unloaded is on it, or was asked for and never seen on it since;
+    it is the session's, and no other's.
+    """
     ours: tuple[str, ...] = ()
+    asked, unlisted = set[str](), set[str]()
     listed: ModelsReading | Unavailable | None = None
     others: set[str] | None = None
     turns = 0
@@ -499,19 +504,32 @@ def test_only_fresh_readings_unload_and_only_our_models(steps: list[Step]) -> No
                 ours = chosen
             case TurnFinished():
                 turns += 1
+            case RequestStarted(model=name) | ModelWarmed(model=name, problem=""):
+                asked.add(name)
+                unlisted.add(name)
             case ModelsRead(reading):
                 listed = reading
-                if others is None and isinstance(reading, ModelsReading):
-                    others = {model.name for model in reading.models} if not turns else set()
+                if isinstance(reading, ModelsReading):
+                    seen = {model.name for model in reading.models}
+                    unlisted = {one for one in unlisted if not is_among(one, seen)}
+                    if others is None:
+                        others = seen if not turns and not asked else set()
             case SidecarLost() | DeadlinePassed("sidecar_silent"):
                 listed = None
         for action in step.actions:
             if isinstance(action, UnloadModels):
                 assert isinstance(listed, ModelsReading)
                 assert step.now - listed.taken_at <= 10.0
-                assert set(action.names) <= {model.name for model in listed.models}
-                assert not set(action.names) & (others or set())
-                assert all(any(same_model(name, one) for one in ours) for name in action.names)
+                seen = {model.name for model in listed.models}
+                assert set(action.names) <= seen | unlisted
+                assert not any(is_among(name, others or set()) for name in action.names)
+                assert all(is_among(name, {*ours, *asked}) for name in action.names)
+            elif isinstance(action, WarmModel):
+                unlisted.add(step.after.main_model)
+
+
+def is_among(name: str, names: set[str]) -> bool:
+    return any(same_model(name, one) for one in names)
 
 
 @MANY

@@ -10,6 +10,7 @@ from core.histories_of_events import (
     Wait,
     actions_of,
     begun,
+    finished,
     gpu_memory,
     histories,
     pairs,
@@ -33,6 +34,13 @@ from aider_guard.core.events import (
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.serverfacts import ServerReport
 from aider_guard.core.state import Phase
+from aider_guard.core.traffic.events import (
+    DoorOpened,
+    ModelWarmed,
+    ReloadSeen,
+    RequestRefused,
+    RequestStarted,
+)
 
 LOST = SidecarLost("it died")
 
@@ -91,6 +99,12 @@ HEARD: list[Event] = [
     FilesCounted({}),
     TextsCounted(1, ()),
     ModelsUnloaded((), UNKNOWN, 1.0),
+    DoorOpened(4711),
+    RequestStarted(1, "main", "chat", "ours"),
+    finished(100),
+    RequestRefused(1, "main", "chat", "ours", "down"),
+    ModelWarmed("ours", "load"),
+    ReloadSeen("ours", 4.0, "why"),
 ]
 
 

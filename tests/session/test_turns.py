@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aider_guard.core.events import TurnFinished, TurnStarted
+from aider_guard.core.events import (
+    Event,
+    PromptClosed,
+    PromptShown,
+    SidecarLost,
+    TurnFinished,
+    TurnStarted,
+)
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.traffic.events import RequestFinished, RequestRefused, RequestStarted
+from aider_guard.core.traffic.kinds import Verdict
 from aider_guard.session.turns import Turns
 
 NOT_REPORTED = Unavailable("Aider did not report it")
@@ -39,7 +49,15 @@ class Aider:
             file.write(".\n")
 
     def finished(self, *files: str) -> TurnFinished | None:
-        return self.turns.finished(lambda: files)
+        """The turn that ends with the main prompt that is shown now."""
+        return self.hears(PromptShown(), *files)
+
+    def hears(self, event: Event, *files: str) -> TurnFinished | None:
+        return self.turns.heard(event, lambda: files)
+
+    def passes(self, *events: Event) -> None:
+        """The door reports this; no turn ends by it."""
+        assert [self.hears(event) for event in events] == [None] * len(events)
 
 
 @pytest.fixture
@@ -99,3 +117,139 @@ def test_a_chat_in_other_bytes_is_read(aider: Aider) -> None:
     finished = aider.finished("b.py")
     assert finished is not None
     assert finished.mentioned == ("b.py",)
+
+
+# What the door reports
+
+
+def begins(number: int = 1, purpose: Any = "chat") -> RequestStarted:
+    return RequestStarted(number, "main", purpose, "m")
+
+
+def ends(number: int = 1, purpose: Any = "chat", **more: Any) -> RequestFinished:
+    verdict = Verdict("whole", "")
+    return RequestFinished(
+        number, "main", purpose, "m", more.pop("outcome", "answered"), verdict, **more
+    )
+
+
+def refuses(number: int = 1, purpose: Any = "chat") -> RequestRefused:
+    return RequestRefused(number, "main", purpose, "m", "overflow", 9_000, 900, 8_192)
+
+
+FULL: dict[str, Any] = {
+    "prompt_tokens": 4_000,
+    "answer_tokens": 50,
+    "load_seconds": 0.1,
+    "prefill_seconds": 0.2,
+    "generation_seconds": 3.0,
+}
+
+
+def test_the_requests_of_a_turn_are_summed(aider: Aider) -> None:
+    """An architect, an editor, a commit message; Aider's own estimate stays that of its last request."""
+    aider.sends(3_000, 40)
+    aider.sends(900, 30)
+    aider.passes(begins(1), ends(1, **FULL), begins(2, "edit"), ends(2, "edit", **FULL))
+    aider.passes(begins(3, "commit"), ends(3, "commit", prompt_tokens=500, answer_tokens=9))
+    sums = (3, 900, 30, (), 8_500, 109, 0.2, 0.4, 6.0)
+    assert aider.finished() == TurnFinished(*sums)
+    aider.sends()
+    assert aider.finished() == TurnFinished(1, 100, 10, ())
+
+
+def test_what_no_server_tells_is_not_measured(aider: Aider) -> None:
+    """A server that tells only the size of prompts gives only those."""
+    aider.sends()
+    aider.passes(begins(), ends(prompt_tokens=7), begins(2), ends(2, outcome="cancelled"))
+    turn = aider.finished()
+    assert turn is not None
+    assert (turn.requests, turn.prompt_tokens) == (2, 7)
+    assert turn.answer_tokens == turn.load_seconds == Unavailable("not measured")
+
+
+def test_numbers_that_come_after_the_prompt_are_waited_for(aider: Aider) -> None:
+    """The turn ends with the last of them."""
+    aider.sends()
+    aider.passes(begins(1), begins(2), ends(1, **FULL), PromptShown())
+    turn = aider.hears(ends(2, **FULL))
+    assert turn is not None
+    assert (turn.requests, turn.prompt_tokens) == (2, 8_000)
+    assert aider.finished() is None
+
+
+NOBODY_REPORTS: list[tuple[Event, ...]] = [
+    (PromptShown(), SidecarLost("it died")),
+    (SidecarLost("it died"), PromptShown()),
+    (PromptShown(), PromptClosed()),
+]
+
+
+@pytest.mark.parametrize("events", NOBODY_REPORTS, ids=lambda e: type(e[-1]).__name__)
+def test_numbers_that_never_come_are_not_waited_for(
+    aider: Aider, events: tuple[Event, Event]
+) -> None:
+    """The sidecar died, or the user goes on: the turn counts with what is known of it."""
+    aider.sends()
+    aider.passes(begins(1), ends(1, **FULL), begins(2), events[0])
+    turn = aider.hears(events[1])
+    assert turn is not None
+    assert (turn.requests, turn.prompt_tokens) == (1, 4_000)
+    aider.passes(ends(2))
+
+
+def test_a_turn_of_another_log_is_known_from_the_door(aider: Aider) -> None:
+    """A message that was answered is one, whatever Aider writes down; a commit message or what was given up is none."""
+    aider.passes(begins(), ends(**FULL))
+    turn = aider.finished()
+    assert turn is not None
+    assert (turn.requests, turn.sent_tokens) == (1, NOT_REPORTED)
+    aider.passes(begins(1, "commit"), ends(1, "commit", **FULL))
+    assert aider.finished() is None
+    aider.passes(begins(), ends(outcome="cancelled"))
+    assert aider.finished() is None
+    aider.passes(begins(), PromptShown(), ends(outcome="cancelled"))
+    aider.passes(begins(), PromptShown())
+    assert aider.hears(ends()) is not None
+
+
+def test_a_refused_message_is_no_turn(aider: Aider) -> None:
+    """Aider's log says that it was sent and answered, and its bell rang; no model ever saw it."""
+    aider.sends()
+    aider.rings()
+    aider.passes(refuses(), PromptShown())
+    aider.sends()
+    aider.passes(begins(2), PromptShown(), refuses(2))
+    aider.sends()
+    aider.passes(begins(3), ends(3, **FULL))
+    turn = aider.finished()
+    assert turn is not None
+    assert turn.requests == 1
+
+
+def test_a_turn_that_was_refused_in_its_middle_is_one(aider: Aider) -> None:
+    """The architect was answered, its editor or a commit message was not; a lost request may have been answered."""
+    aider.sends()
+    aider.passes(begins(), ends(**FULL), refuses(2, "edit"))
+    assert aider.finished() is not None
+    aider.sends()
+    aider.passes(begins(), SidecarLost("it died"), refuses(1))
+    assert aider.finished() is not None
+    aider.sends()
+    aider.passes(refuses(3, "commit"))
+    assert aider.finished() is not None
+
+
+def test_what_was_summed_for_no_turn_is_forgotten(aider: Aider) -> None:
+    """A /commit between two messages is neither's."""
+    aider.passes(begins(1, "commit"), ends(1, "commit", **FULL), PromptShown())
+    aider.sends()
+    assert aider.finished() == TurnFinished(1, 100, 10, ())
+
+
+def test_a_turn_begins_with_its_first_request(aider: Aider) -> None:
+    """Whichever of the two tells it first; a commit message begins none."""
+    aider.passes(begins(1, "commit"))
+    assert aider.turns.started() is None
+    aider.passes(begins(2))
+    assert [aider.turns.started(), aider.turns.started()] == [TurnStarted(), None]

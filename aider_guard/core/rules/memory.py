@@ -36,10 +36,10 @@ def _nothing_known(state: State, reason: str) -> State:
 def _models_read(state: State, reading: ModelsReading | Unavailable) -> State:
     foreign = state.foreign_models
     if isinstance(reading, ModelsReading) and foreign is None:
-        # What is loaded before our first message went out was loaded by somebody else.
-        foreign = (
-            frozenset(model.name for model in reading.models) if not state.turns else frozenset()
-        )
+        # What is loaded before we asked for anything was loaded by somebody else. The sidecar reads once more before
+        # it loads a model ahead, so that what it was told to load and did not yet is not taken for ours.
+        ours = state.turns or state.asked_for
+        foreign = frozenset() if ours else frozenset(model.name for model in reading.models)
     return replace(state, loaded=reading, foreign_models=foreign)
 
 

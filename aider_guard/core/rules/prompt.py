@@ -24,7 +24,7 @@ from aider_guard.core.events import (
 )
 from aider_guard.core.readings import ContextReading, Unavailable
 from aider_guard.core.rules import Step
-from aider_guard.core.state import State
+from aider_guard.core.state import Measured, State
 
 
 def note(state: State, event: Event, now: float) -> Step:
@@ -66,14 +66,17 @@ def _noted(state: State, event: Event) -> State:
 
 def _prompt_shown(state: State, event: PromptShown) -> State:
     changed = state.prompt_files != event.files
+    # A command may have changed anything: /clear, /run with its output added, /map-refresh.
+    known = isinstance(state.context, ContextReading) or isinstance(state.measured, Measured)
     return replace(
         state,
         prompt=event,
         settled=False,
         prompt_files=event.files,
+        prompt_files_changed=changed,
         files_changed=state.files_changed or changed,
-        # A command may have changed anything: /clear, /run with its output added, /map-refresh.
-        context_changed=state.context_changed or isinstance(state.context, ContextReading),
+        context_changed=state.context_changed or (known and not state.prompt_accounted),
+        prompt_accounted=False,
         last_mode=event.mode,
         last_multiline=event.multiline,
     )
@@ -88,7 +91,7 @@ def _turn_finished(state: State, event: TurnFinished) -> State:
         turns_in_launch=state.turns_in_launch + 1,
         turns_since_probe=state.turns_since_probe + 1,
         turn_tokens=_sum(event.sent_tokens, event.received_tokens),
-        context_changed=True,
+        context_changed=state.context_changed or not state.turn_measured,
         restored=False,
         last_seen=seen,
     )

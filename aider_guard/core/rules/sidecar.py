@@ -28,6 +28,14 @@ from aider_guard.core.events import (
 )
 from aider_guard.core.rules import Step
 from aider_guard.core.state import State
+from aider_guard.core.traffic.events import (
+    DoorOpened,
+    ModelWarmed,
+    ReloadSeen,
+    RequestFinished,
+    RequestRefused,
+    RequestStarted,
+)
 
 _HEARD = (
     SidecarStarted,
@@ -38,6 +46,12 @@ _HEARD = (
     FilesCounted,
     TextsCounted,
     ModelsUnloaded,
+    DoorOpened,
+    RequestStarted,
+    RequestFinished,
+    RequestRefused,
+    ModelWarmed,
+    ReloadSeen,
 )
 _MAX_WAIT_SECONDS = 30.0
 _SAID_AT_FAILURE = 2

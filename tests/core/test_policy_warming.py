@@ -1,0 +1,190 @@
+"""When the main model is loaded ahead, and that what was loaded so is let go of."""
+
+from __future__ import annotations
+
+import pytest
+from core.histories_of_events import (
+    OTHERS,
+    OURS,
+    UNKNOWN,
+    WINDOW,
+    Step,
+    Story,
+    actions_of,
+    begun,
+    finished,
+    histories,
+    models,
+    pairs,
+)
+from hypothesis import given, settings
+
+from aider_guard.core.actions import EndSession, UnloadModels, WarmModel
+from aider_guard.core.events import (
+    AiderExited,
+    AiderStarted,
+    ChatSaved,
+    Event,
+    ModelsChosen,
+    ModelsRead,
+    ModelsUnloaded,
+    RestartRequested,
+    ServerRead,
+    ServerSurveyed,
+    TerminationRequested,
+)
+from aider_guard.core.holdings import session_models
+from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.state import Phase
+from aider_guard.core.traffic.events import ModelWarmed, RequestStarted
+
+CHOSEN = ModelsChosen("ours", ("ours", "weak"), WINDOW)
+ANSWERS = ServerRead("0.9.3")
+STARTED = RequestStarted(1, "main", "chat", "ours")
+
+
+def surveyed(version: str = "") -> ServerSurveyed:
+    known = version or UNKNOWN
+    return ServerSurveyed(ServerReport("", True, known, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN))
+
+
+def launched(*before: Event, launch: int = 1) -> Story:
+    story = Story()
+    story.tell(AiderStarted(launch, 42), *before)
+    return story
+
+
+FIRST: list[tuple[tuple[Event, ...], bool]] = [
+    ((), False),
+    ((ANSWERS,), True),
+    ((surveyed("0.9.3"),), True),
+    ((ServerRead(UNKNOWN),), False),
+    ((ANSWERS, surveyed()), False),
+    ((ANSWERS, ServerRead(UNKNOWN)), False),
+]
+
+
+@pytest.mark.parametrize(("before", "warms"), FIRST)
+def test_at_the_first_launch_only_an_ollama_that_answers_is_asked(
+    before: tuple[Event, ...], warms: bool
+) -> None:
+    """One that is not there would be waited for while Aider starts."""
+    assert (WarmModel() in launched(*before).tell(CHOSEN)) is warms
+
+
+def test_without_a_main_model_of_ollamas_nothing_is_loaded() -> None:
+    """It runs elsewhere, or Aider's settings could not be read."""
+    assert WarmModel() not in launched(ANSWERS).tell(ModelsChosen("", ("weak",), WINDOW))
+
+
+def test_after_a_restart_the_model_is_loaded_again() -> None:
+    """With the next launch, once its models are known, and not while the old ones are unloaded."""
+    story = begun()
+    story.tell(STARTED, RestartRequested())
+    story.prompt()
+    story.tell(ChatSaved(), models(OURS, at=story.now), AiderExited(0))
+    assert story.state.phase is Phase.UNLOADING
+    assert WarmModel() not in story.tell(CHOSEN, ModelsUnloaded((OURS,), UNKNOWN, 1.0))
+    assert WarmModel() in story.tell(AiderStarted(2, 43), CHOSEN)
+
+
+def test_a_session_that_ends_loads_nothing() -> None:
+    """The end was asked for while Aider started."""
+    story = launched(ANSWERS, TerminationRequested(15))
+    assert WarmModel() not in story.tell(CHOSEN)
+
+
+@settings(max_examples=200)
+@given(histories())
+def test_a_model_is_loaded_ahead_only_for_a_launch(steps: list[Step]) -> None:
+    """In any history it follows from the choice of models, while Aider starts."""
+    for step, action in pairs(steps):
+        if action == WarmModel():
+            assert isinstance(step.event, ModelsChosen)
+            assert step.after.phase is Phase.STARTING
+
+
+# Whose it is
+
+
+def unloads(story: Story) -> list[str]:
+    """What is unloaded when the user leaves now."""
+    story.tell(AiderExited(0))
+    return [name for action in actions_of(story.steps, UnloadModels) for name in action.names]
+
+
+def test_a_model_loaded_ahead_is_let_go_of_without_a_turn() -> None:
+    """It was not there when Ollama was read before."""
+    story = launched(ANSWERS, models(OTHERS, at=100.0), CHOSEN)
+    story.tell(ModelWarmed("ours", "load", 2.0), models(OTHERS, OURS, at=story.now))
+    assert unloads(story) == [OURS]
+
+
+def test_who_leaves_while_it_is_loaded_leaves_nothing_behind() -> None:
+    """Ollama's list does not have it yet; also when it has just been loaded."""
+    for more in ((), (ModelWarmed("ours", "load", 2.0),)):
+        story = launched(ANSWERS, models(at=100.0), CHOSEN, *more)
+        assert unloads(story) == ["ours"]
+        assert UnloadModels(("ours",), 0.0) in story.steps[-1].actions
+
+
+def test_a_request_may_have_loaded_what_is_not_listed_yet() -> None:
+    """Its model is one of the session's, or one that the user switched to and that is listed by now."""
+    story = begun()
+    story.tell(STARTED, finished(100))
+    assert unloads(story) == ["ours"]
+    switched = begun()
+    switched.tell(RequestStarted(1, "main", "chat", "other"), models("other", at=switched.now))
+    assert unloads(switched) == ["other"]
+    elsewhere = begun()
+    elsewhere.tell(RequestStarted(1, "main", "chat", "a model of another server"))
+    assert unloads(elsewhere) == []
+
+
+NOT_THERE: list[Event] = [
+    ModelWarmed("ours", "load", problem="others use the memory"),
+    ModelsUnloaded(("ours:latest",), UNKNOWN, 1.0),
+]
+
+
+@pytest.mark.parametrize("event", NOT_THERE, ids=["not loaded", "unloaded"])
+def test_what_was_not_loaded_or_is_gone_is_not_unloaded(event: Event) -> None:
+    """The session ends at once."""
+    story = launched(ANSWERS, models(at=100.0), CHOSEN, event)
+    assert EndSession(0) in story.tell(AiderExited(0))
+    assert story.state.phase is Phase.ENDED
+
+
+def test_a_warm_up_that_gave_way_to_a_request_leaves_the_requests_model() -> None:
+    """The problem is that of the warm-up alone."""
+    story = launched(ANSWERS, models(at=100.0), CHOSEN, STARTED)
+    story.tell(ModelWarmed("ours", "head", problem="a request came"))
+    assert unloads(story) == ["ours"]
+
+
+def test_what_was_seen_in_the_list_and_left_it_is_gone() -> None:
+    """Somebody stopped it: there is nothing to unload."""
+    story = launched(ANSWERS, models(at=100.0), CHOSEN, ModelWarmed("ours", "load"))
+    story.tell(models(OURS, at=story.now), models(at=story.now))
+    assert unloads(story) == []
+
+
+def test_what_was_loaded_before_stays_loaded() -> None:
+    """Ours by name, but somebody else's: the sidecar reads the list before it loads anything."""
+    story = launched(ANSWERS, CHOSEN, models(OURS, at=100.0))
+    story.tell(ModelWarmed("ours", "load"), STARTED, models(OURS, at=story.now))
+    assert (unloads(story), story.state.foreign_models) == ([], frozenset({OURS}))
+
+
+@pytest.mark.parametrize("event", [STARTED, ModelWarmed("ours", "load")])
+def test_a_list_read_after_our_first_request_says_nothing_of_others(event: Event) -> None:
+    """Ollama did not answer before: what it lists now may be ours."""
+    story = launched(ANSWERS, ModelsRead(UNKNOWN), CHOSEN, event)
+    story.tell(models(OURS, at=story.now))
+    assert unloads(story) == [OURS]
+
+
+def test_without_a_reading_nothing_is_unloaded() -> None:
+    """Nobody knows whether the model was there before."""
+    story = launched(ANSWERS, CHOSEN, ModelWarmed("ours", "load"))
+    assert session_models(story.state, story.now) == ()
