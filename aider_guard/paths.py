@@ -31,6 +31,12 @@ def user_config_file() -> Path:
     return Path(platformdirs.user_config_dir(_APP)) / "config.toml"
 
 
+def vocabularies_dir(environment: Mapping[str, str] = os.environ) -> Path:
+    """What is read of models' vocabularies is kept here: it can be had again at any time."""
+    named = environment.get("AIDER_GUARD_CACHE_DIR")
+    return Path(named or platformdirs.user_cache_dir(_APP)).absolute() / "vocabularies"
+
+
 def free_bytes(folder: Path) -> int | Unavailable:
     """The room on the disk of a folder that may not be there yet."""
     there = next((path for path in (folder, *folder.parents) if path.exists()), folder)

@@ -12,6 +12,7 @@ from aider_guard import __version__
 from aider_guard.core.events import SidecarStarted
 from aider_guard.core.requests import Request
 from aider_guard.core.wire import WireError, decode, encode
+from aider_guard.sidecar.here import is_this_machine
 from aider_guard.sidecar.lines import (
     claim_stdout,
     end_process,
@@ -19,13 +20,16 @@ from aider_guard.sidecar.lines import (
     start_thread,
     write_all,
 )
-from aider_guard.sidecar.names import DEFAULT_BASE, connectable_base, is_loopback
+from aider_guard.sidecar.names import DEFAULT_BASE, connectable_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aider_guard.core.events import Event
+    from aider_guard.sidecar.door.host import DoorHost
+    from aider_guard.sidecar.door.residency import OllamaResidency
     from aider_guard.sidecar.memory import MemorySensor
+    from aider_guard.sidecar.ollama import OllamaClient
     from aider_guard.sidecar.service import Answers
 
 
@@ -35,9 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     emit = _emitter(claim_stdout())
     try:
         emit(SidecarStarted(os.getpid(), __version__))
-        sensor = _start_memory(emit)
-        answers = _start_ollama(connectable_base(options.ollama), options.tokenizers, sensor, emit)
-        status = _serve(answers)
+        sensor = _start_memory(options.ollama, emit)
+        status = _serve(_start_ollama(options, sensor, emit))
     except (BrokenPipeError, KeyboardInterrupt):
         end_process(0)
     sensor.close()
@@ -64,32 +67,68 @@ def _emitter(lines_fd: int) -> Callable[[Event], None]:
     return emit
 
 
-def _start_memory(emit: Callable[[Event], None]) -> MemorySensor:
+def _start_memory(ollama: str, emit: Callable[[Event], None]) -> MemorySensor:
     from aider_guard.sidecar.gpu import GpuSensor
     from aider_guard.sidecar.memory import MemorySensor
     from aider_guard.sidecar.service import poll_memory
 
-    sensor = MemorySensor(GpuSensor())
+    sensor = MemorySensor(GpuSensor(), is_here=is_this_machine(connectable_base(ollama)))
     start_thread("memory", lambda: poll_memory(sensor, emit))
     return sensor
 
 
 def _start_ollama(
-    base_url: str, tokenizers: str, sensor: MemorySensor, emit: Callable[[Event], None]
+    options: argparse.Namespace, sensor: MemorySensor, emit: Callable[[Event], None]
 ) -> Answers:
-    # httpx imports what its command line needs when it is there: 2 MB that nobody uses here.
-    sys.modules.setdefault("click", None)  # type: ignore[arg-type]  # None: not to be found
     from aider_guard.sidecar.counting import Counting
+    from aider_guard.sidecar.door.residency import OllamaResidency
     from aider_guard.sidecar.ollama import OllamaClient
     from aider_guard.sidecar.service import Answers, poll_ollama
     from aider_guard.sidecar.unloading import Unloader
 
+    base_url = connectable_base(options.ollama)
     client = OllamaClient(base_url)
-    start_thread("ollama", lambda: poll_ollama(client, emit))
-    answers = Answers()
-    unloader = Unloader(client, sensor.read if is_loopback(base_url) else None)
-    answers.start(client, unloader, Counting(tokenizers), emit)
+    residency = OllamaResidency(client, emit)
+
+    def tell(event: Event) -> None:
+        residency.observe(event)
+        emit(event)
+
+    start_thread("ollama", lambda: poll_ollama(client, tell))
+    door = _door(options.door_fd, client, residency, emit)
+    answers = Answers() if door is None else Answers(door=door.take)
+    memory = sensor.read if is_this_machine(base_url) else None
+    unloader = Unloader(client, memory, release=residency.release)
+    answers.start(client, unloader, Counting(options.tokenizers), emit)
     return answers
+
+
+def _door(
+    door_fd: int, client: OllamaClient, residency: OllamaResidency, emit: Callable[[Event], None]
+) -> DoorHost | None:
+    """The door, which is not open before its settings come; None without a socket."""
+    if door_fd < 0:
+        return None
+    import socket
+
+    from aider_guard.paths import vocabularies_dir
+    from aider_guard.sidecar.door.attendant import DoorAttendant
+    from aider_guard.sidecar.door.counts import PromptCounts
+    from aider_guard.sidecar.door.host import DoorHost
+    from aider_guard.sidecar.door.services import Services
+    from aider_guard.sidecar.door.shelf import TagsShelf
+    from aider_guard.sidecar.door.witness import LogWitness
+
+    counts = PromptCounts(vocabularies=str(vocabularies_dir()))
+    witness, shelf = LogWitness(), TagsShelf(client)
+    services = Services(counts, witness, residency, shelf)
+    return DoorHost(
+        socket.socket(fileno=door_fd),
+        lambda settings: DoorAttendant(settings, services, emit),
+        served=(counts, witness, shelf),
+        residency=residency,
+        emit=emit,
+    )
 
 
 def _serve(answers: Answers) -> int:
