@@ -121,7 +121,25 @@ def _parted(message: Message, at: int, last: int, before: Sequence[Part]) -> lis
             listed = _files(text, read_only=text.startswith(_READ_ONLY))
             if listed:
                 return listed
-    return [Part("history", text, current=at == last)]
+    if at != last:
+        return [Part("history", text)]
+    message_end = len(text) - _reminder_length(text, before)
+    return [Part("history", text[:message_end], current=True), Part("system", text[message_end:])]
+
+
+def _reminder_length(text: str, before: Sequence[Part]) -> int:
+    """How much at the end of the newest message is Aider's reminder of the edit format (``reminder: user``).
+
+    It is also what the system text ends with.
+    """
+    system = before[0].text if before and before[0].kind == "system" else ""
+    start = text.find("\n\n")
+    while system and start >= 0:
+        reminder = text[start + 2 :]
+        if reminder and system.endswith(f"\n{reminder}"):
+            return len(text) - start
+        start = text.find("\n\n", start + 1)
+    return 0
 
 
 def _files(text: str, *, read_only: bool) -> list[Part]:

@@ -56,7 +56,8 @@ def answer(asked: Asked, lines: Sequence[str], at: Moment) -> Spoken:
     if wants_files_only(
         asked.messages
     ):  # every file that the answer names would be added to the chat
-        return _streamed(asked, [_piece(asked, " ", at, thinking=text), _end(asked, at)])
+        shown, nothing = _piece(asked, "", at, thinking=text), _piece(asked, " ", at)
+        return _streamed(asked, [shown, nothing, _end(asked, at)])
     return _streamed(asked, [_piece(asked, text, at), _end(asked, at)])
 
 

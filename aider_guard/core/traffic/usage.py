@@ -125,7 +125,7 @@ def _word(value: object) -> str:
 
 
 def _count(value: object, otherwise: int | Unavailable = NOT_TOLD) -> int | Unavailable:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
         return value
     return otherwise
 

@@ -1,0 +1,182 @@
+"""Services of a door whose answers are data, and a visit without any HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from core.traffic.aider_prompts import OLLAMA, settings
+
+from aider_guard.core.evidence import LogEvidence
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.traffic.asked import Asked
+from aider_guard.core.traffic.kinds import Count, DoorSettings, Upstream
+from aider_guard.core.traffic.replies import Moment
+from aider_guard.sidecar.door.attendant import DoorAttendant
+from aider_guard.sidecar.door.seam import Call, Reply
+from aider_guard.sidecar.door.services import Services
+from aider_guard.sidecar.door.visit import TextVisit
+
+if TYPE_CHECKING:
+    from aider_guard.core.events import Event
+
+Result = TypeVar("Result")
+AT = Moment("2026-01-02T03:04:05Z", 1767323045)
+
+
+@dataclass
+class FixedCounts:
+    """Counts characters, exactly, unless it is told what to say."""
+
+    says: Count | Unavailable | None = None
+    gate: asyncio.Event | None = None
+    """Until it is set, no count is ready."""
+    waiting: asyncio.Event | None = None
+    """Set when somebody waits at the gate."""
+    counted: int = 0
+    cancelled: int = 0
+    learned: list[tuple[Count | Unavailable, int]] = field(default_factory=list)
+
+    def serve(self, _settings: DoorSettings) -> None:
+        """Nothing is to be read."""
+
+    async def count(self, asked: Asked) -> Count | Unavailable:
+        try:
+            if self.waiting is not None:
+                self.waiting.set()
+            if self.gate is not None:
+                await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        self.counted += 1
+        size = sum(len(message.content) for message in asked.messages)
+        return Count(size, exact=True) if self.says is None else self.says
+
+    async def count_texts(self, _model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
+        return tuple(len(text) for text in texts)
+
+    def measured(self, _asked: Asked, counted: Count | Unavailable, prompt_tokens: int) -> None:
+        self.learned.append((counted, prompt_tokens))
+
+
+@dataclass
+class SilentWitness:
+    """Reads the log that it is given."""
+
+    log: LogEvidence | Unavailable = Unavailable("the server's log is not read")
+    marks: int = 0
+
+    def serve(self, _settings: DoorSettings) -> None:
+        """Nothing is to be followed."""
+
+    def mark(self) -> int:
+        self.marks += 1
+        return self.marks
+
+    async def since(self, _mark: int) -> LogEvidence | Unavailable:
+        return self.log
+
+
+@dataclass
+class NotingResidency:
+    """Notes what it is told."""
+
+    version: str | Unavailable = "0.24.0"
+    windows: dict[str, int] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
+
+    def serve(self, _settings: DoorSettings) -> None:
+        """Nothing is to be kept."""
+
+    def warm(self) -> None:
+        self.told.append("warm")
+
+    async def begins(self, asked: Asked, _upstream: Upstream) -> None:
+        self.told.append(f"begins {asked.model}")
+
+    def ended(self, asked: Asked, _upstream: Upstream, load_seconds: float | Unavailable) -> None:
+        seconds = "?" if isinstance(load_seconds, Unavailable) else f"{load_seconds:.1f}"
+        self.told.append(f"ended {asked.model} {seconds}")
+
+    def loaded_window(self, model: str) -> int | Unavailable:
+        return self.windows.get(model, Unavailable("not loaded"))
+
+
+@dataclass
+class ListedShelf:
+    """Knows what it is given."""
+
+    remote: dict[str, str] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+    def serve(self, _settings: DoorSettings) -> None:
+        """Nothing is to be read."""
+
+    def remote_host(self, model: str) -> str:
+        return self.remote.get(model, "")
+
+    def alike(self, _model: str) -> tuple[str, ...]:
+        return self.names
+
+
+@dataclass
+class Desk:
+    """An attendant with all that it works with, and a clock that only moves when it is told."""
+
+    settings: DoorSettings = field(default_factory=settings)
+    counts: FixedCounts = field(default_factory=FixedCounts)
+    witness: SilentWitness = field(default_factory=SilentWitness)
+    residency: NotingResidency = field(default_factory=NotingResidency)
+    shelf: ListedShelf = field(default_factory=ListedShelf)
+    events: list[Event] = field(default_factory=list)
+    now: float = 100.0
+
+    def __post_init__(self) -> None:
+        services = Services(self.counts, self.witness, self.residency, self.shelf)
+        self.attendant = DoorAttendant(
+            lambda: self.settings, services, self.events.append, lambda: self.now, lambda: AT
+        )
+        self._number = 0
+
+    def visit(self, body: bytes, path: str = "/api/chat", upstream: Upstream = OLLAMA) -> TextVisit:
+        self._number += 1
+        return self.attendant.visit(
+            Call(self._number, upstream, "POST", path, "", (), body, self.now)
+        )
+
+    def named(self) -> list[str]:
+        """The kinds of the events, in their order."""
+        return [type(event).__name__ for event in self.events]
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """On an event loop of its own."""
+    return asyncio.run(work)
+
+
+def text_of(reply: object) -> str:
+    """What an assistant's answer says, streamed or not, in any protocol."""
+    assert isinstance(reply, Reply)
+    said = ""
+    for raw in reply.content.decode().splitlines():
+        line = raw.removeprefix("data: ")
+        if line and line != "[DONE]":
+            said += _said_in(json.loads(line))
+    return said
+
+
+def _said_in(piece: Any) -> str:
+    match piece:
+        case {"message": {"content": str(text)}} | {"response": str(text)} | {"error": str(text)}:
+            return text
+        case {"choices": [{"delta": {"content": str(text)}}]}:
+            return text
+        case {"choices": [{"message": {"content": str(text)}}]} | {
+            "choices": [{"text": str(text)}]
+        }:
+            return text
+    return ""

@@ -1,0 +1,519 @@
+"""What becomes of a request for text at the door."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from core.traffic import aider_prompts as prompts
+from core.traffic.aider_prompts import LOCAL, body, listing, message, settings
+from sidecar.door.attendant_services import Desk, run, text_of
+
+from aider_guard.core.readings import ContextRow, Unavailable
+from aider_guard.core.traffic.events import RequestFinished, RequestRefused, RequestStarted
+from aider_guard.core.traffic.kinds import Count
+from aider_guard.sidecar.door.seam import Abort, Forward, Pass, Reply, Retry, Trouble
+
+CHAT = [message("system", prompts.DIFF), message("user", "fix it")]
+BODY = body("chat", CHAT)
+BIG = body(
+    "chat",
+    [
+        CHAT[0],
+        message("user", listing(prompts.CHAT_FILES, {"big.py": "x" * 20_000, "a.py": "y" * 900})),
+        message("assistant", "Ok, any changes I propose will be to those files."),
+        message("user", "fix a.py"),
+    ],
+)
+COMMIT = body(
+    "chat", [message("system", prompts.COMMIT), message("user", "# Diffs:\n+a")], stream=False
+)
+BROKEN = Trouble("broken", "peer closed connection")
+
+
+def piece(text: str = "", **more: Any) -> bytes:
+    answer = {"role": "assistant", "content": text}
+    said = {"model": "qwen3:8b", "created_at": "x", "message": answer, "done": False, **more}
+    return json.dumps(said, separators=(",", ":")).encode() + b"\n"
+
+
+LAST = piece(
+    done=True,
+    done_reason="stop",
+    load_duration=20_000_000,
+    prompt_eval_count=500,
+    prompt_eval_duration=1_000_000_000,
+    eval_count=7,
+    eval_duration=500_000_000,
+)
+
+
+def sent_body(decision: object) -> Any:
+    assert isinstance(decision, Forward)
+    return json.loads(decision.body)
+
+
+def test_a_request_that_fits_goes_on_before_it_is_counted() -> None:
+    """With the pin, and its count is told at the end."""
+    desk = Desk()
+
+    async def story() -> None:
+        desk.counts.gate = asyncio.Event()
+        visit = desk.visit(BODY)
+        sent = sent_body(await visit.begin())
+        assert sent["options"]["num_ctx"] == 8192
+        assert sent["truncate"] is False
+        assert desk.counts.counted == 0
+        assert desk.events == [RequestStarted(1, "main", "chat", "qwen3:8b")]
+        desk.now += 2
+        assert visit.passed(piece("It is ")) == piece("It is ")
+        desk.now += 1
+        assert visit.passed(LAST) == LAST
+        desk.counts.gate.set()
+        await visit.end("answered")
+
+    run(story())
+    size = len(prompts.DIFF) + len("fix it")
+    assert desk.events[1] == RequestFinished(
+        1,
+        "main",
+        "chat",
+        "qwen3:8b",
+        "answered",
+        desk.events[1].verdict,  # type: ignore[union-attr]  # judged elsewhere
+        window_tokens=8192,
+        prompt_tokens=500,
+        answer_tokens=7,
+        counted_tokens=size,
+        counted_exactly=True,
+        load_seconds=0.02,
+        prefill_seconds=1.0,
+        generation_seconds=0.5,
+        first_byte_seconds=2.0,
+        done_reason="stop",
+        parts=(ContextRow("system", "", len(prompts.DIFF)), ContextRow("history", "", 6)),
+    )
+    assert desk.residency.told == ["begins qwen3:8b", "ended qwen3:8b 0.0"]
+
+
+def test_what_was_seen_whole_is_learned_from() -> None:
+    """And nothing else is: a cut prompt's number is not the prompt's."""
+    desk = Desk()
+
+    async def story(visit_body: bytes) -> None:
+        visit = desk.visit(visit_body)
+        await visit.begin()
+        visit.passed(piece("x") + LAST)
+        await visit.end("answered")
+
+    run(story(BODY))
+    (finished,) = [event for event in desk.events if isinstance(event, RequestFinished)]
+    assert finished.verdict.outcome == "whole"
+    assert desk.counts.learned == [(Count(len(prompts.DIFF) + 6, exact=True), 500)]
+    desk.residency.version = "0.30.0"  # its number leaves out what was cached
+    run(story(BODY))
+    assert len(desk.counts.learned) == 1
+
+
+def test_a_prompt_that_does_not_fit_is_not_sent() -> None:
+    """The answer names what helps, and the next request finds neither it nor the message twice."""
+    desk = Desk()
+    reply = run(desk.visit(BIG).begin())
+    said = text_of(reply)
+    assert said.startswith("aider-guard: not sent: exactly ")
+    assert "\n/drop big.py   (frees " in said
+    (refused,) = desk.events
+    assert isinstance(refused, RequestRefused)
+    assert (refused.reason, refused.window_tokens) == ("overflow", 8192)
+    assert "\n".join(refused.said) == said.removeprefix("aider-guard: ")
+    assert refused.counted_tokens + 1024 - 8192 == refused.over_tokens  # type: ignore[operator]  # it was counted
+    again = [*CHAT, message("assistant", said), CHAT[1]]
+    assert sent_body(run(desk.visit(body("chat", again)).begin()))["messages"] == CHAT
+
+
+@pytest.mark.parametrize(
+    ("on_overflow", "counted", "forwarded"),
+    [
+        ("warn", None, True),
+        ("refuse", Unavailable("no vocabulary"), True),
+        ("refuse", Count(7168, exact=True), True),
+        ("refuse", Count(7169, exact=True), False),
+        ("refuse", Count(7169, exact=False, error_percent=10), False),
+    ],
+)
+def test_only_what_is_known_to_be_too_large_is_refused(
+    on_overflow: Any, counted: Any, forwarded: bool
+) -> None:
+    """Not when nobody could count, nor when the user only wants to be warned."""
+    desk = Desk(settings(on_overflow=on_overflow))
+    desk.counts.says = counted
+    assert isinstance(run(desk.visit(BIG).begin()), Forward) is forwarded
+
+
+def test_a_commit_message_that_cannot_be_asked_for_is_given_up() -> None:
+    """Aider must neither commit the door's words nor wait a minute."""
+    desk = Desk()
+    desk.counts.says = Count(9000, exact=True)
+    diffs = "# Diffs:\n" + "+a\n" * 9000
+    big = body("chat", [message("system", prompts.COMMIT), message("user", diffs)], stream=False)
+    reply = run(desk.visit(big).begin())
+    assert isinstance(reply, Reply)
+    assert json.loads(reply.content)["message"]["content"] == ""
+    (refused,) = desk.events
+    assert isinstance(refused, RequestRefused)
+    assert (refused.purpose, refused.role) == ("commit", "weak")
+
+
+def test_an_editor_told_the_doors_words_has_nothing_to_edit() -> None:
+    """The user was told already: no event."""
+    desk = Desk()
+    for form, path in (("chat", "/api/chat"), ("generate", "/api/generate")):
+        told = [
+            message("system", prompts.EDITOR_DIFF),
+            message("user", "aider-guard: not sent: x\n/clear"),
+        ]
+        reply = run(desk.visit(body(form, told), path).begin())  # type: ignore[arg-type]  # a form
+        assert text_of(reply).startswith("aider-guard: nothing to edit")
+    assert desk.events == []
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/api/chat", {"model": "gpt-oss:120b-cloud", "messages": CHAT}),
+        ("/api/chat", {"model": "qwen3:8b", "MODEL": "x:cloud", "messages": CHAT}),
+        ("/api/generate", {"model": "x:Cloud", "prompt": "y"}),
+        ("/api/generate", {"model": "x:cloud"}),
+        ("/v1/chat/completions", {"model": "x:cloud", "messages": CHAT}),
+        ("/v1/completions", {"model": "x:cloud", "prompt": "y"}),
+        ("/api/chat", {"model": "stub", "messages": CHAT}),
+    ],
+)
+def test_a_model_that_runs_elsewhere_is_not_asked(path: str, content: dict[str, Any]) -> None:
+    """By its name, however it is spelled, or by what Ollama lists of it."""
+    desk = Desk()
+    desk.shelf.remote = {"stub": "https://ollama.com:443"}
+    reply = run(desk.visit(json.dumps(content).encode(), path).begin())
+    assert "this session stays on this machine" in text_of(reply)
+    open_desk = Desk(settings(refuse_cloud=False))
+    open_desk.shelf.remote = desk.shelf.remote
+    open_desk.counts.says = Unavailable("?")
+    allowed = run(open_desk.visit(json.dumps(content).encode(), path).begin())
+    assert isinstance(allowed, Forward)
+
+
+def test_an_answer_from_elsewhere_ends_before_its_first_word() -> None:
+    """Whatever the name was."""
+    desk = Desk()
+
+    async def story() -> bytes | Reply:
+        visit = desk.visit(BODY)
+        await visit.begin()
+        first = b'{"model":"a","remote_host":"https://ollama.com:443","created_at":"x"'
+        reply = visit.passed(first + b',"message":{"content":"secret"}}\n')
+        await visit.end("replied")
+        return reply
+
+    reply = run(story())
+    assert "runs at https://ollama.com:443" in text_of(reply)
+    assert desk.named() == ["RequestStarted", "RequestRefused"]
+    assert desk.residency.told[-1] == "ended qwen3:8b ?"
+
+
+@pytest.mark.parametrize(
+    ("content", "path"),
+    [(b"no json", "/api/chat"), (b"[]", "/api/generate"), (b"", "/v1/completions")],
+)
+def test_what_is_no_request_gets_the_servers_own_error(content: bytes, path: str) -> None:
+    """It is passed on as it came, and nothing is told."""
+    desk = Desk()
+
+    async def story() -> None:
+        visit = desk.visit(content, path)
+        assert await visit.begin() == Forward(content)
+        assert await visit.refused(400, b'{"error":"x"}') == Pass()
+        assert visit.passed(b"x") == b"x"
+        await visit.end("answered")
+
+    run(story())
+    assert desk.events == []
+
+
+def test_what_is_nested_too_deeply_is_not_passed_on() -> None:
+    """The server might read a name in it that was not seen here."""
+    reply = run(Desk().visit(b'{"a":' * 100_000).begin())
+    assert isinstance(reply, Reply)
+    assert reply.status == 400
+
+
+def test_loading_and_unloading_are_not_told() -> None:
+    """They are no requests for text; a load is pinned."""
+    desk = Desk()
+    unload = b'{"model":"qwen3:8b","keep_alive":0}'
+    assert run(desk.visit(unload, "/api/generate").begin()) == Forward(unload)
+    load = sent_body(run(desk.visit(b'{"model":"qwen3:8b"}', "/api/generate").begin()))
+    assert load["options"] == {"num_ctx": 8192}
+    assert desk.events == []
+
+
+def test_a_server_that_restarts_is_waited_for_quietly() -> None:
+    """Then it is said, with the command that starts it."""
+    desk = Desk()
+
+    async def story() -> Reply | Retry:
+        visit = desk.visit(BODY)
+        await visit.begin()
+        for _ in range(3):
+            retry = await visit.failed(Trouble("down", "Connection refused"))
+            assert isinstance(retry, Retry)
+            assert (retry.meanwhile, 0 < retry.after_seconds < 1) == (b"", True)
+            desk.now += 1
+        return await visit.failed(Trouble("down", "Connection refused"))
+
+    said = text_of(run(story()))
+    assert said.startswith("aider-guard: Ollama does not answer at http://127.0.0.1:11434")
+    assert "\nollama serve " in said
+
+
+def test_a_busy_server_is_waited_for_visibly() -> None:
+    """For two minutes, said at once and then now and again."""
+    desk, busy = Desk(), json.dumps({"error": "server busy, please try again."}).encode()
+
+    async def story() -> tuple[list[Retry], Reply | Retry | Pass]:
+        visit, retries = desk.visit(BODY), []
+        await visit.begin()
+        while isinstance(step := await visit.refused(503, busy), Retry):
+            retries.append(step)
+            desk.now += step.after_seconds
+        return retries, step
+
+    retries, last = run(story())
+    assert 115 <= sum(retry.after_seconds for retry in retries) <= 125
+    shown = [retry for retry in retries if retry.meanwhile]
+    assert 8 <= len(shown) <= 12
+    assert b"aider-guard: waiting: server busy" in shown[0].meanwhile
+    assert shown[0] == retries[0]
+    assert "stayed busy" in text_of(last)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "reason", "words"),
+    [
+        (404, "model 'qwen3:8b' not found", "missing", "ollama pull qwen3:8b"),
+        (500, "cudaMalloc failed: out of memory", "memory", "does not fit into memory"),
+        (500, "llama runner process has terminated: exit status 2", "crashed", "crashed"),
+        (403, "ollama cloud is disabled: remote model is unavailable", "cloud", "ollama list"),
+        (418, "teapot", "refused", "Ollama refused it: teapot"),
+    ],
+)
+def test_a_servers_error_is_said_at_once(status: int, error: str, reason: str, words: str) -> None:
+    """As an answer, so that Aider does not try again for a minute."""
+    desk = Desk()
+
+    async def story() -> object:
+        visit = desk.visit(BODY)
+        await visit.begin()
+        reply = await visit.refused(status, json.dumps({"error": error}).encode())
+        await visit.end("replied")
+        return reply
+
+    reply = run(story())
+    assert isinstance(reply, Reply)
+    assert reply.status == 200
+    assert words in text_of(reply)
+    refused = desk.events[-1]
+    assert isinstance(refused, RequestRefused)
+    assert refused.reason == reason
+
+
+def test_a_server_that_finds_a_prompt_too_large_is_believed() -> None:
+    """With its own numbers where it tells them."""
+    desk = Desk()
+    native = "request (9000 tokens) exceeds the available context size (8192 tokens), try"
+
+    async def story(error: str) -> str:
+        visit = desk.visit(BODY)
+        await visit.begin()
+        return text_of(await visit.refused(400, json.dumps({"error": error}).encode()))
+
+    assert "exactly 1,832 tokens too large for the window of 8,192" in run(story(native))
+    vague = run(story("the input length exceeds the context length"))
+    assert "too large for the window of 8,192 tokens, says the server" in vague
+
+
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        (b"<html>login", "strange"),
+        (b'{"error":"cudaMalloc failed: out of memory"}\n', "memory"),
+        (b'{"error":"model runner has unexpectedly stopped"}\n', "crashed"),
+    ],
+)
+def test_a_wrong_answer_becomes_words_while_nothing_was_passed(first: bytes, reason: str) -> None:
+    """Whatever its status was."""
+    desk = Desk()
+
+    async def story() -> bytes | Reply:
+        visit = desk.visit(BODY)
+        await visit.begin()
+        return visit.passed(first)
+
+    assert text_of(run(story())).startswith("aider-guard: ")
+    refused = desk.events[-1]
+    assert isinstance(refused, RequestRefused)
+    assert refused.reason == reason
+
+
+def test_an_error_after_some_text_makes_aider_try_again() -> None:
+    """Half an answer is no answer. Where it breaks each time, the third try is answered in words."""
+    desk = Desk()
+    error = b'{"error":"model runner has unexpectedly stopped"}\n'
+
+    async def story() -> str:
+        for _ in range(2):
+            visit = desk.visit(BODY)
+            assert isinstance(await visit.begin(), Forward)
+            assert visit.passed(piece("half")) == piece("half")
+            assert visit.passed(error) == error
+            await visit.end("answered")
+        return text_of(await desk.visit(BODY).begin())
+
+    assert "the process of qwen3:8b crashed" in run(story())
+    finished = [event for event in desk.events if isinstance(event, RequestFinished)]
+    assert [event.outcome for event in finished] == ["broken", "broken"]
+    assert isinstance(run(desk.visit(BODY).begin()), Forward)  # it was said: now it may try again
+
+
+def test_an_answer_that_breaks_off_twice_is_answered_in_words() -> None:
+    """At once where nothing of it was passed, else at the next try; after a minute it is forgotten."""
+    desk = Desk()
+
+    async def attempt(*passed: bytes) -> Reply | Abort | str:
+        visit = desk.visit(BODY)
+        begun = await visit.begin()
+        if isinstance(begun, Reply):
+            return text_of(begun)
+        for chunk in passed:
+            visit.passed(chunk)
+        step = visit.broke(BROKEN)
+        await visit.end("broken" if isinstance(step, Abort) else "replied")
+        return step
+
+    assert run(attempt()) == Abort()
+    assert "the answer broke off (peer closed connection)" in text_of(run(attempt()))
+    assert run(attempt(piece("a"))) == Abort()
+    assert run(attempt(piece("a"))) == Abort()
+    assert "broke off" in str(run(attempt(piece("a"))))
+    assert run(attempt(piece("a"))) == Abort()
+    desk.now += 61
+    assert run(attempt()) == Abort()
+
+
+def test_a_request_that_aider_gives_up_is_told_as_cancelled() -> None:
+    """And one that was given up while it was counted is not told at all; nothing goes on counting."""
+    desk = Desk()
+
+    async def story() -> None:
+        visit = desk.visit(BODY)
+        await visit.begin()
+        visit.passed(piece("a"))
+        await visit.end("cancelled")
+        desk.counts.gate, desk.counts.waiting = asyncio.Event(), asyncio.Event()
+        given_up = desk.visit(BIG)
+        beginning = asyncio.create_task(given_up.begin())
+        await desk.counts.waiting.wait()
+        beginning.cancel()
+        await asyncio.wait([beginning])
+        await given_up.end("cancelled")
+        await asyncio.sleep(0)
+
+    run(story())
+    assert desk.named() == ["RequestStarted", "RequestFinished"]
+    finished = desk.events[-1]
+    assert isinstance(finished, RequestFinished)
+    assert finished.outcome == "cancelled"
+    assert desk.counts.cancelled == 1
+
+
+def test_another_local_servers_window_is_what_it_has_loaded() -> None:
+    """It has no pin; its usage is counted and taken out of the stream again."""
+    desk = Desk()
+    desk.residency.windows = {"qwen3:8b": 4096}
+    usage = {"choices": [], "usage": {"prompt_tokens": 40, "completion_tokens": 2}}
+    text = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}
+    first, last = (f"data: {json.dumps(event)}\n\n".encode() for event in (text, usage))
+
+    async def story() -> None:
+        visit = desk.visit(body("openai_chat", CHAT), "/chat/completions", LOCAL)
+        sent = sent_body(await visit.begin())
+        assert sent["stream_options"] == {"include_usage": True}
+        assert "options" not in sent
+        assert visit.passed(first) == first
+        assert visit.passed(last) == b""
+        assert visit.passed(b"data: [DONE]\n\n") == b"data: [DONE]\n\n"
+        await visit.end("answered")
+
+    run(story())
+    finished = desk.events[-1]
+    assert isinstance(finished, RequestFinished)
+    assert (finished.window_tokens, finished.prompt_tokens, finished.answer_tokens) == (4096, 40, 2)
+    assert (finished.outcome, finished.done_reason) == ("answered", "stop")
+
+
+@pytest.mark.parametrize(
+    ("upstream", "method", "path", "attended"),
+    [
+        ("ollama", "POST", "/api/chat", True),
+        ("ollama", "POST", "/api/generate", True),
+        ("ollama", "POST", "/v1/chat/completions", True),
+        ("ollama", "POST", "/v1/completions", True),
+        ("ollama", "GET", "/api/chat", False),
+        ("ollama", "POST", "/api/show", False),
+        ("ollama", "POST", "/chat/completions", False),
+        ("openai", "POST", "/chat/completions", True),
+        ("openai", "POST", "/v1/completions", True),
+        ("openai", "POST", "/api/chat", False),
+    ],
+)
+def test_requests_for_text_are_attended(
+    upstream: str, method: str, path: str, attended: bool
+) -> None:
+    """And no others."""
+    where = prompts.OLLAMA if upstream == "ollama" else LOCAL
+    assert Desk().attendant.attends(where, method, path) is attended
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "permitted"),
+    [
+        ("GET", "/api/tags", b"", True),
+        ("GET", "/api/version", b"", True),
+        ("POST", "/api/show", b'{"name":"qwen3:8b"}', True),
+        ("POST", "/api/show", b'{"name":"x:cloud"}', False),
+        ("POST", "/api/show", b'{"name":"stub"}', True),
+        ("POST", "/api/embed", b'{"model":"stub"}', False),
+        ("POST", "/api/pull", b'{"model":"x:120b-cloud"}', False),
+        ("POST", "/api/pull", b'{"model":"qwen3:8b"}', True),
+        ("POST", "/api/push", b'{"model":"qwen3:8b"}', False),
+        ("POST", "/v1/responses", b'{"model":"x:cloud"}', False),
+        ("POST", "/v1/responses", None, False),
+        ("POST", "/api/blobs/sha256:1", None, True),
+        ("GET", "/v1/models/x:cloud", b"", False),
+        ("POST", "/api/show", b'{"a":' * 100_000, False),
+        ("POST", "/api/chat/", b'{"Model":"x:cloud"} trailing', False),
+    ],
+)
+def test_what_would_leave_the_machine_is_not_passed_on(
+    method: str, path: str, content: bytes | None, permitted: bool
+) -> None:
+    """By name, or by what the path does; unless the network is open, or the server is no Ollama."""
+    desk = Desk()
+    desk.shelf.remote = {"stub": "https://ollama.com:443"}
+    found = desk.attendant.permits(prompts.OLLAMA, method, path, content)
+    assert (found is None) is permitted
+    assert found is None or found.status == 403
+    assert desk.attendant.permits(LOCAL, method, path, content) is None
+    desk.settings = settings(refuse_cloud=False)
+    assert desk.attendant.permits(prompts.OLLAMA, method, path, content) is None
