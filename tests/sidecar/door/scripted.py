@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import socket
 import ssl
 import threading
@@ -46,6 +47,37 @@ class Connection:
         piece = self._socket.recv(65536)
         self._received += piece
         return bool(piece)
+
+    def upload(self) -> tuple[bytes, str]:
+        """The head of the next request, and a digest of its body, which is not kept (SHA-256)."""
+        while b"\r\n\r\n" not in self._received:
+            assert self._more()
+        head, _, self._received = self._received.partition(b"\r\n\r\n")
+        digest = hashlib.sha256()
+        length = header(head, b"content-length")
+        if length is not None:
+            self._digest(digest, int(length))
+            return head, digest.hexdigest()
+        while size := int(self._line(), 16):
+            self._digest(digest, size)
+            self._line()
+        self._line()
+        return head, digest.hexdigest()
+
+    def _digest(self, digest: hashlib._Hash, length: int) -> None:
+        while length:
+            if not self._received:
+                assert self._more()
+            digest.update(self._received[:length])
+            taken = min(length, len(self._received))
+            self._received = self._received[taken:]
+            length -= taken
+
+    def _line(self) -> bytes:
+        while b"\r\n" not in self._received:
+            assert self._more()
+        line, _, self._received = self._received.partition(b"\r\n")
+        return line
 
     def receive(self) -> bytes:
         """Whatever comes next, b"" at the end."""
@@ -110,15 +142,23 @@ class Scripted:
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
         self.port = self._listener.getsockname()[1]
         self._threads: list[threading.Thread] = []
+        self._connected: list[socket.socket] = []
         self._accepting = threading.Thread(target=self._accept)
         self._accepting.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Close every connection, and wait until the scripts have ended."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join(CAP_SECONDS)
         self._listener.close()
+        for connected in self._connected:
+            with contextlib.suppress(OSError):
+                connected.shutdown(socket.SHUT_RD)
         for thread in self._threads:
             thread.join(CAP_SECONDS)
         assert not self.failures, self.failures
@@ -133,6 +173,7 @@ class Scripted:
             while True:
                 connected, _ = self._listener.accept()
                 self.accepted += 1
+                self._connected.append(connected)
                 thread = threading.Thread(target=self._run, args=(connected,))
                 self._threads.append(thread)
                 thread.start()

@@ -65,7 +65,7 @@ class DoorApp:
             await caller.reply(_TOO_LARGE)
             return
         body, complete = await caller.body(MAX_ATTENDED_BYTES)
-        if not complete or len(body) > MAX_ATTENDED_BYTES:
+        if not complete:
             await caller.reply(_TOO_LARGE)
             return
         visit = self._door.attendant.visit(self._call(caller, route, body))

@@ -37,14 +37,14 @@ class Caller:
         self._body_over = asyncio.Event()
 
     async def body(self, limit_bytes: int) -> tuple[bytes, bool]:
-        """The body until its end or until it is longer than ``limit_bytes``, and whether that was all of it.
+        """The body, and True; or the beginning of one that is longer than ``limit_bytes``, and False.
 
         Raises ``GoneError`` when Aider goes.
         """
         read = bytearray()
         while not self._body_over.is_set() and len(read) <= limit_bytes:
             read += await self._piece()
-        return bytes(read), self._body_over.is_set()
+        return bytes(read), len(read) <= limit_bytes
 
     async def pieces(self, before: bytes) -> AsyncIterator[bytes]:
         """What was read already, then the rest of the body as it comes. Raises ``GoneError`` when Aider goes."""
