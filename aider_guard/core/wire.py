@@ -17,7 +17,17 @@ from contextlib import suppress
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    NoReturn,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from aider_guard.core import events, requests
 from aider_guard.core.traffic import events as traffic
@@ -96,6 +106,10 @@ def build(kind: Any, raw: object) -> Any:
             return _build_dataclass(kind, raw)
         case None if kind is float:
             return _build_float(raw)
+        case origin if origin is Literal and any(
+            type(raw) is type(one) and raw == one for one in get_args(kind)
+        ):
+            return raw
         case None if type(raw) is kind:  # not isinstance: True is no number here
             return raw
         case origin if origin is tuple and isinstance(raw, list):
