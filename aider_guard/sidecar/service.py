@@ -7,6 +7,7 @@ process.
 from __future__ import annotations
 
 import queue
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -22,9 +23,11 @@ from aider_guard.core.requests import (
     CountFiles,
     CountTexts,
     Request,
+    ServeDoor,
     StopSidecar,
     SurveyServer,
     UnloadModels,
+    WarmModel,
 )
 from aider_guard.sidecar.helper import reap
 from aider_guard.sidecar.lines import start_thread
@@ -64,9 +67,16 @@ def poll_ollama(
         time.sleep(interval_seconds)
 
 
+def _no_door(request: ServeDoor | WarmModel) -> None:
+    """A sidecar that was started without the door's socket."""
+    print(f"sidecar: there is no door for {type(request).__name__}", file=sys.stderr)
+
+
 @dataclass(frozen=True)
 class Answers:
     """Hands each request to the thread that serves its kind; nothing here blocks."""
+
+    door: Callable[[ServeDoor | WarmModel], None] = _no_door
 
     survey: queue.SimpleQueue[SurveyServer] = field(default_factory=queue.SimpleQueue)
     unload: queue.SimpleQueue[UnloadModels] = field(default_factory=queue.SimpleQueue)
@@ -81,6 +91,8 @@ class Answers:
                 self.unload.put(request)
             case CountFiles() | CountTexts():
                 self.count.put(request)
+            case ServeDoor() | WarmModel():
+                self.door(request)
             case StopSidecar():
                 return False
         return True

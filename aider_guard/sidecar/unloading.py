@@ -32,6 +32,8 @@ class Unloader:
     memory: Callable[[], MemoryReading] | None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    release: Callable[[tuple[str, ...]], None] = lambda _names: None
+    """Told first, so that nothing loads them ahead meanwhile."""
 
     def unload(self, request: UnloadModels) -> ModelsUnloaded:
         """Unload, then wait until Ollama no longer lists the models and their memory is back.
@@ -41,6 +43,7 @@ class Unloader:
         """
         started_at = self.clock()
         deadline = started_at + request.wait_seconds
+        self.release(request.names)
         listed = self.client.loaded_models(self._left(deadline))
         before = self.memory() if self.memory else None
         answers = {name: self.client.unload(name, self._left(deadline)) for name in request.names}

@@ -170,7 +170,7 @@ def test_answers_requests(driver: FakeDriver) -> None:
         FakeOllama(loaded=["qwen3:8b"]) as ollama,
         sidecar(ollama.url, environment=driver.environment) as running,
     ):
-        ollama.on_unload = lambda _name: driver.write(Card(24 * GIB, 2 * GIB))
+        ollama.runners.on_unload = lambda _name: driver.write(Card(24 * GIB, 2 * GIB))
         memory = running.next(MemoryRead)
         while not isinstance(memory.reading.gpus, tuple):
             memory = running.next(MemoryRead)

@@ -124,6 +124,21 @@ def test_what_was_not_measured_twice_is_unavailable(
     assert result.problem == ""
 
 
+def test_whoever_might_load_it_ahead_is_told_first() -> None:
+    """Before Ollama is asked for anything, so that a load under way cannot bring the model back."""
+    with loaded(ON_GPU) as ollama:
+        client = OllamaClient(ollama.url)
+        told: list[tuple[tuple[str, ...], int]] = []
+        unloader = Unloader(
+            client,
+            on_gpu(8 * GIB, 2 * GIB),
+            release=lambda names: told.append((names, len(ollama.received))),
+        )
+        assert unloader.unload(UnloadModels(("qwen3:8b",))).names == ("qwen3:8b",)
+        client.close()
+    assert told == [(("qwen3:8b",), 0)]
+
+
 def test_a_model_that_was_not_loaded_frees_nothing() -> None:
     """Ollama agrees at once (200), and nothing is waited for."""
     ollama = FakeOllama(models=(ON_GPU,))
@@ -185,7 +200,7 @@ def test_a_hung_server_costs_about_the_time_that_was_given() -> None:
 def test_a_server_that_hangs_after_agreeing_proves_nothing() -> None:
     """Without a list there is no telling whether the model is gone."""
     ollama = loaded(ON_GPU)
-    ollama.on_unload = lambda _name: ollama.answers.update({"/api/ps": Json({}, 500)})
+    ollama.runners.on_unload = lambda _name: ollama.answers.update({"/api/ps": Json({}, 500)})
     with unloader(ollama, on_gpu(8 * GIB, 1 * GIB)) as unload:
         result = unload("qwen3:8b", wait_seconds=1.0)
     assert result.names == ()
