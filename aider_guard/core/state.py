@@ -125,6 +125,8 @@ class State:
     models: tuple[str, ...] = ()
     foreign_models: frozenset[str] | None = None
     """Loaded before this session asked Ollama for anything: they are others'. None until Ollama was read once."""
+    foreign_settled: bool = False
+    """Whether a list that is read from now on may have models of this session."""
     asked_for: frozenset[str] = frozenset()
     """Models that this session loaded ahead, or sent a request to."""
     unlisted: frozenset[str] = frozenset()

@@ -495,9 +495,9 @@ def test_only_fresh_readings_unload_and_only_our_models(steps: list[Step]) -> No
     """
     ours: tuple[str, ...] = ()
     asked, unlisted = set[str](), set[str]()
-    listed: ModelsReading | Unavailable | None = None
     others: set[str] | None = None
-    turns = 0
+    listed: ModelsReading | Unavailable | None = None
+    settled, turns = False, 0
     for step in steps:
         match step.event:
             case ModelsChosen(models=chosen):
@@ -507,14 +507,18 @@ def test_only_fresh_readings_unload_and_only_our_models(steps: list[Step]) -> No
             case RequestStarted(model=name) | ModelWarmed(model=name, problem=""):
                 asked.add(name)
                 unlisted.add(name)
-            case ModelsRead(reading):
-                listed = reading
-                if isinstance(reading, ModelsReading):
-                    seen = {model.name for model in reading.models}
-                    unlisted = {one for one in unlisted if not is_among(one, seen)}
-                    if others is None:
-                        others = seen if not turns and not asked else set()
-            case SidecarLost() | DeadlinePassed("sidecar_silent"):
+            case ModelWarmed(model=name) if name not in asked:
+                unlisted = {one for one in unlisted if not same_model(one, name)}
+            case ModelsUnloaded(names=gone):
+                unlisted = {one for one in unlisted if not is_among(one, {*gone})}
+            case ModelsRead(ModelsReading() as listed):
+                seen = {model.name for model in listed.models}
+                unlisted = {one for one in unlisted if not is_among(one, seen)}
+                begins = step.before.phase is Phase.STARTING and step.before.launch <= 1
+                settled = settled or bool(turns or asked) or (others is not None and not begins)
+                if not settled:
+                    others, settled = seen, bool(unlisted)
+            case ModelsRead() | SidecarLost() | DeadlinePassed("sidecar_silent"):
                 listed = None
         for action in step.actions:
             if isinstance(action, UnloadModels):

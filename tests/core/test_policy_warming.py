@@ -176,6 +176,22 @@ def test_what_was_loaded_before_stays_loaded() -> None:
     assert (unloads(story), story.state.foreign_models) == ([], frozenset({OURS}))
 
 
+def test_what_others_loaded_until_we_asked_for_something_is_theirs() -> None:
+    """They may begin after us; and what they let go of before is nobody's."""
+    story = launched(models(OTHERS, "weak:latest", at=100.0), models(OURS, OTHERS, at=100.0))
+    story.tell(CHOSEN, STARTED, RequestStarted(2, "weak", "commit", "weak"))
+    story.tell(models(OURS, OTHERS, "weak:latest", at=story.now))
+    assert unloads(story) == ["weak:latest"]
+
+
+def test_the_list_that_the_sidecar_reads_before_it_loads_is_the_last_of_others() -> None:
+    """The next one may be read while the model is being loaded."""
+    story = launched(ANSWERS, models(at=100.0), CHOSEN)
+    story.tell(models(OTHERS, at=story.now), models(OTHERS, OURS, at=story.now))
+    assert story.state.foreign_models == frozenset({OTHERS})
+    assert unloads(story) == [OURS]
+
+
 @pytest.mark.parametrize("event", [STARTED, ModelWarmed("ours", "load")])
 def test_a_list_read_after_our_first_request_says_nothing_of_others(event: Event) -> None:
     """Ollama did not answer before: what it lists now may be ours."""

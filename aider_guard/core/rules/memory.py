@@ -34,13 +34,21 @@ def _nothing_known(state: State, reason: str) -> State:
 
 
 def _models_read(state: State, reading: ModelsReading | Unavailable) -> State:
-    foreign = state.foreign_models
-    if isinstance(reading, ModelsReading) and foreign is None:
-        # What is loaded before we asked for anything was loaded by somebody else. The sidecar reads once more before
-        # it loads a model ahead, so that what it was told to load and did not yet is not taken for ours.
-        ours = state.turns or state.asked_for
-        foreign = frozenset() if ours else frozenset(model.name for model in reading.models)
-    return replace(state, loaded=reading, foreign_models=foreign)
+    state = replace(state, loaded=reading)
+    if isinstance(reading, Unavailable) or state.foreign_settled:
+        return state
+    known = state.foreign_models
+    if state.turns or state.asked_for or (known is not None and not _is_first_start(state)):
+        return replace(state, foreign_models=known or frozenset(), foreign_settled=True)
+    # What is loaded before we asked for anything was loaded by somebody else. The sidecar reads the list before it
+    # loads a model ahead: the first one after it was told to is the last one without our model.
+    names = frozenset(model.name for model in reading.models)
+    return replace(state, foreign_models=names, foreign_settled=bool(state.unlisted))
+
+
+def _is_first_start(state: State) -> bool:
+    """Whether Aider has not shown its first prompt, so that no message can be on its way."""
+    return state.phase is Phase.STARTING and state.launch <= 1
 
 
 def _memory_read(state: State, reading: MemoryReading, now: float) -> Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from aider_guard.core.actions import Notice, ShowNotice
@@ -24,6 +25,8 @@ from aider_guard.core.traffic.events import (
 _NEAR = 0.75
 """Of the window: whole messages are dropped until the rest fits, and the rest is then rarely smaller than this."""
 
+_DIGITS = re.compile(r"\d[\d.,]*")
+
 
 def watch(state: State, event: Event, now: float) -> Step:
     """Say what the user cannot see: each once a turn, or once a session where it says nothing new."""
@@ -35,7 +38,8 @@ def watch(state: State, event: Event, now: float) -> Step:
             notice = sentences.truncation_unknown(event, _advice(state, event))
             return _say(state, "unknown", notice)
         case ReloadSeen(cause=cause):
-            return _say(state, f"reload: {cause}", sentences.reload_seen(event))
+            # "It was not used for 31 min" and for 32 are one cause.
+            return _say(state, f"reload: {_DIGITS.sub('', cause)}", sentences.reload_seen(event))
         case RequestRefused(purpose="commit"):
             return _say_in_turn(state, "commit", sentences.request_refused(event))
         case RequestRefused(purpose="summary"):

@@ -39,7 +39,7 @@ def watch(state: State, event: Event, now: float) -> Step:
             return _asked(state, model), ()
         case ModelWarmed(model=model) if model not in state.asked_for:
             return _seen(state, (model,)), ()
-        case ModelsUnloaded(names=names, problem=""):
+        case ModelsUnloaded(names=names):
             return _seen(state, names), ()
     return state, ()
 
