@@ -15,6 +15,7 @@ from aider_guard.core.wire import MAX_LINE_BYTES, WireError, build
 
 # Keys of a body that a prompt depends on, besides its messages; of most only whether they are there.
 _THINK: Final = "think"
+_FORMS: Final[Mapping[str, Form]] = {form: form for form in get_args(Form)}
 _PRESENT: Final = ("template", "suffix", "context", "images", "tools", "functions")
 
 
@@ -46,8 +47,7 @@ class Prompt:
 
     def asked(self) -> Asked:
         """The request, with what is known of it here."""
-        forms: tuple[Form, ...] = get_args(Form)
-        form = next((form for form in forms if form == self.form), "chat")
+        form = _FORMS.get(self.form, "chat")
         body = {**dict.fromkeys(self.present, True), _THINK: self.think}
         return Asked(form, self.model, self.messages, True, raw_prompt=self.raw_prompt, body=body)
 

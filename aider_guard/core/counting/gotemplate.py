@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from aider_guard.core.counting.gotemplate_text import TemplateError
 from aider_guard.core.counting.gotemplate_tree import (
     Action,
     Branch,
@@ -14,7 +15,6 @@ from aider_guard.core.counting.gotemplate_tree import (
     Node,
     Operand,
     Pipe,
-    TemplateError,
     Text,
 )
 

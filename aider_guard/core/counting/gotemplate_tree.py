@@ -6,15 +6,11 @@ calls of methods) raises: a prompt that is rendered wrongly would be counted wro
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-
-class TemplateError(ValueError):
-    """A template, or what it does, is not of the part that is known here."""
+from aider_guard.core.counting.gotemplate_text import TemplateError, pieces, tokens, unquoted
 
 
 @dataclass(frozen=True)
@@ -77,13 +73,6 @@ class Branch:
 
 Node = Text | Action | Branch
 
-_ACTION: Final = re.compile(r"\{\{(-[ \t\r\n])?(.*?)([ \t\r\n]-)?\}\}", re.DOTALL)
-_COMMENT: Final = re.compile(r"\{\{(?:-[ \t\r\n]+)?/\*.*?\*/(?:[ \t\r\n]+-)?\}\}", re.DOTALL)
-_TOKEN: Final = re.compile(
-    r"""(?P<blank>[ \t\r\n]+)|(?P<string>"(?:\\.|[^"\\\n])*")|(?P<raw>`[^`]*`)|(?P<number>[+-]?[0-9][0-9.]*)"""
-    r"""|(?P<path>\$\w*(?:\.\w+)*|(?:\.[^\W0-9]\w*)+|\.)|(?P<word>[^\W0-9]\w*)|(?P<sign>:=|[=|(),])"""
-)
-_BLANKS: Final = " \t\r\n"
 _BRANCHES: Final = ("if", "with", "range")
 _CONSTANTS: Final = {"true": True, "false": False, "nil": None}
 _UNKNOWN_WORDS: Final = ("define", "template", "block", "break", "continue")
@@ -91,55 +80,11 @@ _UNKNOWN_WORDS: Final = ("define", "template", "block", "break", "continue")
 
 def parse(template: str) -> tuple[Node, ...]:
     """The tree of a template. Raises ``TemplateError``."""
-    parser = _Parser(_pieces(template))
+    parser = _Parser(pieces(template))
     nodes, end = parser.nodes()
     if end:
         raise TemplateError(f"{end} without a beginning")
     return nodes
-
-
-def _pieces(template: str) -> Iterator[tuple[bool, str]]:
-    """Texts and actions in turn: each with whether it is an action, trimmed as the markers say."""
-    at, trim = 0, False
-    while True:
-        found = _COMMENT.match(template, template.find("{{", at)) if "{{" in template[at:] else None
-        action = found or _next_action(template, at)
-        text = template[at : action.start()] if action else template[at:]
-        text = text.lstrip(_BLANKS) if trim else text
-        if action is None:
-            yield False, text
-            return
-        inside = action.group()
-        yield False, text.rstrip(_BLANKS) if re.match(r"\{\{-[ \t\r\n]", inside) else text
-        if found is None:
-            yield True, action.group(2).strip(_BLANKS)
-        trim = re.search(r"[ \t\r\n]-\}\}$", inside) is not None
-        at = action.end()
-
-
-def _next_action(template: str, at: int) -> re.Match[str] | None:
-    start = template.find("{{", at)
-    if start < 0:
-        return None
-    found = _ACTION.match(template, start)
-    # A string may hold what looks like the end of the action.
-    while found is not None and not _closed(found.group(2)):
-        end = template.find("}}", found.end())
-        found = _upto(template, start, end + 2) if end >= 0 else None
-    if found is None:
-        raise TemplateError("an action without an end")
-    return found
-
-
-def _upto(template: str, start: int, end: int) -> re.Match[str] | None:
-    return re.compile(r"\{\{(-[ \t\r\n])?(.*)([ \t\r\n]-)?\}\}", re.DOTALL).fullmatch(
-        template, start, end
-    )
-
-
-def _closed(inside: str) -> bool:
-    left = re.sub(r'"(?:\\.|[^"\\\n])*"|`[^`]*`', "", inside)
-    return '"' not in left and "`" not in left
 
 
 class _Parser:
@@ -156,11 +101,11 @@ class _Parser:
             if not is_action:
                 nodes += [Text(piece)] if piece else []
                 continue
-            self._tokens = _tokens(piece)
+            self._tokens = tokens(piece)
             word = self._keyword()
             if word in ("end", "else"):
                 return tuple(nodes), word
-            nodes.append(self._branch(word) if word else Action(self._pipe()))
+            nodes.append(self._branch(word) if word else Action(self._whole_pipe()))
         return tuple(nodes), ""
 
     def _keyword(self) -> str:
@@ -174,7 +119,7 @@ class _Parser:
         return text
 
     def _branch(self, kind: str) -> Branch:
-        pipe = self._pipe()
+        pipe = self._whole_pipe()
         body, end = self.nodes()
         otherwise: tuple[Node, ...] = ()
         if end == "else":
@@ -186,13 +131,17 @@ class _Parser:
             raise TemplateError(f"{kind} without an end")
         return Branch(kind, pipe, body, otherwise)
 
+    def _whole_pipe(self) -> Pipe:
+        pipe = self._pipe()
+        if self._tokens:
+            raise TemplateError("an action that is not understood")
+        return pipe
+
     def _pipe(self) -> Pipe:
         variables, declares = self._variables()
         commands = [self._command()]
         while self._take("|"):
             commands.append(self._command())
-        if self._tokens and self._tokens[0][1] != ")":
-            raise TemplateError("an action that is not understood")
         return Pipe(tuple(commands), variables, declares)
 
     def _variables(self) -> tuple[tuple[str, ...], bool]:
@@ -223,7 +172,7 @@ class _Parser:
         kind, text = self._tokens.pop(0)
         match kind:
             case "string":
-                return Literal(_unquoted(text))
+                return Literal(unquoted(text))
             case "raw":
                 return Literal(text[1:-1].replace("\r", ""))
             case "number":
@@ -254,21 +203,3 @@ class _Parser:
     def _skip_blank(self) -> None:
         while self._tokens and self._tokens[0][0] == "blank":
             del self._tokens[0]
-
-
-def _tokens(action: str) -> list[tuple[str, str]]:
-    tokens, at = [], 0
-    while at < len(action):
-        found = _TOKEN.match(action, at)
-        if found is None:
-            raise TemplateError("a sign that is not known")
-        tokens.append((found.lastgroup or "", found.group()))
-        at = found.end()
-    return tokens
-
-
-def _unquoted(text: str) -> str:
-    try:
-        return str(json.loads(text))
-    except ValueError:
-        raise TemplateError("a string that is not understood") from None

@@ -83,7 +83,8 @@ SPLITTINGS: Final[Mapping[str, Splitting]] = {
     **dict.fromkeys(
         ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2"), _LIKE_LLAMA3
     ),
-    **dict.fromkeys(("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"), Splitting((_LLAMA3,))),
+    **dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe"), Splitting((_LLAMA3,))),
+    "glm4": Splitting((_LLAMA3,), whole_words=True),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan"), _LIKE_QWEN2),
     "qwen35": Splitting((_QWEN35,)),
     "deepseek-llm": Splitting(

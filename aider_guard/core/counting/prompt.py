@@ -9,13 +9,13 @@ from functools import lru_cache
 from typing import Any, Final
 
 from aider_guard.core.counting.gotemplate import Record, evaluate
+from aider_guard.core.counting.gotemplate_text import TemplateError
 from aider_guard.core.counting.gotemplate_tree import (
     Action,
     Branch,
     Node,
     Path,
     Pipe,
-    TemplateError,
     parse,
 )
 from aider_guard.core.readings import Unavailable

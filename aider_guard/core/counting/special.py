@@ -44,7 +44,7 @@ class Specials:
         """The text in pieces, each with whether it is one special token. Longer tokens are looked for first, each in
         all of what is left.
         """
-        pieces = [(text, False)]
+        pieces = [(text, False)] if text else []
         for special in self._in(text):
             pieces = [part for piece in pieces for part in self._cut(piece, special)]
         return iter(pieces)
