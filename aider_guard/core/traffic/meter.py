@@ -43,8 +43,6 @@ class Meter:
     @property
     def usage(self) -> Usage:
         """What is known. An answer that has no line ends (a single document) is read to where it is now."""
-        if not self._line.lstrip().startswith(b"{"):
-            return self._usage
         return _read(self._usage, bytes(self._line))
 
     def _add(self, piece: bytes) -> None:
@@ -62,16 +60,16 @@ class Meter:
 
 
 def _read(usage: Usage, line: bytes) -> Usage:
-    line = line.strip()
-    for field in (b"data:", b"error:"):  # llama.cpp sends its errors as a field of that name
-        if line.startswith(field):
-            line = line[len(field) :].strip()
-    if not line.startswith(b"{"):
+    field, _, value = line.partition(b":")
+    line = value if field in (b"data", b"error") else line
+    if not line.lstrip().startswith(b"{"):
         return usage
     try:
         said = json.loads(line)
     except (ValueError, RecursionError):
         return usage
+    if field == b"error":  # llama.cpp's own way (server.cpp)
+        said = {"error": said}
     return heard(usage, said) if isinstance(said, dict) else usage
 
 

@@ -53,9 +53,8 @@ def answer(asked: Asked, lines: Sequence[str], at: Moment) -> Spoken:
     text = PREFIX + "\n".join(lines)
     if not asked.stream:
         return _whole(asked, text, at)
-    if wants_files_only(
-        asked.messages
-    ):  # every file that the answer names would be added to the chat
+    # Every file that the answer names would be taken into the chat, and all others out of it.
+    if wants_files_only(asked.messages):
         shown, nothing = _piece(asked, "", at, thinking=text), _piece(asked, " ", at)
         return _streamed(asked, [shown, nothing, _end(asked, at)])
     return _streamed(asked, [_piece(asked, text, at), _end(asked, at)])

@@ -123,7 +123,7 @@ def test_llama_cpps_times_are_read() -> None:
             sse(chunk({"content": "a"}), {"error": {"message": "out of memory", "code": 500}}),
             "out of",
         ),
-        (b'error: {"code":500,"message":"x"}\n\n', ""),
+        (b'error: {"code":500,"message":"x"}\n\n', "x"),
         (b'data: {"error": 5}\n\n', "5"),
     ],
 )
@@ -156,10 +156,14 @@ def test_a_line_without_an_end_is_not_kept_for_ever() -> None:
     for _ in range(5):
         meter.feed(b"x" * 1024 * 1024)
     assert len(meter._line) <= 4 * 1024 * 1024
-    meter.feed(b"\n" + CHAT)
-    assert meter.usage.prompt_tokens == 321
+    meter.feed(ndjson(said("the end of that line", **DONE)))
+    assert not meter.usage.ended
+    meter.feed(CHAT)
+    assert meter.usage.ended
 
 
+CALL = {"function": {"name": "f", "arguments": {"remote_host": "x"}}}
+NESTED = {"choices": [{"delta": {"content": "x"}}], "usage": {}, "more": {"choices": []}}
 REMOTE = ndjson(
     {"model": "a", "remote_model": "b", "remote_host": "https://ollama.com:443", **said("hello")}
 )
@@ -187,6 +191,7 @@ def test_not_a_word_of_an_answer_from_elsewhere_is_passed(size: int) -> None:
             OPENAI,
             ndjson({"error": "x"}),
             ndjson(said('"remote_host":"x"')),
+            ndjson(said("", tool_calls=[CALL])),
             b"<html>",
             b"",
         ]
@@ -218,6 +223,7 @@ def test_usage_that_was_not_asked_for_is_taken_out(size: int) -> None:
             b"<html>\n",
             b"data",
             sse(chunk({"content": '"choices": []'})),
+            sse({**NESTED, "usage": {"prompt_tokens": 1}}),
             b"\n\n: ping\n\n",
         ]
     ),

@@ -66,7 +66,7 @@ def test_the_first_line_says_by_how_much() -> None:
         (prompt({"a.py": "a" * 900, "big.py": "b" * 3000}), 3000, "/drop big.py "),
         (prompt({"a.py": "a" * 900, "big.py": "b" * 3000}), 900, "/drop big.py a.py "),
         (prompt({"a.py": "a" * 900}, history="h" * 3000), 2000, "/clear "),
-        (prompt({"a.py": "a" * 900, "b.py": "b" * 900}, said="fix b.py"), 1900, "/drop a.py "),
+        (prompt({"a.py": "a" * 900, "b.py": "b" * 900}, said="fix a.py"), 1900, "/drop b.py "),
         (prompt({"a.py": "a" * 900}, read_only="r" * 900), 1900, "/drop a.py "),
         (prompt({"a.py": "a" * 2000}, history="h" * 2000), 1000, "/reset "),
         (prompt({"a.py": "a"}, map_text="m" * 3000), 2000, "the map of the repository takes 3,"),

@@ -87,7 +87,7 @@ def test_files_are_told_apart_by_the_fence_that_aider_chose(fence: tuple[str, st
     """A file may hold what looks like the beginning of another, with another fence."""
     other = "```" if fence[0] != "```" else "~~~"
     files = {
-        "a.md": f"text\n{other}\n\nb.py\n{other}\nx\n",
+        "a.md": f"text {fence[1]}\n\nb.py\n{other}\nx\n",
         "b.py": f"{other}\n",
         "c": "last line",
     }

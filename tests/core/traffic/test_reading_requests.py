@@ -51,6 +51,13 @@ def test_the_purpose_and_role_are_seen_by_the_shape_in_each_protocol(
     assert (asked.purpose, asked.role, asked.stream) == (purpose, role, stream)
 
 
+def test_what_is_streamed_is_no_commit_message_and_no_summary() -> None:
+    """Aider asks for those in one piece; a user may speak of diffs."""
+    for system in (prompts.COMMIT, prompts.SUMMARY, "You are a pirate."):
+        messages = [message("system", system), message("user", "# Diffs:\n+a")]
+        assert asked_of("chat", body("chat", messages)).purpose == "other"
+
+
 def test_a_system_text_sent_as_the_users_first_message_is_recognised() -> None:
     """``use_system_prompt: false`` makes Aider send it so, answered by "Ok."."""
     messages = [
