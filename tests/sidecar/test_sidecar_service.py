@@ -35,6 +35,7 @@ from aider_guard.core.requests import (
     StopSidecar,
     SurveyServer,
     UnloadModels,
+    WarmModel,
 )
 from aider_guard.core.serverfacts import ModelFacts, ModelMissing, ServerProcess
 from aider_guard.core.wire import LineSplitter, decode, encode
@@ -214,18 +215,26 @@ def test_a_hung_ollama_delays_nothing_else() -> None:
             assert not [event for event in running.seen if isinstance(event, ServerRead)]
 
 
-def test_a_remote_ollama_is_not_measured_here() -> None:
-    """This machine's memory says nothing of what came back on another one."""
+def test_every_address_of_this_machine_is_measured_here() -> None:
+    """Not only loopback: what came back is told for an Ollama that listens to the network as well."""
     on_cpu = FakeModel("qwen3:8b", vram_bytes=0)
     host = _own_address()
     with (
         FakeOllama(models=(on_cpu,), loaded=["qwen3:8b"], host=host) as ollama,
         sidecar(ollama.url) as running,
     ):
-        running.send(UnloadModels(("qwen3:8b",)))
+        running.send(UnloadModels(("qwen3:8b",), wait_seconds=1.0))
         unloaded = running.next(ModelsUnloaded)
     assert unloaded.names == ("qwen3:8b",)
-    assert unloaded.freed_bytes == Unavailable("Ollama runs on another machine")
+    assert unloaded.freed_bytes != Unavailable("Ollama runs on another machine")
+
+
+def test_a_sidecar_without_a_door_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    """What only a door can do harms nothing else."""
+    with FakeOllama() as ollama, sidecar(ollama.url) as running:
+        running.send(WarmModel(), CountTexts(1, ()))
+        running.next(TextsCounted)
+    assert "there is no door for WarmModel" in capfd.readouterr().err
 
 
 def _own_address() -> str:
