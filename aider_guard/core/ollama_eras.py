@@ -23,8 +23,8 @@ class Era:
 
     A prompt of up to ``window - spare_tokens`` tokens is not cut. ``counts_cached`` is whether ``prompt_eval_count``
     has the tokens that were cached. ``leaves`` is what a cut prompt has: the whole window, all but one place of it,
-    half of it and what is kept, or no fixed number; "nothing" where it is refused. ``pads`` is whether the runner's window is the next multiple of 256
-    and keeps one place free.
+    half of it and what is kept, or no fixed number; "nothing" where it is refused. ``pads`` is whether the runner's
+    window is the next multiple of 256 and keeps one place free.
     """
 
     since: tuple[int, ...]

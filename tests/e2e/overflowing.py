@@ -1,0 +1,105 @@
+"""Ten prompts that overflow a small window by every route, or just do not, and what is true of each.
+
+Their sizes are known by construction: "the" is one token of the small model's, and so are each mark of its template
+and each role, but for "user", which is two (``<|im_start|>``, role and newline before a message and at the end,
+``<|im_end|>`` and newline after it). ``test_overflow_reality.py`` measures that it is so,
+and that Ollama does what is expected here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fakes.ollama_eras import Part, Prompt
+
+from aider_guard.core.traffic.kinds import Stage
+
+MODEL = "small"
+WINDOW_TOKENS = 256
+MESSAGE_TOKENS = {"system": 5, "user": 6, "assistant": 5}
+TAIL_TOKENS = 3
+
+
+@dataclass(frozen=True)
+class Overflowing:
+    """One request, and the verdict that is true of it; ``prompt`` is the same in numbers."""
+
+    name: str
+    path: Literal["/api/chat", "/api/generate"]
+    body: dict[str, Any]
+    prompt: Prompt
+    outcome: Literal["whole", "cut"]
+    stage: Stage
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the whole prompt has."""
+        return self.prompt.tokens
+
+    @property
+    def fits(self) -> bool:
+        """Whether the prompt is not larger than the window."""
+        return self.tokens <= WINDOW_TOKENS
+
+
+def words(tokens: int) -> str:
+    """A text of so many tokens."""
+    return " ".join(["the"] * tokens)
+
+
+def _options(num_predict: int) -> dict[str, Any]:
+    return {"num_ctx": WINDOW_TOKENS, "num_predict": num_predict, "temperature": 0, "seed": 1}
+
+
+def _chat(
+    name: str,
+    messages: list[tuple[str, int]],
+    outcome: Literal["whole", "cut"],
+    stage: Stage,
+    *,
+    num_predict: int = 4,
+) -> Overflowing:
+    body = {
+        "model": MODEL,
+        "messages": [{"role": role, "content": words(size)} for role, size in messages],
+        "options": _options(num_predict),
+    }
+    parts = tuple(Part(role, size + MESSAGE_TOKENS[role]) for role, size in messages)
+    prompt = Prompt(parts, WINDOW_TOKENS, TAIL_TOKENS, num_predict=num_predict)
+    return Overflowing(name, "/api/chat", body, prompt, outcome, stage)
+
+
+def _generate(
+    name: str,
+    size: int,
+    outcome: Literal["whole", "cut"],
+    stage: Stage,
+    *,
+    raw: bool = False,
+    num_predict: int = 4,
+) -> Overflowing:
+    body = {"model": MODEL, "prompt": words(size), "raw": raw, "options": _options(num_predict)}
+    parts = (Part("user", size if raw else size + MESSAGE_TOKENS["user"]),)
+    tail = 0 if raw else TAIL_TOKENS
+    prompt = Prompt(parts, WINDOW_TOKENS, tail, num_predict=num_predict, raw=raw)
+    return Overflowing(name, "/api/generate", body, prompt, outcome, stage)
+
+
+_HISTORY = [("user", 25), ("assistant", 30)] * 6
+_FULL = WINDOW_TOKENS - MESSAGE_TOKENS["user"] - TAIL_TOKENS
+
+TEN = (
+    _chat("many messages", [("system", 20), *_HISTORY, ("user", 25)], "cut", "messages"),
+    _chat("one huge message", [("user", 400)], "cut", "tokens"),
+    _chat("a system message and a huge one", [("system", 30), ("user", 400)], "cut", "tokens"),
+    _generate("a generated text, too long", 400, "cut", "tokens"),
+    _generate("a raw prompt, too long", 400, "cut", "tokens", raw=True),
+    _chat("one token too many", [("user", _FULL + 1)], "cut", "tokens", num_predict=1),
+    _chat("exactly the window", [("user", _FULL)], "cut", "generation", num_predict=4),
+    _generate("an answer beyond the window", 200, "cut", "generation", raw=True, num_predict=90),
+    _generate(
+        "an answer to the window's end", 200, "whole", "generation", raw=True, num_predict=57
+    ),
+    _chat("one that fits", [("system", 20), *_HISTORY[:4], ("user", 25)], "whole", ""),
+)
