@@ -49,6 +49,9 @@ from aider_guard.core.readings import (
     Unavailable,
 )
 from aider_guard.core.state import Phase, Restart, State
+from aider_guard.core.traffic import overflow, own
+from aider_guard.core.traffic.kinds import Count
+from aider_guard.core.traffic.overflow import Overflow
 from aider_guard.journal import FileJournal
 from aider_guard.session import notices, offer
 from aider_guard.view import status
@@ -234,13 +237,24 @@ def refused() -> Notice:
     )
 
 
+def door_answer() -> str:
+    """What the door says in the model's place when a prompt does not fit."""
+    rows = (ContextRow("system", "", 117), ContextRow("file", "big.py", 5253))
+    counted = Overflow(Count(5370, exact=True), window_tokens=3072, reserve_tokens=384)
+    first, second = overflow.lines(counted, rows, ())
+    return f"{own.PREFIX}{first}\n{second}\n"
+
+
 def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:
     """Each notice that is shown as an example is what the program prints in a wide terminal."""
     printed = [notices.render(notice, 200, colour=False, newline="\n") for notice in examples()]
     printed[-2] += offer.QUESTION.decode().rstrip() + "\n"
+    printed.insert(-1, door_answer())
     shown = [block for block in blocks("docs/usage.md") if block.startswith(notices.PREFIX)]
 
     assert shown == printed
+    in_door = [block for block in blocks("docs/door.md") if block.startswith(notices.PREFIX)]
+    assert in_door == [door_answer()]
     in_readme = [block for block in blocks("README.md") if block.startswith(notices.PREFIX)]
     assert in_readme == [shown[0], shown[-1]]
 
