@@ -135,11 +135,18 @@ def read_capture(name: str) -> LogEvidence:
             LogEvidence(cuts=(LoggedCut(8707, 2050),), prompts=(LoggedPrompt(2050, 4096),)),
         ),
         (
+            "llama_server_generation_overflow.log",
+            LogEvidence(
+                prompts=(LoggedPrompt(256, 256), LoggedPrompt(240, 256), LoggedPrompt(240, 256)),
+                shifts=1,
+            ),
+        ),
+        (
             "0.33.0_generation_overflow.log",
             LogEvidence(prompts=(LoggedPrompt(3980, 4096),), shifts=2),
         ),
     ],
 )
 def test_captures(name: str, expected: LogEvidence) -> None:
-    """Logs of 0.9.3 as recorded, and of 0.30 and later put together from lines published with issues."""
+    """Logs as recorded of 0.9.3 and of llama.cpp's server; of 0.30 and later put together from published lines."""
     assert read_capture(name) == expected

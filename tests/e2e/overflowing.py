@@ -1,7 +1,7 @@
 """Ten prompts that overflow a small window by every route, or just do not, and what is true of each.
 
 Their sizes are known by construction: "the" is one token of the small model's, and so are each mark of its template
-and each role, but for "user", which is two (``<|im_start|>``, role and newline before a message and at the end,
+and each role, but for "assistant", which is two (``<|im_start|>``, role and newline before a message and at the end,
 ``<|im_end|>`` and newline after it). ``test_overflow_reality.py`` measures that it is so,
 and that Ollama does what is expected here.
 """
@@ -17,8 +17,8 @@ from aider_guard.core.traffic.kinds import Stage
 
 MODEL = "small"
 WINDOW_TOKENS = 256
-MESSAGE_TOKENS = {"system": 5, "user": 6, "assistant": 5}
-TAIL_TOKENS = 3
+MESSAGE_TOKENS = {"system": 5, "user": 5, "assistant": 6}
+TAIL_TOKENS = 4
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _chat(
     outcome: Literal["whole", "cut"],
     stage: Stage,
     *,
-    num_predict: int = 4,
+    num_predict: int = 1,
 ) -> Overflowing:
     body = {
         "model": MODEL,
@@ -77,7 +77,7 @@ def _generate(
     stage: Stage,
     *,
     raw: bool = False,
-    num_predict: int = 4,
+    num_predict: int = 1,
 ) -> Overflowing:
     body = {"model": MODEL, "prompt": words(size), "raw": raw, "options": _options(num_predict)}
     parts = (Part("user", size if raw else size + MESSAGE_TOKENS["user"]),)
@@ -95,11 +95,9 @@ TEN = (
     _chat("a system message and a huge one", [("system", 30), ("user", 400)], "cut", "tokens"),
     _generate("a generated text, too long", 400, "cut", "tokens"),
     _generate("a raw prompt, too long", 400, "cut", "tokens", raw=True),
-    _chat("one token too many", [("user", _FULL + 1)], "cut", "tokens", num_predict=1),
-    _chat("exactly the window", [("user", _FULL)], "cut", "generation", num_predict=4),
-    _generate("an answer beyond the window", 200, "cut", "generation", raw=True, num_predict=90),
-    _generate(
-        "an answer to the window's end", 200, "whole", "generation", raw=True, num_predict=57
-    ),
+    _chat("one token too many", [("user", _FULL + 1)], "cut", "tokens"),
+    _generate("exactly the window", WINDOW_TOKENS, "cut", "generation", raw=True, num_predict=4),
+    _generate("an answer beyond the window", 240, "cut", "generation", raw=True, num_predict=18),
+    _generate("an answer to its end", 240, "whole", "generation", raw=True, num_predict=17),
     _chat("one that fits", [("system", 20), *_HISTORY[:4], ("user", 25)], "whole", ""),
 )

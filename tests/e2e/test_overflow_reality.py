@@ -45,7 +45,7 @@ def witness(ollama: PrivateOllama) -> Iterator[LogWitness]:
 def ask(ollama: PrivateOllama, case: Overflowing, **changed: Any) -> dict[str, Any]:
     """The last line of the answer."""
     body = {**case.body, "options": {**case.body["options"], **changed}, "stream": False}
-    answer = httpx.post(f"{ollama.url}{case.path}", json=body, timeout=120, trust_env=False)
+    answer = httpx.post(f"{ollama.url}{case.path}", json=body, timeout=500, trust_env=False)
     answer.raise_for_status()
     told = answer.json()
     assert isinstance(told, dict)
