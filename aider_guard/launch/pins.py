@@ -95,7 +95,10 @@ def make_pins(
     return Pins(
         window if names else min(elsewhere.values(), default=window),
         list(_through_the_door({**settings, **entries}, pinned, others.urls)),
-        {name: _described(metadata.get(name, {}), name, own) for name, own in windows.items()},
+        {
+            name: _described(metadata.get(name, {}), name, windows.get(name))
+            for name in dict.fromkeys((*names, *others.told))
+        },
         windows,
     )
 
@@ -131,15 +134,19 @@ def _pinned(entry: Mapping[str, Any], window: int) -> dict[str, Any]:
     return {**entry, "extra_params": {**(entry.get("extra_params") or {}), "num_ctx": window}}
 
 
-def _described(entry: Mapping[str, Any], name: str, window: int) -> dict[str, Any]:
-    """Metadata with which Aider asks nobody: not its server for prices, not Ollama for the context it could have."""
+def _described(entry: Mapping[str, Any], name: str, window: int | None) -> dict[str, Any]:
+    """Metadata with which Aider asks nobody: not its server for prices, not Ollama for the context it could have.
+
+    A window that is not known is left out, and Aider then takes none for granted.
+    """
     defaults = {
         "litellm_provider": name.partition("/")[0],
         "mode": "chat",
         "input_cost_per_token": 0,
         "output_cost_per_token": 0,
     }
-    return {**defaults, **entry, "max_input_tokens": window, "max_tokens": window}
+    own = {} if window is None else {"max_input_tokens": window, "max_tokens": window}
+    return {**defaults, **entry, **own}
 
 
 def read_settings(paths: Sequence[str]) -> Entries:
