@@ -36,6 +36,13 @@ class Moment:
     unix_seconds: int
 
 
+_LINE = "\n"
+_BREAK = "  \n"
+"""Markdown joins lines that do not end in two blanks (CommonMark 6.7)."""
+_GAP = "   "
+"""Between a command and what is said of it."""
+
+
 @dataclass(frozen=True)
 class Spoken:
     """An answer, or a piece of one, as it goes over the wire."""
@@ -50,7 +57,10 @@ def answer(asked: Asked, lines: Sequence[str], at: Moment) -> Spoken:
 
     For a commit message and a summary it is one that Aider gives up at, at once, losing nothing.
     """
-    text = PREFIX + "\n".join(lines)
+    if asked.purpose == "summary" and asked.form == "chat" and not asked.stream:
+        error = f"{PREFIX}{_LINE.join(lines)} ({_NOT_TRIED_AGAIN})"
+        return _as_json({"error": error}, status=400)
+    text = PREFIX + _BREAK.join(map(_as_markdown, lines))
     if not asked.stream:
         return _whole(asked, text, at)
     # Every file that the answer names would be taken into the chat, and all others out of it.
@@ -58,6 +68,17 @@ def answer(asked: Asked, lines: Sequence[str], at: Moment) -> Spoken:
         shown, nothing = _piece(asked, "", at, thinking=text), _piece(asked, " ", at)
         return _streamed(asked, [shown, nothing, _end(asked, at)])
     return _streamed(asked, [_piece(asked, text, at), _end(asked, at)])
+
+
+def _as_markdown(line: str) -> str:
+    """The line for Aider's screen, which shows Markdown: a command, up to a gap, is code, or ``/drop __init__.py``
+    would lose its underscores.
+    """
+    command, gap, rest = line.partition(_GAP)
+    if not gap:
+        return line
+    fence = "``" if "`" in command else "`"
+    return f"{fence}{command}{fence}{gap}{rest}"
 
 
 def waiting(asked: Asked, words: str, at: Moment) -> Spoken:
@@ -123,8 +144,6 @@ def _openai(asked: Asked, at: Moment, choice: dict[str, Any]) -> dict[str, Any]:
 
 
 def _whole(asked: Asked, text: str, at: Moment) -> Spoken:
-    if asked.purpose == "summary" and asked.form == "chat":
-        return _as_json({"error": f"{text} ({_NOT_TRIED_AGAIN})"}, status=400)
     said = {"commit": "", "summary": None}.get(asked.purpose, text)
     counts = {"prompt_eval_count": 0, "eval_count": 0}
     ended = {"done": True, "done_reason": "stop", **counts}

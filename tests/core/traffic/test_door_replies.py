@@ -13,8 +13,10 @@ from aider_guard.core.traffic.asked import Asked, Form
 from aider_guard.core.traffic.replies import Moment, Spoken, answer, waiting
 
 AT = Moment("2026-01-02T03:04:05Z", 1767323045)
-LINES = ("not sent: too large", "/drop big.py")
-TEXT = "aider-guard: not sent: too large\n/drop big.py"
+LINES = ("not sent: too large", "/drop pkg/__init__.py   (frees 7 tokens)")
+TEXT = "aider-guard: not sent: too large  \n`/drop pkg/__init__.py`   (frees 7 tokens)"
+"""As Markdown, in which a name loses its underscores unless it is code, and a line its end unless two blanks say so."""
+PLAIN = "aider-guard: not sent: too large\n/drop pkg/__init__.py   (frees 7 tokens)"
 FORMS: tuple[Form, ...] = ("chat", "generate", "openai_chat", "openai_text")
 
 
@@ -91,7 +93,7 @@ def test_an_answer_that_is_not_streamed_is_one_document(form: Form) -> None:
         ("chat", prompts.COMMIT, 200, ("message", "content"), ""),
         ("generate", prompts.COMMIT, 200, ("response",), ""),
         ("openai_chat", prompts.COMMIT, 200, ("choices", 0, "message", "content"), ""),
-        ("chat", prompts.SUMMARY, 400, ("error",), f"{TEXT} (no such file or directory)"),
+        ("chat", prompts.SUMMARY, 400, ("error",), f"{PLAIN} (no such file or directory)"),
         ("generate", prompts.SUMMARY, 200, ("response",), None),
         ("openai_chat", prompts.SUMMARY, 200, ("choices", 0, "message", "content"), None),
     ],
