@@ -246,6 +246,8 @@ def test_a_command_near_the_warning_is_a_reason_and_far_from_it_none() -> None:
     """A /clear may have changed anything; from 20 points below the warning on that is looked at."""
     for prompt, asks in ((6_100, True), (5_900, False)):
         story = after(prompt)
+        for _ in range(10):
+            story.measured_turn(prompt)
         assert (ASKS in story.prompt()) is asks
         assert known(story) == (prompt, False)
 
@@ -308,6 +310,13 @@ def test_what_aiders_estimate_is_worth(
     tokeniser can do is not believed.
     """
     assert after(counted, estimate=estimated).state.tokens_per_estimate == ratio
+
+
+def test_what_the_estimate_is_worth_is_kept() -> None:
+    """A turn that tells nothing of it leaves what the last one told."""
+    story = after(5_000, estimate=4_000)
+    story.measured_turn(6_000, estimate=6_000)
+    assert story.state.tokens_per_estimate == 1.25
 
 
 def test_the_estimate_of_another_models_request_is_worth_nothing() -> None:
@@ -401,6 +410,7 @@ def test_a_refused_prompt_is_what_the_chat_holds() -> None:
     story = after(5_000, estimate=4_000, files_of_prompt=FILES)
     refused(story)
     assert ASKS not in story.prompt()
+    story.tell(FilesCounted({"a.py": 3_000}))
     assert (known(story), notices(story)) == ((12_000, False), [])
     assert file_names(story.state) == ("a.py", "b.py")
     story.tell(KeyTyped(), PromptClosed())

@@ -22,6 +22,7 @@ from aider_guard.core.events import (
     TextsCounted,
 )
 from aider_guard.core.readings import (
+    ContextRow,
     Gpu,
     GpuProcess,
     LoadedModel,
@@ -33,9 +34,11 @@ from aider_guard.core.readings import (
 from aider_guard.core.requests import (
     CountFiles,
     CountTexts,
+    ServeDoor,
     StopSidecar,
     SurveyServer,
     UnloadModels,
+    WarmModel,
 )
 from aider_guard.core.serverfacts import (
     InstalledModel,
@@ -44,6 +47,15 @@ from aider_guard.core.serverfacts import (
     ServerProcess,
     ServerReport,
 )
+from aider_guard.core.traffic.events import (
+    DoorOpened,
+    ModelWarmed,
+    ReloadSeen,
+    RequestFinished,
+    RequestRefused,
+    RequestStarted,
+)
+from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream, Verdict, WindowNeed
 from aider_guard.core.wire import LineSplitter, WireError, decode, encode
 
 # Lone surrogates too: Python keeps the bytes of a file's name that are no UTF-8 as such.
@@ -88,7 +100,46 @@ REPORT = st.builds(
     SERVER_PROCESS | UNAVAILABLE,
     st.dictionaries(WORDS, FACTS | st.builds(ModelMissing, WORDS, NAMES) | UNAVAILABLE, max_size=3),
 )
+VERDICT = st.builds(
+    Verdict,
+    st.sampled_from(["whole", "cut", "unknown"]),
+    WORDS,
+    st.sampled_from(["", "messages", "tokens", "generation"]),
+    COUNT,
+)
+ROLES = st.sampled_from(["main", "editor", "weak"])
+PURPOSES = st.sampled_from(["chat", "edit", "commit", "summary", "other"])
+OUTCOMES = st.sampled_from(["answered", "cancelled", "broken"])
+ROW_KINDS = st.sampled_from(["system", "history", "map", "file"])
+FINISHED = st.builds(
+    RequestFinished,
+    *(BYTES, ROLES, PURPOSES, WORDS, OUTCOMES, VERDICT),
+    *(COUNT, COUNT, COUNT, COUNT, st.booleans(), SECONDS),
+    *(SECONDS | UNAVAILABLE for _ in range(4)),
+    WORDS,
+    tuples(st.builds(ContextRow, ROW_KINDS, WORDS, BYTES, st.booleans())),
+)
+REASONS = st.sampled_from(["overflow", "cloud", "down", "busy"])
+SETTINGS_OF_DOOR = st.builds(
+    DoorSettings,
+    WORDS,
+    tuples(st.builds(Upstream, WORDS, WORDS, st.sampled_from(["ollama", "openai"]))),
+    tuples(st.builds(DoorRole, ROLES, WORDS, WORDS)),
+    BYTES,
+    smaller_windows=tuples(st.builds(WindowNeed, BYTES, BYTES)),
+)
+TRAFFIC = st.one_of(
+    st.builds(DoorOpened, BYTES),
+    st.builds(RequestStarted, BYTES, ROLES, PURPOSES, WORDS),
+    FINISHED,
+    st.builds(RequestRefused, BYTES, ROLES, PURPOSES, WORDS, REASONS, COUNT, BYTES, COUNT, NAMES),
+    st.builds(ModelWarmed, WORDS, st.sampled_from(["load", "head"]), SECONDS, BYTES, WORDS),
+    st.builds(ReloadSeen, WORDS, SECONDS, WORDS),
+    st.builds(ServeDoor, SETTINGS_OF_DOOR),
+    st.builds(WarmModel),
+)
 VALUES = st.one_of(
+    TRAFFIC,
     st.builds(SidecarStarted, BYTES, WORDS),
     st.builds(ServerRead, WORDS | UNAVAILABLE),
     st.builds(ModelsRead, MODELS | UNAVAILABLE),
@@ -174,6 +225,8 @@ def test_any_json_is_a_value_or_an_error(name: str, value: object) -> None:
         b'{"type":"ServerRead","value":{"version":{"reason":"x","more":1}}}',
         b'{"type":"FilesCounted","value":{"tokens":{"a":null}}}',
         b'{"type":"FilesCounted","value":{"tokens":[["a",1]]}}',
+        b'{"type":"RequestStarted","value":{"number":1,"role":"boss","purpose":"chat","model":"m"}}',
+        b'{"type":"RequestStarted","value":{"number":1,"role":"main","purpose":"chat"}}',
     ],
 )
 def test_refuses(line: bytes) -> None:
