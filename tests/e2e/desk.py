@@ -31,7 +31,9 @@ ANOTHER = FakeModel(
 _TOO_LARGE = re.compile(
     r"aider-guard: not sent: (exactly|about) (?P<over>[\d,]+) tokens too large for the window of (?P<window>[\d,]+)"
 )
-_COMMAND = re.compile(r"""(/(?:drop|clear|reset)(?: (?:"[^"]+"|[^\s(]+))*)\s+\((?:frees|drops)""")
+_COMMAND = re.compile(
+    r"""^ *(/(?:drop|clear|reset)(?: (?:"[^"]+"|[^\s(]+))*)\s+\((?:frees|drops)""", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ class Desk:
         text = "".join(
             f"def function_{n}(a, b):\n    return a * {n} + b\n" for n in range(functions)
         )
-        (self.repo / name).write_text(text)
+        path = self.repo / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
         subprocess.run(["git", "add", "-A"], cwd=self.repo, check=True)
         subprocess.run(["git", "commit", "-qm", "a file"], cwd=self.repo, check=True)
         return name

@@ -17,7 +17,7 @@ from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
 from aider_guard.session.sidecar import SidecarProcess, sidecar_command
 
 TOKEN = "a-secret-of-the-session"
-CAP_SECONDS = 60.0
+CAP_SECONDS = 20.0
 Kind = TypeVar("Kind")
 
 
@@ -34,7 +34,8 @@ class OpenDoor:
         deadline = time.monotonic() + CAP_SECONDS
         while len(found := [event for event in self.seen if isinstance(event, kind)]) < count:
             left = deadline - time.monotonic()
-            assert left > 0, f"no {kind.__name__}, but {self.seen}"
+            kinds = [type(event).__name__ for event in self.seen]
+            assert left > 0, f"no {kind.__name__}, but {kinds}"
             select.select([self.sidecar], [], [], left)
             self.seen += self.sidecar.read()
         return found[count - 1]
@@ -46,7 +47,7 @@ def open_door(ollama: str, settings: DoorSettings) -> Iterator[OpenDoor]:
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         command = sidecar_command(ollama, "", listener.fileno())
-        started = SidecarProcess.start(command, pass_fds=[listener.fileno()])
+        started = SidecarProcess.start(command, stderr=2, pass_fds=[listener.fileno()])
         sidecar = stack.enter_context(started)
         port = listener.getsockname()[1]
         door = OpenDoor(f"http://127.0.0.1:{port}/{TOKEN}", sidecar)

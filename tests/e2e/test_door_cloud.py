@@ -13,21 +13,21 @@ STUB = FakeModel("mine:latest", size_bytes=384, remote_host="https://ollama.com:
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "where"),
     [
-        ("gpt-oss:120b-cloud", "gpt-oss:120b-cloud"),
-        ("qwen3:CLOUD", "qwen3:CLOUD"),
-        ("mine", "mine"),
+        ("gpt-oss:120b-cloud", "cloud"),
+        ("qwen3:CLOUD", "cloud"),
+        ("mine", "https://ollama.com:443"),
     ],
 )
-def test_a_switch_to_a_cloud_s_model(desk: Desk, model: str, says: str) -> None:
+def test_a_switch_to_a_cloud_s_model(desk: Desk, model: str, where: str) -> None:
     """Refused with the reason; Ollama hears neither the name nor a word of the prompt, and the way back is open."""
     server = ChattingOllama(models=(COUNTABLE, STUB))
     with server, desk.session(server.url) as person:
         person.wait_for_prompt()
         person.ask(f"/model ollama_chat/{model}")
         person.ask(f"Say hello to {SECRET}.")
-        screen = person.wait_for(rf"aider-guard: .*{says}.*cloud|aider-guard: .*cloud.*{says}")
+        screen = person.wait_for(rf"aider-guard: not sent: {model}.*{where}")
         assert "Retrying in" not in screen
         assert not server.sent_out
         assert not any(SECRET in str(request.body) for request in server.received)

@@ -41,15 +41,31 @@ def test_refused_and_the_suggested_drop(desk: Desk, version: str) -> None:
         assert person.end() == 0
 
 
+@pytest.mark.parametrize("name", ["pack/__init__.py", "_a_*b*.py", "<b>.py"])
+def test_a_name_that_is_not_markdown(desk: Desk, name: str) -> None:
+    """Aider shows an answer as Markdown; the command is still to be typed as it stands there."""
+    desk.file(name, 150)
+    with fake("0.24.0") as server, desk.session(server.url, name) as person:
+        person.wait_for_prompt()
+        insist(person, QUESTION)
+        assert refusal(person)[1] == f"/drop {name}"
+        person.type(b"/exit\r")
+        assert person.end() == 0
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_sent_and_the_cut_told_in_the_same_turn(desk: Desk, version: str) -> None:
-    """With ``warn`` the model gets what the server leaves of it, and the next prompt comes with how much it lost."""
+    """With ``warn`` the model gets what the server leaves of it, and the next prompt comes with how much it lost.
+
+    0.30.0 does not count what it had in its cache: nobody can say how much.
+    """
     large = desk.file("large.py", 150)
     warn = ("--on-overflow", "warn")
     with fake(version) as server, desk.session(server.url, large, options=warn) as person:
         person.wait_for_prompt()
         insist(person, QUESTION)
-        screen = person.wait_for(r"aider-guard: (about )?[\d,]+ tokens of the prompt never reached")
+        much = "a part" if version == "0.30.0" else r"(about )?[\d,]+ tokens"
+        screen = person.wait_for(rf"aider-guard: {much} of the prompt never reached the model")
         assert "/drop large.py" in screen
         assert len(server.chats) == 1
         person.type(b"/exit\r")
