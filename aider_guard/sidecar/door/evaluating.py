@@ -13,10 +13,11 @@ from aider_guard.sidecar.door.asking import Post
 
 PIECE_SECONDS: Final = 0.5
 """How long a piece shall take: Ollama finishes one that it has begun, also when its client went away."""
-FIRST_CHARACTERS: Final = 256
+FIRST_CHARACTERS: Final = 128
+"""The smallest piece, about 40 tokens: each costs some ten more, of the template and of the answer."""
+ANEW: Final = "Ollama does not keep what it has evaluated of this model's prompts"
 _GROWTH: Final = 4
-# Where the cache cannot be cut back (recurrent layers), each piece is evaluated from the beginning.
-_SLOW: Final = 5
+_SIGNS: Final = 3
 
 
 @dataclass
@@ -27,21 +28,44 @@ class Evaluated:
     problem: str = ""
 
 
+@dataclass
+class _Pace:
+    """How fast it goes, in characters a second."""
+
+    best: float = 0.0
+    signs: int = 0
+    """Pieces in a row that took as long as all of the head so far would."""
+
+    def note(self, done: int, end: int, seconds: float) -> float:
+        """The speed of this piece."""
+        speed = (end - done) / seconds
+        # Half, as the best piece may have been lucky; a busy machine slows all pieces alike, and a
+        # piece is a small part of the whole by then.
+        anew = end >= 4 * (end - done) and seconds * self.best > end / 2
+        self.signs = self.signs + 1 if anew else 0
+        self.best = max(self.best, speed)
+        return speed
+
+
 async def evaluate(post: Post, head: Head, clock: Callable[[], float], found: Evaluated) -> None:
-    """Have a head evaluated; ``found`` is kept up to date, as the task may be cancelled at any time."""
-    done, size, fastest = 0, FIRST_CHARACTERS, 0.0
-    while done < head.characters and not found.problem:
+    """Have a head evaluated; ``found`` is kept up to date, as the task may be cancelled at any time.
+
+    Stops where each piece is evaluated from the beginning, as a cache that cannot be cut back (recurrent layers, some
+    sliding windows) makes it: that would take longer than to evaluate it once.
+    """
+    done, size, pace = 0, FIRST_CHARACTERS, _Pace()
+    while done < head.characters:
         end = min(head.characters, done + size)
         started_at = clock()
         answer = await post(head.path, head.beginning(end))
         if isinstance(answer, Unavailable):
             found.problem = answer.reason
             return
-        seconds = max(clock() - started_at, 0.001)
-        tokens, speed = answer.get("prompt_eval_count"), (end - done) / seconds
+        tokens = answer.get("prompt_eval_count")
         found.tokens = tokens if answers.is_count(tokens) else found.tokens
-        fastest = max(fastest, speed)
-        if seconds > PIECE_SECONDS * _SLOW and speed * _SLOW < fastest:
-            found.problem = "Ollama does not keep what it has evaluated of this model's prompts"
+        speed = pace.note(done, end, max(clock() - started_at, 0.001))
+        if pace.signs >= _SIGNS:
+            found.problem = ANEW
+            return
         done = end
         size = int(min(max(speed * PIECE_SECONDS, FIRST_CHARACTERS), size * _GROWTH))
