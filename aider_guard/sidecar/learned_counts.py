@@ -13,7 +13,7 @@ from aider_guard.core.counting.learned import MAX_RATIO, Learned
 from aider_guard.core.wire import WireError, build
 
 FILE: Final = "tokens.json"
-_MAX_MODELS: Final = 200
+_MAX_MODELS: Final = 40
 _MAX_BYTES: Final = 1 << 20
 
 

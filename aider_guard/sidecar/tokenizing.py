@@ -8,7 +8,9 @@ and not in the door, and only as long as it is used. No text of a prompt is writ
 from __future__ import annotations
 
 import sys
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +42,8 @@ from aider_guard.sidecar.vocabulary_source import show, vocabulary_facts
 # More models than a session has; each may hold a vocabulary.
 _MODELS: Final = 4
 _UNANSWERED: Final = 64
+AGAIN_SECONDS: Final = 15.0
+"""How long a server that did not tell of a model is left alone: asking one that hangs holds up every count."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,12 @@ class Folders:
 class Tokenizing:
     """Answers questions, one after the other."""
 
-    def __init__(self, folders: Folders) -> None:
+    def __init__(self, folders: Folders, clock: Callable[[], float] = time.monotonic) -> None:
         self._folders = folders
+        self._clock = clock
         self._counters: OrderedDict[Place, PromptCounter] = OrderedDict()
         self._told: set[Place] = set()
+        self._asked_at: dict[Place, float] = {}
         self._weighed: OrderedDict[int, tuple[Place, Weighed]] = OrderedDict()
 
     def answer(self, line: bytes) -> bytes:
@@ -66,6 +72,7 @@ class Tokenizing:
         match decode(line):
             case LearnModel(place):
                 self._told.discard(place)
+                self._asked_at.pop(place, None)
                 self._counter(place)
                 answer = Noted("" if place in self._told else "the model was not told")
             case CountPrompt() as question:
@@ -96,7 +103,7 @@ class Tokenizing:
 
     def _counter(self, place: Place) -> PromptCounter:
         counter = self._counters.get(place)
-        if counter is None or (place.base and place not in self._told):
+        if counter is None or self._may_be_told(place):
             counter = self._counters[place] = self._made(place, counter)
         self._counters.move_to_end(place)
         while len(self._counters) > _MODELS:
@@ -104,8 +111,14 @@ class Tokenizing:
             self._told.discard(forgotten)
         return counter
 
+    def _may_be_told(self, place: Place) -> bool:
+        asked_at = self._asked_at.get(place, -AGAIN_SECONDS)
+        is_due = self._clock() - asked_at >= AGAIN_SECONDS
+        return bool(place.base) and place not in self._told and is_due
+
     def _made(self, place: Place, before: PromptCounter | None) -> PromptCounter:
         """The counter for a model; the one before while its server does not answer."""
+        self._asked_at[place] = self._clock()
         shown = show(place.base, place.model) if place.base else Unavailable("not Ollama")
         if isinstance(shown, Unavailable):
             return before or self._with(place, Card(), None)

@@ -21,8 +21,9 @@ from aider_guard.core.counting.vocabulary import FACTS
 from aider_guard.core.readings import Unavailable
 from aider_guard.sidecar.names import is_cloud_base, is_cloud_name
 
-SECONDS: Final = 20.0
 CONNECT_SECONDS: Final = 1.0
+SECONDS: Final = 3.0
+VERBOSE_SECONDS: Final = 20.0
 MAX_BYTES: Final = 64 * 1024 * 1024
 _CHUNK: Final = 1 << 20
 _BLOB: Final = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\"?\s*$", re.MULTILINE)
@@ -35,7 +36,8 @@ def show(base: str, model: str, *, verbose: bool = False) -> dict[str, Any] | Un
         return Unavailable("a cloud's model is not asked about")
     body = {"model": model, **({"verbose": True} if verbose else {})}
     try:
-        status, content = _post(base, json.dumps(body).encode())
+        seconds = VERBOSE_SECONDS if verbose else SECONDS
+        status, content = _post(base, json.dumps(body).encode(), seconds)
         decoded = json.loads(content) if status == http.client.OK else None
     except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
         return Unavailable(f"Ollama did not tell of the model ({type(error).__name__})")
@@ -44,7 +46,7 @@ def show(base: str, model: str, *, verbose: bool = False) -> dict[str, Any] | Un
     return decoded
 
 
-def _post(base: str, body: bytes) -> tuple[int, bytes]:
+def _post(base: str, body: bytes, seconds: float) -> tuple[int, bytes]:
     parts = urlsplit(base)
     secure = parts.scheme == "https"
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
@@ -52,11 +54,11 @@ def _post(base: str, body: bytes) -> tuple[int, bytes]:
     if parts.username is not None:
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
         headers["Authorization"] = "Basic " + base64.b64encode(login).decode()
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + seconds
     connection = kind(parts.hostname or "127.0.0.1", parts.port, timeout=CONNECT_SECONDS)
     try:
         connection.connect()
-        connection.sock.settimeout(SECONDS)
+        connection.sock.settimeout(seconds)
         connection.request("POST", f"{parts.path.rstrip('/')}/api/show", body, headers)
         response = connection.getresponse()
         content = bytearray()

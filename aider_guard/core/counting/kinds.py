@@ -15,7 +15,7 @@ _DIGITS, _CODE = "0123456789", "{}()[]<>=;_/\\#\"'`*+|&$:"
 
 def kind_of(text: str) -> Kind:
     """The kind of most of a text."""
-    size = len(text) or 1
+    size = len(text)
     beyond = size - len(text.encode("ascii", "ignore"))
     if beyond > 0.2 * size:
         return "wide" if 2 * len(_WIDE.findall(text)) > beyond else "strange"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -13,6 +14,8 @@ FIRST_RATIOS: Final = {"code": 1.2, "prose": 1.1, "data": 1.6, "wide": 1.1, "str
 """Where learning begins: low, as ratios only rise. SmolLM2 needs 1.2 to 1.36 times cl100k on code, 2.0 on digits."""
 MESSAGE_TOKENS: Final = 5
 """What a template adds to a message, as long as nothing is known: a role and two marks."""
+HIDDEN_TOKENS: Final = 60
+"""How long a system prompt may be that a template brings itself."""
 MAX_RATIO: Final = 8.0
 FIRST_ERROR: Final = 35.0
 LEAST_ERROR: Final = 3.0
@@ -115,14 +118,20 @@ class Overhead:
         return int(tokens) if not any(rest[:-1]) and tokens.denominator == 1 else None
 
     def about(self, roles: tuple[int, ...]) -> tuple[int, int]:
-        """An estimate of what is added, and by how many tokens it may be off."""
-        messages = max(1, sum(roles))
-        each = [sample.tokens / max(1, sum(sample.roles)) for sample in self.samples[-4:]]
-        if not each:
-            return MESSAGE_TOKENS * messages, 2 * MESSAGE_TOKENS * messages
-        mean = sum(each) / len(each)
-        off = max(abs(one - mean) for one in each) + 1
-        return round(mean * messages), round(off * messages) + 2
+        """An estimate of what is added, and by how many tokens it may be off.
+
+        It goes on from the last measurement, by what the last two that differ say of a message.
+        """
+        messages = sum(roles)
+        if not self.samples:
+            return MESSAGE_TOKENS * messages, 2 * MESSAGE_TOKENS * messages + HIDDEN_TOKENS
+        points = [(sum(sample.roles), sample.tokens) for sample in self.samples]
+        at, tokens = points[-1]
+        others = [point for point in points if point[0] != at]
+        each = (tokens - others[-1][1]) / (at - others[-1][0]) if others else MESSAGE_TOKENS
+        spread = max(abs(tokens + each * (x - at) - y) for x, y in points[-4:])
+        off = 2 + spread + (0 if others else 2 * MESSAGE_TOKENS * abs(messages - at))
+        return round(tokens + each * (messages - at)), math.ceil(off)
 
 
 def _eliminated(rows: Sequence[list[Fraction]]) -> list[list[Fraction]]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import queue
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -43,7 +45,7 @@ IDLE_SECONDS: Final = 60.0
 AHEAD_SECONDS: Final = 3.0
 """How long the process stays when it has only learned vocabularies: they are on the disk now."""
 _REMEMBERED: Final = 16
-_FIRST, _LATER, _END = 0, 1, 2
+_END, _FIRST, _LATER = 0, 1, 2
 
 
 @dataclass(order=True)
@@ -114,9 +116,13 @@ class PromptCounts:
             self._put(Measured(numbers[-1], prompt_tokens))
 
     def close(self) -> None:
-        """End the process and the thread."""
+        """End the process and the thread, whatever they wait for."""
         self._jobs.put(_Job(_END, next(self._turns)))
-        self._thread.join()
+        while self._thread.is_alive():
+            if (process := self._process) is not None:
+                with suppress(OSError):
+                    os.kill(process.pid, signal.SIGKILL)
+            self._thread.join(0.1)
 
     def place(self, model: str, *, ollama: bool) -> Place:
         """Where a model is to be asked about. One that no role names is looked for by the protocol it is asked in."""
