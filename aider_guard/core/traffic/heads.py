@@ -71,9 +71,7 @@ def head_of(
     asked: Asked, settings: DoorSettings, upstream: Upstream, version: str | Unavailable
 ) -> Head | None:
     """The head of a main request to Ollama, as the door would send it; None when it has none that is known."""
-    if asked.role != "main" or asked.purpose not in ("chat", "other") or upstream.kind != "ollama":
-        return None
-    if asked.form not in ("chat", "generate") or asked.raw_prompt is not None:
+    if not may_have_head(asked) or upstream.kind != "ollama":
         return None
     body = json.loads(sent(asked, _encoded(asked.body), settings, upstream, version))
     length = _fixed_length(asked)
@@ -81,6 +79,12 @@ def head_of(
         return _flattened_head(asked, body, length)
     messages = tuple(_cut(_plain(body.get("messages")), length))
     return Head("/api/chat", _smallest(body, "messages"), messages, "") if messages else None
+
+
+def may_have_head(asked: Asked) -> bool:
+    """Whether a request is the main model's, and of a form that is understood."""
+    of_the_user = asked.role == "main" and asked.purpose in ("chat", "other")
+    return of_the_user and asked.form in ("chat", "generate") and asked.raw_prompt is None
 
 
 def loading(

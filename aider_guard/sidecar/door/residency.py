@@ -18,13 +18,14 @@ from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.reloads import ReloadEvidence, is_load, stay_seconds
 from aider_guard.core.traffic.asked import Asked
 from aider_guard.core.traffic.events import ModelWarmed
-from aider_guard.core.traffic.heads import Head, head_of
+from aider_guard.core.traffic.heads import Head, head_of, may_have_head
 from aider_guard.core.traffic.kinds import DoorSettings, Upstream
 from aider_guard.sidecar.door import asking, keeping
 from aider_guard.sidecar.door.errands import Errands
 from aider_guard.sidecar.door.reloading import Looking, Noticing
 from aider_guard.sidecar.door.residents import Residents, asked_options, keep_alive, listed
 from aider_guard.sidecar.door.warming import DROPPED, Warmer
+from aider_guard.sidecar.names import canonical_name
 from aider_guard.sidecar.ollama import OllamaClient
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class OllamaResidency:
         self._settings: DoorSettings | None = None
         self._version: str | Unavailable = NOT_YET
         self._running: dict[int, _Running] = {}
-        self._head: Head | None = None
+        self._last_main: Asked | None = None
         self._last_request_at = clock()
 
     def observe(self, event: object) -> None:
@@ -123,7 +124,7 @@ class OllamaResidency:
         if self._running:
             self._emit(ModelWarmed(model, "load", problem=DROPPED))
         else:
-            self._errands.send(self._warmer.warm(model, self._head, settings))
+            self._errands.send(self._warmer.warm(model, self._head_for(model, settings), settings))
 
     async def begins(self, asked: Asked, upstream: Upstream) -> None:
         """A real request comes: drop what is under way for nobody, and wait until its connection is closed.
@@ -145,12 +146,13 @@ class OllamaResidency:
             raise
 
     def ended(self, asked: Asked, upstream: Upstream, load_seconds: float | Unavailable) -> None:
-        """A request is over: its head is remembered (in memory only), and a reload is told with its cause."""
+        """A request is over: it is remembered for its head (in memory only), and a reload is told with its cause."""
         running, settings = self._running.pop(id(asked), None), self._settings
-        if running is None or settings is None:
+        if upstream.kind != "ollama" or running is None or settings is None:
             return
         self._last_request_at = self._clock()
-        self._head = head_of(asked, settings, upstream, self._version) or self._head
+        if may_have_head(asked):
+            self._last_main = asked
         released = running.began_at < self._residents.get(asked.model).released_at
         if isinstance(load_seconds, float | int) and not released:
             self._loaded(running, settings, load_seconds)
@@ -169,6 +171,14 @@ class OllamaResidency:
         for name in names:
             self._residents.get(name).release(self._clock())
         await self._errands.drop()
+
+    def _head_for(self, model: str, settings: DoorSettings) -> Head | None:
+        """With today's pin; none where the last request was another model's, which must not be loaded by the way."""
+        last = self._last_main
+        upstream = next((one for one in settings.upstreams if one.kind == "ollama"), None)
+        if last is None or upstream is None or canonical_name(last.model) != canonical_name(model):
+            return None
+        return head_of(last, settings, upstream, self._version)
 
     def _main_model(self) -> str:
         settings = self._settings

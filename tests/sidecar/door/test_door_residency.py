@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from sidecar.door.residing import (
 from aider_guard.core.events import ModelsRead
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.traffic.events import ModelWarmed, ReloadSeen
-from aider_guard.core.traffic.kinds import Upstream
+from aider_guard.core.traffic.kinds import DoorRole, Upstream
 from aider_guard.sidecar.door.keeping import AWAY_SECONDS, RENEW_SECONDS
 
 
@@ -169,6 +170,42 @@ def test_the_head_is_evaluated_ahead_after_an_unload() -> None:
 
 def _length(body: dict[str, Any]) -> int:
     return sum(len(one["content"]) for one in body["messages"] if one["content"] != ".")
+
+
+def test_the_head_is_sent_with_the_pin_of_the_next_launch() -> None:
+    """A window that changed with the restart loads the model once, not twice."""
+
+    async def story() -> None:
+        async with house() as home:
+            await home.asks()
+            await asyncio.to_thread(home.residency.release, (MAIN.name,))
+            home.client.unload(MAIN.name)
+            home.residency.serve(replace(home.settings, window_tokens=4096))
+            home.residency.warm()
+            assert (await home.wait_for(ModelWarmed, 2)).problem == ""
+            sent = [*home.loads(), *home.ollama.chats[1:]]
+            assert {body["options"]["num_ctx"] for body in sent} == {4096}
+
+    asyncio.run(story())
+
+
+def test_the_head_of_another_model_is_not_evaluated() -> None:
+    """It would be loaded by the way."""
+
+    async def story() -> None:
+        async with house() as home:
+            await home.asks()
+            await asyncio.to_thread(home.residency.release, (MAIN.name,))
+            home.client.unload(MAIN.name)
+            roles = (DoorRole("main", EDITOR.name),)
+            home.residency.serve(replace(home.settings, roles=roles))
+            home.residency.warm()
+            await home.wait_for(ModelWarmed)
+            await asyncio.sleep(0.05)
+            assert len(home.ollama.chats) == 1
+            assert home.ollama.loaded == [EDITOR.name]
+
+    asyncio.run(story())
 
 
 def test_nothing_is_evaluated_where_it_is_still_in_the_cache() -> None:
