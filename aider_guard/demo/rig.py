@@ -1,4 +1,4 @@
-"""All three parts. ``python -m aider_guard.demo.rig`` installs those that are missing."""
+"""All three parts. ``python -m aider_guard.demo.rig`` installs those that are missing, and what only tests need."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aider_guard.demo.aider_venv import install_aider
 from aider_guard.demo.layout import AIDER_VERSION, Rig, RigError, cache_folder, rig_in
+from aider_guard.demo.llama_server import ensure_llama_server
 from aider_guard.demo.model import install_models
 from aider_guard.demo.ollama_files import check_platform, find_compiler, install_ollama
 from aider_guard.demo.parts import build_once
@@ -79,9 +80,10 @@ def _parts(rig: Rig) -> list[tuple[Path, str, Build]]:
 
 
 def main() -> int:
-    """Install what is missing and say where the rig is."""
+    """Install what is missing, with the server that only tests need, and say where the rig is."""
     try:
         rig = ensure_rig()
+        ensure_llama_server(rig)
     except RigError as error:
         sys.stderr.write(f"aider-guard: {error}\n")
         return error.exit_code
