@@ -254,6 +254,12 @@ def about(base: Evidence, counted: int, told: int, answer: int = 1) -> Evidence:
     return replace(base, counted=count, prompt_tokens=told, answer_tokens=answer)
 
 
+def dropping(told: int, *logged: int) -> Evidence:
+    prompts = tuple(LoggedPrompt(tokens) for tokens in logged)
+    log = LogEvidence(prompts=prompts, dropped_messages=True, tells_all=True)
+    return replace(NEW, window_tokens=1000, prompt_tokens=told, answer_tokens=1, log=log)
+
+
 def all_told(told: int, logged: int) -> Evidence:
     log = LogEvidence(prompts=(LoggedPrompt(logged),), tells_all=True)
     return replace(BASE, prompt_tokens=told, log=log)
@@ -372,6 +378,9 @@ def all_told(told: int, logged: int) -> Evidence:
             0,
             id="another's line, of more tokens than we sent bytes",
         ),
+        pytest.param(dropping(900, 900), "cut", "messages", NOT_KNOWN, id="messages, by the log"),
+        pytest.param(dropping(900, 900, 800), "unknown", "", 0, id="ours or another's messages"),
+        pytest.param(dropping(1010, 1010), "unknown", "", 0, id="nothing that helped was dropped"),
         pytest.param(all_told(900, 900), "whole", "", 0, id="the log tells all"),
         pytest.param(all_told(900, 800), "unknown", "", 0, id="a log of somebody else"),
     ],
