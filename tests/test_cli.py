@@ -240,7 +240,7 @@ def test_status_shows_each_session_that_runs(user: User) -> None:
     assert [one["id"] for one in shown] == ["a-1", "b-2"]
     assert set(shown[0]) == {
         *("id", "pid", "phase", "turns", "used_tokens", "window_tokens", "fill_percent"),
-        *("memory", "models", "restarts", "last_notice"),
+        *("used_is_measured", "memory", "models", "restarts", "last_notice"),
     }
     assert (shown[0]["pid"], shown[0]["phase"], shown[0]["memory"]) == (
         os.getpid(),
