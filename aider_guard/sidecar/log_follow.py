@@ -66,10 +66,9 @@ class Sayings:
         self._add(rest)
 
     def skip(self, size_bytes: int) -> None:
-        """These bytes are not read, and what was said before them is forgotten: the next line begins in its middle."""
+        """These bytes are not read: of what was said before them nothing is told any more."""
         self.at += size_bytes
         self._line.clear()
-        self._said.clear()
         self._known_from = self.at
 
     def since(self, mark: int) -> tuple[Said, ...] | Unavailable:

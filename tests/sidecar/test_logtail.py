@@ -283,6 +283,19 @@ def test_what_was_said_since(path: Path) -> None:
     log.close()
 
 
+def test_what_was_there_is_not_read(path: Path) -> None:
+    """A log of days costs nothing, and debug lines of a server that ran before say nothing of this one."""
+    debug = b"time=2026 level=DEBUG source=r.go:1 msg=reloading\n"
+    add(path, debug)
+    log = LogFile(path)
+    assert log.since(log.mark()) == ()
+    assert not log.tells_all
+    add(path, debug)
+    log.since(0)
+    assert log.tells_all
+    log.close()
+
+
 def test_a_line_that_is_not_complete(path: Path) -> None:
     """A line counts when it is complete, for who marked before its end."""
     log, line = LogFile(path), cut(2)
