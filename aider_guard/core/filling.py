@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from aider_guard.core.advice import Advice, advise
+from aider_guard.core.measured import Measured
 from aider_guard.core.readings import ContextReading, ContextRow, Unavailable
-from aider_guard.core.state import Measured, State
+from aider_guard.core.state import State
 
 
 def scaled(rows: Sequence[ContextRow], factor: float) -> tuple[ContextRow, ...]:

@@ -10,9 +10,9 @@ from typing import Literal
 from aider_guard.core.actions import Handoff
 from aider_guard.core.events import PromptShown
 from aider_guard.core.fit import Need
+from aider_guard.core.measured import Measured
 from aider_guard.core.readings import (
     ContextReading,
-    ContextRow,
     MemoryReading,
     ModelsReading,
     Unavailable,
@@ -66,26 +66,6 @@ class Restart:
     freed_bytes: int | Unavailable = Unavailable("not measured")
     unloaded: tuple[str, ...] = ()
     exchanges: int = 0
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The newest request of the main model, as the door counted it, and what its prompt was made of.
-
-    ``is_sure`` is False where only what was asked for is known: a request that the door refused.
-    """
-
-    prompt_tokens: int
-    answer_tokens: int = 0
-    window_tokens: int | Unavailable = Unavailable("the request did not tell")
-    rows: tuple[ContextRow, ...] = ()
-    """They sum up to about the prompt and its answer; empty where the prompt was not understood."""
-    is_sure: bool = True
-
-    @property
-    def used_tokens(self) -> int:
-        """The request and its answer: what the next prompt begins with."""
-        return self.prompt_tokens + self.answer_tokens
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,11 @@ from aider_guard.core.events import (
 )
 from aider_guard.core.filling import file_names, newest_rows
 from aider_guard.core.holdings import last_known_handoff
+from aider_guard.core.measured import Measured
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.rules.context import probe_due
 from aider_guard.core.state import (
     Limits,
-    Measured,
     State,
     fill_percent,
     is_measured,

@@ -8,10 +8,10 @@ from aider_guard.core import sentences
 from aider_guard.core.actions import CountFiles, RunHidden, ShowNotice
 from aider_guard.core.events import ContextRead, Event, FilesCounted, PromptSettled, TurnFinished
 from aider_guard.core.filling import advise_room, as_reading, file_names, newest_rows
+from aider_guard.core.measured import Measured
 from aider_guard.core.readings import ContextReading, Unavailable
 from aider_guard.core.rules import Step
 from aider_guard.core.state import (
-    Measured,
     Phase,
     State,
     fill_percent,

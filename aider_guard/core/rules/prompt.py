@@ -22,9 +22,10 @@ from aider_guard.core.events import (
     PromptShown,
     TurnFinished,
 )
+from aider_guard.core.measured import Measured
 from aider_guard.core.readings import ContextReading, Unavailable
 from aider_guard.core.rules import Step
-from aider_guard.core.state import Measured, State
+from aider_guard.core.state import State
 
 
 def note(state: State, event: Event, now: float) -> Step:

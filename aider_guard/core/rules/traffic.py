@@ -19,9 +19,10 @@ from aider_guard.core.events import (
     TurnFinished,
 )
 from aider_guard.core.filling import rows_of_request
+from aider_guard.core.measured import Measured
 from aider_guard.core.readings import ContextReading, Unavailable
 from aider_guard.core.rules import Step
-from aider_guard.core.state import Measured, State, same_model
+from aider_guard.core.state import State, same_model
 from aider_guard.core.traffic.events import (
     RequestFinished,
     RequestRefused,
