@@ -39,6 +39,8 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
+from aider_guard.core.traffic.events import RequestFinished, RequestRefused
+from aider_guard.core.traffic.kinds import Verdict
 from aider_guard.journal import open_journal
 
 SECRET = "top secret.py"
@@ -96,7 +98,8 @@ def test_each_event_is_one_line_of_its_own(writes: Writes) -> None:
     assert [line["t"] for line in lines] == [1.0, 2.0, 3.0]
     assert list(lines[1]) == [
         *("event", "at", "t"),
-        *("requests", "sent_tokens", "received_tokens"),
+        *("requests", "sent_tokens", "received_tokens", "prompt_tokens", "answer_tokens"),
+        *("load_seconds", "prefill_seconds", "generation_seconds"),
     ]
     assert lines[1]["sent_tokens"] == 100
     assert lines[1]["received_tokens"] == {"reason": "not read"}
@@ -121,6 +124,8 @@ def samples() -> list[object]:
         ContextRead(ContextReading("m", (row,), 10, 100, 0.0)),
         FilesCounted({SECRET: 10}),
         ModelsChosen("m", ("m",), 1, SECRET),
+        RequestFinished(1, "main", "chat", "m", "answered", Verdict("whole", "e"), parts=(row,)),
+        RequestRefused(1, "main", "chat", "m", "overflow", said=(SECRET,)),
         ShowNotice(notice),
         StartAider("20 turns", Handoff((SECRET,), (SECRET,))),
     ]
@@ -133,7 +138,7 @@ def test_no_name_of_a_file_and_no_text_goes_in(writes: Writes) -> None:
     assert SECRET not in writes.path.read_text(encoding="utf-8")
     assert lines[0]["mode"] == "ask"
     assert lines[3]["reading"]["rows"] == [{"kind": "file", "tokens": 10, "read_only": False}]
-    assert lines[6]["notice"] == {"name": "context_filling"}
+    assert lines[8]["notice"] == {"name": "context_filling"}
 
 
 FACTS = {
@@ -149,6 +154,9 @@ FACTS = {
     "names",
     "mode",
     "digest",
+    "model",
+    "cause",
+    "done_reason",
 }
 
 
