@@ -36,7 +36,8 @@ class Connection:
         head, _, self._received = self._received.partition(b"\r\n\r\n")
         length = header(head, b"content-length")
         while length and len(self._received) < int(length):
-            self._more()
+            if not self._more():
+                return b"", b""
         body, self._received = (
             self._received[: int(length or 0)],
             self._received[int(length or 0) :],

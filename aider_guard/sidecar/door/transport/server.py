@@ -15,9 +15,10 @@ from aider_guard.sidecar.door.seam import Door
 from aider_guard.sidecar.door.transport.app import DoorApp
 from aider_guard.sidecar.door.transport.upstream import Upstreams
 
-# Aider's side closes idle connections (httpx after 5 s, aiohttp after 15 s); a door that closes
-# first can do it in the moment in which a request is on its way.
-_KEPT_SECONDS: Final = 3600
+# Aider's side closes idle connections (httpx after 5 s, litellm's aiohttp after 120 s); a door that
+# closes first can do it in the moment in which a request is on its way. Not for ever: uvicorn
+# keeps what it knows of a connection that was reset for as long.
+_KEPT_SECONDS: Final = 180
 _SILENT: Final = logging.CRITICAL + 1
 
 
