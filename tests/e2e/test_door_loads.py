@@ -68,7 +68,7 @@ def test_the_model_is_there_before_the_first_message(desk: Desk, server: Chattin
         assert not server.chats
         person.ask("Hello.")
         assert windows(server) == [WINDOW_TOKENS]
-        assert person.journal("request_finished")[-1]["load_seconds"] < 0.5
+        assert person.wait_for_event("request_finished")["load_seconds"] < 0.5
         person.type(b"/exit\r")
         assert person.end() == 0
 
@@ -89,12 +89,13 @@ def test_nothing_is_loaded_over_a_model_of_somebody_else_s(
     assert server.loaded == ["other:latest"]
 
 
-def test_one_shot(desk: Desk, server: ChattingOllama) -> None:
-    """``--message`` goes through the door too: pinned, kept loaded, answered."""
+def one_shot(desk: Desk, server: ChattingOllama, *words: str) -> str:
+    """What is said to ``--message``; its status is 0."""
     guard = [sys.executable, "-m", "aider_guard", "--aider", str(desk.aider)]
-    words = ["--model", "ollama_chat/small", *QUIET, "--message", "Say hello.", "--yes-always"]
+    message = ["--message", "Say hello.", "--yes-always", *words]
+    pinned = ["--num-ctx", str(WINDOW_TOKENS)]
     ended = subprocess.run(
-        [*guard, "--num-ctx", str(WINDOW_TOKENS), "--", *words],
+        [*guard, *pinned, "--", "--model", "ollama_chat/small", *QUIET, *message],
         cwd=desk.repo,
         env={**desk.env, "OLLAMA_API_BASE": server.url},
         stdin=subprocess.DEVNULL,
@@ -103,10 +104,22 @@ def test_one_shot(desk: Desk, server: ChattingOllama) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "It is well" in ended.stdout
+    return ended.stdout
+
+
+def test_one_shot(desk: Desk, server: ChattingOllama) -> None:
+    """``--message`` goes through the door too: pinned, and kept loaded as long as Ollama itself would."""
+    assert "It is well" in one_shot(desk, server)
     (body,) = server.chats
     assert body["options"]["num_ctx"] == WINDOW_TOKENS
-    assert body["keep_alive"] == "30m"
+    assert "keep_alive" not in body
+
+
+def test_one_shot_that_does_not_fit(desk: Desk, server: ChattingOllama) -> None:
+    """It is not sent, and that is said."""
+    said = one_shot(desk, server, desk.file("large.py", 150))
+    assert "aider-guard: not sent: " in said
+    assert not server.chats
 
 
 def test_two_sessions_at_once(desk: Desk, ollama: PrivateOllama, terse: str) -> None:
@@ -125,7 +138,7 @@ def test_two_sessions_at_once(desk: Desk, ollama: PrivateOllama, terse: str) -> 
         first.type(b"/exit\r")
         assert first.end() == 0
         second.ask("And a box?")
-        assert len(second.journal("request_finished")) == 2
-        assert "aider-guard: " not in second.text()
+        assert second.wait_for_event("request_finished", 2)["load_seconds"] < 0.5
+        assert "loaded again" not in second.text()
         second.type(b"/exit\r")
         assert second.end() == 0

@@ -87,7 +87,7 @@ def test_refused_on_a_real_ollama(desk: Desk, ollama: PrivateOllama, terse: str)
         assert "/api/chat" not in ollama.log_path.read_text()[place:]
         person.ask(command)
         person.ask(QUESTION)
-        answered = person.journal("request_finished")[-1]
+        answered = person.wait_for_event("request_finished")
         assert answered["verdict"]["outcome"] == "whole"
         assert answered["prompt_tokens"] == answered["counted_tokens"]
         person.type(b"/exit\r")
@@ -104,6 +104,6 @@ def test_cut_by_a_real_ollama(desk: Desk, ollama: PrivateOllama, terse: str) -> 
         person.wait_for_prompt()
         insist(person, QUESTION)
         person.wait_for(r"aider-guard: [\d,]+ tokens of the prompt never reached")
-        assert person.journal("request_finished")[-1]["verdict"]["outcome"] == "cut"
+        assert person.wait_for_event("request_finished")["verdict"]["outcome"] == "cut"
         person.type(b"/exit\r")
         assert person.end() == 0
