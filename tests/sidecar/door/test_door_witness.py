@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from aider_guard.core.evidence import LogEvidence, LoggedCut, LoggedPrompt
@@ -171,9 +172,10 @@ def test_it_looks_again_now_and_then(path: Path) -> None:
     found: list[LogFileAt | Unavailable] = [reason, reason, LogFileAt(path)]
     witness = LogWitness(find=lambda _base, _named: found.pop(0), start=at_once, clock=clock)
     witness.serve(settings(OLLAMA))
+    clock.now += RETRY_SECONDS - 1
     assert witness.mark() == 0
     assert len(found) == 2
-    clock.now += RETRY_SECONDS + 1
+    clock.now += 2
     assert witness.mark() == 0
     clock.now += RETRY_SECONDS + 1
     before = witness.mark()
@@ -245,5 +247,16 @@ def test_looking_does_not_hold_anybody_up(path: Path) -> None:
     go_on.set()
     witness.close()
     assert isinstance(asyncio.run(witness.since(0)), Unavailable)
-    witness.serve(settings(OLLAMA, log="x"))
-    assert isinstance(asyncio.run(witness.since(0)), Unavailable)
+
+
+def test_nothing_is_left_open(path: Path) -> None:
+    """Another server's log takes the place of the first, and after the close there is none."""
+    witness = LogWitness(find=lambda _base, _named: LogFileAt(path), start=at_once)
+    before = psutil.Process().num_fds()
+    witness.serve(settings(OLLAMA))
+    witness.serve(settings(OLLAMA, log=str(path)))
+    assert psutil.Process().num_fds() == before + 1
+    witness.close()
+    witness.serve(settings(OLLAMA))
+    assert psutil.Process().num_fds() == before
+    assert witness.mark() == 0
