@@ -108,10 +108,7 @@ def runner_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
 def _fixed_length(asked: Asked) -> int:
     """How many characters of the messages the next Aider will send again."""
     fixed = itertools.takewhile(
-        lambda part: (
-            not part.current
-            and (part.kind in ("system", "map") or (part.kind == "file" and part.read_only))
-        ),
+        lambda part: part.kind in ("system", "map") or (part.kind == "file" and part.read_only),
         parts(asked),
     )
     return sum(len(part.text) for part in fixed)

@@ -111,6 +111,13 @@ def test_ends_where_the_history_begins(messages: Any, fixed: Any) -> None:
     assert texts(head(chat(*messages))) == list(fixed)
 
 
+def test_files_that_may_change_are_no_part_of_it() -> None:
+    """Without a history they come next; the restored one will come between."""
+    found = texts(head(chat(SYSTEM, *MAP, *FILES, *QUESTION)))
+    assert found[:3] == [SYSTEM, *MAP]
+    assert "print(1)" not in str(found)
+
+
 def test_a_head_that_asks_nothing_gets_a_question() -> None:
     """Templates may refuse a conversation without a message of the user's."""
     assert texts(head(chat(SYSTEM, *QUESTION))) == [SYSTEM, ("user", ".")]

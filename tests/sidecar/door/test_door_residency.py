@@ -217,6 +217,7 @@ def test_nothing_is_evaluated_where_it_is_still_in_the_cache() -> None:
             await home.reads()
             home.residency.warm()
             assert await home.wait_for(ModelWarmed) == ModelWarmed(MAIN.name, "load")
+            await asyncio.sleep(0.05)
             await home.asks()
             assert len(home.ollama.chats) == 2
 
@@ -263,7 +264,25 @@ def test_a_request_for_the_model_that_is_being_loaded_joins_the_load() -> None:
             await home.asks()
             assert (await home.wait_for(ModelWarmed)).problem == ""
             assert home.ollama.cancelled == []
+            await asyncio.sleep(0.05)
             assert len(home.ollama.chats) == 2
+            assert not home.all(ReloadSeen)
+
+    asyncio.run(story())
+
+
+def test_a_request_that_joins_the_load_of_a_lost_model_tells_nothing() -> None:
+    """Its waiting was begun by us."""
+
+    async def story() -> None:
+        async with house() as home:
+            await home.asks()
+            home.client.unload(MAIN.name)
+            home.ollama.talking.speed = type(home.ollama.talking.speed)(share=0.2)
+            home.residency.warm()
+            await until(home.loads)
+            await home.asks()
+            await asyncio.sleep(0.05)
             assert not home.all(ReloadSeen)
 
     asyncio.run(story())
@@ -363,6 +382,24 @@ def test_a_loaded_model_is_kept_while_nobody_types() -> None:
             await until(lambda: len(home.loads()) == 2)
             await _idle(home, AWAY_SECONDS)
             assert len(home.loads()) == 2
+
+    asyncio.run(story())
+
+
+def test_nothing_is_renewed_while_a_request_runs() -> None:
+    """It renews the stay itself, and is in nobody's way."""
+
+    async def story() -> None:
+        async with house() as home:
+            await home.asks()
+            await home.reads()
+            asked = home.asked()
+            await home.residency.begins(asked, home.upstream)
+            await _idle(home, RENEW_SECONDS + 1)
+            assert home.loads() == []
+            home.residency.ended(asked, home.upstream, Unavailable("cancelled"))
+            await _idle(home, 1)
+            await until(home.loads)
 
     asyncio.run(story())
 
