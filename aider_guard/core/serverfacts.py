@@ -17,6 +17,8 @@ class InstalledModel:
     digest: str
     quantization: str = ""
     remote_host: str = ""
+    format: str = ""
+    """``gguf``, or ``safetensors`` for a model that MLX runs; "" where it is not told."""
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,14 @@ def installed_model(entry: object) -> InstalledModel | None:
         case {"name": str(name), "size": size, **more} if name.isprintable() and name:
             if not is_count(size):
                 return None
-            digest, quantization = _text(more.get("digest")), _quantization(more)
-            return InstalledModel(name, size, digest, quantization, _remote_host(more))
+            return InstalledModel(
+                name,
+                size,
+                _text(more.get("digest")),
+                _detail(more, "quantization_level"),
+                _remote_host(more),
+                _detail(more, "format"),
+            )
     return None
 
 
@@ -122,7 +128,8 @@ def model_facts(name: str, answer: dict[str, Any], installed: Installed) -> Mode
         architecture=architecture,
         blob=_blob(answer.get("modelfile")),
         num_ctx_parameter=_num_ctx(answer.get("parameters")),
-        quantization=_quantization(answer) or (listed.quantization if listed else ""),
+        quantization=_detail(answer, "quantization_level")
+        or (listed.quantization if listed else ""),
     )
 
 
@@ -182,11 +189,9 @@ def _num_ctx(parameters: object) -> int:
     return tokens if is_count(tokens) else 0
 
 
-def _quantization(answer: Mapping[Any, Any]) -> str:
-    match answer.get("details"):
-        case {"quantization_level": level}:
-            return _text(level)
-    return ""
+def _detail(answer: Mapping[Any, Any], name: str) -> str:
+    details = answer.get("details")
+    return _text(details.get(name)) if isinstance(details, dict) else ""
 
 
 def _remote_host(answer: Mapping[Any, Any]) -> str:

@@ -35,6 +35,7 @@ class Account:
     truncation_forbidden: bool
     first_byte_seconds: float | Unavailable
     log: LogEvidence | Unavailable = LOG_NOT_READ
+    never_truncates: bool = False
 
     @property
     def finished(self) -> FinishedOutcome:
@@ -57,6 +58,7 @@ class Account:
                 done_reason=self.usage.done_reason,
                 truncation_forbidden=self.truncation_forbidden,
                 log=self.log,
+                never_truncates=self.never_truncates,
                 is_ollama=self.call.upstream.kind == "ollama",
             )
         )

@@ -76,6 +76,9 @@ class Shelf(Protocol):
     def alike(self, model: str) -> tuple[str, ...]:
         """Installed models of a similar name, nearest first; none when nothing is known."""
 
+    def never_truncates(self, model: str) -> bool:
+        """Whether it is known to be run by MLX, which refuses what is too long (x/mlxrunner/pipeline.go)."""
+
 
 @dataclass(frozen=True)
 class NoShelf:
@@ -91,6 +94,10 @@ class NoShelf:
     def alike(self, model: str) -> tuple[str, ...]:  # noqa: ARG002  # the protocol's
         """None is known."""
         return ()
+
+    def never_truncates(self, model: str) -> bool:  # noqa: ARG002  # the protocol's
+        """No model is known to."""
+        return False
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,11 @@ class TagsShelf:
         found = find_installed(model, self._installed)
         return found.remote_host if found is not None else ""
 
+    def never_truncates(self, model: str) -> bool:
+        """Whether it is known to be run by MLX, which refuses what is too long (x/mlxrunner/pipeline.go)."""
+        found = find_installed(model, self._installed)
+        return found is not None and found.format == "safetensors"
+
     def alike(self, model: str) -> tuple[str, ...]:
         """Installed models of a similar name, nearest first; none when nothing is known."""
         return nearest_names(model, self._installed)

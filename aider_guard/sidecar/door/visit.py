@@ -164,6 +164,7 @@ class TextVisit:
             truncation_forbidden=forbids_truncation(asked, settings, upstream, version),
             first_byte_seconds=self._first_byte_seconds,
             log=await services.witness.since(self._mark),
+            never_truncates=services.shelf.never_truncates(asked.model),
         )
         verdict = account.verdict()
         if (tokens := account.measured_tokens(verdict)) is not None:

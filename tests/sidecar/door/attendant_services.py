@@ -112,6 +112,7 @@ class ListedShelf:
 
     remote: dict[str, str] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    mlx: tuple[str, ...] = ()
 
     def serve(self, _settings: DoorSettings) -> None:
         """Nothing is to be read."""
@@ -121,6 +122,9 @@ class ListedShelf:
 
     def alike(self, _model: str) -> tuple[str, ...]:
         return self.names
+
+    def never_truncates(self, model: str) -> bool:
+        return model in self.mlx
 
 
 @dataclass

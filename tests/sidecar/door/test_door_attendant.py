@@ -117,6 +117,29 @@ def test_what_was_seen_whole_is_learned_from() -> None:
     assert len(desk.counts.learned) == 1
 
 
+@pytest.mark.parametrize("mlx", [True, False])
+def test_an_answer_beyond_the_window_is_no_loss_where_mlx_runs_the_model(*, mlx: bool) -> None:
+    """There the window grows with the answer; elsewhere the beginning of the prompt was pushed out."""
+    desk = Desk()
+    desk.shelf.mlx = ("qwen3:8b",) if mlx else ()
+
+    async def story() -> None:
+        visit = desk.visit(BODY)
+        await visit.begin()
+        more: dict[str, Any] = {
+            "done": True,
+            "done_reason": "stop",
+            "prompt_eval_count": 500,
+            "eval_count": 9000,
+        }
+        visit.passed(piece("x") + piece(**more))
+        await visit.end("answered")
+
+    run(story())
+    (finished,) = [event for event in desk.events if isinstance(event, RequestFinished)]
+    assert finished.verdict.outcome == ("whole" if mlx else "cut")
+
+
 def test_a_prompt_that_does_not_fit_is_not_sent() -> None:
     """The answer names what helps, and the next request finds neither it nor the message twice."""
     desk = Desk()
