@@ -16,7 +16,7 @@ from fakes.ollama_server import FakeModel, FakeOllama
 
 import aider_guard
 from aider_guard.demo.layout import cache_folder, rig_in
-from bench import checks, guard, relay, turns
+from bench import checks, counting, guard, relay, turns
 
 COLUMNS = "{:34}{:>12}{:>12}{:>12}{:>12}   {}"
 
@@ -49,6 +49,8 @@ def rows(folder: Path, address: str, options: argparse.Namespace) -> None:
         print_doctor(checks.doctor(folder / "doctor", address, aider), options)
     print_idle(guard.idle(folder / "idle", address, options.idle_seconds))
     rig = rig_in(cache_folder())
+    if rig.aider_command.exists():
+        counting.print_counting(rig)
     if options.turns and rig.aider_command.exists():
         turns.print_turns(rig, options.turns, rounds=1)
 

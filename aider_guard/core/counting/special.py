@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 # token_type of the GGUF format
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
+# Special tokens are looked for by so many characters first.
+_HEAD: Final = 3
 _BLANK: Final = " \t\n\v\f\r"
 # llama.cpp takes tokens with these texts as control tokens, whatever their type says.
 _LOOKS_SPECIAL: Final = """
@@ -20,12 +22,15 @@ _LOOKS_SPECIAL: Final = """
 _ALWAYS: Final = frozenset(_LOOKS_SPECIAL.split())
 
 
-@dataclass(frozen=True)
 class Specials:
-    """The texts of special tokens, longest first. ``eats_blanks`` are those that swallow the white space after them."""
+    """The special tokens of a vocabulary. ``eats_blanks`` are those that swallow the white space after them."""
 
-    texts: tuple[str, ...]
-    eats_blanks: frozenset[str] = frozenset()
+    def __init__(self, texts: Iterable[str], eats_blanks: frozenset[str] = frozenset()) -> None:
+        self.texts = sorted(texts, key=lambda text: len(text.encode()), reverse=True)
+        self.eats_blanks = eats_blanks
+        self._lengths: defaultdict[str, set[int]] = defaultdict(set)
+        for text in self.texts:
+            self._lengths[text[:_HEAD]].add(len(text))
 
     @classmethod
     def of(
@@ -35,10 +40,9 @@ class Specials:
         typed = zip(tokens, [*types, *[0] * (len(tokens) - len(types))], strict=False)
         special = (_UNKNOWN, _CONTROL, _USER_DEFINED)
         found = [text for text, kind in typed if text and (kind in special or text in _ALWAYS)]
-        found.sort(key=lambda text: len(text.encode()), reverse=True)
         name = str(facts.get("general.name", "")).lower()
         eats = frozenset(found) - {"<unk>", "<s>", "<|endoftext|>"}
-        return cls(tuple(found), eats if "phi-3" in name or "phi3" in name else frozenset())
+        return cls(found, eats if "phi-3" in name or "phi3" in name else frozenset())
 
     def split(self, text: str) -> Iterator[tuple[str, bool]]:
         """The text in pieces, each with whether it is one special token. Longer tokens are looked for first, each in
@@ -50,10 +54,14 @@ class Specials:
         return iter(pieces)
 
     def _in(self, text: str) -> list[str]:
-        """The special tokens that are in a text; most are looked for by the first characters they share."""
-        heads = {special[:3] for special in self.texts}
-        present = {head for head in heads if head in text}
-        return [special for special in self.texts if special[:3] in present and special in text]
+        """The special tokens that are in a text, longest first. Some models have a thousand, in few families."""
+        found: set[str] = set()
+        for head, lengths in self._lengths.items():
+            at = text.find(head)
+            while at >= 0:
+                found.update(text[at : at + length] for length in lengths)
+                at = text.find(head, at + 1)
+        return [special for special in self.texts if special in found]
 
     def _cut(self, piece: tuple[str, bool], special: str) -> Iterator[tuple[str, bool]]:
         text, is_special = piece

@@ -137,8 +137,8 @@ def test_special_tokens_wherever_they_stand() -> None:
 
 def test_a_token_that_looks_special_is() -> None:
     """Some files call their end of a turn a normal token."""
-    assert Specials.of(["<|im_end|>", "</s>"], [1, 1], {}).texts == ("<|im_end|>",)
-    assert Specials.of(["<|im_end|>"], [], {}).texts == ("<|im_end|>",)
+    assert Specials.of(["<|im_end|>", "</s>"], [1, 1], {}).texts == ["<|im_end|>"]
+    assert Specials.of(["<|im_end|>"], [], {}).texts == ["<|im_end|>"]
 
 
 def test_phi_3_swallows_blanks_after_its_marks() -> None:
