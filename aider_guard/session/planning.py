@@ -12,6 +12,7 @@ from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.serverfacts import ServedModel, ServerReport
 from aider_guard.launch.addresses import may_be_asked, ollama_address
 from aider_guard.launch.aider import Aider
+from aider_guard.launch.cloud import OLLAMA_ADDRESSES
 from aider_guard.launch.door import Entrance, served_models
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.plan import Plan, make_plan
@@ -71,6 +72,7 @@ class Planner:
             repo=RepoFacts(test_runner=runner_of_tests(settings)),
             state_free_bytes=paths.free_bytes(self.state_dir),
             aider_script=self.aider.script,
+            environment={name: self.environment.get(name, "") for name in OLLAMA_ADDRESSES},
         )
         base = self.server(settings) if isinstance(settings, AiderSettings) else ""
         corrections = read_corrections(self.state_dir)

@@ -113,6 +113,13 @@ def test_the_roles_are_named_as_their_servers_know_them() -> None:
     assert found.upstreams[1] == Upstream("openai", CPP, "openai")
 
 
+def test_ollamas_models_have_the_pin_for_their_window() -> None:
+    """A role's own is only what another server told."""
+    found = door(world())
+    assert found.roles[0] == DoorRole("main", "qwen3:8b")
+    assert found.window_tokens > 0
+
+
 def test_a_model_behind_ollamas_own_v1_is_ollamas() -> None:
     """No second server: the same one, by the door's own way to it."""
     address = variable("OPENAI_API_BASE", f"{HERE}/v1")

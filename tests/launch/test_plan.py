@@ -21,7 +21,8 @@ from aider_guard.core.serverfacts import InstalledModel, ModelFacts, ModelMissin
 from aider_guard.errors import LaunchError
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
-from aider_guard.launch.settings import AiderSettings, Role
+from aider_guard.launch.routes import DoorAddress
+from aider_guard.launch.settings import AiderSettings, Role, Variable
 from aider_guard.session.planning import Planner
 
 GIB = 1 << 30
@@ -175,6 +176,22 @@ def test_the_window_of_a_session_stays(tmp_path: Path) -> None:
     first = window(made.plan(settings(), server(model()), memory(9)))
     assert window(made.plan(settings(), server(model()), memory(16))) == first
     assert window(made.plan(settings(), UNKNOWN, UNKNOWN)) == first
+
+
+def test_a_session_knows_who_named_another_machine(tmp_path: Path) -> None:
+    """OLLAMA_HOST of the environment: the guard itself put it into Aider's own variable."""
+    box = "http://gpu-box:11434"
+    named = Variable("OLLAMA_API_BASE", "the environment", box)
+    told = replace(settings(), ollama_api_base=box, addresses=(named,))
+    made = planner(tmp_path)
+    made.environment = {"OLLAMA_HOST": "gpu-box"}
+    made.door = DoorAddress(43210, "t0ken")
+    done = made.plan(told, replace(server(model()), base=box, is_local=False), memory(16))
+    (found,) = (one for one in done.findings if one.id == "remote-ollama")
+    assert found.evidence == "OLLAMA_HOST, the environment"
+    assert done.said_at_start == (found.what,)
+    assert done.door is not None
+    assert done.door.upstreams[0].base == box
 
 
 def test_other_models_get_a_window_of_their_own(tmp_path: Path) -> None:
