@@ -103,6 +103,10 @@ class House:
         await until(lambda: len(self.all(kind)) >= count)
         return self.all(kind)[count - 1]
 
+    async def settled(self) -> None:
+        """Until nothing is under way in the background."""
+        await until(lambda: not self.residency._errands._besides)
+
     def all(self, kind: type[Kind]) -> list[Kind]:
         """Every event of a kind."""
         return [event for event in self.seen if isinstance(event, kind)]

@@ -26,7 +26,7 @@ from sidecar.door.residing import (
 )
 
 from aider_guard.core.events import ModelsRead
-from aider_guard.core.readings import ModelsReading, Unavailable
+from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
 from aider_guard.core.traffic.events import ModelWarmed, ReloadSeen
 from aider_guard.core.traffic.kinds import DoorRole, Upstream
 from aider_guard.sidecar.door.keeping import AWAY_SECONDS, RENEW_SECONDS
@@ -201,7 +201,7 @@ def test_the_head_of_another_model_is_not_evaluated() -> None:
             home.residency.serve(replace(home.settings, roles=roles))
             home.residency.warm()
             await home.wait_for(ModelWarmed)
-            await asyncio.sleep(0.05)
+            await home.settled()
             assert len(home.ollama.chats) == 1
             assert home.ollama.loaded == [EDITOR.name]
 
@@ -217,7 +217,7 @@ def test_nothing_is_evaluated_where_it_is_still_in_the_cache() -> None:
             await home.reads()
             home.residency.warm()
             assert await home.wait_for(ModelWarmed) == ModelWarmed(MAIN.name, "load")
-            await asyncio.sleep(0.05)
+            await home.settled()
             await home.asks()
             assert len(home.ollama.chats) == 2
 
@@ -264,7 +264,7 @@ def test_a_request_for_the_model_that_is_being_loaded_joins_the_load() -> None:
             await home.asks()
             assert (await home.wait_for(ModelWarmed)).problem == ""
             assert home.ollama.cancelled == []
-            await asyncio.sleep(0.05)
+            await home.settled()
             assert len(home.ollama.chats) == 2
             assert not home.all(ReloadSeen)
 
@@ -282,7 +282,7 @@ def test_a_request_that_joins_the_load_of_a_lost_model_tells_nothing() -> None:
             home.residency.warm()
             await until(home.loads)
             await home.asks()
-            await asyncio.sleep(0.05)
+            await home.settled()
             assert not home.all(ReloadSeen)
 
     asyncio.run(story())
@@ -361,7 +361,7 @@ def test_other_servers_are_left_alone() -> None:
 async def _idle(home: Any, seconds: float) -> None:
     home.clock.added += seconds
     await home.reads()
-    await asyncio.sleep(0.05)
+    await home.settled()
 
 
 def test_a_loaded_model_is_kept_while_nobody_types() -> None:
@@ -400,6 +400,27 @@ def test_nothing_is_renewed_while_a_request_runs() -> None:
             home.residency.ended(asked, home.upstream, Unavailable("cancelled"))
             await _idle(home, 1)
             await until(home.loads)
+
+    asyncio.run(story())
+
+
+def test_how_a_model_is_listed_is_learned_from_lists_after_its_load() -> None:
+    """An older list may have the window of before, and a new pin has a window of its own."""
+
+    async def story() -> None:
+        async with house() as home:
+            await home.asks()
+            older = LoadedModel(MAIN.name, "", 1, 1, 32768)
+            home.residency.observe(ModelsRead(ModelsReading((older,), taken_at=0.0)))
+            await home.reads()
+            await _idle(home, RENEW_SECONDS + 1)
+            assert len(home.loads()) == 1
+            home.settings = replace(home.settings, window_tokens=4096)
+            home.residency.serve(home.settings)
+            await home.asks()
+            await home.reads()
+            await _idle(home, RENEW_SECONDS + 1)
+            assert len(home.loads()) == 2
 
     asyncio.run(story())
 

@@ -46,7 +46,7 @@ async def _pushed_out(home: House) -> None:
 async def _pushed_out_by_the_editor(home: House) -> None:
     home.ollama.memory_bytes = 6 * 2**30
     await home.asks(model=EDITOR.name)
-    await asyncio.sleep(0.05)
+    await home.settled()
     await home.reads()
     home.processes.append(Processes(10, frozenset({10, 22})))
 
@@ -92,7 +92,7 @@ def test_each_loss_is_told_with_its_cause(
         async with house(FakeOllama(version, MODELS)) as home:
             home.processes.append(Processes(10, frozenset({10, 20})))
             await home.asks()
-            await asyncio.sleep(0.05)
+            await home.settled()
             await home.reads()
             home.processes.append(Processes(10, frozenset({10, 21})))
             await loses(home)  # type: ignore[misc]  # a coroutine
@@ -104,7 +104,7 @@ def test_each_loss_is_told_with_its_cause(
                 expected = "another program had asked for it with another window"  # by its size
             assert seen.cause.startswith(expected), seen.cause
             await home.asks()
-            await asyncio.sleep(0.05)
+            await home.settled()
             assert len(home.all(ReloadSeen)) == 1
 
     asyncio.run(story())
@@ -140,7 +140,7 @@ def test_first_loads_and_those_after_our_own_unload_are_none() -> None:
             home.residency.warm()
             await home.wait_for(ModelWarmed)
             await home.asks()
-            await asyncio.sleep(0.05)
+            await home.settled()
             assert not home.all(ReloadSeen)
 
     asyncio.run(story())
@@ -153,11 +153,11 @@ def test_a_request_that_waited_for_another_s_load_is_none() -> None:
         async with house() as home:
             home.processes.append(Processes(10, frozenset({10, 20})))
             await home.asks()
-            await asyncio.sleep(0.05)
+            await home.settled()
             asked = home.asked()
             await home.residency.begins(asked, home.upstream)
             home.residency.ended(asked, home.upstream, 3.0)
-            await asyncio.sleep(0.05)
+            await home.settled()
             assert not home.all(ReloadSeen)
 
     asyncio.run(story())
@@ -175,7 +175,7 @@ def test_a_request_that_ends_after_its_model_was_released_keeps_nothing() -> Non
             home.residency.ended(asked, home.upstream, 0.02)
             home.client.unload(MAIN.name)
             assert await home.asks() == 1.5
-            await asyncio.sleep(0.05)
+            await home.settled()
             assert not home.all(ReloadSeen)
 
     asyncio.run(story())
