@@ -281,7 +281,9 @@ def test_a_request_that_joins_the_load_of_a_lost_model_tells_nothing() -> None:
             home.ollama.talking.speed = type(home.ollama.talking.speed)(share=0.2)
             home.residency.warm()
             await until(home.loads)
-            await home.asks()
+            asked = home.asked()
+            await home.residency.begins(asked, home.upstream)
+            home.residency.ended(asked, home.upstream, 0.9)  # what was left of the load
             await home.settled()
             assert not home.all(ReloadSeen)
 
