@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,20 @@ def test_questions_and_answers(tmp_path: Path) -> None:
         assert put(tokenizing, Measured(2, 99)) == Noted()
         assert read_learned(str(tmp_path)).keys() == {"exact:latest"}
         assert put(tokenizing, Measured(2, 99)) == Noted("that prompt was not counted")
+
+
+def test_a_model_that_was_made_anew_is_learned_anew() -> None:
+    """When the door is served again, and not before."""
+    with FakeOllama(models=(MODEL,)) as ollama:
+        place = Place(ollama.url, "exact")
+        tokenizing = Tokenizing(Folders())
+        before = put(tokenizing, CountPrompt(1, place, prompt_of(asked("the log"))))
+        ollama.models = (replace(MODEL, template=TEMPLATE + "<|im_end|>"),)
+        assert put(tokenizing, CountPrompt(2, place, prompt_of(asked("the log")))) == before
+        assert put(tokenizing, LearnModel(place)) == Noted()
+        assert isinstance(before, Counted)
+        after = Counted(before.tokens + 1, True, 0.0)
+        assert put(tokenizing, CountPrompt(3, place, prompt_of(asked("the log")))) == after
 
 
 def test_a_server_that_does_not_tell_is_left_alone_for_a_while() -> None:
@@ -162,14 +177,11 @@ def test_answers_that_are_none(answer: Any, monkeypatch: pytest.MonkeyPatch) -> 
 def test_nobody_at_an_address() -> None:
     """Nor is anything sent to a cloud."""
     with FakeOllama() as ollama:
-        url = ollama.url
-    for base, model in (
-        (url, "m"),
-        ("http://127.0.0.1:port", "m"),
-        (url, "m:cloud"),
-        ("https://ollama.com", "m"),
-    ):
-        assert isinstance(show(base, model), Unavailable)
+        not_asked = Unavailable("a cloud's model is not asked about")
+        assert show(ollama.url, "m:cloud") == show("https://ollama.com", "m") == not_asked
+        assert ollama.received == []
+    for base in (ollama.url, "http://127.0.0.1:port"):
+        assert isinstance(show(base, "m"), Unavailable)
 
 
 def test_a_kept_vocabulary_that_is_garbage_is_read_again(tmp_path: Path) -> None:

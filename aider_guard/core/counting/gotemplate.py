@@ -23,7 +23,7 @@ ABSENT: Final = None
 
 
 class Record(dict[str, Any]):
-    """A struct of Go's: always true, and a field that it does not have is an error."""
+    """A struct of Go's: a field that it does not have is an error."""
 
 
 def evaluate(nodes: Sequence[Node], values: Mapping[str, Any]) -> str:
@@ -39,8 +39,7 @@ class _Evaluation:
         self.written: list[str] = []
 
     def walk(self, nodes: Sequence[Node], dot: Any) -> None:
-        """Write nodes; variables declared in them end with them."""
-        mark = len(self._variables)
+        """Write nodes."""
         for node in nodes:
             match node:
                 case Text(text):
@@ -51,9 +50,9 @@ class _Evaluation:
                         self.written.append(written(value))
                 case Branch():
                     self._branch(node, dot)
-        del self._variables[mark:]
 
     def _branch(self, node: Branch, dot: Any) -> None:
+        """One branch; variables declared in it end with it."""
         mark = len(self._variables)
         if node.kind == "range":
             self._range(node, dot)
@@ -153,7 +152,7 @@ def _field(value: Any, name: str) -> Any:
 
 def truth(value: Any) -> bool:
     """Whether Go's templates take a value as true: not empty, and not zero."""
-    return isinstance(value, Record) or bool(value)
+    return bool(value)
 
 
 def written(value: Any) -> str:

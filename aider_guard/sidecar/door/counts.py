@@ -44,7 +44,7 @@ ANSWER_SECONDS: Final = 30.0
 IDLE_SECONDS: Final = 60.0
 AHEAD_SECONDS: Final = 3.0
 """How long the process stays when it has only learned vocabularies: they are on the disk now."""
-_REMEMBERED: Final = 16
+_REMEMBERED: Final = 8
 _END, _FIRST, _LATER = 0, 1, 2
 
 

@@ -104,6 +104,8 @@ def test_measurements_that_contradict_each_other_show_nothing() -> None:
     turns = [((1, 1 + n, n), 5 * (2 + 2 * n) - n % 2) for n in range(8)]
     learned = overhead(*turns)
     assert learned.exactly((1, 9, 8)) is None
+    once = [((1, 1 + n, n), 5 * (2 + 2 * n) + (n == 4)) for n in range(9)]
+    assert overhead(*once).exactly((1, 20, 19)) is None
     tokens, off = learned.about((1, 9, 8))
     assert abs(tokens - 5 * 18) <= off < 10
 
