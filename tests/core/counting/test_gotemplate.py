@@ -76,6 +76,7 @@ def test_what_is_not_known_is_said(template: str) -> None:
         ("a {{- /* b */ -}} c", "ac"),
         ("{{- 1 }}{{ -1 }}", "1-1"),
         ("{{ $x := 1 }}{{ if true }}{{ $x = 2 }}{{ $x := 3 }}{{ end }}{{ $x }}", "2"),
+        ('{{ $x := "o" }}{{ range .List }}{{ $x }}{{ $x := "i" }}{{ $x }}{{ end }}', "oioi"),
         ("{{ with $y := .Text }}{{ $y }}{{ . }}{{ end }}", "abab"),
         (
             "{{ range $e := .List }}{{ $e }}{{ end }}{{ range .None }}{{ else }}none{{ end }}",
