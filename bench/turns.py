@@ -20,7 +20,7 @@ from bench.tap import Asked
 
 ROUNDING_TOKENS = 8
 """For where the old and the new text meet, and for an answer's tokens, which may be others when they come back."""
-_ROW = "{:46}{:>12}{:>12}{:>12}   {}"
+_ROW = "{:52}{:>12}{:>12}{:>12}   {}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def rows(results: Results) -> Iterator[str]:
     within = f"within 5 % of the floor: {share:+.1f} %"
     yield row("  of which Ollama's, s", lambda talk: talk.ollama_seconds, within)
     yield row("  Aider's own, s", lambda talk: talk.seconds - talk.ollama_seconds, "")
-    yield row("loads", lambda talk: talk.loads, "1", digits=0)
+    yield row("loads", lambda talk: talk.loads, "one", digits=0)
     yield row("requests", lambda talk: len(talk.asked), "", digits=0)
     yield row("tokens evaluated of prompts", lambda talk: sum(talk.evaluated_tokens), "", digits=0)
     aim = "at most 10 % more than their new text"
