@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import yaml
 from e2e.desk import QUIET, Desk
 from e2e.people import Guarded
 
@@ -87,6 +88,23 @@ def test_what_aider_is_given_leads_through_the_door(desk: Desk, llama: str) -> N
     assert f"http://127.0.0.1:PORT/TOKEN/openai leads to {llama}" in done.stdout
     metadata = json.loads(done.stdout.partition("model.metadata.json:\n")[2])
     assert metadata[MODEL]["max_input_tokens"] == WINDOW_TOKENS
+
+
+def test_an_entry_of_the_users_leads_through_the_door_too(desk: Desk, llama: str) -> None:
+    """Its address is replaced, its path is not lost, and the rest of it is kept; the file stays as it is."""
+    entry = f"- name: {MODEL}\n  extra_params: {{api_base: '{llama}/v1', temperature: 0}}\n"
+    path = desk.repo / ".aider.model.settings.yml"
+    path.write_text(entry)
+    done = guard("--show", "--", "--model", MODEL, desk=desk, llama=NOBODY)
+    written = done.stdout.partition("model.settings.yml:\n")[2].partition("\n\n")[0]
+    (found,) = yaml.safe_load(written)
+    assert found["extra_params"] == {
+        "api_base": "http://127.0.0.1:PORT/TOKEN/openai-2",
+        "temperature": 0,
+    }
+    metadata = json.loads(done.stdout.partition("model.metadata.json:\n")[2])
+    assert metadata[MODEL]["max_input_tokens"] == WINDOW_TOKENS
+    assert path.read_text() == entry
 
 
 def test_a_message_without_a_terminal_is_answered(desk: Desk, llama: str) -> None:

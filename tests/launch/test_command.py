@@ -94,6 +94,10 @@ ADDRESSES = [
     ("", {"OLLAMA_API_BASE": "http://box:1"}, "http://box:1"),
     ("http://other:2", {"OLLAMA_API_BASE": "http://box:1"}, "http://other:2"),
     ("other:2", {}, "http://other:2"),
+    ("", {"OLLAMA_HOST": "0.0.0.0:11500"}, "http://127.0.0.1:11500"),
+    ("", {"OLLAMA_HOST": "box"}, "http://box:11434"),
+    ("", {"OLLAMA_HOST": "box", "OLLAMA_API_BASE": "http://box:1"}, "http://box:1"),
+    ("other:2", {"OLLAMA_HOST": "box"}, "http://other:2"),
 ]
 
 

@@ -219,6 +219,8 @@ def test_the_servers_to_ask_are_complete_and_named_as_aider_names_the_models() -
     )
     assert served_models(told) == (ServedModel("openai/org/m", "org/m", CPP),)
     assert served_models(settings()) == ()
+    other = replace(role("main", MAIN), api_base="http://127.0.0.1:11500")
+    assert served_models(settings(other)) == (), "another Ollama tells no window in that protocol"
 
 
 # The user's model settings

@@ -91,6 +91,16 @@ def test_keys_and_addresses_are_told_with_their_source() -> None:
     ]
 
 
+def test_a_servers_address_is_told_complete_beside_what_may_be_shown() -> None:
+    """The door has to find the server; a proxy and Ollama are not found that way."""
+    os.environ.update(OPENAI_API_BASE="http://me:x@127.0.0.1:1/v1", HTTPS_PROXY="http://a:b@p:1/x")
+    told = {one["name"]: (one["value"], one["address"]) for one in addresses_set(Origins())}
+    assert told == {
+        "OPENAI_API_BASE": ("http://127.0.0.1:1", "http://me:x@127.0.0.1:1/v1"),
+        "HTTPS_PROXY": ("http://p:1", ""),
+    }
+
+
 def test_the_environment_is_held_against_every_way_of_assigning() -> None:
     """Through update, setdefault and the operator, for this process and for those it starts."""
     os.environ.update(REFUSED="before", FREE="before")

@@ -79,9 +79,10 @@ def test_knows_its_own(tmp_path_factory: pytest.TempPathFactory, path: str, expe
 
 def test_what_the_server_started_is_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A runner of any name belongs to the server above it, also when it outlives the server."""
-    script = "exec 3<&0; cat <&3 & echo READY; read line"
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "ready").write_text("READY\n")  # said by cat itself: its process has its name by then
+    script = f"exec 3<&0; cat {folder}/ready - <&3 & read line"
     with ExitStack() as stack:
-        folder = tmp_path_factory.mktemp("bin")
         server = stack.enter_context(running(folder, "ollama", script))
         (runner,) = psutil.Process(server).children()
         stack.callback(runner.kill)

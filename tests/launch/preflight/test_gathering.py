@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from fakes.ollama_server import FakeModel, FakeOllama, Raw
-from launch.preflight.worlds import NO, role, server, settings, world
+from fakes.ollama_server import FakeModel, FakeOllama, Json, Raw
+from launch.preflight.worlds import NO, role, same, server, settings, variable, world
 
 from aider_guard import paths
 from aider_guard.config import Config
@@ -219,6 +219,18 @@ def test_a_file_that_cannot_be_merged_is_one_problem(tmp_path: Path, *, is_told:
     assert [finding.id for finding in found] == ["aider-settings"]
     assert str(broken) in found[0].what
     assert isinstance(facts.window_tokens, Unavailable)
+
+
+def test_other_servers_are_asked_for_their_windows() -> None:
+    """One that answers where no Ollama does."""
+    listed = Json({"data": [{"id": "m", "max_model_len": 4096}]})
+    with FakeOllama(answers={"/v1/models": listed}) as other:
+        address = variable("OPENAI_API_BASE", f"{other.url}/v1")
+        config = Config(ollama=nowhere())
+        facts = _with_server(world(*same("openai/m"), addresses=(address,), config=config))
+
+    assert isinstance(facts.server, ServerReport)
+    assert facts.server.others == {"openai/m": 4096}
 
 
 def test_the_models_of_the_roles_are_asked_about() -> None:
