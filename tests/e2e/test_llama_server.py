@@ -99,7 +99,7 @@ def test_an_entry_of_the_users_leads_through_the_door_too(desk: Desk, llama: str
     written = done.stdout.partition("model.settings.yml:\n")[2].partition("\n\n")[0]
     (found,) = yaml.safe_load(written)
     assert found["extra_params"] == {
-        "api_base": "http://127.0.0.1:PORT/TOKEN/openai-2",
+        "api_base": "http://127.0.0.1:PORT/TOKEN/openai",
         "temperature": 0,
     }
     metadata = json.loads(done.stdout.partition("model.metadata.json:\n")[2])
