@@ -34,17 +34,43 @@ class _Pace:
 
     best: float = 0.0
     signs: int = 0
-    """Pieces in a row that took as long as all of the head so far would."""
+    """Pieces in a row that took as long as all of the head so far might."""
 
     def note(self, done: int, end: int, seconds: float) -> float:
         """The speed of this piece."""
         speed = (end - done) / seconds
-        # Half, as the best piece may have been lucky; a busy machine slows all pieces alike, and a
-        # piece is a small part of the whole by then.
-        anew = end >= 4 * (end - done) and seconds * self.best > end / 2
-        self.signs = self.signs + 1 if anew else 0
+        suspect = end >= 4 * (end - done) and seconds * self.best > end / 2
+        self.signs = self.signs + 1 if suspect else 0
         self.best = max(self.best, speed)
         return speed
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Sends beginnings of a head."""
+
+    post: Post
+    head: Head
+    clock: Callable[[], float]
+    found: Evaluated
+
+    async def seconds(self, end: int) -> float | None:
+        """How long this beginning took; None when it was refused."""
+        started_at = self.clock()
+        answer = await self.post(self.head.path, self.head.beginning(end))
+        if isinstance(answer, Unavailable):
+            self.found.problem = answer.reason
+            return None
+        tokens = answer.get("prompt_eval_count")
+        self.found.tokens = tokens if answers.is_count(tokens) else self.found.tokens
+        return max(self.clock() - started_at, 0.001)
+
+    async def are_kept(self, end: int, seconds: float) -> bool:
+        """Whether the beginning that took so long takes less the second time: a busy machine looks alike at first."""
+        again = await self.seconds(end)
+        if again is not None and again > seconds / 2:
+            self.found.problem = ANEW
+        return not self.found.problem
 
 
 async def evaluate(post: Post, head: Head, clock: Callable[[], float], found: Evaluated) -> None:
@@ -53,19 +79,17 @@ async def evaluate(post: Post, head: Head, clock: Callable[[], float], found: Ev
     Stops where each piece is evaluated from the beginning, as a cache that cannot be cut back (recurrent layers, some
     sliding windows) makes it: that would take longer than to evaluate it once.
     """
-    done, size, pace = 0, FIRST_CHARACTERS, _Pace()
+    pieces, pace = _Pieces(post, head, clock, found), _Pace()
+    done, size = 0, FIRST_CHARACTERS
     while done < head.characters:
         end = min(head.characters, done + size)
-        started_at = clock()
-        answer = await post(head.path, head.beginning(end))
-        if isinstance(answer, Unavailable):
-            found.problem = answer.reason
+        seconds = await pieces.seconds(end)
+        if seconds is None:
             return
-        tokens = answer.get("prompt_eval_count")
-        found.tokens = tokens if answers.is_count(tokens) else found.tokens
-        speed = pace.note(done, end, max(clock() - started_at, 0.001))
+        speed = pace.note(done, end, seconds)
         if pace.signs >= _SIGNS:
-            found.problem = ANEW
-            return
+            if not await pieces.are_kept(end, seconds):
+                return
+            pace = _Pace()
         done = end
         size = int(min(max(speed * PIECE_SECONDS, FIRST_CHARACTERS), size * _GROWTH))

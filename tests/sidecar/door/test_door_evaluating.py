@@ -72,6 +72,17 @@ def test_a_cache_that_keeps_nothing_is_noticed(speed: float) -> None:
     assert server.now < HEAD.characters / speed
 
 
+def test_a_busy_machine_is_not_taken_for_a_cache_that_keeps_nothing() -> None:
+    """It became forty times slower, and goes on; what was read stays read."""
+    server = Server(3_000.0)
+
+    async def post(path: str, body: Mapping[str, Any]) -> dict[str, Any] | Unavailable:
+        server.speed = 3_000.0 if len(server.ends) < 5 else 75.0
+        return await server.post(path, body)
+
+    assert run(post, server.clock) == Evaluated(HEAD.characters // 3)
+
+
 def test_a_refusal_ends_it() -> None:
     """What was evaluated until then is told."""
 
