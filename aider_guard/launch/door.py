@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,16 @@ from typing import Any
 
 from aider_guard.core.fit import STEP_TOKENS, fit
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ServedModel
-from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, RoleName, WindowNeed
+from aider_guard.core.serverfacts import ServedModel, ServerProcess, ServerReport
+from aider_guard.core.traffic.bodies import KEEP_SECONDS
+from aider_guard.core.traffic.heads import RUNNER_OPTIONS
+from aider_guard.core.traffic.kinds import (
+    DoorRole,
+    DoorSettings,
+    RoleName,
+    RunnerOption,
+    WindowNeed,
+)
 from aider_guard.launch.fitting import Placement
 from aider_guard.launch.pins import EVERY_MODEL, Entries
 from aider_guard.launch.preflight.facts import Facts
@@ -20,6 +29,7 @@ from aider_guard.launch.settings import AiderSettings, Role, ollama_name
 
 LEARNED = "tokens"
 """The folder in the state folder where ratios of tokens are remembered."""
+_DURATION = re.compile(r"(-)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s?)?")
 _SHARES = (3 / 4, 1 / 2, 3 / 8, 1 / 4, 1 / 8)
 _SMALLEST_TOKENS = 2048
 """Below this there is no room for Aider's own instructions."""
@@ -61,9 +71,10 @@ def door_settings(
     return DoorSettings(
         token=entrance.address.token,
         upstreams=routes.upstreams,
-        roles=tuple(_roles(settings, routes, windows)),
+        roles=tuple(_roles(settings, routes, windows, entries)),
         window_tokens=window,
-        user_keep_alive=says_keep_alive(entries, settings.models),
+        user_keep_alive=says_keep_alive(entries, settings.models)
+        or server_keeps_longer(facts.server),
         on_overflow=facts.config.on_overflow,
         refuse_cloud=facts.config.network == "offline",
         smaller_windows=smaller_windows(placed, window),
@@ -83,7 +94,7 @@ def served_windows(facts: Facts) -> Mapping[str, int | Unavailable]:
 
 
 def _roles(
-    settings: AiderSettings, routes: Routes, windows: Mapping[str, int]
+    settings: AiderSettings, routes: Routes, windows: Mapping[str, int], entries: Entries
 ) -> Iterator[DoorRole]:
     """The roles whose requests pass the door, with their models as their servers know them."""
     for name in _ROLES:
@@ -92,7 +103,35 @@ def _roles(
         if role is not None and way is not None:
             window = 0 if ollama_name(role.model) is not None else windows.get(role.model, 0)
             path = "" if way == OLLAMAS_OPENAI else way.lstrip("/")
-            yield DoorRole(name, name_there(role.model), path, window)
+            options = runner_options_of(entries, role.model)
+            yield DoorRole(name, name_there(role.model), path, window, options)
+
+
+def runner_options_of(entries: Entries, model: str) -> tuple[RunnerOption, ...]:
+    """What the user's model settings start this model's process with; the entry for every model wins, as in Aider's
+    models.py. The window is not among them: it is the session's.
+    """
+    extra: dict[str, Any] = {}
+    for name in (model, EVERY_MODEL):
+        extra.update(entries.get(name, {}).get("extra_params") or {})
+    named = ((name, extra.get(name)) for name in RUNNER_OPTIONS if name != "num_ctx")
+    return tuple(RunnerOption(name, value) for name, value in named if isinstance(value, int))
+
+
+def server_keeps_longer(server: ServerReport | Unavailable) -> bool:
+    """Whether the server itself is known to keep models for ever, or for longer than the door asks for.
+
+    ``OLLAMA_KEEP_ALIVE`` is a duration of Go's or seconds (envconfig/config.go); negative is for ever.
+    """
+    process = server.process if isinstance(server, ServerReport) else None
+    settings = process.settings if isinstance(process, ServerProcess) else None
+    said = settings.get("OLLAMA_KEEP_ALIVE", "") if isinstance(settings, dict) else ""
+    found = _DURATION.fullmatch(said.strip())
+    if found is None:
+        return False
+    minus, hours, minutes, seconds = found.groups()
+    total = 3600 * int(hours or 0) + 60 * int(minutes or 0) + float(seconds or 0)
+    return bool(minus) or total > KEEP_SECONDS
 
 
 def served_models(settings: AiderSettings) -> tuple[ServedModel, ...]:

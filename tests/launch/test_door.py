@@ -21,9 +21,14 @@ from launch.preflight.worlds import (
 
 from aider_guard.core.fit import Card, Fit, Runtime
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
-from aider_guard.core.serverfacts import ServedModel
+from aider_guard.core.serverfacts import ServedModel, ServerProcess
 from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
-from aider_guard.launch.door import Entrance, served_models, smaller_windows
+from aider_guard.launch.door import (
+    Entrance,
+    served_models,
+    server_keeps_longer,
+    smaller_windows,
+)
 from aider_guard.launch.fitting import placement
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.preflight.facts import Facts
@@ -283,6 +288,37 @@ def test_how_long_models_stay_is_the_users_where_he_said_so(
 ) -> None:
     """For one of the session's models, or for every one."""
     assert door(world(settings=entries(tmp_path, text))).user_keep_alive is users
+
+
+@pytest.mark.parametrize(
+    ("said", "longer"),
+    [
+        *(("-1", True), ("24h", True), ("1h30m", True), ("3600", True), ("-1s", True)),
+        *(("", False), ("5m", False), ("30m", False), ("0", False), ("soon", False)),
+    ],
+)
+def test_a_server_that_keeps_models_longer_is_not_told_otherwise(
+    tmp_path: Path, said: str, longer: bool
+) -> None:
+    """By what its process was started with, where that can be read."""
+    process = ServerProcess(7, "ollama", "ada", {"OLLAMA_KEEP_ALIVE": said} if said else {})
+    kept = replace(server(), process=process)
+    assert server_keeps_longer(kept) is longer
+    told = entries(tmp_path, "")
+    assert door(replace(world(settings=told), server=kept)).user_keep_alive is longer
+
+
+def test_the_options_a_models_process_is_started_with_are_known_before_its_first_request(
+    tmp_path: Path,
+) -> None:
+    """Or loading ahead would load it twice. The entry for every model wins; the window is the session's."""
+    text = (
+        f"- name: {MAIN}\n  extra_params: {{num_gpu: 20, num_batch: 256, num_ctx: 9, temperature: 0}}\n"
+        "- name: aider/extra_params\n  extra_params: {num_gpu: 30, use_mmap: false}\n"
+    )
+    (main, *_) = door(world(settings=entries(tmp_path, text))).roles
+    found = {option.name: option.value for option in main.runner_options}
+    assert found == {"num_gpu": 30, "num_batch": 256, "use_mmap": False}
 
 
 # Smaller windows

@@ -15,6 +15,7 @@ from aider_guard.core.traffic.flattened import summary_blocks
 from aider_guard.core.traffic.kinds import DoorSettings, Upstream
 from aider_guard.core.traffic.reading import asks_for_nothing, own_free
 
+KEEP_SECONDS: Final = 1800
 KEEP_ALIVE: Final = "30m"
 
 

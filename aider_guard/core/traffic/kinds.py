@@ -63,6 +63,14 @@ class Upstream:
 
 
 @dataclass(frozen=True)
+class RunnerOption:
+    """An option that a model's process is started with (``num_gpu``): with another value it is loaded again."""
+
+    name: str
+    value: int | bool
+
+
+@dataclass(frozen=True)
 class DoorRole:
     """A model that Aider was started with, as its server knows it."""
 
@@ -72,6 +80,8 @@ class DoorRole:
     """The upstream's."""
     window_tokens: int = 0
     """What a server that is not Ollama said its window is; 0 for Ollama's models, and when it did not say."""
+    runner_options: tuple[RunnerOption, ...] = ()
+    """Those that the user's own settings give, but for the window."""
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,10 @@ class OllamaResidency:
     def serve(self, settings: DoorSettings) -> None:
         """These are the session's models and their pin."""
         self._loop, self._settings = asyncio.get_running_loop(), settings
+        for role in settings.roles:
+            resident = self._residents.get(role.model)
+            if not role.path and not resident.options:
+                resident.options = {option.name: option.value for option in role.runner_options}
         self._catch_up()
 
     @property

@@ -28,7 +28,7 @@ from sidecar.door.residing import (
 from aider_guard.core.events import ModelsRead
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
 from aider_guard.core.traffic.events import ModelWarmed, ReloadSeen
-from aider_guard.core.traffic.kinds import DoorRole, Upstream
+from aider_guard.core.traffic.kinds import DoorRole, RunnerOption, Upstream
 from aider_guard.sidecar.door.keeping import AWAY_SECONDS, RENEW_SECONDS
 
 
@@ -138,6 +138,22 @@ def test_options_of_the_runner_are_those_of_the_last_request() -> None:
             assert home.loads()[-1]["options"] == {"num_gpu": 20, "num_ctx": WINDOW_TOKENS}
             assert await home.asks(num_gpu=20) < 0.1
             assert not home.all(ReloadSeen)
+
+    asyncio.run(story())
+
+
+def test_the_users_own_options_are_those_of_the_first_load() -> None:
+    """Or the first request would have the model loaded a second time."""
+
+    async def story() -> None:
+        async with house() as home:
+            (main, *others) = home.settings.roles
+            main = replace(main, runner_options=(RunnerOption("num_gpu", 20),))
+            home.residency.serve(replace(home.settings, roles=(main, *others)))
+            home.residency.warm()
+            await home.wait_for(ModelWarmed)
+            assert home.loads()[0]["options"] == {"num_gpu": 20, "num_ctx": WINDOW_TOKENS}
+            assert await home.asks(num_gpu=20) < 0.1
 
     asyncio.run(story())
 

@@ -8,6 +8,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 import httpx
@@ -86,7 +87,7 @@ class Upstreams:
     async def _send(self, question: Question, connection: _Connection) -> httpx.Response:
         request = httpx.Request(
             question.method,
-            question.url,
+            _parsed(question.url),
             headers=question.headers,
             content=question.body or None,
             extensions={
@@ -107,6 +108,10 @@ class Upstreams:
                 socket_options=_SOCKET_OPTIONS,
             )
         return self._transports[secure]
+
+
+# Most requests go to the same few addresses, and taking one apart is most of making a request.
+_parsed = lru_cache(maxsize=64)(httpx.URL)
 
 
 class _Connection:
