@@ -29,8 +29,16 @@ class House:
     moment: Callable[[], Moment]
 
     def window(self, asked: Asked, upstream: Upstream) -> int | Unavailable:
-        """The pin where a request can carry it; else what is known to be loaded."""
+        """The pin where a request can carry it; else what is known to be loaded, or what the server said of itself."""
         pin = self.settings.window_tokens
-        if upstream.kind == "ollama" and asked.form in ("chat", "generate") and pin > 0:
+        if upstream.kind == "openai":
+            return self._told(asked.model, upstream.path)
+        if asked.form in ("chat", "generate") and pin > 0:
             return pin
         return self.services.residency.loaded_window(asked.model)
+
+    def _told(self, model: str, path: str) -> int | Unavailable:
+        """What a server that is not Ollama said its window is, before the first prompt."""
+        roles = (role for role in self.settings.roles if (role.path, role.model) == (path, model))
+        windows = [role.window_tokens for role in roles if role.window_tokens > 0]
+        return windows[0] if windows else Unavailable("this server did not tell its window")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from sidecar.door.attendant_services import Desk, run, text_of
 
 from aider_guard.core.readings import ContextRow, Unavailable
 from aider_guard.core.traffic.events import RequestFinished, RequestRefused, RequestStarted
-from aider_guard.core.traffic.kinds import Count
+from aider_guard.core.traffic.kinds import Count, DoorRole
 from aider_guard.sidecar.door.seam import Abort, Forward, Pass, Reply, Retry, Trouble
 
 CHAT = [message("system", prompts.DIFF), message("user", "fix it")]
@@ -461,10 +462,12 @@ def test_a_request_that_aider_gives_up_is_told_as_cancelled() -> None:
     assert desk.counts.cancelled == 1
 
 
-def test_another_local_servers_window_is_what_it_has_loaded() -> None:
+def test_another_local_servers_window_is_what_it_said_at_the_start() -> None:
     """It has no pin; its usage is counted and taken out of the stream again."""
     desk = Desk()
-    desk.residency.windows = {"qwen3:8b": 4096}
+    here = DoorRole("main", "qwen3:8b", LOCAL.path, window_tokens=4096)
+    desk.settings = replace(desk.settings, roles=(*desk.settings.roles, here))
+    desk.residency.windows = {"qwen3:8b": 8192}  # Ollama's model of that name
     usage = {"choices": [], "usage": {"prompt_tokens": 40, "completion_tokens": 2}}
     text = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}
     first, last = (f"data: {json.dumps(event)}\n\n".encode() for event in (text, usage))
