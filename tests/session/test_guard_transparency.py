@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -192,6 +193,11 @@ def test_what_the_program_finds_is_what_it_found_without_a_guard(place: Place) -
     if place.form == "settings":
         nowhere = environment["HTTP_PROXY"]
         added |= local_environment(Config(), AiderSettings(), place.ollama, nowhere).set
+        door, secret = environment["OLLAMA_API_BASE"].rsplit("/", 1)
+        assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+", door)
+        assert len(secret) >= 32
+        added |= {"OLLAMA_API_BASE": f"{door}/{secret}"}
+        added |= {"LLAMAFILE_API_BASE": f"{door}/{secret}/llamafile"}
     assert environment == {**plain.pop("env"), **added}
     assert guarded == plain
 

@@ -58,9 +58,14 @@ def test_what_is_installed(version: str) -> None:
         models = client.installed()
     told = version not in ("0.9.3", "0.11.10")
     assert models == (
-        InstalledModel("qwen3:8b", 5 * GIB, f"{8:064x}", "Q4_K_M"),
+        InstalledModel("qwen3:8b", 5 * GIB, f"{8:064x}", "Q4_K_M", format="gguf"),
         InstalledModel(
-            "gpt-oss:mine", 384, f"{12:064x}", "Q4_K_M", "https://ollama.com:443" if told else ""
+            "gpt-oss:mine",
+            384,
+            f"{12:064x}",
+            "Q4_K_M",
+            "https://ollama.com:443" if told else "",
+            "gguf",
         ),
     )
 
@@ -376,7 +381,7 @@ def test_the_cloud_switch(version: str, disabled: bool) -> None:
     """It can be asked for from 0.16.2 on; before, that is said."""
     with client_of(FakeOllama(version=version, cloud_disabled=disabled)) as client:
         answer = client.cloud_disabled()
-    old = version in ("0.9.3", "0.11.10", "0.12.6")
+    old = version in ("0.9.3", "0.11.10", "0.12.5", "0.12.6")
     assert answer == (NO_SWITCH if old else disabled)
 
 

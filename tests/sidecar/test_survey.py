@@ -172,5 +172,7 @@ def test_a_name_is_asked_for_once() -> None:
     assert [request.path for request in ollama.received].count("/api/show") == 1
     assert isinstance(report.installed, tuple)
     assert report.installed[0] == replace(
-        InstalledModel("qwen3:8b", QWEN.size_bytes, f"{8:064x}"), quantization="Q4_K_M"
+        InstalledModel("qwen3:8b", QWEN.size_bytes, f"{8:064x}"),
+        quantization="Q4_K_M",
+        format="gguf",
     )
