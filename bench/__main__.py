@@ -16,7 +16,7 @@ from fakes.ollama_server import FakeModel, FakeOllama
 
 import aider_guard
 from aider_guard.demo.layout import cache_folder, rig_in
-from bench import checks, counting, guard, relay, turns
+from bench import checks, counting, door, guard, relay, turns
 
 COLUMNS = "{:34}{:>12}{:>12}{:>12}{:>12}   {}"
 
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=1000, help="keys typed in each round")
     parser.add_argument("--megabytes", type=int, default=20, help="output in each round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, the ways taking turns")
+    parser.add_argument("--requests", type=int, default=100, help="requests of each way")
     parser.add_argument("--starts", type=int, default=15, help="starts of each way, taking turns")
     parser.add_argument("--turns", type=int, default=10, help="messages of each session; 0: none")
     parser.add_argument("--idle-seconds", type=float, default=20, help="how long idle is watched")
@@ -40,6 +41,7 @@ def rows(folder: Path, address: str, options: argparse.Namespace) -> None:
     place = guard.bench_place(folder / "relay", address)
     ways = {**relay.direct_ways(), "aider-guard": guard.guarded_way(place)}
     print_relay(relay.measure(ways, options.rounds, options.keys, options.megabytes))
+    print_door(door.measure(options.requests))
     # Nothing of an Aider that imports nothing hides the guard's own start and the checks behind it.
     print_start("no imports", guard.fake_start(folder / "start", address), options, aim="")
     aider = os.environ.get("AIDER_GUARD_BENCH_AIDER") or str(rig_in(cache_folder()).aider_command)
@@ -91,6 +93,12 @@ def print_relay(measured: dict[str, relay.Measured]) -> None:
     print_row("bulk output, MB/s (median)", speeds, share, f"at least 80 % of {name}")
     spread = [min(guarded.speeds), max(guarded.speeds)]
     print(COLUMNS.format("  lowest, highest", "", "", *(f"{speed:.1f}" for speed in spread), ""))
+
+
+def print_door(measured: dict[str, door.Answers]) -> None:
+    for row in door.rows(measured):
+        name = f"{row.name} (plain: direct)"
+        print_row(name, [row.direct, None, row.door], row.added, row.aim, digits=3)
 
 
 def print_start(name: str, start: guard.Starts, options: argparse.Namespace, *, aim: str) -> None:
