@@ -76,7 +76,7 @@ LEAKS = (
     Leak("ollama-cloud", ("--model", "ollama_chat/gpt-oss:120b-cloud"), host="gpt-oss:120b-cloud", port=0,
          refused="would run in Ollama's cloud"),
     Leak("remote-ollama", repo={".env": "OLLAMA_API_BASE=http://ollama.example.com:11434\n"},
-         host="ollama.example.com", port=11434, refused="http://ollama.example.com:11434"),
+         host="ollama.example.com", port=11434, refused="all code goes to Ollama on ollama.example.com:11434"),
     Leak("http-proxy", environ={"HTTP_PROXY": "http://proxy.example.com:3128"}, host="127.0.0.1", port=3128),
     Leak("litellm-proxy", host="proxy.example.com", port=4000,
          repo={".env": "USE_LITELLM_PROXY=True\nLITELLM_PROXY_API_BASE=http://proxy.example.com:4000\n"

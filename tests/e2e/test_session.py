@@ -119,8 +119,11 @@ def test_the_story_of_a_session(
 def test_the_window_is_pinned_for_every_request(
     rig: Rig, ollama: PrivateOllama, terse: str, sample_repo: Path, aider_env: dict[str, str]
 ) -> None:
-    """Three messages load the model once, with the pinned window, where bare Aider asks for another one each time."""
+    """The model is loaded once, with the pinned window, while Aider starts or for the first message; bare Aider asks
+    for another one each time.
+    """
     ollama.unload(terse)
+    loads = ollama.loads()
     arguments = ["--model", f"ollama_chat/{terse}", *QUIET]
     with Guarded(
         str(rig.aider_command),
@@ -130,7 +133,6 @@ def test_the_window_is_pinned_for_every_request(
         cwd=sample_repo,
     ) as person:
         person.wait_for_prompt()
-        loads = ollama.loads()
         for question in ("Hello.", "Hello again.", "And once more, with more words than before."):
             person.ask(question)
         assert ollama.loads() == loads + 1

@@ -98,9 +98,9 @@ def bare(rig: Rig, env: Mapping[str, str], repo: Path) -> None:
 
 
 def without_window(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A request, but for the window."""
+    """A request, but for the window, and for what forbids this Ollama to cut it."""
     options = {name: value for name, value in body["options"].items() if name != "num_ctx"}
-    return {**body, "options": options}
+    return {**{name: body[name] for name in body if name != "truncate"}, "options": options}
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -115,7 +115,7 @@ def contents(folder: Path) -> dict[str, str]:
 def test_only_the_window_differs_in_what_reaches_ollama(
     rig: Rig, server: ChattingOllama, repo: Path, env: dict[str, str]
 ) -> None:
-    """The requests are those of bare Aider with the user's settings, word for word, but for num_ctx."""
+    """The requests are those of bare Aider with the user's settings, word for word, but for num_ctx and truncate."""
     bare(rig, env, repo)
     without = list(server.chats)
     guarded(rig, env, repo)
@@ -128,6 +128,7 @@ def test_only_the_window_differs_in_what_reaches_ollama(
         assert body["keep_alive"] == "17m"
         assert body["messages"][0]["content"].startswith("Speak slowly.")
         assert options["num_ctx"] == WINDOW_TOKENS
+        assert body["truncate"] is False
     assert list(map(without_window, with_guard)) == list(map(without_window, without))
 
 
