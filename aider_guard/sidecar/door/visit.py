@@ -42,6 +42,7 @@ from aider_guard.sidecar.door.seam import (
 )
 
 _NOT_COUNTED: Final = Unavailable("the prompt was not counted")
+_ON_ITS_WAY_SECONDS: Final = 0.005
 _COUNTED_PURPOSES: Final = ("chat", "edit", "other")
 
 
@@ -192,17 +193,24 @@ class TextVisit:
         """None, without waiting for the count, where the prompt fits whatever it counts."""
         asked, house = refusing.asked, self._house
         window, bound = house.window(asked, self._call.upstream), bound_tokens(asked)
-        self._counting = asyncio.ensure_future(house.services.counts.count(asked))
         if isinstance(window, Unavailable):
+            self._counting = asyncio.ensure_future(self._count_later(asked))
             return None
         reserve = reply_reserve(asked, window)
         if bound is not None and bound + reserve <= window:
+            self._counting = asyncio.ensure_future(self._count_later(asked))
             return None
+        self._counting = asyncio.ensure_future(house.services.counts.count(asked))
         counted = await self._counted()
         if isinstance(counted, Unavailable) or house.settings.on_overflow == "warn":
             return None
         found = Overflow(counted, window, reserve)
         return await refusing.too_large(found) if found.over_tokens else None
+
+    async def _count_later(self, asked: Asked) -> Count | Unavailable:
+        """Count once the request is on its way: handing the prompt to the counter takes a millisecond of this loop."""
+        await asyncio.sleep(_ON_ITS_WAY_SECONDS)
+        return await self._house.services.counts.count(asked)
 
     async def _counted(self) -> Count | Unavailable:
         return await self._counting if self._counting is not None else _NOT_COUNTED

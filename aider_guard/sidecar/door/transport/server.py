@@ -69,7 +69,7 @@ class DoorServer:
 def _config(app: DoorApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http="httptools",
         ws="none",
         interface="asgi3",
         lifespan="off",

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
+import httpcore
 import httpx
 
 from aider_guard.sidecar.door.seam import Trouble
+from aider_guard.sidecar.door.transport.gathering import GatheringBackend
 from aider_guard.sidecar.door.transport.headers import RawHeaders
 from aider_guard.sidecar.door.transport.troubles import trouble_of
 
@@ -101,13 +103,23 @@ class Upstreams:
 
     def _transport(self, *, secure: bool) -> httpx.AsyncHTTPTransport:
         if secure not in self._transports:
-            self._transports[secure] = httpx.AsyncHTTPTransport(
-                verify=self._tls() if secure else False,
-                trust_env=False,
-                limits=httpx.Limits(keepalive_expiry=KEPT_SECONDS),
-                socket_options=_SOCKET_OPTIONS,
-            )
+            self._transports[secure] = _Transport(self._tls() if secure else None)
         return self._transports[secure]
+
+
+class _Transport(httpx.AsyncHTTPTransport):
+    """httpx's transport on connections of our own, which it has no parameter for."""
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        super().__init__(verify=tls or False, trust_env=False)
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=tls,
+            max_connections=None,
+            max_keepalive_connections=None,
+            keepalive_expiry=KEPT_SECONDS,
+            socket_options=_SOCKET_OPTIONS,
+            network_backend=GatheringBackend(),
+        )
 
 
 # Most requests go to the same few addresses, and taking one apart is most of making a request.
