@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from e2e.desk import Desk
+from e2e.emptying import empty
 
 from aider_guard.demo.ollama_server import PrivateOllama, private_ollama
 from aider_guard.demo.rig import ensure_rig
@@ -48,6 +49,14 @@ def ollama(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Priva
     shutil.copytree(rig.models, models, copy_function=os.symlink)
     with private_ollama(rig.ollama, models, folder=folder) as server:
         yield server
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_loaded(request: pytest.FixtureRequest) -> None:
+    """A file's tests find the shared server as they would find it when they were the first."""
+    tests = [test for test in request.session.items if test.path == request.path]
+    if any("ollama" in getattr(test, "fixturenames", ()) for test in tests):
+        empty(request.getfixturevalue("ollama"))
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,8 @@ def key(name: str, source: str) -> Shows:
 
 def address(name: str, source: str, value: str) -> Shows:
     def shows(settings: AiderSettings, repo: Path) -> bool:
-        return Variable(name, source.format(repo=repo), value) in settings.addresses
+        shown = [replace(one, address="") for one in settings.addresses]
+        return Variable(name, source.format(repo=repo), value) in shown
 
     return shows
 

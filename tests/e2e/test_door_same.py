@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,6 +63,10 @@ def real(ollama: PrivateOllama) -> Iterator[Ways]:
         yield Ways(ollama.url, door.url, "small")
 
 
+SAME_SECOND = ("/api/tags", "/v1/models")
+"""Lists in which Ollama leaves the order of models of the same second to chance (a Go map's, ``server/routes.go``)."""
+
+
 def answer(base: str, path: str, body: dict[str, Any] | None) -> tuple[int, str, bytes]:
     """Status, type and body, without what is a matter of time."""
     with httpx.Client(base_url=base, timeout=120, trust_env=False) as client:
@@ -69,7 +74,16 @@ def answer(base: str, path: str, body: dict[str, Any] | None) -> tuple[int, str,
     content = answered.content
     for pattern, instead in TIMES:
         content = re.sub(pattern, instead, content)
+    if path in SAME_SECOND:
+        content = _in_order(content)
     return answered.status_code, answered.headers.get("content-type", ""), content
+
+
+def _in_order(content: bytes) -> bytes:
+    told = json.loads(content)
+    (entries,) = (held for held in told.values() if isinstance(held, list))
+    entries.sort(key=json.dumps)
+    return json.dumps(told).encode()
 
 
 def compare(ways: Ways, asked: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 import psutil
 import pytest
+from e2e.emptying import empty, has_nothing
 
 from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.core.traffic.bodies import sent
@@ -22,6 +23,7 @@ from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
 from aider_guard.core.traffic.reading import read
 from aider_guard.demo.layout import SMALL, SMALL_Q4
 from aider_guard.demo.ollama_server import PrivateOllama
+from aider_guard.sidecar.door import reloading
 from aider_guard.sidecar.door.residency import OllamaResidency
 from aider_guard.sidecar.ollama import OllamaClient
 
@@ -60,6 +62,7 @@ class House:
     residency: OllamaResidency
     settings: DoorSettings
     seen: list[Event]
+    looks: list[reloading.Processes]
 
     async def reads(self) -> None:
         """What the sidecar polls."""
@@ -106,29 +109,26 @@ async def until(what: Callable[[], object]) -> None:
 @asynccontextmanager
 async def house(server: PrivateOllama) -> AsyncIterator[House]:
     """A residency whose main model is the small one; nothing is loaded before and afterwards."""
-    client, seen = OllamaClient(server.url), list[Any]()
-    residency = OllamaResidency(client, seen.append)
+    client, seen, looks = OllamaClient(server.url), list[Any](), list[reloading.Processes]()
+
+    def processes(base: str) -> reloading.Processes:
+        looks.append(reloading.processes(base))
+        return looks[-1]
+
+    looking = reloading.Looking(client, processes)
+    residency = OllamaResidency(client, seen.append, looking=looking)
     upstream = Upstream("", server.url, "ollama")
     settings = DoorSettings("token", (upstream,), (DoorRole("main", SMALL),), WINDOW_TOKENS)
-    _unload_all(server)
+    empty(server)
     residency.serve(settings)
-    home = House(server, client, residency, settings, seen)
+    home = House(server, client, residency, settings, seen, looks)
     await home.reads()
     try:
         yield home
     finally:
         await asyncio.to_thread(residency.release, ())
-        _unload_all(server)
+        empty(server)
         client.close()
-
-
-def _unload_all(server: PrivateOllama) -> None:
-    for name in server.loaded():
-        server.unload(name)
-    deadline = time.monotonic() + CAP_SECONDS
-    while server.loaded():
-        assert time.monotonic() < deadline, "it stays"
-        time.sleep(0.05)
 
 
 def tell(story: Callable[[House], Coroutine[Any, Any, None]], server: PrivateOllama) -> None:
@@ -201,8 +201,7 @@ def test_a_load_that_is_ended_leaves_nothing(ollama: PrivateOllama) -> None:
         home.residency.warm()
         await until(lambda: ollama.loads() > before)
         await home.unload()
-        await asyncio.sleep(1.0)  # longer than this model takes to load
-        assert ollama.loaded() == []
+        await until(lambda: has_nothing(ollama))
 
     tell(story, ollama)
 
@@ -255,7 +254,7 @@ def test_a_reload_is_told_with_its_cause(
     async def story(home: House) -> None:
         await home.asks(*QUESTION)
         await home.reads()
-        await asyncio.sleep(0.5)  # its processes are looked at
+        await until(lambda: home.looks)
         await loses(home)
         await home.asks(*QUESTION)
         assert (await home.told(ReloadSeen)).cause.startswith(words)

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import yaml
+from e2e.emptying import empty
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +46,7 @@ def test_the_window_and_the_settings_arrive_in_a_turn(
     conf = yaml.safe_load((sample_repo / CONF).read_text())
     (entry,) = yaml.safe_load((sample_repo / ".aider.model.settings.yml").read_text())
     window = entry["extra_params"]["num_ctx"]
+    empty(ollama)
     before = len(ollama.log_path.read_text())
     shown = ran(
         [str(rig.aider_command), *QUIET, "--verbose", "--no-git", "--message", "/ask Say hello."],
