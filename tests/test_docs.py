@@ -25,13 +25,11 @@ from aider_guard.core.events import (
     DeadlinePassed,
     Event,
     LaunchForbidden,
-    ModelsUnloaded,
     NoticeShown,
     OfferAnswered,
     PromptSettled,
     PromptShown,
     RestartRequested,
-    SidecarLost,
     TerminationRequested,
     TurnFinished,
 )
@@ -48,10 +46,12 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
+from aider_guard.core.sidecar_events import ModelsUnloaded, SidecarLost
 from aider_guard.core.state import Phase, Restart, State
 from aider_guard.core.traffic import overflow, own
 from aider_guard.core.traffic.kinds import Count
 from aider_guard.core.traffic.overflow import Overflow
+from aider_guard.core.traffic.own import PREFIX
 from aider_guard.journal import FileJournal
 from aider_guard.session import notices, offer
 from aider_guard.view import status
@@ -250,12 +250,12 @@ def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:
     printed = [notices.render(notice, 200, colour=False, newline="\n") for notice in examples()]
     printed[-2] += offer.QUESTION.decode().rstrip() + "\n"
     printed.insert(-1, door_answer())
-    shown = [block for block in blocks("docs/usage.md") if block.startswith(notices.PREFIX)]
+    shown = [block for block in blocks("docs/usage.md") if block.startswith(PREFIX)]
 
     assert shown == printed
-    in_door = [block for block in blocks("docs/door.md") if block.startswith(notices.PREFIX)]
+    in_door = [block for block in blocks("docs/door.md") if block.startswith(PREFIX)]
     assert in_door == [door_answer()]
-    in_readme = [block for block in blocks("README.md") if block.startswith(notices.PREFIX)]
+    in_readme = [block for block in blocks("README.md") if block.startswith(PREFIX)]
     assert in_readme == [shown[0], shown[-1]]
 
 

@@ -18,14 +18,10 @@ from aider_guard.core.events import (
     ChatSaved,
     ContextRead,
     Event,
-    FilesCounted,
     KeyTyped,
-    MemoryRead,
     ModelsChosen,
-    ModelsRead,
     PromptShown,
     TerminationRequested,
-    TextsCounted,
     TurnFinished,
 )
 from aider_guard.core.readings import (
@@ -39,6 +35,7 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
+from aider_guard.core.sidecar_events import FilesCounted, MemoryRead, ModelsRead, TextsCounted
 from aider_guard.core.traffic.events import RequestFinished, RequestRefused
 from aider_guard.core.traffic.kinds import Verdict
 from aider_guard.journal import open_journal

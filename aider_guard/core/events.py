@@ -1,8 +1,8 @@
 """What happened: one frozen dataclass an event, named in the past tense. ``Event`` is their union.
 
-Events of the child come from the recogniser (core/screen.py) and the side channels, readings from the sidecar,
-the rest from the session. None carries the user's text or a file's content; names of files only where an
-advice needs them, and those are left out of the journal (log.py).
+Events of the child come from the recogniser (core/screen.py) and the side channels, readings from the sidecar
+(core/sidecar_events.py), the rest from the session. None carries the user's text or a file's content; names of
+files only where an advice needs them, and those are left out of the journal (log.py).
 """
 
 from __future__ import annotations
@@ -11,8 +11,18 @@ from dataclasses import dataclass, field
 
 from aider_guard.core.findings import Finding
 from aider_guard.core.fit import Need
-from aider_guard.core.readings import ContextReading, MemoryReading, ModelsReading, Unavailable
-from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.readings import ContextReading, Unavailable
+from aider_guard.core.sidecar_events import (
+    FilesCounted,
+    MemoryRead,
+    ModelsRead,
+    ModelsUnloaded,
+    ServerRead,
+    ServerSurveyed,
+    SidecarLost,
+    SidecarStarted,
+    TextsCounted,
+)
 from aider_guard.core.traffic.events import (
     DoorOpened,
     ModelWarmed,
@@ -175,81 +185,6 @@ class OfferAnswered:
     """The user said whether Aider, which died, shall be started again."""
 
     accepted: bool
-
-
-# From the sidecar
-
-
-@dataclass(frozen=True)
-class SidecarStarted:
-    """The sidecar runs."""
-
-    pid: int
-    version: str
-
-
-@dataclass(frozen=True)
-class SidecarLost:
-    """The sidecar died or fell silent; every reading is unavailable until the next one runs."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class ServerRead:
-    """Ollama's version, or why it did not answer."""
-
-    version: str | Unavailable
-
-
-@dataclass(frozen=True)
-class ModelsRead:
-    """What Ollama has loaded."""
-
-    reading: ModelsReading | Unavailable
-
-
-@dataclass(frozen=True)
-class MemoryRead:
-    """Memory of GPUs and machine."""
-
-    reading: MemoryReading
-
-
-@dataclass(frozen=True)
-class ServerSurveyed:
-    """What Ollama says of itself and of the models that were asked for."""
-
-    report: ServerReport
-
-
-@dataclass(frozen=True)
-class FilesCounted:
-    """Estimated sizes (cl100k tokens) of files in the chat, as they are on disk now."""
-
-    tokens: dict[str, int | Unavailable] = field(metadata={"journal": False})
-
-
-@dataclass(frozen=True)
-class TextsCounted:
-    """Estimated sizes (cl100k tokens) of texts, in the order they were given with ``request``."""
-
-    request: int
-    tokens: tuple[int, ...] | Unavailable
-
-
-@dataclass(frozen=True)
-class ModelsUnloaded:
-    """Ollama no longer lists these models, and the memory had time to come back.
-
-    ``freed_bytes`` is the difference of two measurements of the GPU (of Ollama's own processes when the model
-    was on the CPU); it is unavailable when either measurement failed.
-    """
-
-    names: tuple[str, ...]
-    freed_bytes: int | Unavailable
-    seconds: float
-    problem: str = ""
 
 
 # From outside

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from aider_guard.config import Config
 from aider_guard.launch.cloud import CLOUD_KEYS
 from aider_guard.launch.preflight.places import place
-from aider_guard.launch.settings import AiderSettings, Variable
+from aider_guard.launch.settings import AiderSettings
 from aider_guard.sidecar.here import is_this_machine
 
 INVALID_KEY = "switched-off-by-aider-guard"
@@ -83,9 +83,3 @@ def _keys_of_local_servers(settings: AiderSettings) -> frozenset[str]:
     roles = [role for role in settings.roles if role.model.startswith("openai/")]
     local = roles and all(place(role, settings).kind == "server" for role in roles)
     return frozenset({_OPENAIS_KEY}) if local else frozenset()
-
-
-def overridden(settings: AiderSettings, ours: LocalEnvironment) -> tuple[Variable, ...]:
-    """The user's variables that do not hold in the session."""
-    names = {*ours.set, *ours.unset}
-    return tuple(one for one in (*settings.keys, *settings.addresses) if one.name in names)

@@ -80,27 +80,21 @@ def make_plan(
     placed = placement(facts.server, facts.memory, corrections)
     facts, pins = _settled(facts, settings, placed, urls)
     ours = local_environment(config, settings, ollama, refusing)
-    door = None
-    if entrance is not None:
-        ours = replace(ours, set={**ours.set, **entrance.variables(routes)})
-        door = door_settings(
-            entrance,
-            routes,
-            facts,
-            settings=settings,
-            placed=placed,
-            entries=entries,
-            windows=pins.windows,
-        )
-    return Plan(
-        examine(facts),
-        facts.fit,
-        pins,
-        ours,
-        config.network,
-        door,
-        window_of_main(facts, settings, pins),
+    window = window_of_main(facts, settings, pins)
+    plan = Plan(examine(facts), facts.fit, pins, ours, config.network, window_tokens=window)
+    if entrance is None:
+        return plan
+    door = door_settings(
+        entrance,
+        routes,
+        facts,
+        settings=settings,
+        placed=placed,
+        entries=entries,
+        windows=pins.windows,
     )
+    ours = replace(ours, set={**ours.set, **entrance.variables(routes)})
+    return replace(plan, environment=ours, door=door)
 
 
 def window_of_main(facts: Facts, settings: AiderSettings, pins: Pins) -> int | Unavailable:

@@ -99,6 +99,8 @@ class AiderSettings:
     verify_ssl: bool = True
     load: str | None = None
     architect: bool = False
+    sends_message: bool = False
+    """Whether a message is given at the start: the main model is certain to be needed."""
     python: str = ""
     """The version of the Python that runs Aider."""
 

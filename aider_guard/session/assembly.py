@@ -56,29 +56,13 @@ def assemble(
     launches.adopt(started)
     running = stack.enter_context(Running(ground.terminal, relay, loop, launches))
     running.adopt(started.child)
-    planner = Planner(
-        config,
-        ground.aider,
-        ground.environment,
-        ground.refusing,
-        paths.state_dir(ground.environment),
-        DoorAddress(ground.listening.port, ground.listening.token),
-    )
+    planner = _planner(ground)
     session: Session
     journal = stack.enter_context(
         open_journal(
             folder.path / "journal.jsonl",
             clock=time.monotonic,
             on_failure=lambda text: session.warn("journal", text),
-        )
-    )
-    watcher = stack.enter_context(
-        Watcher(
-            loop,
-            ollama=planner.first_server(),
-            tokenizers=ground.aider.likely_tokenizers(),
-            environment=ground.environment,
-            door_fd=ground.listening.fileno(),
         )
     )
     session = Session(
@@ -88,7 +72,7 @@ def assemble(
         loop=loop,
         launches=launches,
         running=running,
-        watcher=watcher,
+        watcher=stack.enter_context(_watcher(ground, loop, planner)),
         planner=planner,
         journal=journal,
         colour=not ground.environment.get("NO_COLOR"),
@@ -97,6 +81,27 @@ def assemble(
     for problem in merge_leftovers(folder.path.parent, registry.is_alive):
         session.warn("histories", problem)
     return session
+
+
+def _planner(ground: Ground) -> Planner:
+    return Planner(
+        ground.config,
+        ground.aider,
+        ground.environment,
+        ground.refusing,
+        paths.state_dir(ground.environment),
+        DoorAddress(ground.listening.port, ground.listening.token),
+    )
+
+
+def _watcher(ground: Ground, loop: Loop, planner: Planner) -> Watcher:
+    return Watcher(
+        loop,
+        ollama=planner.first_server(),
+        tokenizers=ground.aider.likely_tokenizers(),
+        environment=ground.environment,
+        door_fd=ground.listening.fileno(),
+    )
 
 
 def _open_control(

@@ -12,8 +12,8 @@ import textwrap
 
 from aider_guard.core.actions import Notice
 from aider_guard.core.screen import ShownPrompt
+from aider_guard.core.traffic.own import PREFIX
 
-PREFIX = "aider-guard: "
 _CLEAR_BELOW = b"\x1b[J"
 _HIGHLIGHT = "\x1b[33m"  # a colour of the user's own theme
 _RESET = "\x1b[0m"

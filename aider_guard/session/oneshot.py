@@ -18,10 +18,11 @@ from aider_guard import paths
 from aider_guard.config import Config
 from aider_guard.core import sentences
 from aider_guard.core.actions import Notice
-from aider_guard.core.events import ModelsChosen
+from aider_guard.core.events import Event
 from aider_guard.core.fit import Fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.sidecar_events import ServerSurveyed
 from aider_guard.core.state import Limits
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
@@ -60,15 +61,7 @@ def run_one_shot(
     with made as folder, ours, theirs, deaf, addresses[0] as refusing, addresses[1] as listening:
         door = DoorAddress(listening.port, listening.token)
         planner = Planner(config, aider, environment, refusing, paths.state_dir(environment), door)
-        try:
-            process = subprocess.Popen(
-                program,
-                env=aider_environment(config, environment),
-                pass_fds=[theirs.fileno()],
-                preexec_fn=INHERITED.restore,  # noqa: PLW1509  # single-threaded, and only signal calls
-            )
-        except OSError as error:
-            raise LaunchError(f"{program[0]} cannot be started: {error.strerror}") from error
+        process = _started(program, aider_environment(config, environment), theirs)
         theirs.close()
         beside = Unattended(
             listening, environment=environment, limits=Limits(max_turns=0, probe="never")
@@ -79,6 +72,21 @@ def run_one_shot(
             status = process.wait()
         _say(beside.notices)
     return status if status >= 0 else 128 - status
+
+
+def _started(
+    program: Sequence[str], environment: Mapping[str, str], channel: socket.socket
+) -> subprocess.Popen[bytes]:
+    """Aider's process, which waits for our answer on the channel. Raises LaunchError when there can be none."""
+    try:
+        return subprocess.Popen(
+            program,
+            env=environment,
+            pass_fds=[channel.fileno()],
+            preexec_fn=INHERITED.restore,  # noqa: PLW1509  # single-threaded, and only signal calls
+        )
+    except OSError as error:
+        raise LaunchError(f"{program[0]} cannot be started: {error.strerror}") from error
 
 
 def _say(notices: Sequence[Notice]) -> None:
@@ -122,14 +130,15 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unat
     if not question.endswith(b"\n"):
         return  # Aider ended before it asked: a wrong argument, or --help
     settings = decode(question)
-    plan = planner.plan(settings, _survey(planner, settings), memory)
+    report = _survey(planner, settings)
+    plan = planner.plan(settings, report, memory)
     if plan.is_forbidden:
         raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops, leaks=plan.leaks).lines))
     arguments: list[str] = []
     if plan.door is not None and isinstance(settings, AiderSettings):
         # Whoever runs many of these has the model loaded as long as Ollama keeps it, as with Aider alone.
         theirs = replace(plan.door, user_keep_alive=True)
-        beside.serve_door(theirs, planner.server(settings), _chosen(settings, plan))
+        beside.serve_door(theirs, planner.server(settings), _known(settings, plan, report))
     if plan.pins is not None:
         model_settings, metadata = pins.write_pins(plan.pins, folder)
         arguments = command.one_shot_arguments(model_settings, metadata)
@@ -137,9 +146,17 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unat
         command.send_answer(channel, arguments, plan.environment)
 
 
-def _chosen(settings: AiderSettings, plan: Plan) -> ModelsChosen:
+def _known(
+    settings: AiderSettings, plan: Plan, report: ServerReport | Unavailable
+) -> tuple[Event, ...]:
+    """What the sidecar's rules are to know. Without a message it is not certain that the model will be asked at all:
+    then nothing is said of the server, so that nothing is loaded ahead.
+    """
     needs = plan.fit.needs if isinstance(plan.fit, Fit) else ()
-    return models_chosen(settings, plan.window_tokens, os.getcwd(), needs)
+    chosen = models_chosen(settings, plan.window_tokens, os.getcwd(), needs)
+    if isinstance(report, Unavailable) or not settings.sends_message:
+        return (chosen,)
+    return ServerSurveyed(report), chosen
 
 
 def _survey(planner: Planner, settings: AiderSettings | Unavailable) -> ServerReport | Unavailable:

@@ -35,11 +35,10 @@ from aider_guard.core.events import (
     Event,
     ExchangesCarried,
     ModelsChosen,
-    ModelsUnloaded,
     OfferAnswered,
-    TextsCounted,
 )
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.sidecar_events import ModelsUnloaded, TextsCounted
 from aider_guard.core.state import same_model
 from aider_guard.errors import LaunchError
 from aider_guard.session import notices, offer

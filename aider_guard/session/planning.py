@@ -62,9 +62,26 @@ class Planner:
     ) -> Plan:
         """The plan for a launch. Raises LaunchError when one of the user's own files cannot be merged."""
         models = settings.models if isinstance(settings, AiderSettings) else ()
-        window = self._windows.get(models, self.config.num_ctx)
-        facts = Facts(
-            config=replace(self.config, num_ctx=window),
+        plan = make_plan(
+            self._facts(settings, server, memory, self._windows.get(models, self.config.num_ctx)),
+            ollama=self.server(settings) if isinstance(settings, AiderSettings) else "",
+            refusing=self.refusing,
+            corrections=read_corrections(self.state_dir),
+            entrance=Entrance(self.door, self.state_dir) if self.door is not None else None,
+        )
+        if plan.pins is not None:
+            self._windows[models] = plan.pins.window_tokens
+        return plan
+
+    def _facts(
+        self,
+        settings: AiderSettings | Unavailable,
+        server: ServerReport | Unavailable,
+        memory: MemoryReading | Unavailable,
+        window_tokens: int | None,
+    ) -> Facts:
+        return Facts(
+            config=replace(self.config, num_ctx=window_tokens),
             settings=settings,
             server=server,
             memory=memory,
@@ -74,16 +91,3 @@ class Planner:
             aider_script=self.aider.script,
             environment={name: self.environment.get(name, "") for name in OLLAMA_ADDRESSES},
         )
-        base = self.server(settings) if isinstance(settings, AiderSettings) else ""
-        corrections = read_corrections(self.state_dir)
-        entrance = Entrance(self.door, self.state_dir) if self.door is not None else None
-        plan = make_plan(
-            facts,
-            ollama=base,
-            refusing=self.refusing,
-            corrections=corrections,
-            entrance=entrance,
-        )
-        if plan.pins is not None:
-            self._windows[models] = plan.pins.window_tokens
-        return plan

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from aider_guard.core import requests
@@ -21,7 +21,7 @@ from aider_guard.core.actions import (
     StartSidecar,
     WarmModel,
 )
-from aider_guard.core.events import DeadlinePassed, Event, ModelsChosen
+from aider_guard.core.events import DeadlinePassed, Event
 from aider_guard.core.policy import decide
 from aider_guard.core.state import Limits, State
 from aider_guard.core.traffic.kinds import DoorSettings
@@ -62,14 +62,14 @@ class Unattended:
             self._thread.join(_END_SECONDS)
         self._woken.close()
 
-    def serve_door(self, settings: DoorSettings, ollama: str, chosen: ModelsChosen) -> None:
-        """Have the door served so from now on, for these models."""
+    def serve_door(self, settings: DoorSettings, ollama: str, known: Sequence[Event]) -> None:
+        """Have the door served so from now on; ``known`` is what the start has found out: the server, the models."""
         self._thread = threading.Thread(
-            target=self._run, args=(settings, ollama, chosen), name="sidecar", daemon=True
+            target=self._run, args=(settings, ollama, known), name="sidecar", daemon=True
         )
         self._thread.start()
 
-    def _run(self, settings: DoorSettings, ollama: str, chosen: ModelsChosen) -> None:
+    def _run(self, settings: DoorSettings, ollama: str, known: Sequence[Event]) -> None:
         ended = False
 
         def end(_events: int) -> None:
@@ -83,7 +83,8 @@ class Unattended:
             loop.on_deadline = lambda name: post(DeadlinePassed(name))
             watcher.start()
             watcher.serve_door(settings)
-            post(chosen)
+            for event in known:
+                post(event)
             loop.run(until=lambda: ended)
 
     def _watcher(self, loop: Loop, ollama: str, tokenizers: str) -> Watcher:

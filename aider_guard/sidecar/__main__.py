@@ -9,8 +9,8 @@ import threading
 from typing import TYPE_CHECKING, NoReturn
 
 from aider_guard import __version__
-from aider_guard.core.events import SidecarStarted
 from aider_guard.core.requests import Request
+from aider_guard.core.sidecar_events import SidecarStarted
 from aider_guard.core.wire import WireError, decode, encode
 from aider_guard.sidecar.here import is_this_machine
 from aider_guard.sidecar.lines import (

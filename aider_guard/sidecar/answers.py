@@ -126,7 +126,7 @@ def model_facts(name: str, answer: dict[str, Any], installed: Installed) -> Mode
         size_bytes=_size(name, listed, installed),
         trained_tokens=trained_tokens(name, answer.get("model_info")),
         architecture=architecture,
-        blob=_blob(answer.get("modelfile")),
+        blob=blob(answer.get("modelfile")),
         num_ctx_parameter=_num_ctx(answer.get("parameters")),
         quantization=_detail(answer, "quantization_level")
         or (listed.quantization if listed else ""),
@@ -175,7 +175,8 @@ def _size(name: str, listed: InstalledModel | None, installed: Installed) -> int
     return listed.size_bytes if listed else Unavailable(f"Ollama does not list {name}")
 
 
-def _blob(modelfile: object) -> str:
+def blob(modelfile: object) -> str:
+    """The digest of the weights that a model file names, as 64 hexadecimal digits; "" when it names none."""
     found = _FROM.search(modelfile) if isinstance(modelfile, str) else None
     return found[1] if found else ""
 

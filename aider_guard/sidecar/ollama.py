@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -10,6 +11,7 @@ import httpx
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.serverfacts import ModelFacts, ModelMissing
 from aider_guard.sidecar import answers
+from aider_guard.sidecar.fetching import fetch
 from aider_guard.sidecar.installed import Installed, find_installed, nearest_names
 from aider_guard.sidecar.names import (
     canonical_name,
@@ -169,18 +171,13 @@ class OllamaClient:
         return self._strange(path) if decoded is None else decoded
 
     def _fetch(self, method: str, path: str, body: Any, seconds: float) -> tuple[int, bytes]:
-        """Status and body. The limit holds for the whole answer, also when it comes in drips."""
-        deadline = self._clock() + seconds
-        timeout = httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
-        content = bytearray()
-        with self._http.stream(method, self._base + path, json=body, timeout=timeout) as response:
-            for chunk in response.iter_bytes():
-                content += chunk
-                if len(content) > MAX_ANSWER_BYTES:
-                    raise ValueError("an endless answer")
-                if self._clock() > deadline:
-                    raise TimeoutError
-        return response.status_code, bytes(content)
+        return fetch(
+            partial(self._http.stream, method, self._base + path, json=body),
+            seconds=seconds,
+            connect_seconds=CONNECT_SECONDS,
+            max_bytes=MAX_ANSWER_BYTES,
+            clock=self._clock,
+        )
 
     def _silence(self, error: Exception, seconds: float) -> str:
         if isinstance(error, httpx.ConnectTimeout):

@@ -9,12 +9,14 @@ What a model was trained for (``n_ctx_train``, ``max_context_length``) is not wh
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import httpx
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.sidecar.answers import is_count, json_object
+from aider_guard.sidecar.fetching import fetch
 from aider_guard.sidecar.here import is_this_machine
 from aider_guard.sidecar.names import connectable_base, display_base
 
@@ -94,18 +96,13 @@ class _Asked:
         return Unavailable(f"{shown} answered strangely ({status})") if decoded is None else decoded
 
     def _fetch(self, url: str) -> tuple[int, bytes]:
-        """Status and body. The limits hold for the whole answer, also when it comes in drips."""
-        seconds = max(0.001, self._deadline - self._clock())
-        timeout = httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
-        content = bytearray()
-        with self._http.stream("GET", url, timeout=timeout) as response:
-            for chunk in response.iter_bytes():
-                content += chunk
-                if len(content) > MAX_ANSWER_BYTES:
-                    raise ValueError("an endless answer")
-                if self._clock() > self._deadline:
-                    raise TimeoutError
-        return response.status_code, bytes(content)
+        return fetch(
+            partial(self._http.stream, "GET", url),
+            seconds=max(0.001, self._deadline - self._clock()),
+            connect_seconds=CONNECT_SECONDS,
+            max_bytes=MAX_ANSWER_BYTES,
+            clock=self._clock,
+        )
 
 
 def _entry(listed: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from aider_guard.core.events import ModelsUnloaded
 from aider_guard.core.readings import LoadedModel, MemoryReading, ModelsReading, Unavailable
+from aider_guard.core.sidecar_events import ModelsUnloaded
 from aider_guard.sidecar.names import canonical_name
 
 if TYPE_CHECKING:

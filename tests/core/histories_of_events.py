@@ -20,12 +20,8 @@ from aider_guard.core.events import (
     DeadlinePassed,
     Event,
     ExchangesCarried,
-    FilesCounted,
     KeyTyped,
-    MemoryRead,
     ModelsChosen,
-    ModelsRead,
-    ModelsUnloaded,
     NoticeShown,
     OfferAnswered,
     PromptClosed,
@@ -33,11 +29,7 @@ from aider_guard.core.events import (
     PromptSettled,
     PromptShown,
     RestartRequested,
-    ServerRead,
-    SidecarLost,
-    SidecarStarted,
     TerminationRequested,
-    TextsCounted,
     TurnFinished,
     TurnStarted,
 )
@@ -53,6 +45,16 @@ from aider_guard.core.readings import (
     ModelsReading,
     RamReading,
     Unavailable,
+)
+from aider_guard.core.sidecar_events import (
+    FilesCounted,
+    MemoryRead,
+    ModelsRead,
+    ModelsUnloaded,
+    ServerRead,
+    SidecarLost,
+    SidecarStarted,
+    TextsCounted,
 )
 from aider_guard.core.state import Limits, Phase, State
 from aider_guard.core.traffic.events import (

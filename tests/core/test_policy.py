@@ -34,11 +34,9 @@ from aider_guard.core.events import (
     DeadlinePassed,
     Event,
     ExchangesCarried,
-    FilesCounted,
     KeyTyped,
     LaunchForbidden,
     ModelsChosen,
-    ModelsUnloaded,
     NoticeShown,
     OfferAnswered,
     PromptClosed,
@@ -46,18 +44,22 @@ from aider_guard.core.events import (
     PromptSettled,
     PromptShown,
     RestartRequested,
-    ServerRead,
-    ServerSurveyed,
-    SidecarLost,
-    SidecarStarted,
     TerminationRequested,
-    TextsCounted,
     TurnFinished,
     TurnStarted,
 )
 from aider_guard.core.findings import SEVERITIES, Finding
 from aider_guard.core.policy import decide
 from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.sidecar_events import (
+    FilesCounted,
+    ModelsUnloaded,
+    ServerRead,
+    ServerSurveyed,
+    SidecarLost,
+    SidecarStarted,
+    TextsCounted,
+)
 from aider_guard.core.state import Phase, Restart, State
 from aider_guard.core.traffic.events import (
     DoorOpened,

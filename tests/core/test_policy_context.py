@@ -26,7 +26,6 @@ from aider_guard.core.events import (
     ConfirmShown,
     ContextRead,
     Event,
-    FilesCounted,
     KeyTyped,
     ModelsChosen,
     PromptSettled,
@@ -35,6 +34,7 @@ from aider_guard.core.events import (
     TurnFinished,
 )
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.sidecar_events import FilesCounted
 from aider_guard.core.state import Limits, Phase, fill_percent
 
 ASKS = RunHidden("tokens")

@@ -18,10 +18,10 @@ from core.histories_of_events import (
 from hypothesis import given
 
 from aider_guard.core.actions import SetDeadline, ShowNotice, StartSidecar
-from aider_guard.core.events import (
-    AiderStarted,
-    DeadlinePassed,
-    Event,
+from aider_guard.core.events import AiderStarted, DeadlinePassed, Event
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.sidecar_events import (
     FilesCounted,
     ModelsRead,
     ModelsUnloaded,
@@ -31,8 +31,6 @@ from aider_guard.core.events import (
     SidecarStarted,
     TextsCounted,
 )
-from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ServerReport
 from aider_guard.core.state import Phase
 from aider_guard.core.traffic.events import (
     DoorOpened,

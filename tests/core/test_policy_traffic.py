@@ -26,16 +26,12 @@ from aider_guard.core.events import (
     ContextRead,
     DeadlinePassed,
     Event,
-    FilesCounted,
     KeyTyped,
     ModelsChosen,
-    ModelsUnloaded,
     PromptClosed,
     PromptSettled,
     PromptShown,
     RestartRequested,
-    SidecarLost,
-    SidecarStarted,
     TurnFinished,
 )
 from aider_guard.core.filling import file_names, newest_rows
@@ -43,6 +39,12 @@ from aider_guard.core.holdings import last_known_handoff
 from aider_guard.core.measured import Measured
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.rules.context import probe_due
+from aider_guard.core.sidecar_events import (
+    FilesCounted,
+    ModelsUnloaded,
+    SidecarLost,
+    SidecarStarted,
+)
 from aider_guard.core.state import (
     Limits,
     State,

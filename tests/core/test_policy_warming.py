@@ -26,15 +26,12 @@ from aider_guard.core.events import (
     ChatSaved,
     Event,
     ModelsChosen,
-    ModelsRead,
-    ModelsUnloaded,
     RestartRequested,
-    ServerRead,
-    ServerSurveyed,
     TerminationRequested,
 )
 from aider_guard.core.holdings import session_models
 from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.sidecar_events import ModelsRead, ModelsUnloaded, ServerRead, ServerSurveyed
 from aider_guard.core.state import Phase
 from aider_guard.core.traffic.events import ModelWarmed, RequestStarted
 

@@ -174,7 +174,11 @@ def test_estimates_are_honest(
 
 @given(st.sampled_from(VERSIONS), prompts(), st.booleans())
 def test_nothing_known_is_nothing_claimed(version: str, prompt: Prompt, log: bool) -> None:
-    """Without any count there is still no false verdict; with a log that tells of it, a cut is found."""
+    """Without any count there is still no false verdict; with a log that tells of it, a cut is found.
+
+    But for a prompt that stays beyond the window: what can be dropped of it may have been nothing, as Ollama logs the
+    line also when all before the last message are system messages, which stay.
+    """
     prompt, told = told_of(version, prompt)
     verdict = judge(evidence_of(version, prompt, told, NOT_TOLD, log=log))
     if told.lost:
@@ -182,7 +186,8 @@ def test_nothing_known_is_nothing_claimed(version: str, prompt: Prompt, log: boo
     if truth(told) == "whole":
         assert verdict.outcome != "cut", (verdict, told)
     if log and told.lost and any("truncating" in line for line in told.log):
-        assert verdict.outcome == "cut", (verdict, told)
+        is_beyond = told.seen > prompt.window_tokens
+        assert verdict.outcome in ("cut", "unknown" if is_beyond else "cut"), (verdict, told)
 
 
 @given(st.sampled_from(VERSIONS), prompts(), st.integers(1, 8))

@@ -10,17 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.architecture import Architecture
-from aider_guard.core.events import (
-    AiderStarted,
-    FilesCounted,
-    MemoryRead,
-    ModelsRead,
-    ModelsUnloaded,
-    ServerRead,
-    ServerSurveyed,
-    SidecarStarted,
-    TextsCounted,
-)
+from aider_guard.core.events import AiderStarted
 from aider_guard.core.readings import (
     ContextRow,
     Gpu,
@@ -46,6 +36,16 @@ from aider_guard.core.serverfacts import (
     ModelMissing,
     ServerProcess,
     ServerReport,
+)
+from aider_guard.core.sidecar_events import (
+    FilesCounted,
+    MemoryRead,
+    ModelsRead,
+    ModelsUnloaded,
+    ServerRead,
+    ServerSurveyed,
+    SidecarStarted,
+    TextsCounted,
 )
 from aider_guard.core.traffic.events import (
     DoorOpened,

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from e2e.emptying import empty, has_nothing
 
-from aider_guard.core.events import ModelsRead, ServerRead
+from aider_guard.core.sidecar_events import ModelsRead, ServerRead
 from aider_guard.core.traffic.bodies import sent
 from aider_guard.core.traffic.events import ModelWarmed, ReloadSeen
 from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream

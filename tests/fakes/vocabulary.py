@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import regex  # type: ignore[import-untyped]  # published without types; tiktoken brings it
+import regex  # type: ignore[import-untyped]  # published without types
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _SAMPLE = """

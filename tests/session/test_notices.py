@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from aider_guard.core.actions import Notice
 from aider_guard.core.screen import ShownPrompt
+from aider_guard.core.traffic.own import PREFIX
 from aider_guard.session import notices
-from aider_guard.session.notices import PREFIX, render
+from aider_guard.session.notices import render
 
 DROP = '/drop "a file with a rather long name.py" other.py   (frees about 5,000 tokens, then 26 %)'
 NOTICE = Notice("context_filling", ("context about 88 % full: 7,169 of 8,192 tokens", DROP))

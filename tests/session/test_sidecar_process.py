@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 import pytest
 from fakes.ollama_server import FakeOllama
 
-from aider_guard.core.events import (
-    Event,
+from aider_guard.core.events import Event
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.requests import CountTexts, StopSidecar, SurveyServer
+from aider_guard.core.serverfacts import ModelFacts
+from aider_guard.core.sidecar_events import (
     ModelsRead,
     ServerRead,
     ServerSurveyed,
     SidecarLost,
     SidecarStarted,
 )
-from aider_guard.core.readings import Unavailable
-from aider_guard.core.requests import CountTexts, StopSidecar, SurveyServer
-from aider_guard.core.serverfacts import ModelFacts
 from aider_guard.core.wire import encode
 from aider_guard.session import sidecar as module
 from aider_guard.session.sidecar import SidecarProcess, sidecar_command
@@ -70,8 +70,8 @@ def test_a_real_sidecar() -> None:
         assert first.pid == sidecar.pid
         assert os.getsid(sidecar.pid) == sidecar.pid
         assert sidecar.send(SurveyServer(("qwen3:8b",)))
-        surveyed = events_until(sidecar, ServerSurveyed)[-1]
-        assert isinstance(surveyed, ServerSurveyed)
+        events = events_until(sidecar, ServerSurveyed)
+        (surveyed,) = (event for event in events if isinstance(event, ServerSurveyed))
         facts = surveyed.report.models["qwen3:8b"]
         assert isinstance(facts, ModelFacts)
         assert facts.trained_tokens == 40960

@@ -17,16 +17,6 @@ from fakes.nvml import GIB, Card, FakeDriver
 from fakes.ollama_server import FakeModel, FakeOllama, Hang
 
 from aider_guard import __version__
-from aider_guard.core.events import (
-    FilesCounted,
-    MemoryRead,
-    ModelsRead,
-    ModelsUnloaded,
-    ServerRead,
-    ServerSurveyed,
-    SidecarStarted,
-    TextsCounted,
-)
 from aider_guard.core.readings import ModelsReading, RamReading, Unavailable
 from aider_guard.core.requests import (
     CountFiles,
@@ -38,6 +28,16 @@ from aider_guard.core.requests import (
     WarmModel,
 )
 from aider_guard.core.serverfacts import ModelFacts, ModelMissing, ServerProcess
+from aider_guard.core.sidecar_events import (
+    FilesCounted,
+    MemoryRead,
+    ModelsRead,
+    ModelsUnloaded,
+    ServerRead,
+    ServerSurveyed,
+    SidecarStarted,
+    TextsCounted,
+)
 from aider_guard.core.wire import LineSplitter, decode, encode
 from aider_guard.sidecar.helper import PACKAGE_PARENT
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-import regex  # type: ignore[import-untyped]  # published without types; tiktoken brings it
+import regex  # type: ignore[import-untyped]  # published without types
 
 from aider_guard.core.counting.bpe import merge
 from aider_guard.core.counting.patterns import SPLITTINGS, Splitting

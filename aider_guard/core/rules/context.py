@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from aider_guard.core import sentences
 from aider_guard.core.actions import CountFiles, RunHidden, ShowNotice
-from aider_guard.core.events import ContextRead, Event, FilesCounted, PromptSettled, TurnFinished
+from aider_guard.core.events import ContextRead, Event, PromptSettled, TurnFinished
 from aider_guard.core.filling import advise_room, as_reading, file_names, newest_rows
 from aider_guard.core.measured import Measured
 from aider_guard.core.readings import ContextReading, Unavailable
 from aider_guard.core.rules import Step
+from aider_guard.core.sidecar_events import FilesCounted
 from aider_guard.core.state import (
     Phase,
     State,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from aider_guard.core import sentences
 from aider_guard.core.actions import Action, RememberNeed, ShowNotice
-from aider_guard.core.events import Event, MemoryRead, ModelsChosen
+from aider_guard.core.events import Event, ModelsChosen
 from aider_guard.core.fit import Need
 from aider_guard.core.readings import (
     Gpu,
@@ -17,6 +17,7 @@ from aider_guard.core.readings import (
     age_seconds,
 )
 from aider_guard.core.rules import Step
+from aider_guard.core.sidecar_events import MemoryRead
 from aider_guard.core.state import State, same_model
 
 

@@ -26,17 +26,16 @@ from aider_guard.core.events import (
     DeadlinePassed,
     Event,
     LaunchForbidden,
-    ModelsUnloaded,
     OfferAnswered,
     PromptShown,
     RestartRequested,
-    SidecarLost,
     TerminationRequested,
     TurnFinished,
 )
 from aider_guard.core.holdings import last_known_handoff, session_models
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.rules import Step, memory
+from aider_guard.core.sidecar_events import ModelsUnloaded, SidecarLost
 from aider_guard.core.state import Phase, Restart, State
 from aider_guard.errors import LaunchError
 

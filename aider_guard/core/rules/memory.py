@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from aider_guard.core import sentences
 from aider_guard.core.actions import ShowNotice
-from aider_guard.core.events import DeadlinePassed, Event, MemoryRead, ModelsRead, SidecarLost
+from aider_guard.core.events import DeadlinePassed, Event
 from aider_guard.core.readings import MemoryReading, ModelsReading, Unavailable, age_seconds
 from aider_guard.core.rules import Step
+from aider_guard.core.sidecar_events import MemoryRead, ModelsRead, SidecarLost
 from aider_guard.core.state import Phase, State, same_model
 
 STAYED_SHORT = "memory stayed short"

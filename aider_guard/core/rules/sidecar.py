@@ -12,10 +12,9 @@ from aider_guard.core.actions import (
     ShowNotice,
     StartSidecar,
 )
-from aider_guard.core.events import (
-    AiderStarted,
-    DeadlinePassed,
-    Event,
+from aider_guard.core.events import AiderStarted, DeadlinePassed, Event
+from aider_guard.core.rules import Step
+from aider_guard.core.sidecar_events import (
     FilesCounted,
     MemoryRead,
     ModelsRead,
@@ -26,7 +25,6 @@ from aider_guard.core.events import (
     SidecarStarted,
     TextsCounted,
 )
-from aider_guard.core.rules import Step
 from aider_guard.core.state import State
 from aider_guard.core.traffic.events import (
     DoorOpened,

@@ -9,19 +9,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from aider_guard.core.events import (
-    AiderStarted,
-    DeadlinePassed,
-    Event,
-    PromptClosed,
-    SidecarLost,
-    SidecarStarted,
-    TurnFinished,
-)
+from aider_guard.core.events import AiderStarted, DeadlinePassed, Event, PromptClosed, TurnFinished
 from aider_guard.core.filling import rows_of_request
 from aider_guard.core.measured import Measured
 from aider_guard.core.readings import ContextReading, Unavailable
 from aider_guard.core.rules import Step
+from aider_guard.core.sidecar_events import SidecarLost, SidecarStarted
 from aider_guard.core.state import State, same_model
 from aider_guard.core.traffic.events import (
     RequestFinished,

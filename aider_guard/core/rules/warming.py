@@ -5,16 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aider_guard.core.actions import WarmModel
-from aider_guard.core.events import (
-    Event,
-    ModelsChosen,
-    ModelsRead,
-    ModelsUnloaded,
-    ServerRead,
-    ServerSurveyed,
-)
+from aider_guard.core.events import Event, ModelsChosen
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.rules import Step
+from aider_guard.core.sidecar_events import ModelsRead, ModelsUnloaded, ServerRead, ServerSurveyed
 from aider_guard.core.state import Phase, State, same_model
 from aider_guard.core.traffic.events import (
     ModelWarmed,

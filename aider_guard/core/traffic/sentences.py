@@ -6,9 +6,8 @@ from aider_guard.core.actions import Notice
 from aider_guard.core.advice import Advice
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.traffic.events import ReloadSeen, RequestFinished, RequestRefused
+from aider_guard.core.traffic.own import PREFIX
 
-_OWN_PREFIX = "aider-guard: "
-"""What the door's own answers begin with; a notice begins with it anyway."""
 _STAGES = {
     "messages": "never reached the model: whole messages were left out",
     "tokens": "never reached the model: the text was cut",
@@ -113,4 +112,4 @@ def _said(event: RequestRefused) -> tuple[str, ...]:
         return (f"{what} too large for the window{over}", *fix)
     if not event.said:
         return (_REASONS.get(event.reason, event.reason),)
-    return (event.said[0].removeprefix(_OWN_PREFIX), *event.said[1:])
+    return (event.said[0].removeprefix(PREFIX), *event.said[1:])

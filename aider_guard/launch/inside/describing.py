@@ -85,6 +85,8 @@ def _options(parsed: Parsed) -> dict[str, Any]:
         for name, types in _WANTED.items()
         if type(getattr(options, name, None)) in types
     }
+    messages = (getattr(options, name, None) for name in ("message", "message_file"))
+    found["sends_message"] = any(messages)
     found["architect"] = getattr(options, "edit_format", None) == "architect"
     sources = {name: said.at(name) for name in (*_WANTED, *_MODELS) if not said.is_default(name)}
     if found["architect"]:

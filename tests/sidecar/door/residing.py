@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 from fakes.ollama_server import FakeModel, FakeOllama
 
-from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.sidecar_events import ModelsRead, ServerRead
 from aider_guard.core.traffic.asked import Asked
 from aider_guard.core.traffic.bodies import sent
 from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream

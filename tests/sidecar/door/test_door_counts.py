@@ -149,7 +149,8 @@ def test_vocabularies_are_read_once(
     asyncio.run(counts.count(asked("a")))  # costs an answer
     assert asyncio.run(counts.count(asked("a"))) == Count(chatml("a"), exact=True)
     later = [one.body for one in ollama.received if one.path == "/api/show"][2:]
-    assert [body.get("verbose", False) for body in later] == [False]
+    assert later
+    assert not any(body.get("verbose", False) for body in later)
 
 
 def test_models_of_other_servers_are_estimated(ollama: FakeOllama, counts: PromptCounts) -> None:
@@ -200,13 +201,15 @@ def test_an_ollama_that_hangs_or_is_down_costs_an_estimate(
 
 
 def test_a_counter_that_dies_is_replaced(counts: PromptCounts) -> None:
-    """A killed process costs one answer."""
+    """A killed process costs one answer at most: what learns ahead may have met its end before."""
     asyncio.run(counts.count(asked("a")))
     (process,) = own_processes()
     process.kill()
     psutil.wait_procs([process], timeout=5)
-    assert asyncio.run(counts.count(asked("a"))) == Unavailable("the counter died")
-    assert asyncio.run(counts.count(asked("a"))) == Count(chatml("a"), exact=True)
+    exact = Count(chatml("a"), exact=True)
+    assert asyncio.run(counts.count(asked("a"))) in (Unavailable("the counter died"), exact)
+    assert asyncio.run(counts.count(asked("a"))) == exact
+    assert process not in own_processes()
 
 
 def test_the_counter_ends_when_idle(settings: DoorSettings) -> None:
