@@ -89,13 +89,17 @@ def test_nothing_is_loaded_over_a_model_of_somebody_else_s(
     assert server.loaded == ["other:latest"]
 
 
-def one_shot(desk: Desk, server: ChattingOllama, *words: str) -> str:
+def one_shot(
+    desk: Desk,
+    server: ChattingOllama,
+    *words: str,
+    message: tuple[str, ...] = ("--message", "Say hello."),
+) -> str:
     """What is said to ``--message``; its status is 0."""
     guard = [sys.executable, "-m", "aider_guard", "--aider", str(desk.aider)]
-    message = ["--message", "Say hello.", "--yes-always", *words]
     pinned = ["--num-ctx", str(WINDOW_TOKENS)]
     ended = subprocess.run(
-        [*guard, *pinned, "--", "--model", "ollama_chat/small", *QUIET, *message],
+        [*guard, *pinned, "--", "--model", "ollama_chat/small", *QUIET, *message, "--yes-always", *words],
         cwd=desk.repo,
         env={**desk.env, "OLLAMA_API_BASE": server.url},
         stdin=subprocess.DEVNULL,
@@ -108,11 +112,20 @@ def one_shot(desk: Desk, server: ChattingOllama, *words: str) -> str:
 
 
 def test_one_shot(desk: Desk, server: ChattingOllama) -> None:
-    """``--message`` goes through the door too: pinned, and kept loaded as long as Ollama itself would."""
+    """``--message`` goes through the door too: pinned, and kept loaded as long as Ollama itself would. The model is
+    loaded while Aider starts.
+    """
     assert "It is well" in one_shot(desk, server)
-    (body,) = server.chats
-    assert body["options"]["num_ctx"] == WINDOW_TOKENS
-    assert "keep_alive" not in body
+    asked = [one for one in server.received if one.path in ("/api/generate", "/api/chat")]
+    assert [one.path for one in asked] == ["/api/generate", "/api/chat"]
+    assert [one.body["options"]["num_ctx"] for one in asked] == [WINDOW_TOKENS] * 2
+    assert not any("keep_alive" in one.body for one in asked)
+
+
+def test_one_shot_without_a_message(desk: Desk, server: ChattingOllama) -> None:
+    """Nothing is loaded for a run that may never ask the model."""
+    one_shot(desk, server, "--exit", message=())
+    assert not [one for one in server.received if one.path in ("/api/generate", "/api/chat")]
 
 
 def test_one_shot_that_does_not_fit(desk: Desk, server: ChattingOllama) -> None:
