@@ -86,6 +86,7 @@ class State:
     save_failures: int = 0
 
     turns: int = 0
+    turn_ended_at: float = 0.0
     turns_in_launch: int = 0
     restarts: int = 0
     restart_due: str = ""

@@ -68,6 +68,16 @@ def test_a_model_is_compared_once() -> None:
     assert of_fit(again) == []
 
 
+def test_what_was_loaded_before_the_turn_is_not_compared() -> None:
+    """A list that is older than the turn's end may be of another loading; the next one is compared."""
+    story = told()
+    before = loaded(story, 8 * GIB, 8 * GIB)
+    story.tell(Wait(1.0))
+    story.turn()
+    assert of_fit(story.tell(before, memory(story, gpu(9 * GIB)))) == []
+    assert of_fit(story.tell(loaded(story, 8 * GIB, 8 * GIB), memory(story, gpu(9 * GIB))))
+
+
 def test_a_model_that_spilled_is_told_with_the_window_that_fits() -> None:
     """One of eight GiB is on the CPU: half of the cache of two would have been too much."""
     story = told()

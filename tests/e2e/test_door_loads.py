@@ -99,7 +99,17 @@ def one_shot(
     guard = [sys.executable, "-m", "aider_guard", "--aider", str(desk.aider)]
     pinned = ["--num-ctx", str(WINDOW_TOKENS)]
     ended = subprocess.run(
-        [*guard, *pinned, "--", "--model", "ollama_chat/small", *QUIET, *message, "--yes-always", *words],
+        [
+            *guard,
+            *pinned,
+            "--",
+            "--model",
+            "ollama_chat/small",
+            *QUIET,
+            *message,
+            "--yes-always",
+            *words,
+        ],
         cwd=desk.repo,
         env={**desk.env, "OLLAMA_API_BASE": server.url},
         stdin=subprocess.DEVNULL,

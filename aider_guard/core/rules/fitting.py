@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from aider_guard.core import sentences
 from aider_guard.core.actions import Action, RememberNeed, ShowNotice
-from aider_guard.core.events import Event, ModelsChosen
+from aider_guard.core.events import Event, ModelsChosen, TurnFinished
 from aider_guard.core.fit import Need
 from aider_guard.core.readings import (
     Gpu,
@@ -26,10 +26,18 @@ def watch(state: State, event: Event, now: float) -> Step:
     match event:
         case ModelsChosen(needs=needs):
             return replace(state, needs=needs), ()
+        case TurnFinished():
+            return replace(state, turn_ended_at=now), ()
         case MemoryRead(MemoryReading(gpus=tuple() as gpus) as reading) if gpus and state.turns:
-            if age_seconds(reading.taken_at, now) <= state.limits.stale_after_seconds:
+            if _is_of_use(reading, state, now):
                 return _compare(state, gpus, now)
     return state, ()
+
+
+def _is_of_use(reading: MemoryReading | ModelsReading, state: State, now: float) -> bool:
+    """Whether it is fresh, and of the time after a turn: before, the model may have been another loading of it."""
+    is_fresh = age_seconds(reading.taken_at, now) <= state.limits.stale_after_seconds
+    return is_fresh and reading.taken_at >= state.turn_ended_at
 
 
 def _compare(state: State, gpus: tuple[Gpu, ...], now: float) -> Step:
@@ -46,10 +54,9 @@ def _compare(state: State, gpus: tuple[Gpu, ...], now: float) -> Step:
 
 
 def _fresh(state: State, now: float) -> tuple[LoadedModel, ...]:
-    if not isinstance(state.loaded, ModelsReading):
+    if not isinstance(state.loaded, ModelsReading) or not _is_of_use(state.loaded, state, now):
         return ()
-    age = age_seconds(state.loaded.taken_at, now)
-    return state.loaded.models if age <= state.limits.stale_after_seconds else ()
+    return state.loaded.models
 
 
 def _need_of(state: State, model: LoadedModel) -> Need | None:
