@@ -1,0 +1,92 @@
+"""Calls of Linux that Python has no function for (setns only from 3.12 on). Each raises OSError where C returns -1.
+
+Numbers and structures are those of the kernel's own headers, named at each place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from typing import Any, Final
+
+IS_LINUX: Final = sys.platform == "linux"
+
+# linux/sched.h
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWNET: Final = 0x40000000
+# linux/mount.h
+MS_BIND: Final = 0x1000
+# linux/prctl.h
+_PR_CAPBSET_DROP: Final = 24
+_PR_SET_NO_NEW_PRIVS: Final = 38
+# linux/seccomp.h
+_SECCOMP_SET_MODE_FILTER: Final = 1
+# asm/unistd_64.h and asm-generic/unistd.h; the others are the same numbers on every architecture
+_SECCOMP: Final = {"x86_64": 317, "aarch64": 277}
+_PIDFD_GETFD: Final = 438
+
+
+def _libc() -> Any:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Leave these namespaces for new ones (unshare(2))."""
+    _checked(_libc().unshare(flags), "unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    """Enter the namespace of this kind that *fd* is of (setns(2))."""
+    _checked(_libc().setns(fd, kind), "setns")
+
+
+def bind_mount(source: str, target: str) -> None:
+    """Show *source* in the place of *target* (mount(2), MS_BIND)."""
+    arguments = os.fsencode(source), os.fsencode(target), None, MS_BIND, None
+    _checked(_libc().mount(*arguments), f"mount over {target}")
+
+
+def forbid_new_privileges() -> None:
+    """From now on no program that this process becomes has more rights than it (prctl(2), PR_SET_NO_NEW_PRIVS)."""
+    _checked(_libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+
+
+def keep_capabilities(kept: frozenset[int]) -> None:
+    """Let no program that this process becomes have other capabilities than these (capabilities(7), bounding set)."""
+    libc = _libc()
+    for number in range(64):
+        if number not in kept and libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
+            break  # there are no more
+
+
+def filter_calls(program: bytes, flags: int = 0) -> int:
+    """Have these instructions decide about every later system call of this process and its children (seccomp(2)).
+
+    What is returned depends on the flags: a descriptor with SECCOMP_FILTER_FLAG_NEW_LISTENER, else 0.
+    """
+    buffer = ctypes.create_string_buffer(program, len(program))
+
+    class Program(ctypes.Structure):  # struct sock_fprog, linux/filter.h
+        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+    whole = Program(len(program) // 8, ctypes.addressof(buffer))
+    number = _SECCOMP.get(platform.machine())
+    if number is None:
+        raise OSError(f"seccomp: not tried on {platform.machine()}")
+    result = _libc().syscall(number, _SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(whole))
+    return _checked(result, "seccomp")
+
+
+def take_fd(process: int, number: int) -> int:
+    """A duplicate of another process's descriptor; *process* is a pidfd (pidfd_getfd(2))."""
+    return _checked(_libc().syscall(_PIDFD_GETFD, process, number, 0), "pidfd_getfd")
