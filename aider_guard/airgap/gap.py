@@ -38,5 +38,8 @@ class Gap(Protocol):
         at once with their number).
         """
 
+    def flush(self) -> None:
+        """Report what was counted and not reported yet."""
+
     def close(self) -> None:
         """Stop serving. Twice is no error."""
