@@ -39,7 +39,7 @@ class Gap(Protocol):
         """
 
     def flush(self) -> None:
-        """Report what was counted and not reported yet."""
+        """Report what happened until now and was not reported yet."""
 
     def close(self) -> None:
         """Stop serving. Twice is no error."""

@@ -65,15 +65,14 @@ class NetnsGap:
     def close(self) -> None:
         """See ``Gap``."""
         if self._loop is not None:
-            self._tapped()
-            self.flush()
             for one in (self._jail.tap, *self._jail.dns):
                 self._loop.forget(one.fileno())
             self._loop = None
         self._jail.close()
 
     def flush(self) -> None:
-        """Report what was counted and not told yet."""
+        """See ``Gap``."""
+        self._tapped()
         for attempt in self._counting.rest():
             self._report(attempt)
 

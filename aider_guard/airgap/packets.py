@@ -47,7 +47,7 @@ def parse(data: bytes, ethernet_type: int) -> Packet | None:
     else:
         return None
     hosts = _text(source), _text(destination)
-    if protocol in (_ICMP, _ICMPV6):
+    if protocol == (_ICMP if ethernet_type == ETH_P_IP else _ICMPV6):
         return None  # the kernel's own answers
     if protocol not in (TCP, UDP) or len(data) < start + 4:
         return Packet("other", hosts[0], 0, hosts[1], protocol)

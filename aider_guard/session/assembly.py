@@ -8,7 +8,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from aider_guard import paths
+from aider_guard.airgap.gap import Gap
 from aider_guard.config import Config
+from aider_guard.core.egress_events import EgressBlocked
 from aider_guard.core.state import Limits, State
 from aider_guard.journal import open_journal
 from aider_guard.launch.aider import Aider
@@ -42,6 +44,7 @@ class Ground:
     refusing: str
     """A proxy that takes no connection."""
     listening: Listening
+    gap: Gap
     stack: ExitStack
 
 
@@ -52,7 +55,7 @@ def assemble(
     config, folder, stack = ground.config, ground.folder, ground.stack
     loop = stack.enter_context(Loop())
     relay = Relay(ground.fds.in_fd, ground.fds.out_fd)
-    launches = Launches(folder.path, ground.aider, config, arguments, environment)
+    launches = Launches(folder.path, ground.aider, config, arguments, environment, gap=ground.gap)
     launches.adopt(started)
     running = stack.enter_context(Running(ground.terminal, relay, loop, launches))
     running.adopt(started.child)
@@ -78,6 +81,7 @@ def assemble(
         colour=not ground.environment.get("NO_COLOR"),
     )
     _open_control(session, loop, folder, stack)
+    ground.gap.watch(loop, lambda attempt: session.post(EgressBlocked.of(attempt)))
     for problem in merge_leftovers(folder.path.parent, registry.is_alive):
         session.warn("histories", problem)
     return session

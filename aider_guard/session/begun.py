@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from aider_guard.airgap.gap import Enter, Gap
+from aider_guard.errors import LaunchError
 from aider_guard.launch.aider import Aider
 from aider_guard.launch.starting import aider_command
 from aider_guard.session.child import Child
@@ -27,16 +30,29 @@ def start_aider(
     environment: Mapping[str, str],
     size: Size,
     attributes: list[Any] | None,
+    *,
+    gap: Gap,
 ) -> Started:
-    """Start Aider in a pty of this size. Raises LaunchError when it cannot be started."""
+    """Start Aider in the air gap, in a pty of this size. Raises LaunchError when it cannot be started."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    with theirs:
+    with theirs, entering(gap) as enter:
         child = Child.spawn(
             aider_command(aider, theirs, arguments),
             size=size,
             env=environment,
             pass_fds=[theirs.fileno()],
             attributes=attributes,
+            preexec=enter,
         )
     return Started(child, ours)
+
+
+@contextmanager
+def entering(gap: Gap) -> Iterator[Enter | None]:
+    """``Gap.entering``, with its faults as LaunchError."""
+    try:
+        with gap.entering() as enter:
+            yield enter
+    except OSError as error:
+        raise LaunchError(f"Aider cannot be started in the air gap: {error}.") from error

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aider_guard.airgap.gap import Gap
 from aider_guard.config import Config
 from aider_guard.core.actions import Handoff
 from aider_guard.core.chatlog import (
@@ -50,7 +51,10 @@ class Launches:
         config: Config,
         arguments: Sequence[str],
         environment: Mapping[str, str],
+        *,
+        gap: Gap,
     ) -> None:
+        self._gap = gap
         self._folder = folder
         self._aider = aider
         self._config = config
@@ -69,7 +73,9 @@ class Launches:
         self, size: Size, attributes: list[Any] | None, handoff: Handoff | None = None
     ) -> Child:
         """Start Aider again. Raises LaunchError when it cannot be started."""
-        started = start_aider(self._aider, self._arguments, self._environment, size, attributes)
+        started = start_aider(
+            self._aider, self._arguments, self._environment, size, attributes, gap=self._gap
+        )
         self.adopt(started, handoff)
         return started.child
 

@@ -11,9 +11,9 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from aider_guard.airgap.gap import Gap
 from aider_guard.errors import LaunchError
 
-_QUEUE = 128
 _TOKEN_BYTES = 24
 
 
@@ -36,11 +36,11 @@ class Listening:
 
 
 @contextlib.contextmanager
-def door_socket() -> Iterator[Listening]:
-    """Listen on a free port of this machine's loopback. Raises LaunchError when that is not possible."""
+def door_socket(gap: Gap) -> Iterator[Listening]:
+    """Listen on a free port of the loopback that Aider has in its air gap. Raises LaunchError when that cannot be."""
     try:
-        listener = socket.create_server(("127.0.0.1", 0), backlog=_QUEUE)
+        fd, _port = gap.listen()
     except OSError as error:
         raise LaunchError(f"the door cannot listen on 127.0.0.1: {error.strerror}") from error
-    with listener:
+    with socket.socket(fileno=fd) as listener:
         yield Listening(listener, secrets.token_urlsafe(_TOKEN_BYTES))

@@ -10,11 +10,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from aider_guard import paths
+from aider_guard.airgap.choose import Choosing
+from aider_guard.airgap.gap import Enter, Gap
 from aider_guard.config import Config
 from aider_guard.core import sentences
 from aider_guard.core.actions import Notice
@@ -34,6 +37,7 @@ from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
 from aider_guard.launch.starting import aider_command, aider_environment
 from aider_guard.session.beginning import models_chosen
+from aider_guard.session.begun import entering
 from aider_guard.session.listening import door_socket
 from aider_guard.session.notices import render
 from aider_guard.session.planning import Planner
@@ -51,20 +55,24 @@ def run_one_shot(
 
     Raises LaunchError when it cannot or must not be started.
     """
-    aider = find_aider(config.aider, search_path=environment.get("PATH"))
-    ours, theirs = socket.socketpair()
-    program = aider_command(aider, theirs, arguments)
-    # The terminal sends Ctrl-C to both; Aider decides what it means, and we wait for that.
-    deaf = signals_as_wakeups((signal.SIGINT, signal.SIGQUIT))
-    made = tempfile.TemporaryDirectory(prefix="aider-guard-")
-    addresses = refusing_address(), door_socket()
-    with made as folder, ours, theirs, deaf, addresses[0] as refusing, addresses[1] as listening:
+    with ExitStack() as stack:
+        is_open = config.network == "open"
+        choosing = stack.enter_context(Choosing(config.allow, environment, is_open=is_open))
+        aider = find_aider(config.aider, search_path=environment.get("PATH"))
+        ours, theirs = map(stack.enter_context, socket.socketpair())
+        # The terminal sends Ctrl-C to both; Aider decides what it means, and we wait for that.
+        stack.enter_context(signals_as_wakeups((signal.SIGINT, signal.SIGQUIT)))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="aider-guard-"))
+        gap = stack.enter_context(closing(choosing.finish()))
+        refusing = stack.enter_context(refusing_address())
+        listening = stack.enter_context(door_socket(gap))
         door = DoorAddress(listening.port, listening.token)
         planner = Planner(config, aider, environment, refusing, paths.state_dir(environment), door)
-        process = _started(program, aider_environment(config, environment), theirs)
+        program = aider_command(aider, theirs, arguments)
+        process = _started(program, aider_environment(config, environment), theirs, gap)
         theirs.close()
         beside = Unattended(
-            listening, environment=environment, limits=Limits(max_turns=0, probe="never")
+            listening, gap, environment=environment, limits=Limits(max_turns=0, probe="never")
         )
         forwarded = _forwarded(process, (signal.SIGTERM, signal.SIGHUP))
         with _not_left_behind(process), beside, forwarded:
@@ -75,18 +83,27 @@ def run_one_shot(
 
 
 def _started(
-    program: Sequence[str], environment: Mapping[str, str], channel: socket.socket
+    program: Sequence[str], environment: Mapping[str, str], channel: socket.socket, gap: Gap
 ) -> subprocess.Popen[bytes]:
     """Aider's process, which waits for our answer on the channel. Raises LaunchError when there can be none."""
     try:
-        return subprocess.Popen(
-            program,
-            env=environment,
-            pass_fds=[channel.fileno()],
-            preexec_fn=INHERITED.restore,  # noqa: PLW1509  # single-threaded, and only signal calls
-        )
+        with entering(gap) as enter:
+            return subprocess.Popen(
+                program,
+                env=environment,
+                pass_fds=[channel.fileno()],
+                preexec_fn=partial(_prepare, enter),  # noqa: PLW1509  # no other thread runs Python code
+            )
+    except subprocess.SubprocessError as error:
+        raise LaunchError("Aider cannot be started in the air gap") from error
     except OSError as error:
         raise LaunchError(f"{program[0]} cannot be started: {error.strerror}") from error
+
+
+def _prepare(enter: Enter | None) -> None:
+    INHERITED.restore()
+    if enter is not None:
+        enter()
 
 
 def _say(notices: Sequence[Notice]) -> None:

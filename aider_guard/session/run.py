@@ -7,10 +7,11 @@ import select
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from aider_guard import paths
+from aider_guard.airgap.choose import Choosing
 from aider_guard.config import Config
 from aider_guard.launch.aider import find_aider
 from aider_guard.launch.refusing import refusing_address
@@ -44,33 +45,45 @@ def run_session(
     config: Config, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> int:
     """Run Aider under guard in this terminal; its exit status. Raises GuardError when it cannot be started."""
-    aider = find_aider(config.aider, search_path=environment.get("PATH"))
-    folder = registry.create(paths.sessions_dir(environment))
-    terminal = Terminal()
     with ExitStack() as stack:
+        choosing = stack.enter_context(
+            Choosing(config.allow, environment, is_open=config.network == "open")
+        )
+        aider = find_aider(config.aider, search_path=environment.get("PATH"))
+        folder = registry.create(paths.sessions_dir(environment))
+        terminal = Terminal()
         fds = stack.enter_context(terminal.private_fds())
+        gap = stack.enter_context(closing(choosing.finish()))
         refusing = stack.enter_context(refusing_address())
-        listening = stack.enter_context(door_socket())
+        listening = stack.enter_context(door_socket(gap))
         wakeups = stack.enter_context(signals_as_wakeups(_WATCHED_SIGNALS))
         its_environment = aider_environment(config, environment)
         started = start_aider(
-            aider, arguments, its_environment, terminal.size(), terminal.attributes()
+            aider,
+            arguments,
+            its_environment,
+            terminal.size(),
+            terminal.attributes(),
+            gap=gap,
         )
         stack.enter_context(started.child)
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
+        from aider_guard.core.egress_events import AirGapChosen
         from aider_guard.session.assembly import Ground, assemble
 
         ground = Ground(
-            config, environment, aider, folder, terminal, fds, refusing, listening, stack
+            config, environment, aider, folder, terminal, fds, refusing, listening, gap, stack
         )
         session = assemble(ground, started, arguments, its_environment)
         session.watch(fds, wakeups)
         with terminal.raw_mode():
             try:
+                session.post(AirGapChosen(gap.layer, choosing.because))
                 session.begin()
                 if config.network == "open":
                     session.warn("network_open", NETWORK_OPEN)
                 session.run()
+                gap.flush()
             finally:
                 _leave_screen(session, fds)
     return _close(session, folder)

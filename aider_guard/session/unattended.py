@@ -5,12 +5,15 @@ Everything runs in a thread of its own; what the user should know is gathered, a
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 
+from aider_guard.airgap.gap import Gap
 from aider_guard.core import requests
 from aider_guard.core.actions import (
     Action,
@@ -21,6 +24,7 @@ from aider_guard.core.actions import (
     StartSidecar,
     WarmModel,
 )
+from aider_guard.core.egress_events import EgressBlocked
 from aider_guard.core.events import DeadlinePassed, Event
 from aider_guard.core.policy import decide
 from aider_guard.core.state import Limits, State
@@ -35,20 +39,25 @@ _END_SECONDS = 3.0
 class Unattended:
     """As a ``with``: a sidecar that was started in it is gone after it. ``notices`` are what is to be said then.
 
-    There is none before the door is to be served: ``--version`` shall not wait for one.
+    There is none before the door is to be served: ``--version`` shall not wait for one. The air gap is served from the
+    beginning.
     """
 
     def __init__(
-        self, listening: Listening, *, environment: Mapping[str, str], limits: Limits
+        self, listening: Listening, gap: Gap, *, environment: Mapping[str, str], limits: Limits
     ) -> None:
         self._listening = listening
+        self._gap = gap
+        self._orders: queue.SimpleQueue[Callable[[Loop, _Deciding], None]] = queue.SimpleQueue()
         self._environment = environment
         self._state = State(limits)
         self._wake, self._woken = socket.socketpair()
-        self._thread: threading.Thread | None = None
+        self._stack = ExitStack()
+        self._thread = threading.Thread(target=self._run, name="unattended", daemon=True)
         self.notices: list[Notice] = []
 
     def __enter__(self) -> Unattended:
+        self._thread.start()
         return self
 
     def __exit__(
@@ -58,34 +67,41 @@ class Unattended:
         trace: TracebackType | None,
     ) -> None:
         self._wake.close()
-        if self._thread is not None:
-            self._thread.join(_END_SECONDS)
+        self._thread.join(_END_SECONDS)
         self._woken.close()
 
     def serve_door(self, settings: DoorSettings, ollama: str, known: Sequence[Event]) -> None:
         """Have the door served so from now on; ``known`` is what the start has found out: the server, the models."""
-        self._thread = threading.Thread(
-            target=self._run, args=(settings, ollama, known), name="sidecar", daemon=True
-        )
-        self._thread.start()
 
-    def _run(self, settings: DoorSettings, ollama: str, known: Sequence[Event]) -> None:
-        ended = False
-
-        def end(_events: int) -> None:
-            nonlocal ended
-            ended = True
-
-        with Loop() as loop, self._watcher(loop, ollama, settings.tokenizers) as watcher:
-            loop.watch(self._woken.fileno(), READ, end)
-            post = _Deciding(self, loop, watcher).post
-            watcher.post = post
-            loop.on_deadline = lambda name: post(DeadlinePassed(name))
+        def serve(loop: Loop, deciding: _Deciding) -> None:
+            watcher = self._watcher(loop, ollama, settings.tokenizers)
+            deciding.watcher = self._stack.enter_context(watcher)
+            watcher.post = deciding.post
             watcher.start()
             watcher.serve_door(settings)
             for event in known:
-                post(event)
+                deciding.post(event)
+
+        self._orders.put(serve)
+        self._wake.send(b"!")
+
+    def _run(self) -> None:
+        ended = False
+
+        def woken(_events: int) -> None:
+            nonlocal ended
+            ended = not self._woken.recv(64)
+            while not self._orders.empty():
+                self._orders.get()(loop, deciding)
+
+        with Loop() as loop, self._stack:
+            deciding = _Deciding(self, loop)
+            loop.watch(self._woken.fileno(), READ, woken)
+            loop.on_deadline = lambda name: deciding.post(DeadlinePassed(name))
+            self._gap.watch(loop, lambda attempt: deciding.post(EgressBlocked.of(attempt)))
             loop.run(until=lambda: ended)
+            self._gap.flush()
+            self._gap.close()
 
     def _watcher(self, loop: Loop, ollama: str, tokenizers: str) -> Watcher:
         return Watcher(
@@ -105,10 +121,10 @@ class Unattended:
 class _Deciding:
     """Carries out what needs neither Aider nor a prompt; events that come meanwhile wait for their turn."""
 
-    def __init__(self, run: Unattended, loop: Loop, watcher: Watcher) -> None:
+    def __init__(self, run: Unattended, loop: Loop) -> None:
         self._run = run
         self._loop = loop
-        self._watcher = watcher
+        self.watcher: Watcher | None = None
         self._events: list[Event] = []
 
     def post(self, event: Event) -> None:
@@ -124,10 +140,10 @@ class _Deciding:
         match action:
             case ShowNotice(notice):
                 self._run.notices.append(notice)
-            case StartSidecar():
-                self._watcher.start()
-            case WarmModel():
-                self._watcher.send(requests.WarmModel())
+            case StartSidecar() if self.watcher is not None:
+                self.watcher.start()
+            case WarmModel() if self.watcher is not None:
+                self.watcher.send(requests.WarmModel())
             case SetDeadline(name, at):
                 self._loop.at(name, at)
             case CancelDeadline(name):

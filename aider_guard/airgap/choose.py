@@ -1,0 +1,116 @@
+"""Which layer of the air gap this system allows: found by making it, the best one first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Final
+
+from aider_guard.airgap import kernel
+from aider_guard.airgap.asked import NoGap
+from aider_guard.airgap.names import Names
+from aider_guard.core.egress import ENFORCED, Found, Layer, Place
+
+if TYPE_CHECKING:
+    from aider_guard.airgap.gap import Gap
+    from aider_guard.airgap.jail import Building
+
+_NOT_LINUX: Final = "only Linux has a layer that blocks"
+_SWITCH: Final = "AIDER_GUARD_TEST_NO_LAYER"
+"""Names layers that are not to be tried, separated by commas: how tests see a system that does not allow them."""
+
+
+class Choosing:
+    """The choice, under way from the start on. As a ``with``: what was opened for it, and not taken, is closed."""
+
+    def __init__(
+        self,
+        allowed: Sequence[Place],
+        environment: Mapping[str, str],
+        *,
+        is_open: bool = False,
+    ) -> None:
+        self._allowed, self._environment, self._is_open = tuple(allowed), environment, is_open
+        self._names = Names()
+        self._not_tried = environment.get(_SWITCH, "").split(",")
+        self._stack = ExitStack()
+        self._building: Building | None = None
+        self.because = ""
+
+    def __enter__(self) -> Choosing:
+        """Begin to make the best layer, in a child; it takes a few milliseconds."""
+        if self._may_try("netns"):
+            from aider_guard.airgap.jail import Building
+            from aider_guard.airgap.masks import masked_sockets
+
+            try:
+                masked = masked_sockets(self._environment)
+                building = Building(self._inside(), masked)
+            except OSError as error:
+                self.because = f"no process can be started to try it: {error.strerror}"
+            else:
+                self._building = self._stack.enter_context(building)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def finish(self) -> Gap:
+        """The air gap of the best layer there is. It is the caller's to close."""
+        if self._is_open:
+            return NoGap("open")
+        return self._netns() or self._seccomp() or NoGap("asked")
+
+    def _may_try(self, layer: Layer) -> bool:
+        if not kernel.IS_LINUX:
+            self.because = _NOT_LINUX
+        return kernel.IS_LINUX and not self._is_open and layer not in self._not_tried
+
+    def _inside(self) -> list[tuple[str, int]]:
+        """Where in the air gap each allowed place is."""
+        return [(self._address(place.host), place.port) for place in self._allowed]
+
+    def _address(self, host: str) -> str:
+        if host == "localhost":
+            return "127.0.0.1"
+        is_address = ":" in host or host.replace(".", "").isdecimal()
+        return host if is_address else (self._names.address_of(host) or "127.0.0.1")
+
+    def _netns(self) -> Gap | None:
+        if self._building is None:
+            return None
+        from aider_guard.airgap.netns import NetnsGap
+
+        try:
+            return NetnsGap(self._building.finish(), self._names)
+        except OSError as error:
+            self.because = f"no namespaces: {error.strerror or error}"
+            return None
+
+    def _seccomp(self) -> Gap | None:
+        return None
+
+
+def find_layer(environment: Mapping[str, str] = os.environ) -> Found:
+    """The best layer that this system allows, found by making it, and why there is no better one."""
+    with Choosing((), environment) as choosing:
+        gap = choosing.finish()
+        gap.close()
+        return Found(gap.layer, choosing.because)
+
+
+@contextmanager
+def open_gap(
+    layer: Layer, allowed: Sequence[Place] = (), environment: Mapping[str, str] = os.environ
+) -> Iterator[Gap]:
+    """An air gap of one layer. Raises OSError where the system does not allow it."""
+    others = ",".join(other for other in ENFORCED if other != layer)
+    with Choosing(allowed, {**environment, _SWITCH: others}, is_open=layer == "open") as choosing:
+        gap = choosing.finish()
+        try:
+            if gap.layer != layer:
+                raise OSError(choosing.because)
+            yield gap
+        finally:
+            gap.close()

@@ -1,0 +1,87 @@
+"""Names in the air gap: one address each, and answers that any resolver understands."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aider_guard.airgap.names import Names, answer
+
+LABELS = st.from_regex(r"[a-z0-9_-]{1,20}", fullmatch=True)
+HOSTS = st.lists(LABELS, min_size=1, max_size=4).map(".".join)
+
+
+def question(name: str, kind: int = 1, *, flags: int = 0x0100, identifier: int = 7) -> bytes:
+    """A query as RFC 1035, 4.1, has it."""
+    labels = b"".join(bytes([len(one)]) + one.encode() for one in name.split(".") if one)
+    return (
+        struct.pack("!HHHHHH", identifier, flags, 1, 0, 0, 0)
+        + labels
+        + b"\0"
+        + struct.pack("!HH", kind, 1)
+    )
+
+
+@given(st.lists(HOSTS, max_size=20))
+def test_each_name_has_its_own_address(hosts: list[str]) -> None:
+    """The same name the same, another name another, and back again; case and a last dot are nothing."""
+    names = Names()
+    found = {host: names.address_of(host) for host in hosts}
+    assert len(set(found.values())) == len(found)
+    for host, address in found.items():
+        assert address is not None
+        assert address.startswith("127.77.")
+        assert names.address_of(f"{host.upper()}.") == address
+        assert names.name_of(address) == host
+        assert host in names
+
+
+@given(HOSTS)
+def test_an_address_is_answered(host: str) -> None:
+    """For IPv4: the identifier and the question come back, and one record with the name's address."""
+    names = Names()
+    told = answer(question(host), names)
+    assert told is not None
+    assert (told.name, told.is_new) == (host, True)
+    identifier, flags, questions, records, *_ = struct.unpack_from("!HHHHHH", told.reply)
+    assert (identifier, flags & 0x800F, questions, records) == (7, 0x8000, 1, 1)
+    assert ".".join(map(str, told.reply[-4:])) == names.address_of(host)
+    again = answer(question(host), names)
+    assert again is not None
+    assert not again.is_new
+
+
+@pytest.mark.parametrize("kind", [28, 15, 16, 65, 255])
+def test_other_records_do_not_exist(kind: int) -> None:
+    """The name does: whoever asks for IPv4 as well gets it."""
+    told = answer(question("host.example", kind), Names())
+    assert told is not None
+    assert struct.unpack_from("!HHHHHH", told.reply)[1:4] == (0x8180, 1, 0)
+
+
+def test_this_machine_is_itself() -> None:
+    """Where a resolver asks for it at all."""
+    told = answer(question("localhost"), Names())
+    assert told is not None
+    assert told.reply.endswith(bytes([127, 0, 0, 1]))
+
+
+@given(st.binary(max_size=80))
+def test_garbage_is_no_question(data: bytes) -> None:
+    """Or one, by chance; never an error, and never an answer to an answer."""
+    told = answer(data, Names())
+    assert told is None or told.reply[2] & 0x80
+    assert answer(data[:2] + b"\x80" + data[3:], Names()) is None
+
+
+def test_when_addresses_run_out() -> None:
+    """Further names do not exist, and known ones stay."""
+    names = Names(f"host{number}" for number in range(0xFFFE))
+    assert names.address_of("one-more") is None
+    told = answer(question("one-more"), names)
+    assert told is not None
+    assert told.reply[3] & 15 == 3
+    assert names.address_of("host0") == "127.77.0.1"
