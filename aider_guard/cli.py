@@ -61,7 +61,19 @@ class _Group(click.Group):
 @click.option(
     "--network",
     metavar="offline|open",
-    help="Whether models and keys of clouds may be used.  [default: offline]",
+    help="Whether anything may leave this machine.  [default: offline]",
+)
+@click.option(
+    "--allow",
+    metavar="HOST:PORT",
+    multiple=True,
+    help="Let this through the air gap; once for each place.",
+)
+@click.option(
+    "--require-airgap",
+    is_flag=True,
+    default=None,
+    help="Start only where the kernel enforces the air gap.",
 )
 @click.option(
     "--on-overflow",
@@ -76,7 +88,9 @@ class _Group(click.Group):
 @click.option("--show", is_flag=True, help="Show what would be run, and do not run it.")
 @click.version_option(__version__, prog_name="aider-guard")
 @click.pass_context
-def main(ctx: click.Context, /, *, show: bool, **flags: str | None) -> object:
+def main(
+    ctx: click.Context, /, *, show: bool, allow: tuple[str, ...], **flags: str | bool | None
+) -> object:
     """Run Aider on local Ollama models, guarded.
 
     For example: aider-guard -- --model ollama_chat/qwen3:8b
@@ -86,6 +100,7 @@ def main(ctx: click.Context, /, *, show: bool, **flags: str | None) -> object:
     arguments.
     """
     ctx.obj = {name.replace("_", "-"): value for name, value in flags.items()}
+    ctx.obj["allow"] = ",".join(allow) if allow else None
     ctx.meta["aider_guard.show"] = show
     if ctx.invoked_subcommand is None:
         return ctx.invoke(_session, aider_args=())

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from aider_guard.core.egress import Place, parse_place
 from aider_guard.errors import ConfigError
 
 PROJECT_FILE = ".aider-guard.toml"
@@ -37,6 +38,8 @@ class Config:
     network: Literal["offline", "open"] = "offline"
     on_overflow: Literal["refuse", "warn"] = "refuse"
     ollama_log: str | None = None
+    allow: tuple[Place, ...] = ()
+    require_airgap: bool = False
 
 
 def _integer(low: int, high: int) -> Callable[[Any], int]:
@@ -85,6 +88,22 @@ def _log(value: Any) -> str | None:
     return path
 
 
+def _places(value: Any) -> tuple[Place, ...]:
+    """A list of texts, or one text with commas."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        return tuple(dict.fromkeys(parse_place(part) for part in parts))
+    except (TypeError, ValueError, AttributeError):
+        raise ValueError("places as HOST:PORT, such as github.com:22") from None
+
+
+def _switch(value: Any) -> bool:
+    found = {"true": True, "1": True, "false": False, "0": False}.get(str(value).strip().lower())
+    if found is None:
+        raise ValueError("true or false")
+    return found
+
+
 def _one_of(*allowed: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in allowed:
@@ -106,6 +125,8 @@ CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "network": _one_of("offline", "open"),
     "on-overflow": _one_of("refuse", "warn"),
     "ollama-log": _log,
+    "allow": _places,
+    "require-airgap": _switch,
 }
 
 
@@ -131,14 +152,23 @@ def load(
         for where, found in sources
     ]
     _refuse_from_a_repository(checked[2], project_file)
-    return Config(**{name.replace("-", "_"): value for name, value in ChainMap(*checked).items()})
+    found = {name.replace("-", "_"): value for name, value in ChainMap(*checked).items()}
+    config = Config(**found)
+    if config.network == "open" and config.require_airgap:
+        raise ConfigError("network is open and require-airgap is set: only one of them can hold")
+    return config
 
 
 def _refuse_from_a_repository(found: Mapping[str, Any], path: Path | None) -> None:
     """A repository that was cloned from somewhere may not send code away."""
-    opens = found.get("network") == "open"
-    if opens or not _is_here(found.get("ollama", "")):
-        what = "network is open" if opens else "ollama is on another machine"
+    said = (
+        (found.get("network") == "open", "network is open"),
+        (bool(found.get("allow")), "allow names places"),
+        (found.get("require-airgap") is False, "require-airgap is false"),
+        (not _is_here(found.get("ollama", "")), "ollama is on another machine"),
+    )
+    what = next((words for is_so, words in said if is_so), "")
+    if what:
         raise ConfigError(
             f"{what} in {path}: a repository cannot decide that; say it in your own settings or by a flag"
         )

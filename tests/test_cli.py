@@ -137,6 +137,30 @@ def test_flags_before_aiders_words_are_settings(monkeypatch: pytest.MonkeyPatch)
     }
 
 
+def test_each_allow_is_a_place_and_the_required_gap_is_a_switch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The places of all flags together; a switch that was not given says nothing."""
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(cli, "guarded_session", lambda _words, flags, **_: given.append(flags))
+    cli.run(["--allow", "a:1", "--allow=b:2", "--require-airgap", "--model", "m"])
+    cli.run(["--model", "m"])
+    assert [(one["allow"], one["require-airgap"]) for one in given] == [
+        ("a:1,b:2", True),
+        (None, None),
+    ]
+
+
+def test_a_wrong_place_is_one_sentence(user: User) -> None:
+    """The list as it was given, and what it takes."""
+    done = user.run("--allow", "github.com:22", "--allow", "github.com")
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr == (
+        "aider-guard: the flag --allow is 'github.com:22,github.com':"
+        " it takes places as HOST:PORT, such as github.com:22\n"
+    )
+
+
 def test_aider_gets_its_words_and_our_files(user: User) -> None:
     """Without a terminal it inherits what we have: its output is our output, and its errors are our errors."""
     done = user.run("--max-turns", "3", "--model", "m", "--", "a b.py", "--x")

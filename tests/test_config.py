@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.config import CHECKS, Config, load, project_file
+from aider_guard.core.egress import Place
 from aider_guard.errors import ConfigError
 
 
@@ -83,6 +84,53 @@ VALUES: list[tuple[str, str, Any, Any]] = [
     ("ollama-log", "/var/log/ollama.log", "/var/log/ollama.log", "/var/log/ollama.log"),
     ("ollama-log", "auto", "auto", None),
 ]
+PLACES = (Place("github.com", 22), Place("127.0.0.1", 5432))
+SWITCHED: list[tuple[str, bool]] = [
+    *(("true", True), ("True", True), ("1", True)),
+    *(("false", False), ("0", False)),
+]
+
+
+def test_places_are_a_list_or_a_text_with_commas(sources: Sources) -> None:
+    """A flag and a variable are texts; a file has a list. Each place is kept once, in its order."""
+    text = "github.com:22, 127.0.0.1:5432,GitHub.com:22"
+    found = [
+        load({"allow": text}, environment={}),
+        load({}, environment={"AIDER_GUARD_ALLOW": text}),
+    ]
+    for lines in (f'allow = "{text}"\n', 'allow = ["github.com:22", "127.0.0.1:5432"]\n'):
+        sources.user.write_text(lines)
+        found.append(sources.load())
+    assert [one.allow for one in found] == [PLACES] * 4
+
+
+def test_a_list_of_places_replaces_the_weaker_one(sources: Sources) -> None:
+    """As every setting does; an empty list lets nothing through."""
+    sources.user.write_text('allow = ["github.com:22"]\n')
+    sources.flags["allow"] = "a:1"
+    assert sources.load().allow == (Place("a", 1),)
+    del sources.flags["allow"]
+    sources.project.write_text("allow = []\n")
+    assert sources.load().allow == ()
+
+
+@pytest.mark.parametrize(("text", "value"), SWITCHED)
+def test_a_switch_is_true_or_false(sources: Sources, text: str, *, value: bool) -> None:
+    """As a word everywhere, and as what it is in a file and from its flag, which takes no word."""
+    sources.environment["AIDER_GUARD_REQUIRE_AIRGAP"] = text
+    assert sources.load().require_airgap is value
+    sources.environment.clear()
+    sources.user.write_text(f"require-airgap = {str(value).lower()}\n")
+    assert sources.load().require_airgap is value
+    assert load({"require-airgap": value}, environment={}).require_airgap is value
+
+
+def test_an_open_network_and_a_required_gap_exclude_each_other(sources: Sources) -> None:
+    """Wherever they were said; one sentence."""
+    sources.user.write_text("require-airgap = true\n")
+    sources.flags["network"] = "open"
+    with pytest.raises(ConfigError, match=r"^network is open and require-airgap is set: [^\n]*$"):
+        sources.load()
 
 
 @pytest.mark.parametrize(("name", "text", "toml", "value"), VALUES)
@@ -110,6 +158,8 @@ BAD: list[tuple[str, str]] = [
     *(("probe", bad) for bad in ("", "Auto", "sometimes", "true")),
     *(("on-overflow", bad) for bad in ("", "Refuse", "never")),
     *(("ollama-log", bad) for bad in ("", "ollama.log", "./x", "yes")),
+    *(("allow", bad) for bad in ("", "github.com", "a:1,", "a:1,b", "*:22", "https://a:1")),
+    *(("require-airgap", bad) for bad in ("", "yes", "2", "kernel")),
     *(("keep", bad) for bad in ("-0.1", "0.51", "10%", "nan", "inf", "-inf", "1e400")),
 ]
 
@@ -145,6 +195,11 @@ def test_an_empty_variable_is_none(sources: Sources) -> None:
 
 
 BAD_TOML: list[tuple[str, str]] = [
+    ("allow = 22", "allow"),
+    ("allow = true", "allow"),
+    ("allow = [22]", "allow"),
+    ('allow = ["github.com"]', "allow"),
+    ("require-airgap = 2", "require-airgap"),
     ("warn-at = true", "warn-at"),
     ("warn-at = 80.0", "warn-at"),
     ("warn-at = [80]", "warn-at"),
@@ -229,6 +284,8 @@ def test_any_flags_give_a_config_or_a_sentence(flags: dict[str, Any]) -> None:
     assert config.probe in ("auto", "always", "never")
     assert config.on_overflow in ("refuse", "warn")
     assert config.ollama_log is None or config.ollama_log.startswith("/")
+    assert all(1 <= place.port <= 65535 for place in config.allow)
+    assert not (config.require_airgap and config.network == "open")
 
 
 def test_the_home_folder_may_be_written_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +313,13 @@ def test_the_projects_file_is_the_git_roots(tmp_path: Path) -> None:
     assert project_file(below) == root / "a" / ".aider-guard.toml"
 
 
-OUTSIDE = ['network = "open"', 'ollama = "http://192.0.2.7:11434"', 'ollama = "ollama.com"']
+OUTSIDE = [
+    'allow = ["github.com:22"]',
+    "require-airgap = false",
+    'network = "open"',
+    'ollama = "http://192.0.2.7:11434"',
+    'ollama = "ollama.com"',
+]
 
 
 @pytest.mark.parametrize("line", OUTSIDE)
@@ -270,7 +333,10 @@ def test_a_repository_cannot_send_code_away(sources: Sources, line: str) -> None
 
 
 def test_a_repository_may_be_stricter_than_its_user(sources: Sources) -> None:
-    """Offline, and an Ollama of this machine, may stand anywhere."""
+    """Offline, an air gap that must be enforced, and an Ollama of this machine, may stand anywhere."""
     sources.user.write_text('network = "open"\n')
-    sources.project.write_text('network = "offline"\nollama = "localhost:11500"\n')
-    assert sources.load() == Config(network="offline", ollama="localhost:11500")
+    strict = 'network = "offline"\nrequire-airgap = true\nollama = "localhost:11500"\n'
+    sources.project.write_text(strict)
+    assert sources.load() == Config(
+        network="offline", require_airgap=True, ollama="localhost:11500"
+    )

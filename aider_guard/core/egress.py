@@ -46,12 +46,23 @@ class Attempt:
     count: int = 1
 
 
+@dataclass(frozen=True)
+class Found:
+    """The best layer that worked when it was tried, and why no better one did.
+
+    ``because`` is "" for the best, else causes of core/egress_causes.py or words of its own, split by ``"; "``.
+    """
+
+    layer: Layer
+    because: str = ""
+
+
 def parse_place(text: str) -> Place:
     """``HOST:PORT`` or ``[IPv6]:PORT``, exactly one port. Raises ValueError for anything else."""
     host, colon, port = text.strip().rpartition(":")
-    if not colon or not port.isascii() or not port.isdecimal() or not 1 <= int(port[:6]) <= 65535:
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
         raise ValueError(text)
-    if host.startswith("[") and host.endswith("]"):
+    if host.startswith("[") and host.endswith("]") and "%" not in host:
         return Place(str(ipaddress.IPv6Address(host[1:-1])), int(port))
     host = host.lower().removesuffix(".")
     if re.fullmatch(r"[0-9.]+", host):

@@ -1,14 +1,14 @@
 """What happened: one frozen dataclass an event, named in the past tense. ``Event`` is their union.
 
-Events of the child come from the recogniser (core/screen.py) and the side channels, readings from the sidecar
-(core/sidecar_events.py), the rest from the session. None carries the user's text or a file's content; names of
-files only where an advice needs them, and those are left out of the journal (log.py).
+Those of the child come from the recogniser (core/screen.py) and the side channels, the rest from the sidecar and the
+session. None carries the user's text or a file's content; names of files are left out of the journal (journal.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from aider_guard.core.egress_events import EgressEvent
 from aider_guard.core.findings import Finding
 from aider_guard.core.fit import Need
 from aider_guard.core.readings import ContextReading, Unavailable
@@ -244,6 +244,7 @@ Event = (
     | RequestRefused
     | ModelWarmed
     | ReloadSeen
+    | EgressEvent
     | RestartRequested
     | TerminationRequested
     | DeadlinePassed

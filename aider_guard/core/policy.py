@@ -7,6 +7,7 @@ from aider_guard.core.events import Event
 from aider_guard.core.rules import (
     Rule,
     context,
+    egress,
     fitting,
     lifecycle,
     memory,
@@ -28,13 +29,14 @@ RULES: tuple[Rule, ...] = (
     sidecar.watch,
     memory.watch,
     preflight.note,
+    egress.watch,
     fitting.watch,
     lifecycle.advance,
     telling.watch,
     context.watch,
 )
 # Nobody is there any more to be told or served.
-RULES_AT_THE_END: tuple[Rule, ...] = (prompt.note, lifecycle.advance)
+RULES_AT_THE_END: tuple[Rule, ...] = (prompt.note, egress.note, lifecycle.advance)
 
 
 def decide(state: State, event: Event, now: float) -> tuple[State, tuple[Action, ...]]:

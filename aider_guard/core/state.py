@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Literal
 
 from aider_guard.core.actions import Handoff
+from aider_guard.core.egress_ledger import Ledger
 from aider_guard.core.events import PromptShown
 from aider_guard.core.fit import Need
 from aider_guard.core.measured import Measured
@@ -162,6 +163,7 @@ class State:
     """What was said of the traffic since the last turn ended."""
     told: frozenset[str] = frozenset()
     """What is said of the traffic once a session, and was."""
+    egress: Ledger = Ledger()
 
     sidecar_failures: int = 0
     last_notice: str = ""

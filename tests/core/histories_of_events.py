@@ -10,6 +10,8 @@ from typing import Any, get_args
 from hypothesis import strategies as st
 
 from aider_guard.core.actions import Action, CancelDeadline, SetDeadline
+from aider_guard.core.egress import Layer, Protocol
+from aider_guard.core.egress_events import AirGapChosen, EgressAllowed, EgressBlocked
 from aider_guard.core.events import (
     AiderExited,
     AiderStarted,
@@ -245,7 +247,10 @@ PROMPTS = st.builds(
     st.sampled_from([(), ("c.py",)]),
 )
 DEADLINES = st.sampled_from(
-    ["stop", "kill", "unload", "backoff", "end", "sidecar_start", "sidecar_silent", "else"]
+    [
+        *("stop", "kill", "unload", "backoff", "end", "else"),
+        *("sidecar_start", "sidecar_silent", "egress_gathered"),
+    ]
 )
 EVENTS: tuple[st.SearchStrategy[Any], ...] = (
     st.builds(AiderStarted, st.integers(1, 3), st.just(42)),
@@ -294,6 +299,19 @@ VERDICTS = st.builds(
     st.just("evidence"),
     st.sampled_from(["", "messages", "tokens", "generation"]),
     MAYBE_TOKENS,
+)
+HOSTS = st.sampled_from(["example.org", "127.0.0.1", "us.i.posthog.com", "/run/docker.sock", ""])
+EGRESS: tuple[st.SearchStrategy[Any], ...] = (
+    st.builds(AirGapChosen, st.sampled_from(get_args(Layer)), st.sampled_from(["", "apparmor"])),
+    st.builds(
+        EgressBlocked,
+        HOSTS,
+        st.sampled_from([0, 443, 5432]),
+        st.sampled_from(get_args(Protocol)),
+        st.sampled_from(["", "curl", "python3"]),
+        st.integers(1, 9),
+    ),
+    st.builds(EgressAllowed, HOSTS, st.just(22), st.integers(1, 9)),
 )
 NUMBERS = st.integers(1, 3)
 TRAFFIC: tuple[st.SearchStrategy[Any], ...] = (
@@ -379,7 +397,7 @@ def fitting(story: Story) -> list[tuple[Event, ...]]:
 
 FITTING = st.integers(0, 11)
 # Mapped, or its branches would be as many as those beside it, and what fits would be rare.
-ANY = st.one_of(*EVENTS, *TRAFFIC).map(lambda event: event)
+ANY = st.one_of(*EVENTS, *TRAFFIC, *EGRESS).map(lambda event: event)
 MOMENTS = st.lists(
     st.tuples(
         st.sampled_from([0.0, 0.1, 1.0, 3.0, 9.0, 60.0]),

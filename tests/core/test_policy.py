@@ -24,6 +24,7 @@ from core.histories_of_events import (
 from hypothesis import given
 
 from aider_guard.core.actions import EndSession, ShowNotice, StopAider
+from aider_guard.core.egress_events import AirGapChosen, EgressAllowed, EgressBlocked
 from aider_guard.core.events import (
     AiderExited,
     AiderStarted,
@@ -107,6 +108,9 @@ SAMPLES: tuple[Event, ...] = (
     RequestRefused(2, "weak", "commit", "weak", "down"),
     ModelWarmed("ours", "load"),
     ReloadSeen("ours", 4.0, "another program took its place"),
+    *(AirGapChosen(layer) for layer in ("netns", "open")),
+    EgressBlocked("example.org", 443, "tcp", "curl", count=2),
+    EgressAllowed("github.com", 22),
     RestartRequested(),
     TerminationRequested(15),
     *(
@@ -115,6 +119,7 @@ SAMPLES: tuple[Event, ...] = (
             *("stop", "kill", "unload", "backoff", "end"),
             "sidecar_start",
             "sidecar_silent",
+            "egress_gathered",
         )
     ),
 )

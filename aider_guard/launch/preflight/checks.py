@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from aider_guard.core.findings import Finding, worst_first
 from aider_guard.launch.preflight import (
     aider,
+    air_gap,
     calls,
     cloud,
     habits,
@@ -24,6 +25,7 @@ Check = Callable[[Facts], Iterator[Finding]]
 CHECKS: tuple[Check, ...] = (
     aider.found,
     aider.readable,
+    air_gap.found,
     server.answers,
     models.chosen,
     cloud.by_role,

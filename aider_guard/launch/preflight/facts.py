@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aider_guard.config import Config
+from aider_guard.core.egress import ENFORCED, Found
 from aider_guard.core.fit import Fit
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.serverfacts import ServerReport
@@ -12,6 +13,9 @@ from aider_guard.launch.settings import AiderSettings
 
 NOT_ASKED = Unavailable("not asked: nothing is sent to an address that only the repository names")
 """The report of a server that was not asked for anything: nothing follows from it."""
+
+
+NOT_TRIED = Unavailable("which layer this system allows was not tried")
 
 
 @dataclass(frozen=True)
@@ -43,3 +47,11 @@ class Facts:
     """Why no Aider can be started, "" when one can: it was looked for, and this is what was found."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables of the guard's own environment that matter (addresses only, no keys)."""
+    air_gap: Found | Unavailable = NOT_TRIED
+    """The best layer of the air gap that this system allows."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the kernel keeps everything that Aider starts in this machine."""
+        is_enforced = isinstance(self.air_gap, Found) and self.air_gap.layer in ENFORCED
+        return is_enforced and self.config.network == "offline"

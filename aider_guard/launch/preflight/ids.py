@@ -35,6 +35,7 @@ CHECKS: Mapping[str, str] = {
     "aider-old": "this Aider is older than what the guard supports",
     "aider-untried": "the guard was never tried with this version of Aider",
     "aider-settings": "Aider cannot read one of its settings, or did not tell them",
+    "air-gap": "which layer keeps Aider and its programs in this machine, and why no better one does",
     "ollama": "which Ollama answers, and where",
     "ollama-unread": "Ollama does not answer, or not as an Ollama does",
     "ollama-port": "a program that is not Ollama holds Ollama's port",

@@ -124,7 +124,8 @@ def programs(facts: Facts) -> Iterator[Finding]:
         )
         parts += [f"{what} ({_short(text)})" for what, text in named if text]
     if parts:
-        what = "programs of yours may run in a session, and go wherever they like"
+        where = "where the air gap holds them" if facts.is_held else "and may go wherever they like"
+        what = f"programs of yours may run in a session, {where}"
         yield info("user-commands", what, listed(parts, 6))
 
 

@@ -1,0 +1,604 @@
+"""What is said of attempts to leave: which words for which layer, how often, and what stands at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from core.histories_of_events import Step, Story, Wait, actions_of, begun, histories
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aider_guard.core import destinations, egress_causes, egress_sentences
+from aider_guard.core.actions import Notice, SetDeadline, ShowNotice
+from aider_guard.core.egress import (
+    ENFORCED,
+    Attempt,
+    Layer,
+    Place,
+    Protocol,
+    parse_place,
+)
+from aider_guard.core.egress_events import (
+    MOST_CHARACTERS,
+    AirGapChosen,
+    EgressAllowed,
+    EgressBlocked,
+)
+from aider_guard.core.egress_ledger import MOST_DESTINATIONS
+from aider_guard.core.events import (
+    AiderExited,
+    LaunchForbidden,
+    PromptClosed,
+    PromptShown,
+)
+from aider_guard.core.findings import Finding
+from aider_guard.core.state import State
+
+PRICES = EgressBlocked("raw.githubusercontent.com", 443, "tcp", "python3.11")
+
+
+def blocked(
+    host: str, port: int = 443, protocol: Protocol = "tcp", program: str = "", count: int = 1
+) -> EgressBlocked:
+    return EgressBlocked(host, port, protocol, program, count)
+
+
+def busy(layer: Layer = "netns", because: str = "") -> Story:
+    """Aider works on a message, in the air gap."""
+    story = begun()
+    story.tell(AirGapChosen(layer, because), PromptClosed())
+    return story
+
+
+def shown(actions: Sequence[Any]) -> list[tuple[str, ...]]:
+    return [one.notice.lines for one in actions if isinstance(one, ShowNotice)]
+
+
+def said(*events: EgressBlocked, layer: Layer = "netns") -> list[tuple[str, ...]]:
+    """What the prompt after these says."""
+    story = busy(layer)
+    assert not shown(story.tell(*events))
+    return shown(story.tell(PromptShown()))
+
+
+ONE: list[tuple[EgressBlocked, tuple[str, ...]]] = [
+    (PRICES, ("blocked raw.githubusercontent.com:443: Aider's model price list",)),
+    (blocked("us.i.posthog.com"), ("blocked us.i.posthog.com:443: Aider's analytics",)),
+    (blocked("eu.posthog.com"), ("blocked eu.posthog.com:443: Aider's analytics",)),
+    (
+        blocked("RAW.githubusercontent.com.", program="curl"),
+        ("blocked raw.githubusercontent.com:443: tried by curl",),
+    ),
+    (blocked("api.openai.com"), ("blocked api.openai.com:443: OpenAI's models",)),
+    (
+        blocked("api.openai.com", program="node"),
+        ("blocked api.openai.com:443: OpenAI's models, tried by node",),
+    ),
+    (
+        blocked("bedrock-runtime.eu-west-1.amazonaws.com", program="python3"),
+        ("blocked bedrock-runtime.eu-west-1.amazonaws.com:443: Amazon's models",),
+    ),
+    (
+        blocked("mine.openai.azure.com", program="python3"),
+        ("blocked mine.openai.azure.com:443: Azure's models",),
+    ),
+    (
+        blocked("192.0.2.10", 9999, "udp", "nc"),
+        ("blocked 192.0.2.10:9999: tried by nc",),
+    ),
+    (
+        blocked("2001:db8::10", 80, "tcp"),
+        ("blocked [2001:db8::10]:80: tried by a program that Aider started",),
+    ),
+    (
+        blocked("192.0.2.10", 0, "other", "ping"),
+        ("blocked 192.0.2.10: tried by ping",),
+    ),
+    (
+        blocked("a.example.org", 53, "dns", "dig"),
+        ("blocked a lookup of a.example.org: tried by dig",),
+    ),
+    (
+        blocked("127.0.0.1", 5432, program="psql"),
+        (
+            "blocked 127.0.0.1:5432: a service of this machine, tried by psql",
+            "aider-guard --allow 127.0.0.1:5432 lets it through",
+        ),
+    ),
+    (
+        blocked("::1", 6379),
+        (
+            "blocked [::1]:6379: a service of this machine",
+            "aider-guard --allow [::1]:6379 lets it through",
+        ),
+    ),
+    (
+        blocked("github.com", 22, program="ssh"),
+        (
+            "blocked github.com:22: GitHub, tried by ssh",
+            "aider-guard --allow github.com:22 lets it through",
+        ),
+    ),
+    (
+        blocked("git.example.org", 443, program="git-remote-https"),
+        (
+            "blocked git.example.org:443: tried by git-remote-https",
+            "aider-guard --allow git.example.org:443 lets it through",
+        ),
+    ),
+    (
+        blocked("git.example.org", 8080, program="git"),
+        ("blocked git.example.org:8080: tried by git",),
+    ),
+    (
+        blocked("/var/run/docker.sock", 0, "unix", "docker"),
+        ("blocked /var/run/docker.sock: the container daemon's socket, tried by docker",),
+    ),
+    (
+        blocked("/run/systemd/resolve/io.systemd.Resolve", 0, "unix"),
+        ("blocked /run/systemd/resolve/io.systemd.Resolve: the resolver's socket",),
+    ),
+    (
+        blocked("/srv/x.sock", 0, "unix"),
+        ("blocked /srv/x.sock: tried by a program that Aider started",),
+    ),
+]
+
+
+@pytest.mark.parametrize(("event", "lines"), ONE, ids=lambda part: getattr(part, "host", ""))
+def test_the_first_attempt_is_a_notice_at_the_next_prompt(
+    event: EgressBlocked, lines: tuple[str, ...]
+) -> None:
+    """What is known of the place, else who tried; what people need comes with the flag that lets it through."""
+    assert said(event) == [lines]
+
+
+@pytest.mark.parametrize("layer", ENFORCED)
+def test_what_the_kernel_enforces_is_called_blocked(layer: Layer) -> None:
+    """In both of its layers, with the same words."""
+    assert said(PRICES, layer=layer) == [
+        ("blocked raw.githubusercontent.com:443: Aider's model price list",)
+    ]
+
+
+ASKED = [
+    (PRICES, "asked to stay away from raw.githubusercontent.com:443: Aider's model price list"),
+    (
+        blocked("a.example.org", 53, "dns"),
+        "asked not to look up a.example.org: tried by a program that Aider started",
+    ),
+    (
+        blocked("/run/nscd/socket", 0, "unix"),
+        "asked to stay away from /run/nscd/socket: the resolver's socket",
+    ),
+]
+
+
+@pytest.mark.parametrize(("event", "line"), ASKED, ids=lambda part: getattr(part, "host", ""))
+def test_a_layer_that_only_asks_says_so(event: EgressBlocked, line: str) -> None:
+    """Nothing was blocked, whatever became of it."""
+    assert said(event, layer="asked") == [(line,)]
+
+
+def test_in_an_open_network_nothing_is_said() -> None:
+    """The user chose it."""
+    assert said(PRICES, layer="open") == []
+
+
+def test_a_destination_is_said_once() -> None:
+    """Another port of the same host is another destination; another program or protocol is not."""
+    story = busy()
+    story.tell(PRICES, PromptShown())
+    again = story.tell(PromptClosed(), PRICES, blocked(PRICES.host, protocol="udp"), PromptShown())
+    assert shown(again) == []
+    assert len(shown(story.tell(PromptClosed(), blocked(PRICES.host, 80), PromptShown()))) == 1
+
+
+def test_a_lookup_that_is_followed_by_a_connection_is_not_said() -> None:
+    """It belongs to it, whatever comes first; in another case of letters, too."""
+    lookup = blocked("RAW.githubusercontent.com", 53, "dns")
+    for events in ((lookup, PRICES), (PRICES, lookup)):
+        (lines,) = said(*events)
+        assert lines == ("blocked raw.githubusercontent.com:443: Aider's model price list",)
+
+
+def test_several_at_once_are_two_lines() -> None:
+    """The first is explained, the others are named."""
+    others = [blocked(f"{letter}.example.org") for letter in "abc"]
+    assert said(PRICES, *others) == [
+        (
+            "blocked raw.githubusercontent.com:443: Aider's model price list",
+            "and 3 others: a.example.org:443, b.example.org:443, c.example.org:443",
+        )
+    ]
+
+
+def test_of_very_many_some_are_named() -> None:
+    """Four names, and how many more."""
+    ((_, second),) = said(*(blocked(f"{number}.example.org") for number in range(12)))
+    assert second.startswith("and 11 others: 1.example.org:443, ")
+    assert second.endswith(", 4.example.org:443 and 7 more")
+
+
+def test_what_can_be_let_through_is_said_first() -> None:
+    """It is what the user may want to do something about."""
+    ((first, second),) = said(PRICES, blocked("127.0.0.1", 5432, program="psql"))
+    assert first.startswith("blocked 127.0.0.1:5432: ")
+    assert second == (
+        "and 1 other: raw.githubusercontent.com:443;"
+        " aider-guard --allow 127.0.0.1:5432 lets it through"
+    )
+
+
+def test_several_that_can_be_let_through_are_one_command() -> None:
+    """To copy as a whole."""
+    ((_, second),) = said(blocked("localhost", 5432), blocked("github.com", 22))
+    assert second.endswith(
+        "; aider-guard --allow localhost:5432 --allow github.com:22 lets them through"
+    )
+
+
+def test_five_notices_and_then_where_the_rest_is() -> None:
+    """The sixth says that it is the last."""
+    story = busy()
+    lines = []
+    for number in range(9):
+        lines += shown(story.tell(PromptClosed(), blocked(f"{number}.example.org"), PromptShown()))
+    assert [len(each) for each in lines] == [1] * 6
+    assert all(each[0].startswith("blocked ") for each in lines[:5])
+    assert "journal" in lines[5][0]
+
+
+def test_at_an_open_prompt_a_bunch_is_gathered_for_a_second() -> None:
+    """A lookup and what follows it are one notice; repetitions do not put it off."""
+    story = begun()
+    story.tell(AirGapChosen("netns"))
+    first = story.tell(blocked("a.example.org", 53, "dns"), Wait(0.4), blocked("a.example.org"))
+    assert shown(first) == []
+    actions = story.tell(Wait(0.4), blocked("a.example.org"), Wait(0.3))
+    assert shown(actions) == [("blocked a.example.org:443: tried by a program that Aider started",)]
+    assert (
+        len(actions_of(story.steps, SetDeadline)) - len(actions_of(begun().steps, SetDeadline)) == 1
+    )
+    assert shown(story.tell(PromptClosed(), PromptShown(), Wait(5.0))) == []
+
+
+def test_what_was_gathered_waits_for_a_prompt() -> None:
+    """When the prompt is gone after that second, it is said above the next one."""
+    story = begun()
+    story.tell(AirGapChosen("netns"), PRICES)
+    assert shown(story.tell(PromptClosed(), Wait(2.0))) == []
+    assert len(shown(story.tell(PromptShown()))) == 1
+
+
+@given(histories())
+def test_notices_about_attempts_stay_few(steps: list[Step]) -> None:
+    """At most five and the last one, in two lines each, and "blocked" only where the kernel blocks."""
+    notices = [
+        (one.notice, step.before.egress)
+        for step in steps
+        for one in step.actions
+        if isinstance(one, ShowNotice) and one.notice.name.startswith("egress")
+    ]
+    assert len(notices) <= 6
+    for notice, ledger in notices:
+        assert len(notice.lines) <= 2
+        assert ledger.layer != "open"
+        if not ledger.is_enforced:
+            assert not any("blocked" in line for line in notice.lines)
+
+
+# The end
+
+
+def end(*events: Any, layer: Layer = "netns", **how: bool) -> tuple[str, ...] | None:
+    """The last lines after these events."""
+    story = busy(layer)
+    story.tell(*events)
+    notice = egress_sentences.end_line(story.state, **how)
+    return notice.lines if isinstance(notice, Notice) else None
+
+
+def test_the_measured_start_of_aider_is_one_line() -> None:
+    """Hosts with how often, the most tried first; lookups of the same hosts are not counted again."""
+    events = [
+        blocked("raw.githubusercontent.com", 53, "dns", count=10),
+        blocked("index.example.org", count=1),
+        blocked("raw.githubusercontent.com", count=1),
+        blocked("us.i.posthog.com", count=12),
+        blocked("raw.githubusercontent.com", count=4),
+    ]
+    assert end(*events) == (
+        (
+            "blocked by the kernel: 18 attempts to 3 hosts (us.i.posthog.com:443 12 times,"
+            " raw.githubusercontent.com:443 5 times, index.example.org:443 once)"
+        ),
+    )
+
+
+ENDS: list[tuple[list[EgressBlocked], str]] = [
+    ([], "nothing tried to leave"),
+    ([blocked("a.b")], "blocked by the kernel: 1 attempt to 1 host (a.b:443 once)"),
+    (
+        [blocked("a.b"), blocked("a.b", 80)],
+        "blocked by the kernel: 2 attempts to 1 host (a.b:443 once, a.b:80 once)",
+    ),
+    (
+        [blocked("a.b", 53, "dns", count=3)],
+        "blocked by the kernel: 3 attempts to 1 host (a lookup of a.b 3 times)",
+    ),
+    (
+        [blocked("/run/docker.sock", 0, "unix", count=1000)],
+        "blocked by the kernel: 1,000 attempts to 1 socket (/run/docker.sock 1,000 times)",
+    ),
+    (
+        [blocked("a.b"), blocked("/run/docker.sock", 0, "unix")],
+        "blocked by the kernel: 2 attempts to 1 host and 1 socket (a.b:443 once, /run/docker.sock once)",
+    ),
+    (
+        [blocked(f"{number}.b") for number in range(6)],
+        (
+            "blocked by the kernel: 6 attempts to 6 hosts"
+            " (0.b:443 once, 1.b:443 once, 2.b:443 once, 3.b:443 once and 2 more)"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("events", "line"), ENDS, ids=range(len(ENDS)))
+def test_the_last_line(events: list[EgressBlocked], line: str) -> None:
+    """How many attempts to what; or that there was none."""
+    assert end(*events) == (line,)
+
+
+def test_what_was_let_through_stands_beside_it() -> None:
+    """Also where nothing else was tried, which is then not the same as nothing."""
+    github = EgressAllowed("github.com", 22)
+    assert end(github, github, EgressAllowed("127.0.0.1", 5432)) == (
+        "nothing else tried to leave",
+        "let through: github.com:22 2 times, 127.0.0.1:5432 once",
+    )
+    assert end(github, blocked("a.b")) == (
+        "blocked by the kernel: 1 attempt to 1 host (a.b:443 once)",
+        "let through: github.com:22 once",
+    )
+
+
+def test_the_end_of_a_layer_that_asks_says_what_it_does_not_prove() -> None:
+    """With attempts and without."""
+    unseen = "what a program sends past proxies is not seen, and not held back"
+    assert end(layer="asked") == (
+        "asked to behave, not blocked: no attempt to leave was seen",
+        unseen,
+    )
+    assert end(blocked("a.b", count=2), EgressAllowed("c", 1), layer="asked") == (
+        "asked to behave, not blocked: 2 attempts to 1 host (a.b:443 2 times)",
+        "let through: c:1 once",
+        unseen,
+    )
+
+
+def test_some_ends_say_nothing() -> None:
+    """An open network; a launch that was refused; and, where asked for, a run in which nothing was tried."""
+    assert end(blocked("a.b"), layer="open") is None
+    assert egress_sentences.end_line(State()) is None
+    assert end(even_nothing=False) is None
+    assert end(blocked("a.b"), even_nothing=False) is not None
+    assert end(EgressAllowed("c", 1), even_nothing=False) is not None
+    refused = LaunchForbidden((Finding("a", "stop", "what"),))
+    story = Story()
+    story.tell(AirGapChosen("netns"), refused)
+    assert egress_sentences.end_line(story.state) is None
+    story.tell(blocked("a.b"))
+    assert egress_sentences.end_line(story.state) is not None
+
+
+def test_what_comes_while_the_session_ends_is_counted() -> None:
+    """Nothing is said any more, but the last line knows of it."""
+    story = busy()
+    story.tell(AiderExited(0))
+    assert story.tell(blocked("a.b"), EgressAllowed("c", 1)) == []
+    notice = egress_sentences.end_line(story.state)
+    assert notice is not None
+    assert len(notice.lines) == 2
+
+
+NAMES = st.sampled_from(["a.b", "A.B.", "c.d", "/run/x"])
+BLOCKED = st.builds(
+    EgressBlocked,
+    NAMES,
+    st.sampled_from([80, 443]),
+    st.sampled_from(["tcp", "udp", "dns", "unix", "other"]),
+    st.sampled_from(["", "curl"]),
+    st.integers(1, 1000),
+)
+
+
+@given(st.lists(BLOCKED, max_size=20))
+def test_no_attempt_is_lost(events: list[EgressBlocked]) -> None:
+    """The sum is that of all that were reported, but for lookups of names that were connected to."""
+    story = busy()
+    story.tell(*events)
+    connected = {
+        event.host.lower().rstrip(".")
+        for event in events
+        if event.protocol in ("tcp", "udp", "other")
+    }
+    counted = sum(
+        event.count
+        for event in events
+        if event.protocol != "dns" or event.host.lower().rstrip(".") not in connected
+    )
+    notice = egress_sentences.end_line(story.state)
+    assert notice is not None
+    expected = f"blocked by the kernel: {counted:,} attempt" if events else "nothing tried to leave"
+    assert notice.lines[0].startswith(expected)
+
+
+def test_names_without_end_cost_no_memory() -> None:
+    """A program that looks up names at random is counted, not remembered."""
+    story = busy()
+    story.tell(*(blocked(f"{number}.b", 53, "dns") for number in range(MOST_DESTINATIONS + 100)))
+    assert len(story.state.egress.tried) == len(story.state.egress.untold) == MOST_DESTINATIONS
+    notice = egress_sentences.end_line(story.state)
+    assert notice is not None
+    assert (
+        f": {MOST_DESTINATIONS + 100} attempts to {MOST_DESTINATIONS} hosts and others ("
+        in notice.lines[0]
+    )
+
+
+# Values
+
+
+@given(st.text(), st.integers(0, 65535), st.text(), st.integers(1, 99))
+def test_an_attempts_texts_are_made_printable_and_short(
+    host: str, port: int, program: str, count: int
+) -> None:
+    """A name can hold what somebody sends away by looking it up, and what moves a cursor."""
+    event = EgressBlocked.of(Attempt(host, port, "dns", program, count))
+    for text in (event.host, event.program):
+        assert text.isprintable()
+        assert len(text) <= MOST_CHARACTERS
+    assert (event.port, event.count) == (port, count)
+    if host.isprintable() and len(host) <= MOST_CHARACTERS:
+        assert event.host == host
+
+
+PLACES: list[tuple[str, Place]] = [
+    ("github.com:22", Place("github.com", 22)),
+    (" GitHub.com.:22 ", Place("github.com", 22)),
+    ("127.0.0.1:5432", Place("127.0.0.1", 5432)),
+    ("[::1]:80", Place("::1", 80)),
+    ("[2001:DB8:0::1]:65535", Place("2001:db8::1", 65535)),
+    ("my_host:1", Place("my_host", 1)),
+]
+
+
+@pytest.mark.parametrize(("text", "place"), PLACES, ids=[text for text, _ in PLACES])
+def test_a_place_is_a_host_and_one_port(text: str, place: Place) -> None:
+    """Names in small letters, addresses in their shortest form; what it is shown as is read as the same again."""
+    assert parse_place(text) == place == parse_place(str(place))
+
+
+def read_place(text: str) -> Place | None:
+    try:
+        return parse_place(text)
+    except ValueError:
+        return None
+
+
+NO_PLACES = [
+    *("", ":", "github.com", "github.com:", ":22", "github.com:0", "github.com:65536", "a:000443"),
+    *(
+        "github.com:ssh",
+        "github.com:22-80",
+        "github.com:²",
+        "a:-1",
+        "a:0000065536",
+        "*:22",
+        "*.b:22",
+    ),
+    *(
+        "a b:22",
+        "-a:22",
+        "a-:22",
+        "a..b:22",
+        "1.2.3:22",
+        "1.2.3.256:22",
+        "::1:80",
+        "[::1]",
+        "[a]:1",
+    ),
+    *("https://github.com:443", "a/b:22", "[fe80::1%eth0]:22", f"{'a' * 254}:1", "user@a:22"),
+]
+
+
+@pytest.mark.parametrize("text", NO_PLACES)
+def test_anything_else_is_no_place(text: str) -> None:
+    """No patterns, no ranges, no addresses of pages."""
+    assert read_place(text) is None
+
+
+@given(st.ip_addresses().map(str), st.integers(1, 65535))
+def test_every_address_is_a_place(address: str, port: int) -> None:
+    """Of both families."""
+    place = Place(address, port)
+    assert parse_place(str(place)) == place
+
+
+@given(st.text())
+def test_any_text_is_a_place_or_a_value_error(text: str) -> None:
+    """And a place that was read is one that can be read."""
+    place = read_place(text)
+    assert place is None or parse_place(str(place)) == place
+
+
+def test_hosts_below_a_known_one_are_known() -> None:
+    """But no host that only ends in the same letters."""
+    assert destinations.what_is("eu.i.posthog.com", "") == "Aider's analytics"
+    assert destinations.what_is("notposthog.com", "") == ""
+    assert destinations.what_is("com", "") == destinations.what_is("", "") == ""
+
+
+def test_the_table_says_what_a_host_is_and_not_what_it_is_used_for() -> None:
+    """What Aider asks it for is said of Aider's Python only: others have reasons of their own."""
+    for host, what in destinations.ASKED_BY_AIDER.items():
+        assert destinations.what_is(host, "python3") == what
+        assert destinations.what_is(host, "curl") == ""
+
+
+def test_no_name_of_the_table_is_written_so_that_it_is_never_found() -> None:
+    """In small letters, without a dot at the end."""
+    for table in (destinations.ASKED_BY_AIDER, destinations.SERVICES, destinations.CODE_HOSTS):
+        for host in table:
+            assert parse_place(f"{host}:1").host == host
+
+
+# Why there is no better layer
+
+
+SETTINGS = [
+    ({"user/max_user_namespaces": "0\n"}, "max-user-namespaces"),
+    ({"kernel/apparmor_restrict_unprivileged_userns": "1\n"}, "apparmor"),
+    ({"kernel/unprivileged_userns_clone": "0"}, "userns-clone"),
+    (
+        {"user/max_user_namespaces": "0", "kernel/unprivileged_userns_clone": "0"},
+        "max-user-namespaces",
+    ),
+    ({"user/max_user_namespaces": "63000"}, "no luck"),
+    ({}, "no luck"),
+]
+
+
+@pytest.mark.parametrize(("settings", "cause"), SETTINGS, ids=range(len(SETTINGS)))
+def test_the_systems_own_settings_tell_the_cause(settings: dict[str, str], cause: str) -> None:
+    """A file that is not there tells nothing."""
+
+    def read(name: str) -> str:
+        return settings.get(name, "")
+
+    assert egress_causes.cause_of(egress_causes.NAMESPACES, read, "no luck") == cause
+
+
+def test_every_switch_has_a_cause_with_the_command_that_turns_it() -> None:
+    """The command names the very setting that was read."""
+    for name, forbids, cause in (*egress_causes.NAMESPACES, *egress_causes.FILTER):
+        setting = name.replace("/", ".")
+        known = egress_causes.CAUSES[cause]
+        assert setting in known.words
+        assert known.fix.startswith(f"sudo sysctl {setting}=")
+        assert not known.fix.endswith(f"={forbids}")
+
+
+def test_causes_are_put_into_words() -> None:
+    """Several of them, unknown ones too; the fix is that of the first that has one."""
+    because = "no idea; apparmor; pidfd"
+    words = egress_causes.in_words(because)
+    assert words.startswith("no idea; AppArmor keeps user namespaces")
+    assert (
+        egress_causes.fix(because) == "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+    )
+    assert egress_causes.in_words("") == egress_causes.fix("") == egress_causes.fix("no idea") == ""
