@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-PORTS = (80, 443, 3128, 4000, 11434)
-"""Where the outside listens: the web, and the usual ports of a proxy, a LiteLLM proxy and Ollama."""
+PORTS = (22, 53, 80, 443, 3128, 4000, 11434)
+"""Where the outside listens: SSH, DNS, the web, and the usual ports of a proxy, a LiteLLM proxy and Ollama."""
 ALLOW = (
     "to allow them: sysctl user.max_user_namespaces=1000 kernel.unprivileged_userns_clone=1"
     " kernel.apparmor_restrict_unprivileged_userns=0 (those that exist); in a container, run it with"

@@ -1,4 +1,4 @@
-"""What exists in a box: a name server, listeners for every address it tells, and a fake Ollama.
+"""What exists in a box: a name server, listeners for every address it tells, other services, and a fake Ollama.
 
 Runs as ``unshare -rnm PYTHON world.py FOLDER PORT…``, alone in its namespaces. Every name has the one documentation
 address 192.0.2.10 (RFC 5737), and whatever reaches it becomes a line of ``witness.jsonl`` in FOLDER. A line on standard
@@ -10,60 +10,65 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import re
+import os
 import socket
 import struct
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from e2e.chatting import ChattingOllama
+from e2e.listening import OURSELVES, Listeners, Witness
 
 if TYPE_CHECKING:
     from fakes.answering import Answer, Received
 
 OUTSIDE = "192.0.2.10"
+OUTSIDE_6 = "2001:db8::10"
+"""The same in IPv6 (RFC 3849), where the kernel has it."""
 SECRET = "the-secret-of-the-house"
 """Stands in what the tests type: where it is seen, code would be seen."""
+DATAGRAMS = 9999
+"""The port of the outside that takes datagrams."""
+SERVICE = 5432
+"""The port of 127.0.0.1 where another service of the machine listens."""
+DAEMON = "/run/docker.sock"
+"""The socket of a service that acts for whoever asks it, and so leads out."""
+ABSTRACT = b"\0of-another-service"
+"""A name without a file (unix(7)), for connections; with ``-datagrams`` after it, for datagrams."""
 
-_OURSELVES = "127.0.0.2"
-"""Where the world's own connections come from."""
 _UP_AND_RUNNING = 0x1 | 0x40  # IFF_UP, IFF_RUNNING (net/if.h)
 _SET_FLAGS, _SET_ADDRESS = 0x8914, 0x8916  # SIOCSIFFLAGS, SIOCSIFADDR (linux/sockios.h)
-_FIRST_BYTES = 256 * 1024
-_PATIENCE_SECONDS = 1.0
-_HTTP = re.compile(rb"[A-Z]+ \S+ HTTP/1\.[01]\r\n")
-_SERVER_NAME = re.compile(rb"(?=\x00\x00..\x00.\x00(..))", re.DOTALL)
-
-
-_QUESTION = struct.pack(">HHHHHH", 1, 256, 1, 0, 0, 0) + b"\x01x\0\0\1\0\1"
-
-
-class Witness:
-    """Writes down what came, one JSON object a line, before anything is answered."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8", buffering=1)
-        self._lock = threading.Lock()
-
-    def saw(self, kind: str, **facts: Any) -> None:
-        """Write one line."""
-        with self._lock:
-            self._file.write(json.dumps({"at": time.time(), "kind": kind, **facts}) + "\n")
+_LOOPBACK_INDEX = 1
+_FAST_OPEN = Path("/proc/sys/net/ipv4/tcp_fastopen")
+_FAST_OPEN_ALWAYS = 0x1 | 0x2 | 0x4 | 0x200  # both sides, without a cookie (ip-sysctl)
 
 
 def bring_up() -> None:
-    """Give the empty network namespace a loopback interface that also has the outside's address."""
+    """Give the empty network namespace a loopback interface that also has the outside's addresses."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         up = struct.pack("16sH14x", b"lo", _UP_AND_RUNNING)
         fcntl.ioctl(any_socket, _SET_FLAGS, up)
         address = struct.pack("16sHxx4s8x", b"lo:1", socket.AF_INET, socket.inet_aton(OUTSIDE))
         fcntl.ioctl(any_socket, _SET_ADDRESS, address)
+    with contextlib.suppress(OSError):
+        _FAST_OPEN.write_text(str(_FAST_OPEN_ALWAYS))
+
+
+def bring_up_6() -> bool:
+    """Give it the IPv6 ones too; False where the kernel has none."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as any_socket:
+            for address in (OUTSIDE_6, str(OURSELVES[socket.AF_INET6])):
+                raw = socket.inet_pton(socket.AF_INET6, address)
+                # struct in6_ifreq (linux/ipv6.h)
+                fcntl.ioctl(any_socket, _SET_ADDRESS, raw + struct.pack("Ii", 128, _LOOPBACK_INDEX))
+    except OSError:
+        return False
+    return True
 
 
 def become_the_name_server(folder: Path) -> None:
@@ -72,30 +77,31 @@ def become_the_name_server(folder: Path) -> None:
         "/etc/resolv.conf": f"nameserver {OUTSIDE}\noptions timeout:1 attempts:1\n",
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     }
-    for path, text in files.items():
-        if Path(path).exists():
-            ours = folder / Path(path).name
-            ours.write_text(text)
-            subprocess.run(["mount", "--bind", str(ours), path], check=True)
-    if Path("/run/nscd").is_dir():
-        subprocess.run(["mount", "-t", "tmpfs", "none", "/run/nscd"], check=True)
+    there = [path for path in files if Path(path).exists()]
+    subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
+    for path in there:
+        ours, real = folder / Path(path).name, Path(os.path.realpath(path))
+        ours.write_text(files[path])
+        real.parent.mkdir(parents=True, exist_ok=True)  # it may lie in /run
+        real.touch()
+        subprocess.run(["mount", "--bind", str(ours), str(real)], check=True)
 
 
-def serve_names(witness: Witness) -> None:
+def serve_names(listeners: Listeners, witness: Witness) -> None:
     """Answer every question for an IPv4 address with the outside's, and all others with nothing."""
-    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind((OUTSIDE, 53))
 
-    def serve() -> None:
-        while True:
-            query, asker = server.recvfrom(4096)
-            with contextlib.suppress(IndexError, UnicodeDecodeError):
-                name, kind, question = read_question(query)
-                if asker[0] != _OURSELVES:
-                    witness.saw("name", host=name, type=kind)
-                server.sendto(name_answer(query, question, kind), asker)
+    def answer(query: bytes, is_ours: bool) -> bytes:
+        if is_ours:
+            return query
+        try:
+            name, kind, question = read_question(query)
+        except (IndexError, UnicodeDecodeError):
+            witness.saw("datagram", port=53, text=query.decode("latin-1"))
+            return b""
+        witness.saw("name", host=name, type=kind)
+        return name_answer(query, question, kind)
 
-    threading.Thread(target=serve, daemon=True).start()
+    listeners.answering((OUTSIDE, 53), answer)
 
 
 def read_question(query: bytes) -> tuple[str, int, bytes]:
@@ -120,80 +126,21 @@ def name_answer(query: bytes, question: bytes, kind: int) -> bytes:
     return query[:2] + b"\x81\x80" + counts + question + address
 
 
-def serve_connections(witness: Witness, port: int) -> None:
-    """Take every connection, write that down, then look at its first bytes, and close it."""
-    server = socket.create_server((OUTSIDE, port))
-
-    def look(connection: socket.socket) -> None:
-        with connection:
-            first = first_bytes(connection)
-            text = first.decode("latin-1")
-            witness.saw("connection", host=host_in(first), port=port, text=text)
-            if _HTTP.match(first):
-                with contextlib.suppress(OSError):
-                    connection.sendall(
-                        b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\noutside"
-                    )
-
-    def serve() -> None:
-        while True:
-            connection, peer = server.accept()
-            if peer[0] == _OURSELVES:
-                connection.close()
-                continue
-            witness.saw("touch", port=port)
-            threading.Thread(target=look, args=(connection,), daemon=True).start()
-
-    threading.Thread(target=serve, daemon=True).start()
-
-
-def settle(ports: Sequence[int]) -> None:
-    """Wait until whatever was sent before is written down: each listener takes what comes in its order."""
-    ours = (_OURSELVES, 0)
+def listen(listeners: Listeners, ports: Sequence[int]) -> None:
+    """Be the outside on these ports, and the other services of the machine."""
+    has_6 = bring_up_6()
     for port in ports:
-        with socket.create_connection((OUTSIDE, port), source_address=ours) as connection:
-            connection.recv(1)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        asking.bind(ours)
-        asking.sendto(_QUESTION, (OUTSIDE, 53))
-        asking.recv(512)
-
-
-def first_bytes(connection: socket.socket) -> bytes:
-    """A whole HTTP request, or the first bytes of anything else."""
-    connection.settimeout(_PATIENCE_SECONDS)
-    first = b""
-    with contextlib.suppress(OSError):
-        while len(first) < _FIRST_BYTES and not is_whole(first):
-            more = connection.recv(65536)
-            if not more:
-                break
-            first += more
-    return first
-
-
-def is_whole(first: bytes) -> bool:
-    """Whether a request's body has come, or this is no request."""
-    if not _HTTP.match(first):
-        return bool(first)
-    head, end, body = first.partition(b"\r\n\r\n")
-    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
-    return bool(end) and len(body) >= (int(length[1]) if length else 0)
-
-
-def host_in(first: bytes) -> str:
-    """The host that was meant: of a CONNECT, of the Host line, or the server name of a TLS greeting (RFC 6066, 3)."""
-    if _HTTP.match(first):
-        target = re.match(rb"CONNECT ([^ :]+)", first) or re.search(
-            rb"(?i)\r\nhost: *([^\s:]+)", first
-        )
-        return target[1].decode("latin-1") if target else ""
-    for found in _SERVER_NAME.finditer(first):
-        length, at = int.from_bytes(found[1], "big"), found.start() + 9
-        name = first[at : at + length]
-        if length and len(name) == length and re.fullmatch(rb"[\w.-]+", name):
-            return name.decode("ascii")
-    return ""
+        listeners.connections(socket.AF_INET, (OUTSIDE, port), port)
+        if has_6:
+            listeners.connections(socket.AF_INET6, (OUTSIDE_6, port), port)
+    listeners.datagrams(socket.AF_INET, (OUTSIDE, DATAGRAMS), DATAGRAMS)
+    if has_6:
+        listeners.datagrams(socket.AF_INET6, (OUTSIDE_6, DATAGRAMS), DATAGRAMS)
+    listeners.connections(socket.AF_INET, ("127.0.0.1", SERVICE), SERVICE)
+    listeners.connections(socket.AF_UNIX, DAEMON)
+    Path(DAEMON).chmod(0o666)
+    listeners.connections(socket.AF_UNIX, ABSTRACT)
+    listeners.datagrams(socket.AF_UNIX, ABSTRACT + b"-datagrams")
 
 
 @dataclass
@@ -218,13 +165,13 @@ def main() -> None:
     bring_up()
     become_the_name_server(folder)
     witness = Witness(folder / "witness.jsonl")
-    serve_names(witness)
-    for port in ports:
-        serve_connections(witness, port)
+    listeners = Listeners(witness)
+    serve_names(listeners, witness)
+    listen(listeners, ports)
     with BoxOllama(witness=witness) as ollama:
         print(ollama.url, flush=True)
         for _ in sys.stdin:
-            settle(ports)
+            listeners.settle()
             print("settled", flush=True)
 
 
