@@ -1,0 +1,183 @@
+"""The names of programs, and which of them is at the other end of a connection on this machine.
+
+Linux: the socket's number is in ``/proc/PID/net/tcp`` (proc_pid_net(5)), whose it is in ``/proc/PID/fd``. Elsewhere it
+stays unknown: the system tells connections only process by process, which takes longer than a loop may wait.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+PROC: Final = Path("/proc")
+SEARCH_SECONDS: Final = 0.02
+BUDGET_SECONDS: Final = 0.1
+BUDGET_SHARE: Final = 0.1
+_MOST_LETTERS: Final = 40
+_MOST_TABLE_BYTES: Final = 1 << 20
+_MOST_NEIGHBOURS: Final = 4096
+_AIDERS_START: Final = "inside_aider.py"
+_INTERPRETER: Final = re.compile(
+    r"(python|pypy|node|nodejs|ruby|perl|bash|dash|zsh|sh)[0-9.]*", re.IGNORECASE
+)
+_WITH_VALUE: Final = ("-W", "-X", "-r", "--require", "--import")
+
+
+def told_name(arguments: Sequence[str], name: str) -> str:
+    """What a program is called: its file, or the script or module that an interpreter runs. Printable, and short.
+
+    *name* is what the system calls it, for processes that have no arguments.
+    """
+    program = os.path.basename(arguments[0].rstrip("/")).lstrip("-") if arguments else ""
+    if _INTERPRETER.fullmatch(program):
+        program = _script(arguments[1:]) or program
+    shown = "".join(letter if letter.isprintable() else "?" for letter in program or name)
+    return shown[:_MOST_LETTERS].strip()
+
+
+def _script(arguments: Sequence[str]) -> str:
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "-m":
+            return next(rest, "")
+        if argument == "-c":
+            return ""
+        if argument in _WITH_VALUE:
+            next(rest, "")
+        elif not argument.startswith("-"):
+            script = os.path.basename(argument)
+            return "aider" if script == _AIDERS_START else script
+    return ""
+
+
+def program_of(pid: int) -> str:
+    """The name of a process; "" where it is gone or may not be looked at."""
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            return told_name(process.cmdline(), process.name())
+    except (psutil.Error, OSError, ValueError):
+        return ""
+
+
+def socket_inode(table: bytes, port: int, server_port: int) -> int:
+    """The number of the connected socket with this port of its own, connected to that port; 0 without one.
+
+    *table* is /proc/net/tcp, /proc/net/tcp6, or both in a row.
+    """
+    ours, theirs = f":{port:04X}".encode(), f":{server_port:04X}".encode()
+    for line in table.splitlines():
+        fields = line.split()
+        if len(fields) > 9 and fields[1].endswith(ours) and fields[2].endswith(theirs):
+            with suppress(ValueError):
+                return int(fields[9])
+    return 0
+
+
+def read_table(pid: int, *, proc: Path = PROC) -> bytes:
+    """The connections of the network that a process is in, as far as a bounded read goes; empty when it is gone."""
+    parts = []
+    for name in ("tcp", "tcp6"):
+        with suppress(OSError), (proc / str(pid) / "net" / name).open("rb") as file:
+            parts.append(file.read(_MOST_TABLE_BYTES))
+    return b"".join(parts)
+
+
+def tree(pid: int, *, proc: Path = PROC) -> Iterator[int]:
+    """A process and what it started, as far as that still has its parents, nearest first (proc_tid_children(5))."""
+    waiting, seen = [pid], {pid}
+    while waiting:
+        current = waiting.pop(0)
+        yield current
+        for children in (proc / str(current) / "task").glob("*/children"):
+            with suppress(OSError, ValueError):
+                fresh = [one for one in map(int, children.read_text().split()) if one not in seen]
+                seen.update(fresh)
+                waiting += fresh
+
+
+def neighbours(pid: int, *, proc: Path = PROC) -> Iterator[int]:
+    """All processes that may be looked at in the network of this one, newest first: daemons have left its tree."""
+    with suppress(OSError):
+        network = os.stat(proc / str(pid) / "ns" / "net").st_ino
+        numbers = [int(entry.name) for entry in os.scandir(proc) if entry.name.isdigit()]
+        for number in sorted(numbers, reverse=True)[:_MOST_NEIGHBOURS]:
+            with suppress(OSError):
+                if os.stat(proc / str(number) / "ns" / "net").st_ino == network:
+                    yield number
+
+
+def holder(
+    inode: int,
+    pids: Iterable[int],
+    *,
+    until: float,
+    proc: Path = PROC,
+    clock: Callable[[], float] = time.monotonic,
+) -> int:
+    """The first of these processes that has the socket open; 0 when none is found by then."""
+    wanted = f"socket:[{inode}]"
+    for pid in pids:
+        for file in _open_files(proc / str(pid) / "fd"):
+            if file == wanted:
+                return pid
+        if clock() > until:
+            break
+    return 0
+
+
+def _open_files(folder: Path) -> Iterator[str]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                yield os.readlink(entry.path)
+
+
+class Peers:
+    """Names the programs at the other end of connections, and takes no more than a tenth of its thread's time.
+
+    ``root`` gives the process whose tree and network are looked at, 0 when there is none.
+    """
+
+    def __init__(
+        self,
+        root: Callable[[], int],
+        *,
+        proc: Path = PROC,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._root = root
+        self._proc = proc
+        self._clock = clock
+        self._credit_seconds = BUDGET_SECONDS
+        self._credited_at = clock()
+
+    def program(self, port: int, server_port: int) -> str:
+        """The program that has *port* and is connected to *server_port*; "" where that cannot be told in time."""
+        began = self._clock()
+        earned = (began - self._credited_at) * BUDGET_SHARE
+        self._credit_seconds = min(BUDGET_SECONDS, self._credit_seconds + earned)
+        self._credited_at = began
+        if self._credit_seconds <= 0:
+            return ""
+        pid = self._pid(port, server_port, began + SEARCH_SECONDS)
+        name = program_of(pid) if pid else ""
+        self._credit_seconds -= self._clock() - began
+        return name
+
+    def _pid(self, port: int, server_port: int, until: float) -> int:
+        root, proc = self._root(), self._proc
+        inode = socket_inode(read_table(root, proc=proc), port, server_port) if root else 0
+        if not inode:
+            return 0
+        for pids in (tree(root, proc=proc), neighbours(root, proc=proc)):
+            if found := holder(inode, pids, until=until, proc=proc, clock=self._clock):
+                return found
+        return 0

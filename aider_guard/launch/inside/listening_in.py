@@ -1,0 +1,232 @@
+"""Hears in Aider's own Python where it wants to go, tells the guard, and refuses what is not allowed.
+
+Python says before each connection and each lookup what it is about to do (the audit events ``socket.*``, PEP 578).
+Programs that Aider starts, and code that calls the system by itself, are not heard: this asks Aider to behave, and
+keeps nobody in.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    Host = str | bytes  # a name in small letters, or the bytes of an address
+
+_MOST_REMEMBERED = 4096
+_MOST_LETTERS = 253  # a name's (RFC 1035, 2.3.4)
+_NAMES_OF_THIS_MACHINE = ("", "localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
+_MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address as an IPv6 one (RFC 4291, 2.5.5.2)
+# Families whose other end is a process or the kernel of this machine.
+_HERE = frozenset(
+    getattr(_socket, name)
+    for name in ("AF_UNIX", "AF_NETLINK", "AF_ALG", "AF_SYSTEM")
+    if hasattr(_socket, name)
+)
+
+
+def listen_in(fd: int, allowed: Iterable[tuple[str, int]], blocks: bool = True) -> None:
+    """From now on until this process ends, tell the attempts of its Python on a datagram socket, and refuse them.
+
+    Loopback addresses, Unix sockets and the *allowed* hosts at exactly their ports are let through in silence. All
+    others are told on *fd* as one JSON object each, ``{"host", "port", "protocol"}``, which never waits and never
+    fails, and raise what an unreachable network raises; without *blocks* they are only told. The socket is not passed
+    on to other programs. Cannot be undone.
+    """
+    os.set_inheritable(fd, False)
+    os.set_blocking(fd, False)
+    heard = _Heard(_Voice(fd), allowed, blocks).events
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        hear = heard.get(event)
+        if hear is not None:
+            hear(*arguments)
+
+    sys.addaudithook(hook)
+
+
+class _Voice:
+    """Tells the guard. The descriptor may be closed, and its number given to another file, by whoever runs here."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._file = self._identity()
+
+    def _identity(self) -> tuple[int, int]:
+        status = os.fstat(self._fd)
+        return status.st_dev, status.st_ino
+
+    def tell(self, host: str, port: int, protocol: str) -> None:
+        shown = "".join(letter if "!" <= letter <= "~" else "?" for letter in host[:_MOST_LETTERS])
+        told = {"host": shown, "port": port, "protocol": protocol}
+        try:
+            if self._identity() == self._file:
+                os.write(self._fd, json.dumps(told).encode("ascii"))
+        except OSError:
+            pass  # nobody listens, or too many wait to be heard: what is refused stays refused
+
+
+class _Heard:
+    """Decides about each event."""
+
+    def __init__(self, voice: _Voice, allowed: Iterable[tuple[str, int]], blocks: bool) -> None:
+        self._voice = voice
+        self._blocks = blocks
+        self._allowed = {(_normal(host), port) for host, port in allowed}
+        self._allowed_hosts = {host for host, _ in self._allowed}
+        self._this_machine = {*_NAMES_OF_THIS_MACHINE, _normal(_socket.gethostname())}
+        self._names: dict[bytes, str] = {}
+        self.events: dict[str, Callable[..., None]] = {
+            "socket.getaddrinfo": self._resolve,
+            "socket.gethostbyname": self._look_up,
+            "socket.gethostbyaddr": self._look_back,
+            "socket.connect": self._reach,
+            "socket.sendto": self._reach,
+            "socket.sendmsg": self._reach,
+        }
+        if not blocks or any(isinstance(host, str) for host in self._allowed_hosts):
+            self._remember_answers()
+
+    def _resolve(self, host: Any, port: Any, _family: Any, kind: Any, *_rest: Any) -> None:
+        name = _normal(host)
+        if isinstance(name, bytes) or self._is_here(name):
+            return
+        number = _port_number(port)
+        if name in self._allowed_hosts and (not number or (name, number) in self._allowed):
+            return
+        # Without blocks the connection comes next, and is told then.
+        where = (number, _protocol(kind)) if number and self._blocks else (53, "dns")
+        self._refuse(name, *where, _no_such_name)
+
+    def _look_up(self, host: Any) -> None:
+        self._resolve(host, None, 0, 0)
+
+    def _look_back(self, host: Any) -> None:
+        """The name of an address, which is asked of others too."""
+        name = _normal(host)
+        if not self._is_here(name) and name not in self._allowed_hosts:
+            self._refuse(_shown(name), 53, "dns", _no_such_host)
+
+    def _reach(self, channel: Any, address: Any) -> None:
+        if address is None:  # a message on a socket that is connected already
+            return
+        family = _socket.socket.family.__get__(channel)
+        if family not in (_socket.AF_INET, _socket.AF_INET6):
+            if family not in _HERE:
+                self._refuse(f"family-{int(family)}", 0, "other", _refused)
+            return
+        host, port = _normal(address[0]), int(address[1])
+        if not self._is_here(host) and not self._may(host, port):
+            kind = _socket.socket.type.__get__(channel)
+            self._refuse(self._name(host), port, _protocol(kind), _refused)
+
+    def _is_here(self, host: Host) -> bool:
+        if isinstance(host, str):
+            return host in self._this_machine or host.endswith(".localhost")
+        if len(host) == 4:
+            return host[0] == 127 or not any(host)
+        return host[:15] == bytes(15) and host[15] in (0, 1)
+
+    def _may(self, host: Host, port: int) -> bool:
+        named = self._names.get(host) if isinstance(host, bytes) else None
+        return (host, port) in self._allowed or (named, port) in self._allowed
+
+    def _name(self, host: Host) -> str:
+        return host if isinstance(host, str) else self._names.get(host) or _shown(host)
+
+    def _refuse(self, host: str, port: int, protocol: str, error: Callable[[str], OSError]) -> None:
+        self._voice.tell(host, port, protocol)
+        if self._blocks:
+            raise error(f"aider-guard is offline: {host}:{port} is not reached")
+
+    def _remember_answers(self) -> None:
+        """Have lookups leave behind which name an address stands for: a connection is told only the address."""
+        resolve, look_up = _socket.getaddrinfo, _socket.gethostbyname
+
+        def getaddrinfo(host: Any, *arguments: Any, **named: Any) -> Any:
+            found = resolve(host, *arguments, **named)
+            for *_, address in found:
+                self._remember(host, address[0])
+            return found
+
+        def gethostbyname(host: Any) -> str:
+            address = look_up(host)
+            self._remember(host, address)
+            return address
+
+        # socket.getaddrinfo asks _socket's each time; the others are the same objects in both.
+        _socket.getaddrinfo = getaddrinfo
+        _socket.gethostbyname = socket.gethostbyname = gethostbyname
+
+    def _remember(self, host: Any, address: Any) -> None:
+        name, known = _normal(host), _normal(address)
+        if isinstance(name, bytes) or isinstance(known, str) or self._is_here(name):
+            return
+        if len(self._names) >= _MOST_REMEMBERED:
+            self._names.clear()
+        self._names[known] = name
+
+
+def _normal(host: Any) -> Host:
+    """A host as it is compared: the bytes of an address however it was written, or a name."""
+    text = host.decode("ascii", "replace") if isinstance(host, (bytes, bytearray)) else host or ""
+    if ":" in text:
+        try:
+            address = _socket.inet_pton(_socket.AF_INET6, text.partition("%")[0])
+        except (OSError, ValueError):
+            return text.lower()
+        return address[12:] if address[:12] == _MAPPED else address
+    if (text[-1:].isdigit() or text[:2] in ("0x", "0X")) and len(text.split()) == 1:
+        try:
+            return _socket.inet_aton(text)  # "127.1" and "0x7f.1" are addresses too
+        except (OSError, ValueError):
+            pass
+    return _name_as_sent(text).lower().rstrip(".")
+
+
+def _name_as_sent(text: str) -> str:
+    if text.isascii():
+        return text
+    try:
+        return text.encode("idna").decode("ascii")
+    except UnicodeError:
+        return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _shown(host: Host) -> str:
+    if isinstance(host, str):
+        return host
+    return _socket.inet_ntop(_socket.AF_INET if len(host) == 4 else _socket.AF_INET6, host)
+
+
+def _port_number(port: Any) -> int:
+    """The number of a port, which may be a name of a service or missing; 0 when that is not known."""
+    if isinstance(port, int):
+        return port if 0 <= port <= 0xFFFF else 0
+    text = port.decode("ascii", "replace") if isinstance(port, (bytes, bytearray)) else port or ""
+    try:
+        return int(text) if text.isdecimal() else _socket.getservbyname(text) if text else 0
+    except (OSError, ValueError):
+        return 0
+
+
+def _protocol(kind: Any) -> str:
+    return "udp" if int(kind) & 0xF == _socket.SOCK_DGRAM else "tcp"
+
+
+def _no_such_name(words: str) -> OSError:
+    return _socket.gaierror(_socket.EAI_NONAME, words)
+
+
+def _no_such_host(words: str) -> OSError:
+    return _socket.herror(1, words)  # HOST_NOT_FOUND, netdb.h
+
+
+def _refused(words: str) -> OSError:
+    return ConnectionRefusedError(errno.ECONNREFUSED, words)

@@ -1,0 +1,210 @@
+"""The names of programs, and whose a connection is: in tables that are data, and with real processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aider_guard.airgap import programs
+from aider_guard.airgap.programs import (
+    BUDGET_SECONDS,
+    Peers,
+    holder,
+    neighbours,
+    program_of,
+    read_table,
+    socket_inode,
+    told_name,
+    tree,
+)
+
+linux = pytest.mark.skipif(not programs.PROC.joinpath("self", "net").exists(), reason="no /proc")
+
+NAMES = [
+    (["/usr/bin/curl", "-sS", "http://x"], "curl"),
+    (["git-remote-https", "origin"], "git-remote-https"),
+    (["/usr/bin/python3.11", "/usr/bin/pytest", "-q"], "pytest"),
+    (["python3", "-I", "-X", "dev", "-W", "error", "-m", "pip", "install"], "pip"),
+    (["python", "-c", "import secret"], "python"),
+    (["python"], "python"),
+    (["python", "-"], "python"),
+    (["/opt/py/python", "-E", "/lib/launch/inside_aider.py", "5", "/bin/aider"], "aider"),
+    (["node", "--require", "x", "/app/server.js"], "server.js"),
+    (["/bin/sh", "-c", "curl secret"], "sh"),
+    (["-bash"], "bash"),
+    (["pythonista", "x"], "pythonista"),
+    (["a\x1b[31m\nb"], "a?[31m?b"),
+    ([""], "kernel-name"),
+    ([], "kernel-name"),
+    (["x" * 99], "x" * 40),
+]
+
+
+@pytest.mark.parametrize(("arguments", "name"), NAMES)
+def test_a_program_is_called_what_the_user_calls_it(arguments: list[str], name: str) -> None:
+    """The script and not its interpreter; never a command that was given as text."""
+    assert told_name(arguments, "kernel-name") == name
+
+
+@given(st.lists(st.text()), st.text())
+def test_every_name_can_be_shown(arguments: list[str], name: str) -> None:
+    """It comes to the user's terminal."""
+    shown = told_name(arguments, name)
+    assert shown.isprintable()
+    assert len(shown) <= 40
+
+
+def test_a_process_that_is_gone_has_no_name() -> None:
+    """Nor has one that there cannot be."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait(20)
+    assert program_of(process.pid) == ""
+    assert program_of(-1) == ""
+    assert program_of(os.getpid()) != ""
+
+
+TABLE = b"""  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000  0 111 1 0 100 0 0 10 0
+   1: 0100007F:1F90 0100007F:C001 01 00000000:00000000 00:00000000 00000000  1000  0 222 1 0 20 4 30 10 -1
+   2: 0100007F:C001 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1000  0 333 1 0 20 4 30 10 -1
+   0: 0000000000000000FFFF00000100007F:C002 0000000000000000FFFF00000100007F:1F90 01 0:0 00:0 0  1000  0 444 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("port", "server_port", "inode"),
+    [(0xC001, 0x1F90, 333), (0xC002, 0x1F90, 444), (0xC001, 1, 0), (0x1F90, 0, 111), (1, 2, 0)],
+)
+def test_the_socket_is_found_by_both_its_ports(port: int, server_port: int, inode: int) -> None:
+    """In the table of IPv4 and in that of IPv6."""
+    assert socket_inode(TABLE, port, server_port) == inode
+
+
+@given(st.binary())
+def test_a_table_may_hold_anything(table: bytes) -> None:
+    """Nothing is raised."""
+    assert socket_inode(table, 1, 2) >= 0
+
+
+CONNECTS = """
+import os, socket, sys
+if sys.argv[2] == "daemon":
+    if os.fork(): os._exit(0)
+    os.setsid()
+    if os.fork(): os._exit(0)
+elif sys.argv[2] == "child":
+    if os.fork():
+        os.wait()
+        sys.exit()
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as s:
+    s.recv(1)
+"""
+
+
+@contextmanager
+def connected(script: Path, how: str) -> Iterator[tuple[int, int, int]]:
+    """A process that connected, or what it started did: its pid, and the ports of the connection."""
+    script.write_text(CONNECTS)
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        server.settimeout(20)
+        port = server.getsockname()[1]
+        process = stack.enter_context(
+            subprocess.Popen([sys.executable, str(script), str(port), how])
+        )
+        connection, (_, peer_port) = server.accept()
+        with connection:
+            yield process.pid, peer_port, port
+
+
+@linux
+@pytest.mark.parametrize("how", ["itself", "child"])
+def test_the_program_behind_a_connection_is_found(tmp_path: Path, how: str) -> None:
+    """A process of the tree that is looked at, or one that it started."""
+    with connected(tmp_path / "reaches.py", how) as (pid, port, server_port):
+        assert Peers(lambda: pid).program(port, server_port) == "reaches.py"
+        assert Peers(lambda: 0).program(port, server_port) == ""
+        assert Peers(lambda: 2**22 + 1).program(port, server_port) == ""
+        assert Peers(lambda: pid).program(port, server_port + 1) == ""
+
+
+@linux
+def test_a_daemon_is_found_though_it_left_the_tree(tmp_path: Path) -> None:
+    """All processes of the same network are looked at after the tree."""
+    with connected(tmp_path / "reaches.py", "daemon") as (_, port, server_port):
+        me = os.getpid()
+        inode = socket_inode(read_table(me), port, server_port)
+        assert holder(inode, tree(me), until=float("inf")) == 0
+        assert Peers(lambda: me).program(port, server_port) == "reaches.py"
+
+
+@linux
+def test_a_tree_is_told_nearest_first(tmp_path: Path) -> None:
+    """The process itself, then what it started; nobody is told twice; processes of one network are neighbours."""
+    with connected(tmp_path / "reaches.py", "child") as (pid, *_):
+        first, child, *rest = tree(pid)
+        assert (first, rest) == (pid, [])
+        assert child != pid
+        assert {pid, child, os.getpid()} <= set(neighbours(pid))
+
+
+class Clock:
+    """Goes on by some seconds each time it is asked."""
+
+    def __init__(self, steps: Sequence[float]) -> None:
+        self.now = 0.0
+        self._steps = iter(steps)
+
+    def __call__(self) -> float:
+        self.now += next(self._steps, 0.0)
+        return self.now
+
+
+def make_proc(folder: Path, pids: Sequence[int], inode: int) -> Path:
+    """A /proc in which the last of these processes has the socket."""
+    for pid in pids:
+        fd = folder / str(pid) / "fd"
+        fd.mkdir(parents=True)
+        (fd / "0").symlink_to("/dev/null")
+        if pid == pids[-1]:
+            (fd / "1").symlink_to(f"socket:[{inode}]")
+    return folder
+
+
+def test_the_search_ends_in_time(tmp_path: Path) -> None:
+    """What is not found by then stays unknown."""
+    proc, pids = make_proc(tmp_path, range(1, 9), 5), range(1, 9)
+    assert holder(5, pids, until=1, proc=proc, clock=Clock([])) == 8
+    assert holder(5, pids, until=1, proc=proc, clock=Clock([0.3] * 9)) == 0
+    assert holder(5, (99, 8), until=1, proc=proc, clock=Clock([])) == 8
+    assert holder(6, pids, until=1, proc=proc, clock=Clock([])) == 0
+
+
+def test_a_flood_of_questions_does_not_take_the_threads_time() -> None:
+    """After a tenth of a second of work nothing is looked at until ten times as much has passed."""
+    asked: list[float] = []
+    clock = Clock([])
+
+    def root() -> int:
+        asked.append(clock.now)
+        clock.now += 0.01
+        return 0
+
+    peers = Peers(root, clock=clock)
+    for _ in range(100):
+        peers.program(1, 2)
+    assert len(asked) == pytest.approx(BUDGET_SECONDS / 0.01, abs=2)
+    clock.now += 0.5
+    before = len(asked)
+    for _ in range(100):
+        peers.program(1, 2)
+    assert 4 <= len(asked) - before <= 7
