@@ -15,9 +15,10 @@ from typing import Any, get_args
 import pytest
 
 from aider_guard import cli, config, errors
-from aider_guard.core import sentences
+from aider_guard.core import egress_sentences, sentences
 from aider_guard.core.actions import Action, CancelDeadline, Handoff, Notice, SetDeadline
 from aider_guard.core.advice import Advice
+from aider_guard.core.egress_events import AirGapChosen, EgressAllowed, EgressBlocked
 from aider_guard.core.events import (
     AiderExited,
     AiderStarted,
@@ -96,7 +97,7 @@ def test_every_setting_is_documented_with_its_true_default() -> None:
     assert set(rows) == set(config.CHECKS)
     for name, (_, variable, default, _) in rows.items():
         assert code(variable) == config.ENVIRONMENT_PREFIX + name.upper().replace("-", "_")
-        shown = {"": "where Aider looks", None: "auto"}
+        shown = {"": "where Aider looks", None: "auto", (): "none", False: "false"}
         value = defaults[name.replace("-", "_")]
         assert code(default) == shown.get(value, str(value)), name
 
@@ -214,11 +215,47 @@ def examples() -> Iterator[Notice]:
     yield sentences.spilled(spilled, int(2.3 * GIB), 9216)
     silent = "Ollama does not answer at http://127.0.0.1:11434 as it should"
     yield sentences.found(Finding("ollama-unread", "warn", silent, fix="ollama serve"))
+    yield from attempts_to_leave()
     three = Handoff(("a", "b", "c"))
     freed = Restart("20 turns", 0.0, three, freed_bytes=424 << 20, unloaded=("m",), exchanges=4)
     yield sentences.restarted(freed, 4.2)
     yield sentences.offer(-9, three, talked=True)
     yield refused()
+
+
+PRICES = EgressBlocked("raw.githubusercontent.com", 443, "tcp", "python3.11", 5)
+ANALYTICS = EgressBlocked("us.i.posthog.com", 443, "tcp", "python3.11", 12)
+DATABASE = EgressBlocked("127.0.0.1", 5432, "tcp", "psql")
+RAW = EgressBlocked("192.0.2.10", 9999, "udp", "nc")
+THROUGH = EgressAllowed("github.com", 22, 3)
+
+
+def attempts_to_leave() -> Iterator[Notice]:
+    """What is said of the air gap: calls home, a database, and the last line."""
+    for events in ((PRICES, ANALYTICS), (DATABASE,)):
+        ledger = gone_through(*events).egress
+        yield egress_sentences.attempts(ledger, ledger.news())
+    yield last_line(PRICES, ANALYTICS, THROUGH)
+
+
+def gone_through(*events: Event) -> State:
+    """A session in a network namespace after these."""
+    state = State()
+    for event in (AirGapChosen("netns"), *events):
+        state, _ = decide(state, event, 0.0)
+    return state
+
+
+def last_line(*events: Event) -> Notice:
+    """What is said at the end of such a session."""
+    notice = egress_sentences.end_line(gone_through(*events))
+    assert notice is not None
+    return notice
+
+
+def wide(notice: Notice) -> str:
+    """A notice as it is printed in a wide terminal."""
+    return notices.render(notice, 200, colour=False, newline="\n")
 
 
 def refused() -> Notice:
@@ -247,7 +284,7 @@ def door_answer() -> str:
 
 def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:
     """Each notice that is shown as an example is what the program prints in a wide terminal."""
-    printed = [notices.render(notice, 200, colour=False, newline="\n") for notice in examples()]
+    printed = [wide(notice) for notice in examples()]
     printed[-2] += offer.QUESTION.decode().rstrip() + "\n"
     printed.insert(-1, door_answer())
     shown = [block for block in blocks("docs/usage.md") if block.startswith(PREFIX)]
@@ -256,7 +293,10 @@ def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:
     in_door = [block for block in blocks("docs/door.md") if block.startswith(PREFIX)]
     assert in_door == [door_answer()]
     in_readme = [block for block in blocks("README.md") if block.startswith(PREFIX)]
-    assert in_readme == [shown[0], shown[-1]]
+    (last,) = (block for block in shown if "blocked by the kernel" in block)
+    assert in_readme == [shown[0], shown[-1], last]
+    in_air_gap = [block for block in blocks("docs/air-gap.md") if block.startswith(PREFIX)]
+    assert in_air_gap == [wide(last_line(PRICES, ANALYTICS, RAW)), wide(last_line(THROUGH))]
 
 
 # Journal

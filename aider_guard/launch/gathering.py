@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from aider_guard import paths
+from aider_guard.airgap.choose import find_layer
 from aider_guard.config import Config
+from aider_guard.core.egress import Found
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.errors import LaunchError
 from aider_guard.launch import plan
@@ -23,7 +25,7 @@ from aider_guard.launch.asking import Asking
 from aider_guard.launch.cloud import OLLAMA_ADDRESSES
 from aider_guard.launch.door import served_models
 from aider_guard.launch.learned import read_corrections
-from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
+from aider_guard.launch.preflight.facts import NOT_ASKED, NOT_TRIED, Facts
 from aider_guard.launch.preflight.places import base_url, with_ollama
 from aider_guard.launch.repository import repository_facts
 from aider_guard.launch.settings import AiderSettings
@@ -42,10 +44,14 @@ def gather(
     environment: Mapping[str, str] = os.environ,
     state_dir: Path,
     memory_reader: Callable[[], MemoryReading] | None = None,
+    layer_finder: Callable[[Mapping[str, str]], Found] | None = None,
     answer_seconds: float = ANSWER_SECONDS,
     memory_seconds: float = MEMORY_SECONDS,
 ) -> Facts:
     """Everything the checks look at. Never raises for what is missing or broken outside: that is a fact, too."""
+    find = layer_finder or find_layer
+    # It forks: done before there are threads.
+    air_gap = find(environment) if config.network == "offline" else NOT_TRIED
     memory = _begin(memory_reader or read_memory)
     facts = Facts(
         config=config,
@@ -53,6 +59,7 @@ def gather(
         server=NOT_ASKED,
         state_free_bytes=paths.free_bytes(state_dir),
         environment={name: environment.get(name, "") for name in OLLAMA_ADDRESSES},
+        air_gap=air_gap,
     )
     try:
         aider = find_aider(config.aider, search_path=environment.get("PATH"))
