@@ -223,8 +223,8 @@ def examples() -> Iterator[Notice]:
     yield refused()
 
 
-PRICES = EgressBlocked("raw.githubusercontent.com", 443, "tcp", "python3.11", 5)
-ANALYTICS = EgressBlocked("us.i.posthog.com", 443, "tcp", "python3.11", 12)
+PRICES = EgressBlocked("raw.githubusercontent.com", 443, "tcp", "aider", 5)
+ANALYTICS = EgressBlocked("us.i.posthog.com", 443, "tcp", "aider", 12)
 DATABASE = EgressBlocked("127.0.0.1", 5432, "tcp", "psql")
 RAW = EgressBlocked("192.0.2.10", 9999, "udp", "nc")
 THROUGH = EgressAllowed("github.com", 22, 3)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 # Read in Aider 0.86.2 (analytics.py, models.py, openrouter.py, urls.py), litellm 1.81.10 and tiktoken 0.9.
-# A host serves others, too: this holds for Aider's own process, which is a Python.
+# A host serves others, too: this holds for Aider's own process, which is a Python where nobody knows more of it.
 ASKED_BY_AIDER: Mapping[str, str] = {
     "aider.chat": "Aider's website",
     "api.github.com": "GitHub Copilot's token for Aider",
@@ -102,6 +102,8 @@ SOCKETS: Sequence[tuple[str, str]] = (
 )
 """Paths of sockets whose daemons act for whoever asks, by what they end in or hold."""
 
+AIDERS = ("aider", "")
+"""Aider, and what nobody knows the name of."""
 _GIT = ("git", "ssh", "git-remote-http", "git-remote-https")
 _GIT_PORTS = (22, 443, 9418)
 _LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+|::1|localhost|(.*\.)?localhost")
@@ -110,18 +112,17 @@ _LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+|::1|localhost|(.*\.)?localhost")
 def what_is(host: str, program: str) -> str:
     """What a host is, "" where that is not known.
 
-    *program* is who asked, "" where nobody knows: what Aider asks a host for is said of a Python only.
+    *program* is who asked: what Aider asks a host for is said of Aider only, and of those who may be it.
     """
     if is_this_machine(host):
         return "a service of this machine"
-    asked = _longest(ASKED_BY_AIDER, host) if is_aiders(program) else ""
+    asked = _longest(ASKED_BY_AIDER, host) if program in AIDERS or _is_python(program) else ""
     patterns = (what for pattern, what in PATTERNS if re.fullmatch(pattern, host))
     return _longest(SERVICES, host) or asked or next(patterns, "") or CODE_HOSTS.get(host, "")
 
 
-def is_aiders(program: str) -> bool:
-    """Whether a program may be Aider itself, as far as its name tells; "" may be anything."""
-    return not program or program.startswith(("python", "aider"))
+def _is_python(program: str) -> bool:
+    return program.startswith("python")
 
 
 def what_socket(path: str) -> str:

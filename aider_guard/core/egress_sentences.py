@@ -50,7 +50,7 @@ def _explained(one: Destination, program: str) -> str:
     tried = f"tried by {program or _SOMEBODY}"
     if not known:
         return tried
-    return known if destinations.is_aiders(program) else f"{known}, {tried}"
+    return known if program in destinations.AIDERS else f"{known}, {tried}"
 
 
 def _others(others: Sequence[Destination]) -> str:

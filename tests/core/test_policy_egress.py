@@ -36,7 +36,7 @@ from aider_guard.core.events import (
 from aider_guard.core.findings import Finding
 from aider_guard.core.state import State
 
-PRICES = EgressBlocked("raw.githubusercontent.com", 443, "tcp", "python3.11")
+PRICES = EgressBlocked("raw.githubusercontent.com", 443, "tcp", "aider")
 
 
 def blocked(
@@ -71,17 +71,21 @@ ONE: list[tuple[EgressBlocked, tuple[str, ...]]] = [
         blocked("RAW.githubusercontent.com.", program="curl"),
         ("blocked raw.githubusercontent.com:443: tried by curl",),
     ),
+    (
+        blocked("us.i.posthog.com", program="python3.11"),
+        ("blocked us.i.posthog.com:443: Aider's analytics, tried by python3.11",),
+    ),
     (blocked("api.openai.com"), ("blocked api.openai.com:443: OpenAI's models",)),
     (
         blocked("api.openai.com", program="node"),
         ("blocked api.openai.com:443: OpenAI's models, tried by node",),
     ),
     (
-        blocked("bedrock-runtime.eu-west-1.amazonaws.com", program="python3"),
+        blocked("bedrock-runtime.eu-west-1.amazonaws.com", program="aider"),
         ("blocked bedrock-runtime.eu-west-1.amazonaws.com:443: Amazon's models",),
     ),
     (
-        blocked("mine.openai.azure.com", program="python3"),
+        blocked("mine.openai.azure.com", program="aider"),
         ("blocked mine.openai.azure.com:443: Azure's models",),
     ),
     (
@@ -544,9 +548,10 @@ def test_hosts_below_a_known_one_are_known() -> None:
 
 
 def test_the_table_says_what_a_host_is_and_not_what_it_is_used_for() -> None:
-    """What Aider asks it for is said of Aider's Python only: others have reasons of their own."""
+    """What Aider asks it for is said of Aider, and of who may be it: others have reasons of their own."""
     for host, what in destinations.ASKED_BY_AIDER.items():
-        assert destinations.what_is(host, "python3") == what
+        for program in ("aider", "", "python3"):
+            assert destinations.what_is(host, program) == what
         assert destinations.what_is(host, "curl") == ""
 
 
