@@ -202,21 +202,20 @@ class OllamaResidency:
     def _loaded(self, running: _Running, settings: DoorSettings, load_seconds: float) -> None:
         asked = running.asked
         resident, options = self._residents.get(asked.model), asked_options(asked, settings)
-        if is_load(load_seconds, resident.first_load_seconds):
-            if running.was_loaded:
-                evidence = ReloadEvidence(
-                    model=resident.name,
-                    before=running.before,
-                    entry=resident.entry,
-                    ours=tuple(one.name for one in self._residents.all),
-                    options=options,
-                    options_before=resident.options,
-                    idle_seconds=running.idle_seconds,
-                    keep_alive_seconds=stay_seconds(keep_alive(resident, settings)),
-                )
-                self._errands.besides(self._noticing.tell(evidence, load_seconds))
-            else:
-                self._errands.besides(self._noticing.note())
+        if not running.was_loaded:
+            self._errands.besides(self._noticing.note())
+        elif is_load(load_seconds, resident.first_load_seconds):
+            evidence = ReloadEvidence(
+                model=resident.name,
+                before=running.before,
+                entry=resident.entry,
+                ours=tuple(one.name for one in self._residents.all),
+                options=options,
+                options_before=resident.options,
+                idle_seconds=running.idle_seconds,
+                keep_alive_seconds=stay_seconds(keep_alive(resident, settings)),
+            )
+            self._errands.besides(self._noticing.tell(evidence, load_seconds))
         resident.keep_alive = asked.body.get("keep_alive")
         resident.hold(self._clock(), options, load_seconds)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from fakes.ollama_server import FakeModel, FakeOllama
@@ -106,6 +107,25 @@ def test_each_loss_is_told_with_its_cause(
             await home.asks()
             await home.settled()
             assert len(home.all(ReloadSeen)) == 1
+
+    asyncio.run(story())
+
+
+def test_a_quick_first_load_is_noted_as_well() -> None:
+    """A small model from a warm disk: what its processes were is known when they are others."""
+
+    async def story() -> None:
+        async with house(FakeOllama("0.15.5", MODELS)) as home:
+            slow = home.ollama.talking.speed
+            home.ollama.talking.speed = replace(slow, load_seconds=0.2)
+            home.processes.append(Processes(10, frozenset({10, 20})))
+            await home.asks()
+            await home.settled()
+            home.ollama.talking.speed = slow
+            await _server_restarted(home)
+            await home.asks()
+            seen = await home.wait_for(ReloadSeen)
+            assert seen.cause.startswith("Ollama itself was started again")
 
     asyncio.run(story())
 
