@@ -1,8 +1,8 @@
 """Stands for a session: opens an air gap, runs a command in it, serves it until nobody in it is left, tells what tried.
 
 Runs as ``PYTHON inside_gap.py LAYER UID COMMAND…`` in a box. It prints JSON objects, a line each: the attempts, and at
-last the command's status and words. The command finds the gap's door at the port ``DOOR``, the process that
-guards it as ``GUARD``, and that one's secret, a number in its memory, at the address ``SECRET_AT``.
+last the command's status and words. The command is told the ``LAYER``, the port of the gap's ``DOOR``, the
+process that is its ``GUARD``, and ``SECRET_AT``, the address of a number in that one's memory.
 
 Two layers keep nobody in, for the tests to find that out: ``open``, and ``words``, which only claims that ``CLAIMED``
 was tried.
@@ -94,6 +94,7 @@ class Session:
         told = {
             "DOOR": str(self._port),
             "GUARD": str(os.getpid()),
+            "LAYER": self._gap.layer,
             "SECRET_AT": str(ctypes.addressof(_SECRET)),
         }
         ours, theirs = os.pipe()

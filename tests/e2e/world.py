@@ -43,6 +43,7 @@ ABSTRACT = b"\0of-another-service"
 _UP_AND_RUNNING = 0x1 | 0x40  # IFF_UP, IFF_RUNNING (net/if.h)
 _SET_FLAGS, _SET_ADDRESS = 0x8914, 0x8916  # SIOCSIFFLAGS, SIOCSIFADDR (linux/sockios.h)
 _LOOPBACK_INDEX = 1
+_NEW_ADDRESS, _REQUEST_ACK_CREATE = 20, 0x1 | 0x4 | 0x400  # RTM_NEWADDR; linux/netlink.h
 _FAST_OPEN = Path("/proc/sys/net/ipv4/tcp_fastopen")
 _FAST_OPEN_ALWAYS = 0x1 | 0x2 | 0x4 | 0x200  # both sides, without a cookie (ip-sysctl)
 
@@ -59,15 +60,17 @@ def bring_up() -> None:
 
 
 def bring_up_6() -> bool:
-    """Give it the IPv6 ones too; False where the kernel has none."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as any_socket:
-            for address in (OUTSIDE_6, str(OURSELVES[socket.AF_INET6])):
-                raw = socket.inet_pton(socket.AF_INET6, address)
-                # struct in6_ifreq (linux/ipv6.h)
-                fcntl.ioctl(any_socket, _SET_ADDRESS, raw + struct.pack("Ii", 128, _LOOPBACK_INDEX))
-    except OSError:
-        return False
+    """Give it the IPv6 ones too, to be used at once; False where the kernel has none."""
+    for address in (OUTSIDE_6, str(OURSELVES[socket.AF_INET6])):
+        raw = socket.inet_pton(socket.AF_INET6, address)
+        # struct ifaddrmsg with IFA_F_NODAD, and IFA_LOCAL (linux/if_addr.h): the older ioctl leaves it tentative
+        body = struct.pack("BBBBI", socket.AF_INET6, 128, 0x02, 0, _LOOPBACK_INDEX)
+        body += struct.pack("HH", 4 + len(raw), 2) + raw
+        head = struct.pack("IHHII", 16 + len(body), _NEW_ADDRESS, _REQUEST_ACK_CREATE, 1, 0)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+            netlink.send(head + body)
+            if struct.unpack_from("i", netlink.recv(4096), 16)[0]:
+                return False
     return True
 
 

