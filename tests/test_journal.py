@@ -14,6 +14,7 @@ from typing import Any, get_args
 import pytest
 
 from aider_guard.core.actions import Action, Handoff, Notice, ShowNotice, StartAider
+from aider_guard.core.egress_events import AirGapChosen, EgressAllowed, EgressBlocked
 from aider_guard.core.events import (
     ChatSaved,
     ContextRead,
@@ -108,6 +109,31 @@ def test_a_line_break_in_a_fact_stays_within_the_line(writes: Writes) -> None:
     """One event is one line whatever its facts hold, names that are no UTF-8 included."""
     (line,) = writes(ModelsChosen("a\nb\u2028c\udcff", (), UNKNOWN))
     assert line["main"] == "a\nb\u2028c\udcff"
+
+
+def test_an_attempt_to_leave_is_written_down_with_its_five_facts(writes: Writes) -> None:
+    """Host, port, protocol, program and count; what was let through without the two that are known."""
+    blocked, allowed, chosen = writes(
+        EgressBlocked("example.org", 443, "tcp", "curl", 2),
+        EgressAllowed("github.com", 22, 3),
+        AirGapChosen("seccomp", "apparmor"),
+    )
+    assert {**blocked, "at": "", "t": 0} == {
+        "event": "egress_blocked",
+        "at": "",
+        "t": 0,
+        "host": "example.org",
+        "port": 443,
+        "protocol": "tcp",
+        "program": "curl",
+        "count": 2,
+    }
+    assert [allowed[name] for name in ("event", "host", "port", "count")] == [
+        *("egress_allowed", "github.com", 22, 3)
+    ]
+    assert [chosen[name] for name in ("event", "layer", "because")] == [
+        *("air_gap_chosen", "seccomp", "apparmor")
+    ]
 
 
 def samples() -> list[object]:

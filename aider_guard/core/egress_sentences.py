@@ -75,9 +75,10 @@ def _fix(news: Mapping[Destination, Tried]) -> str:
 
 def no_more() -> Notice:
     """There are more new destinations than are said."""
-    return Notice(
-        "egress_more", ("more was tried; from now on that goes to the journal and the last line",)
+    line = (
+        "other places were tried, too; from now on they are in the journal and the last line only"
     )
+    return Notice("egress_more", (line,))
 
 
 def end_line(state: State, *, even_nothing: bool = True) -> Notice | None:

@@ -471,6 +471,13 @@ def test_an_attempts_texts_are_made_printable_and_short(
         assert event.host == host
 
 
+def test_a_long_name_is_cut_and_what_moves_the_cursor_is_replaced() -> None:
+    """Whoever makes the event."""
+    event = EgressBlocked("\x1b[2J" + 300 * "a", 0, "unix", "a\nb")
+    assert event.host == "\ufffd[2J" + 249 * "a"
+    assert event.program == "a\ufffdb"
+
+
 PLACES: list[tuple[str, Place]] = [
     ("github.com:22", Place("github.com", 22)),
     (" GitHub.com.:22 ", Place("github.com", 22)),
