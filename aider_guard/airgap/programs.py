@@ -1,13 +1,15 @@
 """The names of programs, and which of them is at the other end of a connection on this machine.
 
-Linux: the socket's number is in ``/proc/PID/net/tcp`` (proc_pid_net(5)), whose it is in ``/proc/PID/fd``. Elsewhere it
-stays unknown: the system tells connections only process by process, which takes longer than a loop may wait.
+Linux: the kernel tells the socket's number (airgap/diag.py, or ``/proc/PID/net/tcp``, proc_pid_net(5)), and whose it is
+stands in ``/proc/PID/fd``. Elsewhere it stays unknown: the system tells connections only process by process, which
+takes longer than a loop may wait.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -16,12 +18,14 @@ from typing import Final
 
 import psutil
 
+from aider_guard.airgap.diag import ask_inode
+
 PROC: Final = Path("/proc")
 SEARCH_SECONDS: Final = 0.02
 BUDGET_SECONDS: Final = 0.1
 BUDGET_SHARE: Final = 0.1
 _MOST_LETTERS: Final = 40
-_MOST_TABLE_BYTES: Final = 1 << 20
+_CHUNK_BYTES: Final = 1 << 15
 _MOST_NEIGHBOURS: Final = 4096
 _AIDERS_START: Final = "inside_aider.py"
 _INTERPRETER: Final = re.compile(
@@ -81,12 +85,20 @@ def socket_inode(table: bytes, port: int, server_port: int) -> int:
     return 0
 
 
-def read_table(pid: int, *, proc: Path = PROC) -> bytes:
-    """The connections of the network that a process is in, as far as a bounded read goes; empty when it is gone."""
-    parts = []
+def read_table(
+    pid: int,
+    *,
+    until: float,
+    proc: Path = PROC,
+    clock: Callable[[], float] = time.monotonic,
+) -> bytes:
+    """The connections of the network that a process is in, as far as can be read by then; empty when it is gone."""
+    parts: list[bytes] = []
     for name in ("tcp", "tcp6"):
-        with suppress(OSError), (proc / str(pid) / "net" / name).open("rb") as file:
-            parts.append(file.read(_MOST_TABLE_BYTES))
+        path = proc / str(pid) / "net" / name
+        with suppress(OSError), path.open("rb", buffering=0) as file:
+            while clock() <= until and (part := file.read(_CHUNK_BYTES)):
+                parts.append(part)
     return b"".join(parts)
 
 
@@ -143,18 +155,23 @@ def _open_files(folder: Path) -> Iterator[str]:
 class Peers:
     """Names the programs at the other end of connections, and takes no more than a tenth of its thread's time.
 
-    ``root`` gives the process whose tree and network are looked at, 0 when there is none.
+    ``root`` gives the process whose tree and network are looked at, 0 when there is none; ``diag`` is a socket of
+    airgap/diag.py made in that network, without which its table is read. A search ends after ``search_seconds``.
     """
 
     def __init__(
         self,
         root: Callable[[], int],
         *,
+        diag: socket.socket | None = None,
         proc: Path = PROC,
         clock: Callable[[], float] = time.monotonic,
+        search_seconds: float = SEARCH_SECONDS,
     ) -> None:
         self._root = root
+        self._diag = diag
         self._proc = proc
+        self._search_seconds = search_seconds
         self._clock = clock
         self._credit_seconds = BUDGET_SECONDS
         self._credited_at = clock()
@@ -167,17 +184,23 @@ class Peers:
         self._credited_at = began
         if self._credit_seconds <= 0:
             return ""
-        pid = self._pid(port, server_port, began + SEARCH_SECONDS)
+        pid = self._pid(port, server_port, began + self._search_seconds)
         name = program_of(pid) if pid else ""
         self._credit_seconds -= self._clock() - began
         return name
 
     def _pid(self, port: int, server_port: int, until: float) -> int:
         root, proc = self._root(), self._proc
-        inode = socket_inode(read_table(root, proc=proc), port, server_port) if root else 0
+        inode = self._inode(root, port, server_port, until) if root else 0
         if not inode:
             return 0
         for pids in (tree(root, proc=proc), neighbours(root, proc=proc)):
             if found := holder(inode, pids, until=until, proc=proc, clock=self._clock):
                 return found
         return 0
+
+    def _inode(self, root: int, port: int, server_port: int, until: float) -> int:
+        if self._diag is not None:
+            return ask_inode(self._diag, port, server_port)
+        table = read_table(root, until=until, proc=self._proc, clock=self._clock)
+        return socket_inode(table, port, server_port)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.airgap import programs
+from aider_guard.airgap.diag import ask_inode, diag_socket
 from aider_guard.airgap.programs import (
     BUDGET_SECONDS,
     Peers,
@@ -130,21 +131,42 @@ def connected(script: Path, how: str) -> Iterator[tuple[int, int, int]]:
 @pytest.mark.parametrize("how", ["itself", "child"])
 def test_the_program_behind_a_connection_is_found(tmp_path: Path, how: str) -> None:
     """A process of the tree that is looked at, or one that it started."""
-    with connected(tmp_path / "reaches.py", how) as (pid, port, server_port):
-        assert Peers(lambda: pid).program(port, server_port) == "reaches.py"
-        assert Peers(lambda: 0).program(port, server_port) == ""
-        assert Peers(lambda: 2**22 + 1).program(port, server_port) == ""
-        assert Peers(lambda: pid).program(port, server_port + 1) == ""
+    with ExitStack() as stack:
+        reached = connected(tmp_path / "reaches.py", how)
+        pid, port, server_port = stack.enter_context(reached)
+        for diag in (stack.enter_context(diag_socket()), None):
+
+            def name(root: int, to_port: int, diag: socket.socket | None = diag) -> str:
+                return Peers(lambda: root, diag=diag, search_seconds=30).program(port, to_port)
+
+            assert name(pid, server_port) == "reaches.py"
+            assert name(0, server_port) == ""
+            assert name(2**22 + 1, server_port) == ""
+            assert name(pid, server_port + 1) == ""
 
 
 @linux
 def test_a_daemon_is_found_though_it_left_the_tree(tmp_path: Path) -> None:
     """All processes of the same network are looked at after the tree."""
-    with connected(tmp_path / "reaches.py", "daemon") as (_, port, server_port):
+    with connected(tmp_path / "reaches.py", "daemon") as (_, port, server_port), diag_socket() as d:
         me = os.getpid()
-        inode = socket_inode(read_table(me), port, server_port)
+        inode = ask_inode(d, port, server_port)
+        assert inode == socket_inode(read_table(me, until=float("inf")), port, server_port) > 0
         assert holder(inode, tree(me), until=float("inf")) == 0
-        assert Peers(lambda: me).program(port, server_port) == "reaches.py"
+        named = Peers(lambda: me, diag=d, search_seconds=30)
+        assert named.program(port, server_port) == "reaches.py"
+
+
+@linux
+def test_the_kernel_is_asked_about_one_connection(tmp_path: Path) -> None:
+    """The other end, a listener on that port, and connections that there are not, are not it."""
+    with connected(tmp_path / "reaches.py", "itself") as (_, port, server_port), diag_socket() as d:
+        ours, theirs = ask_inode(d, server_port, port), ask_inode(d, port, server_port)
+        assert 0 != ours != theirs != 0
+        assert ask_inode(d, server_port, 1) == 0
+        assert ask_inode(d, 1, server_port) == 0
+        d.close()
+        assert ask_inode(d, port, server_port) == 0
 
 
 @linux
