@@ -115,10 +115,7 @@ try: s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
 except OSError: sys.exit(77)
 s.connect(TO); s.sendall(WORD)
 """
-_NO_6 = """
-try: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).connect(("2001:db8::10", 9))
-except OSError: sys.exit(77)
-"""
+_NO_6 = "if not os.path.exists('/proc/net/if_inet6'): sys.exit(77)\n"
 _MAPPED = (
     f"s = socket.socket(socket.AF_INET6); s.connect(('::ffff:{OUTSIDE}', 443)); s.sendall(WORD)"
 )

@@ -128,7 +128,7 @@ def tell(kind, body):
         netlink.send(struct.pack("IHHII", 16 + len(body), kind, 0x5, 1, 0) + body)
         netlink.recv(4096)
 
-inside = os.environ["LAYER"] != "open"  # else it would be the outside's own routes
+inside = os.environ["LAYER"] == "netns"  # else root's routes are the outside's own
 for family, scope in ((2, 254), (10, 0)) if inside else ():
     route = struct.pack("BBBBBBBBI", family, 0, 0, 0, 255, 4, scope, 2, 0) + struct.pack("HHI", 8, 4, 1)
     tell(25, route)  # RTM_DELROUTE

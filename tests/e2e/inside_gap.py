@@ -87,7 +87,7 @@ class Session:
         self._reported_at = time.monotonic()
         while (rest := self._reported_at + SILENCE_SECONDS - time.monotonic()) > 0:
             self._loop.run_once(rest)
-        self._gap.flush()
+        self._gap.look()
         _print({"status": process.wait(), "said": self._said.decode("utf-8", "replace")})
 
     def _start(self, command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
