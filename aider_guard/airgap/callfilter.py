@@ -1,0 +1,207 @@
+"""The instructions that the kernel asks about each system call inside the seccomp layer (classic BPF), as bytes.
+
+They see numbers only: what lies behind a pointer is the guard's to read (airgap/calls.py). What they refuse by
+themselves is what no program needs here, and what would lead around the calls that the guard is asked about.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+# linux/seccomp.h
+ALLOW: Final = 0x7FFF0000
+ASK: Final = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
+_ERRNO: Final = 0x00050000
+
+# struct seccomp_data (linux/seccomp.h): number, architecture, instruction pointer, six arguments of eight bytes. Both
+# machines are little-endian, so an argument's lower half comes first.
+_NUMBER: Final = 0
+_ARCHITECTURE: Final = 4
+_ARGUMENTS: Final = 16
+
+# linux/bpf_common.h: load a word, and its lower bits, compare, return
+_LOAD: Final = 0x20
+_AND: Final = 0x54
+_EQUAL: Final = 0x15
+_AT_LEAST: Final = 0x35
+_RETURN: Final = 0x06
+
+_X32: Final = 0x40000000  # __X32_SYSCALL_BIT, asm/unistd.h: the same calls under other numbers
+# asm-generic/unistd.h, the same on every architecture. A ring sends without any call that could be asked about; and
+# one that was made elsewhere may be handed in.
+_IO_URING: Final = (425, 426, 427)
+
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
+# linux/in.h. Others connect by other calls than connect(2), as SCTP by setsockopt(2), or need root anyway.
+_STREAMS: Final = (0, 6, 262)  # TCP, MPTCP
+_DATAGRAMS: Final = (
+    0,
+    17,
+    1,
+    58,
+)  # UDP; echo requests, which are refused and named when they are sent
+
+_OPTIONS_THAT_LEAD_AWAY: Final = (
+    (0, 4),  # IP_OPTIONS: a source route goes to its first hop, whatever the address says
+    (0, 50),  # IP_UNICAST_IF: 127.0.0.1 through a network card
+    (1, 25),  # SO_BINDTODEVICE, likewise, and undoes what the guard sets
+    (1, 62),  # SO_BINDTOIFINDEX
+    (41, 6),  # IPV6_2292PKTOPTIONS: carries a routing header
+    (41, 50),  # IPV6_PKTINFO: names a network card
+    (41, 57),  # IPV6_RTHDR
+    (41, 76),  # IPV6_UNICAST_IF
+)
+"""Level and name of options of a socket (linux/in.h, linux/in6.h, asm-generic/socket.h)."""
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The numbers of the calls on one kind of machine (asm/unistd_64.h; asm-generic/unistd.h)."""
+
+    architecture: int  # AUDIT_ARCH_…, linux/audit.h
+    socket: int
+    connect: int
+    bind: int
+    listen: int
+    sendto: int
+    sendmsg: int
+    sendmmsg: int
+    setsockopt: int
+    request_key: int
+
+
+CALLS: Final[Mapping[str, Calls]] = {
+    "x86_64": Calls(
+        architecture=0xC000003E,
+        socket=41,
+        connect=42,
+        bind=49,
+        listen=50,
+        sendto=44,
+        sendmsg=46,
+        sendmmsg=307,
+        setsockopt=54,
+        request_key=249,
+    ),
+    "aarch64": Calls(
+        architecture=0xC00000B7,
+        socket=198,
+        connect=203,
+        bind=200,
+        listen=201,
+        sendto=206,
+        sendmsg=211,
+        sendmmsg=269,
+        setsockopt=208,
+        request_key=218,
+    ),
+}
+"""By the name that uname(2) gives the machine."""
+
+
+def program(calls: Calls) -> bytes:
+    """The instructions for this kind of machine, eight bytes each.
+
+    They say ASK for connect, bind, listen, sendmsg, sendmmsg, and sendto with an address. Other architectures' calls
+    (32 bit programs) get EPERM, x32 and io_uring ENOSYS, sockets that the guard does not know what they do
+    EAFNOSUPPORT, EPROTONOSUPPORT or EPERM, options that lead a packet away EPERM. Everything else is let through.
+    """
+    asked = (calls.connect, calls.bind, calls.listen, calls.sendmsg, calls.sendmmsg)
+    # A kernel that resolves a name for a program does it by a program of root's, outside (request-key(8)).
+    absent = (*_IO_URING, calls.request_key)
+    return b"".join(
+        [
+            _load(_ARCHITECTURE),
+            *_unless(calls.architecture, [_refuse(errno.EPERM)]),
+            _load(_NUMBER),
+            *_when_at_least(_X32, [_refuse(errno.ENOSYS)]),
+            *_when_any(absent, [_refuse(errno.ENOSYS)]),
+            *_when_any(asked, [_return(ASK)]),
+            *_when(calls.sendto, _ask_if_pointer(4)),
+            *_when(calls.socket, _socket()),
+            *_when(calls.setsockopt, _setsockopt()),
+            _return(ALLOW),
+        ]
+    )
+
+
+def _ask_if_pointer(argument: int) -> list[bytes]:
+    """Ask when this argument is not NULL: both its halves count."""
+    offset = _ARGUMENTS + 8 * argument
+    both = [_load(offset + 4), *_when(0, [_return(ALLOW)])]
+    return [_load(offset), *_when(0, both), _return(ASK)]
+
+
+def _socket() -> list[bytes]:
+    """socket(2): family, type, protocol."""
+    internet = [
+        _argument(1),
+        _instruction(_AND, _SOCK_TYPE_MASK),
+        *_when(_SOCK_STREAM, _one_of(2, _STREAMS, errno.EPROTONOSUPPORT)),
+        *_when(_SOCK_DGRAM, _one_of(2, _DATAGRAMS, errno.EPROTONOSUPPORT)),
+        _refuse(errno.EPERM),
+    ]
+    return [
+        _argument(0),
+        *_when_any((_AF_UNIX, _AF_NETLINK), [_return(ALLOW)]),
+        *_when_any((_AF_INET, _AF_INET6), internet),
+        _refuse(errno.EAFNOSUPPORT),
+    ]
+
+
+def _setsockopt() -> list[bytes]:
+    """setsockopt(2): descriptor, level, name."""
+    block = []
+    for level in sorted({level for level, _ in _OPTIONS_THAT_LEAD_AWAY}):
+        names = [name for at, name in _OPTIONS_THAT_LEAD_AWAY if at == level]
+        refused = [_argument(2), *_when_any(names, [_refuse(errno.EPERM)]), _return(ALLOW)]
+        block += _when(level, refused)
+    return [_argument(1), *block, _return(ALLOW)]
+
+
+def _one_of(argument: int, values: Iterable[int], otherwise: int) -> list[bytes]:
+    return [_argument(argument), *_when_any(values, [_return(ALLOW)]), _refuse(otherwise)]
+
+
+def _instruction(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
+    """One struct sock_filter, linux/filter.h; the jumps count instructions from the next one on."""
+    return struct.pack("<HBBI", code, then, otherwise, value)
+
+
+def _load(offset: int) -> bytes:
+    return _instruction(_LOAD, offset)
+
+
+def _argument(number: int) -> bytes:
+    """The lower half: the kernel itself looks at no more of what it takes for an int."""
+    return _load(_ARGUMENTS + 8 * number)
+
+
+def _return(verdict: int) -> bytes:
+    return _instruction(_RETURN, verdict)
+
+
+def _refuse(error: int) -> bytes:
+    return _return(_ERRNO | error)
+
+
+def _when(value: int, block: list[bytes]) -> list[bytes]:
+    return [_instruction(_EQUAL, value, 0, len(block)), *block]
+
+
+def _unless(value: int, block: list[bytes]) -> list[bytes]:
+    return [_instruction(_EQUAL, value, len(block), 0), *block]
+
+
+def _when_at_least(value: int, block: list[bytes]) -> list[bytes]:
+    return [_instruction(_AT_LEAST, value, 0, len(block)), *block]
+
+
+def _when_any(values: Iterable[int], block: list[bytes]) -> list[bytes]:
+    """The same block for each value; each must end with a return."""
+    return [instruction for value in values for instruction in _when(value, block)]

@@ -1,0 +1,167 @@
+"""What each system call that waits for the guard means, and what the guard does.
+
+The guard never lets the kernel look at an address again that it has judged: another thread could have changed it. It
+connects and sends by itself, on a duplicate of the socket, with its own copy. "Go on" is said only where no address
+counts: to bind and listen, to what goes on over a connected stream, to descriptors that a Unix socket carries. What
+remains is a program that exchanges the *descriptor* in just that moment, from another thread, for a datagram socket's;
+every internet socket that was seen before is kept on the loopback by the kernel, whatever becomes of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from aider_guard.airgap import acting
+from aider_guard.airgap.callfilter import Calls as Numbers
+from aider_guard.airgap.datagrams import Datagrams
+from aider_guard.airgap.notifications import Caller, Done, GoOn, Notification
+from aider_guard.airgap.permits import DNS_PORT, Permits, kind_of
+from aider_guard.airgap.sockaddr import (
+    MOST_BYTES,
+    Abstract,
+    Internet,
+    Path,
+    Unknown,
+    pack,
+    pack_path,
+    parse,
+)
+from aider_guard.airgap.unixsockets import opened
+
+_FORBIDDEN = (errno.EPERM, errno.EACCES)
+
+
+@dataclass(frozen=True)
+class Later:
+    """A connection that goes on by itself: when the socket turns writable, ``acting.outcome`` is the answer."""
+
+    socket: socket.socket
+
+
+Answer = Done | GoOn | Later
+_Handler = Callable[[Notification, Caller], Answer]
+
+
+class Calls:
+    """The guard's side of the calls on one kind of machine."""
+
+    def __init__(self, numbers: Numbers, permits: Permits) -> None:
+        self._permits = permits
+        sends = Datagrams(permits)
+        self._handlers: Mapping[int, _Handler] = {
+            numbers.connect: self._connect,
+            numbers.bind: self._bind,
+            numbers.listen: self._listen,
+            numbers.sendto: sends.sendto,
+            numbers.sendmsg: sends.sendmsg,
+            numbers.sendmmsg: sends.sendmmsg,
+        }
+
+    def decide(self, call: Notification, caller: Caller) -> Answer:
+        """What becomes of it. What cannot be looked at is refused, and told."""
+        handler = self._handlers.get(call.number)
+        if handler is None:
+            return Done(error=errno.ENOSYS)
+        try:
+            return handler(call, caller)
+        except OSError as error:
+            if error.errno in _FORBIDDEN:
+                self._permits.refuse("", 0, "other", caller)
+            return Done(error=error.errno or errno.EPERM)
+
+    def _connect(self, call: Notification, caller: Caller) -> Answer:
+        length = call.integer(2)
+        if not 0 <= length <= MOST_BYTES:
+            return Done(error=errno.EINVAL)
+        raw = caller.read(call.arguments[1], length)
+        with contextlib.ExitStack() as stack:
+            sock = stack.enter_context(caller.take(call.integer(0)))
+            answer = self._connected(sock, raw, caller)
+            if isinstance(answer, Later):
+                stack.pop_all()
+        return answer
+
+    def _connected(self, sock: socket.socket, raw: bytes, caller: Caller) -> Answer:
+        match parse(raw), sock.family:
+            case Internet() as to, (socket.AF_INET | socket.AF_INET6):
+                return self._connect_internet(sock, to, caller)
+            case (Path() | Abstract()) as to, socket.AF_UNIX:
+                return self._connect_unix(sock, to, raw, caller)
+            case Unknown(family), _:
+                self._permits.refuse(f"address family {family}", 0, "other", caller)
+                return Done(error=errno.EAFNOSUPPORT)
+            case ((Internet() | Path() | Abstract()), _):
+                return Done(error=errno.EAFNOSUPPORT)
+        error = acting.connect(sock, raw)  # to nowhere, which ends an association, or to the kernel
+        acting.keep_on_loopback(sock)
+        return Done(error=error)
+
+    def _connect_internet(self, sock: socket.socket, to: Internet, caller: Caller) -> Answer:
+        kind = kind_of(sock)
+        if kind is None:
+            self._permits.refuse(to.address, to.port, "other", caller)
+            return Done(error=errno.ECONNREFUSED)
+        if kind == "udp" and to.port == 0:
+            return Done(error=errno.ENETUNREACH)  # how getaddrinfo(3) sorts: it sends nothing
+        if kind == "udp" and to.port == DNS_PORT:
+            return self._connect_resolver(sock)
+        way = self._permits.way(kind, to)
+        if isinstance(way, Internet):
+            return self._go(sock, way, kind)
+        if way == "refused":
+            self._permits.refuse(to.address, to.port, kind, caller)
+        return Done(error=errno.ECONNREFUSED)
+
+    def _connect_resolver(self, sock: socket.socket) -> Answer:
+        """The guard answers questions for names, whichever server they were meant for."""
+        if sock.family != socket.AF_INET:
+            return Done(error=errno.ENETUNREACH)  # the next server in the list is tried
+        return Done(error=acting.connect(sock, pack(*self._permits.dns, sock.family)))
+
+    def _go(self, sock: socket.socket, to: Internet, kind: str) -> Answer:
+        acting.keep_on_loopback(sock)
+        error = acting.connect(sock, pack(to.address, to.port, sock.family))
+        if kind == "udp":
+            self._permits.own.add(sock.fileno())
+        if error == errno.EINPROGRESS and os.get_blocking(sock.fileno()):
+            return Later(sock)
+        return Done(error=error)
+
+    def _connect_unix(
+        self, sock: socket.socket, to: Path | Abstract, raw: bytes, caller: Caller
+    ) -> Answer:
+        if isinstance(to, Abstract):
+            if self._permits.refuses_abstract(to.name, caller):
+                return Done(error=errno.ECONNREFUSED)
+            return Done(error=acting.connect(sock, raw))
+        with opened(to.path, caller) as found:
+            if self._permits.refuses_file(found, caller):
+                return Done(error=errno.ECONNREFUSED)
+            if not caller.is_ours:
+                return GoOn()
+            return Done(error=acting.connect(sock, pack_path(found.through)))
+
+    def _bind(self, call: Notification, caller: Caller) -> Answer:
+        return self._remember(call, caller, socket.SOCK_DGRAM)
+
+    def _listen(self, call: Notification, caller: Caller) -> Answer:
+        return self._remember(call, caller, socket.SOCK_STREAM)
+
+    def _remember(self, call: Notification, caller: Caller, kind: socket.SocketKind) -> Answer:
+        """Its own server: it may be reached from inside, and from nowhere else than this machine."""
+        try:
+            sock = caller.take(call.integer(0))
+        except OSError as error:
+            if error.errno in _FORBIDDEN:  # as ssh-agent's, which lets nobody look into it
+                return GoOn()
+            raise
+        with sock:
+            acting.keep_on_loopback(sock)
+            if sock.type == kind and sock.family in {socket.AF_INET, socket.AF_INET6}:
+                self._permits.own.add(sock.fileno())
+        return GoOn()

@@ -1,0 +1,90 @@
+"""How a fork enters the seccomp layer, and how the guard gets its end of the filter.
+
+The filter's listener (seccomp_unotify(2)) comes into being in the fork, and from then on the fork's own sendmsg(2)
+waits for the guard. So a second thread, which began before the filter and is not held by it, sends the descriptor; it
+has ended before the program starts. The guard finds it in its socket whenever it looks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import socket
+import threading
+from typing import Final
+
+from aider_guard.airgap import kernel
+
+# linux/seccomp.h
+_NEW_LISTENER: Final = 1 << 3
+_WAIT_KILLABLE: Final = (
+    1 << 5
+)  # from Linux 5.19 on: no signal's handler makes a call that the guard does begin anew
+# linux/capability.h: what root needs for files, users and processes. Not what leads around the filter: other
+# processes' memory, the network's settings, raw packets, devices, the kernel's own code.
+_KEPT_CAPABILITIES: Final = frozenset(
+    {
+        0,  # CHOWN
+        1,  # DAC_OVERRIDE
+        2,  # DAC_READ_SEARCH
+        3,  # FOWNER
+        4,  # FSETID
+        5,  # KILL
+        6,  # SETGID
+        7,  # SETUID
+        8,  # SETPCAP
+        10,  # NET_BIND_SERVICE
+        18,  # SYS_CHROOT
+        23,  # SYS_NICE
+        24,  # SYS_RESOURCE
+        31,  # SETFCAP
+    }
+)
+_PATIENCE_SECONDS: Final = 10.0
+
+
+def enter(channel: socket.socket, program: bytes) -> None:
+    """In the fork: put it under the filter, and send the listener through *channel*. Raises OSError."""
+    kernel.forbid_new_privileges()
+    kernel.keep_capabilities(_KEPT_CAPABILITIES)
+    listeners: queue.SimpleQueue[int] = queue.SimpleQueue()
+    failures: list[OSError] = []
+
+    def send() -> None:
+        listener = listeners.get()
+        try:
+            if listener >= 0:
+                socket.send_fds(channel, [b"."], [listener])
+        except OSError as error:
+            failures.append(error)
+
+    outside = threading.Thread(target=send)
+    outside.start()
+    listener = -1
+    try:
+        listener = _install(program)
+    finally:
+        listeners.put(listener)
+        outside.join()
+    os.close(listener)
+    if failures:
+        raise failures[0]
+
+
+def received(channel: socket.socket, seconds: float = _PATIENCE_SECONDS) -> int:
+    """In the guard: the listener that the fork has sent. Raises OSError when there is none."""
+    channel.settimeout(seconds)
+    _, fds, _, _ = socket.recv_fds(channel, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    if not fds:
+        raise OSError(errno.ECHILD, "no filter was installed")
+    return fds[0]
+
+
+def _install(program: bytes) -> int:
+    try:
+        return kernel.filter_calls(program, _NEW_LISTENER | _WAIT_KILLABLE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return kernel.filter_calls(program, _NEW_LISTENER)

@@ -1,0 +1,176 @@
+"""The layer for systems that forbid namespaces: the kernel asks the guard about each call that could lead out.
+
+The guard serves from its loop. When it ends, by whatever means, every such call fails with ENOSYS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+import selectors
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Final
+
+from aider_guard.airgap import acting, callfilter, handover
+from aider_guard.airgap.calls import Calls, Later
+from aider_guard.airgap.gap import Enter
+from aider_guard.airgap.notifications import Caller, Done, Listener, Notification
+from aider_guard.airgap.permits import Endpoint, Named, Permits
+from aider_guard.airgap.unixsockets import Masked
+from aider_guard.core.egress import Attempt, Layer
+from aider_guard.session.loop import Loop
+
+_AT_ONCE: Final = 16
+_BUDGET_SECONDS: Final = 0.01
+"""How many calls are answered in a row, and for how long, before the terminal gets its turn."""
+_QUEUE: Final = 128
+# linux/prctl.h
+_PR_GET_DUMPABLE: Final = 3
+_PR_SET_DUMPABLE: Final = 4
+
+
+class SeccompGap:
+    """One session's air gap by a filter of system calls.
+
+    Args:
+        names: of whom attempts tell.
+        dns: where names are answered, an address of 127.0.0.0/8 and a port of UDP.
+        redirects: from an allowed place's name or address, and port, to the relay's address and port.
+        masked: real paths of sockets, or of folders of them, that are not to be reached.
+        abstract: which abstract Unix sockets may be reached, by their name.
+        machine: as uname(2) calls it.
+
+    Raises:
+        OSError: the numbers of this machine's system calls are not known.
+    """
+
+    def __init__(
+        self,
+        names: Named,
+        dns: Endpoint,
+        redirects: Mapping[Endpoint, Endpoint] = MappingProxyType({}),
+        *,
+        masked: Sequence[str] = (),
+        abstract: Callable[[str], bool] = lambda _name: True,
+        machine: str = platform.machine(),
+    ) -> None:
+        numbers = callfilter.CALLS.get(machine)
+        if numbers is None:
+            raise OSError(f"seccomp: not tried on {machine}")
+        self._program = callfilter.program(numbers)
+        self._permits = Permits(redirects, dns, names, Masked(masked), abstract)
+        self._calls = Calls(numbers, self._permits)
+        self._listeners: list[Listener] = []
+        self._unfinished: dict[socket.socket, Listener] = {}
+        self._loop: Loop | None = None
+        self._hidden = contextlib.ExitStack()
+
+    @property
+    def layer(self) -> Layer:
+        """Seccomp."""
+        return "seccomp"
+
+    def listen(self) -> tuple[int, int]:
+        """A listening socket of this machine's loopback, that programs inside may reach: see ``Gap``."""
+        listener = socket.create_server(("127.0.0.1", 0), backlog=_QUEUE)
+        port: int = listener.getsockname()[1]
+        self._permits.ports.add(port)
+        return listener.detach(), port
+
+    @contextlib.contextmanager
+    def entering(self) -> Iterator[Enter]:
+        """See ``Gap``. What runs inside from earlier on is served as before."""
+        if not self._listeners:
+            self._hidden.enter_context(_unreadable())
+        mine, theirs = socket.socketpair()
+        with mine, theirs:
+            yield partial(handover.enter, theirs, self._program)
+            theirs.close()  # so that a fork that ended is noticed
+            listener = Listener(handover.received(mine))
+        self._listeners.append(listener)
+        if self._loop is not None:
+            self._watch(self._loop, listener)
+
+    def watch(self, loop: Loop, report: Callable[[Attempt], None]) -> None:
+        """See ``Gap``. Without it, or before, each call that is asked about waits."""
+        self._loop, self._permits.report = loop, report
+        for listener in self._listeners:
+            self._watch(loop, listener)
+
+    def close(self) -> None:
+        """See ``Gap``: the calls that are asked about fail with ENOSYS from now on."""
+        for listener in tuple(self._listeners):
+            self._forget(listener)
+        self._hidden.close()
+
+    def _watch(self, loop: Loop, listener: Listener) -> None:
+        loop.watch(listener.fd, selectors.EVENT_READ, lambda _events: self._serve(listener))
+
+    def _serve(self, listener: Listener) -> None:
+        until = time.monotonic() + _BUDGET_SECONDS
+        for _ in range(_AT_ONCE):
+            try:
+                call = listener.receive()
+            except EOFError:
+                self._forget(listener)
+                return
+            if call is None:
+                return
+            self._answer(listener, call)
+            if time.monotonic() > until:
+                return
+
+    def _answer(self, listener: Listener, call: Notification) -> None:
+        caller = Caller(call.thread, lambda: listener.is_valid(call.id))
+        answer = self._calls.decide(call, caller)
+        if isinstance(answer, Later):
+            self._finish_later(listener, call.id, answer.socket)
+        else:
+            listener.answer(call.id, answer)
+
+    def _finish_later(self, listener: Listener, identifier: int, sock: socket.socket) -> None:
+        loop = self._loop
+        assert loop is not None, "calls are served from a loop"
+
+        def finish(_events: int) -> None:
+            error = acting.outcome(sock)
+            self._drop(sock)
+            listener.answer(identifier, Done(error=error))
+
+        self._unfinished[sock] = listener
+        loop.watch(sock.fileno(), selectors.EVENT_WRITE, finish)
+
+    def _drop(self, sock: socket.socket) -> None:
+        del self._unfinished[sock]
+        if self._loop is not None:
+            self._loop.forget(sock.fileno())
+        sock.close()
+
+    def _forget(self, listener: Listener) -> None:
+        for sock in [sock for sock, owner in self._unfinished.items() if owner is listener]:
+            self._drop(sock)
+        if self._loop is not None:
+            self._loop.forget(listener.fd)
+        self._listeners.remove(listener)
+        listener.close()
+
+
+@contextlib.contextmanager
+def _unreadable() -> Iterator[None]:
+    """Nobody else may trace the guard meanwhile, read its memory or take its descriptors (PR_SET_DUMPABLE, prctl(2)).
+
+    Without it a program inside could, with the same user's rights, where Yama does not forbid it. What the guard
+    starts is as it always was: execve(2) sets it anew.
+    """
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    before = prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)
+    prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_DUMPABLE, before if before in {0, 1} else 0, 0, 0, 0)
