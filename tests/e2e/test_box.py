@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from e2e.box import Box, Seen, box, why_not
-from e2e.world import OUTSIDE
+from e2e.world import ABSTRACT, DAEMON, DATAGRAMS, OUTSIDE, OUTSIDE_6, SERVICE
 
 TLS = """
 import ssl, socket
@@ -25,6 +25,8 @@ connection = socket.create_connection(("proxy.example.com", 3128))
 connection.sendall(b"CONNECT three.example.com:443 HTTP/1.1\\r\\n\\r\\n")
 connection.recv(9)
 """
+LOCAL = "import socket; s = socket.socket(socket.AF_UNIX); s.connect({!r}); s.sendall(b'words')"
+UDP = "import socket; socket.socket({}, socket.SOCK_DGRAM).sendto(b'words', {!r})"
 GO = {
     "a page": (
         "import urllib.request as u; u.urlopen('http://one.example.com/path', b'words').read()",
@@ -35,6 +37,23 @@ GO = {
     "silence": (
         f"import socket; socket.create_connection(('{OUTSIDE}', 80))",
         Seen("touch", "", 80),
+    ),
+    "a datagram": (
+        UDP.format("socket.AF_INET", (OUTSIDE, DATAGRAMS)),
+        Seen("datagram", "", DATAGRAMS, text="words"),
+    ),
+    "no question": (
+        UDP.format("socket.AF_INET", (OUTSIDE, 53)),
+        Seen("datagram", "", 53, text="words"),
+    ),
+    "another service": (
+        f"import socket; socket.create_connection(('127.0.0.1', {SERVICE})).sendall(b'words')",
+        Seen("connection", "", SERVICE, text="words"),
+    ),
+    "a daemon": (LOCAL.format(DAEMON), Seen("connection", path=DAEMON, text="words")),
+    "a name without a file": (
+        LOCAL.format(ABSTRACT),
+        Seen("connection", path="@of-another-service", text="words"),
     ),
     "a name": (
         "import socket; socket.getaddrinfo('four.example.com', 1)",
@@ -61,9 +80,40 @@ def test_the_witness_sees_who_goes_out(
     inside = world.inside([sys.executable, "-I", "-c", program], tmp_path)
     subprocess.run(inside, check=True)
     seen = world.seen(since, world.mark())
-    assert (expected.kind, expected.host, expected.port) in {
-        (one.kind, one.host, one.port) for one in seen
+    assert (expected.kind, expected.host, expected.port, expected.path) in {
+        (one.kind, one.host, one.port, one.path) for one in seen
     }
+    assert any(expected.text in one.text for one in seen)
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="the kernel has no IPv6")
+def test_the_witness_sees_who_goes_out_by_ipv6(world: Box, tmp_path: Path) -> None:
+    """A connection and a datagram to the outside's other address are seen as well."""
+    connection = f"socket.create_connection(({OUTSIDE_6!r}, 443)).sendall(b'words')"
+    datagram = UDP.format("socket.AF_INET6", (OUTSIDE_6, DATAGRAMS))
+    since = world.mark()
+    inside = world.inside([sys.executable, "-I", "-c", f"{datagram}; {connection}"], tmp_path)
+    subprocess.run(inside, check=True)
+    seen = [(one.kind, one.port, one.text) for one in world.seen(since, world.mark())]
+    assert seen == [
+        ("datagram", DATAGRAMS, "words"),
+        ("touch", 443, ""),
+        ("connection", 443, "words"),
+    ]
+
+
+def test_nothing_of_before_comes_after_a_mark(world: Box, tmp_path: Path) -> None:
+    """What each of many connections said is written down when the mark is made, and not later."""
+    program = f"""
+import socket
+for _ in range(30):
+    socket.create_connection(({OUTSIDE!r}, 443)).sendall(b"words")
+"""
+    since = world.mark()
+    subprocess.run(world.inside([sys.executable, "-I", "-c", program], tmp_path), check=True)
+    marked = world.mark()
+    assert [one.kind for one in world.seen(since, marked)].count("connection") == 30
+    assert world.seen(marked, world.mark()) == []
 
 
 def test_there_is_no_way_to_the_machine_outside(world: Box, tmp_path: Path) -> None:
