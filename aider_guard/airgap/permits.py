@@ -5,26 +5,19 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
+from aider_guard.airgap.names import Names
 from aider_guard.airgap.notifications import Caller
 from aider_guard.airgap.ownservers import Kind, OwnServers
 from aider_guard.airgap.sockaddr import Internet
 from aider_guard.airgap.unixsockets import Found, Masked
-from aider_guard.core.egress import Attempt
-from aider_guard.core.egress import Protocol as Spoken
+from aider_guard.core.egress import Attempt, Protocol
 
 DNS_PORT: Final = 53
 _LISTENERS_ADDRESS: Final = "127.0.0.1"
 
 Endpoint = tuple[str, int]
-
-
-class Named(Protocol):
-    """What is needed of the names (airgap/names.py)."""
-
-    def name_of(self, address: str) -> str:
-        """The name that an address stands for, else the address."""
 
 
 def kind_of(sock: socket.socket) -> Kind | None:
@@ -47,7 +40,7 @@ class Permits:
 
     redirects: Mapping[Endpoint, Endpoint]
     dns: Endpoint
-    names: Named
+    names: Names
     masked: Masked
     abstract: Callable[[str], bool]
     report: Callable[[Attempt], None] = lambda _attempt: None
@@ -64,7 +57,7 @@ class Permits:
                     return Internet(*instead)
             if to.address == _LISTENERS_ADDRESS and to.port in self.ports:
                 return to
-        if not to.is_loopback or name != to.address:
+        if not to.is_loopback or self.names.stands_for_a_name(to.address):
             return "refused"
         match self.own.at(kind, to.address, to.port):
             case "own":
@@ -73,10 +66,10 @@ class Permits:
                 return "absent"
         return "refused"
 
-    def refuse(self, host: str, port: int, spoken: Spoken, caller: Caller) -> None:
+    def refuse(self, host: str, port: int, protocol: Protocol, caller: Caller) -> None:
         """Tell that somebody tried."""
         name = "".join(c if c.isprintable() else "\ufffd" for c in self.names.name_of(host))
-        self.report(Attempt(name, port, spoken, caller.program))
+        self.report(Attempt(name, port, protocol, caller.program))
 
     def refuses_file(self, found: Found, caller: Caller) -> bool:
         """Whether this is a daemon's socket; if so, it is told."""

@@ -11,49 +11,49 @@ import platform
 import selectors
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 from aider_guard.airgap import acting, callfilter, handover
 from aider_guard.airgap.calls import Calls, Later
 from aider_guard.airgap.gap import Enter
+from aider_guard.airgap.names import Names
+from aider_guard.airgap.nameserver import NameServer
 from aider_guard.airgap.notifications import Caller, Done, Listener, Notification
-from aider_guard.airgap.permits import Endpoint, Named, Permits
+from aider_guard.airgap.permits import Endpoint, Permits
 from aider_guard.airgap.unixsockets import Masked
-from aider_guard.core.egress import Attempt, Layer
+from aider_guard.core.egress import Attempt, Place
 from aider_guard.session.loop import Loop
 
 _AT_ONCE: Final = 16
 _BUDGET_SECONDS: Final = 0.01
 """How many calls are answered in a row, and for how long, before the terminal gets its turn."""
 _QUEUE: Final = 128
+_HERE: Final = "127.0.0.1"
 # linux/prctl.h
 _PR_GET_DUMPABLE: Final = 3
 _PR_SET_DUMPABLE: Final = 4
 
 
 class SeccompGap:
-    """One session's air gap by a filter of system calls.
+    """Implements ``gap.Gap`` by a filter of system calls. Owns its sockets.
 
     Args:
         names: of whom attempts tell.
-        dns: where names are answered, an address of 127.0.0.0/8 and a port of UDP.
-        redirects: from an allowed place's name or address, and port, to the relay's address and port.
+        allowed: places that are let through: each is reached by a relay of its own.
         masked: real paths of sockets, or of folders of them, that are not to be reached.
         abstract: which abstract Unix sockets may be reached, by their name.
         machine: as uname(2) calls it.
 
     Raises:
-        OSError: the numbers of this machine's system calls are not known.
+        OSError: the numbers of this machine's system calls are not known, or it has no sockets left.
     """
 
     def __init__(
         self,
-        names: Named,
-        dns: Endpoint,
-        redirects: Mapping[Endpoint, Endpoint] = MappingProxyType({}),
+        names: Names,
+        allowed: Sequence[Place] = (),
         *,
         masked: Sequence[str] = (),
         abstract: Callable[[str], bool] = lambda _name: True,
@@ -63,21 +63,35 @@ class SeccompGap:
         if numbers is None:
             raise OSError(f"seccomp: not tried on {machine}")
         self._program = callfilter.program(numbers)
-        self._permits = Permits(redirects, dns, names, Masked(masked), abstract)
-        self._calls = Calls(numbers, self._permits)
         self._listeners: list[Listener] = []
         self._unfinished: dict[socket.socket, Listener] = {}
         self._loop: Loop | None = None
-        self._hidden = contextlib.ExitStack()
+        self._is_hidden = False
+        with contextlib.ExitStack() as stack:
+            dns = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            dns.bind((_HERE, 0))
+            dns.setblocking(False)
+            self._name_server = stack.enter_context(contextlib.closing(NameServer([dns], names)))
+            relays = [(stack.enter_context(_listening()), place) for place in allowed]
+            self._relays = tuple((one.fileno(), place) for one, place in relays)
+            redirects = {_key(place): one.getsockname() for one, place in relays}
+            self._permits = Permits(redirects, dns.getsockname(), names, Masked(masked), abstract)
+            self._calls = Calls(numbers, self._permits)
+            self._owned = stack.pop_all()
 
     @property
-    def layer(self) -> Layer:
-        """Seccomp."""
+    def layer(self) -> Literal["seccomp"]:
+        """The second best."""
         return "seccomp"
 
+    @property
+    def relays(self) -> tuple[tuple[int, Place], ...]:
+        """See ``Gap``."""
+        return self._relays
+
     def listen(self) -> tuple[int, int]:
-        """A listening socket of this machine's loopback, that programs inside may reach: see ``Gap``."""
-        listener = socket.create_server(("127.0.0.1", 0), backlog=_QUEUE)
+        """See ``Gap``: a socket of this machine's loopback, that programs inside may reach."""
+        listener = _listening()
         port: int = listener.getsockname()[1]
         self._permits.ports.add(port)
         return listener.detach(), port
@@ -85,11 +99,12 @@ class SeccompGap:
     @contextlib.contextmanager
     def entering(self) -> Iterator[Enter]:
         """See ``Gap``. What runs inside from earlier on is served as before."""
-        if not self._listeners:
-            self._hidden.enter_context(_unreadable())
+        if not self._is_hidden:
+            self._owned.enter_context(_unreadable())
+            self._is_hidden = True
         mine, theirs = socket.socketpair()
         with mine, theirs:
-            yield partial(handover.enter, theirs, self._program)
+            yield Enter(partial(handover.enter, theirs, self._program), (theirs.fileno(),))
             theirs.close()  # so that a fork that ended is noticed
             listener = Listener(handover.received(mine))
         self._listeners.append(listener)
@@ -101,12 +116,18 @@ class SeccompGap:
         self._loop, self._permits.report = loop, report
         for listener in self._listeners:
             self._watch(loop, listener)
+        self._name_server.watch(loop, report)
+
+    def look(self) -> None:
+        """See ``Gap``."""
+        for listener in tuple(self._listeners):
+            self._serve(listener)
 
     def close(self) -> None:
         """See ``Gap``: the calls that are asked about fail with ENOSYS from now on."""
         for listener in tuple(self._listeners):
             self._forget(listener)
-        self._hidden.close()
+        self._owned.close()
 
     def _watch(self, loop: Loop, listener: Listener) -> None:
         loop.watch(listener.fd, selectors.EVENT_READ, lambda _events: self._serve(listener))
@@ -158,6 +179,14 @@ class SeccompGap:
             self._loop.forget(listener.fd)
         self._listeners.remove(listener)
         listener.close()
+
+
+def _listening() -> socket.socket:
+    return socket.create_server((_HERE, 0), backlog=_QUEUE)
+
+
+def _key(place: Place) -> Endpoint:
+    return (_HERE if place.host == "localhost" else place.host), place.port
 
 
 @contextlib.contextmanager

@@ -9,13 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aider_guard.airgap.names import Names, answer
+from aider_guard.airgap.names import Names
 from aider_guard.airgap.seccomp import SeccompGap
-from aider_guard.core.egress import Attempt
+from aider_guard.core.egress import Attempt, Place
 from aider_guard.session.loop import Loop
 
 PYTHON = (sys.executable, "-I", "-S", "-c")
@@ -42,7 +42,6 @@ class World:
 
     gap: SeccompGap
     loop: Loop
-    names: Names
     attempts: list[Attempt] = field(default_factory=list)
 
     def start(
@@ -106,26 +105,12 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextlib.contextmanager
-def world(
-    redirects: Mapping[tuple[str, int], tuple[str, int]] | None = None, **options: Any
-) -> Iterator[World]:
-    """A gap that is served, with names answered."""
-    names = Names()
-    with Loop() as loop, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as dns:
-        dns.bind(("127.0.0.1", 0))
-
-        def resolve(_events: int) -> None:
-            query, asker = dns.recvfrom(4096)
-            answered = answer(query, names)
-            if answered is not None:
-                dns.sendto(answered.reply, asker)
-
-        gap = SeccompGap(names, dns.getsockname(), redirects or {}, **options)
-        here = World(gap, loop, names)
-        loop.watch(dns.fileno(), selectors.EVENT_READ, resolve)
+def world(allowed: Sequence[Place] = (), **options: Any) -> Iterator[World]:
+    """A gap that is served."""
+    with Loop() as loop, contextlib.closing(SeccompGap(Names(), allowed, **options)) as gap:
+        here = World(gap, loop)
         gap.watch(loop, here.attempts.append)
-        with contextlib.closing(gap):
-            yield here
+        yield here
 
 
 @dataclass

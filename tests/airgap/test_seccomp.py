@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from airgap.seccomp_world import PYTHON, Witness, World, ended, witness, world
 
-from aider_guard.core.egress import Attempt
+from aider_guard.core.egress import Attempt, Place
 
 OUTSIDE = "192.0.2.10"  # documentation addresses, RFC 5737: nobody is there
 OUTSIDE6 = "2001:db8::10"
@@ -153,22 +153,36 @@ tell([found, port_0, error_of(socket.create_connection, ("host.example", 443), 5
 
     assert found.startswith("127.77.")
     assert (port_0, error) == ("ENETUNREACH", "ECONNREFUSED")
-    assert here.kinds() == {("host.example", 443, "tcp")}
+    assert here.kinds() == {("host.example", 53, "dns"), ("host.example", 443, "tcp")}
 
 
-def test_allowed_places_are_reached_by_their_relays(host: Witness) -> None:
-    """By name and by address; the same host's other ports are not."""
-    relay = ("127.0.0.1", host.port)
-    with world({("git.example", 22): relay, (OUTSIDE, 5432): relay}) as here:
-        code = """
+def test_allowed_places_are_reached_by_their_relays() -> None:
+    """By name and by address, over IPv4 and IPv6; the same host's other ports are not."""
+    places = [
+        Place("git.example", 22),
+        Place(OUTSIDE, 5432),
+        Place(OUTSIDE6, 80),
+        Place("localhost", 6),
+    ]
+    code = """
 connect = lambda *to: error_of(socket.create_connection, to, 5)
-tell([connect("git.example", 22), connect("git.example", 443), connect(arguments, 5432), connect(arguments, 22)])
+tell([connect("git.example", 22), connect(arguments[0], 5432), connect(arguments[1], 80), connect("127.0.0.1", 6),
+      connect("git.example", 443), connect(arguments[0], 22)])
 """
-        told = here.run(code, OUTSIDE)
+    with world(places) as here:
+        told = here.run(code, [OUTSIDE, OUTSIDE6])
 
-    assert told == ["", "ECONNREFUSED", "", "ECONNREFUSED"]
-    assert host.seen() == 2
-    assert here.kinds() == {("git.example", 443, "tcp"), (OUTSIDE, 22, "tcp")}
+        assert told == [""] * 4 + ["ECONNREFUSED"] * 2
+        assert here.kinds() == {
+            ("git.example", 53, "dns"),
+            ("git.example", 443, "tcp"),
+            (OUTSIDE, 22, "tcp"),
+        }
+        assert [place for _, place in here.gap.relays] == places
+        for fd, _ in here.gap.relays:
+            with socket.socket(fileno=os.dup(fd)) as relay:
+                relay.setblocking(False)
+                relay.accept()[0].close()
 
 
 def test_own_servers(here: World) -> None:
