@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from aider_guard.core.egress import Attempt, Layer
+from aider_guard.core.egress import Attempt, Layer, Place
 from aider_guard.session.loop import Loop
 
 _QUEUE = 128
@@ -42,8 +42,13 @@ class NoGap:
     def watch(self, loop: Loop, report: Callable[[Attempt], None]) -> None:
         """See ``Gap``: nothing is seen by the kernel."""
 
-    def flush(self) -> None:
+    def look(self) -> None:
         """See ``Gap``."""
+
+    @property
+    def relays(self) -> tuple[tuple[int, Place], ...]:
+        """See ``Gap``: whoever is let through goes out directly."""
+        return ()
 
     def close(self) -> None:
         """See ``Gap``."""

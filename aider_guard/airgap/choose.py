@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 from aider_guard.airgap import kernel
 from aider_guard.airgap.asked import NoGap
 from aider_guard.airgap.names import Names
+from aider_guard.core import egress_causes
 from aider_guard.core.egress import ENFORCED, Found, Layer, Place
 
 if TYPE_CHECKING:
     from aider_guard.airgap.gap import Gap
     from aider_guard.airgap.jail import Building
 
-_NOT_LINUX: Final = "only Linux has a layer that blocks"
 _SWITCH: Final = "AIDER_GUARD_TEST_NO_LAYER"
 """Names layers that are not to be tried, separated by commas: how tests see a system that does not allow them."""
 
@@ -36,7 +36,12 @@ class Choosing:
         self._not_tried = environment.get(_SWITCH, "").split(",")
         self._stack = ExitStack()
         self._building: Building | None = None
-        self.because = ""
+        self._causes: list[str] = []
+
+    @property
+    def because(self) -> str:
+        """Why there is no better layer than the one that was found: causes of core/egress_causes.py."""
+        return "; ".join(self._causes)
 
     def __enter__(self) -> Choosing:
         """Begin to make the best layer, in a child; it takes a few milliseconds."""
@@ -47,8 +52,8 @@ class Choosing:
             try:
                 masked = masked_sockets(self._environment)
                 building = Building(self._inside(), masked)
-            except OSError as error:
-                self.because = f"no process can be started to try it: {error.strerror}"
+            except OSError:
+                self._causes.append("no-namespaces")
             else:
                 self._building = self._stack.enter_context(building)
         return self
@@ -64,7 +69,7 @@ class Choosing:
 
     def _may_try(self, layer: Layer) -> bool:
         if not kernel.IS_LINUX:
-            self.because = _NOT_LINUX
+            self._causes = ["not-linux"]
         return kernel.IS_LINUX and not self._is_open and layer not in self._not_tried
 
     def _inside(self) -> list[tuple[str, int]]:
@@ -83,13 +88,24 @@ class Choosing:
         from aider_guard.airgap.netns import NetnsGap
 
         try:
-            return NetnsGap(self._building.finish(), self._names)
-        except OSError as error:
-            self.because = f"no namespaces: {error.strerror or error}"
+            return NetnsGap(self._building.finish(), self._names, self._allowed)
+        except OSError:
+            self._causes.append(
+                egress_causes.cause_of(egress_causes.NAMESPACES, _read, "container")
+            )
             return None
 
     def _seccomp(self) -> Gap | None:
         return None
+
+
+def _read(switch: str) -> str:
+    """What a file below /proc/sys says."""
+    try:
+        with open(f"/proc/sys/{switch}", encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def find_layer(environment: Mapping[str, str] = os.environ) -> Found:

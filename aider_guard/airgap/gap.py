@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
-from aider_guard.core.egress import Attempt, Layer
+from aider_guard.core.egress import Attempt, Layer, Place
 from aider_guard.session.loop import Loop
 
-Enter = Callable[[], None]
-"""Runs in the fork that becomes Aider, last before its program. What it raises ends the fork: nothing runs outside."""
+
+@dataclass(frozen=True)
+class Enter:
+    """Called in the fork that becomes Aider, last before its program. What it raises ends the fork, with nothing run.
+
+    It needs the descriptors ``fds`` there, and the program must not have them: they are closed when it starts.
+    """
+
+    run: Callable[[], None]
+    fds: tuple[int, ...] = ()
+
+    def __call__(self) -> None:
+        """Get in. Raises OSError."""
+        self.run()
 
 
 class Gap(Protocol):
@@ -21,6 +34,10 @@ class Gap(Protocol):
     @property
     def layer(self) -> Layer:
         """Which layer it is."""
+
+    @property
+    def relays(self) -> tuple[tuple[int, Place], ...]:
+        """Listening sockets for programs inside, and the place that each stands for: what is allowed."""
 
     def listen(self) -> tuple[int, int]:
         """A socket that listens on 127.0.0.1 where programs inside find it: its descriptor, which is the caller's
@@ -34,12 +51,10 @@ class Gap(Protocol):
         """
 
     def watch(self, loop: Loop, report: Callable[[Attempt], None]) -> None:
-        """Serve what is inside from this loop, never blocking it, and report each attempt (several of the same kind
-        at once with their number).
-        """
+        """Serve what is inside from this loop, never blocking it, and report each attempt."""
 
-    def flush(self) -> None:
-        """Report what happened until now and was not reported yet."""
+    def look(self) -> None:
+        """Report what has happened until now: at the end nobody waits for it any more."""
 
     def close(self) -> None:
         """Stop serving. Twice is no error."""

@@ -20,7 +20,8 @@ _RESPONSE, _OPCODES, _RECURSION_DESIRED, _RECURSION_AVAILABLE = 0x8000, 0x7800, 
 _NOT_IMPLEMENTED, _NO_SUCH_NAME = 4, 3
 _SECONDS_KEPT: Final = 1
 _COMPRESSED: Final = b"\xc0\x0c"  # the name of the question, which begins at byte 12
-_LOCAL: Final = ("localhost", "localhost.localdomain")
+LOCAL: Final = ("localhost", "localhost.localdomain")
+"""This machine, and nobody outside."""
 
 
 class Names:
@@ -76,8 +77,8 @@ def answer(query: bytes, names: Names) -> Answered | None:
     before = _RESPONSE | _RECURSION_AVAILABLE | flags & (_OPCODES | _RECURSION_DESIRED)
     if flags & _OPCODES:
         return Answered(name, _HEADER.pack(identifier, before | _NOT_IMPLEMENTED, 1, 0, 0, 0) + raw)
-    is_new = name not in _LOCAL and name not in names
-    address = "127.0.0.1" if name in _LOCAL else names.address_of(name)
+    is_new = name not in LOCAL and name not in names
+    address = "127.0.0.1" if name in LOCAL else names.address_of(name)
     if address is None:
         return Answered(name, _HEADER.pack(identifier, before | _NO_SUCH_NAME, 1, 0, 0, 0) + raw)
     records = b""

@@ -6,7 +6,6 @@ address for plain HTTP (RFC 9112, 3.2).
 
 from __future__ import annotations
 
-import errno
 import re
 import socket
 import time
@@ -26,7 +25,6 @@ HEAD_BYTES: Final = 4096
 _LINGER_BYTES: Final = 1 << 18
 _ACCEPTS_AT_ONCE: Final = 16
 _REST_SECONDS: Final = 0.5
-_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PORTS: Final = {b"http": b"80", b"ws": b"80", b"https": b"443", b"wss": b"443", b"ftp": b"21"}
 _LINE: Final = re.compile(rb"([!-~]+) ([!-~]+) HTTP/\d\.\d\r?\Z")
 _ABSOLUTE: Final = re.compile(
@@ -66,7 +64,7 @@ def refusal(place: Place | None) -> bytes:
         status = "403 Forbidden by aider-guard (offline)"
         body = (
             f"aider-guard is offline: {place} was not reached. To allow it: --allow '{place}', "
-            f'or allow = ["{place}"] in .aider-guard.toml\n'
+            f'or allow = ["{place}"] in your own settings\n'
         )
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=us-ascii\r\n"
@@ -133,16 +131,16 @@ class RefusingProxy:
                 connection, (_, port, *_) = self._listener.accept()
             except BlockingIOError:
                 break
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._rest()
-                    return
+            except ConnectionAbortedError:
                 continue  # it went away before it was accepted
+            except OSError:
+                self._rest()
+                return
             self._admit(connection, port)
         self._wake_for_the_oldest()
 
     def _rest(self) -> None:
-        """There are no descriptors: the listener stays ready, and would be asked again and again."""
+        """There are no descriptors, say: the listener stays ready, and would be asked again and again."""
         self._loop.change(self._listener.fileno(), 0)
         self._loop.at(DEADLINE, self._clock() + _REST_SECONDS)
 

@@ -29,7 +29,7 @@ from typing import (
     get_type_hints,
 )
 
-from aider_guard.core import requests, sidecar_events
+from aider_guard.core import egress_events, requests, sidecar_events
 from aider_guard.core.traffic import events as traffic
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ _TYPES: Final[dict[str, type]] = {
         sidecar_events.FilesCounted,
         sidecar_events.TextsCounted,
         sidecar_events.ModelsUnloaded,
+        egress_events.EgressAllowed,
         traffic.DoorOpened,
         traffic.RequestStarted,
         traffic.RequestFinished,

@@ -1,10 +1,12 @@
 """Runs in Aider's own process, before Aider: tells the guard what Aider will use, and takes what the session adds.
 
 Started as ``INTERPRETER inside_aider.py FD SCRIPT ARGS…``. One JSON line goes out on the socket FD, one comes back,
-then Aider runs as its script would have run it. With ``only:FD`` the line goes out and that is all. Asking in Aider's
-own process costs little, since nearly everything that is imported for the question is what Aider imports anyway, and
-the answer is right by construction: it is Aider's own parser and ``Model`` that resolve the command line, ``AIDER_*``,
-every ``.env``, every ``.aider.conf.yml``, aliases and model settings.
+then Aider runs as its script would have run it. With ``only:FD`` the line goes out and that is all. With
+``FD/MOUTH/HOST:PORT,…`` attempts to reach anybody else than these places are refused, and told on the socket MOUTH.
+
+Asking in Aider's own process costs little, since nearly everything that is imported for the question is what Aider
+imports anyway, and the answer is right by construction: it is Aider's own parser and ``Model`` that resolve the command
+line, ``AIDER_*``, every ``.env``, every ``.aider.conf.yml``, aliases and model settings.
 
 Only the standard library and Aider itself may be imported here; this file runs on any Python that Aider runs on.
 """
@@ -70,11 +72,22 @@ def tell_guard(channel: socket.socket, asked: dict[str, Any]) -> None:
     channel.sendall(json.dumps(asked, default=str).encode() + b"\n")
 
 
+def listen_in(border: str) -> None:
+    """Tell the guard from now on where this Python wants to go, and go nowhere but to what is allowed."""
+    mouth, _, places = border.partition("/")
+    allowed = [place.rpartition(":") for place in places.split(",") if place]
+    known = [(host.strip("[]"), int(port)) for host, _, port in allowed]
+    load_inside("listening_in").listen_in(int(mouth), known)
+
+
 def main() -> Any:
     """Ask, then be Aider; or only describe, and end."""
-    number, script, *arguments = sys.argv[1:]
+    channels, script, *arguments = sys.argv[1:]
+    number, _, border = channels.partition("/")
     only = number.startswith("only:")
     become_script(script, arguments)
+    if border:
+        listen_in(border)
     from aider.main import main as run_aider
 
     with socket.socket(fileno=int(number.rpartition(":")[2])) as channel:

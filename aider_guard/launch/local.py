@@ -38,7 +38,7 @@ class LocalEnvironment:
 def local_environment(
     config: Config, settings: AiderSettings, ollama: str, refusing: str
 ) -> LocalEnvironment:
-    """The environment for a session on the Ollama at this URL; *refusing* is a proxy that takes no connection.
+    """The environment for a session on the Ollama at this URL; *refusing* is a proxy that refuses.
 
     With an open network only Ollama's address is set, and that proxies of the user's are passed by for this machine.
     """
@@ -48,7 +48,8 @@ def local_environment(
     kept = _keys_of_local_servers(settings)
     keys = {name: INVALID_KEY for name in CLOUD_KEYS if name not in (*kept, *_NO_KEYS_OF_OURS)}
     proxies = {spelling: refusing for name in _PROXIES for spelling in (name, name.lower())}
-    reachable = ",".join((*_HERE, *_host_of(ollama)))
+    allowed = (place.host for place in config.allow)
+    reachable = ",".join(dict.fromkeys((*_HERE, *_host_of(ollama), *allowed)))
     return LocalEnvironment(
         {
             **address,

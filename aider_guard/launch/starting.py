@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aider_guard.config import Config
+from aider_guard.core.egress import Place
 from aider_guard.launch.aider import Aider
 from aider_guard.sidecar.names import connectable_base
 
@@ -28,10 +29,22 @@ def is_one_shot(arguments: Sequence[str]) -> bool:
     return any(argument.partition("=")[0] in _ONE_SHOT for argument in before_end)
 
 
-def aider_command(aider: Aider, channel: socket.socket, arguments: Sequence[str]) -> list[str]:
-    """The command line of an Aider that asks on *channel* before it begins."""
-    program = [*aider.interpreter, str(INSIDE_AIDER), str(channel.fileno()), aider.script]
-    return [*program, *arguments]
+def aider_command(
+    aider: Aider,
+    channel: socket.socket,
+    arguments: Sequence[str],
+    *,
+    mouth_fd: int = -1,
+    allowed: Sequence[Place] = (),
+) -> list[str]:
+    """The command line of an Aider that asks on *channel* before it begins.
+
+    Its Python tells on *mouth_fd*, unless that is -1, where it wants to go, and goes only to the *allowed* places.
+    """
+    channels = str(channel.fileno())
+    if mouth_fd >= 0:
+        channels += f"/{mouth_fd}/{','.join(map(str, allowed))}"
+    return [*aider.interpreter, str(INSIDE_AIDER), channels, aider.script, *arguments]
 
 
 def aider_environment(config: Config, environment: Mapping[str, str]) -> dict[str, str]:

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from aider_guard import paths
-from aider_guard.airgap.gap import Gap
 from aider_guard.config import Config
+from aider_guard.core.egress import Found
 from aider_guard.core.egress_events import EgressBlocked
 from aider_guard.core.state import Limits, State
 from aider_guard.journal import open_journal
@@ -17,6 +17,7 @@ from aider_guard.launch.aider import Aider
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.session import registry
 from aider_guard.session.begun import Started
+from aider_guard.session.border import Border
 from aider_guard.session.control import Control, control_socket
 from aider_guard.session.launches import Launches
 from aider_guard.session.listening import Listening
@@ -41,10 +42,9 @@ class Ground:
     folder: registry.SessionFolder
     terminal: Terminal
     fds: TerminalFds
-    refusing: str
-    """A proxy that takes no connection."""
     listening: Listening
-    gap: Gap
+    border: Border
+    found: Found
     stack: ExitStack
 
 
@@ -55,7 +55,9 @@ def assemble(
     config, folder, stack = ground.config, ground.folder, ground.stack
     loop = stack.enter_context(Loop())
     relay = Relay(ground.fds.in_fd, ground.fds.out_fd)
-    launches = Launches(folder.path, ground.aider, config, arguments, environment, gap=ground.gap)
+    launches = Launches(
+        folder.path, ground.aider, config, arguments, environment, border=ground.border
+    )
     launches.adopt(started)
     running = stack.enter_context(Running(ground.terminal, relay, loop, launches))
     running.adopt(started.child)
@@ -81,7 +83,8 @@ def assemble(
         colour=not ground.environment.get("NO_COLOR"),
     )
     _open_control(session, loop, folder, stack)
-    ground.gap.watch(loop, lambda attempt: session.post(EgressBlocked.of(attempt)))
+    _watch_border(session, loop, ground.border)
+    stack.callback(ground.border.close)  # while there is a loop
     for problem in merge_leftovers(folder.path.parent, registry.is_alive):
         session.warn("histories", problem)
     return session
@@ -92,9 +95,10 @@ def _planner(ground: Ground) -> Planner:
         ground.config,
         ground.aider,
         ground.environment,
-        ground.refusing,
+        ground.border.refusing,
         paths.state_dir(ground.environment),
         DoorAddress(ground.listening.port, ground.listening.token),
+        ground.found,
     )
 
 
@@ -105,7 +109,19 @@ def _watcher(ground: Ground, loop: Loop, planner: Planner) -> Watcher:
         tokenizers=ground.aider.likely_tokenizers(),
         environment=ground.environment,
         door_fd=ground.listening.fileno(),
+        relays=ground.border.gap.relays,
     )
+
+
+def _watch_border(session: Session, loop: Loop, border: Border) -> None:
+    passed = loop.on_deadline
+
+    def on_deadline(name: str) -> None:
+        if not border.passed(name):
+            passed(name)
+
+    loop.on_deadline = on_deadline
+    border.watch(loop, lambda attempt: session.post(EgressBlocked.of(attempt)))
 
 
 def _open_control(

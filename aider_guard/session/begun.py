@@ -12,6 +12,7 @@ from aider_guard.airgap.gap import Enter, Gap
 from aider_guard.errors import LaunchError
 from aider_guard.launch.aider import Aider
 from aider_guard.launch.starting import aider_command
+from aider_guard.session.border import Border
 from aider_guard.session.child import Child
 from aider_guard.session.terminal import Size
 
@@ -31,21 +32,35 @@ def start_aider(
     size: Size,
     attributes: list[Any] | None,
     *,
-    gap: Gap,
+    border: Border,
 ) -> Started:
     """Start Aider in the air gap, in a pty of this size. Raises LaunchError when it cannot be started."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    with theirs, entering(gap) as enter:
+    with theirs, entering(border.gap) as enter:
         child = Child.spawn(
-            aider_command(aider, theirs, arguments),
+            bordered_command(aider, theirs, arguments, border),
             size=size,
             env=environment,
-            pass_fds=[theirs.fileno()],
+            pass_fds=passed_fds(theirs, border),
             attributes=attributes,
             preexec=enter,
+            preexec_fds=enter.fds if enter is not None else (),
         )
     return Started(child, ours)
+
+
+def bordered_command(
+    aider: Aider, channel: socket.socket, arguments: Sequence[str], border: Border
+) -> list[str]:
+    """The command line of an Aider behind this border."""
+    mouth, allowed = border.mouth_fd, border.allowed
+    return aider_command(aider, channel, arguments, mouth_fd=mouth, allowed=allowed)
+
+
+def passed_fds(channel: socket.socket, border: Border) -> list[int]:
+    """The descriptors that such an Aider is given."""
+    return [channel.fileno(), *([border.mouth_fd] if border.mouth_fd >= 0 else [])]
 
 
 @contextmanager

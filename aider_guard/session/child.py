@@ -56,6 +56,7 @@ class Child:
         pass_fds: Sequence[int] = (),
         attributes: list[Any] | None = None,
         preexec: Callable[[], None] | None = None,
+        preexec_fds: Sequence[int] = (),
     ) -> Child:
         """Start ``argv`` with this environment and folder, and the signals the guard started with.
 
@@ -67,11 +68,14 @@ class Child:
             pass_fds: descriptors that stay open in the child, under the same numbers.
             attributes: the user's termios attributes, given to the pty.
             preexec: runs last in the fork, before the program.
+            preexec_fds: descriptors that it needs, which the program does not get.
 
         Raises:
             LaunchError: the program was not found, or something before its start failed.
         """
-        return cls(spawn(argv, env, Preparation(size, cwd, pass_fds, attributes, preexec)))
+        return cls(
+            spawn(argv, env, Preparation(size, cwd, pass_fds, attributes, preexec, preexec_fds))
+        )
 
     def __enter__(self) -> Child:
         return self

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aider_guard.airgap.gap import Gap
 from aider_guard.config import Config
 from aider_guard.core.actions import Handoff
 from aider_guard.core.chatlog import (
@@ -32,6 +31,7 @@ from aider_guard.launch.plan import Plan
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
 from aider_guard.session import registry
 from aider_guard.session.begun import Started, start_aider
+from aider_guard.session.border import Border
 from aider_guard.session.carrying import limit_tokens
 from aider_guard.session.child import Child
 from aider_guard.session.histories import PrivateHistories
@@ -52,9 +52,9 @@ class Launches:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         *,
-        gap: Gap,
+        border: Border,
     ) -> None:
-        self._gap = gap
+        self._border = border
         self._folder = folder
         self._aider = aider
         self._config = config
@@ -74,7 +74,7 @@ class Launches:
     ) -> Child:
         """Start Aider again. Raises LaunchError when it cannot be started."""
         started = start_aider(
-            self._aider, self._arguments, self._environment, size, attributes, gap=self._gap
+            self._aider, self._arguments, self._environment, size, attributes, border=self._border
         )
         self.adopt(started, handoff)
         return started.child

@@ -10,17 +10,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from aider_guard import paths
-from aider_guard.airgap.choose import Choosing
-from aider_guard.airgap.gap import Enter, Gap
+from aider_guard.airgap.gap import Enter
 from aider_guard.config import Config
 from aider_guard.core import sentences
 from aider_guard.core.actions import Notice
+from aider_guard.core.egress import Found
 from aider_guard.core.events import Event
 from aider_guard.core.fit import Fit
 from aider_guard.core.readings import Unavailable
@@ -32,12 +32,12 @@ from aider_guard.launch import command, pins
 from aider_guard.launch.aider import find_aider
 from aider_guard.launch.plan import Plan
 from aider_guard.launch.preflight.facts import NOT_ASKED
-from aider_guard.launch.refusing import refusing_address
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
-from aider_guard.launch.starting import aider_command, aider_environment
+from aider_guard.launch.starting import aider_environment
 from aider_guard.session.beginning import models_chosen
-from aider_guard.session.begun import entering
+from aider_guard.session.begun import bordered_command, entering, passed_fds
+from aider_guard.session.border import Border, choose, chosen_border
 from aider_guard.session.listening import door_socket
 from aider_guard.session.notices import render
 from aider_guard.session.planning import Planner
@@ -56,42 +56,44 @@ def run_one_shot(
     Raises LaunchError when it cannot or must not be started.
     """
     with ExitStack() as stack:
-        is_open = config.network == "open"
-        choosing = stack.enter_context(Choosing(config.allow, environment, is_open=is_open))
+        choosing = stack.enter_context(choose(config, environment))
         aider = find_aider(config.aider, search_path=environment.get("PATH"))
         ours, theirs = map(stack.enter_context, socket.socketpair())
         # The terminal sends Ctrl-C to both; Aider decides what it means, and we wait for that.
         stack.enter_context(signals_as_wakeups((signal.SIGINT, signal.SIGQUIT)))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="aider-guard-"))
-        gap = stack.enter_context(closing(choosing.finish()))
-        refusing = stack.enter_context(refusing_address())
-        listening = stack.enter_context(door_socket(gap))
+        border = stack.enter_context(chosen_border(choosing, config))
+        listening = stack.enter_context(door_socket(border.gap))
         door = DoorAddress(listening.port, listening.token)
-        planner = Planner(config, aider, environment, refusing, paths.state_dir(environment), door)
-        program = aider_command(aider, theirs, arguments)
-        process = _started(program, aider_environment(config, environment), theirs, gap)
+        found = Found(border.gap.layer, choosing.because)
+        planner = Planner(
+            config, aider, environment, border.refusing, paths.state_dir(environment), door, found
+        )
+        program = bordered_command(aider, theirs, arguments, border)
+        process = _started(program, aider_environment(config, environment), theirs, border)
         theirs.close()
         beside = Unattended(
-            listening, gap, environment=environment, limits=Limits(max_turns=0, probe="never")
+            listening, border, environment=environment, limits=Limits(max_turns=0, probe="never")
         )
         forwarded = _forwarded(process, (signal.SIGTERM, signal.SIGHUP))
         with _not_left_behind(process), beside, forwarded:
             _answer(ours, planner, Path(folder), beside)
             status = process.wait()
-        _say(beside.notices)
+        last = beside.end_line(even_nothing=sys.stderr.isatty())
+        _say([*beside.notices, *([last] if last is not None else [])])
     return status if status >= 0 else 128 - status
 
 
 def _started(
-    program: Sequence[str], environment: Mapping[str, str], channel: socket.socket, gap: Gap
+    program: Sequence[str], environment: Mapping[str, str], channel: socket.socket, border: Border
 ) -> subprocess.Popen[bytes]:
     """Aider's process, which waits for our answer on the channel. Raises LaunchError when there can be none."""
     try:
-        with entering(gap) as enter:
+        with entering(border.gap) as enter:
             return subprocess.Popen(
                 program,
                 env=environment,
-                pass_fds=[channel.fileno()],
+                pass_fds=passed_fds(channel, border),
                 preexec_fn=partial(_prepare, enter),  # noqa: PLW1509  # no other thread runs Python code
             )
     except subprocess.SubprocessError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aider_guard import paths
 from aider_guard.config import Config
+from aider_guard.core.egress import Found
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.serverfacts import ServedModel, ServerReport
 from aider_guard.launch.addresses import may_be_asked, ollama_address
@@ -16,7 +17,7 @@ from aider_guard.launch.cloud import OLLAMA_ADDRESSES
 from aider_guard.launch.door import Entrance, served_models
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.plan import Plan, make_plan
-from aider_guard.launch.preflight.facts import Facts, RepoFacts
+from aider_guard.launch.preflight.facts import NOT_TRIED, Facts, RepoFacts
 from aider_guard.launch.repository import runner_of_tests
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings
@@ -24,7 +25,7 @@ from aider_guard.launch.settings import AiderSettings
 
 @dataclass
 class Planner:
-    """Makes the plan of each launch. ``refusing`` is a proxy that takes no connection, ``state_dir`` our own folder,
+    """Makes the plan of each launch. ``refusing`` is a proxy that refuses, ``state_dir`` our own folder,
     ``door`` where Aider finds the door of this session.
     """
 
@@ -34,6 +35,7 @@ class Planner:
     refusing: str
     state_dir: Path
     door: DoorAddress | None = None
+    air_gap: Found | Unavailable = NOT_TRIED
     _windows: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def server(self, settings: AiderSettings) -> str:
@@ -89,5 +91,6 @@ class Planner:
             repo=RepoFacts(test_runner=runner_of_tests(settings)),
             state_free_bytes=paths.free_bytes(self.state_dir),
             aider_script=self.aider.script,
+            air_gap=self.air_gap,
             environment={name: self.environment.get(name, "") for name in OLLAMA_ADDRESSES},
         )

@@ -7,17 +7,16 @@ import select
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from aider_guard import paths
-from aider_guard.airgap.choose import Choosing
 from aider_guard.config import Config
 from aider_guard.launch.aider import find_aider
-from aider_guard.launch.refusing import refusing_address
 from aider_guard.launch.starting import aider_environment
 from aider_guard.session import registry
 from aider_guard.session.begun import start_aider
+from aider_guard.session.border import choose, chosen_border
 from aider_guard.session.listening import door_socket
 from aider_guard.session.signals import signals_as_wakeups
 from aider_guard.session.terminal import Terminal, TerminalFds
@@ -46,16 +45,13 @@ def run_session(
 ) -> int:
     """Run Aider under guard in this terminal; its exit status. Raises GuardError when it cannot be started."""
     with ExitStack() as stack:
-        choosing = stack.enter_context(
-            Choosing(config.allow, environment, is_open=config.network == "open")
-        )
+        choosing = stack.enter_context(choose(config, environment))
         aider = find_aider(config.aider, search_path=environment.get("PATH"))
         folder = registry.create(paths.sessions_dir(environment))
         terminal = Terminal()
         fds = stack.enter_context(terminal.private_fds())
-        gap = stack.enter_context(closing(choosing.finish()))
-        refusing = stack.enter_context(refusing_address())
-        listening = stack.enter_context(door_socket(gap))
+        border = stack.enter_context(chosen_border(choosing, config))
+        listening = stack.enter_context(door_socket(border.gap))
         wakeups = stack.enter_context(signals_as_wakeups(_WATCHED_SIGNALS))
         its_environment = aider_environment(config, environment)
         started = start_aider(
@@ -64,26 +60,28 @@ def run_session(
             its_environment,
             terminal.size(),
             terminal.attributes(),
-            gap=gap,
+            border=border,
         )
         stack.enter_context(started.child)
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
+        from aider_guard.core.egress import Found
         from aider_guard.core.egress_events import AirGapChosen
         from aider_guard.session.assembly import Ground, assemble
 
+        found = Found(border.gap.layer, choosing.because)
         ground = Ground(
-            config, environment, aider, folder, terminal, fds, refusing, listening, gap, stack
+            config, environment, aider, folder, terminal, fds, listening, border, found, stack
         )
         session = assemble(ground, started, arguments, its_environment)
         session.watch(fds, wakeups)
         with terminal.raw_mode():
             try:
-                session.post(AirGapChosen(gap.layer, choosing.because))
+                session.post(AirGapChosen(found.layer, found.because))
                 session.begin()
                 if config.network == "open":
                     session.warn("network_open", NETWORK_OPEN)
                 session.run()
-                gap.flush()
+                border.look()
             finally:
                 _leave_screen(session, fds)
     return _close(session, folder)
@@ -91,8 +89,11 @@ def run_session(
 
 def _close(session: Session, folder: registry.SessionFolder) -> int:
     """Bring the histories home, say what is left to say, and tidy up."""
+    from aider_guard.core.egress_sentences import end_line
+
     problems = session.merge_histories()
-    _part(session.leftover_notices(), problems)
+    last = end_line(session.state)
+    _part([*session.leftover_notices(), *([last] if last is not None else [])], problems)
     if not problems:
         registry.forget_launches(folder.path)
         (folder.path / "histories.json").unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from aider_guard.core.egress import Place
 from aider_guard.core.requests import Request
 from aider_guard.core.sidecar_events import SidecarLost
 from aider_guard.core.wire import LineSplitter, WireError, decode, encode
@@ -31,14 +32,20 @@ PACKAGE_PARENT: Final = Path(__file__).resolve().parents[2]
 _given_up: list[subprocess.Popen[bytes]] = []
 
 
-def sidecar_command(ollama: str, tokenizers: str, door_fd: int = -1) -> list[str]:
+def sidecar_command(
+    ollama: str,
+    tokenizers: str,
+    door_fd: int = -1,
+    relays: Sequence[tuple[int, Place]] = (),
+) -> list[str]:
     """The command line of a sidecar; ``tokenizers`` is the folder of Aider's encodings, or "".
 
-    ``door_fd`` is the listening socket it inherits, -1 for none.
+    ``door_fd`` is the listening socket it inherits for the door, -1 for none, and those of ``relays`` lead to places.
     """
     program = [sys.executable, "-m", "aider_guard.sidecar"]
     door = ["--door-fd", str(door_fd)] if door_fd >= 0 else []
-    return [*program, "--ollama", ollama, "--tokenizers", tokenizers, *door]
+    relayed = [word for fd, place in relays for word in ("--relay", f"{fd}={place}")]
+    return [*program, "--ollama", ollama, "--tokenizers", tokenizers, *door, *relayed]
 
 
 class SidecarProcess:

@@ -91,6 +91,7 @@ class Preparation:
     pass_fds: Sequence[int] = ()
     attributes: list[Any] | None = None
     preexec: Callable[[], None] | None = None
+    preexec_fds: Sequence[int] = ()
 
     def __call__(self) -> None:
         """Do it; what fails reaches ``spawn`` in the parent as a sentence."""
@@ -126,7 +127,7 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], prepare: Preparation) -> 
         try:
             spawned = _Spawn(
                 [program, *argv[1:]],
-                pass_fds=prepare.pass_fds,
+                pass_fds=[*prepare.pass_fds, *prepare.preexec_fds],
                 forked=forked,
                 env=dict(env),
                 dimensions=(prepare.size.rows, prepare.size.columns),

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
-from aider_guard.airgap.gap import Gap
 from aider_guard.core import requests
 from aider_guard.core.actions import (
     Action,
@@ -24,11 +23,13 @@ from aider_guard.core.actions import (
     StartSidecar,
     WarmModel,
 )
-from aider_guard.core.egress_events import EgressBlocked
+from aider_guard.core.egress_events import AirGapChosen, EgressBlocked
+from aider_guard.core.egress_sentences import end_line
 from aider_guard.core.events import DeadlinePassed, Event
 from aider_guard.core.policy import decide
 from aider_guard.core.state import Limits, State
 from aider_guard.core.traffic.kinds import DoorSettings
+from aider_guard.session.border import Border
 from aider_guard.session.listening import Listening
 from aider_guard.session.loop import READ, Loop
 from aider_guard.session.watcher import Watcher
@@ -44,13 +45,19 @@ class Unattended:
     """
 
     def __init__(
-        self, listening: Listening, gap: Gap, *, environment: Mapping[str, str], limits: Limits
+        self,
+        listening: Listening,
+        border: Border,
+        *,
+        environment: Mapping[str, str],
+        limits: Limits,
     ) -> None:
         self._listening = listening
-        self._gap = gap
+        self._border = border
         self._orders: queue.SimpleQueue[Callable[[Loop, _Deciding], None]] = queue.SimpleQueue()
         self._environment = environment
         self._state = State(limits)
+        self._began = False
         self._wake, self._woken = socket.socketpair()
         self._stack = ExitStack()
         self._thread = threading.Thread(target=self._run, name="unattended", daemon=True)
@@ -82,6 +89,7 @@ class Unattended:
             for event in known:
                 deciding.post(event)
 
+        self._began = True
         self._orders.put(serve)
         self._wake.send(b"!")
 
@@ -95,13 +103,14 @@ class Unattended:
                 self._orders.get()(loop, deciding)
 
         with Loop() as loop, self._stack:
-            deciding = _Deciding(self, loop)
+            deciding = _Deciding(self, loop, self._border)
             loop.watch(self._woken.fileno(), READ, woken)
-            loop.on_deadline = lambda name: deciding.post(DeadlinePassed(name))
-            self._gap.watch(loop, lambda attempt: deciding.post(EgressBlocked.of(attempt)))
+            loop.on_deadline = deciding.passed
+            self._border.watch(loop, lambda attempt: deciding.post(EgressBlocked.of(attempt)))
+            deciding.post(AirGapChosen(self._border.gap.layer))
             loop.run(until=lambda: ended)
-            self._gap.flush()
-            self._gap.close()
+            self._border.look()
+            self._border.close()
 
     def _watcher(self, loop: Loop, ollama: str, tokenizers: str) -> Watcher:
         return Watcher(
@@ -110,7 +119,12 @@ class Unattended:
             tokenizers=tokenizers,
             environment=self._environment,
             door_fd=self._listening.fileno(),
+            relays=self._border.gap.relays,
         )
+
+    def end_line(self, *, even_nothing: bool) -> Notice | None:
+        """What tried to leave; once the run is over. None for one in which Aider did not begin."""
+        return end_line(self._state, even_nothing=even_nothing and self._began)
 
     def decide(self, event: Event) -> tuple[Action, ...]:
         """What the policy wants done about an event."""
@@ -121,8 +135,9 @@ class Unattended:
 class _Deciding:
     """Carries out what needs neither Aider nor a prompt; events that come meanwhile wait for their turn."""
 
-    def __init__(self, run: Unattended, loop: Loop) -> None:
+    def __init__(self, run: Unattended, loop: Loop, border: Border) -> None:
         self._run = run
+        self._border = border
         self._loop = loop
         self.watcher: Watcher | None = None
         self._events: list[Event] = []
@@ -135,6 +150,11 @@ class _Deciding:
             for action in self._run.decide(self._events[0]):
                 self._perform(action)
             del self._events[0]
+
+    def passed(self, deadline: str) -> None:
+        """The instant of this name has come."""
+        if not self._border.passed(deadline):
+            self.post(DeadlinePassed(deadline))
 
     def _perform(self, action: Action) -> None:
         match action:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
+from aider_guard.core.egress import Place
 from aider_guard.core.events import Event
 from aider_guard.core.requests import Request, ServeDoor
 from aider_guard.core.sidecar_events import SidecarLost
@@ -24,7 +25,9 @@ class Watcher:
         tokenizers: str,
         environment: Mapping[str, str],
         door_fd: int,
+        relays: Sequence[tuple[int, Place]] = (),
     ) -> None:
+        self._relays = tuple(relays)
         self._loop = loop
         self._door_fd = door_fd
         self._serving: ServeDoor | None = None
@@ -55,9 +58,9 @@ class Watcher:
         self.stop()
         try:
             process = SidecarProcess.start(
-                sidecar_command(self._ollama, self._tokenizers, self._door_fd),
+                sidecar_command(self._ollama, self._tokenizers, self._door_fd, self._relays),
                 self._environment,
-                pass_fds=[self._door_fd],
+                pass_fds=[self._door_fd, *(fd for fd, _ in self._relays)],
             )
         except OSError as error:
             self.post(SidecarLost(f"it cannot be started: {error.strerror}"))

@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         emit(SidecarStarted(os.getpid(), __version__))
         sensor = _start_memory(options.ollama, emit)
+        _start_relays(options.relay, emit)
         status = _serve(_start_ollama(options, sensor, emit))
     except (BrokenPipeError, KeyboardInterrupt):
         end_process(0)
@@ -52,6 +53,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ollama", default=DEFAULT_BASE, metavar="URL")
     parser.add_argument("--tokenizers", default="", metavar="DIR")
     parser.add_argument("--door-fd", type=int, default=-1, metavar="FD")
+    parser.add_argument("--relay", action="append", default=[], metavar="FD=HOST:PORT")
     return parser.parse_args(arguments)
 
 
@@ -75,6 +77,22 @@ def _start_memory(ollama: str, emit: Callable[[Event], None]) -> MemorySensor:
     sensor = MemorySensor(GpuSensor(), is_here=is_this_machine(connectable_base(ollama)))
     start_thread("memory", lambda: poll_memory(sensor, emit))
     return sensor
+
+
+def _start_relays(relays: Sequence[str], emit: Callable[[Event], None]) -> None:
+    """Let through what is allowed, each socket to its place."""
+    if not relays:
+        return
+    from aider_guard.core.egress import parse_place
+    from aider_guard.core.egress_events import EgressAllowed
+    from aider_guard.sidecar.relaying import Relay, run_relays
+
+    parts = (relay.partition("=") for relay in relays)
+    served = [Relay(int(fd), parse_place(place)) for fd, _, place in parts]
+    start_thread(
+        "relays",
+        lambda: run_relays(served, lambda place: emit(EgressAllowed(place.host, place.port))),
+    )
 
 
 def _start_ollama(

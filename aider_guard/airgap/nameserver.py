@@ -1,0 +1,72 @@
+"""The only name server that programs in the air gap find: in the guard's loop, on sockets that are theirs to ask."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from aider_guard.airgap.names import LOCAL, Names, answer
+from aider_guard.core.egress import Attempt
+from aider_guard.session.loop import READ, Loop
+
+PORT: Final = 53
+_ROUND: Final = 64
+"""So many questions are answered at once; the rest waits until the terminal had its turn."""
+_MOST_BYTES: Final = 4096
+_IP_PKTINFO, _IPV6_PKTINFO = 8, 50  # linux/in.h, linux/in6.h
+
+Ancillary = list[tuple[int, int, bytes]]
+
+
+class NameServer:
+    """Answers every question for a name, and reports it. Owns its sockets."""
+
+    def __init__(self, sockets: Sequence[socket.socket], names: Names) -> None:
+        self._sockets, self._names = tuple(sockets), names
+        self._loop: Loop | None = None
+        self._report: Callable[[Attempt], None] = lambda _attempt: None
+
+    def watch(self, loop: Loop, report: Callable[[Attempt], None]) -> None:
+        """Serve from this loop."""
+        self._loop, self._report = loop, report
+        for one in self._sockets:
+            loop.watch(one.fileno(), READ, lambda _events, dns=one: self._serve(dns))  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Serve nobody any more. Twice is no error."""
+        for one in self._sockets:
+            if self._loop is not None:
+                self._loop.forget(one.fileno())
+            one.close()
+        self._loop = None
+
+    def _serve(self, dns: socket.socket) -> None:
+        for query, ancillary, asker in _queries(dns):
+            answered = answer(query, self._names)
+            if answered is None:
+                self._report(Attempt("(no question for a name)", PORT, "udp"))
+                continue
+            if answered.name not in LOCAL:
+                self._report(Attempt(answered.name, PORT, "dns"))
+            with suppress(OSError):  # whoever asked has gone
+                dns.sendmsg([answered.reply], _from_where_it_was_asked(ancillary), 0, asker)
+
+
+def _queries(dns: socket.socket) -> Iterator[tuple[bytes, Ancillary, Any]]:
+    with suppress(OSError):  # nothing more
+        for _ in range(_ROUND):
+            query, ancillary, _flags, asker = dns.recvmsg(_MOST_BYTES, 256)
+            yield query, ancillary, asker
+
+
+def _from_where_it_was_asked(ancillary: Ancillary) -> Ancillary:
+    """The answer's source: the address that the question was sent to (ip(7) and ipv6(7), PKTINFO)."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+            return [(level, kind, struct.pack("i4s4s", 0, data[8:12], bytes(4)))]
+        if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
+            return [(level, kind, data[:16] + struct.pack("I", 0))]
+    return []

@@ -1,0 +1,129 @@
+"""The air gap of a session as its loop serves it: the layer, the proxy that refuses, and what Aider's Python tells."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+
+from aider_guard.airgap import proxy
+from aider_guard.airgap.choose import Choosing
+from aider_guard.airgap.counting import Counting
+from aider_guard.airgap.gap import Gap
+from aider_guard.airgap.hearsay import Hearsay
+from aider_guard.config import Config
+from aider_guard.core import egress_causes
+from aider_guard.core.egress import ENFORCED, Attempt, Place
+from aider_guard.errors import LaunchError, LaunchRefusedError
+from aider_guard.session.loop import Loop
+
+
+class Border:
+    """What stands between Aider and everything else. Made by ``open_border``."""
+
+    def __init__(
+        self,
+        gap: Gap,
+        proxy_listener: socket.socket,
+        ear: socket.socket,
+        mouth: socket.socket,
+        allowed: Sequence[Place],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.gap = gap
+        self._listener, self._ear, self._mouth = proxy_listener, ear, mouth
+        self._allowed = tuple(allowed)
+        self._clock = clock
+        self._counting = Counting()
+        self._report: Callable[[Attempt], None] = lambda _attempt: None
+        self._proxy: proxy.RefusingProxy | None = None
+        self._hearsay: Hearsay | None = None
+
+    @property
+    def refusing(self) -> str:
+        """The address of the proxy that refuses."""
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    @property
+    def mouth_fd(self) -> int:
+        """By which Aider's own Python tells where it wants to go; -1 where nothing is asked of it."""
+        return self._mouth.fileno() if self.gap.layer != "open" else -1
+
+    @property
+    def allowed(self) -> tuple[Place, ...]:
+        """What the user lets through."""
+        return self._allowed
+
+    def watch(self, loop: Loop, report: Callable[[Attempt], None]) -> None:
+        """Serve from this loop. The same attempts are reported once a second, with their number."""
+        self._report = report
+        self.gap.watch(loop, self._saw)
+        self._proxy = proxy.RefusingProxy(self._listener, loop, self._saw)
+        self._hearsay = Hearsay(self._ear, loop, self._saw)
+
+    def passed(self, deadline: str) -> bool:
+        """Take a deadline of the loop's; False when it is none of ours."""
+        if self._proxy is None or deadline != proxy.DEADLINE:
+            return False
+        self._proxy.tidy()
+        return True
+
+    def look(self) -> None:
+        """Report everything that has happened until now."""
+        self.gap.look()
+        for attempt in self._counting.rest():
+            self._report(attempt)
+
+    def close(self) -> None:
+        """Serve nobody any more: what still runs inside reaches nothing. Twice is no error."""
+        if self._proxy is not None:
+            self._proxy.close()
+        if self._hearsay is not None:
+            self._hearsay.close()
+        self._proxy = self._hearsay = None
+        self.gap.close()
+
+    def _saw(self, attempt: Attempt) -> None:
+        for one in self._counting.saw(attempt, self._clock()):
+            self._report(one)
+
+
+@contextmanager
+def open_border(gap: Gap, allowed: Sequence[Place]) -> Iterator[Border]:
+    """Make what is served beside the gap. Raises LaunchError when that cannot be."""
+    with ExitStack() as stack:
+        try:
+            fd, _port = gap.listen()
+            listener = stack.enter_context(socket.socket(fileno=fd))
+            ear, mouth = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise LaunchError(f"the air gap cannot be served: {error}") from error
+        stack.enter_context(ear)
+        stack.enter_context(mouth)
+        yield Border(gap, listener, ear, mouth, allowed)
+
+
+def choose(config: Config, environment: Mapping[str, str]) -> Choosing:
+    """The choice of a layer by the user's settings; it begins when its ``with`` does."""
+    return Choosing(config.allow, environment, is_open=config.network == "open")
+
+
+@contextmanager
+def chosen_border(choosing: Choosing, config: Config) -> Iterator[Border]:
+    """The border of the layer that was chosen.
+
+    Raises LaunchRefusedError when the user wants one that the kernel enforces, and there is none.
+    """
+    with closing(choosing.finish()) as gap:
+        if config.require_airgap and gap.layer not in ENFORCED:
+            raise LaunchRefusedError(_not_enforced(choosing.because))
+        with open_border(gap, config.allow) as border:
+            yield border
+
+
+def _not_enforced(because: str) -> str:
+    words, fix = egress_causes.in_words(because), egress_causes.fix(because)
+    what = "require-airgap is set, and the kernel does not enforce the air gap here"
+    return "\n  ".join(filter(None, (f"{what}: {words}", fix)))
