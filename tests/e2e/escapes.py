@@ -169,6 +169,8 @@ link = os.path.join(folder, f"link-{os.getpid()}")
 os.symlink(DAEMON, link)
 for path in (DAEMON, link, "/proc/self/root" + DAEMON, f"/proc/{GUARD}/root{DAEMON}", "/proc/1/root" + DAEMON):
     speak(socket.AF_UNIX, path)
+libc.umount2(DAEMON.encode(), 2)
+speak(socket.AF_UNIX, DAEMON)
 os.chdir(os.path.dirname(DAEMON))
 speak(socket.AF_UNIX, "./" + os.path.basename(DAEMON))
 """

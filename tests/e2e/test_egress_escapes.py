@@ -17,6 +17,7 @@ import pytest
 from e2e.egress import NOT_HERE
 from e2e.escapes import ESCAPES, ROUNDS, Escape
 from e2e.gapped import LAYERS, USERS, Lab, Ran, lab
+from e2e.world import DAEMON
 
 from aider_guard.demo.layout import Rig
 
@@ -73,6 +74,14 @@ def test_nobody_escapes(
     ran = here.gapped(escape.way, layer, user)
     assert gains(ran) == []
     assert "tried" in ran.said or ran.status == NOT_HERE, ran.said
+
+
+@every_user
+def test_a_daemon_is_named_where_the_guard_is_asked(user: str, here: Lab) -> None:
+    """In the layer that sees each call, the daemon's socket is reported by its path."""
+    (escape,) = (one for one in ESCAPES if one.id == "daemon-socket")
+    attempts = here.gapped(escape.way, "seccomp", user).attempts
+    assert (DAEMON, 0, "unix") in {(one.host, one.port, one.protocol) for one in attempts}
 
 
 @pytest.mark.parametrize("killer", ["itself", "another"])
