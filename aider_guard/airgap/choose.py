@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from aider_guard.airgap import kernel
 from aider_guard.airgap.asked import NoGap
+from aider_guard.airgap.masks import masked_sockets
 from aider_guard.airgap.names import Names
 from aider_guard.core import egress_causes
 from aider_guard.core.egress import ENFORCED, Found, Layer, Place
@@ -47,7 +49,6 @@ class Choosing:
         """Begin to make the best layer, in a child; it takes a few milliseconds."""
         if self._may_try("netns"):
             from aider_guard.airgap.jail import Building
-            from aider_guard.airgap.masks import masked_sockets
 
             try:
                 masked = masked_sockets(self._environment)
@@ -70,6 +71,8 @@ class Choosing:
     def _may_try(self, layer: Layer) -> bool:
         if not kernel.IS_LINUX:
             self._causes = ["not-linux"]
+        elif layer in self._not_tried:
+            self._causes.append(f"{layer} was switched off by {_SWITCH}")
         return kernel.IS_LINUX and not self._is_open and layer not in self._not_tried
 
     def _inside(self) -> list[tuple[str, int]]:
@@ -96,7 +99,19 @@ class Choosing:
             return None
 
     def _seccomp(self) -> Gap | None:
-        return None
+        if not self._may_try("seccomp"):
+            return None
+        from aider_guard.airgap.seccomp import SeccompGap
+        from aider_guard.airgap.trial import try_filter
+
+        masked = masked_sockets(self._environment)
+        try:
+            try_filter()
+            return SeccompGap(self._names, self._allowed, masked=masked)
+        except OSError as error:
+            otherwise = "no-notify" if error.errno == errno.EINVAL else "pidfd"
+            self._causes.append(egress_causes.cause_of(egress_causes.FILTER, _read, otherwise))
+            return None
 
 
 def _read(switch: str) -> str:
