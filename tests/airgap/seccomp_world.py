@@ -45,14 +45,18 @@ class World:
     attempts: list[Attempt] = field(default_factory=list)
 
     def start(
-        self, code: str, arguments: object = None, pass_fds: Sequence[int] = ()
+        self,
+        code: str,
+        arguments: object = None,
+        pass_fds: Sequence[int] = (),
+        stdout: int | None = subprocess.PIPE,
     ) -> subprocess.Popen[str]:
         """Start a Python program inside. It has ``arguments`` and ``tell``, and prints JSON lines."""
         command = [*PYTHON, PRELUDE + code, json.dumps(arguments)]
         with self.gap.entering() as enter:
             return subprocess.Popen(
                 command,
-                stdout=subprocess.PIPE,
+                stdout=stdout,
                 text=True,
                 preexec_fn=enter,  # noqa: PLW1509  # what an air gap is for
                 pass_fds=pass_fds,

@@ -1,0 +1,165 @@
+"""Programs inside the seccomp layer that mean to get out: each way first shown to work without it, where it does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from airgap.seccomp_world import Witness, World, witness, world
+
+TIMES = 400
+
+
+@pytest.fixture
+def here() -> Iterator[World]:
+    with world() as made:
+        yield made
+
+
+@pytest.fixture
+def host() -> Iterator[Witness]:
+    with witness() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def flipping(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The program of flipping.c."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler, for a program with two threads that race")
+    program = tmp_path_factory.mktemp("flipping") / "flipping"
+    source = Path(__file__).with_name("flipping.c")
+    subprocess.run([compiler, "-O1", "-pthread", "-o", program, source], check=True)
+    return str(program)
+
+
+@pytest.mark.parametrize("how", ["connect", "sendto", "sendmsg"])
+def test_an_address_that_changes_meanwhile(
+    here: World, host: Witness, flipping: str, how: str
+) -> None:
+    """Another thread turns an allowed address into a forbidden one and back: none of hundreds comes through."""
+    code = """
+server = socket.create_server(("127.0.0.1", 0), backlog=4096)
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); udp.bind(("127.0.0.1", 0))
+own = (server if arguments[1] == "connect" else udp).getsockname()[1]
+import subprocess
+subprocess.run([arguments[0], arguments[1], str(own), *arguments[2:]], check=True)
+tell(own)
+"""
+    bare = subprocess.run([flipping, how, str(host.port), str(host.port), "1"], check=False)
+    assert bare.returncode == 0
+    assert host.seen() == 1
+
+    assert here.run(code, [flipping, how, str(host.port), str(TIMES)])
+    assert host.seen() == 0
+    assert 0 < len(here.attempts) < TIMES  # the race was one: both addresses were seen
+
+
+GUARD = """
+import sys
+sys.path[:0] = sys.argv[1:]
+from airgap.seccomp_world import world
+with world() as here:
+    process = here.start('''
+import time
+tell(os.getpid())
+seen, until = set(), time.monotonic() + 15
+while "ENOSYS" not in seen and time.monotonic() < until:
+    seen.add(error_of(socket.socket().connect, ("127.0.0.1", arguments)))
+for _ in range(200):
+    seen.add(error_of(socket.socket().connect, ("127.0.0.1", arguments)))
+    seen.add(error_of(socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto, b"x", ("127.0.0.1", arguments)))
+tell(sorted(seen))
+''', PORT, stdout=None)
+    here.loop.run(lambda: False)
+"""
+
+
+def test_the_guard_is_killed(host: Witness) -> None:
+    """kill -9 of the guard while a program tries and tries: not one connection, before or after."""
+    tests, project = Path(__file__).parents[1], Path(__file__).parents[2]
+    script = GUARD.replace("PORT", str(host.port))
+    command = [sys.executable, "-c", script, str(tests), str(project)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as guard:
+        assert guard.stdout is not None
+        inside = int(guard.stdout.readline())
+        try:
+            guard.send_signal(signal.SIGKILL)
+            told = guard.stdout.readline()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(inside, signal.SIGKILL)
+
+    assert "ENOSYS" in told
+    assert '""' not in told
+    assert host.seen() == 0
+
+
+def test_the_guard_cannot_be_looked_into(here: World) -> None:
+    """Neither its memory nor its descriptors are to be had; while it serves, it can look into what is inside."""
+    code = """
+fd = libc.syscall(434, arguments, 0)
+taken = libc.syscall(438, fd, 0, 0)
+error = errno.errorcode[ctypes.get_errno()]
+tell([error_of(open, f"/proc/{arguments}/mem", "r+b"), taken, error, libc.ptrace(16, arguments, 0, 0)])
+"""
+    memory, taken, error, traced = here.run(code, os.getpid())
+
+    assert memory in {"EACCES", "EPERM"}
+    assert (taken, error) == (-1, "EPERM")
+    assert traced == -1
+
+
+def test_a_thread_with_descriptors_of_its_own(here: World, host: Witness) -> None:
+    """The guard takes sockets from the process: a thread whose numbers mean others is refused."""
+    code = """
+pair = socket.socketpair()
+number = pair[0].fileno()
+told = []
+to = ("127.0.0.1", arguments)
+def other():
+    assert libc.unshare(0x400) == 0  # CLONE_FILES
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    os.dup2(udp.fileno(), number)
+    again = socket.socket(fileno=number)
+    told.append(error_of(udp.sendmsg, [b"x"], [], 0, to))
+    told.append(error_of(again.sendmsg, [b"x"], [], 0, to))
+    again.detach()
+thread = threading.Thread(target=other); thread.start(); thread.join()
+tell(told)
+"""
+    told = here.run(code, host.port)
+
+    assert set(told) <= {"EPERM", "EBADF"}
+    assert "EPERM" in told
+    assert host.seen() == 0
+
+
+def test_bad_pointers_and_lengths(here: World) -> None:
+    """Whatever the arguments are, the guard answers with an error and goes on."""
+    code = """
+sock = socket.socket(); udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+unix = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); pair = socket.socketpair()[0]
+here = ctypes.create_string_buffer(256)
+wild = [0, 1, 8, 16, 128, 1 << 31, (1 << 32) - 1, 1 << 47, 1 << 63, (1 << 64) - 1, ctypes.addressof(here)]
+sixty_four = lambda *values: [ctypes.c_uint64(value) for value in values]
+calls = {"x86_64": (42, 44, 46, 307, 49, 50), "aarch64": (203, 206, 211, 269, 200, 201)}[os.uname().machine]
+import random
+chance = random.Random(7)
+count = 0
+for _ in range(600):
+    fd = chance.choice([sock.fileno(), udp.fileno(), unix.fileno(), pair.fileno(), 0, 99, (1 << 32) - 1])
+    result = libc.syscall(*sixty_four(chance.choice(calls), fd, *[chance.choice(wild) for _ in range(5)]))
+    count += 1
+tell(count)
+"""
+    assert here.run(code) == 600
+    assert here.run("tell(1)") == 1
