@@ -36,6 +36,7 @@ _X32: Final = 0x40000000  # __X32_SYSCALL_BIT, asm/unistd.h: the same calls unde
 _IO_URING: Final = (425, 426, 427)
 
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_HELD_TOO: Final = (17, 38)  # AF_PACKET, of a network namespace; AF_ALG, the kernel's ciphers
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
 # linux/in.h. Others connect by other calls than connect(2), as SCTP by setsockopt(2), or need root anyway.
 _STREAMS: Final = (0, 6, 262)  # TCP, MPTCP
@@ -73,6 +74,8 @@ class Calls:
     sendmmsg: int
     setsockopt: int
     request_key: int
+    other_table: tuple[int, ...]
+    """What makes sockets or looks names up, by the numbers of this machine's 32 bit programs."""
 
 
 CALLS: Final[Mapping[str, Calls]] = {
@@ -87,6 +90,7 @@ CALLS: Final[Mapping[str, Calls]] = {
         sendmmsg=307,
         setsockopt=54,
         request_key=249,
+        other_table=(102, 359, 287),  # socketcall, socket, request_key: asm/unistd_32.h
     ),
     "aarch64": Calls(
         architecture=0xC00000B7,
@@ -99,6 +103,7 @@ CALLS: Final[Mapping[str, Calls]] = {
         sendmmsg=269,
         setsockopt=208,
         request_key=218,
+        other_table=(281, 310),  # socket, request_key: asm/unistd32.h
     ),
 }
 """By the name that uname(2) gives the machine."""
@@ -125,6 +130,39 @@ def program(calls: Calls) -> bytes:
             *_when(calls.sendto, _ask_if_pointer(4)),
             *_when(calls.socket, _socket()),
             *_when(calls.setsockopt, _setsockopt()),
+            _return(ALLOW),
+        ]
+    )
+
+
+def program_in_a_jail(calls: Calls) -> bytes:
+    """The instructions beside a network namespace: what is not held by one is refused, and nobody is asked.
+
+    That are sockets of families that belong to no network namespace (to a virtual machine's host, say: EAFNOSUPPORT),
+    rings, which make sockets without a call, and lookups by a program of root's (ENOSYS).
+    """
+    held = (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, *_HELD_TOO)
+    absent = (*_IO_URING, calls.request_key)
+    sockets = [
+        _argument(0),
+        *_when_any(held, [_return(ALLOW)]),
+        _refuse(errno.EAFNOSUPPORT),
+    ]
+    return b"".join(
+        [
+            _load(_ARCHITECTURE),
+            *_unless(
+                calls.architecture,
+                [
+                    _load(_NUMBER),
+                    *_when_any((*_IO_URING, *calls.other_table), [_refuse(errno.ENOSYS)]),
+                    _return(ALLOW),
+                ],
+            ),
+            _load(_NUMBER),
+            *_when_at_least(_X32, [_refuse(errno.ENOSYS)]),
+            *_when_any(absent, [_refuse(errno.ENOSYS)]),
+            *_when(calls.socket, sockets),
             _return(ALLOW),
         ]
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass
 from typing import Final
 
-from aider_guard.airgap import kernel
+from aider_guard.airgap import callfilter, kernel
 
 # linux/capability.h: what root needs for files and processes of other users, and for ports below 1024. None of them
 # reaches the network outside, another namespace, or another process's memory.
@@ -35,6 +36,9 @@ class Namespaces:
         os.chdir(folder)  # the mount namespace put us at its root
         kernel.keep_capabilities(_ROOTS if os.geteuid() == 0 else frozenset())
         kernel.forbid_new_privileges()
+        calls = callfilter.CALLS.get(platform.machine())
+        if calls is not None:
+            kernel.filter_calls(callfilter.program_in_a_jail(calls))
 
     def close(self) -> None:
         """Let go of them. Twice is no error."""

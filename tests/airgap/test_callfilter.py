@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Callable
 from dataclasses import asdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.airgap.callfilter import ALLOW, ASK, CALLS, program
+from aider_guard.airgap.callfilter import ALLOW, ASK, CALLS, Calls, program, program_in_a_jail
 
 MACHINES = sorted(CALLS)
 
 
-def verdict(machine: str, number: int, *arguments: int, architecture: int | None = None) -> int:
+def verdict(
+    machine: str,
+    number: int,
+    *arguments: int,
+    architecture: int | None = None,
+    made: Callable[[Calls], bytes] = program,
+) -> int:
     """What the instructions return, by an interpreter of the four kinds they use (classic BPF, bpf(4))."""
     calls = CALLS[machine]
     six = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     shown = calls.architecture if architecture is None else architecture
     data = struct.pack("<IIQ6Q", number & 0xFFFFFFFF, shown, 0, *six)
-    instructions = list(struct.iter_unpack("<HBBI", program(calls)))
+    instructions = list(struct.iter_unpack("<HBBI", made(calls)))
     value, at = 0, 0
     while True:
         code, then, otherwise, k = instructions[at]
@@ -141,3 +148,26 @@ def test_everything_else_is_let_through(machine: str, number: int, arguments: li
 def test_short_enough(machine: str) -> None:
     """A jump reaches 255 instructions, and every call of every program passes them."""
     assert len(program(CALLS[machine])) // 8 < 120
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_beside_a_namespace_nobody_is_asked(machine: str) -> None:
+    """What a network namespace holds is let through, and what it does not hold is refused, for 32 bit programs too."""
+    calls = CALLS[machine]
+
+    def told(number: int, *arguments: int, other: bool = False) -> int:
+        architecture = 0x40000003 if other else None
+        return verdict(
+            machine, number, *arguments, architecture=architecture, made=program_in_a_jail
+        )
+
+    for number in (calls.connect, calls.bind, calls.listen, calls.sendto, calls.sendmsg, 0, 1, 59):
+        assert told(number, 3, 1, 1, 0, 1) == ALLOW
+    assert [told(calls.socket, family) for family in (1, 2, 10, 16, 17)] == [ALLOW] * 5
+    assert {told(calls.socket, family) for family in (31, 39, 40, 42, 44)} == {
+        refused(errno.EAFNOSUPPORT)
+    }
+    absent = {refused(errno.ENOSYS)}
+    assert {told(number) for number in (425, 426, 427, calls.request_key)} == absent
+    assert {told(number, other=True) for number in (425, *calls.other_table)} == absent
+    assert told(5, other=True) == ALLOW
