@@ -119,6 +119,7 @@ _NO_6 = "if not os.path.exists('/proc/net/if_inet6'): sys.exit(77)\n"
 _MAPPED = (
     f"s = socket.socket(socket.AF_INET6); s.connect(('::ffff:{OUTSIDE}', 443)); s.sendall(WORD)"
 )
+_SEND_TO = "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(WORD, TO)"
 _FAST_OPEN = "s = socket.socket(); s.sendto(WORD, 0x20000000, TO)"  # MSG_FASTOPEN
 _FAST_OPEN_OPTION = "s = socket.socket(); s.setsockopt(6, 30, 1); s.connect(TO); s.sendall(WORD)"
 _NOT_BLOCKING = """
@@ -198,7 +199,7 @@ WAYS = (
     _raw("daemon", _AFTER_THE_END),
     _raw("bash", f"os.execvp('bash', ['bash', '-c', {_BASH!r}])"),
     _raw("dns-by-tcp", _CONNECT, 53),
-    _udp("udp", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(WORD, TO)"),
+    _udp("udp", _SEND_TO),
     _udp("udp-connected", "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(TO); s.send(WORD)"),
     _udp("udp-message", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendmsg([WORD], [], 0, TO)"),
     _udp("udp-messages", _SENDMMSG),
@@ -213,5 +214,6 @@ WAYS = (
     Way("git-https", ["git", "ls-remote", "https://git.example.com/a.git"], "git.example.com:443", port=443),
     Way("git-ssh", ["git", "-c", _SSH, "ls-remote", "ssh://git@ssh.example.com/a.git"], "ssh.example.com:22", port=22),
     _raw("service", _CONNECT, SERVICE, "127.0.0.1"),
+    replace(_raw("service-datagram", _SEND_TO, SERVICE, "127.0.0.1"), kind="datagram"),
 )  # fmt: skip
 """Each has to be reported by its place."""

@@ -34,7 +34,7 @@ SECRET = "the-secret-of-the-house"
 DATAGRAMS = 9999
 """The port of the outside that takes datagrams."""
 SERVICE = 5432
-"""The port of 127.0.0.1 where another service of the machine listens."""
+"""The port of 127.0.0.1 where another service of the machine listens, for connections and for datagrams."""
 DAEMON = "/run/docker.sock"
 """The socket of a service that acts for whoever asks it, and so leads out."""
 ABSTRACT = b"\0of-another-service"
@@ -140,6 +140,7 @@ def listen(listeners: Listeners, ports: Sequence[int]) -> None:
     if has_6:
         listeners.datagrams(socket.AF_INET6, (OUTSIDE_6, DATAGRAMS), DATAGRAMS)
     listeners.connections(socket.AF_INET, ("127.0.0.1", SERVICE), SERVICE)
+    listeners.datagrams(socket.AF_INET, ("127.0.0.1", SERVICE), SERVICE)
     listeners.connections(socket.AF_UNIX, DAEMON)
     Path(DAEMON).chmod(0o666)
     listeners.connections(socket.AF_UNIX, ABSTRACT)
