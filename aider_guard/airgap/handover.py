@@ -14,7 +14,7 @@ import socket
 import threading
 from typing import Final
 
-from aider_guard.airgap import kernel
+from aider_guard.airgap import kernel, landlock, readable
 
 # linux/seccomp.h
 _NEW_LISTENER: Final = 1 << 3
@@ -48,6 +48,7 @@ def enter(channel: socket.socket, program: bytes) -> None:
     """In the fork: put it under the filter, and send the listener through *channel*. Raises OSError."""
     kernel.forbid_new_privileges()
     kernel.keep_capabilities(_KEPT_CAPABILITIES)
+    landlock.separate()
     listeners: queue.SimpleQueue[int] = queue.SimpleQueue()
     failures: list[OSError] = []
 
@@ -70,6 +71,7 @@ def enter(channel: socket.socket, program: bytes) -> None:
     os.close(listener)
     if failures:
         raise failures[0]
+    readable.by_the_guard()
 
 
 def received(channel: socket.socket, seconds: float = _PATIENCE_SECONDS) -> int:

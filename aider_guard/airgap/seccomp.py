@@ -6,7 +6,6 @@ The guard serves from its loop. When it ends, by whatever means, every such call
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import platform
 import selectors
 import socket
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, Literal
 
-from aider_guard.airgap import acting, callfilter, handover
+from aider_guard.airgap import acting, callfilter, handover, readable
 from aider_guard.airgap.calls import Calls, Later
 from aider_guard.airgap.gap import Enter
 from aider_guard.airgap.names import Names
@@ -31,9 +30,6 @@ _BUDGET_SECONDS: Final = 0.01
 """How many calls are answered in a row, and for how long, before the terminal gets its turn."""
 _QUEUE: Final = 128
 _HERE: Final = "127.0.0.1"
-# linux/prctl.h
-_PR_GET_DUMPABLE: Final = 3
-_PR_SET_DUMPABLE: Final = 4
 
 
 class SeccompGap:
@@ -100,7 +96,7 @@ class SeccompGap:
     def entering(self) -> Iterator[Enter]:
         """See ``Gap``. What runs inside from earlier on is served as before."""
         if not self._is_hidden:
-            self._owned.enter_context(_unreadable())
+            self._owned.enter_context(readable.by_nobody())
             self._is_hidden = True
         mine, theirs = socket.socketpair()
         with mine, theirs:
@@ -187,19 +183,3 @@ def _listening() -> socket.socket:
 
 def _key(place: Place) -> Endpoint:
     return (_HERE if place.host == "localhost" else place.host), place.port
-
-
-@contextlib.contextmanager
-def _unreadable() -> Iterator[None]:
-    """Nobody else may trace the guard meanwhile, read its memory or take its descriptors (PR_SET_DUMPABLE, prctl(2)).
-
-    Without it a program inside could, with the same user's rights, where Yama does not forbid it. What the guard
-    starts is as it always was: execve(2) sets it anew.
-    """
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    before = prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)
-    prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    try:
-        yield
-    finally:
-        prctl(_PR_SET_DUMPABLE, before if before in {0, 1} else 0, 0, 0, 0)

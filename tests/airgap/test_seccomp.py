@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -414,30 +415,36 @@ def interpreter_for(user: int, paths: str) -> str | None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
-def test_as_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_as_an_ordinary_user() -> None:
     """All of this holds without any right."""
-    paths = f"{Path(__file__).parents[2]}:{sysconfig.get_path('purelib')}"
+    project = Path(__file__).parents[2]
+    paths = f"{project}:{sysconfig.get_path('purelib')}"
     python = interpreter_for(USER, paths)
     if python is None:
         pytest.skip("an ordinary user may start no Python that has the tests' packages")
-    folder = tmp_path_factory.mktemp("user")
-    os.chown(folder, USER, USER)
-    for parent in (folder.parent, folder.parent.parent):
-        parent.chmod(0o755)
     names = ("", "_unix", "_hostile")
     files = [str(Path(__file__).with_name(f"test_seccomp{name}.py")) for name in names]
-    options = ["-q", "-p", "no:cacheprovider", f"--basetemp={folder}/t", "-k", "not ordinary_user"]
-    done = subprocess.run(
-        [python, "-B", "-m", "pytest", *options, *files],
-        user=USER,
-        group=USER,
-        extra_groups=[],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "HOME": str(folder), "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is root's
+        os.chown(folder, USER, USER)
+        options = [
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            f"--basetemp={folder}/t",
+            "-k",
+            "not ordinary_user",
+        ]
+        done = subprocess.run(
+            [python, "-B", "-m", "pytest", *options, *files],
+            user=USER,
+            group=USER,
+            extra_groups=[],
+            cwd=project,
+            env={**os.environ, "HOME": folder, "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from airgap.seccomp_world import Witness, World, witness, world
+from airgap.seccomp_world import PRELUDE, Witness, World, witness, world
 
 TIMES = 400
 
@@ -116,6 +116,59 @@ tell([error_of(open, f"/proc/{arguments}/mem", "r+b"), taken, error, libc.ptrace
     assert memory in {"EACCES", "EPERM"}
     assert (taken, error) == (-1, "EPERM")
     assert traced == -1
+
+
+LOOKS = """
+fd = libc.syscall(434, arguments, 0)
+tell([error_of(open, f"/proc/{arguments}/mem", "r+b"), libc.syscall(438, fd, 0, 0) >= 0,
+      libc.ptrace(16, arguments, 0, 0)])
+"""
+
+
+def test_other_processes_of_the_user(here: World) -> None:
+    """A shell outside cannot be made to connect: it may not be traced from inside, where it may be from outside."""
+    outside = [sys.executable, "-I", "-S", "-c", PRELUDE + LOOKS]
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        try:
+            number = str(bystander.pid)
+            bare = subprocess.run([*outside, number], capture_output=True, text=True, check=True)
+            told = here.run(LOOKS, bystander.pid)
+        finally:
+            bystander.kill()
+    if bare.stdout != '["", true, 0]\n':
+        pytest.skip("this system forbids it to everybody")
+
+    assert told[0] in {"EACCES", "EPERM"}
+    assert told[1:] == [False, -1]
+
+
+def test_a_debugger_inside(here: World) -> None:
+    """Programs inside may trace each other, as gdb and strace do; files move between folders as before."""
+    code = """
+import subprocess, tempfile
+own = subprocess.Popen(["sleep", "60"])
+try:
+    with tempfile.TemporaryDirectory() as folder:
+        os.makedirs(f"{folder}/a"); os.makedirs(f"{folder}/b")
+        open(f"{folder}/a/x", "w").close(); os.rename(f"{folder}/a/x", f"{folder}/b/x")
+        moved = os.listdir(f"{folder}/b")
+    tell([error_of(open, f"/proc/{own.pid}/mem", "r+b"), moved])
+finally:
+    own.kill(); own.wait()
+"""
+    assert here.run(code) == ["", ["x"]]
+
+
+def test_the_guard_itself_is_not_to_be_looked_into(host: Witness) -> None:
+    """While it serves, also to processes of the same user that are not inside; afterwards it is as before."""
+    with witness(), world() as here:
+        before = os.stat("/proc/self/mem").st_uid
+        assert here.run("tell(1)") == 1
+        during = os.stat("/proc/self/mem").st_uid
+    after = os.stat("/proc/self/mem").st_uid
+
+    assert (before, during, after) == (os.geteuid(), 0, os.geteuid())
+    assert host.seen() == 0
 
 
 def test_a_thread_with_descriptors_of_its_own(here: World, host: Witness) -> None:
