@@ -282,6 +282,7 @@ def test_an_allowed_place_is_let_through_at_exactly_its_port(bench: Bench) -> No
         assert bench.run(code, allowed=[(allowed, bench.port)]) == Result("", [], arrived=True)
         run = bench.run(code, allowed=[(allowed, bench.port + 1)])
         assert (run.told, run.arrived) == ([(host, bench.port, "tcp")], False)
+        assert ("gaierror" in run.said) == (host == NAME)  # it is not looked up for nothing
     unasked = bench.run(by_address, allowed=[("outside.example", bench.port)])
     assert (unasked.told, unasked.arrived) == ([(OUTSIDE, bench.port, "tcp")], False)
 

@@ -7,8 +7,8 @@ import hashlib
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,12 @@ async def end_of(reader: asyncio.StreamReader) -> str:
         return "reset"
 
 
+def reset(writer: asyncio.StreamWriter) -> None:
+    channel = writer.get_extra_info("socket")
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    writer.transport.abort()
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
@@ -229,30 +235,76 @@ def test_a_place_that_refuses_resets_the_connection() -> None:
     run(story())
 
 
+@contextmanager
+def deaf_place() -> Iterator[tuple[Place, Callable[[], list[socket.socket]]]]:
+    """A listener whose queue is full does not answer; until it is told to take those who wait, who say nothing."""
+    with ExitStack() as stack:
+        deaf = stack.enter_context(socket.socket())
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        deaf.setblocking(False)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+
+        taken: list[socket.socket] = []
+
+        def take() -> list[socket.socket]:
+            with suppress(BlockingIOError):
+                while True:
+                    taken.append(stack.enter_context(deaf.accept()[0]))
+                    taken[-1].setblocking(False)
+            return taken
+
+        yield Place(*deaf.getsockname()), take
+
+
 def test_a_place_that_does_not_answer_has_its_time() -> None:
-    """Then the connection is reset; one that is given up before leaves nothing."""
+    """Then the connection is reset; one that is given up before leaves nothing, nor does one at the end."""
 
     async def story() -> None:
-        # A listener whose queue is full does not answer.
-        with socket.socket() as deaf:
-            deaf.bind(("127.0.0.1", 0))
-            deaf.listen(0)
-            where = deaf.getsockname()
-            waiting = [socket.socket() for _ in range(4)]
-            for one in waiting:
-                one.setblocking(False)
-                one.connect_ex(where)
-            async with relayed(Place(*where), connect_seconds=0.2) as ends:
+        with deaf_place() as (deaf, _):
+            async with relayed(deaf, connect_seconds=0.2) as ends:
                 reader, writer = await ends.connect()
                 assert await end_of(reader) == "reset"
                 writer.close()
-            async with relayed(Place(*where)) as ends:
+            async with relayed(deaf, connect_seconds=60) as ends:
+                await asyncio.sleep(0)
+                before = open_files()
                 _, writer = await ends.connect()
-                writer.transport.abort()
+                while not ends.passed:
+                    await asyncio.sleep(0.001)
+                reset(writer)
+                while open_files() != before:
+                    await asyncio.sleep(0.01)
                 _, writer = await ends.connect()
+                while len(ends.passed) < 2:
+                    await asyncio.sleep(0.001)
             writer.close()
-            for one in waiting:
-                one.close()
+
+    run(story())
+
+
+def test_what_is_said_before_the_place_answers_is_kept() -> None:
+    """In order, and its end as well: the place takes the connection a second later."""
+
+    async def story() -> None:
+        with deaf_place() as (slow, take):
+            async with relayed(slow) as ends:
+                _, writer = await ends.connect()
+                writer.write(b"said early")
+                writer.write_eof()
+                while not ends.passed:
+                    await asyncio.sleep(0.001)
+                heard: list[bytes] = []
+                while b"" not in heard:
+                    await asyncio.sleep(0.02)
+                    for connection in take():
+                        with suppress(BlockingIOError):
+                            heard.append(connection.recv(100))
+                assert heard == [b"said early", b""]
+                writer.close()
 
     run(story())
 
@@ -263,11 +315,6 @@ def test_a_reset_is_passed_on() -> None:
     async def story() -> None:
         ends_seen: list[str] = []
         seen = asyncio.Event()
-
-        def reset(writer: asyncio.StreamWriter) -> None:
-            channel = writer.get_extra_info("socket")
-            channel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            writer.transport.abort()
 
         async def breaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readexactly(1)
@@ -344,6 +391,13 @@ def test_ending_cuts_everything() -> None:
                     writer.write(b"x")
                     assert await reader.readexactly(1) == b"x"
                 fresh = await ends.connect()
+                stuck = await ends.connect()
+                stuck[0]._transport.pause_reading()  # type: ignore[attr-defined]  # it reads no more
+                with suppress(asyncio.TimeoutError):
+                    while True:
+                        stuck[1].write(bytes(65536))
+                        await asyncio.wait_for(stuck[1].drain(), 0.3)
+            stuck[1].transport.abort()
             for reader, writer in [*joined, fresh]:
                 assert await end_of(reader) in {"ended", "reset"}
                 writer.close()
