@@ -112,7 +112,8 @@ CALLS: Final[Mapping[str, Calls]] = {
 def program(calls: Calls) -> bytes:
     """The instructions for this kind of machine, eight bytes each.
 
-    They say ASK for connect, bind, listen, sendmsg, sendmmsg, and sendto with an address. Other architectures' calls
+    They say ASK for connect, bind, listen, sendmsg, sendmmsg, sendto with an address, and a new socket for internet
+    datagrams, which the guard makes. Other architectures' calls
     (32 bit programs) get EPERM, x32 and io_uring ENOSYS, sockets that the guard does not know what they do
     EAFNOSUPPORT, EPROTONOSUPPORT or EPERM, options that lead a packet away EPERM. Everything else is let through.
     """
@@ -180,8 +181,8 @@ def _socket() -> list[bytes]:
     internet = [
         _argument(1),
         _instruction(_AND, _SOCK_TYPE_MASK),
-        *_when(_SOCK_STREAM, _one_of(2, _STREAMS, errno.EPROTONOSUPPORT)),
-        *_when(_SOCK_DGRAM, _one_of(2, _DATAGRAMS, errno.EPROTONOSUPPORT)),
+        *_when(_SOCK_STREAM, _one_of(2, _STREAMS, errno.EPROTONOSUPPORT, ALLOW)),
+        *_when(_SOCK_DGRAM, _one_of(2, _DATAGRAMS, errno.EPROTONOSUPPORT, ASK)),
         _refuse(errno.EPERM),
     ]
     return [
@@ -202,8 +203,8 @@ def _setsockopt() -> list[bytes]:
     return [_argument(1), *block, _return(ALLOW)]
 
 
-def _one_of(argument: int, values: Iterable[int], otherwise: int) -> list[bytes]:
-    return [_argument(argument), *_when_any(values, [_return(ALLOW)]), _refuse(otherwise)]
+def _one_of(argument: int, values: Iterable[int], otherwise: int, then: int) -> list[bytes]:
+    return [_argument(argument), *_when_any(values, [_return(then)]), _refuse(otherwise)]
 
 
 def _instruction(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:

@@ -3,8 +3,9 @@
 The guard never lets the kernel look at an address again that it has judged: another thread could have changed it. It
 connects and sends by itself, on a duplicate of the socket, with its own copy. "Go on" is said only where no address
 counts: to bind and listen, to what goes on over a connected stream, to descriptors that a Unix socket carries. What
-remains is a program that exchanges the *descriptor* in just that moment, from another thread, for a datagram socket's;
-every internet socket that was seen before is kept on the loopback by the kernel, whatever becomes of it.
+remains is a program that exchanges the *descriptor* in just that moment, from another thread. The kernel keeps each
+internet datagram socket on the loopback from its beginning (SO_BINDTODEVICE), so that even so nothing leaves the
+machine.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from aider_guard.airgap import acting
+from aider_guard.airgap.callers import Caller
 from aider_guard.airgap.callfilter import Calls as Numbers
 from aider_guard.airgap.datagrams import Datagrams
-from aider_guard.airgap.notifications import Caller, Done, GoOn, Notification
+from aider_guard.airgap.notifications import Done, Give, GoOn, Notification
 from aider_guard.airgap.permits import DNS_PORT, Permits, kind_of
 from aider_guard.airgap.sockaddr import (
     MOST_BYTES,
@@ -34,6 +36,7 @@ from aider_guard.airgap.sockaddr import (
 from aider_guard.airgap.unixsockets import opened
 
 _FORBIDDEN = (errno.EPERM, errno.EACCES)
+_SOCK_TYPE_MASK = 0xF  # linux/net.h
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Later:
     socket: socket.socket
 
 
-Answer = Done | GoOn | Later
+Answer = Done | GoOn | Give | Later
 _Handler = Callable[[Notification, Caller], Answer]
 
 
@@ -54,6 +57,7 @@ class Calls:
         self._permits = permits
         sends = Datagrams(permits)
         self._handlers: Mapping[int, _Handler] = {
+            numbers.socket: self._socket,
             numbers.connect: self._connect,
             numbers.bind: self._bind,
             numbers.listen: self._listen,
@@ -73,6 +77,17 @@ class Calls:
             if error.errno in _FORBIDDEN:
                 self._permits.refuse("", 0, "other", caller)
             return Done(error=error.errno or errno.EPERM)
+
+    def _socket(self, call: Notification, _caller: Caller) -> Answer:
+        """Make it, and keep it on the loopback before the program has it."""
+        family, kind, protocol = (call.integer(argument) for argument in range(3))
+        try:
+            sock = socket.socket(family, kind & _SOCK_TYPE_MASK, protocol)
+        except OSError as error:
+            return Done(error=error.errno or errno.EACCES)
+        acting.keep_on_loopback(sock)
+        sock.setblocking(not kind & socket.SOCK_NONBLOCK)
+        return Give(sock, bool(kind & socket.SOCK_CLOEXEC))
 
     def _connect(self, call: Notification, caller: Caller) -> Answer:
         length = call.integer(2)

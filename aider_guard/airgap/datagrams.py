@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from aider_guard.airgap import acting
+from aider_guard.airgap.callers import Caller
 from aider_guard.airgap.names import Names, answer
-from aider_guard.airgap.notifications import Caller, Done, GoOn, Notification
+from aider_guard.airgap.notifications import Done, GoOn, Notification
 from aider_guard.airgap.permits import DNS_PORT, Permits, kind_of
 from aider_guard.airgap.sockaddr import (
     MOST_BYTES,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from aider_guard.airgap.callers import Caller
 from aider_guard.airgap.names import Names
-from aider_guard.airgap.notifications import Caller
 from aider_guard.airgap.ownservers import Kind, OwnServers
 from aider_guard.airgap.sockaddr import Internet
 from aider_guard.airgap.unixsockets import Found, Masked

@@ -15,11 +15,12 @@ from functools import partial
 from typing import Final, Literal
 
 from aider_guard.airgap import acting, callfilter, handover, readable
+from aider_guard.airgap.callers import Caller
 from aider_guard.airgap.calls import Calls, Later
 from aider_guard.airgap.gap import Enter
 from aider_guard.airgap.names import Names
 from aider_guard.airgap.nameserver import NameServer
-from aider_guard.airgap.notifications import Caller, Done, Listener, Notification
+from aider_guard.airgap.notifications import Done, Give, Listener, Notification
 from aider_guard.airgap.permits import Endpoint, Permits
 from aider_guard.airgap.unixsockets import Masked
 from aider_guard.core.egress import Attempt, Place
@@ -145,10 +146,14 @@ class SeccompGap:
     def _answer(self, listener: Listener, call: Notification) -> None:
         caller = Caller(call.thread, lambda: listener.is_valid(call.id))
         answer = self._calls.decide(call, caller)
-        if isinstance(answer, Later):
-            self._finish_later(listener, call.id, answer.socket)
-        else:
-            listener.answer(call.id, answer)
+        match answer:
+            case Later(sock):
+                self._finish_later(listener, call.id, sock)
+            case Give(sock):
+                with sock:
+                    listener.answer(call.id, answer)
+            case _:
+                listener.answer(call.id, answer)
 
     def _finish_later(self, listener: Listener, identifier: int, sock: socket.socket) -> None:
         loop = self._loop

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from aider_guard.airgap.notifications import Caller
+from aider_guard.airgap.callers import Caller
 
 _DELETED = " (deleted)"  # what the kernel adds to the path of a file without a name
 

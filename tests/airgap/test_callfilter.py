@@ -72,8 +72,9 @@ SOCKETS = [
     (2, 1 | 0o4000, 0, ALLOW),  # with SOCK_NONBLOCK
     (2, 1, 6, ALLOW),
     (10, 1, 262, ALLOW),
-    (10, 2, 17, ALLOW),
-    (2, 2, 1, ALLOW),
+    (10, 2, 17, ASK),
+    (2, 2 | 0o2004000, 0, ASK),
+    (2, 2, 1, ASK),
     (16, 3, 0, ALLOW),
     (2, 1, 132, refused(errno.EPROTONOSUPPORT)),  # SCTP
     (2, 1, 256, refused(errno.EPROTONOSUPPORT)),  # SMC

@@ -70,13 +70,14 @@ from airgap.seccomp_world import world
 with world() as here:
     process = here.start('''
 import time
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 tell(os.getpid())
 seen, until = set(), time.monotonic() + 15
 while "ENOSYS" not in seen and time.monotonic() < until:
     seen.add(error_of(socket.socket().connect, ("127.0.0.1", arguments)))
 for _ in range(200):
     seen.add(error_of(socket.socket().connect, ("127.0.0.1", arguments)))
-    seen.add(error_of(socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto, b"x", ("127.0.0.1", arguments)))
+    seen.add(error_of(udp.sendto, b"x", ("127.0.0.1", arguments)))
 tell(sorted(seen))
 ''', PORT, stdout=None)
     here.loop.run(lambda: False)
@@ -169,6 +170,41 @@ def test_the_guard_itself_is_not_to_be_looked_into(host: Witness) -> None:
 
     assert (before, during, after) == (os.geteuid(), 0, os.geteuid())
     assert host.seen() == 0
+
+
+def test_a_datagram_socket_never_leaves_the_loopback(here: World) -> None:
+    """By the kernel, from its beginning on and after each use: also what the guard did not see would stay."""
+    code = """
+import fcntl
+def device(sock):
+    return sock.getsockopt(socket.SOL_SOCKET, 25, 16).rstrip(b"\\0").decode()
+plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+told = [device(plain), device(six), os.get_blocking(plain.fileno()), os.get_blocking(six.fileno()),
+        fcntl.fcntl(six.fileno(), fcntl.F_GETFD)]
+raw = libc.socket(2, 2, 0)
+told.append(fcntl.fcntl(raw, fcntl.F_GETFD))
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); server.bind(("127.0.0.1", 0))
+plain.connect(server.getsockname())
+libc.connect(plain.fileno(), bytes(16), 16)  # AF_UNSPEC: ends it, and forgets the device
+told += [device(plain), error_of(plain.setsockopt, socket.SOL_SOCKET, 25, b"")]
+tell(told)
+"""
+    assert here.run(code) == ["lo", "lo", True, False, 1, 0, "lo", "EPERM"]
+
+
+def test_too_many_descriptors(here: World) -> None:
+    """The error is the program's own."""
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5))
+held, error = [], ""
+while not error and len(held) < 9:
+    error = error_of(lambda: held.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
+tell(error)
+"""
+    assert here.run(code) == "EMFILE"
+    assert here.attempts == []
 
 
 def test_a_thread_with_descriptors_of_its_own(here: World, host: Witness) -> None:
