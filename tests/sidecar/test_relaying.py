@@ -286,14 +286,15 @@ def test_a_place_that_does_not_answer_has_its_time() -> None:
     run(story())
 
 
-def test_what_is_said_before_the_place_answers_is_kept() -> None:
+@pytest.mark.parametrize("said", [[b"said early"], []])
+def test_what_is_said_before_the_place_answers_is_kept(said: list[bytes]) -> None:
     """In order, and its end as well: the place takes the connection a second later."""
 
     async def story() -> None:
         with deaf_place() as (slow, take):
             async with relayed(slow) as ends:
                 _, writer = await ends.connect()
-                writer.write(b"said early")
+                writer.writelines(said)
                 writer.write_eof()
                 while not ends.passed:
                     await asyncio.sleep(0.001)
@@ -303,7 +304,7 @@ def test_what_is_said_before_the_place_answers_is_kept() -> None:
                     for connection in take():
                         with suppress(BlockingIOError):
                             heard.append(connection.recv(100))
-                assert heard == [b"said early", b""]
+                assert heard == [*said, b""]
                 writer.close()
 
     run(story())
