@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import subprocess
@@ -261,6 +262,7 @@ def test_a_server_that_does_not_accept_holds_only_its_client(here: World) -> Non
     fd, port = here.gap.listen()
     with socket.socket(fileno=fd):
         code = """
+import time
 server = socket.create_server(("127.0.0.1", 0), backlog=0)
 first = socket.create_connection(server.getsockname())
 tell("full")
@@ -270,6 +272,8 @@ def wait():
     tell([before.getpeername() == server.getsockname(),
           struct.unpack("@ll", before.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16))[0]])
 waiting = threading.Thread(target=wait); waiting.start()
+while before.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\\2":  # TCP_SYN_SENT
+    time.sleep(0.001)
 for _ in range(20):
     socket.create_connection(("127.0.0.1", arguments)).close()
 tell("others")
@@ -352,6 +356,28 @@ tell(error_of(socket.socket().connect, ("192.0.2.10", 1)))
 
     assert [attempt.port for attempt in here.attempts] == [host.port, host.port, 1]
     assert host.seen() == 0
+
+
+def test_a_fork_that_starts_no_program(here: World, host: Witness) -> None:
+    """It is inside too, and the guard may look into it, as little as others may look into the guard."""
+    with here.gap.entering() as enter:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            with contextlib.suppress(BaseException):
+                enter()
+                with socket.socket() as sock:
+                    status = sock.connect_ex(("127.0.0.1", host.port))
+            os._exit(status)
+    ended_fd = os.pidfd_open(child)
+    try:
+        here.serve_until(ended_fd)
+    finally:
+        os.close(ended_fd)
+        _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == errno.ECONNREFUSED
+    assert here.kinds() == {("127.0.0.1", host.port, "tcp")}
 
 
 def test_a_fork_that_never_enters(here: World) -> None:

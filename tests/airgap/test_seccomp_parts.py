@@ -32,7 +32,8 @@ from aider_guard.airgap.sockaddr import (
 )
 
 INET, INET6 = socket.AF_INET, socket.AF_INET6
-ADDRESSES = st.ip_addresses().filter(lambda one: not one.is_unspecified)
+ANY = {ipaddress.ip_address(text) for text in ("0.0.0.0", "::", "::ffff:0.0.0.0")}
+ADDRESSES = st.ip_addresses().filter(lambda one: one not in ANY)
 
 
 @given(ADDRESSES, st.integers(0, 65535))
