@@ -18,6 +18,8 @@ import pytest
 from airgap.seccomp_world import PYTHON, Witness, World, ended, witness, world
 
 from aider_guard.core.egress import Attempt, Place
+from aider_guard.session.child import Child
+from aider_guard.session.terminal import Size
 
 OUTSIDE = "192.0.2.10"  # documentation addresses, RFC 5737: nobody is there
 OUTSIDE6 = "2001:db8::10"
@@ -378,6 +380,27 @@ def test_a_fork_that_starts_no_program(here: World, host: Witness) -> None:
 
     assert os.waitstatus_to_exitcode(status) == errno.ECONNREFUSED
     assert here.kinds() == {("127.0.0.1", host.port, "tcp")}
+
+
+def test_in_a_pty(here: World, host: Witness) -> None:
+    """A program that is started as Aider is enters too, and has none of the guard's descriptors."""
+    code = f"""
+import os, socket
+print(socket.socket().connect_ex(("127.0.0.1", {host.port})), os.listdir("/proc/self/fd"))
+"""
+    with here.gap.entering() as enter:
+        child = Child.spawn(
+            [*PYTHON, code],
+            size=Size(24, 80),
+            env=os.environ,
+            preexec=enter,
+            preexec_fds=enter.fds,
+        )
+    with child:
+        here.serve_until(child.fd)
+        shown = os.read(child.fd, 4096).decode().strip()
+
+    assert shown == f"{errno.ECONNREFUSED} ['0', '1', '2', '3']"  # the last one is the folder's own
 
 
 def test_a_fork_that_never_enters(here: World) -> None:
