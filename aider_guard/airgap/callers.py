@@ -21,7 +21,7 @@ class Caller:
 
     thread: int
     is_valid: Callable[[], bool]
-    _fields: dict[bytes, bytes] = field(default_factory=dict, init=False)
+    _lines: bytes = field(default=b"", init=False)
 
     @property
     def process(self) -> int:
@@ -97,7 +97,8 @@ class Caller:
             raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
 
     def _status(self, name: bytes) -> bytes:
-        if not self._fields:
-            with open(f"/proc/{self.thread}/status", "rb") as file:
-                self._fields = dict(line.split(b":", 1) for line in file)
-        return self._fields[name]
+        """A line of its status (proc_pid_status(5)). Raises OSError when it is gone."""
+        if not self._lines:
+            with open(f"/proc/{self.thread}/status", "rb", buffering=0) as file:
+                self._lines = file.read()
+        return self._lines.partition(b"\n" + name + b":")[2].partition(b"\n")[0]
