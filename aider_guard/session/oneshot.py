@@ -113,7 +113,8 @@ def _say(notices: Sequence[Notice]) -> None:
     colour = not os.environ.get("NO_COLOR") and sys.stderr.isatty()
     columns = shutil.get_terminal_size().columns
     for notice in notices:
-        sys.stderr.write(render(notice, columns, colour=colour, newline="\n"))
+        with suppress(OSError):  # nobody reads it any more
+            os.write(2, render(notice, columns, colour=colour, newline="\n").encode())
 
 
 @contextmanager

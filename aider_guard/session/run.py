@@ -7,7 +7,7 @@ import select
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from aider_guard import paths
@@ -119,4 +119,5 @@ def _part(said: Sequence[Notice], problems: Sequence[str]) -> None:
     columns = Terminal().size().columns
     colour = not os.environ.get("NO_COLOR") and sys.stderr.isatty()
     for notice in (*said, *(Notice("histories", (problem,)) for problem in problems)):
-        sys.stderr.write(render(notice, columns, colour=colour, newline="\n"))
+        with suppress(OSError):  # the terminal has gone
+            os.write(2, render(notice, columns, colour=colour, newline="\n").encode())

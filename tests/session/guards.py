@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,24 @@ NOWHERE = "http://127.0.0.1:9"
 """Where no Ollama listens: port 9 is the discard protocol's."""
 
 Form = Literal["settings", "problem"]
+
+
+NOTICE = b"aider-guard: "
+NOTHING_LEFT = re.compile(NOTICE + rb"nothing\s+tried\s+to\s+leave\s+\Z")
+
+
+class GuardedPerson(Person):
+    """Reads what the guard says last of the air gap apart: ``shown`` is all the rest."""
+
+    last_line = b""
+
+    def finish(self) -> int:
+        """See ``Person``."""
+        status = super().finish()
+        if last := NOTHING_LEFT.search(self.shown):
+            self.last_line = last.group()
+            del self.shown[last.start() :]
+        return status
 
 
 @dataclass(frozen=True)
@@ -107,9 +126,9 @@ class Place:
         type_ahead: bytes = b"",
         env: Mapping[str, str] | None = None,
         prepare: Callable[[], None] = lambda: None,
-    ) -> Person:
+    ) -> GuardedPerson:
         """A person at a terminal who starts the guard, or *command*, whose Aider becomes *program*."""
-        return Person(
+        return GuardedPerson(
             command or self.guarded(),
             size=size,
             cwd=str(self.work),
@@ -118,8 +137,6 @@ class Place:
             prepare=prepare,
         )
 
-
-NOTICE = b"aider-guard: "
 
 _PROMPTS = r"""
 import os, sys, termios, time

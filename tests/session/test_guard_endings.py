@@ -283,3 +283,11 @@ def test_an_encoding_that_nobody_knows(talking: Place) -> None:
     with talking.person(child("exits_with", 1), command) as person:
         assert person.finish() == 1
         assert person.shown == b"READY\r\n"
+
+
+def test_what_tried_to_leave_is_said_last(talking: Place) -> None:
+    """One line, after all that the program wrote."""
+    with talking.person(child("exits_with", 0)) as person:
+        assert person.finish() == 0
+        assert person.last_line == b"aider-guard: nothing tried to leave\r\n"
+        assert person.shown == b"READY\r\n"
