@@ -24,6 +24,11 @@ class NoGap:
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
+        self.program: Callable[[], str] = lambda: ""
+
+    @property
+    def diag(self) -> None:
+        """See ``Gap``."""
 
     @property
     def layer(self) -> Layer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -34,6 +35,13 @@ class Gap(Protocol):
     @property
     def layer(self) -> Layer:
         """Which layer it is."""
+
+    program: Callable[[], str]
+    """Asked where the layer itself cannot tell who tried."""
+
+    @property
+    def diag(self) -> socket.socket | None:
+        """For questions about the network inside; None where that is this machine's."""
 
     @property
     def relays(self) -> tuple[tuple[int, Place], ...]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aider_guard.airgap import kernel, packets
+from aider_guard.airgap.diag import diag_socket
 from aider_guard.airgap.resident import Namespaces, write_maps
 
 _SIOCSIFFLAGS, _UP_AND_RUNNING = 0x8914, 0x41  # linux/sockios.h; IFF_UP | IFF_RUNNING (net/if.h)
@@ -47,6 +48,8 @@ class Jail:
 
     namespaces: Namespaces
     tap: socket.socket
+    diag: socket.socket
+    """For questions about the connections inside (airgap/diag.py)."""
     dns: tuple[socket.socket, ...]
     spare: list[socket.socket]
     """Listeners on ports of 127.0.0.1 that nobody has asked for yet."""
@@ -58,7 +61,7 @@ class Jail:
     def close(self) -> None:
         """Close everything. Twice is no error."""
         self.namespaces.close()
-        for one in (self.tap, *self.dns, *self.spare, *self.allowed):
+        for one in (self.tap, self.diag, *self.dns, *self.spare, *self.allowed):
             one.close()
         while self.tables:
             os.close(self.tables.popitem()[1])
@@ -97,9 +100,10 @@ class Building:
         return Jail(
             Namespaces(*fds[:3]),
             sockets[0],
-            tuple(sockets[1 : 1 + dns]),
-            sockets[1 + dns : 1 + dns + _SPARE_LISTENERS],
-            tuple(sockets[1 + dns + _SPARE_LISTENERS :]),
+            sockets[1],
+            tuple(sockets[2 : 2 + dns]),
+            sockets[2 + dns : 2 + dns + _SPARE_LISTENERS],
+            tuple(sockets[2 + dns + _SPARE_LISTENERS :]),
             dict(zip(_TABLES, fds[3 : 3 + len(_TABLES)], strict=True)),
         )
 
@@ -146,7 +150,7 @@ def _make(channel: socket.socket, allowed: Sequence[Address], masked: Sequence[s
         socket.create_server(("127.0.0.1", 0), backlog=_QUEUE) for _ in range(_SPARE_LISTENERS)
     ]
     listeners = [_listener(address) for address in allowed]
-    held = [*_namespace_fds(), *_table_fds(), _tap().detach()]
+    held = [*_namespace_fds(), *_table_fds(), _tap().detach(), diag_socket().detach()]
     fds = [*held, *(one.detach() for one in (*dns, *spare, *listeners))]
     socket.send_fds(channel, [bytes([len(dns)])], fds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, Literal
@@ -31,11 +32,18 @@ class NetnsGap:
         self._let_through = {one.getsockname()[:2] for one in jail.allowed}
         self._report: Callable[[Attempt], None] = lambda _attempt: None
         self._loop: Loop | None = None
+        self.program: Callable[[], str] = lambda: ""
+        """Who alone can have sent what is on its way; "" where that is not known."""
 
     @property
     def layer(self) -> Literal["netns"]:
         """The best one."""
         return "netns"
+
+    @property
+    def diag(self) -> socket.socket:
+        """See ``Gap``."""
+        return self._jail.diag
 
     @property
     def relays(self) -> tuple[tuple[int, Place], ...]:
@@ -89,7 +97,8 @@ class NetnsGap:
             self._saw(host, port, packet.kind)
 
     def _saw(self, host: str, port: int, protocol: Protocol) -> None:
-        self._report(Attempt(host, port, protocol))
+        # The socket of a connection that is refused is gone before anybody can ask whose it was.
+        self._report(Attempt(host, port, protocol, self.program()))
 
     def _is_outside(self, packet: packets.Packet) -> bool:
         """Whether a server of this machine, outside, has the port of the loopback that nobody inside has."""

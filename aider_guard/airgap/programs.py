@@ -152,6 +152,23 @@ def _open_files(folder: Path) -> Iterator[str]:
                 yield os.readlink(entry.path)
 
 
+def only_program(pid: int, *, proc: Path = PROC) -> str:
+    """The one program besides a process in its network, shells that wait for it aside; "" where there are several.
+
+    Whoever sent a packet there a moment ago was it, as long as the process itself tells of its own (the audit hook).
+    With none besides, it is the program of that process.
+    """
+    others = [other for other in neighbours(pid, proc=proc) if other != pid]
+    if not others:
+        return program_of(pid)
+    busy = [
+        one for one in others if not any(True for child in tree(one, proc=proc) if child != one)
+    ]
+    names = {program_of(one) for one in busy}
+    name = names.pop() if len(names) == 1 else ""
+    return "" if _INTERPRETER.fullmatch(name) and name.endswith("sh") else name
+
+
 class Peers:
     """Names the programs at the other end of connections, and takes no more than a tenth of its thread's time.
 
@@ -178,14 +195,26 @@ class Peers:
 
     def program(self, port: int, server_port: int) -> str:
         """The program that has *port* and is connected to *server_port*; "" where that cannot be told in time."""
+
+        def find(until: float) -> str:
+            pid = self._pid(port, server_port, until)
+            return program_of(pid) if pid else ""
+
+        return self._in_budget(find)
+
+    def only(self) -> str:
+        """The only program there is (``only_program``); "" where that cannot be told, or not in time."""
+        root = self._root()
+        return self._in_budget(lambda _until: only_program(root, proc=self._proc)) if root else ""
+
+    def _in_budget(self, find: Callable[[float], str]) -> str:
         began = self._clock()
         earned = (began - self._credited_at) * BUDGET_SHARE
         self._credit_seconds = min(BUDGET_SECONDS, self._credit_seconds + earned)
         self._credited_at = began
         if self._credit_seconds <= 0:
             return ""
-        pid = self._pid(port, server_port, began + self._search_seconds)
-        name = program_of(pid) if pid else ""
+        name = find(began + self._search_seconds)
         self._credit_seconds -= self._clock() - began
         return name
 

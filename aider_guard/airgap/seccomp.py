@@ -40,7 +40,8 @@ class SeccompGap:
         names: of whom attempts tell.
         allowed: places that are let through: each is reached by a relay of its own.
         masked: real paths of sockets, or of folders of them, that are not to be reached.
-        abstract: which abstract Unix sockets may be reached, by their name.
+        abstract: which abstract Unix sockets may be reached, by their name. None by default: nobody can tell
+            whose they are, and a network namespace holds them all.
         machine: as uname(2) calls it.
 
     Raises:
@@ -53,7 +54,7 @@ class SeccompGap:
         allowed: Sequence[Place] = (),
         *,
         masked: Sequence[str] = (),
-        abstract: Callable[[str], bool] = lambda _name: True,
+        abstract: Callable[[str], bool] = lambda _name: False,
         machine: str = platform.machine(),
     ) -> None:
         numbers = callfilter.CALLS.get(machine)
@@ -61,6 +62,7 @@ class SeccompGap:
             raise OSError(f"seccomp: not tried on {machine}")
         self._program = callfilter.program(numbers)
         self._listeners: list[Listener] = []
+        self.program: Callable[[], str] = lambda: ""
         self._unfinished: dict[socket.socket, Listener] = {}
         self._loop: Loop | None = None
         self._is_hidden = False
@@ -75,6 +77,10 @@ class SeccompGap:
             self._permits = Permits(redirects, dns.getsockname(), names, Masked(masked), abstract)
             self._calls = Calls(numbers, self._permits)
             self._owned = stack.pop_all()
+
+    @property
+    def diag(self) -> None:
+        """See ``Gap``."""
 
     @property
     def layer(self) -> Literal["seccomp"]:

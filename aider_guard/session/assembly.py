@@ -83,7 +83,7 @@ def assemble(
         colour=not ground.environment.get("NO_COLOR"),
     )
     _open_control(session, loop, folder, stack)
-    _watch_border(session, loop, ground.border)
+    _watch_border(session, loop, ground.border, running)
     stack.callback(ground.border.close)  # while there is a loop
     for problem in merge_leftovers(folder.path.parent, registry.is_alive):
         session.warn("histories", problem)
@@ -113,7 +113,7 @@ def _watcher(ground: Ground, loop: Loop, planner: Planner) -> Watcher:
     )
 
 
-def _watch_border(session: Session, loop: Loop, border: Border) -> None:
+def _watch_border(session: Session, loop: Loop, border: Border, running: Running) -> None:
     passed = loop.on_deadline
 
     def on_deadline(name: str) -> None:
@@ -121,7 +121,11 @@ def _watch_border(session: Session, loop: Loop, border: Border) -> None:
             passed(name)
 
     loop.on_deadline = on_deadline
-    border.watch(loop, lambda attempt: session.post(EgressBlocked.of(attempt)))
+    border.watch(
+        loop,
+        lambda attempt: session.post(EgressBlocked.of(attempt)),
+        lambda: running.child.pid if running.child is not None else 0,
+    )
 
 
 def _open_control(

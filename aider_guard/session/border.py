@@ -12,6 +12,7 @@ from aider_guard.airgap.choose import Choosing
 from aider_guard.airgap.counting import Counting
 from aider_guard.airgap.gap import Gap
 from aider_guard.airgap.hearsay import Hearsay
+from aider_guard.airgap.programs import Peers
 from aider_guard.config import Config
 from aider_guard.core import egress_causes
 from aider_guard.core.egress import ENFORCED, Attempt, Place
@@ -56,11 +57,16 @@ class Border:
         """What the user lets through."""
         return self._allowed
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None]) -> None:
-        """Serve from this loop. The same attempts are reported once a second, with their number."""
+    def watch(self, loop: Loop, report: Callable[[Attempt], None], root: Callable[[], int]) -> None:
+        """Serve from this loop. The same attempts are reported once a second, with their number.
+
+        *root* is the process that is Aider now, 0 without one.
+        """
         self._report = report
         self.gap.watch(loop, self._saw)
-        self._proxy = proxy.RefusingProxy(self._listener, loop, self._saw)
+        peers = Peers(root, diag=self.gap.diag)
+        self.gap.program = peers.only
+        self._proxy = proxy.RefusingProxy(self._listener, loop, self._saw, program=peers.program)
         self._hearsay = Hearsay(self._ear, loop, self._saw)
 
     def passed(self, deadline: str) -> bool:

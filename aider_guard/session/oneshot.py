@@ -73,7 +73,11 @@ def run_one_shot(
         process = _started(program, aider_environment(config, environment), theirs, border)
         theirs.close()
         beside = Unattended(
-            listening, border, environment=environment, limits=Limits(max_turns=0, probe="never")
+            listening,
+            border,
+            aider=process.pid,
+            environment=environment,
+            limits=Limits(max_turns=0, probe="never"),
         )
         forwarded = _forwarded(process, (signal.SIGTERM, signal.SIGHUP))
         with _not_left_behind(process), beside, forwarded:

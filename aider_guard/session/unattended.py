@@ -49,11 +49,12 @@ class Unattended:
         listening: Listening,
         border: Border,
         *,
+        aider: int,
         environment: Mapping[str, str],
         limits: Limits,
     ) -> None:
         self._listening = listening
-        self._border = border
+        self._border, self._aider = border, aider
         self._orders: queue.SimpleQueue[Callable[[Loop, _Deciding], None]] = queue.SimpleQueue()
         self._environment = environment
         self._state = State(limits)
@@ -106,7 +107,9 @@ class Unattended:
             deciding = _Deciding(self, loop, self._border)
             loop.watch(self._woken.fileno(), READ, woken)
             loop.on_deadline = deciding.passed
-            self._border.watch(loop, lambda attempt: deciding.post(EgressBlocked.of(attempt)))
+            self._border.watch(
+                loop, lambda attempt: deciding.post(EgressBlocked.of(attempt)), lambda: self._aider
+            )
             deciding.post(AirGapChosen(self._border.gap.layer))
             loop.run(until=lambda: ended)
             self._border.look()
