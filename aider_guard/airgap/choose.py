@@ -97,6 +97,8 @@ class Choosing:
                 egress_causes.cause_of(egress_causes.NAMESPACES, _read, "container")
             )
             return None
+        finally:
+            self._stack.close()  # the child has done its work
 
     def _seccomp(self) -> Gap | None:
         if not self._may_try("seccomp"):

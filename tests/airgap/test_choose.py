@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Mapping
@@ -65,6 +66,14 @@ def test_nothing_is_left_of_a_choice() -> None:
     with Choosing((Place("github.com", 22),), {}):
         pass
     assert (psutil.Process().num_fds(), psutil.Process().children()) == before
+
+
+@netns
+def test_the_child_is_gone_once_the_layer_is_there() -> None:
+    """Not a zombie is left of it for the length of a session."""
+    before = psutil.Process().children()
+    with Choosing((), {}) as choosing, contextlib.closing(choosing.finish()):
+        assert psutil.Process().children() == before
 
 
 @pytest.mark.parametrize(
