@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from aider_guard import paths
 from aider_guard.config import Config
-from aider_guard.core.egress import Found
 from aider_guard.core.egress_events import EgressBlocked
 from aider_guard.core.state import Limits, State
 from aider_guard.journal import open_journal
@@ -44,7 +43,6 @@ class Ground:
     fds: TerminalFds
     listening: Listening
     border: Border
-    found: Found
     stack: ExitStack
 
 
@@ -98,7 +96,7 @@ def _planner(ground: Ground) -> Planner:
         ground.border.refusing,
         paths.state_dir(ground.environment),
         DoorAddress(ground.listening.port, ground.listening.token),
-        ground.found,
+        ground.border.found,
     )
 
 

@@ -15,7 +15,7 @@ from aider_guard.airgap.hearsay import Hearsay
 from aider_guard.airgap.programs import Peers
 from aider_guard.config import Config
 from aider_guard.core import egress_causes
-from aider_guard.core.egress import ENFORCED, Attempt, Place
+from aider_guard.core.egress import ENFORCED, Attempt, Found, Place
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.session.loop import Loop
 
@@ -31,9 +31,12 @@ class Border:
         mouth: socket.socket,
         allowed: Sequence[Place],
         *,
+        because: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.gap = gap
+        self.found = Found(gap.layer, because)
+        """The layer, and why there is no better one."""
         self._listener, self._ear, self._mouth = proxy_listener, ear, mouth
         self._allowed = tuple(allowed)
         self._clock = clock
@@ -97,7 +100,7 @@ class Border:
 
 
 @contextmanager
-def open_border(gap: Gap, allowed: Sequence[Place]) -> Iterator[Border]:
+def open_border(gap: Gap, allowed: Sequence[Place], because: str = "") -> Iterator[Border]:
     """Make what is served beside the gap. Raises LaunchError when that cannot be."""
     with ExitStack() as stack:
         try:
@@ -108,7 +111,7 @@ def open_border(gap: Gap, allowed: Sequence[Place]) -> Iterator[Border]:
             raise LaunchError(f"the air gap cannot be served: {error}") from error
         stack.enter_context(ear)
         stack.enter_context(mouth)
-        yield Border(gap, listener, ear, mouth, allowed)
+        yield Border(gap, listener, ear, mouth, allowed, because=because)
 
 
 def choose(config: Config, environment: Mapping[str, str]) -> Choosing:
@@ -125,7 +128,7 @@ def chosen_border(choosing: Choosing, config: Config) -> Iterator[Border]:
     with closing(choosing.finish()) as gap:
         if config.require_airgap and gap.layer not in ENFORCED:
             raise LaunchRefusedError(_not_enforced(choosing.because))
-        with open_border(gap, config.allow) as border:
+        with open_border(gap, config.allow, choosing.because) as border:
             yield border
 
 

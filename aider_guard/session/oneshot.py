@@ -20,7 +20,6 @@ from aider_guard.airgap.gap import Enter
 from aider_guard.config import Config
 from aider_guard.core import sentences
 from aider_guard.core.actions import Notice
-from aider_guard.core.egress import Found
 from aider_guard.core.events import Event
 from aider_guard.core.fit import Fit
 from aider_guard.core.readings import Unavailable
@@ -65,9 +64,14 @@ def run_one_shot(
         border = stack.enter_context(chosen_border(choosing, config))
         listening = stack.enter_context(door_socket(border.gap))
         door = DoorAddress(listening.port, listening.token)
-        found = Found(border.gap.layer, choosing.because)
         planner = Planner(
-            config, aider, environment, border.refusing, paths.state_dir(environment), door, found
+            config,
+            aider,
+            environment,
+            border.refusing,
+            paths.state_dir(environment),
+            door,
+            border.found,
         )
         program = bordered_command(aider, theirs, arguments, border)
         process = _started(program, aider_environment(config, environment), theirs, border)

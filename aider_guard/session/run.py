@@ -16,7 +16,7 @@ from aider_guard.launch.aider import find_aider
 from aider_guard.launch.starting import aider_environment
 from aider_guard.session import registry
 from aider_guard.session.begun import start_aider
-from aider_guard.session.border import choose, chosen_border
+from aider_guard.session.border import Border, choose, chosen_border
 from aider_guard.session.listening import door_socket
 from aider_guard.session.signals import signals_as_wakeups
 from aider_guard.session.terminal import Terminal, TerminalFds
@@ -54,37 +54,32 @@ def run_session(
         listening = stack.enter_context(door_socket(border.gap))
         wakeups = stack.enter_context(signals_as_wakeups(_WATCHED_SIGNALS))
         its_environment = aider_environment(config, environment)
-        started = start_aider(
-            aider,
-            arguments,
-            its_environment,
-            terminal.size(),
-            terminal.attributes(),
-            border=border,
-        )
+        pty = terminal.size(), terminal.attributes()
+        started = start_aider(aider, arguments, its_environment, *pty, border=border)
         stack.enter_context(started.child)
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
-        from aider_guard.core.egress import Found
-        from aider_guard.core.egress_events import AirGapChosen
         from aider_guard.session.assembly import Ground, assemble
 
-        found = Found(border.gap.layer, choosing.because)
-        ground = Ground(
-            config, environment, aider, folder, terminal, fds, listening, border, found, stack
-        )
+        ground = Ground(config, environment, aider, folder, terminal, fds, listening, border, stack)
         session = assemble(ground, started, arguments, its_environment)
         session.watch(fds, wakeups)
         with terminal.raw_mode():
             try:
-                session.post(AirGapChosen(found.layer, found.because))
-                session.begin()
-                if config.network == "open":
-                    session.warn("network_open", NETWORK_OPEN)
-                session.run()
-                border.look()
+                _run(session, border)
             finally:
                 _leave_screen(session, fds)
     return _close(session, folder)
+
+
+def _run(session: Session, border: Border) -> None:
+    from aider_guard.core.egress_events import AirGapChosen
+
+    session.post(AirGapChosen(border.found.layer, border.found.because))
+    session.begin()
+    if border.found.layer == "open":
+        session.warn("network_open", NETWORK_OPEN)
+    session.run()
+    border.look()
 
 
 def _close(session: Session, folder: registry.SessionFolder) -> int:

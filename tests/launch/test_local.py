@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
 from aider_guard.config import Config
 from aider_guard.launch.cloud import CLOUD_KEYS
 from aider_guard.launch.local import INVALID_KEY, local_environment
-from aider_guard.launch.refusing import refusing_address
 from aider_guard.launch.settings import AiderSettings, Role, Variable
 
 HERE = "http://127.0.0.1:11434"
@@ -122,15 +119,3 @@ def test_the_key_of_a_local_server_is_kept(roles: tuple[Role, ...], base: str, k
     addresses = (Variable("OPENAI_API_BASE", "the environment", base),) if base else ()
     found = environment(AiderSettings(roles=roles, addresses=addresses))
     assert ("OPENAI_API_KEY" not in found) is kept
-
-
-def test_the_refusing_address_refuses_and_nobody_else_can_have_it() -> None:
-    """Bound and not listened on, for as long as it is held."""
-    with refusing_address() as url:
-        port = int(url.rpartition(":")[2])
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), timeout=5)
-        with socket.socket() as other, pytest.raises(OSError, match="in use"):
-            other.bind(("127.0.0.1", port))
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", port))
