@@ -15,39 +15,20 @@ import threading
 from typing import Final
 
 from aider_guard.airgap import kernel, landlock, readable
+from aider_guard.airgap.capabilities import KEPT
 
 # linux/seccomp.h
 _NEW_LISTENER: Final = 1 << 3
 _WAIT_KILLABLE: Final = (
     1 << 5
 )  # from Linux 5.19 on: no signal's handler makes a call that the guard does begin anew
-# linux/capability.h: what root needs for files, users and processes. Not what leads around the filter: other
-# processes' memory, the network's settings, raw packets, devices, the kernel's own code.
-_KEPT_CAPABILITIES: Final = frozenset(
-    {
-        0,  # CHOWN
-        1,  # DAC_OVERRIDE
-        2,  # DAC_READ_SEARCH
-        3,  # FOWNER
-        4,  # FSETID
-        5,  # KILL
-        6,  # SETGID
-        7,  # SETUID
-        8,  # SETPCAP
-        10,  # NET_BIND_SERVICE
-        18,  # SYS_CHROOT
-        23,  # SYS_NICE
-        24,  # SYS_RESOURCE
-        31,  # SETFCAP
-    }
-)
 _PATIENCE_SECONDS: Final = 10.0
 
 
 def enter(channel: socket.socket, program: bytes) -> None:
     """In the fork: put it under the filter, and send the listener through *channel*. Raises OSError."""
     kernel.forbid_new_privileges()
-    kernel.keep_capabilities(_KEPT_CAPABILITIES)
+    kernel.keep_capabilities(KEPT)
     landlock.separate()
     listeners: queue.SimpleQueue[int] = queue.SimpleQueue()
     failures: list[OSError] = []

@@ -8,15 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from aider_guard.airgap import callfilter, kernel
+from aider_guard.airgap.capabilities import KEPT
 
-# linux/capability.h: what root needs for files and processes of other users, and for ports below 1024. None of them
-# reaches the network outside, another namespace, or another process's memory.
-_CHOWN, _DAC_OVERRIDE, _DAC_READ_SEARCH, _FOWNER, _FSETID, _KILL, _SETGID, _SETUID = range(8)
-_NET_BIND_SERVICE, _SYS_CHROOT = 10, 18
-_ROOTS: Final = frozenset(
-    {_CHOWN, _DAC_OVERRIDE, _DAC_READ_SEARCH, _FOWNER, _FSETID, _KILL, _SETGID, _SETUID}
-    | {_NET_BIND_SERVICE, _SYS_CHROOT}
-)
 _KINDS: Final = (kernel.CLONE_NEWUSER, kernel.CLONE_NEWNET, kernel.CLONE_NEWNS)
 
 
@@ -34,7 +27,7 @@ class Namespaces:
         for fd, kind in zip((self.user, self.net, self.mount), _KINDS, strict=True):
             kernel.setns(fd, kind)
         os.chdir(folder)  # the mount namespace put us at its root
-        kernel.keep_capabilities(_ROOTS if os.geteuid() == 0 else frozenset())
+        kernel.keep_capabilities(KEPT if os.geteuid() == 0 else frozenset())
         kernel.forbid_new_privileges()
         calls = callfilter.CALLS.get(platform.machine())
         if calls is not None:
