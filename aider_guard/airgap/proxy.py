@@ -115,6 +115,13 @@ class RefusingProxy:
         for guest in list(self._guests.values()):
             self._drop(guest)
 
+    def passed(self, deadline: str) -> bool:
+        """Take an instant of the loop's; False when it is none of the proxy's."""
+        if deadline != DEADLINE:
+            return False
+        self.tidy()
+        return True
+
     def tidy(self) -> None:
         """Drop who is past its time, and take new guests again if that had to rest."""
         now = self._clock()

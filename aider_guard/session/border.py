@@ -6,18 +6,20 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING
 
-from aider_guard.airgap import proxy
 from aider_guard.airgap.choose import Choosing
 from aider_guard.airgap.counting import Counting
 from aider_guard.airgap.gap import Gap
-from aider_guard.airgap.hearsay import Hearsay
-from aider_guard.airgap.programs import Peers
 from aider_guard.config import Config
 from aider_guard.core import egress_causes
 from aider_guard.core.egress import ENFORCED, Attempt, Found, Place
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.session.loop import Loop
+
+if TYPE_CHECKING:
+    from aider_guard.airgap.hearsay import Hearsay
+    from aider_guard.airgap.proxy import RefusingProxy
 
 
 class Border:
@@ -42,7 +44,7 @@ class Border:
         self._clock = clock
         self._counting = Counting()
         self._report: Callable[[Attempt], None] = lambda _attempt: None
-        self._proxy: proxy.RefusingProxy | None = None
+        self._proxy: RefusingProxy | None = None
         self._hearsay: Hearsay | None = None
 
     @property
@@ -67,17 +69,19 @@ class Border:
         """
         self._report = report
         self.gap.watch(loop, self._saw)
+        # Aider runs by now: what is loaded here does not delay it.
+        from aider_guard.airgap.hearsay import Hearsay
+        from aider_guard.airgap.programs import Peers
+        from aider_guard.airgap.proxy import RefusingProxy
+
         peers = Peers(root, diag=self.gap.diag)
         self.gap.program = peers.only
-        self._proxy = proxy.RefusingProxy(self._listener, loop, self._saw, program=peers.program)
+        self._proxy = RefusingProxy(self._listener, loop, self._saw, program=peers.program)
         self._hearsay = Hearsay(self._ear, loop, self._saw)
 
     def passed(self, deadline: str) -> bool:
         """Take a deadline of the loop's; False when it is none of ours."""
-        if self._proxy is None or deadline != proxy.DEADLINE:
-            return False
-        self._proxy.tidy()
-        return True
+        return self._proxy is not None and self._proxy.passed(deadline)
 
     def look(self) -> None:
         """Report everything that has happened until now."""
