@@ -39,11 +39,15 @@ _USERS: Final = (
     "{runtime}/buildkit/buildkitd.sock",
     "{runtime}/gnupg/S.dirmngr",  # fetches keys and certificate lists for GnuPG
     "{home}/.gnupg/S.dirmngr",
+    "{home}/.ssh/*",  # a shared connection of ssh's leads to where it is open (ControlPath, ssh_config(5))
+    "{home}/.ssh/*/*",
     "{home}/.docker/run/docker.sock",
     "{home}/.docker/desktop/*.sock",
     "/tmp/tmux-{uid}/*",  # noqa: S108  # tmux's own place: a server of tmux starts programs where it runs itself
     "/run/screen/S-{user}/*",
 )
+_NEEDED: Final = "SSH_AUTH_SOCK"
+"""An agent of ssh's signs, and connects to nobody."""
 _VARIABLES: Final = (
     "DOCKER_HOST",
     "CONTAINER_HOST",
@@ -56,7 +60,9 @@ _VARIABLES: Final = (
 
 def masked_sockets(environment: Mapping[str, str]) -> tuple[str, ...]:
     """The sockets that are there now, by their real paths, each once."""
-    return tuple(dict.fromkeys(_sockets((*patterns(environment), *_named(environment)))))
+    needed = os.path.realpath(environment.get(_NEEDED) or os.devnull)
+    found = _sockets((*patterns(environment), *_named(environment)))
+    return tuple(dict.fromkeys(path for path in found if path != needed))
 
 
 def patterns(environment: Mapping[str, str]) -> tuple[str, ...]:

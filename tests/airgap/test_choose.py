@@ -160,6 +160,18 @@ def test_sockets_of_daemons_are_found(home: Path) -> None:
     assert not any(path.endswith("docker.sock") and path.startswith(str(home)) for path in found)
 
 
+def test_connections_of_ssh_are_found_and_its_agent_is_left(home: Path) -> None:
+    """A shared connection leads out; an agent signs only, wherever it listens."""
+    (home / ".ssh" / "shared").mkdir(parents=True)
+    with contextlib.ExitStack() as stack:
+        for name in ("cm-host", "shared/host", "agent"):
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(f".ssh/{name}")
+        agent = str(home / ".ssh" / "agent")
+        found = masked_sockets({"HOME": str(home), "SSH_AUTH_SOCK": agent})
+    assert {str(home / ".ssh" / name) for name in ("cm-host", "shared/host")} <= set(found)
+    assert agent not in found
+
+
 @pytest.mark.parametrize(
     "value",
     [
