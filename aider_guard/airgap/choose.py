@@ -24,7 +24,10 @@ _SWITCH: Final = "AIDER_GUARD_TEST_NO_LAYER"
 
 
 class Choosing:
-    """The choice, under way from the start on. As a ``with``: what was opened for it, and not taken, is closed."""
+    """The choice, under way from the start on. As a ``with``: what was opened for it, and not taken, is closed.
+
+    With *is_open* there is none. A program that *serves_page* must be reached by a browser outside.
+    """
 
     def __init__(
         self,
@@ -32,7 +35,9 @@ class Choosing:
         environment: Mapping[str, str],
         *,
         is_open: bool = False,
+        serves_page: bool = False,
     ) -> None:
+        self._serves_page = serves_page
         self._allowed, self._environment, self._is_open = tuple(allowed), environment, is_open
         self._names = Names()
         self._not_tried = environment.get(_SWITCH, "").split(",")
@@ -73,6 +78,9 @@ class Choosing:
             self._causes = ["not-linux"]
         elif layer in self._not_tried:
             self._causes.append(f"{layer} was switched off by {_SWITCH}")
+        elif layer == "netns" and self._serves_page:
+            self._causes.append("page")
+            return False
         return kernel.IS_LINUX and not self._is_open and layer not in self._not_tried
 
     def _inside(self) -> list[tuple[str, int]]:

@@ -43,6 +43,7 @@ CAUSES: Mapping[str, Cause] = {
     "no-namespaces": Cause("this kernel has no user namespaces"),
     "no-notify": Cause("this kernel is older than Linux 5.9, the first that can ask about a call"),
     "no-table": Cause("the numbers of this processor's system calls are not known"),
+    "page": Cause("a browser outside must reach the page that Aider serves"),
     "not-linux": Cause("only Linux has such a layer"),
 }
 

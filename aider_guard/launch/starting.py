@@ -23,10 +23,22 @@ _ONE_SHOT = (
 )  # fmt: skip
 
 
+_PAGE = ("--gui", "--browser")
+
+
 def is_one_shot(arguments: Sequence[str]) -> bool:
     """Whether Aider, so called, does one thing and ends."""
+    return _has_flag(arguments, _ONE_SHOT)
+
+
+def serves_page(arguments: Sequence[str]) -> bool:
+    """Whether Aider, so called, is used in a browser."""
+    return _has_flag(arguments, _PAGE)
+
+
+def _has_flag(arguments: Sequence[str], flags: Sequence[str]) -> bool:
     before_end = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return any(argument.partition("=")[0] in _ONE_SHOT for argument in before_end)
+    return any(argument.partition("=")[0] in flags for argument in before_end)
 
 
 def aider_command(

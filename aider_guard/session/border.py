@@ -118,9 +118,12 @@ def open_border(gap: Gap, allowed: Sequence[Place], because: str = "") -> Iterat
         yield Border(gap, listener, ear, mouth, allowed, because=because)
 
 
-def choose(config: Config, environment: Mapping[str, str]) -> Choosing:
+def choose(
+    config: Config, environment: Mapping[str, str], *, serves_page: bool = False
+) -> Choosing:
     """The choice of a layer by the user's settings; it begins when its ``with`` does."""
-    return Choosing(config.allow, environment, is_open=config.network == "open")
+    is_open = config.network == "open"
+    return Choosing(config.allow, environment, is_open=is_open, serves_page=serves_page)
 
 
 @contextmanager

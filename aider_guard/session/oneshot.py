@@ -33,7 +33,7 @@ from aider_guard.launch.plan import Plan
 from aider_guard.launch.preflight.facts import NOT_ASKED
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
-from aider_guard.launch.starting import aider_environment
+from aider_guard.launch.starting import aider_environment, serves_page
 from aider_guard.session.beginning import models_chosen
 from aider_guard.session.begun import bordered_command, entering, passed_fds
 from aider_guard.session.border import Border, choose, chosen_border
@@ -55,7 +55,9 @@ def run_one_shot(
     Raises LaunchError when it cannot or must not be started.
     """
     with ExitStack() as stack:
-        choosing = stack.enter_context(choose(config, environment))
+        choosing = stack.enter_context(
+            choose(config, environment, serves_page=serves_page(arguments))
+        )
         aider = find_aider(config.aider, search_path=environment.get("PATH"))
         ours, theirs = map(stack.enter_context, socket.socketpair())
         # The terminal sends Ctrl-C to both; Aider decides what it means, and we wait for that.

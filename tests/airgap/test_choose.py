@@ -49,6 +49,16 @@ def test_without_any() -> None:
     assert find_layer({SWITCH: "netns,seccomp"}).layer == "asked"
 
 
+@seccomp
+def test_a_page_is_reached_from_outside() -> None:
+    """A network of its own would keep the browser out; the filter does not."""
+    with (
+        Choosing((), {}, serves_page=True) as choosing,
+        contextlib.closing(choosing.finish()) as gap,
+    ):
+        assert (gap.layer, choosing.because) == ("seccomp", "page")
+
+
 def test_an_open_network_tries_nothing() -> None:
     """No child is started for it."""
     before = psutil.Process().children()
