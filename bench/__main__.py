@@ -16,7 +16,7 @@ from fakes.ollama_server import FakeModel, FakeOllama
 
 import aider_guard
 from aider_guard.demo.layout import cache_folder, rig_in
-from bench import checks, counting, door, guard, relay, turns
+from bench import airgap, checks, counting, door, guard, relay, turns
 
 COLUMNS = "{:34}{:>12}{:>12}{:>12}{:>12}   {}"
 
@@ -55,6 +55,9 @@ def rows(folder: Path, address: str, options: argparse.Namespace) -> None:
         counting.print_counting(rig)
     if options.turns and rig.aider_command.exists():
         turns.print_turns(rig, options.turns, rounds=1)
+    layers = airgap.print_costs(folder / "airgap", address, options.starts, options.requests)
+    if options.turns and rig.aider_command.exists():
+        airgap.print_turns(rig, layers, turns=min(options.turns, 4), sessions=1)
 
 
 @contextlib.contextmanager
