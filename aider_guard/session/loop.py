@@ -52,7 +52,8 @@ class Loop:
         self.close()
 
     def close(self) -> None:
-        """Let go of the kernel's object; the watched descriptors stay open."""
+        """Let go of the kernel's object and forget everything; the watched descriptors stay open."""
+        self._watches.clear()
         self._selector.close()
 
     @property

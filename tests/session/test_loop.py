@@ -247,3 +247,12 @@ def test_files_that_epoll_refuses(pair: Pair) -> None:
         loop.run_once(5)
 
     assert sorted(seen) == ["file", "socket", "socket"]
+
+
+def test_a_closed_loop_has_forgotten_everything() -> None:
+    """Whoever cleans up afterwards may forget what he watched."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with Loop() as loop:
+            loop.watch(ours.fileno(), READ, lambda _events: None)
+        loop.forget(ours.fileno())
