@@ -62,6 +62,18 @@ for rounds in itertools.count(1):
 """
 
 
+_ON_WORD = """
+import contextlib, os, socket, sys, threading
+
+def go():
+    with open(WORD) as word, contextlib.suppress(OSError):
+        socket.create_connection((word.read(), 443), 5).close()
+
+if sys.prefix == AIDER and "AIDER_GUARD" in os.environ:
+    threading.Thread(target=go, daemon=True).start()
+"""
+
+
 class GuardedInside(Guarded):
     """A person who runs aider-guard in a box, on a screen that holds a whole session."""
 
@@ -72,6 +84,10 @@ class GuardedInside(Guarded):
     def words(self) -> str:
         """The screen's text, its lines joined."""
         return " ".join(self.text().split())
+
+    def written(self) -> list[str]:
+        """The screen's lines that are not empty."""
+        return [line for line in self.lines() if line]
 
     def leave(self) -> str:
         """Type /exit; what the screen says at the end."""
@@ -104,7 +120,7 @@ class Seat:
             "HOME": str(self.home),
             "LANG": "C.UTF-8",
             "TERM": "xterm-256color",
-            "PYTHONPATH": str(TESTS.parent),
+            "PYTHONPATH": os.pathsep.join([str(self.home), str(TESTS.parent)]),
             "AIDER_GUARD_STATE_DIR": str(self.home / "state"),
             "AIDER_GUARD_TEST_NO_LAYER": NOT_TRIED[layer],
             "OLLAMA_API_BASE": self.world.ollama,
@@ -137,6 +153,16 @@ class Seat:
         script = self.home / "reach.py"
         script.write_text(_REACH)
         return f"/run {sys.executable} -I {script} {' '.join(places)}"
+
+    def await_word(self) -> Path:
+        """Have Aider's Python connect to port 443 of the host that is written here, whatever its proxies are."""
+        word = self.home / "word"
+        os.mkfifo(word)
+        text = _ON_WORD.replace("WORD", repr(str(word))).replace(
+            "AIDER", repr(str(self.rig.aider)), 1
+        )
+        (self.home / "sitecustomize.py").write_text(text)
+        return word
 
     def loop(self) -> str:
         """The line to type that has a program try ``LOOPED`` again and again, until ``enough``."""
