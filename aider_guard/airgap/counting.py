@@ -27,7 +27,12 @@ class Counting:
         if kind not in self._told_at and len(self._told_at) >= MOST_KINDS:
             kind = _MANY
         self._waiting[kind] = self._waiting.get(kind, 0) + attempt.count
-        return self._due(now)
+        return self.due(now)
+
+    @property
+    def waits(self) -> bool:
+        """Whether something was not told yet."""
+        return bool(self._waiting)
 
     def rest(self) -> tuple[Attempt, ...]:
         """All that was not told yet; nothing waits afterwards."""
@@ -35,7 +40,8 @@ class Counting:
         self._waiting.clear()
         return told
 
-    def _due(self, now: float) -> tuple[Attempt, ...]:
+    def due(self, now: float) -> tuple[Attempt, ...]:
+        """What has waited long enough; it is told with this."""
         due = [
             kind
             for kind in self._waiting

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from aider_guard.airgap.names import LOCAL, Names, answer
-from aider_guard.core.egress import Attempt
+from aider_guard.core.egress import Attempt, Place
 from aider_guard.session.loop import READ, Loop
 
 PORT: Final = 53
@@ -22,10 +22,13 @@ Ancillary = list[tuple[int, int, bytes]]
 
 
 class NameServer:
-    """Answers every question for a name, and reports it. Owns its sockets."""
+    """Answers every question for a name, and reports it, unless it is one of the *allowed*. Owns its sockets."""
 
-    def __init__(self, sockets: Sequence[socket.socket], names: Names) -> None:
+    def __init__(
+        self, sockets: Sequence[socket.socket], names: Names, allowed: Sequence[Place] = ()
+    ) -> None:
         self._sockets, self._names = tuple(sockets), names
+        self._unsaid = frozenset((*LOCAL, *(place.host for place in allowed)))
         self._loop: Loop | None = None
         self._report: Callable[[Attempt], None] = lambda _attempt: None
 
@@ -49,7 +52,7 @@ class NameServer:
             if answered is None:
                 self._report(Attempt("(no question for a name)", PORT, "udp"))
                 continue
-            if answered.name not in LOCAL:
+            if answered.name not in self._unsaid:
                 self._report(Attempt(answered.name, PORT, "dns"))
             with suppress(OSError):  # whoever asked has gone
                 dns.sendmsg([answered.reply], _from_where_it_was_asked(ancillary), 0, asker)

@@ -26,7 +26,7 @@ class NetnsGap:
 
     def __init__(self, jail: Jail, names: Names, allowed: Sequence[Place] = ()) -> None:
         self._jail, self._names = jail, names
-        self._name_server = NameServer(jail.dns, names)
+        self._name_server = NameServer(jail.dns, names, allowed)
         self._relays = tuple(zip((one.fileno() for one in jail.allowed), allowed, strict=True))
         self._ours = {one.getsockname()[1] for one in jail.spare}
         self._let_through = {one.getsockname()[:2] for one in jail.allowed}

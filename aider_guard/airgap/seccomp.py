@@ -70,7 +70,9 @@ class SeccompGap:
             dns = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             dns.bind((_HERE, 0))
             dns.setblocking(False)
-            self._name_server = stack.enter_context(contextlib.closing(NameServer([dns], names)))
+            self._name_server = stack.enter_context(
+                contextlib.closing(NameServer([dns], names, allowed))
+            )
             relays = [(stack.enter_context(_listening()), place) for place in allowed]
             self._relays = tuple((one.fileno(), place) for one, place in relays)
             redirects = {_key(place): one.getsockname() for one, place in relays}

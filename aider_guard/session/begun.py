@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,16 +37,19 @@ def start_aider(
     """Start Aider in the air gap, in a pty of this size. Raises LaunchError when it cannot be started."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    with theirs, entering(border.gap) as enter:
-        child = Child.spawn(
-            bordered_command(aider, theirs, arguments, border),
-            size=size,
-            env=environment,
-            pass_fds=passed_fds(theirs, border),
-            attributes=attributes,
-            preexec=enter,
-            preexec_fds=enter.fds if enter is not None else (),
-        )
+    with ExitStack() as unless_inside:
+        with theirs, entering(border.gap) as enter:
+            child = Child.spawn(
+                bordered_command(aider, theirs, arguments, border),
+                size=size,
+                env=environment,
+                pass_fds=passed_fds(theirs, border),
+                attributes=attributes,
+                preexec=enter,
+                preexec_fds=enter.fds if enter is not None else (),
+            )
+            unless_inside.enter_context(child)
+        unless_inside.pop_all()
     return Started(child, ours)
 
 

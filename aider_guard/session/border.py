@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from aider_guard.airgap.choose import Choosing
-from aider_guard.airgap.counting import Counting
+from aider_guard.airgap.counting import EACH_SECONDS, Counting
 from aider_guard.airgap.gap import Gap
 from aider_guard.config import Config
 from aider_guard.core import egress_causes
@@ -20,6 +20,9 @@ from aider_guard.session.loop import Loop
 if TYPE_CHECKING:
     from aider_guard.airgap.hearsay import Hearsay
     from aider_guard.airgap.proxy import RefusingProxy
+
+_SUMMED = "attempts summed"
+"""The instant at which repetitions are told, though nothing new has come."""
 
 
 class Border:
@@ -44,6 +47,7 @@ class Border:
         self._clock = clock
         self._counting = Counting()
         self._report: Callable[[Attempt], None] = lambda _attempt: None
+        self._loop: Loop | None = None
         self._proxy: RefusingProxy | None = None
         self._hearsay: Hearsay | None = None
 
@@ -67,7 +71,7 @@ class Border:
 
         *root* is the process that is Aider now, 0 without one.
         """
-        self._report = report
+        self._loop, self._report = loop, report
         self.gap.watch(loop, self._saw)
         # Aider runs by now: what is loaded here does not delay it.
         from aider_guard.airgap.hearsay import Hearsay
@@ -81,13 +85,21 @@ class Border:
 
     def passed(self, deadline: str) -> bool:
         """Take a deadline of the loop's; False when it is none of ours."""
+        if deadline == _SUMMED:
+            self._tell(self._counting.due(self._clock()))
+            return True
         return self._proxy is not None and self._proxy.passed(deadline)
 
     def look(self) -> None:
         """Report everything that has happened until now."""
         self.gap.look()
-        for attempt in self._counting.rest():
+        self._tell(self._counting.rest())
+
+    def _tell(self, attempts: Sequence[Attempt]) -> None:
+        for attempt in attempts:
             self._report(attempt)
+        if self._loop is not None and self._counting.waits:
+            self._loop.at(_SUMMED, self._clock() + EACH_SECONDS)
 
     def close(self) -> None:
         """Serve nobody any more: what still runs inside reaches nothing. Twice is no error."""
@@ -95,12 +107,13 @@ class Border:
             self._proxy.close()
         if self._hearsay is not None:
             self._hearsay.close()
-        self._proxy = self._hearsay = None
+        if self._loop is not None:
+            self._loop.cancel(_SUMMED)
+        self._proxy = self._hearsay = self._loop = None
         self.gap.close()
 
     def _saw(self, attempt: Attempt) -> None:
-        for one in self._counting.saw(attempt, self._clock()):
-            self._report(one)
+        self._tell(self._counting.saw(attempt, self._clock()))
 
 
 @contextmanager

@@ -99,13 +99,17 @@ def _started(
 ) -> subprocess.Popen[bytes]:
     """Aider's process, which waits for our answer on the channel. Raises LaunchError when there can be none."""
     try:
-        with entering(border.gap) as enter:
-            return subprocess.Popen(
-                program,
-                env=environment,
-                pass_fds=passed_fds(channel, border),
-                preexec_fn=partial(_prepare, enter),  # noqa: PLW1509  # no other thread runs Python code
-            )
+        with ExitStack() as unless_inside:
+            with entering(border.gap) as enter:
+                process = subprocess.Popen(
+                    program,
+                    env=environment,
+                    pass_fds=passed_fds(channel, border),
+                    preexec_fn=partial(_prepare, enter),  # noqa: PLW1509  # no other thread runs Python code
+                )
+                unless_inside.callback(_end, process)
+            unless_inside.pop_all()
+            return process
     except subprocess.SubprocessError as error:
         raise LaunchError("Aider cannot be started in the air gap") from error
     except OSError as error:
@@ -133,9 +137,13 @@ def _not_left_behind(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
         yield
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+        process.wait()
 
 
 @contextmanager
