@@ -161,7 +161,7 @@ tell([found, port_0, error_of(socket.create_connection, ("host.example", 443), 5
 
 
 def test_allowed_places_are_reached_by_their_relays() -> None:
-    """By name and by address, over IPv4 and IPv6; not the other ports of the host. To ask for its name is no attempt."""
+    """By name and by address, over IPv4 and IPv6; not their other ports. To ask for its name is no attempt."""
     places = [
         Place("git.example", 22),
         Place(OUTSIDE, 5432),

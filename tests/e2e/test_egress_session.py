@@ -220,7 +220,8 @@ def test_it_holds_while_the_sidecar_is_replaced(layer: str, seat: Seat) -> None:
         person.leave()
         allowed, blocked = person.places("egress_allowed"), person.places("egress_blocked")
     assert allowed == {"github.com:22": 1}
-    assert blocked == dict.fromkeys(LOOPED, seat.rounds())
+    tried = {place: times for place, times in blocked.items() if not place.endswith(":53")}
+    assert tried == dict.fromkeys(LOOPED, seat.rounds())
     assert connections(seat.world.seen(since, seat.world.mark())) == {22: 1}
 
 
