@@ -12,7 +12,9 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
+
+from aider_guard.airgap import kernel
 
 SHORT_SECONDS: Final = 0.02
 """How long a connection may take at most before the guard goes on: one over the loopback takes microseconds."""
@@ -21,18 +23,6 @@ _TIMEVAL: Final = struct.Struct("@ll")
 # linux/socket.h: what may be said of one datagram. MSG_ZEROCOPY would speak of the guard's own memory.
 _KNOWN_FLAGS: Final = 0x1 | 0x4 | 0x80 | 0x800 | 0x8000  # OOB, DONTROUTE, EOR, CONFIRM, MORE
 _LOOPBACK: Final = b"lo"
-
-
-class _Libc:
-    """The C library, loaded when it is first needed."""
-
-    _loaded: Any = None
-
-    @classmethod
-    def get(cls) -> Any:
-        if cls._loaded is None:
-            cls._loaded = ctypes.CDLL(None, use_errno=True)
-        return cls._loaded
 
 
 def keep_on_loopback(sock: socket.socket) -> None:
@@ -59,7 +49,7 @@ def send(sock: socket.socket, data: bytes, flags: int, raw: bytes | None) -> tup
     """Send one datagram without waiting: how many bytes, and the error."""
     flags = flags & _KNOWN_FLAGS | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
     length = 0 if raw is None else len(raw)
-    sent = _Libc.get().sendto(sock.fileno(), data, ctypes.c_size_t(len(data)), flags, raw, length)
+    sent = kernel.libc().sendto(sock.fileno(), data, ctypes.c_size_t(len(data)), flags, raw, length)
     if sent >= 0:
         return sent, 0
     error = ctypes.get_errno()
@@ -73,7 +63,7 @@ def outcome(sock: socket.socket) -> int:
 
 
 def _connect(sock: socket.socket, raw: bytes) -> int:
-    failed = _Libc.get().connect(sock.fileno(), raw, len(raw)) < 0
+    failed = kernel.libc().connect(sock.fileno(), raw, len(raw)) < 0
     return ctypes.get_errno() if failed else 0
 
 

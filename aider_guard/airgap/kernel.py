@@ -6,6 +6,7 @@ Numbers and structures are those of the kernel's own headers, named at each plac
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import sys
@@ -29,7 +30,9 @@ _SECCOMP: Final = {"x86_64": 317, "aarch64": 277}
 _PIDFD_GETFD: Final = 438
 
 
-def _libc() -> Any:
+@functools.cache
+def libc() -> Any:
+    """The C library, loaded when it is first needed; its functions leave their error for ``ctypes.get_errno``."""
     return ctypes.CDLL(None, use_errno=True)
 
 
@@ -42,30 +45,30 @@ def _checked(result: int, what: str) -> int:
 
 def unshare(flags: int) -> None:
     """Leave these namespaces for new ones (unshare(2))."""
-    _checked(_libc().unshare(flags), "unshare")
+    _checked(libc().unshare(flags), "unshare")
 
 
 def setns(fd: int, kind: int) -> None:
     """Enter the namespace of this kind that *fd* is of (setns(2))."""
-    _checked(_libc().setns(fd, kind), "setns")
+    _checked(libc().setns(fd, kind), "setns")
 
 
 def bind_mount(source: str, target: str) -> None:
     """Show *source* in the place of *target* (mount(2), MS_BIND)."""
     arguments = os.fsencode(source), os.fsencode(target), None, MS_BIND, None
-    _checked(_libc().mount(*arguments), f"mount over {target}")
+    _checked(libc().mount(*arguments), f"mount over {target}")
 
 
 def forbid_new_privileges() -> None:
     """From now on no program that this process becomes has more rights than it (prctl(2), PR_SET_NO_NEW_PRIVS)."""
-    _checked(_libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    _checked(libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
 
 
 def keep_capabilities(kept: frozenset[int]) -> None:
     """Let no program that this process becomes have other capabilities than these (capabilities(7), bounding set)."""
-    libc = _libc()
+    prctl = libc().prctl
     for number in range(64):
-        if number not in kept and libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
+        if number not in kept and prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
             break  # there are no more
 
 
@@ -83,10 +86,10 @@ def filter_calls(program: bytes, flags: int = 0) -> int:
     number = _SECCOMP.get(platform.machine())
     if number is None:
         raise OSError(f"seccomp: not tried on {platform.machine()}")
-    result = _libc().syscall(number, _SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(whole))
+    result = libc().syscall(number, _SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(whole))
     return _checked(result, "seccomp")
 
 
 def take_fd(process: int, number: int) -> int:
     """A duplicate of another process's descriptor; *process* is a pidfd (pidfd_getfd(2))."""
-    return _checked(_libc().syscall(_PIDFD_GETFD, process, number, 0), "pidfd_getfd")
+    return _checked(libc().syscall(_PIDFD_GETFD, process, number, 0), "pidfd_getfd")

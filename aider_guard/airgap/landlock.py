@@ -12,6 +12,8 @@ import os
 import struct
 from typing import Any, Final
 
+from aider_guard.airgap import kernel
+
 # asm-generic/unistd.h, the same on every architecture
 _CREATE_RULESET: Final = 444
 _ADD_RULE: Final = 445
@@ -33,7 +35,7 @@ def separate() -> bool:
 
     Needs no_new_privs. False where the kernel has no Landlock, or one that would restrict more than that.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = kernel.libc()
     version = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION)
     if version < _WITH_REFER:
         return False

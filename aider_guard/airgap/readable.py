@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 from collections.abc import Iterator
 from typing import Final
+
+from aider_guard.airgap import kernel
 
 # linux/prctl.h
 _PR_GET_DUMPABLE: Final = 3
@@ -32,5 +33,5 @@ def by_the_guard() -> None:
 
 
 def _prctl(what: int, value: int) -> int:
-    result: int = ctypes.CDLL(None, use_errno=True).prctl(what, value, 0, 0, 0)
+    result: int = kernel.libc().prctl(what, value, 0, 0, 0)
     return result

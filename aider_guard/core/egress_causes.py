@@ -14,6 +14,7 @@ class Cause:
     fix: str = ""
 
 
+NOT_ENFORCED = "require-airgap is set, and the kernel does not enforce the air gap here"
 _CONTAINER = "docker run --security-opt seccomp=unconfined"
 
 CAUSES: Mapping[str, Cause] = {

@@ -61,9 +61,8 @@ class ModelsChosen:
 
 @dataclass(frozen=True)
 class LaunchForbidden:
-    """The checks before the first prompt found what forbids this launch; Aider has not begun.
-
-    ``leaks`` is whether code would leave the machine, which is the user's to allow.
+    """The checks before the first prompt found what forbids this launch; Aider has not begun. ``leaks`` is whether
+    code would leave the machine, which is the user's to allow.
     """
 
     findings: tuple[Finding, ...]

@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from aider_guard import paths
 from aider_guard.config import Config
 from aider_guard.core.egress_events import EgressBlocked
 from aider_guard.core.state import Limits, State
 from aider_guard.journal import open_journal
 from aider_guard.launch.aider import Aider
-from aider_guard.launch.routes import DoorAddress
 from aider_guard.session import registry
 from aider_guard.session.begun import Started
 from aider_guard.session.border import Border
@@ -22,7 +20,7 @@ from aider_guard.session.launches import Launches
 from aider_guard.session.listening import Listening
 from aider_guard.session.loop import Loop
 from aider_guard.session.merging import merge_leftovers
-from aider_guard.session.planning import Planner
+from aider_guard.session.planning import Planner, planner_behind
 from aider_guard.session.relay import Relay
 from aider_guard.session.running import Running
 from aider_guard.session.session import Session
@@ -89,14 +87,12 @@ def assemble(
 
 
 def _planner(ground: Ground) -> Planner:
-    return Planner(
-        ground.config,
-        ground.aider,
-        ground.environment,
-        ground.border.refusing,
-        paths.state_dir(ground.environment),
-        DoorAddress(ground.listening.port, ground.listening.token),
-        ground.border.found,
+    return planner_behind(
+        ground.border,
+        ground.listening,
+        config=ground.config,
+        aider=ground.aider,
+        environment=ground.environment,
     )
 
 

@@ -154,5 +154,4 @@ def chosen_border(choosing: Choosing, config: Config) -> Iterator[Border]:
 
 def _not_enforced(because: str) -> str:
     words, fix = egress_causes.in_words(because), egress_causes.fix(because)
-    what = "require-airgap is set, and the kernel does not enforce the air gap here"
-    return "\n  ".join(filter(None, (f"{what}: {words}", fix)))
+    return "\n  ".join(filter(None, (f"{egress_causes.NOT_ENFORCED}: {words}", fix)))

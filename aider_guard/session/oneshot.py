@@ -15,7 +15,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from aider_guard import paths
 from aider_guard.airgap.gap import Enter
 from aider_guard.config import Config
 from aider_guard.core import sentences
@@ -31,7 +30,6 @@ from aider_guard.launch import command, pins
 from aider_guard.launch.aider import find_aider
 from aider_guard.launch.plan import Plan
 from aider_guard.launch.preflight.facts import NOT_ASKED
-from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
 from aider_guard.launch.starting import aider_environment, serves_page
 from aider_guard.session.beginning import models_chosen
@@ -39,7 +37,7 @@ from aider_guard.session.begun import bordered_command, entering, passed_fds
 from aider_guard.session.border import Border, choose, chosen_border
 from aider_guard.session.listening import door_socket
 from aider_guard.session.notices import render
-from aider_guard.session.planning import Planner
+from aider_guard.session.planning import Planner, planner_behind
 from aider_guard.session.signals import INHERITED, signals_as_wakeups
 from aider_guard.session.unattended import Unattended
 
@@ -65,19 +63,12 @@ def run_one_shot(
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="aider-guard-"))
         border = stack.enter_context(chosen_border(choosing, config))
         listening = stack.enter_context(door_socket(border.gap))
-        door = DoorAddress(listening.port, listening.token)
-        planner = Planner(
-            config,
-            aider,
-            environment,
-            border.refusing,
-            paths.state_dir(environment),
-            door,
-            border.found,
+        planner = planner_behind(
+            border, listening, config=config, aider=aider, environment=environment
         )
-        program = bordered_command(aider, theirs, arguments, border)
-        process = _started(program, aider_environment(config, environment), theirs, border)
-        theirs.close()
+        with theirs:
+            program = bordered_command(aider, theirs, arguments, border)
+            process = _started(program, aider_environment(config, environment), theirs, border)
         beside = Unattended(
             listening,
             border,
@@ -89,8 +80,7 @@ def run_one_shot(
         with _not_left_behind(process), beside, forwarded:
             _answer(ours, planner, Path(folder), beside)
             status = process.wait()
-        last = beside.end_line(even_nothing=sys.stderr.isatty())
-        _say([*beside.notices, *([last] if last is not None else [])])
+        _say(beside.all_notices(even_nothing=sys.stderr.isatty()))
     return status if status >= 0 else 128 - status
 
 

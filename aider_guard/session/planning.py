@@ -21,6 +21,8 @@ from aider_guard.launch.preflight.facts import NOT_TRIED, Facts, RepoFacts
 from aider_guard.launch.repository import runner_of_tests
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings
+from aider_guard.session.border import Border
+from aider_guard.session.listening import Listening
 
 
 @dataclass
@@ -94,3 +96,23 @@ class Planner:
             air_gap=self.air_gap,
             environment={name: self.environment.get(name, "") for name in OLLAMA_ADDRESSES},
         )
+
+
+def planner_behind(
+    border: Border,
+    listening: Listening,
+    *,
+    config: Config,
+    aider: Aider,
+    environment: Mapping[str, str],
+) -> Planner:
+    """The planner of a session, or a run without one, whose door listens there."""
+    return Planner(
+        config,
+        aider,
+        environment,
+        border.refusing,
+        paths.state_dir(environment),
+        DoorAddress(listening.port, listening.token),
+        border.found,
+    )

@@ -125,9 +125,12 @@ class Unattended:
             relays=self._border.gap.relays,
         )
 
-    def end_line(self, *, even_nothing: bool) -> Notice | None:
-        """What tried to leave; once the run is over. None for one in which Aider did not begin."""
-        return end_line(self._state, even_nothing=even_nothing and self._began)
+    def all_notices(self, *, even_nothing: bool) -> list[Notice]:
+        """What is to be said once the run is over, and last what tried to leave. Without *even_nothing*, and where
+        Aider did not begin, it is not said that nothing did.
+        """
+        last = end_line(self._state, even_nothing=even_nothing and self._began)
+        return [*self.notices, *([last] if last is not None else [])]
 
     def decide(self, event: Event) -> tuple[Action, ...]:
         """What the policy wants done about an event."""

@@ -18,8 +18,7 @@ def found(facts: Facts) -> Iterator[Finding]:
     if facts.config.network == "open":
         yield info("air-gap", layer_in_words("open"), "network is open")
     elif facts.config.require_airgap and not facts.is_held:
-        what = "require-airgap is set, and the kernel does not enforce the air gap here"
-        yield stop("air-gap", what, *_because(facts.air_gap))
+        yield stop("air-gap", egress_causes.NOT_ENFORCED, *_because(facts.air_gap))
     elif isinstance(facts.air_gap, Found):
         say = info if facts.air_gap.layer in ENFORCED else warn
         yield say("air-gap", layer_in_words(facts.air_gap.layer), *_because(facts.air_gap))
