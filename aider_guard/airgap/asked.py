@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from aider_guard.airgap.gap import NOBODY, Whose
 from aider_guard.core.egress import Attempt, Layer, Place
 from aider_guard.session.loop import Loop
 
@@ -24,7 +25,6 @@ class NoGap:
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
-        self.program: Callable[[], str] = lambda: ""
 
     @property
     def diag(self) -> None:
@@ -44,7 +44,7 @@ class NoGap:
         """See ``Gap``: there is nothing to enter."""
         yield None
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None]) -> None:
+    def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
         """See ``Gap``: nothing is seen by the kernel."""
 
     def look(self) -> None:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from aider_guard.core.egress import Attempt, Layer, Place
 from aider_guard.session.loop import Loop
@@ -27,6 +27,32 @@ class Enter:
         self.run()
 
 
+class Whose(Protocol):
+    """Names programs inside where a layer itself cannot tell who it was; "" where that is not known."""
+
+    def only(self) -> str:
+        """The only program that there is."""
+
+    def asker(self, port: int) -> str:
+        """The one that sent a datagram from this port and waits for the answer."""
+
+
+class Nobody:
+    """Implements ``Whose`` where nobody is known."""
+
+    def only(self) -> str:
+        """See ``Whose``."""
+        return ""
+
+    def asker(self, port: int) -> str:
+        """See ``Whose``."""
+        del port
+        return ""
+
+
+NOBODY: Final[Whose] = Nobody()
+
+
 class Gap(Protocol):
     """One session's air gap. Every launch of the session enters the same one. Closing it ends what serves it, and
     what still runs inside reaches nothing any more.
@@ -35,9 +61,6 @@ class Gap(Protocol):
     @property
     def layer(self) -> Layer:
         """Which layer it is."""
-
-    program: Callable[[], str]
-    """Asked where the layer itself cannot tell who tried."""
 
     @property
     def diag(self) -> socket.socket | None:
@@ -58,7 +81,7 @@ class Gap(Protocol):
         Leaving it means that the program runs inside. Raises OSError when that could not be.
         """
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None]) -> None:
+    def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
         """Serve what is inside from this loop, never blocking it, and report each attempt."""
 
     def look(self) -> None:

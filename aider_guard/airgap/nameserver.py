@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from aider_guard.airgap.gap import NOBODY, Whose
 from aider_guard.airgap.names import LOCAL, Names, answer
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.session.loop import READ, Loop
@@ -31,10 +32,12 @@ class NameServer:
         self._unsaid = frozenset((*LOCAL, *(place.host for place in allowed)))
         self._loop: Loop | None = None
         self._report: Callable[[Attempt], None] = lambda _attempt: None
+        self._whose: Whose = NOBODY
+        self._askers: dict[str, str] = {}
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None]) -> None:
+    def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
         """Serve from this loop."""
-        self._loop, self._report = loop, report
+        self._loop, self._report, self._whose = loop, report, whose
         for one in self._sockets:
             loop.watch(one.fileno(), READ, lambda _events, dns=one: self._serve(dns))  # type: ignore[misc]
 
@@ -46,6 +49,10 @@ class NameServer:
             one.close()
         self._loop = None
 
+    def asker_of(self, name: str) -> str:
+        """The program that asked for this name last; "" where that is not known."""
+        return self._askers.get(name, "")
+
     def _serve(self, dns: socket.socket) -> None:
         for query, ancillary, asker in _queries(dns):
             answered = answer(query, self._names)
@@ -53,9 +60,16 @@ class NameServer:
                 self._report(Attempt("(no question for a name)", PORT, "udp"))
                 continue
             if answered.name not in self._unsaid:
-                self._report(Attempt(answered.name, PORT, "dns"))
+                self._report(Attempt(answered.name, PORT, "dns", self._asked(answered.name, asker)))
             with suppress(OSError):  # whoever asked has gone
                 dns.sendmsg([answered.reply], _from_where_it_was_asked(ancillary), 0, asker)
+
+    def _asked(self, name: str, asker: tuple[Any, ...]) -> str:
+        """Who asks, which can be told while it waits. Names that stand for nothing are not kept: there is no end."""
+        program = self._whose.asker(asker[1])
+        if name in self._names:
+            self._askers[name] = program
+        return program
 
 
 def _queries(dns: socket.socket) -> Iterator[tuple[bytes, Ancillary, Any]]:

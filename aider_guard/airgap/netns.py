@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, Literal
 
 from aider_guard.airgap import packets, tables
-from aider_guard.airgap.gap import Enter
+from aider_guard.airgap.gap import NOBODY, Enter, Whose
 from aider_guard.airgap.jail import Jail
 from aider_guard.airgap.names import Names
 from aider_guard.airgap.nameserver import PORT as DNS_PORT
@@ -32,8 +32,7 @@ class NetnsGap:
         self._let_through = {one.getsockname()[:2] for one in jail.allowed}
         self._report: Callable[[Attempt], None] = lambda _attempt: None
         self._loop: Loop | None = None
-        self.program: Callable[[], str] = lambda: ""
-        """Who alone can have sent what is on its way; "" where that is not known."""
+        self._whose: Whose = NOBODY
 
     @property
     def layer(self) -> Literal["netns"]:
@@ -64,11 +63,11 @@ class NetnsGap:
         namespaces = self._jail.namespaces
         yield Enter(namespaces.enter, (namespaces.user, namespaces.net, namespaces.mount))
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None]) -> None:
+    def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
         """See ``Gap``."""
-        self._loop, self._report = loop, report
+        self._loop, self._report, self._whose = loop, report, whose
         loop.watch(self._jail.tap.fileno(), READ, lambda _events: self.look())
-        self._name_server.watch(loop, report)
+        self._name_server.watch(loop, report, whose)
 
     def look(self) -> None:
         """Report what has happened until now."""
@@ -92,13 +91,15 @@ class NetnsGap:
         if (host, port) in self._let_through or _is_dns(packet):
             return  # whoever asks for a name is heard by the name server
         if self._names.stands_for_a_name(host):
-            self._saw(self._names.name_of(host), port, packet.kind)
+            name = self._names.name_of(host)
+            self._saw(name, port, packet.kind, self._name_server.asker_of(name))
         elif not packets.is_loopback(host) or self._is_outside(packet):
             self._saw(host, port, packet.kind)
 
-    def _saw(self, host: str, port: int, protocol: Protocol) -> None:
-        # The socket of a connection that is refused is gone before anybody can ask whose it was.
-        self._report(Attempt(host, port, protocol, self.program()))
+    def _saw(self, host: str, port: int, protocol: Protocol, asker: str = "") -> None:
+        # The socket of a connection that is refused is gone before anybody can ask whose it was: known is who asked
+        # for the name, and waited for the answer.
+        self._report(Attempt(host, port, protocol, asker or self._whose.only()))
 
     def _is_outside(self, packet: packets.Packet) -> bool:
         """Whether a server of this machine, outside, has the port of the loopback that nobody inside has."""

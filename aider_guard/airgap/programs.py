@@ -1,29 +1,18 @@
-"""The names of programs, and which of them is at the other end of a connection on this machine.
-
-Linux: the kernel tells the socket's number (airgap/diag.py, or ``/proc/PID/net/tcp``, proc_pid_net(5)), and whose it is
-stands in ``/proc/PID/fd``. Elsewhere it stays unknown: the system tells connections only process by process, which
-takes longer than a loop may wait.
-"""
+"""The names of programs, their sockets, and who is near whom, as Linux tells it (proc(5))."""
 
 from __future__ import annotations
 
 import os
 import re
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import psutil
 
-from aider_guard.airgap.diag import ask_inode
-
 PROC: Final = Path("/proc")
-SEARCH_SECONDS: Final = 0.02
-BUDGET_SECONDS: Final = 0.1
-BUDGET_SHARE: Final = 0.1
 _MOST_LETTERS: Final = 40
 _CHUNK_BYTES: Final = 1 << 15
 _MOST_NEIGHBOURS: Final = 4096
@@ -85,16 +74,28 @@ def socket_inode(table: bytes, port: int, server_port: int) -> int:
     return 0
 
 
+def datagram_inode(table: bytes, port: int) -> int:
+    """The number of a socket that sends from this port; 0 without one. *table* is /proc/net/udp, udp6, or both."""
+    ours = f":{port:04X}".encode()
+    for line in table.splitlines():
+        fields = line.split()
+        if len(fields) > 9 and fields[1].endswith(ours):
+            with suppress(ValueError):
+                return int(fields[9])
+    return 0
+
+
 def read_table(
     pid: int,
+    kind: Literal["tcp", "udp"] = "tcp",
     *,
     until: float,
     proc: Path = PROC,
     clock: Callable[[], float] = time.monotonic,
 ) -> bytes:
-    """The connections of the network that a process is in, as far as can be read by then; empty when it is gone."""
+    """The sockets of the network that a process is in, as far as can be read by then; empty when it is gone."""
     parts: list[bytes] = []
-    for name in ("tcp", "tcp6"):
+    for name in (kind, f"{kind}6"):
         path = proc / str(pid) / "net" / name
         with suppress(OSError), path.open("rb", buffering=0) as file:
             while clock() <= until and (part := file.read(_CHUNK_BYTES)):
@@ -167,69 +168,3 @@ def only_program(pid: int, *, proc: Path = PROC) -> str:
     names = {program_of(one) for one in busy}
     name = names.pop() if len(names) == 1 else ""
     return "" if _INTERPRETER.fullmatch(name) and name.endswith("sh") else name
-
-
-class Peers:
-    """Names the programs at the other end of connections, and takes no more than a tenth of its thread's time.
-
-    ``root`` gives the process whose tree and network are looked at, 0 when there is none; ``diag`` is a socket of
-    airgap/diag.py made in that network, without which its table is read. A search ends after ``search_seconds``.
-    """
-
-    def __init__(
-        self,
-        root: Callable[[], int],
-        *,
-        diag: socket.socket | None = None,
-        proc: Path = PROC,
-        clock: Callable[[], float] = time.monotonic,
-        search_seconds: float = SEARCH_SECONDS,
-    ) -> None:
-        self._root = root
-        self._diag = diag
-        self._proc = proc
-        self._search_seconds = search_seconds
-        self._clock = clock
-        self._credit_seconds = BUDGET_SECONDS
-        self._credited_at = clock()
-
-    def program(self, port: int, server_port: int) -> str:
-        """The program that has *port* and is connected to *server_port*; "" where that cannot be told in time."""
-
-        def find(until: float) -> str:
-            pid = self._pid(port, server_port, until)
-            return program_of(pid) if pid else ""
-
-        return self._in_budget(find)
-
-    def only(self) -> str:
-        """The only program there is (``only_program``); "" where that cannot be told, or not in time."""
-        root = self._root()
-        return self._in_budget(lambda _until: only_program(root, proc=self._proc)) if root else ""
-
-    def _in_budget(self, find: Callable[[float], str]) -> str:
-        began = self._clock()
-        earned = (began - self._credited_at) * BUDGET_SHARE
-        self._credit_seconds = min(BUDGET_SECONDS, self._credit_seconds + earned)
-        self._credited_at = began
-        if self._credit_seconds <= 0:
-            return ""
-        name = find(began + self._search_seconds)
-        self._credit_seconds -= self._clock() - began
-        return name
-
-    def _pid(self, port: int, server_port: int, until: float) -> int:
-        root, proc = self._root(), self._proc
-        inode = self._inode(root, port, server_port, until) if root else 0
-        if not inode:
-            return 0
-        for pids in (tree(root, proc=proc), neighbours(root, proc=proc)):
-            if found := holder(inode, pids, until=until, proc=proc, clock=self._clock):
-                return found
-        return 0
-
-    def _inode(self, root: int, port: int, server_port: int, until: float) -> int:
-        if self._diag is not None:
-            return ask_inode(self._diag, port, server_port)
-        table = read_table(root, until=until, proc=self._proc, clock=self._clock)
-        return socket_inode(table, port, server_port)

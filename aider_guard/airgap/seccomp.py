@@ -17,7 +17,7 @@ from typing import Final, Literal
 from aider_guard.airgap import acting, callfilter, handover, readable
 from aider_guard.airgap.callers import Caller
 from aider_guard.airgap.calls import Calls, Later
-from aider_guard.airgap.gap import Enter
+from aider_guard.airgap.gap import NOBODY, Enter, Whose
 from aider_guard.airgap.names import Names
 from aider_guard.airgap.nameserver import NameServer
 from aider_guard.airgap.notifications import Done, Give, Listener, Notification
@@ -62,7 +62,6 @@ class SeccompGap:
             raise OSError(f"seccomp: not tried on {machine}")
         self._program = callfilter.program(numbers)
         self._listeners: list[Listener] = []
-        self.program: Callable[[], str] = lambda: ""
         self._unfinished: dict[socket.socket, Listener] = {}
         self._loop: Loop | None = None
         self._is_hidden = False
@@ -116,12 +115,12 @@ class SeccompGap:
         if self._loop is not None:
             self._watch(self._loop, listener)
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None]) -> None:
+    def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
         """See ``Gap``. Without it, or before, each call that is asked about waits."""
         self._loop, self._permits.report = loop, report
         for listener in self._listeners:
             self._watch(loop, listener)
-        self._name_server.watch(loop, report)
+        self._name_server.watch(loop, report, whose)
 
     def look(self) -> None:
         """See ``Gap``."""

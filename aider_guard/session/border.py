@@ -72,14 +72,13 @@ class Border:
         *root* is the process that is Aider now, 0 without one.
         """
         self._loop, self._report = loop, report
-        self.gap.watch(loop, self._saw)
         # Aider runs by now: what is loaded here does not delay it.
         from aider_guard.airgap.hearsay import Hearsay
-        from aider_guard.airgap.programs import Peers
+        from aider_guard.airgap.peers import Peers
         from aider_guard.airgap.proxy import RefusingProxy
 
         peers = Peers(root, diag=self.gap.diag)
-        self.gap.program = peers.only
+        self.gap.watch(loop, self._saw, peers)
         self._proxy = RefusingProxy(self._listener, loop, self._saw, program=peers.program)
         self._hearsay = Hearsay(self._ear, loop, self._saw)
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from aider_guard.airgap import programs
 from aider_guard.airgap.diag import ask_inode, diag_socket
+from aider_guard.airgap.peers import BUDGET_SECONDS, Peers
 from aider_guard.airgap.programs import (
-    BUDGET_SECONDS,
-    Peers,
+    datagram_inode,
     holder,
     neighbours,
     program_of,
@@ -94,6 +94,49 @@ def test_the_socket_is_found_by_both_its_ports(port: int, server_port: int, inod
 def test_a_table_may_hold_anything(table: bytes) -> None:
     """Nothing is raised."""
     assert socket_inode(table, 1, 2) >= 0
+
+
+@pytest.mark.parametrize(("port", "inode"), [(0xC001, 222), (0xC002, 333), (1, 0)])
+def test_the_socket_of_a_datagram_is_found_by_its_port(port: int, inode: int) -> None:
+    """Connected, as a resolver's is, or not."""
+    table = b"""   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref
+  1: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 111 2 0 0
+  2: 0100007F:C001 3500007F:0035 01 00000000:00000000 00:00000000 00000000     0        0 222 2 0 0
+  3: 00000000:C002 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 333 2 0 0
+"""
+    assert datagram_inode(table, port) == inode
+
+
+ASKS = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+    place = ("127.0.0.1", int(sys.argv[1]))
+    if sys.argv[2] == "connected":
+        one.connect(place)
+        one.send(b"?")
+    else:
+        one.sendto(b"?", place)
+    one.recv(1)
+"""
+
+
+@linux
+@pytest.mark.parametrize("how", ["connected", "unconnected"])
+def test_who_asks_for_a_name_is_found_while_it_waits(how: str, tmp_path: Path) -> None:
+    """Whoever waits for an answer has its socket open; afterwards nobody has."""
+    script = tmp_path / "asks.py"
+    script.write_text(ASKS)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(20)
+        command = [sys.executable, str(script), str(server.getsockname()[1]), how]
+        with subprocess.Popen(command):
+            _, asker = server.recvfrom(1)
+            peers = Peers(os.getpid, search_seconds=30)
+            assert peers.asker(asker[1]) == "asks.py"
+            server.sendto(b"!", asker)
+        assert peers.asker(asker[1]) == ""
+        assert Peers(lambda: 0, search_seconds=30).asker(server.getsockname()[1]) == ""
 
 
 CONNECTS = """
@@ -211,6 +254,21 @@ def test_the_search_ends_in_time(tmp_path: Path) -> None:
     assert holder(6, pids, until=1, proc=proc, clock=Clock([])) == 0
 
 
+def test_waiting_for_the_processor_is_not_searching(tmp_path: Path) -> None:
+    """On a busy machine seconds pass in a search of a moment; who it was is told all the same."""
+    proc = make_proc(tmp_path, range(1, 9), 5)
+    (proc / "1" / "net").mkdir()
+    (proc / "1" / "net" / "udp").write_text(f"0: 0:0007 0:0 07 0:0 0:0 0 0 0 {5}\n")
+    (proc / "1" / "task" / "1").mkdir(parents=True)
+    (proc / "1" / "task" / "1" / "children").write_text(f"{os.getpid()} 8")
+    (proc / str(os.getpid()) / "fd").mkdir(parents=True)
+    (proc / str(os.getpid()) / "fd" / "1").symlink_to("socket:[5]")
+    busy = Peers(lambda: 1, proc=proc, clock=Clock([9.0] * 99), worked=Clock([]))
+    assert busy.asker(7) == program_of(os.getpid()) != ""
+    working = Peers(lambda: 1, proc=proc, clock=Clock([]), worked=Clock([9.0] * 99))
+    assert working.asker(7) == ""
+
+
 def test_a_flood_of_questions_does_not_take_the_threads_time() -> None:
     """After a tenth of a second of work nothing is looked at until ten times as much has passed."""
     asked: list[float] = []
@@ -221,7 +279,7 @@ def test_a_flood_of_questions_does_not_take_the_threads_time() -> None:
         clock.now += 0.01
         return 0
 
-    peers = Peers(root, clock=clock)
+    peers = Peers(root, clock=clock, worked=clock)
     for _ in range(100):
         peers.program(1, 2)
     assert len(asked) == pytest.approx(BUDGET_SECONDS / 0.01, abs=2)

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from aider_guard.airgap import kernel
 from aider_guard.airgap.asked import NoGap
 from aider_guard.airgap.choose import open_gap
-from aider_guard.airgap.gap import Gap
+from aider_guard.airgap.gap import NOBODY, Gap, Whose
 from aider_guard.core.egress import Attempt, Layer, parse_place
 from aider_guard.session.loop import READ, Loop
 
@@ -37,9 +37,9 @@ _SECRET = ctypes.c_uint64(0x1BADC0DE)
 class OnlyWords(NoGap):
     """Blocks nothing, and says that it did."""
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None]) -> None:
+    def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
         """Claim it at once."""
-        del loop
+        del loop, whose
         place = parse_place(os.environ["CLAIMED"])
         report(Attempt(place.host, place.port, "tcp"))
 
