@@ -16,7 +16,7 @@ from fakes.ollama_server import FakeModel, FakeOllama
 
 import aider_guard
 from aider_guard.demo.layout import cache_folder, rig_in
-from bench import airgap, checks, counting, door, guard, relay, turns
+from bench import airgap, checks, counting, door, gpu, guard, relay, turns
 
 COLUMNS = "{:34}{:>12}{:>12}{:>12}{:>12}   {}"
 
@@ -50,6 +50,7 @@ def rows(folder: Path, address: str, options: argparse.Namespace) -> None:
         print_start("Aider", start, options, aim="under 300 ms added, checks included")
         print_doctor(checks.doctor(folder / "doctor", address, aider), options)
     print_idle(guard.idle(folder / "idle", address, options.idle_seconds))
+    gpu.print_reading(options.requests)
     rig = rig_in(cache_folder())
     if rig.aider_command.exists():
         counting.print_counting(rig)
