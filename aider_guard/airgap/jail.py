@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from aider_guard.airgap import kernel, packets
+from aider_guard.airgap import kernel, mounts, packets
 from aider_guard.airgap.diag import diag_socket
 from aider_guard.airgap.resident import Namespaces, write_maps
 
@@ -133,12 +133,14 @@ def _be_the_child(
 
 
 def _make(channel: socket.socket, allowed: Sequence[Address], masked: Sequence[str]) -> None:
+    own = mounts.readable_by_owner()
     kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET | kernel.CLONE_NEWNS)
     channel.send(b"u")
     if channel.recv(1) != b"m":
         return
-    for path in masked:
-        kernel.bind_mount("/dev/null", path)
+    mounts.hide(masked)
+    mounts.show_as_own(own)
+    mounts.keep_roots_word_inside()
     _bring_loopback_up()
     _make_all_local(socket.AF_INET)
     families = [socket.AF_INET]

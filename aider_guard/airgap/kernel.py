@@ -19,7 +19,12 @@ CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWNET: Final = 0x40000000
 # linux/mount.h
-MS_BIND: Final = 0x1000
+_MS_RDONLY: Final = 1
+_NOT_RUN: Final = 2 | 4 | 8  # MS_NOSUID | MS_NODEV | MS_NOEXEC
+_MS_REMOUNT: Final = 32
+_MS_BIND: Final = 0x1000
+_MS_REC: Final = 0x4000
+_MNT_DETACH: Final = 2
 # linux/prctl.h
 _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -54,9 +59,31 @@ def setns(fd: int, kind: int) -> None:
 
 
 def bind_mount(source: str, target: str) -> None:
-    """Show *source* in the place of *target* (mount(2), MS_BIND)."""
-    arguments = os.fsencode(source), os.fsencode(target), None, MS_BIND, None
-    _checked(libc().mount(*arguments), f"mount over {target}")
+    """Show *source*, with what is mounted in it, in the place of *target* (mount(2), MS_BIND)."""
+    _mount(source, target, None, _MS_BIND | _MS_REC, None)
+
+
+def mount_memory(target: str, options: str) -> None:
+    """Show an empty folder in memory in the place of *target*, for files that are not run (tmpfs(5))."""
+    _mount("tmpfs", target, "tmpfs", _NOT_RUN, options)
+
+
+def forbid_writing(target: str) -> None:
+    """Let nobody in this mount namespace write by the mount at *target*, nor run anything there."""
+    _mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _NOT_RUN, None)
+
+
+def unmount(target: str) -> None:
+    """Take the uppermost mount at *target* away; what was bound from it stays (umount2(2), MNT_DETACH)."""
+    _checked(libc().umount2(os.fsencode(target), _MNT_DETACH), f"umount of {target}")
+
+
+def _mount(
+    source: str | None, target: str, kind: str | None, flags: int, options: str | None
+) -> None:
+    texts = [None if one is None else os.fsencode(one) for one in (source, target, kind, options)]
+    result = libc().mount(*texts[:3], ctypes.c_ulong(flags), texts[3])
+    _checked(result, f"mount over {target}")
 
 
 def forbid_new_privileges() -> None:

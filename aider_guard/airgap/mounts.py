@@ -1,0 +1,113 @@
+"""What is shown inside a jail in the place of files outside: nothing, a copy, or the same and not to be written.
+
+For a process that has just got a mount namespace of its own, with all rights there. What is mounted is seen by nobody
+outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from aider_guard.airgap import kernel
+from aider_guard.airgap.sshfiles import checked_files
+
+_MOST_BYTES: Final = 1 << 16
+"""A larger file is not copied: those that are meant are settings and process numbers."""
+_FOLDER: Final = "size=16m,nr_inodes=4096"
+_ROOTS: Final = ("/proc/sys", "/sys")
+"""Where root's word goes to the kernel, which may start a program outside for it (kernel.core_pattern, core(5))."""
+
+
+@dataclass(frozen=True)
+class _Copy:
+    content: bytes
+    mode: int
+
+
+def readable_by_owner() -> Mapping[str, _Copy]:
+    """Root's files that ssh will not read once they are nobody's, for ``show_as_own``. To be called outside."""
+    if os.geteuid() == 0:
+        return {}
+    return {path: copy for path in checked_files() if (copy := _of_root(path))}
+
+
+def show_as_own(files: Mapping[str, _Copy]) -> None:
+    """Show each file with the same content and mode as the user's own. Raises OSError."""
+    if not files:
+        return
+    with contextlib.ExitStack() as stack:
+        targets = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in files}
+        for fd in targets.values():
+            stack.callback(os.close, fd)
+        folder = os.path.dirname(next(iter(files)))  # it is there, and hidden only for a moment
+        kernel.mount_memory(folder, _FOLDER)
+        stack.callback(kernel.unmount, folder)
+        for path, copy in files.items():
+            new = f"{folder}/{targets[path]}"
+            _write(new, copy)
+            kernel.bind_mount(new, f"/proc/self/fd/{targets[path]}")
+
+
+def hide(paths: Sequence[str]) -> None:
+    """Show each folder with its plain files only, to be filled by whoever is inside; a socket as /dev/null.
+
+    A new socket in a folder outside is hidden as well. What is gone by now needs no hiding. Raises OSError.
+    """
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(path)
+            if stat.S_ISDIR(status.st_mode):
+                _hide_folder(path, stat.S_IMODE(status.st_mode))
+            else:
+                kernel.bind_mount(os.devnull, path)
+
+
+def keep_roots_word_inside() -> None:
+    """Root may not change the kernel's settings, which are those outside. Raises OSError."""
+    if os.geteuid() != 0:
+        return
+    for folder in filter(os.path.isdir, _ROOTS):
+        kernel.bind_mount(folder, folder)
+        kernel.forbid_writing(folder)
+
+
+def _hide_folder(path: str, mode: int) -> None:
+    files = _plain_files(path)
+    kernel.mount_memory(path, f"mode={mode:o},{_FOLDER}")
+    for name, copy in files.items():
+        _write(f"{path}/{name}", copy)
+
+
+def _plain_files(folder: str) -> dict[str, _Copy]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: copy for entry in entries if (copy := _read(entry.path))}
+    except PermissionError:
+        return {}
+
+
+def _of_root(path: str) -> _Copy | None:
+    return _read(path) if os.stat(path).st_uid == 0 else None
+
+
+def _read(path: str) -> _Copy | None:
+    """None for what is no plain file, is too large, or is not to be read."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+            return None
+        with open(path, "rb") as file:
+            return _Copy(file.read(_MOST_BYTES), stat.S_IMODE(status.st_mode))
+    except OSError:
+        return None
+
+
+def _write(path: str, copy: _Copy) -> None:
+    with open(path, "xb") as file:
+        file.write(copy.content)
+        os.fchmod(file.fileno(), copy.mode)
