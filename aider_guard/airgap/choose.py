@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from aider_guard.airgap import kernel
 from aider_guard.airgap.asked import NoGap
-from aider_guard.airgap.masks import masked_sockets
+from aider_guard.airgap.masks import masked_paths
 from aider_guard.airgap.names import Names
 from aider_guard.core import egress_causes
 from aider_guard.core.egress import ENFORCED, Found, Layer, Place
@@ -56,7 +56,7 @@ class Choosing:
             from aider_guard.airgap.jail import Building
 
             try:
-                masked = masked_sockets(self._environment)
+                masked = masked_paths(self._environment)
                 building = Building(self._inside(), masked)
             except OSError:
                 self._causes.append("no-namespaces")
@@ -114,7 +114,7 @@ class Choosing:
         from aider_guard.airgap.seccomp import SeccompGap
         from aider_guard.airgap.trial import try_filter
 
-        masked = masked_sockets(self._environment)
+        masked = masked_paths(self._environment, also_absent=True)
         try:
             try_filter()
             return SeccompGap(self._names, self._allowed, masked=masked)

@@ -1,68 +1,102 @@
 """Sockets of daemons that act for whoever asks, outside the air gap: containers, resolvers, D-Bus, and their like.
 
 A pathname socket is reached through the file system and not through the network, so that a network namespace does not
-hold it. Where one of these daemons would go out for a program, its socket is shown as /dev/null inside.
+hold it. Where one of these daemons would go out for a program, its socket is not shown inside (airgap/mounts.py), nor a
+folder that has only such sockets in it: whoever makes one anew, or later, makes it in that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 _SYSTEM: Final = (
     "/run/docker.sock",
-    "/var/run/docker.sock",
-    "/run/podman/podman.sock",
-    "/run/containerd/containerd.sock",
-    "/run/crio/crio.sock",
-    "/run/buildkit/buildkitd.sock",
-    "/run/libvirt/libvirt-sock*",
+    "/var/run/docker.sock",  # where this is no link to the other
+    "/run/docker/",  # and what it starts
+    "/run/podman/",
+    "/run/containerd/",
+    "/run/crio/",
+    "/run/buildkit/",
+    "/run/libvirt/",
     "/run/snapd*.socket",
+    "/run/multipass_socket",
+    "/var/snap/multipass/common/multipass_socket",
     "/var/snap/lxd/common/lxd/unix.socket",
-    "/var/lib/incus/unix.socket",
-    "/run/nscd/socket",
-    "/run/systemd/resolve/io.systemd.Resolve*",
+    "/var/snap/lxd/common/lxd-user/unix.socket",
+    "/var/lib/incus/unix.socket*",
+    "/run/nscd/",
+    "/run/systemd/resolve/",  # its plain files are what /etc/resolv.conf may lead to
     "/run/systemd/private",
-    "/run/avahi-daemon/socket",
-    "/run/dbus/system_bus_socket",
-    "/run/WSL/*_interop",
+    "/run/systemd/io.systemd.Manager",
+    "/run/avahi-daemon/",
+    "/run/dbus/",
+    "/run/WSL/",
+    "/run/screen/",
 )
-"""Of the system. ``*`` stands for any part of a name."""
+"""Of the system. ``*`` stands for any part of a name; a ``/`` at the end for a folder that has nothing else in it."""
 _USERS: Final = (
     "{runtime}/bus",
-    "{runtime}/systemd/private",
+    "{runtime}/at-spi/",
+    "{home}/.cache/at-spi/",
+    "{runtime}/systemd/",
     "{runtime}/docker.sock",
-    "{runtime}/podman/podman.sock",
-    "{runtime}/buildkit/buildkitd.sock",
+    "{runtime}/docker/",
+    "{runtime}/podman/",
+    "{runtime}/containerd*/",
+    "{runtime}/buildkit*/",
+    "{runtime}/libvirt/",
     "{runtime}/gnupg/S.dirmngr",  # fetches keys and certificate lists for GnuPG
     "{home}/.gnupg/S.dirmngr",
     "{home}/.ssh/*",  # a shared connection of ssh's leads to where it is open (ControlPath, ssh_config(5))
     "{home}/.ssh/*/*",
-    "{home}/.docker/run/docker.sock",
+    "{home}/.docker/run/",
     "{home}/.docker/desktop/*.sock",
-    "/tmp/tmux-{uid}/*",  # noqa: S108  # tmux's own place: a server of tmux starts programs where it runs itself
-    "/run/screen/S-{user}/*",
+    "{home}/.rd/docker.sock",  # Rancher Desktop
+    "{home}/.colima/*/*.sock",
+    "{home}/.config/colima/*/*.sock",
+    "{home}/.lima/*/*.sock",
+    "{home}/.lima/*/sock/",
+    "{home}/.colima/_lima/*/*.sock",
+    # Those who keep terminals, or windows, start programs where they run themselves.
+    "{tmux}/tmux-{uid}/",
+    "{home}/.screen/",
+    "{runtime}/zellij/",
+    "/tmp/zellij-{uid}/",  # noqa: S108  # zellij's own place
+    "{runtime}/wezterm/",
+    "{runtime}/hypr/",
+    "{runtime}/sway-ipc.*",
+    "{runtime}/i3/",
 )
-_NEEDED: Final = "SSH_AUTH_SOCK"
-"""An agent of ssh's signs, and connects to nobody."""
 _VARIABLES: Final = (
     "DOCKER_HOST",
     "CONTAINER_HOST",
     "DBUS_SESSION_BUS_ADDRESS",
     "WSL_INTEROP",
     "TMUX",
+    "I3SOCK",
+    "SWAYSOCK",
+    "KITTY_LISTEN_ON",
+    "WEZTERM_UNIX_SOCKET",
 )
 """Variables that name one; a scheme before its path and a list after it are taken off."""
 
 
-def masked_sockets(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The sockets that are there now, by their real paths, each once."""
-    needed = os.path.realpath(environment.get(_NEEDED) or os.devnull)
-    found = _sockets((*patterns(environment), *_named(environment)))
-    return tuple(dict.fromkeys(path for path in found if path != needed))
+def masked_paths(environment: Mapping[str, str], *, also_absent: bool = False) -> tuple[str, ...]:
+    """Real paths of the sockets, and of the folders with sockets, that are there now, each once.
+
+    With *also_absent* those that may come, as far as their whole names are known.
+    """
+    needed = [os.path.realpath(path) for path in _needed(environment)]
+    found: list[str] = []
+    for pattern in (*patterns(environment), *_named(environment)):
+        for path in _matching(pattern, also_absent=also_absent):
+            found += _masked(path, needed, also_absent=also_absent)
+    return tuple(dict.fromkeys(found))
 
 
 def patterns(environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -72,7 +106,7 @@ def patterns(environment: Mapping[str, str]) -> tuple[str, ...]:
         "runtime": glob.escape(environment.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"),
         "home": glob.escape(environment.get("HOME") or "/nonexistent"),
         "uid": str(uid),
-        "user": glob.escape(environment.get("USER") or "nobody"),
+        "tmux": glob.escape(environment.get("TMUX_TMPDIR") or "/tmp"),  # noqa: S108  # tmux's own place
     }
     return (*_SYSTEM, *(pattern.format(**known) for pattern in _USERS))
 
@@ -82,19 +116,44 @@ def _named(environment: Mapping[str, str]) -> Iterator[str]:
         value = environment.get(name, "")
         for part in value.split(";"):
             path = part[part.find("/") :].partition(",")[0] if "/" in part else ""
-            if path.startswith("//"):
-                path = path[1:]  # unix:///run/…
-            if path:
-                yield glob.escape(path.lstrip("/") and "/" + path.lstrip("/"))
+            if path := path.strip("/"):  # unix:///run/…
+                yield glob.escape(f"/{path}")
 
 
-def _sockets(found: Iterable[str]) -> Iterator[str]:
-    for pattern in found:
-        for path in glob.iglob(pattern):  # noqa: PTH207  # patterns are of whole paths
-            real = os.path.realpath(path)
-            try:
-                is_socket = stat.S_ISSOCK(os.stat(real).st_mode)
-            except OSError:
-                continue
-            if is_socket:
-                yield real
+def _needed(environment: Mapping[str, str]) -> Iterator[str]:
+    """An agent of ssh's, which signs and connects to nobody; and where the user is and lives."""
+    yield from filter(None, (environment.get("SSH_AUTH_SOCK"), environment.get("HOME")))
+    with contextlib.suppress(OSError):  # a folder that was removed
+        yield os.getcwd()
+
+
+def _matching(pattern: str, *, also_absent: bool) -> Iterator[str]:
+    if also_absent and not glob.has_magic(pattern):
+        yield pattern
+    else:
+        yield from glob.iglob(pattern)  # noqa: PTH207  # patterns are of whole paths
+
+
+def _masked(path: str, needed: Sequence[str], *, also_absent: bool) -> Iterator[str]:
+    """What is to be masked at a path: itself, or only the sockets in a folder that is needed otherwise."""
+    real = os.path.realpath(path)
+    if not path.endswith("/"):
+        if real not in needed and _is(stat.S_ISSOCK, real, otherwise=also_absent):
+            yield real
+    elif any(f"{one}/".startswith(f"{real}/") for one in needed):
+        # It may not be there, or show nothing to this user.
+        with contextlib.suppress(OSError), os.scandir(real) as entries:
+            for entry in entries:
+                yield from _masked(entry.path, needed, also_absent=False)
+    elif _is(stat.S_ISDIR, real, otherwise=also_absent):
+        yield real
+
+
+def _is(kind: Callable[[int], bool], path: str, *, otherwise: bool) -> bool:
+    """Whether what is there is of this kind; *otherwise* where there is nothing."""
+    try:
+        return kind(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return otherwise
+    except OSError:
+        return False

@@ -13,7 +13,6 @@ import pytest
 
 from aider_guard.airgap import choose
 from aider_guard.airgap.choose import Choosing, find_layer, open_gap
-from aider_guard.airgap.masks import masked_sockets
 from aider_guard.airgap.tables import has_server
 from aider_guard.config import Config
 from aider_guard.core import egress_causes
@@ -140,65 +139,6 @@ def test_an_allowed_place_has_a_listener_inside() -> None:
             ("127.0.0.1", 6379),
             ("::1", 70),
         ]
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which sockets have short names."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_sockets_of_daemons_are_found(home: Path) -> None:
-    """By their usual places and by the variables that name them; what is no socket is left alone."""
-    runtime = home / "run"
-    runtime.mkdir()
-    (runtime / "docker.sock").write_text("a file")
-    with socket.socket(socket.AF_UNIX) as bus, socket.socket(socket.AF_UNIX) as docker:
-        bus.bind("run/bus")
-        docker.bind("own.sock")
-        (home / "link.sock").symlink_to("own.sock")
-        found = masked_sockets(
-            {
-                "XDG_RUNTIME_DIR": str(runtime),
-                "HOME": str(home),
-                "DOCKER_HOST": f"unix://{home}/link.sock",
-            }
-        )
-    assert str(runtime / "bus") in found
-    assert str(home / "own.sock") in found
-    assert not any(path.endswith("docker.sock") and path.startswith(str(home)) for path in found)
-
-
-def test_connections_of_ssh_are_found_and_its_agent_is_left(home: Path) -> None:
-    """A shared connection leads out; an agent signs only, wherever it listens."""
-    (home / ".ssh" / "shared").mkdir(parents=True)
-    with contextlib.ExitStack() as stack:
-        for name in ("cm-host", "shared/host", "agent"):
-            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(f".ssh/{name}")
-        agent = str(home / ".ssh" / "agent")
-        found = masked_sockets({"HOME": str(home), "SSH_AUTH_SOCK": agent})
-    assert {str(home / ".ssh" / name) for name in ("cm-host", "shared/host")} <= set(found)
-    assert agent not in found
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "unix:path={path},guid=1;unix:abstract=/x",
-        "unix:abstract=/x;unix:path={path}",
-        "{path},123,0",
-        "unix://{path}",
-    ],
-)
-def test_variables_name_sockets_in_many_ways(value: str, home: Path) -> None:
-    """A list of D-Bus, what tmux says of itself, and addresses of containers."""
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind("s")
-        path = str(home / "s")
-        assert path in masked_sockets(
-            {"HOME": "/nowhere", "DBUS_SESSION_BUS_ADDRESS": value.format(path=path)}
-        )
 
 
 def test_who_listens_is_in_the_tables() -> None:

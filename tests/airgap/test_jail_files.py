@@ -1,4 +1,4 @@
-"""Files inside a jail: ssh reads its settings, and root does not change the kernel's."""
+"""Files inside a jail: sockets of daemons are hidden now and later, and ssh reads its settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 import os
 import pwd
 import shutil
+import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +22,20 @@ pytestmark = pytest.mark.skipif(
     find_layer({SWITCH: "seccomp"}).layer != "netns",
     reason="this system allows no network namespaces",
 )
+REACH = """
+import socket, sys
+for path in sys.stdin:
+    with socket.socket(socket.AF_UNIX) as one:
+        print(one.connect_ex(path.strip()) == 0, flush=True)
+"""
+SERVE = """
+import os, socket, sys
+with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+    server.bind(sys.argv[1])
+    server.listen()
+    client.connect(sys.argv[1])
+    print(*sorted(os.listdir(os.path.dirname(sys.argv[1]))))
+"""
 
 
 @contextlib.contextmanager
@@ -46,6 +62,73 @@ def said(command: Sequence[str], environment: Mapping[str, str]) -> str:
     """All that a program in a jail says."""
     with started(command, environment) as process:
         return process.communicate()[0]
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A runtime folder of a user with Podman, in which sockets have short names."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / "podman").mkdir(parents=True)
+    return tmp_path / "run"
+
+
+@contextlib.contextmanager
+def daemon(path: str) -> Iterator[None]:
+    """Somebody who listens there."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        yield
+        Path(path).unlink()
+
+
+def test_a_daemon_that_starts_again_stays_hidden(runtime: Path) -> None:
+    """And one that starts only then: its socket is a new one, in a folder that is hidden."""
+    environment = {"XDG_RUNTIME_DIR": str(runtime), "HOME": "/nowhere"}
+    path = "run/podman/podman.sock"
+
+    def reached(process: subprocess.Popen[str]) -> bool:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print(runtime / "podman" / "podman.sock", file=process.stdin, flush=True)
+        return process.stdout.readline() == "True\n"
+
+    first = contextlib.ExitStack()
+    first.enter_context(daemon(path))
+    with started([sys.executable, "-c", REACH], environment) as process, first:
+        assert not reached(process)
+        first.close()
+        with daemon(path), socket.socket(socket.AF_UNIX) as outside:
+            outside.connect(path)
+            assert not reached(process)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def test_a_hidden_folder_is_for_those_inside(runtime: Path) -> None:
+    """Its plain files are there; what they make in it is not seen outside."""
+    (runtime / "podman" / "settings").write_text("as they are")
+    environment = {"XDG_RUNTIME_DIR": str(runtime), "HOME": "/nowhere"}
+    path = runtime / "podman" / "own"
+    assert said([sys.executable, "-c", SERVE, str(path)], environment) == "own settings\n"
+    assert said(["cat", f"{runtime}/podman/settings"], environment) == "as they are"
+    assert [one.name for one in path.parent.iterdir()] == ["settings"]
+
+
+def test_an_agent_in_such_a_folder_is_reached(runtime: Path) -> None:
+    """Its folder is not hidden then, but the other sockets there are."""
+    folder = runtime / "podman"
+    environment = {
+        "XDG_RUNTIME_DIR": str(runtime),
+        "HOME": "/nowhere",
+        "SSH_AUTH_SOCK": str(folder / "agent"),
+    }
+    with (
+        daemon("run/podman/agent"),
+        daemon("run/podman/other"),
+        started([sys.executable, "-c", REACH], environment) as process,
+    ):
+        assert process.communicate(f"{folder}/agent\n{folder}/other\n")[0] == "True\nFalse\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may write the kernel's settings anyway")
