@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _SWITCH: Final = "AIDER_GUARD_TEST_NO_LAYER"
 """Names layers that are not to be tried, separated by commas: how tests see a system that does not allow them."""
+_BY_CONTAINERS: Final = (errno.EPERM, errno.ENOSYS)
+_FORBIDDEN: Final = (*_BY_CONTAINERS, errno.EACCES, errno.ENOSPC, errno.EUSERS)
+"""How the kernel says that it may not be, as far as a setting can be why (unshare(2)); a full limit is ENOSPC."""
 
 
 class Choosing:
@@ -38,8 +41,11 @@ class Choosing:
         serves_page: bool = False,
     ) -> None:
         self._serves_page = serves_page
-        self._allowed, self._environment, self._is_open = tuple(allowed), environment, is_open
+        self._environment, self._is_open = environment, is_open
         self._names = Names()
+        self._allowed: dict[tuple[str, int], Place] = {}
+        for place in allowed:  # two names may mean the same place inside
+            self._allowed.setdefault(self._inside(place), place)
         self._not_tried = environment.get(_SWITCH, "").split(",")
         self._stack = ExitStack()
         self._building: Building | None = None
@@ -56,10 +62,9 @@ class Choosing:
             from aider_guard.airgap.jail import Building
 
             try:
-                masked = masked_paths(self._environment)
-                building = Building(self._inside(), masked)
-            except OSError:
-                self._causes.append("no-namespaces")
+                building = Building(tuple(self._allowed), masked_paths(self._environment))
+            except OSError as error:
+                self._causes.append(_why_no_namespaces(error))
             else:
                 self._building = self._stack.enter_context(building)
         return self
@@ -83,9 +88,9 @@ class Choosing:
             return False
         return kernel.IS_LINUX and not self._is_open and layer not in self._not_tried
 
-    def _inside(self) -> list[tuple[str, int]]:
-        """Where in the air gap each allowed place is."""
-        return [(self._address(place.host), place.port) for place in self._allowed]
+    def _inside(self, place: Place) -> tuple[str, int]:
+        """Where in the air gap an allowed place is."""
+        return self._address(place.host), place.port
 
     def _address(self, host: str) -> str:
         if host == "localhost":
@@ -99,11 +104,9 @@ class Choosing:
         from aider_guard.airgap.netns import NetnsGap
 
         try:
-            return NetnsGap(self._building.finish(), self._names, self._allowed)
-        except OSError:
-            self._causes.append(
-                egress_causes.cause_of(egress_causes.NAMESPACES, _read, "container")
-            )
+            return NetnsGap(self._building.finish(), self._names, tuple(self._allowed.values()))
+        except OSError as error:
+            self._causes.append(_why_no_namespaces(error))
             return None
         finally:
             self._stack.close()  # the child has done its work
@@ -117,11 +120,24 @@ class Choosing:
         masked = masked_paths(self._environment, also_absent=True)
         try:
             try_filter()
-            return SeccompGap(self._names, self._allowed, masked=masked)
+            return SeccompGap(self._names, tuple(self._allowed.values()), masked=masked)
         except OSError as error:
             otherwise = "no-notify" if error.errno == errno.EINVAL else "pidfd"
             self._causes.append(egress_causes.cause_of(egress_causes.FILTER, _read, otherwise))
             return None
+
+
+def _why_no_namespaces(error: OSError) -> str:
+    """A setting that forbids them, else who is known to; any other fault in its own words."""
+    if not os.path.exists("/proc/self/ns/user"):
+        return "no-namespaces"
+    where = f": {error.filename}" if error.filename else ""
+    fault = f"{error.strerror or error}{where}".replace(";", ",")
+    words = f"a network namespace could not be made ({fault})"
+    if error.errno not in _FORBIDDEN:
+        return words
+    otherwise = "container" if error.errno in _BY_CONTAINERS else words
+    return egress_causes.cause_of(egress_causes.NAMESPACES, _read, otherwise)
 
 
 def _read(switch: str) -> str:
@@ -133,9 +149,9 @@ def _read(switch: str) -> str:
         return ""
 
 
-def find_layer(environment: Mapping[str, str] = os.environ) -> Found:
+def find_layer(environment: Mapping[str, str] = os.environ, allowed: Sequence[Place] = ()) -> Found:
     """The best layer that this system allows, found by making it, and why there is no better one."""
-    with Choosing((), environment) as choosing:
+    with Choosing(allowed, environment) as choosing:
         gap = choosing.finish()
         gap.close()
         return Found(gap.layer, choosing.because)

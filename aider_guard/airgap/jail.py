@@ -22,7 +22,7 @@ from typing import Final
 
 from aider_guard.airgap import kernel, mounts, packets
 from aider_guard.airgap.diag import diag_socket
-from aider_guard.airgap.resident import Namespaces, write_maps
+from aider_guard.airgap.resident import Namespaces, filter_calls, write_maps
 
 _SIOCSIFFLAGS, _UP_AND_RUNNING = 0x8914, 0x41  # linux/sockios.h; IFF_UP | IFF_RUNNING (net/if.h)
 _LOOPBACK_INDEX: Final = 1  # the first interface of every network namespace
@@ -112,8 +112,9 @@ class Building:
             raise TimeoutError("it took too long")
         message, fds, _, _ = socket.recv_fds(self._ours, 4096, _MOST_FDS)
         if not message or message.startswith(b"!"):
-            words = message[1:].decode("utf-8", "replace")
-            raise OSError(words or "the child that was to make it has ended")
+            number, _, words = message[1:].decode("utf-8", "replace").partition(" ")
+            words = words or "the child that was to make it has ended"
+            raise OSError(int(number or 0), words)
         for fd in fds:
             os.set_inheritable(fd, False)
         return message, fds
@@ -126,8 +127,10 @@ def _be_the_child(
     try:
         _make(channel, allowed, masked)
     except BaseException as error:  # noqa: BLE001  # told to the parent, whatever it is
+        number = error.errno or 0 if isinstance(error, OSError) else 0
+        words = getattr(error, "strerror", None) or str(error) or type(error).__name__
         with contextlib.suppress(OSError):
-            channel.send(b"!" + (str(error) or type(error).__name__).encode("utf-8", "replace"))
+            channel.send(f"!{number} {words}".encode("utf-8", "replace"))
     finally:
         os._exit(0)
 
@@ -148,12 +151,12 @@ def _make(channel: socket.socket, allowed: Sequence[Address], masked: Sequence[s
         _make_all_local(socket.AF_INET6)
         families.append(socket.AF_INET6)
     dns = [_dns_socket(family) for family in families]
-    spare = [
-        socket.create_server(("127.0.0.1", 0), backlog=_QUEUE) for _ in range(_SPARE_LISTENERS)
-    ]
     listeners = [_listener(address) for address in allowed]
+    free = ("127.0.0.1", 0)  # a port that is not one of theirs
+    spare = [socket.create_server(free, backlog=_QUEUE) for _ in range(_SPARE_LISTENERS)]
     held = [*_namespace_fds(), *_table_fds(), _tap().detach(), diag_socket().detach()]
     fds = [*held, *(one.detach() for one in (*dns, *spare, *listeners))]
+    filter_calls()  # here, so that whoever enters will not be the first to find that it cannot be
     socket.send_fds(channel, [bytes([len(dns)])], fds)
 
 

@@ -28,10 +28,7 @@ class Namespaces:
             kernel.setns(fd, kind)
         os.chdir(folder)  # the mount namespace put us at its root
         kernel.keep_capabilities(KEPT if os.geteuid() == 0 else frozenset())
-        kernel.forbid_new_privileges()
-        calls = callfilter.CALLS.get(platform.machine())
-        if calls is not None:
-            kernel.filter_calls(callfilter.program_in_a_jail(calls))
+        filter_calls()
 
     def close(self) -> None:
         """Let go of them. Twice is no error."""
@@ -39,6 +36,14 @@ class Namespaces:
             if getattr(self, name) >= 0:
                 os.close(getattr(self, name))
                 setattr(self, name, -1)
+
+
+def filter_calls() -> None:
+    """Refuse this process, and whatever it becomes, the calls that no namespace holds. Raises OSError."""
+    kernel.forbid_new_privileges()
+    calls = callfilter.CALLS.get(platform.machine())
+    if calls is not None:
+        kernel.filter_calls(callfilter.program_in_a_jail(calls))
 
 
 def write_maps(process: int) -> None:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from aider_guard import paths
 from aider_guard.airgap.choose import find_layer
 from aider_guard.config import Config
-from aider_guard.core.egress import Found
+from aider_guard.core.egress import Found, Place
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.errors import LaunchError
 from aider_guard.launch import plan
@@ -44,14 +44,14 @@ def gather(
     environment: Mapping[str, str] = os.environ,
     state_dir: Path,
     memory_reader: Callable[[], MemoryReading] | None = None,
-    layer_finder: Callable[[Mapping[str, str]], Found] | None = None,
+    layer_finder: Callable[[Mapping[str, str], Sequence[Place]], Found] | None = None,
     answer_seconds: float = ANSWER_SECONDS,
     memory_seconds: float = MEMORY_SECONDS,
 ) -> Facts:
     """Everything the checks look at. Never raises for what is missing or broken outside: that is a fact, too."""
     find = layer_finder or find_layer
     # It forks: done before there are threads.
-    air_gap = find(environment) if config.network == "offline" else NOT_TRIED
+    air_gap = find(environment, config.allow) if config.network == "offline" else NOT_TRIED
     memory = _begin(memory_reader or read_memory)
     facts = Facts(
         config=config,

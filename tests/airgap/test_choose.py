@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from aider_guard.airgap.choose import Choosing, find_layer, open_gap
 from aider_guard.airgap.tables import has_server
 from aider_guard.config import Config
 from aider_guard.core import egress_causes
-from aider_guard.core.egress import Place
+from aider_guard.core.egress import Layer, Place
 from aider_guard.errors import LaunchRefusedError
 from aider_guard.session.border import chosen_border
 
@@ -107,6 +108,31 @@ def test_why_there_are_no_namespaces(
     assert cause in egress_causes.CAUSES
 
 
+@netns
+def test_a_fault_that_nobody_wants_is_told_in_its_own_words() -> None:
+    """It is not the container's; doctor, who tries what a session gets, tells the same."""
+    places = [Place("0.0.0.0", 5432), Place("127.0.0.1", 5432)]
+    found = find_layer({SWITCH: "seccomp"}, places)
+    assert found.layer == "asked"
+    assert "could not be made (Address already in use" in found.because.split("; ")[0]
+    assert find_layer({}).layer == "netns"
+
+
+@netns
+def test_a_kernel_that_filters_no_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found out when the layer is chosen, not when Aider is to enter it, and nobody is left over."""
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EINVAL, "seccomp: Invalid argument")
+
+    monkeypatch.setattr("aider_guard.airgap.kernel.filter_calls", fail)
+    before = psutil.Process().children()
+    found = find_layer({})
+    assert found.layer == "asked"
+    assert "could not be made (seccomp: Invalid argument)" in found.because
+    assert psutil.Process().children() == before
+
+
 @pytest.mark.parametrize("layer", ["asked", "open"])
 def test_who_requires_a_layer_is_refused_without_one(layer: str) -> None:
     """With the reason, before anything is started."""
@@ -139,6 +165,16 @@ def test_an_allowed_place_has_a_listener_inside() -> None:
             ("127.0.0.1", 6379),
             ("::1", 70),
         ]
+
+
+@pytest.mark.parametrize(
+    "layer", [pytest.param("netns", marks=netns), pytest.param("seccomp", marks=seccomp)]
+)
+def test_a_place_that_is_allowed_twice(layer: Layer) -> None:
+    """By two names it is still one place, with one listener."""
+    places = [Place("localhost", 5432), Place("10.9.8.7", 22), Place("127.0.0.1", 5432)]
+    with open_gap(layer, places) as gap:
+        assert [place for _, place in gap.relays] == places[:2]
 
 
 def test_who_listens_is_in_the_tables() -> None:
