@@ -12,7 +12,9 @@ from fakes.ollama_server import FakeModel, FakeOllama, Json, Raw
 from launch.preflight.worlds import NO, role, same, server, settings, variable, world
 
 from aider_guard import paths
+from aider_guard.airgap.choose import find_layer
 from aider_guard.config import Config
+from aider_guard.core.egress import Found, Place
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
 from aider_guard.core.serverfacts import ModelFacts, ServerReport
 from aider_guard.launch.gathering import (
@@ -146,6 +148,17 @@ def test_a_fault_of_a_sensor_is_not_swallowed(tmp_path: Path) -> None:
             state_dir=tmp_path,
             memory_reader=broken,
         )
+
+
+def test_the_air_gap_is_tried_with_what_is_allowed(tmp_path: Path) -> None:
+    """What a session would get: an address that cannot be one inside costs it the best layer."""
+    if find_layer({}).layer != "netns":
+        pytest.skip("this system allows no network namespaces")
+    allow = (Place("::ffff:127.0.0.1", 22),)
+    found = facts_of(tmp_path, Config(ollama=nowhere(), allow=allow)).air_gap
+    assert isinstance(found, Found)
+    assert found.layer != "netns"
+    assert "could not be made" in found.because
 
 
 def test_this_machines_memory_is_read() -> None:
