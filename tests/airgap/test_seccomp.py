@@ -160,6 +160,29 @@ tell([found, port_0, error_of(socket.create_connection, ("host.example", 443), 5
     assert here.kinds() == {("host.example", 53, "dns"), ("host.example", 443, "tcp")}
 
 
+ASK_BY_6 = """
+sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, arguments)
+sock.settimeout(5)
+error = error_of(sock.connect, ("2001:db8::53", 53))
+if not error:
+    sock.send(struct.pack("!HHHHHH", 7, 256, 1, 0, 0, 0) + b"\\7example\\3org\\0\\0\\1\\0\\1")
+tell(error or socket.inet_ntoa(sock.recv(512)[-4:]))
+"""
+
+
+def test_a_name_server_of_ipv6_answers(here: World) -> None:
+    """Where the system's list has no other, names are found all the same."""
+    assert here.run(ASK_BY_6, 0).startswith("127.77.")
+    assert here.kinds() == {("example.org", 53, "dns")}
+
+
+def test_a_question_that_cannot_be_asked_is_told(here: World) -> None:
+    """By a socket that takes no address of IPv4: the server's address is known."""
+    assert here.run(ASK_BY_6, 1) == "ENETUNREACH"
+    assert here.kinds() == {("2001:db8::53", 53, "udp")}
+
+
 def test_allowed_places_are_reached_by_their_relays() -> None:
     """By name and by address, over IPv4 and IPv6; not their other ports. To ask for its name is no attempt."""
     places = [
