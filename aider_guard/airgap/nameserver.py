@@ -41,6 +41,11 @@ class NameServer:
         for one in self._sockets:
             loop.watch(one.fileno(), READ, lambda _events, dns=one: self._serve(dns))  # type: ignore[misc]
 
+    def look(self) -> None:
+        """Answer and report what was asked until now, of each socket as much as in one round."""
+        for one in self._sockets:
+            self._serve(one)
+
     def close(self) -> None:
         """Serve nobody any more. Twice is no error."""
         for one in self._sockets:

@@ -18,6 +18,6 @@ from aider_guard.session.loop import Loop
 def world(allowed: Sequence[Place] = (), whose: Whose = NOBODY) -> Iterator[World]:
     """A gap that is served."""
     with Loop() as loop, open_gap("netns", allowed) as gap:
-        here = World(cast(Any, gap), loop)
+        here = World(cast("Any", gap), loop)
         gap.watch(loop, here.attempts.append, whose)
         yield here
