@@ -9,7 +9,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 from aider_guard.airgap.gap import NOBODY, Whose
-from aider_guard.airgap.names import LOCAL, Names, answer
+from aider_guard.airgap.names import Names, answer
+from aider_guard.airgap.searched import search_domains
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.session.loop import READ, Loop
 
@@ -23,13 +24,17 @@ Ancillary = list[tuple[int, int, bytes]]
 
 
 class NameServer:
-    """Answers every question for a name, and reports it, unless it is one of the *allowed*. Owns its sockets."""
+    """Answers every question for a name, and reports it, unless it is one of the *allowed*. Owns its sockets.
+
+    A resolver may look for such a name in a search domain first. There it is not, so that the resolver goes on to the
+    name itself.
+    """
 
     def __init__(
         self, sockets: Sequence[socket.socket], names: Names, allowed: Sequence[Place] = ()
     ) -> None:
         self._sockets, self._names = tuple(sockets), names
-        self._unsaid = frozenset((*LOCAL, *(place.host for place in allowed)))
+        self._unsaid = names.local.union(place.host for place in allowed)
         self._loop: Loop | None = None
         self._report: Callable[[Attempt], None] = lambda _attempt: None
         self._whose: Whose = NOBODY
@@ -60,14 +65,21 @@ class NameServer:
 
     def _serve(self, dns: socket.socket) -> None:
         for query, ancillary, asker in _queries(dns):
-            answered = answer(query, self._names)
+            answered = answer(query, self._names, self._is_searched_for)
             if answered is None:
                 self._report(Attempt("(no question for a name)", PORT, "udp"))
                 continue
-            if answered.name not in self._unsaid:
+            if answered.name not in self._unsaid and not self._is_searched_for(answered.name):
                 self._report(Attempt(answered.name, PORT, "dns", self._asked(answered.name, asker)))
             with suppress(OSError):  # whoever asked has gone
                 dns.sendmsg([answered.reply], _from_where_it_was_asked(ancillary), 0, asker)
+
+    def _is_searched_for(self, name: str) -> bool:
+        """Whether it is one of the names that are not reported, in a search domain."""
+        if name in self._unsaid:
+            return False
+        found = (name[len(known) + 1 :] for known in self._unsaid if name.startswith(f"{known}."))
+        return any(domain in search_domains() for domain in found)
 
     def _asked(self, name: str, asker: tuple[Any, ...]) -> str:
         """Who asks, which can be told while it waits. Names that stand for nothing are not kept: there is no end."""
