@@ -15,6 +15,7 @@ from aider_guard.airgap.unixsockets import Found, Masked
 from aider_guard.core.egress import Attempt, Protocol
 
 DNS_PORT: Final = 53
+_DISPLAYS: Final = "/tmp/.X11-unix/"  # noqa: S108  # names of sockets
 _LISTENERS_ADDRESS: Final = "127.0.0.1"
 
 Endpoint = tuple[str, int]
@@ -79,9 +80,13 @@ class Permits:
         return True
 
     def refuses_abstract(self, name: bytes, caller: Caller) -> bool:
-        """Whether this abstract name is not to be reached; if so, it is told, with a leading @."""
+        """Whether this abstract name is not to be reached; if so, it is told, with a leading @.
+
+        Not that of an X server: whoever shows a window tries it first, and goes on to the file.
+        """
         text = name.decode(errors="replace")
         if self.abstract(text):
             return False
-        self.refuse(f"@{text}", 0, "unix", caller)
+        if not text.startswith(_DISPLAYS):
+            self.refuse(f"@{text}", 0, "unix", caller)
         return True
