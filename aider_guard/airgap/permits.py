@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+import psutil
+
 from aider_guard.airgap.callers import Caller
 from aider_guard.airgap.names import Names
 from aider_guard.airgap.ownservers import Kind, OwnServers
@@ -58,12 +60,14 @@ class Permits:
                     return Internet(*instead)
             if to.address == _LISTENERS_ADDRESS and to.port in self.ports:
                 return to
-        if not to.is_loopback or self.names.stands_for_a_name(to.address):
+        if self.names.stands_for_a_name(to.address):
+            return "refused"
+        if not to.is_loopback and not _is_of_this_machine(to.address):
             return "refused"
         match self.own.at(kind, to.address, to.port):
             case "own":
                 return to
-            case "none":
+            case "none" if to.is_loopback:
                 return "absent"
         return "refused"
 
@@ -90,3 +94,9 @@ class Permits:
         if not text.startswith(_DISPLAYS):
             self.refuse(f"@{text}", 0, "unix", caller)
         return True
+
+
+def _is_of_this_machine(address: str) -> bool:
+    """Whether one of its interfaces has it: what is sent there from the loopback comes by the loopback."""
+    every = (one.address for found in psutil.net_if_addrs().values() for one in found)
+    return any(one.partition("%")[0] == address for one in every)
