@@ -103,8 +103,10 @@ class NetnsGap:
         for _ in range(most):
             try:
                 data, (_, ethernet_type, *_rest) = self._jail.tap.recvfrom(_MOST_BYTES)
-            except OSError:  # no more
+            except BlockingIOError:  # no more
                 self._tell_lost()
+                return
+            except OSError:  # the interface was switched off, or all is closed
                 return
             self._seen += 1
             packet = packets.parse(data, ethernet_type)

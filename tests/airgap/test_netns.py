@@ -213,3 +213,10 @@ TRIES = """
 sock = socket.socket(socket.AF_INET, getattr(socket, arguments[0]))
 tell(error_of(sock.connect, tuple(arguments[1:])) or error_of(sock.send, b"x"))
 """
+
+
+def test_to_look_after_the_end_is_no_error(here: World) -> None:
+    """Nothing is seen any more."""
+    here.gap.close()
+    here.gap.look()
+    assert here.attempts == []
