@@ -124,7 +124,7 @@ class Calls:
         if kind == "udp" and to.port == 0:
             return Done(error=errno.ENETUNREACH)  # how getaddrinfo(3) sorts: it sends nothing
         if kind == "udp" and to.port == DNS_PORT:
-            return self._connect_resolver(sock)
+            return self._connect_resolver(sock, to, caller)
         way = self._permits.way(kind, to)
         if isinstance(way, Internet):
             return self._go(sock, way, kind)
@@ -132,11 +132,15 @@ class Calls:
             self._permits.refuse(to.address, to.port, kind, caller)
         return Done(error=errno.ECONNREFUSED)
 
-    def _connect_resolver(self, sock: socket.socket) -> Answer:
-        """The guard answers questions for names, whichever server they were meant for."""
-        if sock.family != socket.AF_INET:
-            return Done(error=errno.ENETUNREACH)  # the next server in the list is tried
-        return Done(error=acting.connect(sock, pack(*self._permits.dns, sock.family)))
+    def _connect_resolver(self, sock: socket.socket, to: Internet, caller: Caller) -> Answer:
+        """The guard answers questions for names, whichever server they were meant for.
+
+        A socket of IPv6 is connected by IPv4's address. One that takes none cannot ask, and that is told.
+        """
+        error = acting.connect(sock, pack(*self._permits.dns, sock.family))
+        if error:
+            self._permits.refuse(to.address, to.port, "udp", caller)
+        return Done(error=error)
 
     def _go(self, sock: socket.socket, to: Internet, kind: str) -> Answer:
         acting.keep_on_loopback(sock)

@@ -34,6 +34,7 @@ _SO_ATTACH_FILTER, _IP_PKTINFO, _IPV6_RECVPKTINFO = (
     8,
     49,
 )  # asm/socket.h, linux/in.h, linux/in6.h
+_IPV6_FREEBIND: Final = 78  # linux/in6.h, from Linux 4.15 on
 _DNS_PORT, _QUEUE, _SPARE_LISTENERS = 53, 128, 2
 _TABLES: Final = ("tcp", "tcp6", "udp", "udp6")
 _BUILD_SECONDS: Final = 5.0
@@ -187,6 +188,8 @@ def _dns_socket(family: int) -> socket.socket:
     if family == socket.AF_INET6:
         dns.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         dns.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+        # A local route makes an IPv6 address reachable, but not one to send from.
+        dns.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
     else:
         dns.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     dns.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", _DNS_PORT))  # noqa: S104  # in the jail

@@ -6,8 +6,9 @@ Questions and answers are those of RFC 1035, 4.1. No question leaves the machine
 from __future__ import annotations
 
 import ipaddress
+import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,13 +22,17 @@ _NOT_IMPLEMENTED, _NO_SUCH_NAME = 4, 3
 _SECONDS_KEPT: Final = 1
 _COMPRESSED: Final = b"\xc0\x0c"  # the name of the question, which begins at byte 12
 LOCAL: Final = ("localhost", "localhost.localdomain")
-"""This machine, and nobody outside."""
+"""This machine, and nobody outside; so is its own name."""
+_HERE: Final = "127.0.0.1"
 
 
 class Names:
     """The addresses of one session's names, in the order in which they were asked for."""
 
     def __init__(self, known: Iterable[str] = ()) -> None:
+        own = socket.gethostname().lower()
+        self.local: Final = frozenset({*LOCAL, own, own.partition(".")[0]} - {""})
+        """Names of this machine."""
         self._addresses: dict[str, str] = {}
         self._names: dict[str, str] = {}
         for name in known:
@@ -64,10 +69,13 @@ class Answered:
     is_new: bool = True
 
 
-def answer(query: bytes, names: Names) -> Answered | None:
+def answer(
+    query: bytes, names: Names, is_absent: Callable[[str], bool] = lambda _name: False
+) -> Answered | None:
     """Answer a question for a name; None when the datagram is no question.
 
-    Every name exists, with one IPv4 address and no other record: a program that insists on another kind gets none.
+    Every name that is not *absent* exists, with one IPv4 address and no other record: a program that insists on another
+    kind gets none.
     """
     question = _question(query)
     if question is None:
@@ -77,8 +85,9 @@ def answer(query: bytes, names: Names) -> Answered | None:
     before = _RESPONSE | _RECURSION_AVAILABLE | flags & (_OPCODES | _RECURSION_DESIRED)
     if flags & _OPCODES:
         return Answered(name, _HEADER.pack(identifier, before | _NOT_IMPLEMENTED, 1, 0, 0, 0) + raw)
-    is_new = name not in LOCAL and name not in names
-    address = "127.0.0.1" if name in LOCAL else names.address_of(name)
+    is_local = name in names.local and name not in names
+    is_new = not is_local and name not in names
+    address = _HERE if is_local else None if is_absent(name) else names.address_of(name)
     if address is None:
         return Answered(name, _HEADER.pack(identifier, before | _NO_SUCH_NAME, 1, 0, 0, 0) + raw)
     records = b""

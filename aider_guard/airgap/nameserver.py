@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 from aider_guard.airgap.gap import NOBODY, Whose
-from aider_guard.airgap.names import LOCAL, Names, answer
+from aider_guard.airgap.names import Names, answer
+from aider_guard.airgap.searched import search_domains
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.session.loop import READ, Loop
 
 PORT: Final = 53
-_ROUND: Final = 64
-"""So many questions are answered at once; the rest waits until the terminal had its turn."""
+_BUDGET_SECONDS: Final = 0.01
+"""For so long questions are answered in a row, before the terminal gets its turn."""
+_MOST_AT_ONCE: Final = 1 << 12
+"""More than the kernel keeps: only who goes on asking has more."""
 _MOST_BYTES: Final = 4096
 _IP_PKTINFO, _IPV6_PKTINFO = 8, 50  # linux/in.h, linux/in6.h
 
@@ -23,13 +27,17 @@ Ancillary = list[tuple[int, int, bytes]]
 
 
 class NameServer:
-    """Answers every question for a name, and reports it, unless it is one of the *allowed*. Owns its sockets."""
+    """Answers every question for a name, and reports it, unless it is one of the *allowed*. Owns its sockets.
+
+    A resolver may look for such a name in a search domain first. There it is not, so that the resolver goes on to the
+    name itself.
+    """
 
     def __init__(
         self, sockets: Sequence[socket.socket], names: Names, allowed: Sequence[Place] = ()
     ) -> None:
         self._sockets, self._names = tuple(sockets), names
-        self._unsaid = frozenset((*LOCAL, *(place.host for place in allowed)))
+        self._unsaid = names.local.union(place.host for place in allowed)
         self._loop: Loop | None = None
         self._report: Callable[[Attempt], None] = lambda _attempt: None
         self._whose: Whose = NOBODY
@@ -40,6 +48,12 @@ class NameServer:
         self._loop, self._report, self._whose = loop, report, whose
         for one in self._sockets:
             loop.watch(one.fileno(), READ, lambda _events, dns=one: self._serve(dns))  # type: ignore[misc]
+
+    def look(self) -> None:
+        """Answer and report what was asked until now."""
+        for one in self._sockets:
+            for question in _queries(one):
+                self._answer(one, *question)
 
     def close(self) -> None:
         """Serve nobody any more. Twice is no error."""
@@ -54,15 +68,30 @@ class NameServer:
         return self._askers.get(name, "")
 
     def _serve(self, dns: socket.socket) -> None:
-        for query, ancillary, asker in _queries(dns):
-            answered = answer(query, self._names)
-            if answered is None:
-                self._report(Attempt("(no question for a name)", PORT, "udp"))
-                continue
-            if answered.name not in self._unsaid:
-                self._report(Attempt(answered.name, PORT, "dns", self._asked(answered.name, asker)))
-            with suppress(OSError):  # whoever asked has gone
-                dns.sendmsg([answered.reply], _from_where_it_was_asked(ancillary), 0, asker)
+        until = time.monotonic() + _BUDGET_SECONDS
+        for question in _queries(dns):
+            self._answer(dns, *question)
+            if time.monotonic() > until:
+                return
+
+    def _answer(
+        self, dns: socket.socket, query: bytes, ancillary: Ancillary, asker: tuple[Any, ...]
+    ) -> None:
+        answered = answer(query, self._names, self._is_searched_for)
+        if answered is None:
+            self._report(Attempt("(no question for a name)", PORT, "udp"))
+            return
+        if answered.name not in self._unsaid and not self._is_searched_for(answered.name):
+            self._report(Attempt(answered.name, PORT, "dns", self._asked(answered.name, asker)))
+        with suppress(OSError):  # whoever asked has gone
+            dns.sendmsg([answered.reply], _from_where_it_was_asked(ancillary), 0, asker)
+
+    def _is_searched_for(self, name: str) -> bool:
+        """Whether it is one of the names that are not reported, in a search domain."""
+        if name in self._unsaid:
+            return False
+        found = (name[len(known) + 1 :] for known in self._unsaid if name.startswith(f"{known}."))
+        return any(domain in search_domains() for domain in found)
 
     def _asked(self, name: str, asker: tuple[Any, ...]) -> str:
         """Who asks, which can be told while it waits. Names that stand for nothing are not kept: there is no end."""
@@ -73,10 +102,12 @@ class NameServer:
 
 
 def _queries(dns: socket.socket) -> Iterator[tuple[bytes, Ancillary, Any]]:
-    with suppress(OSError):  # nothing more
-        for _ in range(_ROUND):
+    for _ in range(_MOST_AT_ONCE):
+        try:
             query, ancillary, _flags, asker = dns.recvmsg(_MOST_BYTES, 256)
-            yield query, ancillary, asker
+        except OSError:  # no more
+            return
+        yield query, ancillary, asker
 
 
 def _from_where_it_was_asked(ancillary: Ancillary) -> Ancillary:

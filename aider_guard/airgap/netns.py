@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import socket
+import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, Literal
 
-from aider_guard.airgap import packets, tables
+from aider_guard.airgap import packets
+from aider_guard.airgap.diag import End, Kind
 from aider_guard.airgap.gap import NOBODY, Enter, Whose
 from aider_guard.airgap.jail import Jail
 from aider_guard.airgap.names import Names
 from aider_guard.airgap.nameserver import PORT as DNS_PORT
 from aider_guard.airgap.nameserver import NameServer
+from aider_guard.airgap.takers import Takers
 from aider_guard.core.egress import Attempt, Place, Protocol
 from aider_guard.session.loop import READ, Loop
 
-_ROUND: Final = 64
-"""So many packets are taken at once; the rest waits until the terminal had its turn."""
+_BUDGET_SECONDS: Final = 0.01
+"""For so long packets are taken in a row, before the terminal gets its turn."""
+_MOST_AT_ONCE: Final = 1 << 16
+"""More than the kernel keeps: only who goes on sending has more."""
 _MOST_BYTES: Final = 256
+_HERE: Final = "127.0.0.1"
+_ROOM_BYTES: Final = 1 << 22
+_SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h
+# linux/if_packet.h: struct tpacket_stats is how many packets came, and how many of them found no room
+_SOL_PACKET, _PACKET_STATISTICS = 263, 6
+_STATISTICS: Final = struct.Struct("@II")
+_UNREAD: Final = "(more than could be read)"
 
 
 class NetnsGap:
@@ -28,7 +41,10 @@ class NetnsGap:
         self._jail, self._names = jail, names
         self._name_server = NameServer(jail.dns, names, allowed)
         self._relays = tuple(zip((one.fileno() for one in jail.allowed), allowed, strict=True))
-        self._ours = {one.getsockname()[1] for one in jail.spare}
+        known: dict[Kind, End] = {"udp": (_HERE, DNS_PORT), "tcp": jail.spare[0].getsockname()}
+        self._takers = Takers(jail.diag, jail.tables, known)
+        self._seen, self._attempts = 0, 0
+        _make_room(jail.tap)
         self._let_through = {one.getsockname()[:2] for one in jail.allowed}
         self._report: Callable[[Attempt], None] = lambda _attempt: None
         self._loop: Loop | None = None
@@ -66,17 +82,45 @@ class NetnsGap:
     def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
         """See ``Gap``."""
         self._loop, self._report, self._whose = loop, report, whose
-        loop.watch(self._jail.tap.fileno(), READ, lambda _events: self.look())
+        loop.watch(self._jail.tap.fileno(), READ, lambda _events: self._round())
         self._name_server.watch(loop, report, whose)
 
     def look(self) -> None:
-        """Report what has happened until now."""
-        with suppress(OSError):  # nothing more
-            for _ in range(_ROUND):
+        """See ``Gap``."""
+        for packet in self._packets(_MOST_AT_ONCE):
+            self._judge(packet)
+        self._name_server.look()
+
+    def _round(self) -> None:
+        until = time.monotonic() + _BUDGET_SECONDS
+        for packet in self._packets(_MOST_AT_ONCE):
+            self._judge(packet)
+            if time.monotonic() > until:
+                return
+
+    def _packets(self, most: int) -> Iterator[packets.Packet]:
+        """Those that wait, and what is to be said of those that did not find room."""
+        for _ in range(most):
+            try:
                 data, (_, ethernet_type, *_rest) = self._jail.tap.recvfrom(_MOST_BYTES)
-                packet = packets.parse(data, ethernet_type)
-                if packet is not None:
-                    self._judge(packet)
+            except BlockingIOError:  # no more
+                self._tell_lost()
+                return
+            except OSError:  # the interface was switched off, or all is closed
+                return
+            self._seen += 1
+            packet = packets.parse(data, ethernet_type)
+            if packet is not None:
+                yield packet
+
+    def _tell_lost(self) -> None:
+        """Of packets that the kernel has dropped as many are attempts as of those beside them, as far as is known."""
+        told = self._jail.tap.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
+        _came, lost = _STATISTICS.unpack(told)
+        if lost and self._attempts:
+            count = max(1, lost * self._attempts // self._seen)
+            self._report(Attempt(_UNREAD, 0, "other", count=count))
+        self._seen = self._attempts = 0
 
     def close(self) -> None:
         """See ``Gap``."""
@@ -84,32 +128,33 @@ class NetnsGap:
             self._loop.forget(self._jail.tap.fileno())
             self._loop = None
         self._name_server.close()
+        self._takers.close()
         self._jail.close()
 
     def _judge(self, packet: packets.Packet) -> None:
         host, port = packet.destination, packet.port
         if (host, port) in self._let_through or _is_dns(packet):
             return  # whoever asks for a name is heard by the name server
+        if self._takers.is_taken_inside(packet):
+            return
         if self._names.stands_for_a_name(host):
             name = self._names.name_of(host)
             self._saw(name, port, packet.kind, self._name_server.asker_of(name))
-        elif not packets.is_loopback(host) or self._is_outside(packet):
+        elif not packets.is_loopback(host) or self._takers.is_server_outside(packet):
             self._saw(host, port, packet.kind)
 
     def _saw(self, host: str, port: int, protocol: Protocol, asker: str = "") -> None:
         # The socket of a connection that is refused is gone before anybody can ask whose it was: known is who asked
         # for the name, and waited for the answer.
+        self._attempts += 1
         self._report(Attempt(host, port, protocol, asker or self._whose.only()))
 
-    def _is_outside(self, packet: packets.Packet) -> bool:
-        """Whether a server of this machine, outside, has the port of the loopback that nobody inside has."""
-        if packet.kind == "other" or packet.port in self._ours:
-            return False
-        inside = (self._jail.tables[name] for name in (packet.kind, f"{packet.kind}6"))
-        if any(tables.has_server(packet.kind, packet.port, tables.read(fd)) for fd in inside):
-            return False
-        outside = tables.of_this_machine(packet.kind)
-        return any(tables.has_server(packet.kind, packet.port, table) for table in outside)
+
+def _make_room(tap: socket.socket) -> None:
+    """As much as the system allows for packets that wait; only root outside may have more than that."""
+    for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):
+        with suppress(OSError):
+            tap.setsockopt(socket.SOL_SOCKET, option, _ROOM_BYTES)
 
 
 def _is_dns(packet: packets.Packet) -> bool:

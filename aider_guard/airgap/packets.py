@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 TCP, UDP = 6, 17
-_ICMP, _ICMPV6, _IPV6_HEADER = 1, 58, 40
+_ICMP, _IGMP, _ICMPV6, _IPV6_HEADER = 1, 2, 58, 40
+_EXTENSIONS: Final = (
+    0,
+    43,
+    60,
+)  # options and routes: whoever joins a group sends ICMPv6 behind one
 _SYN, _ACK = 0x02, 0x10
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD  # linux/if_ether.h
 PACKET_OUTGOING: Final = 4  # linux/if_packet.h
@@ -23,6 +28,7 @@ _EQUAL, _JUMP, _RETURN, _AND = 0x15, 0x05, 0x06, 0x54
 _ANCILLARY: Final = 0xFFFFF000
 _PROTOCOL, _KIND = _ANCILLARY + 0, _ANCILLARY + 4
 _COPIED_BYTES: Final = 128
+_EVERYBODY: Final = ipaddress.IPv4Address("255.255.255.255")
 
 
 @dataclass(frozen=True)
@@ -34,29 +40,54 @@ class Packet:
     source_port: int
     destination: str
     port: int
+    """0 where it has none."""
+
+    @property
+    def sender(self) -> tuple[str, int]:
+        """Where it comes from."""
+        return self.source, self.source_port
+
+    @property
+    def receiver(self) -> tuple[str, int]:
+        """Where it was to go."""
+        return self.destination, self.port
 
 
 def parse(data: bytes, ethernet_type: int) -> Packet | None:
     """What an IP packet (without a link header) is; None for anything that reaches for nobody."""
+    silent: tuple[int, ...]
     if ethernet_type == ETH_P_IP and len(data) >= 20:
         start, protocol = (data[0] & 15) * 4, data[9]
         source, destination = data[12:16], data[16:20]
+        silent = (_ICMP, _IGMP)
     elif ethernet_type == ETH_P_IPV6 and len(data) >= _IPV6_HEADER:
-        start, protocol = _IPV6_HEADER, data[6]
+        start, protocol = _after_extensions(data)
         source, destination = data[8:24], data[24:40]
+        silent = (_ICMPV6,)
     else:
         return None
-    hosts = _text(source), _text(destination)
-    if protocol == (_ICMP if ethernet_type == ETH_P_IP else _ICMPV6):
-        return None  # the kernel's own answers
-    if protocol not in (TCP, UDP) or len(data) < start + 4:
-        return Packet("other", hosts[0], 0, hosts[1], protocol)
-    ports = struct.unpack_from("!HH", data, start)
+    if protocol in silent:
+        return None  # the kernel's own
+    return _transported(data[start:], protocol, _text(source), _text(destination))
+
+
+def _after_extensions(data: bytes) -> tuple[int, int]:
+    """Where an IPv6 packet's own content begins, and its protocol (RFC 8200, 4)."""
+    start, protocol = _IPV6_HEADER, data[6]
+    while protocol in _EXTENSIONS and len(data) > start + 1:
+        start, protocol = start + (data[start + 1] + 1) * 8, data[start]
+    return start, protocol
+
+
+def _transported(data: bytes, protocol: int, source: str, destination: str) -> Packet | None:
+    if protocol not in (TCP, UDP) or len(data) < 4:
+        return Packet("other", source, 0, destination, 0)
+    source_port, port = struct.unpack_from("!HH", data)
     if protocol == UDP:
-        return Packet("udp", hosts[0], ports[0], hosts[1], ports[1])
-    if len(data) < start + 14 or data[start + 13] & (_SYN | _ACK) != _SYN:
+        return Packet("udp", source, source_port, destination, port)
+    if len(data) < 14 or data[13] & (_SYN | _ACK) != _SYN:
         return None
-    return Packet("tcp", hosts[0], ports[0], hosts[1], ports[1])
+    return Packet("tcp", source, source_port, destination, port)
 
 
 def _text(address: bytes) -> str:
@@ -70,20 +101,27 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address).is_loopback
 
 
+def is_for_one(address: str) -> bool:
+    """Whether it is for one receiver: not for a group, or for everybody."""
+    found = ipaddress.ip_address(address)
+    return not found.is_multicast and found != _EVERYBODY
+
+
 def filter_program() -> bytes:
-    """Which packets a tap is to see: outgoing ones, of TCP only those that begin a connection, and no ICMP."""
+    """Which packets a tap is to see: outgoing ones, of TCP only those that begin a connection, no ICMP and no IGMP."""
     code = [
         _step(_LOAD_WORD, _KIND),
-        _step(_EQUAL, PACKET_OUTGOING, no=15),
+        _step(_EQUAL, PACKET_OUTGOING, no=16),
         _step(_LOAD_WORD, _PROTOCOL),
         _step(_EQUAL, ETH_P_IPV6, no=5),
         _step(_LOAD_BYTE, 6),
-        _step(_EQUAL, _ICMPV6, yes=11),
-        _step(_EQUAL, TCP, no=9),
+        _step(_EQUAL, _ICMPV6, yes=12),
+        _step(_EQUAL, TCP, no=10),
         _step(_LOAD_BYTE, _IPV6_HEADER + 13),
-        _step(_JUMP, 5),  # to the flags
+        _step(_JUMP, 6),  # to the flags
         _step(_LOAD_BYTE, 9),
-        _step(_EQUAL, _ICMP, yes=6),
+        _step(_EQUAL, _ICMP, yes=7),
+        _step(_EQUAL, _IGMP, yes=6),
         _step(_EQUAL, TCP, no=4),
         _step(_LOAD_X, 0),  # X = 4 * (first byte & 15): the length of the IPv4 header
         _step(_LOAD_BYTE_AT_X, 13),

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+import psutil
+
 from aider_guard.airgap.callers import Caller
 from aider_guard.airgap.names import Names
 from aider_guard.airgap.ownservers import Kind, OwnServers
@@ -15,6 +17,7 @@ from aider_guard.airgap.unixsockets import Found, Masked
 from aider_guard.core.egress import Attempt, Protocol
 
 DNS_PORT: Final = 53
+_DISPLAYS: Final = "/tmp/.X11-unix/"  # noqa: S108  # names of sockets
 _LISTENERS_ADDRESS: Final = "127.0.0.1"
 
 Endpoint = tuple[str, int]
@@ -57,12 +60,14 @@ class Permits:
                     return Internet(*instead)
             if to.address == _LISTENERS_ADDRESS and to.port in self.ports:
                 return to
-        if not to.is_loopback or self.names.stands_for_a_name(to.address):
+        if self.names.stands_for_a_name(to.address):
+            return "refused"
+        if not to.is_loopback and not _is_of_this_machine(to.address):
             return "refused"
         match self.own.at(kind, to.address, to.port):
             case "own":
                 return to
-            case "none":
+            case "none" if to.is_loopback:
                 return "absent"
         return "refused"
 
@@ -79,9 +84,19 @@ class Permits:
         return True
 
     def refuses_abstract(self, name: bytes, caller: Caller) -> bool:
-        """Whether this abstract name is not to be reached; if so, it is told, with a leading @."""
+        """Whether this abstract name is not to be reached; if so, it is told, with a leading @.
+
+        Not that of an X server: whoever shows a window tries it first, and goes on to the file.
+        """
         text = name.decode(errors="replace")
         if self.abstract(text):
             return False
-        self.refuse(f"@{text}", 0, "unix", caller)
+        if not text.startswith(_DISPLAYS):
+            self.refuse(f"@{text}", 0, "unix", caller)
         return True
+
+
+def _is_of_this_machine(address: str) -> bool:
+    """Whether one of its interfaces has it: what is sent there from the loopback comes by the loopback."""
+    every = (one.address for found in psutil.net_if_addrs().values() for one in found)
+    return any(one.partition("%")[0] == address for one in every)

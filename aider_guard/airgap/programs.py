@@ -20,6 +20,7 @@ _AIDERS_START: Final = "inside_aider.py"
 _INTERPRETER: Final = re.compile(
     r"(python|pypy|node|nodejs|ruby|perl|bash|dash|zsh|sh)[0-9.]*", re.IGNORECASE
 )
+_SHELL: Final = re.compile(r"(ba|da|z|k|fi)?sh")
 _WITH_VALUE: Final = ("-W", "-X", "-r", "--require", "--import")
 
 
@@ -154,17 +155,34 @@ def _open_files(folder: Path) -> Iterator[str]:
 
 
 def only_program(pid: int, *, proc: Path = PROC) -> str:
-    """The one program besides a process in its network, shells that wait for it aside; "" where there are several.
+    """The one program besides a process in its network, shells aside; "" where there are several.
 
     Whoever sent a packet there a moment ago was it, as long as the process itself tells of its own (the audit hook).
-    With none besides, it is the program of that process.
+    With none besides, it is the program of that process. One that waits for a child may have sent it all the same.
     """
     others = [other for other in neighbours(pid, proc=proc) if other != pid]
     if not others:
         return program_of(pid)
-    busy = [
-        one for one in others if not any(True for child in tree(one, proc=proc) if child != one)
-    ]
-    names = {program_of(one) for one in busy}
+    names: set[str] = set()
+    for one in others:
+        if not _is_shell(one, proc):
+            names.add(program_of(one))
+        if len(names) > 1:
+            return ""
+    return names.pop() if names else _only_script(others, proc)
+
+
+def _only_script(shells: Iterable[int], proc: Path) -> str:
+    """What the one shell runs that waits for no other; "" for what was typed."""
+    leaves = [one for one in shells if not any(child != one for child in tree(one, proc=proc))]
+    names = {program_of(one) for one in leaves}
     name = names.pop() if len(names) == 1 else ""
-    return "" if _INTERPRETER.fullmatch(name) and name.endswith("sh") else name
+    return "" if _SHELL.fullmatch(name) else name
+
+
+def _is_shell(pid: int, proc: Path) -> bool:
+    """Whether it is one, whatever it runs; not so where that cannot be told."""
+    with suppress(OSError):
+        words = (proc / str(pid) / "cmdline").read_bytes().split(b"\0", 1)
+        return bool(_SHELL.fullmatch(os.path.basename(os.fsdecode(words[0])).lstrip("-")))
+    return False

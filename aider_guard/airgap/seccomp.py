@@ -126,6 +126,7 @@ class SeccompGap:
         """See ``Gap``."""
         for listener in tuple(self._listeners):
             self._serve(listener)
+        self._name_server.look()
 
     def close(self) -> None:
         """See ``Gap``: the calls that are asked about fail with ENOSYS from now on."""

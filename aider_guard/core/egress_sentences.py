@@ -13,6 +13,8 @@ from aider_guard.core.state import State
 
 _SOMEBODY = "a program that Aider started"
 _UNSEEN = "what a program sends past proxies is not seen, and not held back"
+_UNREAD = "an address that could not be read"
+_ROOT = "."
 _OTHERS_NAMED = 4
 _PLACES_NAMED = 4
 _FIXES_NAMED = 3
@@ -31,13 +33,15 @@ def _refused(ledger: Ledger, one: Destination) -> str:
     if ledger.is_enforced:
         return f"blocked {_named(one)}"
     if one.kind == "lookup":
-        return f"asked not to look up {one.host}"
+        return f"asked not to look up {one.host or _ROOT}"
     return f"asked to stay away from {_named(one)}"
 
 
 def _named(one: Destination) -> str:
     if one.kind == "lookup":
-        return f"a lookup of {one.host}"
+        return f"a lookup of {one.host or _ROOT}"
+    if not one.host:
+        return _UNREAD
     return str(Place(one.host, one.port)) if one.port else one.host
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.airgap.names import Names, answer
+from aider_guard.airgap.searched import search_domains
 
 LABELS = st.from_regex(r"[a-z0-9_-]{1,20}", fullmatch=True)
 HOSTS = st.lists(LABELS, min_size=1, max_size=4).map(".".join)
@@ -62,11 +65,50 @@ def test_other_records_do_not_exist(kind: int) -> None:
     assert struct.unpack_from("!HHHHHH", told.reply)[1:4] == (0x8180, 1, 0)
 
 
-def test_this_machine_is_itself() -> None:
-    """Where a resolver asks for it at all."""
-    told = answer(question("localhost"), Names())
+@pytest.mark.parametrize("host", ["build7.corp.lan", "Build7", "localhost"])
+def test_this_machine_is_itself(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the loopback's name, and by its own with its domain and without; unless a place is allowed by that name."""
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
+    for name in {"localhost", host.lower(), host.lower().partition(".")[0]}:
+        told = answer(question(name), Names())
+        assert told is not None
+        assert (told.is_new, told.reply[-4:]) == (False, bytes([127, 0, 0, 1]))
+        allowed = answer(question(name), Names([name]))
+        assert allowed is not None
+        assert allowed.reply[-4:] == bytes([127, 77, 0, 1])
+
+
+def test_a_name_that_is_absent_does_not_exist() -> None:
+    """And takes no address."""
+    names = Names()
+    told = answer(question("nas.corp.lan"), names, lambda name: name == "nas.corp.lan")
     assert told is not None
-    assert told.reply.endswith(bytes([127, 0, 0, 1]))
+    assert told.reply[3] & 15 == 3
+    assert "nas.corp.lan" not in names
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "host", "domains"),
+    [
+        ("nameserver 10.0.0.1\nsearch corp.lan Lab.Corp.lan.\n", {}, "box", {"corp.lan", "lab.corp.lan"}),
+        ("# search x\ndomain corp.lan\noptions ndots:5\n\n", {}, "box", {"corp.lan"}),
+        ("search .", {"LOCALDOMAIN": "a.lan b.lan"}, "box.c.lan", {"a.lan", "b.lan", "c.lan"}),
+        (None, {}, "box", set()),
+    ],
+)  # fmt: skip
+def test_where_short_names_are_looked_for(
+    text: str | None,
+    environment: dict[str, str],
+    host: str,
+    domains: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the file, by the environment, and by this machine's own name."""
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
+    if text is not None:
+        (tmp_path / "resolv.conf").write_text(text)
+    assert search_domains(environment, tmp_path / "resolv.conf") == domains
 
 
 @given(st.binary(max_size=80))

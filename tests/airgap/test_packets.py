@@ -14,6 +14,7 @@ from aider_guard.airgap.packets import (
     ETH_P_IPV6,
     Packet,
     filter_program,
+    is_for_one,
     is_loopback,
     parse,
 )
@@ -50,6 +51,7 @@ CASES = [
     ("a datagram", 17, UDP, "udp"),
     ("an echo", 1, b"\x08\0\0\0", None),
     ("one of IPv6", 58, b"\x80\0\0\0", None),
+    ("a group is joined", 2, b"\x22\0\0\0", None),
     ("SCTP", 132, UDP, "other"),
 ]
 
@@ -93,14 +95,32 @@ def test_what_a_packet_is(
     """Parser and filter agree, for both protocols and with options."""
     packet = ip(hosts, protocol, payload, options)
     ethernet_type = ETH_P_IP if hosts is V4 else ETH_P_IPV6
-    if (protocol, hosts) in ((1, V6), (58, V4)):
-        kind = "other"  # the echo of the other protocol is nothing here
-    port = protocol if kind == "other" else 443
+    if (protocol, hosts) in ((1, V6), (2, V6), (58, V4)):
+        kind = "other"  # what the other protocol has is nothing here
+    port = 0 if kind == "other" else 443
     source = 0 if kind == "other" else 40000
     expected = Packet(kind, hosts[0], source, hosts[1], port) if kind else None  # type: ignore[arg-type]
     assert parse(packet, ethernet_type) == expected, what
     assert kept(packet, ethernet_type=ethernet_type) is (kind is not None), what
     assert not kept(packet, kind=0, ethernet_type=ethernet_type)
+
+
+BEHIND_OPTIONS = [
+    ("a group is joined", bytes([58, 0, 5, 2, 0, 0, 1, 0]) + b"\x8f\0\0\0", None),
+    ("a datagram", bytes([60, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0]) + UDP, "udp"),
+    ("a connection goes on", bytes([6, 0, 1, 4, 0, 0, 0, 0]) + tcp(ACK), None),
+    ("cut short", bytes([17]), "other"),
+]
+
+
+@pytest.mark.parametrize(("what", "payload", "kind"), BEHIND_OPTIONS)
+def test_what_a_packet_of_ipv6_is_behind_its_options(
+    what: str, payload: bytes, kind: str | None
+) -> None:
+    """They stand before what it carries."""
+    told = parse(ip(V6, 0, payload), ETH_P_IPV6)
+    assert (told.kind if told else None) == kind, what
+    assert told is None or told.port == (443 if kind == "udp" else 0)
 
 
 @given(st.binary(max_size=120), st.sampled_from([ETH_P_IP, ETH_P_IPV6, 0x0806]))
@@ -121,3 +141,18 @@ def test_an_address_written_as_the_other_kind() -> None:
 def test_loopback(address: str, is_it: bool) -> None:
     """All of 127.0.0.0/8, and ::1."""
     assert is_loopback(address) is is_it
+
+
+@pytest.mark.parametrize(
+    ("address", "is_it"),
+    [
+        ("10.0.0.1", True),
+        ("::1", True),
+        ("224.0.0.251", False),
+        ("ff02::fb", False),
+        ("255.255.255.255", False),
+    ],
+)
+def test_one_receiver(address: str, is_it: bool) -> None:
+    """A group, and everybody, are more than whoever inside is among them."""
+    assert is_for_one(address) is is_it

@@ -222,6 +222,51 @@ def test_a_tree_is_told_nearest_first(tmp_path: Path) -> None:
         assert {pid, child, os.getpid()} <= set(neighbours(pid))
 
 
+IDLES = """
+import subprocess, sys
+children = [subprocess.Popen(one) for one in eval(sys.argv[1])]
+print("ready", flush=True)
+sys.stdin.read(1)
+for child in children: child.kill(); child.wait()
+"""
+
+
+@linux
+@pytest.mark.parametrize(
+    ("children", "around", "name"),
+    [
+        ([], [], "tests.py"),
+        ([], ["sh", "-c", '"$@"; true', "sh"], "tests.py"),
+        ([], ["bash", "make.sh"], "tests.py"),
+        ([["sleep", "60"]], [], ""),
+        ([["sh", "-c", "read x"]], [], "tests.py"),
+    ],
+)
+def test_the_only_program_is_named(
+    children: list[list[str]], around: list[str], name: str, tmp_path: Path
+) -> None:
+    """Shells that wait for it aside. One that has started another may be the one that sends: nobody knows."""
+    (tmp_path / "tests.py").write_text(IDLES)
+    (tmp_path / "make.sh").write_text('"$@"; true\n')
+    unshare = [sys.executable, "-c", ALONE, *around, sys.executable, "tests.py", repr(children)]
+    with subprocess.Popen(
+        unshare, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            pytest.skip("this system allows no network namespaces")
+        assert programs.only_program(process.pid) == name
+        process.communicate("x")
+
+
+ALONE = """
+import os, subprocess, sys
+from aider_guard.airgap import kernel
+kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET)
+sys.exit(subprocess.call(sys.argv[1:]))
+"""
+
+
 class Clock:
     """Goes on by some seconds each time it is asked."""
 

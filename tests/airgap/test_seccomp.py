@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from airgap.seccomp_world import PYTHON, Witness, World, ended, witness, world
 
@@ -160,6 +161,29 @@ tell([found, port_0, error_of(socket.create_connection, ("host.example", 443), 5
     assert here.kinds() == {("host.example", 53, "dns"), ("host.example", 443, "tcp")}
 
 
+ASK_BY_6 = """
+sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, arguments)
+sock.settimeout(5)
+error = error_of(sock.connect, ("2001:db8::53", 53))
+if not error:
+    sock.send(struct.pack("!HHHHHH", 7, 256, 1, 0, 0, 0) + b"\\7example\\3org\\0\\0\\1\\0\\1")
+tell(error or socket.inet_ntoa(sock.recv(512)[-4:]))
+"""
+
+
+def test_a_name_server_of_ipv6_answers(here: World) -> None:
+    """Where the system's list has no other, names are found all the same."""
+    assert here.run(ASK_BY_6, 0).startswith("127.77.")
+    assert here.kinds() == {("example.org", 53, "dns")}
+
+
+def test_a_question_that_cannot_be_asked_is_told(here: World) -> None:
+    """By a socket that takes no address of IPv4: the server's address is known."""
+    assert here.run(ASK_BY_6, 1) == "ENETUNREACH"
+    assert here.kinds() == {("2001:db8::53", 53, "udp")}
+
+
 def test_allowed_places_are_reached_by_their_relays() -> None:
     """By name and by address, over IPv4 and IPv6; not their other ports. To ask for its name is no attempt."""
     places = [
@@ -213,6 +237,39 @@ tell([heard, question.decode(), client.recv(20).decode(), udp.recv(20).decode(),
         "world",
     ]
     assert here.attempts == []
+
+
+def own_address() -> str:
+    """One of this machine's, by which others reach it; skips the test where it has none."""
+    for found in psutil.net_if_addrs().values():
+        for one in found:
+            if one.family == socket.AF_INET and not one.address.startswith("127."):
+                return str(one.address)
+    pytest.skip("this machine has only a loopback")
+
+
+def test_own_servers_by_the_machines_address(here: World) -> None:
+    """They are reached by it, TCP and UDP. Those of others are not, and where nobody waits the attempt is told."""
+    code = """
+address, others = arguments
+server = socket.create_server(("0.0.0.0", 0)); port = server.getsockname()[1]
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); udp.bind(("0.0.0.0", 0))
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); client.sendto(b"q", (address, udp.getsockname()[1]))
+question, asker = udp.recvfrom(9)
+udp.sendto(b"a", asker)
+tell([error_of(socket.create_connection, (address, port), 5), question.decode(), client.recv(9).decode(),
+      error_of(socket.create_connection, (address, others), 5)])
+"""
+    with socket.create_server(("0.0.0.0", 0)) as other:  # in the way of no packet
+        address, port = own_address(), other.getsockname()[1]
+        assert here.run(code, [address, port]) == ["", "q", "a", "ECONNREFUSED"]
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+    assert here.kinds() == {(address, port, "tcp")}
+    here.attempts.clear()
+    assert here.run(CONNECT, ["AF_INET", "SOCK_STREAM", (address, port)]) == "ECONNREFUSED"
+    assert here.kinds() == {(address, port, "tcp")}
 
 
 def test_many_datagrams_at_once(here: World) -> None:

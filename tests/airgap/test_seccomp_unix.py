@@ -148,3 +148,14 @@ def test_abstract_names() -> None:
 
             assert told == ["", "ECONNREFUSED"]
             assert here.kinds() == {("@bus\ufffd", 0, "unix")}
+
+
+def test_a_display_is_looked_for_in_silence() -> None:
+    """Programs with windows try its abstract name first, and go on to its file: nobody has tried to leave."""
+    code = """
+to = lambda name: error_of(socket.socket(socket.AF_UNIX).connect, "\\0" + name)
+tell([to("/tmp/.X11-unix/X0"), to("/tmp/.X11-unix-not/X0")])
+"""
+    with world() as here:
+        assert here.run(code) == ["ECONNREFUSED"] * 2
+        assert here.kinds() == {("@/tmp/.X11-unix-not/X0", 0, "unix")}

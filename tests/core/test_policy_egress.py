@@ -148,6 +148,11 @@ ONE: list[tuple[EgressBlocked, tuple[str, ...]]] = [
         blocked("/srv/x.sock", 0, "unix"),
         ("blocked /srv/x.sock: tried by a program that Aider started",),
     ),
+    (
+        blocked("", 0, "other", "gradle"),
+        ("blocked an address that could not be read: tried by gradle",),
+    ),
+    (blocked("", 53, "dns", "dig"), ("blocked a lookup of .: tried by dig",)),
 ]
 
 
@@ -325,6 +330,10 @@ def test_the_measured_start_of_aider_is_one_line() -> None:
 ENDS: list[tuple[list[EgressBlocked], str]] = [
     ([], "nothing tried to leave"),
     ([blocked("a.b")], "blocked by the kernel: 1 attempt to 1 host (a.b:443 once)"),
+    (
+        [blocked("", 0, "other")],
+        "blocked by the kernel: 1 attempt to 1 host (an address that could not be read once)",
+    ),
     (
         [blocked("a.b"), blocked("a.b", 80)],
         "blocked by the kernel: 2 attempts to 1 host (a.b:443 once, a.b:80 once)",
