@@ -198,7 +198,14 @@ def _dns_socket(family: int) -> socket.socket:
 
 def _listener(address: Address) -> socket.socket:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    return socket.create_server(address, family=family, backlog=_QUEUE)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)  # as for names
+    listener.bind(address)
+    listener.listen(_QUEUE)
+    return listener
 
 
 def _tap() -> socket.socket:

@@ -177,6 +177,17 @@ def test_a_place_that_is_allowed_twice(layer: Layer) -> None:
         assert [place for _, place in gap.relays] == places[:2]
 
 
+@pytest.mark.parametrize(
+    "layer", [pytest.param("netns", marks=netns), pytest.param("seccomp", marks=seccomp)]
+)
+def test_an_address_of_the_other_kind_is_allowed(layer: Layer) -> None:
+    """It is no address of this machine's, and has a listener all the same."""
+    places = [Place("2001:db8::10", 80), Place("::1", 5432)]
+    with open_gap(layer, places) as gap:
+        assert gap.layer == layer
+        assert [place for _, place in gap.relays] == places
+
+
 def test_who_listens_is_in_the_tables() -> None:
     """By port and kind; a connection is no server."""
     with (
