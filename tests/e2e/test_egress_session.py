@@ -17,10 +17,10 @@ from e2e.egress_people import ANSWER, LOOPED, PLAIN, Seat
 from e2e.leaks import HELLO, LEAKS, set_up
 from e2e.world import SERVICE
 
+from aider_guard.core.egress_sentences import NETWORK_OPEN
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.sample import make_sample
 from aider_guard.errors import LaunchRefusedError
-from aider_guard.session.run import NETWORK_OPEN
 
 LOCAL = f"127.0.0.1:{SERVICE}"
 HOOKED = next(leak for leak in LEAKS if leak.id == "user-commands")
