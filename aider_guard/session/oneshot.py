@@ -28,10 +28,11 @@ from aider_guard.core.state import Limits
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import find_aider
+from aider_guard.launch.page import serves_page
 from aider_guard.launch.plan import Plan
 from aider_guard.launch.preflight.facts import NOT_ASKED
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
-from aider_guard.launch.starting import aider_environment, serves_page
+from aider_guard.launch.starting import aider_environment
 from aider_guard.session.beginning import models_chosen
 from aider_guard.session.begun import bordered_command, entering, passed_fds
 from aider_guard.session.border import Border, choose, chosen_border
@@ -53,9 +54,8 @@ def run_one_shot(
     Raises LaunchError when it cannot or must not be started.
     """
     with ExitStack() as stack:
-        choosing = stack.enter_context(
-            choose(config, environment, serves_page=serves_page(arguments))
-        )
+        is_page = serves_page(arguments, environment, Path.cwd())
+        choosing = stack.enter_context(choose(config, environment, serves_page=is_page))
         aider = find_aider(config.aider, search_path=environment.get("PATH"))
         ours, theirs = map(stack.enter_context, socket.socketpair())
         # The terminal sends Ctrl-C to both; Aider decides what it means, and we wait for that.

@@ -150,6 +150,18 @@ def test_the_status_is_aiders_and_status_lists_no_run(
     assert listed.stdout == "no session is running\n"
 
 
+@enforced
+def test_aiders_page_is_within_reach_of_a_browser(tmp_path: Path) -> None:
+    """Also where only a settings file asks for it: never in a network of its own, and for that reason."""
+    place = Place.make(tmp_path / "place")
+    (place.home / ".aider.conf.yml").write_text("browser: true\n")
+    done = run(place, child("exits_with", 0), arguments=("--model", "ollama_chat/small"))
+    assert done.returncode == 0
+    (chosen,) = journal(place, "air_gap_chosen")
+    assert chosen["layer"] != "netns"
+    assert "page" in chosen["because"]
+
+
 def test_a_refused_run_is_written_down(tmp_path: Path) -> None:
     """What forbade it, and no text of the user's."""
     place = Place.make(tmp_path / "place")
