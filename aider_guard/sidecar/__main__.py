@@ -22,9 +22,6 @@ from aider_guard.sidecar.lines import (
 )
 from aider_guard.sidecar.names import DEFAULT_BASE, connectable_base
 
-_READINGS = (MemoryRead, ModelsRead, ServerRead)
-_MANY_LINES = 1000
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -34,6 +31,9 @@ if TYPE_CHECKING:
     from aider_guard.sidecar.memory import MemorySensor
     from aider_guard.sidecar.ollama import OllamaClient
     from aider_guard.sidecar.service import Answers
+
+_READINGS = (MemoryRead, ModelsRead, ServerRead)
+_MANY_LINES = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
