@@ -161,13 +161,12 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unat
     settings = decode(question)
     report = _survey(planner, settings)
     plan = planner.plan(settings, report, memory)
-    beside.note(*plan.findings)
     if plan.is_forbidden:
-        beside.note(
-            LaunchForbidden(plan.stops, plan.leaks), EndSession(LaunchRefusedError.exit_code)
-        )
+        ended = EndSession(LaunchRefusedError.exit_code)
+        beside.note(*plan.findings, LaunchForbidden(plan.stops, plan.leaks), ended)
         raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops, leaks=plan.leaks).lines))
     _begin(beside, planner, settings, plan, report)
+    beside.note(*plan.findings)
     arguments: list[str] = []
     if plan.pins is not None:
         model_settings, metadata = pins.write_pins(plan.pins, folder)
