@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -126,6 +127,7 @@ def guarded_session(
 
     With *show* it is only said what would be run.
     """
+    from aider_guard.launch.page import serves_page
     from aider_guard.launch.starting import is_one_shot
 
     settings = load_settings(flags)
@@ -133,7 +135,8 @@ def guarded_session(
         from aider_guard.view.show import run_show
 
         return run_show(settings, aider_args)
-    if is_one_shot(aider_args) or not (os.isatty(0) and os.isatty(1)):
+    is_alone = is_one_shot(aider_args) or serves_page(aider_args, os.environ, Path.cwd())
+    if is_alone or not (os.isatty(0) and os.isatty(1)):
         from aider_guard.session.oneshot import run_one_shot
 
         return run_one_shot(settings, aider_args)

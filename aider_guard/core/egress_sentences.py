@@ -11,6 +11,10 @@ from aider_guard.core.egress_ledger import Destination, Ledger, Tried
 from aider_guard.core.sentences import count
 from aider_guard.core.state import State
 
+NETWORK_OPEN = (
+    "the network is open in this session: models and keys of clouds are used as they are set"
+)
+"""Said once where the user wants no air gap."""
 _SOMEBODY = "a program that Aider started"
 _UNSEEN = "what a program sends past proxies is not seen, and not held back"
 _UNREAD = "an address that could not be read"

@@ -9,6 +9,7 @@ from pathlib import Path
 from aider_guard.config import Config
 from aider_guard.core.egress import Place
 from aider_guard.launch.aider import Aider
+from aider_guard.launch.page import before_end
 from aider_guard.sidecar.names import connectable_base
 
 DEFAULT_OLLAMA = "http://127.0.0.1:11434"
@@ -23,22 +24,9 @@ _ONE_SHOT = (
 )  # fmt: skip
 
 
-_PAGE = ("--gui", "--browser")
-
-
 def is_one_shot(arguments: Sequence[str]) -> bool:
     """Whether Aider, so called, does one thing and ends."""
-    return _has_flag(arguments, _ONE_SHOT)
-
-
-def serves_page(arguments: Sequence[str]) -> bool:
-    """Whether Aider, so called, is used in a browser."""
-    return _has_flag(arguments, _PAGE)
-
-
-def _has_flag(arguments: Sequence[str], flags: Sequence[str]) -> bool:
-    before_end = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return any(argument.partition("=")[0] in flags for argument in before_end)
+    return any(argument.partition("=")[0] in _ONE_SHOT for argument in before_end(arguments))
 
 
 def aider_command(

@@ -18,8 +18,8 @@ from pathlib import Path
 from aider_guard.airgap.gap import Enter
 from aider_guard.config import Config
 from aider_guard.core import sentences
-from aider_guard.core.actions import Notice
-from aider_guard.core.events import Event
+from aider_guard.core.actions import EndSession, Notice
+from aider_guard.core.events import Event, LaunchForbidden
 from aider_guard.core.fit import Fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.serverfacts import ServerReport
@@ -28,10 +28,11 @@ from aider_guard.core.state import Limits
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import find_aider
+from aider_guard.launch.page import serves_page
 from aider_guard.launch.plan import Plan
 from aider_guard.launch.preflight.facts import NOT_ASKED
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
-from aider_guard.launch.starting import aider_environment, serves_page
+from aider_guard.launch.starting import aider_environment
 from aider_guard.session.beginning import models_chosen
 from aider_guard.session.begun import bordered_command, entering, passed_fds
 from aider_guard.session.border import Border, choose, chosen_border
@@ -39,7 +40,7 @@ from aider_guard.session.listening import door_socket
 from aider_guard.session.notices import render
 from aider_guard.session.planning import Planner, planner_behind
 from aider_guard.session.signals import INHERITED, signals_as_wakeups
-from aider_guard.session.unattended import Unattended
+from aider_guard.session.unattended import Unattended, exit_status
 
 _SURVEY_SECONDS = 2.0
 _MEMORY_SECONDS = 2.0
@@ -53,9 +54,8 @@ def run_one_shot(
     Raises LaunchError when it cannot or must not be started.
     """
     with ExitStack() as stack:
-        choosing = stack.enter_context(
-            choose(config, environment, serves_page=serves_page(arguments))
-        )
+        is_page = serves_page(arguments, environment, Path.cwd())
+        choosing = stack.enter_context(choose(config, environment, serves_page=is_page))
         aider = find_aider(config.aider, search_path=environment.get("PATH"))
         ours, theirs = map(stack.enter_context, socket.socketpair())
         # The terminal sends Ctrl-C to both; Aider decides what it means, and we wait for that.
@@ -80,8 +80,9 @@ def run_one_shot(
         with _not_left_behind(process), beside, forwarded:
             _answer(ours, planner, Path(folder), beside)
             status = process.wait()
+            beside.ended(status)
         _say(beside.all_notices(even_nothing=sys.stderr.isatty()))
-    return status if status >= 0 else 128 - status
+    return exit_status(status)
 
 
 def _started(
@@ -161,12 +162,12 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unat
     report = _survey(planner, settings)
     plan = planner.plan(settings, report, memory)
     if plan.is_forbidden:
+        ended = EndSession(LaunchRefusedError.exit_code)
+        beside.note(*plan.findings, LaunchForbidden(plan.stops, plan.leaks), ended)
         raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops, leaks=plan.leaks).lines))
+    _begin(beside, planner, settings, plan, report)
+    beside.note(*plan.findings)
     arguments: list[str] = []
-    if plan.door is not None and isinstance(settings, AiderSettings):
-        # Whoever runs many of these has the model loaded as long as Ollama keeps it, as with Aider alone.
-        theirs = replace(plan.door, user_keep_alive=True)
-        beside.serve_door(theirs, planner.server(settings), _known(settings, plan, report))
     if plan.pins is not None:
         model_settings, metadata = pins.write_pins(plan.pins, folder)
         arguments = command.one_shot_arguments(model_settings, metadata)
@@ -174,17 +175,36 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unat
         command.send_answer(channel, arguments, plan.environment)
 
 
+def _begin(
+    beside: Unattended,
+    planner: Planner,
+    settings: AiderSettings | Unavailable,
+    plan: Plan,
+    report: ServerReport | Unavailable,
+) -> None:
+    """Serve Aider, and gather what is to be said of where it goes."""
+    known = _known(settings, plan, report)
+    if plan.door is not None and isinstance(settings, AiderSettings):
+        # Whoever runs many of these has the model loaded as long as Ollama keeps it, as with Aider alone.
+        theirs = replace(plan.door, user_keep_alive=True)
+        beside.begin(planner.server(settings), theirs.tokenizers, theirs, known)
+    else:
+        beside.begin(planner.first_server(), planner.aider.likely_tokenizers(), None, known)
+    for text in plan.said_at_start:
+        beside.say("another_machine", text)
+
+
 def _known(
-    settings: AiderSettings, plan: Plan, report: ServerReport | Unavailable
+    settings: AiderSettings | Unavailable, plan: Plan, report: ServerReport | Unavailable
 ) -> tuple[Event, ...]:
     """What the sidecar's rules are to know. Without a message it is not certain that the model will be asked at all:
     then nothing is said of the server, so that nothing is loaded ahead.
     """
     needs = plan.fit.needs if isinstance(plan.fit, Fit) else ()
     chosen = models_chosen(settings, plan.window_tokens, os.getcwd(), needs)
-    if isinstance(report, Unavailable) or not settings.sends_message:
+    if isinstance(settings, Unavailable) or isinstance(report, Unavailable):
         return (chosen,)
-    return ServerSurveyed(report), chosen
+    return (ServerSurveyed(report), chosen) if settings.sends_message else (chosen,)
 
 
 def _survey(planner: Planner, settings: AiderSettings | Unavailable) -> ServerReport | Unavailable:

@@ -120,9 +120,13 @@ def forget_launches(session: Path) -> None:
 
 
 def prune(sessions: Path, *, keep: int = KEPT_SESSIONS) -> None:
-    """Remove the oldest sessions that ended, and of which nothing waits to be merged."""
+    """Remove the oldest sessions that ended, and of which nothing waits to be merged; so many runs without a
+    conversation, which are not recorded, are kept beside them: a script that runs many takes no session's place.
+    """
     ended = [path for path in sorted(sessions.glob("*-*")) if not is_alive(path)]
-    for path in ended[: max(0, len(ended) - keep)]:
+    recorded = [path for path in ended if (path / _RECORD).exists()]
+    others = [path for path in ended if path not in recorded]
+    for path in (one for kind in (recorded, others) for one in kind[: max(0, len(kind) - keep)]):
         if not (path / "histories.json").exists():
             shutil.rmtree(path, ignore_errors=True)
 

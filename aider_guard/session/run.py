@@ -35,9 +35,6 @@ _WATCHED_SIGNALS = (
     signal.SIGCONT,
 )
 _STUCK_SECONDS = 2.0
-NETWORK_OPEN = (
-    "the network is open in this session: models and keys of clouds are used as they are set"
-)
 
 
 def run_session(
@@ -73,6 +70,7 @@ def run_session(
 
 def _run(session: Session, border: Border) -> None:
     from aider_guard.core.egress_events import AirGapChosen
+    from aider_guard.core.egress_sentences import NETWORK_OPEN
 
     session.post(AirGapChosen(border.found.layer, border.found.because))
     session.begin()

@@ -1,6 +1,7 @@
 """A sidecar beside a run without a prompt: the same policy, of whose actions only those are carried out that need none.
 
 Everything runs in a thread of its own; what the user should know is gathered, and said when the run is over.
+Everything that happens is written into a journal.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
+from aider_guard import paths
 from aider_guard.core import requests
 from aider_guard.core.actions import (
     Action,
     CancelDeadline,
+    EndSession,
     Notice,
     SetDeadline,
     ShowNotice,
@@ -24,14 +27,15 @@ from aider_guard.core.actions import (
     WarmModel,
 )
 from aider_guard.core.egress_events import AirGapChosen, EgressBlocked
-from aider_guard.core.egress_sentences import end_line
-from aider_guard.core.events import DeadlinePassed, Event
+from aider_guard.core.egress_sentences import NETWORK_OPEN, end_line
+from aider_guard.core.events import AiderExited, AiderStarted, DeadlinePassed, Event
 from aider_guard.core.policy import decide
 from aider_guard.core.state import Limits, State
 from aider_guard.core.traffic.kinds import DoorSettings
 from aider_guard.session.border import Border
 from aider_guard.session.listening import Listening
 from aider_guard.session.loop import READ, Loop
+from aider_guard.session.runjournal import RunJournal
 from aider_guard.session.watcher import Watcher
 
 _END_SECONDS = 3.0
@@ -40,8 +44,7 @@ _END_SECONDS = 3.0
 class Unattended:
     """As a ``with``: a sidecar that was started in it is gone after it. ``notices`` are what is to be said then.
 
-    There is none before the door is to be served: ``--version`` shall not wait for one. The air gap is served from the
-    beginning.
+    There is none before Aider begins: ``--version`` shall not wait for one. The air gap is served from the start.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Unattended:
         self._environment = environment
         self._state = State(limits)
         self._began = False
+        self._status: int | None = None
         self._wake, self._woken = socket.socketpair()
         self._stack = ExitStack()
         self._thread = threading.Thread(target=self._run, name="unattended", daemon=True)
@@ -78,20 +82,49 @@ class Unattended:
         self._thread.join(_END_SECONDS)
         self._woken.close()
 
-    def serve_door(self, settings: DoorSettings, ollama: str, known: Sequence[Event]) -> None:
-        """Have the door served so from now on; ``known`` is what the start has found out: the server, the models."""
+    def begin(
+        self, server: str, tokenizers: str, door: DoorSettings | None, known: Sequence[Event]
+    ) -> None:
+        """Aider begins: from now on the door, where there are settings for it, and what is let through are served.
+
+        ``known`` is what the start has found out: the server, the models.
+        """
 
         def serve(loop: Loop, deciding: _Deciding) -> None:
-            watcher = self._watcher(loop, ollama, settings.tokenizers)
-            deciding.watcher = self._stack.enter_context(watcher)
-            watcher.post = deciding.post
-            watcher.start()
-            watcher.serve_door(settings)
+            if door is not None or self._border.gap.relays:
+                watcher = self._watcher(loop, server, tokenizers)
+                deciding.watcher = self._stack.enter_context(watcher)
+                watcher.post = deciding.post
+                watcher.start()
+                if door is not None:
+                    watcher.serve_door(door)
             for event in known:
                 deciding.post(event)
 
         self._began = True
-        self._orders.put(serve)
+        if self._border.found.layer == "open":
+            self.say("network_open", NETWORK_OPEN)
+        self._order(serve)
+
+    def note(self, *happened: object) -> None:
+        """Write down what there is nothing to decide about."""
+
+        def write(_loop: Loop, deciding: _Deciding) -> None:
+            for one in happened:
+                deciding.journal.write(one)
+
+        self._order(write)
+
+    def say(self, name: str, text: str) -> None:
+        """Have something said when the run is over."""
+        self.notices.append(Notice(name, (text,)))
+
+    def ended(self, status: int) -> None:
+        """Aider ended, with this exit status or by minus this signal."""
+        self._status = status
+
+    def _order(self, order: Callable[[Loop, _Deciding], None]) -> None:
+        self._orders.put(order)
         self._wake.send(b"!")
 
     def _run(self) -> None:
@@ -103,17 +136,23 @@ class Unattended:
             while not self._orders.empty():
                 self._orders.get()(loop, deciding)
 
-        with Loop() as loop, self._stack:
-            deciding = _Deciding(self, loop, self._border)
+        sessions = paths.sessions_dir(self._environment)
+        journaled = RunJournal(sessions, on_failure=lambda text: self.say("journal", text))
+        with Loop() as loop, journaled as journal, self._stack:
+            deciding = _Deciding(self, loop, self._border, journal)
             loop.watch(self._woken.fileno(), READ, woken)
             loop.on_deadline = deciding.passed
             self._border.watch(
                 loop, lambda attempt: deciding.post(EgressBlocked.of(attempt)), lambda: self._aider
             )
-            deciding.post(AirGapChosen(self._border.gap.layer))
+            journal.write(AiderStarted(1, self._aider))
+            deciding.post(AirGapChosen(self._border.found.layer, self._border.found.because))
             loop.run(until=lambda: ended)
             self._border.look()
             self._border.close()
+            if self._status is not None:
+                journal.write(AiderExited(self._status))
+                journal.write(EndSession(exit_status(self._status)))
 
     def _watcher(self, loop: Loop, ollama: str, tokenizers: str) -> Watcher:
         return Watcher(
@@ -138,13 +177,19 @@ class Unattended:
         return actions
 
 
+def exit_status(status: int) -> int:
+    """What the guard ends with: Aider's own status, or 128 + the signal that killed it."""
+    return status if status >= 0 else 128 - status
+
+
 class _Deciding:
     """Carries out what needs neither Aider nor a prompt; events that come meanwhile wait for their turn."""
 
-    def __init__(self, run: Unattended, loop: Loop, border: Border) -> None:
+    def __init__(self, run: Unattended, loop: Loop, border: Border, journal: RunJournal) -> None:
         self._run = run
         self._border = border
         self._loop = loop
+        self.journal = journal
         self.watcher: Watcher | None = None
         self._events: list[Event] = []
 
@@ -153,6 +198,7 @@ class _Deciding:
         if len(self._events) > 1:
             return
         while self._events:
+            self.journal.write(self._events[0])
             for action in self._run.decide(self._events[0]):
                 self._perform(action)
             del self._events[0]
@@ -165,10 +211,13 @@ class _Deciding:
     def _perform(self, action: Action) -> None:
         match action:
             case ShowNotice(notice):
+                self.journal.write(action)
                 self._run.notices.append(notice)
             case StartSidecar() if self.watcher is not None:
+                self.journal.write(action)
                 self.watcher.start()
             case WarmModel() if self.watcher is not None:
+                self.journal.write(action)
                 self.watcher.send(requests.WarmModel())
             case SetDeadline(name, at):
                 self._loop.at(name, at)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import queue
 import sys
-import threading
 from typing import TYPE_CHECKING, NoReturn
 
 from aider_guard import __version__
 from aider_guard.core.requests import Request
-from aider_guard.core.sidecar_events import SidecarStarted
+from aider_guard.core.sidecar_events import MemoryRead, ModelsRead, ServerRead, SidecarStarted
 from aider_guard.core.wire import WireError, decode, encode
 from aider_guard.sidecar.here import is_this_machine
 from aider_guard.sidecar.lines import (
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from aider_guard.sidecar.memory import MemorySensor
     from aider_guard.sidecar.ollama import OllamaClient
     from aider_guard.sidecar.service import Answers
+
+_READINGS = (MemoryRead, ModelsRead, ServerRead)
+_MANY_LINES = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -58,14 +61,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _emitter(lines_fd: int) -> Callable[[Event], None]:
-    """Writes whole lines, from any thread."""
-    lock = threading.Lock()
+    """Has whole lines written, from any thread, in their order. Never waits for the guard, who may be stopped: the
+    door's answers go on. Readings that nobody takes for long are left out, as newer ones follow.
+    """
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def write() -> None:
+        while True:
+            write_all(lines_fd, lines.get())
 
     def emit(event: Event) -> None:
-        line = encode(event)
-        with lock:
-            write_all(lines_fd, line)
+        if lines.qsize() < _MANY_LINES or not isinstance(event, _READINGS):
+            lines.put(encode(event))
 
+    start_thread("lines", write)
     return emit
 
 

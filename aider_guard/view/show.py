@@ -21,6 +21,7 @@ from aider_guard.launch.door import Entrance
 from aider_guard.launch.gathering import gather
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.local import NOWHERE, LocalEnvironment
+from aider_guard.launch.page import serves_page
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.routes import DoorAddress
@@ -67,7 +68,8 @@ def described(
     environment: Mapping[str, str],
 ) -> Iterator[str]:
     """The command, the environment and the generated files, line by line."""
-    arguments = _arguments(settings, is_one_shot(aider_args))
+    is_page = serves_page(aider_args, environment, Path.cwd())
+    arguments = _arguments(settings, is_page or is_one_shot(aider_args))
     yield "command (after your own arguments, ours):"
     yield "  " + shlex.join([facts.aider_script, *aider_args])
     yield from (f"    {line}" for line in _by_option(arguments))

@@ -124,12 +124,14 @@ def test_ollama_is_down_and_started_again(desk: Desk) -> None:
 
 @pytest.mark.parametrize("answer", [busy(), loading()], ids=["busy", "loading"])
 def test_busy_and_loading_are_waited_for(desk: Desk, answer: Raw) -> None:
-    """Without a word of failure, and without Aider's own retries."""
+    """Visibly while it lasts, without a word of failure, and without Aider's own retries."""
     server = ChattingOllama(models=(COUNTABLE,))
     with server, desk.session(server.url) as person:
         person.wait_for_prompt()
         server.script["/api/chat"] = [answer, answer]
-        person.ask("What is a basket?")
+        person.say("What is a basket?")
+        person.wait_for(r"aider-guard: waiting: .*(busy|[Ll]oading)", WITHIN_SECONDS)
+        person.wait_for_prompt(2)
         assert SAYS in person.text()
         assert "Retrying in" not in person.text()
         assert len(server.chats) == 3

@@ -17,10 +17,10 @@ from e2e.egress_people import ANSWER, LOOPED, PLAIN, Seat
 from e2e.leaks import HELLO, LEAKS, set_up
 from e2e.world import SERVICE
 
+from aider_guard.core.egress_sentences import NETWORK_OPEN
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.sample import make_sample
 from aider_guard.errors import LaunchRefusedError
-from aider_guard.session.run import NETWORK_OPEN
 
 LOCAL = f"127.0.0.1:{SERVICE}"
 HOOKED = next(leak for leak in LEAKS if leak.id == "user-commands")
@@ -180,7 +180,9 @@ def test_an_open_network_is_said_once_and_lets_out(seat: Seat) -> None:
 
 @every_enforced
 def test_without_a_terminal_it_is_the_same(layer: str, seat: Seat) -> None:
-    """A commit by one message: its text comes from the model, its hook gets nowhere, and that is said beside it."""
+    """A commit by one message: its text comes from the model, its hook gets nowhere, and that is said beside it and
+    written down.
+    """
     set_up(HOOKED, seat.repo, seat.home, seat.world.ollama)
     since = seat.world.mark()
     ended = seat.without_terminal(layer, "--", *PLAIN, "--message", "/commit")
@@ -193,6 +195,11 @@ def test_without_a_terminal_it_is_the_same(layer: str, seat: Seat) -> None:
     assert outside(seen) == []
     last = "aider-guard: blocked by the kernel: 1 attempt to 1 host (hooks.example.com:80 once)"
     assert " ".join(ended.stderr.split()).endswith(last)
+    (journal,) = (seat.home / "state" / "sessions").glob("*/journal.jsonl")
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    blocked = [line for line in lines if line["event"] == "egress_blocked"]
+    assert {(one["host"], one["port"]) for one in blocked} == {("hooks.example.com", 80)}
+    assert "request_finished" in {line["event"] for line in lines}
 
 
 @every_enforced

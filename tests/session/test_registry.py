@@ -165,6 +165,16 @@ def test_the_oldest_that_ended_are_removed(sessions: Path) -> None:
     registry.prune(sessions / "missing")
 
 
+def test_runs_without_a_conversation_take_no_sessions_place(sessions: Path) -> None:
+    """They are not recorded; as many of them are kept beside the sessions."""
+    pid = dead_pid()
+    session = folder(sessions, f"20260101-000000-{pid}", record_of(pid, 0.0))
+    runs = [folder(sessions, f"2026010{day}-000000-{pid}") for day in range(2, 6)]
+    registry.prune(sessions, keep=2)
+    assert session.exists()
+    assert [path.exists() for path in runs] == [False, False, True, True]
+
+
 def test_the_private_copies_of_the_talk_are_removed(sessions: Path) -> None:
     """Each launch's folder goes, the journal stays."""
     path = folder(sessions, "a-1")

@@ -278,3 +278,46 @@ def test_the_terminals_interrupt_does_not_print(capfd: pytest.CaptureFixture[str
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(5) == 0
     assert "Traceback" not in capfd.readouterr().err
+
+
+_TALKS = """
+import os, sys
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.sidecar_events import ModelsRead, SidecarStarted
+from aider_guard.sidecar.__main__ import _emitter
+
+emit = _emitter(1)
+for number in range(5000):
+    emit(SidecarStarted(number, "1"))
+    emit(ModelsRead(Unavailable("not read")))
+sys.stderr.write("told")
+sys.stderr.flush()
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+def test_a_guard_that_does_not_read_holds_nobody_up() -> None:
+    """Much more than the pipe holds can be told; then all of it comes in order, but for readings, which are old."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _TALKS],
+        cwd=PACKAGE_PARENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        told: list[int] = []
+        readings = 0
+        try:
+            assert select.select([process.stderr], [], [], CAP_SECONDS)[0]
+            assert process.stderr.read(4) == b"told"
+            while len(told) < 5000:
+                event = decode(process.stdout.readline())
+                told += [event.pid] if isinstance(event, SidecarStarted) else []
+                readings += isinstance(event, ModelsRead)
+        finally:
+            process.kill()
+    assert told == list(range(5000))
+    assert 0 < readings < 5000

@@ -17,6 +17,7 @@ Reason = Literal[
     "missing",
     "memory",
     "crashed",
+    "lost",
     "busy",
     "strange",
     "refused",

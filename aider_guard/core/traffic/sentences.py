@@ -25,6 +25,7 @@ _REASONS = {
     "missing": "the model is not installed",
     "memory": "memory does not suffice",
     "crashed": "the model's process crashed",
+    "lost": "the connection to the server was lost",
     "busy": "Ollama stayed busy",
     "strange": "the server's answer makes no sense",
     "refused": "the server refused it",

@@ -25,11 +25,14 @@ _AGAIN: Final = "then send your message again"
 
 @dataclass(frozen=True)
 class Asker:
-    """What is known of the request that failed. ``address`` may be shown: it holds no password."""
+    """What is known of the request that failed. ``address`` may be shown: it holds no password. ``is_here`` is whether
+    it is one of this machine's.
+    """
 
     model: str
     address: str
     is_ollama: bool = True
+    is_here: bool = True
     window_tokens: int = 0
     smaller_windows: tuple[WindowNeed, ...] = ()
     alike: tuple[str, ...] = ()
@@ -157,17 +160,18 @@ def lines(failure: Failure, asker: Asker) -> tuple[str, str]:
         case "memory":
             return f"{asker.model} does not fit into memory{said}", _less_memory(failure, asker)
         case "crashed":
+            return f"the process of {asker.model} crashed{said}", _anew(asker)
+        case "lost":
             return (
-                f"the process of {asker.model} crashed{said}",
-                f"send your message again: {server} starts it anew; if it crashes again, {_smaller(asker)}",
+                f"the connection to {asker.address} was lost{said}",
+                f"see that {server} runs there and that the network is up, {_AGAIN}",
             )
         case "busy":
             return f"{server} stayed busy{said}", "wait for its other requests, " + _AGAIN
         case "cloud":
             return f"not sent: {asker.model} would run in Ollama's cloud{said}", _LOCAL
         case "down":
-            start = "ollama serve" if asker.is_ollama else "start it"
-            return f"{server} does not answer at {asker.address}{said}", f"{start}   {_AGAIN}"
+            return f"{server} does not answer at {asker.address}{said}", _start(asker)
         case "strange":
             what = f"status {failure.status}" if failure.status else "no answer in its protocol"
             return (
@@ -180,7 +184,29 @@ def lines(failure: Failure, asker: Asker) -> tuple[str, str]:
                 "is it the right server, and does it want a key?",
             )
         case _:
-            return f"{server} refused it{said}", "its log says more: journalctl -u ollama"
+            return f"{server} refused it{said}", _more(asker)
+
+
+def _anew(asker: Asker) -> str:
+    """Only Ollama starts a model's process again; another server is that process."""
+    if not asker.is_ollama:
+        return f"{_start(asker)}; if it crashes again, a smaller model"
+    return f"send your message again: Ollama starts it anew; if it crashes again, {_smaller(asker)}"
+
+
+def _start(asker: Asker) -> str:
+    if not asker.is_here:
+        return f"see that it runs there and that the network is up, {_AGAIN}"
+    return f"ollama serve   {_AGAIN}" if asker.is_ollama else f"start it, {_AGAIN}"
+
+
+def _more(asker: Asker) -> str:
+    """Where the server's log is."""
+    if not asker.is_ollama:
+        return "its log says more: it is where the server was started"
+    if not asker.is_here:
+        return f"its log on that machine ({asker.address}) says more"
+    return "its log says more: journalctl -u ollama"
 
 
 _LOCAL: Final = "ollama list   shows the models of this machine; /model ollama_chat/NAME takes one"
@@ -190,12 +216,13 @@ def _get_model(asker: Asker) -> str:
     alike = f"; installed: {', '.join(asker.alike)}" if asker.alike else ""
     if not asker.is_ollama:
         return f"the model must be one that it serves{alike}"
-    return f"ollama pull {asker.model}   {_AGAIN}{alike}"
+    there = "" if asker.is_here else f"OLLAMA_HOST={asker.address} "
+    return f"{there}ollama pull {asker.model}   {_AGAIN}{alike}"
 
 
 def _less_memory(failure: Failure, asker: Asker) -> str:
     window = fitting_window(failure.words, asker.smaller_windows)
-    if window is None:
+    if window is None or not asker.is_ollama:  # only Ollama takes a window from a request
         return "a smaller model, or closing what else uses the memory, helps"
     return (
         f"aider-guard --num-ctx {window.window_tokens}   needs {size(window.needed_bytes)} in all"

@@ -20,6 +20,7 @@ from aider_guard.core.traffic.troubles import Asker, Failure
 from aider_guard.sidecar.door.attendant_account import part_rows
 from aider_guard.sidecar.door.attendant_house import House
 from aider_guard.sidecar.door.seam import Call, Reply
+from aider_guard.sidecar.here import is_this_machine
 from aider_guard.sidecar.names import display_base, is_cloud_name
 
 _NOTHING_TO_EDIT: Final = ("nothing to edit: the request was not answered by a model",)
@@ -86,6 +87,7 @@ class Refusing:
             self.asked.model,
             display_base(upstream.base),
             is_ollama=upstream.kind == "ollama",
+            is_here=is_this_machine(upstream.base),
             window_tokens=settings.window_tokens,
             smaller_windows=settings.smaller_windows,
             alike=self.house.services.shelf.alike(self.asked.model),

@@ -40,6 +40,7 @@ from aider_guard.sidecar.door.seam import (
     Retry,
     Trouble,
 )
+from aider_guard.sidecar.here import is_this_machine
 
 _NOT_COUNTED: Final = Unavailable("the prompt was not counted")
 _ON_ITS_WAY_SECONDS: Final = 0.005
@@ -94,7 +95,7 @@ class TextVisit:
             return Retry(seconds)
         if self._refusing is None:
             return error(f"the model server does not answer: {trouble.words}", 502)
-        reason: Reason = "crashed" if trouble.kind == "silent" else "down"
+        reason = self._gone() if trouble.kind == "silent" else "down"
         return self._refusing.failed(Failure(reason, trouble.words))
 
     async def refused(self, status: int, content: bytes) -> Reply | Retry | Pass:
@@ -129,7 +130,7 @@ class TextVisit:
 
     def broke(self, trouble: Trouble) -> Reply | Abort:
         """Let Aider try again; where that broke as well, say so, if nothing of the answer was passed."""
-        failure = Failure("crashed", f"the answer broke off ({trouble.words})")
+        failure = Failure(self._gone(), f"the answer broke off ({trouble.words})")
         due = self._house.breaks.note(self._call.body, failure)
         nothing_passed = self._passing is None or not self._passing.has_text
         if not due or not nothing_passed or self._refusing is None:
@@ -183,6 +184,10 @@ class TextVisit:
             self._house.breaks.note(self._call.body, troubles.of_words(words))
         elif account.finished == "answered":
             self._house.breaks.forget(self._call.body)
+
+    def _gone(self) -> Reason:
+        """What the end of a connection without a word means: on the way to another machine it may be the network."""
+        return "crashed" if is_this_machine(self._call.upstream.base) else "lost"
 
     def _start(self, asked: Asked) -> None:
         self._started = True

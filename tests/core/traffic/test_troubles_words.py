@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.traffic.events import NOT_TOLD
+from aider_guard.core.traffic.events import NOT_TOLD, Reason
 from aider_guard.core.traffic.kinds import WindowNeed
 from aider_guard.core.traffic.troubles import (
     Asker,
@@ -24,6 +24,8 @@ from aider_guard.core.traffic.troubles import (
 
 GIB = 2**30
 SMALLER = (WindowNeed(16384, 9 * GIB), WindowNeed(8192, 7 * GIB), WindowNeed(4096, 6 * GIB))
+REMOTE = Asker("qwen3:8b", "http://gpu-box:11434", is_here=False)
+LLAMA = Asker("m", "http://127.0.0.1:8080", is_ollama=False)
 OLLAMA = Asker("qwen3:8b", "http://127.0.0.1:11434", smaller_windows=SMALLER)
 STOPPED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
@@ -199,6 +201,54 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
             "the model server has no model m",
             "the model must",
         ),
+        (
+            Failure("refused", "no", 400),
+            OLLAMA,
+            "Ollama refused it: no",
+            "its log says more: journalctl -u ollama",
+        ),
+        (
+            Failure("refused", "no", 400),
+            REMOTE,
+            "Ollama refused it: no",
+            "its log on that machine (http://gpu-box:11434) says more",
+        ),
+        (
+            Failure("refused", "no", 400),
+            LLAMA,
+            "the model server refused it: no",
+            "its log says more: it is where the server was started",
+        ),
+        (
+            Failure("lost", "Connection timed out"),
+            REMOTE,
+            "the connection to http://gpu-box:11434 was lost: Connection timed out",
+            "see that Ollama runs there and that the network is up, then send your message again",
+        ),
+        (
+            Failure("down", "No route to host"),
+            REMOTE,
+            "Ollama does not answer at http://gpu-box:11434: No route to host",
+            "see that it runs there and that the network is up, then send your message again",
+        ),
+        (
+            Failure("down", "Connection refused"),
+            LLAMA,
+            "the model server does not answer at http://127.0.0.1:8080: Connection refused",
+            "start it, then send your message again",
+        ),
+        (
+            Failure("crashed", "the answer broke off"),
+            LLAMA,
+            "the process of m crashed: the answer broke off",
+            "start it, then send your message again; if it crashes again, a smaller model",
+        ),
+        (
+            Failure("missing"),
+            REMOTE,
+            "Ollama has no model qwen3:8b",
+            "OLLAMA_HOST=http://gpu-box:11434 ollama pull qwen3:8b   then",
+        ),
     ],
 )
 def test_each_failure_is_said_in_two_lines(
@@ -208,6 +258,17 @@ def test_each_failure_is_said_in_two_lines(
     one, two = lines(failure, asker)
     assert one.startswith(first)
     assert two.startswith(second)
+
+
+@pytest.mark.parametrize("reason", get_args(Reason))
+@pytest.mark.parametrize("asker", [REMOTE, LLAMA], ids=["remote", "llama.cpp"])
+def test_no_log_or_service_is_named_that_is_not_there(reason: Reason, asker: Asker) -> None:
+    """Neither a server that is not Ollama nor one of another machine has a log in this machine's journal, or is started
+    here by ``ollama serve``.
+    """
+    said = " ".join(lines(Failure(reason, "x"), asker))
+    assert "journalctl" not in said
+    assert "ollama serve" not in said
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from sidecar.door.attendant_services import Desk, run, text_of
 
 from aider_guard.core.readings import ContextRow, Unavailable
 from aider_guard.core.traffic.events import RequestFinished, RequestRefused, RequestStarted
-from aider_guard.core.traffic.kinds import Count, DoorRole
+from aider_guard.core.traffic.kinds import Count, DoorRole, Upstream
 from aider_guard.sidecar.door.seam import Abort, Forward, Pass, Reply, Retry, Trouble
 
 CHAT = [message("system", prompts.DIFF), message("user", "fix it")]
@@ -434,6 +434,34 @@ def test_an_answer_that_breaks_off_twice_is_answered_in_words() -> None:
     assert run(attempt(piece("a"))) == Abort()
     desk.now += 61
     assert run(attempt()) == Abort()
+
+
+@pytest.mark.parametrize(
+    ("base", "reason", "said"),
+    [
+        ("http://192.0.2.7:11434", "lost", "the connection to http://192.0.2.7:11434 was lost: "),
+        ("http://127.0.0.1:11434", "crashed", "the process of qwen3:8b crashed: "),
+    ],
+)
+def test_another_machine_that_falls_silent_is_no_crash(base: str, reason: str, said: str) -> None:
+    """Nobody knows what became of it, before an answer and in the middle of one."""
+    desk, upstream = Desk(), Upstream("", base, "ollama")
+
+    async def silent() -> str:
+        visit = desk.visit(BODY, upstream=upstream)
+        await visit.begin()
+        return text_of(await visit.failed(Trouble("silent", "Connection timed out")))
+
+    async def breaks() -> Reply | Abort:
+        visit = desk.visit(BODY, upstream=upstream)
+        await visit.begin()
+        return visit.broke(BROKEN)
+
+    assert run(silent()).startswith(f"aider-guard: {said}Connection timed out")
+    assert run(breaks()) == Abort()
+    assert text_of(run(breaks())).startswith(f"aider-guard: {said}the answer broke off")
+    refused = [event for event in desk.events if isinstance(event, RequestRefused)]
+    assert [event.reason for event in refused] == [reason] * 2
 
 
 def test_a_request_that_aider_gives_up_is_told_as_cancelled() -> None:
