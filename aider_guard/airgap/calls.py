@@ -16,6 +16,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from aider_guard.airgap import acting
 from aider_guard.airgap.callers import Caller
@@ -36,6 +37,8 @@ from aider_guard.airgap.sockaddr import (
 from aider_guard.airgap.unixsockets import opened
 
 _FORBIDDEN = (errno.EPERM, errno.EACCES)
+FAULT: Final = "a fault in aider-guard"
+"""What is told in the place of a host where a call was refused for no better reason."""
 _SOCK_TYPE_MASK = 0xF  # linux/net.h
 
 
@@ -67,7 +70,7 @@ class Calls:
         }
 
     def decide(self, call: Notification, caller: Caller) -> Answer:
-        """What becomes of it. What cannot be looked at is refused, and told."""
+        """What becomes of it. What cannot be looked at is refused, and told; so is what the guard fails to judge."""
         handler = self._handlers.get(call.number)
         if handler is None:
             return Done(error=errno.ENOSYS)
@@ -77,6 +80,9 @@ class Calls:
             if error.errno in _FORBIDDEN:
                 self._permits.refuse("", 0, "other", caller)
             return Done(error=error.errno or errno.EPERM)
+        except Exception as error:  # noqa: BLE001  # nothing that a program does may end the guard, nor pass it
+            self._permits.refuse(f"{FAULT}: {type(error).__name__}", 0, "other", caller)
+            return Done(error=errno.EPERM)
 
     def _socket(self, call: Notification, _caller: Caller) -> Answer:
         """Make it, and keep it on the loopback before the program has it."""

@@ -121,7 +121,9 @@ class Choosing:
         except OSError as error:
             otherwise = "no-notify" if error.errno == errno.EINVAL else "pidfd"
             self._causes.append(egress_causes.cause_of(egress_causes.FILTER, _read, otherwise))
-            return None
+        except Exception as error:  # noqa: BLE001  # whatever is amiss with this layer, the next one is there
+            self._causes.append(f"the filter of system calls cannot be used here ({error!r})")
+        return None
 
 
 def _read(switch: str) -> str:

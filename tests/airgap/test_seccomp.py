@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from airgap.seccomp_world import PYTHON, Witness, World, ended, witness, world
 
+from aider_guard.airgap import kernel
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.session.child import Child
 from aider_guard.session.terminal import Size
@@ -356,6 +357,22 @@ tell(error_of(socket.socket().connect, ("192.0.2.10", 1)))
     assert host.seen() == 0
 
 
+def test_a_call_that_the_guard_fails_to_judge(
+    here: World, host: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused and told, and the next one is served: no fault of the guard's opens a way, nor ends the session."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr("aider_guard.airgap.calls.parse", fail)
+        assert here.run(CONNECT, ["AF_INET", "SOCK_STREAM", ["127.0.0.1", host.port]]) == "EPERM"
+    assert host.seen() == 0
+    assert here.kinds() == {("a fault in aider-guard: ZeroDivisionError", 0, "other")}
+    assert here.run(CONNECT, ["AF_INET", "SOCK_STREAM", [OUTSIDE, 1]]) == "ECONNREFUSED"
+
+
 def test_a_fork_that_starts_no_program(here: World, host: Witness) -> None:
     """It is inside too, and the guard may look into it, as little as others may look into the guard."""
     with here.gap.entering() as enter:
@@ -367,7 +384,7 @@ def test_a_fork_that_starts_no_program(here: World, host: Witness) -> None:
                 with socket.socket() as sock:
                     status = sock.connect_ex(("127.0.0.1", host.port))
             os._exit(status)
-    ended_fd = os.pidfd_open(child)
+    ended_fd = kernel.pidfd_open(child)
     try:
         here.serve_until(ended_fd)
     finally:
