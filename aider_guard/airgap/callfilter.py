@@ -47,6 +47,11 @@ _DATAGRAMS: Final = (
     58,
 )  # UDP; echo requests, which are refused and named when they are sent
 
+_KEYS_OF_OTHERS: Final = (0x5412, 0x541C)
+"""TIOCSTI and TIOCLINUX (asm-generic/ioctls.h) put keys into a terminal, for whoever reads it next: of a run without a
+conversation that is the user's shell, outside. The kernel looks at 32 bits of a request."""
+_OTHER_IOCTL: Final = 54  # of 32 bit programs: asm/unistd_32.h, asm/unistd32.h
+
 _OPTIONS_THAT_LEAD_AWAY: Final = (
     (0, 4),  # IP_OPTIONS: a source route goes to its first hop, whatever the address says
     (0, 50),  # IP_UNICAST_IF: 127.0.0.1 through a network card
@@ -73,6 +78,7 @@ class Calls:
     sendmsg: int
     sendmmsg: int
     setsockopt: int
+    ioctl: int
     request_key: int
     other_table: tuple[int, ...]
     """What makes sockets or looks names up, by the numbers of this machine's 32 bit programs."""
@@ -89,6 +95,7 @@ CALLS: Final[Mapping[str, Calls]] = {
         sendmsg=46,
         sendmmsg=307,
         setsockopt=54,
+        ioctl=16,
         request_key=249,
         other_table=(102, 359, 287),  # socketcall, socket, request_key: asm/unistd_32.h
     ),
@@ -102,6 +109,7 @@ CALLS: Final[Mapping[str, Calls]] = {
         sendmsg=211,
         sendmmsg=269,
         setsockopt=208,
+        ioctl=29,
         request_key=218,
         other_table=(281, 310),  # socket, request_key: asm/unistd32.h
     ),
@@ -115,7 +123,8 @@ def program(calls: Calls) -> bytes:
     They say ASK for connect, bind, listen, sendmsg, sendmmsg, sendto with an address, and a new socket for internet
     datagrams, which the guard makes. Other architectures' calls
     (32 bit programs) get EPERM, x32 and io_uring ENOSYS, sockets that the guard does not know what they do
-    EAFNOSUPPORT, EPROTONOSUPPORT or EPERM, options that lead a packet away EPERM. Everything else is let through.
+    EAFNOSUPPORT, EPROTONOSUPPORT or EPERM, options that lead a packet away EPERM, and so do keys that are put into a
+    terminal. Everything else is let through.
     """
     asked = (calls.connect, calls.bind, calls.listen, calls.sendmsg, calls.sendmmsg)
     # A kernel that resolves a name for a program does it by a program of root's, outside (request-key(8)).
@@ -131,6 +140,7 @@ def program(calls: Calls) -> bytes:
             *_when(calls.sendto, _ask_if_pointer(4)),
             *_when(calls.socket, _socket()),
             *_when(calls.setsockopt, _setsockopt()),
+            *_when(calls.ioctl, _ioctl()),
             _return(ALLOW),
         ]
     )
@@ -140,7 +150,8 @@ def program_in_a_jail(calls: Calls) -> bytes:
     """The instructions beside a network namespace: what is not held by one is refused, and nobody is asked.
 
     That are sockets of families that belong to no network namespace (to a virtual machine's host, say: EAFNOSUPPORT),
-    rings, which make sockets without a call, and lookups by a program of root's (ENOSYS).
+    rings, which make sockets without a call, lookups by a program of root's (ENOSYS), and keys that are put into a
+    terminal (EPERM).
     """
     held = (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, *_HELD_TOO)
     absent = (*_IO_URING, calls.request_key)
@@ -157,6 +168,7 @@ def program_in_a_jail(calls: Calls) -> bytes:
                 [
                     _load(_NUMBER),
                     *_when_any((*_IO_URING, *calls.other_table), [_refuse(errno.ENOSYS)]),
+                    *_when(_OTHER_IOCTL, _ioctl()),
                     _return(ALLOW),
                 ],
             ),
@@ -164,6 +176,7 @@ def program_in_a_jail(calls: Calls) -> bytes:
             *_when_at_least(_X32, [_refuse(errno.ENOSYS)]),
             *_when_any(absent, [_refuse(errno.ENOSYS)]),
             *_when(calls.socket, sockets),
+            *_when(calls.ioctl, _ioctl()),
             _return(ALLOW),
         ]
     )
@@ -201,6 +214,11 @@ def _setsockopt() -> list[bytes]:
         refused = [_argument(2), *_when_any(names, [_refuse(errno.EPERM)]), _return(ALLOW)]
         block += _when(level, refused)
     return [_argument(1), *block, _return(ALLOW)]
+
+
+def _ioctl() -> list[bytes]:
+    """ioctl(2): descriptor, request."""
+    return [_argument(1), *_when_any(_KEYS_OF_OTHERS, [_refuse(errno.EPERM)]), _return(ALLOW)]
 
 
 def _one_of(argument: int, values: Iterable[int], otherwise: int, then: int) -> list[bytes]:
