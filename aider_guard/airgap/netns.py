@@ -78,6 +78,9 @@ class NetnsGap:
                 if packet is not None:
                     self._judge(packet)
 
+    def reap(self) -> None:
+        """See ``Gap``: nothing is left to the guard."""
+
     def close(self) -> None:
         """See ``Gap``."""
         if self._loop is not None:

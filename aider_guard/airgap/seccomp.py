@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, Literal
 
-from aider_guard.airgap import acting, callfilter, handover, readable
+from aider_guard.airgap import acting, callfilter, handover, orphans, readable
 from aider_guard.airgap.callers import Caller
 from aider_guard.airgap.calls import Calls, Later
 from aider_guard.airgap.gap import NOBODY, Enter, Whose
@@ -64,7 +64,9 @@ class SeccompGap:
         self._listeners: list[Listener] = []
         self._unfinished: dict[socket.socket, Listener] = {}
         self._loop: Loop | None = None
-        self._is_hidden = False
+        self._is_prepared = False
+        self._entering = 0
+        self._started: set[int] = set()
         with contextlib.ExitStack() as stack:
             dns = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             dns.bind((_HERE, 0))
@@ -103,14 +105,17 @@ class SeccompGap:
     @contextlib.contextmanager
     def entering(self) -> Iterator[Enter]:
         """See ``Gap``. What runs inside from earlier on is served as before."""
-        if not self._is_hidden:
+        if not self._is_prepared:
             self._owned.enter_context(readable.by_nobody())
-            self._is_hidden = True
+            self._owned.enter_context(orphans.adopted())
+            self._is_prepared = True
         mine, theirs = socket.socketpair()
-        with mine, theirs:
+        with mine, theirs, self._reaping_later():
             yield Enter(partial(handover.enter, theirs, self._program), (theirs.fileno(),))
             theirs.close()  # so that a fork that ended is noticed
-            listener = Listener(handover.received(mine))
+            fd, process = handover.received(mine)
+            self._started.add(process)
+        listener = Listener(fd)
         self._listeners.append(listener)
         if self._loop is not None:
             self._watch(self._loop, listener)
@@ -121,6 +126,21 @@ class SeccompGap:
         for listener in self._listeners:
             self._watch(loop, listener)
         self._name_server.watch(loop, report, whose)
+
+    @contextlib.contextmanager
+    def _reaping_later(self) -> Iterator[None]:
+        """While it is not known yet whom the guard has started itself."""
+        self._entering += 1
+        try:
+            yield
+        finally:
+            self._entering -= 1
+        self.reap()
+
+    def reap(self) -> None:
+        """See ``Gap``. What outlives the gap is left to whoever comes after the guard."""
+        if not self._entering:
+            orphans.reap(self._started)
 
     def look(self) -> None:
         """See ``Gap``."""

@@ -484,7 +484,7 @@ def test_as_an_ordinary_user() -> None:
     python = interpreter_for(USER, paths)
     if python is None:
         pytest.skip("an ordinary user may start no Python that has the tests' packages")
-    names = ("", "_unix", "_hostile")
+    names = ("", "_unix", "_hostile", "_orphans")
     files = [str(Path(__file__).with_name(f"test_seccomp{name}.py")) for name in names]
     with tempfile.TemporaryDirectory() as folder:  # pytest's own is root's
         os.chown(folder, USER, USER)
