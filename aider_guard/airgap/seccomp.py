@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, Literal
 
-from aider_guard.airgap import acting, callfilter, handover, orphans, readable
+from aider_guard.airgap import callfilter, handover, orphans, readable
 from aider_guard.airgap.callers import Caller
-from aider_guard.airgap.calls import Calls, Later
+from aider_guard.airgap.calls import Again, Calls, Later
 from aider_guard.airgap.gap import NOBODY, Enter, Whose
 from aider_guard.airgap.names import Names
 from aider_guard.airgap.nameserver import NameServer
-from aider_guard.airgap.notifications import Done, Give, Listener, Notification
+from aider_guard.airgap.notifications import Give, Listener, Notification
 from aider_guard.airgap.permits import Endpoint, Permits
+from aider_guard.airgap.unfinished import Unfinished
 from aider_guard.airgap.unixsockets import Masked
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.session.loop import Loop
@@ -62,7 +63,7 @@ class SeccompGap:
             raise OSError(f"seccomp: not tried on {machine}")
         self._program = callfilter.program(numbers)
         self._listeners: list[Listener] = []
-        self._unfinished: dict[socket.socket, Listener] = {}
+        self._unfinished = Unfinished()
         self._loop: Loop | None = None
         self._is_prepared = False
         self._entering = 0
@@ -174,35 +175,22 @@ class SeccompGap:
         caller = Caller(call.thread, lambda: listener.is_valid(call.id))
         answer = self._calls.decide(call, caller)
         match answer:
-            case Later(sock):
-                self._finish_later(listener, call.id, sock)
+            case Later():
+                self._unfinished.wait(self._served_from(), listener, call.id, answer)
+            case Again():
+                self._unfinished.try_again(self._served_from(), listener, call.id, answer)
             case Give(sock):
                 with sock:
                     listener.answer(call.id, answer)
             case _:
                 listener.answer(call.id, answer)
 
-    def _finish_later(self, listener: Listener, identifier: int, sock: socket.socket) -> None:
-        loop = self._loop
-        assert loop is not None, "calls are served from a loop"
-
-        def finish(_events: int) -> None:
-            error = acting.outcome(sock)
-            self._drop(sock)
-            listener.answer(identifier, Done(error=error))
-
-        self._unfinished[sock] = listener
-        loop.watch(sock.fileno(), selectors.EVENT_WRITE, finish)
-
-    def _drop(self, sock: socket.socket) -> None:
-        del self._unfinished[sock]
-        if self._loop is not None:
-            self._loop.forget(sock.fileno())
-        sock.close()
+    def _served_from(self) -> Loop:
+        assert self._loop is not None, "calls are served from a loop"
+        return self._loop
 
     def _forget(self, listener: Listener) -> None:
-        for sock in [sock for sock, owner in self._unfinished.items() if owner is listener]:
-            self._drop(sock)
+        self._unfinished.forget(listener)
         if self._loop is not None:
             self._loop.forget(listener.fd)
         self._listeners.remove(listener)
