@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.airgap.callfilter import ALLOW, ASK, CALLS, Calls, program, program_in_a_jail
+from aider_guard.airgap.callfilter import CALLS, Calls, program, program_in_a_jail
+from aider_guard.airgap.instructions import ALLOW, ASK
 
 MACHINES = sorted(CALLS)
 
