@@ -70,6 +70,17 @@ def test_a_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @seccomp
+@netns
+def test_a_better_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the next one is taken."""
+    before = psutil.Process().children()
+    monkeypatch.setattr("aider_guard.airgap.jail.write_maps", None)
+    found = find_layer({})
+    assert (found.layer, "TypeError" in found.because) == ("seccomp", True)
+    assert psutil.Process().children() == before
+
+
+@seccomp
 def test_a_page_is_reached_from_outside() -> None:
     """A network of its own would keep the browser out; the filter does not."""
     with (
