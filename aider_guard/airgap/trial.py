@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import ExitStack, closing
 from typing import Final
 
 from aider_guard.airgap.calls import FAULT
@@ -24,39 +25,49 @@ def try_filter(within_seconds: float = TRIAL_SECONDS) -> None:
 
     Raises OSError when that does not work here, and RuntimeError when the guard cannot judge a call.
     """
-    gap, seen, child = SeccompGap(Names()), list[Attempt](), 0
-    try:
+    seen: list[Attempt] = []
+    with closing(SeccompGap(Names())) as gap, ExitStack() as stack:
         with gap.entering() as enter:
-            assert enter is not None
-            child = os.fork()
-            if child == 0:
-                os._exit(_be_refused(enter))
-        _serve(gap, seen, child, within_seconds)
-    finally:
-        gap.close()
-        status = _ended(child) if child else 0
-    fault = next((one.host for one in seen if one.host.startswith(FAULT)), "")
-    if fault:
+            child = _Child(enter)
+            stack.callback(child.end)
+        with Loop() as loop:
+            gap.watch(loop, seen.append)
+            until = time.monotonic() + within_seconds
+            while not child.has_ended() and time.monotonic() < until:
+                loop.run_once(0.005)
+            gap.close()
+    if fault := next((one.host for one in seen if one.host.startswith(FAULT)), ""):
         raise RuntimeError(fault)
-    if status or not seen:
+    if not child.was_refused or not seen:
         raise OSError("the filter was installed, and did not hold")
 
 
-def _serve(gap: SeccompGap, seen: list[Attempt], child: int, seconds: float) -> None:
-    """Until the child has ended; it stays to be waited for."""
-    has_ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    with Loop() as loop:
-        gap.watch(loop, seen.append)
-        until = time.monotonic() + seconds
-        while os.waitid(os.P_PID, child, has_ended) is None and time.monotonic() < until:
-            loop.run_once(0.005)
-        gap.close()  # while there is the loop that watches it
+class _Child:
+    """A fork that is to be refused."""
 
+    def __init__(self, enter: Enter) -> None:
+        self._status: int | None = None
+        self._number = os.fork()
+        if self._number == 0:
+            os._exit(_be_refused(enter))
 
-def _ended(child: int) -> int:
-    """Its status, after it was killed if it still ran."""
-    os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1]
+    @property
+    def was_refused(self) -> bool:
+        """Whether it has ended after that."""
+        return self._status == 0
+
+    def has_ended(self) -> bool:
+        """Whether it is gone by now."""
+        if self._status is None:
+            ended, status = os.waitpid(self._number, os.WNOHANG)
+            self._status = status if ended else None
+        return self._status is not None
+
+    def end(self) -> None:
+        """Wait for its end, and see to it that it comes."""
+        if not self.has_ended():
+            os.kill(self._number, signal.SIGKILL)
+            os.waitpid(self._number, 0)
 
 
 def _be_refused(enter: Enter) -> int:

@@ -38,7 +38,7 @@ from aider_guard.session.border import Border, choose, chosen_border
 from aider_guard.session.listening import door_socket
 from aider_guard.session.notices import render
 from aider_guard.session.planning import Planner, planner_behind
-from aider_guard.session.signals import INHERITED, signals_as_wakeups, when_a_child_ends
+from aider_guard.session.signals import INHERITED, signals_as_wakeups
 from aider_guard.session.unattended import Unattended
 
 _SURVEY_SECONDS = 2.0
@@ -62,7 +62,7 @@ def run_one_shot(
         stack.enter_context(signals_as_wakeups((signal.SIGINT, signal.SIGQUIT)))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="aider-guard-"))
         border = stack.enter_context(chosen_border(choosing, config))
-        stack.enter_context(when_a_child_ends(border.gap.reap))
+        stack.enter_context(border.reaping())
         listening = stack.enter_context(door_socket(border.gap))
         planner = planner_behind(
             border, listening, config=config, aider=aider, environment=environment

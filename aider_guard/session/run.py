@@ -18,7 +18,7 @@ from aider_guard.session import registry
 from aider_guard.session.begun import start_aider
 from aider_guard.session.border import Border, choose, chosen_border
 from aider_guard.session.listening import door_socket
-from aider_guard.session.signals import signals_as_wakeups, when_a_child_ends
+from aider_guard.session.signals import signals_as_wakeups
 from aider_guard.session.terminal import Terminal, TerminalFds
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run_session(
         border = stack.enter_context(chosen_border(choosing, config))
         listening = stack.enter_context(door_socket(border.gap))
         wakeups = stack.enter_context(signals_as_wakeups(_WATCHED_SIGNALS))
-        stack.enter_context(when_a_child_ends(border.gap.reap))
+        stack.enter_context(border.reaping())
         its_environment = aider_environment(config, environment)
         pty = terminal.size(), terminal.attributes()
         started = start_aider(aider, arguments, its_environment, *pty, border=border)
