@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import math
 import os
 import socket
 import struct
@@ -18,6 +19,8 @@ from aider_guard.airgap import kernel
 
 SHORT_SECONDS: Final = 0.02
 """How long a connection may take at most before the guard goes on: one over the loopback takes microseconds."""
+_SHORTEST_SECONDS: Final = 1e-6
+"""The kernel makes one tick of it, a few milliseconds."""
 _UNFINISHED: Final = (errno.EINPROGRESS, errno.EINTR, errno.EALREADY)
 _TIMEVAL: Final = struct.Struct("@ll")
 # linux/socket.h: what may be said of one datagram. MSG_ZEROCOPY would speak of the guard's own memory.
@@ -37,12 +40,26 @@ def keep_on_loopback(sock: socket.socket) -> None:
 
 
 def connect(sock: socket.socket, raw: bytes) -> int:
-    """Connect it, and wait a moment only. EINPROGRESS: it goes on by itself, and the socket turns writable."""
+    """Connect it, and wait a moment only. EINPROGRESS: it goes on by itself, and the socket turns writable.
+
+    A Unix socket that waits does not go on by itself: EAGAIN, its server's queue is full (unix(7)).
+    """
     if os.get_blocking(sock.fileno()):
-        with _hurried(sock):
+        is_unix = sock.family == socket.AF_UNIX
+        with _hurried(sock, _SHORTEST_SECONDS if is_unix else SHORT_SECONDS):
             error = _connect(sock, raw)
-        return errno.EINPROGRESS if error in _UNFINISHED else error
+        return errno.EINPROGRESS if error in _UNFINISHED and not is_unix else error
     return _connect(sock, raw)
+
+
+def patience_seconds(sock: socket.socket) -> float:
+    """How long the program wants its connection to be waited for (SO_SNDTIMEO); 0 for one that does not wait."""
+    if not os.get_blocking(sock.fileno()):
+        return 0.0
+    seconds, microseconds = _TIMEVAL.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.size)
+    )
+    return seconds + microseconds / 1e6 or math.inf
 
 
 def send(sock: socket.socket, data: bytes, flags: int, raw: bytes | None) -> tuple[int, int]:
@@ -68,10 +85,10 @@ def _connect(sock: socket.socket, raw: bytes) -> int:
 
 
 @contextlib.contextmanager
-def _hurried(sock: socket.socket) -> Iterator[None]:
+def _hurried(sock: socket.socket, seconds: float) -> Iterator[None]:
     """SO_SNDTIMEO bounds connect(2) too (socket(7)); the program's own value comes back."""
     before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.size)
-    short = _TIMEVAL.pack(0, int(SHORT_SECONDS * 1e6))
+    short = _TIMEVAL.pack(0, round(seconds * 1e6))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, short)
     try:
         yield

@@ -50,6 +50,9 @@ class NoGap:
     def look(self) -> None:
         """See ``Gap``."""
 
+    def reap(self) -> None:
+        """See ``Gap``: nothing is left to the guard."""
+
     @property
     def relays(self) -> tuple[tuple[int, Place], ...]:
         """See ``Gap``: whoever is let through goes out directly."""

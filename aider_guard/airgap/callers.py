@@ -71,7 +71,7 @@ class Caller:
 
         Raises OSError: it has no such socket (EBADF, ENOTSOCK), or may not be traced (EPERM).
         """
-        pidfd = os.pidfd_open(self.process)
+        pidfd = kernel.pidfd_open(self.process)
         try:
             fd = kernel.take_fd(pidfd, number)
         finally:

@@ -7,28 +7,26 @@ themselves is what no program needs here, and what would lead around the calls t
 from __future__ import annotations
 
 import errno
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-# linux/seccomp.h
-ALLOW: Final = 0x7FFF0000
-ASK: Final = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
-_ERRNO: Final = 0x00050000
-
-# struct seccomp_data (linux/seccomp.h): number, architecture, instruction pointer, six arguments of eight bytes. Both
-# machines are little-endian, so an argument's lower half comes first.
-_NUMBER: Final = 0
-_ARCHITECTURE: Final = 4
-_ARGUMENTS: Final = 16
-
-# linux/bpf_common.h: load a word, and its lower bits, compare, return
-_LOAD: Final = 0x20
-_AND: Final = 0x54
-_EQUAL: Final = 0x15
-_AT_LEAST: Final = 0x35
-_RETURN: Final = 0x06
+from aider_guard.airgap.instructions import (
+    ALLOW,
+    ARCHITECTURE,
+    ARGUMENTS,
+    ASK,
+    NUMBER,
+    argument,
+    give,
+    load,
+    lower_bits,
+    refuse,
+    unless,
+    when,
+    when_any,
+    when_at_least,
+)
 
 _X32: Final = 0x40000000  # __X32_SYSCALL_BIT, asm/unistd.h: the same calls under other numbers
 # asm-generic/unistd.h, the same on every architecture. A ring sends without any call that could be asked about; and
@@ -46,6 +44,11 @@ _DATAGRAMS: Final = (
     1,
     58,
 )  # UDP; echo requests, which are refused and named when they are sent
+
+_KEYS_OF_OTHERS: Final = (0x5412, 0x541C)
+"""TIOCSTI and TIOCLINUX (asm-generic/ioctls.h) put keys into a terminal, for whoever reads it next: of a run without a
+conversation that is the user's shell, outside. The kernel looks at 32 bits of a request."""
+_OTHER_IOCTL: Final = 54  # of 32 bit programs: asm/unistd_32.h, asm/unistd32.h
 
 _OPTIONS_THAT_LEAD_AWAY: Final = (
     (0, 4),  # IP_OPTIONS: a source route goes to its first hop, whatever the address says
@@ -73,6 +76,7 @@ class Calls:
     sendmsg: int
     sendmmsg: int
     setsockopt: int
+    ioctl: int
     request_key: int
     other_table: tuple[int, ...]
     """What makes sockets or looks names up, by the numbers of this machine's 32 bit programs."""
@@ -89,6 +93,7 @@ CALLS: Final[Mapping[str, Calls]] = {
         sendmsg=46,
         sendmmsg=307,
         setsockopt=54,
+        ioctl=16,
         request_key=249,
         other_table=(102, 359, 287),  # socketcall, socket, request_key: asm/unistd_32.h
     ),
@@ -102,6 +107,7 @@ CALLS: Final[Mapping[str, Calls]] = {
         sendmsg=211,
         sendmmsg=269,
         setsockopt=208,
+        ioctl=29,
         request_key=218,
         other_table=(281, 310),  # socket, request_key: asm/unistd32.h
     ),
@@ -115,23 +121,25 @@ def program(calls: Calls) -> bytes:
     They say ASK for connect, bind, listen, sendmsg, sendmmsg, sendto with an address, and a new socket for internet
     datagrams, which the guard makes. Other architectures' calls
     (32 bit programs) get EPERM, x32 and io_uring ENOSYS, sockets that the guard does not know what they do
-    EAFNOSUPPORT, EPROTONOSUPPORT or EPERM, options that lead a packet away EPERM. Everything else is let through.
+    EAFNOSUPPORT, EPROTONOSUPPORT or EPERM, options that lead a packet away EPERM, and so do keys that are put into a
+    terminal. Everything else is let through.
     """
     asked = (calls.connect, calls.bind, calls.listen, calls.sendmsg, calls.sendmmsg)
     # A kernel that resolves a name for a program does it by a program of root's, outside (request-key(8)).
     absent = (*_IO_URING, calls.request_key)
     return b"".join(
         [
-            _load(_ARCHITECTURE),
-            *_unless(calls.architecture, [_refuse(errno.EPERM)]),
-            _load(_NUMBER),
-            *_when_at_least(_X32, [_refuse(errno.ENOSYS)]),
-            *_when_any(absent, [_refuse(errno.ENOSYS)]),
-            *_when_any(asked, [_return(ASK)]),
-            *_when(calls.sendto, _ask_if_pointer(4)),
-            *_when(calls.socket, _socket()),
-            *_when(calls.setsockopt, _setsockopt()),
-            _return(ALLOW),
+            load(ARCHITECTURE),
+            *unless(calls.architecture, [refuse(errno.EPERM)]),
+            load(NUMBER),
+            *when_at_least(_X32, [refuse(errno.ENOSYS)]),
+            *when_any(absent, [refuse(errno.ENOSYS)]),
+            *when_any(asked, [give(ASK)]),
+            *when(calls.sendto, _ask_if_pointer(4)),
+            *when(calls.socket, _socket()),
+            *when(calls.setsockopt, _setsockopt()),
+            *when(calls.ioctl, _ioctl()),
+            give(ALLOW),
         ]
     )
 
@@ -140,56 +148,59 @@ def program_in_a_jail(calls: Calls) -> bytes:
     """The instructions beside a network namespace: what is not held by one is refused, and nobody is asked.
 
     That are sockets of families that belong to no network namespace (to a virtual machine's host, say: EAFNOSUPPORT),
-    rings, which make sockets without a call, and lookups by a program of root's (ENOSYS).
+    rings, which make sockets without a call, lookups by a program of root's (ENOSYS), and keys that are put into a
+    terminal (EPERM).
     """
     held = (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, *_HELD_TOO)
     absent = (*_IO_URING, calls.request_key)
     sockets = [
-        _argument(0),
-        *_when_any(held, [_return(ALLOW)]),
-        _refuse(errno.EAFNOSUPPORT),
+        argument(0),
+        *when_any(held, [give(ALLOW)]),
+        refuse(errno.EAFNOSUPPORT),
     ]
     return b"".join(
         [
-            _load(_ARCHITECTURE),
-            *_unless(
+            load(ARCHITECTURE),
+            *unless(
                 calls.architecture,
                 [
-                    _load(_NUMBER),
-                    *_when_any((*_IO_URING, *calls.other_table), [_refuse(errno.ENOSYS)]),
-                    _return(ALLOW),
+                    load(NUMBER),
+                    *when_any((*_IO_URING, *calls.other_table), [refuse(errno.ENOSYS)]),
+                    *when(_OTHER_IOCTL, _ioctl()),
+                    give(ALLOW),
                 ],
             ),
-            _load(_NUMBER),
-            *_when_at_least(_X32, [_refuse(errno.ENOSYS)]),
-            *_when_any(absent, [_refuse(errno.ENOSYS)]),
-            *_when(calls.socket, sockets),
-            _return(ALLOW),
+            load(NUMBER),
+            *when_at_least(_X32, [refuse(errno.ENOSYS)]),
+            *when_any(absent, [refuse(errno.ENOSYS)]),
+            *when(calls.socket, sockets),
+            *when(calls.ioctl, _ioctl()),
+            give(ALLOW),
         ]
     )
 
 
-def _ask_if_pointer(argument: int) -> list[bytes]:
+def _ask_if_pointer(number: int) -> list[bytes]:
     """Ask when this argument is not NULL: both its halves count."""
-    offset = _ARGUMENTS + 8 * argument
-    both = [_load(offset + 4), *_when(0, [_return(ALLOW)])]
-    return [_load(offset), *_when(0, both), _return(ASK)]
+    offset = ARGUMENTS + 8 * number
+    both = [load(offset + 4), *when(0, [give(ALLOW)])]
+    return [load(offset), *when(0, both), give(ASK)]
 
 
 def _socket() -> list[bytes]:
     """socket(2): family, type, protocol."""
     internet = [
-        _argument(1),
-        _instruction(_AND, _SOCK_TYPE_MASK),
-        *_when(_SOCK_STREAM, _one_of(2, _STREAMS, errno.EPROTONOSUPPORT, ALLOW)),
-        *_when(_SOCK_DGRAM, _one_of(2, _DATAGRAMS, errno.EPROTONOSUPPORT, ASK)),
-        _refuse(errno.EPERM),
+        argument(1),
+        lower_bits(_SOCK_TYPE_MASK),
+        *when(_SOCK_STREAM, _one_of(2, _STREAMS, errno.EPROTONOSUPPORT, ALLOW)),
+        *when(_SOCK_DGRAM, _one_of(2, _DATAGRAMS, errno.EPROTONOSUPPORT, ASK)),
+        refuse(errno.EPERM),
     ]
     return [
-        _argument(0),
-        *_when_any((_AF_UNIX, _AF_NETLINK), [_return(ALLOW)]),
-        *_when_any((_AF_INET, _AF_INET6), internet),
-        _refuse(errno.EAFNOSUPPORT),
+        argument(0),
+        *when_any((_AF_UNIX, _AF_NETLINK), [give(ALLOW)]),
+        *when_any((_AF_INET, _AF_INET6), internet),
+        refuse(errno.EAFNOSUPPORT),
     ]
 
 
@@ -198,49 +209,15 @@ def _setsockopt() -> list[bytes]:
     block = []
     for level in sorted({level for level, _ in _OPTIONS_THAT_LEAD_AWAY}):
         names = [name for at, name in _OPTIONS_THAT_LEAD_AWAY if at == level]
-        refused = [_argument(2), *_when_any(names, [_refuse(errno.EPERM)]), _return(ALLOW)]
-        block += _when(level, refused)
-    return [_argument(1), *block, _return(ALLOW)]
+        refused = [argument(2), *when_any(names, [refuse(errno.EPERM)]), give(ALLOW)]
+        block += when(level, refused)
+    return [argument(1), *block, give(ALLOW)]
 
 
-def _one_of(argument: int, values: Iterable[int], otherwise: int, then: int) -> list[bytes]:
-    return [_argument(argument), *_when_any(values, [_return(then)]), _refuse(otherwise)]
+def _ioctl() -> list[bytes]:
+    """ioctl(2): descriptor, request."""
+    return [argument(1), *when_any(_KEYS_OF_OTHERS, [refuse(errno.EPERM)]), give(ALLOW)]
 
 
-def _instruction(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
-    """One struct sock_filter, linux/filter.h; the jumps count instructions from the next one on."""
-    return struct.pack("<HBBI", code, then, otherwise, value)
-
-
-def _load(offset: int) -> bytes:
-    return _instruction(_LOAD, offset)
-
-
-def _argument(number: int) -> bytes:
-    """The lower half: the kernel itself looks at no more of what it takes for an int."""
-    return _load(_ARGUMENTS + 8 * number)
-
-
-def _return(verdict: int) -> bytes:
-    return _instruction(_RETURN, verdict)
-
-
-def _refuse(error: int) -> bytes:
-    return _return(_ERRNO | error)
-
-
-def _when(value: int, block: list[bytes]) -> list[bytes]:
-    return [_instruction(_EQUAL, value, 0, len(block)), *block]
-
-
-def _unless(value: int, block: list[bytes]) -> list[bytes]:
-    return [_instruction(_EQUAL, value, len(block), 0), *block]
-
-
-def _when_at_least(value: int, block: list[bytes]) -> list[bytes]:
-    return [_instruction(_AT_LEAST, value, 0, len(block)), *block]
-
-
-def _when_any(values: Iterable[int], block: list[bytes]) -> list[bytes]:
-    """The same block for each value; each must end with a return."""
-    return [instruction for value in values for instruction in _when(value, block)]
+def _one_of(number: int, values: Iterable[int], otherwise: int, then: int) -> list[bytes]:
+    return [argument(number), *when_any(values, [give(then)]), refuse(otherwise)]

@@ -16,6 +16,8 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
 from aider_guard.airgap import acting
 from aider_guard.airgap.callers import Caller
@@ -36,6 +38,10 @@ from aider_guard.airgap.sockaddr import (
 from aider_guard.airgap.unixsockets import opened
 
 _FORBIDDEN = (errno.EPERM, errno.EACCES)
+FAULT: Final = "a fault in aider-guard"
+"""What is told in the place of a host where a call was refused for no better reason."""
+FULL: Final = (errno.EAGAIN, errno.EINTR)
+"""How a connection to a Unix socket ends that has to be tried again."""
 _SOCK_TYPE_MASK = 0xF  # linux/net.h
 
 
@@ -46,7 +52,17 @@ class Later:
     socket: socket.socket
 
 
-Answer = Done | GoOn | Give | Later
+@dataclass(frozen=True)
+class Again:
+    """A connection to a server whose queue is full: to be tried again until the program would have given up."""
+
+    attempt: Callable[[], int]
+    patience_seconds: float
+    close: Callable[[], None]
+    """Lets go of what it needs."""
+
+
+Answer = Done | GoOn | Give | Later | Again
 _Handler = Callable[[Notification, Caller], Answer]
 
 
@@ -67,7 +83,7 @@ class Calls:
         }
 
     def decide(self, call: Notification, caller: Caller) -> Answer:
-        """What becomes of it. What cannot be looked at is refused, and told."""
+        """What becomes of it. What cannot be looked at is refused, and told; so is what the guard fails to judge."""
         handler = self._handlers.get(call.number)
         if handler is None:
             return Done(error=errno.ENOSYS)
@@ -77,6 +93,9 @@ class Calls:
             if error.errno in _FORBIDDEN:
                 self._permits.refuse("", 0, "other", caller)
             return Done(error=error.errno or errno.EPERM)
+        except Exception as error:  # noqa: BLE001  # nothing that a program does may end the guard, nor pass it
+            self._permits.refuse(f"{FAULT}: {type(error).__name__}", 0, "other", caller)
+            return Done(error=errno.EPERM)
 
     def _socket(self, call: Notification, _caller: Caller) -> Answer:
         """Make it, and keep it on the loopback before the program has it."""
@@ -96,17 +115,19 @@ class Calls:
         raw = caller.read(call.arguments[1], length)
         with contextlib.ExitStack() as stack:
             sock = stack.enter_context(caller.take(call.integer(0)))
-            answer = self._connected(sock, raw, caller)
+            answer = self._connected(sock, raw, caller, stack)
             if isinstance(answer, Later):
                 stack.pop_all()
         return answer
 
-    def _connected(self, sock: socket.socket, raw: bytes, caller: Caller) -> Answer:
+    def _connected(
+        self, sock: socket.socket, raw: bytes, caller: Caller, stack: contextlib.ExitStack
+    ) -> Answer:
         match parse(raw), sock.family:
             case Internet() as to, (socket.AF_INET | socket.AF_INET6):
                 return self._connect_internet(sock, to, caller)
             case (Path() | Abstract()) as to, socket.AF_UNIX:
-                return self._connect_unix(sock, to, raw, caller)
+                return self._connect_unix(sock, to, raw, caller, stack)
             case Unknown(family), _:
                 self._permits.refuse(f"address family {family}", 0, "other", caller)
                 return Done(error=errno.EAFNOSUPPORT)
@@ -152,18 +173,23 @@ class Calls:
         return Done(error=error)
 
     def _connect_unix(
-        self, sock: socket.socket, to: Path | Abstract, raw: bytes, caller: Caller
+        self,
+        sock: socket.socket,
+        to: Path | Abstract,
+        raw: bytes,
+        caller: Caller,
+        stack: contextlib.ExitStack,
     ) -> Answer:
         if isinstance(to, Abstract):
             if self._permits.refuses_abstract(to.name, caller):
                 return Done(error=errno.ECONNREFUSED)
-            return Done(error=acting.connect(sock, raw))
-        with opened(to.path, caller) as found:
-            if self._permits.refuses_file(found, caller):
-                return Done(error=errno.ECONNREFUSED)
-            if not caller.is_ours:
-                return GoOn()
-            return Done(error=acting.connect(sock, pack_path(found.through)))
+            return _until_taken(sock, raw, stack)
+        found = stack.enter_context(opened(to.path, caller))
+        if self._permits.refuses_file(found, caller):
+            return Done(error=errno.ECONNREFUSED)
+        if not caller.is_ours:
+            return GoOn()
+        return _until_taken(sock, pack_path(found.through), stack)
 
     def _bind(self, call: Notification, caller: Caller) -> Answer:
         return self._remember(call, caller, socket.SOCK_DGRAM)
@@ -184,3 +210,12 @@ class Calls:
             if sock.type == kind and sock.family in {socket.AF_INET, socket.AF_INET6}:
                 self._permits.own.add(sock.fileno())
         return GoOn()
+
+
+def _until_taken(sock: socket.socket, raw: bytes, stack: contextlib.ExitStack) -> Answer:
+    """Connect a Unix socket; what is needed to try again is taken off the stack."""
+    attempt = partial(acting.connect, sock, raw)
+    error, patience_seconds = attempt(), acting.patience_seconds(sock)
+    if error in FULL and patience_seconds:
+        return Again(attempt, patience_seconds, stack.pop_all().close)
+    return Done(error=error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -76,7 +76,16 @@ class Choosing:
         """The air gap of the best layer there is. It is the caller's to close."""
         if self._is_open:
             return NoGap("open")
-        return self._netns() or self._seccomp() or NoGap("asked")
+        return self._tried(self._netns) or self._tried(self._seccomp) or NoGap("asked")
+
+    def _tried(self, layer: Callable[[], Gap | None]) -> Gap | None:
+        """The layer; None where it cannot be, whatever the reason: no start fails by it."""
+        try:
+            return layer()
+        except Exception as error:  # noqa: BLE001  # told as the cause
+            words = f"a layer could not be tried ({error!r})"
+            self._causes.append(words.replace(";", ","))  # which stands between causes
+            return None
 
     def _may_try(self, layer: Layer) -> bool:
         if not kernel.IS_LINUX:

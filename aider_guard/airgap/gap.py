@@ -87,5 +87,8 @@ class Gap(Protocol):
     def look(self) -> None:
         """Report what has happened until now: at the end nobody waits for it any more."""
 
+    def reap(self) -> None:
+        """Wait for what has ended inside and was left to the guard by its parents; never blocks. Main thread only."""
+
     def close(self) -> None:
         """Stop serving. Twice is no error."""

@@ -37,7 +37,7 @@ def enter(channel: socket.socket, program: bytes) -> None:
         listener = listeners.get()
         try:
             if listener >= 0:
-                socket.send_fds(channel, [b"."], [listener])
+                socket.send_fds(channel, [b"%d" % os.getpid()], [listener])
         except OSError as error:
             failures.append(error)
 
@@ -55,13 +55,13 @@ def enter(channel: socket.socket, program: bytes) -> None:
     readable.by_the_guard()
 
 
-def received(channel: socket.socket, seconds: float = _PATIENCE_SECONDS) -> int:
-    """In the guard: the listener that the fork has sent. Raises OSError when there is none."""
+def received(channel: socket.socket, seconds: float = _PATIENCE_SECONDS) -> tuple[int, int]:
+    """In the guard: the listener that the fork has sent, and the fork's number. Raises OSError when there is none."""
     channel.settimeout(seconds)
-    _, fds, _, _ = socket.recv_fds(channel, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    process, fds, _, _ = socket.recv_fds(channel, 16, 1, socket.MSG_CMSG_CLOEXEC)
     if not fds:
         raise OSError(errno.ECHILD, "no filter was installed")
-    return fds[0]
+    return fds[0], int(process)
 
 
 def _install(program: bytes) -> int:

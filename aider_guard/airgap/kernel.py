@@ -32,6 +32,7 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _SECCOMP_SET_MODE_FILTER: Final = 1
 # asm/unistd_64.h and asm-generic/unistd.h; the others are the same numbers on every architecture
 _SECCOMP: Final = {"x86_64": 317, "aarch64": 277}
+_PIDFD_OPEN: Final = 434
 _PIDFD_GETFD: Final = 438
 
 
@@ -115,6 +116,11 @@ def filter_calls(program: bytes, flags: int = 0) -> int:
         raise OSError(f"seccomp: not tried on {platform.machine()}")
     result = libc().syscall(number, _SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(whole))
     return _checked(result, "seccomp")
+
+
+def pidfd_open(process: int) -> int:
+    """A descriptor of a process (pidfd_open(2)). Python built against an older C library has no function for it."""
+    return _checked(libc().syscall(_PIDFD_OPEN, process, 0), "pidfd_open")
 
 
 def take_fd(process: int, number: int) -> int:

@@ -122,6 +122,9 @@ class NetnsGap:
             self._report(Attempt(_UNREAD, 0, "other", count=count))
         self._seen = self._attempts = 0
 
+    def reap(self) -> None:
+        """See ``Gap``: nothing is left to the guard."""
+
     def close(self) -> None:
         """See ``Gap``."""
         if self._loop is not None:

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, Literal
 
-from aider_guard.airgap import acting, callfilter, handover, readable
+from aider_guard.airgap import callfilter, handover, orphans, readable
 from aider_guard.airgap.callers import Caller
-from aider_guard.airgap.calls import Calls, Later
+from aider_guard.airgap.calls import Again, Calls, Later
 from aider_guard.airgap.gap import NOBODY, Enter, Whose
 from aider_guard.airgap.names import Names
 from aider_guard.airgap.nameserver import NameServer
-from aider_guard.airgap.notifications import Done, Give, Listener, Notification
+from aider_guard.airgap.notifications import Give, Listener, Notification
 from aider_guard.airgap.permits import Endpoint, Permits
+from aider_guard.airgap.unfinished import Unfinished
 from aider_guard.airgap.unixsockets import Masked
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.session.loop import Loop
@@ -62,9 +63,11 @@ class SeccompGap:
             raise OSError(f"seccomp: not tried on {machine}")
         self._program = callfilter.program(numbers)
         self._listeners: list[Listener] = []
-        self._unfinished: dict[socket.socket, Listener] = {}
+        self._unfinished = Unfinished()
         self._loop: Loop | None = None
-        self._is_hidden = False
+        self._is_prepared = False
+        self._entering = 0
+        self._started: set[int] = set()
         with contextlib.ExitStack() as stack:
             dns = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             dns.bind((_HERE, 0))
@@ -103,14 +106,17 @@ class SeccompGap:
     @contextlib.contextmanager
     def entering(self) -> Iterator[Enter]:
         """See ``Gap``. What runs inside from earlier on is served as before."""
-        if not self._is_hidden:
+        if not self._is_prepared:
             self._owned.enter_context(readable.by_nobody())
-            self._is_hidden = True
+            self._owned.enter_context(orphans.adopted())
+            self._is_prepared = True
         mine, theirs = socket.socketpair()
-        with mine, theirs:
+        with mine, theirs, self._reaping_later():
             yield Enter(partial(handover.enter, theirs, self._program), (theirs.fileno(),))
             theirs.close()  # so that a fork that ended is noticed
-            listener = Listener(handover.received(mine))
+            fd, process = handover.received(mine)
+            self._started.add(process)
+        listener = Listener(fd)
         self._listeners.append(listener)
         if self._loop is not None:
             self._watch(self._loop, listener)
@@ -121,6 +127,21 @@ class SeccompGap:
         for listener in self._listeners:
             self._watch(loop, listener)
         self._name_server.watch(loop, report, whose)
+
+    @contextlib.contextmanager
+    def _reaping_later(self) -> Iterator[None]:
+        """While it is not known yet whom the guard has started itself."""
+        self._entering += 1
+        try:
+            yield
+        finally:
+            self._entering -= 1
+        self.reap()
+
+    def reap(self) -> None:
+        """See ``Gap``. What outlives the gap is left to whoever comes after the guard."""
+        if not self._entering:
+            orphans.reap(self._started)
 
     def look(self) -> None:
         """See ``Gap``."""
@@ -155,35 +176,22 @@ class SeccompGap:
         caller = Caller(call.thread, lambda: listener.is_valid(call.id))
         answer = self._calls.decide(call, caller)
         match answer:
-            case Later(sock):
-                self._finish_later(listener, call.id, sock)
+            case Later():
+                self._unfinished.wait(self._served_from(), listener, call.id, answer)
+            case Again():
+                self._unfinished.try_again(self._served_from(), listener, call.id, answer)
             case Give(sock):
                 with sock:
                     listener.answer(call.id, answer)
             case _:
                 listener.answer(call.id, answer)
 
-    def _finish_later(self, listener: Listener, identifier: int, sock: socket.socket) -> None:
-        loop = self._loop
-        assert loop is not None, "calls are served from a loop"
-
-        def finish(_events: int) -> None:
-            error = acting.outcome(sock)
-            self._drop(sock)
-            listener.answer(identifier, Done(error=error))
-
-        self._unfinished[sock] = listener
-        loop.watch(sock.fileno(), selectors.EVENT_WRITE, finish)
-
-    def _drop(self, sock: socket.socket) -> None:
-        del self._unfinished[sock]
-        if self._loop is not None:
-            self._loop.forget(sock.fileno())
-        sock.close()
+    def _served_from(self) -> Loop:
+        assert self._loop is not None, "calls are served from a loop"
+        return self._loop
 
     def _forget(self, listener: Listener) -> None:
-        for sock in [sock for sock, owner in self._unfinished.items() if owner is listener]:
-            self._drop(sock)
+        self._unfinished.forget(listener)
         if self._loop is not None:
             self._loop.forget(listener.fd)
         self._listeners.remove(listener)

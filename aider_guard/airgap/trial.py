@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack, closing
 from typing import Final
 
+from aider_guard.airgap.calls import FAULT
 from aider_guard.airgap.gap import Enter
 from aider_guard.airgap.names import Names
 from aider_guard.airgap.seccomp import SeccompGap
@@ -20,7 +21,10 @@ _NOBODY: Final = ("192.0.2.1", 9)  # documentation (RFC 5737), the discard port
 
 
 def try_filter(within_seconds: float = TRIAL_SECONDS) -> None:
-    """Have a child refused by the filter once. Raises OSError when that does not work here."""
+    """Have a child refused by the filter once.
+
+    Raises OSError when that does not work here, and RuntimeError when the guard cannot judge a call.
+    """
     seen: list[Attempt] = []
     with closing(SeccompGap(Names())) as gap, ExitStack() as stack:
         with gap.entering() as enter:
@@ -32,6 +36,8 @@ def try_filter(within_seconds: float = TRIAL_SECONDS) -> None:
             while not child.has_ended() and time.monotonic() < until:
                 loop.run_once(0.005)
             gap.close()
+    if fault := next((one.host for one in seen if one.host.startswith(FAULT)), ""):
+        raise RuntimeError(fault)
     if not child.was_refused or not seen:
         raise OSError("the filter was installed, and did not hold")
 

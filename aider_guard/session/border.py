@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from aider_guard.airgap.choose import Choosing
@@ -16,6 +16,7 @@ from aider_guard.core import egress_causes
 from aider_guard.core.egress import ENFORCED, Attempt, Found, Place
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.session.loop import Loop
+from aider_guard.session.signals import when_a_child_ends
 
 if TYPE_CHECKING:
     from aider_guard.airgap.hearsay import Hearsay
@@ -88,6 +89,10 @@ class Border:
             self._tell(self._counting.due(self._clock()))
             return True
         return self._proxy is not None and self._proxy.passed(deadline)
+
+    def reaping(self) -> AbstractContextManager[None]:
+        """Meanwhile who ends inside, and was left to the guard, is waited for at once. For the main thread."""
+        return when_a_child_ends(self.gap.reap)
 
     def look(self) -> None:
         """Report everything that has happened until now."""

@@ -39,6 +39,7 @@ class Loop:
         self._selector = selectors.DefaultSelector() if selector is None else selector
         self._watches: dict[int, _Watch] = {}
         self._deadlines: dict[str, float] = {}
+        self._calls: dict[str, Callable[[], None]] = {}
 
     def __enter__(self) -> Loop:
         return self
@@ -94,10 +95,17 @@ class Loop:
     def at(self, name: str, when: float) -> None:
         """Call ``on_deadline(name)`` once ``clock()`` is at ``when``; one instant for each name."""
         self._deadlines[name] = when
+        self._calls.pop(name, None)
+
+    def after(self, name: str, seconds: float, call: Callable[[], None]) -> None:
+        """Call ``call`` in so many seconds, instead of ``on_deadline``; ``cancel(name)`` forgets it."""
+        self._deadlines[name] = self._clock() + seconds
+        self._calls[name] = call
 
     def cancel(self, name: str) -> None:
         """Forget this deadline, whether it is set or not."""
         self._deadlines.pop(name, None)
+        self._calls.pop(name, None)
 
     def run(self, until: Callable[[], bool]) -> None:
         """Go on until ``until()`` holds; it is asked before each wait."""
@@ -135,7 +143,11 @@ class Loop:
         for when, name in due:
             if self._deadlines.get(name) == when:
                 del self._deadlines[name]
-                self.on_deadline(name)
+                call = self._calls.pop(name, None)
+                if call is None:
+                    self.on_deadline(name)
+                else:
+                    call()
 
     def _register(self, fd: int, events: int) -> None:
         callback = self._watches[fd].callback

@@ -62,6 +62,7 @@ def run_one_shot(
         stack.enter_context(signals_as_wakeups((signal.SIGINT, signal.SIGQUIT)))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="aider-guard-"))
         border = stack.enter_context(chosen_border(choosing, config))
+        stack.enter_context(border.reaping())
         listening = stack.enter_context(door_socket(border.gap))
         planner = planner_behind(
             border, listening, config=config, aider=aider, environment=environment

@@ -50,6 +50,7 @@ def run_session(
         border = stack.enter_context(chosen_border(choosing, config))
         listening = stack.enter_context(door_socket(border.gap))
         wakeups = stack.enter_context(signals_as_wakeups(_WATCHED_SIGNALS))
+        stack.enter_context(border.reaping())
         its_environment = aider_environment(config, environment)
         pty = terminal.size(), terminal.attributes()
         started = start_aider(aider, arguments, its_environment, *pty, border=border)

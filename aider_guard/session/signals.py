@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
 _ASKED_TO_END_OR_STOP = frozenset(
@@ -90,6 +90,16 @@ def signals_as_wakeups(signums: Iterable[int]) -> Iterator[Wakeups]:
             if signum not in _ASKED_TO_END_OR_STOP & INHERITED.ignored:
                 stack.callback(signal.signal, signum, signal.signal(signum, _nothing))
         yield Wakeups(receiver)
+
+
+@contextlib.contextmanager
+def when_a_child_ends(call: Callable[[], None]) -> Iterator[None]:
+    """Call it, between two instructions of the main thread, whenever a child has ended. Wakeups come as before."""
+    before = signal.signal(signal.SIGCHLD, lambda _signum, _frame: call())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _nothing(_signum: int, _frame: FrameType | None) -> None:

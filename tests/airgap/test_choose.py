@@ -50,6 +50,37 @@ def test_without_any() -> None:
 
 
 @seccomp
+def test_a_python_without_pidfd_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds against an older C library have no such function, and the system has the call."""
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    assert find_layer({SWITCH: "netns"}).layer == "seccomp"
+
+
+@seccomp
+def test_a_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reason, and with no process left: what nobody has thought of never ends a start."""
+    before = psutil.Process().children()
+    monkeypatch.delattr("aider_guard.airgap.kernel.take_fd")
+    found = find_layer({SWITCH: "netns"})
+    assert found.layer == "asked"
+    assert "a fault in aider-guard: AttributeError" in found.because
+    monkeypatch.delattr("aider_guard.airgap.kernel.filter_calls")
+    assert find_layer({SWITCH: "netns"}).layer == "asked"
+    assert psutil.Process().children() == before
+
+
+@seccomp
+@netns
+def test_a_better_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the next one is taken."""
+    before = psutil.Process().children()
+    monkeypatch.setattr("aider_guard.airgap.jail.write_maps", None)
+    found = find_layer({})
+    assert (found.layer, "TypeError" in found.because) == ("seccomp", True)
+    assert psutil.Process().children() == before
+
+
+@seccomp
 def test_a_page_is_reached_from_outside() -> None:
     """A network of its own would keep the browser out; the filter does not."""
     with (

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import psutil
 import pytest
 from airgap.seccomp_world import PYTHON, Witness, World, ended, witness, world
 
+from aider_guard.airgap import kernel
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.session.child import Child
 from aider_guard.session.terminal import Size
@@ -327,21 +327,19 @@ def wait():
     tell([before.getpeername() == server.getsockname(),
           struct.unpack("@ll", before.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16))[0]])
 waiting = threading.Thread(target=wait); waiting.start()
-while before.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\\2":  # TCP_SYN_SENT
+waits = lambda: before.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\\2"  # TCP_SYN_SENT
+while not waits():
     time.sleep(0.001)
 for _ in range(20):
     socket.create_connection(("127.0.0.1", arguments)).close()
-tell("others")
+tell(["others", waits()])
 server.accept(); waiting.join()
 """
         process = here.start(code, port)
         with ended(process):
             assert here.next(process) == "full"
-            began = time.monotonic()
-            assert here.next(process) == "others"
-            took = time.monotonic() - began
+            assert here.next(process) == ["others", True]
             assert here.next(process) == [True, 7]
-    assert took < 0.9  # the waiting one needs a second: TCP asks again only then
 
 
 def test_loopback_only_from_outside_too(here: World) -> None:
@@ -413,6 +411,22 @@ tell(error_of(socket.socket().connect, ("192.0.2.10", 1)))
     assert host.seen() == 0
 
 
+def test_a_call_that_the_guard_fails_to_judge(
+    here: World, host: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused and told, and the next one is served: no fault of the guard's opens a way, nor ends the session."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr("aider_guard.airgap.calls.parse", fail)
+        assert here.run(CONNECT, ["AF_INET", "SOCK_STREAM", ["127.0.0.1", host.port]]) == "EPERM"
+    assert host.seen() == 0
+    assert here.kinds() == {("a fault in aider-guard: ZeroDivisionError", 0, "other")}
+    assert here.run(CONNECT, ["AF_INET", "SOCK_STREAM", [OUTSIDE, 1]]) == "ECONNREFUSED"
+
+
 def test_a_fork_that_starts_no_program(here: World, host: Witness) -> None:
     """It is inside too, and the guard may look into it, as little as others may look into the guard."""
     with here.gap.entering() as enter:
@@ -424,7 +438,7 @@ def test_a_fork_that_starts_no_program(here: World, host: Witness) -> None:
                 with socket.socket() as sock:
                     status = sock.connect_ex(("127.0.0.1", host.port))
             os._exit(status)
-    ended_fd = os.pidfd_open(child)
+    ended_fd = kernel.pidfd_open(child)
     try:
         here.serve_until(ended_fd)
     finally:
@@ -485,7 +499,10 @@ tell([error_of(socket.socket().connect, ("127.0.0.1", port)) for port in argumen
 
 
 def test_what_a_connection_costs(here: World) -> None:
-    """A connection through the guard takes well under a millisecond; the number is printed."""
+    """A connection through the guard takes well under a millisecond; the number is printed.
+
+    What is asserted is the shortest of many, and a coarse bound: a busy machine makes the others long.
+    """
     fd, port = here.gap.listen()
     with socket.socket(fileno=fd):
         code = """
@@ -494,12 +511,12 @@ times = []
 for _ in range(100):
     sock = socket.socket(); began = time.perf_counter()
     sock.connect(("127.0.0.1", arguments)); times.append(time.perf_counter() - began); sock.close()
-tell(sorted(times)[50])
+tell([sorted(times)[50], min(times)])
 """
-        median = here.run(code, port)
+        median, shortest = here.run(code, port)
 
     print(f"connect, median of 100: {median * 1e6:.0f} us")
-    assert median < 0.005
+    assert shortest < 0.005
 
 
 def interpreter_for(user: int, paths: str) -> str | None:
@@ -516,6 +533,7 @@ def interpreter_for(user: int, paths: str) -> str | None:
     return None
 
 
+@pytest.mark.timeout(900)  # four files of tests, on a busy machine
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 def test_as_an_ordinary_user() -> None:
     """All of this holds without any right."""
@@ -524,7 +542,7 @@ def test_as_an_ordinary_user() -> None:
     python = interpreter_for(USER, paths)
     if python is None:
         pytest.skip("an ordinary user may start no Python that has the tests' packages")
-    names = ("", "_unix", "_hostile")
+    names = ("", "_unix", "_hostile", "_orphans")
     files = [str(Path(__file__).with_name(f"test_seccomp{name}.py")) for name in names]
     with tempfile.TemporaryDirectory() as folder:  # pytest's own is root's
         os.chown(folder, USER, USER)

@@ -156,8 +156,8 @@ if os.fork(): os._exit(0)
 )
 _AFTER_THE_END = (
     """
-import select
-parent = os.pidfd_open(os.getpid())
+import ctypes, select
+parent = ctypes.CDLL(None).syscall(434, os.getpid(), 0)  # pidfd_open(2)
 if os.fork(): os._exit(0)
 os.setsid()
 select.select([parent], [], [])

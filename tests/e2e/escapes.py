@@ -111,7 +111,7 @@ for name in ("process_vm_readv", "process_vm_writev"):
 """
 _DESCRIPTORS = """
 with trying():
-    process = os.pidfd_open(GUARD)
+    process = call(434, GUARD, 0)  # pidfd_open(2)
     for number in range(3, 64):
         if call(438, process, number, 0) >= 0: gained(f"the guard's descriptor {number}")
 with trying():
@@ -185,6 +185,22 @@ with trying(), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
 with trying(), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
     one.sendmsg([WORD], [], 0, ABSTRACT + b"-datagrams")
 """
+_KEYS = """
+import fcntl, pty, select, termios
+_, end = pty.openpty()
+if os.fork(): sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+os.setsid()
+fcntl.ioctl(end, termios.TIOCSCTTY, 0)
+settings = termios.tcgetattr(end)
+settings[3] &= ~termios.ICANON
+termios.tcsetattr(end, termios.TCSANOW, settings)
+number = 16 if os.uname().machine == "x86_64" else 29
+for request in (0x5412, 0x5412 | 0x7FFFFFFF << 32):  # TIOCSTI; the kernel looks at the lower half
+    key = ctypes.create_string_buffer(b"x", 1)
+    call(number, end, request, ctypes.addressof(key))
+if select.select([end], [], [], 0)[0]: gained("what the user types")
+elif os.environ["LAYER"] == "open": not_here()  # dev.tty.legacy_tiocsti is 0
+"""
 ESCAPES: Sequence[Escape] = (
     Escape("setns", _EVERYBODY),
     Escape("nsenter", _NSENTER),
@@ -196,6 +212,7 @@ ESCAPES: Sequence[Escape] = (
     Escape("daemon-socket", _DAEMON, DAEMON),
     Escape("abstract", _ABSTRACT, "of-another-service"),
     Escape("abstract-datagrams", _ABSTRACT_DATAGRAMS, "of-another-service-datagrams"),
+    Escape("keys", _KEYS, "gained what the user types", may_lack=True),
     Escape("raw", RAW, f"datagram :{DATAGRAMS}"),
     Escape("vsock", VSOCK, "gained a socket", may_lack=True),
     Escape("ring", RING, may_lack=True),

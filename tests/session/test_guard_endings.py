@@ -20,9 +20,15 @@ import pytest
 from session.guards import CRASHING, NOTICE, Place, prompts
 from session.ptys import CAP_SECONDS, Person, child
 
+from aider_guard.airgap.choose import find_layer
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+seccomp = pytest.mark.skipif(
+    find_layer({"AIDER_GUARD_TEST_NO_LAYER": "netns"}).layer != "seccomp",
+    reason="this system allows no filter with a listener",
+)
 RESET = b"\x1b[?2004l\x1b[?1049l\x1b[0m\x1b[?25h"
 """What undoes the modes that ``leaves_modes_on`` sets."""
 
@@ -62,6 +68,25 @@ def test_the_exit_status(status: int, outside: int, place: Place) -> None:
         assert person.shown == b"READY\r\n"
         assert person.attributes() == before
         gone(person)
+
+
+@seccomp
+def test_a_daemon_that_ends_is_gone(talking: Place) -> None:
+    """Where the guard takes orphans it waits for them at once, and the status is the program's."""
+    layer = {"AIDER_GUARD_TEST_NO_LAYER": "netns"}
+    with talking.person(child("waits_for_daemon"), env=layer) as person:
+        assert person.finish() == 7
+        gone(person)
+    done = subprocess.run(
+        talking.guarded("--message", "hi"),
+        env=talking.env(child("waits_for_daemon"), **layer),
+        cwd=talking.work,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 7, done.stderr
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])

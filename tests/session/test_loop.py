@@ -66,6 +66,26 @@ def test_zero_events_is_a_pause(pair: Pair) -> None:
     assert events == [READ]
 
 
+def test_a_call_of_its_own_after_a_while() -> None:
+    """It comes instead of ``on_deadline``, once, and not when it was cancelled or its name was given to another."""
+    clock, seen = Clock(), list[str]()
+    with Loop(clock, on_deadline=seen.append) as loop:
+        loop.after("once", 1.0, lambda: seen.append("called"))
+        loop.after("never", 1.0, lambda: seen.append("wrong"))
+        loop.cancel("never")
+        loop.after("named", 1.0, lambda: seen.append("wrong"))
+        loop.at("named", 100.5)
+        loop.run_once(0)
+        assert seen == []
+        clock.now = 101.0
+        loop.run_once(0)
+        loop.run_once(0)
+        loop.at("once", 100.5)
+        loop.run_once(0)
+
+    assert seen == ["named", "called", "once"]
+
+
 def test_forgotten_in_the_same_round(pair: Pair) -> None:
     """A descriptor that another callback of the round forgot is not called any more."""
     calls: list[str] = []
