@@ -124,8 +124,8 @@ class Performer:
                 # A cache: at worst the next start computes what this one did.
                 with contextlib.suppress(OSError):
                     self._remember(name, error_bytes)
-            case WarmModel():
-                self._watcher.send(requests.WarmModel())
+            case WarmModel(ours):
+                self._watcher.send(requests.WarmModel(ours))
             case SetDeadline(name, at):
                 self._loop.at(name, at)
             case CancelDeadline(name):

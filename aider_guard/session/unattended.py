@@ -168,8 +168,8 @@ class _Deciding:
                 self._run.notices.append(notice)
             case StartSidecar() if self.watcher is not None:
                 self.watcher.start()
-            case WarmModel() if self.watcher is not None:
-                self.watcher.send(requests.WarmModel())
+            case WarmModel(ours) if self.watcher is not None:
+                self.watcher.send(requests.WarmModel(ours))
             case SetDeadline(name, at):
                 self._loop.at(name, at)
             case CancelDeadline(name):
