@@ -52,7 +52,7 @@ class Limits:
     stop_wait_seconds: float = 5.0
     kill_wait_seconds: float = 1.0
     unload_wait_seconds: float = 6.0
-    end_wait_seconds: float = 1.0
+    end_wait_seconds: float = 2.0
     stale_after_seconds: float = 10.0
     start_attempts: int = 3
     sidecar_silence_seconds: float = 30.0
