@@ -145,6 +145,28 @@ def test_one_shot_that_does_not_fit(desk: Desk, server: ChattingOllama) -> None:
     assert not server.chats
 
 
+def test_a_model_that_another_session_turned_to_stays_for_it(
+    desk: Desk, server: ChattingOllama
+) -> None:
+    """Who had it loaded first leaves, and the other finds it loaded."""
+    with (
+        desk.session(server.url, model="ollama_chat/other", window_tokens=WINDOW_TOKENS) as first,
+        desk.session(server.url, window_tokens=WINDOW_TOKENS) as second,
+    ):
+        for person in (first, second):
+            person.wait_for_prompt()
+        first.ask("Hello.")
+        for line in ("/model ollama_chat/other", "Hello."):
+            second.ask(line)
+        first.type(b"/exit\r")
+        assert first.end() == 0
+        assert "other:latest" in server.loaded
+        second.ask("Hello again.")
+        assert second.wait_for_event("request_finished", 2)["load_seconds"] < 0.5
+        second.type(b"/exit\r")
+        assert second.end() == 0
+
+
 def test_two_sessions_at_once(desk: Desk, ollama: PrivateOllama, terse: str) -> None:
     """Each has a door of its own; one ends, and the other goes on without a word about it."""
     model = f"ollama_chat/{terse}"
