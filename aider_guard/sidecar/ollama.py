@@ -11,6 +11,7 @@ import httpx
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.serverfacts import ModelFacts, ModelMissing
 from aider_guard.sidecar import answers
+from aider_guard.sidecar.certificates import verification
 from aider_guard.sidecar.fetching import fetch
 from aider_guard.sidecar.installed import Installed, find_installed, nearest_names
 from aider_guard.sidecar.names import (
@@ -51,9 +52,9 @@ class OllamaClient:
         self._clock = clock
         self._last_list: ModelsReading | Unavailable = NOT_LISTED
         # trust_env: HTTP_PROXY would catch even 127.0.0.1. No redirect is followed, so a plain http
-        # address never needs certificates, which take 70 ms and a megabyte to load.
+        # address never needs certificates.
         self._http = httpx.Client(
-            trust_env=False, verify=base_url.startswith("https"), follow_redirects=False
+            trust_env=False, verify=verification(base_url), follow_redirects=False
         )
 
     def close(self) -> None:
