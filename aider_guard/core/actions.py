@@ -110,7 +110,12 @@ class RememberNeed:
 
 @dataclass(frozen=True)
 class WarmModel:
-    """Have the sidecar load the main model while the user types, and evaluate what its next prompt begins with."""
+    """Have the sidecar load the main model while the user types, and evaluate what its next prompt begins with.
+
+    ``ours`` are the other models that the session has loaded: they are no reason to leave it.
+    """
+
+    ours: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,14 @@ def session_models(state: State, now: float) -> tuple[str, ...]:
         return ()
     listed = tuple(model.name for model in state.loaded.models)
     ours = (*state.models, *state.asked_for)
-    brought = tuple(name for name in listed if _is_among(name, ours))
-    loading = tuple(name for name in sorted(state.unlisted) if not _is_among(name, listed))
+    brought = tuple(name for name in listed if is_among(name, ours))
+    loading = tuple(name for name in sorted(state.unlisted) if not is_among(name, listed))
     foreign = state.foreign_models or frozenset()
-    return tuple(name for name in brought + loading if not _is_among(name, foreign))
+    return tuple(name for name in brought + loading if not is_among(name, foreign))
 
 
-def _is_among(name: str, others: Iterable[str]) -> bool:
+def is_among(name: str, others: Iterable[str]) -> bool:
+    """Whether a model is one of these."""
     return any(same_model(name, other) for other in others)
 
 

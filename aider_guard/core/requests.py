@@ -52,8 +52,11 @@ class ServeDoor:
 @dataclass(frozen=True)
 class WarmModel:
     """Load the main model ahead of its next request, with its pin, and evaluate the head of the last request if there
-    was one; ``ModelWarmed`` comes back for each. Dropped when a real request comes.
+    was one; ``ModelWarmed`` comes back for each. Dropped when a real request comes, and where another program's model
+    is loaded; ``ours`` are models of this session that a sidecar of before may have loaded.
     """
+
+    ours: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

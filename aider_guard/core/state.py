@@ -12,6 +12,7 @@ from aider_guard.core.egress_ledger import Ledger
 from aider_guard.core.events import PromptShown
 from aider_guard.core.fit import Need
 from aider_guard.core.measured import Measured
+from aider_guard.core.presence import Presence
 from aider_guard.core.readings import (
     ContextReading,
     MemoryReading,
@@ -51,7 +52,7 @@ class Limits:
     stop_wait_seconds: float = 5.0
     kill_wait_seconds: float = 1.0
     unload_wait_seconds: float = 6.0
-    end_wait_seconds: float = 1.0
+    end_wait_seconds: float = 2.0
     stale_after_seconds: float = 10.0
     start_attempts: int = 3
     sidecar_silence_seconds: float = 30.0
@@ -113,6 +114,7 @@ class State:
     """Models that this session loaded ahead, or sent a request to."""
     unlisted: frozenset[str] = frozenset()
     """Those of the session's models that were asked for and not seen in Ollama's list since."""
+    presence: Presence = Presence()
     server_answered: bool = False
     pinned_tokens: int | Unavailable = Unavailable("the model is not known yet")
     loaded: ModelsReading | Unavailable = Unavailable("Ollama was not read yet")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class Launches:
         self._environment = environment
         self._first: Announced | None = None
         self._seed = ""
+        self._models: frozenset[str] = frozenset()
         self._last: Announced = _NOBODY
         self.histories: PrivateHistories | None = None
         self.current: Launch | None = None
@@ -163,12 +164,15 @@ class Launches:
         named = settings.git_root if isinstance(settings, AiderSettings) else None
         return os.path.realpath(named or os.getcwd())
 
-    def note_models(self, models: tuple[str, ...]) -> None:
-        """Let other sessions know which models this one works with."""
+    def note_models(self, models: Iterable[str]) -> None:
+        """Let other sessions know which models this one works with, besides those that they know of."""
+        known, self._models = self._models, self._models.union(models)
+        if self._models == known:
+            return
         with contextlib.suppress(
             OSError
         ):  # at worst another session unloads one of them, and it is loaded again
-            registry.note_models(self._folder, models)
+            registry.note_models(self._folder, self._models)
 
     def models_of_others(self) -> frozenset[str]:
         """The models that other running sessions work with."""

@@ -40,6 +40,7 @@ from aider_guard.core.events import (
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.sidecar_events import ModelsUnloaded, TextsCounted
 from aider_guard.core.state import same_model
+from aider_guard.core.traffic.events import RequestStarted
 from aider_guard.errors import LaunchError
 from aider_guard.session import notices, offer
 from aider_guard.session.beginning import Beginning
@@ -124,8 +125,8 @@ class Performer:
                 # A cache: at worst the next start computes what this one did.
                 with contextlib.suppress(OSError):
                     self._remember(name, error_bytes)
-            case WarmModel():
-                self._watcher.send(requests.WarmModel())
+            case WarmModel(ours):
+                self._watcher.send(requests.WarmModel(ours))
             case SetDeadline(name, at):
                 self._loop.at(name, at)
             case CancelDeadline(name):
@@ -133,8 +134,11 @@ class Performer:
 
     def heard(self, event: Event) -> None:
         """Take note of an answer that an action waits for, and of what other sessions must know."""
-        if isinstance(event, ModelsChosen):
-            self._launches.note_models(event.models)
+        match event:
+            case ModelsChosen(models=models):
+                self._launches.note_models(models)
+            case RequestStarted(model=model, server="ollama"):  # one that /model turned to, maybe
+                self._launches.note_models((model,))
         if isinstance(event, TextsCounted) and event.request == self._launches.count:
             self._counted = event
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -98,9 +98,13 @@ def read(folder: Path) -> SessionFolder | None:
         return None
 
 
-def note_models(session: Path, models: tuple[str, ...]) -> None:
-    """Write down which models of Ollama's a session works with, for the others. Raises OSError."""
-    (session / _MODELS).write_text(json.dumps(models), encoding="utf-8")
+def note_models(session: Path, models: Iterable[str]) -> None:
+    """Write down which models of Ollama's a session works with, for the others, who may read at any time. Raises
+    OSError.
+    """
+    draft = session / f"{_MODELS}.new"
+    draft.write_text(json.dumps(sorted(models)), encoding="utf-8")
+    draft.replace(session / _MODELS)
 
 
 def models_of_others(session: Path) -> frozenset[str]:

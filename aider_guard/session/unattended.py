@@ -216,9 +216,9 @@ class _Deciding:
             case StartSidecar() if self.watcher is not None:
                 self.journal.write(action)
                 self.watcher.start()
-            case WarmModel() if self.watcher is not None:
+            case WarmModel(ours) if self.watcher is not None:
                 self.journal.write(action)
-                self.watcher.send(requests.WarmModel())
+                self.watcher.send(requests.WarmModel(ours))
             case SetDeadline(name, at):
                 self._loop.at(name, at)
             case CancelDeadline(name):

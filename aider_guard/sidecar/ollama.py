@@ -11,6 +11,7 @@ import httpx
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.serverfacts import ModelFacts, ModelMissing
 from aider_guard.sidecar import answers
+from aider_guard.sidecar.certificates import verification
 from aider_guard.sidecar.fetching import fetch
 from aider_guard.sidecar.installed import Installed, find_installed, nearest_names
 from aider_guard.sidecar.names import (
@@ -31,6 +32,7 @@ CONNECT_SECONDS: Final = 2.0
 # later).
 ANSWER_SECONDS: Final = 12.0
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+NOT_LISTED: Final = Unavailable("Ollama has not been asked yet what it has loaded")
 NO_SWITCH: Final = Unavailable("this Ollama has no cloud switch to ask for (0.16.2 and later do)")
 
 
@@ -48,10 +50,11 @@ class OllamaClient:
         self._base = base_url.rstrip("/")
         self._answer_seconds = answer_seconds
         self._clock = clock
+        self._last_list: ModelsReading | Unavailable = NOT_LISTED
         # trust_env: HTTP_PROXY would catch even 127.0.0.1. No redirect is followed, so a plain http
-        # address never needs certificates, which take 70 ms and a megabyte to load.
+        # address never needs certificates.
         self._http = httpx.Client(
-            trust_env=False, verify=base_url.startswith("https"), follow_redirects=False
+            trust_env=False, verify=verification(base_url), follow_redirects=False
         )
 
     def close(self) -> None:
@@ -78,7 +81,15 @@ class OllamaClient:
         if isinstance(answer, Unavailable):
             return answer
         models = answers.entries(answer, answers.loaded_model)
-        return self._strange("/api/ps") if models is None else ModelsReading(models, self._clock())
+        if models is None:
+            return self._strange("/api/ps")
+        self._last_list = reading = ModelsReading(models, self._clock())
+        return reading
+
+    @property
+    def last_list(self) -> ModelsReading | Unavailable:
+        """What ``loaded_models`` told last, to any thread, without asking again."""
+        return self._last_list
 
     def installed(self, timeout_seconds: float | None = None) -> Installed:
         """What ``/api/tags`` lists: the models on disk, and stubs of models that run elsewhere."""
@@ -115,6 +126,13 @@ class OllamaClient:
             verbose = self._ask("POST", "/api/show", {**body, "verbose": True}, timeout_seconds)
             shown = shown if isinstance(verbose, Unavailable) else verbose
         return answers.model_facts(name, shown, installed) or self._strange("/api/show")
+
+    def blob(self, name: str, timeout_seconds: float | None = None) -> str | Unavailable:
+        """The digest of the file with a model's weights, "" where its model file names none."""
+        if is_cloud_name(name):
+            return Unavailable(f"{name} is a cloud model: its name is not sent")
+        shown = self._ask("POST", "/api/show", {"model": name}, timeout_seconds)
+        return shown if isinstance(shown, Unavailable) else answers.blob(shown.get("modelfile"))
 
     def cloud_disabled(self, timeout_seconds: float | None = None) -> bool | Unavailable:
         """Whether the server's cloud switch is off (``/api/status``, 0.16.2 and later)."""

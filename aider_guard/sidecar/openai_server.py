@@ -16,6 +16,7 @@ import httpx
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.sidecar.answers import is_count, json_object
+from aider_guard.sidecar.certificates import verification
 from aider_guard.sidecar.fetching import fetch
 from aider_guard.sidecar.here import is_this_machine
 from aider_guard.sidecar.names import connectable_base, display_base
@@ -45,7 +46,7 @@ def window_of(
     if not is_this_machine(base):
         return Unavailable(f"{display_base(base)} is on another machine and is not asked")
     # As sidecar/ollama.py: no proxy of the environment's, no redirect, certificates only where they matter.
-    with httpx.Client(trust_env=False, verify=base.startswith("https")) as http:
+    with httpx.Client(trust_env=False, verify=verification(base)) as http:
         return _Asked(http, base, clock() + within_seconds, clock).window(model.name)
 
 

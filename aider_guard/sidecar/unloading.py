@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.core.readings import LoadedModel, MemoryReading, ModelsReading, Unavailable
 from aider_guard.core.sidecar_events import ModelsUnloaded
 from aider_guard.sidecar.names import canonical_name
+from aider_guard.sidecar.same_file import same_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aider_guard.core.requests import UnloadModels
     from aider_guard.sidecar.ollama import OllamaClient
 
 POLL_SECONDS: Final = 0.25
+LEAST_CALL_SECONDS: Final = 1.0
+NOBODY_WAITS: Final = Unavailable("nobody waited for the memory")
 # 75 % of the estimate is what Ollama itself waits for (server/sched.go). Its estimates are off at
 # times, so memory that came back and then stayed the same for a second is enough as well.
 ENOUGH: Final = 0.75
@@ -38,18 +42,19 @@ class Unloader:
     def unload(self, request: UnloadModels) -> ModelsUnloaded:
         """Unload, then wait until Ollama no longer lists the models and their memory is back.
 
-        Waits as long as the request says, or for the answer under way. Never raises: what went
+        Waits as long as the request says, or for the answer under way; where nobody waits nothing
+        is measured, and nothing comes before the models are told to go. Never raises: what went
         wrong is the event's ``problem``, and ``names`` are only those that are gone.
         """
         started_at = self.clock()
         deadline = started_at + request.wait_seconds
         self.release(request.names)
-        listed = self.client.loaded_models(self._left(deadline))
-        before = self.memory() if self.memory else None
-        answers = {name: self.client.unload(name, self._left(deadline)) for name in request.names}
+        listed, before = self._measured(request, deadline)
+        answers = self._told_to_go(request.names, listed, deadline)
         agreed = tuple(name for name, refusal in answers.items() if refusal is None)
         after = self._wait_until_gone(agreed, deadline)
-        freed = self._wait_until_free(before, _gone(listed, after), deadline)
+        gone = _gone(listed, after) if request.wait_seconds > 0 else NOBODY_WAITS
+        freed = self._wait_until_free(before, gone, deadline)
         return ModelsUnloaded(
             names=tuple(name for name in agreed if not _lists(after, name)),
             freed_bytes=freed,
@@ -57,9 +62,64 @@ class Unloader:
             problem="; ".join(_problems(answers, after)),
         )
 
+    def _measured(
+        self, request: UnloadModels, deadline: float
+    ) -> tuple[ModelsReading | Unavailable, MemoryReading | None]:
+        """What is loaded, and the memory; where nobody waits for it the list that was read last."""
+        if request.wait_seconds <= 0:
+            return self.client.last_list, None
+        listed = self.client.loaded_models(self._left(deadline))
+        return listed, self.memory() if self.memory else None
+
+    def _told_to_go(
+        self, names: Sequence[str], listed: ModelsReading | Unavailable, deadline: float
+    ) -> dict[str, Unavailable | None]:
+        """Why each model is not unloaded, None where Ollama agreed.
+
+        All are told at the same time: a slow answer for one keeps no other in memory. What the list
+        does not have is looked for first.
+        """
+        known = isinstance(listed, ModelsReading)
+        sure = [name for name in names if known and _lists(listed, name)]
+        rest = [name for name in names if name not in sure]
+        with ThreadPoolExecutor(max(1, len(names))) as calls:
+            told = {name: calls.submit(self._unload, name, deadline) for name in sure}
+            kept = self._not_ours(rest, names, deadline) if rest else {}
+            rest = [name for name in rest if name not in kept]
+            told |= {name: calls.submit(self._unload, name, deadline) for name in rest}
+            return {name: kept.get(name) or told[name].result() for name in names}
+
+    def _unload(self, name: str, deadline: float) -> Unavailable | None:
+        return self.client.unload(name, self._left(deadline))
+
+    def _not_ours(
+        self, unlisted: Sequence[str], ours: Sequence[str], deadline: float
+    ) -> dict[str, Unavailable]:
+        """Which of the models that no list has told of are not unloaded, and why: their runner may be another
+        program's, that has loaded the same file under another name.
+        """
+        reading = self.client.loaded_models(self._left(deadline))
+        if isinstance(reading, Unavailable):
+            return dict.fromkeys(unlisted, reading)
+        mine = set(map(canonical_name, ours))
+        others = [one.name for one in reading.models if canonical_name(one.name) not in mine]
+        kept = {}
+        for name in [] if not others else unlisted:
+            same = () if _lists(reading, name) else self._same_file(name, others, deadline)
+            if isinstance(same, Unavailable):
+                kept[name] = same
+            elif same:
+                kept[name] = Unavailable(f"{name} runs as {same[0]}, which another program loaded")
+        return kept
+
+    def _same_file(
+        self, name: str, others: Sequence[str], deadline: float
+    ) -> tuple[str, ...] | Unavailable:
+        return same_file(self.client, name, others, self._left(deadline))
+
     def _left(self, deadline: float) -> float:
-        """The time left for one call; never so little that it could not succeed."""
-        return max(0.25, deadline - self.clock())
+        """The time left for one call; never so little that it could not succeed on a busy machine."""
+        return max(LEAST_CALL_SECONDS, deadline - self.clock())
 
     def _wait_until_gone(
         self, names: tuple[str, ...], deadline: float

@@ -10,6 +10,7 @@ from core.histories_of_events import (
     WINDOW,
     Step,
     Story,
+    Wait,
     actions_of,
     begun,
     finished,
@@ -25,7 +26,10 @@ from aider_guard.core.events import (
     AiderStarted,
     ChatSaved,
     Event,
+    KeyTyped,
     ModelsChosen,
+    PromptClosed,
+    PromptShown,
     RestartRequested,
     TerminationRequested,
 )
@@ -93,12 +97,105 @@ def test_a_session_that_ends_loads_nothing() -> None:
 
 @settings(max_examples=200)
 @given(histories())
-def test_a_model_is_loaded_ahead_only_for_a_launch(steps: list[Step]) -> None:
-    """In any history it follows from the choice of models, while Aider starts."""
+def test_a_model_is_loaded_ahead_for_a_launch_or_at_a_prompt(steps: list[Step]) -> None:
+    """In any history: with the choice of models, or while the user may type."""
     for step, action in pairs(steps):
-        if action == WarmModel():
-            assert isinstance(step.event, ModelsChosen)
-            assert step.after.phase is Phase.STARTING
+        if isinstance(action, WarmModel):
+            launched = isinstance(step.event, ModelsChosen) and step.after.phase is Phase.STARTING
+            at_prompt = step.before.phase is Phase.RUNNING and step.after.prompt is not None
+            assert launched or at_prompt
+
+
+# When it left, or Ollama came late
+
+
+def used(*asked_for: str) -> Story:
+    """A session whose main model answered and is listed; a prompt is shown."""
+    story = begun()
+    story.tell(ANSWERS)
+    for name in asked_for:
+        story.tell(RequestStarted(9, "editor", "edit", name))
+    story.measured_turn(100)
+    story.tell(models(OURS, *asked_for, at=story.now))
+    return story
+
+
+def left(story: Story, *others: str) -> list[WarmModel]:
+    """What is loaded ahead when Ollama's list has the main model no more."""
+    told = story.tell(models(*others, at=story.now))
+    return [action for action in told if isinstance(action, WarmModel)]
+
+
+def test_a_model_that_left_is_loaded_again_while_the_user_types() -> None:
+    """Once; then not until the next message: who unloads it again wants the memory."""
+    story = used()
+    assert left(story) == [WarmModel()]
+    assert left(story) == []
+    story.tell(ModelWarmed("ours", "load", 2.0), models(OURS, at=story.now))
+    assert left(story) == []
+    assert WarmModel() not in story.tell(KeyTyped())
+    story.measured_turn(100)
+    story.tell(models(OURS, at=story.now))
+    assert left(story) == [WarmModel()]
+
+
+def test_a_server_that_was_started_again_has_lost_the_model() -> None:
+    """In between it does not answer."""
+    story = used()
+    story.tell(ServerRead(UNKNOWN), ModelsRead(UNKNOWN), ANSWERS)
+    assert left(story) == [WarmModel()]
+
+
+def test_it_is_no_obstacle_what_the_session_has_loaded_besides() -> None:
+    """A sidecar that was started since does not know of it."""
+    assert left(used("editor"), "editor:latest") == [WarmModel(("editor",))]
+
+
+def test_a_model_that_leaves_while_nobody_can_type_is_loaded_at_the_prompt() -> None:
+    """The request under way may be its own."""
+    story = used()
+    story.tell(PromptClosed())
+    assert left(story) == []
+    assert WarmModel() in story.tell(PromptShown())
+    again = used()
+    again.tell(PromptClosed())
+    assert left(again) == []
+    again.tell(STARTED)
+    assert WarmModel() not in again.tell(PromptShown())
+
+
+def test_nothing_is_loaded_over_the_model_that_the_user_turned_to() -> None:
+    """By /model: it pushed the main model out."""
+    story = used()
+    story.tell(PromptClosed(), RequestStarted(2, "main", "chat", "other"), PromptShown())
+    assert left(story, "other:latest") == []
+
+
+def test_somebody_else_s_model_is_not_brought_back() -> None:
+    """It was loaded before this session, and has its name."""
+    story = launched(ANSWERS, CHOSEN, models(OURS, at=100.0), PromptShown())
+    story.measured_turn(100)
+    story.tell(models(OURS, at=story.now))
+    assert left(story) == []
+
+
+def test_who_is_gone_for_the_day_finds_it_loaded_with_the_first_key() -> None:
+    """Over night the memory is others'."""
+    story = used()
+    story.tell(Wait(5 * 3600.0))
+    assert left(story) == []
+    assert WarmModel() in story.tell(KeyTyped())
+
+
+def test_an_ollama_that_comes_after_aider_is_asked_then() -> None:
+    """At the prompt, as nothing was loaded at the start."""
+    story = launched(ServerRead(UNKNOWN), CHOSEN, PromptShown())
+    assert left(story) == []
+    story.tell(ANSWERS)
+    assert left(story) == [WarmModel()]
+    assert unloads(story) == ["ours"]
+    there = launched(ServerRead(UNKNOWN), CHOSEN, PromptShown(), ANSWERS)
+    assert left(there, OURS) == []
 
 
 # Whose it is
@@ -126,16 +223,29 @@ def test_who_leaves_while_it_is_loaded_leaves_nothing_behind() -> None:
 
 
 def test_a_request_may_have_loaded_what_is_not_listed_yet() -> None:
-    """Its model is one of the session's, or one that the user switched to and that is listed by now."""
+    """Its model is one of the session's, or one that the user switched to; not that of another server."""
     story = begun()
     story.tell(STARTED, finished(100))
     assert unloads(story) == ["ours"]
-    switched = begun()
-    switched.tell(RequestStarted(1, "main", "chat", "other"), models("other", at=switched.now))
-    assert unloads(switched) == ["other"]
+    for listed in ((), ("other:latest",)):
+        switched = begun()
+        switched.tell(RequestStarted(1, "main", "chat", "other"))
+        switched.tell(*(models(*listed, at=switched.now),) * len(listed))
+        assert unloads(switched) == list(listed or ("other",))
     elsewhere = begun()
-    elsewhere.tell(RequestStarted(1, "main", "chat", "a model of another server"))
+    elsewhere.tell(RequestStarted(1, "main", "chat", "a model of another server", "openai"))
     assert unloads(elsewhere) == []
+
+
+@pytest.mark.parametrize("name", ["other", "weak"])
+def test_a_model_that_others_had_loaded_before_the_first_request_for_it_is_theirs(
+    name: str,
+) -> None:
+    """The user turned to it, or a commit message needed it."""
+    story = begun()
+    story.tell(STARTED, models(OURS, f"{name}:latest", at=story.now))
+    story.tell(RequestStarted(2, "main", "chat", name), models(OURS, name, at=story.now))
+    assert unloads(story) == [OURS]
 
 
 NOT_THERE: list[Event] = [

@@ -130,13 +130,13 @@ SETTINGS_OF_DOOR = st.builds(
 )
 TRAFFIC = st.one_of(
     st.builds(DoorOpened, BYTES),
-    st.builds(RequestStarted, BYTES, ROLES, PURPOSES, WORDS),
+    st.builds(RequestStarted, BYTES, ROLES, PURPOSES, WORDS, st.sampled_from(["ollama", "openai"])),
     FINISHED,
     st.builds(RequestRefused, BYTES, ROLES, PURPOSES, WORDS, REASONS, COUNT, BYTES, COUNT, NAMES),
     st.builds(ModelWarmed, WORDS, st.sampled_from(["load", "head"]), SECONDS, BYTES, WORDS),
     st.builds(ReloadSeen, WORDS, SECONDS, WORDS),
     st.builds(ServeDoor, SETTINGS_OF_DOOR),
-    st.builds(WarmModel),
+    st.builds(WarmModel, NAMES),
 )
 VALUES = st.one_of(
     TRAFFIC,

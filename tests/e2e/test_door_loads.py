@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 from e2e.chatting import ChattingOllama
 from e2e.desk import ANOTHER, COUNTABLE, QUIET, Desk
@@ -71,6 +72,25 @@ def test_the_model_is_there_before_the_first_message(desk: Desk, server: Chattin
         assert person.wait_for_event("request_finished")["load_seconds"] < 0.5
         person.type(b"/exit\r")
         assert person.end() == 0
+
+
+def test_an_unloaded_model_is_there_again_before_the_next_message(
+    desk: Desk, server: ChattingOllama
+) -> None:
+    """``ollama stop`` in another pane, while the prompt is shown: the next message waits for no load."""
+    with desk.session(server.url, window_tokens=WINDOW_TOKENS) as person:
+        person.wait_for_prompt()
+        person.ask("Hello.")
+        person.wait_for(lambda: "small:latest" in str(person.journal("models_read")[-1]))
+        body = {"model": "small", "keep_alive": 0}
+        httpx.post(f"{server.url}/api/generate", json=body, trust_env=False).raise_for_status()
+        person.wait_for(lambda: windows(server) == [WINDOW_TOKENS, WINDOW_TOKENS])
+        person.ask("Hello again.")
+        assert person.wait_for_event("request_finished", 2)["load_seconds"] < 0.5
+        assert windows(server) == [WINDOW_TOKENS, WINDOW_TOKENS]
+        person.type(b"/exit\r")
+        assert person.end() == 0
+    assert server.loaded == []
 
 
 def test_nothing_is_loaded_over_a_model_of_somebody_else_s(
@@ -143,6 +163,28 @@ def test_one_shot_that_does_not_fit(desk: Desk, server: ChattingOllama) -> None:
     said = one_shot(desk, server, desk.file("large.py", 150))
     assert "aider-guard: not sent: " in said
     assert not server.chats
+
+
+def test_a_model_that_another_session_turned_to_stays_for_it(
+    desk: Desk, server: ChattingOllama
+) -> None:
+    """Who had it loaded first leaves, and the other finds it loaded."""
+    with (
+        desk.session(server.url, model="ollama_chat/other", window_tokens=WINDOW_TOKENS) as first,
+        desk.session(server.url, window_tokens=WINDOW_TOKENS) as second,
+    ):
+        for person in (first, second):
+            person.wait_for_prompt()
+        first.ask("Hello.")
+        for line in ("/model ollama_chat/other", "Hello."):
+            second.ask(line)
+        first.type(b"/exit\r")
+        assert first.end() == 0
+        assert "other:latest" in server.loaded
+        second.ask("Hello again.")
+        assert second.wait_for_event("request_finished", 2)["load_seconds"] < 0.5
+        second.type(b"/exit\r")
+        assert second.end() == 0
 
 
 def test_two_sessions_at_once(desk: Desk, ollama: PrivateOllama, terse: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -260,3 +262,18 @@ def test_a_reload_is_told_with_its_cause(
         assert (await home.told(ReloadSeen)).cause.startswith(words)
 
     tell(story, ollama)
+
+
+def test_a_request_that_says_nothing_of_it_leaves_the_stay_as_it_was(ollama: PrivateOllama) -> None:
+    """A one-shot beside a session keeps the session's half hour, though it asks for no stay of its own."""
+    body: dict[str, Any] = {"model": SMALL, "options": {"num_ctx": WINDOW_TOKENS}}
+    for stay in ({"keep_alive": "30m"}, {}):
+        asked = httpx.post(
+            f"{ollama.url}/api/generate", json=body | stay, timeout=60, trust_env=False
+        )
+        assert asked.raise_for_status().json()["done"]
+    (listed,) = httpx.get(f"{ollama.url}/api/ps", trust_env=False).json()["models"]
+    leaves_at = datetime.fromisoformat(
+        re.sub(r"\.\d+", "", listed["expires_at"]).replace("Z", "+00:00")
+    )
+    assert leaves_at - datetime.now(timezone.utc) > timedelta(minutes=25)

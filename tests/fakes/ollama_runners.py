@@ -43,6 +43,7 @@ class Runner:
     """What its cache holds: the last prompt and answer."""
     until: float = float("inf")
     """Seconds since 1970."""
+    stay_seconds: float = _KEEP_ALIVE_SECONDS
     leaving: bool = False
     """Whether it goes when its request is over."""
     used: int = 0
@@ -112,10 +113,11 @@ class Runners:
             return fresh, True
 
     def keep(self, runner: Runner, keep_alive: object) -> None:
-        """Let a runner stay for as long as its last request says."""
-        seconds = seconds_of(keep_alive)
-        runner.until = self.clock() + seconds
-        if seconds == 0 or runner.leaving:
+        """Let a runner stay for as long as the last request says that says something (sched.go, useLoadedRunner)."""
+        if keep_alive is not None:
+            runner.stay_seconds = seconds_of(keep_alive)
+        runner.until = self.clock() + runner.stay_seconds
+        if runner.stay_seconds == 0 or runner.leaving:
             self.unload(runner)
 
     def unload(self, runner: Runner) -> None:
@@ -176,10 +178,8 @@ def _differs(runner: Runner, asked: Mapping[str, Any], window: int, auto_differs
 
 
 def seconds_of(keep_alive: object) -> float:
-    """A duration as Ollama takes it: seconds, or Go's ``1h30m``; negative is for ever, nothing five minutes."""
+    """A duration as Ollama takes it: seconds, or Go's ``1h30m``; negative is for ever."""
     match keep_alive:
-        case None:
-            return _KEEP_ALIVE_SECONDS
         case int(number) | float(number):
             return float(number) if number >= 0 else FOREVER_SECONDS
         case str(text) if text.startswith("-"):

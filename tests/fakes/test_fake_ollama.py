@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,21 @@ def test_loading_and_unloading_by_an_empty_request(ollama: FakeOllama) -> None:
     assert ollama.loaded == []
     chat(ollama, keep_alive="0s")
     assert ollama.loaded == []
+
+
+def test_a_request_that_says_nothing_of_it_leaves_the_stay_as_it_was(ollama: FakeOllama) -> None:
+    """As with Ollama (tests/e2e/test_warm_reality.py)."""
+    model = ollama.models[0]
+    chat(ollama, keep_alive="30m")
+    chat(ollama)
+    runner = ollama.runners.get(model)
+    assert runner is not None
+    assert runner.until - time.time() > 1500
+    post(ollama, "/api/generate", {"model": "small", "keep_alive": 0})
+    chat(ollama)
+    runner = ollama.runners.get(model)
+    assert runner is not None
+    assert runner.until - time.time() < 400
 
 
 def test_a_client_that_goes_away_is_seen(ollama: FakeOllama) -> None:

@@ -139,6 +139,77 @@ def test_whoever_might_load_it_ahead_is_told_first() -> None:
     assert told == [(("qwen3:8b",), 0)]
 
 
+def test_at_the_end_the_models_are_told_to_go_before_anything_else() -> None:
+    """Nobody waits: what was listed last is told at once, and no memory is read."""
+    with loaded(ON_GPU, ON_CPU) as ollama:
+        client = OllamaClient(ollama.url)
+        client.loaded_models()
+        told = UnloadModels((ON_GPU.name, "small"), 0.0)
+        result = Unloader(client, _never).unload(told)
+        client.close()
+    paths = [request.path for request in ollama.received]
+    assert paths == ["/api/ps", "/api/generate", "/api/generate", "/api/ps"]
+    assert result.names == (ON_GPU.name, "small")
+    assert result.freed_bytes == Unavailable("nobody waited for the memory")
+    assert result.problem == ""
+
+
+def _never() -> MemoryReading:
+    raise AssertionError("the memory was read")
+
+
+def test_a_slow_answer_for_one_model_does_not_keep_the_other() -> None:
+    """Both are told at the same time."""
+    with loaded(ON_GPU, ON_CPU) as ollama:
+        ollama.script = {"/api/generate": [Hang(), None]}
+        client = OllamaClient(ollama.url)
+        client.loaded_models()
+        result = Unloader(client, _never).unload(UnloadModels((ON_GPU.name, ON_CPU.name), 0.0))
+        client.close()
+    assert len(result.names) == 1
+    assert len(ollama.loaded) == 1
+    assert "did not answer" in result.problem
+
+
+BLOB, OTHER_BLOB = "b1" * 32, "c1" * 32
+USED = FakeModel("small:latest", blob=BLOB)
+ALIAS = FakeModel("alias:latest", blob=BLOB)
+ANOTHER = FakeModel("another:latest", blob=OTHER_BLOB)
+
+
+@pytest.mark.parametrize("wait_seconds", [0.0, 6.0])
+@pytest.mark.parametrize(
+    ("listed", "names", "stays"),
+    [
+        ([ALIAS], ["small"], ["alias:latest"]),
+        ([ALIAS, ANOTHER], ["small"], ["alias:latest", "another:latest"]),
+        ([ALIAS, ANOTHER], ["small", "another"], ["alias:latest"]),
+        ([ALIAS], ["small", "alias"], []),
+        ([USED, ANOTHER], ["small"], ["another:latest"]),
+        ([USED], ["small"], []),
+    ],
+)
+def test_another_s_runner_of_the_same_file_stays(
+    listed: list[FakeModel], names: list[str], stays: list[str], wait_seconds: float
+) -> None:
+    """Ollama keeps one for all names of a file, and lists it by the name that loaded it."""
+    ollama = FakeOllama(models=(USED, ALIAS, ANOTHER), loaded=[model.name for model in listed])
+    with unloader(ollama, on_gpu(8 * GIB, 1 * GIB)) as unload:
+        result = unload(*names, wait_seconds=wait_seconds)
+    assert ollama.loaded == stays
+    kept = "small runs as alias:latest, which another program loaded"
+    assert result.problem == (kept if "alias:latest" in stays else "")
+
+
+def test_what_cannot_be_told_apart_from_another_s_stays() -> None:
+    """No answer never causes an unload."""
+    ollama = FakeOllama(models=(USED, ALIAS), loaded=[ALIAS.name])
+    ollama.answers = {"/api/show": Json({"error": "server busy"}, 503)}
+    with unloader(ollama, on_gpu(8 * GIB)) as unload:
+        assert "server busy" in unload("small").problem
+    assert ollama.loaded == [ALIAS.name]
+
+
 def test_a_model_that_was_not_loaded_frees_nothing() -> None:
     """Ollama agrees at once (200), and nothing is waited for."""
     ollama = FakeOllama(models=(ON_GPU,))

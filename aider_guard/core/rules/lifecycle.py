@@ -246,12 +246,16 @@ def _terminate(state: State, signal_number: int, now: float) -> Step:
 def _end(
     state: State, status: int, before: tuple[Action, ...], now: float, notice: Notice | None = None
 ) -> Step:
-    """End, and let go of the models this session loaded; Ollama answers at once, nobody waits for the memory."""
+    """End, and let go of the models this session loaded; Ollama answers at once, nobody waits for the memory.
+
+    Whoever ends the guard by a signal may kill it soon after.
+    """
     names = session_models(state, now)
     end = EndSession(status, notice)
     if not names:
         return replace(state, phase=Phase.ENDED), (*before, end)
-    wait = state.limits.end_wait_seconds
+    limits = state.limits
+    wait = limits.kill_wait_seconds if state.termination else limits.end_wait_seconds
     unload = (UnloadModels(names, 0.0), SetDeadline("end", now + wait))
     return replace(state, phase=Phase.ENDING), (*before, *unload, end)
 

@@ -34,12 +34,13 @@ class DoorOpened:
 
 @dataclass(frozen=True)
 class RequestStarted:
-    """A request for text went to the model."""
+    """A request for text went to the model. ``server`` is what runs it there."""
 
     number: int
     role: RoleName
     purpose: Purpose
     model: str
+    server: Literal["ollama", "openai"] = "ollama"
 
 
 @dataclass(frozen=True)

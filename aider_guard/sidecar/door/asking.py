@@ -11,6 +11,7 @@ import httpx
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.sidecar import answers
+from aider_guard.sidecar.certificates import verification
 
 # A load ends by itself after 5 minutes (OLLAMA_LOAD_TIMEOUT).
 _TIMEOUT: Final = httpx.Timeout(600.0, connect=2.0)
@@ -23,7 +24,7 @@ def connection(base: str) -> httpx.AsyncClient:
     """A client for a few requests: no proxy, no redirect, no certificates where they are not needed."""
     return httpx.AsyncClient(
         trust_env=False,
-        verify=base.startswith("https"),
+        verify=verification(base),
         follow_redirects=False,
         timeout=_TIMEOUT,
     )

@@ -25,7 +25,7 @@ class Served(Protocol):
 class Warming(Served, Protocol):
     """What can be told to warm."""
 
-    def warm(self) -> None:
+    def warm(self, ours: Sequence[str] = ()) -> None:
         """Load the main model ahead."""
 
 
@@ -86,7 +86,7 @@ class DoorHost:
 
     def _do(self, request: ServeDoor | WarmModel) -> None:
         if isinstance(request, WarmModel):
-            self._residency.warm()
+            self._residency.warm(request.ours)
             return
         for one in self._served:
             one.serve(request.settings)

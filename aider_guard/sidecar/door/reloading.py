@@ -16,9 +16,9 @@ from aider_guard.core.serverfacts import ModelFacts
 from aider_guard.core.traffic.events import ReloadSeen
 from aider_guard.sidecar.here import targets
 from aider_guard.sidecar.listeners import find_listener
-from aider_guard.sidecar.names import canonical_name
 from aider_guard.sidecar.ollama import OllamaClient
 from aider_guard.sidecar.processes import ProcessTable
+from aider_guard.sidecar.same_file import same_file
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
@@ -73,10 +73,8 @@ class Looking:
         newest = before[-1] if before else None
         if not isinstance(newest, ModelsReading):
             return ()
-        names = [one.name for one in newest.models]
-        others = [name for name in names if canonical_name(name) != canonical_name(model)]
-        blob = self._blob(model) if others else ""
-        return tuple(name for name in others if blob and self._blob(name) == blob)
+        found = same_file(self.client, model, [one.name for one in newest.models])
+        return () if isinstance(found, Unavailable) else found
 
     def remote_host(self, model: str) -> str | Unavailable:
         """Where a model runs that only has its name here; "" for a local one."""
@@ -84,10 +82,6 @@ class Looking:
         if isinstance(facts, ModelFacts):
             return facts.remote_host
         return facts if isinstance(facts, Unavailable) else Unavailable(f"{model} is not installed")
-
-    def _blob(self, name: str) -> str:
-        facts = self.client.model_facts(name, Unavailable("not asked for"))
-        return facts.blob if isinstance(facts, ModelFacts) else ""
 
 
 class Noticing:

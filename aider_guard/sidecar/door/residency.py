@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as NotInTimeError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -120,15 +120,19 @@ class OllamaResidency:
             reading if isinstance(reading, Unavailable) else Unavailable(f"{model} is not loaded")
         )
 
-    def warm(self) -> None:
-        """Load the main model ahead, and evaluate the head of the last request ahead; in the background."""
+    def warm(self, ours: Sequence[str] = ()) -> None:
+        """Load the main model ahead, and evaluate the head of the last request ahead; in the background.
+
+        ``ours`` are models of this session, too: those that a sidecar before this one has loaded.
+        """
         settings, model = self._settings, self._main_model()
         if settings is None or not model or self._errands.busy:
             return
         if self._running:
             self._emit(ModelWarmed(model, "load", problem=DROPPED))
         else:
-            self._errands.send(self._warmer.warm(model, self._head_for(model, settings), settings))
+            head = self._head_for(model, settings)
+            self._errands.send(self._warmer.warm(model, head, settings, ours))
 
     async def begins(self, asked: Asked, upstream: Upstream) -> None:
         """A real request comes: drop what is under way for nobody, and wait until its connection is closed.

@@ -47,8 +47,11 @@ class Residency(Protocol):
     def serve(self, settings: DoorSettings) -> None:
         """These are the session's models and their pin."""
 
-    def warm(self) -> None:
-        """Load the main model ahead, and evaluate the head of the last request ahead; in the background."""
+    def warm(self, ours: Sequence[str] = ()) -> None:
+        """Load the main model ahead, and evaluate the head of the last request ahead; in the background.
+
+        ``ours`` are models of this session, too, whoever loaded them.
+        """
 
     async def begins(self, asked: Asked, upstream: Upstream) -> None:
         """A real request comes: drop whatever is evaluated ahead, and wait until the server was told."""

@@ -192,7 +192,15 @@ class TextVisit:
     def _start(self, asked: Asked) -> None:
         self._started = True
         self._mark = self._house.services.witness.mark()
-        self._house.emit(RequestStarted(self._call.number, asked.role, asked.purpose, asked.model))
+        self._house.emit(
+            RequestStarted(
+                number=self._call.number,
+                role=asked.role,
+                purpose=asked.purpose,
+                model=asked.model,
+                server=self._call.upstream.kind,
+            )
+        )
 
     async def _refused_overflow(self, refusing: Refusing) -> Reply | None:
         """None, without waiting for the count, where the prompt fits whatever it counts."""

@@ -42,14 +42,16 @@ def place(
     model: str,
     window_tokens: int,
     residents: Iterable[Resident],
+    also_ours: Iterable[str] = (),
 ) -> Place:
     """Never a place that somebody else's model has: all others in the list must be this session's own."""
     if isinstance(reading, Unavailable):
         return Place(reading.reason)
     ours = {canonical_name(one.name): one for one in residents if one.loaded}
     mine = canonical_name(model)
+    allowed = {*ours, mine, *map(canonical_name, also_ours)}
     for other in reading.models:
-        if canonical_name(other.name) not in {*ours, mine}:
+        if canonical_name(other.name) not in allowed:
             return Place(f"{other.name} is loaded already, by another program")
     found = listed(reading, model)
     if found is None:
@@ -78,11 +80,13 @@ class Warmer:
     emit: Callable[[Event], None]
     clock: Callable[[], float]
 
-    async def warm(self, model: str, head: Head | None, settings: DoorSettings) -> None:
+    async def warm(
+        self, model: str, head: Head | None, settings: DoorSettings, ours: Sequence[str] = ()
+    ) -> None:
         """Load a model, and have the head evaluated if it was not there before. Tells of each."""
         started_at = self.clock()
         try:
-            found = await self._look(model, settings)
+            found = await self._look(model, settings, ours)
             if not found.problem and not found.loaded:
                 found = Place(await self._load(model, settings))
                 fresh = not found.problem
@@ -106,12 +110,12 @@ class Warmer:
                 body = loading(resident.name, resident.options, settings, wanted)
                 await post("/api/generate", body)
 
-    async def _look(self, model: str, settings: DoorSettings) -> Place:
+    async def _look(self, model: str, settings: DoorSettings, ours: Sequence[str]) -> Place:
         reading = await asyncio.to_thread(self.client.loaded_models)
         # First of all, so that the guard knows what others had loaded before.
         self.emit(ModelsRead(reading))
         self.residents.take(reading)
-        found = place(reading, model, settings.window_tokens, self.residents.all)
+        found = place(reading, model, settings.window_tokens, self.residents.all, ours)
         if found.problem or found.loaded:
             return found
         elsewhere = await asyncio.to_thread(self.noticing.looking.remote_host, model)

@@ -92,7 +92,7 @@ class NotingResidency:
     def serve(self, _settings: DoorSettings) -> None:
         """Nothing is to be kept."""
 
-    def warm(self) -> None:
+    def warm(self, _ours: Sequence[str] = ()) -> None:
         self.told.append("warm")
 
     async def begins(self, asked: Asked, _upstream: Upstream) -> None:

@@ -8,7 +8,8 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from aider_guard.core.traffic.kinds import DoorSettings, Upstream
 from aider_guard.sidecar.door.seam import Attendant, Door
@@ -233,19 +234,26 @@ def door_to(
     *bases: str,
     paths: tuple[str, ...] = ("",),
     make_upstreams: Callable[[], Upstreams] = Upstreams,
+    on_open: Callable[[DoorSettings], None] = lambda _settings: None,
+    **more: Any,
 ) -> Iterator[Served]:
-    """A door in a thread of its own, to servers by their paths."""
+    """A door in a thread of its own, to servers by their paths. ``on_open`` is called on its event loop, ``more`` are
+    settings.
+    """
     upstreams = tuple(
         Upstream(path, base, "openai" if path else "ollama")
         for path, base in zip(paths, bases, strict=True)
     )
-    settings = [DoorSettings(TOKEN, upstreams, (), 4096)]
+    settings = [replace(DoorSettings(TOKEN, upstreams, (), 4096), **more)]
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         opened = threading.Event()
         door = Door(lambda: settings[-1], attendant)
-        server = DoorServer(
-            listener, door, on_open=lambda _port: opened.set(), make_upstreams=make_upstreams
-        )
+
+        def is_open(_port: int) -> None:
+            on_open(settings[-1])
+            opened.set()
+
+        server = DoorServer(listener, door, on_open=is_open, make_upstreams=make_upstreams)
         thread = threading.Thread(target=server.serve)
         thread.start()
         try:

@@ -125,6 +125,20 @@ def test_other_models_of_the_session_are_no_obstacle() -> None:
     asyncio.run(story())
 
 
+def test_what_a_sidecar_of_before_has_loaded_is_no_obstacle() -> None:
+    """The guard remembers it."""
+
+    async def story() -> None:
+        async with house(FakeOllama(models=MODELS, loaded=[EDITOR.name])) as home:
+            home.residency.warm()
+            assert "by another program" in (await home.wait_for(ModelWarmed)).problem
+            home.residency.warm(("editor",))
+            assert (await home.wait_for(ModelWarmed, 2)).problem == ""
+            assert home.ollama.loaded == [EDITOR.name, MAIN.name]
+
+    asyncio.run(story())
+
+
 def test_options_of_the_runner_are_those_of_the_last_request() -> None:
     """Any other option would have the model loaded again."""
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import random
 import socket
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +14,7 @@ import httpcore
 import httpx
 import psutil
 import pytest
+from sidecar.door.leftovers import left, settled_bytes, wait_until
 from sidecar.door.plain_attendant import PlainAttendant, PlainVisit
 from sidecar.door.scripted import CAP_SECONDS, TOKEN, Connection, Scripted, Served, door_to
 
@@ -119,36 +116,10 @@ class Storm:
         return True
 
 
-def wait_until(what: Callable[[], bool]) -> bool:
-    """Look again and again, until a hard end."""
-    end = time.monotonic() + CAP_SECONDS
-    while not what():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def _settled_bytes() -> int:
-    """Resident memory without what the C library keeps for later of the many threads' freed pieces."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-    return psutil.Process().memory_info().rss
-
-
 def _descriptors(door: Served) -> int:
     """Open files, after a request: that lets go of kept connections which the upstream closed."""
     assert httpx.get(f"{door.base}/api/tags", trust_env=False).status_code == 502
     return psutil.Process().num_fds()
-
-
-def _left() -> Counter[str]:
-    """What is still there of requests. uvicorn's timer keeps a connection that was reset for a while, closed."""
-    gc.collect()
-    things = [thing for thing in gc.get_objects() if isinstance(thing, LEFT_BEHIND)]
-    return Counter(type(thing).__name__ for thing in things)
 
 
 @pytest.mark.slow
@@ -158,15 +129,15 @@ def test_500_requests_by_50_connections_with_random_cuts_leave_nothing_behind() 
     process = psutil.Process()
     visits = storm.attendant
     with Scripted(storm.script) as upstream, door_to(visits, upstream.base) as door:
-        before, fds = _left(), process.num_fds()
+        before, fds = left(LEFT_BEHIND), process.num_fds()
         storm.rage(door, REQUESTS // 5)
         assert wait_until(lambda: len(visits.outcomes) == storm.visits)
-        resident, storm.whole = _settled_bytes(), 0
+        resident, storm.whole = settled_bytes(), 0
         storm.rage(door, REQUESTS)
-        assert wait_until(lambda: _settled_bytes() - resident < GROWN_BYTES)
+        assert wait_until(lambda: settled_bytes() - resident < GROWN_BYTES)
         assert wait_until(lambda: len(visits.outcomes) == storm.visits)
         assert storm.whole > REQUESTS / 3
         assert {"answered", "cancelled", "broken"} == set(visits.outcomes)
         upstream.stop()
         assert wait_until(lambda: _descriptors(door) < fds), process.net_connections()
-        assert wait_until(lambda: not _left() - before), _left() - before
+        assert wait_until(lambda: not left(LEFT_BEHIND) - before), left(LEFT_BEHIND) - before

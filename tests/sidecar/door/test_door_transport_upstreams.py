@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 import subprocess
@@ -14,8 +15,11 @@ from fakes.ollama_server import ERAS, FakeModel, FakeOllama
 from sidecar.door.plain_attendant import PlainAttendant, PlainVisit
 from sidecar.door.scripted import CAP_SECONDS, Connection, Scripted, Served, door_to
 
+from aider_guard.core.readings import Unavailable
+from aider_guard.sidecar.door import asking
 from aider_guard.sidecar.door.seam import Pass, Reply, Retry
 from aider_guard.sidecar.door.transport.upstream import Upstreams
+from aider_guard.sidecar.ollama import OllamaClient
 
 
 def _whole(connection: Connection) -> None:
@@ -69,6 +73,37 @@ def test_the_authorities_are_those_of_the_environment(
         with door_to(PlainAttendant(), upstream.base) as door:
             answer = httpx.post(f"{door.base}/api/chat", trust_env=False)
             assert answer.content == b"answer"
+
+
+def test_whoever_asks_beside_the_door_trusts_the_same_authorities(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Polls and loads ahead work where the door works."""
+
+    def version(connection: Connection) -> None:
+        while connection.request()[0]:
+            connection.whole(b'{"version": "0.9.3"}')
+
+    async def ahead(base: str) -> dict[str, object] | Unavailable:
+        async with asking.Asking(base, lambda: asking.connection(base)).opened() as post:
+            return await post("/api/version", {})
+
+    def polled(base: str) -> str | Unavailable:
+        client = OllamaClient(base)
+        try:
+            return client.version()
+        finally:
+            client.close()
+
+    with Scripted(version, _tls_server(certificate)) as upstream:
+        for unusable in ("", str(certificate.with_name("missing.pem"))):
+            monkeypatch.setenv("SSL_CERT_FILE", unusable)
+            for answer in (polled(upstream.base), asyncio.run(ahead(upstream.base))):
+                assert isinstance(answer, Unavailable)
+                assert "certificate" in answer.reason.lower()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert polled(upstream.base) == "0.9.3"
+        assert asyncio.run(ahead(upstream.base)) == {"version": "0.9.3"}
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
