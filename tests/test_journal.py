@@ -174,6 +174,7 @@ FACTS = {
     "signal",
     "main",
     "models",
+    "ours",  # models, too
     "names",
     "mode",
     "digest",
