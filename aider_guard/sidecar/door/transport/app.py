@@ -97,7 +97,8 @@ class DoorApp:
     async def _pass_on(self, caller: Caller, route: Route) -> None:
         begun, complete = await caller.body(MAX_SHOWN_BYTES)
         shown = begun if complete else None
-        forbidden = self._door.attendant.permits(route.upstream, caller.method, route.path, shown)
+        permits = self._door.attendant.permits
+        forbidden = await permits(route.upstream, caller.method, route.path, shown)
         if forbidden is not None:
             await caller.reply(forbidden)
             return
