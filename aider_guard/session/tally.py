@@ -46,6 +46,8 @@ class Tally:
             case RequestFinished():
                 self._open.discard(event.number)
                 self._finished.append(event)
+            case RequestRefused(number=0):
+                pass  # not for text, and not Aider's: a program's that runs inside
             case RequestRefused():
                 self._open.discard(event.number)
                 self._refused = self._refused or event.purpose not in _ON_ITS_OWN

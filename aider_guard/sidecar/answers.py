@@ -105,7 +105,7 @@ def installed_model(entry: object) -> InstalledModel | None:
                 size,
                 _text(more.get("digest")),
                 _detail(more, "quantization_level"),
-                _remote_host(more),
+                remote_host(more),
                 _detail(more, "format"),
             )
     return None
@@ -116,7 +116,7 @@ def model_facts(name: str, answer: dict[str, Any], installed: Installed) -> Mode
     if not answer.keys() & {"model_info", "modelfile", "details"}:
         return None
     listed = find_installed(name, installed)
-    remote = _remote_host(answer)
+    remote = remote_host(answer)
     if remote:
         return stub_facts(name, listed.name if listed else full_name(name), remote)
     architecture = _architecture(name, answer)
@@ -195,7 +195,7 @@ def _detail(answer: Mapping[Any, Any], name: str) -> str:
     return _text(details.get(name)) if isinstance(details, dict) else ""
 
 
-def _remote_host(answer: Mapping[Any, Any]) -> str:
+def remote_host(answer: Mapping[Any, Any]) -> str:
     """Where the model runs; whatever stands in either field, it is not here."""
     model, host = answer.get("remote_model"), answer.get("remote_host")
     if not (model or host):

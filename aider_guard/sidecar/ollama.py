@@ -134,6 +134,18 @@ class OllamaClient:
         shown = self._ask("POST", "/api/show", {"model": name}, timeout_seconds)
         return shown if isinstance(shown, Unavailable) else answers.blob(shown.get("modelfile"))
 
+    def whereabouts(
+        self, name: str, timeout_seconds: float | None = None
+    ) -> str | Unavailable | None:
+        """Where ``/api/show`` says that a model runs: "" for here; None where there is no such model."""
+        if is_cloud_name(name):
+            return Unavailable(f"{name} is a cloud model: its name is not sent")
+        answer = self._exchange("POST", "/api/show", {"model": name}, timeout_seconds)
+        if isinstance(answer, tuple) and answers.says_missing(*answer):
+            return None
+        shown = self._decoded("/api/show", answer)
+        return shown if isinstance(shown, Unavailable) else answers.remote_host(shown)
+
     def cloud_disabled(self, timeout_seconds: float | None = None) -> bool | Unavailable:
         """Whether the server's cloud switch is off (``/api/status``, 0.16.2 and later)."""
         answer = self._exchange("GET", "/api/status", None, timeout_seconds)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import httpx
 import pytest
 from e2e.chatting import ChattingOllama
 from e2e.desk import COUNTABLE, Desk
-from fakes.answering import Raw
+from e2e.doors import OpenDoor, open_door, settings_for
+from fakes.answering import Json, Raw
 from fakes.ollama_models import FakeModel
+
+from aider_guard.core.traffic.events import RequestRefused
 
 SECRET = "the-secret-of-the-house"
 STUB = FakeModel("mine:latest", size_bytes=384, remote_host="https://ollama.com:443")
@@ -63,3 +71,81 @@ def test_an_answer_from_elsewhere_is_broken_off(desk: Desk) -> None:
         assert "It is well" not in screen
         person.type(b"/exit\r")
         assert person.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/api/chat", "not sent: mine runs at https://ollama.com"),
+        ("/api/generate", "not sent: mine runs at https://ollama.com"),
+        ("/v1/chat/completions", "not sent: mine runs at https://ollama.com"),
+        ("/v1/embeddings", "mine would leave this machine"),
+    ],
+)
+@pytest.mark.parametrize("listed", ["before the alias was made", "not at all"])
+def test_an_alias_that_is_not_listed_yet(path: str, said: str, listed: str) -> None:
+    """Made after the list was read, or with an Ollama that could not tell it: asked about before it is sent a word."""
+    server = ChattingOllama(models=(COUNTABLE,))
+    if listed == "not at all":
+        server.script["/api/tags"] = [Json({"error": "starting"}, 503)] * 1000
+    with server, open_door(server.url, settings_for(server.url, "small", 4096)) as door:
+        until(lambda: "/api/tags" in server.paths())
+        if listed != "not at all":
+            assert ask(door, path, "small").status_code == 200
+            asked = len(server.received)
+            assert ask(door, path, "small").status_code == 200
+            new = [request.path for request in server.received[asked:]]
+            assert "/api/show" not in new  # what is known costs nothing
+        server.models = (COUNTABLE, STUB)
+        secret = f"Say hello to {SECRET}."
+        for _ in range(2):
+            assert said in ask(door, path, "mine", secret).text
+        assert not server.sent_out
+        assert not any(SECRET in str(request.body) for request in server.received)
+        assert door.wait_for(RequestRefused).reason == "cloud"
+
+
+def test_nothing_is_fetched_or_sent_away_for_a_program_inside() -> None:
+    """Ollama would ask the host in the name, which may be a text: it hears nothing, unless the network is open."""
+    server = ChattingOllama(models=(COUNTABLE,))
+    name = f"{SECRET}.example.org/x/y"
+    bodies = {
+        "/api/pull": {"model": name, "insecure": True},
+        "/api/push": {"model": name},
+        "/api/create": {"model": "new", "from": name},
+        "/api/web": {"query": SECRET},
+    }
+    with server:
+        settings = settings_for(server.url, "small", 4096)
+        with open_door(server.url, settings) as door:
+            for count, (path, body) in enumerate(bodies.items(), 1):
+                answer = httpx.post(f"{door.url}{path}", json=body, trust_env=False, timeout=20)
+                assert answer.status_code == 403
+                assert answer.json()["error"].startswith("aider-guard: ")
+                assert door.wait_for(RequestRefused, count).reason == "forbidden"
+            asked = [request for request in server.received if SECRET in str(request.body)]
+            assert {request.path for request in asked} <= {"/api/show"}  # whether it is here
+        with open_door(server.url, replace(settings, refuse_cloud=False)) as door:
+            for path, body in bodies.items():
+                httpx.post(f"{door.url}{path}", json=body, trust_env=False, timeout=20)
+            assert set(bodies) <= server.paths()
+
+
+def ask(door: OpenDoor, path: str, model: str, text: str = "Hello.") -> httpx.Response:
+    """A request in the form of that path."""
+    key = {"/api/generate": "prompt", "/v1/embeddings": "input"}.get(path, "messages")
+    said: object = [{"role": "user", "content": text}] if key == "messages" else text
+    body = {"model": model, key: said, "stream": False}
+    with httpx.Client(trust_env=False, timeout=20) as client:
+        answer = client.post(f"{door.url}{path}", json=body)
+    if path == "/v1/embeddings" and answer.status_code == 404:  # the fake has none
+        return httpx.Response(200)
+    return answer
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what another process does."""
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

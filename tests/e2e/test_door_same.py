@@ -38,7 +38,7 @@ ASKED: dict[str, tuple[str, dict[str, Any] | None]] = {
     "OpenAI's models": ("/v1/models", None),
     "version": ("/api/version", None),
     "tags": ("/api/tags", None),
-    "nothing of Ollama's": ("/api/nothing", None),
+    "another method": ("/api/show", None),
 }
 TIMES = (
     (rb'"(\w*_duration|created)":\d+', rb'"\1":0'),

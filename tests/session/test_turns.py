@@ -221,6 +221,13 @@ def test_a_refused_message_is_no_turn(aider: Aider) -> None:
     assert turn.requests == 1
 
 
+def test_what_a_program_inside_is_refused_is_no_message_of_the_user_s(aider: Aider) -> None:
+    """It may be all that is reported of a turn whose requests go past the door."""
+    aider.sends()
+    aider.passes(refuses(0, "other"))
+    assert aider.finished() is not None
+
+
 def test_a_turn_that_was_refused_in_its_middle_is_one(aider: Aider) -> None:
     """The architect was answered, its editor or a commit message was not; a lost request may have been answered."""
     aider.sends()

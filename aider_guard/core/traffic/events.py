@@ -75,7 +75,10 @@ class RequestFinished:
 
 @dataclass(frozen=True)
 class RequestRefused:
-    """The door answered a request itself. ``over_tokens`` is by how much it was too large, ``said`` the answer."""
+    """The door answered a request itself. ``over_tokens`` is by how much it was too large, ``said`` the answer.
+
+    ``number`` is 0 for one that was not for text; its ``model`` is then what it named, or its path.
+    """
 
     number: int
     role: RoleName

@@ -28,27 +28,29 @@ FORMS: Final[Mapping[str, Form]] = {
 }
 """The paths of requests for text."""
 
-_DECODER: Final = json.JSONDecoder()
-
-
-class TooDeepError(ValueError):
-    """A body is nested too deeply to be read here, and might still be read by the server."""
-
 
 def decoded(body: bytes) -> dict[str, Any] | None:
-    """The JSON object of a body as Go's decoder reads it; None where the server would find none either.
+    """The JSON object of a body as Go's decoder reads it; None where it cannot be told what that would read.
 
-    Raises:
-        TooDeepError: it is nested too deeply to say.
+    Besides what is no object that is a number of thousands of digits, what is nested too deeply, and an object with a
+    field twice: of two values Go takes the last, but not if that is ``null``.
     """
     text = body.decode("utf-8", "replace").lstrip(" \t\r\n")
     try:
         value, _ = _DECODER.raw_decode(text)
-    except RecursionError as error:
-        raise TooDeepError from error
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a field is there twice")
+    return fields
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def read(form: Form, body: Mapping[str, Any], settings: DoorSettings, upstream_path: str) -> Asked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from aider_guard.core.traffic.reserve import reply_reserve
 from aider_guard.core.traffic.troubles import Asker, Failure
 from aider_guard.sidecar.door.attendant_account import part_rows
 from aider_guard.sidecar.door.attendant_house import House
+from aider_guard.sidecar.door.attendant_waits import Waits
 from aider_guard.sidecar.door.seam import Call, Reply
 from aider_guard.sidecar.here import is_this_machine
 from aider_guard.sidecar.names import display_base, is_cloud_name
@@ -26,9 +28,12 @@ from aider_guard.sidecar.names import display_base, is_cloud_name
 _NOTHING_TO_EDIT: Final = ("nothing to edit: the request was not answered by a model",)
 
 
-def error(words: str, status: int) -> Reply:
-    """An error in Ollama's form, to a request that wants no text."""
-    return Reply(json.dumps({"error": f"{own.PREFIX}{words}"}).encode("ascii"), status)
+def error(words: str, status: int, path: str = "/api/") -> Reply:
+    """An error in the form of the path's protocol, to a request that wants no text."""
+    said: object = f"{own.PREFIX}{words}"
+    if not path.startswith("/api/"):
+        said = {"message": said, "type": "api_error", "param": None, "code": None}
+    return Reply(json.dumps({"error": said}).encode("ascii"), status)
 
 
 @dataclass(frozen=True)
@@ -43,15 +48,30 @@ class Refusing:
         """To an architect's editor whose instructions are the door's own words. It was told already."""
         return self._said(_NOTHING_TO_EDIT)
 
-    def elsewhere(self) -> Reply | None:
-        """The refusal of a model that does not run here; None for one that does."""
-        if self.call.upstream.kind != "ollama" or not self.house.settings.refuse_cloud:
+    async def elsewhere(self, waits: Waits) -> Reply | None:
+        """The refusal of a model that does not run here, or of which nobody says where it runs; None for others."""
+        if not self.house.settings.refuse_cloud:
             return None
-        for name in cloud.named_models(self.call.path, self.asked.body):
-            host = self.house.services.shelf.remote_host(name)
-            if host or is_cloud_name(name):
+        names = cloud.named_models(self.call.path, self.asked.body)
+        if gone := next(filter(is_cloud_name, names), None):
+            return self._refuse("cloud", cloud.refusal(gone))
+        for name in names:
+            host = await self._where(name, waits)
+            if isinstance(host, Unavailable):
+                return self.failed(Failure("down", host.reason))
+            if host:
                 return self._refuse("cloud", cloud.refusal(name, troubles.printable(host)))
         return None
+
+    async def _where(self, name: str, waits: Waits) -> str | Unavailable | None:
+        """As the shelf says; a server that may be restarting is waited for."""
+        shelf, upstream = self.house.services.shelf, self.call.upstream
+        while isinstance(host := await shelf.where(upstream, name), Unavailable):
+            seconds = waits.for_its_return()
+            if seconds is None:
+                return host
+            await asyncio.sleep(seconds)
+        return host
 
     def answered_elsewhere(self, host: str) -> Reply:
         """What ends the answer of a model that turned out not to run here."""
@@ -90,7 +110,7 @@ class Refusing:
             is_here=is_this_machine(upstream.base),
             window_tokens=settings.window_tokens,
             smaller_windows=settings.smaller_windows,
-            alike=self.house.services.shelf.alike(self.asked.model),
+            alike=self.house.services.shelf.alike(upstream, self.asked.model),
         )
         return self._refuse(failure.reason, troubles.lines(failure, asker))
 
@@ -99,7 +119,7 @@ class Refusing:
     ) -> Reply:
         asked = self.asked
         if asks_for_nothing(asked):
-            return error("; ".join(lines), 403 if reason == "cloud" else 502)
+            return error("; ".join(lines), 403 if reason == "cloud" else 502, self.call.path)
         window = found.window_tokens if found else self.house.window(asked, self.call.upstream)
         refused = RequestRefused(
             self.call.number,

@@ -141,7 +141,7 @@ class OllamaResidency:
         asked for it first were gone.
         """
         settings = self._settings
-        if upstream.kind != "ollama" or settings is None:
+        if not _is_ours(upstream) or settings is None:
             return
         self._running[id(asked)] = self._run(asked)
         if self._errands.is_loading(asked.model, asked_options(asked, settings)):
@@ -156,7 +156,7 @@ class OllamaResidency:
     def ended(self, asked: Asked, upstream: Upstream, load_seconds: float | Unavailable) -> None:
         """A request is over: it is remembered for its head (in memory only), and a reload is told with its cause."""
         running, settings = self._running.pop(id(asked), None), self._settings
-        if upstream.kind != "ollama" or running is None or settings is None:
+        if not _is_ours(upstream) or running is None or settings is None:
             return
         self._last_request_at = self._clock()
         if may_have_head(asked):
@@ -192,8 +192,7 @@ class OllamaResidency:
         settings = self._settings
         if settings is None:
             return ""
-        paths = {one.path for one in settings.upstreams if one.kind == "ollama"}
-        mains = [one.model for one in settings.roles if one.role == "main" and one.path in paths]
+        mains = [one.model for one in settings.roles if one.role == "main" and not one.path]
         return mains[0] if mains else ""
 
     def _run(self, asked: Asked) -> _Running:
@@ -240,3 +239,8 @@ class OllamaResidency:
         due = [one for one in self._residents.all if keeping.is_due(one, reading, now, last)]
         if due:
             self._errands.send(self._warmer.renew(due, settings))
+
+
+def _is_ours(upstream: Upstream) -> bool:
+    """Whether it is the session's own Ollama: an entry of the user's may name another, of which nothing is read."""
+    return upstream.kind == "ollama" and not upstream.path

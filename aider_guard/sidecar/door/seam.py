@@ -116,7 +116,7 @@ class Attendant(Protocol):
     def visit(self, call: Call) -> Visit:
         """A new request for text."""
 
-    def permits(
+    async def permits(
         self, upstream: Upstream, method: str, path: str, body: bytes | None
     ) -> Reply | None:
         """The answer to a request that is not for text but must not be passed on (a question about a cloud model);

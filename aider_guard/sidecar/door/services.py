@@ -68,18 +68,24 @@ class Residency(Protocol):
 
 
 class Shelf(Protocol):
-    """Knows what Ollama has installed (``/api/tags``), as last read: nothing is asked while a request waits."""
+    """Knows what each Ollama has installed (``/api/tags``), as last read."""
 
     def serve(self, settings: DoorSettings) -> None:
         """Read it, and again from time to time, in the background."""
 
-    def remote_host(self, model: str) -> str:
-        """Where a model really runs that only has its name here; "" for a local one, and for one that is not known."""
+    async def where(self, upstream: Upstream, model: str) -> str | Unavailable | None:
+        """Where a model really runs that may only have its name here: "" for here; None for one that is not installed.
 
-    def alike(self, model: str) -> tuple[str, ...]:
+        At once for what is known; else the server is asked, in bounded time. Of a server that is no Ollama it is "".
+        """
+
+    async def look(self, upstream: Upstream, model: str) -> str | Unavailable | None:
+        """The same, as the server says now, whatever is known. Of a server that is no Ollama it is None."""
+
+    def alike(self, upstream: Upstream, model: str) -> tuple[str, ...]:
         """Installed models of a similar name, nearest first; none when nothing is known."""
 
-    def never_truncates(self, model: str) -> bool:
+    def never_truncates(self, upstream: Upstream, model: str) -> bool:
         """Whether it is known to be run by MLX, which refuses what is too long (x/mlxrunner/pipeline.go)."""
 
 
@@ -90,15 +96,19 @@ class NoShelf:
     def serve(self, settings: DoorSettings) -> None:
         """Read nothing."""
 
-    def remote_host(self, model: str) -> str:  # noqa: ARG002  # the protocol's
+    async def where(self, upstream: Upstream, model: str) -> str | Unavailable | None:  # noqa: ARG002  # the protocol's
         """No model is known to run elsewhere."""
         return ""
 
-    def alike(self, model: str) -> tuple[str, ...]:  # noqa: ARG002  # the protocol's
+    async def look(self, upstream: Upstream, model: str) -> str | Unavailable | None:  # noqa: ARG002  # the protocol's
+        """None is known to be there."""
+        return None
+
+    def alike(self, upstream: Upstream, model: str) -> tuple[str, ...]:  # noqa: ARG002  # the protocol's
         """None is known."""
         return ()
 
-    def never_truncates(self, model: str) -> bool:  # noqa: ARG002  # the protocol's
+    def never_truncates(self, upstream: Upstream, model: str) -> bool:  # noqa: ARG002  # the protocol's
         """No model is known to."""
         return False
 

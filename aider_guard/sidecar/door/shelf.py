@@ -1,59 +1,116 @@
-"""What Ollama has installed, read in the background: nobody asks while a request waits."""
+"""What each Ollama has installed, read in the background; only of a name that is not known it is asked."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import DoorSettings
+from aider_guard.core.traffic.kinds import DoorSettings, Upstream
 from aider_guard.sidecar.installed import Installed, find_installed, nearest_names
 from aider_guard.sidecar.lines import start_thread
+from aider_guard.sidecar.names import canonical_name
 from aider_guard.sidecar.ollama import OllamaClient
 
 READ_SECONDS: Final = 30.0
-"""A model that is pulled during the session is known this much later; one that is not known is Ollama's to find."""
+NOT_READ: Final = Unavailable("what is installed is not read yet")
+RETRY_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 10.0
+"""So long may a server take to say where a model runs: on a cold disk it reads the head of its file."""
 
 
 @dataclass
 class TagsShelf:
-    """Implements ``services.Shelf`` by ``/api/tags``."""
+    """One Ollama's, by ``/api/tags``."""
 
     client: OllamaClient
     read_seconds: float = READ_SECONDS
     sleep: Callable[[float], None] = time.sleep
-    _installed: Installed = field(default=Unavailable("not read yet"), init=False)
+    installed: Installed = field(default=NOT_READ, init=False)
+    _looked: dict[str, str] = field(default_factory=dict, init=False)
+    """Where models run that were asked for and are not listed, until the next list."""
     _reading: bool = field(default=False, init=False)
 
-    def serve(self, settings: DoorSettings) -> None:  # noqa: ARG002  # the client's server is the session's
-        """Read it from now on, every half minute."""
+    def begin(self) -> None:
+        """Read it from now on, every half minute, and soon where that failed."""
         if not self._reading:
             self._reading = True
             start_thread("shelf", self._read_for_ever)
 
     def _read_for_ever(self) -> None:
         while True:
-            self.read()
-            self.sleep(self.read_seconds)
+            self.sleep(self.read_seconds if self.read() else RETRY_SECONDS)
 
-    def read(self) -> None:
-        """Read it once. What was read before stays known when the server does not answer."""
+    def read(self) -> bool:
+        """Read it once. What was read before stays known when the server does not answer (False)."""
         answer = self.client.installed()
-        if not isinstance(answer, Unavailable):
-            self._installed = answer
+        if isinstance(answer, Unavailable):
+            return False
+        self.installed, self._looked = answer, {}
+        return True
 
-    def remote_host(self, model: str) -> str:
-        """Where a model really runs that only has its name here; "" for a local one, and for one that is not known."""
-        found = find_installed(model, self._installed)
-        return found.remote_host if found is not None else ""
+    async def where(self, model: str) -> str | Unavailable | None:
+        """Where a model runs: as it is listed, else as it was told, else as the server says now."""
+        found = find_installed(model, self.installed)
+        if found is not None:
+            return found.remote_host
+        told = self._looked.get(canonical_name(model))
+        return await self.look(model) if told is None else told
 
-    def never_truncates(self, model: str) -> bool:
+    async def look(self, model: str) -> str | Unavailable | None:
+        """Where the server says now that a model runs. What is not there may come any moment: that is not kept."""
+        if not model.strip():
+            return None
+        answer = await asyncio.to_thread(self.client.whereabouts, model, LOOK_SECONDS)
+        if isinstance(answer, str):
+            self._looked[canonical_name(model)] = answer
+        return answer
+
+
+def shelf_at(base: str) -> TagsShelf:
+    """The shelf of the Ollama at this address."""
+    return TagsShelf(OllamaClient(base))
+
+
+class Shelves:
+    """Implements ``services.Shelf``: one for each Ollama that the door leads to."""
+
+    def __init__(self, make: Callable[[str], TagsShelf] = shelf_at) -> None:
+        self._make = make
+        self._shelves: dict[str, TagsShelf] = {}
+
+    def serve(self, settings: DoorSettings) -> None:
+        """Read what these have, from now on."""
+        for upstream in settings.upstreams:
+            if upstream.kind == "ollama":
+                self.of(upstream).begin()
+
+    def of(self, upstream: Upstream) -> TagsShelf:
+        """That of one Ollama."""
+        if upstream.base not in self._shelves:
+            self._shelves[upstream.base] = self._make(upstream.base)
+        return self._shelves[upstream.base]
+
+    async def where(self, upstream: Upstream, model: str) -> str | Unavailable | None:
+        """Where a model really runs: "" for here, and on a server that is no Ollama; None for one that is not there."""
+        return await self.of(upstream).where(model) if upstream.kind == "ollama" else ""
+
+    async def look(self, upstream: Upstream, model: str) -> str | Unavailable | None:
+        """The same, as the server says now; None on a server that is no Ollama."""
+        return await self.of(upstream).look(model) if upstream.kind == "ollama" else None
+
+    def never_truncates(self, upstream: Upstream, model: str) -> bool:
         """Whether it is known to be run by MLX, which refuses what is too long (x/mlxrunner/pipeline.go)."""
-        found = find_installed(model, self._installed)
+        found = find_installed(model, self._installed(upstream))
         return found is not None and found.format == "safetensors"
 
-    def alike(self, model: str) -> tuple[str, ...]:
+    def alike(self, upstream: Upstream, model: str) -> tuple[str, ...]:
         """Installed models of a similar name, nearest first; none when nothing is known."""
-        return nearest_names(model, self._installed)
+        return nearest_names(model, self._installed(upstream))
+
+    def _installed(self, upstream: Upstream) -> Installed:
+        shelf = self._shelves.get(upstream.base)
+        return NOT_READ if shelf is None else shelf.installed

@@ -15,7 +15,6 @@ from aider_guard.core.traffic.overflow import Overflow
 from aider_guard.core.traffic.parts import parts
 from aider_guard.core.traffic.reading import (
     FORMS,
-    TooDeepError,
     asks_for_nothing,
     conversation,
     decoded,
@@ -65,15 +64,14 @@ class TextVisit:
     async def begin(self) -> Forward | Reply:
         """Read it; refuse what must not or cannot be answered; else send it on, changed as bodies.sent says."""
         settings, call = self._house.settings, self._call
-        try:
-            body = decoded(call.body)
-        except TooDeepError:
-            return error("the request is nested too deeply to be read", 400)
+        body = decoded(call.body)
+        if body is None and call.body.strip() and settings.refuse_cloud:
+            return error("the request cannot be read", 400, call.path)  # but perhaps by the server
         if body is None:
             return Forward(call.body)  # the server's own error is right
         self._asked = asked = read(FORMS[call.path], body, settings, call.upstream.path)
         self._refusing = refusing = Refusing(call, self._house, asked)
-        if refused := refusing.elsewhere():
+        if refused := await refusing.elsewhere(self._waits):
             return refused
         version = self._house.services.residency.version
         forward = Forward(sent(asked, call.body, settings, call.upstream, version))
@@ -166,7 +164,7 @@ class TextVisit:
             truncation_forbidden=forbids_truncation(asked, settings, upstream, version),
             first_byte_seconds=self._first_byte_seconds,
             log=await services.witness.since(self._mark),
-            never_truncates=services.shelf.never_truncates(asked.model),
+            never_truncates=services.shelf.never_truncates(upstream, asked.model),
         )
         verdict = account.verdict()
         if (tokens := account.measured_tokens(verdict)) is not None:

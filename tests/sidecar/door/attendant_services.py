@@ -108,22 +108,36 @@ class NotingResidency:
 
 @dataclass
 class ListedShelf:
-    """Knows what it is given."""
+    """Knows what it is given; every other name is that of a model here, but for those that are ``absent``."""
 
     remote: dict[str, str] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    silent: bool = False
+    """Whether the server says nothing."""
+    asked: list[str] = field(default_factory=list)
     names: tuple[str, ...] = ()
     mlx: tuple[str, ...] = ()
 
     def serve(self, _settings: DoorSettings) -> None:
         """Nothing is to be read."""
 
-    def remote_host(self, model: str) -> str:
-        return self.remote.get(model, "")
+    async def where(self, upstream: Upstream, model: str) -> str | Unavailable | None:
+        self.asked.append(model)
+        if upstream.kind != "ollama":
+            return ""
+        return await self.look(upstream, model)
 
-    def alike(self, _model: str) -> tuple[str, ...]:
+    async def look(self, upstream: Upstream, model: str) -> str | Unavailable | None:
+        if upstream.kind != "ollama":
+            return None
+        if self.silent:
+            return Unavailable("connection refused")
+        return None if model in self.absent else self.remote.get(model, "")
+
+    def alike(self, _upstream: Upstream, _model: str) -> tuple[str, ...]:
         return self.names
 
-    def never_truncates(self, model: str) -> bool:
+    def never_truncates(self, _upstream: Upstream, model: str) -> bool:
         return model in self.mlx
 
 

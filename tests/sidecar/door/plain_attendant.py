@@ -64,7 +64,7 @@ class PlainAttendant:
         self.calls.append(call)
         return self.visits(call, self.outcomes.append)
 
-    def permits(
+    async def permits(
         self, upstream: Upstream, method: str, path: str, body: bytes | None
     ) -> Reply | None:
         del upstream, method

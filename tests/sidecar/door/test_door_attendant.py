@@ -247,13 +247,21 @@ def test_an_answer_from_elsewhere_ends_before_its_first_word() -> None:
     assert desk.residency.told[-1] == "ended qwen3:8b ?"
 
 
-@pytest.mark.parametrize(
-    ("content", "path"),
-    [(b"no json", "/api/chat"), (b"[]", "/api/generate"), (b"", "/v1/completions")],
-)
+NO_REQUESTS = [
+    (b"no json", "/api/chat"),
+    (b"[]", "/api/generate"),
+    (b"\xef\xbb\xbf{}", "/v1/completions"),
+    (b'{"a":' * 100_000, "/api/chat"),
+    (b'{"x":' + b"9" * 5000 + b',"model":"x:cloud","messages":[]}', "/api/chat"),
+    # Go's decoder leaves a text as it was at null.
+    (b'{"model":"x:cloud","model":null,"messages":[{"role":"user"}]}', "/v1/chat/completions"),
+]
+
+
+@pytest.mark.parametrize(("content", "path"), [*NO_REQUESTS, (b"", "/v1/completions")])
 def test_what_is_no_request_gets_the_servers_own_error(content: bytes, path: str) -> None:
-    """It is passed on as it came, and nothing is told."""
-    desk = Desk()
+    """Where the network is open: it is passed on as it came, and nothing is told. Elsewhere only what is empty is."""
+    desk = Desk(settings(refuse_cloud=not content))
 
     async def story() -> None:
         visit = desk.visit(content, path)
@@ -266,11 +274,40 @@ def test_what_is_no_request_gets_the_servers_own_error(content: bytes, path: str
     assert desk.events == []
 
 
-def test_what_is_nested_too_deeply_is_not_passed_on() -> None:
-    """The server might read a name in it that was not seen here."""
-    reply = run(Desk().visit(b'{"a":' * 100_000).begin())
+@pytest.mark.parametrize(("content", "path"), NO_REQUESTS)
+def test_what_cannot_be_read_is_not_passed_on(content: bytes, path: str) -> None:
+    """The server might read a name in it that was not seen here. The error has the form of the path's protocol."""
+    reply = run(Desk().visit(content, path).begin())
     assert isinstance(reply, Reply)
     assert reply.status == 400
+    said = json.loads(reply.content)["error"]
+    words = said["message"] if path.startswith("/v1/") else said
+    assert words == "aider-guard: the request cannot be read"
+
+
+def test_where_a_model_runs_is_asked_before_it_is_sent_anything() -> None:
+    """A server that says nothing is waited for as one that does not answer at all, and then that is said."""
+    desk = Desk()
+
+    async def story() -> tuple[object, object]:
+        visit = desk.visit(BODY)
+        desk.shelf.silent = True
+        beginning = asyncio.create_task(visit.begin())
+        while not desk.shelf.asked:
+            await asyncio.sleep(0)
+        desk.shelf.silent = False
+        back = await beginning
+        desk.shelf.silent, never = True, desk.visit(BODY)
+        ending = asyncio.create_task(never.begin())
+        while len(desk.shelf.asked) < 3:
+            await asyncio.sleep(0)
+        desk.now += 4
+        return back, await ending
+
+    back, never = run(story())
+    assert isinstance(back, Forward)
+    assert text_of(never).startswith("aider-guard: Ollama does not answer at http://127.0.0.1")
+    assert desk.named() == ["RequestStarted", "RequestRefused"]
 
 
 def test_loading_and_unloading_are_not_told() -> None:
@@ -545,30 +582,132 @@ def test_requests_for_text_are_attended(
     [
         ("GET", "/api/tags", b"", True),
         ("GET", "/api/version", b"", True),
+        ("HEAD", "/api/blobs/sha256:1", b"", True),
         ("POST", "/api/show", b'{"name":"qwen3:8b"}', True),
         ("POST", "/api/show", b'{"name":"x:cloud"}', False),
         ("POST", "/api/show", b'{"name":"stub"}', True),
+        ("POST", "/api/embed", b'{"model":"qwen3:8b"}', True),
         ("POST", "/api/embed", b'{"model":"stub"}', False),
+        ("POST", "/api/copy", b'{"source":"stub","destination":"mine"}', False),
+        # Whatever it names: Ollama asks the host in the name, and where it says, another one.
         ("POST", "/api/pull", b'{"model":"x:120b-cloud"}', False),
-        ("POST", "/api/pull", b'{"model":"qwen3:8b"}', True),
+        ("POST", "/api/pull", b'{"model":"qwen3:8b"}', False),
+        ("POST", "/api/pull", b'{"model":"a-secret.example/x/y","insecure":true}', False),
         ("POST", "/api/push", b'{"model":"qwen3:8b"}', False),
+        ("POST", "/api/create", b'{"model":"new","from":"qwen3:8b"}', True),
+        ("POST", "/api/create", b'{"model":"new","files":{"a.gguf":"sha256:1"}}', True),
+        ("POST", "/api/create", b'{"model":"new","From":"absent.example/x/y"}', False),
+        ("POST", "/api/create", b'{"model":"new","from":"stub"}', False),
+        ("POST", "/api/create", b'{"model":"new","from":"x","remote_host":"a.b"}', False),
+        ("POST", "/api/create", b'{"name":"new","modelfile":"FROM absent.example/x/y"}', False),
+        ("POST", "/v1/responses", b'{"model":"qwen3:8b"}', True),
         ("POST", "/v1/responses", b'{"model":"x:cloud"}', False),
         ("POST", "/v1/responses", None, False),
+        ("POST", "/v1/messages", b'{"model":"m","tools":[{"type":"web_search_2"}]}', False),
+        ("POST", "/v1/messages", b'{"model":"m","tools":[{"name":"web_search"}]}', True),
         ("POST", "/api/blobs/sha256:1", None, True),
         ("GET", "/v1/models/x:cloud", b"", False),
-        ("POST", "/api/show", b'{"a":' * 100_000, False),
+        ("GET", "/v1/models/qwen3:8b", b"", True),
         ("POST", "/api/chat/", b'{"Model":"x:cloud"} trailing', False),
+        ("POST", "/api/some_day", b"{}", False),
     ],
 )
 def test_what_would_leave_the_machine_is_not_passed_on(
     method: str, path: str, content: bytes | None, permitted: bool
 ) -> None:
-    """By name, or by what the path does; unless the network is open, or the server is no Ollama."""
+    """By name, or by what the path does; unless the network is open. Each refusal is told."""
     desk = Desk()
     desk.shelf.remote = {"stub": "https://ollama.com:443"}
-    found = desk.attendant.permits(prompts.OLLAMA, method, path, content)
+    desk.shelf.absent = ("absent.example/x/y",)
+
+    def judged() -> Reply | None:
+        return run(desk.attendant.permits(prompts.OLLAMA, method, path, content))
+
+    found = judged()
     assert (found is None) is permitted
     assert found is None or found.status == 403
-    assert desk.attendant.permits(LOCAL, method, path, content) is None
+    assert desk.named() == ([] if permitted else ["RequestRefused"])
     desk.settings = settings(refuse_cloud=False)
-    assert desk.attendant.permits(prompts.OLLAMA, method, path, content) is None
+    assert judged() is None
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "words"),
+    [
+        ("/api/pull", b'{"model":"m"}', "run `ollama pull m` in another terminal"),
+        ("/api/pull", b'{"name":"a\\u001bb"}', "a?b is not fetched from inside a session"),
+        ("/api/create", b'{"model":"n","from":"gone"}', "run `ollama pull gone` in another"),
+        ("/v1/none", b"", "/v1/none is not known to stay on this machine"),
+    ],
+)
+def test_a_refusal_says_what_to_do(path: str, content: bytes, words: str) -> None:
+    """In the form of the path's protocol, and in the journal by its model or path."""
+    desk = Desk()
+    desk.shelf.absent = ("gone",)
+    found = run(desk.attendant.permits(prompts.OLLAMA, "POST", path, content))
+    assert found is not None
+    said = json.loads(found.content)["error"]
+    said = said["message"] if path.startswith("/v1/") else said
+    assert said.startswith("aider-guard: ")
+    assert words in said
+    (refused,) = desk.events
+    assert isinstance(refused, RequestRefused)
+    assert (refused.number, refused.reason) == (0, "forbidden")
+    assert refused.model.isprintable()
+
+
+def test_what_cannot_be_judged_is_not_passed_on() -> None:
+    """A body that nobody can read, and a name of which the server does not say where it runs."""
+    desk = Desk()
+
+    def status(path: str, content: bytes) -> int:
+        found = run(desk.attendant.permits(prompts.OLLAMA, "POST", path, content))
+        return 200 if found is None else found.status
+
+    for content, _ in NO_REQUESTS:
+        assert status("/api/show", content) == 400
+    desk.shelf.silent = True
+    assert status("/api/embed", b'{"model":"m"}') == 502
+    assert status("/api/create", b'{"model":"n","from":"m"}') == 502
+    assert status("/api/show", b'{"model":"m"}') == 200
+
+
+@pytest.mark.parametrize("again", ["base", "BASE:latest", "library/base", "base:local"])
+def test_a_model_is_not_deleted_under_the_one_that_is_made_from_it(again: str) -> None:
+    """Nor the other way round: what is gone by then, Ollama would fetch."""
+    delete, create = json.dumps({"model": again}), json.dumps({"model": "new", "from": again})
+    told = (("/api/create", b'{"model":"new","from":"base"}'), ("/api/delete", b'{"model":"base"}'))
+    for first, second in ((told[0], delete), (told[1], create)):
+        desk = Desk()
+        assert run(desk.attendant.permits(prompts.OLLAMA, "POST", *first)) is None
+        path = "/api/delete" if second is delete else "/api/create"
+        found = run(desk.attendant.permits(prompts.OLLAMA, "POST", path, second.encode()))
+        assert found is not None
+        assert found.status == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "permitted"),
+    [
+        ("/embeddings", b'{"model":"m"}', True),
+        ("/embeddings", None, True),
+        ("/embeddings", b'{"model":"x:cloud"}', False),
+        ("/tokenize", b"not json", True),
+        ("/api/pull", b'{"model":"m"}', False),
+        ("/api/create", b'{"model":"n","from":"m"}', False),
+    ],
+)
+def test_another_local_server_may_be_an_ollama(
+    path: str, content: bytes | None, permitted: bool
+) -> None:
+    """What only an Ollama would carry out is not passed on there either."""
+    desk = Desk()
+    found = run(desk.attendant.permits(LOCAL, "POST", path, content))
+    assert (found is None) is permitted
+
+
+def test_a_cloud_s_model_is_asked_on_no_server() -> None:
+    """An Ollama may be named as a server that speaks OpenAI's protocol."""
+    content = json.dumps({"model": "x:cloud", "messages": CHAT}).encode()
+    reply = run(Desk().visit(content, "/chat/completions", LOCAL).begin())
+    assert "this session stays on this machine" in text_of(reply)

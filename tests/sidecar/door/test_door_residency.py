@@ -374,18 +374,28 @@ def test_nothing_is_warmed_while_a_request_runs() -> None:
     asyncio.run(story())
 
 
-def test_other_servers_are_left_alone() -> None:
-    """Only Ollama loads and unloads."""
+@pytest.mark.parametrize("kind", ["openai", "ollama"])
+def test_other_servers_are_left_alone(kind: Any) -> None:
+    """Only the session's Ollama is told to load and keep anything; not for a model of that name on another one."""
 
     async def story() -> None:
         async with house(roles=[("editor", EDITOR.name)]) as home:
-            home.residency.warm()
-            other = Upstream("v1", "http://127.0.0.1:1", "openai")
+            other = Upstream("other", "http://127.0.0.1:1", kind)
+            home.residency.serve(
+                replace(
+                    home.settings,
+                    upstreams=(home.upstream, other),
+                    roles=(DoorRole("main", MAIN.name, other.path),),
+                )
+            )
             asked = home.asked()
             await home.residency.begins(asked, other)
             home.residency.ended(asked, other, 9.0)
-            await home.reads()
+            await _idle(home, RENEW_SECONDS + 1)
+            home.residency.warm()
+            assert not home.residency._errands.busy
             assert home.seen == []
+            assert home.loads() == []
 
     asyncio.run(story())
 

@@ -40,7 +40,7 @@ from aider_guard.sidecar.door.counts import PromptCounts
 from aider_guard.sidecar.door.residency import OllamaResidency
 from aider_guard.sidecar.door.seam import Call
 from aider_guard.sidecar.door.services import Services
-from aider_guard.sidecar.door.shelf import TagsShelf
+from aider_guard.sidecar.door.shelf import Shelves, TagsShelf
 from aider_guard.sidecar.door.transport.caller import Caller
 from aider_guard.sidecar.door.visit import TextVisit
 from aider_guard.sidecar.door.witness import LogWitness
@@ -107,7 +107,7 @@ def house(folder: Path) -> Iterator[House]:
         shelf = TagsShelf(client)
         shelf.read()
         home = House(ollama, OllamaResidency(client, told.append), told)
-        services = Services(counts, witness, home.residency, shelf)
+        services = Services(counts, witness, home.residency, Shelves(lambda _base: shelf))
 
         def on_open(settings: DoorSettings) -> None:
             home.loop = asyncio.get_running_loop()

@@ -188,6 +188,22 @@ def test_the_attendant_may_forbid_what_is_not_for_text() -> None:
     assert seen == [("/api/show", b'{"model":"x:cloud"}'), ("/api/tags", b"")]
 
 
+@pytest.mark.parametrize("coding", ["gzip", "zstd", "identity, br"])
+@pytest.mark.parametrize("path", ["api/chat", "api/show", "v1/responses"])
+def test_a_body_in_a_coding_is_not_taken(coding: str, path: str) -> None:
+    """Nobody here could read it, and some servers can."""
+    attendant = PlainAttendant()
+    with FakeOllama() as ollama, door_to(attendant, ollama.url) as door:
+        for named, status in ((coding, 415), ("Identity", 200)):
+            headers = {"Content-Encoding": named}
+            content = b'{"model":"qwen3:8b","messages":[]}'
+            answer = httpx.post(
+                f"{door.base}/{path}", content=content, headers=headers, trust_env=False
+            )
+            assert (answer.status_code == 415) is (status == 415)
+        assert len(ollama.received) == 1
+
+
 def test_a_call_carries_the_whole_request() -> None:
     """What an attendant decides by."""
     attendant = PlainAttendant()

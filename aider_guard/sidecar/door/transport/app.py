@@ -11,7 +11,12 @@ from aider_guard.sidecar.door.seam import Call, Door
 from aider_guard.sidecar.door.transport.answers import BUG, FORBIDDEN, problem, tell_bug
 from aider_guard.sidecar.door.transport.attending import attend
 from aider_guard.sidecar.door.transport.caller import Caller, GoneError
-from aider_guard.sidecar.door.transport.headers import RawHeaders, body_length, to_upstream
+from aider_guard.sidecar.door.transport.headers import (
+    RawHeaders,
+    body_length,
+    is_coded,
+    to_upstream,
+)
 from aider_guard.sidecar.door.transport.passing import pass_on
 from aider_guard.sidecar.door.transport.routes import Route, find_route
 from aider_guard.sidecar.door.transport.upstream import Question, Upstreams
@@ -25,6 +30,8 @@ MAX_SHOWN_BYTES: Final = 1024 * 1024
 _TOO_LARGE: Final = problem(
     f"a request of more than {MAX_ATTENDED_BYTES // 1024**2} MiB is not taken", 413
 )
+_CODED: Final = problem("a request in a content coding is not taken", 415)
+"""Some versions of Ollama would read it (zstd), but nobody here could."""
 
 
 class DoorApp:
@@ -55,6 +62,8 @@ class DoorApp:
         route = find_route(raw_path, self._door.settings())
         if route is None:
             await caller.reply(FORBIDDEN)
+        elif is_coded(caller.headers):
+            await caller.reply(_CODED)
         elif self._door.attendant.attends(route.upstream, caller.method, route.path):
             await self._attend(caller, route)
         else:
@@ -88,7 +97,8 @@ class DoorApp:
     async def _pass_on(self, caller: Caller, route: Route) -> None:
         begun, complete = await caller.body(MAX_SHOWN_BYTES)
         shown = begun if complete else None
-        forbidden = self._door.attendant.permits(route.upstream, caller.method, route.path, shown)
+        permits = self._door.attendant.permits
+        forbidden = await permits(route.upstream, caller.method, route.path, shown)
         if forbidden is not None:
             await caller.reply(forbidden)
             return

@@ -79,3 +79,10 @@ def body_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
         return None
     length = found.get(b"content-length", b"0")
     return int(length) if length.isdigit() else None
+
+
+def is_coded(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request says that its body is in a coding, and not as it is (RFC 9110 8.4)."""
+    codings = [value for name, value in headers if name.lower() == b"content-encoding"]
+    words = (word.strip().lower() for value in codings for word in value.split(b","))
+    return any(word not in (b"", b"identity") for word in words)
