@@ -13,6 +13,7 @@ from e2e.box import TESTS, Box
 from e2e.leaks import SMALL
 from e2e.people import Guarded, Onlooker
 from e2e.world import DATAGRAMS, OUTSIDE, SECRET, SERVICE
+from session.ptys import PATIENT
 
 from aider_guard.demo.layout import Rig
 
@@ -124,6 +125,7 @@ class Seat:
             "AIDER_GUARD_STATE_DIR": str(self.home / "state"),
             "AIDER_GUARD_TEST_NO_LAYER": NOT_TRIED[layer],
             "OLLAMA_API_BASE": self.world.ollama,
+            **PATIENT,
         }
 
     def command(self, *words: str) -> list[str]:

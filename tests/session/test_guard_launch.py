@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fakes.ollama_server import FakeModel, FakeOllama, Hang, Json, Raw
 from session.guards import NOTICE, Place, prompts
-from session.ptys import child
+from session.ptys import PATIENT, child
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 LAUNCH_REFUSED = 78
@@ -30,10 +31,14 @@ def journal(place: Place, event: str) -> list[dict[str, Any]]:
 
 
 def run(
-    place: Place, *arguments: str, options: tuple[str, ...] = (), shows: int = 1
+    place: Place,
+    *arguments: str,
+    options: tuple[str, ...] = (),
+    shows: int = 1,
+    env: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
     command = place.guarded(*arguments, options=options)
-    with place.person(prompts(shows), command) as person:
+    with place.person(prompts(shows), command, env=env) as person:
         return person.finish(), bytes(person.shown).decode()
 
 
@@ -111,7 +116,7 @@ def test_a_bad_ollama_does_not_hold_the_launch_up(tmp_path: Path, answer: Any) -
         )
         place = Place.make(tmp_path / "place", ollama=ollama.url)
         began = time.monotonic()
-        status, shown = run(place, *MODEL)
+        status, shown = run(place, *MODEL, env=dict.fromkeys(PATIENT, ""))
         seconds = time.monotonic() - began
     assert status == 0
     assert shown.count(NOTICE.decode()) == 1
