@@ -44,7 +44,7 @@ def test_the_sidecar_is_killed_in_the_middle_of_an_answer(desk: Desk, slow: Chat
         assert events.index("sidecar_lost") < events.index("turn_finished")
         person.type(b"/exit\r")
         assert person.end() == 0
-        assert not person.left()
+        person.wait_for_none_left()
     typed = (desk.repo / ".aider.input.history").read_text()
     assert "+Count, please.\n" in typed
     assert "+Thank you.\n" in typed
