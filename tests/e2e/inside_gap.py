@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import select
+import selectors
 import socket
 import subprocess
 import sys
@@ -90,7 +91,9 @@ class Session:
 
     def _brings_something(self) -> bool:
         """Serve what has come, or comes within a silence; False when nothing did, however slow the machine is."""
-        ready, _, _ = select.select([self._loop._selector.fileno()], [], [], SILENCE_SECONDS)
+        selector = self._loop._selector
+        assert isinstance(selector, selectors.EpollSelector)
+        ready, _, _ = select.select([selector], [], [], SILENCE_SECONDS)
         self._loop.run_once(0)
         return bool(ready)
 
