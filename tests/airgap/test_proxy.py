@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import socket
 import struct
@@ -148,6 +149,7 @@ class Proxy:
 
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
+    gc.collect()  # what earlier tests left open is closed now, and not in between
     before = open_files()
     with ExitStack() as stack:
         yield Proxy(stack)
