@@ -123,7 +123,7 @@ class Proxy:
         self.proxy.tidy()
 
     def client(self) -> socket.socket:
-        client = socket.create_connection(("127.0.0.1", self.port), timeout=5)
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=20)
         return self._stack.enter_context(client)
 
     def turn(self, rounds: int = 4) -> None:
@@ -142,7 +142,7 @@ class Proxy:
             turning.start()
             yield
             theirs.send(b"x")
-            turning.join(5)
+            turning.join(20)
             self.loop.forget(ours.fileno())
         assert not turning.is_alive()
 

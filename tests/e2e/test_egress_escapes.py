@@ -21,7 +21,7 @@ from e2e.world import DAEMON
 
 from aider_guard.demo.layout import Rig
 
-_CAP_SECONDS = 30.0
+_CAP_SECONDS = 60.0
 _MANY_ROUNDS = 25
 
 every_layer = pytest.mark.parametrize("layer", LAYERS)

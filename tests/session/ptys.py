@@ -28,7 +28,7 @@ CHILDREN = Path(__file__).parent / "children"
 PYTHON = (sys.executable, "-I", "-S")
 """Starts in a few milliseconds; the children need the standard library only."""
 MINI_GUARD = (sys.executable, str(CHILDREN / "mini_guard.py"))
-CAP_SECONDS = 20.0
+CAP_SECONDS = 60.0
 """No wait takes longer; what was shown until then is in the failure."""
 
 PATIENT = {"AIDER_GUARD_TEST_WAIT_SECONDS": "15"}

@@ -243,8 +243,13 @@ def test_idle_is_idle() -> None:
     with Person([*GUARD, *child("echo_raw", 1)]) as person:
         person.until(b"READY")
         guard = psutil.Process(person.process.pid)
-        before = sum(guard.num_ctx_switches())
-        person.pump(seconds=1)
-        assert sum(guard.num_ctx_switches()) - before < 5  # the last of its start, at most
+
+        def switches_in_a_second() -> int:
+            before = sum(guard.num_ctx_switches())
+            person.pump(seconds=1)
+            return sum(guard.num_ctx_switches()) - before
+
+        # The last of its start comes as late as a busy machine lets it.
+        assert any(switches_in_a_second() < 5 for _ in range(3))
         person.type(b"x")
         assert person.finish() == 0

@@ -188,7 +188,7 @@ def test_answers_requests(driver: FakeDriver) -> None:
         unloaded = running.next(ModelsUnloaded)
         assert (unloaded.names, unloaded.freed_bytes) == (("qwen3:8b",), 18 * GIB)
         running.send(StopSidecar())
-        assert running.process.wait(5) == 0
+        assert running.process.wait(CAP_SECONDS) == 0
 
 
 def test_surveys_the_server() -> None:
@@ -280,5 +280,5 @@ def test_the_terminals_interrupt_does_not_print(capfd: pytest.CaptureFixture[str
     with FakeOllama() as ollama, sidecar(ollama.url) as running:
         running.next(MemoryRead)
         running.process.send_signal(signal.SIGINT)
-        assert running.process.wait(5) == 0
+        assert running.process.wait(CAP_SECONDS) == 0
     assert "Traceback" not in capfd.readouterr().err
