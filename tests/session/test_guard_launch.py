@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,9 +12,12 @@ from fakes.ollama_server import FakeModel, FakeOllama, Hang, Json, Raw
 from session.guards import NOTICE, Place, prompts
 from session.ptys import PATIENT, child
 
+from aider_guard.config import Config
+from aider_guard.launch.aider import Aider
+from aider_guard.session.planning import Planner
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 LAUNCH_REFUSED = 78
 MODEL = ("--model", "ollama_chat/qwen3:8b")
@@ -123,6 +127,16 @@ def test_a_bad_ollama_does_not_hold_the_launch_up(tmp_path: Path, answer: Any) -
     (chosen,) = journal(place, "models_chosen")
     assert chosen["window_tokens"] == 8192
     assert seconds < 20  # nobody waited for the sidecar's own limit, on a busy machine either
+
+
+@pytest.mark.parametrize(
+    ("environment", "seconds"), [({}, 1.5), (dict.fromkeys(PATIENT, ""), 1.5), (PATIENT, 15)]
+)
+def test_only_tests_have_it_wait_longer(environment: dict[str, str], seconds: float) -> None:
+    """By a variable that no user has."""
+    aider = Aider("/bin/aider", ("/bin/python",))
+    planner = Planner(Config(), aider, environment, refusing="", state_dir=Path())
+    assert planner.patience_seconds(1.5) == seconds
 
 
 def test_what_was_learned_and_cannot_be_read_costs_nothing(place: Place) -> None:
