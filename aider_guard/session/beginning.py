@@ -108,7 +108,7 @@ class Beginning:
         others = self._planner.others(settings)
         if self._watcher.send(requests.SurveyServer(names, others=others)):
             self._expected = frozenset(names)
-            self._loop.at(DEADLINE, self._clock() + _WAIT_SECONDS)
+            self._loop.at(DEADLINE, self._clock() + self._planner.patience_seconds(_WAIT_SECONDS))
         else:
             self.answer()
 

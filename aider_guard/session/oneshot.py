@@ -154,7 +154,9 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unat
     """Let Aider begin. Raises LaunchRefusedError when it must not."""
     from aider_guard.launch.surroundings import read_memory
 
-    memory = read_memory(patience_seconds=_MEMORY_SECONDS)  # while Aider imports what it needs
+    memory = read_memory(  # while Aider imports what it needs
+        patience_seconds=planner.patience_seconds(_MEMORY_SECONDS)
+    )
     with channel.makefile("rb") as lines:
         question = lines.readline()
     if not question.endswith(b"\n"):
@@ -218,6 +220,8 @@ def _survey(planner: Planner, settings: AiderSettings | Unavailable) -> ServerRe
     client = OllamaClient(planner.server(settings))
     try:
         others = planner.others(settings)
-        return survey(client, names, others=others, within_seconds=_SURVEY_SECONDS)
+        return survey(
+            client, names, others=others, within_seconds=planner.patience_seconds(_SURVEY_SECONDS)
+        )
     finally:
         client.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from aider_guard import paths
 from aider_guard.config import Config
@@ -23,6 +24,9 @@ from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings
 from aider_guard.session.border import Border
 from aider_guard.session.listening import Listening
+
+_SWITCH: Final = "AIDER_GUARD_TEST_WAIT_SECONDS"
+"""How long Ollama and the memory are waited for at most, where this is named: tests on a busy machine wait longer."""
 
 
 @dataclass
@@ -47,6 +51,10 @@ class Planner:
     def first_server(self) -> str:
         """Where Ollama probably is, before Aider has said anything."""
         return ollama_address(self.config, Unavailable("not said yet"), self.environment)
+
+    def patience_seconds(self, usual: float) -> float:
+        """How long to wait for what is read before Aider begins: the *usual* time."""
+        return float(self.environment.get(_SWITCH) or usual)
 
     def may_ask(self, settings: AiderSettings) -> bool:
         """Whether anything may be sent there: to this machine, or where the user said himself."""

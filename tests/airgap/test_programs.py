@@ -144,7 +144,10 @@ import os, socket, sys
 if sys.argv[2] == "daemon":
     if os.fork(): os._exit(0)
     os.setsid()
+    parent = os.getpid()
     if os.fork(): os._exit(0)
+    while os.getppid() == parent:  # it has left the tree when its parent has gone
+        os.sched_yield()
 elif sys.argv[2] == "child":
     if os.fork():
         os.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import socket
 import struct
@@ -122,7 +123,7 @@ class Proxy:
         self.proxy.tidy()
 
     def client(self) -> socket.socket:
-        client = socket.create_connection(("127.0.0.1", self.port), timeout=5)
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=20)
         return self._stack.enter_context(client)
 
     def turn(self, rounds: int = 4) -> None:
@@ -141,13 +142,14 @@ class Proxy:
             turning.start()
             yield
             theirs.send(b"x")
-            turning.join(5)
+            turning.join(20)
             self.loop.forget(ours.fileno())
         assert not turning.is_alive()
 
 
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
+    gc.collect()  # what earlier tests left open is closed now, and not in between
     before = open_files()
     with ExitStack() as stack:
         yield Proxy(stack)

@@ -24,7 +24,7 @@ ALLOW = (
     " kernel.apparmor_restrict_unprivileged_userns=0 (those that exist); in a container, run it with"
     " --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
 )
-_END_SECONDS = 10.0
+_END_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

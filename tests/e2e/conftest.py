@@ -11,6 +11,7 @@ import httpx
 import pytest
 from e2e.desk import Desk
 from e2e.emptying import empty
+from session.ptys import PATIENT
 
 from aider_guard.demo.ollama_server import PrivateOllama, private_ollama
 from aider_guard.demo.rig import ensure_rig
@@ -87,6 +88,7 @@ def desk(rig: Rig, sample_repo: Path, tmp_path: Path) -> Desk:
         "LANG": "C.UTF-8",
         "TERM": "xterm-256color",
         "AIDER_GUARD_STATE_DIR": str(tmp_path / "state"),
+        **PATIENT,
     }
     return Desk(rig.aider_command, sample_repo, env)
 
@@ -103,4 +105,5 @@ def aider_env(ollama: PrivateOllama, tmp_path: Path) -> dict[str, str]:
         "TERM": "xterm-256color",
         "AIDER_GUARD_STATE_DIR": str(tmp_path / "state"),
         "OLLAMA_API_BASE": ollama.url,
+        **PATIENT,
     }

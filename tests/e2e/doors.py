@@ -17,7 +17,7 @@ from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
 from aider_guard.session.sidecar import SidecarProcess, sidecar_command
 
 TOKEN = "a-secret-of-the-session"
-CAP_SECONDS = 20.0
+CAP_SECONDS = 60.0
 Kind = TypeVar("Kind")
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from e2e.box import TESTS, Box
 from e2e.leaks import SMALL
-from e2e.people import Guarded, Onlooker
+from e2e.people import PATIENCE_SECONDS, Guarded, Onlooker
 from e2e.world import DATAGRAMS, OUTSIDE, SECRET, SERVICE
+from session.ptys import PATIENT
 
 from aider_guard.demo.layout import Rig
 
@@ -27,7 +28,6 @@ LOOPED = (
     f"127.0.0.1:{SERVICE}",
 )
 """Where the program that does not give up wants to go."""
-_CAP_SECONDS = 60.0
 _REACH = f"""
 import socket, sys
 for word in sys.argv[1:]:
@@ -124,6 +124,7 @@ class Seat:
             "AIDER_GUARD_STATE_DIR": str(self.home / "state"),
             "AIDER_GUARD_TEST_NO_LAYER": NOT_TRIED[layer],
             "OLLAMA_API_BASE": self.world.ollama,
+            **PATIENT,
         }
 
     def command(self, *words: str) -> list[str]:
@@ -145,7 +146,7 @@ class Seat:
             capture_output=True,
             text=True,
             check=False,
-            timeout=_CAP_SECONDS,
+            timeout=PATIENCE_SECONDS,
         )
 
     def reach(self, *places: str) -> str:

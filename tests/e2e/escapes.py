@@ -226,10 +226,12 @@ ROUNDS = (
 import signal
 rounds = os.open(sys.argv[1], os.O_WRONLY)
 for number in range(1_000_000):
+    if not os.path.exists(sys.argv[1]):
+        break
     out()
     os.write(rounds, b".")
     if sys.argv[2] == "itself" and number == 5:
         os.kill(GUARD, signal.SIGKILL)
 """
 )
-"""Goes on to try, each round a byte to the pipe of its first argument, until nobody reads that any more."""
+"""Goes on to try, each round a byte to the pipe of its first argument, until that is removed or nobody reads it."""

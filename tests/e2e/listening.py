@@ -22,7 +22,7 @@ OURSELVES: dict[int, str | bytes] = {
 }
 """Where the world's own connections come from."""
 _FIRST_BYTES = 256 * 1024
-_PATIENCE_SECONDS = 1.0
+_PATIENCE_SECONDS = 8.0
 _LOOK_SECONDS = 10.0
 _QUEUE = 256
 _TCP_FASTOPEN = 23  # linux/tcp.h

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyte
-from session.ptys import Person
+from session.ptys import PATIENT, Person
 
 from aider_guard.session.offer import DEAF_SECONDS
 
@@ -34,7 +34,7 @@ class Onlooker(Person):
         self.screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
         self._seen = 0
-        super().__init__(argv, size=(rows, columns, 0, 0), env=env, cwd=str(cwd))
+        super().__init__(argv, size=(rows, columns, 0, 0), env={**PATIENT, **env}, cwd=str(cwd))
 
     def pump(self, data: memoryview | bytes = b"", *, look: bool = True, seconds: float = 1) -> int:
         """As a Person does; what came is drawn, query by query, and each query is answered."""
@@ -126,8 +126,9 @@ class Guarded(Onlooker):
     def journal(self, event: str = "") -> list[dict[str, Any]]:
         """The journal's lines so far, of one event or of all."""
         path = self.folder() / "journal.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        found = [json.loads(line) for line in lines]
+        written = path.read_text() if path.exists() else ""
+        whole = written[: written.rfind("\n") + 1]  # the last one may be being written
+        found = [json.loads(line) for line in whole.splitlines()]
         return [line for line in found if event in ("", line["event"])]
 
     def wait_for_event(
@@ -160,20 +161,22 @@ class Guarded(Onlooker):
         """Say something that changes the chat's files; the reading that the hidden /tokens then gives."""
         probes = len(self.journal("context_read"))
         self.ask(line)
-        reading: dict[str, Any] = self.wait_for_event("context_read", probes + 1)["reading"]
-        return reading
+        return self.wait_for_reading(after=probes)
+
+    def wait_for_reading(self, *, after: int = 0) -> dict[str, Any]:
+        """Look until a hidden /tokens was read, later than so many attempts; one that takes too long is made again."""
+
+        def readings() -> list[dict[str, Any]]:
+            found = [line["reading"] for line in self.journal("context_read")[after:]]
+            return [reading for reading in found if "total_tokens" in reading]
+
+        self.wait_for(lambda: bool(readings()))
+        return readings()[0]
 
     def wait_out_the_deaf_moment(self) -> None:
         """Keys in the first moment of an offer were typed for the Aider that died, and are not taken."""
         since = time.monotonic()
         self.wait_for(lambda: time.monotonic() - since > 2 * DEAF_SECONDS)
-
-    def wait_for_none_left(self, seconds: float = 20.0) -> None:
-        """Wait until no process of this person's runs."""
-        deadline = time.monotonic() + seconds
-        while left := self.left():
-            assert time.monotonic() < deadline, f"still running: {left}"
-            self.pump(seconds=0.05)
 
     def aider_pid(self) -> int:
         """The Aider that was started last."""

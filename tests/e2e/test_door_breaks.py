@@ -9,11 +9,14 @@ from collections.abc import Iterator
 import pytest
 from e2e.chatting import ChattingOllama
 from e2e.desk import COUNTABLE, Desk, wait_until
+from e2e.people import PATIENCE_SECONDS
 from fakes.ollama_chat import Talking
 from fakes.ollama_runners import Speed
 
 WORDS = " ".join(f"word{number}" for number in range(40))
-AT_ONCE_SECONDS = 2.0
+AT_ONCE_SECONDS = 15.0
+"""Far less than what is broken off would take; Aider's own ^C takes it seconds on a busy machine."""
+LONG = " ".join(f"word{number}" for number in range(1200))
 
 
 @pytest.fixture
@@ -44,23 +47,23 @@ def test_the_sidecar_is_killed_in_the_middle_of_an_answer(desk: Desk, slow: Chat
         assert events.index("sidecar_lost") < events.index("turn_finished")
         person.type(b"/exit\r")
         assert person.end() == 0
-        assert not person.left()
+        person.wait_for_none_left()
     typed = (desk.repo / ".aider.input.history").read_text()
     assert "+Count, please.\n" in typed
     assert "+Thank you.\n" in typed
 
 
 def test_ctrl_c_ends_the_answer_at_ollama(desk: Desk, slow: ChattingOllama) -> None:
-    """The connection to Ollama is closed at once, and the session goes on."""
+    """The connection to Ollama is closed at once, not at the answer's end in two minutes, and the session goes on."""
+    slow.talking.says = LONG
     with desk.session(slow.url) as person:
         person.wait_for_prompt()
         person.say("Count, please.")
         person.wait_for(r"word3\b")
         person.type(b"\x03")
-        seconds = wait_until(person, lambda: bool(slow.cancelled), AT_ONCE_SECONDS)
-        assert seconds < AT_ONCE_SECONDS
+        wait_until(person, lambda: bool(slow.cancelled), AT_ONCE_SECONDS)
         person.wait_for_prompt(2)
-        assert "word39" not in person.text()
+        assert "word1199" not in person.text()
         finished = person.wait_for_event("request_finished")
         assert finished["outcome"] == "cancelled"
         slow.talking.says = "It is well."
@@ -72,13 +75,13 @@ def test_ctrl_c_ends_the_answer_at_ollama(desk: Desk, slow: ChattingOllama) -> N
 
 def test_ctrl_c_while_the_prompt_is_read(desk: Desk, slow: ChattingOllama) -> None:
     """Before the first byte as well: nobody waits for an answer that nobody wants."""
-    slow.talking.speed = Speed(load_seconds=0.1, prompt_tokens_per_second=10, share=1)
+    slow.talking.speed = Speed(load_seconds=0.1, prompt_tokens_per_second=1, share=1)
     with desk.session(slow.url) as person:
         person.wait_for_prompt()
         person.say("Count, please.")
-        wait_until(person, lambda: bool(slow.chats), 30)
+        wait_until(person, lambda: bool(slow.chats), PATIENCE_SECONDS)
         person.type(b"\x03")
-        assert wait_until(person, lambda: bool(slow.cancelled), 10) < AT_ONCE_SECONDS
+        wait_until(person, lambda: bool(slow.cancelled), AT_ONCE_SECONDS)
         person.wait_for_prompt(2)
         person.type(b"/exit\r")
         assert person.end() == 0

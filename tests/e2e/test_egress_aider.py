@@ -13,7 +13,7 @@ import pytest
 from e2e.bare import Bare
 from e2e.box import TESTS, Box, Seen, box, why_not
 from e2e.leaks import HELLO, SMALL
-from e2e.people import Guarded, Onlooker
+from e2e.people import PATIENCE_SECONDS, Guarded, Onlooker
 
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.sample import make_sample
@@ -38,7 +38,8 @@ if sys.prefix == AIDER:
 """
 """An Aider that asks the outside although the guard tells it not to: else there would be nobody to keep in."""
 _FEWEST_HOSTS = 2
-_PATIENCE_SECONDS = 60.0
+ANALYTICS = ("us.i.posthog.com", 443)
+"""Sent in batches of what gathers in half a second, each of them tried again: how often depends on the machine."""
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +62,9 @@ def counted(
     with Bare(
         world.inside([str(rig.aider_command), *TALKATIVE], repo), env=env, cwd=repo
     ) as person:
-        person.wait_for(person.is_asked, _PATIENCE_SECONDS)
+        person.wait_for(person.is_asked, PATIENCE_SECONDS)
         person.say(HELLO)
-        person.wait_for(ANSWER, _PATIENCE_SECONDS)
+        person.wait_for(ANSWER, PATIENCE_SECONDS)
         person.wait_for(person.is_asked)
         person.type(b"/exit\r")
         assert person.end() == 0
@@ -90,7 +91,7 @@ def test_what_aider_asks_for_stays_inside_and_is_written_down(
     command = world.inside([*guard, "--probe", "never", "--", *TALKATIVE], repo)
     since = world.mark()
     with GuardedInside(command, env, repo) as person:
-        person.wait_for_prompt(seconds=_PATIENCE_SECONDS)
+        person.wait_for_prompt(seconds=PATIENCE_SECONDS)
         person.ask(HELLO)
         assert ANSWER in person.text()
         person.type(b"/exit\r")
@@ -104,6 +105,7 @@ def test_what_aider_asks_for_stays_inside_and_is_written_down(
         if one["protocol"] == "tcp":
             told[one["host"], one["port"]] += one["count"]
     assert told.keys() == counted.keys()
+    del told[ANALYTICS]
     assert told <= counted, "the pins spare Aider some questions; none is added"
 
 

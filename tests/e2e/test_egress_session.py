@@ -15,6 +15,7 @@ import pytest
 from e2e.box import Box, Seen, box, why_not
 from e2e.egress_people import ANSWER, LOOPED, PLAIN, Seat
 from e2e.leaks import HELLO, LEAKS, set_up
+from e2e.people import PATIENCE_SECONDS
 from e2e.world import SERVICE
 
 from aider_guard.core.egress_sentences import NETWORK_OPEN
@@ -31,7 +32,6 @@ DOCTOR: dict[str, tuple[str, str, list[str]]] = {
     "asked": ("warn", "nothing is blocked", ["netns", "seccomp"]),
 }
 """What the checks say of each layer: how grave, in which words, and which better ones there are not."""
-PATIENCE_SECONDS = 30.0
 every_enforced = pytest.mark.parametrize("layer", ["netns", "seccomp"])
 
 

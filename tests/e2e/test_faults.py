@@ -124,7 +124,7 @@ def test_aider_is_killed_and_taken_back(start: Start, moment: str) -> None:
         person.wait_for(r"^till/prices.py$" if moment != "probing" else r"^ask> *$")
         person.type(b"/exit\r")
         assert person.end() == 0
-        assert not person.left()
+        person.wait_for_none_left()
 
 
 def test_aider_is_killed_and_left(start: Start) -> None:
@@ -139,7 +139,7 @@ def test_aider_is_killed_and_left(start: Start) -> None:
         assert person.end() == 128 + 9
         assert person.attributes() == modes
         assert person.shown.rfind(b"\x1b[?2004l") > person.shown.rfind(b"\x1b[?2004h")
-        assert not person.left()
+        person.wait_for_none_left()
 
 
 def test_aider_dies_while_it_starts_again(start: Start) -> None:
@@ -171,7 +171,7 @@ def test_the_sidecar_is_killed(start: Start, moment: str) -> None:
         person.ask("Does it still answer?")
         person.type(b"/exit\r")
         assert person.end() == 0
-        assert not person.left()
+        person.wait_for_none_left()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "hung"])
@@ -195,7 +195,7 @@ def test_ollama_goes_away(
             person.type(b"\x15/exit\r")
             assert person.end(seconds=20) == 0
             assert not person.journal("stop_aider")
-            assert not person.left()
+            person.wait_for_none_left()
         if how is signal.SIGSTOP:
             os.kill(own.pid, signal.SIGCONT)
 

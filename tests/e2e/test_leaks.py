@@ -23,7 +23,7 @@ from aider_guard.launch.preflight import ids
 PLAIN = ["--no-show-model-warnings", "--no-gitignore", "--map-tokens", "0"]
 AT_START = {"raw.githubusercontent.com"}
 """Whom bare Aider asks about prices, whatever the model is (litellm's cost map)."""
-BARE_SECONDS = 60.0
+BARE_SECONDS = 180.0
 IN_COMMAND, RETRIES = "press ENTER", "Retrying in"
 ONE_SHOTS = [
     leak for leak in LEAKS if leak.id in {"default-model", "copilot-token", "litellm-proxy"}

@@ -79,7 +79,7 @@ def test_the_story_of_a_session(
         person.type(b"/exit\r")
         assert person.end() == 0
         assert person.attributes() == modes
-        assert not person.left()
+        person.wait_for_none_left()
 
     events = [line["event"] for line in person.journal()]
     assert events.count("stop_aider") == 1

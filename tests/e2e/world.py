@@ -77,7 +77,7 @@ def bring_up_6() -> bool:
 def become_the_name_server(folder: Path) -> None:
     """Have every program in the mount namespace ask this world for names, and no service of the host's."""
     files = {
-        "/etc/resolv.conf": f"nameserver {OUTSIDE}\noptions timeout:1 attempts:1\n",
+        "/etc/resolv.conf": f"nameserver {OUTSIDE}\noptions timeout:3 attempts:1\n",
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     }
     there = [path for path in files if Path(path).exists()]

@@ -6,14 +6,17 @@ import contextlib
 import json
 import select
 import socket
+import threading
+import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterable
+
+_LAST_WORDS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -102,17 +105,21 @@ class Answering(Protocol):
 
 
 class AnsweringServer(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+    block_on_close = False  # the base class would wait for ever
 
     def __init__(self, answering: Answering) -> None:
         self.answering = answering
         self._connections: set[socket.socket] = set()
+        self._handlers: set[threading.Thread] = set()
         super().__init__((answering.host, answering.port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._connections.add(request)
-        super().process_request(request, client_address)
+        self._handlers = {thread for thread in self._handlers if thread.is_alive()}
+        given = (request, client_address)
+        thread = threading.Thread(target=self.process_request_thread, args=given, daemon=True)
+        self._handlers.add(thread)
+        thread.start()
 
     def shutdown_request(self, request: Any) -> None:
         self._connections.discard(request)
@@ -123,6 +130,13 @@ class AnsweringServer(ThreadingHTTPServer):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits on it
             self.shutdown_request(connection)
+
+    def server_close(self) -> None:
+        """See the base class; what its threads had open is closed afterwards."""
+        super().server_close()
+        deadline = time.monotonic() + _LAST_WORDS_SECONDS
+        for thread in self._handlers - {threading.current_thread()}:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no error of the server's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -121,6 +122,7 @@ def test_an_aider_that_hangs_is_given_up(aider: Aider, tmp_path: Path) -> None:
 
 def test_other_work_can_be_done_meanwhile(aider: Aider) -> None:
     """The start does not wait, one that is left without asking is ended, and no descriptor stays open."""
+    gc.collect()  # what earlier tests left open is closed now, and not in between
     before = len(list(Path("/dev/fd").iterdir()))
     with Asking(aider, [], ENVIRONMENT) as left:
         with Asking(aider, [], ENVIRONMENT) as asked:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from session.ptys import PYTHON, Person
+from session.ptys import PATIENT, PYTHON, Person
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -113,6 +113,7 @@ class Place:
             "AIDER_GUARD_STATE_DIR": str(self.state),
             "PYTHONPATH": os.pathsep.join(map(str, (CHECKOUT, AIDER_LIKE))),
             "AIDER_LIKE_FORM": self.form,
+            **PATIENT,
             "AIDER_LIKE_CHILD": json.dumps([str(word) for word in program]),
             **more,
         }

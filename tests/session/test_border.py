@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from aider_guard.airgap import peers
 from aider_guard.airgap.asked import NoGap
 from aider_guard.core.egress import Attempt, Layer, Place
 from aider_guard.session.border import Border, open_border
@@ -24,7 +26,14 @@ CAP_SECONDS = 10.0
 def watched(layer: Layer = "asked") -> Iterator[tuple[Border, Loop, list[Attempt]]]:
     """A border that is served, and what it reported."""
     told: list[Attempt] = []
-    with open_border(NoGap(layer), [Place("github.com", 22)]) as border, Loop() as loop:
+    # On a machine with thousands of connections the usual time is over before the program is found.
+    patient = functools.partial(peers.Peers, search_seconds=30)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        open_border(NoGap(layer), [Place("github.com", 22)]) as border,
+        Loop() as loop,
+    ):
+        patch.setattr(peers, "Peers", patient)
         border.watch(loop, told.append, os.getpid)
         loop.on_deadline = lambda name: None if border.passed(name) else pytest.fail(name)
         yield border, loop, told

@@ -35,7 +35,7 @@ class Session:
 
     def client(self) -> socket.socket:
         client = self._stack.enter_context(socket.socket(socket.AF_UNIX))
-        client.settimeout(5)
+        client.settimeout(20)
         client.connect(self.path)
         self.turn()
         return client

@@ -47,7 +47,7 @@ def talking(tmp_path: Path) -> Place:
 
 def gone(person: Person) -> None:
     """Wait until nothing of it runs."""
-    person.until(lambda: not person.left())
+    person.wait_for_none_left()
 
 
 def pid_of_modes(person: Person) -> int:
@@ -154,13 +154,12 @@ def test_a_terminal_that_hangs_up(program: str, talking: Place) -> None:
     with talking.person(child(program)) as person:
         person.until(b"READY")
         # Its start is not counted, nor what its children have used: they are its own once they are waited for.
-        person.until(lambda: b"models_chosen" in talking.journal())
-        person.until(lambda: b"memory_read" in talking.journal())
+        begun = (b"models_chosen", b"memory_read", b"server_read", b"door_opened")
+        person.until(lambda: all(b'"%b"' % event in talking.journal() for event in begun))
         before = used_seconds(person.process.pid)
         person.hang_up()
         status, cpu_seconds = person.wait()
-        psutil.wait_procs([psutil.Process(pid) for pid in person.left()], CAP_SECONDS)
-        assert person.left() == []
+        person.wait_for_none_left()
 
     assert status == 128 + signal.SIGHUP
     assert cpu_seconds - before < 0.5
@@ -213,7 +212,7 @@ def test_what_cannot_be_started(
         before = person.attributes()
         assert person.finish() == status
         assert person.attributes() == before
-        assert person.left() == []
+        gone(person)
     assert person.shown.startswith(b"aider-guard: ")
     assert person.shown.count(b"\r\n") == 1
     assert named in person.shown
@@ -241,7 +240,7 @@ def test_not_a_terminal(stdout_is_pipe: bool, talking: Place) -> None:
             assert person.finish() == 7
             assert person.attributes() == before
             assert person.shown == b"in\r\nno terminal\r\n"
-            assert person.left() == []
+            gone(person)
 
 
 def test_output_into_a_pipe(talking: Place) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes.ollama_server import FakeModel, FakeOllama, Hang, Json, Raw
 from session.guards import NOTICE, Place, prompts
-from session.ptys import child
+from session.ptys import PATIENT, child
+
+from aider_guard.config import Config
+from aider_guard.launch.aider import Aider
+from aider_guard.session.planning import Planner
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
 LAUNCH_REFUSED = 78
 MODEL = ("--model", "ollama_chat/qwen3:8b")
@@ -30,10 +35,14 @@ def journal(place: Place, event: str) -> list[dict[str, Any]]:
 
 
 def run(
-    place: Place, *arguments: str, options: tuple[str, ...] = (), shows: int = 1
+    place: Place,
+    *arguments: str,
+    options: tuple[str, ...] = (),
+    shows: int = 1,
+    env: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
     command = place.guarded(*arguments, options=options)
-    with place.person(prompts(shows), command) as person:
+    with place.person(prompts(shows), command, env=env) as person:
         return person.finish(), bytes(person.shown).decode()
 
 
@@ -111,13 +120,23 @@ def test_a_bad_ollama_does_not_hold_the_launch_up(tmp_path: Path, answer: Any) -
         )
         place = Place.make(tmp_path / "place", ollama=ollama.url)
         began = time.monotonic()
-        status, shown = run(place, *MODEL)
+        status, shown = run(place, *MODEL, env=dict.fromkeys(PATIENT, ""))
         seconds = time.monotonic() - began
     assert status == 0
     assert shown.count(NOTICE.decode()) == 1
     (chosen,) = journal(place, "models_chosen")
     assert chosen["window_tokens"] == 8192
     assert seconds < 20  # nobody waited for the sidecar's own limit, on a busy machine either
+
+
+@pytest.mark.parametrize(
+    ("environment", "seconds"), [({}, 1.5), (dict.fromkeys(PATIENT, ""), 1.5), (PATIENT, 15)]
+)
+def test_only_tests_have_it_wait_longer(environment: dict[str, str], seconds: float) -> None:
+    """By a variable that no user has."""
+    aider = Aider("/bin/aider", ("/bin/python",))
+    planner = Planner(Config(), aider, environment, refusing="", state_dir=Path())
+    assert planner.patience_seconds(1.5) == seconds
 
 
 def test_what_was_learned_and_cannot_be_read_costs_nothing(place: Place) -> None:

@@ -255,7 +255,7 @@ def test_nothing_is_evaluated_where_it_is_still_in_the_cache() -> None:
 
 
 def test_a_real_request_ends_the_evaluation() -> None:
-    """Its connection is closed before the request may go on, within milliseconds."""
+    """Its connection is closed before the request may go on, which is not waited for as long as it hangs."""
 
     async def story() -> None:
         async with house() as home:
@@ -269,7 +269,9 @@ def test_a_real_request_ends_the_evaluation() -> None:
             asked = home.asked()
             began = time.monotonic()
             await home.residency.begins(asked, home.upstream)
-            assert time.monotonic() - began < 0.1
+            assert (
+                time.monotonic() - began < 20
+            )  # milliseconds here; for ever, if it was waited for
             head = home.all(ModelWarmed)[1]
             assert (head.kind, bool(head.problem)) == ("head", True)
             await until(lambda: len(home.ollama.cancelled) == 1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 import time
@@ -144,12 +145,12 @@ def test_the_loop_goes_on(witness: LogWitness) -> None:
 def test_no_log() -> None:
     """Its absence has the reason that was found, and costs no wait."""
     reason = Unavailable("no log of this Ollama server was found that may be read")
-    witness = LogWitness(find=lambda _base, _named: reason, start=at_once)
+    witness = LogWitness(find=lambda _base, _named: reason, start=at_once, in_flight_seconds=60)
     assert asyncio.run(witness.since(witness.mark())) == NOT_YET
     witness.serve(settings(OLLAMA))
     started_at = time.monotonic()
     assert asyncio.run(witness.since(witness.mark())) == reason
-    assert time.monotonic() - started_at < IN_FLIGHT_SECONDS
+    assert time.monotonic() - started_at < 30
 
 
 def test_no_ollama(path: Path) -> None:
@@ -252,6 +253,7 @@ def test_looking_does_not_hold_anybody_up(path: Path) -> None:
 def test_nothing_is_left_open(path: Path) -> None:
     """Another server's log takes the place of the first, and after the close there is none."""
     witness = LogWitness(find=lambda _base, _named: LogFileAt(path), start=at_once)
+    gc.collect()  # what earlier tests left open is closed now, and not in between
     before = psutil.Process().num_fds()
     witness.serve(settings(OLLAMA))
     witness.serve(settings(OLLAMA, log=str(path)))
