@@ -132,18 +132,19 @@ def _door(
     from aider_guard.paths import vocabularies_dir
     from aider_guard.sidecar.door.attendant import DoorAttendant
     from aider_guard.sidecar.door.counts import PromptCounts
+    from aider_guard.sidecar.door.facts import AskedFacts
     from aider_guard.sidecar.door.host import DoorHost
     from aider_guard.sidecar.door.services import Services
     from aider_guard.sidecar.door.shelf import TagsShelf
     from aider_guard.sidecar.door.witness import LogWitness
 
     counts = PromptCounts(vocabularies=str(vocabularies_dir()))
-    witness, shelf = LogWitness(), TagsShelf(client)
-    services = Services(counts, witness, residency, shelf)
+    witness, shelf, facts = LogWitness(), TagsShelf(client), AskedFacts(client)
+    services = Services(counts, witness, residency, shelf, facts)
     return DoorHost(
         socket.socket(fileno=door_fd),
         lambda settings: DoorAttendant(settings, services, emit),
-        served=(counts, witness, shelf),
+        served=(counts, witness, shelf, facts),
         residency=residency,
         emit=emit,
     )

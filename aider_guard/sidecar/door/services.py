@@ -11,6 +11,8 @@ from aider_guard.core.traffic.asked import Asked
 from aider_guard.core.traffic.kinds import Count, DoorSettings, Upstream
 from aider_guard.core.truncation import LogEvidence
 
+_NOT_ASKED = Unavailable("Ollama was not asked")
+
 
 class Counts(Protocol):
     """Counts prompts before they are sent."""
@@ -80,6 +82,40 @@ class Shelf(Protocol):
         """Whether it is known to be run by MLX, which refuses what is too long (x/mlxrunner/pipeline.go)."""
 
 
+class Facts(Protocol):
+    """Knows what Ollama tells of itself and of each model when it is asked."""
+
+    def serve(self, settings: DoorSettings) -> None:
+        """Begin to ask about these models, in the background."""
+
+    async def learn(self, model: str, *, version: bool) -> None:
+        """Ask about a model, and for the server's version, unless it is known; within a second, told or not."""
+
+    def trained(self, model: str) -> int | Unavailable:
+        """The longest context that a model was trained for."""
+
+    @property
+    def version(self) -> str | Unavailable:
+        """The version of this Ollama, as ``learn`` read it last."""
+
+
+@dataclass(frozen=True)
+class NoFacts:
+    """Where nobody asks."""
+
+    version: str | Unavailable = _NOT_ASKED
+
+    def serve(self, settings: DoorSettings) -> None:
+        """Ask nothing."""
+
+    async def learn(self, model: str, *, version: bool) -> None:
+        """Ask nothing."""
+
+    def trained(self, model: str) -> int | Unavailable:  # noqa: ARG002  # the protocol's
+        """It is not known."""
+        return _NOT_ASKED
+
+
 @dataclass(frozen=True)
 class NoShelf:
     """Where nobody reads what is installed."""
@@ -108,3 +144,4 @@ class Services:
     witness: Witness
     residency: Residency
     shelf: Shelf = NoShelf()
+    facts: Facts = NoFacts()

@@ -74,7 +74,8 @@ class TextVisit:
         self._refusing = refusing = Refusing(call, self._house, asked)
         if refused := refusing.elsewhere():
             return refused
-        version = self._house.services.residency.version
+        await self._house.learn(asked, call.upstream)
+        version = self._house.version
         forward = Forward(sent(asked, call.body, settings, call.upstream, version))
         if asks_for_nothing(asked):
             return forward
@@ -152,7 +153,7 @@ class TextVisit:
 
     async def _account(self, asked: Asked, outcome: Outcome, usage: Usage) -> None:
         services, settings = self._house.services, self._house.settings
-        upstream, version = self._call.upstream, services.residency.version
+        upstream, version = self._call.upstream, self._house.version
         counted = await self._counted()
         account = Account(
             call=self._call,

@@ -128,6 +128,30 @@ class ListedShelf:
 
 
 @dataclass
+class KnownFacts:
+    """Knows what it is given, once it was asked."""
+
+    contexts: dict[str, int] = field(default_factory=dict)
+    said: str | Unavailable = Unavailable("Ollama was not asked")
+    asked: list[tuple[str, bool]] = field(default_factory=list)
+
+    def serve(self, _settings: DoorSettings) -> None:
+        """Nothing is to be asked."""
+
+    async def learn(self, model: str, *, version: bool) -> None:
+        self.asked.append((model, version))
+
+    def trained(self, model: str) -> int | Unavailable:
+        told = model in self.contexts and any(model == name for name, _ in self.asked)
+        return self.contexts[model] if told else Unavailable("it was not asked")
+
+    @property
+    def version(self) -> str | Unavailable:
+        wanted = any(version for _, version in self.asked)
+        return self.said if wanted else Unavailable("Ollama was not asked")
+
+
+@dataclass
 class Desk:
     """An attendant with all that it works with, and a clock that only moves when it is told."""
 
@@ -136,11 +160,12 @@ class Desk:
     witness: SilentWitness = field(default_factory=SilentWitness)
     residency: NotingResidency = field(default_factory=NotingResidency)
     shelf: ListedShelf = field(default_factory=ListedShelf)
+    facts: KnownFacts = field(default_factory=KnownFacts)
     events: list[Event] = field(default_factory=list)
     now: float = 100.0
 
     def __post_init__(self) -> None:
-        services = Services(self.counts, self.witness, self.residency, self.shelf)
+        services = Services(self.counts, self.witness, self.residency, self.shelf, self.facts)
         self.attendant = DoorAttendant(
             lambda: self.settings, services, self.events.append, lambda: self.now, lambda: AT
         )

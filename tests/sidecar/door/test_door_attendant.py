@@ -177,6 +177,51 @@ def test_only_what_is_known_to_be_too_large_is_refused(
     assert isinstance(run(desk.visit(BIG).begin()), Forward) is forwarded
 
 
+@pytest.mark.parametrize(("trained", "forwarded"), [(40_960, True), (4096, False)])
+def test_a_window_is_never_more_than_the_model_was_trained_for(
+    trained: int, forwarded: bool
+) -> None:
+    """Ollama caps what the pin asks for, in silence; the number that is told is the true one."""
+    desk = Desk()
+    desk.facts.contexts = {"qwen3:8b": trained}
+    desk.counts.says = Count(6000, exact=True)
+    decision = run(desk.visit(BIG).begin())
+    assert isinstance(decision, Forward) is forwarded
+    if not forwarded:
+        assert "too large for the window of 4,096 " in text_of(decision)
+        (refused,) = desk.events
+        assert isinstance(refused, RequestRefused)
+        assert refused.window_tokens == 4096
+
+
+def test_a_loss_in_a_smaller_window_is_told_by_that_window() -> None:
+    """On an Ollama that only cuts, what was evaluated is near the trained context, far from the pin."""
+    desk = Desk(settings(32_768, on_overflow="warn"))
+    desk.residency.version, desk.facts.contexts = "0.9.3", {"qwen3:8b": 8192}
+    desk.counts.says = Count(9000, exact=False, error_percent=20)
+
+    async def story() -> None:
+        visit = desk.visit(BIG)
+        await visit.begin()
+        visit.passed(piece("x", done=True, done_reason="stop", prompt_eval_count=7000))
+        await visit.end("answered")
+
+    run(story())
+    (finished,) = [event for event in desk.events if isinstance(event, RequestFinished)]
+    assert (finished.window_tokens, finished.verdict.outcome) == (8192, "cut")
+
+
+def test_a_version_that_no_poll_has_told_yet_is_asked_for() -> None:
+    """A new sidecar's first prompt is not sent without the word that nothing may be cut."""
+    desk = Desk()
+    desk.residency.version, desk.facts.said = Unavailable("not yet"), "0.30.11"
+    assert sent_body(run(desk.visit(BODY).begin()))["truncate"] is False
+    assert desk.facts.asked == [("qwen3:8b", True)]
+    desk.residency.version = "0.12.5"
+    assert "truncate" not in sent_body(run(desk.visit(BODY).begin()))
+    assert desk.facts.asked[1:] == [("qwen3:8b", False)]
+
+
 def test_a_commit_message_that_cannot_be_asked_for_is_given_up() -> None:
     """Aider must neither commit the door's words nor wait a minute."""
     desk = Desk()
