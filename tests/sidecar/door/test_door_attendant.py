@@ -222,6 +222,59 @@ def test_a_version_that_no_poll_has_told_yet_is_asked_for() -> None:
     assert desk.facts.asked[1:] == [("qwen3:8b", False)]
 
 
+NOT_SENT = message("assistant", "aider-guard: not sent: exactly 9 tokens too large\n/clear")
+
+
+def after_refusals(*sizes: int) -> list[dict[str, str]]:
+    """A chat with messages of these sizes that were refused, then a short one."""
+    refused = [(message("user", "x" * size), NOT_SENT) for size in sizes]
+    return [CHAT[0], *(one for pair in refused for one in pair), message("user", "go on")]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "left_out"), [((3000,), 0), ((9000,), 1), ((9000, 2000), 1), ((2000, 9000), 2)]
+)
+def test_a_shorter_message_fits_although_the_refused_one_stays_in_aiders_chat(
+    sizes: tuple[int, ...], left_out: int
+) -> None:
+    """It goes with the next message where it fits; else the oldest of them are left out until the rest does."""
+    desk = Desk()
+
+    async def story() -> Any:
+        visit = desk.visit(body("chat", after_refusals(*sizes)))
+        decision = await visit.begin()
+        visit.passed(LAST)
+        await visit.end("answered")
+        return sent_body(decision)
+
+    found = run(story())
+    kept = [message("user", "x" * size) for size in sizes[left_out:]]
+    assert found["messages"] == [CHAT[0], *kept, message("user", "go on")]
+    assert found["options"]["num_ctx"] == 8192
+    (finished,) = [event for event in desk.events if isinstance(event, RequestFinished)]
+    size = len(prompts.DIFF) + sum(sizes[left_out:]) + len("go on")
+    assert (finished.left_out, finished.counted_tokens) == (left_out, size)
+
+
+def test_what_does_not_fit_without_the_refused_ones_either_is_refused_by_itself() -> None:
+    """By how much this message is too large, not all of them together."""
+    desk = Desk()
+    many = after_refusals(*[9000] * 20)
+    many[-1] = message("user", "y" * 8000)
+    said = text_of(run(desk.visit(body("chat", many)).begin()))
+    over = len(prompts.DIFF) + 8000 + 1024 - 8192
+    assert said.startswith(f"aider-guard: not sent: exactly {over:,} tokens too large")
+    assert "a shorter message fits (this one has 8,000 tokens)" in said
+    assert desk.counts.counted <= 8
+
+
+def test_with_warn_nothing_is_left_out() -> None:
+    """The user wants all of it sent, whatever becomes of it."""
+    desk = Desk(settings(on_overflow="warn"))
+    sent = sent_body(run(desk.visit(body("chat", after_refusals(9000))).begin()))
+    assert len(sent["messages"]) == 3
+
+
 def test_a_commit_message_that_cannot_be_asked_for_is_given_up() -> None:
     """Aider must neither commit the door's words nor wait a minute."""
     desk = Desk()
