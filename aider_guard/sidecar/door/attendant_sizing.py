@@ -12,7 +12,7 @@ from aider_guard.core.traffic.bodies import encoded, unanswered, without_unanswe
 from aider_guard.core.traffic.kinds import Count
 from aider_guard.core.traffic.overflow import Overflow
 from aider_guard.core.traffic.reading import FORMS, read
-from aider_guard.core.traffic.reserve import bound_tokens, reply_reserve
+from aider_guard.core.traffic.reserve import reply_reserve
 from aider_guard.sidecar.door.attendant_house import House
 from aider_guard.sidecar.door.seam import Call
 
@@ -67,21 +67,22 @@ class Sizing:
         return Sized(less, encoded(body), leave_out, await self._overflow(less))
 
     async def _overflow(self, asked: Asked) -> Overflow | None:
-        """None, without waiting for the count, where the prompt fits whatever it counts."""
-        house = self._house
-        window, bound = house.window(asked, self._call.upstream), bound_tokens(asked)
-        if isinstance(window, Unavailable):
+        """None, without waiting for the count, where the prompt is sent whatever it counts. One that nobody counted in
+        time is judged by a guess: let through, a part of it could be lost in silence.
+        """
+        counts, window = self._house.services.counts, self._house.window(asked, self._call.upstream)
+        warns = self._house.settings.on_overflow == "warn"
+        if warns or isinstance(window, Unavailable):
             self._counting = asyncio.ensure_future(self._count_later(asked))
             return None
         reserve = reply_reserve(asked, window)
-        if bound is not None and bound + reserve <= window:
+        if counts.fits(asked, window - reserve):
             self._counting = asyncio.ensure_future(self._count_later(asked))
             return None
-        self._counting = asyncio.ensure_future(house.services.counts.count(asked))
+        self._counting = asyncio.ensure_future(counts.count(asked))
         counted = await self.counted()
-        if isinstance(counted, Unavailable) or house.settings.on_overflow == "warn":
-            return None
-        found = Overflow(counted, window, reserve)
+        size = counts.guess(asked) if isinstance(counted, Unavailable) else counted
+        found = Overflow(size, window, reserve)
         return found if found.over_tokens else None
 
     async def _count_later(self, asked: Asked) -> Count | Unavailable:

@@ -26,6 +26,12 @@ class Counts(Protocol):
     async def count_texts(self, model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
         """The tokens of single texts, by the same way of counting, without any template."""
 
+    def fits(self, asked: Asked, room_tokens: int) -> bool:
+        """Whether a prompt certainly has no more tokens than that, without counting it now."""
+
+    def guess(self, asked: Asked) -> Count:
+        """The size of a prompt that could not be counted in time, with its error."""
+
     def measured(self, asked: Asked, counted: Count | Unavailable, prompt_tokens: int) -> None:
         """Learn from what the server evaluated of a prompt that it saw whole."""
 

@@ -15,6 +15,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.traffic.asked import Asked
 from aider_guard.core.traffic.kinds import Count, DoorSettings, Upstream
 from aider_guard.core.traffic.replies import Moment
+from aider_guard.core.traffic.sizes import Sizes
 from aider_guard.sidecar.door.attendant import DoorAttendant
 from aider_guard.sidecar.door.seam import Call, Reply
 from aider_guard.sidecar.door.services import Services
@@ -39,6 +40,7 @@ class FixedCounts:
     counted: int = 0
     cancelled: int = 0
     learned: list[tuple[Count | Unavailable, int]] = field(default_factory=list)
+    sizes: Sizes = field(default_factory=Sizes)
 
     def serve(self, _settings: DoorSettings) -> None:
         """Nothing is to be read."""
@@ -55,6 +57,12 @@ class FixedCounts:
         self.counted += 1
         size = sum(len(message.content) for message in asked.messages)
         return Count(size, exact=True) if self.says is None else self.says
+
+    def fits(self, asked: Asked, room_tokens: int) -> bool:
+        return self.sizes.fits(asked, room_tokens)
+
+    def guess(self, asked: Asked) -> Count:
+        return self.sizes.guess(asked)
 
     async def count_texts(self, _model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
         return tuple(len(text) for text in texts)

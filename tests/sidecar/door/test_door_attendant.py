@@ -168,10 +168,8 @@ def test_a_prompt_that_does_not_fit_is_not_sent() -> None:
         ("refuse", Count(7169, exact=False, error_percent=10), False),
     ],
 )
-def test_only_what_is_known_to_be_too_large_is_refused(
-    on_overflow: Any, counted: Any, forwarded: bool
-) -> None:
-    """Not when nobody could count, nor when the user only wants to be warned."""
+def test_only_what_is_too_large_is_refused(on_overflow: Any, counted: Any, forwarded: bool) -> None:
+    """By its count, by a guess when nobody could count; never when the user only wants to be warned."""
     desk = Desk(settings(on_overflow=on_overflow))
     desk.counts.says = counted
     assert isinstance(run(desk.visit(BIG).begin()), Forward) is forwarded
@@ -220,6 +218,20 @@ def test_a_version_that_no_poll_has_told_yet_is_asked_for() -> None:
     desk.residency.version = "0.12.5"
     assert "truncate" not in sent_body(run(desk.visit(BODY).begin()))
     assert desk.facts.asked[1:] == [("qwen3:8b", False)]
+
+
+@pytest.mark.parametrize("version", ["0.12.5", "0.30.11", Unavailable("not read")])
+def test_what_nobody_counted_in_time_is_refused_by_a_guess(version: str | Unavailable) -> None:
+    """It is told as one. What the server evaluated of earlier prompts makes it better."""
+    desk = Desk()
+    desk.residency.version = version
+    desk.counts.says = Unavailable("counting took longer than 2 s")
+    big = body("chat", [CHAT[0], message("user", "word " * 6000)])
+    said = text_of(run(desk.visit(big).begin()))
+    size = -(-(len(prompts.DIFF) + 30_000) * 2 // 7) + 10
+    assert said.startswith(f"aider-guard: not sent: about {size + 1024 - 8192:,} tokens too large")
+    desk.counts.sizes.measured(prompts.chat(said=("word " * 1000,)), 1100)
+    assert isinstance(run(desk.visit(big).begin()), Forward)
 
 
 NOT_SENT = message("assistant", "aider-guard: not sent: exactly 9 tokens too large\n/clear")
