@@ -114,6 +114,11 @@ class WarmModel:
 
 
 @dataclass(frozen=True)
+class WakeCounter:
+    """Have the sidecar make ready what counts a prompt, while the user types one."""
+
+
+@dataclass(frozen=True)
 class SetDeadline:
     """Report ``DeadlinePassed(name)`` at the monotonic instant ``at``; a second call moves it."""
 
@@ -141,6 +146,7 @@ Action = (
     | StartSidecar
     | RememberNeed
     | WarmModel
+    | WakeCounter
     | SetDeadline
     | CancelDeadline
 )

@@ -24,6 +24,7 @@ from aider_guard.core.actions import (
     StartSidecar,
     StopAider,
     UnloadModels,
+    WakeCounter,
     WarmModel,
 )
 from aider_guard.core.chatlog import Exchange
@@ -126,6 +127,8 @@ class Performer:
                     self._remember(name, error_bytes)
             case WarmModel():
                 self._watcher.send(requests.WarmModel())
+            case WakeCounter():
+                self._watcher.send(requests.WakeCounter())
             case SetDeadline(name, at):
                 self._loop.at(name, at)
             case CancelDeadline(name):

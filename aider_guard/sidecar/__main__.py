@@ -147,6 +147,7 @@ def _door(
         served=(counts, witness, shelf, facts),
         residency=residency,
         emit=emit,
+        wake=counts.wake,
     )
 
 

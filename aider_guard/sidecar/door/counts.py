@@ -91,6 +91,12 @@ class PromptCounts:
             if place.base:
                 self._put(LearnModel(place), urgency=_LATER)
 
+    def wake(self) -> None:
+        """Have the process ready, with the main model's vocabulary: a prompt is being typed."""
+        mains = [role for role in self._settings.roles if role.role == "main"]
+        for role in mains[:1]:
+            self._put(CountPlain(self.place(role.model, ollama=not role.path), ()))
+
     async def count(self, asked: Asked) -> Count | Unavailable:
         """The tokens of the whole prompt, template included; Unavailable when that takes longer than it may."""
         place = self.place(asked.model, ollama=asked.form in ("chat", "generate"))

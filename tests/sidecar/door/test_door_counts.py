@@ -259,6 +259,28 @@ def test_the_counter_ends_when_idle(settings: DoorSettings) -> None:
         assert psutil.wait_procs([counting], timeout=20)[1] == []
 
 
+def test_the_counter_can_be_woken(settings: DoorSettings) -> None:
+    """The prompt that comes next finds the process there."""
+    started: queue.SimpleQueue[LineProcess] = queue.SimpleQueue()
+
+    def start(*arguments: str) -> LineProcess:
+        process = LineProcess(*arguments)
+        started.put(process)
+        return process
+
+    counts = PromptCounts(ahead_seconds=0.1, wait_seconds=20, start=start)
+    with contextlib.closing(counts):
+        counts.wake()  # of no model: there are no settings yet
+        counts.serve(settings)
+        ahead = psutil.Process(started.get(timeout=20).pid)
+        assert psutil.wait_procs([ahead], timeout=20)[1] == []
+        counts.wake()
+        woken = started.get(timeout=20)
+        assert asyncio.run(counts.count(asked("a"))) == Count(chatml("a"), exact=True)
+        assert started.empty()
+        assert [one.pid for one in own_processes()] == [woken.pid]
+
+
 def test_the_loop_goes_on_while_something_is_counted(counts: PromptCounts) -> None:
     """Half a megabyte of words that never came before."""
     text = " ".join(f"w{number:x}" for number in range(60_000))
