@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -14,6 +15,7 @@ from aider_guard.sidecar.ollama import OllamaClient
 
 LEARN_SECONDS: Final = 1.0
 """How long a prompt waits for what is not known yet. Ollama answers both questions from its disk, in milliseconds."""
+AGAIN_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 10.0
 _NOT_ASKED: Final = Unavailable("Ollama was not asked")
 
@@ -21,9 +23,17 @@ _NOT_ASKED: Final = Unavailable("Ollama was not asked")
 class AskedFacts:
     """Implements ``services.Facts`` by ``/api/show`` and ``/api/version``; on the door's event loop."""
 
-    def __init__(self, client: OllamaClient, *, learn_seconds: float = LEARN_SECONDS) -> None:
+    def __init__(
+        self,
+        client: OllamaClient,
+        *,
+        learn_seconds: float = LEARN_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
         self._learn_seconds = learn_seconds
+        self._clock = clock
+        self._told_nothing_at: dict[str, float] = {}
         self._trained: dict[str, int | Unavailable] = {}
         self._version: str | Unavailable = _NOT_ASKED
         self._asking: dict[str, asyncio.Task[None]] = {}
@@ -36,14 +46,19 @@ class AskedFacts:
                 self._begin(canonical_name(role.model), partial(self._ask_trained, role.model))
 
     async def learn(self, model: str, *, version: bool) -> None:
-        """Ask for what is not known. A server that does not tell is asked again by the next request."""
+        """Ask for what is not known. A server that does not tell of a model is asked again after a while."""
         waited = []
-        if model and not isinstance(self.trained(model), int):
+        if self._is_due(model):
             waited.append(self._begin(canonical_name(model), partial(self._ask_trained, model)))
         if version:
             waited.append(self._begin("", self._ask_version))
         if waited:
             await asyncio.wait(waited, timeout=self._learn_seconds)
+
+    def _is_due(self, model: str) -> bool:
+        asked_at = self._told_nothing_at.get(canonical_name(model), -AGAIN_SECONDS)
+        known = isinstance(self.trained(model), int)
+        return bool(model) and not known and self._clock() - asked_at >= AGAIN_SECONDS
 
     def trained(self, model: str) -> int | Unavailable:
         """The longest context that a model was trained for, as last told."""
@@ -65,6 +80,8 @@ class AskedFacts:
 
     def _ask_trained(self, model: str) -> None:
         tokens = self._client.trained_tokens(model, _ANSWER_SECONDS)
+        if not isinstance(tokens, int):
+            self._told_nothing_at[canonical_name(model)] = self._clock()
         if isinstance(tokens, int) or canonical_name(model) not in self._trained:
             self._trained[canonical_name(model)] = tokens
 

@@ -11,7 +11,7 @@ from fakes.ollama_server import FakeOllama, Json
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
-from aider_guard.sidecar.door.facts import AskedFacts
+from aider_guard.sidecar.door.facts import AGAIN_SECONDS, AskedFacts
 from aider_guard.sidecar.ollama import OllamaClient
 
 SMALL = FakeModel("small:latest", trained_tokens=8192)
@@ -23,7 +23,8 @@ def shows(ollama: FakeOllama) -> int:
 
 
 def test_a_model_is_asked_about_once() -> None:
-    """By any spelling of its name; one that is not there yet is asked about again."""
+    """By any spelling of its name; one that is not there yet is asked about again, after a while."""
+    now = [100.0]
 
     async def story(ollama: FakeOllama, facts: AskedFacts) -> None:
         for name in ("small", "small:latest", "SMALL"):
@@ -33,12 +34,15 @@ def test_a_model_is_asked_about_once() -> None:
         await facts.learn("other", version=False)
         assert isinstance(facts.trained("other"), Unavailable)
         ollama.models = (SMALL, OTHER)
+        await facts.learn("other", version=False)
+        assert shows(ollama) == 2
+        now[0] += AGAIN_SECONDS
         await facts.learn("other", version=True)
         assert facts.trained("other") == 2048
         assert facts.version == "0.24.0"
 
     with FakeOllama(version="0.24.0", models=(SMALL,)) as fake, closing(client(fake)) as asked:
-        asyncio.run(story(fake, AskedFacts(asked)))
+        asyncio.run(story(fake, AskedFacts(asked, clock=lambda: now[0])))
 
 
 def test_the_sessions_models_are_known_before_the_first_prompt() -> None:
