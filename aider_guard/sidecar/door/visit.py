@@ -126,6 +126,10 @@ class TextVisit:
             return refusing.answered_elsewhere(result.words)
         return refusing.failed(result)
 
+    def rest(self) -> bytes:
+        """What was held back of the answer."""
+        return self._passing.rest() if self._passing is not None else b""
+
     def broke(self, trouble: Trouble) -> Reply | Abort:
         """Let Aider try again; where that broke as well, say so, if nothing of the answer was passed."""
         failure = Failure("crashed", f"the answer broke off ({trouble.words})")

@@ -118,6 +118,23 @@ def test_what_was_seen_whole_is_learned_from() -> None:
     assert len(desk.counts.learned) == 1
 
 
+def test_the_end_of_a_stream_without_a_newline_is_passed_on() -> None:
+    """The door asked for the usage and takes it out again, line by line."""
+    desk = Desk()
+
+    async def story() -> bytes:
+        visit = desk.visit(body("openai_chat", CHAT), "/v1/chat/completions")
+        await visit.begin()
+        passed = visit.passed(b'data: {"choices": [{"delta": {"content": "x"}}]}\n\ndata: [DONE]')
+        assert isinstance(passed, bytes)
+        passed += visit.rest()
+        await visit.end("answered")
+        return passed
+
+    assert run(story()).endswith(b"\n\ndata: [DONE]")
+    assert desk.visit(b"no request").rest() == b""
+
+
 @pytest.mark.parametrize("mlx", [True, False])
 def test_an_answer_beyond_the_window_is_no_loss_where_mlx_runs_the_model(*, mlx: bool) -> None:
     """There the window grows with the answer; elsewhere the beginning of the prompt was pushed out."""
