@@ -222,6 +222,9 @@ async def answer_all(
             body = await reader.readexactly(next(lengths, 0))
             if head.startswith(b"POST /api/chat "):
                 await answer(writer)
+            elif show is not None and head.startswith(b"GET /api/version "):
+                told = b'{"version":"0.30.11"}'
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(told) + told)
             elif show is not None and head.startswith(b"POST /api/show "):
                 told = show(body)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(told) + told)

@@ -34,6 +34,7 @@ class AskedFacts:
         self._learn_seconds = learn_seconds
         self._clock = clock
         self._told_nothing_at: dict[str, float] = {}
+        self._version_asked_at = float("-inf")
         self._trained: dict[str, int | Unavailable] = {}
         self._version: str | Unavailable = _NOT_ASKED
         self._asking: dict[str, asyncio.Task[None]] = {}
@@ -46,11 +47,11 @@ class AskedFacts:
                 self._begin(canonical_name(role.model), partial(self._ask_trained, role.model))
 
     async def learn(self, model: str, *, version: bool) -> None:
-        """Ask for what is not known. A server that does not tell of a model is asked again after a while."""
+        """Ask for what is not known. What a server does not tell it is asked again after a while."""
         waited = []
         if self._is_due(model):
             waited.append(self._begin(canonical_name(model), partial(self._ask_trained, model)))
-        if version:
+        if version and self._clock() - self._version_asked_at >= AGAIN_SECONDS:
             waited.append(self._begin("", self._ask_version))
         if waited:
             await asyncio.wait(waited, timeout=self._learn_seconds)
@@ -87,3 +88,4 @@ class AskedFacts:
 
     def _ask_version(self) -> None:
         self._version = self._client.version(_ANSWER_SECONDS)
+        self._version_asked_at = self._clock()

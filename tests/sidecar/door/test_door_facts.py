@@ -40,6 +40,9 @@ def test_a_model_is_asked_about_once() -> None:
         await facts.learn("other", version=True)
         assert facts.trained("other") == 2048
         assert facts.version == "0.24.0"
+        asked = len(ollama.received)
+        await facts.learn("other", version=True)
+        assert len(ollama.received) == asked
 
     with FakeOllama(version="0.24.0", models=(SMALL,)) as fake, closing(client(fake)) as asked:
         asyncio.run(story(fake, AskedFacts(asked, clock=lambda: now[0])))
