@@ -322,7 +322,7 @@ def main() -> None:
         case _:
             from bench import counted  # it is made of the parts of this module
 
-            columns = "{:40}{:>10}{:>10}{:>10}{:>10}   {}"
+            columns = "{:48}{:>10}{:>10}{:>10}{:>10}   {}"
             print(columns.format("", "direct", "transport", "door", "added", ""))
             found = counted.measure(options.requests, counted.SIDECARS)
             for row in (*rows(measure(options.requests)), *counted.rows(found)):
