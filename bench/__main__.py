@@ -16,7 +16,7 @@ from fakes.ollama_server import FakeModel, FakeOllama
 
 import aider_guard
 from aider_guard.demo.layout import cache_folder, rig_in
-from bench import airgap, checks, counting, door, gpu, guard, relay, turns
+from bench import airgap, checks, counted, counting, door, gpu, guard, relay, turns
 
 COLUMNS = "{:34}{:>12}{:>12}{:>12}{:>12}   {}"
 
@@ -42,6 +42,7 @@ def rows(folder: Path, address: str, options: argparse.Namespace) -> None:
     ways = {**relay.direct_ways(), "aider-guard": guard.guarded_way(place)}
     print_relay(relay.measure(ways, options.rounds, options.keys, options.megabytes))
     print_door(door.measure(options.requests))
+    print_counted(counted.measure(options.requests, counted.SIDECARS))
     # Nothing of an Aider that imports nothing hides the guard's own start and the checks behind it.
     print_start("no imports", guard.fake_start(folder / "start", address), options, aim="")
     aider = os.environ.get("AIDER_GUARD_BENCH_AIDER") or str(rig_in(cache_folder()).aider_command)
@@ -103,6 +104,12 @@ def print_door(measured: dict[str, door.Answers]) -> None:
     for row in door.rows(measured):
         name = f"{row.name} (plain: direct)"
         print_row(name, [row.direct, None, row.door], row.added, row.aim, digits=3)
+
+
+def print_counted(measured: counted.Counted) -> None:
+    for row in counted.rows(measured):
+        print_row(row.name, [row.direct, None, row.door], row.added, row.aim, digits=3)
+    print(counted.memory_line(measured))
 
 
 def print_start(name: str, start: guard.Starts, options: argparse.Namespace, *, aim: str) -> None:

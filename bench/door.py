@@ -25,6 +25,7 @@ from aider_guard.core.traffic.events import DoorOpened
 from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
 from aider_guard.core.wire import decode, encode
 from bench.relay import percentile
+from bench.vocabulary import shown
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "bench"
@@ -70,7 +71,8 @@ def measure(requests: int) -> dict[str, Answers]:
 
 def ask_all(askers: Mapping[str, Asker]) -> dict[str, Answers]:
     """One request of each way."""
-    return {name: asker.ask() for name, asker in askers.items()}
+    body = chat_body()
+    return {name: asker.ask(body) for name, asker in askers.items()}
 
 
 @contextlib.contextmanager
@@ -86,7 +88,12 @@ def process(*words: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def sidecar(upstream_port: int) -> Iterator[int]:
+def sidecar(
+    upstream_port: int,
+    *,
+    window_tokens: int = WINDOW_TOKENS,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[int]:
     """The real sidecar, with all it does beside; the port of its door."""
     listener = socket.create_server(("127.0.0.1", 0))
     command = [sys.executable, "-m", "aider_guard.sidecar", "--ollama", address(upstream_port)]
@@ -95,6 +102,7 @@ def sidecar(upstream_port: int) -> Iterator[int]:
         subprocess.Popen(
             [*command, "--door-fd", str(listener.fileno())],
             cwd=ROOT,
+            env=environment,
             pass_fds=(listener.fileno(),),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -103,7 +111,7 @@ def sidecar(upstream_port: int) -> Iterator[int]:
         assert server.stdin
         assert server.stdout
         try:
-            server.stdin.write(encode(ServeDoor(settings(upstream_port))))
+            server.stdin.write(encode(ServeDoor(settings(upstream_port, window_tokens))))
             server.stdin.flush()
             port = next(
                 event.port for event in map(decode, server.stdout) if isinstance(event, DoorOpened)
@@ -119,21 +127,27 @@ def address(port: int) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def settings(upstream_port: int) -> DoorSettings:
+def settings(upstream_port: int, window_tokens: int = WINDOW_TOKENS) -> DoorSettings:
     upstream = Upstream("", address(upstream_port), "ollama")
-    return DoorSettings(TOKEN, (upstream,), (DoorRole("main", MODEL),), WINDOW_TOKENS)
+    return DoorSettings(TOKEN, (upstream,), (DoorRole("main", MODEL),), window_tokens)
 
 
-def chat_body() -> bytes:
-    """A request as Aider sends it: many lines of code in a few messages."""
-    code = "    value = compute(value, other)\n" * (PROMPT_BYTES // 34)
+def chat_body(
+    number: int = 0,
+    message: str = "Rename compute.",
+    *,
+    window_tokens: int = WINDOW_TOKENS,
+    size_bytes: int = PROMPT_BYTES,
+) -> bytes:
+    """A request as Aider sends it: many lines of code in a few messages. Each number's code is another."""
+    code = f"    value = compute(value, n{number:05})\n" * (size_bytes // 36)
     messages = [
         {"role": "system", "content": "Act as an expert software developer."},
         {"role": "user", "content": code},
         {"role": "assistant", "content": "Ok."},
-        {"role": "user", "content": "Rename compute."},
+        {"role": "user", "content": message},
     ]
-    options = {"num_ctx": WINDOW_TOKENS, "temperature": 0}
+    options = {"num_ctx": window_tokens, "temperature": 0}
     body = {"model": MODEL, "messages": messages, "stream": True, "options": options}
     return json.dumps(body).encode()
 
@@ -142,11 +156,7 @@ class Asker:
     """Asks over one kept connection, with nothing of a library's between it and the socket."""
 
     def __init__(self, port: int, prefix: str) -> None:
-        body = chat_body()
-        lines = (f"POST {prefix}/api/chat HTTP/1.1", "Host: 127.0.0.1")
-        more = ("Content-Type: application/json", f"Content-Length: {len(body)}", "", "")
-        self._request = "\r\n".join((*lines, *more)).encode() + body
-        self._port = port
+        self._prefix, self._port = prefix, port
 
     def __enter__(self) -> Asker:
         self._socket = socket.create_connection(("127.0.0.1", self._port))
@@ -156,10 +166,13 @@ class Asker:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def ask(self) -> Answers:
+    def ask(self, body: bytes) -> Answers:
+        lines = (f"POST {self._prefix}/api/chat HTTP/1.1", "Host: 127.0.0.1")
+        more = ("Content-Type: application/json", f"Content-Length: {len(body)}", "", "")
+        request = "\r\n".join((*lines, *more)).encode() + body
         answers = Answers()
         started = time.perf_counter()
-        self._socket.sendall(self._request)
+        self._socket.sendall(request)
         received = self._socket.recv(65536)
         answers.first_bytes.append(time.perf_counter() - started)
         while not received.endswith(b"0\r\n\r\n"):
@@ -182,13 +195,22 @@ def sent_at(chunk: bytes) -> float:
 
 
 async def serve_upstream() -> None:
-    """Answer every request for text with chunks at a steady pace."""
-    server = await asyncio.start_server(answer_all, "127.0.0.1", 0)
+    """Answer every request for text with chunks at a steady pace, and tell of the model."""
+    plain, verbose = shown()
+
+    async def answer_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answer_all(reader, writer, lambda body: verbose if b"verbose" in body else plain)
+
+    server = await asyncio.start_server(answer_one, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
-async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def answer_all(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    show: Callable[[bytes], bytes] | None = None,
+) -> None:
     with contextlib.suppress(asyncio.IncompleteReadError):
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -197,9 +219,15 @@ async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
                 for line in head.split(b"\r\n")
                 if line.lower().startswith(b"content-length:")
             )
-            await reader.readexactly(next(lengths, 0))
+            body = await reader.readexactly(next(lengths, 0))
             if head.startswith(b"POST /api/chat "):
                 await answer(writer)
+            elif show is not None and head.startswith(b"GET /api/version "):
+                told = b'{"version":"0.30.11"}'
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(told) + told)
+            elif show is not None and head.startswith(b"POST /api/show "):
+                told = show(body)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(told) + told)
             else:
                 writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
     writer.close()
@@ -244,7 +272,7 @@ class Row:
 
     name: str
     direct: float
-    transport: float
+    transport: float | None
     door: float
     aim: str
 
@@ -292,11 +320,16 @@ def main() -> None:
         case ["transport", port]:
             serve_transport(int(port))
         case _:
-            columns = "{:26}{:>10}{:>10}{:>10}{:>10}   {}"
+            from bench import counted  # it is made of the parts of this module
+
+            columns = "{:48}{:>10}{:>10}{:>10}{:>10}   {}"
             print(columns.format("", "direct", "transport", "door", "added", ""))
-            for row in rows(measure(options.requests)):
-                values = (f"{way:.3f}" for way in (row.direct, row.transport, row.door))
+            found = counted.measure(options.requests, counted.SIDECARS)
+            for row in (*rows(measure(options.requests)), *counted.rows(found)):
+                ways = (row.direct, row.transport, row.door)
+                values = (f"{way:.3f}" if way is not None else "" for way in ways)
                 print(columns.format(row.name, *values, row.added, row.aim).rstrip())
+            print(counted.memory_line(found))
 
 
 if __name__ == "__main__":

@@ -119,6 +119,11 @@ class WarmModel:
 
 
 @dataclass(frozen=True)
+class WakeCounter:
+    """Have the sidecar make ready what counts a prompt, while the user types one."""
+
+
+@dataclass(frozen=True)
 class SetDeadline:
     """Report ``DeadlinePassed(name)`` at the monotonic instant ``at``; a second call moves it."""
 
@@ -146,6 +151,7 @@ Action = (
     | StartSidecar
     | RememberNeed
     | WarmModel
+    | WakeCounter
     | SetDeadline
     | CancelDeadline
 )

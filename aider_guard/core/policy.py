@@ -16,6 +16,7 @@ from aider_guard.core.rules import (
     sidecar,
     telling,
     traffic,
+    waking,
     warming,
 )
 from aider_guard.core.state import Phase, State
@@ -26,6 +27,7 @@ RULES: tuple[Rule, ...] = (
     prompt.note,
     traffic.watch,
     warming.watch,
+    waking.watch,
     sidecar.watch,
     memory.watch,
     preflight.note,

@@ -60,10 +60,22 @@ class WarmModel:
 
 
 @dataclass(frozen=True)
+class WakeCounter:
+    """Make the door's counting process ready: a prompt is about to come. Nothing comes back."""
+
+
+@dataclass(frozen=True)
 class StopSidecar:
     """End the sidecar."""
 
 
 Request = (
-    SurveyServer | CountFiles | CountTexts | UnloadModels | ServeDoor | WarmModel | StopSidecar
+    SurveyServer
+    | CountFiles
+    | CountTexts
+    | UnloadModels
+    | ServeDoor
+    | WarmModel
+    | WakeCounter
+    | StopSidecar
 )

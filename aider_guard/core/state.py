@@ -172,15 +172,14 @@ class State:
 
 
 def window_tokens(state: State) -> int | Unavailable:
-    """The window of the main model: what is loaded if Ollama says so, at most the pin; else the pin; else what the
-    newest request was sent with.
+    """The window of the main model: the pin, at most what is loaded if Ollama says so, and what the newest request
+    was judged by; without a pin what is loaded, else what the newest request was judged by.
     """
     loaded = loaded_window_tokens(state)
+    judged = state.measured.window_tokens if isinstance(state.measured, Measured) else loaded
     match state.pinned_tokens, loaded:
-        case int() as pinned, int():
-            return min(pinned, loaded)
         case int() as pinned, _:
-            return pinned
+            return min([pinned, *(one for one in (loaded, judged) if isinstance(one, int))])
         case _, Unavailable() if isinstance(state.measured, Measured):
             return state.measured.window_tokens
         case _:

@@ -57,7 +57,8 @@ def choose_window(
     fitting: int | None = None,
 ) -> int:
     """The window in tokens: what was asked for, else what the user's files pin, else the largest that fits, else
-    8192; what was not pinned by the user is at most the shortest of the trained contexts that are known.
+    8192. It is at most the shortest of the trained contexts that are known, and what the user's files pin at most the
+    main model's own: Ollama loads no more, and does not say so.
     """
     known = [tokens for tokens in trained.values() if isinstance(tokens, int)]
     if asked is not None:
@@ -65,7 +66,8 @@ def choose_window(
     for name in (EVERY_MODEL, model):
         pinned = (settings.get(name, {}).get("extra_params") or {}).get("num_ctx")
         if isinstance(pinned, int) and pinned > 0:
-            return pinned
+            own = trained.get(ollama_name(model) or model)
+            return min(pinned, own) if isinstance(own, int) else pinned
     return min([fitting or DEFAULT_WINDOW_TOKENS, *known])
 
 

@@ -24,6 +24,7 @@ from aider_guard.core.actions import (
     StartSidecar,
     StopAider,
     UnloadModels,
+    WakeCounter,
     WarmModel,
 )
 from aider_guard.core.chatlog import Exchange
@@ -127,6 +128,8 @@ class Performer:
                     self._remember(name, error_bytes)
             case WarmModel(ours):
                 self._watcher.send(requests.WarmModel(ours))
+            case WakeCounter():
+                self._watcher.send(requests.WakeCounter())
             case SetDeadline(name, at):
                 self._loop.at(name, at)
             case CancelDeadline(name):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from aider_guard.sidecar.door.host import DoorHost
     from aider_guard.sidecar.door.residency import OllamaResidency
     from aider_guard.sidecar.memory import MemorySensor
+    from aider_guard.sidecar.ollama import OllamaClient
     from aider_guard.sidecar.service import Answers
 
 _READINGS = (MemoryRead, ModelsRead, ServerRead)
@@ -121,7 +122,7 @@ def _start_ollama(
         emit(event)
 
     start_thread("ollama", lambda: poll_ollama(client, tell))
-    door = _door(options.door_fd, residency, emit)
+    door = _door(options.door_fd, client, residency, emit)
     answers = Answers() if door is None else Answers(door=door.take)
     memory = sensor.read if is_this_machine(base_url) else None
     unloader = Unloader(client, memory, release=residency.release)
@@ -130,7 +131,7 @@ def _start_ollama(
 
 
 def _door(
-    door_fd: int, residency: OllamaResidency, emit: Callable[[Event], None]
+    door_fd: int, client: OllamaClient, residency: OllamaResidency, emit: Callable[[Event], None]
 ) -> DoorHost | None:
     """The door, which is not open before its settings come; None without a socket."""
     if door_fd < 0:
@@ -140,20 +141,22 @@ def _door(
     from aider_guard.paths import vocabularies_dir
     from aider_guard.sidecar.door.attendant import DoorAttendant
     from aider_guard.sidecar.door.counts import PromptCounts
+    from aider_guard.sidecar.door.facts import AskedFacts
     from aider_guard.sidecar.door.host import DoorHost
     from aider_guard.sidecar.door.services import Services
     from aider_guard.sidecar.door.shelf import Shelves
     from aider_guard.sidecar.door.witness import LogWitness
 
     counts = PromptCounts(vocabularies=str(vocabularies_dir()))
-    witness, shelf = LogWitness(), Shelves()
-    services = Services(counts, witness, residency, shelf)
+    witness, shelf, facts = LogWitness(), Shelves(), AskedFacts(client)
+    services = Services(counts, witness, residency, shelf, facts)
     return DoorHost(
         socket.socket(fileno=door_fd),
         lambda settings: DoorAttendant(settings, services, emit),
-        served=(counts, witness, shelf),
+        served=(counts, witness, shelf, facts),
         residency=residency,
         emit=emit,
+        wake=counts.wake,
     )
 
 

@@ -146,6 +146,15 @@ class OllamaClient:
         shown = self._decoded("/api/show", answer)
         return shown if isinstance(shown, Unavailable) else answers.remote_host(shown)
 
+    def trained_tokens(self, name: str, timeout_seconds: float | None = None) -> int | Unavailable:
+        """The longest context of an installed model, which Ollama loads at most whatever it is asked for."""
+        if is_cloud_name(name):
+            return Unavailable(f"{name} is a cloud model: its name is not sent")
+        shown = self._ask("POST", "/api/show", {"model": name}, timeout_seconds)
+        if isinstance(shown, Unavailable):
+            return shown
+        return answers.trained_tokens(name, shown.get("model_info"))
+
     def cloud_disabled(self, timeout_seconds: float | None = None) -> bool | Unavailable:
         """Whether the server's cloud switch is off (``/api/status``, 0.16.2 and later)."""
         answer = self._exchange("GET", "/api/status", None, timeout_seconds)

@@ -21,6 +21,7 @@ from aider_guard.core.requests import (
     StopSidecar,
     SurveyServer,
     UnloadModels,
+    WakeCounter,
     WarmModel,
 )
 from aider_guard.core.sidecar_events import MemoryRead, ModelsRead, ServerRead, ServerSurveyed
@@ -62,7 +63,7 @@ def poll_ollama(
         time.sleep(interval_seconds)
 
 
-def _no_door(request: ServeDoor | WarmModel) -> None:
+def _no_door(request: ServeDoor | WarmModel | WakeCounter) -> None:
     """A sidecar that was started without the door's socket."""
     print(f"sidecar: there is no door for {type(request).__name__}", file=sys.stderr)
 
@@ -71,7 +72,7 @@ def _no_door(request: ServeDoor | WarmModel) -> None:
 class Answers:
     """Hands each request to the thread that serves its kind; nothing here blocks."""
 
-    door: Callable[[ServeDoor | WarmModel], None] = _no_door
+    door: Callable[[ServeDoor | WarmModel | WakeCounter], None] = _no_door
 
     survey: queue.SimpleQueue[SurveyServer] = field(default_factory=queue.SimpleQueue)
     unload: queue.SimpleQueue[UnloadModels] = field(default_factory=queue.SimpleQueue)
@@ -86,7 +87,7 @@ class Answers:
                 self.unload.put(request)
             case CountFiles() | CountTexts():
                 self.count.put(request)
-            case ServeDoor() | WarmModel():
+            case ServeDoor() | WarmModel() | WakeCounter():
                 self.door(request)
             case StopSidecar():
                 return False

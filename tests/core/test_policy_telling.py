@@ -122,6 +122,16 @@ def test_a_refusal_on_the_screen_is_not_repeated(purpose: str) -> None:
     assert said(story) == []
 
 
+def test_a_message_that_is_left_out_is_told_once_after_each_refusal() -> None:
+    """It stays in the chat, and is left out again and again; a summary's is not the user's next step."""
+    story = begun()
+    for _ in range(2):
+        story.tell(refused("chat"), finished(500, left_out=1, purpose="summary"))
+        story.tell(finished(500, left_out=1), TurnFinished(1), finished(600, left_out=1))
+        story.tell(TurnFinished(1))
+    assert names(story) == ["message_left_out"] * 2
+
+
 def test_a_missing_commit_message_is_told_once_a_turn() -> None:
     """Aider asks the weak model and then the main one for the same commit."""
     story = begun()

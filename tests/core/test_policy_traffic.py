@@ -87,6 +87,12 @@ def test_what_the_server_counted_is_what_is_in_use() -> None:
     assert fill_percent(story.state) == 53.0
 
 
+def test_a_window_smaller_than_the_pin_is_what_counts() -> None:
+    """The model was trained for less: Ollama says the pin, or nothing, and loads less all the same."""
+    story = after(3_000, 1_000, window_tokens=8_000)
+    assert (window_tokens(story.state), fill_percent(story.state)) == (8_000, 50.0)
+
+
 def test_before_the_first_request_and_without_the_door_aiders_estimate_counts() -> None:
     """Nothing is said to be measured that was not."""
     story = begun()

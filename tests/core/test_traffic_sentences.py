@@ -155,6 +155,32 @@ def test_whatever_was_cut_is_told_in_two_lines(
         assert_readable(notice, 2)
 
 
+@pytest.mark.parametrize(
+    ("messages", "lines"),
+    [
+        (
+            1,
+            (
+                "the message that was not sent before is still too large for the window of 10,000, and left out",
+                "it goes with a later message once /drop FILE has made room",
+            ),
+        ),
+        (
+            2,
+            (
+                "the 2 messages that were not sent before are still too large for the window of 10,000, and left out",
+                "they go with a later message once /drop FILE has made room",
+            ),
+        ),
+    ],
+)
+def test_what_was_left_out_is_said(messages: int, lines: tuple[str, str]) -> None:
+    """And when the model will see it."""
+    notice = sentences.message_left_out(finished(500, left_out=messages))
+    assert notice.lines == lines
+    assert_readable(notice, 2)
+
+
 @pytest.mark.parametrize("reason", get_args(Reason))
 @pytest.mark.parametrize("purpose", get_args(Purpose))
 def test_whatever_was_refused_has_a_reason_in_words(purpose: Purpose, reason: Reason) -> None:

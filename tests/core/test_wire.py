@@ -28,6 +28,7 @@ from aider_guard.core.requests import (
     StopSidecar,
     SurveyServer,
     UnloadModels,
+    WakeCounter,
     WarmModel,
 )
 from aider_guard.core.serverfacts import (
@@ -117,6 +118,7 @@ FINISHED = st.builds(
     *(COUNT, COUNT, COUNT, COUNT, st.booleans(), SECONDS),
     *(SECONDS | UNAVAILABLE for _ in range(4)),
     WORDS,
+    BYTES,
     tuples(st.builds(ContextRow, ROW_KINDS, WORDS, BYTES, st.booleans())),
 )
 REASONS = st.sampled_from(["overflow", "cloud", "down", "busy"])
@@ -137,6 +139,7 @@ TRAFFIC = st.one_of(
     st.builds(ReloadSeen, WORDS, SECONDS, WORDS),
     st.builds(ServeDoor, SETTINGS_OF_DOOR),
     st.builds(WarmModel, NAMES),
+    st.builds(WakeCounter),
 )
 VALUES = st.one_of(
     TRAFFIC,

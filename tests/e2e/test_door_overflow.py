@@ -41,6 +41,43 @@ def test_refused_and_the_suggested_drop(desk: Desk, version: str) -> None:
         assert person.end() == 0
 
 
+def test_a_shorter_message(desk: Desk) -> None:
+    """The advice works as it is given, and the history stays; what was refused goes along once it fits."""
+    small = desk.file("small.py", 2)
+    with fake("0.24.0") as server, desk.session(server.url, small) as person:
+        person.wait_for_prompt()
+        person.ask("Remember the lemon.")
+        insist(person, f"What does this log say? {'lemon tree ' * 1200}")
+        assert "a shorter message fits" in person.text()
+        assert len(server.chats) == 1
+        insist(person, QUESTION)
+        person.wait_for("the message that was not sent before is still too large for the window")
+        texts = [message["content"] for message in server.chats[-1]["messages"]]
+        assert len(server.chats) == 2
+        assert any("Remember the lemon." in text for text in texts)
+        assert not any("this log" in text or "aider-guard" in text for text in texts)
+        assert texts[-1].startswith(QUESTION)
+        person.type(b"/exit\r")
+        assert person.end() == 0
+
+
+def test_go_on_after_the_drop(desk: Desk) -> None:
+    """The refused message goes with whatever is said next."""
+    large = desk.file("large.py", 150)
+    with fake("0.24.0") as server, desk.session(server.url, large) as person:
+        person.wait_for_prompt()
+        insist(person, QUESTION)
+        person.wait_for("not sent: exactly")
+        person.ask(f"/drop {large}")
+        person.ask("Go on.")
+        (body,) = server.chats
+        texts = [message["content"] for message in body["messages"]]
+        assert texts[-2] == QUESTION
+        assert texts[-1].startswith("Go on.")
+        person.type(b"/exit\r")
+        assert person.end() == 0
+
+
 @pytest.mark.parametrize("name", ["pack/__init__.py", "_a_*b*.py", "<b>.py"])
 def test_a_name_that_is_not_markdown(desk: Desk, name: str) -> None:
     """Aider shows an answer as Markdown; the command is still to be typed as it stands there."""

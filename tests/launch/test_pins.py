@@ -130,7 +130,16 @@ def test_the_users_own_window_is_respected(
     settings: dict[str, dict[str, Any]], asked: int | None, window: int
 ) -> None:
     """What the user's files pin for the main model, or for every model as Aider does, unless a flag says otherwise."""
-    assert choose_window(asked, settings, MAIN, {"main": 10_000}) == window
+    trained: dict[str, int | Unavailable] = {"main": 40_960, "weak": 9000}
+    assert choose_window(asked, settings, MAIN, trained) == window
+
+
+def test_the_users_own_window_is_not_more_than_the_main_model_holds() -> None:
+    """Ollama caps it silently; a smaller model beside it is no reason to make the main model's window smaller."""
+    trained: dict[str, int | Unavailable] = {"main": 10_000, "weak": 2048}
+    for settings in ({MAIN: pinned(20_000)}, {EVERY_MODEL: pinned(20_000)}):
+        assert choose_window(None, settings, MAIN, trained) == 10_000
+    assert choose_window(None, {MAIN: pinned(20_000)}, MAIN, {"main": UNKNOWN}) == 20_000
 
 
 def test_every_model_gets_the_window(user: User) -> None:

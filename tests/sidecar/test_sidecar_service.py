@@ -26,6 +26,7 @@ from aider_guard.core.requests import (
     StopSidecar,
     SurveyServer,
     UnloadModels,
+    WakeCounter,
     WarmModel,
 )
 from aider_guard.core.serverfacts import ModelFacts, ModelMissing, ServerProcess
@@ -236,9 +237,11 @@ def test_every_address_of_this_machine_is_measured_here() -> None:
 def test_a_sidecar_without_a_door_says_so(capfd: pytest.CaptureFixture[str]) -> None:
     """What only a door can do harms nothing else."""
     with FakeOllama() as ollama, sidecar(ollama.url) as running:
-        running.send(WarmModel(), CountTexts(1, ()))
+        running.send(WarmModel(), WakeCounter(), CountTexts(1, ()))
         running.next(TextsCounted)
-    assert "there is no door for WarmModel" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    for name in ("WarmModel", "WakeCounter"):
+        assert f"there is no door for {name}" in told
 
 
 def _own_address() -> str:

@@ -25,6 +25,9 @@ from aider_guard.core.traffic.events import (
 _NEAR = 0.75
 """Of the window: whole messages are dropped until the rest fits, and the rest is then rarely smaller than this."""
 
+_LEFT_OUT = "left out"
+"""Said once after each refusal: the message stays in the chat, and does not fit the next time either."""
+
 _DIGITS = re.compile(r"\d[\d.,]*")
 
 
@@ -32,11 +35,8 @@ def watch(state: State, event: Event, now: float) -> Step:
     """Say what the user cannot see: each once a turn, or once a session where it says nothing new."""
     del now
     match event:
-        case RequestFinished() if event.verdict.outcome == "cut":
-            return _cut(state, event)
-        case RequestFinished() if event.verdict.outcome == "unknown" and _is_near(event):
-            notice = sentences.truncation_unknown(event, _advice(state, event))
-            return _say(state, "unknown", notice)
+        case RequestFinished():
+            return _finished(state, event)
         case ReloadSeen(cause=cause):
             # "It was not used for 31 min" and for 32 are one cause.
             return _say(state, f"reload: {_DIGITS.sub('', cause)}", sentences.reload_seen(event))
@@ -45,6 +45,18 @@ def watch(state: State, event: Event, now: float) -> Step:
         case RequestRefused(purpose="summary"):
             # Aider tries it again after each turn.
             return _say(state, f"summary: {event.reason}", sentences.request_refused(event))
+        case RequestRefused(reason="overflow"):
+            return replace(state, told=state.told - {_LEFT_OUT}), ()
+    return state, ()
+
+
+def _finished(state: State, event: RequestFinished) -> Step:
+    if event.verdict.outcome == "cut":
+        return _cut(state, event)
+    if event.verdict.outcome == "unknown" and _is_near(event):
+        return _say(state, "unknown", sentences.truncation_unknown(event, _advice(state, event)))
+    if event.left_out and event.purpose in CONVERSATION:
+        return _say(state, _LEFT_OUT, sentences.message_left_out(event))
     return state, ()
 
 

@@ -11,7 +11,7 @@ from aider_guard.core.ollama_eras import knows_truncate
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.traffic import own
 from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.flattened import summary_blocks
+from aider_guard.core.traffic.flattened import prompt_blocks, summary_blocks
 from aider_guard.core.traffic.kinds import DoorSettings, Upstream
 from aider_guard.core.traffic.reading import asks_for_nothing, own_free
 
@@ -56,7 +56,28 @@ def sent(
             "include_usage": True,
         }
     _remove_own(changed, asked)
-    return body if changed == asked.body else _encoded(changed)
+    return body if changed == asked.body else encoded(changed)
+
+
+def unanswered(asked: Asked) -> int:
+    """How many messages of the user's are in the prompt that the door answered itself."""
+    messages, prompt = asked.body.get("messages"), asked.body.get("prompt")
+    if asked.form == "generate" and isinstance(prompt, str) and own.PREFIX in prompt:
+        blocks = prompt_blocks(prompt) if asked.raw_prompt is None else ()
+        return len(own.unanswered([(block.role, block.content) for block in blocks]))
+    if asked.form not in ("chat", "openai_chat") or not isinstance(messages, list):
+        return 0
+    said = [_role_and_text(message) for message in messages]
+    if asked.purpose != "summary":
+        return len(own.unanswered(said))
+    return sum(len(own.unanswered(_summed_up(text))) for _, text in said if own.PREFIX in text)
+
+
+def without_unanswered(asked: Asked, leave_out: int) -> dict[str, Any]:
+    """The body without the door's own answers, and without the oldest of the messages that it answered so."""
+    changed = dict(asked.body)
+    _remove_own(changed, asked, leave_out)
+    return changed
 
 
 def asks_for_usage(asked: Asked) -> bool:
@@ -94,15 +115,18 @@ def _pin(
         changed["truncate"] = False
 
 
-def _remove_own(changed: dict[str, Any], asked: Asked) -> None:
+def _remove_own(changed: dict[str, Any], asked: Asked, leave_out: int = 0) -> None:
     prompt, messages = changed.get("prompt"), changed.get("messages")
     if asked.form == "generate" and isinstance(prompt, str) and asked.raw_prompt is None:
-        changed["prompt"] = own_free(prompt)
-    if asked.form in ("chat", "openai_chat") and isinstance(messages, list):
-        places = own.kept([_role_and_text(message) for message in messages])
-        changed["messages"] = [messages[place] for place in places]
-    if asked.purpose == "summary" and asked.form in ("chat", "openai_chat"):
-        changed["messages"] = [_summarised(message) for message in changed["messages"]]
+        changed["prompt"] = own_free(prompt, leave_out)
+    if asked.form not in ("chat", "openai_chat") or not isinstance(messages, list):
+        return
+    said = [_role_and_text(message) for message in messages]
+    is_summary = asked.purpose == "summary"
+    places = own.kept(said, 0 if is_summary else leave_out)
+    changed["messages"] = [messages[place] for place in places]
+    if is_summary:
+        changed["messages"] = [_summarised(one, leave_out) for one in changed["messages"]]
 
 
 def _role_and_text(message: object) -> tuple[str, str]:
@@ -115,19 +139,25 @@ def _role_and_text(message: object) -> tuple[str, str]:
             return "", ""
 
 
-def _summarised(message: Any) -> Any:
+def _summarised(message: Any, leave_out: int) -> Any:
     """A conversation to summarise without the door's own answers."""
     match message:
         case {"role": "user", "content": str(content)} if own.PREFIX in content:
             blocks = summary_blocks(content)
-            places = own.kept([(one.role, one.content.rstrip("\n")) for one in blocks])
+            places = own.kept(_summed_up(content), leave_out)
             left = "".join(blocks[place].whole for place in places)
             return {**message, "content": left or content}
         case _:
             return message
 
 
-def _encoded(body: Mapping[str, Any]) -> bytes:
+def _summed_up(text: str) -> list[tuple[str, str]]:
+    """The messages of a conversation to summarise, by role and content."""
+    return [(one.role, one.content.rstrip("\n")) for one in summary_blocks(text)]
+
+
+def encoded(body: Mapping[str, Any]) -> bytes:
+    """A body's bytes."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     try:
         return text.encode("utf-8")

@@ -50,7 +50,9 @@ class RequestFinished:
     ``prompt_tokens`` and ``answer_tokens`` are the server's own numbers, ``counted_tokens`` is what was counted before
     the answer. ``window_tokens`` is what the request asked for (the pin), or what the server is known to have loaded.
     Seconds are the server's own, but for ``first_byte_seconds``, which is from the request to the first byte of
-    the answer. ``parts`` are what the prompt was made of, in tokens that sum up to about ``counted_tokens``.
+    the answer. ``left_out`` is how many of the user's messages were left out: the door had refused them before, and the
+    prompt does not fit with them. ``parts`` are what the prompt was made of, in tokens that sum up to about
+    ``counted_tokens``.
     """
 
     number: int
@@ -70,6 +72,7 @@ class RequestFinished:
     generation_seconds: float | Unavailable = NOT_TOLD
     first_byte_seconds: float | Unavailable = NOT_TOLD
     done_reason: str = ""
+    left_out: int = 0
     parts: tuple[ContextRow, ...] = field(default=(), metadata={"journal": False})
 
 

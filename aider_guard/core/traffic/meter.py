@@ -97,3 +97,8 @@ class Head:
             return b""
         self._over, self._held = True, b""
         return held
+
+    def rest(self) -> bytes:
+        """What is held when the answer ends: it says nowhere that it comes from another machine."""
+        held, self._held, self._over = self._held, b"", True
+        return held

@@ -17,15 +17,35 @@ def is_own(text: str) -> bool:
     return text.lstrip().startswith(PREFIX)
 
 
-def kept(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
+def kept(messages: Sequence[tuple[str, str]], leave_out: int = 0) -> tuple[int, ...]:
     """Which of these messages (role and content) the model is to see, by their places.
 
     Not the door's answers; not the message that was answered so when the user sent it once more (it would be in the
-    prompt twice, and may be the very thing that was too large); and not what Aider says of edits that were not made.
+    prompt twice, and may be the very thing that was too large); not what Aider says of edits that were not made; and
+    not the oldest ``leave_out`` of those that are ``unanswered``.
     """
+    left_out = unanswered(messages)[:leave_out]
+    return tuple(place for place in _kept(messages) if place not in left_out)
+
+
+def unanswered(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
+    """The places of the user's messages that no model has seen: the door answered each itself. Oldest first."""
+    places = range(len(messages) - 1)
+    answered = (place for place in places if _is_answer(messages[place + 1]))
+    mine = {
+        place for place in answered if messages[place][0] == "user" and messages[place][1].strip()
+    }
+    return tuple(place for place in _kept(messages) if place in mine)
+
+
+def _is_answer(message: tuple[str, str]) -> bool:
+    return message[0] == "assistant" and is_own(message[1])
+
+
+def _kept(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
     gone: set[int] = set()
-    for place, (role, content) in enumerate(messages):
-        if role != "assistant" or not is_own(content):
+    for place, message in enumerate(messages):
+        if not _is_answer(message):
             continue
         gone.add(place)
         after = messages[place + 1 : place + 3]

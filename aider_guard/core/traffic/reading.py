@@ -138,12 +138,12 @@ def _prompt(body: Mapping[str, Any]) -> str:
     return own_free(_text(body.get("prompt")))
 
 
-def own_free(prompt: str) -> str:
-    """A flattened prompt without the door's own answers; the very text where there are none."""
+def own_free(prompt: str, leave_out: int = 0) -> str:
+    """A flattened prompt without the door's own answers (own.kept); the very text where there are none."""
     if own.PREFIX not in prompt:
         return prompt
     blocks = prompt_blocks(prompt)
-    places = own.kept([(block.role, block.content) for block in blocks])
+    places = own.kept([(block.role, block.content) for block in blocks], leave_out)
     return prompt if len(places) == len(blocks) else "".join(blocks[p].whole for p in places)
 
 

@@ -35,7 +35,12 @@ def bound_tokens(asked: Asked) -> int | None:
     if not any(message.role == "system" for message in asked.messages):
         return None
     sizes = (len(message.content.encode("utf-8", "replace")) for message in asked.messages)
-    return sum(sizes) + _TEMPLATE_TOKENS + _MESSAGE_TOKENS * len(asked.messages)
+    return sum(sizes) + template_tokens(len(asked.messages))
+
+
+def template_tokens(messages: int) -> int:
+    """More tokens than a template adds to so many messages."""
+    return _TEMPLATE_TOKENS + _MESSAGE_TOKENS * messages
 
 
 def prompt_bytes(asked: Asked) -> int:

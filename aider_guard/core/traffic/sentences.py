@@ -59,6 +59,16 @@ def truncation_unknown(event: RequestFinished, advice: Advice | None) -> Notice:
     return Notice("truncation_unknown", (first, _room(event, advice)))
 
 
+def message_left_out(event: RequestFinished) -> Notice:
+    """What had been refused before was left out again, so that the rest could be sent."""
+    one = event.left_out == 1
+    window = f" of {event.window_tokens:,}" if isinstance(event.window_tokens, int) else ""
+    what = "the message that was" if one else f"the {event.left_out} messages that were"
+    first = f"{what} not sent before {'is' if one else 'are'} still too large for the window{window}, and left out"
+    helps = f"{'it goes' if one else 'they go'} with a later message once /drop FILE has made room"
+    return Notice("message_left_out", (first, helps))
+
+
 def _prompt(event: RequestFinished) -> str:
     match event.purpose, event.role:
         case "commit", _:

@@ -29,6 +29,11 @@ class UsageFilter:
             passed, self._held = passed + self._held, b""
         return passed
 
+    def rest(self) -> bytes:
+        """What the client gets at the answer's end: a last line that has no end of its own."""
+        held, self._held = self._held, b""
+        return held if held and self._passes(held) else b""
+
     def _passes(self, line: bytes) -> bool:
         if self._dropped and not line.strip():  # the empty line that ended the event
             self._dropped = False

@@ -36,6 +36,7 @@ class Account:
     first_byte_seconds: float | Unavailable
     log: LogEvidence | Unavailable = LOG_NOT_READ
     never_truncates: bool = False
+    left_out: int = 0
 
     @property
     def finished(self) -> FinishedOutcome:
@@ -92,6 +93,7 @@ class Account:
             generation_seconds=usage.generation_seconds,
             first_byte_seconds=self.first_byte_seconds,
             done_reason=usage.done_reason,
+            left_out=self.left_out,
             parts=parts,
         )
 

@@ -53,6 +53,11 @@ class Passing:
             return Failure("cloud", self._meter.usage.remote)
         return self._filter.feed(passed) if self._filter else passed
 
+    def rest(self) -> bytes:
+        """What was held back of an answer that has ended."""
+        held = self._head.rest() if self._head is not None else b""
+        return self._filter.feed(held) + self._filter.rest() if self._filter else held
+
 
 def _may_begin(start: bytes) -> bool:
     return any(known.startswith(start) for known in _STREAMS)

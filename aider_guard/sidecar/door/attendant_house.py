@@ -29,13 +29,28 @@ class House:
     moment: Callable[[], Moment]
 
     def window(self, asked: Asked, upstream: Upstream) -> int | Unavailable:
-        """The pin where a request can carry it; else what is known to be loaded, or what the server said of itself."""
+        """The pin where a request can carry it, and no more than the model was trained for: Ollama loads no more, and
+        does not say so. Else what is known to be loaded, or what the server said of itself.
+        """
         pin = self.settings.window_tokens
         if upstream.kind == "openai":
             return self._told(asked.model, upstream.path)
         if asked.form in ("chat", "generate") and pin > 0:
-            return pin
+            trained = self.services.facts.trained(asked.model)
+            return min(pin, trained) if isinstance(trained, int) else pin
         return self.services.residency.loaded_window(asked.model)
+
+    @property
+    def version(self) -> str | Unavailable:
+        """The version of this Ollama, as last polled; where no poll has told it yet, as asked for this request."""
+        polled = self.services.residency.version
+        return self.services.facts.version if isinstance(polled, Unavailable) else polled
+
+    async def learn(self, asked: Asked, upstream: Upstream) -> None:
+        """Wait a moment for what decides how much of a prompt may be sent."""
+        if upstream.kind == "ollama":
+            unknown = isinstance(self.services.residency.version, Unavailable)
+            await self.services.facts.learn(asked.model, version=unknown)
 
     def _told(self, model: str, path: str) -> int | Unavailable:
         """What a server that is not Ollama said its window is, before the first prompt."""

@@ -21,6 +21,7 @@ from typing import Any, Final
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.traffic.asked import Asked
 from aider_guard.core.traffic.kinds import Count, DoorSettings
+from aider_guard.core.traffic.sizes import Sizes
 from aider_guard.core.wire import WireError
 from aider_guard.sidecar.helper import LineProcess
 from aider_guard.sidecar.names import canonical_name
@@ -76,6 +77,7 @@ class PromptCounts:
         self._turns = itertools.count(1)
         self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
         self._counted: deque[tuple[Asked, int]] = deque(maxlen=_REMEMBERED)
+        self._sizes, self._error_percent = Sizes(), dict[str, float]()
         self._process: LineProcess | None = None
         self._folders: tuple[str, str, str] = ("", "", "")
         self._thread = threading.Thread(target=self._work, name="counts", daemon=True)
@@ -89,6 +91,12 @@ class PromptCounts:
             if place.base:
                 self._put(LearnModel(place), urgency=_LATER)
 
+    def wake(self) -> None:
+        """Have the process ready, with the main model's vocabulary: a prompt is being typed."""
+        mains = [role for role in self._settings.roles if role.role == "main"]
+        for role in mains[:1]:
+            self._put(CountPlain(self.place(role.model, ollama=not role.path), ()))
+
     async def count(self, asked: Asked) -> Count | Unavailable:
         """The tokens of the whole prompt, template included; Unavailable when that takes longer than it may."""
         place = self.place(asked.model, ollama=asked.form in ("chat", "generate"))
@@ -97,6 +105,7 @@ class PromptCounts:
         answer = await self._answer(CountPrompt(number, place, prompt_of(asked)))
         match answer:
             case Counted(tokens, exact, error_percent):
+                self._error_percent[asked.model] = 0.0 if exact else error_percent
                 return Count(tokens, exact, error_percent)
         return answer if isinstance(answer, Unavailable) else Unavailable("nothing was counted")
 
@@ -106,11 +115,22 @@ class PromptCounts:
         answer = await self._answer(CountPlain(place, tuple(texts)))
         match answer:
             case CountedTexts(tokens):
+                if (error_percent := self._error_percent.get(model)) is not None:
+                    self._sizes.counted(model, texts, tokens, error_percent)
                 return tokens
         return answer if isinstance(answer, Unavailable) else Unavailable("nothing was counted")
 
+    def fits(self, asked: Asked, room_tokens: int) -> bool:
+        """Whether a prompt certainly has no more tokens: what was counted of earlier ones is not counted again."""
+        return self._sizes.fits(asked, room_tokens)
+
+    def guess(self, asked: Asked) -> Count:
+        """The size of a prompt by its bytes, and by what the server evaluated of earlier ones."""
+        return self._sizes.guess(asked)
+
     def measured(self, asked: Asked, counted: Count | Unavailable, prompt_tokens: int) -> None:
         """Learn from what the server evaluated of a prompt that it saw whole, if it was counted here before."""
+        self._sizes.measured(asked, prompt_tokens)
         numbers = [number for known, number in self._counted if known is asked]
         if numbers and isinstance(counted, Count):
             self._put(Measured(numbers[-1], prompt_tokens))

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from aider_guard.core.events import Event
-from aider_guard.core.requests import ServeDoor, WarmModel
+from aider_guard.core.requests import ServeDoor, WakeCounter, WarmModel
 from aider_guard.core.traffic.events import DoorOpened
 from aider_guard.core.traffic.kinds import DoorSettings
 from aider_guard.sidecar.door.seam import Attendant, Door
 from aider_guard.sidecar.lines import start_thread
+
+DoorRequest = ServeDoor | WarmModel | WakeCounter
 
 
 class Served(Protocol):
@@ -40,18 +42,19 @@ class DoorHost:
         served: Sequence[Served],
         residency: Warming,
         emit: Callable[[Event], None],
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._listener = listener
         self._make_attendant = attendant
         self._served = (*served, residency)
         self._residency = residency
-        self._emit = emit
+        self._emit, self._wake = emit, wake
         self._settings: DoorSettings | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: list[ServeDoor | WarmModel] = []
+        self._waiting: list[DoorRequest] = []
 
-    def take(self, request: ServeDoor | WarmModel) -> None:
-        """Serve with these settings, or warm. What comes before the door is open waits for that."""
+    def take(self, request: DoorRequest) -> None:
+        """Serve with these settings, warm, or wake. What comes before the door is open waits for that."""
         if isinstance(request, ServeDoor):
             first, self._settings = self._settings is None, request.settings
             if first:
@@ -79,14 +82,17 @@ class DoorHost:
         self._emit(DoorOpened(port))
         self._catch_up()
 
-    def _catch_up(self, *requests: ServeDoor | WarmModel) -> None:
+    def _catch_up(self, *requests: DoorRequest) -> None:
         waiting, self._waiting = self._waiting, []
         for request in dict.fromkeys((*waiting, *requests)):
             self._do(request)
 
-    def _do(self, request: ServeDoor | WarmModel) -> None:
-        if isinstance(request, WarmModel):
-            self._residency.warm(request.ours)
-            return
-        for one in self._served:
-            one.serve(request.settings)
+    def _do(self, request: DoorRequest) -> None:
+        match request:
+            case WarmModel(ours):
+                self._residency.warm(ours)
+            case WakeCounter():
+                self._wake()
+            case ServeDoor(settings):
+                for one in self._served:
+                    one.serve(settings)

@@ -100,6 +100,9 @@ class Visit(Protocol):
         its place, usually the same bytes. A ``Reply`` ends the answer with its content, and closes the upstream.
         """
 
+    def rest(self) -> bytes:
+        """The answer has come to its end: what Aider gets of it besides."""
+
     def broke(self, trouble: Trouble) -> Reply | Abort:
         """The answer broke off in the middle, with nothing or some of it passed."""
 

@@ -11,6 +11,8 @@ from aider_guard.core.traffic.asked import Asked
 from aider_guard.core.traffic.kinds import Count, DoorSettings, Upstream
 from aider_guard.core.truncation import LogEvidence
 
+_NOT_ASKED = Unavailable("Ollama was not asked")
+
 
 class Counts(Protocol):
     """Counts prompts before they are sent."""
@@ -23,6 +25,12 @@ class Counts(Protocol):
 
     async def count_texts(self, model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
         """The tokens of single texts, by the same way of counting, without any template."""
+
+    def fits(self, asked: Asked, room_tokens: int) -> bool:
+        """Whether a prompt certainly has no more tokens than that, without counting it now."""
+
+    def guess(self, asked: Asked) -> Count:
+        """The size of a prompt that could not be counted in time, with its error."""
 
     def measured(self, asked: Asked, counted: Count | Unavailable, prompt_tokens: int) -> None:
         """Learn from what the server evaluated of a prompt that it saw whole."""
@@ -89,6 +97,40 @@ class Shelf(Protocol):
         """Whether it is known to be run by MLX, which refuses what is too long (x/mlxrunner/pipeline.go)."""
 
 
+class Facts(Protocol):
+    """Knows what Ollama tells of itself and of each model when it is asked."""
+
+    def serve(self, settings: DoorSettings) -> None:
+        """Begin to ask about these models, in the background."""
+
+    async def learn(self, model: str, *, version: bool) -> None:
+        """Ask about a model, and for the server's version, unless it is known; within a second, told or not."""
+
+    def trained(self, model: str) -> int | Unavailable:
+        """The longest context that a model was trained for."""
+
+    @property
+    def version(self) -> str | Unavailable:
+        """The version of this Ollama, as ``learn`` read it last."""
+
+
+@dataclass(frozen=True)
+class NoFacts:
+    """Where nobody asks."""
+
+    version: str | Unavailable = _NOT_ASKED
+
+    def serve(self, settings: DoorSettings) -> None:
+        """Ask nothing."""
+
+    async def learn(self, model: str, *, version: bool) -> None:
+        """Ask nothing."""
+
+    def trained(self, model: str) -> int | Unavailable:  # noqa: ARG002  # the protocol's
+        """It is not known."""
+        return _NOT_ASKED
+
+
 @dataclass(frozen=True)
 class NoShelf:
     """Where nobody reads what is installed."""
@@ -121,3 +163,4 @@ class Services:
     witness: Witness
     residency: Residency
     shelf: Shelf = NoShelf()
+    facts: Facts = NoFacts()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from aider_guard.core.readings import Unavailable
@@ -10,8 +9,6 @@ from aider_guard.core.traffic import own, troubles
 from aider_guard.core.traffic.asked import Asked
 from aider_guard.core.traffic.bodies import asks_for_usage, forbids_truncation, sent
 from aider_guard.core.traffic.events import NOT_TOLD, Reason, RequestStarted
-from aider_guard.core.traffic.kinds import Count
-from aider_guard.core.traffic.overflow import Overflow
 from aider_guard.core.traffic.parts import parts
 from aider_guard.core.traffic.reading import (
     FORMS,
@@ -21,13 +18,13 @@ from aider_guard.core.traffic.reading import (
     read,
 )
 from aider_guard.core.traffic.replies import waiting
-from aider_guard.core.traffic.reserve import bound_tokens, reply_reserve
 from aider_guard.core.traffic.troubles import Failure
 from aider_guard.core.traffic.usage import Usage
 from aider_guard.sidecar.door.attendant_account import Account, part_rows
 from aider_guard.sidecar.door.attendant_answer import Passing
 from aider_guard.sidecar.door.attendant_house import House
 from aider_guard.sidecar.door.attendant_refusing import Refusing, error
+from aider_guard.sidecar.door.attendant_sizing import Sizing
 from aider_guard.sidecar.door.attendant_waits import Waits
 from aider_guard.sidecar.door.seam import (
     Abort,
@@ -41,8 +38,6 @@ from aider_guard.sidecar.door.seam import (
 )
 from aider_guard.sidecar.here import is_this_machine
 
-_NOT_COUNTED: Final = Unavailable("the prompt was not counted")
-_ON_ITS_WAY_SECONDS: Final = 0.005
 _COUNTED_PURPOSES: Final = ("chat", "edit", "other")
 
 
@@ -54,7 +49,8 @@ class TextVisit:
         self._house = house
         self._asked: Asked | None = None
         self._refusing: Refusing | None = None
-        self._counting: asyncio.Task[Count | Unavailable] | None = None
+        self._sizing = Sizing(call, house)
+        self._left_out = 0
         self._waits = Waits(house.clock)
         self._passing: Passing | None = None
         self._started = False
@@ -73,19 +69,22 @@ class TextVisit:
         self._refusing = refusing = Refusing(call, self._house, asked)
         if refused := await refusing.elsewhere(self._waits):
             return refused
-        version = self._house.services.residency.version
-        forward = Forward(sent(asked, call.body, settings, call.upstream, version))
+        await self._house.learn(asked, call.upstream)
+        version = self._house.version
         if asks_for_nothing(asked):
-            return forward
+            return Forward(sent(asked, call.body, settings, call.upstream, version))
         if asked.purpose == "edit" and own.is_own(_last_message(asked)):
             return refusing.nothing_to_edit()
         if failure := self._house.breaks.due(call.body):
             return refusing.failed(failure)
-        if refused := await self._refused_overflow(refusing):
-            return refused
-        await self._house.services.residency.begins(asked, call.upstream)
-        self._start(asked)
-        return forward
+        sized = await self._sizing.fitted(asked)
+        self._asked, self._left_out = sized.asked, sized.left_out
+        self._refusing = refusing = Refusing(call, self._house, sized.asked)
+        if sized.overflow is not None:
+            return await refusing.too_large(sized.overflow)
+        await self._house.services.residency.begins(sized.asked, call.upstream)
+        self._start(sized.asked)
+        return Forward(sent(sized.asked, sized.body, settings, call.upstream, version))
 
     async def failed(self, trouble: Trouble) -> Reply | Retry:
         """Wait a moment for a server that may be restarting, then say it."""
@@ -105,7 +104,7 @@ class TextVisit:
         if failure.waits and (seconds := self._waits.for_its_turn()) is not None:
             return self._wait(refusing.asked, seconds, failure)
         if failure.reason == "overflow":
-            counted = await self._counted()
+            counted = await self._sizing.counted()
             return await refusing.too_large(refusing.overflow_of(failure, counted))
         return refusing.failed(failure)
 
@@ -126,6 +125,10 @@ class TextVisit:
             return refusing.answered_elsewhere(result.words)
         return refusing.failed(result)
 
+    def rest(self) -> bytes:
+        """What was held back of the answer."""
+        return self._passing.rest() if self._passing is not None else b""
+
     def broke(self, trouble: Trouble) -> Reply | Abort:
         """Let Aider try again; where that broke as well, say so, if nothing of the answer was passed."""
         failure = Failure(self._gone(), f"the answer broke off ({trouble.words})")
@@ -140,7 +143,7 @@ class TextVisit:
         """Account for it."""
         asked = self._asked
         if asked is None or not self._started or outcome == "replied":
-            self._stop_counting()
+            self._sizing.stop()
         if asked is None or not self._started:
             return
         residency, upstream = self._house.services.residency, self._call.upstream
@@ -151,8 +154,8 @@ class TextVisit:
 
     async def _account(self, asked: Asked, outcome: Outcome, usage: Usage) -> None:
         services, settings = self._house.services, self._house.settings
-        upstream, version = self._call.upstream, services.residency.version
-        counted = await self._counted()
+        upstream, version = self._call.upstream, self._house.version
+        counted = await self._sizing.counted()
         account = Account(
             call=self._call,
             asked=asked,
@@ -165,6 +168,7 @@ class TextVisit:
             first_byte_seconds=self._first_byte_seconds,
             log=await services.witness.since(self._mark),
             never_truncates=services.shelf.never_truncates(upstream, asked.model),
+            left_out=self._left_out,
         )
         verdict = account.verdict()
         if (tokens := account.measured_tokens(verdict)) is not None:
@@ -199,36 +203,6 @@ class TextVisit:
                 server=self._call.upstream.kind,
             )
         )
-
-    async def _refused_overflow(self, refusing: Refusing) -> Reply | None:
-        """None, without waiting for the count, where the prompt fits whatever it counts."""
-        asked, house = refusing.asked, self._house
-        window, bound = house.window(asked, self._call.upstream), bound_tokens(asked)
-        if isinstance(window, Unavailable):
-            self._counting = asyncio.ensure_future(self._count_later(asked))
-            return None
-        reserve = reply_reserve(asked, window)
-        if bound is not None and bound + reserve <= window:
-            self._counting = asyncio.ensure_future(self._count_later(asked))
-            return None
-        self._counting = asyncio.ensure_future(house.services.counts.count(asked))
-        counted = await self._counted()
-        if isinstance(counted, Unavailable) or house.settings.on_overflow == "warn":
-            return None
-        found = Overflow(counted, window, reserve)
-        return await refusing.too_large(found) if found.over_tokens else None
-
-    async def _count_later(self, asked: Asked) -> Count | Unavailable:
-        """Count once the request is on its way: handing the prompt to the counter takes a millisecond of this loop."""
-        await asyncio.sleep(_ON_ITS_WAY_SECONDS)
-        return await self._house.services.counts.count(asked)
-
-    async def _counted(self) -> Count | Unavailable:
-        return await self._counting if self._counting is not None else _NOT_COUNTED
-
-    def _stop_counting(self) -> None:
-        if self._counting is not None:
-            self._counting.cancel()
 
     def _wait(self, asked: Asked, seconds: float, failure: Failure) -> Retry:
         words = self._waits.words(troubles.printable(failure.words) or "the server is busy")

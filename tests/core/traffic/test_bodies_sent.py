@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.traffic.asked import Form
-from aider_guard.core.traffic.bodies import asks_for_usage, forbids_truncation, sent
+from aider_guard.core.traffic.bodies import (
+    asks_for_usage,
+    forbids_truncation,
+    sent,
+    unanswered,
+    without_unanswered,
+)
 from aider_guard.core.traffic.kinds import DoorSettings, Upstream
 
 OWN = "aider-guard: not sent: 5 tokens too large\n/clear   (frees 9 tokens)"
@@ -119,6 +125,56 @@ def test_a_flattened_prompt_loses_only_the_doors_own_answers() -> None:
     said = [*CHAT, message("assistant", OWN), message("user", "more")]
     found = after("generate", body("generate", said))["prompt"]
     assert found == prompts.flattened(CHAT) + prompts.flattened([message("user", "more")])
+
+
+REFUSED = [
+    CHAT[0],
+    message("user", "here is a log"),
+    message("assistant", OWN),
+    message("user", "rename it"),
+    message("assistant", "Which one?"),
+    message("user", "all of it"),
+    message("assistant", OWN),
+    message("user", "go on"),
+]
+
+
+@pytest.mark.parametrize("form", ["chat", "openai_chat"])
+def test_what_was_not_sent_before_can_be_left_out(form: Form) -> None:
+    """The oldest first, and never what the model has answered or is asked now."""
+    asked = asked_of(form, body(form, REFUSED))
+    assert unanswered(asked) == 2
+    for leave_out, places in ((0, (0, 1, 3, 4, 5, 7)), (1, (0, 3, 4, 5, 7)), (2, (0, 3, 4, 7))):
+        left = without_unanswered(asked, leave_out)
+        assert left == {**asked.body, "messages": [REFUSED[place] for place in places]}
+
+
+def test_a_flattened_prompt_can_do_without_what_was_not_sent() -> None:
+    """In the same words else."""
+    asked = asked_of("generate", body("generate", REFUSED))
+    assert unanswered(asked) == 2
+    left = [REFUSED[place] for place in (0, 3, 4, 5, 7)]
+    assert without_unanswered(asked, 1)["prompt"] == (
+        prompts.flattened(left[:-1]) + prompts.flattened(left[-1:])
+    )
+
+
+def test_a_summary_can_do_without_what_was_not_sent() -> None:
+    """It was of no conversation."""
+    text = f"# USER\nlog\n# ASSISTANT\n{OWN}\n# USER\nsecond\n# ASSISTANT\nyes\n"
+    said = [message("system", prompts.SUMMARY), message("user", text)]
+    asked = asked_of("chat", body("chat", said, stream=False))
+    assert unanswered(asked) == 1
+    left = without_unanswered(asked, 1)["messages"]
+    assert left == [said[0], message("user", "# USER\nsecond\n# ASSISTANT\nyes\n")]
+
+
+def test_what_was_sent_again_is_not_there_twice_to_be_left_out() -> None:
+    """The newer of the two is the message that is asked now."""
+    said = [*CHAT, message("assistant", OWN), CHAT[1]]
+    for form in ("chat", "generate"):
+        assert unanswered(asked_of(form, body(form, said))) == 0
+    assert unanswered(asked_of("openai_text", body("generate", said))) == 0
 
 
 def test_a_summary_is_not_made_of_the_doors_own_answers() -> None:

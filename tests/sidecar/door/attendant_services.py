@@ -15,6 +15,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.traffic.asked import Asked
 from aider_guard.core.traffic.kinds import Count, DoorSettings, Upstream
 from aider_guard.core.traffic.replies import Moment
+from aider_guard.core.traffic.sizes import Sizes
 from aider_guard.sidecar.door.attendant import DoorAttendant
 from aider_guard.sidecar.door.seam import Call, Reply
 from aider_guard.sidecar.door.services import Services
@@ -39,6 +40,7 @@ class FixedCounts:
     counted: int = 0
     cancelled: int = 0
     learned: list[tuple[Count | Unavailable, int]] = field(default_factory=list)
+    sizes: Sizes = field(default_factory=Sizes)
 
     def serve(self, _settings: DoorSettings) -> None:
         """Nothing is to be read."""
@@ -55,6 +57,12 @@ class FixedCounts:
         self.counted += 1
         size = sum(len(message.content) for message in asked.messages)
         return Count(size, exact=True) if self.says is None else self.says
+
+    def fits(self, asked: Asked, room_tokens: int) -> bool:
+        return self.sizes.fits(asked, room_tokens)
+
+    def guess(self, asked: Asked) -> Count:
+        return self.sizes.guess(asked)
 
     async def count_texts(self, _model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
         return tuple(len(text) for text in texts)
@@ -142,6 +150,30 @@ class ListedShelf:
 
 
 @dataclass
+class KnownFacts:
+    """Knows what it is given, once it was asked."""
+
+    contexts: dict[str, int] = field(default_factory=dict)
+    said: str | Unavailable = Unavailable("Ollama was not asked")
+    asked: list[tuple[str, bool]] = field(default_factory=list)
+
+    def serve(self, _settings: DoorSettings) -> None:
+        """Nothing is to be asked."""
+
+    async def learn(self, model: str, *, version: bool) -> None:
+        self.asked.append((model, version))
+
+    def trained(self, model: str) -> int | Unavailable:
+        told = model in self.contexts and any(model == name for name, _ in self.asked)
+        return self.contexts[model] if told else Unavailable("it was not asked")
+
+    @property
+    def version(self) -> str | Unavailable:
+        wanted = any(version for _, version in self.asked)
+        return self.said if wanted else Unavailable("Ollama was not asked")
+
+
+@dataclass
 class Desk:
     """An attendant with all that it works with, and a clock that only moves when it is told."""
 
@@ -150,11 +182,12 @@ class Desk:
     witness: SilentWitness = field(default_factory=SilentWitness)
     residency: NotingResidency = field(default_factory=NotingResidency)
     shelf: ListedShelf = field(default_factory=ListedShelf)
+    facts: KnownFacts = field(default_factory=KnownFacts)
     events: list[Event] = field(default_factory=list)
     now: float = 100.0
 
     def __post_init__(self) -> None:
-        services = Services(self.counts, self.witness, self.residency, self.shelf)
+        services = Services(self.counts, self.witness, self.residency, self.shelf, self.facts)
         self.attendant = DoorAttendant(
             lambda: self.settings, services, self.events.append, lambda: self.now, lambda: AT
         )

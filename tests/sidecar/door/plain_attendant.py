@@ -40,6 +40,9 @@ class PlainVisit:
     def passed(self, chunk: bytes) -> bytes | Reply:
         return chunk
 
+    def rest(self) -> bytes:
+        return b""
+
     def broke(self, trouble: Trouble) -> Reply | Abort:  # noqa: ARG002  # as above
         return Abort()
 

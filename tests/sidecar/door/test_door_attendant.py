@@ -118,6 +118,23 @@ def test_what_was_seen_whole_is_learned_from() -> None:
     assert len(desk.counts.learned) == 1
 
 
+def test_the_end_of_a_stream_without_a_newline_is_passed_on() -> None:
+    """The door asked for the usage and takes it out again, line by line."""
+    desk = Desk()
+
+    async def story() -> bytes:
+        visit = desk.visit(body("openai_chat", CHAT), "/v1/chat/completions")
+        await visit.begin()
+        passed = visit.passed(b'data: {"choices": [{"delta": {"content": "x"}}]}\n\ndata: [DONE]')
+        assert isinstance(passed, bytes)
+        passed += visit.rest()
+        await visit.end("answered")
+        return passed
+
+    assert run(story()).endswith(b"\n\ndata: [DONE]")
+    assert desk.visit(b"no request").rest() == b""
+
+
 @pytest.mark.parametrize("mlx", [True, False])
 def test_an_answer_beyond_the_window_is_no_loss_where_mlx_runs_the_model(*, mlx: bool) -> None:
     """There the window grows with the answer; elsewhere the beginning of the prompt was pushed out."""
@@ -168,13 +185,123 @@ def test_a_prompt_that_does_not_fit_is_not_sent() -> None:
         ("refuse", Count(7169, exact=False, error_percent=10), False),
     ],
 )
-def test_only_what_is_known_to_be_too_large_is_refused(
-    on_overflow: Any, counted: Any, forwarded: bool
-) -> None:
-    """Not when nobody could count, nor when the user only wants to be warned."""
+def test_only_what_is_too_large_is_refused(on_overflow: Any, counted: Any, forwarded: bool) -> None:
+    """By its count, by a guess when nobody could count; never when the user only wants to be warned."""
     desk = Desk(settings(on_overflow=on_overflow))
     desk.counts.says = counted
     assert isinstance(run(desk.visit(BIG).begin()), Forward) is forwarded
+
+
+@pytest.mark.parametrize(("trained", "forwarded"), [(40_960, True), (4096, False)])
+def test_a_window_is_never_more_than_the_model_was_trained_for(
+    trained: int, forwarded: bool
+) -> None:
+    """Ollama caps what the pin asks for, in silence; the number that is told is the true one."""
+    desk = Desk()
+    desk.facts.contexts = {"qwen3:8b": trained}
+    desk.counts.says = Count(6000, exact=True)
+    decision = run(desk.visit(BIG).begin())
+    assert isinstance(decision, Forward) is forwarded
+    if not forwarded:
+        assert "too large for the window of 4,096 " in text_of(decision)
+        (refused,) = desk.events
+        assert isinstance(refused, RequestRefused)
+        assert refused.window_tokens == 4096
+
+
+def test_a_loss_in_a_smaller_window_is_told_by_that_window() -> None:
+    """On an Ollama that only cuts, what was evaluated is near the trained context, far from the pin."""
+    desk = Desk(settings(32_768, on_overflow="warn"))
+    desk.residency.version, desk.facts.contexts = "0.9.3", {"qwen3:8b": 8192}
+    desk.counts.says = Count(9000, exact=False, error_percent=20)
+
+    async def story() -> None:
+        visit = desk.visit(BIG)
+        await visit.begin()
+        visit.passed(piece("x", done=True, done_reason="stop", prompt_eval_count=7000))
+        await visit.end("answered")
+
+    run(story())
+    (finished,) = [event for event in desk.events if isinstance(event, RequestFinished)]
+    assert (finished.window_tokens, finished.verdict.outcome) == (8192, "cut")
+
+
+def test_a_version_that_no_poll_has_told_yet_is_asked_for() -> None:
+    """A new sidecar's first prompt is not sent without the word that nothing may be cut."""
+    desk = Desk()
+    desk.residency.version, desk.facts.said = Unavailable("not yet"), "0.30.11"
+    assert sent_body(run(desk.visit(BODY).begin()))["truncate"] is False
+    assert desk.facts.asked == [("qwen3:8b", True)]
+    desk.residency.version = "0.12.5"
+    assert "truncate" not in sent_body(run(desk.visit(BODY).begin()))
+    assert desk.facts.asked[1:] == [("qwen3:8b", False)]
+
+
+@pytest.mark.parametrize("version", ["0.12.5", "0.30.11", Unavailable("not read")])
+def test_what_nobody_counted_in_time_is_refused_by_a_guess(version: str | Unavailable) -> None:
+    """It is told as one. What the server evaluated of earlier prompts makes it better."""
+    desk = Desk()
+    desk.residency.version = version
+    desk.counts.says = Unavailable("counting took longer than 2 s")
+    big = body("chat", [CHAT[0], message("user", "word " * 6000)])
+    said = text_of(run(desk.visit(big).begin()))
+    size = -(-(len(prompts.DIFF) + 30_000) * 2 // 7) + 10
+    assert said.startswith(f"aider-guard: not sent: about {size + 1024 - 8192:,} tokens too large")
+    desk.counts.sizes.measured(prompts.chat(said=("word " * 1000,)), 1100)
+    assert isinstance(run(desk.visit(big).begin()), Forward)
+
+
+NOT_SENT = message("assistant", "aider-guard: not sent: exactly 9 tokens too large\n/clear")
+
+
+def after_refusals(*sizes: int) -> list[dict[str, str]]:
+    """A chat with messages of these sizes that were refused, then a short one."""
+    refused = [(message("user", "x" * size), NOT_SENT) for size in sizes]
+    return [CHAT[0], *(one for pair in refused for one in pair), message("user", "go on")]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "left_out"), [((3000,), 0), ((9000,), 1), ((9000, 2000), 1), ((2000, 9000), 2)]
+)
+def test_a_shorter_message_fits_although_the_refused_one_stays_in_aiders_chat(
+    sizes: tuple[int, ...], left_out: int
+) -> None:
+    """It goes with the next message where it fits; else the oldest of them are left out until the rest does."""
+    desk = Desk()
+
+    async def story() -> Any:
+        visit = desk.visit(body("chat", after_refusals(*sizes)))
+        decision = await visit.begin()
+        visit.passed(LAST)
+        await visit.end("answered")
+        return sent_body(decision)
+
+    found = run(story())
+    kept = [message("user", "x" * size) for size in sizes[left_out:]]
+    assert found["messages"] == [CHAT[0], *kept, message("user", "go on")]
+    assert found["options"]["num_ctx"] == 8192
+    (finished,) = [event for event in desk.events if isinstance(event, RequestFinished)]
+    size = len(prompts.DIFF) + sum(sizes[left_out:]) + len("go on")
+    assert (finished.left_out, finished.counted_tokens) == (left_out, size)
+
+
+def test_what_does_not_fit_without_the_refused_ones_either_is_refused_by_itself() -> None:
+    """By how much this message is too large, not all of them together."""
+    desk = Desk()
+    many = after_refusals(*[9000] * 20)
+    many[-1] = message("user", "y" * 8000)
+    said = text_of(run(desk.visit(body("chat", many)).begin()))
+    over = len(prompts.DIFF) + 8000 + 1024 - 8192
+    assert said.startswith(f"aider-guard: not sent: exactly {over:,} tokens too large")
+    assert "a shorter message fits (this one has 8,000 tokens)" in said
+    assert desk.counts.counted <= 8
+
+
+def test_with_warn_nothing_is_left_out() -> None:
+    """The user wants all of it sent, whatever becomes of it."""
+    desk = Desk(settings(on_overflow="warn"))
+    sent = sent_body(run(desk.visit(body("chat", after_refusals(9000))).begin()))
+    assert len(sent["messages"]) == 3
 
 
 def test_a_commit_message_that_cannot_be_asked_for_is_given_up() -> None:

@@ -99,14 +99,30 @@ def prompts_forbid(version: str) -> bool:
 
 
 @pytest.mark.parametrize("version", ERAS)
-def test_a_prompt_that_nobody_could_count_is_refused_or_judged(version: str) -> None:
-    """It overflows: the server says so where it can, and the verdict says so where it cannot."""
+def test_a_prompt_that_nobody_could_count_is_refused_by_a_guess(version: str) -> None:
+    """It is far too large: whatever the server would make of it, it is not sent."""
     desk = Desk(settings(512))
     desk.counts.says = Unavailable("no vocabulary")
     big = [CHAT[0], message("user", "word " * 4000)]
     with FakeOllama(version=version) as ollama, door(ollama, desk) as base:
         answer = post(base, body("chat", big))
+        assert ollama.chats == []
+    last = ended(desk)
+    assert isinstance(last, RequestRefused)
+    assert last.reason == "overflow"
+    assert said(answer).startswith("aider-guard: not sent: about ")
+
+
+@pytest.mark.parametrize("version", ERAS)
+def test_a_prompt_that_is_larger_than_it_was_guessed_is_refused_or_judged(version: str) -> None:
+    """It overflows: the server says so where it can, and the verdict says so where it cannot."""
+    desk = Desk(settings(4096))
+    desk.counts.says = Unavailable("no vocabulary")
+    big = [CHAT[0], message("user", "1 2 3 " * 1500)]
+    with FakeOllama(version=version) as ollama, door(ollama, desk) as base:
+        answer = post(base, body("chat", big))
         last = ended(desk)
+        assert len(ollama.chats) == 1
     if version not in OLDER:
         assert isinstance(last, RequestRefused)
         assert last.reason == "overflow"

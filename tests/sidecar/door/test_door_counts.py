@@ -99,6 +99,34 @@ def test_a_prompt_is_counted_before_it_is_sent(counts: PromptCounts) -> None:
     )
 
 
+def test_what_was_counted_is_not_counted_again(counts: PromptCounts) -> None:
+    """The next turn's prompt is known to fit by its new text alone."""
+    file, system = "def price(item, count):\n" * 400, Message("system", "You are a log.")
+
+    def turn(*said: str) -> Asked:
+        users = (
+            Message("user" if n % 2 == 0 else "assistant", text) for n, text in enumerate(said)
+        )
+        return Asked("chat", "exact", (system, *users), stream=True)
+
+    async def count(*texts: str) -> int:
+        counted = await counts.count(turn(*texts))
+        assert isinstance(counted, Count)
+        tokens = await counts.count_texts("exact", (system.content, *texts))
+        assert not isinstance(tokens, Unavailable)
+        return counted.tokens
+
+    first = turn(file, "Ok.", "fix it")
+    room = 260 + asyncio.run(counts.count_texts("exact", (file,)))[0]  # type: ignore[index]
+    assert not counts.fits(first, room)
+    tokens = asyncio.run(count(file, "Ok.", "fix it"))
+    assert tokens < room < len(file)
+    assert counts.fits(first, room)
+    assert counts.fits(turn(file, "Ok.", "fix it", "Done.", "now b"), room)
+    assert not counts.fits(turn(file, "Ok.", "fix it", "Done.", "now " * 60), room)
+    assert not counts.fits(first, tokens - 1)
+
+
 def test_a_name_in_another_spelling_is_the_same_model(counts: PromptCounts) -> None:
     """As Ollama compares names."""
     assert asyncio.run(counts.count(asked("a", model="EXACT:latest"))) == Count(
@@ -229,6 +257,28 @@ def test_the_counter_ends_when_idle(settings: DoorSettings) -> None:
         assert asyncio.run(counts.count(asked("a"))) == Count(chatml("a"), exact=True)
         counting = psutil.Process(started.get(timeout=20).pid)
         assert psutil.wait_procs([counting], timeout=20)[1] == []
+
+
+def test_the_counter_can_be_woken(settings: DoorSettings) -> None:
+    """The prompt that comes next finds the process there."""
+    started: queue.SimpleQueue[LineProcess] = queue.SimpleQueue()
+
+    def start(*arguments: str) -> LineProcess:
+        process = LineProcess(*arguments)
+        started.put(process)
+        return process
+
+    counts = PromptCounts(ahead_seconds=0.1, wait_seconds=20, start=start)
+    with contextlib.closing(counts):
+        counts.wake()  # of no model: there are no settings yet
+        counts.serve(settings)
+        ahead = psutil.Process(started.get(timeout=20).pid)
+        assert psutil.wait_procs([ahead], timeout=20)[1] == []
+        counts.wake()
+        woken = started.get(timeout=20)
+        assert asyncio.run(counts.count(asked("a"))) == Count(chatml("a"), exact=True)
+        assert started.empty()
+        assert [one.pid for one in own_processes()] == [woken.pid]
 
 
 def test_the_loop_goes_on_while_something_is_counted(counts: PromptCounts) -> None:

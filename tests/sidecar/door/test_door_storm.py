@@ -37,6 +37,7 @@ from aider_guard.core.traffic.events import (
 from aider_guard.core.traffic.kinds import DoorRole, DoorSettings
 from aider_guard.sidecar.door.attendant import DoorAttendant
 from aider_guard.sidecar.door.counts import PromptCounts
+from aider_guard.sidecar.door.facts import AskedFacts
 from aider_guard.sidecar.door.residency import OllamaResidency
 from aider_guard.sidecar.door.seam import Call
 from aider_guard.sidecar.door.services import Services
@@ -107,7 +108,8 @@ def house(folder: Path) -> Iterator[House]:
         shelf = TagsShelf(client)
         shelf.read()
         home = House(ollama, OllamaResidency(client, told.append), told)
-        services = Services(counts, witness, home.residency, Shelves(lambda _base: shelf))
+        shelves, facts = Shelves(lambda _base: shelf), AskedFacts(client)
+        services = Services(counts, witness, home.residency, shelves, facts)
 
         def on_open(settings: DoorSettings) -> None:
             home.loop = asyncio.get_running_loop()

@@ -328,6 +328,28 @@ def test_an_answer_that_breaks_off_ends_as_the_visit_decides(
     assert visits.outcomes == ["replied" if isinstance(decision, Reply) else "broken"]
 
 
+def test_what_a_visit_held_back_comes_at_the_end() -> None:
+    """It waited for more of a line, and there was none."""
+
+    @dataclass
+    class Holding(PlainVisit):
+        held: bytes = b""
+
+        def passed(self, chunk: bytes) -> bytes:
+            self.held += chunk
+            return b""
+
+        def rest(self) -> bytes:
+            return self.held
+
+    def script(connection: Connection) -> None:
+        connection.request()
+        connection.whole(b"data: [DONE]")
+
+    with Scripted(script) as upstream, door_to(PlainAttendant(Holding), upstream.base) as door:
+        assert post(door.base).content == b"data: [DONE]"
+
+
 def test_an_answer_that_is_compressed_unasked_is_seen_and_handed_on_plain() -> None:
     """Some reverse proxies compress whatever was asked for."""
     seen = []

@@ -141,7 +141,7 @@ class _Attended:
                     return reply
                 case Abort():
                     return "broken"
-        await self.caller.finish()
+        await self.caller.finish(self.visit.rest())
         return "answered"
 
 
