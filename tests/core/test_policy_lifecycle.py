@@ -35,6 +35,7 @@ from aider_guard.core.actions import (
     StartAider,
     StopAider,
     UnloadModels,
+    WakeCounter,
     WarmModel,
 )
 from aider_guard.core.events import (
@@ -67,11 +68,11 @@ MANY = settings(max_examples=200)
 
 
 def names(actions: list[Action]) -> list[str]:
-    """The kinds of actions, but not the deadlines."""
+    """The kinds of actions, but not the deadlines, nor the counter that wakes with each first key."""
     return [
         type(action).__name__
         for action in actions
-        if not isinstance(action, SetDeadline | CancelDeadline)
+        if not isinstance(action, SetDeadline | CancelDeadline | WakeCounter)
     ]
 
 
