@@ -76,6 +76,11 @@ TROUBLES = {
 }
 
 
+def said_to(server: FakeOllama) -> list[str]:
+    """The messages of each request that was answered."""
+    return [str(body["messages"]) for body in server.chats]
+
+
 @pytest.mark.parametrize("version", ["0.9.3", "0.24.0", "0.30.11"])
 @pytest.mark.parametrize("name", TROUBLES)
 def test_words_at_once_and_the_next_try_works(desk: Desk, name: str, version: str) -> None:
@@ -90,13 +95,11 @@ def test_words_at_once_and_the_next_try_works(desk: Desk, name: str, version: st
         person.wait_for_prompt(2, WITHIN_SECONDS)
         assert "Retrying in" not in person.text()
         trouble.end(server)
-        before = len(server.chats)
         person.ask("Once more, please.")
         assert SAYS in person.text()
-        (body,) = server.chats[before:]
-        said = str(body["messages"])
+        # The head of the prompt may be evaluated ahead once the model is back: that is not the message.
+        (said,) = (text for text in said_to(server) if "Once more, please." in text)
         assert "What is a basket?" in said
-        assert "Once more, please." in said
         assert "aider-guard" not in said
         person.type(b"/exit\r")
         assert person.end() == 0
