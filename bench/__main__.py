@@ -56,7 +56,7 @@ def rows(folder: Path, address: str, options: argparse.Namespace) -> None:
     if rig.aider_command.exists():
         counting.print_counting(rig)
     if options.turns and rig.aider_command.exists():
-        turns.print_turns(rig, options.turns, rounds=1)
+        turns.print_turns(rig, options.turns, rounds=2)
     layers = airgap.print_costs(folder / "airgap", address, options.starts, options.requests)
     if options.turns and rig.aider_command.exists():
         airgap.print_turns(rig, layers, turns=min(options.turns, 4), sessions=1)
