@@ -225,6 +225,9 @@ async def answer_all(
             elif show is not None and head.startswith(b"GET /api/version "):
                 told = b'{"version":"0.30.11"}'
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(told) + told)
+            elif show is not None and head.startswith(b"GET /api/tags "):
+                told = json.dumps({"models": [{"name": MODEL, "model": MODEL}]}).encode()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(told) + told)
             elif show is not None and head.startswith(b"POST /api/show "):
                 told = show(body)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(told) + told)
