@@ -8,7 +8,6 @@ import random
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from fakes.ollama_runners import Speed
 from fakes.ollama_server import FakeOllama
 from fakes.ollama_troubles import Break
 from fakes.vocabulary import tiny
-from sidecar.door.leftovers import left, settled_bytes, wait_until
+from sidecar.door.leftovers import Crowd, left, settled_bytes, wait_until
 from sidecar.door.scripted import CAP_SECONDS, TOKEN, Served, door_to
 
 from aider_guard.core.sidecar_events import ModelsRead, ServerRead
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     from aider_guard.core.events import Event
 
 RequestEvent = RequestStarted | RequestFinished | RequestRefused
-REQUESTS, CONNECTIONS = 500, 50
+REQUESTS = 500
 PIECES = 40
 WINDOW_TOKENS = 2048
 MODELS = tuple(
@@ -148,11 +147,11 @@ def _polled(home: House, client: OllamaClient) -> Iterator[None]:
         thread.join(CAP_SECONDS)
 
 
-class Storm:
+class Storm(Crowd):
     """The requests, each with its own fate."""
 
     def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
+        super().__init__(seed)
         self.whole = 0
         self._lock = threading.Lock()
 
@@ -165,22 +164,6 @@ class Storm:
             else None
             for _ in range(requests)
         ]
-
-    def rage(self, door: Served, requests: int) -> None:
-        """So many requests, by all the connections at the same time."""
-        with ThreadPoolExecutor(CONNECTIONS) as people:
-            seeds = [self.chance.random() for _ in range(CONNECTIONS)]
-            for person in [people.submit(self._ask_on, door, seed, requests) for seed in seeds]:
-                person.result(CAP_SECONDS * 5)
-
-    def _ask_on(self, door: Served, seed: float, requests: int) -> None:
-        chance = random.Random(seed)
-        connected = door.connect()
-        for _ in range(requests // CONNECTIONS):
-            if not self._ask(connected, chance):
-                connected.close()
-                connected = door.connect()
-        connected.close()
 
     def _ask(self, connected: socket.socket, chance: random.Random) -> bool:
         """One request; whether its connection can be used for another."""

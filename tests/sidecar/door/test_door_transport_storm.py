@@ -7,21 +7,20 @@ import random
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import httpcore
 import httpx
 import psutil
 import pytest
-from sidecar.door.leftovers import left, settled_bytes, wait_until
+from sidecar.door.leftovers import Crowd, left, settled_bytes, wait_until
 from sidecar.door.plain_attendant import PlainAttendant, PlainVisit
-from sidecar.door.scripted import CAP_SECONDS, TOKEN, Connection, Scripted, Served, door_to
+from sidecar.door.scripted import TOKEN, Connection, Scripted, Served, door_to
 
 from aider_guard.sidecar.door.seam import Call, Forward, Outcome, Reply
 from aider_guard.sidecar.door.transport.caller import Caller
 
-REQUESTS, CONNECTIONS = 500, 50
+REQUESTS = 500
 PIECE = b"x" * 65536
 PIECES = 20
 """More than all buffers between the two sides hold, so that a cut comes in the middle."""
@@ -43,11 +42,11 @@ class Slow(PlainVisit):
         return await super().begin()
 
 
-class Storm:
+class Storm(Crowd):
     """The requests, each with its own fate."""
 
     def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
+        super().__init__(seed)
         self.whole = self.visits = 0
         self.attendant = PlainAttendant(self._visit)
         self._lock = threading.Lock()
@@ -69,22 +68,6 @@ class Storm:
             connection.end()
             if not keeps:
                 return
-
-    def rage(self, door: Served, requests: int) -> None:
-        """So many requests, by all the connections at the same time."""
-        with ThreadPoolExecutor(CONNECTIONS) as people:
-            seeds = [self.chance.random() for _ in range(CONNECTIONS)]
-            for person in [people.submit(self._ask_on, door, seed, requests) for seed in seeds]:
-                person.result(CAP_SECONDS * 5)
-
-    def _ask_on(self, door: Served, seed: float, requests: int) -> None:
-        chance = random.Random(seed)
-        connected = door.connect()
-        for _ in range(requests // CONNECTIONS):
-            if not self._ask(connected, chance):
-                connected.close()
-                connected = door.connect()
-        connected.close()
 
     def _ask(self, connected: socket.socket, chance: random.Random) -> bool:
         """One request; whether its connection can be used for another."""
