@@ -15,7 +15,7 @@ from aider_guard.core.reloads import ReloadEvidence, cause
 from aider_guard.core.serverfacts import ModelFacts
 from aider_guard.core.traffic.events import ReloadSeen
 from aider_guard.sidecar.here import targets
-from aider_guard.sidecar.listeners import find_listener
+from aider_guard.sidecar.listeners import Listener, find_listener
 from aider_guard.sidecar.ollama import OllamaClient
 from aider_guard.sidecar.processes import ProcessTable
 from aider_guard.sidecar.same_file import same_file
@@ -40,12 +40,12 @@ class Processes:
         return len(self.pids) > 1 and self.pids <= before.pids
 
 
-def processes(base: str) -> Processes:
+def processes(base: str, find: Callable[..., Listener | Unavailable] = find_listener) -> Processes:
     """Those of the Ollama at this address; none of one on another machine. Takes some milliseconds."""
     addresses, port = targets(base), urlsplit(base).port or 0
     if not addresses or not port:
         return Processes()
-    listener = find_listener(addresses, port)
+    listener = find(addresses, port)
     table = ProcessTable()
     try:
         table.refresh()

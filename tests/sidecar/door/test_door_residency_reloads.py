@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 from fakes.ollama_server import FakeModel, FakeOllama
@@ -15,6 +18,7 @@ from aider_guard.core.sidecar_events import ModelsRead
 from aider_guard.core.traffic.events import ModelWarmed, ReloadSeen
 from aider_guard.sidecar.door.reloading import Processes, processes
 from aider_guard.sidecar.door.residents import Residents
+from aider_guard.sidecar.listeners import PROC, find_listener
 
 TWIN = FakeModel("twin:latest", blob="b2" * 32)
 MAIN_OF_TWO = FakeModel(MAIN.name, blob=TWIN.blob, kv_bytes_per_token=1024)
@@ -209,12 +213,16 @@ def test_lists_are_kept_as_long_as_they_differ() -> None:
     assert residents.readings == (ModelsReading((), 99.0),)
 
 
-def test_this_machine_s_processes_are_looked_at() -> None:
+def test_this_machine_s_processes_are_looked_at(tmp_path: Path) -> None:
     """An address on another machine has none here; a bad one has none either."""
     assert processes("http://192.0.2.1:11434") == Processes()
     assert processes("http://127.0.0.1") == Processes()
+    (tmp_path / "net").symlink_to(PROC / "self" / "net")
+    (tmp_path / str(os.getpid())).symlink_to(PROC / "self")
+    # The search ends after a moment, and a busy machine with many processes takes longer: here it has this one's only.
+    find = partial(find_listener, proc=tmp_path, clock=lambda: 0.0)
     with FakeOllama() as ollama:
-        assert processes(ollama.url).server_pid
+        assert processes(ollama.url, find).server_pid == os.getpid()
 
 
 def test_other_events_are_ignored() -> None:
