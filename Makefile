@@ -3,6 +3,9 @@
 BIN := .venv/bin
 READY := .venv/.ready
 
+# One worker a processor, up to four; the durations show what became slow.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --durations 20
+
 # A package index that is slow is waited for; a value of the user's own wins.
 export PIP_DEFAULT_TIMEOUT ?= 60
 export PIP_RETRIES ?= 8
@@ -45,14 +48,14 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/python -m pytest -m "not e2e"
+	$(PYTEST) -m "not e2e"
 
 e2e: rig
-	$(BIN)/python -m pytest -m e2e
+	$(PYTEST) -m e2e
 
 # The tests come last, so that their summary is what is left to read.
 test: lint types rig
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: rig
 	$(BIN)/python -m bench

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+SERVERS = {"ollama", "llama"}
+"""Fixtures of which a run has one: two models that compute at the same time are slower than one after the other."""
 
 # A busy machine is slow now and then: that says nothing of the code. What must be fast has tests of its own.
 settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -15,3 +19,13 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         _usual = signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL
         signal.signal(_number, _usual)
+
+
+# The markers come before xdist reads them, and the order after pytest-randomly has made its own.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share an expensive server run on one worker, and the long ones are begun first."""
+    for item in items:
+        for server in SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(server))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

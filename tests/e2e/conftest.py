@@ -11,8 +11,11 @@ import httpx
 import pytest
 from e2e.desk import Desk
 from e2e.emptying import empty
+from e2e.shallow import BRIEF, upload
+from e2e.shallow import NAME as SHALLOW
 from session.ptys import PATIENT
 
+from aider_guard.demo.model import PARAMETERS, TEMPLATE
 from aider_guard.demo.ollama_server import PrivateOllama, private_ollama
 from aider_guard.demo.rig import ensure_rig
 from aider_guard.demo.sample import make_sample
@@ -60,15 +63,35 @@ def _nothing_loaded(request: pytest.FixtureRequest) -> None:
         empty(request.getfixturevalue("ollama"))
 
 
-@pytest.fixture(scope="session")
-def terse(ollama: PrivateOllama) -> str:
-    """The small model, made to stop after its first sentence: a turn takes seconds."""
-    parameters = {"stop": [".", "<|im_end|>"], "temperature": 0, "seed": 1}
-    body = {"model": "terse", "from": "small", "parameters": parameters, "stream": False}
+def create(ollama: PrivateOllama, name: str, **facts: object) -> str:
+    """Make a model on the server; its name."""
+    body = {"model": name, "stream": False, **facts}
     httpx.post(
-        f"{ollama.url}/api/create", json=body, timeout=60, trust_env=False
+        f"{ollama.url}/api/create", json=body, timeout=60, trust_env=False, verify=False
     ).raise_for_status()
-    return "terse"
+    return name
+
+
+@pytest.fixture(scope="session")
+def shallow(ollama: PrivateOllama, rig: Rig) -> str:
+    """The small model without most of its layers: for what does not depend on them, in a small part of the time."""
+    digest = upload(rig, ollama)
+    return create(
+        ollama, SHALLOW, files={f"{SHALLOW}.gguf": digest}, template=TEMPLATE, parameters=PARAMETERS
+    )
+
+
+@pytest.fixture(scope="session")
+def terse(ollama: PrivateOllama, shallow: str) -> str:
+    """The shallow model, made to say a word or two: a turn takes a second."""
+    parameters = {**BRIEF, "stop": [",", ".", "-", "<|im_end|>"], "num_predict": 8}
+    return create(ollama, "terse", **{"from": shallow}, parameters=parameters)
+
+
+@pytest.fixture(scope="session")
+def wordy(ollama: PrivateOllama, shallow: str) -> str:
+    """The shallow model, made to talk for a few seconds."""
+    return create(ollama, "wordy", **{"from": shallow}, parameters={**BRIEF, "num_predict": 64})
 
 
 @pytest.fixture

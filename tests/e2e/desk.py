@@ -92,9 +92,10 @@ def refusal(person: Guarded) -> tuple[int, str]:
     text = person.text()
     found = list(_TOO_LARGE.finditer(text))
     assert found, f"nothing was refused; the screen:\n{text}"
-    command = _COMMAND.search(text, found[-1].end())
-    assert command, f"no command was named; the screen:\n{text}"
-    return int(found[-1]["over"].replace(",", "")), command[1]
+    # On a busy machine Aider leaves a line of an answer's live view below its end: the last one need not be whole.
+    commands = [command for one in found if (command := _COMMAND.search(text, one.end()))]
+    assert commands, f"no command was named; the screen:\n{text}"
+    return int(found[-1]["over"].replace(",", "")), commands[-1][1]
 
 
 def wait_until(person: Guarded, holds: Callable[[], bool], seconds: float) -> float:

@@ -1,6 +1,6 @@
 """Ten prompts that overflow a small window by every route, or just do not, and what is true of each.
 
-Their sizes are known by construction: "the" is one token of the small model's, and so are each mark of its template
+Their sizes are known by construction: "the" is one token of the shallow model's, and so are each mark of its template
 and each role, but for "assistant", which is two (``<|im_start|>``, role and newline before a message and at the end,
 ``<|im_end|>`` and newline after it). ``test_overflow_reality.py`` measures that it is so,
 and that Ollama does what is expected here.
@@ -15,7 +15,7 @@ from fakes.ollama_eras import Part, Prompt
 
 from aider_guard.core.traffic.kinds import Stage
 
-MODEL = "small"
+MODEL = "shallow"
 WINDOW_TOKENS = 256
 MESSAGE_TOKENS = {"system": 5, "user": 5, "assistant": 6}
 TAIL_TOKENS = 4

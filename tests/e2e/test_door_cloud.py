@@ -119,7 +119,9 @@ def test_nothing_is_fetched_or_sent_away_for_a_program_inside() -> None:
         settings = settings_for(server.url, "small", 4096)
         with open_door(server.url, settings) as door:
             for count, (path, body) in enumerate(bodies.items(), 1):
-                answer = httpx.post(f"{door.url}{path}", json=body, trust_env=False, timeout=20)
+                answer = httpx.post(
+                    f"{door.url}{path}", json=body, trust_env=False, verify=False, timeout=20
+                )
                 assert answer.status_code == 403
                 assert answer.json()["error"].startswith("aider-guard: ")
                 assert door.wait_for(RequestRefused, count).reason == "forbidden"
@@ -127,7 +129,9 @@ def test_nothing_is_fetched_or_sent_away_for_a_program_inside() -> None:
             assert {request.path for request in asked} <= {"/api/show"}  # whether it is here
         with open_door(server.url, replace(settings, refuse_cloud=False)) as door:
             for path, body in bodies.items():
-                httpx.post(f"{door.url}{path}", json=body, trust_env=False, timeout=20)
+                httpx.post(
+                    f"{door.url}{path}", json=body, trust_env=False, verify=False, timeout=20
+                )
             assert set(bodies) <= server.paths()
 
 
@@ -136,7 +140,7 @@ def ask(door: OpenDoor, path: str, model: str, text: str = "Hello.") -> httpx.Re
     key = {"/api/generate": "prompt", "/v1/embeddings": "input"}.get(path, "messages")
     said: object = [{"role": "user", "content": text}] if key == "messages" else text
     body = {"model": model, key: said, "stream": False}
-    with httpx.Client(trust_env=False, timeout=20) as client:
+    with httpx.Client(trust_env=False, verify=False, timeout=20) as client:
         answer = client.post(f"{door.url}{path}", json=body)
     if path == "/v1/embeddings" and answer.status_code == 404:  # the fake has none
         return httpx.Response(200)

@@ -83,7 +83,9 @@ def test_an_unloaded_model_is_there_again_before_the_next_message(
         person.ask("Hello.")
         person.wait_for(lambda: "small:latest" in str(person.journal("models_read")[-1]))
         body = {"model": "small", "keep_alive": 0}
-        httpx.post(f"{server.url}/api/generate", json=body, trust_env=False).raise_for_status()
+        httpx.post(
+            f"{server.url}/api/generate", json=body, trust_env=False, verify=False
+        ).raise_for_status()
         person.wait_for(lambda: windows(server) == [WINDOW_TOKENS, WINDOW_TOKENS])
         person.ask("Hello again.")
         assert person.wait_for_event("request_finished", 2)["load_seconds"] < 0.5

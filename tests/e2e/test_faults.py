@@ -22,11 +22,11 @@ MOMENTS = ("starting", "at the prompt", "probing", "busy", "restarting")
 
 
 @pytest.fixture
-def start(rig: Rig, terse: str, sample_repo: Path, aider_env: dict[str, str]) -> Start:
+def start(rig: Rig, wordy: str, sample_repo: Path, aider_env: dict[str, str]) -> Start:
     """Starts a guarded session in the sample repository."""
 
     def started(*options: str, **changes: str) -> Guarded:
-        arguments = ["--model", f"ollama_chat/{terse}", *QUIET, "till/prices.py"]
+        arguments = ["--model", f"ollama_chat/{wordy}", *QUIET, "till/prices.py"]
         aider = str(rig.aider_command)
         return Guarded(
             aider, arguments, options=options, env={**aider_env, **changes}, cwd=sample_repo
@@ -184,7 +184,7 @@ def test_ollama_goes_away(
     models = tmp_path / "models"
     shutil.copytree(rig.models, models, copy_function=os.symlink)
     library = models / "manifests" / "registry.ollama.ai" / "library"
-    shutil.copytree(library / "small", library / "terse")  # a second tag on the same file
+    shutil.copytree(library / "small", library / "wordy")  # a second tag on the same file
     with private_ollama(rig.ollama, models, folder=tmp_path / "own-ollama") as own:
         with start("--max-turns", "1", OLLAMA_API_BASE=own.url) as person:
             reach(person, "at the prompt")

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 from e2e.bare import UNASKED, Bare
 from e2e.people import Guarded
@@ -63,16 +62,6 @@ def log_since(server: PrivateOllama, place: int) -> Log:
         return Log(file.read().decode())
 
 
-@pytest.fixture(scope="module")
-def curt(ollama: PrivateOllama) -> str:
-    """The small model, made to stop after a few words, whatever it begins to tell."""
-    parameters = {"stop": [*".,;:!?", "<|im_end|>"], "temperature": 0, "seed": 1}
-    body = {"model": "curt", "from": "small", "parameters": parameters, "stream": False}
-    answer = httpx.post(f"{ollama.url}/api/create", json=body, timeout=60, trust_env=False)
-    answer.raise_for_status()
-    return "curt"
-
-
 def conversation(repo: Path, model: str) -> list[str]:
     """Leave a chat that is too long to restore as it is, and a change to commit; Aider's arguments."""
     (repo / ".aider.chat.history.md").write_text(HISTORY)
@@ -114,13 +103,13 @@ def guarded(aider: Path, arguments: Sequence[str], env: Mapping[str, str], repo:
 
 @pytest.mark.slow
 def test_one_load_for_all_turns(
-    rig: Rig, ollama: PrivateOllama, curt: str, sample_repo: Path, aider_env: dict[str, str]
+    rig: Rig, ollama: PrivateOllama, terse: str, sample_repo: Path, aider_env: dict[str, str]
 ) -> None:
     """Five messages, a summary and a commit message: one load with the guard, of the pinned window; else one each."""
     logs = {}
     for number, talk in enumerate((bare, guarded), 1):
-        arguments = conversation(sample_repo, curt)
-        ollama.unload(curt)
+        arguments = conversation(sample_repo, terse)
+        ollama.unload(terse)
         place = ollama.log_path.stat().st_size
         talk(rig.aider_command, arguments, aider_env, sample_repo)
         logs[talk] = log_since(ollama, place)

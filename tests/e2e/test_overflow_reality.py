@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from e2e.emptying import empty
-from e2e.overflowing import TEN, Overflowing
+from e2e.overflowing import MODEL, TEN, Overflowing
 from fakes.ollama_eras import Answered, answered
 
 from aider_guard.core.readings import Unavailable
@@ -29,7 +29,9 @@ EACH = pytest.mark.parametrize("case", TEN, ids=[case.name for case in TEN])
 @pytest.fixture(scope="module")
 def version(ollama: PrivateOllama) -> str:
     """What this server calls itself."""
-    return str(httpx.get(f"{ollama.url}/api/version", trust_env=False).json()["version"])
+    return str(
+        httpx.get(f"{ollama.url}/api/version", trust_env=False, verify=False).json()["version"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +39,27 @@ def witness(ollama: PrivateOllama) -> Iterator[LogWitness]:
     """A witness that has found the server's log by itself."""
     witness = LogWitness(start=lambda look: look())
     upstream = Upstream("", ollama.url, "ollama")
-    witness.serve(DoorSettings("t", (upstream,), (DoorRole("main", "small"),), 256))
+    witness.serve(DoorSettings("t", (upstream,), (DoorRole("main", MODEL),), 256))
     assert witness.mark() > 0
     yield witness
     witness.close()
 
 
 @pytest.fixture(autouse=True)
-def unused(ollama: PrivateOllama) -> None:
+def unused(ollama: PrivateOllama, shallow: str) -> None:
     """A cache that no case before has used: when an answer had been shifted out of the window, the next prompt can
     end the process of Ollama 0.9.3 ("panic: failed to decode batch: could not find a kv cache slot").
     """
+    assert shallow == MODEL
     empty(ollama)
 
 
 def ask(ollama: PrivateOllama, case: Overflowing, **changed: Any) -> dict[str, Any]:
     """The last line of the answer."""
     body = {**case.body, "options": {**case.body["options"], **changed}, "stream": False}
-    answer = httpx.post(f"{ollama.url}{case.path}", json=body, timeout=500, trust_env=False)
+    answer = httpx.post(
+        f"{ollama.url}{case.path}", json=body, timeout=500, trust_env=False, verify=False
+    )
     assert answer.is_success, answer.text
     told = answer.json()
     assert isinstance(told, dict)

@@ -31,7 +31,9 @@ def chat(server: PrivateOllama, model: str = "small") -> str:
         "messages": [{"role": "user", "content": "Say hello."}],
         "options": {"num_predict": 4, "num_ctx": 512},
     }
-    answer = httpx.post(f"{server.url}/api/chat", json=request, timeout=120, trust_env=False)
+    answer = httpx.post(
+        f"{server.url}/api/chat", json=request, timeout=120, trust_env=False, verify=False
+    )
     return str(answer.raise_for_status().json()["message"]["content"])
 
 

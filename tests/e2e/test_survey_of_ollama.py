@@ -34,7 +34,7 @@ def test_everything_is_known_at_once(
 ) -> None:
     """Server, process, settings and both models, whose weights are one file, in a moment."""
     survey(client, ())  # connections and files of the server are warm afterwards
-    names = ("small", terse.upper(), "smal:q4", "gpt-oss:120b-cloud")
+    names = ("shallow", terse.upper(), "smal:q4", "gpt-oss:120b-cloud")
 
     def timed() -> tuple[ServerReport, float]:
         started_at = time.monotonic()
@@ -50,11 +50,11 @@ def test_everything_is_known_at_once(
     assert report.process.user == psutil.Process().username()
     assert isinstance(report.process.settings, dict)
     assert report.process.settings["OLLAMA_NUM_PARALLEL"] == "1"
-    small, other = report.models["small"], report.models["TERSE"]
-    assert isinstance(small, ModelFacts)
+    shallow, other = report.models["shallow"], report.models["TERSE"]
+    assert isinstance(shallow, ModelFacts)
     assert isinstance(other, ModelFacts)
-    assert (small.resolved, other.resolved) == ("small:latest", "terse:latest")
-    assert small.blob == other.blob != ""
+    assert (shallow.resolved, other.resolved) == ("shallow:latest", "terse:latest")
+    assert shallow.blob == other.blob != ""
     assert report.models["gpt-oss:120b-cloud"] == Unavailable(
         "gpt-oss:120b-cloud is a cloud model: its name is not sent"
     )
@@ -85,7 +85,11 @@ def test_a_window_in_the_model_file(ollama: PrivateOllama, client: OllamaClient)
     for tokens in (4096, 1_048_576):
         body = {"model": "pinned", "from": "small", "parameters": {"num_ctx": tokens}}
         httpx.post(
-            f"{ollama.url}/api/create", json={**body, "stream": False}, timeout=60, trust_env=False
+            f"{ollama.url}/api/create",
+            json={**body, "stream": False},
+            timeout=60,
+            trust_env=False,
+            verify=False,
         ).raise_for_status()
         facts = client.model_facts("pinned", client.installed())
         assert isinstance(facts, ModelFacts)

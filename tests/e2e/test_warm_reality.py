@@ -80,7 +80,7 @@ class House:
         asked, upstream = read("chat", body, self.settings, ""), self.settings.upstreams[0]
         await self.residency.begins(asked, upstream)
         content = sent(asked, b"", self.settings, upstream, self.residency.version)
-        async with httpx.AsyncClient(trust_env=False, timeout=CAP_SECONDS) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=CAP_SECONDS) as http:
             answer = (await http.post(f"{self.server.url}/api/chat", content=content)).json()
         self.residency.ended(asked, upstream, answer["load_duration"] / 1e9)
         return {name: answer[f"{name}_duration"] / 1e9 for name in ("load", "prompt_eval")}
@@ -219,7 +219,11 @@ def test_another_s_model_stays(ollama: PrivateOllama) -> None:
 
     async def story(home: House) -> None:
         httpx.post(
-            f"{ollama.url}/api/generate", json={"model": SMALL_Q4}, timeout=60, trust_env=False
+            f"{ollama.url}/api/generate",
+            json={"model": SMALL_Q4},
+            timeout=60,
+            trust_env=False,
+            verify=False,
         )
         home.residency.warm()
         warmed = await home.told(ModelWarmed)
@@ -231,7 +235,9 @@ def test_another_s_model_stays(ollama: PrivateOllama) -> None:
 
 async def _widened(home: House) -> None:
     body = {"model": SMALL, "options": {"num_ctx": 4096}}
-    httpx.post(f"{home.server.url}/api/generate", json=body, timeout=60, trust_env=False)
+    httpx.post(
+        f"{home.server.url}/api/generate", json=body, timeout=60, trust_env=False, verify=False
+    )
     await home.reads()
 
 
@@ -275,10 +281,14 @@ def test_a_request_that_says_nothing_of_it_leaves_the_stay_as_it_was(ollama: Pri
     body: dict[str, Any] = {"model": SMALL, "options": {"num_ctx": WINDOW_TOKENS}}
     for stay in ({"keep_alive": "30m"}, {}):
         asked = httpx.post(
-            f"{ollama.url}/api/generate", json=body | stay, timeout=60, trust_env=False
+            f"{ollama.url}/api/generate",
+            json=body | stay,
+            timeout=60,
+            trust_env=False,
+            verify=False,
         )
         assert asked.raise_for_status().json()["done"]
-    (listed,) = httpx.get(f"{ollama.url}/api/ps", trust_env=False).json()["models"]
+    (listed,) = httpx.get(f"{ollama.url}/api/ps", trust_env=False, verify=False).json()["models"]
     leaves_at = datetime.fromisoformat(
         re.sub(r"\.\d+", "", listed["expires_at"]).replace("Z", "+00:00")
     )

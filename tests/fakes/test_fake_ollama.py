@@ -34,7 +34,7 @@ def ollama() -> Iterator[FakeOllama]:
 
 def post(server: FakeOllama, path: str, body: dict[str, Any]) -> httpx.Response:
     """One request."""
-    return httpx.post(server.url + path, json=body, trust_env=False)
+    return httpx.post(server.url + path, json=body, trust_env=False, verify=False)
 
 
 def chat(server: FakeOllama, **more: Any) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ def test_another_window_loads_again(ollama: FakeOllama) -> None:
     other = chat(ollama, options={"num_ctx": 2048})[-1]
     assert other["load_duration"] > 10**9
     assert other["prompt_eval_duration"] == 32 * 10**6
-    (entry,) = httpx.get(f"{ollama.url}/api/ps", trust_env=False).json()["models"]
+    (entry,) = httpx.get(f"{ollama.url}/api/ps", trust_env=False, verify=False).json()["models"]
     assert entry["context_length"] == 2048
 
 
@@ -122,7 +122,7 @@ def test_a_client_that_goes_away_is_seen(ollama: FakeOllama) -> None:
     """In the middle of an answer; the next request does not wait for the rest of it."""
     ollama.talking.speed = Speed(load_seconds=0, answer_tokens_per_second=0.01, share=1)
     with (
-        httpx.Client(trust_env=False) as client,
+        httpx.Client(trust_env=False, verify=False) as client,
         client.stream("POST", f"{ollama.url}/api/chat", json=ASK) as answer,
     ):
         assert b"It" in next(answer.iter_raw())
@@ -220,7 +220,7 @@ def test_the_vocabulary_is_told_when_it_is_asked_for(ollama: FakeOllama) -> None
 def test_a_strange_host_is_forbidden(ollama: FakeOllama, host: str, status: int) -> None:
     """As on every server that listens on loopback only."""
     headers = {"Host": host}
-    answer = httpx.get(f"{ollama.url}/api/version", headers=headers, trust_env=False)
+    answer = httpx.get(f"{ollama.url}/api/version", headers=headers, trust_env=False, verify=False)
     assert answer.status_code == status
 
 

@@ -52,7 +52,7 @@ def door(ollama: FakeOllama, desk: Desk) -> Iterator[str]:
 
 
 def post(base: str, content: bytes, path: str = "/api/chat") -> httpx.Response:
-    with httpx.Client(trust_env=False, timeout=SECONDS) as client:
+    with httpx.Client(trust_env=False, verify=False, timeout=SECONDS) as client:
         return client.post(f"{base}{path}", content=content)
 
 

@@ -58,7 +58,9 @@ def attendant(**decisions: object) -> PlainAttendant:
 
 def post(base: str, body: bytes = b"{}") -> httpx.Response:
     """Ask the door for text."""
-    return httpx.post(f"{base}/api/chat", content=body, trust_env=False, timeout=CAP_SECONDS)
+    return httpx.post(
+        f"{base}/api/chat", content=body, trust_env=False, verify=False, timeout=CAP_SECONDS
+    )
 
 
 def chunks_of(*pieces: bytes) -> Callable[[Connection], None]:
@@ -91,7 +93,7 @@ def test_each_chunk_is_there_before_the_next_is_made() -> None:
     with (
         Scripted(script) as upstream,
         door_to(PlainAttendant(), upstream.base) as door,
-        httpx.Client(trust_env=False, timeout=CAP_SECONDS) as aider,
+        httpx.Client(trust_env=False, verify=False, timeout=CAP_SECONDS) as aider,
         aider.stream("POST", f"{door.base}/api/chat", content=b"{}") as answer,
     ):
         for piece in answer.iter_raw():
@@ -114,7 +116,7 @@ def test_the_head_of_an_answer_is_there_before_its_body() -> None:
     with (
         Scripted(script) as upstream,
         door_to(PlainAttendant(), upstream.base) as door,
-        httpx.Client(trust_env=False, timeout=CAP_SECONDS) as aider,
+        httpx.Client(trust_env=False, verify=False, timeout=CAP_SECONDS) as aider,
         aider.stream("POST", f"{door.base}/api/chat", content=b"{}") as answer,
     ):
         headers = dict(answer.headers)
@@ -437,9 +439,9 @@ def test_nothing_is_printed_about_ordinary_requests(capfd: pytest.CaptureFixture
     """Neither by the server nor by asyncio: not for answers, wrong tokens, no HTTP, upgrades, or cuts."""
     with Scripted(chunks_of(b"fine")) as upstream, door_to(PlainAttendant(), upstream.base) as door:
         post(door.base)
-        httpx.get(f"http://127.0.0.1:{door.port}/x", trust_env=False)
+        httpx.get(f"http://127.0.0.1:{door.port}/x", trust_env=False, verify=False)
         upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
-        httpx.get(f"{door.base}/api/tags", headers=upgrade, trust_env=False)
+        httpx.get(f"{door.base}/api/tags", headers=upgrade, trust_env=False, verify=False)
         with door.connect() as bare:
             bare.sendall(b"no HTTP at all\r\n\r\n")
             assert bare.recv(100).startswith(b"HTTP/1.1 400")

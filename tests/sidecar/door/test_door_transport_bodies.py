@@ -44,7 +44,9 @@ def test_a_large_upload_goes_through_without_being_kept(framing: str) -> None:
     before = _resident_bytes()
     with Scripted(script) as upstream, door_to(PlainAttendant(), upstream.base) as door:
         url = f"{door.base}/api/blobs/sha256:1"
-        answer = httpx.post(url, content=body(), headers=headers, trust_env=False, timeout=60)
+        answer = httpx.post(
+            url, content=body(), headers=headers, trust_env=False, verify=False, timeout=60
+        )
     expected = hashlib.sha256()
     for piece in body():
         expected.update(piece)
@@ -70,7 +72,7 @@ def test_a_large_answer_goes_through_without_being_kept(path: str) -> None:
     with (
         Scripted(script) as upstream,
         door_to(PlainAttendant(), upstream.base) as door,
-        httpx.Client(trust_env=False, timeout=CAP_SECONDS) as aider,
+        httpx.Client(trust_env=False, verify=False, timeout=CAP_SECONDS) as aider,
         aider.stream("POST", f"{door.base}{path}", content=b"{}") as answer,
     ):
         for piece in answer.iter_raw():
@@ -92,7 +94,7 @@ def test_a_request_for_text_has_a_largest_size(framing: str) -> None:
     headers = {"Content-Length": str(MAX_ATTENDED_BYTES + 1)} if framing == "length" else {}
     with (
         door_to(visits, "http://127.0.0.1:9") as door,
-        httpx.Client(trust_env=False, timeout=CAP_SECONDS) as aider,
+        httpx.Client(trust_env=False, verify=False, timeout=CAP_SECONDS) as aider,
     ):
         url = f"{door.base}/api/chat"
         answer = aider.post(url, content=body(), headers=headers)
@@ -115,7 +117,10 @@ def test_a_request_for_text_of_the_largest_size_is_taken() -> None:
     with Scripted(script) as upstream, door_to(visits, upstream.base) as door:
         body = PIECE * (MAX_ATTENDED_BYTES // MIB)
         url = f"{door.base}/api/chat"
-        assert httpx.post(url, content=body, trust_env=False, timeout=60).status_code == 200
+        assert (
+            httpx.post(url, content=body, trust_env=False, verify=False, timeout=60).status_code
+            == 200
+        )
     assert digests == [hashlib.sha256(body).hexdigest()]
     assert visits.calls[0].body == body
 
@@ -139,7 +144,7 @@ def test_bodies_up_to_a_size_are_shown_before_they_are_passed_on(size: int, fram
         door_to(PlainAttendant(forbids=forbids), upstream.base) as door,
     ):
         content = body if framing == "length" else iter([body] if body else [])
-        answer = httpx.post(f"{door.base}/api/show", content=content, trust_env=False)
+        answer = httpx.post(f"{door.base}/api/show", content=content, trust_env=False, verify=False)
     assert seen == [body if size <= MAX_SHOWN_BYTES else None]
     assert answer.text == hashlib.sha256(body).hexdigest()
 
@@ -173,5 +178,5 @@ def test_a_question_for_the_head_only_gets_no_body() -> None:
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n")
 
     with Scripted(script) as upstream, door_to(PlainAttendant(), upstream.base) as door:
-        answer = httpx.head(f"{door.base}/api/blobs/sha256:1", trust_env=False)
+        answer = httpx.head(f"{door.base}/api/blobs/sha256:1", trust_env=False, verify=False)
     assert (answer.content, answer.headers["content-length"]) == (b"", "1234")

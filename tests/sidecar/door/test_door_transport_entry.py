@@ -88,7 +88,7 @@ def test_a_stranger_is_told_nothing() -> None:
     """403 without a body, and nothing goes to the upstream."""
     with FakeOllama() as ollama, door_to(PlainAttendant(), ollama.url) as door:
         for path in ("/api/tags", "/wrong/api/tags", f"/{TOKEN}", f"/{TOKEN}/"):
-            answer = httpx.get(f"http://127.0.0.1:{door.port}{path}", trust_env=False)
+            answer = httpx.get(f"http://127.0.0.1:{door.port}{path}", trust_env=False, verify=False)
             assert (answer.status_code, answer.content) == (403, b"")
             assert answer.headers == {"content-length": "0"}
         assert not ollama.received
@@ -100,7 +100,7 @@ def test_settings_count_from_the_next_request_on() -> None:
         FakeOllama(version="0.9.1") as first,
         FakeOllama(version="0.9.2") as second,
         door_to(PlainAttendant(), first.url) as door,
-        httpx.Client(trust_env=False) as aider,
+        httpx.Client(trust_env=False, verify=False) as aider,
     ):
         assert aider.get(f"{door.base}/api/version").json() == {"version": "0.9.1"}
         changed = (Upstream("", second.url, "ollama"),)
@@ -129,7 +129,7 @@ def test_a_request_arrives_with_the_upstreams_host_and_without_what_was_for_the_
     }
     with Scripted(_echo_head) as upstream, door_to(PlainAttendant(), upstream.base) as door:
         url = f"{door.base}/api/show?verbose=1"
-        answer = httpx.post(url, content=b"{}", headers=sent, trust_env=False)
+        answer = httpx.post(url, content=b"{}", headers=sent, trust_env=False, verify=False)
     head, _, body = answer.content.rpartition(b"\r\n")
     assert head.startswith(b"POST /api/show?verbose=1 HTTP/1.1\r\n")
     assert body == b"{}"
@@ -148,7 +148,9 @@ def test_a_user_and_password_in_the_upstreams_address_are_sent_as_such() -> None
         base = upstream.base.replace("://", "://me:s%40fe@")
         with door_to(PlainAttendant(), base) as door:
             headers = {"Authorization": "Bearer x"}
-            answer = httpx.get(f"{door.base}/api/tags", headers=headers, trust_env=False)
+            answer = httpx.get(
+                f"{door.base}/api/tags", headers=headers, trust_env=False, verify=False
+            )
     assert header(answer.content, b"authorization") == b"Basic bWU6c0BmZQ=="
     assert header(answer.content, b"host") == f"127.0.0.1:{upstream.port}".encode()
 
@@ -159,7 +161,10 @@ def test_an_upstream_with_a_prefix_keeps_it() -> None:
         bases = (f"{upstream.base}/ollama/", f"{upstream.base}/v1")
         with door_to(PlainAttendant(), *bases, paths=("", "o1")) as door:
             asked = (f"{door.base}/api/tags", f"{door.base}/o1/models")
-            lines = [httpx.get(url, trust_env=False).content.split(b" ")[1] for url in asked]
+            lines = [
+                httpx.get(url, trust_env=False, verify=False).content.split(b" ")[1]
+                for url in asked
+            ]
     assert lines == [b"/ollama/api/tags", b"/v1/models"]
 
 
@@ -168,7 +173,9 @@ def test_the_environments_proxy_is_not_asked(monkeypatch: pytest.MonkeyPatch) ->
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setitem(os.environ, name, "http://127.0.0.1:9")
     with FakeOllama() as ollama, door_to(PlainAttendant(), ollama.url) as door:
-        assert httpx.get(f"{door.base}/api/version", trust_env=False).status_code == 200
+        assert (
+            httpx.get(f"{door.base}/api/version", trust_env=False, verify=False).status_code == 200
+        )
 
 
 def test_the_attendant_may_forbid_what_is_not_for_text() -> None:
@@ -180,10 +187,12 @@ def test_the_attendant_may_forbid_what_is_not_for_text() -> None:
         return Reply(b'{"error": "no"}', 403) if path == "/api/show" else None
 
     with FakeOllama() as ollama, door_to(PlainAttendant(forbids=forbids), ollama.url) as door:
-        shown = httpx.post(f"{door.base}/api/show", json={"model": "x:cloud"}, trust_env=False)
+        shown = httpx.post(
+            f"{door.base}/api/show", json={"model": "x:cloud"}, trust_env=False, verify=False
+        )
         assert (shown.status_code, shown.json()) == (403, {"error": "no"})
         assert shown.headers["content-type"] == "application/json"
-        httpx.get(f"{door.base}/api/tags", trust_env=False)
+        httpx.get(f"{door.base}/api/tags", trust_env=False, verify=False)
         assert ollama.paths() == {"/api/tags"}
     assert seen == [("/api/show", b'{"model":"x:cloud"}'), ("/api/tags", b"")]
 
@@ -198,7 +207,11 @@ def test_a_body_in_a_coding_is_not_taken(coding: str, path: str) -> None:
             headers = {"Content-Encoding": named}
             content = b'{"model":"qwen3:8b","messages":[]}'
             answer = httpx.post(
-                f"{door.base}/{path}", content=content, headers=headers, trust_env=False
+                f"{door.base}/{path}",
+                content=content,
+                headers=headers,
+                trust_env=False,
+                verify=False,
             )
             assert (answer.status_code == 415) is (status == 415)
         assert len(ollama.received) == 1
@@ -210,7 +223,7 @@ def test_a_call_carries_the_whole_request() -> None:
     with Scripted(_echo_head) as upstream, door_to(attendant, upstream.base) as door:
         for number in (1, 2):
             url = f"{door.base}/api/chat?n={number}"
-            httpx.post(url, content=b"body", headers={"X-Y": "z"}, trust_env=False)
+            httpx.post(url, content=b"body", headers={"X-Y": "z"}, trust_env=False, verify=False)
     first, second = attendant.calls
     assert (first.number, second.number) == (1, 2)
     assert (first.method, first.path, first.query, first.body) == (

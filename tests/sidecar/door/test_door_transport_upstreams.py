@@ -55,7 +55,9 @@ def test_an_upstream_behind_tls_is_verified_and_used(certificate: Path, path: st
         door_to(PlainAttendant(), upstream.base, make_upstreams=trusting) as door,
     ):
         for _ in range(2):
-            assert httpx.post(f"{door.base}{path}", trust_env=False).content == b"answer"
+            assert (
+                httpx.post(f"{door.base}{path}", trust_env=False, verify=False).content == b"answer"
+            )
         assert upstream.accepted == 1
 
 
@@ -65,13 +67,13 @@ def test_the_authorities_are_those_of_the_environment(
     """SSL_CERT_FILE, which a user of a private authority has set for Aider anyway."""
     with Scripted(_whole, _tls_server(certificate)) as upstream:
         with door_to(PlainAttendant(), upstream.base) as door:
-            answer = httpx.post(f"{door.base}/api/chat", trust_env=False)
+            answer = httpx.post(f"{door.base}/api/chat", trust_env=False, verify=False)
             assert answer.status_code == 502
             assert b"down: " in answer.content
             assert b"certificate" in answer.content.lower()
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         with door_to(PlainAttendant(), upstream.base) as door:
-            answer = httpx.post(f"{door.base}/api/chat", trust_env=False)
+            answer = httpx.post(f"{door.base}/api/chat", trust_env=False, verify=False)
             assert answer.content == b"answer"
 
 
@@ -120,7 +122,7 @@ def test_a_redirect_is_not_followed_and_not_handed_on(path: str, status: int) ->
             Scripted(script) as upstream,
             door_to(PlainAttendant(), upstream.base) as door,
         ):
-            answer = httpx.post(f"{door.base}{path}", content=b"{}", trust_env=False)
+            answer = httpx.post(f"{door.base}{path}", content=b"{}", trust_env=False, verify=False)
         assert answer.status_code == 502
         assert "redirects" in answer.json()["error"]
         assert "location" not in answer.headers
@@ -140,7 +142,7 @@ def test_a_visit_may_say_in_its_own_words_that_there_was_a_redirect() -> None:
         connection.whole(b"", "307 Temporary Redirect", "Location: http://127.0.0.1:9/")
 
     with Scripted(script) as upstream, door_to(PlainAttendant(Telling), upstream.base) as door:
-        answer = httpx.post(f"{door.base}/api/chat", content=b"{}", trust_env=False)
+        answer = httpx.post(f"{door.base}/api/chat", content=b"{}", trust_env=False, verify=False)
     assert (answer.status_code, answer.content) == (200, b"aider-guard: 307")
 
 
@@ -155,7 +157,7 @@ def test_no_cookie_is_kept() -> None:
 
     with Scripted(script) as upstream, door_to(PlainAttendant(), upstream.base) as door:
         for path in ("/api/chat", "/api/chat", "/api/tags"):
-            answer = httpx.post(f"{door.base}{path}", trust_env=False)
+            answer = httpx.post(f"{door.base}{path}", trust_env=False, verify=False)
             assert answer.headers["set-cookie"] == "a=b; Path=/"
     assert len(heads) == 3
     assert not any(b"cookie" in head.lower() for head in heads)
@@ -171,7 +173,9 @@ def test_connections_are_kept(path: str) -> None:
 
 
 def _ask(door: Served, path: str) -> bytes:
-    answer = httpx.post(f"{door.base}{path}", content=b"{}", trust_env=False, timeout=CAP_SECONDS)
+    answer = httpx.post(
+        f"{door.base}{path}", content=b"{}", trust_env=False, verify=False, timeout=CAP_SECONDS
+    )
     return answer.content
 
 
@@ -260,7 +264,7 @@ def test_every_era_of_ollama_answers_the_same_through_the_door(version: str) -> 
         FakeOllama(version=version, models=models, loaded=["small"]) as asked_directly,
         FakeOllama(version=version, models=models, loaded=["small"]) as behind_the_door,
         door_to(PlainAttendant(), behind_the_door.url) as door,
-        httpx.Client(trust_env=False) as aider,
+        httpx.Client(trust_env=False, verify=False) as aider,
     ):
         for method, path, body in ASKED:
             direct, through = (
