@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from aider_guard.demo.layout import Rig
 
 TEST_TIMEOUT_SECONDS = 600
+FILE = pytest.StashKey[Path]()
+"""The file whose tests used the shared server last."""
 _HERE = Path(__file__).parent
 
 
@@ -55,11 +57,11 @@ def ollama(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Priva
         yield server
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _nothing_loaded(request: pytest.FixtureRequest) -> None:
     """A file's tests find the shared server as they would find it when they were the first."""
-    tests = [test for test in request.session.items if test.path == request.path]
-    if any("ollama" in getattr(test, "fixturenames", ()) for test in tests):
+    if "ollama" in request.fixturenames and request.config.stash.get(FILE, None) != request.path:
+        request.config.stash[FILE] = request.path
         empty(request.getfixturevalue("ollama"))
 
 

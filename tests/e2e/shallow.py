@@ -7,20 +7,20 @@ and does not end by itself. The file format is GGUF 3 (ggml's docs/gguf.md).
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 import struct
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import httpx
 
-from aider_guard.core.serverfacts import ModelFacts
 from aider_guard.demo.layout import SMALL
-from aider_guard.sidecar.ollama import OllamaClient
+from aider_guard.demo.llama_server import model_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from aider_guard.demo.layout import Rig
     from aider_guard.demo.ollama_server import PrivateOllama
@@ -132,15 +132,16 @@ def cut(data: bytes | mmap.mmap) -> bytes:
     return head.ljust(_aligned(len(head)), b"\0") + contents
 
 
+def cut_file(model: Path) -> tuple[str, bytes]:
+    """The digest and the content of a model's file, cut."""
+    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        content = cut(data)
+    return f"sha256:{hashlib.sha256(content).hexdigest()}", content
+
+
 def upload(rig: Rig, ollama: PrivateOllama) -> str:
     """Cut the rig's small model, and give the server the file; its digest (docs/api.md, "Push a Blob")."""
-    with closing(OllamaClient(ollama.url)) as client:
-        facts = client.model_facts(SMALL, client.installed())
-    assert isinstance(facts, ModelFacts)
-    (blob,) = (rig.models / "blobs").glob(f"*{facts.blob[-64:]}")
-    with blob.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        content = cut(data)
-    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    digest, content = cut_file(model_file(rig.models))
     httpx.post(
         f"{ollama.url}/api/blobs/{digest}",
         content=content,
@@ -149,6 +150,18 @@ def upload(rig: Rig, ollama: PrivateOllama) -> str:
         verify=False,
     ).raise_for_status()
     return digest
+
+
+def shallow_rig(rig: Rig, folder: Path) -> Rig:
+    """The rig, with a models folder in which the small model has one layer."""
+    digest, content = cut_file(model_file(rig.models))
+    layer = {"mediaType": "application/vnd.ollama.image.model", "digest": digest}
+    manifest = folder / "manifests" / "registry.ollama.ai" / "library" / SMALL / "latest"
+    blob = folder / "blobs" / digest.replace(":", "-")
+    for path, data in ((manifest, json.dumps({"layers": [layer]}).encode()), (blob, content)):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
+    return replace(rig, models=folder)
 
 
 def _aligned(size: int) -> int:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from e2e.desk import QUIET, Desk
 from e2e.people import Guarded
+from e2e.shallow import shallow_rig
 
 from aider_guard.core.serverfacts import ServedModel
 from aider_guard.demo.layout import Rig
@@ -29,6 +30,7 @@ def llama(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a running server of llama.cpp's."""
     program = ensure_llama_server(rig)
     log = tmp_path_factory.mktemp("llama") / "log"
+    rig = shallow_rig(rig, tmp_path_factory.mktemp("llama-models"))
     with private_llama_server(program, rig, window_tokens=WINDOW_TOKENS, log=log) as url:
         yield url
 
@@ -36,7 +38,8 @@ def llama(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def desk(desk: Desk) -> Desk:
     """With model settings of the user's that make the model stop after a few words."""
-    brief = f'- name: {MODEL}\n  extra_params: {{stop: [".", "!", ","], max_tokens: 64, temperature: 0}}\n'
+    parameters = '{stop: [".", "-", ","], max_tokens: 16, temperature: 0, frequency_penalty: 2}'
+    brief = f"- name: {MODEL}\n  extra_params: {parameters}\n"
     (desk.repo / ".aider.model.settings.yml").write_text(brief)
     return desk
 

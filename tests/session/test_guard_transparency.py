@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 BYTES = bytes(range(256))
 ODD_SIZE = (33, 97, 970, 660)
-FEWEST_RUNS, ENOUGH_SECONDS = 50, 600.0
-"""On a machine that is very slow, so many runs have to do; on any other, many more take a part of that time."""
+FEWEST_RUNS, ENOUGH_SECONDS = 50, 60.0
+"""So many runs have to do; more are made while there is time. A relay that loses an end loses it in every twelfth run
+or oftener: fifty find it in 99 of 100 attempts.
+"""
 OF_THE_GUARD = {"AIDER_GUARD": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 
 
@@ -53,7 +55,7 @@ def talking(tmp_path: Path) -> Place:
 
 @pytest.mark.parametrize(
     "runs",
-    [10, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])],
+    [10, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(600)])],
 )
 def test_the_last_megabyte_before_the_exit(runs: int, talking: Place) -> None:
     """The megabyte that is written just before the exit is complete, in each of the runs."""
