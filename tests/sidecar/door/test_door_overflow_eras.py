@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.overflowing import TEN, WINDOW_TOKENS, Overflowing
+from e2e.overflowing import MODEL, TEN, WINDOW_TOKENS, Overflowing
 from fakes.ollama_models import CHATML, FakeModel
 from fakes.ollama_server import FakeOllama
 from fakes.vocabulary import SPECIAL, Vocabulary, letters
@@ -62,12 +62,12 @@ class World:
 @pytest.fixture(scope="module", params=VERSIONS)
 def world(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[World]:
     """A door with ``refuse`` to an Ollama of this version, with a real counter."""
-    model = FakeModel("small:latest", vocabulary=vocabulary(), template=CHATML, blob="5b" * 32)
+    model = FakeModel(f"{MODEL}:latest", vocabulary=vocabulary(), template=CHATML, blob="5b" * 32)
     folder: Path = tmp_path_factory.mktemp("vocabularies")
     counts = PromptCounts(vocabularies=str(folder), wait_seconds=20)
     with FakeOllama(version=request.param, models=(model,)) as ollama, contextlib.closing(counts):
         upstreams = (Upstream("", ollama.url, "ollama"),)
-        served = DoorSettings("token", upstreams, (DoorRole("main", "small"),), WINDOW_TOKENS)
+        served = DoorSettings("token", upstreams, (DoorRole("main", MODEL),), WINDOW_TOKENS)
         counts.serve(served)
         desk = Desk(served, counts=counts)  # type: ignore[arg-type]  # the real ones
         with door(ollama, desk) as base:
