@@ -52,6 +52,7 @@ def test_the_story_of_a_session(
         options=options,
         env=aider_env,
         cwd=sample_repo,
+        rows=40,
         columns=140,
     ) as person:
         modes = person.attributes()
