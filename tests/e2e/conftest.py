@@ -15,6 +15,7 @@ from e2e.shallow import BRIEF, upload
 from e2e.shallow import NAME as SHALLOW
 from session.ptys import PATIENT
 
+from aider_guard.demo.layout import SMALL
 from aider_guard.demo.model import PARAMETERS, TEMPLATE
 from aider_guard.demo.ollama_server import PrivateOllama, private_ollama
 from aider_guard.demo.rig import ensure_rig
@@ -85,15 +86,16 @@ def shallow(ollama: PrivateOllama, rig: Rig) -> str:
 
 @pytest.fixture(scope="session")
 def terse(ollama: PrivateOllama, shallow: str) -> str:
-    """The shallow model, made to say a word or two: a turn takes a second."""
-    parameters = {**BRIEF, "stop": [",", ".", "-", "<|im_end|>"], "num_predict": 8}
-    return create(ollama, "terse", **{"from": shallow}, parameters=parameters)
+    """The shallow model, made to end in its first word: a turn takes a second."""
+    # Not by num_predict: Aider takes an answer that is cut for one that found no room.
+    return create(ollama, "terse", **{"from": shallow}, parameters={**BRIEF, "stop": [*"nst"]})
 
 
 @pytest.fixture(scope="session")
-def wordy(ollama: PrivateOllama, shallow: str) -> str:
-    """The shallow model, made to talk for a few seconds."""
-    return create(ollama, "wordy", **{"from": shallow}, parameters={**BRIEF, "num_predict": 64})
+def wordy(ollama: PrivateOllama) -> str:
+    """The small model, made to stop after its first sentence: a turn takes some seconds."""
+    parameters = {"stop": [".", "<|im_end|>"], "temperature": 0, "seed": 1}
+    return create(ollama, "wordy", **{"from": SMALL}, parameters=parameters)
 
 
 @pytest.fixture

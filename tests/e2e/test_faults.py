@@ -22,11 +22,12 @@ MOMENTS = ("starting", "at the prompt", "probing", "busy", "restarting")
 
 
 @pytest.fixture
-def start(rig: Rig, wordy: str, sample_repo: Path, aider_env: dict[str, str]) -> Start:
-    """Starts a guarded session in the sample repository."""
+def start(rig: Rig, terse: str, wordy: str, sample_repo: Path, aider_env: dict[str, str]) -> Start:
+    """Starts a guarded session in the sample repository; where it shall be ``busy``, with a slower model."""
 
-    def started(*options: str, **changes: str) -> Guarded:
-        arguments = ["--model", f"ollama_chat/{wordy}", *QUIET, "till/prices.py"]
+    def started(*options: str, busy: bool = False, **changes: str) -> Guarded:
+        model = wordy if busy else terse
+        arguments = ["--model", f"ollama_chat/{model}", *QUIET, "till/prices.py"]
         aider = str(rig.aider_command)
         return Guarded(
             aider, arguments, options=options, env={**aider_env, **changes}, cwd=sample_repo
@@ -57,7 +58,7 @@ def reach(person: Guarded, moment: str) -> None:
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_the_guard_is_killed(start: Start, sample_repo: Path, moment: str) -> None:
     """After kill -9 no process is left, and the next start brings home what was typed."""
-    with start("--max-turns", "1") as person:
+    with start("--max-turns", "1", busy=moment == "busy") as person:
         reach(person, moment)
         typed = (person.folder() / "launch-1" / "input").exists()
         person.process.kill()
@@ -112,7 +113,7 @@ def test_the_shell_has_its_terminal_back_after_the_guard_was_killed(
 @pytest.mark.parametrize("moment", ["at the prompt", "probing", "busy"])
 def test_aider_is_killed_and_taken_back(start: Start, moment: str) -> None:
     """What happened is said, the session is offered back with its file, and a y brings it back."""
-    with start() as person:
+    with start(busy=moment == "busy") as person:
         reach(person, moment)
         os.kill(person.aider_pid(), signal.SIGKILL)
         screen = person.wait_for(r"any other key: leave")
@@ -158,7 +159,7 @@ def test_aider_dies_while_it_starts_again(start: Start) -> None:
 @pytest.mark.parametrize("moment", ["starting", "at the prompt", "busy"])
 def test_the_sidecar_is_killed(start: Start, moment: str) -> None:
     """The session goes on, and another sidecar reads again."""
-    with start() as person:
+    with start(busy=moment == "busy") as person:
         reach(person, moment)
         sidecars = len(person.journal("sidecar_started"))
         os.kill(person.sidecar_pid(), signal.SIGKILL)
@@ -184,7 +185,7 @@ def test_ollama_goes_away(
     models = tmp_path / "models"
     shutil.copytree(rig.models, models, copy_function=os.symlink)
     library = models / "manifests" / "registry.ollama.ai" / "library"
-    shutil.copytree(library / "small", library / "wordy")  # a second tag on the same file
+    shutil.copytree(library / "small", library / "terse")  # a second tag on the same file
     with private_ollama(rig.ollama, models, folder=tmp_path / "own-ollama") as own:
         with start("--max-turns", "1", OLLAMA_API_BASE=own.url) as person:
             reach(person, "at the prompt")
