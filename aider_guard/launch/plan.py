@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -15,7 +15,6 @@ from aider_guard.launch.door import Entrance, door_settings, served_windows
 from aider_guard.launch.fitting import Placement, placement
 from aider_guard.launch.local import LocalEnvironment, local_environment
 from aider_guard.launch.pins import Others, Pins, make_pins, read_settings
-from aider_guard.launch.preflight import examine
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.ids import LEAVES
 from aider_guard.launch.routes import find_routes
@@ -64,10 +63,13 @@ def make_plan(
     ollama: str,
     refusing: str,
     corrections: Mapping[str, int],
+    examine: Callable[[Facts], tuple[Finding, ...]],
     entrance: Entrance | None = None,
 ) -> Plan:
-    """The plan for a launch on the Ollama at this address; *refusing* is the proxy that takes no connection, and
-    *entrance* where the door is: without one Aider is led nowhere else than it would go.
+    """The plan for a launch on the Ollama at this address.
+
+    *refusing* is the proxy that takes no connection, *examine* makes findings of facts (checks/all.py), and
+    *entrance* is where the door is: without one Aider is led nowhere else than it would go.
 
     Raises LaunchError when one of the user's own files cannot be merged.
     """

@@ -18,6 +18,7 @@ from aider_guard.launch.cloud import OLLAMA_ADDRESSES
 from aider_guard.launch.door import Entrance, served_models
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.plan import Plan, make_plan
+from aider_guard.launch.preflight.checks import examine
 from aider_guard.launch.preflight.facts import NOT_TRIED, Facts, RepoFacts
 from aider_guard.launch.repository import runner_of_tests
 from aider_guard.launch.routes import DoorAddress
@@ -79,6 +80,7 @@ class Planner:
             ollama=self.server(settings) if isinstance(settings, AiderSettings) else "",
             refusing=self.refusing,
             corrections=read_corrections(self.state_dir),
+            examine=examine,
             entrance=Entrance(self.door, self.state_dir) if self.door is not None else None,
         )
         if plan.pins is not None:

@@ -23,6 +23,7 @@ from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.local import NOWHERE, LocalEnvironment
 from aider_guard.launch.page import serves_page
 from aider_guard.launch.plan import Plan, make_plan
+from aider_guard.launch.preflight.checks import examine
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings
@@ -51,6 +52,7 @@ def run_show(
         ollama=base,
         refusing=NOWHERE,
         corrections=read_corrections(state_dir),
+        examine=examine,
         entrance=Entrance(DOOR, state_dir),
     )
     if plan.is_forbidden:

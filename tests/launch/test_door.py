@@ -31,6 +31,7 @@ from aider_guard.launch.door import (
 )
 from aider_guard.launch.fitting import placement
 from aider_guard.launch.plan import Plan, make_plan
+from aider_guard.launch.preflight.checks import examine
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings
@@ -46,7 +47,9 @@ CARD = MemoryReading((Gpu(0, "card", 16 * GIB, 0, ()),), NO, 0.0)
 def planned(facts: Facts, ollama: str = HERE) -> Plan:
     """The plan of a session that has a door."""
     entrance = Entrance(DoorAddress(43210, "t0ken"), Path("/state"))
-    return make_plan(facts, ollama=ollama, refusing=NOWHERE, corrections={}, entrance=entrance)
+    return make_plan(
+        facts, ollama=ollama, refusing=NOWHERE, corrections={}, examine=examine, entrance=entrance
+    )
 
 
 def door(facts: Facts) -> DoorSettings:
@@ -84,7 +87,7 @@ def test_ollamas_address_is_the_doors_whatever_the_network() -> None:
 
 def test_without_a_door_nothing_leads_there() -> None:
     """As the doctor plans; and where Aider did not tell what it will use, there is nothing to serve."""
-    plan = make_plan(world(), ollama=HERE, refusing=NOWHERE, corrections={})
+    plan = make_plan(world(), ollama=HERE, refusing=NOWHERE, corrections={}, examine=examine)
     assert plan.door is None
     assert "OLLAMA_API_BASE" not in plan.environment.set
     assert planned(replace(world(), settings=Unavailable("another Aider"))).door is None

@@ -20,6 +20,7 @@ from aider_guard.core.readings import (
 from aider_guard.core.serverfacts import InstalledModel, ModelFacts, ModelMissing, ServerReport
 from aider_guard.errors import LaunchError
 from aider_guard.launch.plan import Plan, make_plan
+from aider_guard.launch.preflight.checks import examine
 from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings, Role, Variable
@@ -79,7 +80,9 @@ def plan(
         server=report or server(model()),
         memory=reading or memory(16),
     )
-    return make_plan(facts, ollama=HERE, refusing=NOWHERE, corrections=corrections or {})
+    return make_plan(
+        facts, ollama=HERE, refusing=NOWHERE, corrections=corrections or {}, examine=examine
+    )
 
 
 def window(made: Plan) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from aider_guard.core.findings import Finding
@@ -10,7 +10,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.places import base_url
 from aider_guard.launch.preflight.remote import host_of
-from aider_guard.launch.preflight.saying import GUARDED, info, listed, undo, verb
+from aider_guard.launch.preflight.saying import GUARDED, info, listed, verb
 from aider_guard.launch.settings import AiderSettings, Variable
 
 _COPILOT = "GITHUB_COPILOT_TOKEN"
@@ -132,3 +132,15 @@ def programs(facts: Facts) -> Iterator[Finding]:
 def _short(text: str) -> str:
     first = " ".join(text.split())
     return first if len(first) <= 40 else first[:39] + "…"
+
+
+def undo(variables: Sequence[Variable]) -> str:
+    """How variables are taken away: those of the shell by a command, those of files in words."""
+    by_source: dict[str, list[str]] = {}
+    for one in variables:
+        by_source.setdefault(one.source, []).append(one.name)
+    shell = by_source.pop("the environment", [])
+    if not by_source:
+        return f"unset {' '.join(shell)}" if shell else ""
+    others = [f"{listed(names)} from {source}" for source, names in by_source.items()]
+    return f"remove {listed([*others, *(f'{name} from the environment' for name in shell)])}"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from aider_guard.core.findings import Finding, Severity
-from aider_guard.launch.settings import Variable
 
 GUARDED = "in a guarded session"
 
@@ -40,18 +39,6 @@ def listed(words: Iterable[str], at_most: int = 4) -> str:
     if len(row) > at_most:
         row = [*row[:at_most], f"{len(row) - at_most} more"]
     return " and ".join(part for part in (", ".join(row[:-1]), row[-1]) if part) if row else ""
-
-
-def undo(variables: Sequence[Variable]) -> str:
-    """How variables are taken away: those of the shell by a command, those of files in words."""
-    by_source: dict[str, list[str]] = {}
-    for one in variables:
-        by_source.setdefault(one.source, []).append(one.name)
-    shell = by_source.pop("the environment", [])
-    if not by_source:
-        return f"unset {' '.join(shell)}" if shell else ""
-    others = [f"{listed(names)} from {source}" for source, names in by_source.items()]
-    return f"remove {listed([*others, *(f'{name} from the environment' for name in shell)])}"
 
 
 def verb(words: Iterable[str], one: str, several: str) -> str:

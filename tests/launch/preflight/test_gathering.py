@@ -23,7 +23,7 @@ from aider_guard.launch.gathering import (
     read_memory,
     settled,
 )
-from aider_guard.launch.preflight import examine
+from aider_guard.launch.preflight.checks import examine
 from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
 
 GIB = 1 << 30

@@ -22,7 +22,7 @@ from aider_guard.core.serverfacts import (
     ServerProcess,
     ServerReport,
 )
-from aider_guard.launch.preflight import examine
+from aider_guard.launch.preflight.checks import examine
 from aider_guard.launch.preflight.facts import Facts, RepoFacts
 from aider_guard.launch.preflight.ids import IDS
 from aider_guard.launch.settings import AiderSettings, Role, Variable

@@ -17,7 +17,7 @@ from aider_guard.core.serverfacts import (
     ServerProcess,
     ServerReport,
 )
-from aider_guard.launch.preflight import examine
+from aider_guard.launch.preflight.checks import examine
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.settings import AiderSettings, Role, Variable
 
