@@ -9,7 +9,7 @@ import pytest
 
 from aider_guard.catalogue.catalogue import Published, find, nearest, published
 from aider_guard.core.fit import Runtime
-from aider_guard.core.fit_memory import kv_bytes
+from aider_guard.core.model_memory import kv_bytes
 
 PARAMETERS = {  # of the model cards, in 10^9
     "qwen3:4b": 4.02,

@@ -12,7 +12,7 @@ from aider_guard.airgap import kernel
 from aider_guard.airgap.asked import NoGap
 from aider_guard.airgap.masks import masked_paths
 from aider_guard.airgap.names import Names
-from aider_guard.core import egress_causes
+from aider_guard.core import egress_messages
 from aider_guard.core.egress import ENFORCED, Found, Layer, Place
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Choosing:
             return SeccompGap(self._names, tuple(self._allowed.values()), masked=masked)
         except OSError as error:
             otherwise = "no-notify" if error.errno == errno.EINVAL else "pidfd"
-            self._causes.append(egress_causes.cause_of(egress_causes.FILTER, _read, otherwise))
+            self._causes.append(egress_messages.cause_of(egress_messages.FILTER, _read, otherwise))
             return None
 
 
@@ -146,7 +146,7 @@ def _why_no_namespaces(error: OSError) -> str:
     if error.errno not in _FORBIDDEN:
         return words
     otherwise = "container" if error.errno in _BY_CONTAINERS else words
-    return egress_causes.cause_of(egress_causes.NAMESPACES, _read, otherwise)
+    return egress_messages.cause_of(egress_messages.NAMESPACES, _read, otherwise)
 
 
 def _read(switch: str) -> str:

@@ -16,15 +16,7 @@ from aider_guard.airgap.callers import Caller
 from aider_guard.airgap.names import Names, answer
 from aider_guard.airgap.notifications import Done, GoOn, Notification
 from aider_guard.airgap.permits import DNS_PORT, Permits, kind_of
-from aider_guard.airgap.sockaddr import (
-    MOST_BYTES,
-    Abstract,
-    Internet,
-    Path,
-    pack,
-    pack_path,
-    parse,
-)
+from aider_guard.airgap.sockaddr import MOST_BYTES, Abstract, Internet, Path, pack, pack_path, parse
 from aider_guard.airgap.unixsockets import opened
 
 _MOST_BYTES: Final = 1 << 16

@@ -14,8 +14,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from aider_guard.core.architecture import Architecture
 from aider_guard.core.fit import Candidate
+from aider_guard.core.model_memory import Architecture
 from aider_guard.core.wire import build
 from aider_guard.sidecar.names import canonical_name
 

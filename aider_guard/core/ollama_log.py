@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from aider_guard.core.evidence import LogEvidence, LoggedCut, LoggedPrompt
+from aider_guard.core.truncation import LogEvidence, LoggedCut, LoggedPrompt
 
 LINE_BYTES: Final = 1024
 """How much of a line is looked at."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aider_guard.core.actions import Handoff
 from aider_guard.core.chatlog import Announced
-from aider_guard.core.quoting import quote_for_aider
+from aider_guard.core.drop_advice import quote_for_aider
 from aider_guard.launch.local import LocalEnvironment
 from aider_guard.launch.settings import AiderSettings
 

@@ -8,18 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aider_guard.core.chat.body import KEEP_SECONDS, RUNNER_OPTIONS
+from aider_guard.core.chat.types import DoorRole, DoorSettings, RoleName, RunnerOption, WindowNeed
 from aider_guard.core.fit import STEP_TOKENS, fit
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ServedModel, ServerProcess, ServerReport
-from aider_guard.core.traffic.bodies import KEEP_SECONDS
-from aider_guard.core.traffic.heads import RUNNER_OPTIONS
-from aider_guard.core.traffic.kinds import (
-    DoorRole,
-    DoorSettings,
-    RoleName,
-    RunnerOption,
-    WindowNeed,
-)
+from aider_guard.core.server_report import ServedModel, ServerProcess, ServerReport
 from aider_guard.launch.fitting import Placement
 from aider_guard.launch.pins import EVERY_MODEL, Entries
 from aider_guard.launch.preflight.facts import Facts

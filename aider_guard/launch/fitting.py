@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from aider_guard.core.fit import Candidate, Card, Era, KvType, Runtime
-from aider_guard.core.fit_memory import RUNNER_BYTES
+from aider_guard.core.model_memory import RUNNER_BYTES
+from aider_guard.core.ollama_versions import release
 from aider_guard.core.readings import (
     NO_NVIDIA_GPU,
     Gpu,
@@ -16,8 +17,7 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
-from aider_guard.core.serverfacts import ModelFacts, ModelMissing, ServerReport
-from aider_guard.launch.versions import release
+from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
 from aider_guard.sidecar.names import canonical_name
 
 MAIN_MEMORY = "main memory"

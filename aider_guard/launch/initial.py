@@ -10,7 +10,7 @@ from typing import Any
 from aider_guard.catalogue.catalogue import find, published
 from aider_guard.core.fit import Candidate, Card
 from aider_guard.core.readings import MemoryReading, Unavailable
-from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.server_report import ServerReport
 from aider_guard.launch import suggestions
 from aider_guard.launch.conf_file import (
     CONF_NAME,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aider_guard.core.traffic.kinds import Upstream
+from aider_guard.core.chat.types import Upstream
 from aider_guard.launch.preflight.places import (
     ADDRESS_VARIABLES,
     DEFAULT_ADDRESSES,

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from aider_guard.core.readings import MemoryReading, Unavailable
-from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.server_report import ServerReport
 
 if TYPE_CHECKING:
     from aider_guard.sidecar.helper import LineProcess

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from aider_guard.config import Config
-from aider_guard.core.egress_events import EgressBlocked
+from aider_guard.core.events import EgressBlocked
 from aider_guard.core.state import Limits, State
 from aider_guard.journal import open_journal
 from aider_guard.launch.aider import Aider

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aider_guard.core import requests
-from aider_guard.core.events import Event, LaunchForbidden, ModelsChosen
+from aider_guard.core.events import Event, LaunchForbidden, MemoryRead, ModelsChosen, ServerSurveyed
 from aider_guard.core.fit import Need
 from aider_guard.core.readings import GPU_NOT_YET, MemoryReading, Unavailable
-from aider_guard.core.serverfacts import ServerReport
-from aider_guard.core.sidecar_events import MemoryRead, ServerSurveyed
+from aider_guard.core.server_report import ServerReport
 from aider_guard.launch.preflight.facts import NOT_ASKED
 from aider_guard.launch.settings import AiderSettings, ollama_name
 from aider_guard.session.launches import Launches

@@ -12,7 +12,7 @@ from aider_guard.airgap.choose import Choosing
 from aider_guard.airgap.counting import EACH_SECONDS, Counting
 from aider_guard.airgap.gap import Gap
 from aider_guard.config import Config
-from aider_guard.core import egress_causes
+from aider_guard.core import egress_messages
 from aider_guard.core.egress import ENFORCED, Attempt, Found, Place
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.session.loop import Loop
@@ -157,5 +157,5 @@ def chosen_border(choosing: Choosing, config: Config) -> Iterator[Border]:
 
 
 def _not_enforced(because: str) -> str:
-    words, fix = egress_causes.in_words(because), egress_causes.fix(because)
-    return "\n  ".join(filter(None, (f"{egress_causes.NOT_ENFORCED}: {words}", fix)))
+    words, fix = egress_messages.in_words(because), egress_messages.fix(because)
+    return "\n  ".join(filter(None, (f"{egress_messages.NOT_ENFORCED}: {words}", fix)))

@@ -21,8 +21,8 @@ from aider_guard.core.chatlog import (
     last_exchanges,
     render_for_restore,
 )
+from aider_guard.core.drop_advice import why_not
 from aider_guard.core.fit import Fit
-from aider_guard.core.quoting import why_not
 from aider_guard.core.readings import Unavailable
 from aider_guard.errors import LaunchError
 from aider_guard.launch import command, pins

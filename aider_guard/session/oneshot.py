@@ -17,13 +17,12 @@ from pathlib import Path
 
 from aider_guard.airgap.gap import Enter
 from aider_guard.config import Config
-from aider_guard.core import sentences
+from aider_guard.core import messages
 from aider_guard.core.actions import EndSession, Notice
-from aider_guard.core.events import Event, LaunchForbidden
+from aider_guard.core.events import Event, LaunchForbidden, ServerSurveyed
 from aider_guard.core.fit import Fit
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ServerReport
-from aider_guard.core.sidecar_events import ServerSurveyed
+from aider_guard.core.server_report import ServerReport
 from aider_guard.core.state import Limits
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
@@ -167,7 +166,7 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unat
     if plan.is_forbidden:
         ended = EndSession(LaunchRefusedError.exit_code)
         beside.note(*plan.findings, LaunchForbidden(plan.stops, plan.leaks), ended)
-        raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops, leaks=plan.leaks).lines))
+        raise LaunchRefusedError("\n  ".join(messages.refused(plan.stops, leaks=plan.leaks).lines))
     _begin(beside, planner, settings, plan, report)
     beside.note(*plan.findings)
     arguments: list[str] = []

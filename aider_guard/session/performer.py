@@ -27,6 +27,7 @@ from aider_guard.core.actions import (
     WakeCounter,
     WarmModel,
 )
+from aider_guard.core.chat.events import RequestStarted
 from aider_guard.core.chatlog import Exchange
 from aider_guard.core.events import (
     AiderExited,
@@ -36,12 +37,12 @@ from aider_guard.core.events import (
     Event,
     ExchangesCarried,
     ModelsChosen,
+    ModelsUnloaded,
     OfferAnswered,
+    TextsCounted,
 )
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.sidecar_events import ModelsUnloaded, TextsCounted
 from aider_guard.core.state import same_model
-from aider_guard.core.traffic.events import RequestStarted
 from aider_guard.errors import LaunchError
 from aider_guard.session import notices, offer
 from aider_guard.session.beginning import Beginning

@@ -11,7 +11,7 @@ from aider_guard import paths
 from aider_guard.config import Config
 from aider_guard.core.egress import Found
 from aider_guard.core.readings import MemoryReading, Unavailable
-from aider_guard.core.serverfacts import ServedModel, ServerReport
+from aider_guard.core.server_report import ServedModel, ServerReport
 from aider_guard.launch.addresses import may_be_asked, ollama_address
 from aider_guard.launch.aider import Aider
 from aider_guard.launch.cloud import OLLAMA_ADDRESSES

@@ -70,8 +70,8 @@ def run_session(
 
 
 def _run(session: Session, border: Border) -> None:
-    from aider_guard.core.egress_events import AirGapChosen
-    from aider_guard.core.egress_sentences import NETWORK_OPEN
+    from aider_guard.core.egress_messages import NETWORK_OPEN
+    from aider_guard.core.events import AirGapChosen
 
     session.post(AirGapChosen(border.found.layer, border.found.because))
     session.begin()
@@ -83,7 +83,7 @@ def _run(session: Session, border: Border) -> None:
 
 def _close(session: Session, folder: registry.SessionFolder) -> int:
     """Bring the histories home, say what is left to say, and tidy up."""
-    from aider_guard.core.egress_sentences import end_line
+    from aider_guard.core.egress_messages import end_line
 
     problems = session.merge_histories()
     last = end_line(session.state)

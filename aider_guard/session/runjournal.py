@@ -11,8 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from aider_guard.core.actions import EndSession
-from aider_guard.core.egress_events import AirGapChosen
-from aider_guard.core.events import AiderExited, AiderStarted
+from aider_guard.core.events import AiderExited, AiderStarted, AirGapChosen
 from aider_guard.errors import LaunchError
 from aider_guard.session import registry
 

@@ -10,14 +10,8 @@ from collections import deque
 from collections.abc import Callable
 
 from aider_guard.core.actions import CancelDeadline, Notice, SetDeadline
-from aider_guard.core.events import (
-    AiderExited,
-    ConfirmShown,
-    Event,
-    PromptClosed,
-    PromptShown,
-)
-from aider_guard.core.filling import file_names
+from aider_guard.core.chat_contents import file_names
+from aider_guard.core.events import AiderExited, ConfirmShown, Event, PromptClosed, PromptShown
 from aider_guard.core.policy import decide
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.state import Phase, State

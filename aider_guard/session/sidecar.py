@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.core.egress import Place
+from aider_guard.core.events import SidecarLost
 from aider_guard.core.requests import Request
-from aider_guard.core.sidecar_events import SidecarLost
 from aider_guard.core.wire import LineSplitter, WireError, decode, encode
 
 if TYPE_CHECKING:

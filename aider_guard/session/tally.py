@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from aider_guard.core.events import Event, PromptClosed
+from aider_guard.core.chat.events import RequestFinished, RequestRefused, RequestStarted
+from aider_guard.core.events import Event, PromptClosed, SidecarLost, SidecarStarted
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.sidecar_events import SidecarLost, SidecarStarted
-from aider_guard.core.traffic.events import RequestFinished, RequestRefused, RequestStarted
 
 _CONVERSATION = ("chat", "edit")
 _ON_ITS_OWN = ("commit", "summary")

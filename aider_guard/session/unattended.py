@@ -26,12 +26,18 @@ from aider_guard.core.actions import (
     StartSidecar,
     WarmModel,
 )
-from aider_guard.core.egress_events import AirGapChosen, EgressBlocked
-from aider_guard.core.egress_sentences import NETWORK_OPEN, end_line
-from aider_guard.core.events import AiderExited, AiderStarted, DeadlinePassed, Event
+from aider_guard.core.chat.types import DoorSettings
+from aider_guard.core.egress_messages import NETWORK_OPEN, end_line
+from aider_guard.core.events import (
+    AiderExited,
+    AiderStarted,
+    AirGapChosen,
+    DeadlinePassed,
+    EgressBlocked,
+    Event,
+)
 from aider_guard.core.policy import decide
 from aider_guard.core.state import Limits, State
-from aider_guard.core.traffic.kinds import DoorSettings
 from aider_guard.session.border import Border
 from aider_guard.session.listening import Listening
 from aider_guard.session.loop import READ, Loop

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
+from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.egress import Place
-from aider_guard.core.events import Event
+from aider_guard.core.events import Event, SidecarLost
 from aider_guard.core.requests import Request, ServeDoor
-from aider_guard.core.sidecar_events import SidecarLost
-from aider_guard.core.traffic.kinds import DoorSettings
 from aider_guard.session.loop import READ, WRITE, Loop
 from aider_guard.session.sidecar import SidecarProcess, sidecar_command
 

@@ -9,17 +9,11 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from aider_guard import __version__
+from aider_guard.core.events import MemoryRead, ModelsRead, ServerRead, SidecarStarted
 from aider_guard.core.requests import Request
-from aider_guard.core.sidecar_events import MemoryRead, ModelsRead, ServerRead, SidecarStarted
 from aider_guard.core.wire import WireError, decode, encode
 from aider_guard.sidecar.here import is_this_machine
-from aider_guard.sidecar.lines import (
-    claim_stdout,
-    end_process,
-    read_lines,
-    start_thread,
-    write_all,
-)
+from aider_guard.sidecar.lines import claim_stdout, end_process, read_lines, start_thread, write_all
 from aider_guard.sidecar.names import DEFAULT_BASE, connectable_base
 
 if TYPE_CHECKING:
@@ -93,7 +87,7 @@ def _start_relays(relays: Sequence[str], emit: Callable[[Event], None]) -> None:
     if not relays:
         return
     from aider_guard.core.egress import parse_place
-    from aider_guard.core.egress_events import EgressAllowed
+    from aider_guard.core.events import EgressAllowed
     from aider_guard.sidecar.relaying import Relay, run_relays
 
     parts = (relay.partition("=") for relay in relays)

@@ -9,9 +9,9 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
-from aider_guard.core.architecture import Architecture, parse_architecture
+from aider_guard.core.model_memory import Architecture, parse_architecture
 from aider_guard.core.readings import LoadedModel, Unavailable
-from aider_guard.core.serverfacts import InstalledModel, ModelFacts
+from aider_guard.core.server_report import InstalledModel, ModelFacts
 from aider_guard.sidecar.installed import Installed, find_installed
 from aider_guard.sidecar.names import full_name
 

@@ -7,9 +7,9 @@ import queue
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from aider_guard.core.events import FilesCounted, TextsCounted
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.requests import CountFiles, CountTexts
-from aider_guard.core.sidecar_events import FilesCounted, TextsCounted
 from aider_guard.core.wire import WireError, decode, encode
 from aider_guard.sidecar.helper import LineProcess
 

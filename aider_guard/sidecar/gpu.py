@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from aider_guard.core.events import MemoryRead
 from aider_guard.core.readings import GPU_NOT_YET, Gpu, Unavailable
-from aider_guard.core.sidecar_events import MemoryRead
 from aider_guard.core.wire import WireError, decode
 from aider_guard.sidecar.helper import LineProcess
 

@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 from typing import Final
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import InstalledModel
+from aider_guard.core.server_report import InstalledModel
 from aider_guard.sidecar.names import canonical_name
 
 MAX_NEAREST: Final = 3

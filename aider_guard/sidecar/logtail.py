@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ServerProcess
+from aider_guard.core.server_report import ServerProcess
 from aider_guard.sidecar.here import is_this_machine
 from aider_guard.sidecar.listeners import PROC, is_ollama_name
 from aider_guard.sidecar.server_process import APP_LOG, server_process

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import pynvml
 
+from aider_guard.core.events import MemoryRead
 from aider_guard.core.readings import Gpu, GpuProcess, MemoryReading, Unavailable
-from aider_guard.core.sidecar_events import MemoryRead
 from aider_guard.core.wire import encode
 from aider_guard.sidecar.lines import serve_lines
 

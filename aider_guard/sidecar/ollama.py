@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 
 from aider_guard.core.readings import ModelsReading, Unavailable
-from aider_guard.core.serverfacts import ModelFacts, ModelMissing
+from aider_guard.core.server_report import ModelFacts, ModelMissing
 from aider_guard.sidecar import answers
 from aider_guard.sidecar.certificates import verification
 from aider_guard.sidecar.fetching import fetch

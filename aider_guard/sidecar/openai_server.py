@@ -24,7 +24,7 @@ from aider_guard.sidecar.names import connectable_base, display_base
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from aider_guard.core.serverfacts import ServedModel
+    from aider_guard.core.server_report import ServedModel
 
 ANSWER_SECONDS: Final = 2.0
 CONNECT_SECONDS: Final = 1.0

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ServerProcess
+from aider_guard.core.server_report import ServerProcess
 from aider_guard.sidecar import server_settings
 from aider_guard.sidecar.here import targets
 from aider_guard.sidecar.listeners import Listener, find_listener, is_ollama_name

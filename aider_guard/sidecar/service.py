@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from aider_guard.core.events import MemoryRead, ModelsRead, ServerRead, ServerSurveyed
 from aider_guard.core.readings import GPU_NOT_YET
 from aider_guard.core.requests import (
     CountFiles,
@@ -24,7 +25,6 @@ from aider_guard.core.requests import (
     WakeCounter,
     WarmModel,
 )
-from aider_guard.core.sidecar_events import MemoryRead, ModelsRead, ServerRead, ServerSurveyed
 from aider_guard.sidecar.helper import reap
 from aider_guard.sidecar.lines import start_thread
 from aider_guard.sidecar.survey import survey

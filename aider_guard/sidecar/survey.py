@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.server_report import ServerReport
 from aider_guard.sidecar.here import is_this_machine
 from aider_guard.sidecar.names import display_base
 from aider_guard.sidecar.openai_server import window_of
@@ -20,7 +20,7 @@ from aider_guard.sidecar.server_process import server_process
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from aider_guard.core.serverfacts import ServedModel, ServerProcess
+    from aider_guard.core.server_report import ServedModel, ServerProcess
     from aider_guard.sidecar.ollama import OllamaClient
 
 WITHIN_SECONDS: Final = 3.0

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from aider_guard.core.chat.types import Count
 from aider_guard.core.counting.counter import PromptCounter, Weighed
 from aider_guard.core.counting.learned import Learned
 from aider_guard.core.counting.prompt import Card, card_of
 from aider_guard.core.counting.vocabulary import Vocabulary, vocabulary_of
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import Count
 from aider_guard.sidecar.counter import load_counter
 from aider_guard.sidecar.learned_counts import keep_learned, read_learned
 from aider_guard.sidecar.lines import serve_lines

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, get_args
 
-from aider_guard.core.traffic.asked import Asked, Form, Message
+from aider_guard.core.chat.request import Asked, Form, Message
 from aider_guard.core.wire import MAX_LINE_BYTES, WireError, build
 
 # Keys of a body that a prompt depends on, besides its messages; of most only whether they are there.

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from aider_guard.core.events import ModelsUnloaded
 from aider_guard.core.readings import LoadedModel, MemoryReading, ModelsReading, Unavailable
-from aider_guard.core.sidecar_events import ModelsUnloaded
 from aider_guard.sidecar.names import canonical_name
 from aider_guard.sidecar.same_file import same_file
 

@@ -24,11 +24,11 @@ from aider_guard.core.fit import (
     fits_alone,
     hand_overs,
     largest_window,
+    rooms,
     spilled_bytes,
 )
-from aider_guard.core.fit_cards import rooms
 from aider_guard.core.readings import MemoryReading, Unavailable
-from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.server_report import ServerReport
 from aider_guard.errors import ConfigError
 from aider_guard.launch.addresses import may_be_asked, ollama_address
 from aider_guard.launch.fitting import MAIN_MEMORY, cards_of, runtime_of

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from aider_guard.catalogue import catalogue
 from aider_guard.catalogue.catalogue import Published
-from aider_guard.core.architecture import Architecture
 from aider_guard.core.fit import Candidate, Card
+from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ModelFacts, ModelMissing, ServerReport
+from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
 from aider_guard.errors import ConfigError
 from aider_guard.launch.settings import ollama_name
 from aider_guard.sidecar.names import canonical_name, is_cloud_name

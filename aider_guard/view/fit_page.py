@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aider_guard.core.fit import Candidate, Card, Fit, HandOver, Need, Runtime
-from aider_guard.core.fit_memory import cache_type, capped_tokens
+from aider_guard.core.messages import count, size
+from aider_guard.core.model_memory import cache_type, capped_tokens
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.sentences import count, size
 from aider_guard.view.fit_models import Known
 from aider_guard.view.page import Page
 

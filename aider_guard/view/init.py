@@ -12,7 +12,7 @@ from aider_guard import paths
 from aider_guard.config import Config
 from aider_guard.core.fit import Card
 from aider_guard.core.readings import MemoryReading, Unavailable
-from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.server_report import ServerReport
 from aider_guard.errors import ConfigError
 from aider_guard.launch.addresses import may_be_asked, ollama_address
 from aider_guard.launch.initial import advise, changes, extend, gpus_here, look

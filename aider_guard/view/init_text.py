@@ -8,9 +8,9 @@ from difflib import unified_diff
 from itertools import groupby
 
 from aider_guard.core.fit import Card
+from aider_guard.core.messages import size
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.sentences import size
-from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.server_report import ServerReport
 from aider_guard.launch.conf_file import Extended, Kept
 from aider_guard.launch.initial import Advised, Place
 from aider_guard.launch.rewriting import Change, Replaced

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from aider_guard import paths
 from aider_guard.config import Config
-from aider_guard.core import sentences
+from aider_guard.core import messages
+from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import DoorSettings
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
 from aider_guard.launch.addresses import ollama_address
@@ -56,7 +56,7 @@ def run_show(
         entrance=Entrance(DOOR, state_dir),
     )
     if plan.is_forbidden:
-        raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops, leaks=plan.leaks).lines))
+        raise LaunchRefusedError("\n  ".join(messages.refused(plan.stops, leaks=plan.leaks).lines))
     lines = described(facts, facts.settings, plan, aider_args, environment)
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0

@@ -17,7 +17,7 @@ from aider_guard.airgap import choose
 from aider_guard.airgap.choose import Choosing, find_layer, open_gap
 from aider_guard.airgap.tables import has_server
 from aider_guard.config import Config
-from aider_guard.core import egress_causes
+from aider_guard.core import egress_messages
 from aider_guard.core.egress import Layer, Place
 from aider_guard.errors import LaunchRefusedError
 from aider_guard.session.border import chosen_border
@@ -138,7 +138,7 @@ def test_why_there_are_no_namespaces(
     monkeypatch.setattr("aider_guard.airgap.jail.kernel.unshare", fail)
     monkeypatch.setattr(choose, "_read", lambda name: switches.get(name, ""))
     assert find_layer({SWITCH: "seccomp"}).because.split("; ")[0] == cause
-    assert cause in egress_causes.CAUSES
+    assert cause in egress_messages.CAUSES
 
 
 @netns

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.advice import Advice, advise
-from aider_guard.core.quoting import ChatFile, dropped_by, word_for_drop
+from aider_guard.core.drop_advice import Advice, ChatFile, advise, dropped_by, word_for_drop
 from aider_guard.core.readings import ContextReading, ContextRow, Unavailable
 
 ROOT = "/home/user/repo"

@@ -24,9 +24,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aider_guard.core.fit import (
+    MARGIN_BYTES,
     Candidate,
     Card,
     HandOver,
+    Load,
     Runtime,
     choose_window,
     distinct,
@@ -36,10 +38,12 @@ from aider_guard.core.fit import (
     hand_overs,
     longest_window,
     need,
+    packs,
     spilled_bytes,
+    split,
+    stay_together,
 )
-from aider_guard.core.fit_cards import MARGIN_BYTES, Load, packs, split, stay_together
-from aider_guard.core.fit_memory import ollamas_guess_bytes
+from aider_guard.core.model_memory import ollamas_guess_bytes
 from aider_guard.core.readings import Unavailable
 
 NEW = Runtime()

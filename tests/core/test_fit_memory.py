@@ -24,11 +24,11 @@ from core.fit_models import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.architecture import Architecture
 from aider_guard.core.fit import Candidate, Era, KvType, Runtime, need
-from aider_guard.core.fit_memory import (
+from aider_guard.core.model_memory import (
     RECURRENT_LAYER_BYTES,
     RUNNER_BYTES,
+    Architecture,
     cache_type,
     flash_attention,
     graph_bytes,

@@ -8,7 +8,7 @@ from core.recordings import GREEN, OPENED, drawn
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from aider_guard.core.layout import Layout, lay_out
+from aider_guard.core.screen import Layout, lay_out
 
 ROWS, COLUMNS = 60, 300
 TOP = 20

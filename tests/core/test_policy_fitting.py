@@ -6,7 +6,7 @@ import pytest
 from core.histories_of_events import GIB, OURS, UNKNOWN, Story, Wait, actions_of
 
 from aider_guard.core.actions import Action, RememberNeed, ShowNotice
-from aider_guard.core.events import AiderStarted, ModelsChosen
+from aider_guard.core.events import AiderStarted, MemoryRead, ModelsChosen, ModelsRead
 from aider_guard.core.fit import Need
 from aider_guard.core.readings import (
     Gpu,
@@ -16,8 +16,7 @@ from aider_guard.core.readings import (
     ModelsReading,
     Unavailable,
 )
-from aider_guard.core.rules.fitting import ollama_bytes, smaller_window
-from aider_guard.core.sidecar_events import MemoryRead, ModelsRead
+from aider_guard.core.rules.memory import ollama_bytes, smaller_window
 
 WINDOW = 8192
 NEED = Need("ours", 5 * GIB, 2 * GIB, GIB // 2, GIB // 2)

@@ -18,10 +18,10 @@ from core.histories_of_events import (
 from hypothesis import given, settings
 
 from aider_guard.core.actions import Notice, ShowNotice
+from aider_guard.core.chat.events import ReloadSeen, RequestFinished, RequestRefused
+from aider_guard.core.chat.types import Verdict
 from aider_guard.core.events import TurnFinished
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.events import ReloadSeen, RequestFinished, RequestRefused
-from aider_guard.core.traffic.kinds import Verdict
 
 CUT = Verdict("cut", "9,000 counted before, 8,000 evaluated", "messages", 1_000)
 NOT_KNOWN = Verdict("unknown", "nobody could count it")

@@ -21,6 +21,8 @@ from core.histories_of_events import (
 from hypothesis import given, settings
 
 from aider_guard.core.actions import EndSession, UnloadModels, WarmModel
+from aider_guard.core.chat.events import ModelWarmed, RequestStarted
+from aider_guard.core.chat_contents import session_models
 from aider_guard.core.events import (
     AiderExited,
     AiderStarted,
@@ -28,16 +30,17 @@ from aider_guard.core.events import (
     Event,
     KeyTyped,
     ModelsChosen,
+    ModelsRead,
+    ModelsUnloaded,
     PromptClosed,
     PromptShown,
     RestartRequested,
+    ServerRead,
+    ServerSurveyed,
     TerminationRequested,
 )
-from aider_guard.core.holdings import session_models
-from aider_guard.core.serverfacts import ServerReport
-from aider_guard.core.sidecar_events import ModelsRead, ModelsUnloaded, ServerRead, ServerSurveyed
+from aider_guard.core.server_report import ServerReport
 from aider_guard.core.state import Phase
-from aider_guard.core.traffic.events import ModelWarmed, RequestStarted
 
 CHOSEN = ModelsChosen("ours", ("ours", "weak"), WINDOW)
 ANSWERS = ServerRead("0.9.3")

@@ -9,9 +9,9 @@ from core.histories_of_events import GIB, UNKNOWN
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core import sentences
+from aider_guard.core import messages
 from aider_guard.core.actions import Handoff, Notice
-from aider_guard.core.advice import Advice
+from aider_guard.core.drop_advice import Advice
 from aider_guard.core.readings import (
     ContextReading,
     ContextRow,
@@ -60,81 +60,81 @@ def process(name: str, used: float | None = 1, *, pid: int = 7, ollama: bool = F
 
 def short(gpus: tuple[Gpu, ...] | Unavailable, *models: LoadedModel, main: str = "m") -> Notice:
     ram = RamReading(16 * GIB, GIB, UNKNOWN)
-    return sentences.memory_short(MemoryReading(gpus, ram, 0.0), ModelsReading(models, 0.0), main)
+    return messages.memory_short(MemoryReading(gpus, ram, 0.0), ModelsReading(models, 0.0), main)
 
 
 LINES: list[tuple[Notice, tuple[str, ...]]] = [
     (
-        sentences.context_filling(TABLE, 7_169, 8_192, DROP),
+        messages.context_filling(TABLE, 7_169, 8_192, DROP),
         (
             "context about 88 % full: 7,169 of 8,192 tokens (files 6,000, repository map 707, instructions 462)",
             "/drop a.py   (frees about 5,000 tokens, then 26 %)",
         ),
     ),
     (
-        sentences.context_filling(TABLE, 7_169, 8_192, None),
+        messages.context_filling(TABLE, 7_169, 8_192, None),
         (
             "context about 88 % full: 7,169 of 8,192 tokens (files 6,000, repository map 707, instructions 462)",
             "no file can be dropped; /clear forgets the conversation",
         ),
     ),
     (
-        sentences.probing_off("no answer"),
+        messages.probing_off("no answer"),
         ("the context is no longer watched in this session: no answer",),
     ),
     (
-        sentences.cannot_restart("no list"),
+        messages.cannot_restart("no list"),
         ("not restarting Aider by itself in this session: no list",),
     ),
     (
-        sentences.restarted(restart(), 4.26),
+        messages.restarted(restart(), 4.26),
         (
             "Aider restarted in 4.3 s (20 turns): 2 files and the last 2 exchanges kept",
             "/undo no longer knows the commits before this line",
         ),
     ),
     (
-        sentences.restarted(restart(1, exchanges=1, freed_bytes=3 * GIB, unloaded=("m",)), 4.0),
+        messages.restarted(restart(1, exchanges=1, freed_bytes=3 * GIB, unloaded=("m",)), 4.0),
         (
             "Aider restarted in 4.0 s (20 turns): 1 file and the last exchange kept, 3.0 GiB freed",
             "/undo no longer knows the commits before this line",
         ),
     ),
     (
-        sentences.restarted(restart(0, exchanges=0, unloaded=("m", "w")), 4.0),
+        messages.restarted(restart(0, exchanges=0, unloaded=("m", "w")), 4.0),
         (
             "Aider restarted in 4.0 s (20 turns): 0 files kept, m and w unloaded",
             "/undo no longer knows the commits before this line",
         ),
     ),
     (
-        sentences.restarted(restart(0, known=False, exchanges=0, freed_bytes=GIB), 4.0),
+        messages.restarted(restart(0, known=False, exchanges=0, freed_bytes=GIB), 4.0),
         (
             "Aider restarted in 4.0 s (20 turns): the files of the command line kept",
             "/undo no longer knows the commits before this line",
         ),
     ),
     (
-        sentences.offer(1, Handoff(("a",)), talked=True),
+        messages.offer(1, Handoff(("a",)), talked=True),
         (
             "Aider ended by itself with status 1.",
             "Start it again with 1 file and the last exchanges?",
         ),
     ),
     (
-        sentences.offer(-11, Handoff(("a",), ("b",)), talked=False),
+        messages.offer(-11, Handoff(("a",), ("b",)), talked=False),
         ("Aider was killed by SIGSEGV.", "Start it again with 2 files?"),
     ),
     (
-        sentences.offer(-40, Handoff(known=False), talked=False),
+        messages.offer(-40, Handoff(known=False), talked=False),
         ("Aider was killed by signal 40.", "Start it again with the files of the command line?"),
     ),
     (
-        sentences.gave_up(-9, 3),
+        messages.gave_up(-9, 3),
         ("Aider was killed by SIGKILL; it was started 3 times. Nothing of yours is lost.",),
     ),
     (
-        sentences.sidecar_lost("it died"),
+        messages.sidecar_lost("it died"),
         ("memory and models are not watched at the moment (it died); Aider goes on",),
     ),
     (
@@ -194,7 +194,7 @@ LINES: list[tuple[Notice, tuple[str, ...]]] = [
         ),
     ),
     (
-        sentences.memory_short(MemoryReading(UNKNOWN, UNKNOWN, 0.0), NO_MODELS, "m"),
+        messages.memory_short(MemoryReading(UNKNOWN, UNKNOWN, 0.0), NO_MODELS, "m"),
         (
             "main memory nearly full: nearly all in use",
             "no model is loaded; a smaller --num-ctx or model needs less",
@@ -235,13 +235,13 @@ SIZES = [
 @pytest.mark.parametrize(("count_bytes", "text"), SIZES)
 def test_sizes_read_well(count_bytes: int, text: str) -> None:
     """GiB with one decimal from one GiB on, below that whole MiB."""
-    assert sentences.size(count_bytes) == text
+    assert messages.size(count_bytes) == text
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 files"), (1, "1 file"), (2, "2 files")])
 def test_one_is_singular(number: int, text: str) -> None:
     """One file, and any other number of files."""
-    assert sentences.count(number, "file") == text
+    assert messages.count(number, "file") == text
 
 
 NUMBERS = st.integers(0, 1 << 40)
@@ -264,14 +264,14 @@ def test_any_reading_of_memory_can_be_said(
 ) -> None:
     """Cards and models of no size, no processes, no names: there is always a notice of two lines."""
     reading = MemoryReading(gpus, ram, 0.0)
-    notice = sentences.memory_short(reading, ModelsReading(models, 0.0), "m")
+    notice = messages.memory_short(reading, ModelsReading(models, 0.0), "m")
     assert len(notice.lines) == 2
 
 
 SAYS: list[Callable[[str], Notice]] = [
-    sentences.probing_off,
-    sentences.cannot_restart,
-    sentences.sidecar_lost,
+    messages.probing_off,
+    messages.cannot_restart,
+    messages.sidecar_lost,
 ]
 
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.actions import Notice
-from aider_guard.core.advice import Advice
-from aider_guard.core.traffic import sentences
-from aider_guard.core.traffic.events import Reason, ReloadSeen, RequestRefused
-from aider_guard.core.traffic.kinds import Purpose, RoleName, Stage, Verdict
+from aider_guard.core.chat import messages as chat_messages
+from aider_guard.core.chat.events import Reason, ReloadSeen, RequestRefused
+from aider_guard.core.chat.types import Purpose, RoleName, Stage, Verdict
+from aider_guard.core.drop_advice import Advice
 
 DROP = Advice("/drop a.py", ("a.py",), 5_000, 26.4)
 HELP = "/drop a.py   (frees about 5,000 tokens, then 26 %)"
@@ -28,19 +28,19 @@ def seen(
     **more: Any,
 ) -> tuple[str, ...]:
     event = finished(8_192, verdict=Verdict("cut", evidence, stage, cut), **more)
-    return sentences.truncation_seen(event, advice).lines
+    return chat_messages.truncation_seen(event, advice).lines
 
 
 def unknown(advice: Advice | None = DROP, **more: Any) -> tuple[str, ...]:
     event = finished(**{"prompt": 8_000, "verdict": Verdict("unknown", "why"), **more})
-    return sentences.truncation_unknown(event, advice).lines
+    return chat_messages.truncation_unknown(event, advice).lines
 
 
 def refused(
     purpose: Purpose, reason: Reason, over: int = 0, said: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
     event = RequestRefused(1, "weak", purpose, "m", reason, 9_000, over, 8_192, said)
-    return sentences.request_refused(event).lines
+    return chat_messages.request_refused(event).lines
 
 
 LINES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
@@ -105,7 +105,7 @@ LINES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ("it is not known whether the model saw all of the prompt: its size is not known (why)", LOOK),
     ),
     (
-        sentences.reload_seen(ReloadSeen("qwen3:8b", 4.26, "another program used the memory")).lines,
+        chat_messages.reload_seen(ReloadSeen("qwen3:8b", 4.26, "another program used the memory")).lines,
         ("qwen3:8b was loaded again, which took 4.3 s: another program used the memory",),
     ),
     (
@@ -148,8 +148,8 @@ def test_whatever_was_cut_is_told_in_two_lines(
 ) -> None:
     """The first says what is lost and the second what helps; nothing is unreadable or empty."""
     for verdict, say in (
-        (Verdict("cut", "", stage, cut), sentences.truncation_seen),
-        (Verdict("unknown", ""), sentences.truncation_unknown),
+        (Verdict("cut", "", stage, cut), chat_messages.truncation_seen),
+        (Verdict("unknown", ""), chat_messages.truncation_unknown),
     ):
         notice = say(finished(UNKNOWN, role=role, purpose=purpose, verdict=verdict), advice)
         assert_readable(notice, 2)
@@ -176,7 +176,7 @@ def test_whatever_was_cut_is_told_in_two_lines(
 )
 def test_what_was_left_out_is_said(messages: int, lines: tuple[str, str]) -> None:
     """And when the model will see it."""
-    notice = sentences.message_left_out(finished(500, left_out=messages))
+    notice = chat_messages.message_left_out(finished(500, left_out=messages))
     assert notice.lines == lines
     assert_readable(notice, 2)
 
@@ -186,7 +186,7 @@ def test_what_was_left_out_is_said(messages: int, lines: tuple[str, str]) -> Non
 def test_whatever_was_refused_has_a_reason_in_words(purpose: Purpose, reason: Reason) -> None:
     """Also where the door said nothing, and for a purpose that is on the screen anyway."""
     event = RequestRefused(1, "main", purpose, "m", reason)
-    assert_readable(sentences.request_refused(event), 2)
+    assert_readable(chat_messages.request_refused(event), 2)
 
 
 def assert_readable(notice: Notice, at_most: int) -> None:

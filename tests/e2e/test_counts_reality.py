@@ -9,8 +9,8 @@ import httpx
 import pytest
 from e2e.texts import texts
 
-from aider_guard.core.traffic.kinds import Count, DoorRole, DoorSettings, Upstream
-from aider_guard.core.traffic.reading import FORMS, read
+from aider_guard.core.chat.request import FORMS, read
+from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.sidecar.door.counts import PromptCounts
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import yaml
 from e2e.desk import QUIET, Desk
 from e2e.people import Guarded
 
-from aider_guard.core.serverfacts import ServedModel
+from aider_guard.core.server_report import ServedModel
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.llama_server import ensure_llama_server, private_llama_server
 from aider_guard.sidecar.openai_server import window_of

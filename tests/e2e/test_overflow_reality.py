@@ -12,8 +12,8 @@ from e2e.emptying import empty
 from e2e.overflowing import TEN, Overflowing
 from fakes.ollama_eras import Answered, answered
 
+from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.core.truncation import Evidence, LogEvidence, judge
 from aider_guard.sidecar.door.witness import LogWitness
 

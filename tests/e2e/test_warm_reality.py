@@ -18,11 +18,11 @@ import psutil
 import pytest
 from e2e.emptying import empty, has_nothing
 
-from aider_guard.core.sidecar_events import ModelsRead, ServerRead
-from aider_guard.core.traffic.bodies import sent
-from aider_guard.core.traffic.events import ModelWarmed, ReloadSeen
-from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
-from aider_guard.core.traffic.reading import read
+from aider_guard.core.chat.body import sent
+from aider_guard.core.chat.events import ModelWarmed, ReloadSeen
+from aider_guard.core.chat.request import read
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
+from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.demo.layout import SMALL, SMALL_Q4
 from aider_guard.demo.ollama_server import PrivateOllama
 from aider_guard.sidecar.door import reloading

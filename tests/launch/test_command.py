@@ -26,12 +26,7 @@ from aider_guard.launch.command import (
     session_arguments,
 )
 from aider_guard.launch.settings import AiderSettings
-from aider_guard.launch.starting import (
-    INSIDE_AIDER,
-    aider_command,
-    aider_environment,
-    is_one_shot,
-)
+from aider_guard.launch.starting import INSIDE_AIDER, aider_command, aider_environment, is_one_shot
 
 ONE_SHOTS: list[tuple[list[str], bool]] = [
     ([], False),

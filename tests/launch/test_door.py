@@ -19,16 +19,11 @@ from launch.preflight.worlds import (
     world,
 )
 
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.fit import Card, Fit, Runtime
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
-from aider_guard.core.serverfacts import ServedModel, ServerProcess
-from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
-from aider_guard.launch.door import (
-    Entrance,
-    served_models,
-    server_keeps_longer,
-    smaller_windows,
-)
+from aider_guard.core.server_report import ServedModel, ServerProcess
+from aider_guard.launch.door import Entrance, served_models, server_keeps_longer, smaller_windows
 from aider_guard.launch.fitting import placement
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.preflight.checks import examine

@@ -8,16 +8,10 @@ from pathlib import Path
 import pytest
 
 from aider_guard.config import Config
-from aider_guard.core.architecture import Architecture
 from aider_guard.core.fit import Fit
-from aider_guard.core.readings import (
-    Gpu,
-    MemoryReading,
-    ModelsReading,
-    RamReading,
-    Unavailable,
-)
-from aider_guard.core.serverfacts import InstalledModel, ModelFacts, ModelMissing, ServerReport
+from aider_guard.core.model_memory import Architecture
+from aider_guard.core.readings import Gpu, MemoryReading, ModelsReading, RamReading, Unavailable
+from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing, ServerReport
 from aider_guard.errors import LaunchError
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.preflight.checks import examine

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aider_guard.core.traffic.kinds import Upstream
+from aider_guard.core.chat.types import Upstream
 from aider_guard.launch.routes import DoorAddress, Routes, addresses_in, find_routes, redirected
 from aider_guard.launch.settings import AiderSettings, Role, Variable
 

@@ -11,7 +11,7 @@ from fakes.ollama_models import FakeModel
 from fakes.ollama_server import FakeOllama, Hang
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ModelFacts
+from aider_guard.core.server_report import ModelFacts
 from aider_guard.launch import surroundings
 from aider_guard.launch.surroundings import ask_server, read_memory
 from aider_guard.sidecar.gpu import NOT_YET

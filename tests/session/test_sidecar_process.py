@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 import pytest
 from fakes.ollama_server import FakeOllama
 
-from aider_guard.core.events import Event
-from aider_guard.core.readings import Unavailable
-from aider_guard.core.requests import CountTexts, StopSidecar, SurveyServer
-from aider_guard.core.serverfacts import ModelFacts
-from aider_guard.core.sidecar_events import (
+from aider_guard.core.events import (
+    Event,
     ModelsRead,
     ServerRead,
     ServerSurveyed,
     SidecarLost,
     SidecarStarted,
 )
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.requests import CountTexts, StopSidecar, SurveyServer
+from aider_guard.core.server_report import ModelFacts
 from aider_guard.core.wire import encode
 from aider_guard.session import sidecar as module
 from aider_guard.session.sidecar import SidecarProcess, sidecar_command

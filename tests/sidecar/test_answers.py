@@ -7,9 +7,9 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aider_guard.core.events import ServerSurveyed
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import InstalledModel, ModelFacts, ServerReport
-from aider_guard.core.sidecar_events import ServerSurveyed
+from aider_guard.core.server_report import InstalledModel, ModelFacts, ServerReport
 from aider_guard.core.wire import decode, encode
 from aider_guard.sidecar import answers
 from aider_guard.sidecar.installed import find_installed, nearest_names

@@ -17,8 +17,8 @@ from core.histories_of_events import begun
 from fakes.nvml import GIB, Card, FakeDriver
 
 from aider_guard.core.actions import ShowNotice
+from aider_guard.core.events import MemoryRead
 from aider_guard.core.readings import Gpu, MemoryReading
-from aider_guard.core.sidecar_events import MemoryRead
 from aider_guard.sidecar.gpu import GpuSensor
 from aider_guard.sidecar.helper import LineProcess
 from aider_guard.sidecar.memory import MemorySensor

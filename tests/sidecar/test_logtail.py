@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aider_guard.core.evidence import LoggedCut
 from aider_guard.core.ollama_log import Said
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ServerProcess
+from aider_guard.core.server_report import ServerProcess
+from aider_guard.core.truncation import LoggedCut
 from aider_guard.sidecar import log_follow
 from aider_guard.sidecar.log_child import followed_child
 from aider_guard.sidecar.log_follow import MAX_SAYINGS, LogFile, LogStream, Sayings

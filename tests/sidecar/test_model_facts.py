@@ -21,9 +21,9 @@ from fakes.ollama_server import (
     Raw,
 )
 
-from aider_guard.core.architecture import Architecture
+from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import InstalledModel, ModelFacts, ModelMissing
+from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing
 from aider_guard.sidecar.installed import nearest_names
 from aider_guard.sidecar.ollama import NO_SWITCH, OllamaClient
 

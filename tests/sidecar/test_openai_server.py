@@ -11,7 +11,7 @@ from fakes.answering import Answer, Cut, Drip, Endless, Hang, Json, Raw
 from fakes.ollama_server import FakeOllama
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ServedModel
+from aider_guard.core.server_report import ServedModel
 from aider_guard.sidecar.ollama import OllamaClient
 from aider_guard.sidecar.openai_server import window_of
 from aider_guard.sidecar.survey import survey

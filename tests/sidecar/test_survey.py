@@ -10,12 +10,12 @@ import pytest
 from fakes.ollama_server import ERAS, Answer, Drip, Endless, FakeModel, FakeOllama, Hang, Json, Raw
 
 from aider_guard.core.readings import ModelsReading, Unavailable
-from aider_guard.core.serverfacts import InstalledModel, ModelFacts, ModelMissing, ServerProcess
+from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing, ServerProcess
 from aider_guard.sidecar.ollama import OllamaClient
 from aider_guard.sidecar.survey import survey
 
 if TYPE_CHECKING:
-    from aider_guard.core.serverfacts import ServerReport
+    from aider_guard.core.server_report import ServerReport
 
 AMPLE_SECONDS = 20.0
 """More than any answer takes that comes at all, on a busy machine too."""

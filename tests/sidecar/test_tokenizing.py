@@ -16,9 +16,9 @@ from fakes.vocabulary import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aider_guard.core.chat.request import Asked, Message
 from aider_guard.core.counting.learned import Learned, Ratios
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.asked import Asked, Message
 from aider_guard.core.wire import WireError
 from aider_guard.sidecar import vocabulary_source
 from aider_guard.sidecar.learned_counts import FILE, keep_learned, read_learned

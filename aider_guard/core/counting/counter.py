@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.types import Count
 from aider_guard.core.counting.kinds import Kind, kind_of
 from aider_guard.core.counting.learned import Learned, Overhead
 from aider_guard.core.counting.pieces import Remembered, pieces
@@ -20,8 +22,6 @@ from aider_guard.core.counting.prompt import (
     render,
 )
 from aider_guard.core.counting.vocabulary import Vocabulary
-from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.kinds import Count
 
 _ROLES: Final = ("system", "user", "assistant")
 _BYTES_A_TOKEN: Final = 3.5

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Final
 
-from aider_guard.core.traffic.kinds import Count
+from aider_guard.core.chat.types import Count
 
 FIRST_RATIOS: Final = {"code": 1.2, "prose": 1.1, "data": 1.6, "wide": 1.1, "strange": 1.2}
 """Where learning begins: low, as ratios only rise. SmolLM2 needs 1.2 to 1.36 times cl100k on code, 2.0 on digits."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aider_guard.core.findings import Finding
+from aider_guard.core.findings import Finding, info, stop, unknown, warn
+from aider_guard.core.ollama_versions import release
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.preflight.saying import info, stop, unknown, warn
 from aider_guard.launch.settings import TRIED_VERSIONS, AiderSettings
-from aider_guard.launch.versions import release
 
 OLDEST = (0, 80)
 _UNRESOLVED = "Aider's models cannot be resolved"  # of inside/describing.py: an Aider never tried

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aider_guard.core import egress_causes
+from aider_guard.core import egress_messages
 from aider_guard.core.egress import ENFORCED, Found
-from aider_guard.core.egress_sentences import layer_in_words
-from aider_guard.core.findings import Finding
+from aider_guard.core.egress_messages import layer_in_words
+from aider_guard.core.findings import Finding, info, stop, unknown, warn
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.preflight.facts import NOT_TRIED, Facts
-from aider_guard.launch.preflight.saying import info, stop, unknown, warn
 
 
 def found(facts: Facts) -> Iterator[Finding]:
@@ -18,7 +17,7 @@ def found(facts: Facts) -> Iterator[Finding]:
     if facts.config.network == "open":
         yield info("air-gap", layer_in_words("open"), "network is open")
     elif facts.config.require_airgap and not facts.is_held:
-        yield stop("air-gap", egress_causes.NOT_ENFORCED, *_because(facts.air_gap))
+        yield stop("air-gap", egress_messages.NOT_ENFORCED, *_because(facts.air_gap))
     elif isinstance(facts.air_gap, Found):
         say = info if facts.air_gap.layer in ENFORCED else warn
         yield say("air-gap", layer_in_words(facts.air_gap.layer), *_because(facts.air_gap))
@@ -31,4 +30,4 @@ def _because(air_gap: Found | Unavailable) -> tuple[str, str]:
     """Why it is no better layer, and the setting that would change it."""
     if isinstance(air_gap, Unavailable):
         return air_gap.reason, ""
-    return egress_causes.in_words(air_gap.because), egress_causes.fix(air_gap.because)
+    return egress_messages.in_words(air_gap.because), egress_messages.fix(air_gap.because)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aider_guard.core.findings import Finding
+from aider_guard.core.findings import GUARDED, Finding, info, listed, unknown, warn
+from aider_guard.core.messages import size
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.sentences import size
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.places import base_url
-from aider_guard.launch.preflight.saying import GUARDED, info, listed, unknown, warn
 
 SMALL_BYTES = 100 * 2**20
 

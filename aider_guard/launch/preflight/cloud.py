@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from aider_guard.core.findings import Finding
+from aider_guard.core.findings import Finding, info, listed, stop, warn
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ModelFacts, ServerReport
+from aider_guard.core.server_report import ModelFacts, ServerReport
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.models import instead
 from aider_guard.launch.preflight.places import in_cloud, installed, place, roles, with_ollama
-from aider_guard.launch.preflight.saying import info, listed, stop, warn
 from aider_guard.launch.settings import OLLAMA_PREFIXES, AiderSettings, Role, ollama_name
 from aider_guard.sidecar.names import canonical_name, is_cloud_name
 

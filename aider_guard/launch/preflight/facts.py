@@ -8,7 +8,7 @@ from aider_guard.config import Config
 from aider_guard.core.egress import ENFORCED, Found
 from aider_guard.core.fit import Fit
 from aider_guard.core.readings import MemoryReading, Unavailable
-from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.server_report import ServerReport
 from aider_guard.launch.settings import AiderSettings
 
 NOT_ASKED = Unavailable("not asked: nothing is sent to an address that only the repository names")

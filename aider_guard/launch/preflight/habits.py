@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from aider_guard.core.findings import Finding
+from aider_guard.core.findings import Finding, info, warn
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.preflight.saying import info, warn
 from aider_guard.launch.settings import AiderSettings
 
 _SHORT_TRACEBACK = re.compile(r"--tb[= ](short|line|no|native)\b|(?:^|\s)-\w*q|--no-traceback")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from aider_guard.core.findings import Finding
+from aider_guard.core.findings import GUARDED, Finding, info, listed, verb
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.places import base_url
 from aider_guard.launch.preflight.remote import host_of
-from aider_guard.launch.preflight.saying import GUARDED, info, listed, verb
 from aider_guard.launch.settings import AiderSettings, Variable
 
 _COPILOT = "GITHUB_COPILOT_TOKEN"

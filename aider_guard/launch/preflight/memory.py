@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aider_guard.core.findings import Finding
+from aider_guard.core.findings import Finding, info, listed, unknown, warn
 from aider_guard.core.fit import Fit, Need
+from aider_guard.core.messages import size
 from aider_guard.core.readings import MemoryReading, Unavailable
-from aider_guard.core.sentences import size
-from aider_guard.core.serverfacts import ModelFacts, ModelMissing
+from aider_guard.core.server_report import ModelFacts, ModelMissing
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.places import runs_here, with_ollama
-from aider_guard.launch.preflight.saying import info, listed, unknown, warn
 from aider_guard.launch.settings import AiderSettings
 
 _READ_BYTES_PER_SECOND = 1.5 * 2**30

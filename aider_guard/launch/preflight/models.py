@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aider_guard.core.findings import Finding
+from aider_guard.core.findings import Finding, info, listed, stop, unknown, warn
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ModelFacts, ModelMissing, ServerReport
+from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
 from aider_guard.launch.preflight.aider import are_roles_known
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.places import (
@@ -17,7 +17,6 @@ from aider_guard.launch.preflight.places import (
     runs_here,
     with_ollama,
 )
-from aider_guard.launch.preflight.saying import info, listed, stop, unknown, warn
 from aider_guard.launch.settings import ollama_name
 
 _EXAMPLE = "qwen3:8b"

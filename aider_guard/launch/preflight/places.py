@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import InstalledModel, ServerReport
+from aider_guard.core.server_report import InstalledModel, ServerReport
 from aider_guard.launch.cloud import OLLAMA_ADDRESSES
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.settings import AiderSettings, Role, ollama_name

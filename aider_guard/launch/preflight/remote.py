@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
-from aider_guard.core.findings import Finding
+from aider_guard.core.findings import Finding, info, stop, warn
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.cloud import OLLAMA_ADDRESSES
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.places import base_url, is_local
-from aider_guard.launch.preflight.saying import info, stop, warn
 from aider_guard.launch.settings import AiderSettings
 from aider_guard.sidecar.names import display_base
 

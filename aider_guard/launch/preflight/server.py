@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from aider_guard.core.findings import Finding
+from aider_guard.core.findings import Finding, info, unknown, warn
+from aider_guard.core.messages import count
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.sentences import count
-from aider_guard.core.serverfacts import ServerProcess, ServerReport
+from aider_guard.core.server_report import ServerProcess, ServerReport
 from aider_guard.launch.fitting import era_of, fills_memory, is_on, runtime_of
 from aider_guard.launch.preflight import remote
 from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
 from aider_guard.launch.preflight.places import base_url, is_local, roles, with_ollama
-from aider_guard.launch.preflight.saying import info, unknown, warn
 from aider_guard.sidecar.names import display_base
 
 # They pass a container's or a virtual machine's port on, to the same machine.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aider_guard.core.findings import Finding
+from aider_guard.core.findings import Finding, info, listed, warn
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ModelFacts
+from aider_guard.core.server_report import ModelFacts
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.places import with_ollama
-from aider_guard.launch.preflight.saying import info, listed, warn
 from aider_guard.launch.settings import Role
 from aider_guard.sidecar.names import canonical_name
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from aider_guard.core.traffic import cloud
-from aider_guard.core.traffic.events import RequestRefused
-from aider_guard.core.traffic.kinds import DoorSettings, Upstream
-from aider_guard.core.traffic.own import PREFIX
-from aider_guard.core.traffic.reading import FORMS
-from aider_guard.core.traffic.replies import Moment
+from aider_guard.core.chat import cloud
+from aider_guard.core.chat.events import RequestRefused
+from aider_guard.core.chat.replies import Moment
+from aider_guard.core.chat.request import FORMS, PREFIX
+from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.sidecar.door.attendant_breaks import Breaks
 from aider_guard.sidecar.door.attendant_entrance import Entrance
 from aider_guard.sidecar.door.attendant_house import House

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from aider_guard.core.evidence import LOG_NOT_READ, Evidence, LogEvidence
-from aider_guard.core.ollama_eras import era_of
+from aider_guard.core.chat.events import NOT_TOLD, RequestFinished
+from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.response import Usage
+from aider_guard.core.chat.size import Part, bound_tokens, rows
+from aider_guard.core.chat.types import Count, Verdict
+from aider_guard.core.ollama_versions import era_of
 from aider_guard.core.readings import ContextRow, Unavailable
-from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.events import NOT_TOLD, RequestFinished
-from aider_guard.core.traffic.kinds import Count, Verdict
-from aider_guard.core.traffic.parts import Part, rows
-from aider_guard.core.traffic.reserve import bound_tokens
-from aider_guard.core.traffic.usage import Usage
-from aider_guard.core.truncation import judge
+from aider_guard.core.truncation import LOG_NOT_READ, Evidence, LogEvidence, judge
 from aider_guard.sidecar.door.seam import Call, Outcome
 from aider_guard.sidecar.door.services import Counts
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from aider_guard.core.traffic.meter import Head, Meter
-from aider_guard.core.traffic.troubles import Failure, of_words
-from aider_guard.core.traffic.unasked import UsageFilter
-from aider_guard.core.traffic.usage import Usage
+from aider_guard.core.chat.errors import Failure, of_words
+from aider_guard.core.chat.response import Head, Meter, Usage, UsageFilter
 
 _STREAMS: Final = (b"{", b"data:", b"event:", b"error:", b"id:", b"retry:", b":")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from aider_guard.core.traffic.troubles import Failure
+from aider_guard.core.chat.errors import Failure
 
 FORGOTTEN_SECONDS: Final = 60.0
 _TRIES: Final = 2

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from aider_guard.core.chat import cloud
+from aider_guard.core.chat.events import Reason
+from aider_guard.core.chat.request import decoded
+from aider_guard.core.chat.types import Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic import cloud
-from aider_guard.core.traffic.events import Reason
-from aider_guard.core.traffic.kinds import Upstream
-from aider_guard.core.traffic.reading import decoded
 from aider_guard.sidecar.door.services import Shelf
 from aider_guard.sidecar.names import canonical_name, is_cloud_name
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aider_guard.core.chat.replies import Moment
+from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.kinds import DoorSettings, Upstream
-from aider_guard.core.traffic.replies import Moment
 from aider_guard.sidecar.door.attendant_breaks import Breaks
 from aider_guard.sidecar.door.services import Services
 

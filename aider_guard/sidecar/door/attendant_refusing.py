@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from aider_guard.core.chat import cloud, overflow, request
+from aider_guard.core.chat import errors as chat_errors
+from aider_guard.core.chat.errors import Asker, Failure
+from aider_guard.core.chat.events import NOT_TOLD, Reason, RequestRefused
+from aider_guard.core.chat.replies import answer
+from aider_guard.core.chat.request import Asked, asks_for_nothing
+from aider_guard.core.chat.size import parts, reply_reserve
+from aider_guard.core.chat.types import Count
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic import cloud, overflow, own, troubles
-from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.events import NOT_TOLD, Reason, RequestRefused
-from aider_guard.core.traffic.kinds import Count
-from aider_guard.core.traffic.parts import parts
-from aider_guard.core.traffic.reading import asks_for_nothing
-from aider_guard.core.traffic.replies import answer
-from aider_guard.core.traffic.reserve import reply_reserve
-from aider_guard.core.traffic.troubles import Asker, Failure
 from aider_guard.sidecar.door.attendant_account import part_rows
 from aider_guard.sidecar.door.attendant_house import House
 from aider_guard.sidecar.door.attendant_waits import Waits
@@ -30,7 +29,7 @@ _NOTHING_TO_EDIT: Final = ("nothing to edit: the request was not answered by a m
 
 def error(words: str, status: int, path: str = "/api/") -> Reply:
     """An error in the form of the path's protocol, to a request that wants no text."""
-    said: object = f"{own.PREFIX}{words}"
+    said: object = f"{request.PREFIX}{words}"
     if not path.startswith("/api/"):
         said = {"message": said, "type": "api_error", "param": None, "code": None}
     return Reply(json.dumps({"error": said}).encode("ascii"), status)
@@ -60,7 +59,7 @@ class Refusing:
             if isinstance(host, Unavailable):
                 return self.failed(Failure("down", host.reason))
             if host:
-                return self._refuse("cloud", cloud.refusal(name, troubles.printable(host)))
+                return self._refuse("cloud", cloud.refusal(name, chat_errors.printable(host)))
         return None
 
     async def _where(self, name: str, waits: Waits) -> str | Unavailable | None:
@@ -75,7 +74,7 @@ class Refusing:
 
     def answered_elsewhere(self, host: str) -> Reply:
         """What ends the answer of a model that turned out not to run here."""
-        return self._refuse("cloud", cloud.refusal(self.asked.model, troubles.printable(host)))
+        return self._refuse("cloud", cloud.refusal(self.asked.model, chat_errors.printable(host)))
 
     async def too_large(self, found: overflow.Overflow | None) -> Reply:
         """The refusal of a prompt that does not fit; None, or one that should fit, where only the server says so."""
@@ -112,7 +111,7 @@ class Refusing:
             smaller_windows=settings.smaller_windows,
             alike=self.house.services.shelf.alike(upstream, self.asked.model),
         )
-        return self._refuse(failure.reason, troubles.lines(failure, asker))
+        return self._refuse(failure.reason, chat_errors.lines(failure, asker))
 
     def _refuse(
         self, reason: Reason, lines: Sequence[str], found: overflow.Overflow | None = None

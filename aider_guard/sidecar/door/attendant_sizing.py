@@ -6,13 +6,12 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
+from aider_guard.core.chat.body import encoded, unanswered, without_unanswered
+from aider_guard.core.chat.overflow import Overflow
+from aider_guard.core.chat.request import FORMS, Asked, read
+from aider_guard.core.chat.size import reply_reserve
+from aider_guard.core.chat.types import Count
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.bodies import encoded, unanswered, without_unanswered
-from aider_guard.core.traffic.kinds import Count
-from aider_guard.core.traffic.overflow import Overflow
-from aider_guard.core.traffic.reading import FORMS, read
-from aider_guard.core.traffic.reserve import reply_reserve
 from aider_guard.sidecar.door.attendant_house import House
 from aider_guard.sidecar.door.seam import Call
 

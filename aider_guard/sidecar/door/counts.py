@@ -18,10 +18,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.size import Sizes
+from aider_guard.core.chat.types import Count, DoorSettings
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.kinds import Count, DoorSettings
-from aider_guard.core.traffic.sizes import Sizes
 from aider_guard.core.wire import WireError
 from aider_guard.sidecar.helper import LineProcess
 from aider_guard.sidecar.names import canonical_name

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from aider_guard.core.chat.body import Head
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.heads import Head
 from aider_guard.sidecar import answers
 from aider_guard.sidecar.door.asking import Post
 

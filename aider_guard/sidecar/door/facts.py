@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import DoorSettings
 from aider_guard.sidecar.names import canonical_name
 from aider_guard.sidecar.ollama import OllamaClient
 

@@ -7,10 +7,10 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from aider_guard.core.chat.events import DoorOpened
+from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import Event
 from aider_guard.core.requests import ServeDoor, WakeCounter, WarmModel
-from aider_guard.core.traffic.events import DoorOpened
-from aider_guard.core.traffic.kinds import DoorSettings
 from aider_guard.sidecar.door.seam import Attendant, Door
 from aider_guard.sidecar.lines import start_thread
 

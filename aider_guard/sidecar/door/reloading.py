@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from aider_guard.core.chat.events import ReloadSeen
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.reloads import ReloadEvidence, cause
-from aider_guard.core.serverfacts import ModelFacts
-from aider_guard.core.traffic.events import ReloadSeen
+from aider_guard.core.server_report import ModelFacts
 from aider_guard.sidecar.here import targets
 from aider_guard.sidecar.listeners import find_listener
 from aider_guard.sidecar.ollama import OllamaClient

@@ -13,13 +13,13 @@ from concurrent.futures import TimeoutError as NotInTimeError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from aider_guard.core.chat.body import Head, head_of, may_have_head
+from aider_guard.core.chat.events import ModelWarmed
+from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.types import DoorSettings, Upstream
+from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.reloads import ReloadEvidence, is_load, stay_seconds
-from aider_guard.core.sidecar_events import ModelsRead, ServerRead
-from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.events import ModelWarmed
-from aider_guard.core.traffic.heads import Head, head_of, may_have_head
-from aider_guard.core.traffic.kinds import DoorSettings, Upstream
 from aider_guard.sidecar.door import asking, keeping
 from aider_guard.sidecar.door.errands import Errands
 from aider_guard.sidecar.door.reloading import Looking, Noticing

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from aider_guard.core.chat.body import KEEP_ALIVE, loading, runner_options
+from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
 from aider_guard.core.reloads import Entry, is_load
-from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.bodies import KEEP_ALIVE
-from aider_guard.core.traffic.heads import loading, runner_options
-from aider_guard.core.traffic.kinds import DoorSettings
 from aider_guard.sidecar.names import canonical_name
 
 KEPT_READINGS: Final = 8

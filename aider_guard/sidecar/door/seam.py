@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from aider_guard.core.traffic.kinds import DoorSettings, Upstream
+from aider_guard.core.chat.types import DoorSettings, Upstream
 
 Headers = tuple[tuple[str, str], ...]
 Outcome = Literal["answered", "cancelled", "broken", "replied"]

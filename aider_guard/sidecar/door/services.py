@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.kinds import Count, DoorSettings, Upstream
 from aider_guard.core.truncation import LogEvidence
 
 _NOT_ASKED = Unavailable("Ollama was not asked")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import DoorSettings, Upstream
 from aider_guard.sidecar.installed import Installed, find_installed, nearest_names
 from aider_guard.sidecar.lines import start_thread
 from aider_guard.sidecar.names import canonical_name

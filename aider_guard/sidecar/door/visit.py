@@ -4,38 +4,30 @@ from __future__ import annotations
 
 from typing import Final
 
-from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic import own, troubles
-from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.bodies import asks_for_usage, forbids_truncation, sent
-from aider_guard.core.traffic.events import NOT_TOLD, Reason, RequestStarted
-from aider_guard.core.traffic.parts import parts
-from aider_guard.core.traffic.reading import (
+from aider_guard.core.chat import errors as chat_errors
+from aider_guard.core.chat import request
+from aider_guard.core.chat.body import asks_for_usage, forbids_truncation, sent
+from aider_guard.core.chat.errors import Failure
+from aider_guard.core.chat.events import NOT_TOLD, Reason, RequestStarted
+from aider_guard.core.chat.replies import waiting
+from aider_guard.core.chat.request import (
     FORMS,
+    Asked,
     asks_for_nothing,
     conversation,
     decoded,
     read,
 )
-from aider_guard.core.traffic.replies import waiting
-from aider_guard.core.traffic.troubles import Failure
-from aider_guard.core.traffic.usage import Usage
+from aider_guard.core.chat.response import Usage
+from aider_guard.core.chat.size import parts
+from aider_guard.core.readings import Unavailable
 from aider_guard.sidecar.door.attendant_account import Account, part_rows
 from aider_guard.sidecar.door.attendant_answer import Passing
 from aider_guard.sidecar.door.attendant_house import House
 from aider_guard.sidecar.door.attendant_refusing import Refusing, error
 from aider_guard.sidecar.door.attendant_sizing import Sizing
 from aider_guard.sidecar.door.attendant_waits import Waits
-from aider_guard.sidecar.door.seam import (
-    Abort,
-    Call,
-    Forward,
-    Outcome,
-    Pass,
-    Reply,
-    Retry,
-    Trouble,
-)
+from aider_guard.sidecar.door.seam import Abort, Call, Forward, Outcome, Pass, Reply, Retry, Trouble
 from aider_guard.sidecar.here import is_this_machine
 
 _COUNTED_PURPOSES: Final = ("chat", "edit", "other")
@@ -73,7 +65,7 @@ class TextVisit:
         version = self._house.version
         if asks_for_nothing(asked):
             return Forward(sent(asked, call.body, settings, call.upstream, version))
-        if asked.purpose == "edit" and own.is_own(_last_message(asked)):
+        if asked.purpose == "edit" and request.is_own(_last_message(asked)):
             return refusing.nothing_to_edit()
         if failure := self._house.breaks.due(call.body):
             return refusing.failed(failure)
@@ -100,7 +92,7 @@ class TextVisit:
         refusing = self._refusing
         if refusing is None or not self._started:
             return Pass()
-        failure = troubles.understood(status, content)
+        failure = chat_errors.understood(status, content)
         if failure.waits and (seconds := self._waits.for_its_turn()) is not None:
             return self._wait(refusing.asked, seconds, failure)
         if failure.reason == "overflow":
@@ -183,7 +175,7 @@ class TextVisit:
         """An answer that the server broke off with an error's line was passed as it came."""
         if account.outcome == "answered" and account.finished == "broken":
             words = account.usage.error or "the answer ended in the middle"
-            self._house.breaks.note(self._call.body, troubles.of_words(words))
+            self._house.breaks.note(self._call.body, chat_errors.of_words(words))
         elif account.finished == "answered":
             self._house.breaks.forget(self._call.body)
 
@@ -205,7 +197,7 @@ class TextVisit:
         )
 
     def _wait(self, asked: Asked, seconds: float, failure: Failure) -> Retry:
-        words = self._waits.words(troubles.printable(failure.words) or "the server is busy")
+        words = self._waits.words(chat_errors.printable(failure.words) or "the server is busy")
         shown = waiting(asked, words, self._house.moment()) if words else None
         if shown is None:
             return Retry(seconds)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from aider_guard.core.chat.body import Head, loading, runner_options
+from aider_guard.core.chat.events import ModelWarmed
+from aider_guard.core.chat.types import DoorSettings
+from aider_guard.core.events import ModelsRead
 from aider_guard.core.readings import ModelsReading, Unavailable
-from aider_guard.core.sidecar_events import ModelsRead
-from aider_guard.core.traffic.events import ModelWarmed
-from aider_guard.core.traffic.heads import Head, loading, runner_options
-from aider_guard.core.traffic.kinds import DoorSettings
 from aider_guard.sidecar.door.asking import Asking
 from aider_guard.sidecar.door.errands import Errands
 from aider_guard.sidecar.door.evaluating import Evaluated, evaluate

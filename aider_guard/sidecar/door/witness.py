@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
+from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.ollama_log import RequestEnded, evidence
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import DoorSettings
 from aider_guard.core.truncation import LogEvidence
 from aider_guard.sidecar.log_child import followed_child
 from aider_guard.sidecar.log_follow import FollowedLog, LogFile

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aider_guard.core.chat.request import Asked, Form, Message
 from aider_guard.core.counting.prompt import (
     Card,
     card_of,
@@ -17,7 +18,6 @@ from aider_guard.core.counting.prompt import (
     render,
 )
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.asked import Asked, Form, Message
 
 TEMPLATE = "{{ range .Messages }}<{{ .Role }}>{{ .Content }}{{ end }}"
 USER = Message("user", "hi")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from aider_guard.core.traffic.asked import Asked, Form
-from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
-from aider_guard.core.traffic.reading import decoded, read
+from aider_guard.core.chat.request import Asked, Form, decoded, read
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 
 COMMIT = (
     "You are an expert software engineer that generates concise, one-line Git commit messages based on the provided"

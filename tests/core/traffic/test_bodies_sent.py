@@ -11,16 +11,16 @@ from core.traffic.aider_prompts import LOCAL, OLLAMA, asked_of, body, message, s
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.asked import Form
-from aider_guard.core.traffic.bodies import (
+from aider_guard.core.chat.body import (
     asks_for_usage,
     forbids_truncation,
     sent,
     unanswered,
     without_unanswered,
 )
-from aider_guard.core.traffic.kinds import DoorSettings, Upstream
+from aider_guard.core.chat.request import Form
+from aider_guard.core.chat.types import DoorSettings, Upstream
+from aider_guard.core.readings import Unavailable
 
 OWN = "aider-guard: not sent: 5 tokens too large\n/clear   (frees 9 tokens)"
 CHAT = [message("system", prompts.DIFF), message("user", "fix it")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aider_guard.core.traffic.cloud import is_content, leaves, named_models, refusal
+from aider_guard.core.chat.cloud import is_content, leaves, named_models, refusal
 
 
 @pytest.mark.parametrize(

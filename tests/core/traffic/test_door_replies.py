@@ -9,8 +9,8 @@ import pytest
 from core.traffic import aider_prompts as prompts
 from core.traffic.aider_prompts import asked_of, body, chat, message
 
-from aider_guard.core.traffic.asked import Asked, Form
-from aider_guard.core.traffic.replies import Moment, Spoken, answer, waiting
+from aider_guard.core.chat.replies import Moment, Spoken, answer, waiting
+from aider_guard.core.chat.request import Asked, Form
 
 AT = Moment("2026-01-02T03:04:05Z", 1767323045)
 LINES = ("not sent: too large", "/drop pkg/__init__.py   (frees 7 tokens)")

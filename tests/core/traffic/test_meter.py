@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.traffic.events import NOT_TOLD
-from aider_guard.core.traffic.meter import Head, Meter
-from aider_guard.core.traffic.unasked import UsageFilter
-from aider_guard.core.traffic.usage import Usage
+from aider_guard.core.chat.events import NOT_TOLD
+from aider_guard.core.chat.response import Head, Meter, Usage, UsageFilter
 
 AT = "2026-01-02T03:04:05.123456789Z"
 DONE = {

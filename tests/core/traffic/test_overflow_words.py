@@ -8,11 +8,10 @@ from core.traffic.aider_prompts import asked_of, body, chat, listing, message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.kinds import Count
-from aider_guard.core.traffic.overflow import Overflow, lines, unknown_lines
-from aider_guard.core.traffic.parts import parts, rows
-from aider_guard.core.traffic.reserve import bound_tokens, prompt_bytes, reply_reserve
+from aider_guard.core.chat.overflow import Overflow, lines, unknown_lines
+from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.size import bound_tokens, parts, prompt_bytes, reply_reserve, rows
+from aider_guard.core.chat.types import Count
 
 
 def prompt(

@@ -8,10 +8,9 @@ from core.traffic.aider_prompts import asked_of, body, chat, listing, message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aider_guard.core.chat.request import Form, conversation
+from aider_guard.core.chat.size import Part, parts, rows
 from aider_guard.core.readings import RowKind
-from aider_guard.core.traffic.asked import Form
-from aider_guard.core.traffic.parts import Part, parts, rows
-from aider_guard.core.traffic.reading import conversation
 
 FILES = {
     "src/a b.py": "def a():\n    pass\n",

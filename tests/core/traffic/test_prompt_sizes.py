@@ -8,10 +8,8 @@ from core.traffic.aider_prompts import asked_of, body, chat, listing, message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.parts import parts
-from aider_guard.core.traffic.reserve import bound_tokens
-from aider_guard.core.traffic.sizes import FIRST_ERROR, LEARNED_ERROR, Sizes
+from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.size import FIRST_ERROR, LEARNED_ERROR, Sizes, bound_tokens, parts
 
 
 def session(*said: str, files: dict[str, str] | None = None) -> Asked:

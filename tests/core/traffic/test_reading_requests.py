@@ -11,8 +11,7 @@ from core.traffic.aider_prompts import asked_of, body, message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.traffic.asked import Form
-from aider_guard.core.traffic.reading import asks_for_nothing, conversation, decoded
+from aider_guard.core.chat.request import Form, asks_for_nothing, conversation, decoded
 
 FORMS: tuple[Form, ...] = ("chat", "generate", "openai_chat")
 FILES = [message("user", prompts.CHAT_FILES), message("assistant", "Ok.")]

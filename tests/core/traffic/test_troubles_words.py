@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.traffic.events import NOT_TOLD, Reason
-from aider_guard.core.traffic.kinds import WindowNeed
-from aider_guard.core.traffic.troubles import (
+from aider_guard.core.chat.errors import (
     Asker,
     Failure,
     fitting_window,
@@ -21,6 +19,8 @@ from aider_guard.core.traffic.troubles import (
     said_in,
     understood,
 )
+from aider_guard.core.chat.events import NOT_TOLD, Reason
+from aider_guard.core.chat.types import WindowNeed
 
 GIB = 2**30
 SMALLER = (WindowNeed(16384, 9 * GIB), WindowNeed(8192, 7 * GIB), WindowNeed(4096, 6 * GIB))

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aider_guard.core.chat.body import Head, head_of, loading, runner_options
+from aider_guard.core.chat.request import read
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.heads import Head, head_of, loading, runner_options
-from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
-from aider_guard.core.traffic.reading import read
 
 OLLAMA = Upstream("", "http://127.0.0.1:11434", "ollama")
 SETTINGS = DoorSettings("token", (OLLAMA,), (DoorRole("main", "qwen3:8b"),), 8192)

@@ -8,7 +8,8 @@ import pytest
 from launch.preflight.worlds import GIB, MODEL, NO, QWEN, installed, model, process, server
 
 from aider_guard.core.fit import Card, Runtime
-from aider_guard.core.fit_memory import RUNNER_BYTES
+from aider_guard.core.model_memory import RUNNER_BYTES
+from aider_guard.core.ollama_versions import release
 from aider_guard.core.readings import (
     NO_NVIDIA_GPU,
     Gpu,
@@ -19,7 +20,7 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
-from aider_guard.core.serverfacts import ModelMissing, ServerReport
+from aider_guard.core.server_report import ModelMissing, ServerReport
 from aider_guard.launch.fitting import (
     MAIN_MEMORY,
     candidates_of,
@@ -28,7 +29,6 @@ from aider_guard.launch.fitting import (
     placement,
     runtime_of,
 )
-from aider_guard.launch.versions import release
 from aider_guard.sidecar import nvml
 
 NONE = Unavailable("no NVIDIA driver is installed")

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from launch.preflight.worlds import FINE, QWEN
 
 from aider_guard.config import Config
-from aider_guard.core.architecture import Architecture
-from aider_guard.core.findings import SEVERITIES
+from aider_guard.core.findings import IDS, SEVERITIES
 from aider_guard.core.fit import Fit, Need
+from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import MemoryReading, ModelsReading, Unavailable
-from aider_guard.core.serverfacts import (
+from aider_guard.core.server_report import (
     InstalledModel,
     ModelFacts,
     ModelMissing,
@@ -24,7 +24,6 @@ from aider_guard.core.serverfacts import (
 )
 from aider_guard.launch.preflight.checks import examine
 from aider_guard.launch.preflight.facts import Facts, RepoFacts
-from aider_guard.launch.preflight.ids import IDS
 from aider_guard.launch.settings import AiderSettings, Role, Variable
 
 WORDS = (

@@ -5,8 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from aider_guard.core.findings import SEVERITIES, Finding, exit_status, worst_first
-from aider_guard.launch.preflight.ids import CHECKS, IDS, LEAKS
+from aider_guard.core.findings import (
+    CHECKS,
+    IDS,
+    LEAKS,
+    SEVERITIES,
+    Finding,
+    exit_status,
+    worst_first,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = ROOT / "aider_guard" / "launch" / "preflight"

@@ -22,10 +22,9 @@ from launch.preflight.worlds import (
 )
 
 from aider_guard.config import Config
-from aider_guard.core.findings import Severity
+from aider_guard.core.findings import LEAKS, Severity
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.preflight.facts import Facts, RepoFacts
-from aider_guard.launch.preflight.ids import LEAKS
 
 ENV = "/repo/.env"
 

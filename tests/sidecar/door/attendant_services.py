@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.traffic.aider_prompts import OLLAMA, settings
 
-from aider_guard.core.evidence import LogEvidence
+from aider_guard.core.chat.replies import Moment
+from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.size import Sizes
+from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.kinds import Count, DoorSettings, Upstream
-from aider_guard.core.traffic.replies import Moment
-from aider_guard.core.traffic.sizes import Sizes
+from aider_guard.core.truncation import LogEvidence
 from aider_guard.sidecar.door.attendant import DoorAttendant
 from aider_guard.sidecar.door.seam import Call, Reply
 from aider_guard.sidecar.door.services import Services

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from aider_guard.core.traffic.kinds import Upstream
+from aider_guard.core.chat.types import Upstream
 from aider_guard.sidecar.door.seam import (
     Abort,
     Call,

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 from fakes.ollama_server import FakeModel, FakeOllama
 
+from aider_guard.core.chat.body import sent
+from aider_guard.core.chat.request import Asked, read
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
+from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.sidecar_events import ModelsRead, ServerRead
-from aider_guard.core.traffic.asked import Asked
-from aider_guard.core.traffic.bodies import sent
-from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
-from aider_guard.core.traffic.reading import read
 from aider_guard.sidecar.door.reloading import Looking, Processes
 from aider_guard.sidecar.door.residency import OllamaResidency
 from aider_guard.sidecar.ollama import OllamaClient

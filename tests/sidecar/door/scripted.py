@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aider_guard.core.traffic.kinds import DoorSettings, Upstream
+from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.sidecar.door.seam import Attendant, Door
 from aider_guard.sidecar.door.transport.server import DoorServer
 from aider_guard.sidecar.door.transport.upstream import Upstreams

@@ -12,9 +12,9 @@ from core.traffic import aider_prompts as prompts
 from core.traffic.aider_prompts import LOCAL, body, listing, message, settings
 from sidecar.door.attendant_services import Desk, run, text_of
 
+from aider_guard.core.chat.events import RequestFinished, RequestRefused, RequestStarted
+from aider_guard.core.chat.types import Count, DoorRole, Upstream
 from aider_guard.core.readings import ContextRow, Unavailable
-from aider_guard.core.traffic.events import RequestFinished, RequestRefused, RequestStarted
-from aider_guard.core.traffic.kinds import Count, DoorRole, Upstream
 from aider_guard.sidecar.door.seam import Abort, Forward, Pass, Reply, Retry, Trouble
 
 CHAT = [message("system", prompts.DIFF), message("user", "fix it")]

@@ -18,9 +18,9 @@ from fakes.ollama_server import ERAS, FakeOllama
 from fakes.ollama_troubles import Break, busy
 from sidecar.door.attendant_services import Desk
 
+from aider_guard.core.chat.events import RequestFinished, RequestRefused
+from aider_guard.core.chat.types import Count, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.events import RequestFinished, RequestRefused
-from aider_guard.core.traffic.kinds import Count, Upstream
 from aider_guard.sidecar.door.seam import Door
 from aider_guard.sidecar.door.transport.server import DoorServer
 

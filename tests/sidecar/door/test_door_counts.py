@@ -16,9 +16,9 @@ import pytest
 from fakes.ollama_server import FakeModel, FakeOllama, Hang, Json
 from fakes.vocabulary import tiny
 
+from aider_guard.core.chat.request import Asked, Message
+from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.asked import Asked, Message
-from aider_guard.core.traffic.kinds import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.sidecar.door import counts as counts_module
 from aider_guard.sidecar.door.counts import PromptCounts
 from aider_guard.sidecar.helper import LineProcess

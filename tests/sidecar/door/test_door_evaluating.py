@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from aider_guard.core.chat.body import Head
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.heads import Head
 from aider_guard.sidecar.door.evaluating import (
     ANEW,
     FIRST_CHARACTERS,

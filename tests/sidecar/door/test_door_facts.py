@@ -9,8 +9,8 @@ from contextlib import closing
 from fakes.ollama_models import FakeModel
 from fakes.ollama_server import FakeOllama, Json
 
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
 from aider_guard.sidecar.door.facts import AGAIN_SECONDS, AskedFacts
 from aider_guard.sidecar.ollama import OllamaClient
 

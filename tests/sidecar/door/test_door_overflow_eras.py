@@ -22,8 +22,8 @@ from fakes.vocabulary import SPECIAL, Vocabulary, letters
 from sidecar.door.attendant_services import Desk
 from sidecar.door.test_door_attendant_eras import door, ended, post
 
-from aider_guard.core.traffic.events import RequestFinished, RequestRefused
-from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
+from aider_guard.core.chat.events import RequestFinished, RequestRefused
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.sidecar.door.counts import PromptCounts
 
 VERSIONS = ("0.12.6", "0.24.0", "0.30.0", "0.30.11", "0.33.0-rc2")

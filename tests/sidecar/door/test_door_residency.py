@@ -25,10 +25,10 @@ from sidecar.door.residing import (
     until,
 )
 
+from aider_guard.core.chat.events import ModelWarmed, ReloadSeen
+from aider_guard.core.chat.types import DoorRole, RunnerOption, Upstream
+from aider_guard.core.events import ModelsRead
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
-from aider_guard.core.sidecar_events import ModelsRead
-from aider_guard.core.traffic.events import ModelWarmed, ReloadSeen
-from aider_guard.core.traffic.kinds import DoorRole, RunnerOption, Upstream
 from aider_guard.sidecar.door.keeping import AWAY_SECONDS, RENEW_SECONDS
 
 

@@ -10,9 +10,9 @@ import pytest
 from fakes.ollama_server import FakeModel, FakeOllama
 from sidecar.door.residing import EDITOR, MAIN, OTHER, House, house
 
+from aider_guard.core.chat.events import ModelWarmed, ReloadSeen
+from aider_guard.core.events import ModelsRead
 from aider_guard.core.readings import ModelsReading
-from aider_guard.core.sidecar_events import ModelsRead
-from aider_guard.core.traffic.events import ModelWarmed, ReloadSeen
 from aider_guard.sidecar.door.reloading import Processes, processes
 from aider_guard.sidecar.door.residents import Residents
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from fakes.ollama_models import FakeModel
 from fakes.ollama_server import FakeOllama, Json
 
+from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import DoorSettings, Upstream
 from aider_guard.sidecar.door.shelf import NOT_READ, RETRY_SECONDS, Shelves, TagsShelf
 from aider_guard.sidecar.installed import find_installed
 from aider_guard.sidecar.ollama import OllamaClient

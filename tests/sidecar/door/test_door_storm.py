@@ -26,14 +26,14 @@ from fakes.vocabulary import tiny
 from sidecar.door.leftovers import Crowd, left, settled_bytes, wait_until
 from sidecar.door.scripted import CAP_SECONDS, TOKEN, Served, door_to
 
-from aider_guard.core.sidecar_events import ModelsRead, ServerRead
-from aider_guard.core.traffic.events import (
+from aider_guard.core.chat.events import (
     ModelWarmed,
     RequestFinished,
     RequestRefused,
     RequestStarted,
 )
-from aider_guard.core.traffic.kinds import DoorRole, DoorSettings
+from aider_guard.core.chat.types import DoorRole, DoorSettings
+from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.sidecar.door.attendant import DoorAttendant
 from aider_guard.sidecar.door.counts import PromptCounts
 from aider_guard.sidecar.door.facts import AskedFacts

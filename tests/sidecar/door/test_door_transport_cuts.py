@@ -11,7 +11,7 @@ import pytest
 from sidecar.door.plain_attendant import PlainAttendant, PlainVisit
 from sidecar.door.scripted import CAP_SECONDS, TOKEN, Connection, Scripted, door_to
 
-from aider_guard.core.traffic.kinds import Upstream
+from aider_guard.core.chat.types import Upstream
 from aider_guard.sidecar.door.seam import Call, Forward, Outcome, Pass, Reply, Retry, Trouble
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sidecar.door.plain_attendant import PlainAttendant
 from sidecar.door.scripted import TOKEN, Connection, Scripted, door_to, header
 
-from aider_guard.core.traffic.kinds import DoorSettings, Upstream
+from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.sidecar.door.seam import Reply
 from aider_guard.sidecar.door.transport.routes import find_route
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aider_guard.core.evidence import LogEvidence, LoggedCut, LoggedPrompt
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
+from aider_guard.core.truncation import LogEvidence, LoggedCut, LoggedPrompt
 from aider_guard.sidecar.door.services import Witness
 from aider_guard.sidecar.door.witness import (
     IN_FLIGHT_SECONDS,

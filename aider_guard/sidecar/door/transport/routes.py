@@ -7,7 +7,7 @@ from hmac import compare_digest
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from aider_guard.core.traffic.kinds import DoorSettings, Upstream
+from aider_guard.core.chat.types import DoorSettings, Upstream
 
 OLLAMA_SEGMENTS: Final = ("api", "v1")
 _NOT_A_SEGMENT: Final = frozenset({b"", b".", b".."})
