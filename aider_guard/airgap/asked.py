@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from aider_guard.airgap.gap import NOBODY, Whose
 from aider_guard.core.egress import Attempt, Layer, Place
-from aider_guard.session.loop import Loop
+from aider_guard.loop import Loop
 
 _QUEUE = 128
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from aider_guard.core.egress import Attempt, Layer, Place
-from aider_guard.session.loop import Loop
+from aider_guard.loop import Loop
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from aider_guard.core.egress import Attempt
-from aider_guard.session.loop import READ, Loop
+from aider_guard.loop import READ, Loop
 
 PROGRAM: Final = "aider"
 _MOST_BYTES: Final = 1024

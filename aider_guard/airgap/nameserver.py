@@ -13,7 +13,7 @@ from aider_guard.airgap.gap import NOBODY, Whose
 from aider_guard.airgap.names import Names, answer
 from aider_guard.airgap.searched import search_domains
 from aider_guard.core.egress import Attempt, Place
-from aider_guard.session.loop import READ, Loop
+from aider_guard.loop import READ, Loop
 
 PORT: Final = 53
 _BUDGET_SECONDS: Final = 0.01

@@ -18,7 +18,7 @@ from aider_guard.airgap.nameserver import PORT as DNS_PORT
 from aider_guard.airgap.nameserver import NameServer
 from aider_guard.airgap.takers import Takers
 from aider_guard.core.egress import Attempt, Place, Protocol
-from aider_guard.session.loop import READ, Loop
+from aider_guard.loop import READ, Loop
 
 _BUDGET_SECONDS: Final = 0.01
 """For so long packets are taken in a row, before the terminal gets its turn."""

@@ -25,7 +25,7 @@ from aider_guard.airgap.permits import Endpoint, Permits
 from aider_guard.airgap.unfinished import Unfinished
 from aider_guard.airgap.unixsockets import Masked
 from aider_guard.core.egress import Attempt, Place
-from aider_guard.session.loop import Loop
+from aider_guard.loop import Loop
 
 _AT_ONCE: Final = 16
 _BUDGET_SECONDS: Final = 0.01

@@ -14,7 +14,7 @@ from aider_guard.airgap.gap import Enter
 from aider_guard.airgap.names import Names
 from aider_guard.airgap.seccomp import SeccompGap
 from aider_guard.core.egress import Attempt
-from aider_guard.session.loop import Loop
+from aider_guard.loop import Loop
 
 TRIAL_SECONDS: Final = 1.0
 _NOBODY: Final = ("192.0.2.1", 9)  # documentation (RFC 5737), the discard port

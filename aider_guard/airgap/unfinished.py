@@ -10,7 +10,7 @@ from typing import Final
 from aider_guard.airgap import acting
 from aider_guard.airgap.calls import FULL, Again, Later
 from aider_guard.airgap.notifications import Done, Listener
-from aider_guard.session.loop import WRITE, Loop
+from aider_guard.loop import WRITE, Loop
 
 _AGAIN_SECONDS: Final = 0.02
 """After so long for each that waits a connection is tried again, which takes milliseconds."""

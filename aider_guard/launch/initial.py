@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aider_guard.catalogue.catalogue import find, published
+from aider_guard.catalogue import find, published
 from aider_guard.core.fit import Candidate, Card
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport

@@ -11,7 +11,7 @@ from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 
 if TYPE_CHECKING:
-    from aider_guard.sidecar.helper import LineProcess
+    from aider_guard.line_process import LineProcess
 
 MOST_MODELS = 64
 """Of an Ollama with more models than these only the newest are looked at: each is a request."""

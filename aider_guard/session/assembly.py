@@ -12,13 +12,13 @@ from aider_guard.core.events import EgressBlocked
 from aider_guard.core.state import Limits, State
 from aider_guard.journal import open_journal
 from aider_guard.launch.aider import Aider
+from aider_guard.loop import Loop
 from aider_guard.session import registry
 from aider_guard.session.begun import Started
 from aider_guard.session.border import Border
 from aider_guard.session.control import Control, control_socket
 from aider_guard.session.launches import Launches
 from aider_guard.session.listening import Listening
-from aider_guard.session.loop import Loop
 from aider_guard.session.merging import merge_leftovers
 from aider_guard.session.planning import Planner, planner_behind
 from aider_guard.session.relay import Relay

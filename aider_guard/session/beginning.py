@@ -11,8 +11,8 @@ from aider_guard.core.readings import GPU_NOT_YET, MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.launch.preflight.facts import NOT_ASKED
 from aider_guard.launch.settings import AiderSettings, ollama_name
+from aider_guard.loop import READ, Loop
 from aider_guard.session.launches import Launches
-from aider_guard.session.loop import READ, Loop
 from aider_guard.session.planning import Planner
 from aider_guard.session.running import Running
 from aider_guard.session.watcher import Watcher

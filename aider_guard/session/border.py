@@ -15,8 +15,8 @@ from aider_guard.config import Config
 from aider_guard.core import egress_messages
 from aider_guard.core.egress import ENFORCED, Attempt, Found, Place
 from aider_guard.errors import LaunchError, LaunchRefusedError
-from aider_guard.session.loop import Loop
-from aider_guard.session.signals import when_a_child_ends
+from aider_guard.loop import Loop
+from aider_guard.signals import when_a_child_ends
 
 if TYPE_CHECKING:
     from aider_guard.airgap.hearsay import Hearsay

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from aider_guard.core.events import DeadlinePassed, Event, PromptSettled
 from aider_guard.core.state import Phase, State
+from aider_guard.loop import Loop
 from aider_guard.session import beginning, hidden, performer
 from aider_guard.session.beginning import Beginning
 from aider_guard.session.front import Front
 from aider_guard.session.hidden import HiddenCommands
-from aider_guard.session.loop import Loop
 from aider_guard.session.running import Running
 
 QUIET_SECONDS = 0.3

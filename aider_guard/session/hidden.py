@@ -9,10 +9,10 @@ from aider_guard.core.events import ChatSaved, ContextRead, Event, PromptShown
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.tokens import parse_context
+from aider_guard.loop import Loop
 from aider_guard.session.front import Front, ends_hold
 from aider_guard.session.histories import PrivateHistories
 from aider_guard.session.launch import Launch, parse_saved
-from aider_guard.session.loop import Loop
 from aider_guard.session.sidechannels import FileTail
 
 Command = Literal["tokens", "save"]

@@ -38,8 +38,8 @@ from aider_guard.session.border import Border, choose, chosen_border
 from aider_guard.session.listening import door_socket
 from aider_guard.session.notices import render
 from aider_guard.session.planning import Planner, planner_behind
-from aider_guard.session.signals import INHERITED, signals_as_wakeups
 from aider_guard.session.unattended import Unattended, exit_status
+from aider_guard.signals import INHERITED, signals_as_wakeups
 
 _SURVEY_SECONDS = 2.0
 _MEMORY_SECONDS = 2.0

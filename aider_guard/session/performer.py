@@ -44,13 +44,13 @@ from aider_guard.core.events import (
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.state import same_model
 from aider_guard.errors import LaunchError
+from aider_guard.loop import Loop
 from aider_guard.session import notices, offer
 from aider_guard.session.beginning import Beginning
 from aider_guard.session.carrying import estimate_tokens
 from aider_guard.session.front import Front
 from aider_guard.session.hidden import HiddenCommands
 from aider_guard.session.launches import Launches
-from aider_guard.session.loop import Loop
 from aider_guard.session.relay import Relay
 from aider_guard.session.running import Running
 from aider_guard.session.watcher import Watcher

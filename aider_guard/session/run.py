@@ -18,8 +18,8 @@ from aider_guard.session import registry
 from aider_guard.session.begun import start_aider
 from aider_guard.session.border import Border, choose, chosen_border
 from aider_guard.session.listening import door_socket
-from aider_guard.session.signals import signals_as_wakeups
 from aider_guard.session.terminal import Terminal, TerminalFds
+from aider_guard.signals import signals_as_wakeups
 
 if TYPE_CHECKING:
     from aider_guard.core.actions import Notice

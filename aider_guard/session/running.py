@@ -6,9 +6,9 @@ from collections.abc import Callable
 from types import TracebackType
 
 from aider_guard.core.actions import Handoff
+from aider_guard.loop import READ, Loop
 from aider_guard.session.child import Child, LineModes
 from aider_guard.session.launches import Launches
-from aider_guard.session.loop import READ, Loop
 from aider_guard.session.relay import Relay
 from aider_guard.session.terminal import Terminal
 from aider_guard.session.turns import Turns

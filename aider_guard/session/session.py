@@ -17,19 +17,19 @@ from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.state import Phase, State
 from aider_guard.journal import Journal
 from aider_guard.launch.learned import remember
+from aider_guard.loop import READ, Loop
 from aider_guard.session import beginning, hidden, performer
 from aider_guard.session.clockwork import Clockwork
 from aider_guard.session.front import Front
 from aider_guard.session.input import Input
 from aider_guard.session.launches import Launches
-from aider_guard.session.loop import READ, Loop
 from aider_guard.session.planning import Planner
 from aider_guard.session.relay import Relay
 from aider_guard.session.running import Running
-from aider_guard.session.signals import Wakeups
 from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.session.turns import Turns
 from aider_guard.session.watcher import Watcher
+from aider_guard.signals import Wakeups
 
 
 class Session:

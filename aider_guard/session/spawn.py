@@ -17,8 +17,8 @@ import pexpect
 import ptyprocess
 
 from aider_guard.errors import LaunchError
-from aider_guard.session.signals import INHERITED, all_held_back
 from aider_guard.session.terminal import put_size
+from aider_guard.signals import INHERITED, all_held_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -38,9 +38,9 @@ from aider_guard.core.events import (
 )
 from aider_guard.core.policy import decide
 from aider_guard.core.state import Limits, State
+from aider_guard.loop import READ, Loop
 from aider_guard.session.border import Border
 from aider_guard.session.listening import Listening
-from aider_guard.session.loop import READ, Loop
 from aider_guard.session.runjournal import RunJournal
 from aider_guard.session.watcher import Watcher
 

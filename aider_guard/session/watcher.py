@@ -9,7 +9,7 @@ from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.egress import Place
 from aider_guard.core.events import Event, SidecarLost
 from aider_guard.core.requests import Request, ServeDoor
-from aider_guard.session.loop import READ, WRITE, Loop
+from aider_guard.loop import READ, WRITE, Loop
 from aider_guard.session.sidecar import SidecarProcess, sidecar_command
 
 

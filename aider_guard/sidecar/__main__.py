@@ -12,8 +12,8 @@ from aider_guard import __version__
 from aider_guard.core.events import MemoryRead, ModelsRead, ServerRead, SidecarStarted
 from aider_guard.core.requests import Request
 from aider_guard.core.wire import WireError, decode, encode
+from aider_guard.line_process import claim_stdout, end_process, read_lines, start_thread, write_all
 from aider_guard.sidecar.here import is_this_machine
-from aider_guard.sidecar.lines import claim_stdout, end_process, read_lines, start_thread, write_all
 from aider_guard.sidecar.names import DEFAULT_BASE, connectable_base
 
 if TYPE_CHECKING:

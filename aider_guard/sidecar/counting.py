@@ -11,7 +11,7 @@ from aider_guard.core.events import FilesCounted, TextsCounted
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.requests import CountFiles, CountTexts
 from aider_guard.core.wire import WireError, decode, encode
-from aider_guard.sidecar.helper import LineProcess
+from aider_guard.line_process import LineProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from aider_guard.core.events import MemoryRead
 from aider_guard.core.readings import GPU_NOT_YET, Gpu, Unavailable
 from aider_guard.core.wire import WireError, decode
-from aider_guard.sidecar.helper import LineProcess
+from aider_guard.line_process import LineProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ import pynvml
 from aider_guard.core.events import MemoryRead
 from aider_guard.core.readings import Gpu, GpuProcess, MemoryReading, Unavailable
 from aider_guard.core.wire import encode
-from aider_guard.sidecar.lines import serve_lines
+from aider_guard.line_process import serve_lines
 
 _SENTENCES: Final = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no NVIDIA driver is installed",

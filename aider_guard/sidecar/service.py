@@ -25,8 +25,7 @@ from aider_guard.core.requests import (
     WakeCounter,
     WarmModel,
 )
-from aider_guard.sidecar.helper import reap
-from aider_guard.sidecar.lines import start_thread
+from aider_guard.line_process import reap, start_thread
 from aider_guard.sidecar.survey import survey
 
 if TYPE_CHECKING:

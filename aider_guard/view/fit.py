@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from aider_guard import paths
-from aider_guard.catalogue.catalogue import published
+from aider_guard.catalogue import published
 from aider_guard.config import Config
 from aider_guard.core.fit import (
     Candidate,

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aider_guard.catalogue import catalogue
-from aider_guard.catalogue.catalogue import Published
+from aider_guard import catalogue
+from aider_guard.catalogue import Published
 from aider_guard.core.fit import Candidate, Card
 from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import Unavailable

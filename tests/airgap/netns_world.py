@@ -11,7 +11,7 @@ from airgap.seccomp_world import World
 from aider_guard.airgap.choose import open_gap
 from aider_guard.airgap.gap import NOBODY, Whose
 from aider_guard.core.egress import Place
-from aider_guard.session.loop import Loop
+from aider_guard.loop import Loop
 
 
 @contextlib.contextmanager

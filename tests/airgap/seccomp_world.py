@@ -16,7 +16,7 @@ from typing import Any
 from aider_guard.airgap.names import Names
 from aider_guard.airgap.seccomp import SeccompGap
 from aider_guard.core.egress import Attempt, Place
-from aider_guard.session.loop import Loop
+from aider_guard.loop import Loop
 
 PYTHON = (sys.executable, "-I", "-S", "-c")
 CAP_SECONDS = 20.0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from aider_guard.airgap.hearsay import Hearsay, attempt_of
 from aider_guard.core.egress import Attempt
-from aider_guard.session.loop import Loop
+from aider_guard.loop import Loop
 
 TOLD = {"host": "example.org", "port": 443, "protocol": "tcp"}
 GARBAGE: list[Any] = [

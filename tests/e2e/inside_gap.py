@@ -27,7 +27,7 @@ from aider_guard.airgap.asked import NoGap
 from aider_guard.airgap.choose import open_gap
 from aider_guard.airgap.gap import NOBODY, Gap, Whose
 from aider_guard.core.egress import Attempt, Layer, parse_place
-from aider_guard.session.loop import READ, Loop
+from aider_guard.loop import READ, Loop
 
 SILENCE_SECONDS = 0.05
 """What was tried is known to the kernel before the last program has ended."""

@@ -14,8 +14,8 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts
 from aider_guard.launch import surroundings
 from aider_guard.launch.surroundings import ask_server, read_memory
+from aider_guard.line_process import LineProcess
 from aider_guard.sidecar.gpu import NOT_YET
-from aider_guard.sidecar.helper import LineProcess
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.catalogue.catalogue import find, published
+from aider_guard.catalogue import find, published
 from aider_guard.core.fit import Candidate, Card, Runtime, choose_window, fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.tiers import (

@@ -16,8 +16,8 @@ import pytest
 from aider_guard.airgap import peers
 from aider_guard.airgap.asked import NoGap
 from aider_guard.core.egress import Attempt, Layer, Place
+from aider_guard.loop import Loop
 from aider_guard.session.border import Border, open_border
-from aider_guard.session.loop import Loop
 
 CAP_SECONDS = 10.0
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aider_guard.session.loop import READ, WRITE, Loop
+from aider_guard.loop import READ, WRITE, Loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

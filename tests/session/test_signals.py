@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from aider_guard.session.signals import Dispositions, all_held_back, signals_as_wakeups
+from aider_guard.signals import Dispositions, all_held_back, signals_as_wakeups
 
 
 def test_signals_are_read_in_order() -> None:
@@ -60,7 +60,7 @@ def test_ignored_at_the_start_stays_ignored() -> None:
     """Under ``nohup`` a hang-up is not heeded; a resize, ignored or not, is."""
     program = """
 import signal
-from aider_guard.session.signals import signals_as_wakeups
+from aider_guard.signals import signals_as_wakeups
 with signals_as_wakeups([signal.SIGHUP, signal.SIGWINCH]) as wakeups:
     signal.raise_signal(signal.SIGHUP)
     signal.raise_signal(signal.SIGWINCH)

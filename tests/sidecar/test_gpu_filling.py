@@ -19,8 +19,8 @@ from fakes.nvml import GIB, Card, FakeDriver
 from aider_guard.core.actions import ShowNotice
 from aider_guard.core.events import MemoryRead
 from aider_guard.core.readings import Gpu, MemoryReading
+from aider_guard.line_process import LineProcess
 from aider_guard.sidecar.gpu import GpuSensor
-from aider_guard.sidecar.helper import LineProcess
 from aider_guard.sidecar.memory import MemorySensor
 
 WORKER = "aider_guard.sidecar.nvml"

@@ -28,7 +28,7 @@ from aider_guard.sidecar.processes import FULL_LOOK_EVERY, ProcessTable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aider_guard.sidecar.helper import LineProcess
+    from aider_guard.line_process import LineProcess
 
 SHELL = Path("/bin/sh")
 NO_GPU = Unavailable("no GPU in this test")

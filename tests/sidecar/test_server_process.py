@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess
-from aider_guard.sidecar.helper import PACKAGE_PARENT
+from aider_guard.line_process import PACKAGE_PARENT
 from aider_guard.sidecar.listeners import Listener
 from aider_guard.sidecar.server_process import server_process
 

@@ -41,7 +41,7 @@ from aider_guard.core.requests import (
 )
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerProcess
 from aider_guard.core.wire import LineSplitter, decode, encode
-from aider_guard.sidecar.helper import PACKAGE_PARENT
+from aider_guard.line_process import PACKAGE_PARENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aider_guard.catalogue.catalogue import find
+from aider_guard.catalogue import find
 from aider_guard.config import Config
 from aider_guard.core.fit import Card, choose_window, fit
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable

@@ -11,8 +11,8 @@ from aider_guard.core.chat.events import DoorOpened
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import Event
 from aider_guard.core.requests import ServeDoor, WakeCounter, WarmModel
+from aider_guard.line_process import start_thread
 from aider_guard.sidecar.door.seam import Attendant, Door
-from aider_guard.sidecar.lines import start_thread
 
 DoorRequest = ServeDoor | WarmModel | WakeCounter
 

@@ -10,8 +10,8 @@ from typing import Final
 
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
+from aider_guard.line_process import start_thread
 from aider_guard.sidecar.installed import Installed, find_installed, nearest_names
-from aider_guard.sidecar.lines import start_thread
 from aider_guard.sidecar.names import canonical_name
 from aider_guard.sidecar.ollama import OllamaClient
 

@@ -81,7 +81,7 @@ class _File:
 @cache
 def published() -> tuple[Published, ...]:
     """All entries, in the order of the file. Raises ``WireError`` when the file is damaged."""
-    text = files(__package__).joinpath("catalogue.json").read_text(encoding="utf-8")
+    text = files("aider_guard").joinpath("catalogue.json").read_text(encoding="utf-8")
     raw: dict[str, Any] = json.loads(text)
     kinds: dict[str, _Numbers] = build(dict[str, _Numbers], raw["architectures"])
     found: tuple[_File, ...] = build(tuple[_File, ...], raw["files"])
