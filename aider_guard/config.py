@@ -176,12 +176,12 @@ def _refuse_from_a_repository(found: Mapping[str, Any], path: Path | None) -> No
 
 def _is_here(address: str) -> bool:
     """Whether this is an address of Ollama on this machine; what that is, is imported only where it is not plain."""
-    from aider_guard.sidecar.names import connectable_base, is_loopback
+    from aider_guard.ollama.names import connectable_base, is_loopback
 
     base = connectable_base(address)
     if is_loopback(base):
         return True
-    from aider_guard.sidecar.here import is_this_machine
+    from aider_guard.ollama.names import is_this_machine
 
     return is_this_machine(base)
 

@@ -11,7 +11,7 @@ from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.places import base_url
 from aider_guard.launch.preflight.remote import address_source, from_repository, is_ollamas_cloud
 from aider_guard.launch.settings import AiderSettings
-from aider_guard.sidecar.here import is_this_machine
+from aider_guard.ollama.names import is_this_machine
 
 _NOT_ASKED = Unavailable("not asked yet")
 

@@ -18,7 +18,7 @@ from aider_guard.core.readings import (
     Unavailable,
 )
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
-from aider_guard.sidecar.names import canonical_name
+from aider_guard.ollama.names import canonical_name
 
 MAIN_MEMORY = "main memory"
 _TRUE = frozenset({"1", "t", "true"})  # strconv.ParseBool, as envconfig reads it

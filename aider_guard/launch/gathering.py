@@ -86,14 +86,14 @@ def _with_aider(
 
 def _import_client() -> None:
     """The HTTP client takes a fifth of a second to import: time in which Aider imports its own."""
-    import aider_guard.sidecar.ollama
-    import aider_guard.sidecar.survey  # noqa: F401  # for its time only
+    import aider_guard.ollama.client
+    import aider_guard.ollama.survey  # noqa: F401  # for its time only
 
 
 def _with_server(facts: Facts) -> Facts:
     """What Ollama says, where it may be asked."""
-    from aider_guard.sidecar.ollama import OllamaClient
-    from aider_guard.sidecar.survey import survey
+    from aider_guard.ollama.client import OllamaClient
+    from aider_guard.ollama.survey import survey
 
     if not may_be_asked(facts.config, facts.settings, facts.environment):
         return facts

@@ -14,7 +14,7 @@ from aider_guard.config import Config
 from aider_guard.launch.cloud import CLOUD_KEYS
 from aider_guard.launch.preflight.places import place
 from aider_guard.launch.settings import AiderSettings
-from aider_guard.sidecar.here import is_this_machine
+from aider_guard.ollama.names import is_this_machine
 
 INVALID_KEY = "switched-off-by-aider-guard"
 NOWHERE = "http://127.0.0.1:9"

@@ -14,8 +14,7 @@ from aider_guard.launch.preflight.places import (
     place,
 )
 from aider_guard.launch.settings import AiderSettings, ollama_name
-from aider_guard.sidecar.here import is_this_machine
-from aider_guard.sidecar.names import connectable_base
+from aider_guard.ollama.names import connectable_base, is_this_machine
 
 ADDRESS_PARAMETERS = ("base_url", "api_base")
 """The extra parameters that are an address; the first goes before the second (litellm/main.py, completion)."""

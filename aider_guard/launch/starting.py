@@ -10,7 +10,7 @@ from aider_guard.config import Config
 from aider_guard.core.egress import Place
 from aider_guard.launch.aider import Aider
 from aider_guard.launch.page import before_end
-from aider_guard.sidecar.names import connectable_base
+from aider_guard.ollama.names import connectable_base
 
 DEFAULT_OLLAMA = "http://127.0.0.1:11434"
 INSIDE_AIDER = Path(__file__).with_name("inside_aider.py")

@@ -19,8 +19,8 @@ MOST_MODELS = 64
 
 def ask_server(base: str) -> ServerReport:
     """The server at this URL with the facts of all its models. Takes seconds at most; silence is in the report."""
-    from aider_guard.sidecar.ollama import OllamaClient
-    from aider_guard.sidecar.survey import survey
+    from aider_guard.ollama.client import OllamaClient
+    from aider_guard.ollama.survey import survey
 
     with closing(OllamaClient(base)) as client:
         report = survey(client, ())

@@ -16,7 +16,7 @@ from aider_guard.core.fit import (
     fit,
 )
 from aider_guard.core.readings import Unavailable
-from aider_guard.sidecar.names import canonical_name, is_cloud_name
+from aider_guard.ollama.names import canonical_name, is_cloud_name
 
 PAIR_WINDOW_TOKENS = 16_384
 """A second model is worth its memory only while both keep a window in which a few files can be discussed."""

@@ -210,8 +210,8 @@ def _known(
 
 
 def _survey(planner: Planner, settings: AiderSettings | Unavailable) -> ServerReport | Unavailable:
-    from aider_guard.sidecar.ollama import OllamaClient
-    from aider_guard.sidecar.survey import survey
+    from aider_guard.ollama.client import OllamaClient
+    from aider_guard.ollama.survey import survey
 
     if isinstance(settings, Unavailable) or not planner.may_ask(settings):
         return NOT_ASKED

@@ -13,17 +13,16 @@ from aider_guard.core.events import MemoryRead, ModelsRead, ServerRead, SidecarS
 from aider_guard.core.requests import Request
 from aider_guard.core.wire import WireError, decode, encode
 from aider_guard.line_process import claim_stdout, end_process, read_lines, start_thread, write_all
-from aider_guard.sidecar.here import is_this_machine
-from aider_guard.sidecar.names import DEFAULT_BASE, connectable_base
+from aider_guard.ollama.names import DEFAULT_BASE, connectable_base, is_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aider_guard.core.events import Event
+    from aider_guard.ollama.client import OllamaClient
     from aider_guard.sidecar.door.host import DoorHost
     from aider_guard.sidecar.door.residency import OllamaResidency
     from aider_guard.sidecar.memory import MemorySensor
-    from aider_guard.sidecar.ollama import OllamaClient
     from aider_guard.sidecar.service import Answers
 
 _READINGS = (MemoryRead, ModelsRead, ServerRead)
@@ -101,9 +100,9 @@ def _start_relays(relays: Sequence[str], emit: Callable[[Event], None]) -> None:
 def _start_ollama(
     options: argparse.Namespace, sensor: MemorySensor, emit: Callable[[Event], None]
 ) -> Answers:
+    from aider_guard.ollama.client import OllamaClient
     from aider_guard.sidecar.counting import Counting
     from aider_guard.sidecar.door.residency import OllamaResidency
-    from aider_guard.sidecar.ollama import OllamaClient
     from aider_guard.sidecar.service import Answers, poll_ollama
     from aider_guard.sidecar.unloading import Unloader
 

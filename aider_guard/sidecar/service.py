@@ -26,15 +26,15 @@ from aider_guard.core.requests import (
     WarmModel,
 )
 from aider_guard.line_process import reap, start_thread
-from aider_guard.sidecar.survey import survey
+from aider_guard.ollama.survey import survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aider_guard.core.events import Event
+    from aider_guard.ollama.client import OllamaClient
     from aider_guard.sidecar.counting import Counting
     from aider_guard.sidecar.memory import MemorySensor
-    from aider_guard.sidecar.ollama import OllamaClient
     from aider_guard.sidecar.unloading import Unloader
 
 POLL_SECONDS: Final = 2.0

@@ -21,9 +21,9 @@ from aider_guard.core.counting.prompt import Card, card_of
 from aider_guard.core.counting.vocabulary import Vocabulary, vocabulary_of
 from aider_guard.core.readings import Unavailable
 from aider_guard.line_process import serve_lines
+from aider_guard.ollama.names import canonical_name
 from aider_guard.sidecar.counter import load_counter
 from aider_guard.sidecar.learned_counts import keep_learned, read_learned
-from aider_guard.sidecar.names import canonical_name
 from aider_guard.sidecar.tokenizing_wire import (
     Answer,
     Counted,

@@ -20,8 +20,8 @@ from urllib.parse import unquote, urlsplit
 
 from aider_guard.core.counting.vocabulary import FACTS
 from aider_guard.core.readings import Unavailable
-from aider_guard.sidecar.answers import blob
-from aider_guard.sidecar.names import is_cloud_base, is_cloud_name
+from aider_guard.ollama.client import blob
+from aider_guard.ollama.names import is_cloud_base, is_cloud_name
 
 CONNECT_SECONDS: Final = 1.0
 SECONDS: Final = 3.0

@@ -34,8 +34,8 @@ from aider_guard.launch.addresses import may_be_asked, ollama_address
 from aider_guard.launch.fitting import MAIN_MEMORY, cards_of, runtime_of
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.surroundings import read_memory
-from aider_guard.sidecar.ollama import OllamaClient
-from aider_guard.sidecar.survey import survey
+from aider_guard.ollama.client import OllamaClient
+from aider_guard.ollama.survey import survey
 from aider_guard.view.fit_models import Known, known_model, named_cards, plain_name
 from aider_guard.view.fit_page import Answer, Instead, as_data, render
 

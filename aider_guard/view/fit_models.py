@@ -15,7 +15,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
 from aider_guard.errors import ConfigError
 from aider_guard.launch.settings import ollama_name
-from aider_guard.sidecar.names import canonical_name, is_cloud_name
+from aider_guard.ollama.names import canonical_name, is_cloud_name
 
 _GIB = 1 << 30
 _VRAM = re.compile(r"(?:(\d{1,2})\s*[x*]\s*)?(\d+(?:\.\d+)?)\s*(?:gib|gb|g)?", re.IGNORECASE)

@@ -28,7 +28,7 @@ from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings
 from aider_guard.launch.starting import aider_environment, is_one_shot
-from aider_guard.sidecar.names import display_base
+from aider_guard.ollama.names import display_base
 
 SESSION = Path("SESSION")
 """Stands for the session's own folder, which is made at its start."""

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.ollama_log import (
+from aider_guard.core.truncation import LogEvidence, LoggedCut, LoggedPrompt
+from aider_guard.ollama.log_lines import (
     LINE_BYTES,
     ContextShifted,
     DebugLine,
@@ -17,7 +18,6 @@ from aider_guard.core.ollama_log import (
     evidence,
     read_line,
 )
-from aider_guard.core.truncation import LogEvidence, LoggedCut, LoggedPrompt
 
 CAPTURES = Path(__file__).parents[1] / "captures" / "ollama_log"
 CUT = (

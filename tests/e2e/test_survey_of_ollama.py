@@ -12,8 +12,8 @@ import pytest
 from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerProcess, ServerReport
-from aider_guard.sidecar.ollama import OllamaClient
-from aider_guard.sidecar.survey import survey
+from aider_guard.ollama.client import OllamaClient
+from aider_guard.ollama.survey import survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

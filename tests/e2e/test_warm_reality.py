@@ -25,9 +25,9 @@ from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.demo.layout import SMALL, SMALL_Q4
 from aider_guard.demo.ollama_server import PrivateOllama
+from aider_guard.ollama.client import OllamaClient
 from aider_guard.sidecar.door import reloading
 from aider_guard.sidecar.door.residency import OllamaResidency
-from aider_guard.sidecar.ollama import OllamaClient
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event

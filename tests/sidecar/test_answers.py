@@ -11,8 +11,8 @@ from aider_guard.core.events import ServerSurveyed
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import InstalledModel, ModelFacts, ServerReport
 from aider_guard.core.wire import decode, encode
-from aider_guard.sidecar import answers
-from aider_guard.sidecar.installed import find_installed, nearest_names
+from aider_guard.ollama import client
+from aider_guard.ollama.installed import find_installed, nearest_names
 
 WORDS = st.text("aé:/-.\x1b\ud800\n0", max_size=6) | st.sampled_from(
     ["qwen3", "qwen3:8b", "not found", f"FROM /b/sha256-{'0' * 64}", "num_ctx 1e+99"]
@@ -46,10 +46,10 @@ def report(facts: ModelFacts, installed: tuple[InstalledModel, ...]) -> ServerRe
 @given(OBJECTS, OBJECTS)
 def test_any_answer_is_facts_or_none(tags: dict[str, object], show: dict[str, object]) -> None:
     """Lists and facts decode, or are none, and what is decoded survives the wire."""
-    answers.entries(tags, answers.loaded_model)
-    installed = answers.entries(tags, answers.installed_model) or ()
-    answers.hides_layers(show)
-    facts = answers.model_facts("qwen3", show, installed)
+    client.entries(tags, client.loaded_model)
+    installed = client.entries(tags, client.installed_model) or ()
+    client.hides_layers(show)
+    facts = client.model_facts("qwen3", show, installed)
     if facts is not None:
         event = ServerSurveyed(report(facts, installed))
         assert decode(encode(event)) == event
@@ -61,10 +61,10 @@ def test_any_answer_is_facts_or_none(tags: dict[str, object], show: dict[str, ob
 )
 def test_any_refusal_is_a_sentence(status: int, content: bytes) -> None:
     """It is printable, and short."""
-    words = answers.refusal(status, content, "/api/show")
+    words = client.refusal(status, content, "/api/show")
     assert words.isprintable()
     assert len(words) < 300
-    assert isinstance(answers.says_missing(status, content), bool)
+    assert isinstance(client.says_missing(status, content), bool)
 
 
 @given(WORDS, st.lists(WORDS, max_size=4))

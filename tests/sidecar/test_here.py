@@ -10,8 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.sidecar.here import interface_addresses, is_this_machine, targets
-from aider_guard.sidecar.names import connectable_base, is_cloud_base
+from aider_guard.ollama.names import (
+    connectable_base,
+    interface_addresses,
+    is_cloud_base,
+    is_this_machine,
+    targets,
+)
 
 OWN = ("127.0.0.1", "192.168.0.7", "::1", "fe80::1%eth0", "2001:db8::7", "none")
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.sidecar.here import targets
-from aider_guard.sidecar.listeners import PROC, Listener, find_listener
+from aider_guard.ollama.names import targets
+from aider_guard.ollama.server_process import PROC, Listener, find_listener
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,15 +13,25 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aider_guard.core.ollama_log import Said
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess
 from aider_guard.core.truncation import LoggedCut
-from aider_guard.sidecar import log_follow
-from aider_guard.sidecar.log_child import followed_child
-from aider_guard.sidecar.log_follow import MAX_SAYINGS, LogFile, LogStream, Sayings
-from aider_guard.sidecar.logtail import ELSEWHERE, NOT_FOUND, LogFileAt, LogOf, Machine, find_log
-from aider_guard.sidecar.server_process import server_process
+from aider_guard.ollama import log_files
+from aider_guard.ollama.log_files import (
+    ELSEWHERE,
+    MAX_SAYINGS,
+    NOT_FOUND,
+    LogFile,
+    LogFileAt,
+    LogOf,
+    LogStream,
+    Machine,
+    Sayings,
+    find_log,
+    followed_child,
+)
+from aider_guard.ollama.log_lines import Said
+from aider_guard.ollama.server_process import server_process
 
 LOCAL = "http://127.0.0.1:11434"
 CONTAINER = "4f" * 32
@@ -352,7 +362,7 @@ def test_a_file_that_is_gone(path: Path) -> None:
 
 def test_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a log that grew beyond all measure the end is read, and a mark before it has no answer."""
-    monkeypatch.setattr(log_follow, "MAX_BEHIND_BYTES", 5000)
+    monkeypatch.setattr(log_files, "MAX_BEHIND_BYTES", 5000)
     log = LogFile(path)
     first = log.mark()
     add(path, cut(2) + b"x" * 20_000 + b"\n")
@@ -443,7 +453,7 @@ def test_a_child_that_ends(command: list[str]) -> None:
 
 KILLED = """
 import os, signal, sys
-from aider_guard.sidecar.log_child import followed_child
+from aider_guard.ollama.log_files import followed_child
 with followed_child(["tail", "-n", "0", "-F", sys.argv[1]], {"PATH": os.environ["PATH"]}):
     print("READY", flush=True)
     sys.stdin.read()

@@ -21,9 +21,9 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
+from aider_guard.ollama.processes import FULL_LOOK_EVERY, ProcessTable
 from aider_guard.sidecar.gpu import GpuSensor
 from aider_guard.sidecar.memory import ELSEWHERE, MemorySensor, resident_bytes
-from aider_guard.sidecar.processes import FULL_LOOK_EVERY, ProcessTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.sidecar.names import (
+from aider_guard.ollama.names import (
     canonical_name,
     connectable_base,
     display_base,

@@ -11,7 +11,7 @@ import pytest
 from fakes.ollama_server import GIB, Answer, Cut, Drip, FakeModel, FakeOllama, Hang, Json, Raw
 
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
-from aider_guard.sidecar.ollama import OllamaClient
+from aider_guard.ollama.client import OllamaClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

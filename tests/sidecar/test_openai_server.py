@@ -12,9 +12,8 @@ from fakes.ollama_server import FakeOllama
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServedModel
-from aider_guard.sidecar.ollama import OllamaClient
-from aider_guard.sidecar.openai_server import window_of
-from aider_guard.sidecar.survey import survey
+from aider_guard.ollama.client import OllamaClient
+from aider_guard.ollama.survey import survey, window_of
 
 
 def ask(

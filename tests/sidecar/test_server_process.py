@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess
 from aider_guard.line_process import PACKAGE_PARENT
-from aider_guard.sidecar.listeners import Listener
-from aider_guard.sidecar.server_process import server_process
+from aider_guard.ollama.server_process import Listener, server_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +88,7 @@ def test_a_server_of_another_users(tmp_path: Path) -> None:
     nobody, owner = pwd.getpwnam("nobody"), pwd.getpwnam("daemon")
     ask = (  # becomes another user when all is imported: that user may not read this Python
         "import os, sys; from pathlib import Path\n"
-        "from aider_guard.sidecar.server_process import server_process\n"
+        "from aider_guard.ollama.server_process import server_process\n"
         "server_process(sys.argv[1])\n"
         "os.setgroups([]); os.setgid(int(sys.argv[3])); os.setuid(int(sys.argv[2]))\n"
         "print(server_process(sys.argv[1], app_log=Path('/nonexistent')))"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.sidecar.server_settings import (
+from aider_guard.ollama.server_process import (
     chosen,
     from_command_line,
     from_log,

@@ -11,8 +11,8 @@ from fakes.ollama_server import ERAS, Answer, Drip, Endless, FakeModel, FakeOlla
 
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing, ServerProcess
-from aider_guard.sidecar.ollama import OllamaClient
-from aider_guard.sidecar.survey import survey
+from aider_guard.ollama.client import OllamaClient
+from aider_guard.ollama.survey import survey
 
 if TYPE_CHECKING:
     from aider_guard.core.server_report import ServerReport

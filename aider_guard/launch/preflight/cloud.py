@@ -12,7 +12,7 @@ from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.models import instead
 from aider_guard.launch.preflight.places import in_cloud, installed, place, roles, with_ollama
 from aider_guard.launch.settings import OLLAMA_PREFIXES, AiderSettings, Role, ollama_name
-from aider_guard.sidecar.names import canonical_name, is_cloud_name
+from aider_guard.ollama.names import canonical_name, is_cloud_name
 
 _ALIAS = ", an alias in "
 # "--4o on the command line", "AIDER_4O in /repo/.env", "4o in /repo/.aider.conf.yml".

@@ -11,8 +11,13 @@ from aider_guard.core.server_report import InstalledModel, ServerReport
 from aider_guard.launch.cloud import OLLAMA_ADDRESSES
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.settings import AiderSettings, Role, ollama_name
-from aider_guard.sidecar.here import is_this_machine
-from aider_guard.sidecar.names import DEFAULT_BASE, canonical_name, connectable_base, is_cloud_name
+from aider_guard.ollama.names import (
+    DEFAULT_BASE,
+    canonical_name,
+    connectable_base,
+    is_cloud_name,
+    is_this_machine,
+)
 
 # By the prefix of its models, in the order in which litellm 1.81.10 reads them (main.py, completion).
 ADDRESS_VARIABLES = {

@@ -13,7 +13,7 @@ from aider_guard.launch.cloud import OLLAMA_ADDRESSES
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.places import base_url, is_local
 from aider_guard.launch.settings import AiderSettings
-from aider_guard.sidecar.names import display_base
+from aider_guard.ollama.names import display_base
 
 _FOUND_BY_NAME = (".env", ".aider.conf.yml")
 _CLOUD_HOSTS = ("ollama.com", "ollama.ai")

@@ -12,7 +12,7 @@ from aider_guard.launch.fitting import era_of, fills_memory, is_on, runtime_of
 from aider_guard.launch.preflight import remote
 from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
 from aider_guard.launch.preflight.places import base_url, is_local, roles, with_ollama
-from aider_guard.sidecar.names import display_base
+from aider_guard.ollama.names import display_base
 
 # They pass a container's or a virtual machine's port on, to the same machine.
 _PASSES_ON = ("docker", "podman", "rootless", "slirp4netns", "pasta", "wsl", "containerd", "colima")

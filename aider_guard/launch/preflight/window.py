@@ -10,7 +10,7 @@ from aider_guard.core.server_report import ModelFacts
 from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.preflight.places import with_ollama
 from aider_guard.launch.settings import Role
-from aider_guard.sidecar.names import canonical_name
+from aider_guard.ollama.names import canonical_name
 
 
 def pinned(facts: Facts) -> Iterator[Finding]:

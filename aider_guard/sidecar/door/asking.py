@@ -10,8 +10,8 @@ from typing import Any, Final
 import httpx
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.sidecar import answers
-from aider_guard.sidecar.certificates import verification
+from aider_guard.ollama import client as ollama_client
+from aider_guard.ollama.client import verification
 
 # A load ends by itself after 5 minutes (OLLAMA_LOAD_TIMEOUT).
 _TIMEOUT: Final = httpx.Timeout(600.0, connect=2.0)
@@ -56,10 +56,10 @@ async def _post(
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
         return Unavailable(f"Ollama cannot be reached ({str(error) or type(error).__name__})")
     if response.status_code != httpx.codes.OK:
-        return Unavailable(answers.refusal(response.status_code, response.content, path))
-    match answers.json_object(response.content):
+        return Unavailable(ollama_client.refusal(response.status_code, response.content, path))
+    match ollama_client.json_object(response.content):
         case {"error": str(words)}:
-            return Unavailable(f"Ollama refused {path}: {answers.printable(words)[:200]}")
+            return Unavailable(f"Ollama refused {path}: {ollama_client.printable(words)[:200]}")
         case dict(answer):
             return answer
     return Unavailable(f"Ollama answered {path} in a form that is not its own")

@@ -17,12 +17,11 @@ from aider_guard.core.chat.request import Asked, asks_for_nothing
 from aider_guard.core.chat.size import parts, reply_reserve
 from aider_guard.core.chat.types import Count
 from aider_guard.core.readings import Unavailable
+from aider_guard.ollama.names import display_base, is_cloud_name, is_this_machine
 from aider_guard.sidecar.door.attendant_account import part_rows
 from aider_guard.sidecar.door.attendant_house import House
 from aider_guard.sidecar.door.attendant_waits import Waits
 from aider_guard.sidecar.door.seam import Call, Reply
-from aider_guard.sidecar.here import is_this_machine
-from aider_guard.sidecar.names import display_base, is_cloud_name
 
 _NOTHING_TO_EDIT: Final = ("nothing to edit: the request was not answered by a model",)
 

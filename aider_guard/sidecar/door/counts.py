@@ -24,7 +24,7 @@ from aider_guard.core.chat.types import Count, DoorSettings
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import WireError
 from aider_guard.line_process import LineProcess
-from aider_guard.sidecar.names import canonical_name
+from aider_guard.ollama.names import canonical_name
 from aider_guard.sidecar.tokenizing_wire import (
     Counted,
     CountedTexts,

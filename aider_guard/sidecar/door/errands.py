@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from aider_guard.sidecar.names import canonical_name
+from aider_guard.ollama.names import canonical_name
 
 
 @dataclass

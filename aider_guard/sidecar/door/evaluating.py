@@ -8,7 +8,7 @@ from typing import Final
 
 from aider_guard.core.chat.body import Head
 from aider_guard.core.readings import Unavailable
-from aider_guard.sidecar import answers
+from aider_guard.ollama import client
 from aider_guard.sidecar.door.asking import Post
 
 PIECE_SECONDS: Final = 0.5
@@ -62,7 +62,7 @@ class _Pieces:
             self.found.problem = answer.reason
             return None
         tokens = answer.get("prompt_eval_count")
-        self.found.tokens = tokens if answers.is_count(tokens) else self.found.tokens
+        self.found.tokens = tokens if client.is_count(tokens) else self.found.tokens
         return max(self.clock() - started_at, 0.001)
 
     async def are_kept(self, end: int, seconds: float) -> bool:

@@ -10,8 +10,8 @@ from typing import Final
 
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.readings import Unavailable
-from aider_guard.sidecar.names import canonical_name
-from aider_guard.sidecar.ollama import OllamaClient
+from aider_guard.ollama.client import OllamaClient
+from aider_guard.ollama.names import canonical_name
 
 LEARN_SECONDS: Final = 1.0
 """How long a prompt waits for what is not known yet. Ollama answers both questions from its disk, in milliseconds."""

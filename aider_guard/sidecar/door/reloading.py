@@ -14,11 +14,11 @@ from aider_guard.core.chat.events import ReloadSeen
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.reloads import ReloadEvidence, cause
 from aider_guard.core.server_report import ModelFacts
-from aider_guard.sidecar.here import targets
-from aider_guard.sidecar.listeners import find_listener
-from aider_guard.sidecar.ollama import OllamaClient
-from aider_guard.sidecar.processes import ProcessTable
-from aider_guard.sidecar.same_file import same_file
+from aider_guard.ollama.client import OllamaClient
+from aider_guard.ollama.names import targets
+from aider_guard.ollama.processes import ProcessTable
+from aider_guard.ollama.server_process import find_listener
+from aider_guard.ollama.survey import same_file
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event

@@ -20,13 +20,13 @@ from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.reloads import ReloadEvidence, is_load, stay_seconds
+from aider_guard.ollama.client import OllamaClient
+from aider_guard.ollama.names import canonical_name
 from aider_guard.sidecar.door import asking, keeping
 from aider_guard.sidecar.door.errands import Errands
 from aider_guard.sidecar.door.reloading import Looking, Noticing
 from aider_guard.sidecar.door.residents import Residents, asked_options, keep_alive, listed
 from aider_guard.sidecar.door.warming import DROPPED, Warmer
-from aider_guard.sidecar.names import canonical_name
-from aider_guard.sidecar.ollama import OllamaClient
 
 if TYPE_CHECKING:
     import httpx

@@ -11,7 +11,7 @@ from aider_guard.core.chat.request import Asked
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
 from aider_guard.core.reloads import Entry, is_load
-from aider_guard.sidecar.names import canonical_name
+from aider_guard.ollama.names import canonical_name
 
 KEPT_READINGS: Final = 8
 NOT_READ: Final = Unavailable("Ollama has not been asked yet what it has loaded")

@@ -21,6 +21,7 @@ from aider_guard.core.chat.request import (
 from aider_guard.core.chat.response import Usage
 from aider_guard.core.chat.size import parts
 from aider_guard.core.readings import Unavailable
+from aider_guard.ollama.names import is_this_machine
 from aider_guard.sidecar.door.attendant_account import Account, part_rows
 from aider_guard.sidecar.door.attendant_answer import Passing
 from aider_guard.sidecar.door.attendant_house import House
@@ -28,7 +29,6 @@ from aider_guard.sidecar.door.attendant_refusing import Refusing, error
 from aider_guard.sidecar.door.attendant_sizing import Sizing
 from aider_guard.sidecar.door.attendant_waits import Waits
 from aider_guard.sidecar.door.seam import Abort, Call, Forward, Outcome, Pass, Reply, Retry, Trouble
-from aider_guard.sidecar.here import is_this_machine
 
 _COUNTED_PURPOSES: Final = ("chat", "edit", "other")
 

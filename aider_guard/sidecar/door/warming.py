@@ -12,13 +12,13 @@ from aider_guard.core.chat.events import ModelWarmed
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import ModelsRead
 from aider_guard.core.readings import ModelsReading, Unavailable
+from aider_guard.ollama.client import OllamaClient
+from aider_guard.ollama.names import canonical_name
 from aider_guard.sidecar.door.asking import Asking
 from aider_guard.sidecar.door.errands import Errands
 from aider_guard.sidecar.door.evaluating import Evaluated, evaluate
 from aider_guard.sidecar.door.reloading import Noticing
 from aider_guard.sidecar.door.residents import Resident, Residents, keep_alive, listed
-from aider_guard.sidecar.names import canonical_name
-from aider_guard.sidecar.ollama import OllamaClient
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event

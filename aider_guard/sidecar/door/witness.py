@@ -11,12 +11,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from aider_guard.core.chat.types import DoorSettings
-from aider_guard.core.ollama_log import RequestEnded, evidence
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
-from aider_guard.sidecar.log_child import followed_child
-from aider_guard.sidecar.log_follow import FollowedLog, LogFile
-from aider_guard.sidecar.logtail import LogFileAt, LogOf, find_log
+from aider_guard.ollama.log_files import (
+    FollowedLog,
+    LogFile,
+    LogFileAt,
+    LogOf,
+    find_log,
+    followed_child,
+)
+from aider_guard.ollama.log_lines import RequestEnded, evidence
 
 IN_FLIGHT_SECONDS: Final = 0.15
 """How long lines on their way are waited for; the line that ends a request ends the wait."""

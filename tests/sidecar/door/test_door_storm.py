@@ -34,6 +34,7 @@ from aider_guard.core.chat.events import (
 )
 from aider_guard.core.chat.types import DoorRole, DoorSettings
 from aider_guard.core.events import ModelsRead, ServerRead
+from aider_guard.ollama.client import OllamaClient
 from aider_guard.sidecar.door.attendant import DoorAttendant
 from aider_guard.sidecar.door.counts import PromptCounts
 from aider_guard.sidecar.door.facts import AskedFacts
@@ -44,7 +45,6 @@ from aider_guard.sidecar.door.shelf import Shelves, TagsShelf
 from aider_guard.sidecar.door.transport.caller import Caller
 from aider_guard.sidecar.door.visit import TextVisit
 from aider_guard.sidecar.door.witness import LogWitness
-from aider_guard.sidecar.ollama import OllamaClient
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event

@@ -16,10 +16,10 @@ from sidecar.door.plain_attendant import PlainAttendant, PlainVisit
 from sidecar.door.scripted import CAP_SECONDS, Connection, Scripted, Served, door_to
 
 from aider_guard.core.readings import Unavailable
+from aider_guard.ollama.client import OllamaClient
 from aider_guard.sidecar.door import asking
 from aider_guard.sidecar.door.seam import Pass, Reply, Retry
 from aider_guard.sidecar.door.transport.upstream import Upstreams
-from aider_guard.sidecar.ollama import OllamaClient
 
 
 def _whole(connection: Connection) -> None:

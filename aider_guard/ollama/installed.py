@@ -7,7 +7,7 @@ from typing import Final
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import InstalledModel
-from aider_guard.sidecar.names import canonical_name
+from aider_guard.ollama.names import canonical_name
 
 MAX_NEAREST: Final = 3
 _FAR: Final = 0.4

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
-from typing import Final
+import socket
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Address = IPv4Address | IPv6Address
 
 DEFAULT_BASE: Final = "http://127.0.0.1:11434"
 
@@ -109,3 +118,90 @@ def is_cloud_name(name: str) -> bool:
     That is any name whose tag is ``cloud`` or ends in ``-cloud`` (internal/modelref/modelref.go).
     """
     return _CLOUD.search(name.strip()) is not None
+
+
+# Whether an address is one of this machine's own. Asks no name server: that could leave it, and take seconds.
+
+HOSTS: Final = Path("/etc/hosts")
+_MAX_HOSTS_BYTES: Final = 4 * 1024 * 1024  # lists that block advertisements are long
+_LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+
+
+def is_this_machine(
+    base_url: str, own_addresses: Callable[[], Iterable[str]] | None = None
+) -> bool:
+    """Whether a URL names this machine: loopback, an address of its own, its own host name, or a name that its
+    ``/etc/hosts`` gives to addresses of its own only.
+
+    Other names are not looked up: one that only a name server knows counts as another machine.
+    """
+    return bool(targets(base_url, own_addresses))
+
+
+def targets(
+    base_url: str,
+    own_addresses: Callable[[], Iterable[str]] | None = None,
+    *,
+    hosts: Path = HOSTS,
+) -> tuple[Address, ...]:
+    """The addresses of this machine that a URL may mean, loopback first; none for another machine."""
+    try:
+        host = (urlsplit(base_url).hostname or "").lower()
+    except ValueError:
+        return ()
+    if host == "localhost":
+        return _LOOPBACK[::-1]  # IPv6 first, as getaddrinfo(3) sorts them
+    own = own_addresses or interface_addresses
+    if host and host == socket.gethostname().lower():
+        return (*_LOOPBACK, *_parsed(own()))
+    address = parse_address(host)
+    if address is not None and address.is_unspecified:
+        return _LOOPBACK
+    named = named_in(hosts, host) if address is None else (address,)
+    return named if all(one.is_loopback or one in _parsed(own()) for one in named) else ()
+
+
+def named_in(hosts: Path, host: str) -> tuple[Address, ...]:
+    """The addresses that a file in the form of hosts(5) gives to a name; none when it cannot be read."""
+    try:
+        with hosts.open("rb") as file:
+            content = file.read(_MAX_HOSTS_BYTES)
+    except OSError:
+        return ()
+    if (
+        host.encode("utf-8", "replace") not in content.lower()
+    ):  # a long list is not read for nothing
+        return ()
+    text = content.decode("utf-8", "replace")
+    words = (line.partition("#")[0].lower().split() for line in text.splitlines())
+    return _parsed(first for first, *names in filter(None, words) if host in names)
+
+
+def parse_address(text: str) -> Address | None:
+    """An address without its zone; an IPv4 address in IPv6 clothes is the IPv4 address."""
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _parsed(texts: Iterable[str]) -> tuple[Address, ...]:
+    return tuple(address for text in texts if (address := parse_address(text)) is not None)
+
+
+def interface_addresses() -> tuple[str, ...]:
+    """The addresses of this machine's network interfaces; none when they cannot be listed."""
+    try:
+        interfaces = psutil.net_if_addrs()
+    except (psutil.Error, OSError):
+        return ()
+    families = (socket.AF_INET, socket.AF_INET6)
+    return tuple(
+        entry.address
+        for addresses in interfaces.values()
+        for entry in addresses
+        if entry.family in families
+    )
