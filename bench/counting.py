@@ -16,16 +16,16 @@ from e2e.texts import texts
 
 from aider_guard.core.chat.request import Asked, Message
 from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
-from aider_guard.core.counting.counter import PromptCounter
-from aider_guard.core.counting.learned import Learned
-from aider_guard.core.counting.prompt import Card, card_of
-from aider_guard.core.counting.vocabulary import Vocabulary, vocabulary_of
 from aider_guard.core.readings import Unavailable
+from aider_guard.counting.counter import PromptCounter
+from aider_guard.counting.files import load_counter
+from aider_guard.counting.learned import Learned
+from aider_guard.counting.prompt import Card, card_of
+from aider_guard.counting.vocabulary import Vocabulary, vocabulary_of
+from aider_guard.counting.vocabulary_files import show, vocabulary_facts
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.ollama_server import private_ollama
-from aider_guard.sidecar.counter import load_counter
 from aider_guard.sidecar.door.counts import PromptCounts
-from aider_guard.sidecar.vocabulary_source import show, vocabulary_facts
 
 MODEL = "small"
 LEARNING = 20

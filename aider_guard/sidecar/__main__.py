@@ -100,8 +100,8 @@ def _start_relays(relays: Sequence[str], emit: Callable[[Event], None]) -> None:
 def _start_ollama(
     options: argparse.Namespace, sensor: MemorySensor, emit: Callable[[Event], None]
 ) -> Answers:
+    from aider_guard.counting.files import Counting
     from aider_guard.ollama.client import OllamaClient
-    from aider_guard.sidecar.counting import Counting
     from aider_guard.sidecar.door.residency import OllamaResidency
     from aider_guard.sidecar.service import Answers, poll_ollama
     from aider_guard.sidecar.unloading import Unloader

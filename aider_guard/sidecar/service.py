@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aider_guard.core.events import Event
+    from aider_guard.counting.files import Counting
     from aider_guard.ollama.client import OllamaClient
-    from aider_guard.sidecar.counting import Counting
     from aider_guard.sidecar.memory import MemorySensor
     from aider_guard.sidecar.unloading import Unloader
 

@@ -16,17 +16,17 @@ import pytest
 from aider_guard.core.events import FilesCounted, TextsCounted
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.requests import CountFiles, CountTexts
-from aider_guard.demo.layout import cache_folder, rig_in
-from aider_guard.sidecar import counting as counting_module
-from aider_guard.sidecar.counter import (
+from aider_guard.counting import files as counting_module
+from aider_guard.counting.files import (
     ENCODING_FILE,
     MAX_FILE_BYTES,
+    Counting,
     count_file,
     count_text,
     encoding_problem,
     read_regular_file,
 )
-from aider_guard.sidecar.counting import Counting
+from aider_guard.demo.layout import cache_folder, rig_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,27 +17,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.chat.request import Asked, Message
-from aider_guard.core.counting.learned import Learned, Ratios
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import WireError
-from aider_guard.sidecar import vocabulary_source
-from aider_guard.sidecar.learned_counts import FILE, keep_learned, read_learned
-from aider_guard.sidecar.tokenizing import AGAIN_SECONDS, Folders, Tokenizing
-from aider_guard.sidecar.tokenizing_wire import (
+from aider_guard.counting import vocabulary_files
+from aider_guard.counting.learned import FILE, Learned, Ratios, keep_learned, read_learned
+from aider_guard.counting.process import (
+    AGAIN_SECONDS,
     Counted,
     CountedTexts,
     CountPlain,
     CountPrompt,
+    Folders,
     LearnModel,
     Measured,
     Noted,
     Place,
     Question,
+    Tokenizing,
     decode,
     encode,
     prompt_of,
 )
-from aider_guard.sidecar.vocabulary_source import show, vocabulary_facts
+from aider_guard.counting.vocabulary_files import show, vocabulary_facts
 
 TEMPLATE = "{{ range .Messages }}<|im_start|>{{ .Content }}{{ end }}"
 MODEL = FakeModel("exact:latest", vocabulary=tiny(), template=TEMPLATE, blob="e" * 64)
@@ -168,7 +169,7 @@ def test_a_line_has_a_bound() -> None:
 )
 def test_answers_that_are_none(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence, drips, half and endless answers, garbage, and a model that runs elsewhere, in bounded time."""
-    monkeypatch.setattr(vocabulary_source, "SECONDS", 0.3)
+    monkeypatch.setattr(vocabulary_files, "SECONDS", 0.3)
     with FakeOllama(models=(MODEL,)) as ollama:
         ollama.answers["/api/show"] = answer
         assert isinstance(show(ollama.url, "exact"), Unavailable)
@@ -207,7 +208,7 @@ def test_a_few_vocabularies_are_kept(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     for number in range(12):
         file = tmp_path / f"{number:064x}.json"
-        vocabulary_source._write(file, {"a": 1})
+        vocabulary_files._write(file, {"a": 1})
         os.utime(file, (number, number))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert len(names) == 1 + 8
@@ -254,7 +255,7 @@ def test_what_was_learned_of_each_model_is_kept(tmp_path: Path) -> None:
 def test_two_sessions_may_write_at_once(tmp_path: Path) -> None:
     """The file is whole at any time."""
     code = (
-        "import sys; from aider_guard.sidecar.learned_counts import *;"
+        "import sys; from aider_guard.counting.learned import *;"
         "[keep_learned(sys.argv[1], f'child{n % 5}', Learned()) for n in range(50)]"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as child:

@@ -23,9 +23,7 @@ from aider_guard.core.chat.size import Sizes
 from aider_guard.core.chat.types import Count, DoorSettings
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import WireError
-from aider_guard.line_process import LineProcess
-from aider_guard.ollama.names import canonical_name
-from aider_guard.sidecar.tokenizing_wire import (
+from aider_guard.counting.process import (
     Counted,
     CountedTexts,
     CountPlain,
@@ -38,6 +36,8 @@ from aider_guard.sidecar.tokenizing_wire import (
     encode,
     prompt_of,
 )
+from aider_guard.line_process import LineProcess
+from aider_guard.ollama.names import canonical_name
 
 WAIT_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 30.0
@@ -223,7 +223,7 @@ class PromptCounts:
             self._give_up()
         if self._process is None:
             self._folders = folders
-            self._process = self._start("aider_guard.sidecar.tokenizing", *folders)
+            self._process = self._start("aider_guard.counting.process", *folders)
         return self._process
 
     def _give_up(self) -> None:

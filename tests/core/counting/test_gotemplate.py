@@ -11,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.chat.request import Asked, Message
-from aider_guard.core.counting.gotemplate import evaluate, written
-from aider_guard.core.counting.gotemplate_text import TemplateError
-from aider_guard.core.counting.gotemplate_tree import parse
-from aider_guard.core.counting.prompt import Card, render
 from aider_guard.core.readings import Unavailable
+from aider_guard.counting.gotemplate import TemplateError, evaluate, parse, written
+from aider_guard.counting.prompt import Card, render
 
 # Written by a program of Go 1.26 that does what Ollama's template.go does; null where it fails.
 RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("go_templates.json").read_bytes())

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.counting.kinds import KINDS, kind_of
-from aider_guard.core.counting.learned import (
+from aider_guard.counting.counter import KINDS, kind_of
+from aider_guard.counting.learned import (
     FIRST_ERROR,
     FIRST_RATIOS,
     LEAST_ERROR,

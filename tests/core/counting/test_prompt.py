@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from aider_guard.core.chat.request import Asked, Form, Message
-from aider_guard.core.counting.prompt import (
+from aider_guard.core.readings import Unavailable
+from aider_guard.counting.prompt import (
     Card,
     card_of,
     collate,
@@ -17,7 +18,6 @@ from aider_guard.core.counting.prompt import (
     messages_of,
     render,
 )
-from aider_guard.core.readings import Unavailable
 
 TEMPLATE = "{{ range .Messages }}<{{ .Role }}>{{ .Content }}{{ end }}"
 USER = Message("user", "hi")

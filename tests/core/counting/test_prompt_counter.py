@@ -10,10 +10,10 @@ from fakes.vocabulary import tiny
 
 from aider_guard.core.chat.request import Asked, Message
 from aider_guard.core.chat.types import Count
-from aider_guard.core.counting.counter import NO_ENCODING_ERROR, PromptCounter
-from aider_guard.core.counting.learned import FIRST_ERROR, Learned, Overhead, Ratios
-from aider_guard.core.counting.prompt import Card
-from aider_guard.core.counting.vocabulary import Vocabulary, vocabulary_of
+from aider_guard.counting.counter import NO_ENCODING_ERROR, PromptCounter
+from aider_guard.counting.learned import FIRST_ERROR, Learned, Overhead, Ratios
+from aider_guard.counting.prompt import Card
+from aider_guard.counting.vocabulary import Vocabulary, vocabulary_of
 
 CHATML = "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
 THINKING = CHATML + "{{ if .IsThinkSet }}{{ if .Think }}a b{{ else }}c{{ end }}{{ end }}"

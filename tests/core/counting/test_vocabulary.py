@@ -14,11 +14,10 @@ from fakes.vocabulary import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.counting import bpe, pieces
-from aider_guard.core.counting.patterns import SPLITTINGS
-from aider_guard.core.counting.special import Specials
-from aider_guard.core.counting.vocabulary import Vocabulary, vocabulary_of
 from aider_guard.core.readings import Unavailable
+from aider_guard.counting import counter
+from aider_guard.counting import vocabulary as counting_vocabulary
+from aider_guard.counting.vocabulary import SPLITTINGS, Specials, Vocabulary, vocabulary_of
 
 # Counted by llama.cpp's server (/tokenize) of October 2026 on a model with the vocabulary of all_pairs.py.
 RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("llama_cpp.json").read_bytes())
@@ -79,8 +78,8 @@ _LINE = st.sampled_from(
 def test_a_text_in_pieces_has_the_tokens_of_the_text(text: str, pre: str) -> None:
     """No token reaches over the border of two pieces, in any way of cutting."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "PIECE_CHARACTERS", 3)
-        parts = list(pieces.pieces(text))
+        patch.setattr(counter, "PIECE_CHARACTERS", 3)
+        parts = list(counter.pieces(text))
     assert "".join(parts) == text
     assert sum(map(vocabulary(pre).count_plain, parts)) == vocabulary(pre).count_plain(text)
 
@@ -88,7 +87,7 @@ def test_a_text_in_pieces_has_the_tokens_of_the_text(text: str, pre: str) -> Non
 def test_equal_beginnings_have_equal_pieces() -> None:
     """What was counted once is found again when something is added at the end."""
     text = "def price(item):\n    return item\n" * 500
-    before, after = list(pieces.pieces(text)), list(pieces.pieces(f"{text}print('new')\n"))
+    before, after = list(counter.pieces(text)), list(counter.pieces(f"{text}print('new')\n"))
     assert len(before) > 5
     assert before[:-1] == after[: len(before) - 1]
 
@@ -100,19 +99,21 @@ def test_long_words_are_merged_like_short_ones(text: str, listed: int, seed: int
     pairs = [f"{one} {two}" for one in symbols for two in symbols]
     order = random.Random(seed).sample(pairs, listed)
     ranks = {pair: rank for rank, pair in enumerate(order)}
-    assert bpe._merge_long(list(text), ranks) == bpe.merge(list(text), ranks)
+    assert counting_vocabulary._merge_long(list(text), ranks) == counting_vocabulary.merge(
+        list(text), ranks
+    )
 
 
 def test_pairs_that_are_not_listed_are_not_joined() -> None:
     """ "abc" is a token, made of "ab" and "c"; "a" and "bc" do not make it. tiktoken would join them."""
     ranks = {"b c": 0, "a b": 1, "ab c": 2}
-    assert bpe.merge(list("abc"), ranks) == ["a", "bc"]
+    assert counting_vocabulary.merge(list("abc"), ranks) == ["a", "bc"]
 
 
 def test_the_leftmost_of_equal_pairs_is_joined_first() -> None:
     """Three times the same letter."""
-    assert bpe.merge(list("aaa"), {"a a": 0}) == ["aa", "a"]
-    assert bpe.merge(list("aaa") * 100, {"a a": 0}) == ["aa"] * 150
+    assert counting_vocabulary.merge(list("aaa"), {"a a": 0}) == ["aa", "a"]
+    assert counting_vocabulary.merge(list("aaa") * 100, {"a a": 0}) == ["aa"] * 150
 
 
 def test_a_byte_that_the_vocabulary_lacks_is_no_token() -> None:
@@ -209,7 +210,7 @@ def test_remembered_values_are_bounded() -> None:
         calls.append(text)
         return len(text)
 
-    remembered = pieces.Remembered(size, max_characters=10)
+    remembered = counter.Remembered(size, max_characters=10)
     for text in ("aaaa", "bbbb", "aaaa", "cccc", "aaaa", "bbbb"):
         assert remembered(text) == 4
     assert calls == ["aaaa", "bbbb", "cccc", "bbbb"]

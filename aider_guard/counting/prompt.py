@@ -9,10 +9,18 @@ from functools import lru_cache
 from typing import Any, Final
 
 from aider_guard.core.chat.request import Asked, Message
-from aider_guard.core.counting.gotemplate import Record, evaluate
-from aider_guard.core.counting.gotemplate_text import TemplateError
-from aider_guard.core.counting.gotemplate_tree import Action, Branch, Node, Path, Pipe, parse
 from aider_guard.core.readings import Unavailable
+from aider_guard.counting.gotemplate import (
+    Action,
+    Branch,
+    Node,
+    Path,
+    Pipe,
+    Record,
+    TemplateError,
+    evaluate,
+    parse,
+)
 
 _BETWEEN: Final = "\n\n"
 _THOUGHT: Final = re.compile(r"\A\s*<think>.*?(?:</think>\s*|\Z)", re.DOTALL)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from aider_guard.core.counting.vocabulary import FACTS
 from aider_guard.core.readings import Unavailable
+from aider_guard.counting.vocabulary import FACTS
 from aider_guard.ollama.client import blob
 from aider_guard.ollama.names import is_cloud_base, is_cloud_name
 

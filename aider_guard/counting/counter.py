@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter as Sums
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Generic, Literal, TypeVar, get_args
 
 from aider_guard.core.chat.request import Asked
 from aider_guard.core.chat.types import Count
-from aider_guard.core.counting.kinds import Kind, kind_of
-from aider_guard.core.counting.learned import Learned, Overhead
-from aider_guard.core.counting.pieces import Remembered, pieces
-from aider_guard.core.counting.prompt import (
+from aider_guard.counting.learned import Learned, Overhead
+from aider_guard.counting.prompt import (
     Card,
     depends_on_thinking,
     has_template,
@@ -21,7 +21,78 @@ from aider_guard.core.counting.prompt import (
     messages_of,
     render,
 )
-from aider_guard.core.counting.vocabulary import Vocabulary
+from aider_guard.counting.vocabulary import Vocabulary
+
+# What kind of text a piece of a prompt is: how far cl100k is from another vocabulary depends on it.
+
+Kind = Literal["code", "prose", "data", "wide", "strange"]
+"""``data`` is mostly digits, ``wide`` Chinese, Japanese or Korean, ``strange`` other signs beyond ASCII."""
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+_WIDE: Final = re.compile("[\u2e80-\ud7ff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
+_DIGITS, _CODE = "0123456789", "{}()[]<>=;_/\\#\"'`*+|&$:"
+
+
+def kind_of(text: str) -> Kind:
+    """The kind of most of a text."""
+    size = len(text)
+    beyond = size - len(text.encode("ascii", "ignore"))
+    if beyond > 0.2 * size:
+        return "wide" if 2 * len(_WIDE.findall(text)) > beyond else "strange"
+    blank = sum(map(text.count, " \n\t"))
+    signs = max(1, size - blank)
+    if sum(map(text.count, _DIGITS)) > 0.3 * signs:
+        return "data"
+    return "code" if sum(map(text.count, _CODE)) > 0.08 * signs else "prose"
+
+
+# Long texts in pieces that are counted one by one, so that what was counted once costs nothing the next time.
+
+PIECE_CHARACTERS: Final = 2000
+MAX_CHARACTERS: Final = 8_000_000
+
+Value = TypeVar("Value")
+
+# The end of a line between a sign and a letter: no pattern of patterns.py reaches over it, or looks over it.
+_BORDER: Final = re.compile(r"(?<=\S\n)(?=[A-Za-z])")
+
+
+def pieces(text: str) -> Iterator[str]:
+    """The text in pieces of some length, cut where tokens cannot reach over. Equal beginnings have equal pieces."""
+    start = 0
+    while len(text) - start > PIECE_CHARACTERS:
+        border = _BORDER.search(text, start + PIECE_CHARACTERS)
+        if border is None:
+            break
+        yield text[start : border.start()]
+        start = border.start()
+    if start < len(text):
+        yield text[start:]
+
+
+class Remembered(Generic[Value]):
+    """A function of a text whose last values are remembered, in memory only."""
+
+    def __init__(
+        self, function: Callable[[str], Value], max_characters: int = MAX_CHARACTERS
+    ) -> None:
+        self._function = function
+        self._max_characters = max_characters
+        self._characters = 0
+        self._values: OrderedDict[str, Value] = OrderedDict()
+
+    def __call__(self, text: str) -> Value:
+        """The function's value."""
+        if text in self._values:
+            self._values.move_to_end(text)
+            return self._values[text]
+        value = self._values[text] = self._function(text)
+        self._characters += len(text)
+        while self._characters > self._max_characters:
+            forgotten, _ = self._values.popitem(last=False)
+            self._characters -= len(forgotten)
+        return value
+
 
 _ROLES: Final = ("system", "user", "assistant")
 _BYTES_A_TOKEN: Final = 3.5
