@@ -6,26 +6,213 @@ The guard serves from its loop. When it ends, by whatever means, every such call
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
+import os
 import platform
+import queue
 import selectors
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final, Literal
 
-from aider_guard.airgap import callfilter, handover, orphans, readable
-from aider_guard.airgap.callers import Caller
-from aider_guard.airgap.calls import Again, Calls, Later
+from aider_guard.airgap import bpf, kernel, sockets
+from aider_guard.airgap import kernel as airgap_kernel
+from aider_guard.airgap.dns import Names, NameServer
 from aider_guard.airgap.gap import NOBODY, Enter, Whose
-from aider_guard.airgap.names import Names
-from aider_guard.airgap.nameserver import NameServer
-from aider_guard.airgap.notifications import Give, Listener, Notification
-from aider_guard.airgap.permits import Endpoint, Permits
-from aider_guard.airgap.unfinished import Unfinished
-from aider_guard.airgap.unixsockets import Masked
+from aider_guard.airgap.kernel import KEPT
+from aider_guard.airgap.notify import Caller, Done, Give, Listener, Notification
+from aider_guard.airgap.rules import Endpoint, Masked, Permits
+from aider_guard.airgap.syscalls import FULL, Again, Calls, Later
 from aider_guard.core.egress import Attempt, Place
-from aider_guard.loop import Loop
+from aider_guard.loop import WRITE, Loop
+
+# How a fork enters the seccomp layer, and how the guard gets its end of the filter.
+#
+# The filter's listener (seccomp_unotify(2)) comes into being in the fork, and from then on the fork's own sendmsg(2)
+# waits for the guard. So a second thread, which began before the filter and is not held by it, sends the descriptor; it
+# has ended before the program starts. The guard finds it in its socket whenever it looks.
+
+# linux/seccomp.h
+_NEW_LISTENER: Final = 1 << 3
+_WAIT_KILLABLE: Final = (
+    1 << 5
+)  # from Linux 5.19 on: no signal's handler makes a call that the guard does begin anew
+_PATIENCE_SECONDS: Final = 10.0
+
+
+def enter(channel: socket.socket, program: bytes) -> None:
+    """In the fork: put it under the filter, and send the listener through *channel*. Raises OSError."""
+    kernel.forbid_new_privileges()
+    kernel.keep_capabilities(KEPT)
+    airgap_kernel.separate()
+    listeners: queue.SimpleQueue[int] = queue.SimpleQueue()
+    failures: list[OSError] = []
+
+    def send() -> None:
+        listener = listeners.get()
+        try:
+            if listener >= 0:
+                socket.send_fds(channel, [b"%d" % os.getpid()], [listener])
+        except OSError as error:
+            failures.append(error)
+
+    outside = threading.Thread(target=send)
+    outside.start()
+    listener = -1
+    try:
+        listener = _install(program)
+    finally:
+        listeners.put(listener)
+        outside.join()
+    os.close(listener)
+    if failures:
+        raise failures[0]
+    airgap_kernel.by_the_guard()
+
+
+def received(channel: socket.socket, seconds: float = _PATIENCE_SECONDS) -> tuple[int, int]:
+    """In the guard: the listener that the fork has sent, and the fork's number. Raises OSError when there is none."""
+    channel.settimeout(seconds)
+    process, fds, _, _ = socket.recv_fds(channel, 16, 1, socket.MSG_CMSG_CLOEXEC)
+    if not fds:
+        raise OSError(errno.ECHILD, "no filter was installed")
+    return fds[0], int(process)
+
+
+def _install(program: bytes) -> int:
+    try:
+        return kernel.filter_calls(program, _NEW_LISTENER | _WAIT_KILLABLE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return kernel.filter_calls(program, _NEW_LISTENER)
+
+
+# Connections that programs inside wait for, while the guard serves others.
+
+_AGAIN_SECONDS: Final = 0.02
+"""After so long for each that waits a connection is tried again, which takes milliseconds."""
+_MOST: Final = 128
+"""So many wait for a queue; further ones are told that it is full."""
+
+
+class Unfinished:
+    """Owns what it is given to finish."""
+
+    def __init__(self) -> None:
+        self._ends: dict[tuple[Listener, int], Callable[[], None]] = {}
+
+    def wait(self, loop: Loop, listener: Listener, call: int, later: Later) -> None:
+        """Answer the call when its connection has been made, or not."""
+        sock = later.socket
+
+        def finish(_events: int) -> None:
+            error = sockets.outcome(sock)
+            self._end(listener, call)
+            listener.answer(call, Done(error=error))
+
+        def end() -> None:
+            loop.forget(sock.fileno())
+            sock.close()
+
+        self._ends[listener, call] = end
+        loop.watch(sock.fileno(), WRITE, finish)
+
+    def try_again(self, loop: Loop, listener: Listener, call: int, again: Again) -> None:
+        """Answer the call when its server has taken it, or when the program would have given up."""
+        until = time.monotonic() + again.patience_seconds
+        name = f"queue of {listener.fd} {call}"
+
+        def end() -> None:
+            loop.cancel(name)
+            again.close()
+
+        def attempt() -> None:
+            is_over = time.monotonic() >= until or not listener.is_valid(call)
+            error = errno.EAGAIN if is_over else again.attempt()
+            if error in FULL and not is_over:
+                loop.after(name, _AGAIN_SECONDS * len(self._ends), attempt)
+            else:
+                self._end(listener, call)
+                listener.answer(call, Done(error=error))
+
+        self._ends[listener, call] = end
+        if len(self._ends) > _MOST:
+            self._end(listener, call)
+            listener.answer(call, Done(error=errno.EAGAIN))
+        else:
+            loop.after(name, _AGAIN_SECONDS, attempt)
+
+    def forget(self, listener: Listener) -> None:
+        """Let go of all that came by this listener."""
+        for owner, call in [key for key in self._ends if key[0] is listener]:
+            self._end(owner, call)
+
+    def _end(self, listener: Listener, call: int) -> None:
+        self._ends.pop((listener, call))()
+
+
+# Processes inside whose parents have ended: the guard takes them, in the place of init.
+#
+# Where Yama holds (kernel.yama.ptrace_scope is 1, Ubuntu's default), the guard may look into its descendants only, and
+# a daemon that init took would have each of its calls refused. Whoever takes orphans has to wait for them, or they
+# remain as zombies; programs that were started on purpose are waited for by who started them, who needs their status.
+
+# linux/prctl.h
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_GET_CHILD_SUBREAPER: Final = 37
+_PROC: Final = Path("/proc")
+
+
+@contextlib.contextmanager
+def adopted() -> Iterator[None]:
+    """What loses its parent meanwhile becomes a child of this process (PR_SET_CHILD_SUBREAPER, prctl(2))."""
+    prctl, before = kernel.libc().prctl, ctypes.c_int()
+    prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
+
+
+def reap(started: Container[int]) -> None:
+    """Wait for the children of this process that have ended inside, but for those that it has *started*. Never blocks.
+
+    Inside is who is held by more filters than this process. A child that is not is somebody's who waits for it.
+    """
+    with contextlib.suppress(OSError):  # no children at all
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
+            return
+        _, filters = _state(os.getpid())
+        for child in {ended.si_pid, *_children()}:
+            state, its_filters = _state(child)
+            if state == "Z" and its_filters > filters and child not in started:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(child, os.WNOHANG)
+
+
+def _children() -> Iterator[int]:
+    """Of all threads (proc_tid_children(5)); none where the kernel does not tell."""
+    for children in (_PROC / "self" / "task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            yield from map(int, children.read_text().split())
+
+
+def _state(process: int) -> tuple[str, int]:
+    """Its state, Z when it has ended, and how many filters hold it (Linux 5.9); "" when it is gone."""
+    lines = ""
+    with contextlib.suppress(OSError):
+        lines = (_PROC / str(process) / "status").read_text(errors="replace")
+    fields = dict(line.partition(":\t")[::2] for line in lines.splitlines())
+    return fields.get("State", "")[:1], int(fields.get("Seccomp_filters", "0"))
+
 
 _AT_ONCE: Final = 16
 _BUDGET_SECONDS: Final = 0.01
@@ -58,10 +245,10 @@ class SeccompGap:
         abstract: Callable[[str], bool] = lambda _name: False,
         machine: str = platform.machine(),
     ) -> None:
-        numbers = callfilter.CALLS.get(machine)
+        numbers = bpf.CALLS.get(machine)
         if numbers is None:
             raise OSError(f"seccomp: not tried on {machine}")
-        self._program = callfilter.program(numbers)
+        self._program = bpf.program(numbers)
         self._listeners: list[Listener] = []
         self._unfinished = Unfinished()
         self._loop: Loop | None = None
@@ -107,14 +294,14 @@ class SeccompGap:
     def entering(self) -> Iterator[Enter]:
         """See ``Gap``. What runs inside from earlier on is served as before."""
         if not self._is_prepared:
-            self._owned.enter_context(readable.by_nobody())
-            self._owned.enter_context(orphans.adopted())
+            self._owned.enter_context(kernel.by_nobody())
+            self._owned.enter_context(adopted())
             self._is_prepared = True
         mine, theirs = socket.socketpair()
         with mine, theirs, self._reaping_later():
-            yield Enter(partial(handover.enter, theirs, self._program), (theirs.fileno(),))
+            yield Enter(partial(enter, theirs, self._program), (theirs.fileno(),))
             theirs.close()  # so that a fork that ended is noticed
-            fd, process = handover.received(mine)
+            fd, process = received(mine)
             self._started.add(process)
         listener = Listener(fd)
         self._listeners.append(listener)
@@ -141,7 +328,7 @@ class SeccompGap:
     def reap(self) -> None:
         """See ``Gap``. What outlives the gap is left to whoever comes after the guard."""
         if not self._entering:
-            orphans.reap(self._started)
+            reap(self._started)
 
     def look(self) -> None:
         """See ``Gap``."""

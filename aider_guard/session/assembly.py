@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from aider_guard.airgap.served import Border
 from aider_guard.config import Config
 from aider_guard.core.events import EgressBlocked
 from aider_guard.core.state import Limits, State
@@ -15,7 +16,6 @@ from aider_guard.launch.aider import Aider
 from aider_guard.loop import Loop
 from aider_guard.session import registry
 from aider_guard.session.begun import Started
-from aider_guard.session.border import Border
 from aider_guard.session.control import Control, control_socket
 from aider_guard.session.launches import Launches
 from aider_guard.session.listening import Listening

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from aider_guard.airgap.gap import Enter, Gap
+from aider_guard.airgap.served import Border
 from aider_guard.errors import LaunchError
 from aider_guard.launch.aider import Aider
 from aider_guard.launch.starting import aider_command
-from aider_guard.session.border import Border
 from aider_guard.session.child import Child
 from aider_guard.session.terminal import Size
 

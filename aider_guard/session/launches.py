@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aider_guard.airgap.served import Border
 from aider_guard.config import Config
 from aider_guard.core.actions import Handoff
 from aider_guard.core.chatlog import (
@@ -31,7 +32,6 @@ from aider_guard.launch.plan import Plan
 from aider_guard.launch.settings import AiderSettings, decode, ollama_name
 from aider_guard.session import registry
 from aider_guard.session.begun import Started, start_aider
-from aider_guard.session.border import Border
 from aider_guard.session.carrying import limit_tokens
 from aider_guard.session.child import Child
 from aider_guard.session.histories import PrivateHistories

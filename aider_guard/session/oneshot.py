@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from aider_guard.airgap.gap import Enter
+from aider_guard.airgap.served import Border, choose, chosen_border
 from aider_guard.config import Config
 from aider_guard.core import messages
 from aider_guard.core.actions import EndSession, Notice
@@ -34,7 +35,6 @@ from aider_guard.launch.settings import AiderSettings, decode, ollama_name
 from aider_guard.launch.starting import aider_environment
 from aider_guard.session.beginning import models_chosen
 from aider_guard.session.begun import bordered_command, entering, passed_fds
-from aider_guard.session.border import Border, choose, chosen_border
 from aider_guard.session.listening import door_socket
 from aider_guard.session.notices import render
 from aider_guard.session.planning import Planner, planner_behind

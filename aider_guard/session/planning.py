@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from aider_guard import paths
+from aider_guard.airgap.served import Border
 from aider_guard.config import Config
 from aider_guard.core.egress import Found
 from aider_guard.core.readings import MemoryReading, Unavailable
@@ -23,7 +24,6 @@ from aider_guard.launch.preflight.facts import NOT_TRIED, Facts, RepoFacts
 from aider_guard.launch.repository import runner_of_tests
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.settings import AiderSettings
-from aider_guard.session.border import Border
 from aider_guard.session.listening import Listening
 
 _SWITCH: Final = "AIDER_GUARD_TEST_WAIT_SECONDS"

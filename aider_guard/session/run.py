@@ -11,12 +11,12 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from aider_guard import paths
+from aider_guard.airgap.served import Border, choose, chosen_border
 from aider_guard.config import Config
 from aider_guard.launch.aider import find_aider
 from aider_guard.launch.starting import aider_environment
 from aider_guard.session import registry
 from aider_guard.session.begun import start_aider
-from aider_guard.session.border import Border, choose, chosen_border
 from aider_guard.session.listening import door_socket
 from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.signals import signals_as_wakeups

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from aider_guard import paths
+from aider_guard.airgap.served import Border
 from aider_guard.core import requests
 from aider_guard.core.actions import (
     Action,
@@ -39,7 +40,6 @@ from aider_guard.core.events import (
 from aider_guard.core.policy import decide
 from aider_guard.core.state import Limits, State
 from aider_guard.loop import READ, Loop
-from aider_guard.session.border import Border
 from aider_guard.session.listening import Listening
 from aider_guard.session.runjournal import RunJournal
 from aider_guard.session.watcher import Watcher

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aider_guard.airgap.names import Names
+from aider_guard.airgap.dns import Names
 from aider_guard.airgap.seccomp import SeccompGap
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.loop import Loop

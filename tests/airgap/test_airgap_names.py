@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.airgap.names import Names, answer
-from aider_guard.airgap.searched import search_domains
+from aider_guard.airgap.dns import Names, answer, search_domains
 
 LABELS = st.from_regex(r"[a-z0-9_-]{1,20}", fullmatch=True)
 HOSTS = st.lists(LABELS, min_size=1, max_size=4).map(".".join)

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.airgap.callfilter import CALLS, Calls, program, program_in_a_jail
-from aider_guard.airgap.instructions import ALLOW, ASK
+from aider_guard.airgap.bpf import ALLOW, ASK, CALLS, Calls, program, program_in_a_jail
 
 MACHINES = sorted(CALLS)
 

@@ -15,12 +15,12 @@ import pytest
 
 from aider_guard.airgap import choose
 from aider_guard.airgap.choose import Choosing, find_layer, open_gap
-from aider_guard.airgap.tables import has_server
+from aider_guard.airgap.packet_capture import has_server
+from aider_guard.airgap.served import chosen_border
 from aider_guard.config import Config
 from aider_guard.core import egress_messages
 from aider_guard.core.egress import Layer, Place
 from aider_guard.errors import LaunchRefusedError
-from aider_guard.session.border import chosen_border
 
 SWITCH = "AIDER_GUARD_TEST_NO_LAYER"
 netns = pytest.mark.skipif(
@@ -75,7 +75,7 @@ def test_a_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_better_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the next one is taken."""
     before = psutil.Process().children()
-    monkeypatch.setattr("aider_guard.airgap.jail.write_maps", None)
+    monkeypatch.setattr("aider_guard.airgap.netns.write_maps", None)
     found = find_layer({})
     assert (found.layer, "TypeError" in found.because) == ("seccomp", True)
     assert psutil.Process().children() == before
@@ -135,7 +135,7 @@ def test_why_there_are_no_namespaces(
     def fail(*_: object) -> None:
         raise PermissionError(1, "no")
 
-    monkeypatch.setattr("aider_guard.airgap.jail.kernel.unshare", fail)
+    monkeypatch.setattr("aider_guard.airgap.netns.kernel.unshare", fail)
     monkeypatch.setattr(choose, "_read", lambda name: switches.get(name, ""))
     assert find_layer({SWITCH: "seccomp"}).because.split("; ")[0] == cause
     assert cause in egress_messages.CAUSES

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.airgap.counting import EACH_SECONDS, MOST_KINDS, Counting
+from aider_guard.airgap.served import EACH_SECONDS, MOST_KINDS, Counting
 from aider_guard.core.egress import Attempt
 
 ONE = Attempt("host.example", 443, "tcp")

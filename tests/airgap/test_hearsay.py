@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.airgap.hearsay import Hearsay, attempt_of
+from aider_guard.airgap.served import Hearsay, attempt_of
 from aider_guard.core.egress import Attempt
 from aider_guard.loop import Loop
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from aider_guard.airgap import kernel, readable
+from aider_guard.airgap import kernel
+from aider_guard.airgap import kernel as airgap_kernel
 from aider_guard.airgap.choose import find_layer, open_gap
 
 SWITCH = "AIDER_GUARD_TEST_NO_LAYER"
@@ -159,7 +160,7 @@ def as_another_user(work: Callable[[int], None]) -> str:
             os.setgroups([])
             os.setgid(user.pw_gid)
             os.setuid(user.pw_uid)
-            readable.by_the_guard()  # as after any execve(2)
+            airgap_kernel.by_the_guard()  # as after any execve(2)
             work(theirs)
         except BaseException as error:  # noqa: BLE001  # told to the test
             os.write(theirs, repr(error).encode())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aider_guard.airgap.masks import masked_paths
+from aider_guard.airgap.daemon_sockets import masked_paths
 
 
 @pytest.fixture

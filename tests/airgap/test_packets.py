@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.airgap.packets import (
+from aider_guard.airgap.packet_capture import (
     ETH_P_IP,
     ETH_P_IPV6,
     Packet,

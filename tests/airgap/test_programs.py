@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.airgap import programs
-from aider_guard.airgap.diag import ask_inode, diag_socket
-from aider_guard.airgap.peers import BUDGET_SECONDS, Peers
-from aider_guard.airgap.programs import (
+from aider_guard.airgap import proc as airgap_proc
+from aider_guard.airgap.proc import (
+    BUDGET_SECONDS,
+    Peers,
+    ask_inode,
     datagram_inode,
+    diag_socket,
     holder,
     neighbours,
     program_of,
@@ -28,7 +30,7 @@ from aider_guard.airgap.programs import (
     tree,
 )
 
-linux = pytest.mark.skipif(not programs.PROC.joinpath("self", "net").exists(), reason="no /proc")
+linux = pytest.mark.skipif(not airgap_proc.PROC.joinpath("self", "net").exists(), reason="no /proc")
 
 NAMES = [
     (["/usr/bin/curl", "-sS", "http://x"], "curl"),
@@ -260,7 +262,7 @@ def test_the_only_program_is_named(
         assert process.stdout is not None
         if process.stdout.readline() != "ready\n":
             pytest.skip("this system allows no network namespaces")
-        assert programs.only_program(process.pid) == name
+        assert airgap_proc.only_program(process.pid) == name
         process.communicate("x")
 
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aider_guard.airgap.dns import Names
 from aider_guard.airgap.gap import Gap
-from aider_guard.airgap.names import Names
-from aider_guard.airgap.ownservers import OwnServers, Server, answers, in_table, on_port
+from aider_guard.airgap.rules import OwnServers, Server, answers, in_table, on_port
 from aider_guard.airgap.seccomp import SeccompGap
-from aider_guard.airgap.sockaddr import Abstract, Internet, Netlink, Nowhere, Unknown, pack, parse
-from aider_guard.airgap.sockaddr import Path as UnixPath
+from aider_guard.airgap.sockets import Abstract, Internet, Netlink, Nowhere, Unknown, pack, parse
+from aider_guard.airgap.sockets import Path as UnixPath
 
 INET, INET6 = socket.AF_INET, socket.AF_INET6
 ANY = {ipaddress.ip_address(text) for text in ("0.0.0.0", "::", "::ffff:0.0.0.0")}

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from aider_guard.airgap import diag
-from aider_guard.airgap.diag import End, Kind, diag_socket
-from aider_guard.airgap.packets import Packet
-from aider_guard.airgap.takers import Takers
+from aider_guard.airgap import proc
+from aider_guard.airgap.packet_capture import Packet, Takers
+from aider_guard.airgap.proc import End, Kind, diag_socket
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/net/tcp").exists(), reason="only Linux has these tables"
@@ -111,5 +110,5 @@ def test_a_kernel_that_does_not_answer_knows_nobody() -> None:
     """No error."""
     channel: Any = diag_socket()
     with channel, waiting("127.0.0.1", STREAM) as server:
-        assert diag.has_server(channel, "tcp", server.getsockname())
-    assert not diag.has_server(channel, "tcp", ("127.0.0.1", 1))
+        assert proc.has_server(channel, "tcp", server.getsockname())
+    assert not proc.has_server(channel, "tcp", ("127.0.0.1", 1))

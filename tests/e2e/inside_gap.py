@@ -23,9 +23,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from aider_guard.airgap import kernel
-from aider_guard.airgap.asked import NoGap
 from aider_guard.airgap.choose import open_gap
-from aider_guard.airgap.gap import NOBODY, Gap, Whose
+from aider_guard.airgap.gap import NOBODY, Gap, NoGap, Whose
 from aider_guard.core.egress import Attempt, Layer, parse_place
 from aider_guard.loop import READ, Loop
 

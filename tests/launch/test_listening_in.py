@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.airgap.hearsay import attempt_of
+from aider_guard.airgap.served import attempt_of
 from aider_guard.launch.inside import listening_in
 from aider_guard.launch.starting import INSIDE_AIDER
 

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from aider_guard.airgap import peers
-from aider_guard.airgap.asked import NoGap
+from aider_guard.airgap import proc
+from aider_guard.airgap.gap import NoGap
+from aider_guard.airgap.served import Border, open_border
 from aider_guard.core.egress import Attempt, Layer, Place
 from aider_guard.loop import Loop
-from aider_guard.session.border import Border, open_border
 
 CAP_SECONDS = 10.0
 
@@ -27,13 +27,13 @@ def watched(layer: Layer = "asked") -> Iterator[tuple[Border, Loop, list[Attempt
     """A border that is served, and what it reported."""
     told: list[Attempt] = []
     # On a machine with thousands of connections the usual time is over before the program is found.
-    patient = functools.partial(peers.Peers, search_seconds=30)
+    patient = functools.partial(proc.Peers, search_seconds=30)
     with (
         pytest.MonkeyPatch.context() as patch,
         open_border(NoGap(layer), [Place("github.com", 22)]) as border,
         Loop() as loop,
     ):
-        patch.setattr(peers, "Peers", patient)
+        patch.setattr(proc, "Peers", patient)
         border.watch(loop, told.append, os.getpid)
         loop.on_deadline = lambda name: None if border.passed(name) else pytest.fail(name)
         yield border, loop, told

@@ -2,25 +2,72 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from aider_guard.airgap.choose import Choosing
-from aider_guard.airgap.counting import EACH_SECONDS, Counting
 from aider_guard.airgap.gap import Gap
 from aider_guard.config import Config
 from aider_guard.core import egress_messages
 from aider_guard.core.egress import ENFORCED, Attempt, Found, Place
 from aider_guard.errors import LaunchError, LaunchRefusedError
-from aider_guard.loop import Loop
+from aider_guard.loop import READ, Loop
 from aider_guard.signals import when_a_child_ends
 
 if TYPE_CHECKING:
-    from aider_guard.airgap.hearsay import Hearsay
     from aider_guard.airgap.proxy import RefusingProxy
+
+# Attempts by the thousand, told by the second: each new kind at once, repetitions summed.
+
+EACH_SECONDS: Final = 1.0
+"""The same attempt is told again after this long at the earliest."""
+MOST_KINDS: Final = 4096
+"""So many different attempts are told apart in a session: who asks for random names costs no memory."""
+_MANY: Final = Attempt("(many others)", 0, "other")
+
+
+class Counting:
+    """What was attempted and not told yet."""
+
+    def __init__(self) -> None:
+        self._told_at: dict[Attempt, float] = {}
+        self._waiting: dict[Attempt, int] = {}
+
+    def saw(self, attempt: Attempt, now: float) -> tuple[Attempt, ...]:
+        """What is to be told now: this attempt if it is new, and what has waited long enough."""
+        kind = replace(attempt, count=1)
+        if kind not in self._told_at and len(self._told_at) >= MOST_KINDS:
+            kind = _MANY
+        self._waiting[kind] = self._waiting.get(kind, 0) + attempt.count
+        return self.due(now)
+
+    @property
+    def waits(self) -> bool:
+        """Whether something was not told yet."""
+        return bool(self._waiting)
+
+    def rest(self) -> tuple[Attempt, ...]:
+        """All that was not told yet; nothing waits afterwards."""
+        told = tuple(replace(kind, count=count) for kind, count in self._waiting.items())
+        self._waiting.clear()
+        return told
+
+    def due(self, now: float) -> tuple[Attempt, ...]:
+        """What has waited long enough; it is told with this."""
+        due = [
+            kind
+            for kind in self._waiting
+            if now - self._told_at.get(kind, now - EACH_SECONDS) >= EACH_SECONDS
+        ]
+        for kind in due:
+            self._told_at[kind] = now
+        return tuple(replace(kind, count=self._waiting.pop(kind)) for kind in due)
+
 
 _SUMMED = "attempts summed"
 """The instant at which repetitions are told, though nothing new has come."""
@@ -74,8 +121,7 @@ class Border:
         """
         self._loop, self._report = loop, report
         # Aider runs by now: what is loaded here does not delay it.
-        from aider_guard.airgap.hearsay import Hearsay
-        from aider_guard.airgap.peers import Peers
+        from aider_guard.airgap.proc import Peers
         from aider_guard.airgap.proxy import RefusingProxy
 
         peers = Peers(root, diag=self.gap.diag)
@@ -159,3 +205,64 @@ def chosen_border(choosing: Choosing, config: Config) -> Iterator[Border]:
 def _not_enforced(because: str) -> str:
     words, fix = egress_messages.in_words(because), egress_messages.fix(because)
     return "\n  ".join(filter(None, (f"{egress_messages.NOT_ENFORCED}: {words}", fix)))
+
+
+# What Aider's own Python tells of itself: each attempt is one datagram, from launch/inside/listening_in.py.
+#
+# A datagram is one JSON object in ASCII, ``{"host": "example.org", "port": 443, "protocol": "tcp"}``. Whoever runs
+# inside could send others: what is none of these is left out.
+
+PROGRAM: Final = "aider"
+_MOST_BYTES: Final = 1024
+_AT_ONCE: Final = 64
+_MOST_LETTERS: Final = 253  # a name's (RFC 1035, 2.3.4)
+
+
+def attempt_of(datagram: bytes) -> Attempt | None:
+    """The attempt that a datagram tells of; None when it is garbage."""
+    try:
+        told = json.loads(datagram)
+    except (ValueError, RecursionError):
+        return None
+    match told:
+        case {
+            "host": str(host),
+            "port": int(port),
+            "protocol": ("tcp" | "udp" | "dns" | "other") as protocol,
+            **rest,
+        } if not rest and _is_host(host) and type(port) is int and 0 <= port <= 0xFFFF:
+            return Attempt(host, port, protocol, PROGRAM)
+    return None
+
+
+def _is_host(host: str) -> bool:
+    """Whether it may be shown: it comes to the user's terminal."""
+    return 0 < len(host) <= _MOST_LETTERS and all("!" <= letter <= "~" for letter in host)
+
+
+class Hearsay:
+    """Reads what is told, in the guard's loop. The socket stays its owner's."""
+
+    def __init__(self, ear: socket.socket, loop: Loop, report: Callable[[Attempt], None]) -> None:
+        self._ear = ear
+        self._loop = loop
+        self._report = report
+        ear.setblocking(False)
+        loop.watch(ear.fileno(), READ, lambda _events: self._hear())
+
+    def close(self) -> None:
+        """Hear no more. Twice is no error."""
+        self._loop.forget(self._ear.fileno())
+
+    def _hear(self) -> None:
+        for _ in range(_AT_ONCE):  # who floods us must not keep the loop from its other work
+            try:
+                datagram = self._ear.recv(_MOST_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.close()  # the other end is gone for good
+                return
+            attempt = attempt_of(datagram)
+            if attempt is not None:
+                self._report(attempt)

@@ -7,9 +7,16 @@ packets of connections, and datagrams, from being copied at all: an answer of th
 from __future__ import annotations
 
 import ipaddress
+import os
+import socket
 import struct
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
+
+from aider_guard.airgap import proc
+from aider_guard.airgap.proc import End, Kind, diag_socket
 
 TCP, UDP = 6, 17
 _ICMP, _IGMP, _ICMPV6, _IPV6_HEADER = 1, 2, 58, 40
@@ -135,3 +142,92 @@ def filter_program() -> bytes:
 
 def _step(code: int, value: int, *, yes: int = 0, no: int = 0) -> bytes:
     return struct.pack("HBBI", code, yes, no, value)
+
+
+# Which ports of the loopback somebody listens on, by the kernel's own tables (/proc/net/tcp and its like, proc(5)).
+
+_LISTENING, _UNCONNECTED = "0A", "07"  # TCP_LISTEN and TCP_CLOSE, net/tcp_states.h
+_CHUNK: Final = 1 << 16
+
+
+def has_server(kind: str, port: int, table: bytes) -> bool:
+    """Whether a table of this kind ("tcp" or "udp", of IPv4 or IPv6) has somebody waiting on this port."""
+    wanted = (_LISTENING if kind == "tcp" else _UNCONNECTED).encode()
+    ending = f":{port:04X}".encode()
+    return any(
+        fields[1].endswith(ending) and fields[3] == wanted
+        for fields in map(bytes.split, table.splitlines()[1:])
+        if len(fields) > 3
+    )
+
+
+def read(fd: int) -> bytes:
+    """An open table from its beginning; empty when it cannot be read."""
+    parts: list[bytes] = []
+    with suppress(OSError):
+        os.lseek(fd, 0, os.SEEK_SET)
+        while part := os.read(fd, _CHUNK):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def of_this_machine(kind: str) -> Iterator[bytes]:
+    """The tables of the guard's own network."""
+    for name in (kind, f"{kind}6"):
+        with suppress(OSError), open(f"/proc/net/{name}", "rb") as file:
+            yield file.read()
+
+
+# Who takes what a program in a network namespace sends: somebody inside, or nobody, though somebody outside would.
+
+_KINDS: Final[tuple[Kind, ...]] = ("tcp", "udp")
+
+
+class Takers:
+    """Asks the kernel about one packet at a time, and reads its tables where it does not answer.
+
+    Args:
+        inside: a socket of airgap/diag.py of the inside; it stays its owner's.
+        inside_tables: /proc/net/tcp and its like, of the inside.
+        known: somebody who waits inside, of each kind: whether the kernel answers is found by asking for them.
+
+    Raises:
+        OSError: nothing can be asked about this machine.
+    """
+
+    def __init__(
+        self, inside: socket.socket, inside_tables: Mapping[str, int], known: Mapping[Kind, End]
+    ) -> None:
+        self._inside, self._inside_tables = inside, inside_tables
+        self._outside = diag_socket()
+        self._asked = {kind for kind in _KINDS if proc.has_server(inside, kind, known[kind])}
+
+    def close(self) -> None:
+        """Ask no more. Twice is no error."""
+        self._outside.close()
+
+    def is_taken_inside(self, packet: Packet) -> bool:
+        """Whether another program inside has got it, so that nothing was refused."""
+        if packet.kind == "other" or not is_for_one(packet.destination):
+            return False
+        if packet.kind == "udp" and packet.source_port == packet.port:
+            return False  # every address leads back to whoever sends from the port it sends to
+        if packet.kind in self._asked:
+            return proc.is_taken(self._inside, packet.kind, packet.sender, packet.receiver)
+        if not is_loopback(packet.destination):
+            return False  # a table does not tell who waits at all addresses
+        inside = (read(self._inside_tables[name]) for name in _names(packet.kind))
+        return any(has_server(packet.kind, packet.port, table) for table in inside)
+
+    def is_server_outside(self, packet: Packet) -> bool:
+        """Whether this machine has somebody at that place."""
+        if packet.kind == "other":
+            return False
+        if packet.kind in self._asked:
+            return proc.has_server(self._outside, packet.kind, packet.receiver)
+        outside = of_this_machine(packet.kind)
+        return any(has_server(packet.kind, packet.port, table) for table in outside)
+
+
+def _names(kind: Kind) -> tuple[str, str]:
+    return kind, f"{kind}6"
