@@ -25,7 +25,7 @@ from aider_guard.counting.vocabulary import Vocabulary, vocabulary_of
 from aider_guard.counting.vocabulary_files import show, vocabulary_facts
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.ollama_server import private_ollama
-from aider_guard.sidecar.door.counts import PromptCounts
+from aider_guard.door.prompt_counter import PromptCounts
 
 MODEL = "small"
 LEARNING = 20

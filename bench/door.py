@@ -260,8 +260,8 @@ def serve_transport(upstream_port: int) -> None:
     """The door's transport, with an attendant that changes nothing."""
     from sidecar.door.plain_attendant import PlainAttendant
 
-    from aider_guard.sidecar.door.seam import Door
-    from aider_guard.sidecar.door.transport.server import serve_door
+    from aider_guard.door.interfaces import Door
+    from aider_guard.door.server import serve_door
 
     served = settings(upstream_port)
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aider_guard.core.events import Event
+    from aider_guard.door.residency import OllamaResidency
+    from aider_guard.door.server import DoorHost
     from aider_guard.ollama.client import OllamaClient
-    from aider_guard.sidecar.door.host import DoorHost
-    from aider_guard.sidecar.door.residency import OllamaResidency
     from aider_guard.sidecar.memory import MemorySensor
     from aider_guard.sidecar.service import Answers
 
@@ -101,8 +101,8 @@ def _start_ollama(
     options: argparse.Namespace, sensor: MemorySensor, emit: Callable[[Event], None]
 ) -> Answers:
     from aider_guard.counting.files import Counting
+    from aider_guard.door.residency import OllamaResidency
     from aider_guard.ollama.client import OllamaClient
-    from aider_guard.sidecar.door.residency import OllamaResidency
     from aider_guard.sidecar.service import Answers, poll_ollama
     from aider_guard.sidecar.unloading import Unloader
 
@@ -131,14 +131,13 @@ def _door(
         return None
     import socket
 
+    from aider_guard.door.chat_handler import DoorAttendant
+    from aider_guard.door.interfaces import Services
+    from aider_guard.door.log_watch import LogWitness
+    from aider_guard.door.model_info import AskedFacts, Shelves
+    from aider_guard.door.prompt_counter import PromptCounts
+    from aider_guard.door.server import DoorHost
     from aider_guard.paths import vocabularies_dir
-    from aider_guard.sidecar.door.attendant import DoorAttendant
-    from aider_guard.sidecar.door.counts import PromptCounts
-    from aider_guard.sidecar.door.facts import AskedFacts
-    from aider_guard.sidecar.door.host import DoorHost
-    from aider_guard.sidecar.door.services import Services
-    from aider_guard.sidecar.door.shelf import Shelves
-    from aider_guard.sidecar.door.witness import LogWitness
 
     counts = PromptCounts(vocabularies=str(vocabularies_dir()))
     witness, shelf, facts = LogWitness(), Shelves(), AskedFacts(client)

@@ -11,7 +11,7 @@ from e2e.texts import texts
 
 from aider_guard.core.chat.request import FORMS, read
 from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
-from aider_guard.sidecar.door.counts import PromptCounts
+from aider_guard.door.prompt_counter import PromptCounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

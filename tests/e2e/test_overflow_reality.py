@@ -15,7 +15,7 @@ from fakes.ollama_eras import Answered, answered
 from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import Evidence, LogEvidence, judge
-from aider_guard.sidecar.door.witness import LogWitness
+from aider_guard.door.log_watch import LogWitness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

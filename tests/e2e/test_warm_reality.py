@@ -25,9 +25,9 @@ from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.demo.layout import SMALL, SMALL_Q4
 from aider_guard.demo.ollama_server import PrivateOllama
+from aider_guard.door import reload_cause
+from aider_guard.door.residency import OllamaResidency
 from aider_guard.ollama.client import OllamaClient
-from aider_guard.sidecar.door import reloading
-from aider_guard.sidecar.door.residency import OllamaResidency
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
@@ -65,7 +65,7 @@ class House:
     residency: OllamaResidency
     settings: DoorSettings
     seen: list[Event]
-    looks: list[reloading.Processes]
+    looks: list[reload_cause.Processes]
 
     async def reads(self) -> None:
         """What the sidecar polls."""
@@ -112,13 +112,13 @@ async def until(what: Callable[[], object]) -> None:
 @asynccontextmanager
 async def house(server: PrivateOllama) -> AsyncIterator[House]:
     """A residency whose main model is the small one; nothing is loaded before and afterwards."""
-    client, seen, looks = OllamaClient(server.url), list[Any](), list[reloading.Processes]()
+    client, seen, looks = OllamaClient(server.url), list[Any](), list[reload_cause.Processes]()
 
-    def processes(base: str) -> reloading.Processes:
-        looks.append(reloading.processes(base))
+    def processes(base: str) -> reload_cause.Processes:
+        looks.append(reload_cause.processes(base))
         return looks[-1]
 
-    looking = reloading.Looking(client, processes)
+    looking = reload_cause.Looking(client, processes)
     residency = OllamaResidency(client, seen.append, looking=looking)
     upstream = Upstream("", server.url, "ollama")
     settings = DoorSettings("token", (upstream,), (DoorRole("main", SMALL),), WINDOW_TOKENS)

@@ -16,10 +16,8 @@ from aider_guard.core.chat.size import Sizes
 from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
-from aider_guard.sidecar.door.attendant import DoorAttendant
-from aider_guard.sidecar.door.seam import Call, Reply
-from aider_guard.sidecar.door.services import Services
-from aider_guard.sidecar.door.visit import TextVisit
+from aider_guard.door.chat_handler import DoorAttendant, TextVisit
+from aider_guard.door.interfaces import Call, Reply, Services
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aider_guard.core.chat.types import Upstream
-from aider_guard.sidecar.door.seam import (
+from aider_guard.door.interfaces import (
     Abort,
     Call,
     Forward,

@@ -17,9 +17,9 @@ from aider_guard.core.chat.request import Asked, read
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.core.readings import Unavailable
+from aider_guard.door.reload_cause import Looking, Processes
+from aider_guard.door.residency import OllamaResidency
 from aider_guard.ollama.client import OllamaClient
-from aider_guard.sidecar.door.reloading import Looking, Processes
-from aider_guard.sidecar.door.residency import OllamaResidency
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aider_guard.core.chat.types import DoorSettings, Upstream
-from aider_guard.sidecar.door.seam import Attendant, Door
-from aider_guard.sidecar.door.transport.server import DoorServer
-from aider_guard.sidecar.door.transport.upstream import Upstreams
+from aider_guard.door.interfaces import Attendant, Door
+from aider_guard.door.server import DoorServer
+from aider_guard.door.upstream import Upstreams
 
 CAP_SECONDS = 20.0
 """For every wait of a test: reached only when something hangs."""

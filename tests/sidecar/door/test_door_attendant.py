@@ -15,7 +15,7 @@ from sidecar.door.attendant_services import Desk, run, text_of
 from aider_guard.core.chat.events import RequestFinished, RequestRefused, RequestStarted
 from aider_guard.core.chat.types import Count, DoorRole, Upstream
 from aider_guard.core.readings import ContextRow, Unavailable
-from aider_guard.sidecar.door.seam import Abort, Forward, Pass, Reply, Retry, Trouble
+from aider_guard.door.interfaces import Abort, Forward, Pass, Reply, Retry, Trouble
 
 CHAT = [message("system", prompts.DIFF), message("user", "fix it")]
 BODY = body("chat", CHAT)

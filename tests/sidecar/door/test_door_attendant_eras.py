@@ -21,8 +21,8 @@ from sidecar.door.attendant_services import Desk
 from aider_guard.core.chat.events import RequestFinished, RequestRefused
 from aider_guard.core.chat.types import Count, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.sidecar.door.seam import Door
-from aider_guard.sidecar.door.transport.server import DoorServer
+from aider_guard.door.interfaces import Door
+from aider_guard.door.server import DoorServer
 
 OLDER = ("0.9.3", "0.11.10", "0.12.5")
 """Versions that cut whatever they are told."""

@@ -20,9 +20,9 @@ from aider_guard.core.chat.request import Asked, Message
 from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.counting.learned import FILE
+from aider_guard.door import prompt_counter as counts_module
+from aider_guard.door.prompt_counter import PromptCounts
 from aider_guard.line_process import LineProcess
-from aider_guard.sidecar.door import counts as counts_module
-from aider_guard.sidecar.door.counts import PromptCounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

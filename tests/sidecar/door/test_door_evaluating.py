@@ -10,13 +10,7 @@ import pytest
 
 from aider_guard.core.chat.body import Head
 from aider_guard.core.readings import Unavailable
-from aider_guard.sidecar.door.evaluating import (
-    ANEW,
-    FIRST_CHARACTERS,
-    PIECE_SECONDS,
-    Evaluated,
-    evaluate,
-)
+from aider_guard.door.prewarm import ANEW, FIRST_CHARACTERS, PIECE_SECONDS, Evaluated, evaluate
 
 HEAD = Head("/api/chat", {"model": "m"}, ({"role": "system", "content": "x" * 20_000},), "")
 

@@ -11,8 +11,8 @@ from fakes.ollama_server import FakeOllama, Json
 
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
+from aider_guard.door.model_info import AGAIN_SECONDS, AskedFacts
 from aider_guard.ollama.client import OllamaClient
-from aider_guard.sidecar.door.facts import AGAIN_SECONDS, AskedFacts
 
 SMALL = FakeModel("small:latest", trained_tokens=8192)
 OTHER = FakeModel("other:latest", trained_tokens=2048)

@@ -24,7 +24,7 @@ from sidecar.door.test_door_attendant_eras import door, ended, post
 
 from aider_guard.core.chat.events import RequestFinished, RequestRefused
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
-from aider_guard.sidecar.door.counts import PromptCounts
+from aider_guard.door.prompt_counter import PromptCounts
 
 VERSIONS = ("0.12.6", "0.24.0", "0.30.0", "0.30.11", "0.33.0-rc2")
 EACH = pytest.mark.parametrize("case", TEN, ids=[case.name for case in TEN])

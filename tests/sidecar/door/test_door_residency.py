@@ -29,7 +29,7 @@ from aider_guard.core.chat.events import ModelWarmed, ReloadSeen
 from aider_guard.core.chat.types import DoorRole, RunnerOption, Upstream
 from aider_guard.core.events import ModelsRead
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
-from aider_guard.sidecar.door.keeping import AWAY_SECONDS, RENEW_SECONDS
+from aider_guard.door.residency import AWAY_SECONDS, RENEW_SECONDS
 
 
 def test_the_first_request_finds_its_model_loaded() -> None:

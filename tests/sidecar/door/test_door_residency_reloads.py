@@ -13,8 +13,8 @@ from sidecar.door.residing import EDITOR, MAIN, OTHER, House, house
 from aider_guard.core.chat.events import ModelWarmed, ReloadSeen
 from aider_guard.core.events import ModelsRead
 from aider_guard.core.readings import ModelsReading
-from aider_guard.sidecar.door.reloading import Processes, processes
-from aider_guard.sidecar.door.residents import Residents
+from aider_guard.door.loaded_models import Residents
+from aider_guard.door.reload_cause import Processes, processes
 
 TWIN = FakeModel("twin:latest", blob="b2" * 32)
 MAIN_OF_TWO = FakeModel(MAIN.name, blob=TWIN.blob, kv_bytes_per_token=1024)

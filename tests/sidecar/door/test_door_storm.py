@@ -34,17 +34,14 @@ from aider_guard.core.chat.events import (
 )
 from aider_guard.core.chat.types import DoorRole, DoorSettings
 from aider_guard.core.events import ModelsRead, ServerRead
+from aider_guard.door.chat_handler import DoorAttendant, TextVisit
+from aider_guard.door.client import Caller
+from aider_guard.door.interfaces import Call, Services
+from aider_guard.door.log_watch import LogWitness
+from aider_guard.door.model_info import AskedFacts, Shelves, TagsShelf
+from aider_guard.door.prompt_counter import PromptCounts
+from aider_guard.door.residency import OllamaResidency
 from aider_guard.ollama.client import OllamaClient
-from aider_guard.sidecar.door.attendant import DoorAttendant
-from aider_guard.sidecar.door.counts import PromptCounts
-from aider_guard.sidecar.door.facts import AskedFacts
-from aider_guard.sidecar.door.residency import OllamaResidency
-from aider_guard.sidecar.door.seam import Call
-from aider_guard.sidecar.door.services import Services
-from aider_guard.sidecar.door.shelf import Shelves, TagsShelf
-from aider_guard.sidecar.door.transport.caller import Caller
-from aider_guard.sidecar.door.visit import TextVisit
-from aider_guard.sidecar.door.witness import LogWitness
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event

@@ -12,7 +12,7 @@ import pytest
 from sidecar.door.plain_attendant import PlainAttendant, PlainVisit
 from sidecar.door.scripted import CAP_SECONDS, Connection, Scripted, door_to
 
-from aider_guard.sidecar.door.seam import Abort, Call, Forward, Outcome, Pass, Reply, Retry, Trouble
+from aider_guard.door.interfaces import Abort, Call, Forward, Outcome, Pass, Reply, Retry, Trouble
 
 WORDS = Reply(b"aider-guard: in words", 200, "text/plain")
 

@@ -11,8 +11,8 @@ import pytest
 from sidecar.door.plain_attendant import PlainAttendant
 from sidecar.door.scripted import CAP_SECONDS, TOKEN, Connection, Scripted, door_to, header
 
-from aider_guard.sidecar.door.seam import Reply
-from aider_guard.sidecar.door.transport.app import MAX_ATTENDED_BYTES, MAX_SHOWN_BYTES
+from aider_guard.door.app import MAX_ATTENDED_BYTES, MAX_SHOWN_BYTES
+from aider_guard.door.interfaces import Reply
 
 MIB = 1024 * 1024
 LARGE_MIB = 256

@@ -12,7 +12,7 @@ from sidecar.door.plain_attendant import PlainAttendant, PlainVisit
 from sidecar.door.scripted import CAP_SECONDS, TOKEN, Connection, Scripted, door_to
 
 from aider_guard.core.chat.types import Upstream
-from aider_guard.sidecar.door.seam import Call, Forward, Outcome, Pass, Reply, Retry, Trouble
+from aider_guard.door.interfaces import Call, Forward, Outcome, Pass, Reply, Retry, Trouble
 
 
 @dataclass

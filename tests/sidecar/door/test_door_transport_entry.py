@@ -14,8 +14,8 @@ from sidecar.door.plain_attendant import PlainAttendant
 from sidecar.door.scripted import TOKEN, Connection, Scripted, door_to, header
 
 from aider_guard.core.chat.types import DoorSettings, Upstream
-from aider_guard.sidecar.door.seam import Reply
-from aider_guard.sidecar.door.transport.routes import find_route
+from aider_guard.door.app import find_route
+from aider_guard.door.interfaces import Reply
 
 OLLAMA = Upstream("", "http://127.0.0.1:11434", "ollama")
 LLAMA = Upstream("o1", "http://127.0.0.1:8080/v1", "openai")

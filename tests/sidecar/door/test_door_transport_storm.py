@@ -17,8 +17,8 @@ from sidecar.door.leftovers import Crowd, left, settled_bytes, wait_until
 from sidecar.door.plain_attendant import PlainAttendant, PlainVisit
 from sidecar.door.scripted import TOKEN, Connection, Scripted, Served, door_to
 
-from aider_guard.sidecar.door.seam import Call, Forward, Outcome, Reply
-from aider_guard.sidecar.door.transport.caller import Caller
+from aider_guard.door.client import Caller
+from aider_guard.door.interfaces import Call, Forward, Outcome, Reply
 
 REQUESTS = 500
 PIECE = b"x" * 65536

@@ -16,10 +16,10 @@ from sidecar.door.plain_attendant import PlainAttendant, PlainVisit
 from sidecar.door.scripted import CAP_SECONDS, Connection, Scripted, Served, door_to
 
 from aider_guard.core.readings import Unavailable
+from aider_guard.door import prewarm
+from aider_guard.door.interfaces import Pass, Reply, Retry
+from aider_guard.door.upstream import Upstreams
 from aider_guard.ollama.client import OllamaClient
-from aider_guard.sidecar.door import asking
-from aider_guard.sidecar.door.seam import Pass, Reply, Retry
-from aider_guard.sidecar.door.transport.upstream import Upstreams
 
 
 def _whole(connection: Connection) -> None:
@@ -85,7 +85,7 @@ def test_whoever_asks_beside_the_door_trusts_the_same_authorities(
             connection.whole(b'{"version": "0.9.3"}')
 
     async def ahead(base: str) -> dict[str, object] | Unavailable:
-        async with asking.Asking(base, lambda: asking.connection(base)).opened() as post:
+        async with prewarm.Asking(base, lambda: prewarm.connection(base)).opened() as post:
             return await post("/api/version", {})
 
     def polled(base: str) -> str | Unavailable:

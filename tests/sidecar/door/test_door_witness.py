@@ -14,15 +14,9 @@ import pytest
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence, LoggedCut, LoggedPrompt
+from aider_guard.door.interfaces import Witness
+from aider_guard.door.log_watch import IN_FLIGHT_SECONDS, LATER, NOT_YET, RETRY_SECONDS, LogWitness
 from aider_guard.ollama.log_files import LogFileAt, LogOf
-from aider_guard.sidecar.door.services import Witness
-from aider_guard.sidecar.door.witness import (
-    IN_FLIGHT_SECONDS,
-    LATER,
-    NOT_YET,
-    RETRY_SECONDS,
-    LogWitness,
-)
 
 CUT = 'time=2026 level=WARN source=r.go:1 msg="truncating input prompt" limit=9 prompt=20 keep=4 new=9\n'
 DEBUG = "time=2026 level=DEBUG source=r.go:1 msg=reloading\n"

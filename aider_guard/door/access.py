@@ -11,8 +11,8 @@ from aider_guard.core.chat.events import Reason
 from aider_guard.core.chat.request import decoded
 from aider_guard.core.chat.types import Upstream
 from aider_guard.core.readings import Unavailable
+from aider_guard.door.interfaces import Shelf
 from aider_guard.ollama.names import canonical_name, is_cloud_name
-from aider_guard.sidecar.door.services import Shelf
 
 _NOT_SENT_ON: Final = ("/api/show", "/api/delete")
 """What Ollama answers by itself, also for a stub of a model that runs elsewhere (server/routes.go)."""

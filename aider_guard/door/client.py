@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from anyio import CancelScope
 
-from aider_guard.sidecar.door.seam import Reply
-from aider_guard.sidecar.door.transport.headers import RawHeaders
+from aider_guard.door.interfaces import Reply
+from aider_guard.door.upstream import RawHeaders
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
+import traceback
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -11,27 +14,58 @@ from typing import Any, Final, TypeVar
 import httpx
 from anyio import CancelScope
 
-from aider_guard.sidecar.door.seam import (
-    Abort,
-    Forward,
-    Outcome,
-    Pass,
-    Reply,
-    Retry,
-    Trouble,
-    Visit,
-)
-from aider_guard.sidecar.door.transport.answers import (
-    BUG,
-    decoded,
-    is_redirect,
-    redirected,
-    tell_bug,
-)
-from aider_guard.sidecar.door.transport.caller import Caller
-from aider_guard.sidecar.door.transport.headers import to_aider
-from aider_guard.sidecar.door.transport.troubles import trouble_of
-from aider_guard.sidecar.door.transport.upstream import Question, Upstreams
+from aider_guard.door.client import Caller
+from aider_guard.door.interfaces import Abort, Forward, Outcome, Pass, Reply, Retry, Trouble, Visit
+from aider_guard.door.upstream import Question, Upstreams, to_aider, trouble_of
+
+# The door's own answers of this layer, and what becomes of an upstream's answer as it comes.
+
+FORBIDDEN: Final = Reply(b"", 403)
+_PLAIN: Final = ("", "identity")
+_KNOWN: Final = (*_PLAIN, "gzip", "x-gzip", "deflate")
+
+
+def problem(words: str, status: int) -> Reply:
+    """An answer in the protocol's form of an error (Ollama's api/types.go, StatusError)."""
+    return Reply(json.dumps({"error": f"aider-guard: {words}"}).encode(), status)
+
+
+BUG: Final = problem("the guard itself failed at this request", 500)
+
+
+def unreachable(trouble: Trouble) -> Reply:
+    """The upstream gave no answer."""
+    return problem(f"the model server does not answer: {trouble.words}", 502)
+
+
+def is_redirect(answer: httpx.Response) -> bool:
+    """Whether an answer sends the asker elsewhere. 304 does not, and no other is of use here."""
+    return 300 <= answer.status_code < 400 and answer.status_code != 304
+
+
+def redirected(answer: httpx.Response) -> Reply:
+    """The upstream wants the request elsewhere; where, may be anywhere, and is not told."""
+    return problem(
+        f"the model server redirects to another address ({answer.status_code}),"
+        " which is not followed",
+        502,
+    )
+
+
+def decoded(answer: httpx.Response) -> AsyncIterator[bytes] | Trouble:
+    """The body of an answer, as it comes, with its coding undone: none was asked for, but some send one."""
+    coding = answer.headers.get("content-encoding", "").strip().lower()
+    if coding not in _KNOWN:
+        return Trouble("broken", "the answer is in a coding that was not asked for")
+    # Most of what decoding does is copying, when there is nothing to decode.
+    return answer.aiter_raw() if coding in _PLAIN else answer.aiter_bytes()
+
+
+def tell_bug(error: Exception) -> None:
+    """Where the guard's own code failed, to stderr. Without the exception's words, which may quote a prompt."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    print(f"door: {type(error).__name__} in\n{frames}", file=sys.stderr, flush=True)
+
 
 MAX_REFUSAL_BYTES: Final = 1024 * 1024
 Step = Reply | Retry | Outcome
@@ -170,3 +204,38 @@ async def uninterrupted(work: Coroutine[Any, Any, Result]) -> Result:
         with CancelScope(shield=True):
             await asyncio.wait([task])
         raise
+
+
+# A request that is only passed on: its body and its answer go through piece by piece, at any size.
+
+
+async def pass_on(caller: Caller, upstreams: Upstreams, question: Question) -> None:
+    """Answer with the upstream's own answer. Where that breaks off, the connection to Aider does, too."""
+    with caller.cancelled_when_gone():
+        answer = await upstreams.ask(question)
+        caller.stop_reading()
+        if isinstance(answer, Trouble):
+            await caller.reply(unreachable(answer))
+            return
+        async with aclosing(answer):
+            if is_redirect(answer):
+                await caller.reply(redirected(answer))
+            else:
+                await hand_on(caller, answer)
+
+
+async def hand_on(caller: Caller, answer: httpx.Response) -> bool:
+    """Send an answer as it comes; whether all of it came."""
+    await caller.start(answer.status_code, to_aider(answer.headers.raw, remade=False))
+    return await copy(caller, answer.aiter_raw())
+
+
+async def copy(caller: Caller, pieces: AsyncIterator[bytes]) -> bool:
+    """Send the rest of an answer as it comes; whether all of it came."""
+    try:
+        async for piece in pieces:
+            await caller.write(piece)
+    except httpx.HTTPError:
+        return False
+    await caller.finish()
+    return True

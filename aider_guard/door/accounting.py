@@ -13,8 +13,7 @@ from aider_guard.core.chat.types import Count, Verdict
 from aider_guard.core.ollama_versions import era_of
 from aider_guard.core.readings import ContextRow, Unavailable
 from aider_guard.core.truncation import LOG_NOT_READ, Evidence, LogEvidence, judge
-from aider_guard.sidecar.door.seam import Call, Outcome
-from aider_guard.sidecar.door.services import Counts
+from aider_guard.door.interfaces import Call, Counts, Outcome
 
 FinishedOutcome = Literal["answered", "cancelled", "broken"]
 

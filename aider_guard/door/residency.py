@@ -20,18 +20,41 @@ from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.reloads import ReloadEvidence, is_load, stay_seconds
+from aider_guard.door import prewarm
+from aider_guard.door.loaded_models import Resident, Residents, asked_options, keep_alive, listed
+from aider_guard.door.prewarm import DROPPED, Errands, Warmer
+from aider_guard.door.reload_cause import Looking, Noticing
 from aider_guard.ollama.client import OllamaClient
 from aider_guard.ollama.names import canonical_name
-from aider_guard.sidecar.door import asking, keeping
-from aider_guard.sidecar.door.errands import Errands
-from aider_guard.sidecar.door.reloading import Looking, Noticing
-from aider_guard.sidecar.door.residents import Residents, asked_options, keep_alive, listed
-from aider_guard.sidecar.door.warming import DROPPED, Warmer
 
 if TYPE_CHECKING:
     import httpx
 
     from aider_guard.core.events import Event
+
+# Keeping the session's models in memory while nobody types.
+
+RENEW_SECONDS: Final = 600.0
+"""A third of the 30 minutes that each request asks for: one renewal may fail."""
+# A user who is away for a meeting or a meal comes back to a loaded model. Over night the card and
+# its electricity are others': who comes back in the morning waits for one load.
+AWAY_SECONDS: Final = 4 * 3600.0
+
+
+def is_due(
+    resident: Resident,
+    reading: ModelsReading | Unavailable,
+    now: float,
+    last_request_at: float,
+) -> bool:
+    """Whether to renew the stay of a model: only while Ollama lists it as this session loaded it."""
+    if not resident.loaded or now - resident.touched_at < RENEW_SECONDS:
+        return False
+    if now - last_request_at > AWAY_SECONDS:
+        return False
+    found = listed(reading, resident.name)
+    return found is not None and resident.entry is not None and not resident.entry.differs(found)
+
 
 NOT_YET: Final = Unavailable("Ollama has not been asked yet")
 RELEASE_SECONDS: Final = 2.0
@@ -74,7 +97,7 @@ class OllamaResidency:
         self._noticing = Noticing(looking or Looking(client), emit)
         self._warmer = Warmer(
             client,
-            asking.Asking(base, connect or (lambda: asking.connection(base))),
+            prewarm.Asking(base, connect or (lambda: prewarm.connection(base))),
             self._residents,
             self._errands,
             self._noticing,
@@ -236,7 +259,7 @@ class OllamaResidency:
         if settings is None or settings.user_keep_alive or self._running or self._errands.busy:
             return
         reading, last = self._residents.newest, self._last_request_at
-        due = [one for one in self._residents.all if keeping.is_due(one, reading, now, last)]
+        due = [one for one in self._residents.all if is_due(one, reading, now, last)]
         if due:
             self._errands.send(self._warmer.renew(due, settings))
 

@@ -2,33 +2,106 @@
 
 from __future__ import annotations
 
-from typing import Final
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Final
 
+from aider_guard.core.chat import cloud, request
 from aider_guard.core.chat import errors as chat_errors
-from aider_guard.core.chat import request
 from aider_guard.core.chat.body import asks_for_usage, forbids_truncation, sent
-from aider_guard.core.chat.errors import Failure
-from aider_guard.core.chat.events import NOT_TOLD, Reason, RequestStarted
-from aider_guard.core.chat.replies import waiting
+from aider_guard.core.chat.errors import Failure, of_words
+from aider_guard.core.chat.events import NOT_TOLD, Reason, RequestRefused, RequestStarted
+from aider_guard.core.chat.replies import Moment, waiting
 from aider_guard.core.chat.request import (
     FORMS,
+    PREFIX,
     Asked,
     asks_for_nothing,
     conversation,
     decoded,
     read,
 )
-from aider_guard.core.chat.response import Usage
+from aider_guard.core.chat.response import Head, Meter, Usage, UsageFilter
 from aider_guard.core.chat.size import parts
+from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
+from aider_guard.door.access import Entrance
+from aider_guard.door.accounting import Account, part_rows
+from aider_guard.door.context import Breaks, House, Waits
+from aider_guard.door.interfaces import (
+    Abort,
+    Call,
+    Forward,
+    Outcome,
+    Pass,
+    Reply,
+    Retry,
+    Services,
+    Trouble,
+)
+from aider_guard.door.refusals import Refusing, Sizing, error
 from aider_guard.ollama.names import is_this_machine
-from aider_guard.sidecar.door.attendant_account import Account, part_rows
-from aider_guard.sidecar.door.attendant_answer import Passing
-from aider_guard.sidecar.door.attendant_house import House
-from aider_guard.sidecar.door.attendant_refusing import Refusing, error
-from aider_guard.sidecar.door.attendant_sizing import Sizing
-from aider_guard.sidecar.door.attendant_waits import Waits
-from aider_guard.sidecar.door.seam import Abort, Call, Forward, Outcome, Pass, Reply, Retry, Trouble
+
+if TYPE_CHECKING:
+    from aider_guard.core.events import Event
+
+# An upstream's answer on its way to Aider: read as it passes, and ended where it must not go on.
+
+_STREAMS: Final = (b"{", b"data:", b"event:", b"error:", b"id:", b"retry:", b":")
+
+
+class Passing:
+    """The bytes of one answer.
+
+    ``feed`` gives what Aider gets in place of a piece, or why the answer must end here.
+    """
+
+    def __init__(self, *, is_ollama: bool, hides_usage: bool) -> None:
+        self._meter = Meter()
+        self._head = Head() if is_ollama else None
+        self._filter = UsageFilter() if hides_usage else None
+        self._begun = False
+
+    @property
+    def usage(self) -> Usage:
+        """What the server said of it so far."""
+        return self._meter.usage
+
+    @property
+    def has_text(self) -> bool:
+        """Whether any of the answer was passed, thinking aside."""
+        return self._meter.so_far.texts > 0
+
+    def feed(self, chunk: bytes, *, refuses_remote: bool) -> bytes | Failure:
+        """The next piece. An error in the middle of a text is passed on: Aider takes the answer as broken then, which
+        it is, and does not make half of it a change.
+        """
+        if not self._begun and chunk.strip():
+            self._begun = True
+            if not chunk.lstrip().startswith(_STREAMS) and not _may_begin(chunk.lstrip()):
+                return Failure("strange", chunk[:400].decode("utf-8", "replace"), 200)
+        self._meter.feed(chunk)
+        heard = self._meter.so_far
+        if heard.error and not heard.texts:
+            return of_words(heard.error)
+        passed: bytes | None = chunk
+        if self._head is not None and refuses_remote:
+            passed = self._head.feed(chunk)
+        if passed is None:
+            return Failure("cloud", self._meter.usage.remote)
+        return self._filter.feed(passed) if self._filter else passed
+
+    def rest(self) -> bytes:
+        """What was held back of an answer that has ended."""
+        held = self._head.rest() if self._head is not None else b""
+        return self._filter.feed(held) + self._filter.rest() if self._filter else held
+
+
+def _may_begin(start: bytes) -> bool:
+    return any(known.startswith(start) for known in _STREAMS)
+
 
 _COUNTED_PURPOSES: Final = ("chat", "edit", "other")
 
@@ -207,3 +280,62 @@ class TextVisit:
 def _last_message(asked: Asked) -> str:
     users = [message.content for message in conversation(asked) if message.role == "user"]
     return users[-1] if users else ""
+
+
+# Whoever decides about requests for text: what is sent, what is answered instead, and what is told of it.
+#
+# The attendant does no HTTP: transport carries (seam.py), services count, read the log and know what is loaded
+# (services.py), and the rules are in core/traffic.
+
+
+def now() -> Moment:
+    """This moment, as Ollama writes it."""
+    at = datetime.now(timezone.utc)
+    return Moment(at.isoformat().replace("+00:00", "Z"), int(at.timestamp()))
+
+
+@dataclass(frozen=True)
+class DoorAttendant:
+    """The attendant of one session's door (seam.Attendant). ``emit`` is called on the door's event loop."""
+
+    settings: Callable[[], DoorSettings]
+    services: Services
+    emit: Callable[[Event], None]
+    clock: Callable[[], float] = time.monotonic
+    moment: Callable[[], Moment] = now
+    _breaks: Breaks = field(init=False, repr=False)
+    _entrance: Entrance = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """One memory of broken answers for the session, and one of models made and deleted."""
+        object.__setattr__(self, "_breaks", Breaks(self.clock))
+        object.__setattr__(self, "_entrance", Entrance(self.services.shelf))
+
+    def attends(self, upstream: Upstream, method: str, path: str) -> bool:
+        """Whether it is a request for text. Ollama has its own protocol and OpenAI's, other servers have the latter."""
+        form = FORMS.get(path)
+        if method != "POST" or form is None:
+            return False
+        if upstream.kind == "ollama":
+            return path.startswith(("/api/", "/v1/"))
+        return form in ("openai_chat", "openai_text")
+
+    def visit(self, call: Call) -> TextVisit:
+        """A new request for text."""
+        house = House(
+            self.settings(), self.services, self.emit, self._breaks, self.clock, self.moment
+        )
+        return TextVisit(call, house)
+
+    async def permits(
+        self, upstream: Upstream, method: str, path: str, body: bytes | None
+    ) -> Reply | None:
+        """The refusal of what could be carried out of the machine; None for all else. A refusal is told."""
+        if not self.settings().refuse_cloud:
+            return None
+        refused = await self._entrance.judge(upstream, method, path, body)
+        if refused is None:
+            return None
+        what, words = cloud.shown(refused.what), refused.words
+        self.emit(RequestRefused(0, "main", "other", what, refused.reason, said=(words,)))
+        return error(words.removeprefix(PREFIX), refused.status, path)
