@@ -23,7 +23,7 @@ from aider_guard.line_process import LineProcess
 from aider_guard.sidecar.gpu import GpuSensor
 from aider_guard.sidecar.memory import MemorySensor
 
-WORKER = "aider_guard.sidecar.nvml"
+WORKER = "aider_guard.sidecar.gpu"
 FILLED_SHARE = 0.93
 """Of the card: over the limit at which it is said."""
 OVERHEAD_BYTES = 2 * GIB

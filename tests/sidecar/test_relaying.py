@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from aider_guard.core.egress import Place
-from aider_guard.sidecar.relaying import MOST_AT_ONCE, Relay, serve_relays
+from aider_guard.sidecar.relays import MOST_AT_ONCE, Relay, serve_relays
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LARGE_BYTES = 8 * 1024 * 1024
