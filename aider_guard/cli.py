@@ -275,8 +275,7 @@ def guarded_session(
 
     With *show* it is only said what would be run.
     """
-    from aider_guard.launch.page import serves_page
-    from aider_guard.launch.starting import is_one_shot
+    from aider_guard.launch.start_command import is_one_shot, serves_page
 
     settings = load_settings(flags)
     if show:

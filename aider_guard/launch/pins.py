@@ -18,8 +18,8 @@ import yaml
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.errors import LaunchError
+from aider_guard.launch.aider_settings import AiderSettings, ollama_name
 from aider_guard.launch.routes import redirected
-from aider_guard.launch.settings import AiderSettings, ollama_name
 
 DEFAULT_WINDOW_TOKENS = 8192
 EVERY_MODEL = "aider/extra_params"

@@ -11,13 +11,13 @@ from aider_guard.core.findings import LEAVES, Finding
 from aider_guard.core.fit import Fit, choose_window, fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ServerReport
-from aider_guard.launch.door import Entrance, door_settings, served_windows
-from aider_guard.launch.fitting import Placement, placement
-from aider_guard.launch.local import LocalEnvironment, local_environment
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.door_settings import Entrance, door_settings, served_windows
+from aider_guard.launch.environment import LocalEnvironment, local_environment
+from aider_guard.launch.facts import Facts
 from aider_guard.launch.pins import Others, Pins, make_pins, read_settings
-from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.routes import find_routes
-from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.server_runtime import Placement, placement
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from aider_guard.core.events import Event, LaunchForbidden, MemoryRead, ModelsCh
 from aider_guard.core.fit import Need
 from aider_guard.core.readings import GPU_NOT_YET, MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
-from aider_guard.launch.preflight.facts import NOT_ASKED
-from aider_guard.launch.settings import AiderSettings, ollama_name
+from aider_guard.launch.aider_settings import AiderSettings, ollama_name
+from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.loop import READ, Loop
 from aider_guard.session.launches import Launches
 from aider_guard.session.planning import Planner

@@ -12,7 +12,7 @@ from aider_guard.airgap.gap import Enter, Gap
 from aider_guard.airgap.served import Border
 from aider_guard.errors import LaunchError
 from aider_guard.launch.aider import Aider
-from aider_guard.launch.starting import aider_command
+from aider_guard.launch.start_command import aider_command
 from aider_guard.session.child import Child
 from aider_guard.session.terminal import Size
 

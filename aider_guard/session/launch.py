@@ -12,8 +12,8 @@ from aider_guard.core.actions import Handoff
 from aider_guard.core.fit import Need
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch import command
-from aider_guard.launch.local import LocalEnvironment
-from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.environment import LocalEnvironment
 
 
 @dataclass

@@ -28,8 +28,8 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.errors import LaunchError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import Aider
+from aider_guard.launch.aider_settings import AiderSettings, decode, ollama_name
 from aider_guard.launch.plan import Plan
-from aider_guard.launch.settings import AiderSettings, decode, ollama_name
 from aider_guard.session import registry
 from aider_guard.session.begun import Started, start_aider
 from aider_guard.session.carrying import limit_tokens

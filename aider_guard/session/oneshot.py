@@ -28,11 +28,10 @@ from aider_guard.core.state import Limits
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import find_aider
-from aider_guard.launch.page import serves_page
+from aider_guard.launch.aider_settings import AiderSettings, decode, ollama_name
+from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.launch.plan import Plan
-from aider_guard.launch.preflight.facts import NOT_ASKED
-from aider_guard.launch.settings import AiderSettings, decode, ollama_name
-from aider_guard.launch.starting import aider_environment
+from aider_guard.launch.start_command import aider_environment, serves_page
 from aider_guard.session.beginning import models_chosen
 from aider_guard.session.begun import bordered_command, entering, passed_fds
 from aider_guard.session.listening import door_socket
@@ -151,9 +150,9 @@ def _forwarded(
 
 def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unattended) -> None:
     """Let Aider begin. Raises LaunchRefusedError when it must not."""
-    from aider_guard.launch.surroundings import read_memory
+    from aider_guard.launch.gathering import read_memory_within
 
-    memory = read_memory(  # while Aider imports what it needs
+    memory = read_memory_within(  # while Aider imports what it needs
         patience_seconds=planner.patience_seconds(_MEMORY_SECONDS)
     )
     with channel.makefile("rb") as lines:

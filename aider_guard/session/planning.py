@@ -13,17 +13,17 @@ from aider_guard.config import Config
 from aider_guard.core.egress import Found
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServedModel, ServerReport
-from aider_guard.launch.addresses import may_be_asked, ollama_address
 from aider_guard.launch.aider import Aider
-from aider_guard.launch.cloud import OLLAMA_ADDRESSES
-from aider_guard.launch.door import Entrance, served_models
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
+from aider_guard.launch.door_settings import Entrance, served_models
+from aider_guard.launch.facts import NOT_TRIED, Facts, RepoFacts
 from aider_guard.launch.learned import read_corrections
+from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.preflight.checks import examine
-from aider_guard.launch.preflight.facts import NOT_TRIED, Facts, RepoFacts
 from aider_guard.launch.repository import runner_of_tests
 from aider_guard.launch.routes import DoorAddress
-from aider_guard.launch.settings import AiderSettings
 from aider_guard.session.listening import Listening
 
 _SWITCH: Final = "AIDER_GUARD_TEST_WAIT_SECONDS"

@@ -14,7 +14,7 @@ from aider_guard import paths
 from aider_guard.airgap.served import Border, choose, chosen_border
 from aider_guard.config import Config
 from aider_guard.launch.aider import find_aider
-from aider_guard.launch.starting import aider_environment
+from aider_guard.launch.start_command import aider_environment
 from aider_guard.session import registry
 from aider_guard.session.begun import start_aider
 from aider_guard.session.listening import door_socket

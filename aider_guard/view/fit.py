@@ -30,10 +30,10 @@ from aider_guard.core.fit import (
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.errors import ConfigError
-from aider_guard.launch.addresses import may_be_asked, ollama_address
-from aider_guard.launch.fitting import MAIN_MEMORY, cards_of, runtime_of
+from aider_guard.launch.gathering import read_memory_within
 from aider_guard.launch.learned import read_corrections
-from aider_guard.launch.surroundings import read_memory
+from aider_guard.launch.ollama_address import may_be_asked, ollama_address
+from aider_guard.launch.server_runtime import MAIN_MEMORY, cards_of, runtime_of
 from aider_guard.ollama.client import OllamaClient
 from aider_guard.ollama.survey import survey
 from aider_guard.view.fit_models import Known, known_model, named_cards, plain_name
@@ -60,7 +60,7 @@ def run_fit(
     as_json: bool = False,
     environment: Mapping[str, str] = os.environ,
     ask: Callable[[str, Sequence[str]], ServerReport] = ask_server,
-    memory: Callable[[], MemoryReading] = read_memory,
+    memory: Callable[[], MemoryReading] = read_memory_within,
     state_dir: Path | None = None,
     out: TextIO | None = None,
 ) -> int:

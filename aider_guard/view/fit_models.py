@@ -14,7 +14,7 @@ from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
 from aider_guard.errors import ConfigError
-from aider_guard.launch.settings import ollama_name
+from aider_guard.launch.aider_settings import ollama_name
 from aider_guard.ollama.names import canonical_name, is_cloud_name
 
 _GIB = 1 << 30

@@ -14,12 +14,11 @@ from aider_guard.core.fit import Card
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.errors import ConfigError
-from aider_guard.launch.addresses import may_be_asked, ollama_address
-from aider_guard.launch.initial import advise, changes, extend, gpus_here, look
+from aider_guard.launch.detect_tests import find_test_commands
+from aider_guard.launch.gathering import ask_server, read_memory_within
+from aider_guard.launch.init_files import advise, changes, extend, gpus_here, look, replace_files
 from aider_guard.launch.learned import read_corrections
-from aider_guard.launch.rewriting import replace_files
-from aider_guard.launch.surroundings import ask_server, read_memory
-from aider_guard.launch.test_commands import find_test_commands
+from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 from aider_guard.view import init_text as text
 from aider_guard.view.fit_models import named_cards
 
@@ -36,7 +35,7 @@ def run_init(
     home: Path | None = None,
     environment: Mapping[str, str] = os.environ,
     ask: Callable[[str], ServerReport] = ask_server,
-    memory: Callable[[], MemoryReading] = read_memory,
+    memory: Callable[[], MemoryReading] = read_memory_within,
     state_dir: Path | None = None,
     out: TextIO | None = None,
     colour: bool | None = None,

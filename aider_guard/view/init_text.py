@@ -12,10 +12,9 @@ from aider_guard.core.messages import size
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.launch.conf_file import Extended, Kept
-from aider_guard.launch.initial import Advised, Place
-from aider_guard.launch.rewriting import Change, Replaced
-from aider_guard.launch.test_commands import TestCommand
-from aider_guard.launch.tiers import Offer, Plan
+from aider_guard.launch.detect_tests import TestCommand
+from aider_guard.launch.init_files import Advised, Change, Place, Replaced
+from aider_guard.launch.model_choice import Offer, Plan
 
 _COLOURS = {"+": "\x1b[32m", "-": "\x1b[31m", "@": "\x1b[36m"}
 _PLAIN = "\x1b[0m"

@@ -8,8 +8,8 @@ import pytest
 
 from aider_guard.config import Config
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.addresses import may_be_asked, ollama_address
-from aider_guard.launch.settings import AiderSettings, Variable
+from aider_guard.launch.aider_settings import AiderSettings, Variable
+from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 
 UNKNOWN = Unavailable("not said yet")
 HERE, BOX = "http://127.0.0.1:11434", "http://192.0.2.7:11434"

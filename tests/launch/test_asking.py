@@ -12,8 +12,8 @@ import pytest
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.aider import Aider
-from aider_guard.launch.asking import Asking, ask_aider
-from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.gathering import Asking, ask_aider
 
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],

@@ -23,13 +23,18 @@ from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.fit import Card, Fit, Runtime
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
 from aider_guard.core.server_report import ServedModel, ServerProcess
-from aider_guard.launch.door import Entrance, served_models, server_keeps_longer, smaller_windows
-from aider_guard.launch.fitting import placement
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.door_settings import (
+    Entrance,
+    served_models,
+    server_keeps_longer,
+    smaller_windows,
+)
+from aider_guard.launch.facts import Facts
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.preflight.checks import examine
-from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.routes import DoorAddress
-from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.server_runtime import placement
 
 HERE, NOWHERE = "http://127.0.0.1:11434", "http://127.0.0.1:9"
 DOOR = "http://127.0.0.1:43210/t0ken"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from aider_guard.config import Config
-from aider_guard.launch.cloud import CLOUD_KEYS
-from aider_guard.launch.local import INVALID_KEY, local_environment
-from aider_guard.launch.settings import AiderSettings, Role, Variable
+from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
+from aider_guard.launch.cloud_variables import CLOUD_KEYS
+from aider_guard.launch.environment import INVALID_KEY, local_environment
 
 HERE = "http://127.0.0.1:11434"
 NOWHERE = "http://127.0.0.1:9"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aider_guard.launch.page import serves_page
+from aider_guard.launch.start_command import serves_page
 
 FLAGS = {
     "--gui": True,

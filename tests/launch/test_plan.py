@@ -13,11 +13,11 @@ from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import Gpu, MemoryReading, ModelsReading, RamReading, Unavailable
 from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing, ServerReport
 from aider_guard.errors import LaunchError
+from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
+from aider_guard.launch.facts import NOT_ASKED, Facts
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.preflight.checks import examine
-from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
 from aider_guard.launch.routes import DoorAddress
-from aider_guard.launch.settings import AiderSettings, Role, Variable
 from aider_guard.session.planning import Planner
 
 GIB = 1 << 30

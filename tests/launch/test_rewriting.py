@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.rewriting import Change, Replaced, read_file, replace_files
+from aider_guard.launch.init_files import Change, Replaced, read_file, replace_files
 
 OLD, NEW = b"old\r\n", b"old\r\nnew\n"
 
@@ -109,8 +109,8 @@ def test_a_full_disk_loses_nothing(conf: Path, monkeypatch: pytest.MonkeyPatch) 
             return real("/dev/full", os.O_WRONLY)
         return descriptor
 
-    monkeypatch.setattr("aider_guard.launch.rewriting.os.open", full_after_the_backup)
-    monkeypatch.setattr("aider_guard.launch.rewriting.os.fchmod", lambda *_: None)
+    monkeypatch.setattr("aider_guard.launch.init_files.os.open", full_after_the_backup)
+    monkeypatch.setattr("aider_guard.launch.init_files.os.fchmod", lambda *_: None)
     found = replace_files([Change(conf, OLD, NEW)])
 
     assert isinstance(found, Unavailable)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.settings import AiderSettings, decode, ollama_name
+from aider_guard.launch.aider_settings import AiderSettings, decode, ollama_name
 
 FACTS = {
     "version": "0.86.2",

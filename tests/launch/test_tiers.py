@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aider_guard.catalogue import find, published
 from aider_guard.core.fit import Candidate, Card, Runtime, choose_window, fit
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.tiers import (
+from aider_guard.launch.model_choice import (
     PAIR_WINDOW_TOKENS,
     Offer,
     Plan,

@@ -16,8 +16,8 @@ from launch.preflight.worlds import MAIN, NO, no_model, process, role, same, ser
 
 from aider_guard.config import Config
 from aider_guard.core.findings import SEVERITIES, Finding, exit_status
+from aider_guard.launch.facts import Facts
 from aider_guard.launch.preflight.checks import examine
-from aider_guard.launch.preflight.facts import Facts
 from aider_guard.view.doctor import _alive, as_data, render, run_doctor
 from aider_guard.view.page import Page
 

@@ -19,7 +19,7 @@ from aider_guard.core.fit import Card, choose_window, fit
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
 from aider_guard.core.server_report import InstalledModel, ModelFacts, ServerReport
 from aider_guard.errors import ConfigError
-from aider_guard.launch.fitting import runtime_of
+from aider_guard.launch.server_runtime import runtime_of
 from aider_guard.view.init import run_init
 
 GIB = 1 << 30

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from aider_guard.core.findings import Finding, info, stop, unknown, warn
 from aider_guard.core.ollama_versions import release
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.settings import TRIED_VERSIONS, AiderSettings
+from aider_guard.launch.aider_settings import TRIED_VERSIONS, AiderSettings
+from aider_guard.launch.facts import Facts
 
 OLDEST = (0, 80)
 _UNRESOLVED = "Aider's models cannot be resolved"  # of inside/describing.py: an Aider never tried

@@ -9,7 +9,7 @@ from aider_guard.core.egress import ENFORCED, Found
 from aider_guard.core.egress_messages import layer_in_words
 from aider_guard.core.findings import Finding, info, stop, unknown, warn
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.preflight.facts import NOT_TRIED, Facts
+from aider_guard.launch.facts import NOT_TRIED, Facts
 
 
 def found(facts: Facts) -> Iterator[Finding]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from aider_guard.core.findings import GUARDED, Finding, info, listed, unknown, warn
 from aider_guard.core.messages import size
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.preflight.places import base_url
+from aider_guard.launch.facts import Facts
+from aider_guard.launch.places import base_url
 
 SMALL_BYTES = 100 * 2**20
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from aider_guard.core.findings import Finding, worst_first
+from aider_guard.launch import ollama_address
+from aider_guard.launch.facts import Facts
 from aider_guard.launch.preflight import (
     aider,
     air_gap,
@@ -14,11 +16,9 @@ from aider_guard.launch.preflight import (
     leaks,
     memory,
     models,
-    remote,
     server,
     window,
 )
-from aider_guard.launch.preflight.facts import Facts
 
 Check = Callable[[Facts], Iterator[Finding]]
 
@@ -31,7 +31,7 @@ CHECKS: tuple[Check, ...] = (
     cloud.by_role,
     cloud.redirected,
     cloud.through_ollama,
-    remote.ollama,
+    ollama_address.ollama,
     models.prefixed,
     models.installed,
     models.elsewhere,

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from aider_guard.core.findings import Finding, info, listed, stop, warn
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ServerReport
-from aider_guard.launch.preflight.facts import Facts
+from aider_guard.launch.aider_settings import OLLAMA_PREFIXES, AiderSettings, Role, ollama_name
+from aider_guard.launch.facts import Facts
+from aider_guard.launch.places import in_cloud, installed, place, roles, with_ollama
 from aider_guard.launch.preflight.models import instead
-from aider_guard.launch.preflight.places import in_cloud, installed, place, roles, with_ollama
-from aider_guard.launch.settings import OLLAMA_PREFIXES, AiderSettings, Role, ollama_name
 from aider_guard.ollama.names import canonical_name, is_cloud_name
 
 _ALIAS = ", an alias in "

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from aider_guard.core.findings import Finding, info, warn
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.facts import Facts
 
 _SHORT_TRACEBACK = re.compile(r"--tb[= ](short|line|no|native)\b|(?:^|\s)-\w*q|--no-traceback")
 _PYTEST = re.compile(r"(?:^|[\s/;&|])(?:py\.test|pytest)(?=$|\s)")

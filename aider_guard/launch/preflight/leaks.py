@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 
 from aider_guard.core.findings import GUARDED, Finding, info, listed, verb
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.preflight.places import base_url
-from aider_guard.launch.preflight.remote import host_of
-from aider_guard.launch.settings import AiderSettings, Variable
+from aider_guard.launch.aider_settings import AiderSettings, Variable
+from aider_guard.launch.facts import Facts
+from aider_guard.launch.ollama_address import host_of
+from aider_guard.launch.places import base_url
 
 _COPILOT = "GITHUB_COPILOT_TOKEN"
 _OAUTH_FILE = "oauth-keys.env"

@@ -9,9 +9,9 @@ from aider_guard.core.fit import Fit, Need
 from aider_guard.core.messages import size
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing
-from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.preflight.places import runs_here, with_ollama
-from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.facts import Facts
+from aider_guard.launch.places import runs_here, with_ollama
 
 _READ_BYTES_PER_SECOND = 1.5 * 2**30
 """Weights from an SSD or the page cache into a card: a rough figure for "how long", nothing is decided by it."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from aider_guard.core.findings import Finding, info, listed, stop, unknown, warn
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
-from aider_guard.launch.preflight.aider import are_roles_known
-from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.preflight.places import (
+from aider_guard.launch.aider_settings import ollama_name
+from aider_guard.launch.facts import Facts
+from aider_guard.launch.places import (
     first_prefix,
     lacks_prefix,
     place,
@@ -17,7 +17,7 @@ from aider_guard.launch.preflight.places import (
     runs_here,
     with_ollama,
 )
-from aider_guard.launch.settings import ollama_name
+from aider_guard.launch.preflight.aider import are_roles_known
 
 _EXAMPLE = "qwen3:8b"
 FLAGS = {"main": "--model", "editor": "--editor-model", "weak": "--weak-model"}

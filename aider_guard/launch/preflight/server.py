@@ -8,10 +8,10 @@ from aider_guard.core.findings import Finding, info, unknown, warn
 from aider_guard.core.messages import count
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess, ServerReport
-from aider_guard.launch.fitting import era_of, fills_memory, is_on, runtime_of
-from aider_guard.launch.preflight import remote
-from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
-from aider_guard.launch.preflight.places import base_url, is_local, roles, with_ollama
+from aider_guard.launch import ollama_address
+from aider_guard.launch.facts import NOT_ASKED, Facts
+from aider_guard.launch.places import base_url, is_local, roles, with_ollama
+from aider_guard.launch.server_runtime import era_of, fills_memory, is_on, runtime_of
 from aider_guard.ollama.names import display_base
 
 # They pass a container's or a virtual machine's port on, to the same machine.
@@ -41,7 +41,7 @@ def _version(version: str | Unavailable) -> str:
 
 def _silent(facts: Facts, reason: str) -> Iterator[Finding]:
     asks_none = roles(facts) and not any(with_ollama(facts))
-    if facts.server == NOT_ASKED or remote.is_forbidden(facts) or asks_none:
+    if facts.server == NOT_ASKED or ollama_address.is_forbidden(facts) or asks_none:
         return  # it was not asked, or nothing asks for it
     shown = display_base(base_url(facts))
     start = "ollama serve" if is_local(facts) else f"start Ollama on the machine of {shown}"

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from aider_guard.core.findings import Finding, info, listed, warn
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts
-from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.preflight.places import with_ollama
-from aider_guard.launch.settings import Role
+from aider_guard.launch.aider_settings import Role
+from aider_guard.launch.facts import Facts
+from aider_guard.launch.places import with_ollama
 from aider_guard.ollama.names import canonical_name
 
 

@@ -17,9 +17,9 @@ from aider_guard.config import Config
 from aider_guard.core.egress import Found, Place
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ServerReport
+from aider_guard.launch.facts import NOT_ASKED, Facts
 from aider_guard.launch.gathering import _with_server, gather, read_memory, settled
 from aider_guard.launch.preflight.checks import examine
-from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
 
 GIB = 1 << 30
 CARD = MemoryReading((Gpu(0, "card", 16 * GIB, GIB, ()),), Unavailable("not read"), 0.0)

@@ -21,7 +21,7 @@ from aider_guard.core.readings import (
     Unavailable,
 )
 from aider_guard.core.server_report import ModelMissing, ServerReport
-from aider_guard.launch.fitting import (
+from aider_guard.launch.server_runtime import (
     MAIN_MEMORY,
     candidates_of,
     cards_of,

@@ -9,7 +9,7 @@ from aider_guard.config import Config
 from aider_guard.core.egress import ENFORCED, Found, Layer
 from aider_guard.core.findings import LEAVES, Severity
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.preflight.facts import NOT_TRIED, Facts
+from aider_guard.launch.facts import NOT_TRIED, Facts
 from aider_guard.launch.preflight.leaks import programs
 
 REQUIRED = Config(require_airgap=True)

@@ -22,9 +22,9 @@ from aider_guard.core.server_report import (
     ServerProcess,
     ServerReport,
 )
+from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
+from aider_guard.launch.facts import Facts, RepoFacts
 from aider_guard.launch.preflight.checks import examine
-from aider_guard.launch.preflight.facts import Facts, RepoFacts
-from aider_guard.launch.settings import AiderSettings, Role, Variable
 
 WORDS = (
     *(

@@ -24,7 +24,7 @@ from launch.preflight.worlds import (
 from aider_guard.config import Config
 from aider_guard.core.findings import LEAKS, Severity
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.preflight.facts import Facts, RepoFacts
+from aider_guard.launch.facts import Facts, RepoFacts
 
 ENV = "/repo/.env"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from launch.preflight.worlds import NO
 
-from aider_guard.launch.preflight.facts import RepoFacts
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.facts import RepoFacts
 from aider_guard.launch.repository import active_hooks, repository_facts
-from aider_guard.launch.settings import AiderSettings
 
 
 def git(folder: Path, *words: str) -> None:

@@ -17,9 +17,9 @@ from aider_guard.core.server_report import (
     ServerProcess,
     ServerReport,
 )
+from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
+from aider_guard.launch.facts import Facts
 from aider_guard.launch.preflight.checks import examine
-from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.settings import AiderSettings, Role, Variable
 
 GIB = 1 << 30
 MODEL = "qwen3:8b"

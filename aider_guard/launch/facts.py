@@ -9,7 +9,7 @@ from aider_guard.core.egress import ENFORCED, Found
 from aider_guard.core.fit import Fit
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
-from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.aider_settings import AiderSettings
 
 NOT_ASKED = Unavailable("not asked: nothing is sent to an address that only the repository names")
 """The report of a server that was not asked for anything: nothing follows from it."""

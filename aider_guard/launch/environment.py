@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from aider_guard.config import Config
-from aider_guard.launch.cloud import CLOUD_KEYS
-from aider_guard.launch.preflight.places import place
-from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.cloud_variables import CLOUD_KEYS
+from aider_guard.launch.places import place
 from aider_guard.ollama.names import is_this_machine
 
 INVALID_KEY = "switched-off-by-aider-guard"

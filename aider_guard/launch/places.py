@@ -8,9 +8,9 @@ from typing import Literal
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import InstalledModel, ServerReport
-from aider_guard.launch.cloud import OLLAMA_ADDRESSES
-from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.settings import AiderSettings, Role, ollama_name
+from aider_guard.launch.aider_settings import AiderSettings, Role, ollama_name
+from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
+from aider_guard.launch.facts import Facts
 from aider_guard.ollama.names import (
     DEFAULT_BASE,
     canonical_name,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
+from aider_guard.config import Config
 from aider_guard.core.findings import Finding, info, stop, warn
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.cloud import OLLAMA_ADDRESSES
-from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.preflight.places import base_url, is_local
-from aider_guard.launch.settings import AiderSettings
-from aider_guard.ollama.names import display_base
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
+from aider_guard.launch.facts import Facts
+from aider_guard.launch.places import base_url, is_local
+from aider_guard.ollama.names import display_base, is_this_machine
 
 _FOUND_BY_NAME = (".env", ".aider.conf.yml")
 _CLOUD_HOSTS = ("ollama.com", "ollama.ai")
@@ -111,3 +112,38 @@ def _is_private(base: str) -> bool:
     except ValueError:
         return bool(host) and ("." not in host or host.endswith((".local", ".internal", ".lan")))
     return any(address in network for network in _PRIVATE)
+
+
+# Where Ollama is, and whether anything may be sent there at all.
+
+_NOT_ASKED = Unavailable("not asked yet")
+
+
+def ollama_address(
+    config: Config, settings: AiderSettings | Unavailable, environment: Mapping[str, str]
+) -> str:
+    """Where Ollama is: what the user told the guard, else where Aider says it looks, else what the environment says,
+    else Ollama's usual address.
+    """
+    return base_url(_facts(config, settings, environment))
+
+
+def may_be_asked(
+    config: Config, settings: AiderSettings | Unavailable, environment: Mapping[str, str]
+) -> bool:
+    """Whether Ollama's address is on this machine, or one that the user named outside the repository.
+
+    Ollama's own cloud is never asked, and another machine gets nothing because a repository names it.
+    """
+    facts = _facts(config, settings, environment)
+    base = base_url(facts)
+    if is_this_machine(base):
+        return True
+    return not is_ollamas_cloud(base) and not from_repository(address_source(facts), settings)
+
+
+def _facts(
+    config: Config, settings: AiderSettings | Unavailable, environment: Mapping[str, str]
+) -> Facts:
+    named = {name: environment.get(name, "") for name in OLLAMA_ADDRESSES}
+    return Facts(config, settings, _NOT_ASKED, environment=named)
