@@ -9,6 +9,7 @@ from typing import Final
 
 from aider_guard import paths
 from aider_guard.airgap.served import Border
+from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core.egress import Found
 from aider_guard.core.readings import MemoryReading, Unavailable
@@ -21,7 +22,6 @@ from aider_guard.launch.facts import NOT_TRIED, Facts, RepoFacts
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 from aider_guard.launch.plan import Plan, make_plan
-from aider_guard.launch.preflight.checks import examine
 from aider_guard.launch.repository import runner_of_tests
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.session.listening import Listening

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from aider_guard import paths
+from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core import messages
 from aider_guard.core.chat.types import DoorSettings
@@ -24,7 +25,6 @@ from aider_guard.launch.gathering import gather
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.ollama_address import ollama_address
 from aider_guard.launch.plan import Plan, make_plan
-from aider_guard.launch.preflight.checks import examine
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.start_command import aider_environment, is_one_shot, serves_page
 from aider_guard.ollama.names import display_base

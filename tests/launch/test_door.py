@@ -19,6 +19,7 @@ from launch.preflight.worlds import (
     world,
 )
 
+from aider_guard.checks.all import examine
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.fit import Card, Fit, Runtime
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
@@ -32,7 +33,6 @@ from aider_guard.launch.door_settings import (
 )
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.plan import Plan, make_plan
-from aider_guard.launch.preflight.checks import examine
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.server_runtime import placement
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core.fit import Fit
 from aider_guard.core.model_memory import Architecture
@@ -16,7 +17,6 @@ from aider_guard.errors import LaunchError
 from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
 from aider_guard.launch.facts import NOT_ASKED, Facts
 from aider_guard.launch.plan import Plan, make_plan
-from aider_guard.launch.preflight.checks import examine
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.session.planning import Planner
 

@@ -13,13 +13,13 @@ from launch.preflight.worlds import NO, role, same, server, settings, variable, 
 
 from aider_guard import paths
 from aider_guard.airgap.choose import find_layer
+from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core.egress import Found, Place
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ServerReport
 from aider_guard.launch.facts import NOT_ASKED, Facts
 from aider_guard.launch.gathering import _with_server, gather, read_memory, settled
-from aider_guard.launch.preflight.checks import examine
 
 GIB = 1 << 30
 CARD = MemoryReading((Gpu(0, "card", 16 * GIB, GIB, ()),), Unavailable("not read"), 0.0)

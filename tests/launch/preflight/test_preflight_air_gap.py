@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from launch.preflight.worlds import by_id, one, world
 
+from aider_guard.checks.cloud import programs
 from aider_guard.config import Config
 from aider_guard.core.egress import ENFORCED, Found, Layer
 from aider_guard.core.findings import LEAVES, Severity
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.facts import NOT_TRIED, Facts
-from aider_guard.launch.preflight.leaks import programs
 
 REQUIRED = Config(require_airgap=True)
 USERNS = "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"

@@ -27,14 +27,14 @@ from launch.preflight.worlds import (
     world,
 )
 
+from aider_guard.checks.aider import default_map_tokens, prints_long_tracebacks
+from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core.findings import Severity
 from aider_guard.core.fit import Need
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelMissing, ServerReport
 from aider_guard.launch.facts import Facts, RepoFacts
-from aider_guard.launch.preflight.checks import examine
-from aider_guard.launch.preflight.habits import default_map_tokens, prints_long_tracebacks
 
 Said = set[tuple[Severity, str]]
 

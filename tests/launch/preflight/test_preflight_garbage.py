@@ -10,6 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from launch.preflight.worlds import FINE, QWEN
 
+from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core.findings import IDS, SEVERITIES
 from aider_guard.core.fit import Fit, Need
@@ -24,7 +25,6 @@ from aider_guard.core.server_report import (
 )
 from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
 from aider_guard.launch.facts import Facts, RepoFacts
-from aider_guard.launch.preflight.checks import examine
 
 WORDS = (
     *(

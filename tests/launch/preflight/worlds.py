@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core.findings import Finding, Severity
 from aider_guard.core.fit import Fit, Need
@@ -19,7 +20,6 @@ from aider_guard.core.server_report import (
 )
 from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
 from aider_guard.launch.facts import Facts
-from aider_guard.launch.preflight.checks import examine
 
 GIB = 1 << 30
 MODEL = "qwen3:8b"

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from aider_guard.checks import aider, cloud, models, server, window
+from aider_guard.checks import aider as checks_aider
+from aider_guard.checks import cloud as checks_cloud
+from aider_guard.checks import window as checks_window
 from aider_guard.core.findings import Finding, worst_first
 from aider_guard.launch import ollama_address
 from aider_guard.launch.facts import Facts
-from aider_guard.launch.preflight import (
-    aider,
-    air_gap,
-    calls,
-    cloud,
-    habits,
-    leaks,
-    memory,
-    models,
-    server,
-    window,
-)
 
 Check = Callable[[Facts], Iterator[Finding]]
 
 CHECKS: tuple[Check, ...] = (
-    aider.found,
+    aider.aider_program,
     aider.readable,
-    air_gap.found,
+    checks_aider.air_gap_layer,
     server.answers,
     models.chosen,
     cloud.by_role,
@@ -36,23 +28,23 @@ CHECKS: tuple[Check, ...] = (
     models.installed,
     models.elsewhere,
     cloud.fallback,
-    memory.fits,
+    checks_window.fits,
     window.same_for_one_model,
     window.trained,
     window.pinned,
     server.runs,
-    habits.repository_map,
-    habits.history,
-    habits.tests,
-    leaks.keys,
-    leaks.tokens,
-    leaks.proxies,
+    checks_aider.repository_map,
+    checks_aider.history,
+    checks_aider.tests,
+    checks_cloud.keys,
+    checks_cloud.tokens,
+    checks_cloud.proxies,
     cloud.switch,
-    leaks.typed,
-    leaks.programs,
-    calls.home,
-    calls.certificates,
-    calls.disk,
+    checks_cloud.typed,
+    checks_cloud.programs,
+    checks_cloud.home,
+    checks_cloud.certificates,
+    checks_cloud.disk,
 )
 
 

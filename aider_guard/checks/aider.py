@@ -1,14 +1,65 @@
-"""Settings of Aider that fill a small window: the repository map, the history, and what tests print."""
+"""Is there an Aider, which one, and can it read its settings."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from aider_guard.core.findings import Finding, info, warn
+from aider_guard.core import egress_messages
+from aider_guard.core.egress import ENFORCED, Found
+from aider_guard.core.egress_messages import layer_in_words
+from aider_guard.core.findings import Finding, info, stop, unknown, warn
+from aider_guard.core.ollama_versions import release
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.aider_settings import AiderSettings
-from aider_guard.launch.facts import Facts
+from aider_guard.launch.aider_settings import TRIED_VERSIONS, AiderSettings
+from aider_guard.launch.facts import NOT_TRIED, Facts
+
+OLDEST = (0, 80)
+_UNRESOLVED = "Aider's models cannot be resolved"  # of inside/describing.py: an Aider never tried
+_UPGRADE = "python -m pip install --upgrade aider-chat"
+
+
+def aider_program(facts: Facts) -> Iterator[Finding]:
+    """Which Aider runs. Without one, that is all there is to say of it."""
+    if facts.aider_problem:
+        yield stop("aider-missing", facts.aider_problem, "", "pipx install aider-chat")
+    elif isinstance(facts.settings, Unavailable):
+        reason = facts.settings.reason
+        what = "Aider did not tell what it will use, so models, keys and addresses are unchecked"
+        yield unknown("aider-settings", what, reason, "aider --exit")
+    else:
+        version = facts.settings.version or "of an unknown version"
+        yield info("aider", f"Aider {version}", facts.aider_script)
+        yield from _version(facts.settings.version)
+
+
+def _version(version: str) -> Iterator[Finding]:
+    numbers = release(version)
+    if numbers and numbers < OLDEST:
+        what = f"Aider {version} is older than 0.80, which is the oldest that is supported"
+        yield warn("aider-old", what, "", _UPGRADE)
+    elif version not in TRIED_VERSIONS:
+        tried = ", ".join(TRIED_VERSIONS)
+        yield info("aider-untried", "this version of Aider was never tried", f"tried: {tried}")
+
+
+def readable(facts: Facts) -> Iterator[Finding]:
+    """Every file or option that Aider would stumble over."""
+    if isinstance(facts.settings, Unavailable) or facts.aider_problem:
+        return
+    for problem in filter(None, facts.settings.problems):
+        say = unknown if problem.startswith(_UNRESOLVED) else stop
+        yield say(
+            "aider-settings", problem, "", "correct it; until then Aider does not do what it says"
+        )
+
+
+def are_roles_known(settings: AiderSettings) -> bool:
+    """Whether Aider could tell its models; where it names none, it has none."""
+    return not any(problem.startswith(_UNRESOLVED) for problem in settings.problems)
+
+
+# Settings of Aider that fill a small window: the repository map, the history, and what tests print.
 
 _SHORT_TRACEBACK = re.compile(r"--tb[= ](short|line|no|native)\b|(?:^|\s)-\w*q|--no-traceback")
 _PYTEST = re.compile(r"(?:^|[\s/;&|])(?:py\.test|pytest)(?=$|\s)")
@@ -95,3 +146,27 @@ def _shortened(command: str) -> str:
 
 def _quoted(command: str) -> str:
     return "'" + command.replace("'", "'\\''") + "'"
+
+
+# Which layer keeps Aider in, and why no better one does.
+
+
+def air_gap_layer(facts: Facts) -> Iterator[Finding]:
+    """The layer of a session. One that must be enforced and is not is a reason to stop, known or not."""
+    if facts.config.network == "open":
+        yield info("air-gap", layer_in_words("open"), "network is open")
+    elif facts.config.require_airgap and not facts.is_held:
+        yield stop("air-gap", egress_messages.NOT_ENFORCED, *_why_no_better(facts.air_gap))
+    elif isinstance(facts.air_gap, Found):
+        say = info if facts.air_gap.layer in ENFORCED else warn
+        yield say("air-gap", layer_in_words(facts.air_gap.layer), *_why_no_better(facts.air_gap))
+    elif facts.air_gap != NOT_TRIED:
+        what = "how well the air gap holds here is not known"
+        yield unknown("air-gap", what, facts.air_gap.reason)
+
+
+def _why_no_better(air_gap: Found | Unavailable) -> tuple[str, str]:
+    """Why it is no better layer, and the setting that would change it."""
+    if isinstance(air_gap, Unavailable):
+        return air_gap.reason, ""
+    return egress_messages.in_words(air_gap.because), egress_messages.fix(air_gap.because)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from aider_guard.checks.aider import are_roles_known
 from aider_guard.core.findings import Finding, info, listed, stop, unknown, warn
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
@@ -17,7 +18,6 @@ from aider_guard.launch.places import (
     runs_here,
     with_ollama,
 )
-from aider_guard.launch.preflight.aider import are_roles_known
 
 _EXAMPLE = "qwen3:8b"
 FLAGS = {"main": "--model", "editor": "--editor-model", "weak": "--weak-model"}
