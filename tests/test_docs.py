@@ -57,7 +57,7 @@ from aider_guard.core.readings import (
 )
 from aider_guard.core.state import Phase, Restart, State
 from aider_guard.journal import FileJournal
-from aider_guard.session import notices, offer
+from aider_guard.session import console, notices
 from aider_guard.view import status
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -288,7 +288,7 @@ def door_answer() -> str:
 def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:
     """Each notice that is shown as an example is what the program prints in a wide terminal."""
     printed = [wide(notice) for notice in examples()]
-    printed[-2] += offer.QUESTION.decode().rstrip() + "\n"
+    printed[-2] += console.QUESTION.decode().rstrip() + "\n"
     printed.insert(-1, door_answer())
     shown = [block for block in blocks("docs/usage.md") if block.startswith(PREFIX)]
 

@@ -10,10 +10,10 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.tokens import parse_context
 from aider_guard.loop import Loop
-from aider_guard.session.front import Front, ends_hold
+from aider_guard.session.console import Front, ends_hold
 from aider_guard.session.histories import PrivateHistories
-from aider_guard.session.launch import Launch, parse_saved
-from aider_guard.session.sidechannels import FileTail
+from aider_guard.session.launches import Launch, parse_saved
+from aider_guard.session.turns import FileTail
 
 Command = Literal["tokens", "save"]
 

@@ -32,11 +32,11 @@ from aider_guard.launch.aider_settings import AiderSettings, decode, ollama_name
 from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.launch.plan import Plan
 from aider_guard.launch.start_command import aider_environment, serves_page
-from aider_guard.session.beginning import models_chosen
-from aider_guard.session.begun import bordered_command, entering, passed_fds
+from aider_guard.session.launches import bordered_command, entering, passed_fds
 from aider_guard.session.listening import door_socket
 from aider_guard.session.notices import render
 from aider_guard.session.planning import Planner, planner_behind
+from aider_guard.session.startup import models_chosen
 from aider_guard.session.unattended import Unattended, exit_status
 from aider_guard.signals import INHERITED, signals_as_wakeups
 

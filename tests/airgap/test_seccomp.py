@@ -19,7 +19,7 @@ from airgap.seccomp_world import PYTHON, Witness, World, ended, witness, world
 
 from aider_guard.airgap import kernel
 from aider_guard.core.egress import Attempt, Place
-from aider_guard.session.child import Child
+from aider_guard.session.aider_process import Child
 from aider_guard.session.terminal import Size
 
 OUTSIDE = "192.0.2.10"  # documentation addresses, RFC 5737: nobody is there

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from session.ptys import CAP_SECONDS, child, read_until
 
-from aider_guard.session.child import UNKNOWN_STATUS, Child, LineModes
+from aider_guard.session.aider_process import UNKNOWN_STATUS, Child, LineModes
 from aider_guard.session.terminal import Size
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aider_guard.session.keys import Keyboard, SuspendKey, Typed, without_answers
+from aider_guard.session.escape_sequences import Keyboard, SuspendKey, Typed, without_answers
 
 CTRL_Z = 0x1A
 

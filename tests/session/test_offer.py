@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aider_guard.session.offer import DEAF_SECONDS, Offer
+from aider_guard.session.console import DEAF_SECONDS, Offer
 
 
 class Asking:

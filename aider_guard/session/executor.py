@@ -45,15 +45,13 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.state import same_model
 from aider_guard.errors import LaunchError
 from aider_guard.loop import Loop
-from aider_guard.session import notices, offer
-from aider_guard.session.beginning import Beginning
-from aider_guard.session.carrying import estimate_tokens
-from aider_guard.session.front import Front
+from aider_guard.session import console, notices
+from aider_guard.session.console import Front
 from aider_guard.session.hidden import HiddenCommands
-from aider_guard.session.launches import Launches
+from aider_guard.session.launches import Launches, estimate_tokens
 from aider_guard.session.relay import Relay
-from aider_guard.session.running import Running
-from aider_guard.session.watcher import Watcher
+from aider_guard.session.sidecar_process import Watcher
+from aider_guard.session.startup import Beginning, Running
 
 SHOW_START = "show_start"
 TICK = "tick"
@@ -96,7 +94,7 @@ class Performer:
         self._clock = clock
         self._said: tuple[Exchange, ...] = ()
         self._counted: TextsCounted | None = None
-        self.offer = offer.Offer(self._answered, clock)
+        self.offer = console.Offer(self._answered, clock)
         self.exit_status = 0
         self.parting: Notice | None = None
 
@@ -220,7 +218,7 @@ class Performer:
         self._take_stock()
         self._front.new_child()
         text = notices.render(notice, self._columns(), colour=self._colour)
-        self._front.to_screen(b"\r\n" + text.encode("utf-8", "replace") + offer.QUESTION)
+        self._front.to_screen(b"\r\n" + text.encode("utf-8", "replace") + console.QUESTION)
         self.offer.make()
 
     def _end(self, status: int, notice: Notice | None) -> None:

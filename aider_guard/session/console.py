@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
 
 from aider_guard.core.actions import Notice
 from aider_guard.core.events import (
@@ -18,13 +20,48 @@ from aider_guard.core.events import (
     PromptRedrawn,
     PromptShown,
 )
-from aider_guard.core.screen import Recogniser, ScreenEvent
+from aider_guard.core.screen import Recogniser, ScreenEvent, ShownPrompt
 from aider_guard.session import notices
-from aider_guard.session.child import LineModes
-from aider_guard.session.hold import Hold, Purpose
-from aider_guard.session.keys import Keyboard
-from aider_guard.session.modes import OutputModes
+from aider_guard.session.aider_process import LineModes
+from aider_guard.session.escape_sequences import (
+    CURSOR_QUERY,
+    Keyboard,
+    OutputModes,
+    without_answers,
+)
 from aider_guard.session.relay import Relay
+
+# A while in which the user sees nothing of what Aider prints, and Aider nothing of what the user types.
+
+Purpose = Literal["tokens", "save", "restart"]
+
+
+@dataclass
+class Hold:
+    """What is held back, in order, and the prompt that stands on the screen meanwhile.
+
+    The child's cursor queries are answered with the terminal's answer to the one before: the screen stays as it is,
+    so what the child believes of the cursor stays true.
+    """
+
+    purpose: Purpose
+    screen: ShownPrompt | None
+    answer: Callable[[], None]
+    output: bytearray = field(default_factory=bytearray)
+    keys: bytearray = field(default_factory=bytearray)
+    _half_query: bytes = b""
+
+    def child_wrote(self, data: bytes) -> None:
+        """Keep the child's bytes and answer the queries among them."""
+        self.output += data
+        seen = self._half_query + data
+        self._half_query = seen[1 - len(CURSOR_QUERY) :]
+        for _ in range(seen.count(CURSOR_QUERY)):
+            self.answer()
+
+    def user_typed(self, data: bytes) -> None:
+        """Keep the user's keys. Answers of the terminal to earlier queries are nobody's any more."""
+        self.keys += without_answers(data)
 
 
 class Front:
@@ -264,3 +301,30 @@ class Front:
 def ends_hold(event: ScreenEvent) -> bool:
     """Whether a hidden command cannot go on: Aider asks the user something."""
     return isinstance(event, ConfirmShown)
+
+
+# Aider died: the question whether to start it again. Only an explicit y is consent.
+
+DEAF_SECONDS = 0.3
+QUESTION = b"  y: start it again, any other key: leave "
+
+
+class Offer:
+    """Waits for one key. What was typed for the Aider that died is not taken for an answer."""
+
+    def __init__(self, answered: Callable[[bool], None], clock: Callable[[], float]) -> None:
+        self._answered = answered
+        self._clock = clock
+        self._made_at: float | None = None
+
+    def make(self) -> None:
+        """The question is on the screen from now on."""
+        self._made_at = self._clock()
+
+    def typed(self, data: bytes) -> None:
+        """Take what came from the terminal. Its late answers to queries of the Aider that died are no keys."""
+        keys = without_answers(data)
+        if self._made_at is None or not keys or self._clock() - self._made_at < DEAF_SECONDS:
+            return
+        self._made_at = None
+        self._answered(keys[:1] in b"yY")
