@@ -14,7 +14,7 @@ from pathlib import Path
 
 from e2e.texts import texts
 
-from aider_guard.core.chat.request import Asked, Message
+from aider_guard.core.chat.request import ChatRequest, Message
 from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.counting.counter import PromptCounter
@@ -77,26 +77,26 @@ def described(base: str) -> tuple[Card, Vocabulary]:
     return card_of(MODEL, shown), vocabulary
 
 
-def chat(contents: Sequence[str]) -> Asked:
+def chat(contents: Sequence[str]) -> ChatRequest:
     """A chat that the user begins and ends."""
     messages = (
         Message("user" if n % 2 == 0 else "assistant", text) for n, text in enumerate(contents)
     )
-    return Asked("chat", MODEL, tuple(messages), stream=True)
+    return ChatRequest("chat", MODEL, tuple(messages), stream=True)
 
 
-def whole(prompt: Asked) -> str:
+def whole(prompt: ChatRequest) -> str:
     """All that Aider itself would count."""
     return "".join(message.content for message in prompt.messages)
 
 
-def single() -> Iterator[Asked]:
+def single() -> Iterator[ChatRequest]:
     """Each text alone."""
     for _, text in texts():
         yield chat([text])
 
 
-def sessions() -> Iterator[Asked]:
+def sessions() -> Iterator[ChatRequest]:
     """Twenty sessions of ten turns: files of one kind first, then a history that grows."""
     every = texts()
     for number in range(20):
@@ -111,7 +111,9 @@ def off(guessed: float, true: int) -> float:
     return 100 * abs(guessed - true) / true
 
 
-def errors(prompts: Sequence[Asked], true: PromptCounter, guessing: PromptCounter) -> list[float]:
+def errors(
+    prompts: Sequence[ChatRequest], true: PromptCounter, guessing: PromptCounter
+) -> list[float]:
     """How far each estimate was off before its answer taught."""
     found = []
     for prompt in prompts:

@@ -18,7 +18,7 @@ from aider_guard.airgap.gap import Enter, NoGap
 from aider_guard.airgap.seccomp import SeccompGap
 from aider_guard.airgap.syscalls import FAULT
 from aider_guard.core import egress_messages
-from aider_guard.core.egress import ENFORCED, Attempt, Found, Layer, Place
+from aider_guard.core.egress import ENFORCED, Attempt, Layer, LayerChoice, Place
 from aider_guard.loop import Loop
 
 if TYPE_CHECKING:
@@ -163,12 +163,14 @@ def _read(switch: str) -> str:
         return ""
 
 
-def find_layer(environment: Mapping[str, str] = os.environ, allowed: Sequence[Place] = ()) -> Found:
+def find_layer(
+    environment: Mapping[str, str] = os.environ, allowed: Sequence[Place] = ()
+) -> LayerChoice:
     """The best layer that this system allows, found by making it, and why there is no better one."""
     with Choosing(allowed, environment) as choosing:
         gap = choosing.finish()
         gap.close()
-        return Found(gap.layer, choosing.because)
+        return LayerChoice(gap.layer, choosing.because)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from aider_guard.airgap.choose import Choosing
 from aider_guard.airgap.gap import Gap
 from aider_guard.config import Config
 from aider_guard.core import egress_messages
-from aider_guard.core.egress import ENFORCED, Attempt, Found, Place
+from aider_guard.core.egress import ENFORCED, Attempt, LayerChoice, Place
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.loop import READ, Loop
 from aider_guard.signals import when_a_child_ends
@@ -88,7 +88,7 @@ class Border:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.gap = gap
-        self.found = Found(gap.layer, because)
+        self.found = LayerChoice(gap.layer, because)
         """The layer, and why there is no better one."""
         self._listener, self._ear, self._mouth = proxy_listener, ear, mouth
         self._allowed = tuple(allowed)

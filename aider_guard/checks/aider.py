@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from aider_guard.core import egress_messages
-from aider_guard.core.egress import ENFORCED, Found
+from aider_guard.core.egress import ENFORCED, LayerChoice
 from aider_guard.core.egress_messages import layer_in_words
 from aider_guard.core.findings import Finding, info, stop, unknown, warn
 from aider_guard.core.ollama_versions import release
@@ -157,7 +157,7 @@ def air_gap_layer(facts: Facts) -> Iterator[Finding]:
         yield info("air-gap", layer_in_words("open"), "network is open")
     elif facts.config.require_airgap and not facts.is_held:
         yield stop("air-gap", egress_messages.NOT_ENFORCED, *_why_no_better(facts.air_gap))
-    elif isinstance(facts.air_gap, Found):
+    elif isinstance(facts.air_gap, LayerChoice):
         say = info if facts.air_gap.layer in ENFORCED else warn
         yield say("air-gap", layer_in_words(facts.air_gap.layer), *_why_no_better(facts.air_gap))
     elif facts.air_gap != NOT_TRIED:
@@ -165,7 +165,7 @@ def air_gap_layer(facts: Facts) -> Iterator[Finding]:
         yield unknown("air-gap", what, facts.air_gap.reason)
 
 
-def _why_no_better(air_gap: Found | Unavailable) -> tuple[str, str]:
+def _why_no_better(air_gap: LayerChoice | Unavailable) -> tuple[str, str]:
     """Why it is no better layer, and the setting that would change it."""
     if isinstance(air_gap, Unavailable):
         return air_gap.reason, ""

@@ -10,7 +10,7 @@ from aider_guard.core.drop_advice import Advice, advise
 from aider_guard.core.readings import (
     ContextReading,
     ContextRow,
-    Measured,
+    LastRequest,
     ModelsReading,
     Unavailable,
     age_seconds,
@@ -38,7 +38,7 @@ def rows_of_request(
 
 def newest_rows(state: State) -> tuple[ContextRow, ...]:
     """What the newest request or table says the chat is made of; nothing when neither does."""
-    if isinstance(state.measured, Measured) and state.measured.rows:
+    if isinstance(state.measured, LastRequest) and state.measured.rows:
         return state.measured.rows
     if isinstance(state.context, Unavailable):
         return ()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from aider_guard.core.actions import Notice
 from aider_guard.core.egress import Layer, Place
 from aider_guard.core.messages import count
-from aider_guard.core.state import Destination, Ledger, State, Tried
+from aider_guard.core.state import AttemptCount, Destination, Ledger, State
 
 # What is known of the places that programs try to reach from inside the air gap. Rules are data.
 #
@@ -168,7 +168,7 @@ _PLACES_NAMED = 4
 _FIXES_NAMED = 3
 
 
-def attempts(ledger: Ledger, news: Mapping[Destination, Tried]) -> Notice:
+def attempts(ledger: Ledger, news: Mapping[Destination, AttemptCount]) -> Notice:
     """First attempts to new destinations, in two lines at most. *news* has one at least."""
     first, *others = sorted(news, key=lambda one: not _may_be_needed(one, news[one]))
     line = f"{_refused(ledger, first)}: {_explained(first, news[first].program)}"
@@ -210,11 +210,11 @@ def _others(others: Sequence[Destination]) -> str:
     return f"and {count(len(others), 'other')}: {listed}"
 
 
-def _may_be_needed(one: Destination, tried: Tried) -> bool:
+def _may_be_needed(one: Destination, tried: AttemptCount) -> bool:
     return one.kind == "host" and may_be_needed(one.host, one.port, tried.program)
 
 
-def _fix(news: Mapping[Destination, Tried]) -> str:
+def _fix(news: Mapping[Destination, AttemptCount]) -> str:
     """The setting that lets through what people work with."""
     needed = [one for one in news if _may_be_needed(one, news[one])][:_FIXES_NAMED]
     if not needed:

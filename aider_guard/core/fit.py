@@ -326,7 +326,7 @@ def _need_on(candidate: Candidate, cards: Sequence[Card], num_ctx: int, runtime:
 
 
 @dataclass(frozen=True)
-class HandOver:
+class SwapCost:
     """What it costs when a model is needed that the one before has pushed out of memory.
 
     ``load_bytes`` are read again, from the disk or from the system's file cache; what the model had computed of the
@@ -341,12 +341,12 @@ class HandOver:
         return self.load_bytes / bytes_per_second
 
 
-def hand_overs(candidates: Sequence[Candidate]) -> tuple[HandOver, ...]:
+def hand_overs(candidates: Sequence[Candidate]) -> tuple[SwapCost, ...]:
     """What each hand-over to a model costs, for a set that fits only one at a time; none for a single model."""
     models = distinct(candidates)
     if len(models) < 2:
         return ()
-    return tuple(HandOver(model.name, model.weights_bytes) for model in models)
+    return tuple(SwapCost(model.name, model.weights_bytes) for model in models)
 
 
 def spilled_bytes(

@@ -123,7 +123,7 @@ def age_seconds(taken_at: float, now: float) -> float:
 
 
 @dataclass(frozen=True)
-class Measured:
+class LastRequest:
     """The newest request of the main model, as the door counted it, and what its prompt was made of.
 
     ``is_sure`` is False where only what was asked for is known: a request that the door refused.
@@ -146,7 +146,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Presence:
+class ModelPresence:
     """What is known of the main model between two requests."""
 
     listed: bool = False

@@ -13,10 +13,10 @@ from aider_guard.core.events import EgressAllowed, EgressBlocked, PromptShown
 from aider_guard.core.fit import Need
 from aider_guard.core.readings import (
     ContextReading,
-    Measured,
+    LastRequest,
     MemoryReading,
+    ModelPresence,
     ModelsReading,
-    Presence,
     Unavailable,
 )
 
@@ -37,7 +37,7 @@ class Destination:
 
 
 @dataclass(frozen=True)
-class Tried:
+class AttemptCount:
     """How often, and by which program first; "" where that is not known."""
 
     count: int
@@ -50,7 +50,7 @@ class Ledger:
 
     layer: Layer = "open"
     because: str = ""
-    tried: Mapping[Destination, Tried] = field(default_factory=dict)
+    tried: Mapping[Destination, AttemptCount] = field(default_factory=dict)
     others: int = 0
     """Attempts to destinations beyond those that are told apart."""
     through: Mapping[Place, int] = field(default_factory=dict)
@@ -65,11 +65,11 @@ class Ledger:
         """Whether the kernel blocks, so that this may be said."""
         return self.layer in ENFORCED
 
-    def outside(self) -> dict[Destination, Tried]:
+    def outside(self) -> dict[Destination, AttemptCount]:
         """All that was tried, without lookups of names that were connected to as well."""
         return {one: tried for one, tried in self.tried.items() if not self._has_followed(one)}
 
-    def news(self) -> dict[Destination, Tried]:
+    def news(self) -> dict[Destination, AttemptCount]:
         """What the user was not told of yet."""
         return {one: tried for one, tried in self.outside().items() if one in self.untold}
 
@@ -102,7 +102,7 @@ def with_blocked(ledger: Ledger, event: EgressBlocked) -> Ledger:
         return replace(ledger, others=ledger.others + count)
     if before is None:
         ledger = replace(ledger, untold=(*ledger.untold, one))
-    tried = Tried((before.count if before else 0) + count, before.program if before else "")
+    tried = AttemptCount((before.count if before else 0) + count, before.program if before else "")
     tried = replace(tried, program=tried.program or event.program)
     return replace(ledger, tried={**ledger.tried, one: tried})
 
@@ -207,7 +207,7 @@ class State:
     """Models that this session loaded ahead, or sent a request to."""
     unlisted: frozenset[str] = frozenset()
     """Those of the session's models that were asked for and not seen in Ollama's list since."""
-    presence: Presence = Presence()
+    presence: ModelPresence = ModelPresence()
     server_answered: bool = False
     pinned_tokens: int | Unavailable = Unavailable("the model is not known yet")
     loaded: ModelsReading | Unavailable = Unavailable("Ollama was not read yet")
@@ -226,7 +226,7 @@ class State:
     restored: bool = False
     """The chat was restored and no message was sent since: ``/tokens`` counts what will be summarised."""
     warned: bool = False
-    measured: Measured | Unavailable = Unavailable("no request was measured yet")
+    measured: LastRequest | Unavailable = Unavailable("no request was measured yet")
     """Unavailable again where something newer is known: a table after an ``/add``, a turn past the door."""
     tokens_per_estimate: float = 1.0
     """How many tokens the model counts for one of Aider's, by the last request."""
@@ -269,11 +269,11 @@ def window_tokens(state: State) -> int | Unavailable:
     was judged by; without a pin what is loaded, else what the newest request was judged by.
     """
     loaded = loaded_window_tokens(state)
-    judged = state.measured.window_tokens if isinstance(state.measured, Measured) else loaded
+    judged = state.measured.window_tokens if isinstance(state.measured, LastRequest) else loaded
     match state.pinned_tokens, loaded:
         case int() as pinned, _:
             return min([pinned, *(one for one in (loaded, judged) if isinstance(one, int))])
-        case _, Unavailable() if isinstance(state.measured, Measured):
+        case _, Unavailable() if isinstance(state.measured, LastRequest):
             return state.measured.window_tokens
         case _:
             return loaded
@@ -302,7 +302,7 @@ def used_tokens(state: State) -> int | Unavailable:
     Where nothing newer was measured: the newest table and what the files grew, by Aider's own estimate, in tokens of
     the model as far as the last request told how many those are.
     """
-    if isinstance(state.measured, Measured):
+    if isinstance(state.measured, LastRequest):
         return state.measured.used_tokens + in_tokens(state, state.file_growth_tokens)
     estimate = _estimated_tokens(state)
     return in_tokens(state, estimate) if isinstance(estimate, int) else estimate
@@ -311,7 +311,7 @@ def used_tokens(state: State) -> int | Unavailable:
 def is_measured(state: State) -> bool:
     """Whether the tokens in use are what a server counted, and nothing is known to have changed since."""
     changed = state.context_changed or state.files_changed or state.file_growth_tokens
-    return isinstance(state.measured, Measured) and state.measured.is_sure and not changed
+    return isinstance(state.measured, LastRequest) and state.measured.is_sure and not changed
 
 
 def in_tokens(state: State, estimate: int) -> int:

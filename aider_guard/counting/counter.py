@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Generic, Literal, TypeVar, get_args
 
-from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import Count
 from aider_guard.counting.learned import Learned, Overhead
 from aider_guard.counting.prompt import (
@@ -146,7 +146,7 @@ class PromptCounter:
         by_kind = self._by_kind([text])
         return self.learned.ratios.estimate(by_kind, 0).tokens
 
-    def weigh(self, asked: Asked) -> Weighed:
+    def weigh(self, asked: ChatRequest) -> Weighed:
         """The tokens of a prompt."""
         messages = messages_of(self._card, asked)
         roles = tuple(sum(message.role == role for message in messages) for role in _ROLES)
@@ -165,7 +165,7 @@ class PromptCounter:
         bases = rendered or (contents + self._vocabulary.added,)
         return self._with_overhead(bases, roles, known=is_text_only(asked))
 
-    def _rendered(self, asked: Asked) -> tuple[int, ...]:
+    def _rendered(self, asked: ChatRequest) -> tuple[int, ...]:
         """The tokens of the rendered prompt, once or twice (see ``Weighed.bases``); none where it is not known."""
         if not has_template(self._card):
             return ()

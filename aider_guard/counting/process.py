@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, get_args
 
-from aider_guard.core.chat.request import Asked, Form, Message
+from aider_guard.core.chat.request import ChatRequest, Form, Message
 from aider_guard.core.chat.types import Count
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import MAX_LINE_BYTES, WireError, build
@@ -64,16 +64,18 @@ class Prompt:
     think: bool | None
     present: tuple[str, ...]
 
-    def asked(self) -> Asked:
+    def asked(self) -> ChatRequest:
         """The request, with what is known of it here."""
         form = _FORMS.get(self.form, "chat")
         body = {**dict.fromkeys(self.present, True), _THINK: self.think}
-        return Asked(form, self.model, self.messages, True, raw_prompt=self.raw_prompt, body=body)
+        return ChatRequest(
+            form, self.model, self.messages, True, raw_prompt=self.raw_prompt, body=body
+        )
 
 
 @dataclass(frozen=True)
 class CountPrompt:
-    """Count a prompt. ``number`` names it in a ``Measured`` that may follow."""
+    """Count a prompt. ``number`` names it in a ``LastRequest`` that may follow."""
 
     number: int
     place: Place
@@ -128,7 +130,7 @@ _KINDS: Final[Mapping[str, type]] = {
 }
 
 
-def prompt_of(asked: Asked) -> Prompt:
+def prompt_of(asked: ChatRequest) -> Prompt:
     """What a count depends on."""
     think = asked.body.get(_THINK)
     present = tuple(key for key in _PRESENT if asked.body.get(key))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
-from aider_guard.core.chat.request import Asked, Message
+from aider_guard.core.chat.request import ChatRequest, Message
 from aider_guard.core.readings import Unavailable
 from aider_guard.counting.gotemplate import (
     Action,
@@ -76,7 +76,7 @@ def has_template(card: Card) -> bool:
     return not card.own_renderer and _TRIVIAL.fullmatch(card.template) is None
 
 
-def messages_of(card: Card, asked: Asked) -> tuple[Message, ...]:
+def messages_of(card: Card, asked: ChatRequest) -> tuple[Message, ...]:
     """The request's messages with those of the model, as they come to its template."""
     messages = asked.messages
     if asked.form == "openai_text" and asked.raw_prompt is not None:
@@ -104,7 +104,7 @@ def without_thoughts(card: Card, messages: Sequence[Message]) -> tuple[Message, 
     )
 
 
-def render(card: Card, asked: Asked, *, think: bool | None) -> str | Unavailable:
+def render(card: Card, asked: ChatRequest, *, think: bool | None) -> str | Unavailable:
     """The text of the prompt. ``think`` is whether the model shall think, None where nobody says."""
     if not is_text_only(asked):
         return Unavailable("the prompt holds more than text")
@@ -120,7 +120,7 @@ def render(card: Card, asked: Asked, *, think: bool | None) -> str | Unavailable
         return Unavailable(f"the model's template is not understood ({error})")
 
 
-def is_text_only(asked: Asked) -> bool:
+def is_text_only(asked: ChatRequest) -> bool:
     """Whether a prompt is made of nothing but its messages and the model's template."""
     more = any(asked.body.get(key) for key in _STRANGE_KEYS)
     return not more and all(message.plain for message in asked.messages)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aider_guard.core.chat.events import NOT_TOLD, RequestFinished
-from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.response import Usage
 from aider_guard.core.chat.size import Part, bound_tokens, rows
 from aider_guard.core.chat.types import Count, Verdict
@@ -23,7 +23,7 @@ class Account:
     """All that was learned of one request."""
 
     call: Call
-    asked: Asked
+    asked: ChatRequest
     outcome: Outcome
     usage: Usage
     counted: Count | Unavailable

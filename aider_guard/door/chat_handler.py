@@ -13,17 +13,17 @@ from aider_guard.core.chat import errors as chat_errors
 from aider_guard.core.chat.body import asks_for_usage, forbids_truncation, sent
 from aider_guard.core.chat.errors import Failure, of_words
 from aider_guard.core.chat.events import NOT_TOLD, Reason, RequestRefused, RequestStarted
-from aider_guard.core.chat.replies import Moment, waiting
+from aider_guard.core.chat.replies import Timestamp, waiting
 from aider_guard.core.chat.request import (
     FORMS,
     PREFIX,
-    Asked,
+    ChatRequest,
     asks_for_nothing,
     conversation,
     decoded,
     read,
 )
-from aider_guard.core.chat.response import Head, Meter, Usage, UsageFilter
+from aider_guard.core.chat.response import AnswerHead, Meter, Usage, UsageFilter
 from aider_guard.core.chat.size import parts
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
@@ -60,7 +60,7 @@ class Passing:
 
     def __init__(self, *, is_ollama: bool, hides_usage: bool) -> None:
         self._meter = Meter()
-        self._head = Head() if is_ollama else None
+        self._head = AnswerHead() if is_ollama else None
         self._filter = UsageFilter() if hides_usage else None
         self._begun = False
 
@@ -112,7 +112,7 @@ class TextVisit:
     def __init__(self, call: Call, house: House) -> None:
         self._call = call
         self._house = house
-        self._asked: Asked | None = None
+        self._asked: ChatRequest | None = None
         self._refusing: Refusing | None = None
         self._sizing = Sizing(call, house)
         self._left_out = 0
@@ -217,7 +217,7 @@ class TextVisit:
         if outcome != "replied":
             await self._account(asked, outcome, usage)
 
-    async def _account(self, asked: Asked, outcome: Outcome, usage: Usage) -> None:
+    async def _account(self, asked: ChatRequest, outcome: Outcome, usage: Usage) -> None:
         services, settings = self._house.services, self._house.settings
         upstream, version = self._call.upstream, self._house.version
         counted = await self._sizing.counted()
@@ -256,7 +256,7 @@ class TextVisit:
         """What the end of a connection without a word means: on the way to another machine it may be the network."""
         return "crashed" if is_this_machine(self._call.upstream.base) else "lost"
 
-    def _start(self, asked: Asked) -> None:
+    def _start(self, asked: ChatRequest) -> None:
         self._started = True
         self._mark = self._house.services.witness.mark()
         self._house.emit(
@@ -269,7 +269,7 @@ class TextVisit:
             )
         )
 
-    def _wait(self, asked: Asked, seconds: float, failure: Failure) -> Retry:
+    def _wait(self, asked: ChatRequest, seconds: float, failure: Failure) -> Retry:
         words = self._waits.words(chat_errors.printable(failure.words) or "the server is busy")
         shown = waiting(asked, words, self._house.moment()) if words else None
         if shown is None:
@@ -277,7 +277,7 @@ class TextVisit:
         return Retry(seconds, shown.content, shown.content_type)
 
 
-def _last_message(asked: Asked) -> str:
+def _last_message(asked: ChatRequest) -> str:
     users = [message.content for message in conversation(asked) if message.role == "user"]
     return users[-1] if users else ""
 
@@ -288,10 +288,10 @@ def _last_message(asked: Asked) -> str:
 # (services.py), and the rules are in core/traffic.
 
 
-def now() -> Moment:
+def now() -> Timestamp:
     """This moment, as Ollama writes it."""
     at = datetime.now(timezone.utc)
-    return Moment(at.isoformat().replace("+00:00", "Z"), int(at.timestamp()))
+    return Timestamp(at.isoformat().replace("+00:00", "Z"), int(at.timestamp()))
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ class DoorAttendant:
     services: Services
     emit: Callable[[Event], None]
     clock: Callable[[], float] = time.monotonic
-    moment: Callable[[], Moment] = now
+    moment: Callable[[], Timestamp] = now
     _breaks: Breaks = field(init=False, repr=False)
     _entrance: Entrance = field(init=False, repr=False)
 

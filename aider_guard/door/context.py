@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.core.chat.errors import Failure
-from aider_guard.core.chat.replies import Moment
-from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.replies import Timestamp
+from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.interfaces import Services
@@ -81,9 +81,9 @@ class House:
     emit: Callable[[Event], None]
     breaks: Breaks
     clock: Callable[[], float]
-    moment: Callable[[], Moment]
+    moment: Callable[[], Timestamp]
 
-    def window(self, asked: Asked, upstream: Upstream) -> int | Unavailable:
+    def window(self, asked: ChatRequest, upstream: Upstream) -> int | Unavailable:
         """The pin where a request can carry it, and no more than the model was trained for: Ollama loads no more, and
         does not say so. Else what is known to be loaded, or what the server said of itself.
         """
@@ -101,7 +101,7 @@ class House:
         polled = self.services.residency.version
         return self.services.facts.version if isinstance(polled, Unavailable) else polled
 
-    async def learn(self, asked: Asked, upstream: Upstream) -> None:
+    async def learn(self, asked: ChatRequest, upstream: Upstream) -> None:
         """Wait a moment for what decides how much of a prompt may be sent."""
         if upstream.kind == "ollama":
             unknown = isinstance(self.services.residency.version, Unavailable)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
@@ -149,19 +149,21 @@ class Counts(Protocol):
     def serve(self, settings: DoorSettings) -> None:
         """Begin to learn the vocabularies of these models, in the background. Called again when they change."""
 
-    async def count(self, asked: Asked) -> Count | Unavailable:
+    async def count(self, asked: ChatRequest) -> Count | Unavailable:
         """The tokens of the whole prompt, template included; Unavailable within 2 s when it cannot be counted."""
 
     async def count_texts(self, model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
         """The tokens of single texts, by the same way of counting, without any template."""
 
-    def fits(self, asked: Asked, room_tokens: int) -> bool:
+    def fits(self, asked: ChatRequest, room_tokens: int) -> bool:
         """Whether a prompt certainly has no more tokens than that, without counting it now."""
 
-    def guess(self, asked: Asked) -> Count:
+    def guess(self, asked: ChatRequest) -> Count:
         """The size of a prompt that could not be counted in time, with its error."""
 
-    def measured(self, asked: Asked, counted: Count | Unavailable, prompt_tokens: int) -> None:
+    def measured(
+        self, asked: ChatRequest, counted: Count | Unavailable, prompt_tokens: int
+    ) -> None:
         """Learn from what the server evaluated of a prompt that it saw whole."""
 
 
@@ -190,10 +192,12 @@ class Residency(Protocol):
         ``ours`` are models of this session, too, whoever loaded them.
         """
 
-    async def begins(self, asked: Asked, upstream: Upstream) -> None:
+    async def begins(self, asked: ChatRequest, upstream: Upstream) -> None:
         """A real request comes: drop whatever is evaluated ahead, and wait until the server was told."""
 
-    def ended(self, asked: Asked, upstream: Upstream, load_seconds: float | Unavailable) -> None:
+    def ended(
+        self, asked: ChatRequest, upstream: Upstream, load_seconds: float | Unavailable
+    ) -> None:
         """A request is over: its head is remembered (in memory only), and a reload is told with its cause."""
 
     @property

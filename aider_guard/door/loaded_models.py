@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from aider_guard.core.chat.body import KEEP_ALIVE, loading, runner_options
-from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
-from aider_guard.core.reloads import Entry, is_load
+from aider_guard.core.reloads import LoadedEntry, is_load
 from aider_guard.ollama.names import canonical_name
 
 KEPT_READINGS: Final = 8
@@ -28,7 +28,7 @@ class Resident:
     """What the last request said."""
     loaded: bool = False
     """Whether it was loaded for this session, and not unloaded by it since."""
-    entry: Entry | None = None
+    entry: LoadedEntry | None = None
     first_load_seconds: float | None = None
     touched_at: float = 0.0
     """When its stay was renewed last."""
@@ -83,7 +83,7 @@ class Residents:
                 _learn(resident, reading)
 
 
-def asked_options(asked: Asked, settings: DoorSettings) -> Mapping[str, Any]:
+def asked_options(asked: ChatRequest, settings: DoorSettings) -> Mapping[str, Any]:
     """The runner's options of a request as the door sends it; /v1 has no field for them."""
     if asked.form not in ("chat", "generate"):
         return {}
@@ -108,7 +108,7 @@ def _learn(resident: Resident, reading: ModelsReading) -> None:
     found = listed(reading, resident.name)
     unknown = resident.loaded and resident.entry is None
     if found is not None and unknown and reading.taken_at >= resident.touched_at:
-        resident.entry = Entry(found.window_tokens, found.size_bytes)
+        resident.entry = LoadedEntry(found.window_tokens, found.size_bytes)
 
 
 def _same(one: ModelsReading | Unavailable, other: ModelsReading | Unavailable) -> bool:

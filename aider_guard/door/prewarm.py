@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
-from aider_guard.core.chat.body import Head, loading, runner_options
+from aider_guard.core.chat.body import PromptHead, loading, runner_options
 from aider_guard.core.chat.events import ModelWarmed
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import ModelsRead
@@ -129,7 +129,7 @@ class _Pieces:
     """Sends beginnings of a head."""
 
     post: Post
-    head: Head
+    head: PromptHead
     clock: Callable[[], float]
     found: Evaluated
 
@@ -152,7 +152,9 @@ class _Pieces:
         return not self.found.problem
 
 
-async def evaluate(post: Post, head: Head, clock: Callable[[], float], found: Evaluated) -> None:
+async def evaluate(
+    post: Post, head: PromptHead, clock: Callable[[], float], found: Evaluated
+) -> None:
     """Have a head evaluated; ``found`` is kept up to date, as the task may be cancelled at any time.
 
     Stops where each piece is evaluated from the beginning, as a cache that cannot be cut back (recurrent layers, some
@@ -290,7 +292,7 @@ class Warmer:
     clock: Callable[[], float]
 
     async def warm(
-        self, model: str, head: Head | None, settings: DoorSettings, ours: Sequence[str] = ()
+        self, model: str, head: PromptHead | None, settings: DoorSettings, ours: Sequence[str] = ()
     ) -> None:
         """Load a model, and have the head evaluated if it was not there before. Tells of each."""
         started_at = self.clock()
@@ -350,7 +352,7 @@ class Warmer:
                 await self.renew([resident], settings)
         return ""
 
-    async def _evaluate(self, model: str, head: Head) -> None:
+    async def _evaluate(self, model: str, head: PromptHead) -> None:
         started_at, found = self.clock(), Evaluated()
         try:
             async with self.asking.opened() as post:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.size import Sizes
 from aider_guard.core.chat.types import Count, DoorSettings
 from aider_guard.core.readings import Unavailable
@@ -76,7 +76,7 @@ class PromptCounts:
         self._settings = DoorSettings("", (), (), 0)
         self._turns = itertools.count(1)
         self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
-        self._counted: deque[tuple[Asked, int]] = deque(maxlen=_REMEMBERED)
+        self._counted: deque[tuple[ChatRequest, int]] = deque(maxlen=_REMEMBERED)
         self._sizes, self._error_percent = Sizes(), dict[str, float]()
         self._process: LineProcess | None = None
         self._folders: tuple[str, str, str] = ("", "", "")
@@ -97,7 +97,7 @@ class PromptCounts:
         for role in mains[:1]:
             self._put(CountPlain(self.place(role.model, ollama=not role.path), ()))
 
-    async def count(self, asked: Asked) -> Count | Unavailable:
+    async def count(self, asked: ChatRequest) -> Count | Unavailable:
         """The tokens of the whole prompt, template included; Unavailable when that takes longer than it may."""
         place = self.place(asked.model, ollama=asked.form in ("chat", "generate"))
         number = next(self._turns)
@@ -120,15 +120,17 @@ class PromptCounts:
                 return tokens
         return answer if isinstance(answer, Unavailable) else Unavailable("nothing was counted")
 
-    def fits(self, asked: Asked, room_tokens: int) -> bool:
+    def fits(self, asked: ChatRequest, room_tokens: int) -> bool:
         """Whether a prompt certainly has no more tokens: what was counted of earlier ones is not counted again."""
         return self._sizes.fits(asked, room_tokens)
 
-    def guess(self, asked: Asked) -> Count:
+    def guess(self, asked: ChatRequest) -> Count:
         """The size of a prompt by its bytes, and by what the server evaluated of earlier ones."""
         return self._sizes.guess(asked)
 
-    def measured(self, asked: Asked, counted: Count | Unavailable, prompt_tokens: int) -> None:
+    def measured(
+        self, asked: ChatRequest, counted: Count | Unavailable, prompt_tokens: int
+    ) -> None:
         """Learn from what the server evaluated of a prompt that it saw whole, if it was counted here before."""
         self._sizes.measured(asked, prompt_tokens)
         numbers = [number for known, number in self._counted if known is asked]

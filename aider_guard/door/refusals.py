@@ -11,11 +11,11 @@ from typing import Final
 from aider_guard.core.chat import cloud, overflow, request
 from aider_guard.core.chat import errors as chat_errors
 from aider_guard.core.chat.body import encoded, unanswered, without_unanswered
-from aider_guard.core.chat.errors import Asker, Failure
+from aider_guard.core.chat.errors import FailedRequest, Failure
 from aider_guard.core.chat.events import NOT_TOLD, Reason, RequestRefused
 from aider_guard.core.chat.overflow import Overflow
 from aider_guard.core.chat.replies import answer
-from aider_guard.core.chat.request import FORMS, Asked, asks_for_nothing, read
+from aider_guard.core.chat.request import FORMS, ChatRequest, asks_for_nothing, read
 from aider_guard.core.chat.size import parts, reply_reserve
 from aider_guard.core.chat.types import Count
 from aider_guard.core.readings import Unavailable
@@ -41,7 +41,7 @@ class Refusing:
 
     call: Call
     house: House
-    asked: Asked
+    asked: ChatRequest
 
     def nothing_to_edit(self) -> Reply:
         """To an architect's editor whose instructions are the door's own words. It was told already."""
@@ -102,7 +102,7 @@ class Refusing:
     def failed(self, failure: Failure) -> Reply:
         """What is said of a server's failure."""
         upstream, settings = self.call.upstream, self.house.settings
-        asker = Asker(
+        asker = FailedRequest(
             self.asked.model,
             display_base(upstream.base),
             is_ollama=upstream.kind == "ollama",
@@ -151,7 +151,7 @@ _MOST_COUNTS: Final = 8
 class Sized:
     """What may be sent, with its body; and by how much it is too large all the same."""
 
-    asked: Asked
+    asked: ChatRequest
     body: bytes
     left_out: int = 0
     overflow: Overflow | None = None
@@ -165,7 +165,7 @@ class Sizing:
         self._house = house
         self._counting: asyncio.Task[Count | Unavailable] | None = None
 
-    async def fitted(self, asked: Asked) -> Sized:
+    async def fitted(self, asked: ChatRequest) -> Sized:
         """The prompt; or, where it does not fit, without the oldest messages that the door has not sent before, and
         with as many of them as fit. The last of them is the one that the user may have meant with "go on".
         """
@@ -186,12 +186,12 @@ class Sizing:
         if self._counting is not None:
             self._counting.cancel()
 
-    async def _without(self, asked: Asked, leave_out: int) -> Sized:
+    async def _without(self, asked: ChatRequest, leave_out: int) -> Sized:
         call, body = self._call, without_unanswered(asked, leave_out)
         less = read(FORMS[call.path], body, self._house.settings, call.upstream.path)
         return Sized(less, encoded(body), leave_out, await self._overflow(less))
 
-    async def _overflow(self, asked: Asked) -> Overflow | None:
+    async def _overflow(self, asked: ChatRequest) -> Overflow | None:
         """None, without waiting for the count, where the prompt is sent whatever it counts. One that nobody counted in
         time is judged by a guess: let through, a part of it could be lost in silence.
         """
@@ -210,7 +210,7 @@ class Sizing:
         found = Overflow(size, window, reserve)
         return found if found.over_tokens else None
 
-    async def _count_later(self, asked: Asked) -> Count | Unavailable:
+    async def _count_later(self, asked: ChatRequest) -> Count | Unavailable:
         """Count once the request is on its way: handing the prompt to the counter takes a millisecond of this loop."""
         await asyncio.sleep(_ON_ITS_WAY_SECONDS)
         return await self._house.services.counts.count(asked)

@@ -13,9 +13,9 @@ from concurrent.futures import TimeoutError as NotInTimeError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from aider_guard.core.chat.body import Head, head_of, may_have_head
+from aider_guard.core.chat.body import PromptHead, head_of, may_have_head
 from aider_guard.core.chat.events import ModelWarmed
-from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.core.readings import ModelsReading, Unavailable
@@ -64,7 +64,7 @@ RELEASE_SECONDS: Final = 2.0
 class _Running:
     """A real request under way. It holds the request, so that the request's id stays its own."""
 
-    asked: Asked
+    asked: ChatRequest
     began_at: float
     was_loaded: bool
     idle_seconds: float
@@ -109,7 +109,7 @@ class OllamaResidency:
         self._settings: DoorSettings | None = None
         self._version: str | Unavailable = NOT_YET
         self._running: dict[int, _Running] = {}
-        self._last_main: Asked | None = None
+        self._last_main: ChatRequest | None = None
         self._last_request_at = clock()
 
     def observe(self, event: object) -> None:
@@ -157,7 +157,7 @@ class OllamaResidency:
             head = self._head_for(model, settings)
             self._errands.send(self._warmer.warm(model, head, settings, ours))
 
-    async def begins(self, asked: Asked, upstream: Upstream) -> None:
+    async def begins(self, asked: ChatRequest, upstream: Upstream) -> None:
         """A real request comes: drop what is under way for nobody, and wait until its connection is closed.
 
         Only a load of the very same model goes on: Ollama lets the request wait for it, and would begin anew if whoever
@@ -176,7 +176,9 @@ class OllamaResidency:
             del self._running[id(asked)]
             raise
 
-    def ended(self, asked: Asked, upstream: Upstream, load_seconds: float | Unavailable) -> None:
+    def ended(
+        self, asked: ChatRequest, upstream: Upstream, load_seconds: float | Unavailable
+    ) -> None:
         """A request is over: it is remembered for its head (in memory only), and a reload is told with its cause."""
         running, settings = self._running.pop(id(asked), None), self._settings
         if not _is_ours(upstream) or running is None or settings is None:
@@ -203,7 +205,7 @@ class OllamaResidency:
             self._residents.get(name).release(self._clock())
         await self._errands.drop()
 
-    def _head_for(self, model: str, settings: DoorSettings) -> Head | None:
+    def _head_for(self, model: str, settings: DoorSettings) -> PromptHead | None:
         """With today's pin; none where the last request was another model's, which must not be loaded by the way."""
         last = self._last_main
         upstream = next((one for one in settings.upstreams if one.kind == "ollama"), None)
@@ -218,7 +220,7 @@ class OllamaResidency:
         mains = [one.model for one in settings.roles if one.role == "main" and not one.path]
         return mains[0] if mains else ""
 
-    def _run(self, asked: Asked) -> _Running:
+    def _run(self, asked: ChatRequest) -> _Running:
         now, resident = self._clock(), self._residents.get(asked.model)
         self._last_request_at = now
         there = resident.loaded and not self._errands.is_loading(asked.model)

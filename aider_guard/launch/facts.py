@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aider_guard.config import Config
-from aider_guard.core.egress import ENFORCED, Found
+from aider_guard.core.egress import ENFORCED, LayerChoice
 from aider_guard.core.fit import Fit
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
@@ -47,11 +47,11 @@ class Facts:
     """Why no Aider can be started, "" when one can: it was looked for, and this is what was found."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables of the guard's own environment that matter (addresses only, no keys)."""
-    air_gap: Found | Unavailable = NOT_TRIED
+    air_gap: LayerChoice | Unavailable = NOT_TRIED
     """The best layer of the air gap that this system allows."""
 
     @property
     def is_held(self) -> bool:
         """Whether the kernel keeps everything that Aider starts in this machine."""
-        is_enforced = isinstance(self.air_gap, Found) and self.air_gap.layer in ENFORCED
+        is_enforced = isinstance(self.air_gap, LayerChoice) and self.air_gap.layer in ENFORCED
         return is_enforced and self.config.network == "offline"

@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 from aider_guard import paths
 from aider_guard.airgap.choose import find_layer
 from aider_guard.config import Config
-from aider_guard.core.egress import Found, Place
+from aider_guard.core.egress import LayerChoice, Place
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.errors import LaunchError
@@ -179,7 +179,7 @@ def gather(
     environment: Mapping[str, str] = os.environ,
     state_dir: Path,
     memory_reader: Callable[[], MemoryReading] | None = None,
-    layer_finder: Callable[[Mapping[str, str], Sequence[Place]], Found] | None = None,
+    layer_finder: Callable[[Mapping[str, str], Sequence[Place]], LayerChoice] | None = None,
     answer_seconds: float = ANSWER_SECONDS,
     memory_seconds: float = MEMORY_SECONDS,
 ) -> Facts:

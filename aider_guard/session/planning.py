@@ -11,7 +11,7 @@ from aider_guard import paths
 from aider_guard.airgap.served import Border
 from aider_guard.checks.all import examine
 from aider_guard.config import Config
-from aider_guard.core.egress import Found
+from aider_guard.core.egress import LayerChoice
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServedModel, ServerReport
 from aider_guard.launch.aider import Aider
@@ -42,7 +42,7 @@ class Planner:
     refusing: str
     state_dir: Path
     door: DoorAddress | None = None
-    air_gap: Found | Unavailable = NOT_TRIED
+    air_gap: LayerChoice | Unavailable = NOT_TRIED
     _windows: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def server(self, settings: AiderSettings) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from aider_guard.core.fit import Candidate, Card, Fit, HandOver, Need, Runtime
+from aider_guard.core.fit import Candidate, Card, Fit, Need, Runtime, SwapCost
 from aider_guard.core.messages import count, size
 from aider_guard.core.model_memory import cache_type, capped_tokens
 from aider_guard.core.readings import Unavailable
@@ -41,7 +41,7 @@ class Answer:
     runtime: Runtime
     window_asked: bool
     fit: Fit
-    hand_overs: tuple[HandOver, ...]
+    hand_overs: tuple[SwapCost, ...]
     spilled: tuple[int, ...]
     instead: tuple[Instead, ...]
 

@@ -41,7 +41,7 @@ from aider_guard.core.events import (
     SidecarStarted,
     TurnFinished,
 )
-from aider_guard.core.readings import Measured, Unavailable
+from aider_guard.core.readings import LastRequest, Unavailable
 from aider_guard.core.rules.context import probe_due
 from aider_guard.core.state import (
     Limits,
@@ -500,7 +500,7 @@ def test_what_is_said_to_be_measured_was(steps: list[Step]) -> None:
     for step in steps:
         if is_measured(step.after):
             measured = step.after.measured
-            assert isinstance(measured, Measured)
+            assert isinstance(measured, LastRequest)
             assert used_tokens(step.after) == measured.used_tokens
             assert not step.after.context_changed
             assert not step.after.files_changed

@@ -16,7 +16,7 @@ from fakes.vocabulary import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.chat.request import Asked, Message
+from aider_guard.core.chat.request import ChatRequest, Message
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import WireError
 from aider_guard.counting import vocabulary_files
@@ -44,9 +44,9 @@ TEMPLATE = "{{ range .Messages }}<|im_start|>{{ .Content }}{{ end }}"
 MODEL = FakeModel("exact:latest", vocabulary=tiny(), template=TEMPLATE, blob="e" * 64)
 
 
-def asked(text: str, **body: Any) -> Asked:
+def asked(text: str, **body: Any) -> ChatRequest:
     """A chat of one message."""
-    return Asked("chat", "exact", (Message("user", text),), stream=True, body=body)
+    return ChatRequest("chat", "exact", (Message("user", text),), stream=True, body=body)
 
 
 def put(tokenizing: Tokenizing, question: Question) -> object:
@@ -139,7 +139,9 @@ def test_lines_that_are_none(line: bytes) -> None:
 def test_requests_survive_the_wire(text: str, plain: bool, form: Any) -> None:
     """All that a count depends on."""
     body = {"think": "high", "tools": [1], "format": "json", "images": []}
-    request = Asked(form, "m", (Message("user", text, plain),), True, raw_prompt=text, body=body)
+    request = ChatRequest(
+        form, "m", (Message("user", text, plain),), True, raw_prompt=text, body=body
+    )
     line = encode(CountPrompt(7, Place("b", "m"), prompt_of(request)))
     assert line is not None
     assert b"\n" not in line[:-1]

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from aider_guard.core.chat import request
 from aider_guard.core.chat.request import (
-    Asked,
+    ChatRequest,
     asks_for_nothing,
     own_free,
     prompt_blocks,
@@ -27,7 +27,7 @@ KEEP_ALIVE: Final = "30m"
 
 
 def forbids_truncation(
-    asked: Asked, settings: DoorSettings, upstream: Upstream, version: str | Unavailable
+    asked: ChatRequest, settings: DoorSettings, upstream: Upstream, version: str | Unavailable
 ) -> bool:
     """Whether the body that is sent says that nothing may be cut."""
     return (
@@ -40,7 +40,7 @@ def forbids_truncation(
 
 
 def sent(
-    asked: Asked,
+    asked: ChatRequest,
     body: bytes,
     settings: DoorSettings,
     upstream: Upstream,
@@ -66,7 +66,7 @@ def sent(
     return body if changed == asked.body else encoded(changed)
 
 
-def unanswered(asked: Asked) -> int:
+def unanswered(asked: ChatRequest) -> int:
     """How many messages of the user's are in the prompt that the door answered itself."""
     messages, prompt = asked.body.get("messages"), asked.body.get("prompt")
     if asked.form == "generate" and isinstance(prompt, str) and request.PREFIX in prompt:
@@ -82,14 +82,14 @@ def unanswered(asked: Asked) -> int:
     )
 
 
-def without_unanswered(asked: Asked, leave_out: int) -> dict[str, Any]:
+def without_unanswered(asked: ChatRequest, leave_out: int) -> dict[str, Any]:
     """The body without the door's own answers, and without the oldest of the messages that it answered so."""
     changed = dict(asked.body)
     _remove_own(changed, asked, leave_out)
     return changed
 
 
-def asks_for_usage(asked: Asked) -> bool:
+def asks_for_usage(asked: ChatRequest) -> bool:
     """Whether the door asks for the usage of a stream that the client did not ask for."""
     if asked.form not in ("openai_chat", "openai_text") or not asked.stream:
         return False
@@ -100,7 +100,7 @@ def asks_for_usage(asked: Asked) -> bool:
             return True
 
 
-def _unloads(asked: Asked) -> bool:
+def _unloads(asked: ChatRequest) -> bool:
     """``keep_alive`` of 0, in any of Ollama's spellings, and no prompt."""
     value = asked.body.get("keep_alive")
     zero = value == 0 or (isinstance(value, str) and re.fullmatch(r"-?0+(ns|us|ms|s|m|h)?", value))
@@ -109,7 +109,7 @@ def _unloads(asked: Asked) -> bool:
 
 def _pin(
     changed: dict[str, Any],
-    asked: Asked,
+    asked: ChatRequest,
     settings: DoorSettings,
     upstream: Upstream,
     version: str | Unavailable,
@@ -124,7 +124,7 @@ def _pin(
         changed["truncate"] = False
 
 
-def _remove_own(changed: dict[str, Any], asked: Asked, leave_out: int = 0) -> None:
+def _remove_own(changed: dict[str, Any], asked: ChatRequest, leave_out: int = 0) -> None:
     prompt, messages = changed.get("prompt"), changed.get("messages")
     if asked.form == "generate" and isinstance(prompt, str) and asked.raw_prompt is None:
         changed["prompt"] = own_free(prompt, leave_out)
@@ -202,7 +202,7 @@ _QUESTION: Final = {"role": "user", "content": "."}
 
 
 @dataclass(frozen=True)
-class Head:
+class PromptHead:
     """The beginning of a prompt, ready to be sent. Kept in memory only."""
 
     path: str
@@ -229,8 +229,8 @@ class Head:
 
 
 def head_of(
-    asked: Asked, settings: DoorSettings, upstream: Upstream, version: str | Unavailable
-) -> Head | None:
+    asked: ChatRequest, settings: DoorSettings, upstream: Upstream, version: str | Unavailable
+) -> PromptHead | None:
     """The head of a main request to Ollama, as the door would send it; None when it has none that is known."""
     if not may_have_head(asked) or upstream.kind != "ollama":
         return None
@@ -239,10 +239,10 @@ def head_of(
     if asked.form == "generate":
         return _flattened_head(asked, body, length)
     messages = tuple(_cut(_plain(body.get("messages")), length))
-    return Head("/api/chat", _smallest(body, "messages"), messages, "") if messages else None
+    return PromptHead("/api/chat", _smallest(body, "messages"), messages, "") if messages else None
 
 
-def may_have_head(asked: Asked) -> bool:
+def may_have_head(asked: ChatRequest) -> bool:
     """Whether a request is the main model's, and of a form that is understood."""
     of_the_user = asked.role == "main" and asked.purpose in ("chat", "other")
     return of_the_user and asked.form in ("chat", "generate") and asked.raw_prompt is None
@@ -266,7 +266,7 @@ def runner_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: found[name] for name in RUNNER_OPTIONS if found.get(name) is not None}
 
 
-def _fixed_length(asked: Asked) -> int:
+def _fixed_length(asked: ChatRequest) -> int:
     """How many characters of the messages the next Aider will send again."""
     fixed = itertools.takewhile(
         lambda part: part.kind in ("system", "map") or (part.kind == "file" and part.read_only),
@@ -275,7 +275,7 @@ def _fixed_length(asked: Asked) -> int:
     return sum(len(part.text) for part in fixed)
 
 
-def _flattened_head(asked: Asked, body: dict[str, Any], length: int) -> Head | None:
+def _flattened_head(asked: ChatRequest, body: dict[str, Any], length: int) -> PromptHead | None:
     prompt = body.get("prompt")
     if body.get("system") or not isinstance(prompt, str) or len(asked.messages) != 1:
         return None
@@ -286,7 +286,7 @@ def _flattened_head(asked: Asked, body: dict[str, Any], length: int) -> Head | N
             end += heading + left if left else 0
             break
         end, left = end + len(block.whole), left - len(block.content)
-    return Head("/api/generate", _smallest(body, "prompt"), (), prompt[:end]) if end else None
+    return PromptHead("/api/generate", _smallest(body, "prompt"), (), prompt[:end]) if end else None
 
 
 def _plain(messages: object) -> Sequence[Mapping[str, Any]]:

@@ -24,7 +24,7 @@ _AGAIN: Final = "then send your message again"
 
 
 @dataclass(frozen=True)
-class Asker:
+class FailedRequest:
     """What is known of the request that failed. ``address`` may be shown: it holds no password. ``is_here`` is whether
     it is one of this machine's.
     """
@@ -150,7 +150,7 @@ def printable(words: str) -> str:
     return short if len(short) <= _MAX_WORDS else f"{short[: _MAX_WORDS - 1]}…"
 
 
-def lines(failure: Failure, asker: Asker) -> tuple[str, str]:
+def lines(failure: Failure, asker: FailedRequest) -> tuple[str, str]:
     """Two lines: what happened, and what helps."""
     server = "Ollama" if asker.is_ollama else "the model server"
     said = f": {printable(failure.words)}" if failure.words else ""
@@ -187,20 +187,20 @@ def lines(failure: Failure, asker: Asker) -> tuple[str, str]:
             return f"{server} refused it{said}", _more(asker)
 
 
-def _anew(asker: Asker) -> str:
+def _anew(asker: FailedRequest) -> str:
     """Only Ollama starts a model's process again; another server is that process."""
     if not asker.is_ollama:
         return f"{_start(asker)}; if it crashes again, a smaller model"
     return f"send your message again: Ollama starts it anew; if it crashes again, {_smaller(asker)}"
 
 
-def _start(asker: Asker) -> str:
+def _start(asker: FailedRequest) -> str:
     if not asker.is_here:
         return f"see that it runs there and that the network is up, {_AGAIN}"
     return f"ollama serve   {_AGAIN}" if asker.is_ollama else f"start it, {_AGAIN}"
 
 
-def _more(asker: Asker) -> str:
+def _more(asker: FailedRequest) -> str:
     """Where the server's log is."""
     if not asker.is_ollama:
         return "its log says more: it is where the server was started"
@@ -212,7 +212,7 @@ def _more(asker: Asker) -> str:
 _LOCAL: Final = "ollama list   shows the models of this machine; /model ollama_chat/NAME takes one"
 
 
-def _get_model(asker: Asker) -> str:
+def _get_model(asker: FailedRequest) -> str:
     alike = f"; installed: {', '.join(asker.alike)}" if asker.alike else ""
     if not asker.is_ollama:
         return f"the model must be one that it serves{alike}"
@@ -220,7 +220,7 @@ def _get_model(asker: Asker) -> str:
     return f"{there}ollama pull {asker.model}   {_AGAIN}{alike}"
 
 
-def _less_memory(failure: Failure, asker: Asker) -> str:
+def _less_memory(failure: Failure, asker: FailedRequest) -> str:
     window = fitting_window(failure.words, asker.smaller_windows)
     if window is None or not asker.is_ollama:  # only Ollama takes a window from a request
         return "a smaller model, or closing what else uses the memory, helps"
@@ -229,7 +229,7 @@ def _less_memory(failure: Failure, asker: Asker) -> str:
     )
 
 
-def _smaller(asker: Asker) -> str:
+def _smaller(asker: FailedRequest) -> str:
     window = fitting_window("", asker.smaller_windows)
     return f"aider-guard --num-ctx {window.window_tokens}" if window else "a smaller model"
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from aider_guard.core.chat.request import PREFIX, Asked, wants_files_only
+from aider_guard.core.chat.request import PREFIX, ChatRequest, wants_files_only
 
 _NDJSON: Final = "application/x-ndjson"
 _SSE: Final = "text/event-stream"
@@ -27,7 +27,7 @@ _NOT_TRIED_AGAIN: Final = "no such file or directory"
 
 
 @dataclass(frozen=True)
-class Moment:
+class Timestamp:
     """When an answer was made: in ISO 8601, UTC, and in seconds since 1970."""
 
     iso: str
@@ -42,7 +42,7 @@ _GAP = "   "
 
 
 @dataclass(frozen=True)
-class Spoken:
+class WireReply:
     """An answer, or a piece of one, as it goes over the wire."""
 
     content: bytes = field(repr=False)
@@ -50,7 +50,7 @@ class Spoken:
     status: int = 200
 
 
-def answer(asked: Asked, lines: Sequence[str], at: Moment) -> Spoken:
+def answer(asked: ChatRequest, lines: Sequence[str], at: Timestamp) -> WireReply:
     """A complete answer of these lines; the first begins with ``aider-guard: ``, which is added.
 
     For a commit message and a summary it is one that Aider gives up at, at once, losing nothing.
@@ -79,29 +79,31 @@ def _as_markdown(line: str) -> str:
     return f"{fence}{command}{fence}{gap}{rest}"
 
 
-def waiting(asked: Asked, words: str, at: Moment) -> Spoken:
+def waiting(asked: ChatRequest, words: str, at: Timestamp) -> WireReply:
     """A piece of an answer that Aider shows while it waits and strips at the end; no content where there is none."""
     if not asked.stream or asked.form not in ("chat", "openai_chat"):
-        return Spoken(b"", _content_type(asked))
+        return WireReply(b"", _content_type(asked))
     return _streamed(asked, [_piece(asked, "", at, thinking=f"{PREFIX}{words}\n")], done=False)
 
 
-def _content_type(asked: Asked) -> str:
+def _content_type(asked: ChatRequest) -> str:
     if not asked.stream:
         return _JSON
     return _NDJSON if asked.form in ("chat", "generate") else _SSE
 
 
-def _streamed(asked: Asked, pieces: Iterable[dict[str, Any]], *, done: bool = True) -> Spoken:
+def _streamed(
+    asked: ChatRequest, pieces: Iterable[dict[str, Any]], *, done: bool = True
+) -> WireReply:
     lines = [json.dumps(piece, ensure_ascii=True) for piece in pieces]
     if asked.form in ("chat", "generate"):
         text = "".join(f"{line}\n" for line in lines)
     else:
         text = "".join(f"data: {line}\n\n" for line in (*lines, *(["[DONE]"] if done else [])))
-    return Spoken(text.encode("ascii"), _content_type(asked))
+    return WireReply(text.encode("ascii"), _content_type(asked))
 
 
-def _piece(asked: Asked, text: str, at: Moment, *, thinking: str = "") -> dict[str, Any]:
+def _piece(asked: ChatRequest, text: str, at: Timestamp, *, thinking: str = "") -> dict[str, Any]:
     match asked.form:
         case "chat":
             message = {"role": "assistant", "content": text}
@@ -118,7 +120,7 @@ def _piece(asked: Asked, text: str, at: Moment, *, thinking: str = "") -> dict[s
             return _openai(asked, at, {"text": thinking + text, "finish_reason": None})
 
 
-def _end(asked: Asked, at: Moment) -> dict[str, Any]:
+def _end(asked: ChatRequest, at: Timestamp) -> dict[str, Any]:
     match asked.form:
         case "chat":
             message = {"role": "assistant", "content": ""}
@@ -131,17 +133,17 @@ def _end(asked: Asked, at: Moment) -> dict[str, Any]:
             return _openai(asked, at, {"text": "", "finish_reason": "stop"})
 
 
-def _ollama(asked: Asked, at: Moment, **said: Any) -> dict[str, Any]:
+def _ollama(asked: ChatRequest, at: Timestamp, **said: Any) -> dict[str, Any]:
     return {"model": asked.model, "created_at": at.iso, **said, "done": False}
 
 
-def _openai(asked: Asked, at: Moment, choice: dict[str, Any]) -> dict[str, Any]:
+def _openai(asked: ChatRequest, at: Timestamp, choice: dict[str, Any]) -> dict[str, Any]:
     kind = "chat.completion.chunk" if asked.form == "openai_chat" else "text_completion"
     head = {"id": "aider-guard", "object": kind, "created": at.unix_seconds, "model": asked.model}
     return {**head, "choices": [{"index": 0, **choice}]}
 
 
-def _whole(asked: Asked, text: str, at: Moment) -> Spoken:
+def _whole(asked: ChatRequest, text: str, at: Timestamp) -> WireReply:
     said = {"commit": "", "summary": None}.get(asked.purpose, text)
     counts = {"prompt_eval_count": 0, "eval_count": 0}
     ended = {"done": True, "done_reason": "stop", **counts}
@@ -160,5 +162,5 @@ def _whole(asked: Asked, text: str, at: Moment) -> Spoken:
             return _as_json({**body, "usage": usage})
 
 
-def _as_json(value: dict[str, Any], *, status: int = 200) -> Spoken:
-    return Spoken(json.dumps(value).encode("ascii"), _JSON, status)
+def _as_json(value: dict[str, Any], *, status: int = 200) -> WireReply:
+    return WireReply(json.dumps(value).encode("ascii"), _JSON, status)

@@ -92,7 +92,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ChatRequest:
     """A request for text. A ``generate`` request without ``raw`` has its system text and prompt as messages, one with
     ``raw`` (and ``openai_text``) has ``raw_prompt`` instead.
     """
@@ -262,7 +262,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_object)
 
 
-def read(form: Form, body: Mapping[str, Any], settings: DoorSettings, upstream_path: str) -> Asked:
+def read(
+    form: Form, body: Mapping[str, Any], settings: DoorSettings, upstream_path: str
+) -> ChatRequest:
     """What a decoded body asks for. What is not of the type that it should be is taken as not there."""
     model = _text(body.get("model"))
     seen = tuple(_messages(form, body))
@@ -270,7 +272,7 @@ def read(form: Form, body: Mapping[str, Any], settings: DoorSettings, upstream_p
     stream = _streams(form, body)
     wanted = purpose(_single(form, body, messages), stream=stream)
     options = _mapping(body.get("options"))
-    return Asked(
+    return ChatRequest(
         form=form,
         model=model,
         messages=messages,
@@ -285,14 +287,14 @@ def read(form: Form, body: Mapping[str, Any], settings: DoorSettings, upstream_p
     )
 
 
-def asks_for_nothing(asked: Asked) -> bool:
+def asks_for_nothing(asked: ChatRequest) -> bool:
     """Whether the request only loads or unloads a model (Ollama's routes.go: an empty prompt, no messages)."""
     if asked.form == "generate":
         return not asked.body.get("prompt") and not asked.body.get("images")
     return asked.form == "chat" and not asked.body.get("messages")
 
 
-def conversation(asked: Asked) -> tuple[Message, ...]:
+def conversation(asked: ChatRequest) -> tuple[Message, ...]:
     """The messages of a prompt, also where litellm had flattened them into one."""
     return _single(asked.form, asked.body, asked.messages)
 

@@ -205,7 +205,7 @@ def _read(usage: Usage, line: bytes) -> Usage:
     return heard(usage, said) if isinstance(said, dict) else usage
 
 
-class Head:
+class AnswerHead:
     """Holds the first bytes of an answer of Ollama's for as long as they may say that the model runs elsewhere.
 
     That is until the time is written, which comes with the first bytes; an answer that begins otherwise is not held.

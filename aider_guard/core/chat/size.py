@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from aider_guard.core.chat.request import Asked, Message, conversation, system_text
+from aider_guard.core.chat.request import ChatRequest, Message, conversation, system_text
 from aider_guard.core.chat.types import Count
 from aider_guard.core.readings import ContextRow, RowKind
 
@@ -56,7 +56,7 @@ class Part:
     current: bool = False
 
 
-def parts(asked: Asked) -> tuple[Part, ...]:
+def parts(asked: ChatRequest) -> tuple[Part, ...]:
     """The pieces of a prompt in its order: each character of its messages is in exactly one of them."""
     if asked.raw_prompt is not None:
         return (Part("history", asked.raw_prompt, current=True),)
@@ -171,7 +171,7 @@ _TEMPLATE_TOKENS = 64
 _TEMPLATE_MESSAGE_TOKENS = 16
 
 
-def reply_reserve(asked: Asked, window_tokens: int) -> int:
+def reply_reserve(asked: ChatRequest, window_tokens: int) -> int:
     """Tokens of the window that an answer needs: what the request allows it, else an eighth of the window.
 
     An eighth is never less than 256 or more than 2048 tokens. A request may allow more than anything could be answered
@@ -184,7 +184,7 @@ def reply_reserve(asked: Asked, window_tokens: int) -> int:
     return min(asked.num_predict or eighth, window_tokens // 2)
 
 
-def bound_tokens(asked: Asked) -> int | None:
+def bound_tokens(asked: ChatRequest) -> int | None:
     """More tokens than the prompt can have, as no token is shorter than a byte; None when that cannot be said.
 
     It cannot be said of images, of tools, and of a chat without a system message: the model's own comes in its place.
@@ -204,7 +204,7 @@ def template_tokens(messages: int) -> int:
     return _TEMPLATE_TOKENS + _TEMPLATE_MESSAGE_TOKENS * messages
 
 
-def prompt_bytes(asked: Asked) -> int:
+def prompt_bytes(asked: ChatRequest) -> int:
     """The bytes of the prompt's text, without any template."""
     texts = [message.content for message in asked.messages] or [asked.raw_prompt or ""]
     return sum(len(text.encode("utf-8", "replace")) for text in texts)
@@ -243,7 +243,7 @@ class Sizes:
         while len(self._texts) > _TEXTS:
             self._texts.popitem(last=False)
 
-    def fits(self, asked: Asked, room_tokens: int) -> bool:
+    def fits(self, asked: ChatRequest, room_tokens: int) -> bool:
         """Whether a prompt certainly has no more tokens: by its bytes, or by what of it was counted before and by the
         bytes of the rest.
         """
@@ -252,7 +252,7 @@ class Sizes:
             return bound is not None
         return asked.raw_prompt is None and self._bound(asked) <= room_tokens
 
-    def _bound(self, asked: Asked) -> int:
+    def _bound(self, asked: ChatRequest) -> int:
         texts = [part.text for part in parts(asked)]
         known = (self._texts.get(_key(asked.model, text)) for text in texts)
         sizes = (
@@ -261,14 +261,14 @@ class Sizes:
         )
         return sum(sizes) + template_tokens(len(conversation(asked)))
 
-    def measured(self, asked: Asked, prompt_tokens: int) -> None:
+    def measured(self, asked: ChatRequest, prompt_tokens: int) -> None:
         """The server evaluated so many tokens of a prompt that it saw whole."""
         size = prompt_bytes(asked)
         if size and prompt_tokens > 0:
             learned = self._bytes_a_token.setdefault(asked.model, deque(maxlen=_PROMPTS))
             learned.append(size / prompt_tokens)
 
-    def guess(self, asked: Asked) -> Count:
+    def guess(self, asked: ChatRequest) -> Count:
         """The size of a prompt by its bytes: by the most tokens for them of the last prompts, where there were any."""
         learned = self._bytes_a_token.get(asked.model)
         bytes_a_token = min(learned) if learned else FIRST_BYTES_A_TOKEN

@@ -36,7 +36,7 @@ from aider_guard.core.events import (
     SidecarStarted,
     TurnFinished,
 )
-from aider_guard.core.readings import ContextReading, Measured, Unavailable
+from aider_guard.core.readings import ContextReading, LastRequest, Unavailable
 from aider_guard.core.rules import Step
 from aider_guard.core.state import (
     Phase,
@@ -81,7 +81,7 @@ def probe_due(state: State) -> bool:
         return False  # the request's own numbers are on their way
     if state.limits.probe == "always":
         return state.context_changed or state.files_changed or state.turns_since_probe > 0
-    measured = isinstance(state.measured, Measured)
+    measured = isinstance(state.measured, LastRequest)
     unknown = isinstance(state.context, Unavailable) and not measured
     if state.files_changed or (state.context_changed and unknown):
         return True
@@ -96,14 +96,14 @@ def probe_due(state: State) -> bool:
 
 def _after_turn(state: State) -> Step:
     """The turn's own numbers warn at once; its files are counted, and where it was not measured Aider is asked."""
-    state, said = _warn(state) if isinstance(state.measured, Measured) else (state, ())
+    state, said = _warn(state) if isinstance(state.measured, LastRequest) else (state, ())
     state, asked = _probe(state)
     return state, (*said, *_count_files(state), *asked)
 
 
 def _files_counted(state: State, tokens: dict[str, int | Unavailable]) -> Step:
     state = _grown(state, tokens)
-    state, said = _warn(state) if isinstance(state.measured, Measured) else (state, ())
+    state, said = _warn(state) if isinstance(state.measured, LastRequest) else (state, ())
     state, asked = _probe(state)
     return state, (*said, *asked)
 
@@ -256,7 +256,7 @@ def _used_in_turn(state: State) -> int:
     return state.measured.used_tokens
 
 
-def _measured(event: RequestFinished) -> Measured | Unavailable:
+def _measured(event: RequestFinished) -> LastRequest | Unavailable:
     if event.outcome != "answered":
         return Unavailable("the last request was not answered to its end")
     if isinstance(event.prompt_tokens, Unavailable):
@@ -264,7 +264,7 @@ def _measured(event: RequestFinished) -> Measured | Unavailable:
     prompt, is_sure = _whole_prompt(event, event.prompt_tokens)
     answer = event.answer_tokens if isinstance(event.answer_tokens, int) else 0
     rows = rows_of_request(event.parts, prompt, answer)
-    return Measured(prompt, answer, event.window_tokens, rows, is_sure)
+    return LastRequest(prompt, answer, event.window_tokens, rows, is_sure)
 
 
 def _whole_prompt(event: RequestFinished, evaluated: int) -> tuple[int, bool]:
@@ -292,14 +292,14 @@ def _refused(state: State, event: RequestRefused) -> State:
         return state
     if not _is_mains(state, event):
         return state
-    measured = Measured(event.counted_tokens, 0, event.window_tokens, is_sure=False)
+    measured = LastRequest(event.counted_tokens, 0, event.window_tokens, is_sure=False)
     return replace(_take(state, measured), warned=True, turn_measured=state.turn_measured)
 
 
-def _take(state: State, measured: Measured) -> State:
+def _take(state: State, measured: LastRequest) -> State:
     """This is what the chat holds now. Its report may come a moment after the prompt that it belongs to."""
     is_late = state.prompt is not None
-    if not measured.rows and isinstance(state.measured, Measured):
+    if not measured.rows and isinstance(state.measured, LastRequest):
         measured = replace(measured, rows=state.measured.rows)  # the files are most likely the same
     return replace(
         state,
@@ -314,7 +314,7 @@ def _take(state: State, measured: Measured) -> State:
 
 
 def _is_known(state: State) -> bool:
-    return isinstance(state.context, ContextReading) or isinstance(state.measured, Measured)
+    return isinstance(state.context, ContextReading) or isinstance(state.measured, LastRequest)
 
 
 def _turn_over(state: State, event: TurnFinished) -> State:
@@ -385,7 +385,7 @@ def _noted(state: State, event: Event) -> State:
 def _prompt_shown(state: State, event: PromptShown) -> State:
     changed = state.prompt_files != event.files
     # A command may have changed anything: /clear, /run with its output added, /map-refresh.
-    known = isinstance(state.context, ContextReading) or isinstance(state.measured, Measured)
+    known = isinstance(state.context, ContextReading) or isinstance(state.measured, LastRequest)
     return replace(
         state,
         prompt=event,

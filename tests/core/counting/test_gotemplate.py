@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.chat.request import Asked, Message
+from aider_guard.core.chat.request import ChatRequest, Message
 from aider_guard.core.readings import Unavailable
 from aider_guard.counting.gotemplate import TemplateError, evaluate, parse, written
 from aider_guard.counting.prompt import Card, render
@@ -26,7 +26,7 @@ def test_what_go_writes(name: str) -> None:
     assert cases
     for case in cases:
         messages = tuple(Message(role, content) for role, content in case["messages"])
-        asked = Asked("chat", "m", messages, stream=True)
+        asked = ChatRequest("chat", "m", messages, stream=True)
         text = render(Card(RECORDED["templates"][name]), asked, think=case["think"])
         assert (None if isinstance(text, Unavailable) else text) == case["text"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aider_guard.core.chat.request import Asked, Form, Message
+from aider_guard.core.chat.request import ChatRequest, Form, Message
 from aider_guard.core.readings import Unavailable
 from aider_guard.counting.prompt import (
     Card,
@@ -23,9 +23,11 @@ TEMPLATE = "{{ range .Messages }}<{{ .Role }}>{{ .Content }}{{ end }}"
 USER = Message("user", "hi")
 
 
-def asked(*messages: Message, form: Form = "chat", raw: str | None = None, **body: Any) -> Asked:
+def asked(
+    *messages: Message, form: Form = "chat", raw: str | None = None, **body: Any
+) -> ChatRequest:
     """A request."""
-    return Asked(form, "m", messages, stream=True, raw_prompt=raw, body=body)
+    return ChatRequest(form, "m", messages, stream=True, raw_prompt=raw, body=body)
 
 
 def test_a_card_is_what_show_says() -> None:
@@ -75,7 +77,7 @@ def test_where_the_template_is_not_all(shown: dict[str, Any], known: bool) -> No
         (asked(form="openai_text", raw="hi"), ["system:own", "assistant:said", "user:hi"]),
     ],
 )
-def test_the_models_own_messages_come_first(request_: Asked, roles: list[str]) -> None:
+def test_the_models_own_messages_come_first(request_: ChatRequest, roles: list[str]) -> None:
     """Its system prompt gives way to the request's, its default messages do not (server/routes.go)."""
     card = Card(TEMPLATE, "own", (Message("assistant", "said"),))
     assert [f"{one.role}:{one.content}" for one in messages_of(card, request_)] == roles
@@ -125,7 +127,7 @@ def test_earlier_thoughts_are_dropped(content: str, left: str) -> None:
         asked(Message("user", "", plain=False)),
     ],
 )
-def test_what_holds_more_than_text_is_not_rendered(request_: Asked) -> None:
+def test_what_holds_more_than_text_is_not_rendered(request_: ChatRequest) -> None:
     """Pictures, tools, another template."""
     assert not is_text_only(request_)
     assert isinstance(render(Card(TEMPLATE), request_, think=None), Unavailable)

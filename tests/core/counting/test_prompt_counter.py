@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fakes.vocabulary import tiny
 
-from aider_guard.core.chat.request import Asked, Message
+from aider_guard.core.chat.request import ChatRequest, Message
 from aider_guard.core.chat.types import Count
 from aider_guard.counting.counter import NO_ENCODING_ERROR, PromptCounter
 from aider_guard.counting.learned import FIRST_ERROR, Learned, Overhead, Ratios
@@ -27,11 +27,11 @@ def counter(card: Card, learned: Learned | None = None, *, exact: bool = True) -
     return PromptCounter(card, made if exact else None, words, learned or Learned())
 
 
-def asked(*contents: str, think: bool | None = None, **body: Any) -> Asked:
+def asked(*contents: str, think: bool | None = None, **body: Any) -> ChatRequest:
     """A chat that the user begins."""
     roles = ("user", "assistant")
     messages = tuple(Message(roles[n % 2], content) for n, content in enumerate(contents))
-    return Asked("chat", "m", messages, stream=True, body={"think": think, **body})
+    return ChatRequest("chat", "m", messages, stream=True, body={"think": think, **body})
 
 
 def tokens(text: str) -> int:
@@ -60,7 +60,7 @@ def test_with_vocabulary_and_template_every_count_is_exact() -> None:
 
 def test_a_raw_prompt_has_no_template() -> None:
     """/api/generate with raw."""
-    request = Asked("generate", "m", (), stream=True, raw_prompt="the <|im_end|> dog")
+    request = ChatRequest("generate", "m", (), stream=True, raw_prompt="the <|im_end|> dog")
     assert counter(Card(CHATML)).weigh(request).count == Count(
         tokens("the <|im_end|> dog"), exact=True
     )

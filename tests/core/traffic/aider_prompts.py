@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from aider_guard.core.chat.request import Asked, Form, decoded, read
+from aider_guard.core.chat.request import ChatRequest, Form, decoded, read
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 
 COMMIT = (
@@ -107,7 +107,7 @@ def body(form: Form, messages: list[dict[str, str]], *, stream: bool = True, **m
     return json.dumps({**asked, "stream": stream, **more}).encode()
 
 
-def asked_of(form: Form, content: bytes, with_settings: DoorSettings | None = None) -> Asked:
+def asked_of(form: Form, content: bytes, with_settings: DoorSettings | None = None) -> ChatRequest:
     """What the door makes of it."""
     read_body = decoded(content)
     assert read_body is not None
@@ -116,7 +116,7 @@ def asked_of(form: Form, content: bytes, with_settings: DoorSettings | None = No
 
 def chat(
     system: str = DIFF, said: tuple[str, ...] = ("fix it",), form: Form = "chat", **more: Any
-) -> Asked:
+) -> ChatRequest:
     """A chat: the system text, then the user and the assistant in turns."""
     turns = [message("user" if at % 2 == 0 else "assistant", text) for at, text in enumerate(said)]
     return asked_of(form, body(form, [message("system", system), *turns], **more))

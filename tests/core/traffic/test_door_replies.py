@@ -9,10 +9,10 @@ import pytest
 from core.traffic import aider_prompts as prompts
 from core.traffic.aider_prompts import asked_of, body, chat, message
 
-from aider_guard.core.chat.replies import Moment, Spoken, answer, waiting
-from aider_guard.core.chat.request import Asked, Form
+from aider_guard.core.chat.replies import Timestamp, WireReply, answer, waiting
+from aider_guard.core.chat.request import ChatRequest, Form
 
-AT = Moment("2026-01-02T03:04:05Z", 1767323045)
+AT = Timestamp("2026-01-02T03:04:05Z", 1767323045)
 LINES = ("not sent: too large", "/drop pkg/__init__.py   (frees 7 tokens)")
 TEXT = "aider-guard: not sent: too large  \n`/drop pkg/__init__.py`   (frees 7 tokens)"
 """As Markdown, in which a name loses its underscores unless it is code, and a line its end unless two blanks say so."""
@@ -20,7 +20,9 @@ PLAIN = "aider-guard: not sent: too large\n/drop pkg/__init__.py   (frees 7 toke
 FORMS: tuple[Form, ...] = ("chat", "generate", "openai_chat", "openai_text")
 
 
-def asked_in(form: Form, *, stream: bool, system: str = prompts.DIFF, user: str = "x") -> Asked:
+def asked_in(
+    form: Form, *, stream: bool, system: str = prompts.DIFF, user: str = "x"
+) -> ChatRequest:
     if form == "openai_text":
         raw = {"model": "a", "prompt": "x", "stream": stream}
         return asked_of(form, json.dumps(raw).encode())
@@ -28,7 +30,7 @@ def asked_in(form: Form, *, stream: bool, system: str = prompts.DIFF, user: str 
     return asked_of(form, body(form, messages, stream=stream))
 
 
-def pieces(spoken: Spoken) -> list[Any]:
+def pieces(spoken: WireReply) -> list[Any]:
     """The events of a stream; "[DONE]" as it is."""
     if spoken.content_type == "application/x-ndjson":
         assert spoken.content.endswith(b"\n")

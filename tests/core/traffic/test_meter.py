@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.chat.events import NOT_TOLD
-from aider_guard.core.chat.response import Head, Meter, Usage, UsageFilter
+from aider_guard.core.chat.response import AnswerHead, Meter, Usage, UsageFilter
 
 AT = "2026-01-02T03:04:05.123456789Z"
 DONE = {
@@ -170,7 +170,7 @@ REMOTE = ndjson(
 @given(st.integers(1, len(REMOTE)))
 def test_not_a_word_of_an_answer_from_elsewhere_is_passed(size: int) -> None:
     """Its first line says where it comes from, before any text."""
-    head, passed = Head(), b""
+    head, passed = AnswerHead(), b""
     for at in range(0, len(REMOTE), size):
         piece = head.feed(REMOTE[at : at + size])
         if piece is None:
@@ -198,7 +198,7 @@ def test_not_a_word_of_an_answer_from_elsewhere_is_passed(size: int) -> None:
 )
 def test_all_other_answers_pass_whole(content: bytes, size: int) -> None:
     """Whatever their text speaks of."""
-    head = Head()
+    head = AnswerHead()
     pieces = [head.feed(content[at : at + size]) for at in range(0, len(content), size)]
     assert b"".join(piece or b"" for piece in pieces) == content
 
@@ -245,5 +245,5 @@ def test_a_last_line_that_has_no_end_is_not_lost(size: int) -> None:
     usage = UsageFilter()
     end = b'data: {"choices": [], "usage": {"prompt_tokens": 1}}'
     assert usage.feed(start + end) + usage.rest() == start
-    head = Head()
+    head = AnswerHead()
     assert (head.feed(b'{"model":"a"}'), head.rest(), head.rest()) == (b"", b'{"model":"a"}', b"")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.chat.overflow import Overflow, lines, unknown_lines
-from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.size import bound_tokens, parts, prompt_bytes, reply_reserve, rows
 from aider_guard.core.chat.types import Count
 
@@ -21,7 +21,7 @@ def prompt(
     said: str = "fix it",
     map_text: str = "",
     read_only: str = "",
-) -> Asked:
+) -> ChatRequest:
     """One token a character makes the numbers easy."""
     messages = [message("system", "s" * 100)]
     if read_only:
@@ -36,7 +36,7 @@ def prompt(
 
 
 def said_of(
-    asked: Asked, window: int, *, exact: bool = True, reserve: int = 256
+    asked: ChatRequest, window: int, *, exact: bool = True, reserve: int = 256
 ) -> tuple[str, str]:
     pieces = parts(asked)
     total = sum(len(part.text) for part in pieces)
@@ -75,7 +75,7 @@ def test_the_first_line_says_by_how_much() -> None:
     ],
 )
 def test_the_second_line_is_a_command_that_suffices(
-    asked: Asked, window: int, command: str
+    asked: ChatRequest, window: int, command: str
 ) -> None:
     """As few files as suffice, an unmentioned one before a mentioned; what cannot be freed is not named."""
     assert said_of(asked, window)[1].startswith(command)
@@ -143,7 +143,7 @@ def test_without_any_number_the_way_to_one_is_named() -> None:
     ],
 )
 def test_the_reserve_is_what_is_asked_for_or_a_share(
-    window: int, asked: Asked, reserve: int
+    window: int, asked: ChatRequest, reserve: int
 ) -> None:
     """Never more than half of the window."""
     assert reply_reserve(asked, window) == reserve

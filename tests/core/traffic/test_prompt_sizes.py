@@ -8,11 +8,11 @@ from core.traffic.aider_prompts import asked_of, body, chat, listing, message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.size import FIRST_ERROR, LEARNED_ERROR, Sizes, bound_tokens, parts
 
 
-def session(*said: str, files: dict[str, str] | None = None) -> Asked:
+def session(*said: str, files: dict[str, str] | None = None) -> ChatRequest:
     """A prompt with files in the chat."""
     listed = listing(prompts.CHAT_FILES, files or {"a.py": "x" * 30_000, "b.py": "y" * 4000})
     turns = [message("user" if at % 2 == 0 else "assistant", text) for at, text in enumerate(said)]
@@ -20,7 +20,7 @@ def session(*said: str, files: dict[str, str] | None = None) -> Asked:
     return asked_of("chat", body("chat", [*first, *turns]))
 
 
-def taught(asked: Asked, bytes_a_token: int, error_percent: float = 0.0) -> Sizes:
+def taught(asked: ChatRequest, bytes_a_token: int, error_percent: float = 0.0) -> Sizes:
     """Every part of a prompt was counted."""
     sizes, texts = Sizes(), [part.text for part in parts(asked)]
     tokens = [len(text) // bytes_a_token for text in texts]
@@ -59,7 +59,7 @@ def test_what_was_estimated_counts_with_its_error() -> None:
         asked_of("chat", body("chat", [message("system", "s"), message("user", "u")], tools=[{}])),
     ],
 )
-def test_what_cannot_be_bounded_is_counted(asked: Asked) -> None:
+def test_what_cannot_be_bounded_is_counted(asked: ChatRequest) -> None:
     """There is more to the prompt than its text."""
     assert not taught(asked, 4).fits(asked, 1_000_000)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.chat.errors import (
-    Asker,
+    FailedRequest,
     Failure,
     fitting_window,
     lines,
@@ -24,9 +24,9 @@ from aider_guard.core.chat.types import WindowNeed
 
 GIB = 2**30
 SMALLER = (WindowNeed(16384, 9 * GIB), WindowNeed(8192, 7 * GIB), WindowNeed(4096, 6 * GIB))
-REMOTE = Asker("qwen3:8b", "http://gpu-box:11434", is_here=False)
-LLAMA = Asker("m", "http://127.0.0.1:8080", is_ollama=False)
-OLLAMA = Asker("qwen3:8b", "http://127.0.0.1:11434", smaller_windows=SMALLER)
+REMOTE = FailedRequest("qwen3:8b", "http://gpu-box:11434", is_here=False)
+LLAMA = FailedRequest("m", "http://127.0.0.1:8080", is_ollama=False)
+OLLAMA = FailedRequest("qwen3:8b", "http://127.0.0.1:11434", smaller_windows=SMALLER)
 STOPPED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
     "check ollama server logs for details"
@@ -146,7 +146,7 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
     [
         (
             Failure("missing"),
-            Asker("qwen3:9b", "x", alike=("qwen3:8b", "qwen3:4b")),
+            FailedRequest("qwen3:9b", "x", alike=("qwen3:8b", "qwen3:4b")),
             "Ollama has no model qwen3:9b",
             "ollama pull qwen3:9b   then send your message again; installed: qwen3:8b, qwen3:4b",
         ),
@@ -168,7 +168,7 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
             "qwen3:8b does",
             "aider-guard --num-ctx 16384 ",
         ),
-        (of_words("out of memory"), Asker("a", "x"), "a does not fit", "a smaller model"),
+        (of_words("out of memory"), FailedRequest("a", "x"), "a does not fit", "a smaller model"),
         (
             of_words(STOPPED),
             OLLAMA,
@@ -197,7 +197,7 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
         (Failure("refused", "no", 400), OLLAMA, "Ollama refused it: no", "its log says more"),
         (
             Failure("missing"),
-            Asker("m", "x", is_ollama=False),
+            FailedRequest("m", "x", is_ollama=False),
             "the model server has no model m",
             "the model must",
         ),
@@ -252,7 +252,7 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
     ],
 )
 def test_each_failure_is_said_in_two_lines(
-    failure: Failure, asker: Asker, first: str, second: str
+    failure: Failure, asker: FailedRequest, first: str, second: str
 ) -> None:
     """What happened, and the command that helps."""
     one, two = lines(failure, asker)
@@ -262,7 +262,7 @@ def test_each_failure_is_said_in_two_lines(
 
 @pytest.mark.parametrize("reason", get_args(Reason))
 @pytest.mark.parametrize("asker", [REMOTE, LLAMA], ids=["remote", "llama.cpp"])
-def test_no_log_or_service_is_named_that_is_not_there(reason: Reason, asker: Asker) -> None:
+def test_no_log_or_service_is_named_that_is_not_there(reason: Reason, asker: FailedRequest) -> None:
     """Neither a server that is not Ollama nor one of another machine has a log in this machine's journal, or is started
     here by ``ollama serve``.
     """

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.chat.body import Head, head_of, loading, runner_options
+from aider_guard.core.chat.body import PromptHead, head_of, loading, runner_options
 from aider_guard.core.chat.request import read
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
@@ -83,14 +83,14 @@ def flattened(*messages: tuple[str, str]) -> dict[str, Any]:
 
 def head(
     body: dict[str, Any], version: str | Unavailable = OLD, settings: DoorSettings = SETTINGS
-) -> Head | None:
+) -> PromptHead | None:
     """The head of a request for text."""
     form = "generate" if "prompt" in body else "chat"
     asked = read(form, body, settings, "")  # type: ignore[arg-type]  # two of its forms
     return head_of(asked, settings, OLLAMA, version)
 
 
-def texts(found: Head | None, characters: int | None = None) -> list[tuple[str, str]]:
+def texts(found: PromptHead | None, characters: int | None = None) -> list[tuple[str, str]]:
     """The messages that are sent ahead."""
     assert found is not None
     body = found.beginning(found.characters if characters is None else characters)

@@ -15,7 +15,7 @@ from aider_guard import paths
 from aider_guard.airgap.choose import find_layer
 from aider_guard.checks.all import examine
 from aider_guard.config import Config
-from aider_guard.core.egress import Found, Place
+from aider_guard.core.egress import LayerChoice, Place
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ServerReport
 from aider_guard.launch.facts import NOT_ASKED, Facts
@@ -151,7 +151,7 @@ def test_the_air_gap_is_tried_with_what_is_allowed(tmp_path: Path) -> None:
         pytest.skip("this system allows no network namespaces")
     allow = (Place("::ffff:127.0.0.1", 22),)
     found = facts_of(tmp_path, Config(ollama=nowhere(), allow=allow)).air_gap
-    assert isinstance(found, Found)
+    assert isinstance(found, LayerChoice)
     assert found.layer != "netns"
     assert "could not be made" in found.because
 

@@ -7,25 +7,31 @@ from launch.preflight.worlds import by_id, one, world
 
 from aider_guard.checks.cloud import programs
 from aider_guard.config import Config
-from aider_guard.core.egress import ENFORCED, Found, Layer
+from aider_guard.core.egress import ENFORCED, Layer, LayerChoice
 from aider_guard.core.findings import LEAVES, Severity
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.facts import NOT_TRIED, Facts
 
 REQUIRED = Config(require_airgap=True)
 USERNS = "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
-LAYERS: list[tuple[Found, Severity, str, str, str]] = [
-    (Found("netns"), "info", "the kernel blocks: ", "", ""),
-    (Found("seccomp", "apparmor"), "info", "the kernel blocks: ", "AppArmor keeps user", USERNS),
-    (Found("asked", "not-linux"), "warn", "nothing is blocked: ", "only Linux has such", ""),
+LAYERS: list[tuple[LayerChoice, Severity, str, str, str]] = [
+    (LayerChoice("netns"), "info", "the kernel blocks: ", "", ""),
     (
-        Found("asked", "apparmor; no-notify"),
+        LayerChoice("seccomp", "apparmor"),
+        "info",
+        "the kernel blocks: ",
+        "AppArmor keeps user",
+        USERNS,
+    ),
+    (LayerChoice("asked", "not-linux"), "warn", "nothing is blocked: ", "only Linux has such", ""),
+    (
+        LayerChoice("asked", "apparmor; no-notify"),
         "warn",
         "nothing is blocked: ",
         "; this kernel",
         USERNS,
     ),
-    (Found("asked", "it failed"), "warn", "nothing is blocked: ", "it failed", ""),
+    (LayerChoice("asked", "it failed"), "warn", "nothing is blocked: ", "it failed", ""),
 ]
 
 
@@ -33,7 +39,7 @@ LAYERS: list[tuple[Found, Severity, str, str, str]] = [
     ("air_gap", "severity", "what", "evidence", "fix"), LAYERS, ids=lambda part: str(part)[:30]
 )
 def test_the_layer_is_shown_with_why_no_better_one(
-    air_gap: Found, severity: Severity, what: str, evidence: str, fix: str
+    air_gap: LayerChoice, severity: Severity, what: str, evidence: str, fix: str
 ) -> None:
     """What only asks is to be looked at; the setting that would change it is a line to paste."""
     found = one(world(air_gap=air_gap), "air-gap")
@@ -44,9 +50,10 @@ def test_the_layer_is_shown_with_why_no_better_one(
 
 
 @pytest.mark.parametrize(
-    "air_gap", [Found("asked", "apparmor"), Found("open"), Unavailable("it hung"), NOT_TRIED]
+    "air_gap",
+    [LayerChoice("asked", "apparmor"), LayerChoice("open"), Unavailable("it hung"), NOT_TRIED],
 )
-def test_a_required_gap_that_is_not_enforced_stops(air_gap: Found | Unavailable) -> None:
+def test_a_required_gap_that_is_not_enforced_stops(air_gap: LayerChoice | Unavailable) -> None:
     """Also when nobody knows: the user asked for certainty. It is no leak that could be overridden."""
     found = one(world(air_gap=air_gap, config=REQUIRED), "air-gap")
     assert found.severity == "stop"
@@ -56,7 +63,7 @@ def test_a_required_gap_that_is_not_enforced_stops(air_gap: Found | Unavailable)
 
 def test_the_stop_says_what_would_change_it() -> None:
     """Why, and the setting."""
-    found = one(world(air_gap=Found("asked", "apparmor"), config=REQUIRED), "air-gap")
+    found = one(world(air_gap=LayerChoice("asked", "apparmor"), config=REQUIRED), "air-gap")
     assert "AppArmor" in found.evidence
     assert found.fix == USERNS
 
@@ -64,7 +71,7 @@ def test_the_stop_says_what_would_change_it() -> None:
 @pytest.mark.parametrize("layer", ENFORCED)
 def test_a_required_gap_that_is_enforced_is_fine(layer: Layer) -> None:
     """Either layer of the kernel's."""
-    assert one(world(air_gap=Found(layer), config=REQUIRED), "air-gap").severity == "info"
+    assert one(world(air_gap=LayerChoice(layer), config=REQUIRED), "air-gap").severity == "info"
 
 
 def test_what_was_not_tried_is_not_said_and_what_failed_is_unknown() -> None:
@@ -76,16 +83,16 @@ def test_what_was_not_tried_is_not_said_and_what_failed_is_unknown() -> None:
 
 def test_an_open_network_is_said() -> None:
     """Whatever the system would allow."""
-    found = one(world(air_gap=Found("netns"), config=Config(network="open")), "air-gap")
+    found = one(world(air_gap=LayerChoice("netns"), config=Config(network="open")), "air-gap")
     assert (found.severity, found.what) == ("info", "the network is open: nothing is blocked")
 
 
 HELD: list[tuple[Facts, bool]] = [
-    (world(lint_cmd=("x",), air_gap=Found("netns")), True),
-    (world(lint_cmd=("x",), air_gap=Found("seccomp", "apparmor")), True),
-    (world(lint_cmd=("x",), air_gap=Found("asked", "apparmor")), False),
+    (world(lint_cmd=("x",), air_gap=LayerChoice("netns")), True),
+    (world(lint_cmd=("x",), air_gap=LayerChoice("seccomp", "apparmor")), True),
+    (world(lint_cmd=("x",), air_gap=LayerChoice("asked", "apparmor")), False),
     (world(lint_cmd=("x",)), False),
-    (world(lint_cmd=("x",), air_gap=Found("netns"), config=Config(network="open")), False),
+    (world(lint_cmd=("x",), air_gap=LayerChoice("netns"), config=Config(network="open")), False),
 ]
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.traffic.aider_prompts import OLLAMA, settings
 
-from aider_guard.core.chat.replies import Moment
-from aider_guard.core.chat.request import Asked
+from aider_guard.core.chat.replies import Timestamp
+from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.size import Sizes
 from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aider_guard.core.events import Event
 
 Result = TypeVar("Result")
-AT = Moment("2026-01-02T03:04:05Z", 1767323045)
+AT = Timestamp("2026-01-02T03:04:05Z", 1767323045)
 
 
 @dataclass
@@ -43,7 +43,7 @@ class FixedCounts:
     def serve(self, _settings: DoorSettings) -> None:
         """Nothing is to be read."""
 
-    async def count(self, asked: Asked) -> Count | Unavailable:
+    async def count(self, asked: ChatRequest) -> Count | Unavailable:
         try:
             if self.waiting is not None:
                 self.waiting.set()
@@ -56,16 +56,18 @@ class FixedCounts:
         size = sum(len(message.content) for message in asked.messages)
         return Count(size, exact=True) if self.says is None else self.says
 
-    def fits(self, asked: Asked, room_tokens: int) -> bool:
+    def fits(self, asked: ChatRequest, room_tokens: int) -> bool:
         return self.sizes.fits(asked, room_tokens)
 
-    def guess(self, asked: Asked) -> Count:
+    def guess(self, asked: ChatRequest) -> Count:
         return self.sizes.guess(asked)
 
     async def count_texts(self, _model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
         return tuple(len(text) for text in texts)
 
-    def measured(self, _asked: Asked, counted: Count | Unavailable, prompt_tokens: int) -> None:
+    def measured(
+        self, _asked: ChatRequest, counted: Count | Unavailable, prompt_tokens: int
+    ) -> None:
         self.learned.append((counted, prompt_tokens))
 
 
@@ -101,10 +103,12 @@ class NotingResidency:
     def warm(self, _ours: Sequence[str] = ()) -> None:
         self.told.append("warm")
 
-    async def begins(self, asked: Asked, _upstream: Upstream) -> None:
+    async def begins(self, asked: ChatRequest, _upstream: Upstream) -> None:
         self.told.append(f"begins {asked.model}")
 
-    def ended(self, asked: Asked, _upstream: Upstream, load_seconds: float | Unavailable) -> None:
+    def ended(
+        self, asked: ChatRequest, _upstream: Upstream, load_seconds: float | Unavailable
+    ) -> None:
         seconds = "?" if isinstance(load_seconds, Unavailable) else f"{load_seconds:.1f}"
         self.told.append(f"ended {asked.model} {seconds}")
 

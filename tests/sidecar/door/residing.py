@@ -13,7 +13,7 @@ import httpx
 from fakes.ollama_server import FakeModel, FakeOllama
 
 from aider_guard.core.chat.body import sent
-from aider_guard.core.chat.request import Asked, read
+from aider_guard.core.chat.request import ChatRequest, read
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.core.readings import Unavailable
@@ -90,7 +90,9 @@ class House:
         self.residency.ended(asked, self.upstream, load_seconds)
         return float(load_seconds)
 
-    def asked(self, *messages: tuple[str, str], model: str = MAIN.name, **options: Any) -> Asked:
+    def asked(
+        self, *messages: tuple[str, str], model: str = MAIN.name, **options: Any
+    ) -> ChatRequest:
         """A request of Aider's."""
         told = messages or (SYSTEM, *MAP, QUESTION)
         listed = [{"role": role, "content": content} for role, content in told]

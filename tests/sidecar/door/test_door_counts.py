@@ -16,7 +16,7 @@ import pytest
 from fakes.ollama_server import FakeModel, FakeOllama, Hang, Json
 from fakes.vocabulary import tiny
 
-from aider_guard.core.chat.request import Asked, Message
+from aider_guard.core.chat.request import ChatRequest, Message
 from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.counting.learned import FILE
@@ -57,11 +57,11 @@ def counts(settings: DoorSettings, tmp_path: Path) -> Iterator[PromptCounts]:
     counts.close()
 
 
-def asked(*contents: str, model: str = "exact", **more: Any) -> Asked:
+def asked(*contents: str, model: str = "exact", **more: Any) -> ChatRequest:
     """A chat that the user begins."""
     roles = ("user", "assistant")
     messages = tuple(Message(roles[n % 2], text) for n, text in enumerate(contents))
-    return Asked(more.pop("form", "chat"), model, messages, stream=True, **more)
+    return ChatRequest(more.pop("form", "chat"), model, messages, stream=True, **more)
 
 
 def chatml(*contents: str) -> int:
@@ -103,11 +103,11 @@ def test_what_was_counted_is_not_counted_again(counts: PromptCounts) -> None:
     """The next turn's prompt is known to fit by its new text alone."""
     file, system = "def price(item, count):\n" * 400, Message("system", "You are a log.")
 
-    def turn(*said: str) -> Asked:
+    def turn(*said: str) -> ChatRequest:
         users = (
             Message("user" if n % 2 == 0 else "assistant", text) for n, text in enumerate(said)
         )
-        return Asked("chat", "exact", (system, *users), stream=True)
+        return ChatRequest("chat", "exact", (system, *users), stream=True)
 
     async def count(*texts: str) -> int:
         counted = await counts.count(turn(*texts))

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from aider_guard.core.chat.body import Head
+from aider_guard.core.chat.body import PromptHead
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.prewarm import ANEW, FIRST_CHARACTERS, PIECE_SECONDS, Evaluated, evaluate
 
-HEAD = Head("/api/chat", {"model": "m"}, ({"role": "system", "content": "x" * 20_000},), "")
+HEAD = PromptHead("/api/chat", {"model": "m"}, ({"role": "system", "content": "x" * 20_000},), "")
 
 
 class Server:
