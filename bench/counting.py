@@ -17,10 +17,10 @@ from e2e.texts import texts
 from aider_guard.core.chat.request import ChatRequest, Message
 from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.counting.counter import PromptCounter
+from aider_guard.counting.counter import ModelCounter
 from aider_guard.counting.files import load_counter
 from aider_guard.counting.learned import Learned
-from aider_guard.counting.prompt import Card, card_of
+from aider_guard.counting.prompt import PromptFormat, card_of
 from aider_guard.counting.vocabulary import Vocabulary, vocabulary_of
 from aider_guard.counting.vocabulary_files import show, vocabulary_facts
 from aider_guard.demo.layout import Rig
@@ -44,7 +44,7 @@ def print_counting(rig: Rig) -> None:
         card, vocabulary = described(server.url)
         encoding = load_counter(tokenizers)
         assert not isinstance(encoding, Unavailable)
-        true = PromptCounter(card, vocabulary, None, Learned())
+        true = ModelCounter(card, vocabulary, None, Learned())
         print(
             ROW.format(
                 "estimates: cl100k, learning",
@@ -57,7 +57,7 @@ def print_counting(rig: Rig) -> None:
             ("200 short texts", [*single()]),
             ("prompts of sessions", [*sessions()]),
         ):
-            guessing = PromptCounter(card, None, encoding, Learned())
+            guessing = ModelCounter(card, None, encoding, Learned())
             print_errors(name, errors(prompts, true, guessing)[LEARNING:])
             bare = [
                 off(encoding(whole(prompt)), true.weigh(prompt).count.tokens) for prompt in prompts
@@ -66,7 +66,7 @@ def print_counting(rig: Rig) -> None:
         print_costs(asyncio.run(costs(server.url, tokenizers, folder)))
 
 
-def described(base: str) -> tuple[Card, Vocabulary]:
+def described(base: str) -> tuple[PromptFormat, Vocabulary]:
     """What the server says of the model."""
     shown = show(base, MODEL)
     assert not isinstance(shown, Unavailable)
@@ -112,7 +112,7 @@ def off(guessed: float, true: int) -> float:
 
 
 def errors(
-    prompts: Sequence[ChatRequest], true: PromptCounter, guessing: PromptCounter
+    prompts: Sequence[ChatRequest], true: ModelCounter, guessing: ModelCounter
 ) -> list[float]:
     """How far each estimate was off before its answer taught."""
     found = []

@@ -14,7 +14,7 @@ from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import Count
 from aider_guard.counting.learned import Learned, Overhead
 from aider_guard.counting.prompt import (
-    Card,
+    PromptFormat,
     depends_on_thinking,
     has_template,
     is_text_only,
@@ -70,7 +70,7 @@ def pieces(text: str) -> Iterator[str]:
         yield text[start:]
 
 
-class Remembered(Generic[Value]):
+class Memo(Generic[Value]):
     """A function of a text whose last values are remembered, in memory only."""
 
     def __init__(
@@ -105,7 +105,7 @@ Encoding = Callable[[str], int]
 
 
 @dataclass(frozen=True)
-class Weighed:
+class WeightedCount:
     """A count, and what is needed to learn from the answer."""
 
     count: Count
@@ -116,12 +116,12 @@ class Weighed:
     teaches: bool = True
 
 
-class PromptCounter:
+class ModelCounter:
     """Counts one model's prompts. ``encoding`` is cl100k, None where it is not to be had."""
 
     def __init__(
         self,
-        card: Card,
+        card: PromptFormat,
         vocabulary: Vocabulary | None,
         encoding: Encoding | None,
         learned: Learned,
@@ -130,11 +130,9 @@ class PromptCounter:
         self._vocabulary = vocabulary
         self._knows_encoding = encoding is not None
         if vocabulary is not None:
-            self._plain = Remembered(vocabulary.count_plain)
+            self._plain = Memo(vocabulary.count_plain)
         encode = encoding or _by_bytes
-        self._kinds: Remembered[tuple[Kind, int]] = Remembered(
-            lambda piece: (kind_of(piece), encode(piece))
-        )
+        self._kinds: Memo[tuple[Kind, int]] = Memo(lambda piece: (kind_of(piece), encode(piece)))
         mark = hashlib.sha256(f"{card.own_renderer}{card.template}".encode("utf-8", "replace"))
         same = learned.template == mark.hexdigest()[:16]
         self.learned = learned if same else Learned(learned.ratios, template=mark.hexdigest()[:16])
@@ -146,7 +144,7 @@ class PromptCounter:
         by_kind = self._by_kind([text])
         return self.learned.ratios.estimate(by_kind, 0).tokens
 
-    def weigh(self, asked: ChatRequest) -> Weighed:
+    def weigh(self, asked: ChatRequest) -> WeightedCount:
         """The tokens of a prompt."""
         messages = messages_of(self._card, asked)
         roles = tuple(sum(message.role == role for message in messages) for role in _ROLES)
@@ -157,7 +155,7 @@ class PromptCounter:
             return self._estimated(texts, roles, plain=is_text_only(asked))
         if not messages:
             tokens = self._exactly(asked.raw_prompt or "") + self._vocabulary.added
-            return Weighed(Count(tokens, exact=True), teaches=False)
+            return WeightedCount(Count(tokens, exact=True), teaches=False)
         rendered = self._rendered(asked)
         if rendered and self.learned.overhead.nothing:
             return self._of_template(rendered, roles)
@@ -178,37 +176,41 @@ class PromptCounter:
         added = self._vocabulary.added
         return tuple(self._exactly(text) + added for text in texts if isinstance(text, str))
 
-    def _of_template(self, bases: tuple[int, ...], roles: tuple[int, ...]) -> Weighed:
+    def _of_template(self, bases: tuple[int, ...], roles: tuple[int, ...]) -> WeightedCount:
         thinks = self.learned.thinks
         if thinks is not None or len(set(bases)) == 1:
             chosen = bases[-1] if thinks else bases[0]
-            return Weighed(Count(chosen, exact=True), roles, bases)
+            return WeightedCount(Count(chosen, exact=True), roles, bases)
         most = max(bases)
         error = 100 * (most - min(bases)) / most
-        return Weighed(Count(most, exact=False, error_percent=round(error + 0.1, 1)), roles, bases)
+        return WeightedCount(
+            Count(most, exact=False, error_percent=round(error + 0.1, 1)), roles, bases
+        )
 
     def _with_overhead(
         self, bases: tuple[int, ...], roles: tuple[int, ...], *, known: bool
-    ) -> Weighed:
+    ) -> WeightedCount:
         base = bases[-1] if self.learned.thinks else bases[0]
         exactly = self.learned.overhead.exactly(roles) if known else None
         if exactly is not None:
-            return Weighed(Count(base + exactly, exact=True), roles, bases)
+            return WeightedCount(Count(base + exactly, exact=True), roles, bases)
         more, off = self.learned.overhead.about(roles)
         tokens = max(1, base + more)
         error = round(100 * off / tokens, 1) if known else PARTLY_ERROR
-        return Weighed(Count(tokens, exact=False, error_percent=error), roles, bases, teaches=known)
+        return WeightedCount(
+            Count(tokens, exact=False, error_percent=error), roles, bases, teaches=known
+        )
 
-    def _estimated(self, texts: list[str], roles: tuple[int, ...], *, plain: bool) -> Weighed:
+    def _estimated(self, texts: list[str], roles: tuple[int, ...], *, plain: bool) -> WeightedCount:
         by_kind = self._by_kind(texts)
         count = self.learned.ratios.estimate(by_kind, sum(roles))
         if not self._knows_encoding:
             count = replace(count, error_percent=NO_ENCODING_ERROR)
         elif not plain:
             count = replace(count, error_percent=max(count.error_percent, PARTLY_ERROR))
-        return Weighed(count, roles, by_kind=by_kind, teaches=plain and self._knows_encoding)
+        return WeightedCount(count, roles, by_kind=by_kind, teaches=plain and self._knows_encoding)
 
-    def learn(self, weighed: Weighed, measured: int) -> bool:
+    def learn(self, weighed: WeightedCount, measured: int) -> bool:
         """Learn from what the server evaluated of a prompt; whether ``learned`` is another now."""
         before = self.learned
         if not weighed.teaches or measured <= 0:
@@ -220,7 +222,7 @@ class PromptCounter:
             self.learned = replace(before, ratios=ratios)
         return self.learned != before
 
-    def _with_sample(self, weighed: Weighed, measured: int) -> Learned:
+    def _with_sample(self, weighed: WeightedCount, measured: int) -> Learned:
         learned = self.learned
         bases = weighed.bases
         if len(set(bases)) > 1 and measured in bases:

@@ -27,7 +27,7 @@ COUNT_SECONDS: Final = 30.0
 Counted = FilesCounted | TextsCounted
 
 
-class Counting:
+class FileCounter:
     """Answers counting requests one after the other. For one thread."""
 
     def __init__(self, tokenizers: str, count_seconds: float = COUNT_SECONDS) -> None:

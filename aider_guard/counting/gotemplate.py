@@ -75,14 +75,14 @@ def unquoted(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Literal:
+class Constant:
     """A constant."""
 
     value: str | int | float | bool | None
 
 
 @dataclass(frozen=True)
-class Path:
+class FieldPath:
     """``.A.B``, ``$.A``, ``$x.A`` or ``(pipe).A``. ``start`` is "" for the dot, else a variable's name."""
 
     start: str | Pipe
@@ -90,13 +90,13 @@ class Path:
 
 
 @dataclass(frozen=True)
-class Call:
+class FunctionCall:
     """A function by its name; its arguments are the rest of the command."""
 
     name: str
 
 
-Operand = Literal | Path | Call
+Operand = Constant | FieldPath | FunctionCall
 
 
 @dataclass(frozen=True)
@@ -233,16 +233,16 @@ class _Parser:
         kind, text = self._tokens.pop(0)
         match kind:
             case "string":
-                return Literal(unquoted(text))
+                return Constant(unquoted(text))
             case "raw":
-                return Literal(text[1:-1].replace("\r", ""))
+                return Constant(text[1:-1].replace("\r", ""))
             case "number":
-                return Literal(float(text) if "." in text else int(text))
+                return Constant(float(text) if "." in text else int(text))
             case "word":
-                return Literal(_CONSTANTS[text]) if text in _CONSTANTS else Call(text)
+                return Constant(_CONSTANTS[text]) if text in _CONSTANTS else FunctionCall(text)
             case "path":
                 start, *fields = text.split(".")
-                return Path(start, tuple(filter(None, fields)))
+                return FieldPath(start, tuple(filter(None, fields)))
         if text != "(":
             raise TemplateError(f"{text} where a value belongs")
         inner = self._pipe()
@@ -251,8 +251,8 @@ class _Parser:
         after = self._tokens[0] if self._tokens else ("", "")
         if after[0] == "path" and after[1].startswith(".") and after[1] != ".":
             del self._tokens[0]
-            return Path(inner, tuple(after[1][1:].split(".")))
-        return Path(inner)
+            return FieldPath(inner, tuple(after[1][1:].split(".")))
+        return FieldPath(inner)
 
     def _take(self, sign: str) -> bool:
         self._skip_blank()
@@ -341,7 +341,7 @@ class _Evaluation:
 
     def _command(self, command: tuple[Operand, ...], dot: Any, piped: tuple[Any, ...]) -> Any:
         first, *rest = command
-        if isinstance(first, Call):
+        if isinstance(first, FunctionCall):
             return self._call(first.name, rest, dot, piped)
         if rest or piped:
             raise TemplateError("a value is no function")
@@ -372,9 +372,9 @@ class _Evaluation:
 
     def _operand(self, operand: Operand, dot: Any) -> Any:
         match operand:
-            case Literal(value):
+            case Constant(value):
                 return value
-            case Call(name):
+            case FunctionCall(name):
                 return self._call(name, (), dot, ())
         start = operand.start
         if isinstance(start, Pipe):

@@ -19,10 +19,10 @@ from aider_guard.core.chat.request import ChatRequest, Form, Message
 from aider_guard.core.chat.types import Count
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import MAX_LINE_BYTES, WireError, build
-from aider_guard.counting.counter import PromptCounter, Weighed
+from aider_guard.counting.counter import ModelCounter, WeightedCount
 from aider_guard.counting.files import load_counter
 from aider_guard.counting.learned import Learned, keep_learned, read_learned
-from aider_guard.counting.prompt import Card, card_of
+from aider_guard.counting.prompt import PromptFormat, card_of
 from aider_guard.counting.vocabulary import Vocabulary, vocabulary_of
 from aider_guard.counting.vocabulary_files import show, vocabulary_facts
 from aider_guard.line_process import serve_lines
@@ -39,7 +39,7 @@ _PRESENT: Final = ("template", "suffix", "context", "images", "tools", "function
 
 
 @dataclass(frozen=True)
-class Place:
+class ModelServer:
     """A model, and the server that has it; ``base`` is "" for one that is not asked about its models."""
 
     base: str
@@ -50,7 +50,7 @@ class Place:
 class LearnModel:
     """Learn this model's vocabulary, if it can be."""
 
-    place: Place
+    place: ModelServer
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class CountPrompt:
     """Count a prompt. ``number`` names it in a ``LastRequest`` that may follow."""
 
     number: int
-    place: Place
+    place: ModelServer
     prompt: Prompt
 
 
@@ -86,12 +86,12 @@ class CountPrompt:
 class CountPlain:
     """Count single texts."""
 
-    place: Place
+    place: ModelServer
     texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredPrompt:
     """The server evaluated so many tokens of a prompt that was counted before, and saw it whole."""
 
     number: int
@@ -99,7 +99,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Counted:
+class PromptCount:
     """The answer to ``CountPrompt``."""
 
     tokens: int
@@ -115,18 +115,26 @@ class CountedTexts:
 
 
 @dataclass(frozen=True)
-class Noted:
+class Acknowledgement:
     """The answer to the others: "" or what was wrong."""
 
     problem: str = field(default="")
 
 
-Question = LearnModel | CountPrompt | CountPlain | Measured
-Answer = Counted | CountedTexts | Noted
+Question = LearnModel | CountPrompt | CountPlain | MeasuredPrompt
+Answer = PromptCount | CountedTexts | Acknowledgement
 
 _KINDS: Final[Mapping[str, type]] = {
     kind.__name__: kind
-    for kind in (LearnModel, CountPrompt, CountPlain, Measured, Counted, CountedTexts, Noted)
+    for kind in (
+        LearnModel,
+        CountPrompt,
+        CountPlain,
+        MeasuredPrompt,
+        PromptCount,
+        CountedTexts,
+        Acknowledgement,
+    )
 }
 
 
@@ -178,53 +186,53 @@ class Folders:
     vocabularies: str = ""
 
 
-class Tokenizing:
+class TokenizerService:
     """Answers questions, one after the other."""
 
     def __init__(self, folders: Folders, clock: Callable[[], float] = time.monotonic) -> None:
         self._folders = folders
         self._clock = clock
-        self._counters: OrderedDict[Place, PromptCounter] = OrderedDict()
-        self._told: set[Place] = set()
-        self._asked_at: dict[Place, float] = {}
-        self._weighed: OrderedDict[int, tuple[Place, Weighed]] = OrderedDict()
+        self._counters: OrderedDict[ModelServer, ModelCounter] = OrderedDict()
+        self._told: set[ModelServer] = set()
+        self._asked_at: dict[ModelServer, float] = {}
+        self._weighed: OrderedDict[int, tuple[ModelServer, WeightedCount]] = OrderedDict()
 
     def answer(self, line: bytes) -> bytes:
         """The answer's line. Raises ``WireError`` for a line that is no question, to end the process."""
-        answer: Answer = Noted("not a question")
+        answer: Answer = Acknowledgement("not a question")
         match decode(line):
             case LearnModel(place):
                 self._told.discard(place)
                 self._asked_at.pop(place, None)
                 self._counter(place)
-                answer = Noted("" if place in self._told else "the model was not told")
+                answer = Acknowledgement("" if place in self._told else "the model was not told")
             case CountPrompt() as question:
                 answer = self._count(question)
             case CountPlain(place, texts):
                 counter = self._counter(place)
                 answer = CountedTexts(tuple(map(counter.text, texts)))
-            case Measured(number, tokens):
+            case MeasuredPrompt(number, tokens):
                 answer = self._learn(number, tokens)
         return encode(answer) or b"\n"
 
-    def _count(self, question: CountPrompt) -> Counted:
+    def _count(self, question: CountPrompt) -> PromptCount:
         weighed = self._counter(question.place).weigh(question.prompt.asked())
         self._weighed[question.number] = (question.place, weighed)
         while len(self._weighed) > _UNANSWERED:
             self._weighed.popitem(last=False)
         count: Count = weighed.count
-        return Counted(count.tokens, count.exact, float(count.error_percent))
+        return PromptCount(count.tokens, count.exact, float(count.error_percent))
 
-    def _learn(self, number: int, tokens: int) -> Noted:
+    def _learn(self, number: int, tokens: int) -> Acknowledgement:
         place, weighed = self._weighed.pop(number, (None, None))
         counter = self._counters.get(place) if place is not None else None
         if counter is None or place is None or weighed is None:
-            return Noted("that prompt was not counted")
+            return Acknowledgement("that prompt was not counted")
         if counter.learn(weighed, tokens):
             keep_learned(self._folders.learned, _key(place), counter.learned)
-        return Noted()
+        return Acknowledgement()
 
-    def _counter(self, place: Place) -> PromptCounter:
+    def _counter(self, place: ModelServer) -> ModelCounter:
         counter = self._counters.get(place)
         if counter is None or self._may_be_told(place):
             counter = self._counters[place] = self._made(place, counter)
@@ -234,17 +242,17 @@ class Tokenizing:
             self._told.discard(forgotten)
         return counter
 
-    def _may_be_told(self, place: Place) -> bool:
+    def _may_be_told(self, place: ModelServer) -> bool:
         asked_at = self._asked_at.get(place, -AGAIN_SECONDS)
         is_due = self._clock() - asked_at >= AGAIN_SECONDS
         return bool(place.base) and place not in self._told and is_due
 
-    def _made(self, place: Place, before: PromptCounter | None) -> PromptCounter:
+    def _made(self, place: ModelServer, before: ModelCounter | None) -> ModelCounter:
         """The counter for a model; the one before while its server does not answer."""
         self._asked_at[place] = self._clock()
         shown = show(place.base, place.model) if place.base else Unavailable("not Ollama")
         if isinstance(shown, Unavailable):
-            return before or self._with(place, Card(), None)
+            return before or self._with(place, PromptFormat(), None)
         card = card_of(place.model, shown)
         facts = vocabulary_facts(place.base, place.model, shown, self._folders.vocabularies)
         if isinstance(facts, Unavailable):
@@ -253,17 +261,19 @@ class Tokenizing:
         vocabulary = vocabulary_of(facts)
         return self._with(place, card, vocabulary if isinstance(vocabulary, Vocabulary) else None)
 
-    def _with(self, place: Place, card: Card, vocabulary: Vocabulary | None) -> PromptCounter:
+    def _with(
+        self, place: ModelServer, card: PromptFormat, vocabulary: Vocabulary | None
+    ) -> ModelCounter:
         encoding = load_counter(self._folders.tokenizers) if vocabulary is None else None
         known = encoding if not isinstance(encoding, Unavailable) else None
         learned = read_learned(self._folders.learned).get(_key(place), Learned())
-        return PromptCounter(card, vocabulary, known, learned)
+        return ModelCounter(card, vocabulary, known, learned)
 
 
-def _key(place: Place) -> str:
+def _key(place: ModelServer) -> str:
     return canonical_name(place.model) if place.base else place.model
 
 
 if __name__ == "__main__":
-    tokenizing = Tokenizing(Folders(*sys.argv[1:4]))
+    tokenizing = TokenizerService(Folders(*sys.argv[1:4]))
     serve_lines(tokenizing.answer)

@@ -13,8 +13,8 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.counting.gotemplate import (
     Action,
     Branch,
+    FieldPath,
     Node,
-    Path,
     Pipe,
     Record,
     TemplateError,
@@ -31,7 +31,7 @@ _STRANGE_KEYS: Final = ("template", "suffix", "context", "images", "tools", "fun
 
 
 @dataclass(frozen=True)
-class Card:
+class PromptFormat:
     """What ``/api/show`` says of how a model's prompts are made."""
 
     template: str = field(default="", repr=False)
@@ -45,13 +45,13 @@ class Card:
     """Whether Ollama renders prompts by a program of its own instead of the template."""
 
 
-def card_of(name: str, shown: Mapping[str, Any]) -> Card:
+def card_of(name: str, shown: Mapping[str, Any]) -> PromptFormat:
     """The card in an answer of ``/api/show``; what is missing or strange in it is empty."""
     texts = {key: shown.get(key) for key in ("template", "system", "modelfile")}
     template, system, modelfile = (text if isinstance(text, str) else "" for text in texts.values())
     details, can = shown.get("details"), shown.get("capabilities")
     family = details.get("family") if isinstance(details, dict) else ""
-    return Card(
+    return PromptFormat(
         template,
         system,
         tuple(_default_messages(shown.get("messages"))),
@@ -69,14 +69,14 @@ def _default_messages(entries: object) -> Iterator[Message]:
                 yield Message(role, content)
 
 
-def has_template(card: Card) -> bool:
+def has_template(card: PromptFormat) -> bool:
     """Whether the prompts of a model are those of its template. Where it is only the user's text, Ollama 0.30 and
     later may use another one in the model's file instead.
     """
     return not card.own_renderer and _TRIVIAL.fullmatch(card.template) is None
 
 
-def messages_of(card: Card, asked: ChatRequest) -> tuple[Message, ...]:
+def messages_of(card: PromptFormat, asked: ChatRequest) -> tuple[Message, ...]:
     """The request's messages with those of the model, as they come to its template."""
     messages = asked.messages
     if asked.form == "openai_text" and asked.raw_prompt is not None:
@@ -90,7 +90,7 @@ def messages_of(card: Card, asked: ChatRequest) -> tuple[Message, ...]:
     return (*system, *card.messages, *messages[len(own_system) :])
 
 
-def without_thoughts(card: Card, messages: Sequence[Message]) -> tuple[Message, ...]:
+def without_thoughts(card: PromptFormat, messages: Sequence[Message]) -> tuple[Message, ...]:
     """Messages as Ollama hands them on: the thoughts in earlier answers of some models are dropped."""
     if card.family != "qwen3" and card.base_name != "deepseek-r1":
         return tuple(messages)
@@ -104,7 +104,7 @@ def without_thoughts(card: Card, messages: Sequence[Message]) -> tuple[Message, 
     )
 
 
-def render(card: Card, asked: ChatRequest, *, think: bool | None) -> str | Unavailable:
+def render(card: PromptFormat, asked: ChatRequest, *, think: bool | None) -> str | Unavailable:
     """The text of the prompt. ``think`` is whether the model shall think, None where nobody says."""
     if not is_text_only(asked):
         return Unavailable("the prompt holds more than text")
@@ -126,7 +126,7 @@ def is_text_only(asked: ChatRequest) -> bool:
     return not more and all(message.plain for message in asked.messages)
 
 
-def depends_on_thinking(card: Card) -> bool:
+def depends_on_thinking(card: PromptFormat) -> bool:
     """Whether it matters to a model's prompts if it shall think."""
     return "Think" in card.template
 
@@ -137,7 +137,7 @@ def _parsed(template: str) -> tuple[tuple[Node, ...], frozenset[str]]:
     tree = parse(template)
     names = frozenset(name.lower() for name in _names(tree))
     if not names & {"messages", "response"}:
-        tree = (*tree, Action(Pipe(((Path("", ("Response",)),),))))
+        tree = (*tree, Action(Pipe(((FieldPath("", ("Response",)),),))))
     return tree, names
 
 
@@ -154,9 +154,9 @@ def _names(nodes: Sequence[Node]) -> Iterator[str]:
 def _names_in(pipe: Pipe) -> Iterator[str]:
     for operand in (operand for command in pipe.commands for operand in command):
         match operand:
-            case Path(Pipe() as inner, ()):
+            case FieldPath(Pipe() as inner, ()):
                 yield from _names_in(inner)
-            case Path(str(), fields):
+            case FieldPath(str(), fields):
                 yield from fields
 
 
@@ -239,4 +239,4 @@ def _upto_response(nodes: Sequence[Node]) -> tuple[tuple[Node, ...], bool]:
 
 
 def _writes_response(operand: object) -> bool:
-    return isinstance(operand, Path) and operand.start == "" and "Response" in operand.fields
+    return isinstance(operand, FieldPath) and operand.start == "" and "Response" in operand.fields

@@ -156,7 +156,7 @@ class Specials:
 
 
 @dataclass(frozen=True)
-class Splitting:
+class Pretokenizer:
     """How a pre-tokeniser cuts. ``whole_words``: a word that is a token needs no merges. ``adds_bos`` is what holds
     where the model itself does not say.
     """
@@ -201,22 +201,22 @@ _CASED = (
 _HAN_AND_HANGUL = r"(?:(?!\s)[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff])+"
 _ASCII_SIGNS = r"!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~"
 
-_BY_LINES = Splitting((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_AND_HANGUL, r"\p{N}"))
-_DIGITS_FIRST = Splitting((r"\p{N}", _GPT2))
-_PLAIN = Splitting((_GPT2,))
-_LIKE_LLAMA3 = Splitting((_LLAMA3,), whole_words=True, adds_bos=True)
-_LIKE_GPT4O = Splitting((_GPT4O,))
-_LIKE_QWEN2 = Splitting((_QWEN2,))
+_BY_LINES = Pretokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_AND_HANGUL, r"\p{N}"))
+_DIGITS_FIRST = Pretokenizer((r"\p{N}", _GPT2))
+_PLAIN = Pretokenizer((_GPT2,))
+_LIKE_LLAMA3 = Pretokenizer((_LLAMA3,), whole_words=True, adds_bos=True)
+_LIKE_GPT4O = Pretokenizer((_GPT4O,))
+_LIKE_QWEN2 = Pretokenizer((_QWEN2,))
 _DEEPSEEK3 = (
     rf"[{_ASCII_SIGNS}][A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+"
     rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_BLANKS}"
 )
-_LIKE_DEEPSEEK3 = Splitting(
+_LIKE_DEEPSEEK3 = Pretokenizer(
     (r"\p{N}{1,3}", r"[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK3)
 )
-_DEFAULT = Splitting((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"))
+_DEFAULT = Pretokenizer((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"))
 
-SPLITTINGS: Final[Mapping[str, Splitting]] = {
+SPLITTINGS: Final[Mapping[str, Pretokenizer]] = {
     "": _DEFAULT,
     "default": _DEFAULT,
     **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "exaone4", "mellum", "gigachat"), _PLAIN),
@@ -226,11 +226,11 @@ SPLITTINGS: Final[Mapping[str, Splitting]] = {
     **dict.fromkeys(
         ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2"), _LIKE_LLAMA3
     ),
-    **dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe"), Splitting((_LLAMA3,))),
-    "glm4": Splitting((_LLAMA3,), whole_words=True),
+    **dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe"), Pretokenizer((_LLAMA3,))),
+    "glm4": Pretokenizer((_LLAMA3,), whole_words=True),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan"), _LIKE_QWEN2),
-    "qwen35": Splitting((_QWEN35,)),
-    "deepseek-llm": Splitting(
+    "qwen35": Pretokenizer((_QWEN35,)),
+    "deepseek-llm": Pretokenizer(
         (
             r"[\r\n]",
             rf"\s?[{_CASED}]+",
@@ -243,7 +243,7 @@ SPLITTINGS: Final[Mapping[str, Splitting]] = {
     "deepseek-coder": _BY_LINES,
     **dict.fromkeys(("deepseek-v3", "hunyuan-dense", "joyai-llm"), _LIKE_DEEPSEEK3),
     **dict.fromkeys(("gpt-4o", "llama4", "minimax-m2"), _LIKE_GPT4O),
-    "tekken": Splitting((_TEKKEN,), whole_words=True, adds_bos=True),
+    "tekken": Pretokenizer((_TEKKEN,), whole_words=True, adds_bos=True),
 }
 """By the name in the model's file. Any other name is one that is not known here: no exact counts."""
 
@@ -277,7 +277,7 @@ class Vocabulary:
 
     def __init__(
         self,
-        splitting: Splitting,
+        splitting: Pretokenizer,
         merges: Iterable[str],
         tokens: Iterable[str],
         specials: Specials,
@@ -354,7 +354,7 @@ def _texts(value: object) -> list[str]:
     return []
 
 
-def _added(facts: Mapping[str, Any], splitting: Splitting) -> int:
+def _added(facts: Mapping[str, Any], splitting: Pretokenizer) -> int:
     first = facts.get("tokenizer.ggml.add_bos_token", splitting.adds_bos)
     last = facts.get("tokenizer.ggml.add_eos_token", False)
     return (first is True) + (last is True)

@@ -24,13 +24,13 @@ from aider_guard.core.chat.types import Count, DoorSettings
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import WireError
 from aider_guard.counting.process import (
-    Counted,
     CountedTexts,
     CountPlain,
     CountPrompt,
     LearnModel,
-    Measured,
-    Place,
+    MeasuredPrompt,
+    ModelServer,
+    PromptCount,
     Question,
     decode,
     encode,
@@ -104,7 +104,7 @@ class PromptCounts:
         self._counted.append((asked, number))
         answer = await self._answer(CountPrompt(number, place, prompt_of(asked)))
         match answer:
-            case Counted(tokens, exact, error_percent):
+            case PromptCount(tokens, exact, error_percent):
                 self._error_percent[asked.model] = 0.0 if exact else error_percent
                 return Count(tokens, exact, error_percent)
         return answer if isinstance(answer, Unavailable) else Unavailable("nothing was counted")
@@ -135,7 +135,7 @@ class PromptCounts:
         self._sizes.measured(asked, prompt_tokens)
         numbers = [number for known, number in self._counted if known is asked]
         if numbers and isinstance(counted, Count):
-            self._put(Measured(numbers[-1], prompt_tokens))
+            self._put(MeasuredPrompt(numbers[-1], prompt_tokens))
 
     def close(self) -> None:
         """End the process and the thread, whatever they wait for."""
@@ -146,7 +146,7 @@ class PromptCounts:
                     os.kill(process.pid, signal.SIGKILL)
             self._thread.join(0.1)
 
-    def place(self, model: str, *, ollama: bool) -> Place:
+    def place(self, model: str, *, ollama: bool) -> ModelServer:
         """Where a model is to be asked about. One that no role names is looked for by the protocol it is asked in."""
         name = canonical_name(model)
         paths = [role.path for role in self._settings.roles if canonical_name(role.model) == name]
@@ -155,7 +155,7 @@ class PromptCounts:
         ways += [one for one in self._settings.upstreams if one.kind == kind]
         ways += self._settings.upstreams
         base = ways[0].base if ways and ways[0].kind == "ollama" else ""
-        return Place(base, model)
+        return ModelServer(base, model)
 
     async def _answer(self, question: Question) -> Any:
         loop = asyncio.get_running_loop()

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aider_guard.core.events import Event
-    from aider_guard.counting.files import Counting
+    from aider_guard.counting.files import FileCounter
     from aider_guard.door.residency import OllamaResidency
     from aider_guard.door.server import DoorHost
     from aider_guard.ollama.client import OllamaClient
@@ -127,7 +127,7 @@ def _start_relays(relays: Sequence[str], emit: Callable[[Event], None]) -> None:
 def _start_ollama(
     options: argparse.Namespace, sensor: MemorySensor, emit: Callable[[Event], None]
 ) -> Answers:
-    from aider_guard.counting.files import Counting
+    from aider_guard.counting.files import FileCounter
     from aider_guard.door.residency import OllamaResidency
     from aider_guard.ollama.client import OllamaClient
     from aider_guard.sidecar.unloading import Unloader
@@ -145,7 +145,7 @@ def _start_ollama(
     answers = Answers() if door is None else Answers(door=door.take)
     memory = sensor.read if is_this_machine(base_url) else None
     unloader = Unloader(client, memory, release=residency.release)
-    answers.start(client, unloader, Counting(options.tokenizers), emit)
+    answers.start(client, unloader, FileCounter(options.tokenizers), emit)
     return answers
 
 
@@ -259,7 +259,7 @@ class Answers:
         self,
         client: OllamaClient,
         unloader: Unloader,
-        counting: Counting,
+        counting: FileCounter,
         emit: Callable[[Event], None],
     ) -> None:
         """Start the threads that answer."""

@@ -20,7 +20,7 @@ from aider_guard.counting import files as counting_module
 from aider_guard.counting.files import (
     ENCODING_FILE,
     MAX_FILE_BYTES,
-    Counting,
+    FileCounter,
     count_file,
     count_text,
     encoding_problem,
@@ -43,20 +43,20 @@ def tokenizers() -> str:
 
 
 @pytest.fixture
-def counting(tokenizers: str) -> Iterator[Counting]:
+def counting(tokenizers: str) -> Iterator[FileCounter]:
     """A counter on them."""
-    counting = Counting(tokenizers)
+    counting = FileCounter(tokenizers)
     yield counting
     counting.close()
 
 
-def test_counts_texts(counting: Counting) -> None:
+def test_counts_texts(counting: FileCounter) -> None:
     """The numbers of litellm.token_counter; markers of special tokens are plain text to both."""
     texts = ("hello world", "", "<|endoftext|>", "héllo \udc80", "def f():\n    return 1\n")
     assert counting.count(CountTexts(3, texts)) == TextsCounted(3, (2, 0, 7, 4, 8))
 
 
-def test_counts_files_as_they_are_now(counting: Counting, tmp_path: Path) -> None:
+def test_counts_files_as_they_are_now(counting: FileCounter, tmp_path: Path) -> None:
     """Each path has its count or its reason; a changed file has another count."""
     (tmp_path / "a b.py").write_text("hello world")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 hello")
@@ -79,7 +79,7 @@ def test_counts_files_as_they_are_now(counting: Counting, tmp_path: Path) -> Non
 
 def test_the_counter_ends_when_idle(tokenizers: str) -> None:
     """Its 60 MB are given back; the next request starts it again."""
-    counting = Counting(tokenizers)
+    counting = FileCounter(tokenizers)
     requests: queue.SimpleQueue[CountFiles | CountTexts] = queue.SimpleQueue()
     answers: queue.SimpleQueue[FilesCounted | TextsCounted] = queue.SimpleQueue()
     threading.Thread(target=counting.run, args=(requests, answers.put, 0.05), daemon=True).start()
@@ -99,7 +99,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 def test_counting_that_takes_too_long_is_given_up(tokenizers: str, tmp_path: Path) -> None:
     """The reader gets a reason in time, and the next request a new counter."""
-    counting = Counting(tokenizers, count_seconds=0.0)
+    counting = FileCounter(tokenizers, count_seconds=0.0)
     why = Unavailable("counting took too long")
     assert counting.count(CountFiles(str(tmp_path), ("a", "b"))) == FilesCounted(
         {"a": why, "b": why}
@@ -107,7 +107,7 @@ def test_counting_that_takes_too_long_is_given_up(tokenizers: str, tmp_path: Pat
     assert counting.count(CountTexts(1, ("a",))) == TextsCounted(1, why)
 
 
-def test_a_counter_that_dies_is_replaced(counting: Counting) -> None:
+def test_a_counter_that_dies_is_replaced(counting: FileCounter) -> None:
     """A killed counter costs one answer."""
     request = CountTexts(1, ("hello world",))
     counting.count(request)
@@ -125,7 +125,7 @@ def test_a_damaged_encoding_is_refused_and_left_alone(tokenizers: str, tmp_path:
     with damaged.open("ab") as file:
         file.write(b"\n")
     size = damaged.stat().st_size
-    counting = Counting(str(tmp_path))
+    counting = FileCounter(str(tmp_path))
     why = Unavailable("Aider's token encoding is damaged")
     assert counting.count(CountTexts(1, ("a",))) == TextsCounted(1, why)
     counting.close()
@@ -140,7 +140,7 @@ def test_a_machine_that_starts_no_process_is_a_reason(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(counting_module, "start_counter", start)
     why = Unavailable("no process can be started (Resource temporarily unavailable)")
-    assert Counting("").count(CountTexts(1, ("a",))) == TextsCounted(1, why)
+    assert FileCounter("").count(CountTexts(1, ("a",))) == TextsCounted(1, why)
 
 
 def test_without_encodings_nothing_is_counted(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_without_encodings_nothing_is_counted(tmp_path: Path) -> None:
         problem = encoding_problem(folder)
         assert problem is not None
         assert reason in problem.reason
-        counting = Counting(folder)
+        counting = FileCounter(folder)
         assert counting.count(CountFiles("/", ("a",))) == FilesCounted({"a": problem})
         counting.close()
 

@@ -23,17 +23,17 @@ from aider_guard.counting import vocabulary_files
 from aider_guard.counting.learned import FILE, Learned, Ratios, keep_learned, read_learned
 from aider_guard.counting.process import (
     AGAIN_SECONDS,
-    Counted,
+    Acknowledgement,
     CountedTexts,
     CountPlain,
     CountPrompt,
     Folders,
     LearnModel,
-    Measured,
-    Noted,
-    Place,
+    MeasuredPrompt,
+    ModelServer,
+    PromptCount,
     Question,
-    Tokenizing,
+    TokenizerService,
     decode,
     encode,
     prompt_of,
@@ -49,7 +49,7 @@ def asked(text: str, **body: Any) -> ChatRequest:
     return ChatRequest("chat", "exact", (Message("user", text),), stream=True, body=body)
 
 
-def put(tokenizing: Tokenizing, question: Question) -> object:
+def put(tokenizing: TokenizerService, question: Question) -> object:
     """What is answered."""
     line = encode(question)
     assert line is not None
@@ -59,33 +59,38 @@ def put(tokenizing: Tokenizing, question: Question) -> object:
 def test_questions_and_answers(tmp_path: Path) -> None:
     """Learned, counted, measured; the number says which prompt was measured."""
     with FakeOllama(models=(MODEL,)) as ollama:
-        place = Place(ollama.url, "exact")
-        tokenizing = Tokenizing(Folders(learned=str(tmp_path)))
-        assert put(tokenizing, LearnModel(place)) == Noted()
+        place = ModelServer(ollama.url, "exact")
+        tokenizing = TokenizerService(Folders(learned=str(tmp_path)))
+        assert put(tokenizing, LearnModel(place)) == Acknowledgement()
         for number, text in ((1, "the log"), (2, "the lazy dog")):
             counted = put(tokenizing, CountPrompt(number, place, prompt_of(asked(text))))
-            assert counted == Counted(1 + len(tiny().encode(text)), True, 0.0)
+            assert counted == PromptCount(1 + len(tiny().encode(text)), True, 0.0)
         assert put(tokenizing, CountPlain(place, ("the log",))) == CountedTexts(
             (len(tiny().encode("the log")),)
         )
-        assert put(tokenizing, Measured(1, 1 + len(tiny().encode("the log")))) == Noted()
+        assert (
+            put(tokenizing, MeasuredPrompt(1, 1 + len(tiny().encode("the log"))))
+            == Acknowledgement()
+        )
         assert not (tmp_path / FILE).exists()
-        assert put(tokenizing, Measured(2, 99)) == Noted()
+        assert put(tokenizing, MeasuredPrompt(2, 99)) == Acknowledgement()
         assert read_learned(str(tmp_path)).keys() == {"exact:latest"}
-        assert put(tokenizing, Measured(2, 99)) == Noted("that prompt was not counted")
+        assert put(tokenizing, MeasuredPrompt(2, 99)) == Acknowledgement(
+            "that prompt was not counted"
+        )
 
 
 def test_a_model_that_was_made_anew_is_learned_anew() -> None:
     """When the door is served again, and not before."""
     with FakeOllama(models=(MODEL,)) as ollama:
-        place = Place(ollama.url, "exact")
-        tokenizing = Tokenizing(Folders())
+        place = ModelServer(ollama.url, "exact")
+        tokenizing = TokenizerService(Folders())
         before = put(tokenizing, CountPrompt(1, place, prompt_of(asked("the log"))))
         ollama.models = (replace(MODEL, template=TEMPLATE + "<|im_end|>"),)
         assert put(tokenizing, CountPrompt(2, place, prompt_of(asked("the log")))) == before
-        assert put(tokenizing, LearnModel(place)) == Noted()
-        assert isinstance(before, Counted)
-        after = Counted(before.tokens + 1, True, 0.0)
+        assert put(tokenizing, LearnModel(place)) == Acknowledgement()
+        assert isinstance(before, PromptCount)
+        after = PromptCount(before.tokens + 1, True, 0.0)
         assert put(tokenizing, CountPrompt(3, place, prompt_of(asked("the log")))) == after
 
 
@@ -94,13 +99,13 @@ def test_a_server_that_does_not_tell_is_left_alone_for_a_while() -> None:
     now = 1000.0
     with FakeOllama(models=(MODEL,)) as ollama:
         ollama.answers["/api/show"] = Json({"error": "busy"}, 500)
-        place = Place(ollama.url, "exact")
-        tokenizing = Tokenizing(Folders(), clock=lambda: now)
+        place = ModelServer(ollama.url, "exact")
+        tokenizing = TokenizerService(Folders(), clock=lambda: now)
         for later, requests in ((0.0, 1), (AGAIN_SECONDS - 1, 1), (1.0, 2)):
             now += later
             put(tokenizing, CountPlain(place, ("a",)))
             assert len(ollama.received) == requests
-        assert put(tokenizing, LearnModel(place)) == Noted("the model was not told")
+        assert put(tokenizing, LearnModel(place)) == Acknowledgement("the model was not told")
         assert len(ollama.received) == 3
 
 
@@ -108,9 +113,9 @@ def test_vocabularies_of_four_models_are_held_at_most() -> None:
     """The longest unused is read again when it is needed."""
     models = tuple(FakeModel(f"m{n}:latest", vocabulary=tiny(), blob=f"{n}" * 64) for n in range(5))
     with FakeOllama(models=models) as ollama:
-        tokenizing = Tokenizing(Folders())
+        tokenizing = TokenizerService(Folders())
         for number in (0, 1, 2, 3, 0, 4, 0, 1):
-            put(tokenizing, CountPlain(Place(ollama.url, f"m{number}"), ("a",)))
+            put(tokenizing, CountPlain(ModelServer(ollama.url, f"m{number}"), ("a",)))
         asked_for = [one.body["model"] for one in ollama.received if one.body.get("verbose")]
         assert asked_for == ["m0", "m1", "m2", "m3", "m4", "m1"]
 
@@ -142,7 +147,7 @@ def test_requests_survive_the_wire(text: str, plain: bool, form: Any) -> None:
     request = ChatRequest(
         form, "m", (Message("user", text, plain),), True, raw_prompt=text, body=body
     )
-    line = encode(CountPrompt(7, Place("b", "m"), prompt_of(request)))
+    line = encode(CountPrompt(7, ModelServer("b", "m"), prompt_of(request)))
     assert line is not None
     assert b"\n" not in line[:-1]
     there = decode(line).prompt.asked()
@@ -152,7 +157,7 @@ def test_requests_survive_the_wire(text: str, plain: bool, form: Any) -> None:
 
 def test_a_line_has_a_bound() -> None:
     """Larger prompts are not counted."""
-    assert encode(CountPlain(Place("", "m"), ("a" * 9_000_000,))) is None
+    assert encode(CountPlain(ModelServer("", "m"), ("a" * 9_000_000,))) is None
 
 
 @pytest.mark.parametrize(

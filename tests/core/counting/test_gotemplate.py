@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aider_guard.core.chat.request import ChatRequest, Message
 from aider_guard.core.readings import Unavailable
 from aider_guard.counting.gotemplate import TemplateError, evaluate, parse, written
-from aider_guard.counting.prompt import Card, render
+from aider_guard.counting.prompt import PromptFormat, render
 
 # Written by a program of Go 1.26 that does what Ollama's template.go does; null where it fails.
 RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("go_templates.json").read_bytes())
@@ -27,7 +27,7 @@ def test_what_go_writes(name: str) -> None:
     for case in cases:
         messages = tuple(Message(role, content) for role, content in case["messages"])
         asked = ChatRequest("chat", "m", messages, stream=True)
-        text = render(Card(RECORDED["templates"][name]), asked, think=case["think"])
+        text = render(PromptFormat(RECORDED["templates"][name]), asked, think=case["think"])
         assert (None if isinstance(text, Unavailable) else text) == case["text"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from aider_guard.core.chat.request import ChatRequest, Form, Message
 from aider_guard.core.readings import Unavailable
 from aider_guard.counting.prompt import (
-    Card,
+    PromptFormat,
     card_of,
     collate,
     depends_on_thinking,
@@ -41,7 +41,7 @@ def test_a_card_is_what_show_says() -> None:
         "capabilities": ["completion", "thinking"],
     }
     card = card_of("hf.co/unsloth/Qwen3:8B", shown)
-    assert card == Card(
+    assert card == PromptFormat(
         TEMPLATE, "Be brief.", (Message("user", "a"),), "qwen3", "qwen3", thinks=True
     )
     assert has_template(card)
@@ -79,7 +79,7 @@ def test_where_the_template_is_not_all(shown: dict[str, Any], known: bool) -> No
 )
 def test_the_models_own_messages_come_first(request_: ChatRequest, roles: list[str]) -> None:
     """Its system prompt gives way to the request's, its default messages do not (server/routes.go)."""
-    card = Card(TEMPLATE, "own", (Message("assistant", "said"),))
+    card = PromptFormat(TEMPLATE, "own", (Message("assistant", "said"),))
     assert [f"{one.role}:{one.content}" for one in messages_of(card, request_)] == roles
 
 
@@ -107,12 +107,15 @@ def test_neighbours_are_one_message() -> None:
 def test_earlier_thoughts_are_dropped(content: str, left: str) -> None:
     """Of the models for which Ollama does so, in answers before the last question."""
     question, answer = Message("user", "?"), Message("assistant", content)
-    for card in (Card(TEMPLATE, family="qwen3"), Card(TEMPLATE, base_name="deepseek-r1")):
+    for card in (
+        PromptFormat(TEMPLATE, family="qwen3"),
+        PromptFormat(TEMPLATE, base_name="deepseek-r1"),
+    ):
         texts = [
             one.content for one in messages_of(card, asked(question, answer, question, answer))
         ]
         assert texts == ["?", left, "?", content]
-    other = messages_of(Card(TEMPLATE, family="llama"), asked(question, answer, question))
+    other = messages_of(PromptFormat(TEMPLATE, family="llama"), asked(question, answer, question))
     assert other[1].content == content
 
 
@@ -130,13 +133,13 @@ def test_earlier_thoughts_are_dropped(content: str, left: str) -> None:
 def test_what_holds_more_than_text_is_not_rendered(request_: ChatRequest) -> None:
     """Pictures, tools, another template."""
     assert not is_text_only(request_)
-    assert isinstance(render(Card(TEMPLATE), request_, think=None), Unavailable)
+    assert isinstance(render(PromptFormat(TEMPLATE), request_, think=None), Unavailable)
 
 
 def test_empty_keys_change_nothing() -> None:
     """litellm sends some."""
     request = asked(USER, tools=[], images=None, format="json")
-    assert render(Card(TEMPLATE), request, think=None) == "<user>hi"
+    assert render(PromptFormat(TEMPLATE), request, think=None) == "<user>hi"
 
 
 def test_a_template_that_is_not_understood_is_said() -> None:
@@ -146,12 +149,12 @@ def test_a_template_that_is_not_understood_is_said() -> None:
         "{{ nope }}{{ .Messages }}",
         "{{ range .Messages }}{{ .Nope }}{{ end }}",
     ):
-        text = render(Card(template), asked(USER), think=None)
+        text = render(PromptFormat(template), asked(USER), think=None)
         assert isinstance(text, Unavailable)
         assert "template" in text.reason
 
 
 def test_which_templates_depend_on_thinking() -> None:
     """Those that name it."""
-    assert depends_on_thinking(Card("{{ if $.IsThinkSet }}x{{ end }}"))
-    assert not depends_on_thinking(Card(TEMPLATE))
+    assert depends_on_thinking(PromptFormat("{{ if $.IsThinkSet }}x{{ end }}"))
+    assert not depends_on_thinking(PromptFormat(TEMPLATE))

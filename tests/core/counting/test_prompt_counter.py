@@ -10,21 +10,23 @@ from fakes.vocabulary import tiny
 
 from aider_guard.core.chat.request import ChatRequest, Message
 from aider_guard.core.chat.types import Count
-from aider_guard.counting.counter import NO_ENCODING_ERROR, PromptCounter
+from aider_guard.counting.counter import NO_ENCODING_ERROR, ModelCounter
 from aider_guard.counting.learned import FIRST_ERROR, Learned, Overhead, Ratios
-from aider_guard.counting.prompt import Card
+from aider_guard.counting.prompt import PromptFormat
 from aider_guard.counting.vocabulary import Vocabulary, vocabulary_of
 
 CHATML = "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
 THINKING = CHATML + "{{ if .IsThinkSet }}{{ if .Think }}a b{{ else }}c{{ end }}{{ end }}"
 
 
-def counter(card: Card, learned: Learned | None = None, *, exact: bool = True) -> PromptCounter:
+def counter(
+    card: PromptFormat, learned: Learned | None = None, *, exact: bool = True
+) -> ModelCounter:
     """A counter on the fake models' vocabulary, or on one token a word."""
     made = vocabulary_of(tiny().facts())
     assert isinstance(made, Vocabulary)
     words = len if exact else lambda text: len(text.split())
-    return PromptCounter(card, made if exact else None, words, learned or Learned())
+    return ModelCounter(card, made if exact else None, words, learned or Learned())
 
 
 def asked(*contents: str, think: bool | None = None, **body: Any) -> ChatRequest:
@@ -50,25 +52,25 @@ def rendered(*contents: str) -> str:
 
 def test_with_vocabulary_and_template_every_count_is_exact() -> None:
     """The first one, too; and what is added to every prompt is in it."""
-    count = counter(Card(CHATML)).weigh(asked("def f():", "the log", "  x\n\n")).count
+    count = counter(PromptFormat(CHATML)).weigh(asked("def f():", "the log", "  x\n\n")).count
     assert count == Count(tokens(rendered("def f():", "the log", "  x\n\n")), exact=True)
     made = vocabulary_of({**tiny().facts(), "tokenizer.ggml.add_bos_token": True})
     assert isinstance(made, Vocabulary)
-    with_first = PromptCounter(Card(CHATML), made, None, Learned()).weigh(asked("a")).count
+    with_first = ModelCounter(PromptFormat(CHATML), made, None, Learned()).weigh(asked("a")).count
     assert with_first == Count(tokens(rendered("a")) + 1, exact=True)
 
 
 def test_a_raw_prompt_has_no_template() -> None:
     """/api/generate with raw."""
     request = ChatRequest("generate", "m", (), stream=True, raw_prompt="the <|im_end|> dog")
-    assert counter(Card(CHATML)).weigh(request).count == Count(
+    assert counter(PromptFormat(CHATML)).weigh(request).count == Count(
         tokens("the <|im_end|> dog"), exact=True
     )
 
 
 def test_a_count_that_was_wrong_is_exact_no_more() -> None:
     """Another version of Ollama renders otherwise: from then on an estimate, until enough agrees again."""
-    counting = counter(Card(CHATML))
+    counting = counter(PromptFormat(CHATML))
     for turn in range(6):
         request = asked(*["the dog"] * (2 * turn + 1))
         weighed = counting.weigh(request)
@@ -83,7 +85,7 @@ def test_a_count_that_was_wrong_is_exact_no_more() -> None:
 
 def test_a_count_that_was_right_leaves_nothing_to_remember() -> None:
     """No file is written for it."""
-    counting = counter(Card(CHATML))
+    counting = counter(PromptFormat(CHATML))
     before = counting.learned
     weighed = counting.weigh(asked("a"))
     assert not counting.learn(weighed, weighed.count.tokens)
@@ -93,7 +95,7 @@ def test_a_count_that_was_right_leaves_nothing_to_remember() -> None:
 @pytest.mark.parametrize("thinks", [True, False])
 def test_whether_ollama_lets_a_model_think_is_learned(thinks: bool) -> None:
     """Newer versions do unless told otherwise: the first answer shows it, and every count after it is exact."""
-    counting = counter(Card(THINKING, thinks=True))
+    counting = counter(PromptFormat(THINKING, thinks=True))
     bare = tokens(rendered("a"))
     first = counting.weigh(asked("a"))
     truth = tokens(rendered("a") + "a b") if thinks else bare
@@ -108,14 +110,14 @@ def test_whether_ollama_lets_a_model_think_is_learned(thinks: bool) -> None:
 
 def test_a_model_that_does_not_think_has_one_way() -> None:
     """Though its template could."""
-    assert counter(Card(THINKING)).weigh(asked("a")).count == Count(
+    assert counter(PromptFormat(THINKING)).weigh(asked("a")).count == Count(
         tokens(rendered("a")), exact=True
     )
 
 
 def test_without_a_template_its_overhead_is_learned() -> None:
     """An estimate at first, exact when four turns were as predicted by the same sum."""
-    counting = counter(Card("", own_renderer=True))
+    counting = counter(PromptFormat("", own_renderer=True))
     for turn in range(7):
         contents = ["the dog", "lazy"] * turn + ["fox"]
         weighed = counting.weigh(asked(*contents))
@@ -128,17 +130,17 @@ def test_without_a_template_its_overhead_is_learned() -> None:
 
 def test_what_was_learned_of_another_template_is_forgotten() -> None:
     """Ratios stay: they are the vocabulary's."""
-    counting = counter(Card("x{{ .Prompt }}"))
+    counting = counter(PromptFormat("x{{ .Prompt }}"))
     counting.learn(counting.weigh(asked("a")), 99)
     kept = replace(counting.learned, ratios=Ratios({"code": 2.0}))
-    assert counter(Card("x{{ .Prompt }}"), kept).learned == kept
-    other = counter(Card(CHATML), kept).learned
+    assert counter(PromptFormat("x{{ .Prompt }}"), kept).learned == kept
+    other = counter(PromptFormat(CHATML), kept).learned
     assert (other.overhead, other.ratios) == (Overhead(), kept.ratios)
 
 
 def test_more_than_text_is_an_estimate_that_teaches_nothing() -> None:
     """Tools are written into the prompt in ways that are not known here."""
-    counting = counter(Card(CHATML))
+    counting = counter(PromptFormat(CHATML))
     weighed = counting.weigh(asked("a", tools=[1]))
     assert (weighed.count.exact, weighed.count.error_percent > 0) == (False, True)
     assert not counting.learn(weighed, 5000)
@@ -146,7 +148,7 @@ def test_more_than_text_is_an_estimate_that_teaches_nothing() -> None:
 
 def test_without_a_vocabulary_cl100k_times_what_was_learned() -> None:
     """Always an estimate, with its error."""
-    counting = counter(Card(CHATML), exact=False)
+    counting = counter(PromptFormat(CHATML), exact=False)
     text = "word " * 1000
     first = counting.weigh(asked(text))
     assert first.count == Count(1105, exact=False, error_percent=FIRST_ERROR)
@@ -156,7 +158,7 @@ def test_without_a_vocabulary_cl100k_times_what_was_learned() -> None:
 
 def test_without_any_encoding_a_guess_by_the_bytes() -> None:
     """It says how bad it may be, and learns nothing that another base would be multiplied with."""
-    counting = PromptCounter(Card(CHATML), None, None, Learned())
+    counting = ModelCounter(PromptFormat(CHATML), None, None, Learned())
     weighed = counting.weigh(asked("word " * 700))
     assert weighed.count.error_percent == NO_ENCODING_ERROR
     assert weighed.count.at_least < 700 < weighed.count.at_most
@@ -165,5 +167,5 @@ def test_without_any_encoding_a_guess_by_the_bytes() -> None:
 
 def test_single_texts() -> None:
     """Without a template, and without what is added to a prompt."""
-    assert counter(Card(CHATML)).text("the lazy dog") == tokens("the lazy dog")
-    assert counter(Card(CHATML), exact=False).text("word " * 100) == 110
+    assert counter(PromptFormat(CHATML)).text("the lazy dog") == tokens("the lazy dog")
+    assert counter(PromptFormat(CHATML), exact=False).text("word " * 100) == 110

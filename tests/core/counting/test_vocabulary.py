@@ -210,7 +210,7 @@ def test_remembered_values_are_bounded() -> None:
         calls.append(text)
         return len(text)
 
-    remembered = counter.Remembered(size, max_characters=10)
+    remembered = counter.Memo(size, max_characters=10)
     for text in ("aaaa", "bbbb", "aaaa", "cccc", "aaaa", "bbbb"):
         assert remembered(text) == 4
     assert calls == ["aaaa", "bbbb", "cccc", "bbbb"]
