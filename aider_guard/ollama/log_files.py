@@ -23,7 +23,7 @@ from typing import Final, Protocol
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess
-from aider_guard.ollama.log_lines import LINE_BYTES, DebugLine, Said, read_line
+from aider_guard.ollama.log_lines import LINE_BYTES, DebugLine, LogLine, read_line
 from aider_guard.ollama.names import is_this_machine
 from aider_guard.ollama.server_process import APP_LOG, PROC, is_ollama_name, server_process
 
@@ -215,7 +215,7 @@ class FollowedLog(Protocol):
     def mark(self) -> int:
         """The place where it ends now. Does not block."""
 
-    def since(self, mark: int) -> tuple[Said, ...] | Unavailable:
+    def since(self, mark: int) -> tuple[LogLine, ...] | Unavailable:
         """What it says from this place on, as far as it is written. May block for the time of reading it."""
 
     @property
@@ -226,7 +226,7 @@ class FollowedLog(Protocol):
         """Let go of it."""
 
 
-class Sayings:
+class LogLines:
     """Bytes of a log → what its lines say, and where. Of a line that is not complete its beginning is held."""
 
     def __init__(self, start: int = 0) -> None:
@@ -234,7 +234,7 @@ class Sayings:
         """The place up to which the log was read."""
         self.tells_all = False
         self._line = bytearray()
-        self._said: deque[tuple[int, Said]] = deque()
+        self._said: deque[tuple[int, LogLine]] = deque()
         self._known_from = start
 
     def feed(self, chunk: bytes) -> None:
@@ -254,7 +254,7 @@ class Sayings:
         self._line.clear()
         self._known_from = self.at
 
-    def since(self, mark: int) -> tuple[Said, ...] | Unavailable:
+    def since(self, mark: int) -> tuple[LogLine, ...] | Unavailable:
         """What was said from this place on, as far as it was read."""
         if mark < self._known_from:
             return Unavailable("the log grew too fast to be read")
@@ -290,7 +290,7 @@ class LogFile:
         self._path = path
         fd = _open(path)
         self._place = _Place(fd, os.fstat(fd).st_size, 0)
-        self._sayings = Sayings()
+        self._sayings = LogLines()
         self._reading = threading.Lock()
 
     @property
@@ -309,7 +309,7 @@ class LogFile:
             return place.at + rest + (0 if is_same else now.st_size)
         return place.at
 
-    def since(self, mark: int) -> tuple[Said, ...] | Unavailable:
+    def since(self, mark: int) -> tuple[LogLine, ...] | Unavailable:
         """See `FollowedLog`."""
         try:
             with self._reading:
@@ -365,7 +365,7 @@ class LogStream:
     def __init__(self, fd: int, ended: Callable[[], str]) -> None:
         """``ended`` says why, after the output's end."""
         self._fd = fd
-        self._sayings = Sayings()
+        self._sayings = LogLines()
         self._lock = threading.Lock()
         self._ended = ended
         self._end: Unavailable | None = None
@@ -381,7 +381,7 @@ class LogStream:
         """See `FollowedLog`."""
         return self._sayings.at
 
-    def since(self, mark: int) -> tuple[Said, ...] | Unavailable:
+    def since(self, mark: int) -> tuple[LogLine, ...] | Unavailable:
         """See `FollowedLog`."""
         with self._lock:
             return self._end or self._sayings.since(mark)

@@ -39,7 +39,7 @@ class RequestEnded:
     """gin's line of a request that came by POST: whatever the log says of it stands before."""
 
 
-Said = LoggedCut | LoggedPrompt | MessagesDropped | ContextShifted | DebugLine | RequestEnded
+LogLine = LoggedCut | LoggedPrompt | MessagesDropped | ContextShifted | DebugLine | RequestEnded
 
 _PREFIX: Final = r"(?:(?!level=|slot |\[GIN\]).){0,160}?"
 _SLOG: Final = re.compile(
@@ -63,7 +63,7 @@ _DROPPED: Final = frozenset(
 )
 
 
-def read_line(line: bytes) -> Said | None:
+def read_line(line: bytes) -> LogLine | None:
     """What one line of the log says; None for nothing of interest."""
     text = line[:LINE_BYTES].decode("utf-8", "replace")
     if "level=" in text and (slog := _SLOG.match(text)):
@@ -73,7 +73,7 @@ def read_line(line: bytes) -> Said | None:
     return RequestEnded() if "[GIN]" in text and _ENDED.match(text) else None
 
 
-def _read_slog(level: str, words: str, rest: str) -> Said | None:
+def _read_slog(level: str, words: str, rest: str) -> LogLine | None:
     if words == "truncating input prompt" and (cut := _CUT.match(rest)):
         return LoggedCut(int(cut[1]), int(cut[2]))
     if words in _DROPPED:
@@ -85,13 +85,13 @@ def _read_slog(level: str, words: str, rest: str) -> Said | None:
     return DebugLine() if level == "DEBUG" else None
 
 
-def _read_slot(rest: str) -> Said | None:
+def _read_slot(rest: str) -> LogLine | None:
     if prompt := _NEW_PROMPT.match(rest):
         return LoggedPrompt(int(prompt[2]), int(prompt[1]))
     return ContextShifted() if rest.startswith(_SHIFT) else None
 
 
-def evidence(said: Iterable[Said], *, tells_all: bool = False) -> LogEvidence:
+def evidence(said: Iterable[LogLine], *, tells_all: bool = False) -> LogEvidence:
     """What the lines say together; ``tells_all`` if debug lines were seen before them already."""
     lines = tuple(said)
     return LogEvidence(
@@ -103,7 +103,7 @@ def evidence(said: Iterable[Said], *, tells_all: bool = False) -> LogEvidence:
     )
 
 
-def _is_of_debug_level(said: Said) -> bool:
+def _is_of_debug_level(said: LogLine) -> bool:
     match said:
         case DebugLine() | MessagesDropped():
             return True

@@ -150,7 +150,7 @@ _LISTENING: Final = "0A"
 
 
 @dataclass(frozen=True)
-class Listener:
+class ListeningProcess:
     """A listening socket's owner. ``pid`` is 0 where the system does not tell it."""
 
     uid: int
@@ -172,7 +172,7 @@ def find_listener(
     *,
     proc: Path = PROC,
     clock: Callable[[], float] = time.monotonic,
-) -> Listener | Unavailable:
+) -> ListeningProcess | Unavailable:
     """Who takes a connection to one of these addresses; the first address is asked for first."""
     if not (proc / "net" / "tcp").exists():
         return _ask_own_processes(addresses, port, clock)
@@ -189,9 +189,9 @@ def find_listener(
     processes = _names(proc)
     pid = _holder(socket.inode, proc, processes, clock)
     if pid:
-        return Listener(socket.uid, pid)
+        return ListeningProcess(socket.uid, pid)
     servers = [pid for pid, name in processes if _is_server(proc, pid, name, socket.uid)]
-    return Listener(socket.uid, *((servers[0], True) if len(servers) == 1 else ()))
+    return ListeningProcess(socket.uid, *((servers[0], True) if len(servers) == 1 else ()))
 
 
 def is_ollama_name(name: str) -> bool:
@@ -290,7 +290,7 @@ def _names(proc: Path) -> list[tuple[int, str]]:
 
 def _ask_own_processes(
     addresses: tuple[Address, ...], port: int, clock: Callable[[], float]
-) -> Listener | Unavailable:
+) -> ListeningProcess | Unavailable:
     """Without /proc: one's own processes say themselves what they listen on."""
     deadline = clock() + SEARCH_SECONDS
     processes = sorted(
@@ -301,7 +301,7 @@ def _ask_own_processes(
             break
         with contextlib.suppress(psutil.Error, OSError):
             if _listens(process, addresses, port):
-                return Listener(process.uids().real, process.pid)
+                return ListeningProcess(process.uids().real, process.pid)
     return Unavailable(f"this system does not tell this user who listens on port {port}")
 
 
@@ -322,7 +322,7 @@ APP_LOG: Final = Path("~/.ollama/logs/server.log")
 def server_process(
     base_url: str,
     *,
-    find: Callable[[tuple[Address, ...], int], Listener | Unavailable] = find_listener,
+    find: Callable[[tuple[Address, ...], int], ListeningProcess | Unavailable] = find_listener,
     app_log: Path = APP_LOG,
 ) -> ServerProcess | Unavailable:
     """The process that listens where Ollama is asked for, or why it cannot be known. Never raises.
@@ -366,7 +366,7 @@ def _name(pid: int) -> str:
 
 
 def _settings(
-    listener: Listener, name: str, user: str, app_log: Path
+    listener: ListeningProcess, name: str, user: str, app_log: Path
 ) -> tuple[dict[str, str] | Unavailable, str]:
     """The settings, and where they were read: process, log or runner."""
     if not listener.pid:

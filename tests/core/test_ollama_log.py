@@ -12,9 +12,9 @@ from aider_guard.ollama.log_lines import (
     LINE_BYTES,
     ContextShifted,
     DebugLine,
+    LogLine,
     MessagesDropped,
     RequestEnded,
-    Said,
     evidence,
     read_line,
 )
@@ -77,7 +77,7 @@ ENDED = '[GIN] 2026/11/22 - 10:04:43 | 200 |  2.48s |       127.0.0.1 | POST    
         ("", None),
     ],
 )
-def test_lines(line: str, said: Said | None) -> None:
+def test_lines(line: str, said: LogLine | None) -> None:
     """Each kind of line, as the eras and the keepers of logs write it."""
     assert read_line(line.encode()) == said
     assert read_line(line.encode() + b"\r") == said

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.ollama.names import targets
-from aider_guard.ollama.server_process import PROC, Listener, find_listener
+from aider_guard.ollama.server_process import PROC, ListeningProcess, find_listener
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,7 +98,7 @@ def test_the_most_exact_socket_takes_the_connection(
     if found is None:
         assert listener == Unavailable("no process of this machine listens on port 11434")
     else:
-        assert listener == Listener(UID, 20 + found)
+        assert listener == ListeningProcess(UID, 20 + found)
 
 
 def test_only_listening_sockets_of_the_port_count(tmp_path: Path) -> None:
@@ -112,11 +112,11 @@ def test_the_first_process_of_all_is_the_last_that_is_taken(tmp_path: Path) -> N
     """systemd keeps the sockets that it made for others."""
     proc = make_proc(tmp_path / "proc", tcp=row("127.0.0.1", 5))
     add_process(proc, 1, "systemd", inodes=(5,))
-    assert find_listener(V4, PORT, proc=proc) == Listener(UID, 1)
+    assert find_listener(V4, PORT, proc=proc) == ListeningProcess(UID, 1)
     add_process(proc, 9, "proxy", inodes=(5,))
-    assert find_listener(V4, PORT, proc=proc) == Listener(UID, 9)
+    assert find_listener(V4, PORT, proc=proc) == ListeningProcess(UID, 9)
     add_process(proc, 7, "ollama", inodes=(5,))
-    assert find_listener(V4, PORT, proc=proc) == Listener(UID, 7)
+    assert find_listener(V4, PORT, proc=proc) == ListeningProcess(UID, 7)
 
 
 @pytest.mark.parametrize(
@@ -138,14 +138,14 @@ def test_the_one_server_of_the_user_is_inferred(
     add_process(proc, 10, "ssh", "ssh serve", inodes=None)
     for number, command in enumerate(commands, 20):
         add_process(proc, number, "ollama", command, inodes=None)
-    assert find_listener(V4, PORT, proc=proc) == Listener(UID, pid, inferred=pid != 0)
+    assert find_listener(V4, PORT, proc=proc) == ListeningProcess(UID, pid, inferred=pid != 0)
 
 
 def test_another_users_server_is_not_inferred(tmp_path: Path) -> None:
     """A server that the socket's user does not run cannot be it."""
     proc = make_proc(tmp_path / "proc", tcp=row("127.0.0.1", 5, uid=UID + 1))
     add_process(proc, 20, "ollama", "ollama serve", inodes=None)
-    assert find_listener(V4, PORT, proc=proc) == Listener(UID + 1)
+    assert find_listener(V4, PORT, proc=proc) == ListeningProcess(UID + 1)
 
 
 def test_the_search_ends(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_the_search_ends(tmp_path: Path) -> None:
     add_process(proc, 20, "busy", inodes=tuple(range(100, 200)))
     add_process(proc, 10, "holder", inodes=(5,))
     ticks = iter(range(1000))
-    assert find_listener(V4, PORT, proc=proc, clock=lambda: next(ticks)) == Listener(UID)
+    assert find_listener(V4, PORT, proc=proc, clock=lambda: next(ticks)) == ListeningProcess(UID)
     assert next(ticks) < 10
 
 
@@ -163,7 +163,7 @@ def test_any_table_is_read(tmp_path_factory: pytest.TempPathFactory, content: by
     """Lines that are none are passed over."""
     proc = make_proc(tmp_path_factory.mktemp("any") / "proc")
     (proc / "net" / "tcp").write_bytes(HEADER.encode() + b"\n" + content)
-    assert isinstance(find_listener(V4, PORT, proc=proc), Listener | Unavailable)
+    assert isinstance(find_listener(V4, PORT, proc=proc), ListeningProcess | Unavailable)
 
 
 @linux
@@ -190,6 +190,6 @@ def test_a_real_socket_is_found(
         listening.listen()
         port = listening.getsockname()[1]
         found = find_listener(targets(asked), port, proc=proc, clock=lambda: 0.0)
-    assert found == Listener(UID, os.getpid())
+    assert found == ListeningProcess(UID, os.getpid())
     gone = find_listener(targets(asked), port, proc=proc, clock=lambda: 0.0)
     assert isinstance(gone, Unavailable)

@@ -23,14 +23,14 @@ from aider_guard.ollama.log_files import (
     NOT_FOUND,
     LogFile,
     LogFileAt,
+    LogLines,
     LogOf,
     LogStream,
     Machine,
-    Sayings,
     find_log,
     followed_child,
 )
-from aider_guard.ollama.log_lines import Said
+from aider_guard.ollama.log_lines import LogLine
 from aider_guard.ollama.server_process import server_process
 
 LOCAL = "http://127.0.0.1:11434"
@@ -375,7 +375,7 @@ def test_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_little_is_kept() -> None:
     """Neither an endless line nor endlessly many of them stay in memory, and no text of a prompt does."""
-    sayings = Sayings()
+    sayings = LogLines()
     debug = b'time=2026 level=DEBUG source=r.go:1 msg="chat request" prompt="my secret '
     sayings.feed(debug)
     for _ in range(100):
@@ -431,7 +431,7 @@ def _said_after(path: Path, log: LogStream) -> bool:
     return True
 
 
-def _all(log: LogStream) -> tuple[Said, ...]:
+def _all(log: LogStream) -> tuple[LogLine, ...]:
     said = log.since(0)
     assert not isinstance(said, Unavailable)
     return said

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess
 from aider_guard.line_process import PACKAGE_PARENT
-from aider_guard.ollama.server_process import Listener, server_process
+from aider_guard.ollama.server_process import ListeningProcess, server_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,7 +146,7 @@ def test_nothing_to_look_for(base: str, reason: str) -> None:
     [
         (Unavailable("why"), Unavailable("why")),
         (
-            Listener(os.getuid()),
+            ListeningProcess(os.getuid()),
             ServerProcess(
                 0,
                 "",
@@ -155,7 +155,7 @@ def test_nothing_to_look_for(base: str, reason: str) -> None:
             ),
         ),
         (
-            Listener(2**31 - 7),
+            ListeningProcess(2**31 - 7),
             ServerProcess(
                 0,
                 "",
@@ -164,7 +164,7 @@ def test_nothing_to_look_for(base: str, reason: str) -> None:
             ),
         ),
         (
-            Listener(os.getuid(), 2**30),
+            ListeningProcess(os.getuid(), 2**30),
             ServerProcess(
                 2**30,
                 "",
@@ -175,7 +175,7 @@ def test_nothing_to_look_for(base: str, reason: str) -> None:
     ],
 )
 def test_what_is_not_told(
-    listener: Listener | Unavailable, expected: ServerProcess | Unavailable
+    listener: ListeningProcess | Unavailable, expected: ServerProcess | Unavailable
 ) -> None:
     """Each thing that the system keeps to itself is said, the rest is there."""
     assert (
