@@ -119,7 +119,7 @@ _OPTIONS_THAT_LEAD_AWAY: Final = (
 
 
 @dataclass(frozen=True)
-class Calls:
+class SyscallNumbers:
     """The numbers of the calls on one kind of machine (asm/unistd_64.h; asm-generic/unistd.h)."""
 
     architecture: int  # AUDIT_ARCH_…, linux/audit.h
@@ -137,8 +137,8 @@ class Calls:
     """What makes sockets or looks names up, by the numbers of this machine's 32 bit programs."""
 
 
-CALLS: Final[Mapping[str, Calls]] = {
-    "x86_64": Calls(
+CALLS: Final[Mapping[str, SyscallNumbers]] = {
+    "x86_64": SyscallNumbers(
         architecture=0xC000003E,
         socket=41,
         connect=42,
@@ -152,7 +152,7 @@ CALLS: Final[Mapping[str, Calls]] = {
         request_key=249,
         other_table=(102, 359, 287),  # socketcall, socket, request_key: asm/unistd_32.h
     ),
-    "aarch64": Calls(
+    "aarch64": SyscallNumbers(
         architecture=0xC00000B7,
         socket=198,
         connect=203,
@@ -170,7 +170,7 @@ CALLS: Final[Mapping[str, Calls]] = {
 """By the name that uname(2) gives the machine."""
 
 
-def program(calls: Calls) -> bytes:
+def program(calls: SyscallNumbers) -> bytes:
     """The instructions for this kind of machine, eight bytes each.
 
     They say ASK for connect, bind, listen, sendmsg, sendmmsg, sendto with an address, and a new socket for internet
@@ -199,7 +199,7 @@ def program(calls: Calls) -> bytes:
     )
 
 
-def program_in_a_jail(calls: Calls) -> bytes:
+def program_in_a_jail(calls: SyscallNumbers) -> bytes:
     """The instructions beside a network namespace: what is not held by one is refused, and nobody is asked.
 
     That are sockets of families that belong to no network namespace (to a virtual machine's host, say: EAFNOSUPPORT),

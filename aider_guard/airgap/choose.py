@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from aider_guard.airgap import kernel
 from aider_guard.airgap.daemon_sockets import masked_paths
-from aider_guard.airgap.dns import Names
-from aider_guard.airgap.gap import Enter, NoGap
+from aider_guard.airgap.dns import NameTable
+from aider_guard.airgap.gap import Enter, Unenforced
 from aider_guard.airgap.seccomp import SeccompGap
 from aider_guard.airgap.syscalls import FAULT
 from aider_guard.core import egress_messages
@@ -23,7 +23,7 @@ from aider_guard.loop import Loop
 
 if TYPE_CHECKING:
     from aider_guard.airgap.gap import Gap
-    from aider_guard.airgap.netns import Building
+    from aider_guard.airgap.netns import NamespaceSetup
 
 _SWITCH: Final = "AIDER_GUARD_TEST_NO_LAYER"
 """Names layers that are not to be tried, separated by commas: how tests see a system that does not allow them."""
@@ -32,7 +32,7 @@ _FORBIDDEN: Final = (*_BY_CONTAINERS, errno.EACCES, errno.ENOSPC, errno.EUSERS)
 """How the kernel says that it may not be, as far as a setting can be why (unshare(2)); a full limit is ENOSPC."""
 
 
-class Choosing:
+class LayerSelection:
     """The choice, under way from the start on. As a ``with``: what was opened for it, and not taken, is closed.
 
     With *is_open* there is none. A program that *serves_page* must be reached by a browser outside.
@@ -48,13 +48,13 @@ class Choosing:
     ) -> None:
         self._serves_page = serves_page
         self._environment, self._is_open = environment, is_open
-        self._names = Names()
+        self._names = NameTable()
         self._allowed: dict[tuple[str, int], Place] = {}
         for place in allowed:  # two names may mean the same place inside
             self._allowed.setdefault(self._inside(place), place)
         self._not_tried = environment.get(_SWITCH, "").split(",")
         self._stack = ExitStack()
-        self._building: Building | None = None
+        self._building: NamespaceSetup | None = None
         self._causes: list[str] = []
 
     @property
@@ -62,13 +62,13 @@ class Choosing:
         """Why there is no better layer than the one that was found: causes of core/egress_causes.py."""
         return "; ".join(self._causes)
 
-    def __enter__(self) -> Choosing:
+    def __enter__(self) -> LayerSelection:
         """Begin to make the best layer, in a child; it takes a few milliseconds."""
         if self._may_try("netns"):
-            from aider_guard.airgap.netns import Building
+            from aider_guard.airgap.netns import NamespaceSetup
 
             try:
-                building = Building(tuple(self._allowed), masked_paths(self._environment))
+                building = NamespaceSetup(tuple(self._allowed), masked_paths(self._environment))
             except OSError as error:
                 self._causes.append(_why_no_namespaces(error))
             else:
@@ -81,8 +81,8 @@ class Choosing:
     def finish(self) -> Gap:
         """The air gap of the best layer there is. It is the caller's to close."""
         if self._is_open:
-            return NoGap("open")
-        return self._tried(self._netns) or self._tried(self._seccomp) or NoGap("asked")
+            return Unenforced("open")
+        return self._tried(self._netns) or self._tried(self._seccomp) or Unenforced("asked")
 
     def _tried(self, layer: Callable[[], Gap | None]) -> Gap | None:
         """The layer; None where it cannot be, whatever the reason: no start fails by it."""
@@ -167,7 +167,7 @@ def find_layer(
     environment: Mapping[str, str] = os.environ, allowed: Sequence[Place] = ()
 ) -> LayerChoice:
     """The best layer that this system allows, found by making it, and why there is no better one."""
-    with Choosing(allowed, environment) as choosing:
+    with LayerSelection(allowed, environment) as choosing:
         gap = choosing.finish()
         gap.close()
         return LayerChoice(gap.layer, choosing.because)
@@ -179,7 +179,9 @@ def open_gap(
 ) -> Iterator[Gap]:
     """An air gap of one layer. Raises OSError where the system does not allow it."""
     others = ",".join(other for other in ENFORCED if other != layer)
-    with Choosing(allowed, {**environment, _SWITCH: others}, is_open=layer == "open") as choosing:
+    with LayerSelection(
+        allowed, {**environment, _SWITCH: others}, is_open=layer == "open"
+    ) as choosing:
         gap = choosing.finish()
         try:
             if gap.layer != layer:
@@ -201,7 +203,7 @@ def try_filter(within_seconds: float = TRIAL_SECONDS) -> None:
     Raises OSError when that does not work here, and RuntimeError when the guard cannot judge a call.
     """
     seen: list[Attempt] = []
-    with closing(SeccompGap(Names())) as gap, ExitStack() as stack:
+    with closing(SeccompGap(NameTable())) as gap, ExitStack() as stack:
         with gap.entering() as enter:
             child = _Child(enter)
             stack.callback(child.end)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aider_guard.airgap.gap import NOBODY, Whose
+from aider_guard.airgap.gap import NOBODY, ProgramFinder
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.loop import READ, Loop
 
@@ -35,7 +35,7 @@ LOCAL: Final = ("localhost", "localhost.localdomain")
 _HERE: Final = "127.0.0.1"
 
 
-class Names:
+class NameTable:
     """The addresses of one session's names, in the order in which they were asked for."""
 
     def __init__(self, known: Iterable[str] = ()) -> None:
@@ -70,7 +70,7 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Answered:
+class DnsAnswer:
     """What was asked, and the whole answer. ``is_new`` is whether the name was never asked for before."""
 
     name: str
@@ -79,8 +79,8 @@ class Answered:
 
 
 def answer(
-    query: bytes, names: Names, is_absent: Callable[[str], bool] = lambda _name: False
-) -> Answered | None:
+    query: bytes, names: NameTable, is_absent: Callable[[str], bool] = lambda _name: False
+) -> DnsAnswer | None:
     """Answer a question for a name; None when the datagram is no question.
 
     Every name that is not *absent* exists, with one IPv4 address and no other record: a program that insists on another
@@ -93,18 +93,20 @@ def answer(
     identifier, flags, *_ = _HEADER.unpack_from(query)
     before = _RESPONSE | _RECURSION_AVAILABLE | flags & (_OPCODES | _RECURSION_DESIRED)
     if flags & _OPCODES:
-        return Answered(name, _HEADER.pack(identifier, before | _NOT_IMPLEMENTED, 1, 0, 0, 0) + raw)
+        return DnsAnswer(
+            name, _HEADER.pack(identifier, before | _NOT_IMPLEMENTED, 1, 0, 0, 0) + raw
+        )
     is_local = name in names.local and name not in names
     is_new = not is_local and name not in names
     address = _HERE if is_local else None if is_absent(name) else names.address_of(name)
     if address is None:
-        return Answered(name, _HEADER.pack(identifier, before | _NO_SUCH_NAME, 1, 0, 0, 0) + raw)
+        return DnsAnswer(name, _HEADER.pack(identifier, before | _NO_SUCH_NAME, 1, 0, 0, 0) + raw)
     records = b""
     if kind == _A:
         fixed = struct.pack("!HHIH", _A, _IN, _SECONDS_KEPT, 4)
         records = _COMPRESSED + fixed + ipaddress.IPv4Address(address).packed
     head = _HEADER.pack(identifier, before, 1, 1 if records else 0, 0, 0)
-    return Answered(name, head + raw + records, is_new)
+    return DnsAnswer(name, head + raw + records, is_new)
 
 
 def _question(query: bytes) -> tuple[str, int, bytes] | None:
@@ -169,16 +171,18 @@ class NameServer:
     """
 
     def __init__(
-        self, sockets: Sequence[socket.socket], names: Names, allowed: Sequence[Place] = ()
+        self, sockets: Sequence[socket.socket], names: NameTable, allowed: Sequence[Place] = ()
     ) -> None:
         self._sockets, self._names = tuple(sockets), names
         self._unsaid = names.local.union(place.host for place in allowed)
         self._loop: Loop | None = None
         self._report: Callable[[Attempt], None] = lambda _attempt: None
-        self._whose: Whose = NOBODY
+        self._whose: ProgramFinder = NOBODY
         self._askers: dict[str, str] = {}
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
+    def watch(
+        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+    ) -> None:
         """Serve from this loop."""
         self._loop, self._report, self._whose = loop, report, whose
         for one in self._sockets:

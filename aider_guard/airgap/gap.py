@@ -27,7 +27,7 @@ class Enter:
         self.run()
 
 
-class Whose(Protocol):
+class ProgramFinder(Protocol):
     """Names programs inside where a layer itself cannot tell who it was; "" where that is not known."""
 
     def only(self) -> str:
@@ -37,7 +37,7 @@ class Whose(Protocol):
         """The one that sent a datagram from this port and waits for the answer."""
 
 
-class Nobody:
+class UnknownProgram:
     """Implements ``Whose`` where nobody is known."""
 
     def only(self) -> str:
@@ -50,7 +50,7 @@ class Nobody:
         return ""
 
 
-NOBODY: Final[Whose] = Nobody()
+NOBODY: Final[ProgramFinder] = UnknownProgram()
 
 
 class Gap(Protocol):
@@ -81,7 +81,9 @@ class Gap(Protocol):
         Leaving it means that the program runs inside. Raises OSError when that could not be.
         """
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
+    def watch(
+        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+    ) -> None:
         """Serve what is inside from this loop, never blocking it, and report each attempt."""
 
     def look(self) -> None:
@@ -106,7 +108,7 @@ def listen_here() -> tuple[int, int]:
         return listener.detach(), port
 
 
-class NoGap:
+class Unenforced:
     """Implements ``gap.Gap`` for the layers "asked" and "open"."""
 
     def __init__(self, layer: Layer) -> None:
@@ -130,7 +132,9 @@ class NoGap:
         """See ``Gap``: there is nothing to enter."""
         yield None
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
+    def watch(
+        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+    ) -> None:
         """See ``Gap``: nothing is seen by the kernel."""
 
     def look(self) -> None:

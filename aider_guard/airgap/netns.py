@@ -19,10 +19,10 @@ from typing import Final, Literal
 
 from aider_guard.airgap import bpf, kernel, mounts, packet_capture
 from aider_guard.airgap.dns import PORT as DNS_PORT
-from aider_guard.airgap.dns import Names, NameServer
-from aider_guard.airgap.gap import NOBODY, Enter, Whose
+from aider_guard.airgap.dns import NameServer, NameTable
+from aider_guard.airgap.gap import NOBODY, Enter, ProgramFinder
 from aider_guard.airgap.kernel import KEPT
-from aider_guard.airgap.packet_capture import Takers
+from aider_guard.airgap.packet_capture import ListenerLookup
 from aider_guard.airgap.proc import End, Kind, diag_socket
 from aider_guard.core.egress import Attempt, Place, Protocol
 from aider_guard.loop import READ, Loop
@@ -145,7 +145,7 @@ class Jail:
             os.close(self.tables.popitem()[1])
 
 
-class Building:
+class NamespaceSetup:
     """A jail under way. As a ``with``: leaving it ends the child; ``finish`` in it gives the jail."""
 
     def __init__(self, allowed: Sequence[Address], masked: Sequence[str]) -> None:
@@ -156,7 +156,7 @@ class Building:
         theirs.close()
         self._allowed = len(allowed)
 
-    def __enter__(self) -> Building:
+    def __enter__(self) -> NamespaceSetup:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -326,18 +326,18 @@ _UNREAD: Final = "(more than could be read)"
 class NetnsGap:
     """Implements ``gap.Gap``. Owns the jail; *allowed* are the places that its listeners stand for."""
 
-    def __init__(self, jail: Jail, names: Names, allowed: Sequence[Place] = ()) -> None:
+    def __init__(self, jail: Jail, names: NameTable, allowed: Sequence[Place] = ()) -> None:
         self._jail, self._names = jail, names
         self._name_server = NameServer(jail.dns, names, allowed)
         self._relays = tuple(zip((one.fileno() for one in jail.allowed), allowed, strict=True))
         known: dict[Kind, End] = {"udp": (_HERE, DNS_PORT), "tcp": jail.spare[0].getsockname()}
-        self._takers = Takers(jail.diag, jail.tables, known)
+        self._takers = ListenerLookup(jail.diag, jail.tables, known)
         self._seen, self._attempts = 0, 0
         _make_room(jail.tap)
         self._let_through = {one.getsockname()[:2] for one in jail.allowed}
         self._report: Callable[[Attempt], None] = lambda _attempt: None
         self._loop: Loop | None = None
-        self._whose: Whose = NOBODY
+        self._whose: ProgramFinder = NOBODY
 
     @property
     def layer(self) -> Literal["netns"]:
@@ -368,7 +368,9 @@ class NetnsGap:
         namespaces = self._jail.namespaces
         yield Enter(namespaces.enter, (namespaces.user, namespaces.net, namespaces.mount))
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
+    def watch(
+        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+    ) -> None:
         """See ``Gap``."""
         self._loop, self._report, self._whose = loop, report, whose
         loop.watch(self._jail.tap.fileno(), READ, lambda _events: self._round())

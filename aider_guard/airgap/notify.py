@@ -48,7 +48,7 @@ class Notification:
 
 
 @dataclass(frozen=True)
-class Done:
+class Result:
     """The call is over, and the guard says with what: a value, or the number of an error."""
 
     value: int = 0
@@ -56,19 +56,19 @@ class Done:
 
 
 @dataclass(frozen=True)
-class GoOn:
+class Continue:
     """The kernel carries the call out as it is. What lies in the caller's memory may have changed since it was read."""
 
 
 @dataclass(frozen=True)
-class Give:
+class GiveDescriptor:
     """The call ends with a new descriptor: the caller's own, of what this one of the guard's is."""
 
     socket: socket.socket
     close_on_exec: bool
 
 
-class Listener:
+class FilterListener:
     """The guard's end of one filter. Owns its descriptor."""
 
     def __init__(self, fd: int) -> None:
@@ -98,14 +98,14 @@ class Listener:
         fields = _NOTIFICATION.unpack(buffer)
         return Notification(fields[0], fields[1], fields[3], fields[6:])
 
-    def answer(self, identifier: int, what: Done | GoOn | Give) -> None:
+    def answer(self, identifier: int, what: Result | Continue | GiveDescriptor) -> None:
         """Let the call end or go on. A caller that is gone meanwhile is no error."""
         match what:
-            case Done(value, error):
+            case Result(value, error):
                 self._tell(_SEND, _ANSWER.pack(identifier, value, -error, 0))
-            case GoOn():
+            case Continue():
                 self._tell(_SEND, _ANSWER.pack(identifier, 0, 0, _CONTINUE))
-            case Give(sock, close_on_exec):
+            case GiveDescriptor(sock, close_on_exec):
                 flags = os.O_CLOEXEC if close_on_exec else 0
                 given = _GIVEN.pack(identifier, _AND_SEND, sock.fileno(), 0, flags)
                 try:
@@ -113,7 +113,8 @@ class Listener:
                 except OSError as error:  # it has too many, or the kernel is older than 5.14
                     is_old = error.errno in {errno.EINVAL, errno.ENOTTY}
                     self.answer(
-                        identifier, GoOn() if is_old else Done(error=error.errno or errno.EMFILE)
+                        identifier,
+                        Continue() if is_old else Result(error=error.errno or errno.EMFILE),
                     )
 
     def _tell(self, what: int, raw: bytes) -> None:
@@ -142,7 +143,7 @@ class Listener:
 
 
 @dataclass
-class Caller:
+class CallingThread:
     """The thread behind a notification: its memory and its descriptors, by the right to trace it (ptrace(2)).
 
     ``is_valid`` says that the thread is still the one that called. What is read before it says so is not to be used.

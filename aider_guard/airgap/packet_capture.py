@@ -183,7 +183,7 @@ def of_this_machine(kind: str) -> Iterator[bytes]:
 _KINDS: Final[tuple[Kind, ...]] = ("tcp", "udp")
 
 
-class Takers:
+class ListenerLookup:
     """Asks the kernel about one packet at a time, and reads its tables where it does not answer.
 
     Args:

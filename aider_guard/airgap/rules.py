@@ -13,8 +13,8 @@ from typing import Final, Literal
 
 import psutil
 
-from aider_guard.airgap.dns import Names
-from aider_guard.airgap.notify import Caller
+from aider_guard.airgap.dns import NameTable
+from aider_guard.airgap.notify import CallingThread
 from aider_guard.airgap.packet_capture import of_this_machine
 from aider_guard.airgap.proc import diag_socket
 from aider_guard.airgap.sockets import Internet
@@ -143,7 +143,7 @@ _DELETED = " (deleted)"  # what the kernel adds to the path of a file without a 
 
 
 @dataclass(frozen=True)
-class Found:
+class HeldFile:
     """A file that is held open: where it really is, and a path that leads to it whatever is renamed."""
 
     real_path: str
@@ -152,7 +152,7 @@ class Found:
     """Device and inode."""
 
 
-class Masked:
+class MaskedSockets:
     """The daemons' sockets, by path and by number: a second name of one, or another mount, is the same socket.
 
     ``paths`` are real paths of sockets, or of folders with all that is in them. Numbers are learned at the start and
@@ -164,7 +164,7 @@ class Masked:
         self._numbers: set[tuple[int, int]] = set()
         self._learn()
 
-    def __contains__(self, found: Found) -> bool:
+    def __contains__(self, found: HeldFile) -> bool:
         self._learn()
         path = found.real_path.removesuffix(_DELETED)
         named = any(path == masked or path.startswith(masked + "/") for masked in self._paths)
@@ -181,18 +181,18 @@ class Masked:
 
 
 @contextlib.contextmanager
-def opened(path: bytes, caller: Caller) -> Iterator[Found]:
+def opened(path: bytes, caller: CallingThread) -> Iterator[HeldFile]:
     """Find the file as the caller would, from its root and folder. Raises OSError as a connection would."""
     fd = os.open(_seen_from_here(path, caller), os.O_PATH | os.O_CLOEXEC)
     try:
         caller.check()
         through = f"/proc/self/fd/{fd}"
-        yield Found(os.readlink(through), through, _number(os.fstat(fd)))
+        yield HeldFile(os.readlink(through), through, _number(os.fstat(fd)))
     finally:
         os.close(fd)
 
 
-def _seen_from_here(path: bytes, caller: Caller) -> bytes:
+def _seen_from_here(path: bytes, caller: CallingThread) -> bytes:
     """``/proc/self`` is the guard's own for the guard."""
     itself = b"/proc/%d/" % caller.process
     for own in (b"/proc/self/", b"/proc/thread-self/", b"/dev/fd/"):
@@ -224,7 +224,7 @@ def kind_of(sock: socket.socket) -> Kind | None:
 
 
 @dataclass
-class Permits:
+class EgressRules:
     """What is let through: the guard's listeners, allowed places by way of their relays, and the tree's own servers.
 
     ``redirects`` goes from a host's name or address and a port to the address and port to connect to instead. ``dns``
@@ -233,8 +233,8 @@ class Permits:
 
     redirects: Mapping[Endpoint, Endpoint]
     dns: Endpoint
-    names: Names
-    masked: Masked
+    names: NameTable
+    masked: MaskedSockets
     abstract: Callable[[str], bool]
     report: Callable[[Attempt], None] = lambda _attempt: None
     own: OwnServers = field(default_factory=OwnServers)
@@ -261,19 +261,19 @@ class Permits:
                 return "absent"
         return "refused"
 
-    def refuse(self, host: str, port: int, protocol: Protocol, caller: Caller) -> None:
+    def refuse(self, host: str, port: int, protocol: Protocol, caller: CallingThread) -> None:
         """Tell that somebody tried."""
         name = "".join(c if c.isprintable() else "\ufffd" for c in self.names.name_of(host))
         self.report(Attempt(name, port, protocol, caller.program))
 
-    def refuses_file(self, found: Found, caller: Caller) -> bool:
+    def refuses_file(self, found: HeldFile, caller: CallingThread) -> bool:
         """Whether this is a daemon's socket; if so, it is told."""
         if found not in self.masked:
             return False
         self.refuse(found.real_path, 0, "unix", caller)
         return True
 
-    def refuses_abstract(self, name: bytes, caller: Caller) -> bool:
+    def refuses_abstract(self, name: bytes, caller: CallingThread) -> bool:
         """Whether this abstract name is not to be reached; if so, it is told, with a leading @.
 
         Not that of an X server: whoever shows a window tries it first, and goes on to the file.

@@ -22,12 +22,18 @@ from typing import Final, Literal
 
 from aider_guard.airgap import bpf, kernel, sockets
 from aider_guard.airgap import kernel as airgap_kernel
-from aider_guard.airgap.dns import Names, NameServer
-from aider_guard.airgap.gap import NOBODY, Enter, Whose
+from aider_guard.airgap.dns import NameServer, NameTable
+from aider_guard.airgap.gap import NOBODY, Enter, ProgramFinder
 from aider_guard.airgap.kernel import KEPT
-from aider_guard.airgap.notify import Caller, Done, Give, Listener, Notification
-from aider_guard.airgap.rules import Endpoint, Masked, Permits
-from aider_guard.airgap.syscalls import FULL, Again, Calls, Later
+from aider_guard.airgap.notify import (
+    CallingThread,
+    FilterListener,
+    GiveDescriptor,
+    Notification,
+    Result,
+)
+from aider_guard.airgap.rules import EgressRules, Endpoint, MaskedSockets
+from aider_guard.airgap.syscalls import FULL, InProgress, RetryConnect, SyscallHandlers
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.loop import WRITE, Loop
 
@@ -101,20 +107,20 @@ _MOST: Final = 128
 """So many wait for a queue; further ones are told that it is full."""
 
 
-class Unfinished:
+class PendingConnects:
     """Owns what it is given to finish."""
 
     def __init__(self) -> None:
-        self._ends: dict[tuple[Listener, int], Callable[[], None]] = {}
+        self._ends: dict[tuple[FilterListener, int], Callable[[], None]] = {}
 
-    def wait(self, loop: Loop, listener: Listener, call: int, later: Later) -> None:
+    def wait(self, loop: Loop, listener: FilterListener, call: int, later: InProgress) -> None:
         """Answer the call when its connection has been made, or not."""
         sock = later.socket
 
         def finish(_events: int) -> None:
             error = sockets.outcome(sock)
             self._end(listener, call)
-            listener.answer(call, Done(error=error))
+            listener.answer(call, Result(error=error))
 
         def end() -> None:
             loop.forget(sock.fileno())
@@ -123,7 +129,9 @@ class Unfinished:
         self._ends[listener, call] = end
         loop.watch(sock.fileno(), WRITE, finish)
 
-    def try_again(self, loop: Loop, listener: Listener, call: int, again: Again) -> None:
+    def try_again(
+        self, loop: Loop, listener: FilterListener, call: int, again: RetryConnect
+    ) -> None:
         """Answer the call when its server has taken it, or when the program would have given up."""
         until = time.monotonic() + again.patience_seconds
         name = f"queue of {listener.fd} {call}"
@@ -139,21 +147,21 @@ class Unfinished:
                 loop.after(name, _AGAIN_SECONDS * len(self._ends), attempt)
             else:
                 self._end(listener, call)
-                listener.answer(call, Done(error=error))
+                listener.answer(call, Result(error=error))
 
         self._ends[listener, call] = end
         if len(self._ends) > _MOST:
             self._end(listener, call)
-            listener.answer(call, Done(error=errno.EAGAIN))
+            listener.answer(call, Result(error=errno.EAGAIN))
         else:
             loop.after(name, _AGAIN_SECONDS, attempt)
 
-    def forget(self, listener: Listener) -> None:
+    def forget(self, listener: FilterListener) -> None:
         """Let go of all that came by this listener."""
         for owner, call in [key for key in self._ends if key[0] is listener]:
             self._end(owner, call)
 
-    def _end(self, listener: Listener, call: int) -> None:
+    def _end(self, listener: FilterListener, call: int) -> None:
         self._ends.pop((listener, call))()
 
 
@@ -238,7 +246,7 @@ class SeccompGap:
 
     def __init__(
         self,
-        names: Names,
+        names: NameTable,
         allowed: Sequence[Place] = (),
         *,
         masked: Sequence[str] = (),
@@ -249,8 +257,8 @@ class SeccompGap:
         if numbers is None:
             raise OSError(f"seccomp: not tried on {machine}")
         self._program = bpf.program(numbers)
-        self._listeners: list[Listener] = []
-        self._unfinished = Unfinished()
+        self._listeners: list[FilterListener] = []
+        self._unfinished = PendingConnects()
         self._loop: Loop | None = None
         self._is_prepared = False
         self._entering = 0
@@ -265,8 +273,10 @@ class SeccompGap:
             relays = [(stack.enter_context(_listening()), place) for place in allowed]
             self._relays = tuple((one.fileno(), place) for one, place in relays)
             redirects = {_key(place): one.getsockname() for one, place in relays}
-            self._permits = Permits(redirects, dns.getsockname(), names, Masked(masked), abstract)
-            self._calls = Calls(numbers, self._permits)
+            self._permits = EgressRules(
+                redirects, dns.getsockname(), names, MaskedSockets(masked), abstract
+            )
+            self._calls = SyscallHandlers(numbers, self._permits)
             self._owned = stack.pop_all()
 
     @property
@@ -303,12 +313,14 @@ class SeccompGap:
             theirs.close()  # so that a fork that ended is noticed
             fd, process = received(mine)
             self._started.add(process)
-        listener = Listener(fd)
+        listener = FilterListener(fd)
         self._listeners.append(listener)
         if self._loop is not None:
             self._watch(self._loop, listener)
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
+    def watch(
+        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+    ) -> None:
         """See ``Gap``. Without it, or before, each call that is asked about waits."""
         self._loop, self._permits.report = loop, report
         for listener in self._listeners:
@@ -342,10 +354,10 @@ class SeccompGap:
             self._forget(listener)
         self._owned.close()
 
-    def _watch(self, loop: Loop, listener: Listener) -> None:
+    def _watch(self, loop: Loop, listener: FilterListener) -> None:
         loop.watch(listener.fd, selectors.EVENT_READ, lambda _events: self._serve(listener))
 
-    def _serve(self, listener: Listener) -> None:
+    def _serve(self, listener: FilterListener) -> None:
         until = time.monotonic() + _BUDGET_SECONDS
         for _ in range(_AT_ONCE):
             try:
@@ -359,15 +371,15 @@ class SeccompGap:
             if time.monotonic() > until:
                 return
 
-    def _answer(self, listener: Listener, call: Notification) -> None:
-        caller = Caller(call.thread, lambda: listener.is_valid(call.id))
+    def _answer(self, listener: FilterListener, call: Notification) -> None:
+        caller = CallingThread(call.thread, lambda: listener.is_valid(call.id))
         answer = self._calls.decide(call, caller)
         match answer:
-            case Later():
+            case InProgress():
                 self._unfinished.wait(self._served_from(), listener, call.id, answer)
-            case Again():
+            case RetryConnect():
                 self._unfinished.try_again(self._served_from(), listener, call.id, answer)
-            case Give(sock):
+            case GiveDescriptor(sock):
                 with sock:
                     listener.answer(call.id, answer)
             case _:
@@ -377,7 +389,7 @@ class SeccompGap:
         assert self._loop is not None, "calls are served from a loop"
         return self._loop
 
-    def _forget(self, listener: Listener) -> None:
+    def _forget(self, listener: FilterListener) -> None:
         self._unfinished.forget(listener)
         if self._loop is not None:
             self._loop.forget(listener.fd)

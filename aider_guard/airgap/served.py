@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from aider_guard.airgap.choose import Choosing
+from aider_guard.airgap.choose import LayerSelection
 from aider_guard.airgap.gap import Gap
 from aider_guard.config import Config
 from aider_guard.core import egress_messages
@@ -31,7 +31,7 @@ MOST_KINDS: Final = 4096
 _MANY: Final = Attempt("(many others)", 0, "other")
 
 
-class Counting:
+class AttemptBuffer:
     """What was attempted and not told yet."""
 
     def __init__(self) -> None:
@@ -73,8 +73,8 @@ _SUMMED = "attempts summed"
 """The instant at which repetitions are told, though nothing new has come."""
 
 
-class Border:
-    """What stands between Aider and everything else. Made by ``open_border``."""
+class Sandbox:
+    """What stands between Aider and everything else. Made by ``open_sandbox``."""
 
     def __init__(
         self,
@@ -93,11 +93,11 @@ class Border:
         self._listener, self._ear, self._mouth = proxy_listener, ear, mouth
         self._allowed = tuple(allowed)
         self._clock = clock
-        self._counting = Counting()
+        self._counting = AttemptBuffer()
         self._report: Callable[[Attempt], None] = lambda _attempt: None
         self._loop: Loop | None = None
         self._proxy: RefusingProxy | None = None
-        self._hearsay: Hearsay | None = None
+        self._hearsay: AuditReports | None = None
 
     @property
     def refusing(self) -> str:
@@ -127,7 +127,7 @@ class Border:
         peers = Peers(root, diag=self.gap.diag)
         self.gap.watch(loop, self._saw, peers)
         self._proxy = RefusingProxy(self._listener, loop, self._saw, program=peers.program)
-        self._hearsay = Hearsay(self._ear, loop, self._saw)
+        self._hearsay = AuditReports(self._ear, loop, self._saw)
 
     def passed(self, deadline: str) -> bool:
         """Take a deadline of the loop's; False when it is none of ours."""
@@ -167,7 +167,7 @@ class Border:
 
 
 @contextmanager
-def open_border(gap: Gap, allowed: Sequence[Place], because: str = "") -> Iterator[Border]:
+def open_sandbox(gap: Gap, allowed: Sequence[Place], because: str = "") -> Iterator[Sandbox]:
     """Make what is served beside the gap. Raises LaunchError when that cannot be."""
     with ExitStack() as stack:
         try:
@@ -178,19 +178,19 @@ def open_border(gap: Gap, allowed: Sequence[Place], because: str = "") -> Iterat
             raise LaunchError(f"the air gap cannot be served: {error}") from error
         stack.enter_context(ear)
         stack.enter_context(mouth)
-        yield Border(gap, listener, ear, mouth, allowed, because=because)
+        yield Sandbox(gap, listener, ear, mouth, allowed, because=because)
 
 
 def choose(
     config: Config, environment: Mapping[str, str], *, serves_page: bool = False
-) -> Choosing:
+) -> LayerSelection:
     """The choice of a layer by the user's settings; it begins when its ``with`` does."""
     is_open = config.network == "open"
-    return Choosing(config.allow, environment, is_open=is_open, serves_page=serves_page)
+    return LayerSelection(config.allow, environment, is_open=is_open, serves_page=serves_page)
 
 
 @contextmanager
-def chosen_border(choosing: Choosing, config: Config) -> Iterator[Border]:
+def chosen_border(choosing: LayerSelection, config: Config) -> Iterator[Sandbox]:
     """The border of the layer that was chosen.
 
     Raises LaunchRefusedError when the user wants one that the kernel enforces, and there is none.
@@ -198,7 +198,7 @@ def chosen_border(choosing: Choosing, config: Config) -> Iterator[Border]:
     with closing(choosing.finish()) as gap:
         if config.require_airgap and gap.layer not in ENFORCED:
             raise LaunchRefusedError(_not_enforced(choosing.because))
-        with open_border(gap, config.allow, choosing.because) as border:
+        with open_sandbox(gap, config.allow, choosing.because) as border:
             yield border
 
 
@@ -240,7 +240,7 @@ def _is_host(host: str) -> bool:
     return 0 < len(host) <= _MOST_LETTERS and all("!" <= letter <= "~" for letter in host)
 
 
-class Hearsay:
+class AuditReports:
     """Reads what is told, in the guard's loop. The socket stays its owner's."""
 
     def __init__(self, ear: socket.socket, loop: Loop, report: Callable[[Attempt], None]) -> None:

@@ -120,7 +120,7 @@ class Internet:
 
 
 @dataclass(frozen=True)
-class Path:
+class UnixPath:
     """A socket in the file system."""
 
     path: bytes
@@ -150,7 +150,7 @@ class Unknown:
     family: int
 
 
-Address = Internet | Path | Abstract | Nowhere | Netlink | Unknown
+Address = Internet | UnixPath | Abstract | Nowhere | Netlink | Unknown
 
 
 def parse(raw: bytes) -> Address:
@@ -193,4 +193,4 @@ def _internet(text: str, raw: bytes) -> Internet:
 def _unix(name: bytes) -> Address:
     if not name:
         return Nowhere()
-    return Abstract(name[1:]) if name[0] == 0 else Path(name.partition(b"\0")[0])
+    return Abstract(name[1:]) if name[0] == 0 else UnixPath(name.partition(b"\0")[0])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aider_guard.airgap.gap import Enter, Gap
-from aider_guard.airgap.served import Border
+from aider_guard.airgap.served import Sandbox
 from aider_guard.config import Config
 from aider_guard.core.actions import Handoff
 from aider_guard.core.chatlog import (
@@ -133,7 +133,7 @@ def start_aider(
     size: Size,
     attributes: list[Any] | None,
     *,
-    border: Border,
+    border: Sandbox,
 ) -> Started:
     """Start Aider in the air gap, in a pty of this size. Raises LaunchError when it cannot be started."""
     ours, theirs = socket.socketpair()
@@ -155,14 +155,14 @@ def start_aider(
 
 
 def bordered_command(
-    aider: Aider, channel: socket.socket, arguments: Sequence[str], border: Border
+    aider: Aider, channel: socket.socket, arguments: Sequence[str], border: Sandbox
 ) -> list[str]:
     """The command line of an Aider behind this border."""
     mouth, allowed = border.mouth_fd, border.allowed
     return aider_command(aider, channel, arguments, mouth_fd=mouth, allowed=allowed)
 
 
-def passed_fds(channel: socket.socket, border: Border) -> list[int]:
+def passed_fds(channel: socket.socket, border: Sandbox) -> list[int]:
     """The descriptors that such an Aider is given."""
     return [channel.fileno(), *([border.mouth_fd] if border.mouth_fd >= 0 else [])]
 
@@ -191,7 +191,7 @@ class Launches:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         *,
-        border: Border,
+        border: Sandbox,
     ) -> None:
         self._border = border
         self._folder = folder

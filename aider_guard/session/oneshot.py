@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from aider_guard.airgap.gap import Enter
-from aider_guard.airgap.served import Border, choose, chosen_border
+from aider_guard.airgap.served import Sandbox, choose, chosen_border
 from aider_guard.config import Config
 from aider_guard.core import messages
 from aider_guard.core.actions import EndSession, Notice
@@ -85,7 +85,7 @@ def run_one_shot(
 
 
 def _started(
-    program: Sequence[str], environment: Mapping[str, str], channel: socket.socket, border: Border
+    program: Sequence[str], environment: Mapping[str, str], channel: socket.socket, border: Sandbox
 ) -> subprocess.Popen[bytes]:
     """Aider's process, which waits for our answer on the channel. Raises LaunchError when there can be none."""
     try:

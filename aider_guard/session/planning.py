@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from aider_guard import paths
-from aider_guard.airgap.served import Border
+from aider_guard.airgap.served import Sandbox
 from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core.egress import LayerChoice
@@ -109,7 +109,7 @@ class Planner:
 
 
 def planner_behind(
-    border: Border,
+    border: Sandbox,
     listening: Listening,
     *,
     config: Config,

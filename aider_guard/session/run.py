@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aider_guard import paths
-from aider_guard.airgap.served import Border, choose, chosen_border
+from aider_guard.airgap.served import Sandbox, choose, chosen_border
 from aider_guard.config import Config
 from aider_guard.core.events import EgressBlocked
 from aider_guard.core.state import Limits, State
@@ -81,7 +81,7 @@ def run_session(
     return _close(session, folder)
 
 
-def _run(session: Session, border: Border) -> None:
+def _run(session: Session, border: Sandbox) -> None:
     from aider_guard.core.egress_messages import NETWORK_OPEN
     from aider_guard.core.events import AirGapChosen
 
@@ -143,7 +143,7 @@ class Ground:
     terminal: Terminal
     fds: TerminalFds
     listening: Listening
-    border: Border
+    border: Sandbox
     stack: ExitStack
 
 
@@ -210,7 +210,7 @@ def _watcher(ground: Ground, loop: Loop, planner: Planner) -> Watcher:
     )
 
 
-def _watch_border(session: Session, loop: Loop, border: Border, running: Running) -> None:
+def _watch_border(session: Session, loop: Loop, border: Sandbox, running: Running) -> None:
     passed = loop.on_deadline
 
     def on_deadline(name: str) -> None:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from aider_guard import paths
-from aider_guard.airgap.served import Border
+from aider_guard.airgap.served import Sandbox
 from aider_guard.core import requests
 from aider_guard.core.actions import (
     Action,
@@ -117,7 +117,7 @@ class Unattended:
     def __init__(
         self,
         listening: Listening,
-        border: Border,
+        border: Sandbox,
         *,
         aider: int,
         environment: Mapping[str, str],
@@ -252,7 +252,7 @@ def exit_status(status: int) -> int:
 class _Deciding:
     """Carries out what needs neither Aider nor a prompt; events that come meanwhile wait for their turn."""
 
-    def __init__(self, run: Unattended, loop: Loop, border: Border, journal: RunJournal) -> None:
+    def __init__(self, run: Unattended, loop: Loop, border: Sandbox, journal: RunJournal) -> None:
         self._run = run
         self._border = border
         self._loop = loop

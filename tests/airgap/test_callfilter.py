@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.airgap.bpf import ALLOW, ASK, CALLS, Calls, program, program_in_a_jail
+from aider_guard.airgap.bpf import ALLOW, ASK, CALLS, SyscallNumbers, program, program_in_a_jail
 
 MACHINES = sorted(CALLS)
 
@@ -22,7 +22,7 @@ def verdict(
     number: int,
     *arguments: int,
     architecture: int | None = None,
-    made: Callable[[Calls], bytes] = program,
+    made: Callable[[SyscallNumbers], bytes] = program,
 ) -> int:
     """What the instructions return, by an interpreter of the four kinds they use (classic BPF, bpf(4))."""
     calls = CALLS[machine]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.airgap.served import EACH_SECONDS, MOST_KINDS, Counting
+from aider_guard.airgap.served import EACH_SECONDS, MOST_KINDS, AttemptBuffer
 from aider_guard.core.egress import Attempt
 
 ONE = Attempt("host.example", 443, "tcp")
@@ -17,7 +17,7 @@ ONE = Attempt("host.example", 443, "tcp")
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 0.7)), max_size=60))
 def test_every_attempt_is_told_once(happened: list[tuple[int, float]]) -> None:
     """Each kind at once when it is new, at most once a second, and the numbers add up."""
-    counting, now, told = Counting(), 0.0, list[tuple[float, Attempt]]()
+    counting, now, told = AttemptBuffer(), 0.0, list[tuple[float, Attempt]]()
     for port, later in happened:
         now += later
         is_new = not any(one.port == port for _, one in told)
@@ -37,7 +37,7 @@ def test_every_attempt_is_told_once(happened: list[tuple[int, float]]) -> None:
 
 def test_random_names_cost_no_memory() -> None:
     """From some number on they are many others."""
-    counting = Counting()
+    counting = AttemptBuffer()
     told = [
         one for n in range(MOST_KINDS + 50) for one in counting.saw(replace(ONE, host=f"h{n}"), 0.0)
     ]

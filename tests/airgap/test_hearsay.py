@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.airgap.served import Hearsay, attempt_of
+from aider_guard.airgap.served import AuditReports, attempt_of
 from aider_guard.core.egress import Attempt
 from aider_guard.loop import Loop
 
@@ -82,7 +82,7 @@ def test_it_is_heard_in_the_loop(pair: tuple[socket.socket, socket.socket]) -> N
     heard: list[Attempt] = []
     ours, theirs = pair
     with Loop() as loop:
-        hearsay = Hearsay(ours, loop, heard.append)
+        hearsay = AuditReports(ours, loop, heard.append)
         for datagram in (b"", b"{", b"\xff" * 5000, json.dumps(TOLD).encode(), b"[]"):
             theirs.send(datagram)
         theirs.send(json.dumps({**TOLD, "port": 22}).encode())
@@ -102,7 +102,7 @@ def test_a_flood_leaves_the_loop_its_other_work(pair: tuple[socket.socket, socke
     theirs.setblocking(False)
     sent = 0
     with Loop() as loop:
-        Hearsay(ours, loop, heard.append)
+        AuditReports(ours, loop, heard.append)
         for _ in range(3):
             while sent - len(heard) < 1000:
                 try:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aider_guard.airgap import proc
-from aider_guard.airgap.packet_capture import Packet, Takers
+from aider_guard.airgap.packet_capture import ListenerLookup, Packet
 from aider_guard.airgap.proc import End, Kind, diag_socket
 
 pytestmark = pytest.mark.skipif(
@@ -25,7 +25,7 @@ every_kind = pytest.mark.parametrize(("kind", "type_"), KINDS)
 
 
 @contextlib.contextmanager
-def takers(*, is_asked: bool) -> Iterator[Takers]:
+def takers(*, is_asked: bool) -> Iterator[ListenerLookup]:
     """Of this very network, that know somebody to try the kernel with, or nobody."""
     with contextlib.ExitStack() as stack:
         channel = stack.enter_context(diag_socket())
@@ -35,7 +35,7 @@ def takers(*, is_asked: bool) -> Iterator[Takers]:
         tables = {name: os.open(f"/proc/net/{name}", os.O_RDONLY) for name in TABLES}
         for fd in tables.values():
             stack.callback(os.close, fd)
-        yield stack.enter_context(contextlib.closing(Takers(channel, tables, known)))
+        yield stack.enter_context(contextlib.closing(ListenerLookup(channel, tables, known)))
 
 
 def waiting(host: str, type_: socket.SocketKind) -> socket.socket:

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 
 from aider_guard.airgap import kernel
 from aider_guard.airgap.choose import open_gap
-from aider_guard.airgap.gap import NOBODY, Gap, NoGap, Whose
+from aider_guard.airgap.gap import NOBODY, Gap, ProgramFinder, Unenforced
 from aider_guard.core.egress import Attempt, Layer, parse_place
 from aider_guard.loop import READ, Loop
 
@@ -34,10 +34,12 @@ DOOR_SAYS = b"the door"
 _SECRET = ctypes.c_uint64(0x1BADC0DE)
 
 
-class OnlyWords(NoGap):
+class OnlyWords(Unenforced):
     """Blocks nothing, and says that it did."""
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
+    def watch(
+        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+    ) -> None:
         """Claim it at once."""
         del loop, whose
         place = parse_place(os.environ["CLAIMED"])

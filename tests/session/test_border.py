@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from aider_guard.airgap import proc
-from aider_guard.airgap.gap import NoGap
-from aider_guard.airgap.served import Border, open_border
+from aider_guard.airgap.gap import Unenforced
+from aider_guard.airgap.served import Sandbox, open_sandbox
 from aider_guard.core.egress import Attempt, Layer, Place
 from aider_guard.loop import Loop
 
@@ -23,14 +23,14 @@ CAP_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def watched(layer: Layer = "asked") -> Iterator[tuple[Border, Loop, list[Attempt]]]:
+def watched(layer: Layer = "asked") -> Iterator[tuple[Sandbox, Loop, list[Attempt]]]:
     """A border that is served, and what it reported."""
     told: list[Attempt] = []
     # On a machine with thousands of connections the usual time is over before the program is found.
     patient = functools.partial(proc.Peers, search_seconds=30)
     with (
         pytest.MonkeyPatch.context() as patch,
-        open_border(NoGap(layer), [Place("github.com", 22)]) as border,
+        open_sandbox(Unenforced(layer), [Place("github.com", 22)]) as border,
         Loop() as loop,
     ):
         patch.setattr(proc, "Peers", patient)
@@ -40,7 +40,7 @@ def watched(layer: Layer = "asked") -> Iterator[tuple[Border, Loop, list[Attempt
         border.close()
 
 
-def ask(border: Border, place: str) -> socket.socket:
+def ask(border: Sandbox, place: str) -> socket.socket:
     """Ask the proxy for a way there."""
     at = urlsplit(border.refusing)
     one = socket.create_connection((at.hostname, at.port or 0))
