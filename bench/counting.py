@@ -25,7 +25,7 @@ from aider_guard.counting.vocabulary import Vocabulary, vocabulary_of
 from aider_guard.counting.vocabulary_files import show, vocabulary_facts
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.ollama_server import private_ollama
-from aider_guard.door.prompt_counter import PromptCounts
+from aider_guard.door.prompt_counter import CounterProcess
 
 MODEL = "small"
 LEARNING = 20
@@ -129,7 +129,7 @@ async def costs(base: str, tokenizers: str, folder: str) -> tuple[int, list[floa
     settings = DoorSettings(
         "t", (upstream,), (DoorRole("main", MODEL),), 4096, tokenizers=tokenizers
     )
-    counts = PromptCounts(vocabularies=folder, wait_seconds=30)
+    counts = CounterProcess(vocabularies=folder, wait_seconds=30)
     history = ["\n".join(text for _, text in texts()[n::20]) * 2 for n in range(19)]
     try:
         counts.serve(settings)

@@ -13,7 +13,7 @@ from aider_guard.core.chat.types import Count, Verdict
 from aider_guard.core.ollama_versions import era_of
 from aider_guard.core.readings import ContextRow, Unavailable
 from aider_guard.core.truncation import LOG_NOT_READ, Evidence, LogEvidence, judge
-from aider_guard.door.interfaces import Call, Counts, Outcome
+from aider_guard.door.interfaces import IncomingRequest, Outcome, PromptCounter
 
 FinishedOutcome = Literal["answered", "cancelled", "broken"]
 
@@ -22,7 +22,7 @@ FinishedOutcome = Literal["answered", "cancelled", "broken"]
 class Account:
     """All that was learned of one request."""
 
-    call: Call
+    call: IncomingRequest
     asked: ChatRequest
     outcome: Outcome
     usage: Usage
@@ -96,7 +96,7 @@ class Account:
 
 
 async def part_rows(
-    counts: Counts, model: str, found: tuple[Part, ...], total: Count | int | Unavailable
+    counts: PromptCounter, model: str, found: tuple[Part, ...], total: Count | int | Unavailable
 ) -> tuple[ContextRow, ...]:
     """What the prompt is made of, in tokens that sum up to the total; by the length of the texts where nobody counts
     them; nothing where there is no total.

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from aider_guard.core.chat.types import DoorSettings, Upstream
-from aider_guard.door.client import Caller, GoneError
+from aider_guard.door.client import Client, GoneError
 from aider_guard.door.forwarding import BUG, FORBIDDEN, attend, pass_on, problem, tell_bug
-from aider_guard.door.interfaces import Call, Door
+from aider_guard.door.interfaces import Door, IncomingRequest
 from aider_guard.door.upstream import (
-    Question,
+    OutgoingRequest,
     RawHeaders,
     Upstreams,
     body_length,
@@ -92,7 +92,7 @@ class DoorApp:
         """One request."""
         if scope["type"] != "http":
             return
-        caller = Caller(scope, receive, send)
+        caller = Client(scope, receive, send)
         try:
             await self._serve(caller, scope["raw_path"])
         except GoneError:
@@ -102,7 +102,7 @@ class DoorApp:
             if not caller.started:
                 await caller.reply(BUG)
 
-    async def _serve(self, caller: Caller, raw_path: bytes) -> None:
+    async def _serve(self, caller: Client, raw_path: bytes) -> None:
         route = find_route(raw_path, self._door.settings())
         if route is None:
             await caller.reply(FORBIDDEN)
@@ -113,7 +113,7 @@ class DoorApp:
         else:
             await self._pass_on(caller, route)
 
-    async def _attend(self, caller: Caller, route: Route) -> None:
+    async def _attend(self, caller: Client, route: Route) -> None:
         if (body_length(caller.headers) or 0) > MAX_ATTENDED_BYTES:
             await caller.reply(_TOO_LARGE)
             return
@@ -124,8 +124,8 @@ class DoorApp:
         visit = self._door.attendant.visit(self._call(caller, route, body))
         await attend(caller, self._upstreams, _question(caller, route, body), visit)
 
-    def _call(self, caller: Caller, route: Route, body: bytes) -> Call:
-        return Call(
+    def _call(self, caller: Client, route: Route, body: bytes) -> IncomingRequest:
+        return IncomingRequest(
             number=next(self._numbers),
             upstream=route.upstream,
             method=caller.method,
@@ -138,7 +138,7 @@ class DoorApp:
             received_at=caller.received_at,
         )
 
-    async def _pass_on(self, caller: Caller, route: Route) -> None:
+    async def _pass_on(self, caller: Client, route: Route) -> None:
         begun, complete = await caller.body(MAX_SHOWN_BYTES)
         shown = begun if complete else None
         permits = self._door.attendant.permits
@@ -154,8 +154,8 @@ class DoorApp:
         await pass_on(caller, self._upstreams, question)
 
 
-def _question(caller: Caller, route: Route, body: bytes | AsyncIterator[bytes]) -> Question:
+def _question(caller: Client, route: Route, body: bytes | AsyncIterator[bytes]) -> OutgoingRequest:
     base = route.upstream.base
     query = f"?{caller.query}" if caller.query else ""
     headers: RawHeaders = to_upstream(caller.headers, base)
-    return Question(caller.method, f"{base.rstrip('/')}{route.sent}{query}", headers, body)
+    return OutgoingRequest(caller.method, f"{base.rstrip('/')}{route.sent}{query}", headers, body)

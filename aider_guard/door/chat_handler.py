@@ -27,13 +27,13 @@ from aider_guard.core.chat.response import AnswerHead, Meter, Usage, UsageFilter
 from aider_guard.core.chat.size import parts
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.door.access import Entrance
+from aider_guard.door.access import AccessRules
 from aider_guard.door.accounting import Account, part_rows
-from aider_guard.door.context import Breaks, House, Waits
+from aider_guard.door.context import BrokenAnswers, RequestContext, RetrySchedule
 from aider_guard.door.interfaces import (
     Abort,
-    Call,
     Forward,
+    IncomingRequest,
     Outcome,
     Pass,
     Reply,
@@ -41,7 +41,7 @@ from aider_guard.door.interfaces import (
     Services,
     Trouble,
 )
-from aider_guard.door.refusals import Refusing, Sizing, error
+from aider_guard.door.refusals import PromptSizing, Refusals, error
 from aider_guard.ollama.names import is_this_machine
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 _STREAMS: Final = (b"{", b"data:", b"event:", b"error:", b"id:", b"retry:", b":")
 
 
-class Passing:
+class ResponseStream:
     """The bytes of one answer.
 
     ``feed`` gives what Aider gets in place of a piece, or why the answer must end here.
@@ -106,18 +106,18 @@ def _may_begin(start: bytes) -> bool:
 _COUNTED_PURPOSES: Final = ("chat", "edit", "other")
 
 
-class TextVisit:
+class ChatExchange:
     """One request for text; the order of the calls is the seam's."""
 
-    def __init__(self, call: Call, house: House) -> None:
+    def __init__(self, call: IncomingRequest, house: RequestContext) -> None:
         self._call = call
         self._house = house
         self._asked: ChatRequest | None = None
-        self._refusing: Refusing | None = None
-        self._sizing = Sizing(call, house)
+        self._refusing: Refusals | None = None
+        self._sizing = PromptSizing(call, house)
         self._left_out = 0
-        self._waits = Waits(house.clock)
-        self._passing: Passing | None = None
+        self._waits = RetrySchedule(house.clock)
+        self._passing: ResponseStream | None = None
         self._started = False
         self._mark = 0
         self._first_byte_seconds: float | Unavailable = NOT_TOLD
@@ -131,7 +131,7 @@ class TextVisit:
         if body is None:
             return Forward(call.body)  # the server's own error is right
         self._asked = asked = read(FORMS[call.path], body, settings, call.upstream.path)
-        self._refusing = refusing = Refusing(call, self._house, asked)
+        self._refusing = refusing = Refusals(call, self._house, asked)
         if refused := await refusing.elsewhere(self._waits):
             return refused
         await self._house.learn(asked, call.upstream)
@@ -144,7 +144,7 @@ class TextVisit:
             return refusing.failed(failure)
         sized = await self._sizing.fitted(asked)
         self._asked, self._left_out = sized.asked, sized.left_out
-        self._refusing = refusing = Refusing(call, self._house, sized.asked)
+        self._refusing = refusing = Refusals(call, self._house, sized.asked)
         if sized.overflow is not None:
             return await refusing.too_large(sized.overflow)
         await self._house.services.residency.begins(sized.asked, call.upstream)
@@ -182,7 +182,7 @@ class TextVisit:
             self._first_byte_seconds = house.clock() - self._call.received_at
             ollama = self._call.upstream.kind == "ollama"
             usage_added = asks_for_usage(refusing.asked)
-            self._passing = Passing(is_ollama=ollama, hides_usage=usage_added)
+            self._passing = ResponseStream(is_ollama=ollama, hides_usage=usage_added)
         result = self._passing.feed(chunk, refuses_remote=house.settings.refuse_cloud)
         if isinstance(result, bytes):
             return result
@@ -295,7 +295,7 @@ def now() -> Timestamp:
 
 
 @dataclass(frozen=True)
-class DoorAttendant:
+class ChatHandler:
     """The attendant of one session's door (seam.Attendant). ``emit`` is called on the door's event loop."""
 
     settings: Callable[[], DoorSettings]
@@ -303,13 +303,13 @@ class DoorAttendant:
     emit: Callable[[Event], None]
     clock: Callable[[], float] = time.monotonic
     moment: Callable[[], Timestamp] = now
-    _breaks: Breaks = field(init=False, repr=False)
-    _entrance: Entrance = field(init=False, repr=False)
+    _breaks: BrokenAnswers = field(init=False, repr=False)
+    _entrance: AccessRules = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """One memory of broken answers for the session, and one of models made and deleted."""
-        object.__setattr__(self, "_breaks", Breaks(self.clock))
-        object.__setattr__(self, "_entrance", Entrance(self.services.shelf))
+        object.__setattr__(self, "_breaks", BrokenAnswers(self.clock))
+        object.__setattr__(self, "_entrance", AccessRules(self.services.shelf))
 
     def attends(self, upstream: Upstream, method: str, path: str) -> bool:
         """Whether it is a request for text. Ollama has its own protocol and OpenAI's, other servers have the latter."""
@@ -320,12 +320,12 @@ class DoorAttendant:
             return path.startswith(("/api/", "/v1/"))
         return form in ("openai_chat", "openai_text")
 
-    def visit(self, call: Call) -> TextVisit:
+    def visit(self, call: IncomingRequest) -> ChatExchange:
         """A new request for text."""
-        house = House(
+        house = RequestContext(
             self.settings(), self.services, self.emit, self._breaks, self.clock, self.moment
         )
-        return TextVisit(call, house)
+        return ChatExchange(call, house)
 
     async def permits(
         self, upstream: Upstream, method: str, path: str, body: bytes | None

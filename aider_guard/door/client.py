@@ -21,7 +21,7 @@ class GoneError(Exception):
     """Aider closed the connection while its request was read."""
 
 
-class Caller:
+class Client:
     """One request over ASGI (asgi.readthedocs.io, HTTP). Used by the request's own task and no other."""
 
     def __init__(

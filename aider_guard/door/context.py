@@ -31,7 +31,7 @@ class _Broken:
     failure: Failure
 
 
-class Breaks:
+class BrokenAnswers:
     """Bodies of requests by their hashes, in memory only. Aider sends the same body when it tries again."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -73,13 +73,13 @@ def _key(body: bytes) -> bytes:
 
 
 @dataclass(frozen=True)
-class House:
+class RequestContext:
     """What all visits share, and the settings at the time of this one."""
 
     settings: DoorSettings
     services: Services
     emit: Callable[[Event], None]
-    breaks: Breaks
+    breaks: BrokenAnswers
     clock: Callable[[], float]
     moment: Callable[[], Timestamp]
 
@@ -124,7 +124,7 @@ _BUSY_STEPS: Final = (0.5, 1.0, 2.0, 4.0, 5.0)
 _SAID_EVERY_SECONDS: Final = 10.0
 
 
-class Waits:
+class RetrySchedule:
     """One request's patience."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -14,9 +14,9 @@ from typing import Any, Final, TypeVar
 import httpx
 from anyio import CancelScope
 
-from aider_guard.door.client import Caller
+from aider_guard.door.client import Client
 from aider_guard.door.interfaces import Abort, Forward, Outcome, Pass, Reply, Retry, Trouble, Visit
-from aider_guard.door.upstream import Question, Upstreams, to_aider, trouble_of
+from aider_guard.door.upstream import OutgoingRequest, Upstreams, to_aider, trouble_of
 
 # The door's own answers of this layer, and what becomes of an upstream's answer as it comes.
 
@@ -72,12 +72,14 @@ Step = Reply | Retry | Outcome
 Result = TypeVar("Result")
 
 
-async def attend(caller: Caller, upstreams: Upstreams, question: Question, visit: Visit) -> None:
+async def attend(
+    caller: Client, upstreams: Upstreams, question: OutgoingRequest, visit: Visit
+) -> None:
     """See a request through. An exception of the visit's ends only this request."""
     outcome: Outcome = "cancelled"
     try:
         with caller.cancelled_when_gone():
-            outcome = await _Attended(caller, upstreams, question, visit).live()
+            outcome = await _Exchange(caller, upstreams, question, visit).live()
     except Exception as error:  # noqa: BLE001  # a bug, whatever it is, must not end the door
         tell_bug(error)
         outcome = "broken"
@@ -95,10 +97,10 @@ async def _end(visit: Visit, outcome: Outcome) -> None:
 
 
 @dataclass(frozen=True)
-class _Attended:
-    caller: Caller
+class _Exchange:
+    caller: Client
     upstreams: Upstreams
-    question: Question
+    question: OutgoingRequest
     visit: Visit
 
     async def live(self) -> Outcome:
@@ -113,7 +115,7 @@ class _Attended:
         await self.caller.reply(reply)
         return "replied"
 
-    async def _forward(self, question: Question) -> Outcome:
+    async def _forward(self, question: OutgoingRequest) -> Outcome:
         while True:
             match await self._attempt(question):
                 case Retry() as retry:
@@ -131,7 +133,7 @@ class _Attended:
             await self.caller.write(retry.meanwhile)
         await asyncio.sleep(retry.after_seconds)
 
-    async def _attempt(self, question: Question) -> Step:
+    async def _attempt(self, question: OutgoingRequest) -> Step:
         answer = await self.upstreams.ask(question)
         if isinstance(answer, Trouble):
             return await uninterrupted(self.visit.failed(answer))
@@ -209,7 +211,7 @@ async def uninterrupted(work: Coroutine[Any, Any, Result]) -> Result:
 # A request that is only passed on: its body and its answer go through piece by piece, at any size.
 
 
-async def pass_on(caller: Caller, upstreams: Upstreams, question: Question) -> None:
+async def pass_on(caller: Client, upstreams: Upstreams, question: OutgoingRequest) -> None:
     """Answer with the upstream's own answer. Where that breaks off, the connection to Aider does, too."""
     with caller.cancelled_when_gone():
         answer = await upstreams.ask(question)
@@ -224,13 +226,13 @@ async def pass_on(caller: Caller, upstreams: Upstreams, question: Question) -> N
                 await hand_on(caller, answer)
 
 
-async def hand_on(caller: Caller, answer: httpx.Response) -> bool:
+async def hand_on(caller: Client, answer: httpx.Response) -> bool:
     """Send an answer as it comes; whether all of it came."""
     await caller.start(answer.status_code, to_aider(answer.headers.raw, remade=False))
     return await copy(caller, answer.aiter_raw())
 
 
-async def copy(caller: Caller, pieces: AsyncIterator[bytes]) -> bool:
+async def copy(caller: Client, pieces: AsyncIterator[bytes]) -> bool:
     """Send the rest of an answer as it comes; whether all of it came."""
     try:
         async for piece in pieces:

@@ -21,7 +21,7 @@ Outcome = Literal["answered", "cancelled", "broken", "replied"]
 
 
 @dataclass(frozen=True)
-class Call:
+class IncomingRequest:
     """A request of Aider's for text, complete with its body.
 
     ``path`` is as the upstream understands it (``/api/chat``): behind its base, and with percent codes undone.
@@ -119,7 +119,7 @@ class Attendant(Protocol):
     def attends(self, upstream: Upstream, method: str, path: str) -> bool:
         """Whether a request of this kind is attended (its body is then read as a whole), or only passed on."""
 
-    def visit(self, call: Call) -> Visit:
+    def visit(self, call: IncomingRequest) -> Visit:
         """A new request for text."""
 
     async def permits(
@@ -143,7 +143,7 @@ class Door:
 _NOT_ASKED = Unavailable("Ollama was not asked")
 
 
-class Counts(Protocol):
+class PromptCounter(Protocol):
     """Counts prompts before they are sent."""
 
     def serve(self, settings: DoorSettings) -> None:
@@ -167,7 +167,7 @@ class Counts(Protocol):
         """Learn from what the server evaluated of a prompt that it saw whole."""
 
 
-class Witness(Protocol):
+class LogWatch(Protocol):
     """Reads Ollama's log beside the traffic."""
 
     def serve(self, settings: DoorSettings) -> None:
@@ -208,7 +208,7 @@ class Residency(Protocol):
         """The window that Ollama has loaded for a model, as last read."""
 
 
-class Shelf(Protocol):
+class InstalledModels(Protocol):
     """Knows what each Ollama has installed (``/api/tags``), as last read."""
 
     def serve(self, settings: DoorSettings) -> None:
@@ -230,7 +230,7 @@ class Shelf(Protocol):
         """Whether it is known to be run by MLX, which refuses what is too long (x/mlxrunner/pipeline.go)."""
 
 
-class Facts(Protocol):
+class ModelInfo(Protocol):
     """Knows what Ollama tells of itself and of each model when it is asked."""
 
     def serve(self, settings: DoorSettings) -> None:
@@ -292,8 +292,8 @@ class NoShelf:
 class Services:
     """All that an attendant works with."""
 
-    counts: Counts
-    witness: Witness
+    counts: PromptCounter
+    witness: LogWatch
     residency: Residency
-    shelf: Shelf = NoShelf()
-    facts: Facts = NoFacts()
+    shelf: InstalledModels = NoShelf()
+    facts: ModelInfo = NoFacts()

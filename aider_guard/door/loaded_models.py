@@ -18,7 +18,7 @@ NOT_READ: Final = Unavailable("Ollama has not been asked yet what it has loaded"
 
 
 @dataclass
-class Resident:
+class SessionModel:
     """One model that this session asked for."""
 
     name: str
@@ -46,19 +46,19 @@ class Resident:
         self.loaded, self.entry, self.released_at = False, None, now
 
 
-class Residents:
+class LoadedModels:
     """All models of the session, and the last lists that differ from each other, oldest first."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Resident] = {}
+        self._known: dict[str, SessionModel] = {}
         self._readings: tuple[ModelsReading | Unavailable, ...] = ()
 
-    def get(self, model: str) -> Resident:
+    def get(self, model: str) -> SessionModel:
         """What is remembered of a model, under any spelling of its name."""
-        return self._known.setdefault(canonical_name(model), Resident(model))
+        return self._known.setdefault(canonical_name(model), SessionModel(model))
 
     @property
-    def all(self) -> tuple[Resident, ...]:
+    def all(self) -> tuple[SessionModel, ...]:
         """Every model that was asked for."""
         return tuple(self._known.values())
 
@@ -91,7 +91,7 @@ def asked_options(asked: ChatRequest, settings: DoorSettings) -> Mapping[str, An
     return runner_options(pinned)
 
 
-def keep_alive(resident: Resident, settings: DoorSettings) -> object:
+def keep_alive(resident: SessionModel, settings: DoorSettings) -> object:
     """How long a model shall stay: the door's word, or the user's where the user has one."""
     return resident.keep_alive if settings.user_keep_alive else KEEP_ALIVE
 
@@ -104,7 +104,7 @@ def listed(reading: ModelsReading | Unavailable, name: str) -> LoadedModel | Non
     return next((one for one in reading.models if canonical_name(one.name) == wanted), None)
 
 
-def _learn(resident: Resident, reading: ModelsReading) -> None:
+def _learn(resident: SessionModel, reading: ModelsReading) -> None:
     found = listed(reading, resident.name)
     unknown = resident.loaded and resident.entry is None
     if found is not None and unknown and reading.taken_at >= resident.touched_at:

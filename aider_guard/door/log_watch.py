@@ -49,7 +49,7 @@ def _in_background(run: Callable[[], None]) -> None:
     threading.Thread(target=run, name="ollama-log-search", daemon=True).start()
 
 
-class LogWitness:
+class OllamaLogWatch:
     """Implements `services.Witness`. Close it at the end: it may have started a child."""
 
     def __init__(

@@ -24,7 +24,7 @@ LOOK_SECONDS: Final = 10.0
 
 
 @dataclass
-class TagsShelf:
+class OllamaTags:
     """One Ollama's, by ``/api/tags``."""
 
     client: OllamaClient
@@ -71,17 +71,17 @@ class TagsShelf:
         return answer
 
 
-def shelf_at(base: str) -> TagsShelf:
+def shelf_at(base: str) -> OllamaTags:
     """The shelf of the Ollama at this address."""
-    return TagsShelf(OllamaClient(base))
+    return OllamaTags(OllamaClient(base))
 
 
-class Shelves:
+class InstalledModelsByServer:
     """Implements ``services.Shelf``: one for each Ollama that the door leads to."""
 
-    def __init__(self, make: Callable[[str], TagsShelf] = shelf_at) -> None:
+    def __init__(self, make: Callable[[str], OllamaTags] = shelf_at) -> None:
         self._make = make
-        self._shelves: dict[str, TagsShelf] = {}
+        self._shelves: dict[str, OllamaTags] = {}
 
     def serve(self, settings: DoorSettings) -> None:
         """Read what these have, from now on."""
@@ -89,7 +89,7 @@ class Shelves:
             if upstream.kind == "ollama":
                 self.of(upstream).begin()
 
-    def of(self, upstream: Upstream) -> TagsShelf:
+    def of(self, upstream: Upstream) -> OllamaTags:
         """That of one Ollama."""
         if upstream.base not in self._shelves:
             self._shelves[upstream.base] = self._make(upstream.base)
@@ -126,7 +126,7 @@ _ANSWER_SECONDS: Final = 10.0
 _NOT_ASKED: Final = Unavailable("Ollama was not asked")
 
 
-class AskedFacts:
+class OllamaModelInfo:
     """Implements ``services.Facts`` by ``/api/show`` and ``/api/version``; on the door's event loop."""
 
     def __init__(

@@ -24,8 +24,8 @@ from aider_guard.core.chat.events import ModelWarmed
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import ModelsRead
 from aider_guard.core.readings import ModelsReading, Unavailable
-from aider_guard.door.loaded_models import Resident, Residents, keep_alive, listed
-from aider_guard.door.reload_cause import Noticing
+from aider_guard.door.loaded_models import LoadedModels, SessionModel, keep_alive, listed
+from aider_guard.door.reload_cause import ReloadWatch
 from aider_guard.ollama import client
 from aider_guard.ollama import client as ollama_client
 from aider_guard.ollama.client import OllamaClient, verification
@@ -54,7 +54,7 @@ def connection(base: str) -> httpx.AsyncClient:
 
 
 @dataclass(frozen=True)
-class Asking:
+class PrewarmRequests:
     """One Ollama."""
 
     base: str
@@ -100,7 +100,7 @@ _SIGNS: Final = 3
 
 
 @dataclass
-class Evaluated:
+class Evaluation:
     """How much of a head was evaluated so far, and why not more."""
 
     tokens: int = 0
@@ -131,7 +131,7 @@ class _Pieces:
     post: Post
     head: PromptHead
     clock: Callable[[], float]
-    found: Evaluated
+    found: Evaluation
 
     async def seconds(self, end: int) -> float | None:
         """How long this beginning took; None when it was refused."""
@@ -153,7 +153,7 @@ class _Pieces:
 
 
 async def evaluate(
-    post: Post, head: PromptHead, clock: Callable[[], float], found: Evaluated
+    post: Post, head: PromptHead, clock: Callable[[], float], found: Evaluation
 ) -> None:
     """Have a head evaluated; ``found`` is kept up to date, as the task may be cancelled at any time.
 
@@ -180,7 +180,7 @@ async def evaluate(
 
 
 @dataclass
-class Errands:
+class BackgroundTasks:
     """Tasks on the door's event loop."""
 
     joined: bool = False
@@ -241,7 +241,7 @@ LOADING_KEEP_ALIVE: Final = "2m"
 
 
 @dataclass(frozen=True)
-class Place:
+class LoadDecision:
     """Whether a model may be loaded now: ``problem`` says why not, ``loaded`` that it is there already."""
 
     problem: str = ""
@@ -252,27 +252,31 @@ def place(
     reading: ModelsReading | Unavailable,
     model: str,
     window_tokens: int,
-    residents: Iterable[Resident],
+    residents: Iterable[SessionModel],
     also_ours: Iterable[str] = (),
-) -> Place:
+) -> LoadDecision:
     """Never a place that somebody else's model has: all others in the list must be this session's own."""
     if isinstance(reading, Unavailable):
-        return Place(reading.reason)
+        return LoadDecision(reading.reason)
     ours = {canonical_name(one.name): one for one in residents if one.loaded}
     mine = canonical_name(model)
     allowed = {*ours, mine, *map(canonical_name, also_ours)}
     for other in reading.models:
         if canonical_name(other.name) not in allowed:
-            return Place(f"{other.name} is loaded already, by another program")
+            return LoadDecision(f"{other.name} is loaded already, by another program")
     found = listed(reading, model)
     if found is None:
-        return Place()
+        return LoadDecision()
     held = ours.get(mine)
     if held is not None:
         differs = held.entry is not None and held.entry.differs(found)
-        return Place(_other(model)) if differs else Place(loaded=True)
+        return LoadDecision(_other(model)) if differs else LoadDecision(loaded=True)
     # Before 0.10 the window is not told: what another program works with is left to it.
-    return Place(loaded=True) if found.window_tokens == window_tokens else Place(_other(model))
+    return (
+        LoadDecision(loaded=True)
+        if found.window_tokens == window_tokens
+        else LoadDecision(_other(model))
+    )
 
 
 def _other(model: str) -> str:
@@ -280,14 +284,14 @@ def _other(model: str) -> str:
 
 
 @dataclass(frozen=True)
-class Warmer:
+class Prewarmer:
     """Does the errands of one residency."""
 
     client: OllamaClient
-    asking: Asking
-    residents: Residents
-    errands: Errands
-    noticing: Noticing
+    asking: PrewarmRequests
+    residents: LoadedModels
+    errands: BackgroundTasks
+    noticing: ReloadWatch
     emit: Callable[[Event], None]
     clock: Callable[[], float]
 
@@ -299,7 +303,7 @@ class Warmer:
         try:
             found = await self._look(model, settings, ours)
             if not found.problem and not found.loaded:
-                found = Place(await self._load(model, settings))
+                found = LoadDecision(await self._load(model, settings))
                 fresh = not found.problem
             else:
                 fresh = False
@@ -311,7 +315,7 @@ class Warmer:
         if fresh and head is not None and not self.errands.joined:
             await self._evaluate(model, head)
 
-    async def renew(self, residents: Sequence[Resident], settings: DoorSettings) -> None:
+    async def renew(self, residents: Sequence[SessionModel], settings: DoorSettings) -> None:
         """Have Ollama keep these models for as long again."""
         async with self.asking.opened() as post:
             for resident in residents:
@@ -321,7 +325,7 @@ class Warmer:
                 body = loading(resident.name, resident.options, settings, wanted)
                 await post("/api/generate", body)
 
-    async def _look(self, model: str, settings: DoorSettings, ours: Sequence[str]) -> Place:
+    async def _look(self, model: str, settings: DoorSettings, ours: Sequence[str]) -> LoadDecision:
         reading = await asyncio.to_thread(self.client.loaded_models)
         # First of all, so that the guard knows what others had loaded before.
         self.emit(ModelsRead(reading))
@@ -331,8 +335,8 @@ class Warmer:
             return found
         elsewhere = await asyncio.to_thread(self.noticing.looking.remote_host, model)
         if isinstance(elsewhere, Unavailable):
-            return Place(elsewhere.reason)
-        return Place(f"{model} runs on {elsewhere}, not here" if elsewhere else "")
+            return LoadDecision(elsewhere.reason)
+        return LoadDecision(f"{model} runs on {elsewhere}, not here" if elsewhere else "")
 
     async def _load(self, model: str, settings: DoorSettings) -> str:
         """What went wrong, or nothing."""
@@ -353,7 +357,7 @@ class Warmer:
         return ""
 
     async def _evaluate(self, model: str, head: PromptHead) -> None:
-        started_at, found = self.clock(), Evaluated()
+        started_at, found = self.clock(), Evaluation()
         try:
             async with self.asking.opened() as post:
                 await evaluate(post, head, self.clock, found)

@@ -57,8 +57,8 @@ class _Job:
     done: Callable[[Any], None] = field(compare=False, default=lambda _answer: None)
 
 
-class PromptCounts:
-    """Implements ``services.Counts``. ``vocabularies`` is a folder for what is read of models, "" for none."""
+class CounterProcess:
+    """Implements ``services.PromptCounter``. ``vocabularies`` is a folder for what is read of models, "" for none."""
 
     def __init__(
         self,

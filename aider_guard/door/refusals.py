@@ -20,8 +20,8 @@ from aider_guard.core.chat.size import parts, reply_reserve
 from aider_guard.core.chat.types import Count
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.accounting import part_rows
-from aider_guard.door.context import House, Waits
-from aider_guard.door.interfaces import Call, Reply
+from aider_guard.door.context import RequestContext, RetrySchedule
+from aider_guard.door.interfaces import IncomingRequest, Reply
 from aider_guard.ollama.names import display_base, is_cloud_name, is_this_machine
 
 _NOTHING_TO_EDIT: Final = ("nothing to edit: the request was not answered by a model",)
@@ -36,18 +36,18 @@ def error(words: str, status: int, path: str = "/api/") -> Reply:
 
 
 @dataclass(frozen=True)
-class Refusing:
+class Refusals:
     """Answers one request in the door's words."""
 
-    call: Call
-    house: House
+    call: IncomingRequest
+    house: RequestContext
     asked: ChatRequest
 
     def nothing_to_edit(self) -> Reply:
         """To an architect's editor whose instructions are the door's own words. It was told already."""
         return self._said(_NOTHING_TO_EDIT)
 
-    async def elsewhere(self, waits: Waits) -> Reply | None:
+    async def elsewhere(self, waits: RetrySchedule) -> Reply | None:
         """The refusal of a model that does not run here, or of which nobody says where it runs; None for others."""
         if not self.house.settings.refuse_cloud:
             return None
@@ -62,7 +62,7 @@ class Refusing:
                 return self._refuse("cloud", cloud.refusal(name, chat_errors.printable(host)))
         return None
 
-    async def _where(self, name: str, waits: Waits) -> str | Unavailable | None:
+    async def _where(self, name: str, waits: RetrySchedule) -> str | Unavailable | None:
         """As the shelf says; a server that may be restarting is waited for."""
         shelf, upstream = self.house.services.shelf, self.call.upstream
         while isinstance(host := await shelf.where(upstream, name), Unavailable):
@@ -148,7 +148,7 @@ _MOST_COUNTS: Final = 8
 
 
 @dataclass(frozen=True)
-class Sized:
+class SizedRequest:
     """What may be sent, with its body; and by how much it is too large all the same."""
 
     asked: ChatRequest
@@ -157,19 +157,19 @@ class Sized:
     overflow: Overflow | None = None
 
 
-class Sizing:
+class PromptSizing:
     """The size of one request's prompt."""
 
-    def __init__(self, call: Call, house: House) -> None:
+    def __init__(self, call: IncomingRequest, house: RequestContext) -> None:
         self._call = call
         self._house = house
         self._counting: asyncio.Task[Count | Unavailable] | None = None
 
-    async def fitted(self, asked: ChatRequest) -> Sized:
+    async def fitted(self, asked: ChatRequest) -> SizedRequest:
         """The prompt; or, where it does not fit, without the oldest messages that the door has not sent before, and
         with as many of them as fit. The last of them is the one that the user may have meant with "go on".
         """
-        sized = Sized(asked, self._call.body, overflow=await self._overflow(asked))
+        sized = SizedRequest(asked, self._call.body, overflow=await self._overflow(asked))
         messages = unanswered(asked) if sized.overflow is not None else 0
         for leave_out in range(max(1, messages - _MOST_COUNTS + 2), messages + 1):
             sized = await self._without(asked, leave_out)
@@ -186,10 +186,10 @@ class Sizing:
         if self._counting is not None:
             self._counting.cancel()
 
-    async def _without(self, asked: ChatRequest, leave_out: int) -> Sized:
+    async def _without(self, asked: ChatRequest, leave_out: int) -> SizedRequest:
         call, body = self._call, without_unanswered(asked, leave_out)
         less = read(FORMS[call.path], body, self._house.settings, call.upstream.path)
-        return Sized(less, encoded(body), leave_out, await self._overflow(less))
+        return SizedRequest(less, encoded(body), leave_out, await self._overflow(less))
 
     async def _overflow(self, asked: ChatRequest) -> Overflow | None:
         """None, without waiting for the count, where the prompt is sent whatever it counts. One that nobody counted in

@@ -25,44 +25,44 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Processes:
+class OllamaProcesses:
     """The server's process (0 where the system does not tell it), and all of Ollama's that can be seen."""
 
     server_pid: int = 0
     pids: frozenset[int] = frozenset()
 
-    def restarted_since(self, before: Processes) -> bool:
+    def restarted_since(self, before: OllamaProcesses) -> bool:
         """Whether another process serves than before."""
         return bool(self.server_pid and before.server_pid) and self.server_pid != before.server_pid
 
-    def same_as(self, before: Processes) -> bool:
+    def same_as(self, before: OllamaProcesses) -> bool:
         """Whether nothing was started since: then no model was loaded."""
         return len(self.pids) > 1 and self.pids <= before.pids
 
 
-def processes(base: str) -> Processes:
+def processes(base: str) -> OllamaProcesses:
     """Those of the Ollama at this address; none of one on another machine. Takes some milliseconds."""
     addresses, port = targets(base), urlsplit(base).port or 0
     if not addresses or not port:
-        return Processes()
+        return OllamaProcesses()
     listener = find_listener(addresses, port)
     table = ProcessTable()
     try:
         table.refresh()
     except (psutil.Error, OSError):
-        return Processes()
+        return OllamaProcesses()
     pid = 0 if isinstance(listener, Unavailable) else listener.pid
-    return Processes(pid, frozenset(table.ollama_pids()))
+    return OllamaProcesses(pid, frozenset(table.ollama_pids()))
 
 
 @dataclass(frozen=True)
-class Looking:
+class ReloadInspector:
     """What can be looked at; each call blocks."""
 
     client: OllamaClient
-    processes: Callable[[str], Processes] = processes
+    processes: Callable[[str], OllamaProcesses] = processes
 
-    def now(self) -> Processes:
+    def now(self) -> OllamaProcesses:
         """Ollama's processes."""
         return self.processes(self.client.base_url)
 
@@ -84,13 +84,13 @@ class Looking:
         return facts if isinstance(facts, Unavailable) else Unavailable(f"{model} is not installed")
 
 
-class Noticing:
+class ReloadWatch:
     """Tells of loads that cost time again, on the door's event loop; looks in threads."""
 
-    def __init__(self, looking: Looking, emit: Callable[[Event], None]) -> None:
+    def __init__(self, looking: ReloadInspector, emit: Callable[[Event], None]) -> None:
         self.looking = looking
         self._emit = emit
-        self._known = Processes()
+        self._known = OllamaProcesses()
 
     async def note(self) -> None:
         """A model was loaded: these are the processes from now on."""

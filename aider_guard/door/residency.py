@@ -21,9 +21,15 @@ from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.reloads import ReloadEvidence, is_load, stay_seconds
 from aider_guard.door import prewarm
-from aider_guard.door.loaded_models import Resident, Residents, asked_options, keep_alive, listed
-from aider_guard.door.prewarm import DROPPED, Errands, Warmer
-from aider_guard.door.reload_cause import Looking, Noticing
+from aider_guard.door.loaded_models import (
+    LoadedModels,
+    SessionModel,
+    asked_options,
+    keep_alive,
+    listed,
+)
+from aider_guard.door.prewarm import DROPPED, BackgroundTasks, Prewarmer
+from aider_guard.door.reload_cause import ReloadInspector, ReloadWatch
 from aider_guard.ollama.client import OllamaClient
 from aider_guard.ollama.names import canonical_name
 
@@ -42,7 +48,7 @@ AWAY_SECONDS: Final = 4 * 3600.0
 
 
 def is_due(
-    resident: Resident,
+    resident: SessionModel,
     reading: ModelsReading | Unavailable,
     now: float,
     last_request_at: float,
@@ -88,16 +94,16 @@ class OllamaResidency:
         emit: Callable[[Event], None],
         *,
         connect: Callable[[], httpx.AsyncClient] | None = None,
-        looking: Looking | None = None,
+        looking: ReloadInspector | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         base = client.base_url
         self._emit, self._clock = emit, clock
-        self._errands, self._residents = Errands(), Residents()
-        self._noticing = Noticing(looking or Looking(client), emit)
-        self._warmer = Warmer(
+        self._errands, self._residents = BackgroundTasks(), LoadedModels()
+        self._noticing = ReloadWatch(looking or ReloadInspector(client), emit)
+        self._warmer = Prewarmer(
             client,
-            prewarm.Asking(base, connect or (lambda: prewarm.connection(base))),
+            prewarm.PrewarmRequests(base, connect or (lambda: prewarm.connection(base))),
             self._residents,
             self._errands,
             self._noticing,

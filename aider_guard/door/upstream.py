@@ -29,7 +29,7 @@ MAX_HELD_BYTES: Final = 256 * 1024
 """More than this is not kept back: a large body is streamed."""
 
 
-class GatheringBackend(httpcore.AsyncNetworkBackend):
+class CoalescingBackend(httpcore.AsyncNetworkBackend):
     """Makes connections as anyio does, whose writes wait for the next read or for one another."""
 
     def __init__(self) -> None:
@@ -45,14 +45,14 @@ class GatheringBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """A connection. Raises httpcore's errors."""
         stream = await self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
-        return GatheringStream(stream)
+        return CoalescingStream(stream)
 
     async def sleep(self, seconds: float) -> None:
         """Between the attempts of httpcore's own."""
         await self._backend.sleep(seconds)
 
 
-class GatheringStream(httpcore.AsyncNetworkStream):
+class CoalescingStream(httpcore.AsyncNetworkStream):
     """One connection."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
@@ -88,7 +88,7 @@ class GatheringStream(httpcore.AsyncNetworkStream):
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """The same over TLS."""
-        return GatheringStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        return CoalescingStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
         """What the connection below knows."""
@@ -250,7 +250,7 @@ if importlib.util.find_spec("sniffio") is None:
 
 
 @dataclass(frozen=True)
-class Question:
+class OutgoingRequest:
     """One request as it goes to an upstream. A body that is not in memory can be sent only once."""
 
     method: str
@@ -270,7 +270,7 @@ class Upstreams:
         self._tls = tls
         self._transports: dict[bool, httpx.AsyncHTTPTransport] = {}
 
-    async def ask(self, question: Question) -> httpx.Response | Trouble:
+    async def ask(self, question: OutgoingRequest) -> httpx.Response | Trouble:
         """Send a request and wait for the head of its answer, which must be closed by whoever asked.
 
         A kept connection that the server closed in the meantime is tried again on another, once: nothing was
@@ -291,7 +291,7 @@ class Upstreams:
         for transport in self._transports.values():
             await transport.aclose()
 
-    async def _send(self, question: Question, connection: _Connection) -> httpx.Response:
+    async def _send(self, question: OutgoingRequest, connection: _Connection) -> httpx.Response:
         request = httpx.Request(
             question.method,
             _parsed(question.url),
@@ -323,7 +323,7 @@ class _Transport(httpx.AsyncHTTPTransport):
             max_keepalive_connections=None,
             keepalive_expiry=KEPT_SECONDS,
             socket_options=_SOCKET_OPTIONS,
-            network_backend=GatheringBackend(),
+            network_backend=CoalescingBackend(),
         )
 
 

@@ -157,20 +157,20 @@ def _door(
         return None
     import socket
 
-    from aider_guard.door.chat_handler import DoorAttendant
+    from aider_guard.door.chat_handler import ChatHandler
     from aider_guard.door.interfaces import Services
-    from aider_guard.door.log_watch import LogWitness
-    from aider_guard.door.model_info import AskedFacts, Shelves
-    from aider_guard.door.prompt_counter import PromptCounts
+    from aider_guard.door.log_watch import OllamaLogWatch
+    from aider_guard.door.model_info import InstalledModelsByServer, OllamaModelInfo
+    from aider_guard.door.prompt_counter import CounterProcess
     from aider_guard.door.server import DoorHost
     from aider_guard.paths import vocabularies_dir
 
-    counts = PromptCounts(vocabularies=str(vocabularies_dir()))
-    witness, shelf, facts = LogWitness(), Shelves(), AskedFacts(client)
+    counts = CounterProcess(vocabularies=str(vocabularies_dir()))
+    witness, shelf, facts = OllamaLogWatch(), InstalledModelsByServer(), OllamaModelInfo(client)
     services = Services(counts, witness, residency, shelf, facts)
     return DoorHost(
         socket.socket(fileno=door_fd),
-        lambda settings: DoorAttendant(settings, services, emit),
+        lambda settings: ChatHandler(settings, services, emit),
         served=(counts, witness, shelf, facts),
         residency=residency,
         emit=emit,

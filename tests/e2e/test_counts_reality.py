@@ -11,7 +11,7 @@ from e2e.texts import texts
 
 from aider_guard.core.chat.request import FORMS, read
 from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
-from aider_guard.door.prompt_counter import PromptCounts
+from aider_guard.door.prompt_counter import CounterProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ class Reality:
 
     def __init__(self, base: str, vocabularies: Path) -> None:
         self._base = base
-        self._counts = PromptCounts(vocabularies=str(vocabularies), wait_seconds=30)
+        self._counts = CounterProcess(vocabularies=str(vocabularies), wait_seconds=30)
         upstream = Upstream("", base, "ollama")
         self._settings = DoorSettings("t", (upstream,), (DoorRole("main", "small"),), WINDOW)
         self._counts.serve(self._settings)

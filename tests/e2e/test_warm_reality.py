@@ -65,7 +65,7 @@ class House:
     residency: OllamaResidency
     settings: DoorSettings
     seen: list[Event]
-    looks: list[reload_cause.Processes]
+    looks: list[reload_cause.OllamaProcesses]
 
     async def reads(self) -> None:
         """What the sidecar polls."""
@@ -112,13 +112,17 @@ async def until(what: Callable[[], object]) -> None:
 @asynccontextmanager
 async def house(server: PrivateOllama) -> AsyncIterator[House]:
     """A residency whose main model is the small one; nothing is loaded before and afterwards."""
-    client, seen, looks = OllamaClient(server.url), list[Any](), list[reload_cause.Processes]()
+    client, seen, looks = (
+        OllamaClient(server.url),
+        list[Any](),
+        list[reload_cause.OllamaProcesses](),
+    )
 
-    def processes(base: str) -> reload_cause.Processes:
+    def processes(base: str) -> reload_cause.OllamaProcesses:
         looks.append(reload_cause.processes(base))
         return looks[-1]
 
-    looking = reload_cause.Looking(client, processes)
+    looking = reload_cause.ReloadInspector(client, processes)
     residency = OllamaResidency(client, seen.append, looking=looking)
     upstream = Upstream("", server.url, "ollama")
     settings = DoorSettings("token", (upstream,), (DoorRole("main", SMALL),), WINDOW_TOKENS)

@@ -16,8 +16,8 @@ from aider_guard.core.chat.size import Sizes
 from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
-from aider_guard.door.chat_handler import DoorAttendant, TextVisit
-from aider_guard.door.interfaces import Call, Reply, Services
+from aider_guard.door.chat_handler import ChatExchange, ChatHandler
+from aider_guard.door.interfaces import IncomingRequest, Reply, Services
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
@@ -190,15 +190,17 @@ class Desk:
 
     def __post_init__(self) -> None:
         services = Services(self.counts, self.witness, self.residency, self.shelf, self.facts)
-        self.attendant = DoorAttendant(
+        self.attendant = ChatHandler(
             lambda: self.settings, services, self.events.append, lambda: self.now, lambda: AT
         )
         self._number = 0
 
-    def visit(self, body: bytes, path: str = "/api/chat", upstream: Upstream = OLLAMA) -> TextVisit:
+    def visit(
+        self, body: bytes, path: str = "/api/chat", upstream: Upstream = OLLAMA
+    ) -> ChatExchange:
         self._number += 1
         return self.attendant.visit(
-            Call(self._number, upstream, "POST", path, "", (), body, self.now)
+            IncomingRequest(self._number, upstream, "POST", path, "", (), body, self.now)
         )
 
     def named(self) -> list[str]:

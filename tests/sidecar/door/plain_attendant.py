@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from aider_guard.core.chat.types import Upstream
 from aider_guard.door.interfaces import (
     Abort,
-    Call,
     Forward,
+    IncomingRequest,
     Outcome,
     Pass,
     Reply,
@@ -25,7 +25,7 @@ ATTENDED = ("/api/chat", "/api/generate", "/v1/chat/completions", "/chat/complet
 class PlainVisit:
     """Forwards everything; tests override what they are about."""
 
-    call: Call
+    call: IncomingRequest
     ended: Callable[[Outcome], None] = lambda _outcome: None
 
     async def begin(self) -> Forward | Reply:
@@ -54,16 +54,16 @@ class PlainVisit:
 class PlainAttendant:
     """``visits`` makes them; ``forbids`` is asked about what is not for text."""
 
-    visits: Callable[[Call, Callable[[Outcome], None]], Visit] = PlainVisit
+    visits: Callable[[IncomingRequest, Callable[[Outcome], None]], Visit] = PlainVisit
     forbids: Callable[[str, bytes | None], Reply | None] = lambda _path, _body: None
     attended: tuple[str, ...] = ATTENDED
-    calls: list[Call] = field(default_factory=list)
+    calls: list[IncomingRequest] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
 
     def attends(self, upstream: Upstream, method: str, path: str) -> bool:  # noqa: ARG002  # the protocol's
         return method == "POST" and path in self.attended
 
-    def visit(self, call: Call) -> Visit:
+    def visit(self, call: IncomingRequest) -> Visit:
         self.calls.append(call)
         return self.visits(call, self.outcomes.append)
 

@@ -17,7 +17,7 @@ from aider_guard.core.chat.request import ChatRequest, read
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.core.readings import Unavailable
-from aider_guard.door.reload_cause import Looking, Processes
+from aider_guard.door.reload_cause import OllamaProcesses, ReloadInspector
 from aider_guard.door.residency import OllamaResidency
 from aider_guard.ollama.client import OllamaClient
 
@@ -65,7 +65,7 @@ class House:
     clock: Clock
     client: OllamaClient
     seen: list[Event]
-    processes: list[Processes] = field(default_factory=lambda: [Processes()])
+    processes: list[OllamaProcesses] = field(default_factory=lambda: [OllamaProcesses()])
 
     @property
     def upstream(self) -> Upstream:
@@ -140,9 +140,12 @@ async def house(
     clock = Clock()
     with ollama:
         client = OllamaClient(ollama.url, clock=clock)
-        processes = [Processes()]
+        processes = [OllamaProcesses()]
         residency = OllamaResidency(
-            client, seen.append, looking=Looking(client, lambda _base: processes[-1]), clock=clock
+            client,
+            seen.append,
+            looking=ReloadInspector(client, lambda _base: processes[-1]),
+            clock=clock,
         )
         settings = DoorSettings(
             "token",

@@ -21,7 +21,7 @@ from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.counting.learned import FILE
 from aider_guard.door import prompt_counter as counts_module
-from aider_guard.door.prompt_counter import PromptCounts
+from aider_guard.door.prompt_counter import CounterProcess
 from aider_guard.line_process import LineProcess
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def settings(ollama: FakeOllama, tmp_path: Path) -> DoorSettings:
 
 
 @pytest.fixture
-def counts(settings: DoorSettings, tmp_path: Path) -> Iterator[PromptCounts]:
+def counts(settings: DoorSettings, tmp_path: Path) -> Iterator[CounterProcess]:
     """Counts that are served."""
-    counts = PromptCounts(vocabularies=str(tmp_path / "vocabularies"), wait_seconds=20)
+    counts = CounterProcess(vocabularies=str(tmp_path / "vocabularies"), wait_seconds=20)
     counts.serve(settings)
     yield counts
     counts.close()
@@ -84,7 +84,7 @@ def _command(process: psutil.Process) -> list[str]:
     return []
 
 
-def test_a_prompt_is_counted_before_it_is_sent(counts: PromptCounts) -> None:
+def test_a_prompt_is_counted_before_it_is_sent(counts: CounterProcess) -> None:
     """To the token, by the model's own vocabulary and template; texts without it."""
 
     async def both() -> tuple[object, object]:
@@ -99,7 +99,7 @@ def test_a_prompt_is_counted_before_it_is_sent(counts: PromptCounts) -> None:
     )
 
 
-def test_what_was_counted_is_not_counted_again(counts: PromptCounts) -> None:
+def test_what_was_counted_is_not_counted_again(counts: CounterProcess) -> None:
     """The next turn's prompt is known to fit by its new text alone."""
     file, system = "def price(item, count):\n" * 400, Message("system", "You are a log.")
 
@@ -127,7 +127,7 @@ def test_what_was_counted_is_not_counted_again(counts: PromptCounts) -> None:
     assert not counts.fits(first, tokens - 1)
 
 
-def test_a_name_in_another_spelling_is_the_same_model(counts: PromptCounts) -> None:
+def test_a_name_in_another_spelling_is_the_same_model(counts: CounterProcess) -> None:
     """As Ollama compares names."""
     assert asyncio.run(counts.count(asked("a", model="EXACT:latest"))) == Count(
         chatml("a"), exact=True
@@ -135,7 +135,7 @@ def test_a_name_in_another_spelling_is_the_same_model(counts: PromptCounts) -> N
 
 
 def test_an_estimate_is_learned_and_remembered(
-    counts: PromptCounts, settings: DoorSettings
+    counts: CounterProcess, settings: DoorSettings
 ) -> None:
     """What a template adds that is not known here is in the file of the next session. No text is."""
 
@@ -155,14 +155,14 @@ def test_an_estimate_is_learned_and_remembered(
     file = Path(settings.learned_dir) / FILE
     assert "exact:latest" in json.loads(file.read_text())
     assert "secret" not in file.read_text()
-    after = PromptCounts(wait_seconds=20)
+    after = CounterProcess(wait_seconds=20)
     with contextlib.closing(after):
         after.serve(settings)
         assert asyncio.run(after.count(asked("next"))) == Count(chatml("next") + 7, exact=True)
 
 
 def test_vocabularies_are_read_once(
-    ollama: FakeOllama, counts: PromptCounts, tmp_path: Path
+    ollama: FakeOllama, counts: CounterProcess, tmp_path: Path
 ) -> None:
     """From then on from the disk, which holds nothing of a prompt; the template is asked for again."""
     asyncio.run(counts.count(asked("my secret code")))
@@ -181,7 +181,7 @@ def test_vocabularies_are_read_once(
     assert not any(body.get("verbose", False) for body in later)
 
 
-def test_models_of_other_servers_are_estimated(ollama: FakeOllama, counts: PromptCounts) -> None:
+def test_models_of_other_servers_are_estimated(ollama: FakeOllama, counts: CounterProcess) -> None:
     """They are not asked about; nor is a cloud's."""
     for model, form in (
         ("other", "openai_chat"),
@@ -194,7 +194,7 @@ def test_models_of_other_servers_are_estimated(ollama: FakeOllama, counts: Promp
     assert {one.body["model"] for one in ollama.received} <= {"exact"}
 
 
-def test_a_model_without_known_tokens_is_estimated(counts: PromptCounts) -> None:
+def test_a_model_without_known_tokens_is_estimated(counts: CounterProcess) -> None:
     """Its kind is said without asking for its vocabulary."""
     counted = asyncio.run(counts.count(asked("word " * 100, model="guessed")))
     assert isinstance(counted, Count)
@@ -205,7 +205,7 @@ def test_an_ollama_that_hangs_or_is_down_costs_an_estimate(
     ollama: FakeOllama, settings: DoorSettings
 ) -> None:
     """In bounded time; and when it is asked again, counts are exact."""
-    counts = PromptCounts(wait_seconds=0.5)
+    counts = CounterProcess(wait_seconds=0.5)
     with contextlib.closing(counts):
         ollama.answers["/api/show"] = Hang()
         counts.serve(settings)
@@ -214,7 +214,7 @@ def test_an_ollama_that_hangs_or_is_down_costs_an_estimate(
             "counting took longer than 0.5 s"
         )
         assert time.monotonic() - started_at < 5
-    counts = PromptCounts(wait_seconds=20)
+    counts = CounterProcess(wait_seconds=20)
     with contextlib.closing(counts):
         ollama.answers["/api/show"] = Json({"error": "busy"}, 500)
         counts.serve(settings)
@@ -228,7 +228,7 @@ def test_an_ollama_that_hangs_or_is_down_costs_an_estimate(
         assert asyncio.run(counts.count(asked("a"))) == Count(chatml("a"), exact=True)
 
 
-def test_a_counter_that_dies_is_replaced(counts: PromptCounts) -> None:
+def test_a_counter_that_dies_is_replaced(counts: CounterProcess) -> None:
     """A killed process costs one answer at most: what learns ahead may have met its end before."""
     asyncio.run(counts.count(asked("a")))
     (process,) = own_processes()
@@ -249,7 +249,7 @@ def test_the_counter_ends_when_idle(settings: DoorSettings) -> None:
         started.put(process)
         return process
 
-    counts = PromptCounts(idle_seconds=0.1, ahead_seconds=0.1, wait_seconds=20, start=start)
+    counts = CounterProcess(idle_seconds=0.1, ahead_seconds=0.1, wait_seconds=20, start=start)
     with contextlib.closing(counts):
         counts.serve(settings)
         ahead = psutil.Process(started.get(timeout=20).pid)
@@ -268,7 +268,7 @@ def test_the_counter_can_be_woken(settings: DoorSettings) -> None:
         started.put(process)
         return process
 
-    counts = PromptCounts(ahead_seconds=0.1, wait_seconds=20, start=start)
+    counts = CounterProcess(ahead_seconds=0.1, wait_seconds=20, start=start)
     with contextlib.closing(counts):
         counts.wake()  # of no model: there are no settings yet
         counts.serve(settings)
@@ -281,7 +281,7 @@ def test_the_counter_can_be_woken(settings: DoorSettings) -> None:
         assert [one.pid for one in own_processes()] == [woken.pid]
 
 
-def test_the_loop_goes_on_while_something_is_counted(counts: PromptCounts) -> None:
+def test_the_loop_goes_on_while_something_is_counted(counts: CounterProcess) -> None:
     """Half a megabyte of words that never came before."""
     text = " ".join(f"w{number:x}" for number in range(60_000))
 
@@ -305,7 +305,7 @@ def test_what_cannot_be_counted_has_its_reason(
     def refuse(*_arguments: str) -> NoReturn:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    counts = PromptCounts(start=refuse)
+    counts = CounterProcess(start=refuse)
     with contextlib.closing(counts):
         counts.serve(settings)
         why = "no process can be started (Resource temporarily unavailable)"
@@ -320,14 +320,14 @@ def test_what_cannot_be_counted_has_its_reason(
         )
 
     monkeypatch.setattr(counts_module, "ANSWER_SECONDS", 20.0)
-    counts = PromptCounts(start=strange, wait_seconds=20)
+    counts = CounterProcess(start=strange, wait_seconds=20)
     with contextlib.closing(counts):
         counts.serve(settings)
         assert isinstance(asyncio.run(counts.count(asked("a"))), Unavailable)
 
 
 def test_a_measurement_without_its_count_is_nothing(
-    counts: PromptCounts, settings: DoorSettings
+    counts: CounterProcess, settings: DoorSettings
 ) -> None:
     """Another request's, or one that was not counted."""
     request = asked("a")
@@ -341,7 +341,7 @@ def test_a_measurement_without_its_count_is_nothing(
 
 def test_close_ends_thread_and_process(settings: DoorSettings) -> None:
     """Nothing is left."""
-    counts = PromptCounts(wait_seconds=20)
+    counts = CounterProcess(wait_seconds=20)
     counts.serve(settings)
     asyncio.run(counts.count(asked("a")))
     processes = own_processes()

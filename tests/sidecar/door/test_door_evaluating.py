@@ -10,7 +10,7 @@ import pytest
 
 from aider_guard.core.chat.body import PromptHead
 from aider_guard.core.readings import Unavailable
-from aider_guard.door.prewarm import ANEW, FIRST_CHARACTERS, PIECE_SECONDS, Evaluated, evaluate
+from aider_guard.door.prewarm import ANEW, FIRST_CHARACTERS, PIECE_SECONDS, Evaluation, evaluate
 
 HEAD = PromptHead("/api/chat", {"model": "m"}, ({"role": "system", "content": "x" * 20_000},), "")
 
@@ -38,9 +38,9 @@ class Server:
         return self.now
 
 
-def run(post: Callable[..., Any], clock: Callable[[], float]) -> Evaluated:
+def run(post: Callable[..., Any], clock: Callable[[], float]) -> Evaluation:
     """How far it came."""
-    found = Evaluated()
+    found = Evaluation()
     asyncio.run(evaluate(post, HEAD, clock, found))
     return found
 
@@ -50,7 +50,7 @@ def run(post: Callable[..., Any], clock: Callable[[], float]) -> Evaluated:
 def test_pieces_take_about_half_a_second(speed: float, noise: float) -> None:
     """Whatever the speed, nobody waits much longer for one; a fast server gets few, and all is evaluated."""
     server = Server(speed, noise=noise)
-    assert run(server.post, server.clock) == Evaluated(HEAD.characters // 3)
+    assert run(server.post, server.clock) == Evaluation(HEAD.characters // 3)
     assert max(server.seconds) < max(
         2 * PIECE_SECONDS * noise, 1.5 * FIRST_CHARACTERS / speed * noise
     )
@@ -74,7 +74,7 @@ def test_a_busy_machine_is_not_taken_for_a_cache_that_keeps_nothing() -> None:
         server.speed = 3_000.0 if len(server.ends) < 5 else 75.0
         return await server.post(path, body)
 
-    assert run(post, server.clock) == Evaluated(HEAD.characters // 3)
+    assert run(post, server.clock) == Evaluation(HEAD.characters // 3)
 
 
 def test_a_refusal_ends_it() -> None:
@@ -83,7 +83,7 @@ def test_a_refusal_ends_it() -> None:
     async def refuses(_path: str, _body: Mapping[str, Any]) -> Unavailable:
         return Unavailable("no")
 
-    assert run(refuses, lambda: 0.0) == Evaluated(0, "no")
+    assert run(refuses, lambda: 0.0) == Evaluation(0, "no")
 
 
 def test_strange_numbers_count_nothing() -> None:
@@ -92,4 +92,4 @@ def test_strange_numbers_count_nothing() -> None:
     async def lies(_path: str, _body: Mapping[str, Any]) -> dict[str, Any]:
         return {"prompt_eval_count": "many"}
 
-    assert run(lies, lambda: 0.0) == Evaluated(0)
+    assert run(lies, lambda: 0.0) == Evaluation(0)

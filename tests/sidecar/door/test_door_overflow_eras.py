@@ -24,7 +24,7 @@ from sidecar.door.test_door_attendant_eras import door, ended, post
 
 from aider_guard.core.chat.events import RequestFinished, RequestRefused
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
-from aider_guard.door.prompt_counter import PromptCounts
+from aider_guard.door.prompt_counter import CounterProcess
 
 VERSIONS = ("0.12.6", "0.24.0", "0.30.0", "0.30.11", "0.33.0-rc2")
 EACH = pytest.mark.parametrize("case", TEN, ids=[case.name for case in TEN])
@@ -64,7 +64,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Wor
     """A door with ``refuse`` to an Ollama of this version, with a real counter."""
     model = FakeModel("small:latest", vocabulary=vocabulary(), template=CHATML, blob="5b" * 32)
     folder: Path = tmp_path_factory.mktemp("vocabularies")
-    counts = PromptCounts(vocabularies=str(folder), wait_seconds=20)
+    counts = CounterProcess(vocabularies=str(folder), wait_seconds=20)
     with FakeOllama(version=request.param, models=(model,)) as ollama, contextlib.closing(counts):
         upstreams = (Upstream("", ollama.url, "ollama"),)
         served = DoorSettings("token", upstreams, (DoorRole("main", "small"),), WINDOW_TOKENS)

@@ -13,8 +13,8 @@ from sidecar.door.residing import EDITOR, MAIN, OTHER, House, house
 from aider_guard.core.chat.events import ModelWarmed, ReloadSeen
 from aider_guard.core.events import ModelsRead
 from aider_guard.core.readings import ModelsReading
-from aider_guard.door.loaded_models import Residents
-from aider_guard.door.reload_cause import Processes, processes
+from aider_guard.door.loaded_models import LoadedModels
+from aider_guard.door.reload_cause import OllamaProcesses, processes
 
 TWIN = FakeModel("twin:latest", blob="b2" * 32)
 MAIN_OF_TWO = FakeModel(MAIN.name, blob=TWIN.blob, kv_bytes_per_token=1024)
@@ -49,7 +49,7 @@ async def _pushed_out_by_the_editor(home: House) -> None:
     await home.asks(model=EDITOR.name)
     await home.settled()
     await home.reads()
-    home.processes.append(Processes(10, frozenset({10, 22})))
+    home.processes.append(OllamaProcesses(10, frozenset({10, 22})))
 
 
 async def _twin(home: House) -> None:
@@ -67,7 +67,7 @@ async def _crashed(home: House) -> None:
 
 async def _server_restarted(home: House) -> None:
     await _crashed(home)
-    home.processes.append(Processes(11, frozenset({11, 21})))
+    home.processes.append(OllamaProcesses(11, frozenset({11, 21})))
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,11 @@ def test_each_loss_is_told_with_its_cause(
 
     async def story() -> None:
         async with house(FakeOllama(version, MODELS)) as home:
-            home.processes.append(Processes(10, frozenset({10, 20})))
+            home.processes.append(OllamaProcesses(10, frozenset({10, 20})))
             await home.asks()
             await home.settled()
             await home.reads()
-            home.processes.append(Processes(10, frozenset({10, 21})))
+            home.processes.append(OllamaProcesses(10, frozenset({10, 21})))
             await loses(home)  # type: ignore[misc]  # a coroutine
             assert await home.asks() == 1.5
             seen = await home.wait_for(ReloadSeen)
@@ -118,7 +118,7 @@ def test_a_quick_first_load_is_noted_as_well() -> None:
         async with house(FakeOllama("0.15.5", MODELS)) as home:
             slow = home.ollama.talking.speed
             home.ollama.talking.speed = replace(slow, load_seconds=0.2)
-            home.processes.append(Processes(10, frozenset({10, 20})))
+            home.processes.append(OllamaProcesses(10, frozenset({10, 20})))
             await home.asks()
             await home.settled()
             home.ollama.talking.speed = slow
@@ -171,7 +171,7 @@ def test_a_request_that_waited_for_another_s_load_is_none() -> None:
 
     async def story() -> None:
         async with house() as home:
-            home.processes.append(Processes(10, frozenset({10, 20})))
+            home.processes.append(OllamaProcesses(10, frozenset({10, 20})))
             await home.asks()
             await home.settled()
             asked = home.asked()
@@ -203,7 +203,7 @@ def test_a_request_that_ends_after_its_model_was_released_keeps_nothing() -> Non
 
 def test_lists_are_kept_as_long_as_they_differ() -> None:
     """A minute of the same list does not push out the one before it."""
-    residents = Residents()
+    residents = LoadedModels()
     for at in range(100):
         residents.take(ModelsReading((), float(at)))
     assert residents.readings == (ModelsReading((), 99.0),)
@@ -211,8 +211,8 @@ def test_lists_are_kept_as_long_as_they_differ() -> None:
 
 def test_this_machine_s_processes_are_looked_at() -> None:
     """An address on another machine has none here; a bad one has none either."""
-    assert processes("http://192.0.2.1:11434") == Processes()
-    assert processes("http://127.0.0.1") == Processes()
+    assert processes("http://192.0.2.1:11434") == OllamaProcesses()
+    assert processes("http://127.0.0.1") == OllamaProcesses()
     with FakeOllama() as ollama:
         assert processes(ollama.url).server_pid
 

@@ -12,7 +12,7 @@ from fakes.ollama_server import FakeOllama, Json
 
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.door.model_info import NOT_READ, RETRY_SECONDS, Shelves, TagsShelf
+from aider_guard.door.model_info import NOT_READ, RETRY_SECONDS, InstalledModelsByServer, OllamaTags
 from aider_guard.ollama.client import OllamaClient
 from aider_guard.ollama.installed import find_installed
 
@@ -28,7 +28,7 @@ TAGS = {
 }
 
 
-def where(shelf: TagsShelf, model: str) -> str | Unavailable | None:
+def where(shelf: OllamaTags, model: str) -> str | Unavailable | None:
     return asyncio.run(shelf.where(model))
 
 
@@ -41,7 +41,7 @@ def test_what_is_listed_is_known_at_once() -> None:
     """By any spelling of its name, and also when the server is busy later."""
     fake = FakeOllama(models=(HERE, STUB))
     with fake as ollama, closing(OllamaClient(ollama.url)) as client:
-        shelf = TagsShelf(client)
+        shelf = OllamaTags(client)
         assert shelf.read()
         ollama.answers["/api/tags"] = Json({"error": "busy"}, 503)
         assert not shelf.read()
@@ -53,7 +53,7 @@ def test_what_is_listed_is_known_at_once() -> None:
 def test_a_name_that_is_not_listed_is_asked_for() -> None:
     """Before the first list, and for an alias that is newer; once until the next list, if it is there at all."""
     with FakeOllama(models=(HERE, STUB)) as ollama, closing(OllamaClient(ollama.url)) as client:
-        shelf = TagsShelf(client)
+        shelf = OllamaTags(client)
         assert [where(shelf, "stub") for _ in range(3)] == [CLOUD] * 3
         assert shows(ollama) == 1
         assert where(shelf, "alias") is None
@@ -71,12 +71,12 @@ def test_where_the_server_does_not_say_it_is_not_known() -> None:
     """And no name of a cloud's is sent."""
     with FakeOllama() as ollama, closing(OllamaClient(ollama.url)) as client:
         ollama.answers["/api/show"] = Json({"error": "busy"}, 503)
-        assert isinstance(where(TagsShelf(client), "absent"), Unavailable)
+        assert isinstance(where(OllamaTags(client), "absent"), Unavailable)
         before = shows(ollama)
-        assert isinstance(where(TagsShelf(client), "x:cloud"), Unavailable)
+        assert isinstance(where(OllamaTags(client), "x:cloud"), Unavailable)
         assert shows(ollama) == before
         ollama.stop()
-        assert isinstance(where(TagsShelf(client), "absent"), Unavailable)
+        assert isinstance(where(OllamaTags(client), "absent"), Unavailable)
 
 
 def test_it_is_read_again_and_again_once_it_is_begun() -> None:
@@ -92,7 +92,7 @@ def test_it_is_read_again_and_again_once_it_is_begun() -> None:
     fake = FakeOllama(models=(FakeModel("first:latest"),))
     fake.script["/api/tags"] = [Json({"error": "starting"}, 503)]
     with fake as ollama, closing(OllamaClient(ollama.url)) as client:
-        shelf = TagsShelf(client, read_seconds=30, sleep=sleep)
+        shelf = OllamaTags(client, read_seconds=30, sleep=sleep)
         shelf.begin()
         shelf.begin()
         assert slept.acquire(timeout=10)
@@ -115,9 +115,9 @@ class Parked:
         self._stack = stack
         self.read = threading.Semaphore(0)
 
-    def make(self, base: str) -> TagsShelf:
+    def make(self, base: str) -> OllamaTags:
         client = self._stack.enter_context(closing(OllamaClient(base)))
-        return TagsShelf(client, sleep=self._sleep)
+        return OllamaTags(client, sleep=self._sleep)
 
     def _sleep(self, _seconds: float) -> None:
         self.read.release()
@@ -134,7 +134,7 @@ def test_each_ollama_has_a_shelf_of_its_own() -> None:
         )
         third = Upstream("openai", f"{second.url}/v1", "openai")
         parked = Parked(stack)
-        shelves = Shelves(parked.make)
+        shelves = InstalledModelsByServer(parked.make)
         assert shelves.alike(one, "hare") == ()
         shelves.serve(DoorSettings("", (one, other, third), (), 0))
         assert all(parked.read.acquire(timeout=10) for _ in (one, other))

@@ -34,12 +34,12 @@ from aider_guard.core.chat.events import (
 )
 from aider_guard.core.chat.types import DoorRole, DoorSettings
 from aider_guard.core.events import ModelsRead, ServerRead
-from aider_guard.door.chat_handler import DoorAttendant, TextVisit
-from aider_guard.door.client import Caller
-from aider_guard.door.interfaces import Call, Services
-from aider_guard.door.log_watch import LogWitness
-from aider_guard.door.model_info import AskedFacts, Shelves, TagsShelf
-from aider_guard.door.prompt_counter import PromptCounts
+from aider_guard.door.chat_handler import ChatExchange, ChatHandler
+from aider_guard.door.client import Client
+from aider_guard.door.interfaces import IncomingRequest, Services
+from aider_guard.door.log_watch import OllamaLogWatch
+from aider_guard.door.model_info import InstalledModelsByServer, OllamaModelInfo, OllamaTags
+from aider_guard.door.prompt_counter import CounterProcess
 from aider_guard.door.residency import OllamaResidency
 from aider_guard.ollama.client import OllamaClient
 
@@ -56,7 +56,7 @@ MODELS = tuple(
 )
 MAIN = MODELS[0].name
 LEFT_BEHIND = (
-    *(Caller, TextVisit, Call, asyncio.Task),
+    *(Client, ChatExchange, IncomingRequest, asyncio.Task),
     *(httpx.Response, httpcore.AsyncHTTPConnection),
 )
 GROWN_BYTES = 16 * 1024 * 1024
@@ -97,14 +97,14 @@ def house(folder: Path) -> Iterator[House]:
         ollama = stack.enter_context(FakeOllama("0.24.0", MODELS, talking=talking, log_path=log))
         client = OllamaClient(ollama.url)
         stack.callback(client.close)
-        counts = PromptCounts(vocabularies=str(folder / "vocabularies"))
+        counts = CounterProcess(vocabularies=str(folder / "vocabularies"))
         stack.callback(counts.close)
-        witness = LogWitness()
+        witness = OllamaLogWatch()
         stack.callback(witness.close)
-        shelf = TagsShelf(client)
+        shelf = OllamaTags(client)
         shelf.read()
         home = House(ollama, OllamaResidency(client, told.append), told)
-        shelves, facts = Shelves(lambda _base: shelf), AskedFacts(client)
+        shelves, facts = InstalledModelsByServer(lambda _base: shelf), OllamaModelInfo(client)
         services = Services(counts, witness, home.residency, shelves, facts)
 
         def on_open(settings: DoorSettings) -> None:
@@ -112,7 +112,7 @@ def house(folder: Path) -> Iterator[House]:
             for one in (counts, witness, home.residency):
                 one.serve(settings)
 
-        attendant = DoorAttendant(lambda: home.door.settings[-1], services, told.append)
+        attendant = ChatHandler(lambda: home.door.settings[-1], services, told.append)
         roles = tuple(DoorRole(role, f"{role}:latest") for role in ("main", "editor", "weak"))
         more: dict[str, Any] = {
             "roles": roles,

@@ -12,7 +12,16 @@ import pytest
 from sidecar.door.plain_attendant import PlainAttendant, PlainVisit
 from sidecar.door.scripted import CAP_SECONDS, Connection, Scripted, door_to
 
-from aider_guard.door.interfaces import Abort, Call, Forward, Outcome, Pass, Reply, Retry, Trouble
+from aider_guard.door.interfaces import (
+    Abort,
+    Forward,
+    IncomingRequest,
+    Outcome,
+    Pass,
+    Reply,
+    Retry,
+    Trouble,
+)
 
 WORDS = Reply(b"aider-guard: in words", 200, "text/plain")
 
@@ -50,7 +59,7 @@ class Visiting(PlainVisit):
 def attendant(**decisions: object) -> PlainAttendant:
     """One whose visits decide so."""
 
-    def visit(call: Call, ended: Callable[[Outcome], None]) -> Visiting:
+    def visit(call: IncomingRequest, ended: Callable[[Outcome], None]) -> Visiting:
         return Visiting(call, ended, **decisions)  # type: ignore[arg-type]  # a test's own table
 
     return PlainAttendant(visit)

@@ -12,7 +12,15 @@ from sidecar.door.plain_attendant import PlainAttendant, PlainVisit
 from sidecar.door.scripted import CAP_SECONDS, TOKEN, Connection, Scripted, door_to
 
 from aider_guard.core.chat.types import Upstream
-from aider_guard.door.interfaces import Call, Forward, Outcome, Pass, Reply, Retry, Trouble
+from aider_guard.door.interfaces import (
+    Forward,
+    IncomingRequest,
+    Outcome,
+    Pass,
+    Reply,
+    Retry,
+    Trouble,
+)
 
 
 @dataclass
@@ -186,5 +194,7 @@ def test_an_upload_that_is_cut_is_cut_for_the_upstream_too() -> None:
 
 def test_a_call_is_a_value() -> None:
     """A body is not in its repr: prompts are not printed."""
-    call = Call(1, Upstream("", "", "ollama"), "POST", "/api/chat", "", (), b"secret", 0.0)
+    call = IncomingRequest(
+        1, Upstream("", "", "ollama"), "POST", "/api/chat", "", (), b"secret", 0.0
+    )
     assert "secret" not in repr(call)

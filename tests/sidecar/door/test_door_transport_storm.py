@@ -17,15 +17,15 @@ from sidecar.door.leftovers import Crowd, left, settled_bytes, wait_until
 from sidecar.door.plain_attendant import PlainAttendant, PlainVisit
 from sidecar.door.scripted import TOKEN, Connection, Scripted, Served, door_to
 
-from aider_guard.door.client import Caller
-from aider_guard.door.interfaces import Call, Forward, Outcome, Reply
+from aider_guard.door.client import Client
+from aider_guard.door.interfaces import Forward, IncomingRequest, Outcome, Reply
 
 REQUESTS = 500
 PIECE = b"x" * 65536
 PIECES = 20
 """More than all buffers between the two sides hold, so that a cut comes in the middle."""
 LEFT_BEHIND = (
-    *(Caller, PlainVisit, Call, asyncio.Task),
+    *(Client, PlainVisit, IncomingRequest, asyncio.Task),
     *(httpx.Response, httpcore.AsyncHTTPConnection),
 )
 GROWN_BYTES = 16 * 1024 * 1024
@@ -51,7 +51,7 @@ class Storm(Crowd):
         self.attendant = PlainAttendant(self._visit)
         self._lock = threading.Lock()
 
-    def _visit(self, call: Call, ended: Callable[[Outcome], None]) -> PlainVisit:
+    def _visit(self, call: IncomingRequest, ended: Callable[[Outcome], None]) -> PlainVisit:
         self.visits += 1
         self.attendant.calls.clear()  # with their bodies
         return Slow(call, ended, self.chance)

@@ -85,7 +85,7 @@ def test_whoever_asks_beside_the_door_trusts_the_same_authorities(
             connection.whole(b'{"version": "0.9.3"}')
 
     async def ahead(base: str) -> dict[str, object] | Unavailable:
-        async with prewarm.Asking(base, lambda: prewarm.connection(base)).opened() as post:
+        async with prewarm.PrewarmRequests(base, lambda: prewarm.connection(base)).opened() as post:
             return await post("/api/version", {})
 
     def polled(base: str) -> str | Unavailable:

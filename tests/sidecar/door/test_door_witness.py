@@ -14,8 +14,14 @@ import pytest
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence, LoggedCut, LoggedPrompt
-from aider_guard.door.interfaces import Witness
-from aider_guard.door.log_watch import IN_FLIGHT_SECONDS, LATER, NOT_YET, RETRY_SECONDS, LogWitness
+from aider_guard.door.interfaces import LogWatch
+from aider_guard.door.log_watch import (
+    IN_FLIGHT_SECONDS,
+    LATER,
+    NOT_YET,
+    RETRY_SECONDS,
+    OllamaLogWatch,
+)
 from aider_guard.ollama.log_files import LogFileAt, LogOf
 
 CUT = 'time=2026 level=WARN source=r.go:1 msg="truncating input prompt" limit=9 prompt=20 keep=4 new=9\n'
@@ -53,9 +59,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def witness(path: Path) -> Iterator[LogWitness]:
+def witness(path: Path) -> Iterator[OllamaLogWatch]:
     """One that found the log."""
-    witness = LogWitness(find=lambda _base, _named: LogFileAt(path), start=at_once)
+    witness = OllamaLogWatch(find=lambda _base, _named: LogFileAt(path), start=at_once)
     witness.serve(settings(OTHER, OLLAMA))
     yield witness
     witness.close()
@@ -68,11 +74,11 @@ def add(path: Path, text: str) -> None:
 
 def test_it_is_a_witness() -> None:
     """It keeps the protocol."""
-    witness: Witness = LogWitness()
+    witness: LogWatch = OllamaLogWatch()
     assert witness.mark() == 0
 
 
-def test_what_a_request_left_in_the_log(witness: LogWitness, path: Path) -> None:
+def test_what_a_request_left_in_the_log(witness: OllamaLogWatch, path: Path) -> None:
     """What was written between the mark and the question, not before; debug lines are remembered."""
     add(path, CUT + DEBUG)
     mark = witness.mark()
@@ -82,7 +88,7 @@ def test_what_a_request_left_in_the_log(witness: LogWitness, path: Path) -> None
     )
 
 
-def test_two_requests_at_once(witness: LogWitness, path: Path) -> None:
+def test_two_requests_at_once(witness: OllamaLogWatch, path: Path) -> None:
     """Each has its own mark."""
     first = witness.mark()
     add(path, CUT)
@@ -99,7 +105,7 @@ def test_two_requests_at_once(witness: LogWitness, path: Path) -> None:
 
 def test_lines_in_flight_are_waited_for(path: Path) -> None:
     """A line that comes a moment later is still in the answer, and the request's last line ends the wait."""
-    witness = LogWitness(
+    witness = OllamaLogWatch(
         find=lambda _base, _named: LogFileAt(path), start=at_once, in_flight_seconds=20
     )
     witness.serve(settings(OLLAMA))
@@ -116,14 +122,14 @@ def test_lines_in_flight_are_waited_for(path: Path) -> None:
     witness.close()
 
 
-def test_a_silent_log_is_waited_for_briefly(witness: LogWitness) -> None:
+def test_a_silent_log_is_waited_for_briefly(witness: OllamaLogWatch) -> None:
     """The wait is bounded."""
     started_at = time.monotonic()
     assert asyncio.run(witness.since(witness.mark())) == LogEvidence()
     assert IN_FLIGHT_SECONDS <= time.monotonic() - started_at < IN_FLIGHT_SECONDS + 5
 
 
-def test_the_loop_goes_on(witness: LogWitness) -> None:
+def test_the_loop_goes_on(witness: OllamaLogWatch) -> None:
     """While it waits others run."""
 
     async def ask() -> int:
@@ -139,7 +145,7 @@ def test_the_loop_goes_on(witness: LogWitness) -> None:
 def test_no_log() -> None:
     """Its absence has the reason that was found, and costs no wait."""
     reason = Unavailable("no log of this Ollama server was found that may be read")
-    witness = LogWitness(find=lambda _base, _named: reason, start=at_once, in_flight_seconds=60)
+    witness = OllamaLogWatch(find=lambda _base, _named: reason, start=at_once, in_flight_seconds=60)
     assert asyncio.run(witness.since(witness.mark())) == NOT_YET
     witness.serve(settings(OLLAMA))
     started_at = time.monotonic()
@@ -155,7 +161,7 @@ def test_no_ollama(path: Path) -> None:
         asked.append(base)
         return LogFileAt(path)
 
-    witness = LogWitness(find=find, start=at_once)
+    witness = OllamaLogWatch(find=find, start=at_once)
     witness.serve(settings(OTHER))
     assert isinstance(asyncio.run(witness.since(witness.mark())), Unavailable)
     assert asked == []
@@ -165,7 +171,7 @@ def test_it_looks_again_now_and_then(path: Path) -> None:
     """A log that was not there is looked for again, not before a minute has passed."""
     clock, reason = Clock(), Unavailable("not yet")
     found: list[LogFileAt | Unavailable] = [reason, reason, LogFileAt(path)]
-    witness = LogWitness(find=lambda _base, _named: found.pop(0), start=at_once, clock=clock)
+    witness = OllamaLogWatch(find=lambda _base, _named: found.pop(0), start=at_once, clock=clock)
     witness.serve(settings(OLLAMA))
     clock.now += RETRY_SECONDS - 1
     assert witness.mark() == 0
@@ -187,7 +193,7 @@ def test_the_same_settings_again(path: Path) -> None:
         asked.append((base, named))
         return LogFileAt(path)
 
-    witness = LogWitness(find=find, start=at_once)
+    witness = OllamaLogWatch(find=find, start=at_once)
     witness.serve(settings(OLLAMA))
     mark = witness.mark()
     witness.serve(settings(OTHER, OLLAMA))
@@ -201,7 +207,7 @@ def test_the_same_settings_again(path: Path) -> None:
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     """It went away between the search and the opening."""
     gone = LogFileAt(tmp_path / "gone.log")
-    witness = LogWitness(find=lambda _base, _named: gone, start=at_once)
+    witness = OllamaLogWatch(find=lambda _base, _named: gone, start=at_once)
     witness.serve(settings(OLLAMA))
     assert isinstance(asyncio.run(witness.since(witness.mark())), Unavailable)
 
@@ -212,7 +218,9 @@ def test_a_child_and_its_end(path: Path) -> None:
     add(path, SLOT + ENDED)
     os.mkfifo(path.with_name("go"))
     command = LogOf(("sh", "-c", words), {"PATH": os.environ["PATH"]})
-    witness = LogWitness(find=lambda _base, _named: command, start=at_once, in_flight_seconds=20)
+    witness = OllamaLogWatch(
+        find=lambda _base, _named: command, start=at_once, in_flight_seconds=20
+    )
     witness.serve(settings(OLLAMA))
     mark = 1 << 60  # the beginning of the first log
     assert asyncio.run(witness.since(mark)) == LogEvidence(prompts=(LoggedPrompt(9, 256),))
@@ -234,7 +242,7 @@ def test_looking_does_not_hold_anybody_up(path: Path) -> None:
         assert go_on.wait(20)
         return LogFileAt(path)
 
-    witness = LogWitness(find=find)
+    witness = OllamaLogWatch(find=find)
     witness.serve(settings(OLLAMA))
     assert begun.wait(20)
     assert witness.mark() == 0
@@ -246,7 +254,7 @@ def test_looking_does_not_hold_anybody_up(path: Path) -> None:
 
 def test_nothing_is_left_open(path: Path) -> None:
     """Another server's log takes the place of the first, and after the close there is none."""
-    witness = LogWitness(find=lambda _base, _named: LogFileAt(path), start=at_once)
+    witness = OllamaLogWatch(find=lambda _base, _named: LogFileAt(path), start=at_once)
     gc.collect()  # what earlier tests left open is closed now, and not in between
     before = psutil.Process().num_fds()
     witness.serve(settings(OLLAMA))
