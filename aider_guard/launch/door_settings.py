@@ -30,7 +30,7 @@ _ROLES: tuple[RoleName, ...] = ("main", "editor", "weak")
 
 
 @dataclass(frozen=True)
-class Entrance:
+class DoorAddresses:
     """Where the door is, and the folder with what is remembered from session to session."""
 
     address: DoorAddress
@@ -47,7 +47,7 @@ class Entrance:
 
 
 def door_settings(
-    entrance: Entrance,
+    entrance: DoorAddresses,
     routes: Routes,
     facts: Facts,
     *,

@@ -58,11 +58,11 @@ def ask_aider(
     timeout_seconds: float = DESCRIPTION_SECONDS,
 ) -> AiderSettings | Unavailable:
     """What Aider would use if it were started in this folder with these arguments and this environment."""
-    with Asking(aider, arguments, environment) as asking:
+    with AiderQuestion(aider, arguments, environment) as asking:
         return asking.result(timeout_seconds)
 
 
-class Asking:
+class AiderQuestion:
     """One question that is under way, so that other work can be done meanwhile. Leaving the ``with`` ends it.
 
     Aider's process gets no terminal: nothing is shown, and it can ask nothing. What it says when its parser refuses
@@ -79,7 +79,7 @@ class Asking:
         self._problem = ""
         self._wait_seconds = 0.0
 
-    def __enter__(self) -> Asking:
+    def __enter__(self) -> AiderQuestion:
         """Start the process. One that cannot be started is told by ``result``."""
         self._channel, theirs = socket.socketpair()
         self._said: IO[bytes] = tempfile.TemporaryFile(prefix="aider-guard-")
@@ -212,7 +212,7 @@ def _with_aider(
     environment: Mapping[str, str],
     answer_seconds: float,
 ) -> Facts:
-    with Asking(aider, aider_args, aider_environment(facts.config, environment)) as asking:
+    with AiderQuestion(aider, aider_args, aider_environment(facts.config, environment)) as asking:
         _import_client()
         settings = asking.result(answer_seconds)
         facts = replace(facts, settings=settings, aider_script=aider.script)

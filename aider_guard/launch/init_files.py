@@ -29,7 +29,7 @@ from aider_guard.launch.conf_file import (
     windows_pinned,
 )
 from aider_guard.launch.detect_tests import TestCommand
-from aider_guard.launch.model_choice import Offer, Plan, choose, offers_of, plan_for
+from aider_guard.launch.model_choice import CandidateModel, ModelPlan, choose, offers_of, plan_for
 from aider_guard.launch.server_runtime import candidates_of, cards_of, runtime_of
 
 # Giving files new content, all at once or not at all, with a copy of what was there.
@@ -139,7 +139,7 @@ _HOME = "~/"
 
 
 @dataclass(frozen=True)
-class Place:
+class InitFolder:
     """The folder that is written to, and what the user's files there and in the home folder hold."""
 
     folder: Path
@@ -152,15 +152,15 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Advised:
+class ModelAdvice:
     """The models for this place. ``named`` are the user's own by role; ``better`` is a preferred one to pull."""
 
-    plan: Plan | Unavailable
+    plan: ModelPlan | Unavailable
     named: Mapping[str, str]
-    better: Offer | None = None
+    better: CandidateModel | None = None
 
 
-def look(start: Path, home: Path) -> Place | Unavailable:
+def look(start: Path, home: Path) -> InitFolder | Unavailable:
     """The git work tree around *start*, else *start* itself, and the settings that Aider would read there."""
     start = start.absolute()
     root = next((one for one in (start, *start.parents) if (one / ".git").exists()), None)
@@ -180,7 +180,7 @@ def look(start: Path, home: Path) -> Place | Unavailable:
             return problem
     conf, home_conf = (one for one in confs if not isinstance(one, Unavailable))
     entries, home_entries = (one for one in lists if not isinstance(one, Unavailable))
-    return Place(folder, root is not None, contents, conf, entries, home_conf, home_entries)
+    return InitFolder(folder, root is not None, contents, conf, entries, home_conf, home_entries)
 
 
 def gpus_here(
@@ -196,25 +196,25 @@ def gpus_here(
 
 
 def advise(
-    place: Place, report: ServerReport, cards: Sequence[Card], corrections: Mapping[str, int]
-) -> Advised:
+    place: InitFolder, report: ServerReport, cards: Sequence[Card], corrections: Mapping[str, int]
+) -> ModelAdvice:
     """The models: those that the user's files name, with the window for them; else the ones that suit the cards."""
     named = model_choice.named_models({**place.home_conf, **place.conf})
     names = model_choice.names_for_ollama(named)
     if names is None:
         listed = ", ".join(named.values())
-        return Advised(Unavailable(f"your models are not all Ollama's: {listed}"), named)
+        return ModelAdvice(Unavailable(f"your models are not all Ollama's: {listed}"), named)
     runtime = runtime_of(report)
     offers = offers_of(_installed(report, corrections), _catalogue(names.values()))
     chosen = choose(offers, cards, runtime)
     if not names:
         best = choose([replace(offer, installed=False) for offer in offers], cards, runtime)
-        return Advised(chosen, named, _better(chosen, best, offers))
+        return ModelAdvice(chosen, named, _better(chosen, best, offers))
     if "main" not in names:
         if isinstance(chosen, Unavailable):
-            return Advised(chosen, named)
+            return ModelAdvice(chosen, named)
         names = {"main": chosen.main.name, **names}
-    return Advised(plan_for(names, offers, cards, runtime), named)
+    return ModelAdvice(plan_for(names, offers, cards, runtime), named)
 
 
 def _installed(report: ServerReport, corrections: Mapping[str, int]) -> list[Candidate]:
@@ -233,8 +233,8 @@ def _catalogue(names: Iterable[str]) -> list[Candidate]:
 
 
 def _better(
-    chosen: Plan | Unavailable, best: Plan | Unavailable, offers: Sequence[Offer]
-) -> Offer | None:
+    chosen: ModelPlan | Unavailable, best: ModelPlan | Unavailable, offers: Sequence[CandidateModel]
+) -> CandidateModel | None:
     if isinstance(chosen, Unavailable) or isinstance(best, Unavailable):
         return None
     by_name = {offer.name: offer for offer in offers}
@@ -243,10 +243,10 @@ def _better(
 
 
 def extend(
-    place: Place, advised: Advised, tests: Sequence[TestCommand], header: str
+    place: InitFolder, advised: ModelAdvice, tests: Sequence[TestCommand], header: str
 ) -> dict[str, Extended] | Unavailable:
     """Both files by name, with what is suggested and not decided by the user."""
-    plan = advised.plan if isinstance(advised.plan, Plan) else None
+    plan = advised.plan if isinstance(advised.plan, ModelPlan) else None
     settings = extend_entries(
         SETTINGS_NAME,
         place.contents[SETTINGS_NAME],
@@ -269,7 +269,7 @@ def extend(
     return {CONF_NAME: conf, SETTINGS_NAME: settings}
 
 
-def _for_models(place: Place, plan: Plan | None, advised: Advised) -> list[Setting]:
+def _for_models(place: InitFolder, plan: ModelPlan | None, advised: ModelAdvice) -> list[Setting]:
     if plan is None:
         return []
     entries = [*place.home_entries, *place.entries]
@@ -278,7 +278,7 @@ def _for_models(place: Place, plan: Plan | None, advised: Advised) -> list[Setti
     return model_choice.model_settings(plan, architect=not advised.named, window_tokens=window)
 
 
-def changes(place: Place, extended: Mapping[str, Extended]) -> tuple[Change, ...]:
+def changes(place: InitFolder, extended: Mapping[str, Extended]) -> tuple[Change, ...]:
     """What would be written."""
     return tuple(
         Change(place.folder / name, place.contents[name], file.content)

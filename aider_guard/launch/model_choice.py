@@ -81,7 +81,7 @@ _NO_CHAT = re.compile(r"bert|embed", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Offer:
+class CandidateModel:
     """A model that could be chosen: one that Ollama has, or one of the catalogue that must be pulled first."""
 
     candidate: Candidate
@@ -94,21 +94,21 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ModelPlan:
     """The models, and the window for each of them. Without an editor the main model does all.
 
     ``fit`` is core/fit's answer for these models and this window. ``reason`` says why the main model, in a clause.
     """
 
-    main: Offer
-    editor: Offer | None
-    weak: Offer
+    main: CandidateModel
+    editor: CandidateModel | None
+    weak: CandidateModel
     window_tokens: int
     fit: Fit
     reason: str
 
     @property
-    def offers(self) -> tuple[Offer, ...]:
+    def offers(self) -> tuple[CandidateModel, ...]:
         """The models, each once."""
         return _each_once(self.main, self.editor or self.main, self.weak)
 
@@ -118,7 +118,9 @@ class Plan:
         return tuple(offer.name for offer in self.offers if not offer.installed)
 
 
-def choose(offers: Sequence[Offer], cards: Sequence[Card], runtime: Runtime) -> Plan | Unavailable:
+def choose(
+    offers: Sequence[CandidateModel], cards: Sequence[Card], runtime: Runtime
+) -> ModelPlan | Unavailable:
     """The models for these cards: the first of the preferences that fits with a useful window, of the installed ones
     if any of them does, and an editor beside it where both keep a window of 16,384.
     """
@@ -126,7 +128,7 @@ def choose(offers: Sequence[Offer], cards: Sequence[Card], runtime: Runtime) -> 
         for main, preference in _ranked(some):
             alone = _together((main,), cards, runtime, preference.useful_tokens)
             if alone is not None:
-                plan = Plan(main, None, main, *alone, preference.reason)
+                plan = ModelPlan(main, None, main, *alone, preference.reason)
                 return _paired(plan, some, cards, runtime)
     return Unavailable(
         f"no model that is installed or in the catalogue fits with a window of {COMFORTABLE_TOKENS:,} tokens"
@@ -134,8 +136,11 @@ def choose(offers: Sequence[Offer], cards: Sequence[Card], runtime: Runtime) -> 
 
 
 def plan_for(
-    named: Mapping[str, str], offers: Sequence[Offer], cards: Sequence[Card], runtime: Runtime
-) -> Plan | Unavailable:
+    named: Mapping[str, str],
+    offers: Sequence[CandidateModel],
+    cards: Sequence[Card],
+    runtime: Runtime,
+) -> ModelPlan | Unavailable:
     """The window for models that the user has chosen: *named* has ``main``, and ``editor`` and ``weak`` where set."""
     known = {canonical_name(offer.name): offer for offer in offers}
     missing = [name for name in named.values() if canonical_name(name) not in known]
@@ -149,10 +154,10 @@ def plan_for(
     if window is None:
         names = " and ".join(model.name for model in models)
         return Unavailable(f"{names} cannot be loaded with a useful window")
-    return Plan(main, editor, weak, window, fit(models, cards, window, runtime), "yours")
+    return ModelPlan(main, editor, weak, window, fit(models, cards, window, runtime), "yours")
 
 
-def _called(offer: Offer, name: str) -> Offer:
+def _called(offer: CandidateModel, name: str) -> CandidateModel:
     return replace(offer, candidate=replace(offer.candidate, name=name))
 
 
@@ -165,28 +170,30 @@ def map_tokens(window_tokens: int) -> int:
     return 2048 if window_tokens < 32_768 else 4096
 
 
-def offers_of(installed: Sequence[Candidate], catalogue: Sequence[Candidate]) -> tuple[Offer, ...]:
+def offers_of(
+    installed: Sequence[Candidate], catalogue: Sequence[Candidate]
+) -> tuple[CandidateModel, ...]:
     """Both kinds of models; of the catalogue's only those that are not installed."""
     names = {canonical_name(candidate.name) for candidate in installed}
     return (
-        *(Offer(candidate, installed=True) for candidate in installed),
+        *(CandidateModel(candidate, installed=True) for candidate in installed),
         *(
-            Offer(candidate, installed=False)
+            CandidateModel(candidate, installed=False)
             for candidate in catalogue
             if canonical_name(candidate.name) not in names
         ),
     )
 
 
-def _each_once(*offers: Offer) -> tuple[Offer, ...]:
+def _each_once(*offers: CandidateModel) -> tuple[CandidateModel, ...]:
     return tuple({offer.name: offer for offer in offers}.values())
 
 
-def _only(offers: Sequence[Offer], *, installed: bool) -> tuple[Offer, ...]:
+def _only(offers: Sequence[CandidateModel], *, installed: bool) -> tuple[CandidateModel, ...]:
     return tuple(offer for offer in offers if offer.installed is installed)
 
 
-def _ranked(offers: Sequence[Offer]) -> Iterator[tuple[Offer, Preference]]:
+def _ranked(offers: Sequence[CandidateModel]) -> Iterator[tuple[CandidateModel, Preference]]:
     """The offers, strongest first."""
     left = [offer for offer in offers if _can_chat(offer)]
     for preference in PREFERENCES:
@@ -206,13 +213,13 @@ def _begins(name: str, start: str) -> bool:
     return words[: len(wanted)] == wanted
 
 
-def _can_chat(offer: Offer) -> bool:
+def _can_chat(offer: CandidateModel) -> bool:
     words = f"{offer.name} {offer.candidate.architecture.name}"
     return not _NO_CHAT.search(words) and not is_cloud_name(offer.name)
 
 
 def _together(
-    offers: Sequence[Offer], cards: Sequence[Card], runtime: Runtime, useful_tokens: int
+    offers: Sequence[CandidateModel], cards: Sequence[Card], runtime: Runtime, useful_tokens: int
 ) -> tuple[int, Fit] | None:
     """The window at which all are in memory at once, and the answer for it; None when it is not a useful one."""
     models = [offer.candidate for offer in offers]
@@ -223,7 +230,9 @@ def _together(
     return (window, answer) if answer.fits else None
 
 
-def _paired(plan: Plan, offers: Sequence[Offer], cards: Sequence[Card], runtime: Runtime) -> Plan:
+def _paired(
+    plan: ModelPlan, offers: Sequence[CandidateModel], cards: Sequence[Card], runtime: Runtime
+) -> ModelPlan:
     """The plan with the strongest editor beside the main model that leaves both a window; else as it was.
 
     The weak model is the editor then: it is in memory anyway, and quicker at commit messages.
@@ -235,7 +244,7 @@ def _paired(plan: Plan, offers: Sequence[Offer], cards: Sequence[Card], runtime:
             continue
         both = _together((plan.main, editor), cards, runtime, PAIR_WINDOW_TOKENS)
         if both is not None:
-            return Plan(plan.main, editor, editor, *both, plan.reason)
+            return ModelPlan(plan.main, editor, editor, *both, plan.reason)
     return plan
 
 
@@ -270,7 +279,7 @@ def names_for_ollama(named: Mapping[str, str]) -> dict[str, str] | None:
     return known if len(known) == len(names) else None
 
 
-def model_settings(plan: Plan, *, architect: bool, window_tokens: int) -> list[Setting]:
+def model_settings(plan: ModelPlan, *, architect: bool, window_tokens: int) -> list[Setting]:
     """The settings that follow from the models: their names, architect mode for two of them, the map's size."""
     prefix = OLLAMA_PREFIXES[
         0

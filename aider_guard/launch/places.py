@@ -37,7 +37,7 @@ Kind = Literal["ollama", "server", "cloud"]
 
 
 @dataclass(frozen=True)
-class Place:
+class RunLocation:
     """Ollama; another server on this machine; or a cloud, which is everything else. ``base`` is as it may be shown,
     ``address`` complete, with what may be a secret.
     """
@@ -54,20 +54,20 @@ def roles(facts: Facts) -> tuple[Role, ...]:
     return tuple(role for role in facts.settings.roles if role.model)
 
 
-def place(role: Role, settings: AiderSettings) -> Place:
+def place(role: Role, settings: AiderSettings) -> RunLocation:
     """Where this role's requests go, before the guard changes anything."""
     prefix, slash, _ = role.model.partition("/")
     if ollama_name(role.model) is not None and not role.api_base:
-        return Place("ollama")
+        return RunLocation("ollama")
     provider = prefix if slash else _bare(role.model)
     base, address = role.api_base, role.address or role.api_base
     if not base:
         base, address = address_for(provider, settings)
     if base and is_this_machine(connectable_base(base)):
-        return Place("server", base, address)
+        return RunLocation("server", base, address)
     if not base and provider in DEFAULT_ADDRESSES:
-        return Place("server", "", DEFAULT_ADDRESSES[provider])
-    return Place("cloud", base)
+        return RunLocation("server", "", DEFAULT_ADDRESSES[provider])
+    return RunLocation("cloud", base)
 
 
 def _bare(model: str) -> str:

@@ -12,10 +12,10 @@ from aider_guard.core.fit import Fit, choose_window, fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ServerReport
 from aider_guard.launch.aider_settings import AiderSettings
-from aider_guard.launch.door_settings import Entrance, door_settings, served_windows
+from aider_guard.launch.door_settings import DoorAddresses, door_settings, served_windows
 from aider_guard.launch.environment import LocalEnvironment, local_environment
 from aider_guard.launch.facts import Facts
-from aider_guard.launch.pins import Others, Pins, make_pins, read_settings
+from aider_guard.launch.pins import OtherServers, Pins, make_pins, read_settings
 from aider_guard.launch.routes import find_routes
 from aider_guard.launch.server_runtime import Placement, placement
 
@@ -63,7 +63,7 @@ def make_plan(
     refusing: str,
     corrections: Mapping[str, int],
     examine: Callable[[Facts], tuple[Finding, ...]],
-    entrance: Entrance | None = None,
+    entrance: DoorAddresses | None = None,
 ) -> Plan:
     """The plan for a launch on the Ollama at this address.
 
@@ -122,7 +122,7 @@ def _settled(
     urls: Mapping[str, str],
 ) -> tuple[Facts, Pins]:
     fitting = None if isinstance(placed, Unavailable) else choose_window(*placed)
-    others = Others(served_windows(facts), urls)
+    others = OtherServers(served_windows(facts), urls)
     pins = make_pins(settings, facts.config.num_ctx, trained(facts.server), fitting, others)
     window = pins.window_tokens
     return replace(facts, window_tokens=window, fit=_fit(placed, window)), pins

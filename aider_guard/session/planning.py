@@ -17,7 +17,7 @@ from aider_guard.core.server_report import ServedModel, ServerReport
 from aider_guard.launch.aider import Aider
 from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
-from aider_guard.launch.door_settings import Entrance, served_models
+from aider_guard.launch.door_settings import DoorAddresses, served_models
 from aider_guard.launch.facts import NOT_TRIED, Facts, RepoFacts
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.ollama_address import may_be_asked, ollama_address
@@ -81,7 +81,7 @@ class Planner:
             refusing=self.refusing,
             corrections=read_corrections(self.state_dir),
             examine=examine,
-            entrance=Entrance(self.door, self.state_dir) if self.door is not None else None,
+            entrance=DoorAddresses(self.door, self.state_dir) if self.door is not None else None,
         )
         if plan.pins is not None:
             self._windows[models] = plan.pins.window_tokens

@@ -22,9 +22,9 @@ from aider_guard.launch.conf_file import Extended, Kept
 from aider_guard.launch.detect_tests import TestCommand, find_test_commands
 from aider_guard.launch.gathering import ask_server, read_memory_within
 from aider_guard.launch.init_files import (
-    Advised,
     Change,
-    Place,
+    InitFolder,
+    ModelAdvice,
     Replaced,
     advise,
     changes,
@@ -34,7 +34,7 @@ from aider_guard.launch.init_files import (
     replace_files,
 )
 from aider_guard.launch.learned import read_corrections
-from aider_guard.launch.model_choice import Offer, Plan
+from aider_guard.launch.model_choice import CandidateModel, ModelPlan
 from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 from aider_guard.view.fit_models import named_cards
 
@@ -53,8 +53,8 @@ def header(cards: Sequence[Card]) -> str:
 
 
 def chosen(
-    place: Place,
-    advised: Advised,
+    place: InitFolder,
+    advised: ModelAdvice,
     cards: Sequence[Card],
     report: ServerReport,
     tests: Sequence[TestCommand],
@@ -72,7 +72,7 @@ def chosen(
     lines.append(f"  {'tests':<8}{_tests(tests)}")
     if advised.better is not None:
         lines.append(f"  a preferred model would fit as well: ollama pull {advised.better.name}")
-    if isinstance(advised.plan, Plan):
+    if isinstance(advised.plan, ModelPlan):
         pulls = [f"ollama pull {name}" for name in advised.plan.to_pull]
         lines += ["before the first start:", *pulls] if pulls else []
     return _text(lines)
@@ -87,7 +87,7 @@ def _text(lines: Iterable[str]) -> str:
     )
 
 
-def _of_plan(plan: Plan, cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
+def _of_plan(plan: ModelPlan, cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
     yield "main", f"{_offer(plan.main)}: {plan.reason}"
     if plan.editor is not None:
         yield "editor", f"{_offer(plan.editor)}: fits beside it, so the architect has an editor"
@@ -110,7 +110,7 @@ def _of_plan(plan: Plan, cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
     yield "window", f"{plan.window_tokens:,} tokens{each}: {takes}{turns}"
 
 
-def _offer(offer: Offer) -> str:
+def _offer(offer: CandidateModel) -> str:
     return offer.name if offer.installed else f"{offer.name} (not installed yet)"
 
 

@@ -18,7 +18,7 @@ from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
-from aider_guard.launch.door_settings import Entrance
+from aider_guard.launch.door_settings import DoorAddresses
 from aider_guard.launch.environment import NOWHERE, LocalEnvironment
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.gathering import gather
@@ -52,7 +52,7 @@ def run_show(
         refusing=NOWHERE,
         corrections=read_corrections(state_dir),
         examine=examine,
-        entrance=Entrance(DOOR, state_dir),
+        entrance=DoorAddresses(DOOR, state_dir),
     )
     if plan.is_forbidden:
         raise LaunchRefusedError("\n  ".join(messages.refused(plan.stops, leaks=plan.leaks).lines))

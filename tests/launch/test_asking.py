@@ -13,7 +13,7 @@ import pytest
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.aider import Aider
 from aider_guard.launch.aider_settings import AiderSettings
-from aider_guard.launch.gathering import Asking, ask_aider
+from aider_guard.launch.gathering import AiderQuestion, ask_aider
 
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
@@ -110,7 +110,7 @@ def test_an_aider_that_hangs_is_given_up(aider: Aider, tmp_path: Path) -> None:
     """At the time that was given, and it is not left running."""
     environment = slow(tmp_path, "open('pid', 'w').write(str(os.getpid())); time.sleep(60)")
     began = time.monotonic()
-    with Asking(aider, [], environment) as asking:
+    with AiderQuestion(aider, [], environment) as asking:
         while not (Path("pid").exists() and Path("pid").read_text()):
             assert time.monotonic() - began < 20
             os.sched_yield()
@@ -124,8 +124,8 @@ def test_other_work_can_be_done_meanwhile(aider: Aider) -> None:
     """The start does not wait, one that is left without asking is ended, and no descriptor stays open."""
     gc.collect()  # what earlier tests left open is closed now, and not in between
     before = len(list(Path("/dev/fd").iterdir()))
-    with Asking(aider, [], ENVIRONMENT) as left:
-        with Asking(aider, [], ENVIRONMENT) as asked:
+    with AiderQuestion(aider, [], ENVIRONMENT) as left:
+        with AiderQuestion(aider, [], ENVIRONMENT) as asked:
             assert isinstance(asked.result(20), AiderSettings)
         assert left is not asked
     assert len(list(Path("/dev/fd").iterdir())) == before

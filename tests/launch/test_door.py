@@ -26,7 +26,7 @@ from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
 from aider_guard.core.server_report import ServedModel, ServerProcess
 from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.door_settings import (
-    Entrance,
+    DoorAddresses,
     served_models,
     server_keeps_longer,
     smaller_windows,
@@ -46,7 +46,7 @@ CARD = MemoryReading((Gpu(0, "card", 16 * GIB, 0, ()),), NO, 0.0)
 
 def planned(facts: Facts, ollama: str = HERE) -> Plan:
     """The plan of a session that has a door."""
-    entrance = Entrance(DoorAddress(43210, "t0ken"), Path("/state"))
+    entrance = DoorAddresses(DoorAddress(43210, "t0ken"), Path("/state"))
     return make_plan(
         facts, ollama=ollama, refusing=NOWHERE, corrections={}, examine=examine, entrance=entrance
     )

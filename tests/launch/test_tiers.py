@@ -14,8 +14,8 @@ from aider_guard.core.fit import Candidate, Card, Runtime, choose_window, fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.model_choice import (
     PAIR_WINDOW_TOKENS,
-    Offer,
-    Plan,
+    CandidateModel,
+    ModelPlan,
     choose,
     map_tokens,
     offers_of,
@@ -40,15 +40,17 @@ def candidate(name: str) -> Candidate:
 
 
 def plan(
-    sizes: Sequence[float], offers: Sequence[Offer] = CATALOGUE, runtime: Runtime = RUNTIMES[0]
-) -> Plan:
+    sizes: Sequence[float],
+    offers: Sequence[CandidateModel] = CATALOGUE,
+    runtime: Runtime = RUNTIMES[0],
+) -> ModelPlan:
     """The plan, which there must be."""
     found = choose(offers, cards(sizes), runtime)
-    assert isinstance(found, Plan), found
+    assert isinstance(found, ModelPlan), found
     return found
 
 
-def have(*names: str) -> tuple[Offer, ...]:
+def have(*names: str) -> tuple[CandidateModel, ...]:
     """The catalogue with these installed."""
     return offers_of([candidate(name) for name in names], [offer.candidate for offer in CATALOGUE])
 
@@ -105,7 +107,7 @@ def test_a_card_with_little_left_on_it_gets_a_smaller_model() -> None:
     busy = (Card("", 16 * GIB, 8 * GIB),)
     found = choose(CATALOGUE, busy, RUNTIMES[0])
 
-    assert isinstance(found, Plan)
+    assert isinstance(found, ModelPlan)
     assert found.main == plan([8]).main
 
 
@@ -181,7 +183,7 @@ def test_a_family_is_recognised_by_the_beginning_of_a_name(name: str, listed: bo
     mine = replace(candidate("qwen3:8b"), name=name, weights_bytes=10**9)  # too small unless listed
     found = choose(offers_of([mine], ()), cards([24]), RUNTIMES[0])
 
-    assert isinstance(found, Plan) is listed
+    assert isinstance(found, ModelPlan) is listed
 
 
 def test_the_users_own_models_get_the_window_for_their_set() -> None:
@@ -189,7 +191,7 @@ def test_the_users_own_models_get_the_window_for_their_set() -> None:
     named = {"main": "Qwen3:14B", "editor": "qwen3:8b", "weak": "qwen3:4b"}
     found = plan_for(named, CATALOGUE, cards([48]), RUNTIMES[0])
 
-    assert isinstance(found, Plan)
+    assert isinstance(found, ModelPlan)
     assert [offer.name for offer in found.offers] == ["Qwen3:14B", "qwen3:8b", "qwen3:4b"]
     models = [candidate(name) for name in named.values()]
     assert found.window_tokens == choose_window(models, cards([48]), RUNTIMES[0])
@@ -199,7 +201,7 @@ def test_one_model_of_the_users_does_all() -> None:
     """Without an editor and a weak model of their own there is none."""
     found = plan_for({"main": "qwen3:8b"}, CATALOGUE, cards([8]), RUNTIMES[1])
 
-    assert isinstance(found, Plan)
+    assert isinstance(found, ModelPlan)
     assert (found.editor, found.weak) == (None, found.main)
 
 
