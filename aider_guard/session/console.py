@@ -64,7 +64,7 @@ class Hold:
         self.keys += without_answers(data)
 
 
-class Front:
+class Console:
     """Between the relay and the policy. ``post`` takes events; ``held`` hears of events inside a hold."""
 
     def __init__(
@@ -309,7 +309,7 @@ DEAF_SECONDS = 0.3
 QUESTION = b"  y: start it again, any other key: leave "
 
 
-class Offer:
+class RestartOffer:
     """Waits for one key. What was typed for the Aider that died is not taken for an answer."""
 
     def __init__(self, answered: Callable[[bool], None], clock: Callable[[], float]) -> None:

@@ -46,12 +46,12 @@ from aider_guard.core.state import same_model
 from aider_guard.errors import LaunchError
 from aider_guard.loop import Loop
 from aider_guard.session import console, notices
-from aider_guard.session.console import Front
+from aider_guard.session.console import Console
 from aider_guard.session.hidden import HiddenCommands
 from aider_guard.session.launches import Launches, estimate_tokens
 from aider_guard.session.relay import Relay
-from aider_guard.session.sidecar_process import Watcher
-from aider_guard.session.startup import Beginning, Running
+from aider_guard.session.sidecar_process import SidecarSupervisor
+from aider_guard.session.startup import AiderProcess, Startup
 
 SHOW_START = "show_start"
 TICK = "tick"
@@ -59,20 +59,20 @@ _SHOW_START_SECONDS = 20.0
 _SIGNALS = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL}
 
 
-class Performer:
+class ActionExecutor:
     """Does what the policy asks for, with the parts of the session."""
 
     def __init__(
         self,
         *,
-        front: Front,
+        front: Console,
         relay: Relay,
         loop: Loop,
         launches: Launches,
-        running: Running,
-        watcher: Watcher,
+        running: AiderProcess,
+        watcher: SidecarSupervisor,
         hidden: HiddenCommands,
-        beginning: Beginning,
+        beginning: Startup,
         columns: Callable[[], int],
         colour: bool,
         post: Callable[[Event], None],
@@ -94,7 +94,7 @@ class Performer:
         self._clock = clock
         self._said: tuple[Exchange, ...] = ()
         self._counted: TextsCounted | None = None
-        self.offer = console.Offer(self._answered, clock)
+        self.offer = console.RestartOffer(self._answered, clock)
         self.exit_status = 0
         self.parting: Notice | None = None
 

@@ -35,7 +35,7 @@ USERS_FILE = "histories.json"
 
 
 @dataclass(frozen=True)
-class Progress:
+class MergeProgress:
     """Bytes before ``done`` are merged; those up to ``end`` are being put at ``target_bytes``."""
 
     done: int
@@ -43,12 +43,12 @@ class Progress:
     target_bytes: int = 0
 
 
-def read_progress(launch: Path, kind: str) -> Progress:
+def read_progress(launch: Path, kind: str) -> MergeProgress:
     """How far a private file was merged; before the first time, its seed counts as merged."""
     found = read_json(launch / f"{kind}.merged")
     if isinstance(found, list) and len(found) == 3:
-        return Progress(*found)
-    return Progress(read_json(launch / "seeds.json")[kind])
+        return MergeProgress(*found)
+    return MergeProgress(read_json(launch / "seeds.json")[kind])
 
 
 def visible_spans(launch: Path, kind: str, start: int, size: int) -> list[tuple[int, int]]:
@@ -104,7 +104,7 @@ def write_json(path: Path, value: object) -> None:
     new.replace(path)
 
 
-def save_progress(launch: Path, kind: str, progress: Progress) -> Progress:
+def save_progress(launch: Path, kind: str, progress: MergeProgress) -> MergeProgress:
     """Put on record how far a private file was merged. Raises OSError."""
     write_json(launch / f"{kind}.merged", [progress.done, progress.end, progress.target_bytes])
     return progress
@@ -199,20 +199,20 @@ def _merge_launch(launch: Path, kind: str, target: Path) -> Iterator[str]:
     if progress.end > progress.done:
         spans = visible_spans(launch, kind, progress.done, progress.end)
         there = _already_there(_joined(data, spans), target, progress.target_bytes)
-        progress = save_progress(launch, kind, Progress(_after(spans, there)))
+        progress = save_progress(launch, kind, MergeProgress(_after(spans, there)))
         yield "settled"
     spans = visible_spans(launch, kind, progress.done, len(data))
     if not spans:
         return
     end = spans[-1][1]
     with _appendable(target) as fd:
-        save_progress(launch, kind, Progress(progress.done, end, os.fstat(fd).st_size))
+        save_progress(launch, kind, MergeProgress(progress.done, end, os.fstat(fd).st_size))
         yield "announced"
         _write_all(fd, _joined(data, spans))
         yield "appended"
         if stat.S_ISREG(os.fstat(fd).st_mode):
             os.fsync(fd)
-    save_progress(launch, kind, Progress(end))
+    save_progress(launch, kind, MergeProgress(end))
     yield "recorded"
 
 

@@ -11,10 +11,10 @@ from aider_guard.core.events import Event, OfferAnswered, TerminationRequested
 from aider_guard.core.state import Phase, State
 from aider_guard.session import notices
 from aider_guard.session.aider_process import Child
-from aider_guard.session.console import Front, Offer
+from aider_guard.session.console import Console, RestartOffer
 from aider_guard.session.escape_sequences import SuspendKey
 from aider_guard.session.relay import Relay
-from aider_guard.session.startup import Running
+from aider_guard.session.startup import AiderProcess
 from aider_guard.session.terminal import Terminal
 
 # Ctrl-Z: the guard stops with everything in its job, and comes back as if nothing had been.
@@ -25,7 +25,7 @@ from aider_guard.session.terminal import Terminal
 CTRL_Z = 0x1A
 
 
-def suspend_key(child: Child, front: Front) -> int:
+def suspend_key(child: Child, front: Console) -> int:
     """The byte that suspends now, -1 when none does.
 
     While Aider works, it is the pty's own (``stty susp``). At a prompt the keys are raw, and prompt_toolkit takes
@@ -39,7 +39,7 @@ def suspend_key(child: Child, front: Front) -> int:
     return CTRL_Z if front.screen.prompt_open and front.reads_keys() else -1
 
 
-def suspend(terminal: Terminal, relay: Relay, front: Front, child: Child) -> None:
+def suspend(terminal: Terminal, relay: Relay, front: Console, child: Child) -> None:
     """Stop this job until the shell continues it, then have Aider draw its prompt again."""
     with _prompt_taken_off(front):
         front.to_screen(b"".join(front.modes.resets()))
@@ -55,7 +55,7 @@ def suspend(terminal: Terminal, relay: Relay, front: Front, child: Child) -> Non
 
 
 @contextlib.contextmanager
-def _prompt_taken_off(front: Front) -> Iterator[None]:
+def _prompt_taken_off(front: Console) -> Iterator[None]:
     """Without the prompt the shell's lines do not run into it. Afterwards the cursor is left as many rows below the
     rule as Aider believes: it goes up by that many before it draws.
     """
@@ -85,9 +85,9 @@ class Input:
         *,
         terminal: Terminal,
         relay: Relay,
-        front: Front,
-        running: Running,
-        offer: Offer,
+        front: Console,
+        running: AiderProcess,
+        offer: RestartOffer,
         state: Callable[[], State],
         post: Callable[[Event], None],
     ) -> None:

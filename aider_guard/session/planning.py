@@ -24,7 +24,7 @@ from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.repository import runner_of_tests
 from aider_guard.launch.routes import DoorAddress
-from aider_guard.session.listening import Listening
+from aider_guard.session.listening import DoorListener
 
 _SWITCH: Final = "AIDER_GUARD_TEST_WAIT_SECONDS"
 """How long Ollama and the memory are waited for at most, where this is named: tests on a busy machine wait longer."""
@@ -110,7 +110,7 @@ class Planner:
 
 def planner_behind(
     border: Sandbox,
-    listening: Listening,
+    listening: DoorListener,
     *,
     config: Config,
     aider: Aider,

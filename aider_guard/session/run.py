@@ -25,12 +25,12 @@ from aider_guard.session import registry
 from aider_guard.session.control import Control, control_socket
 from aider_guard.session.histories import merge_leftovers
 from aider_guard.session.launches import Launches, Started, start_aider
-from aider_guard.session.listening import Listening, door_socket
+from aider_guard.session.listening import DoorListener, door_socket
 from aider_guard.session.planning import Planner, planner_behind
 from aider_guard.session.relay import Relay
 from aider_guard.session.session import Session
-from aider_guard.session.sidecar_process import Watcher
-from aider_guard.session.startup import Running
+from aider_guard.session.sidecar_process import SidecarSupervisor
+from aider_guard.session.startup import AiderProcess
 from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.signals import signals_as_wakeups
 from aider_guard.view.status import session_facts
@@ -70,7 +70,9 @@ def run_session(
         stack.enter_context(started.child)
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
 
-        ground = Ground(config, environment, aider, folder, terminal, fds, listening, border, stack)
+        ground = SessionParts(
+            config, environment, aider, folder, terminal, fds, listening, border, stack
+        )
         session = assemble(ground, started, arguments, its_environment)
         session.watch(fds, wakeups)
         with terminal.raw_mode():
@@ -133,7 +135,7 @@ def _part(said: Sequence[Notice], problems: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Ground:
+class SessionParts:
     """What a session stands on. What it opens is closed by ``stack``."""
 
     config: Config
@@ -142,13 +144,13 @@ class Ground:
     folder: registry.SessionFolder
     terminal: Terminal
     fds: TerminalFds
-    listening: Listening
+    listening: DoorListener
     border: Sandbox
     stack: ExitStack
 
 
 def assemble(
-    ground: Ground, started: Started, arguments: Sequence[str], environment: Mapping[str, str]
+    ground: SessionParts, started: Started, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> Session:
     """A session around the Aider that was started with these arguments and this environment."""
     config, folder, stack = ground.config, ground.folder, ground.stack
@@ -158,7 +160,7 @@ def assemble(
         folder.path, ground.aider, config, arguments, environment, border=ground.border
     )
     launches.adopt(started)
-    running = stack.enter_context(Running(ground.terminal, relay, loop, launches))
+    running = stack.enter_context(AiderProcess(ground.terminal, relay, loop, launches))
     running.adopt(started.child)
     planner = _planner(ground)
     session: Session
@@ -189,7 +191,7 @@ def assemble(
     return session
 
 
-def _planner(ground: Ground) -> Planner:
+def _planner(ground: SessionParts) -> Planner:
     return planner_behind(
         ground.border,
         ground.listening,
@@ -199,8 +201,8 @@ def _planner(ground: Ground) -> Planner:
     )
 
 
-def _watcher(ground: Ground, loop: Loop, planner: Planner) -> Watcher:
-    return Watcher(
+def _watcher(ground: SessionParts, loop: Loop, planner: Planner) -> SidecarSupervisor:
+    return SidecarSupervisor(
         loop,
         ollama=planner.first_server(),
         tokenizers=ground.aider.likely_tokenizers(),
@@ -210,7 +212,7 @@ def _watcher(ground: Ground, loop: Loop, planner: Planner) -> Watcher:
     )
 
 
-def _watch_border(session: Session, loop: Loop, border: Sandbox, running: Running) -> None:
+def _watch_border(session: Session, loop: Loop, border: Sandbox, running: AiderProcess) -> None:
     passed = loop.on_deadline
 
     def on_deadline(name: str) -> None:

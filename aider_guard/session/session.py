@@ -27,14 +27,14 @@ from aider_guard.journal import Journal
 from aider_guard.launch.learned import remember
 from aider_guard.loop import READ, Loop
 from aider_guard.session import executor, hidden, startup
-from aider_guard.session.console import Front
+from aider_guard.session.console import Console
 from aider_guard.session.hidden import HiddenCommands
 from aider_guard.session.input import Input
 from aider_guard.session.launches import Launches
 from aider_guard.session.planning import Planner
 from aider_guard.session.relay import Relay
-from aider_guard.session.sidecar_process import Watcher
-from aider_guard.session.startup import Beginning, Running
+from aider_guard.session.sidecar_process import SidecarSupervisor
+from aider_guard.session.startup import AiderProcess, Startup
 from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.session.turns import Turns
 from aider_guard.signals import Wakeups
@@ -58,10 +58,10 @@ class Clockwork:
         self,
         *,
         loop: Loop,
-        front: Front,
-        running: Running,
+        front: Console,
+        running: AiderProcess,
         hidden_commands: HiddenCommands,
-        beginnings: Beginning,
+        beginnings: Startup,
         state: Callable[[], State],
         post: Callable[[Event], None],
         clock: Callable[[], float],
@@ -136,8 +136,8 @@ class Session:
         relay: Relay,
         loop: Loop,
         launches: Launches,
-        running: Running,
-        watcher: Watcher,
+        running: AiderProcess,
+        watcher: SidecarSupervisor,
         planner: Planner,
         journal: Journal,
         colour: bool,
@@ -157,7 +157,7 @@ class Session:
         self.watcher = watcher
         watcher.post = self.post
         running.readable = self.child_readable
-        self.front = Front(
+        self.front = Console(
             relay,
             post=self.post,
             held=self._held,
@@ -167,7 +167,7 @@ class Session:
             clock=clock,
         )
         self._hidden = hidden.HiddenCommands(self.front, loop, post=self.post, clock=clock)
-        self._beginning = startup.Beginning(
+        self._beginning = startup.Startup(
             launches,
             running,
             self.watcher,
@@ -177,7 +177,7 @@ class Session:
             warn=self.warn,
             clock=clock,
         )
-        self.performer = executor.Performer(
+        self.performer = executor.ActionExecutor(
             front=self.front,
             relay=relay,
             loop=loop,

@@ -217,7 +217,7 @@ class SidecarProcess:
 # The sidecar in the guard's loop: started again when asked, its lines turned into events.
 
 
-class Watcher:
+class SidecarSupervisor:
     """At most one sidecar at a time. As a ``with``, none is left behind."""
 
     def __init__(
@@ -240,7 +240,7 @@ class Watcher:
         self._environment = environment
         self._process: SidecarProcess | None = None
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> SidecarSupervisor:
         return self
 
     def __exit__(

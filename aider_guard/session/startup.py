@@ -18,14 +18,14 @@ from aider_guard.session.aider_process import Child, LineModes
 from aider_guard.session.launches import Launches
 from aider_guard.session.planning import Planner
 from aider_guard.session.relay import Relay
-from aider_guard.session.sidecar_process import Watcher
+from aider_guard.session.sidecar_process import SidecarSupervisor
 from aider_guard.session.terminal import Terminal
 from aider_guard.session.turns import Turns
 
 # The Aider that runs now: its process on the relay, and its end.
 
 
-class Running:
+class AiderProcess:
     """At most one Aider at a time. As a ``with``, none is left behind."""
 
     def __init__(self, terminal: Terminal, relay: Relay, loop: Loop, launches: Launches) -> None:
@@ -38,7 +38,7 @@ class Running:
         self.readable: Callable[[], None] = lambda: None
         """Called when Aider wrote something."""
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> AiderProcess:
         return self
 
     def __exit__(
@@ -105,14 +105,14 @@ _WAIT_SECONDS = 1.5
 _SILENT = Unavailable("Ollama did not answer in time")
 
 
-class Beginning:
+class Startup:
     """Answers Aider's question as soon as Ollama and the memory were read, or have not been in time."""
 
     def __init__(
         self,
         launches: Launches,
-        running: Running,
-        watcher: Watcher,
+        running: AiderProcess,
+        watcher: SidecarSupervisor,
         loop: Loop,
         *,
         planner: Planner,

@@ -35,7 +35,7 @@ _Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
-class Sums:
+class TurnTotals:
     """What the requests of a turn took, as far as their servers told; a commit message is among them."""
 
     requests: int
@@ -46,7 +46,7 @@ class Sums:
     generation_seconds: float | Unavailable
 
 
-class Tally:
+class TurnTally:
     """Hears the door's reports. Those of a request may come a moment after the prompt that follows it."""
 
     def __init__(self) -> None:
@@ -90,13 +90,13 @@ class Tally:
         reached = any(one.purpose not in _ON_ITS_OWN for one in self._finished)
         return self._refused and not (reached or self._lost or self._open)
 
-    def take(self) -> Sums | None:
+    def take(self) -> TurnTotals | None:
         """The sums since the last call; None when no request was reported on."""
         finished, self._finished = self._finished, []
         self._lost = self._refused = False
         if not finished:
             return None
-        return Sums(
+        return TurnTotals(
             len(finished),
             _sum(one.prompt_tokens for one in finished),
             _sum(one.answer_tokens for one in finished),
@@ -195,7 +195,7 @@ class Turns:
         self._analytics = AnalyticsTail(analytics_log)
         self._chat = FileTail(chat_history, from_end=True)
         self._bell = FileTail(bell, from_end=True)
-        self._tally = Tally()
+        self._tally = TurnTally()
         self._due: TurnFinished | None = None
         self._started = False
         self.said = ""
@@ -250,7 +250,7 @@ class Turns:
         return turn if sums is None else _with(turn, sums)
 
 
-def _with(turn: TurnFinished, sums: Sums) -> TurnFinished:
+def _with(turn: TurnFinished, sums: TurnTotals) -> TurnFinished:
     return replace(
         turn,
         requests=sums.requests,

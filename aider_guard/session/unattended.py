@@ -45,8 +45,8 @@ from aider_guard.core.state import Limits, State
 from aider_guard.errors import LaunchError
 from aider_guard.loop import READ, Loop
 from aider_guard.session import registry
-from aider_guard.session.listening import Listening
-from aider_guard.session.sidecar_process import Watcher
+from aider_guard.session.listening import DoorListener
+from aider_guard.session.sidecar_process import SidecarSupervisor
 
 if TYPE_CHECKING:
     from aider_guard.journal import Journal
@@ -116,7 +116,7 @@ class Unattended:
 
     def __init__(
         self,
-        listening: Listening,
+        listening: DoorListener,
         border: Sandbox,
         *,
         aider: int,
@@ -221,8 +221,8 @@ class Unattended:
                 journal.write(AiderExited(self._status))
                 journal.write(EndSession(exit_status(self._status)))
 
-    def _watcher(self, loop: Loop, ollama: str, tokenizers: str) -> Watcher:
-        return Watcher(
+    def _watcher(self, loop: Loop, ollama: str, tokenizers: str) -> SidecarSupervisor:
+        return SidecarSupervisor(
             loop,
             ollama=ollama,
             tokenizers=tokenizers,
@@ -257,7 +257,7 @@ class _Deciding:
         self._border = border
         self._loop = loop
         self.journal = journal
-        self.watcher: Watcher | None = None
+        self.watcher: SidecarSupervisor | None = None
         self._events: list[Event] = []
 
     def post(self, event: Event) -> None:

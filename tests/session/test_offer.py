@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aider_guard.session.console import DEAF_SECONDS, Offer
+from aider_guard.session.console import DEAF_SECONDS, RestartOffer
 
 
 class Asking:
@@ -13,7 +13,7 @@ class Asking:
     def __init__(self) -> None:
         self.now = 100.0
         self.answers: list[bool] = []
-        self.offer = Offer(self.answers.append, lambda: self.now)
+        self.offer = RestartOffer(self.answers.append, lambda: self.now)
 
     def type(self, data: bytes, *, after: float) -> list[bool]:
         self.now += after
