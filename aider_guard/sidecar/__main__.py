@@ -114,10 +114,10 @@ def _start_relays(relays: Sequence[str], emit: Callable[[Event], None]) -> None:
         return
     from aider_guard.core.egress import parse_place
     from aider_guard.core.events import EgressAllowed
-    from aider_guard.sidecar.relays import Relay, run_relays
+    from aider_guard.sidecar.relays import AllowedRelay, run_relays
 
     parts = (relay.partition("=") for relay in relays)
-    served = [Relay(int(fd), parse_place(place)) for fd, _, place in parts]
+    served = [AllowedRelay(int(fd), parse_place(place)) for fd, _, place in parts]
     start_thread(
         "relays",
         lambda: run_relays(served, lambda place: emit(EgressAllowed(place.host, place.port))),
@@ -126,7 +126,7 @@ def _start_relays(relays: Sequence[str], emit: Callable[[Event], None]) -> None:
 
 def _start_ollama(
     options: argparse.Namespace, sensor: MemorySensor, emit: Callable[[Event], None]
-) -> Answers:
+) -> RequestDispatcher:
     from aider_guard.counting.files import FileCounter
     from aider_guard.door.residency import OllamaResidency
     from aider_guard.ollama.client import OllamaClient
@@ -142,7 +142,7 @@ def _start_ollama(
 
     start_thread("ollama", lambda: poll_ollama(client, tell))
     door = _door(options.door_fd, client, residency, emit)
-    answers = Answers() if door is None else Answers(door=door.take)
+    answers = RequestDispatcher() if door is None else RequestDispatcher(door=door.take)
     memory = sensor.read if is_this_machine(base_url) else None
     unloader = Unloader(client, memory, release=residency.release)
     answers.start(client, unloader, FileCounter(options.tokenizers), emit)
@@ -178,7 +178,7 @@ def _door(
     )
 
 
-def _serve(answers: Answers) -> int:
+def _serve(answers: RequestDispatcher) -> int:
     """Take requests until stdin closes or one says stop. Lines that are none are told on stderr."""
     try:
         for line in read_lines(0):
@@ -231,7 +231,7 @@ def _no_door(request: ServeDoor | WarmModel | WakeCounter) -> None:
 
 
 @dataclass(frozen=True)
-class Answers:
+class RequestDispatcher:
     """Hands each request to the thread that serves its kind; nothing here blocks."""
 
     door: Callable[[ServeDoor | WarmModel | WakeCounter], None] = _no_door

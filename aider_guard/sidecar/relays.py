@@ -21,20 +21,20 @@ _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: closing sends a reset 
 
 
 @dataclass(frozen=True)
-class Relay:
+class AllowedRelay:
     """A listening socket, which is the relay's from now on, and where its connections lead."""
 
     fd: int
     place: Place
 
 
-def run_relays(relays: Sequence[Relay], passed: Callable[[Place], None]) -> None:
+def run_relays(relays: Sequence[AllowedRelay], passed: Callable[[Place], None]) -> None:
     """Serve relays for ever, in this thread."""
     asyncio.run(serve_relays(relays, passed))
 
 
 async def serve_relays(
-    relays: Sequence[Relay],
+    relays: Sequence[AllowedRelay],
     passed: Callable[[Place], None],
     *,
     connect_seconds: float = CONNECT_SECONDS,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from aider_guard.core.egress import Place
-from aider_guard.sidecar.relays import MOST_AT_ONCE, Relay, serve_relays
+from aider_guard.sidecar.relays import MOST_AT_ONCE, AllowedRelay, serve_relays
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LARGE_BYTES = 8 * 1024 * 1024
@@ -45,7 +45,7 @@ async def relayed(
     told: list[Place] = [] if passed is None else passed
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    relay = Relay(listener.detach(), place)
+    relay = AllowedRelay(listener.detach(), place)
     serving = asyncio.create_task(
         serve_relays([relay], told.append, connect_seconds=connect_seconds)
     )
