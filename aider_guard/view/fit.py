@@ -36,8 +36,8 @@ from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 from aider_guard.launch.server_runtime import MAIN_MEMORY, cards_of, runtime_of
 from aider_guard.ollama.client import OllamaClient
 from aider_guard.ollama.survey import survey
-from aider_guard.view.fit_models import Known, known_model, named_cards, plain_name
-from aider_guard.view.fit_page import Answer, Instead, as_data, render
+from aider_guard.view.fit_models import RequestedModel, known_model, named_cards, plain_name
+from aider_guard.view.fit_page import Alternative, FitAnswer, as_data, render
 
 GIVE_VRAM = "give the card's memory in GiB: --vram 16"
 _MOST_INSTEAD = 6
@@ -120,14 +120,14 @@ def _runtime(server: ServerReport | Unavailable, kv: KvType | None) -> Runtime:
 
 
 def _answer(
-    known: Sequence[Known],
+    known: Sequence[RequestedModel],
     cards: Sequence[Card],
     num_ctx: int | None,
     runtime: Runtime,
-) -> Answer:
+) -> FitAnswer:
     candidates = [model.candidate for model in known]
     answer = fit(candidates, cards, num_ctx, runtime)
-    return Answer(
+    return FitAnswer(
         known=tuple(known),
         models=distinct(candidates),
         cards=tuple(cards),
@@ -145,11 +145,11 @@ def _answer(
 
 def _instead(
     asked: Sequence[Candidate], cards: Sequence[Card], num_ctx: int, runtime: Runtime
-) -> tuple[Instead, ...]:
+) -> tuple[Alternative, ...]:
     """What fits by itself with at least this window, largest first; of the catalogue."""
     not_again = {name for model in asked for name in (model.name, model.blob)}
     fitting = [
-        Instead(entry.name, entry.size_bytes, window)
+        Alternative(entry.name, entry.size_bytes, window)
         for entry in published()
         if entry.name not in not_again
         and (window := _largest_alone(entry.candidate, cards, runtime)) >= num_ctx
