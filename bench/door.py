@@ -258,7 +258,7 @@ def chunk(message: dict[str, str], *, done: bool = False, **more: object) -> byt
 
 def serve_transport(upstream_port: int) -> None:
     """The door's transport, with an attendant that changes nothing."""
-    from sidecar.door.plain_attendant import PlainAttendant
+    from door.plain_handler import PlainAttendant
 
     from aider_guard.door.interfaces import Door
     from aider_guard.door.server import serve_door

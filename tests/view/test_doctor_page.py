@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from checks.worlds import MAIN, NO, no_model, process, role, same, server, world
 from hypothesis import given
 from hypothesis import strategies as st
-from launch.preflight.worlds import MAIN, NO, no_model, process, role, same, server, world
 
 from aider_guard.checks.all import examine
 from aider_guard.config import Config
