@@ -111,7 +111,9 @@ def test_a_counter_that_dies_is_replaced(counting: FileCounter) -> None:
     """A killed counter costs one answer."""
     request = CountTexts(1, ("hello world",))
     counting.count(request)
-    (process,) = (p for p in psutil.Process().children() if "counter" in " ".join(_command(p)))
+    (process,) = (
+        p for p in psutil.Process().children() if "counting.files" in " ".join(_command(p))
+    )
     process.kill()
     psutil.wait_procs([process], timeout=5)
     assert counting.count(request) == TextsCounted(1, Unavailable("the counter died"))
