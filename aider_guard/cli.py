@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +174,18 @@ class _Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _setting_options(command: Callable[..., object]) -> Callable[..., object]:
+    """Give a command a flag for each setting, as config.py declares it."""
+    for name, declared in reversed([*config.SETTINGS.items()]):
+        described: dict[str, Any] = {"help": declared.metadata["help"]}
+        if declared.default is False:
+            described |= {"is_flag": True, "default": None}
+        else:
+            described |= {"metavar": declared.metadata["metavar"], "multiple": name == "allow"}
+        command = click.option(f"--{name}", **described)(command)
+    return command
+
+
 @click.group(
     cls=_Group,
     invoke_without_command=True,
@@ -181,59 +193,7 @@ class _Group(click.Group):
     options_metavar="[OPTIONS]",
     subcommand_metavar="[--] [AIDER ARGS] | COMMAND",
 )
-@click.option("--aider", metavar="PATH", help="Which Aider to run.  [default: aider on PATH]")
-@click.option("--ollama", metavar="URL", help="Where Ollama is.  [default: where Aider looks]")
-@click.option(
-    "--num-ctx",
-    metavar="N",
-    help="The window for every model, in tokens.  [default: auto, the largest that fits]",
-)
-@click.option(
-    "--warn-at", metavar="PERCENT", help="Warn when the window is this full.  [default: 80]"
-)
-@click.option(
-    "--max-turns", metavar="N", help="Restart Aider after so many turns; 0: never.  [default: 20]"
-)
-@click.option(
-    "--vram-warn-at", metavar="PERCENT", help="Warn when GPU memory is this full.  [default: 90]"
-)
-@click.option(
-    "--probe",
-    metavar="WHEN",
-    help="Ask Aider for its token table: auto, always, never.  [default: auto]",
-)
-@click.option(
-    "--keep",
-    metavar="SHARE",
-    help="Share of the window for what was said last, at a restart.  [default: 0.1]",
-)
-@click.option(
-    "--network",
-    metavar="offline|open",
-    help="Whether anything may leave this machine.  [default: offline]",
-)
-@click.option(
-    "--allow",
-    metavar="HOST:PORT",
-    multiple=True,
-    help="Let this through the air gap; once for each place.",
-)
-@click.option(
-    "--require-airgap",
-    is_flag=True,
-    default=None,
-    help="Start only where the kernel enforces the air gap.",
-)
-@click.option(
-    "--on-overflow",
-    metavar="refuse|warn",
-    help="What becomes of a request that does not fit the window.  [default: refuse]",
-)
-@click.option(
-    "--ollama-log",
-    metavar="PATH",
-    help="The file with Ollama's log.  [default: auto, where it usually is]",
-)
+@_setting_options
 @click.option("--show", is_flag=True, help="Show what would be run, and do not run it.")
 @click.version_option(__version__, prog_name="aider-guard")
 @click.pass_context

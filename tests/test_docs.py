@@ -97,7 +97,7 @@ def test_every_setting_is_documented_with_its_true_default() -> None:
     rows = {code(row[0]): row for row in table("docs/settings.md", "setting")}
     defaults = dataclasses.asdict(config.Config())
 
-    assert set(rows) == set(config.CHECKS)
+    assert set(rows) == set(config.SETTINGS)
     for name, (_, variable, default, _) in rows.items():
         assert code(variable) == config.ENVIRONMENT_PREFIX + name.upper().replace("-", "_")
         shown = {"": "where Aider looks", None: "auto", (): "none", False: "false"}
@@ -109,14 +109,14 @@ def test_what_a_setting_takes_is_what_its_check_says() -> None:
     """The last column is the sentence with which a wrong value is refused."""
     for cell, _, _, takes in table("docs/settings.md", "setting"):
         with pytest.raises(ValueError, match=f"^{re.escape(takes)}$"):
-            config.CHECKS[code(cell)]("" if takes == "a text" else "a wrong value")
+            config.check(code(cell), "" if takes == "a text" else "a wrong value")
 
 
 def test_every_setting_has_its_own_section_and_flag() -> None:
     """docs/settings.md explains each setting, and a flag of the same name sets it."""
     flags = {option for parameter in cli.main.params for option in parameter.opts}
 
-    for name in config.CHECKS:
+    for name in config.SETTINGS:
         assert f"\n## `{name}`\n" in read("docs/settings.md")
         assert f"--{name}" in flags
 
