@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 AIDER_VERSION = "0.86.2"
 AIDER_FOLDER = f"aider-{AIDER_VERSION}"
-OLLAMA_FOLDER = "ollama-0.9.3-b20260110"  # the server's version, and the build that carries it
+# The server's version, the build that carries it, and which of its files are kept (2: without AMX).
+OLLAMA_FOLDER = "ollama-0.9.3-b20260110-2"
 MODELS_FOLDER = "models-smollm2-135m-0.1.2"
 SMALL, SMALL_Q4 = "small", "small-q4"
 

@@ -2,8 +2,8 @@
 
 The wheel bigdl-core-cpp carries Ollama 0.9.3, built by Intel. Of Intel's runtime wheels only
 `LIBRARIES` are loaded (read from the process's memory map while it answers); the rest, 340 MB, is
-not kept. Its loader opens every libggml-*.so in the server's folder, so the SYCL backend must not
-be there and its stand-in lies in ``lib/``.
+not kept. Its loader opens every libggml-*.so in the server's folder, so the backends in `LEFT_OUT`
+must not be there; the stand-in for SYCL's lies in ``lib/``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SERVER = "ollama-lib"  # `ollama` beside it starts a shell: its pid would not be the server's
 SYCL_BACKEND = "libggml-sycl.so"
+AMX_BACKEND = "libggml-cpu-sapphirerapids.so"  # computes wrongly: every answer is "666666"
+LEFT_OUT = frozenset({SYCL_BACKEND, AMX_BACKEND})  # the loader takes the next best instead
 LIBRARIES = frozenset(
     {
         "libimf.so",
@@ -109,7 +111,7 @@ def build_stub(compiler: str, target: Path, step: Step) -> None:
 
 def _is_server_file(member: Path) -> bool:
     name = member.name
-    keep = name == SERVER or (name.startswith("lib") and name != SYCL_BACKEND)
+    keep = name == SERVER or (name.startswith("lib") and name not in LEFT_OUT)
     return keep and member.parent.as_posix() == "bigdl/cpp/libs/ollama"
 
 

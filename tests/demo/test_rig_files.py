@@ -14,6 +14,7 @@ import pytest
 from aider_guard.demo.aider_venv import relocate
 from aider_guard.demo.layout import RigError, cache_folder, rig_in
 from aider_guard.demo.ollama_files import (
+    LEFT_OUT,
     _is_server_file,
     build_stub,
     check_platform,
@@ -89,15 +90,16 @@ def test_where_it_can_run(tmp_path: Path) -> None:
 
 
 def test_only_the_servers_files_leave_the_wheel(tmp_path: Path) -> None:
-    """The SYCL backend, the wrapper and all outside the folder stay; what leaves can be run."""
+    """The SYCL and AMX backends, the wrapper and all outside the folder stay; the rest can be run."""
     wheel, folder = tmp_path / "a.whl", "bigdl/cpp/libs/ollama"
     with zipfile.ZipFile(wheel, "w") as archive:
-        for name in ("ollama-lib", "ollama", "libllama.so", "libggml-sycl.so"):
+        for name in ("ollama-lib", "ollama", "libllama.so", *sorted(LEFT_OUT)):
             archive.writestr(f"{folder}/{name}", name)
         archive.writestr("bigdl/cpp/libs/libllama.so", "another")
     extract(wheel, tmp_path / "server", _is_server_file)
     found = {path.name: path for path in (tmp_path / "server").iterdir()}
 
+    assert {"libggml-sycl.so", "libggml-cpu-sapphirerapids.so"} == LEFT_OUT
     assert sorted(found) == ["libllama.so", "ollama-lib"]
     assert found["libllama.so"].read_text() == "libllama.so"
     assert os.access(found["ollama-lib"], os.X_OK)
