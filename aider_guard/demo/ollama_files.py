@@ -16,8 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aider_guard.demo.aider_venv import pip
-from aider_guard.demo.commands import run_command
+from aider_guard.demo.install import pip, run_command
 from aider_guard.demo.layout import RigError
 
 if TYPE_CHECKING:

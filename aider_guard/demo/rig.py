@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from aider_guard.demo.aider_venv import install_aider
+from aider_guard.demo.install import choose_python, install_aider
 from aider_guard.demo.layout import AIDER_VERSION, Rig, RigError, cache_folder, rig_in
 from aider_guard.demo.llama_server import ensure_llama_server
 from aider_guard.demo.model import install_models
 from aider_guard.demo.ollama_files import check_platform, find_compiler, install_ollama
 from aider_guard.demo.parts import build_once
 from aider_guard.demo.progress import Progress
-from aider_guard.demo.pythons import choose_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from aider_guard.demo.aider_venv import relocate
 from aider_guard.demo.layout import RigError, cache_folder, rig_in
 from aider_guard.demo.ollama_files import (
     LEFT_OUT,
@@ -43,22 +42,6 @@ def test_every_part_has_a_folder_with_its_version(tmp_path: Path) -> None:
 
     assert {path.parent for path in (rig.aider, rig.ollama, rig.models)} == {tmp_path}
     assert rig.aider_command == tmp_path / "aider-0.86.2" / "bin" / "aider"
-
-
-def test_a_moved_environment_names_its_new_place(tmp_path: Path) -> None:
-    """Scripts and settings are rewritten; links and binaries are left alone."""
-    old, new = tmp_path / ".aider.x1.partial", tmp_path / "aider"
-    (old / "bin").mkdir(parents=True)
-    (old / "bin" / "tool").write_text(f"#!{old}/bin/python\n# {old}\n")
-    (old / "bin" / "binary").write_bytes(b"\0" + os.fsencode(old))
-    (old / "bin" / "python").symlink_to("/usr/bin/env")
-    (old / "pyvenv.cfg").write_text(f"command = python -m venv {old}\n")
-    relocate(old, new)
-
-    assert (old / "bin" / "tool").read_text() == f"#!{new}/bin/python\n# {new}\n"
-    assert (old / "bin" / "binary").read_bytes() == b"\0" + os.fsencode(old)
-    assert (old / "bin" / "python").is_symlink()
-    assert (old / "pyvenv.cfg").read_text() == f"command = python -m venv {new}\n"
 
 
 @pytest.mark.parametrize(
