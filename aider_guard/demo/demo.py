@@ -11,10 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
-
-from aider_guard.demo.layout import SMALL, RigError
-from aider_guard.demo.ollama_files import check_platform
+from aider_guard.demo.layout import SMALL
+from aider_guard.demo.machine import check_system
 from aider_guard.demo.ollama_server import private_ollama
 from aider_guard.demo.rig import ensure_rig
 from aider_guard.demo.sample import BUGGY_FILE, CONVENTIONS_FILE, LARGE_FILE, TEST_FILE, make_sample
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import TextIO
 
-USUAL_OLLAMA = "http://127.0.0.1:11434"
 MODEL = f"ollama_chat/{SMALL}"
 INTERRUPTED = 130  # what a shell reports for SIGINT
 
@@ -36,7 +33,7 @@ def run_demo(out: TextIO | None = None) -> int:
     (78 where the private Ollama does not run). The repository stays; the server does not.
     """
     try:
-        _check_here()
+        check_system()
         rig = ensure_rig()
         folder = make_sample(Path(tempfile.mkdtemp(prefix="aider-guard-demo-")) / "till")
         with private_ollama(rig.ollama, rig.models) as server:
@@ -86,28 +83,6 @@ def _session(aider: Path, url: str, folder: Path) -> int:
     overrides = {"aider": str(aider), "ollama": url}
     with _environment({"OLLAMA_API_BASE": url}), _working_in(folder):
         return guarded_session(demo_arguments(), overrides)
-
-
-def _check_here() -> None:
-    """Raise where the private Ollama cannot run, naming the user's own Ollama if one answers."""
-    try:
-        check_platform()
-    except RigError as error:
-        raise RigError(f"{error} {_instead(_answers(USUAL_OLLAMA))}") from error
-
-
-def _instead(system_ollama: bool) -> str:
-    command = "`aider-guard -- --model ollama_chat/NAME` in a repository"
-    if system_ollama:
-        return f"An Ollama answers on {USUAL_OLLAMA}: run {command}."
-    return f"Install Ollama and Aider, then run {command}."
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/api/version", timeout=2, trust_env=False).is_success
-    except httpx.HTTPError:
-        return False
 
 
 @contextlib.contextmanager

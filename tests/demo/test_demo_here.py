@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aider_guard.demo import demo
+from aider_guard.demo import demo, machine
 from aider_guard.demo.sample import sample_files
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def test_where_it_cannot_run_the_users_own_ollama_is_named(
 ) -> None:
     """On another system: exit code 78, and what to do instead, with an Ollama or without."""
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
-    monkeypatch.setattr(demo, "USUAL_OLLAMA", answering if answers else "http://127.0.0.1:1")
+    monkeypatch.setattr(machine, "USUAL_OLLAMA", answering if answers else "http://127.0.0.1:1")
 
     assert demo.run_demo() == 78
     said = capsys.readouterr().err
