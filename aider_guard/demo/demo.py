@@ -11,9 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aider_guard.demo.layout import SMALL
+from aider_guard.demo.layout import SMALL, cache_folder
+from aider_guard.demo.locks import demo_runs
 from aider_guard.demo.machine import check_system
 from aider_guard.demo.ollama_server import private_ollama
+from aider_guard.demo.progress import Progress
+from aider_guard.demo.removal import SAMPLE_PREFIX, note_sample
 from aider_guard.demo.rig import ensure_rig
 from aider_guard.demo.sample import BUGGY_FILE, CONVENTIONS_FILE, LARGE_FILE, TEST_FILE, make_sample
 from aider_guard.errors import GuardError
@@ -24,27 +27,46 @@ if TYPE_CHECKING:
 
 MODEL = f"ollama_chat/{SMALL}"
 INTERRUPTED = 130  # what a shell reports for SIGINT
+SIGNALLED = 128  # an exit status above it says that a signal ended the session
 
 
 def run_demo(out: TextIO | None = None) -> int:
     """Install what is missing, run a guarded session on a sample repository, return its status.
 
     What cannot be done is said in one sentence on stderr; the status is then that of the error
-    (78 where the private Ollama does not run). The repository stays; the server does not.
+    (78 where the private Ollama does not run). The repository stays, noted for `removal`; the
+    server does not.
     """
     try:
         check_system()
-        rig = ensure_rig()
-        folder = make_sample(Path(tempfile.mkdtemp(prefix="aider-guard-demo-")) / "till")
-        with private_ollama(rig.ollama, rig.models) as server:
-            (out or sys.stdout).write(introduction(folder, _own_command()))
-            (out or sys.stdout).flush()
-            return _session(rig.aider_command, server.url, folder)
+        cache = cache_folder()
+        with demo_runs(cache):
+            return _demonstrate(cache, out or sys.stdout, Progress())
     except GuardError as error:
         sys.stderr.write(f"aider-guard: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _demonstrate(cache: Path, out: TextIO, progress: Progress) -> int:
+    rig = ensure_rig(cache, progress)
+    with progress.step("Making the sample repository"):
+        parent = Path(tempfile.mkdtemp(prefix=SAMPLE_PREFIX))
+        note_sample(cache, parent)
+        folder = make_sample(parent / "till")
+    with contextlib.ExitStack() as running:
+        with progress.step("Starting the private Ollama"):
+            server = running.enter_context(private_ollama(rig.ollama, rig.models))
+        out.write(introduction(folder, _own_command()))
+        out.flush()
+        status = _session(rig.aider_command, server.url, folder)
+        if status > SIGNALLED:
+            return status  # the terminal may be gone
+        with progress.step("Stopping the private Ollama"):
+            running.close()
+    out.write(farewell(folder, _own_command()))
+    return status
 
 
 def demo_arguments() -> list[str]:
@@ -69,6 +91,17 @@ The model is tiny: it answers fluently and means nothing by it. Try
   /exit                        and, meanwhile, in another terminal:
                                {command} status
 
+"""
+
+
+def farewell(folder: Path, command: str = "aider-guard") -> str:
+    """Return the lines that stand below the session: what stays, and what to do next."""
+    return f"""
+The repository stays: {shlex.quote(str(folder))}
+With your own Aider and Ollama, there or in a repository of yours:
+  {command} -- --model ollama_chat/NAME
+To take away what the demo installed, and the repositories that it left:
+  {command} demo --remove
 """
 
 

@@ -21,6 +21,9 @@ AIDER_FOLDER = f"aider-{AIDER_VERSION}"
 # The server's version, the build that carries it, and which of its files are kept (2: without AMX).
 OLLAMA_FOLDER = "ollama-0.9.3-b20260110-2"
 MODELS_FOLDER = "models-smollm2-135m-0.1.2"
+LLAMA_FOLDER = "llama-server-2026.10.11549"
+FORMER_FOLDERS = ("ollama-0.9.3-b20260110",)  # of older versions; `removal` takes them along
+PART_FOLDERS = (AIDER_FOLDER, OLLAMA_FOLDER, MODELS_FOLDER, LLAMA_FOLDER, *FORMER_FOLDERS)
 SMALL, SMALL_Q4 = "small", "small-q4"
 
 

@@ -12,6 +12,7 @@ from aider_guard.demo.answers import check_answers
 from aider_guard.demo.install import install_aider
 from aider_guard.demo.layout import AIDER_VERSION, Rig, RigError, cache_folder, rig_in
 from aider_guard.demo.llama_server import ensure_llama_server
+from aider_guard.demo.locks import demo_runs
 from aider_guard.demo.machine import check_machine
 from aider_guard.demo.model import install_models
 from aider_guard.demo.ollama_files import install_ollama
@@ -40,10 +41,11 @@ def ensure_rig(cache: Path | None = None, progress: Progress | None = None) -> R
     shown = progress or Progress()
     with shown.step("Checking this machine") as step:
         check_machine(rig, step)
-    for place, title, build in _parts(rig):
-        if not place.is_dir():
-            with shown.step(title) as step:
-                _ensure_part(place, build, step)
+    with demo_runs(rig.aider.parent):
+        for place, title, build in _parts(rig):
+            if not place.is_dir():
+                with shown.step(title) as step:
+                    _ensure_part(place, build, step)
     return rig
 
 
@@ -84,8 +86,9 @@ def _parts(rig: Rig) -> list[tuple[Path, str, Build]]:
 def main() -> int:
     """Install what is missing, with the server that only tests need, and say where the rig is."""
     try:
-        rig = ensure_rig()
-        ensure_llama_server(rig)
+        with demo_runs(cache_folder()):
+            rig = ensure_rig()
+            ensure_llama_server(rig)
     except RigError as error:
         sys.stderr.write(f"aider-guard: {error}\n")
         return error.exit_code
