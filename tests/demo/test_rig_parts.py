@@ -1,4 +1,4 @@
-"""A part is in its place whole or not at all, whoever builds it and however that ends."""
+"""A part is in its place whole or not at all, by which process it is built and however that ends."""
 
 from __future__ import annotations
 
