@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import shutil
@@ -187,7 +188,7 @@ def test_a_running_demo_is_not_disturbed(cache: Path) -> None:
 
 
 def test_no_demo_starts_while_one_is_removed(cache: Path) -> None:
-    """It is told to wait; and a lock on a file that was removed meanwhile is none."""
+    """It is told to come again; once the lock's file is removed, a new one counts."""
     lock = cache / DEMO_LOCK
     with locked(lock):
         with pytest.raises(RigError, match="--remove` is at work"), demo_runs(cache):
@@ -195,6 +196,28 @@ def test_no_demo_starts_while_one_is_removed(cache: Path) -> None:
         lock.unlink()
         with demo_runs(cache), pytest.raises(LockHeldError), locked(lock):
             pytest.fail("two locks with one name")
+
+
+def test_a_lock_on_a_file_that_is_removed_meanwhile_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    """A removal may end between the opening of the file and its locking."""
+    lock, flock, waited = cache / DEMO_LOCK, fcntl.flock, []
+
+    def late(descriptor: int, operation: int) -> None:
+        if not waited:
+            lock.unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    with (
+        locked(lock, while_waiting=lambda: waited.append(True)),
+        pytest.raises(LockHeldError),
+        locked(lock),
+    ):
+        pytest.fail("two locks with one name")
+
+    assert waited == [True]
 
 
 def test_an_interrupted_removal_leaves_no_half_of_a_part(
