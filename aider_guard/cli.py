@@ -138,11 +138,16 @@ def restart(session_id: str | None) -> int:
 
 
 @click.command()
-def demo() -> int:
+@click.option("--remove", is_flag=True, help="Take away all that the demo installed and left.")
+def demo(*, remove: bool) -> int:
     """Try it: a private Aider, Ollama and small model, and a guarded session on a sample repository."""
+    if remove:
+        from aider_guard.demo.removal import run_removal
+
+        return run_removal()
     from aider_guard.demo.demo import run_demo
 
-    return run_demo()
+    return run_demo(guarded_session)
 
 
 def _running() -> list[Any]:

@@ -84,8 +84,9 @@ def used_once(trees: Mapping[str, ast.Module]) -> tuple[int, int]:
             elif isinstance(node, ast.Attribute):
                 names[node.attr] += 1
         for node in ast.walk(tree):
-            is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            if is_function and re.match(r"_[a-z]", node.name) and names[node.name] == 1:
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if re.match(r"_[a-z]", node.name) and names[node.name] == 1:
                 all_of_them += 1
                 short += (node.end_lineno or 0) - node.lineno < 6
     return all_of_them, short

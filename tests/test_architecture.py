@@ -1,4 +1,4 @@
-"""The rules for how the package is built: which way imports go, how large a file is, one class a name, nothing twice."""
+"""The rules for how the package is built: the way imports go, the size of a file, one class a name, no code twice."""
 
 from __future__ import annotations
 
