@@ -1,7 +1,9 @@
 # `make demo` and `make test` each set up all they need; everything else is a part of them.
 
 BIN := .venv/bin
+# The package with what it needs; and what lint, types and tests need besides.
 READY := .venv/.ready
+DEV := .venv/.dev
 
 # One worker a processor, up to four; the durations show what became slow.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --durations 20
@@ -21,43 +23,59 @@ help:
 	@echo "make bench   what the guard costs, next to a plain terminal"
 	@echo "make clean   remove .venv and caches; the private programs stay in the user's cache folder"
 
-venv: $(READY)
+venv: $(DEV)
 
-# The marker is written last, so a broken installation is done again.
+# $(call alive,TITLE,COMMAND): a command that prints nothing, with a dot every two seconds while it runs.
+# (The dots end with the shell that started them, also when that is killed.)
+define alive
+printf '%s ' '$(1)'; \
+  (while sleep 2 && kill -0 $$$$ 2>/dev/null; do printf .; done) & dots=$$!; \
+  $(2); status=$$?; kill $$dots 2>/dev/null; echo; [ $$status -eq 0 ] || exit $$status
+endef
+
+# The marker is written last, so a broken installation is done again. What the private programs need of
+# this machine is looked for before anything is downloaded; `make` with another target does without.
 $(READY): pyproject.toml
-	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10; do \
-	  if $$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
-	    echo "Making .venv with $$($$python --version)"; exec $$python -m venv --clear .venv; \
-	  fi; \
-	done; echo "No Python 3.10 or later with its venv module is on PATH (make PYTHON=/path/to/python3)." >&2; exit 78
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable . --group lint --group types --group test
+	@found=; for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10; do \
+	  if $$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "No Python 3.10 or later with its venv module is on PATH (make PYTHON=/path/to/python3)." >&2; exit 78; \
+	fi; echo "Using $$($$found --version)"; \
+	$(if $(filter demo rig test e2e bench,$(MAKECMDGOALS)),$$found -B -m aider_guard.demo.machine || exit;) \
+	$(call alive,Making .venv,$$found -m venv --clear .venv)
+	@$(call alive,Installing pip,$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1')
+	@$(call alive,Installing aider-guard,$(BIN)/python -m pip install --quiet --editable .)
+	@touch $@
+
+$(DEV): $(READY)
+	@$(call alive,Installing what the checks and tests need,$(BIN)/python -m pip install --quiet --group lint --group types --group test)
 	@touch $@
 
 rig: $(READY)
 	@$(BIN)/python -m aider_guard.demo.rig
 
 demo: $(READY)
-	@$(BIN)/python -m aider_guard.demo
+	@$(BIN)/python -m aider_guard demo
 
-lint: $(READY)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY)
+types: $(DEV)
 	$(BIN)/mypy
 
-unit: $(READY)
+unit: $(DEV)
 	$(PYTEST) -m "not e2e"
 
-e2e: rig
+e2e: $(DEV) rig
 	$(PYTEST) -m e2e
 
 # The tests come last, so that their summary is what is left to read.
 test: lint types rig
 	$(PYTEST)
 
-bench: rig
+bench: $(DEV) rig
 	$(BIN)/python -m bench
 
 clean:

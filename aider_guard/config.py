@@ -1,6 +1,7 @@
-"""The settings, strongest first: flags, ``AIDER_GUARD_*``, ``.aider-guard.toml`` (git root), the user's file, defaults.
+"""Declares every setting once, and reads their values.
 
-Every value is checked here, once, and an error says which setting, from where, and what is allowed.
+The strongest source first: flags, ``AIDER_GUARD_*`` variables, ``.aider-guard.toml`` in the git root, the user's file,
+defaults. Every value is checked here, once, and an error says which setting, from where, and what it takes.
 """
 
 from __future__ import annotations
@@ -9,37 +10,17 @@ import os
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from aider_guard.core.egress import Place, parse_place
+from aider_guard.core.state import Limits
 from aider_guard.errors import ConfigError
 
 PROJECT_FILE = ".aider-guard.toml"
 ENVIRONMENT_PREFIX = "AIDER_GUARD_"
 _MAX_DIGITS = 12  # Python refuses to read numbers of thousands
-
-
-@dataclass(frozen=True)
-class Config:
-    """What the user wants. Percentages are of the window and of the memory; ``num_ctx`` and ``ollama_log`` None mean
-    automatic.
-    """
-
-    aider: str = "aider"
-    ollama: str = ""
-    warn_at: int = 80
-    max_turns: int = 20
-    vram_warn_at: int = 90
-    num_ctx: int | None = None
-    probe: Literal["auto", "always", "never"] = "auto"
-    keep: float = 0.1
-    network: Literal["offline", "open"] = "offline"
-    on_overflow: Literal["refuse", "warn"] = "refuse"
-    ollama_log: str | None = None
-    allow: tuple[Place, ...] = ()
-    require_airgap: bool = False
 
 
 def _integer(low: int, high: int) -> Callable[[Any], int]:
@@ -113,21 +94,88 @@ def _one_of(*allowed: str) -> Callable[[Any], str]:
     return check
 
 
-CHECKS: Mapping[str, Callable[[Any], Any]] = {
-    "aider": _text,
-    "ollama": _text,
-    "warn-at": _integer(10, 99),
-    "max-turns": _integer(0, 100_000),
-    "vram-warn-at": _integer(10, 100),
-    "num-ctx": _window,
-    "probe": _one_of("auto", "always", "never"),
-    "keep": _share,
-    "network": _one_of("offline", "open"),
-    "on-overflow": _one_of("refuse", "warn"),
-    "ollama-log": _log,
-    "allow": _places,
-    "require-airgap": _switch,
+def _setting(default: Any, check: Callable[[Any], Any], metavar: str, help_text: str) -> Any:
+    """Declare one setting: the check, the flag, the help and the table in docs/settings.md follow from it.
+
+    A settings library (pydantic-settings, dynaconf) would take longer to import than the whole guard does.
+    """
+    return field(default=default, metadata={"check": check, "metavar": metavar, "help": help_text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """The values of all settings. Percentages are of the window and of the memory; None means automatic."""
+
+    aider: str = _setting("aider", _text, "PATH", "Which Aider to run.  [default: aider on PATH]")
+    ollama: str = _setting("", _text, "URL", "Where Ollama is.  [default: where Aider looks]")
+    num_ctx: int | None = _setting(
+        None,
+        _window,
+        "N",
+        "The window for every model, in tokens.  [default: auto, the largest that fits]",
+    )
+    warn_at: int = _setting(
+        Limits.warn_at_percent,
+        _integer(10, 99),
+        "PERCENT",
+        "Warn when the window is this full.  [default: 80]",
+    )
+    max_turns: int = _setting(
+        Limits.max_turns,
+        _integer(0, 100_000),
+        "N",
+        "Restart Aider after so many turns; 0: never.  [default: 20]",
+    )
+    vram_warn_at: int = _setting(
+        Limits.vram_warn_at_percent,
+        _integer(10, 100),
+        "PERCENT",
+        "Warn when GPU memory is this full.  [default: 90]",
+    )
+    probe: Literal["auto", "always", "never"] = _setting(
+        Limits.probe,
+        _one_of("auto", "always", "never"),
+        "WHEN",
+        "Ask Aider for its token table: auto, always, never.  [default: auto]",
+    )
+    keep: float = _setting(
+        0.1,
+        _share,
+        "SHARE",
+        "Share of the window for the last exchanges, at a restart.  [default: 0.1]",
+    )
+    network: Literal["offline", "open"] = _setting(
+        "offline",
+        _one_of("offline", "open"),
+        "offline|open",
+        "Whether anything may leave this machine.  [default: offline]",
+    )
+    allow: tuple[Place, ...] = _setting(
+        (), _places, "HOST:PORT", "Let this through the air gap; repeat it for each place."
+    )
+    require_airgap: bool = _setting(
+        False, _switch, "", "Start only where the kernel enforces the air gap."
+    )
+    on_overflow: Literal["refuse", "warn"] = _setting(
+        "refuse",
+        _one_of("refuse", "warn"),
+        "refuse|warn",
+        "What happens to a request that does not fit the window.  [default: refuse]",
+    )
+    ollama_log: str | None = _setting(
+        None, _log, "PATH", "The file with Ollama's log.  [default: auto, where it usually is]"
+    )
+
+
+SETTINGS: Mapping[str, Field[Any]] = {
+    declared.name.replace("_", "-"): declared for declared in fields(Config)
 }
+"""Every setting by its name as flags and files write it, in the order of the help."""
+
+
+def check(name: str, value: Any) -> Any:
+    """The value of a setting as it is used. Raises ValueError with what the setting takes."""
+    return SETTINGS[name].metadata["check"](value)
 
 
 def load(
@@ -176,22 +224,22 @@ def _refuse_from_a_repository(found: Mapping[str, Any], path: Path | None) -> No
 
 def _is_here(address: str) -> bool:
     """Whether this is an address of Ollama on this machine; what that is, is imported only where it is not plain."""
-    from aider_guard.sidecar.names import connectable_base, is_loopback
+    from aider_guard.ollama.names import connectable_base, is_loopback
 
     base = connectable_base(address)
     if is_loopback(base):
         return True
-    from aider_guard.sidecar.here import is_this_machine
+    from aider_guard.ollama.names import is_this_machine
 
     return is_this_machine(base)
 
 
 def _checked(where: str, name: str, value: Any) -> Any:
     shown = name.replace("-", "_").upper() if "variable" in where else name
-    if name not in CHECKS:
-        raise ConfigError(f"{where.format(shown)} is no setting; there are {', '.join(CHECKS)}")
+    if name not in SETTINGS:
+        raise ConfigError(f"{where.format(shown)} is no setting; there are {', '.join(SETTINGS)}")
     try:
-        return CHECKS[name](value)
+        return check(name, value)
     except ValueError as allowed:
         raise ConfigError(f"{where.format(shown)} is {value!r}: it takes {allowed}") from None
 
@@ -199,7 +247,7 @@ def _checked(where: str, name: str, value: Any) -> Any:
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     found = {
         name: environment.get(ENVIRONMENT_PREFIX + name.replace("-", "_").upper(), "")
-        for name in CHECKS
+        for name in SETTINGS
     }
     return {name: value for name, value in found.items() if value}
 

@@ -93,7 +93,7 @@ def _counters() -> list[psutil.Process]:
     found = []
     for one in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "aider_guard.sidecar.tokenizing" in one.cmdline():
+            if "aider_guard.counting.process" in one.cmdline():
                 found.append(one)
     return found
 

@@ -14,18 +14,18 @@ from pathlib import Path
 
 from e2e.texts import texts
 
-from aider_guard.core.counting.counter import PromptCounter
-from aider_guard.core.counting.learned import Learned
-from aider_guard.core.counting.prompt import Card, card_of
-from aider_guard.core.counting.vocabulary import Vocabulary, vocabulary_of
+from aider_guard.core.chat.request import ChatRequest, Message
+from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.asked import Asked, Message
-from aider_guard.core.traffic.kinds import Count, DoorRole, DoorSettings, Upstream
+from aider_guard.counting.counter import ModelCounter
+from aider_guard.counting.files import load_counter
+from aider_guard.counting.learned import Learned
+from aider_guard.counting.prompt import PromptFormat, card_of
+from aider_guard.counting.vocabulary import Vocabulary, vocabulary_of
+from aider_guard.counting.vocabulary_files import show, vocabulary_facts
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.ollama_server import private_ollama
-from aider_guard.sidecar.counter import load_counter
-from aider_guard.sidecar.door.counts import PromptCounts
-from aider_guard.sidecar.vocabulary_source import show, vocabulary_facts
+from aider_guard.door.prompt_counter import CounterProcess
 
 MODEL = "small"
 LEARNING = 20
@@ -44,7 +44,7 @@ def print_counting(rig: Rig) -> None:
         card, vocabulary = described(server.url)
         encoding = load_counter(tokenizers)
         assert not isinstance(encoding, Unavailable)
-        true = PromptCounter(card, vocabulary, None, Learned())
+        true = ModelCounter(card, vocabulary, None, Learned())
         print(
             ROW.format(
                 "estimates: cl100k, learning",
@@ -57,7 +57,7 @@ def print_counting(rig: Rig) -> None:
             ("200 short texts", [*single()]),
             ("prompts of sessions", [*sessions()]),
         ):
-            guessing = PromptCounter(card, None, encoding, Learned())
+            guessing = ModelCounter(card, None, encoding, Learned())
             print_errors(name, errors(prompts, true, guessing)[LEARNING:])
             bare = [
                 off(encoding(whole(prompt)), true.weigh(prompt).count.tokens) for prompt in prompts
@@ -66,7 +66,7 @@ def print_counting(rig: Rig) -> None:
         print_costs(asyncio.run(costs(server.url, tokenizers, folder)))
 
 
-def described(base: str) -> tuple[Card, Vocabulary]:
+def described(base: str) -> tuple[PromptFormat, Vocabulary]:
     """What the server says of the model."""
     shown = show(base, MODEL)
     assert not isinstance(shown, Unavailable)
@@ -77,26 +77,26 @@ def described(base: str) -> tuple[Card, Vocabulary]:
     return card_of(MODEL, shown), vocabulary
 
 
-def chat(contents: Sequence[str]) -> Asked:
+def chat(contents: Sequence[str]) -> ChatRequest:
     """A chat that the user begins and ends."""
     messages = (
         Message("user" if n % 2 == 0 else "assistant", text) for n, text in enumerate(contents)
     )
-    return Asked("chat", MODEL, tuple(messages), stream=True)
+    return ChatRequest("chat", MODEL, tuple(messages), stream=True)
 
 
-def whole(prompt: Asked) -> str:
+def whole(prompt: ChatRequest) -> str:
     """All that Aider itself would count."""
     return "".join(message.content for message in prompt.messages)
 
 
-def single() -> Iterator[Asked]:
+def single() -> Iterator[ChatRequest]:
     """Each text alone."""
     for _, text in texts():
         yield chat([text])
 
 
-def sessions() -> Iterator[Asked]:
+def sessions() -> Iterator[ChatRequest]:
     """Twenty sessions of ten turns: files of one kind first, then a history that grows."""
     every = texts()
     for number in range(20):
@@ -111,7 +111,9 @@ def off(guessed: float, true: int) -> float:
     return 100 * abs(guessed - true) / true
 
 
-def errors(prompts: Sequence[Asked], true: PromptCounter, guessing: PromptCounter) -> list[float]:
+def errors(
+    prompts: Sequence[ChatRequest], true: ModelCounter, guessing: ModelCounter
+) -> list[float]:
     """How far each estimate was off before its answer taught."""
     found = []
     for prompt in prompts:
@@ -127,7 +129,7 @@ async def costs(base: str, tokenizers: str, folder: str) -> tuple[int, list[floa
     settings = DoorSettings(
         "t", (upstream,), (DoorRole("main", MODEL),), 4096, tokenizers=tokenizers
     )
-    counts = PromptCounts(vocabularies=folder, wait_seconds=30)
+    counts = CounterProcess(vocabularies=folder, wait_seconds=30)
     history = ["\n".join(text for _, text in texts()[n::20]) * 2 for n in range(19)]
     try:
         counts.serve(settings)

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aider_guard.core.chat.events import DoorOpened
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.requests import ServeDoor
-from aider_guard.core.traffic.events import DoorOpened
-from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
 from aider_guard.core.wire import decode, encode
 from bench.relay import percentile
 from bench.vocabulary import shown
@@ -258,10 +258,10 @@ def chunk(message: dict[str, str], *, done: bool = False, **more: object) -> byt
 
 def serve_transport(upstream_port: int) -> None:
     """The door's transport, with an attendant that changes nothing."""
-    from sidecar.door.plain_attendant import PlainAttendant
+    from door.plain_handler import PlainAttendant
 
-    from aider_guard.sidecar.door.seam import Door
-    from aider_guard.sidecar.door.transport.server import serve_door
+    from aider_guard.door.interfaces import Door
+    from aider_guard.door.server import serve_door
 
     served = settings(upstream_port)
     with socket.create_server(("127.0.0.1", 0)) as listener:

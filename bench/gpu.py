@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import psutil
 
 from aider_guard.core.readings import Gpu, Unavailable
+from aider_guard.line_process import LineProcess
 from aider_guard.sidecar.gpu import GpuSensor, start_worker
-from aider_guard.sidecar.helper import LineProcess
 
 _MIB = 2**20
 

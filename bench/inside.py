@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.airgap.choose import open_gap
-from aider_guard.session.loop import READ, Loop
+from aider_guard.loop import READ, Loop
 from bench.asker import KINDS
 from bench.door import ROOT, answer_all
 

@@ -16,8 +16,8 @@ import httpx
 from e2e.bare import UNASKED, Bare
 from e2e.people import Guarded, Onlooker
 
-from aider_guard.core.counting.vocabulary import FACTS, Vocabulary, vocabulary_of
 from aider_guard.core.readings import Unavailable
+from aider_guard.counting.vocabulary import FACTS, Vocabulary, vocabulary_of
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.ollama_server import PrivateOllama, private_ollama
 from aider_guard.demo.sample import make_sample

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from aider_guard.core.counting.vocabulary import Vocabulary
+from aider_guard.counting.vocabulary import Vocabulary
 from aider_guard.demo.layout import Rig, cache_folder, rig_in
 from bench.talks import TURNS, Talk, place
 from bench.tap import Asked

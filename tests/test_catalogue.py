@@ -7,9 +7,9 @@ from importlib.resources import files
 
 import pytest
 
-from aider_guard.catalogue.catalogue import Published, find, nearest, published
+from aider_guard.catalogue import Published, find, nearest, published
 from aider_guard.core.fit import Runtime
-from aider_guard.core.fit_memory import kv_bytes
+from aider_guard.core.model_memory import kv_bytes
 
 PARAMETERS = {  # of the model cards, in 10^9
     "qwen3:4b": 4.02,
@@ -72,9 +72,7 @@ def test_every_number_has_a_source(one: Published) -> None:
 
 def test_sizes_are_marked_exact_or_approximate() -> None:
     """Nothing else is written there; round numbers are not called exact."""
-    raw = json.loads(
-        files("aider_guard.catalogue").joinpath("catalogue.json").read_text(encoding="utf-8")
-    )
+    raw = json.loads(files("aider_guard").joinpath("catalogue.json").read_text(encoding="utf-8"))
     assert {file["size_is"] for file in raw["files"]} == {"exact", "approximate"}
     assert not [one.name for one in published() if one.is_exact and one.size_bytes % 10**6 == 0]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.config import CHECKS, Config, load, project_file
+from aider_guard.config import SETTINGS, Config, check, load, project_file
 from aider_guard.core.egress import Place
 from aider_guard.errors import ConfigError
 
@@ -236,7 +235,7 @@ def test_an_unknown_setting_is_refused_with_those_there_are(sources: Sources, na
         sources.load()
     said = str(raised.value)
     assert said.startswith(f"{name} in {sources.user} is no setting; there are ")
-    assert all(known in said for known in CHECKS)
+    assert all(known in said for known in SETTINGS)
 
 
 UNREADABLE = [
@@ -268,7 +267,7 @@ def test_what_is_no_file_is_no_settings_file(sources: Sources) -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(sorted(CHECKS)), st.text(max_size=8) | st.integers() | st.floats()
+        st.sampled_from(sorted(SETTINGS)), st.text(max_size=8) | st.integers() | st.floats()
     )
 )
 def test_any_flags_give_a_config_or_a_sentence(flags: dict[str, Any]) -> None:
@@ -295,9 +294,12 @@ def test_the_home_folder_may_be_written_short(monkeypatch: pytest.MonkeyPatch) -
     assert found.ollama_log == "/home/me/.ollama/logs/server.log"
 
 
-def test_every_field_has_its_check() -> None:
-    """A new setting needs one, or it can be set from nowhere."""
-    assert {field.name.replace("_", "-") for field in dataclasses.fields(Config)} == set(CHECKS)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_takes_its_own_default(name: str) -> None:
+    """What config.py declares as the default is what the check makes of it as it is written."""
+    default = SETTINGS[name].default
+    if default not in ("", None):
+        assert check(name, default) == default
 
 
 def test_the_projects_file_is_the_git_roots(tmp_path: Path) -> None:

@@ -15,22 +15,30 @@ from typing import Any, get_args
 import pytest
 
 from aider_guard import cli, config, errors
-from aider_guard.core import egress_sentences, sentences
+from aider_guard.core import egress_messages, messages
 from aider_guard.core.actions import Action, CancelDeadline, Handoff, Notice, SetDeadline
-from aider_guard.core.advice import Advice
-from aider_guard.core.egress_events import AirGapChosen, EgressAllowed, EgressBlocked
+from aider_guard.core.chat import overflow, request
+from aider_guard.core.chat.overflow import Overflow
+from aider_guard.core.chat.request import PREFIX
+from aider_guard.core.chat.types import Count
+from aider_guard.core.drop_advice import Advice
 from aider_guard.core.events import (
     AiderExited,
     AiderStarted,
+    AirGapChosen,
     ChatSaved,
     DeadlinePassed,
+    EgressAllowed,
+    EgressBlocked,
     Event,
     LaunchForbidden,
+    ModelsUnloaded,
     NoticeShown,
     OfferAnswered,
     PromptSettled,
     PromptShown,
     RestartRequested,
+    SidecarLost,
     TerminationRequested,
     TurnFinished,
 )
@@ -47,14 +55,9 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
-from aider_guard.core.sidecar_events import ModelsUnloaded, SidecarLost
 from aider_guard.core.state import Phase, Restart, State
-from aider_guard.core.traffic import overflow, own
-from aider_guard.core.traffic.kinds import Count
-from aider_guard.core.traffic.overflow import Overflow
-from aider_guard.core.traffic.own import PREFIX
 from aider_guard.journal import FileJournal
-from aider_guard.session import notices, offer
+from aider_guard.session import console, notices
 from aider_guard.view import status
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,7 +97,7 @@ def test_every_setting_is_documented_with_its_true_default() -> None:
     rows = {code(row[0]): row for row in table("docs/settings.md", "setting")}
     defaults = dataclasses.asdict(config.Config())
 
-    assert set(rows) == set(config.CHECKS)
+    assert set(rows) == set(config.SETTINGS)
     for name, (_, variable, default, _) in rows.items():
         assert code(variable) == config.ENVIRONMENT_PREFIX + name.upper().replace("-", "_")
         shown = {"": "where Aider looks", None: "auto", (): "none", False: "false"}
@@ -106,14 +109,14 @@ def test_what_a_setting_takes_is_what_its_check_says() -> None:
     """The last column is the sentence with which a wrong value is refused."""
     for cell, _, _, takes in table("docs/settings.md", "setting"):
         with pytest.raises(ValueError, match=f"^{re.escape(takes)}$"):
-            config.CHECKS[code(cell)]("" if takes == "a text" else "a wrong value")
+            config.check(code(cell), "" if takes == "a text" else "a wrong value")
 
 
 def test_every_setting_has_its_own_section_and_flag() -> None:
     """docs/settings.md explains each setting, and a flag of the same name sets it."""
     flags = {option for parameter in cli.main.params for option in parameter.opts}
 
-    for name in config.CHECKS:
+    for name in config.SETTINGS:
         assert f"\n## `{name}`\n" in read("docs/settings.md")
         assert f"--{name}" in flags
 
@@ -205,21 +208,21 @@ def reading() -> ContextReading:
 def examples() -> Iterator[Notice]:
     """The notices that the texts show."""
     advice = Advice("/drop till/catalogue.py", ("till/catalogue.py",), 6058, 100 * 811 / 8192)
-    yield sentences.context_filling(reading(), 6869, 8192, advice)
+    yield messages.context_filling(reading(), 6869, 8192, advice)
     blender = GpuProcess(4711, "blender", GIB, is_ollama=False)
     card = Gpu(0, "NVIDIA GeForce RTX 4080", 16 * GIB, int(14.9 * GIB), (blender,))
     model = LoadedModel("qwen3:14b", "", int(12.5 * GIB), int(12.5 * 0.82 * GIB), 8192)
     memory = MemoryReading((card,), Unavailable("not read"), 0.0)
-    yield sentences.memory_short(memory, ModelsReading((model,), 0.0), "qwen3:14b")
+    yield messages.memory_short(memory, ModelsReading((model,), 0.0), "qwen3:14b")
     spilled = LoadedModel("qwen3:14b", "", int(12.6 * GIB), int(10.3 * GIB), 16384)
-    yield sentences.spilled(spilled, int(2.3 * GIB), 9216)
+    yield messages.spilled(spilled, int(2.3 * GIB), 9216)
     silent = "Ollama does not answer at http://127.0.0.1:11434 as it should"
-    yield sentences.found(Finding("ollama-unread", "warn", silent, fix="ollama serve"))
+    yield messages.found(Finding("ollama-unread", "warn", silent, fix="ollama serve"))
     yield from attempts_to_leave()
     three = Handoff(("a", "b", "c"))
     freed = Restart("20 turns", 0.0, three, freed_bytes=424 << 20, unloaded=("m",), exchanges=4)
-    yield sentences.restarted(freed, 4.2)
-    yield sentences.offer(-9, three, talked=True)
+    yield messages.restarted(freed, 4.2)
+    yield messages.offer(-9, three, talked=True)
     yield refused()
 
 
@@ -234,7 +237,7 @@ def attempts_to_leave() -> Iterator[Notice]:
     """What is said of the air gap: calls home, a database, and the last line."""
     for events in ((PRICES, ANALYTICS), (DATABASE,)):
         ledger = gone_through(*events).egress
-        yield egress_sentences.attempts(ledger, ledger.news())
+        yield egress_messages.attempts(ledger, ledger.news())
     yield last_line(PRICES, ANALYTICS, THROUGH)
 
 
@@ -248,7 +251,7 @@ def gone_through(*events: Event) -> State:
 
 def last_line(*events: Event) -> Notice:
     """What is said at the end of such a session."""
-    notice = egress_sentences.end_line(gone_through(*events))
+    notice = egress_messages.end_line(gone_through(*events))
     assert notice is not None
     return notice
 
@@ -260,7 +263,7 @@ def wide(notice: Notice) -> str:
 
 def refused() -> Notice:
     """A launch that would send code to a cloud."""
-    return sentences.refused(
+    return messages.refused(
         [
             Finding(
                 "model-from-env",
@@ -279,13 +282,13 @@ def door_answer() -> str:
     rows = (ContextRow("system", "", 117), ContextRow("file", "big.py", 5253))
     counted = Overflow(Count(5370, exact=True), window_tokens=3072, reserve_tokens=384)
     first, second = overflow.lines(counted, rows, ())
-    return f"{own.PREFIX}{first}\n{second}\n"
+    return f"{request.PREFIX}{first}\n{second}\n"
 
 
 def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:
     """Each notice that is shown as an example is what the program prints in a wide terminal."""
     printed = [wide(notice) for notice in examples()]
-    printed[-2] += offer.QUESTION.decode().rstrip() + "\n"
+    printed[-2] += console.QUESTION.decode().rstrip() + "\n"
     printed.insert(-1, door_answer())
     shown = [block for block in blocks("docs/usage.md") if block.startswith(PREFIX)]
 

@@ -26,7 +26,7 @@ needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is no
 def uncommented(text: str) -> str:
     """The settings file as it is when every setting in it is taken."""
     lines = (line.removeprefix("# ") for line in text.splitlines())
-    return "\n".join(line for line in lines if line.partition(" = ")[0] in config.CHECKS)
+    return "\n".join(line for line in lines if line.partition(" = ")[0] in config.SETTINGS)
 
 
 def load(text: str, folder: Path) -> config.Config:
@@ -48,7 +48,7 @@ def test_the_settings_file_holds_every_setting_with_its_default(tmp_path: Path) 
     settings = uncommented((EXAMPLES / "config.toml").read_text(encoding="utf-8"))
     names = [line.partition(" = ")[0] for line in settings.splitlines()]
 
-    assert sorted(names) == sorted(config.CHECKS)
+    assert sorted(names) == sorted(config.SETTINGS)
     defaults = config.Config(ollama="http://127.0.0.1:11434")
     assert load(settings, tmp_path) == defaults
 

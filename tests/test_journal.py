@@ -14,15 +14,23 @@ from typing import Any, get_args
 import pytest
 
 from aider_guard.core.actions import Action, Handoff, Notice, ShowNotice, StartAider
-from aider_guard.core.egress_events import AirGapChosen, EgressAllowed, EgressBlocked
+from aider_guard.core.chat.events import RequestFinished, RequestRefused
+from aider_guard.core.chat.types import Verdict
 from aider_guard.core.events import (
+    AirGapChosen,
     ChatSaved,
     ContextRead,
+    EgressAllowed,
+    EgressBlocked,
     Event,
+    FilesCounted,
     KeyTyped,
+    MemoryRead,
     ModelsChosen,
+    ModelsRead,
     PromptShown,
     TerminationRequested,
+    TextsCounted,
     TurnFinished,
 )
 from aider_guard.core.readings import (
@@ -36,9 +44,6 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
-from aider_guard.core.sidecar_events import FilesCounted, MemoryRead, ModelsRead, TextsCounted
-from aider_guard.core.traffic.events import RequestFinished, RequestRefused
-from aider_guard.core.traffic.kinds import Verdict
 from aider_guard.journal import open_journal
 
 SECRET = "top secret.py"

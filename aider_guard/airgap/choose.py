@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.airgap import kernel
-from aider_guard.airgap.asked import NoGap
-from aider_guard.airgap.masks import masked_paths
-from aider_guard.airgap.names import Names
-from aider_guard.core import egress_causes
-from aider_guard.core.egress import ENFORCED, Found, Layer, Place
+from aider_guard.airgap.daemon_sockets import masked_paths
+from aider_guard.airgap.dns import NameTable
+from aider_guard.airgap.gap import Enter, Unenforced
+from aider_guard.airgap.seccomp import SeccompGap
+from aider_guard.airgap.syscalls import FAULT
+from aider_guard.core import egress_messages
+from aider_guard.core.egress import ENFORCED, Attempt, Layer, LayerChoice, Place
+from aider_guard.loop import Loop
 
 if TYPE_CHECKING:
     from aider_guard.airgap.gap import Gap
-    from aider_guard.airgap.jail import Building
+    from aider_guard.airgap.netns import NamespaceSetup
 
 _SWITCH: Final = "AIDER_GUARD_TEST_NO_LAYER"
 """Names layers that are not to be tried, separated by commas: how tests see a system that does not allow them."""
@@ -26,7 +32,7 @@ _FORBIDDEN: Final = (*_BY_CONTAINERS, errno.EACCES, errno.ENOSPC, errno.EUSERS)
 """How the kernel says that it may not be, as far as a setting can be why (unshare(2)); a full limit is ENOSPC."""
 
 
-class Choosing:
+class LayerSelection:
     """The choice, under way from the start on. As a ``with``: what was opened for it, and not taken, is closed.
 
     With *is_open* there is none. A program that *serves_page* must be reached by a browser outside.
@@ -42,13 +48,13 @@ class Choosing:
     ) -> None:
         self._serves_page = serves_page
         self._environment, self._is_open = environment, is_open
-        self._names = Names()
+        self._names = NameTable()
         self._allowed: dict[tuple[str, int], Place] = {}
         for place in allowed:  # two names may mean the same place inside
             self._allowed.setdefault(self._inside(place), place)
         self._not_tried = environment.get(_SWITCH, "").split(",")
         self._stack = ExitStack()
-        self._building: Building | None = None
+        self._building: NamespaceSetup | None = None
         self._causes: list[str] = []
 
     @property
@@ -56,13 +62,13 @@ class Choosing:
         """Why there is no better layer than the one that was found: causes of core/egress_causes.py."""
         return "; ".join(self._causes)
 
-    def __enter__(self) -> Choosing:
+    def __enter__(self) -> LayerSelection:
         """Begin to make the best layer, in a child; it takes a few milliseconds."""
         if self._may_try("netns"):
-            from aider_guard.airgap.jail import Building
+            from aider_guard.airgap.netns import NamespaceSetup
 
             try:
-                building = Building(tuple(self._allowed), masked_paths(self._environment))
+                building = NamespaceSetup(tuple(self._allowed), masked_paths(self._environment))
             except OSError as error:
                 self._causes.append(_why_no_namespaces(error))
             else:
@@ -75,8 +81,8 @@ class Choosing:
     def finish(self) -> Gap:
         """The air gap of the best layer there is. It is the caller's to close."""
         if self._is_open:
-            return NoGap("open")
-        return self._tried(self._netns) or self._tried(self._seccomp) or NoGap("asked")
+            return Unenforced("open")
+        return self._tried(self._netns) or self._tried(self._seccomp) or Unenforced("asked")
 
     def _tried(self, layer: Callable[[], Gap | None]) -> Gap | None:
         """The layer; None where it cannot be, whatever the reason: no start fails by it."""
@@ -124,7 +130,6 @@ class Choosing:
         if not self._may_try("seccomp"):
             return None
         from aider_guard.airgap.seccomp import SeccompGap
-        from aider_guard.airgap.trial import try_filter
 
         masked = masked_paths(self._environment, also_absent=True)
         try:
@@ -132,7 +137,7 @@ class Choosing:
             return SeccompGap(self._names, tuple(self._allowed.values()), masked=masked)
         except OSError as error:
             otherwise = "no-notify" if error.errno == errno.EINVAL else "pidfd"
-            self._causes.append(egress_causes.cause_of(egress_causes.FILTER, _read, otherwise))
+            self._causes.append(egress_messages.cause_of(egress_messages.FILTER, _read, otherwise))
             return None
 
 
@@ -146,7 +151,7 @@ def _why_no_namespaces(error: OSError) -> str:
     if error.errno not in _FORBIDDEN:
         return words
     otherwise = "container" if error.errno in _BY_CONTAINERS else words
-    return egress_causes.cause_of(egress_causes.NAMESPACES, _read, otherwise)
+    return egress_messages.cause_of(egress_messages.NAMESPACES, _read, otherwise)
 
 
 def _read(switch: str) -> str:
@@ -158,12 +163,14 @@ def _read(switch: str) -> str:
         return ""
 
 
-def find_layer(environment: Mapping[str, str] = os.environ, allowed: Sequence[Place] = ()) -> Found:
+def find_layer(
+    environment: Mapping[str, str] = os.environ, allowed: Sequence[Place] = ()
+) -> LayerChoice:
     """The best layer that this system allows, found by making it, and why there is no better one."""
-    with Choosing(allowed, environment) as choosing:
+    with LayerSelection(allowed, environment) as choosing:
         gap = choosing.finish()
         gap.close()
-        return Found(gap.layer, choosing.because)
+        return LayerChoice(gap.layer, choosing.because)
 
 
 @contextmanager
@@ -172,7 +179,9 @@ def open_gap(
 ) -> Iterator[Gap]:
     """An air gap of one layer. Raises OSError where the system does not allow it."""
     others = ",".join(other for other in ENFORCED if other != layer)
-    with Choosing(allowed, {**environment, _SWITCH: others}, is_open=layer == "open") as choosing:
+    with LayerSelection(
+        allowed, {**environment, _SWITCH: others}, is_open=layer == "open"
+    ) as choosing:
         gap = choosing.finish()
         try:
             if gap.layer != layer:
@@ -180,3 +189,72 @@ def open_gap(
             yield gap
         finally:
             gap.close()
+
+
+# Whether the filter of system calls works here: a child is put under it, and must be refused.
+
+TRIAL_SECONDS: Final = 1.0
+_NOBODY: Final = ("192.0.2.1", 9)  # documentation (RFC 5737), the discard port
+
+
+def try_filter(within_seconds: float = TRIAL_SECONDS) -> None:
+    """Have a child refused by the filter once.
+
+    Raises OSError when that does not work here, and RuntimeError when the guard cannot judge a call.
+    """
+    seen: list[Attempt] = []
+    with closing(SeccompGap(NameTable())) as gap, ExitStack() as stack:
+        with gap.entering() as enter:
+            child = _Child(enter)
+            stack.callback(child.end)
+        with Loop() as loop:
+            gap.watch(loop, seen.append)
+            until = time.monotonic() + within_seconds
+            while not child.has_ended() and time.monotonic() < until:
+                loop.run_once(0.005)
+            gap.close()
+    if fault := next((one.host for one in seen if one.host.startswith(FAULT)), ""):
+        raise RuntimeError(fault)
+    if not child.was_refused or not seen:
+        raise OSError("the filter was installed, and did not hold")
+
+
+class _Child:
+    """A fork that is to be refused."""
+
+    def __init__(self, enter: Enter) -> None:
+        self._status: int | None = None
+        self._number = os.fork()
+        if self._number == 0:
+            os._exit(_be_refused(enter))
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether it has ended after that."""
+        return self._status == 0
+
+    def has_ended(self) -> bool:
+        """Whether it is gone by now."""
+        if self._status is None:
+            ended, status = os.waitpid(self._number, os.WNOHANG)
+            self._status = status if ended else None
+        return self._status is not None
+
+    def end(self) -> None:
+        """Wait for its end, and see to it that it comes."""
+        if not self.has_ended():
+            os.kill(self._number, signal.SIGKILL)
+            os.waitpid(self._number, 0)
+
+
+def _be_refused(enter: Enter) -> int:
+    """In the child: 0 when it was refused as it must be."""
+    try:
+        enter()
+        with socket.socket() as one:
+            one.connect(_NOBODY)
+    except ConnectionRefusedError:
+        return 0
+    except BaseException:  # noqa: BLE001  # a child that must not go on as the guard
+        return 2
+    return 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from aider_guard.core.egress import Attempt, Layer, Place
-from aider_guard.session.loop import Loop
+from aider_guard.loop import Loop
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Enter:
         self.run()
 
 
-class Whose(Protocol):
+class ProgramFinder(Protocol):
     """Names programs inside where a layer itself cannot tell who it was; "" where that is not known."""
 
     def only(self) -> str:
@@ -37,7 +37,7 @@ class Whose(Protocol):
         """The one that sent a datagram from this port and waits for the answer."""
 
 
-class Nobody:
+class UnknownProgram:
     """Implements ``Whose`` where nobody is known."""
 
     def only(self) -> str:
@@ -50,7 +50,7 @@ class Nobody:
         return ""
 
 
-NOBODY: Final[Whose] = Nobody()
+NOBODY: Final[ProgramFinder] = UnknownProgram()
 
 
 class Gap(Protocol):
@@ -81,7 +81,9 @@ class Gap(Protocol):
         Leaving it means that the program runs inside. Raises OSError when that could not be.
         """
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
+    def watch(
+        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+    ) -> None:
         """Serve what is inside from this loop, never blocking it, and report each attempt."""
 
     def look(self) -> None:
@@ -92,3 +94,59 @@ class Gap(Protocol):
 
     def close(self) -> None:
         """Stop serving. Twice is no error."""
+
+
+# No layer of the kernel's: Aider is only asked to behave, or not even that. Its sockets are those of this machine.
+
+_QUEUE = 128
+
+
+def listen_here() -> tuple[int, int]:
+    """A socket that listens on a free port of 127.0.0.1 of this machine: its descriptor and port. Raises OSError."""
+    with socket.create_server(("127.0.0.1", 0), backlog=_QUEUE) as listener:
+        port: int = listener.getsockname()[1]
+        return listener.detach(), port
+
+
+class Unenforced:
+    """Implements ``gap.Gap`` for the layers "asked" and "open"."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+
+    @property
+    def diag(self) -> None:
+        """See ``Gap``."""
+
+    @property
+    def layer(self) -> Layer:
+        """Which of the two it is."""
+        return self._layer
+
+    def listen(self) -> tuple[int, int]:
+        """See ``Gap``."""
+        return listen_here()
+
+    @contextmanager
+    def entering(self) -> Iterator[None]:
+        """See ``Gap``: there is nothing to enter."""
+        yield None
+
+    def watch(
+        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+    ) -> None:
+        """See ``Gap``: nothing is seen by the kernel."""
+
+    def look(self) -> None:
+        """See ``Gap``."""
+
+    def reap(self) -> None:
+        """See ``Gap``: nothing is left to the guard."""
+
+    @property
+    def relays(self) -> tuple[tuple[int, Place], ...]:
+        """See ``Gap``: whoever is let through goes out directly."""
+        return ()
+
+    def close(self) -> None:
+        """See ``Gap``."""

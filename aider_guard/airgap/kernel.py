@@ -5,11 +5,15 @@ Numbers and structures are those of the kernel's own headers, named at each plac
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import functools
 import os
 import platform
+import struct
 import sys
+from collections.abc import Iterator
 from typing import Any, Final
 
 IS_LINUX: Final = sys.platform == "linux"
@@ -126,3 +130,134 @@ def pidfd_open(process: int) -> int:
 def take_fd(process: int, number: int) -> int:
     """A duplicate of another process's descriptor; *process* is a pidfd (pidfd_getfd(2))."""
     return _checked(libc().syscall(_PIDFD_GETFD, process, number, 0), "pidfd_getfd")
+
+
+# What root may still do in the air gap (linux/capability.h): everything about files, users and processes of its own.
+#
+# Not what leads around a layer: other processes' memory, the network's settings, raw packets, mounts, devices, the
+# kernel's own code.
+
+_KEPT: Final = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "DAC_READ_SEARCH": 2,
+    "FOWNER": 3,
+    "FSETID": 4,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "SETPCAP": 8,
+    "NET_BIND_SERVICE": 10,  # ports below 1024, of the inside
+    "SYS_CHROOT": 18,
+    "SYS_NICE": 23,
+    "SYS_RESOURCE": 24,
+    "SETFCAP": 31,
+}
+KEPT: Final = frozenset(_KEPT.values())
+
+
+# Who may trace the guard, read its memory, or take its descriptors (PR_SET_DUMPABLE, prctl(2)).
+
+# linux/prctl.h
+_PR_GET_DUMPABLE: Final = 3
+_PR_SET_DUMPABLE: Final = 4
+
+
+@contextlib.contextmanager
+def by_nobody() -> Iterator[None]:
+    """Nobody else meanwhile, not even with the same user's rights; root may.
+
+    Without it a program inside could, where Yama does not forbid it, have the guard answer as it likes.
+    """
+    before = _prctl(_PR_GET_DUMPABLE, 0)
+    _prctl(_PR_SET_DUMPABLE, 0)
+    try:
+        yield
+    finally:
+        _prctl(_PR_SET_DUMPABLE, 1 if before == 1 else 0)
+
+
+def by_the_guard() -> None:
+    """In a fork, which has this from the guard: the guard must be able to. execve(2) does the same."""
+    _prctl(_PR_SET_DUMPABLE, 1)
+
+
+def _prctl(what: int, value: int) -> int:
+    result: int = libc().prctl(what, value, 0, 0, 0)
+    return result
+
+
+# A wall between the programs inside and the user's other processes: the former may not trace the latter (landlock(7)).
+#
+# Without it a program of the same user could write into a shell outside and have that connect, wherever Yama does not
+# forbid it (kernel.yama.ptrace_scope). Nothing else is restricted: not the file system, not the network.
+
+# asm-generic/unistd.h, the same on every architecture
+_CREATE_RULESET: Final = 444
+_ADD_RULE: Final = 445
+_RESTRICT_SELF: Final = 446
+# linux/landlock.h
+_ASK_VERSION: Final = 1 << 0
+_PATH_BENEATH: Final = 1
+_MAKE_CHAR: Final = 1 << 6
+_REFER: Final = (
+    1 << 13
+)  # from version 2 on; not allowed, files could not be moved to another folder
+_SCOPE_ABSTRACT: Final = 1 << 0
+_WITH_SCOPES: Final = 6
+_WITH_REFER: Final = 2
+
+
+def separate() -> bool:
+    """From now on this thread, and what it starts, may trace only what is as separated as itself.
+
+    Needs no_new_privs. False where the kernel has no Landlock, or one that would restrict more than that.
+    """
+    system = libc()
+    version = system.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION)
+    if version < _WITH_REFER:
+        return False
+    try:
+        rules = _scope(system) if version >= _WITH_SCOPES else _everything(system)
+        try:
+            _landlock_result(system.syscall(_RESTRICT_SELF, rules, 0))
+        finally:
+            os.close(rules)
+    except OSError:
+        return False
+    return True
+
+
+def _scope(libc: Any) -> int:
+    """Rules without a file in them. Abstract sockets outside are the guard's to connect to, by its own rule."""
+    return _ruleset(libc, struct.pack("<QQQ", 0, 0, _SCOPE_ABSTRACT))
+
+
+def _everything(libc: Any) -> int:
+    """Rules that allow, everywhere, all that they are about."""
+    about = _MAKE_CHAR | _REFER
+    rules = _ruleset(libc, struct.pack("<Q", about))
+    try:
+        root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        try:
+            beneath = struct.pack("<Qi", about, root)
+            _landlock_result(libc.syscall(_ADD_RULE, rules, _PATH_BENEATH, beneath, 0))
+        finally:
+            os.close(root)
+    except OSError:
+        os.close(rules)
+        raise
+    return rules
+
+
+def _ruleset(libc: Any, attributes: bytes) -> int:
+    return _landlock_result(
+        libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
+    )
+
+
+def _landlock_result(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno() or errno.EIO
+        raise OSError(number, os.strerror(number))
+    return result

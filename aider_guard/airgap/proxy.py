@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from aider_guard.core.egress import Attempt, Place, parse_place
-from aider_guard.session.loop import READ, Loop
+from aider_guard.loop import READ, Loop
 
 DEADLINE: Final = "refusing proxy"
 """The name of the proxy's instants in its loop."""

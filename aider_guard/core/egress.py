@@ -47,7 +47,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Found:
+class LayerChoice:
     """The best layer that worked when it was tried, and why no better one did.
 
     ``because`` is "" for the best, else causes of core/egress_causes.py or words of its own, split by ``"; "``.

@@ -8,22 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from aider_guard.core.egress_events import EgressEvent
-from aider_guard.core.findings import Finding
-from aider_guard.core.fit import Need
-from aider_guard.core.readings import ContextReading, Unavailable
-from aider_guard.core.sidecar_events import (
-    FilesCounted,
-    MemoryRead,
-    ModelsRead,
-    ModelsUnloaded,
-    ServerRead,
-    ServerSurveyed,
-    SidecarLost,
-    SidecarStarted,
-    TextsCounted,
-)
-from aider_guard.core.traffic.events import (
+from aider_guard.core.chat.events import (
     DoorOpened,
     ModelWarmed,
     ReloadSeen,
@@ -31,6 +16,143 @@ from aider_guard.core.traffic.events import (
     RequestRefused,
     RequestStarted,
 )
+from aider_guard.core.egress import Attempt, Layer, Protocol
+from aider_guard.core.findings import Finding
+from aider_guard.core.fit import Need
+from aider_guard.core.readings import ContextReading, MemoryReading, ModelsReading, Unavailable
+from aider_guard.core.server_report import ServerReport
+
+# What the sidecar tells of itself, of Ollama and of memory, other than the traffic: events, as in core/events.py.
+
+
+@dataclass(frozen=True)
+class SidecarStarted:
+    """The sidecar runs."""
+
+    pid: int
+    version: str
+
+
+@dataclass(frozen=True)
+class SidecarLost:
+    """The sidecar died or fell silent; every reading is unavailable until the next one runs."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class ServerRead:
+    """Ollama's version, or why it did not answer."""
+
+    version: str | Unavailable
+
+
+@dataclass(frozen=True)
+class ModelsRead:
+    """What Ollama has loaded."""
+
+    reading: ModelsReading | Unavailable
+
+
+@dataclass(frozen=True)
+class MemoryRead:
+    """Memory of GPUs and machine."""
+
+    reading: MemoryReading
+
+
+@dataclass(frozen=True)
+class ServerSurveyed:
+    """What Ollama says of itself and of the models that were asked for."""
+
+    report: ServerReport
+
+
+@dataclass(frozen=True)
+class FilesCounted:
+    """Estimated sizes (cl100k tokens) of files in the chat, as they are on disk now."""
+
+    tokens: dict[str, int | Unavailable] = field(metadata={"journal": False})
+
+
+@dataclass(frozen=True)
+class TextsCounted:
+    """Estimated sizes (cl100k tokens) of texts, in the order they were given with ``request``."""
+
+    request: int
+    tokens: tuple[int, ...] | Unavailable
+
+
+@dataclass(frozen=True)
+class ModelsUnloaded:
+    """Ollama no longer lists these models, and the memory had time to come back.
+
+    ``freed_bytes`` is the difference of two measurements of the GPU (of Ollama's own processes when the model
+    was on the CPU); it is unavailable when either measurement failed.
+    """
+
+    names: tuple[str, ...]
+    freed_bytes: int | Unavailable
+    seconds: float
+    problem: str = ""
+
+
+# What happened at the air gap. ``Event`` (core/events.py) has these in its union.
+
+MOST_CHARACTERS = 253
+"""Of a name or a path that somebody tried: a host's name has no more (RFC 1035)."""
+
+
+def printable(text: str) -> str:
+    """A text of an attempt as it may be shown and written down: it can hold anything, on purpose too."""
+    return "".join(one if one.isprintable() else "\ufffd" for one in text)[:MOST_CHARACTERS]
+
+
+@dataclass(frozen=True)
+class AirGapChosen:
+    """This layer keeps Aider in from now on. ``because`` is why no better one, as in ``Found``."""
+
+    layer: Layer
+    because: str = ""
+
+
+@dataclass(frozen=True)
+class EgressBlocked:
+    """A program in the air gap tried to reach something else than the door, ``count`` times more.
+
+    The facts are those of ``Attempt``. With the layer ``asked`` it was turned away where it asked, which is no block.
+    """
+
+    host: str
+    port: int
+    protocol: Protocol
+    program: str = ""
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        """Keep only what may be shown, whoever made it."""
+        object.__setattr__(self, "host", printable(self.host))
+        object.__setattr__(self, "program", printable(self.program))
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> EgressBlocked:
+        """The event of an attempt."""
+        return cls(
+            attempt.host, attempt.port, attempt.protocol, attempt.program, count=attempt.count
+        )
+
+
+@dataclass(frozen=True)
+class EgressAllowed:
+    """A place that the user lets through was reached, ``count`` times more."""
+
+    host: str
+    port: int
+    count: int = 1
+
+
+EgressEvent = AirGapChosen | EgressBlocked | EgressAllowed
+
 
 # From the child
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,3 +36,112 @@ def exit_status(findings: Iterable[Finding]) -> int:
     if severities & {"stop", "warn"}:
         return 1
     return 2 if "unknown" in severities else 0
+
+
+# How findings are made and worded.
+
+GUARDED = "in a guarded session"
+
+
+def stop(id: str, what: str, evidence: str = "", fix: str = "") -> Finding:  # noqa: A002  # the field's name
+    """Code would leave the machine, or nothing could work."""
+    return _found(id, "stop", what, evidence, fix)
+
+
+def warn(id: str, what: str, evidence: str = "", fix: str = "") -> Finding:  # noqa: A002  # the field's name
+    """Something to look at."""
+    return _found(id, "warn", what, evidence, fix)
+
+
+def info(id: str, what: str, evidence: str = "", fix: str = "") -> Finding:  # noqa: A002  # the field's name
+    """Something to know."""
+    return _found(id, "info", what, evidence, fix)
+
+
+def unknown(id: str, what: str, evidence: str = "", fix: str = "") -> Finding:  # noqa: A002  # the field's name
+    """Something that could not be checked, and why."""
+    return _found(id, "unknown", what, evidence, fix)
+
+
+def _found(id: str, severity: Severity, what: str, evidence: str, fix: str) -> Finding:  # noqa: A002  # likewise
+    return Finding(id, severity, what, evidence, fix)
+
+
+def listed(words: Iterable[str], at_most: int = 4) -> str:
+    """Words in a row, each once: ``a, b and c``; of a long row the first ones and how many more there are."""
+    row = list(dict.fromkeys(words))
+    if len(row) > at_most:
+        row = [*row[:at_most], f"{len(row) - at_most} more"]
+    return " and ".join(part for part in (", ".join(row[:-1]), row[-1]) if part) if row else ""
+
+
+def verb(words: Iterable[str], one: str, several: str) -> str:
+    """The form of a verb for so many."""
+    return one if len(set(words)) == 1 else several
+
+
+# Every finding that the checks can make: its id, which never changes, and what it is about.
+
+LEAKS: Mapping[str, str] = {
+    "default-model": "no model is named, so Aider takes one of the cloud whose key it finds",
+    "model-from-env": "`AIDER_MODEL`, in a `.env` or the environment, names a model of a cloud",
+    "side-model": "the editor or weak model is one of a cloud, the main model is not",
+    "model-settings": "an entry in `.aider.model.settings.yml` names a model or an address of a cloud",
+    "alias": "an alias turns the model that was asked for into one of a cloud",
+    "switch-model": "with a cloud's key set, `/model` can switch to it",
+    "ollama-cloud": "Ollama itself would pass the requests on to its cloud",
+    "remote-ollama": "Ollama is on another machine",
+    "http-proxy": "a proxy would carry what Aider sends to Ollama",
+    "litellm-proxy": "a LiteLLM proxy would get the requests that are for Ollama",
+    "copilot-token": "a GitHub Copilot token makes Aider ask GitHub before each request",
+    "openrouter-oauth": "Aider's login to OpenRouter left a key",
+    "voice": "with OpenAI's key set, `/voice` sends what you say to OpenAI",
+    "web": "addresses in what you type are offered for fetching",
+    "model-flag": "an old flag such as `--4o` or `--sonnet` names a model of a cloud",
+    "fallback": "when the weak model fails, the main model gets its work, and the other way round",
+    "cache-pings": "Aider repeats requests to keep a cloud's cache warm",
+    "user-commands": "programs of yours run in a session and may go anywhere",
+}
+"""The 18 ways in which code can leave the machine of somebody who meant Ollama."""
+
+LEAVES = frozenset({*LEAKS, "cloud-model"})
+"""The findings that mean, as a stop, that code would leave the machine."""
+
+CHECKS: Mapping[str, str] = {
+    "aider": "which Aider was found",
+    "aider-missing": "no Aider can be started",
+    "aider-old": "this Aider is older than what the guard supports",
+    "aider-untried": "the guard was never tried with this version of Aider",
+    "aider-settings": "Aider cannot read one of its settings, or did not tell them",
+    "air-gap": "which layer keeps Aider and its programs in this machine, and why no better one does",
+    "ollama": "which Ollama answers, and where",
+    "ollama-unread": "Ollama does not answer, or not as an Ollama does",
+    "ollama-port": "a program that is not Ollama holds Ollama's port",
+    "ollama-parallel": "Ollama keeps room for several requests at once",
+    "ollama-runtime": "how Ollama runs models: KV cache, flash attention, parallel requests",
+    "ollama-kv-cache": "the KV cache cannot be of the type that was set",
+    "ollama-cloud-switch": "Ollama's own cloud is not switched off",
+    "no-model": "no model is named anywhere",
+    "cloud-model": "a model of a cloud was asked for",
+    "cloud-keys": "keys or tokens of clouds are set",
+    "local-server": "a model runs on another server on this machine",
+    "model-missing": "Ollama does not have a model under this tag",
+    "model-tag": "a name without its tag, and what it means",
+    "model-unread": "Ollama did not describe a model, or did not list them",
+    "model-prefix": "the name lacks `ollama_chat/`, or has `ollama/` where that is better",
+    "window-pinned": "your own settings fix the window",
+    "window-unpinned": "nothing but the guard fixes the window",
+    "window-differs": "two names of one model have different windows",
+    "window-too-long": "the window is longer than the model was trained for",
+    "fit": "whether the models fit into memory with this window",
+    "map-tokens": "the repository map takes much of the window",
+    "history-tokens": "the chat history may take much of the window",
+    "history-restored": "the whole chat history is read at the start",
+    "auto-test": "what the tests print goes into the window",
+    "calls-home": "what Aider would ask the network for by itself",
+    "tls-unchecked": "certificates are not checked",
+    "disk-space": "room for the journal",
+}
+"""Everything else."""
+
+IDS: Mapping[str, str] = {**LEAKS, **CHECKS}

@@ -4,41 +4,33 @@ from __future__ import annotations
 
 from aider_guard.core.actions import Action
 from aider_guard.core.events import Event
-from aider_guard.core.rules import (
-    Rule,
-    context,
-    egress,
-    fitting,
-    lifecycle,
-    memory,
-    preflight,
-    prompt,
-    sidecar,
-    telling,
-    traffic,
-    waking,
-    warming,
-)
+from aider_guard.core.rules import Rule, context, lifecycle, memory, models, reports, sidecar
+from aider_guard.core.rules import context as rules_context
+from aider_guard.core.rules import memory as rules_memory
 from aider_guard.core.state import Phase, State
 
 # In this order: what is shown and what was sent is noted first; the lifecycle comes before the context, so that a
 # restart that is due at a prompt wins over a probe there.
 RULES: tuple[Rule, ...] = (
-    prompt.note,
-    traffic.watch,
-    warming.watch,
-    waking.watch,
+    rules_context.note_prompt,
+    rules_context.note_requests,
+    models.warm,
+    models.wake_counter,
     sidecar.watch,
-    memory.watch,
-    preflight.note,
-    egress.watch,
-    fitting.watch,
+    memory.watch_pressure,
+    reports.report_finding,
+    reports.report_egress,
+    rules_memory.compare_with_need,
     lifecycle.advance,
-    telling.watch,
-    context.watch,
+    reports.report_traffic,
+    context.watch_fill,
 )
 # Nobody is there any more to be told or served.
-RULES_AT_THE_END: tuple[Rule, ...] = (prompt.note, egress.note, lifecycle.advance)
+RULES_AT_THE_END: tuple[Rule, ...] = (
+    rules_context.note_prompt,
+    reports.note_egress,
+    lifecycle.advance,
+)
 
 
 def decide(state: State, event: Event, now: float) -> tuple[State, tuple[Action, ...]]:

@@ -117,3 +117,43 @@ class ContextReading:
 def age_seconds(taken_at: float, now: float) -> float:
     """Seconds since a reading was taken; never negative."""
     return max(0.0, now - taken_at)
+
+
+# What is known of the newest request of the main model.
+
+
+@dataclass(frozen=True)
+class LastRequest:
+    """The newest request of the main model, as the door counted it, and what its prompt was made of.
+
+    ``is_sure`` is False where only what was asked for is known: a request that the door refused.
+    """
+
+    prompt_tokens: int
+    answer_tokens: int = 0
+    window_tokens: int | Unavailable = Unavailable("the request did not tell")
+    rows: tuple[ContextRow, ...] = ()
+    """They sum up to about the prompt and its answer; empty where the prompt was not understood."""
+    is_sure: bool = True
+
+    @property
+    def used_tokens(self) -> int:
+        """The request and its answer: what the next prompt begins with."""
+        return self.prompt_tokens + self.answer_tokens
+
+
+# Whether the main model is in memory while nobody asks it for anything, and whether it should be.
+
+
+@dataclass(frozen=True)
+class ModelPresence:
+    """What is known of the main model between two requests."""
+
+    listed: bool = False
+    """Whether Ollama's newest list has it."""
+    due: bool = False
+    """Whether it is to be loaded at the next prompt: it left the list, or Ollama was not there to load it before."""
+    brought_back: bool = False
+    """Whether that was done already since the last request: who unloads it once more wants the memory."""
+    talked_to: str = ""
+    """The model that the newest message went to."""

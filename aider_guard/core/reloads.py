@@ -21,7 +21,7 @@ DEFAULT_KEEP_ALIVE_SECONDS: Final = 300.0
 
 
 @dataclass(frozen=True)
-class Entry:
+class LoadedEntry:
     """How a model is listed while it is loaded as this session asks for it. Another window has another size, so that
     the size speaks where the window is not told (before 0.10).
     """
@@ -54,7 +54,7 @@ class ReloadEvidence:
 
     model: str
     before: Sequence[ModelsReading | Unavailable]
-    entry: Entry | None = None
+    entry: LoadedEntry | None = None
     ours: Iterable[str] = ()
     same_file: Iterable[str] = ()
     options: Mapping[str, Any] = field(default_factory=dict)

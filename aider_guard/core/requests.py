@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aider_guard.core.serverfacts import ServedModel
-from aider_guard.core.traffic.kinds import DoorSettings
+from aider_guard.core.chat.types import DoorSettings
+from aider_guard.core.server_report import ServedModel
 
 
 @dataclass(frozen=True)

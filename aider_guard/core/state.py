@@ -3,22 +3,115 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Literal
+from typing import Final, Literal
 
 from aider_guard.core.actions import Handoff
-from aider_guard.core.egress_ledger import Ledger
-from aider_guard.core.events import PromptShown
+from aider_guard.core.egress import ENFORCED, Layer, Place
+from aider_guard.core.events import EgressAllowed, EgressBlocked, PromptShown
 from aider_guard.core.fit import Need
-from aider_guard.core.measured import Measured
-from aider_guard.core.presence import Presence
 from aider_guard.core.readings import (
     ContextReading,
+    LastRequest,
     MemoryReading,
+    ModelPresence,
     ModelsReading,
     Unavailable,
 )
+
+# What the air gap saw in a session: who tried to reach what, how often, and what was let through.
+
+MOST_DESTINATIONS: Final = 256
+"""Told apart in a session: a program can ask for names without end."""
+Kind = Literal["host", "lookup", "socket"]
+
+
+@dataclass(frozen=True)
+class Destination:
+    """What somebody tried to reach: a port of a host, the address of a name, or the socket at a path."""
+
+    kind: Kind
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class AttemptCount:
+    """How often, and by which program first; "" where that is not known."""
+
+    count: int
+    program: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Everything that the air gap saw; destinations in the order in which they were first tried."""
+
+    layer: Layer = "open"
+    because: str = ""
+    tried: Mapping[Destination, AttemptCount] = field(default_factory=dict)
+    others: int = 0
+    """Attempts to destinations beyond those that are told apart."""
+    through: Mapping[Place, int] = field(default_factory=dict)
+    untold: tuple[Destination, ...] = ()
+    notices: int = 0
+    """How many were shown about attempts."""
+    began: bool = True
+    """Whether Aider was let begin."""
+
+    @property
+    def is_enforced(self) -> bool:
+        """Whether the kernel blocks, so that this may be said."""
+        return self.layer in ENFORCED
+
+    def outside(self) -> dict[Destination, AttemptCount]:
+        """All that was tried, without lookups of names that were connected to as well."""
+        return {one: tried for one, tried in self.tried.items() if not self._has_followed(one)}
+
+    def news(self) -> dict[Destination, AttemptCount]:
+        """What the user was not told of yet."""
+        return {one: tried for one, tried in self.outside().items() if one in self.untold}
+
+    def _has_followed(self, one: Destination) -> bool:
+        """Whether a name that was looked up was tried, too."""
+        return one.kind == "lookup" and any(
+            other.host == one.host for other in self.tried if other.kind == "host"
+        )
+
+
+def destination(event: EgressBlocked) -> Destination:
+    """What an attempt was for. Names are the same in any case, and with a dot at their end."""
+    match event.protocol:
+        case "unix":
+            return Destination("socket", event.host, 0)
+        case "dns":
+            return Destination("lookup", _name(event.host), 0)
+    return Destination("host", _name(event.host), event.port)
+
+
+def _name(host: str) -> str:
+    return host.lower().removesuffix(".")
+
+
+def with_blocked(ledger: Ledger, event: EgressBlocked) -> Ledger:
+    """The ledger after an attempt."""
+    one, count = destination(event), max(event.count, 0)
+    before = ledger.tried.get(one)
+    if before is None and len(ledger.tried) >= MOST_DESTINATIONS:
+        return replace(ledger, others=ledger.others + count)
+    if before is None:
+        ledger = replace(ledger, untold=(*ledger.untold, one))
+    tried = AttemptCount((before.count if before else 0) + count, before.program if before else "")
+    tried = replace(tried, program=tried.program or event.program)
+    return replace(ledger, tried={**ledger.tried, one: tried})
+
+
+def with_allowed(ledger: Ledger, event: EgressAllowed) -> Ledger:
+    """The ledger after something was let through."""
+    place = Place(event.host, event.port)
+    count = ledger.through.get(place, 0) + max(event.count, 0)
+    return replace(ledger, through={**ledger.through, place: count})
 
 
 class Phase(Enum):
@@ -114,7 +207,7 @@ class State:
     """Models that this session loaded ahead, or sent a request to."""
     unlisted: frozenset[str] = frozenset()
     """Those of the session's models that were asked for and not seen in Ollama's list since."""
-    presence: Presence = Presence()
+    presence: ModelPresence = ModelPresence()
     server_answered: bool = False
     pinned_tokens: int | Unavailable = Unavailable("the model is not known yet")
     loaded: ModelsReading | Unavailable = Unavailable("Ollama was not read yet")
@@ -133,7 +226,7 @@ class State:
     restored: bool = False
     """The chat was restored and no message was sent since: ``/tokens`` counts what will be summarised."""
     warned: bool = False
-    measured: Measured | Unavailable = Unavailable("no request was measured yet")
+    measured: LastRequest | Unavailable = Unavailable("no request was measured yet")
     """Unavailable again where something newer is known: a table after an ``/add``, a turn past the door."""
     tokens_per_estimate: float = 1.0
     """How many tokens the model counts for one of Aider's, by the last request."""
@@ -176,11 +269,11 @@ def window_tokens(state: State) -> int | Unavailable:
     was judged by; without a pin what is loaded, else what the newest request was judged by.
     """
     loaded = loaded_window_tokens(state)
-    judged = state.measured.window_tokens if isinstance(state.measured, Measured) else loaded
+    judged = state.measured.window_tokens if isinstance(state.measured, LastRequest) else loaded
     match state.pinned_tokens, loaded:
         case int() as pinned, _:
             return min([pinned, *(one for one in (loaded, judged) if isinstance(one, int))])
-        case _, Unavailable() if isinstance(state.measured, Measured):
+        case _, Unavailable() if isinstance(state.measured, LastRequest):
             return state.measured.window_tokens
         case _:
             return loaded
@@ -209,7 +302,7 @@ def used_tokens(state: State) -> int | Unavailable:
     Where nothing newer was measured: the newest table and what the files grew, by Aider's own estimate, in tokens of
     the model as far as the last request told how many those are.
     """
-    if isinstance(state.measured, Measured):
+    if isinstance(state.measured, LastRequest):
         return state.measured.used_tokens + in_tokens(state, state.file_growth_tokens)
     estimate = _estimated_tokens(state)
     return in_tokens(state, estimate) if isinstance(estimate, int) else estimate
@@ -218,7 +311,7 @@ def used_tokens(state: State) -> int | Unavailable:
 def is_measured(state: State) -> bool:
     """Whether the tokens in use are what a server counted, and nothing is known to have changed since."""
     changed = state.context_changed or state.files_changed or state.file_growth_tokens
-    return isinstance(state.measured, Measured) and state.measured.is_sure and not changed
+    return isinstance(state.measured, LastRequest) and state.measured.is_sure and not changed
 
 
 def in_tokens(state: State, estimate: int) -> int:

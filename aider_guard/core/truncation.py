@@ -6,20 +6,143 @@ then the prompt's size in bytes, then estimates outside their error. What could 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from aider_guard.core.context_shift import after_the_answer
-from aider_guard.core.evidence import (
-    LOG_NOT_READ,
-    Evidence,
-    LogEvidence,
-    LoggedCut,
-    LoggedPrompt,
+from aider_guard.core.chat.types import Count, Stage, Verdict
+from aider_guard.core.ollama_versions import (
+    KEEPS,
+    REFUSES,
+    UNKNOWN_ERA,
+    Era,
+    era_of,
+    knows_truncate,
 )
-from aider_guard.core.ollama_eras import REFUSES, Era, era_of, knows_truncate
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import Count, Stage, Verdict
+
+# What is known of one request: what a verdict on it rests on.
+
+LOG_NOT_READ: Final = Unavailable("the server's log is not read")
+
+
+@dataclass(frozen=True)
+class LoggedCut:
+    """The warning of a prompt whose tokens were cut: how many there were, and how many are left.
+
+    Messages that were dropped before are not in the first number.
+    """
+
+    prompt_tokens: int
+    left_tokens: int
+
+
+@dataclass(frozen=True)
+class LoggedPrompt:
+    """A prompt as the runner takes it, after any cut. ``window_tokens`` is the runner's, 0 where it is not told."""
+
+    tokens: int
+    window_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class LogEvidence:
+    """What Ollama's log said while a request ran. Requests of others may have run at the same time.
+
+    ``dropped_messages`` is whether the debug line of dropped messages was there, ``shifts`` how often the context was
+    shifted while an answer was written, ``tells_all`` whether the log has debug lines, so that silence means something.
+    """
+
+    cuts: tuple[LoggedCut, ...] = ()
+    prompts: tuple[LoggedPrompt, ...] = ()
+    dropped_messages: bool = False
+    shifts: int = 0
+    tells_all: bool = False
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one request that was answered.
+
+    ``prompt_bytes`` is an upper bound of the prompt's tokens, template and special tokens included, as no token is
+    shorter than a byte; 0 where it is not known. ``prompt_tokens`` and ``answer_tokens`` are the server's own numbers.
+    """
+
+    version: str | Unavailable
+    window_tokens: int | Unavailable
+    counted: Count | Unavailable
+    prompt_bytes: int
+    prompt_tokens: int | Unavailable
+    answer_tokens: int | Unavailable
+    done_reason: str
+    truncation_forbidden: bool = False
+    """Whether the request said ``"truncate": false`` to a server that knows it (never true of ``/v1``)."""
+    log: LogEvidence | Unavailable = LOG_NOT_READ
+    is_ollama: bool = True
+    never_truncates: bool = False
+    """Whether the model is of Ollama's MLX runner (format ``safetensors``), which refuses instead."""
+
+
+# What becomes of a prompt while its answer is written: where the window is full, its oldest tokens are given up.
+
+
+def after_the_answer(
+    evidence: Evidence, era: Era, prompt: Verdict, seen: int | Unavailable
+) -> Verdict:
+    """The verdict on prompt and answer, from the one on the prompt and how much of it was evaluated.
+
+    The last token of an answer is never evaluated. An answer that ended where the window does is the prompt's verdict
+    with the stage ``generation``: the answer was cut, the prompt was not.
+    """
+    answer, window = evidence.answer_tokens, evidence.window_tokens
+    if any(isinstance(one, Unavailable) for one in (answer, window, seen)):
+        return _by_log_alone(evidence.log, prompt)
+    assert isinstance(answer, int)
+    assert isinstance(window, int)
+    assert isinstance(seen, int)
+    held = _held(evidence.log, era, window, seen)
+    over = seen + answer - 1 - held
+    if seen > held:
+        return prompt  # it is another window
+    if over > 0:
+        return _shifted(prompt, seen, answer, over, held)
+    if era is UNKNOWN_ERA and seen + answer - 1 >= window:
+        return replace(prompt, outcome="unknown", evidence="prompt and answer fill the window")
+    if over == 0 and evidence.done_reason == "length" and prompt.outcome == "whole":
+        words = f"{prompt.evidence}; the answer ended where the window of {window:,} tokens does"
+        return replace(prompt, evidence=words, stage="generation")
+    return prompt
+
+
+def _held(log: LogEvidence | Unavailable, era: Era, window: int, seen: int) -> int:
+    """How many tokens fit before some are given up; the log may tell the runner's own window."""
+    if isinstance(log, LogEvidence):
+        told = {one.window_tokens for one in log.prompts if one.tokens == seen}
+        if len(told) == 1 and (own := told.pop()):
+            return own - 1 if era.pads else own
+    return era.held_tokens(window) + (era is UNKNOWN_ERA)
+
+
+def _shifted(prompt: Verdict, seen: int, answer: int, over: int, held: int) -> Verdict:
+    """Each shift gives up half of what is held, but for the first tokens."""
+    block = max((held - KEEPS[0]) // 2, 1)
+    gone = min(-(-over // block) * block, max(seen - KEEPS[0], 0))
+    if not gone:
+        return prompt  # all of it is kept
+    words = (
+        f"a prompt of {seen:,} tokens and an answer of {answer:,} do not fit the window: about {gone:,} tokens of the "
+        "prompt were given up while the answer was written"
+    )
+    if prompt.outcome == "unknown":
+        return Verdict("cut", words, "generation", Unavailable("more may have been cut before"))
+    return Verdict("cut", words, "generation", gone)
+
+
+def _by_log_alone(log: LogEvidence | Unavailable, prompt: Verdict) -> Verdict:
+    if isinstance(log, LogEvidence) and log.shifts and len(log.prompts) <= 1:
+        words = "Ollama's log tells that the context was shifted while an answer was written"
+        return Verdict("unknown", f"{prompt.evidence}; {words}", "generation")
+    return prompt
+
 
 __all__ = [
     "LOG_NOT_READ",

@@ -29,8 +29,8 @@ from typing import (
     get_type_hints,
 )
 
-from aider_guard.core import egress_events, requests, sidecar_events
-from aider_guard.core.traffic import events as traffic
+from aider_guard.core import events, requests
+from aider_guard.core.chat import events as traffic
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
@@ -41,15 +41,15 @@ MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 _TYPES: Final[dict[str, type]] = {
     kind.__name__: kind
     for kind in (
-        sidecar_events.SidecarStarted,
-        sidecar_events.ServerRead,
-        sidecar_events.ModelsRead,
-        sidecar_events.MemoryRead,
-        sidecar_events.ServerSurveyed,
-        sidecar_events.FilesCounted,
-        sidecar_events.TextsCounted,
-        sidecar_events.ModelsUnloaded,
-        egress_events.EgressAllowed,
+        events.SidecarStarted,
+        events.ServerRead,
+        events.ModelsRead,
+        events.MemoryRead,
+        events.ServerSurveyed,
+        events.FilesCounted,
+        events.TextsCounted,
+        events.ModelsUnloaded,
+        events.EgressAllowed,
         traffic.DoorOpened,
         traffic.RequestStarted,
         traffic.RequestFinished,

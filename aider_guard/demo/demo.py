@@ -11,43 +11,66 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
-
-from aider_guard.demo.layout import SMALL, RigError
-from aider_guard.demo.ollama_files import check_platform
+from aider_guard.demo.layout import SMALL, cache_folder
+from aider_guard.demo.locks import demo_runs
+from aider_guard.demo.machine import check_system
 from aider_guard.demo.ollama_server import private_ollama
+from aider_guard.demo.progress import Progress
+from aider_guard.demo.removal import SAMPLE_PREFIX, note_sample
 from aider_guard.demo.rig import ensure_rig
 from aider_guard.demo.sample import BUGGY_FILE, CONVENTIONS_FILE, LARGE_FILE, TEST_FILE, make_sample
 from aider_guard.errors import GuardError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import TextIO
 
-USUAL_OLLAMA = "http://127.0.0.1:11434"
+    Session = Callable[[list[str], dict[str, str]], int]
+
 MODEL = f"ollama_chat/{SMALL}"
 INTERRUPTED = 130  # what a shell reports for SIGINT
+SIGNALLED = 128  # an exit status above it says that a signal ended the session
 
 
-def run_demo(out: TextIO | None = None) -> int:
+def run_demo(guarded: Session, out: TextIO | None = None) -> int:
     """Install what is missing, run a guarded session on a sample repository, return its status.
 
+    ``guarded`` runs Aider under guard, by Aider's arguments and the settings that a flag would give.
+
     What cannot be done is said in one sentence on stderr; the status is then that of the error
-    (78 where the private Ollama does not run). The repository stays; the server does not.
+    (78 where the private Ollama does not run). The repository stays, noted for `removal`; the
+    server does not.
     """
     try:
-        _check_here()
-        rig = ensure_rig()
-        folder = make_sample(Path(tempfile.mkdtemp(prefix="aider-guard-demo-")) / "till")
-        with private_ollama(rig.ollama, rig.models) as server:
-            (out or sys.stdout).write(introduction(folder, _own_command()))
-            (out or sys.stdout).flush()
-            return _session(rig.aider_command, server.url, folder)
+        check_system()
+        cache = cache_folder()
+        with demo_runs(cache):
+            return _demonstrate(guarded, cache, out or sys.stdout, Progress())
     except GuardError as error:
         sys.stderr.write(f"aider-guard: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _demonstrate(guarded: Session, cache: Path, out: TextIO, progress: Progress) -> int:
+    rig = ensure_rig(cache, progress)
+    with progress.step("Making the sample repository"):
+        parent = Path(tempfile.mkdtemp(prefix=SAMPLE_PREFIX))
+        note_sample(cache, parent)
+        folder = make_sample(parent / "till")
+    with contextlib.ExitStack() as running:
+        with progress.step("Starting the private Ollama"):
+            server = running.enter_context(private_ollama(rig.ollama, rig.models))
+        out.write(introduction(folder, _own_command()))
+        out.flush()
+        status = _session(guarded, rig.aider_command, server.url, folder)
+        if status > SIGNALLED:
+            return status  # the terminal may be gone
+        with progress.step("Stopping the private Ollama"):
+            running.close()
+    out.write(farewell(folder, _own_command()))
+    return status
 
 
 def demo_arguments() -> list[str]:
@@ -75,39 +98,26 @@ The model is tiny: it answers fluently and means nothing by it. Try
 """
 
 
+def farewell(folder: Path, command: str = "aider-guard") -> str:
+    """Return the lines that stand below the session: what stays, and what to do next."""
+    return f"""
+The repository stays: {shlex.quote(str(folder))}
+With your own Aider and Ollama, there or in a repository of yours:
+  {command} -- --model ollama_chat/NAME
+To take away what the demo installed, and the repositories that it left:
+  {command} demo --remove
+"""
+
+
 def _own_command() -> str:
     """Return what starts the guard in another terminal."""
     return "aider-guard" if shutil.which("aider-guard") else f"{sys.executable} -m aider_guard"
 
 
-def _session(aider: Path, url: str, folder: Path) -> int:
-    from aider_guard.cli import guarded_session
-
+def _session(guarded: Session, aider: Path, url: str, folder: Path) -> int:
     overrides = {"aider": str(aider), "ollama": url}
     with _environment({"OLLAMA_API_BASE": url}), _working_in(folder):
-        return guarded_session(demo_arguments(), overrides)
-
-
-def _check_here() -> None:
-    """Raise where the private Ollama cannot run, naming the user's own Ollama if one answers."""
-    try:
-        check_platform()
-    except RigError as error:
-        raise RigError(f"{error} {_instead(_answers(USUAL_OLLAMA))}") from error
-
-
-def _instead(system_ollama: bool) -> str:
-    command = "`aider-guard -- --model ollama_chat/NAME` in a repository"
-    if system_ollama:
-        return f"An Ollama answers on {USUAL_OLLAMA}: run {command}."
-    return f"Install Ollama and Aider, then run {command}."
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/api/version", timeout=2, trust_env=False).is_success
-    except httpx.HTTPError:
-        return False
+        return guarded(demo_arguments(), overrides)
 
 
 @contextlib.contextmanager

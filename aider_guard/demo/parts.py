@@ -6,20 +6,16 @@ guard that builds the same part at the same time cannot leave half of one.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import tempfile
-import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from aider_guard.demo.layout import RigError
+from aider_guard.demo.locks import locked, part_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
-
-LOCK_RETRY_SECONDS = 0.2
 
 
 def build_once(
@@ -38,15 +34,20 @@ def build_once(
         return
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(place.with_name(f".{place.name}.lock"), while_waiting):
+        with locked(part_lock(place), while_waiting=while_waiting):
             if not place.is_dir():
                 _build(place, build)
     except OSError as error:
         raise RigError(f"Cannot install into {place.parent}: {error}.") from error
 
 
+def partial_folders(place: Path) -> Iterable[Path]:
+    """Return what was being built into ``place``, or removed from it, and is not complete."""
+    return place.parent.glob(f".{place.name}.*.partial")
+
+
 def _build(place: Path, build: Callable[[Path], None]) -> None:
-    for leftover in place.parent.glob(f".{place.name}.*.partial"):
+    for leftover in partial_folders(place):
         shutil.rmtree(
             leftover, ignore_errors=True
         )  # of a process that was killed: we hold its lock
@@ -58,21 +59,3 @@ def _build(place: Path, build: Callable[[Path], None]) -> None:
         partial.rename(place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _locked(path: Path, while_waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock on ``path``; the kernel lets go of it when this process ends."""
-    with path.open("wb") as file:
-        while not _try_lock(file.fileno()):
-            while_waiting()
-            time.sleep(LOCK_RETRY_SECONDS)
-        yield
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 REDRAW_SECONDS = 0.1
-REPORT_SECONDS = 15.0
+REPORT_SECONDS = 4.0  # a wait is never silent for more than 5 s
+PULSE_SECONDS = 0.1
 DETAIL_COLUMNS = 70
 
 
 @dataclass
 class Step:
-    """One wait. Whoever waits calls `tick` a few times a second."""
+    """One wait, shown by `tick`, which any thread may call as often as it likes."""
 
     title: str
     stream: TextIO
@@ -32,6 +34,7 @@ class Step:
     next_at: float = field(init=False)
     detail: str = field(default="", init=False)
     frames: Iterator[str] = field(default_factory=lambda: cycle("|/-\\"), init=False)
+    lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         self.started = self.clock()
@@ -46,11 +49,12 @@ class Step:
 
     def tick(self, detail: str = "") -> None:
         """Show that the wait goes on; a non-empty ``detail`` replaces the last one."""
-        self.detail = detail or self.detail
-        if self.clock() < self.next_at:
-            return
-        self.next_at = self.clock() + (REDRAW_SECONDS if self.live else REPORT_SECONDS)
-        self._write(self._moving_line() if self.live else self._report_line())
+        with self.lock:
+            self.detail = detail or self.detail
+            if self.clock() < self.next_at:
+                return
+            self.next_at = self.clock() + (REDRAW_SECONDS if self.live else REPORT_SECONDS)
+            self._write(self._moving_line() if self.live else self._report_line())
 
     def end(self, outcome: str) -> None:
         """Write the step's last line."""
@@ -72,12 +76,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where steps are reported. ``live``: the stream can redraw a line; None: find out."""
+    """Where steps are reported. ``live``: the stream can redraw a line; None: find out.
+
+    A step ticks by itself every ``pulse_seconds``, so that what blocks (unpacking, a request)
+    cannot make it silent; None leaves the ticking to the caller.
+    """
 
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     live: bool | None = None
     clock: Callable[[], float] = time.monotonic
     columns: Callable[[], int] = lambda: shutil.get_terminal_size().columns
+    pulse_seconds: float | None = PULSE_SECONDS
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
@@ -85,7 +94,8 @@ class Progress:
         live = _can_redraw(self.stream) if self.live is None else self.live
         step = Step(title, self.stream, live, self.clock, self.columns)
         try:
-            yield step
+            with _pulse(step, self.pulse_seconds):
+                yield step
         except KeyboardInterrupt:
             step.end("interrupted")
             raise
@@ -93,6 +103,27 @@ class Progress:
             step.end("failed")
             raise
         step.end("done")
+
+
+@contextmanager
+def _pulse(step: Step, interval: float | None) -> Iterator[None]:
+    """Tick ``step`` from a thread of its own, which has ended when the block has."""
+    if interval is None:
+        yield
+        return
+    over = threading.Event()
+
+    def tick_until_over() -> None:
+        while not over.wait(interval):
+            step.tick()
+
+    thread = threading.Thread(target=tick_until_over, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _can_redraw(stream: TextIO) -> bool:

@@ -1,18 +1,23 @@
-"""All three parts. ``python -m aider_guard.demo.rig`` installs those that are missing, and what only tests need."""
+"""All three parts, installed and checked.
+
+``python -m aider_guard.demo.rig`` installs those that are missing, and what only tests need.
+"""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
 
-from aider_guard.demo.aider_venv import install_aider
+from aider_guard.demo.answers import check_answers
+from aider_guard.demo.install import install_aider
 from aider_guard.demo.layout import AIDER_VERSION, Rig, RigError, cache_folder, rig_in
 from aider_guard.demo.llama_server import ensure_llama_server
+from aider_guard.demo.locks import demo_runs
+from aider_guard.demo.machine import check_machine
 from aider_guard.demo.model import install_models
-from aider_guard.demo.ollama_files import check_platform, find_compiler, install_ollama
+from aider_guard.demo.ollama_files import install_ollama
 from aider_guard.demo.parts import build_once
 from aider_guard.demo.progress import Progress
-from aider_guard.demo.pythons import choose_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,27 +32,21 @@ def ensure_rig(cache: Path | None = None, progress: Progress | None = None) -> R
     """Return the rig, installing into ``cache`` what is missing, with progress for each part.
 
     Raises:
-        RigError: this machine cannot run it, or a step failed; one sentence, and the program's
-        last words.
+        RigError: this machine cannot run it, a step failed, or a model answers nonsense; one
+        sentence, and the program's last words. What is missing or unchecked then is so next time.
     """
     rig = rig_in(cache or cache_folder())
-    missing = [part for part in _parts(rig) if not part[0].is_dir()]
-    _check_before_downloading(rig, bool(missing))
+    if rig.is_complete():
+        return rig
     shown = progress or Progress()
-    for place, title, build in missing:
-        with shown.step(title) as step:
-            _ensure_part(place, build, step)
+    with shown.step("Checking this machine") as step:
+        check_machine(rig, step)
+    with demo_runs(rig.aider.parent):
+        for place, title, build in _parts(rig):
+            if not place.is_dir():
+                with shown.step(title) as step:
+                    _ensure_part(place, build, step)
     return rig
-
-
-def _check_before_downloading(rig: Rig, anything_missing: bool) -> None:
-    """Raise what would otherwise be raised minutes later."""
-    if anything_missing:
-        check_platform()
-    if not rig.aider.is_dir():
-        choose_python()
-    if not rig.ollama.is_dir():
-        find_compiler()
 
 
 def _ensure_part(place: Path, build: Build, step: Step) -> None:
@@ -76,14 +75,20 @@ def _parts(rig: Rig) -> list[tuple[Path, str, Build]]:
             "Installing the model SmolLM2-135M (93 MB, 243 MB on disk)",
             lambda partial, step: install_models(partial, rig.aider, rig.ollama, step),
         ),
+        (
+            rig.checked,
+            "Checking an answer of each model",
+            lambda partial, step: check_answers(partial, rig, step),
+        ),
     ]
 
 
 def main() -> int:
     """Install what is missing, with the server that only tests need, and say where the rig is."""
     try:
-        rig = ensure_rig()
-        ensure_llama_server(rig)
+        with demo_runs(cache_folder()):
+            rig = ensure_rig()
+            ensure_llama_server(rig)
     except RigError as error:
         sys.stderr.write(f"aider-guard: {error}\n")
         return error.exit_code

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from aider_guard.core.actions import Handoff
 from aider_guard.core.chatlog import Announced
-from aider_guard.core.quoting import quote_for_aider
-from aider_guard.launch.local import LocalEnvironment
-from aider_guard.launch.settings import AiderSettings
+from aider_guard.core.drop_advice import quote_for_aider
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.environment import LocalEnvironment
 
 _QUIET = ("--no-check-update", "--no-analytics", "--no-show-release-notes")
 

@@ -18,8 +18,8 @@ import yaml
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.errors import LaunchError
+from aider_guard.launch.aider_settings import AiderSettings, ollama_name
 from aider_guard.launch.routes import redirected
-from aider_guard.launch.settings import AiderSettings, ollama_name
 
 DEFAULT_WINDOW_TOKENS = 8192
 EVERY_MODEL = "aider/extra_params"
@@ -28,7 +28,7 @@ Entries = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Others:
+class OtherServers:
     """What matters beside Ollama: the windows that other servers of this machine told, by Aider's names for the
     models, and the addresses that are replaced by the door's (launch/routes.py).
     """
@@ -76,7 +76,7 @@ def make_pins(
     asked: int | None,
     trained: Mapping[str, int | Unavailable],
     fitting: int | None = None,
-    others: Others = Others(),  # a frozen value
+    others: OtherServers = OtherServers(),  # a frozen value
 ) -> Pins:
     """The pins for a session; *fitting* is the largest window that fits, None when it is not known.
 

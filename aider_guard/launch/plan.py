@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from aider_guard.core.findings import Finding
+from aider_guard.core.chat.types import DoorSettings
+from aider_guard.core.findings import LEAVES, Finding
 from aider_guard.core.fit import Fit, choose_window, fit
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ModelFacts, ServerReport
-from aider_guard.core.traffic.kinds import DoorSettings
-from aider_guard.launch.door import Entrance, door_settings, served_windows
-from aider_guard.launch.fitting import Placement, placement
-from aider_guard.launch.local import LocalEnvironment, local_environment
-from aider_guard.launch.pins import Others, Pins, make_pins, read_settings
-from aider_guard.launch.preflight import examine
-from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.preflight.ids import LEAVES
+from aider_guard.core.server_report import ModelFacts, ServerReport
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.door_settings import DoorAddresses, door_settings, served_windows
+from aider_guard.launch.environment import LocalEnvironment, local_environment
+from aider_guard.launch.facts import Facts
+from aider_guard.launch.pins import OtherServers, Pins, make_pins, read_settings
 from aider_guard.launch.routes import find_routes
-from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.server_runtime import Placement, placement
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,13 @@ def make_plan(
     ollama: str,
     refusing: str,
     corrections: Mapping[str, int],
-    entrance: Entrance | None = None,
+    examine: Callable[[Facts], tuple[Finding, ...]],
+    entrance: DoorAddresses | None = None,
 ) -> Plan:
-    """The plan for a launch on the Ollama at this address; *refusing* is the proxy that takes no connection, and
-    *entrance* where the door is: without one Aider is led nowhere else than it would go.
+    """The plan for a launch on the Ollama at this address.
+
+    *refusing* is the proxy that takes no connection, *examine* makes findings of facts (checks/all.py), and
+    *entrance* is where the door is: without one Aider is led nowhere else than it would go.
 
     Raises LaunchError when one of the user's own files cannot be merged.
     """
@@ -121,7 +122,7 @@ def _settled(
     urls: Mapping[str, str],
 ) -> tuple[Facts, Pins]:
     fitting = None if isinstance(placed, Unavailable) else choose_window(*placed)
-    others = Others(served_windows(facts), urls)
+    others = OtherServers(served_windows(facts), urls)
     pins = make_pins(settings, facts.config.num_ctx, trained(facts.server), fitting, others)
     window = pins.window_tokens
     return replace(facts, window_tokens=window, fit=_fit(placed, window)), pins

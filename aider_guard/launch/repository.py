@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.preflight.facts import RepoFacts
-from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.facts import RepoFacts
 
 _GIT_SECONDS = 2.0
 
@@ -26,7 +26,7 @@ def runner_of_tests(settings: AiderSettings | Unavailable) -> str:
         return ""
     if not settings.auto_test or settings.test_cmd:
         return ""
-    from aider_guard.launch.test_commands import find_test_commands
+    from aider_guard.launch.detect_tests import find_test_commands
 
     return next((found.runner for found in find_test_commands(Path(settings.git_root))), "")
 

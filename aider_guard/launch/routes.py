@@ -6,16 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aider_guard.core.traffic.kinds import Upstream
-from aider_guard.launch.preflight.places import (
-    ADDRESS_VARIABLES,
-    DEFAULT_ADDRESSES,
-    address_for,
-    place,
-)
-from aider_guard.launch.settings import AiderSettings, ollama_name
-from aider_guard.sidecar.here import is_this_machine
-from aider_guard.sidecar.names import connectable_base
+from aider_guard.core.chat.types import Upstream
+from aider_guard.launch.aider_settings import AiderSettings, ollama_name
+from aider_guard.launch.places import ADDRESS_VARIABLES, DEFAULT_ADDRESSES, address_for, place
+from aider_guard.ollama.names import connectable_base, is_this_machine
 
 ADDRESS_PARAMETERS = ("base_url", "api_base")
 """The extra parameters that are an address; the first goes before the second (litellm/main.py, completion)."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aider_guard.core.events import Event, RestartRequested
-from aider_guard.session.loop import READ, Loop
+from aider_guard.loop import READ, Loop
 
 _MAX_REQUEST_BYTES = 4096
 _MAX_CLIENTS = 16  # who is silent must not use up the session's descriptors

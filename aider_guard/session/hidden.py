@@ -9,11 +9,11 @@ from aider_guard.core.events import ChatSaved, ContextRead, Event, PromptShown
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.tokens import parse_context
-from aider_guard.session.front import Front, ends_hold
+from aider_guard.loop import Loop
+from aider_guard.session.console import Console, ends_hold
 from aider_guard.session.histories import PrivateHistories
-from aider_guard.session.launch import Launch, parse_saved
-from aider_guard.session.loop import Loop
-from aider_guard.session.sidechannels import FileTail
+from aider_guard.session.launches import Launch, parse_saved
+from aider_guard.session.turns import FileTail
 
 Command = Literal["tokens", "save"]
 
@@ -27,7 +27,12 @@ class HiddenCommands:
     """Runs one hidden command at a time. ``post`` gets its outcome."""
 
     def __init__(
-        self, front: Front, loop: Loop, *, post: Callable[[Event], None], clock: Callable[[], float]
+        self,
+        front: Console,
+        loop: Loop,
+        *,
+        post: Callable[[Event], None],
+        clock: Callable[[], float],
     ) -> None:
         self._front = front
         self._loop = loop

@@ -7,25 +7,279 @@ is put on record; merging.py appends the rest to the user's own files.
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import os
-from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, NamedTuple
+import stat
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aider_guard.errors import LaunchError
-from aider_guard.session.history_records import (
-    FILE_NAMES,
-    KINDS,
-    USERS_FILE,
-    launches,
-    read_progress,
-    save_mark,
-    visible_spans,
-    write_json,
-)
-from aider_guard.session.merging import merge_session
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Iterator, Sequence
+
+# What is on record of a session's private history files, in the folder of each launch.
+#
+# ``chat.md`` and ``input`` are the private files; ``seeds.json`` tells how many bytes of each were there
+# before Aider began; ``hidden.jsonl`` where hidden commands begin and end in each; ``chat.merged`` and
+# ``input.merged`` how far each was merged. ``histories.json`` in the session's folder names the user's
+# files.
+
+KINDS = ("chat", "input")
+FILE_NAMES = {"chat": "chat.md", "input": "input"}
+USERS_FILE = "histories.json"
+
+
+@dataclass(frozen=True)
+class MergeProgress:
+    """Bytes before ``done`` are merged; those up to ``end`` are being put at ``target_bytes``."""
+
+    done: int
+    end: int = 0
+    target_bytes: int = 0
+
+
+def read_progress(launch: Path, kind: str) -> MergeProgress:
+    """How far a private file was merged; before the first time, its seed counts as merged."""
+    found = read_json(launch / f"{kind}.merged")
+    if isinstance(found, list) and len(found) == 3:
+        return MergeProgress(*found)
+    return MergeProgress(read_json(launch / "seeds.json")[kind])
+
+
+def visible_spans(launch: Path, kind: str, start: int, size: int) -> list[tuple[int, int]]:
+    """The byte ranges from ``start`` to ``size`` that belong to no hidden command."""
+    spans = []
+    for begin, end in _hidden(launch, KINDS.index(kind)):
+        spans.append((start, min(begin, size)))
+        start = max(start, size if end is None else end)
+    spans.append((start, size))
+    return [(begin, end) for begin, end in spans if begin < end]
+
+
+def _hidden(launch: Path, column: int) -> Iterator[tuple[int, int | None]]:
+    begin: int | None = None
+    for mark, sizes in _marks(launch):
+        if mark == "begin" and begin is None:
+            begin = sizes[column]
+        elif mark == "end" and begin is not None:
+            yield begin, sizes[column]
+            begin = None
+    if begin is not None:
+        yield begin, None
+
+
+def _marks(launch: Path) -> Iterator[tuple[str, list[int]]]:
+    path = launch / "hidden.jsonl"
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            mark, sizes = json.loads(line)
+        except ValueError:
+            continue  # cut short by a kill: what it announced was not sent
+        yield mark, sizes
+
+
+def launches(folder: Path) -> list[Path]:
+    """The folders of a session's launches that began, in order."""
+    begun = (path.parent for path in folder.glob("launch-*/seeds.json"))
+    return sorted(begun, key=lambda launch: int(launch.name.rpartition("-")[2]))
+
+
+def read_json(path: Path) -> Any:
+    """What a file of ours holds, or None if it is not there. They are written whole or not."""
+    return json.loads(path.read_bytes()) if path.exists() else None
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a file of ours so that a kill leaves the old or the new one. Raises OSError."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("wb") as file:
+        file.write(json.dumps(value).encode("ascii"))
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def save_progress(launch: Path, kind: str, progress: MergeProgress) -> MergeProgress:
+    """Put on record how far a private file was merged. Raises OSError."""
+    write_json(launch / f"{kind}.merged", [progress.done, progress.end, progress.target_bytes])
+    return progress
+
+
+def save_mark(launch: Path, mark: Literal["begin", "end"]) -> None:
+    """Put on record that a hidden command begins or ends at the present ends of both files. Raises OSError."""
+    sizes = [(launch / FILE_NAMES[kind]).stat().st_size for kind in KINDS]
+    # A line that was cut short must not spoil the next one.
+    line = f"\n{json.dumps([mark, sizes])}\n".encode("ascii")
+    with (launch / "hidden.jsonl").open("ab", buffering=0) as file:
+        if file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# Appending what a session added to the user's own history files: in order, and once.
+#
+# Before each append the place in the user's file is put on record, after it that it is done. A kill
+# between the two is settled by looking whether the bytes are there. The user's files are only ever
+# appended to, in one write, so that another Aider may do the same at the same time.
+
+_BUSY = "another aider-guard is merging the histories"
+_DONE_FILE = "histories.merged.json"
+_SAID_FILE = "histories.problem"
+
+
+def merge_session(folder: Path) -> tuple[str, ...]:
+    """Append what all launches of one session added to the user's files, without hidden commands.
+
+    It may run again at any time, also after a kill, and then goes on where it was. Returns what
+    went wrong, in words for the user: all is still in the private files then, for a later merge.
+    """
+    problems: list[str] = []
+    for _ in merge_steps(folder, problems):
+        pass
+    return tuple(problems)
+
+
+def merge_leftovers(sessions: Path, is_alive: Callable[[Path], bool]) -> tuple[str, ...]:
+    """Merge what killed sessions left behind, the oldest first.
+
+    Args:
+        sessions: The folder that holds a folder for each session.
+        is_alive: Whether the session of such a folder still runs.
+
+    Returns:
+        What went wrong, in words for the user; what was said at an earlier start is not said again.
+    """
+    problems: list[str] = []
+    for folder in sorted((path.parent for path in sessions.glob(f"*/{USERS_FILE}")), key=_age):
+        if is_alive(folder):
+            continue
+        found = merge_session(folder)
+        # Another start may be doing the same; and a full disk must not stop this one.
+        with suppress(OSError):
+            if not found:
+                (folder / USERS_FILE).rename(folder / _DONE_FILE)
+            found = _news(folder, found)
+        problems += found
+    return tuple(problems)
+
+
+def merge_steps(folder: Path, problems: list[str]) -> Generator[str, None, None]:
+    """As ``merge_session``, with a pause where a kill may come; problems are added to the list."""
+    if not (folder / USERS_FILE).exists():
+        return
+    try:
+        with _locked(folder):
+            for kind, target in (read_json(folder / USERS_FILE) or {}).items():
+                if target is not None:
+                    yield from _merge_kind(folder, kind, Path(target), problems)
+    except BlockingIOError:
+        problems.append(_BUSY)
+    except (OSError, ValueError) as error:
+        problems.append(f"the histories in {folder} were not merged: {error}")
+
+
+def _merge_kind(folder: Path, kind: str, target: Path, problems: list[str]) -> Iterator[str]:
+    kept = folder
+    try:
+        for launch in launches(folder):
+            kept = launch / FILE_NAMES[kind]
+            yield from _merge_launch(launch, kind, target)
+    except OSError as error:
+        # The later launches wait, so that the order stays.
+        problems.append(f"cannot append to {target}: {error.strerror}; it is kept in {kept}")
+
+
+def _merge_launch(launch: Path, kind: str, target: Path) -> Iterator[str]:
+    data = (launch / FILE_NAMES[kind]).read_bytes()
+    progress = read_progress(launch, kind)
+    if progress.end > progress.done:
+        spans = visible_spans(launch, kind, progress.done, progress.end)
+        there = _already_there(_joined(data, spans), target, progress.target_bytes)
+        progress = save_progress(launch, kind, MergeProgress(_after(spans, there)))
+        yield "settled"
+    spans = visible_spans(launch, kind, progress.done, len(data))
+    if not spans:
+        return
+    end = spans[-1][1]
+    with _appendable(target) as fd:
+        save_progress(launch, kind, MergeProgress(progress.done, end, os.fstat(fd).st_size))
+        yield "announced"
+        _write_all(fd, _joined(data, spans))
+        yield "appended"
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            os.fsync(fd)
+    save_progress(launch, kind, MergeProgress(end))
+    yield "recorded"
+
+
+def _joined(data: bytes, spans: Sequence[tuple[int, int]]) -> bytes:
+    return b"".join(data[start:end] for start, end in spans)
+
+
+def _after(spans: Sequence[tuple[int, int]], count: int) -> int:
+    """The position behind the first ``count`` bytes of the spans."""
+    for start, end in spans:
+        if count <= end - start:
+            return start + count
+        count -= end - start
+    return spans[-1][1]
+
+
+def _already_there(data: bytes, target: Path, size: int) -> int:
+    """How much of an append that was cut short is in the file, which was ``size`` long before."""
+    if not target.is_file():
+        return 0
+    with target.open("rb") as file:
+        file.seek(size)
+        tail = file.read()
+    if data in tail:
+        return len(data)
+    # Only a write that was cut short leaves just a part. When in doubt, twice is better than never.
+    return len(tail) if data.startswith(tail) else 0
+
+
+@contextmanager
+def _appendable(target: Path) -> Iterator[int]:
+    # O_NONBLOCK: a FIFO that nobody reads is an error then, and no hang.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    fd = os.open(target, flags, 0o666)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep others from merging the same session; the kernel frees the lock of a killed one."""
+    with (folder / "histories.lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _age(folder: Path) -> int:
+    try:
+        return (folder / USERS_FILE).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _news(folder: Path, problems: tuple[str, ...]) -> tuple[str, ...]:
+    said = folder / _SAID_FILE
+    text = "\n".join(problems)
+    if not problems or problems == (_BUSY,) or (said.exists() and said.read_text() == text):
+        return ()
+    said.write_text(text)
+    return problems
 
 
 class PrivateFiles(NamedTuple):

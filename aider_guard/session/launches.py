@@ -5,11 +5,15 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from aider_guard.airgap.gap import Enter, Gap
+from aider_guard.airgap.served import Sandbox
 from aider_guard.config import Config
 from aider_guard.core.actions import Handoff
 from aider_guard.core.chatlog import (
@@ -21,22 +25,157 @@ from aider_guard.core.chatlog import (
     last_exchanges,
     render_for_restore,
 )
-from aider_guard.core.fit import Fit
-from aider_guard.core.quoting import why_not
+from aider_guard.core.drop_advice import why_not
+from aider_guard.core.fit import Fit, Need
 from aider_guard.core.readings import Unavailable
 from aider_guard.errors import LaunchError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import Aider
+from aider_guard.launch.aider_settings import AiderSettings, decode, ollama_name
+from aider_guard.launch.environment import LocalEnvironment
+from aider_guard.launch.pins import DEFAULT_WINDOW_TOKENS
 from aider_guard.launch.plan import Plan
-from aider_guard.launch.settings import AiderSettings, decode, ollama_name
+from aider_guard.launch.start_command import aider_command
 from aider_guard.session import registry
-from aider_guard.session.begun import Started, start_aider
-from aider_guard.session.border import Border
-from aider_guard.session.carrying import limit_tokens
-from aider_guard.session.child import Child
+from aider_guard.session.aider_process import Child
 from aider_guard.session.histories import PrivateHistories
-from aider_guard.session.launch import Launch
 from aider_guard.session.terminal import Size
+
+# One run of Aider: its folder, the question it asks before it begins, and what it saved.
+
+
+@dataclass
+class Launch:
+    """One run of Aider: its files, and the socket on which it asks before it begins."""
+
+    number: int
+    folder: Path
+    handoff: Handoff | None
+    channel: socket.socket
+    asked: bytearray = field(default_factory=bytearray)
+    settings: AiderSettings | Unavailable = Unavailable("Aider has not said yet what it will use")
+    files: command.LaunchFiles | None = None
+    window_tokens: int | Unavailable = Unavailable("the window is not fixed yet")
+    needs: tuple[Need, ...] = ()
+    """What each model was computed to need."""
+
+    @property
+    def saved_to(self) -> Path:
+        """Where the hidden ``/save`` writes."""
+        return self.folder / "chat.commands"
+
+    def read_question(self) -> bytes | None:
+        """Aider's question once it is whole, b"" when it will never come, None when it is not here yet."""
+        try:
+            data = self.channel.recv(65536)
+        except BlockingIOError:
+            return None
+        except OSError:
+            data = b""
+        self.asked += data
+        if self.asked.endswith(b"\n"):
+            return bytes(self.asked)
+        return None if data else b""
+
+    def answer(
+        self,
+        arguments: Sequence[str],
+        environment: LocalEnvironment = LocalEnvironment(),  # noqa: B008  # a frozen value
+    ) -> None:
+        """Let Aider begin with these arguments after the user's own."""
+        self.channel.setblocking(True)
+        # Aider may have ended meanwhile; its exit is reported on its own way.
+        with contextlib.suppress(OSError):
+            command.send_answer(self.channel, arguments, environment)
+
+
+def parse_saved(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Editable and read-only files from what ``/save`` wrote: a fixed prefix, then the name as it is."""
+    editable, read_only = "/add       ", "/read-only "
+    lines = text.split("\n")
+    return (
+        tuple(line.removeprefix(editable) for line in lines if line.startswith(editable)),
+        tuple(line.removeprefix(read_only) for line in lines if line.startswith(read_only)),
+    )
+
+
+# How much of what was said goes on to the next Aider.
+
+
+def limit_tokens(keep: float, window_tokens: int | None) -> int:
+    """The most that may be carried over: *keep* of the window, and less than what Aider would summarise with a
+    request of its own at its start. Its limit is a sixteenth of the window, from 1,024 to 8,192 (aider/models.py).
+    """
+    window = window_tokens or DEFAULT_WINDOW_TOKENS
+    return int(min(keep * window, 0.9 * min(max(window / 16, 1024), 8192)))
+
+
+def estimate_tokens(exchange: Exchange) -> int:
+    """A number of cl100k tokens that is seldom exceeded, for when the sidecar cannot count: two bytes each."""
+    return (len(exchange.user.encode()) + len(exchange.assistant.encode())) // 2 + 8
+
+
+# An Aider that was just started, and waits to ask. Kept apart so that little is imported before it runs.
+
+
+@dataclass(frozen=True)
+class Started:
+    """Aider's process, and the socket on which it asks before it begins."""
+
+    child: Child
+    channel: socket.socket
+
+
+def start_aider(
+    aider: Aider,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    size: Size,
+    attributes: list[Any] | None,
+    *,
+    border: Sandbox,
+) -> Started:
+    """Start Aider in the air gap, in a pty of this size. Raises LaunchError when it cannot be started."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ExitStack() as unless_inside:
+        with theirs, entering(border.gap) as enter:
+            child = Child.spawn(
+                bordered_command(aider, theirs, arguments, border),
+                size=size,
+                env=environment,
+                pass_fds=passed_fds(theirs, border),
+                attributes=attributes,
+                preexec=enter,
+                preexec_fds=enter.fds if enter is not None else (),
+            )
+            unless_inside.enter_context(child)
+        unless_inside.pop_all()
+    return Started(child, ours)
+
+
+def bordered_command(
+    aider: Aider, channel: socket.socket, arguments: Sequence[str], border: Sandbox
+) -> list[str]:
+    """The command line of an Aider behind this border."""
+    mouth, allowed = border.mouth_fd, border.allowed
+    return aider_command(aider, channel, arguments, mouth_fd=mouth, allowed=allowed)
+
+
+def passed_fds(channel: socket.socket, border: Sandbox) -> list[int]:
+    """The descriptors that such an Aider is given."""
+    return [channel.fileno(), *([border.mouth_fd] if border.mouth_fd >= 0 else [])]
+
+
+@contextmanager
+def entering(gap: Gap) -> Iterator[Enter | None]:
+    """``Gap.entering``, with its faults as LaunchError."""
+    try:
+        with gap.entering() as enter:
+            yield enter
+    except OSError as error:
+        raise LaunchError(f"Aider cannot be started in the air gap: {error}.") from error
+
 
 _NOBODY = Announced("", "", "")
 
@@ -52,7 +191,7 @@ class Launches:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         *,
-        border: Border,
+        border: Sandbox,
     ) -> None:
         self._border = border
         self._folder = folder

@@ -18,7 +18,7 @@ _TOKEN_BYTES = 24
 
 
 @dataclass(frozen=True)
-class Listening:
+class DoorListener:
     """Where the door is: its socket, and the secret that only this session's Aider is told."""
 
     socket: socket.socket
@@ -36,11 +36,11 @@ class Listening:
 
 
 @contextlib.contextmanager
-def door_socket(gap: Gap) -> Iterator[Listening]:
+def door_socket(gap: Gap) -> Iterator[DoorListener]:
     """Listen on a free port of the loopback that Aider has in its air gap. Raises LaunchError when that cannot be."""
     try:
         fd, _port = gap.listen()
     except OSError as error:
         raise LaunchError(f"the door cannot listen on 127.0.0.1: {error.strerror}") from error
     with socket.socket(fileno=fd) as listener:
-        yield Listening(listener, secrets.token_urlsafe(_TOKEN_BYTES))
+        yield DoorListener(listener, secrets.token_urlsafe(_TOKEN_BYTES))

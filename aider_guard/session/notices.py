@@ -11,8 +11,8 @@ from __future__ import annotations
 import textwrap
 
 from aider_guard.core.actions import Notice
+from aider_guard.core.chat.request import PREFIX
 from aider_guard.core.screen import ShownPrompt
-from aider_guard.core.traffic.own import PREFIX
 
 _CLEAR_BELOW = b"\x1b[J"
 _HIGHLIGHT = "\x1b[33m"  # a colour of the user's own theme

@@ -16,31 +16,29 @@ from functools import partial
 from pathlib import Path
 
 from aider_guard.airgap.gap import Enter
+from aider_guard.airgap.served import Sandbox, choose, chosen_border
 from aider_guard.config import Config
-from aider_guard.core import sentences
+from aider_guard.core import messages
 from aider_guard.core.actions import EndSession, Notice
-from aider_guard.core.events import Event, LaunchForbidden
+from aider_guard.core.events import Event, LaunchForbidden, ServerSurveyed
 from aider_guard.core.fit import Fit
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ServerReport
-from aider_guard.core.sidecar_events import ServerSurveyed
+from aider_guard.core.server_report import ServerReport
 from aider_guard.core.state import Limits
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import find_aider
-from aider_guard.launch.page import serves_page
+from aider_guard.launch.aider_settings import AiderSettings, decode, ollama_name
+from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.launch.plan import Plan
-from aider_guard.launch.preflight.facts import NOT_ASKED
-from aider_guard.launch.settings import AiderSettings, decode, ollama_name
-from aider_guard.launch.starting import aider_environment
-from aider_guard.session.beginning import models_chosen
-from aider_guard.session.begun import bordered_command, entering, passed_fds
-from aider_guard.session.border import Border, choose, chosen_border
+from aider_guard.launch.start_command import aider_environment, serves_page
+from aider_guard.session.launches import bordered_command, entering, passed_fds
 from aider_guard.session.listening import door_socket
 from aider_guard.session.notices import render
 from aider_guard.session.planning import Planner, planner_behind
-from aider_guard.session.signals import INHERITED, signals_as_wakeups
+from aider_guard.session.startup import models_chosen
 from aider_guard.session.unattended import Unattended, exit_status
+from aider_guard.signals import INHERITED, signals_as_wakeups
 
 _SURVEY_SECONDS = 2.0
 _MEMORY_SECONDS = 2.0
@@ -87,7 +85,7 @@ def run_one_shot(
 
 
 def _started(
-    program: Sequence[str], environment: Mapping[str, str], channel: socket.socket, border: Border
+    program: Sequence[str], environment: Mapping[str, str], channel: socket.socket, border: Sandbox
 ) -> subprocess.Popen[bytes]:
     """Aider's process, which waits for our answer on the channel. Raises LaunchError when there can be none."""
     try:
@@ -152,9 +150,9 @@ def _forwarded(
 
 def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unattended) -> None:
     """Let Aider begin. Raises LaunchRefusedError when it must not."""
-    from aider_guard.launch.surroundings import read_memory
+    from aider_guard.launch.gathering import read_memory_within
 
-    memory = read_memory(  # while Aider imports what it needs
+    memory = read_memory_within(  # while Aider imports what it needs
         patience_seconds=planner.patience_seconds(_MEMORY_SECONDS)
     )
     with channel.makefile("rb") as lines:
@@ -167,7 +165,7 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unat
     if plan.is_forbidden:
         ended = EndSession(LaunchRefusedError.exit_code)
         beside.note(*plan.findings, LaunchForbidden(plan.stops, plan.leaks), ended)
-        raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops, leaks=plan.leaks).lines))
+        raise LaunchRefusedError("\n  ".join(messages.refused(plan.stops, leaks=plan.leaks).lines))
     _begin(beside, planner, settings, plan, report)
     beside.note(*plan.findings)
     arguments: list[str] = []
@@ -211,8 +209,8 @@ def _known(
 
 
 def _survey(planner: Planner, settings: AiderSettings | Unavailable) -> ServerReport | Unavailable:
-    from aider_guard.sidecar.ollama import OllamaClient
-    from aider_guard.sidecar.survey import survey
+    from aider_guard.ollama.client import OllamaClient
+    from aider_guard.ollama.survey import survey
 
     if isinstance(settings, Unavailable) or not planner.may_ask(settings):
         return NOT_ASKED

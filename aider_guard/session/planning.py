@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import Final
 
 from aider_guard import paths
+from aider_guard.airgap.served import Sandbox
+from aider_guard.checks.all import examine
 from aider_guard.config import Config
-from aider_guard.core.egress import Found
+from aider_guard.core.egress import LayerChoice
 from aider_guard.core.readings import MemoryReading, Unavailable
-from aider_guard.core.serverfacts import ServedModel, ServerReport
-from aider_guard.launch.addresses import may_be_asked, ollama_address
+from aider_guard.core.server_report import ServedModel, ServerReport
 from aider_guard.launch.aider import Aider
-from aider_guard.launch.cloud import OLLAMA_ADDRESSES
-from aider_guard.launch.door import Entrance, served_models
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
+from aider_guard.launch.door_settings import DoorAddresses, served_models
+from aider_guard.launch.facts import NOT_TRIED, Facts, RepoFacts
 from aider_guard.launch.learned import read_corrections
+from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 from aider_guard.launch.plan import Plan, make_plan
-from aider_guard.launch.preflight.facts import NOT_TRIED, Facts, RepoFacts
 from aider_guard.launch.repository import runner_of_tests
 from aider_guard.launch.routes import DoorAddress
-from aider_guard.launch.settings import AiderSettings
-from aider_guard.session.border import Border
-from aider_guard.session.listening import Listening
+from aider_guard.session.listening import DoorListener
 
 _SWITCH: Final = "AIDER_GUARD_TEST_WAIT_SECONDS"
 """How long Ollama and the memory are waited for at most, where this is named: tests on a busy machine wait longer."""
@@ -41,7 +42,7 @@ class Planner:
     refusing: str
     state_dir: Path
     door: DoorAddress | None = None
-    air_gap: Found | Unavailable = NOT_TRIED
+    air_gap: LayerChoice | Unavailable = NOT_TRIED
     _windows: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def server(self, settings: AiderSettings) -> str:
@@ -79,7 +80,8 @@ class Planner:
             ollama=self.server(settings) if isinstance(settings, AiderSettings) else "",
             refusing=self.refusing,
             corrections=read_corrections(self.state_dir),
-            entrance=Entrance(self.door, self.state_dir) if self.door is not None else None,
+            examine=examine,
+            entrance=DoorAddresses(self.door, self.state_dir) if self.door is not None else None,
         )
         if plan.pins is not None:
             self._windows[models] = plan.pins.window_tokens
@@ -107,8 +109,8 @@ class Planner:
 
 
 def planner_behind(
-    border: Border,
-    listening: Listening,
+    border: Sandbox,
+    listening: DoorListener,
     *,
     config: Config,
     aider: Aider,

@@ -13,7 +13,7 @@ import selectors
 import time
 from collections.abc import Callable
 
-from aider_guard.session.loop import READ, WRITE
+from aider_guard.loop import READ, WRITE
 
 CHUNK_BYTES = 64 * 1024
 TERMINAL_HIGH_WATER_BYTES = 256 * 1024

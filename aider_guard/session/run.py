@@ -6,24 +6,37 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aider_guard import paths
+from aider_guard.airgap.served import Sandbox, choose, chosen_border
 from aider_guard.config import Config
-from aider_guard.launch.aider import find_aider
-from aider_guard.launch.starting import aider_environment
+from aider_guard.core.events import EgressBlocked
+from aider_guard.core.state import Limits, State
+from aider_guard.journal import open_journal
+from aider_guard.launch.aider import Aider, find_aider
+from aider_guard.launch.start_command import aider_environment
+from aider_guard.loop import Loop
 from aider_guard.session import registry
-from aider_guard.session.begun import start_aider
-from aider_guard.session.border import Border, choose, chosen_border
-from aider_guard.session.listening import door_socket
-from aider_guard.session.signals import signals_as_wakeups
+from aider_guard.session.control import Control, control_socket
+from aider_guard.session.histories import merge_leftovers
+from aider_guard.session.launches import Launches, Started, start_aider
+from aider_guard.session.listening import DoorListener, door_socket
+from aider_guard.session.planning import Planner, planner_behind
+from aider_guard.session.relay import Relay
+from aider_guard.session.session import Session
+from aider_guard.session.sidecar_process import SidecarSupervisor
+from aider_guard.session.startup import AiderProcess
 from aider_guard.session.terminal import Terminal, TerminalFds
+from aider_guard.signals import signals_as_wakeups
+from aider_guard.view.status import session_facts
 
 if TYPE_CHECKING:
     from aider_guard.core.actions import Notice
-    from aider_guard.session.session import Session
 
 _WATCHED_SIGNALS = (
     signal.SIGWINCH,
@@ -56,9 +69,10 @@ def run_session(
         started = start_aider(aider, arguments, its_environment, *pty, border=border)
         stack.enter_context(started.child)
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
-        from aider_guard.session.assembly import Ground, assemble
 
-        ground = Ground(config, environment, aider, folder, terminal, fds, listening, border, stack)
+        ground = SessionParts(
+            config, environment, aider, folder, terminal, fds, listening, border, stack
+        )
         session = assemble(ground, started, arguments, its_environment)
         session.watch(fds, wakeups)
         with terminal.raw_mode():
@@ -69,9 +83,9 @@ def run_session(
     return _close(session, folder)
 
 
-def _run(session: Session, border: Border) -> None:
-    from aider_guard.core.egress_events import AirGapChosen
-    from aider_guard.core.egress_sentences import NETWORK_OPEN
+def _run(session: Session, border: Sandbox) -> None:
+    from aider_guard.core.egress_messages import NETWORK_OPEN
+    from aider_guard.core.events import AirGapChosen
 
     session.post(AirGapChosen(border.found.layer, border.found.because))
     session.begin()
@@ -83,7 +97,7 @@ def _run(session: Session, border: Border) -> None:
 
 def _close(session: Session, folder: registry.SessionFolder) -> int:
     """Bring the histories home, say what is left to say, and tidy up."""
-    from aider_guard.core.egress_sentences import end_line
+    from aider_guard.core.egress_messages import end_line
 
     problems = session.merge_histories()
     last = end_line(session.state)
@@ -115,3 +129,123 @@ def _part(said: Sequence[Notice], problems: Sequence[str]) -> None:
     for notice in (*said, *(Notice("histories", (problem,)) for problem in problems)):
         with suppress(OSError):  # the terminal has gone
             os.write(2, render(notice, columns, colour=colour, newline="\n").encode())
+
+
+# Putting a session together from its parts, while Aider starts.
+
+
+@dataclass(frozen=True)
+class SessionParts:
+    """What a session stands on. What it opens is closed by ``stack``."""
+
+    config: Config
+    environment: Mapping[str, str]
+    aider: Aider
+    folder: registry.SessionFolder
+    terminal: Terminal
+    fds: TerminalFds
+    listening: DoorListener
+    border: Sandbox
+    stack: ExitStack
+
+
+def assemble(
+    ground: SessionParts, started: Started, arguments: Sequence[str], environment: Mapping[str, str]
+) -> Session:
+    """A session around the Aider that was started with these arguments and this environment."""
+    config, folder, stack = ground.config, ground.folder, ground.stack
+    loop = stack.enter_context(Loop())
+    relay = Relay(ground.fds.in_fd, ground.fds.out_fd)
+    launches = Launches(
+        folder.path, ground.aider, config, arguments, environment, border=ground.border
+    )
+    launches.adopt(started)
+    running = stack.enter_context(AiderProcess(ground.terminal, relay, loop, launches))
+    running.adopt(started.child)
+    planner = _planner(ground)
+    session: Session
+    journal = stack.enter_context(
+        open_journal(
+            folder.path / "journal.jsonl",
+            clock=time.monotonic,
+            on_failure=lambda text: session.warn("journal", text),
+        )
+    )
+    session = Session(
+        State(limits_of(config)),
+        terminal=ground.terminal,
+        relay=relay,
+        loop=loop,
+        launches=launches,
+        running=running,
+        watcher=stack.enter_context(_watcher(ground, loop, planner)),
+        planner=planner,
+        journal=journal,
+        colour=not ground.environment.get("NO_COLOR"),
+    )
+    _open_control(session, loop, folder, stack)
+    _watch_border(session, loop, ground.border, running)
+    stack.callback(ground.border.close)  # while there is a loop
+    for problem in merge_leftovers(folder.path.parent, registry.is_alive):
+        session.warn("histories", problem)
+    return session
+
+
+def _planner(ground: SessionParts) -> Planner:
+    return planner_behind(
+        ground.border,
+        ground.listening,
+        config=ground.config,
+        aider=ground.aider,
+        environment=ground.environment,
+    )
+
+
+def _watcher(ground: SessionParts, loop: Loop, planner: Planner) -> SidecarSupervisor:
+    return SidecarSupervisor(
+        loop,
+        ollama=planner.first_server(),
+        tokenizers=ground.aider.likely_tokenizers(),
+        environment=ground.environment,
+        door_fd=ground.listening.fileno(),
+        relays=ground.border.gap.relays,
+    )
+
+
+def _watch_border(session: Session, loop: Loop, border: Sandbox, running: AiderProcess) -> None:
+    passed = loop.on_deadline
+
+    def on_deadline(name: str) -> None:
+        if not border.passed(name):
+            passed(name)
+
+    loop.on_deadline = on_deadline
+    border.watch(
+        loop,
+        lambda attempt: session.post(EgressBlocked.of(attempt)),
+        lambda: running.child.pid if running.child is not None else 0,
+    )
+
+
+def _open_control(
+    session: Session, loop: Loop, folder: registry.SessionFolder, stack: ExitStack
+) -> None:
+    listener, path = stack.enter_context(control_socket(folder.path))
+    recorded = registry.record(folder, path)
+    control = Control(
+        listener,
+        loop,
+        status=lambda: session_facts(session.state, session_id=recorded.id, pid=recorded.pid),
+        post=session.post,
+    )
+    stack.callback(control.close)
+
+
+def limits_of(config: Config) -> Limits:
+    """The settings that the policy decides by."""
+    return Limits(
+        warn_at_percent=config.warn_at,
+        max_turns=config.max_turns,
+        vram_warn_at_percent=config.vram_warn_at,
+        probe=config.probe,
+    )

@@ -10,32 +10,119 @@ from collections import deque
 from collections.abc import Callable
 
 from aider_guard.core.actions import CancelDeadline, Notice, SetDeadline
+from aider_guard.core.chat_contents import file_names
 from aider_guard.core.events import (
     AiderExited,
     ConfirmShown,
+    DeadlinePassed,
     Event,
     PromptClosed,
+    PromptSettled,
     PromptShown,
 )
-from aider_guard.core.filling import file_names
 from aider_guard.core.policy import decide
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.state import Phase, State
 from aider_guard.journal import Journal
 from aider_guard.launch.learned import remember
-from aider_guard.session import beginning, hidden, performer
-from aider_guard.session.clockwork import Clockwork
-from aider_guard.session.front import Front
+from aider_guard.loop import READ, Loop
+from aider_guard.session import executor, hidden, startup
+from aider_guard.session.console import Console
+from aider_guard.session.hidden import HiddenCommands
 from aider_guard.session.input import Input
 from aider_guard.session.launches import Launches
-from aider_guard.session.loop import READ, Loop
 from aider_guard.session.planning import Planner
 from aider_guard.session.relay import Relay
-from aider_guard.session.running import Running
-from aider_guard.session.signals import Wakeups
+from aider_guard.session.sidecar_process import SidecarSupervisor
+from aider_guard.session.startup import AiderProcess, Startup
 from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.session.turns import Turns
-from aider_guard.session.watcher import Watcher
+from aider_guard.signals import Wakeups
+
+# What the session does when an instant has come: look whether the prompt is at rest, whether a turn began, draw on.
+
+QUIET_SECONDS = 0.3
+_TICK_SECONDS = 0.5
+_TURN_CHECK_SECONDS = 1.0
+_PROGRESS = {
+    Phase.STOPPING: "stopping it",
+    Phase.UNLOADING: "unloading the model",
+    Phase.STARTING: "starting it",
+}
+
+
+class Clockwork:
+    """Handles the deadlines that are the session's own; all others are the policy's."""
+
+    def __init__(
+        self,
+        *,
+        loop: Loop,
+        front: Console,
+        running: AiderProcess,
+        hidden_commands: HiddenCommands,
+        beginnings: Startup,
+        state: Callable[[], State],
+        post: Callable[[Event], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._loop = loop
+        self._front = front
+        self._running = running
+        self._hidden = hidden_commands
+        self._beginning = beginnings
+        self._state = state
+        self._post = post
+        self._clock = clock
+
+    def prompt_shown(self) -> None:
+        """Look from now on whether the prompt comes to rest."""
+        self._loop.cancel(executor.SHOW_START)
+        self._loop.at("settled", self._clock() + QUIET_SECONDS)
+
+    def prompt_closed(self) -> None:
+        """Look from now on whether a message goes to the model."""
+        self._loop.at("turn", self._clock() + QUIET_SECONDS)
+
+    def passed(self, name: str) -> None:
+        """The instant of this name has come."""
+        match name:
+            case "settled":
+                self._settled()
+            case "turn":
+                self._look_for_turn()
+            case executor.TICK:
+                self._tick()
+            case executor.SHOW_START:
+                self._front.abandon_restart()
+            case hidden.TIMEOUT | hidden.SETTLED:
+                self._hidden.deadline(name)
+            case startup.DEADLINE:
+                self._beginning.answer()
+            case _:
+                self._post(DeadlinePassed(name))
+
+    def _settled(self) -> None:
+        if self._front.untouched(QUIET_SECONDS):
+            self._post(PromptSettled())
+        elif self._front.prompt is not None and not self._front.key_typed:
+            self._loop.at("settled", self._clock() + QUIET_SECONDS)
+
+    def _look_for_turn(self) -> None:
+        started = self._running.turns.started() if self._running.turns else None
+        if started is not None:
+            self._post(started)
+        elif self._front.prompt is None and self._state().phase is Phase.RUNNING:
+            self._loop.at("turn", self._clock() + _TURN_CHECK_SECONDS)
+
+    def _tick(self) -> None:
+        state, hold = self._state(), self._front.hold
+        if state.restart is None or hold is None or hold.purpose != "restart":
+            return
+        doing = _PROGRESS.get(state.phase, "waiting")
+        seconds = self._clock() - state.restart.started_at
+        self._front.progress(f"restarting Aider ({state.restart.reason}): {doing}, {seconds:.0f} s")
+        self._loop.at(executor.TICK, self._clock() + _TICK_SECONDS)
 
 
 class Session:
@@ -49,8 +136,8 @@ class Session:
         relay: Relay,
         loop: Loop,
         launches: Launches,
-        running: Running,
-        watcher: Watcher,
+        running: AiderProcess,
+        watcher: SidecarSupervisor,
         planner: Planner,
         journal: Journal,
         colour: bool,
@@ -70,7 +157,7 @@ class Session:
         self.watcher = watcher
         watcher.post = self.post
         running.readable = self.child_readable
-        self.front = Front(
+        self.front = Console(
             relay,
             post=self.post,
             held=self._held,
@@ -80,7 +167,7 @@ class Session:
             clock=clock,
         )
         self._hidden = hidden.HiddenCommands(self.front, loop, post=self.post, clock=clock)
-        self._beginning = beginning.Beginning(
+        self._beginning = startup.Startup(
             launches,
             running,
             self.watcher,
@@ -90,7 +177,7 @@ class Session:
             warn=self.warn,
             clock=clock,
         )
-        self.performer = performer.Performer(
+        self.performer = executor.ActionExecutor(
             front=self.front,
             relay=relay,
             loop=loop,

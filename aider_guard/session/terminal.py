@@ -12,7 +12,7 @@ import termios
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aider_guard.errors import TerminalError
-from aider_guard.session.modes import OutputModes, leftover_reset
+from aider_guard.session.escape_sequences import OutputModes, leftover_reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

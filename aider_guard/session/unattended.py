@@ -12,9 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from aider_guard import paths
+from aider_guard.airgap.served import Sandbox
 from aider_guard.core import requests
 from aider_guard.core.actions import (
     Action,
@@ -26,17 +30,80 @@ from aider_guard.core.actions import (
     StartSidecar,
     WarmModel,
 )
-from aider_guard.core.egress_events import AirGapChosen, EgressBlocked
-from aider_guard.core.egress_sentences import NETWORK_OPEN, end_line
-from aider_guard.core.events import AiderExited, AiderStarted, DeadlinePassed, Event
+from aider_guard.core.chat.types import DoorSettings
+from aider_guard.core.egress_messages import NETWORK_OPEN, end_line
+from aider_guard.core.events import (
+    AiderExited,
+    AiderStarted,
+    AirGapChosen,
+    DeadlinePassed,
+    EgressBlocked,
+    Event,
+)
 from aider_guard.core.policy import decide
 from aider_guard.core.state import Limits, State
-from aider_guard.core.traffic.kinds import DoorSettings
-from aider_guard.session.border import Border
-from aider_guard.session.listening import Listening
-from aider_guard.session.loop import READ, Loop
-from aider_guard.session.runjournal import RunJournal
-from aider_guard.session.watcher import Watcher
+from aider_guard.errors import LaunchError
+from aider_guard.loop import READ, Loop
+from aider_guard.session import registry
+from aider_guard.session.listening import DoorListener
+from aider_guard.session.sidecar_process import SidecarSupervisor
+
+if TYPE_CHECKING:
+    from aider_guard.journal import Journal
+
+# The journal of a run without a conversation: made with the first line worth one, so ``--version`` leaves none.
+
+_OF_EVERY_RUN = (AiderStarted, AirGapChosen, AiderExited, EndSession)
+
+
+class RunJournal:
+    """As a ``with``. Where it cannot be written that is said once, by *on_failure*, and the run goes on."""
+
+    def __init__(self, sessions: Path, *, on_failure: Callable[[str], None]) -> None:
+        self._sessions = sessions
+        self._on_failure = on_failure
+        self._held: list[object] = []
+        self._journal: Journal | None = None
+        self._broken = False
+        self._stack = ExitStack()
+
+    def __enter__(self) -> RunJournal:
+        # Aider runs by now, and does not ask yet: what is loaded here delays nothing.
+        import_module("aider_guard.journal")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def write(self, happened: object) -> None:
+        """Note an event or an action. What happens in every run is written with the first that does not."""
+        self._held.append(happened)
+        if self._journal is None and not self._broken and not isinstance(happened, _OF_EVERY_RUN):
+            self._open()
+        if self._journal is not None:
+            held, self._held = self._held, []
+            for one in held:
+                self._journal.write(one)
+
+    def _open(self) -> None:
+        from aider_guard.journal import open_journal
+
+        try:
+            registry.prune(self._sessions)
+            folder = registry.create(self._sessions)
+            opened = open_journal(
+                folder.path / "journal.jsonl", clock=time.monotonic, on_failure=self._on_failure
+            )
+            self._journal = self._stack.enter_context(opened)
+        except (LaunchError, OSError) as error:
+            self._broken = True
+            self._on_failure(f"the journal cannot be written: {error}")
+
 
 _END_SECONDS = 3.0
 
@@ -49,8 +116,8 @@ class Unattended:
 
     def __init__(
         self,
-        listening: Listening,
-        border: Border,
+        listening: DoorListener,
+        border: Sandbox,
         *,
         aider: int,
         environment: Mapping[str, str],
@@ -154,8 +221,8 @@ class Unattended:
                 journal.write(AiderExited(self._status))
                 journal.write(EndSession(exit_status(self._status)))
 
-    def _watcher(self, loop: Loop, ollama: str, tokenizers: str) -> Watcher:
-        return Watcher(
+    def _watcher(self, loop: Loop, ollama: str, tokenizers: str) -> SidecarSupervisor:
+        return SidecarSupervisor(
             loop,
             ollama=ollama,
             tokenizers=tokenizers,
@@ -185,12 +252,12 @@ def exit_status(status: int) -> int:
 class _Deciding:
     """Carries out what needs neither Aider nor a prompt; events that come meanwhile wait for their turn."""
 
-    def __init__(self, run: Unattended, loop: Loop, border: Border, journal: RunJournal) -> None:
+    def __init__(self, run: Unattended, loop: Loop, border: Sandbox, journal: RunJournal) -> None:
         self._run = run
         self._border = border
         self._loop = loop
         self.journal = journal
-        self.watcher: Watcher | None = None
+        self.watcher: SidecarSupervisor | None = None
         self._events: list[Event] = []
 
     def post(self, event: Event) -> None:

@@ -6,31 +6,52 @@ import argparse
 import os
 import queue
 import sys
-from typing import TYPE_CHECKING, NoReturn
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from aider_guard import __version__
-from aider_guard.core.requests import Request
-from aider_guard.core.sidecar_events import MemoryRead, ModelsRead, ServerRead, SidecarStarted
+from aider_guard.core.events import (
+    MemoryRead,
+    ModelsRead,
+    ServerRead,
+    ServerSurveyed,
+    SidecarStarted,
+)
+from aider_guard.core.readings import GPU_NOT_YET
+from aider_guard.core.requests import (
+    CountFiles,
+    CountTexts,
+    Request,
+    ServeDoor,
+    StopSidecar,
+    SurveyServer,
+    UnloadModels,
+    WakeCounter,
+    WarmModel,
+)
 from aider_guard.core.wire import WireError, decode, encode
-from aider_guard.sidecar.here import is_this_machine
-from aider_guard.sidecar.lines import (
+from aider_guard.line_process import (
     claim_stdout,
     end_process,
     read_lines,
+    reap,
     start_thread,
     write_all,
 )
-from aider_guard.sidecar.names import DEFAULT_BASE, connectable_base
+from aider_guard.ollama.names import DEFAULT_BASE, connectable_base, is_this_machine
+from aider_guard.ollama.survey import survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aider_guard.core.events import Event
-    from aider_guard.sidecar.door.host import DoorHost
-    from aider_guard.sidecar.door.residency import OllamaResidency
+    from aider_guard.counting.files import FileCounter
+    from aider_guard.door.residency import OllamaResidency
+    from aider_guard.door.server import DoorHost
+    from aider_guard.ollama.client import OllamaClient
     from aider_guard.sidecar.memory import MemorySensor
-    from aider_guard.sidecar.ollama import OllamaClient
-    from aider_guard.sidecar.service import Answers
+    from aider_guard.sidecar.unloading import Unloader
 
 _READINGS = (MemoryRead, ModelsRead, ServerRead)
 _MANY_LINES = 1000
@@ -81,7 +102,6 @@ def _emitter(lines_fd: int) -> Callable[[Event], None]:
 def _start_memory(ollama: str, emit: Callable[[Event], None]) -> MemorySensor:
     from aider_guard.sidecar.gpu import GpuSensor
     from aider_guard.sidecar.memory import MemorySensor
-    from aider_guard.sidecar.service import poll_memory
 
     sensor = MemorySensor(GpuSensor(), is_here=is_this_machine(connectable_base(ollama)))
     start_thread("memory", lambda: poll_memory(sensor, emit))
@@ -93,11 +113,11 @@ def _start_relays(relays: Sequence[str], emit: Callable[[Event], None]) -> None:
     if not relays:
         return
     from aider_guard.core.egress import parse_place
-    from aider_guard.core.egress_events import EgressAllowed
-    from aider_guard.sidecar.relaying import Relay, run_relays
+    from aider_guard.core.events import EgressAllowed
+    from aider_guard.sidecar.relays import AllowedRelay, run_relays
 
     parts = (relay.partition("=") for relay in relays)
-    served = [Relay(int(fd), parse_place(place)) for fd, _, place in parts]
+    served = [AllowedRelay(int(fd), parse_place(place)) for fd, _, place in parts]
     start_thread(
         "relays",
         lambda: run_relays(served, lambda place: emit(EgressAllowed(place.host, place.port))),
@@ -106,11 +126,10 @@ def _start_relays(relays: Sequence[str], emit: Callable[[Event], None]) -> None:
 
 def _start_ollama(
     options: argparse.Namespace, sensor: MemorySensor, emit: Callable[[Event], None]
-) -> Answers:
-    from aider_guard.sidecar.counting import Counting
-    from aider_guard.sidecar.door.residency import OllamaResidency
-    from aider_guard.sidecar.ollama import OllamaClient
-    from aider_guard.sidecar.service import Answers, poll_ollama
+) -> RequestDispatcher:
+    from aider_guard.counting.files import FileCounter
+    from aider_guard.door.residency import OllamaResidency
+    from aider_guard.ollama.client import OllamaClient
     from aider_guard.sidecar.unloading import Unloader
 
     base_url = connectable_base(options.ollama)
@@ -123,10 +142,10 @@ def _start_ollama(
 
     start_thread("ollama", lambda: poll_ollama(client, tell))
     door = _door(options.door_fd, client, residency, emit)
-    answers = Answers() if door is None else Answers(door=door.take)
+    answers = RequestDispatcher() if door is None else RequestDispatcher(door=door.take)
     memory = sensor.read if is_this_machine(base_url) else None
     unloader = Unloader(client, memory, release=residency.release)
-    answers.start(client, unloader, Counting(options.tokenizers), emit)
+    answers.start(client, unloader, FileCounter(options.tokenizers), emit)
     return answers
 
 
@@ -138,21 +157,20 @@ def _door(
         return None
     import socket
 
+    from aider_guard.door.chat_handler import ChatHandler
+    from aider_guard.door.interfaces import Services
+    from aider_guard.door.log_watch import OllamaLogWatch
+    from aider_guard.door.model_info import InstalledModelsByServer, OllamaModelInfo
+    from aider_guard.door.prompt_counter import CounterProcess
+    from aider_guard.door.server import DoorHost
     from aider_guard.paths import vocabularies_dir
-    from aider_guard.sidecar.door.attendant import DoorAttendant
-    from aider_guard.sidecar.door.counts import PromptCounts
-    from aider_guard.sidecar.door.facts import AskedFacts
-    from aider_guard.sidecar.door.host import DoorHost
-    from aider_guard.sidecar.door.services import Services
-    from aider_guard.sidecar.door.shelf import Shelves
-    from aider_guard.sidecar.door.witness import LogWitness
 
-    counts = PromptCounts(vocabularies=str(vocabularies_dir()))
-    witness, shelf, facts = LogWitness(), Shelves(), AskedFacts(client)
+    counts = CounterProcess(vocabularies=str(vocabularies_dir()))
+    witness, shelf, facts = OllamaLogWatch(), InstalledModelsByServer(), OllamaModelInfo(client)
     services = Services(counts, witness, residency, shelf, facts)
     return DoorHost(
         socket.socket(fileno=door_fd),
-        lambda settings: DoorAttendant(settings, services, emit),
+        lambda settings: ChatHandler(settings, services, emit),
         served=(counts, witness, shelf, facts),
         residency=residency,
         emit=emit,
@@ -160,7 +178,7 @@ def _door(
     )
 
 
-def _serve(answers: Answers) -> int:
+def _serve(answers: RequestDispatcher) -> int:
     """Take requests until stdin closes or one says stop. Lines that are none are told on stderr."""
     try:
         for line in read_lines(0):
@@ -175,6 +193,91 @@ def _serve(answers: Answers) -> int:
         print(f"sidecar: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+# The sidecar's work: what is read again and again, and what is answered, each in its own thread.
+#
+# A slow Ollama delays neither the memory readings nor the counting, and none of them the end of the
+# process.
+
+POLL_SECONDS: Final = 2.0
+
+
+def poll_memory(
+    sensor: MemorySensor, emit: Callable[[Event], None], interval_seconds: float = POLL_SECONDS
+) -> None:
+    """Read the memory for ever. A driver's first answer is reported as soon as it is there: a launch waits for it."""
+    while True:
+        reading = sensor.read()
+        emit(MemoryRead(reading))
+        reap()
+        if reading.gpus != GPU_NOT_YET:  # reading took its time already
+            time.sleep(interval_seconds)
+
+
+def poll_ollama(
+    client: OllamaClient, emit: Callable[[Event], None], interval_seconds: float = POLL_SECONDS
+) -> None:
+    """Ask Ollama for its version and what it has loaded, for ever."""
+    while True:
+        emit(ServerRead(client.version()))
+        emit(ModelsRead(client.loaded_models()))
+        time.sleep(interval_seconds)
+
+
+def _no_door(request: ServeDoor | WarmModel | WakeCounter) -> None:
+    """A sidecar that was started without the door's socket."""
+    print(f"sidecar: there is no door for {type(request).__name__}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class RequestDispatcher:
+    """Hands each request to the thread that serves its kind; nothing here blocks."""
+
+    door: Callable[[ServeDoor | WarmModel | WakeCounter], None] = _no_door
+
+    survey: queue.SimpleQueue[SurveyServer] = field(default_factory=queue.SimpleQueue)
+    unload: queue.SimpleQueue[UnloadModels] = field(default_factory=queue.SimpleQueue)
+    count: queue.SimpleQueue[CountFiles | CountTexts] = field(default_factory=queue.SimpleQueue)
+
+    def take(self, request: Request) -> bool:
+        """Queue a request; False when it was the one to stop."""
+        match request:
+            case SurveyServer():
+                self.survey.put(request)
+            case UnloadModels():
+                self.unload.put(request)
+            case CountFiles() | CountTexts():
+                self.count.put(request)
+            case ServeDoor() | WarmModel() | WakeCounter():
+                self.door(request)
+            case StopSidecar():
+                return False
+        return True
+
+    def start(
+        self,
+        client: OllamaClient,
+        unloader: Unloader,
+        counting: FileCounter,
+        emit: Callable[[Event], None],
+    ) -> None:
+        """Start the threads that answer."""
+
+        def report() -> None:
+            while True:
+                asked = self.survey.get()
+                within = asked.within_seconds
+                names, others = asked.names, asked.others
+                emit(ServerSurveyed(survey(client, names, others=others, within_seconds=within)))
+
+        def unload() -> None:
+            while True:
+                emit(unloader.unload(self.unload.get()))
+
+        start_thread("survey", report)
+        start_thread("unload", unload)
+        start_thread("count", lambda: counting.run(self.count, emit))
 
 
 if __name__ == "__main__":

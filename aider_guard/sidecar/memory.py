@@ -19,7 +19,7 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
-from aider_guard.sidecar.processes import ProcessTable
+from aider_guard.ollama.processes import ProcessTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

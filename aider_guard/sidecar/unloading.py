@@ -7,16 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from aider_guard.core.events import ModelsUnloaded
 from aider_guard.core.readings import LoadedModel, MemoryReading, ModelsReading, Unavailable
-from aider_guard.core.sidecar_events import ModelsUnloaded
-from aider_guard.sidecar.names import canonical_name
-from aider_guard.sidecar.same_file import same_file
+from aider_guard.ollama.names import canonical_name
+from aider_guard.ollama.survey import same_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aider_guard.core.requests import UnloadModels
-    from aider_guard.sidecar.ollama import OllamaClient
+    from aider_guard.ollama.client import OllamaClient
 
 POLL_SECONDS: Final = 0.25
 LEAST_CALL_SECONDS: Final = 1.0

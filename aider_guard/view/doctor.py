@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core.findings import SEVERITIES, Finding, Severity, exit_status
 from aider_guard.core.readings import Unavailable
+from aider_guard.launch.facts import Facts
 from aider_guard.launch.gathering import gather
-from aider_guard.launch.preflight import examine
-from aider_guard.launch.preflight.facts import Facts
-from aider_guard.launch.preflight.places import roles
+from aider_guard.launch.places import roles
 from aider_guard.view.page import Page
 
 _HEAD = ("aider", "ollama")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from aider_guard import paths
-from aider_guard.catalogue.catalogue import published
+from aider_guard.catalogue import published
 from aider_guard.config import Config
 from aider_guard.core.fit import (
     Candidate,
@@ -24,20 +24,20 @@ from aider_guard.core.fit import (
     fits_alone,
     hand_overs,
     largest_window,
+    rooms,
     spilled_bytes,
 )
-from aider_guard.core.fit_cards import rooms
 from aider_guard.core.readings import MemoryReading, Unavailable
-from aider_guard.core.serverfacts import ServerReport
+from aider_guard.core.server_report import ServerReport
 from aider_guard.errors import ConfigError
-from aider_guard.launch.addresses import may_be_asked, ollama_address
-from aider_guard.launch.fitting import MAIN_MEMORY, cards_of, runtime_of
+from aider_guard.launch.gathering import read_memory_within
 from aider_guard.launch.learned import read_corrections
-from aider_guard.launch.surroundings import read_memory
-from aider_guard.sidecar.ollama import OllamaClient
-from aider_guard.sidecar.survey import survey
-from aider_guard.view.fit_models import Known, known_model, named_cards, plain_name
-from aider_guard.view.fit_page import Answer, Instead, as_data, render
+from aider_guard.launch.ollama_address import may_be_asked, ollama_address
+from aider_guard.launch.server_runtime import MAIN_MEMORY, cards_of, runtime_of
+from aider_guard.ollama.client import OllamaClient
+from aider_guard.ollama.survey import survey
+from aider_guard.view.fit_models import RequestedModel, known_model, named_cards, plain_name
+from aider_guard.view.fit_page import Alternative, FitAnswer, as_data, render
 
 GIVE_VRAM = "give the card's memory in GiB: --vram 16"
 _MOST_INSTEAD = 6
@@ -60,7 +60,7 @@ def run_fit(
     as_json: bool = False,
     environment: Mapping[str, str] = os.environ,
     ask: Callable[[str, Sequence[str]], ServerReport] = ask_server,
-    memory: Callable[[], MemoryReading] = read_memory,
+    memory: Callable[[], MemoryReading] = read_memory_within,
     state_dir: Path | None = None,
     out: TextIO | None = None,
 ) -> int:
@@ -120,14 +120,14 @@ def _runtime(server: ServerReport | Unavailable, kv: KvType | None) -> Runtime:
 
 
 def _answer(
-    known: Sequence[Known],
+    known: Sequence[RequestedModel],
     cards: Sequence[Card],
     num_ctx: int | None,
     runtime: Runtime,
-) -> Answer:
+) -> FitAnswer:
     candidates = [model.candidate for model in known]
     answer = fit(candidates, cards, num_ctx, runtime)
-    return Answer(
+    return FitAnswer(
         known=tuple(known),
         models=distinct(candidates),
         cards=tuple(cards),
@@ -145,11 +145,11 @@ def _answer(
 
 def _instead(
     asked: Sequence[Candidate], cards: Sequence[Card], num_ctx: int, runtime: Runtime
-) -> tuple[Instead, ...]:
+) -> tuple[Alternative, ...]:
     """What fits by itself with at least this window, largest first; of the catalogue."""
     not_again = {name for model in asked for name in (model.name, model.blob)}
     fitting = [
-        Instead(entry.name, entry.size_bytes, window)
+        Alternative(entry.name, entry.size_bytes, window)
         for entry in published()
         if entry.name not in not_again
         and (window := _largest_alone(entry.candidate, cards, runtime)) >= num_ctx

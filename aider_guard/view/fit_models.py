@@ -7,22 +7,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aider_guard.catalogue import catalogue
-from aider_guard.catalogue.catalogue import Published
-from aider_guard.core.architecture import Architecture
+from aider_guard import catalogue
+from aider_guard.catalogue import Published
 from aider_guard.core.fit import Candidate, Card
+from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ModelFacts, ModelMissing, ServerReport
+from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
 from aider_guard.errors import ConfigError
-from aider_guard.launch.settings import ollama_name
-from aider_guard.sidecar.names import canonical_name, is_cloud_name
+from aider_guard.launch.aider_settings import ollama_name
+from aider_guard.ollama.names import canonical_name, is_cloud_name
 
 _GIB = 1 << 30
 _VRAM = re.compile(r"(?:(\d{1,2})\s*[x*]\s*)?(\d+(?:\.\d+)?)\s*(?:gib|gb|g)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Known:
+class RequestedModel:
     """A model that was asked for. ``source`` says where its numbers are from: the server, or the catalogue's source."""
 
     candidate: Candidate
@@ -43,7 +43,7 @@ def plain_name(model: str) -> str:
 
 def known_model(
     name: str, server: ServerReport | Unavailable, corrections: Mapping[str, int]
-) -> Known:
+) -> RequestedModel:
     """A model by its plain name: as it is installed, else as the catalogue has it.
 
     Raises:
@@ -62,20 +62,24 @@ def known_model(
     raise ConfigError(_unknown(name, found))
 
 
-def _installed(name: str, facts: ModelFacts, corrections: Mapping[str, int]) -> Known | None:
+def _installed(
+    name: str, facts: ModelFacts, corrections: Mapping[str, int]
+) -> RequestedModel | None:
     match facts.size_bytes, facts.architecture:
         case int(size_bytes), Architecture() as architecture:
             more = corrections.get(canonical_name(facts.resolved or name), 0)
-            return Known(
+            return RequestedModel(
                 Candidate(name, size_bytes, architecture, facts.blob, more), "installed in Ollama"
             )
     return None
 
 
-def _published(name: str, entry: Published) -> Known:
+def _published(name: str, entry: Published) -> RequestedModel:
     """Names of one entry are one file: they share its name as their blob."""
     candidate = Candidate(name, entry.size_bytes, entry.architecture, blob=entry.name)
-    return Known(candidate, f"{entry.size_source}; {entry.architecture_source}", entry.is_exact)
+    return RequestedModel(
+        candidate, f"{entry.size_source}; {entry.architecture_source}", entry.is_exact
+    )
 
 
 def _unknown(name: str, found: ModelFacts | ModelMissing | Unavailable | None) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from aider_guard.core.fit import Candidate, Card, Fit, HandOver, Need, Runtime
-from aider_guard.core.fit_memory import cache_type, capped_tokens
+from aider_guard.core.fit import Candidate, Card, Fit, Need, Runtime, SwapCost
+from aider_guard.core.messages import count, size
+from aider_guard.core.model_memory import cache_type, capped_tokens
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.sentences import count, size
-from aider_guard.view.fit_models import Known
+from aider_guard.view.fit_models import RequestedModel
 from aider_guard.view.page import Page
 
 DISK_BYTES_PER_SECOND = 2e9
@@ -20,7 +20,7 @@ _COLUMNS = ("weights", "KV cache", "graph", "overhead", "total")
 
 
 @dataclass(frozen=True)
-class Instead:
+class Alternative:
     """A model of the catalogue that fits, with its largest window."""
 
     name: str
@@ -29,21 +29,21 @@ class Instead:
 
 
 @dataclass(frozen=True)
-class Answer:
+class FitAnswer:
     """What was asked and what came out. ``models`` are those that take memory of their own, ``spilled`` the bytes of
     each that go to the CPU when it has the cards to itself; ``room_bytes`` is what may be filled.
     """
 
-    known: tuple[Known, ...]
+    known: tuple[RequestedModel, ...]
     models: tuple[Candidate, ...]
     cards: tuple[Card, ...]
     room_bytes: int
     runtime: Runtime
     window_asked: bool
     fit: Fit
-    hand_overs: tuple[HandOver, ...]
+    hand_overs: tuple[SwapCost, ...]
     spilled: tuple[int, ...]
-    instead: tuple[Instead, ...]
+    instead: tuple[Alternative, ...]
 
     @property
     def together_bytes(self) -> int:
@@ -51,7 +51,7 @@ class Answer:
         return sum(need.total_bytes for need in self.fit.needs)
 
 
-def as_data(answer: Answer) -> dict[str, Any]:
+def as_data(answer: FitAnswer) -> dict[str, Any]:
     """The answer as ``fit --json`` prints it: bytes and tokens; 0 is a window that does not exist."""
     found = answer.fit
     rows = zip(answer.models, found.needs, answer.spilled, strict=True)
@@ -86,7 +86,7 @@ def as_data(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _row(answer: Answer, model: Candidate, need: Need, spilled_bytes: int) -> dict[str, Any]:
+def _row(answer: FitAnswer, model: Candidate, need: Need, spilled_bytes: int) -> dict[str, Any]:
     known = next(one for one in answer.known if one.candidate is model)
     trained = model.architecture.trained_tokens
     return {
@@ -109,7 +109,7 @@ def _shares(one: Candidate, model: Candidate) -> bool:
     return one is not model and one.blob == model.blob != ""
 
 
-def render(answer: Answer) -> str:
+def render(answer: FitAnswer) -> str:
     """The page, as plain text."""
     lines = [*_head(answer), "", *_table(answer), "", *_verdict(answer), *_notes(answer)]
     if answer.instead:
@@ -117,7 +117,7 @@ def render(answer: Answer) -> str:
     return "".join(f"{Page.printable(line)}\n" for line in lines)
 
 
-def _head(answer: Answer) -> Iterator[str]:
+def _head(answer: FitAnswer) -> Iterator[str]:
     free = answer.fit.vram_bytes
     taken = sum(card.total_bytes for card in answer.cards) - free
     kept = free - answer.room_bytes
@@ -129,7 +129,7 @@ def _head(answer: Answer) -> Iterator[str]:
     yield f"{'ollama':8}{_engine(answer.runtime)}"
 
 
-def _why_this_window(answer: Answer) -> str:
+def _why_this_window(answer: FitAnswer) -> str:
     if answer.window_asked:
         return ""
     if answer.fit.fits or answer.fit.alone:
@@ -149,7 +149,7 @@ def _bracketed(parts: list[str]) -> str:
     return f"  ({', '.join(parts)})" if parts else ""
 
 
-def _table(answer: Answer) -> Iterator[str]:
+def _table(answer: FitAnswer) -> Iterator[str]:
     needs = answer.fit.needs
     width = max(len("together"), *(len(need.name) for need in needs)) + 2
     yield "model".ljust(width) + "".join(f"{name:>10}" for name in _COLUMNS)
@@ -163,7 +163,7 @@ def _table(answer: Answer) -> Iterator[str]:
         yield "together".ljust(width) + f"{size(answer.together_bytes):>{columns}}"
 
 
-def _verdict(answer: Answer) -> Iterator[str]:
+def _verdict(answer: FitAnswer) -> Iterator[str]:
     found = answer.fit
     if found.fits:
         what = "all fit together" if len(found.needs) > 1 else "it fits"
@@ -178,7 +178,7 @@ def _verdict(answer: Answer) -> Iterator[str]:
     yield _largest(answer)
 
 
-def _loads(answer: Answer) -> Iterator[str]:
+def _loads(answer: FitAnswer) -> Iterator[str]:
     if answer.together_bytes <= answer.room_bytes and len(answer.cards) == 1:
         yield "  (there is room for all, but Ollama adds a model only where it takes at most 80 % of what is free)"
     for one in answer.hand_overs:
@@ -187,7 +187,7 @@ def _loads(answer: Answer) -> Iterator[str]:
     yield f"  (seconds are an estimate, at {DISK_BYTES_PER_SECOND / 1e9:g} GB/s)"
 
 
-def _too_large(answer: Answer, model: Candidate, need: Need, spilled: int) -> Iterator[str]:
+def _too_large(answer: FitAnswer, model: Candidate, need: Need, spilled: int) -> Iterator[str]:
     room = answer.room_bytes
     yield (
         f"{need.name} does not fit: {size(need.total_bytes)} of {size(room)};"
@@ -200,7 +200,7 @@ def _too_large(answer: Answer, model: Candidate, need: Need, spilled: int) -> It
         yield f"  only {used} of its {all_of_them} experts work on a token, but all must be in memory"
 
 
-def _largest(answer: Answer) -> str:
+def _largest(answer: FitAnswer) -> str:
     found = answer.fit
     if len(found.needs) == 1:
         return f"largest window: {_window(found.largest_together)}"
@@ -212,7 +212,7 @@ def _window(tokens: int) -> str:
     return f"{tokens:,} tokens" if tokens else "none"
 
 
-def _notes(answer: Answer) -> Iterator[str]:
+def _notes(answer: FitAnswer) -> Iterator[str]:
     for model in answer.models:
         tokens = capped_tokens(model.architecture, answer.fit.num_ctx)
         if tokens < answer.fit.num_ctx:
@@ -228,7 +228,7 @@ def _notes(answer: Answer) -> Iterator[str]:
         yield f"the size of {', '.join(rough)} is known only roughly"
 
 
-def _others(answer: Answer) -> Iterator[str]:
+def _others(answer: FitAnswer) -> Iterator[str]:
     width = max(len(one.name) for one in answer.instead) + 2
     for one in answer.instead:
         yield f"  {one.name.ljust(width)}{size(one.weights_bytes):>9}  {one.largest_num_ctx:>8,} tokens"

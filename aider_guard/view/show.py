@@ -9,25 +9,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from aider_guard import paths
+from aider_guard.checks.all import examine
 from aider_guard.config import Config
-from aider_guard.core import sentences
+from aider_guard.core import messages
+from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import DoorSettings
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
-from aider_guard.launch.addresses import ollama_address
-from aider_guard.launch.cloud import OLLAMA_ADDRESSES
-from aider_guard.launch.door import Entrance
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
+from aider_guard.launch.door_settings import DoorAddresses
+from aider_guard.launch.environment import NOWHERE, LocalEnvironment
+from aider_guard.launch.facts import Facts
 from aider_guard.launch.gathering import gather
 from aider_guard.launch.learned import read_corrections
-from aider_guard.launch.local import NOWHERE, LocalEnvironment
-from aider_guard.launch.page import serves_page
+from aider_guard.launch.ollama_address import ollama_address
 from aider_guard.launch.plan import Plan, make_plan
-from aider_guard.launch.preflight.facts import Facts
 from aider_guard.launch.routes import DoorAddress
-from aider_guard.launch.settings import AiderSettings
-from aider_guard.launch.starting import aider_environment, is_one_shot
-from aider_guard.sidecar.names import display_base
+from aider_guard.launch.start_command import aider_environment, is_one_shot, serves_page
+from aider_guard.ollama.names import display_base
 
 SESSION = Path("SESSION")
 """Stands for the session's own folder, which is made at its start."""
@@ -51,10 +51,11 @@ def run_show(
         ollama=base,
         refusing=NOWHERE,
         corrections=read_corrections(state_dir),
-        entrance=Entrance(DOOR, state_dir),
+        examine=examine,
+        entrance=DoorAddresses(DOOR, state_dir),
     )
     if plan.is_forbidden:
-        raise LaunchRefusedError("\n  ".join(sentences.refused(plan.stops, leaks=plan.leaks).lines))
+        raise LaunchRefusedError("\n  ".join(messages.refused(plan.stops, leaks=plan.leaks).lines))
     lines = described(facts, facts.settings, plan, aider_args, environment)
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0

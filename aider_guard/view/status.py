@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aider_guard.core.messages import count, size
 from aider_guard.core.readings import MemoryReading, ModelsReading, Unavailable
-from aider_guard.core.sentences import count, size
 from aider_guard.core.state import (
     Phase,
     State,

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aider_guard.airgap.names import Names
+from aider_guard.airgap.dns import NameTable
 from aider_guard.airgap.seccomp import SeccompGap
 from aider_guard.core.egress import Attempt, Place
-from aider_guard.session.loop import Loop
+from aider_guard.loop import Loop
 
 PYTHON = (sys.executable, "-I", "-S", "-c")
 CAP_SECONDS = 20.0
@@ -111,7 +111,7 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 @contextlib.contextmanager
 def world(allowed: Sequence[Place] = (), **options: Any) -> Iterator[World]:
     """A gap that is served."""
-    with Loop() as loop, contextlib.closing(SeccompGap(Names(), allowed, **options)) as gap:
+    with Loop() as loop, contextlib.closing(SeccompGap(NameTable(), allowed, **options)) as gap:
         here = World(gap, loop)
         gap.watch(loop, here.attempts.append)
         yield here

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.airgap.names import Names, answer
-from aider_guard.airgap.searched import search_domains
+from aider_guard.airgap.dns import NameTable, answer, search_domains
 
 LABELS = st.from_regex(r"[a-z0-9_-]{1,20}", fullmatch=True)
 HOSTS = st.lists(LABELS, min_size=1, max_size=4).map(".".join)
@@ -31,7 +30,7 @@ def question(name: str, kind: int = 1, *, flags: int = 0x0100, identifier: int =
 @given(st.lists(HOSTS, max_size=20))
 def test_each_name_has_its_own_address(hosts: list[str]) -> None:
     """The same name the same, another name another, and back again; case and a last dot are nothing."""
-    names = Names()
+    names = NameTable()
     found = {host: names.address_of(host) for host in hosts}
     assert len(set(found.values())) == len(found)
     for host, address in found.items():
@@ -45,7 +44,7 @@ def test_each_name_has_its_own_address(hosts: list[str]) -> None:
 @given(HOSTS)
 def test_an_address_is_answered(host: str) -> None:
     """For IPv4: the identifier and the question come back, and one record with the name's address."""
-    names = Names()
+    names = NameTable()
     told = answer(question(host), names)
     assert told is not None
     assert (told.name, told.is_new) == (host, True)
@@ -60,7 +59,7 @@ def test_an_address_is_answered(host: str) -> None:
 @pytest.mark.parametrize("kind", [28, 15, 16, 65, 255])
 def test_other_records_do_not_exist(kind: int) -> None:
     """The name does: whoever asks for IPv4 as well gets it."""
-    told = answer(question("host.example", kind), Names())
+    told = answer(question("host.example", kind), NameTable())
     assert told is not None
     assert struct.unpack_from("!HHHHHH", told.reply)[1:4] == (0x8180, 1, 0)
 
@@ -70,17 +69,17 @@ def test_this_machine_is_itself(host: str, monkeypatch: pytest.MonkeyPatch) -> N
     """By the loopback's name, and by its own with its domain and without; unless a place is allowed by that name."""
     monkeypatch.setattr(socket, "gethostname", lambda: host)
     for name in {"localhost", host.lower(), host.lower().partition(".")[0]}:
-        told = answer(question(name), Names())
+        told = answer(question(name), NameTable())
         assert told is not None
         assert (told.is_new, told.reply[-4:]) == (False, bytes([127, 0, 0, 1]))
-        allowed = answer(question(name), Names([name]))
+        allowed = answer(question(name), NameTable([name]))
         assert allowed is not None
         assert allowed.reply[-4:] == bytes([127, 77, 0, 1])
 
 
 def test_a_name_that_is_absent_does_not_exist() -> None:
     """And takes no address."""
-    names = Names()
+    names = NameTable()
     told = answer(question("nas.corp.lan"), names, lambda name: name == "nas.corp.lan")
     assert told is not None
     assert told.reply[3] & 15 == 3
@@ -114,14 +113,14 @@ def test_where_short_names_are_looked_for(
 @given(st.binary(max_size=80))
 def test_garbage_is_no_question(data: bytes) -> None:
     """Or one, by chance; never an error, and never an answer to an answer."""
-    told = answer(data, Names())
+    told = answer(data, NameTable())
     assert told is None or told.reply[2] & 0x80
-    assert answer(data[:2] + b"\x80" + data[3:], Names()) is None
+    assert answer(data[:2] + b"\x80" + data[3:], NameTable()) is None
 
 
 def test_when_addresses_run_out() -> None:
     """Further names do not exist, and known ones stay."""
-    names = Names(f"host{number}" for number in range(0xFFFE))
+    names = NameTable(f"host{number}" for number in range(0xFFFE))
     assert names.address_of("one-more") is None
     told = answer(question("one-more"), names)
     assert told is not None

@@ -14,13 +14,13 @@ import psutil
 import pytest
 
 from aider_guard.airgap import choose
-from aider_guard.airgap.choose import Choosing, find_layer, open_gap
-from aider_guard.airgap.tables import has_server
+from aider_guard.airgap.choose import LayerSelection, find_layer, open_gap
+from aider_guard.airgap.packet_capture import has_server
+from aider_guard.airgap.served import chosen_border
 from aider_guard.config import Config
-from aider_guard.core import egress_causes
+from aider_guard.core import egress_messages
 from aider_guard.core.egress import Layer, Place
 from aider_guard.errors import LaunchRefusedError
-from aider_guard.session.border import chosen_border
 
 SWITCH = "AIDER_GUARD_TEST_NO_LAYER"
 netns = pytest.mark.skipif(
@@ -75,7 +75,7 @@ def test_a_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_better_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the next one is taken."""
     before = psutil.Process().children()
-    monkeypatch.setattr("aider_guard.airgap.jail.write_maps", None)
+    monkeypatch.setattr("aider_guard.airgap.netns.write_maps", None)
     found = find_layer({})
     assert (found.layer, "TypeError" in found.because) == ("seccomp", True)
     assert psutil.Process().children() == before
@@ -85,7 +85,7 @@ def test_a_better_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -
 def test_a_page_is_reached_from_outside() -> None:
     """A network of its own would keep the browser out; the filter does not."""
     with (
-        Choosing((), {}, serves_page=True) as choosing,
+        LayerSelection((), {}, serves_page=True) as choosing,
         contextlib.closing(choosing.finish()) as gap,
     ):
         assert (gap.layer, choosing.because) == ("seccomp", "page")
@@ -94,7 +94,7 @@ def test_a_page_is_reached_from_outside() -> None:
 def test_an_open_network_tries_nothing() -> None:
     """No child is started for it."""
     before = psutil.Process().children()
-    with Choosing((), {}, is_open=True) as choosing:
+    with LayerSelection((), {}, is_open=True) as choosing:
         assert psutil.Process().children() == before
         assert choosing.finish().layer == "open"
 
@@ -106,7 +106,7 @@ def test_nothing_is_left_of_a_choice() -> None:
     gc.collect()  # what earlier tests left open is closed now, and not in between
     before = psutil.Process().num_fds(), psutil.Process().children()
     find_layer({})
-    with Choosing((Place("github.com", 22),), {}):
+    with LayerSelection((Place("github.com", 22),), {}):
         pass
     assert (psutil.Process().num_fds(), psutil.Process().children()) == before
 
@@ -115,7 +115,7 @@ def test_nothing_is_left_of_a_choice() -> None:
 def test_the_child_is_gone_once_the_layer_is_there() -> None:
     """Not a zombie is left of it for the length of a session."""
     before = psutil.Process().children()
-    with Choosing((), {}) as choosing, contextlib.closing(choosing.finish()):
+    with LayerSelection((), {}) as choosing, contextlib.closing(choosing.finish()):
         assert psutil.Process().children() == before
 
 
@@ -135,10 +135,10 @@ def test_why_there_are_no_namespaces(
     def fail(*_: object) -> None:
         raise PermissionError(1, "no")
 
-    monkeypatch.setattr("aider_guard.airgap.jail.kernel.unshare", fail)
+    monkeypatch.setattr("aider_guard.airgap.netns.kernel.unshare", fail)
     monkeypatch.setattr(choose, "_read", lambda name: switches.get(name, ""))
     assert find_layer({SWITCH: "seccomp"}).because.split("; ")[0] == cause
-    assert cause in egress_causes.CAUSES
+    assert cause in egress_messages.CAUSES
 
 
 @netns
@@ -170,7 +170,7 @@ def test_a_kernel_that_filters_no_calls(monkeypatch: pytest.MonkeyPatch) -> None
 def test_who_requires_a_layer_is_refused_without_one(layer: str) -> None:
     """With the reason, before anything is started."""
     with (
-        Choosing((), {SWITCH: "netns,seccomp"}, is_open=layer == "open") as choosing,
+        LayerSelection((), {SWITCH: "netns,seccomp"}, is_open=layer == "open") as choosing,
         pytest.raises(LaunchRefusedError, match="require-airgap is set"),
         chosen_border(choosing, Config(require_airgap=True)),
     ):

@@ -27,7 +27,7 @@ from aider_guard.airgap.proxy import (
     refusal,
 )
 from aider_guard.core.egress import Attempt, Place
-from aider_guard.session.loop import READ, Loop
+from aider_guard.loop import READ, Loop
 
 LINES = [
     (b"CONNECT api.example.org:443 HTTP/1.1\r", Place("api.example.org", 443)),

@@ -19,7 +19,7 @@ from airgap.seccomp_world import PYTHON, Witness, World, ended, witness, world
 
 from aider_guard.airgap import kernel
 from aider_guard.core.egress import Attempt, Place
-from aider_guard.session.child import Child
+from aider_guard.session.aider_process import Child
 from aider_guard.session.terminal import Size
 
 OUTSIDE = "192.0.2.10"  # documentation addresses, RFC 5737: nobody is there
@@ -420,7 +420,7 @@ def test_a_call_that_the_guard_fails_to_judge(
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:
-        broken.setattr("aider_guard.airgap.calls.parse", fail)
+        broken.setattr("aider_guard.airgap.syscalls.parse", fail)
         assert here.run(CONNECT, ["AF_INET", "SOCK_STREAM", ["127.0.0.1", host.port]]) == "EPERM"
     assert host.seen() == 0
     assert here.kinds() == {("a fault in aider-guard: ZeroDivisionError", 0, "other")}

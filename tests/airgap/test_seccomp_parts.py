@@ -14,21 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aider_guard.airgap.dns import NameTable
 from aider_guard.airgap.gap import Gap
-from aider_guard.airgap.names import Names
-from aider_guard.airgap.ownservers import OwnServers, Server, answers, in_table, on_port
+from aider_guard.airgap.rules import OwnServers, Server, answers, in_table, on_port
 from aider_guard.airgap.seccomp import SeccompGap
-from aider_guard.airgap.sockaddr import (
+from aider_guard.airgap.sockets import (
     Abstract,
     Internet,
     Netlink,
     Nowhere,
+    UnixPath,
     Unknown,
     pack,
     parse,
-)
-from aider_guard.airgap.sockaddr import (
-    Path as UnixPath,
 )
 
 INET, INET6 = socket.AF_INET, socket.AF_INET6
@@ -144,7 +142,7 @@ def test_udp_sockets_are_found() -> None:
 def test_an_unknown_machine() -> None:
     """Without the numbers of its calls there is no such layer."""
     with pytest.raises(OSError, match="riscv64"):
-        SeccompGap(Names(), machine="riscv64")
+        SeccompGap(NameTable(), machine="riscv64")
 
 
 def open_descriptors() -> list[str]:
@@ -154,7 +152,7 @@ def open_descriptors() -> list[str]:
 def test_closing_leaves_nothing_open() -> None:
     """What it opened is closed, also when it never served; and the guard is as readable as before."""
     before = open_descriptors()
-    gap: Gap = SeccompGap(Names(), machine=platform.machine())
+    gap: Gap = SeccompGap(NameTable(), machine=platform.machine())
     assert gap.layer == "seccomp"
     gap.close()
     gap.close()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from aider_guard.core.architecture import Architecture
 from aider_guard.core.fit import Candidate, Card
+from aider_guard.core.model_memory import Architecture
 
 MIB, GIB = 1 << 20, 1 << 30
 

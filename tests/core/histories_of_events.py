@@ -10,20 +10,35 @@ from typing import Any, get_args
 from hypothesis import strategies as st
 
 from aider_guard.core.actions import Action, CancelDeadline, SetDeadline
+from aider_guard.core.chat.events import (
+    DoorOpened,
+    ModelWarmed,
+    ReloadSeen,
+    RequestFinished,
+    RequestRefused,
+    RequestStarted,
+)
+from aider_guard.core.chat.types import Verdict
 from aider_guard.core.egress import Layer, Protocol
-from aider_guard.core.egress_events import AirGapChosen, EgressAllowed, EgressBlocked
 from aider_guard.core.events import (
     AiderExited,
     AiderStarted,
+    AirGapChosen,
     ChatSaved,
     ConfirmShown,
     ContextRead,
     ContinuationShown,
     DeadlinePassed,
+    EgressAllowed,
+    EgressBlocked,
     Event,
     ExchangesCarried,
+    FilesCounted,
     KeyTyped,
+    MemoryRead,
     ModelsChosen,
+    ModelsRead,
+    ModelsUnloaded,
     NoticeShown,
     OfferAnswered,
     PromptClosed,
@@ -31,7 +46,11 @@ from aider_guard.core.events import (
     PromptSettled,
     PromptShown,
     RestartRequested,
+    ServerRead,
+    SidecarLost,
+    SidecarStarted,
     TerminationRequested,
+    TextsCounted,
     TurnFinished,
     TurnStarted,
 )
@@ -48,26 +67,7 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
-from aider_guard.core.sidecar_events import (
-    FilesCounted,
-    MemoryRead,
-    ModelsRead,
-    ModelsUnloaded,
-    ServerRead,
-    SidecarLost,
-    SidecarStarted,
-    TextsCounted,
-)
 from aider_guard.core.state import Limits, Phase, State
-from aider_guard.core.traffic.events import (
-    DoorOpened,
-    ModelWarmed,
-    ReloadSeen,
-    RequestFinished,
-    RequestRefused,
-    RequestStarted,
-)
-from aider_guard.core.traffic.kinds import Verdict
 
 GIB = 1 << 30
 WINDOW = 10_000

@@ -9,7 +9,7 @@ from core.fit_models import GEMMA_3, LITE_MLA, QWEN_8B, SMOL
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.architecture import Architecture, parse_architecture
+from aider_guard.core.model_memory import Architecture, parse_architecture
 from aider_guard.core.readings import Unavailable
 
 # Ollama 0.9.3 on SmolLM2-135M; what does not matter is left out.

@@ -24,10 +24,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aider_guard.core.fit import (
+    MARGIN_BYTES,
     Candidate,
     Card,
-    HandOver,
+    Load,
     Runtime,
+    SwapCost,
     choose_window,
     distinct,
     fit,
@@ -36,10 +38,12 @@ from aider_guard.core.fit import (
     hand_overs,
     longest_window,
     need,
+    packs,
     spilled_bytes,
+    split,
+    stay_together,
 )
-from aider_guard.core.fit_cards import MARGIN_BYTES, Load, packs, split, stay_together
-from aider_guard.core.fit_memory import ollamas_guess_bytes
+from aider_guard.core.model_memory import ollamas_guess_bytes
 from aider_guard.core.readings import Unavailable
 
 NEW = Runtime()
@@ -339,8 +343,8 @@ def test_what_does_not_fit_spills_by_layers() -> None:
 def test_a_hand_over_loads_the_weights_again() -> None:
     """Each change of the model reads its file anew; the seconds are an estimate at a rate that is given."""
     assert hand_overs([A3B, EIGHT, EIGHT]) == (
-        HandOver("qwen3:30b-a3b", A3B.weights_bytes),
-        HandOver("qwen3:8b", EIGHT.weights_bytes),
+        SwapCost("qwen3:30b-a3b", A3B.weights_bytes),
+        SwapCost("qwen3:8b", EIGHT.weights_bytes),
     )
     assert hand_overs([EIGHT]) == ()
-    assert HandOver("m", 500 * MIB).estimated_seconds(250 * MIB) == 2
+    assert SwapCost("m", 500 * MIB).estimated_seconds(250 * MIB) == 2

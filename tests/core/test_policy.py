@@ -24,20 +24,31 @@ from core.histories_of_events import (
 from hypothesis import given
 
 from aider_guard.core.actions import EndSession, ShowNotice, StopAider
-from aider_guard.core.egress_events import AirGapChosen, EgressAllowed, EgressBlocked
+from aider_guard.core.chat.events import (
+    DoorOpened,
+    ModelWarmed,
+    ReloadSeen,
+    RequestRefused,
+    RequestStarted,
+)
 from aider_guard.core.events import (
     AiderExited,
     AiderStarted,
+    AirGapChosen,
     ChatSaved,
     ConfirmShown,
     ContextRead,
     ContinuationShown,
     DeadlinePassed,
+    EgressAllowed,
+    EgressBlocked,
     Event,
     ExchangesCarried,
+    FilesCounted,
     KeyTyped,
     LaunchForbidden,
     ModelsChosen,
+    ModelsUnloaded,
     NoticeShown,
     OfferAnswered,
     PromptClosed,
@@ -45,30 +56,19 @@ from aider_guard.core.events import (
     PromptSettled,
     PromptShown,
     RestartRequested,
+    ServerRead,
+    ServerSurveyed,
+    SidecarLost,
+    SidecarStarted,
     TerminationRequested,
+    TextsCounted,
     TurnFinished,
     TurnStarted,
 )
 from aider_guard.core.findings import SEVERITIES, Finding
 from aider_guard.core.policy import decide
-from aider_guard.core.serverfacts import ServerReport
-from aider_guard.core.sidecar_events import (
-    FilesCounted,
-    ModelsUnloaded,
-    ServerRead,
-    ServerSurveyed,
-    SidecarLost,
-    SidecarStarted,
-    TextsCounted,
-)
+from aider_guard.core.server_report import ServerReport
 from aider_guard.core.state import Phase, Restart, State
-from aider_guard.core.traffic.events import (
-    DoorOpened,
-    ModelWarmed,
-    ReloadSeen,
-    RequestRefused,
-    RequestStarted,
-)
 
 NOW = 100.0
 SURVEYED = ServerReport("http://127.0.0.1:1", True, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)

@@ -26,6 +26,7 @@ from aider_guard.core.events import (
     ConfirmShown,
     ContextRead,
     Event,
+    FilesCounted,
     KeyTyped,
     ModelsChosen,
     PromptSettled,
@@ -34,7 +35,6 @@ from aider_guard.core.events import (
     TurnFinished,
 )
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.sidecar_events import FilesCounted
 from aider_guard.core.state import Limits, Phase, fill_percent
 
 ASKS = RunHidden("tokens")

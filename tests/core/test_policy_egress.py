@@ -10,31 +10,21 @@ from core.histories_of_events import Step, Story, Wait, actions_of, begun, histo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core import destinations, egress_causes, egress_sentences
+from aider_guard.core import egress_messages
 from aider_guard.core.actions import Notice, SetDeadline, ShowNotice
-from aider_guard.core.egress import (
-    ENFORCED,
-    Attempt,
-    Layer,
-    Place,
-    Protocol,
-    parse_place,
-)
-from aider_guard.core.egress_events import (
+from aider_guard.core.egress import ENFORCED, Attempt, Layer, Place, Protocol, parse_place
+from aider_guard.core.events import (
     MOST_CHARACTERS,
+    AiderExited,
     AirGapChosen,
     EgressAllowed,
     EgressBlocked,
-)
-from aider_guard.core.egress_ledger import MOST_DESTINATIONS
-from aider_guard.core.events import (
-    AiderExited,
     LaunchForbidden,
     PromptClosed,
     PromptShown,
 )
 from aider_guard.core.findings import Finding
-from aider_guard.core.state import State
+from aider_guard.core.state import MOST_DESTINATIONS, State
 
 PRICES = EgressBlocked("raw.githubusercontent.com", 443, "tcp", "aider")
 
@@ -306,7 +296,7 @@ def end(*events: Any, layer: Layer = "netns", **how: bool) -> tuple[str, ...] | 
     """The last lines after these events."""
     story = busy(layer)
     story.tell(*events)
-    notice = egress_sentences.end_line(story.state, **how)
+    notice = egress_messages.end_line(story.state, **how)
     return notice.lines if isinstance(notice, Notice) else None
 
 
@@ -396,16 +386,16 @@ def test_the_end_of_a_layer_that_asks_says_what_it_does_not_prove() -> None:
 def test_some_ends_say_nothing() -> None:
     """An open network; a launch that was refused; and, where asked for, a run in which nothing was tried."""
     assert end(blocked("a.b"), layer="open") is None
-    assert egress_sentences.end_line(State()) is None
+    assert egress_messages.end_line(State()) is None
     assert end(even_nothing=False) is None
     assert end(blocked("a.b"), even_nothing=False) is not None
     assert end(EgressAllowed("c", 1), even_nothing=False) is not None
     refused = LaunchForbidden((Finding("a", "stop", "what"),))
     story = Story()
     story.tell(AirGapChosen("netns"), refused)
-    assert egress_sentences.end_line(story.state) is None
+    assert egress_messages.end_line(story.state) is None
     story.tell(blocked("a.b"))
-    assert egress_sentences.end_line(story.state) is not None
+    assert egress_messages.end_line(story.state) is not None
 
 
 def test_what_comes_while_the_session_ends_is_counted() -> None:
@@ -413,7 +403,7 @@ def test_what_comes_while_the_session_ends_is_counted() -> None:
     story = busy()
     story.tell(AiderExited(0))
     assert story.tell(blocked("a.b"), EgressAllowed("c", 1)) == []
-    notice = egress_sentences.end_line(story.state)
+    notice = egress_messages.end_line(story.state)
     assert notice is not None
     assert len(notice.lines) == 2
 
@@ -444,7 +434,7 @@ def test_no_attempt_is_lost(events: list[EgressBlocked]) -> None:
         for event in events
         if event.protocol != "dns" or event.host.lower().rstrip(".") not in connected
     )
-    notice = egress_sentences.end_line(story.state)
+    notice = egress_messages.end_line(story.state)
     assert notice is not None
     expected = f"blocked by the kernel: {counted:,} attempt" if events else "nothing tried to leave"
     assert notice.lines[0].startswith(expected)
@@ -455,7 +445,7 @@ def test_names_without_end_cost_no_memory() -> None:
     story = busy()
     story.tell(*(blocked(f"{number}.b", 53, "dns") for number in range(MOST_DESTINATIONS + 100)))
     assert len(story.state.egress.tried) == len(story.state.egress.untold) == MOST_DESTINATIONS
-    notice = egress_sentences.end_line(story.state)
+    notice = egress_messages.end_line(story.state)
     assert notice is not None
     assert (
         f": {MOST_DESTINATIONS + 100} attempts to {MOST_DESTINATIONS} hosts and others ("
@@ -558,22 +548,26 @@ def test_any_text_is_a_place_or_a_value_error(text: str) -> None:
 
 def test_hosts_below_a_known_one_are_known() -> None:
     """But no host that only ends in the same letters."""
-    assert destinations.what_is("eu.i.posthog.com", "") == "Aider's analytics"
-    assert destinations.what_is("notposthog.com", "") == ""
-    assert destinations.what_is("com", "") == destinations.what_is("", "") == ""
+    assert egress_messages.what_is("eu.i.posthog.com", "") == "Aider's analytics"
+    assert egress_messages.what_is("notposthog.com", "") == ""
+    assert egress_messages.what_is("com", "") == egress_messages.what_is("", "") == ""
 
 
 def test_the_table_says_what_a_host_is_and_not_what_it_is_used_for() -> None:
     """What Aider asks it for is said of Aider, and of who may be it: others have reasons of their own."""
-    for host, what in destinations.ASKED_BY_AIDER.items():
+    for host, what in egress_messages.ASKED_BY_AIDER.items():
         for program in ("aider", "", "python3"):
-            assert destinations.what_is(host, program) == what
-        assert destinations.what_is(host, "curl") == ""
+            assert egress_messages.what_is(host, program) == what
+        assert egress_messages.what_is(host, "curl") == ""
 
 
 def test_no_name_of_the_table_is_written_so_that_it_is_never_found() -> None:
     """In small letters, without a dot at the end."""
-    for table in (destinations.ASKED_BY_AIDER, destinations.SERVICES, destinations.CODE_HOSTS):
+    for table in (
+        egress_messages.ASKED_BY_AIDER,
+        egress_messages.SERVICES,
+        egress_messages.CODE_HOSTS,
+    ):
         for host in table:
             assert parse_place(f"{host}:1").host == host
 
@@ -601,14 +595,14 @@ def test_the_systems_own_settings_tell_the_cause(settings: dict[str, str], cause
     def read(name: str) -> str:
         return settings.get(name, "")
 
-    assert egress_causes.cause_of(egress_causes.NAMESPACES, read, "no luck") == cause
+    assert egress_messages.cause_of(egress_messages.NAMESPACES, read, "no luck") == cause
 
 
 def test_every_switch_has_a_cause_with_the_command_that_turns_it() -> None:
     """The command names the very setting that was read."""
-    for name, forbids, cause in (*egress_causes.NAMESPACES, *egress_causes.FILTER):
+    for name, forbids, cause in (*egress_messages.NAMESPACES, *egress_messages.FILTER):
         setting = name.replace("/", ".")
-        known = egress_causes.CAUSES[cause]
+        known = egress_messages.CAUSES[cause]
         assert setting in known.words
         assert known.fix.startswith(f"sudo sysctl {setting}=")
         assert not known.fix.endswith(f"={forbids}")
@@ -617,9 +611,14 @@ def test_every_switch_has_a_cause_with_the_command_that_turns_it() -> None:
 def test_causes_are_put_into_words() -> None:
     """Several of them, unknown ones too; the fix is that of the first that has one."""
     because = "no idea; apparmor; pidfd"
-    words = egress_causes.in_words(because)
+    words = egress_messages.in_words(because)
     assert words.startswith("no idea; AppArmor keeps user namespaces")
     assert (
-        egress_causes.fix(because) == "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+        egress_messages.fix(because) == "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
     )
-    assert egress_causes.in_words("") == egress_causes.fix("") == egress_causes.fix("no idea") == ""
+    assert (
+        egress_messages.in_words("")
+        == egress_messages.fix("")
+        == egress_messages.fix("no idea")
+        == ""
+    )

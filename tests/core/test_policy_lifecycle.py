@@ -38,6 +38,7 @@ from aider_guard.core.actions import (
     WakeCounter,
     WarmModel,
 )
+from aider_guard.core.chat.events import ModelWarmed, RequestStarted
 from aider_guard.core.events import (
     AiderExited,
     AiderStarted,
@@ -48,20 +49,21 @@ from aider_guard.core.events import (
     DeadlinePassed,
     KeyTyped,
     ModelsChosen,
+    ModelsRead,
+    ModelsUnloaded,
     OfferAnswered,
     PromptClosed,
     PromptRedrawn,
     PromptSettled,
     PromptShown,
     RestartRequested,
+    SidecarLost,
     TerminationRequested,
     TurnFinished,
 )
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.rules.lifecycle import exit_status
-from aider_guard.core.sidecar_events import ModelsRead, ModelsUnloaded, SidecarLost
 from aider_guard.core.state import Limits, Phase, same_model
-from aider_guard.core.traffic.events import ModelWarmed, RequestStarted
 
 SIGTERM = 15
 MANY = settings(max_examples=200)

@@ -31,11 +31,14 @@ from aider_guard.core.events import (
     ChatSaved,
     DeadlinePassed,
     Event,
+    MemoryRead,
+    ModelsRead,
+    ModelsUnloaded,
     PromptShown,
+    SidecarLost,
 )
 from aider_guard.core.readings import Gpu, MemoryReading, RamReading, Unavailable
 from aider_guard.core.rules.memory import is_short, on_cpu, pressure_percent
-from aider_guard.core.sidecar_events import MemoryRead, ModelsRead, ModelsUnloaded, SidecarLost
 from aider_guard.core.state import Limits, State
 
 FAST = Limits(readings_for_restart=5, max_turns=0, probe="never")

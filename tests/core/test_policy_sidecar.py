@@ -18,10 +18,17 @@ from core.histories_of_events import (
 from hypothesis import given
 
 from aider_guard.core.actions import SetDeadline, ShowNotice, StartSidecar
-from aider_guard.core.events import AiderStarted, DeadlinePassed, Event
-from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ServerReport
-from aider_guard.core.sidecar_events import (
+from aider_guard.core.chat.events import (
+    DoorOpened,
+    ModelWarmed,
+    ReloadSeen,
+    RequestRefused,
+    RequestStarted,
+)
+from aider_guard.core.events import (
+    AiderStarted,
+    DeadlinePassed,
+    Event,
     FilesCounted,
     ModelsRead,
     ModelsUnloaded,
@@ -31,14 +38,9 @@ from aider_guard.core.sidecar_events import (
     SidecarStarted,
     TextsCounted,
 )
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.server_report import ServerReport
 from aider_guard.core.state import Phase
-from aider_guard.core.traffic.events import (
-    DoorOpened,
-    ModelWarmed,
-    ReloadSeen,
-    RequestRefused,
-    RequestStarted,
-)
 
 LOST = SidecarLost("it died")
 

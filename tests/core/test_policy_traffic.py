@@ -19,6 +19,9 @@ from core.histories_of_events import (
 from hypothesis import given, settings
 
 from aider_guard.core.actions import CountFiles, RunHidden, ShowNotice
+from aider_guard.core.chat.events import RequestRefused, RequestStarted
+from aider_guard.core.chat.types import Verdict
+from aider_guard.core.chat_contents import file_names, last_known_handoff, newest_rows
 from aider_guard.core.events import (
     AiderExited,
     AiderStarted,
@@ -26,25 +29,20 @@ from aider_guard.core.events import (
     ContextRead,
     DeadlinePassed,
     Event,
+    FilesCounted,
     KeyTyped,
     ModelsChosen,
+    ModelsUnloaded,
     PromptClosed,
     PromptSettled,
     PromptShown,
     RestartRequested,
-    TurnFinished,
-)
-from aider_guard.core.filling import file_names, newest_rows
-from aider_guard.core.holdings import last_known_handoff
-from aider_guard.core.measured import Measured
-from aider_guard.core.readings import Unavailable
-from aider_guard.core.rules.context import probe_due
-from aider_guard.core.sidecar_events import (
-    FilesCounted,
-    ModelsUnloaded,
     SidecarLost,
     SidecarStarted,
+    TurnFinished,
 )
+from aider_guard.core.readings import LastRequest, Unavailable
+from aider_guard.core.rules.context import probe_due
 from aider_guard.core.state import (
     Limits,
     State,
@@ -53,8 +51,6 @@ from aider_guard.core.state import (
     used_tokens,
     window_tokens,
 )
-from aider_guard.core.traffic.events import RequestRefused, RequestStarted
-from aider_guard.core.traffic.kinds import Verdict
 
 ASKS = RunHidden("tokens")
 FILES = {"a.py": 3_000, "b.py": 2_000}
@@ -504,7 +500,7 @@ def test_what_is_said_to_be_measured_was(steps: list[Step]) -> None:
     for step in steps:
         if is_measured(step.after):
             measured = step.after.measured
-            assert isinstance(measured, Measured)
+            assert isinstance(measured, LastRequest)
             assert used_tokens(step.after) == measured.used_tokens
             assert not step.after.context_changed
             assert not step.after.files_changed

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.quoting import ChatFile, dropped_by, quote_for_aider, why_not, word_for_drop
+from aider_guard.core.drop_advice import (
+    ChatFile,
+    dropped_by,
+    quote_for_aider,
+    why_not,
+    word_for_drop,
+)
 
 ROOT = "/home/user/repo"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
-from aider_guard.core.reloads import Entry, ReloadEvidence, cause, is_load, stay_seconds
+from aider_guard.core.reloads import LoadedEntry, ReloadEvidence, cause, is_load, stay_seconds
 
 GIB = 1024**3
 OURS = LoadedModel("qwen3:8b", "d1", 6 * GIB, 6 * GIB, 8192)
@@ -18,7 +18,7 @@ OLDER = LoadedModel("qwen3:8b", "d1", 6 * GIB, 6 * GIB, UNTOLD)
 OLDER_WIDER = LoadedModel("qwen3:8b", "d1", 7 * GIB, 7 * GIB, UNTOLD)
 OTHER = LoadedModel("llama3:70b", "d2", 40 * GIB, 40 * GIB, 4096)
 TWIN = LoadedModel("coder:latest", "d3", 6 * GIB, 6 * GIB, 8192)
-ENTRY = Entry(8192, 6 * GIB)
+ENTRY = LoadedEntry(8192, 6 * GIB)
 HOUR = 3600.0
 
 
@@ -50,7 +50,7 @@ def why(*models: tuple[LoadedModel, ...] | None, **more: Any) -> str:
         ),
         (why((WIDER,)), "another program had asked for it with a window of 32,768 tokens"),
         (
-            why((OLDER_WIDER,), entry=Entry(UNTOLD, 6 * GIB)),
+            why((OLDER_WIDER,), entry=LoadedEntry(UNTOLD, 6 * GIB)),
             "another program had asked for it with another window",
         ),
         (
@@ -58,7 +58,7 @@ def why(*models: tuple[LoadedModel, ...] | None, **more: Any) -> str:
             "its process had ended at Ollama, by a crash or for lack of memory",
         ),
         (
-            why((OLDER,), entry=Entry(UNTOLD, 6 * GIB)),
+            why((OLDER,), entry=LoadedEntry(UNTOLD, 6 * GIB)),
             "its process had ended at Ollama, by a crash or for lack of memory",
         ),
         (why((OURS,), (OTHER,)), "llama3:70b took its place, loaded by another program"),

@@ -7,10 +7,8 @@ from fakes.ollama_eras import Answered, Part, Prompt, answered, slot_window
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aider_guard.core.ollama_log import evidence as gathered
-from aider_guard.core.ollama_log import read_line
+from aider_guard.core.chat.types import Count, Verdict
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import Count, Verdict
 from aider_guard.core.truncation import (
     LOG_NOT_READ,
     NOT_KNOWN,
@@ -21,6 +19,8 @@ from aider_guard.core.truncation import (
     judge,
     knows_truncate,
 )
+from aider_guard.ollama.log_lines import evidence as gathered
+from aider_guard.ollama.log_lines import read_line
 
 NOT_TOLD = Unavailable("not told")
 VERSIONS = (

@@ -9,8 +9,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.architecture import Architecture
-from aider_guard.core.events import AiderStarted
+from aider_guard.core.chat.events import (
+    DoorOpened,
+    ModelWarmed,
+    ReloadSeen,
+    RequestFinished,
+    RequestRefused,
+    RequestStarted,
+)
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream, Verdict, WindowNeed
+from aider_guard.core.events import (
+    AiderStarted,
+    FilesCounted,
+    MemoryRead,
+    ModelsRead,
+    ModelsUnloaded,
+    ServerRead,
+    ServerSurveyed,
+    SidecarStarted,
+    TextsCounted,
+)
+from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import (
     ContextRow,
     Gpu,
@@ -31,32 +50,13 @@ from aider_guard.core.requests import (
     WakeCounter,
     WarmModel,
 )
-from aider_guard.core.serverfacts import (
+from aider_guard.core.server_report import (
     InstalledModel,
     ModelFacts,
     ModelMissing,
     ServerProcess,
     ServerReport,
 )
-from aider_guard.core.sidecar_events import (
-    FilesCounted,
-    MemoryRead,
-    ModelsRead,
-    ModelsUnloaded,
-    ServerRead,
-    ServerSurveyed,
-    SidecarStarted,
-    TextsCounted,
-)
-from aider_guard.core.traffic.events import (
-    DoorOpened,
-    ModelWarmed,
-    ReloadSeen,
-    RequestFinished,
-    RequestRefused,
-    RequestStarted,
-)
-from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream, Verdict, WindowNeed
 from aider_guard.core.wire import LineSplitter, WireError, decode, encode
 
 # Lone surrogates too: Python keeps the bytes of a file's name that are no UTF-8 as such.

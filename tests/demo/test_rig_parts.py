@@ -1,4 +1,4 @@
-"""A part is in its place whole or not at all, whoever builds it and however that ends."""
+"""A part is in its place whole or not at all, by which process it is built and however that ends."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def build(partial: Path) -> None:
     (partial / "two").write_text("2")
 
 
-def nobody_waits() -> None:
+def no_wait() -> None:
     """Called when another process holds the lock."""
-    pytest.fail("nobody else builds this part")
+    pytest.fail("no other process builds this part")
 
 
 def visible(folder: Path) -> list[str]:
@@ -34,8 +34,8 @@ def visible(folder: Path) -> list[str]:
 def test_a_part_is_built_once(tmp_path: Path) -> None:
     """A part that is there is not built again."""
     place = tmp_path / "cache" / "part-1.0"
-    build_once(place, build, nobody_waits)
-    build_once(place, lambda partial: pytest.fail(f"built again in {partial}"), nobody_waits)
+    build_once(place, build, no_wait)
+    build_once(place, lambda partial: pytest.fail(f"built again in {partial}"), no_wait)
 
     assert visible(place) == ["one", "two"]
     assert visible(place.parent) == ["part-1.0"]
@@ -50,9 +50,9 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path, error: type[BaseExcep
         raise error
 
     with pytest.raises(error):
-        build_once(tmp_path / "part", fail, nobody_waits)
+        build_once(tmp_path / "part", fail, no_wait)
     after_failure = visible(tmp_path)
-    build_once(tmp_path / "part", build, nobody_waits)
+    build_once(tmp_path / "part", build, no_wait)
 
     assert after_failure == []
     assert visible(tmp_path) == ["part"]
@@ -67,7 +67,7 @@ def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
     for name in ("part", "part-2"):
         subprocess.run([sys.executable, "-c", program, str(tmp_path / name)], check=False)
     left = visible(tmp_path)
-    build_once(tmp_path / "part", build, nobody_waits)
+    build_once(tmp_path / "part", build, no_wait)
 
     assert len(left) == 2
     assert [name.split(".")[1] for name in visible(tmp_path)[:1]] == ["part-2"]
@@ -105,4 +105,4 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     """The sentence names the folder."""
     (tmp_path / "file").write_text("")
     with pytest.raises(RigError, match=r"Cannot install into .*/file/cache"):
-        build_once(tmp_path / "file" / "cache" / "part", build, nobody_waits)
+        build_once(tmp_path / "file" / "cache" / "part", build, no_wait)

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from aider_guard.core.chat.events import DoorOpened
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.events import Event
 from aider_guard.core.requests import ServeDoor, StopSidecar
-from aider_guard.core.traffic.events import DoorOpened
-from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
-from aider_guard.session.sidecar import SidecarProcess, sidecar_command
+from aider_guard.session.sidecar_process import SidecarProcess, sidecar_command
 
 TOKEN = "a-secret-of-the-session"
 CAP_SECONDS = 60.0

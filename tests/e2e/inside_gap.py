@@ -23,11 +23,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from aider_guard.airgap import kernel
-from aider_guard.airgap.asked import NoGap
 from aider_guard.airgap.choose import open_gap
-from aider_guard.airgap.gap import NOBODY, Gap, Whose
+from aider_guard.airgap.gap import NOBODY, Gap, ProgramFinder, Unenforced
 from aider_guard.core.egress import Attempt, Layer, parse_place
-from aider_guard.session.loop import READ, Loop
+from aider_guard.loop import READ, Loop
 
 SILENCE_SECONDS = 0.05
 """What was tried is known to the kernel before the last program has ended."""
@@ -35,10 +34,12 @@ DOOR_SAYS = b"the door"
 _SECRET = ctypes.c_uint64(0x1BADC0DE)
 
 
-class OnlyWords(NoGap):
+class OnlyWords(Unenforced):
     """Blocks nothing, and says that it did."""
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None], whose: Whose = NOBODY) -> None:
+    def watch(
+        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+    ) -> None:
         """Claim it at once."""
         del loop, whose
         place = parse_place(os.environ["CLAIMED"])

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from fakes.ollama_eras import Part, Prompt
 
-from aider_guard.core.traffic.kinds import Stage
+from aider_guard.core.chat.types import Stage
 
 MODEL = "shallow"
 WINDOW_TOKENS = 256

@@ -13,7 +13,7 @@ from typing import Any
 import pyte
 from session.ptys import PATIENT, Person
 
-from aider_guard.session.offer import DEAF_SECONDS
+from aider_guard.session.console import DEAF_SECONDS
 
 PATIENCE_SECONDS = 180.0
 """The longest wait for anything that the small model or a busy machine may delay."""

@@ -18,9 +18,9 @@ import pytest
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.aider import Aider, find_aider
-from aider_guard.launch.asking import ask_aider
-from aider_guard.launch.settings import TRIED_VERSIONS, AiderSettings
-from aider_guard.launch.starting import INSIDE_AIDER, aider_command
+from aider_guard.launch.aider_settings import TRIED_VERSIONS, AiderSettings
+from aider_guard.launch.gathering import ask_aider
+from aider_guard.launch.start_command import INSIDE_AIDER, aider_command
 
 if TYPE_CHECKING:
     from aider_guard.demo.layout import Rig

@@ -10,9 +10,9 @@ import pytest
 from e2e.shallow import NAME
 from e2e.texts import texts
 
-from aider_guard.core.traffic.kinds import Count, DoorRole, DoorSettings, Upstream
-from aider_guard.core.traffic.reading import FORMS, read
-from aider_guard.sidecar.door.counts import PromptCounts
+from aider_guard.core.chat.request import FORMS, read
+from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
+from aider_guard.door.prompt_counter import CounterProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ class Reality:
 
     def __init__(self, base: str, vocabularies: Path) -> None:
         self._base = base
-        self._counts = PromptCounts(vocabularies=str(vocabularies), wait_seconds=30)
+        self._counts = CounterProcess(vocabularies=str(vocabularies), wait_seconds=30)
         upstream = Upstream("", base, "ollama")
         self._settings = DoorSettings("t", (upstream,), (DoorRole("main", NAME),), WINDOW)
         self._counts.serve(self._settings)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aider_guard.launch.aider import Aider, find_aider
-from aider_guard.launch.asking import ask_aider
-from aider_guard.launch.settings import AiderSettings, Role, Variable
+from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
+from aider_guard.launch.gathering import ask_aider
 
 if TYPE_CHECKING:
     from aider_guard.demo.layout import Rig

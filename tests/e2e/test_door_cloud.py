@@ -14,7 +14,7 @@ from e2e.doors import OpenDoor, open_door, settings_for
 from fakes.answering import Json, Raw
 from fakes.ollama_models import FakeModel
 
-from aider_guard.core.traffic.events import RequestRefused
+from aider_guard.core.chat.events import RequestRefused
 
 SECRET = "the-secret-of-the-house"
 STUB = FakeModel("mine:latest", size_bytes=384, remote_host="https://ollama.com:443")

@@ -18,7 +18,7 @@ from e2e.leaks import HELLO, LEAKS, set_up
 from e2e.people import PATIENCE_SECONDS
 from e2e.world import SERVICE
 
-from aider_guard.core.egress_sentences import NETWORK_OPEN
+from aider_guard.core.egress_messages import NETWORK_OPEN
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.sample import make_sample
 from aider_guard.errors import LaunchRefusedError

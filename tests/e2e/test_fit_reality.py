@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from aider_guard.core.architecture import Architecture
 from aider_guard.core.fit import Candidate, KvType, Need, Runtime, need
-from aider_guard.core.serverfacts import ModelFacts
+from aider_guard.core.model_memory import Architecture
+from aider_guard.core.server_report import ModelFacts
 from aider_guard.demo import ollama_server
 from aider_guard.demo.ollama_server import PrivateOllama, private_ollama
-from aider_guard.sidecar.ollama import OllamaClient
+from aider_guard.ollama.client import OllamaClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -15,10 +15,10 @@ from e2e.box import Box, Seen, box, why_not
 from e2e.leaks import HELLO, LEAKS, Leak, set_up
 from e2e.people import Guarded, Onlooker
 
+from aider_guard.core import findings
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.sample import make_sample
 from aider_guard.errors import LaunchRefusedError
-from aider_guard.launch.preflight import ids
 
 PLAIN = ["--no-show-model-warnings", "--no-gitignore", "--map-tokens", "0"]
 AT_START = {"raw.githubusercontent.com"}
@@ -65,7 +65,7 @@ class GuardedInside(Guarded):
 
 def test_the_table_is_complete() -> None:
     """Each way that the checks know has its case, and there are 18."""
-    assert {leak.id for leak in LEAKS} == set(ids.LEAKS)
+    assert {leak.id for leak in LEAKS} == set(findings.LEAKS)
     assert len(LEAKS) == 18
 
 

@@ -14,10 +14,10 @@ from e2e.desk import QUIET, Desk
 from e2e.people import Guarded
 from e2e.shallow import shallow_rig
 
-from aider_guard.core.serverfacts import ServedModel
+from aider_guard.core.server_report import ServedModel
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.llama_server import ensure_llama_server, private_llama_server
-from aider_guard.sidecar.openai_server import window_of
+from aider_guard.ollama.survey import window_of
 
 WINDOW_TOKENS = 4096
 MODEL = "openai/whatever"

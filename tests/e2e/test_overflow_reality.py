@@ -12,10 +12,10 @@ from e2e.emptying import empty
 from e2e.overflowing import MODEL, TEN, Overflowing
 from fakes.ollama_eras import Answered, answered
 
+from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.traffic.kinds import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.core.truncation import Evidence, LogEvidence, judge
-from aider_guard.sidecar.door.witness import LogWitness
+from aider_guard.door.log_watch import OllamaLogWatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +35,9 @@ def version(ollama: PrivateOllama) -> str:
 
 
 @pytest.fixture(scope="module")
-def witness(ollama: PrivateOllama) -> Iterator[LogWitness]:
+def witness(ollama: PrivateOllama) -> Iterator[OllamaLogWatch]:
     """A witness that has found the server's log by itself."""
-    witness = LogWitness(start=lambda look: look())
+    witness = OllamaLogWatch(start=lambda look: look())
     upstream = Upstream("", ollama.url, "ollama")
     witness.serve(DoorSettings("t", (upstream,), (DoorRole("main", MODEL),), 256))
     assert witness.mark() > 0
@@ -75,7 +75,7 @@ def test_sizes_are_as_built(ollama: PrivateOllama, case: Overflowing) -> None:
 
 @EACH
 def test_verdicts(
-    ollama: PrivateOllama, version: str, witness: LogWitness, case: Overflowing
+    ollama: PrivateOllama, version: str, witness: OllamaLogWatch, case: Overflowing
 ) -> None:
     """The server does what is expected; the verdict is right by count, by count and log, and by the log alone."""
     place = witness.mark()

@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 
+from aider_guard.demo.answers import check_answer
 from aider_guard.demo.layout import RigError
 from aider_guard.demo.ollama_server import PrivateOllama, private_ollama
 
@@ -44,7 +45,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
-    """Wait until all of them have ended; zombies that nobody reaps have ended too."""
+    """Wait until all of them have ended; zombies have ended too."""
     _, alive = psutil.wait_procs(processes, timeout=GONE_SECONDS)
 
     assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
@@ -63,6 +64,12 @@ def test_the_server_answers_counts_its_loads_and_leaves_nothing(rig: Rig, tmp_pa
     assert len(processes) == 3
     assert_gone(processes)
     assert (tmp_path / "ollama.log").stat().st_size > 0
+
+
+@pytest.mark.parametrize("model", ["small", "small-q4"])
+def test_the_models_answer_sense_on_this_machine(ollama: PrivateOllama, model: str) -> None:
+    """The answer that each installation is checked by; a build may compute wrongly on some processors."""
+    assert "Paris" in check_answer(ollama.url, model)
 
 
 def test_two_servers_share_the_models_and_change_nothing(rig: Rig, tmp_path: Path) -> None:

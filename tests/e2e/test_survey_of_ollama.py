@@ -9,11 +9,11 @@ import httpx
 import psutil
 import pytest
 
-from aider_guard.core.architecture import Architecture
+from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.serverfacts import ModelFacts, ModelMissing, ServerProcess, ServerReport
-from aider_guard.sidecar.ollama import OllamaClient
-from aider_guard.sidecar.survey import survey
+from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerProcess, ServerReport
+from aider_guard.ollama.client import OllamaClient
+from aider_guard.ollama.survey import survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,16 +18,16 @@ import psutil
 import pytest
 from e2e.emptying import empty, has_nothing
 
-from aider_guard.core.sidecar_events import ModelsRead, ServerRead
-from aider_guard.core.traffic.bodies import sent
-from aider_guard.core.traffic.events import ModelWarmed, ReloadSeen
-from aider_guard.core.traffic.kinds import DoorRole, DoorSettings, Upstream
-from aider_guard.core.traffic.reading import read
+from aider_guard.core.chat.body import sent
+from aider_guard.core.chat.events import ModelWarmed, ReloadSeen
+from aider_guard.core.chat.request import read
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
+from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.demo.layout import SMALL, SMALL_Q4
 from aider_guard.demo.ollama_server import PrivateOllama
-from aider_guard.sidecar.door import reloading
-from aider_guard.sidecar.door.residency import OllamaResidency
-from aider_guard.sidecar.ollama import OllamaClient
+from aider_guard.door import reload_cause
+from aider_guard.door.residency import OllamaResidency
+from aider_guard.ollama.client import OllamaClient
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
@@ -65,7 +65,7 @@ class House:
     residency: OllamaResidency
     settings: DoorSettings
     seen: list[Event]
-    looks: list[reloading.Processes]
+    looks: list[reload_cause.OllamaProcesses]
 
     async def reads(self) -> None:
         """What the sidecar polls."""
@@ -112,13 +112,17 @@ async def until(what: Callable[[], object]) -> None:
 @asynccontextmanager
 async def house(server: PrivateOllama) -> AsyncIterator[House]:
     """A residency whose main model is the small one; nothing is loaded before and afterwards."""
-    client, seen, looks = OllamaClient(server.url), list[Any](), list[reloading.Processes]()
+    client, seen, looks = (
+        OllamaClient(server.url),
+        list[Any](),
+        list[reload_cause.OllamaProcesses](),
+    )
 
-    def processes(base: str) -> reloading.Processes:
-        looks.append(reloading.processes(base))
+    def processes(base: str) -> reload_cause.OllamaProcesses:
+        looks.append(reload_cause.processes(base))
         return looks[-1]
 
-    looking = reloading.Looking(client, processes)
+    looking = reload_cause.ReloadInspector(client, processes)
     residency = OllamaResidency(client, seen.append, looking=looking)
     upstream = Upstream("", server.url, "ollama")
     settings = DoorSettings("token", (upstream,), (DoorRole("main", SMALL),), WINDOW_TOKENS)

@@ -17,6 +17,7 @@ from aider_guard.config import Config
 from aider_guard.core.actions import Handoff
 from aider_guard.core.chatlog import Announced
 from aider_guard.launch.aider import Aider
+from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.command import (
     LaunchFiles,
     handoff_arguments,
@@ -25,8 +26,7 @@ from aider_guard.launch.command import (
     send_answer,
     session_arguments,
 )
-from aider_guard.launch.settings import AiderSettings
-from aider_guard.launch.starting import (
+from aider_guard.launch.start_command import (
     INSIDE_AIDER,
     aider_command,
     aider_environment,

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from aider_guard.launch.settings import AiderSettings, decode
-from aider_guard.launch.starting import INSIDE_AIDER
+from aider_guard.launch.aider_settings import AiderSettings, decode
+from aider_guard.launch.start_command import INSIDE_AIDER
 
 # Names and steps are those of aider/main.py 0.86.2.
 MAIN = """

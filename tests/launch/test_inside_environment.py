@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.launch import cloud
+from aider_guard.launch import cloud_variables
 from aider_guard.launch.inside.environment import (
     Origins,
     addresses_set,
@@ -27,9 +27,13 @@ def only_this_environment() -> Iterator[None]:
     """Nothing of the machine's is seen, and nothing of the tests' stays."""
     kind = type(os.environ)
     with restored():
-        for name in [*cloud.CLOUD_KEYS, *cloud.SHARED_CREDENTIALS, *cloud.CLOUD_ADDRESSES]:
+        for name in [
+            *cloud_variables.CLOUD_KEYS,
+            *cloud_variables.SHARED_CREDENTIALS,
+            *cloud_variables.CLOUD_ADDRESSES,
+        ]:
             os.environ.pop(name, None)
-        for name in [*cloud.PROXIES, *cloud.OLLAMA_ADDRESSES]:
+        for name in [*cloud_variables.PROXIES, *cloud_variables.OLLAMA_ADDRESSES]:
             os.environ.pop(name, None)
         yield
     os.environ.__class__ = kind
@@ -136,11 +140,11 @@ def test_a_held_environment_can_be_read_copied_and_cleared() -> None:
 def test_the_lists_name_each_variable_once() -> None:
     """No variable is of two kinds: what is done to keys is not done to addresses."""
     names = [
-        *cloud.CLOUD_KEYS,
-        *cloud.SHARED_CREDENTIALS,
-        *cloud.OLLAMA_ADDRESSES,
-        *cloud.CLOUD_ADDRESSES,
-        *cloud.PROXIES,
+        *cloud_variables.CLOUD_KEYS,
+        *cloud_variables.SHARED_CREDENTIALS,
+        *cloud_variables.OLLAMA_ADDRESSES,
+        *cloud_variables.CLOUD_ADDRESSES,
+        *cloud_variables.PROXIES,
     ]
     assert len(names) == len(set(names))
-    assert all(name in names for name in cloud.AS_THEY_ARE)
+    assert all(name in names for name in cloud_variables.AS_THEY_ARE)

@@ -20,9 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.airgap.hearsay import attempt_of
+from aider_guard.airgap.served import attempt_of
 from aider_guard.launch.inside import listening_in
-from aider_guard.launch.starting import INSIDE_AIDER
+from aider_guard.launch.start_command import INSIDE_AIDER
 
 OUTSIDE = "127.9.9.9"
 START = f"""

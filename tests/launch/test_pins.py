@@ -11,6 +11,7 @@ import yaml
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.errors import LaunchError
+from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.pins import (
     EVERY_MODEL,
     Pins,
@@ -20,7 +21,6 @@ from aider_guard.launch.pins import (
     read_settings,
     write_pins,
 )
-from aider_guard.launch.settings import AiderSettings
 
 MAIN, WEAK = "ollama_chat/main", "ollama/weak"
 UNKNOWN = Unavailable("no answer")

@@ -7,22 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from aider_guard.checks.all import examine
 from aider_guard.config import Config
-from aider_guard.core.architecture import Architecture
 from aider_guard.core.fit import Fit
-from aider_guard.core.readings import (
-    Gpu,
-    MemoryReading,
-    ModelsReading,
-    RamReading,
-    Unavailable,
-)
-from aider_guard.core.serverfacts import InstalledModel, ModelFacts, ModelMissing, ServerReport
+from aider_guard.core.model_memory import Architecture
+from aider_guard.core.readings import Gpu, MemoryReading, ModelsReading, RamReading, Unavailable
+from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing, ServerReport
 from aider_guard.errors import LaunchError
+from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
+from aider_guard.launch.facts import NOT_ASKED, Facts
 from aider_guard.launch.plan import Plan, make_plan
-from aider_guard.launch.preflight.facts import NOT_ASKED, Facts
 from aider_guard.launch.routes import DoorAddress
-from aider_guard.launch.settings import AiderSettings, Role, Variable
 from aider_guard.session.planning import Planner
 
 GIB = 1 << 30
@@ -79,7 +74,9 @@ def plan(
         server=report or server(model()),
         memory=reading or memory(16),
     )
-    return make_plan(facts, ollama=HERE, refusing=NOWHERE, corrections=corrections or {})
+    return make_plan(
+        facts, ollama=HERE, refusing=NOWHERE, corrections=corrections or {}, examine=examine
+    )
 
 
 def window(made: Plan) -> int:

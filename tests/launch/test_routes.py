@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from aider_guard.core.traffic.kinds import Upstream
+from aider_guard.core.chat.types import Upstream
+from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
 from aider_guard.launch.routes import DoorAddress, Routes, addresses_in, find_routes, redirected
-from aider_guard.launch.settings import AiderSettings, Role, Variable
 
 OLLAMA = "http://127.0.0.1:11434"
 CPP = "http://127.0.0.1:8080/v1"

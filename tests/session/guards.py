@@ -172,8 +172,8 @@ main()
 
 
 CRASHING = {
-    "when the program writes": _crashing("child_wrote", "aider_guard.session.front.Front"),
+    "when the program writes": _crashing("child_wrote", "aider_guard.session.console.Console"),
     "when it begins": _crashing("begin", "aider_guard.session.session.Session"),
-    "when it ends": _crashing("leave", "aider_guard.session.front.Front"),
+    "when it ends": _crashing("leave", "aider_guard.session.console.Console"),
 }
 """Programs that run the guard's command line with such a fault."""

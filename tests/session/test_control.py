@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from aider_guard.core.events import Event, RestartRequested
+from aider_guard.loop import READ, Loop
 from aider_guard.session.control import Control, ask, control_socket
-from aider_guard.session.loop import READ, Loop
 
 FACTS = {"id": "a-1", "files": "größe \udcff\n", "long": "x" * 10_000}
 

@@ -21,8 +21,8 @@ from session.guards import Place
 from session.ptys import child
 
 from aider_guard.config import Config
-from aider_guard.launch.local import local_environment
-from aider_guard.launch.settings import AiderSettings
+from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.environment import local_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,8 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aider_guard.errors import LaunchError
-from aider_guard.session.histories import PrivateFiles, PrivateHistories
-from aider_guard.session.merging import merge_leftovers, merge_steps
+from aider_guard.session.histories import (
+    PrivateFiles,
+    PrivateHistories,
+    merge_leftovers,
+    merge_steps,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -195,7 +199,7 @@ def test_a_merge_that_stops_anywhere_is_finished_later(tmp_path: Path, kept: int
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from aider_guard.session.merging import merge_steps
+from aider_guard.session.histories import merge_steps
 for number, _ in enumerate(merge_steps(Path(sys.argv[1]), []), start=1):
     if number == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)

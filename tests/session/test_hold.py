@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.session.hold import Hold
-from aider_guard.session.keys import CURSOR_QUERY
+from aider_guard.session.console import Hold
+from aider_guard.session.escape_sequences import CURSOR_QUERY
 
 
 def held(*pieces: bytes) -> tuple[Hold, int]:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.actions import Notice
+from aider_guard.core.chat.request import PREFIX
 from aider_guard.core.screen import ShownPrompt
-from aider_guard.core.traffic.own import PREFIX
 from aider_guard.session import notices
 from aider_guard.session.notices import render
 

@@ -18,7 +18,7 @@ from session.ptys import child
 
 from aider_guard.airgap.choose import find_layer
 from aider_guard.core.egress import ENFORCED
-from aider_guard.core.egress_sentences import NETWORK_OPEN
+from aider_guard.core.egress_messages import NETWORK_OPEN
 
 GREETING = b"hello from outside"
 LAUNCH_REFUSED = 78

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from session.ptys import CAP_SECONDS, child
 
-from aider_guard.session.child import Child
-from aider_guard.session.loop import READ, WRITE
+from aider_guard.loop import READ, WRITE
+from aider_guard.session.aider_process import Child
 from aider_guard.session.relay import (
     CHILD_HIGH_WATER_BYTES,
     CHUNK_BYTES,

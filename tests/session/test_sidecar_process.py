@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 import pytest
 from fakes.ollama_server import FakeOllama
 
-from aider_guard.core.events import Event
-from aider_guard.core.readings import Unavailable
-from aider_guard.core.requests import CountTexts, StopSidecar, SurveyServer
-from aider_guard.core.serverfacts import ModelFacts
-from aider_guard.core.sidecar_events import (
+from aider_guard.core.events import (
+    Event,
     ModelsRead,
     ServerRead,
     ServerSurveyed,
     SidecarLost,
     SidecarStarted,
 )
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.requests import CountTexts, StopSidecar, SurveyServer
+from aider_guard.core.server_report import ModelFacts
 from aider_guard.core.wire import encode
-from aider_guard.session import sidecar as module
-from aider_guard.session.sidecar import SidecarProcess, sidecar_command
+from aider_guard.session import sidecar_process as module
+from aider_guard.session.sidecar_process import SidecarProcess, sidecar_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,7 +231,7 @@ def test_a_killed_guard_takes_it_along() -> None:
     """kill -9 of the guard closes the pipe, and the sidecar ends."""
     guard = """
 import sys, time
-from aider_guard.session.sidecar import SidecarProcess, sidecar_command
+from aider_guard.session.sidecar_process import SidecarProcess, sidecar_command
 sidecar = SidecarProcess.start(sidecar_command("http://127.0.0.1:1", ""))
 while not sidecar.read():
     time.sleep(0.01)

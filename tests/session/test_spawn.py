@@ -15,7 +15,7 @@ import pytest
 from session.ptys import CAP_SECONDS, child, read_until
 
 from aider_guard.errors import LaunchError
-from aider_guard.session.child import Child
+from aider_guard.session.aider_process import Child
 from aider_guard.session.terminal import Size
 
 if TYPE_CHECKING:

@@ -8,11 +8,17 @@ from typing import Any
 
 import pytest
 
-from aider_guard.core.events import Event, PromptClosed, PromptShown, TurnFinished, TurnStarted
+from aider_guard.core.chat.events import RequestFinished, RequestRefused, RequestStarted
+from aider_guard.core.chat.types import Verdict
+from aider_guard.core.events import (
+    Event,
+    PromptClosed,
+    PromptShown,
+    SidecarLost,
+    TurnFinished,
+    TurnStarted,
+)
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.sidecar_events import SidecarLost
-from aider_guard.core.traffic.events import RequestFinished, RequestRefused, RequestStarted
-from aider_guard.core.traffic.kinds import Verdict
 from aider_guard.session.turns import Turns
 
 NOT_REPORTED = Unavailable("Aider did not report it")

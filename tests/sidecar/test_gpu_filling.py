@@ -17,13 +17,13 @@ from core.histories_of_events import begun
 from fakes.nvml import GIB, Card, FakeDriver
 
 from aider_guard.core.actions import ShowNotice
+from aider_guard.core.events import MemoryRead
 from aider_guard.core.readings import Gpu, MemoryReading
-from aider_guard.core.sidecar_events import MemoryRead
+from aider_guard.line_process import LineProcess
 from aider_guard.sidecar.gpu import GpuSensor
-from aider_guard.sidecar.helper import LineProcess
 from aider_guard.sidecar.memory import MemorySensor
 
-WORKER = "aider_guard.sidecar.nvml"
+WORKER = "aider_guard.sidecar.gpu"
 FILLED_SHARE = 0.93
 """Of the card: over the limit at which it is said."""
 OVERHEAD_BYTES = 2 * GIB

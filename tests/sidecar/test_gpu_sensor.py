@@ -24,13 +24,13 @@ from fakes.nvml import (
 )
 
 from aider_guard.core.readings import Gpu, GpuProcess, Unavailable
+from aider_guard.line_process import PACKAGE_PARENT, LineProcess
 from aider_guard.sidecar.gpu import DIED, NOT_YET, SILENT, GpuSensor
-from aider_guard.sidecar.helper import PACKAGE_PARENT, LineProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-WORKER = "aider_guard.sidecar.nvml"
+WORKER = "aider_guard.sidecar.gpu"
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,14 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
+from aider_guard.ollama.processes import FULL_LOOK_EVERY, ProcessTable
 from aider_guard.sidecar.gpu import GpuSensor
 from aider_guard.sidecar.memory import ELSEWHERE, MemorySensor, resident_bytes
-from aider_guard.sidecar.processes import FULL_LOOK_EVERY, ProcessTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aider_guard.sidecar.helper import LineProcess
+    from aider_guard.line_process import LineProcess
 
 SHELL = Path("/bin/sh")
 NO_GPU = Unavailable("no GPU in this test")

@@ -18,6 +18,16 @@ from fakes.nvml import GIB, Card, FakeDriver
 from fakes.ollama_server import FakeModel, FakeOllama, Hang
 
 from aider_guard import __version__
+from aider_guard.core.events import (
+    FilesCounted,
+    MemoryRead,
+    ModelsRead,
+    ModelsUnloaded,
+    ServerRead,
+    ServerSurveyed,
+    SidecarStarted,
+    TextsCounted,
+)
 from aider_guard.core.readings import ModelsReading, RamReading, Unavailable
 from aider_guard.core.requests import (
     CountFiles,
@@ -29,19 +39,9 @@ from aider_guard.core.requests import (
     WakeCounter,
     WarmModel,
 )
-from aider_guard.core.serverfacts import ModelFacts, ModelMissing, ServerProcess
-from aider_guard.core.sidecar_events import (
-    FilesCounted,
-    MemoryRead,
-    ModelsRead,
-    ModelsUnloaded,
-    ServerRead,
-    ServerSurveyed,
-    SidecarStarted,
-    TextsCounted,
-)
+from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerProcess
 from aider_guard.core.wire import LineSplitter, decode, encode
-from aider_guard.sidecar.helper import PACKAGE_PARENT
+from aider_guard.line_process import PACKAGE_PARENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -290,7 +290,7 @@ def test_the_terminals_interrupt_does_not_print(capfd: pytest.CaptureFixture[str
 _TALKS = """
 import os, sys
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.sidecar_events import ModelsRead, SidecarStarted
+from aider_guard.core.events import ModelsRead, SidecarStarted
 from aider_guard.sidecar.__main__ import _emitter
 
 emit = _emitter(1)

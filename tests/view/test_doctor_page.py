@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from checks.worlds import MAIN, NO, no_model, process, role, same, server, world
 from hypothesis import given
 from hypothesis import strategies as st
-from launch.preflight.worlds import MAIN, NO, no_model, process, role, same, server, world
 
+from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core.findings import SEVERITIES, Finding, exit_status
-from aider_guard.launch.preflight import examine
-from aider_guard.launch.preflight.facts import Facts
+from aider_guard.launch.facts import Facts
 from aider_guard.view.doctor import _alive, as_data, render, run_doctor
 from aider_guard.view.page import Page
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from aider_guard.catalogue.catalogue import find
+from aider_guard.catalogue import find
 from aider_guard.config import Config
 from aider_guard.core.fit import Card, choose_window, fit
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
-from aider_guard.core.serverfacts import InstalledModel, ModelFacts, ServerReport
+from aider_guard.core.server_report import InstalledModel, ModelFacts, ServerReport
 from aider_guard.errors import ConfigError
-from aider_guard.launch.fitting import runtime_of
+from aider_guard.launch.server_runtime import runtime_of
 from aider_guard.view.init import run_init
 
 GIB = 1 << 30

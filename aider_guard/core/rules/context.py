@@ -4,19 +4,46 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from aider_guard.core import sentences
+from aider_guard.core import messages
 from aider_guard.core.actions import CountFiles, RunHidden, ShowNotice
-from aider_guard.core.events import ContextRead, Event, PromptSettled, TurnFinished
-from aider_guard.core.filling import advise_room, as_reading, file_names, newest_rows
-from aider_guard.core.measured import Measured
-from aider_guard.core.readings import ContextReading, Unavailable
+from aider_guard.core.chat.events import RequestFinished, RequestRefused, RequestStarted
+from aider_guard.core.chat_contents import (
+    advise_room,
+    as_reading,
+    file_names,
+    newest_rows,
+    rows_of_request,
+)
+from aider_guard.core.events import (
+    AiderExited,
+    AiderStarted,
+    ChatSaved,
+    ConfirmShown,
+    ContextRead,
+    ContinuationShown,
+    DeadlinePassed,
+    Event,
+    ExchangesCarried,
+    FilesCounted,
+    KeyTyped,
+    ModelsChosen,
+    NoticeShown,
+    PromptClosed,
+    PromptRedrawn,
+    PromptSettled,
+    PromptShown,
+    SidecarLost,
+    SidecarStarted,
+    TurnFinished,
+)
+from aider_guard.core.readings import ContextReading, LastRequest, Unavailable
 from aider_guard.core.rules import Step
-from aider_guard.core.sidecar_events import FilesCounted
 from aider_guard.core.state import (
     Phase,
     State,
     fill_percent,
     is_measured,
+    same_model,
     used_tokens,
     window_tokens,
 )
@@ -26,12 +53,12 @@ _MAX_FAILURES = 2
 _CHANGED = Unavailable("the chat changed since the last request")
 
 
-def watch(state: State, event: Event, now: float) -> Step:
+def watch_fill(state: State, event: Event, now: float) -> Step:
     """Keep the fill up to date, and warn once a crossing."""
     del now
     match event:
         case TurnFinished():
-            return _turn_over(state)
+            return _after_turn(state)
         case FilesCounted(tokens):
             return _files_counted(state, tokens)
         case PromptSettled():
@@ -54,7 +81,7 @@ def probe_due(state: State) -> bool:
         return False  # the request's own numbers are on their way
     if state.limits.probe == "always":
         return state.context_changed or state.files_changed or state.turns_since_probe > 0
-    measured = isinstance(state.measured, Measured)
+    measured = isinstance(state.measured, LastRequest)
     unknown = isinstance(state.context, Unavailable) and not measured
     if state.files_changed or (state.context_changed and unknown):
         return True
@@ -67,16 +94,16 @@ def probe_due(state: State) -> bool:
     return state.context_changed and (near or overdue)
 
 
-def _turn_over(state: State) -> Step:
+def _after_turn(state: State) -> Step:
     """The turn's own numbers warn at once; its files are counted, and where it was not measured Aider is asked."""
-    state, said = _warn(state) if isinstance(state.measured, Measured) else (state, ())
+    state, said = _warn(state) if isinstance(state.measured, LastRequest) else (state, ())
     state, asked = _probe(state)
     return state, (*said, *_count_files(state), *asked)
 
 
 def _files_counted(state: State, tokens: dict[str, int | Unavailable]) -> Step:
     state = _grown(state, tokens)
-    state, said = _warn(state) if isinstance(state.measured, Measured) else (state, ())
+    state, said = _warn(state) if isinstance(state.measured, LastRequest) else (state, ())
     state, asked = _probe(state)
     return state, (*said, *asked)
 
@@ -134,7 +161,7 @@ def _warn(state: State) -> Step:
     if state.warned or fill < limits.warn_at_percent:
         return state, ()
     rows = newest_rows(state)
-    notice = sentences.context_filling(
+    notice = messages.context_filling(
         as_reading(rows, used, window),
         used,
         window,
@@ -149,4 +176,246 @@ def _failed(state: State, reason: str) -> Step:
     state = replace(state, probe_failures=failures)
     if failures != _MAX_FAILURES:
         return state, ()
-    return state, (ShowNotice(sentences.probing_off(reason)),)
+    return state, (ShowNotice(messages.probing_off(reason)),)
+
+
+# What passed the door: how full the window is by the newest request, and what of it a turn changed.
+#
+# From the first measured request on the fill is measured. Aider's own estimate counts again where the door has nothing
+# newer: after an ``/add``, ``/drop`` or ``/clear``, and after a turn that passed it unmeasured. It is then scaled by
+# what the last request was measured with.
+
+CONVERSATION = ("chat", "edit")
+_PASSED_BY = Unavailable("the last message was not measured")
+_LEAST, _MOST = 0.5, 3.0
+"""Between these lies what models count for one token of Aider's: 0.8 on Chinese to 2 on digits were seen."""
+
+
+def note_requests(state: State, event: Event, now: float) -> Step:
+    """Keep what was measured up to date; nothing is done about it here."""
+    del now
+    match event:
+        case RequestStarted(number=number, purpose=purpose) if purpose in CONVERSATION:
+            return replace(state, open_requests=state.open_requests | {number}), ()
+        case RequestFinished(purpose=purpose) if purpose in CONVERSATION:
+            return _finished(_closed(state, event.number), event), ()
+        case RequestRefused(purpose=purpose) if purpose in CONVERSATION:
+            return _refused(_closed(state, event.number), event), ()
+        case TurnFinished():
+            return _turn_over(state, event), ()
+        case AiderStarted():
+            return _anew(state), ()
+        case SidecarStarted() | SidecarLost() | DeadlinePassed("sidecar_silent") | PromptClosed():
+            # Nobody will report on these any more, or too late for what was waited for.
+            return replace(state, open_requests=frozenset()), ()
+    return state, ()
+
+
+def _closed(state: State, number: int) -> State:
+    return replace(state, open_requests=state.open_requests - {number})
+
+
+def _anew(state: State) -> State:
+    """The next Aider begins with another chat."""
+    return replace(
+        state,
+        measured=Unavailable("no request was measured yet"),
+        last_prompt_tokens=Unavailable("no request was measured yet"),
+        open_requests=frozenset(),
+        file_sizes={},
+        counted_sizes={},
+        turn_measured=False,
+        prompt_accounted=False,
+        told_this_turn=frozenset(),
+    )
+
+
+def _is_mains(state: State, event: RequestFinished | RequestRefused) -> bool:
+    return event.role == "main" or same_model(event.model, state.main_model)
+
+
+def _finished(state: State, event: RequestFinished) -> State:
+    if not _is_mains(state, event):
+        other = Unavailable("the last request was another model's")
+        return replace(state, last_prompt_tokens=other)
+    measured = _measured(event)
+    if isinstance(measured, Unavailable):
+        # Given up in the middle: what stays of it in the chat was counted by nobody.
+        state = replace(state, last_prompt_tokens=measured, prompt_accounted=False)
+        return replace(state, context_changed=state.context_changed or _is_known(state))
+    state = replace(state, last_prompt_tokens=measured.prompt_tokens)
+    if event.purpose == "edit" and _used_in_turn(state) >= measured.used_tokens:
+        # It saw the files and one proposal: the next prompt holds what the architect was sent.
+        return state
+    return _take(state, measured)
+
+
+def _used_in_turn(state: State) -> int:
+    if not state.turn_measured or isinstance(state.measured, Unavailable):
+        return 0
+    return state.measured.used_tokens
+
+
+def _measured(event: RequestFinished) -> LastRequest | Unavailable:
+    if event.outcome != "answered":
+        return Unavailable("the last request was not answered to its end")
+    if isinstance(event.prompt_tokens, Unavailable):
+        return event.prompt_tokens
+    prompt, is_sure = _whole_prompt(event, event.prompt_tokens)
+    answer = event.answer_tokens if isinstance(event.answer_tokens, int) else 0
+    rows = rows_of_request(event.parts, prompt, answer)
+    return LastRequest(prompt, answer, event.window_tokens, rows, is_sure)
+
+
+def _whole_prompt(event: RequestFinished, evaluated: int) -> tuple[int, bool]:
+    """What was sent, and whether that is sure.
+
+    Of a prompt that was cut the server tells only what was left, and some versions of Ollama leave out what they had
+    cached (before 0.4, and 0.30.0): what was counted before says more then.
+    """
+    was_cut = event.verdict.outcome == "cut" and event.verdict.stage != "generation"
+    cut = event.verdict.cut_tokens if was_cut else 0
+    told = evaluated + (cut if isinstance(cut, int) else 0)
+    if isinstance(event.counted_tokens, Unavailable):
+        return told, not was_cut
+    if event.counted_exactly:
+        return max(told, event.counted_tokens), True
+    at_least = event.counted_tokens * (1 - event.error_percent / 100)
+    if told >= at_least and isinstance(cut, int):
+        return told, not was_cut
+    return max(told, event.counted_tokens), False
+
+
+def _refused(state: State, event: RequestRefused) -> State:
+    """What was too large stays in the chat: the fill is that of the next request. Its advice is on the screen."""
+    if event.reason != "overflow" or isinstance(event.counted_tokens, Unavailable):
+        return state
+    if not _is_mains(state, event):
+        return state
+    measured = LastRequest(event.counted_tokens, 0, event.window_tokens, is_sure=False)
+    return replace(_take(state, measured), warned=True, turn_measured=state.turn_measured)
+
+
+def _take(state: State, measured: LastRequest) -> State:
+    """This is what the chat holds now. Its report may come a moment after the prompt that it belongs to."""
+    is_late = state.prompt is not None
+    if not measured.rows and isinstance(state.measured, LastRequest):
+        measured = replace(measured, rows=state.measured.rows)  # the files are most likely the same
+    return replace(
+        state,
+        measured=measured,
+        turn_measured=True,
+        prompt_accounted=not is_late,
+        context_changed=False,
+        files_changed=is_late and state.prompt_files_changed,
+        file_sizes={**state.file_sizes, **state.counted_sizes},
+        file_growth_tokens=0,
+    )
+
+
+def _is_known(state: State) -> bool:
+    return isinstance(state.context, ContextReading) or isinstance(state.measured, LastRequest)
+
+
+def _turn_over(state: State, event: TurnFinished) -> State:
+    ratio = _ratio(state, event)
+    # Where neither the door nor Aider counted the turn, an old measurement is the best there is.
+    passed_by = not state.turn_measured and isinstance(event.sent_tokens, int)
+    return replace(
+        state,
+        tokens_per_estimate=ratio,
+        measured=_PASSED_BY if passed_by else state.measured,
+        last_prompt_tokens=Unavailable("no request was measured since"),
+        turn_measured=False,
+        told_this_turn=frozenset(),
+    )
+
+
+def _ratio(state: State, event: TurnFinished) -> float:
+    """Tokens of the model for each of Aider's, for the very request that both counted.
+
+    Where both say the same Aider took over the server's number (``--no-stream``), which tells nothing.
+    """
+    match state.last_prompt_tokens, event.sent_tokens:
+        case int() as counted, int() as estimated if estimated > 0 and counted != estimated:
+            return min(max(counted / estimated, _LEAST), _MOST)
+    return state.tokens_per_estimate
+
+
+# What is known of the prompt, of turns and of models: plain bookkeeping, no action.
+
+
+def note_prompt(state: State, event: Event, now: float) -> Step:
+    """Keep up with what Aider shows and says."""
+    del now
+    return _noted(state, event), ()
+
+
+def _noted(state: State, event: Event) -> State:
+    match event:
+        case AiderStarted(launch):
+            return replace(
+                state, launch=launch, prompt=None, settled=False, hidden="", turns_in_launch=0
+            )
+        case ModelsChosen(main=main, models=models, window_tokens=window, root=root):
+            return replace(state, main_model=main, models=models, pinned_tokens=window, root=root)
+        case PromptShown():
+            return _prompt_shown(state, event)
+        case PromptRedrawn(empty) if state.prompt:
+            return replace(
+                state, prompt=replace(state.prompt, empty=empty), settled=state.settled and empty
+            )
+        case ConfirmShown() | ContinuationShown() | PromptClosed() | AiderExited():
+            return replace(state, prompt=None, settled=False)
+        case KeyTyped():
+            return replace(state, settled=False)
+        case PromptSettled():
+            return replace(state, settled=state.prompt is not None and state.prompt.empty)
+        case TurnFinished():
+            return _turn_finished(state, event)
+        case ContextRead() | ChatSaved():
+            return replace(state, hidden="")
+        case ExchangesCarried(exchanges) if state.restart:
+            return replace(state, restart=replace(state.restart, exchanges=exchanges))
+        case NoticeShown(name):
+            return replace(state, last_notice=name)
+    return state
+
+
+def _prompt_shown(state: State, event: PromptShown) -> State:
+    changed = state.prompt_files != event.files
+    # A command may have changed anything: /clear, /run with its output added, /map-refresh.
+    known = isinstance(state.context, ContextReading) or isinstance(state.measured, LastRequest)
+    return replace(
+        state,
+        prompt=event,
+        settled=False,
+        prompt_files=event.files,
+        prompt_files_changed=changed,
+        files_changed=state.files_changed or changed,
+        context_changed=state.context_changed or (known and not state.prompt_accounted),
+        prompt_accounted=False,
+        last_mode=event.mode,
+        last_multiline=event.multiline,
+    )
+
+
+def _turn_finished(state: State, event: TurnFinished) -> State:
+    turn = state.turns + 1
+    seen = {**state.last_seen, **dict.fromkeys(event.mentioned, turn)}
+    return replace(
+        state,
+        turns=turn,
+        turns_in_launch=state.turns_in_launch + 1,
+        turns_since_probe=state.turns_since_probe + 1,
+        turn_tokens=_sum(event.sent_tokens, event.received_tokens),
+        context_changed=state.context_changed or not state.turn_measured,
+        restored=False,
+        last_seen=seen,
+    )
+
+
+def _sum(left: int | Unavailable, right: int | Unavailable) -> int | Unavailable:
+    if isinstance(left, Unavailable):
+        return left
+    return left + (right if isinstance(right, int) else 0)

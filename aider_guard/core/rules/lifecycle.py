@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from aider_guard.core import sentences
+from aider_guard.core import messages
 from aider_guard.core.actions import (
     Action,
     CancelDeadline,
@@ -20,22 +20,23 @@ from aider_guard.core.actions import (
     StopAider,
     UnloadModels,
 )
+from aider_guard.core.chat_contents import last_known_handoff, session_models
 from aider_guard.core.events import (
     AiderExited,
     ChatSaved,
     DeadlinePassed,
     Event,
     LaunchForbidden,
+    ModelsUnloaded,
     OfferAnswered,
     PromptShown,
     RestartRequested,
+    SidecarLost,
     TerminationRequested,
     TurnFinished,
 )
-from aider_guard.core.holdings import last_known_handoff, session_models
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.rules import Step, memory
-from aider_guard.core.sidecar_events import ModelsUnloaded, SidecarLost
 from aider_guard.core.state import Phase, Restart, State
 from aider_guard.errors import LaunchError
 
@@ -56,7 +57,7 @@ def _transition(state: State, event: Event, now: float) -> Step:
         case _, TerminationRequested(signal_number):
             return _terminate(state, signal_number, now)
         case Phase.STARTING, LaunchForbidden(findings, leaks):
-            notice = sentences.refused(findings, leaks=leaks)
+            notice = messages.refused(findings, leaks=leaks)
             return _end(state, LaunchError.exit_code, (), now, notice)
         case _, AiderExited(status):
             return _exited(state, status, now)
@@ -93,7 +94,7 @@ def _count_turns(state: State) -> State:
     state = replace(state, start_failures=0)  # a turn was taken: this Aider works
     limit = state.limits.max_turns
     if limit and state.turns_in_launch >= limit:
-        return _due(state, sentences.count(state.turns_in_launch, "turn"))
+        return _due(state, messages.count(state.turns_in_launch, "turn"))
     return state
 
 
@@ -135,7 +136,7 @@ def _give_up_saving(state: State, problem: str) -> Step:
         return state, ()
     limits = replace(state.limits, max_turns=0)
     return replace(state, restart_due="", limits=limits), (
-        ShowNotice(sentences.cannot_restart(problem)),
+        ShowNotice(messages.cannot_restart(problem)),
     )
 
 
@@ -190,7 +191,7 @@ def _started(state: State, now: float) -> Step:
     state = replace(state, phase=Phase.RUNNING)
     if state.restart is None:
         return state, ()
-    notice = sentences.restarted(state.restart, now - state.restart.started_at)
+    notice = messages.restarted(state.restart, now - state.restart.started_at)
     state = replace(state, restart=None, restarts=state.restarts + 1, restart_due="")
     return state, (ShowNotice(notice),)
 
@@ -200,10 +201,10 @@ def _died(state: State, status: int, now: float, before: tuple[Action, ...]) -> 
     restart = Restart("Aider died", 0.0, handoff)
     if state.start_failures >= state.limits.start_attempts:
         return _end(
-            state, exit_status(status), before, now, sentences.gave_up(status, state.start_failures)
+            state, exit_status(status), before, now, messages.gave_up(status, state.start_failures)
         )
     state = replace(state, phase=Phase.OFFERING, restart=restart, restart_due="", died_with=status)
-    return state, (*before, OfferRestart(sentences.offer(status, handoff, talked=state.turns > 0)))
+    return state, (*before, OfferRestart(messages.offer(status, handoff, talked=state.turns > 0)))
 
 
 def _failed_start(state: State, status: int, now: float) -> Step:
@@ -212,7 +213,7 @@ def _failed_start(state: State, status: int, now: float) -> Step:
         return _end(state, exit_status(status), (), now)
     if state.start_failures >= state.limits.start_attempts:
         return _end(
-            state, exit_status(status), (), now, sentences.gave_up(status, state.start_failures)
+            state, exit_status(status), (), now, messages.gave_up(status, state.start_failures)
         )
     return _back_off(state, now)
 

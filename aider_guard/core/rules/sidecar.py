@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from aider_guard.core import sentences
-from aider_guard.core.actions import (
-    Action,
-    CancelDeadline,
-    SetDeadline,
-    ShowNotice,
-    StartSidecar,
+from aider_guard.core import messages
+from aider_guard.core.actions import Action, CancelDeadline, SetDeadline, ShowNotice, StartSidecar
+from aider_guard.core.chat.events import (
+    DoorOpened,
+    ModelWarmed,
+    ReloadSeen,
+    RequestFinished,
+    RequestRefused,
+    RequestStarted,
 )
-from aider_guard.core.events import AiderStarted, DeadlinePassed, Event
-from aider_guard.core.rules import Step
-from aider_guard.core.sidecar_events import (
+from aider_guard.core.events import (
+    AiderStarted,
+    DeadlinePassed,
+    Event,
     FilesCounted,
     MemoryRead,
     ModelsRead,
@@ -25,15 +28,8 @@ from aider_guard.core.sidecar_events import (
     SidecarStarted,
     TextsCounted,
 )
+from aider_guard.core.rules import Step
 from aider_guard.core.state import State
-from aider_guard.core.traffic.events import (
-    DoorOpened,
-    ModelWarmed,
-    ReloadSeen,
-    RequestFinished,
-    RequestRefused,
-    RequestStarted,
-)
 
 _HEARD = (
     SidecarStarted,
@@ -95,4 +91,4 @@ def _failed(state: State, reason: str) -> tuple[State, tuple[Action, ...]]:
     state = replace(state, sidecar_failures=state.sidecar_failures + 1)
     if state.sidecar_failures != _SAID_AT_FAILURE:
         return state, ()
-    return state, (ShowNotice(sentences.sidecar_lost(reason)),)
+    return state, (ShowNotice(messages.sidecar_lost(reason)),)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..cloud import (  # noqa: TID252  # this file also runs where no package aider_guard can be imported
+from ..cloud_variables import (  # noqa: TID252  # this file also runs where no package aider_guard can be imported
     AS_THEY_ARE,
     CLOUD_ADDRESSES,
     CLOUD_KEYS,

@@ -41,7 +41,7 @@ def listen_in(fd: int, allowed: Iterable[tuple[str, int]], blocks: bool = True) 
     """
     os.set_inheritable(fd, False)
     os.set_blocking(fd, False)
-    heard = _Heard(_Voice(fd), allowed, blocks).events
+    heard = _EventRules(_Reporter(fd), allowed, blocks).events
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         hear = heard.get(event)
@@ -51,7 +51,7 @@ def listen_in(fd: int, allowed: Iterable[tuple[str, int]], blocks: bool = True) 
     sys.addaudithook(hook)
 
 
-class _Voice:
+class _Reporter:
     """Tells the guard. The descriptor may be closed, and its number given to another file, by whoever runs here."""
 
     def __init__(self, fd: int) -> None:
@@ -72,10 +72,10 @@ class _Voice:
             pass  # nobody listens, or too many wait to be heard: what is refused stays refused
 
 
-class _Heard:
+class _EventRules:
     """Decides about each event."""
 
-    def __init__(self, voice: _Voice, allowed: Iterable[tuple[str, int]], blocks: bool) -> None:
+    def __init__(self, voice: _Reporter, allowed: Iterable[tuple[str, int]], blocks: bool) -> None:
         self._voice = voice
         self._blocks = blocks
         self._allowed = {(_normal(host), port) for host, port in allowed}

@@ -10,7 +10,7 @@ from typing import Any
 
 from .environment import Origins
 from .files import readable_config_files, watched_dotenv
-from .said import Said
+from .said import ValueSources
 
 # What Aider copies from options to the environment after --set-env and --api-key, in its order.
 _TO_ENVIRONMENT = (
@@ -39,7 +39,7 @@ class Parsed:
     options: Any
     git_root: str | None
     origins: Origins
-    said: Said
+    said: ValueSources
     config_files: list[str]
     env_files: list[str]
     problems: list[str]
@@ -72,7 +72,7 @@ def _parse_in(
     with watched_dotenv(aider_main, origins, env_files, problems):
         aider_main.load_dotenv_files(git_root, known.env_file, known.encoding)
     options = parser.parse_args(arguments)
-    said = Said(parser, options, arguments, origins)
+    said = ValueSources(parser, options, arguments, origins)
     named = getattr(options, "config", None)
     config_files = [path for path in (*defaults, named) if path and os.path.exists(path)]
     return Parsed(options, git_root, origins, said, config_files, env_files, problems)

@@ -7,7 +7,7 @@ from typing import Any
 from .environment import Origins
 
 
-class Said:
+class ValueSources:
     """The sources of one parser's values, from what configargparse noted while it parsed.
 
     An option that is given in several places is noted once: the command line goes before a variable, that before a

@@ -16,11 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from aider_guard.session.child import Child
-from aider_guard.session.loop import Loop
+from aider_guard.loop import Loop
+from aider_guard.session.aider_process import Child
 from aider_guard.session.relay import Relay
-from aider_guard.session.signals import Wakeups, signals_as_wakeups
 from aider_guard.session.terminal import OutputModes, Terminal, leftover_reset
+from aider_guard.signals import Wakeups, signals_as_wakeups
 
 SIGNALS = (signal.SIGWINCH, signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
 KILL_AFTER_SECONDS = 0.5

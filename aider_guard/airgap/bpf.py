@@ -1,0 +1,278 @@
+"""The instructions that the kernel asks about each system call inside the seccomp layer (classic BPF), as bytes.
+
+They see numbers only: what lies behind a pointer is the guard's to read (airgap/calls.py). What they refuse by
+themselves is what no program needs here, and what would lead around the calls that the guard is asked about.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+# The instructions of a filter of system calls (classic BPF, linux/filter.h), as bytes, and what they can look at.
+
+# linux/seccomp.h
+ALLOW: Final = 0x7FFF0000
+ASK: Final = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
+_ERRNO: Final = 0x00050000
+
+# struct seccomp_data (linux/seccomp.h): number, architecture, instruction pointer, six arguments of eight bytes. Both
+# machines are little-endian, so an argument's lower half comes first.
+NUMBER: Final = 0
+ARCHITECTURE: Final = 4
+ARGUMENTS: Final = 16
+
+# linux/bpf_common.h: load a word, and its lower bits, compare, return
+_LOAD: Final = 0x20
+_AND: Final = 0x54
+_EQUAL: Final = 0x15
+_AT_LEAST: Final = 0x35
+_RETURN: Final = 0x06
+
+
+def _instruction(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
+    """One struct sock_filter, linux/filter.h; the jumps count instructions from the next one on."""
+    return struct.pack("<HBBI", code, then, otherwise, value)
+
+
+def load(offset: int) -> bytes:
+    """A word of what is known of the call."""
+    return _instruction(_LOAD, offset)
+
+
+def argument(number: int) -> bytes:
+    """The lower half: the kernel itself looks at no more of what it takes for an int."""
+    return load(ARGUMENTS + 8 * number)
+
+
+def lower_bits(mask: int) -> bytes:
+    """Keep these bits only of what was loaded."""
+    return _instruction(_AND, mask)
+
+
+def give(verdict: int) -> bytes:
+    """The end: this becomes of the call."""
+    return _instruction(_RETURN, verdict)
+
+
+def refuse(error: int) -> bytes:
+    """The end: the call fails with this error."""
+    return give(_ERRNO | error)
+
+
+def when(value: int, block: list[bytes]) -> list[bytes]:
+    """The block where this was loaded."""
+    return [_instruction(_EQUAL, value, 0, len(block)), *block]
+
+
+def unless(value: int, block: list[bytes]) -> list[bytes]:
+    """The block where something else was loaded."""
+    return [_instruction(_EQUAL, value, len(block), 0), *block]
+
+
+def when_at_least(value: int, block: list[bytes]) -> list[bytes]:
+    """The block where this or more was loaded."""
+    return [_instruction(_AT_LEAST, value, 0, len(block)), *block]
+
+
+def when_any(values: Iterable[int], block: list[bytes]) -> list[bytes]:
+    """The same block for each value; each must end with a return."""
+    return [instruction for value in values for instruction in when(value, block)]
+
+
+_X32: Final = 0x40000000  # __X32_SYSCALL_BIT, asm/unistd.h: the same calls under other numbers
+# asm-generic/unistd.h, the same on every architecture. A ring sends without any call that could be asked about; and
+# one that was made elsewhere may be handed in.
+_IO_URING: Final = (425, 426, 427)
+
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_HELD_TOO: Final = (17, 38)  # AF_PACKET, of a network namespace; AF_ALG, the kernel's ciphers
+_SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
+# linux/in.h. Others connect by other calls than connect(2), as SCTP by setsockopt(2), or need root anyway.
+_STREAMS: Final = (0, 6, 262)  # TCP, MPTCP
+_DATAGRAMS: Final = (
+    0,
+    17,
+    1,
+    58,
+)  # UDP; echo requests, which are refused and named when they are sent
+
+_KEYS_OF_OTHERS: Final = (0x5412, 0x541C)
+"""TIOCSTI and TIOCLINUX (asm-generic/ioctls.h) put keys into a terminal, for whoever reads it next: of a run without a
+conversation that is the user's shell, outside. The kernel looks at 32 bits of a request."""
+_OTHER_IOCTL: Final = 54  # of 32 bit programs: asm/unistd_32.h, asm/unistd32.h
+
+_OPTIONS_THAT_LEAD_AWAY: Final = (
+    (0, 4),  # IP_OPTIONS: a source route goes to its first hop, whatever the address says
+    (0, 50),  # IP_UNICAST_IF: 127.0.0.1 through a network card
+    (1, 25),  # SO_BINDTODEVICE, likewise, and undoes what the guard sets
+    (1, 62),  # SO_BINDTOIFINDEX
+    (41, 6),  # IPV6_2292PKTOPTIONS: carries a routing header
+    (41, 50),  # IPV6_PKTINFO: names a network card
+    (41, 57),  # IPV6_RTHDR
+    (41, 76),  # IPV6_UNICAST_IF
+)
+"""Level and name of options of a socket (linux/in.h, linux/in6.h, asm-generic/socket.h)."""
+
+
+@dataclass(frozen=True)
+class SyscallNumbers:
+    """The numbers of the calls on one kind of machine (asm/unistd_64.h; asm-generic/unistd.h)."""
+
+    architecture: int  # AUDIT_ARCH_…, linux/audit.h
+    socket: int
+    connect: int
+    bind: int
+    listen: int
+    sendto: int
+    sendmsg: int
+    sendmmsg: int
+    setsockopt: int
+    ioctl: int
+    request_key: int
+    other_table: tuple[int, ...]
+    """What makes sockets or looks names up, by the numbers of this machine's 32 bit programs."""
+
+
+CALLS: Final[Mapping[str, SyscallNumbers]] = {
+    "x86_64": SyscallNumbers(
+        architecture=0xC000003E,
+        socket=41,
+        connect=42,
+        bind=49,
+        listen=50,
+        sendto=44,
+        sendmsg=46,
+        sendmmsg=307,
+        setsockopt=54,
+        ioctl=16,
+        request_key=249,
+        other_table=(102, 359, 287),  # socketcall, socket, request_key: asm/unistd_32.h
+    ),
+    "aarch64": SyscallNumbers(
+        architecture=0xC00000B7,
+        socket=198,
+        connect=203,
+        bind=200,
+        listen=201,
+        sendto=206,
+        sendmsg=211,
+        sendmmsg=269,
+        setsockopt=208,
+        ioctl=29,
+        request_key=218,
+        other_table=(281, 310),  # socket, request_key: asm/unistd32.h
+    ),
+}
+"""By the name that uname(2) gives the machine."""
+
+
+def program(calls: SyscallNumbers) -> bytes:
+    """The instructions for this kind of machine, eight bytes each.
+
+    They say ASK for connect, bind, listen, sendmsg, sendmmsg, sendto with an address, and a new socket for internet
+    datagrams, which the guard makes. Other architectures' calls
+    (32 bit programs) get EPERM, x32 and io_uring ENOSYS, sockets that the guard does not know what they do
+    EAFNOSUPPORT, EPROTONOSUPPORT or EPERM, options that lead a packet away EPERM, and so do keys that are put into a
+    terminal. Everything else is let through.
+    """
+    asked = (calls.connect, calls.bind, calls.listen, calls.sendmsg, calls.sendmmsg)
+    # A kernel that resolves a name for a program does it by a program of root's, outside (request-key(8)).
+    absent = (*_IO_URING, calls.request_key)
+    return b"".join(
+        [
+            load(ARCHITECTURE),
+            *unless(calls.architecture, [refuse(errno.EPERM)]),
+            load(NUMBER),
+            *when_at_least(_X32, [refuse(errno.ENOSYS)]),
+            *when_any(absent, [refuse(errno.ENOSYS)]),
+            *when_any(asked, [give(ASK)]),
+            *when(calls.sendto, _ask_if_pointer(4)),
+            *when(calls.socket, _socket()),
+            *when(calls.setsockopt, _setsockopt()),
+            *when(calls.ioctl, _ioctl()),
+            give(ALLOW),
+        ]
+    )
+
+
+def program_in_a_jail(calls: SyscallNumbers) -> bytes:
+    """The instructions beside a network namespace: what is not held by one is refused, and nobody is asked.
+
+    That are sockets of families that belong to no network namespace (to a virtual machine's host, say: EAFNOSUPPORT),
+    rings, which make sockets without a call, lookups by a program of root's (ENOSYS), and keys that are put into a
+    terminal (EPERM).
+    """
+    held = (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, *_HELD_TOO)
+    absent = (*_IO_URING, calls.request_key)
+    sockets = [
+        argument(0),
+        *when_any(held, [give(ALLOW)]),
+        refuse(errno.EAFNOSUPPORT),
+    ]
+    return b"".join(
+        [
+            load(ARCHITECTURE),
+            *unless(
+                calls.architecture,
+                [
+                    load(NUMBER),
+                    *when_any((*_IO_URING, *calls.other_table), [refuse(errno.ENOSYS)]),
+                    *when(_OTHER_IOCTL, _ioctl()),
+                    give(ALLOW),
+                ],
+            ),
+            load(NUMBER),
+            *when_at_least(_X32, [refuse(errno.ENOSYS)]),
+            *when_any(absent, [refuse(errno.ENOSYS)]),
+            *when(calls.socket, sockets),
+            *when(calls.ioctl, _ioctl()),
+            give(ALLOW),
+        ]
+    )
+
+
+def _ask_if_pointer(number: int) -> list[bytes]:
+    """Ask when this argument is not NULL: both its halves count."""
+    offset = ARGUMENTS + 8 * number
+    both = [load(offset + 4), *when(0, [give(ALLOW)])]
+    return [load(offset), *when(0, both), give(ASK)]
+
+
+def _socket() -> list[bytes]:
+    """socket(2): family, type, protocol."""
+    internet = [
+        argument(1),
+        lower_bits(_SOCK_TYPE_MASK),
+        *when(_SOCK_STREAM, _one_of(2, _STREAMS, errno.EPROTONOSUPPORT, ALLOW)),
+        *when(_SOCK_DGRAM, _one_of(2, _DATAGRAMS, errno.EPROTONOSUPPORT, ASK)),
+        refuse(errno.EPERM),
+    ]
+    return [
+        argument(0),
+        *when_any((_AF_UNIX, _AF_NETLINK), [give(ALLOW)]),
+        *when_any((_AF_INET, _AF_INET6), internet),
+        refuse(errno.EAFNOSUPPORT),
+    ]
+
+
+def _setsockopt() -> list[bytes]:
+    """setsockopt(2): descriptor, level, name."""
+    block = []
+    for level in sorted({level for level, _ in _OPTIONS_THAT_LEAD_AWAY}):
+        names = [name for at, name in _OPTIONS_THAT_LEAD_AWAY if at == level]
+        refused = [argument(2), *when_any(names, [refuse(errno.EPERM)]), give(ALLOW)]
+        block += when(level, refused)
+    return [argument(1), *block, give(ALLOW)]
+
+
+def _ioctl() -> list[bytes]:
+    """ioctl(2): descriptor, request."""
+    return [argument(1), *when_any(_KEYS_OF_OTHERS, [refuse(errno.EPERM)]), give(ALLOW)]
+
+
+def _one_of(number: int, values: Iterable[int], otherwise: int, then: int) -> list[bytes]:
+    return [argument(number), *when_any(values, [give(then)]), refuse(otherwise)]

@@ -1,0 +1,259 @@
+"""The only name server that programs in the air gap find: in the guard's loop, on sockets that are theirs to ask."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from aider_guard.airgap.gap import NOBODY, ProgramFinder
+from aider_guard.core.egress import Attempt, Place
+from aider_guard.loop import READ, Loop
+
+# Names inside the air gap: each has a loopback address of its own, so that whoever is reached for is known by name.
+#
+# Questions and answers are those of RFC 1035, 4.1. No question leaves the machine.
+
+_FIRST: Final = int(ipaddress.IPv4Address("127.77.0.1"))
+_MOST: Final = 0xFFFE
+"""As many names as 127.77.0.0/16 has addresses; further ones have none, and do not exist."""
+_A, _AAAA, _IN = 1, 28, 1
+_HEADER: Final = struct.Struct("!HHHHHH")
+_RESPONSE, _OPCODES, _RECURSION_DESIRED, _RECURSION_AVAILABLE = 0x8000, 0x7800, 0x0100, 0x0080
+_NOT_IMPLEMENTED, _NO_SUCH_NAME = 4, 3
+_SECONDS_KEPT: Final = 1
+_COMPRESSED: Final = b"\xc0\x0c"  # the name of the question, which begins at byte 12
+LOCAL: Final = ("localhost", "localhost.localdomain")
+"""This machine, and nobody outside; so is its own name."""
+_HERE: Final = "127.0.0.1"
+
+
+class NameTable:
+    """The addresses of one session's names, in the order in which they were asked for."""
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        own = socket.gethostname().lower()
+        self.local: Final = frozenset({*LOCAL, own, own.partition(".")[0]} - {""})
+        """Names of this machine."""
+        self._addresses: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        for name in known:
+            self.address_of(name)
+
+    def address_of(self, name: str) -> str | None:
+        """The address that stands for this name, the same each time; None when there are no more."""
+        name = name.lower().removesuffix(".")
+        if name not in self._addresses:
+            if len(self._addresses) >= _MOST:
+                return None
+            address = str(ipaddress.IPv4Address(_FIRST + len(self._addresses)))
+            self._addresses[name], self._names[address] = address, name
+        return self._addresses[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower().removesuffix(".") in self._addresses
+
+    def name_of(self, address: str) -> str:
+        """The name that an address stands for, else the address."""
+        return self._names.get(address, address)
+
+    def stands_for_a_name(self, address: str) -> bool:
+        """Whether it is one of ours."""
+        return address in self._names
+
+
+@dataclass(frozen=True)
+class DnsAnswer:
+    """What was asked, and the whole answer. ``is_new`` is whether the name was never asked for before."""
+
+    name: str
+    reply: bytes
+    is_new: bool = True
+
+
+def answer(
+    query: bytes, names: NameTable, is_absent: Callable[[str], bool] = lambda _name: False
+) -> DnsAnswer | None:
+    """Answer a question for a name; None when the datagram is no question.
+
+    Every name that is not *absent* exists, with one IPv4 address and no other record: a program that insists on another
+    kind gets none.
+    """
+    question = _question(query)
+    if question is None:
+        return None
+    name, kind, raw = question
+    identifier, flags, *_ = _HEADER.unpack_from(query)
+    before = _RESPONSE | _RECURSION_AVAILABLE | flags & (_OPCODES | _RECURSION_DESIRED)
+    if flags & _OPCODES:
+        return DnsAnswer(
+            name, _HEADER.pack(identifier, before | _NOT_IMPLEMENTED, 1, 0, 0, 0) + raw
+        )
+    is_local = name in names.local and name not in names
+    is_new = not is_local and name not in names
+    address = _HERE if is_local else None if is_absent(name) else names.address_of(name)
+    if address is None:
+        return DnsAnswer(name, _HEADER.pack(identifier, before | _NO_SUCH_NAME, 1, 0, 0, 0) + raw)
+    records = b""
+    if kind == _A:
+        fixed = struct.pack("!HHIH", _A, _IN, _SECONDS_KEPT, 4)
+        records = _COMPRESSED + fixed + ipaddress.IPv4Address(address).packed
+    head = _HEADER.pack(identifier, before, 1, 1 if records else 0, 0, 0)
+    return DnsAnswer(name, head + raw + records, is_new)
+
+
+def _question(query: bytes) -> tuple[str, int, bytes] | None:
+    """The name, the kind of record, and the bytes of the one question."""
+    if len(query) < _HEADER.size or query[2] & 0x80 or query[4:6] != b"\0\1":
+        return None
+    labels, at = [], _HEADER.size
+    while at < len(query) and query[at]:
+        length = query[at]
+        if length > 63 or at + 1 + length >= len(query):
+            return None
+        labels.append(query[at + 1 : at + 1 + length].decode("ascii", "replace"))
+        at += 1 + length
+    if len(query) < at + 5:
+        return None
+    name = "".join(c if c.isprintable() else "\ufffd" for c in ".".join(labels)).lower()
+    return name, int.from_bytes(query[at + 1 : at + 3], "big"), query[_HEADER.size : at + 5]
+
+
+# The domains in which the resolvers of this system look for short names (resolv.conf(5)).
+
+_PATH: Final = Path("/etc/resolv.conf")
+
+
+def search_domains(
+    environment: Mapping[str, str] = os.environ, path: Path = _PATH
+) -> frozenset[str]:
+    """All that a program may take, in small letters: those of the file, of the environment, and this machine's own."""
+    found = [*environment.get("LOCALDOMAIN", "").split(), *_in_file(path)]
+    found.append(socket.gethostname().partition(".")[2])
+    plain = (domain.strip(".").lower() for domain in found)
+    return frozenset(domain for domain in plain if domain)
+
+
+def _in_file(path: Path) -> Iterator[str]:
+    try:
+        text = path.read_text("utf-8", "replace")
+    except OSError:
+        return  # without the file there are none
+    for line in text.splitlines():
+        keyword, *domains = line.split() or [""]
+        if keyword in {"search", "domain"}:
+            yield from domains
+
+
+PORT: Final = 53
+_BUDGET_SECONDS: Final = 0.01
+"""For so long questions are answered in a row, before the terminal gets its turn."""
+_MOST_AT_ONCE: Final = 1 << 12
+"""More than the kernel keeps: only who goes on asking has more."""
+_MOST_BYTES: Final = 4096
+_IP_PKTINFO, _IPV6_PKTINFO = 8, 50  # linux/in.h, linux/in6.h
+
+Ancillary = list[tuple[int, int, bytes]]
+
+
+class NameServer:
+    """Answers every question for a name, and reports it, unless it is one of the *allowed*. Owns its sockets.
+
+    A resolver may look for such a name in a search domain first. There it is not, so that the resolver goes on to the
+    name itself.
+    """
+
+    def __init__(
+        self, sockets: Sequence[socket.socket], names: NameTable, allowed: Sequence[Place] = ()
+    ) -> None:
+        self._sockets, self._names = tuple(sockets), names
+        self._unsaid = names.local.union(place.host for place in allowed)
+        self._loop: Loop | None = None
+        self._report: Callable[[Attempt], None] = lambda _attempt: None
+        self._whose: ProgramFinder = NOBODY
+        self._askers: dict[str, str] = {}
+
+    def watch(
+        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+    ) -> None:
+        """Serve from this loop."""
+        self._loop, self._report, self._whose = loop, report, whose
+        for one in self._sockets:
+            loop.watch(one.fileno(), READ, lambda _events, dns=one: self._serve(dns))  # type: ignore[misc]
+
+    def look(self) -> None:
+        """Answer and report what was asked until now."""
+        for one in self._sockets:
+            for question in _queries(one):
+                self._answer(one, *question)
+
+    def close(self) -> None:
+        """Serve nobody any more. Twice is no error."""
+        for one in self._sockets:
+            if self._loop is not None:
+                self._loop.forget(one.fileno())
+            one.close()
+        self._loop = None
+
+    def asker_of(self, name: str) -> str:
+        """The program that asked for this name last; "" where that is not known."""
+        return self._askers.get(name, "")
+
+    def _serve(self, dns: socket.socket) -> None:
+        until = time.monotonic() + _BUDGET_SECONDS
+        for question in _queries(dns):
+            self._answer(dns, *question)
+            if time.monotonic() > until:
+                return
+
+    def _answer(
+        self, dns: socket.socket, query: bytes, ancillary: Ancillary, asker: tuple[Any, ...]
+    ) -> None:
+        answered = answer(query, self._names, self._is_searched_for)
+        if answered is None:
+            self._report(Attempt("(no question for a name)", PORT, "udp"))
+            return
+        if answered.name not in self._unsaid and not self._is_searched_for(answered.name):
+            self._report(Attempt(answered.name, PORT, "dns", self._asked(answered.name, asker)))
+        with suppress(OSError):  # whoever asked has gone
+            dns.sendmsg([answered.reply], _from_where_it_was_asked(ancillary), 0, asker)
+
+    def _is_searched_for(self, name: str) -> bool:
+        """Whether it is one of the names that are not reported, in a search domain."""
+        if name in self._unsaid:
+            return False
+        found = (name[len(known) + 1 :] for known in self._unsaid if name.startswith(f"{known}."))
+        return any(domain in search_domains() for domain in found)
+
+    def _asked(self, name: str, asker: tuple[Any, ...]) -> str:
+        """Who asks, which can be told while it waits. Names that stand for nothing are not kept: there is no end."""
+        program = self._whose.asker(asker[1])
+        if name in self._names:
+            self._askers[name] = program
+        return program
+
+
+def _queries(dns: socket.socket) -> Iterator[tuple[bytes, Ancillary, Any]]:
+    for _ in range(_MOST_AT_ONCE):
+        try:
+            query, ancillary, _flags, asker = dns.recvmsg(_MOST_BYTES, 256)
+        except OSError:  # no more
+            return
+        yield query, ancillary, asker
+
+
+def _from_where_it_was_asked(ancillary: Ancillary) -> Ancillary:
+    """The answer's source: the address that the question was sent to (ip(7) and ipv6(7), PKTINFO)."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+            return [(level, kind, struct.pack("i4s4s", 0, data[8:12], bytes(4)))]
+        if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
+            return [(level, kind, data[:16] + struct.pack("I", 0))]
+    return []

@@ -1,0 +1,234 @@
+"""System calls that wait for the guard's answer (seccomp_unotify(2))."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from aider_guard.airgap import kernel
+from aider_guard.airgap.proc import program_of
+
+# linux/seccomp.h: struct seccomp_notif holds id, pid, flags and struct seccomp_data; struct seccomp_notif_resp id, val,
+# error and flags; struct seccomp_notif_addfd id, flags, the guard's descriptor, the caller's, and its flags. The
+# numbers of the ioctls contain the sizes (asm-generic/ioctl.h).
+_NOTIFICATION: Final = struct.Struct("<QIIiIQ6Q")
+_ANSWER: Final = struct.Struct("<QqiI")
+_GIVEN: Final = struct.Struct("<QIIII")
+_ID: Final = struct.Struct("<Q")
+_RECEIVE: Final = 0xC0502100  # SECCOMP_IOCTL_NOTIF_RECV
+_SEND: Final = 0xC0182101  # SECCOMP_IOCTL_NOTIF_SEND
+_IS_VALID: Final = 0x40082102  # SECCOMP_IOCTL_NOTIF_ID_VALID
+_ADD_FD: Final = 0x40182103  # SECCOMP_IOCTL_NOTIF_ADDFD
+_AND_SEND: Final = 2  # SECCOMP_ADDFD_FLAG_SEND
+_CONTINUE: Final = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
+
+_GONE: Final = (errno.ENOENT, errno.EINTR)
+
+
+@dataclass(frozen=True)
+class Notification:
+    """A system call that waits: its number and arguments, and the thread that made it (0: one that cannot be seen)."""
+
+    id: int
+    thread: int
+    number: int
+    arguments: tuple[int, ...]
+
+    def integer(self, argument: int) -> int:
+        """An argument as the kernel takes it for an int: the lower half, signed."""
+        low = self.arguments[argument] & 0xFFFFFFFF
+        return low - (1 << 32) if low & 0x80000000 else low
+
+
+@dataclass(frozen=True)
+class Result:
+    """The call is over, and the guard says with what: a value, or the number of an error."""
+
+    value: int = 0
+    error: int = 0
+
+
+@dataclass(frozen=True)
+class Continue:
+    """The kernel carries the call out as it is. What lies in the caller's memory may have changed since it was read."""
+
+
+@dataclass(frozen=True)
+class GiveDescriptor:
+    """The call ends with a new descriptor: the caller's own, of what this one of the guard's is."""
+
+    socket: socket.socket
+    close_on_exec: bool
+
+
+class FilterListener:
+    """The guard's end of one filter. Owns its descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+
+    def waiting(self) -> bool:
+        """Whether a call waits. Raises EOFError when nobody is left whom the filter holds."""
+        for _, events in self._poll.poll(0):
+            if events & select.POLLIN:
+                return True
+            raise EOFError
+        return False
+
+    def receive(self) -> Notification | None:
+        """The next call; None when none waits (any more). Never blocks. Raises EOFError as ``waiting`` does."""
+        if not self.waiting():  # the ioctl blocks, whatever the descriptor's flags
+            return None
+        buffer = bytearray(_NOTIFICATION.size)
+        try:
+            fcntl.ioctl(self.fd, _RECEIVE, buffer)
+        except OSError as error:
+            if error.errno in _GONE:
+                return None
+            raise
+        fields = _NOTIFICATION.unpack(buffer)
+        return Notification(fields[0], fields[1], fields[3], fields[6:])
+
+    def answer(self, identifier: int, what: Result | Continue | GiveDescriptor) -> None:
+        """Let the call end or go on. A caller that is gone meanwhile is no error."""
+        match what:
+            case Result(value, error):
+                self._tell(_SEND, _ANSWER.pack(identifier, value, -error, 0))
+            case Continue():
+                self._tell(_SEND, _ANSWER.pack(identifier, 0, 0, _CONTINUE))
+            case GiveDescriptor(sock, close_on_exec):
+                flags = os.O_CLOEXEC if close_on_exec else 0
+                given = _GIVEN.pack(identifier, _AND_SEND, sock.fileno(), 0, flags)
+                try:
+                    self._tell(_ADD_FD, given)
+                except OSError as error:  # it has too many, or the kernel is older than 5.14
+                    is_old = error.errno in {errno.EINVAL, errno.ENOTTY}
+                    self.answer(
+                        identifier,
+                        Continue() if is_old else Result(error=error.errno or errno.EMFILE),
+                    )
+
+    def _tell(self, what: int, raw: bytes) -> None:
+        try:
+            fcntl.ioctl(self.fd, what, raw)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+
+    def is_valid(self, identifier: int) -> bool:
+        """Whether this call still waits, so that its thread's number is not another's by now."""
+        try:
+            fcntl.ioctl(self.fd, _IS_VALID, _ID.pack(identifier))
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of it: every call that is asked about fails with ENOSYS from now on."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+# The threads whose system calls wait for the guard: their memory, their sockets, their programs' names.
+
+
+@dataclass
+class CallingThread:
+    """The thread behind a notification: its memory and its descriptors, by the right to trace it (ptrace(2)).
+
+    ``is_valid`` says that the thread is still the one that called. What is read before it says so is not to be used.
+    """
+
+    thread: int
+    is_valid: Callable[[], bool]
+    _lines: bytes = field(default=b"", init=False)
+
+    @property
+    def process(self) -> int:
+        """The number of its process. Raises OSError when it is gone."""
+        return int(self._status(b"Tgid"))
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether files are open to it as to the guard: not so when root started it as somebody else."""
+        return int(self._status(b"Uid").split()[3]) == os.geteuid()
+
+    @property
+    def program(self) -> str:
+        """The program's name; "" where it cannot be told."""
+        try:
+            return program_of(self.process)
+        except OSError:
+            return ""
+
+    def read(self, address: int, length: int) -> bytes:
+        """A copy of its memory. Raises OSError: there is less (EFAULT), it is gone, or may not be traced (EPERM)."""
+        fd = os.open(f"/proc/{self.thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.pread(fd, length, address)
+        except (OverflowError, OSError):
+            data = b""
+        finally:
+            os.close(fd)
+        self.check()
+        if len(data) < length:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        return data
+
+    def write(self, address: int, data: bytes) -> None:
+        """Change its memory. Raises OSError as ``read`` does."""
+        fd = os.open(f"/proc/{self.thread}/mem", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self.check()
+            os.pwrite(fd, data, address)
+        except OverflowError:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT)) from None
+        finally:
+            os.close(fd)
+
+    def take(self, number: int) -> socket.socket:
+        """A duplicate of its socket with this number.
+
+        Raises OSError: it has no such socket (EBADF, ENOTSOCK), or may not be traced (EPERM).
+        """
+        pidfd = kernel.pidfd_open(self.process)
+        try:
+            fd = kernel.take_fd(pidfd, number)
+        finally:
+            os.close(pidfd)
+        try:
+            self._is_its_own(fd, number)
+            return socket.socket(fileno=fd)
+        except OSError:
+            os.close(fd)
+            raise
+
+    def _is_its_own(self, fd: int, number: int) -> None:
+        """A thread may have descriptors of its own (CLONE_FILES, clone(2)); what was taken is the process's."""
+        self.check()
+        if self.thread != self.process:
+            mine, its = os.fstat(fd), os.stat(f"/proc/{self.thread}/fd/{number}")
+            if (mine.st_dev, mine.st_ino) != (its.st_dev, its.st_ino):
+                raise OSError(errno.EPERM, "a thread with descriptors of its own")
+
+    def check(self) -> None:
+        """Raises OSError(ESRCH) when the thread is gone, and what was looked at may be another's."""
+        if not self.is_valid():
+            raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+    def _status(self, name: bytes) -> bytes:
+        """A line of its status (proc_pid_status(5)). Raises OSError when it is gone."""
+        if not self._lines:
+            with open(f"/proc/{self.thread}/status", "rb", buffering=0) as file:
+                self._lines = file.read()
+        return self._lines.partition(b"\n" + name + b":")[2].partition(b"\n")[0]

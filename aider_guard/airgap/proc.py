@@ -1,0 +1,363 @@
+"""The names of programs, their sockets, and who is near whom, as Linux tells it (proc(5))."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Literal
+
+import psutil
+
+PROC: Final = Path("/proc")
+_MOST_LETTERS: Final = 40
+_CHUNK_BYTES: Final = 1 << 15
+_MOST_NEIGHBOURS: Final = 4096
+_AIDERS_START: Final = "inside_aider.py"
+_INTERPRETER: Final = re.compile(
+    r"(python|pypy|node|nodejs|ruby|perl|bash|dash|zsh|sh)[0-9.]*", re.IGNORECASE
+)
+_SHELL: Final = re.compile(r"(ba|da|z|k|fi)?sh")
+_WITH_VALUE: Final = ("-W", "-X", "-r", "--require", "--import")
+
+
+def told_name(arguments: Sequence[str], name: str) -> str:
+    """What a program is called: its file, or the script or module that an interpreter runs. Printable, and short.
+
+    *name* is what the system calls it, for processes that have no arguments.
+    """
+    program = os.path.basename(arguments[0].rstrip("/")).lstrip("-") if arguments else ""
+    if _INTERPRETER.fullmatch(program):
+        program = _script(arguments[1:]) or program
+    shown = "".join(letter if letter.isprintable() else "?" for letter in program or name)
+    return shown[:_MOST_LETTERS].strip()
+
+
+def _script(arguments: Sequence[str]) -> str:
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "-m":
+            return next(rest, "")
+        if argument == "-c":
+            return ""
+        if argument in _WITH_VALUE:
+            next(rest, "")
+        elif not argument.startswith("-"):
+            script = os.path.basename(argument)
+            return "aider" if script == _AIDERS_START else script
+    return ""
+
+
+def program_of(pid: int) -> str:
+    """The name of a process; "" where it is gone or may not be looked at."""
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            return told_name(process.cmdline(), process.name())
+    except (psutil.Error, OSError, ValueError):
+        return ""
+
+
+def socket_inode(table: bytes, port: int, server_port: int) -> int:
+    """The number of the connected socket with this port of its own, connected to that port; 0 without one.
+
+    *table* is /proc/net/tcp, /proc/net/tcp6, or both in a row.
+    """
+    ours, theirs = f":{port:04X}".encode(), f":{server_port:04X}".encode()
+    for line in table.splitlines():
+        fields = line.split()
+        if len(fields) > 9 and fields[1].endswith(ours) and fields[2].endswith(theirs):
+            with suppress(ValueError):
+                return int(fields[9])
+    return 0
+
+
+def datagram_inode(table: bytes, port: int) -> int:
+    """The number of a socket that sends from this port; 0 without one. *table* is /proc/net/udp, udp6, or both."""
+    ours = f":{port:04X}".encode()
+    for line in table.splitlines():
+        fields = line.split()
+        if len(fields) > 9 and fields[1].endswith(ours):
+            with suppress(ValueError):
+                return int(fields[9])
+    return 0
+
+
+def read_table(
+    pid: int,
+    kind: Literal["tcp", "udp"] = "tcp",
+    *,
+    until: float,
+    proc: Path = PROC,
+    clock: Callable[[], float] = time.monotonic,
+) -> bytes:
+    """The sockets of the network that a process is in, as far as can be read by then; empty when it is gone."""
+    parts: list[bytes] = []
+    for name in (kind, f"{kind}6"):
+        path = proc / str(pid) / "net" / name
+        with suppress(OSError), path.open("rb", buffering=0) as file:
+            while clock() <= until and (part := file.read(_CHUNK_BYTES)):
+                parts.append(part)
+    return b"".join(parts)
+
+
+def tree(pid: int, *, proc: Path = PROC) -> Iterator[int]:
+    """A process and what it started, as far as that still has its parents, nearest first (proc_tid_children(5))."""
+    waiting, seen = [pid], {pid}
+    while waiting:
+        current = waiting.pop(0)
+        yield current
+        for children in (proc / str(current) / "task").glob("*/children"):
+            with suppress(OSError, ValueError):
+                fresh = [one for one in map(int, children.read_text().split()) if one not in seen]
+                seen.update(fresh)
+                waiting += fresh
+
+
+def neighbours(pid: int, *, proc: Path = PROC) -> Iterator[int]:
+    """All processes that may be looked at in the network of this one, newest first: daemons have left its tree."""
+    with suppress(OSError):
+        network = os.stat(proc / str(pid) / "ns" / "net").st_ino
+        numbers = [int(entry.name) for entry in os.scandir(proc) if entry.name.isdigit()]
+        for number in sorted(numbers, reverse=True)[:_MOST_NEIGHBOURS]:
+            with suppress(OSError):
+                if os.stat(proc / str(number) / "ns" / "net").st_ino == network:
+                    yield number
+
+
+def holder(
+    inode: int,
+    pids: Iterable[int],
+    *,
+    until: float,
+    proc: Path = PROC,
+    clock: Callable[[], float] = time.monotonic,
+) -> int:
+    """The first of these processes that has the socket open; 0 when none is found by then."""
+    wanted = f"socket:[{inode}]"
+    for pid in pids:
+        for file in _open_files(proc / str(pid) / "fd"):
+            if file == wanted:
+                return pid
+        if clock() > until:
+            break
+    return 0
+
+
+def _open_files(folder: Path) -> Iterator[str]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                yield os.readlink(entry.path)
+
+
+def only_program(pid: int, *, proc: Path = PROC) -> str:
+    """The one program besides a process in its network, shells aside; "" where there are several.
+
+    Whoever sent a packet there a moment ago was it, as long as the process itself tells of its own (the audit hook).
+    With none besides, it is the program of that process. One that waits for a child may have sent it all the same.
+    """
+    others = [other for other in neighbours(pid, proc=proc) if other != pid]
+    if not others:
+        return program_of(pid)
+    names: set[str] = set()
+    for one in others:
+        if not _is_shell(one, proc):
+            names.add(program_of(one))
+        if len(names) > 1:
+            return ""
+    return names.pop() if names else _only_script(others, proc)
+
+
+def _only_script(shells: Iterable[int], proc: Path) -> str:
+    """What the one shell runs that waits for no other; "" for what was typed."""
+    leaves = [one for one in shells if not any(child != one for child in tree(one, proc=proc))]
+    names = {program_of(one) for one in leaves}
+    name = names.pop() if len(names) == 1 else ""
+    return "" if _SHELL.fullmatch(name) else name
+
+
+def _is_shell(pid: int, proc: Path) -> bool:
+    """Whether it is one, whatever it runs; not so where that cannot be told."""
+    with suppress(OSError):
+        words = (proc / str(pid) / "cmdline").read_bytes().split(b"\0", 1)
+        return bool(_SHELL.fullmatch(os.path.basename(os.fsdecode(words[0])).lstrip("-")))
+    return False
+
+
+# One socket of a connection, or the server at a place, asked of the kernel directly (sock_diag(7)).
+#
+# /proc/net/tcp has them too, but is written anew with every connection of the machine in it: milliseconds for a
+# thousand.
+
+Kind = Literal["tcp", "udp"]
+End = tuple[str, int]
+"""An address and a port."""
+
+_SOCK_DIAG: Final = 4  # NETLINK_SOCK_DIAG, linux/netlink.h
+_BY_FAMILY: Final = 20  # SOCK_DIAG_BY_FAMILY, linux/sock_diag.h
+_REQUEST: Final = 1  # NLM_F_REQUEST, linux/netlink.h
+_ALL_STATES: Final = 0xFFFFFFFF
+_LOOPBACK_INDEX: Final = 1  # the first interface of every network namespace
+_HERE: Final = "127.0.0.1"
+_HEADER: Final = struct.Struct("=IHHII")  # struct nlmsghdr
+_KIND: Final = struct.Struct("=BBBxI")  # struct inet_diag_req_v2, before its socket
+_SOCKET: Final = struct.Struct("=2s2s16s16sIII")  # struct inet_diag_sockid
+_ANSWER: Final = struct.Struct("=BBBB48sIIIII")  # struct inet_diag_msg
+_NO_COOKIE: Final = 0xFFFFFFFF  # INET_DIAG_NOCOOKIE
+_PROTOCOLS: Final = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
+
+
+def diag_socket() -> socket.socket:
+    """A socket for questions about the network that this process is in now. Raises OSError where there is none.
+
+    It keeps that network, also when it is handed to another process.
+    """
+    family: int = getattr(socket, "AF_NETLINK", -1)
+    channel = socket.socket(family, socket.SOCK_RAW, _SOCK_DIAG)
+    channel.setblocking(False)
+    return channel
+
+
+def ask_inode(channel: socket.socket, port: int, server_port: int) -> int:
+    """The number of the socket that is connected from this port of 127.0.0.1 to that one; 0 when there is none."""
+    found = _connection(channel, (_HERE, port), (_HERE, server_port))
+    return int(_ANSWER.unpack_from(found)[-1]) if found else 0
+
+
+def is_taken(channel: socket.socket, kind: Kind, source: End, to: End) -> bool:
+    """Whether somebody takes what is sent from one end to the other: who is connected so, or else who waits there.
+
+    It is the kernel's own search: who waits at all addresses, or at those of both versions, is found as a packet would
+    find it. A TCP connection that has just ended is found as well.
+    """
+    if kind == "udp":
+        return bool(_ask(channel, kind, source, to))
+    return bool(_ask(channel, kind, to, source) or _connection(channel, source, to))
+
+
+def has_server(channel: socket.socket, kind: Kind, place: End) -> bool:
+    """Whether somebody waits at this place for whoever comes."""
+    nobody = "::" if ":" in place[0] else "0.0.0.0"  # noqa: S104  # no end of any connection
+    return is_taken(channel, kind, (nobody, 0), place)
+
+
+def _connection(channel: socket.socket, own: End, other: End) -> bytes:
+    """The end of a TCP connection, for ``_ANSWER``; empty where there is none: a listener at that port is not meant."""
+    found = _ask(channel, "tcp", own, other)
+    ports = own[1].to_bytes(2, "big") + other[1].to_bytes(2, "big")
+    return found if found and _ANSWER.unpack_from(found)[4][:4] == ports else b""
+
+
+def _ask(channel: socket.socket, kind: Kind, own: End, other: End) -> bytes:
+    """What the kernel tells of one socket, for ``_ANSWER``; empty when there is none.
+
+    Of UDP it takes the ends the other way round (udp_dump_one, net/ipv4/udp_diag.c).
+    """
+    family = socket.AF_INET6 if ":" in own[0] else socket.AF_INET
+    packed = (socket.inet_pton(family, host).ljust(16, b"\0") for host, _ in (own, other))
+    ports = (port.to_bytes(2, "big") for _, port in (own, other))
+    one = _SOCKET.pack(*ports, *packed, _LOOPBACK_INDEX, _NO_COOKIE, _NO_COOKIE)
+    asked = _KIND.pack(family, _PROTOCOLS[kind], 0, _ALL_STATES) + one
+    try:
+        channel.send(_HEADER.pack(_HEADER.size + len(asked), _BY_FAMILY, _REQUEST, 0, 0) + asked)
+        answer = channel.recv(4096)
+    except OSError:
+        return b""
+    is_one = len(answer) >= _HEADER.size + _ANSWER.size
+    return answer[_HEADER.size :] if is_one and _kind(answer) == _BY_FAMILY else b""
+
+
+def _kind(answer: bytes) -> int:
+    return int(_HEADER.unpack_from(answer)[1])
+
+
+# Which program is at the other end of a connection on this machine, or asked for a name.
+#
+# Linux: the kernel tells the socket's number (airgap/diag.py, or ``/proc/PID/net``, proc_pid_net(5)), and whose it is
+# stands in ``/proc/PID/fd``. Elsewhere it stays unknown: the system tells connections only process by process, which
+# takes longer than a loop may wait.
+
+SEARCH_SECONDS: Final = 0.02
+BUDGET_SECONDS: Final = 0.1
+BUDGET_SHARE: Final = 0.1
+
+
+class Peers:
+    """Names the programs at the other end of connections, and takes no more than a tenth of its thread's time.
+
+    ``root`` gives the process whose tree and network are looked at, 0 when there is none; ``diag`` is a socket of
+    airgap/diag.py made in that network, without which its table is read. A search ends after ``search_seconds`` of
+    work: on a busy machine the time in which others had the processor finds nobody.
+    """
+
+    def __init__(
+        self,
+        root: Callable[[], int],
+        *,
+        diag: socket.socket | None = None,
+        proc: Path = PROC,
+        clock: Callable[[], float] = time.monotonic,
+        worked: Callable[[], float] = time.thread_time,
+        search_seconds: float = SEARCH_SECONDS,
+    ) -> None:
+        self._root = root
+        self._diag = diag
+        self._proc = proc
+        self._search_seconds = search_seconds
+        self._clock = clock
+        self._worked = worked
+        self._credit_seconds = BUDGET_SECONDS
+        self._credited_at = clock()
+
+    def program(self, port: int, server_port: int) -> str:
+        """The program that has *port* and is connected to *server_port*; "" where that cannot be told in time."""
+
+        def inode(root: int, until: float) -> int:
+            if self._diag is not None:
+                return ask_inode(self._diag, port, server_port)
+            table = read_table(root, until=until, proc=self._proc, clock=self._worked)
+            return socket_inode(table, port, server_port)
+
+        return self._in_budget(lambda until: self._holder_of(inode, until))
+
+    def asker(self, port: int) -> str:
+        """The program that sent a datagram from *port* and waits for the answer; "" as for ``program``."""
+
+        def inode(root: int, until: float) -> int:
+            table = read_table(root, "udp", until=until, proc=self._proc, clock=self._worked)
+            return datagram_inode(table, port)
+
+        return self._in_budget(lambda until: self._holder_of(inode, until))
+
+    def only(self) -> str:
+        """The only program there is (``only_program``); "" where that cannot be told, or not in time."""
+        root = self._root()
+        return self._in_budget(lambda _until: only_program(root, proc=self._proc)) if root else ""
+
+    def _in_budget(self, find: Callable[[float], str]) -> str:
+        now = self._clock()
+        earned = (now - self._credited_at) * BUDGET_SHARE
+        self._credit_seconds = min(BUDGET_SECONDS, self._credit_seconds + earned)
+        self._credited_at = now
+        if self._credit_seconds <= 0:
+            return ""
+        began = self._worked()
+        name = find(began + self._search_seconds)
+        self._credit_seconds -= self._worked() - began
+        return name
+
+    def _holder_of(self, inode_of: Callable[[int, float], int], until: float) -> str:
+        root, proc = self._root(), self._proc
+        inode = inode_of(root, until) if root else 0
+        if not inode:
+            return ""
+        for pids in (tree(root, proc=proc), neighbours(root, proc=proc)):
+            if found := holder(inode, pids, until=until, proc=proc, clock=self._worked):
+                return program_of(found)
+        return ""

@@ -1,0 +1,292 @@
+"""Where a program in the seccomp layer may go, and who is told when it may not."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import psutil
+
+from aider_guard.airgap.dns import NameTable
+from aider_guard.airgap.notify import CallingThread
+from aider_guard.airgap.packet_capture import of_this_machine
+from aider_guard.airgap.proc import diag_socket
+from aider_guard.airgap.sockets import Internet
+from aider_guard.core.egress import Attempt, Protocol
+
+# Servers that the programs in the air gap have themselves: they may be reached from inside, those of others not.
+#
+# Each socket is known by its number (inode). Whose packets go where is the kernel's to decide; so a port is the tree's
+# own when every socket that could answer there is.
+
+Kind = Literal["tcp", "udp"]
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+Server = tuple[IpAddress, int]
+"""The address that a socket is bound to, and its number."""
+
+_MOST: Final = 1 << 16
+_WORD_BYTES: Final = 4
+_LISTENING_IN_TABLE: Final = b"0A"  # TCP_LISTEN, net/tcp_states.h
+
+# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h: struct nlmsghdr, inet_diag_req_v2, inet_diag_msg
+_HEADER: Final = struct.Struct("=IHHII")
+_QUESTION: Final = struct.Struct("=BBBxI2s46x")
+_ANSWER: Final = struct.Struct("=4x2s2x16s28x16xI")
+_BY_FAMILY, _ERROR, _DONE = 20, 2, 3
+_REQUEST_DUMP: Final = 0x301
+_LISTENING: Final = 1 << 10  # 1 << TCP_LISTEN, net/tcp_states.h
+_MOST_BYTES: Final = 1 << 16
+
+
+class OwnServers:
+    """The numbers of the sockets that were listened on or bound inside; the oldest are forgotten beyond 65,536."""
+
+    def __init__(self, servers: Callable[[Kind, int], Iterable[Server]] | None = None) -> None:
+        self._inodes: dict[int, None] = {}
+        self._servers = on_port if servers is None else servers
+
+    def add(self, fd: int) -> None:
+        """This socket is of a program inside."""
+        self._inodes[os.fstat(fd).st_ino] = None
+        while len(self._inodes) > _MOST:
+            del self._inodes[next(iter(self._inodes))]
+
+    def at(self, kind: Kind, address: str, port: int) -> Literal["own", "others", "none"]:
+        """Whose server answers at this loopback address."""
+        wanted = ipaddress.ip_address(address)
+        found = [inode for bound, inode in self._servers(kind, port) if answers(bound, wanted)]
+        if not found:
+            return "none"
+        return "own" if all(inode in self._inodes for inode in found) else "others"
+
+
+def answers(bound: IpAddress, wanted: IpAddress) -> bool:
+    """Whether a socket that is bound to one address may get what is sent to the other.
+
+    One that is bound to every IPv6 address may take IPv4 too: it counts, whether it does or not.
+    """
+    bound = getattr(bound, "ipv4_mapped", None) or bound
+    if bound.is_unspecified:
+        return bound.version == 6 or wanted.version == 4
+    return bound == wanted
+
+
+def on_port(kind: Kind, port: int) -> list[Server]:
+    """The sockets of this machine that wait on the port.
+
+    For TCP the kernel is asked for those alone: its table is of every connection, and takes milliseconds to look
+    through, however few there are.
+    """
+    if kind == "tcp":
+        try:
+            with diag_socket() as channel:
+                return [
+                    server
+                    for family in (socket.AF_INET, socket.AF_INET6)
+                    for server in _listening(channel, family, port)
+                ]
+        except OSError:
+            pass  # a kernel without sock_diag(7)
+    return [server for table in of_this_machine(kind) for server in in_table(table, kind, port)]
+
+
+def in_table(table: bytes, kind: Kind, port: int) -> Iterator[Server]:
+    """Those of a table of /proc/net (proc_pid_net(5))."""
+    ending = b":%04X" % port
+    for fields in map(bytes.split, table.splitlines()[1:]):
+        waits = len(fields) > 9 and (kind == "udp" or fields[3] == _LISTENING_IN_TABLE)
+        if waits and fields[1].endswith(ending):
+            yield _decoded(fields[1].partition(b":")[0]), int(fields[9])
+
+
+def _decoded(host: bytes) -> IpAddress:
+    """The kernel prints words of four bytes as numbers of the machine, which is little-endian."""
+    raw = bytes.fromhex(host.decode())
+    parts = (raw[at : at + _WORD_BYTES][::-1] for at in range(0, len(raw), _WORD_BYTES))
+    return ipaddress.ip_address(b"".join(parts))
+
+
+def _listening(channel: socket.socket, family: int, port: int) -> Iterator[Server]:
+    """Ask the kernel (sock_diag(7)). Raises OSError where it does not answer."""
+    asked = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, _LISTENING, port.to_bytes(2, "big"))
+    channel.send(_HEADER.pack(_HEADER.size + len(asked), _BY_FAMILY, _REQUEST_DUMP, 0, 0) + asked)
+    while True:
+        for kind, body in _messages(channel.recv(_MOST_BYTES)):
+            if kind == _DONE:
+                return
+            if kind == _ERROR:
+                raise OSError("sock_diag")
+            at, address, inode = _ANSWER.unpack_from(body)
+            if at == port.to_bytes(2, "big"):
+                size = 4 if family == socket.AF_INET else 16
+                yield ipaddress.ip_address(address[:size]), inode
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= _HEADER.size:
+        length, kind, *_ = _HEADER.unpack_from(data)
+        yield kind, data[_HEADER.size : length]
+        data = data[max(_HEADER.size, length + 3 & ~3) :]
+
+
+# Sockets in the file system that a program inside asks for: found as it would find them, and those of daemons refused.
+#
+# What is opened is what is judged and what is connected to, so that nothing can be changed in between.
+
+_DELETED = " (deleted)"  # what the kernel adds to the path of a file without a name
+
+
+@dataclass(frozen=True)
+class HeldFile:
+    """A file that is held open: where it really is, and a path that leads to it whatever is renamed."""
+
+    real_path: str
+    through: str
+    number: tuple[int, int]
+    """Device and inode."""
+
+
+class MaskedSockets:
+    """The daemons' sockets, by path and by number: a second name of one, or another mount, is the same socket.
+
+    ``paths`` are real paths of sockets, or of folders with all that is in them. Numbers are learned at the start and
+    whenever they are asked for: one that was moved away is still known.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = tuple(path.rstrip("/") for path in paths)
+        self._numbers: set[tuple[int, int]] = set()
+        self._learn()
+
+    def __contains__(self, found: HeldFile) -> bool:
+        self._learn()
+        path = found.real_path.removesuffix(_DELETED)
+        named = any(path == masked or path.startswith(masked + "/") for masked in self._paths)
+        return named or found.number in self._numbers
+
+    def _learn(self) -> None:
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                self._numbers.add(_number(os.stat(path)))
+            with contextlib.suppress(OSError), os.scandir(path) as entries:
+                for entry in entries:
+                    with contextlib.suppress(OSError):
+                        self._numbers.add(_number(entry.stat()))
+
+
+@contextlib.contextmanager
+def opened(path: bytes, caller: CallingThread) -> Iterator[HeldFile]:
+    """Find the file as the caller would, from its root and folder. Raises OSError as a connection would."""
+    fd = os.open(_seen_from_here(path, caller), os.O_PATH | os.O_CLOEXEC)
+    try:
+        caller.check()
+        through = f"/proc/self/fd/{fd}"
+        yield HeldFile(os.readlink(through), through, _number(os.fstat(fd)))
+    finally:
+        os.close(fd)
+
+
+def _seen_from_here(path: bytes, caller: CallingThread) -> bytes:
+    """``/proc/self`` is the guard's own for the guard."""
+    itself = b"/proc/%d/" % caller.process
+    for own in (b"/proc/self/", b"/proc/thread-self/", b"/dev/fd/"):
+        if path.startswith(own):
+            return itself + (b"fd/" if own == b"/dev/fd/" else b"") + path.removeprefix(own)
+    start = b"root" if path.startswith(b"/") else b"cwd"
+    return b"/proc/%d/%s/%s" % (caller.thread, start, path.lstrip(b"/"))
+
+
+def _number(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+DNS_PORT: Final = 53
+_DISPLAYS: Final = "/tmp/.X11-unix/"  # noqa: S108  # names of sockets
+_LISTENERS_ADDRESS: Final = "127.0.0.1"
+
+Endpoint = tuple[str, int]
+
+
+def kind_of(sock: socket.socket) -> Kind | None:
+    """What this internet socket speaks; None for what has no ports that are known here."""
+    match sock.type, sock.proto:
+        case socket.SOCK_STREAM, (socket.IPPROTO_TCP | 262):  # MPTCP, linux/in.h
+            return "tcp"
+        case socket.SOCK_DGRAM, socket.IPPROTO_UDP:
+            return "udp"
+    return None
+
+
+@dataclass
+class EgressRules:
+    """What is let through: the guard's listeners, allowed places by way of their relays, and the tree's own servers.
+
+    ``redirects`` goes from a host's name or address and a port to the address and port to connect to instead. ``dns``
+    is where names are answered. ``abstract`` says which abstract Unix sockets may be reached.
+    """
+
+    redirects: Mapping[Endpoint, Endpoint]
+    dns: Endpoint
+    names: NameTable
+    masked: MaskedSockets
+    abstract: Callable[[str], bool]
+    report: Callable[[Attempt], None] = lambda _attempt: None
+    own: OwnServers = field(default_factory=OwnServers)
+    ports: set[int] = field(default_factory=set)
+    """Of the guard's listeners on 127.0.0.1."""
+
+    def way(self, kind: Kind, to: Internet) -> Internet | Literal["absent", "refused"]:
+        """Where a connection for there goes; "absent" when nothing is there and nothing is to be told."""
+        name = self.names.name_of(to.address)
+        if kind == "tcp":
+            for host in (name, to.address):
+                if instead := self.redirects.get((host, to.port)):
+                    return Internet(*instead)
+            if to.address == _LISTENERS_ADDRESS and to.port in self.ports:
+                return to
+        if self.names.stands_for_a_name(to.address):
+            return "refused"
+        if not to.is_loopback and not _is_of_this_machine(to.address):
+            return "refused"
+        match self.own.at(kind, to.address, to.port):
+            case "own":
+                return to
+            case "none" if to.is_loopback:
+                return "absent"
+        return "refused"
+
+    def refuse(self, host: str, port: int, protocol: Protocol, caller: CallingThread) -> None:
+        """Tell that somebody tried."""
+        name = "".join(c if c.isprintable() else "\ufffd" for c in self.names.name_of(host))
+        self.report(Attempt(name, port, protocol, caller.program))
+
+    def refuses_file(self, found: HeldFile, caller: CallingThread) -> bool:
+        """Whether this is a daemon's socket; if so, it is told."""
+        if found not in self.masked:
+            return False
+        self.refuse(found.real_path, 0, "unix", caller)
+        return True
+
+    def refuses_abstract(self, name: bytes, caller: CallingThread) -> bool:
+        """Whether this abstract name is not to be reached; if so, it is told, with a leading @.
+
+        Not that of an X server: whoever shows a window tries it first, and goes on to the file.
+        """
+        text = name.decode(errors="replace")
+        if self.abstract(text):
+            return False
+        if not text.startswith(_DISPLAYS):
+            self.refuse(f"@{text}", 0, "unix", caller)
+        return True
+
+
+def _is_of_this_machine(address: str) -> bool:
+    """Whether one of its interfaces has it: what is sent there from the loopback comes by the loopback."""
+    every = (one.address for found in psutil.net_if_addrs().values() for one in found)
+    return any(one.partition("%")[0] == address for one in every)

@@ -1,0 +1,196 @@
+"""What the guard does on a duplicate of a socket in place of the program: connect it, or send one datagram.
+
+The system's own functions, as Python's wait for what has not ended; each gives 0 or the number of an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import ipaddress
+import math
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from aider_guard.airgap import kernel
+
+SHORT_SECONDS: Final = 0.02
+"""How long a connection may take at most before the guard goes on: one over the loopback takes microseconds."""
+_SHORTEST_SECONDS: Final = 1e-6
+"""The kernel makes one tick of it, a few milliseconds."""
+_UNFINISHED: Final = (errno.EINPROGRESS, errno.EINTR, errno.EALREADY)
+_TIMEVAL: Final = struct.Struct("@ll")
+# linux/socket.h: what may be said of one datagram. MSG_ZEROCOPY would speak of the guard's own memory.
+_KNOWN_FLAGS: Final = 0x1 | 0x4 | 0x80 | 0x800 | 0x8000  # OOB, DONTROUTE, EOR, CONFIRM, MORE
+_LOOPBACK: Final = b"lo"
+
+
+def keep_on_loopback(sock: socket.socket) -> None:
+    """From now on the kernel sends nothing from this socket, and takes nothing for it, but over the loopback.
+
+    No right is needed from Linux 5.7 on (socket(7), SO_BINDTODEVICE). Before it, and for what is no internet socket,
+    nothing happens.
+    """
+    if sock.family in {socket.AF_INET, socket.AF_INET6}:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _LOOPBACK)
+
+
+def connect(sock: socket.socket, raw: bytes) -> int:
+    """Connect it, and wait a moment only. EINPROGRESS: it goes on by itself, and the socket turns writable.
+
+    A Unix socket that waits does not go on by itself: EAGAIN, its server's queue is full (unix(7)).
+    """
+    if os.get_blocking(sock.fileno()):
+        is_unix = sock.family == socket.AF_UNIX
+        with _hurried(sock, _SHORTEST_SECONDS if is_unix else SHORT_SECONDS):
+            error = _connect(sock, raw)
+        return errno.EINPROGRESS if error in _UNFINISHED and not is_unix else error
+    return _connect(sock, raw)
+
+
+def patience_seconds(sock: socket.socket) -> float:
+    """How long the program wants its connection to be waited for (SO_SNDTIMEO); 0 for one that does not wait."""
+    if not os.get_blocking(sock.fileno()):
+        return 0.0
+    seconds, microseconds = _TIMEVAL.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.size)
+    )
+    return seconds + microseconds / 1e6 or math.inf
+
+
+def send(sock: socket.socket, data: bytes, flags: int, raw: bytes | None) -> tuple[int, int]:
+    """Send one datagram without waiting: how many bytes, and the error."""
+    flags = flags & _KNOWN_FLAGS | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+    length = 0 if raw is None else len(raw)
+    sent = kernel.libc().sendto(sock.fileno(), data, ctypes.c_size_t(len(data)), flags, raw, length)
+    if sent >= 0:
+        return sent, 0
+    error = ctypes.get_errno()
+    is_full = error == errno.EAGAIN and os.get_blocking(sock.fileno())
+    return 0, errno.ENOBUFS if is_full else error
+
+
+def outcome(sock: socket.socket) -> int:
+    """How the connection that went on by itself has ended."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def _connect(sock: socket.socket, raw: bytes) -> int:
+    failed = kernel.libc().connect(sock.fileno(), raw, len(raw)) < 0
+    return ctypes.get_errno() if failed else 0
+
+
+@contextlib.contextmanager
+def _hurried(sock: socket.socket, seconds: float) -> Iterator[None]:
+    """SO_SNDTIMEO bounds connect(2) too (socket(7)); the program's own value comes back."""
+    before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.size)
+    short = _TIMEVAL.pack(0, round(seconds * 1e6))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, short)
+    try:
+        yield
+    finally:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, before)
+
+
+# Addresses of sockets as the kernel takes them (sockaddr, bytes), and as values.
+
+MOST_BYTES: Final = 128  # sizeof(struct sockaddr_storage), linux/socket.h
+_AF_NETLINK: Final = 16
+_MAPPED: Final = b"\0" * 10 + b"\xff\xff"
+_HERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # the kernel connects them to the loopback
+
+
+@dataclass(frozen=True)
+class Internet:
+    """An address and a port. An IPv4 address within IPv6 is the IPv4 address; "any" is the loopback."""
+
+    address: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it never leaves the machine, whatever the routes say."""
+        return ipaddress.ip_address(self.address).is_loopback
+
+
+@dataclass(frozen=True)
+class UnixPath:
+    """A socket in the file system."""
+
+    path: bytes
+
+
+@dataclass(frozen=True)
+class Abstract:
+    """A socket with a name that is no file (unix(7))."""
+
+    name: bytes
+
+
+@dataclass(frozen=True)
+class Nowhere:
+    """No address: AF_UNSPEC, which ends an association, or a Unix address without a name."""
+
+
+@dataclass(frozen=True)
+class Netlink:
+    """The kernel itself, or another socket of the same kind (netlink(7))."""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Of a family that no program needs here, or cut short."""
+
+    family: int
+
+
+Address = Internet | UnixPath | Abstract | Nowhere | Netlink | Unknown
+
+
+def parse(raw: bytes) -> Address:
+    """What these bytes stand for."""
+    family = int.from_bytes(raw[:2], "little") if len(raw) >= 2 else -1
+    if family == socket.AF_INET and len(raw) >= 16:
+        return _internet(socket.inet_ntoa(raw[4:8]), raw)
+    if family == socket.AF_INET6 and len(raw) >= 24:
+        packed = raw[8:24]
+        is_mapped = packed.startswith(_MAPPED)
+        text = socket.inet_ntoa(packed[12:]) if is_mapped else socket.inet_ntop(family, packed)
+        return _internet(text, raw)
+    if family == socket.AF_UNIX:
+        return _unix(raw[2:])
+    if family == socket.AF_UNSPEC:
+        return Nowhere()
+    return Netlink() if family == _AF_NETLINK else Unknown(family)
+
+
+def pack(address: str, port: int, family: int) -> bytes:
+    """The bytes for a socket of this family. Raises OSError(EAFNOSUPPORT) for IPv6 with a socket of IPv4."""
+    value = ipaddress.ip_address(address)
+    if family == socket.AF_INET:
+        if value.version != 4:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        return struct.pack("<H", family) + struct.pack("!H4s8x", port, value.packed)
+    packed = value.packed if value.version == 6 else _MAPPED + value.packed
+    return struct.pack("<H", family) + struct.pack("!HI16sI", port, 0, packed, 0)
+
+
+def pack_path(path: str) -> bytes:
+    """The bytes for a socket in the file system."""
+    return struct.pack("<H", socket.AF_UNIX) + path.encode() + b"\0"
+
+
+def _internet(text: str, raw: bytes) -> Internet:
+    return Internet(_HERE.get(text, text), int.from_bytes(raw[2:4], "big"))
+
+
+def _unix(name: bytes) -> Address:
+    if not name:
+        return Nowhere()
+    return Abstract(name[1:]) if name[0] == 0 else UnixPath(name.partition(b"\0")[0])

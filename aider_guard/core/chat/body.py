@@ -1,0 +1,324 @@
+"""The body that is sent in place of the one that came."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aider_guard.core.chat import request
+from aider_guard.core.chat.request import (
+    ChatRequest,
+    asks_for_nothing,
+    own_free,
+    prompt_blocks,
+    summary_blocks,
+)
+from aider_guard.core.chat.size import parts
+from aider_guard.core.chat.types import DoorSettings, Upstream
+from aider_guard.core.ollama_versions import knows_truncate
+from aider_guard.core.readings import Unavailable
+
+KEEP_SECONDS: Final = 1800
+KEEP_ALIVE: Final = "30m"
+
+
+def forbids_truncation(
+    asked: ChatRequest, settings: DoorSettings, upstream: Upstream, version: str | Unavailable
+) -> bool:
+    """Whether the body that is sent says that nothing may be cut."""
+    return (
+        upstream.kind == "ollama"
+        and asked.form in ("chat", "generate")
+        and settings.on_overflow == "refuse"
+        and knows_truncate(version)
+        and not asks_for_nothing(asked)
+    )
+
+
+def sent(
+    asked: ChatRequest,
+    body: bytes,
+    settings: DoorSettings,
+    upstream: Upstream,
+    version: str | Unavailable,
+) -> bytes:
+    """The body for the server: the pin, how long the model stays, no truncation, and none of the door's own answers.
+
+    All else keeps its value and its place; a body in which nothing changes is sent as it came. OpenAI's protocol has
+    no field for a window; there the usage is asked for where the client did not (``asks_for_usage``).
+    """
+    changed = dict(asked.body)
+    if upstream.kind == "ollama" and asked.form in ("chat", "generate"):
+        if _unloads(asked):
+            return body
+        _pin(changed, asked, settings, upstream, version)
+    elif asks_for_usage(asked):
+        options = changed.get("stream_options")
+        changed["stream_options"] = {
+            **(options if isinstance(options, dict) else {}),
+            "include_usage": True,
+        }
+    _remove_own(changed, asked)
+    return body if changed == asked.body else encoded(changed)
+
+
+def unanswered(asked: ChatRequest) -> int:
+    """How many messages of the user's are in the prompt that the door answered itself."""
+    messages, prompt = asked.body.get("messages"), asked.body.get("prompt")
+    if asked.form == "generate" and isinstance(prompt, str) and request.PREFIX in prompt:
+        blocks = prompt_blocks(prompt) if asked.raw_prompt is None else ()
+        return len(request.unanswered([(block.role, block.content) for block in blocks]))
+    if asked.form not in ("chat", "openai_chat") or not isinstance(messages, list):
+        return 0
+    said = [_role_and_text(message) for message in messages]
+    if asked.purpose != "summary":
+        return len(request.unanswered(said))
+    return sum(
+        len(request.unanswered(_summed_up(text))) for _, text in said if request.PREFIX in text
+    )
+
+
+def without_unanswered(asked: ChatRequest, leave_out: int) -> dict[str, Any]:
+    """The body without the door's own answers, and without the oldest of the messages that it answered so."""
+    changed = dict(asked.body)
+    _remove_own(changed, asked, leave_out)
+    return changed
+
+
+def asks_for_usage(asked: ChatRequest) -> bool:
+    """Whether the door asks for the usage of a stream that the client did not ask for."""
+    if asked.form not in ("openai_chat", "openai_text") or not asked.stream:
+        return False
+    match asked.body.get("stream_options"):
+        case {"include_usage": True}:
+            return False
+        case _:
+            return True
+
+
+def _unloads(asked: ChatRequest) -> bool:
+    """``keep_alive`` of 0, in any of Ollama's spellings, and no prompt."""
+    value = asked.body.get("keep_alive")
+    zero = value == 0 or (isinstance(value, str) and re.fullmatch(r"-?0+(ns|us|ms|s|m|h)?", value))
+    return bool(zero) and not isinstance(value, bool) and asks_for_nothing(asked)
+
+
+def _pin(
+    changed: dict[str, Any],
+    asked: ChatRequest,
+    settings: DoorSettings,
+    upstream: Upstream,
+    version: str | Unavailable,
+) -> None:
+    options = changed.get("options")
+    if settings.window_tokens > 0:
+        pinned = {"num_ctx": settings.window_tokens}
+        changed["options"] = {**options, **pinned} if isinstance(options, dict) else pinned
+    if not settings.user_keep_alive and changed.get("keep_alive") is None:
+        changed["keep_alive"] = KEEP_ALIVE
+    if forbids_truncation(asked, settings, upstream, version):
+        changed["truncate"] = False
+
+
+def _remove_own(changed: dict[str, Any], asked: ChatRequest, leave_out: int = 0) -> None:
+    prompt, messages = changed.get("prompt"), changed.get("messages")
+    if asked.form == "generate" and isinstance(prompt, str) and asked.raw_prompt is None:
+        changed["prompt"] = own_free(prompt, leave_out)
+    if asked.form not in ("chat", "openai_chat") or not isinstance(messages, list):
+        return
+    said = [_role_and_text(message) for message in messages]
+    is_summary = asked.purpose == "summary"
+    places = request.kept(said, 0 if is_summary else leave_out)
+    changed["messages"] = [messages[place] for place in places]
+    if is_summary:
+        changed["messages"] = [_summarised(one, leave_out) for one in changed["messages"]]
+
+
+def _role_and_text(message: object) -> tuple[str, str]:
+    match message:
+        case {"role": str(role), "content": str(content)}:
+            return role, content
+        case {"role": str(role), "content": [{"type": "text", "text": str(content)}]}:
+            return role, content
+        case _:
+            return "", ""
+
+
+def _summarised(message: Any, leave_out: int) -> Any:
+    """A conversation to summarise without the door's own answers."""
+    match message:
+        case {"role": "user", "content": str(content)} if request.PREFIX in content:
+            blocks = summary_blocks(content)
+            places = request.kept(_summed_up(content), leave_out)
+            left = "".join(blocks[place].whole for place in places)
+            return {**message, "content": left or content}
+        case _:
+            return message
+
+
+def _summed_up(text: str) -> list[tuple[str, str]]:
+    """The messages of a conversation to summarise, by role and content."""
+    return [(one.role, one.content.rstrip("\n")) for one in summary_blocks(text)]
+
+
+def encoded(body: Mapping[str, Any]) -> bytes:
+    """A body's bytes."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate has no UTF-8, only an escape
+        return json.dumps(body, separators=(",", ":")).encode("ascii")
+
+
+# The head of a prompt: what the next one will begin with too, and the requests that have it evaluated ahead.
+#
+# Aider's order (coders/chat_chunks.py, 0.86): system text, examples, read-only files, map of the repository; then the
+# history, the files that may be edited, and the question. A new Aider has another history, so the head ends before it.
+#
+# Ollama does not stop in the middle of a prompt whose client went away (0.9.3: the runner looks for that only when it
+# has an answer to send), so a head is evaluated in pieces, each the beginning of the next: what is dropped is one
+# piece.
+
+RUNNER_OPTIONS: Final = (
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "use_mmap",
+    "use_mlock",
+    "num_thread",
+    "numa",
+    "low_vram",
+    "draft_num_predict",
+)
+"""The options that a runner is started with (api/types.go, Runner): a request with others loads the model again."""
+_ANSWERS: Final = ("num_predict", "stop", "seed", "temperature")
+_QUESTION: Final = {"role": "user", "content": "."}
+"""Some templates refuse a conversation in which nobody asks anything."""
+
+
+@dataclass(frozen=True)
+class PromptHead:
+    """The beginning of a prompt, ready to be sent. Kept in memory only."""
+
+    path: str
+    body: Mapping[str, Any] = field(repr=False)
+    """The request without its prompt."""
+    messages: tuple[Mapping[str, Any], ...] = field(repr=False)
+    """For ``/api/chat``."""
+    prompt: str = field(repr=False)
+    """For ``/api/generate``."""
+
+    @property
+    def characters(self) -> int:
+        """How long it is."""
+        return len(self.prompt) + sum(len(message["content"]) for message in self.messages)
+
+    def beginning(self, characters: int) -> dict[str, Any]:
+        """The body that has this much of the head evaluated, with the smallest answer."""
+        if self.prompt:
+            return {**self.body, "prompt": self.prompt[:characters]}
+        messages = list(_cut(self.messages, characters))
+        if not any(message.get("role") == "user" for message in messages):
+            messages.append(_QUESTION)
+        return {**self.body, "messages": messages}
+
+
+def head_of(
+    asked: ChatRequest, settings: DoorSettings, upstream: Upstream, version: str | Unavailable
+) -> PromptHead | None:
+    """The head of a main request to Ollama, as the door would send it; None when it has none that is known."""
+    if not may_have_head(asked) or upstream.kind != "ollama":
+        return None
+    body = json.loads(sent(asked, _encoded(asked.body), settings, upstream, version))
+    length = _fixed_length(asked)
+    if asked.form == "generate":
+        return _flattened_head(asked, body, length)
+    messages = tuple(_cut(_plain(body.get("messages")), length))
+    return PromptHead("/api/chat", _smallest(body, "messages"), messages, "") if messages else None
+
+
+def may_have_head(asked: ChatRequest) -> bool:
+    """Whether a request is the main model's, and of a form that is understood."""
+    of_the_user = asked.role == "main" and asked.purpose in ("chat", "other")
+    return of_the_user and asked.form in ("chat", "generate") and asked.raw_prompt is None
+
+
+def loading(
+    model: str, options: Mapping[str, Any], settings: DoorSettings, keep_alive: object
+) -> dict[str, Any]:
+    """The body for ``/api/generate`` that loads a model and asks nothing (Ollama's routes.go: no prompt), with the
+    runner's options of the last request and the pin, as with any other option it would be loaded again.
+    """
+    pin = {"num_ctx": settings.window_tokens} if settings.window_tokens > 0 else {}
+    body: dict[str, Any] = {"model": model, "stream": False, "options": {**options, **pin}}
+    return body if keep_alive is None else {**body, "keep_alive": keep_alive}
+
+
+def runner_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a request says that a runner is started with."""
+    options = body.get("options")
+    found = options if isinstance(options, dict) else {}
+    return {name: found[name] for name in RUNNER_OPTIONS if found.get(name) is not None}
+
+
+def _fixed_length(asked: ChatRequest) -> int:
+    """How many characters of the messages the next Aider will send again."""
+    fixed = itertools.takewhile(
+        lambda part: part.kind in ("system", "map") or (part.kind == "file" and part.read_only),
+        parts(asked),
+    )
+    return sum(len(part.text) for part in fixed)
+
+
+def _flattened_head(asked: ChatRequest, body: dict[str, Any], length: int) -> PromptHead | None:
+    prompt = body.get("prompt")
+    if body.get("system") or not isinstance(prompt, str) or len(asked.messages) != 1:
+        return None
+    end, left = 0, length
+    for block in prompt_blocks(prompt):
+        if left < len(block.content):
+            heading = 0 if block.whole == block.content else block.whole.index("\n") + 1
+            end += heading + left if left else 0
+            break
+        end, left = end + len(block.whole), left - len(block.content)
+    return PromptHead("/api/generate", _smallest(body, "prompt"), (), prompt[:end]) if end else None
+
+
+def _plain(messages: object) -> Sequence[Mapping[str, Any]]:
+    """The messages up to the first that is more than a text."""
+    listed = messages if isinstance(messages, list) else []
+    return tuple(itertools.takewhile(_is_plain, listed))
+
+
+def _is_plain(message: object) -> bool:
+    match message:
+        case {"role": str(), "content": str(), **more}:
+            return not any(more.values())
+    return False
+
+
+def _cut(messages: Sequence[Mapping[str, Any]], characters: int) -> Sequence[Mapping[str, Any]]:
+    """The messages that have the first so many characters."""
+    found = []
+    for message in messages:
+        if characters <= 0:
+            break
+        found.append({**message, "content": message["content"][:characters]})
+        characters -= len(message["content"])
+    return found
+
+
+def _smallest(body: Mapping[str, Any], prompt: str) -> Mapping[str, Any]:
+    """The request without its prompt, for one token of an answer of any form."""
+    options = {name: value for name, value in body["options"].items() if name not in _ANSWERS}
+    rest = {name: value for name, value in body.items() if name not in (prompt, "format")}
+    return {**rest, "stream": False, "options": {**options, "num_predict": 1}}
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body).encode("ascii")

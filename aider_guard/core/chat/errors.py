@@ -1,0 +1,245 @@
+"""A server's errors → what is said of them in two lines, with what helps.
+
+The texts are those of Ollama 0.1 to 0.33 (llm/status.go, llm/server.go, llm/llama_server.go, server/sched.go,
+server/routes.go), of llama.cpp's server and of vLLM. Others are given in the server's own words, cut short.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from aider_guard.core.chat.events import NOT_TOLD, Reason
+from aider_guard.core.chat.response import error_words
+from aider_guard.core.chat.types import WindowNeed
+from aider_guard.core.messages import size
+from aider_guard.core.readings import Unavailable
+
+_MAX_WORDS: Final = 160
+_UNITS: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_AGAIN: Final = "then send your message again"
+
+
+@dataclass(frozen=True)
+class FailedRequest:
+    """What is known of the request that failed. ``address`` may be shown: it holds no password. ``is_here`` is whether
+    it is one of this machine's.
+    """
+
+    model: str
+    address: str
+    is_ollama: bool = True
+    is_here: bool = True
+    window_tokens: int = 0
+    smaller_windows: tuple[WindowNeed, ...] = ()
+    alike: tuple[str, ...] = ()
+    """Installed models of a similar name."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A server's error, understood. ``waits`` is whether it goes away by itself. Where the prompt was too large,
+    ``prompt_tokens`` and ``window_tokens`` are what the server said.
+    """
+
+    reason: Reason
+    words: str = field(default="", repr=False)
+    status: int = 0
+    waits: bool = False
+    prompt_tokens: int | Unavailable = NOT_TOLD
+    window_tokens: int | Unavailable = NOT_TOLD
+
+
+_KNOWN: Final[tuple[tuple[str, Reason], ...]] = (
+    # What matches first holds: a crash may name memory, and a refusal of the cloud's is also a 403.
+    (r"maximum pending requests exceeded|server busy", "busy"),
+    (r"loading model|llm server loading", "busy"),
+    (r"input length exceeds the context length", "overflow"),
+    (r"prompt is longer than the context length", "overflow"),
+    (r"exceed_context_size_error|exceeds the available context size", "overflow"),
+    (r"input length \(\d+ tokens\) exceeds the model's maximum context length", "overflow"),
+    (r"maximum context length is \d+|longer than the maximum model length", "overflow"),
+    (r"context (length|size|window) exceeded|prompt (is )?too (long|large)", "overflow"),
+    (r"ollama cloud is disabled|remote model is unavailable", "cloud"),
+    (r"requires more (system|gpu) memory|model request too large for system", "memory"),
+    (r"out of memory|out-of-memory|cudaMalloc failed|hipMalloc failed", "memory"),
+    (r"failed to allocate|allocation failed|unable to allocate", "memory"),
+    (r"vk_error_out_of_(device|host)_memory|insufficient memory|cannot allocate", "memory"),
+    (r"model ['\"]?.*['\"]? not found|try pulling it first|does not exist", "missing"),
+    (r"unexpectedly stopped|process has terminated|process no longer running", "crashed"),
+    (r"error starting|runner process|timed out waiting for llama|CUDA error|EOF$", "crashed"),
+    (r"connection (refused|reset)|connectex|forcibly closed", "crashed"),  # Ollama's own runner
+)
+_NUMBERS: Final = (
+    re.compile(r"request \((\d+) tokens\) exceeds the available context size \((\d+) tokens"),
+    re.compile(r"input length \((\d+) tokens\).*maximum context length \((\d+) tokens"),
+    re.compile(r"prompt \(length (\d+)\).*maximum model length of (\d+)"),
+)
+_VLLM_NUMBERS: Final = re.compile(
+    r"maximum context length is (\d+) tokens.*?(?:requested|request has|contains at least) (\d+)"
+)
+
+
+def understood(status: int, content: bytes) -> Failure:
+    """What an answer with another status than 200 means."""
+    words = said_in(content)
+    if not words:
+        if status in (401, 403):
+            return Failure("forbidden", _first_words(content), status)
+        return Failure("strange", _first_words(content), status)
+    failure = of_words(words, status)
+    if failure.reason == "refused" and status == 503:
+        return Failure("busy", words, status, waits=True)
+    if failure.reason == "refused" and status == 404:
+        return Failure("missing", words, status)
+    if (
+        failure.reason == "refused" and status == 401
+    ):  # only for its cloud does Ollama want to know who asks
+        return Failure("cloud", words, status)
+    return failure
+
+
+def of_words(words: str, status: int = 0) -> Failure:
+    """What a server's own words mean, also those in the middle of an answer."""
+    matching = (reason for known, reason in _KNOWN if re.search(known, words, re.IGNORECASE))
+    reason: Reason = next(matching, "refused")
+    if reason != "overflow":
+        return Failure(reason, words, status, waits=reason == "busy")
+    prompt, window = _numbers(words)
+    return Failure(reason, words, status, prompt_tokens=prompt, window_tokens=window)
+
+
+def said_in(content: bytes) -> str:
+    """The words of an error's body; "" when it is none of these servers'. An error in an error is opened, too."""
+    try:
+        body = json.loads(content.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return ""
+    match body:
+        case {"error": {"error": inner}} | {"error": inner}:
+            words = error_words(inner)
+        case {"message": str(words)} | {"detail": str(words)}:
+            pass
+        case _:
+            return ""
+    # Ollama hands llama-server's body on as text: {"error":"{\"error\":{…}}"}.
+    return (said_in(words.encode("utf-8", "replace")) if words.startswith("{") else "") or words
+
+
+def _first_words(content: bytes) -> str:
+    text = re.sub(r"<[^>]*>", " ", content[:4096].decode("utf-8", "replace"))
+    return printable(text)
+
+
+def _numbers(words: str) -> tuple[int | Unavailable, int | Unavailable]:
+    for pattern in _NUMBERS:
+        if found := pattern.search(words):
+            return int(found[1]), int(found[2])
+    if found := _VLLM_NUMBERS.search(words):
+        return int(found[2]), int(found[1])
+    return NOT_TOLD, NOT_TOLD
+
+
+def printable(words: str) -> str:
+    """Someone else's words, on one line: short, and without what a terminal would act on."""
+    plain = "".join(one if one.isprintable() else " " for one in words)
+    short = " ".join(plain.split())
+    return short if len(short) <= _MAX_WORDS else f"{short[: _MAX_WORDS - 1]}…"
+
+
+def lines(failure: Failure, asker: FailedRequest) -> tuple[str, str]:
+    """Two lines: what happened, and what helps."""
+    server = "Ollama" if asker.is_ollama else "the model server"
+    said = f": {printable(failure.words)}" if failure.words else ""
+    match failure.reason:
+        case "missing":
+            return f"{server} has no model {asker.model}", _get_model(asker)
+        case "memory":
+            return f"{asker.model} does not fit into memory{said}", _less_memory(failure, asker)
+        case "crashed":
+            return f"the process of {asker.model} crashed{said}", _anew(asker)
+        case "lost":
+            return (
+                f"the connection to {asker.address} was lost{said}",
+                f"see that {server} runs there and that the network is up, {_AGAIN}",
+            )
+        case "busy":
+            return f"{server} stayed busy{said}", "wait for its other requests, " + _AGAIN
+        case "cloud":
+            return f"not sent: {asker.model} would run in Ollama's cloud{said}", _LOCAL
+        case "down":
+            return f"{server} does not answer at {asker.address}{said}", _start(asker)
+        case "strange":
+            what = f"status {failure.status}" if failure.status else "no answer in its protocol"
+            return (
+                f"what answers at {asker.address} is not {server}: {what}{said}",
+                f"curl {asker.address}{'/api/version' if asker.is_ollama else ''}   shows what it is",
+            )
+        case "forbidden":
+            return (
+                f"{server} at {asker.address} did not allow it: status {failure.status}{said}",
+                "is it the right server, and does it want a key?",
+            )
+        case _:
+            return f"{server} refused it{said}", _more(asker)
+
+
+def _anew(asker: FailedRequest) -> str:
+    """Only Ollama starts a model's process again; another server is that process."""
+    if not asker.is_ollama:
+        return f"{_start(asker)}; if it crashes again, a smaller model"
+    return f"send your message again: Ollama starts it anew; if it crashes again, {_smaller(asker)}"
+
+
+def _start(asker: FailedRequest) -> str:
+    if not asker.is_here:
+        return f"see that it runs there and that the network is up, {_AGAIN}"
+    return f"ollama serve   {_AGAIN}" if asker.is_ollama else f"start it, {_AGAIN}"
+
+
+def _more(asker: FailedRequest) -> str:
+    """Where the server's log is."""
+    if not asker.is_ollama:
+        return "its log says more: it is where the server was started"
+    if not asker.is_here:
+        return f"its log on that machine ({asker.address}) says more"
+    return "its log says more: journalctl -u ollama"
+
+
+_LOCAL: Final = "ollama list   shows the models of this machine; /model ollama_chat/NAME takes one"
+
+
+def _get_model(asker: FailedRequest) -> str:
+    alike = f"; installed: {', '.join(asker.alike)}" if asker.alike else ""
+    if not asker.is_ollama:
+        return f"the model must be one that it serves{alike}"
+    there = "" if asker.is_here else f"OLLAMA_HOST={asker.address} "
+    return f"{there}ollama pull {asker.model}   {_AGAIN}{alike}"
+
+
+def _less_memory(failure: Failure, asker: FailedRequest) -> str:
+    window = fitting_window(failure.words, asker.smaller_windows)
+    if window is None or not asker.is_ollama:  # only Ollama takes a window from a request
+        return "a smaller model, or closing what else uses the memory, helps"
+    return (
+        f"aider-guard --num-ctx {window.window_tokens}   needs {size(window.needed_bytes)} in all"
+    )
+
+
+def _smaller(asker: FailedRequest) -> str:
+    window = fitting_window("", asker.smaller_windows)
+    return f"aider-guard --num-ctx {window.window_tokens}" if window else "a smaller model"
+
+
+def fitting_window(words: str, smaller: Sequence[WindowNeed]) -> WindowNeed | None:
+    """The largest of these windows that fits into what the server says is available; where it does not say, the
+    largest. None where none does.
+    """
+    available = re.search(r"available \(([\d.]+) ([KMGT]?i?B)\)", words)
+    if not available:
+        return smaller[0] if smaller else None
+    limit = float(available[1]) * _UNITS.get(available[2], 1)
+    return next((one for one in smaller if one.needed_bytes <= limit), None)

@@ -1,0 +1,117 @@
+"""What the door reports. No text of a prompt or an answer is in it, and names of files do not go to the journal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aider_guard.core.chat.types import Purpose, RoleName, Verdict
+from aider_guard.core.readings import ContextRow, Unavailable
+
+NOT_TOLD = Unavailable("the server did not tell")
+
+Reason = Literal[
+    "overflow",
+    "cloud",
+    "down",
+    "missing",
+    "memory",
+    "crashed",
+    "lost",
+    "busy",
+    "strange",
+    "refused",
+    "forbidden",
+]
+
+
+@dataclass(frozen=True)
+class DoorOpened:
+    """The door takes requests from now on."""
+
+    port: int
+
+
+@dataclass(frozen=True)
+class RequestStarted:
+    """A request for text went to the model. ``server`` is what runs it there."""
+
+    number: int
+    role: RoleName
+    purpose: Purpose
+    model: str
+    server: Literal["ollama", "openai"] = "ollama"
+
+
+@dataclass(frozen=True)
+class RequestFinished:
+    """A request for text that reached the model is over.
+
+    ``prompt_tokens`` and ``answer_tokens`` are the server's own numbers, ``counted_tokens`` is what was counted before
+    the answer. ``window_tokens`` is what the request asked for (the pin), or what the server is known to have loaded.
+    Seconds are the server's own, but for ``first_byte_seconds``, which is from the request to the first byte of
+    the answer. ``left_out`` is how many of the user's messages were left out: the door had refused them before, and the
+    prompt does not fit with them. ``parts`` are what the prompt was made of, in tokens that sum up to about
+    ``counted_tokens``.
+    """
+
+    number: int
+    role: RoleName
+    purpose: Purpose
+    model: str
+    outcome: Literal["answered", "cancelled", "broken"]
+    verdict: Verdict
+    window_tokens: int | Unavailable = NOT_TOLD
+    prompt_tokens: int | Unavailable = NOT_TOLD
+    answer_tokens: int | Unavailable = NOT_TOLD
+    counted_tokens: int | Unavailable = NOT_TOLD
+    counted_exactly: bool = False
+    error_percent: float = 0.0
+    load_seconds: float | Unavailable = NOT_TOLD
+    prefill_seconds: float | Unavailable = NOT_TOLD
+    generation_seconds: float | Unavailable = NOT_TOLD
+    first_byte_seconds: float | Unavailable = NOT_TOLD
+    done_reason: str = ""
+    left_out: int = 0
+    parts: tuple[ContextRow, ...] = field(default=(), metadata={"journal": False})
+
+
+@dataclass(frozen=True)
+class RequestRefused:
+    """The door answered a request itself. ``over_tokens`` is by how much it was too large, ``said`` the answer.
+
+    ``number`` is 0 for one that was not for text; its ``model`` is then what it named, or its path.
+    """
+
+    number: int
+    role: RoleName
+    purpose: Purpose
+    model: str
+    reason: Reason
+    counted_tokens: int | Unavailable = NOT_TOLD
+    over_tokens: int = 0
+    window_tokens: int | Unavailable = NOT_TOLD
+    said: tuple[str, ...] = field(default=(), metadata={"journal": False})
+
+
+@dataclass(frozen=True)
+class ModelWarmed:
+    """A model was loaded ahead of the first request, or the head of the last one evaluated ahead.
+
+    ``problem`` says why it was not done; ``tokens`` is how much of a prompt was evaluated.
+    """
+
+    model: str
+    kind: Literal["load", "head"]
+    seconds: float = 0.0
+    tokens: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class ReloadSeen:
+    """A request had to wait for its model to be loaded again; ``cause`` in words a user understands."""
+
+    model: str
+    load_seconds: float
+    cause: str

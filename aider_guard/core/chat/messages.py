@@ -1,0 +1,126 @@
+"""What the user is told of the traffic, as plain lines: what happened, and what helps."""
+
+from __future__ import annotations
+
+from aider_guard.core.actions import Notice
+from aider_guard.core.chat.events import ReloadSeen, RequestFinished, RequestRefused
+from aider_guard.core.chat.request import PREFIX
+from aider_guard.core.drop_advice import Advice
+from aider_guard.core.readings import Unavailable
+
+_STAGES = {
+    "messages": "never reached the model: whole messages were left out",
+    "tokens": "never reached the model: the text was cut",
+    "generation": "was pushed out of the window while the answer was written",
+    "": "never reached the model",
+}
+_NOT_DONE = {
+    "commit": "the model wrote no commit message",
+    "summary": "the conversation was not summarised, and stays as it is",
+}
+_REASONS = {
+    "overflow": "it would not fit into the window",
+    "cloud": "it would run in a cloud",
+    "down": "Ollama does not answer",
+    "missing": "the model is not installed",
+    "memory": "memory does not suffice",
+    "crashed": "the model's process crashed",
+    "lost": "the connection to the server was lost",
+    "busy": "Ollama stayed busy",
+    "strange": "the server's answer makes no sense",
+    "refused": "the server refused it",
+    "forbidden": "it is not allowed",
+}
+
+
+def truncation_seen(event: RequestFinished, advice: Advice | None) -> Notice:
+    """A part of a prompt was lost: how much, how, by what it is known, and what makes room."""
+    cut, verdict = event.verdict.cut_tokens, event.verdict
+    if isinstance(cut, Unavailable) or cut <= 0:
+        much = "a part"
+    else:
+        much = f"{cut:,} tokens" if event.counted_exactly else f"about {cut:,} tokens"
+    stage = _STAGES[verdict.stage]
+    if much.endswith("tokens"):
+        stage = stage.replace("was pushed", "were pushed", 1)
+    first = f"{much} of {_prompt(event)} {stage}{_evidence(verdict.evidence)}"
+    return Notice("truncation_seen", (first, _room(event, advice)))
+
+
+def truncation_unknown(event: RequestFinished, advice: Advice | None) -> Notice:
+    """A prompt was as large as the window, and nothing tells whether the model saw all of it."""
+    known = [n for n in (event.prompt_tokens, event.counted_tokens) if isinstance(n, int)]
+    size = f"about {max(known):,} tokens" if known else "its size is not known"
+    window = (
+        f" for a window of {event.window_tokens:,}" if isinstance(event.window_tokens, int) else ""
+    )
+    why = _evidence(event.verdict.evidence)
+    first = f"it is not known whether the model saw all of {_prompt(event)}: {size}{window}{why}"
+    return Notice("truncation_unknown", (first, _room(event, advice)))
+
+
+def message_left_out(event: RequestFinished) -> Notice:
+    """What had been refused before was left out again, so that the rest could be sent."""
+    one = event.left_out == 1
+    window = f" of {event.window_tokens:,}" if isinstance(event.window_tokens, int) else ""
+    what = "the message that was" if one else f"the {event.left_out} messages that were"
+    first = f"{what} not sent before {'is' if one else 'are'} still too large for the window{window}, and left out"
+    helps = f"{'it goes' if one else 'they go'} with a later message once /drop FILE has made room"
+    return Notice("message_left_out", (first, helps))
+
+
+def _prompt(event: RequestFinished) -> str:
+    match event.purpose, event.role:
+        case "commit", _:
+            return "the changes to be described in a commit message"
+        case "summary", _:
+            return "the conversation to be summarised"
+        case _, "editor":
+            return "the editor's prompt"
+    return "the prompt"
+
+
+def _evidence(evidence: str) -> str:
+    return f" ({evidence})" if evidence else ""
+
+
+def _room(event: RequestFinished, advice: Advice | None) -> str:
+    if advice is not None:
+        after = (
+            f"frees about {advice.frees_tokens:,} tokens, then {advice.fill_after_percent:.0f} %"
+        )
+        return f"{advice.command}   ({after})"
+    if event.purpose == "commit":
+        return "read the message before you push it; smaller commits fit"
+    if event.purpose == "summary":
+        return "/clear   (forgets the conversation)"
+    if event.parts:
+        return "nothing in the chat can be dropped; a larger --num-ctx holds more"
+    return "/tokens   (shows what takes the room; /drop and /clear make some)"
+
+
+def reload_seen(event: ReloadSeen) -> Notice:
+    """A turn had to wait for its model: how long, and why."""
+    return Notice(
+        "reload_seen",
+        (f"{event.model} was loaded again, which took {event.load_seconds:.1f} s: {event.cause}",),
+    )
+
+
+def request_refused(event: RequestRefused) -> Notice:
+    """Something that Aider asks for on its own account was not done: what, and why."""
+    what = _NOT_DONE.get(event.purpose, "a request was not sent")
+    why, *fix = _said(event)
+    return Notice("request_refused", (f"{what}: {why}", *fix[:1]))
+
+
+def _said(event: RequestRefused) -> tuple[str, ...]:
+    """The reason and the fix. The door's own advice on room is for the chat, not for what Aider asks by itself."""
+    if event.reason == "overflow":
+        over = f" by {event.over_tokens:,} tokens" if event.over_tokens > 0 else ""
+        fix = ("/clear   (forgets the conversation)",) if event.purpose == "summary" else ()
+        what = "the changes are" if event.purpose == "commit" else "it is"
+        return (f"{what} too large for the window{over}", *fix)
+    if not event.said:
+        return (_REASONS.get(event.reason, event.reason),)
+    return (event.said[0].removeprefix(PREFIX), *event.said[1:])

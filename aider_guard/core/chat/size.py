@@ -1,0 +1,287 @@
+"""What a prompt of Aider's is made of: instructions, history, map of the repository, and each file by its name.
+
+From Aider's ``coders/base_coder.py`` and ``coders/*_prompts.py``, 0.80 to 0.86: each kind of content is in a message of
+the user's that begins with a fixed text and is followed by a fixed answer, and a file is its name as Aider prints it, a
+fence, its content, and the fence again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import re
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from aider_guard.core.chat.request import ChatRequest, Message, conversation, system_text
+from aider_guard.core.chat.types import Count
+from aider_guard.core.readings import ContextRow, RowKind
+
+_CHAT_FILES: Final = (
+    "I have *added these files to the chat* so",
+    "These files have been *added these files to the chat* so",
+    "Here is the current content of the file",
+    "These are some files we have been discussing that we may want to edit",
+)
+_READ_ONLY: Final = ("Here are some READ ONLY files, provided for your reference.",)
+_MAP: Final = (
+    "Here are summaries of some files present in my git repository.",
+    "I am working with you on code in a git repository.\nHere are summaries of some files",
+    "Below here are summaries of other files!",
+)
+_NO_FILES: Final = (
+    "I am not sharing ",
+    "Don't try and edit any existing code without asking me to add the files to the chat!",
+)
+_EXAMPLES_END: Final = "I switched to a new code base. Please don't consider the above files"
+_FENCES: Final = (
+    "```",
+    "````",
+    *(f"<{name}>" for name in ("source", "code", "pre", "codeblock", "sourcecode")),
+)
+_FIRST: Final = re.compile(rf"\n([^\n]+)\n({'|'.join(map(re.escape, _FENCES))})\n")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a prompt. ``current`` is the message that the prompt ends with, which is no history yet."""
+
+    kind: RowKind
+    text: str = field(repr=False)
+    name: str = ""
+    read_only: bool = False
+    current: bool = False
+
+
+def parts(asked: ChatRequest) -> tuple[Part, ...]:
+    """The pieces of a prompt in its order: each character of its messages is in exactly one of them."""
+    if asked.raw_prompt is not None:
+        return (Part("history", asked.raw_prompt, current=True),)
+    messages = conversation(asked)
+    instructions = _instructions(messages)
+    last = max((at for at, one in enumerate(messages) if one.role == "user"), default=-1)
+    found: list[Part] = []
+    for at, message in enumerate(messages):
+        if at < instructions or message.role == "system":
+            found.append(Part("system", message.content))
+        else:
+            found += _parted(message, at, last, found)
+    return tuple(part for part in found if part.text)
+
+
+def rows(found: Sequence[Part], tokens: Sequence[int], total_tokens: int) -> tuple[ContextRow, ...]:
+    """One row for instructions, history and map, and one for each file, scaled so that they sum up to the total.
+
+    What the template adds to each message is so shared out in proportion.
+    """
+    sums: dict[tuple[RowKind, str, bool], int] = {}
+    for part, size in zip(found, tokens, strict=True):
+        key = (part.kind, part.name, part.read_only)
+        sums[key] = sums.get(key, 0) + size
+    counted = sum(sums.values())
+    scaled = _scaled([*sums.values()], counted, total_tokens)
+    return tuple(
+        ContextRow(kind, name, size, read_only)
+        for (kind, name, read_only), size in zip(sums, scaled, strict=True)
+    )
+
+
+def _scaled(sizes: Sequence[int], counted: int, total: int) -> list[int]:
+    """Whole numbers in these proportions, whose sum is the total exactly."""
+    if not counted:
+        return list(sizes)
+    ends, before = [0], 0
+    for size in sizes:
+        before += size
+        ends.append(round(before * total / counted))
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
+def _instructions(messages: Sequence[Message]) -> int:
+    """How many messages at the beginning are instructions: the system text, and the examples of an edit format."""
+    for at, message in enumerate(messages):
+        if message.role == "user" and message.content.startswith(_EXAMPLES_END):
+            return at + 2
+    if not messages or messages[0].role == "system" or not system_text(messages):
+        return 0
+    return 2 if "Act as an expert" in messages[0].content else 0
+
+
+def _parted(message: Message, at: int, last: int, before: Sequence[Part]) -> list[Part]:
+    text = message.content
+    if message.role == "assistant" and before and before[-1].kind in ("file", "map"):
+        return [Part(before[-1].kind if before[-1].kind == "map" else "system", text)]
+    if message.role == "user" and at != last:
+        if text.startswith(_MAP):
+            return [Part("map", text)]
+        if text.startswith(_NO_FILES):
+            return [Part("system", text)]
+        if text.startswith((*_CHAT_FILES, *_READ_ONLY)):
+            listed = _files(text, read_only=text.startswith(_READ_ONLY))
+            if listed:
+                return listed
+    if at != last:
+        return [Part("history", text)]
+    message_end = len(text) - _reminder_length(text, before)
+    return [Part("history", text[:message_end], current=True), Part("system", text[message_end:])]
+
+
+def _reminder_length(text: str, before: Sequence[Part]) -> int:
+    """How much at the end of the newest message is Aider's reminder of the edit format (``reminder: user``).
+
+    It is also what the system text ends with.
+    """
+    system = before[0].text if before and before[0].kind == "system" else ""
+    start = text.find("\n\n")
+    while system and start >= 0:
+        reminder = text[start + 2 :]
+        if reminder and system.endswith(f"\n{reminder}"):
+            return len(text) - start
+        start = text.find("\n\n", start + 1)
+    return 0
+
+
+def _files(text: str, *, read_only: bool) -> list[Part]:
+    """A listing of files. Aider chooses a fence that no line of any file begins with, so the next file begins where
+    the fence, an empty line, a name and the fence follow each other.
+    """
+    first = _FIRST.search(text)
+    if first is None:
+        return []
+    opening = first.group(2)
+    closing = opening.replace("<", "</")
+    following = re.compile(rf"(?<={re.escape(closing)}\n)\n([^\n]+)\n{re.escape(opening)}\n")
+    heads = [first, *following.finditer(text, first.end())]
+    ends = [head.start() for head in heads[1:]] + [len(text)]
+    listed = [
+        Part("file", text[head.start() : end], head.group(1), read_only)
+        for head, end in zip(heads, ends, strict=True)
+    ]
+    return [Part("system", text[: first.start()]), *listed]
+
+
+# How much of the window is kept for the answer.
+
+_SHORTEST_TOKENS = 256
+_LONGEST_TOKENS = 2048
+_TEMPLATE_TOKENS = 64
+_TEMPLATE_MESSAGE_TOKENS = 16
+
+
+def reply_reserve(asked: ChatRequest, window_tokens: int) -> int:
+    """Tokens of the window that an answer needs: what the request allows it, else an eighth of the window.
+
+    An eighth is never less than 256 or more than 2048 tokens. A request may allow more than anything could be answered
+    (litellm passes a model's largest answer on): half of the window is the most that is kept. A commit message is one
+    line.
+    """
+    eighth = max(_SHORTEST_TOKENS, min(window_tokens // 8, _LONGEST_TOKENS))
+    if asked.purpose == "commit":
+        eighth = _SHORTEST_TOKENS
+    return min(asked.num_predict or eighth, window_tokens // 2)
+
+
+def bound_tokens(asked: ChatRequest) -> int | None:
+    """More tokens than the prompt can have, as no token is shorter than a byte; None when that cannot be said.
+
+    It cannot be said of images, of tools, and of a chat without a system message: the model's own comes in its place.
+    """
+    if asked.has_tools or not all(message.plain for message in asked.messages):
+        return None
+    if asked.raw_prompt is not None:
+        return len(asked.raw_prompt.encode("utf-8", "replace")) + _TEMPLATE_TOKENS
+    if not any(message.role == "system" for message in asked.messages):
+        return None
+    sizes = (len(message.content.encode("utf-8", "replace")) for message in asked.messages)
+    return sum(sizes) + template_tokens(len(asked.messages))
+
+
+def template_tokens(messages: int) -> int:
+    """More tokens than a template adds to so many messages."""
+    return _TEMPLATE_TOKENS + _TEMPLATE_MESSAGE_TOKENS * messages
+
+
+def prompt_bytes(asked: ChatRequest) -> int:
+    """The bytes of the prompt's text, without any template."""
+    texts = [message.content for message in asked.messages] or [asked.raw_prompt or ""]
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)
+
+
+# What counting one prompt tells of the next: sizes that need no counting, and a guess where nobody can count.
+#
+# Nothing of a text is kept but its digest.
+
+FIRST_BYTES_A_TOKEN: Final = 3.5
+"""Code has 3.0 to 4.2 bytes a token in the vocabularies of Qwen, Llama 3 and DeepSeek, digits fewer."""
+FIRST_ERROR: Final = 60.0
+LEARNED_ERROR: Final = 35.0
+_BORDER_TOKENS: Final = 4
+"""How many tokens more a text may have where it is counted as a piece of another."""
+_MESSAGE_TOKENS: Final = 5
+_TEXTS: Final = 2000
+_PROMPTS: Final = 8
+
+
+class Sizes:
+    """The sizes of one session's texts and prompts."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[bytes, int] = OrderedDict()
+        self._bytes_a_token: dict[str, deque[float]] = {}
+
+    def counted(
+        self, model: str, texts: Sequence[str], tokens: Sequence[int], error_percent: float
+    ) -> None:
+        """Single texts have so many tokens, or so many per cent more."""
+        for text, count in zip(texts, tokens, strict=True):
+            key = _key(model, text)
+            self._texts[key] = math.ceil(count * (1 + error_percent / 100))
+            self._texts.move_to_end(key)
+        while len(self._texts) > _TEXTS:
+            self._texts.popitem(last=False)
+
+    def fits(self, asked: ChatRequest, room_tokens: int) -> bool:
+        """Whether a prompt certainly has no more tokens: by its bytes, or by what of it was counted before and by the
+        bytes of the rest.
+        """
+        bound = bound_tokens(asked)
+        if bound is None or bound <= room_tokens:
+            return bound is not None
+        return asked.raw_prompt is None and self._bound(asked) <= room_tokens
+
+    def _bound(self, asked: ChatRequest) -> int:
+        texts = [part.text for part in parts(asked)]
+        known = (self._texts.get(_key(asked.model, text)) for text in texts)
+        sizes = (
+            _bytes(text) if tokens is None else tokens + _BORDER_TOKENS
+            for text, tokens in zip(texts, known, strict=True)
+        )
+        return sum(sizes) + template_tokens(len(conversation(asked)))
+
+    def measured(self, asked: ChatRequest, prompt_tokens: int) -> None:
+        """The server evaluated so many tokens of a prompt that it saw whole."""
+        size = prompt_bytes(asked)
+        if size and prompt_tokens > 0:
+            learned = self._bytes_a_token.setdefault(asked.model, deque(maxlen=_PROMPTS))
+            learned.append(size / prompt_tokens)
+
+    def guess(self, asked: ChatRequest) -> Count:
+        """The size of a prompt by its bytes: by the most tokens for them of the last prompts, where there were any."""
+        learned = self._bytes_a_token.get(asked.model)
+        bytes_a_token = min(learned) if learned else FIRST_BYTES_A_TOKEN
+        messages = 0 if learned else _MESSAGE_TOKENS * len(conversation(asked))
+        tokens = math.ceil(prompt_bytes(asked) / bytes_a_token) + messages
+        return Count(tokens, exact=False, error_percent=LEARNED_ERROR if learned else FIRST_ERROR)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
+
+
+def _key(model: str, text: str) -> bytes:
+    digest = hashlib.blake2b(model.encode("utf-8", "replace"), digest_size=16)
+    digest.update(b"\n" + text.encode("utf-8", "replace"))
+    return digest.digest()

@@ -1,0 +1,271 @@
+"""What to take out of the chat so that there is room again: one command, and what it frees."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from aider_guard.core.readings import ContextReading, ContextRow
+
+# File names as words of Aider's own commands, and what ``/drop`` really takes away.
+#
+# From Aider 0.86.2, commands.py. ``parse_quoted_filenames`` splits by ``"(.+?)"|(\S+)``: there is no
+# escape. ``/add`` and ``/read-only`` take a name literally when such a file exists; ``/read-only``
+# expands ``~`` first. ``/drop`` expands ``~``, and then a word drops
+#
+# * every read-only file whose absolute path CONTAINS the word, or that is the same file;
+# * every editable file whose absolute path CONTAINS the word; but a word with one of ``*?[]`` is a
+#   glob below the root; and only when nothing matched, the editable file of exactly that name.
+#
+# So ``/drop a.py`` takes ``data.py`` along, but ``/drop ./a.py`` does not: no absolute path contains
+# ``./``, unless a folder's name ends in a dot.
+
+_GLOB = re.compile(r"[*?\[\]]")
+
+
+@dataclass(frozen=True)
+class ChatFile:
+    """A file in the chat. ``name`` is its path as Aider prints it: from the root, or absolute."""
+
+    name: str
+    read_only: bool = False
+
+
+def why_not(name: str) -> str:
+    """Why ``name`` cannot be given to Aider's commands, or "" when it can."""
+    if not name:
+        return "it is empty"
+    if re.search(r"[\n\r]", name):
+        return "it holds a line break"
+    if name.startswith('"'):
+        return "it begins with a double quote"
+    if '"' in name and re.search(r"\s", name):
+        return "it holds a double quote and a blank"
+    return ""
+
+
+def quote_for_aider(name: str) -> str | None:
+    """The word that Aider's commands read back as this one name, or None if there is none.
+
+    A leading ``~`` would become the home folder, so such a name gets ``./`` before it.
+    """
+    if why_not(name):
+        return None
+    plain = f"./{name}" if name.startswith("~") else name
+    return f'"{plain}"' if re.search(r"\s", plain) else plain
+
+
+def dropped_by(name: str, files: Sequence[ChatFile], root: str = "") -> frozenset[ChatFile]:
+    """The files that ``/drop`` with this one (unquoted) word takes out of the chat.
+
+    Args:
+        name: The word, already without quotes; it must not begin with ``~``.
+        files: Every file in the chat.
+        root: The folder that names are relative to, absolute, links resolved; "" when unknown: then
+            matches inside the root's own path are not seen.
+
+    A glob is tried on the files in the chat only. Where another file of the repository matches it,
+    Aider drops nothing for a word like ``[a].py``, which cannot be known here.
+    """
+    read_only = {f for f in files if f.read_only and _is_or_contains(name, f, root)}
+    if _GLOB.search(name):
+        matched = {f for f in files if _glob_matches(name, f.name)}
+    else:
+        matched = {f for f in files if not f.read_only and name in _absolute(f.name, root)}
+    if not matched:
+        exact = _absolute(name, root)
+        matched = {f for f in files if _absolute(f.name, root) == exact}
+    return frozenset(read_only | {f for f in matched if not f.read_only})
+
+
+def word_for_drop(file: ChatFile, files: Sequence[ChatFile], root: str = "") -> str | None:
+    """The (unquoted) word that drops ``file`` and the fewest others: its name where that will do.
+
+    Returns None when no word drops it, or none can be written.
+    """
+    words = [word for word in _spellings(file, root) if not why_not(word)]
+    useful = [word for word in words if file in dropped_by(word, files, root)]
+    return min(useful, key=lambda word: len(dropped_by(word, files, root)), default=None)
+
+
+def _spellings(file: ChatFile, root: str) -> Iterable[str]:
+    plain = f"./{file.name}" if file.name.startswith("~") else file.name
+    yield plain
+    # A read-only file: Aider resolves the word against its current folder, maybe not the root.
+    if not (file.read_only or posixpath.isabs(plain)):
+        yield f"./{file.name}"
+    if _GLOB.search(plain):
+        yield re.sub(r"([*?\[])", r"[\1]", plain)
+    if root:
+        yield _absolute(file.name, root)
+
+
+@lru_cache(maxsize=1024)
+def _absolute(name: str, root: str) -> str:
+    return posixpath.normpath(posixpath.join(root or "/", name))
+
+
+def _is_or_contains(word: str, file: ChatFile, root: str) -> bool:
+    path = _absolute(file.name, root)
+    return word in path or _absolute(word, root) == path
+
+
+def _glob_matches(pattern: str, name: str) -> bool:
+    wanted, parts = posixpath.normpath(pattern).split("/"), name.split("/")
+    if len(wanted) != len(parts):
+        return False
+    return all(fnmatchcase(part, one) for part, one in zip(parts, wanted, strict=True))
+
+
+_WORTHWHILE = (
+    0.9  # when nothing suffices, the files that make up this share of what can be freed will do
+)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A command for the user to type, and what it does.
+
+    ``files`` and ``frees_tokens`` hold all that the command drops, also files that Aider drops
+    along because their paths contain the word. ``frees_tokens`` is Aider's own estimate, below what
+    most models count. Aider may fill some of the room with a larger map of the repository, which
+    cannot be foreseen here.
+    """
+
+    command: str
+    files: tuple[str, ...]
+    frees_tokens: int
+    fill_after_percent: float
+    alternatives: tuple[Advice, ...] = ()
+
+
+def advise(
+    reading: ContextReading,
+    *,
+    window_tokens: int,
+    used_tokens: int,
+    last_seen: Mapping[str, int],
+    turn: int,
+    aim_percent: float,
+    root: str = "",
+) -> Advice | None:
+    """Say how to bring the fill below ``aim_percent`` of the window with the least harm.
+
+    It names the fewest files that suffice; among as many, those that went unmentioned and unedited
+    for longest. Read-only files (conventions) are named only when the others do not suffice, and
+    files of the last turn only when ``/clear`` does not suffice either. ``/clear`` comes first when
+    the history is larger than all files together. When nothing suffices, it is what frees most.
+
+    Args:
+        reading: The newest ``/tokens`` table.
+        window_tokens: What the loaded model can hold; positive.
+        used_tokens: What the last request and its answer took.
+        last_seen: For each file, the turn of its last mention or edit. A missing one: never.
+        turn: The number of the last finished turn.
+        aim_percent: The fill to get below, in per cent of the window.
+        root: The folder that names are relative to, absolute, links resolved; "" when unknown.
+
+    Returns:
+        None when the fill is below the aim already, or nothing can be freed.
+    """
+    need = used_tokens - aim_percent * window_tokens / 100
+    if need < 0:
+        return None
+    drops = _possible_drops(reading, last_seen, turn, root)
+    history = sum(row.tokens for row in reading.rows if row.kind == "history")
+    files = sum(row.tokens for row in reading.rows if row.kind == "file")
+
+    def costed(command: str, names: tuple[str, ...], frees_tokens: int) -> Advice:
+        after = max(0, used_tokens - frees_tokens)
+        return Advice(command, names, frees_tokens, 100 * after / window_tokens)
+
+    clear = [costed("/clear", (), history)] if history else []
+    gentle, rough = (
+        [costed(*_spelled(chosen))] if (chosen := _choose(drops, need, tiers)) else []
+        for tiers in ((0, 1), (2,))
+    )
+    first, second = (clear, gentle) if history > files else (gentle, clear)
+    enough = [a for a in (*first, *second, *rough) if a.frees_tokens > need]
+    most = sorted([*first, *second] or rough, key=lambda a: -a.frees_tokens)
+    ranked = list(dict.fromkeys(enough or most))
+    return replace(ranked[0], alternatives=tuple(ranked[1:])) if ranked else None
+
+
+@dataclass(frozen=True)
+class _Drop:
+    """One word for ``/drop`` and what it takes away. A higher ``tier`` does more harm."""
+
+    word: str
+    rows: frozenset[ContextRow]
+    tier: int
+    idle_turns: int
+
+    @property
+    def tokens(self) -> int:
+        return sum(row.tokens for row in self.rows)
+
+
+def _possible_drops(
+    reading: ContextReading, last_seen: Mapping[str, int], turn: int, root: str
+) -> tuple[_Drop, ...]:
+    """Every drop that frees something and that the user can type, the least harmful first."""
+    rows = {ChatFile(r.name, r.read_only): r for r in reading.rows if r.kind == "file"}
+    seen = {row: last_seen.get(row.name, -1) for row in rows.values()}
+    drops: list[_Drop] = []
+    for file, row in rows.items():
+        word = word_for_drop(file, tuple(rows), root)
+        if word is None or not row.tokens or any(unicodedata.category(c) == "Cc" for c in word):
+            continue
+        gone = frozenset(rows[f] for f in dropped_by(word, tuple(rows), root))
+        recent = any(seen[r] >= turn for r in gone)
+        tier = 2 if recent else int(any(r.read_only for r in gone))
+        drops.append(_Drop(word, gone, tier, turn - max(seen[r] for r in gone)))
+    return tuple(sorted(drops, key=lambda d: (d.tier, -d.idle_turns, -d.tokens, d.word)))
+
+
+def _choose(drops: Sequence[_Drop], need: float, tiers: Sequence[int]) -> tuple[_Drop, ...]:
+    """The fewest drops that free more than ``need``, from the least harmful tiers that can.
+
+    Only when all tiers up to the last of ``tiers`` are too small: those that are worthwhile.
+    """
+    pool: list[_Drop] = []
+    for tier in tiers:
+        pool = [drop for drop in drops if drop.tier <= tier]
+        if _freed(pool) > need:
+            return _fewest(pool, need)
+    return _fewest(pool, _WORTHWHILE * _freed(pool))
+
+
+def _fewest(pool: Sequence[_Drop], need: float) -> tuple[_Drop, ...]:
+    """As few of ``pool`` as free more than ``need``; among as many, the first ones of ``pool``."""
+    by_size = sorted(pool, key=lambda drop: -drop.tokens)
+    count = next((n for n in range(1, len(pool) + 1) if _freed(by_size[:n]) > need), len(pool))
+    chosen: list[_Drop] = []
+    for drop in pool:
+        others = [other for other in by_size if other is not drop]
+        # With the largest of the others it must still suffice; what does not now never will.
+        if _freed([*chosen, drop, *others[: count - len(chosen) - 1]]) > need:
+            chosen.append(drop)
+            by_size = others
+        if len(chosen) == count:
+            break
+    return tuple(sorted(chosen, key=lambda drop: -drop.tokens))
+
+
+def _freed(drops: Iterable[_Drop]) -> int:
+    return sum(row.tokens for row in {row for drop in drops for row in drop.rows})
+
+
+def _spelled(drops: Sequence[_Drop]) -> tuple[str, tuple[str, ...], int]:
+    """The command, the names of all that it drops, and the tokens it frees."""
+    words = [quote_for_aider(drop.word) or "" for drop in drops]
+    rows = {row: None for drop in drops for row in sorted(drop.rows, key=lambda r: -r.tokens)}
+    return " ".join(["/drop", *words]), tuple(row.name for row in rows), _freed(drops)

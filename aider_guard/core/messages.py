@@ -1,0 +1,239 @@
+"""What the user is told, as plain lines: no colours, no escape codes; a command to copy begins a line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aider_guard.core.actions import Handoff, Notice
+from aider_guard.core.drop_advice import Advice
+from aider_guard.core.findings import Finding
+from aider_guard.core.readings import (
+    ContextReading,
+    Gpu,
+    GpuProcess,
+    LoadedModel,
+    MemoryReading,
+    ModelsReading,
+    RamReading,
+    Unavailable,
+)
+from aider_guard.core.state import Restart, same_model
+
+_SIGNALS = {
+    1: "SIGHUP",
+    2: "SIGINT",
+    3: "SIGQUIT",
+    6: "SIGABRT",
+    9: "SIGKILL",
+    11: "SIGSEGV",
+    15: "SIGTERM",
+}
+_KINDS = {"system": "instructions", "history": "history", "map": "repository map", "file": "files"}
+
+
+def context_filling(
+    reading: ContextReading,
+    used: int,
+    window: int,
+    advice: Advice | None,
+    *,
+    is_measured: bool = False,
+) -> Notice:
+    """The window fills up: how far, with what, and the command that helps. What was not measured is "about"."""
+    about = "" if is_measured else "about "
+    parts = f" ({_parts(reading)})" if reading.rows else ""
+    first = f"context {about}{100 * used / window:.0f} % full: {used:,} of {window:,} tokens{parts}"
+    if advice is not None:
+        after = (
+            f"frees about {advice.frees_tokens:,} tokens, then {advice.fill_after_percent:.0f} %"
+        )
+        return Notice("context_filling", (first, f"{advice.command}   ({after})"))
+    if not reading.rows:
+        return Notice("context_filling", (first, "/tokens   (shows what takes the room)"))
+    return Notice(
+        "context_filling", (first, "no file can be dropped; /clear forgets the conversation")
+    )
+
+
+def _parts(reading: ContextReading) -> str:
+    sums: dict[str, int] = {}
+    for row in reading.rows:
+        sums[row.kind] = sums.get(row.kind, 0) + row.tokens
+    largest = sorted(sums.items(), key=lambda part: -part[1])
+    return ", ".join(f"{_KINDS[kind]} {tokens:,}" for kind, tokens in largest if tokens)
+
+
+def probing_off(reason: str) -> Notice:
+    """The fill can no longer be asked for."""
+    return Notice("probing_off", (f"the context is no longer watched in this session: {reason}",))
+
+
+def cannot_restart(problem: str) -> Notice:
+    """A planned restart was given up."""
+    return Notice(
+        "restart_given_up", (f"not restarting Aider by itself in this session: {problem}",)
+    )
+
+
+def restarted(restart: Restart, seconds: float) -> Notice:
+    """A restart is over: why, what was kept, what was freed, how long it took, and what is lost."""
+    kept = f"{_kept(restart.handoff, restart.exchanges)} kept"
+    if isinstance(restart.freed_bytes, int) and restart.unloaded:
+        freed = f", {size(restart.freed_bytes)} freed"
+    else:
+        freed = f", {' and '.join(restart.unloaded)} unloaded" if restart.unloaded else ""
+    return Notice(
+        "restarted",
+        (
+            f"Aider restarted in {seconds:.1f} s ({restart.reason}): {kept}{freed}",
+            "/undo no longer knows the commits before this line",
+        ),
+    )
+
+
+def _kept(handoff: Handoff, exchanges: int) -> str:
+    files = count(handoff.files, "file") if handoff.known else "the files of the command line"
+    if not exchanges:
+        return files
+    return f"{files} and the last {f'{exchanges} exchanges' if exchanges > 1 else 'exchange'}"
+
+
+def offer(status: int, handoff: Handoff, *, talked: bool) -> Notice:
+    """Aider died: what happened, and what can be had back."""
+    files = count(handoff.files, "file") if handoff.known else "the files of the command line"
+    said = " and the last exchanges" if talked else ""
+    return Notice("aider_died", (f"Aider {ended(status)}.", f"Start it again with {files}{said}?"))
+
+
+def gave_up(status: int, attempts: int) -> Notice:
+    """Aider could not be started again."""
+    return Notice(
+        "gave_up",
+        (f"Aider {ended(status)}; it was started {attempts} times. Nothing of yours is lost.",),
+    )
+
+
+def ended(status: int) -> str:
+    """How a process ended, in words."""
+    if status < 0:
+        return f"was killed by {_SIGNALS.get(-status, f'signal {-status}')}"
+    return f"ended by itself with status {status}"
+
+
+def sidecar_lost(reason: str) -> Notice:
+    """Nothing is measured at the moment."""
+    return Notice(
+        "sidecar_lost",
+        (f"memory and models are not watched at the moment ({reason}); Aider goes on",),
+    )
+
+
+def memory_short(
+    reading: MemoryReading, loaded: ModelsReading | Unavailable, main_model: str
+) -> Notice:
+    """Memory is nearly full: whose it is, and what helps."""
+    models = loaded.models if isinstance(loaded, ModelsReading) else ()
+    held = [_model_share(model) for model in models]
+    if isinstance(reading.gpus, tuple) and reading.gpus:
+        gpu = max(reading.gpus, key=lambda gpu: gpu.vram_used_bytes / max(1, gpu.vram_total_bytes))
+        return Notice("memory_short", (_gpu_line(gpu), _gpu_help(gpu, held, models, main_model)))
+    ram = reading.ram if isinstance(reading.ram, RamReading) else None
+    used = (
+        f"{size(ram.total_bytes - ram.available_bytes)} of {size(ram.total_bytes)}"
+        if ram
+        else "nearly all"
+    )
+    help_line = (
+        f"{', '.join(held) or 'no model is loaded'}; a smaller --num-ctx or model needs less"
+    )
+    return Notice("memory_short", (f"main memory nearly full: {used} in use", help_line))
+
+
+def found(finding: Finding) -> Notice:
+    """A warning from the checks before the first prompt, with its fix."""
+    return Notice("finding", (finding.what, *([finding.fix] if finding.fix else [])))
+
+
+def refused(findings: Sequence[Finding], *, leaks: bool) -> Notice:
+    """Aider was not started: each reason with what it was seen by and its fix, and how to start it all the same where
+    code would leave the machine.
+    """
+    first, *more = findings
+    lines = [f"Aider was not started: {first.what}", *_seen_and_fix(first)]
+    for finding in more:
+        lines += [finding.what, *_seen_and_fix(finding)]
+    if leaks:
+        lines.append("aider-guard --network open starts it all the same")
+    return Notice("refused", tuple(lines))
+
+
+def _seen_and_fix(finding: Finding) -> list[str]:
+    seen = [f"  seen: {finding.evidence}"] if finding.evidence else []
+    return [*seen, *([f"  fix: {finding.fix}"] if finding.fix else [])]
+
+
+def more_found() -> Notice:
+    """There are more warnings than are said."""
+    return Notice("more_findings", ("there is more to know before you start: aider-guard doctor",))
+
+
+def spilled(model: LoadedModel, spilled_bytes: int, window: int) -> Notice:
+    """A model did not fit after all: how much of it runs on the CPU, and the window that would do."""
+    share = 100 * spilled_bytes / max(1, model.size_bytes)
+    first = f"{model.name} does not fit: {size(spilled_bytes)} of it ({share:.0f} %) runs on the CPU, which is slow"
+    if not window:
+        return Notice("model_spilled", (first, "no window of this model fits; a smaller one would"))
+    return Notice(
+        "model_spilled",
+        (first, f"--num-ctx {window} would fit; auto takes it from the next start on"),
+    )
+
+
+def _gpu_line(gpu: Gpu) -> str:
+    share = 100 * gpu.vram_used_bytes / max(1, gpu.vram_total_bytes)
+    return f"GPU memory {share:.0f} % full: {size(gpu.vram_used_bytes)} of {size(gpu.vram_total_bytes)} ({gpu.name})"
+
+
+def _gpu_help(gpu: Gpu, held: list[str], models: tuple[LoadedModel, ...], main_model: str) -> str:
+    others = [process for process in _largest_first(gpu) if not process.is_ollama]
+    unused = [model.name for model in models if not same_model(model.name, main_model)]
+    what = (
+        ", ".join(held[:2] + [f"{_named(process)} ({process.pid})" for process in others[:2]])
+        or "unknown holder"
+    )
+    if unused:
+        return f"held by {what}; ollama stop {unused[0]}"
+    if others:
+        return f"held by {what}; close {_named(others[0])}, or use a smaller --num-ctx"
+    return f"held by {what}; a smaller --num-ctx or model needs less"
+
+
+def _named(process: GpuProcess) -> str:
+    return process.name or "a hidden process"
+
+
+def _largest_first(gpu: Gpu) -> list[GpuProcess]:
+    processes = gpu.processes if isinstance(gpu.processes, tuple) else ()
+    return sorted(processes, key=lambda process: -_bytes_or_none(process.vram_used_bytes))
+
+
+def _bytes_or_none(used: int | Unavailable) -> int:
+    return used if isinstance(used, int) else 0
+
+
+def _model_share(model: LoadedModel) -> str:
+    if not model.size_bytes or model.vram_bytes >= model.size_bytes:
+        return f"{model.name} {size(model.size_bytes)}"
+    on_cpu = 100 * (model.size_bytes - model.vram_bytes) / model.size_bytes
+    return f"{model.name} {size(model.size_bytes)}, {on_cpu:.0f} % of it on the CPU"
+
+
+def size(count_bytes: int) -> str:
+    """Bytes as people read them: GiB from one on, else MiB."""
+    gib = count_bytes / 2**30
+    return f"{gib:.1f} GiB" if abs(gib) >= 1 else f"{count_bytes / 2**20:.0f} MiB"
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things in words: one turn, two turns."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

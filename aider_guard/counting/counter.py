@@ -1,0 +1,253 @@
+"""A request → its tokens, by the best way there is for the model; and what its answer teaches about that way."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter as Sums
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Generic, Literal, TypeVar, get_args
+
+from aider_guard.core.chat.request import ChatRequest
+from aider_guard.core.chat.types import Count
+from aider_guard.counting.learned import Learned, Overhead
+from aider_guard.counting.prompt import (
+    PromptFormat,
+    depends_on_thinking,
+    has_template,
+    is_text_only,
+    messages_of,
+    render,
+)
+from aider_guard.counting.vocabulary import Vocabulary
+
+# What kind of text a piece of a prompt is: how far cl100k is from another vocabulary depends on it.
+
+Kind = Literal["code", "prose", "data", "wide", "strange"]
+"""``data`` is mostly digits, ``wide`` Chinese, Japanese or Korean, ``strange`` other signs beyond ASCII."""
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+_WIDE: Final = re.compile("[\u2e80-\ud7ff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
+_DIGITS, _CODE = "0123456789", "{}()[]<>=;_/\\#\"'`*+|&$:"
+
+
+def kind_of(text: str) -> Kind:
+    """The kind of most of a text."""
+    size = len(text)
+    beyond = size - len(text.encode("ascii", "ignore"))
+    if beyond > 0.2 * size:
+        return "wide" if 2 * len(_WIDE.findall(text)) > beyond else "strange"
+    blank = sum(map(text.count, " \n\t"))
+    signs = max(1, size - blank)
+    if sum(map(text.count, _DIGITS)) > 0.3 * signs:
+        return "data"
+    return "code" if sum(map(text.count, _CODE)) > 0.08 * signs else "prose"
+
+
+# Long texts in pieces that are counted one by one, so that what was counted once costs nothing the next time.
+
+PIECE_CHARACTERS: Final = 2000
+MAX_CHARACTERS: Final = 8_000_000
+
+Value = TypeVar("Value")
+
+# The end of a line between a sign and a letter: no pattern of patterns.py reaches over it, or looks over it.
+_BORDER: Final = re.compile(r"(?<=\S\n)(?=[A-Za-z])")
+
+
+def pieces(text: str) -> Iterator[str]:
+    """The text in pieces of some length, cut where tokens cannot reach over. Equal beginnings have equal pieces."""
+    start = 0
+    while len(text) - start > PIECE_CHARACTERS:
+        border = _BORDER.search(text, start + PIECE_CHARACTERS)
+        if border is None:
+            break
+        yield text[start : border.start()]
+        start = border.start()
+    if start < len(text):
+        yield text[start:]
+
+
+class Memo(Generic[Value]):
+    """A function of a text whose last values are remembered, in memory only."""
+
+    def __init__(
+        self, function: Callable[[str], Value], max_characters: int = MAX_CHARACTERS
+    ) -> None:
+        self._function = function
+        self._max_characters = max_characters
+        self._characters = 0
+        self._values: OrderedDict[str, Value] = OrderedDict()
+
+    def __call__(self, text: str) -> Value:
+        """The function's value."""
+        if text in self._values:
+            self._values.move_to_end(text)
+            return self._values[text]
+        value = self._values[text] = self._function(text)
+        self._characters += len(text)
+        while self._characters > self._max_characters:
+            forgotten, _ = self._values.popitem(last=False)
+            self._characters -= len(forgotten)
+        return value
+
+
+_ROLES: Final = ("system", "user", "assistant")
+_BYTES_A_TOKEN: Final = 3.5
+NO_ENCODING_ERROR: Final = 60.0
+"""How far a guess by the bytes alone may be off, in per cent."""
+PARTLY_ERROR: Final = 15.0
+"""How far a count may be off where a prompt holds more than its text: pictures, tools."""
+
+Encoding = Callable[[str], int]
+
+
+@dataclass(frozen=True)
+class WeightedCount:
+    """A count, and what is needed to learn from the answer."""
+
+    count: Count
+    roles: tuple[int, ...] = ()
+    bases: tuple[int, ...] = ()
+    """What the vocabulary counts: the prompt's tokens if nobody says whether to think, and if the model shall."""
+    by_kind: Mapping[str, int] = field(default_factory=dict)
+    teaches: bool = True
+
+
+class ModelCounter:
+    """Counts one model's prompts. ``encoding`` is cl100k, None where it is not to be had."""
+
+    def __init__(
+        self,
+        card: PromptFormat,
+        vocabulary: Vocabulary | None,
+        encoding: Encoding | None,
+        learned: Learned,
+    ) -> None:
+        self._card = card
+        self._vocabulary = vocabulary
+        self._knows_encoding = encoding is not None
+        if vocabulary is not None:
+            self._plain = Memo(vocabulary.count_plain)
+        encode = encoding or _by_bytes
+        self._kinds: Memo[tuple[Kind, int]] = Memo(lambda piece: (kind_of(piece), encode(piece)))
+        mark = hashlib.sha256(f"{card.own_renderer}{card.template}".encode("utf-8", "replace"))
+        same = learned.template == mark.hexdigest()[:16]
+        self.learned = learned if same else Learned(learned.ratios, template=mark.hexdigest()[:16])
+
+    def text(self, text: str) -> int:
+        """The tokens of a single text."""
+        if self._vocabulary is not None:
+            return self._exactly(text)
+        by_kind = self._by_kind([text])
+        return self.learned.ratios.estimate(by_kind, 0).tokens
+
+    def weigh(self, asked: ChatRequest) -> WeightedCount:
+        """The tokens of a prompt."""
+        messages = messages_of(self._card, asked)
+        roles = tuple(sum(message.role == role for message in messages) for role in _ROLES)
+        if asked.raw_prompt is not None and asked.form == "generate":
+            messages, roles = (), ()
+        if self._vocabulary is None:
+            texts = [asked.raw_prompt or "", *(message.content for message in messages)]
+            return self._estimated(texts, roles, plain=is_text_only(asked))
+        if not messages:
+            tokens = self._exactly(asked.raw_prompt or "") + self._vocabulary.added
+            return WeightedCount(Count(tokens, exact=True), teaches=False)
+        rendered = self._rendered(asked)
+        if rendered and self.learned.overhead.nothing:
+            return self._of_template(rendered, roles)
+        contents = sum(self._exactly(message.content) for message in messages)
+        bases = rendered or (contents + self._vocabulary.added,)
+        return self._with_overhead(bases, roles, known=is_text_only(asked))
+
+    def _rendered(self, asked: ChatRequest) -> tuple[int, ...]:
+        """The tokens of the rendered prompt, once or twice (see ``Weighed.bases``); none where it is not known."""
+        if not has_template(self._card):
+            return ()
+        think = asked.body.get("think")
+        ways = [think if isinstance(think, bool) else None]
+        if ways == [None] and self._card.thinks and depends_on_thinking(self._card):
+            ways = [None, True]
+        texts = [render(self._card, asked, think=way) for way in ways]
+        assert self._vocabulary is not None
+        added = self._vocabulary.added
+        return tuple(self._exactly(text) + added for text in texts if isinstance(text, str))
+
+    def _of_template(self, bases: tuple[int, ...], roles: tuple[int, ...]) -> WeightedCount:
+        thinks = self.learned.thinks
+        if thinks is not None or len(set(bases)) == 1:
+            chosen = bases[-1] if thinks else bases[0]
+            return WeightedCount(Count(chosen, exact=True), roles, bases)
+        most = max(bases)
+        error = 100 * (most - min(bases)) / most
+        return WeightedCount(
+            Count(most, exact=False, error_percent=round(error + 0.1, 1)), roles, bases
+        )
+
+    def _with_overhead(
+        self, bases: tuple[int, ...], roles: tuple[int, ...], *, known: bool
+    ) -> WeightedCount:
+        base = bases[-1] if self.learned.thinks else bases[0]
+        exactly = self.learned.overhead.exactly(roles) if known else None
+        if exactly is not None:
+            return WeightedCount(Count(base + exactly, exact=True), roles, bases)
+        more, off = self.learned.overhead.about(roles)
+        tokens = max(1, base + more)
+        error = round(100 * off / tokens, 1) if known else PARTLY_ERROR
+        return WeightedCount(
+            Count(tokens, exact=False, error_percent=error), roles, bases, teaches=known
+        )
+
+    def _estimated(self, texts: list[str], roles: tuple[int, ...], *, plain: bool) -> WeightedCount:
+        by_kind = self._by_kind(texts)
+        count = self.learned.ratios.estimate(by_kind, sum(roles))
+        if not self._knows_encoding:
+            count = replace(count, error_percent=NO_ENCODING_ERROR)
+        elif not plain:
+            count = replace(count, error_percent=max(count.error_percent, PARTLY_ERROR))
+        return WeightedCount(count, roles, by_kind=by_kind, teaches=plain and self._knows_encoding)
+
+    def learn(self, weighed: WeightedCount, measured: int) -> bool:
+        """Learn from what the server evaluated of a prompt; whether ``learned`` is another now."""
+        before = self.learned
+        if not weighed.teaches or measured <= 0:
+            return False
+        if weighed.bases:
+            self.learned = self._with_sample(weighed, measured)
+        else:
+            ratios = before.ratios.learn(weighed.by_kind, sum(weighed.roles), measured)
+            self.learned = replace(before, ratios=ratios)
+        return self.learned != before
+
+    def _with_sample(self, weighed: WeightedCount, measured: int) -> Learned:
+        learned = self.learned
+        bases = weighed.bases
+        if len(set(bases)) > 1 and measured in bases:
+            learned = replace(learned, thinks=measured == bases[-1])
+        base = bases[-1] if learned.thinks else bases[0]
+        if base == measured and learned.overhead == Overhead():
+            return learned  # as it should be: nothing to remember
+        overhead = learned.overhead.learn(weighed.roles, measured - base)
+        return replace(learned, overhead=Overhead() if overhead.nothing else overhead)
+
+    def _exactly(self, text: str) -> int:
+        assert self._vocabulary is not None
+        total = 0
+        for part, special in self._vocabulary.split(text):
+            total += 1 if special else sum(map(self._plain, pieces(part)))
+        return total
+
+    def _by_kind(self, texts: list[str]) -> Mapping[str, int]:
+        sums: Sums[str] = Sums()
+        for text in texts:
+            for piece in pieces(text):
+                kind, tokens = self._kinds(piece)
+                sums[kind] += tokens
+        return dict(sums)
+
+
+def _by_bytes(text: str) -> int:
+    return round(len(text.encode("utf-8", "replace")) / _BYTES_A_TOKEN)

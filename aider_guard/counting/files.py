@@ -1,0 +1,204 @@
+"""Starts the counter (counter.py) when there is something to count, and ends it after a while."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import stat
+import sys
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from aider_guard.core.events import FilesCounted, TextsCounted
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.requests import CountFiles, CountTexts
+from aider_guard.core.wire import WireError, decode, encode
+from aider_guard.line_process import LineProcess, serve_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+IDLE_SECONDS: Final = 10.0
+COUNT_SECONDS: Final = 30.0
+
+Counted = FilesCounted | TextsCounted
+
+
+class FileCounter:
+    """Answers counting requests one after the other. For one thread."""
+
+    def __init__(self, tokenizers: str, count_seconds: float = COUNT_SECONDS) -> None:
+        self._tokenizers = tokenizers
+        self._count_seconds = count_seconds
+        self._process: LineProcess | None = None
+
+    def run(
+        self,
+        requests: queue.SimpleQueue[CountFiles | CountTexts],
+        emit: Callable[[Counted], None],
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        """Serve requests for ever; after ``idle_seconds`` without one the counter is ended."""
+        while True:
+            emit(self.count(self._next(requests, idle_seconds)))
+
+    def _next(
+        self, requests: queue.SimpleQueue[CountFiles | CountTexts], idle_seconds: float
+    ) -> CountFiles | CountTexts:
+        if self._process is not None:
+            with suppress(queue.Empty):
+                return requests.get(timeout=idle_seconds)
+            self.close()
+        return requests.get()
+
+    def count(self, request: CountFiles | CountTexts) -> Counted:
+        """The answer to one request; Unavailable when the counter takes too long, dies or cannot start."""
+        try:
+            self._process = self._process or start_counter(self._tokenizers)
+        except OSError as error:
+            return uncounted(request, f"no process can be started ({error.strerror})")
+        self._process.ask(encode(request))
+        line = self._process.answer(self._count_seconds)
+        if line is None:
+            died = self._process.ended
+            self.close()
+            return uncounted(request, "the counter died" if died else "counting took too long")
+        try:
+            event = decode(line)
+        except WireError as error:
+            return uncounted(request, str(error))
+        assert isinstance(event, FilesCounted | TextsCounted)
+        return event
+
+    def close(self) -> None:
+        """End the counter."""
+        if self._process is not None:
+            self._process.close()
+        self._process = None
+
+
+def start_counter(tokenizers: str) -> LineProcess:
+    """The counter's process."""
+    environment = {**os.environ, "TIKTOKEN_CACHE_DIR": tokenizers}
+    return LineProcess("aider_guard.counting.files", tokenizers, environment=environment)
+
+
+def uncounted(request: CountFiles | CountTexts, reason: str) -> Counted:
+    """The answer to a request that could not be served."""
+    why = Unavailable(reason)
+    match request:
+        case CountFiles(paths=paths):
+            return FilesCounted(dict.fromkeys(paths, why))
+        case CountTexts(request=number):
+            return TextsCounted(number, why)
+
+
+# The counter: estimates tokens with cl100k_base, offline, in a process that lives for a moment.
+#
+# Aider's own litellm counts with cl100k_base for every Ollama model and carries the encoding's file.
+# It takes about 60 MB, so it is loaded in a process of its own, which counting.py starts and ends.
+# Local models need 1.1 to 2 times more tokens than this: it is an estimate, to be called one.
+
+# The name under which tiktoken caches cl100k_base: the SHA-1 of the address it would be downloaded
+# from.
+ENCODING_FILE: Final = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"
+# tiktoken deletes a cached file with another hash than this (tiktoken_ext/openai_public.py) and
+# downloads it again. It must neither harm Aider's installation nor leave the machine, so the file
+# is checked before.
+ENCODING_SHA256: Final = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
+MAX_FILE_BYTES: Final = 5 * 1000 * 1000
+
+Count = int | Unavailable
+
+
+def encoding_problem(tokenizers: str) -> Unavailable | None:
+    """Why tokens cannot be counted with the files in this folder; None when they can."""
+    if not tokenizers:
+        return Unavailable("Aider's token encodings were not found")
+    try:
+        content = (Path(tokenizers) / ENCODING_FILE).read_bytes()
+    except OSError as error:
+        return Unavailable(f"Aider's token encodings cannot be read ({error.strerror})")
+    if hashlib.sha256(content).hexdigest() != ENCODING_SHA256:
+        return Unavailable("Aider's token encoding is damaged")
+    return None
+
+
+@cache
+def load_counter(tokenizers: str) -> Callable[[str], int] | Unavailable:
+    """A function that counts the tokens of a text, or why there is none. Loaded once."""
+    problem = encoding_problem(tokenizers)
+    if problem is not None:
+        return problem
+    os.environ["TIKTOKEN_CACHE_DIR"] = tokenizers
+    import tiktoken
+
+    encoding = tiktoken.get_encoding("cl100k_base")
+    return lambda text: len(encoding.encode_ordinary(text))
+
+
+def count_text(counter: Callable[[str], int], text: str) -> Count:
+    """The tokens of one text. Text that the encoding's pattern cannot take is Unavailable."""
+    try:
+        return counter(text.encode("utf-8", "replace").decode("utf-8"))
+    except (ValueError, RuntimeError) as error:
+        return Unavailable(f"the text cannot be counted ({type(error).__name__})")
+
+
+def count_file(counter: Callable[[str], int], path: str) -> Count:
+    """The tokens of a file as it is now. Bytes that are no UTF-8 count as U+FFFD."""
+    content = read_regular_file(path)
+    if isinstance(content, Unavailable):
+        return content
+    return count_text(counter, content.decode("utf-8", "replace"))
+
+
+def read_regular_file(path: str) -> bytes | Unavailable:
+    """A file's content. Pipes and devices are not read: they may have no end, or block."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:  # a descriptor, not a path
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return Unavailable("not a file")
+            if status.st_size > MAX_FILE_BYTES:
+                return Unavailable(f"larger than {MAX_FILE_BYTES // 1_000_000} MB")
+            return file.read(MAX_FILE_BYTES)
+    except (OSError, ValueError) as error:
+        return Unavailable(getattr(error, "strerror", None) or "not a path")
+
+
+def answer(tokenizers: str, line: bytes) -> bytes:
+    """The event line for a request line. Raises ``WireError`` for any other, to end the process."""
+    counter = load_counter(tokenizers)
+    match decode(line):
+        case CountFiles(root, paths):
+            return encode(FilesCounted({path: _count_path(counter, root, path) for path in paths}))
+        case CountTexts(request, texts):
+            return encode(TextsCounted(request, _count_texts(counter, texts)))
+        case other:
+            raise WireError(f"{type(other).__name__} is nothing to count")
+
+
+def _count_path(counter: Callable[[str], int] | Unavailable, root: str, path: str) -> Count:
+    if isinstance(counter, Unavailable):
+        return counter
+    return count_file(counter, os.path.join(root, path))  # as Aider prints it
+
+
+def _count_texts(
+    counter: Callable[[str], int] | Unavailable, texts: tuple[str, ...]
+) -> tuple[int, ...] | Unavailable:
+    if isinstance(counter, Unavailable):
+        return counter
+    counts = [count_text(counter, text) for text in texts]
+    known = tuple(count for count in counts if isinstance(count, int))
+    return known if len(known) == len(counts) else Unavailable("a text cannot be counted")
+
+
+if __name__ == "__main__":
+    folder = sys.argv[1]
+    serve_lines(lambda line: answer(folder, line))

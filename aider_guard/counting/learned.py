@@ -1,0 +1,222 @@
+"""What answers teach about counting: ratios to cl100k by kind of text, and what a template adds to its messages."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Final
+
+from aider_guard.core.chat.types import Count
+from aider_guard.core.wire import WireError, build
+
+FIRST_RATIOS: Final = {"code": 1.2, "prose": 1.1, "data": 1.6, "wide": 1.1, "strange": 1.2}
+"""Where learning begins: low, as ratios only rise. SmolLM2 needs 1.2 to 1.36 times cl100k on code, 2.0 on digits."""
+MESSAGE_TOKENS: Final = 5
+"""What a template adds to a message, as long as nothing is known: a role and two marks."""
+HIDDEN_TOKENS: Final = 60
+"""How long a system prompt may be that a template brings itself."""
+MAX_RATIO: Final = 8.0
+FIRST_ERROR: Final = 35.0
+LEAST_ERROR: Final = 3.0
+_ERRORS: Final = 16
+_ENOUGH_ERRORS: Final = 3
+# A ratio that a text of so many tokens shows counts half: short texts say little.
+_HALF_WEIGHT: Final = 60
+_SAMPLES: Final = 16
+# So many measurements more than unknowns must agree before what they predict is taken as exact.
+_SPARE: Final = 2
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """How many tokens the model has for one of cl100k, by kind of text; and how far the last estimates were off."""
+
+    by_kind: dict[str, float] = field(default_factory=FIRST_RATIOS.copy)
+    errors_percent: tuple[float, ...] = ()
+
+    def estimate(self, tokens: Mapping[str, int], messages: int) -> Count:
+        """The tokens of a prompt, from those of cl100k by kind."""
+        total = self._total(tokens, messages)
+        return Count(round(total), exact=False, error_percent=self.error_percent)
+
+    @property
+    def error_percent(self) -> float:
+        """The worst of the last errors, with a margin; more as long as few are known."""
+        worst = max(self.errors_percent, default=0.0) * 1.25
+        least = LEAST_ERROR if len(self.errors_percent) >= _ENOUGH_ERRORS else FIRST_ERROR
+        return round(max(worst, least), 1)
+
+    def learn(self, tokens: Mapping[str, int], messages: int, measured: int) -> Ratios:
+        """What is known after a prompt of this composition had so many tokens. Ratios rise, and never fall."""
+        before = self._total(tokens, messages)
+        off = 100 * abs(measured - before) / max(1, measured)
+        errors = (*self.errors_percent, round(off, 2))[-_ERRORS:]
+        missing = measured - before
+        length = sum(tokens.values())
+        if missing <= 0 or not length:
+            return replace(self, errors_percent=errors)
+        squares = sum(count * count for count in tokens.values())
+        step = missing / squares * length / (length + _HALF_WEIGHT)
+        raised = {
+            kind: min(MAX_RATIO, self._ratio(kind) + step * count) for kind, count in tokens.items()
+        }
+        return Ratios({**self.by_kind, **raised}, errors)
+
+    def _total(self, tokens: Mapping[str, int], messages: int) -> float:
+        content = sum(count * self._ratio(kind) for kind, count in tokens.items())
+        return content + MESSAGE_TOKENS * messages
+
+    def _ratio(self, kind: str) -> float:
+        return self.by_kind.get(kind, FIRST_RATIOS["strange"])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt: how many messages of each role it had, and how many tokens more than was counted."""
+
+    roles: tuple[int, ...]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What a template that is not known adds to counted messages: so much each by its role, and so much once."""
+
+    samples: tuple[Sample, ...] = ()
+
+    def learn(self, roles: tuple[int, ...], tokens: int) -> Overhead:
+        """The same with one more measurement."""
+        return Overhead((*self.samples, Sample(roles, tokens))[-_SAMPLES:])
+
+    @property
+    def nothing(self) -> bool:
+        """Whether nothing was ever added."""
+        return all(sample.tokens == 0 for sample in self.samples)
+
+    def exactly(self, roles: tuple[int, ...]) -> int | None:
+        """What is added to such messages, if that is shown; else None.
+
+        It is shown by two measurements of the very same roles. Of others it is shown when every sample agrees with
+        one sum by role, these roles are a combination of theirs, and more of them were measured than it takes to
+        know the sum.
+        """
+        rows = [[Fraction(value) for value in (1, *s.roles, s.tokens)] for s in self.samples]
+        if any(len(row) != len(roles) + 2 for row in rows):
+            return None
+        solved = _eliminated(rows)
+        if any(not any(row[:-1]) and row[-1] for row in solved):
+            return None  # they contradict each other
+        same = [sample.tokens for sample in self.samples if sample.roles == roles]
+        if len(same) >= _SPARE:
+            return same[0]
+        solved = [row for row in solved if any(row)]
+        if len({sample.roles for sample in self.samples}) < len(solved) + _SPARE:
+            return None
+        rest = _reduced([Fraction(value) for value in (1, *roles, 0)], solved)
+        tokens = -rest[-1]
+        return int(tokens) if not any(rest[:-1]) and tokens.denominator == 1 else None
+
+    def about(self, roles: tuple[int, ...]) -> tuple[int, int]:
+        """An estimate of what is added, and by how many tokens it may be off.
+
+        It goes on from the last measurement, by what the last two that differ say of a message.
+        """
+        messages = sum(roles)
+        if not self.samples:
+            return MESSAGE_TOKENS * messages, 2 * MESSAGE_TOKENS * messages + HIDDEN_TOKENS
+        points = [(sum(sample.roles), sample.tokens) for sample in self.samples]
+        at, tokens = points[-1]
+        others = [point for point in points if point[0] != at]
+        each = (tokens - others[-1][1]) / (at - others[-1][0]) if others else MESSAGE_TOKENS
+        spread = max(abs(tokens + each * (x - at) - y) for x, y in points[-4:])
+        off = 2 + spread + (0 if others else 2 * MESSAGE_TOKENS * abs(messages - at))
+        return round(tokens + each * (messages - at)), math.ceil(off)
+
+
+def _eliminated(rows: Sequence[list[Fraction]]) -> list[list[Fraction]]:
+    """Rows in echelon form, each leading with 1; rows that say nothing are zero."""
+    done: list[list[Fraction]] = []
+    for row in rows:
+        left = _reduced(row, done)
+        lead = next((index for index, value in enumerate(left[:-1]) if value), None)
+        if lead is not None:
+            left = [value / left[lead] for value in left]
+        done.append(left)
+    return done
+
+
+def _reduced(row: list[Fraction], by: Sequence[list[Fraction]]) -> list[Fraction]:
+    for other in by:
+        lead = next((index for index, value in enumerate(other[:-1]) if value), None)
+        if lead is not None and row[lead]:
+            row = [a - row[lead] * b for a, b in zip(row, other, strict=True)]
+    return row
+
+
+@dataclass(frozen=True)
+class Learned:
+    """All that is remembered of one model. ``template`` is the mark of the template that ``overhead`` was learned
+    with; ``thinks`` is whether Ollama lets the model think where a request does not say.
+    """
+
+    ratios: Ratios = Ratios()
+    overhead: Overhead = Overhead()
+    template: str = ""
+    thinks: bool | None = None
+
+
+# What was learned about counting, kept between sessions: numbers of tokens by model, and no text.
+
+FILE: Final = "tokens.json"
+_MAX_MODELS: Final = 40
+_MAX_BYTES: Final = 1 << 20
+
+
+def read_learned(folder: str) -> dict[str, Learned]:
+    """What is kept, by canonical name; what is garbage in it is left out."""
+    if not folder:
+        return {}
+    try:
+        content = (Path(folder) / FILE).read_bytes()
+        found = json.loads(content) if len(content) < _MAX_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    entries = found.items() if isinstance(found, dict) else ()
+    return {name: learned for name, entry in entries if (learned := _learned(entry)) is not None}
+
+
+def _learned(entry: object) -> Learned | None:
+    try:
+        learned: Learned = build(Learned, entry)
+    except WireError:
+        return None
+    ratios, errors = learned.ratios.by_kind.values(), learned.ratios.errors_percent
+    sane = all(0.1 <= ratio <= MAX_RATIO for ratio in ratios) and all(
+        0 <= error <= 1000 for error in errors
+    )
+    return learned if sane else None
+
+
+def keep_learned(folder: str, name: str, learned: Learned) -> None:
+    """Keep what was learned of one model. What cannot be written is not kept."""
+    if not folder:
+        return
+    known = {**read_learned(folder)}
+    known.pop(name, None)  # the last one learned stands last, and the first is forgotten
+    known[name] = learned
+    entries = {key: asdict(value) for key, value in [*known.items()][-_MAX_MODELS:]}
+    file = Path(folder) / FILE
+    # Two sessions may write at once: each writes a file of its own, and the last one wins as a whole.
+    draft = file.with_name(f"{FILE}.{os.getpid()}")
+    with suppress(OSError):
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+        draft.replace(file)
+    with suppress(OSError):
+        draft.unlink(missing_ok=True)

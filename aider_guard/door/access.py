@@ -1,0 +1,112 @@
+"""Whether a request that is not for text may be passed on, where nothing is to leave the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aider_guard.core.chat import cloud
+from aider_guard.core.chat.events import Reason
+from aider_guard.core.chat.request import decoded
+from aider_guard.core.chat.types import Upstream
+from aider_guard.core.readings import Unavailable
+from aider_guard.door.interfaces import InstalledModels
+from aider_guard.ollama.names import canonical_name, is_cloud_name
+
+_NOT_SENT_ON: Final = ("/api/show", "/api/delete")
+"""What Ollama answers by itself, also for a stub of a model that runs elsewhere (server/routes.go)."""
+_READING: Final = ("GET", "HEAD")
+
+
+@dataclass(frozen=True)
+class RefusedRequest:
+    """A request that is not passed on: which model or path, and why."""
+
+    what: str
+    words: str
+    reason: Reason = "forbidden"
+    status: int = 403
+
+
+@dataclass(frozen=True)
+class AccessRules:
+    """Judges each request by itself, but for what Ollama would fetch because it was deleted a moment ago."""
+
+    shelf: InstalledModels
+    _bases: set[tuple[str, str]] = field(default_factory=set, init=False)
+    """The models that others were made from in this session, by their server."""
+    _deleted: set[tuple[str, str]] = field(default_factory=set, init=False)
+
+    async def judge(
+        self, upstream: Upstream, method: str, path: str, body: bytes | None
+    ) -> RefusedRequest | None:
+        """Why it is not passed on. A body that was not shown may name anything, unless it is a file (a blob)."""
+        if cloud.is_content(path):
+            return None
+        fields = decoded(body or b"")
+        if upstream.kind != "ollama" and not cloud.leaves(path):
+            return _judge_names(cloud.named_models(path, fields or {}))  # it may be an Ollama
+        if words := cloud.unsafe(path, fields or {}):
+            return RefusedRequest(_named(path, fields or {}), words)
+        if body is None and method not in _READING:
+            return RefusedRequest(path, cloud.refused_words("what is too large to be looked at"))
+        if fields is None and (body or b"").strip():
+            return RefusedRequest(path, "the request cannot be read", status=400)
+        return await self._judge_models(upstream, path, fields or {})
+
+    async def _judge_models(
+        self, upstream: Upstream, path: str, fields: Mapping[str, Any]
+    ) -> RefusedRequest | None:
+        names = cloud.named_models(path, fields)
+        if refused := _judge_names(names):
+            return refused
+        if path == "/api/delete":
+            return self._judge_deleting(upstream, names)
+        for name in names if path not in _NOT_SENT_ON else ():
+            host = await self.shelf.where(upstream, name)
+            if isinstance(host, Unavailable):
+                return _not_known(name, host)
+            if host:
+                return RefusedRequest(name, cloud.refused_words(name), "cloud")
+        return await self._judge_building(upstream, fields) if path == "/api/create" else None
+
+    async def _judge_building(
+        self, upstream: Upstream, fields: Mapping[str, Any]
+    ) -> RefusedRequest | None:
+        """Ollama fetches a model that it does not have, from the host in its name (server/create.go)."""
+        for name in cloud.bases_of(fields):
+            host = await self.shelf.look(upstream, name)
+            if isinstance(host, Unavailable):
+                return _not_known(name, host)
+            key = (upstream.base, _plain(name))
+            if host is None or key in self._deleted:
+                return RefusedRequest(name, cloud.not_transferred(name))
+            self._bases.add(key)
+        return None
+
+    def _judge_deleting(self, upstream: Upstream, names: tuple[str, ...]) -> RefusedRequest | None:
+        """What is deleted is not built on, and the other way round: Ollama may do the two in any order."""
+        keys = {(upstream.base, _plain(name)) for name in names}
+        if keys & self._bases:
+            return RefusedRequest(names[0], cloud.still_needed(names[0]))
+        self._deleted.update(keys)
+        return None
+
+
+def _judge_names(names: Sequence[str]) -> RefusedRequest | None:
+    gone = next(filter(is_cloud_name, names), None)
+    return None if gone is None else RefusedRequest(gone, cloud.refused_words(gone), "cloud")
+
+
+def _plain(name: str) -> str:
+    return canonical_name(canonical_name(name).removesuffix(":local"))
+
+
+def _named(path: str, fields: Mapping[str, Any]) -> str:
+    return next(iter(cloud.named_models(path, fields)), path)
+
+
+def _not_known(name: str, why: Unavailable) -> RefusedRequest:
+    words = f"the model server does not answer: {why.reason}"
+    return RefusedRequest(name, words, "down", status=502)

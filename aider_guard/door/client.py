@@ -1,0 +1,112 @@
+"""Aider's side of one request: its body as it comes, its answer, and whether Aider is still there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from anyio import CancelScope
+
+from aider_guard.door.interfaces import Reply
+from aider_guard.door.upstream import RawHeaders
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope
+
+
+class GoneError(Exception):
+    """Aider closed the connection while its request was read."""
+
+
+class Client:
+    """One request over ASGI (asgi.readthedocs.io, HTTP). Used by the request's own task and no other."""
+
+    def __init__(
+        self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        self.method = scope["method"]
+        self.query = scope["query_string"].decode("ascii", "replace")
+        self.headers: RawHeaders = list(scope["headers"])
+        self.received_at = time.monotonic()
+        self.started = False
+        self._receive = receive
+        self._send = send
+        self._body_over = asyncio.Event()
+
+    async def body(self, limit_bytes: int) -> tuple[bytes, bool]:
+        """The body, and True; or the beginning of one that is longer than ``limit_bytes``, and False.
+
+        Raises ``GoneError`` when Aider goes.
+        """
+        read = bytearray()
+        while not self._body_over.is_set() and len(read) <= limit_bytes:
+            read += await self._piece()
+        return bytes(read), len(read) <= limit_bytes
+
+    async def pieces(self, before: bytes) -> AsyncIterator[bytes]:
+        """What was read already, then the rest of the body as it comes. Raises ``GoneError`` when Aider goes."""
+        if before:
+            yield before
+        while not self._body_over.is_set():
+            if piece := await self._piece():
+                yield piece
+
+    async def _piece(self) -> bytes:
+        message = await self._receive()
+        if message["type"] != "http.request":
+            self._body_over.set()
+            raise GoneError
+        if not message.get("more_body", False):
+            self._body_over.set()
+        return message.get("body", b"")
+
+    def stop_reading(self) -> None:
+        """Whatever is left of the body is of no interest any more."""
+        self._body_over.set()
+
+    @contextmanager
+    def cancelled_when_gone(self) -> Iterator[CancelScope]:
+        """What runs inside is cancelled when Aider closes the connection.
+
+        A scope of anyio's and not a plain ``Task.cancel``: httpcore protects what must not be interrupted (giving a
+        connection back) with shields that only such a scope respects.
+        """
+        with CancelScope() as scope:
+            watcher = asyncio.create_task(self._watch(scope))
+            try:
+                yield scope
+            finally:
+                watcher.cancel()
+
+    async def _watch(self, scope: CancelScope) -> None:
+        await self._body_over.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    async def start(self, status: int, headers: RawHeaders) -> None:
+        """Begin the answer."""
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, content: bytes) -> None:
+        """Send a piece of the answer; waits while Aider does not read."""
+        await self._send({"type": "http.response.body", "body": content, "more_body": True})
+
+    async def finish(self, content: bytes = b"") -> None:
+        """Send the last piece of the answer."""
+        await self._send({"type": "http.response.body", "body": content, "more_body": False})
+
+    async def reply(self, reply: Reply) -> None:
+        """Answer so; an answer that has begun already ends with the content."""
+        if not self.started:
+            length = str(len(reply.content)).encode()
+            kind = reply.content_type.encode("latin-1")
+            headers = [(b"content-length", length)]
+            if reply.content:
+                headers.append((b"content-type", kind))
+            await self.start(reply.status, headers)
+        await self.finish(reply.content)

@@ -1,0 +1,234 @@
+"""Counts prompts for the door: in a process of its own (sidecar/tokenizing.py), so that the door's loop never waits.
+
+A thread hands questions to the process and answers to the loop. The process ends when nothing was counted for a while;
+what it had loaded is then read again from the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import queue
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aider_guard.core.chat.request import ChatRequest
+from aider_guard.core.chat.size import Sizes
+from aider_guard.core.chat.types import Count, DoorSettings
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.wire import WireError
+from aider_guard.counting.process import (
+    CountedTexts,
+    CountPlain,
+    CountPrompt,
+    LearnModel,
+    MeasuredPrompt,
+    ModelServer,
+    PromptCount,
+    Question,
+    decode,
+    encode,
+    prompt_of,
+)
+from aider_guard.line_process import LineProcess
+from aider_guard.ollama.names import canonical_name
+
+WAIT_SECONDS: Final = 2.0
+ANSWER_SECONDS: Final = 30.0
+"""A process that is silent for longer is given up."""
+IDLE_SECONDS: Final = 60.0
+AHEAD_SECONDS: Final = 3.0
+"""How long the process stays when it has only learned vocabularies: they are on the disk now."""
+_REMEMBERED: Final = 8
+_END, _FIRST, _LATER = 0, 1, 2
+
+
+@dataclass(order=True)
+class _Job:
+    urgency: int
+    turn: int
+    question: Question | None = field(compare=False, default=None)
+    done: Callable[[Any], None] = field(compare=False, default=lambda _answer: None)
+
+
+class CounterProcess:
+    """Implements ``services.PromptCounter``. ``vocabularies`` is a folder for what is read of models, "" for none."""
+
+    def __init__(
+        self,
+        *,
+        vocabularies: str = "",
+        wait_seconds: float = WAIT_SECONDS,
+        idle_seconds: float = IDLE_SECONDS,
+        ahead_seconds: float = AHEAD_SECONDS,
+        start: Callable[..., LineProcess] = LineProcess,
+    ) -> None:
+        self._vocabularies = vocabularies
+        self._wait_seconds = wait_seconds
+        self._idle_seconds, self._ahead_seconds = idle_seconds, ahead_seconds
+        self._start = start
+        self._settings = DoorSettings("", (), (), 0)
+        self._turns = itertools.count(1)
+        self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
+        self._counted: deque[tuple[ChatRequest, int]] = deque(maxlen=_REMEMBERED)
+        self._sizes, self._error_percent = Sizes(), dict[str, float]()
+        self._process: LineProcess | None = None
+        self._folders: tuple[str, str, str] = ("", "", "")
+        self._thread = threading.Thread(target=self._work, name="counts", daemon=True)
+        self._thread.start()
+
+    def serve(self, settings: DoorSettings) -> None:
+        """Begin to learn the vocabularies of these models, in the background."""
+        self._settings = settings
+        models = {self.place(role.model, ollama=not role.path): None for role in settings.roles}
+        for place in models:
+            if place.base:
+                self._put(LearnModel(place), urgency=_LATER)
+
+    def wake(self) -> None:
+        """Have the process ready, with the main model's vocabulary: a prompt is being typed."""
+        mains = [role for role in self._settings.roles if role.role == "main"]
+        for role in mains[:1]:
+            self._put(CountPlain(self.place(role.model, ollama=not role.path), ()))
+
+    async def count(self, asked: ChatRequest) -> Count | Unavailable:
+        """The tokens of the whole prompt, template included; Unavailable when that takes longer than it may."""
+        place = self.place(asked.model, ollama=asked.form in ("chat", "generate"))
+        number = next(self._turns)
+        self._counted.append((asked, number))
+        answer = await self._answer(CountPrompt(number, place, prompt_of(asked)))
+        match answer:
+            case PromptCount(tokens, exact, error_percent):
+                self._error_percent[asked.model] = 0.0 if exact else error_percent
+                return Count(tokens, exact, error_percent)
+        return answer if isinstance(answer, Unavailable) else Unavailable("nothing was counted")
+
+    async def count_texts(self, model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
+        """The tokens of single texts, by the same way of counting, without any template."""
+        place = self.place(model, ollama=True)
+        answer = await self._answer(CountPlain(place, tuple(texts)))
+        match answer:
+            case CountedTexts(tokens):
+                if (error_percent := self._error_percent.get(model)) is not None:
+                    self._sizes.counted(model, texts, tokens, error_percent)
+                return tokens
+        return answer if isinstance(answer, Unavailable) else Unavailable("nothing was counted")
+
+    def fits(self, asked: ChatRequest, room_tokens: int) -> bool:
+        """Whether a prompt certainly has no more tokens: what was counted of earlier ones is not counted again."""
+        return self._sizes.fits(asked, room_tokens)
+
+    def guess(self, asked: ChatRequest) -> Count:
+        """The size of a prompt by its bytes, and by what the server evaluated of earlier ones."""
+        return self._sizes.guess(asked)
+
+    def measured(
+        self, asked: ChatRequest, counted: Count | Unavailable, prompt_tokens: int
+    ) -> None:
+        """Learn from what the server evaluated of a prompt that it saw whole, if it was counted here before."""
+        self._sizes.measured(asked, prompt_tokens)
+        numbers = [number for known, number in self._counted if known is asked]
+        if numbers and isinstance(counted, Count):
+            self._put(MeasuredPrompt(numbers[-1], prompt_tokens))
+
+    def close(self) -> None:
+        """End the process and the thread, whatever they wait for."""
+        self._jobs.put(_Job(_END, next(self._turns)))
+        while self._thread.is_alive():
+            if (process := self._process) is not None:
+                with suppress(OSError):
+                    os.kill(process.pid, signal.SIGKILL)
+            self._thread.join(0.1)
+
+    def place(self, model: str, *, ollama: bool) -> ModelServer:
+        """Where a model is to be asked about. One that no role names is looked for by the protocol it is asked in."""
+        name = canonical_name(model)
+        paths = [role.path for role in self._settings.roles if canonical_name(role.model) == name]
+        ways = [one for one in self._settings.upstreams if one.path in paths]
+        kind = "ollama" if ollama else "openai"
+        ways += [one for one in self._settings.upstreams if one.kind == kind]
+        ways += self._settings.upstreams
+        base = ways[0].base if ways and ways[0].kind == "ollama" else ""
+        return ModelServer(base, model)
+
+    async def _answer(self, question: Question) -> Any:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def settle(answer: Any) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        def done(answer: Any) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(settle, answer)
+
+        self._put(question, done)
+        try:
+            return await asyncio.wait_for(future, self._wait_seconds)
+        except asyncio.TimeoutError:
+            return Unavailable(f"counting took longer than {self._wait_seconds:.2g} s")
+
+    def _put(
+        self,
+        question: Question,
+        done: Callable[[Any], None] = lambda _answer: None,
+        urgency: int = _FIRST,
+    ) -> None:
+        self._jobs.put(_Job(urgency, next(self._turns), question, done))
+
+    def _work(self) -> None:
+        """Answer questions, the urgent ones first, until told to end."""
+        stays_seconds = self._ahead_seconds
+        while True:
+            try:
+                job = self._jobs.get(timeout=stays_seconds if self._process else None)
+            except queue.Empty:
+                self._give_up()
+                stays_seconds = self._ahead_seconds
+                continue
+            if job.question is None:
+                self._give_up()
+                return
+            if job.urgency == _FIRST:
+                stays_seconds = self._idle_seconds
+            job.done(self._ask(job.question))
+
+    def _ask(self, question: Question) -> Any:
+        line = encode(question)
+        if line is None:
+            return Unavailable("the prompt is too large to be counted")
+        try:
+            process = self._running()
+        except OSError as error:
+            return Unavailable(f"no process can be started ({error.strerror})")
+        process.ask(line)
+        answer = process.answer(ANSWER_SECONDS)
+        if answer is None:
+            died = process.ended
+            self._give_up()
+            return Unavailable("the counter died" if died else "counting took too long")
+        try:
+            return decode(answer)
+        except WireError as error:
+            return Unavailable(str(error))
+
+    def _running(self) -> LineProcess:
+        folders = (self._settings.tokenizers, self._settings.learned_dir, self._vocabularies)
+        if self._process is not None and folders != self._folders:
+            self._give_up()
+        if self._process is None:
+            self._folders = folders
+            self._process = self._start("aider_guard.counting.process", *folders)
+        return self._process
+
+    def _give_up(self) -> None:
+        if self._process is not None:
+            self._process.close()
+        self._process = None

@@ -1,0 +1,113 @@
+"""Evidence for why a model was loaded again: Ollama's processes, and which models run from one file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import psutil
+
+from aider_guard.core.chat.events import ReloadSeen
+from aider_guard.core.readings import ModelsReading, Unavailable
+from aider_guard.core.reloads import ReloadEvidence, cause
+from aider_guard.core.server_report import ModelFacts
+from aider_guard.ollama.client import OllamaClient
+from aider_guard.ollama.names import targets
+from aider_guard.ollama.processes import ProcessTable
+from aider_guard.ollama.server_process import ListeningProcess, find_listener
+from aider_guard.ollama.survey import same_file
+
+if TYPE_CHECKING:
+    from aider_guard.core.events import Event
+
+
+@dataclass(frozen=True)
+class OllamaProcesses:
+    """The server's process (0 where the system does not tell it), and all of Ollama's that can be seen."""
+
+    server_pid: int = 0
+    pids: frozenset[int] = frozenset()
+
+    def restarted_since(self, before: OllamaProcesses) -> bool:
+        """Whether another process serves than before."""
+        return bool(self.server_pid and before.server_pid) and self.server_pid != before.server_pid
+
+    def same_as(self, before: OllamaProcesses) -> bool:
+        """Whether nothing was started since: then no model was loaded."""
+        return len(self.pids) > 1 and self.pids <= before.pids
+
+
+def processes(
+    base: str, find: Callable[..., ListeningProcess | Unavailable] = find_listener
+) -> OllamaProcesses:
+    """Those of the Ollama at this address; none of one on another machine. Takes some milliseconds."""
+    addresses, port = targets(base), urlsplit(base).port or 0
+    if not addresses or not port:
+        return OllamaProcesses()
+    listener = find(addresses, port)
+    table = ProcessTable()
+    try:
+        table.refresh()
+    except (psutil.Error, OSError):
+        return OllamaProcesses()
+    pid = 0 if isinstance(listener, Unavailable) else listener.pid
+    return OllamaProcesses(pid, frozenset(table.ollama_pids()))
+
+
+@dataclass(frozen=True)
+class ReloadInspector:
+    """What can be looked at; each call blocks."""
+
+    client: OllamaClient
+    processes: Callable[[str], OllamaProcesses] = processes
+
+    def now(self) -> OllamaProcesses:
+        """Ollama's processes."""
+        return self.processes(self.client.base_url)
+
+    def same_file(
+        self, model: str, before: Sequence[ModelsReading | Unavailable]
+    ) -> tuple[str, ...]:
+        """Which of the models in the newest list run from the same file as this one, under another name."""
+        newest = before[-1] if before else None
+        if not isinstance(newest, ModelsReading):
+            return ()
+        found = same_file(self.client, model, [one.name for one in newest.models])
+        return () if isinstance(found, Unavailable) else found
+
+    def remote_host(self, model: str) -> str | Unavailable:
+        """Where a model runs that only has its name here; "" for a local one."""
+        facts = self.client.model_facts(model, self.client.installed())
+        if isinstance(facts, ModelFacts):
+            return facts.remote_host
+        return facts if isinstance(facts, Unavailable) else Unavailable(f"{model} is not installed")
+
+
+class ReloadWatch:
+    """Tells of loads that cost time again, on the door's event loop; looks in threads."""
+
+    def __init__(self, looking: ReloadInspector, emit: Callable[[Event], None]) -> None:
+        self.looking = looking
+        self._emit = emit
+        self._known = OllamaProcesses()
+
+    async def note(self) -> None:
+        """A model was loaded: these are the processes from now on."""
+        self._known = await asyncio.to_thread(self.looking.now)
+
+    async def tell(self, evidence: ReloadEvidence, load_seconds: float) -> None:
+        """Say why a model was loaded again; nothing when the request had only waited for another model's load."""
+        before = self._known
+        await self.note()
+        if self._known.same_as(before):
+            return
+        same_file = await asyncio.to_thread(self.looking.same_file, evidence.model, evidence.before)
+        complete = replace(
+            evidence,
+            same_file=same_file,
+            server_restarted=self._known.restarted_since(before),
+        )
+        self._emit(ReloadSeen(evidence.model, load_seconds, cause(complete)))

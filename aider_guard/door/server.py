@@ -1,0 +1,210 @@
+"""The door's HTTP server, on a listening socket that was made elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Final, Protocol
+
+import uvicorn
+
+from aider_guard.core.chat.events import DoorOpened
+from aider_guard.core.chat.types import DoorSettings
+from aider_guard.core.events import Event
+from aider_guard.core.requests import ServeDoor, WakeCounter, WarmModel
+from aider_guard.door.app import DoorApp
+from aider_guard.door.interfaces import Attendant, Door
+from aider_guard.door.upstream import Upstreams
+from aider_guard.line_process import start_thread
+
+# Aider's side closes idle connections (httpx after 5 s, litellm's aiohttp after 120 s); a door that
+# closes first can do it in the moment in which a request is on its way. Not for ever: uvicorn
+# keeps what it knows of a connection that was reset for as long.
+_KEPT_SECONDS: Final = 180
+_SILENT: Final = logging.CRITICAL + 1
+
+
+def serve_door(sock: socket.socket, door: Door, *, on_open: Callable[[int], None]) -> None:
+    """Serve the door in this thread, until the process ends. ``on_open`` gets the port once requests are taken.
+
+    Meant for a daemon thread: no signal is handled, nothing is logged. The socket must listen or be ready to.
+    """
+    DoorServer(sock, door, on_open=on_open).serve()
+
+
+class DoorServer:
+    """A door that can be closed again."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        door: Door,
+        *,
+        on_open: Callable[[int], None],
+        make_upstreams: Callable[[], Upstreams] = Upstreams,
+    ) -> None:
+        # Connections inherit it. asyncio sets it only where the socket knows its protocol, which an
+        # inherited one does not everywhere.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock = sock
+        self._door = door
+        self._on_open = on_open
+        self._make_upstreams = make_upstreams
+        self._server: _Server | None = None
+
+    def serve(self) -> None:
+        """Serve in this thread, on an event loop of its own, until ``close``."""
+        asyncio.run(self._serve())
+
+    def close(self) -> None:
+        """End ``serve``, from any thread; requests on their way are cut. Does nothing before it is open."""
+        if self._server is not None:
+            self._server.end()
+
+    async def _serve(self) -> None:
+        async with aclosing(self._make_upstreams()) as upstreams:
+            config = _config(DoorApp(self._door, upstreams))
+            self._server = _Server(config, lambda: self._on_open(self._sock.getsockname()[1]))
+            await self._server.serve([self._sock])
+
+
+def _config(app: DoorApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        interface="asgi3",
+        lifespan="off",
+        log_config=None,
+        log_level=_SILENT,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        workers=1,  # or an environment variable says how many
+        timeout_keep_alive=_KEPT_SECONDS,
+        timeout_graceful_shutdown=0,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Sleeps while nobody asks: uvicorn's own wakes ten times a second, for what is not used here."""
+
+    def __init__(self, config: uvicorn.Config, on_open: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_open = on_open
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+
+    def end(self) -> None:
+        """Stop serving, from any thread."""
+        self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections."""
+        await super().startup(sockets)
+        self._on_open()
+
+    async def main_loop(self) -> None:
+        """Serve until the end."""
+        await self._ended.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close everything, and what was accepted in the last moment, too."""
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are not the door's."""
+        yield
+
+
+# The door in a thread of its own, from the first settings on; later settings and wishes reach its event loop.
+
+DoorRequest = ServeDoor | WarmModel | WakeCounter
+
+
+class Served(Protocol):
+    """What is told of new settings, on the door's event loop."""
+
+    def serve(self, settings: DoorSettings) -> None:
+        """These hold from now on."""
+
+
+class Warming(Served, Protocol):
+    """What can be told to warm."""
+
+    def warm(self, ours: Sequence[str] = ()) -> None:
+        """Load the main model ahead."""
+
+
+class DoorHost:
+    """One door. ``take`` may be called from any one thread."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        attendant: Callable[[Callable[[], DoorSettings]], Attendant],
+        *,
+        served: Sequence[Served],
+        residency: Warming,
+        emit: Callable[[Event], None],
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._listener = listener
+        self._make_attendant = attendant
+        self._served = (*served, residency)
+        self._residency = residency
+        self._emit, self._wake = emit, wake
+        self._settings: DoorSettings | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: list[DoorRequest] = []
+
+    def take(self, request: DoorRequest) -> None:
+        """Serve with these settings, warm, or wake. What comes before the door is open waits for that."""
+        if isinstance(request, ServeDoor):
+            first, self._settings = self._settings is None, request.settings
+            if first:
+                start_thread("door", self._run)
+        loop = self._loop
+        if loop is None:
+            self._waiting.append(request)
+            loop = self._loop  # it may have opened just now
+            if loop is None:
+                return
+        loop.call_soon_threadsafe(self._catch_up, request)
+
+    def _run(self) -> None:
+
+        door = Door(self._current, self._make_attendant(self._current))
+        serve_door(self._listener, door, on_open=self._opened)
+
+    def _current(self) -> DoorSettings:
+        assert self._settings is not None
+        return self._settings
+
+    def _opened(self, port: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._emit(DoorOpened(port))
+        self._catch_up()
+
+    def _catch_up(self, *requests: DoorRequest) -> None:
+        waiting, self._waiting = self._waiting, []
+        for request in dict.fromkeys((*waiting, *requests)):
+            self._do(request)
+
+    def _do(self, request: DoorRequest) -> None:
+        match request:
+            case WarmModel(ours):
+                self._residency.warm(ours)
+            case WakeCounter():
+                self._wake()
+            case ServeDoor(settings):
+                for one in self._served:
+                    one.serve(settings)

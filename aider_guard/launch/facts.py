@@ -1,0 +1,57 @@
+"""Everything the checks look at. Gathered elsewhere (launch/gathering.py, the session); pure values here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aider_guard.config import Config
+from aider_guard.core.egress import ENFORCED, LayerChoice
+from aider_guard.core.fit import Fit
+from aider_guard.core.readings import MemoryReading, Unavailable
+from aider_guard.core.server_report import ServerReport
+from aider_guard.launch.aider_settings import AiderSettings
+
+NOT_ASKED = Unavailable("not asked: nothing is sent to an address that only the repository names")
+"""The report of a server that was not asked for anything: nothing follows from it."""
+
+
+NOT_TRIED = Unavailable("which layer this system allows was not tried")
+
+
+@dataclass(frozen=True)
+class RepoFacts:
+    """What else may run in a session: git hooks that are active, and what the repository's tests are run with."""
+
+    hooks: tuple[str, ...] = ()
+    test_runner: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known before the first prompt.
+
+    ``window_tokens`` is the window that the session pins, ``fit`` the answer for it. ``asked_base`` is the address of
+    Ollama that the user gave the guard itself (flag, setting), "" for none.
+    """
+
+    config: Config
+    settings: AiderSettings | Unavailable
+    server: ServerReport | Unavailable
+    memory: MemoryReading | Unavailable = Unavailable("the memory was not read")
+    window_tokens: int | Unavailable = Unavailable("the window is not chosen yet")
+    fit: Fit | Unavailable = Unavailable("not computed")
+    repo: RepoFacts = field(default_factory=RepoFacts)
+    state_free_bytes: int | Unavailable = Unavailable("not read")
+    aider_script: str = ""
+    aider_problem: str = ""
+    """Why no Aider can be started, "" when one can: it was looked for, and this is what was found."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables of the guard's own environment that matter (addresses only, no keys)."""
+    air_gap: LayerChoice | Unavailable = NOT_TRIED
+    """The best layer of the air gap that this system allows."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the kernel keeps everything that Aider starts in this machine."""
+        is_enforced = isinstance(self.air_gap, LayerChoice) and self.air_gap.layer in ENFORCED
+        return is_enforced and self.config.network == "offline"

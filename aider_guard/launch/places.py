@@ -1,0 +1,150 @@
+"""Where a role's model would run, by its name and the addresses that Aider sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.server_report import InstalledModel, ServerReport
+from aider_guard.launch.aider_settings import AiderSettings, Role, ollama_name
+from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
+from aider_guard.launch.facts import Facts
+from aider_guard.ollama.names import (
+    DEFAULT_BASE,
+    canonical_name,
+    connectable_base,
+    is_cloud_name,
+    is_this_machine,
+)
+
+# By the prefix of its models, in the order in which litellm 1.81.10 reads them (main.py, completion).
+ADDRESS_VARIABLES = {
+    "openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"),
+    "text-completion-openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"),
+    "hosted_vllm": ("HOSTED_VLLM_API_BASE",),
+    "lm_studio": ("LM_STUDIO_API_BASE",),
+    "llamafile": ("LLAMAFILE_API_BASE",),
+    "litellm_proxy": ("LITELLM_PROXY_API_BASE",),
+}
+"""The environment variables with the address of a server that speaks OpenAI's protocol."""
+DEFAULT_ADDRESSES = {"llamafile": "http://127.0.0.1:8080/v1"}
+"""Where litellm looks for a server whose address nobody names (llms/llamafile)."""
+_OPENAI_NAMES = ("gpt-", "chatgpt-", "o1", "o3", "o4")
+
+Kind = Literal["ollama", "server", "cloud"]
+
+
+@dataclass(frozen=True)
+class RunLocation:
+    """Ollama; another server on this machine; or a cloud, which is everything else. ``base`` is as it may be shown,
+    ``address`` complete, with what may be a secret.
+    """
+
+    kind: Kind
+    base: str = ""
+    address: str = field(default="", repr=False)
+
+
+def roles(facts: Facts) -> tuple[Role, ...]:
+    """The roles that have a model; none while Aider's settings are not known."""
+    if isinstance(facts.settings, Unavailable):
+        return ()
+    return tuple(role for role in facts.settings.roles if role.model)
+
+
+def place(role: Role, settings: AiderSettings) -> RunLocation:
+    """Where this role's requests go, before the guard changes anything."""
+    prefix, slash, _ = role.model.partition("/")
+    if ollama_name(role.model) is not None and not role.api_base:
+        return RunLocation("ollama")
+    provider = prefix if slash else _bare(role.model)
+    base, address = role.api_base, role.address or role.api_base
+    if not base:
+        base, address = address_for(provider, settings)
+    if base and is_this_machine(connectable_base(base)):
+        return RunLocation("server", base, address)
+    if not base and provider in DEFAULT_ADDRESSES:
+        return RunLocation("server", "", DEFAULT_ADDRESSES[provider])
+    return RunLocation("cloud", base)
+
+
+def _bare(model: str) -> str:
+    return "openai" if model.startswith(_OPENAI_NAMES) else ""
+
+
+def address_for(provider: str, settings: AiderSettings) -> tuple[str, str]:
+    """The address that variables name for a provider's models, as it may be shown, and complete; "" for none."""
+    named = {one.name: one for one in settings.addresses if one.value}
+    for name in ADDRESS_VARIABLES.get(provider, ()):
+        if name in named:
+            return named[name].value, named[name].address or named[name].value
+    return "", ""
+
+
+def in_cloud(facts: Facts) -> tuple[Role, ...]:
+    """The roles that would run in a cloud, other than through Ollama's; names that mean a model here are left out."""
+    if isinstance(facts.settings, Unavailable):
+        return ()
+    return tuple(
+        role
+        for role in roles(facts)
+        if place(role, facts.settings).kind == "cloud" and not lacks_prefix(role, facts)
+    )
+
+
+def lacks_prefix(role: Role, facts: Facts) -> bool:
+    """Whether the name is that of a model that Ollama has, without the prefix that would lead there."""
+    if ollama_name(role.model) is not None or not role.model.strip() or role.api_base:
+        return False
+    meant = canonical_name(role.model)
+    return any(canonical_name(model.name) == meant for model in installed(facts.server))
+
+
+def with_ollama(facts: Facts) -> Iterator[tuple[Role, str]]:
+    """The roles on the Ollama that is asked, and the names it knows them by; none of its cloud's."""
+    if isinstance(facts.settings, Unavailable):
+        return
+    for role in roles(facts):
+        name = ollama_name(role.model)
+        if name and place(role, facts.settings).kind == "ollama" and not is_cloud_name(name):
+            yield role, name
+
+
+def installed(server: ServerReport | Unavailable) -> tuple[InstalledModel, ...]:
+    """The models on the server's disk; none when they are not known."""
+    if isinstance(server, Unavailable) or isinstance(server.installed, Unavailable):
+        return ()
+    return server.installed
+
+
+def runs_here(server: ServerReport | Unavailable) -> tuple[str, ...]:
+    """The names of installed models that run on the server itself."""
+    return tuple(
+        model.name
+        for model in installed(server)
+        if not model.remote_host and not is_cloud_name(model.name)
+    )
+
+
+def base_url(facts: Facts) -> str:
+    """Where Ollama is: what the user told the guard, else where Aider says it looks, else what the environment says
+    (``OLLAMA_HOST`` last, which Aider does not know), else Ollama's usual address.
+    """
+    settings = facts.settings if isinstance(facts.settings, AiderSettings) else AiderSettings()
+    asked = facts.config.ollama or settings.ollama_api_base
+    named = (facts.environment.get(name) for name in OLLAMA_ADDRESSES)
+    return connectable_base(asked or next(filter(None, named), DEFAULT_BASE))
+
+
+def is_local(facts: Facts) -> bool:
+    """Whether Ollama is on this machine, as far as its address tells."""
+    if isinstance(facts.server, ServerReport):
+        return facts.server.is_local
+    return is_this_machine(base_url(facts))
+
+
+def first_prefix(model: str) -> str:
+    """The name for Aider of a model that Ollama has."""
+    return f"ollama_chat/{model}"

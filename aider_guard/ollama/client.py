@@ -1,0 +1,460 @@
+"""Ollama over HTTP: what is loaded, its version, facts of a model, unloading. Never raises."""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
+
+import httpx
+
+from aider_guard.core.model_memory import Architecture, parse_architecture
+from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
+from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing
+from aider_guard.ollama.fetching import fetch
+from aider_guard.ollama.installed import Installed, find_installed, nearest_names
+from aider_guard.ollama.names import (
+    canonical_name,
+    connectable_base,
+    display_base,
+    full_name,
+    is_cloud_base,
+    is_cloud_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+# What Ollama's answers mean: values from decoded JSON, whoever sent it. Pure; nothing here raises.
+#
+# The forms are those of Ollama's api/types.go; None stands for a form that is not Ollama's.
+
+NO_WINDOW: Final = Unavailable("this Ollama does not tell the window (0.10 and later do)")
+# The line of a model file that names the weights: a blob's path, or its digest. Others (a
+# projector's) come after it.
+_FROM: Final = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\"?\s*$", re.MULTILINE)
+# Go prints a million and more as 1.048576e+06.
+_NUM_CTX: Final = re.compile(r"^num_ctx\s+\"?([0-9.]{1,20}(?:e\+[0-9]{1,2})?)\"?\s*$", re.MULTILINE)
+
+Entry = TypeVar("Entry")
+
+
+def json_object(content: bytes) -> dict[str, Any] | None:
+    """The JSON object that a body is."""
+    try:
+        answer = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def refusal(status: int, content: bytes, path: str) -> str:
+    """A sentence for an answer other than 200; Ollama's own words where it has some, cut short."""
+    words = _error(content)
+    if words:
+        return f"Ollama refused {path}: {printable(words)[:200]} ({status})"
+    return f"Ollama answered {path} with status {status}"
+
+
+def says_missing(status: int, content: bytes) -> bool:
+    """Whether ``/api/show`` was refused because there is no such model, or can be none.
+
+    404 ``model 'x' not found``; a name of an impossible form is 500 ``invalid model path`` (0.9)
+    or 400 ``invalid model name`` (later).
+    """
+    words = _error(content)
+    if status == 404:
+        return "not found" in words
+    return status in (400, 500) and words.startswith("invalid model")
+
+
+def _error(content: bytes) -> str:
+    match json_object(content):
+        case {"error": str(words)}:
+            return words
+    return ""
+
+
+def entries(
+    answer: dict[str, Any], decode: Callable[[object], Entry | None]
+) -> tuple[Entry, ...] | None:
+    """The ``models`` of ``/api/ps`` and ``/api/tags``, decoded; none may be strange."""
+    match answer:
+        case {"models": None}:  # a nil slice of Go
+            return ()
+        case {"models": list(items)}:
+            known = tuple(model for item in items if (model := decode(item)) is not None)
+            return known if len(known) == len(items) else None
+    return None
+
+
+def loaded_model(entry: object) -> LoadedModel | None:
+    """One entry of ``/api/ps`` (ProcessModelResponse)."""
+    match entry:
+        case {"name": str(name), "size": size, "size_vram": vram, **more} if name:
+            if not (is_count(size) and is_count(vram)):
+                return None
+            tokens = more.get("context_length")
+            return LoadedModel(
+                name=name,
+                digest=_text(more.get("digest")),
+                size_bytes=size,
+                vram_bytes=vram,
+                window_tokens=tokens if tokens and is_count(tokens) else NO_WINDOW,
+            )
+    return None
+
+
+def installed_model(entry: object) -> InstalledModel | None:
+    """One entry of ``/api/tags`` (ListModelResponse). Remote fields came with 0.12."""
+    match entry:
+        case {"name": str(name), "size": size, **more} if name.isprintable() and name:
+            if not is_count(size):
+                return None
+            return InstalledModel(
+                name,
+                size,
+                _text(more.get("digest")),
+                _detail(more, "quantization_level"),
+                remote_host(more),
+                _detail(more, "format"),
+            )
+    return None
+
+
+def model_facts(name: str, answer: dict[str, Any], installed: Installed) -> ModelFacts | None:
+    """What ``/api/show`` answered about a model (ShowResponse)."""
+    if not answer.keys() & {"model_info", "modelfile", "details"}:
+        return None
+    listed = find_installed(name, installed)
+    remote = remote_host(answer)
+    if remote:
+        return stub_facts(name, listed.name if listed else full_name(name), remote)
+    architecture = _architecture(name, answer)
+    return ModelFacts(
+        name=name,
+        resolved=listed.name if listed else full_name(name),
+        size_bytes=_size(name, listed, installed),
+        trained_tokens=trained_tokens(name, answer.get("model_info")),
+        architecture=architecture,
+        blob=blob(answer.get("modelfile")),
+        num_ctx_parameter=_num_ctx(answer.get("parameters")),
+        quantization=_detail(answer, "quantization_level")
+        or (listed.quantization if listed else ""),
+    )
+
+
+def hides_layers(answer: dict[str, Any]) -> bool:
+    """Whether the model's layers differ: their numbers are only told when asked verbosely.
+
+    Lists are null or empty in a plain answer (routes.go, getModelData).
+    """
+    match answer:
+        case {"model_info": {"general.architecture": str(architecture), **facts}}:
+            keys = (f"{architecture}.attention.{key}" for key in ("head_count", "head_count_kv"))
+            return any(key in facts and facts[key] in (None, []) for key in keys)
+    return False
+
+
+def stub_facts(name: str, resolved: str, remote_host: str) -> ModelFacts:
+    """What is known of a name whose model runs on another machine: only that."""
+    unknown = Unavailable(f"{name} runs on {remote_host}, not here")
+    return ModelFacts(name, resolved, unknown, unknown, unknown, remote_host=remote_host)
+
+
+def trained_tokens(name: str, model_info: object) -> int | Unavailable:
+    """The longest context that a model was trained for; the key has the architecture's name."""
+    match model_info:
+        case {"general.architecture": str(architecture), **facts}:
+            tokens = facts.get(f"{architecture}.context_length")
+            if tokens and is_count(tokens):
+                return tokens
+    return Unavailable(f"Ollama does not know what context {name} was trained for")
+
+
+def _architecture(name: str, answer: dict[str, Any]) -> Architecture | Unavailable:
+    match answer:
+        case {"model_info": dict(facts), **more}:
+            tensors = more.get("tensors")
+            return parse_architecture(facts, tensors if isinstance(tensors, list) else ())
+    return Unavailable(f"Ollama does not tell the numbers of {name}")
+
+
+def _size(name: str, listed: InstalledModel | None, installed: Installed) -> int | Unavailable:
+    if isinstance(installed, Unavailable):
+        return installed
+    return listed.size_bytes if listed else Unavailable(f"Ollama does not list {name}")
+
+
+def blob(modelfile: object) -> str:
+    """The digest of the weights that a model file names, as 64 hexadecimal digits; "" when it names none."""
+    found = _FROM.search(modelfile) if isinstance(modelfile, str) else None
+    return found[1] if found else ""
+
+
+def _num_ctx(parameters: object) -> int:
+    found = _NUM_CTX.search(parameters) if isinstance(parameters, str) else None
+    try:
+        tokens = int(float(found[1])) if found else 0
+    except ValueError:  # more than one point
+        return 0
+    return tokens if is_count(tokens) else 0
+
+
+def _detail(answer: Mapping[Any, Any], name: str) -> str:
+    details = answer.get("details")
+    return _text(details.get(name)) if isinstance(details, dict) else ""
+
+
+def remote_host(answer: Mapping[Any, Any]) -> str:
+    """Where the model runs; whatever stands in either field, it is not here."""
+    model, host = answer.get("remote_model"), answer.get("remote_host")
+    if not (model or host):
+        return ""
+    return _text(host) or "another machine"
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a value is a number of things, as Go's int64 holds them."""
+    return type(value) is int and 0 <= value < 2**63  # not isinstance: true is no count
+
+
+def _text(value: object) -> str:
+    return printable(value) if isinstance(value, str) else ""
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would act on."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+# Which authorities a server behind TLS is verified with.
+
+
+def verification(base: str) -> ssl.SSLContext | bool:
+    """What httpx's ``verify`` is for this address: the authorities that SSL_CERT_FILE or SSL_CERT_DIR names, as the
+    door and Aider itself take them; False for plain http, because they take 70 ms and a megabyte to load.
+
+    Where those cannot be read the usual ones are taken, and the request says what is wrong.
+    """
+    if not base.startswith("https"):
+        return False
+    try:
+        return httpx.create_ssl_context()
+    except OSError:  # ssl.SSLError among them
+        return httpx.create_ssl_context(trust_env=False)
+
+
+__all__ = ["OllamaClient", "canonical_name", "connectable_base", "is_cloud_name"]
+
+CONNECT_SECONDS: Final = 2.0
+# /api/ps takes locks that Ollama holds for up to 10 s while it talks to a runner (0.32.4 and
+# later).
+ANSWER_SECONDS: Final = 12.0
+MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+NOT_LISTED: Final = Unavailable("Ollama has not been asked yet what it has loaded")
+NO_SWITCH: Final = Unavailable("this Ollama has no cloud switch to ask for (0.16.2 and later do)")
+
+
+class OllamaClient:
+    """One server. Safe to use from several threads; each call ends, however the server behaves."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        answer_seconds: float = ANSWER_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._shown = display_base(base_url)
+        self._base = base_url.rstrip("/")
+        self._answer_seconds = answer_seconds
+        self._clock = clock
+        self._last_list: ModelsReading | Unavailable = NOT_LISTED
+        # trust_env: HTTP_PROXY would catch even 127.0.0.1. No redirect is followed, so a plain http
+        # address never needs certificates.
+        self._http = httpx.Client(
+            trust_env=False, verify=verification(base_url), follow_redirects=False
+        )
+
+    def close(self) -> None:
+        """Close the connections that are kept open between the polls."""
+        self._http.close()
+
+    @property
+    def base_url(self) -> str:
+        """The server's address. It may hold a password: show ``names.display_base`` of it."""
+        return self._base
+
+    def version(self, timeout_seconds: float | None = None) -> str | Unavailable:
+        """What ``/api/version`` says, for example ``0.9.3``."""
+        match self._ask("GET", "/api/version", timeout_seconds=timeout_seconds):
+            case {"version": str(version)} if version and version.isprintable():
+                return version
+            case Unavailable() as unavailable:
+                return unavailable
+        return self._strange("/api/version")
+
+    def loaded_models(self, timeout_seconds: float | None = None) -> ModelsReading | Unavailable:
+        """What ``/api/ps`` lists, taken when the answer is complete."""
+        answer = self._ask("GET", "/api/ps", timeout_seconds=timeout_seconds)
+        if isinstance(answer, Unavailable):
+            return answer
+        models = entries(answer, loaded_model)
+        if models is None:
+            return self._strange("/api/ps")
+        self._last_list = reading = ModelsReading(models, self._clock())
+        return reading
+
+    @property
+    def last_list(self) -> ModelsReading | Unavailable:
+        """What ``loaded_models`` told last, to any thread, without asking again."""
+        return self._last_list
+
+    def installed(self, timeout_seconds: float | None = None) -> Installed:
+        """What ``/api/tags`` lists: the models on disk, and stubs of models that run elsewhere."""
+        answer = self._ask("GET", "/api/tags", timeout_seconds=timeout_seconds)
+        if isinstance(answer, Unavailable):
+            return answer
+        models = entries(answer, installed_model)
+        return self._strange("/api/tags") if models is None else models
+
+    def model_facts(
+        self,
+        name: str,
+        installed: Installed,
+        timeout_seconds: float | None = None,
+    ) -> ModelFacts | ModelMissing | Unavailable:
+        """What ``/api/show`` says of a model, completed by what is ``installed``.
+
+        A cloud model is not asked about: not by its name, nor as a stub among the installed ones.
+        """
+        if is_cloud_name(name):
+            return Unavailable(f"{name} is a cloud model: its name is not sent")
+        listed = find_installed(name, installed)
+        if listed is not None and listed.remote_host:
+            return stub_facts(name, listed.name, listed.remote_host)
+        body = {"model": name}
+        answer = self._exchange("POST", "/api/show", body, timeout_seconds)
+        if isinstance(answer, tuple) and says_missing(*answer):
+            return ModelMissing(name, nearest_names(name, installed))
+        shown = self._decoded("/api/show", answer)
+        if isinstance(shown, Unavailable):
+            return shown
+        if hides_layers(shown):
+            # Megabytes, with every token of the vocabulary: only where nothing less will do.
+            verbose = self._ask("POST", "/api/show", {**body, "verbose": True}, timeout_seconds)
+            shown = shown if isinstance(verbose, Unavailable) else verbose
+        return model_facts(name, shown, installed) or self._strange("/api/show")
+
+    def blob(self, name: str, timeout_seconds: float | None = None) -> str | Unavailable:
+        """The digest of the file with a model's weights, "" where its model file names none."""
+        if is_cloud_name(name):
+            return Unavailable(f"{name} is a cloud model: its name is not sent")
+        shown = self._ask("POST", "/api/show", {"model": name}, timeout_seconds)
+        return shown if isinstance(shown, Unavailable) else blob(shown.get("modelfile"))
+
+    def whereabouts(
+        self, name: str, timeout_seconds: float | None = None
+    ) -> str | Unavailable | None:
+        """Where ``/api/show`` says that a model runs: "" for here; None where there is no such model."""
+        if is_cloud_name(name):
+            return Unavailable(f"{name} is a cloud model: its name is not sent")
+        answer = self._exchange("POST", "/api/show", {"model": name}, timeout_seconds)
+        if isinstance(answer, tuple) and says_missing(*answer):
+            return None
+        shown = self._decoded("/api/show", answer)
+        return shown if isinstance(shown, Unavailable) else remote_host(shown)
+
+    def trained_tokens(self, name: str, timeout_seconds: float | None = None) -> int | Unavailable:
+        """The longest context of an installed model, which Ollama loads at most whatever it is asked for."""
+        if is_cloud_name(name):
+            return Unavailable(f"{name} is a cloud model: its name is not sent")
+        shown = self._ask("POST", "/api/show", {"model": name}, timeout_seconds)
+        if isinstance(shown, Unavailable):
+            return shown
+        return trained_tokens(name, shown.get("model_info"))
+
+    def cloud_disabled(self, timeout_seconds: float | None = None) -> bool | Unavailable:
+        """Whether the server's cloud switch is off (``/api/status``, 0.16.2 and later)."""
+        answer = self._exchange("GET", "/api/status", None, timeout_seconds)
+        if isinstance(answer, tuple) and answer[0] == httpx.codes.NOT_FOUND:
+            return NO_SWITCH
+        match self._decoded("/api/status", answer):
+            case {"cloud": {"disabled": bool(disabled)}}:
+                return disabled
+            case Unavailable() as unavailable:
+                return unavailable
+        return self._strange("/api/status")
+
+    def unload(self, name: str, timeout_seconds: float | None = None) -> Unavailable | None:
+        """Ask Ollama to unload a model: None when it agreed. Its process goes a little later.
+
+        It also agrees when the model is not loaded; a model it does not have is refused (404).
+        """
+        if is_cloud_name(name):
+            return Unavailable(f"{name} is a cloud model: its name is not sent")
+        body = {"model": name, "keep_alive": 0}
+        answer = self._ask("POST", "/api/generate", body, timeout_seconds)
+        return answer if isinstance(answer, Unavailable) else None
+
+    def _ask(
+        self, method: str, path: str, body: Any = None, timeout_seconds: float | None = None
+    ) -> dict[str, Any] | Unavailable:
+        """The JSON object that Ollama answers with."""
+        return self._decoded(path, self._exchange(method, path, body, timeout_seconds))
+
+    def _exchange(
+        self, method: str, path: str, body: Any, timeout_seconds: float | None
+    ) -> tuple[int, bytes] | Unavailable:
+        """Status and body of an answer, or why there is none."""
+        if is_cloud_base(self._base):
+            return Unavailable(f"{self._shown} is Ollama's cloud: nothing is sent there")
+        seconds = min(self._answer_seconds, timeout_seconds or self._answer_seconds)
+        try:
+            return self._fetch(method, path, body, seconds)
+        except (httpx.TimeoutException, TimeoutError) as error:
+            return Unavailable(self._silence(error, seconds))
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
+            return Unavailable(f"Ollama cannot be reached at {self._shown} ({_cause(error)})")
+
+    def _decoded(
+        self, path: str, answer: tuple[int, bytes] | Unavailable
+    ) -> dict[str, Any] | Unavailable:
+        if isinstance(answer, Unavailable):
+            return answer
+        status, content = answer
+        if status != httpx.codes.OK:
+            return Unavailable(refusal(status, content, path))
+        decoded = json_object(content)
+        return self._strange(path) if decoded is None else decoded
+
+    def _fetch(self, method: str, path: str, body: Any, seconds: float) -> tuple[int, bytes]:
+        return fetch(
+            partial(self._http.stream, method, self._base + path, json=body),
+            seconds=seconds,
+            connect_seconds=CONNECT_SECONDS,
+            max_bytes=MAX_ANSWER_BYTES,
+            clock=self._clock,
+        )
+
+    def _silence(self, error: Exception, seconds: float) -> str:
+        if isinstance(error, httpx.ConnectTimeout):
+            return f"Ollama cannot be reached at {self._shown} (no connection in time)"
+        return f"Ollama at {self._shown} did not answer within {seconds:.2g} s"
+
+    def _strange(self, path: str) -> Unavailable:
+        return Unavailable(f"{self._shown}{path} answered in a form that is not Ollama's")
+
+
+def _cause(error: Exception) -> str:
+    """Why a connection failed, in the system's words where it has some."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+        cause = cause.__cause__ or cause.__context__
+    return str(error) or type(error).__name__

@@ -1,0 +1,112 @@
+"""Lines of Ollama's log → what they say of prompts. Everything else in the log is read past and kept nowhere.
+
+The server writes slog's text (``time=… level=… source=… msg="…" k=v``) and gin's lines of requests; its runners
+since 0.30 are llama.cpp's servers, whose lines (``slot …: id N | task N | …``) pass through it. A journal or a
+container may put its own words before, and a container's file is JSON, with the quotes escaped. With OLLAMA_DEBUG
+prompts are in the log: a line counts only by its beginning, so that a log inside a prompt is not taken for one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from aider_guard.core.truncation import LogEvidence, LoggedCut, LoggedPrompt
+
+LINE_BYTES: Final = 1024
+"""How much of a line is looked at."""
+
+
+@dataclass(frozen=True)
+class MessagesDropped:
+    """Ollama dropped messages that did not fit (server/prompt.go and routes.go; only with OLLAMA_DEBUG)."""
+
+
+@dataclass(frozen=True)
+class ContextShifted:
+    """The runner gave up part of the context while it wrote an answer."""
+
+
+@dataclass(frozen=True)
+class DebugLine:
+    """Any line of the level DEBUG: the log tells all."""
+
+
+@dataclass(frozen=True)
+class RequestEnded:
+    """gin's line of a request that came by POST: whatever the log says of it stands before."""
+
+
+LogLine = LoggedCut | LoggedPrompt | MessagesDropped | ContextShifted | DebugLine | RequestEnded
+
+_PREFIX: Final = r"(?:(?!level=|slot |\[GIN\]).){0,160}?"
+_SLOG: Final = re.compile(
+    _PREFIX + r"time=\S+ level=(?P<level>[A-Z]+)(?:[+-]\d+)? (?:source=\S+ )?"
+    r'msg=(?:\\?"(?P<words>[^"\\]*)\\?"|(?P<word>\S+))(?P<rest>.*)',
+    re.DOTALL,
+)
+_SLOT: Final = re.compile(
+    _PREFIX + r"slot +\S+ +id +\d+ \| task +-?\d+ \| *(?P<rest>.*)", re.DOTALL
+)
+_ENDED: Final = re.compile(_PREFIX + r"\[GIN\] .{1,120}\| +POST +", re.DOTALL)
+_CUT: Final = re.compile(r" limit=\d+ prompt=(\d+) keep=-?\d+ new=(\d+)")
+_CACHE: Final = re.compile(r" id=\d+ cache=\d+ prompt=(\d+) ")
+_NEW_PROMPT: Final = re.compile(r"new prompt, n_ctx_slot = (\d+), .*?n_tokens = (\d+)")
+_SHIFT: Final = "slot context shift, "
+_DROPPED: Final = frozenset(
+    (
+        "truncating input messages which exceed context length",
+        "truncating native chat messages which exceed context length",
+    )
+)
+
+
+def read_line(line: bytes) -> LogLine | None:
+    """What one line of the log says; None for nothing of interest."""
+    text = line[:LINE_BYTES].decode("utf-8", "replace")
+    if "level=" in text and (slog := _SLOG.match(text)):
+        return _read_slog(slog["level"], slog["words"] or slog["word"] or "", slog["rest"])
+    if "slot " in text and (slot := _SLOT.match(text)):
+        return _read_slot(slot["rest"])
+    return RequestEnded() if "[GIN]" in text and _ENDED.match(text) else None
+
+
+def _read_slog(level: str, words: str, rest: str) -> LogLine | None:
+    if words == "truncating input prompt" and (cut := _CUT.match(rest)):
+        return LoggedCut(int(cut[1]), int(cut[2]))
+    if words in _DROPPED:
+        return MessagesDropped()
+    if words == "context limit hit - shifting":
+        return ContextShifted()
+    if words == "loading cache slot" and (cache := _CACHE.match(rest)):
+        return LoggedPrompt(int(cache[1]))
+    return DebugLine() if level == "DEBUG" else None
+
+
+def _read_slot(rest: str) -> LogLine | None:
+    if prompt := _NEW_PROMPT.match(rest):
+        return LoggedPrompt(int(prompt[2]), int(prompt[1]))
+    return ContextShifted() if rest.startswith(_SHIFT) else None
+
+
+def evidence(said: Iterable[LogLine], *, tells_all: bool = False) -> LogEvidence:
+    """What the lines say together; ``tells_all`` if debug lines were seen before them already."""
+    lines = tuple(said)
+    return LogEvidence(
+        cuts=tuple(one for one in lines if isinstance(one, LoggedCut)),
+        prompts=tuple(one for one in lines if isinstance(one, LoggedPrompt)),
+        dropped_messages=any(isinstance(one, MessagesDropped) for one in lines),
+        shifts=sum(isinstance(one, ContextShifted) for one in lines),
+        tells_all=tells_all or any(map(_is_of_debug_level, lines)),
+    )
+
+
+def _is_of_debug_level(said: LogLine) -> bool:
+    match said:
+        case DebugLine() | MessagesDropped():
+            return True
+        case LoggedPrompt(window_tokens=0):
+            return True
+    return False

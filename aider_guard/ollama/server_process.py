@@ -1,0 +1,384 @@
+"""The process behind Ollama's address, on this machine: its user, and the settings it runs with.
+
+No call of Ollama's API tells its settings. They are in its environment, which only its own user
+and root may read; some of them in the line that it logs at its start; some on the command lines of
+its runners, which everybody may read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import psutil
+
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.server_report import ServerProcess
+from aider_guard.ollama.names import parse_address, targets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from aider_guard.ollama.names import Address
+
+# The settings of a running Ollama server, from three places; None where a place does not tell.
+#
+# Only ``OLLAMA_*`` and ``LLAMA_ARG_*`` variables are taken, and none that could hold a secret.
+
+MAX_LOG_BYTES: Final = 1024 * 1024
+# The line comes milliseconds after the start; the system's start times are exact to 10 ms.
+LOGGED_WITHIN_SECONDS: Final = 30.0
+
+_OURS: Final = re.compile(r"(?:OLLAMA|LLAMA_ARG)_[A-Z0-9_]+")
+_SECRET: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW|AUTH|CREDENTIAL")
+_USERINFO: Final = re.compile(r"(?<=//)[^/@\s]*@")
+# envconfig.AsMap, printed by Go and quoted by slog (routes.go).
+_CONFIG: Final = re.compile(
+    r"^time=([0-9-]{10}T[0-9:]{8})(?:\.[0-9]+)?(Z|[+-][0-9:]{5}) .*"
+    r'msg="server config" env="map\[(.*)\]"$',
+    re.MULTILINE,
+)
+_PAIR: Final = re.compile(r"(?:^| )([A-Za-z][A-Za-z0-9_]*):(\[[^\]]*\]|.*?)(?= [A-Za-z]\w*:|$)")
+
+_PARALLEL: Final = "OLLAMA_NUM_PARALLEL"
+_KV_TYPE: Final = "OLLAMA_KV_CACHE_TYPE"
+_FLASH: Final = "OLLAMA_FLASH_ATTENTION"
+# llm/llama_server.go (0.30 and later), llm/server.go (before).
+_FLAGS: Final = {
+    "-np": _PARALLEL,
+    "--parallel": _PARALLEL,
+    "--cache-type-k": _KV_TYPE,
+    "--kv-cache-type": _KV_TYPE,
+    "--flash-attn": _FLASH,
+}
+_SWITCH: Final = {"on": "1", "off": "0"}
+
+
+def from_process(pid: int) -> dict[str, str] | None:
+    """The variables that the process was started with: what is not there has Ollama's default."""
+    try:
+        environment = psutil.Process(pid).environ()
+    except (psutil.Error, OSError):
+        return None
+    # No process has an empty one: that is how macOS hides it.
+    return chosen(environment.items()) if environment else None
+
+
+def from_log(log: Path, pid: int) -> dict[str, str] | None:
+    """What the server logged at its start, if this log is of this process: also its defaults.
+
+    Flash attention that is off there may as well be automatic, and is left out.
+    """
+    try:
+        started_at = psutil.Process(pid).create_time()
+        with log.open("rb") as file:
+            text = file.read(MAX_LOG_BYTES).decode("utf-8", "replace")
+    except (psutil.Error, OSError):
+        return None
+    for at, zone, words in _CONFIG.findall(text):
+        if abs(_seconds(at, zone) - started_at) <= LOGGED_WITHIN_SECONDS:
+            told = [pair for pair in _PAIR.findall(words) if pair[1] and pair != (_FLASH, "false")]
+            return chosen(told)
+    return None
+
+
+def _seconds(at: str, zone: str) -> float:
+    """Seconds since 1970, or a time that is near none."""
+    with suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(at + zone.replace("Z", "+00:00")).timestamp()
+    return float("-inf")
+
+
+def from_runner(pid: int) -> dict[str, str] | None:
+    """What one of the server's runners was started with, where a model is loaded.
+
+    Parallel slots may be fewer than the setting: some models only ever get one.
+    """
+    try:
+        runners = psutil.Process(pid).children()
+    except (psutil.Error, OSError):
+        return None
+    for runner in runners:
+        with suppress(psutil.Error, OSError):
+            settings = from_command_line(runner.cmdline())
+            if settings:
+                return settings
+    return None
+
+
+def from_command_line(words: Sequence[str]) -> dict[str, str]:
+    """The settings that a runner's command line shows, in the words of the variables."""
+    settings = {}
+    for flag, value in pairwise([*words, "--"]):
+        name = _FLAGS.get(flag)
+        if name == _FLASH and value.startswith("-"):
+            settings[name] = "1"
+        elif name and _SWITCH.get(value, value) != "auto":
+            settings[name] = _SWITCH.get(value, value)
+    return settings
+
+
+def chosen(variables: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Those that are Ollama's and no secret; a password in an address is taken out."""
+    return {
+        name: _USERINFO.sub("", value)
+        for name, value in variables
+        if _OURS.fullmatch(name) and not _SECRET.search(name)
+    }
+
+
+# Who listens on a port of this machine: the user, and the process where the system tells it.
+#
+# Linux tells the user of every socket (``/proc/net/tcp``, proc_pid_net(5)), but which process holds
+# one only to that process's own user and to root. macOS tells both only of one's own processes.
+
+PROC: Final = Path("/proc")
+SEARCH_SECONDS: Final = 0.05
+_LISTENING: Final = "0A"
+
+
+@dataclass(frozen=True)
+class ListeningProcess:
+    """A listening socket's owner. ``pid`` is 0 where the system does not tell it."""
+
+    uid: int
+    pid: int = 0
+    inferred: bool = False
+    """Whether ``pid`` is only the one Ollama server that this user runs."""
+
+
+@dataclass(frozen=True)
+class _Socket:
+    address: Address
+    uid: int
+    inode: str
+
+
+def find_listener(
+    addresses: tuple[Address, ...],
+    port: int,
+    *,
+    proc: Path = PROC,
+    clock: Callable[[], float] = time.monotonic,
+) -> ListeningProcess | Unavailable:
+    """Who takes a connection to one of these addresses; the first address is asked for first."""
+    if not (proc / "net" / "tcp").exists():
+        return _ask_own_processes(addresses, port, clock)
+    try:
+        sockets = [
+            *_listening(proc / "net" / "tcp", port),
+            *_listening(proc / "net" / "tcp6", port),
+        ]
+    except OSError as error:
+        return Unavailable(f"the system does not tell who listens ({error.strerror})")
+    socket = _taking(sockets, addresses)
+    if socket is None:
+        return Unavailable(f"no process of this machine listens on port {port}")
+    processes = _names(proc)
+    pid = _holder(socket.inode, proc, processes, clock)
+    if pid:
+        return ListeningProcess(socket.uid, pid)
+    servers = [pid for pid, name in processes if _is_server(proc, pid, name, socket.uid)]
+    return ListeningProcess(socket.uid, *((servers[0], True) if len(servers) == 1 else ()))
+
+
+def is_ollama_name(name: str) -> bool:
+    """Whether a process of this name is Ollama: the server, one of its runners, its command line."""
+    return name.lower().startswith("ollama")
+
+
+def _is_server(proc: Path, pid: int, name: str, uid: int) -> bool:
+    """Whether a process is an Ollama server of this user. Everybody may read command lines."""
+    if not is_ollama_name(name):
+        return False
+    with contextlib.suppress(OSError):
+        folder = proc / str(pid)
+        words = (folder / "cmdline").read_bytes().split(b"\0")
+        return words[1:2] in ([b"serve"], [b"start"]) and folder.stat().st_uid == uid
+    return False
+
+
+def _listening(table: Path, port: int) -> Iterator[_Socket]:
+    """The listening sockets of one table. A system without IPv6 has no tcp6."""
+    if not table.exists():
+        return
+    for line in table.read_text("ascii", "replace").splitlines()[1:]:
+        match line.split():
+            case [_, local, _, state, _, _, _, uid, _, inode, *_] if state == _LISTENING:
+                address, _, local_port = local.partition(":")
+                with contextlib.suppress(ValueError):
+                    if int(local_port, 16) == port:
+                        yield _Socket(_address(address), int(uid), inode)
+
+
+def _address(text: str) -> Address:
+    """Words of 32 bits, each in the processor's byte order. Raises ``ValueError``."""
+    words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
+    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    address = IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
+    return parse_address(str(address)) or address
+
+
+def _taking(sockets: Iterable[_Socket], addresses: tuple[Address, ...]) -> _Socket | None:
+    """The socket that the kernel gives a connection to: the most exact one."""
+    found = [
+        (rank, place, index, socket)
+        for place, address in enumerate(addresses)
+        for index, socket in enumerate(sockets)
+        if (rank := _rank(socket.address, address)) is not None
+    ]
+    return min(found)[-1] if found else None
+
+
+def _rank(bound: Address, wanted: Address) -> int | None:
+    if bound == wanted:
+        return 0
+    if not bound.is_unspecified:
+        return None
+    if bound.version == wanted.version:
+        return 1
+    return 2 if bound.version == 6 else None  # "::" takes IPv4 as well, unless told otherwise
+
+
+def _holder(
+    inode: str, proc: Path, processes: list[tuple[int, str]], clock: Callable[[], float]
+) -> int:
+    """The process that has the socket open, or 0 when none is found in time.
+
+    Ollama is looked at first, and the first process of all last: it may hold sockets for others.
+    """
+    deadline, wanted = clock() + SEARCH_SECONDS, f"socket:[{inode}]"
+    for pid, _name in sorted(processes, key=lambda one: (not is_ollama_name(one[1]), -one[0])):
+        for file in _open_files(proc / str(pid) / "fd"):
+            if file == wanted:
+                return pid
+            if clock() > deadline:
+                return 0
+    return 0
+
+
+def _open_files(folder: Path) -> Iterator[str]:
+    """What a process has open; nothing where it has ended or is not ours to look at."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # closed meanwhile
+                yield os.readlink(entry.path)
+
+
+def _names(proc: Path) -> list[tuple[int, str]]:
+    """The processes, with their short names."""
+    found = []
+    for entry in proc.iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                name = (entry / "comm").read_text("utf-8", "replace").strip()
+                found.append((int(entry.name), name))
+    return found
+
+
+def _ask_own_processes(
+    addresses: tuple[Address, ...], port: int, clock: Callable[[], float]
+) -> ListeningProcess | Unavailable:
+    """Without /proc: one's own processes say themselves what they listen on."""
+    deadline = clock() + SEARCH_SECONDS
+    processes = sorted(
+        psutil.process_iter(["name"]), key=lambda one: not is_ollama_name(one.info["name"] or "")
+    )
+    for process in processes:
+        if clock() > deadline:
+            break
+        with contextlib.suppress(psutil.Error, OSError):
+            if _listens(process, addresses, port):
+                return ListeningProcess(process.uids().real, process.pid)
+    return Unavailable(f"this system does not tell this user who listens on port {port}")
+
+
+def _listens(process: psutil.Process, addresses: tuple[Address, ...], port: int) -> bool:
+    connections = getattr(process, "net_connections", None) or process.connections
+    for connection in connections(kind="tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+            bound = parse_address(connection.laddr.ip)
+            if bound and any(_rank(bound, wanted) is not None for wanted in addresses):
+                return True
+    return False
+
+
+# The macOS app's (cmd and app/server in Ollama's source); a new file at each start of the server.
+APP_LOG: Final = Path("~/.ollama/logs/server.log")
+
+
+def server_process(
+    base_url: str,
+    *,
+    find: Callable[[tuple[Address, ...], int], ListeningProcess | Unavailable] = find_listener,
+    app_log: Path = APP_LOG,
+) -> ServerProcess | Unavailable:
+    """The process that listens where Ollama is asked for, or why it cannot be known. Never raises.
+
+    It may be none of Ollama's: a tunnel, a proxy, a container's. Then it has no settings to tell.
+    """
+    addresses = targets(base_url)
+    if not addresses:
+        return Unavailable("Ollama runs on another machine")
+    port = _port(base_url)
+    if not port:
+        return Unavailable("Ollama's address has no port")
+    listener = find(addresses, port)
+    if isinstance(listener, Unavailable):
+        return listener
+    user, name = _user_name(listener.uid), _name(listener.pid) if listener.pid else ""
+    settings, source = _settings(listener, name, user, app_log)
+    return ServerProcess(listener.pid, name, user, settings, source, listener.inferred)
+
+
+def _port(base_url: str) -> int:
+    """The port of an address as names.connectable_base makes them, or 0."""
+    try:
+        return urlsplit(base_url).port or 0
+    except ValueError:
+        return 0
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # a container's user
+        return str(uid)
+
+
+def _name(pid: int) -> str:
+    try:
+        return psutil.Process(pid).name()
+    except (psutil.Error, OSError):
+        return ""
+
+
+def _settings(
+    listener: ListeningProcess, name: str, user: str, app_log: Path
+) -> tuple[dict[str, str] | Unavailable, str]:
+    """The settings, and where they were read: process, log or runner."""
+    if not listener.pid:
+        return Unavailable(f"the system does not tell which process of {user} this is"), ""
+    if not is_ollama_name(name):
+        why = f"{name or 'a process that ended'} listens there, not Ollama itself"
+        return Unavailable(why), ""
+    pid, log = listener.pid, app_log.expanduser()
+    if (settings := from_process(pid)) is not None:
+        return settings, "process"
+    if (settings := from_log(log, pid)) is not None:
+        return settings, "log"
+    if (settings := from_runner(pid)) is not None:
+        return settings, "runner"
+    return Unavailable(f"the settings of {user}'s process {listener.pid} may not be read here"), ""

@@ -1,0 +1,333 @@
+"""Aider in a pty of its own: its size, its signals, how it treats what is typed, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import termios
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pexpect
+import ptyprocess
+
+from aider_guard.errors import LaunchError
+from aider_guard.session.terminal import Size, put_size
+from aider_guard.signals import INHERITED, all_held_back
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+# The start of a process in a pty: the one place where pexpect is used, and of it only the start.
+#
+# pexpect's ``interact``, ``send``, ``isalive`` and ``terminate`` lose output, sleep, or block.
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from aider_guard.session.terminal import Size
+
+    _PexpectSpawn = pexpect.spawn[bytes]
+else:
+    _PexpectSpawn = pexpect.spawn
+
+
+class _Pty(ptyprocess.PtyProcess):  # type: ignore[misc]  # published without types
+    """ptyprocess sets rows and columns again after the start, which would wipe the pixels out."""
+
+    def setwinsize(self, rows: int, cols: int) -> None:
+        """Do nothing: the child has set the whole size before its program started."""
+
+
+class _Spawn(_PexpectSpawn):
+    """pexpect.spawn with ``pass_fds``, and with a lone command not split at its spaces.
+
+    ``forked`` gets the fork as soon as there is one: pexpect forgets it when its start fails.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        pass_fds: Sequence[int],
+        forked: list[_Pty],
+        **options: Any,
+    ) -> None:
+        self._argv = list(argv)
+        self._pass_fds = tuple(pass_fds)
+        self._forked = forked
+        super().__init__(argv[0], ["see _spawnpty"], timeout=None, encoding=None, **options)
+
+    def _spawnpty(self, _args: list[str], **options: Any) -> Any:
+        forked = self._forked
+
+        class Pty(_Pty):
+            def __init__(self, pid: int, fd: int) -> None:
+                super().__init__(pid, fd)
+                forked.append(self)
+
+        return Pty.spawn(self._argv, pass_fds=self._pass_fds, **options)
+
+
+@dataclass(frozen=True)
+class Spawned:
+    """A running process and the master end of its pty."""
+
+    pid: int
+    fd: int
+    _pty: _Pty
+    _spawn: _Spawn
+
+    def close(self) -> None:
+        """Close the master end, once."""
+        _close(self._pty)
+        self._spawn.closed = True
+        self._spawn.child_fd = -1
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What the fork does before it becomes the child's program."""
+
+    size: Size
+    cwd: str | None = None
+    pass_fds: Sequence[int] = ()
+    attributes: list[Any] | None = None
+    preexec: Callable[[], None] | None = None
+    preexec_fds: Sequence[int] = ()
+
+    def __call__(self) -> None:
+        """Do it; what fails reaches ``spawn`` in the parent as a sentence."""
+        try:
+            self._prepare()
+        except BaseException as error:  # noqa: BLE001  # raised again
+            # ptyprocess catches Exception only; another would let the fork go on as a guard.
+            raise RuntimeError(_in_words(error)) from None
+
+    def _prepare(self) -> None:
+        put_size(0, self.size)
+        if self.attributes is not None:
+            termios.tcsetattr(0, termios.TCSANOW, self.attributes)
+        for fd in self.pass_fds:
+            fcntl.fcntl(fd, fcntl.F_SETFD, 0)
+        # Not by ptyprocess, which does not catch a missing folder: see above.
+        if self.cwd is not None:
+            os.chdir(self.cwd)
+        INHERITED.restore()
+        if self.preexec is not None:
+            self.preexec()
+
+
+def spawn(argv: Sequence[str], env: Mapping[str, str], prepare: Preparation) -> Spawned:
+    """Start ``argv`` as the leader of a new session on a new pty.
+
+    Raises:
+        LaunchError: the program was not found, or something before its start failed.
+    """
+    program = _find(argv[0], env)
+    forked: list[_Pty] = []
+    with all_held_back():  # no handler of ours may run in the fork
+        try:
+            spawned = _Spawn(
+                [program, *argv[1:]],
+                pass_fds=[*prepare.pass_fds, *prepare.preexec_fds],
+                forked=forked,
+                env=dict(env),
+                dimensions=(prepare.size.rows, prepare.size.columns),
+                preexec_fn=prepare,
+            )
+        except Exception as error:  # noqa: BLE001  # it raises by the name that the fork sent
+            for pty in forked:
+                _close(pty)
+                os.waitpid(pty.pid, 0)
+            raise LaunchError(f"{argv[0]} cannot be started: {_in_words(error)}.") from None
+    return Spawned(forked[0].pid, spawned.child_fd, forked[0], spawned)
+
+
+def _close(pty: _Pty) -> None:
+    """Close the master end. ptyprocess's own close, and its finaliser, sleep, wait and kill."""
+    pty.fileobj.close()
+    pty.closed = True
+
+
+def _find(program: str, env: Mapping[str, str]) -> str:
+    """The program's absolute path, found as execvpe(3) would with this environment."""
+    found = shutil.which(program, path=env.get("PATH", os.defpath))
+    if found is None:
+        reason = "it is not executable" if Path(program).is_file() else "it was not found"
+        raise LaunchError(f"{program} cannot be started: {reason}.")
+    return os.path.abspath(found)
+
+
+def _in_words(error: BaseException) -> str:
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else (str(error) or type(error).__name__).rstrip(".")
+
+
+UNKNOWN_STATUS = 255
+"""The status of a child that something else has waited for."""
+_LOOK_AGAIN_SECONDS = 0.005
+
+
+@dataclass(frozen=True)
+class LineModes:
+    """How the child's pty treats what is typed. ``suspend_byte`` is -1 when no key suspends."""
+
+    canonical: bool
+    echo: bool
+    signals: bool
+    post_processing: bool
+    suspend_byte: int
+
+
+class Child:
+    """A process that leads a session on its own pty. As a context manager it leaves none behind."""
+
+    def __init__(self, spawned: Spawned) -> None:
+        self._spawned = spawned
+        self._status: int | None = None
+        self.pid = spawned.pid
+        self.fd = spawned.fd
+        """The pty's master end, non-blocking; -1 once closed."""
+        os.set_blocking(self.fd, False)
+        os.set_inheritable(self.fd, False)
+
+    @classmethod
+    def spawn(
+        cls,
+        argv: Sequence[str],
+        *,
+        size: Size,
+        env: Mapping[str, str],
+        cwd: str | None = None,
+        pass_fds: Sequence[int] = (),
+        attributes: list[Any] | None = None,
+        preexec: Callable[[], None] | None = None,
+        preexec_fds: Sequence[int] = (),
+    ) -> Child:
+        """Start ``argv`` with this environment and folder, and the signals the guard started with.
+
+        Args:
+            argv: the program, looked up in the PATH of ``env``, and its arguments.
+            size: the pty's size from the first instruction on, pixels included.
+            env: the whole environment.
+            cwd: the folder to start in; the guard's own when None.
+            pass_fds: descriptors that stay open in the child, under the same numbers.
+            attributes: the user's termios attributes, given to the pty.
+            preexec: runs last in the fork, before the program.
+            preexec_fds: descriptors that it needs, which the program does not get.
+
+        Raises:
+            LaunchError: the program was not found, or something before its start failed.
+        """
+        return cls(
+            spawn(argv, env, Preparation(size, cwd, pass_fds, attributes, preexec, preexec_fds))
+        )
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.end()
+
+    def resize(self, size: Size) -> None:
+        """Give the pty this size; the kernel sends SIGWINCH when it is another one."""
+        if self.fd >= 0:
+            put_size(self.fd, size)
+
+    def signal(self, signum: int) -> None:
+        """Send it to the child's process group; nothing once the child has been waited for."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signum)
+
+    def poll(self) -> int | None:
+        """The exit status, minus the signal that killed it, or None while it runs. Never blocks.
+
+        ``UNKNOWN_STATUS`` when the status is lost, because something else waited for the process.
+        """
+        if self._status is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                self._status = UNKNOWN_STATUS
+            else:
+                self._status = os.waitstatus_to_exitcode(status) if pid else None
+        return self._status
+
+    def line_modes(self) -> LineModes | None:
+        """How the pty treats input now, as the child set it; None once it cannot be told."""
+        try:
+            _, oflag, _, lflag, _, _, characters = termios.tcgetattr(self.fd)
+            disabled = os.fpathconf(self.fd, "PC_VDISABLE")
+        except (termios.error, OSError, ValueError):
+            return None
+        suspend_byte = characters[termios.VSUSP][0]
+        return LineModes(
+            canonical=bool(lflag & termios.ICANON),
+            echo=bool(lflag & termios.ECHO),
+            signals=bool(lflag & termios.ISIG),
+            post_processing=bool(oflag & termios.OPOST),
+            suspend_byte=-1 if suspend_byte == disabled else suspend_byte,
+        )
+
+    def survivors(self) -> list[int]:
+        """The processes of the child's session that run, it included; zombies do not count."""
+        import psutil
+
+        found = []
+        for pid in psutil.pids():
+            with contextlib.suppress(OSError, psutil.Error):
+                if os.getsid(pid) == self.pid and psutil.Process(pid).status() != "zombie":
+                    found.append(pid)
+        return found
+
+    def kill_group(self) -> None:
+        """Kill (SIGKILL) the child and whatever still runs in its session."""
+        self.signal(signal.SIGKILL)
+        for pid in self.survivors():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+    def wait(self, seconds: float) -> int | None:
+        """As ``poll``, after waiting up to ``seconds``. It blocks: only for a session's end."""
+        deadline = time.monotonic() + seconds
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(_LOOK_AGAIN_SECONDS)
+        return self.poll()
+
+    def close(self) -> None:
+        """Hang up: close the master end. What runs on the pty gets SIGHUP and reads its end."""
+        if self.fd >= 0:
+            self.fd = -1
+            self._spawned.close()
+
+    def end(self, grace_seconds: float = 1.0) -> None:
+        """Hang up; if the child runs: SIGHUP, ``grace_seconds`` to go, SIGKILL to its session.
+
+        What a child that ended by itself has left running is left alone, as without the guard.
+        """
+        running = self.poll() is None
+        self.close()
+        if running:
+            self.signal(signal.SIGHUP)
+            self.signal(signal.SIGCONT)  # a stopped process would never see the other one
+            self.wait(grace_seconds)
+            self._kill_all(grace_seconds)
+
+    def _kill_all(self, seconds: float) -> None:
+        """Kill until nothing is left, also what was forked meanwhile; give up on the unkillable."""
+        deadline = time.monotonic() + seconds
+        while (self.poll() is None or self.survivors()) and time.monotonic() < deadline:
+            self.kill_group()
+            time.sleep(_LOOK_AGAIN_SECONDS)

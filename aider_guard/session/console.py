@@ -1,0 +1,330 @@
+"""What the user sees and types, and what Aider prints and gets: where the two meet.
+
+Bytes pass untouched, and copies go to the recogniser. Only inside a hold, and for the moment it takes to print a
+notice above the prompt, does anything else reach the screen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aider_guard.core.actions import Notice
+from aider_guard.core.events import (
+    ConfirmShown,
+    Event,
+    KeyTyped,
+    NoticeShown,
+    PromptRedrawn,
+    PromptShown,
+)
+from aider_guard.core.screen import Recogniser, ScreenEvent, ShownPrompt
+from aider_guard.session import notices
+from aider_guard.session.aider_process import LineModes
+from aider_guard.session.escape_sequences import (
+    CURSOR_QUERY,
+    Keyboard,
+    OutputModes,
+    without_answers,
+)
+from aider_guard.session.relay import Relay
+
+# A while in which the user sees nothing of what Aider prints, and Aider nothing of what the user types.
+
+Purpose = Literal["tokens", "save", "restart"]
+
+
+@dataclass
+class Hold:
+    """What is held back, in order, and the prompt that stands on the screen meanwhile.
+
+    The child's cursor queries are answered with the terminal's answer to the one before: the screen stays as it is,
+    so what the child believes of the cursor stays true.
+    """
+
+    purpose: Purpose
+    screen: ShownPrompt | None
+    answer: Callable[[], None]
+    output: bytearray = field(default_factory=bytearray)
+    keys: bytearray = field(default_factory=bytearray)
+    _half_query: bytes = b""
+
+    def child_wrote(self, data: bytes) -> None:
+        """Keep the child's bytes and answer the queries among them."""
+        self.output += data
+        seen = self._half_query + data
+        self._half_query = seen[1 - len(CURSOR_QUERY) :]
+        for _ in range(seen.count(CURSOR_QUERY)):
+            self.answer()
+
+    def user_typed(self, data: bytes) -> None:
+        """Keep the user's keys. Answers of the terminal to earlier queries are nobody's any more."""
+        self.keys += without_answers(data)
+
+
+class Console:
+    """Between the relay and the policy. ``post`` takes events; ``held`` hears of events inside a hold."""
+
+    def __init__(
+        self,
+        relay: Relay,
+        *,
+        post: Callable[[Event], None],
+        held: Callable[[ScreenEvent], None],
+        line_modes: Callable[[], LineModes | None],
+        columns: Callable[[], int],
+        colour: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._relay = relay
+        self._post = post
+        self._held = held
+        self._line_modes = line_modes
+        self._columns = columns
+        self._colour = colour
+        self._clock = clock
+        self._keyboard = Keyboard()
+        self._cursor_answer = b""
+        self._waiting: list[Notice] = []
+        self._keys_for_prompt = bytearray()
+        self.screen = Recogniser()
+        self.modes = OutputModes()
+        self.hold: Hold | None = None
+        self.prompt: PromptShown | None = None
+        self.key_typed = False
+        self.last_output_at = clock()
+
+    # From the child
+
+    def child_wrote(self, data: bytes) -> None:
+        """Take what the child wrote: to the screen or the hold, and to the recogniser."""
+        self.last_output_at = self._clock()
+        events = self.screen.feed(data)
+        if self.hold is None:
+            self.to_screen(data)
+        else:
+            self.hold.child_wrote(data)
+        for event in events:
+            self._note(event)
+
+    def _note(self, event: ScreenEvent) -> None:
+        if isinstance(event, PromptShown) and not self.reads_keys():
+            return  # text that looks like a prompt, printed while nothing waits for the user
+        if isinstance(event, PromptShown):
+            self.prompt = event
+            self.key_typed = False
+        elif isinstance(event, PromptRedrawn):
+            pass
+        else:
+            self.prompt = None
+        if self.hold is not None:
+            self._held(event)
+            return
+        self._post(event)
+        if isinstance(event, PromptShown):
+            self._prompt_is_here()
+
+    def _prompt_is_here(self) -> None:
+        if self._waiting:
+            self._print_above()
+        if self._keys_for_prompt:
+            self._deliver(bytes(self._keys_for_prompt))
+            self._keys_for_prompt.clear()
+
+    def reads_keys(self) -> bool:
+        """Whether the child's terminal hands keys over one by one, but still translates the output: so does
+        prompt_toolkit at a prompt, and neither Aider at work nor a program that took the whole terminal.
+        """
+        modes = self._line_modes()
+        return modes is not None and not modes.canonical and modes.post_processing
+
+    def untouched(self, quiet_seconds: float) -> bool:
+        """Whether the main prompt waits with no key typed since it was shown, and nothing moved for a while."""
+        return (
+            self.hold is None
+            and self.prompt is not None
+            and not self.key_typed
+            and self.screen.main_prompt_open
+            and self._clock() - self.last_output_at >= quiet_seconds
+            and not self._relay.pending_for_child
+            and self.reads_keys()
+        )
+
+    # From the user
+
+    def user_typed(self, data: bytes) -> None:
+        """Take what came from the terminal."""
+        typed = self._keyboard.feed(data)
+        self._cursor_answer = typed.cursor_answer or self._cursor_answer
+        if self.hold is not None:
+            self.hold.user_typed(data)
+            return
+        self._relay.to_child(data)
+        if typed.keys:
+            self._key_came()
+
+    def _key_came(self) -> None:
+        if not self.key_typed:
+            self.key_typed = True
+            self._post(KeyTyped())
+
+    def _deliver(self, keys: bytes) -> None:
+        self._relay.to_child(keys)
+        if keys:
+            self._key_came()
+
+    # To the screen
+
+    def to_screen(self, data: bytes) -> None:
+        """Put bytes on the user's screen."""
+        self.modes.feed(data)
+        self._relay.to_terminal(data)
+
+    def show(self, notice: Notice) -> None:
+        """Print a notice above the prompt: now if that is untouched, else above the next one."""
+        self._waiting.append(notice)
+        if self.hold is None and self.prompt is not None and not self.key_typed:
+            self._print_above()
+
+    def _print_above(self) -> None:
+        shown = self.screen.shown_prompt()
+        if shown is None:
+            return
+        self.to_screen(notices.above(shown, self._take_waiting()))
+
+    def _take_waiting(self) -> str:
+        waiting, self._waiting = self._waiting, []
+        columns = self._columns()
+        text = "".join(notices.render(notice, columns, colour=self._colour) for notice in waiting)
+        for notice in waiting:
+            self._post(NoticeShown(notice.name))
+        return text
+
+    def unshown(self) -> list[Notice]:
+        """The notices that found no prompt; they are the caller's now."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    # Holding back
+
+    def begin_hold(self, purpose: Purpose) -> None:
+        """From now on nothing of the child's reaches the screen, and nothing of the user's the child."""
+        self.hold = Hold(purpose, self.screen.shown_prompt(), self._answer_query)
+
+    def _answer_query(self) -> None:
+        # A terminal that never answered is not answered for: prompt_toolkit then goes without.
+        self._relay.to_child(self._cursor_answer)
+
+    def drop_hold(self) -> None:
+        """The prompt is back as it was: forget what was held, and hand the user's keys over."""
+        hold, self.hold = self.hold, None
+        if hold is None:
+            return
+        self._deliver(bytes(hold.keys))
+
+    def redraw_from_hold(self) -> None:
+        """The prompt changed meanwhile: put the new one in the old one's place."""
+        hold, new = self.hold, self.screen.shown_prompt()
+        if hold is None or hold.screen is None or new is None:
+            self.release_hold()
+            return
+        self.to_screen(notices.erase(hold.screen) + new.drawn)
+        self.drop_hold()
+
+    def release_hold(self) -> None:
+        """Let out everything that was held, as it came. Keys that were meant for the prompt wait for the next one."""
+        hold, self.hold = self.hold, None
+        if hold is None:
+            return
+        self.to_screen(bytes(hold.output))
+        if self.prompt is not None:
+            self._deliver(bytes(hold.keys))
+        else:
+            self._keys_for_prompt += hold.keys
+
+    # A restart
+
+    def begin_restart(self) -> None:
+        """Take the prompt off the screen and hold everything back until the next Aider's prompt."""
+        self.begin_hold("restart")
+        if self.hold is not None and self.hold.screen is not None:
+            self.to_screen(notices.erase(self.hold.screen))
+
+    def progress(self, text: str) -> None:
+        """Say what goes on during a restart, on one line that is drawn over."""
+        if self.hold is not None and self.hold.purpose == "restart":
+            self.to_screen(notices.progress(text, self._columns()))
+
+    def new_child(self) -> None:
+        """Another process writes from now on: nothing of the last one's output counts any more."""
+        self.screen = Recogniser()
+        self.prompt = None
+        self.key_typed = False
+        reset = b"".join(self.modes.resets())
+        if reset:
+            self.to_screen(reset)
+        if self.hold is not None:
+            self.hold.output.clear()
+
+    def finish_restart(self) -> None:
+        """The new prompt is there: show it, with what is to be said above it."""
+        hold, self.hold = self.hold, None
+        shown = self.screen.shown_prompt()
+        if hold is None:
+            return
+        self.to_screen(notices.PROGRESS_DONE)
+        if shown is None:
+            self.to_screen(bytes(hold.output))
+        else:
+            self.to_screen(self._take_waiting().encode("utf-8", "replace") + shown.drawn)
+        self._deliver(bytes(hold.keys))
+
+    def leave(self, *, killed: bool) -> None:
+        """The session is over: let out what was held, and undo what a killed Aider left on. What one that ended by
+        itself leaves on is as it wants it.
+        """
+        self.abandon_restart()
+        if killed:
+            # A prompt that is still open was left by the kill: the shell's own belongs on a line of its own.
+            below = b"\r\n" if self.screen.prompt_open else b""
+            self.to_screen(b"".join(self.modes.resets()) + below)
+
+    def abandon_restart(self) -> None:
+        """Something asks, or fails, before the new prompt: show all of it."""
+        if self.hold is not None and self.hold.purpose == "restart":
+            self.to_screen(notices.PROGRESS_DONE)
+        self.release_hold()
+
+
+def ends_hold(event: ScreenEvent) -> bool:
+    """Whether a hidden command cannot go on: Aider asks the user something."""
+    return isinstance(event, ConfirmShown)
+
+
+# Aider died: the question whether to start it again. Only an explicit y is consent.
+
+DEAF_SECONDS = 0.3
+QUESTION = b"  y: start it again, any other key: leave "
+
+
+class RestartOffer:
+    """Waits for one key. What was typed for the Aider that died is not taken for an answer."""
+
+    def __init__(self, answered: Callable[[bool], None], clock: Callable[[], float]) -> None:
+        self._answered = answered
+        self._clock = clock
+        self._made_at: float | None = None
+
+    def make(self) -> None:
+        """The question is on the screen from now on."""
+        self._made_at = self._clock()
+
+    def typed(self, data: bytes) -> None:
+        """Take what came from the terminal. Its late answers to queries of the Aider that died are no keys."""
+        keys = without_answers(data)
+        if self._made_at is None or not keys or self._clock() - self._made_at < DEAF_SECONDS:
+            return
+        self._made_at = None
+        self._answered(keys[:1] in b"yY")

@@ -1,0 +1,318 @@
+"""The sidecar as the guard sees it: a readable descriptor. No call here blocks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+from aider_guard.core.chat.types import DoorSettings
+from aider_guard.core.egress import Place
+from aider_guard.core.events import Event, SidecarLost
+from aider_guard.core.requests import Request, ServeDoor
+from aider_guard.core.wire import LineSplitter, WireError, decode, encode
+from aider_guard.loop import READ, WRITE, Loop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from aider_guard.core.events import Event
+
+CHUNK_BYTES: Final = 65536
+MAX_CHUNKS_A_READ: Final = 16
+MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
+# `python -m` looks for modules in the working directory first, and the user's may hold a json.py.
+PACKAGE_PARENT: Final = Path(__file__).resolve().parents[2]
+
+_given_up: list[subprocess.Popen[bytes]] = []
+
+
+def sidecar_command(
+    ollama: str,
+    tokenizers: str,
+    door_fd: int = -1,
+    relays: Sequence[tuple[int, Place]] = (),
+) -> list[str]:
+    """The command line of a sidecar; ``tokenizers`` is the folder of Aider's encodings, or "".
+
+    ``door_fd`` is the listening socket it inherits for the door, -1 for none, and those of ``relays`` lead to places.
+    """
+    program = [sys.executable, "-m", "aider_guard.sidecar"]
+    door = ["--door-fd", str(door_fd)] if door_fd >= 0 else []
+    relayed = [word for fd, place in relays for word in ("--relay", f"{fd}={place}")]
+    return [*program, "--ollama", ollama, "--tokenizers", tokenizers, *door, *relayed]
+
+
+class SidecarProcess:
+    """One run of the sidecar; a lost one is replaced by another ``start``. A ``with`` stops it.
+
+    ``fileno()`` becomes readable when ``read()`` has something to say. Requests that the pipe does
+    not take at once are kept, up to a bound, and sent by later calls of ``send``, ``read`` or
+    ``flush``.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process = process
+        self._to, self._from = process.stdin, process.stdout
+        os.set_blocking(self._to.fileno(), False)
+        os.set_blocking(self._from.fileno(), False)
+        self._splitter = LineSplitter()
+        self._pending = bytearray()
+        self.lost = False
+        """Whether ``SidecarLost`` was said: nothing comes any more, unregister the descriptor."""
+
+    @classmethod
+    def start(
+        cls,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        stderr: int = subprocess.DEVNULL,
+        pass_fds: Sequence[int] = (),
+    ) -> Self:
+        """Start a sidecar, without waiting for it. Raises ``OSError`` when that is not possible.
+
+        It gets a session of its own: the terminal's Ctrl-C, Ctrl-Z and hang-up are none of its
+        business.
+        """
+        _given_up[:] = [process for process in _given_up if process.poll() is None]
+        return cls(
+            subprocess.Popen(
+                command,
+                cwd=PACKAGE_PARENT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
+        )
+
+    @property
+    def pid(self) -> int:
+        """The sidecar's process id."""
+        return self._process.pid
+
+    def fileno(self) -> int:
+        """The descriptor to wait on for ``read``."""
+        return self._from.fileno()
+
+    @property
+    def requests_fileno(self) -> int:
+        """The descriptor to wait on, for writing, while ``wants_write``."""
+        return self._to.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether requests wait for the pipe to take them."""
+        return bool(self._pending) and not self.lost
+
+    def read(self) -> tuple[Event, ...]:
+        """The events that have come since. The last one ever is ``SidecarLost``, said once."""
+        events: list[Event] = []
+        if self.lost:
+            return ()
+        self.flush()
+        with suppress(BlockingIOError):  # nothing more for now
+            self._read_into(events)
+        return tuple(events)
+
+    def _read_into(self, events: list[Event]) -> None:
+        """Up to a bound: a sidecar that never stops talking must not keep the guard."""
+        try:
+            for _ in range(MAX_CHUNKS_A_READ):
+                chunk = os.read(self._from.fileno(), CHUNK_BYTES)
+                if not chunk:
+                    events.append(self._lose(self._end()))
+                    break
+                events.extend(self._decode(chunk))
+        except WireError as error:
+            events.append(self._lose(f"the sidecar cannot be understood: {error}"))
+
+    def _decode(self, chunk: bytes) -> Iterator[Event]:
+        for line in self._splitter.feed(chunk):
+            value = decode(line)
+            if isinstance(value, Request):
+                raise WireError("a request where an event belongs")
+            yield value
+
+    def _lose(self, reason: str) -> SidecarLost:
+        self.lost = True
+        return SidecarLost(reason)
+
+    def _end(self) -> str:
+        match self._process.poll():
+            case None:
+                return "the sidecar closed its output"
+            case status if status < 0:
+                return f"the sidecar was ended by signal {-status}"
+            case status:
+                return f"the sidecar ended with status {status}"
+
+    def send(self, request: Request) -> bool:
+        """Pass a request on; False when it is dropped: the sidecar is lost or does not keep up."""
+        line = encode(request)
+        if self.lost or len(self._pending) + len(line) > MAX_PENDING_BYTES:
+            return False
+        self._pending += line
+        self.flush()
+        return True
+
+    def flush(self) -> None:
+        """Write what the pipe takes now."""
+        try:
+            while self.wants_write:
+                del self._pending[: os.write(self._to.fileno(), self._pending)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._pending.clear()  # nobody reads any more; the end of its output says so
+
+    def stop(self, grace_seconds: float = 0.8) -> None:
+        """End the sidecar and its helpers within a second: close its stdin, wait a little, kill.
+
+        A sidecar that does not die of that (a driver holds it in the kernel) is given up, not
+        waited for.
+        """
+        self.lost = True
+        with suppress(OSError):  # it ended with a request unread
+            self._to.close()
+        self._from.close()
+        if not self._ends_within(grace_seconds):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            if not self._ends_within(0.1):
+                _given_up.append(self._process)
+
+    def _ends_within(self, seconds: float) -> bool:
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+# The sidecar in the guard's loop: started again when asked, its lines turned into events.
+
+
+class SidecarSupervisor:
+    """At most one sidecar at a time. As a ``with``, none is left behind."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        *,
+        ollama: str,
+        tokenizers: str,
+        environment: Mapping[str, str],
+        door_fd: int,
+        relays: Sequence[tuple[int, Place]] = (),
+    ) -> None:
+        self._relays = tuple(relays)
+        self._loop = loop
+        self._door_fd = door_fd
+        self._serving: ServeDoor | None = None
+        self.post: Callable[[Event], None] = lambda _event: None
+        self._ollama = ollama
+        self._tokenizers = tokenizers
+        self._environment = environment
+        self._process: SidecarProcess | None = None
+
+    def __enter__(self) -> SidecarSupervisor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The sidecar's process id, 0 when none runs."""
+        return self._process.pid if self._process else 0
+
+    def start(self) -> None:
+        """Start a sidecar in place of the one that runs."""
+        self.stop()
+        try:
+            process = SidecarProcess.start(
+                sidecar_command(self._ollama, self._tokenizers, self._door_fd, self._relays),
+                self._environment,
+                pass_fds=[self._door_fd, *(fd for fd, _ in self._relays)],
+            )
+        except OSError as error:
+            self.post(SidecarLost(f"it cannot be started: {error.strerror}"))
+            return
+        self._process = process
+        self._loop.watch(process.fileno(), READ, self._readable)
+        self._loop.watch(process.requests_fileno, 0, lambda _events: self._flush())
+        if self._serving is not None:
+            self.send(self._serving)
+
+    def serve_door(self, settings: DoorSettings) -> None:
+        """Have the door served so, by this sidecar and by every one that takes over from it."""
+        self._serving = ServeDoor(settings)
+        self.send(self._serving)
+
+    def watch_server(self, ollama: str, tokenizers: str) -> None:
+        """Watch this Ollama with these encodings; another sidecar is started if that is another one."""
+        if (ollama, tokenizers) != (self._ollama, self._tokenizers):
+            self._ollama, self._tokenizers = ollama, tokenizers
+            self.start()
+
+    def send(self, request: Request) -> bool:
+        """Pass a request on; False when nobody can take it."""
+        if self._process is None or not self._process.send(request):
+            return False
+        self._flush()
+        return True
+
+    def stop(self) -> None:
+        """End the sidecar, if one runs."""
+        process, self._process = self._process, None
+        if process is not None:
+            self._loop.forget(process.fileno())
+            self._loop.forget(process.requests_fileno)
+            process.stop()
+
+    def _flush(self) -> None:
+        if self._process is not None:
+            self._process.flush()
+            self._loop.change(
+                self._process.requests_fileno, WRITE if self._process.wants_write else 0
+            )
+
+    def _readable(self, _events: int) -> None:
+        process = self._process
+        if process is None:
+            return
+        events = process.read()
+        if process.lost:
+            self.stop()
+        for event in events:
+            self.post(event)

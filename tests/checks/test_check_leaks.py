@@ -1,0 +1,496 @@
+"""The 18 ways out: each set up as a user would have it, and named."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+import pytest
+from checks.worlds import (
+    MAIN,
+    by_id,
+    installed,
+    model,
+    one,
+    role,
+    said,
+    same,
+    server,
+    settings,
+    variable,
+    world,
+)
+
+from aider_guard.config import Config
+from aider_guard.core.findings import LEAKS, Severity
+from aider_guard.core.readings import Unavailable
+from aider_guard.launch.facts import Facts, RepoFacts
+
+ENV = "/repo/.env"
+
+
+@pytest.fixture(autouse=True)
+def _home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+
+
+CLOUD = "gpt-4o"
+LOCAL = same()
+KEY = variable("OPENAI_API_KEY", source=ENV)
+ENTRY = "/repo/.aider.model.settings.yml"
+
+
+# (way, facts, severity, what the evidence names)
+WAYS: list[tuple[str, Facts, Severity, str]] = [
+    (
+        "default-model",
+        world(*same(CLOUD, f"the key OPENAI_API_KEY in {ENV}"), keys=(KEY,)),
+        "stop",
+        ENV,
+    ),
+    ("model-from-env", world(*same(CLOUD, f"AIDER_MODEL in {ENV}")), "stop", ENV),
+    (
+        "side-model",
+        world(*LOCAL[:2], role("weak", CLOUD, f"AIDER_WEAK_MODEL in {ENV}")),
+        "stop",
+        ENV,
+    ),
+    (
+        "side-model",
+        world(LOCAL[0], role("editor", CLOUD, "/repo/.aider.conf.yml"), LOCAL[2]),
+        "stop",
+        "/repo/.aider.conf.yml",
+    ),
+    (
+        "model-settings",
+        world(
+            *LOCAL[:2],
+            role("weak", CLOUD, f"weak_model_name in {ENTRY}", settings_source=ENTRY),
+        ),
+        "stop",
+        ENTRY,
+    ),
+    (
+        "model-settings",
+        world(
+            role(
+                "main",
+                MAIN,
+                "--model on the command line",
+                api_base="https://example.com",
+                settings_source=ENTRY,
+            ),
+            *LOCAL[1:],
+        ),
+        "stop",
+        ENTRY,
+    ),
+    (
+        "model-settings",
+        world(
+            role(
+                "main",
+                MAIN,
+                "--model on the command line",
+                settings_source=ENTRY,
+                redirects=("fallbacks: gpt-4o",),
+            ),
+            *LOCAL[1:],
+        ),
+        "stop",
+        ENTRY,
+    ),
+    (
+        "alias",
+        world(
+            role(
+                "main",
+                CLOUD,
+                "--model on the command line, an alias in /repo/.aider.conf.yml",
+                asked=MAIN,
+            )
+        ),
+        "stop",
+        "/repo/.aider.conf.yml",
+    ),
+    ("switch-model", world(keys=(KEY,)), "info", "OPENAI_API_KEY"),
+    (
+        "ollama-cloud",
+        world(*same("ollama_chat/gpt-oss:120b-cloud"), server=server(models={})),
+        "stop",
+        "not sent",
+    ),
+    (
+        "ollama-cloud",
+        world(*same("ollama_chat/kimi:cloud"), server=Unavailable("not asked")),
+        "stop",
+        "not sent",
+    ),
+    (
+        "ollama-cloud",
+        world(server=server(installed=(installed(remote_host="https://ollama.com:443"),))),
+        "stop",
+        "https://ollama.com:443",
+    ),
+    (
+        "ollama-cloud",
+        world(server=server(model(remote_host="https://ollama.com:443"))),
+        "stop",
+        "https://ollama.com:443",
+    ),
+    (
+        "remote-ollama",
+        world(
+            ollama_api_base="http://203.0.113.7:11434",
+            addresses=(variable("OLLAMA_API_BASE", "http://203.0.113.7:11434", ENV),),
+            env_files=(ENV,),
+            server=server(is_local=False),
+        ),
+        "stop",
+        ENV,
+    ),
+    (
+        "http-proxy",
+        world(addresses=(variable("HTTP_PROXY", "http://10.0.0.1:3128"),)),
+        "info",
+        "the environment",
+    ),
+    (
+        "litellm-proxy",
+        world(
+            addresses=(
+                variable("USE_LITELLM_PROXY", "True", ENV),
+                variable("LITELLM_PROXY_API_BASE", "https://example.com", ENV),
+            )
+        ),
+        "info",
+        ENV,
+    ),
+    ("copilot-token", world(keys=(variable("GITHUB_COPILOT_TOKEN", source=ENV),)), "info", ENV),
+    (
+        "openrouter-oauth",
+        world(keys=(variable("OPENROUTER_API_KEY", source="/home/ada/.aider/oauth-keys.env"),)),
+        "info",
+        "oauth-keys.env",
+    ),
+    ("voice", world(keys=(KEY,)), "info", ENV),
+    ("web", world(detect_urls=True), "info", "detect-urls"),
+    ("model-flag", world(*same(CLOUD, "--4o on the command line")), "stop", "--4o"),
+    ("model-flag", world(*same(CLOUD, f"AIDER_4O in {ENV}")), "stop", "AIDER_4O"),
+    ("model-flag", world(*same(CLOUD, "4o in /repo/.aider.conf.yml")), "stop", "4o"),
+    (
+        "fallback",
+        world(*LOCAL[:2], role("weak", CLOUD, f"AIDER_WEAK_MODEL in {ENV}")),
+        "warn",
+        "weak in a cloud",
+    ),
+    (
+        "fallback",
+        world(role("main", CLOUD, "/repo/.aider.conf.yml"), *LOCAL[1:]),
+        "warn",
+        "main in a cloud",
+    ),
+    ("cache-pings", world(cache_keepalive_pings=3), "info", "cache-keepalive-pings"),
+    ("user-commands", world(repo=RepoFacts(hooks=("post-commit",))), "info", "post-commit"),
+    ("user-commands", world(load="start.txt", lint_cmd=("ruff",)), "info", "start.txt"),
+]
+
+
+@pytest.mark.parametrize(("way", "facts", "severity", "evidence"), WAYS)
+def test_each_way_out_is_named_with_its_source(
+    way: str, facts: Facts, severity: Severity, evidence: str
+) -> None:
+    """Every path by which code leaves has its own id, and the evidence names where it was set."""
+    found = one(facts, way)
+
+    assert found.severity == severity
+    assert evidence in found.evidence
+
+
+def test_all_eighteen_ways_are_set_up() -> None:
+    """The table above leaves none out."""
+    assert len(LEAKS) == 18
+    assert {way for way, *_ in WAYS} == set(LEAKS)
+
+
+def test_where_all_is_fine_there_is_no_way_out() -> None:
+    """A local model, no key, no proxy: none of the 18 is named."""
+    assert said(world()) == set()
+
+
+CLOUDS: list[tuple[str, str]] = [
+    (CLOUD, "--model on the command line"),
+    (CLOUD, "/repo/.aider.conf.yml"),
+    ("openrouter/x/y", "--mod on the command line"),
+    ("anthropic/claude", "--model on the command line"),
+    ("claude-sonnet", ""),
+    ("ollamas/qwen3", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "source"), CLOUDS)
+def test_a_cloud_that_was_asked_for_is_one_all_the_same(name: str, source: str) -> None:
+    """A main model of a cloud is a stop however it was named, said once for all roles that follow it."""
+    assert said(world(*same(name, source))) == {("stop", "cloud-model")}
+
+
+@pytest.mark.parametrize("second", ["o3-mini", CLOUD])
+def test_a_side_model_of_its_own_is_named_beside_a_main_model_in_a_cloud(second: str) -> None:
+    """Two files that name models of clouds are two things to change, also where it is the same model."""
+    facts = world(
+        role("main", CLOUD, "/repo/.aider.conf.yml"),
+        role("editor", CLOUD, "the main model"),
+        role("weak", second, f"AIDER_WEAK_MODEL in {ENV}"),
+    )
+    assert said(facts) == {("stop", "cloud-model"), ("stop", "side-model")}
+
+
+def test_a_side_model_from_aiders_own_table_is_not_named_again() -> None:
+    """With gpt-4o comes gpt-4o-mini: one cause, one finding."""
+    facts = world(
+        role("main", CLOUD, "/repo/.aider.conf.yml"),
+        role("weak", "gpt-4o-mini", "Aider's settings for gpt-4o"),
+    )
+    assert said(facts) == {("stop", "cloud-model")}
+
+
+def test_the_fix_names_a_model_that_is_there() -> None:
+    """The line to paste gives the role in question a model that Ollama has."""
+    facts = world(*LOCAL[:2], role("weak", CLOUD, f"AIDER_WEAK_MODEL in {ENV}"))
+    assert one(facts, "side-model").fix == f"aider-guard -- --weak-model {MAIN}"
+
+
+def test_without_a_model_the_fix_gets_one() -> None:
+    """Nothing is installed: the line to paste begins with a pull."""
+    facts = world(*same(CLOUD), server=server(models={}, installed=()))
+    assert one(facts, "cloud-model").fix.startswith(
+        "ollama pull qwen3:8b && aider-guard -- --model"
+    )
+
+
+LOCAL_SERVERS = [
+    ("openai/qwen", variable("OPENAI_API_BASE", "http://127.0.0.1:8080")),
+    ("openai/qwen", variable("OPENAI_BASE_URL", "http://localhost:8080")),
+    ("gpt-oss", variable("OPENAI_API_BASE", "http://[::1]:8080")),
+    ("lm_studio/qwen", variable("LM_STUDIO_API_BASE", "http://127.0.0.1:1234")),
+    ("llamafile/qwen", variable("X")),
+]
+
+
+@pytest.mark.parametrize(("name", "address"), LOCAL_SERVERS)
+def test_another_server_on_this_machine_is_no_cloud(name: str, address: object) -> None:
+    """An OpenAI-compatible server behind a loopback address is fine, and said with its window."""
+    told = server(others={name: 4096})
+    facts = world(*same(name), addresses=(address,), server=told)
+    assert said(facts) == {("info", "local-server")}
+    assert "window is 4,096 tokens" in one(facts, "local-server").what
+
+
+def test_another_server_that_hides_its_window_is_said() -> None:
+    """With its reason; a window that was asked for stands in for it."""
+    why = Unavailable("http://127.0.0.1:8080 does not tell the window")
+    address = variable("OPENAI_API_BASE", "http://127.0.0.1:8080")
+    facts = world(*same("openai/q"), addresses=(address,), server=server(others={"openai/q": why}))
+    found = one(facts, "local-server")
+    assert (found.severity, found.fix) == ("unknown", "aider-guard --num-ctx 8192")
+    assert found.evidence == f"http://127.0.0.1:8080: {why.reason}"
+    asked = replace(facts, config=Config(num_ctx=4096))
+    assert one(asked, "local-server").severity == "info"
+
+
+def test_of_two_variables_the_one_that_litellm_reads_first_counts() -> None:
+    """``OPENAI_BASE_URL`` in a cloud is not hidden by an ``OPENAI_API_BASE`` here."""
+    here = variable("OPENAI_API_BASE", "http://127.0.0.1:8080")
+    away = variable("OPENAI_BASE_URL", "https://cloud.example")
+    assert ("stop", "cloud-model") in said(world(*same("openai/qwen"), addresses=(here, away)))
+
+
+def test_a_server_at_an_address_of_this_machine_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its host name means the same machine as loopback."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
+    address = variable("OPENAI_API_BASE", "http://gpu-box:8080")
+    assert by_id(world(*same("openai/qwen"), addresses=(address,)), "local-server")
+
+
+def test_an_entry_with_a_loopback_address_is_no_cloud() -> None:
+    """``api_base`` may also lead to another server here."""
+    facts = world(role("main", MAIN, api_base="http://127.0.0.1:9999", settings_source=ENTRY))
+    assert said(facts) == {("info", "local-server")}
+
+
+@pytest.mark.parametrize("base", ["", "https://example.com/v1", "http://10.0.0.5:8080"])
+def test_an_openai_model_elsewhere_is_in_a_cloud(base: str) -> None:
+    """Without an address, or with one that is not of this machine."""
+    addresses = (variable("OPENAI_API_BASE", base),)
+    assert said(world(*same("openai/qwen"), addresses=addresses)) == {("stop", "cloud-model")}
+
+
+def test_a_redirect_to_ollama_stays_here() -> None:
+    """A fallback may also be a model of Ollama's."""
+    redirects = ("fallbacks: ollama_chat/x", "custom_llm_provider: ollama_chat")
+    assert not by_id(world(role("main", MAIN, redirects=redirects)), "model-settings")
+
+
+# Where Ollama is
+
+REMOTE = "http://203.0.113.7:11434"
+REMOTES: list[tuple[str, str, str, Severity | None]] = [
+    # address, source, the guard's own setting, severity
+    (REMOTE, ENV, "", "stop"),
+    (REMOTE, "set-env in /repo/.aider.conf.yml", "", "stop"),
+    (REMOTE, "the environment", "", "warn"),
+    (REMOTE, "--set-env on the command line", "", "warn"),
+    (REMOTE, "/home/ada/.env", "", "warn"),
+    (REMOTE, ENV, REMOTE, "warn"),
+    ("http://192.168.1.5:11434", ENV, "", "stop"),
+    ("http://192.168.1.5:11434", "the environment", "", "info"),
+    ("http://gpu-box:11434", "the environment", "", "info"),
+    ("http://gpu.local:11434", "the environment", "", "info"),
+    ("https://llm.example.com", "the environment", "", "warn"),
+    ("https://ollama.com", "the environment", "", "stop"),
+    ("https://x.ollama.com", "--set-env on the command line", "", "stop"),
+    ("https://ollama.ai", "the environment", "https://ollama.ai", "stop"),
+    ("http://notollama.com", "the environment", "", "warn"),
+    ("http://127.0.0.1:9999", ENV, "", None),
+]
+
+
+@pytest.mark.parametrize(("address", "source", "guards", "severity"), REMOTES)
+@pytest.mark.parametrize("answers", [True, False])
+def test_who_named_another_machine_decides(
+    address: str, source: str, guards: str, severity: Severity | None, *, answers: bool
+) -> None:
+    """A stranger's file may not send the code anywhere; the user may, but not to Ollama's cloud unseen."""
+    facts = world(
+        config=Config(ollama=guards),
+        server=server(is_local=severity is None) if answers else Unavailable("not asked"),
+        settings=settings(
+            ollama_api_base=address,
+            addresses=(variable("OLLAMA_API_BASE", address, source),),
+            env_files=("/home/ada/.env", ENV),
+        ),
+    )
+    found = by_id(facts, "remote-ollama")
+
+    assert [each.severity for each in found] == ([severity] if severity else [])
+
+
+def test_a_file_of_the_working_folder_is_a_strangers_word_too() -> None:
+    """Without a repository, the .env that Aider finds by its name beside the files is not the user's own."""
+    facts = world(
+        git_root=None,
+        ollama_api_base=REMOTE,
+        addresses=(variable("OLLAMA_API_BASE", REMOTE, "/tmp/unpacked/.env"),),
+        env_files=("/tmp/unpacked/.env",),
+        server=Unavailable("not asked"),
+    )
+    assert said(facts) == {("stop", "remote-ollama")}
+
+
+def test_plain_http_to_another_network_is_said() -> None:
+    """The code travels readable for anybody on the way."""
+    facts = world(ollama_api_base=REMOTE, server=server(is_local=False))
+    assert "unencrypted" in one(facts, "remote-ollama").what
+
+
+def test_the_machine_that_was_named_is_the_only_place() -> None:
+    """One line with its name; with an open network it is not the only one."""
+    facts = world(
+        environment={"OLLAMA_HOST": "gpu-box"},
+        server=server(base="http://gpu-box:11434", is_local=False),
+    )
+    found = one(facts, "remote-ollama")
+    assert found.what == "all code goes to Ollama on gpu-box:11434, and nowhere else"
+    assert (found.severity, found.evidence) == ("info", "OLLAMA_HOST, the environment")
+    opened = replace(facts, config=Config(network="open"))
+    assert one(opened, "remote-ollama").what == "all code goes to Ollama on gpu-box:11434"
+
+
+def test_ollamas_variable_is_named_though_aider_sees_its_own() -> None:
+    """The guard puts OLLAMA_HOST into OLLAMA_API_BASE for Aider."""
+    base = "http://gpu-box:11434"
+    facts = world(
+        environment={"OLLAMA_HOST": "gpu-box"},
+        ollama_api_base=base,
+        addresses=(variable("OLLAMA_API_BASE", base),),
+        server=server(base=base, is_local=False),
+    )
+    assert one(facts, "remote-ollama").evidence == "OLLAMA_HOST, the environment"
+
+
+# Proxies
+
+PROXIES = [
+    (("HTTP_PROXY", "http://p:1"), ("NO_PROXY", "localhost,127.0.0.1"), False),
+    (("http_proxy", "http://p:1"), ("no_proxy", "*"), False),
+    (("ALL_PROXY", "socks5://p:1"), ("NO_PROXY", "example.com"), True),
+    (("all_proxy", "socks5://p:1"), ("NO_PROXY", ""), True),
+    (("HTTPS_PROXY", "http://p:1"), ("X", ""), False),
+    (("HTTP_PROXY", "http://p:1"), ("NO_PROXY", "127.0.0.1:11434"), False),
+    (("HTTP_PROXY", "http://p:1"), ("NO_PROXY", "27.0.0.1"), True),
+]
+
+
+@pytest.mark.parametrize(("proxy", "exception", "is_said"), PROXIES)
+def test_a_proxy_is_said_when_it_would_carry_ollamas_requests(
+    proxy: tuple[str, str], exception: tuple[str, str], *, is_said: bool
+) -> None:
+    """Its scheme must be that of Ollama's address, and no exception name its host."""
+    facts = world(addresses=(variable(*proxy), variable(*exception)))
+    assert bool(by_id(facts, "http-proxy")) == is_said
+
+
+def test_an_https_proxy_carries_https() -> None:
+    """An Ollama behind TLS is reached through the other proxy."""
+    facts = world(
+        ollama_api_base="https://gpu-box",
+        server=server(is_local=False),
+        addresses=(variable("HTTPS_PROXY", "http://p:1"),),
+    )
+    assert by_id(facts, "http-proxy")
+
+
+@pytest.mark.parametrize(("value", "is_said"), [("True", True), ("", True), ("False", False)])
+def test_a_litellm_proxy_that_is_switched_off_is_none(value: str, *, is_said: bool) -> None:
+    """Only the switch makes requests for Ollama go there."""
+    facts = world(addresses=(variable("USE_LITELLM_PROXY", value),))
+    assert bool(by_id(facts, "litellm-proxy")) == is_said
+
+
+# Keys
+
+
+def test_keys_are_listed_with_their_sources_and_never_their_values() -> None:
+    """One finding for all keys; what the guard does about them is said in it."""
+    keys = (KEY, variable("GROQ_API_KEY"))
+    found = one(world(keys=keys), "cloud-keys")
+
+    assert found.severity == "info"
+    assert "in a guarded session" in found.what
+    assert found.evidence == f"OPENAI_API_KEY, {ENV} and GROQ_API_KEY, the environment"
+    assert found.fix == f"remove OPENAI_API_KEY from {ENV} and GROQ_API_KEY from the environment"
+    assert one(world(keys=keys[1:]), "cloud-keys").fix == "unset GROQ_API_KEY"
+
+
+def test_a_copilot_token_opens_no_model() -> None:
+    """It is said for what it does, and no key of a cloud's models."""
+    facts = world(keys=(variable("GITHUB_COPILOT_TOKEN"),))
+    assert said(facts) == {("info", "copilot-token")}
+
+
+def test_only_openais_key_opens_voice() -> None:
+    """Other keys do not make /voice work."""
+    assert not by_id(world(keys=(variable("GROQ_API_KEY"),)), "voice")
+
+
+@pytest.mark.parametrize(
+    ("disabled", "is_said"), [(False, True), (True, False), (Unavailable("404"), False)]
+)
+def test_ollamas_cloud_switch_is_said_where_it_is_on(
+    disabled: bool | Unavailable, *, is_said: bool
+) -> None:
+    """Older servers have no switch, and nothing to say."""
+    found = by_id(world(server=server(cloud_disabled=disabled)), "ollama-cloud-switch")
+
+    assert bool(found) == is_said
+    assert all("OLLAMA_NO_CLOUD=1" in each.fix for each in found)

@@ -1,0 +1,232 @@
+"""The body that goes to the server in place of the one that came."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from core.chat import aider_prompts as prompts
+from core.chat.aider_prompts import LOCAL, OLLAMA, asked_of, body, message, settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aider_guard.core.chat.body import (
+    asks_for_usage,
+    forbids_truncation,
+    sent,
+    unanswered,
+    without_unanswered,
+)
+from aider_guard.core.chat.request import Form
+from aider_guard.core.chat.types import DoorSettings, Upstream
+from aider_guard.core.readings import Unavailable
+
+OWN = "aider-guard: not sent: 5 tokens too large\n/clear   (frees 9 tokens)"
+CHAT = [message("system", prompts.DIFF), message("user", "fix it")]
+
+
+def after(
+    form: Form,
+    content: bytes,
+    with_settings: DoorSettings | None = None,
+    upstream: Upstream = OLLAMA,
+    version: str | Unavailable = "0.24.0",
+) -> Any:
+    asked = asked_of(form, content)
+    return json.loads(sent(asked, content, with_settings or settings(), upstream, version))
+
+
+@pytest.mark.parametrize("form", ["chat", "generate"])
+def test_each_request_is_held_to_the_pin(form: Form) -> None:
+    """Aider's own window, another on every request, would make Ollama load the model anew."""
+    content = body(form, CHAT, options={"num_ctx": 14043, "temperature": 0})
+    assert after(form, content)["options"] == {"num_ctx": 8192, "temperature": 0}
+    bare = json.dumps({"model": "a", "prompt": "x", "messages": CHAT}).encode()
+    assert after(form, bare)["options"] == {"num_ctx": 8192}
+
+
+@pytest.mark.parametrize(
+    ("version", "on_overflow", "found"),
+    [
+        ("0.12.5", "refuse", None),
+        ("0.12.6", "refuse", False),
+        ("0.33.0-rc2", "refuse", False),
+        ("0.24.0", "warn", None),
+        (Unavailable("?"), "refuse", None),
+    ],
+)
+def test_truncation_is_forbidden_where_the_server_knows_it(
+    version: str | Unavailable, on_overflow: Any, found: bool | None
+) -> None:
+    """Only of those that answer it, and not where the user wants to be warned only."""
+    chosen = settings(on_overflow=on_overflow)
+    content = body("chat", CHAT)
+    assert after("chat", content, chosen, version=version).get("truncate") is found
+    asked = asked_of("chat", content)
+    assert forbids_truncation(asked, chosen, OLLAMA, version) is (found is False)
+
+
+@pytest.mark.parametrize(
+    ("user_keep_alive", "asked_for", "found"),
+    [(False, None, "30m"), (True, None, None), (False, "1h", "1h"), (True, "1h", "1h")],
+)
+def test_a_model_stays_loaded_unless_the_user_decides(
+    user_keep_alive: bool, asked_for: str | None, found: str | None
+) -> None:
+    """What a request says itself holds as well."""
+    more: dict[str, Any] = {"keep_alive": asked_for} if asked_for else {}
+    chosen = settings(user_keep_alive=user_keep_alive)
+    assert after("chat", body("chat", CHAT, **more), chosen).get("keep_alive") == found
+
+
+@pytest.mark.parametrize("keep_alive", [0, "0", "0s", "0m", 0.0])
+def test_a_request_to_unload_is_sent_as_it_came(keep_alive: Any) -> None:
+    """A window in it would load the model first."""
+    for form in ("generate", "chat"):
+        content = json.dumps({"model": "a", "keep_alive": keep_alive}, indent=3).encode()
+        asked = asked_of(form, content)
+        assert sent(asked, content, settings(), OLLAMA, "0.24.0") == content
+
+
+def test_a_request_to_load_is_pinned_and_says_nothing_of_truncation() -> None:
+    """Or the first prompt would load the model once more."""
+    found = after("generate", b'{"model":"a","keep_alive":-1}')
+    assert found == {"model": "a", "keep_alive": -1, "options": {"num_ctx": 8192}}
+
+
+@pytest.mark.parametrize("form", ["chat", "openai_chat"])
+def test_the_model_never_sees_the_doors_own_answers(form: Form) -> None:
+    """Nor the message that was answered so when it comes again, but each other message as it was."""
+    said = [
+        *CHAT,
+        message("assistant", OWN),
+        message("user", f"fix it\n\n{prompts.REMINDER}"),
+    ]
+    assert after(form, body(form, said))["messages"] == [said[0], said[3]]
+    other = [*CHAT, message("assistant", OWN), message("user", "no, another thing")]
+    assert after(form, body(form, other))["messages"] == [other[0], other[1], other[3]]
+
+
+def test_what_aider_says_of_edits_that_were_not_made_goes_too() -> None:
+    """The architect's answer was the door's own, and nothing was edited."""
+    said = [
+        *CHAT,
+        message("assistant", OWN),
+        message("user", "I made those changes to the files."),
+        message("assistant", "Ok."),
+        message("user", "try again"),
+    ]
+    assert after("chat", body("chat", said))["messages"] == [said[0], said[1], said[5]]
+
+
+def test_a_flattened_prompt_loses_only_the_doors_own_answers() -> None:
+    """All else of the text stays to the letter."""
+    said = [*CHAT, message("assistant", OWN), message("user", "more")]
+    found = after("generate", body("generate", said))["prompt"]
+    assert found == prompts.flattened(CHAT) + prompts.flattened([message("user", "more")])
+
+
+REFUSED = [
+    CHAT[0],
+    message("user", "here is a log"),
+    message("assistant", OWN),
+    message("user", "rename it"),
+    message("assistant", "Which one?"),
+    message("user", "all of it"),
+    message("assistant", OWN),
+    message("user", "go on"),
+]
+
+
+@pytest.mark.parametrize("form", ["chat", "openai_chat"])
+def test_what_was_not_sent_before_can_be_left_out(form: Form) -> None:
+    """The oldest first, and never what the model has answered or is asked now."""
+    asked = asked_of(form, body(form, REFUSED))
+    assert unanswered(asked) == 2
+    for leave_out, places in ((0, (0, 1, 3, 4, 5, 7)), (1, (0, 3, 4, 5, 7)), (2, (0, 3, 4, 7))):
+        left = without_unanswered(asked, leave_out)
+        assert left == {**asked.body, "messages": [REFUSED[place] for place in places]}
+
+
+def test_a_flattened_prompt_can_do_without_what_was_not_sent() -> None:
+    """In the same words else."""
+    asked = asked_of("generate", body("generate", REFUSED))
+    assert unanswered(asked) == 2
+    left = [REFUSED[place] for place in (0, 3, 4, 5, 7)]
+    assert without_unanswered(asked, 1)["prompt"] == (
+        prompts.flattened(left[:-1]) + prompts.flattened(left[-1:])
+    )
+
+
+def test_a_summary_can_do_without_what_was_not_sent() -> None:
+    """It was of no conversation."""
+    text = f"# USER\nlog\n# ASSISTANT\n{OWN}\n# USER\nsecond\n# ASSISTANT\nyes\n"
+    said = [message("system", prompts.SUMMARY), message("user", text)]
+    asked = asked_of("chat", body("chat", said, stream=False))
+    assert unanswered(asked) == 1
+    left = without_unanswered(asked, 1)["messages"]
+    assert left == [said[0], message("user", "# USER\nsecond\n# ASSISTANT\nyes\n")]
+
+
+def test_what_was_sent_again_is_not_there_twice_to_be_left_out() -> None:
+    """The newer of the two is the message that is asked now."""
+    said = [*CHAT, message("assistant", OWN), CHAT[1]]
+    for form in ("chat", "generate"):
+        assert unanswered(asked_of(form, body(form, said))) == 0
+    assert unanswered(asked_of("openai_text", body("generate", said))) == 0
+
+
+def test_a_summary_is_not_made_of_the_doors_own_answers() -> None:
+    """They are in one text with the conversation there."""
+    text = f"# USER\nhello\n# ASSISTANT\n{OWN}\n# USER\nsecond\n# ASSISTANT\nyes\n"
+    content = body(
+        "chat", [message("system", prompts.SUMMARY), message("user", text)], stream=False
+    )
+    found = after("chat", content)["messages"][1]["content"]
+    assert found == "# USER\nhello\n# USER\nsecond\n# ASSISTANT\nyes\n"
+
+
+def test_openais_protocol_has_no_window_and_is_asked_for_usage() -> None:
+    """Only of a stream that does not ask for it already."""
+    found = after("openai_chat", body("openai_chat", CHAT))
+    assert "options" not in found
+    assert "truncate" not in found
+    assert "keep_alive" not in found
+    assert found["stream_options"] == {"include_usage": True}
+    told = body("openai_chat", CHAT, stream_options={"include_usage": True})
+    assert not asks_for_usage(asked_of("openai_chat", told))
+    whole = body("openai_chat", CHAT, stream=False)
+    for upstream in (OLLAMA, LOCAL):
+        for content in (told, whole):
+            asked = asked_of("openai_chat", content)
+            assert sent(asked, content, settings(), upstream, "0.24.0") == content
+
+
+TEXT = st.text(max_size=20)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(TEXT, VALUES, max_size=4), st.sampled_from(["chat", "generate"]))
+def test_everything_else_keeps_its_value_and_its_place(more: dict[str, Any], form: Form) -> None:
+    """The order of the fields too: nothing is known of what a server makes of it."""
+    touched = ("options", "keep_alive", "truncate", "messages", "prompt", "model", "stream")
+    content = body(form, CHAT, **{k: v for k, v in more.items() if k not in touched})
+    before, found = json.loads(content), after(form, content)
+    assert {k: v for k, v in found.items() if k not in touched} == {
+        k: v for k, v in before.items() if k not in touched
+    }
+    assert [key for key in found if key in before] == list(before)
+    assert found["options"]["temperature"] == 0
+
+
+def test_text_that_utf_8_cannot_hold_survives() -> None:
+    """A lone surrogate is sent as the escape that it came as."""
+    content = b'{"model":"a","messages":[{"role":"user","content":"\\ud800 \xc3\xa9"}]}'
+    asked = asked_of("chat", content)
+    found = json.loads(sent(asked, content, settings(), OLLAMA, "0.24.0"))
+    assert found["messages"][0]["content"] == "\ud800 é"

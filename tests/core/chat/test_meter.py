@@ -1,0 +1,249 @@
+"""What is read off an answer's bytes as they pass."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aider_guard.core.chat.events import NOT_TOLD
+from aider_guard.core.chat.response import AnswerHead, Meter, Usage, UsageFilter
+
+AT = "2026-01-02T03:04:05.123456789Z"
+DONE = {
+    "done": True,
+    "done_reason": "stop",
+    "total_duration": 9,
+    "load_duration": 1_500_000_000,
+    "prompt_eval_count": 321,
+    "prompt_eval_duration": 2_000_000_000,
+    "eval_count": 12,
+    "eval_duration": 500_000_000,
+}
+
+
+def ndjson(*pieces: dict[str, Any]) -> bytes:
+    return b"".join(json.dumps(piece, separators=(",", ":")).encode() + b"\n" for piece in pieces)
+
+
+def sse(*pieces: dict[str, Any]) -> bytes:
+    events = b"".join(b"data: " + json.dumps(piece).encode() + b"\n\n" for piece in pieces)
+    return events + b"data: [DONE]\n\n"
+
+
+def said(text: str, **more: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    return {"model": "a", "created_at": AT, "message": message, "done": False, **more}
+
+
+def chunk(delta: dict[str, Any], reason: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"id": "x", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more}
+
+
+def read(content: bytes, size: int = 0) -> Usage:
+    meter = Meter()
+    for at in range(0, len(content), size or len(content) or 1):
+        meter.feed(content[at : at + (size or len(content))])
+    return meter.usage
+
+
+CHAT = ndjson(said("Hé"), said(' "done":true {'), said("", **DONE))
+OPENAI = sse(
+    chunk({"role": "assistant", "content": "hi"}),
+    chunk({}, "stop"),
+    {
+        "choices": [],
+        "usage": {
+            "prompt_tokens": 321,
+            "completion_tokens": 12,
+            "prompt_tokens_details": {"cached_tokens": 300},
+        },
+    },
+)
+WHOLE = json.dumps(said("Hé", **DONE)).encode()
+
+
+@given(st.sampled_from([CHAT, OPENAI, WHOLE]), st.data())
+def test_an_answer_reads_the_same_in_any_chunking(content: bytes, data: st.DataObject) -> None:
+    """Pieces of a line, several lines at once, half a character."""
+    cuts = data.draw(st.lists(st.integers(0, len(content)), max_size=12).map(sorted))
+    meter = Meter()
+    for start, end in zip([0, *cuts], [*cuts, len(content)], strict=True):
+        meter.feed(content[start:end])
+    assert meter.usage == read(content)
+
+
+def test_ollamas_numbers_are_read_in_seconds() -> None:
+    """Of a stream and of one document alike."""
+    for content in (CHAT, WHOLE, WHOLE + b"\n"):
+        usage = read(content)
+        assert (usage.prompt_tokens, usage.answer_tokens) == (321, 12)
+        assert (usage.load_seconds, usage.prefill_seconds) == (1.5, 2.0)
+        assert (usage.generation_seconds, usage.done_reason, usage.ended) == (0.5, "stop", True)
+
+
+def test_what_ollama_leaves_out_is_not_told_or_zero() -> None:
+    """It leaves out what is 0: an answer without a token has none, a prompt always has some."""
+    usage = read(ndjson(said("", done=True, done_reason="load")))
+    assert (usage.prompt_tokens, usage.answer_tokens, usage.load_seconds) == (NOT_TOLD, 0, NOT_TOLD)
+
+
+def test_openais_numbers_are_read() -> None:
+    """From the event without a choice."""
+    usage = read(OPENAI)
+    assert (usage.prompt_tokens, usage.answer_tokens, usage.cached_tokens) == (321, 12, 300)
+    assert (usage.done_reason, usage.ended, usage.texts) == ("stop", True, 1)
+
+
+def test_llama_cpps_times_are_read() -> None:
+    """Its prompt is what it evaluated and what it had."""
+    timings = {
+        "cache_n": 300,
+        "prompt_n": 21,
+        "prompt_ms": 250.0,
+        "predicted_n": 12,
+        "predicted_ms": 1500.0,
+    }
+    usage = read(sse(chunk({"content": "x"}), chunk({}, "length", timings=timings)))
+    assert (usage.prompt_tokens, usage.answer_tokens, usage.cached_tokens) == (321, 12, 300)
+    assert (usage.prefill_seconds, usage.generation_seconds) == (0.25, 1.5)
+    assert usage.done_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (ndjson(said("a"), {"error": "model runner has unexpectedly stopped"}), "model runner has"),
+        (
+            sse(chunk({"content": "a"}), {"error": {"message": "out of memory", "code": 500}}),
+            "out of",
+        ),
+        (b'error: {"code":500,"message":"x"}\n\n', "x"),
+        (b'data: {"error": 5}\n\n', "5"),
+    ],
+)
+def test_an_error_in_the_middle_is_heard(content: bytes, words: str) -> None:
+    """In each protocol's way."""
+    assert read(content).error.startswith(words)
+
+
+def test_an_answer_from_elsewhere_is_heard() -> None:
+    """Ollama tells it in the answer."""
+    assert read(ndjson(said("a", remote_host="https://ollama.com:443"))).remote.startswith("https")
+
+
+@given(st.binary(max_size=400), st.integers(1, 50))
+def test_any_bytes_are_read_without_a_fault(content: bytes, size: int) -> None:
+    """An answer may be anything."""
+    assert read(content, size).prompt_tokens == NOT_TOLD
+
+
+@pytest.mark.parametrize("value", [-1, True, "7", None, [], 10**400, float("inf")])
+def test_numbers_of_a_wrong_kind_count_for_nothing(value: Any) -> None:
+    """A negative count, a true, a text, more than there can be."""
+    usage = read(ndjson(said("", done=True, prompt_eval_count=value, load_duration=value)))
+    assert (usage.prompt_tokens, usage.load_seconds) == (NOT_TOLD, NOT_TOLD)
+
+
+def test_a_line_without_an_end_is_not_kept_for_ever() -> None:
+    """What is longer than any answer's line is let go, and the next is read again."""
+    meter = Meter()
+    for _ in range(4):
+        meter.feed(b"x" * 1024 * 1024)
+    assert len(meter._line) <= 4 * 1024 * 1024
+    meter.feed(ndjson(said("the end of that line", **DONE)))
+    assert not meter.usage.ended
+    meter.feed(CHAT)
+    assert meter.usage.ended
+
+
+CALL = {"function": {"name": "f", "arguments": {"remote_host": "x"}}}
+NESTED = {"choices": [{"delta": {"content": "x"}}], "usage": {}, "more": {"choices": []}}
+REMOTE = ndjson(
+    {"model": "a", "remote_model": "b", "remote_host": "https://ollama.com:443", **said("hello")}
+)
+
+
+@given(st.integers(1, len(REMOTE)))
+def test_not_a_word_of_an_answer_from_elsewhere_is_passed(size: int) -> None:
+    """Its first line says where it comes from, before any text."""
+    head, passed = AnswerHead(), b""
+    for at in range(0, len(REMOTE), size):
+        piece = head.feed(REMOTE[at : at + size])
+        if piece is None:
+            break
+        passed += piece
+    else:
+        pytest.fail("it was passed on")
+    assert b"hello" not in passed
+
+
+@given(
+    st.sampled_from(
+        [
+            CHAT,
+            WHOLE,
+            OPENAI,
+            ndjson({"error": "x"}),
+            ndjson(said('"remote_host":"x"')),
+            ndjson(said("", tool_calls=[CALL])),
+            b"<html>",
+            b"",
+        ]
+    ),
+    st.integers(1, 400),
+)
+def test_all_other_answers_pass_whole(content: bytes, size: int) -> None:
+    """Whatever their text speaks of."""
+    head = AnswerHead()
+    pieces = [head.feed(content[at : at + size]) for at in range(0, len(content), size)]
+    assert b"".join(piece or b"" for piece in pieces) == content
+
+
+@given(st.integers(1, len(OPENAI)))
+def test_usage_that_was_not_asked_for_is_taken_out(size: int) -> None:
+    """The event with no choice in it, and nothing else of the stream."""
+    events = OPENAI.split(b"\n\n")
+    wanted = b"\n\n".join(event for event in events if b'"choices": []' not in event)
+    found = UsageFilter()
+    pieces = [found.feed(OPENAI[at : at + size]) for at in range(0, len(OPENAI), size)]
+    assert b"".join(pieces) == wanted
+
+
+@given(
+    st.sampled_from(
+        [
+            CHAT,
+            WHOLE,
+            b"<html>\n",
+            b"data",
+            sse(chunk({"content": '"choices": []'})),
+            sse({**NESTED, "usage": {"prompt_tokens": 1}}),
+            b"\n\n: ping\n\n",
+        ]
+    ),
+    st.integers(1, 300),
+)
+def test_other_streams_pass_the_filter_whole(content: bytes, size: int) -> None:
+    """Also texts that speak of usage, and documents that end without a newline."""
+    found = UsageFilter()
+    pieces = [found.feed(content[at : at + size]) for at in range(0, len(content), size)]
+    assert b"".join(pieces) + found.rest() == content
+    assert found.rest() == b""
+
+
+@given(st.integers(1, 300))
+def test_a_last_line_that_has_no_end_is_not_lost(size: int) -> None:
+    """Unless it is the usage; and what is held because it might tell another machine's name is passed on."""
+    start, last = sse(chunk({"content": "x"})), b"data: [DONE]"
+    content, found = start + last, UsageFilter()
+    pieces = [found.feed(content[at : at + size]) for at in range(0, len(content), size)]
+    assert b"".join(pieces) + found.rest() == content
+    usage = UsageFilter()
+    end = b'data: {"choices": [], "usage": {"prompt_tokens": 1}}'
+    assert usage.feed(start + end) + usage.rest() == start
+    head = AnswerHead()
+    assert (head.feed(b'{"model":"a"}'), head.rest(), head.rest()) == (b"", b'{"model":"a"}', b"")

@@ -1,0 +1,159 @@
+"""What is said when a prompt does not fit."""
+
+from __future__ import annotations
+
+import pytest
+from core.chat import aider_prompts as prompts
+from core.chat.aider_prompts import asked_of, body, chat, listing, message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aider_guard.core.chat.overflow import Overflow, lines, unknown_lines
+from aider_guard.core.chat.request import ChatRequest
+from aider_guard.core.chat.size import bound_tokens, parts, prompt_bytes, reply_reserve, rows
+from aider_guard.core.chat.types import Count
+
+
+def prompt(
+    files: dict[str, str],
+    *,
+    history: str = "",
+    said: str = "fix it",
+    map_text: str = "",
+    read_only: str = "",
+) -> ChatRequest:
+    """One token a character makes the numbers easy."""
+    messages = [message("system", "s" * 100)]
+    if read_only:
+        messages += [message("user", listing(prompts.READ_ONLY, {"RULES.md": read_only}))]
+        messages += [message("assistant", "")]
+    if map_text:
+        messages += [message("user", prompts.MAP + map_text), message("assistant", "")]
+    if history:
+        messages += [message("user", history), message("assistant", "")]
+    messages += [message("user", listing(prompts.CHAT_FILES, files)), message("assistant", "")]
+    return asked_of("chat", body("chat", [*messages, message("user", said)]))
+
+
+def said_of(
+    asked: ChatRequest, window: int, *, exact: bool = True, reserve: int = 256
+) -> tuple[str, str]:
+    pieces = parts(asked)
+    total = sum(len(part.text) for part in pieces)
+    found = Overflow(Count(total, exact, 0.0 if exact else 20.0), window, reserve)
+    return lines(found, rows(pieces, [len(part.text) for part in pieces], total), pieces)
+
+
+def test_the_first_line_says_by_how_much() -> None:
+    """Exactly, where the tokens are the model's own."""
+    asked = prompt({"big.py": "b" * 5000})
+    total = sum(len(part.text) for part in parts(asked))
+    over = total + 256 - 4000
+    first, second = said_of(asked, 4000)
+    assert first == (
+        f"not sent: exactly {over:,} tokens too large for the window of 4,000"
+        f" ({total:,} and 256 for the answer)"
+    )
+    assert second.startswith("/drop big.py   (frees 5,")
+    assert said_of(asked, 4000, exact=False)[0].startswith("not sent: about ")
+
+
+@pytest.mark.parametrize(
+    ("asked", "window", "command"),
+    [
+        (prompt({"a.py": "a" * 900, "big.py": "b" * 3000}), 3900, "/drop big.py "),
+        (prompt({"a.py": "a" * 900, "big.py": "b" * 3000}), 3000, "/drop big.py "),
+        (prompt({"a.py": "a" * 900, "big.py": "b" * 3000}), 900, "/drop big.py a.py "),
+        (prompt({"a.py": "a" * 900}, history="h" * 3000), 2000, "/clear "),
+        (prompt({"a.py": "a" * 900, "b.py": "b" * 900}, said="fix a.py"), 1900, "/drop b.py "),
+        (prompt({"a.py": "a" * 900}, read_only="r" * 900), 1900, "/drop a.py "),
+        (prompt({"a.py": "a" * 2000}, history="h" * 2000), 1000, "/reset "),
+        (prompt({"a.py": "a"}, map_text="m" * 3000), 2000, "the map of the repository takes 3,"),
+        (prompt({"a.py": "a"}, said="x" * 3000), 2000, "a shorter message fits "),
+        (prompt({"a.py": "a" * 9}), 300, "only a larger window helps: aider-guard --num-ctx 1024"),
+        (prompt({'a "b" c.py': "a" * 3000}), 2000, "/reset "),
+    ],
+)
+def test_the_second_line_is_a_command_that_suffices(
+    asked: ChatRequest, window: int, command: str
+) -> None:
+    """As few files as suffice, an unmentioned one before a mentioned; what cannot be freed is not named."""
+    assert said_of(asked, window)[1].startswith(command)
+
+
+@given(
+    st.lists(st.integers(0, 3000), min_size=1, max_size=5),
+    st.integers(0, 3000),
+    st.integers(1, 3000),
+    st.integers(1000, 4000),
+)
+def test_a_command_that_is_named_makes_it_fit(
+    sizes: list[int], history: int, said: int, window: int
+) -> None:
+    """After it, the same message is sent."""
+    files = {f"f{at}.py": "f" * size for at, size in enumerate(sizes)}
+    asked = prompt(files, history="h" * history, said="x" * said)
+    total = sum(len(part.text) for part in parts(asked))
+    if total + 256 <= window:
+        return
+    second = said_of(asked, window)[1]
+    command = second.split("   ")[0].split()
+    match command[0]:
+        case "/drop":
+            left = {name: text for name, text in files.items() if name not in command[1:]}
+            after = prompt(left, history="h" * history, said="x" * said)
+        case "/clear":
+            after = prompt(files, said="x" * said)
+        case "/reset":
+            after = prompt({}, said="x" * said)
+        case _:
+            return
+    assert (
+        sum(len(part.text) for part in parts(after)) + 256 <= window + 2
+    )  # the history is shared out by its text
+
+
+def test_without_any_number_the_way_to_one_is_named() -> None:
+    """The server refused, and nobody could count."""
+    assert "4,096" in unknown_lines(4096)[0]
+    assert "/tokens" in unknown_lines(4096)[1]
+
+
+@pytest.mark.parametrize(
+    ("window", "asked", "reserve"),
+    [
+        (8192, chat(), 1024),
+        (1024, chat(), 256),
+        (262144, chat(), 2048),
+        (8192, chat(options={"num_predict": 77}), 77),
+        (8192, chat(options={"num_predict": 100_000}), 4096),
+        (300, chat(), 150),
+        (
+            8192,
+            asked_of(
+                "chat",
+                body(
+                    "chat",
+                    [message("system", prompts.COMMIT), message("user", "# Diffs:\n")],
+                    stream=False,
+                ),
+            ),
+            256,
+        ),
+    ],
+)
+def test_the_reserve_is_what_is_asked_for_or_a_share(
+    window: int, asked: ChatRequest, reserve: int
+) -> None:
+    """Never more than half of the window."""
+    assert reply_reserve(asked, window) == reserve
+
+
+def test_a_bound_is_known_of_plain_chats_only() -> None:
+    """Images, tools and a model's own system text have tokens that are not in the text."""
+    asked = chat(said=("é" * 100,))
+    bound = bound_tokens(asked)
+    assert bound is not None
+    assert bound > prompt_bytes(asked) == len(prompts.DIFF.encode()) + 200
+    assert bound_tokens(chat(tools=[{}])) is None
+    assert bound_tokens(asked_of("chat", body("chat", [message("user", "x")]))) is None

@@ -1,0 +1,311 @@
+"""What is said of a server's errors, era by era."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aider_guard.core.chat.errors import (
+    FailedRequest,
+    Failure,
+    fitting_window,
+    lines,
+    of_words,
+    printable,
+    said_in,
+    understood,
+)
+from aider_guard.core.chat.events import NOT_TOLD, Reason
+from aider_guard.core.chat.types import WindowNeed
+
+GIB = 2**30
+SMALLER = (WindowNeed(16384, 9 * GIB), WindowNeed(8192, 7 * GIB), WindowNeed(4096, 6 * GIB))
+REMOTE = FailedRequest("qwen3:8b", "http://gpu-box:11434", is_here=False)
+LLAMA = FailedRequest("m", "http://127.0.0.1:8080", is_ollama=False)
+OLLAMA = FailedRequest("qwen3:8b", "http://127.0.0.1:11434", smaller_windows=SMALLER)
+STOPPED = (
+    "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
+    "check ollama server logs for details"
+)
+TOO_LONG = (
+    "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the"
+    " context length in settings, or use a model with a longer context length"
+)
+NATIVE = json.dumps(
+    {
+        "error": {
+            "code": 400,
+            "message": "request (9000 tokens) exceeds the available context size (8192 tokens), try increasing it",
+            "type": "exceed_context_size_error",
+            "n_prompt_tokens": 9000,
+            "n_ctx": 8192,
+        }
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "reason"),
+    [
+        (404, 'model "x" not found, try pulling it first', "missing"),
+        (404, "model 'x' not found", "missing"),
+        (404, {"message": "model 'x' not found", "type": "api_error"}, "missing"),
+        (404, {"message": "The model `x` does not exist.", "type": "NotFoundError"}, "missing"),
+        (500, "model requires more system memory (12.3 GiB) than is available (3.1 GiB)", "memory"),
+        (500, "model request too large for system", "memory"),
+        (500, "llama runner process has terminated: cudaMalloc failed: out of memory", "memory"),
+        (500, "llama-server reported out-of-memory during startup: hipMalloc failed", "memory"),
+        (500, "unable to allocate CUDA0 buffer", "memory"),
+        (500, "VK_ERROR_OUT_OF_DEVICE_MEMORY", "memory"),
+        (500, "llama runner process has terminated: exit status 2", "crashed"),
+        (500, "llama-server process has terminated: signal: killed", "crashed"),
+        (500, STOPPED, "crashed"),
+        (500, "an error was encountered while running the model: unexpected EOF", "crashed"),
+        (503, "server busy, please try again.  maximum pending requests exceeded", "busy"),
+        (503, {"message": "Loading model", "type": "unavailable_error", "code": 503}, "busy"),
+        (503, "overloaded", "busy"),
+        (400, "the input length exceeds the context length", "overflow"),
+        (400, TOO_LONG, "overflow"),
+        (400, NATIVE, "overflow"),
+        (
+            500,
+            "input length (9000 tokens) exceeds the model's maximum context length (8192 tokens)",
+            "overflow",
+        ),
+        (
+            400,
+            {
+                "message": "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens"
+            },
+            "overflow",
+        ),
+        (403, "ollama cloud is disabled: remote model is unavailable", "cloud"),
+        (401, "unauthorized", "cloud"),
+        (400, "invalid options: num_gpu", "refused"),
+        (500, "something new", "refused"),
+    ],
+)
+def test_errors_of_all_eras_are_told_apart(status: int, error: Any, reason: str) -> None:
+    """By their words first."""
+    failure = understood(status, json.dumps({"error": error}).encode())
+    assert failure.reason == reason
+    assert failure.waits is (reason == "busy")
+
+
+@pytest.mark.parametrize(
+    ("error", "prompt", "window"),
+    [
+        (NATIVE, 9000, 8192),
+        (
+            "input length (9000 tokens) exceeds the model's maximum context length (8192 tokens)",
+            9000,
+            8192,
+        ),
+        (
+            "The decoder prompt (length 9000) is longer than the maximum model length of 8192.",
+            9000,
+            8192,
+        ),
+        (
+            "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens",
+            9000,
+            8192,
+        ),
+        ("the input length exceeds the context length", NOT_TOLD, NOT_TOLD),
+    ],
+)
+def test_the_servers_own_numbers_are_read(error: str, prompt: Any, window: Any) -> None:
+    """They are exact."""
+    failure = understood(400, json.dumps({"error": error}).encode())
+    assert failure.reason == "overflow"
+    assert (failure.prompt_tokens, failure.window_tokens) == (prompt, window)
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "reason"),
+    [
+        (502, b"<html><h1>502 Bad Gateway</h1></html>", "strange"),
+        (404, b"404 page not found", "strange"),
+        (403, b"", "forbidden"),
+        (500, b"", "strange"),
+        (500, b"\x00\xff\x1b[2J", "strange"),
+        (418, b"[]", "strange"),
+    ],
+)
+def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reason: str) -> None:
+    """Something else answers there."""
+    assert understood(status, content).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("failure", "asker", "first", "second"),
+    [
+        (
+            Failure("missing"),
+            FailedRequest("qwen3:9b", "x", alike=("qwen3:8b", "qwen3:4b")),
+            "Ollama has no model qwen3:9b",
+            "ollama pull qwen3:9b   then send your message again; installed: qwen3:8b, qwen3:4b",
+        ),
+        (
+            Failure("down", "Connection refused"),
+            OLLAMA,
+            "Ollama does not answer at http://127.0.0.1:11434: Connection refused",
+            "ollama serve   then send your message again",
+        ),
+        (
+            of_words("model requires more system memory (12.0 GiB) than is available (7.5 GiB)"),
+            OLLAMA,
+            "qwen3:8b does not fit into memory: model requires",
+            "aider-guard --num-ctx 8192   needs 7.0 GiB in all",
+        ),
+        (
+            of_words("cudaMalloc failed: out of memory"),
+            OLLAMA,
+            "qwen3:8b does",
+            "aider-guard --num-ctx 16384 ",
+        ),
+        (of_words("out of memory"), FailedRequest("a", "x"), "a does not fit", "a smaller model"),
+        (
+            of_words(STOPPED),
+            OLLAMA,
+            "the process of qwen3:8b crashed: model runner",
+            "send your message again",
+        ),
+        (Failure("busy"), OLLAMA, "Ollama stayed busy", "wait for its other"),
+        (
+            Failure("cloud", "x"),
+            OLLAMA,
+            "not sent: qwen3:8b would run in Ollama's cloud",
+            "ollama list",
+        ),
+        (
+            Failure("strange", "Bad Gateway", 502),
+            OLLAMA,
+            "what answers at http://127.0.0.1:11434 is not Ollama: status 502: Bad Gateway",
+            "curl http://127.0.0.1:11434/api/version",
+        ),
+        (
+            Failure("forbidden", "", 403),
+            OLLAMA,
+            "Ollama at http://127.0.0.1:11434 did not",
+            "is it the",
+        ),
+        (Failure("refused", "no", 400), OLLAMA, "Ollama refused it: no", "its log says more"),
+        (
+            Failure("missing"),
+            FailedRequest("m", "x", is_ollama=False),
+            "the model server has no model m",
+            "the model must",
+        ),
+        (
+            Failure("refused", "no", 400),
+            OLLAMA,
+            "Ollama refused it: no",
+            "its log says more: journalctl -u ollama",
+        ),
+        (
+            Failure("refused", "no", 400),
+            REMOTE,
+            "Ollama refused it: no",
+            "its log on that machine (http://gpu-box:11434) says more",
+        ),
+        (
+            Failure("refused", "no", 400),
+            LLAMA,
+            "the model server refused it: no",
+            "its log says more: it is where the server was started",
+        ),
+        (
+            Failure("lost", "Connection timed out"),
+            REMOTE,
+            "the connection to http://gpu-box:11434 was lost: Connection timed out",
+            "see that Ollama runs there and that the network is up, then send your message again",
+        ),
+        (
+            Failure("down", "No route to host"),
+            REMOTE,
+            "Ollama does not answer at http://gpu-box:11434: No route to host",
+            "see that it runs there and that the network is up, then send your message again",
+        ),
+        (
+            Failure("down", "Connection refused"),
+            LLAMA,
+            "the model server does not answer at http://127.0.0.1:8080: Connection refused",
+            "start it, then send your message again",
+        ),
+        (
+            Failure("crashed", "the answer broke off"),
+            LLAMA,
+            "the process of m crashed: the answer broke off",
+            "start it, then send your message again; if it crashes again, a smaller model",
+        ),
+        (
+            Failure("missing"),
+            REMOTE,
+            "Ollama has no model qwen3:8b",
+            "OLLAMA_HOST=http://gpu-box:11434 ollama pull qwen3:8b   then",
+        ),
+    ],
+)
+def test_each_failure_is_said_in_two_lines(
+    failure: Failure, asker: FailedRequest, first: str, second: str
+) -> None:
+    """What happened, and the command that helps."""
+    one, two = lines(failure, asker)
+    assert one.startswith(first)
+    assert two.startswith(second)
+
+
+@pytest.mark.parametrize("reason", get_args(Reason))
+@pytest.mark.parametrize("asker", [REMOTE, LLAMA], ids=["remote", "llama.cpp"])
+def test_no_log_or_service_is_named_that_is_not_there(reason: Reason, asker: FailedRequest) -> None:
+    """Neither a server that is not Ollama nor one of another machine has a log in this machine's journal, or is started
+    here by ``ollama serve``.
+    """
+    said = " ".join(lines(Failure(reason, "x"), asker))
+    assert "journalctl" not in said
+    assert "ollama serve" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "window"),
+    [
+        ("", 16384),
+        ("than is available (9.5 GiB)", 16384),
+        ("than is available (8.9 GiB)", 8192),
+        ("than is available (6442450944 B)", 4096),
+        ("than is available (900.0 MiB)", None),
+    ],
+)
+def test_the_window_named_fits_into_what_is_there(words: str, window: int | None) -> None:
+    """The largest that does."""
+    found = fitting_window(words, SMALLER)
+    assert (found.window_tokens if found else None) == window
+    assert fitting_window(words, ()) is None
+
+
+@given(st.text(max_size=500))
+def test_a_servers_words_are_safe_to_print(words: str) -> None:
+    """One line, no control characters, not long."""
+    shown = printable(words)
+    assert len(shown) <= 160
+    assert shown.isprintable()
+    one, two = lines(Failure("refused", words), OLLAMA)
+    assert "\n" not in one + two
+
+
+@given(st.integers(400, 599), st.binary(max_size=300))
+def test_any_error_is_understood_somehow(status: int, content: bytes) -> None:
+    """Nothing is raised, and two lines can be said."""
+    assert all(lines(understood(status, content), OLLAMA))
+
+
+def test_an_error_in_an_error_in_an_error_is_opened() -> None:
+    """Ollama hands its runner's answer on as a text."""
+    inner = json.dumps({"error": {"message": "deep"}})
+    assert said_in(json.dumps({"error": inner}).encode()) == "deep"
+    assert said_in(b'{"error":"' + b"{" * 5000 + b'"}').startswith("{")

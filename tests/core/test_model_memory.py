@@ -1,0 +1,268 @@
+"""The bytes of one model: what is published and what Ollama logged, and how they grow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from core.fit_models import (
+    BIG,
+    GEMMA_3,
+    GIB,
+    LITE,
+    LITE_MLA,
+    LONG_SMOL,
+    MIB,
+    QWEN_4B,
+    QWEN_8B,
+    QWEN_14B,
+    QWEN_30B_A3B,
+    QWEN_32B,
+    SMOL,
+    candidate,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aider_guard.core.fit import Candidate, Era, KvType, Runtime, need
+from aider_guard.core.model_memory import (
+    RECURRENT_LAYER_BYTES,
+    RUNNER_BYTES,
+    Architecture,
+    cache_type,
+    flash_attention,
+    graph_bytes,
+    kv_bytes,
+    ollamas_guess_bytes,
+    ubatch_tokens,
+)
+from aider_guard.core.readings import Unavailable
+
+OLD = Runtime(era="A", flash_attention=False)
+OLD_FLASH = Runtime(era="A")
+NEW = Runtime()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "per_token", "at_8k", "at_40k", "q8_at_32k"),
+    [
+        (QWEN_4B, 147_456, 1.12, 5.62, 2.39),
+        (QWEN_8B, 147_456, 1.12, 5.62, 2.39),
+        (QWEN_14B, 163_840, 1.25, 6.25, 2.66),
+        (QWEN_32B, 262_144, 2.0, 10.0, 4.25),
+        (QWEN_30B_A3B, 98_304, 0.75, 3.75, 1.59),
+        (LITE, 276_480, 2.11, 10.5, 4.48),
+        (BIG, 4_915_200, 37.5, 187.5, 79.7),
+    ],
+)
+def test_the_published_cache_sizes_come_out(
+    architecture: Architecture, per_token: int, at_8k: float, at_40k: float, q8_at_32k: float
+) -> None:
+    """Bytes a token at f16, GiB at 8,192 and 40,960 tokens, and GiB of q8_0 at 32,768, as the table has them."""
+    assert kv_bytes(architecture, 8192, NEW) == per_token * 8192
+    assert kv_bytes(architecture, 8192, NEW) / GIB == pytest.approx(at_8k, abs=0.01)
+    assert kv_bytes(architecture, 40_960, NEW) / GIB == pytest.approx(at_40k, abs=0.06)
+    q8_0 = kv_bytes(architecture, 32_768, Runtime(kv_type="q8_0")) / GIB
+    assert q8_0 == pytest.approx(q8_at_32k, abs=0.05)
+
+
+def test_mla_keeps_one_row_a_token() -> None:
+    """With the keys of MLA in the file the cache has a rank and a rope part, and no values: 31,104 and 69,120 bytes."""
+    assert kv_bytes(LITE_MLA, 1024, NEW) == 31_104 * 1024
+    assert kv_bytes(replace(BIG, key_length_mla=192), 1024, NEW) == 69_120 * 1024
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kind", "flash", "kv_mib", "graph_mib"),
+    [
+        (2048, "f16", False, 45.00, 98.25),
+        (4096, "f16", False, 90.00, 98.25),
+        (8192, "f16", False, 180.00, 164.51),
+        (16_384, "f16", False, 360.00, 324.50),
+        (2048, "q8_0", True, 23.91, 98.25),
+        (8192, "q8_0", True, 95.62, 97.12),
+        (8192, "q4_0", True, 50.62, 97.12),
+        (16_384, "q8_0", True, 191.25, 97.12),
+        (32_768, "f16", True, 720.00, 100.51),
+        (65_536, "q4_0", True, 405.00, 196.51),
+    ],
+)
+def test_what_ollama_logged_comes_out(
+    tokens: int, kind: KvType, flash: bool, kv_mib: float, graph_mib: float
+) -> None:
+    """The buffers of SmolLM2-135M on Ollama 0.9.3: the cache to 0.01 MiB, the graph to 1.2 %."""
+    runtime = Runtime("A", kind, 1, flash)
+
+    assert kv_bytes(LONG_SMOL, tokens, runtime) / MIB == pytest.approx(kv_mib, abs=0.01)
+    assert graph_bytes(LONG_SMOL, tokens, runtime) / MIB == pytest.approx(graph_mib, rel=0.012)
+
+
+def test_the_window_is_capped_at_the_trained_context() -> None:
+    """More than the model was trained for is not loaded."""
+    assert need(candidate(SMOL, 0.1), 32_768, OLD) == need(candidate(SMOL, 0.1), 8192, OLD)
+    unknown = replace(SMOL, trained_tokens=Unavailable("not told"))
+    assert kv_bytes(unknown, 32_768, OLD) == 4 * kv_bytes(unknown, 8192, OLD)
+
+
+def test_slots_multiply_the_window() -> None:
+    """Two slots of 2,048 tokens are a cache of 4,096."""
+    assert kv_bytes(SMOL, 2048, Runtime("A", parallel=2)) == 90 * MIB
+
+
+def test_a_sliding_layer_holds_its_window_and_a_batch() -> None:
+    """Of gemma3 every sixth layer holds all tokens; the others 1,024 and a batch of 1,024."""
+    row = 4 * 512 * 2
+    assert kv_bytes(GEMMA_3, 32_768, NEW) == row * (2 * 32_768 + 10 * 2048)
+    assert kv_bytes(GEMMA_3, 512, NEW) == row * 12 * 512
+    longer = replace(GEMMA_3, layers=34, kv_heads=(4,) * 34)
+    assert kv_bytes(longer, 32_768, NEW) == row * (5 * 32_768 + 29 * 2048)
+    slots = Runtime("B", parallel=4)
+    assert kv_bytes(GEMMA_3, 8192, slots) == row * (2 * 4 * 8192 + 10 * (4 * 1024 + 512))
+
+
+@pytest.mark.parametrize(
+    ("name", "era", "sliding"),
+    [("gemma2", "C", 6), ("gemma2", "A", 0), ("gpt-oss", "A", 6), ("phi3", "C", 0)],
+)
+def test_only_known_patterns_slide(name: str, era: Era, sliding: int) -> None:
+    """Every other layer of gemma2 and gpt-oss slides, where the engine can; of an unknown architecture none does."""
+    architecture = replace(GEMMA_3, name=name)
+    layer = 4 * 512 * 2 * 4096
+    small = 4 * 512 * 2 * (1024 + 512)
+
+    assert kv_bytes(architecture, 4096, Runtime(era)) == (12 - sliding) * layer + sliding * small
+
+
+def test_recurrent_layers_keep_a_constant() -> None:
+    """Layers without attention, by an interval or by having no heads for keys, do not grow with the window."""
+    by_interval = replace(QWEN_8B, layers=34, kv_heads=(8,) * 34, full_attention_interval=4)
+    by_heads = replace(by_interval, kv_heads=(0, 0, 0, 8) * 8 + (0, 0), full_attention_interval=0)
+
+    for architecture in (by_interval, by_heads):
+        constant = 26 * RECURRENT_LAYER_BYTES
+        assert kv_bytes(architecture, 8192, NEW) == 8 * 8 * 256 * 2 * 8192 + constant
+
+
+@pytest.mark.parametrize(
+    ("architecture", "runtime", "expected"),
+    [
+        (QWEN_8B, Runtime("C", "q8_0"), "q8_0"),
+        (QWEN_8B, Runtime("A", "q8_0", flash_attention=False), "f16"),
+        (QWEN_8B, Runtime("C", "q8_0", flash_attention=False), "f16"),
+        (LITE, Runtime("B", "q8_0"), "f16"),
+        (LITE, Runtime("C", "q8_0"), "q8_0"),
+    ],
+)
+def test_a_quantised_cache_needs_flash_attention(
+    architecture: Architecture, runtime: Runtime, expected: KvType
+) -> None:
+    """Without it, or for keys and values of unlike lengths before 0.30, Ollama falls back to f16."""
+    assert cache_type(architecture, runtime) == expected
+
+
+def test_flash_attention_needs_equal_lengths_or_mla() -> None:
+    """DeepSeek's older files cannot use it, its newer ones can from 0.30 on."""
+    assert flash_attention(QWEN_8B, OLD_FLASH)
+    assert not flash_attention(LITE, NEW)
+    assert flash_attention(LITE_MLA, NEW)
+    assert not flash_attention(LITE_MLA, OLD_FLASH)
+
+
+@pytest.mark.parametrize(
+    ("era", "tokens", "expected"),
+    [
+        ("A", 65_536, 512),
+        ("B", 65_536, 512),
+        ("C", 4096, 512),
+        ("C", 4097, 1024),
+        ("C", 32_768, 1024),
+        ("C", 32_769, 2048),
+    ],
+)
+def test_the_batch_grows_with_the_window_from_0_30_on(era: Era, tokens: int, expected: int) -> None:
+    """512 tokens at once, and 1,024 or 2,048 for large windows on new versions."""
+    assert ubatch_tokens(tokens, Runtime(era)) == expected
+
+
+def test_the_graph_grows_with_the_window_where_heads_are_wide() -> None:
+    """The rows of a layer are as wide as its heads, a mask has 6 bytes a token; else there are scores."""
+    rows = 2 * 2560 + 2 * 32 * 128
+    tokens = 163_840
+
+    assert graph_bytes(QWEN_4B, tokens, NEW) == 2048 * (6 * tokens + 4 * rows)
+    assert graph_bytes(QWEN_4B, tokens, OLD) == 4 * 512 * (33 * tokens + rows)
+
+
+def test_the_constants_are_those_of_their_sources() -> None:
+    """CUDA's own memory as Ollama has it, and twice qwen3next's state."""
+    assert RUNNER_BYTES == 457 * MIB
+    assert RECURRENT_LAYER_BYTES == 2 * (32 * 128 * 128 * 4)
+
+
+def test_an_unknown_vocabulary_counts_as_a_large_one() -> None:
+    """The logits are then as large as Gemma's."""
+    unknown = replace(SMOL, vocabulary=Unavailable("not told"))
+    assert graph_bytes(unknown, 2048, NEW) == 4 * 512 * (262_144 + 2 * 576)
+
+
+def test_overhead_is_cudas_and_what_was_measured() -> None:
+    """457 MiB for a runner, more or less what was learned, not below 0; old versions keep a layer free."""
+    assert need(candidate(SMOL, 1), 2048, NEW).overhead_bytes == RUNNER_BYTES
+    assert need(candidate(SMOL, 1, more=7), 2048, NEW).overhead_bytes == RUNNER_BYTES + 7
+    assert need(candidate(SMOL, 1, more=-(10**10)), 2048, NEW).overhead_bytes == 0
+    layer = (GIB + 45 * MIB) // 30
+    assert need(candidate(SMOL, 1), 2048, OLD).overhead_bytes == RUNNER_BYTES + layer
+
+
+@pytest.mark.parametrize(
+    ("architecture", "per_token"),
+    [(QWEN_4B, 92_160), (QWEN_32B, 163_840), (QWEN_30B_A3B, 49_152)],
+)
+def test_ollamas_own_guess_knows_no_key_length(architecture: Architecture, per_token: int) -> None:
+    """Ollama 0.30 takes too little for qwen3: the published bytes a token of its guess."""
+    one = Candidate("m", 1000, architecture)
+    assert ollamas_guess_bytes(one, 8192, NEW) == 1000 + per_token * 8192
+
+
+architectures = st.builds(
+    replace,
+    st.sampled_from([SMOL, QWEN_8B, QWEN_30B_A3B, LITE, LITE_MLA, BIG, GEMMA_3]),
+    trained_tokens=st.integers(512, 300_000),
+    full_attention_interval=st.sampled_from([0, 0, 4]),
+)
+runtimes = st.builds(
+    Runtime,
+    era=st.sampled_from(["A", "B", "C"]),
+    kv_type=st.sampled_from(["f16", "q8_0", "q4_0"]),
+    parallel=st.integers(1, 4),
+    flash_attention=st.booleans(),
+)
+
+
+@given(architectures, runtimes, st.integers(4, 300_000), st.integers(4, 300_000))
+def test_nothing_shrinks_when_the_window_grows(
+    architecture: Architecture, runtime: Runtime, one: int, other: int
+) -> None:
+    """Cache, graph and overhead are monotone in the window."""
+    small = need(candidate(architecture, 5), min(one, other), runtime)
+    large = need(candidate(architecture, 5), max(one, other), runtime)
+
+    assert small.kv_bytes <= large.kv_bytes
+    assert small.graph_bytes <= large.graph_bytes
+    assert small.overhead_bytes <= large.overhead_bytes
+    assert large.total_bytes == sum(
+        (large.weights_bytes, large.kv_bytes, large.graph_bytes, large.overhead_bytes)
+    )
+
+
+@given(architectures, runtimes, st.integers(4, 300_000))
+def test_slots_and_wider_caches_cost_more(
+    architecture: Architecture, runtime: Runtime, window: int
+) -> None:
+    """One slot more never needs less, and f16 >= q8_0 >= q4_0."""
+    more = replace(runtime, parallel=runtime.parallel + 1)
+    assert kv_bytes(architecture, window, runtime) <= kv_bytes(architecture, window, more)
+    assert graph_bytes(architecture, window, runtime) <= graph_bytes(architecture, window, more)
+    kinds: tuple[KvType, ...] = ("q4_0", "q8_0", "f16")
+    sizes = [kv_bytes(architecture, window, replace(runtime, kv_type=kind)) for kind in kinds]
+    assert sizes == sorted(sizes)

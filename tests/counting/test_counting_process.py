@@ -1,0 +1,274 @@
+"""The counter's answers, its wire, what it reads of models, and what it keeps of what it learned."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.ollama_server import Cut, Drip, Endless, FakeModel, FakeOllama, Hang, Json, Raw
+from fakes.vocabulary import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aider_guard.core.chat.request import ChatRequest, Message
+from aider_guard.core.readings import Unavailable
+from aider_guard.core.wire import WireError
+from aider_guard.counting import vocabulary_files
+from aider_guard.counting.learned import FILE, Learned, Ratios, keep_learned, read_learned
+from aider_guard.counting.process import (
+    AGAIN_SECONDS,
+    Acknowledgement,
+    CountedTexts,
+    CountPlain,
+    CountPrompt,
+    Folders,
+    LearnModel,
+    MeasuredPrompt,
+    ModelServer,
+    PromptCount,
+    Question,
+    TokenizerService,
+    decode,
+    encode,
+    prompt_of,
+)
+from aider_guard.counting.vocabulary_files import show, vocabulary_facts
+
+TEMPLATE = "{{ range .Messages }}<|im_start|>{{ .Content }}{{ end }}"
+MODEL = FakeModel("exact:latest", vocabulary=tiny(), template=TEMPLATE, blob="e" * 64)
+
+
+def asked(text: str, **body: Any) -> ChatRequest:
+    """A chat of one message."""
+    return ChatRequest("chat", "exact", (Message("user", text),), stream=True, body=body)
+
+
+def put(tokenizing: TokenizerService, question: Question) -> object:
+    """What is answered."""
+    line = encode(question)
+    assert line is not None
+    return decode(tokenizing.answer(line))
+
+
+def test_questions_and_answers(tmp_path: Path) -> None:
+    """Learned, counted, measured; the number says which prompt was measured."""
+    with FakeOllama(models=(MODEL,)) as ollama:
+        place = ModelServer(ollama.url, "exact")
+        tokenizing = TokenizerService(Folders(learned=str(tmp_path)))
+        assert put(tokenizing, LearnModel(place)) == Acknowledgement()
+        for number, text in ((1, "the log"), (2, "the lazy dog")):
+            counted = put(tokenizing, CountPrompt(number, place, prompt_of(asked(text))))
+            assert counted == PromptCount(1 + len(tiny().encode(text)), True, 0.0)
+        assert put(tokenizing, CountPlain(place, ("the log",))) == CountedTexts(
+            (len(tiny().encode("the log")),)
+        )
+        assert (
+            put(tokenizing, MeasuredPrompt(1, 1 + len(tiny().encode("the log"))))
+            == Acknowledgement()
+        )
+        assert not (tmp_path / FILE).exists()
+        assert put(tokenizing, MeasuredPrompt(2, 99)) == Acknowledgement()
+        assert read_learned(str(tmp_path)).keys() == {"exact:latest"}
+        assert put(tokenizing, MeasuredPrompt(2, 99)) == Acknowledgement(
+            "that prompt was not counted"
+        )
+
+
+def test_a_model_that_was_made_anew_is_learned_anew() -> None:
+    """When the door is served again, and not before."""
+    with FakeOllama(models=(MODEL,)) as ollama:
+        place = ModelServer(ollama.url, "exact")
+        tokenizing = TokenizerService(Folders())
+        before = put(tokenizing, CountPrompt(1, place, prompt_of(asked("the log"))))
+        ollama.models = (replace(MODEL, template=TEMPLATE + "<|im_end|>"),)
+        assert put(tokenizing, CountPrompt(2, place, prompt_of(asked("the log")))) == before
+        assert put(tokenizing, LearnModel(place)) == Acknowledgement()
+        assert isinstance(before, PromptCount)
+        after = PromptCount(before.tokens + 1, True, 0.0)
+        assert put(tokenizing, CountPrompt(3, place, prompt_of(asked("the log")))) == after
+
+
+def test_a_server_that_does_not_tell_is_left_alone_for_a_while() -> None:
+    """One that hangs would hold up every count."""
+    now = 1000.0
+    with FakeOllama(models=(MODEL,)) as ollama:
+        ollama.answers["/api/show"] = Json({"error": "busy"}, 500)
+        place = ModelServer(ollama.url, "exact")
+        tokenizing = TokenizerService(Folders(), clock=lambda: now)
+        for later, requests in ((0.0, 1), (AGAIN_SECONDS - 1, 1), (1.0, 2)):
+            now += later
+            put(tokenizing, CountPlain(place, ("a",)))
+            assert len(ollama.received) == requests
+        assert put(tokenizing, LearnModel(place)) == Acknowledgement("the model was not told")
+        assert len(ollama.received) == 3
+
+
+def test_vocabularies_of_four_models_are_held_at_most() -> None:
+    """The longest unused is read again when it is needed."""
+    models = tuple(FakeModel(f"m{n}:latest", vocabulary=tiny(), blob=f"{n}" * 64) for n in range(5))
+    with FakeOllama(models=models) as ollama:
+        tokenizing = TokenizerService(Folders())
+        for number in (0, 1, 2, 3, 0, 4, 0, 1):
+            put(tokenizing, CountPlain(ModelServer(ollama.url, f"m{number}"), ("a",)))
+        asked_for = [one.body["model"] for one in ollama.received if one.body.get("verbose")]
+        assert asked_for == ["m0", "m1", "m2", "m3", "m4", "m1"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'["Nope",{}]',
+        b'["CountPlain",{}]',
+        b'["LearnModel",{"place":1}]',
+        b"[" * 99,
+    ],
+)
+def test_lines_that_are_none(line: bytes) -> None:
+    """They end the process: who asks so is not the door."""
+    with pytest.raises(WireError):
+        decode(line)
+
+
+@given(
+    st.text(), st.booleans(), st.sampled_from(["chat", "generate", "openai_chat", "openai_text"])
+)
+def test_requests_survive_the_wire(text: str, plain: bool, form: Any) -> None:
+    """All that a count depends on."""
+    body = {"think": "high", "tools": [1], "format": "json", "images": []}
+    request = ChatRequest(
+        form, "m", (Message("user", text, plain),), True, raw_prompt=text, body=body
+    )
+    line = encode(CountPrompt(7, ModelServer("b", "m"), prompt_of(request)))
+    assert line is not None
+    assert b"\n" not in line[:-1]
+    there = decode(line).prompt.asked()
+    assert (there.form, there.messages, there.raw_prompt) == (form, request.messages, text)
+    assert there.body == {"think": True, "tools": True}
+
+
+def test_a_line_has_a_bound() -> None:
+    """Larger prompts are not counted."""
+    assert encode(CountPlain(ModelServer("", "m"), ("a" * 9_000_000,))) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Hang(),
+        Drip(),
+        Cut(),
+        Endless(),
+        Json([]),
+        Json({}, 404),
+        Raw(b"{"),
+        Json({"remote_host": "x"}),
+    ],
+    ids=lambda answer: type(answer).__name__,
+)
+def test_answers_that_are_none(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence, drips, half and endless answers, garbage, and a model that runs elsewhere, in bounded time."""
+    monkeypatch.setattr(vocabulary_files, "SECONDS", 0.3)
+    with FakeOllama(models=(MODEL,)) as ollama:
+        ollama.answers["/api/show"] = answer
+        assert isinstance(show(ollama.url, "exact"), Unavailable)
+
+
+def test_nobody_at_an_address() -> None:
+    """Nor is anything sent to a cloud."""
+    with FakeOllama() as ollama:
+        not_asked = Unavailable("a cloud's model is not asked about")
+        assert show(ollama.url, "m:cloud") == show("https://ollama.com", "m") == not_asked
+        assert ollama.received == []
+    for base in (ollama.url, "http://127.0.0.1:port"):
+        assert isinstance(show(base, "m"), Unavailable)
+
+
+def test_a_kept_vocabulary_that_is_garbage_is_read_again(tmp_path: Path) -> None:
+    """And one in a folder that cannot be written is not kept."""
+    with FakeOllama(models=(MODEL,)) as ollama:
+        shown = show(ollama.url, "exact")
+        assert isinstance(shown, dict)
+        file = tmp_path / f"{'e' * 64}.json"
+        facts: object = None
+        for garbage in (b"{", b"[]", b"\xff", b"[" * 100_000):
+            file.write_bytes(garbage)
+            facts = vocabulary_facts(ollama.url, "exact", shown, str(tmp_path))
+            assert isinstance(facts, dict)
+            assert facts["tokenizer.ggml.merges"]
+            assert json.loads(file.read_bytes()) == facts
+        (tmp_path / "file").touch()
+        nowhere = str(tmp_path / "file" / "folder")
+        assert vocabulary_facts(ollama.url, "exact", shown, nowhere) == facts
+
+
+def test_a_few_vocabularies_are_kept(tmp_path: Path) -> None:
+    """The longest unused are deleted, and nothing else in the folder."""
+    (tmp_path / "notes.txt").touch()
+    for number in range(12):
+        file = tmp_path / f"{number:064x}.json"
+        vocabulary_files._write(file, {"a": 1})
+        os.utime(file, (number, number))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 1 + 8
+    assert "notes.txt" in names
+    assert f"{11:064x}.json" in names
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"m": 1}',
+        b'{"m": {"ratios": {"by_kind": {"code": 99.0}, "errors_percent": []}}}',
+        b'{"m": {"ratios": {"by_kind": {"code": "x"}}}}',
+        b'{"m": {"ratios": {"by_kind": {"code": 1.0}, "errors_percent": [-1.0]}}}',
+        b'{"m": {"overhead": {"samples": [{"roles": [1], "tokens": "a"}]}}}',
+        b"[" * 100_000,
+        b" " * (1 << 20),
+    ],
+)
+def test_garbage_in_what_was_learned_is_ignored(content: bytes, tmp_path: Path) -> None:
+    """And what stands beside it is kept."""
+    (tmp_path / FILE).write_bytes(content)
+    assert read_learned(str(tmp_path)) == {}
+    learned = Learned(Ratios({"code": 1.5}, (2.0,)), thinks=True, template="x")
+    keep_learned(str(tmp_path), "other", learned)
+    assert read_learned(str(tmp_path)) == {"other": learned}
+
+
+def test_what_was_learned_of_each_model_is_kept(tmp_path: Path) -> None:
+    """The last 40; a folder that cannot be written costs nothing but that; none is asked for with ""."""
+    for number in range(43):
+        keep_learned(str(tmp_path), f"m{number}", Learned(template=str(number)))
+    known = read_learned(str(tmp_path))
+    assert (len(known), known["m42"].template, "m2" in known) == (40, "42", False)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    keep_learned(str(tmp_path / FILE), "m", Learned())
+    keep_learned("", "m", Learned())
+    assert read_learned("") == {}
+
+
+def test_two_sessions_may_write_at_once(tmp_path: Path) -> None:
+    """The file is whole at any time."""
+    code = (
+        "import sys; from aider_guard.counting.learned import *;"
+        "[keep_learned(sys.argv[1], f'child{n % 5}', Learned()) for n in range(50)]"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as child:
+        number = 0
+        while child.poll() is None:
+            keep_learned(str(tmp_path), f"own{number % 5}", Learned())
+            assert isinstance(json.loads((tmp_path / FILE).read_bytes()), dict)
+            number += 1
+    assert child.returncode == 0

@@ -1,0 +1,95 @@
+"""Evaluating a head ahead: pieces of about half a second, on fast and slow servers, until it is done or in vain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from aider_guard.core.chat.body import PromptHead
+from aider_guard.core.readings import Unavailable
+from aider_guard.door.prewarm import ANEW, FIRST_CHARACTERS, PIECE_SECONDS, Evaluation, evaluate
+
+HEAD = PromptHead("/api/chat", {"model": "m"}, ({"role": "system", "content": "x" * 20_000},), "")
+
+
+class Server:
+    """Evaluates so many characters a second; ``seconds`` of each piece are kept."""
+
+    def __init__(self, speed: float, *, keeps: bool = True, noise: float = 1.0) -> None:
+        self.speed, self.keeps, self.noise = speed, keeps, noise
+        self.now, self.known = 0.0, 0
+        self.seconds: list[float] = []
+        self.ends: list[int] = []
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any] | Unavailable:
+        assert path == HEAD.path
+        end = len(body["messages"][0]["content"])
+        slower = self.noise if len(self.ends) % 2 else 1.0
+        self.seconds.append((end - (self.known if self.keeps else 0)) / self.speed * slower + 0.01)
+        self.now += self.seconds[-1]
+        self.known = end
+        self.ends.append(end)
+        return {"prompt_eval_count": end // 3}
+
+    def clock(self) -> float:
+        return self.now
+
+
+def run(post: Callable[..., Any], clock: Callable[[], float]) -> Evaluation:
+    """How far it came."""
+    found = Evaluation()
+    asyncio.run(evaluate(post, HEAD, clock, found))
+    return found
+
+
+@pytest.mark.parametrize("speed", [300.0, 3_000.0, 30_000.0, 3_000_000.0])
+@pytest.mark.parametrize("noise", [1.0, 3.0])
+def test_pieces_take_about_half_a_second(speed: float, noise: float) -> None:
+    """Whatever the speed, nobody waits much longer for one; a fast server gets few, and all is evaluated."""
+    server = Server(speed, noise=noise)
+    assert run(server.post, server.clock) == Evaluation(HEAD.characters // 3)
+    assert max(server.seconds) < max(
+        2 * PIECE_SECONDS * noise, 1.5 * FIRST_CHARACTERS / speed * noise
+    )
+    if speed >= 30_000 and noise == 1.0:
+        assert len(server.ends) < 8
+
+
+@pytest.mark.parametrize("speed", [300.0, 3_000.0])
+def test_a_cache_that_keeps_nothing_is_noticed(speed: float) -> None:
+    """Before it has cost much more than the head is worth."""
+    server = Server(speed, keeps=False)
+    assert run(server.post, server.clock).problem == ANEW
+    assert server.now < HEAD.characters / speed
+
+
+def test_a_busy_machine_is_not_taken_for_a_cache_that_keeps_nothing() -> None:
+    """It became forty times slower, and goes on; what was read stays read."""
+    server = Server(3_000.0)
+
+    async def post(path: str, body: Mapping[str, Any]) -> dict[str, Any] | Unavailable:
+        server.speed = 3_000.0 if len(server.ends) < 5 else 75.0
+        return await server.post(path, body)
+
+    assert run(post, server.clock) == Evaluation(HEAD.characters // 3)
+
+
+def test_a_refusal_ends_it() -> None:
+    """What was evaluated until then is told."""
+
+    async def refuses(_path: str, _body: Mapping[str, Any]) -> Unavailable:
+        return Unavailable("no")
+
+    assert run(refuses, lambda: 0.0) == Evaluation(0, "no")
+
+
+def test_strange_numbers_count_nothing() -> None:
+    """An answer may say anything."""
+
+    async def lies(_path: str, _body: Mapping[str, Any]) -> dict[str, Any]:
+        return {"prompt_eval_count": "many"}
+
+    assert run(lies, lambda: 0.0) == Evaluation(0)

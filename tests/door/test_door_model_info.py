@@ -1,0 +1,102 @@
+"""What the door asks Ollama before it judges a prompt: once, briefly, and in nobody's way."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import closing
+
+from fakes.ollama_models import FakeModel
+from fakes.ollama_server import FakeOllama, Json
+
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
+from aider_guard.core.readings import Unavailable
+from aider_guard.door.model_info import AGAIN_SECONDS, OllamaModelInfo
+from aider_guard.ollama.client import OllamaClient
+
+SMALL = FakeModel("small:latest", trained_tokens=8192)
+OTHER = FakeModel("other:latest", trained_tokens=2048)
+
+
+def shows(ollama: FakeOllama) -> int:
+    return sum(request.path == "/api/show" for request in ollama.received)
+
+
+def test_a_model_is_asked_about_once() -> None:
+    """By any spelling of its name; one that is not there yet is asked about again, after a while."""
+    now = [100.0]
+
+    async def story(ollama: FakeOllama, facts: OllamaModelInfo) -> None:
+        for name in ("small", "small:latest", "SMALL"):
+            await facts.learn(name, version=False)
+            assert facts.trained(name) == 8192
+        assert shows(ollama) == 1
+        await facts.learn("other", version=False)
+        assert isinstance(facts.trained("other"), Unavailable)
+        ollama.models = (SMALL, OTHER)
+        await facts.learn("other", version=False)
+        assert shows(ollama) == 2
+        now[0] += AGAIN_SECONDS
+        await facts.learn("other", version=True)
+        assert facts.trained("other") == 2048
+        assert facts.version == "0.24.0"
+        asked = len(ollama.received)
+        await facts.learn("other", version=True)
+        assert len(ollama.received) == asked
+
+    with FakeOllama(version="0.24.0", models=(SMALL,)) as fake, closing(client(fake)) as asked:
+        asyncio.run(story(fake, OllamaModelInfo(asked, clock=lambda: now[0])))
+
+
+def test_the_sessions_models_are_known_before_the_first_prompt() -> None:
+    """Those of other servers are nothing to ask Ollama about; served again, all are asked about again."""
+
+    async def story(ollama: FakeOllama, facts: OllamaModelInfo) -> None:
+        here, there = Upstream("", ollama.url, "ollama"), Upstream("v", "http://[::1]:9", "openai")
+        roles = (DoorRole("main", "small"), DoorRole("weak", "elsewhere", "v"))
+        settings = DoorSettings("t", (here, there), roles, 32_768)
+        facts.serve(settings)
+        await facts.learn("small", version=False)
+        assert (facts.trained("small"), shows(ollama)) == (8192, 1)
+        ollama.models = (FakeModel("small:latest", trained_tokens=4096),)
+        facts.serve(settings)
+        while facts.trained("small") == 8192:
+            await asyncio.sleep(0)
+        assert (facts.trained("small"), shows(ollama)) == (4096, 2)
+
+    with FakeOllama(models=(SMALL,)) as fake, closing(client(fake)) as asked:
+        asyncio.run(story(fake, OllamaModelInfo(asked)))
+
+
+def test_a_server_that_hangs_holds_up_no_prompt() -> None:
+    """What it says later is known to the next."""
+    go_on = threading.Event()
+
+    class Slow(OllamaClient):
+        def trained_tokens(self, name: str, timeout_seconds: float | None = None) -> int:
+            del name, timeout_seconds
+            assert go_on.wait(20)
+            return 4096
+
+    async def story(facts: OllamaModelInfo) -> None:
+        await facts.learn("small", version=False)
+        assert isinstance(facts.trained("small"), Unavailable)
+        go_on.set()
+        while isinstance(facts.trained("small"), Unavailable):
+            await facts.learn("small", version=False)
+        assert facts.trained("small") == 4096
+
+    with closing(Slow("http://127.0.0.1:9")) as asked:
+        asyncio.run(story(OllamaModelInfo(asked, learn_seconds=0.01)))
+
+
+def test_a_cloud_models_name_is_not_sent() -> None:
+    """Not even in a question."""
+    with FakeOllama() as fake, closing(client(fake)) as asked:
+        fake.answers["/api/show"] = Json({})
+        asyncio.run(OllamaModelInfo(asked).learn("big:cloud", version=False))
+        assert shows(fake) == 0
+
+
+def client(fake: FakeOllama) -> OllamaClient:
+    return OllamaClient(fake.url)

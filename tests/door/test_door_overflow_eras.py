@@ -1,0 +1,102 @@
+"""The ten routes on which a prompt overflows, with ``refuse``, through the whole door to a fake of each kind of Ollama.
+
+The prompts are those of ``e2e/overflowing.py``, whose sizes are measured on a real Ollama; the fake's model has a
+vocabulary by which they have the same sizes, and the door counts them with it, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from door.handler_services import Desk
+from door.test_door_chat_handler_eras import door, ended, post
+from e2e.overflowing import MODEL, TEN, WINDOW_TOKENS, Overflowing
+from fakes.ollama_models import CHATML, FakeModel
+from fakes.ollama_server import FakeOllama
+from fakes.vocabulary import SPECIAL, Vocabulary, letters
+
+from aider_guard.core.chat.events import RequestFinished, RequestRefused
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
+from aider_guard.door.prompt_counter import CounterProcess
+
+VERSIONS = ("0.12.6", "0.24.0", "0.30.0", "0.30.11", "0.33.0-rc2")
+EACH = pytest.mark.parametrize("case", TEN, ids=[case.name for case in TEN])
+WHOLE_WORDS = ("the", "system", "user", "assist", "ant")
+"""Of the small model's tokens, those that the ten are made of."""
+
+
+def vocabulary() -> Vocabulary:
+    """Each of the words is one token, and "the" is with a space before it, too."""
+    steps = itertools.chain.from_iterable(
+        ((word[:end], word[end]) for end in range(1, len(word))) for word in WHOLE_WORDS
+    )
+    merges = (*steps, ("Ġ", "the"))
+    tokens = (*SPECIAL, *sorted(letters()), *("".join(pair) for pair in merges))
+    return Vocabulary(tuple(dict.fromkeys(tokens)), merges)
+
+
+@dataclass(frozen=True)
+class World:
+    """An open door, who is at it, and the server behind it."""
+
+    desk: Desk
+    ollama: FakeOllama
+    base: str
+
+    def ask(self, case: Overflowing) -> tuple[Any, str]:
+        """What became of a request, and the answer's text."""
+        self.desk.events.clear()
+        self.ollama.received.clear()
+        content = json.dumps({**case.body, "stream": False}).encode()
+        answer = post(self.base, content, case.path).json()
+        return ended(self.desk), answer.get("response") or answer["message"]["content"]
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def world(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[World]:
+    """A door with ``refuse`` to an Ollama of this version, with a real counter."""
+    model = FakeModel(f"{MODEL}:latest", vocabulary=vocabulary(), template=CHATML, blob="5b" * 32)
+    folder: Path = tmp_path_factory.mktemp("vocabularies")
+    counts = CounterProcess(vocabularies=str(folder), wait_seconds=20)
+    with FakeOllama(version=request.param, models=(model,)) as ollama, contextlib.closing(counts):
+        upstreams = (Upstream("", ollama.url, "ollama"),)
+        served = DoorSettings("token", upstreams, (DoorRole("main", MODEL),), WINDOW_TOKENS)
+        counts.serve(served)
+        desk = Desk(served, counts=counts)  # type: ignore[arg-type]  # the real ones
+        with door(ollama, desk) as base:
+            yield World(desk, ollama, base)
+
+
+@EACH
+def test_none_of_the_ten_is_sent_that_would_be_cut(world: World, case: Overflowing) -> None:
+    """The door answers by itself, with the exact number; what fits with its answer is sent and seen whole."""
+    answer_tokens = case.body["options"]["num_predict"]
+    over = case.tokens + answer_tokens - WINDOW_TOKENS
+    assert over > 0 or case.outcome == "whole"
+    found, said = world.ask(case)
+    if over > 0:
+        assert world.ollama.chats == []
+        assert isinstance(found, RequestRefused)
+        assert (found.reason, found.over_tokens) == ("overflow", over)
+        assert (found.counted_tokens, found.window_tokens) == (case.tokens, WINDOW_TOKENS)
+        assert said.startswith(f"aider-guard: not sent: exactly {over:,} tokens too large")
+    else:
+        (sent,) = world.ollama.chats
+        assert sent["truncate"] is False
+        assert isinstance(found, RequestFinished)
+        assert found.verdict.outcome == "whole"
+        assert not said.startswith("aider-guard")
+
+
+def test_nine_are_refused(world: World) -> None:
+    """One fits. An answer that ends with the window's last token would fit, too: it is held back by that one token."""
+    refused = [case for case in TEN if isinstance(world.ask(case)[0], RequestRefused)]
+    whole = [case.name for case in refused if case.outcome == "whole"]
+    assert (len(refused), whole) == (9, ["an answer to its end"])

@@ -1,0 +1,235 @@
+"""Which models for which cards: properties of what core/fit computes, no numbers of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aider_guard.catalogue import find, published
+from aider_guard.core.fit import Candidate, Card, Runtime, choose_window, fit
+from aider_guard.core.readings import Unavailable
+from aider_guard.launch.model_choice import (
+    PAIR_WINDOW_TOKENS,
+    CandidateModel,
+    ModelPlan,
+    choose,
+    map_tokens,
+    offers_of,
+    plan_for,
+)
+
+GIB = 1 << 30
+CATALOGUE = offers_of((), [entry.candidate for entry in published()])
+RUNTIMES = (Runtime(), Runtime(era="A", flash_attention=False), Runtime(kv_type="q8_0", parallel=2))
+TIERS = ([8.0], [16.0], [24.0], [24.0, 24.0])
+
+
+def cards(sizes: Sequence[float]) -> tuple[Card, ...]:
+    return tuple(Card("", int(size * GIB), int(size * GIB)) for size in sizes)
+
+
+def candidate(name: str) -> Candidate:
+    """An entry of the catalogue."""
+    entry = find(name)
+    assert entry is not None, name
+    return replace(entry.candidate, name=name)
+
+
+def plan(
+    sizes: Sequence[float],
+    offers: Sequence[CandidateModel] = CATALOGUE,
+    runtime: Runtime = RUNTIMES[0],
+) -> ModelPlan:
+    """The plan, which there must be."""
+    found = choose(offers, cards(sizes), runtime)
+    assert isinstance(found, ModelPlan), found
+    return found
+
+
+def have(*names: str) -> tuple[CandidateModel, ...]:
+    """The catalogue with these installed."""
+    return offers_of([candidate(name) for name in names], [offer.candidate for offer in CATALOGUE])
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("sizes", TIERS)
+def test_what_is_chosen_for_a_card_fits_on_it(sizes: list[float], runtime: Runtime) -> None:
+    """All models at once, with the window that a session of them would get, and a useful one."""
+    found = plan(sizes, runtime=runtime)
+    models = [offer.candidate for offer in found.offers]
+
+    assert fit(models, cards(sizes), found.window_tokens, runtime) == found.fit
+    assert found.fit.fits
+    assert found.window_tokens == choose_window(models, cards(sizes), runtime)
+    assert found.window_tokens >= (PAIR_WINDOW_TOKENS if found.editor else 8192)
+
+
+def test_one_card_gets_one_model_and_two_get_an_architect_with_an_editor() -> None:
+    """The weak model is one that is in memory already, so that no other is loaded."""
+    for sizes in ([8.0], [16.0], [24.0]):
+        found = plan(sizes)
+        assert (found.editor, found.weak) == (None, found.main)
+    two = plan([24.0, 24.0])
+    assert two.editor is not None
+    assert two.weak == two.editor != two.main
+    assert two.reason == plan([48.0]).reason == plan([16.0]).reason
+
+
+def test_larger_cards_get_larger_models() -> None:
+    """What a reader expects of the tiers: about 8, 14 and 30 billion parameters, and 32 with an editor."""
+    mains = [plan(sizes).main.name.lower() for sizes in TIERS]
+
+    assert ["8b" in mains[0], "14b" in mains[1], "32b" in mains[2], "32b" in mains[3]] == [True] * 4
+
+
+@given(st.lists(st.floats(1, 100), min_size=1, max_size=3), st.sampled_from(RUNTIMES))
+def test_any_cards_get_what_fits_or_a_reason(sizes: list[float], runtime: Runtime) -> None:
+    """Whatever the sizes: all in memory at once, or a sentence."""
+    found = choose(CATALOGUE, cards(sizes), runtime)
+
+    if isinstance(found, Unavailable):
+        assert "8,192" in found.reason
+        assert choose_window([candidate("qwen3:4b")], cards(sizes), runtime) in (
+            None,
+            *range(8192),
+        )
+    else:
+        assert found.fit.fits
+        assert len({offer.name for offer in found.offers}) == len(found.offers)
+
+
+def test_a_card_with_little_left_on_it_gets_a_smaller_model() -> None:
+    """What other programs hold is not there."""
+    busy = (Card("", 16 * GIB, 8 * GIB),)
+    found = choose(CATALOGUE, busy, RUNTIMES[0])
+
+    assert isinstance(found, ModelPlan)
+    assert found.main == plan([8]).main
+
+
+def test_installed_models_come_first() -> None:
+    """A stronger one that must be pulled is not taken while one that is there does."""
+    found = plan([24], have("qwen3:8b", "qwen3:4b"))
+
+    assert found.main.name == "qwen3:8b"
+    assert found.to_pull == ()
+    assert plan([24]).to_pull == (plan([24]).main.name,)
+
+
+def test_an_installed_model_that_does_not_fit_is_passed_over() -> None:
+    """For the next one that is installed, else for one of the catalogue."""
+    assert plan([8], have("qwen3:32b", "qwen3:4b")).main.name == "qwen3:4b"
+    assert plan([8], have("qwen3:32b")).to_pull != ()
+
+
+def test_no_second_model_is_pulled_beside_installed_ones() -> None:
+    """Settings that work at once are better than ones that wait for a download."""
+    assert plan([24, 24], have("qwen3:32b")).editor is None
+    assert plan([24, 24], have("qwen3:32b", "qwen3:8b")).editor is not None
+
+
+def test_an_editor_is_another_model_that_edits_well() -> None:
+    """Not the main model in another quantisation or under another tag, and none of the smallest."""
+    again = replace(candidate("qwen3:8b"), name="mine", blob="sha256-1")
+    offers = offers_of([replace(candidate("qwen3:8b"), blob="sha256-1"), again], ())
+
+    assert plan([48], offers).editor is None
+    assert plan([48], have("qwen3:8b-q8_0", "qwen3:8b")).editor is None
+    assert plan([48], have("qwen3:14b", "qwen3:4b")).editor is None
+    assert plan([48], have("qwen3:14b", "qwen3:8b")).editor is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [("nomic-embed-text:latest", "nomic-bert"), ("bge-m3:latest", "bert"), ("x:4b-cloud", "qwen3")],
+)
+def test_a_model_that_cannot_chat_here_is_never_chosen(name: str, architecture: str) -> None:
+    """Embedding models by their architecture or name, a cloud's by its tag."""
+    base = candidate("qwen3:8b")
+    odd = replace(base, name=name, architecture=replace(base.architecture, name=architecture))
+
+    assert isinstance(choose(offers_of([odd], ()), cards([24]), RUNTIMES[0]), Unavailable)
+
+
+def test_a_model_that_is_not_listed_comes_after_those_that_are() -> None:
+    """And only when it is large enough to follow an edit format at all."""
+    large = replace(candidate("qwen3:14b"), name="mine:latest")
+    small = replace(candidate("qwen3:4b"), name="tiny:latest", weights_bytes=10**9)
+
+    other = replace(candidate("qwen3:8b"), name="other:latest")
+    assert plan([24], offers_of([other, large], ())).main.name == "mine:latest"
+    assert plan([24], offers_of([large, candidate("qwen3:8b")], ())).main.name == "qwen3:8b"
+    assert isinstance(choose(offers_of([small], ()), cards([24]), RUNTIMES[0]), Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [
+        ("qwen3:8b", True),
+        ("QWEN3:8B-q8_0", True),
+        ("hf.co/someone/Qwen3-8B-GGUF:Q8_0", True),
+        ("qwen3", True),
+        ("qwen3:80b", False),
+        ("qwen3:8bit", False),
+        ("notqwen3:8b", False),
+    ],
+)
+def test_a_family_is_recognised_by_the_beginning_of_a_name(name: str, listed: bool) -> None:
+    """By whole words, in any registry's spelling."""
+    mine = replace(candidate("qwen3:8b"), name=name, weights_bytes=10**9)  # too small unless listed
+    found = choose(offers_of([mine], ()), cards([24]), RUNTIMES[0])
+
+    assert isinstance(found, ModelPlan) is listed
+
+
+def test_the_users_own_models_get_the_window_for_their_set() -> None:
+    """Under the names they use, and with their editor and weak model counted."""
+    named = {"main": "Qwen3:14B", "editor": "qwen3:8b", "weak": "qwen3:4b"}
+    found = plan_for(named, CATALOGUE, cards([48]), RUNTIMES[0])
+
+    assert isinstance(found, ModelPlan)
+    assert [offer.name for offer in found.offers] == ["Qwen3:14B", "qwen3:8b", "qwen3:4b"]
+    models = [candidate(name) for name in named.values()]
+    assert found.window_tokens == choose_window(models, cards([48]), RUNTIMES[0])
+
+
+def test_one_model_of_the_users_does_all() -> None:
+    """Without an editor and a weak model of their own there is none."""
+    found = plan_for({"main": "qwen3:8b"}, CATALOGUE, cards([8]), RUNTIMES[1])
+
+    assert isinstance(found, ModelPlan)
+    assert (found.editor, found.weak) == (None, found.main)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("what:1b", "neither"), ("qwen3:32b", "cannot be loaded")]
+)
+def test_no_window_for_the_users_models_is_said_with_the_reason(name: str, why: str) -> None:
+    """One that nobody knows, and one that is too large."""
+    found = plan_for({"main": name}, CATALOGUE, cards([8]), RUNTIMES[0])
+
+    assert isinstance(found, Unavailable)
+    assert name in found.reason
+    assert why in found.reason
+
+
+@given(st.integers(4096, 262_144))
+def test_the_map_is_about_an_eighth_of_the_window(window: int) -> None:
+    """One of three sizes, never more than a quarter, and never shrinking as the window grows."""
+    size = map_tokens(window)
+
+    assert size in (1024, 2048, 4096)
+    assert size <= window / 4
+    assert map_tokens(window + 1024) >= size
+    assert size >= min(window // 16, 4096)
+
+
+def test_a_model_of_the_catalogue_that_is_installed_is_offered_once() -> None:
+    """As installed, in whatever spelling Ollama has it."""
+    offers = offers_of([replace(candidate("qwen3:8b"), name="Qwen3:8b")], [candidate("qwen3:8b")])
+
+    assert [(offer.name, offer.installed) for offer in offers] == [("Qwen3:8b", True)]
