@@ -11,11 +11,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import psutil
 from door.scripted import CAP_SECONDS, Served
 
 CONNECTIONS = 50
+TIMES, SETTLING_SECONDS = 3, 5.0
 
 
 class Crowd(ABC):
@@ -45,9 +47,9 @@ class Crowd(ABC):
         """One request; whether its connection can be used for another."""
 
 
-def wait_until(what: Callable[[], bool]) -> bool:
+def wait_until(what: Callable[[], bool], seconds: float = CAP_SECONDS) -> bool:
     """Look again and again, until a hard end."""
-    end = time.monotonic() + CAP_SECONDS
+    end = time.monotonic() + seconds
     while not what():
         if time.monotonic() > end:
             return False
@@ -62,6 +64,20 @@ def settled_bytes() -> int:
     if trim is not None:
         trim(0)
     return psutil.Process().memory_info().rss
+
+
+def grows_each_time(what: Callable[[], None], allowed_bytes: int) -> bool:
+    """Whether more memory than allowed is left after each of a few times: the first ones fill caches and arenas."""
+    for _ in range(TIMES):
+        most_bytes = settled_bytes() + allowed_bytes
+        what()
+        if wait_until(partial(_is_below, most_bytes), SETTLING_SECONDS):
+            return False
+    return True
+
+
+def _is_below(most_bytes: int) -> bool:
+    return settled_bytes() < most_bytes
 
 
 def left(kinds: tuple[type, ...]) -> Counter[str]:

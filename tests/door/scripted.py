@@ -16,7 +16,7 @@ from aider_guard.door.interfaces import Attendant, Door
 from aider_guard.door.server import DoorServer
 from aider_guard.door.upstream import Upstreams
 
-CAP_SECONDS = 20.0
+CAP_SECONDS = 60.0
 """For every wait of a test: reached only when something hangs."""
 TOKEN = "a-token-of-this-session"
 

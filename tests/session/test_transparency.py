@@ -29,7 +29,10 @@ def counted(size: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("runs", "size"),
-    [(200, 20_000), pytest.param(200, 1_000_000, marks=pytest.mark.slow)],
+    [
+        (200, 20_000),
+        pytest.param(200, 1_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+    ],
 )
 def test_the_end_of_the_output(runs: int, size: int, tmp_path: Path) -> None:
     """What a child writes just before it exits is complete, in each of the runs."""
