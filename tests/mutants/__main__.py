@@ -79,9 +79,11 @@ async def try_all(root: Path, folder: Path, changes: Sequence[Change], jobs: int
     """Tries the changes on copies in ``folder`` and returns those that no test noticed."""
     tests = tests_of(root, changes)
     copies: asyncio.Queue[Copy] = asyncio.Queue()
-    for number in range(jobs):
-        copies.put_nowait(copy_tree(root, folder / f"copy-{number}", tests))
-    known = await record(copies, folder / "notes", Path(changes[0].file).parts[0])
+    first = copy_tree(root, folder / "copy-0", tests)
+    known = await record(first, folder / "notes", Path(changes[0].file).parts[0])
+    copies.put_nowait(first)
+    for number in range(1, jobs):  # of the first copy: the tests are compiled there now
+        copies.put_nowait(copy_tree(first.root, folder / f"copy-{number}", tests))
 
     async def notices(change: Change) -> tuple[Change, bool]:
         chosen = known.for_change(change)
@@ -96,17 +98,15 @@ async def try_all(root: Path, folder: Path, changes: Sequence[Change], jobs: int
     return await tell([asyncio.create_task(notices(change)) for change in changes])
 
 
-async def record(copies: asyncio.Queue[Copy], notes: Path, package: str) -> Tests:
-    """Runs the unchanged tests in one of the copies, and tells how far they are."""
+async def record(copy: Copy, notes: Path, package: str) -> Tests:
+    """Runs the unchanged tests in a copy, and tells how far they are."""
     notes.mkdir()
-    copy = copies.get_nowait()
     running = asyncio.create_task(copy.record(Path(package), notes))
     started = time.monotonic()
     while not (await asyncio.wait({running}, timeout=SILENCE_S))[0]:
         finished = notes / "tests.jsonl"
         count = finished.read_text().count("\n") if finished.exists() else 0
         say(f"which tests run which lines: {count} tests, {time.monotonic() - started:.0f} s")
-    copies.put_nowait(copy)
     return await running
 
 

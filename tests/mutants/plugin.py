@@ -19,6 +19,7 @@ RECORD_OF = "AIDER_GUARD_MUTANTS_RECORD_OF"  # the folder of the code whose line
 RECORD_IN = "AIDER_GUARD_MUTANTS_RECORD_IN"  # the folder that the notes are written to
 CHOSEN = "AIDER_GUARD_MUTANTS_CHOSEN"  # a file with the names of the tests to run, in this order
 MOST_MEMORY = 6 * 1024**3
+MOST_EXAMPLES = 25
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,9 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, hard))
-    # A failing example is enough; making it smaller takes long, and the next change has others.
+    # A failing example is enough, and a test that needs more than a few of them notices only now and then.
     phases = (Phase.explicit, Phase.generate)
-    settings.register_profile("mutants", settings(), phases=phases, database=None)
+    settings.register_profile(
+        "mutants", settings(), database=None, phases=phases, max_examples=MOST_EXAMPLES
+    )
     settings.load_profile("mutants")
     if folder := os.environ.get(RECORD_IN):
         config.pluginmanager.register(Recorder(os.environ[RECORD_OF], Path(folder)))

@@ -109,8 +109,9 @@ class Copy:
         """The status of pytest, None past the limit, and what it printed."""
         program = Path(__file__).resolve().parents[1]
         places = os.pathsep.join(map(str, (self.root, self.root / "tests", program)))
-        # No bytecode of a changed file may outlive the change.
-        own = {"PYTHONPATH": places, "PYTHONDONTWRITEBYTECODE": "1"}
+        own = {"PYTHONPATH": places}
+        if CHOSEN in env:  # no bytecode of a changed file may outlive the change
+            own["PYTHONDONTWRITEBYTECODE"] = "1"
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *PYTEST,
@@ -135,6 +136,6 @@ class Copy:
 
 
 def copy_tree(root: Path, to: Path, tests: Sequence[str]) -> Copy:
-    """Copies the tree at ``root`` to the new folder ``to``, without what git and builds keep there."""
+    """Copies the tree at ``root`` to the new folder ``to``, with its bytecode, without git and builds."""
     shutil.copytree(root, to, ignore=NOT_COPIED, symlinks=True)
     return Copy(to, tests)
