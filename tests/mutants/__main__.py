@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -36,6 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is nothing to change in {' '.join(code)}")
     chosen = random.Random(seed).sample(changes, min(options.sample, len(changes)))
     say(f"{len(chosen)} of {len(changes)} changes in {' '.join(code)}, seed {seed}")
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # in the background of a shell the first is ignored
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="aider-guard-mutants-") as folder:
         try:
             alive = asyncio.run(try_all(options.root, Path(folder), chosen, options.jobs))

@@ -20,6 +20,7 @@ RECORD_IN = "AIDER_GUARD_MUTANTS_RECORD_IN"  # the folder that the notes are wri
 CHOSEN = "AIDER_GUARD_MUTANTS_CHOSEN"  # a file with the names of the tests to run, in this order
 MOST_MEMORY = 6 * 1024**3
 MOST_EXAMPLES = 25
+OWN_SETTINGS = "_hypothesis_internal_use_settings"  # where Hypothesis keeps those of a test
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,14 +32,22 @@ def pytest_configure(config: pytest.Config) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, hard))
     # A failing example is enough, and a test that needs more than a few of them notices only now and then.
     phases = (Phase.explicit, Phase.generate)
-    settings.register_profile(
-        "mutants", settings(), database=None, phases=phases, max_examples=MOST_EXAMPLES
-    )
+    settings.register_profile("mutants", settings(), database=None, phases=phases)
     settings.load_profile("mutants")
     if folder := os.environ.get(RECORD_IN):
         config.pluginmanager.register(Recorder(os.environ[RECORD_OF], Path(folder)))
     if chosen := os.environ.get(CHOSEN):
         config.pluginmanager.register(Chosen(json.loads(Path(chosen).read_text())))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets every property be tried on few examples, also one that asks for more."""
+    for item in items:
+        test = getattr(item, "obj", None)
+        asked = getattr(test, OWN_SETTINGS, None)
+        if isinstance(asked, settings) and asked.max_examples > MOST_EXAMPLES:
+            setattr(test, OWN_SETTINGS, settings(asked, max_examples=MOST_EXAMPLES))
 
 
 class Recorder:
