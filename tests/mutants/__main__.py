@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; 0: enough of the changes were noticed, 1: too few, 2: it could not be found out."""
     parser = argparse.ArgumentParser(prog="python -m mutants", description=__doc__)
     parser.add_argument("code", nargs="*", help=f"files or folders (default: {' '.join(PACKAGES)})")
+    parser.add_argument("--tests", nargs="+", help="files or folders (default: as the code's)")
     parser.add_argument("--sample", type=int, default=60, help="how many changes (default: 60)")
     parser.add_argument("--seed", type=int, help="the number behind the choice, to repeat it")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: 2)")
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not changes:
         parser.error(f"there is nothing to change in {' '.join(code)}")
     chosen = random.Random(seed).sample(changes, min(options.sample, len(changes)))
+    tests = options.tests or tests_of(options.root, chosen)
     say(f"{len(chosen)} of {len(changes)} changes in {' '.join(code)}, seed {seed}")
     for number in (
         signal.SIGINT,
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="aider-guard-mutants-") as folder:
         try:
-            alive = asyncio.run(try_all(options.root, Path(folder), chosen, options.jobs))
+            alive = asyncio.run(try_all(options.root, Path(folder), tests, chosen, options.jobs))
         except TrialError as error:
             say(str(error))
             return 2
@@ -81,33 +83,41 @@ def tests_of(root: Path, changes: Sequence[Change]) -> list[str]:
     return sorted(str(mirror) if (root / mirror).is_dir() else "tests" for mirror in mirrors)
 
 
-async def try_all(root: Path, folder: Path, changes: Sequence[Change], jobs: int) -> list[Change]:
+async def try_all(
+    root: Path, folder: Path, tests: Sequence[str], changes: Sequence[Change], jobs: int
+) -> list[Change]:
     """Tries the changes on copies in ``folder`` and returns those that no test noticed."""
-    tests = tests_of(root, changes)
-    copies: asyncio.Queue[Copy] = asyncio.Queue()
-    first = copy_tree(root, folder / "copy-0", tests)
-    known = await record(first, folder / "notes", Path(changes[0].file).parts[0])
-    copies.put_nowait(first)
+    notes = folder / "notes"
+    copies = [copy_tree(root, folder / "copy-0")]
+    known = await record(copies[0], tests, notes, Path(changes[0].file).parts[0])
     for number in range(1, jobs):  # of the first copy: the tests are compiled there now
-        copies.put_nowait(copy_tree(first.root, folder / f"copy-{number}", tests))
+        copies.append(copy_tree(copies[0].root, folder / f"copy-{number}"))
+    free: asyncio.Queue[Copy] = asyncio.Queue()
+    for copy in copies:
+        await copy.serve(notes)
+        free.put_nowait(copy)
 
     async def notices(change: Change) -> tuple[Change, bool]:
         chosen = known.for_change(change)
         # Slower than they were by far: the machine has other work, too.
         limit = 30 + 5 * sum(known.seconds.get(test, 0.0) for test in chosen)
-        copy = await copies.get()
+        copy = await free.get()
         try:
             return change, await copy.notices(change, chosen, limit)
         finally:
-            copies.put_nowait(copy)
+            free.put_nowait(copy)
 
-    return await tell([asyncio.create_task(notices(change)) for change in changes])
+    try:
+        return await tell([asyncio.create_task(notices(change)) for change in changes])
+    finally:
+        for copy in copies:
+            await copy.close()
 
 
-async def record(copy: Copy, notes: Path, package: str) -> Tests:
+async def record(copy: Copy, tests: Sequence[str], notes: Path, package: str) -> Tests:
     """Runs the unchanged tests in a copy, and tells how far they are."""
     notes.mkdir()
-    running = asyncio.create_task(copy.record(Path(package), notes))
+    running = asyncio.create_task(copy.record(tests, package, notes))
     started = time.monotonic()
     while not (await asyncio.wait({running}, timeout=SILENCE_S))[0]:
         finished = notes / "tests.jsonl"

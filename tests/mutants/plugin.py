@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Recorder:
-    """Writes ``tests.jsonl`` (a line for each finished test) and ``lines.json`` (file, line, its tests)."""
+    """Writes ``tests.jsonl`` (a line for each finished test) and ``lines.json`` (file, line, its tests), and
+    ``modules.json``, the modules that were imported from elsewhere.
+    """
 
     def __init__(self, folder: str, to: Path) -> None:
         from coverage import Coverage
@@ -64,15 +66,26 @@ class Recorder:
         self._tests = (to / "tests.jsonl").open("w", buffering=1)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self._coverage.switch_context(item.nodeid)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """A table of cases may call the code when its file is imported: noted for the file."""
+        is_file = isinstance(collector, pytest.File)
+        self._coverage.switch_context(collector.nodeid if is_file else "")
+        report = yield
+        self._coverage.switch_context("")
+        return report
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        self._coverage.switch_context(function_of(item.nodeid))
         result = yield
         self._coverage.switch_context("")
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
-            self._tests.write(json.dumps([report.nodeid, report.duration]) + "\n")
+            self._tests.write(json.dumps([function_of(report.nodeid), report.duration]) + "\n")
 
     def pytest_sessionfinish(self) -> None:
         self._coverage.stop()
@@ -86,15 +99,29 @@ class Recorder:
             for file in data.measured_files()
         }
         (self._to / "lines.json").write_text(json.dumps(lines))
+        (self._to / "modules.json").write_text(json.dumps(self._others()))
+
+    def _others(self) -> list[str]:
+        """The modules that are imported from outside the project."""
+        root = str(Path.cwd())
+        files = {
+            name: getattr(module, "__file__", None) for name, module in sys.modules.copy().items()
+        }
+        return [name for name, file in files.items() if file and not file.startswith(root)]
+
+
+def function_of(test: str) -> str:
+    """A test without its parameters: what they are called may change with the code."""
+    return test.partition("[")[0]
 
 
 class Chosen:
-    """Runs the tests of a list in the order of the list, and no other."""
+    """Runs the tests of a list, with all their parameters, in the order of the list, and no other."""
 
     def __init__(self, names: list[str]) -> None:
         self._rank = {name: rank for rank, name in enumerate(names)}
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        kept = [item for item in items if item.nodeid in self._rank]
-        items[:] = sorted(kept, key=lambda item: self._rank[item.nodeid])
+        kept = [item for item in items if function_of(item.nodeid) in self._rank]
+        items[:] = sorted(kept, key=lambda item: self._rank[function_of(item.nodeid)])

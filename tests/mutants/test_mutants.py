@@ -28,9 +28,9 @@ import pytest
 from tiny.part.sizes import fits
 
 
-@pytest.mark.parametrize(("size", "expected"), [(9, True), (10, False)])
-def test_sizes(size, expected):
-    assert fits(size) is expected
+@pytest.mark.parametrize(("found", "expected"), [(fits(9), True), (fits(10), False)])
+def test_sizes(found, expected):
+    assert found is expected
 """
 
 
@@ -76,7 +76,7 @@ def test_where_all_is_noticed_it_succeeds(project: Path) -> None:
 
 
 def test_tests_that_fail_without_a_change_prove_nothing(project: Path) -> None:
-    (project / "tests/part/test_sizes.py").write_text(TESTS.replace("(10, False)", "(10, True)"))
+    (project / "tests/part/test_sizes.py").write_text(TESTS.replace("(10), False", "(10), True"))
     result = run(project)
     assert "The tests must pass before anything is changed." in result.stdout
     assert result.returncode == 2
