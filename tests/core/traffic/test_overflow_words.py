@@ -158,3 +158,32 @@ def test_a_bound_is_known_of_plain_chats_only() -> None:
     assert bound > prompt_bytes(asked) == len(prompts.DIFF.encode()) + 200
     assert bound_tokens(chat(tools=[{}])) is None
     assert bound_tokens(asked_of("chat", body("chat", [message("user", "x")]))) is None
+
+
+def test_what_frees_exactly_enough_is_named() -> None:
+    asked = prompt({"a.py": "a" * 900, "big.py": "b" * 3000})
+    pieces = parts(asked)
+    sizes = [len(part.text) for part in pieces]
+    big = next(row.tokens for row in rows(pieces, sizes, sum(sizes)) if row.name == "big.py")
+    exact = sum(sizes) + 256 - big
+    assert said_of(asked, exact)[1].startswith("/drop big.py  ")
+    assert said_of(asked, exact - 1)[1].startswith("/drop big.py a.py ")
+
+
+def test_the_map_is_named_where_it_suffices_with_all_else() -> None:
+    """Neither the map nor the files are enough alone."""
+    asked = prompt({"a.py": "a" * 700}, map_text="m" * 3000)
+    total = sum(len(part.text) for part in parts(asked))
+    words = said_of(asked, total + 256 - 3500)[1]
+    assert words.startswith("the map of the repository takes 3,")
+    assert "--num-ctx" in words
+    assert not said_of(asked, 300)[1].startswith("the map")
+
+
+def test_a_larger_window_is_the_next_step_that_holds_all() -> None:
+    """In steps of 1024, and none more than needed."""
+    total = sum(len(part.text) for part in parts(prompt({"a.py": ""}, said="")))
+    for need, window in ((1024, 1024), (1025, 2048), (2048, 2048)):
+        asked = prompt({"a.py": ""}, said="x" * (need - 10 - total))
+        words = said_of(asked, 11, reserve=10)[1]
+        assert words.endswith(f"--num-ctx {window}")
