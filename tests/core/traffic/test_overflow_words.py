@@ -8,6 +8,7 @@ from core.traffic.aider_prompts import asked_of, body, chat, listing, message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aider_guard.core.readings import ContextRow
 from aider_guard.core.traffic.asked import Asked
 from aider_guard.core.traffic.kinds import Count
 from aider_guard.core.traffic.overflow import Overflow, lines, unknown_lines
@@ -67,6 +68,12 @@ def test_the_first_line_says_by_how_much() -> None:
         (prompt({"a.py": "a" * 900, "big.py": "b" * 3000}), 900, "/drop big.py a.py "),
         (prompt({"a.py": "a" * 900}, history="h" * 3000), 2000, "/clear "),
         (prompt({"a.py": "a" * 900, "b.py": "b" * 900}, said="fix a.py"), 1900, "/drop b.py "),
+        (
+            prompt({"src/a.py": "a" * 900, "b.py": "b" * 900}, said="fix a.py"),
+            1900,
+            "/drop b.py ",
+        ),
+        (prompt({"a.py": "a" * 900}, history="h" * 800, said="fix a.py"), 1600, "/clear "),
         (prompt({"a.py": "a" * 900}, read_only="r" * 900), 1900, "/drop a.py "),
         (prompt({"a.py": "a" * 2000}, history="h" * 2000), 1000, "/reset "),
         (prompt({"a.py": "a"}, map_text="m" * 3000), 2000, "the map of the repository takes 3,"),
@@ -187,3 +194,34 @@ def test_a_larger_window_is_the_next_step_that_holds_all() -> None:
         asked = prompt({"a.py": ""}, said="x" * (need - 10 - total))
         words = said_of(asked, 11, reserve=10)[1]
         assert words.endswith(f"--num-ctx {window}")
+
+
+TABLE = (
+    ContextRow("system", "", 100),
+    ContextRow("history", "", 500),
+    ContextRow("file", "a.py", 700),
+    ContextRow("map", "", 300),
+)
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        (700, "/drop a.py   (frees 700 tokens;"),
+        (701, "/reset   (drops all files and the history, 1,200 tokens;"),
+        (1200, "/reset   (drops all files and the history, 1,200 tokens;"),
+        (1201, "the map of the repository takes 300 tokens:"),
+        (1500, "the map of the repository takes 300 tokens:"),
+        (1501, "only a larger window helps:"),
+    ],
+)
+def test_each_way_is_named_as_far_as_it_goes(over: int, words: str) -> None:
+    """What makes room to the last token is enough, and one token more is not."""
+    found = Overflow(Count(1600, exact=True), 1600 + 200 - over, 200)
+    assert found.over_tokens == over
+    assert lines(found, TABLE, ())[1].startswith(words)
+
+
+@pytest.mark.parametrize(("window", "over"), [(1799, 1), (1800, 0), (1801, 0)])
+def test_a_prompt_that_fits_is_over_by_nothing(window: int, over: int) -> None:
+    assert Overflow(Count(1600, exact=True), window, 200).over_tokens == over
