@@ -606,10 +606,8 @@ def test_the_end_waits_for_the_models_and_not_for_long() -> None:
 def test_the_end_comes_when_the_models_are_unloaded(event: ModelsUnloaded | SidecarLost) -> None:
     """Or nothing can tell; another deadline is no end."""
     story = ending()
-    story.tell(DeadlinePassed("stop"))
-    assert story.state.phase is Phase.ENDING
-    story.tell(event)
-    assert story.state.phase is Phase.ENDED
+    story.tell(DeadlinePassed("stop"), event)
+    assert [step.after.phase for step in story.steps[-2:]] == [Phase.ENDING, Phase.ENDED]
 
 
 def test_models_are_given_six_seconds_and_the_sidecar_two_more() -> None:

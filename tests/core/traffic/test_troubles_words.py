@@ -309,3 +309,31 @@ def test_an_error_in_an_error_in_an_error_is_opened() -> None:
     inner = json.dumps({"error": {"message": "deep"}})
     assert said_in(json.dumps({"error": inner}).encode()) == "deep"
     assert said_in(b'{"error":"' + b"{" * 5000 + b'"}').startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "reason", "waits"),
+    [
+        (401, "", "forbidden", False),
+        (403, "", "forbidden", False),
+        (402, "", "strange", False),
+        (404, "", "strange", False),
+        (500, "", "strange", False),
+        (503, "not now", "busy", True),
+        (502, "not now", "refused", False),
+        (404, "not here", "missing", False),
+        (405, "not here", "refused", False),
+        (401, "who are you", "cloud", False),
+        (402, "who are you", "refused", False),
+        (403, "who are you", "refused", False),
+        (503, "out of memory", "memory", False),
+        (404, "out of memory", "memory", False),
+        (401, "out of memory", "memory", False),
+    ],
+)
+def test_a_status_speaks_where_the_words_do_not(
+    status: int, words: str, reason: str, waits: bool
+) -> None:
+    content = json.dumps({"error": words}).encode() if words else b"<html>"
+    failure = understood(status, content)
+    assert (failure.reason, failure.waits, failure.status) == (reason, waits, status)
