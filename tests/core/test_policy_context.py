@@ -73,7 +73,15 @@ def test_the_setting_never_asks_never_and_always_asks_each_turn() -> None:
     assert not probe_due(nothing_new.state)
 
 
-FILLS = [(1_000, False), (5_900, False), (6_100, True), (7_900, True), (12_000, True)]
+FILLS = [
+    (1_000, False),
+    (5_900, False),
+    (5_999, False),
+    (6_000, True),
+    (6_100, True),
+    (7_900, True),
+    (12_000, True),
+]
 
 
 @pytest.mark.parametrize(("total", "asks"), FILLS)
