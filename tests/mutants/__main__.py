@@ -93,9 +93,6 @@ async def try_all(
     for number in range(1, jobs):  # of the first copy: the tests are compiled there now
         copies.append(copy_tree(copies[0].root, folder / f"copy-{number}"))
     free: asyncio.Queue[Copy] = asyncio.Queue()
-    for copy in copies:
-        await copy.serve(notes)
-        free.put_nowait(copy)
 
     async def notices(change: Change) -> tuple[Change, bool]:
         chosen = known.for_change(change)
@@ -108,6 +105,9 @@ async def try_all(
             free.put_nowait(copy)
 
     try:
+        for copy in copies:
+            await copy.serve(notes, known)
+            free.put_nowait(copy)
         return await tell([asyncio.create_task(notices(change)) for change in changes])
     finally:
         for copy in copies:

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def _run(arguments: Sequence[str], output: str) -> None:
 
         status = int(pytest.main(list(arguments)))
         sys.stdout.flush()
+    except Exception:  # noqa: BLE001  # a fork must end here, whatever it was
+        traceback.print_exc()
     finally:
         os._exit(status)
 

@@ -24,7 +24,7 @@ PLUGIN = ("-p", "mutants.plugin", "--hypothesis-seed=0")
 # The server has imported what pytest would have rewritten: that is of no use here.
 QUIET = ("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning")
 OUTPUT = "pytest-output.txt"
-ALL_PASSED, A_TEST_FAILED, NOT_EVEN_IMPORTED = 0, 1, 2
+ALL_PASSED, A_TEST_FAILED, NOT_EVEN_IMPORTED, PYTEST_BROKE = 0, 1, 2, 3
 
 
 class TrialError(Exception):
@@ -101,9 +101,17 @@ class Copy:
             raise TrialError(f"No test of {' '.join(tests)} runs a line of {package}.")
         return Tests(seconds, lines)
 
-    async def serve(self, notes: Path) -> None:
-        """Starts the server; ``notes`` are those of ``record``."""
+    async def serve(self, notes: Path, known: Tests) -> None:
+        """Starts the server; ``notes`` are those of ``record``.
+
+        Raises:
+            TrialError: a test that passed fails here without any change.
+        """
         self._server = await self._start("-m", "mutants.server", str(notes / "modules.json"))
+        quickest = min(known.seconds, key=lambda test: known.seconds[test])
+        if await self._run([quickest], limit=120) != ALL_PASSED:
+            output = (self.root / OUTPUT).read_text()
+            raise TrialError(f"{output}\n{quickest} fails in a fork, with nothing changed.")
 
     async def close(self) -> None:
         """Ends the server."""
@@ -126,7 +134,7 @@ class Copy:
         finally:
             path.write_text(original)
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-        if status in {None, A_TEST_FAILED, NOT_EVEN_IMPORTED}:
+        if status in {None, A_TEST_FAILED, NOT_EVEN_IMPORTED, PYTEST_BROKE}:
             return True
         if status != ALL_PASSED:
             output = (self.root / OUTPUT).read_text()
