@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from aider_guard.checks.models import instead
 from aider_guard.core.findings import GUARDED, Finding, info, listed, stop, unknown, verb, warn
 from aider_guard.core.messages import size
+from aider_guard.core.model_names import canonical_name, is_cloud_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ServerReport
 from aider_guard.launch.aider_settings import (
@@ -21,7 +22,6 @@ from aider_guard.launch.aider_settings import (
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.ollama_address import host_of
 from aider_guard.launch.places import base_url, in_cloud, installed, place, roles, with_ollama
-from aider_guard.ollama.names import canonical_name, is_cloud_name
 
 _ALIAS = ", an alias in "
 # "--4o on the command line", "AIDER_4O in /repo/.env", "4o in /repo/.aider.conf.yml".

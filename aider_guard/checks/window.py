@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from aider_guard.core.findings import Finding, info, listed, unknown, warn
 from aider_guard.core.fit import Fit, Need
 from aider_guard.core.messages import size
+from aider_guard.core.model_names import canonical_name
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing
 from aider_guard.launch.aider_settings import AiderSettings, Role
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.places import runs_here, with_ollama
-from aider_guard.ollama.names import canonical_name
 
 
 def pinned(facts: Facts) -> Iterator[Finding]:

@@ -12,18 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 import httpx
 
 from aider_guard.core.model_memory import Architecture, parse_architecture
+from aider_guard.core.model_names import full_name, is_cloud_name
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
 from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing
 from aider_guard.ollama.fetching import fetch
 from aider_guard.ollama.installed import Installed, find_installed, nearest_names
-from aider_guard.ollama.names import (
-    canonical_name,
-    connectable_base,
-    display_base,
-    full_name,
-    is_cloud_base,
-    is_cloud_name,
-)
+from aider_guard.ollama.names import display_base, is_cloud_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -247,8 +241,6 @@ def verification(base: str) -> ssl.SSLContext | bool:
     except OSError:  # ssl.SSLError among them
         return httpx.create_ssl_context(trust_env=False)
 
-
-__all__ = ["OllamaClient", "canonical_name", "connectable_base", "is_cloud_name"]
 
 CONNECT_SECONDS: Final = 2.0
 # /api/ps takes locks that Ollama holds for up to 10 s while it talks to a runner (0.32.4 and

@@ -5,9 +5,9 @@ from __future__ import annotations
 from difflib import SequenceMatcher
 from typing import Final
 
+from aider_guard.core.model_names import canonical_name, without_local
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import InstalledModel
-from aider_guard.ollama.names import canonical_name
 
 MAX_NEAREST: Final = 3
 _FAR: Final = 0.4
@@ -23,8 +23,7 @@ def find_installed(name: str, installed: Installed) -> InstalledModel | None:
     if isinstance(installed, Unavailable):
         return None
     by_name = {canonical_name(model.name): model for model in installed}
-    wanted = canonical_name(name)
-    return by_name.get(wanted) or by_name.get(canonical_name(wanted.removesuffix(":local")))
+    return by_name.get(canonical_name(name)) or by_name.get(canonical_name(without_local(name)))
 
 
 def nearest_names(name: str, installed: Installed) -> tuple[str, ...]:

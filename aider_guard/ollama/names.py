@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 DEFAULT_BASE: Final = "http://127.0.0.1:11434"
 
 _PORTS: Final = {"http": "80", "https": "443"}
-_CLOUD: Final = re.compile(r":cloud$|:[^/:]*-cloud$", re.IGNORECASE)
-_REGISTRY: Final = "registry.ollama.ai/"
-_LIBRARY: Final = "library/"
 _CLOUD_HOSTS: Final = ("ollama.com", "ollama.ai")
 
 
@@ -89,35 +86,6 @@ def is_cloud_base(base_url: str) -> bool:
     except ValueError:
         return False
     return host in _CLOUD_HOSTS or host.endswith(tuple(f".{cloud}" for cloud in _CLOUD_HOSTS))
-
-
-def full_name(name: str) -> str:
-    """A model's name as Ollama lists it: with its tag, without its defaults, in its own case.
-
-    Tag ``latest``, namespace ``library`` and host ``registry.ollama.ai`` are Ollama's defaults
-    (types/model/name.go).
-    """
-    name = name.strip()
-    for default in (_REGISTRY, _LIBRARY):
-        if name.lower().startswith(default):
-            name = name[len(default) :]
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
-
-
-def canonical_name(name: str) -> str:
-    """One spelling of a model's name, for comparing: ``Qwen3`` is ``library/qwen3:latest``.
-
-    Ollama compares names without regard to case (types/model/name.go).
-    """
-    return full_name(name.lower())
-
-
-def is_cloud_name(name: str) -> bool:
-    """Whether Ollama (0.18 and later) would send requests for this name to its cloud unasked.
-
-    That is any name whose tag is ``cloud`` or ends in ``-cloud`` (internal/modelref/modelref.go).
-    """
-    return _CLOUD.search(name.strip()) is not None
 
 
 # Whether an address is one of this machine's own. Asks no name server: that could leave it, and take seconds.

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
 import httpx
 
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.ollama.client import OllamaClient, is_count, json_object, verification
 from aider_guard.ollama.fetching import fetch
-from aider_guard.ollama.names import canonical_name, connectable_base, display_base, is_this_machine
+from aider_guard.ollama.names import connectable_base, display_base, is_this_machine
 from aider_guard.ollama.server_process import server_process
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def same_file(
     client: OllamaClient, name: str, others: Iterable[str], timeout_seconds: float | None = None
 ) -> tuple[str, ...] | Unavailable:
     """Which of the other models run from the same file as this one, under another name."""
-    different = [other for other in others if canonical_name(other) != canonical_name(name)]
+    different = [other for other in others if not same_model(other, name)]
     wanted = client.blob(name, timeout_seconds) if different else ""
     if isinstance(wanted, Unavailable) or not wanted:
         return wanted or ()

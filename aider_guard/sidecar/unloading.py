@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.core.events import ModelsUnloaded
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import LoadedModel, MemoryReading, ModelsReading, Unavailable
-from aider_guard.ollama.names import canonical_name
 from aider_guard.ollama.survey import same_file
 
 if TYPE_CHECKING:
@@ -101,8 +101,11 @@ class Unloader:
         reading = self.client.loaded_models(self._left(deadline))
         if isinstance(reading, Unavailable):
             return dict.fromkeys(unlisted, reading)
-        mine = set(map(canonical_name, ours))
-        others = [one.name for one in reading.models if canonical_name(one.name) not in mine]
+        others = [
+            model.name
+            for model in reading.models
+            if not any(same_model(model.name, name) for name in ours)
+        ]
         kept = {}
         for name in [] if not others else unlisted:
             same = () if _lists(reading, name) else self._same_file(name, others, deadline)
@@ -196,7 +199,7 @@ def _lists(reading: ModelsReading | Unavailable, name: str) -> bool:
     """Whether a model may still be loaded; an answer that did not come proves nothing."""
     if isinstance(reading, Unavailable):
         return True
-    return canonical_name(name) in {canonical_name(model.name) for model in reading.models}
+    return any(same_model(model.name, name) for model in reading.models)
 
 
 def _gone(

@@ -1,4 +1,4 @@
-"""Addresses and names as Ollama reads them."""
+"""Addresses as Ollama reads them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.ollama.names import (
-    canonical_name,
-    connectable_base,
-    display_base,
-    full_name,
-    is_cloud_name,
-    is_loopback,
-)
+from aider_guard.ollama.names import connectable_base, display_base, is_loopback
 
 
 @pytest.mark.parametrize(
@@ -94,57 +87,3 @@ def test_display_base(base: str, shown: str) -> None:
 def test_is_loopback(base: str, expected: bool) -> None:
     """Only addresses that cannot leave the machine are this machine."""
     assert is_loopback(base) is expected
-
-
-@pytest.mark.parametrize(
-    ("name", "canonical"),
-    [
-        ("qwen3", "qwen3:latest"),
-        ("Qwen3:8B", "qwen3:8b"),
-        ("library/qwen3", "qwen3:latest"),
-        ("registry.ollama.ai/library/qwen3:8b", "qwen3:8b"),
-        ("registry.ollama.ai/me/own", "me/own:latest"),
-        ("hf.co/user/Repo-GGUF:Q4_K_M", "hf.co/user/repo-gguf:q4_k_m"),
-        ("hf.co/user/repo", "hf.co/user/repo:latest"),
-        ("localhost:5000/me/own", "localhost:5000/me/own:latest"),
-    ],
-)
-def test_canonical_name(name: str, canonical: str) -> None:
-    """Every spelling of a name becomes one, once."""
-    assert canonical_name(name) == canonical
-    assert canonical_name(canonical) == canonical
-
-
-@pytest.mark.parametrize(
-    ("name", "full"),
-    [
-        ("qwen3", "qwen3:latest"),
-        (" Qwen3:8B ", "Qwen3:8B"),
-        ("Registry.ollama.ai/Library/Qwen3", "Qwen3:latest"),
-        ("hf.co/user/Repo-GGUF:Q4_K_M", "hf.co/user/Repo-GGUF:Q4_K_M"),
-        ("library/me/own", "me/own:latest"),
-    ],
-)
-def test_full_name(name: str, full: str) -> None:
-    """A name as it is listed keeps its case."""
-    assert full_name(name) == full
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("kimi-k2:cloud", True),
-        ("gpt-oss:120b-cloud", True),
-        ("GPT-OSS:120B-CLOUD", True),
-        ("hf.co/a/b:x-cloud", True),
-        ("gpt-oss:20b", False),
-        ("cloud", False),
-        ("my-cloud", False),
-        ("my-cloud:8b", False),
-        ("qwen3:cloudy", False),
-        ("localhost:5000/my-cloud", False),
-    ],
-)
-def test_is_cloud_name(name: str, expected: bool) -> None:
-    """Only the tag tells a cloud model."""
-    assert is_cloud_name(name) is expected
