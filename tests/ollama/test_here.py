@@ -1,4 +1,4 @@
-"""Which addresses are this machine's own, without asking anybody."""
+"""Addresses of this machine, found without a name server."""
 
 from __future__ import annotations
 
