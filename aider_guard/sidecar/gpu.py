@@ -1,4 +1,4 @@
-"""The GPU sensor: asks a worker process (nvml.py), and gives it up when it does not answer."""
+"""Reads the NVIDIA GPUs through a worker process, which is ended when it does not answer."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ DIED: Final = Unavailable("the NVIDIA library crashed")
 
 
 def start_worker() -> LineProcess:
-    """A process of its own for the driver."""
+    """Start the process that talks to the driver."""
     return LineProcess("aider_guard.sidecar.gpu")
 
 
 class GpuSensor:
     """Reads all GPUs, and returns within ``patience_seconds`` whatever the driver does.
 
-    No answer within ``answer_seconds`` and any answer that is no reading end the worker: without an
-    NVIDIA driver nothing stays in memory. The next one is started after 30 s, then 60 s, and so on
+    The worker is ended if it has no answer within ``answer_seconds``, or an answer that is not a reading: without an
+    NVIDIA driver no process stays in memory. The next worker is started after 30 s, then 60 s, and so on
     up to ten minutes.
     """
 
@@ -56,7 +56,7 @@ class GpuSensor:
         self._reason = NOT_YET
 
     def read(self) -> tuple[Gpu, ...] | Unavailable:
-        """The GPUs now. The processes on them have no names yet."""
+        """The GPUs now. The processes on them have no names yet: see ``memory.MemorySensor``."""
         if self._worker is None:
             if self._clock() < self._retry_at:
                 return self._reason
@@ -106,11 +106,9 @@ class GpuSensor:
         return reason
 
 
-# The GPU worker, a process of its own, started by gpu.py: asks the NVIDIA driver and answers.
-#
-# Any call here can hang in the kernel for ever (NVIDIA/open-gpu-kernel-modules#971,
-# NVIDIA/go-nvml#152), and a crash of the library takes its process with it: that is why this one
-# holds nothing else.
+# The worker, a process of its own. Any call of the driver can hang in the kernel for ever
+# (NVIDIA/open-gpu-kernel-modules#971, NVIDIA/go-nvml#152), and a crash of the library ends its process. So the worker
+# does nothing else.
 
 _SENTENCES: Final = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no NVIDIA driver is installed",
@@ -121,8 +119,8 @@ _SENTENCES: Final = {
     pynvml.NVML_ERROR_GPU_IS_LOST: "a GPU fell off the bus",
     pynvml.NVML_ERROR_RESET_REQUIRED: "a GPU needs a reset",
     pynvml.NVML_ERROR_NO_PERMISSION: "this user may not ask the NVIDIA driver",
-    pynvml.NVML_ERROR_NOT_SUPPORTED: "the GPU does not tell",
-    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the NVIDIA driver is too old to tell",
+    pynvml.NVML_ERROR_NOT_SUPPORTED: "the GPU does not report this",
+    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the NVIDIA driver is too old for this",
     pynvml.NVML_ERROR_TIMEOUT: "the NVIDIA driver did not answer in time",
     pynvml.NVML_ERROR_UNINITIALIZED: "the NVIDIA driver could not be opened",
     pynvml.NVML_ERROR_MEMORY: "the NVIDIA driver ran out of memory",
@@ -130,15 +128,14 @@ _SENTENCES: Final = {
 
 
 def in_words(error: pynvml.NVMLError) -> Unavailable:
-    """Why the driver did not tell, in a sentence."""
+    """A sentence for an error of the driver."""
     return Unavailable(_SENTENCES.get(error.value) or f"the NVIDIA driver reports: {error}")
 
 
 def read_gpus() -> tuple[Gpu, ...] | Unavailable:
-    """All GPUs that tell their memory. Process names are left to the reader, who sees more."""
+    """All GPUs that report their memory, or why there are none. The processes have no names."""
     try:
-        count = pynvml.nvmlDeviceGetCount()
-        answers = [_read_gpu(index) for index in range(count)]
+        answers = [_read_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError as error:
         return in_words(error)
     gpus = tuple(answer for answer in answers if isinstance(answer, Gpu))
@@ -151,13 +148,13 @@ def read_gpus() -> tuple[Gpu, ...] | Unavailable:
 
 
 def _read_gpu(index: int) -> Gpu | Unavailable:
-    """One GPU, or why it has no memory of its own to tell of (chips that share the machine's)."""
+    """One GPU, or why its memory cannot be read (some chips share the machine's)."""
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     name = pynvml.nvmlDeviceGetName(handle)
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     except pynvml.NVMLError_NotSupported:
-        return Unavailable(f"{name} does not tell its memory")
+        return Unavailable(f"{name} does not report its memory")
     return Gpu(
         index=index,
         name=name,
@@ -168,7 +165,7 @@ def _read_gpu(index: int) -> Gpu | Unavailable:
 
 
 def _read_processes(handle: object) -> tuple[GpuProcess, ...] | Unavailable:
-    """The processes on one GPU, each once: the driver has two lists, and some are in both."""
+    """The processes on one GPU, each once: the driver has two lists, and some processes are in both."""
     try:
         entries = [*_listed("Compute", handle), *_listed("Graphics", handle)]
     except pynvml.NVMLError as error:
@@ -177,7 +174,11 @@ def _read_processes(handle: object) -> tuple[GpuProcess, ...] | Unavailable:
     for entry in entries:
         known = used.get(entry.pid)
         used[entry.pid] = max(entry.usedGpuMemory or 0, known) if known else entry.usedGpuMemory
-    return tuple(_process(pid, held) for pid, held in sorted(used.items()))
+    untold = Unavailable("the driver does not report it")
+    return tuple(
+        GpuProcess(pid, "", untold if held is None else held, is_ollama=False)
+        for pid, held in sorted(used.items())
+    )
 
 
 def _listed(kind: str, handle: object) -> list[Any]:
@@ -193,20 +194,15 @@ def _listed(kind: str, handle: object) -> list[Any]:
     return entries
 
 
-def _process(pid: int, used_bytes: int | None) -> GpuProcess:
-    known = Unavailable("the driver does not tell") if used_bytes is None else used_bytes
-    return GpuProcess(pid, "", known, is_ollama=False)
-
-
 class _Worker:
-    """Opens the driver at the first question, never at import."""
+    """Answers questions for a reading; opens the driver at the first one, never at import."""
 
     def __init__(self) -> None:
         self._open = False
 
     def answer(self, _question: bytes) -> bytes:
-        nowhere = Unavailable("not read here")
-        return encode(MemoryRead(MemoryReading(self._read(), nowhere, time.monotonic())))
+        no_ram = Unavailable("not read here")
+        return encode(MemoryRead(MemoryReading(self._read(), no_ram, time.monotonic())))
 
     def _read(self) -> tuple[Gpu, ...] | Unavailable:
         try:
