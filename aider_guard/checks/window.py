@@ -1,4 +1,4 @@
-"""The window of each role: fixed or not, the same for one model, within what the model was trained for."""
+"""Checks the window of each role: who fixes it, whether it is the same for one model, and whether it fits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from aider_guard.launch.places import runs_here, with_ollama
 
 
 def pinned(facts: Facts) -> Iterator[Finding]:
-    """Who fixes the window: the user's files, or the guard alone."""
+    """Whether the user's files fix the window, or only the guard does."""
     used = [role for role, _ in with_ollama(facts)]
     if not used:
         return
-    guards = facts.window_tokens
-    now = f"{guards:,} tokens" if isinstance(guards, int) else "it"
+    tokens = facts.window_tokens
+    window = f"it at {tokens:,} tokens" if isinstance(tokens, int) else "it"
     own = [role for role in used if role.num_ctx is not None]
     free = [role for role in used if role.num_ctx is None]
     if own:
@@ -32,12 +32,12 @@ def pinned(facts: Facts) -> Iterator[Finding]:
         )
     if free:
         names = listed(role.model for role in free)
-        what = f"Aider alone would ask for another window each time, a reload each; the guard fixes {now}"
+        what = f"without the guard each request would change the window and reload the model; the guard fixes {window}"
         yield info("window-unpinned", what, f"no num_ctx for {names}")
 
 
 def same_for_one_model(facts: Facts) -> Iterator[Finding]:
-    """Tags of one file with weights share a runner, which is loaded anew whenever the window changes."""
+    """Tags of one file with weights with different windows: they share a runner, which is reloaded at each change."""
     by_file: dict[str, list[Role]] = {}
     for role, name in with_ollama(facts):
         by_file.setdefault(_file_of(name, facts), []).append(role)
@@ -45,7 +45,7 @@ def same_for_one_model(facts: Facts) -> Iterator[Finding]:
         windows = {role.num_ctx for role in used}
         if len(windows) > 1:
             shown = listed(f"{role.model} {_shown(role.num_ctx)}" for role in used)
-            what = f"one model with different windows is loaded anew at each change: {shown}"
+            what = f"one model with different windows is reloaded at each change: {shown}"
             numbers = [number for number in windows if number is not None]
             fix = f"aider-guard --num-ctx {min(numbers)}"
             where = listed(role.settings_source for role in used if role.settings_source)
@@ -53,7 +53,7 @@ def same_for_one_model(facts: Facts) -> Iterator[Finding]:
 
 
 def _file_of(name: str, facts: Facts) -> str:
-    """What is the same for two names of one model: the file with the weights, else the name."""
+    """A key that is the same for all names of one model: the file with the weights, else the canonical name."""
     model = None if isinstance(facts.server, Unavailable) else facts.server.models.get(name)
     if isinstance(model, ModelFacts) and model.blob:
         return model.blob
@@ -65,37 +65,35 @@ def _shown(num_ctx: int | None) -> str:
 
 
 def trained(facts: Facts) -> Iterator[Finding]:
-    """A window beyond the trained context: Ollama cuts it down without a word."""
+    """A window that is longer than the trained context: Ollama shortens it silently."""
     if isinstance(facts.server, Unavailable):
         return
     seen = set()
     for role, name in with_ollama(facts):
-        asked = facts.config.num_ctx or role.num_ctx
+        num_ctx = facts.config.num_ctx or role.num_ctx
         match facts.server.models.get(name):
-            case ModelFacts(trained_tokens=int(most)) if asked and asked > most > 0:
+            case ModelFacts(trained_tokens=int(most)) if num_ctx and num_ctx > most > 0:
                 if name in seen:
                     continue
                 seen.add(name)
-                what = (
-                    f"{name} was trained for {most:,} tokens; a window of {asked:,} is cut to that"
-                )
-                whose = "num-ctx" if facts.config.num_ctx else role.settings_source
-                yield warn("window-too-long", what, whose, f"aider-guard --num-ctx {most}")
+                what = f"{name} was trained for {most:,} tokens; a window of {num_ctx:,} is cut to that"
+                source = "num-ctx" if facts.config.num_ctx else role.settings_source
+                yield warn("window-too-long", what, source, f"aider-guard --num-ctx {most}")
 
 
-# Does it fit: all models together, one at a time, or not at all.
+# Whether the models fit into memory: all together, one at a time, or not at all.
 
 _READ_BYTES_PER_SECOND = 1.5 * 2**30
-"""Weights from an SSD or the page cache into a card: a rough figure for "how long", nothing is decided by it."""
+"""The speed of loading weights from an SSD or the page cache into a card: a rough figure, only shown."""
 
 
 def fits(facts: Facts) -> Iterator[Finding]:
-    """The answer for the window that the session takes."""
+    """Whether the models fit with the window of the session."""
     names = tuple(dict.fromkeys(name for _, name in with_ollama(facts)))
     if not names:
         return
     match facts.fit:
-        case Unavailable() if _is_said_elsewhere(facts):
+        case Unavailable() if _has_other_finding(facts):
             return
         case Unavailable(reason):
             what = "whether the models fit into memory is not known"
@@ -108,8 +106,8 @@ def fits(facts: Facts) -> Iterator[Finding]:
             yield _spills(fit, names, facts)
 
 
-def _is_said_elsewhere(facts: Facts) -> bool:
-    """Whether Ollama is silent, a model is not there or not here, or a file is broken: then that is the finding."""
+def _has_other_finding(facts: Facts) -> bool:
+    """Whether another finding has the reason: Ollama is silent, a model is missing or remote, a file is broken."""
     server = facts.server
     broken = isinstance(facts.settings, AiderSettings) and facts.settings.problems
     if isinstance(server, Unavailable) or (broken and isinstance(facts.window_tokens, Unavailable)):
@@ -139,7 +137,7 @@ def _one_at_a_time(fit: Fit, names: tuple[str, ...], facts: Facts) -> Finding:
     seconds = sum(map(_seconds, fit.needs)) / max(1, len(fit.needs))
     what = (
         f"the models fit one at a time, not together, at {fit.num_ctx:,} tokens: each change between them "
-        f"loads anew, about {seconds:.0f} s, and reads the prompt from its start"
+        f"reloads a model, about {seconds:.0f} s, and reads the whole prompt again"
     )
     if fit.largest_together > 0:
         fix = f"aider-guard --num-ctx {fit.largest_together}"
