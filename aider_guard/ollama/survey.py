@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NotInTimeError
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
@@ -170,33 +169,21 @@ def survey(
     process = calls.start(lambda _left: find_process(base))
     version = calls.result(calls.start(client.version))
     if isinstance(version, Unavailable):
-        report = ServerReport(
-            base=display_base(base),
-            is_local=is_this_machine(base),
-            version=version,
-            installed=version,
-            loaded=version,
-            cloud_disabled=version,
-            process=calls.result(process),
-            models=dict.fromkeys(wanted, version),
-        )
-    else:
-        loaded, cloud = calls.start(client.loaded_models), calls.start(client.cloud_disabled)
-        installed = calls.result(calls.start(client.installed))
-        models = {
-            name: calls.start(partial(client.model_facts, name, installed)) for name in wanted
-        }
-        report = ServerReport(
-            base=display_base(base),
-            is_local=is_this_machine(base),
-            version=version,
-            installed=installed,
-            loaded=calls.result(loaded),
-            cloud_disabled=calls.result(cloud),
-            process=calls.result(process),
-            models={name: calls.result(facts) for name, facts in models.items()},
-        )
-    return replace(report, others={name: calls.result(window) for name, window in windows.items()})
+        calls.give_up(version)
+    loaded, cloud = calls.start(client.loaded_models), calls.start(client.cloud_disabled)
+    installed = calls.result(calls.start(client.installed))
+    models = {name: calls.start(partial(client.model_facts, name, installed)) for name in wanted}
+    return ServerReport(
+        base=display_base(base),
+        is_local=is_this_machine(base),
+        version=version,
+        installed=installed,
+        loaded=calls.result(loaded),
+        cloud_disabled=calls.result(cloud),
+        process=calls.result(process),
+        models={name: calls.result(facts) for name, facts in models.items()},
+        others={name: calls.result(window) for name, window in windows.items()},
+    )
 
 
 class _ParallelCalls:
@@ -205,13 +192,21 @@ class _ParallelCalls:
     def __init__(self, base: str, within_seconds: float, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._deadline = clock() + within_seconds
+        self._reason: Unavailable | None = None
         self._late = Unavailable(
             f"Ollama at {display_base(base)} did not answer within {within_seconds:.2g} s"
         )
 
+    def give_up(self, reason: Unavailable) -> None:
+        """Make no more calls: all results of later ones are this reason."""
+        self._reason = reason
+
     def start(self, call: Callable[[float], T]) -> Future[T]:
         """Make a call in a thread of its own, with the seconds that are left as its argument."""
         future: Future[T] = Future()
+        if self._reason is not None:
+            future.cancel()
+            return future
         seconds = self._left()
 
         def run() -> None:
@@ -224,11 +219,13 @@ class _ParallelCalls:
         return future
 
     def result(self, future: Future[T]) -> T | Unavailable:
-        """The result of a call, or the reason why there is none: it did not come in time."""
+        """The result of a call, or the reason why there is none: it did not come in time, or was not made."""
         try:
             return future.result(self._left() + _GRACE_SECONDS)
         except NotInTimeError:
             return self._late
+        except CancelledError:
+            return self._reason or self._late
 
     def _left(self) -> float:
         return max(0.001, self._deadline - self._clock())
