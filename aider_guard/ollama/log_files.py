@@ -14,12 +14,13 @@ import stat
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess
@@ -128,16 +129,11 @@ def _of_container(groups: str, machine: Machine) -> LogOf | None:
         podman = shutil.which("podman", path=machine.environment.get("PATH"))
         return LogOf((podman, *follow), _environment(machine)) if podman else None
     docker = shutil.which("docker", path=machine.environment.get("PATH"))
-    for socket in _docker_sockets(machine):
+    folder = machine.environment.get("XDG_RUNTIME_DIR")
+    for socket in (*machine.docker_sockets, *([Path(folder) / "docker.sock"] if folder else [])):
         if docker and os.access(socket, os.R_OK | os.W_OK):
             return LogOf((docker, "--host", f"unix://{socket}", *follow), _environment(machine))
     return None
-
-
-def _docker_sockets(machine: Machine) -> Iterator[Path]:
-    yield from machine.docker_sockets
-    if folder := machine.environment.get("XDG_RUNTIME_DIR"):
-        yield Path(folder) / "docker.sock"
 
 
 def _of_unit(groups: str, machine: Machine) -> LogOf | None:
@@ -206,19 +202,26 @@ MAX_LINES: Final = 2000
 _NEWLINE: Final = b"\n"
 
 
-class FollowedLog(Protocol):
+class FollowedLog(ABC):
     """A log that is read from marks on; a mark is a number of bytes, which only grows."""
 
-    def mark(self) -> int:
-        """The present end of the log. Does not block."""
-
-    def since(self, mark: int) -> tuple[LogLine, ...] | Unavailable:
-        """The recognised lines after a mark that are written so far. May block while they are read."""
+    def __init__(self) -> None:
+        self._lines = LogLines()
 
     @property
     def tells_all(self) -> bool:
         """Whether it has had lines of the level DEBUG, so that Ollama logs all that it does."""
+        return self._lines.tells_all
 
+    @abstractmethod
+    def mark(self) -> int:
+        """The present end of the log. Does not block."""
+
+    @abstractmethod
+    def since(self, mark: int) -> tuple[LogLine, ...] | Unavailable:
+        """The recognised lines after a mark that are written so far. May block while they are read."""
+
+    @abstractmethod
     def close(self) -> None:
         """Release the file or the thread."""
 
@@ -281,23 +284,18 @@ class _FilePosition:
     at: int
 
 
-class LogFile:
+class LogFile(FollowedLog):
     """Follows a file that a server writes, also into the next file of the same name after a rotation, and from the
     beginning after the file was truncated.
     """
 
     def __init__(self, path: Path) -> None:
         """Follow the file from its present end. Raises ``OSError``."""
+        super().__init__()
         self._path = path
         fd = _open(path)
         self._position = _FilePosition(fd, os.fstat(fd).st_size, 0)
-        self._lines = LogLines()
         self._reading = threading.Lock()
-
-    @property
-    def tells_all(self) -> bool:
-        """See `FollowedLog`."""
-        return self._lines.tells_all
 
     def mark(self) -> int:
         """See `FollowedLog`."""
@@ -358,23 +356,18 @@ def _is_open_as(fd: int, status: os.stat_result) -> bool:
     return os.path.samestat(os.fstat(fd), status)
 
 
-class LogStream:
+class LogStream(FollowedLog):
     """Follows the output of a child, which prints a log, until it ends."""
 
     def __init__(self, fd: int, ended: str) -> None:
         """``ended`` is the reason that is reported after the end of the output."""
+        super().__init__()
         self._fd = fd
-        self._lines = LogLines()
         self._lock = threading.Lock()
         self._ended = Unavailable(ended)
         self._end: Unavailable | None = None
         self._thread = threading.Thread(target=self._read, name="ollama-log", daemon=True)
         self._thread.start()
-
-    @property
-    def tells_all(self) -> bool:
-        """See `FollowedLog`."""
-        return self._lines.tells_all
 
     def mark(self) -> int:
         """See `FollowedLog`."""
