@@ -145,29 +145,19 @@ class Unloader:
             return Unavailable("Ollama runs on another machine")
         on_gpu = any(model.vram_bytes for model in gone)
         expected = sum(model.vram_bytes if on_gpu else model.size_bytes for model in gone)
-        return self._watch(self.memory, on_gpu, used_bytes(before, on_gpu), expected, deadline)
-
-    def _watch(
-        self,
-        memory: Callable[[], MemoryReading],
-        on_gpu: bool,
-        start: int | Unavailable,
-        expected_bytes: int,
-        deadline: float,
-    ) -> int | Unavailable:
+        start = used_bytes(before, on_gpu)
+        if isinstance(start, Unavailable):
+            return start
         steady, steady_since = 0, self.clock()
         while True:
-            used = used_bytes(memory(), on_gpu)
-            if isinstance(start, Unavailable):
-                return start
+            used = used_bytes(self.memory(), on_gpu)
             now = self.clock()
             if isinstance(used, int):
                 freed = start - used
                 if abs(freed - steady) > STEADY_BYTES:
                     steady, steady_since = freed, now
-                if freed >= expected_bytes * ENOUGH:
-                    return freed
-                if steady > 0 and now - steady_since >= STEADY_SECONDS:
+                is_steady = steady > 0 and now - steady_since >= STEADY_SECONDS
+                if freed >= expected * ENOUGH or is_steady:
                     return freed
             if now + POLL_SECONDS >= deadline:
                 return _difference(start, used)
