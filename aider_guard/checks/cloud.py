@@ -53,7 +53,9 @@ def _finding(role: Role, facts: Facts, settings: AiderSettings) -> Finding:
     path = path_of(role)
     if path == "alias":
         what = f"{role.asked}, the {role.role} model, is an alias of {role.model}, which would run in a cloud"
-    return stop(path, what, _evidence(role, path), instead(role.role, facts))
+    names_file = path == "model-settings" and role.settings_source not in role.source
+    evidence = role.settings_source if names_file else role.source
+    return stop(path, what, evidence, instead(role.role, facts))
 
 
 def path_of(role: Role) -> str:
@@ -70,12 +72,6 @@ def path_of(role: Role) -> str:
     if source.startswith("AIDER_MODEL "):
         return "model-from-env"
     return "model-flag" if _OLD_FLAG.match(source) else "cloud-model"
-
-
-def _evidence(role: Role, path: str) -> str:
-    if path == "model-settings" and role.settings_source not in role.source:
-        return role.settings_source
-    return role.source
 
 
 def redirected(facts: Facts) -> Iterator[Finding]:

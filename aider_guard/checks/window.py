@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aider_guard.core.findings import Finding, info, listed, unknown, warn
-from aider_guard.core.fit import Fit, Need
+from aider_guard.core.fit import Fit
 from aider_guard.core.messages import size
 from aider_guard.core.model_names import canonical_name
 from aider_guard.core.readings import MemoryReading, Unavailable
@@ -44,7 +44,10 @@ def same_for_one_model(facts: Facts) -> Iterator[Finding]:
     for used in by_file.values():
         windows = {role.num_ctx for role in used}
         if len(windows) > 1:
-            shown = listed(f"{role.model} {_shown(role.num_ctx)}" for role in used)
+            shown = listed(
+                f"{role.model} {'not fixed' if role.num_ctx is None else f'{role.num_ctx:,}'}"
+                for role in used
+            )
             what = f"one model with different windows is reloaded at each change: {shown}"
             numbers = [number for number in windows if number is not None]
             fix = f"aider-guard --num-ctx {min(numbers)}"
@@ -58,10 +61,6 @@ def _file_of(name: str, facts: Facts) -> str:
     if isinstance(model, ModelFacts) and model.blob:
         return model.blob
     return canonical_name(name)
-
-
-def _shown(num_ctx: int | None) -> str:
-    return "not fixed" if num_ctx is None else f"{num_ctx:,}"
 
 
 def trained(facts: Facts) -> Iterator[Finding]:
@@ -99,7 +98,10 @@ def fits(facts: Facts) -> Iterator[Finding]:
             what = "whether the models fit into memory is not known"
             yield unknown("fit", what, reason, f"aider-guard fit {' '.join(names)} --vram 16")
         case Fit(fits=True) as fit:
-            yield info("fit", f"{_models(fit)} at {fit.num_ctx:,} tokens", _sizes(fit, facts))
+            models = (
+                "the model fits into memory" if len(fit.needs) < 2 else "all models fit together"
+            )
+            yield info("fit", f"{models} at {fit.num_ctx:,} tokens", _sizes(fit, facts))
         case Fit(alone=True) as fit:
             yield _one_at_a_time(fit, names, facts)
         case Fit() as fit:
@@ -120,10 +122,6 @@ def _has_other_finding(facts: Facts) -> bool:
     return silent or absent
 
 
-def _models(fit: Fit) -> str:
-    return "the model fits into memory" if len(fit.needs) < 2 else "all models fit together"
-
-
 def _sizes(fit: Fit, facts: Facts) -> str:
     parts = listed(f"{need.name} {size(need.total_bytes)}" for need in fit.needs)
     where = ""
@@ -134,7 +132,8 @@ def _sizes(fit: Fit, facts: Facts) -> str:
 
 def _one_at_a_time(fit: Fit, names: tuple[str, ...], facts: Facts) -> Finding:
     moved = [f"{size(need.weights_bytes)} of {need.name}" for need in fit.needs]
-    seconds = sum(map(_seconds, fit.needs)) / max(1, len(fit.needs))
+    loads = [max(1.0, need.weights_bytes / _READ_BYTES_PER_SECOND) for need in fit.needs]
+    seconds = sum(loads) / max(1, len(loads))
     what = (
         f"the models fit one at a time, not together, at {fit.num_ctx:,} tokens: each change between them "
         f"reloads a model, about {seconds:.0f} s, and reads the whole prompt again"
@@ -144,10 +143,6 @@ def _one_at_a_time(fit: Fit, names: tuple[str, ...], facts: Facts) -> Finding:
     else:
         fix = _fit_command(names, fit.num_ctx)
     return warn("fit", what, f"{listed(moved)}; {_sizes(fit, facts)}", fix)
-
-
-def _seconds(need: Need) -> float:
-    return max(1.0, need.weights_bytes / _READ_BYTES_PER_SECOND)
 
 
 def _spills(fit: Fit, names: tuple[str, ...], facts: Facts) -> Finding:
