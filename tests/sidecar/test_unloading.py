@@ -79,6 +79,15 @@ def test_frees_the_gpu() -> None:
         assert unload("qwen3:8b") == ModelsUnloaded(("qwen3:8b",), 5 * GIB, seconds=0.5)
 
 
+def test_another_spelling_of_the_listed_name_is_the_model() -> None:
+    """Ollama lists ``small:latest``; the session asked for it with its namespace and in other case."""
+    ollama = loaded(ON_GPU, ON_CPU)
+    with unloader(ollama, on_cpu(2 * GIB, 1 * GIB)) as unload:
+        result = unload("library/Small")
+    assert (result.names, result.problem) == (("library/Small",), "")
+    assert ollama.loaded == [ON_GPU.name]
+
+
 def test_less_than_estimated_is_enough_when_it_stays() -> None:
     """Ollama's estimates are too high at times: memory that stays the same for a second is back."""
     memory = on_gpu(8 * GIB, 8 * GIB, 6 * GIB)
