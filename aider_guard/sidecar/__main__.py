@@ -114,16 +114,18 @@ def _start_relays(relays: Sequence[str], emit: Callable[[Event], None]) -> None:
     """Start the relays to the allowed places, one for each socket."""
     if not relays:
         return
-    from aider_guard.core.egress import parse_place
+    import asyncio
+
+    from aider_guard.core.egress import Place, parse_place
     from aider_guard.core.events import EgressAllowed
-    from aider_guard.sidecar.relays import AllowedRelay, run_relays
+    from aider_guard.sidecar.relays import AllowedRelay, serve_relays
+
+    def report(place: Place) -> None:
+        emit(EgressAllowed(place.host, place.port))
 
     parts = (relay.partition("=") for relay in relays)
     served = [AllowedRelay(int(fd), parse_place(place)) for fd, _, place in parts]
-    start_thread(
-        "relays",
-        lambda: run_relays(served, lambda place: emit(EgressAllowed(place.host, place.port))),
-    )
+    start_thread("relays", lambda: asyncio.run(serve_relays(served, report)))
 
 
 def _start_ollama(

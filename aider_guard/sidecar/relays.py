@@ -27,11 +27,6 @@ class AllowedRelay:
     place: Place
 
 
-def run_relays(relays: Sequence[AllowedRelay], on_connection: Callable[[Place], None]) -> None:
-    """Serve relays for ever, in this thread."""
-    asyncio.run(serve_relays(relays, on_connection))
-
-
 async def serve_relays(
     relays: Sequence[AllowedRelay],
     on_connection: Callable[[Place], None],
