@@ -48,7 +48,7 @@ def _version(version: str) -> Iterator[Finding]:
         )
 
 
-def readable(facts: Facts) -> Iterator[Finding]:
+def settings_files(facts: Facts) -> Iterator[Finding]:
     """The files and options that Aider cannot read."""
     if isinstance(facts.settings, Unavailable) or facts.aider_problem:
         return
@@ -94,7 +94,7 @@ def _quarter(window: int) -> int:
     return quarter // 256 * 256 if quarter >= 256 else quarter
 
 
-def history(facts: Facts) -> Iterator[Finding]:
+def chat_history(facts: Facts) -> Iterator[Finding]:
     """A chat history that may take more than half of the window, and one that is read as a whole at the start."""
     if isinstance(facts.settings, Unavailable):
         return
@@ -111,7 +111,7 @@ def history(facts: Facts) -> Iterator[Finding]:
         yield warn("history-tokens", what, where, fix)
 
 
-def tests(facts: Facts) -> Iterator[Finding]:
+def test_output(facts: Facts) -> Iterator[Finding]:
     """Tests after each edit and long tracebacks: their output goes into the window."""
     if isinstance(facts.settings, Unavailable):
         return

@@ -29,7 +29,7 @@ _OLD_FLAG = re.compile(r"(?!--?mo?d?e?l?\b)-\S+ on |AIDER_\w+ in |[\w-]+ in /")
 _NO_CLOUD = "set OLLAMA_NO_CLOUD=1 in the environment of ollama serve, and restart it"
 
 
-def by_role(facts: Facts) -> Iterator[Finding]:
+def roles_in_cloud(facts: Facts) -> Iterator[Finding]:
     """One finding for each role in a cloud, except a side role that only follows the main model."""
     if isinstance(facts.settings, Unavailable):
         return
@@ -74,7 +74,7 @@ def path_of(role: Role) -> str:
     return "model-flag" if _OLD_FLAG.match(source) else "cloud-model"
 
 
-def redirected(facts: Facts) -> Iterator[Finding]:
+def redirected_requests(facts: Facts) -> Iterator[Finding]:
     """Extra parameters with which litellm sends the requests of a role to another server."""
     for model, used in _by_model(roles(facts)).items():
         away = [text for role in used for text in role.redirects if not _leads_to_ollama(text)]
@@ -92,7 +92,7 @@ def _leads_to_ollama(redirect: str) -> bool:
     return target.startswith(OLLAMA_PREFIXES) or f"{target}/" in OLLAMA_PREFIXES
 
 
-def through_ollama(facts: Facts) -> Iterator[Finding]:
+def ollama_cloud(facts: Facts) -> Iterator[Finding]:
     """Names that Ollama forwards to its cloud (0.18 and later), and stubs of models that run on other machines."""
     stubs = _stubs(facts)
     for model, used in _by_model(roles(facts)).items():
@@ -131,7 +131,7 @@ def _stubs(facts: Facts) -> dict[str, str]:
     return {canonical_name(name): host for name, host in hosts if host}
 
 
-def switch(facts: Facts) -> Iterator[Finding]:
+def cloud_switch(facts: Facts) -> Iterator[Finding]:
     """Ollama's switch for its cloud, where it has one (0.16.2 and later)."""
     if isinstance(facts.server, ServerReport) and facts.server.cloud_disabled is False:
         what = "Ollama's own cloud is not switched off: a name that ends in cloud goes there"
@@ -156,7 +156,7 @@ _COPILOT = "GITHUB_COPILOT_TOKEN"
 _OAUTH_FILE = "oauth-keys.env"
 
 
-def keys(facts: Facts) -> Iterator[Finding]:
+def cloud_keys(facts: Facts) -> Iterator[Finding]:
     """The keys of clouds with their sources, and that `/model` could use them."""
     variables = [key for key in _keys(facts) if key.name != _COPILOT]
     if not variables:
@@ -177,7 +177,7 @@ def _sources(variables: Iterable[Variable]) -> str:
     return listed(f"{variable.name}, {variable.source}" for variable in variables)
 
 
-def tokens(facts: Facts) -> Iterator[Finding]:
+def cloud_tokens(facts: Facts) -> Iterator[Finding]:
     """Tokens that cause requests without a model of their cloud: one finding for the first of each kind."""
     by_name = {key.name: key for key in reversed(_keys(facts))}
     if copilot := by_name.get(_COPILOT):
@@ -227,7 +227,7 @@ def _excepts(no_proxy: str, host: str) -> bool:
     )
 
 
-def typed(facts: Facts) -> Iterator[Finding]:
+def typed_requests(facts: Facts) -> Iterator[Finding]:
     """Requests that a message can cause: fetched addresses and cache pings."""
     if isinstance(facts.settings, Unavailable):
         return
@@ -241,7 +241,7 @@ def typed(facts: Facts) -> Iterator[Finding]:
         yield info("cache-pings", what, evidence, "aider-guard -- --cache-keepalive-pings 0")
 
 
-def programs(facts: Facts) -> Iterator[Finding]:
+def own_programs(facts: Facts) -> Iterator[Finding]:
     """The user's own programs that a session may run."""
     parts = [f"git hooks ({listed(facts.repo.hooks)})"] if facts.repo.hooks else []
     if isinstance(facts.settings, AiderSettings):
@@ -281,7 +281,7 @@ def undo(variables: Sequence[Variable]) -> str:
 SMALL_BYTES = 100 * 2**20
 
 
-def home(facts: Facts) -> Iterator[Finding]:
+def calls_home(facts: Facts) -> Iterator[Finding]:
     """The requests that Aider makes by itself, all in one finding."""
     if isinstance(facts.settings, Unavailable):
         return
@@ -308,7 +308,7 @@ def certificates(facts: Facts) -> Iterator[Finding]:
     yield severity("tls-unchecked", what, where, "aider-guard -- --verify-ssl")
 
 
-def disk(facts: Facts) -> Iterator[Finding]:
+def disk_space(facts: Facts) -> Iterator[Finding]:
     """The free disk space for the journal and the private histories of a session."""
     match facts.state_free_bytes:
         case Unavailable(reason):

@@ -23,7 +23,7 @@ _EXAMPLE = "qwen3:8b"
 FLAGS = {"main": "--model", "editor": "--editor-model", "weak": "--weak-model"}
 
 
-def chosen(facts: Facts) -> Iterator[Finding]:
+def main_model(facts: Facts) -> Iterator[Finding]:
     """A ``stop`` if no model is named: Aider would offer a login to OpenRouter, and Enter would accept it."""
     if isinstance(facts.settings, Unavailable) or facts.aider_problem:
         return
@@ -46,8 +46,8 @@ def instead(role: str, facts: Facts) -> str:
     return start if here else f"ollama pull {_EXAMPLE} && {start}"
 
 
-def installed(facts: Facts) -> Iterator[Finding]:
-    """Each model under its exact tag. A server that does not answer is a finding of ``server.answers``."""
+def installed_models(facts: Facts) -> Iterator[Finding]:
+    """Each model under its exact tag. A server that does not answer is a finding of ``server.availability``."""
     if isinstance(facts.server, Unavailable):
         return
     short = {}
@@ -88,7 +88,7 @@ def _incomplete(name: str, resolved: str) -> bool:
     return ":" not in last and resolved.casefold() != name.casefold() and bool(resolved)
 
 
-def prefixed(facts: Facts) -> Iterator[Finding]:
+def prefixes(facts: Facts) -> Iterator[Finding]:
     """Names of installed models without Ollama's prefix, and names with the prefix of the older interface."""
     if isinstance(facts.settings, Unavailable):
         return
@@ -110,7 +110,7 @@ def prefixed(facts: Facts) -> Iterator[Finding]:
         yield warn("model-prefix", what, "", f"aider-guard -- {' '.join(flags)}")
 
 
-def elsewhere(facts: Facts) -> Iterator[Finding]:
+def other_servers(facts: Facts) -> Iterator[Finding]:
     """Models on another server on this machine: the guard watches their window but cannot fix it."""
     if isinstance(facts.settings, Unavailable):
         return

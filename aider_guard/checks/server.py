@@ -19,7 +19,7 @@ _RELAYS = ("docker", "podman", "rootless", "slirp4netns", "pasta", "wsl", "conta
 _FEATURES = ("OLLAMA_NUM_PARALLEL", "OLLAMA_KV_CACHE_TYPE", "OLLAMA_FLASH_ATTENTION")
 
 
-def answers(facts: Facts) -> Iterator[Finding]:
+def availability(facts: Facts) -> Iterator[Finding]:
     """Whether Ollama answers, its version and era, and the process that holds its port."""
     match facts.server:
         case Unavailable(reason):
@@ -67,7 +67,7 @@ def _port(report: ServerReport) -> Iterator[Finding]:
     yield warn("ollama-port", what, _holder(process), fix)
 
 
-def runs(facts: Facts) -> Iterator[Finding]:
+def runtime_settings(facts: Facts) -> Iterator[Finding]:
     """Parallel requests, KV cache and flash attention: one finding for all, and one for each that costs memory."""
     if isinstance(facts.server, Unavailable) or isinstance(facts.server.version, Unavailable):
         return

@@ -15,7 +15,7 @@ from aider_guard.launch.facts import Facts
 from aider_guard.launch.places import runs_here, with_ollama
 
 
-def pinned(facts: Facts) -> Iterator[Finding]:
+def window_pins(facts: Facts) -> Iterator[Finding]:
     """Whether the user's files fix the window, or only the guard does."""
     used = [role for role, _ in with_ollama(facts)]
     if not used:
@@ -63,7 +63,7 @@ def _file_of(name: str, facts: Facts) -> str:
     return canonical_name(name)
 
 
-def trained(facts: Facts) -> Iterator[Finding]:
+def trained_context(facts: Facts) -> Iterator[Finding]:
     """A window that is longer than the trained context: Ollama shortens it silently."""
     if isinstance(facts.server, Unavailable):
         return
@@ -86,7 +86,7 @@ _READ_BYTES_PER_SECOND = 1.5 * 2**30
 """The speed of loading weights from an SSD or the page cache into a card: a rough figure, only shown."""
 
 
-def fits(facts: Facts) -> Iterator[Finding]:
+def memory_fit(facts: Facts) -> Iterator[Finding]:
     """Whether the models fit with the window of the session."""
     names = tuple(dict.fromkeys(name for _, name in with_ollama(facts)))
     if not names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from checks.worlds import by_id, finding_of, world
 
-from aider_guard.checks.cloud import programs
+from aider_guard.checks.cloud import own_programs
 from aider_guard.config import Config
 from aider_guard.core.egress import ENFORCED, Layer, LayerChoice
 from aider_guard.core.findings import LEAVES, Severity
@@ -105,6 +105,6 @@ HELD: list[tuple[Facts, bool]] = [
 @pytest.mark.parametrize(("facts", "is_held"), HELD, ids=range(len(HELD)))
 def test_the_users_programs_are_held_where_the_kernel_does(facts: Facts, *, is_held: bool) -> None:
     """What they may do depends on the layer."""
-    (finding,) = programs(facts)
+    (finding,) = own_programs(facts)
     assert ("inside the air gap" in finding.what) is is_held
     assert ("connect to any address" in finding.what) is not is_held
