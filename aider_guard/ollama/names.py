@@ -125,11 +125,11 @@ def targets(
     address = parse_address(host)
     if address is not None and address.is_unspecified:
         return _LOOPBACK
-    named = named_in(hosts, host) if address is None else (address,)
+    named = hosts_file_addresses(hosts, host) if address is None else (address,)
     return named if all(each.is_loopback or each in _parsed(own()) for each in named) else ()
 
 
-def named_in(hosts: Path, host: str) -> tuple[Address, ...]:
+def hosts_file_addresses(hosts: Path, host: str) -> tuple[Address, ...]:
     """The addresses of a name in a file in the form of hosts(5); none when it cannot be read."""
     try:
         with hosts.open("rb") as file:

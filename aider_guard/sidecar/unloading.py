@@ -56,7 +56,7 @@ class Unloader:
         gone = _gone(listed, after) if request.wait_seconds > 0 else NOT_MEASURED
         freed = self._wait_until_free(before, gone, deadline)
         return ModelsUnloaded(
-            names=tuple(name for name in agreed if not _lists(after, name)),
+            names=tuple(name for name in agreed if not _is_listed(after, name)),
             freed_bytes=freed,
             seconds=self.clock() - started_at,
             problem="; ".join(_problems(refusals, after)),
@@ -80,7 +80,7 @@ class Unloader:
         are not in the list are checked first.
         """
         known = isinstance(listed, ModelsReading)
-        sure = [name for name in names if known and _lists(listed, name)]
+        sure = [name for name in names if known and _is_listed(listed, name)]
         rest = [name for name in names if name not in sure]
         with ThreadPoolExecutor(max(1, len(names))) as pool:
 
@@ -109,7 +109,7 @@ class Unloader:
         kept = {}
         for name in [] if not others else unlisted:
             left = self._left(deadline)
-            same = () if _lists(reading, name) else same_file(self.client, name, others, left)
+            same = () if _is_listed(reading, name) else same_file(self.client, name, others, left)
             if isinstance(same, Unavailable):
                 kept[name] = same
             elif same:
@@ -125,7 +125,7 @@ class Unloader:
     ) -> ModelsReading | Unavailable:
         while True:
             reading = self.client.loaded_models(self._left(deadline))
-            gone = not any(_lists(reading, name) for name in names)
+            gone = not any(_is_listed(reading, name) for name in names)
             if gone or self.clock() + POLL_SECONDS >= deadline:
                 return reading
             self.sleep(POLL_SECONDS)
@@ -181,7 +181,7 @@ def _difference(start: int, used: int | Unavailable) -> int | Unavailable:
     return start - used
 
 
-def _lists(reading: ModelsReading | Unavailable, name: str) -> bool:
+def _is_listed(reading: ModelsReading | Unavailable, name: str) -> bool:
     """Whether a model may still be loaded; without an answer it may be."""
     if isinstance(reading, Unavailable):
         return True
@@ -196,7 +196,7 @@ def _gone(
         return before
     if isinstance(after, Unavailable):
         return after
-    return tuple(model for model in before.models if not _lists(after, model.name))
+    return tuple(model for model in before.models if not _is_listed(after, model.name))
 
 
 def _problems(
@@ -208,5 +208,5 @@ def _problems(
     if isinstance(after, Unavailable):
         problems.append(after.reason)
     else:
-        problems += [f"Ollama still lists {name}" for name in agreed if _lists(after, name)]
+        problems += [f"Ollama still lists {name}" for name in agreed if _is_listed(after, name)]
     return dict.fromkeys(problems)
