@@ -1,4 +1,4 @@
-"""``python -m aider_guard.sidecar``: requests on stdin, events on stdout, until stdin closes."""
+"""Runs the sidecar (``python -m aider_guard.sidecar``): requests on stdin, events on stdout, until stdin closes."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import pynvml
@@ -25,6 +26,7 @@ def start_worker() -> LineProcess:
     return LineProcess("aider_guard.sidecar.gpu")
 
 
+@dataclass(eq=False)
 class GpuSensor:
     """Reads all GPUs, and returns within ``patience_seconds`` whatever the driver does.
 
@@ -33,22 +35,15 @@ class GpuSensor:
     up to ten minutes.
     """
 
-    def __init__(
-        self,
-        start: Callable[[], LineProcess] = start_worker,
-        *,
-        answer_seconds: float = 5.0,
-        patience_seconds: float = 1.0,
-        first_pause_seconds: float = 30.0,
-        last_pause_seconds: float = 600.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._start = start
-        self._answer_seconds = answer_seconds
-        self._patience_seconds = patience_seconds
-        self._first_pause_seconds = first_pause_seconds
-        self._last_pause_seconds = last_pause_seconds
-        self._clock = clock
+    start: Callable[[], LineProcess] = start_worker
+    _: KW_ONLY
+    answer_seconds: float = 5.0
+    patience_seconds: float = 1.0
+    first_pause_seconds: float = 30.0
+    last_pause_seconds: float = 600.0
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self._worker: LineProcess | None = None
         self._asked_at: float | None = None
         self._failures = 0
@@ -58,21 +53,21 @@ class GpuSensor:
     def read(self) -> tuple[Gpu, ...] | Unavailable:
         """The GPUs now. The processes on them have no names yet: see ``memory.MemorySensor``."""
         if self._worker is None:
-            if self._clock() < self._retry_at:
+            if self.clock() < self._retry_at:
                 return self._reason
             try:
-                self._worker = self._start()
+                self._worker = self.start()
             except OSError as error:
                 return self._give_up(Unavailable(f"no process can be started ({error.strerror})"))
         if self._asked_at is None:
             self._worker.ask(b"\n")
-            self._asked_at = self._clock()
-        line = self._worker.answer(self._patience_seconds)
+            self._asked_at = self.clock()
+        line = self._worker.answer(self.patience_seconds)
         if line is not None:
             return self._accept(line)
         if self._worker.ended:
             return self._give_up(DIED)
-        if self._clock() - self._asked_at >= self._answer_seconds:
+        if self.clock() - self._asked_at >= self.answer_seconds:
             return self._give_up(SILENT)
         return NOT_YET
 
@@ -99,9 +94,9 @@ class GpuSensor:
 
     def _give_up(self, reason: Unavailable) -> Unavailable:
         self.close()
-        pause = self._first_pause_seconds * 2**self._failures
+        pause = self.first_pause_seconds * 2**self._failures
         self._failures = min(self._failures + 1, 10)
-        self._retry_at = self._clock() + min(pause, self._last_pause_seconds)
+        self._retry_at = self.clock() + min(pause, self.last_pause_seconds)
         self._reason = reason
         return reason
 

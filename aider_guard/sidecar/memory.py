@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,43 +30,39 @@ OTHER_GPUS: Final = Path("/dev/kfd")
 ELSEWHERE: Final = Unavailable("Ollama runs on another machine, whose memory is not read")
 
 
+@dataclass(eq=False)
 class MemorySensor:
     """Reads all memory at once. Safe to use from several threads; never raises.
 
     With Ollama on another machine (``is_here`` false) nothing is read: the memory of this machine does not matter then.
     """
 
-    def __init__(
-        self,
-        gpu: GpuSensor,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        other_gpus: Path = OTHER_GPUS,
-        is_here: bool = True,
-    ) -> None:
-        self._gpu = gpu
-        self._clock = clock
-        self._other_gpus = other_gpus
-        self._is_here = is_here
+    gpu: GpuSensor
+    clock: Callable[[], float] = time.monotonic
+    _: KW_ONLY
+    other_gpus: Path = OTHER_GPUS
+    is_here: bool = True
+
+    def __post_init__(self) -> None:
         self._table = ProcessTable()
         self._lock = threading.Lock()
 
     def read(self) -> MemoryReading:
         """The memory now; GPUs and RAM each have a reason of their own if they could not be read."""
-        if not self._is_here:
-            return MemoryReading(ELSEWHERE, ELSEWHERE, self._clock())
+        if not self.is_here:
+            return MemoryReading(ELSEWHERE, ELSEWHERE, self.clock())
         with self._lock:
-            gpus = self._gpu.read()
+            gpus = self.gpu.read()
             ram = self._read_ram()
             if isinstance(gpus, tuple):
                 gpus = tuple(_with_names(gpu, self._table) for gpu in gpus)
-            elif gpus in NO_NVIDIA_GPU and self._other_gpus.exists():
+            elif gpus in NO_NVIDIA_GPU and self.other_gpus.exists():
                 gpus = OTHER_GPU
-            return MemoryReading(gpus, ram, self._clock())
+            return MemoryReading(gpus, ram, self.clock())
 
     def close(self) -> None:
         """End the GPU worker, without waiting for a reading that hangs in it."""
-        self._gpu.close()
+        self.gpu.close()
 
     def _read_ram(self) -> RamReading | Unavailable:
         try:
