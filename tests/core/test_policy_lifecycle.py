@@ -61,9 +61,10 @@ from aider_guard.core.events import (
     TerminationRequested,
     TurnFinished,
 )
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.rules.lifecycle import exit_status
-from aider_guard.core.state import Limits, Phase, same_model
+from aider_guard.core.state import Limits, Phase
 
 SIGTERM = 15
 MANY = settings(max_examples=200)
