@@ -14,13 +14,14 @@ export PIP_RETRIES ?= 8
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv rig demo lint types unit e2e test bench clean
+.PHONY: help venv rig demo lint types unit e2e test bench mutants clean
 
 help:
 	@echo "make demo    a private Aider, Ollama and small model, and a guarded session on them"
 	@echo "make test    lint, types, every test; installs the same private programs"
 	@echo "make lint | types | unit | e2e    parts of it (unit: all that needs no model)"
 	@echo "make bench   what the guard costs, next to a plain terminal"
+	@echo "make mutants changes operators of the core, a sample, and lists what no test notices (10 minutes)"
 	@echo "make clean   remove .venv and caches; the private programs stay in the user's cache folder"
 
 venv: $(DEV)
@@ -77,6 +78,10 @@ test: lint types rig
 
 bench: $(DEV) rig
 	$(BIN)/python -m bench
+
+# SAMPLE and SEED choose: make mutants SAMPLE=200 SEED=7
+mutants: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m mutants $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -16,8 +16,8 @@ from typing import Any
 
 from aider_guard.core.fit import Candidate
 from aider_guard.core.model_memory import Architecture
+from aider_guard.core.model_names import canonical_name
 from aider_guard.core.wire import build
-from aider_guard.ollama.names import canonical_name
 
 
 @dataclass(frozen=True)

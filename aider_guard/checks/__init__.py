@@ -1,1 +1,1 @@
-"""The checks before the first prompt: facts in, findings out. Nothing here reads or changes anything."""
+"""The checks before the first prompt: pure functions from facts to findings."""

@@ -1,4 +1,4 @@
-"""Is there an Aider, which one, and can it read its settings."""
+"""Checks Aider itself: the program, its version, its settings, the settings that fill a small window, the air gap."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from aider_guard.launch.aider_settings import TRIED_VERSIONS, AiderSettings
 from aider_guard.launch.facts import NOT_TRIED, Facts
 
 OLDEST = (0, 80)
-_UNRESOLVED = "Aider's models cannot be resolved"  # of inside/describing.py: an Aider never tried
+# From inside/describing.py, for an Aider that was never tried.
+_UNRESOLVED = "Aider's models cannot be resolved"
 _UPGRADE = "python -m pip install --upgrade aider-chat"
 
 
 def aider_program(facts: Facts) -> Iterator[Finding]:
-    """Which Aider runs. Without one, that is all there is to say of it."""
+    """The Aider that runs, or that there is none."""
     if facts.aider_problem:
         yield stop("aider-missing", facts.aider_problem, "", "pipx install aider-chat")
     elif isinstance(facts.settings, Unavailable):
         reason = facts.settings.reason
-        what = "Aider did not tell what it will use, so models, keys and addresses are unchecked"
+        what = "Aider did not report its settings, so models, keys and addresses are not checked"
         yield unknown("aider-settings", what, reason, "aider --exit")
     else:
         version = facts.settings.version or "of an unknown version"
@@ -40,33 +41,36 @@ def _version(version: str) -> Iterator[Finding]:
         yield warn("aider-old", what, "", _UPGRADE)
     elif version not in TRIED_VERSIONS:
         tried = ", ".join(TRIED_VERSIONS)
-        yield info("aider-untried", "this version of Aider was never tried", f"tried: {tried}")
-
-
-def readable(facts: Facts) -> Iterator[Finding]:
-    """Every file or option that Aider would stumble over."""
-    if isinstance(facts.settings, Unavailable) or facts.aider_problem:
-        return
-    for problem in filter(None, facts.settings.problems):
-        say = unknown if problem.startswith(_UNRESOLVED) else stop
-        yield say(
-            "aider-settings", problem, "", "correct it; until then Aider does not do what it says"
+        yield info(
+            "aider-untried",
+            "the guard was never tried with this version of Aider",
+            f"tried: {tried}",
         )
 
 
+def settings_files(facts: Facts) -> Iterator[Finding]:
+    """The files and options that Aider cannot read."""
+    if isinstance(facts.settings, Unavailable) or facts.aider_problem:
+        return
+    for problem in filter(None, facts.settings.problems):
+        severity = unknown if problem.startswith(_UNRESOLVED) else stop
+        fix = "correct it; Aider cannot use it until then"
+        yield severity("aider-settings", problem, "", fix)
+
+
 def are_roles_known(settings: AiderSettings) -> bool:
-    """Whether Aider could tell its models; where it names none, it has none."""
+    """Whether Aider reported its models; if it did and named none, there are none."""
     return not any(problem.startswith(_UNRESOLVED) for problem in settings.problems)
 
 
-# Settings of Aider that fill a small window: the repository map, the history, and what tests print.
+# Settings that fill a small window: the repository map, the history, and the output of tests.
 
 _SHORT_TRACEBACK = re.compile(r"--tb[= ](short|line|no|native)\b|(?:^|\s)-\w*q|--no-traceback")
 _PYTEST = re.compile(r"(?:^|[\s/;&|])(?:py\.test|pytest)(?=$|\s)")
 
 
 def repository_map(facts: Facts) -> Iterator[Finding]:
-    """A map beyond a quarter of the window."""
+    """A repository map of more than a quarter of the window."""
     window = facts.window_tokens
     if isinstance(facts.settings, Unavailable) or isinstance(window, Unavailable) or window <= 0:
         return
@@ -80,18 +84,18 @@ def repository_map(facts: Facts) -> Iterator[Finding]:
 
 
 def default_map_tokens(window: int) -> int:
-    """What Aider takes by itself: an eighth of the window, 1,024 to 4,096 (models.py, get_repo_map_tokens)."""
+    """Aider's own size of the map: an eighth of the window, 1,024 to 4,096 (models.py, get_repo_map_tokens)."""
     return min(max(window // 8, 1024), 4096)
 
 
 def _quarter(window: int) -> int:
-    """At most a quarter, in round numbers where there is room for them."""
+    """At most a quarter of the window, rounded down to 256 tokens where it is more than that."""
     quarter = window // 4
     return quarter // 256 * 256 if quarter >= 256 else quarter
 
 
-def history(facts: Facts) -> Iterator[Finding]:
-    """History beyond half of the window, and all of it at once."""
+def chat_history(facts: Facts) -> Iterator[Finding]:
+    """A chat history that may take more than half of the window, and one that is read as a whole at the start."""
     if isinstance(facts.settings, Unavailable):
         return
     settings, window = facts.settings, facts.window_tokens
@@ -107,8 +111,8 @@ def history(facts: Facts) -> Iterator[Finding]:
         yield warn("history-tokens", what, where, fix)
 
 
-def tests(facts: Facts) -> Iterator[Finding]:
-    """Tests after each edit, and tracebacks of many lines: both go into the window."""
+def test_output(facts: Facts) -> Iterator[Finding]:
+    """Tests after each edit and long tracebacks: their output goes into the window."""
     if isinstance(facts.settings, Unavailable):
         return
     settings = facts.settings
@@ -124,7 +128,7 @@ def tests(facts: Facts) -> Iterator[Finding]:
         what = f"the tests run {when}, and their whole tracebacks go into the window"
         yield warn("auto-test", what, _where(settings, command), fix)
         return
-    what = f"what the tests print goes into the window {when}"
+    what = f"the output of the tests goes into the window {when}"
     yield info("auto-test", what, _where(settings, command), fix or "aider-guard -- --no-auto-test")
 
 
@@ -135,38 +139,40 @@ def _where(settings: AiderSettings, command: str) -> str:
 
 
 def prints_long_tracebacks(command: str) -> bool:
-    """Whether a command is pytest with its long tracebacks."""
+    """Whether a command runs pytest with its long tracebacks."""
     return bool(_PYTEST.search(command)) and not _SHORT_TRACEBACK.search(command)
 
 
 def _shortened(command: str) -> str:
-    found = _PYTEST.search(command)
-    return f"{command[: found.end()]} -q --tb=short{command[found.end() :]}" if found else command
+    match = _PYTEST.search(command)
+    return f"{command[: match.end()]} -q --tb=short{command[match.end() :]}" if match else command
 
 
 def _quoted(command: str) -> str:
     return "'" + command.replace("'", "'\\''") + "'"
 
 
-# Which layer keeps Aider in, and why no better one does.
+# The layer of the air gap.
 
 
 def air_gap_layer(facts: Facts) -> Iterator[Finding]:
-    """The layer of a session. One that must be enforced and is not is a reason to stop, known or not."""
+    """The layer that a session gets. With ``require-airgap`` a layer that is not enforced or not known is a stop."""
     if facts.config.network == "open":
         yield info("air-gap", layer_in_words("open"), "network is open")
     elif facts.config.require_airgap and not facts.is_held:
         yield stop("air-gap", egress_messages.NOT_ENFORCED, *_why_no_better(facts.air_gap))
     elif isinstance(facts.air_gap, LayerChoice):
-        say = info if facts.air_gap.layer in ENFORCED else warn
-        yield say("air-gap", layer_in_words(facts.air_gap.layer), *_why_no_better(facts.air_gap))
+        severity = info if facts.air_gap.layer in ENFORCED else warn
+        yield severity(
+            "air-gap", layer_in_words(facts.air_gap.layer), *_why_no_better(facts.air_gap)
+        )
     elif facts.air_gap != NOT_TRIED:
-        what = "how well the air gap holds here is not known"
+        what = "how well the air gap works here is not known"
         yield unknown("air-gap", what, facts.air_gap.reason)
 
 
 def _why_no_better(air_gap: LayerChoice | Unavailable) -> tuple[str, str]:
-    """Why it is no better layer, and the setting that would change it."""
+    """Why it is not a better layer, and the setting that would change that."""
     if isinstance(air_gap, Unavailable):
         return air_gap.reason, ""
     return egress_messages.in_words(air_gap.because), egress_messages.fix(air_gap.because)

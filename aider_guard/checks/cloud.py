@@ -1,4 +1,4 @@
-"""Every role that would run in a cloud, and the way by which it got there."""
+"""Checks every way by which code could leave the machine: roles in a cloud, keys, proxies, own programs, calls home."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from aider_guard.checks.models import instead
 from aider_guard.core.findings import GUARDED, Finding, info, listed, stop, unknown, verb, warn
 from aider_guard.core.messages import size
+from aider_guard.core.model_names import canonical_name, is_cloud_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ServerReport
 from aider_guard.launch.aider_settings import (
@@ -21,7 +22,6 @@ from aider_guard.launch.aider_settings import (
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.ollama_address import host_of
 from aider_guard.launch.places import base_url, in_cloud, installed, place, roles, with_ollama
-from aider_guard.ollama.names import canonical_name, is_cloud_name
 
 _ALIAS = ", an alias in "
 # "--4o on the command line", "AIDER_4O in /repo/.env", "4o in /repo/.aider.conf.yml".
@@ -29,19 +29,19 @@ _OLD_FLAG = re.compile(r"(?!--?mo?d?e?l?\b)-\S+ on |AIDER_\w+ in |[\w-]+ in /")
 _NO_CLOUD = "set OLLAMA_NO_CLOUD=1 in the environment of ollama serve, and restart it"
 
 
-def by_role(facts: Facts) -> Iterator[Finding]:
-    """One finding for each role in a cloud; a side role that only follows the main model is not named again."""
+def roles_in_cloud(facts: Facts) -> Iterator[Finding]:
+    """One finding for each role in a cloud, except a side role that only follows the main model."""
     if isinstance(facts.settings, Unavailable):
         return
     away = in_cloud(facts)
     main = next((role for role in away if role.role == "main"), None)
     for role in away:
-        if role is main or main is None or _is_its_own(role):
+        if role is main or main is None or _is_set_by_user(role):
             yield _finding(role, facts, facts.settings)
 
 
-def _is_its_own(role: Role) -> bool:
-    """Whether the user said it, and not Aider's table of models."""
+def _is_set_by_user(role: Role) -> bool:
+    """Whether the role's model comes from the user, and not from Aider's table of models."""
     follows = role.source.startswith(("the main model", "Aider's settings"))
     return bool(role.source or role.settings_source) and not follows
 
@@ -53,11 +53,13 @@ def _finding(role: Role, facts: Facts, settings: AiderSettings) -> Finding:
     path = path_of(role)
     if path == "alias":
         what = f"{role.asked}, the {role.role} model, is an alias of {role.model}, which would run in a cloud"
-    return stop(path, what, _evidence(role, path), instead(role.role, facts))
+    names_file = path == "model-settings" and role.settings_source not in role.source
+    evidence = role.settings_source if names_file else role.source
+    return stop(path, what, evidence, instead(role.role, facts))
 
 
 def path_of(role: Role) -> str:
-    """The id of the way by which a role's model became one of a cloud, from the words of its source."""
+    """The id of the way by which a role got a cloud's model, from the text of its source."""
     source = role.source
     if role.settings_source and (role.api_base or role.settings_source in source):
         return "model-settings"
@@ -72,22 +74,16 @@ def path_of(role: Role) -> str:
     return "model-flag" if _OLD_FLAG.match(source) else "cloud-model"
 
 
-def _evidence(role: Role, path: str) -> str:
-    if path == "model-settings" and role.settings_source not in role.source:
-        return role.settings_source
-    return role.source
-
-
-def redirected(facts: Facts) -> Iterator[Finding]:
-    """Extra parameters with which litellm sends a role's requests elsewhere."""
+def redirected_requests(facts: Facts) -> Iterator[Finding]:
+    """Extra parameters with which litellm sends the requests of a role to another server."""
     for model, used in _by_model(roles(facts)).items():
-        away = [one for role in used for one in role.redirects if not _leads_to_ollama(one)]
+        away = [text for role in used for text in role.redirects if not _leads_to_ollama(text)]
         if away:
             source = listed(role.settings_source for role in used if role.redirects)
             what = (
                 f"requests of the {_jobs(used)} model, {model}, would go to a cloud: {listed(away)}"
             )
-            fix = f"remove {listed(one.partition(':')[0] for one in away)} from {source}"
+            fix = f"remove {listed(text.partition(':')[0] for text in away)} from {source}"
             yield stop("model-settings", what, source, fix)
 
 
@@ -96,8 +92,8 @@ def _leads_to_ollama(redirect: str) -> bool:
     return target.startswith(OLLAMA_PREFIXES) or f"{target}/" in OLLAMA_PREFIXES
 
 
-def through_ollama(facts: Facts) -> Iterator[Finding]:
-    """Names that Ollama passes on to its cloud (0.18 and later), and stubs of models that run elsewhere."""
+def ollama_cloud(facts: Facts) -> Iterator[Finding]:
+    """Names that Ollama forwards to its cloud (0.18 and later), and stubs of models that run on other machines."""
     stubs = _stubs(facts)
     for model, used in _by_model(roles(facts)).items():
         name = ollama_name(model)
@@ -105,16 +101,18 @@ def through_ollama(facts: Facts) -> Iterator[Finding]:
         if name is not None and (is_cloud_name(name) or host):
             what = f"the {_jobs(used)} model, {name}, would run in Ollama's cloud"
             evidence = (
-                f"it is a stub for {host}" if host else "by its name; it is not sent to find out"
+                f"it is a stub for {host}"
+                if host
+                else "its name says so; the name is not sent to find out"
             )
             yield stop("ollama-cloud", what, evidence, instead(used[0].role, facts))
 
 
 def _by_model(used: Iterable[Role]) -> dict[str, list[Role]]:
-    found: dict[str, list[Role]] = {}
+    by_model: dict[str, list[Role]] = {}
     for role in used:
-        found.setdefault(role.model, []).append(role)
-    return found
+        by_model.setdefault(role.model, []).append(role)
+    return by_model
 
 
 def _jobs(used: Iterable[Role]) -> str:
@@ -124,26 +122,24 @@ def _jobs(used: Iterable[Role]) -> str:
 def _stubs(facts: Facts) -> dict[str, str]:
     if isinstance(facts.server, Unavailable):
         return {}
-    listed_ones = {
-        canonical_name(model.name): model.remote_host for model in installed(facts.server)
-    }
-    shown = {
-        canonical_name(name): model.remote_host
+    hosts = [(model.name, model.remote_host) for model in installed(facts.server)]
+    hosts += [
+        (name, model.remote_host)
         for name, model in facts.server.models.items()
-        if isinstance(model, ModelFacts) and model.remote_host
-    }
-    return {name: host for name, host in {**listed_ones, **shown}.items() if host}
+        if isinstance(model, ModelFacts)
+    ]
+    return {canonical_name(name): host for name, host in hosts if host}
 
 
-def switch(facts: Facts) -> Iterator[Finding]:
-    """Ollama's own switch, where it has one (0.16.2 and later)."""
+def cloud_switch(facts: Facts) -> Iterator[Finding]:
+    """Ollama's switch for its cloud, where it has one (0.16.2 and later)."""
     if isinstance(facts.server, ServerReport) and facts.server.cloud_disabled is False:
         what = "Ollama's own cloud is not switched off: a name that ends in cloud goes there"
         yield info("ollama-cloud-switch", what, "/api/status", _NO_CLOUD)
 
 
 def fallback(facts: Facts) -> Iterator[Finding]:
-    """Main and weak model stand in for each other (repo.py, history.py): one in a cloud is enough."""
+    """A main or weak model in a cloud: Aider uses each if the other fails (repo.py, history.py)."""
     away = {role.role for role in in_cloud(facts)}
     here = {role.role for role, _ in with_ollama(facts)}
     for first, second in (("main", "weak"), ("weak", "main")):
@@ -154,26 +150,21 @@ def fallback(facts: Facts) -> Iterator[Finding]:
             yield warn("fallback", what, f"{listed(sorted(here))} here, {second} in a cloud", fix)
 
 
-# Ways out that are open beside the models: keys, tokens, proxies, and what you or your programs may send.
+# Other ways out than the models: keys, tokens, proxies, typed addresses, the user's own programs.
 
 _COPILOT = "GITHUB_COPILOT_TOKEN"
 _OAUTH_FILE = "oauth-keys.env"
 
 
-def keys(facts: Facts) -> Iterator[Finding]:
-    """Keys of clouds and where they were set, and the switch of models in the middle of a session."""
-    found = [one for one in _keys(facts) if one.name != _COPILOT]
-    if not found:
+def cloud_keys(facts: Facts) -> Iterator[Finding]:
+    """The keys of clouds with their sources, and that `/model` could use them."""
+    variables = [key for key in _keys(facts) if key.name != _COPILOT]
+    if not variables:
         return
-    names = listed(one.name for one in found)
-    where = listed(f"{one.name}, {one.source}" for one in found)
-    what = f"{names} {verb((one.name for one in found), 'is', 'are')} set"
-    yield info(
-        "cloud-keys",
-        f"{what}; {GUARDED} the value is one that no cloud takes",
-        where,
-        undo(found),
-    )
+    names = listed(key.name for key in variables)
+    is_set = verb((key.name for key in variables), "is", "are")
+    what = f"{names} {is_set} set; {GUARDED} Aider gets invalid values instead"
+    yield info("cloud-keys", what, _sources(variables), undo(variables))
     what = f"/model, /weak-model and /editor-model can name a cloud's model; {GUARDED} its key is invalid"
     yield info("switch-model", what, names)
 
@@ -182,23 +173,23 @@ def _keys(facts: Facts) -> tuple[Variable, ...]:
     return () if isinstance(facts.settings, Unavailable) else facts.settings.keys
 
 
-def tokens(facts: Facts) -> Iterator[Finding]:
-    """Tokens that do more than lie there."""
-    for one in _keys(facts):
-        if one.name == _COPILOT:
-            what = f"with {_COPILOT} Aider asks api.github.com before each request; {GUARDED} it is taken away"
-            yield info("copilot-token", what, one.source, undo([one]))
-            break
-    for one in _keys(facts):
-        if _OAUTH_FILE in one.source:
-            what = f"Aider's login to OpenRouter left {one.name}; {GUARDED} it is invalid"
-            yield info("openrouter-oauth", what, one.source, f"rm ~/.aider/{_OAUTH_FILE}")
-            break
-    for one in _keys(facts):
-        if one.name == "OPENAI_API_KEY":
-            what = f"/voice would send what you say to OpenAI; {GUARDED} its key is invalid"
-            yield info("voice", what, f"{one.name}, {one.source}")
-            break
+def _sources(variables: Iterable[Variable]) -> str:
+    return listed(f"{variable.name}, {variable.source}" for variable in variables)
+
+
+def cloud_tokens(facts: Facts) -> Iterator[Finding]:
+    """Tokens that cause requests without a model of their cloud: one finding for the first of each kind."""
+    by_name = {key.name: key for key in reversed(_keys(facts))}
+    if copilot := by_name.get(_COPILOT):
+        what = f"with {_COPILOT} Aider asks api.github.com before each request; {GUARDED} it is removed"
+        yield info("copilot-token", what, copilot.source, undo([copilot]))
+    login = next((key for key in _keys(facts) if _OAUTH_FILE in key.source), None)
+    if login is not None:
+        what = f"Aider's login to OpenRouter left {login.name}; {GUARDED} it is invalid"
+        yield info("openrouter-oauth", what, login.source, f"rm ~/.aider/{_OAUTH_FILE}")
+    if openai := by_name.get("OPENAI_API_KEY"):
+        what = f"/voice would send what you say to OpenAI; {GUARDED} its key is invalid"
+        yield info("voice", what, _sources([openai]))
 
 
 def proxies(facts: Facts) -> Iterator[Finding]:
@@ -207,29 +198,25 @@ def proxies(facts: Facts) -> Iterator[Finding]:
         return
     through = _proxies(facts.settings, base_url(facts))
     if through:
-        hosts = listed(one.value for one in through if one.value)
+        hosts = listed(proxy.value for proxy in through if proxy.value)
         what = f"a proxy{f' at {hosts}' if hosts else ''} would carry what Aider sends to Ollama"
-        where = listed(f"{one.name}, {one.source}" for one in through)
-        host = host_of(base_url(facts))
-        yield info(
-            "http-proxy", f"{what}; {GUARDED} it is passed by", where, f"export NO_PROXY={host}"
-        )
-    values = {one.name: one for one in facts.settings.addresses}
-    switched = values.get("USE_LITELLM_PROXY")
+        fix = f"export NO_PROXY={host_of(base_url(facts))}"
+        yield info("http-proxy", f"{what}; {GUARDED} it is not used", _sources(through), fix)
+    variables = {variable.name: variable for variable in facts.settings.addresses}
+    switched = variables.get("USE_LITELLM_PROXY")
     if switched is not None and switched.value.strip().lower() not in {"false", "0", "no"}:
-        to = values.get("LITELLM_PROXY_API_BASE")
-        where = listed(f"{one.name}, {one.source}" for one in (switched, to) if one is not None)
+        to = variables.get("LITELLM_PROXY_API_BASE")
         shown = f" at {to.value}" if to and to.value else ""
         what = f"a LiteLLM proxy{shown} would get Ollama's requests; {GUARDED} it is switched off"
-        yield info("litellm-proxy", what, where, undo([switched]))
+        yield info("litellm-proxy", what, _sources(filter(None, (switched, to))), undo([switched]))
 
 
 def _proxies(settings: AiderSettings, base: str) -> list[Variable]:
-    """Those that hold for Ollama's address: its scheme's, or any, unless an exception names its host."""
+    """The proxies for Ollama's address: those of its scheme or of all, unless an exception names its host."""
     wanted = {"ALL_PROXY", "HTTPS_PROXY" if base.startswith("https:") else "HTTP_PROXY"}
-    found = [one for one in settings.addresses if one.name.upper() in wanted]
-    exceptions = [one.value for one in settings.addresses if one.name.upper() == "NO_PROXY"]
-    return [] if any(_excepts(text, host_of(base)) for text in exceptions) else found
+    proxies = [variable for variable in settings.addresses if variable.name.upper() in wanted]
+    exceptions = [each.value for each in settings.addresses if each.name.upper() == "NO_PROXY"]
+    return [] if any(_excepts(text, host_of(base)) for text in exceptions) else proxies
 
 
 def _excepts(no_proxy: str, host: str) -> bool:
@@ -240,8 +227,8 @@ def _excepts(no_proxy: str, host: str) -> bool:
     )
 
 
-def typed(facts: Facts) -> Iterator[Finding]:
-    """What a message can set off."""
+def typed_requests(facts: Facts) -> Iterator[Finding]:
+    """Requests that a message can cause: fetched addresses and cache pings."""
     if isinstance(facts.settings, Unavailable):
         return
     if facts.settings.detect_urls:
@@ -254,8 +241,8 @@ def typed(facts: Facts) -> Iterator[Finding]:
         yield info("cache-pings", what, evidence, "aider-guard -- --cache-keepalive-pings 0")
 
 
-def programs(facts: Facts) -> Iterator[Finding]:
-    """The user's own programs that a session runs."""
+def own_programs(facts: Facts) -> Iterator[Finding]:
+    """The user's own programs that a session may run."""
     parts = [f"git hooks ({listed(facts.repo.hooks)})"] if facts.repo.hooks else []
     if isinstance(facts.settings, AiderSettings):
         settings = facts.settings
@@ -267,8 +254,8 @@ def programs(facts: Facts) -> Iterator[Finding]:
         )
         parts += [f"{what} ({_short(text)})" for what, text in named if text]
     if parts:
-        where = "where the air gap holds them" if facts.is_held else "and may go wherever they like"
-        what = f"programs of yours may run in a session, {where}"
+        where = "inside the air gap" if facts.is_held else "and may connect to any address"
+        what = f"your own programs may run in a session, {where}"
         yield info("user-commands", what, listed(parts, 6))
 
 
@@ -278,10 +265,10 @@ def _short(text: str) -> str:
 
 
 def undo(variables: Sequence[Variable]) -> str:
-    """How variables are taken away: those of the shell by a command, those of files in words."""
+    """How to remove variables: from the shell by a command, from files in words."""
     by_source: dict[str, list[str]] = {}
-    for one in variables:
-        by_source.setdefault(one.source, []).append(one.name)
+    for variable in variables:
+        by_source.setdefault(variable.source, []).append(variable.name)
     shell = by_source.pop("the environment", [])
     if not by_source:
         return f"unset {' '.join(shell)}" if shell else ""
@@ -289,13 +276,13 @@ def undo(variables: Sequence[Variable]) -> str:
     return f"remove {listed([*others, *(f'{name} from the environment' for name in shell)])}"
 
 
-# What Aider asks the network for by itself, and the room that the guard needs on the disk.
+# Requests that Aider makes by itself, certificates, and the disk space that the guard needs.
 
 SMALL_BYTES = 100 * 2**20
 
 
-def home(facts: Facts) -> Iterator[Finding]:
-    """Calls that nobody asked for, all in one finding."""
+def calls_home(facts: Facts) -> Iterator[Finding]:
+    """The requests that Aider makes by itself, all in one finding."""
     if isinstance(facts.settings, Unavailable):
         return
     settings = facts.settings
@@ -312,20 +299,20 @@ def home(facts: Facts) -> Iterator[Finding]:
 
 
 def certificates(facts: Facts) -> Iterator[Finding]:
-    """Certificates that are not checked matter where Ollama is behind one."""
+    """Certificates that are not checked: a ``warn`` if Ollama's address is https."""
     if isinstance(facts.settings, Unavailable) or facts.settings.verify_ssl:
         return
-    say = warn if base_url(facts).startswith("https:") else info
+    severity = warn if base_url(facts).startswith("https:") else info
     where = facts.settings.sources.get("verify_ssl", "verify-ssl")
-    what = "certificates are not checked, so another machine could pose as Ollama's"
-    yield say("tls-unchecked", what, where, "aider-guard -- --verify-ssl")
+    what = "certificates are not checked, so another machine could pose as Ollama"
+    yield severity("tls-unchecked", what, where, "aider-guard -- --verify-ssl")
 
 
-def disk(facts: Facts) -> Iterator[Finding]:
-    """Room for the journal and the private histories of a session."""
+def disk_space(facts: Facts) -> Iterator[Finding]:
+    """The free disk space for the journal and the private histories of a session."""
     match facts.state_free_bytes:
         case Unavailable(reason):
-            yield unknown("disk-space", "how much room the journal has is not known", reason)
+            yield unknown("disk-space", "how much disk space the journal has is not known", reason)
         case int(free) if free < SMALL_BYTES:
-            what = f"only {size(free)} are free where the journal and the histories of a session go"
+            what = f"only {size(free)} are free on the disk with the journal and the histories of a session"
             yield warn("disk-space", what, "", "df -h ~/.local/state")

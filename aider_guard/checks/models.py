@@ -1,4 +1,4 @@
-"""Is there a model, is it installed under the name that is used, and is the name for the right interface."""
+"""Checks the models: one is named, each is installed under its name, and each name has the right prefix."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _EXAMPLE = "qwen3:8b"
 FLAGS = {"main": "--model", "editor": "--editor-model", "weak": "--weak-model"}
 
 
-def chosen(facts: Facts) -> Iterator[Finding]:
-    """Whether any model is named. Without one Aider offers a login to OpenRouter, and Enter means yes."""
+def main_model(facts: Facts) -> Iterator[Finding]:
+    """A ``stop`` if no model is named: Aider would offer a login to OpenRouter, and Enter would accept it."""
     if isinstance(facts.settings, Unavailable) or facts.aider_problem:
         return
     named = facts.settings.model or any(role.role == "main" for role in roles(facts))
@@ -37,21 +37,17 @@ def chosen(facts: Facts) -> Iterator[Finding]:
 
 
 def instead(role: str, facts: Facts) -> str:
-    """The command that gives a role a model that is installed; an example to pull when none is."""
-    used = [name for _, name in with_ollama(facts) if _may_be_there(name, facts.server)]
+    """The command that gives a role an installed model, or an example to pull if none is installed."""
+    models = {} if isinstance(facts.server, Unavailable) else facts.server.models
+    absent = {name for name, model in models.items() if isinstance(model, ModelMissing)}
+    used = [name for _, name in with_ollama(facts) if name not in absent]
     here = [*used, *runs_here(facts.server)]
     start = f"aider-guard -- {FLAGS.get(role, '--model')} {first_prefix((here or [_EXAMPLE])[0])}"
     return start if here else f"ollama pull {_EXAMPLE} && {start}"
 
 
-def _may_be_there(name: str, server: ServerReport | Unavailable) -> bool:
-    if isinstance(server, Unavailable):
-        return True
-    return not isinstance(server.models.get(name), ModelMissing)
-
-
-def installed(facts: Facts) -> Iterator[Finding]:
-    """Each model under its exact tag. Silence of the server is said elsewhere, once."""
+def installed_models(facts: Facts) -> Iterator[Finding]:
+    """Each model under its exact tag. A server that does not answer is a finding of ``server.availability``."""
     if isinstance(facts.server, Unavailable):
         return
     short = {}
@@ -78,7 +74,11 @@ def _is_silent(server: ServerReport) -> bool:
 
 def _missing(name: str, nearest: tuple[str, ...], facts: Facts) -> Finding:
     jobs = listed(role.role for role, used in with_ollama(facts) if used == name)
-    near = f"installed and near: {listed(nearest)}" if nearest else "nothing like it is installed"
+    near = (
+        f"installed with a similar name: {listed(nearest)}"
+        if nearest
+        else "no model with a similar name is installed"
+    )
     what = f"Ollama has no {name}, the {jobs} model"
     return stop("model-missing", what, near, f"ollama pull {name}")
 
@@ -88,8 +88,8 @@ def _incomplete(name: str, resolved: str) -> bool:
     return ":" not in last and resolved.casefold() != name.casefold() and bool(resolved)
 
 
-def prefixed(facts: Facts) -> Iterator[Finding]:
-    """A name of a model here without its prefix, and the older interface where the newer is meant."""
+def prefixes(facts: Facts) -> Iterator[Finding]:
+    """Names of installed models without Ollama's prefix, and names with the prefix of the older interface."""
     if isinstance(facts.settings, Unavailable):
         return
     bare = [role for role in roles(facts) if lacks_prefix(role, facts)]
@@ -106,12 +106,12 @@ def prefixed(facts: Facts) -> Iterator[Finding]:
             f"{FLAGS.get(role.role, '--model')} {first_prefix(role.model.removeprefix('ollama/'))}"
             for role in old
         )
-        what = f"{names}: with ollama/ the end of the window goes unnoticed and keep_alive is lost"
+        what = f"{names}: with ollama/ Aider does not notice the end of the window, and keep_alive is not sent"
         yield warn("model-prefix", what, "", f"aider-guard -- {' '.join(flags)}")
 
 
-def elsewhere(facts: Facts) -> Iterator[Finding]:
-    """Models on another server on this machine: the guard watches their window, and cannot fix it."""
+def other_servers(facts: Facts) -> Iterator[Finding]:
+    """Models on another server on this machine: the guard watches their window but cannot fix it."""
     if isinstance(facts.settings, Unavailable):
         return
     for model in dict.fromkeys(role.model for role in roles(facts)):
@@ -123,14 +123,14 @@ def elsewhere(facts: Facts) -> Iterator[Finding]:
 
 def _served(model: str, base: str, facts: Facts) -> Finding:
     report = facts.server
-    told = None if isinstance(report, Unavailable) else report.others.get(model)
+    window = None if isinstance(report, Unavailable) else report.others.get(model)
     what = f"{model} runs on another server on this machine"
     if ollama_name(model) is not None:
         return info("local-server", what, base)
-    if isinstance(told, int):
-        return info("local-server", f"{what}; its window is {told:,} tokens", base)
+    if isinstance(window, int):
+        return info("local-server", f"{what}; its window is {window:,} tokens", base)
     if facts.config.num_ctx is not None:
         return info("local-server", f"{what}; its window is taken from num-ctx", base)
-    what += ", which does not tell its window, so that nobody knows how full it is"
-    why = f"{base}: {told.reason}" if told is not None else base
+    what += "; it does not report its window, so how full it is cannot be shown"
+    why = f"{base}: {window.reason}" if window is not None else base
     return unknown("local-server", what, why, "aider-guard --num-ctx 8192")

@@ -1,4 +1,4 @@
-"""The Ollama that will be used: does it answer, where is it, how does it run models."""
+"""Checks the Ollama server: whether it answers, which process it is, and how it runs models."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from aider_guard.launch.places import base_url, is_local, roles, with_ollama
 from aider_guard.launch.server_runtime import era_of, fills_memory, is_on, runtime_of
 from aider_guard.ollama.names import display_base
 
-# They pass a container's or a virtual machine's port on, to the same machine.
-_PASSES_ON = ("docker", "podman", "rootless", "slirp4netns", "pasta", "wsl", "containerd", "colima")
+# Programs that forward a port of a container or a virtual machine, which is on the same machine.
+_RELAYS = ("docker", "podman", "rootless", "slirp4netns", "pasta", "wsl", "containerd", "colima")
 _FEATURES = ("OLLAMA_NUM_PARALLEL", "OLLAMA_KV_CACHE_TYPE", "OLLAMA_FLASH_ATTENTION")
 
 
-def answers(facts: Facts) -> Iterator[Finding]:
-    """Whether Ollama answers, its version and engine, and who holds the port."""
+def availability(facts: Facts) -> Iterator[Finding]:
+    """Whether Ollama answers, its version and era, and the process that holds its port."""
     match facts.server:
         case Unavailable(reason):
             yield from _silent(facts, reason)
@@ -28,21 +28,17 @@ def answers(facts: Facts) -> Iterator[Finding]:
             yield from _silent(facts, reason)
         case ServerReport() as report:
             where = "local" if report.is_local else "on another machine"
-            what = f"Ollama {_version(report.version)} at {report.base}, {where}"
+            version = report.version
+            name = f"{version} (era {era_of(version)})" if isinstance(version, str) else "answers"
+            what = f"Ollama {name} at {report.base}, {where}"
             yield info("ollama", what, _holder(report.process))
             yield from _port(report)
 
 
-def _version(version: str | Unavailable) -> str:
-    if isinstance(version, Unavailable):
-        return "answers"
-    return f"{version} (era {era_of(version)})"
-
-
 def _silent(facts: Facts, reason: str) -> Iterator[Finding]:
-    asks_none = roles(facts) and not any(with_ollama(facts))
-    if facts.server == NOT_ASKED or ollama_address.is_forbidden(facts) or asks_none:
-        return  # it was not asked, or nothing asks for it
+    is_unused = roles(facts) and not any(with_ollama(facts))
+    if facts.server == NOT_ASKED or ollama_address.is_forbidden(facts) or is_unused:
+        return
     shown = display_base(base_url(facts))
     start = "ollama serve" if is_local(facts) else f"start Ollama on the machine of {shown}"
     yield warn("ollama-unread", f"Ollama does not answer at {shown} as it should", reason, start)
@@ -62,52 +58,52 @@ def _port(report: ServerReport) -> Iterator[Finding]:
     if isinstance(process, Unavailable) or not process.pid or "ollama" in process.name.lower():
         return
     name = process.name or "a process without a name"
-    if name.lower().startswith(_PASSES_ON) or "docker" in name.lower():
+    if name.lower().startswith(_RELAYS) or "docker" in name.lower():
         what = f"Ollama runs in a container or a virtual machine: {name} holds its port"
         yield info("ollama-port", what, _holder(process))
         return
     what = f"{name} holds Ollama's port, so the models may run on another machine"
-    fix = f"see where process {process.pid} leads before you send it code"
+    fix = f"find out where process {process.pid} forwards to before you send code to it"
     yield warn("ollama-port", what, _holder(process), fix)
 
 
-def runs(facts: Facts) -> Iterator[Finding]:
-    """Parallel requests, KV cache and flash attention: one finding, and one for each that costs memory."""
+def runtime_settings(facts: Facts) -> Iterator[Finding]:
+    """Parallel requests, KV cache and flash attention: one finding for all, and one for each that costs memory."""
     if isinstance(facts.server, Unavailable) or isinstance(facts.server.version, Unavailable):
         return
     process = facts.server.process
-    told = process if isinstance(process, Unavailable) else process.settings
-    if isinstance(told, Unavailable):
+    settings = process if isinstance(process, Unavailable) else process.settings
+    if isinstance(settings, Unavailable):
         what = (
             "how Ollama runs models cannot be read (parallel requests, KV cache, flash attention)"
         )
         yield unknown(
-            "ollama-runtime", what, told.reason, "journalctl -u ollama | grep 'server config'"
+            "ollama-runtime", what, settings.reason, "journalctl -u ollama | grep 'server config'"
         )
         return
     source = "" if isinstance(process, Unavailable) else process.settings_from
-    yield _runtime(facts.server, told, source)
-    yield from _parallel(told)
-    yield from _kv_cache(facts.server, told)
+    yield _runtime(facts.server, settings, source)
+    yield from _parallel(settings)
+    yield from _kv_cache(facts.server, settings)
 
 
-def _runtime(report: ServerReport, told: Mapping[str, str], source: str) -> Finding:
+def _runtime(report: ServerReport, settings: Mapping[str, str], source: str) -> Finding:
     runtime = runtime_of(report)
     flash, parallel = "left to Ollama", "parallel requests left to Ollama"
-    if told.get("OLLAMA_FLASH_ATTENTION"):
+    if settings.get("OLLAMA_FLASH_ATTENTION"):
         flash = "on" if runtime.flash_attention else "off"
-    if told.get("OLLAMA_NUM_PARALLEL") or not fills_memory(report.version):
+    if settings.get("OLLAMA_NUM_PARALLEL") or not fills_memory(report.version):
         parallel = count(runtime.parallel, "parallel request")
     what = f"KV cache {runtime.kv_type}, flash attention {flash}, {parallel}"
-    named = [f"{name}={told[name]}" for name in _FEATURES if told.get(name)]
-    evidence = ", ".join(named) or "nothing of it is set"
+    named = [f"{name}={settings[name]}" for name in _FEATURES if settings.get(name)]
+    evidence = ", ".join(named) or "none of these variables is set"
     return info(
-        "ollama-runtime", what, f"{evidence}, as its {source} tells" if source else evidence
+        "ollama-runtime", what, f"{evidence} (read from its {source})" if source else evidence
     )
 
 
-def _parallel(told: Mapping[str, str]) -> Iterator[Finding]:
-    text = told.get("OLLAMA_NUM_PARALLEL", "").strip()
+def _parallel(settings: Mapping[str, str]) -> Iterator[Finding]:
+    text = settings.get("OLLAMA_NUM_PARALLEL", "").strip()
     if text.isascii() and text.isdecimal() and len(text) < 6 and int(text) > 1:
         what = (
             f"Ollama keeps a KV cache for {int(text)} requests at once; Aider sends one at a time"
@@ -116,11 +112,11 @@ def _parallel(told: Mapping[str, str]) -> Iterator[Finding]:
         yield warn("ollama-parallel", what, f"OLLAMA_NUM_PARALLEL={text}", fix)
 
 
-def _kv_cache(report: ServerReport, told: Mapping[str, str]) -> Iterator[Finding]:
-    kind = told.get("OLLAMA_KV_CACHE_TYPE", "").strip()
+def _kv_cache(report: ServerReport, settings: Mapping[str, str]) -> Iterator[Finding]:
+    kind = settings.get("OLLAMA_KV_CACHE_TYPE", "").strip()
     if kind in {"", "f16", "f32", "bf16"}:
         return
-    flash = told.get("OLLAMA_FLASH_ATTENTION", "").strip()
+    flash = settings.get("OLLAMA_FLASH_ATTENTION", "").strip()
     era = era_of(report.version if isinstance(report.version, str) else "")
     off = not is_on(flash) if flash else era == "A"
     if off:

@@ -1,27 +1,27 @@
-"""The window of each role: fixed or not, the same for one model, within what the model was trained for."""
+"""Checks the window of each role: who fixes it, whether it is the same for one model, and whether it fits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from aider_guard.core.findings import Finding, info, listed, unknown, warn
-from aider_guard.core.fit import Fit, Need
+from aider_guard.core.fit import Fit
 from aider_guard.core.messages import size
+from aider_guard.core.model_names import canonical_name
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing
 from aider_guard.launch.aider_settings import AiderSettings, Role
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.places import runs_here, with_ollama
-from aider_guard.ollama.names import canonical_name
 
 
-def pinned(facts: Facts) -> Iterator[Finding]:
-    """Who fixes the window: the user's files, or the guard alone."""
+def window_pins(facts: Facts) -> Iterator[Finding]:
+    """Whether the user's files fix the window, or only the guard does."""
     used = [role for role, _ in with_ollama(facts)]
     if not used:
         return
-    guards = facts.window_tokens
-    now = f"{guards:,} tokens" if isinstance(guards, int) else "it"
+    tokens = facts.window_tokens
+    window = f"it at {tokens:,} tokens" if isinstance(tokens, int) else "it"
     own = [role for role in used if role.num_ctx is not None]
     free = [role for role in used if role.num_ctx is None]
     if own:
@@ -32,20 +32,23 @@ def pinned(facts: Facts) -> Iterator[Finding]:
         )
     if free:
         names = listed(role.model for role in free)
-        what = f"Aider alone would ask for another window each time, a reload each; the guard fixes {now}"
+        what = f"without the guard each request would change the window and reload the model; the guard fixes {window}"
         yield info("window-unpinned", what, f"no num_ctx for {names}")
 
 
 def same_for_one_model(facts: Facts) -> Iterator[Finding]:
-    """Tags of one file with weights share a runner, which is loaded anew whenever the window changes."""
+    """Tags of one file with weights with different windows: they share a runner, which is reloaded at each change."""
     by_file: dict[str, list[Role]] = {}
     for role, name in with_ollama(facts):
         by_file.setdefault(_file_of(name, facts), []).append(role)
     for used in by_file.values():
         windows = {role.num_ctx for role in used}
         if len(windows) > 1:
-            shown = listed(f"{role.model} {_shown(role.num_ctx)}" for role in used)
-            what = f"one model with different windows is loaded anew at each change: {shown}"
+            shown = listed(
+                f"{role.model} {'not fixed' if role.num_ctx is None else f'{role.num_ctx:,}'}"
+                for role in used
+            )
+            what = f"one model with different windows is reloaded at each change: {shown}"
             numbers = [number for number in windows if number is not None]
             fix = f"aider-guard --num-ctx {min(numbers)}"
             where = listed(role.settings_source for role in used if role.settings_source)
@@ -53,63 +56,60 @@ def same_for_one_model(facts: Facts) -> Iterator[Finding]:
 
 
 def _file_of(name: str, facts: Facts) -> str:
-    """What is the same for two names of one model: the file with the weights, else the name."""
+    """A key that is the same for all names of one model: the file with the weights, else the canonical name."""
     model = None if isinstance(facts.server, Unavailable) else facts.server.models.get(name)
     if isinstance(model, ModelFacts) and model.blob:
         return model.blob
     return canonical_name(name)
 
 
-def _shown(num_ctx: int | None) -> str:
-    return "not fixed" if num_ctx is None else f"{num_ctx:,}"
-
-
-def trained(facts: Facts) -> Iterator[Finding]:
-    """A window beyond the trained context: Ollama cuts it down without a word."""
+def trained_context(facts: Facts) -> Iterator[Finding]:
+    """A window that is longer than the trained context: Ollama shortens it silently."""
     if isinstance(facts.server, Unavailable):
         return
     seen = set()
     for role, name in with_ollama(facts):
-        asked = facts.config.num_ctx or role.num_ctx
+        num_ctx = facts.config.num_ctx or role.num_ctx
         match facts.server.models.get(name):
-            case ModelFacts(trained_tokens=int(most)) if asked and asked > most > 0:
+            case ModelFacts(trained_tokens=int(most)) if num_ctx and num_ctx > most > 0:
                 if name in seen:
                     continue
                 seen.add(name)
-                what = (
-                    f"{name} was trained for {most:,} tokens; a window of {asked:,} is cut to that"
-                )
-                whose = "num-ctx" if facts.config.num_ctx else role.settings_source
-                yield warn("window-too-long", what, whose, f"aider-guard --num-ctx {most}")
+                what = f"{name} was trained for {most:,} tokens; a window of {num_ctx:,} is cut to that"
+                source = "num-ctx" if facts.config.num_ctx else role.settings_source
+                yield warn("window-too-long", what, source, f"aider-guard --num-ctx {most}")
 
 
-# Does it fit: all models together, one at a time, or not at all.
+# Whether the models fit into memory: all together, one at a time, or not at all.
 
 _READ_BYTES_PER_SECOND = 1.5 * 2**30
-"""Weights from an SSD or the page cache into a card: a rough figure for "how long", nothing is decided by it."""
+"""The speed of loading weights from an SSD or the page cache into a card: a rough figure, only shown."""
 
 
-def fits(facts: Facts) -> Iterator[Finding]:
-    """The answer for the window that the session takes."""
+def memory_fit(facts: Facts) -> Iterator[Finding]:
+    """Whether the models fit with the window of the session."""
     names = tuple(dict.fromkeys(name for _, name in with_ollama(facts)))
     if not names:
         return
     match facts.fit:
-        case Unavailable() if _is_said_elsewhere(facts):
+        case Unavailable() if _has_other_finding(facts):
             return
         case Unavailable(reason):
             what = "whether the models fit into memory is not known"
             yield unknown("fit", what, reason, f"aider-guard fit {' '.join(names)} --vram 16")
         case Fit(fits=True) as fit:
-            yield info("fit", f"{_models(fit)} at {fit.num_ctx:,} tokens", _sizes(fit, facts))
+            models = (
+                "the model fits into memory" if len(fit.needs) < 2 else "all models fit together"
+            )
+            yield info("fit", f"{models} at {fit.num_ctx:,} tokens", _sizes(fit, facts))
         case Fit(alone=True) as fit:
             yield _one_at_a_time(fit, names, facts)
         case Fit() as fit:
             yield _spills(fit, names, facts)
 
 
-def _is_said_elsewhere(facts: Facts) -> bool:
-    """Whether Ollama is silent, a model is not there or not here, or a file is broken: then that is the finding."""
+def _has_other_finding(facts: Facts) -> bool:
+    """Whether another finding has the reason: Ollama is silent, a model is missing or remote, a file is broken."""
     server = facts.server
     broken = isinstance(facts.settings, AiderSettings) and facts.settings.problems
     if isinstance(server, Unavailable) or (broken and isinstance(facts.window_tokens, Unavailable)):
@@ -122,10 +122,6 @@ def _is_said_elsewhere(facts: Facts) -> bool:
     return silent or absent
 
 
-def _models(fit: Fit) -> str:
-    return "the model fits into memory" if len(fit.needs) < 2 else "all models fit together"
-
-
 def _sizes(fit: Fit, facts: Facts) -> str:
     parts = listed(f"{need.name} {size(need.total_bytes)}" for need in fit.needs)
     where = ""
@@ -136,20 +132,17 @@ def _sizes(fit: Fit, facts: Facts) -> str:
 
 def _one_at_a_time(fit: Fit, names: tuple[str, ...], facts: Facts) -> Finding:
     moved = [f"{size(need.weights_bytes)} of {need.name}" for need in fit.needs]
-    seconds = sum(map(_seconds, fit.needs)) / max(1, len(fit.needs))
+    loads = [max(1.0, need.weights_bytes / _READ_BYTES_PER_SECOND) for need in fit.needs]
+    seconds = sum(loads) / max(1, len(loads))
     what = (
         f"the models fit one at a time, not together, at {fit.num_ctx:,} tokens: each change between them "
-        f"loads anew, about {seconds:.0f} s, and reads the prompt from its start"
+        f"reloads a model, about {seconds:.0f} s, and reads the whole prompt again"
     )
     if fit.largest_together > 0:
         fix = f"aider-guard --num-ctx {fit.largest_together}"
     else:
         fix = _fit_command(names, fit.num_ctx)
     return warn("fit", what, f"{listed(moved)}; {_sizes(fit, facts)}", fix)
-
-
-def _seconds(need: Need) -> float:
-    return max(1.0, need.weights_bytes / _READ_BYTES_PER_SECOND)
 
 
 def _spills(fit: Fit, names: tuple[str, ...], facts: Facts) -> Finding:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from aider_guard.core.actions import Handoff
 from aider_guard.core.drop_advice import Advice, advise
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import (
     ContextReading,
     ContextRow,
@@ -15,7 +16,7 @@ from aider_guard.core.readings import (
     Unavailable,
     age_seconds,
 )
-from aider_guard.core.state import State, same_model
+from aider_guard.core.state import State
 
 
 def scaled(rows: Sequence[ContextRow], factor: float) -> tuple[ContextRow, ...]:

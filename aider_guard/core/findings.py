@@ -1,4 +1,4 @@
-"""What a check found: something that is wrong, could go wrong, is worth knowing, or could not be found out."""
+"""Findings of the checks: their severities, how they are made, and the list of all their ids."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SEVERITIES: tuple[Severity, ...] = ("stop", "warn", "unknown", "info")
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding. ``id`` is stable; ``fix`` is a line to paste, or a sentence when no command helps.
+    """The result of one check. ``id`` never changes; ``fix`` is a line to paste, or a sentence where no command helps.
 
     A ``stop`` ends a launch: code would leave the machine, or nothing could work. A ``warn`` should be looked at,
-    an ``info`` needs nothing, and ``unknown`` says what could not be checked, and why.
+    an ``info`` needs no action, and an ``unknown`` says what could not be checked, and why.
     """
 
     id: str
@@ -26,68 +26,64 @@ class Finding:
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The findings by severity, in the order they were made within each."""
+    """The findings sorted by severity, the worst first; their order within one severity stays."""
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 def exit_status(findings: Iterable[Finding]) -> int:
-    """0: all fine; 1: something to stop for or to look at; 2: nothing wrong, but something could not be checked."""
+    """The exit status of ``doctor``: 1 with a ``stop`` or ``warn``, else 2 with an ``unknown``, else 0."""
     severities = {finding.severity for finding in findings}
     if severities & {"stop", "warn"}:
         return 1
     return 2 if "unknown" in severities else 0
 
 
-# How findings are made and worded.
+# Making findings.
 
 GUARDED = "in a guarded session"
 
 
 def stop(id: str, what: str, evidence: str = "", fix: str = "") -> Finding:  # noqa: A002  # the field's name
-    """Code would leave the machine, or nothing could work."""
-    return _found(id, "stop", what, evidence, fix)
+    """A finding that ends a launch: code would leave the machine, or nothing could work."""
+    return Finding(id, "stop", what, evidence, fix)
 
 
 def warn(id: str, what: str, evidence: str = "", fix: str = "") -> Finding:  # noqa: A002  # the field's name
-    """Something to look at."""
-    return _found(id, "warn", what, evidence, fix)
+    """A finding to look at."""
+    return Finding(id, "warn", what, evidence, fix)
 
 
 def info(id: str, what: str, evidence: str = "", fix: str = "") -> Finding:  # noqa: A002  # the field's name
-    """Something to know."""
-    return _found(id, "info", what, evidence, fix)
+    """A finding that needs no action."""
+    return Finding(id, "info", what, evidence, fix)
 
 
 def unknown(id: str, what: str, evidence: str = "", fix: str = "") -> Finding:  # noqa: A002  # the field's name
-    """Something that could not be checked, and why."""
-    return _found(id, "unknown", what, evidence, fix)
-
-
-def _found(id: str, severity: Severity, what: str, evidence: str, fix: str) -> Finding:  # noqa: A002  # likewise
-    return Finding(id, severity, what, evidence, fix)
+    """A finding about something that could not be checked."""
+    return Finding(id, "unknown", what, evidence, fix)
 
 
 def listed(words: Iterable[str], at_most: int = 4) -> str:
-    """Words in a row, each once: ``a, b and c``; of a long row the first ones and how many more there are."""
+    """A list of words in a sentence, each once: ``a, b and c``; a long list ends with the number of the rest."""
     row = list(dict.fromkeys(words))
     if len(row) > at_most:
         row = [*row[:at_most], f"{len(row) - at_most} more"]
     return " and ".join(part for part in (", ".join(row[:-1]), row[-1]) if part) if row else ""
 
 
-def verb(words: Iterable[str], one: str, several: str) -> str:
-    """The form of a verb for so many."""
-    return one if len(set(words)) == 1 else several
+def verb(words: Iterable[str], singular: str, plural: str) -> str:
+    """The form of a verb whose subject is these words."""
+    return singular if len(set(words)) == 1 else plural
 
 
-# Every finding that the checks can make: its id, which never changes, and what it is about.
+# The ids of all findings, which never change, with their subjects.
 
 LEAKS: Mapping[str, str] = {
     "default-model": "no model is named, so Aider takes one of the cloud whose key it finds",
     "model-from-env": "`AIDER_MODEL`, in a `.env` or the environment, names a model of a cloud",
     "side-model": "the editor or weak model is one of a cloud, the main model is not",
     "model-settings": "an entry in `.aider.model.settings.yml` names a model or an address of a cloud",
-    "alias": "an alias turns the model that was asked for into one of a cloud",
+    "alias": "an alias replaces the named model by one of a cloud",
     "switch-model": "with a cloud's key set, `/model` can switch to it",
     "ollama-cloud": "Ollama itself would pass the requests on to its cloud",
     "remote-ollama": "Ollama is on another machine",
@@ -96,28 +92,28 @@ LEAKS: Mapping[str, str] = {
     "copilot-token": "a GitHub Copilot token makes Aider ask GitHub before each request",
     "openrouter-oauth": "Aider's login to OpenRouter left a key",
     "voice": "with OpenAI's key set, `/voice` sends what you say to OpenAI",
-    "web": "addresses in what you type are offered for fetching",
+    "web": "Aider offers to fetch addresses that you type",
     "model-flag": "an old flag such as `--4o` or `--sonnet` names a model of a cloud",
     "fallback": "when the weak model fails, the main model gets its work, and the other way round",
     "cache-pings": "Aider repeats requests to keep a cloud's cache warm",
-    "user-commands": "programs of yours run in a session and may go anywhere",
+    "user-commands": "your own programs run in a session and may connect to any address",
 }
-"""The 18 ways in which code can leave the machine of somebody who meant Ollama."""
+"""The 18 ways in which code can leave the machine of a user who means to use Ollama."""
 
 LEAVES = frozenset({*LEAKS, "cloud-model"})
-"""The findings that mean, as a stop, that code would leave the machine."""
+"""The ids with which a ``stop`` means that code would leave the machine."""
 
 CHECKS: Mapping[str, str] = {
     "aider": "which Aider was found",
     "aider-missing": "no Aider can be started",
     "aider-old": "this Aider is older than what the guard supports",
     "aider-untried": "the guard was never tried with this version of Aider",
-    "aider-settings": "Aider cannot read one of its settings, or did not tell them",
-    "air-gap": "which layer keeps Aider and its programs in this machine, and why no better one does",
+    "aider-settings": "Aider cannot read one of its settings, or did not report them",
+    "air-gap": "the layer of the air gap, and why it is not a better one",
     "ollama": "which Ollama answers, and where",
-    "ollama-unread": "Ollama does not answer, or not as an Ollama does",
+    "ollama-unread": "Ollama does not answer, or in an unknown form",
     "ollama-port": "a program that is not Ollama holds Ollama's port",
-    "ollama-parallel": "Ollama keeps room for several requests at once",
+    "ollama-parallel": "Ollama keeps a KV cache for several requests at once",
     "ollama-runtime": "how Ollama runs models: KV cache, flash attention, parallel requests",
     "ollama-kv-cache": "the KV cache cannot be of the type that was set",
     "ollama-cloud-switch": "Ollama's own cloud is not switched off",
@@ -137,11 +133,11 @@ CHECKS: Mapping[str, str] = {
     "map-tokens": "the repository map takes much of the window",
     "history-tokens": "the chat history may take much of the window",
     "history-restored": "the whole chat history is read at the start",
-    "auto-test": "what the tests print goes into the window",
-    "calls-home": "what Aider would ask the network for by itself",
+    "auto-test": "the output of the tests goes into the window",
+    "calls-home": "the requests that Aider makes by itself",
     "tls-unchecked": "certificates are not checked",
-    "disk-space": "room for the journal",
+    "disk-space": "the free disk space for the journal",
 }
-"""Everything else."""
+"""All other findings."""
 
 IDS: Mapping[str, str] = {**LEAKS, **CHECKS}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from aider_guard.core.actions import Handoff, Notice
 from aider_guard.core.drop_advice import Advice
 from aider_guard.core.findings import Finding
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import (
     ContextReading,
     Gpu,
@@ -17,7 +18,7 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
-from aider_guard.core.state import Restart, same_model
+from aider_guard.core.state import Restart
 
 _SIGNALS = {
     1: "SIGHUP",

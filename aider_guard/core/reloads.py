@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
-from aider_guard.core.state import same_model
 
 LOAD_SECONDS: Final = 0.5
 """A model that is there costs about 0.02 s of ``load_duration``, one that is loaded again more than this (0.9.3)."""

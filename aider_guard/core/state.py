@@ -11,6 +11,7 @@ from aider_guard.core.actions import Handoff
 from aider_guard.core.egress import ENFORCED, Layer, Place
 from aider_guard.core.events import EgressAllowed, EgressBlocked, PromptShown
 from aider_guard.core.fit import Need
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import (
     ContextReading,
     LastRequest,
@@ -287,13 +288,6 @@ def loaded_window_tokens(state: State) -> int | Unavailable:
         if same_model(model.name, state.main_model):
             return model.window_tokens
     return Unavailable("the model is not loaded")
-
-
-def same_model(left: str, right: str) -> bool:
-    """Whether two names mean one Ollama model: the tag ``latest`` may be left out."""
-    return (
-        bool(left) and left.removesuffix(":latest").lower() == right.removesuffix(":latest").lower()
-    )
 
 
 def used_tokens(state: State) -> int | Unavailable:

@@ -17,6 +17,7 @@ from typing import Any, Final, get_args
 
 from aider_guard.core.chat.request import ChatRequest, Form, Message
 from aider_guard.core.chat.types import Count
+from aider_guard.core.model_names import canonical_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import MAX_LINE_BYTES, WireError, build
 from aider_guard.counting.counter import ModelCounter, WeightedCount
@@ -26,7 +27,6 @@ from aider_guard.counting.prompt import PromptFormat, card_of
 from aider_guard.counting.vocabulary import Vocabulary, vocabulary_of
 from aider_guard.counting.vocabulary_files import show, vocabulary_facts
 from aider_guard.line_process import serve_lines
-from aider_guard.ollama.names import canonical_name
 
 # What the door asks of the process that counts prompts, and what it answers: one JSON line each way (see lines.py).
 #

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from aider_guard.core.model_names import is_cloud_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.counting.vocabulary import FACTS
 from aider_guard.ollama.client import blob
-from aider_guard.ollama.names import is_cloud_base, is_cloud_name
+from aider_guard.ollama.names import is_cloud_base
 
 CONNECT_SECONDS: Final = 1.0
 SECONDS: Final = 3.0

@@ -10,9 +10,9 @@ from aider_guard.core.chat import cloud
 from aider_guard.core.chat.events import Reason
 from aider_guard.core.chat.request import decoded
 from aider_guard.core.chat.types import Upstream
+from aider_guard.core.model_names import canonical_name, is_cloud_name, without_local
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.interfaces import InstalledModels
-from aider_guard.ollama.names import canonical_name, is_cloud_name
 
 _NOT_SENT_ON: Final = ("/api/show", "/api/delete")
 """What Ollama answers by itself, also for a stub of a model that runs elsewhere (server/routes.go)."""
@@ -100,7 +100,7 @@ def _judge_names(names: Sequence[str]) -> RefusedRequest | None:
 
 
 def _plain(name: str) -> str:
-    return canonical_name(canonical_name(name).removesuffix(":local"))
+    return canonical_name(without_local(name))
 
 
 def _named(path: str, fields: Mapping[str, Any]) -> str:

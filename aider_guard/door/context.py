@@ -11,6 +11,7 @@ from aider_guard.core.chat.errors import Failure
 from aider_guard.core.chat.replies import Timestamp
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import DoorSettings, Upstream
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.interfaces import Services
 
@@ -109,8 +110,11 @@ class RequestContext:
 
     def _told(self, model: str, path: str) -> int | Unavailable:
         """What a server that is not Ollama said its window is, before the first prompt."""
-        roles = (role for role in self.settings.roles if (role.path, role.model) == (path, model))
-        windows = [role.window_tokens for role in roles if role.window_tokens > 0]
+        windows = [
+            role.window_tokens
+            for role in self.settings.roles
+            if role.path == path and same_model(role.model, model) and role.window_tokens > 0
+        ]
         return windows[0] if windows else Unavailable("this server did not tell its window")
 
 

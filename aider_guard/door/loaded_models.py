@@ -9,9 +9,9 @@ from typing import Any, Final
 from aider_guard.core.chat.body import KEEP_ALIVE, loading, runner_options
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import DoorSettings
+from aider_guard.core.model_names import canonical_name, same_model
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
 from aider_guard.core.reloads import LoadedEntry, is_load
-from aider_guard.ollama.names import canonical_name
 
 KEPT_READINGS: Final = 8
 NOT_READ: Final = Unavailable("Ollama has not been asked yet what it has loaded")
@@ -100,8 +100,7 @@ def listed(reading: ModelsReading | Unavailable, name: str) -> LoadedModel | Non
     """A model's entry in a list."""
     if isinstance(reading, Unavailable):
         return None
-    wanted = canonical_name(name)
-    return next((one for one in reading.models if canonical_name(one.name) == wanted), None)
+    return next((model for model in reading.models if same_model(model.name, name)), None)
 
 
 def _learn(resident: SessionModel, reading: ModelsReading) -> None:

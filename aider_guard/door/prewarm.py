@@ -23,13 +23,13 @@ from aider_guard.core.chat.body import PromptHead, loading, runner_options
 from aider_guard.core.chat.events import ModelWarmed
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import ModelsRead
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.door.loaded_models import LoadedModels, SessionModel, keep_alive, listed
 from aider_guard.door.reload_cause import ReloadWatch
 from aider_guard.ollama import client
 from aider_guard.ollama import client as ollama_client
 from aider_guard.ollama.client import OllamaClient, verification
-from aider_guard.ollama.names import canonical_name
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
@@ -209,7 +209,7 @@ class BackgroundTasks:
     @contextmanager
     def loading(self, model: str, options: Mapping[str, Any]) -> Iterator[None]:
         """While Ollama loads this model with these options for the errand."""
-        self._loading = (canonical_name(model), dict(options))
+        self._loading = (model, dict(options))
         try:
             yield
         finally:
@@ -220,7 +220,7 @@ class BackgroundTasks:
         if self._loading is None:
             return False
         name, with_options = self._loading
-        return name == canonical_name(model) and options in (None, with_options)
+        return same_model(name, model) and options in (None, with_options)
 
     async def drop(self) -> None:
         """End what is under way; back when its connection is closed."""
@@ -258,16 +258,15 @@ def place(
     """Never a place that somebody else's model has: all others in the list must be this session's own."""
     if isinstance(reading, Unavailable):
         return LoadDecision(reading.reason)
-    ours = {canonical_name(one.name): one for one in residents if one.loaded}
-    mine = canonical_name(model)
-    allowed = {*ours, mine, *map(canonical_name, also_ours)}
+    loaded = [resident for resident in residents if resident.loaded]
+    ours = (model, *(resident.name for resident in loaded), *also_ours)
     for other in reading.models:
-        if canonical_name(other.name) not in allowed:
+        if not any(same_model(other.name, name) for name in ours):
             return LoadDecision(f"{other.name} is loaded already, by another program")
     found = listed(reading, model)
     if found is None:
         return LoadDecision()
-    held = ours.get(mine)
+    held = next((resident for resident in loaded if same_model(resident.name, model)), None)
     if held is not None:
         differs = held.entry is not None and held.entry.differs(found)
         return LoadDecision(_other(model)) if differs else LoadDecision(loaded=True)

@@ -21,6 +21,7 @@ from typing import Any, Final
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.size import Sizes
 from aider_guard.core.chat.types import Count, DoorSettings
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import WireError
 from aider_guard.counting.process import (
@@ -37,7 +38,6 @@ from aider_guard.counting.process import (
     prompt_of,
 )
 from aider_guard.line_process import LineProcess
-from aider_guard.ollama.names import canonical_name
 
 WAIT_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 30.0
@@ -148,8 +148,7 @@ class CounterProcess:
 
     def place(self, model: str, *, ollama: bool) -> ModelServer:
         """Where a model is to be asked about. One that no role names is looked for by the protocol it is asked in."""
-        name = canonical_name(model)
-        paths = [role.path for role in self._settings.roles if canonical_name(role.model) == name]
+        paths = [role.path for role in self._settings.roles if same_model(role.model, model)]
         ways = [one for one in self._settings.upstreams if one.path in paths]
         kind = "ollama" if ollama else "openai"
         ways += [one for one in self._settings.upstreams if one.kind == kind]

@@ -18,11 +18,12 @@ from aider_guard.core.chat.replies import answer
 from aider_guard.core.chat.request import FORMS, ChatRequest, asks_for_nothing, read
 from aider_guard.core.chat.size import parts, reply_reserve
 from aider_guard.core.chat.types import Count
+from aider_guard.core.model_names import is_cloud_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.accounting import part_rows
 from aider_guard.door.context import RequestContext, RetrySchedule
 from aider_guard.door.interfaces import IncomingRequest, Reply
-from aider_guard.ollama.names import display_base, is_cloud_name, is_this_machine
+from aider_guard.ollama.names import display_base, is_this_machine
 
 _NOTHING_TO_EDIT: Final = ("nothing to edit: the request was not answered by a model",)
 

@@ -18,6 +18,7 @@ from aider_guard.core.chat.events import ModelWarmed
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.events import ModelsRead, ServerRead
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.reloads import ReloadEvidence, is_load, stay_seconds
 from aider_guard.door import prewarm
@@ -31,7 +32,6 @@ from aider_guard.door.loaded_models import (
 from aider_guard.door.prewarm import DROPPED, BackgroundTasks, Prewarmer
 from aider_guard.door.reload_cause import ReloadInspector, ReloadWatch
 from aider_guard.ollama.client import OllamaClient
-from aider_guard.ollama.names import canonical_name
 
 if TYPE_CHECKING:
     import httpx
@@ -215,7 +215,7 @@ class OllamaResidency:
         """With today's pin; none where the last request was another model's, which must not be loaded by the way."""
         last = self._last_main
         upstream = next((one for one in settings.upstreams if one.kind == "ollama"), None)
-        if last is None or upstream is None or canonical_name(last.model) != canonical_name(model):
+        if last is None or upstream is None or not same_model(last.model, model):
             return None
         return head_of(last, settings, upstream, self._version)
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from aider_guard.ollama.names import canonical_name
+from aider_guard.core.model_names import canonical_name
 
 FILE = "needs.json"
 _MAX_BYTES = 1 << 40

@@ -6,18 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from aider_guard.core.model_names import is_cloud_name, same_model
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import InstalledModel, ServerReport
 from aider_guard.launch.aider_settings import AiderSettings, Role, ollama_name
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
 from aider_guard.launch.facts import Facts
-from aider_guard.ollama.names import (
-    DEFAULT_BASE,
-    canonical_name,
-    connectable_base,
-    is_cloud_name,
-    is_this_machine,
-)
+from aider_guard.ollama.names import DEFAULT_BASE, connectable_base, is_this_machine
 
 # By the prefix of its models, in the order in which litellm 1.81.10 reads them (main.py, completion).
 ADDRESS_VARIABLES = {
@@ -98,8 +93,7 @@ def lacks_prefix(role: Role, facts: Facts) -> bool:
     """Whether the name is that of a model that Ollama has, without the prefix that would lead there."""
     if ollama_name(role.model) is not None or not role.model.strip() or role.api_base:
         return False
-    meant = canonical_name(role.model)
-    return any(canonical_name(model.name) == meant for model in installed(facts.server))
+    return any(same_model(model.name, role.model) for model in installed(facts.server))
 
 
 def with_ollama(facts: Facts) -> Iterator[tuple[Role, str]]:

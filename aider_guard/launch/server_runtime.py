@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from aider_guard.core.fit import Candidate, Card, Era, KvType, Runtime
 from aider_guard.core.model_memory import RUNNER_BYTES
+from aider_guard.core.model_names import canonical_name
 from aider_guard.core.ollama_versions import release
 from aider_guard.core.readings import (
     NO_NVIDIA_GPU,
@@ -18,7 +19,6 @@ from aider_guard.core.readings import (
     Unavailable,
 )
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
-from aider_guard.ollama.names import canonical_name
 
 MAIN_MEMORY = "main memory"
 _TRUE = frozenset({"1", "t", "true"})  # strconv.ParseBool, as envconfig reads it

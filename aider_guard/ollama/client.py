@@ -1,4 +1,8 @@
-"""Ollama over HTTP: what is loaded, its version, facts of a model, unloading. Never raises."""
+"""Asks an Ollama server over HTTP: its version, its models, facts of a model, unloading. Never raises.
+
+The forms of the answers are those of Ollama's api/types.go. Decoding is pure: the functions below take values from
+decoded JSON, whatever server sent it, and return None for a form that is not Ollama's.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +16,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 import httpx
 
 from aider_guard.core.model_memory import Architecture, parse_architecture
+from aider_guard.core.model_names import full_name, is_cloud_name
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
 from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing
-from aider_guard.ollama.fetching import fetch
 from aider_guard.ollama.installed import Installed, find_installed, nearest_names
-from aider_guard.ollama.names import (
-    canonical_name,
-    connectable_base,
-    display_base,
-    full_name,
-    is_cloud_base,
-    is_cloud_name,
-)
+from aider_guard.ollama.names import display_base, is_cloud_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# What Ollama's answers mean: values from decoded JSON, whoever sent it. Pure; nothing here raises.
-#
-# The forms are those of Ollama's api/types.go; None stands for a form that is not Ollama's.
-
-NO_WINDOW: Final = Unavailable("this Ollama does not tell the window (0.10 and later do)")
+NO_WINDOW: Final = Unavailable("this Ollama does not report the window (0.10 and later do)")
 # The line of a model file that names the weights: a blob's path, or its digest. Others (a
 # projector's) come after it.
 _FROM: Final = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\"?\s*$", re.MULTILINE)
@@ -43,7 +36,7 @@ Entry = TypeVar("Entry")
 
 
 def json_object(content: bytes) -> dict[str, Any] | None:
-    """The JSON object that a body is."""
+    """The JSON object in a body; None for anything else."""
     try:
         answer = json.loads(content)
     except (ValueError, RecursionError):
@@ -52,15 +45,14 @@ def json_object(content: bytes) -> dict[str, Any] | None:
 
 
 def refusal(status: int, content: bytes, path: str) -> str:
-    """A sentence for an answer other than 200; Ollama's own words where it has some, cut short."""
-    words = _error(content)
-    if words:
+    """A sentence for an answer other than 200, with the beginning of Ollama's own error text if there is one."""
+    if words := _error(content):
         return f"Ollama refused {path}: {printable(words)[:200]} ({status})"
     return f"Ollama answered {path} with status {status}"
 
 
 def says_missing(status: int, content: bytes) -> bool:
-    """Whether ``/api/show`` was refused because there is no such model, or can be none.
+    """Whether ``/api/show`` was refused because the model does not exist or its name is impossible.
 
     404 ``model 'x' not found``; a name of an impossible form is 500 ``invalid model path`` (0.9)
     or 400 ``invalid model name`` (later).
@@ -81,13 +73,13 @@ def _error(content: bytes) -> str:
 def entries(
     answer: dict[str, Any], decode: Callable[[object], Entry | None]
 ) -> tuple[Entry, ...] | None:
-    """The ``models`` of ``/api/ps`` and ``/api/tags``, decoded; none may be strange."""
+    """The decoded ``models`` of ``/api/ps`` or ``/api/tags``; None if a single one cannot be decoded."""
     match answer:
         case {"models": None}:  # a nil slice of Go
             return ()
         case {"models": list(items)}:
-            known = tuple(model for item in items if (model := decode(item)) is not None)
-            return known if len(known) == len(items) else None
+            models = tuple(model for item in items if (model := decode(item)) is not None)
+            return models if len(models) == len(items) else None
     return None
 
 
@@ -126,20 +118,19 @@ def installed_model(entry: object) -> InstalledModel | None:
 
 
 def model_facts(name: str, answer: dict[str, Any], installed: Installed) -> ModelFacts | None:
-    """What ``/api/show`` answered about a model (ShowResponse)."""
+    """The facts of a model from an answer of ``/api/show`` (ShowResponse)."""
     if not answer.keys() & {"model_info", "modelfile", "details"}:
         return None
     listed = find_installed(name, installed)
-    remote = remote_host(answer)
-    if remote:
-        return stub_facts(name, listed.name if listed else full_name(name), remote)
-    architecture = _architecture(name, answer)
+    resolved = listed.name if listed else full_name(name)
+    if remote := remote_host(answer):
+        return stub_facts(name, resolved, remote)
     return ModelFacts(
         name=name,
-        resolved=listed.name if listed else full_name(name),
+        resolved=resolved,
         size_bytes=_size(name, listed, installed),
         trained_tokens=trained_tokens(name, answer.get("model_info")),
-        architecture=architecture,
+        architecture=_architecture(name, answer),
         blob=blob(answer.get("modelfile")),
         num_ctx_parameter=_num_ctx(answer.get("parameters")),
         quantization=_detail(answer, "quantization_level")
@@ -148,7 +139,7 @@ def model_facts(name: str, answer: dict[str, Any], installed: Installed) -> Mode
 
 
 def hides_layers(answer: dict[str, Any]) -> bool:
-    """Whether the model's layers differ: their numbers are only told when asked verbosely.
+    """Whether the layers of the model differ from each other, so that only a verbose answer has their numbers.
 
     Lists are null or empty in a plain answer (routes.go, getModelData).
     """
@@ -160,19 +151,19 @@ def hides_layers(answer: dict[str, Any]) -> bool:
 
 
 def stub_facts(name: str, resolved: str, remote_host: str) -> ModelFacts:
-    """What is known of a name whose model runs on another machine: only that."""
+    """The facts of a name whose model runs on another machine: nothing but that is known."""
     unknown = Unavailable(f"{name} runs on {remote_host}, not here")
     return ModelFacts(name, resolved, unknown, unknown, unknown, remote_host=remote_host)
 
 
 def trained_tokens(name: str, model_info: object) -> int | Unavailable:
-    """The longest context that a model was trained for; the key has the architecture's name."""
+    """The longest context that a model was trained for, by the key that has the architecture's name."""
     match model_info:
         case {"general.architecture": str(architecture), **facts}:
             tokens = facts.get(f"{architecture}.context_length")
             if tokens and is_count(tokens):
                 return tokens
-    return Unavailable(f"Ollama does not know what context {name} was trained for")
+    return Unavailable(f"Ollama does not report the context that {name} was trained for")
 
 
 def _architecture(name: str, answer: dict[str, Any]) -> Architecture | Unavailable:
@@ -180,7 +171,7 @@ def _architecture(name: str, answer: dict[str, Any]) -> Architecture | Unavailab
         case {"model_info": dict(facts), **more}:
             tensors = more.get("tensors")
             return parse_architecture(facts, tensors if isinstance(tensors, list) else ())
-    return Unavailable(f"Ollama does not tell the numbers of {name}")
+    return Unavailable(f"Ollama does not report the architecture of {name}")
 
 
 def _size(name: str, listed: InstalledModel | None, installed: Installed) -> int | Unavailable:
@@ -191,14 +182,14 @@ def _size(name: str, listed: InstalledModel | None, installed: Installed) -> int
 
 def blob(modelfile: object) -> str:
     """The digest of the weights that a model file names, as 64 hexadecimal digits; "" when it names none."""
-    found = _FROM.search(modelfile) if isinstance(modelfile, str) else None
-    return found[1] if found else ""
+    match = _FROM.search(modelfile) if isinstance(modelfile, str) else None
+    return match[1] if match else ""
 
 
 def _num_ctx(parameters: object) -> int:
-    found = _NUM_CTX.search(parameters) if isinstance(parameters, str) else None
+    match = _NUM_CTX.search(parameters) if isinstance(parameters, str) else None
     try:
-        tokens = int(float(found[1])) if found else 0
+        tokens = int(float(match[1])) if match else 0
     except ValueError:  # more than one point
         return 0
     return tokens if is_count(tokens) else 0
@@ -210,7 +201,7 @@ def _detail(answer: Mapping[Any, Any], name: str) -> str:
 
 
 def remote_host(answer: Mapping[Any, Any]) -> str:
-    """Where the model runs; whatever stands in either field, it is not here."""
+    """The other machine that a model runs on, as either field tells; "" for a model of this server."""
     model, host = answer.get("remote_model"), answer.get("remote_host")
     if not (model or host):
         return ""
@@ -218,7 +209,7 @@ def remote_host(answer: Mapping[Any, Any]) -> str:
 
 
 def is_count(value: object) -> TypeGuard[int]:
-    """Whether a value is a number of things, as Go's int64 holds them."""
+    """Whether a value is a count: an int that is not negative and fits into Go's int64."""
     return type(value) is int and 0 <= value < 2**63  # not isinstance: true is no count
 
 
@@ -227,18 +218,25 @@ def _text(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without what a terminal would act on."""
+    """The text with a ``?`` for every character that a terminal could act on."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-# Which authorities a server behind TLS is verified with.
+# The client
+
+CONNECT_SECONDS: Final = 2.0
+# /api/ps takes locks that Ollama holds for up to 10 s while it talks to a runner (0.32.4 and later).
+ANSWER_SECONDS: Final = 12.0
+MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+NOT_LISTED: Final = Unavailable("Ollama has not been asked yet which models are loaded")
+NO_SWITCH: Final = Unavailable("this Ollama has no switch for its cloud (0.16.2 and later do)")
 
 
 def verification(base: str) -> ssl.SSLContext | bool:
-    """What httpx's ``verify`` is for this address: the authorities that SSL_CERT_FILE or SSL_CERT_DIR names, as the
-    door and Aider itself take them; False for plain http, because they take 70 ms and a megabyte to load.
+    """The value of httpx's ``verify`` for this address: the certificate authorities that SSL_CERT_FILE or SSL_CERT_DIR
+    names, which the door and Aider itself use; False for plain http, because they take 70 ms and a megabyte to load.
 
-    Where those cannot be read the usual ones are taken, and the request says what is wrong.
+    Where those cannot be read the usual ones are taken, and the request reports what is wrong.
     """
     if not base.startswith("https"):
         return False
@@ -248,19 +246,35 @@ def verification(base: str) -> ssl.SSLContext | bool:
         return httpx.create_ssl_context(trust_env=False)
 
 
-__all__ = ["OllamaClient", "canonical_name", "connectable_base", "is_cloud_name"]
+def fetch(
+    request: Callable[..., Any],
+    *,
+    seconds: float,
+    connect_seconds: float,
+    max_bytes: int,
+    clock: Callable[[], float],
+) -> tuple[int, bytes]:
+    """The status and body of a whole answer; ``request`` is an httpx client's ``stream`` that is called with a timeout.
 
-CONNECT_SECONDS: Final = 2.0
-# /api/ps takes locks that Ollama holds for up to 10 s while it talks to a runner (0.32.4 and
-# later).
-ANSWER_SECONDS: Final = 12.0
-MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
-NOT_LISTED: Final = Unavailable("Ollama has not been asked yet what it has loaded")
-NO_SWITCH: Final = Unavailable("this Ollama has no cloud switch to ask for (0.16.2 and later do)")
+    The limits hold for the whole answer, also when it comes in small pieces. Raises TimeoutError or
+    httpx.TimeoutException when it takes longer than ``seconds``, ValueError when it is larger than ``max_bytes``, and
+    httpx's other errors.
+    """
+    deadline = clock() + seconds
+    timeout = httpx.Timeout(seconds, connect=min(connect_seconds, seconds))
+    content = bytearray()
+    with request(timeout=timeout) as response:
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) > max_bytes:
+                raise ValueError("an endless answer")
+            if clock() > deadline:
+                raise TimeoutError
+    return response.status_code, bytes(content)
 
 
 class OllamaClient:
-    """One server. Safe to use from several threads; each call ends, however the server behaves."""
+    """A client of one server. Safe to use from several threads; each call ends, however the server behaves."""
 
     def __init__(
         self,
@@ -281,7 +295,7 @@ class OllamaClient:
         )
 
     def close(self) -> None:
-        """Close the connections that are kept open between the polls."""
+        """Close the connections that were kept open between the calls."""
         self._http.close()
 
     @property
@@ -290,7 +304,7 @@ class OllamaClient:
         return self._base
 
     def version(self, timeout_seconds: float | None = None) -> str | Unavailable:
-        """What ``/api/version`` says, for example ``0.9.3``."""
+        """The server's version from ``/api/version``, for example ``0.9.3``."""
         match self._ask("GET", "/api/version", timeout_seconds=timeout_seconds):
             case {"version": str(version)} if version and version.isprintable():
                 return version
@@ -299,7 +313,7 @@ class OllamaClient:
         return self._strange("/api/version")
 
     def loaded_models(self, timeout_seconds: float | None = None) -> ModelsReading | Unavailable:
-        """What ``/api/ps`` lists, taken when the answer is complete."""
+        """The loaded models from ``/api/ps``, with the time at which the answer was complete."""
         answer = self._ask("GET", "/api/ps", timeout_seconds=timeout_seconds)
         if isinstance(answer, Unavailable):
             return answer
@@ -311,11 +325,11 @@ class OllamaClient:
 
     @property
     def last_list(self) -> ModelsReading | Unavailable:
-        """What ``loaded_models`` told last, to any thread, without asking again."""
+        """The last result of ``loaded_models`` in any thread, without asking again."""
         return self._last_list
 
     def installed(self, timeout_seconds: float | None = None) -> Installed:
-        """What ``/api/tags`` lists: the models on disk, and stubs of models that run elsewhere."""
+        """The list of ``/api/tags``: the models on disk, and stubs of models that run on other machines."""
         answer = self._ask("GET", "/api/tags", timeout_seconds=timeout_seconds)
         if isinstance(answer, Unavailable):
             return answer
@@ -328,55 +342,42 @@ class OllamaClient:
         installed: Installed,
         timeout_seconds: float | None = None,
     ) -> ModelFacts | ModelMissing | Unavailable:
-        """What ``/api/show`` says of a model, completed by what is ``installed``.
+        """What ``/api/show`` says of a model, completed by the list of ``installed`` ones.
 
-        A cloud model is not asked about: not by its name, nor as a stub among the installed ones.
+        A cloud model is not asked about: neither by its name, nor as a stub among the installed ones.
         """
-        if is_cloud_name(name):
-            return Unavailable(f"{name} is a cloud model: its name is not sent")
         listed = find_installed(name, installed)
-        if listed is not None and listed.remote_host:
+        if listed is not None and listed.remote_host and not is_cloud_name(name):
             return stub_facts(name, listed.name, listed.remote_host)
-        body = {"model": name}
-        answer = self._exchange("POST", "/api/show", body, timeout_seconds)
-        if isinstance(answer, tuple) and says_missing(*answer):
+        shown = self._show(name, timeout_seconds)
+        if shown is None:
             return ModelMissing(name, nearest_names(name, installed))
-        shown = self._decoded("/api/show", answer)
         if isinstance(shown, Unavailable):
             return shown
         if hides_layers(shown):
-            # Megabytes, with every token of the vocabulary: only where nothing less will do.
-            verbose = self._ask("POST", "/api/show", {**body, "verbose": True}, timeout_seconds)
-            shown = shown if isinstance(verbose, Unavailable) else verbose
+            # Megabytes, with every token of the vocabulary: only where the short answer is not enough.
+            verbose = self._show(name, timeout_seconds, verbose=True)
+            shown = verbose if isinstance(verbose, dict) else shown
         return model_facts(name, shown, installed) or self._strange("/api/show")
 
     def blob(self, name: str, timeout_seconds: float | None = None) -> str | Unavailable:
         """The digest of the file with a model's weights, "" where its model file names none."""
-        if is_cloud_name(name):
-            return Unavailable(f"{name} is a cloud model: its name is not sent")
-        shown = self._ask("POST", "/api/show", {"model": name}, timeout_seconds)
-        return shown if isinstance(shown, Unavailable) else blob(shown.get("modelfile"))
+        shown = self._show(name, timeout_seconds)
+        return blob(shown.get("modelfile")) if isinstance(shown, dict) else shown or _missing(name)
 
     def whereabouts(
         self, name: str, timeout_seconds: float | None = None
     ) -> str | Unavailable | None:
         """Where ``/api/show`` says that a model runs: "" for here; None where there is no such model."""
-        if is_cloud_name(name):
-            return Unavailable(f"{name} is a cloud model: its name is not sent")
-        answer = self._exchange("POST", "/api/show", {"model": name}, timeout_seconds)
-        if isinstance(answer, tuple) and says_missing(*answer):
-            return None
-        shown = self._decoded("/api/show", answer)
-        return shown if isinstance(shown, Unavailable) else remote_host(shown)
+        shown = self._show(name, timeout_seconds)
+        return remote_host(shown) if isinstance(shown, dict) else shown
 
     def trained_tokens(self, name: str, timeout_seconds: float | None = None) -> int | Unavailable:
-        """The longest context of an installed model, which Ollama loads at most whatever it is asked for."""
-        if is_cloud_name(name):
-            return Unavailable(f"{name} is a cloud model: its name is not sent")
-        shown = self._ask("POST", "/api/show", {"model": name}, timeout_seconds)
-        if isinstance(shown, Unavailable):
-            return shown
-        return trained_tokens(name, shown.get("model_info"))
+        """The longest context of an installed model: Ollama loads no longer one, whatever it is asked for."""
+        shown = self._show(name, timeout_seconds)
+        if isinstance(shown, dict):
+            return trained_tokens(name, shown.get("model_info"))
+        return shown or _missing(name)
 
     def cloud_disabled(self, timeout_seconds: float | None = None) -> bool | Unavailable:
         """Whether the server's cloud switch is off (``/api/status``, 0.16.2 and later)."""
@@ -391,33 +392,53 @@ class OllamaClient:
         return self._strange("/api/status")
 
     def unload(self, name: str, timeout_seconds: float | None = None) -> Unavailable | None:
-        """Ask Ollama to unload a model: None when it agreed. Its process goes a little later.
+        """Ask Ollama to unload a model: None when it agreed. The model's process ends a little later.
 
-        It also agrees when the model is not loaded; a model it does not have is refused (404).
+        Ollama also agrees when the model is not loaded; a model that it does not have is refused (404).
         """
         if is_cloud_name(name):
-            return Unavailable(f"{name} is a cloud model: its name is not sent")
+            return _not_sent(name)
         body = {"model": name, "keep_alive": 0}
         answer = self._ask("POST", "/api/generate", body, timeout_seconds)
         return answer if isinstance(answer, Unavailable) else None
 
+    def _show(
+        self, name: str, timeout_seconds: float | None, *, verbose: bool = False
+    ) -> dict[str, Any] | Unavailable | None:
+        """The answer of ``/api/show``; None where there is no such model. The name of a cloud model is not sent."""
+        if is_cloud_name(name):
+            return _not_sent(name)
+        body = {"model": name, **({"verbose": True} if verbose else {})}
+        answer = self._exchange("POST", "/api/show", body, timeout_seconds)
+        if isinstance(answer, tuple) and says_missing(*answer):
+            return None
+        return self._decoded("/api/show", answer)
+
     def _ask(
         self, method: str, path: str, body: Any = None, timeout_seconds: float | None = None
     ) -> dict[str, Any] | Unavailable:
-        """The JSON object that Ollama answers with."""
+        """The JSON object of an answer."""
         return self._decoded(path, self._exchange(method, path, body, timeout_seconds))
 
     def _exchange(
         self, method: str, path: str, body: Any, timeout_seconds: float | None
     ) -> tuple[int, bytes] | Unavailable:
-        """Status and body of an answer, or why there is none."""
+        """The status and body of an answer, or why there is none."""
         if is_cloud_base(self._base):
             return Unavailable(f"{self._shown} is Ollama's cloud: nothing is sent there")
         seconds = min(self._answer_seconds, timeout_seconds or self._answer_seconds)
         try:
-            return self._fetch(method, path, body, seconds)
-        except (httpx.TimeoutException, TimeoutError) as error:
-            return Unavailable(self._silence(error, seconds))
+            return fetch(
+                partial(self._http.stream, method, self._base + path, json=body),
+                seconds=seconds,
+                connect_seconds=CONNECT_SECONDS,
+                max_bytes=MAX_ANSWER_BYTES,
+                clock=self._clock,
+            )
+        except httpx.ConnectTimeout:
+            return Unavailable(f"Ollama cannot be reached at {self._shown} (no connection in time)")
+        except (httpx.TimeoutException, TimeoutError):
+            return Unavailable(f"Ollama at {self._shown} did not answer within {seconds:.2g} s")
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
             return Unavailable(f"Ollama cannot be reached at {self._shown} ({_cause(error)})")
 
@@ -432,22 +453,16 @@ class OllamaClient:
         decoded = json_object(content)
         return self._strange(path) if decoded is None else decoded
 
-    def _fetch(self, method: str, path: str, body: Any, seconds: float) -> tuple[int, bytes]:
-        return fetch(
-            partial(self._http.stream, method, self._base + path, json=body),
-            seconds=seconds,
-            connect_seconds=CONNECT_SECONDS,
-            max_bytes=MAX_ANSWER_BYTES,
-            clock=self._clock,
-        )
-
-    def _silence(self, error: Exception, seconds: float) -> str:
-        if isinstance(error, httpx.ConnectTimeout):
-            return f"Ollama cannot be reached at {self._shown} (no connection in time)"
-        return f"Ollama at {self._shown} did not answer within {seconds:.2g} s"
-
     def _strange(self, path: str) -> Unavailable:
         return Unavailable(f"{self._shown}{path} answered in a form that is not Ollama's")
+
+
+def _not_sent(name: str) -> Unavailable:
+    return Unavailable(f"{name} is a cloud model: its name is not sent")
+
+
+def _missing(name: str) -> Unavailable:
+    return Unavailable(f"Ollama has no model {name}")
 
 
 def _cause(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""Where the log of this machine's Ollama server is: a file, the journal, or a container's output.
+"""Finds and follows the log of this machine's Ollama server: a file, the journal, or a container's output.
 
 Ollama logs to stderr. A service manager or a container keeps that, the macOS app writes it to a file, and a server that
-was started by hand may have been given one (docs/troubleshooting.md of Ollama's).
+was started by hand may write to one (Ollama's docs/troubleshooting.md).
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import stat
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess
@@ -27,8 +28,8 @@ from aider_guard.ollama.log_lines import LINE_BYTES, DebugLine, LogLine, read_li
 from aider_guard.ollama.names import is_this_machine
 from aider_guard.ollama.server_process import APP_LOG, PROC, is_ollama_name, server_process
 
-NOT_FOUND: Final = Unavailable("no log of this Ollama server was found that may be read")
-ELSEWHERE: Final = Unavailable("Ollama runs on another machine, and so is its log")
+NOT_FOUND: Final = Unavailable("no readable log of this Ollama server was found")
+ELSEWHERE: Final = Unavailable("Ollama runs on another machine, where its log is")
 
 # systemd's scopes and docker's own folders (cgroups(7)); the ids have 64 hexadecimal digits.
 _CONTAINER: Final = re.compile(r"(?:^|[/:-])(?P<kind>docker|libpod)[-/](?P<id>[0-9a-f]{64})")
@@ -38,14 +39,14 @@ _INHERITED: Final = ("PATH", "HOME", "XDG_RUNTIME_DIR")
 
 @dataclass(frozen=True)
 class LogFileAt:
-    """A file."""
+    """A log that is a file."""
 
     path: Path
 
 
 @dataclass(frozen=True)
 class LogOf:
-    """What a command prints while it runs."""
+    """A log that is the output of a command, which prints it until it is ended."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -53,7 +54,7 @@ class LogOf:
 
 @dataclass(frozen=True)
 class Machine:
-    """What is looked at."""
+    """The parts of this machine that the search for a log reads."""
 
     proc: Path = PROC
     app_log: Path = APP_LOG
@@ -70,9 +71,9 @@ THIS_MACHINE: Final = Machine()
 def find_log(
     base_url: str, named: str = "", machine: Machine = THIS_MACHINE
 ) -> LogFileAt | LogOf | Unavailable:
-    """The log of the server at this address, or why there is none to read. ``named`` is a file that the user named.
+    """The log of the server at this address, or why none can be read. ``named`` is a file that the user named.
 
-    Takes as long as it takes to find the server's process (below 0.1 s); never raises.
+    Takes as long as the search for the server's process (below 0.1 s); never raises.
     """
     if named:
         path = Path(named).expanduser()
@@ -87,21 +88,21 @@ def find_log(
 
 
 def _of_process(pid: int, machine: Machine) -> LogFileAt | LogOf | None:
-    """Standard error first: gin's lines are on stdout, all others on stderr."""
+    """The log of a process. Standard error comes first: gin's lines are on stdout, all others on stderr."""
     for fd in (2, 1):
         open_file = machine.proc / str(pid) / "fd" / str(fd)
         if _is_readable_file(open_file):
-            return LogFileAt(_name_of(open_file))
+            return LogFileAt(_path_of(open_file))
     groups = _groups(pid, machine)
     return _of_container(groups, machine) or _of_unit(groups, machine)
 
 
-def _name_of(open_file: Path) -> Path:
-    """The file's name, where it leads to the same file: a server's next start may make a new one of that name."""
+def _path_of(open_file: Path) -> Path:
+    """The path of an open file, if it still leads to that file: the next start of a server may make a new one there."""
     with suppress(OSError):
-        named = open_file.readlink()
-        if named.samefile(open_file):
-            return named
+        path = open_file.readlink()
+        if path.samefile(open_file):
+            return path
     return open_file
 
 
@@ -112,14 +113,14 @@ def _is_readable_file(path: Path) -> bool:
 
 
 def _groups(pid: int, machine: Machine) -> str:
-    """A process's control groups, which everybody may read; "" where there are none."""
+    """The control groups of a process, which every user may read; "" where there are none."""
     with suppress(OSError):
         return (machine.proc / str(pid) / "cgroup").read_text("utf-8", "replace")
     return ""
 
 
 def _of_container(groups: str, machine: Machine) -> LogOf | None:
-    """``docker`` is told its socket: its own settings may lead it to another machine."""
+    """The log of a container. ``docker`` gets its socket as an option: its settings may lead to another machine."""
     match = _CONTAINER.search(groups)
     if match is None:
         return None
@@ -128,29 +129,24 @@ def _of_container(groups: str, machine: Machine) -> LogOf | None:
         podman = shutil.which("podman", path=machine.environment.get("PATH"))
         return LogOf((podman, *follow), _environment(machine)) if podman else None
     docker = shutil.which("docker", path=machine.environment.get("PATH"))
-    for socket in _docker_sockets(machine):
+    folder = machine.environment.get("XDG_RUNTIME_DIR")
+    for socket in (*machine.docker_sockets, *([Path(folder) / "docker.sock"] if folder else [])):
         if docker and os.access(socket, os.R_OK | os.W_OK):
             return LogOf((docker, "--host", f"unix://{socket}", *follow), _environment(machine))
     return None
 
 
-def _docker_sockets(machine: Machine) -> Iterator[Path]:
-    yield from machine.docker_sockets
-    if folder := machine.environment.get("XDG_RUNTIME_DIR"):
-        yield Path(folder) / "docker.sock"
-
-
 def _of_unit(groups: str, machine: Machine) -> LogOf | None:
-    """A unit of the system's, or of the user's own service manager."""
+    """The log of a unit, of the system's service manager or the user's."""
     match = _UNIT.search(groups)
     journalctl = shutil.which("journalctl", path=machine.environment.get("PATH"))
     if match is None or journalctl is None:
         return None
-    is_users = "/user@" in groups
-    name = f"user-{os.getuid()}.journal" if is_users else "system.journal"
+    of_user = "/user@" in groups
+    name = f"user-{os.getuid()}.journal" if of_user else "system.journal"
     if not any(os.access(journal, os.R_OK) for journal in _journals(name, machine)):
         return None
-    flag = "--user-unit" if is_users else "--unit"
+    flag = "--user-unit" if of_user else "--unit"
     follow = ("--follow", "--lines=0", "--output=cat", "--quiet", "--no-pager")
     return LogOf((journalctl, *follow, f"{flag}={match['unit']}"), _environment(machine))
 
@@ -162,7 +158,7 @@ def _journals(name: str, machine: Machine) -> Iterator[Path]:
 
 
 def _environment(machine: Machine) -> dict[str, str]:
-    """None of the variables that lead a client to another machine."""
+    """The environment of a command, without the variables that could lead a client to another machine."""
     kept = {name: machine.environment[name] for name in _INHERITED if name in machine.environment}
     return {**kept, "LANG": "C.UTF-8"}
 
@@ -173,17 +169,14 @@ def _of_app(machine: Machine) -> LogFileAt | None:
 
 
 def _of_the_one_container(machine: Machine) -> LogOf | None:
-    """Behind a container's published port listens a proxy: the log is that of the one server in a container."""
-    found = {log.command: log for pid in _servers(machine) if (log := _in_container(pid, machine))}
-    return next(iter(found.values())) if len(found) == 1 else None
-
-
-def _in_container(pid: int, machine: Machine) -> LogOf | None:
-    return _of_container(_groups(pid, machine), machine)
+    """The log of the only Ollama server in a container: the process behind a published port is a proxy."""
+    groups = (_groups(pid, machine) for pid in _servers(machine))
+    logs = {log.command: log for group in groups if (log := _of_container(group, machine))}
+    return next(iter(logs.values())) if len(logs) == 1 else None
 
 
 def _servers(machine: Machine) -> Iterator[int]:
-    """Processes that are Ollama's server, by their command lines, which everybody may read."""
+    """The processes that are Ollama servers, by their command lines, which every user may read."""
     with suppress(OSError):
         for entry in machine.proc.iterdir():
             if entry.name.isdecimal():
@@ -195,213 +188,212 @@ def _servers(machine: Machine) -> Iterator[int]:
                         yield int(entry.name)
 
 
-# A log that is followed: what it said since a mark, and nothing else of it.
+# Following a log: the recognised lines since a mark.
 #
-# A file is read only when it is asked for, from where it was read last: between the requests it costs nothing. A
-# child's output (a journal, a container) is read by a thread as it comes. Of both only the numbers of recognised lines
-# are kept.
+# A file is read only on demand, from the place where reading ended before: between the requests it costs nothing. The
+# output of a child (a journal, a container) is read by a thread as it comes. Only the numbers in recognised lines are
+# kept.
 
 CHUNK_BYTES: Final = 65536
 MAX_BEHIND_BYTES: Final = 16 * 1024 * 1024
-"""How much of a log is read at once; of more only the end is."""
-MAX_SAYINGS: Final = 2000
+"""How much of a file is read at once; if there is more, only its end is read."""
+MAX_LINES: Final = 2000
 
 _NEWLINE: Final = b"\n"
 
 
-class FollowedLog(Protocol):
-    """A log whose places are numbers that only grow."""
+class FollowedLog(ABC):
+    """A log that is read from marks on; a mark is a number of bytes, which only grows."""
 
-    def mark(self) -> int:
-        """The place where it ends now. Does not block."""
-
-    def since(self, mark: int) -> tuple[LogLine, ...] | Unavailable:
-        """What it says from this place on, as far as it is written. May block for the time of reading it."""
+    def __init__(self) -> None:
+        self._lines = LogLines()
 
     @property
     def tells_all(self) -> bool:
-        """Whether lines of the level DEBUG were seen in it."""
+        """Whether it has had lines of the level DEBUG, so that Ollama logs all that it does."""
+        return self._lines.tells_all
 
+    @abstractmethod
+    def mark(self) -> int:
+        """The present end of the log. Does not block."""
+
+    @abstractmethod
+    def since(self, mark: int) -> tuple[LogLine, ...] | Unavailable:
+        """The recognised lines after a mark that are written so far. May block while they are read."""
+
+    @abstractmethod
     def close(self) -> None:
-        """Let go of it."""
+        """Release the file or the thread."""
 
 
 class LogLines:
-    """Bytes of a log → what its lines say, and where. Of a line that is not complete its beginning is held."""
+    """Collects the recognised lines of a log from its bytes, with their places. Keeps the beginning of an incomplete
+    line.
+    """
 
     def __init__(self, start: int = 0) -> None:
         self.at = start
-        """The place up to which the log was read."""
+        """The place up to which the log has been read."""
         self.tells_all = False
         self._line = bytearray()
-        self._said: deque[tuple[int, LogLine]] = deque()
+        self._recognised: deque[tuple[int, LogLine]] = deque()
         self._known_from = start
 
     def feed(self, chunk: bytes) -> None:
-        """The next bytes."""
+        """Take in the next bytes."""
         *complete, rest = chunk.split(_NEWLINE)
         for piece in complete:
             self.at += len(piece) + 1
             self._add(piece)
-            self._note(bytes(self._line))
+            self._recognise(bytes(self._line))
             self._line.clear()
         self.at += len(rest)
         self._add(rest)
 
     def skip(self, size_bytes: int) -> None:
-        """These bytes are not read: of what was said before them nothing is told any more."""
+        """Leave out so many bytes. Marks before them get no lines any more."""
         self.at += size_bytes
         self._line.clear()
         self._known_from = self.at
 
     def since(self, mark: int) -> tuple[LogLine, ...] | Unavailable:
-        """What was said from this place on, as far as it was read."""
+        """The recognised lines after a mark, as far as the log was read."""
         if mark < self._known_from:
             return Unavailable("the log grew too fast to be read")
-        return tuple(said for place, said in self._said if place > mark)
+        return tuple(line for place, line in self._recognised if place > mark)
 
     def _add(self, piece: bytes) -> None:
         self._line += piece[: max(LINE_BYTES - len(self._line), 0)]
 
-    def _note(self, line: bytes) -> None:
-        said = read_line(line)
-        if isinstance(said, DebugLine):
+    def _recognise(self, content: bytes) -> None:
+        line = read_line(content)
+        if isinstance(line, DebugLine):
             self.tells_all = True
-        elif said is not None:
-            self._said.append((self.at, said))
-        while len(self._said) > MAX_SAYINGS:
-            self._known_from = self._said.popleft()[0]
+        elif line is not None:
+            self._recognised.append((self.at, line))
+        while len(self._recognised) > MAX_LINES:
+            self._known_from = self._recognised.popleft()[0]
 
 
 @dataclass(frozen=True)
-class _Place:
-    """An open file, and where in it the log's place is."""
+class _FilePosition:
+    """An open file, an offset in it, and the place in the log that this offset is."""
 
     fd: int
     offset: int
     at: int
 
 
-class LogFile:
-    """A file that others write. A new file of the same name follows it, as after a rotation; so does one cut short."""
+class LogFile(FollowedLog):
+    """Follows a file that a server writes, also into the next file of the same name after a rotation, and from the
+    beginning after the file was truncated.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Follow it from its end. Raises ``OSError``."""
+        """Follow the file from its present end. Raises ``OSError``."""
+        super().__init__()
         self._path = path
         fd = _open(path)
-        self._place = _Place(fd, os.fstat(fd).st_size, 0)
-        self._sayings = LogLines()
+        self._position = _FilePosition(fd, os.fstat(fd).st_size, 0)
         self._reading = threading.Lock()
-
-    @property
-    def tells_all(self) -> bool:
-        """See `FollowedLog`."""
-        return self._sayings.tells_all
 
     def mark(self) -> int:
         """See `FollowedLog`."""
-        place = self._place
+        position = self._position
         with suppress(OSError):
-            size = os.fstat(place.fd).st_size
-            rest = size - place.offset if size >= place.offset else size
-            now = self._path.stat()
-            is_same = (now.st_dev, now.st_ino) == _identity(place.fd)
-            return place.at + rest + (0 if is_same else now.st_size)
-        return place.at
+            size = os.fstat(position.fd).st_size
+            rest = size - position.offset if size >= position.offset else size
+            status = self._path.stat()
+            return position.at + rest + (0 if _is_open_as(position.fd, status) else status.st_size)
+        return position.at
 
     def since(self, mark: int) -> tuple[LogLine, ...] | Unavailable:
         """See `FollowedLog`."""
         try:
             with self._reading:
                 self._read_on()
-                return self._sayings.since(mark)
+                return self._lines.since(mark)
         except OSError as error:
             return Unavailable(f"the server's log cannot be read ({error.strerror})")
 
     def close(self) -> None:
         """See `FollowedLog`."""
         with self._reading, suppress(OSError):
-            os.close(self._place.fd)
+            os.close(self._position.fd)
 
     def _read_on(self) -> None:
-        """Read to the end of the file, and all of the next one where it was replaced."""
+        """Read to the end of the file, and all of the next one if the file was replaced."""
         self._read_file()
         with suppress(FileNotFoundError):  # between the renaming and the new file
-            now = self._path.stat()
-            if (now.st_dev, now.st_ino) != _identity(self._place.fd):
+            if not _is_open_as(self._position.fd, self._path.stat()):
                 fd = _open(self._path)
-                old, self._place = self._place, _Place(fd, 0, self._sayings.at)
+                old, self._position = self._position, _FilePosition(fd, 0, self._lines.at)
                 os.close(old.fd)
                 self._read_file()
 
     def _read_file(self) -> None:
-        place = self._place
-        size = os.fstat(place.fd).st_size
-        if size < place.offset:
-            place = _Place(place.fd, 0, place.at)
-        if size - place.offset > MAX_BEHIND_BYTES:
-            skipped = size - place.offset - MAX_BEHIND_BYTES
-            self._sayings.skip(skipped)
-            place = _Place(place.fd, place.offset + skipped, self._sayings.at)
-        while chunk := os.pread(place.fd, CHUNK_BYTES, place.offset):
-            self._sayings.feed(chunk)
-            place = _Place(place.fd, place.offset + len(chunk), self._sayings.at)
-            self._place = place
-        self._place = place
+        fd, offset = self._position.fd, self._position.offset
+        size = os.fstat(fd).st_size
+        if size < offset:
+            offset = 0
+        if size - offset > MAX_BEHIND_BYTES:
+            skipped = size - offset - MAX_BEHIND_BYTES
+            self._lines.skip(skipped)
+            offset += skipped
+        while chunk := os.pread(fd, CHUNK_BYTES, offset):
+            self._lines.feed(chunk)
+            offset += len(chunk)
+            self._position = _FilePosition(fd, offset, self._lines.at)
+        self._position = _FilePosition(fd, offset, self._lines.at)
 
 
 def _open(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
-def _identity(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
+def _is_open_as(fd: int, status: os.stat_result) -> bool:
+    """Whether a descriptor has the file open that has this status."""
+    return os.path.samestat(os.fstat(fd), status)
 
 
-class LogStream:
-    """The output of a child that follows the log for us; read until it ends."""
+class LogStream(FollowedLog):
+    """Follows the output of a child, which prints a log, until it ends."""
 
-    def __init__(self, fd: int, ended: Callable[[], str]) -> None:
-        """``ended`` says why, after the output's end."""
+    def __init__(self, fd: int, ended: str) -> None:
+        """``ended`` is the reason that is reported after the end of the output."""
+        super().__init__()
         self._fd = fd
-        self._sayings = LogLines()
         self._lock = threading.Lock()
-        self._ended = ended
+        self._ended = Unavailable(ended)
         self._end: Unavailable | None = None
         self._thread = threading.Thread(target=self._read, name="ollama-log", daemon=True)
         self._thread.start()
 
-    @property
-    def tells_all(self) -> bool:
-        """See `FollowedLog`."""
-        return self._sayings.tells_all
-
     def mark(self) -> int:
         """See `FollowedLog`."""
-        return self._sayings.at
+        return self._lines.at
 
     def since(self, mark: int) -> tuple[LogLine, ...] | Unavailable:
         """See `FollowedLog`."""
         with self._lock:
-            return self._end or self._sayings.since(mark)
+            return self._end or self._lines.since(mark)
 
     def close(self) -> None:
-        """See `FollowedLog`. Its child must have been ended."""
+        """See `FollowedLog`. The child must have ended."""
         self._thread.join(timeout=1)
 
     def _read(self) -> None:
         with suppress(OSError):
             while chunk := os.read(self._fd, CHUNK_BYTES):
                 with self._lock:
-                    self._sayings.feed(chunk)
-        self._end = Unavailable(self._ended())
+                    self._lines.feed(chunk)
+        self._end = self._ended
 
 
-# A child that follows a log for us, and ends when we do, however we end.
+# A child that prints a log, and ends when this process does, in whatever way.
 #
-# A shell starts it and waits for the end of a pipe that we hold: it closes when this process is gone, killed by SIGKILL
-# too, which a child cannot learn otherwise before it writes its next line.
+# A shell starts it and waits for the end of a pipe that this process holds open: the pipe also closes when this process
+# is killed by SIGKILL, which a child could not notice otherwise before it writes its next line.
 
 STOP_SECONDS: Final = 2.0
 
@@ -412,7 +404,7 @@ _WATCHED: Final = (
 
 @contextmanager
 def followed_child(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[LogStream]:
-    """What ``command`` prints, as a log. Raises ``OSError`` when there is no shell."""
+    """The output of ``command`` as a log; the command ends with the context. Raises ``OSError`` without a shell."""
     process = subprocess.Popen(
         ["/bin/sh", "-c", _WATCHED, "sh", *command],
         env=dict(environment),
@@ -423,7 +415,7 @@ def followed_child(command: Sequence[str], environment: Mapping[str, str]) -> It
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    stream = LogStream(process.stdout.fileno(), lambda: f"{command[0]} has ended")
+    stream = LogStream(process.stdout.fileno(), f"{command[0]} has ended")
     try:
         yield stream
     finally:

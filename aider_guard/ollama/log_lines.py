@@ -1,9 +1,9 @@
-"""Lines of Ollama's log → what they say of prompts. Everything else in the log is read past and kept nowhere.
+"""Parses lines of Ollama's log for events of prompts: counted, cut, shifted. Other lines are dropped and not kept.
 
 The server writes slog's text (``time=… level=… source=… msg="…" k=v``) and gin's lines of requests; its runners
 since 0.30 are llama.cpp's servers, whose lines (``slot …: id N | task N | …``) pass through it. A journal or a
-container may put its own words before, and a container's file is JSON, with the quotes escaped. With OLLAMA_DEBUG
-prompts are in the log: a line counts only by its beginning, so that a log inside a prompt is not taken for one.
+container may put a prefix before a line, and a container's file is JSON, with the quotes escaped. With OLLAMA_DEBUG
+prompts are in the log: a line is recognised only by its beginning, so that a log inside a prompt is not taken for one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from aider_guard.core.truncation import LogEvidence, LoggedCut, LoggedPrompt
 
 LINE_BYTES: Final = 1024
-"""How much of a line is looked at."""
+"""The part of a line that is parsed."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class MessagesDropped:
 
 @dataclass(frozen=True)
 class ContextShifted:
-    """The runner gave up part of the context while it wrote an answer."""
+    """The runner discarded part of the context while it wrote an answer."""
 
 
 @dataclass(frozen=True)
 class DebugLine:
-    """Any line of the level DEBUG: the log tells all."""
+    """Any line of the level DEBUG: it shows that the server logs debug lines."""
 
 
 @dataclass(frozen=True)
 class RequestEnded:
-    """gin's line of a request that came by POST: whatever the log says of it stands before."""
+    """gin's line at the end of a POST request: all other lines of the request are before it."""
 
 
 LogLine = LoggedCut | LoggedPrompt | MessagesDropped | ContextShifted | DebugLine | RequestEnded
@@ -64,7 +64,7 @@ _DROPPED: Final = frozenset(
 
 
 def read_line(line: bytes) -> LogLine | None:
-    """What one line of the log says; None for nothing of interest."""
+    """The event in one line of the log; None if there is none."""
     text = line[:LINE_BYTES].decode("utf-8", "replace")
     if "level=" in text and (slog := _SLOG.match(text)):
         return _read_slog(slog["level"], slog["words"] or slog["word"] or "", slog["rest"])
@@ -91,22 +91,20 @@ def _read_slot(rest: str) -> LogLine | None:
     return ContextShifted() if rest.startswith(_SHIFT) else None
 
 
-def evidence(said: Iterable[LogLine], *, tells_all: bool = False) -> LogEvidence:
-    """What the lines say together; ``tells_all`` if debug lines were seen before them already."""
-    lines = tuple(said)
+def evidence(lines: Iterable[LogLine], *, tells_all: bool = False) -> LogEvidence:
+    """The evidence of several lines together; ``tells_all`` if earlier lines were of the level DEBUG."""
+    lines = tuple(lines)
     return LogEvidence(
-        cuts=tuple(one for one in lines if isinstance(one, LoggedCut)),
-        prompts=tuple(one for one in lines if isinstance(one, LoggedPrompt)),
-        dropped_messages=any(isinstance(one, MessagesDropped) for one in lines),
-        shifts=sum(isinstance(one, ContextShifted) for one in lines),
+        cuts=tuple(line for line in lines if isinstance(line, LoggedCut)),
+        prompts=tuple(line for line in lines if isinstance(line, LoggedPrompt)),
+        dropped_messages=any(isinstance(line, MessagesDropped) for line in lines),
+        shifts=sum(isinstance(line, ContextShifted) for line in lines),
         tells_all=tells_all or any(map(_is_of_debug_level, lines)),
     )
 
 
-def _is_of_debug_level(said: LogLine) -> bool:
-    match said:
-        case DebugLine() | MessagesDropped():
-            return True
-        case LoggedPrompt(window_tokens=0):
+def _is_of_debug_level(line: LogLine) -> bool:
+    match line:
+        case DebugLine() | MessagesDropped() | LoggedPrompt(window_tokens=0):
             return True
     return False

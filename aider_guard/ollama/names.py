@@ -1,4 +1,4 @@
-"""Addresses and model names, read the way Ollama reads them. Pure, and cheap to import."""
+"""Reads the addresses of servers the way Ollama does, and tells which of them are addresses of this machine."""
 
 from __future__ import annotations
 
@@ -19,19 +19,16 @@ if TYPE_CHECKING:
 DEFAULT_BASE: Final = "http://127.0.0.1:11434"
 
 _PORTS: Final = {"http": "80", "https": "443"}
-_CLOUD: Final = re.compile(r":cloud$|:[^/:]*-cloud$", re.IGNORECASE)
-_REGISTRY: Final = "registry.ollama.ai/"
-_LIBRARY: Final = "library/"
 _CLOUD_HOSTS: Final = ("ollama.com", "ollama.ai")
 
 
 def connectable_base(text: str) -> str:
-    """The URL to connect to, from what ``OLLAMA_API_BASE`` or ``OLLAMA_HOST`` holds; never raises.
+    """The URL to connect to, from a value of ``OLLAMA_API_BASE`` or ``OLLAMA_HOST``; never raises.
 
     As Ollama's own envconfig/config.go: the scheme is optional, a bare host means port 11434,
     ``http://`` means 80 and ``https://`` 443, an impossible port means the default, a path is kept.
-    The server reads the same variable as the address to listen on, so that "everywhere"
-    (``0.0.0.0``, ``::``) becomes loopback.
+    The server listens on the address in the same variable, so the unspecified address (``0.0.0.0``,
+    ``::``) becomes loopback.
     """
     text = text.strip().strip("\"'").strip()
     if text == "ollama.com":  # Ollama 0.12.6 and later
@@ -43,12 +40,12 @@ def connectable_base(text: str) -> str:
     host, port = _host_and_port(hostport)
     if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         port = _PORTS.get(scheme, "11434") if separator else "11434"
-    base = f"{scheme}://{userinfo}{at}{_loopback_if_everywhere(host)}:{port}"
+    base = f"{scheme}://{userinfo}{at}{_loopback_if_unspecified(host)}:{port}"
     return f"{base}/{path}".rstrip("/")
 
 
 def _host_and_port(hostport: str) -> tuple[str, str]:
-    """Split at the port's colon, which none of an IPv6 address's is."""
+    """Split at the colon before the port; the colons within an IPv6 address are no such colon."""
     if hostport.count(":") > 1 and "]" not in hostport:
         return hostport, ""
     host, colon, port = hostport.rpartition(":")
@@ -57,7 +54,7 @@ def _host_and_port(hostport: str) -> tuple[str, str]:
     return host, port
 
 
-def _loopback_if_everywhere(host: str) -> str:
+def _loopback_if_unspecified(host: str) -> str:
     try:
         address = ip_address(host.strip("[]"))
     except ValueError:
@@ -68,13 +65,13 @@ def _loopback_if_everywhere(host: str) -> str:
 
 
 def display_base(base_url: str) -> str:
-    """An address as it may be shown: without a user name, a password or a path."""
+    """An address for display: without a user name, a password or a path."""
     scheme, _, rest = base_url.partition("://")
     return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
 
 
 def is_loopback(base_url: str) -> bool:
-    """Whether a URL names this machine. Own addresses of other interfaces are not recognised."""
+    """Whether the host of a URL is a loopback address or ``localhost``."""
     try:
         host = urlsplit(base_url).hostname or ""
         return host == "localhost" or ip_address(host).is_loopback
@@ -83,7 +80,7 @@ def is_loopback(base_url: str) -> bool:
 
 
 def is_cloud_base(base_url: str) -> bool:
-    """Whether a URL is that of Ollama's own cloud."""
+    """Whether a URL leads to Ollama's own cloud."""
     try:
         host = (urlsplit(base_url).hostname or "").rstrip(".")
     except ValueError:
@@ -91,36 +88,7 @@ def is_cloud_base(base_url: str) -> bool:
     return host in _CLOUD_HOSTS or host.endswith(tuple(f".{cloud}" for cloud in _CLOUD_HOSTS))
 
 
-def full_name(name: str) -> str:
-    """A model's name as Ollama lists it: with its tag, without its defaults, in its own case.
-
-    Tag ``latest``, namespace ``library`` and host ``registry.ollama.ai`` are Ollama's defaults
-    (types/model/name.go).
-    """
-    name = name.strip()
-    for default in (_REGISTRY, _LIBRARY):
-        if name.lower().startswith(default):
-            name = name[len(default) :]
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
-
-
-def canonical_name(name: str) -> str:
-    """One spelling of a model's name, for comparing: ``Qwen3`` is ``library/qwen3:latest``.
-
-    Ollama compares names without regard to case (types/model/name.go).
-    """
-    return full_name(name.lower())
-
-
-def is_cloud_name(name: str) -> bool:
-    """Whether Ollama (0.18 and later) would send requests for this name to its cloud unasked.
-
-    That is any name whose tag is ``cloud`` or ends in ``-cloud`` (internal/modelref/modelref.go).
-    """
-    return _CLOUD.search(name.strip()) is not None
-
-
-# Whether an address is one of this machine's own. Asks no name server: that could leave it, and take seconds.
+# Addresses of this machine. No name server is asked: the question would leave the machine, and may take seconds.
 
 HOSTS: Final = Path("/etc/hosts")
 _MAX_HOSTS_BYTES: Final = 4 * 1024 * 1024  # lists that block advertisements are long
@@ -130,10 +98,10 @@ _LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 def is_this_machine(
     base_url: str, own_addresses: Callable[[], Iterable[str]] | None = None
 ) -> bool:
-    """Whether a URL names this machine: loopback, an address of its own, its own host name, or a name that its
-    ``/etc/hosts`` gives to addresses of its own only.
+    """Whether a URL leads to this machine: by a loopback address, an address of one of its interfaces, its host name,
+    or a name for which its ``/etc/hosts`` has only such addresses.
 
-    Other names are not looked up: one that only a name server knows counts as another machine.
+    Other names are not looked up: a name that only a name server knows counts as another machine.
     """
     return bool(targets(base_url, own_addresses))
 
@@ -157,20 +125,18 @@ def targets(
     address = parse_address(host)
     if address is not None and address.is_unspecified:
         return _LOOPBACK
-    named = named_in(hosts, host) if address is None else (address,)
-    return named if all(one.is_loopback or one in _parsed(own()) for one in named) else ()
+    named = hosts_file_addresses(hosts, host) if address is None else (address,)
+    return named if all(each.is_loopback or each in _parsed(own()) for each in named) else ()
 
 
-def named_in(hosts: Path, host: str) -> tuple[Address, ...]:
-    """The addresses that a file in the form of hosts(5) gives to a name; none when it cannot be read."""
+def hosts_file_addresses(hosts: Path, host: str) -> tuple[Address, ...]:
+    """The addresses of a name in a file in the form of hosts(5); none when it cannot be read."""
     try:
         with hosts.open("rb") as file:
             content = file.read(_MAX_HOSTS_BYTES)
     except OSError:
         return ()
-    if (
-        host.encode("utf-8", "replace") not in content.lower()
-    ):  # a long list is not read for nothing
+    if host.encode("utf-8", "replace") not in content.lower():  # saves parsing a long list
         return ()
     text = content.decode("utf-8", "replace")
     words = (line.partition("#")[0].lower().split() for line in text.splitlines())
@@ -178,7 +144,7 @@ def named_in(hosts: Path, host: str) -> tuple[Address, ...]:
 
 
 def parse_address(text: str) -> Address | None:
-    """An address without its zone; an IPv4 address in IPv6 clothes is the IPv4 address."""
+    """An address without its zone; an IPv4 address mapped into IPv6 becomes the IPv4 address."""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
@@ -193,7 +159,7 @@ def _parsed(texts: Iterable[str]) -> tuple[Address, ...]:
 
 
 def interface_addresses() -> tuple[str, ...]:
-    """The addresses of this machine's network interfaces; none when they cannot be listed."""
+    """The addresses of this machine's network interfaces; none if they cannot be listed."""
     try:
         interfaces = psutil.net_if_addrs()
     except (psutil.Error, OSError):

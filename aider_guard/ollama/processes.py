@@ -1,4 +1,4 @@
-"""Which processes are Ollama's own: the server, its runners, and what they started."""
+"""Finds the processes of Ollama: the server, its runners, and the processes that they started."""
 
 from __future__ import annotations
 
@@ -16,77 +16,78 @@ _RUNNER_NAMES: Final = frozenset({"llama-server", "ollama_llama_server"})
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Process:
     name: str
     parent_pid: int
-    by_itself: bool
-    """Ollama's by its own name or program path, whoever started it."""
+    is_ollama: bool
+    """By its own name or program path, not by its parent."""
 
 
 class ProcessTable:
-    """Names of processes, without the cost of looking at all of them each time.
+    """The names of all processes, kept so that not every process is read at each refresh.
 
-    A pid is looked at in the first two refreshes that show it, as a new process gets its real name
-    only when it starts its program, and again in every thirtieth, as a script may start (``exec``)
+    A process is read in the first two refreshes that list its pid, because a new process has its final name
+    only after it has started its program, and again in every thirtieth, because a script may start (``exec``)
     another program late.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[int, _Seen] = {}
+        self._processes: dict[int, _Process] = {}
         self._settled: set[int] = set()
         self._ollama: set[int] = set()
         self._refreshes = 0
 
     def refresh(self) -> None:
-        """Look at what is new. Raises ``psutil.Error`` or ``OSError`` when none can be listed."""
+        """Read the new processes. Raises ``psutil.Error`` or ``OSError`` if the processes cannot be listed."""
         pids = set(psutil.pids())
         if self._refreshes % FULL_LOOK_EVERY == 0:
             self._settled.clear()
         self._refreshes += 1
         fresh = pids - self._settled
-        looked_at = {pid: seen for pid in fresh if (seen := _look_at(pid)) is not None}
-        self._settled = (self._settled & pids) | (looked_at.keys() & self._seen.keys())
-        self._seen = {pid: seen for pid, seen in self._seen.items() if pid in pids} | looked_at
-        # A pid once found stays: a runner that outlives its server still holds the server's memory.
+        read = {pid: process for pid in fresh if (process := _read(pid)) is not None}
+        self._settled = (self._settled & pids) | (read.keys() & self._processes.keys())
+        known = {pid: process for pid, process in self._processes.items() if pid in pids}
+        self._processes = known | read
+        # Processes of Ollama stay so: a runner that outlives its server still holds the server's memory.
         self._ollama = (self._ollama & pids) | {pid for pid in fresh if self._descends(pid)}
 
     def name(self, pid: int) -> str:
-        """A process's name; "" when it cannot be seen from here (another container)."""
-        seen = self._seen.get(pid)
-        return seen.name if seen else ""
+        """The name of a process; "" if it is not visible here (another container)."""
+        process = self._processes.get(pid)
+        return process.name if process else ""
 
     def is_ollama(self, pid: int) -> bool:
-        """Whether a process, or one above it, is Ollama."""
+        """Whether a process or one of its ancestors is Ollama."""
         return pid in self._ollama
 
     def ollama_pids(self) -> tuple[int, ...]:
-        """All processes of Ollama that can be seen from here."""
+        """All processes of Ollama that are visible here."""
         return tuple(sorted(self._ollama))
 
     def _descends(self, pid: int) -> bool:
-        for _ in range(64):  # a pid that was given out again can close a circle
-            seen = self._seen.get(pid)
-            if seen is None:
+        for _ in range(64):  # a reused pid can make a cycle
+            process = self._processes.get(pid)
+            if process is None:
                 return False
-            if seen.by_itself or pid in self._ollama:
+            if process.is_ollama or pid in self._ollama:
                 return True
-            pid = seen.parent_pid
+            pid = process.parent_pid
         return False
 
 
-def _look_at(pid: int) -> _Seen | None:
-    """One process, or None when it is gone or hidden."""
+def _read(pid: int) -> _Process | None:
+    """One process, or None if it has ended or is hidden."""
     try:
         process = psutil.Process(pid)
         with process.oneshot():
             name = process.name()
-            return _Seen(name, process.ppid(), _is_ollama_itself(process, name.lower()))
+            return _Process(name, process.ppid(), _is_ollama(process, name.lower()))
     except (psutil.Error, OSError):
         return None
 
 
-def _is_ollama_itself(process: psutil.Process, name: str) -> bool:
-    """By name; a llama-server only by its path, as people run their own."""
+def _is_ollama(process: psutil.Process, name: str) -> bool:
+    """Whether a process is Ollama by its name; a llama-server by its path, as users run their own ones."""
     if name in _SERVER_NAMES:
         return True
     if name not in _RUNNER_NAMES:

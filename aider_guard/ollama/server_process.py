@@ -1,13 +1,12 @@
-"""The process behind Ollama's address, on this machine: its user, and the settings it runs with.
+"""Finds the process that listens at Ollama's address on this machine: its user, and the settings it runs with.
 
-No call of Ollama's API tells its settings. They are in its environment, which only its own user
+No call of Ollama's API reports its settings. They are in its environment, which only its own user
 and root may read; some of them in the line that it logs at its start; some on the command lines of
-its runners, which everybody may read.
+its runners, which every user may read.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import re
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from aider_guard.ollama.names import Address
 
-# The settings of a running Ollama server, from three places; None where a place does not tell.
+# The settings of a running Ollama server, from three places; None where a place has none.
 #
 # Only ``OLLAMA_*`` and ``LLAMA_ARG_*`` variables are taken, and none that could hold a secret.
 
@@ -67,19 +66,19 @@ _SWITCH: Final = {"on": "1", "off": "0"}
 
 
 def from_process(pid: int) -> dict[str, str] | None:
-    """The variables that the process was started with: what is not there has Ollama's default."""
+    """The settings in a process's environment; a setting that is missing has Ollama's default."""
     try:
         environment = psutil.Process(pid).environ()
     except (psutil.Error, OSError):
         return None
     # No process has an empty one: that is how macOS hides it.
-    return chosen(environment.items()) if environment else None
+    return ollama_settings(environment.items()) if environment else None
 
 
 def from_log(log: Path, pid: int) -> dict[str, str] | None:
-    """What the server logged at its start, if this log is of this process: also its defaults.
+    """The settings that the server logged at its start, its defaults too, if this log is of this process.
 
-    Flash attention that is off there may as well be automatic, and is left out.
+    Flash attention is left out if it is off there, because that may also mean automatic.
     """
     try:
         started_at = psutil.Process(pid).create_time()
@@ -89,22 +88,22 @@ def from_log(log: Path, pid: int) -> dict[str, str] | None:
         return None
     for at, zone, words in _CONFIG.findall(text):
         if abs(_seconds(at, zone) - started_at) <= LOGGED_WITHIN_SECONDS:
-            told = [pair for pair in _PAIR.findall(words) if pair[1] and pair != (_FLASH, "false")]
-            return chosen(told)
+            pairs = _PAIR.findall(words)
+            return ollama_settings(pair for pair in pairs if pair[1] and pair != (_FLASH, "false"))
     return None
 
 
 def _seconds(at: str, zone: str) -> float:
-    """Seconds since 1970, or a time that is near none."""
+    """Seconds since 1970; minus infinity if it is not a time."""
     with suppress(ValueError, OverflowError):
         return datetime.fromisoformat(at + zone.replace("Z", "+00:00")).timestamp()
     return float("-inf")
 
 
 def from_runner(pid: int) -> dict[str, str] | None:
-    """What one of the server's runners was started with, where a model is loaded.
+    """The settings with which one of the server's runners was started; None where no model is loaded.
 
-    Parallel slots may be fewer than the setting: some models only ever get one.
+    Its parallel slots may be fewer than the setting says: some models only ever get one.
     """
     try:
         runners = psutil.Process(pid).children()
@@ -119,7 +118,7 @@ def from_runner(pid: int) -> dict[str, str] | None:
 
 
 def from_command_line(words: Sequence[str]) -> dict[str, str]:
-    """The settings that a runner's command line shows, in the words of the variables."""
+    """The settings on the command line of a runner, by the names of Ollama's variables."""
     settings = {}
     for flag, value in pairwise([*words, "--"]):
         name = _FLAGS.get(flag)
@@ -130,8 +129,8 @@ def from_command_line(words: Sequence[str]) -> dict[str, str]:
     return settings
 
 
-def chosen(variables: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Those that are Ollama's and no secret; a password in an address is taken out."""
+def ollama_settings(variables: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The variables that are Ollama's and no secret, without the passwords in addresses."""
     return {
         name: _USERINFO.sub("", value)
         for name, value in variables
@@ -139,10 +138,10 @@ def chosen(variables: Iterable[tuple[str, str]]) -> dict[str, str]:
     }
 
 
-# Who listens on a port of this machine: the user, and the process where the system tells it.
+# The process that listens on a port of this machine, and its user.
 #
-# Linux tells the user of every socket (``/proc/net/tcp``, proc_pid_net(5)), but which process holds
-# one only to that process's own user and to root. macOS tells both only of one's own processes.
+# Linux lists the user of every socket (``/proc/net/tcp``, proc_pid_net(5)), but shows the process that
+# has it open only to the user of that process and to root. macOS shows both only of one's own processes.
 
 PROC: Final = Path("/proc")
 SEARCH_SECONDS: Final = 0.05
@@ -151,12 +150,12 @@ _LISTENING: Final = "0A"
 
 @dataclass(frozen=True)
 class ListeningProcess:
-    """A listening socket's owner. ``pid`` is 0 where the system does not tell it."""
+    """The owner of a listening socket. ``pid`` is 0 where the system does not show it."""
 
     uid: int
     pid: int = 0
     inferred: bool = False
-    """Whether ``pid`` is only the one Ollama server that this user runs."""
+    """Whether ``pid`` is a conclusion: the only Ollama server that this user runs."""
 
 
 @dataclass(frozen=True)
@@ -173,37 +172,36 @@ def find_listener(
     proc: Path = PROC,
     clock: Callable[[], float] = time.monotonic,
 ) -> ListeningProcess | Unavailable:
-    """Who takes a connection to one of these addresses; the first address is asked for first."""
+    """The process that a connection to one of these addresses reaches; earlier addresses come first."""
     if not (proc / "net" / "tcp").exists():
-        return _ask_own_processes(addresses, port, clock)
+        return _find_own_listener(addresses, port, clock)
     try:
         sockets = [
             *_listening(proc / "net" / "tcp", port),
             *_listening(proc / "net" / "tcp6", port),
         ]
     except OSError as error:
-        return Unavailable(f"the system does not tell who listens ({error.strerror})")
-    socket = _taking(sockets, addresses)
+        return Unavailable(f"the system does not show which process listens ({error.strerror})")
+    socket = _best(sockets, addresses)
     if socket is None:
         return Unavailable(f"no process of this machine listens on port {port}")
-    processes = _names(proc)
-    pid = _holder(socket.inode, proc, processes, clock)
-    if pid:
+    processes = _process_names(proc)
+    if pid := _holder(socket.inode, proc, processes, clock):
         return ListeningProcess(socket.uid, pid)
     servers = [pid for pid, name in processes if _is_server(proc, pid, name, socket.uid)]
     return ListeningProcess(socket.uid, *((servers[0], True) if len(servers) == 1 else ()))
 
 
 def is_ollama_name(name: str) -> bool:
-    """Whether a process of this name is Ollama: the server, one of its runners, its command line."""
+    """Whether a process of this name is Ollama: the server, one of its runners, or its command-line client."""
     return name.lower().startswith("ollama")
 
 
 def _is_server(proc: Path, pid: int, name: str, uid: int) -> bool:
-    """Whether a process is an Ollama server of this user. Everybody may read command lines."""
+    """Whether a process is an Ollama server of this user, by its command line, which every user may read."""
     if not is_ollama_name(name):
         return False
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         folder = proc / str(pid)
         words = (folder / "cmdline").read_bytes().split(b"\0")
         return words[1:2] in ([b"serve"], [b"start"]) and folder.stat().st_uid == uid
@@ -211,56 +209,57 @@ def _is_server(proc: Path, pid: int, name: str, uid: int) -> bool:
 
 
 def _listening(table: Path, port: int) -> Iterator[_Socket]:
-    """The listening sockets of one table. A system without IPv6 has no tcp6."""
+    """The listening sockets in one table of the kernel. A system without IPv6 has no tcp6."""
     if not table.exists():
         return
     for line in table.read_text("ascii", "replace").splitlines()[1:]:
         match line.split():
             case [_, local, _, state, _, _, _, uid, _, inode, *_] if state == _LISTENING:
                 address, _, local_port = local.partition(":")
-                with contextlib.suppress(ValueError):
+                with suppress(ValueError):
                     if int(local_port, 16) == port:
                         yield _Socket(_address(address), int(uid), inode)
 
 
 def _address(text: str) -> Address:
-    """Words of 32 bits, each in the processor's byte order. Raises ``ValueError``."""
+    """An address from words of 32 bits, each in the processor's byte order. Raises ``ValueError``."""
     words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
     packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
     address = IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
     return parse_address(str(address)) or address
 
 
-def _taking(sockets: Iterable[_Socket], addresses: tuple[Address, ...]) -> _Socket | None:
-    """The socket that the kernel gives a connection to: the most exact one."""
-    found = [
+def _best(sockets: Iterable[_Socket], addresses: tuple[Address, ...]) -> _Socket | None:
+    """The socket to which the kernel gives a connection: the one that is bound most exactly."""
+    candidates = [
         (rank, place, index, socket)
         for place, address in enumerate(addresses)
         for index, socket in enumerate(sockets)
         if (rank := _rank(socket.address, address)) is not None
     ]
-    return min(found)[-1] if found else None
+    return min(candidates)[-1] if candidates else None
 
 
 def _rank(bound: Address, wanted: Address) -> int | None:
+    """How exactly a socket is bound to an address, 0 the most; None if it gets no connection to it."""
     if bound == wanted:
         return 0
     if not bound.is_unspecified:
         return None
     if bound.version == wanted.version:
         return 1
-    return 2 if bound.version == 6 else None  # "::" takes IPv4 as well, unless told otherwise
+    return 2 if bound.version == 6 else None  # "::" takes IPv4 as well, by default
 
 
 def _holder(
     inode: str, proc: Path, processes: list[tuple[int, str]], clock: Callable[[], float]
 ) -> int:
-    """The process that has the socket open, or 0 when none is found in time.
+    """The process that has the socket open, or 0 if none is found in time.
 
-    Ollama is looked at first, and the first process of all last: it may hold sockets for others.
+    Processes of Ollama come first, and process 1 comes last: it may hold sockets for others.
     """
     deadline, wanted = clock() + SEARCH_SECONDS, f"socket:[{inode}]"
-    for pid, _name in sorted(processes, key=lambda one: (not is_ollama_name(one[1]), -one[0])):
+    for pid, _name in sorted(processes, key=lambda each: (not is_ollama_name(each[1]), -each[0])):
         for file in _open_files(proc / str(pid) / "fd"):
             if file == wanted:
                 return pid
@@ -270,39 +269,39 @@ def _holder(
 
 
 def _open_files(folder: Path) -> Iterator[str]:
-    """What a process has open; nothing where it has ended or is not ours to look at."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+    """The files that a process has open; none if it has ended or is another user's."""
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            with contextlib.suppress(OSError):  # closed meanwhile
+            with suppress(OSError):  # closed meanwhile
                 yield os.readlink(entry.path)
 
 
-def _names(proc: Path) -> list[tuple[int, str]]:
-    """The processes, with their short names."""
-    found = []
+def _process_names(proc: Path) -> list[tuple[int, str]]:
+    """All processes with their short names."""
+    processes = []
     for entry in proc.iterdir():
         if entry.name.isdecimal():
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 name = (entry / "comm").read_text("utf-8", "replace").strip()
-                found.append((int(entry.name), name))
-    return found
+                processes.append((int(entry.name), name))
+    return processes
 
 
-def _ask_own_processes(
+def _find_own_listener(
     addresses: tuple[Address, ...], port: int, clock: Callable[[], float]
 ) -> ListeningProcess | Unavailable:
-    """Without /proc: one's own processes say themselves what they listen on."""
+    """The search where there is no /proc: only through the user's own processes, whose sockets the system shows."""
     deadline = clock() + SEARCH_SECONDS
     processes = sorted(
-        psutil.process_iter(["name"]), key=lambda one: not is_ollama_name(one.info["name"] or "")
+        psutil.process_iter(["name"]), key=lambda each: not is_ollama_name(each.info["name"] or "")
     )
     for process in processes:
         if clock() > deadline:
             break
-        with contextlib.suppress(psutil.Error, OSError):
+        with suppress(psutil.Error, OSError):
             if _listens(process, addresses, port):
                 return ListeningProcess(process.uids().real, process.pid)
-    return Unavailable(f"this system does not tell this user who listens on port {port}")
+    return Unavailable(f"this system does not show this user which process listens on port {port}")
 
 
 def _listens(process: psutil.Process, addresses: tuple[Address, ...], port: int) -> bool:
@@ -315,7 +314,7 @@ def _listens(process: psutil.Process, addresses: tuple[Address, ...], port: int)
     return False
 
 
-# The macOS app's (cmd and app/server in Ollama's source); a new file at each start of the server.
+# The log of the macOS app (cmd and app/server in Ollama's source); a new file at each start of the server.
 APP_LOG: Final = Path("~/.ollama/logs/server.log")
 
 
@@ -325,9 +324,9 @@ def server_process(
     find: Callable[[tuple[Address, ...], int], ListeningProcess | Unavailable] = find_listener,
     app_log: Path = APP_LOG,
 ) -> ServerProcess | Unavailable:
-    """The process that listens where Ollama is asked for, or why it cannot be known. Never raises.
+    """The process that listens at Ollama's address, or why it is not known. Never raises.
 
-    It may be none of Ollama's: a tunnel, a proxy, a container's. Then it has no settings to tell.
+    It may be another program than Ollama: a tunnel, or the proxy of a container. Then its settings are not read.
     """
     addresses = targets(base_url)
     if not addresses:
@@ -344,7 +343,7 @@ def server_process(
 
 
 def _port(base_url: str) -> int:
-    """The port of an address as names.connectable_base makes them, or 0."""
+    """The port in an address from names.connectable_base, or 0."""
     try:
         return urlsplit(base_url).port or 0
     except ValueError:
@@ -368,12 +367,11 @@ def _name(pid: int) -> str:
 def _settings(
     listener: ListeningProcess, name: str, user: str, app_log: Path
 ) -> tuple[dict[str, str] | Unavailable, str]:
-    """The settings, and where they were read: process, log or runner."""
+    """The settings, and where they were read: ``process``, ``log`` or ``runner``."""
     if not listener.pid:
-        return Unavailable(f"the system does not tell which process of {user} this is"), ""
+        return Unavailable(f"the system does not show which process of {user} this is"), ""
     if not is_ollama_name(name):
-        why = f"{name or 'a process that ended'} listens there, not Ollama itself"
-        return Unavailable(why), ""
+        return Unavailable(f"{name or 'a process that ended'} listens there, not Ollama"), ""
     pid, log = listener.pid, app_log.expanduser()
     if (settings := from_process(pid)) is not None:
         return settings, "process"
@@ -381,4 +379,6 @@ def _settings(
         return settings, "log"
     if (settings := from_runner(pid)) is not None:
         return settings, "runner"
-    return Unavailable(f"the settings of {user}'s process {listener.pid} may not be read here"), ""
+    return Unavailable(
+        f"this user may not read the settings of {user}'s process {listener.pid}"
+    ), ""

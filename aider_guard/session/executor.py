@@ -41,8 +41,8 @@ from aider_guard.core.events import (
     OfferAnswered,
     TextsCounted,
 )
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.state import same_model
 from aider_guard.errors import LaunchError
 from aider_guard.loop import Loop
 from aider_guard.session import console, notices

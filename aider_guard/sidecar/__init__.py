@@ -1,1 +1,1 @@
-"""The sidecar: everything slow or fallible, in a process that ends when the guard does."""
+"""The sidecar: all work that is slow or may fail, in a process that ends when the guard does."""

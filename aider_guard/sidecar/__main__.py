@@ -1,4 +1,4 @@
-"""``python -m aider_guard.sidecar``: requests on stdin, events on stdout, until stdin closes."""
+"""Runs the sidecar (``python -m aider_guard.sidecar``): requests on stdin, events on stdout, until stdin closes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _MANY_LINES = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run until the guard closes our stdin, whatever hangs at that moment."""
+    """Run the sidecar until the guard closes its stdin, also while a thread hangs."""
     options = _parse(arguments)
     emit = _emitter(claim_stdout())
     try:
@@ -82,8 +82,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _emitter(lines_fd: int) -> Callable[[Event], None]:
-    """Has whole lines written, from any thread, in their order. Never waits for the guard, who may be stopped: the
-    door's answers go on. Readings that nobody takes for long are left out, as newer ones follow.
+    """A function that writes events as whole lines, from any thread, in their order.
+
+    It never waits for the guard, which may be stopped: the door must go on. While very many lines wait to be written,
+    readings are left out, because newer ones follow.
     """
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
@@ -109,19 +111,21 @@ def _start_memory(ollama: str, emit: Callable[[Event], None]) -> MemorySensor:
 
 
 def _start_relays(relays: Sequence[str], emit: Callable[[Event], None]) -> None:
-    """Let through what is allowed, each socket to its place."""
+    """Start the relays to the allowed places, one for each socket."""
     if not relays:
         return
-    from aider_guard.core.egress import parse_place
+    import asyncio
+
+    from aider_guard.core.egress import Place, parse_place
     from aider_guard.core.events import EgressAllowed
-    from aider_guard.sidecar.relays import AllowedRelay, run_relays
+    from aider_guard.sidecar.relays import AllowedRelay, serve_relays
+
+    def report(place: Place) -> None:
+        emit(EgressAllowed(place.host, place.port))
 
     parts = (relay.partition("=") for relay in relays)
     served = [AllowedRelay(int(fd), parse_place(place)) for fd, _, place in parts]
-    start_thread(
-        "relays",
-        lambda: run_relays(served, lambda place: emit(EgressAllowed(place.host, place.port))),
-    )
+    start_thread("relays", lambda: asyncio.run(serve_relays(served, report)))
 
 
 def _start_ollama(
@@ -136,23 +140,23 @@ def _start_ollama(
     client = OllamaClient(base_url)
     residency = OllamaResidency(client, emit)
 
-    def tell(event: Event) -> None:
+    def report(event: Event) -> None:
         residency.observe(event)
         emit(event)
 
-    start_thread("ollama", lambda: poll_ollama(client, tell))
+    start_thread("ollama", lambda: poll_ollama(client, report))
     door = _door(options.door_fd, client, residency, emit)
-    answers = RequestDispatcher() if door is None else RequestDispatcher(door=door.take)
+    dispatcher = RequestDispatcher() if door is None else RequestDispatcher(door=door.take)
     memory = sensor.read if is_this_machine(base_url) else None
     unloader = Unloader(client, memory, release=residency.release)
-    answers.start(client, unloader, FileCounter(options.tokenizers), emit)
-    return answers
+    dispatcher.start(client, unloader, FileCounter(options.tokenizers), emit)
+    return dispatcher
 
 
 def _door(
     door_fd: int, client: OllamaClient, residency: OllamaResidency, emit: Callable[[Event], None]
 ) -> DoorHost | None:
-    """The door, which is not open before its settings come; None without a socket."""
+    """The door, which opens when its settings come; None without a socket."""
     if door_fd < 0:
         return None
     import socket
@@ -165,21 +169,21 @@ def _door(
     from aider_guard.door.server import DoorHost
     from aider_guard.paths import vocabularies_dir
 
-    counts = CounterProcess(vocabularies=str(vocabularies_dir()))
-    witness, shelf, facts = OllamaLogWatch(), InstalledModelsByServer(), OllamaModelInfo(client)
-    services = Services(counts, witness, residency, shelf, facts)
+    counter = CounterProcess(vocabularies=str(vocabularies_dir()))
+    log, installed, info = OllamaLogWatch(), InstalledModelsByServer(), OllamaModelInfo(client)
+    services = Services(counter, log, residency, installed, info)
     return DoorHost(
         socket.socket(fileno=door_fd),
         lambda settings: ChatHandler(settings, services, emit),
-        served=(counts, witness, shelf, facts),
+        served=(counter, log, installed, info),
         residency=residency,
         emit=emit,
-        wake=counts.wake,
+        wake=counter.wake,
     )
 
 
-def _serve(answers: RequestDispatcher) -> int:
-    """Take requests until stdin closes or one says stop. Lines that are none are told on stderr."""
+def _serve(dispatcher: RequestDispatcher) -> int:
+    """Dispatch requests until stdin closes or one of them says stop. Other lines are reported on stderr."""
     try:
         for line in read_lines(0):
             try:
@@ -187,7 +191,7 @@ def _serve(answers: RequestDispatcher) -> int:
             except WireError as error:
                 print(f"sidecar: a request was not understood: {error}", file=sys.stderr)
                 continue
-            if isinstance(request, Request) and not answers.take(request):
+            if isinstance(request, Request) and not dispatcher.take(request):
                 return 0
     except (WireError, OSError) as error:
         print(f"sidecar: {error}", file=sys.stderr)
@@ -195,10 +199,8 @@ def _serve(answers: RequestDispatcher) -> int:
     return 0
 
 
-# The sidecar's work: what is read again and again, and what is answered, each in its own thread.
-#
-# A slow Ollama delays neither the memory readings nor the counting, and none of them the end of the
-# process.
+# Polls and requests, each in its own thread: a slow Ollama delays neither the memory readings nor the counting, and
+# none of them delays the end of the process.
 
 POLL_SECONDS: Final = 2.0
 
@@ -206,19 +208,19 @@ POLL_SECONDS: Final = 2.0
 def poll_memory(
     sensor: MemorySensor, emit: Callable[[Event], None], interval_seconds: float = POLL_SECONDS
 ) -> None:
-    """Read the memory for ever. A driver's first answer is reported as soon as it is there: a launch waits for it."""
+    """Read the memory for ever. The driver's first answer is reported as soon as it comes: a launch waits for it."""
     while True:
         reading = sensor.read()
         emit(MemoryRead(reading))
         reap()
-        if reading.gpus != GPU_NOT_YET:  # reading took its time already
+        if reading.gpus != GPU_NOT_YET:  # the reading itself has waited
             time.sleep(interval_seconds)
 
 
 def poll_ollama(
     client: OllamaClient, emit: Callable[[Event], None], interval_seconds: float = POLL_SECONDS
 ) -> None:
-    """Ask Ollama for its version and what it has loaded, for ever."""
+    """Ask Ollama for its version and its loaded models, for ever."""
     while True:
         emit(ServerRead(client.version()))
         emit(ModelsRead(client.loaded_models()))
@@ -226,13 +228,13 @@ def poll_ollama(
 
 
 def _no_door(request: ServeDoor | WarmModel | WakeCounter) -> None:
-    """A sidecar that was started without the door's socket."""
+    """Report a request for the door to a sidecar that was started without the door's socket."""
     print(f"sidecar: there is no door for {type(request).__name__}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
 class RequestDispatcher:
-    """Hands each request to the thread that serves its kind; nothing here blocks."""
+    """Passes each request to the thread for its kind; never blocks."""
 
     door: Callable[[ServeDoor | WarmModel | WakeCounter], None] = _no_door
 
@@ -241,7 +243,7 @@ class RequestDispatcher:
     count: queue.SimpleQueue[CountFiles | CountTexts] = field(default_factory=queue.SimpleQueue)
 
     def take(self, request: Request) -> bool:
-        """Queue a request; False when it was the one to stop."""
+        """Queue a request; False if it is the one to stop."""
         match request:
             case SurveyServer():
                 self.survey.put(request)
@@ -262,21 +264,21 @@ class RequestDispatcher:
         counting: FileCounter,
         emit: Callable[[Event], None],
     ) -> None:
-        """Start the threads that answer."""
+        """Start the threads that carry out the requests."""
 
-        def report() -> None:
+        def answer_surveys() -> None:
             while True:
-                asked = self.survey.get()
-                within = asked.within_seconds
-                names, others = asked.names, asked.others
-                emit(ServerSurveyed(survey(client, names, others=others, within_seconds=within)))
+                request = self.survey.get()
+                within, others = request.within_seconds, request.others
+                report = survey(client, request.names, others=others, within_seconds=within)
+                emit(ServerSurveyed(report))
 
-        def unload() -> None:
+        def answer_unloads() -> None:
             while True:
                 emit(unloader.unload(self.unload.get()))
 
-        start_thread("survey", report)
-        start_thread("unload", unload)
+        start_thread("survey", answer_surveys)
+        start_thread("unload", answer_unloads)
         start_thread("count", lambda: counting.run(self.count, emit))
 
 

@@ -1,8 +1,9 @@
-"""The GPU sensor: asks a worker process (nvml.py), and gives it up when it does not answer."""
+"""Reads the NVIDIA GPUs through a worker process, which is ended when it does not answer."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import pynvml
@@ -21,34 +22,28 @@ DIED: Final = Unavailable("the NVIDIA library crashed")
 
 
 def start_worker() -> LineProcess:
-    """A process of its own for the driver."""
+    """Start the process that talks to the driver."""
     return LineProcess("aider_guard.sidecar.gpu")
 
 
+@dataclass(eq=False)
 class GpuSensor:
     """Reads all GPUs, and returns within ``patience_seconds`` whatever the driver does.
 
-    No answer within ``answer_seconds`` and any answer that is no reading end the worker: without an
-    NVIDIA driver nothing stays in memory. The next one is started after 30 s, then 60 s, and so on
+    The worker is ended if it has no answer within ``answer_seconds``, or an answer that is not a reading: without an
+    NVIDIA driver no process stays in memory. The next worker is started after 30 s, then 60 s, and so on
     up to ten minutes.
     """
 
-    def __init__(
-        self,
-        start: Callable[[], LineProcess] = start_worker,
-        *,
-        answer_seconds: float = 5.0,
-        patience_seconds: float = 1.0,
-        first_pause_seconds: float = 30.0,
-        last_pause_seconds: float = 600.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._start = start
-        self._answer_seconds = answer_seconds
-        self._patience_seconds = patience_seconds
-        self._first_pause_seconds = first_pause_seconds
-        self._last_pause_seconds = last_pause_seconds
-        self._clock = clock
+    start: Callable[[], LineProcess] = start_worker
+    _: KW_ONLY
+    answer_seconds: float = 5.0
+    patience_seconds: float = 1.0
+    first_pause_seconds: float = 30.0
+    last_pause_seconds: float = 600.0
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self._worker: LineProcess | None = None
         self._asked_at: float | None = None
         self._failures = 0
@@ -56,23 +51,23 @@ class GpuSensor:
         self._reason = NOT_YET
 
     def read(self) -> tuple[Gpu, ...] | Unavailable:
-        """The GPUs now. The processes on them have no names yet."""
+        """The GPUs now. The processes on them have no names yet: see ``memory.MemorySensor``."""
         if self._worker is None:
-            if self._clock() < self._retry_at:
+            if self.clock() < self._retry_at:
                 return self._reason
             try:
-                self._worker = self._start()
+                self._worker = self.start()
             except OSError as error:
                 return self._give_up(Unavailable(f"no process can be started ({error.strerror})"))
         if self._asked_at is None:
             self._worker.ask(b"\n")
-            self._asked_at = self._clock()
-        line = self._worker.answer(self._patience_seconds)
+            self._asked_at = self.clock()
+        line = self._worker.answer(self.patience_seconds)
         if line is not None:
             return self._accept(line)
         if self._worker.ended:
             return self._give_up(DIED)
-        if self._clock() - self._asked_at >= self._answer_seconds:
+        if self.clock() - self._asked_at >= self.answer_seconds:
             return self._give_up(SILENT)
         return NOT_YET
 
@@ -99,18 +94,16 @@ class GpuSensor:
 
     def _give_up(self, reason: Unavailable) -> Unavailable:
         self.close()
-        pause = self._first_pause_seconds * 2**self._failures
+        pause = self.first_pause_seconds * 2**self._failures
         self._failures = min(self._failures + 1, 10)
-        self._retry_at = self._clock() + min(pause, self._last_pause_seconds)
+        self._retry_at = self.clock() + min(pause, self.last_pause_seconds)
         self._reason = reason
         return reason
 
 
-# The GPU worker, a process of its own, started by gpu.py: asks the NVIDIA driver and answers.
-#
-# Any call here can hang in the kernel for ever (NVIDIA/open-gpu-kernel-modules#971,
-# NVIDIA/go-nvml#152), and a crash of the library takes its process with it: that is why this one
-# holds nothing else.
+# The worker, a process of its own. Any call of the driver can hang in the kernel for ever
+# (NVIDIA/open-gpu-kernel-modules#971, NVIDIA/go-nvml#152), and a crash of the library ends its process. So the worker
+# does nothing else.
 
 _SENTENCES: Final = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no NVIDIA driver is installed",
@@ -121,8 +114,8 @@ _SENTENCES: Final = {
     pynvml.NVML_ERROR_GPU_IS_LOST: "a GPU fell off the bus",
     pynvml.NVML_ERROR_RESET_REQUIRED: "a GPU needs a reset",
     pynvml.NVML_ERROR_NO_PERMISSION: "this user may not ask the NVIDIA driver",
-    pynvml.NVML_ERROR_NOT_SUPPORTED: "the GPU does not tell",
-    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the NVIDIA driver is too old to tell",
+    pynvml.NVML_ERROR_NOT_SUPPORTED: "the GPU does not report this",
+    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the NVIDIA driver is too old for this",
     pynvml.NVML_ERROR_TIMEOUT: "the NVIDIA driver did not answer in time",
     pynvml.NVML_ERROR_UNINITIALIZED: "the NVIDIA driver could not be opened",
     pynvml.NVML_ERROR_MEMORY: "the NVIDIA driver ran out of memory",
@@ -130,15 +123,14 @@ _SENTENCES: Final = {
 
 
 def in_words(error: pynvml.NVMLError) -> Unavailable:
-    """Why the driver did not tell, in a sentence."""
+    """A sentence for an error of the driver."""
     return Unavailable(_SENTENCES.get(error.value) or f"the NVIDIA driver reports: {error}")
 
 
 def read_gpus() -> tuple[Gpu, ...] | Unavailable:
-    """All GPUs that tell their memory. Process names are left to the reader, who sees more."""
+    """All GPUs that report their memory, or why there are none. The processes have no names."""
     try:
-        count = pynvml.nvmlDeviceGetCount()
-        answers = [_read_gpu(index) for index in range(count)]
+        answers = [_read_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError as error:
         return in_words(error)
     gpus = tuple(answer for answer in answers if isinstance(answer, Gpu))
@@ -151,13 +143,13 @@ def read_gpus() -> tuple[Gpu, ...] | Unavailable:
 
 
 def _read_gpu(index: int) -> Gpu | Unavailable:
-    """One GPU, or why it has no memory of its own to tell of (chips that share the machine's)."""
+    """One GPU, or why its memory cannot be read (some chips share the machine's)."""
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     name = pynvml.nvmlDeviceGetName(handle)
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     except pynvml.NVMLError_NotSupported:
-        return Unavailable(f"{name} does not tell its memory")
+        return Unavailable(f"{name} does not report its memory")
     return Gpu(
         index=index,
         name=name,
@@ -168,7 +160,7 @@ def _read_gpu(index: int) -> Gpu | Unavailable:
 
 
 def _read_processes(handle: object) -> tuple[GpuProcess, ...] | Unavailable:
-    """The processes on one GPU, each once: the driver has two lists, and some are in both."""
+    """The processes on one GPU, each once: the driver has two lists, and some processes are in both."""
     try:
         entries = [*_listed("Compute", handle), *_listed("Graphics", handle)]
     except pynvml.NVMLError as error:
@@ -177,7 +169,11 @@ def _read_processes(handle: object) -> tuple[GpuProcess, ...] | Unavailable:
     for entry in entries:
         known = used.get(entry.pid)
         used[entry.pid] = max(entry.usedGpuMemory or 0, known) if known else entry.usedGpuMemory
-    return tuple(_process(pid, held) for pid, held in sorted(used.items()))
+    untold = Unavailable("the driver does not report it")
+    return tuple(
+        GpuProcess(pid, "", untold if held is None else held, is_ollama=False)
+        for pid, held in sorted(used.items())
+    )
 
 
 def _listed(kind: str, handle: object) -> list[Any]:
@@ -193,20 +189,15 @@ def _listed(kind: str, handle: object) -> list[Any]:
     return entries
 
 
-def _process(pid: int, used_bytes: int | None) -> GpuProcess:
-    known = Unavailable("the driver does not tell") if used_bytes is None else used_bytes
-    return GpuProcess(pid, "", known, is_ollama=False)
-
-
 class _Worker:
-    """Opens the driver at the first question, never at import."""
+    """Answers questions for a reading; opens the driver at the first one, never at import."""
 
     def __init__(self) -> None:
         self._open = False
 
     def answer(self, _question: bytes) -> bytes:
-        nowhere = Unavailable("not read here")
-        return encode(MemoryRead(MemoryReading(self._read(), nowhere, time.monotonic())))
+        no_ram = Unavailable("not read here")
+        return encode(MemoryRead(MemoryReading(self._read(), no_ram, time.monotonic())))
 
     def _read(self) -> tuple[Gpu, ...] | Unavailable:
         try:

@@ -1,10 +1,10 @@
-"""The machine's memory: GPUs, RAM, and what Ollama's own processes hold of it."""
+"""Reads the memory of the machine: GPUs, RAM, and the part that Ollama's processes hold."""
 
 from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +14,6 @@ from aider_guard.core.readings import (
     NO_NVIDIA_GPU,
     OTHER_GPU,
     Gpu,
-    GpuProcess,
     MemoryReading,
     RamReading,
     Unavailable,
@@ -27,71 +26,65 @@ if TYPE_CHECKING:
     from aider_guard.sidecar.gpu import GpuSensor
 
 OTHER_GPUS: Final = Path("/dev/kfd")
-"""Through this device ROCm, and Ollama by it, reaches AMD's GPUs (docs.kernel.org, amdkfd)."""
-
-
+"""The device through which ROCm, and Ollama with it, uses AMD's GPUs (docs.kernel.org, amdkfd)."""
 ELSEWHERE: Final = Unavailable("Ollama runs on another machine, whose memory is not read")
 
 
+@dataclass(eq=False)
 class MemorySensor:
     """Reads all memory at once. Safe to use from several threads; never raises.
 
-    With Ollama on another machine (``is_here`` false) nothing is read: the memory of this machine says nothing of it.
+    With Ollama on another machine (``is_here`` false) nothing is read: the memory of this machine does not matter then.
     """
 
-    def __init__(
-        self,
-        gpu: GpuSensor,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        other_gpus: Path = OTHER_GPUS,
-        is_here: bool = True,
-    ) -> None:
-        self._gpu = gpu
-        self._clock = clock
-        self._other_gpus = other_gpus
-        self._is_here = is_here
+    gpu: GpuSensor
+    clock: Callable[[], float] = time.monotonic
+    _: KW_ONLY
+    other_gpus: Path = OTHER_GPUS
+    is_here: bool = True
+
+    def __post_init__(self) -> None:
         self._table = ProcessTable()
         self._lock = threading.Lock()
 
     def read(self) -> MemoryReading:
-        """The memory now; GPU and RAM each say for themselves why they could not be read."""
-        if not self._is_here:
-            return MemoryReading(ELSEWHERE, ELSEWHERE, self._clock())
+        """The memory now; GPUs and RAM each have a reason of their own if they could not be read."""
+        if not self.is_here:
+            return MemoryReading(ELSEWHERE, ELSEWHERE, self.clock())
         with self._lock:
-            gpus = self._gpu.read()
+            gpus = self.gpu.read()
             ram = self._read_ram()
             if isinstance(gpus, tuple):
                 gpus = tuple(_with_names(gpu, self._table) for gpu in gpus)
-            elif gpus in NO_NVIDIA_GPU and self._other_gpus.exists():
+            elif gpus in NO_NVIDIA_GPU and self.other_gpus.exists():
                 gpus = OTHER_GPU
-            return MemoryReading(gpus, ram, self._clock())
+            return MemoryReading(gpus, ram, self.clock())
 
     def close(self) -> None:
-        """Let go of the GPU worker, without waiting for a reading that hangs in it."""
-        self._gpu.close()
+        """End the GPU worker, without waiting for a reading that hangs in it."""
+        self.gpu.close()
 
     def _read_ram(self) -> RamReading | Unavailable:
         try:
             self._table.refresh()
             memory = psutil.virtual_memory()
         except (psutil.Error, OSError) as error:
-            return Unavailable(f"the system does not tell its memory ({error})")
+            return Unavailable(f"the system does not report its memory ({error})")
         resident = resident_bytes(self._table.ollama_pids())
         return RamReading(memory.total, memory.available, resident)
 
 
 def resident_bytes(pids: tuple[int, ...]) -> int | Unavailable:
-    """What these processes keep resident together; those that ended meanwhile count nothing.
+    """The resident memory of these processes together; those that have ended meanwhile count as 0.
 
     Pages that two of them share (weights mapped from one file) count twice.
     """
     if not pids:
-        return Unavailable("no Ollama process can be seen here (another machine or a container)")
+        return Unavailable("no process of Ollama is visible here (another machine or a container)")
     try:
         return sum(map(_resident_bytes, pids))
     except (psutil.Error, OSError):
-        return Unavailable("the memory of Ollama's processes may not be read by this user")
+        return Unavailable("this user may not read the memory of Ollama's processes")
 
 
 def _resident_bytes(pid: int) -> int:
@@ -104,9 +97,8 @@ def _resident_bytes(pid: int) -> int:
 def _with_names(gpu: Gpu, table: ProcessTable) -> Gpu:
     if isinstance(gpu.processes, Unavailable):
         return gpu
-    return replace(gpu, processes=tuple(_with_name(process, table) for process in gpu.processes))
-
-
-def _with_name(process: GpuProcess, table: ProcessTable) -> GpuProcess:
-    pid = process.pid
-    return replace(process, name=table.name(pid), is_ollama=table.is_ollama(pid))
+    named = (
+        replace(process, name=table.name(process.pid), is_ollama=table.is_ollama(process.pid))
+        for process in gpu.processes
+    )
+    return replace(gpu, processes=tuple(named))

@@ -1,4 +1,4 @@
-"""Relays from inside the air gap to the places that the user allowed: what comes in on a socket there goes out here."""
+"""Relays connections from inside the air gap to the places that the user allowed."""
 
 from __future__ import annotations
 
@@ -13,68 +13,63 @@ from typing import Final, cast
 from aider_guard.core.egress import Place
 
 CONNECT_SECONDS: Final = 10.0
-NEXT_ADDRESS_SECONDS: Final = (
-    0.25  # RFC 8305, 5: the next address is tried beside one that does not answer
-)
+# RFC 8305, 5: the next address is tried beside one that does not answer.
+NEXT_ADDRESS_SECONDS: Final = 0.25
 MOST_AT_ONCE: Final = 256
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: closing sends a reset (socket(7))
 
 
 @dataclass(frozen=True)
 class AllowedRelay:
-    """A listening socket, which is the relay's from now on, and where its connections lead."""
+    """A listening socket, which the relay owns from now on, and the place to which its connections go."""
 
     fd: int
     place: Place
 
 
-def run_relays(relays: Sequence[AllowedRelay], passed: Callable[[Place], None]) -> None:
-    """Serve relays for ever, in this thread."""
-    asyncio.run(serve_relays(relays, passed))
-
-
 async def serve_relays(
     relays: Sequence[AllowedRelay],
-    passed: Callable[[Place], None],
+    on_connection: Callable[[Place], None],
     *,
     connect_seconds: float = CONNECT_SECONDS,
 ) -> None:
     """Serve until cancelled; then every connection is cut, and every socket is closed.
 
-    ``passed`` is told of each connection that is let out, before it is. The name is resolved for each anew. Where the
-    place does not answer, or breaks off, the connection inside is reset.
+    ``on_connection`` is called before each connection to the outside is made. The name of the place is resolved each
+    time. If the place does not answer, or resets its connection, the connection inside is reset.
     """
-    traffic = _Traffic(passed, connect_seconds)
+    connections = _Connections(on_connection, connect_seconds)
     loop = asyncio.get_running_loop()
     servers: list[asyncio.Server] = []
     listeners = [(socket.socket(fileno=relay.fd), relay.place) for relay in relays]
     try:
         for listener, place in listeners:
-            servers.append(await loop.create_server(traffic.entering(place), sock=listener))
+            servers.append(await loop.create_server(connections.inner_end(place), sock=listener))
         await loop.create_future()
     finally:
         for server in servers:
             server.close()
         for listener, _ in listeners:
             listener.close()
-        await traffic.stop()
+        await connections.stop()
 
 
-class _Traffic:
+class _Connections:
     """All connections of all relays."""
 
-    def __init__(self, passed: Callable[[Place], None], connect_seconds: float) -> None:
-        self.passed = passed
+    def __init__(self, on_connection: Callable[[Place], None], connect_seconds: float) -> None:
+        self.on_connection = on_connection
         self.connect_seconds = connect_seconds
         self.stopped = False
         self.ends: set[_End] = set()
         self.connecting: set[asyncio.Task[None]] = set()
 
-    def entering(self, place: Place) -> Callable[[], _Inner]:
+    def inner_end(self, place: Place) -> Callable[[], _Inner]:
+        """A function that makes the protocol of a connection from inside to a place."""
         return lambda: _Inner(self, place)
 
     async def stop(self) -> None:
-        """Cut everything, and return when nothing is left of it."""
+        """Cut all connections, and return when all of them are closed."""
         self.stopped = True
         tasks = tuple(self.connecting)
         for task in tasks:
@@ -87,16 +82,16 @@ class _Traffic:
 
 
 class _End(asyncio.Protocol):
-    """One end of a relayed connection: what it receives is written to the other one.
+    """One end of a relayed connection: it writes all that it receives to the other end.
 
-    A slow reader is waited for: while one end's buffer is full, the other is not read (asyncio's own limits).
+    While the buffer of one end is full, the other end is not read (asyncio's own limits).
     """
 
     transport: asyncio.Transport
     other: _End | None = None
 
-    def __init__(self, traffic: _Traffic) -> None:
-        self._traffic = traffic
+    def __init__(self, connections: _Connections) -> None:
+        self._connections = connections
         self._early = b""
         self._ended = False
         self.lost = False
@@ -104,7 +99,7 @@ class _End(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # asyncio sets TCP_NODELAY on every connection of its own (selector_events.py, _set_nodelay).
         self.transport = cast("asyncio.Transport", transport)
-        self._traffic.ends.add(self)
+        self._connections.ends.add(self)
 
     def data_received(self, data: bytes) -> None:
         if self.other is None:
@@ -129,7 +124,7 @@ class _End(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
-        self._traffic.ends.discard(self)
+        self._connections.ends.discard(self)
         if self.other is None:
             return
         if error is None:
@@ -138,7 +133,7 @@ class _End(asyncio.Protocol):
             self.other.reset()
 
     def join(self, other: _End) -> None:
-        """Be connected with the other end from now on; what came before goes to it first."""
+        """Connect the two ends; the bytes that have come before are written first."""
         self.other, other.other = other, self
         if self._early:
             self.transport.resume_reading()
@@ -148,14 +143,14 @@ class _End(asyncio.Protocol):
             self._pass_end(other)
 
     def _pass_end(self, other: _End) -> None:
-        with suppress(OSError):  # it was reset, which it will be told in a moment
+        with suppress(OSError):  # it was reset, and connection_lost will come in a moment
             other.transport.write_eof()
         if other._ended:
             self.transport.close()
             other.transport.close()
 
     def reset(self) -> None:
-        """Break off, so that the peer sees it."""
+        """Reset the connection, so that the peer sees an error."""
         with suppress(OSError):
             channel = self.transport.get_extra_info("socket")
             channel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -163,22 +158,22 @@ class _End(asyncio.Protocol):
 
 
 class _Inner(_End):
-    """The end inside the air gap. It came first, and the way out is made for it."""
+    """The end inside the air gap. It exists first, and makes the connection to the outside."""
 
-    def __init__(self, traffic: _Traffic, place: Place) -> None:
-        super().__init__(traffic)
+    def __init__(self, connections: _Connections, place: Place) -> None:
+        super().__init__(connections)
         self._place = place
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if self._traffic.stopped or len(self._traffic.ends) > 2 * MOST_AT_ONCE:
+        if self._connections.stopped or len(self._connections.ends) > 2 * MOST_AT_ONCE:
             self.reset()
             return
-        self._traffic.passed(self._place)
+        self._connections.on_connection(self._place)
         self._task = asyncio.get_running_loop().create_task(self._connect())
-        self._traffic.connecting.add(self._task)
-        self._task.add_done_callback(self._traffic.connecting.discard)
+        self._connections.connecting.add(self._task)
+        self._task.add_done_callback(self._connections.connecting.discard)
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
@@ -186,23 +181,23 @@ class _Inner(_End):
             self._task.cancel()
 
     async def _connect(self) -> None:
-        made = asyncio.get_running_loop().create_connection(
-            lambda: _Outer(self._traffic, self),
+        connecting = asyncio.get_running_loop().create_connection(
+            lambda: _Outer(self._connections, self),
             self._place.host,
             self._place.port,
             happy_eyeballs_delay=NEXT_ADDRESS_SECONDS,
         )
         try:
-            await asyncio.wait_for(made, self._traffic.connect_seconds)
+            await asyncio.wait_for(connecting, self._connections.connect_seconds)
         except (OSError, asyncio.TimeoutError):
             self.reset()
 
 
 class _Outer(_End):
-    """The end outside. It joins the inner one at once: nothing holds it otherwise."""
+    """The end outside. It joins the inner end as soon as it is connected."""
 
-    def __init__(self, traffic: _Traffic, inner: _Inner) -> None:
-        super().__init__(traffic)
+    def __init__(self, connections: _Connections, inner: _Inner) -> None:
+        super().__init__(connections)
         self._inner = inner
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -11,11 +11,11 @@ from aider_guard import catalogue
 from aider_guard.catalogue import Published
 from aider_guard.core.fit import Candidate, Card
 from aider_guard.core.model_memory import Architecture
+from aider_guard.core.model_names import canonical_name, is_cloud_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
 from aider_guard.errors import ConfigError
 from aider_guard.launch.aider_settings import ollama_name
-from aider_guard.ollama.names import canonical_name, is_cloud_name
 
 _GIB = 1 << 30
 _VRAM = re.compile(r"(?:(\d{1,2})\s*[x*]\s*)?(\d+(?:\.\d+)?)\s*(?:gib|gb|g)?", re.IGNORECASE)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from checks.worlds import by_id, one, world
+from checks.worlds import by_id, finding_of, world
 
-from aider_guard.checks.cloud import programs
+from aider_guard.checks.cloud import own_programs
 from aider_guard.config import Config
 from aider_guard.core.egress import ENFORCED, Layer, LayerChoice
 from aider_guard.core.findings import LEAVES, Severity
@@ -42,11 +42,11 @@ def test_the_layer_is_shown_with_why_no_better_one(
     air_gap: LayerChoice, severity: Severity, what: str, evidence: str, fix: str
 ) -> None:
     """What only asks is to be looked at; the setting that would change it is a line to paste."""
-    found = one(world(air_gap=air_gap), "air-gap")
-    assert (found.severity, found.fix) == (severity, fix)
-    assert found.what.startswith(what)
-    assert evidence in found.evidence
-    assert bool(found.evidence) is bool(air_gap.because)
+    finding = finding_of(world(air_gap=air_gap), "air-gap")
+    assert (finding.severity, finding.fix) == (severity, fix)
+    assert finding.what.startswith(what)
+    assert evidence in finding.evidence
+    assert bool(finding.evidence) is bool(air_gap.because)
 
 
 @pytest.mark.parametrize(
@@ -54,37 +54,43 @@ def test_the_layer_is_shown_with_why_no_better_one(
     [LayerChoice("asked", "apparmor"), LayerChoice("open"), Unavailable("it hung"), NOT_TRIED],
 )
 def test_a_required_gap_that_is_not_enforced_stops(air_gap: LayerChoice | Unavailable) -> None:
-    """Also when nobody knows: the user asked for certainty. It is no leak that could be overridden."""
-    found = one(world(air_gap=air_gap, config=REQUIRED), "air-gap")
-    assert found.severity == "stop"
-    assert found.id not in LEAVES
-    assert found.what.startswith("require-airgap is set")
+    """Also when it is not known: the user wants certainty. It is no leak that could be overridden."""
+    finding = finding_of(world(air_gap=air_gap, config=REQUIRED), "air-gap")
+    assert finding.severity == "stop"
+    assert finding.id not in LEAVES
+    assert finding.what.startswith("require-airgap is set")
 
 
 def test_the_stop_says_what_would_change_it() -> None:
     """Why, and the setting."""
-    found = one(world(air_gap=LayerChoice("asked", "apparmor"), config=REQUIRED), "air-gap")
-    assert "AppArmor" in found.evidence
-    assert found.fix == USERNS
+    finding = finding_of(
+        world(air_gap=LayerChoice("asked", "apparmor"), config=REQUIRED), "air-gap"
+    )
+    assert "AppArmor" in finding.evidence
+    assert finding.fix == USERNS
 
 
 @pytest.mark.parametrize("layer", ENFORCED)
 def test_a_required_gap_that_is_enforced_is_fine(layer: Layer) -> None:
     """Either layer of the kernel's."""
-    assert one(world(air_gap=LayerChoice(layer), config=REQUIRED), "air-gap").severity == "info"
+    assert (
+        finding_of(world(air_gap=LayerChoice(layer), config=REQUIRED), "air-gap").severity == "info"
+    )
 
 
 def test_what_was_not_tried_is_not_said_and_what_failed_is_unknown() -> None:
     """Checks of a session that has chosen already have nothing to add."""
     assert by_id(world(air_gap=NOT_TRIED), "air-gap") == []
-    failed = one(world(air_gap=Unavailable("it hung")), "air-gap")
+    failed = finding_of(world(air_gap=Unavailable("it hung")), "air-gap")
     assert (failed.severity, failed.evidence) == ("unknown", "it hung")
 
 
 def test_an_open_network_is_said() -> None:
     """Whatever the system would allow."""
-    found = one(world(air_gap=LayerChoice("netns"), config=Config(network="open")), "air-gap")
-    assert (found.severity, found.what) == ("info", "the network is open: nothing is blocked")
+    finding = finding_of(
+        world(air_gap=LayerChoice("netns"), config=Config(network="open")), "air-gap"
+    )
+    assert (finding.severity, finding.what) == ("info", "the network is open: nothing is blocked")
 
 
 HELD: list[tuple[Facts, bool]] = [
@@ -98,7 +104,7 @@ HELD: list[tuple[Facts, bool]] = [
 
 @pytest.mark.parametrize(("facts", "is_held"), HELD, ids=range(len(HELD)))
 def test_the_users_programs_are_held_where_the_kernel_does(facts: Facts, *, is_held: bool) -> None:
-    """What they may do is said of the layer there is."""
-    (found,) = programs(facts)
-    assert ("the air gap holds them" in found.what) is is_held
-    assert ("wherever they like" in found.what) is not is_held
+    """What they may do depends on the layer."""
+    (finding,) = own_programs(facts)
+    assert ("inside the air gap" in finding.what) is is_held
+    assert ("connect to any address" in finding.what) is not is_held

@@ -174,10 +174,10 @@ def anything(draw: st.DrawFn) -> Facts:
 @hypothesis_settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_no_facts_are_too_strange(facts: Facts) -> None:
     """Whatever was read, the answer is findings with known ids, the worst first, each saying something."""
-    found = examine(facts)
+    findings = examine(facts)
 
-    assert all(finding.id in IDS and finding.what for finding in found)
-    order = [SEVERITIES.index(finding.severity) for finding in found]
+    assert all(finding.id in IDS and finding.what for finding in findings)
+    order = [SEVERITIES.index(finding.severity) for finding in findings]
     assert order == sorted(order)
 
 

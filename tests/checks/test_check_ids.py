@@ -23,7 +23,7 @@ SOURCES = (
 
 
 def documented(heading: str) -> dict[str, str]:
-    """The ids below a heading of docs/doctor.md, with what is said of them."""
+    """The ids below a heading of docs/doctor.md, with their subjects."""
     text = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
     section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", section, re.MULTILINE))
@@ -38,7 +38,7 @@ def test_every_id_is_documented_in_the_words_of_the_table() -> None:
 def test_every_id_is_made_somewhere_and_no_other_is() -> None:
     """An id that no check makes is as wrong as one that is not in the table."""
     text = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
-    made = set(re.findall(r"\b(?:stop|warn|info|unknown|say)\(\s*\"([a-z-]+)\"", text))
+    made = set(re.findall(r"\b(?:stop|warn|info|unknown|severity|say)\(\s*\"([a-z-]+)\"", text))
     paths = set(re.findall(r"return \"([a-z-]+)\"(?: if| else|$)", text, re.MULTILINE))
     paths |= set(re.findall(r"else \"([a-z-]+)\"$", text, re.MULTILINE))
 
@@ -63,6 +63,6 @@ def test_the_exit_status_follows_the_worst_finding() -> None:
 
 def test_findings_of_one_severity_stay_in_order() -> None:
     """Sorting by severity moves nothing else."""
-    found = [Finding(str(number), SEVERITIES[number % 2], "x") for number in range(6)]
+    findings = [Finding(str(number), SEVERITIES[number % 2], "x") for number in range(6)]
 
-    assert [finding.id for finding in worst_first(found)] == ["0", "2", "4", "1", "3", "5"]
+    assert [finding.id for finding in worst_first(findings)] == ["0", "2", "4", "1", "3", "5"]

@@ -9,11 +9,11 @@ import pytest
 from checks.worlds import (
     MAIN,
     by_id,
+    finding_of,
     installed,
     model,
-    one,
+    notable,
     role,
-    said,
     same,
     server,
     settings,
@@ -201,10 +201,10 @@ def test_each_way_out_is_named_with_its_source(
     way: str, facts: Facts, severity: Severity, evidence: str
 ) -> None:
     """Every path by which code leaves has its own id, and the evidence names where it was set."""
-    found = one(facts, way)
+    finding = finding_of(facts, way)
 
-    assert found.severity == severity
-    assert evidence in found.evidence
+    assert finding.severity == severity
+    assert evidence in finding.evidence
 
 
 def test_all_eighteen_ways_are_set_up() -> None:
@@ -215,7 +215,7 @@ def test_all_eighteen_ways_are_set_up() -> None:
 
 def test_where_all_is_fine_there_is_no_way_out() -> None:
     """A local model, no key, no proxy: none of the 18 is named."""
-    assert said(world()) == set()
+    assert notable(world()) == set()
 
 
 CLOUDS: list[tuple[str, str]] = [
@@ -230,8 +230,8 @@ CLOUDS: list[tuple[str, str]] = [
 
 @pytest.mark.parametrize(("name", "source"), CLOUDS)
 def test_a_cloud_that_was_asked_for_is_one_all_the_same(name: str, source: str) -> None:
-    """A main model of a cloud is a stop however it was named, said once for all roles that follow it."""
-    assert said(world(*same(name, source))) == {("stop", "cloud-model")}
+    """A main model of a cloud is a stop however it was named: one finding for all roles that follow it."""
+    assert notable(world(*same(name, source))) == {("stop", "cloud-model")}
 
 
 @pytest.mark.parametrize("second", ["o3-mini", CLOUD])
@@ -242,7 +242,7 @@ def test_a_side_model_of_its_own_is_named_beside_a_main_model_in_a_cloud(second:
         role("editor", CLOUD, "the main model"),
         role("weak", second, f"AIDER_WEAK_MODEL in {ENV}"),
     )
-    assert said(facts) == {("stop", "cloud-model"), ("stop", "side-model")}
+    assert notable(facts) == {("stop", "cloud-model"), ("stop", "side-model")}
 
 
 def test_a_side_model_from_aiders_own_table_is_not_named_again() -> None:
@@ -251,19 +251,19 @@ def test_a_side_model_from_aiders_own_table_is_not_named_again() -> None:
         role("main", CLOUD, "/repo/.aider.conf.yml"),
         role("weak", "gpt-4o-mini", "Aider's settings for gpt-4o"),
     )
-    assert said(facts) == {("stop", "cloud-model")}
+    assert notable(facts) == {("stop", "cloud-model")}
 
 
 def test_the_fix_names_a_model_that_is_there() -> None:
     """The line to paste gives the role in question a model that Ollama has."""
     facts = world(*LOCAL[:2], role("weak", CLOUD, f"AIDER_WEAK_MODEL in {ENV}"))
-    assert one(facts, "side-model").fix == f"aider-guard -- --weak-model {MAIN}"
+    assert finding_of(facts, "side-model").fix == f"aider-guard -- --weak-model {MAIN}"
 
 
 def test_without_a_model_the_fix_gets_one() -> None:
     """Nothing is installed: the line to paste begins with a pull."""
     facts = world(*same(CLOUD), server=server(models={}, installed=()))
-    assert one(facts, "cloud-model").fix.startswith(
+    assert finding_of(facts, "cloud-model").fix.startswith(
         "ollama pull qwen3:8b && aider-guard -- --model"
     )
 
@@ -279,30 +279,30 @@ LOCAL_SERVERS = [
 
 @pytest.mark.parametrize(("name", "address"), LOCAL_SERVERS)
 def test_another_server_on_this_machine_is_no_cloud(name: str, address: object) -> None:
-    """An OpenAI-compatible server behind a loopback address is fine, and said with its window."""
-    told = server(others={name: 4096})
-    facts = world(*same(name), addresses=(address,), server=told)
-    assert said(facts) == {("info", "local-server")}
-    assert "window is 4,096 tokens" in one(facts, "local-server").what
+    """An OpenAI-compatible server behind a loopback address is fine, and shown with its window."""
+    report = server(others={name: 4096})
+    facts = world(*same(name), addresses=(address,), server=report)
+    assert notable(facts) == {("info", "local-server")}
+    assert "window is 4,096 tokens" in finding_of(facts, "local-server").what
 
 
 def test_another_server_that_hides_its_window_is_said() -> None:
-    """With its reason; a window that was asked for stands in for it."""
+    """With its reason; a window from the settings replaces it."""
     why = Unavailable("http://127.0.0.1:8080 does not tell the window")
     address = variable("OPENAI_API_BASE", "http://127.0.0.1:8080")
     facts = world(*same("openai/q"), addresses=(address,), server=server(others={"openai/q": why}))
-    found = one(facts, "local-server")
-    assert (found.severity, found.fix) == ("unknown", "aider-guard --num-ctx 8192")
-    assert found.evidence == f"http://127.0.0.1:8080: {why.reason}"
-    asked = replace(facts, config=Config(num_ctx=4096))
-    assert one(asked, "local-server").severity == "info"
+    finding = finding_of(facts, "local-server")
+    assert (finding.severity, finding.fix) == ("unknown", "aider-guard --num-ctx 8192")
+    assert finding.evidence == f"http://127.0.0.1:8080: {why.reason}"
+    with_window = replace(facts, config=Config(num_ctx=4096))
+    assert finding_of(with_window, "local-server").severity == "info"
 
 
 def test_of_two_variables_the_one_that_litellm_reads_first_counts() -> None:
     """``OPENAI_BASE_URL`` in a cloud is not hidden by an ``OPENAI_API_BASE`` here."""
     here = variable("OPENAI_API_BASE", "http://127.0.0.1:8080")
     away = variable("OPENAI_BASE_URL", "https://cloud.example")
-    assert ("stop", "cloud-model") in said(world(*same("openai/qwen"), addresses=(here, away)))
+    assert ("stop", "cloud-model") in notable(world(*same("openai/qwen"), addresses=(here, away)))
 
 
 def test_a_server_at_an_address_of_this_machine_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,14 +315,14 @@ def test_a_server_at_an_address_of_this_machine_is_here(monkeypatch: pytest.Monk
 def test_an_entry_with_a_loopback_address_is_no_cloud() -> None:
     """``api_base`` may also lead to another server here."""
     facts = world(role("main", MAIN, api_base="http://127.0.0.1:9999", settings_source=ENTRY))
-    assert said(facts) == {("info", "local-server")}
+    assert notable(facts) == {("info", "local-server")}
 
 
 @pytest.mark.parametrize("base", ["", "https://example.com/v1", "http://10.0.0.5:8080"])
 def test_an_openai_model_elsewhere_is_in_a_cloud(base: str) -> None:
     """Without an address, or with one that is not of this machine."""
     addresses = (variable("OPENAI_API_BASE", base),)
-    assert said(world(*same("openai/qwen"), addresses=addresses)) == {("stop", "cloud-model")}
+    assert notable(world(*same("openai/qwen"), addresses=addresses)) == {("stop", "cloud-model")}
 
 
 def test_a_redirect_to_ollama_stays_here() -> None:
@@ -370,9 +370,9 @@ def test_who_named_another_machine_decides(
             env_files=("/home/ada/.env", ENV),
         ),
     )
-    found = by_id(facts, "remote-ollama")
+    findings = by_id(facts, "remote-ollama")
 
-    assert [each.severity for each in found] == ([severity] if severity else [])
+    assert [each.severity for each in findings] == ([severity] if severity else [])
 
 
 def test_a_file_of_the_working_folder_is_a_strangers_word_too() -> None:
@@ -384,13 +384,13 @@ def test_a_file_of_the_working_folder_is_a_strangers_word_too() -> None:
         env_files=("/tmp/unpacked/.env",),
         server=Unavailable("not asked"),
     )
-    assert said(facts) == {("stop", "remote-ollama")}
+    assert notable(facts) == {("stop", "remote-ollama")}
 
 
 def test_plain_http_to_another_network_is_said() -> None:
     """The code travels readable for anybody on the way."""
     facts = world(ollama_api_base=REMOTE, server=server(is_local=False))
-    assert "unencrypted" in one(facts, "remote-ollama").what
+    assert "unencrypted" in finding_of(facts, "remote-ollama").what
 
 
 def test_the_machine_that_was_named_is_the_only_place() -> None:
@@ -399,11 +399,11 @@ def test_the_machine_that_was_named_is_the_only_place() -> None:
         environment={"OLLAMA_HOST": "gpu-box"},
         server=server(base="http://gpu-box:11434", is_local=False),
     )
-    found = one(facts, "remote-ollama")
-    assert found.what == "all code goes to Ollama on gpu-box:11434, and nowhere else"
-    assert (found.severity, found.evidence) == ("info", "OLLAMA_HOST, the environment")
+    finding = finding_of(facts, "remote-ollama")
+    assert finding.what == "all code goes to Ollama on gpu-box:11434, and nowhere else"
+    assert (finding.severity, finding.evidence) == ("info", "OLLAMA_HOST, the environment")
     opened = replace(facts, config=Config(network="open"))
-    assert one(opened, "remote-ollama").what == "all code goes to Ollama on gpu-box:11434"
+    assert finding_of(opened, "remote-ollama").what == "all code goes to Ollama on gpu-box:11434"
 
 
 def test_ollamas_variable_is_named_though_aider_sees_its_own() -> None:
@@ -415,7 +415,7 @@ def test_ollamas_variable_is_named_though_aider_sees_its_own() -> None:
         addresses=(variable("OLLAMA_API_BASE", base),),
         server=server(base=base, is_local=False),
     )
-    assert one(facts, "remote-ollama").evidence == "OLLAMA_HOST, the environment"
+    assert finding_of(facts, "remote-ollama").evidence == "OLLAMA_HOST, the environment"
 
 
 # Proxies
@@ -461,21 +461,21 @@ def test_a_litellm_proxy_that_is_switched_off_is_none(value: str, *, is_said: bo
 
 
 def test_keys_are_listed_with_their_sources_and_never_their_values() -> None:
-    """One finding for all keys; what the guard does about them is said in it."""
+    """One finding for all keys, which also says what the guard does about them."""
     keys = (KEY, variable("GROQ_API_KEY"))
-    found = one(world(keys=keys), "cloud-keys")
+    finding = finding_of(world(keys=keys), "cloud-keys")
 
-    assert found.severity == "info"
-    assert "in a guarded session" in found.what
-    assert found.evidence == f"OPENAI_API_KEY, {ENV} and GROQ_API_KEY, the environment"
-    assert found.fix == f"remove OPENAI_API_KEY from {ENV} and GROQ_API_KEY from the environment"
-    assert one(world(keys=keys[1:]), "cloud-keys").fix == "unset GROQ_API_KEY"
+    assert finding.severity == "info"
+    assert "in a guarded session" in finding.what
+    assert finding.evidence == f"OPENAI_API_KEY, {ENV} and GROQ_API_KEY, the environment"
+    assert finding.fix == f"remove OPENAI_API_KEY from {ENV} and GROQ_API_KEY from the environment"
+    assert finding_of(world(keys=keys[1:]), "cloud-keys").fix == "unset GROQ_API_KEY"
 
 
 def test_a_copilot_token_opens_no_model() -> None:
-    """It is said for what it does, and no key of a cloud's models."""
+    """Its finding is about what it does; it is no key of a cloud's models."""
     facts = world(keys=(variable("GITHUB_COPILOT_TOKEN"),))
-    assert said(facts) == {("info", "copilot-token")}
+    assert notable(facts) == {("info", "copilot-token")}
 
 
 def test_only_openais_key_opens_voice() -> None:
@@ -489,8 +489,8 @@ def test_only_openais_key_opens_voice() -> None:
 def test_ollamas_cloud_switch_is_said_where_it_is_on(
     disabled: bool | Unavailable, *, is_said: bool
 ) -> None:
-    """Older servers have no switch, and nothing to say."""
-    found = by_id(world(server=server(cloud_disabled=disabled)), "ollama-cloud-switch")
+    """Older servers have no switch, and no finding."""
+    findings = by_id(world(server=server(cloud_disabled=disabled)), "ollama-cloud-switch")
 
-    assert bool(found) == is_said
-    assert all("OLLAMA_NO_CLOUD=1" in each.fix for each in found)
+    assert bool(findings) == is_said
+    assert all("OLLAMA_NO_CLOUD=1" in each.fix for each in findings)

@@ -14,14 +14,14 @@ from checks.worlds import (
     MODEL,
     NO,
     by_id,
+    finding_of,
     fitting,
     installed,
     model,
     no_model,
-    one,
+    notable,
     process,
     role,
-    said,
     same,
     server,
     world,
@@ -36,15 +36,15 @@ from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelMissing, ServerReport
 from aider_guard.launch.facts import Facts, RepoFacts
 
-Said = set[tuple[Severity, str]]
+Notable = set[tuple[Severity, str]]
 
 
 def test_a_machine_on_which_all_is_fine() -> None:
     """Nothing to stop for, to look at or unknown; what is to know fits on a screen."""
-    found = examine(FINE)
+    findings = examine(FINE)
 
-    assert {finding.severity for finding in found} == {"info"}
-    assert {finding.id for finding in found} == ALWAYS
+    assert {finding.severity for finding in findings} == {"info"}
+    assert {finding.id for finding in findings} == ALWAYS
 
 
 def test_the_worst_comes_first() -> None:
@@ -57,7 +57,7 @@ def test_the_worst_comes_first() -> None:
 
 # Aider
 
-AIDERS: list[tuple[Facts, Said]] = [
+AIDERS: list[tuple[Facts, Notable]] = [
     (world(version="0.79.2"), {("warn", "aider-old")}),
     (world(version="0.9"), {("warn", "aider-old")}),
     (world(version="0.80.0"), {("info", "aider-untried")}),
@@ -77,31 +77,31 @@ AIDERS: list[tuple[Facts, Said]] = [
 
 
 @pytest.mark.parametrize(("facts", "expected"), AIDERS)
-def test_aider_is_found_and_can_read_its_settings(facts: Facts, expected: Said) -> None:
+def test_aider_is_found_and_can_read_its_settings(facts: Facts, expected: Notable) -> None:
     """Its version, tried or not, and every file it would stumble over."""
-    assert said(facts) == expected
+    assert notable(facts) == expected
 
 
 def test_without_aider_there_is_one_thing_to_do() -> None:
     """No Aider: a stop with how to get one, and no second finding about its settings."""
     facts = world(settings=NO, aider_problem="Aider was not found as 'aider'")
 
-    assert said(facts) == {("stop", "aider-missing")}
-    assert one(facts, "aider-missing").fix == "pipx install aider-chat"
+    assert notable(facts) == {("stop", "aider-missing")}
+    assert finding_of(facts, "aider-missing").fix == "pipx install aider-chat"
 
 
 def test_settings_that_are_not_told_are_unknown() -> None:
     """Another Aider than those tried is no reason to stop."""
     facts = world(settings=Unavailable("AttributeError: x"))
 
-    assert said(facts) == {("unknown", "aider-settings")}
-    assert one(facts, "aider-settings").evidence == "AttributeError: x"
+    assert notable(facts) == {("unknown", "aider-settings")}
+    assert finding_of(facts, "aider-settings").evidence == "AttributeError: x"
 
 
 # Ollama
 
 SILENT = server(version=NO, installed=NO, loaded=NO, cloud_disabled=NO, models={MODEL: NO})
-SERVERS: list[tuple[ServerReport | Unavailable, Said]] = [
+SERVERS: list[tuple[ServerReport | Unavailable, Notable]] = [
     (NO, {("warn", "ollama-unread")}),
     (SILENT, {("warn", "ollama-unread")}),
     (server(process=NO), {("unknown", "ollama-runtime")}),
@@ -125,33 +125,33 @@ SERVERS: list[tuple[ServerReport | Unavailable, Said]] = [
 
 @pytest.mark.parametrize(("report", "expected"), SERVERS)
 def test_ollama_answers_and_tells_how_it_runs(
-    report: ServerReport | Unavailable, expected: Said
+    report: ServerReport | Unavailable, expected: Notable
 ) -> None:
     """A silent server is one finding; what it does not tell is unknown; whose port it is counts."""
-    assert said(world(server=report)) == expected
+    assert notable(world(server=report)) == expected
 
 
 def test_an_ollama_that_answers_is_described() -> None:
-    """Version, engine, address, and who holds the port."""
-    found = one(FINE, "ollama")
+    """Version, era, address, and the process that holds the port."""
+    finding = finding_of(FINE, "ollama")
 
-    assert found.what == "Ollama 0.31.0 (era C) at http://127.0.0.1:11434, local"
-    assert found.evidence == "process 812, ollama, of ollama"
+    assert finding.what == "Ollama 0.31.0 (era C) at http://127.0.0.1:11434, local"
+    assert finding.evidence == "process 812, ollama, of ollama"
 
 
 def test_a_silent_ollama_is_started() -> None:
     """Here by its command; on another machine in words."""
     elsewhere = world(server=NO, config=Config(ollama="http://192.168.1.5:11434"))
 
-    assert one(world(server=NO), "ollama-unread").fix == "ollama serve"
-    assert "192.168.1.5" in one(elsewhere, "ollama-unread").fix
+    assert finding_of(world(server=NO), "ollama-unread").fix == "ollama serve"
+    assert "192.168.1.5" in finding_of(elsewhere, "ollama-unread").fix
 
 
-def test_nobody_asks_for_an_ollama_that_is_not_used() -> None:
-    """With every role on another server here, a silent Ollama is nobody's business."""
+def test_an_ollama_that_is_not_used_is_not_missed() -> None:
+    """With every role on another server here, a silent Ollama is no finding."""
     address = world().environment
     facts = world(*same("llamafile/x"), server=NO, environment=address)
-    assert said(facts) == {("unknown", "local-server")}
+    assert notable(facts) == {("unknown", "local-server")}
 
 
 KV_CACHES = [
@@ -164,27 +164,27 @@ KV_CACHES = [
 ]
 
 
-@pytest.mark.parametrize(("version", "told", "is_said"), KV_CACHES)
+@pytest.mark.parametrize(("version", "variables", "is_said"), KV_CACHES)
 def test_a_quantised_cache_without_flash_attention(
-    version: str, told: dict[str, str], *, is_said: bool
+    version: str, variables: dict[str, str], *, is_said: bool
 ) -> None:
     """It is refused or falls back, depending on the version."""
-    facts = world(server=server(version=version, process=process(**told)))
+    facts = world(server=server(version=version, process=process(**variables)))
     assert bool(by_id(facts, "ollama-kv-cache")) == is_said
 
 
 def test_how_ollama_runs_models_is_one_finding() -> None:
-    """Not three; with the variables that say so and where they were read."""
-    told = process(OLLAMA_KV_CACHE_TYPE="q8_0", OLLAMA_FLASH_ATTENTION="true")
-    found = one(world(server=server(process=told)), "ollama-runtime")
+    """Not three; with the variables and where they were read."""
+    server_process = process(OLLAMA_KV_CACHE_TYPE="q8_0", OLLAMA_FLASH_ATTENTION="true")
+    finding = finding_of(world(server=server(process=server_process)), "ollama-runtime")
 
-    assert found.what == "KV cache q8_0, flash attention on, 1 parallel request"
-    assert found.evidence.endswith("as its process tells")
+    assert finding.what == "KV cache q8_0, flash attention on, 1 parallel request"
+    assert finding.evidence.endswith("(read from its process)")
 
 
 # Models
 
-MODELS: list[tuple[Facts, Said]] = [
+MODELS: list[tuple[Facts, Notable]] = [
     (no_model(), {("stop", "no-model")}),
     (world(server=server(ModelMissing(MODEL, ("qwen3:4b",)))), {("stop", "model-missing")}),
     (world(*same("ollama_chat/qwen3"), server=server(model("qwen3", resolved="qwen3:latest"))),
@@ -198,18 +198,18 @@ MODELS: list[tuple[Facts, Said]] = [
 
 
 @pytest.mark.parametrize(("facts", "expected"), MODELS)
-def test_each_model_is_there_under_its_exact_tag(facts: Facts, expected: Said) -> None:
+def test_each_model_is_there_under_its_exact_tag(facts: Facts, expected: Notable) -> None:
     """None named, none installed, a tag left out, the wrong prefix or none: one finding each."""
-    assert said(facts) == expected
+    assert notable(facts) == expected
 
 
 def test_a_missing_model_is_pulled() -> None:
     """With the installed models of similar names as evidence, and the roles that need it."""
-    found = one(world(server=server(ModelMissing(MODEL, ("qwen3:4b",)))), "model-missing")
+    finding = finding_of(world(server=server(ModelMissing(MODEL, ("qwen3:4b",)))), "model-missing")
 
-    assert found.what == "Ollama has no qwen3:8b, the main, editor and weak model"
-    assert found.evidence == "installed and near: qwen3:4b"
-    assert found.fix == "ollama pull qwen3:8b"
+    assert finding.what == "Ollama has no qwen3:8b, the main, editor and weak model"
+    assert finding.evidence == "installed with a similar name: qwen3:4b"
+    assert finding.fix == "ollama pull qwen3:8b"
 
 
 def test_how_to_choose_a_model_when_there_is_none() -> None:
@@ -219,10 +219,10 @@ def test_how_to_choose_a_model_when_there_is_none() -> None:
         installed("stub:1b", remote_host="https://ollama.com"),
         installed("qwen3:4b"),
     )
-    found = one(no_model(server=server(installed=tags)), "no-model")
+    finding = finding_of(no_model(server=server(installed=tags)), "no-model")
 
-    assert found.evidence == "installed: qwen3:4b"
-    assert found.fix == "aider-guard -- --model ollama_chat/qwen3:4b"
+    assert finding.evidence == "installed: qwen3:4b"
+    assert finding.fix == "aider-guard -- --model ollama_chat/qwen3:4b"
 
 
 def test_the_fix_of_a_wrong_prefix_keeps_the_role() -> None:
@@ -232,8 +232,8 @@ def test_the_fix_of_a_wrong_prefix_keeps_the_role() -> None:
         role("weak", "ollama/qwen3:4b"),
         server=server(model(), model("qwen3:4b")),
     )
-    found = one(facts, "model-prefix")
-    assert found.fix == "aider-guard -- --weak-model ollama_chat/qwen3:4b"
+    finding = finding_of(facts, "model-prefix")
+    assert finding.fix == "aider-guard -- --weak-model ollama_chat/qwen3:4b"
 
 
 # The window
@@ -248,7 +248,7 @@ def two(first: int | None, second: int | None, **more: Any) -> Facts:
     )
 
 
-WINDOWS: list[tuple[Facts, Said]] = [
+WINDOWS: list[tuple[Facts, Notable]] = [
     (two(8192, 8192), {("info", "window-pinned")}),
     (two(8192, 16384), {("info", "window-pinned"), ("warn", "window-differs")}),
     (two(8192, None), {("info", "window-pinned"), ("warn", "window-differs")}),
@@ -263,9 +263,9 @@ WINDOWS: list[tuple[Facts, Said]] = [
 
 
 @pytest.mark.parametrize(("facts", "expected"), WINDOWS)
-def test_the_window_is_fixed_the_same_and_not_too_long(facts: Facts, expected: Said) -> None:
+def test_the_window_is_fixed_the_same_and_not_too_long(facts: Facts, expected: Notable) -> None:
     """By the user's files or the guard; one for all tags of a file; at most the trained context."""
-    assert said(facts) == expected
+    assert notable(facts) == expected
 
 
 def test_two_files_may_have_two_windows() -> None:
@@ -276,8 +276,8 @@ def test_two_files_may_have_two_windows() -> None:
 
 
 def test_the_guard_says_what_it_fixes() -> None:
-    """With the number, so that nobody wonders where it came from."""
-    assert "the guard fixes 16,384 tokens" in one(FINE, "window-unpinned").what
+    """With the number, so that the user knows where it comes from."""
+    assert "the guard fixes it at 16,384 tokens" in finding_of(FINE, "window-unpinned").what
 
 
 # Memory
@@ -320,36 +320,36 @@ FITS: list[tuple[Any, Severity, str, str]] = [
 @pytest.mark.parametrize(("answer", "severity", "what", "fix"), FITS)
 def test_whether_the_models_fit(answer: Any, severity: Severity, what: str, fix: str) -> None:
     """Together, one at a time with what a change costs, not at all with the window that would do, or unknown."""
-    found = one(replace(FINE, fit=answer), "fit")
+    finding = finding_of(replace(FINE, fit=answer), "fit")
 
-    assert (found.severity, found.fix) == (severity, fix)
-    assert what in found.what
+    assert (finding.severity, finding.fix) == (severity, fix)
+    assert what in finding.what
 
 
 def test_a_change_between_models_costs_a_load() -> None:
-    """The seconds are an estimate from the weights, and those are told."""
-    found = one(replace(FINE, fit=fitting(needs=TWO, fits=False)), "fit")
+    """The seconds are an estimate from the weights, which are shown."""
+    finding = finding_of(replace(FINE, fit=fitting(needs=TWO, fits=False)), "fit")
 
-    assert "about 4 s" in found.what
-    assert "9.0 GiB of qwen3:14b" in found.evidence
+    assert "about 4 s" in finding.what
+    assert "9.0 GiB of qwen3:14b" in finding.evidence
 
 
 def test_without_a_gpu_the_memory_is_named() -> None:
-    """Whoever has a card learns why it is not counted."""
+    """A user with a card learns why it is not counted."""
     memory = MemoryReading(Unavailable("no NVIDIA driver is installed"), NO, 0.0)
-    found = one(replace(FINE, memory=memory), "fit")
+    finding = finding_of(replace(FINE, memory=memory), "fit")
 
-    assert "in main memory: no NVIDIA driver is installed" in found.evidence
+    assert "in main memory: no NVIDIA driver is installed" in finding.evidence
 
 
 def test_a_missing_model_is_not_said_twice() -> None:
     """That its fit is unknown follows, and is left out."""
-    assert said(world(server=server(ModelMissing(MODEL)), fit=NO)) == {("stop", "model-missing")}
+    assert notable(world(server=server(ModelMissing(MODEL)), fit=NO)) == {("stop", "model-missing")}
 
 
 # Habits
 
-HABITS: list[tuple[Facts, Said]] = [
+HABITS: list[tuple[Facts, Notable]] = [
     (world(map_tokens=4096), set()),
     (world(map_tokens=4097), {("warn", "map-tokens")}),
     (world(map_tokens=0, window_tokens=2048), set()),
@@ -374,9 +374,9 @@ HABITS: list[tuple[Facts, Said]] = [
 
 
 @pytest.mark.parametrize(("facts", "expected"), HABITS)
-def test_what_fills_a_window_and_a_disk(facts: Facts, expected: Said) -> None:
+def test_what_fills_a_window_and_a_disk(facts: Facts, expected: Notable) -> None:
     """Map, history, tests, disk space, certificates: each at its limit and beyond it."""
-    assert said(facts) == expected
+    assert notable(facts) == expected
 
 
 @pytest.mark.parametrize(
@@ -405,28 +405,32 @@ COMMANDS = [
 
 @pytest.mark.parametrize(("command", "is_long"), COMMANDS)
 def test_which_test_commands_print_long_tracebacks(command: str, *, is_long: bool) -> None:
-    """Pytest, unless it is told to be short."""
+    """Pytest, unless it has an option for short ones."""
     assert prints_long_tracebacks(command) == is_long
 
 
 def test_the_test_command_to_paste_is_the_users_own_and_short() -> None:
     """Its other words stay, and it is quoted for a shell."""
-    found = one(world(auto_test=True, test_cmd="python -m pytest -k 'not slow'"), "auto-test")
+    finding = finding_of(
+        world(auto_test=True, test_cmd="python -m pytest -k 'not slow'"), "auto-test"
+    )
 
-    assert found.fix == (
+    assert finding.fix == (
         "aider-guard -- --test-cmd 'python -m pytest -q --tb=short -k '\\''not slow'\\'''"
     )
 
 
 def test_calls_home_are_one_finding() -> None:
     """Each that is on is named, with the flags that switch them off without the guard."""
-    found = one(world(check_update=True, analytics=None, show_release_notes=None), "calls-home")
+    finding = finding_of(
+        world(check_update=True, analytics=None, show_release_notes=None), "calls-home"
+    )
 
-    assert "new versions, analytics, release notes" in found.what
-    assert found.fix == "aider --no-check-update --no-analytics --no-show-release-notes"
+    assert "new versions, analytics, release notes" in finding.what
+    assert finding.fix == "aider --no-check-update --no-analytics --no-show-release-notes"
 
 
 def test_a_test_runner_stands_in_for_a_command() -> None:
-    """Auto-test without a command: what the repository uses is said."""
+    """Auto-test without a command: the evidence is the test runner of the repository."""
     facts = world(auto_test=True, repo=RepoFacts(test_runner="tox"))
-    assert one(facts, "auto-test").evidence == "tox"
+    assert finding_of(facts, "auto-test").evidence == "tox"

@@ -72,7 +72,7 @@ def test_a_broken_aider_is_not_known(tmp_path: Path) -> None:
 
 
 def test_ollamas_address_is_the_environments_where_nobody_said_more(tmp_path: Path) -> None:
-    """What Aider would use is asked, not the default."""
+    """The address that Aider would use is asked, not the default."""
     with FakeOllama(version="0.12.3") as ollama:
         facts = facts_of(tmp_path, Config(), OLLAMA_API_BASE=ollama.url)
 
@@ -83,10 +83,10 @@ def test_ollamas_address_is_the_environments_where_nobody_said_more(tmp_path: Pa
 def test_no_ollama_is_one_finding(tmp_path: Path) -> None:
     """Nothing listens there: a warning, and nothing else of Ollama's."""
     facts = facts_of(tmp_path, Config(ollama=nowhere()))
-    found = {finding.id for finding in examine(facts)}
+    ids = {finding.id for finding in examine(facts)}
 
-    assert "ollama-unread" in found
-    assert not found & {"ollama", "model-unread", "ollama-runtime"}
+    assert "ollama-unread" in ids
+    assert not ids & {"ollama", "model-unread", "ollama-runtime"}
 
 
 def test_garbage_from_ollama_is_one_finding(tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_garbage_from_ollama_is_one_finding(tmp_path: Path) -> None:
     with FakeOllama() as ollama:
         ollama.answers["/api/version"] = Raw(b"<html>hello</html>")
         facts = facts_of(tmp_path, Config(ollama=ollama.url))
-    (found,) = (finding for finding in examine(facts) if finding.id == "ollama-unread")
+    (finding,) = (finding for finding in examine(facts) if finding.id == "ollama-unread")
 
-    assert "not Ollama's" in found.evidence
+    assert "not Ollama's" in finding.evidence
 
 
 def test_ollamas_cloud_is_not_asked(tmp_path: Path) -> None:
@@ -104,7 +104,9 @@ def test_ollamas_cloud_is_not_asked(tmp_path: Path) -> None:
     facts = facts_of(tmp_path, Config(ollama="https://ollama.com"))
 
     assert facts.server == NOT_ASKED
-    assert ("stop", "remote-ollama") in {(one.severity, one.id) for one in examine(facts)}
+    assert ("stop", "remote-ollama") in {
+        (finding.severity, finding.id) for finding in examine(facts)
+    }
 
 
 def test_the_memory_is_read_meanwhile(tmp_path: Path) -> None:
@@ -150,10 +152,10 @@ def test_the_air_gap_is_tried_with_what_is_allowed(tmp_path: Path) -> None:
     if find_layer({}).layer != "netns":
         pytest.skip("this system allows no network namespaces")
     allow = (Place("::ffff:127.0.0.1", 22),)
-    found = facts_of(tmp_path, Config(ollama=nowhere(), allow=allow)).air_gap
-    assert isinstance(found, LayerChoice)
-    assert found.layer != "netns"
-    assert "could not be made" in found.because
+    air_gap = facts_of(tmp_path, Config(ollama=nowhere(), allow=allow)).air_gap
+    assert isinstance(air_gap, LayerChoice)
+    assert air_gap.layer != "netns"
+    assert "could not be made" in air_gap.because
 
 
 def test_this_machines_memory_is_read() -> None:
@@ -192,7 +194,7 @@ def test_what_was_learned_makes_the_window_smaller() -> None:
 
 
 def test_the_users_own_window_goes_first() -> None:
-    """And is judged: what does not fit is said."""
+    """And is judged: a window that does not fit is a finding."""
     card = MemoryReading((Gpu(0, "card", 8 * GIB, 0, ()),), Unavailable("not read"), 0.0)
     facts = settled(world(config=Config(num_ctx=40960), memory=card), {})
 
@@ -216,16 +218,16 @@ def test_without_settings_there_is_no_window() -> None:
 
 @pytest.mark.parametrize("is_told", [True, False])
 def test_a_file_that_cannot_be_merged_is_one_problem(tmp_path: Path, *, is_told: bool) -> None:
-    """Broken YAML: a stop with the file's name, once, whether Aider said so too or not."""
+    """Broken YAML: a stop with the file's name, once, whether Aider reported it too or not."""
     broken = tmp_path / "s.yml"
     broken.write_text("- name: [")
     problems = (f"{broken} cannot be read as model settings: x",) if is_told else ()
     known = settings(model_settings_files=(str(broken),), problems=problems)
     facts = settled(world(settings=known, memory=CARD), {})
-    found = [finding for finding in examine(facts) if finding.severity in {"stop", "unknown"}]
+    findings = [finding for finding in examine(facts) if finding.severity in {"stop", "unknown"}]
 
-    assert [finding.id for finding in found] == ["aider-settings"]
-    assert str(broken) in found[0].what
+    assert [finding.id for finding in findings] == ["aider-settings"]
+    assert str(broken) in findings[0].what
     assert isinstance(facts.window_tokens, Unavailable)
 
 
@@ -251,4 +253,4 @@ def test_the_models_of_the_roles_are_asked_about() -> None:
     assert isinstance(facts.server, ServerReport)
     assert isinstance(facts.server.models["qwen3:8b"], ModelFacts)
     assert list(facts.server.models) == ["qwen3:8b"]
-    assert not [one for one in ollama.received if "cloud" in str(one.body)]
+    assert not [request for request in ollama.received if "cloud" in str(request.body)]

@@ -118,10 +118,10 @@ def test_each_model_is_a_candidate_once() -> None:
         model("terse:8b", blob="sha256-1"),
         model("qwen3", resolved="qwen3:latest", blob="sha256-2", size_bytes=GIB),
     )
-    found = candidates_of(report, {"qwen3:latest": 7})
+    candidates = candidates_of(report, {"qwen3:latest": 7})
 
-    assert isinstance(found, tuple)
-    assert [(one.name, one.weights_bytes, one.correction_bytes) for one in found] == [
+    assert isinstance(candidates, tuple)
+    assert [(model.name, model.weights_bytes, model.correction_bytes) for model in candidates] == [
         (MODEL, 5 * GIB, 0),
         ("qwen3:latest", GIB, 7),
     ]
@@ -152,7 +152,7 @@ def test_a_set_is_placed() -> None:
 
     assert not isinstance(placed, Unavailable)
     candidates, cards, runtime = placed
-    assert [one.correction_bytes for one in candidates] == [5]
+    assert [model.correction_bytes for model in candidates] == [5]
     assert cards == (Card("card", 16 * GIB, 16 * GIB),)
     assert runtime == Runtime("C", "f16", 1, flash_attention=True)
 
@@ -162,7 +162,7 @@ def test_on_the_cpu_nothing_is_taken_for_cuda() -> None:
     placed = placement(server(), memory(), {MODEL: 5})
 
     assert not isinstance(placed, Unavailable)
-    assert [one.correction_bytes for one in placed[0]] == [-RUNNER_BYTES]
+    assert [model.correction_bytes for model in placed[0]] == [-RUNNER_BYTES]
 
 
 def test_what_is_unknown_of_the_server_is_the_reason() -> None:
@@ -188,14 +188,16 @@ RUNTIMES: list[tuple[str, dict[str, str], Runtime]] = [
 ]
 
 
-@pytest.mark.parametrize(("version", "told", "runtime"), RUNTIMES)
-def test_how_a_server_runs_models(version: str, told: dict[str, str], runtime: Runtime) -> None:
-    """What its process was told, else the defaults of its version; nonsense counts as not told."""
-    assert runtime_of(server(version=version, process=process(**told))) == runtime
+@pytest.mark.parametrize(("version", "variables", "runtime"), RUNTIMES)
+def test_how_a_server_runs_models(
+    version: str, variables: dict[str, str], runtime: Runtime
+) -> None:
+    """The settings of its process, else the defaults of its version; nonsense counts as no setting."""
+    assert runtime_of(server(version=version, process=process(**variables))) == runtime
 
 
 @pytest.mark.parametrize(
-    ("version", "on_cpu", "told", "slots"),
+    ("version", "on_cpu", "variables", "slots"),
     [
         ("0.9.3", True, {}, 2),
         ("0.6.6", True, {}, 4),
@@ -206,10 +208,10 @@ def test_how_a_server_runs_models(version: str, told: dict[str, str], runtime: R
     ],
 )
 def test_old_servers_make_room_for_several_requests_on_the_cpu(
-    version: str, *, on_cpu: bool, told: dict[str, str], slots: int
+    version: str, *, on_cpu: bool, variables: dict[str, str], slots: int
 ) -> None:
     """On a GPU they do only where it fits, so there one slot decides."""
-    report = server(version=version, process=process(**told))
+    report = server(version=version, process=process(**variables))
     assert runtime_of(report, on_cpu=on_cpu).parallel == slots
 
 
@@ -258,6 +260,6 @@ def test_versions_are_compared_as_numbers(text: str, numbers: tuple[int, ...]) -
 
 def test_the_architecture_goes_along() -> None:
     """It is what the formulas need."""
-    found = candidates_of(server(installed=(installed(),)), {})
-    assert isinstance(found, tuple)
-    assert found[0].architecture == QWEN
+    candidates = candidates_of(server(installed=(installed(),)), {})
+    assert isinstance(candidates, tuple)
+    assert candidates[0].architecture == QWEN

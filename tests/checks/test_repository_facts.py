@@ -74,8 +74,8 @@ def test_the_test_runner_is_found_where_aider_would_run_tests(repo: Path) -> Non
 
     assert repository_facts(AiderSettings(git_root=root, auto_test=True)).test_runner == "go"
     assert repository_facts(AiderSettings(git_root=root)).test_runner == ""
-    told = AiderSettings(git_root=root, auto_test=True, test_cmd="make")
-    assert repository_facts(told).test_runner == ""
+    settings = AiderSettings(git_root=root, auto_test=True, test_cmd="make")
+    assert repository_facts(settings).test_runner == ""
 
 
 def test_without_a_repository_there_are_no_facts() -> None:

@@ -40,7 +40,7 @@ QWEN = Architecture(
 
 
 def role(job: Any, model: str, source: str = "", **more: Any) -> Role:
-    """A role with its model, and where it was said."""
+    """A role with its model, and the source of that."""
     return Role(job, model, asked=more.pop("asked", model), source=source, **more)
 
 
@@ -91,9 +91,9 @@ def installed(name: str = MODEL, **more: Any) -> InstalledModel:
     return InstalledModel(name, 5 * GIB, "", **more)
 
 
-def process(name: str = "ollama", **told: str) -> ServerProcess:
+def process(name: str = "ollama", **variables: str) -> ServerProcess:
     """The server's process with its settings."""
-    return ServerProcess(812, name, "ollama", dict(told), "process")
+    return ServerProcess(812, name, "ollama", dict(variables), "process")
 
 
 def server(*models: ModelFacts | ModelMissing, **more: Any) -> ServerReport:
@@ -136,7 +136,7 @@ FINE = Facts(
 )
 
 ALWAYS = {"aider", "ollama", "fit", "window-unpinned", "ollama-runtime", "calls-home"}
-"""What is said of a machine on which all is fine."""
+"""The findings on a machine on which all is fine."""
 
 
 def world(*roles: Role, **more: Any) -> Facts:
@@ -157,13 +157,16 @@ def by_id(facts: Facts, id: str) -> list[Finding]:  # noqa: A002  # the field's 
     return [finding for finding in examine(facts) if finding.id == id]
 
 
-def one(facts: Facts, id: str) -> Finding:  # noqa: A002  # the field's name
+def finding_of(facts: Facts, id: str) -> Finding:  # noqa: A002  # the field's name
     """The only finding with this id."""
-    (found,) = by_id(facts, id)
-    return found
+    (finding,) = by_id(facts, id)
+    return finding
 
 
-def said(facts: Facts) -> set[tuple[Severity, str]]:
-    """Severity and id of everything that is not said always."""
-    found = {(finding.severity, finding.id) for finding in examine(facts)}
-    return {each for each in found if each[1] not in ALWAYS or each[0] != "info"}
+def notable(facts: Facts) -> set[tuple[Severity, str]]:
+    """Severity and id of the findings that are not there always."""
+    return {
+        (finding.severity, finding.id)
+        for finding in examine(facts)
+        if finding.id not in ALWAYS or finding.severity != "info"
+    }

@@ -190,3 +190,42 @@ anything = st.recursive(
 def test_garbage_never_raises(changes: dict[str, Any], tensors: object) -> None:
     """Whatever stands in an answer: an architecture or a reason."""
     assert isinstance(parse_architecture({**INFO, **changes}, tensors), Architecture | Unavailable)
+
+
+MOST = (1 << 31) - 1
+
+
+def test_numbers_at_their_limits() -> None:
+    """Nothing is a number as well; what no model can have is none; 10,000 layers are the most."""
+    assert parsed(changed(attention__sliding_window=0)).sliding_window_tokens == 0
+    assert parsed(changed(context_length=MOST)).trained_tokens == MOST
+    assert "context_length" in reason(changed(context_length=MOST + 1))
+    assert parsed(changed(block_count=10_000)).layers == 10_000
+    assert "the layers" in reason(changed(block_count=10_001))
+
+
+def test_the_vocabulary_at_its_limits() -> None:
+    """A size of 0 is none, in a shape and in a number."""
+    for size, known in ((1, True), (MOST, True), (0, False), (MOST + 1, False)):
+        shape = [{"name": "token_embd.weight", "shape": [576, size]}]
+        by_shape = parsed(changed(vocab_size=None), shape).vocabulary
+        by_number = parsed(changed(vocab_size=size), []).vocabulary
+        for found in (by_shape, by_number):
+            assert found == size if known else isinstance(found, Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("key", "field"),
+    [
+        ("attention__sliding_window", "sliding_window_tokens"),
+        ("attention__kv_lora_rank", "kv_lora_rank"),
+        ("attention__key_length_mla", "key_length_mla"),
+        ("rope__dimension_count", "rope_dimensions"),
+        ("full_attention_interval", "full_attention_interval"),
+        ("expert_count", "experts"),
+        ("expert_used_count", "experts_used"),
+    ],
+)
+def test_what_a_model_does_not_have_is_zero(key: str, field: str) -> None:
+    assert getattr(parsed(changed(**{key: None})), field) == 0
+    assert getattr(parsed(changed(**{key: 7})), field) == 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from aider_guard.core import messages
 from aider_guard.core.actions import Handoff, Notice
 from aider_guard.core.drop_advice import Advice
+from aider_guard.core.findings import Finding
 from aider_guard.core.readings import (
     ContextReading,
     ContextRow,
@@ -79,6 +81,27 @@ LINES: list[tuple[Notice, tuple[str, ...]]] = [
         ),
     ),
     (
+        messages.context_filling(TABLE, 8_000, 8_192, None, is_measured=True),
+        (
+            "context 98 % full: 8,000 of 8,192 tokens (files 6,000, repository map 707, instructions 462)",
+            "no file can be dropped; /clear forgets the conversation",
+        ),
+    ),
+    (
+        messages.spilled(model("m", 4, 3), GIB, 4096),
+        (
+            "m does not fit: 1.0 GiB of it (25 %) runs on the CPU, which is slow",
+            "--num-ctx 4096 would fit; auto takes it from the next start on",
+        ),
+    ),
+    (
+        messages.spilled(model("m", 10, 1), 9 * GIB, 0),
+        (
+            "m does not fit: 9.0 GiB of it (90 %) runs on the CPU, which is slow",
+            "no window of this model fits; a smaller one would",
+        ),
+    ),
+    (
         messages.probing_off("no answer"),
         ("the context is no longer watched in this session: no answer",),
     ),
@@ -128,6 +151,10 @@ LINES: list[tuple[Notice, tuple[str, ...]]] = [
     (
         messages.offer(-40, Handoff(known=False), talked=False),
         ("Aider was killed by signal 40.", "Start it again with the files of the command line?"),
+    ),
+    (
+        messages.offer(0, Handoff(("a",)), talked=False),
+        ("Aider ended by itself with status 0.", "Start it again with 1 file?"),
     ),
     (
         messages.gave_up(-9, 3),
@@ -279,3 +306,41 @@ SAYS: list[Callable[[str], Notice]] = [
 def test_a_reason_is_passed_on(say: Callable[[str], Notice]) -> None:
     """Why something does not work is in the notice about it."""
     assert "because of this" in say("because of this").lines[0]
+
+
+def test_the_share_on_the_cpu_is_of_the_whole_model() -> None:
+    """In per cent, rounded; a model of no size has none."""
+    for gib, words in ((1, "90 % of it on the CPU"), (9.96, "0 % of it"), (10, "m 10.0 GiB;")):
+        assert words in short((card(7.6),), model("m", 10, gib)).lines[1]
+    assert "CPU" not in short((card(7.6),), model("m", 0, 0)).lines[1]
+
+
+@pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "ABRT", "KILL", "SEGV", "TERM"])
+def test_signals_have_their_names(name: str) -> None:
+    number = signal.Signals[f"SIG{name}"]
+    assert messages.ended(-number) == f"was killed by SIG{name}"
+
+
+def test_a_refusal_shows_what_was_seen_and_the_fix() -> None:
+    """Each where there is one, below what it is about; the way out only for what leaks."""
+    first = Finding("a", "stop", "one", evidence="e1", fix="f1")
+    second = Finding("b", "stop", "two")
+    third = Finding("c", "stop", "three", fix="f3")
+    shown = ("Aider was not started: one", "  seen: e1", "  fix: f1", "two", "three", "  fix: f3")
+    assert messages.refused((first, second, third), leaks=False).lines == shown
+    way_out = "aider-guard --network open starts it all the same"
+    assert messages.refused((first, second, third), leaks=True).lines == (*shown, way_out)
+
+
+def test_two_programs_at_most_hold_the_memory() -> None:
+    """The largest; one whose share is hidden counts for nothing."""
+    many = [process(name, size) for name, size in (("c", 1), ("b", 2), ("a", 3))]
+    assert short((card(7.6, *many),)).lines[1].startswith("held by a (7), b (7); close a")
+    unknown = [process("known", 0), process("hidden", None)]
+    assert short((card(7.6, *unknown),)).lines[1].startswith("held by known (7), hidden (7);")
+
+
+def test_a_warning_has_its_fix_below_it() -> None:
+    """And is one line where there is none."""
+    assert messages.found(Finding("a", "warn", "what", fix="fix")).lines == ("what", "fix")
+    assert messages.found(Finding("a", "warn", "what")).lines == ("what",)

@@ -32,6 +32,7 @@ from aider_guard.core.model_memory import (
     cache_type,
     flash_attention,
     graph_bytes,
+    is_mla,
     kv_bytes,
     ollamas_guess_bytes,
     ubatch_tokens,
@@ -266,3 +267,61 @@ def test_slots_and_wider_caches_cost_more(
     kinds: tuple[KvType, ...] = ("q4_0", "q8_0", "f16")
     sizes = [kv_bytes(architecture, window, replace(runtime, kv_type=kind)) for kind in kinds]
     assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize(
+    ("name", "period"),
+    [
+        ("gemma2", 2),
+        ("gemma3", 6),
+        ("gemma3n", 5),
+        ("gptoss", 2),
+        ("gpt-oss", 2),
+        ("cohere2", 4),
+        ("exaone4", 4),
+        ("llama", 1),
+    ],
+)
+def test_every_nth_layer_sees_the_whole_window(name: str, period: int) -> None:
+    """As llama.cpp has it for each architecture; where it has none, all layers do."""
+    layers = 60
+    sliding = replace(
+        GEMMA_3, name=name, layers=layers, heads=(8,) * layers, kv_heads=(4,) * layers
+    )
+    row = 2 * 4 * (256 + 256)
+    window = 1024 + ubatch_tokens(40_960, NEW)
+    full = layers // period
+    assert kv_bytes(sliding, 40_960, NEW) == row * (full * 40_960 + (layers - full) * window)
+
+
+@pytest.mark.parametrize(
+    ("key_length", "rank", "is_one"), [(0, 0, False), (1, 0, False), (0, 1, False), (1, 1, True)]
+)
+def test_mla_needs_its_keys_and_its_rank(key_length: int, rank: int, is_one: bool) -> None:
+    assert is_mla(replace(LITE, key_length_mla=key_length, kv_lora_rank=rank)) is is_one
+
+
+def test_ollamas_guess_grows_with_the_slots() -> None:
+    """It is for all of them."""
+    one = candidate(QWEN_8B, 0)
+    guess = ollamas_guess_bytes(one, 8192, NEW)
+    assert ollamas_guess_bytes(one, 8192, replace(NEW, parallel=3)) == 3 * guess
+
+
+def test_nothing_is_added_that_is_not_told() -> None:
+    """What a model does not have costs nothing, and nothing was measured beyond the formula yet."""
+    architecture = Architecture("llama", 1, 64, (1,), (1,), 64, 64, 1000, 8192)
+    named = ("sliding_window_tokens", "kv_lora_rank", "key_length_mla", "rope_dimensions")
+    counted = ("full_attention_interval", "experts", "experts_used")
+    assert [getattr(architecture, name) for name in (*named, *counted)] == [0] * 7
+    assert Candidate("m", 1, architecture).correction_bytes == 0
+
+
+def test_layers_without_a_cache_keep_a_constant() -> None:
+    """Each layer whose cache is a constant keeps it for each slot, the others for each token."""
+    hybrid = replace(SMOL, full_attention_interval=3)
+    full = 30 // 3
+    bytes_a_token = 2 * 3 * (64 + 64) * full
+    states = (30 - full) * RECURRENT_LAYER_BYTES
+    assert kv_bytes(hybrid, 256, NEW) == bytes_a_token * 256 + states
+    assert kv_bytes(replace(hybrid, full_attention_interval=1), 256, NEW) == 3 * bytes_a_token * 256

@@ -35,6 +35,7 @@ from aider_guard.core.events import (
     TurnFinished,
 )
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.rules.context import probe_due
 from aider_guard.core.state import Limits, Phase, fill_percent
 
 ASKS = RunHidden("tokens")
@@ -66,9 +67,21 @@ def test_the_setting_never_asks_never_and_always_asks_each_turn() -> None:
     assert ASKS not in after_turn(begun(NEVER))
     assert ASKS not in begun(NEVER).prompt("c.py")
     assert ASKS in after_turn(read(100, ALWAYS))
+    nothing_new = read(100, ALWAYS)
+    nothing_new.prompt()
+    nothing_new.tell(ContextRead(table(100)))
+    assert not probe_due(nothing_new.state)
 
 
-FILLS = [(1_000, False), (5_900, False), (6_100, True), (7_900, True), (12_000, True)]
+FILLS = [
+    (1_000, False),
+    (5_900, False),
+    (5_999, False),
+    (6_000, True),
+    (6_100, True),
+    (7_900, True),
+    (12_000, True),
+]
 
 
 @pytest.mark.parametrize(("total", "asks"), FILLS)

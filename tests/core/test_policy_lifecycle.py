@@ -61,9 +61,10 @@ from aider_guard.core.events import (
     TerminationRequested,
     TurnFinished,
 )
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.rules.lifecycle import exit_status
-from aider_guard.core.state import Limits, Phase, same_model
+from aider_guard.core.state import Limits, Phase
 
 SIGTERM = 15
 MANY = settings(max_examples=200)
@@ -592,3 +593,46 @@ def test_a_restart_for_memory_is_tried_against_what_is_short_now() -> None:
     assert names(story.tell(Wait(11.0)) + story.prompt()) == []
     story.tell(KeyTyped(), *(gpu_memory(95, at=story.now) for _ in range(3)), RestartRequested())
     assert names(story.tell(Wait(11.0)) + story.prompt()) == ["RunHidden"]
+
+
+def test_the_end_waits_for_the_models_and_not_for_long() -> None:
+    """Two seconds where the user left; one where a signal came, as a SIGKILL may follow it."""
+    story = begun()
+    story.tell(models(OURS, at=story.now))
+    begin = story.now
+    assert SetDeadline("end", begin + 2.0) in story.tell(AiderExited(0))
+    story = unloading()
+    assert SetDeadline("end", story.now + 1.0) in story.tell(TerminationRequested(SIGTERM))
+
+
+@pytest.mark.parametrize("event", [ModelsUnloaded((OURS,), GIB, 1.0), SidecarLost("it died")])
+def test_the_end_comes_when_the_models_are_unloaded(event: ModelsUnloaded | SidecarLost) -> None:
+    """Or nothing can tell; another deadline is no end."""
+    story = ending()
+    story.tell(DeadlinePassed("stop"), event)
+    assert [step.after.phase for step in story.steps[-2:]] == [Phase.ENDING, Phase.ENDED]
+
+
+def test_models_are_given_six_seconds_and_the_sidecar_two_more() -> None:
+    story = stopping()
+    asked = story.tell(models(OURS, at=story.now), AiderExited(0))
+    assert UnloadModels((OURS,), 6.0) in asked
+    assert SetDeadline("unload", story.now + 8.0) in asked
+
+
+def test_starts_after_a_death_are_one_two_and_three_seconds_apart() -> None:
+    story = backing_off()
+    waits = []
+    for _ in range(3):
+        waits.append(story.deadlines["backoff"] - story.now)
+        story.tell(Wait(waits[-1]), AiderStarted(2, 43), AiderExited(1))
+    assert waits == [1.0, 2.0, 3.0]
+    assert actions_of(story.steps, EndSession)
+
+
+@pytest.mark.parametrize(("turns", "is_due"), [(19, False), (20, True)])
+def test_the_limit_of_turns_is_reached_with_its_last(turns: int, is_due: bool) -> None:
+    story = begun(Limits(max_turns=20, probe="never"))
+    for _ in range(turns):
+        story.turn()
+    assert bool(story.state.restart_due) is is_due

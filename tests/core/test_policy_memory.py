@@ -282,3 +282,34 @@ def test_the_notice_comes_at_the_third_reading_in_a_row(percents: list[int]) -> 
         press(story, 1, percent)
         assert len(actions_of(story.steps, ShowNotice)) == expected
     assert not [action for _, action in pairs(story.steps) if action == SAVES]
+
+
+AT_75 = Limits(vram_warn_at_percent=75, hysteresis_percent=25, probe="never")
+
+
+@pytest.mark.parametrize(
+    ("percents", "notices"),
+    [
+        ([75] * 3, 1),
+        ([74] * 9, 0),
+        ([75] * 3 + [50] + [75] * 3, 1),
+        ([75] * 3 + [49] + [75] * 3, 2),
+    ],
+)
+def test_the_limits_themselves_are_short_and_not_free(percents: list[int], notices: int) -> None:
+    """At the limit memory is short; it is free again only below the limit less the hysteresis."""
+    story = begun(AT_75)
+    for percent in percents:
+        press(story, 1, percent)
+    assert len(actions_of(story.steps, ShowNotice)) == notices
+
+
+@pytest.mark.parametrize(
+    ("percent", "age", "short_now"), [(75, 10.0, True), (75, 10.1, False), (74, 0.0, False)]
+)
+def test_short_is_at_the_limit_and_not_older_than_ten_seconds(
+    percent: int, age: float, short_now: bool
+) -> None:
+    story = begun(AT_75)
+    story.tell(gpu_memory(percent, at=story.now))
+    assert is_short(story.state, story.now + age) is short_now

@@ -251,6 +251,18 @@ def test_a_model_that_others_had_loaded_before_the_first_request_for_it_is_their
     assert unloads(story) == [OURS]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["library/small", "registry.ollama.ai/library/small:latest", "Small:Latest", "small:local"],
+)
+def test_a_model_named_in_another_way_than_ollama_lists_it_is_unloaded(name: str) -> None:
+    """At the session's end, and only it: names are compared as Ollama reads them."""
+    story = launched(ANSWERS, models(OTHERS, at=100.0), ModelsChosen(name, (name,), WINDOW))
+    story.tell(PromptShown(), RequestStarted(1, "main", "chat", name))
+    story.tell(models(OTHERS, "small:latest", at=story.now))
+    assert unloads(story) == ["small:latest"]
+
+
 NOT_THERE: list[Event] = [
     ModelWarmed("ours", "load", problem="others use the memory"),
     ModelsUnloaded(("ours:latest",), UNKNOWN, 1.0),

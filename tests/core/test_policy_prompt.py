@@ -31,7 +31,6 @@ from aider_guard.core.state import (
     State,
     fill_percent,
     loaded_window_tokens,
-    same_model,
     used_tokens,
     window_tokens,
 )
@@ -128,24 +127,6 @@ def test_what_aider_chose_and_what_was_said_is_noted() -> None:
     assert (state.root, state.last_notice) == ("/repo", "restarted")
     assert state.restart is not None
     assert state.restart.exchanges == 2
-
-
-NAMES = [
-    ("qwen3:8b", "qwen3:8b", True),
-    ("qwen3", "qwen3:latest", True),
-    ("Qwen3:Latest", "qwen3", False),
-    ("QWEN3:8B", "qwen3:8b", True),
-    ("qwen3", "qwen3:8b", False),
-    ("", "", False),
-    ("", "latest", False),
-]
-
-
-@pytest.mark.parametrize(("left", "right", "same"), NAMES)
-def test_names_of_one_model(left: str, right: str, same: bool) -> None:
-    """The tag latest may be left out, and Ollama does not look at the case of a name."""
-    assert same_model(left, right) is same
-    assert same_model(right, left) is same
 
 
 def state_with(pinned: int | Unavailable, loaded: int | Unavailable | None) -> State:

@@ -48,6 +48,18 @@ def why(*models: tuple[LoadedModel, ...] | None, **more: Any) -> str:
             why((OURS,), options={"num_gpu": 9}),
             "this session asked for it with another num_gpu than before (none, now 9)",
         ),
+        (
+            why((OURS,), options={"stop": "x" * 19}),
+            f"this session asked for it with another stop than before (none, now {'x' * 19})",
+        ),
+        (
+            why((OURS,), options={"stop": "x" * 20}),
+            "this session asked for it with another stop than before (none, now ?)",
+        ),
+        (
+            why((OURS,), options={"stop": ["x"]}),
+            "this session asked for it with another stop than before (none, now ?)",
+        ),
         (why((WIDER,)), "another program had asked for it with a window of 32,768 tokens"),
         (
             why((OLDER_WIDER,), entry=LoadedEntry(UNTOLD, 6 * GIB)),
@@ -75,6 +87,38 @@ def why(*models: tuple[LoadedModel, ...] | None, **more: Any) -> str:
         (
             why((OURS, OTHER), (OTHER,), idle_seconds=HOUR, keep_alive_seconds=HOUR / 2),
             "it was not used for 60 minutes, and Ollama let it go",
+        ),
+        (
+            why((OURS,), (), idle_seconds=HOUR / 2, keep_alive_seconds=HOUR / 2),
+            "it was not used for 30 minutes, and Ollama let it go",
+        ),
+        (
+            why((OURS,), (), idle_seconds=80.0, keep_alive_seconds=60.0),
+            "it was not used for a minute, and Ollama let it go",
+        ),
+        (
+            why((OURS,), (), idle_seconds=120.0, keep_alive_seconds=60.0),
+            "it was not used for 2 minutes, and Ollama let it go",
+        ),
+        (
+            why((OURS,), (), keep_alive_seconds=0.5),
+            "it was unloaded before its time, by another program or for lack of memory",
+        ),
+        (
+            why((OTHER,), (OTHER,), ours=()),
+            "llama3:70b took its place, loaded by another program",
+        ),
+        (
+            why((OTHER,), (), ours=()),
+            "llama3:70b took its place, loaded by another program",
+        ),
+        (
+            why((OLDER_WIDER,)),
+            "another program had asked for it with another window",
+        ),
+        (
+            why((OLDER,)),
+            "its process had ended at Ollama, by a crash or for lack of memory",
         ),
         (
             why((OURS,), (), idle_seconds=10.0),
@@ -110,9 +154,12 @@ def test_names_are_compared_as_ollama_does(name: str) -> None:
     ("seconds", "first", "expected"),
     [
         (0.02, None, False),
+        (0.5, None, False),
         (0.6, None, True),
         (0.6, 60.0, True),
         (0.4, 60.0, False),
+        (0.5, 60.0, False),
+        (0.3, 0.6, False),
         (0.35, 0.6, True),
         (0.25, 0.6, False),
         (0.15, 0.1, False),
@@ -134,6 +181,9 @@ def test_a_load_takes_time(seconds: float, first: float | None, expected: bool) 
         ("-1", math.inf),
         (-1, math.inf),
         ("500ms", 0.5),
+        ("250us", 250e-6),
+        ("250µs", 250e-6),
+        ("250ns", 250e-9),
         (None, 300),
         (True, 300),
         ([], 300),
@@ -142,4 +192,4 @@ def test_a_load_takes_time(seconds: float, first: float | None, expected: bool) 
 )
 def test_how_long_a_model_stays(value: object, seconds: float) -> None:
     """Every spelling of ``keep_alive`` that Ollama takes."""
-    assert stay_seconds(value) == seconds
+    assert stay_seconds(value) == pytest.approx(seconds)

@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aider_guard.core.chat.types import Count, Verdict
+from aider_guard.core.ollama_versions import REFUSES, UNKNOWN_ERA, Era, era_of
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import (
     LOG_NOT_READ,
@@ -16,6 +17,7 @@ from aider_guard.core.truncation import (
     LogEvidence,
     LoggedCut,
     LoggedPrompt,
+    after_the_answer,
     judge,
     knows_truncate,
 )
@@ -280,6 +282,10 @@ def all_told(told: int, logged: int) -> Evidence:
         pytest.param(about(BASE, 1000, 1024), "unknown", "", 0, id="in an estimate's error"),
         pytest.param(about(BASE, 1000, 1000), "unknown", "", 0, id="perhaps messages dropped"),
         pytest.param(about(BASE, 800, 790), "whole", "", 0, id="an estimate that fits"),
+        pytest.param(about(BASE, 800, 720), "whole", "", 0, id="at an estimate's lower end"),
+        pytest.param(about(BASE, 800, 719), "unknown", "", 0, id="just below it"),
+        pytest.param(about(BASE, 800, 881), "whole", "", 0, id="at an estimate's upper end"),
+        pytest.param(about(BASE, 800, 882), "unknown", "", 0, id="just above it"),
         pytest.param(about(BASE, 800, 600), "unknown", "", 0, id="an estimate that fails, low"),
         pytest.param(about(BASE, 800, 1000), "unknown", "", 0, id="an estimate that fails, high"),
         pytest.param(about(BASE, 2000, 1024), "cut", "tokens", 976, id="below an estimate"),
@@ -417,3 +423,129 @@ def test_who_knows_truncate(version: str, knows: bool) -> None:
     """It came with 0.12.6; a version that says nothing knows nothing."""
     assert knows_truncate(version) is knows
     assert knows_truncate(NOT_TOLD) is False
+
+
+# What each version leaves of a window of 1000 tokens: certainly whole, perhaps whole, held, and the marks of a cut.
+SIZES: list[tuple[str, int, int, int, set[int]]] = [
+    ("0.3.14", 999, 999, 1000, set()),
+    ("0.4.0", 1000, 1000, 1000, {1000}),
+    ("0.12.5", 1000, 1000, 1000, {1000}),
+    ("0.12.6", 1000, 1000, 1000, {1000}),
+    ("0.24.9", 1000, 1000, 1000, {1000}),
+    ("0.30.0", 999, 1023, 1023, {999}),
+    ("0.30.1", 999, 1023, 1023, {999}),
+    ("0.30.10", 999, 1023, 1023, {999}),
+    ("0.30.11", 999, 1023, 1023, {502, 503}),
+    ("v1.0.0-rc1", 999, 1023, 1023, {502, 503}),
+    ("dev", 999, 1024, 1023, set()),
+    ("7", 999, 1024, 1023, set()),
+]
+
+
+@pytest.mark.parametrize(("version", "whole", "longest", "held", "cut"), SIZES)
+def test_what_each_version_does_to_a_window(
+    version: str, whole: int, longest: int, held: int, cut: set[int]
+) -> None:
+    """To the token, on both sides of each change between versions."""
+    era = era_of(version)
+    assert era.whole_tokens(1000) == whole
+    assert era.longest_tokens(1000) == longest
+    assert era.held_tokens(1000) == held
+    assert era.cut_sizes(1000) == cut
+
+
+@pytest.mark.parametrize(("window", "held"), [(1, 255), (256, 255), (257, 511), (512, 511)])
+def test_runners_take_windows_in_steps_of_256(window: int, held: int) -> None:
+    """And keep one place free."""
+    assert era_of("0.30.0").held_tokens(window) == held
+    assert era_of("0.24.0").held_tokens(window) == window
+
+
+@pytest.mark.parametrize(("window", "sizes"), [(5, {4}), (6, {5}), (7, {6}), (8, {6, 7})])
+def test_half_of_a_small_window_is_at_least_a_token(window: int, sizes: set[int]) -> None:
+    assert era_of("0.33.0").cut_sizes(window) == sizes
+
+
+@pytest.mark.parametrize(
+    ("version", "counts"),
+    [
+        ("0.3.99", False),
+        ("0.4.0", True),
+        ("0.29.9", True),
+        ("0.30.0", False),
+        ("0.30.1", True),
+        ("0.30.11", True),
+        ("dev", False),
+    ],
+)
+def test_who_counts_cached_tokens(version: str, counts: bool) -> None:
+    assert era_of(version).counts_cached is counts
+    assert REFUSES.counts_cached
+
+
+PROMPT = Verdict("whole", "it fits")
+FULL = replace(BASE, answer_tokens=25, window_tokens=1000, log=LOG_NOT_READ)
+
+
+@pytest.mark.parametrize(
+    ("era", "seen", "answer", "reason", "outcome", "stage", "gone"),
+    [
+        # The last token of an answer is not evaluated: 977 + 24 is one more than is held.
+        (era_of("0.9.3"), 976, 25, "stop", "whole", "", 0),
+        (era_of("0.9.3"), 976, 25, "length", "whole", "generation", 0),
+        (era_of("0.9.3"), 975, 25, "length", "whole", "", 0),
+        (era_of("0.9.3"), 977, 25, "stop", "cut", "generation", 498),
+        (era_of("0.9.3"), 977, 25 + 497, "stop", "cut", "generation", 498),
+        (era_of("0.9.3"), 977, 25 + 498, "stop", "cut", "generation", 973),
+        (era_of("0.9.3"), 977, 25 + 5000, "stop", "cut", "generation", 973),
+        (era_of("0.9.3"), 1000, 25, "stop", "cut", "generation", 498),
+        (era_of("0.9.3"), 1001, 25, "stop", "whole", "", 0),
+        (era_of("0.9.3"), 4, 5000, "stop", "whole", "", 0),
+        (era_of("0.9.3"), 5, 5000, "stop", "cut", "generation", 1),
+        (era_of("0.33.0"), 999, 25, "length", "whole", "generation", 0),
+        (era_of("0.33.0"), 1000, 25, "stop", "cut", "generation", 509),
+        (UNKNOWN_ERA, 975, 25, "stop", "whole", "", 0),
+        (UNKNOWN_ERA, 976, 25, "stop", "unknown", "", 0),
+        (UNKNOWN_ERA, 1000, 25, "stop", "unknown", "", 0),
+        (UNKNOWN_ERA, 1001, 25, "stop", "cut", "generation", 510),
+    ],
+)
+def test_what_an_answer_pushes_out(
+    era: Era, seen: int, answer: int, reason: str, outcome: str, stage: str, gone: int
+) -> None:
+    """Half of what is held, but for the first four tokens, at each shift; never more than was there."""
+    evidence = replace(FULL, answer_tokens=answer, done_reason=reason)
+    verdict = after_the_answer(evidence, era, PROMPT, seen)
+    assert (verdict.outcome, verdict.stage, verdict.cut_tokens) == (outcome, stage, gone)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "shifts", "stage"),
+    [((), 1, "generation"), ((900,), 1, "generation"), ((900, 800), 1, ""), ((), 0, "")],
+)
+def test_the_log_alone_tells_of_a_shift(prompts: tuple[int, ...], shifts: int, stage: str) -> None:
+    """Where it can only be about this request."""
+    log = LogEvidence(prompts=tuple(map(LoggedPrompt, prompts)), shifts=shifts)
+    verdict = after_the_answer(replace(FULL, log=log), era_of("0.9.3"), PROMPT, NOT_TOLD)
+    assert verdict.stage == stage
+
+
+@pytest.mark.parametrize(
+    ("version", "logged", "outcome"),
+    [
+        ("0.9.3", ((976, 1010),), "whole"),
+        ("0.9.3", ((976, 999),), "cut"),
+        ("0.33.0", ((976, 1001),), "whole"),
+        ("0.33.0", ((976, 1000),), "cut"),
+        ("0.9.3", ((975, 10),), "whole"),
+        ("0.9.3", ((976, 0),), "whole"),
+        ("0.9.3", ((976, 990), (976, 980)), "whole"),
+    ],
+)
+def test_the_runners_own_window_is_in_the_log(
+    version: str, logged: tuple[tuple[int, int], ...], outcome: str
+) -> None:
+    """It counts where one prompt of this size is logged with it; a runner that pads keeps a place free."""
+    log = LogEvidence(prompts=tuple(LoggedPrompt(*one) for one in logged))
+    verdict = after_the_answer(replace(FULL, log=log), era_of(version), PROMPT, 976)
+    assert verdict.outcome == outcome

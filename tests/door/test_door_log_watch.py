@@ -144,7 +144,7 @@ def test_the_loop_goes_on(witness: OllamaLogWatch) -> None:
 
 def test_no_log() -> None:
     """Its absence has the reason that was found, and costs no wait."""
-    reason = Unavailable("no log of this Ollama server was found that may be read")
+    reason = Unavailable("no readable log of this Ollama server was found")
     witness = OllamaLogWatch(find=lambda _base, _named: reason, start=at_once, in_flight_seconds=60)
     assert asyncio.run(witness.since(witness.mark())) == NOT_YET
     witness.serve(settings(OLLAMA))

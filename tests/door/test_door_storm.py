@@ -17,7 +17,7 @@ import httpcore
 import httpx
 import psutil
 import pytest
-from door.leftovers import Crowd, left, settled_bytes, wait_until
+from door.leftovers import Crowd, grows_each_time, left, wait_until
 from door.scripted import CAP_SECONDS, TOKEN, Served, door_to
 from fakes.ollama_chat import Talking
 from fakes.ollama_models import CHATML, FakeModel
@@ -25,8 +25,6 @@ from fakes.ollama_runners import Speed
 from fakes.ollama_server import FakeOllama
 from fakes.ollama_troubles import Break
 from fakes.vocabulary import tiny
-from sidecar.door.leftovers import Crowd, grows_each_time, left, wait_until
-from sidecar.door.scripted import CAP_SECONDS, TOKEN, Served, door_to
 
 from aider_guard.core.chat.events import (
     ModelWarmed,

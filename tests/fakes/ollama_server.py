@@ -222,7 +222,8 @@ class FakeOllama:
         return filter(None, map(self._find, self.loaded))
 
     def _find(self, name: str) -> FakeModel | None:
-        full = name if ":" in name else f"{name}:latest"
+        short = re.sub(r"^(registry\.ollama\.ai/)?library/", "", name, flags=re.IGNORECASE)
+        full = short if ":" in short else f"{short}:latest"
         return next((one for one in self.models if one.name.lower() == full.lower()), None)
 
     def _entry(self, model: FakeModel) -> dict[str, Any]:

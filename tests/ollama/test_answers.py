@@ -57,7 +57,7 @@ def test_any_answer_is_facts_or_none(tags: dict[str, object], show: dict[str, ob
 
 @given(
     st.integers(100, 599),
-    st.binary(max_size=40) | OBJECTS.map(lambda one: json.dumps(one).encode()),
+    st.binary(max_size=40) | OBJECTS.map(lambda fields: json.dumps(fields).encode()),
 )
 def test_any_refusal_is_a_sentence(status: int, content: bytes) -> None:
     """It is printable, and short."""
@@ -77,5 +77,5 @@ def test_any_name_has_nearest_names(name: str, others: list[str]) -> None:
     suggested = nearest_names(name, installed)
     assert set(suggested) <= set(others[::2])
     assert len(suggested) <= 3
-    found = find_installed(name, installed)
-    assert found is None or found in installed
+    match = find_installed(name, installed)
+    assert match is None or match in installed

@@ -1,4 +1,4 @@
-"""Who listens on a port: in process tables that are data, and in the one of this machine."""
+"""The process that listens on a port: in process tables that are data, and in the one of this machine."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def add_process(
 
 
 @pytest.mark.parametrize(
-    ("bound", "asked", "found"),
+    ("bound", "wanted", "index"),
     [
         (("127.0.0.1",), V4, 0),
         (("0.0.0.0",), V4, 0),
@@ -85,24 +85,24 @@ def add_process(
     ],
 )
 def test_the_most_exact_socket_takes_the_connection(
-    tmp_path: Path, bound: tuple[str, ...], asked: tuple[object, ...], found: int | None
+    tmp_path: Path, bound: tuple[str, ...], wanted: tuple[object, ...], index: int | None
 ) -> None:
-    """An address of its own beats "everywhere", and that of IPv4 the one of IPv6 that takes both."""
+    """An address of its own beats an unspecified one, and one of IPv4 beats one of IPv6 that takes both."""
     rows: dict[int, list[str]] = {4: [], 6: []}
-    for index, address in enumerate(bound):
-        rows[ip_address(address).version].append(row(address, 100 + index))
+    for number, address in enumerate(bound, 100):
+        rows[ip_address(address).version].append(row(address, number))
     proc = make_proc(tmp_path / "proc", tcp="\n".join(rows[4]), tcp6="\n".join(rows[6]))
-    for index in range(len(bound)):
-        add_process(proc, 20 + index, "program", inodes=(100 + index,))
-    listener = find_listener(asked, PORT, proc=proc)  # type: ignore[arg-type]  # addresses
-    if found is None:
+    for number in range(len(bound)):
+        add_process(proc, 20 + number, "program", inodes=(100 + number,))
+    listener = find_listener(wanted, PORT, proc=proc)  # type: ignore[arg-type]  # addresses
+    if index is None:
         assert listener == Unavailable("no process of this machine listens on port 11434")
     else:
-        assert listener == ListeningProcess(UID, 20 + found)
+        assert listener == ListeningProcess(UID, 20 + index)
 
 
 def test_only_listening_sockets_of_the_port_count(tmp_path: Path) -> None:
-    """A connection of the same port, and other ports, are not what is asked for."""
+    """A connection of the same port, and other ports, do not count."""
     other = (row("127.0.0.1", 1, state="01"), row("127.0.0.1", 2, port=PORT + 1))
     proc = make_proc(tmp_path / "proc", tcp="\n".join(other), tcp6=None)
     assert isinstance(find_listener(V4, PORT, proc=proc), Unavailable)
@@ -168,7 +168,7 @@ def test_any_table_is_read(tmp_path_factory: pytest.TempPathFactory, content: by
 
 @linux
 @pytest.mark.parametrize(
-    ("family", "bound", "asked"),
+    ("family", "bound", "wanted"),
     [
         (socket.AF_INET, "127.0.0.1", "http://127.0.0.1"),
         (socket.AF_INET, "127.0.0.1", "http://localhost"),
@@ -179,9 +179,9 @@ def test_any_table_is_read(tmp_path_factory: pytest.TempPathFactory, content: by
 )
 @pytest.mark.parametrize("proc", [PROC, PROC / "no-such-folder"], ids=["proc", "no proc"])
 def test_a_real_socket_is_found(
-    proc: Path, family: socket.AddressFamily, bound: str, asked: str
+    proc: Path, family: socket.AddressFamily, bound: str, wanted: str
 ) -> None:
-    """A socket of ours is ours: read from /proc, and asked of the processes as macOS must be."""
+    """A socket of this process is found in /proc, and through the processes as on macOS."""
     with closing(socket.socket(family)) as listening:
         try:
             listening.bind((bound, 0))
@@ -189,7 +189,7 @@ def test_a_real_socket_is_found(
             pytest.skip("no IPv6 here")
         listening.listen()
         port = listening.getsockname()[1]
-        found = find_listener(targets(asked), port, proc=proc, clock=lambda: 0.0)
-    assert found == ListeningProcess(UID, os.getpid())
-    gone = find_listener(targets(asked), port, proc=proc, clock=lambda: 0.0)
+        listener = find_listener(targets(wanted), port, proc=proc, clock=lambda: 0.0)
+    assert listener == ListeningProcess(UID, os.getpid())
+    gone = find_listener(targets(wanted), port, proc=proc, clock=lambda: 0.0)
     assert isinstance(gone, Unavailable)

@@ -19,7 +19,7 @@ from aider_guard.core.truncation import LoggedCut
 from aider_guard.ollama import log_files
 from aider_guard.ollama.log_files import (
     ELSEWHERE,
-    MAX_SAYINGS,
+    MAX_LINES,
     NOT_FOUND,
     LogFile,
     LogFileAt,
@@ -94,18 +94,18 @@ def program(machine: Machine, name: str) -> str:
 
 
 def test_a_named_file(machine: Machine, tmp_path: Path) -> None:
-    """A file that the user names is taken, of whatever server it is; one that is none is said to be none."""
+    """A file that the user names is used, for any server; a path that is not a file is reported."""
     log = tmp_path / "my.log"
     log.touch()
     assert find_log("http://gpu-box:11434", str(log), machine) == LogFileAt(log)
     for wrong in (tmp_path / "none.log", tmp_path):
-        found = find_log(LOCAL, str(wrong), machine)
-        assert isinstance(found, Unavailable)
-        assert str(wrong) in found.reason
+        source = find_log(LOCAL, str(wrong), machine)
+        assert isinstance(source, Unavailable)
+        assert str(wrong) in source.reason
 
 
 def test_a_named_file_that_is_a_pipe(machine: Machine, tmp_path: Path) -> None:
-    """Reading a pipe would take its lines from somebody else."""
+    """Reading a pipe would take its lines from another reader."""
     os.mkfifo(tmp_path / "pipe")
     assert isinstance(find_log(LOCAL, str(tmp_path / "pipe"), machine), Unavailable)
 
@@ -127,13 +127,13 @@ def test_nothing_there(machine: Machine) -> None:
 def test_the_servers_own_output(
     machine: Machine, tmp_path: Path, fds: tuple[int, ...], chosen: int
 ) -> None:
-    """A file that the server writes to, rather what it has as stderr."""
+    """A file that the server writes to; its stderr comes before its stdout."""
     folder = process(machine, 7, "0::/system.slice/ollama.service\n")
     for fd in fds:
         (tmp_path / f"{fd}.log").touch()
         (folder / str(fd)).symlink_to(tmp_path / f"{fd}.log")
-    found = find_log(LOCAL, "", replace(machine, process=running(7)))
-    assert found == LogFileAt(tmp_path / f"{chosen}.log")
+    source = find_log(LOCAL, "", replace(machine, process=running(7)))
+    assert source == LogFileAt(tmp_path / f"{chosen}.log")
 
 
 def test_a_server_that_is_another_program(machine: Machine, tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_a_real_process(tmp_path: Path) -> None:
         if sys.platform == "linux":
             assert find_log(LOCAL, "", machine) == LogFileAt(log)
             log.unlink()
-            found = find_log(LOCAL, "", machine)
-            assert isinstance(found, LogFileAt)
-            assert stat.S_ISREG(found.path.stat().st_mode)
+            source = find_log(LOCAL, "", machine)
+            assert isinstance(source, LogFileAt)
+            assert stat.S_ISREG(source.path.stat().st_mode)
         child.communicate()
 
 
@@ -176,15 +176,15 @@ def test_the_journal(machine: Machine, tmp_path: Path, readable: bool) -> None:
     if readable:
         (tmp_path / "journal" / "id").mkdir(parents=True)
         (tmp_path / "journal" / "id" / "system.journal").touch()
-    found = find_log(LOCAL, "", replace(machine, process=running(7)))
+    source = find_log(LOCAL, "", replace(machine, process=running(7)))
     if not readable:
-        assert found == NOT_FOUND
+        assert source == NOT_FOUND
         return
-    assert isinstance(found, LogOf)
-    assert found.command[0] == journalctl
-    assert found.command[-1] == "--unit=ollama-gpu.service"
-    assert {"--follow", "--lines=0", "--output=cat"} < set(found.command)
-    assert found.environment == {**_kept(machine), "LANG": "C.UTF-8"}
+    assert isinstance(source, LogOf)
+    assert source.command[0] == journalctl
+    assert source.command[-1] == "--unit=ollama-gpu.service"
+    assert {"--follow", "--lines=0", "--output=cat"} < set(source.command)
+    assert source.environment == {**_kept(machine), "LANG": "C.UTF-8"}
 
 
 def _kept(machine: Machine) -> dict[str, str]:
@@ -198,9 +198,9 @@ def test_a_users_own_unit(machine: Machine, tmp_path: Path) -> None:
     process(machine, 7, groups)
     (tmp_path / "journal" / "id").mkdir(parents=True)
     (tmp_path / "journal" / "id" / f"user-{os.getuid()}.journal").touch()
-    found = find_log(LOCAL, "", replace(machine, process=running(7)))
-    assert isinstance(found, LogOf)
-    assert found.command[-1] == "--user-unit=ollama.service"
+    source = find_log(LOCAL, "", replace(machine, process=running(7)))
+    assert isinstance(source, LogOf)
+    assert source.command[-1] == "--user-unit=ollama.service"
 
 
 DOCKER = f"0::/system.slice/docker-{CONTAINER}.scope\n"
@@ -210,17 +210,17 @@ PODMAN = f"0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{C
 
 @pytest.mark.parametrize("groups", [DOCKER, OLD_DOCKER])
 def test_docker(machine: Machine, tmp_path: Path, groups: str) -> None:
-    """A container's output is asked of the docker of this machine, whatever the user's settings lead to."""
+    """A container's output comes from the docker of this machine, whatever the user's settings say."""
     docker = program(machine, "docker")
     process(machine, 7, groups)
     assert find_log(LOCAL, "", replace(machine, process=running(7))) == NOT_FOUND
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "docker.sock"))
-        found = find_log(LOCAL, "", replace(machine, process=running(7)))
-    assert isinstance(found, LogOf)
+        source = find_log(LOCAL, "", replace(machine, process=running(7)))
+    assert isinstance(source, LogOf)
     follow = ("logs", "--follow", "--tail", "0", CONTAINER)
-    assert found.command == (docker, "--host", f"unix://{tmp_path}/docker.sock", *follow)
-    assert "DOCKER_HOST" not in found.environment
+    assert source.command == (docker, "--host", f"unix://{tmp_path}/docker.sock", *follow)
+    assert "DOCKER_HOST" not in source.environment
 
 
 def test_podman(machine: Machine) -> None:
@@ -228,9 +228,9 @@ def test_podman(machine: Machine) -> None:
     process(machine, 7, PODMAN)
     assert find_log(LOCAL, "", replace(machine, process=running(7))) == NOT_FOUND
     podman = program(machine, "podman")
-    found = find_log(LOCAL, "", replace(machine, process=running(7)))
-    assert isinstance(found, LogOf)
-    assert found.command == (podman, "logs", "--follow", "--tail", "0", CONTAINER)
+    source = find_log(LOCAL, "", replace(machine, process=running(7)))
+    assert isinstance(source, LogOf)
+    assert source.command == (podman, "logs", "--follow", "--tail", "0", CONTAINER)
 
 
 def test_a_container_behind_a_proxy(machine: Machine) -> None:
@@ -242,9 +242,9 @@ def test_a_container_behind_a_proxy(machine: Machine) -> None:
     process(machine, 10, PODMAN, b"/usr/bin/ollama\0runner\0--port\0" + b"1\0")
     process(machine, 11, PODMAN.replace("4f", "5e"), b"/bin/postgres\0serve\0")
     behind = replace(machine, process=running(7, "rootlessport"))
-    found = find_log(LOCAL, "", behind)
-    assert isinstance(found, LogOf)
-    assert found.command[-1] == CONTAINER
+    source = find_log(LOCAL, "", behind)
+    assert isinstance(source, LogOf)
+    assert source.command[-1] == CONTAINER
     process(machine, 12, PODMAN.replace("4f", "5e"), b"/bin/ollama\0serve\0")
     assert find_log(LOCAL, "", behind) == NOT_FOUND
 
@@ -281,7 +281,7 @@ def add(path: Path, data: bytes) -> None:
 
 
 def test_what_was_said_since(path: Path) -> None:
-    """Each mark has what came after it, and what was there at the beginning is nobody's."""
+    """Each mark gets the lines after it, and no mark gets the lines from before the start."""
     log = LogFile(path)
     first = log.mark()
     add(path, cut(2))
@@ -294,7 +294,7 @@ def test_what_was_said_since(path: Path) -> None:
 
 
 def test_what_was_there_is_not_read(path: Path) -> None:
-    """A log of days costs nothing, and debug lines of a server that ran before say nothing of this one."""
+    """A long log costs nothing, and debug lines of an earlier server do not count for this one."""
     debug = b"time=2026 level=DEBUG source=r.go:1 msg=reloading\n"
     add(path, debug)
     log = LogFile(path)
@@ -307,7 +307,7 @@ def test_what_was_there_is_not_read(path: Path) -> None:
 
 
 def test_a_line_that_is_not_complete(path: Path) -> None:
-    """A line counts when it is complete, for who marked before its end."""
+    """A line counts when it is complete, for marks before its end."""
     log, line = LogFile(path), cut(2)
     add(path, line[:30])
     mark = log.mark()
@@ -318,7 +318,7 @@ def test_a_line_that_is_not_complete(path: Path) -> None:
 
 
 def test_rotation(path: Path) -> None:
-    """The file is renamed and a new one begins: nothing of either is lost, whoever marked when."""
+    """The file is renamed and a new one begins: nothing of either is lost for any mark."""
     log = LogFile(path)
     first = log.mark()
     add(path, cut(2))
@@ -348,20 +348,20 @@ def test_a_file_cut_short(path: Path) -> None:
 
 
 def test_a_file_that_is_gone(path: Path) -> None:
-    """What cannot be read any more is said so; nothing raises."""
+    """A file that cannot be read any more is a reason; nothing raises."""
     log = LogFile(path)
     mark = log.mark()
     path.unlink()
     assert log.since(mark) == ()
     path.parent.chmod(0o000)
-    said = log.since(mark)
+    lines = log.since(mark)
     path.parent.chmod(0o755)
-    assert said == () or isinstance(said, Unavailable)
+    assert lines == () or isinstance(lines, Unavailable)
     log.close()
 
 
 def test_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a log that grew beyond all measure the end is read, and a mark before it has no answer."""
+    """Only the end of a log that grew too fast is read, and a mark before it gets a reason."""
     monkeypatch.setattr(log_files, "MAX_BEHIND_BYTES", 5000)
     log = LogFile(path)
     first = log.mark()
@@ -375,29 +375,29 @@ def test_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_little_is_kept() -> None:
     """Neither an endless line nor endlessly many of them stay in memory, and no text of a prompt does."""
-    sayings = LogLines()
+    collected = LogLines()
     debug = b'time=2026 level=DEBUG source=r.go:1 msg="chat request" prompt="my secret '
-    sayings.feed(debug)
+    collected.feed(debug)
     for _ in range(100):
-        sayings.feed(b"secret " * 10_000)
-    assert len(sayings._line) < 2048
-    sayings.feed(b'"\n')
-    assert sayings.tells_all
-    assert sayings.since(0) == ()
-    assert not sayings._line
-    sayings.feed(cut(5) * (MAX_SAYINGS + 1))
-    assert isinstance(sayings.since(0), Unavailable)
-    said = sayings.since(sayings.at - len(cut(5)) * 3)
-    assert said == (LoggedCut(5, 9),) * 3
+        collected.feed(b"secret " * 10_000)
+    assert len(collected._line) < 2048
+    collected.feed(b'"\n')
+    assert collected.tells_all
+    assert collected.since(0) == ()
+    assert not collected._line
+    collected.feed(cut(5) * (MAX_LINES + 1))
+    assert isinstance(collected.since(0), Unavailable)
+    lines = collected.since(collected.at - len(cut(5)) * 3)
+    assert lines == (LoggedCut(5, 9),) * 3
 
 
 def test_idle_costs_nothing(path: Path) -> None:
-    """No thread and no reading between the questions."""
+    """No thread and no reading between the calls."""
     before = psutil.Process().num_threads()
     log = LogFile(path)
     add(path, cut(2) * 1000)
     assert psutil.Process().num_threads() == before
-    assert log._place.offset < path.stat().st_size
+    assert log._position.offset < path.stat().st_size
     log.close()
 
 
@@ -413,7 +413,7 @@ def test_a_childs_output(path: Path) -> None:
     before = _children()  # other tests' servers
     with followed_child(tail(path), {"PATH": os.environ["PATH"]}) as log:
         children = [child for child in _children() if child not in before]
-        until(lambda: _said_after(path, log))
+        until(lambda: _has_lines_of(path, log))
         mark = log.mark()
         add(path, cut(3))
         until(lambda: log.since(mark) == (LoggedCut(3, 9),))
@@ -421,7 +421,7 @@ def test_a_childs_output(path: Path) -> None:
     assert children
 
 
-def _said_after(path: Path, log: LogStream) -> bool:
+def _has_lines_of(path: Path, log: LogStream) -> bool:
     """One more line, until the child is there to see it; then the last one is waited for."""
     if not log.since(0):
         add(path, cut(1))
@@ -432,9 +432,9 @@ def _said_after(path: Path, log: LogStream) -> bool:
 
 
 def _all(log: LogStream) -> tuple[LogLine, ...]:
-    said = log.since(0)
-    assert not isinstance(said, Unavailable)
-    return said
+    lines = log.since(0)
+    assert not isinstance(lines, Unavailable)
+    return lines
 
 
 def _children() -> list[psutil.Process]:
@@ -443,12 +443,12 @@ def _children() -> list[psutil.Process]:
 
 @pytest.mark.parametrize("command", [["false"], ["no-such-command-here"]])
 def test_a_child_that_ends(command: list[str]) -> None:
-    """Its end is an answer, not silence."""
+    """Its end is reported."""
     with followed_child(command, {"PATH": os.environ["PATH"]}) as log:
         until(lambda: isinstance(log.since(0), Unavailable))
-        said = log.since(0)
-        assert isinstance(said, Unavailable)
-        assert command[0] in said.reason
+        lines = log.since(0)
+        assert isinstance(lines, Unavailable)
+        assert command[0] in lines.reason
 
 
 KILLED = """
@@ -461,7 +461,7 @@ with followed_child(["tail", "-n", "0", "-F", sys.argv[1]], {"PATH": os.environ[
 
 
 def test_a_child_never_outlives_us(path: Path) -> None:
-    """Killed by SIGKILL, nothing can be undone any more; the child ends all the same."""
+    """After a SIGKILL no cleanup can run; the child ends all the same."""
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(path)],
         stdin=subprocess.PIPE,

@@ -52,7 +52,7 @@ ENDED = '[GIN] 2026/11/22 - 10:04:43 | 200 |  2.48s |       127.0.0.1 | POST    
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         (CUT, LoggedCut(5610, 1024)),
         (f"time=2026-11-22T10:04:43.512+01:00 {WITHOUT_SOURCE}", LoggedCut(9200, 4099)),
@@ -77,10 +77,10 @@ ENDED = '[GIN] 2026/11/22 - 10:04:43 | 200 |  2.48s |       127.0.0.1 | POST    
         ("", None),
     ],
 )
-def test_lines(line: str, said: LogLine | None) -> None:
+def test_lines(line: str, expected: LogLine | None) -> None:
     """Each kind of line, as the eras and the keepers of logs write it."""
-    assert read_line(line.encode()) == said
-    assert read_line(line.encode() + b"\r") == said
+    assert read_line(line.encode()) == expected
+    assert read_line(line.encode() + b"\r") == expected
 
 
 @pytest.mark.parametrize("line", [CUT, NEW_PROMPT, SHIFT, DROPPED, ENDED, SLOT])
@@ -111,7 +111,7 @@ def test_long_lines_are_read_in_no_time(line: str) -> None:
 
 def read_capture(name: str) -> LogEvidence:
     lines = (CAPTURES / name).read_bytes().splitlines()
-    return evidence(said for line in lines if (said := read_line(line)))
+    return evidence(read for line in lines if (read := read_line(line)))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is installed, the facts of a model and the cloud switch, asked of every era and of liars."""
+"""Installed models, the facts of a model and the cloud switch, from servers of every era and from broken ones."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def ollama() -> FakeOllama:
 
 @pytest.mark.parametrize("version", ERAS)
 def test_what_is_installed(version: str) -> None:
-    """Every era lists its models; which of them run elsewhere is told from 0.12 on."""
+    """Every era lists its models; which of them run elsewhere is reported from 0.12 on."""
     with client_of(FakeOllama(version=version, models=(QWEN, STUB))) as client:
         models = client.installed()
-    told = version not in ("0.9.3", "0.11.10")
+    reports_remote = version not in ("0.9.3", "0.11.10")
     assert models == (
         InstalledModel("qwen3:8b", 5 * GIB, f"{8:064x}", "Q4_K_M", format="gguf"),
         InstalledModel(
@@ -66,7 +66,7 @@ def test_what_is_installed(version: str) -> None:
             384,
             f"{12:064x}",
             "Q4_K_M",
-            "https://ollama.com:443" if told else "",
+            "https://ollama.com:443" if reports_remote else "",
             "gguf",
         ),
     )
@@ -136,7 +136,7 @@ def ask(client: OllamaClient, path: str) -> object:
 def test_what_is_no_answer_is_unavailable(
     ollama: FakeOllama, path: str, answer: Answer, reason: str
 ) -> None:
-    """Garbage, refusals and silence become a reason, and in time, whatever was asked."""
+    """Garbage, refusals and silence become a reason in time, for every call."""
     ollama.answers[path] = answer
     started_at = time.monotonic()
     short = isinstance(answer, Hang | Drip)
@@ -224,7 +224,8 @@ def test_a_model_that_is_not_there(version: str, name: str, nearest: tuple[str, 
     """The installed names most like it are given, never a stub's; an impossible name is missing too."""
     with client_of(FakeOllama(version=version, models=(CODER, QWEN, STUB))) as client:
         installed = tuple(
-            InstalledModel(one.name, 1, "", "", one.remote_host) for one in (CODER, QWEN, STUB)
+            InstalledModel(model.name, 1, "", "", model.remote_host)
+            for model in (CODER, QWEN, STUB)
         )
         assert client.model_facts(name, installed) == ModelMissing(name, nearest)
         assert client.model_facts(name, Unavailable("busy")) == ModelMissing(name)
@@ -367,10 +368,10 @@ def test_a_model_without_numbers(ollama: FakeOllama, model_info: object) -> None
 
 @pytest.mark.parametrize("hidden", [None, []])
 def test_layers_that_differ_are_asked_for_verbosely(hidden: object) -> None:
-    """Lists are left out of a plain answer; only then the long one is asked for."""
+    """Lists are left out of a plain answer; only then the long one is requested."""
     key = "qwen3.attention.head_count_kv"
-    told = {**QWEN.facts, key: [0, 8] * 18}
-    model = FakeModel("qwen3:8b", facts={**QWEN.facts, key: hidden}, verbose_facts=told)
+    verbose = {**QWEN.facts, key: [0, 8] * 18}
+    model = FakeModel("qwen3:8b", facts={**QWEN.facts, key: hidden}, verbose_facts=verbose)
     with client_of(FakeOllama(models=(model,))) as client:
         facts = client.model_facts("qwen3:8b", ())
     assert isinstance(facts, ModelFacts)
@@ -381,7 +382,7 @@ def test_layers_that_differ_are_asked_for_verbosely(hidden: object) -> None:
 @pytest.mark.parametrize("disabled", [True, False])
 @pytest.mark.parametrize("version", ERAS)
 def test_the_cloud_switch(version: str, disabled: bool) -> None:
-    """It can be asked for from 0.16.2 on; before, that is said."""
+    """It is read from 0.16.2 on; before, there is a reason."""
     with client_of(FakeOllama(version=version, cloud_disabled=disabled)) as client:
         answer = client.cloud_disabled()
     old = version in ("0.9.3", "0.11.10", "0.12.5", "0.12.6")

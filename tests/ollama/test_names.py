@@ -1,6 +1,10 @@
-"""Addresses and names as Ollama reads them."""
+"""Addresses as Ollama reads them, and which of them are addresses of this machine, found without a name server."""
 
 from __future__ import annotations
+
+import socket
+from ipaddress import ip_address
+from pathlib import Path
 
 import httpx
 import pytest
@@ -8,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.ollama.names import (
-    canonical_name,
     connectable_base,
     display_base,
-    full_name,
-    is_cloud_name,
+    interface_addresses,
+    is_cloud_base,
     is_loopback,
+    is_this_machine,
+    targets,
 )
 
 
@@ -96,55 +101,133 @@ def test_is_loopback(base: str, expected: bool) -> None:
     assert is_loopback(base) is expected
 
 
-@pytest.mark.parametrize(
-    ("name", "canonical"),
-    [
-        ("qwen3", "qwen3:latest"),
-        ("Qwen3:8B", "qwen3:8b"),
-        ("library/qwen3", "qwen3:latest"),
-        ("registry.ollama.ai/library/qwen3:8b", "qwen3:8b"),
-        ("registry.ollama.ai/me/own", "me/own:latest"),
-        ("hf.co/user/Repo-GGUF:Q4_K_M", "hf.co/user/repo-gguf:q4_k_m"),
-        ("hf.co/user/repo", "hf.co/user/repo:latest"),
-        ("localhost:5000/me/own", "localhost:5000/me/own:latest"),
-    ],
-)
-def test_canonical_name(name: str, canonical: str) -> None:
-    """Every spelling of a name becomes one, once."""
-    assert canonical_name(name) == canonical
-    assert canonical_name(canonical) == canonical
+OWN = ("127.0.0.1", "192.168.0.7", "::1", "fe80::1%eth0", "2001:db8::7", "none")
 
 
 @pytest.mark.parametrize(
-    ("name", "full"),
+    ("base", "here"),
     [
-        ("qwen3", "qwen3:latest"),
-        (" Qwen3:8B ", "Qwen3:8B"),
-        ("Registry.ollama.ai/Library/Qwen3", "Qwen3:latest"),
-        ("hf.co/user/Repo-GGUF:Q4_K_M", "hf.co/user/Repo-GGUF:Q4_K_M"),
-        ("library/me/own", "me/own:latest"),
+        ("http://127.0.0.1:11434", True),
+        ("http://127.8.8.8:11434", True),
+        ("http://localhost:11434", True),
+        ("http://LOCALHOST:11434", True),
+        ("http://[::1]:11434", True),
+        ("http://[::ffff:127.0.0.1]:11434", True),
+        ("http://0.0.0.0:11434", True),
+        ("http://[::]:11434", True),
+        ("http://192.168.0.7:11434", True),
+        ("http://[fe80::1]:11434", True),
+        ("http://[2001:db8::7]:11434", True),
+        ("http://me:secret@192.168.0.7:11434/path", True),
+        ("http://192.168.0.8:11434", False),
+        ("http://[2001:db8::8]:11434", False),
+        ("http://localhost.evil.example:11434", False),
+        ("http://127.0.0.1.evil.example:11434", False),
+        ("http://box:11434", False),
+        ("http://[broken:11434", False),
+        ("http://:11434", False),
+        ("", False),
     ],
 )
-def test_full_name(name: str, full: str) -> None:
-    """A name as it is listed keeps its case."""
-    assert full_name(name) == full
+def test_is_this_machine(base: str, here: bool) -> None:
+    """Loopback and the addresses of its interfaces are; names of others are not looked up."""
+    assert is_this_machine(base, lambda: OWN) is here
+
+
+def test_its_own_host_name_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name that the machine gives itself, in any case; no name server is asked."""
+    monkeypatch.setattr(socket, "getaddrinfo", None)
+    monkeypatch.setattr(socket, "gethostname", lambda: "Box")
+    assert is_this_machine("http://bOX:11434", lambda: OWN)
+    monkeypatch.setattr(socket, "gethostname", lambda: "")
+    assert not is_this_machine("http://:11434", lambda: OWN)
+
+
+HOSTS = """\
+127.0.0.1 localhost
+127.0.1.1\tDesk.lan desk # ours
+192.168.0.7 gpu-box
+192.168.0.7 both
+192.168.0.8 both
+192.168.0.8 other # gpu-box
+0.0.0.0 blocked
+::1 six
+broken line
+none of-them
+"""
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("host", "here"),
     [
-        ("kimi-k2:cloud", True),
-        ("gpt-oss:120b-cloud", True),
-        ("GPT-OSS:120B-CLOUD", True),
-        ("hf.co/a/b:x-cloud", True),
-        ("gpt-oss:20b", False),
-        ("cloud", False),
-        ("my-cloud", False),
-        ("my-cloud:8b", False),
-        ("qwen3:cloudy", False),
-        ("localhost:5000/my-cloud", False),
+        ("desk", True),
+        ("DESK.LAN", True),
+        ("gpu-box", True),
+        ("six", True),
+        ("both", False),
+        ("other", False),
+        ("blocked", False),
+        ("of-them", False),
+        ("line", False),
+        ("ours", False),
+        ("unknown", False),
     ],
 )
-def test_is_cloud_name(name: str, expected: bool) -> None:
-    """Only the tag tells a cloud model."""
-    assert is_cloud_name(name) is expected
+def test_a_name_in_hosts_is_here_where_all_its_addresses_are(
+    tmp_path: Path, host: str, here: bool
+) -> None:
+    """The file is read as hosts(5) says; what stands behind a # is no name."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text(HOSTS)
+    assert bool(targets(f"http://{host}:1", lambda: OWN, hosts=hosts)) is here
+
+
+def test_without_a_hosts_file_no_name_is_here(tmp_path: Path) -> None:
+    """And one in other bytes is read as far as it can be."""
+    assert targets("http://gpu-box:1", lambda: OWN, hosts=tmp_path / "none") == ()
+    (tmp_path / "hosts").write_bytes(b"\xff\xfe\n127.0.0.1 gpu-box\n")
+    assert targets("http://gpu-box:1", lambda: OWN, hosts=tmp_path / "hosts")
+
+
+def test_the_interfaces_of_this_machine() -> None:
+    """The real list has loopback in it, and all of it is this machine."""
+    addresses = interface_addresses()
+    assert "127.0.0.1" in addresses
+    for text in addresses:
+        address = text.partition("%")[0]
+        host = f"[{address}]" if ":" in address else address
+        assert is_this_machine(f"http://{host}:1")
+
+
+def test_what_an_address_may_mean() -> None:
+    """localhost is both loopbacks, IPv6 first as getaddrinfo(3) has it."""
+    loopbacks = (ip_address("::1"), ip_address("127.0.0.1"))
+    assert targets("http://localhost:1") == loopbacks
+    assert targets("http://192.168.0.7:1", lambda: OWN) == (ip_address("192.168.0.7"),)
+
+
+@given(st.text("htps:/.[]@%0123456789abc?# é", max_size=40))
+def test_any_text_is_here_or_not(text: str) -> None:
+    """Nothing that an address variable may hold makes this fail."""
+    for base in (text, connectable_base(text)):
+        assert isinstance(is_this_machine(base, lambda: OWN), bool)
+        assert isinstance(is_cloud_base(base), bool)
+
+
+@pytest.mark.parametrize(
+    ("base", "cloud"),
+    [
+        ("https://ollama.com:443", True),
+        ("https://OLLAMA.com.:443/api", True),
+        ("https://api.ollama.com", True),
+        ("https://me:x@registry.ollama.ai", True),
+        ("http://127.0.0.1:11434", False),
+        ("http://notollama.com:80", False),
+        ("http://ollama.com.evil.example", False),
+        ("http://box/ollama.com", False),
+        ("http://[broken", False),
+    ],
+)
+def test_is_cloud_base(base: str, cloud: bool) -> None:
+    """Only Ollama's own hosts are its cloud."""
+    assert is_cloud_base(base) is cloud

@@ -136,7 +136,7 @@ def test_a_slow_answer_in_time_is_read(client: OllamaClient, ollama: FakeOllama)
 def test_a_strange_version_is_unavailable(
     client: OllamaClient, ollama: FakeOllama, body: object
 ) -> None:
-    """Whatever else listens on the port is not taken for Ollama."""
+    """Another program on the port is not taken for Ollama."""
     ollama.answers["/api/version"] = Json(body)
     assert isinstance(client.version(), Unavailable)
 

@@ -50,7 +50,11 @@ STUDIOS = {"id": "qwen3-8b", "max_context_length": 40960, "loaded_context_length
 RECORDED: dict[str, tuple[dict[str, Answer], str, int]] = {
     "llama.cpp, any name": (models(LLAMA), "whatever", 4096),
     "llama.cpp, several models, by alias": (models(OTHER_VLLM, LLAMA), "small", 4096),
-    "llama.cpp before it told by model": ({**models(OLD_LLAMA), "/props": Json(PROPS)}, "m", 6144),
+    "llama.cpp before it listed the window": (
+        {**models(OLD_LLAMA), "/props": Json(PROPS)},
+        "m",
+        6144,
+    ),
     "vLLM": (models(OTHER_VLLM, VLLM), "Qwen/Qwen3-8B", 40960),
     "LM Studio": (
         {
@@ -77,29 +81,29 @@ def test_an_address_without_v1_is_asked_as_it_is() -> None:
 
 
 UNTOLD: dict[str, tuple[dict[str, Answer], str]] = {
-    "Ollama's own /v1": (models({"id": "m", "owned_by": "library"}), "does not tell"),
+    "Ollama's own /v1": (models({"id": "m", "owned_by": "library"}), "does not report"),
     "not loaded": (
         {**models(STUDIO), "/api/v0/models": Json({"data": [{"id": "m", "state": "not-loaded"}]})},
-        "does not tell",
+        "does not report",
     ),
     "another model": (models(VLLM, OTHER_VLLM), "does not list m"),
     "no model": (models(), "does not list m"),
     "no list": ({"/v1/models": Json({"data": {"id": "m"}})}, "does not list m"),
     "entries that are none": ({"/v1/models": Json({"data": [7, None, "m"]})}, "does not list m"),
-    "true": (models({"id": "m", "max_model_len": True}), "does not tell"),
-    "a text": (models({"id": "m", "max_model_len": "4096"}), "does not tell"),
-    "nothing": (models({"id": "m", "max_model_len": 0, "meta": {"n_ctx": 0}}), "does not tell"),
-    "less than nothing": (models({"id": "m", "max_model_len": -4096}), "does not tell"),
-    "beyond numbers": (models({"id": "m", "max_model_len": 10**30}), "does not tell"),
-    "meta that is none": (models({"id": "m", "meta": [4096], "aliases": "m"}), "does not tell"),
-    "props that are none": ({**models({"id": "m"}), "/props": Json([1])}, "does not tell"),
+    "true": (models({"id": "m", "max_model_len": True}), "does not report"),
+    "a text": (models({"id": "m", "max_model_len": "4096"}), "does not report"),
+    "nothing": (models({"id": "m", "max_model_len": 0, "meta": {"n_ctx": 0}}), "does not report"),
+    "less than nothing": (models({"id": "m", "max_model_len": -4096}), "does not report"),
+    "beyond numbers": (models({"id": "m", "max_model_len": 10**30}), "does not report"),
+    "meta that is none": (models({"id": "m", "meta": [4096], "aliases": "m"}), "does not report"),
+    "props that are none": ({**models({"id": "m"}), "/props": Json([1])}, "does not report"),
     "a key is wanted": ({"/v1/models": Json({"error": "Unauthorized"}, 401)}, "only with a key"),
-    "another program": ({"/v1/models": Raw(b"<html>")}, "answered strangely"),
-    "a list": ({"/v1/models": Json([])}, "answered strangely"),
-    "an error": ({"/v1/models": Raw(b"", 500)}, "answered strangely"),
+    "another program": ({"/v1/models": Raw(b"<html>")}, "answered in an unknown form"),
+    "a list": ({"/v1/models": Json([])}, "answered in an unknown form"),
+    "an error": ({"/v1/models": Raw(b"", 500)}, "answered in an unknown form"),
     "a redirect": (
         {"/v1/models": Raw(b"", 307, (("Location", "https://cloud.example/v1/models"),))},
-        "answered strangely",
+        "answered in an unknown form",
     ),
     "it breaks off": ({"/v1/models": Cut()}, "cannot be reached"),
     "it never ends": ({"/v1/models": Endless()}, "cannot be reached"),
@@ -111,46 +115,46 @@ def test_what_is_not_told_is_unavailable_with_its_reason(
     answers: dict[str, Answer], reason: str
 ) -> None:
     """No window is guessed, and nothing raises."""
-    found = ask(answers)
-    assert isinstance(found, Unavailable)
-    assert reason in found.reason
+    window = ask(answers)
+    assert isinstance(window, Unavailable)
+    assert reason in window.reason
 
 
 @pytest.mark.parametrize("answer", [Hang(), Drip(b" " * 1000)], ids=["hangs", "drips"])
 def test_it_takes_no_longer_than_it_was_given(answer: Answer) -> None:
     """Also when a second call is needed, or bytes come one by one."""
     started_at = time.monotonic()
-    found = ask({**models({"id": "m"}), "/props": answer, "/api/v0/models": answer}, seconds=0.3)
+    window = ask({**models({"id": "m"}), "/props": answer, "/api/v0/models": answer}, seconds=0.3)
     assert time.monotonic() - started_at < 20
-    assert isinstance(found, Unavailable)
+    assert isinstance(window, Unavailable)
     first = ask({"/v1/models": answer}, seconds=0.3)
     assert isinstance(first, Unavailable)
     assert "did not answer in time" in first.reason
 
 
-def test_nobody_at_the_address_is_said() -> None:
-    """With the address and no password of it."""
-    found = window_of(ServedModel("openai/m", "m", "http://me:secret@127.0.0.1:9/v1"))
-    assert isinstance(found, Unavailable)
-    assert "http://127.0.0.1:9 cannot be reached" in found.reason
-    assert "secret" not in found.reason
+def test_an_address_without_a_server_is_reported() -> None:
+    """With the address, without its password."""
+    window = window_of(ServedModel("openai/m", "m", "http://me:secret@127.0.0.1:9/v1"))
+    assert isinstance(window, Unavailable)
+    assert "http://127.0.0.1:9 cannot be reached" in window.reason
+    assert "secret" not in window.reason
 
 
 @pytest.mark.parametrize("base", ["https://cloud.example/v1", "http://192.0.2.7:8000/v1", ""])
 def test_other_machines_are_not_asked(base: str) -> None:
     """Nothing is sent to them, and no name is looked up."""
-    found = window_of(ServedModel("openai/m", "m", base), 0.1)
-    assert isinstance(found, Unavailable)
+    window = window_of(ServedModel("openai/m", "m", base), 0.1)
+    assert isinstance(window, Unavailable)
 
 
 @pytest.mark.parametrize("ollama", ["", "/away"], ids=["beside Ollama", "without Ollama"])
 def test_a_survey_asks_other_servers_as_well(ollama: str) -> None:
     """Whether Ollama answers or not; by the names that Aider has for the models."""
     with FakeOllama(answers=models(LLAMA)) as server:
-        asked = ServedModel("openai/m", "m", f"{server.url}/v1")
+        served = ServedModel("openai/m", "m", f"{server.url}/v1")
         gone = ServedModel("openai/n", "n", "http://127.0.0.1:9/v1")
         client = OllamaClient(server.url + ollama)
-        report = survey(client, (), others=(asked, gone), within_seconds=20)
+        report = survey(client, (), others=(served, gone), within_seconds=20)
         client.close()
     assert isinstance(report.version, Unavailable) == bool(ollama)
     assert report.others["openai/m"] == 4096

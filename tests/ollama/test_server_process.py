@@ -67,15 +67,15 @@ def test_a_server_of_our_own(tmp_path: Path) -> None:
 
         def timed() -> tuple[ServerProcess | Unavailable, float]:
             started_at = time.perf_counter()
-            found = server_process(url)
-            return found, time.perf_counter() - started_at
+            process = server_process(url)
+            return process, time.perf_counter() - started_at
 
-        (found, first), *others = (timed() for _ in range(3))
-    assert isinstance(found, ServerProcess)
-    assert isinstance(found.settings, dict)
-    assert found == ServerProcess(pid, "ollama", USER, found.settings, "process")
-    assert found.settings["OLLAMA_NUM_PARALLEL"] == "4"
-    assert "secret" not in str(found)
+        (process, first), *others = (timed() for _ in range(3))
+    assert isinstance(process, ServerProcess)
+    assert isinstance(process.settings, dict)
+    assert process == ServerProcess(pid, "ollama", USER, process.settings, "process")
+    assert process.settings["OLLAMA_NUM_PARALLEL"] == "4"
+    assert "secret" not in str(process)
     assert (
         min(first, *(seconds for _, seconds in others)) < 0.5
     )  # 10 ms here; the machine may be busy
@@ -84,7 +84,7 @@ def test_a_server_of_our_own(tmp_path: Path) -> None:
 @linux
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_a_server_of_another_users(tmp_path: Path) -> None:
-    """Its user is told by the socket; process and slots are inferred from what everybody may read."""
+    """Its user comes from the socket; process and slots are inferred from what every user may read."""
     nobody, owner = pwd.getpwnam("nobody"), pwd.getpwnam("daemon")
     ask = (  # becomes another user when all is imported: that user may not read this Python
         "import os, sys; from pathlib import Path\n"
@@ -94,7 +94,7 @@ def test_a_server_of_another_users(tmp_path: Path) -> None:
         "print(server_process(sys.argv[1], app_log=Path('/nonexistent')))"
     )
     with serving(tmp_path, owner.pw_uid) as (pid, url):
-        asked = subprocess.run(
+        lookup = subprocess.run(
             [sys.executable, "-c", ask, url, str(nobody.pw_uid), str(nobody.pw_gid)],
             cwd=PACKAGE_PARENT,
             capture_output=True,
@@ -103,26 +103,26 @@ def test_a_server_of_another_users(tmp_path: Path) -> None:
         )
     settings = {"OLLAMA_NUM_PARALLEL": "2"}
     expected = ServerProcess(pid, "ollama", "daemon", settings, "runner", inferred=True)
-    assert asked.stdout.strip() == str(expected), asked.stderr
+    assert lookup.stdout.strip() == str(expected), lookup.stderr
 
 
 def test_another_program_has_no_settings_of_ollamas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever tunnels or proxies has the user's variables, too, and they are not the server's."""
+    """A tunnel or proxy has the user's variables too, and they are not the server's."""
     monkeypatch.setenv("OLLAMA_NUM_PARALLEL", "4")
     with FakeOllama() as ollama:
-        found = server_process(ollama.url)
-    assert isinstance(found, ServerProcess)
-    assert (found.pid, found.user) == (os.getpid(), USER)
-    why = f"{psutil.Process().name()} listens there, not Ollama itself"
-    assert found.settings == Unavailable(why)
+        process = server_process(ollama.url)
+    assert isinstance(process, ServerProcess)
+    assert (process.pid, process.user) == (os.getpid(), USER)
+    why = f"{psutil.Process().name()} listens there, not Ollama"
+    assert process.settings == Unavailable(why)
 
 
 def test_nothing_listens() -> None:
-    """A port that nobody has is said to be one."""
+    """A port without a listener is reported."""
     with closing(socket.socket()) as closed:
         closed.bind(("127.0.0.1", 0))
-        found = server_process(f"http://127.0.0.1:{closed.getsockname()[1]}")
-    assert isinstance(found, Unavailable)
+        process = server_process(f"http://127.0.0.1:{closed.getsockname()[1]}")
+    assert isinstance(process, Unavailable)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_nothing_to_look_for(base: str, reason: str) -> None:
                 0,
                 "",
                 USER,
-                Unavailable(f"the system does not tell which process of {USER} this is"),
+                Unavailable(f"the system does not show which process of {USER} this is"),
             ),
         ),
         (
@@ -160,7 +160,7 @@ def test_nothing_to_look_for(base: str, reason: str) -> None:
                 0,
                 "",
                 "2147483641",
-                Unavailable("the system does not tell which process of 2147483641 this is"),
+                Unavailable("the system does not show which process of 2147483641 this is"),
             ),
         ),
         (
@@ -169,7 +169,7 @@ def test_nothing_to_look_for(base: str, reason: str) -> None:
                 2**30,
                 "",
                 USER,
-                Unavailable("a process that ended listens there, not Ollama itself"),
+                Unavailable("a process that ended listens there, not Ollama"),
             ),
         ),
     ],
@@ -177,7 +177,7 @@ def test_nothing_to_look_for(base: str, reason: str) -> None:
 def test_what_is_not_told(
     listener: ListeningProcess | Unavailable, expected: ServerProcess | Unavailable
 ) -> None:
-    """Each thing that the system keeps to itself is said, the rest is there."""
+    """Each thing that the system does not show is reported, the rest is there."""
     assert (
         server_process("http://127.0.0.1:1", find=lambda *_: listener, app_log=NO_LOG) == expected
     )
@@ -186,5 +186,5 @@ def test_what_is_not_told(
 @given(st.text("htps:/.[]@%0123456789abc?# é", max_size=40))
 def test_any_address_has_an_answer(text: str) -> None:
     """Nothing that an address variable may hold makes this fail."""
-    found = server_process(text, find=lambda *_: Unavailable("nobody"))
-    assert isinstance(found, Unavailable)
+    process = server_process(text, find=lambda *_: Unavailable("no listener"))
+    assert isinstance(process, Unavailable)

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.ollama.server_process import (
-    chosen,
     from_command_line,
     from_log,
     from_process,
     from_runner,
+    ollama_settings,
 )
 
 PARALLEL, KV, FLASH = "OLLAMA_NUM_PARALLEL", "OLLAMA_KV_CACHE_TYPE", "OLLAMA_FLASH_ATTENTION"
@@ -68,11 +68,11 @@ SETTINGS = {
 )
 def test_only_settings_and_no_secrets(name: str, value: str, kept: str | None) -> None:
     """Ollama's and llama.cpp's variables are taken, without what could be a key or a password."""
-    assert chosen([(name, value)]) == ({} if kept is None else {name: kept})
+    assert ollama_settings([(name, value)]) == ({} if kept is None else {name: kept})
 
 
 def test_the_environment_of_a_process() -> None:
-    """A process of our own tells what it was started with."""
+    """The variables of a process of this user are read."""
     environment = {**os.environ, PARALLEL: "3", "OLLAMA_API_KEY": "secret"}
     command = [sys.executable, "-c", "print(flush=True); input()"]
     pipe = subprocess.PIPE
@@ -125,7 +125,7 @@ def test_the_log_of_this_start(tmp_path: Path, zone: timezone) -> None:
 
 
 def test_flash_attention_that_was_set_is_read(tmp_path: Path) -> None:
-    """Off may mean that nobody set it; on is a setting."""
+    """Off may mean that it was not set; on is a setting."""
     log = tmp_path / "server.log"
     log.write_text(line(f"{FLASH}:true {KV}:", STARTED))
     assert from_log(log, os.getpid()) == {FLASH: "true"}

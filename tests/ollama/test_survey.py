@@ -114,7 +114,7 @@ def test_no_server_at_all() -> None:
 @pytest.mark.parametrize("path", ["/api/tags", "/api/ps", "/api/status", "/api/show"])
 @pytest.mark.parametrize("answer", [Hang(), Drip(), Raw(b"garbage"), Json({"models": [7]})])
 def test_one_bad_answer_leaves_the_others(path: str, answer: Answer) -> None:
-    """What one question did not bring has its reason; what the others brought is there."""
+    """The entry of a failed call has its reason; the others are there."""
     ollama = FakeOllama(version="0.33.0", answers={path: answer})
     within = 3.0 if isinstance(answer, Hang | Drip) else AMPLE_SECONDS
     report, seconds = surveyed(ollama, "qwen3:8b", within_seconds=within)
@@ -147,7 +147,7 @@ def test_a_process_that_is_hard_to_find_is_not_waited_for() -> None:
 
 
 def test_a_bug_is_not_hidden() -> None:
-    """What goes wrong in our own code is raised where the answer is waited for."""
+    """An error in the guard's own code is raised where the result is waited for."""
 
     def search(_base: str) -> ServerProcess:
         raise ZeroDivisionError
@@ -160,7 +160,7 @@ def test_a_bug_is_not_hidden() -> None:
 
 
 def test_a_remote_address_is_shown_without_its_password() -> None:
-    """The report says where it was asked, and no more."""
+    """The report has the address and nothing else of the URL."""
     client = OllamaClient("http://me:secret@127.0.0.1:1/x")
     report = survey(client, ["a"])
     client.close()

@@ -25,9 +25,9 @@ from aider_guard.sidecar.memory import MemorySensor
 
 WORKER = "aider_guard.sidecar.gpu"
 FILLED_SHARE = 0.93
-"""Of the card: over the limit at which it is said."""
+"""The filled share of the card: over the limit of the notice."""
 OVERHEAD_BYTES = 2 * GIB
-"""What a program holds beside what it asked for: its context, and what the driver rounds up to."""
+"""The memory of a program beyond what it allocates: its context, and what the driver rounds up to."""
 # cuda.h, the driver's own interface: it comes with every driver, a toolkit is not needed.
 HOLDS = """
 import ctypes, sys
@@ -47,7 +47,7 @@ sys.stdin.read()
 
 
 class Filled(Protocol):
-    """A card whose memory somebody takes."""
+    """A card whose memory a program fills."""
 
     def start(self) -> LineProcess:
         """The worker that reads it."""
@@ -66,7 +66,7 @@ def waiting(command: list[str]) -> Iterator[int]:
 
 
 class FakeCard:
-    """Of the fake driver: it says that the memory is taken."""
+    """A card of the fake driver, which reports the memory as used."""
 
     def __init__(self, folder: Path) -> None:
         self._driver = FakeDriver(folder)
@@ -138,8 +138,8 @@ def test_a_card_that_is_filled_is_read_and_said(card: Filled) -> None:
     assert (holder.name, holder.is_ollama) == ("ollama", True)
     assert isinstance(holder.vram_used_bytes, int)
     assert wanted <= holder.vram_used_bytes <= wanted + OVERHEAD_BYTES
-    taken = full.vram_used_bytes - empty.vram_used_bytes
-    assert wanted <= taken <= wanted + OVERHEAD_BYTES
+    used = full.vram_used_bytes - empty.vram_used_bytes
+    assert wanted <= used <= wanted + OVERHEAD_BYTES
     assert abs(left.vram_used_bytes - empty.vram_used_bytes) < OVERHEAD_BYTES / 4
 
     story = begun()

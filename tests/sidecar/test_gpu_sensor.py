@@ -106,11 +106,11 @@ def test_reads_two_cards(driver: FakeDriver, started: Started) -> None:
 
 
 def test_merges_the_process_lists(driver: FakeDriver, started: Started) -> None:
-    """A process that computes and draws is one process; memory that is not told is unavailable."""
+    """A process that computes and draws is one process; memory that is not reported is unavailable."""
     driver.write(
         Card(compute=((7, 100), (9, None), (5, 50)), graphics=((7, 90), (9, 30), (8, None)))
     )
-    unknown = Unavailable("the driver does not tell")
+    unknown = Unavailable("the driver does not report it")
     assert processes_of(read_once(started)) == (
         GpuProcess(5, "", 50, is_ollama=False),
         GpuProcess(7, "", 100, is_ollama=False),
@@ -121,7 +121,7 @@ def test_merges_the_process_lists(driver: FakeDriver, started: Started) -> None:
 
 @pytest.mark.parametrize(
     ("code", "reason"),
-    [(NOT_SUPPORTED, "the GPU does not tell"), (NO_PERMISSION, "may not ask")],
+    [(NOT_SUPPORTED, "the GPU does not report this"), (NO_PERMISSION, "may not ask")],
 )
 def test_processes_that_are_not_told(
     driver: FakeDriver, started: Started, code: int, reason: str
@@ -145,14 +145,14 @@ def test_an_old_driver(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def test_a_card_without_memory_of_its_own_is_left_out(driver: FakeDriver, started: Started) -> None:
-    """Chips that share the machine's memory are no GPUs with a fill; alone, they say why."""
+    """Chips that share the machine's memory are no GPUs with a fill; if there are only such, there is a reason."""
     driver.write(Card(memory_code=NOT_SUPPORTED), Card(name="NVIDIA Fake 2"))
     reading = read_once(started)
     assert isinstance(reading, tuple)
     assert [gpu.index for gpu in reading] == [1]
 
     driver.write(Card(memory_code=NOT_SUPPORTED, name="NVIDIA Orin"))
-    assert read_once(started) == Unavailable("NVIDIA Orin does not tell its memory")
+    assert read_once(started) == Unavailable("NVIDIA Orin does not report its memory")
 
 
 @pytest.mark.parametrize(
@@ -298,5 +298,5 @@ def test_a_real_driver_agrees_with_nvidia_smi() -> None:
     shown = subprocess.run(query, check=True, capture_output=True, text=True, timeout=60).stdout
     reading = read_once(lambda: LineProcess(WORKER))
     assert isinstance(reading, tuple)
-    mine = [f"{gpu.name}, {gpu.vram_total_bytes // 2**20}" for gpu in reading]
-    assert mine == shown.splitlines()
+    cards = [f"{gpu.name}, {gpu.vram_total_bytes // 2**20}" for gpu in reading]
+    assert cards == shown.splitlines()

@@ -80,7 +80,9 @@ def test_knows_its_own(tmp_path_factory: pytest.TempPathFactory, path: str, expe
 def test_what_the_server_started_is_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A runner of any name belongs to the server above it, also when it outlives the server."""
     folder = tmp_path_factory.mktemp("bin")
-    (folder / "ready").write_text("READY\n")  # said by cat itself: its process has its name by then
+    (folder / "ready").write_text(
+        "READY\n"
+    )  # printed by cat itself: its process has its name by then
     script = f"exec 3<&0; cat {folder}/ready - <&3 & read line"
     with ExitStack() as stack:
         server = stack.enter_context(running(folder, "ollama", script))
@@ -129,12 +131,12 @@ def test_what_ended_is_forgotten(tmp_path_factory: pytest.TempPathFactory) -> No
 
 def test_resident_bytes_of_processes() -> None:
     """The sum over processes; one that ended counts nothing; none at all is not 0."""
-    mine = psutil.Process()
+    this_process = psutil.Process()
     with subprocess.Popen(["true"]) as ended:
         pass
-    total = resident_bytes((mine.pid, ended.pid))
+    total = resident_bytes((this_process.pid, ended.pid))
     assert isinstance(total, int)
-    assert abs(total - mine.memory_info().rss) < mine.memory_info().rss / 2
+    assert abs(total - this_process.memory_info().rss) < this_process.memory_info().rss / 2
     assert isinstance(resident_bytes(()), Unavailable)
 
 
@@ -174,8 +176,8 @@ def test_names_the_processes_on_a_gpu(tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_a_gpu_without_process_list_passes() -> None:
-    """What the driver does not tell stays untold."""
-    gpu = Gpu(0, "card", 8, 7, Unavailable("the GPU does not tell"))
+    """What the driver does not report stays unavailable."""
+    gpu = Gpu(0, "card", 8, 7, Unavailable("the GPU does not report this"))
     assert MemorySensor(FixedGpus((gpu,))).read().gpus == (gpu,)
 
 

@@ -42,15 +42,15 @@ class Ends:
 async def relayed(
     place: Place, *, connect_seconds: float = 10.0, passed: list[Place] | None = None
 ) -> AsyncIterator[Ends]:
-    told: list[Place] = [] if passed is None else passed
+    connections: list[Place] = [] if passed is None else passed
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     relay = AllowedRelay(listener.detach(), place)
     serving = asyncio.create_task(
-        serve_relays([relay], told.append, connect_seconds=connect_seconds)
+        serve_relays([relay], connections.append, connect_seconds=connect_seconds)
     )
     try:
-        yield Ends(place, port, told)
+        yield Ends(place, port, connections)
         assert not serving.done()
     finally:
         serving.cancel()
@@ -76,7 +76,7 @@ async def place(handler: Handler) -> AsyncIterator[Place]:
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
-    """Tell a story, within half a minute, after which no descriptor is left."""
+    """Run a story, within half a minute, after which no descriptor is left open."""
     before = open_files()
     asyncio.run(asyncio.wait_for(story, 30))
     assert open_files() == before
@@ -97,19 +97,19 @@ async def digest_of(reader: asyncio.StreamReader) -> str:
 
 
 def test_large_bodies_arrive_both_ways_at_once() -> None:
-    """Each byte, in order; both ends of the stream are told."""
+    """Each byte, in order, and the end of both streams."""
 
     async def story() -> None:
         body, answer = random.randbytes(LARGE_BYTES), random.randbytes(LARGE_BYTES)
         got: asyncio.Queue[str] = asyncio.Queue()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            async def say() -> None:
+            async def send() -> None:
                 writer.write(answer)
                 await writer.drain()
                 writer.write_eof()
 
-            _, digest = await asyncio.gather(say(), digest_of(reader))
+            _, digest = await asyncio.gather(send(), digest_of(reader))
             got.put_nowait(digest)
 
         async with place(serve) as outside, relayed(outside) as ends:
@@ -125,20 +125,20 @@ def test_large_bodies_arrive_both_ways_at_once() -> None:
 
 
 def test_one_direction_may_end_before_the_other() -> None:
-    """Whoever has said all still gets the answer; also when the end comes before the place is reached."""
+    """A client that has sent its end still gets the answer; also when the end comes before the place is reached."""
 
     async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked = await reader.read()
-        writer.write(b"hello " + asked)
+        question = await reader.read()
+        writer.write(b"hello " + question)
         writer.write_eof()
 
     async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write_eof()
-        heard.append(await reader.read())
-        told.set()
+        received.append(await reader.read())
+        complete.set()
 
-    heard: list[bytes] = []
-    told = asyncio.Event()
+    received: list[bytes] = []
+    complete = asyncio.Event()
 
     async def story() -> None:
         async with place(late) as outside, relayed(outside) as ends:
@@ -152,15 +152,15 @@ def test_one_direction_may_end_before_the_other() -> None:
             assert await reader.read() == b""
             writer.write(b"still")
             writer.write_eof()
-            await told.wait()
-            assert heard == [b"still"]
+            await complete.wait()
+            assert received == [b"still"]
             writer.close()
 
     run(story())
 
 
-def test_who_does_not_read_is_waited_for() -> None:
-    """The relay keeps a bounded part of what comes, and the place is stopped from sending more."""
+def test_a_slow_reader_is_waited_for() -> None:
+    """The relay buffers a bounded part, and the place cannot send more."""
 
     async def story() -> None:
         sent = 0
@@ -215,14 +215,14 @@ def free_port() -> int:
 
 
 def test_a_place_that_refuses_resets_the_connection() -> None:
-    """As it would be without the relay, near enough; what was said before does not matter; it is counted."""
+    """About as without the relay; bytes sent before do not matter; the connection is counted."""
 
     async def story() -> None:
         refusing = Place("127.0.0.1", free_port())
         async with relayed(refusing) as ends:
-            for said in (b"", b"x" * 100_000):
+            for pieces in (b"", b"x" * 100_000):
                 reader, writer = await ends.connect()
-                writer.write(said)
+                writer.write(pieces)
                 assert await end_of(reader) == "reset"
                 writer.close()
             assert ends.passed == [refusing, refusing]
@@ -237,7 +237,7 @@ def test_a_place_that_refuses_resets_the_connection() -> None:
 
 @contextmanager
 def deaf_place() -> Iterator[tuple[Place, Callable[[], list[socket.socket]]]]:
-    """A listener whose queue is full does not answer; until it is told to take those who wait, who say nothing."""
+    """A listener whose queue is full, so that it does not answer, and a function that accepts the waiting ones."""
     with ExitStack() as stack:
         deaf = stack.enter_context(socket.socket())
         deaf.bind(("127.0.0.1", 0))
@@ -248,16 +248,16 @@ def deaf_place() -> Iterator[tuple[Place, Callable[[], list[socket.socket]]]]:
             waiting.setblocking(False)
             waiting.connect_ex(deaf.getsockname())
 
-        taken: list[socket.socket] = []
+        accepted: list[socket.socket] = []
 
-        def take() -> list[socket.socket]:
+        def accept_waiting() -> list[socket.socket]:
             with suppress(BlockingIOError):
                 while True:
-                    taken.append(stack.enter_context(deaf.accept()[0]))
-                    taken[-1].setblocking(False)
-            return taken
+                    accepted.append(stack.enter_context(deaf.accept()[0]))
+                    accepted[-1].setblocking(False)
+            return accepted
 
-        yield Place(*deaf.getsockname()), take
+        yield Place(*deaf.getsockname()), accept_waiting
 
 
 def test_a_place_that_does_not_answer_has_its_time() -> None:
@@ -286,25 +286,25 @@ def test_a_place_that_does_not_answer_has_its_time() -> None:
     run(story())
 
 
-@pytest.mark.parametrize("said", [[b"said early"], []])
-def test_what_is_said_before_the_place_answers_is_kept(said: list[bytes]) -> None:
+@pytest.mark.parametrize("pieces", [[b"sent early"], []])
+def test_bytes_sent_before_the_place_answers_are_kept(pieces: list[bytes]) -> None:
     """In order, and its end as well: the place takes the connection a second later."""
 
     async def story() -> None:
-        with deaf_place() as (slow, take):
+        with deaf_place() as (slow, accept_waiting):
             async with relayed(slow) as ends:
                 _, writer = await ends.connect()
-                writer.writelines(said)
+                writer.writelines(pieces)
                 writer.write_eof()
                 while not ends.passed:
                     await asyncio.sleep(0.001)
-                heard: list[bytes] = []
-                while b"" not in heard:
+                received: list[bytes] = []
+                while b"" not in received:
                     await asyncio.sleep(0.02)
-                    for connection in take():
+                    for connection in accept_waiting():
                         with suppress(BlockingIOError):
-                            heard.append(connection.recv(100))
-                assert heard == [*said, b""]
+                            received.append(connection.recv(100))
+                assert received == [*pieces, b""]
                 writer.close()
 
     run(story())
@@ -343,15 +343,15 @@ def test_a_reset_is_passed_on() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_fifty_connections_with_cuts_by_chance(seed: int) -> None:
-    """Whoever is not cut gets each byte; the relay goes on; nothing is left of any."""
+    """A connection that is not cut gets each byte; the relay goes on; no descriptor is left."""
     chance = random.Random(seed)
 
-    async def one(ends: Ends, size: int, cut: int) -> bool:
+    async def transfer(ends: Ends, size: int, cut: int) -> bool:
         """Whether all came back, for a connection that is cut after so many bytes."""
         reader, writer = await ends.connect()
         body = chance.randbytes(size)
 
-        async def say() -> None:
+        async def send() -> None:
             at = 0
             while at < len(body):
                 piece = body[at : at + chance.randrange(1, 50_000)]
@@ -363,7 +363,7 @@ def test_fifty_connections_with_cuts_by_chance(seed: int) -> None:
                     return
             writer.write_eof()
 
-        _, digest = await asyncio.gather(say(), digest_of(reader), return_exceptions=True)
+        _, digest = await asyncio.gather(send(), digest_of(reader), return_exceptions=True)
         writer.close()
         return digest == hashlib.sha256(body).hexdigest()
 
@@ -371,11 +371,11 @@ def test_fifty_connections_with_cuts_by_chance(seed: int) -> None:
         async with place(echo) as outside, relayed(outside) as ends:
             sizes = [chance.randrange(1, 300_000) for _ in range(50)]
             cuts = [chance.randrange(size) if chance.random() < 0.4 else size for size in sizes]
-            whole = await asyncio.gather(*map(one, [ends] * 50, sizes, cuts))
+            whole = await asyncio.gather(*map(transfer, [ends] * 50, sizes, cuts))
             for size, cut, came in zip(sizes, cuts, whole, strict=True):
                 assert came or cut < size
             assert sum(whole) >= 20
-            assert await one(ends, 1000, 1000)
+            assert await transfer(ends, 1000, 1000)
             assert len(ends.passed) == 51
 
     run(story())
@@ -409,7 +409,7 @@ def test_ending_cuts_everything() -> None:
 
 
 def test_there_is_a_bound_on_connections_at_once() -> None:
-    """Who comes above it is reset at once; when others are gone there is room again."""
+    """A connection above it is reset at once; when others are closed there is room again."""
 
     async def story() -> None:
         async with place(echo) as outside, relayed(outside) as ends:

@@ -79,6 +79,15 @@ def test_frees_the_gpu() -> None:
         assert unload("qwen3:8b") == ModelsUnloaded(("qwen3:8b",), 5 * GIB, seconds=0.5)
 
 
+def test_another_spelling_of_the_listed_name_is_the_model() -> None:
+    """Ollama lists ``small:latest``; the session asked for it with its namespace and in other case."""
+    ollama = loaded(ON_GPU, ON_CPU)
+    with unloader(ollama, on_cpu(2 * GIB, 1 * GIB)) as unload:
+        result = unload("library/Small")
+    assert (result.names, result.problem) == (("library/Small",), "")
+    assert ollama.loaded == [ON_GPU.name]
+
+
 def test_less_than_estimated_is_enough_when_it_stays() -> None:
     """Ollama's estimates are too high at times: memory that stays the same for a second is back."""
     memory = on_gpu(8 * GIB, 8 * GIB, 6 * GIB)
@@ -89,7 +98,7 @@ def test_less_than_estimated_is_enough_when_it_stays() -> None:
 
 
 def test_waits_no_longer_than_asked() -> None:
-    """Memory that never comes back is said as 0, after the time that was given."""
+    """Memory that is not freed is reported as 0, after the time of the request."""
     with unloader(loaded(ON_GPU), on_gpu(8 * GIB)) as unload:
         result = unload("qwen3:8b", wait_seconds=3.0)
     assert result == ModelsUnloaded(("qwen3:8b",), 0, seconds=2.75)
@@ -124,33 +133,33 @@ def test_what_was_not_measured_twice_is_unavailable(
     assert result.problem == ""
 
 
-def test_whoever_might_load_it_ahead_is_told_first() -> None:
-    """Before Ollama is asked for anything, so that a load under way cannot bring the model back."""
+def test_the_door_releases_the_models_first() -> None:
+    """Before any call to Ollama, so that a load in progress cannot bring the model back."""
     with loaded(ON_GPU) as ollama:
         client = OllamaClient(ollama.url)
-        told: list[tuple[tuple[str, ...], int]] = []
+        calls: list[tuple[tuple[str, ...], int]] = []
         unloader = Unloader(
             client,
             on_gpu(8 * GIB, 2 * GIB),
-            release=lambda names: told.append((names, len(ollama.received))),
+            release=lambda names: calls.append((names, len(ollama.received))),
         )
         assert unloader.unload(UnloadModels(("qwen3:8b",))).names == ("qwen3:8b",)
         client.close()
-    assert told == [(("qwen3:8b",), 0)]
+    assert calls == [(("qwen3:8b",), 0)]
 
 
-def test_at_the_end_the_models_are_told_to_go_before_anything_else() -> None:
-    """Nobody waits: what was listed last is told at once, and no memory is read."""
+def test_at_the_end_the_models_are_unloaded_before_anything_else() -> None:
+    """With no time to wait the listed models are unloaded at once, and no memory is read."""
     with loaded(ON_GPU, ON_CPU) as ollama:
         client = OllamaClient(ollama.url)
         client.loaded_models()
-        told = UnloadModels((ON_GPU.name, "small"), 0.0)
-        result = Unloader(client, _never).unload(told)
+        request = UnloadModels((ON_GPU.name, "small"), 0.0)
+        result = Unloader(client, _never).unload(request)
         client.close()
     paths = [request.path for request in ollama.received]
     assert paths == ["/api/ps", "/api/generate", "/api/generate", "/api/ps"]
     assert result.names == (ON_GPU.name, "small")
-    assert result.freed_bytes == Unavailable("nobody waited for the memory")
+    assert result.freed_bytes == Unavailable("the memory was not measured")
     assert result.problem == ""
 
 
@@ -159,7 +168,7 @@ def _never() -> MemoryReading:
 
 
 def test_a_slow_answer_for_one_model_does_not_keep_the_other() -> None:
-    """Both are told at the same time."""
+    """Both calls are made at the same time."""
     with loaded(ON_GPU, ON_CPU) as ollama:
         ollama.script = {"/api/generate": [Hang(), None]}
         client = OllamaClient(ollama.url)
@@ -218,13 +227,13 @@ def test_a_model_that_was_not_loaded_frees_nothing() -> None:
 
 
 def test_other_models_stay_out_of_it() -> None:
-    """A model of someone else's that stays loaded is neither named nor waited for."""
+    """Another program's model that stays loaded is neither named nor waited for."""
     with unloader(loaded(ON_GPU, ON_CPU), on_cpu(2 * GIB, 1 * GIB)) as unload:
         assert unload("small:latest").names == ("small:latest",)
 
 
 def test_a_busy_model_stays_listed() -> None:
-    """Ollama agrees, and keeps the model until its running request ends: that is said."""
+    """Ollama agrees, and keeps the model until its running request ends: that is a problem."""
     with unloader(loaded(ON_GPU, keeps_loaded=True), on_gpu(8 * GIB)) as unload:
         result = unload("qwen3:8b", wait_seconds=1.0)
     assert result.names == ()

@@ -42,7 +42,7 @@ def truncation_seen(event: RequestFinished, advice: Advice | None) -> Notice:
         much = f"{cut:,} tokens" if event.counted_exactly else f"about {cut:,} tokens"
     stage = _STAGES[verdict.stage]
     if much.endswith("tokens"):
-        stage = stage.replace("was pushed", "were pushed", 1)
+        stage = stage.replace("was pushed", "were pushed")
     first = f"{much} of {_prompt(event)} {stage}{_evidence(verdict.evidence)}"
     return Notice("truncation_seen", (first, _room(event, advice)))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from aider_guard.core.chat.types import DoorSettings, Purpose, RoleName
-from aider_guard.core.state import same_model
+from aider_guard.core.model_names import same_model
 
 # The door's own answers, and what of a later prompt goes with them: the model never sees any of it.
 

@@ -36,6 +36,7 @@ from aider_guard.core.events import (
     SidecarStarted,
     TurnFinished,
 )
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ContextReading, LastRequest, Unavailable
 from aider_guard.core.rules import Step
 from aider_guard.core.state import (
@@ -43,7 +44,6 @@ from aider_guard.core.state import (
     State,
     fill_percent,
     is_measured,
-    same_model,
     used_tokens,
     window_tokens,
 )

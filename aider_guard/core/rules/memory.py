@@ -16,6 +16,7 @@ from aider_guard.core.events import (
     TurnFinished,
 )
 from aider_guard.core.fit import Need
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import (
     Gpu,
     LoadedModel,
@@ -25,7 +26,7 @@ from aider_guard.core.readings import (
     age_seconds,
 )
 from aider_guard.core.rules import Step
-from aider_guard.core.state import Phase, State, same_model
+from aider_guard.core.state import Phase, State
 
 STAYED_SHORT = "memory stayed short"
 

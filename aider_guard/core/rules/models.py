@@ -18,9 +18,10 @@ from aider_guard.core.events import (
     ServerRead,
     ServerSurveyed,
 )
+from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.rules import Step
-from aider_guard.core.state import Phase, State, same_model
+from aider_guard.core.state import Phase, State
 
 AWAY_SECONDS: Final = 4 * 3600.0
 """Who has not asked for anything for so long may be gone for the day: the model is loaded when a key comes."""
@@ -51,7 +52,7 @@ def _noted(state: State, event: Event) -> State:
             return _requested(state, event)
         case ModelWarmed(model=model, problem=""):
             return _asked(state, model)
-        case ModelWarmed(model=model) if model not in state.asked_for:
+        case ModelWarmed(model=model) if not is_among(model, state.asked_for):
             return _seen(state, (model,))
         case ModelsUnloaded(names=names):
             listed = state.presence.listed and not is_among(state.main_model, names)

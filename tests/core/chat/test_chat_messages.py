@@ -68,6 +68,7 @@ LINES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         seen("generation", UNKNOWN),
         ("a part of the prompt was pushed out of the window while the answer was written (why)", HELP),
     ),
+    (seen("", 1, evidence=""), ("about 1 tokens of the prompt never reached the model", HELP)),
     (seen("", 0), ("a part of the prompt never reached the model (why)", HELP)),
     (seen("", advice=None, parts=()), ("about 1,230 tokens of the prompt never reached the model (why)", LOOK)),
     (

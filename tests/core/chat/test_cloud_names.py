@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from aider_guard.core.chat.cloud import is_content, leaves, named_models, refusal
+from aider_guard.core.chat.cloud import (
+    bases_of,
+    is_content,
+    leaves,
+    named_models,
+    refusal,
+    shown,
+    unsafe,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,3 +56,70 @@ def test_a_refusal_says_where_it_would_have_gone() -> None:
     """And how to choose another."""
     assert "in Ollama's cloud" in refusal("a:cloud")[0]
     assert "at https://ollama.com:443" in refusal("a", "https://ollama.com:443")[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/chat", {}),
+        ("/api/chat", {"tools": [{"type": "function"}]}),
+        ("/api/chat", {"tools": [{"name": "web_search", "type": None}, "web_search", 5]}),
+        ("/api/chat", {"tools": "web_search"}),
+        ("/api/chat", {"other": [{"type": "web_search"}]}),
+        ("/api/create", {"model": "a", "FROM": "b", "system": "s"}),
+        ("/api/blobs/sha256:1", {}),
+        ("/v1/models/a", {}),
+        ("/v1/chat/completions", {}),
+    ],
+)
+def test_what_stays_is_let_through(path: str, body: dict[str, object]) -> None:
+    assert unsafe(path, body) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        (
+            "/api/pull",
+            {"model": "a"},
+            "a is not fetched from inside a session; run `ollama pull a`",
+        ),
+        (
+            "/api/push",
+            {"name": "a"},
+            "a is not sent away from inside a session; run `ollama push a`",
+        ),
+        ("/api/pull", {}, "NAME is not fetched"),
+        ("/api/new", {}, "/api/new is not known to stay"),
+        ("/v1/other", {}, "/v1/other is not known to stay"),
+        ("/x/v1/models/a", {}, "/x/v1/models/a is not known to stay"),
+        (
+            "/api/create",
+            {"model": "a", "remote_host": "b"},
+            "remote_host in /api/create is not known",
+        ),
+        (
+            "/v1/messages",
+            {"tools": [{"type": "web_search_2026"}]},
+            "a search of the web would leave",
+        ),
+        ("/v1/responses", {"TOOLS": [{"Type": " Web_Fetch"}]}, "a search of the web would leave"),
+        ("/api/chat", {"tools": [{"type": "f"}, {"type": "web_search"}]}, "a search of the web"),
+    ],
+)
+def test_what_may_leave_is_refused_with_a_reason(
+    path: str, body: dict[str, object], words: str
+) -> None:
+    """A path or a field that is not known counts as one that leaves."""
+    assert unsafe(path, body).startswith(f"aider-guard: {words}")
+
+
+def test_the_models_that_one_is_made_from() -> None:
+    assert bases_of({"from": "a", "From": "b", "name": "c"}) == ("a", "b")
+    assert bases_of({"from": 5, "FROM": ""}) == ()
+
+
+def test_words_of_others_are_shown_without_control_characters_and_not_whole() -> None:
+    assert shown("a\x1b[31mb") == "a?[31mb"
+    assert shown("x" * 253) == "x" * 253
+    assert shown("x" * 254) == "x" * 253

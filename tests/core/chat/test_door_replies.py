@@ -82,9 +82,11 @@ def test_an_answer_that_is_not_streamed_is_one_document(form: Form) -> None:
             )
         case "generate":
             assert (found["response"], found["done"]) == (TEXT, True)
+            assert (found["prompt_eval_count"], found["eval_count"]) == (0, 0)
         case "openai_chat":
             assert found["choices"][0]["message"]["content"] == TEXT
-            assert (found["object"], found["usage"]["total_tokens"]) == ("chat.completion", 0)
+            assert (found["object"], set(found["usage"].values())) == ("chat.completion", {0})
+            assert found["choices"][0]["index"] == 0
         case "openai_text":
             assert found["choices"][0]["text"] == TEXT
 

@@ -247,3 +247,42 @@ def test_a_last_line_that_has_no_end_is_not_lost(size: int) -> None:
     assert usage.feed(start + end) + usage.rest() == start
     head = AnswerHead()
     assert (head.feed(b'{"model":"a"}'), head.rest(), head.rest()) == (b"", b'{"model":"a"}', b"")
+
+
+@pytest.mark.parametrize(("value", "is_told"), [(0, True), (2**53 - 1, True), (2**53, False)])
+def test_a_count_has_a_limit(value: int, is_told: bool) -> None:
+    """What a float could not hold exactly is no count of tokens."""
+    usage = read(ndjson(said("", done=True, prompt_eval_count=value)))
+    assert usage.prompt_tokens == (value if is_told else NOT_TOLD)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [(0, 0.0), (10**18 - 1024, 1e9), (10**18, NOT_TOLD), (True, NOT_TOLD)]
+)
+def test_a_time_has_a_limit(value: Any, seconds: Any) -> None:
+    """Thirty years in nanoseconds are no time that a load takes."""
+    usage = read(ndjson(said("", done=True, load_duration=value)))
+    assert usage.load_seconds == (seconds if seconds is NOT_TOLD else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    ("piece", "texts"),
+    [
+        ({"message": {"content": "x"}}, 1),
+        ({"message": {"content": ""}}, 0),
+        ({"message": {"content": "", "tool_calls": [{}]}}, 1),
+        ({"response": "x"}, 1),
+        ({"response": ""}, 0),
+        ({"choices": [{"delta": {"content": "x"}}]}, 1),
+        ({"choices": [{"delta": {"tool_calls": [{}]}}]}, 1),
+        ({"choices": [{"delta": {"content": ""}}]}, 0),
+        ({"choices": [{"message": {"content": "x"}}]}, 1),
+        ({"choices": [{"text": "x"}]}, 1),
+        ({"choices": [{"text": ""}]}, 0),
+        ({"choices": []}, 0),
+        ({"other": 1}, 0),
+    ],
+)
+def test_pieces_that_say_something_are_counted(piece: dict[str, Any], texts: int) -> None:
+    """A text or a call of a tool, in each protocol; an empty one says nothing."""
+    assert read(ndjson(piece)).texts == texts

@@ -12,6 +12,7 @@ from aider_guard.core.chat.overflow import Overflow, lines, unknown_lines
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.size import bound_tokens, parts, prompt_bytes, reply_reserve, rows
 from aider_guard.core.chat.types import Count
+from aider_guard.core.readings import ContextRow
 
 
 def prompt(
@@ -66,6 +67,12 @@ def test_the_first_line_says_by_how_much() -> None:
         (prompt({"a.py": "a" * 900, "big.py": "b" * 3000}), 900, "/drop big.py a.py "),
         (prompt({"a.py": "a" * 900}, history="h" * 3000), 2000, "/clear "),
         (prompt({"a.py": "a" * 900, "b.py": "b" * 900}, said="fix a.py"), 1900, "/drop b.py "),
+        (
+            prompt({"src/a.py": "a" * 900, "b.py": "b" * 900}, said="fix a.py"),
+            1900,
+            "/drop b.py ",
+        ),
+        (prompt({"a.py": "a" * 900}, history="h" * 800, said="fix a.py"), 1600, "/clear "),
         (prompt({"a.py": "a" * 900}, read_only="r" * 900), 1900, "/drop a.py "),
         (prompt({"a.py": "a" * 2000}, history="h" * 2000), 1000, "/reset "),
         (prompt({"a.py": "a"}, map_text="m" * 3000), 2000, "the map of the repository takes 3,"),
@@ -157,3 +164,63 @@ def test_a_bound_is_known_of_plain_chats_only() -> None:
     assert bound > prompt_bytes(asked) == len(prompts.DIFF.encode()) + 200
     assert bound_tokens(chat(tools=[{}])) is None
     assert bound_tokens(asked_of("chat", body("chat", [message("user", "x")]))) is None
+
+
+def test_what_frees_exactly_enough_is_named() -> None:
+    asked = prompt({"a.py": "a" * 900, "big.py": "b" * 3000})
+    pieces = parts(asked)
+    sizes = [len(part.text) for part in pieces]
+    big = next(row.tokens for row in rows(pieces, sizes, sum(sizes)) if row.name == "big.py")
+    exact = sum(sizes) + 256 - big
+    assert said_of(asked, exact)[1].startswith("/drop big.py  ")
+    assert said_of(asked, exact - 1)[1].startswith("/drop big.py a.py ")
+
+
+def test_the_map_is_named_where_it_suffices_with_all_else() -> None:
+    """Neither the map nor the files are enough alone."""
+    asked = prompt({"a.py": "a" * 700}, map_text="m" * 3000)
+    total = sum(len(part.text) for part in parts(asked))
+    words = said_of(asked, total + 256 - 3500)[1]
+    assert words.startswith("the map of the repository takes 3,")
+    assert "--num-ctx" in words
+    assert not said_of(asked, 300)[1].startswith("the map")
+
+
+def test_a_larger_window_is_the_next_step_that_holds_all() -> None:
+    """In steps of 1024, and none more than needed."""
+    total = sum(len(part.text) for part in parts(prompt({"a.py": ""}, said="")))
+    for need, window in ((1024, 1024), (1025, 2048), (2048, 2048)):
+        asked = prompt({"a.py": ""}, said="x" * (need - 10 - total))
+        words = said_of(asked, 11, reserve=10)[1]
+        assert words.endswith(f"--num-ctx {window}")
+
+
+TABLE = (
+    ContextRow("system", "", 100),
+    ContextRow("history", "", 500),
+    ContextRow("file", "a.py", 700),
+    ContextRow("map", "", 300),
+)
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        (700, "/drop a.py   (frees 700 tokens;"),
+        (701, "/reset   (drops all files and the history, 1,200 tokens;"),
+        (1200, "/reset   (drops all files and the history, 1,200 tokens;"),
+        (1201, "the map of the repository takes 300 tokens:"),
+        (1500, "the map of the repository takes 300 tokens:"),
+        (1501, "only a larger window helps:"),
+    ],
+)
+def test_each_way_is_named_as_far_as_it_goes(over: int, words: str) -> None:
+    """What makes room to the last token is enough, and one token more is not."""
+    found = Overflow(Count(1600, exact=True), 1600 + 200 - over, 200)
+    assert found.over_tokens == over
+    assert lines(found, TABLE, ())[1].startswith(words)
+
+
+@pytest.mark.parametrize(("window", "over"), [(1799, 1), (1800, 0), (1801, 0)])
+def test_a_prompt_that_fits_is_over_by_nothing(window: int, over: int) -> None:
+    assert Overflow(Count(1600, exact=True), window, 200).over_tokens == over

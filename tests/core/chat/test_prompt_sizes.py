@@ -82,3 +82,44 @@ def test_a_guess_is_by_the_bytes_and_then_by_what_was_evaluated() -> None:
         sizes.measured(asked, tokens)
     assert abs(sizes.guess(asked).tokens - size // 2) <= 1
     assert sizes.guess(asked).error_percent == LEARNED_ERROR
+
+
+@pytest.mark.parametrize(("others", "is_known"), [(1996, True), (1997, False)])
+def test_two_thousand_texts_are_remembered(others: int, is_known: bool) -> None:
+    """The newest: beyond them the first is counted by its bytes again."""
+    asked = session("fix it", files={"a.py": "x" * 30_000})
+    texts = [part.text for part in parts(asked)]
+    largest = max(texts, key=len)
+    texts.remove(largest)
+    assert len(texts) == 4
+    sizes = Sizes()
+    for text in (largest, *texts, *(f"other {at}" for at in range(others - 1))):
+        sizes.counted(asked.model, [text], [len(text) // 4], 0.0)
+    assert sizes.fits(asked, 12_000) is is_known
+
+
+def test_a_prompt_of_no_tokens_teaches_nothing() -> None:
+    sizes, asked = Sizes(), chat(said=("x" * 3500,))
+    sizes.measured(asked, 0)
+    assert sizes.guess(asked).error_percent == FIRST_ERROR
+    sizes.measured(asked, 1)
+    assert sizes.guess(asked).error_percent == LEARNED_ERROR
+
+
+def test_eight_prompts_are_remembered() -> None:
+    """A dense one counts until eight came after it."""
+    sizes, asked = Sizes(), chat(said=("x" * 3500,))
+    sizes.measured(asked, 3000)
+    for _ in range(7):
+        sizes.measured(asked, 500)
+    assert sizes.guess(asked).tokens >= 3000
+    sizes.measured(asked, 500)
+    assert sizes.guess(asked).tokens < 600
+
+
+def test_a_bound_at_its_edge_is_enough() -> None:
+    asked = session("fix it", files={"a.py": "x"})
+    bound = bound_tokens(asked)
+    assert bound is not None
+    assert Sizes().fits(asked, bound)
+    assert not Sizes().fits(asked, bound - 1)

@@ -278,6 +278,14 @@ def test_no_log_or_service_is_named_that_is_not_there(reason: Reason, asker: Fai
         ("than is available (9.5 GiB)", 16384),
         ("than is available (8.9 GiB)", 8192),
         ("than is available (6442450944 B)", 4096),
+        ("than is available (9.0 GiB)", 16384),
+        ("than is available (9437184 KiB)", 16384),
+        ("than is available (9437183 KiB)", 8192),
+        ("than is available (9216 MiB)", 16384),
+        ("than is available (9215.9 MiB)", 8192),
+        ("than is available (0.0088 TiB)", 16384),
+        ("than is available (0.0087 TiB)", 8192),
+        ("than is available (6442450943 B)", None),
         ("than is available (900.0 MiB)", None),
     ],
 )
@@ -309,3 +317,38 @@ def test_an_error_in_an_error_in_an_error_is_opened() -> None:
     inner = json.dumps({"error": {"message": "deep"}})
     assert said_in(json.dumps({"error": inner}).encode()) == "deep"
     assert said_in(b'{"error":"' + b"{" * 5000 + b'"}').startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "reason", "waits"),
+    [
+        (401, "", "forbidden", False),
+        (403, "", "forbidden", False),
+        (402, "", "strange", False),
+        (404, "", "strange", False),
+        (500, "", "strange", False),
+        (503, "not now", "busy", True),
+        (502, "not now", "refused", False),
+        (404, "not here", "missing", False),
+        (405, "not here", "refused", False),
+        (401, "who are you", "cloud", False),
+        (402, "who are you", "refused", False),
+        (403, "who are you", "refused", False),
+        (503, "out of memory", "memory", False),
+        (404, "out of memory", "memory", False),
+        (401, "out of memory", "memory", False),
+    ],
+)
+def test_a_status_speaks_where_the_words_do_not(
+    status: int, words: str, reason: str, waits: bool
+) -> None:
+    content = json.dumps({"error": words}).encode() if words else b"<html>"
+    failure = understood(status, content)
+    assert (failure.reason, failure.waits, failure.status) == (reason, waits, status)
+
+
+def test_other_words_are_cut_to_a_line() -> None:
+    """160 characters with the mark of what is left out, and blanks for what is no character."""
+    assert printable("x" * 160) == "x" * 160
+    assert printable("x" * 161) == f"{'x' * 159}…"
+    assert printable("a\n\tb  c\x1b") == "a b c"
