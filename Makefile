@@ -80,7 +80,7 @@ bench: $(DEV) rig
 	$(BIN)/python -m bench
 
 # SAMPLE and SEED choose: make mutants SAMPLE=200 SEED=7
-mutants: $(READY)
+mutants: $(DEV)
 	PYTHONPATH=tests $(BIN)/python -m mutants $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 clean:
