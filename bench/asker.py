@@ -90,9 +90,9 @@ def _request_seconds(one: socket.socket) -> float:
 
 
 def main() -> None:
-    layer, port, mouth_fd = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    layer, port, report_fd = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     if layer == "asked":
-        listen_in(mouth_fd, [])
+        listen_in(report_fd, [])
     kinds = Calls(layer, port).kinds
     for line in sys.stdin:
         kind, count = line.split()

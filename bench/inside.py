@@ -135,18 +135,18 @@ def _nothing() -> None:
 
 def guard(layer: Layer) -> None:
     """Serve an asker in an air gap until it ends."""
-    ear, mouth = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with ear, mouth, Loop() as loop, open_gap(layer) as gap:
+    report_socket, sending_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with report_socket, sending_end, Loop() as loop, open_gap(layer) as gap:
         gap.watch(loop, lambda _attempt: None)
-        loop.watch(ear.fileno(), READ, lambda _events: _drop(ear))
+        loop.watch(report_socket.fileno(), READ, lambda _events: _drop(report_socket))
         with _door(gap) as port:
-            fd = mouth.fileno()
+            fd = sending_end.fileno()
             command = [sys.executable, "-m", "bench.asker", layer, str(port), str(fd)]
             _serve_to_its_end(gap, loop, command, pass_fds=(fd,)).wait()
 
 
-def _drop(ear: socket.socket) -> None:
-    ear.recv(_MOST_TOLD_BYTES)
+def _drop(report_socket: socket.socket) -> None:
+    report_socket.recv(_MOST_TOLD_BYTES)
 
 
 @contextlib.contextmanager

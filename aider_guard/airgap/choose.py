@@ -54,7 +54,7 @@ class LayerSelection:
             self._allowed.setdefault(self._inside(place), place)
         self._not_tried = environment.get(_SWITCH, "").split(",")
         self._stack = ExitStack()
-        self._building: NamespaceSetup | None = None
+        self._setup: NamespaceSetup | None = None
         self._causes: list[str] = []
 
     @property
@@ -68,11 +68,11 @@ class LayerSelection:
             from aider_guard.airgap.netns import NamespaceSetup
 
             try:
-                building = NamespaceSetup(tuple(self._allowed), masked_paths(self._environment))
+                setup = NamespaceSetup(tuple(self._allowed), masked_paths(self._environment))
             except OSError as error:
                 self._causes.append(_why_no_namespaces(error))
             else:
-                self._building = self._stack.enter_context(building)
+                self._setup = self._stack.enter_context(setup)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,9 +82,9 @@ class LayerSelection:
         """The air gap of the best layer there is. It is the caller's to close."""
         if self._is_open:
             return Unenforced("open")
-        return self._tried(self._netns) or self._tried(self._seccomp) or Unenforced("asked")
+        return self._try(self._netns) or self._try(self._seccomp) or Unenforced("asked")
 
-    def _tried(self, layer: Callable[[], Gap | None]) -> Gap | None:
+    def _try(self, layer: Callable[[], Gap | None]) -> Gap | None:
         """The layer; None where it cannot be, whatever the reason: no start fails by it."""
         try:
             return layer()
@@ -114,12 +114,12 @@ class LayerSelection:
         return host if is_address else (self._names.address_of(host) or "127.0.0.1")
 
     def _netns(self) -> Gap | None:
-        if self._building is None:
+        if self._setup is None:
             return None
         from aider_guard.airgap.netns import NetnsGap
 
         try:
-            return NetnsGap(self._building.finish(), self._names, tuple(self._allowed.values()))
+            return NetnsGap(self._setup.finish(), self._names, tuple(self._allowed.values()))
         except OSError as error:
             self._causes.append(_why_no_namespaces(error))
             return None
@@ -167,10 +167,10 @@ def find_layer(
     environment: Mapping[str, str] = os.environ, allowed: Sequence[Place] = ()
 ) -> LayerChoice:
     """The best layer that this system allows, found by making it, and why there is no better one."""
-    with LayerSelection(allowed, environment) as choosing:
-        gap = choosing.finish()
+    with LayerSelection(allowed, environment) as selection:
+        gap = selection.finish()
         gap.close()
-        return LayerChoice(gap.layer, choosing.because)
+        return LayerChoice(gap.layer, selection.because)
 
 
 @contextmanager
@@ -181,11 +181,11 @@ def open_gap(
     others = ",".join(other for other in ENFORCED if other != layer)
     with LayerSelection(
         allowed, {**environment, _SWITCH: others}, is_open=layer == "open"
-    ) as choosing:
-        gap = choosing.finish()
+    ) as selection:
+        gap = selection.finish()
         try:
             if gap.layer != layer:
-                raise OSError(choosing.because)
+                raise OSError(selection.because)
             yield gap
         finally:
             gap.close()
@@ -194,7 +194,7 @@ def open_gap(
 # Whether the filter of system calls works here: a child is put under it, and must be refused.
 
 TRIAL_SECONDS: Final = 1.0
-_NOBODY: Final = ("192.0.2.1", 9)  # documentation (RFC 5737), the discard port
+_UNUSED_ADDRESS: Final = ("192.0.2.1", 9)  # documentation (RFC 5737), the discard port
 
 
 def try_filter(within_seconds: float = TRIAL_SECONDS) -> None:
@@ -205,7 +205,7 @@ def try_filter(within_seconds: float = TRIAL_SECONDS) -> None:
     seen: list[Attempt] = []
     with closing(SeccompGap(NameTable())) as gap, ExitStack() as stack:
         with gap.entering() as enter:
-            child = _Child(enter)
+            child = _TrialProcess(enter)
             stack.callback(child.end)
         with Loop() as loop:
             gap.watch(loop, seen.append)
@@ -219,14 +219,14 @@ def try_filter(within_seconds: float = TRIAL_SECONDS) -> None:
         raise OSError("the filter was installed, and did not hold")
 
 
-class _Child:
+class _TrialProcess:
     """A fork that is to be refused."""
 
     def __init__(self, enter: Enter) -> None:
         self._status: int | None = None
         self._number = os.fork()
         if self._number == 0:
-            os._exit(_be_refused(enter))
+            os._exit(_trial_status(enter))
 
     @property
     def was_refused(self) -> bool:
@@ -247,12 +247,12 @@ class _Child:
             os.waitpid(self._number, 0)
 
 
-def _be_refused(enter: Enter) -> int:
+def _trial_status(enter: Enter) -> int:
     """In the child: 0 when it was refused as it must be."""
     try:
         enter()
         with socket.socket() as one:
-            one.connect(_NOBODY)
+            one.connect(_UNUSED_ADDRESS)
     except ConnectionRefusedError:
         return 0
     except BaseException:  # noqa: BLE001  # a child that must not go on as the guard

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aider_guard.airgap.gap import NOBODY, ProgramFinder
+from aider_guard.airgap.gap import UNKNOWN_PROGRAM, ProgramFinder
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.loop import READ, Loop
 
@@ -174,32 +174,35 @@ class NameServer:
         self, sockets: Sequence[socket.socket], names: NameTable, allowed: Sequence[Place] = ()
     ) -> None:
         self._sockets, self._names = tuple(sockets), names
-        self._unsaid = names.local.union(place.host for place in allowed)
+        self._unreported = names.local.union(place.host for place in allowed)
         self._loop: Loop | None = None
         self._report: Callable[[Attempt], None] = lambda _attempt: None
-        self._whose: ProgramFinder = NOBODY
+        self._programs: ProgramFinder = UNKNOWN_PROGRAM
         self._askers: dict[str, str] = {}
 
     def watch(
-        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+        self,
+        loop: Loop,
+        report: Callable[[Attempt], None],
+        programs: ProgramFinder = UNKNOWN_PROGRAM,
     ) -> None:
         """Serve from this loop."""
-        self._loop, self._report, self._whose = loop, report, whose
-        for one in self._sockets:
-            loop.watch(one.fileno(), READ, lambda _events, dns=one: self._serve(dns))  # type: ignore[misc]
+        self._loop, self._report, self._programs = loop, report, programs
+        for sock in self._sockets:
+            loop.watch(sock.fileno(), READ, lambda _events, dns=sock: self._serve(dns))  # type: ignore[misc]
 
-    def look(self) -> None:
+    def flush(self) -> None:
         """Answer and report what was asked until now."""
-        for one in self._sockets:
-            for question in _queries(one):
-                self._answer(one, *question)
+        for sock in self._sockets:
+            for question in _queries(sock):
+                self._reply(sock, *question)
 
     def close(self) -> None:
         """Serve nobody any more. Twice is no error."""
-        for one in self._sockets:
+        for sock in self._sockets:
             if self._loop is not None:
-                self._loop.forget(one.fileno())
-            one.close()
+                self._loop.forget(sock.fileno())
+            sock.close()
         self._loop = None
 
     def asker_of(self, name: str) -> str:
@@ -209,32 +212,36 @@ class NameServer:
     def _serve(self, dns: socket.socket) -> None:
         until = time.monotonic() + _BUDGET_SECONDS
         for question in _queries(dns):
-            self._answer(dns, *question)
+            self._reply(dns, *question)
             if time.monotonic() > until:
                 return
 
-    def _answer(
+    def _reply(
         self, dns: socket.socket, query: bytes, ancillary: Ancillary, asker: tuple[Any, ...]
     ) -> None:
         answered = answer(query, self._names, self._is_searched_for)
         if answered is None:
             self._report(Attempt("(no question for a name)", PORT, "udp"))
             return
-        if answered.name not in self._unsaid and not self._is_searched_for(answered.name):
-            self._report(Attempt(answered.name, PORT, "dns", self._asked(answered.name, asker)))
+        if answered.name not in self._unreported and not self._is_searched_for(answered.name):
+            self._report(
+                Attempt(answered.name, PORT, "dns", self._program_asking(answered.name, asker))
+            )
         with suppress(OSError):  # whoever asked has gone
-            dns.sendmsg([answered.reply], _from_where_it_was_asked(ancillary), 0, asker)
+            dns.sendmsg([answered.reply], _reply_source(ancillary), 0, asker)
 
     def _is_searched_for(self, name: str) -> bool:
         """Whether it is one of the names that are not reported, in a search domain."""
-        if name in self._unsaid:
+        if name in self._unreported:
             return False
-        found = (name[len(known) + 1 :] for known in self._unsaid if name.startswith(f"{known}."))
+        found = (
+            name[len(known) + 1 :] for known in self._unreported if name.startswith(f"{known}.")
+        )
         return any(domain in search_domains() for domain in found)
 
-    def _asked(self, name: str, asker: tuple[Any, ...]) -> str:
+    def _program_asking(self, name: str, asker: tuple[Any, ...]) -> str:
         """Who asks, which can be told while it waits. Names that stand for nothing are not kept: there is no end."""
-        program = self._whose.asker(asker[1])
+        program = self._programs.asker(asker[1])
         if name in self._names:
             self._askers[name] = program
         return program
@@ -249,7 +256,7 @@ def _queries(dns: socket.socket) -> Iterator[tuple[bytes, Ancillary, Any]]:
         yield query, ancillary, asker
 
 
-def _from_where_it_was_asked(ancillary: Ancillary) -> Ancillary:
+def _reply_source(ancillary: Ancillary) -> Ancillary:
     """The answer's source: the address that the question was sent to (ip(7) and ipv6(7), PKTINFO)."""
     for level, kind, data in ancillary:
         if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):

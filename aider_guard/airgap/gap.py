@@ -50,7 +50,7 @@ class UnknownProgram:
         return ""
 
 
-NOBODY: Final[ProgramFinder] = UnknownProgram()
+UNKNOWN_PROGRAM: Final[ProgramFinder] = UnknownProgram()
 
 
 class Gap(Protocol):
@@ -82,11 +82,14 @@ class Gap(Protocol):
         """
 
     def watch(
-        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+        self,
+        loop: Loop,
+        report: Callable[[Attempt], None],
+        programs: ProgramFinder = UNKNOWN_PROGRAM,
     ) -> None:
         """Serve what is inside from this loop, never blocking it, and report each attempt."""
 
-    def look(self) -> None:
+    def flush(self) -> None:
         """Report what has happened until now: at the end nobody waits for it any more."""
 
     def reap(self) -> None:
@@ -133,11 +136,14 @@ class Unenforced:
         yield None
 
     def watch(
-        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+        self,
+        loop: Loop,
+        report: Callable[[Attempt], None],
+        programs: ProgramFinder = UNKNOWN_PROGRAM,
     ) -> None:
         """See ``Gap``: nothing is seen by the kernel."""
 
-    def look(self) -> None:
+    def flush(self) -> None:
         """See ``Gap``."""
 
     def reap(self) -> None:

@@ -164,7 +164,7 @@ _PR_SET_DUMPABLE: Final = 4
 
 
 @contextlib.contextmanager
-def by_nobody() -> Iterator[None]:
+def forbid_tracing() -> Iterator[None]:
     """Nobody else meanwhile, not even with the same user's rights; root may.
 
     Without it a program inside could, where Yama does not forbid it, have the guard answer as it likes.
@@ -177,7 +177,7 @@ def by_nobody() -> Iterator[None]:
         _prctl(_PR_SET_DUMPABLE, 1 if before == 1 else 0)
 
 
-def by_the_guard() -> None:
+def allow_tracing() -> None:
     """In a fork, which has this from the guard: the guard must be able to. execve(2) does the same."""
     _prctl(_PR_SET_DUMPABLE, 1)
 
@@ -208,7 +208,7 @@ _WITH_SCOPES: Final = 6
 _WITH_REFER: Final = 2
 
 
-def separate() -> bool:
+def restrict_tracing() -> bool:
     """From now on this thread, and what it starts, may trace only what is as separated as itself.
 
     Needs no_new_privs. False where the kernel has no Landlock, or one that would restrict more than that.

@@ -20,7 +20,7 @@ from typing import Final, Literal
 from aider_guard.airgap import bpf, kernel, mounts, packet_capture
 from aider_guard.airgap.dns import PORT as DNS_PORT
 from aider_guard.airgap.dns import NameServer, NameTable
-from aider_guard.airgap.gap import NOBODY, Enter, ProgramFinder
+from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Enter, ProgramFinder
 from aider_guard.airgap.kernel import KEPT
 from aider_guard.airgap.packet_capture import ListenerLookup
 from aider_guard.airgap.proc import End, Kind, diag_socket
@@ -152,7 +152,7 @@ class NamespaceSetup:
         self._ours, theirs = socket.socketpair()
         self._child = os.fork()
         if self._child == 0:
-            _be_the_child(theirs, allowed, masked)
+            _run_child(theirs, allowed, masked)
         theirs.close()
         self._allowed = len(allowed)
 
@@ -169,10 +169,10 @@ class NamespaceSetup:
 
     def finish(self, within_seconds: float = _BUILD_SECONDS) -> Jail:
         """Wait for the jail. Raises OSError, in the kernel's words, when there can be none."""
-        self._hear(within_seconds)
+        self._receive(within_seconds)
         write_maps(self._child)
         self._ours.send(b"m")
-        message, fds = self._hear(within_seconds)
+        message, fds = self._receive(within_seconds)
         sockets = [socket.socket(fileno=fd) for fd in fds[3 + len(_TABLES) :]]
         dns = message[0]
         return Jail(
@@ -185,7 +185,7 @@ class NamespaceSetup:
             dict(zip(_TABLES, fds[3 : 3 + len(_TABLES)], strict=True)),
         )
 
-    def _hear(self, seconds: float) -> tuple[bytes, list[int]]:
+    def _receive(self, seconds: float) -> tuple[bytes, list[int]]:
         if not select.select([self._ours], [], [], seconds)[0]:
             raise TimeoutError("it took too long")
         message, fds, _, _ = socket.recv_fds(self._ours, 4096, _MOST_FDS)
@@ -198,12 +198,10 @@ class NamespaceSetup:
         return message, fds
 
 
-def _be_the_child(
-    channel: socket.socket, allowed: Sequence[Address], masked: Sequence[str]
-) -> None:
+def _run_child(channel: socket.socket, allowed: Sequence[Address], masked: Sequence[str]) -> None:
     """Make the jail, hand it over, end. Never returns."""
     try:
-        _make(channel, allowed, masked)
+        _make_jail(channel, allowed, masked)
     except BaseException as error:  # noqa: BLE001  # told to the parent, whatever it is
         number = error.errno or 0 if isinstance(error, OSError) else 0
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -213,7 +211,7 @@ def _be_the_child(
         os._exit(0)
 
 
-def _make(channel: socket.socket, allowed: Sequence[Address], masked: Sequence[str]) -> None:
+def _make_jail(channel: socket.socket, allowed: Sequence[Address], masked: Sequence[str]) -> None:
     own = mounts.readable_by_owner()
     kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET | kernel.CLONE_NEWNS)
     channel.send(b"u")
@@ -331,13 +329,13 @@ class NetnsGap:
         self._name_server = NameServer(jail.dns, names, allowed)
         self._relays = tuple(zip((one.fileno() for one in jail.allowed), allowed, strict=True))
         known: dict[Kind, End] = {"udp": (_HERE, DNS_PORT), "tcp": jail.spare[0].getsockname()}
-        self._takers = ListenerLookup(jail.diag, jail.tables, known)
-        self._seen, self._attempts = 0, 0
-        _make_room(jail.tap)
-        self._let_through = {one.getsockname()[:2] for one in jail.allowed}
+        self._listeners = ListenerLookup(jail.diag, jail.tables, known)
+        self._packets_read, self._attempts_seen = 0, 0
+        _enlarge_buffer(jail.tap)
+        self._allowed_addresses = {one.getsockname()[:2] for one in jail.allowed}
         self._report: Callable[[Attempt], None] = lambda _attempt: None
         self._loop: Loop | None = None
-        self._whose: ProgramFinder = NOBODY
+        self._programs: ProgramFinder = UNKNOWN_PROGRAM
 
     @property
     def layer(self) -> Literal["netns"]:
@@ -369,20 +367,23 @@ class NetnsGap:
         yield Enter(namespaces.enter, (namespaces.user, namespaces.net, namespaces.mount))
 
     def watch(
-        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+        self,
+        loop: Loop,
+        report: Callable[[Attempt], None],
+        programs: ProgramFinder = UNKNOWN_PROGRAM,
     ) -> None:
         """See ``Gap``."""
-        self._loop, self._report, self._whose = loop, report, whose
-        loop.watch(self._jail.tap.fileno(), READ, lambda _events: self._round())
-        self._name_server.watch(loop, report, whose)
+        self._loop, self._report, self._programs = loop, report, programs
+        loop.watch(self._jail.tap.fileno(), READ, lambda _events: self._serve())
+        self._name_server.watch(loop, report, programs)
 
-    def look(self) -> None:
+    def flush(self) -> None:
         """See ``Gap``."""
         for packet in self._packets(_MOST_AT_ONCE):
             self._judge(packet)
-        self._name_server.look()
+        self._name_server.flush()
 
-    def _round(self) -> None:
+    def _serve(self) -> None:
         until = time.monotonic() + _BUDGET_SECONDS
         for packet in self._packets(_MOST_AT_ONCE):
             self._judge(packet)
@@ -395,23 +396,23 @@ class NetnsGap:
             try:
                 data, (_, ethernet_type, *_rest) = self._jail.tap.recvfrom(_MOST_BYTES)
             except BlockingIOError:  # no more
-                self._tell_lost()
+                self._report_lost()
                 return
             except OSError:  # the interface was switched off, or all is closed
                 return
-            self._seen += 1
+            self._packets_read += 1
             packet = packet_capture.parse(data, ethernet_type)
             if packet is not None:
                 yield packet
 
-    def _tell_lost(self) -> None:
+    def _report_lost(self) -> None:
         """Of packets that the kernel has dropped as many are attempts as of those beside them, as far as is known."""
         told = self._jail.tap.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
         _came, lost = _STATISTICS.unpack(told)
-        if lost and self._attempts:
-            count = max(1, lost * self._attempts // self._seen)
+        if lost and self._attempts_seen:
+            count = max(1, lost * self._attempts_seen // self._packets_read)
             self._report(Attempt(_UNREAD, 0, "other", count=count))
-        self._seen = self._attempts = 0
+        self._packets_read = self._attempts_seen = 0
 
     def reap(self) -> None:
         """See ``Gap``: nothing is left to the guard."""
@@ -422,29 +423,29 @@ class NetnsGap:
             self._loop.forget(self._jail.tap.fileno())
             self._loop = None
         self._name_server.close()
-        self._takers.close()
+        self._listeners.close()
         self._jail.close()
 
     def _judge(self, packet: packet_capture.Packet) -> None:
         host, port = packet.destination, packet.port
-        if (host, port) in self._let_through or _is_dns(packet):
+        if (host, port) in self._allowed_addresses or _is_dns(packet):
             return  # whoever asks for a name is heard by the name server
-        if self._takers.is_taken_inside(packet):
+        if self._listeners.has_receiver_inside(packet):
             return
         if self._names.stands_for_a_name(host):
             name = self._names.name_of(host)
-            self._saw(name, port, packet.kind, self._name_server.asker_of(name))
-        elif not packet_capture.is_loopback(host) or self._takers.is_server_outside(packet):
-            self._saw(host, port, packet.kind)
+            self._report_attempt(name, port, packet.kind, self._name_server.asker_of(name))
+        elif not packet_capture.is_loopback(host) or self._listeners.is_server_outside(packet):
+            self._report_attempt(host, port, packet.kind)
 
-    def _saw(self, host: str, port: int, protocol: Protocol, asker: str = "") -> None:
+    def _report_attempt(self, host: str, port: int, protocol: Protocol, asker: str = "") -> None:
         # The socket of a connection that is refused is gone before anybody can ask whose it was: known is who asked
         # for the name, and waited for the answer.
-        self._attempts += 1
-        self._report(Attempt(host, port, protocol, asker or self._whose.only()))
+        self._attempts_seen += 1
+        self._report(Attempt(host, port, protocol, asker or self._programs.only()))
 
 
-def _make_room(tap: socket.socket) -> None:
+def _enlarge_buffer(tap: socket.socket) -> None:
     """As much as the system allows for packets that wait; only root outside may have more than that."""
     for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):
         with suppress(OSError):

@@ -207,13 +207,13 @@ class CallingThread:
         finally:
             os.close(pidfd)
         try:
-            self._is_its_own(fd, number)
+            self._check_ownership(fd, number)
             return socket.socket(fileno=fd)
         except OSError:
             os.close(fd)
             raise
 
-    def _is_its_own(self, fd: int, number: int) -> None:
+    def _check_ownership(self, fd: int, number: int) -> None:
         """A thread may have descriptors of its own (CLONE_FILES, clone(2)); what was taken is the process's."""
         self.check()
         if self.thread != self.process:

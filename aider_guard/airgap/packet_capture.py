@@ -200,20 +200,22 @@ class ListenerLookup:
     ) -> None:
         self._inside, self._inside_tables = inside, inside_tables
         self._outside = diag_socket()
-        self._asked = {kind for kind in _KINDS if proc.has_server(inside, kind, known[kind])}
+        self._answered_kinds = {
+            kind for kind in _KINDS if proc.has_server(inside, kind, known[kind])
+        }
 
     def close(self) -> None:
         """Ask no more. Twice is no error."""
         self._outside.close()
 
-    def is_taken_inside(self, packet: Packet) -> bool:
+    def has_receiver_inside(self, packet: Packet) -> bool:
         """Whether another program inside has got it, so that nothing was refused."""
         if packet.kind == "other" or not is_for_one(packet.destination):
             return False
         if packet.kind == "udp" and packet.source_port == packet.port:
             return False  # every address leads back to whoever sends from the port it sends to
-        if packet.kind in self._asked:
-            return proc.is_taken(self._inside, packet.kind, packet.sender, packet.receiver)
+        if packet.kind in self._answered_kinds:
+            return proc.has_receiver(self._inside, packet.kind, packet.sender, packet.receiver)
         if not is_loopback(packet.destination):
             return False  # a table does not tell who waits at all addresses
         inside = (read(self._inside_tables[name]) for name in _names(packet.kind))
@@ -223,7 +225,7 @@ class ListenerLookup:
         """Whether this machine has somebody at that place."""
         if packet.kind == "other":
             return False
-        if packet.kind in self._asked:
+        if packet.kind in self._answered_kinds:
             return proc.has_server(self._outside, packet.kind, packet.receiver)
         outside = of_this_machine(packet.kind)
         return any(has_server(packet.kind, packet.port, table) for table in outside)

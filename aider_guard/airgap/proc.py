@@ -26,7 +26,7 @@ _SHELL: Final = re.compile(r"(ba|da|z|k|fi)?sh")
 _WITH_VALUE: Final = ("-W", "-X", "-r", "--require", "--import")
 
 
-def told_name(arguments: Sequence[str], name: str) -> str:
+def display_name(arguments: Sequence[str], name: str) -> str:
     """What a program is called: its file, or the script or module that an interpreter runs. Printable, and short.
 
     *name* is what the system calls it, for processes that have no arguments.
@@ -58,7 +58,7 @@ def program_of(pid: int) -> str:
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            return told_name(process.cmdline(), process.name())
+            return display_name(process.cmdline(), process.name())
     except (psutil.Error, OSError, ValueError):
         return ""
 
@@ -224,13 +224,13 @@ def diag_socket() -> socket.socket:
     return channel
 
 
-def ask_inode(channel: socket.socket, port: int, server_port: int) -> int:
+def connection_inode(channel: socket.socket, port: int, server_port: int) -> int:
     """The number of the socket that is connected from this port of 127.0.0.1 to that one; 0 when there is none."""
     found = _connection(channel, (_HERE, port), (_HERE, server_port))
     return int(_ANSWER.unpack_from(found)[-1]) if found else 0
 
 
-def is_taken(channel: socket.socket, kind: Kind, source: End, to: End) -> bool:
+def has_receiver(channel: socket.socket, kind: Kind, source: End, to: End) -> bool:
     """Whether somebody takes what is sent from one end to the other: who is connected so, or else who waits there.
 
     It is the kernel's own search: who waits at all addresses, or at those of both versions, is found as a packet would
@@ -244,7 +244,7 @@ def is_taken(channel: socket.socket, kind: Kind, source: End, to: End) -> bool:
 def has_server(channel: socket.socket, kind: Kind, place: End) -> bool:
     """Whether somebody waits at this place for whoever comes."""
     nobody = "::" if ":" in place[0] else "0.0.0.0"  # noqa: S104  # no end of any connection
-    return is_taken(channel, kind, (nobody, 0), place)
+    return has_receiver(channel, kind, (nobody, 0), place)
 
 
 def _connection(channel: socket.socket, own: End, other: End) -> bytes:
@@ -320,7 +320,7 @@ class Peers:
 
         def inode(root: int, until: float) -> int:
             if self._diag is not None:
-                return ask_inode(self._diag, port, server_port)
+                return connection_inode(self._diag, port, server_port)
             table = read_table(root, until=until, proc=self._proc, clock=self._worked)
             return socket_inode(table, port, server_port)
 

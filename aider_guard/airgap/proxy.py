@@ -19,8 +19,8 @@ from aider_guard.loop import READ, Loop
 
 DEADLINE: Final = "refusing proxy"
 """The name of the proxy's instants in its loop."""
-MOST_GUESTS: Final = 64
-GUEST_SECONDS: Final = 5.0
+MOST_CLIENTS: Final = 64
+CLIENT_SECONDS: Final = 5.0
 HEAD_BYTES: Final = 4096
 _LINGER_BYTES: Final = 1 << 18
 _ACCEPTS_AT_ONCE: Final = 16
@@ -33,7 +33,7 @@ _ABSOLUTE: Final = re.compile(
 )
 
 
-def asked_place(line: bytes) -> Place | None:
+def requested_place(line: bytes) -> Place | None:
     """What a proxy is asked for in the first line of a request, without its newline; None when that is no place."""
     found = _LINE.match(line)
     if found is None:
@@ -74,7 +74,7 @@ def refusal(place: Place | None) -> bytes:
 
 
 @dataclass
-class _Guest:
+class _Connection:
     socket: socket.socket
     port: int
     until: float
@@ -103,7 +103,7 @@ class RefusingProxy:
         self._report = report
         self._program = program
         self._clock = clock
-        self._guests: dict[int, _Guest] = {}
+        self._clients: dict[int, _Connection] = {}
         self._server_port: int = listener.getsockname()[1]
         listener.setblocking(False)
         loop.watch(listener.fileno(), READ, lambda _events: self._accept())
@@ -112,10 +112,10 @@ class RefusingProxy:
         """Let go of everybody; the listener stays its owner's. Twice is no error."""
         self._loop.cancel(DEADLINE)
         self._loop.forget(self._listener.fileno())
-        for guest in list(self._guests.values()):
-            self._drop(guest)
+        for client in list(self._clients.values()):
+            self._drop(client)
 
-    def passed(self, deadline: str) -> bool:
+    def on_deadline(self, deadline: str) -> bool:
         """Take an instant of the loop's; False when it is none of the proxy's."""
         if deadline != DEADLINE:
             return False
@@ -125,8 +125,8 @@ class RefusingProxy:
     def tidy(self) -> None:
         """Drop who is past its time, and take new guests again if that had to rest."""
         now = self._clock()
-        for guest in [one for one in self._guests.values() if one.until <= now]:
-            self._drop(guest)
+        for client in [one for one in self._clients.values() if one.until <= now]:
+            self._drop(client)
         self._loop.change(self._listener.fileno(), READ)
         self._wake_for_the_oldest()
 
@@ -152,58 +152,58 @@ class RefusingProxy:
         self._loop.at(DEADLINE, self._clock() + _REST_SECONDS)
 
     def _admit(self, connection: socket.socket, port: int) -> None:
-        if len(self._guests) >= MOST_GUESTS:
-            self._drop(next(iter(self._guests.values())))
+        if len(self._clients) >= MOST_CLIENTS:
+            self._drop(next(iter(self._clients.values())))
         connection.setblocking(False)
-        guest = _Guest(connection, port, self._clock() + GUEST_SECONDS)
-        self._guests[connection.fileno()] = guest
-        self._loop.watch(connection.fileno(), READ, lambda _events: self._hear(guest))
+        client = _Connection(connection, port, self._clock() + CLIENT_SECONDS)
+        self._clients[connection.fileno()] = client
+        self._loop.watch(connection.fileno(), READ, lambda _events: self._receive(client))
 
     def _wake_for_the_oldest(self) -> None:
-        if self._guests and DEADLINE not in self._loop.deadlines:
-            self._loop.at(DEADLINE, next(iter(self._guests.values())).until)
+        if self._clients and DEADLINE not in self._loop.deadlines:
+            self._loop.at(DEADLINE, next(iter(self._clients.values())).until)
 
-    def _hear(self, guest: _Guest) -> None:
-        room = HEAD_BYTES - len(guest.head)
+    def _receive(self, client: _Connection) -> None:
+        room = HEAD_BYTES - len(client.head)
         try:
-            received = guest.socket.recv(room or HEAD_BYTES)
+            received = client.socket.recv(room or HEAD_BYTES)
         except BlockingIOError:
             return
         except OSError:
             received = b""  # it was reset: nobody waits for an answer
         if not received:
-            self._drop(guest)
-        elif guest.linger_bytes:
-            self._linger(guest, len(received))
+            self._drop(client)
+        elif client.linger_bytes:
+            self._linger(client, len(received))
         else:
-            guest.head += received
-            line, newline, _ = bytes(guest.head).partition(b"\n")
-            if newline or len(guest.head) == HEAD_BYTES:
-                self._refuse(guest, asked_place(line) if newline else None)
+            client.head += received
+            line, newline, _ = bytes(client.head).partition(b"\n")
+            if newline or len(client.head) == HEAD_BYTES:
+                self._refuse(client, requested_place(line) if newline else None)
 
-    def _refuse(self, guest: _Guest, place: Place | None) -> None:
+    def _refuse(self, client: _Connection, place: Place | None) -> None:
         if place is not None:
             # It waits for our answer, so its socket is still there to be found.
-            program = self._program(guest.port, self._server_port)
+            program = self._program(client.port, self._server_port)
             self._report(Attempt(place.host, place.port, "tcp", program))
         try:
-            guest.socket.send(refusal(place))
-            guest.socket.shutdown(socket.SHUT_WR)
+            client.socket.send(refusal(place))
+            client.socket.shutdown(socket.SHUT_WR)
         except OSError:
-            self._drop(guest)
+            self._drop(client)
             return
-        guest.head.clear()
-        guest.linger_bytes = _LINGER_BYTES
+        client.head.clear()
+        client.linger_bytes = _LINGER_BYTES
 
-    def _linger(self, guest: _Guest, received_bytes: int) -> None:
+    def _linger(self, client: _Connection, received_bytes: int) -> None:
         """Closing with bytes unread resets the connection, and the answer may be lost with it (RFC 9112, 9.6)."""
-        guest.linger_bytes -= received_bytes
-        if guest.linger_bytes <= 0:
-            self._drop(guest)
+        client.linger_bytes -= received_bytes
+        if client.linger_bytes <= 0:
+            self._drop(client)
 
-    def _drop(self, guest: _Guest) -> None:
-        number = guest.socket.fileno()
-        self._guests.pop(number, None)
+    def _drop(self, client: _Connection) -> None:
+        number = client.socket.fileno()
+        self._clients.pop(number, None)
         self._loop.forget(number)
         with suppress(OSError):
-            guest.socket.close()
+            client.socket.close()

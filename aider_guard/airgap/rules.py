@@ -162,15 +162,15 @@ class MaskedSockets:
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = tuple(path.rstrip("/") for path in paths)
         self._numbers: set[tuple[int, int]] = set()
-        self._learn()
+        self._read_numbers()
 
     def __contains__(self, found: HeldFile) -> bool:
-        self._learn()
+        self._read_numbers()
         path = found.real_path.removesuffix(_DELETED)
         named = any(path == masked or path.startswith(masked + "/") for masked in self._paths)
         return named or found.number in self._numbers
 
-    def _learn(self) -> None:
+    def _read_numbers(self) -> None:
         for path in self._paths:
             with contextlib.suppress(OSError):
                 self._numbers.add(_number(os.stat(path)))
@@ -181,9 +181,9 @@ class MaskedSockets:
 
 
 @contextlib.contextmanager
-def opened(path: bytes, caller: CallingThread) -> Iterator[HeldFile]:
+def open_as_caller(path: bytes, caller: CallingThread) -> Iterator[HeldFile]:
     """Find the file as the caller would, from its root and folder. Raises OSError as a connection would."""
-    fd = os.open(_seen_from_here(path, caller), os.O_PATH | os.O_CLOEXEC)
+    fd = os.open(_path_for_guard(path, caller), os.O_PATH | os.O_CLOEXEC)
     try:
         caller.check()
         through = f"/proc/self/fd/{fd}"
@@ -192,12 +192,12 @@ def opened(path: bytes, caller: CallingThread) -> Iterator[HeldFile]:
         os.close(fd)
 
 
-def _seen_from_here(path: bytes, caller: CallingThread) -> bytes:
+def _path_for_guard(path: bytes, caller: CallingThread) -> bytes:
     """``/proc/self`` is the guard's own for the guard."""
     itself = b"/proc/%d/" % caller.process
-    for own in (b"/proc/self/", b"/proc/thread-self/", b"/dev/fd/"):
-        if path.startswith(own):
-            return itself + (b"fd/" if own == b"/dev/fd/" else b"") + path.removeprefix(own)
+    for prefix in (b"/proc/self/", b"/proc/thread-self/", b"/dev/fd/"):
+        if path.startswith(prefix):
+            return itself + (b"fd/" if prefix == b"/dev/fd/" else b"") + path.removeprefix(prefix)
     start = b"root" if path.startswith(b"/") else b"cwd"
     return b"/proc/%d/%s/%s" % (caller.thread, start, path.lstrip(b"/"))
 
@@ -237,11 +237,11 @@ class EgressRules:
     masked: MaskedSockets
     abstract: Callable[[str], bool]
     report: Callable[[Attempt], None] = lambda _attempt: None
-    own: OwnServers = field(default_factory=OwnServers)
+    own_servers: OwnServers = field(default_factory=OwnServers)
     ports: set[int] = field(default_factory=set)
     """Of the guard's listeners on 127.0.0.1."""
 
-    def way(self, kind: Kind, to: Internet) -> Internet | Literal["absent", "refused"]:
+    def route(self, kind: Kind, to: Internet) -> Internet | Literal["absent", "refused"]:
         """Where a connection for there goes; "absent" when nothing is there and nothing is to be told."""
         name = self.names.name_of(to.address)
         if kind == "tcp":
@@ -254,7 +254,7 @@ class EgressRules:
             return "refused"
         if not to.is_loopback and not _is_of_this_machine(to.address):
             return "refused"
-        match self.own.at(kind, to.address, to.port):
+        match self.own_servers.at(kind, to.address, to.port):
             case "own":
                 return to
             case "none" if to.is_loopback:

@@ -23,7 +23,7 @@ from typing import Final, Literal
 from aider_guard.airgap import bpf, kernel, sockets
 from aider_guard.airgap import kernel as airgap_kernel
 from aider_guard.airgap.dns import NameServer, NameTable
-from aider_guard.airgap.gap import NOBODY, Enter, ProgramFinder
+from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Enter, ProgramFinder
 from aider_guard.airgap.kernel import KEPT
 from aider_guard.airgap.notify import (
     CallingThread,
@@ -51,11 +51,11 @@ _WAIT_KILLABLE: Final = (
 _PATIENCE_SECONDS: Final = 10.0
 
 
-def enter(channel: socket.socket, program: bytes) -> None:
+def install_filter(channel: socket.socket, program: bytes) -> None:
     """In the fork: put it under the filter, and send the listener through *channel*. Raises OSError."""
     kernel.forbid_new_privileges()
     kernel.keep_capabilities(KEPT)
-    airgap_kernel.separate()
+    airgap_kernel.restrict_tracing()
     listeners: queue.SimpleQueue[int] = queue.SimpleQueue()
     failures: list[OSError] = []
 
@@ -78,10 +78,10 @@ def enter(channel: socket.socket, program: bytes) -> None:
     os.close(listener)
     if failures:
         raise failures[0]
-    airgap_kernel.by_the_guard()
+    airgap_kernel.allow_tracing()
 
 
-def received(channel: socket.socket, seconds: float = _PATIENCE_SECONDS) -> tuple[int, int]:
+def receive_listener(channel: socket.socket, seconds: float = _PATIENCE_SECONDS) -> tuple[int, int]:
     """In the guard: the listener that the fork has sent, and the fork's number. Raises OSError when there is none."""
     channel.settimeout(seconds)
     process, fds, _, _ = socket.recv_fds(channel, 16, 1, socket.MSG_CMSG_CLOEXEC)
@@ -113,9 +113,9 @@ class PendingConnects:
     def __init__(self) -> None:
         self._ends: dict[tuple[FilterListener, int], Callable[[], None]] = {}
 
-    def wait(self, loop: Loop, listener: FilterListener, call: int, later: InProgress) -> None:
+    def wait(self, loop: Loop, listener: FilterListener, call: int, progress: InProgress) -> None:
         """Answer the call when its connection has been made, or not."""
-        sock = later.socket
+        sock = progress.socket
 
         def finish(_events: int) -> None:
             error = sockets.outcome(sock)
@@ -130,19 +130,19 @@ class PendingConnects:
         loop.watch(sock.fileno(), WRITE, finish)
 
     def try_again(
-        self, loop: Loop, listener: FilterListener, call: int, again: RetryConnect
+        self, loop: Loop, listener: FilterListener, call: int, retry: RetryConnect
     ) -> None:
         """Answer the call when its server has taken it, or when the program would have given up."""
-        until = time.monotonic() + again.patience_seconds
+        until = time.monotonic() + retry.patience_seconds
         name = f"queue of {listener.fd} {call}"
 
         def end() -> None:
             loop.cancel(name)
-            again.close()
+            retry.close()
 
         def attempt() -> None:
             is_over = time.monotonic() >= until or not listener.is_valid(call)
-            error = errno.EAGAIN if is_over else again.attempt()
+            error = errno.EAGAIN if is_over else retry.attempt()
             if error in FULL and not is_over:
                 loop.after(name, _AGAIN_SECONDS * len(self._ends), attempt)
             else:
@@ -178,7 +178,7 @@ _PROC: Final = Path("/proc")
 
 
 @contextlib.contextmanager
-def adopted() -> Iterator[None]:
+def adopt_orphans() -> Iterator[None]:
     """What loses its parent meanwhile becomes a child of this process (PR_SET_CHILD_SUBREAPER, prctl(2))."""
     prctl, before = kernel.libc().prctl, ctypes.c_int()
     prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
@@ -258,7 +258,7 @@ class SeccompGap:
             raise OSError(f"seccomp: not tried on {machine}")
         self._program = bpf.program(numbers)
         self._listeners: list[FilterListener] = []
-        self._unfinished = PendingConnects()
+        self._pending = PendingConnects()
         self._loop: Loop | None = None
         self._is_prepared = False
         self._entering = 0
@@ -270,13 +270,13 @@ class SeccompGap:
             self._name_server = stack.enter_context(
                 contextlib.closing(NameServer([dns], names, allowed))
             )
-            relays = [(stack.enter_context(_listening()), place) for place in allowed]
+            relays = [(stack.enter_context(_listener()), place) for place in allowed]
             self._relays = tuple((one.fileno(), place) for one, place in relays)
             redirects = {_key(place): one.getsockname() for one, place in relays}
-            self._permits = EgressRules(
+            self._rules = EgressRules(
                 redirects, dns.getsockname(), names, MaskedSockets(masked), abstract
             )
-            self._calls = SyscallHandlers(numbers, self._permits)
+            self._calls = SyscallHandlers(numbers, self._rules)
             self._owned = stack.pop_all()
 
     @property
@@ -295,23 +295,23 @@ class SeccompGap:
 
     def listen(self) -> tuple[int, int]:
         """See ``Gap``: a socket of this machine's loopback, that programs inside may reach."""
-        listener = _listening()
+        listener = _listener()
         port: int = listener.getsockname()[1]
-        self._permits.ports.add(port)
+        self._rules.ports.add(port)
         return listener.detach(), port
 
     @contextlib.contextmanager
     def entering(self) -> Iterator[Enter]:
         """See ``Gap``. What runs inside from earlier on is served as before."""
         if not self._is_prepared:
-            self._owned.enter_context(kernel.by_nobody())
-            self._owned.enter_context(adopted())
+            self._owned.enter_context(kernel.forbid_tracing())
+            self._owned.enter_context(adopt_orphans())
             self._is_prepared = True
         mine, theirs = socket.socketpair()
-        with mine, theirs, self._reaping_later():
-            yield Enter(partial(enter, theirs, self._program), (theirs.fileno(),))
+        with mine, theirs, self._reap_afterwards():
+            yield Enter(partial(install_filter, theirs, self._program), (theirs.fileno(),))
             theirs.close()  # so that a fork that ended is noticed
-            fd, process = received(mine)
+            fd, process = receive_listener(mine)
             self._started.add(process)
         listener = FilterListener(fd)
         self._listeners.append(listener)
@@ -319,16 +319,19 @@ class SeccompGap:
             self._watch(self._loop, listener)
 
     def watch(
-        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+        self,
+        loop: Loop,
+        report: Callable[[Attempt], None],
+        programs: ProgramFinder = UNKNOWN_PROGRAM,
     ) -> None:
         """See ``Gap``. Without it, or before, each call that is asked about waits."""
-        self._loop, self._permits.report = loop, report
+        self._loop, self._rules.report = loop, report
         for listener in self._listeners:
             self._watch(loop, listener)
-        self._name_server.watch(loop, report, whose)
+        self._name_server.watch(loop, report, programs)
 
     @contextlib.contextmanager
-    def _reaping_later(self) -> Iterator[None]:
+    def _reap_afterwards(self) -> Iterator[None]:
         """While it is not known yet whom the guard has started itself."""
         self._entering += 1
         try:
@@ -342,11 +345,11 @@ class SeccompGap:
         if not self._entering:
             reap(self._started)
 
-    def look(self) -> None:
+    def flush(self) -> None:
         """See ``Gap``."""
         for listener in tuple(self._listeners):
             self._serve(listener)
-        self._name_server.look()
+        self._name_server.flush()
 
     def close(self) -> None:
         """See ``Gap``: the calls that are asked about fail with ENOSYS from now on."""
@@ -376,9 +379,9 @@ class SeccompGap:
         answer = self._calls.decide(call, caller)
         match answer:
             case InProgress():
-                self._unfinished.wait(self._served_from(), listener, call.id, answer)
+                self._pending.wait(self._served_from(), listener, call.id, answer)
             case RetryConnect():
-                self._unfinished.try_again(self._served_from(), listener, call.id, answer)
+                self._pending.try_again(self._served_from(), listener, call.id, answer)
             case GiveDescriptor(sock):
                 with sock:
                     listener.answer(call.id, answer)
@@ -390,14 +393,14 @@ class SeccompGap:
         return self._loop
 
     def _forget(self, listener: FilterListener) -> None:
-        self._unfinished.forget(listener)
+        self._pending.forget(listener)
         if self._loop is not None:
             self._loop.forget(listener.fd)
         self._listeners.remove(listener)
         listener.close()
 
 
-def _listening() -> socket.socket:
+def _listener() -> socket.socket:
     return socket.create_server((_HERE, 0), backlog=_QUEUE)
 
 

@@ -35,23 +35,23 @@ class AttemptBuffer:
     """What was attempted and not told yet."""
 
     def __init__(self) -> None:
-        self._told_at: dict[Attempt, float] = {}
+        self._reported_at: dict[Attempt, float] = {}
         self._waiting: dict[Attempt, int] = {}
 
-    def saw(self, attempt: Attempt, now: float) -> tuple[Attempt, ...]:
+    def add(self, attempt: Attempt, now: float) -> tuple[Attempt, ...]:
         """What is to be told now: this attempt if it is new, and what has waited long enough."""
         kind = replace(attempt, count=1)
-        if kind not in self._told_at and len(self._told_at) >= MOST_KINDS:
+        if kind not in self._reported_at and len(self._reported_at) >= MOST_KINDS:
             kind = _MANY
         self._waiting[kind] = self._waiting.get(kind, 0) + attempt.count
         return self.due(now)
 
     @property
-    def waits(self) -> bool:
+    def has_waiting(self) -> bool:
         """Whether something was not told yet."""
         return bool(self._waiting)
 
-    def rest(self) -> tuple[Attempt, ...]:
+    def flush(self) -> tuple[Attempt, ...]:
         """All that was not told yet; nothing waits afterwards."""
         told = tuple(replace(kind, count=count) for kind, count in self._waiting.items())
         self._waiting.clear()
@@ -62,14 +62,14 @@ class AttemptBuffer:
         due = [
             kind
             for kind in self._waiting
-            if now - self._told_at.get(kind, now - EACH_SECONDS) >= EACH_SECONDS
+            if now - self._reported_at.get(kind, now - EACH_SECONDS) >= EACH_SECONDS
         ]
         for kind in due:
-            self._told_at[kind] = now
+            self._reported_at[kind] = now
         return tuple(replace(kind, count=self._waiting.pop(kind)) for kind in due)
 
 
-_SUMMED = "attempts summed"
+_SUMMARY_DEADLINE = "attempts summed"
 """The instant at which repetitions are told, though nothing new has come."""
 
 
@@ -80,34 +80,38 @@ class Sandbox:
         self,
         gap: Gap,
         proxy_listener: socket.socket,
-        ear: socket.socket,
-        mouth: socket.socket,
+        report_socket: socket.socket,
+        sending_end: socket.socket,
         allowed: Sequence[Place],
         *,
         because: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.gap = gap
-        self.found = LayerChoice(gap.layer, because)
+        self.choice = LayerChoice(gap.layer, because)
         """The layer, and why there is no better one."""
-        self._listener, self._ear, self._mouth = proxy_listener, ear, mouth
+        self._listener, self._report_socket, self._sending_end = (
+            proxy_listener,
+            report_socket,
+            sending_end,
+        )
         self._allowed = tuple(allowed)
         self._clock = clock
-        self._counting = AttemptBuffer()
+        self._buffer = AttemptBuffer()
         self._report: Callable[[Attempt], None] = lambda _attempt: None
         self._loop: Loop | None = None
         self._proxy: RefusingProxy | None = None
-        self._hearsay: AuditReports | None = None
+        self._audit_reports: AuditReports | None = None
 
     @property
-    def refusing(self) -> str:
+    def proxy_url(self) -> str:
         """The address of the proxy that refuses."""
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     @property
-    def mouth_fd(self) -> int:
+    def report_fd(self) -> int:
         """By which Aider's own Python tells where it wants to go; -1 where nothing is asked of it."""
-        return self._mouth.fileno() if self.gap.layer != "open" else -1
+        return self._sending_end.fileno() if self.gap.layer != "open" else -1
 
     @property
     def allowed(self) -> tuple[Place, ...]:
@@ -125,45 +129,45 @@ class Sandbox:
         from aider_guard.airgap.proxy import RefusingProxy
 
         peers = Peers(root, diag=self.gap.diag)
-        self.gap.watch(loop, self._saw, peers)
-        self._proxy = RefusingProxy(self._listener, loop, self._saw, program=peers.program)
-        self._hearsay = AuditReports(self._ear, loop, self._saw)
+        self.gap.watch(loop, self._add, peers)
+        self._proxy = RefusingProxy(self._listener, loop, self._add, program=peers.program)
+        self._audit_reports = AuditReports(self._report_socket, loop, self._add)
 
-    def passed(self, deadline: str) -> bool:
+    def on_deadline(self, deadline: str) -> bool:
         """Take a deadline of the loop's; False when it is none of ours."""
-        if deadline == _SUMMED:
-            self._tell(self._counting.due(self._clock()))
+        if deadline == _SUMMARY_DEADLINE:
+            self._report_all(self._buffer.due(self._clock()))
             return True
-        return self._proxy is not None and self._proxy.passed(deadline)
+        return self._proxy is not None and self._proxy.on_deadline(deadline)
 
     def reaping(self) -> AbstractContextManager[None]:
         """Meanwhile who ends inside, and was left to the guard, is waited for at once. For the main thread."""
         return when_a_child_ends(self.gap.reap)
 
-    def look(self) -> None:
+    def flush(self) -> None:
         """Report everything that has happened until now."""
-        self.gap.look()
-        self._tell(self._counting.rest())
+        self.gap.flush()
+        self._report_all(self._buffer.flush())
 
-    def _tell(self, attempts: Sequence[Attempt]) -> None:
+    def _report_all(self, attempts: Sequence[Attempt]) -> None:
         for attempt in attempts:
             self._report(attempt)
-        if self._loop is not None and self._counting.waits:
-            self._loop.at(_SUMMED, self._clock() + EACH_SECONDS)
+        if self._loop is not None and self._buffer.has_waiting:
+            self._loop.at(_SUMMARY_DEADLINE, self._clock() + EACH_SECONDS)
 
     def close(self) -> None:
         """Serve nobody any more: what still runs inside reaches nothing. Twice is no error."""
         if self._proxy is not None:
             self._proxy.close()
-        if self._hearsay is not None:
-            self._hearsay.close()
+        if self._audit_reports is not None:
+            self._audit_reports.close()
         if self._loop is not None:
-            self._loop.cancel(_SUMMED)
-        self._proxy = self._hearsay = self._loop = None
+            self._loop.cancel(_SUMMARY_DEADLINE)
+        self._proxy = self._audit_reports = self._loop = None
         self.gap.close()
 
-    def _saw(self, attempt: Attempt) -> None:
-        self._tell(self._counting.saw(attempt, self._clock()))
+    def _add(self, attempt: Attempt) -> None:
+        self._report_all(self._buffer.add(attempt, self._clock()))
 
 
 @contextmanager
@@ -173,12 +177,12 @@ def open_sandbox(gap: Gap, allowed: Sequence[Place], because: str = "") -> Itera
         try:
             fd, _port = gap.listen()
             listener = stack.enter_context(socket.socket(fileno=fd))
-            ear, mouth = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            report_socket, sending_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         except OSError as error:
             raise LaunchError(f"the air gap cannot be served: {error}") from error
-        stack.enter_context(ear)
-        stack.enter_context(mouth)
-        yield Sandbox(gap, listener, ear, mouth, allowed, because=because)
+        stack.enter_context(report_socket)
+        stack.enter_context(sending_end)
+        yield Sandbox(gap, listener, report_socket, sending_end, allowed, because=because)
 
 
 def choose(
@@ -190,16 +194,16 @@ def choose(
 
 
 @contextmanager
-def chosen_border(choosing: LayerSelection, config: Config) -> Iterator[Sandbox]:
+def build_sandbox(selection: LayerSelection, config: Config) -> Iterator[Sandbox]:
     """The border of the layer that was chosen.
 
     Raises LaunchRefusedError when the user wants one that the kernel enforces, and there is none.
     """
-    with closing(choosing.finish()) as gap:
+    with closing(selection.finish()) as gap:
         if config.require_airgap and gap.layer not in ENFORCED:
-            raise LaunchRefusedError(_not_enforced(choosing.because))
-        with open_sandbox(gap, config.allow, choosing.because) as border:
-            yield border
+            raise LaunchRefusedError(_not_enforced(selection.because))
+        with open_sandbox(gap, config.allow, selection.because) as sandbox:
+            yield sandbox
 
 
 def _not_enforced(because: str) -> str:
@@ -229,8 +233,8 @@ def attempt_of(datagram: bytes) -> Attempt | None:
             "host": str(host),
             "port": int(port),
             "protocol": ("tcp" | "udp" | "dns" | "other") as protocol,
-            **rest,
-        } if not rest and _is_host(host) and type(port) is int and 0 <= port <= 0xFFFF:
+            **flush,
+        } if not flush and _is_host(host) and type(port) is int and 0 <= port <= 0xFFFF:
             return Attempt(host, port, protocol, PROGRAM)
     return None
 
@@ -243,21 +247,23 @@ def _is_host(host: str) -> bool:
 class AuditReports:
     """Reads what is told, in the guard's loop. The socket stays its owner's."""
 
-    def __init__(self, ear: socket.socket, loop: Loop, report: Callable[[Attempt], None]) -> None:
-        self._ear = ear
+    def __init__(
+        self, report_socket: socket.socket, loop: Loop, report: Callable[[Attempt], None]
+    ) -> None:
+        self._report_socket = report_socket
         self._loop = loop
         self._report = report
-        ear.setblocking(False)
-        loop.watch(ear.fileno(), READ, lambda _events: self._hear())
+        report_socket.setblocking(False)
+        loop.watch(report_socket.fileno(), READ, lambda _events: self._receive())
 
     def close(self) -> None:
         """Hear no more. Twice is no error."""
-        self._loop.forget(self._ear.fileno())
+        self._loop.forget(self._report_socket.fileno())
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         for _ in range(_AT_ONCE):  # who floods us must not keep the loop from its other work
             try:
-                datagram = self._ear.recv(_MOST_BYTES)
+                datagram = self._report_socket.recv(_MOST_BYTES)
             except BlockingIOError:
                 return
             except OSError:

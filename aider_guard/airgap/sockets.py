@@ -48,7 +48,7 @@ def connect(sock: socket.socket, raw: bytes) -> int:
     """
     if os.get_blocking(sock.fileno()):
         is_unix = sock.family == socket.AF_UNIX
-        with _hurried(sock, _SHORTEST_SECONDS if is_unix else SHORT_SECONDS):
+        with _short_timeout(sock, _SHORTEST_SECONDS if is_unix else SHORT_SECONDS):
             error = _connect(sock, raw)
         return errno.EINPROGRESS if error in _UNFINISHED and not is_unix else error
     return _connect(sock, raw)
@@ -87,7 +87,7 @@ def _connect(sock: socket.socket, raw: bytes) -> int:
 
 
 @contextlib.contextmanager
-def _hurried(sock: socket.socket, seconds: float) -> Iterator[None]:
+def _short_timeout(sock: socket.socket, seconds: float) -> Iterator[None]:
     """SO_SNDTIMEO bounds connect(2) too (socket(7)); the program's own value comes back."""
     before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.size)
     short = _TIMEVAL.pack(0, round(seconds * 1e6))

@@ -24,7 +24,7 @@ from aider_guard.airgap import sockets
 from aider_guard.airgap.bpf import SyscallNumbers as Numbers
 from aider_guard.airgap.dns import NameTable, answer
 from aider_guard.airgap.notify import CallingThread, Continue, GiveDescriptor, Notification, Result
-from aider_guard.airgap.rules import DNS_PORT, EgressRules, kind_of, opened
+from aider_guard.airgap.rules import DNS_PORT, EgressRules, kind_of, open_as_caller
 from aider_guard.airgap.sockets import (
     MOST_BYTES,
     Abstract,
@@ -66,8 +66,8 @@ class _Datagram:
 class Datagrams:
     """The guard's side of the three calls."""
 
-    def __init__(self, permits: EgressRules) -> None:
-        self._permits = permits
+    def __init__(self, rules: EgressRules) -> None:
+        self._rules = rules
 
     def sendto(self, call: Notification, caller: CallingThread) -> Result | Continue:
         """descriptor, data, length, flags, address, its length."""
@@ -112,7 +112,7 @@ class Datagrams:
         if flags & _FAST_OPEN and sock.family in _INTERNET:
             where = parse(to)
             host, port = (where.address, where.port) if isinstance(where, Internet) else ("", 0)
-            self._permits.refuse(host, port, "tcp", caller)
+            self._rules.refuse(host, port, "tcp", caller)
             return Result(error=errno.EPERM)
         return Continue()
 
@@ -137,32 +137,34 @@ class Datagrams:
             where = parse(_as_the_kernel_reads(to, sock.family))
             if not isinstance(where, Internet):
                 return Result(error=errno.EAFNOSUPPORT)
-            way = self._way(sock, where, datagram.data, caller)
-            if way is None:
+            route = self._route(sock, where, datagram.data, caller)
+            if route is None:
                 return Result(error=errno.EPERM)
-            to = pack(way.address, way.port, sock.family)
+            to = pack(route.address, route.port, sock.family)
         sockets.keep_on_loopback(sock)
         done = _done(sockets.send(sock, datagram.data, flags, to))
-        self._permits.own.add(sock.fileno())  # it has a port by now, to which it may be answered
+        self._rules.own_servers.add(
+            sock.fileno()
+        )  # it has a port by now, to which it may be answered
         return done
 
-    def _way(
+    def _route(
         self, sock: socket.socket, to: Internet, data: bytes, caller: CallingThread
     ) -> Internet | None:
         kind = kind_of(sock)
         if kind != "udp":
-            self._permits.refuse(to.address, to.port, "other", caller)
+            self._rules.refuse(to.address, to.port, "other", caller)
             return None
         if to.port == DNS_PORT:
             asked = answer(data, NameTable())
             host = to.address if asked is None else asked.name
-            self._permits.refuse(host, to.port, "dns", caller)
+            self._rules.refuse(host, to.port, "dns", caller)
             return None
-        way = self._permits.way(kind, to)
-        if isinstance(way, Internet):
-            return way
-        if way == "refused":
-            self._permits.refuse(to.address, to.port, kind, caller)
+        route = self._rules.route(kind, to)
+        if isinstance(route, Internet):
+            return route
+        if route == "refused":
+            self._rules.refuse(to.address, to.port, kind, caller)
         return None
 
     def _send_unix(
@@ -171,7 +173,7 @@ class Datagrams:
         """With descriptors or credentials the kernel has to do it, and what the address is by then counts."""
         to = None if datagram.to is None else parse(datagram.to)
         match to:
-            case Abstract(name) if self._permits.refuses_abstract(name, caller):
+            case Abstract(name) if self._rules.refuses_abstract(name, caller):
                 return Result(error=errno.EPERM)
             case UnixPath(path):
                 return self._send_to_file(sock, path, datagram, flags, caller)
@@ -187,8 +189,8 @@ class Datagrams:
         flags: int,
         caller: CallingThread,
     ) -> Result | Continue:
-        with opened(path, caller) as found:
-            if self._permits.refuses_file(found, caller):
+        with open_as_caller(path, caller) as found:
+            if self._rules.refuses_file(found, caller):
                 return Result(error=errno.EPERM)
             if datagram.has_control or not caller.is_ours:
                 return Continue()
@@ -266,9 +268,9 @@ _Handler = Callable[[Notification, CallingThread], Answer]
 class SyscallHandlers:
     """The guard's side of the calls on one kind of machine."""
 
-    def __init__(self, numbers: Numbers, permits: EgressRules) -> None:
-        self._permits = permits
-        sends = Datagrams(permits)
+    def __init__(self, numbers: Numbers, rules: EgressRules) -> None:
+        self._rules = rules
+        sends = Datagrams(rules)
         self._handlers: Mapping[int, _Handler] = {
             numbers.socket: self._socket,
             numbers.connect: self._connect,
@@ -288,10 +290,10 @@ class SyscallHandlers:
             return handler(call, caller)
         except OSError as error:
             if error.errno in _FORBIDDEN:
-                self._permits.refuse("", 0, "other", caller)
+                self._rules.refuse("", 0, "other", caller)
             return Result(error=error.errno or errno.EPERM)
         except Exception as error:  # noqa: BLE001  # nothing that a program does may end the guard, nor pass it
-            self._permits.refuse(f"{FAULT}: {type(error).__name__}", 0, "other", caller)
+            self._rules.refuse(f"{FAULT}: {type(error).__name__}", 0, "other", caller)
             return Result(error=errno.EPERM)
 
     def _socket(self, call: Notification, _caller: CallingThread) -> Answer:
@@ -312,12 +314,12 @@ class SyscallHandlers:
         raw = caller.read(call.arguments[1], length)
         with contextlib.ExitStack() as stack:
             sock = stack.enter_context(caller.take(call.integer(0)))
-            answer = self._connected(sock, raw, caller, stack)
+            answer = self._connect_by_family(sock, raw, caller, stack)
             if isinstance(answer, InProgress):
                 stack.pop_all()
         return answer
 
-    def _connected(
+    def _connect_by_family(
         self, sock: socket.socket, raw: bytes, caller: CallingThread, stack: contextlib.ExitStack
     ) -> Answer:
         match parse(raw), sock.family:
@@ -326,7 +328,7 @@ class SyscallHandlers:
             case (UnixPath() | Abstract()) as to, socket.AF_UNIX:
                 return self._connect_unix(sock, to, raw, caller, stack)
             case Unknown(family), _:
-                self._permits.refuse(f"address family {family}", 0, "other", caller)
+                self._rules.refuse(f"address family {family}", 0, "other", caller)
                 return Result(error=errno.EAFNOSUPPORT)
             case ((Internet() | UnixPath() | Abstract()), _):
                 return Result(error=errno.EAFNOSUPPORT)
@@ -339,17 +341,17 @@ class SyscallHandlers:
     def _connect_internet(self, sock: socket.socket, to: Internet, caller: CallingThread) -> Answer:
         kind = kind_of(sock)
         if kind is None:
-            self._permits.refuse(to.address, to.port, "other", caller)
+            self._rules.refuse(to.address, to.port, "other", caller)
             return Result(error=errno.ECONNREFUSED)
         if kind == "udp" and to.port == 0:
             return Result(error=errno.ENETUNREACH)  # how getaddrinfo(3) sorts: it sends nothing
         if kind == "udp" and to.port == DNS_PORT:
             return self._connect_resolver(sock, to, caller)
-        way = self._permits.way(kind, to)
-        if isinstance(way, Internet):
-            return self._go(sock, way, kind)
-        if way == "refused":
-            self._permits.refuse(to.address, to.port, kind, caller)
+        route = self._rules.route(kind, to)
+        if isinstance(route, Internet):
+            return self._connect_to(sock, route, kind)
+        if route == "refused":
+            self._rules.refuse(to.address, to.port, kind, caller)
         return Result(error=errno.ECONNREFUSED)
 
     def _connect_resolver(self, sock: socket.socket, to: Internet, caller: CallingThread) -> Answer:
@@ -357,16 +359,16 @@ class SyscallHandlers:
 
         A socket of IPv6 is connected by IPv4's address. One that takes none cannot ask, and that is told.
         """
-        error = sockets.connect(sock, pack(*self._permits.dns, sock.family))
+        error = sockets.connect(sock, pack(*self._rules.dns, sock.family))
         if error:
-            self._permits.refuse(to.address, to.port, "udp", caller)
+            self._rules.refuse(to.address, to.port, "udp", caller)
         return Result(error=error)
 
-    def _go(self, sock: socket.socket, to: Internet, kind: str) -> Answer:
+    def _connect_to(self, sock: socket.socket, to: Internet, kind: str) -> Answer:
         sockets.keep_on_loopback(sock)
         error = sockets.connect(sock, pack(to.address, to.port, sock.family))
         if kind == "udp":
-            self._permits.own.add(sock.fileno())
+            self._rules.own_servers.add(sock.fileno())
         if error == errno.EINPROGRESS and os.get_blocking(sock.fileno()):
             return InProgress(sock)
         return Result(error=error)
@@ -380,23 +382,23 @@ class SyscallHandlers:
         stack: contextlib.ExitStack,
     ) -> Answer:
         if isinstance(to, Abstract):
-            if self._permits.refuses_abstract(to.name, caller):
+            if self._rules.refuses_abstract(to.name, caller):
                 return Result(error=errno.ECONNREFUSED)
-            return _until_taken(sock, raw, stack)
-        found = stack.enter_context(opened(to.path, caller))
-        if self._permits.refuses_file(found, caller):
+            return _connect_unix_socket(sock, raw, stack)
+        found = stack.enter_context(open_as_caller(to.path, caller))
+        if self._rules.refuses_file(found, caller):
             return Result(error=errno.ECONNREFUSED)
         if not caller.is_ours:
             return Continue()
-        return _until_taken(sock, pack_path(found.through), stack)
+        return _connect_unix_socket(sock, pack_path(found.through), stack)
 
     def _bind(self, call: Notification, caller: CallingThread) -> Answer:
-        return self._remember(call, caller, socket.SOCK_DGRAM)
+        return self._remember_server(call, caller, socket.SOCK_DGRAM)
 
     def _listen(self, call: Notification, caller: CallingThread) -> Answer:
-        return self._remember(call, caller, socket.SOCK_STREAM)
+        return self._remember_server(call, caller, socket.SOCK_STREAM)
 
-    def _remember(
+    def _remember_server(
         self, call: Notification, caller: CallingThread, kind: socket.SocketKind
     ) -> Answer:
         """Its own server: it may be reached from inside, and from nowhere else than this machine."""
@@ -409,11 +411,11 @@ class SyscallHandlers:
         with sock:
             sockets.keep_on_loopback(sock)
             if sock.type == kind and sock.family in {socket.AF_INET, socket.AF_INET6}:
-                self._permits.own.add(sock.fileno())
+                self._rules.own_servers.add(sock.fileno())
         return Continue()
 
 
-def _until_taken(sock: socket.socket, raw: bytes, stack: contextlib.ExitStack) -> Answer:
+def _connect_unix_socket(sock: socket.socket, raw: bytes, stack: contextlib.ExitStack) -> Answer:
     """Connect a Unix socket; what is needed to try again is taken off the stack."""
     attempt = partial(sockets.connect, sock, raw)
     error, patience_seconds = attempt(), sockets.patience_seconds(sock)

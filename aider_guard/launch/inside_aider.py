@@ -2,7 +2,7 @@
 
 Started as ``INTERPRETER inside_aider.py FD SCRIPT ARGS…``. One JSON line goes out on the socket FD, one comes back,
 then Aider runs as its script would have run it. With ``only:FD`` the line goes out and that is all. With
-``FD/MOUTH/HOST:PORT,…`` attempts to reach anybody else than these places are refused, and told on the socket MOUTH.
+``FD/REPORT_FD/HOST:PORT,…`` attempts to reach any other place are refused, and reported on the socket REPORT_FD.
 
 Asking in Aider's own process costs little, since nearly everything that is imported for the question is what Aider
 imports anyway, and the answer is right by construction: it is Aider's own parser and ``Model`` that resolve the command
@@ -72,22 +72,22 @@ def tell_guard(channel: socket.socket, asked: dict[str, Any]) -> None:
     channel.sendall(json.dumps(asked, default=str).encode() + b"\n")
 
 
-def listen_in(border: str) -> None:
-    """Tell the guard from now on where this Python wants to go, and go nowhere but to what is allowed."""
-    mouth, _, places = border.partition("/")
+def listen_in(limits: str) -> None:
+    """Report from now on where this Python wants to connect, and refuse all but the allowed places."""
+    report_fd, _, places = limits.partition("/")
     allowed = [place.rpartition(":") for place in places.split(",") if place]
     known = [(host.strip("[]"), int(port)) for host, _, port in allowed]
-    load_inside("listening_in").listen_in(int(mouth), known)
+    load_inside("listening_in").listen_in(int(report_fd), known)
 
 
 def main() -> Any:
     """Ask, then be Aider; or only describe, and end."""
     channels, script, *arguments = sys.argv[1:]
-    number, _, border = channels.partition("/")
+    number, _, limits = channels.partition("/")
     only = number.startswith("only:")
     become_script(script, arguments)
-    if border:
-        listen_in(border)
+    if limits:
+        listen_in(limits)
     from aider.main import main as run_aider
 
     with socket.socket(fileno=int(number.rpartition(":")[2])) as channel:

@@ -92,16 +92,17 @@ def aider_command(
     channel: socket.socket,
     arguments: Sequence[str],
     *,
-    mouth_fd: int = -1,
+    report_fd: int = -1,
     allowed: Sequence[Place] = (),
 ) -> list[str]:
     """The command line of an Aider that asks on *channel* before it begins.
 
-    Its Python tells on *mouth_fd*, unless that is -1, where it wants to go, and goes only to the *allowed* places.
+    Its Python reports its attempts to connect on *report_fd*, unless that is -1, and may reach only the *allowed*
+    places.
     """
     channels = str(channel.fileno())
-    if mouth_fd >= 0:
-        channels += f"/{mouth_fd}/{','.join(map(str, allowed))}"
+    if report_fd >= 0:
+        channels += f"/{report_fd}/{','.join(map(str, allowed))}"
     return [*aider.interpreter, str(INSIDE_AIDER), channels, aider.script, *arguments]
 
 

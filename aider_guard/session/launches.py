@@ -133,18 +133,18 @@ def start_aider(
     size: Size,
     attributes: list[Any] | None,
     *,
-    border: Sandbox,
+    sandbox: Sandbox,
 ) -> Started:
     """Start Aider in the air gap, in a pty of this size. Raises LaunchError when it cannot be started."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     with ExitStack() as unless_inside:
-        with theirs, entering(border.gap) as enter:
+        with theirs, entering(sandbox.gap) as enter:
             child = Child.spawn(
-                bordered_command(aider, theirs, arguments, border),
+                sandboxed_command(aider, theirs, arguments, sandbox),
                 size=size,
                 env=environment,
-                pass_fds=passed_fds(theirs, border),
+                pass_fds=passed_fds(theirs, sandbox),
                 attributes=attributes,
                 preexec=enter,
                 preexec_fds=enter.fds if enter is not None else (),
@@ -154,17 +154,17 @@ def start_aider(
     return Started(child, ours)
 
 
-def bordered_command(
-    aider: Aider, channel: socket.socket, arguments: Sequence[str], border: Sandbox
+def sandboxed_command(
+    aider: Aider, channel: socket.socket, arguments: Sequence[str], sandbox: Sandbox
 ) -> list[str]:
-    """The command line of an Aider behind this border."""
-    mouth, allowed = border.mouth_fd, border.allowed
-    return aider_command(aider, channel, arguments, mouth_fd=mouth, allowed=allowed)
+    """The command line of an Aider behind this sandbox."""
+    report_fd, allowed = sandbox.report_fd, sandbox.allowed
+    return aider_command(aider, channel, arguments, report_fd=report_fd, allowed=allowed)
 
 
-def passed_fds(channel: socket.socket, border: Sandbox) -> list[int]:
+def passed_fds(channel: socket.socket, sandbox: Sandbox) -> list[int]:
     """The descriptors that such an Aider is given."""
-    return [channel.fileno(), *([border.mouth_fd] if border.mouth_fd >= 0 else [])]
+    return [channel.fileno(), *([sandbox.report_fd] if sandbox.report_fd >= 0 else [])]
 
 
 @contextmanager
@@ -191,9 +191,9 @@ class Launches:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         *,
-        border: Sandbox,
+        sandbox: Sandbox,
     ) -> None:
-        self._border = border
+        self._sandbox = sandbox
         self._folder = folder
         self._aider = aider
         self._config = config
@@ -214,7 +214,7 @@ class Launches:
     ) -> Child:
         """Start Aider again. Raises LaunchError when it cannot be started."""
         started = start_aider(
-            self._aider, self._arguments, self._environment, size, attributes, border=self._border
+            self._aider, self._arguments, self._environment, size, attributes, sandbox=self._sandbox
         )
         self.adopt(started, handoff)
         return started.child

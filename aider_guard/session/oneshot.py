@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from aider_guard.airgap.gap import Enter
-from aider_guard.airgap.served import Sandbox, choose, chosen_border
+from aider_guard.airgap.served import Sandbox, build_sandbox, choose
 from aider_guard.config import Config
 from aider_guard.core import messages
 from aider_guard.core.actions import EndSession, Notice
@@ -32,7 +32,7 @@ from aider_guard.launch.aider_settings import AiderSettings, decode, ollama_name
 from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.launch.plan import Plan
 from aider_guard.launch.start_command import aider_environment, serves_page
-from aider_guard.session.launches import bordered_command, entering, passed_fds
+from aider_guard.session.launches import entering, passed_fds, sandboxed_command
 from aider_guard.session.listening import door_socket
 from aider_guard.session.notices import render
 from aider_guard.session.planning import Planner, planner_behind
@@ -59,18 +59,18 @@ def run_one_shot(
         # The terminal sends Ctrl-C to both; Aider decides what it means, and we wait for that.
         stack.enter_context(signals_as_wakeups((signal.SIGINT, signal.SIGQUIT)))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="aider-guard-"))
-        border = stack.enter_context(chosen_border(choosing, config))
-        stack.enter_context(border.reaping())
-        listening = stack.enter_context(door_socket(border.gap))
+        sandbox = stack.enter_context(build_sandbox(choosing, config))
+        stack.enter_context(sandbox.reaping())
+        listening = stack.enter_context(door_socket(sandbox.gap))
         planner = planner_behind(
-            border, listening, config=config, aider=aider, environment=environment
+            sandbox, listening, config=config, aider=aider, environment=environment
         )
         with theirs:
-            program = bordered_command(aider, theirs, arguments, border)
-            process = _started(program, aider_environment(config, environment), theirs, border)
+            program = sandboxed_command(aider, theirs, arguments, sandbox)
+            process = _started(program, aider_environment(config, environment), theirs, sandbox)
         beside = Unattended(
             listening,
-            border,
+            sandbox,
             aider=process.pid,
             environment=environment,
             limits=Limits(max_turns=0, probe="never"),
@@ -85,16 +85,16 @@ def run_one_shot(
 
 
 def _started(
-    program: Sequence[str], environment: Mapping[str, str], channel: socket.socket, border: Sandbox
+    program: Sequence[str], environment: Mapping[str, str], channel: socket.socket, sandbox: Sandbox
 ) -> subprocess.Popen[bytes]:
     """Aider's process, which waits for our answer on the channel. Raises LaunchError when there can be none."""
     try:
         with ExitStack() as unless_inside:
-            with entering(border.gap) as enter:
+            with entering(sandbox.gap) as enter:
                 process = subprocess.Popen(
                     program,
                     env=environment,
-                    pass_fds=passed_fds(channel, border),
+                    pass_fds=passed_fds(channel, sandbox),
                     preexec_fn=partial(_prepare, enter),  # noqa: PLW1509  # no other thread runs Python code
                 )
                 unless_inside.callback(_end, process)

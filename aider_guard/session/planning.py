@@ -109,7 +109,7 @@ class Planner:
 
 
 def planner_behind(
-    border: Sandbox,
+    sandbox: Sandbox,
     listening: DoorListener,
     *,
     config: Config,
@@ -121,8 +121,8 @@ def planner_behind(
         config,
         aider,
         environment,
-        border.refusing,
+        sandbox.proxy_url,
         paths.state_dir(environment),
         DoorAddress(listening.port, listening.token),
-        border.found,
+        sandbox.choice,
     )

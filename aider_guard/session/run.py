@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aider_guard import paths
-from aider_guard.airgap.served import Sandbox, choose, chosen_border
+from aider_guard.airgap.served import Sandbox, build_sandbox, choose
 from aider_guard.config import Config
 from aider_guard.core.events import EgressBlocked
 from aider_guard.core.state import Limits, State
@@ -60,39 +60,39 @@ def run_session(
         folder = registry.create(paths.sessions_dir(environment))
         terminal = Terminal()
         fds = stack.enter_context(terminal.private_fds())
-        border = stack.enter_context(chosen_border(choosing, config))
-        listening = stack.enter_context(door_socket(border.gap))
+        sandbox = stack.enter_context(build_sandbox(choosing, config))
+        listening = stack.enter_context(door_socket(sandbox.gap))
         wakeups = stack.enter_context(signals_as_wakeups(_WATCHED_SIGNALS))
-        stack.enter_context(border.reaping())
+        stack.enter_context(sandbox.reaping())
         its_environment = aider_environment(config, environment)
         pty = terminal.size(), terminal.attributes()
-        started = start_aider(aider, arguments, its_environment, *pty, border=border)
+        started = start_aider(aider, arguments, its_environment, *pty, sandbox=sandbox)
         stack.enter_context(started.child)
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
 
         ground = SessionParts(
-            config, environment, aider, folder, terminal, fds, listening, border, stack
+            config, environment, aider, folder, terminal, fds, listening, sandbox, stack
         )
         session = assemble(ground, started, arguments, its_environment)
         session.watch(fds, wakeups)
         with terminal.raw_mode():
             try:
-                _run(session, border)
+                _run(session, sandbox)
             finally:
                 _leave_screen(session, fds)
     return _close(session, folder)
 
 
-def _run(session: Session, border: Sandbox) -> None:
+def _run(session: Session, sandbox: Sandbox) -> None:
     from aider_guard.core.egress_messages import NETWORK_OPEN
     from aider_guard.core.events import AirGapChosen
 
-    session.post(AirGapChosen(border.found.layer, border.found.because))
+    session.post(AirGapChosen(sandbox.choice.layer, sandbox.choice.because))
     session.begin()
-    if border.found.layer == "open":
+    if sandbox.choice.layer == "open":
         session.warn("network_open", NETWORK_OPEN)
     session.run()
-    border.look()
+    sandbox.flush()
 
 
 def _close(session: Session, folder: registry.SessionFolder) -> int:
@@ -145,7 +145,7 @@ class SessionParts:
     terminal: Terminal
     fds: TerminalFds
     listening: DoorListener
-    border: Sandbox
+    sandbox: Sandbox
     stack: ExitStack
 
 
@@ -157,7 +157,7 @@ def assemble(
     loop = stack.enter_context(Loop())
     relay = Relay(ground.fds.in_fd, ground.fds.out_fd)
     launches = Launches(
-        folder.path, ground.aider, config, arguments, environment, border=ground.border
+        folder.path, ground.aider, config, arguments, environment, sandbox=ground.sandbox
     )
     launches.adopt(started)
     running = stack.enter_context(AiderProcess(ground.terminal, relay, loop, launches))
@@ -184,8 +184,8 @@ def assemble(
         colour=not ground.environment.get("NO_COLOR"),
     )
     _open_control(session, loop, folder, stack)
-    _watch_border(session, loop, ground.border, running)
-    stack.callback(ground.border.close)  # while there is a loop
+    _watch_sandbox(session, loop, ground.sandbox, running)
+    stack.callback(ground.sandbox.close)  # while there is a loop
     for problem in merge_leftovers(folder.path.parent, registry.is_alive):
         session.warn("histories", problem)
     return session
@@ -193,7 +193,7 @@ def assemble(
 
 def _planner(ground: SessionParts) -> Planner:
     return planner_behind(
-        ground.border,
+        ground.sandbox,
         ground.listening,
         config=ground.config,
         aider=ground.aider,
@@ -208,19 +208,19 @@ def _watcher(ground: SessionParts, loop: Loop, planner: Planner) -> SidecarSuper
         tokenizers=ground.aider.likely_tokenizers(),
         environment=ground.environment,
         door_fd=ground.listening.fileno(),
-        relays=ground.border.gap.relays,
+        relays=ground.sandbox.gap.relays,
     )
 
 
-def _watch_border(session: Session, loop: Loop, border: Sandbox, running: AiderProcess) -> None:
+def _watch_sandbox(session: Session, loop: Loop, sandbox: Sandbox, running: AiderProcess) -> None:
     passed = loop.on_deadline
 
     def on_deadline(name: str) -> None:
-        if not border.passed(name):
+        if not sandbox.on_deadline(name):
             passed(name)
 
     loop.on_deadline = on_deadline
-    border.watch(
+    sandbox.watch(
         loop,
         lambda attempt: session.post(EgressBlocked.of(attempt)),
         lambda: running.child.pid if running.child is not None else 0,

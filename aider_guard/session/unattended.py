@@ -117,14 +117,14 @@ class Unattended:
     def __init__(
         self,
         listening: DoorListener,
-        border: Sandbox,
+        sandbox: Sandbox,
         *,
         aider: int,
         environment: Mapping[str, str],
         limits: Limits,
     ) -> None:
         self._listening = listening
-        self._border, self._aider = border, aider
+        self._sandbox, self._aider = sandbox, aider
         self._orders: queue.SimpleQueue[Callable[[Loop, _Deciding], None]] = queue.SimpleQueue()
         self._environment = environment
         self._state = State(limits)
@@ -158,7 +158,7 @@ class Unattended:
         """
 
         def serve(loop: Loop, deciding: _Deciding) -> None:
-            if door is not None or self._border.gap.relays:
+            if door is not None or self._sandbox.gap.relays:
                 watcher = self._watcher(loop, server, tokenizers)
                 deciding.watcher = self._stack.enter_context(watcher)
                 watcher.post = deciding.post
@@ -169,7 +169,7 @@ class Unattended:
                 deciding.post(event)
 
         self._began = True
-        if self._border.found.layer == "open":
+        if self._sandbox.choice.layer == "open":
             self.say("network_open", NETWORK_OPEN)
         self._order(serve)
 
@@ -206,17 +206,17 @@ class Unattended:
         sessions = paths.sessions_dir(self._environment)
         journaled = RunJournal(sessions, on_failure=lambda text: self.say("journal", text))
         with Loop() as loop, journaled as journal, self._stack:
-            deciding = _Deciding(self, loop, self._border, journal)
+            deciding = _Deciding(self, loop, self._sandbox, journal)
             loop.watch(self._woken.fileno(), READ, woken)
             loop.on_deadline = deciding.passed
-            self._border.watch(
+            self._sandbox.watch(
                 loop, lambda attempt: deciding.post(EgressBlocked.of(attempt)), lambda: self._aider
             )
             journal.write(AiderStarted(1, self._aider))
-            deciding.post(AirGapChosen(self._border.found.layer, self._border.found.because))
+            deciding.post(AirGapChosen(self._sandbox.choice.layer, self._sandbox.choice.because))
             loop.run(until=lambda: ended)
-            self._border.look()
-            self._border.close()
+            self._sandbox.flush()
+            self._sandbox.close()
             if self._status is not None:
                 journal.write(AiderExited(self._status))
                 journal.write(EndSession(exit_status(self._status)))
@@ -228,7 +228,7 @@ class Unattended:
             tokenizers=tokenizers,
             environment=self._environment,
             door_fd=self._listening.fileno(),
-            relays=self._border.gap.relays,
+            relays=self._sandbox.gap.relays,
         )
 
     def all_notices(self, *, even_nothing: bool) -> list[Notice]:
@@ -252,9 +252,9 @@ def exit_status(status: int) -> int:
 class _Deciding:
     """Carries out what needs neither Aider nor a prompt; events that come meanwhile wait for their turn."""
 
-    def __init__(self, run: Unattended, loop: Loop, border: Sandbox, journal: RunJournal) -> None:
+    def __init__(self, run: Unattended, loop: Loop, sandbox: Sandbox, journal: RunJournal) -> None:
         self._run = run
-        self._border = border
+        self._sandbox = sandbox
         self._loop = loop
         self.journal = journal
         self.watcher: SidecarSupervisor | None = None
@@ -272,7 +272,7 @@ class _Deciding:
 
     def passed(self, deadline: str) -> None:
         """The instant of this name has come."""
-        if not self._border.passed(deadline):
+        if not self._sandbox.on_deadline(deadline):
             self.post(DeadlinePassed(deadline))
 
     def _perform(self, action: Action) -> None:

@@ -82,14 +82,14 @@ def test_it_is_heard_in_the_loop(pair: tuple[socket.socket, socket.socket]) -> N
     heard: list[Attempt] = []
     ours, theirs = pair
     with Loop() as loop:
-        hearsay = AuditReports(ours, loop, heard.append)
+        reports = AuditReports(ours, loop, heard.append)
         for datagram in (b"", b"{", b"\xff" * 5000, json.dumps(TOLD).encode(), b"[]"):
             theirs.send(datagram)
         theirs.send(json.dumps({**TOLD, "port": 22}).encode())
         loop.run_once(5)
         assert [one.port for one in heard] == [443, 22]
-        hearsay.close()
-        hearsay.close()
+        reports.close()
+        reports.close()
         theirs.send(json.dumps(TOLD).encode())
         loop.run_once(0)
     assert len(heard) == 2

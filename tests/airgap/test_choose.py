@@ -16,7 +16,7 @@ import pytest
 from aider_guard.airgap import choose
 from aider_guard.airgap.choose import LayerSelection, find_layer, open_gap
 from aider_guard.airgap.packet_capture import has_server
-from aider_guard.airgap.served import chosen_border
+from aider_guard.airgap.served import build_sandbox
 from aider_guard.config import Config
 from aider_guard.core import egress_messages
 from aider_guard.core.egress import Layer, Place
@@ -85,18 +85,18 @@ def test_a_better_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -
 def test_a_page_is_reached_from_outside() -> None:
     """A network of its own would keep the browser out; the filter does not."""
     with (
-        LayerSelection((), {}, serves_page=True) as choosing,
-        contextlib.closing(choosing.finish()) as gap,
+        LayerSelection((), {}, serves_page=True) as selection,
+        contextlib.closing(selection.finish()) as gap,
     ):
-        assert (gap.layer, choosing.because) == ("seccomp", "page")
+        assert (gap.layer, selection.because) == ("seccomp", "page")
 
 
 def test_an_open_network_tries_nothing() -> None:
     """No child is started for it."""
     before = psutil.Process().children()
-    with LayerSelection((), {}, is_open=True) as choosing:
+    with LayerSelection((), {}, is_open=True) as selection:
         assert psutil.Process().children() == before
-        assert choosing.finish().layer == "open"
+        assert selection.finish().layer == "open"
 
 
 @netns
@@ -115,7 +115,7 @@ def test_nothing_is_left_of_a_choice() -> None:
 def test_the_child_is_gone_once_the_layer_is_there() -> None:
     """Not a zombie is left of it for the length of a session."""
     before = psutil.Process().children()
-    with LayerSelection((), {}) as choosing, contextlib.closing(choosing.finish()):
+    with LayerSelection((), {}) as selection, contextlib.closing(selection.finish()):
         assert psutil.Process().children() == before
 
 
@@ -170,9 +170,9 @@ def test_a_kernel_that_filters_no_calls(monkeypatch: pytest.MonkeyPatch) -> None
 def test_who_requires_a_layer_is_refused_without_one(layer: str) -> None:
     """With the reason, before anything is started."""
     with (
-        LayerSelection((), {SWITCH: "netns,seccomp"}, is_open=layer == "open") as choosing,
+        LayerSelection((), {SWITCH: "netns,seccomp"}, is_open=layer == "open") as selection,
         pytest.raises(LaunchRefusedError, match="require-airgap is set"),
-        chosen_border(choosing, Config(require_airgap=True)),
+        build_sandbox(selection, Config(require_airgap=True)),
     ):
         pytest.fail("it was let begin")
 

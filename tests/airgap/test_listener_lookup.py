@@ -56,10 +56,10 @@ def test_a_server_at_the_loopback(kind: Kind, type_: socket.SocketKind, *, is_as
             port = server.getsockname()[1]
             here = Packet(kind, "127.0.0.1", 9, "127.0.0.1", port)
             there = Packet(kind, "127.0.0.1", 9, "192.0.2.10", port)
-            assert known.is_taken_inside(here)
+            assert known.has_receiver_inside(here)
             assert known.is_server_outside(here)
-            assert not known.is_taken_inside(there)
-        assert not known.is_taken_inside(here)
+            assert not known.has_receiver_inside(there)
+        assert not known.has_receiver_inside(here)
         assert not known.is_server_outside(here)
 
 
@@ -83,7 +83,7 @@ def test_a_server_at_all_addresses(
     """The kernel knows which they are. Groups are more than one."""
     with takers(is_asked=True) as known, waiting(bound, type_) as server:
         packet = Packet(kind, "127.0.0.1" if "." in to else "::1", 9, to, server.getsockname()[1])
-        assert known.is_taken_inside(packet) is is_it
+        assert known.has_receiver_inside(packet) is is_it
 
 
 def test_a_connection_that_has_ended_was_taken() -> None:
@@ -94,7 +94,7 @@ def test_a_connection_that_has_ended_was_taken() -> None:
             packet = Packet("tcp", *client.getsockname(), *server.getsockname())
             server.accept()[0].close()
             client.close()
-        assert known.is_taken_inside(packet)
+        assert known.has_receiver_inside(packet)
         assert not known.is_server_outside(packet)
 
 
@@ -102,7 +102,7 @@ def test_what_has_no_ports_is_taken_by_nobody() -> None:
     """Nothing is asked about it."""
     with takers(is_asked=True) as known:
         packet = Packet("other", "127.0.0.1", 0, "127.0.0.1", 0)
-        assert not known.is_taken_inside(packet)
+        assert not known.has_receiver_inside(packet)
         assert not known.is_server_outside(packet)
 
 

@@ -77,7 +77,7 @@ def test_local_connections_do_not_keep_the_loop(here: World) -> None:
             here.loop.run_once(0)
             rounds.append(time.thread_time() - began)
     assert max(rounds) < 0.1
-    here.gap.look()
+    here.gap.flush()
     assert here.attempts == []
 
 
@@ -93,7 +93,7 @@ def test_what_was_sent_last_is_told_at_the_end(here: World) -> None:
     """A program that sends much and ends, while nobody serves, is told of in full by one look."""
     with ended(here.start(SENDS, 1000)) as process:
         process.wait(60)
-        here.gap.look()
+        here.gap.flush()
     assert here.kinds() >= {("192.0.2.10", 9999, "udp")}
     assert sum(attempt.count for attempt in here.attempts) == 1000
 
@@ -102,7 +102,7 @@ def test_what_the_kernel_dropped_is_told(here: World) -> None:
     """More than it keeps: it is said that there were more."""
     with ended(here.start(SENDS, 20000)) as process:
         process.wait(60)
-        here.gap.look()
+        here.gap.flush()
     told = {attempt.host: attempt.count for attempt in here.attempts}
     assert told["(more than could be read)"] > 0
     assert sum(attempt.count for attempt in here.attempts) == 20000
@@ -146,7 +146,7 @@ def test_an_own_server_is_reached_by_any_address(
         error, _ = here.next(process)
         if kind == "SOCK_STREAM":
             process.wait(20)
-        here.gap.look()
+        here.gap.flush()
     assert error == ""
     assert {attempt.host for attempt in here.attempts} <= {"own.example"}
     assert {attempt.protocol for attempt in here.attempts} <= {"dns"}
@@ -155,7 +155,7 @@ def test_an_own_server_is_reached_by_any_address(
 def test_an_own_server_elsewhere_is_not_reached(here: World) -> None:
     """One that waits at the loopback does not answer for other addresses: that was refused."""
     error, port = here.run(REACHES, ["AF_INET", "192.0.2.10", "127.0.0.1", "SOCK_STREAM"])
-    here.gap.look()
+    here.gap.flush()
     assert error == "ECONNREFUSED"
     assert here.kinds() == {("192.0.2.10", port, "tcp")}
 
@@ -170,7 +170,7 @@ other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 tell("")
 """
     here.run(code, host)
-    here.gap.look()
+    here.gap.flush()
     assert here.kinds() == {(host, 5353, "udp")}
 
 
@@ -199,13 +199,13 @@ def test_a_server_of_the_machine_is_not_reached(here: World) -> None:
     with witness() as host:
         for kind in ("SOCK_STREAM", "SOCK_DGRAM"):
             here.run(TRIES, [kind, "127.0.0.1", host.port])
-            here.gap.look()
+            here.gap.flush()
         assert host.seen() == 0
         assert here.kinds() == {("127.0.0.1", host.port, one) for one in ("tcp", "udp")}
         port = host.port
     here.attempts.clear()
     here.run(TRIES, ["SOCK_STREAM", "127.0.0.1", port])
-    here.gap.look()
+    here.gap.flush()
     assert here.attempts == []
 
 
@@ -218,5 +218,5 @@ tell(error_of(sock.connect, tuple(arguments[1:])) or error_of(sock.send, b"x"))
 def test_to_look_after_the_end_is_no_error(here: World) -> None:
     """Nothing is seen any more."""
     here.gap.close()
-    here.gap.look()
+    here.gap.flush()
     assert here.attempts == []

@@ -18,15 +18,15 @@ from aider_guard.airgap import proc as airgap_proc
 from aider_guard.airgap.proc import (
     BUDGET_SECONDS,
     Peers,
-    ask_inode,
+    connection_inode,
     datagram_inode,
     diag_socket,
+    display_name,
     holder,
     neighbours,
     program_of,
     read_table,
     socket_inode,
-    told_name,
     tree,
 )
 
@@ -55,13 +55,13 @@ NAMES = [
 @pytest.mark.parametrize(("arguments", "name"), NAMES)
 def test_a_program_is_called_what_the_user_calls_it(arguments: list[str], name: str) -> None:
     """The script and not its interpreter; never a command that was given as text."""
-    assert told_name(arguments, "kernel-name") == name
+    assert display_name(arguments, "kernel-name") == name
 
 
 @given(st.lists(st.text()), st.text())
 def test_every_name_can_be_shown(arguments: list[str], name: str) -> None:
     """It comes to the user's terminal."""
-    shown = told_name(arguments, name)
+    shown = display_name(arguments, name)
     assert shown.isprintable()
     assert len(shown) <= 40
 
@@ -198,7 +198,7 @@ def test_a_daemon_is_found_though_it_left_the_tree(tmp_path: Path) -> None:
     """All processes of the same network are looked at after the tree."""
     with connected(tmp_path / "reaches.py", "daemon") as (_, port, server_port), diag_socket() as d:
         me = os.getpid()
-        inode = ask_inode(d, port, server_port)
+        inode = connection_inode(d, port, server_port)
         assert inode == socket_inode(read_table(me, until=float("inf")), port, server_port) > 0
         assert holder(inode, tree(me), until=float("inf")) == 0
         named = Peers(lambda: me, diag=d, search_seconds=30)
@@ -209,12 +209,15 @@ def test_a_daemon_is_found_though_it_left_the_tree(tmp_path: Path) -> None:
 def test_the_kernel_is_asked_about_one_connection(tmp_path: Path) -> None:
     """The other end, a listener on that port, and connections that there are not, are not it."""
     with connected(tmp_path / "reaches.py", "itself") as (_, port, server_port), diag_socket() as d:
-        ours, theirs = ask_inode(d, server_port, port), ask_inode(d, port, server_port)
+        ours, theirs = (
+            connection_inode(d, server_port, port),
+            connection_inode(d, port, server_port),
+        )
         assert 0 != ours != theirs != 0
-        assert ask_inode(d, server_port, 1) == 0
-        assert ask_inode(d, 1, server_port) == 0
+        assert connection_inode(d, server_port, 1) == 0
+        assert connection_inode(d, 1, server_port) == 0
         d.close()
-        assert ask_inode(d, port, server_port) == 0
+        assert connection_inode(d, port, server_port) == 0
 
 
 @linux

@@ -18,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.airgap.proxy import (
+    CLIENT_SECONDS,
     DEADLINE,
-    GUEST_SECONDS,
     HEAD_BYTES,
-    MOST_GUESTS,
+    MOST_CLIENTS,
     RefusingProxy,
-    asked_place,
     refusal,
+    requested_place,
 )
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.loop import READ, Loop
@@ -68,19 +68,19 @@ PLACES = st.builds(Place, HOSTS, st.integers(1, 65535))
 @pytest.mark.parametrize(("line", "place"), LINES)
 def test_what_is_asked_for_is_in_the_first_line(line: bytes, place: Place | None) -> None:
     """Of a tunnel, of a plain request, and of what is neither."""
-    assert asked_place(line) == place
+    assert requested_place(line) == place
 
 
 @given(PLACES, st.sampled_from(["CONNECT {}", "GET http://{}/x", "PUT https://u@{}?q=http://y/"]))
 def test_every_place_is_recognised(place: Place, form: str) -> None:
     """However it is asked for."""
-    assert asked_place(f"{form.format(place)} HTTP/1.1\r".encode()) == place
+    assert requested_place(f"{form.format(place)} HTTP/1.1\r".encode()) == place
 
 
 @given(st.binary() | st.builds(lambda x: b"CONNECT " + x + b":1 HTTP/1.1", st.binary()))
 def test_garbage_is_no_place_that_cannot_be_shown(line: bytes) -> None:
     """Nothing is raised, and what is told is printable ASCII: it comes to the user's terminal."""
-    place = asked_place(line)
+    place = requested_place(line)
     assert place is None or (str(place).isascii() and str(place).isprintable())
 
 
@@ -242,17 +242,17 @@ def test_a_silent_peer_has_its_time(proxy: Proxy) -> None:
     """It is dropped when that is over, each at its own instant, also one that does not take its answer."""
     early = proxy.client()
     proxy.turn()
-    proxy.now += GUEST_SECONDS / 2
+    proxy.now += CLIENT_SECONDS / 2
     late, answered = proxy.client(), proxy.client()
     answered.sendall(ASKED)
     proxy.turn()
-    proxy.now += GUEST_SECONDS / 2
+    proxy.now += CLIENT_SECONDS / 2
     proxy.turn()
     assert early.recv(1) == b""
     late.setblocking(False)
     with pytest.raises(BlockingIOError):
         late.recv(1)
-    proxy.now += GUEST_SECONDS / 2
+    proxy.now += CLIENT_SECONDS / 2
     before = open_files()
     proxy.turn()
     assert open_files() == before - 2
@@ -266,7 +266,7 @@ def test_a_thousand_connections_leave_room_for_the_next(proxy: Proxy) -> None:
             crowd = stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), 5))
             proxy.turn(1)
             crowd.close()
-        silent = [proxy.client() for _ in range(MOST_GUESTS * 3)]
+        silent = [proxy.client() for _ in range(MOST_CLIENTS * 3)]
         proxy.turn(40)
         before = open_files()
         client = proxy.client()

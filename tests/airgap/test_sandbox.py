@@ -24,25 +24,25 @@ CAP_SECONDS = 10.0
 
 @contextlib.contextmanager
 def watched(layer: Layer = "asked") -> Iterator[tuple[Sandbox, Loop, list[Attempt]]]:
-    """A border that is served, and what it reported."""
+    """A sandbox that is served, and what it reported."""
     told: list[Attempt] = []
     # On a machine with thousands of connections the usual time is over before the program is found.
     patient = functools.partial(proc.Peers, search_seconds=30)
     with (
         pytest.MonkeyPatch.context() as patch,
-        open_sandbox(Unenforced(layer), [Place("github.com", 22)]) as border,
+        open_sandbox(Unenforced(layer), [Place("github.com", 22)]) as sandbox,
         Loop() as loop,
     ):
         patch.setattr(proc, "Peers", patient)
-        border.watch(loop, told.append, os.getpid)
-        loop.on_deadline = lambda name: None if border.passed(name) else pytest.fail(name)
-        yield border, loop, told
-        border.close()
+        sandbox.watch(loop, told.append, os.getpid)
+        loop.on_deadline = lambda name: None if sandbox.on_deadline(name) else pytest.fail(name)
+        yield sandbox, loop, told
+        sandbox.close()
 
 
-def ask(border: Sandbox, place: str) -> socket.socket:
+def ask(sandbox: Sandbox, place: str) -> socket.socket:
     """Ask the proxy for a way there."""
-    at = urlsplit(border.refusing)
+    at = urlsplit(sandbox.proxy_url)
     one = socket.create_connection((at.hostname, at.port or 0))
     one.sendall(f"CONNECT {place} HTTP/1.1\r\n\r\n".encode())
     return one
@@ -50,9 +50,9 @@ def ask(border: Sandbox, place: str) -> socket.socket:
 
 def test_the_proxy_and_aider_s_python_are_heard() -> None:
     """Both by the same words; the proxy's guest gets its answer, and its program is named."""
-    with watched() as (border, loop, told), ask(border, "host.example:443") as guest:
+    with watched() as (sandbox, loop, told), ask(sandbox, "host.example:443") as guest:
         tells = {"host": "other.example", "port": 80, "protocol": "tcp"}
-        os.write(border.mouth_fd, json.dumps(tells).encode())
+        os.write(sandbox.report_fd, json.dumps(tells).encode())
         while len(told) < 2:
             loop.run_once(CAP_SECONDS)
         guest.settimeout(CAP_SECONDS)
@@ -64,27 +64,27 @@ def test_the_proxy_and_aider_s_python_are_heard() -> None:
 
 def test_repetitions_are_told_with_their_number() -> None:
     """The first at once, the rest when a second has passed, or at the end."""
-    with watched() as (border, loop, told):
+    with watched() as (sandbox, loop, told):
         tells = json.dumps({"host": "host.example", "port": 80, "protocol": "tcp"}).encode()
         for _ in range(30):
-            os.write(border.mouth_fd, tells)
+            os.write(sandbox.report_fd, tells)
         loop.run_once(CAP_SECONDS)
-        border.look()
+        sandbox.flush()
         assert [one.count for one in told] == [1, 29]
 
 
 def test_nothing_is_asked_of_an_open_network() -> None:
     """Aider's Python is given nothing to tell by."""
-    with watched("open") as (border, _loop, _told):
-        assert border.mouth_fd == -1
-        assert border.found.layer == "open"
+    with watched("open") as (sandbox, _loop, _told):
+        assert sandbox.report_fd == -1
+        assert sandbox.choice.layer == "open"
 
 
 def test_nothing_is_served_afterwards() -> None:
     """Closing twice is no error; nobody answers any more."""
-    with watched() as (border, _loop, _told):
-        border.close()
-        with ask(border, "host.example:443") as guest:
+    with watched() as (sandbox, _loop, _told):
+        sandbox.close()
+        with ask(sandbox, "host.example:443") as guest:
             guest.settimeout(0.05)
             with pytest.raises(TimeoutError):
                 guest.recv(1)

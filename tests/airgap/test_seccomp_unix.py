@@ -113,7 +113,7 @@ tell([data.decode(), os.read(reading, 9).decode()])
 def serve_until_one_waits(here: World) -> None:
     """For a server that does not take it yet."""
     until = time.monotonic() + CAP_SECONDS
-    while not here.gap._unfinished._ends:
+    while not here.gap._pending._ends:
         assert time.monotonic() < until, "it does not wait"
         here.loop.run_once(1.0)
 
@@ -154,7 +154,7 @@ tell(peer.recv(9).decode())
             assert len(here.loop.deadlines) == 1
             go.write(b".")
             assert here.next(program) == "came"
-        assert not here.gap._unfinished._ends
+        assert not here.gap._pending._ends
         assert not here.loop.deadlines
 
 
@@ -185,17 +185,17 @@ tell([error_of(send, "masked"), error_of(send, "open"),
 """
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as closed,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as opened,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as open_as_caller,
     ):
         closed.bind("masked")
-        opened.bind("open")
+        open_as_caller.bind("open")
         closed.setblocking(False)
-        opened.setblocking(False)
+        open_as_caller.setblocking(False)
         with world(masked=[str(folder / "masked")]) as here:
             assert here.run(code) == ["EPERM", "", "EPERM", ""]
             assert here.kinds() == {(str(folder / "masked"), 0, "unix")}
 
-        assert opened.recv(9) == opened.recv(9) == b"x"
+        assert open_as_caller.recv(9) == open_as_caller.recv(9) == b"x"
         with pytest.raises(BlockingIOError):
             closed.recv(9)
 

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 
 from aider_guard.airgap import kernel
 from aider_guard.airgap.choose import open_gap
-from aider_guard.airgap.gap import NOBODY, Gap, ProgramFinder, Unenforced
+from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Gap, ProgramFinder, Unenforced
 from aider_guard.core.egress import Attempt, Layer, parse_place
 from aider_guard.loop import READ, Loop
 
@@ -38,16 +38,19 @@ class OnlyWords(Unenforced):
     """Blocks nothing, and says that it did."""
 
     def watch(
-        self, loop: Loop, report: Callable[[Attempt], None], whose: ProgramFinder = NOBODY
+        self,
+        loop: Loop,
+        report: Callable[[Attempt], None],
+        programs: ProgramFinder = UNKNOWN_PROGRAM,
     ) -> None:
         """Claim it at once."""
-        del loop, whose
+        del loop, programs
         place = parse_place(os.environ["CLAIMED"])
         report(Attempt(place.host, place.port, "tcp"))
 
 
 @contextmanager
-def opened(layer: str) -> Iterator[Gap]:
+def open_as_caller(layer: str) -> Iterator[Gap]:
     """The product's gap of this layer, or none."""
     layers: dict[str, Layer] = {"netns": "netns", "seccomp": "seccomp", "open": "open"}
     if layer == "words":
@@ -87,7 +90,7 @@ class Session:
         self._loop.forget(output)
         while self._brings_something():
             pass
-        self._gap.look()
+        self._gap.flush()
         _print({"status": process.wait(), "said": self._said.decode("utf-8", "replace")})
 
     def _brings_something(self) -> bool:
@@ -140,7 +143,7 @@ def main() -> None:
     layer, uid, *command = sys.argv[1:]
     if os.getuid() != int(uid):
         become(int(uid))
-    with opened(layer) as gap, Loop() as loop:
+    with open_as_caller(layer) as gap, Loop() as loop:
         Session(gap, loop).run(command)
 
 

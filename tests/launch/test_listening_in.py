@@ -106,12 +106,12 @@ class Bench:
         return arrived
 
 
-def told(ear: socket.socket) -> Iterator[tuple[str, int, str]]:
+def told(report_socket: socket.socket) -> Iterator[tuple[str, int, str]]:
     """What waits to be heard, as the guard hears it."""
-    ear.setblocking(False)
+    report_socket.setblocking(False)
     while True:
         try:
-            attempt = attempt_of(ear.recv(1024))
+            attempt = attempt_of(report_socket.recv(1024))
         except BlockingIOError:
             return
         assert attempt is not None
