@@ -31,8 +31,8 @@ from socket import getaddrinfo as EARLY
 sys.argv = ["x"]
 inside = runpy.run_path({str(INSIDE_AIDER)!r})
 module = inside["load_inside"]("listening_in")
-here = module._Heard._is_here
-module._Heard._is_here = lambda self, host: host != socket.inet_aton({OUTSIDE!r}) and here(self, host)
+here = module._EventRules._is_here
+module._EventRules._is_here = lambda self, host: host != socket.inet_aton({OUTSIDE!r}) and here(self, host)
 answers = {{"outside.example": {OUTSIDE!r}}}
 resolve, look_up = module._socket.getaddrinfo, module._socket.gethostbyname
 def getaddrinfo(host, port=None, family=0, type=0, proto=0, flags=0):  # stands in for a name server
