@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,13 +39,6 @@ if TYPE_CHECKING:
 
 _ROW: Final = "{:34}{:>12}{:>12}{:>12}{:>12}   {}"
 _SAYS: Final = b"READY"
-_SWITCHED: Final[Mapping[Layer, tuple[tuple[str, ...], str]]] = {
-    "open": (("--network", "open"), ""),
-    "asked": ((), "netns,seccomp"),
-    "netns": ((), "seccomp"),
-    "seccomp": ((), "netns"),
-}
-"""The guard's options, and the layers that it must not try, for it to take one."""
 _CALLS: Final = (
     ("door", "connect to the door, us", 1e6, "under 1,000 us added"),
     ("own", "connect to an own server, us", 1e6, "under 1,000 us added"),
@@ -93,9 +86,12 @@ def measure_sessions(place: Place, layers: Sequence[Layer], count: int) -> Secon
 def _guarded(
     place: Place, layer: Layer, program: Sequence[str]
 ) -> tuple[list[str], dict[str, str]]:
-    options, not_tried = _SWITCHED[layer]
-    env = place.env(program, AIDER_GUARD_TEST_NO_LAYER=not_tried)
-    return place.guarded(options=options), env
+    command = place.guarded(options=_options(layer), layers=[layer])
+    return command, place.env(program)
+
+
+def _options(layer: Layer) -> tuple[str, ...]:
+    return ("--network", "open") if layer == "open" else ()
 
 
 def _in_turns(seconds: Callable[[Layer], float], layers: Sequence[Layer], count: int) -> Seconds:
@@ -139,11 +135,12 @@ def measure_turns(rig: Rig, layers: Sequence[Layer], count: int, sessions: int) 
 def _session(bench: talks.Bench, name: str, layer: Layer) -> list[tuple[float, float]]:
     place = bench_place(bench.folder / name, bench.tap.url)
     repo = make_sample(bench.folder / name / "till")
-    options, not_tried = _SWITCHED[layer]
-    options = ("--num-ctx", str(talks.WINDOW_TOKENS), *options)
-    env = place.env((), AIDER_GUARD_TEST_NO_LAYER=not_tried, PYTHONPATH=str(ROOT))
+    options = ("--num-ctx", str(talks.WINDOW_TOKENS), *_options(layer))
+    env = place.env((), PYTHONPATH=str(ROOT))
     aider = str(bench.rig.aider_command)
-    with Guarded(aider, talks.ARGUMENTS, options=options, env=env, cwd=repo, rows=40) as person:
+    with Guarded(
+        aider, talks.ARGUMENTS, options=options, layers=[layer], env=env, cwd=repo, rows=40
+    ) as person:
         person.wait_for_prompt()
         (chosen,) = person.journal("air_gap_chosen")
         assert chosen["layer"] == layer, chosen

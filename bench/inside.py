@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from aider_guard.airgap.choose import open_gap
+from airgap.layers import open_gap
+
 from aider_guard.loop import READ, Loop
 from bench.asker import KINDS
 from bench.door import ROOT, answer_all

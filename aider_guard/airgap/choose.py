@@ -7,8 +7,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.airgap import kernel
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from aider_guard.airgap.gap import Gap
     from aider_guard.airgap.netns import NamespaceSetup
 
-_SWITCH: Final = "AIDER_GUARD_TEST_NO_LAYER"
-"""Names layers that are not to be tried, separated by commas: how tests see a system that does not allow them."""
+LAYERS: tuple[Layer, ...] = ENFORCED
+"""The layers to try. No setting and no variable changes them: tests replace them to see a system that allows fewer."""
 _BY_CONTAINERS: Final = (errno.EPERM, errno.ENOSYS)
 _FORBIDDEN: Final = (*_BY_CONTAINERS, errno.EACCES, errno.ENOSPC, errno.EUSERS)
 """How the kernel says that it may not be, as far as a setting can be why (unshare(2)); a full limit is ENOSPC."""
@@ -52,7 +52,7 @@ class LayerSelection:
         self._allowed: dict[tuple[str, int], Place] = {}
         for place in allowed:  # two names may mean the same place inside
             self._allowed.setdefault(self._inside(place), place)
-        self._not_tried = environment.get(_SWITCH, "").split(",")
+        self._layers = LAYERS
         self._stack = ExitStack()
         self._setup: NamespaceSetup | None = None
         self._causes: list[str] = []
@@ -96,12 +96,13 @@ class LayerSelection:
     def _may_try(self, layer: Layer) -> bool:
         if not kernel.IS_LINUX:
             self._causes = ["not-linux"]
-        elif layer in self._not_tried:
-            self._causes.append(f"{layer} was switched off by {_SWITCH}")
+        elif layer not in self._layers:
+            self._causes.append(f"{layer} was not tried")
         elif layer == "netns" and self._serves_page:
             self._causes.append("page")
-            return False
-        return kernel.IS_LINUX and not self._is_open and layer not in self._not_tried
+        else:
+            return not self._is_open
+        return False
 
     def _inside(self, place: Place) -> tuple[str, int]:
         """Where in the air gap an allowed place is."""
@@ -171,24 +172,6 @@ def find_layer(
         gap = selection.finish()
         gap.close()
         return LayerChoice(gap.layer, selection.because)
-
-
-@contextmanager
-def open_gap(
-    layer: Layer, allowed: Sequence[Place] = (), environment: Mapping[str, str] = os.environ
-) -> Iterator[Gap]:
-    """An air gap of one layer. Raises OSError where the system does not allow it."""
-    others = ",".join(other for other in ENFORCED if other != layer)
-    with LayerSelection(
-        allowed, {**environment, _SWITCH: others}, is_open=layer == "open"
-    ) as selection:
-        gap = selection.finish()
-        try:
-            if gap.layer != layer:
-                raise OSError(selection.because)
-            yield gap
-        finally:
-            gap.close()
 
 
 # Whether the filter of system calls works here: a child is put under it, and must be refused.

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+from airgap.layers import open_gap
 from airgap.seccomp_world import World
 
-from aider_guard.airgap.choose import open_gap
 from aider_guard.airgap.gap import UNKNOWN_PROGRAM, ProgramFinder
 from aider_guard.core.egress import Place
 from aider_guard.loop import Loop

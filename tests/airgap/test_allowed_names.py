@@ -10,23 +10,19 @@ from typing import Any
 
 import pytest
 from airgap import netns_world, seccomp_world
+from airgap.layers import best_of
 
-from aider_guard.airgap.choose import find_layer
-from aider_guard.core.egress import Place
+from aider_guard.core.egress import Layer, Place
 
-WORLDS: dict[str, Callable[..., Any]] = {
+WORLDS: dict[Layer, Callable[..., Any]] = {
     "netns": netns_world.world,
     "seccomp": seccomp_world.world,
 }
 
 
-def has(layer: str) -> bool:
-    """Whether this system allows it."""
-    others = ",".join(other for other in WORLDS if other != layer)
-    return find_layer({"AIDER_GUARD_TEST_NO_LAYER": others}).layer == layer
-
-
-every_layer = pytest.mark.parametrize("layer", [layer for layer in WORLDS if has(layer)])
+every_layer = pytest.mark.parametrize(
+    "layer", [layer for layer in WORLDS if best_of(layer).layer == layer]
+)
 CONNECT = """
 tell([error_of(socket.create_connection, tuple(to), 5) for to in arguments])
 """
@@ -35,7 +31,7 @@ tell([error_of(socket.create_connection, tuple(to), 5) for to in arguments])
 @every_layer
 @pytest.mark.parametrize("options", ["ndots:1", "ndots:5"])
 def test_a_name_is_found_past_the_search_domains(
-    layer: str, options: str, monkeypatch: pytest.MonkeyPatch
+    layer: Layer, options: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A short one, which is looked for in a domain first, and one with dots, with which many do so, too."""
     monkeypatch.setenv("LOCALDOMAIN", "svc.cluster.local corp.lan")
@@ -51,7 +47,7 @@ def test_a_name_is_found_past_the_search_domains(
 
 
 @every_layer
-def test_other_names_of_a_domain_are_told(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_names_of_a_domain_are_told(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only what is allowed is looked for there."""
     monkeypatch.setenv("LOCALDOMAIN", "corp.lan")
     with WORLDS[layer]([Place("nas", 445)]) as here:

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from airgap.layers import guard_program
 from e2e.box import TESTS, Box
 from e2e.leaks import SMALL
 from e2e.people import PATIENCE_SECONDS, Guarded, Onlooker
 from e2e.world import DATAGRAMS, OUTSIDE, SECRET, SERVICE
 from session.ptys import PATIENT
 
+from aider_guard.core.egress import Layer
 from aider_guard.demo.layout import Rig
 
-NOT_TRIED = {"netns": "", "seccomp": "netns", "asked": "netns,seccomp"}
-"""Which layers are not to be tried, for this one to be taken."""
 ANSWER = "It is well"
 PLAIN = ["--model", SMALL, "--no-show-model-warnings", "--no-gitignore", "--map-tokens", "0"]
 LOOPED = (
@@ -113,8 +113,8 @@ class Seat:
     repo: Path
     home: Path
 
-    def env(self, layer: str) -> dict[str, str]:
-        """The whole environment of a person on a system whose best layer is this one."""
+    def env(self) -> dict[str, str]:
+        """The whole environment of the person."""
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
@@ -122,26 +122,25 @@ class Seat:
             "TERM": "xterm-256color",
             "PYTHONPATH": os.pathsep.join([str(self.home), str(TESTS.parent)]),
             "AIDER_GUARD_STATE_DIR": str(self.home / "state"),
-            "AIDER_GUARD_TEST_NO_LAYER": NOT_TRIED[layer],
             "OLLAMA_API_BASE": self.world.ollama,
             **PATIENT,
         }
 
-    def command(self, *words: str) -> list[str]:
-        """The command line of the guard."""
-        guard = [sys.executable, "-m", "aider_guard", "--aider", str(self.rig.aider_command)]
+    def command(self, layer: Layer, *words: str) -> list[str]:
+        """The command line of the guard on a system whose best layer is this one."""
+        guard = [*guard_program([layer]), "--aider", str(self.rig.aider_command)]
         return self.world.inside([*guard, *words], self.repo)
 
-    def session(self, layer: str, *options: str, arguments: Sequence[str] = ()) -> GuardedInside:
+    def session(self, layer: Layer, *options: str, arguments: Sequence[str] = ()) -> GuardedInside:
         """A session in which Aider says yes to its own questions."""
         words = [*options, "--probe", "never", "--", *PLAIN, "--yes-always", *arguments]
-        return GuardedInside(self.command(*words), self.env(layer), self.repo)
+        return GuardedInside(self.command(layer, *words), self.env(), self.repo)
 
-    def without_terminal(self, layer: str, *words: str) -> subprocess.CompletedProcess[str]:
+    def without_terminal(self, layer: Layer, *words: str) -> subprocess.CompletedProcess[str]:
         """The guard with these words, and nobody there."""
         return subprocess.run(
-            self.command(*words),
-            env=self.env(layer),
+            self.command(layer, *words),
+            env=self.env(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -22,8 +22,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from airgap.layers import open_gap
+
 from aider_guard.airgap import kernel
-from aider_guard.airgap.choose import open_gap
 from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Gap, ProgramFinder, Unenforced
 from aider_guard.core.egress import Attempt, Layer, parse_place
 from aider_guard.loop import READ, Loop

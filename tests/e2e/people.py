@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyte
+from airgap.layers import guard_program
 from session.ptys import PATIENT, Person
 
+from aider_guard.core.egress import Layer
 from aider_guard.session.console import DEAF_SECONDS
 
 PATIENCE_SECONDS = 180.0
@@ -110,13 +111,14 @@ class Guarded(Onlooker):
         arguments: Sequence[str],
         *,
         options: Sequence[str] = (),
+        layers: Sequence[Layer] | None = None,
         env: Mapping[str, str],
         cwd: Path,
         rows: int = 30,
         columns: int = 100,
     ) -> None:
         self.state = Path(env["AIDER_GUARD_STATE_DIR"])
-        argv = [sys.executable, "-m", "aider_guard", "--aider", aider, *options, "--", *arguments]
+        argv = [*guard_program(layers), "--aider", aider, *options, "--", *arguments]
         super().__init__(argv, rows=rows, columns=columns, env=env, cwd=cwd)
 
     def folder(self) -> Path:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from airgap.layers import guard_program
 from e2e.bare import Bare
 from e2e.box import TESTS, Box, Seen, box, why_not
 from e2e.leaks import HELLO, SMALL
 from e2e.people import PATIENCE_SECONDS, Guarded, Onlooker
 
+from aider_guard.core.egress import ENFORCED, Layer
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.sample import make_sample
 
@@ -22,8 +23,6 @@ TALKATIVE = [
     "--model", SMALL, "--analytics", "--check-update", "--no-show-release-notes", "--no-gitignore", "--map-tokens", "0"
 ]  # fmt: skip
 ANSWER = "It is well"
-OTHERS = {"netns": "", "seccomp": "netns"}
-"""Which layers are not to be tried, for this one to be taken."""
 NOT_QUIET = """
 import argparse, os, sys
 if sys.prefix == AIDER:
@@ -79,15 +78,14 @@ class GuardedInside(Guarded):
         Onlooker.__init__(self, command, env=env, cwd=cwd, columns=160)
 
 
-@pytest.mark.parametrize("layer", OTHERS)
+@pytest.mark.parametrize("layer", ENFORCED)
 def test_what_aider_asks_for_stays_inside_and_is_written_down(
-    layer: str, counted: Counter[tuple[str, int]], world: Box, rig: Rig, tmp_path: Path
+    layer: Layer, counted: Counter[tuple[str, int]], world: Box, rig: Rig, tmp_path: Path
 ) -> None:
     """The answer arrives, nobody outside is reached, and the journal has whom bare Aider reached, and no others."""
     assert len(counted) >= _FEWEST_HOSTS, "bare Aider asks nobody: it proves nothing"
     repo, env = set_up(tmp_path, world, rig)
-    env["AIDER_GUARD_TEST_NO_LAYER"] = OTHERS[layer]
-    guard = [sys.executable, "-m", "aider_guard", "--aider", str(rig.aider_command)]
+    guard = [*guard_program([layer]), "--aider", str(rig.aider_command)]
     command = world.inside([*guard, "--probe", "never", "--", *TALKATIVE], repo)
     since = world.mark()
     with GuardedInside(command, env, repo) as person:

@@ -18,6 +18,7 @@ from e2e.leaks import HELLO, LEAKS, set_up
 from e2e.people import PATIENCE_SECONDS
 from e2e.world import SERVICE
 
+from aider_guard.core.egress import Layer
 from aider_guard.core.egress_messages import NETWORK_OPEN
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.sample import make_sample
@@ -52,7 +53,7 @@ def seat(world: Box, rig: Rig, tmp_path: Path) -> Seat:
 
 
 @every_enforced
-def test_what_is_allowed_gets_through_and_nothing_beside_it(layer: str, seat: Seat) -> None:
+def test_what_is_allowed_gets_through_and_nothing_beside_it(layer: Layer, seat: Seat) -> None:
     """An allowed service and an allowed port are reached, seen and written down; other ports of their hosts are not."""
     ollama = seat.world.ollama.removeprefix("http://")
     since = seat.world.mark()
@@ -75,7 +76,7 @@ def test_what_is_allowed_gets_through_and_nothing_beside_it(layer: str, seat: Se
 
 
 @every_enforced
-def test_a_new_destination_is_said_once_and_the_last_line_sums_up(layer: str, seat: Seat) -> None:
+def test_a_new_destination_is_said_once_and_the_last_line_sums_up(layer: Layer, seat: Seat) -> None:
     """The first attempt is a notice above the next prompt, with what is known of the host or the program; repeated ones
     are in the sum only.
     """
@@ -179,7 +180,7 @@ def test_an_open_network_is_said_once_and_lets_out(seat: Seat) -> None:
 
 
 @every_enforced
-def test_without_a_terminal_it_is_the_same(layer: str, seat: Seat) -> None:
+def test_without_a_terminal_it_is_the_same(layer: Layer, seat: Seat) -> None:
     """A commit by one message: its text comes from the model, its hook gets nowhere, and that is said beside it and
     written down.
     """
@@ -203,7 +204,7 @@ def test_without_a_terminal_it_is_the_same(layer: str, seat: Seat) -> None:
 
 
 @every_enforced
-def test_it_holds_while_the_sidecar_is_replaced(layer: str, seat: Seat) -> None:
+def test_it_holds_while_the_sidecar_is_replaced(layer: Layer, seat: Seat) -> None:
     """A sidecar killed during a loop of attempts lets none of them out; the next one serves the door and the relays."""
     since = seat.world.mark()
     with seat.session(layer, "--allow", "github.com:22") as person:
@@ -231,7 +232,7 @@ def test_it_holds_while_the_sidecar_is_replaced(layer: str, seat: Seat) -> None:
 
 
 @every_enforced
-def test_the_next_aider_is_in_the_same_air_gap(layer: str, seat: Seat) -> None:
+def test_the_next_aider_is_in_the_same_air_gap(layer: Layer, seat: Seat) -> None:
     """After a restart attempts are blocked and counted with those before it, and messages are answered."""
     since = seat.world.mark()
     with seat.session(layer) as person:
@@ -255,7 +256,7 @@ def test_the_next_aider_is_in_the_same_air_gap(layer: str, seat: Seat) -> None:
 
 
 @pytest.mark.parametrize("layer", DOCTOR)
-def test_the_doctor_names_the_layer(layer: str, seat: Seat) -> None:
+def test_the_doctor_names_the_layer(layer: Layer, seat: Seat) -> None:
     """The checks have a finding for the air gap: what keeps Aider in here, and why nothing better does."""
     since = seat.world.mark()
     ended = seat.without_terminal(layer, "doctor", "--json", "--", *PLAIN)

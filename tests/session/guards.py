@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from airgap.layers import guard_program
 from session.ptys import PATIENT, PYTHON, Person
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from aider_guard.core.egress import Layer
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 AIDER_LIKE = CHECKOUT / "tests" / "fakes" / "aider_like"
@@ -96,10 +99,15 @@ class Place:
         """The command line without the guard."""
         return [sys.executable, "-S", str(self.aider)]
 
-    def guarded(self, *arguments: str, options: Sequence[str] = ()) -> list[str]:
-        """The guard's command line; *arguments* are Aider's."""
-        program = [sys.executable, "-m", "aider_guard"]
-        return [*program, "--aider", str(self.aider), *options, "--", *arguments]
+    def guarded(
+        self,
+        *arguments: str,
+        options: Sequence[str] = (),
+        layers: Sequence[Layer] | None = None,
+    ) -> list[str]:
+        """The guard's command line; *arguments* are Aider's. With *layers*, the system allows at most these."""
+        guard = [*guard_program(layers), "--aider", str(self.aider)]
+        return [*guard, *options, "--", *arguments]
 
     def env(self, program: Sequence[object], **more: str) -> dict[str, str]:
         """The whole environment in which the Aider of this place becomes *program*."""

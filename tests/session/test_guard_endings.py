@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from airgap.layers import best_of
 from session.guards import CRASHING, NOTICE, Place, prompts
 from session.ptys import CAP_SECONDS, Person, child
-
-from aider_guard.airgap.choose import find_layer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 seccomp = pytest.mark.skipif(
-    find_layer({"AIDER_GUARD_TEST_NO_LAYER": "netns"}).layer != "seccomp",
+    best_of("seccomp").layer != "seccomp",
     reason="this system allows no filter with a listener",
 )
 RESET = b"\x1b[?2004l\x1b[?1049l\x1b[0m\x1b[?25h"
@@ -73,13 +72,12 @@ def test_the_exit_status(status: int, outside: int, place: Place) -> None:
 @seccomp
 def test_a_daemon_that_ends_is_gone(talking: Place) -> None:
     """Where the guard takes orphans it waits for them at once, and the status is the program's."""
-    layer = {"AIDER_GUARD_TEST_NO_LAYER": "netns"}
-    with talking.person(child("waits_for_daemon"), env=layer) as person:
+    with talking.person(child("waits_for_daemon"), talking.guarded(layers=["seccomp"])) as person:
         assert person.finish() == 7
         gone(person)
     done = subprocess.run(
-        talking.guarded("--message", "hi"),
-        env=talking.env(child("waits_for_daemon"), **layer),
+        talking.guarded("--message", "hi", layers=["seccomp"]),
+        env=talking.env(child("waits_for_daemon")),
         cwd=talking.work,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -17,7 +17,7 @@ from session.guards import Place
 from session.ptys import child
 
 from aider_guard.airgap.choose import find_layer
-from aider_guard.core.egress import ENFORCED
+from aider_guard.core.egress import ENFORCED, Layer
 from aider_guard.core.egress_messages import NETWORK_OPEN
 
 GREETING = b"hello from outside"
@@ -76,9 +76,10 @@ def run(
     *options: str,
     arguments: Sequence[str] = MESSAGE,
     env: dict[str, str] | None = None,
+    layers: Sequence[Layer] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        place.guarded(*arguments, options=options),
+        place.guarded(*arguments, options=options, layers=layers),
         env=place.env(program, **(env or {})),
         cwd=place.work,
         stdin=subprocess.DEVNULL,
@@ -109,8 +110,7 @@ def test_what_is_allowed_is_relayed_whether_aider_says_what_it_uses_or_not(
 @enforced
 def test_a_run_is_written_down_like_a_session(place: Place, service: int) -> None:
     """In a file that others cannot read: the layer and why it is no better one, what was blocked, how it ended."""
-    env = {"AIDER_GUARD_TEST_NO_LAYER": "netns"} if find_layer().layer == "netns" else {}
-    done = run(place, asking(service), env=env)
+    done = run(place, asking(service), layers=["seccomp"])
     assert done.returncode == 0
     (folder,) = place.sessions
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
