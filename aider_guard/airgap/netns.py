@@ -23,9 +23,10 @@ from aider_guard.airgap.dns import NameServer, NameTable
 from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Enter, ProgramFinder
 from aider_guard.airgap.kernel import KEPT
 from aider_guard.airgap.packet_capture import ListenerLookup
-from aider_guard.airgap.proc import End, Kind, diag_socket
+from aider_guard.airgap.proc import End, diag_socket
 from aider_guard.core.egress import Attempt, Place, Protocol
 from aider_guard.loop import READ, Loop
+from aider_guard.proc_net import Kind
 
 # Living in a jail: whose user identifiers mean what there, and how a process gets in for good.
 

@@ -7,16 +7,15 @@ packets of connections, and datagrams, from being copied at all: an answer of th
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from aider_guard.airgap import proc
-from aider_guard.airgap.proc import End, Kind, diag_socket
+from aider_guard.airgap.proc import End, diag_socket
+from aider_guard.proc_net import PROC, Kind, has_server, read_open_table, read_tables
 
 TCP, UDP = 6, 17
 _ICMP, _IGMP, _ICMPV6, _IPV6_HEADER = 1, 2, 58, 40
@@ -144,40 +143,6 @@ def _step(code: int, value: int, *, yes: int = 0, no: int = 0) -> bytes:
     return struct.pack("HBBI", code, yes, no, value)
 
 
-# Which ports of the loopback somebody listens on, by the kernel's own tables (/proc/net/tcp and its like, proc(5)).
-
-_LISTENING, _UNCONNECTED = "0A", "07"  # TCP_LISTEN and TCP_CLOSE, net/tcp_states.h
-_CHUNK: Final = 1 << 16
-
-
-def has_server(kind: str, port: int, table: bytes) -> bool:
-    """Whether a table of this kind ("tcp" or "udp", of IPv4 or IPv6) has somebody waiting on this port."""
-    wanted = (_LISTENING if kind == "tcp" else _UNCONNECTED).encode()
-    ending = f":{port:04X}".encode()
-    return any(
-        fields[1].endswith(ending) and fields[3] == wanted
-        for fields in map(bytes.split, table.splitlines()[1:])
-        if len(fields) > 3
-    )
-
-
-def read(fd: int) -> bytes:
-    """An open table from its beginning; empty when it cannot be read."""
-    parts: list[bytes] = []
-    with suppress(OSError):
-        os.lseek(fd, 0, os.SEEK_SET)
-        while part := os.read(fd, _CHUNK):
-            parts.append(part)
-    return b"".join(parts)
-
-
-def of_this_machine(kind: str) -> Iterator[bytes]:
-    """The tables of the guard's own network."""
-    for name in (kind, f"{kind}6"):
-        with suppress(OSError), open(f"/proc/net/{name}", "rb") as file:
-            yield file.read()
-
-
 # Who takes what a program in a network namespace sends: somebody inside, or nobody, though somebody outside would.
 
 _KINDS: Final[tuple[Kind, ...]] = ("tcp", "udp")
@@ -218,8 +183,9 @@ class ListenerLookup:
             return proc.has_receiver(self._inside, packet.kind, packet.sender, packet.receiver)
         if not is_loopback(packet.destination):
             return False  # a table does not tell who waits at all addresses
-        inside = (read(self._inside_tables[name]) for name in _names(packet.kind))
-        return any(has_server(packet.kind, packet.port, table) for table in inside)
+        names = (packet.kind, f"{packet.kind}6")
+        inside = b"".join(read_open_table(self._inside_tables[name]) for name in names)
+        return has_server(inside, packet.kind, packet.port)
 
     def is_server_outside(self, packet: Packet) -> bool:
         """Whether this machine has somebody at that place."""
@@ -227,9 +193,4 @@ class ListenerLookup:
             return False
         if packet.kind in self._answered_kinds:
             return proc.has_server(self._outside, packet.kind, packet.receiver)
-        outside = of_this_machine(packet.kind)
-        return any(has_server(packet.kind, packet.port, table) for table in outside)
-
-
-def _names(kind: Kind) -> tuple[str, str]:
-    return kind, f"{kind}6"
+        return has_server(read_tables(PROC / "net", packet.kind), packet.kind, packet.port)

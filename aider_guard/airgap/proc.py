@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import psutil
 
-PROC: Final = Path("/proc")
+from aider_guard.proc_net import PROC, Kind, SocketRow, holder, read_tables, rows
+
 _MOST_LETTERS: Final = 40
-_CHUNK_BYTES: Final = 1 << 15
 _MOST_NEIGHBOURS: Final = 4096
 _AIDERS_START: Final = "inside_aider.py"
 _INTERPRETER: Final = re.compile(
@@ -63,60 +63,22 @@ def program_of(pid: int) -> str:
         return ""
 
 
-def socket_inode(table: bytes, port: int, server_port: int) -> int:
-    """The number of the connected socket with this port of its own, connected to that port; 0 without one.
-
-    *table* is /proc/net/tcp, /proc/net/tcp6, or both in a row.
-    """
-    ours, theirs = f":{port:04X}".encode(), f":{server_port:04X}".encode()
-    for line in table.splitlines():
-        fields = line.split()
-        if len(fields) > 9 and fields[1].endswith(ours) and fields[2].endswith(theirs):
-            with suppress(ValueError):
-                return int(fields[9])
-    return 0
-
-
-def datagram_inode(table: bytes, port: int) -> int:
-    """The number of a socket that sends from this port; 0 without one. *table* is /proc/net/udp, udp6, or both."""
-    ours = f":{port:04X}".encode()
-    for line in table.splitlines():
-        fields = line.split()
-        if len(fields) > 9 and fields[1].endswith(ours):
-            with suppress(ValueError):
-                return int(fields[9])
-    return 0
-
-
-def read_table(
-    pid: int,
-    kind: Literal["tcp", "udp"] = "tcp",
-    *,
-    until: float,
-    proc: Path = PROC,
-    clock: Callable[[], float] = time.monotonic,
-) -> bytes:
-    """The sockets of the network that a process is in, as far as can be read by then; empty when it is gone."""
-    parts: list[bytes] = []
-    for name in (kind, f"{kind}6"):
-        path = proc / str(pid) / "net" / name
-        with suppress(OSError), path.open("rb", buffering=0) as file:
-            while clock() <= until and (part := file.read(_CHUNK_BYTES)):
-                parts.append(part)
-    return b"".join(parts)
-
-
 def tree(pid: int, *, proc: Path = PROC) -> Iterator[int]:
     """A process and what it started, as far as that still has its parents, nearest first (proc_tid_children(5))."""
     waiting, seen = [pid], {pid}
     while waiting:
         current = waiting.pop(0)
         yield current
-        for children in (proc / str(current) / "task").glob("*/children"):
-            with suppress(OSError, ValueError):
-                fresh = [one for one in map(int, children.read_text().split()) if one not in seen]
-                seen.update(fresh)
-                waiting += fresh
+        fresh = [child for child in children(current, proc=proc) if child not in seen]
+        seen.update(fresh)
+        waiting += fresh
+
+
+def children(pid: int, *, proc: Path = PROC) -> Iterator[int]:
+    """What a process's threads have started (proc_tid_children(5)); nothing where the kernel does not tell."""
+    for file in (proc / str(pid) / "task").glob("*/children"):
+        with suppress(OSError, ValueError):
+            yield from map(int, file.read_text().split())
 
 
 def neighbours(pid: int, *, proc: Path = PROC) -> Iterator[int]:
@@ -128,32 +90,6 @@ def neighbours(pid: int, *, proc: Path = PROC) -> Iterator[int]:
             with suppress(OSError):
                 if os.stat(proc / str(number) / "ns" / "net").st_ino == network:
                     yield number
-
-
-def holder(
-    inode: int,
-    pids: Iterable[int],
-    *,
-    until: float,
-    proc: Path = PROC,
-    clock: Callable[[], float] = time.monotonic,
-) -> int:
-    """The first of these processes that has the socket open; 0 when none is found by then."""
-    wanted = f"socket:[{inode}]"
-    for pid in pids:
-        for file in _open_files(proc / str(pid) / "fd"):
-            if file == wanted:
-                return pid
-        if clock() > until:
-            break
-    return 0
-
-
-def _open_files(folder: Path) -> Iterator[str]:
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(OSError):
-                yield os.readlink(entry.path)
 
 
 def only_program(pid: int, *, proc: Path = PROC) -> str:
@@ -195,7 +131,6 @@ def _is_shell(pid: int, proc: Path) -> bool:
 # /proc/net/tcp has them too, but is written anew with every connection of the machine in it: milliseconds for a
 # thousand.
 
-Kind = Literal["tcp", "udp"]
 End = tuple[str, int]
 """An address and a port."""
 
@@ -321,8 +256,8 @@ class Peers:
         def inode(root: int, until: float) -> int:
             if self._diag is not None:
                 return connection_inode(self._diag, port, server_port)
-            table = read_table(root, until=until, proc=self._proc, clock=self._worked)
-            return socket_inode(table, port, server_port)
+            found = self._rows(root, "tcp", port, until)
+            return next((row.inode for row in found if row.remote_port == server_port), 0)
 
         return self._in_budget(lambda until: self._holder_of(inode, until))
 
@@ -330,8 +265,7 @@ class Peers:
         """The program that sent a datagram from *port* and waits for the answer; "" as for ``program``."""
 
         def inode(root: int, until: float) -> int:
-            table = read_table(root, "udp", until=until, proc=self._proc, clock=self._worked)
-            return datagram_inode(table, port)
+            return next((row.inode for row in self._rows(root, "udp", port, until)), 0)
 
         return self._in_budget(lambda until: self._holder_of(inode, until))
 
@@ -339,6 +273,10 @@ class Peers:
         """The only program there is (``only_program``); "" where that cannot be told, or not in time."""
         root = self._root()
         return self._in_budget(lambda _until: only_program(root, proc=self._proc)) if root else ""
+
+    def _rows(self, root: int, kind: Kind, port: int, until: float) -> Iterator[SocketRow]:
+        folder = self._proc / str(root) / "net"
+        return rows(read_tables(folder, kind, until=until, clock=self._worked), port)
 
     def _in_budget(self, find: Callable[[float], str]) -> str:
         now = self._clock()

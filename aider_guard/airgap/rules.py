@@ -15,24 +15,20 @@ import psutil
 
 from aider_guard.airgap.dns import NameTable
 from aider_guard.airgap.notify import CallingThread
-from aider_guard.airgap.packet_capture import of_this_machine
 from aider_guard.airgap.proc import diag_socket
 from aider_guard.airgap.sockets import Internet
 from aider_guard.core.egress import Attempt, Protocol
+from aider_guard.proc_net import LISTENING, PROC, IpAddress, Kind, read_tables, rows
 
 # Servers that the programs in the air gap have themselves: they may be reached from inside, those of others not.
 #
 # Each socket is known by its number (inode). Whose packets go where is the kernel's to decide; so a port is the tree's
 # own when every socket that could answer there is.
 
-Kind = Literal["tcp", "udp"]
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Server = tuple[IpAddress, int]
 """The address that a socket is bound to, and its number."""
 
 _MOST: Final = 1 << 16
-_WORD_BYTES: Final = 4
-_LISTENING_IN_TABLE: Final = b"0A"  # TCP_LISTEN, net/tcp_states.h
 
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h: struct nlmsghdr, inet_diag_req_v2, inet_diag_msg
 _HEADER: Final = struct.Struct("=IHHII")
@@ -93,23 +89,9 @@ def on_port(kind: Kind, port: int) -> list[Server]:
                 ]
         except OSError:
             pass  # a kernel without sock_diag(7)
-    return [server for table in of_this_machine(kind) for server in in_table(table, kind, port)]
-
-
-def in_table(table: bytes, kind: Kind, port: int) -> Iterator[Server]:
-    """Those of a table of /proc/net (proc_pid_net(5))."""
-    ending = b":%04X" % port
-    for fields in map(bytes.split, table.splitlines()[1:]):
-        waits = len(fields) > 9 and (kind == "udp" or fields[3] == _LISTENING_IN_TABLE)
-        if waits and fields[1].endswith(ending):
-            yield _decoded(fields[1].partition(b":")[0]), int(fields[9])
-
-
-def _decoded(host: bytes) -> IpAddress:
-    """The kernel prints words of four bytes as numbers of the machine, which is little-endian."""
-    raw = bytes.fromhex(host.decode())
-    parts = (raw[at : at + _WORD_BYTES][::-1] for at in range(0, len(raw), _WORD_BYTES))
-    return ipaddress.ip_address(b"".join(parts))
+    states = (LISTENING,) if kind == "tcp" else ()  # an unconnected sender may be answered, too
+    found = rows(read_tables(PROC / "net", kind), port, *states)
+    return [(row.address, row.inode) for row in found]
 
 
 def _listening(channel: socket.socket, family: int, port: int) -> Iterator[Server]:

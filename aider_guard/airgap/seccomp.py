@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final, Literal
 
 from aider_guard.airgap import bpf, kernel, sockets
@@ -32,10 +31,12 @@ from aider_guard.airgap.notify import (
     Notification,
     Result,
 )
+from aider_guard.airgap.proc import children
 from aider_guard.airgap.rules import EgressRules, Endpoint, MaskedSockets
 from aider_guard.airgap.syscalls import FULL, InProgress, RetryConnect, SyscallHandlers
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.loop import WRITE, Loop
+from aider_guard.proc_net import PROC
 
 # How a fork enters the seccomp layer, and how the guard gets its end of the filter.
 #
@@ -174,7 +175,6 @@ class PendingConnects:
 # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_GET_CHILD_SUBREAPER: Final = 37
-_PROC: Final = Path("/proc")
 
 
 @contextlib.contextmanager
@@ -199,25 +199,18 @@ def reap(started: Container[int]) -> None:
         if ended is None:
             return
         _, filters = _state(os.getpid())
-        for child in {ended.si_pid, *_children()}:
+        for child in {ended.si_pid, *children(os.getpid())}:
             state, its_filters = _state(child)
             if state == "Z" and its_filters > filters and child not in started:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(child, os.WNOHANG)
 
 
-def _children() -> Iterator[int]:
-    """Of all threads (proc_tid_children(5)); none where the kernel does not tell."""
-    for children in (_PROC / "self" / "task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            yield from map(int, children.read_text().split())
-
-
 def _state(process: int) -> tuple[str, int]:
     """Its state, Z when it has ended, and how many filters hold it (Linux 5.9); "" when it is gone."""
     lines = ""
     with contextlib.suppress(OSError):
-        lines = (_PROC / str(process) / "status").read_text(errors="replace")
+        lines = (PROC / str(process) / "status").read_text(errors="replace")
     fields = dict(line.partition(":\t")[::2] for line in lines.splitlines())
     return fields.get("State", "")[:1], int(fields.get("Seccomp_filters", "0"))
 

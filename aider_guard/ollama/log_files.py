@@ -26,7 +26,8 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess
 from aider_guard.ollama.log_lines import LINE_BYTES, DebugLine, LogLine, read_line
 from aider_guard.ollama.names import is_this_machine
-from aider_guard.ollama.server_process import APP_LOG, PROC, is_ollama_name, server_process
+from aider_guard.ollama.server_process import APP_LOG, is_ollama_name, server_process
+from aider_guard.proc_net import PROC
 
 NOT_FOUND: Final = Unavailable("no readable log of this Ollama server was found")
 ELSEWHERE: Final = Unavailable("Ollama runs on another machine, where its log is")

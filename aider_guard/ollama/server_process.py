@@ -7,15 +7,12 @@ its runners, which every user may read.
 
 from __future__ import annotations
 
-import os
 import pwd
 import re
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Address, IPv6Address
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,9 +23,10 @@ import psutil
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess
 from aider_guard.ollama.names import parse_address, targets
+from aider_guard.proc_net import LISTENING, PROC, SocketRow, holder, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from aider_guard.ollama.names import Address
 
@@ -143,9 +141,7 @@ def ollama_settings(variables: Iterable[tuple[str, str]]) -> dict[str, str]:
 # Linux lists the user of every socket (``/proc/net/tcp``, proc_pid_net(5)), but shows the process that
 # has it open only to the user of that process and to root. macOS shows both only of one's own processes.
 
-PROC: Final = Path("/proc")
 SEARCH_SECONDS: Final = 0.05
-_LISTENING: Final = "0A"
 
 
 @dataclass(frozen=True)
@@ -156,13 +152,6 @@ class ListeningProcess:
     pid: int = 0
     inferred: bool = False
     """Whether ``pid`` is a conclusion: the only Ollama server that this user runs."""
-
-
-@dataclass(frozen=True)
-class _Socket:
-    address: Address
-    uid: int
-    inode: str
 
 
 def find_listener(
@@ -176,17 +165,18 @@ def find_listener(
     if not (proc / "net" / "tcp").exists():
         return _find_own_listener(addresses, port, clock)
     try:
-        sockets = [
-            *_listening(proc / "net" / "tcp", port),
-            *_listening(proc / "net" / "tcp6", port),
-        ]
+        tables = [proc / "net" / name for name in ("tcp", "tcp6")]  # no tcp6 without IPv6
+        table = b"".join(path.read_bytes() for path in tables if path.exists())
     except OSError as error:
         return Unavailable(f"the system does not show which process listens ({error.strerror})")
-    socket = _best(sockets, addresses)
+    socket = _best(tuple(rows(table, port, LISTENING)), addresses)
     if socket is None:
         return Unavailable(f"no process of this machine listens on port {port}")
     processes = _process_names(proc)
-    if pid := _holder(socket.inode, proc, processes, clock):
+    # Processes of Ollama come first, and process 1 comes last: it may hold sockets for others.
+    pids = sorted(processes, key=lambda each: (not is_ollama_name(each[1]), -each[0]))
+    until = clock() + SEARCH_SECONDS
+    if pid := holder(socket.inode, (pid for pid, _ in pids), until=until, proc=proc, clock=clock):
         return ListeningProcess(socket.uid, pid)
     servers = [pid for pid, name in processes if _is_server(proc, pid, name, socket.uid)]
     return ListeningProcess(socket.uid, *((servers[0], True) if len(servers) == 1 else ()))
@@ -208,28 +198,7 @@ def _is_server(proc: Path, pid: int, name: str, uid: int) -> bool:
     return False
 
 
-def _listening(table: Path, port: int) -> Iterator[_Socket]:
-    """The listening sockets in one table of the kernel. A system without IPv6 has no tcp6."""
-    if not table.exists():
-        return
-    for line in table.read_text("ascii", "replace").splitlines()[1:]:
-        match line.split():
-            case [_, local, _, state, _, _, _, uid, _, inode, *_] if state == _LISTENING:
-                address, _, local_port = local.partition(":")
-                with suppress(ValueError):
-                    if int(local_port, 16) == port:
-                        yield _Socket(_address(address), int(uid), inode)
-
-
-def _address(text: str) -> Address:
-    """An address from words of 32 bits, each in the processor's byte order. Raises ``ValueError``."""
-    words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
-    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
-    address = IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
-    return parse_address(str(address)) or address
-
-
-def _best(sockets: Iterable[_Socket], addresses: tuple[Address, ...]) -> _Socket | None:
+def _best(sockets: Sequence[SocketRow], addresses: tuple[Address, ...]) -> SocketRow | None:
     """The socket to which the kernel gives a connection: the one that is bound most exactly."""
     candidates = [
         (rank, place, index, socket)
@@ -249,31 +218,6 @@ def _rank(bound: Address, wanted: Address) -> int | None:
     if bound.version == wanted.version:
         return 1
     return 2 if bound.version == 6 else None  # "::" takes IPv4 as well, by default
-
-
-def _holder(
-    inode: str, proc: Path, processes: list[tuple[int, str]], clock: Callable[[], float]
-) -> int:
-    """The process that has the socket open, or 0 if none is found in time.
-
-    Processes of Ollama come first, and process 1 comes last: it may hold sockets for others.
-    """
-    deadline, wanted = clock() + SEARCH_SECONDS, f"socket:[{inode}]"
-    for pid, _name in sorted(processes, key=lambda each: (not is_ollama_name(each[1]), -each[0])):
-        for file in _open_files(proc / str(pid) / "fd"):
-            if file == wanted:
-                return pid
-            if clock() > deadline:
-                return 0
-    return 0
-
-
-def _open_files(folder: Path) -> Iterator[str]:
-    """The files that a process has open; none if it has ended or is another user's."""
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(OSError):  # closed meanwhile
-                yield os.readlink(entry.path)
 
 
 def _process_names(proc: Path) -> list[tuple[int, str]]:

@@ -13,7 +13,8 @@ import pytest
 
 from aider_guard.airgap import proc
 from aider_guard.airgap.packet_capture import ListenerLookup, Packet
-from aider_guard.airgap.proc import End, Kind, diag_socket
+from aider_guard.airgap.proc import End, diag_socket
+from aider_guard.proc_net import Kind
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/net/tcp").exists(), reason="only Linux has these tables"

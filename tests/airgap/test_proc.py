@@ -19,18 +19,15 @@ from aider_guard.airgap.proc import (
     BUDGET_SECONDS,
     Peers,
     connection_inode,
-    datagram_inode,
     diag_socket,
     display_name,
-    holder,
     neighbours,
     program_of,
-    read_table,
-    socket_inode,
     tree,
 )
+from aider_guard.proc_net import PROC, holder, read_tables, rows
 
-linux = pytest.mark.skipif(not airgap_proc.PROC.joinpath("self", "net").exists(), reason="no /proc")
+linux = pytest.mark.skipif(not PROC.joinpath("self", "net").exists(), reason="no /proc")
 
 NAMES = [
     (["/usr/bin/curl", "-sS", "http://x"], "curl"),
@@ -73,40 +70,6 @@ def test_a_process_that_is_gone_has_no_name() -> None:
     assert program_of(process.pid) == ""
     assert program_of(-1) == ""
     assert program_of(os.getpid()) != ""
-
-
-TABLE = b"""  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000  0 111 1 0 100 0 0 10 0
-   1: 0100007F:1F90 0100007F:C001 01 00000000:00000000 00:00000000 00000000  1000  0 222 1 0 20 4 30 10 -1
-   2: 0100007F:C001 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1000  0 333 1 0 20 4 30 10 -1
-   0: 0000000000000000FFFF00000100007F:C002 0000000000000000FFFF00000100007F:1F90 01 0:0 00:0 0  1000  0 444 1
-"""
-
-
-@pytest.mark.parametrize(
-    ("port", "server_port", "inode"),
-    [(0xC001, 0x1F90, 333), (0xC002, 0x1F90, 444), (0xC001, 1, 0), (0x1F90, 0, 111), (1, 2, 0)],
-)
-def test_the_socket_is_found_by_both_its_ports(port: int, server_port: int, inode: int) -> None:
-    """In the table of IPv4 and in that of IPv6."""
-    assert socket_inode(TABLE, port, server_port) == inode
-
-
-@given(st.binary())
-def test_a_table_may_hold_anything(table: bytes) -> None:
-    """Nothing is raised."""
-    assert socket_inode(table, 1, 2) >= 0
-
-
-@pytest.mark.parametrize(("port", "inode"), [(0xC001, 222), (0xC002, 333), (1, 0)])
-def test_the_socket_of_a_datagram_is_found_by_its_port(port: int, inode: int) -> None:
-    """Connected, as a resolver's is, or not."""
-    table = b"""   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref
-  1: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 111 2 0 0
-  2: 0100007F:C001 3500007F:0035 01 00000000:00000000 00:00000000 00000000     0        0 222 2 0 0
-  3: 00000000:C002 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 333 2 0 0
-"""
-    assert datagram_inode(table, port) == inode
 
 
 ASKS = """
@@ -199,7 +162,9 @@ def test_a_daemon_is_found_though_it_left_the_tree(tmp_path: Path) -> None:
     with connected(tmp_path / "reaches.py", "daemon") as (_, port, server_port), diag_socket() as d:
         me = os.getpid()
         inode = connection_inode(d, port, server_port)
-        assert inode == socket_inode(read_table(me, until=float("inf")), port, server_port) > 0
+        (row,) = rows(read_tables(PROC / str(me) / "net", "tcp"), port)
+        assert (inode, row.remote_port) == (row.inode, server_port)
+        assert inode > 0
         assert holder(inode, tree(me), until=float("inf")) == 0
         named = Peers(lambda: me, diag=d, search_seconds=30)
         assert named.program(port, server_port) == "reaches.py"
@@ -313,7 +278,9 @@ def test_waiting_for_the_processor_is_not_searching(tmp_path: Path) -> None:
     """On a busy machine seconds pass in a search of a moment; who it was is told all the same."""
     proc = make_proc(tmp_path, range(1, 9), 5)
     (proc / "1" / "net").mkdir()
-    (proc / "1" / "net" / "udp").write_text(f"0: 0:0007 0:0 07 0:0 0:0 0 0 0 {5}\n")
+    (proc / "1" / "net" / "udp").write_text(
+        f"0: 00000000:0007 00000000:0000 07 0:0 0:0 0 0 0 {5}\n"
+    )
     (proc / "1" / "task" / "1").mkdir(parents=True)
     (proc / "1" / "task" / "1" / "children").write_text(f"{os.getpid()} 8")
     (proc / str(os.getpid()) / "fd").mkdir(parents=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from aider_guard.airgap.dns import NameTable
 from aider_guard.airgap.gap import Gap
-from aider_guard.airgap.rules import OwnServers, Server, answers, in_table, on_port
+from aider_guard.airgap.rules import OwnServers, Server, answers, on_port
 from aider_guard.airgap.seccomp import SeccompGap
 from aider_guard.airgap.sockets import (
     Abstract,
@@ -28,6 +28,7 @@ from aider_guard.airgap.sockets import (
     pack,
     parse,
 )
+from aider_guard.proc_net import LISTENING, rows
 
 INET, INET6 = socket.AF_INET, socket.AF_INET6
 ANY = {ipaddress.ip_address(text) for text in ("0.0.0.0", "::", "::ffff:0.0.0.0")}
@@ -126,8 +127,9 @@ def test_the_kernels_answer_is_its_tables(address: str) -> None:
         port, number = server.getsockname()[1], os.fstat(server.fileno()).st_ino
         expected = [(ipaddress.ip_address(address), number)]
         table = Path("/proc/net/tcp6" if family == INET6 else "/proc/net/tcp").read_bytes()
+        written = [(row.address, row.inode) for row in rows(table, port, LISTENING)]
 
-        assert on_port("tcp", port) == list(in_table(table, "tcp", port)) == expected
+        assert on_port("tcp", port) == written == expected
     assert on_port("tcp", port) == []
 
 

@@ -18,7 +18,8 @@ from aider_guard.core.events import ModelsRead
 from aider_guard.core.readings import ModelsReading
 from aider_guard.door.loaded_models import LoadedModels
 from aider_guard.door.reload_cause import OllamaProcesses, processes
-from aider_guard.ollama.server_process import PROC, find_listener
+from aider_guard.ollama.server_process import find_listener
+from aider_guard.proc_net import PROC
 
 TWIN = FakeModel("twin:latest", blob="b2" * 32)
 MAIN_OF_TWO = FakeModel(MAIN.name, blob=TWIN.blob, kv_bytes_per_token=1024)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.ollama.names import targets
-from aider_guard.ollama.server_process import PROC, ListeningProcess, find_listener
+from aider_guard.ollama.server_process import ListeningProcess, find_listener
+from aider_guard.proc_net import PROC
 
 if TYPE_CHECKING:
     from pathlib import Path
