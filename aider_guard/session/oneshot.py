@@ -23,6 +23,7 @@ from aider_guard.core.actions import EndSession, Notice
 from aider_guard.core.events import Event, LaunchForbidden, ServerSurveyed
 from aider_guard.core.fit import Fit
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.rules.lifecycle import exit_status
 from aider_guard.core.server_report import ServerReport
 from aider_guard.core.state import Limits
 from aider_guard.errors import LaunchError, LaunchRefusedError
@@ -37,7 +38,7 @@ from aider_guard.session.listening import door_socket
 from aider_guard.session.notices import render
 from aider_guard.session.planning import Planner, planner_behind
 from aider_guard.session.startup import models_chosen
-from aider_guard.session.unattended import Unattended, exit_status
+from aider_guard.session.unattended import Unattended
 from aider_guard.signals import INHERITED, signals_as_wakeups
 
 _SURVEY_SECONDS = 2.0

@@ -41,6 +41,7 @@ from aider_guard.core.events import (
     Event,
 )
 from aider_guard.core.policy import decide
+from aider_guard.core.rules.lifecycle import exit_status
 from aider_guard.core.state import Limits, State
 from aider_guard.errors import LaunchError
 from aider_guard.loop import READ, Loop
@@ -242,11 +243,6 @@ class Unattended:
         """What the policy wants done about an event."""
         self._state, actions = decide(self._state, event, time.monotonic())
         return actions
-
-
-def exit_status(status: int) -> int:
-    """What the guard ends with: Aider's own status, or 128 + the signal that killed it."""
-    return status if status >= 0 else 128 - status
 
 
 class _Deciding:
