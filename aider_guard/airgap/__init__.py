@@ -1,1 +1,1 @@
-"""The air gap: Aider and everything it starts reach the door and nothing else, and every attempt is named."""
+"""The air gap: Aider and its programs can connect to the door only, and each other attempt is reported by name."""

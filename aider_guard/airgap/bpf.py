@@ -1,7 +1,7 @@
-"""The instructions that the kernel asks about each system call inside the seccomp layer (classic BPF), as bytes.
+"""The filters of system calls as bytes of classic BPF, which the kernel runs for each call of a program inside.
 
-They see numbers only: what lies behind a pointer is the guard's to read (airgap/calls.py). What they refuse by
-themselves is what no program needs here, and what would lead around the calls that the guard is asked about.
+They see numbers only: the guard reads what is behind a pointer (airgap/syscalls.py). By themselves they refuse what no
+program needs here, and what would lead around the calls that wait for the guard.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
-
-# The instructions of a filter of system calls (classic BPF, linux/filter.h), as bytes, and what they can look at.
 
 # linux/seccomp.h
 ALLOW: Final = 0x7FFF0000
@@ -39,47 +37,47 @@ def _instruction(code: int, value: int, then: int = 0, otherwise: int = 0) -> by
 
 
 def load(offset: int) -> bytes:
-    """A word of what is known of the call."""
+    """Load a word of the call's data."""
     return _instruction(_LOAD, offset)
 
 
 def argument(number: int) -> bytes:
-    """The lower half: the kernel itself looks at no more of what it takes for an int."""
+    """Load the lower half of an argument: of an int the kernel itself reads no more."""
     return load(ARGUMENTS + 8 * number)
 
 
 def lower_bits(mask: int) -> bytes:
-    """Keep these bits only of what was loaded."""
+    """Keep only these bits of the loaded word."""
     return _instruction(_AND, mask)
 
 
 def give(verdict: int) -> bytes:
-    """The end: this becomes of the call."""
+    """End with this verdict."""
     return _instruction(_RETURN, verdict)
 
 
 def refuse(error: int) -> bytes:
-    """The end: the call fails with this error."""
+    """End: the call fails with this error."""
     return give(_ERRNO | error)
 
 
 def when(value: int, block: list[bytes]) -> list[bytes]:
-    """The block where this was loaded."""
+    """Run the block where this value was loaded."""
     return [_instruction(_EQUAL, value, 0, len(block)), *block]
 
 
 def unless(value: int, block: list[bytes]) -> list[bytes]:
-    """The block where something else was loaded."""
+    """Run the block where another value was loaded."""
     return [_instruction(_EQUAL, value, len(block), 0), *block]
 
 
 def when_at_least(value: int, block: list[bytes]) -> list[bytes]:
-    """The block where this or more was loaded."""
+    """Run the block where this value or a larger one was loaded."""
     return [_instruction(_AT_LEAST, value, 0, len(block)), *block]
 
 
 def when_any(values: Iterable[int], block: list[bytes]) -> list[bytes]:
-    """The same block for each value; each must end with a return."""
+    """Run the same block for each of the values; it must end with a return."""
     return [instruction for value in values for instruction in when(value, block)]
 
 
@@ -101,8 +99,8 @@ _DATAGRAMS: Final = (
 )  # UDP; echo requests, which are refused and named when they are sent
 
 _KEYS_OF_OTHERS: Final = (0x5412, 0x541C)
-"""TIOCSTI and TIOCLINUX (asm-generic/ioctls.h) put keys into a terminal, for whoever reads it next: of a run without a
-conversation that is the user's shell, outside. The kernel looks at 32 bits of a request."""
+"""TIOCSTI and TIOCLINUX (asm-generic/ioctls.h) put keys into a terminal, for its next reader: in a run
+without a conversation the user's shell, outside. The kernel looks at 32 bits of a request."""
 _OTHER_IOCTL: Final = 54  # of 32 bit programs: asm/unistd_32.h, asm/unistd32.h
 
 _OPTIONS_THAT_LEAD_AWAY: Final = (
@@ -177,7 +175,7 @@ def program(calls: SyscallNumbers) -> bytes:
     datagrams, which the guard makes. Other architectures' calls
     (32 bit programs) get EPERM, x32 and io_uring ENOSYS, sockets that the guard does not know what they do
     EAFNOSUPPORT, EPROTONOSUPPORT or EPERM, options that lead a packet away EPERM, and so do keys that are put into a
-    terminal. Everything else is let through.
+    terminal. All other calls are allowed.
     """
     asked = (calls.connect, calls.bind, calls.listen, calls.sendmsg, calls.sendmmsg)
     # A kernel that resolves a name for a program does it by a program of root's, outside (request-key(8)).
@@ -200,9 +198,9 @@ def program(calls: SyscallNumbers) -> bytes:
 
 
 def program_in_a_jail(calls: SyscallNumbers) -> bytes:
-    """The instructions beside a network namespace: what is not held by one is refused, and nobody is asked.
+    """The instructions beside a network namespace: refuse what the namespace does not restrict, without asking.
 
-    That are sockets of families that belong to no network namespace (to a virtual machine's host, say: EAFNOSUPPORT),
+    These are sockets of families that belong to no network namespace (to a virtual machine's host, say: EAFNOSUPPORT),
     rings, which make sockets without a call, lookups by a program of root's (ENOSYS), and keys that are put into a
     terminal (EPERM).
     """

@@ -1,4 +1,4 @@
-"""Which layer of the air gap this system allows: found by making it, the best one first."""
+"""Chooses the air gap's layer: tries to make each one, the best first, and takes the first that works."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ LAYERS: tuple[Layer, ...] = ENFORCED
 """The layers to try. No setting and no variable changes them: tests replace them to see a system that allows fewer."""
 _BY_CONTAINERS: Final = (errno.EPERM, errno.ENOSYS)
 _FORBIDDEN: Final = (*_BY_CONTAINERS, errno.EACCES, errno.ENOSPC, errno.EUSERS)
-"""How the kernel says that it may not be, as far as a setting can be why (unshare(2)); a full limit is ENOSPC."""
+"""Errors of unshare(2) that a setting of the system can cause; ENOSPC is a limit that is full."""
 
 
 class LayerSelection:
-    """The choice, under way from the start on. As a ``with``: what was opened for it, and not taken, is closed.
+    """Chooses a layer, beginning when its ``with`` does. Leaving the ``with`` closes what was opened and not used.
 
-    With *is_open* there is none. A program that *serves_page* must be reached by a browser outside.
+    With *is_open* no layer is tried. A program that *serves_page* must be reachable by a browser outside.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class LayerSelection:
         self._environment, self._is_open = environment, is_open
         self._names = NameTable()
         self._allowed: dict[tuple[str, int], Place] = {}
-        for place in allowed:  # two names may mean the same place inside
+        for place in allowed:  # two names may be the same address inside
             self._allowed.setdefault(self._inside(place), place)
         self._layers = LAYERS
         self._stack = ExitStack()
@@ -59,11 +59,11 @@ class LayerSelection:
 
     @property
     def because(self) -> str:
-        """Why there is no better layer than the one that was found: causes of core/egress_causes.py."""
+        """Why no better layer was chosen: causes of core/egress_messages.py, split by ``"; "``."""
         return "; ".join(self._causes)
 
     def __enter__(self) -> LayerSelection:
-        """Begin to make the best layer, in a child; it takes a few milliseconds."""
+        """Begin to make the network namespace, in a child process; it takes a few milliseconds."""
         if self._may_try("netns"):
             from aider_guard.airgap.netns import NamespaceSetup
 
@@ -79,18 +79,18 @@ class LayerSelection:
         self._stack.close()
 
     def finish(self) -> Gap:
-        """The air gap of the best layer there is. It is the caller's to close."""
+        """Return the air gap of the best layer that works. The caller closes it."""
         if self._is_open:
             return Unenforced("open")
         return self._try(self._netns) or self._try(self._seccomp) or Unenforced("asked")
 
     def _try(self, layer: Callable[[], Gap | None]) -> Gap | None:
-        """The layer; None where it cannot be, whatever the reason: no start fails by it."""
+        """Return the layer, or None where it fails, for whatever reason: no start may fail because of it."""
         try:
             return layer()
-        except Exception as error:  # noqa: BLE001  # told as the cause
+        except Exception as error:  # noqa: BLE001  # reported as the cause
             words = f"a layer could not be tried ({error!r})"
-            self._causes.append(words.replace(";", ","))  # which stands between causes
+            self._causes.append(words.replace(";", ","))  # semicolons split causes
             return None
 
     def _may_try(self, layer: Layer) -> bool:
@@ -105,14 +105,12 @@ class LayerSelection:
         return False
 
     def _inside(self, place: Place) -> tuple[str, int]:
-        """Where in the air gap an allowed place is."""
-        return self._address(place.host), place.port
-
-    def _address(self, host: str) -> str:
-        if host == "localhost":
-            return "127.0.0.1"
-        is_address = ":" in host or host.replace(".", "").isdecimal()
-        return host if is_address else (self._names.address_of(host) or "127.0.0.1")
+        """The address and port of an allowed place as programs inside see it."""
+        host = place.host
+        if host != "localhost" and (":" in host or host.replace(".", "").isdecimal()):
+            return host, place.port
+        address = "" if host == "localhost" else self._names.address_of(host)
+        return address or "127.0.0.1", place.port
 
     def _netns(self) -> Gap | None:
         if self._setup is None:
@@ -143,7 +141,7 @@ class LayerSelection:
 
 
 def _why_no_namespaces(error: OSError) -> str:
-    """A setting that forbids them, else who is known to; any other fault in its own words."""
+    """The cause that the system's settings show, else "container" for its usual errors, else the error itself."""
     if not os.path.exists("/proc/self/ns/user"):
         return "no-namespaces"
     where = f": {error.filename}" if error.filename else ""
@@ -156,7 +154,7 @@ def _why_no_namespaces(error: OSError) -> str:
 
 
 def _read(switch: str) -> str:
-    """What a file below /proc/sys says."""
+    """The text of a file below /proc/sys; empty where it cannot be read."""
     try:
         with open(f"/proc/sys/{switch}", encoding="ascii") as file:
             return file.read()
@@ -167,75 +165,75 @@ def _read(switch: str) -> str:
 def find_layer(
     environment: Mapping[str, str] = os.environ, allowed: Sequence[Place] = ()
 ) -> LayerChoice:
-    """The best layer that this system allows, found by making it, and why there is no better one."""
+    """Make the best layer that this system allows, close it, and say which it was and why it is no better one."""
     with LayerSelection(allowed, environment) as selection:
         gap = selection.finish()
         gap.close()
         return LayerChoice(gap.layer, selection.because)
 
 
-# Whether the filter of system calls works here: a child is put under it, and must be refused.
+# The trial of the system call filter: a child enters it and must be refused a connection.
 
 TRIAL_SECONDS: Final = 1.0
 _UNUSED_ADDRESS: Final = ("192.0.2.1", 9)  # documentation (RFC 5737), the discard port
 
 
 def try_filter(within_seconds: float = TRIAL_SECONDS) -> None:
-    """Have a child refused by the filter once.
+    """Check that the filter works here: a child that has entered it must be refused.
 
-    Raises OSError when that does not work here, and RuntimeError when the guard cannot judge a call.
+    Raises OSError when the filter does not work, and RuntimeError when the guard cannot judge a call.
     """
-    seen: list[Attempt] = []
+    attempts: list[Attempt] = []
     with closing(SeccompGap(NameTable())) as gap, ExitStack() as stack:
         with gap.entering() as enter:
             child = _TrialProcess(enter)
             stack.callback(child.end)
         with Loop() as loop:
-            gap.watch(loop, seen.append)
+            gap.watch(loop, attempts.append)
             until = time.monotonic() + within_seconds
             while not child.has_ended() and time.monotonic() < until:
                 loop.run_once(0.005)
             gap.close()
-    if fault := next((one.host for one in seen if one.host.startswith(FAULT)), ""):
+    if fault := next((attempt.host for attempt in attempts if attempt.host.startswith(FAULT)), ""):
         raise RuntimeError(fault)
-    if not child.was_refused or not seen:
+    if not child.was_refused or not attempts:
         raise OSError("the filter was installed, and did not hold")
 
 
 class _TrialProcess:
-    """A fork that is to be refused."""
+    """A forked child that enters the filter and tries to connect."""
 
     def __init__(self, enter: Enter) -> None:
         self._status: int | None = None
-        self._number = os.fork()
-        if self._number == 0:
+        self._pid = os.fork()
+        if self._pid == 0:
             os._exit(_trial_status(enter))
 
     @property
     def was_refused(self) -> bool:
-        """Whether it has ended after that."""
+        """Whether it has ended, and its connection was refused."""
         return self._status == 0
 
     def has_ended(self) -> bool:
-        """Whether it is gone by now."""
+        """Whether it has ended by now."""
         if self._status is None:
-            ended, status = os.waitpid(self._number, os.WNOHANG)
+            ended, status = os.waitpid(self._pid, os.WNOHANG)
             self._status = status if ended else None
         return self._status is not None
 
     def end(self) -> None:
-        """Wait for its end, and see to it that it comes."""
+        """Kill it unless it has ended, and wait for it."""
         if not self.has_ended():
-            os.kill(self._number, signal.SIGKILL)
-            os.waitpid(self._number, 0)
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
 
 
 def _trial_status(enter: Enter) -> int:
-    """In the child: 0 when it was refused as it must be."""
+    """Run in the child: connect, and return the exit status, which is 0 when the connection was refused."""
     try:
         enter()
-        with socket.socket() as one:
-            one.connect(_UNUSED_ADDRESS)
+        with socket.socket() as sock:
+            sock.connect(_UNUSED_ADDRESS)
     except ConnectionRefusedError:
         return 0
     except BaseException:  # noqa: BLE001  # a child that must not go on as the guard

@@ -1,8 +1,8 @@
-"""Sockets of daemons that act for whoever asks, outside the air gap: containers, resolvers, D-Bus, and their like.
+"""Lists the Unix sockets of daemons that would act outside for a program inside: containers, resolvers, D-Bus.
 
-A pathname socket is reached through the file system and not through the network, so that a network namespace does not
-hold it. Where one of these daemons would go out for a program, its socket is not shown inside (airgap/mounts.py), nor a
-folder that has only such sockets in it: whoever makes one anew, or later, makes it in that.
+A pathname socket is reached through the file system and not through the network, so a network namespace does not keep
+programs from it. These sockets are hidden inside (airgap/mounts.py). A folder with nothing but such sockets is
+hidden as a whole: a daemon that starts later, or again, makes its new socket there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SYSTEM: Final = (
     "/run/WSL/",
     "/run/screen/",
 )
-"""Of the system. ``*`` stands for any part of a name; a ``/`` at the end for a folder that has nothing else in it."""
+"""Sockets of the system. ``*`` is any part of a name; a ``/`` at the end means the whole folder."""
 _USERS: Final = (
     "{runtime}/bus",
     "{runtime}/at-spi/",
@@ -62,7 +62,7 @@ _USERS: Final = (
     "{home}/.lima/*/*.sock",
     "{home}/.lima/*/sock/",
     "{home}/.colima/_lima/*/*.sock",
-    # Those who keep terminals, or windows, start programs where they run themselves.
+    # Terminal multiplexers and window managers start programs in their own, outside.
     "{tmux}/tmux-{uid}/",
     "{home}/.screen/",
     "{runtime}/zellij/",
@@ -83,24 +83,24 @@ _VARIABLES: Final = (
     "KITTY_LISTEN_ON",
     "WEZTERM_UNIX_SOCKET",
 )
-"""Variables that name one; a scheme before its path and a list after it are taken off."""
+"""Variables that name a socket; a scheme before its path and a list after it are removed."""
 
 
 def masked_paths(environment: Mapping[str, str], *, also_absent: bool = False) -> tuple[str, ...]:
-    """Real paths of the sockets, and of the folders with sockets, that are there now, each once.
+    """Return the real paths of the sockets, and of the folders of sockets, that exist now, each once.
 
-    With *also_absent* those that may come, as far as their whole names are known.
+    With *also_absent* also those that do not exist yet, as far as their whole names are known.
     """
     needed = [os.path.realpath(path) for path in _needed(environment)]
-    found: list[str] = []
+    masked: list[str] = []
     for pattern in (*patterns(environment), *_named(environment)):
         for path in _matching(pattern, also_absent=also_absent):
-            found += _masked(path, needed, also_absent=also_absent)
-    return tuple(dict.fromkeys(found))
+            masked += _masked(path, needed, also_absent=also_absent)
+    return tuple(dict.fromkeys(masked))
 
 
 def patterns(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Where the system's and the user's daemons listen, as patterns for glob."""
+    """Return the paths where the system's and the user's daemons listen, as patterns for glob."""
     uid = os.getuid()
     known = {
         "runtime": glob.escape(environment.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"),
@@ -121,7 +121,7 @@ def _named(environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def _needed(environment: Mapping[str, str]) -> Iterator[str]:
-    """An agent of ssh's, which signs and connects to nobody; and where the user is and lives."""
+    """Paths that must stay visible: ssh's agent, which only signs, the home, and the current folder."""
     yield from filter(None, (environment.get("SSH_AUTH_SOCK"), environment.get("HOME")))
     with contextlib.suppress(OSError):  # a folder that was removed
         yield os.getcwd()
@@ -135,13 +135,13 @@ def _matching(pattern: str, *, also_absent: bool) -> Iterator[str]:
 
 
 def _masked(path: str, needed: Sequence[str], *, also_absent: bool) -> Iterator[str]:
-    """What is to be masked at a path: itself, or only the sockets in a folder that is needed otherwise."""
+    """What to mask at a path: the path itself, or only the sockets in it where the folder must stay visible."""
     real = os.path.realpath(path)
     if not path.endswith("/"):
         if real not in needed and _is(stat.S_ISSOCK, real, otherwise=also_absent):
             yield real
-    elif any(f"{one}/".startswith(f"{real}/") for one in needed):
-        # It may not be there, or show nothing to this user.
+    elif any(f"{path}/".startswith(f"{real}/") for path in needed):
+        # The folder may be absent, or closed to this user.
         with contextlib.suppress(OSError), os.scandir(real) as entries:
             for entry in entries:
                 yield from _masked(entry.path, needed, also_absent=False)
@@ -150,7 +150,7 @@ def _masked(path: str, needed: Sequence[str], *, also_absent: bool) -> Iterator[
 
 
 def _is(kind: Callable[[int], bool], path: str, *, otherwise: bool) -> bool:
-    """Whether what is there is of this kind; *otherwise* where there is nothing."""
+    """Whether the file at this path is of this kind; *otherwise* where there is none."""
     try:
         return kind(os.stat(path).st_mode)
     except FileNotFoundError:

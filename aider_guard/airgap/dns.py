@@ -1,4 +1,4 @@
-"""The only name server that programs in the air gap find: in the guard's loop, on sockets that are theirs to ask."""
+"""The name server for programs in the air gap: answers from the guard's loop and reports each name."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from aider_guard.airgap.gap import UNKNOWN_PROGRAM, ProgramFinder
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.loop import READ, Loop
 
-# Names inside the air gap: each has a loopback address of its own, so that whoever is reached for is known by name.
-#
-# Questions and answers are those of RFC 1035, 4.1. No question leaves the machine.
+# Each name gets a loopback address of its own, so that a later connection is reported by its name. Messages are those
+# of RFC 1035, 4.1; no question leaves the machine.
 
 _FIRST: Final = int(ipaddress.IPv4Address("127.77.0.1"))
 _MOST: Final = 0xFFFE
-"""As many names as 127.77.0.0/16 has addresses; further ones have none, and do not exist."""
+"""The addresses of 127.77.0.0/16; names beyond that number do not exist."""
 _A, _AAAA, _IN = 1, 28, 1
 _HEADER: Final = struct.Struct("!HHHHHH")
 _RESPONSE, _OPCODES, _RECURSION_DESIRED, _RECURSION_AVAILABLE = 0x8000, 0x7800, 0x0100, 0x0080
@@ -31,12 +30,12 @@ _NOT_IMPLEMENTED, _NO_SUCH_NAME = 4, 3
 _SECONDS_KEPT: Final = 1
 _COMPRESSED: Final = b"\xc0\x0c"  # the name of the question, which begins at byte 12
 LOCAL: Final = ("localhost", "localhost.localdomain")
-"""This machine, and nobody outside; so is its own name."""
+"""Names of this machine, besides its own host name."""
 _HERE: Final = "127.0.0.1"
 
 
 class NameTable:
-    """The addresses of one session's names, in the order in which they were asked for."""
+    """Gives each name of a session a loopback address, in the order in which names are asked for."""
 
     def __init__(self, known: Iterable[str] = ()) -> None:
         own = socket.gethostname().lower()
@@ -48,7 +47,7 @@ class NameTable:
             self.address_of(name)
 
     def address_of(self, name: str) -> str | None:
-        """The address that stands for this name, the same each time; None when there are no more."""
+        """Return the address that stands for this name, the same each time; None when all are used."""
         name = name.lower().removesuffix(".")
         if name not in self._addresses:
             if len(self._addresses) >= _MOST:
@@ -61,17 +60,17 @@ class NameTable:
         return name.lower().removesuffix(".") in self._addresses
 
     def name_of(self, address: str) -> str:
-        """The name that an address stands for, else the address."""
+        """Return the name that an address stands for, else the address."""
         return self._names.get(address, address)
 
     def stands_for_a_name(self, address: str) -> bool:
-        """Whether it is one of ours."""
+        """Whether this table gave the address to a name."""
         return address in self._names
 
 
 @dataclass(frozen=True)
 class DnsAnswer:
-    """What was asked, and the whole answer. ``is_new`` is whether the name was never asked for before."""
+    """The name of a question and the whole reply. ``is_new``: the name was never asked for before."""
 
     name: str
     reply: bytes
@@ -83,8 +82,8 @@ def answer(
 ) -> DnsAnswer | None:
     """Answer a question for a name; None when the datagram is no question.
 
-    Every name that is not *absent* exists, with one IPv4 address and no other record: a program that insists on another
-    kind gets none.
+    Every name exists, unless *is_absent* says otherwise, and has one IPv4 address: questions for other kinds of records
+    get an empty answer.
     """
     question = _question(query)
     if question is None:
@@ -110,7 +109,7 @@ def answer(
 
 
 def _question(query: bytes) -> tuple[str, int, bytes] | None:
-    """The name, the kind of record, and the bytes of the one question."""
+    """The name, the kind of record, and the bytes of a message's only question."""
     if len(query) < _HEADER.size or query[2] & 0x80 or query[4:6] != b"\0\1":
         return None
     labels, at = [], _HEADER.size
@@ -126,15 +125,16 @@ def _question(query: bytes) -> tuple[str, int, bytes] | None:
     return name, int.from_bytes(query[at + 1 : at + 3], "big"), query[_HEADER.size : at + 5]
 
 
-# The domains in which the resolvers of this system look for short names (resolv.conf(5)).
-
 _PATH: Final = Path("/etc/resolv.conf")
 
 
 def search_domains(
     environment: Mapping[str, str] = os.environ, path: Path = _PATH
 ) -> frozenset[str]:
-    """All that a program may take, in small letters: those of the file, of the environment, and this machine's own."""
+    """Return the domains in which resolvers look for short names, in lower case (resolv.conf(5)).
+
+    Those of the file, of LOCALDOMAIN, and this machine's own.
+    """
     found = [*environment.get("LOCALDOMAIN", "").split(), *_in_file(path)]
     found.append(socket.gethostname().partition(".")[2])
     plain = (domain.strip(".").lower() for domain in found)
@@ -156,7 +156,7 @@ PORT: Final = 53
 _BUDGET_SECONDS: Final = 0.01
 """For so long questions are answered in a row, before the terminal gets its turn."""
 _MOST_AT_ONCE: Final = 1 << 12
-"""More than the kernel keeps: only who goes on asking has more."""
+"""More than the kernel queues: only a program that keeps on asking sends more."""
 _MOST_BYTES: Final = 4096
 _IP_PKTINFO, _IPV6_PKTINFO = 8, 50  # linux/in.h, linux/in6.h
 
@@ -164,10 +164,10 @@ Ancillary = list[tuple[int, int, bytes]]
 
 
 class NameServer:
-    """Answers every question for a name, and reports it, unless it is one of the *allowed*. Owns its sockets.
+    """Answers every question for a name, and reports those that are not *allowed*. Owns its sockets.
 
-    A resolver may look for such a name in a search domain first. There it is not, so that the resolver goes on to the
-    name itself.
+    A resolver may look for an allowed name in a search domain first. The answer is that it does not exist there, so
+    that the resolver goes on to the name itself.
     """
 
     def __init__(
@@ -186,19 +186,19 @@ class NameServer:
         report: Callable[[Attempt], None],
         programs: ProgramFinder = UNKNOWN_PROGRAM,
     ) -> None:
-        """Serve from this loop."""
+        """Serve from this loop, and report to *report*."""
         self._loop, self._report, self._programs = loop, report, programs
         for sock in self._sockets:
             loop.watch(sock.fileno(), READ, lambda _events, dns=sock: self._serve(dns))  # type: ignore[misc]
 
     def flush(self) -> None:
-        """Answer and report what was asked until now."""
+        """Answer and report the questions that wait."""
         for sock in self._sockets:
             for question in _queries(sock):
                 self._reply(sock, *question)
 
     def close(self) -> None:
-        """Serve nobody any more. Twice is no error."""
+        """Stop serving and close the sockets. Twice is no error."""
         for sock in self._sockets:
             if self._loop is not None:
                 self._loop.forget(sock.fileno())
@@ -206,7 +206,7 @@ class NameServer:
         self._loop = None
 
     def asker_of(self, name: str) -> str:
-        """The program that asked for this name last; "" where that is not known."""
+        """Return the program that asked for this name last; "" where that is not known."""
         return self._askers.get(name, "")
 
     def _serve(self, dns: socket.socket) -> None:
@@ -227,11 +227,11 @@ class NameServer:
             self._report(
                 Attempt(answered.name, PORT, "dns", self._program_asking(answered.name, asker))
             )
-        with suppress(OSError):  # whoever asked has gone
+        with suppress(OSError):  # the program has gone
             dns.sendmsg([answered.reply], _reply_source(ancillary), 0, asker)
 
     def _is_searched_for(self, name: str) -> bool:
-        """Whether it is one of the names that are not reported, in a search domain."""
+        """Whether this is a name that is not reported, within a search domain."""
         if name in self._unreported:
             return False
         found = (
@@ -240,7 +240,10 @@ class NameServer:
         return any(domain in search_domains() for domain in found)
 
     def _program_asking(self, name: str, asker: tuple[Any, ...]) -> str:
-        """Who asks, which can be told while it waits. Names that stand for nothing are not kept: there is no end."""
+        """The program that asks, found while it waits for the reply.
+
+        Remembered for names that have an address only: the others could be without end.
+        """
         program = self._programs.asker(asker[1])
         if name in self._names:
             self._askers[name] = program
@@ -257,7 +260,7 @@ def _queries(dns: socket.socket) -> Iterator[tuple[bytes, Ancillary, Any]]:
 
 
 def _reply_source(ancillary: Ancillary) -> Ancillary:
-    """The answer's source: the address that the question was sent to (ip(7) and ipv6(7), PKTINFO)."""
+    """Make the reply come from the address that the question was sent to (ip(7) and ipv6(7), PKTINFO)."""
     for level, kind, data in ancillary:
         if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
             return [(level, kind, struct.pack("i4s4s", 0, data[8:12], bytes(4)))]

@@ -1,4 +1,4 @@
-"""What every layer of the air gap promises to the session that uses it."""
+"""The interface that every layer of the air gap implements, and the layer that enforces nothing."""
 
 from __future__ import annotations
 
@@ -14,38 +14,39 @@ from aider_guard.loop import Loop
 
 @dataclass(frozen=True)
 class Enter:
-    """Called in the fork that becomes Aider, last before its program. What it raises ends the fork, with nothing run.
+    """Puts a fork that becomes Aider into the air gap: it is called there last, before the program starts.
 
-    It needs the descriptors ``fds`` there, and the program must not have them: they are closed when it starts.
+    What it raises ends the fork, and no program runs. It needs the descriptors ``fds`` in the fork; the program must
+    not inherit them, so they are closed when it starts.
     """
 
     run: Callable[[], None]
     fds: tuple[int, ...] = ()
 
     def __call__(self) -> None:
-        """Get in. Raises OSError."""
+        """Enter the air gap. Raises OSError."""
         self.run()
 
 
 class ProgramFinder(Protocol):
-    """Names programs inside where a layer itself cannot tell who it was; "" where that is not known."""
+    """Names the program behind an attempt where the layer itself cannot; "" where it is not known."""
 
     def only(self) -> str:
-        """The only program that there is."""
+        """The only program that runs inside."""
 
     def asker(self, port: int) -> str:
-        """The one that sent a datagram from this port and waits for the answer."""
+        """The program that sent a datagram from this port and waits for the answer."""
 
 
 class UnknownProgram:
-    """Implements ``Whose`` where nobody is known."""
+    """Implements ``ProgramFinder`` where no program can be found."""
 
     def only(self) -> str:
-        """See ``Whose``."""
+        """See ``ProgramFinder``."""
         return ""
 
     def asker(self, port: int) -> str:
-        """See ``Whose``."""
+        """See ``ProgramFinder``."""
         del port
         return ""
 
@@ -54,31 +55,33 @@ UNKNOWN_PROGRAM: Final[ProgramFinder] = UnknownProgram()
 
 
 class Gap(Protocol):
-    """One session's air gap. Every launch of the session enters the same one. Closing it ends what serves it, and
-    what still runs inside reaches nothing any more.
+    """One session's air gap, which every launch of the session enters.
+
+    Closing it ends what serves it; programs that still run inside can connect to nothing from then on.
     """
 
     @property
     def layer(self) -> Layer:
-        """Which layer it is."""
+        """Which layer this is."""
 
     @property
     def diag(self) -> socket.socket | None:
-        """For questions about the network inside; None where that is this machine's."""
+        """A socket that asks the kernel about the network inside; None where that is this machine's."""
 
     @property
     def relays(self) -> tuple[tuple[int, Place], ...]:
-        """Listening sockets for programs inside, and the place that each stands for: what is allowed."""
+        """The allowed places, each with a socket that listens for programs inside in its stead."""
 
     def listen(self) -> tuple[int, int]:
-        """A socket that listens on 127.0.0.1 where programs inside find it: its descriptor, which is the caller's
-        from now on, and its port. Raises OSError.
+        """Open a socket that listens on 127.0.0.1 as programs inside see it. Raises OSError.
+
+        Returns its descriptor, which is the caller's from now on, and its port.
         """
 
     def entering(self) -> AbstractContextManager[Enter | None]:
-        """Start a program in the ``with``: what it gives is to run in the fork; None where nothing is to be done.
+        """Start a program inside: a ``with`` that gives what must run in the fork, None where nothing must.
 
-        Leaving it means that the program runs inside. Raises OSError when that could not be.
+        After the ``with`` the program runs inside. Raises OSError when it does not.
         """
 
     def watch(
@@ -90,29 +93,29 @@ class Gap(Protocol):
         """Serve what is inside from this loop, never blocking it, and report each attempt."""
 
     def flush(self) -> None:
-        """Report what has happened until now: at the end nobody waits for it any more."""
+        """Report the attempts so far at once. Used at the end, when the loop no longer runs."""
 
     def reap(self) -> None:
-        """Wait for what has ended inside and was left to the guard by its parents; never blocks. Main thread only."""
+        """Wait for ended processes that lost their parents inside (zombies); never blocks. Main thread only."""
 
     def close(self) -> None:
         """Stop serving. Twice is no error."""
 
 
-# No layer of the kernel's: Aider is only asked to behave, or not even that. Its sockets are those of this machine.
+# The layers without enforcement use the sockets of this machine.
 
 _QUEUE = 128
 
 
 def listen_here() -> tuple[int, int]:
-    """A socket that listens on a free port of 127.0.0.1 of this machine: its descriptor and port. Raises OSError."""
+    """Open a socket on a free port of this machine's 127.0.0.1: its descriptor and port. Raises OSError."""
     with socket.create_server(("127.0.0.1", 0), backlog=_QUEUE) as listener:
         port: int = listener.getsockname()[1]
         return listener.detach(), port
 
 
 class Unenforced:
-    """Implements ``gap.Gap`` for the layers "asked" and "open"."""
+    """Implements ``Gap`` without enforcement: Aider is only asked to behave ("asked"), or not even that ("open")."""
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
@@ -123,7 +126,7 @@ class Unenforced:
 
     @property
     def layer(self) -> Layer:
-        """Which of the two it is."""
+        """See ``Gap``."""
         return self._layer
 
     def listen(self) -> tuple[int, int]:
@@ -132,7 +135,7 @@ class Unenforced:
 
     @contextmanager
     def entering(self) -> Iterator[None]:
-        """See ``Gap``: there is nothing to enter."""
+        """See ``Gap``: programs start as outside."""
         yield None
 
     def watch(
@@ -141,17 +144,17 @@ class Unenforced:
         report: Callable[[Attempt], None],
         programs: ProgramFinder = UNKNOWN_PROGRAM,
     ) -> None:
-        """See ``Gap``: nothing is seen by the kernel."""
+        """See ``Gap``: the kernel reports no attempts here."""
 
     def flush(self) -> None:
         """See ``Gap``."""
 
     def reap(self) -> None:
-        """See ``Gap``: nothing is left to the guard."""
+        """See ``Gap``: the guard adopts no processes here."""
 
     @property
     def relays(self) -> tuple[tuple[int, Place], ...]:
-        """See ``Gap``: whoever is let through goes out directly."""
+        """See ``Gap``: programs connect to allowed places directly."""
         return ()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Calls of Linux that Python has no function for (setns only from 3.12 on). Each raises OSError where C returns -1.
+"""Linux system calls that Python has no function for (setns only from 3.12 on). Each raises OSError for C's -1.
 
 Numbers and structures are those of the kernel's own headers, named at each place.
 """
@@ -74,7 +74,7 @@ def mount_memory(target: str, options: str) -> None:
 
 
 def forbid_writing(target: str) -> None:
-    """Let nobody in this mount namespace write by the mount at *target*, nor run anything there."""
+    """Make the mount at *target* read-only in this mount namespace, and let no program be run from it."""
     _mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _NOT_RUN, None)
 
 
@@ -132,10 +132,10 @@ def take_fd(process: int, number: int) -> int:
     return _checked(libc().syscall(_PIDFD_GETFD, process, number, 0), "pidfd_getfd")
 
 
-# What root may still do in the air gap (linux/capability.h): everything about files, users and processes of its own.
+# The capabilities that root keeps in the air gap (linux/capability.h): those about files, users and its own processes.
 #
-# Not what leads around a layer: other processes' memory, the network's settings, raw packets, mounts, devices, the
-# kernel's own code.
+# It loses those that lead around a layer: other processes' memory, the network's settings, raw packets, mounts,
+# devices, the kernel's own code.
 
 _KEPT: Final = {
     "CHOWN": 0,
@@ -156,7 +156,7 @@ _KEPT: Final = {
 KEPT: Final = frozenset(_KEPT.values())
 
 
-# Who may trace the guard, read its memory, or take its descriptors (PR_SET_DUMPABLE, prctl(2)).
+# Protection of the guard against tracing, which gives its memory and descriptors (PR_SET_DUMPABLE, prctl(2)).
 
 # linux/prctl.h
 _PR_GET_DUMPABLE: Final = 3
@@ -165,9 +165,9 @@ _PR_SET_DUMPABLE: Final = 4
 
 @contextlib.contextmanager
 def forbid_tracing() -> Iterator[None]:
-    """Nobody else meanwhile, not even with the same user's rights; root may.
+    """Forbid all but root to trace this process, for the length of a ``with``.
 
-    Without it a program inside could, where Yama does not forbid it, have the guard answer as it likes.
+    Without it a program inside could change the guard's answers, where Yama does not forbid it.
     """
     before = _prctl(_PR_GET_DUMPABLE, 0)
     _prctl(_PR_SET_DUMPABLE, 0)
@@ -178,7 +178,7 @@ def forbid_tracing() -> Iterator[None]:
 
 
 def allow_tracing() -> None:
-    """In a fork, which has this from the guard: the guard must be able to. execve(2) does the same."""
+    """Allow it again in a fork of the guard: the guard must trace the fork. execve(2) does the same."""
     _prctl(_PR_SET_DUMPABLE, 1)
 
 
@@ -187,10 +187,9 @@ def _prctl(what: int, value: int) -> int:
     return result
 
 
-# A wall between the programs inside and the user's other processes: the former may not trace the latter (landlock(7)).
-#
-# Without it a program of the same user could write into a shell outside and have that connect, wherever Yama does not
-# forbid it (kernel.yama.ptrace_scope). Nothing else is restricted: not the file system, not the network.
+# Programs inside may not trace the user's other processes (landlock(7)). Without it a program could write into the
+# memory of a shell outside and make it connect, where Yama does not forbid it (kernel.yama.ptrace_scope). Nothing else
+# is restricted: not the file system, not the network.
 
 # asm-generic/unistd.h, the same on every architecture
 _CREATE_RULESET: Final = 444
@@ -209,7 +208,7 @@ _WITH_REFER: Final = 2
 
 
 def restrict_tracing() -> bool:
-    """From now on this thread, and what it starts, may trace only what is as separated as itself.
+    """Restrict this thread, and what it starts, to tracing processes under the same restriction.
 
     Needs no_new_privs. False where the kernel has no Landlock, or one that would restrict more than that.
     """
@@ -229,12 +228,12 @@ def restrict_tracing() -> bool:
 
 
 def _scope(libc: Any) -> int:
-    """Rules without a file in them. Abstract sockets outside are the guard's to connect to, by its own rule."""
+    """Rules that say nothing of files. The guard itself connects to abstract sockets outside, by its own rules."""
     return _ruleset(libc, struct.pack("<QQQ", 0, 0, _SCOPE_ABSTRACT))
 
 
 def _everything(libc: Any) -> int:
-    """Rules that allow, everywhere, all that they are about."""
+    """Rules that allow everywhere the rights that they handle."""
     about = _MAKE_CHAR | _REFER
     rules = _ruleset(libc, struct.pack("<Q", about))
     try:

@@ -1,7 +1,6 @@
-"""What is shown inside a jail in the place of files outside: nothing, a copy, or the same and not to be written.
+"""Changes what programs in a jail see of some files: hides them, shows a copy, or makes them read-only.
 
-For a process that has just got a mount namespace of its own, with all rights there. What is mounted is seen by nobody
-outside.
+For a process that has just got a mount namespace of its own, with all rights there. Its mounts are not visible outside.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from typing import Final
 
 from aider_guard.airgap import kernel
 
-# The files of ssh's settings that it reads only when they are root's or the user's own (readconf.c of OpenSSH).
+# ssh reads some of its settings only when they are root's or the user's own (readconf.c of OpenSSH).
 #
-# In a user namespace with one user, root's files belong to nobody, and ssh ends with "Bad owner or permissions". That
-# is asked of the user's own file and of every file that is included, not of the system's file itself.
+# In a user namespace with one user, root's files belong to the overflow user, and ssh ends with "Bad owner or
+# permissions". It checks the user's own file and every included file, not the system's file itself.
 
 _SYSTEM: Final = ("/etc/ssh", "/usr/etc/ssh")  # the second one is where openSUSE has it
 _INCLUDE: Final = re.compile(r"\s*include(?:\s*=\s*|\s+)(.*)", re.IGNORECASE)
@@ -29,16 +28,16 @@ _MOST_DEPTH: Final = 16  # ssh goes no deeper
 
 
 def checked_files(system: tuple[str, ...] = _SYSTEM) -> tuple[str, ...]:
-    """Real paths of the files that this user's ssh reads and whose owner it looks at, each once."""
+    """Return the real paths of the settings files whose owner this user's ssh checks, each once."""
     own = os.path.expanduser("~/.ssh")
-    found = [os.path.realpath(f"{own}/config"), *_included(f"{own}/config", own)]
+    paths = [os.path.realpath(f"{own}/config"), *_included(f"{own}/config", own)]
     for folder in system:
-        found += _included(f"{folder}/ssh_config", "/etc/ssh")
-    return tuple(dict.fromkeys(path for path in found if os.path.isfile(path)))
+        paths += _included(f"{folder}/ssh_config", "/etc/ssh")
+    return tuple(dict.fromkeys(path for path in paths if os.path.isfile(path)))
 
 
 def _included(path: str, folder: str, depth: int = 1) -> Iterator[str]:
-    """What this file includes, and what that includes in turn; a relative name is one in *folder*."""
+    """The files that this file includes, and those that they include; a relative name is one in *folder*."""
     for line in _lines(path) if depth <= _MOST_DEPTH else ():
         match = _INCLUDE.match(line)
         for word in _words(match[1]) if match else ():
@@ -58,15 +57,15 @@ def _lines(path: str) -> Iterator[str]:
 def _words(text: str) -> list[str]:
     try:
         return shlex.split(text, comments=True)
-    except ValueError:  # an open quote: ssh will say so
+    except ValueError:  # an open quote: ssh reports it
         return []
 
 
 _MOST_BYTES: Final = 1 << 16
-"""A larger file is not copied: those that are meant are settings and process numbers."""
+"""A larger file is not copied: the files in question are settings and process numbers."""
 _FOLDER: Final = "size=16m,nr_inodes=4096"
 _ROOTS: Final = ("/proc/sys", "/sys")
-"""Where root's word goes to the kernel, which may start a program outside for it (kernel.core_pattern, core(5))."""
+"""Kernel settings that root may write; some start programs outside (kernel.core_pattern, core(5))."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +75,15 @@ class _Copy:
 
 
 def readable_by_owner() -> Mapping[str, _Copy]:
-    """Root's files that ssh will not read once they are nobody's, for ``show_as_own``. To be called outside."""
+    """Return copies of root's files that ssh will not read in a user namespace. To be called outside, before it."""
     if os.geteuid() == 0:
         return {}
-    return {path: copy for path in checked_files() if (copy := _of_root(path))}
+    roots = (path for path in checked_files() if os.stat(path).st_uid == 0)
+    return {path: copy for path in roots if (copy := _read(path))}
 
 
 def show_as_own(files: Mapping[str, _Copy]) -> None:
-    """Show each file with the same content and mode as the user's own. Raises OSError."""
+    """Show each copy, which the user owns, in the place of its file. Raises OSError."""
     if not files:
         return
     with contextlib.ExitStack() as stack:
@@ -100,9 +100,10 @@ def show_as_own(files: Mapping[str, _Copy]) -> None:
 
 
 def hide(paths: Sequence[str]) -> None:
-    """Show each folder with its plain files only, to be filled by whoever is inside; a socket as /dev/null.
+    """Hide sockets: show a folder with its plain files only, and a socket as /dev/null. Raises OSError.
 
-    A new socket in a folder outside is hidden as well. What is gone by now needs no hiding. Raises OSError.
+    Programs inside may make files in such a folder; a new socket in the folder outside stays hidden. Paths that are
+    gone by now are passed over.
     """
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
@@ -113,8 +114,8 @@ def hide(paths: Sequence[str]) -> None:
                 kernel.bind_mount(os.devnull, path)
 
 
-def keep_roots_word_inside() -> None:
-    """Root may not change the kernel's settings, which are those outside. Raises OSError."""
+def protect_kernel_settings() -> None:
+    """Make the kernel's settings read-only for root: they are those of the whole machine. Raises OSError."""
     if os.geteuid() != 0:
         return
     for folder in filter(os.path.isdir, _ROOTS):
@@ -137,12 +138,8 @@ def _plain_files(folder: str) -> dict[str, _Copy]:
         return {}
 
 
-def _of_root(path: str) -> _Copy | None:
-    return _read(path) if os.stat(path).st_uid == 0 else None
-
-
 def _read(path: str) -> _Copy | None:
-    """None for what is no plain file, is too large, or is not to be read."""
+    """A copy of a plain file; None where it is no such file, is too large, or cannot be read."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:

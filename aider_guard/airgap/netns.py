@@ -1,4 +1,11 @@
-"""The air gap by a network namespace: what its loopback interface tells, served from the guard's loop."""
+"""The air gap by a network namespace: makes it, puts Aider into it, and reports what its programs try to reach.
+
+The namespace has a loopback interface and nothing else. No root is needed: it belongs to a user namespace of its own.
+It is made in a child process, which sends the descriptors to the guard and ends. All addresses are local inside (the
+"AnyIP" route, ip-route(8), type local): each packet appears on the loopback interface, where the guard reads it, and
+the kernel refuses the connection at once. A socket stays in the namespace it was made in: the guard runs outside, and
+serves programs inside by such sockets.
+"""
 
 from __future__ import annotations
 
@@ -28,30 +35,28 @@ from aider_guard.core.egress import Attempt, Place, Protocol
 from aider_guard.loop import READ, Loop
 from aider_guard.proc_net import Kind
 
-# Living in a jail: whose user identifiers mean what there, and how a process gets in for good.
-
 _KINDS: Final = (kernel.CLONE_NEWUSER, kernel.CLONE_NEWNET, kernel.CLONE_NEWNS)
 
 
 @dataclass
 class Namespaces:
-    """Descriptors of a jail's namespaces; they keep it in being while nobody is in it."""
+    """The descriptors of a jail's namespaces, which keep them alive while no process is in them."""
 
     user: int
     net: int
     mount: int
 
     def enter(self) -> None:
-        """Make this process, and whatever it becomes, live there. For a process with one thread. Raises OSError."""
+        """Move this process into the jail for good. For a process with one thread. Raises OSError."""
         folder = os.getcwd()
         for fd, kind in zip((self.user, self.net, self.mount), _KINDS, strict=True):
             kernel.setns(fd, kind)
-        os.chdir(folder)  # the mount namespace put us at its root
+        os.chdir(folder)  # setns(2) has moved this process to the root folder
         kernel.keep_capabilities(KEPT if os.geteuid() == 0 else frozenset())
         filter_calls()
 
     def close(self) -> None:
-        """Let go of them. Twice is no error."""
+        """Close the descriptors. Twice is no error."""
         for name in ("user", "net", "mount"):
             if getattr(self, name) >= 0:
                 os.close(getattr(self, name))
@@ -59,7 +64,7 @@ class Namespaces:
 
 
 def filter_calls() -> None:
-    """Refuse this process, and whatever it becomes, the calls that no namespace holds. Raises OSError."""
+    """Refuse this process and its children the calls that a namespace does not restrict. Raises OSError."""
     kernel.forbid_new_privileges()
     calls = bpf.CALLS.get(platform.machine())
     if calls is not None:
@@ -67,10 +72,10 @@ def filter_calls() -> None:
 
 
 def write_maps(process: int) -> None:
-    """Say who is who in the user namespace that a process has just made (user_namespaces(7)).
+    """Map the users of the user namespace that a process has just made (user_namespaces(7)). Raises OSError.
 
-    Root keeps all users that there are here; everybody else may only be themselves, and other users' files seem to be
-    nobody's. Raises OSError.
+    For root all users are mapped; any other user may map only itself, and other users' files belong to the overflow
+    user inside.
     """
     if os.geteuid() == 0 and _write_all(process):
         return
@@ -95,13 +100,6 @@ def _write(process: int, name: str, text: str) -> None:
         file.write(text)
 
 
-# A network namespace with nothing outside, made in a throw-away child, and entered by whoever shall live in it.
-#
-# Nobody needs to be root: the network namespace belongs to a user namespace of its own. Every address is local there
-# (the "AnyIP" route, ip-route(8), type local), so that whoever is reached for is seen on the loopback interface, and
-# the kernel refuses it at once. A socket keeps the namespace it was made in: the ones that are handed over serve inside
-# while their holders stay outside.
-
 _SIOCSIFFLAGS, _UP_AND_RUNNING = 0x8914, 0x41  # linux/sockios.h; IFF_UP | IFF_RUNNING (net/if.h)
 _LOOPBACK_INDEX: Final = 1  # the first interface of every network namespace
 # linux/rtnetlink.h and linux/netlink.h
@@ -113,7 +111,7 @@ _SO_ATTACH_FILTER, _IP_PKTINFO, _IPV6_RECVPKTINFO = (
     49,
 )  # asm/socket.h, linux/in.h, linux/in6.h
 _IPV6_FREEBIND: Final = 78  # linux/in6.h, from Linux 4.15 on
-_DNS_PORT, _QUEUE, _SPARE_LISTENERS = 53, 128, 2
+_QUEUE, _SPARE_LISTENERS = 128, 2
 _TABLES: Final = ("tcp", "tcp6", "udp", "udp6")
 _BUILD_SECONDS: Final = 5.0
 _MOST_FDS: Final = 200
@@ -123,31 +121,31 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True)
 class Jail:
-    """Namespaces, and what was opened in them. Closing it leaves nobody who could serve inside."""
+    """The namespaces, and the sockets that were opened in them."""
 
     namespaces: Namespaces
     tap: socket.socket
     diag: socket.socket
-    """For questions about the connections inside (airgap/diag.py)."""
+    """Asks the kernel about the connections inside (airgap/proc.py)."""
     dns: tuple[socket.socket, ...]
     spare: list[socket.socket]
-    """Listeners on ports of 127.0.0.1 that nobody has asked for yet."""
+    """Listeners on ports of 127.0.0.1 that are not in use yet."""
     allowed: tuple[socket.socket, ...]
     """A listener for each place of ``allow``, in its order."""
     tables: dict[str, int]
-    """/proc/net/tcp and its like, of the inside."""
+    """Open files: /proc/net/tcp and its like, of the network inside."""
 
     def close(self) -> None:
         """Close everything. Twice is no error."""
         self.namespaces.close()
-        for one in (self.tap, self.diag, *self.dns, *self.spare, *self.allowed):
-            one.close()
+        for sock in (self.tap, self.diag, *self.dns, *self.spare, *self.allowed):
+            sock.close()
         while self.tables:
             os.close(self.tables.popitem()[1])
 
 
 class NamespaceSetup:
-    """A jail under way. As a ``with``: leaving it ends the child; ``finish`` in it gives the jail."""
+    """Makes a jail in a child process. As a ``with``: ``finish`` gives the jail, leaving it ends the child."""
 
     def __init__(self, allowed: Sequence[Address], masked: Sequence[str]) -> None:
         self._ours, theirs = socket.socketpair()
@@ -169,7 +167,7 @@ class NamespaceSetup:
             self._child = 0
 
     def finish(self, within_seconds: float = _BUILD_SECONDS) -> Jail:
-        """Wait for the jail. Raises OSError, in the kernel's words, when there can be none."""
+        """Wait for the jail. Raises OSError with the kernel's words when it cannot be made."""
         self._receive(within_seconds)
         write_maps(self._child)
         self._ours.send(b"m")
@@ -200,10 +198,10 @@ class NamespaceSetup:
 
 
 def _run_child(channel: socket.socket, allowed: Sequence[Address], masked: Sequence[str]) -> None:
-    """Make the jail, hand it over, end. Never returns."""
+    """Run in the child: make the jail, send its descriptors, and end. Never returns."""
     try:
         _make_jail(channel, allowed, masked)
-    except BaseException as error:  # noqa: BLE001  # told to the parent, whatever it is
+    except BaseException as error:  # noqa: BLE001  # reported to the parent
         number = error.errno or 0 if isinstance(error, OSError) else 0
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
         with contextlib.suppress(OSError):
@@ -220,7 +218,7 @@ def _make_jail(channel: socket.socket, allowed: Sequence[Address], masked: Seque
         return
     mounts.hide(masked)
     mounts.show_as_own(own)
-    mounts.keep_roots_word_inside()
+    mounts.protect_kernel_settings()
     _bring_loopback_up()
     _make_all_local(socket.AF_INET)
     families = [socket.AF_INET]
@@ -231,9 +229,13 @@ def _make_jail(channel: socket.socket, allowed: Sequence[Address], masked: Seque
     listeners = [_listener(address) for address in allowed]
     free = ("127.0.0.1", 0)  # a port that is not one of theirs
     spare = [socket.create_server(free, backlog=_QUEUE) for _ in range(_SPARE_LISTENERS)]
-    held = [*_namespace_fds(), *_table_fds(), _tap().detach(), diag_socket().detach()]
-    fds = [*held, *(one.detach() for one in (*dns, *spare, *listeners))]
-    filter_calls()  # here, so that whoever enters will not be the first to find that it cannot be
+    tables = [f"/proc/self/net/{name}" for name in _TABLES]
+    paths = [f"/proc/self/ns/{kind}" for kind in ("user", "net", "mnt")]
+    paths += [path if os.path.exists(path) else os.devnull for path in tables]
+    opened = [os.open(path, os.O_RDONLY) for path in paths]
+    opened += [_tap().detach(), diag_socket().detach()]
+    fds = [*opened, *(sock.detach() for sock in (*dns, *spare, *listeners))]
+    filter_calls()  # tried here first: where it fails, this layer is not chosen
     socket.send_fds(channel, [bytes([len(dns)])], fds)
 
 
@@ -243,7 +245,7 @@ def _bring_loopback_up() -> None:
 
 
 def _make_all_local(family: int) -> None:
-    """``ip route add local default dev lo``, in netlink's words (rtnetlink(7))."""
+    """Do what ``ip route add local default dev lo`` does, by netlink (rtnetlink(7))."""
     scope = _SCOPE_HOST if family == socket.AF_INET else 0
     route = struct.pack(
         "BBBBBBBBI", family, 0, 0, 0, _TABLE_LOCAL, _PROTOCOL_STATIC, scope, _TYPE_LOCAL, 0
@@ -259,7 +261,7 @@ def _make_all_local(family: int) -> None:
 
 
 def _dns_socket(family: int) -> socket.socket:
-    """Hears questions to any address, and knows to which, so that the answer comes from there."""
+    """A socket that receives questions to any address, with that address, from which the reply must come."""
     dns = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     if family == socket.AF_INET6:
         dns.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -268,7 +270,7 @@ def _dns_socket(family: int) -> socket.socket:
         dns.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
     else:
         dns.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-    dns.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", _DNS_PORT))  # noqa: S104  # in the jail
+    dns.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", DNS_PORT))  # noqa: S104  # in the jail
     return dns
 
 
@@ -285,9 +287,9 @@ def _listener(address: Address) -> socket.socket:
 
 
 def _tap() -> socket.socket:
-    """Sees what is sent on the loopback interface (packet(7)).
+    """A socket that receives the packets sent on the loopback interface (packet(7)).
 
-    Made without a protocol and bound afterwards: made with one, the kernel waits some 13 ms for its readers.
+    It is made without a protocol and bound afterwards: with one, the kernel waits some 13 ms.
     """
     tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
     program = packet_capture.filter_program()
@@ -299,19 +301,10 @@ def _tap() -> socket.socket:
     return tap
 
 
-def _namespace_fds() -> list[int]:
-    return [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in ("user", "net", "mnt")]
-
-
-def _table_fds() -> list[int]:
-    paths = [f"/proc/self/net/{name}" for name in _TABLES]
-    return [os.open(path if os.path.exists(path) else os.devnull, os.O_RDONLY) for path in paths]
-
-
 _BUDGET_SECONDS: Final = 0.01
-"""For so long packets are taken in a row, before the terminal gets its turn."""
+"""How long packets are read in a row before the loop serves the terminal."""
 _MOST_AT_ONCE: Final = 1 << 16
-"""More than the kernel keeps: only who goes on sending has more."""
+"""More than the kernel queues: only a program that keeps on sending sends more."""
 _MOST_BYTES: Final = 256
 _HERE: Final = "127.0.0.1"
 _ROOM_BYTES: Final = 1 << 22
@@ -323,24 +316,24 @@ _UNREAD: Final = "(more than could be read)"
 
 
 class NetnsGap:
-    """Implements ``gap.Gap``. Owns the jail; *allowed* are the places that its listeners stand for."""
+    """Implements ``Gap`` by a jail, which it owns. Its listeners stand for the *allowed* places, in their order."""
 
     def __init__(self, jail: Jail, names: NameTable, allowed: Sequence[Place] = ()) -> None:
         self._jail, self._names = jail, names
         self._name_server = NameServer(jail.dns, names, allowed)
-        self._relays = tuple(zip((one.fileno() for one in jail.allowed), allowed, strict=True))
+        self._relays = tuple(zip((sock.fileno() for sock in jail.allowed), allowed, strict=True))
         known: dict[Kind, End] = {"udp": (_HERE, DNS_PORT), "tcp": jail.spare[0].getsockname()}
         self._listeners = ListenerLookup(jail.diag, jail.tables, known)
         self._packets_read, self._attempts_seen = 0, 0
         _enlarge_buffer(jail.tap)
-        self._allowed_addresses = {one.getsockname()[:2] for one in jail.allowed}
+        self._allowed_addresses = {sock.getsockname()[:2] for sock in jail.allowed}
         self._report: Callable[[Attempt], None] = lambda _attempt: None
         self._loop: Loop | None = None
         self._programs: ProgramFinder = UNKNOWN_PROGRAM
 
     @property
     def layer(self) -> Literal["netns"]:
-        """The best one."""
+        """See ``Gap``."""
         return "netns"
 
     @property
@@ -392,7 +385,7 @@ class NetnsGap:
                 return
 
     def _packets(self, most: int) -> Iterator[packet_capture.Packet]:
-        """Those that wait, and what is to be said of those that did not find room."""
+        """The packets that wait; reports those that the kernel dropped when there are no more."""
         for _ in range(most):
             try:
                 data, (_, ethernet_type, *_rest) = self._jail.tap.recvfrom(_MOST_BYTES)
@@ -407,16 +400,16 @@ class NetnsGap:
                 yield packet
 
     def _report_lost(self) -> None:
-        """Of packets that the kernel has dropped as many are attempts as of those beside them, as far as is known."""
-        told = self._jail.tap.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
-        _came, lost = _STATISTICS.unpack(told)
+        """Report packets that the kernel dropped, taking the same share of them for attempts as of those read."""
+        statistics = self._jail.tap.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
+        _received, lost = _STATISTICS.unpack(statistics)
         if lost and self._attempts_seen:
             count = max(1, lost * self._attempts_seen // self._packets_read)
             self._report(Attempt(_UNREAD, 0, "other", count=count))
         self._packets_read = self._attempts_seen = 0
 
     def reap(self) -> None:
-        """See ``Gap``: nothing is left to the guard."""
+        """See ``Gap``: the guard adopts no processes here."""
 
     def close(self) -> None:
         """See ``Gap``."""
@@ -430,7 +423,7 @@ class NetnsGap:
     def _judge(self, packet: packet_capture.Packet) -> None:
         host, port = packet.destination, packet.port
         if (host, port) in self._allowed_addresses or _is_dns(packet):
-            return  # whoever asks for a name is heard by the name server
+            return  # the name server reports questions
         if self._listeners.has_receiver_inside(packet):
             return
         if self._names.stands_for_a_name(host):
@@ -440,14 +433,14 @@ class NetnsGap:
             self._report_attempt(host, port, packet.kind)
 
     def _report_attempt(self, host: str, port: int, protocol: Protocol, asker: str = "") -> None:
-        # The socket of a connection that is refused is gone before anybody can ask whose it was: known is who asked
-        # for the name, and waited for the answer.
+        # The socket of a refused connection is gone before its program could be found. The program that asked for the
+        # name is known: it waited for the reply.
         self._attempts_seen += 1
         self._report(Attempt(host, port, protocol, asker or self._programs.only()))
 
 
 def _enlarge_buffer(tap: socket.socket) -> None:
-    """As much as the system allows for packets that wait; only root outside may have more than that."""
+    """Make room for as many waiting packets as the system allows; only root outside may exceed its limit."""
     for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):
         with suppress(OSError):
             tap.setsockopt(socket.SOL_SOCKET, option, _ROOM_BYTES)

@@ -1,4 +1,4 @@
-"""System calls that wait for the guard's answer (seccomp_unotify(2))."""
+"""Receives system calls that wait for the guard's answer, and reads the threads that made them (seccomp_unotify(2))."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _GONE: Final = (errno.ENOENT, errno.EINTR)
 
 @dataclass(frozen=True)
 class Notification:
-    """A system call that waits: its number and arguments, and the thread that made it (0: one that cannot be seen)."""
+    """A system call that waits: its number, its arguments, and its thread, which is 0 where it cannot be seen."""
 
     id: int
     thread: int
@@ -49,7 +49,7 @@ class Notification:
 
 @dataclass(frozen=True)
 class Result:
-    """The call is over, and the guard says with what: a value, or the number of an error."""
+    """Ends the call with a value, or with the number of an error."""
 
     value: int = 0
     error: int = 0
@@ -57,19 +57,19 @@ class Result:
 
 @dataclass(frozen=True)
 class Continue:
-    """The kernel carries the call out as it is. What lies in the caller's memory may have changed since it was read."""
+    """Lets the kernel carry the call out as it is. The caller's memory may have changed since it was read."""
 
 
 @dataclass(frozen=True)
 class GiveDescriptor:
-    """The call ends with a new descriptor: the caller's own, of what this one of the guard's is."""
+    """Ends the call with a new descriptor, the caller's duplicate of this socket."""
 
     socket: socket.socket
     close_on_exec: bool
 
 
 class FilterListener:
-    """The guard's end of one filter. Owns its descriptor."""
+    """The guard's end of one filter, whose descriptor it owns."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -77,7 +77,7 @@ class FilterListener:
         self._poll.register(fd, select.POLLIN)
 
     def waiting(self) -> bool:
-        """Whether a call waits. Raises EOFError when nobody is left whom the filter holds."""
+        """Whether a call waits. Raises EOFError when no process is left under the filter."""
         for _, events in self._poll.poll(0):
             if events & select.POLLIN:
                 return True
@@ -85,7 +85,7 @@ class FilterListener:
         return False
 
     def receive(self) -> Notification | None:
-        """The next call; None when none waits (any more). Never blocks. Raises EOFError as ``waiting`` does."""
+        """Return the next call, None when none waits. Never blocks. Raises EOFError as ``waiting`` does."""
         if not self.waiting():  # the ioctl blocks, whatever the descriptor's flags
             return None
         buffer = bytearray(_NOTIFICATION.size)
@@ -98,34 +98,36 @@ class FilterListener:
         fields = _NOTIFICATION.unpack(buffer)
         return Notification(fields[0], fields[1], fields[3], fields[6:])
 
-    def answer(self, identifier: int, what: Result | Continue | GiveDescriptor) -> None:
-        """Let the call end or go on. A caller that is gone meanwhile is no error."""
-        match what:
+    def answer(self, identifier: int, result: Result | Continue | GiveDescriptor) -> None:
+        """Answer the call. A caller that is gone meanwhile is no error."""
+        match result:
             case Result(value, error):
-                self._tell(_SEND, _ANSWER.pack(identifier, value, -error, 0))
+                self._send(_SEND, _ANSWER.pack(identifier, value, -error, 0))
             case Continue():
-                self._tell(_SEND, _ANSWER.pack(identifier, 0, 0, _CONTINUE))
+                self._send(_SEND, _ANSWER.pack(identifier, 0, 0, _CONTINUE))
             case GiveDescriptor(sock, close_on_exec):
                 flags = os.O_CLOEXEC if close_on_exec else 0
-                given = _GIVEN.pack(identifier, _AND_SEND, sock.fileno(), 0, flags)
+                request = _GIVEN.pack(identifier, _AND_SEND, sock.fileno(), 0, flags)
                 try:
-                    self._tell(_ADD_FD, given)
-                except OSError as error:  # it has too many, or the kernel is older than 5.14
+                    self._send(_ADD_FD, request)
+                except (
+                    OSError
+                ) as error:  # the caller has too many, or the kernel is older than 5.14
                     is_old = error.errno in {errno.EINVAL, errno.ENOTTY}
                     self.answer(
                         identifier,
                         Continue() if is_old else Result(error=error.errno or errno.EMFILE),
                     )
 
-    def _tell(self, what: int, raw: bytes) -> None:
+    def _send(self, request: int, raw: bytes) -> None:
         try:
-            fcntl.ioctl(self.fd, what, raw)
+            fcntl.ioctl(self.fd, request, raw)
         except OSError as error:
             if error.errno not in _GONE:
                 raise
 
     def is_valid(self, identifier: int) -> bool:
-        """Whether this call still waits, so that its thread's number is not another's by now."""
+        """Whether this call still waits, and its thread's number does not belong to another thread by now."""
         try:
             fcntl.ioctl(self.fd, _IS_VALID, _ID.pack(identifier))
         except OSError:
@@ -133,20 +135,17 @@ class FilterListener:
         return True
 
     def close(self) -> None:
-        """Let go of it: every call that is asked about fails with ENOSYS from now on."""
+        """Close the descriptor: each call under the filter that needs an answer fails with ENOSYS from now on."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
-# The threads whose system calls wait for the guard: their memory, their sockets, their programs' names.
-
-
 @dataclass
 class CallingThread:
-    """The thread behind a notification: its memory and its descriptors, by the right to trace it (ptrace(2)).
+    """The thread behind a notification: reads its memory and descriptors by the right to trace it (ptrace(2)).
 
-    ``is_valid`` says that the thread is still the one that called. What is read before it says so is not to be used.
+    ``is_valid`` tells whether it is still the thread that called. What was read may be used only if it is afterwards.
     """
 
     thread: int
@@ -160,19 +159,19 @@ class CallingThread:
 
     @property
     def is_ours(self) -> bool:
-        """Whether files are open to it as to the guard: not so when root started it as somebody else."""
+        """Whether it runs as the guard's user: root may have started it as another one."""
         return int(self._status(b"Uid").split()[3]) == os.geteuid()
 
     @property
     def program(self) -> str:
-        """The program's name; "" where it cannot be told."""
+        """The program's name; "" where it is not known."""
         try:
             return program_of(self.process)
         except OSError:
             return ""
 
     def read(self, address: int, length: int) -> bytes:
-        """A copy of its memory. Raises OSError: there is less (EFAULT), it is gone, or may not be traced (EPERM)."""
+        """Copy some of its memory. Raises OSError: there is less (EFAULT), it is gone, or may not be traced (EPERM)."""
         fd = os.open(f"/proc/{self.thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
         try:
             data = os.pread(fd, length, address)
@@ -186,7 +185,7 @@ class CallingThread:
         return data
 
     def write(self, address: int, data: bytes) -> None:
-        """Change its memory. Raises OSError as ``read`` does."""
+        """Write to its memory. Raises OSError as ``read`` does."""
         fd = os.open(f"/proc/{self.thread}/mem", os.O_RDWR | os.O_CLOEXEC)
         try:
             self.check()
@@ -197,7 +196,7 @@ class CallingThread:
             os.close(fd)
 
     def take(self, number: int) -> socket.socket:
-        """A duplicate of its socket with this number.
+        """Duplicate its socket with this number.
 
         Raises OSError: it has no such socket (EBADF, ENOTSOCK), or may not be traced (EPERM).
         """
@@ -214,7 +213,7 @@ class CallingThread:
             raise
 
     def _check_ownership(self, fd: int, number: int) -> None:
-        """A thread may have descriptors of its own (CLONE_FILES, clone(2)); what was taken is the process's."""
+        """Check that the duplicate is the thread's: it may have descriptors of its own (CLONE_FILES, clone(2))."""
         self.check()
         if self.thread != self.process:
             mine, its = os.fstat(fd), os.stat(f"/proc/{self.thread}/fd/{number}")
@@ -222,7 +221,7 @@ class CallingThread:
                 raise OSError(errno.EPERM, "a thread with descriptors of its own")
 
     def check(self) -> None:
-        """Raises OSError(ESRCH) when the thread is gone, and what was looked at may be another's."""
+        """Raise OSError(ESRCH) when the thread is gone: what was read may be another's."""
         if not self.is_valid():
             raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
 

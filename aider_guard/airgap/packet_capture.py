@@ -1,7 +1,7 @@
-"""What a packet on the jail's loopback interface tells: who was to be reached. Pure.
+"""Parses packets of the jail's loopback interface, and asks the kernel which of them reached a program.
 
-Headers are those of RFC 791 (IPv4), 8200 (IPv6), 9293 (TCP) and 768 (UDP). The filter keeps everything but the first
-packets of connections, and datagrams, from being copied at all: an answer of the model is thousands of packets.
+Headers are those of RFC 791 (IPv4), 8200 (IPv6), 9293 (TCP) and 768 (UDP). The socket filter passes only datagrams and
+the first packets of connections: an answer of the model is thousands of packets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EXTENSIONS: Final = (
     0,
     43,
     60,
-)  # options and routes: whoever joins a group sends ICMPv6 behind one
+)  # options and routes: a program that joins a group sends ICMPv6 behind one
 _SYN, _ACK = 0x02, 0x10
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD  # linux/if_ether.h
 PACKET_OUTGOING: Final = 4  # linux/if_packet.h
@@ -34,7 +34,7 @@ _EQUAL, _JUMP, _RETURN, _AND = 0x15, 0x05, 0x06, 0x54
 _ANCILLARY: Final = 0xFFFFF000
 _PROTOCOL, _KIND = _ANCILLARY + 0, _ANCILLARY + 4
 _COPIED_BYTES: Final = 128
-_EVERYBODY: Final = ipaddress.IPv4Address("255.255.255.255")
+_BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
 
 
 @dataclass(frozen=True)
@@ -50,35 +50,35 @@ class Packet:
 
     @property
     def sender(self) -> tuple[str, int]:
-        """Where it comes from."""
+        """The end that it comes from."""
         return self.source, self.source_port
 
     @property
     def receiver(self) -> tuple[str, int]:
-        """Where it was to go."""
+        """The end that it is sent to."""
         return self.destination, self.port
 
 
 def parse(data: bytes, ethernet_type: int) -> Packet | None:
-    """What an IP packet (without a link header) is; None for anything that reaches for nobody."""
-    silent: tuple[int, ...]
+    """Parse an IP packet without a link header; None for one that does not try to reach a program."""
+    ignored: tuple[int, ...]
     if ethernet_type == ETH_P_IP and len(data) >= 20:
         start, protocol = (data[0] & 15) * 4, data[9]
         source, destination = data[12:16], data[16:20]
-        silent = (_ICMP, _IGMP)
+        ignored = (_ICMP, _IGMP)
     elif ethernet_type == ETH_P_IPV6 and len(data) >= _IPV6_HEADER:
         start, protocol = _after_extensions(data)
         source, destination = data[8:24], data[24:40]
-        silent = (_ICMPV6,)
+        ignored = (_ICMPV6,)
     else:
         return None
-    if protocol in silent:
-        return None  # the kernel's own
+    if protocol in ignored:
+        return None  # sent by the kernel itself
     return _transported(data[start:], protocol, _text(source), _text(destination))
 
 
 def _after_extensions(data: bytes) -> tuple[int, int]:
-    """Where an IPv6 packet's own content begins, and its protocol (RFC 8200, 4)."""
+    """Where the content of an IPv6 packet begins, and its protocol (RFC 8200, 4)."""
     start, protocol = _IPV6_HEADER, data[6]
     while protocol in _EXTENSIONS and len(data) > start + 1:
         start, protocol = start + (data[start + 1] + 1) * 8, data[start]
@@ -96,25 +96,24 @@ def _transported(data: bytes, protocol: int, source: str, destination: str) -> P
     return Packet("tcp", source, source_port, destination, port)
 
 
-def _text(address: bytes) -> str:
-    found = ipaddress.ip_address(address)
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return str(mapped or found)
+def _text(packed: bytes) -> str:
+    address = ipaddress.ip_address(packed)
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def is_loopback(address: str) -> bool:
-    """Whether it is the jail's own."""
+    """Whether this is a loopback address."""
     return ipaddress.ip_address(address).is_loopback
 
 
 def is_for_one(address: str) -> bool:
-    """Whether it is for one receiver: not for a group, or for everybody."""
-    found = ipaddress.ip_address(address)
-    return not found.is_multicast and found != _EVERYBODY
+    """Whether this is the address of one receiver: no group and no broadcast."""
+    value = ipaddress.ip_address(address)
+    return not value.is_multicast and value != _BROADCAST
 
 
 def filter_program() -> bytes:
-    """Which packets a tap is to see: outgoing ones, of TCP only those that begin a connection, no ICMP and no IGMP."""
+    """Return the socket filter: outgoing packets, of TCP only those that begin a connection, no ICMP, no IGMP."""
     code = [
         _step(_LOAD_WORD, _KIND),
         _step(_EQUAL, PACKET_OUTGOING, no=16),
@@ -143,21 +142,21 @@ def _step(code: int, value: int, *, yes: int = 0, no: int = 0) -> bytes:
     return struct.pack("HBBI", code, yes, no, value)
 
 
-# Who takes what a program in a network namespace sends: somebody inside, or nobody, though somebody outside would.
-
 _KINDS: Final[tuple[Kind, ...]] = ("tcp", "udp")
 
 
 class ListenerLookup:
-    """Asks the kernel about one packet at a time, and reads its tables where it does not answer.
+    """Finds out whether a packet reached a program inside, or would have reached one outside.
+
+    It asks the kernel, and reads the tables of sockets where the kernel does not answer.
 
     Args:
-        inside: a socket of airgap/diag.py of the inside; it stays its owner's.
-        inside_tables: /proc/net/tcp and its like, of the inside.
-        known: somebody who waits inside, of each kind: whether the kernel answers is found by asking for them.
+        inside: a ``diag_socket`` of the network inside; it stays its owner's.
+        inside_tables: open files of /proc/net/tcp and its like, of the network inside.
+        known: for each kind a socket that waits inside; asking for it shows whether the kernel answers.
 
     Raises:
-        OSError: nothing can be asked about this machine.
+        OSError: the kernel cannot be asked about this machine.
     """
 
     def __init__(
@@ -170,25 +169,25 @@ class ListenerLookup:
         }
 
     def close(self) -> None:
-        """Ask no more. Twice is no error."""
+        """Close the socket that asks. Twice is no error."""
         self._outside.close()
 
     def has_receiver_inside(self, packet: Packet) -> bool:
-        """Whether another program inside has got it, so that nothing was refused."""
+        """Whether a program inside received the packet, so that nothing was refused."""
         if packet.kind == "other" or not is_for_one(packet.destination):
             return False
         if packet.kind == "udp" and packet.source_port == packet.port:
-            return False  # every address leads back to whoever sends from the port it sends to
+            return False  # every address leads back to the sender where both ports are the same
         if packet.kind in self._answered_kinds:
             return proc.has_receiver(self._inside, packet.kind, packet.sender, packet.receiver)
         if not is_loopback(packet.destination):
-            return False  # a table does not tell who waits at all addresses
+            return False  # a table does not show which sockets wait at all addresses
         names = (packet.kind, f"{packet.kind}6")
         inside = b"".join(read_open_table(self._inside_tables[name]) for name in names)
         return has_server(inside, packet.kind, packet.port)
 
     def is_server_outside(self, packet: Packet) -> bool:
-        """Whether this machine has somebody at that place."""
+        """Whether a server of this machine listens where the packet was sent to."""
         if packet.kind == "other":
             return False
         if packet.kind in self._answered_kinds:

@@ -1,4 +1,4 @@
-"""The names of programs, their sockets, and who is near whom, as Linux tells it (proc(5))."""
+"""Finds the program behind a connection or a datagram, and asks the kernel about sockets (proc(5), sock_diag(7))."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _WITH_VALUE: Final = ("-W", "-X", "-r", "--require", "--import")
 
 
 def display_name(arguments: Sequence[str], name: str) -> str:
-    """What a program is called: its file, or the script or module that an interpreter runs. Printable, and short.
+    """Return a program's name: that of its file, or of the script or module that an interpreter runs.
 
-    *name* is what the system calls it, for processes that have no arguments.
+    It is short and printable. *name* is the kernel's name for it, used where there are no arguments.
     """
     program = os.path.basename(arguments[0].rstrip("/")).lstrip("-") if arguments else ""
     if _INTERPRETER.fullmatch(program):
@@ -54,7 +54,7 @@ def _script(arguments: Sequence[str]) -> str:
 
 
 def program_of(pid: int) -> str:
-    """The name of a process; "" where it is gone or may not be looked at."""
+    """Return the name of a process's program; "" where it is gone or may not be looked at."""
     try:
         process = psutil.Process(pid)
         with process.oneshot():
@@ -64,7 +64,7 @@ def program_of(pid: int) -> str:
 
 
 def tree(pid: int, *, proc: Path = PROC) -> Iterator[int]:
-    """A process and what it started, as far as that still has its parents, nearest first (proc_tid_children(5))."""
+    """A process and its descendants, nearest first; those that lost their parents are not among them."""
     waiting, seen = [pid], {pid}
     while waiting:
         current = waiting.pop(0)
@@ -75,14 +75,17 @@ def tree(pid: int, *, proc: Path = PROC) -> Iterator[int]:
 
 
 def children(pid: int, *, proc: Path = PROC) -> Iterator[int]:
-    """What a process's threads have started (proc_tid_children(5)); nothing where the kernel does not tell."""
+    """The processes that a process's threads started (proc_tid_children(5)); none where the kernel has no such file."""
     for file in (proc / str(pid) / "task").glob("*/children"):
         with suppress(OSError, ValueError):
             yield from map(int, file.read_text().split())
 
 
 def neighbours(pid: int, *, proc: Path = PROC) -> Iterator[int]:
-    """All processes that may be looked at in the network of this one, newest first: daemons have left its tree."""
+    """The processes in the network of this one, newest first, as far as they may be looked at.
+
+    Daemons are among them, which have left its tree.
+    """
     with suppress(OSError):
         network = os.stat(proc / str(pid) / "ns" / "net").st_ino
         numbers = [int(entry.name) for entry in os.scandir(proc) if entry.name.isdigit()]
@@ -93,43 +96,41 @@ def neighbours(pid: int, *, proc: Path = PROC) -> Iterator[int]:
 
 
 def only_program(pid: int, *, proc: Path = PROC) -> str:
-    """The one program besides a process in its network, shells aside; "" where there are several.
+    """Return the only other program in the network of a process, not counting shells; "" where there are several.
 
-    Whoever sent a packet there a moment ago was it, as long as the process itself tells of its own (the audit hook).
-    With none besides, it is the program of that process. One that waits for a child may have sent it all the same.
+    It must have sent the packet that was seen there, as the process itself reports its own (the audit hook). Without
+    another program it is that of the process. A program that waits for a child may have sent the packet as well.
     """
     others = [other for other in neighbours(pid, proc=proc) if other != pid]
     if not others:
         return program_of(pid)
     names: set[str] = set()
-    for one in others:
-        if not _is_shell(one, proc):
-            names.add(program_of(one))
+    for other in others:
+        if not _is_shell(other, proc):
+            names.add(program_of(other))
         if len(names) > 1:
             return ""
     return names.pop() if names else _only_script(others, proc)
 
 
 def _only_script(shells: Iterable[int], proc: Path) -> str:
-    """What the one shell runs that waits for no other; "" for what was typed."""
-    leaves = [one for one in shells if not any(child != one for child in tree(one, proc=proc))]
-    names = {program_of(one) for one in leaves}
+    """The script of the only shell that waits for no other; "" for a shell without a script."""
+    leaves = [pid for pid in shells if not any(child != pid for child in tree(pid, proc=proc))]
+    names = {program_of(pid) for pid in leaves}
     name = names.pop() if len(names) == 1 else ""
     return "" if _SHELL.fullmatch(name) else name
 
 
 def _is_shell(pid: int, proc: Path) -> bool:
-    """Whether it is one, whatever it runs; not so where that cannot be told."""
+    """Whether this is a shell, whatever it runs; False where that is not known."""
     with suppress(OSError):
         words = (proc / str(pid) / "cmdline").read_bytes().split(b"\0", 1)
         return bool(_SHELL.fullmatch(os.path.basename(os.fsdecode(words[0])).lstrip("-")))
     return False
 
 
-# One socket of a connection, or the server at a place, asked of the kernel directly (sock_diag(7)).
-#
-# /proc/net/tcp has them too, but is written anew with every connection of the machine in it: milliseconds for a
-# thousand.
+# The kernel is asked for one socket by sock_diag(7). /proc/net/tcp has it too, but each reading lists every connection
+# of the machine: milliseconds for a thousand.
 
 End = tuple[str, int]
 """An address and a port."""
@@ -149,9 +150,9 @@ _PROTOCOLS: Final = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 
 
 def diag_socket() -> socket.socket:
-    """A socket for questions about the network that this process is in now. Raises OSError where there is none.
+    """Open a socket for questions about the network that this process is in now. Raises OSError where there is none.
 
-    It keeps that network, also when it is handed to another process.
+    It stays in that network, also when another process gets it.
     """
     family: int = getattr(socket, "AF_NETLINK", -1)
     channel = socket.socket(family, socket.SOCK_RAW, _SOCK_DIAG)
@@ -160,16 +161,16 @@ def diag_socket() -> socket.socket:
 
 
 def connection_inode(channel: socket.socket, port: int, server_port: int) -> int:
-    """The number of the socket that is connected from this port of 127.0.0.1 to that one; 0 when there is none."""
-    found = _connection(channel, (_HERE, port), (_HERE, server_port))
-    return int(_ANSWER.unpack_from(found)[-1]) if found else 0
+    """Return the number of the socket that is connected from this port of 127.0.0.1 to that one; 0 without one."""
+    answer = _connection(channel, (_HERE, port), (_HERE, server_port))
+    return int(_ANSWER.unpack_from(answer)[-1]) if answer else 0
 
 
 def has_receiver(channel: socket.socket, kind: Kind, source: End, to: End) -> bool:
-    """Whether somebody takes what is sent from one end to the other: who is connected so, or else who waits there.
+    """Whether a socket receives what is sent from one end to the other: a connected one, or one that waits there.
 
-    It is the kernel's own search: who waits at all addresses, or at those of both versions, is found as a packet would
-    find it. A TCP connection that has just ended is found as well.
+    The kernel searches as it does for a packet, so sockets that wait at all addresses, or at those of both versions,
+    are found. A TCP connection that has just ended is found as well.
     """
     if kind == "udp":
         return bool(_ask(channel, kind, source, to))
@@ -177,46 +178,43 @@ def has_receiver(channel: socket.socket, kind: Kind, source: End, to: End) -> bo
 
 
 def has_server(channel: socket.socket, kind: Kind, place: End) -> bool:
-    """Whether somebody waits at this place for whoever comes."""
-    nobody = "::" if ":" in place[0] else "0.0.0.0"  # noqa: S104  # no end of any connection
-    return has_receiver(channel, kind, (nobody, 0), place)
+    """Whether a server waits at this place for any sender."""
+    any_sender = "::" if ":" in place[0] else "0.0.0.0"  # noqa: S104  # no end of any connection
+    return has_receiver(channel, kind, (any_sender, 0), place)
 
 
 def _connection(channel: socket.socket, own: End, other: End) -> bytes:
-    """The end of a TCP connection, for ``_ANSWER``; empty where there is none: a listener at that port is not meant."""
-    found = _ask(channel, "tcp", own, other)
+    """One end of a TCP connection, for ``_ANSWER``; empty without one, also where a server listens at the port."""
+    answer = _ask(channel, "tcp", own, other)
     ports = own[1].to_bytes(2, "big") + other[1].to_bytes(2, "big")
-    return found if found and _ANSWER.unpack_from(found)[4][:4] == ports else b""
+    return answer if answer and _ANSWER.unpack_from(answer)[4][:4] == ports else b""
 
 
 def _ask(channel: socket.socket, kind: Kind, own: End, other: End) -> bytes:
-    """What the kernel tells of one socket, for ``_ANSWER``; empty when there is none.
+    """Ask the kernel for one socket: its answer, for ``_ANSWER``; empty when there is none.
 
-    Of UDP it takes the ends the other way round (udp_dump_one, net/ipv4/udp_diag.c).
+    For UDP it takes the ends the other way round (udp_dump_one, net/ipv4/udp_diag.c).
     """
     family = socket.AF_INET6 if ":" in own[0] else socket.AF_INET
     packed = (socket.inet_pton(family, host).ljust(16, b"\0") for host, _ in (own, other))
     ports = (port.to_bytes(2, "big") for _, port in (own, other))
-    one = _SOCKET.pack(*ports, *packed, _LOOPBACK_INDEX, _NO_COOKIE, _NO_COOKIE)
-    asked = _KIND.pack(family, _PROTOCOLS[kind], 0, _ALL_STATES) + one
+    ends = _SOCKET.pack(*ports, *packed, _LOOPBACK_INDEX, _NO_COOKIE, _NO_COOKIE)
+    request = _KIND.pack(family, _PROTOCOLS[kind], 0, _ALL_STATES) + ends
     try:
-        channel.send(_HEADER.pack(_HEADER.size + len(asked), _BY_FAMILY, _REQUEST, 0, 0) + asked)
+        channel.send(
+            _HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _REQUEST, 0, 0) + request
+        )
         answer = channel.recv(4096)
     except OSError:
         return b""
-    is_one = len(answer) >= _HEADER.size + _ANSWER.size
-    return answer[_HEADER.size :] if is_one and _kind(answer) == _BY_FAMILY else b""
+    if len(answer) < _HEADER.size + _ANSWER.size or _HEADER.unpack_from(answer)[1] != _BY_FAMILY:
+        return b""
+    return answer[_HEADER.size :]
 
 
-def _kind(answer: bytes) -> int:
-    return int(_HEADER.unpack_from(answer)[1])
-
-
-# Which program is at the other end of a connection on this machine, or asked for a name.
-#
-# Linux: the kernel tells the socket's number (airgap/diag.py, or ``/proc/PID/net``, proc_pid_net(5)), and whose it is
-# stands in ``/proc/PID/fd``. Elsewhere it stays unknown: the system tells connections only process by process, which
-# takes longer than a loop may wait.
+# On Linux a connection's program is found by the socket's number, which the kernel or ``/proc/PID/net`` tells, and
+# ``/proc/PID/fd``. Elsewhere it stays unknown: the system lists connections only process by process, which takes longer
+# than a loop may wait.
 
 SEARCH_SECONDS: Final = 0.02
 BUDGET_SECONDS: Final = 0.1
@@ -224,11 +222,11 @@ BUDGET_SHARE: Final = 0.1
 
 
 class Peers:
-    """Names the programs at the other end of connections, and takes no more than a tenth of its thread's time.
+    """Names the programs behind connections and datagrams; takes no more than a tenth of its thread's time.
 
-    ``root`` gives the process whose tree and network are looked at, 0 when there is none; ``diag`` is a socket of
-    airgap/diag.py made in that network, without which its table is read. A search ends after ``search_seconds`` of
-    work: on a busy machine the time in which others had the processor finds nobody.
+    ``root`` gives the process whose tree and network are searched, 0 when there is none; ``diag`` is a ``diag_socket``
+    made in that network, without which its table is read. A search ends after ``search_seconds`` of the thread's own
+    work: time in which other programs had the processor does not count.
     """
 
     def __init__(
@@ -251,18 +249,18 @@ class Peers:
         self._credited_at = clock()
 
     def program(self, port: int, server_port: int) -> str:
-        """The program that has *port* and is connected to *server_port*; "" where that cannot be told in time."""
+        """Return the program that is connected from *port* to *server_port*; "" where it is not found in time."""
 
         def inode(root: int, until: float) -> int:
             if self._diag is not None:
                 return connection_inode(self._diag, port, server_port)
-            found = self._rows(root, "tcp", port, until)
-            return next((row.inode for row in found if row.remote_port == server_port), 0)
+            connections = self._rows(root, "tcp", port, until)
+            return next((row.inode for row in connections if row.remote_port == server_port), 0)
 
         return self._in_budget(lambda until: self._holder_of(inode, until))
 
     def asker(self, port: int) -> str:
-        """The program that sent a datagram from *port* and waits for the answer; "" as for ``program``."""
+        """Return the program that sent a datagram from *port* and waits for the answer; "" as for ``program``."""
 
         def inode(root: int, until: float) -> int:
             return next((row.inode for row in self._rows(root, "udp", port, until)), 0)
@@ -270,7 +268,7 @@ class Peers:
         return self._in_budget(lambda until: self._holder_of(inode, until))
 
     def only(self) -> str:
-        """The only program there is (``only_program``); "" where that cannot be told, or not in time."""
+        """Return the only program inside (``only_program``); "" where there are several, or the time is used up."""
         root = self._root()
         return self._in_budget(lambda _until: only_program(root, proc=self._proc)) if root else ""
 
@@ -296,6 +294,6 @@ class Peers:
         if not inode:
             return ""
         for pids in (tree(root, proc=proc), neighbours(root, proc=proc)):
-            if found := holder(inode, pids, until=until, proc=proc, clock=self._worked):
-                return program_of(found)
+            if pid := holder(inode, pids, until=until, proc=proc, clock=self._worked):
+                return program_of(pid)
         return ""

@@ -1,7 +1,7 @@
-"""The proxy that refuses: programs that honour proxy variables are told at once that there is no way out, and why.
+"""An HTTP proxy that refuses every request: programs that use proxy variables fail at once and are told why.
 
-What they wanted to reach stands in the first line of what they send: ``CONNECT host:port`` for TLS, and the whole
-address for plain HTTP (RFC 9112, 3.2).
+The first line of a request names the place: ``CONNECT host:port`` for TLS, the whole address for plain HTTP (RFC 9112,
+3.2).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from aider_guard.core.egress import Attempt, Place, parse_place
 from aider_guard.loop import READ, Loop
 
 DEADLINE: Final = "refusing proxy"
-"""The name of the proxy's instants in its loop."""
+"""The name of the proxy's deadline in the loop."""
 MOST_CLIENTS: Final = 64
 CLIENT_SECONDS: Final = 5.0
 HEAD_BYTES: Final = 4096
 _LINGER_BYTES: Final = 1 << 18
 _ACCEPTS_AT_ONCE: Final = 16
-_REST_SECONDS: Final = 0.5
+_PAUSE_SECONDS: Final = 0.5
 _PORTS: Final = {b"http": b"80", b"ws": b"80", b"https": b"443", b"wss": b"443", b"ftp": b"21"}
 _LINE: Final = re.compile(rb"([!-~]+) ([!-~]+) HTTP/\d\.\d\r?\Z")
 _ABSOLUTE: Final = re.compile(
@@ -34,11 +34,11 @@ _ABSOLUTE: Final = re.compile(
 
 
 def requested_place(line: bytes) -> Place | None:
-    """What a proxy is asked for in the first line of a request, without its newline; None when that is no place."""
-    found = _LINE.match(line)
-    if found is None:
+    """Return the place that the first line of a request names; None when it names none. *line* has no newline."""
+    match = _LINE.match(line)
+    if match is None:
         return None
-    method, target = found.groups()
+    method, target = match.groups()
     if method != b"CONNECT":
         target = _authority(target)
     try:
@@ -48,16 +48,16 @@ def requested_place(line: bytes) -> Place | None:
 
 
 def _authority(target: bytes) -> bytes:
-    """Host and port of an absolute address, the port being the scheme's where it names none; else nothing."""
-    found = _ABSOLUTE.match(target)
-    if found is None:
+    """Host and port of an absolute address, with the scheme's port where it has none; empty for any other."""
+    match = _ABSOLUTE.match(target)
+    if match is None:
         return b""
-    port = found["port"] or _PORTS.get(found["scheme"].lower(), b"")
-    return found["host"] + b":" + port
+    port = match["port"] or _PORTS.get(match["scheme"].lower(), b"")
+    return match["host"] + b":" + port
 
 
 def refusal(place: Place | None) -> bytes:
-    """The whole answer. Most clients show the reason phrase and not the body."""
+    """Return the whole response. Most clients show the reason phrase and not the body."""
     if place is None:
         status, body = "400 Bad Request", "aider-guard: this is no request to a proxy.\n"
     else:
@@ -83,10 +83,10 @@ class _Connection:
 
 
 class RefusingProxy:
-    """Refuses in the guard's loop, and reports what was asked for.
+    """Serves from the guard's loop, refuses each request, and reports the place that it names.
 
-    Whoever runs the loop calls ``tidy`` when the instant ``DEADLINE`` has come. With too many guests at once the
-    oldest goes. ``program`` names the program behind a connection: it is given the peer's port and the proxy's.
+    The owner of the loop calls ``on_deadline``. With too many clients at once the oldest is dropped. ``program`` names
+    the program behind a connection, from the peer's port and the proxy's.
     """
 
     def __init__(
@@ -109,31 +109,29 @@ class RefusingProxy:
         loop.watch(listener.fileno(), READ, lambda _events: self._accept())
 
     def close(self) -> None:
-        """Let go of everybody; the listener stays its owner's. Twice is no error."""
+        """Drop all clients; the listener stays its owner's. Twice is no error."""
         self._loop.cancel(DEADLINE)
         self._loop.forget(self._listener.fileno())
         for client in list(self._clients.values()):
             self._drop(client)
 
     def on_deadline(self, deadline: str) -> bool:
-        """Take an instant of the loop's; False when it is none of the proxy's."""
+        """Handle a deadline of the loop; False when it is not the proxy's."""
         if deadline != DEADLINE:
             return False
         self.tidy()
         return True
 
     def tidy(self) -> None:
-        """Drop who is past its time, and take new guests again if that had to rest."""
+        """Drop the clients whose time is over, and accept again if that was paused."""
         now = self._clock()
-        for client in [one for one in self._clients.values() if one.until <= now]:
+        for client in [client for client in self._clients.values() if client.until <= now]:
             self._drop(client)
         self._loop.change(self._listener.fileno(), READ)
-        self._wake_for_the_oldest()
+        self._set_deadline()
 
     def _accept(self) -> None:
-        for _ in range(
-            _ACCEPTS_AT_ONCE
-        ):  # who floods us must not keep the loop from its other work
+        for _ in range(_ACCEPTS_AT_ONCE):  # a flood must not keep the loop from its other work
             try:
                 connection, (_, port, *_) = self._listener.accept()
             except BlockingIOError:
@@ -141,15 +139,15 @@ class RefusingProxy:
             except ConnectionAbortedError:
                 continue  # it went away before it was accepted
             except OSError:
-                self._rest()
+                self._pause()
                 return
             self._admit(connection, port)
-        self._wake_for_the_oldest()
+        self._set_deadline()
 
-    def _rest(self) -> None:
-        """There are no descriptors, say: the listener stays ready, and would be asked again and again."""
+    def _pause(self) -> None:
+        """Pause accepting, where there are no descriptors, say: the loop would be woken again and again."""
         self._loop.change(self._listener.fileno(), 0)
-        self._loop.at(DEADLINE, self._clock() + _REST_SECONDS)
+        self._loop.at(DEADLINE, self._clock() + _PAUSE_SECONDS)
 
     def _admit(self, connection: socket.socket, port: int) -> None:
         if len(self._clients) >= MOST_CLIENTS:
@@ -159,7 +157,7 @@ class RefusingProxy:
         self._clients[connection.fileno()] = client
         self._loop.watch(connection.fileno(), READ, lambda _events: self._receive(client))
 
-    def _wake_for_the_oldest(self) -> None:
+    def _set_deadline(self) -> None:
         if self._clients and DEADLINE not in self._loop.deadlines:
             self._loop.at(DEADLINE, next(iter(self._clients.values())).until)
 
@@ -170,7 +168,7 @@ class RefusingProxy:
         except BlockingIOError:
             return
         except OSError:
-            received = b""  # it was reset: nobody waits for an answer
+            received = b""  # it was reset: the client waits for no answer
         if not received:
             self._drop(client)
         elif client.linger_bytes:
@@ -183,7 +181,7 @@ class RefusingProxy:
 
     def _refuse(self, client: _Connection, place: Place | None) -> None:
         if place is not None:
-            # It waits for our answer, so its socket is still there to be found.
+            # The client waits for the answer, so its socket can still be found.
             program = self._program(client.port, self._server_port)
             self._report(Attempt(place.host, place.port, "tcp", program))
         try:
@@ -196,7 +194,7 @@ class RefusingProxy:
         client.linger_bytes = _LINGER_BYTES
 
     def _linger(self, client: _Connection, received_bytes: int) -> None:
-        """Closing with bytes unread resets the connection, and the answer may be lost with it (RFC 9112, 9.6)."""
+        """Read on: closing with bytes unread resets the connection, and the answer may be lost (RFC 9112, 9.6)."""
         client.linger_bytes -= received_bytes
         if client.linger_bytes <= 0:
             self._drop(client)

@@ -1,4 +1,4 @@
-"""Where a program in the seccomp layer may go, and who is told when it may not."""
+"""Decides which places a program in the seccomp layer may connect to, and reports those that it may not."""
 
 from __future__ import annotations
 
@@ -20,11 +20,6 @@ from aider_guard.airgap.sockets import Internet
 from aider_guard.core.egress import Attempt, Protocol
 from aider_guard.proc_net import LISTENING, PROC, IpAddress, Kind, read_tables, rows
 
-# Servers that the programs in the air gap have themselves: they may be reached from inside, those of others not.
-#
-# Each socket is known by its number (inode). Whose packets go where is the kernel's to decide; so a port is the tree's
-# own when every socket that could answer there is.
-
 Server = tuple[IpAddress, int]
 """The address that a socket is bound to, and its number."""
 
@@ -41,31 +36,35 @@ _MOST_BYTES: Final = 1 << 16
 
 
 class OwnServers:
-    """The numbers of the sockets that were listened on or bound inside; the oldest are forgotten beyond 65,536."""
+    """Knows which servers are those of programs inside, which may be reached from inside, unlike those of others.
+
+    A socket is known by its number (inode). The kernel decides which one gets a packet, so a port is the programs' own
+    when every socket that could answer there is. Beyond 65,536 the oldest are forgotten.
+    """
 
     def __init__(self, servers: Callable[[Kind, int], Iterable[Server]] | None = None) -> None:
         self._inodes: dict[int, None] = {}
         self._servers = on_port if servers is None else servers
 
     def add(self, fd: int) -> None:
-        """This socket is of a program inside."""
+        """Remember a socket of a program inside."""
         self._inodes[os.fstat(fd).st_ino] = None
         while len(self._inodes) > _MOST:
             del self._inodes[next(iter(self._inodes))]
 
     def at(self, kind: Kind, address: str, port: int) -> Literal["own", "others", "none"]:
-        """Whose server answers at this loopback address."""
+        """Tell whose server answers at this loopback address."""
         wanted = ipaddress.ip_address(address)
-        found = [inode for bound, inode in self._servers(kind, port) if answers(bound, wanted)]
-        if not found:
+        inodes = [inode for bound, inode in self._servers(kind, port) if answers(bound, wanted)]
+        if not inodes:
             return "none"
-        return "own" if all(inode in self._inodes for inode in found) else "others"
+        return "own" if all(inode in self._inodes for inode in inodes) else "others"
 
 
 def answers(bound: IpAddress, wanted: IpAddress) -> bool:
-    """Whether a socket that is bound to one address may get what is sent to the other.
+    """Whether a socket that is bound to one address may receive what is sent to the other.
 
-    One that is bound to every IPv6 address may take IPv4 too: it counts, whether it does or not.
+    A socket that is bound to every IPv6 address counts for IPv4 as well, whether it takes it or not.
     """
     bound = getattr(bound, "ipv4_mapped", None) or bound
     if bound.is_unspecified:
@@ -74,10 +73,9 @@ def answers(bound: IpAddress, wanted: IpAddress) -> bool:
 
 
 def on_port(kind: Kind, port: int) -> list[Server]:
-    """The sockets of this machine that wait on the port.
+    """Return the sockets of this machine that wait on the port.
 
-    For TCP the kernel is asked for those alone: its table is of every connection, and takes milliseconds to look
-    through, however few there are.
+    For TCP the kernel is asked for listening sockets only: reading its table of all connections takes milliseconds.
     """
     if kind == "tcp":
         try:
@@ -89,23 +87,25 @@ def on_port(kind: Kind, port: int) -> list[Server]:
                 ]
         except OSError:
             pass  # a kernel without sock_diag(7)
-    states = (LISTENING,) if kind == "tcp" else ()  # an unconnected sender may be answered, too
-    found = rows(read_tables(PROC / "net", kind), port, *states)
-    return [(row.address, row.inode) for row in found]
+    states = (LISTENING,) if kind == "tcp" else ()  # a UDP sender may be answered, too
+    table = read_tables(PROC / "net", kind)
+    return [(row.address, row.inode) for row in rows(table, port, *states)]
 
 
 def _listening(channel: socket.socket, family: int, port: int) -> Iterator[Server]:
-    """Ask the kernel (sock_diag(7)). Raises OSError where it does not answer."""
-    asked = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, _LISTENING, port.to_bytes(2, "big"))
-    channel.send(_HEADER.pack(_HEADER.size + len(asked), _BY_FAMILY, _REQUEST_DUMP, 0, 0) + asked)
+    """Ask the kernel for listening sockets (sock_diag(7)). Raises OSError where it does not answer."""
+    request = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, _LISTENING, port.to_bytes(2, "big"))
+    channel.send(
+        _HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _REQUEST_DUMP, 0, 0) + request
+    )
     while True:
         for kind, body in _messages(channel.recv(_MOST_BYTES)):
             if kind == _DONE:
                 return
             if kind == _ERROR:
                 raise OSError("sock_diag")
-            at, address, inode = _ANSWER.unpack_from(body)
-            if at == port.to_bytes(2, "big"):
+            bound_port, address, inode = _ANSWER.unpack_from(body)
+            if bound_port == port.to_bytes(2, "big"):
                 size = 4 if family == socket.AF_INET else 16
                 yield ipaddress.ip_address(address[:size]), inode
 
@@ -117,16 +117,15 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         data = data[max(_HEADER.size, length + 3 & ~3) :]
 
 
-# Sockets in the file system that a program inside asks for: found as it would find them, and those of daemons refused.
-#
-# What is opened is what is judged and what is connected to, so that nothing can be changed in between.
+# The file of a Unix socket is opened once, judged, and connected to by that descriptor, so that it cannot be exchanged
+# in between.
 
 _DELETED = " (deleted)"  # what the kernel adds to the path of a file without a name
 
 
 @dataclass(frozen=True)
 class HeldFile:
-    """A file that is held open: where it really is, and a path that leads to it whatever is renamed."""
+    """A file that is held open: its real path, and a path that leads to it even when files are renamed."""
 
     real_path: str
     through: str
@@ -135,10 +134,10 @@ class HeldFile:
 
 
 class MaskedSockets:
-    """The daemons' sockets, by path and by number: a second name of one, or another mount, is the same socket.
+    """The sockets of daemons, known by path and by number: a socket may have a second name, or another mount.
 
-    ``paths`` are real paths of sockets, or of folders with all that is in them. Numbers are learned at the start and
-    whenever they are asked for: one that was moved away is still known.
+    ``paths`` are real paths of sockets, or of folders of them. Their numbers are read at the start and at each
+    question, so that a socket that was moved away is still known.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -146,11 +145,11 @@ class MaskedSockets:
         self._numbers: set[tuple[int, int]] = set()
         self._read_numbers()
 
-    def __contains__(self, found: HeldFile) -> bool:
+    def __contains__(self, file: HeldFile) -> bool:
         self._read_numbers()
-        path = found.real_path.removesuffix(_DELETED)
+        path = file.real_path.removesuffix(_DELETED)
         named = any(path == masked or path.startswith(masked + "/") for masked in self._paths)
-        return named or found.number in self._numbers
+        return named or file.number in self._numbers
 
     def _read_numbers(self) -> None:
         for path in self._paths:
@@ -164,7 +163,7 @@ class MaskedSockets:
 
 @contextlib.contextmanager
 def open_as_caller(path: bytes, caller: CallingThread) -> Iterator[HeldFile]:
-    """Find the file as the caller would, from its root and folder. Raises OSError as a connection would."""
+    """Open the file as the caller would, from its root and folder. Raises OSError as a connection would."""
     fd = os.open(_path_for_guard(path, caller), os.O_PATH | os.O_CLOEXEC)
     try:
         caller.check()
@@ -175,7 +174,7 @@ def open_as_caller(path: bytes, caller: CallingThread) -> Iterator[HeldFile]:
 
 
 def _path_for_guard(path: bytes, caller: CallingThread) -> bytes:
-    """``/proc/self`` is the guard's own for the guard."""
+    """The caller's path as the guard can open it: the guard has another root, folder and ``/proc/self``."""
     itself = b"/proc/%d/" % caller.process
     for prefix in (b"/proc/self/", b"/proc/thread-self/", b"/dev/fd/"):
         if path.startswith(prefix):
@@ -196,7 +195,7 @@ Endpoint = tuple[str, int]
 
 
 def kind_of(sock: socket.socket) -> Kind | None:
-    """What this internet socket speaks; None for what has no ports that are known here."""
+    """Return the protocol of an internet socket; None for one other than TCP and UDP."""
     match sock.type, sock.proto:
         case socket.SOCK_STREAM, (socket.IPPROTO_TCP | 262):  # MPTCP, linux/in.h
             return "tcp"
@@ -207,10 +206,10 @@ def kind_of(sock: socket.socket) -> Kind | None:
 
 @dataclass
 class EgressRules:
-    """What is let through: the guard's listeners, allowed places by way of their relays, and the tree's own servers.
+    """What programs inside may reach: the guard's listeners, allowed places by their relays, and their own servers.
 
-    ``redirects`` goes from a host's name or address and a port to the address and port to connect to instead. ``dns``
-    is where names are answered. ``abstract`` says which abstract Unix sockets may be reached.
+    ``redirects`` maps a host's name or address and a port to the address and port to connect to instead. ``dns`` is the
+    address of the name server. ``abstract`` tells which abstract Unix sockets may be reached.
     """
 
     redirects: Mapping[Endpoint, Endpoint]
@@ -221,10 +220,10 @@ class EgressRules:
     report: Callable[[Attempt], None] = lambda _attempt: None
     own_servers: OwnServers = field(default_factory=OwnServers)
     ports: set[int] = field(default_factory=set)
-    """Of the guard's listeners on 127.0.0.1."""
+    """The ports of the guard's listeners on 127.0.0.1."""
 
     def route(self, kind: Kind, to: Internet) -> Internet | Literal["absent", "refused"]:
-        """Where a connection for there goes; "absent" when nothing is there and nothing is to be told."""
+        """Return where to connect instead; "absent" where no server is, which is not reported, else "refused"."""
         name = self.names.name_of(to.address)
         if kind == "tcp":
             for host in (name, to.address):
@@ -244,21 +243,21 @@ class EgressRules:
         return "refused"
 
     def refuse(self, host: str, port: int, protocol: Protocol, caller: CallingThread) -> None:
-        """Tell that somebody tried."""
+        """Report an attempt of the caller."""
         name = "".join(c if c.isprintable() else "\ufffd" for c in self.names.name_of(host))
         self.report(Attempt(name, port, protocol, caller.program))
 
-    def refuses_file(self, found: HeldFile, caller: CallingThread) -> bool:
-        """Whether this is a daemon's socket; if so, it is told."""
-        if found not in self.masked:
+    def refuses_file(self, file: HeldFile, caller: CallingThread) -> bool:
+        """Whether this is a daemon's socket; if so, the attempt is reported."""
+        if file not in self.masked:
             return False
-        self.refuse(found.real_path, 0, "unix", caller)
+        self.refuse(file.real_path, 0, "unix", caller)
         return True
 
     def refuses_abstract(self, name: bytes, caller: CallingThread) -> bool:
-        """Whether this abstract name is not to be reached; if so, it is told, with a leading @.
+        """Whether this abstract name must not be reached; if so, it is reported with a leading @.
 
-        Not that of an X server: whoever shows a window tries it first, and goes on to the file.
+        That of an X server is not reported: programs with a window try it first, and go on to the file.
         """
         text = name.decode(errors="replace")
         if self.abstract(text):
@@ -269,6 +268,7 @@ class EgressRules:
 
 
 def _is_of_this_machine(address: str) -> bool:
-    """Whether one of its interfaces has it: what is sent there from the loopback comes by the loopback."""
-    every = (one.address for found in psutil.net_if_addrs().values() for one in found)
-    return any(one.partition("%")[0] == address for one in every)
+    """Whether an interface of this machine has the address: packets to it stay on the loopback interface."""
+    interfaces = psutil.net_if_addrs().values()
+    own = (entry.address for entries in interfaces for entry in entries)
+    return any(text.partition("%")[0] == address for text in own)

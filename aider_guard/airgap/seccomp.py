@@ -1,6 +1,7 @@
-"""The layer for systems that forbid namespaces: the kernel asks the guard about each call that could lead out.
+"""The air gap by a filter of system calls, for systems that forbid namespaces: the guard answers each risky call.
 
-The guard serves from its loop. When it ends, by whatever means, every such call fails with ENOSYS.
+The kernel stops a call that could lead out until the guard, which serves from its loop, has answered. When the guard
+ends, by whatever means, such calls fail with ENOSYS.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from functools import partial
 from typing import Final, Literal
 
 from aider_guard.airgap import bpf, kernel, sockets
-from aider_guard.airgap import kernel as airgap_kernel
 from aider_guard.airgap.dns import NameServer, NameTable
 from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Enter, ProgramFinder
 from aider_guard.airgap.kernel import KEPT
@@ -38,25 +38,22 @@ from aider_guard.core.egress import Attempt, Place
 from aider_guard.loop import WRITE, Loop
 from aider_guard.proc_net import PROC
 
-# How a fork enters the seccomp layer, and how the guard gets its end of the filter.
-#
-# The filter's listener (seccomp_unotify(2)) comes into being in the fork, and from then on the fork's own sendmsg(2)
-# waits for the guard. So a second thread, which began before the filter and is not held by it, sends the descriptor; it
-# has ended before the program starts. The guard finds it in its socket whenever it looks.
+# The filter is installed in the fork, which gets its listener (seccomp_unotify(2)) and must send it to the guard. From
+# then on the fork's own sendmsg(2) waits for the guard, so a second thread sends the descriptor: it began before the
+# filter, which does not hold it, and ends before the program starts.
 
 # linux/seccomp.h
 _NEW_LISTENER: Final = 1 << 3
-_WAIT_KILLABLE: Final = (
-    1 << 5
-)  # from Linux 5.19 on: no signal's handler makes a call that the guard does begin anew
+# From Linux 5.19 on: a signal handler does not make a call start again that the guard is carrying out.
+_WAIT_KILLABLE: Final = 1 << 5
 _PATIENCE_SECONDS: Final = 10.0
 
 
 def install_filter(channel: socket.socket, program: bytes) -> None:
-    """In the fork: put it under the filter, and send the listener through *channel*. Raises OSError."""
+    """Run in the fork: install the filter, and send its listener through *channel*. Raises OSError."""
     kernel.forbid_new_privileges()
     kernel.keep_capabilities(KEPT)
-    airgap_kernel.restrict_tracing()
+    kernel.restrict_tracing()
     listeners: queue.SimpleQueue[int] = queue.SimpleQueue()
     failures: list[OSError] = []
 
@@ -79,11 +76,11 @@ def install_filter(channel: socket.socket, program: bytes) -> None:
     os.close(listener)
     if failures:
         raise failures[0]
-    airgap_kernel.allow_tracing()
+    kernel.allow_tracing()
 
 
 def receive_listener(channel: socket.socket, seconds: float = _PATIENCE_SECONDS) -> tuple[int, int]:
-    """In the guard: the listener that the fork has sent, and the fork's number. Raises OSError when there is none."""
+    """Run in the guard: receive the listener and the fork's process number. Raises OSError when none comes."""
     channel.settimeout(seconds)
     process, fds, _, _ = socket.recv_fds(channel, 16, 1, socket.MSG_CMSG_CLOEXEC)
     if not fds:
@@ -100,22 +97,20 @@ def _install(program: bytes) -> int:
         return kernel.filter_calls(program, _NEW_LISTENER)
 
 
-# Connections that programs inside wait for, while the guard serves others.
-
 _AGAIN_SECONDS: Final = 0.02
-"""After so long for each that waits a connection is tried again, which takes milliseconds."""
+"""Times the number of waiting connections: the pause before one is tried again, which takes milliseconds."""
 _MOST: Final = 128
-"""So many wait for a queue; further ones are told that it is full."""
+"""How many may wait for a full queue; further ones fail at once."""
 
 
 class PendingConnects:
-    """Owns what it is given to finish."""
+    """Answers calls whose connections take time, while the guard serves others. Owns their sockets."""
 
     def __init__(self) -> None:
         self._ends: dict[tuple[FilterListener, int], Callable[[], None]] = {}
 
     def wait(self, loop: Loop, listener: FilterListener, call: int, progress: InProgress) -> None:
-        """Answer the call when its connection has been made, or not."""
+        """Answer the call when its connection has been made or has failed."""
         sock = progress.socket
 
         def finish(_events: int) -> None:
@@ -133,7 +128,7 @@ class PendingConnects:
     def try_again(
         self, loop: Loop, listener: FilterListener, call: int, retry: RetryConnect
     ) -> None:
-        """Answer the call when its server has taken it, or when the program would have given up."""
+        """Answer the call when its server has accepted, or when the program would have given up."""
         until = time.monotonic() + retry.patience_seconds
         name = f"queue of {listener.fd} {call}"
 
@@ -158,7 +153,7 @@ class PendingConnects:
             loop.after(name, _AGAIN_SECONDS, attempt)
 
     def forget(self, listener: FilterListener) -> None:
-        """Let go of all that came by this listener."""
+        """Drop all connections of this listener's calls."""
         for owner, call in [key for key in self._ends if key[0] is listener]:
             self._end(owner, call)
 
@@ -166,11 +161,11 @@ class PendingConnects:
         self._ends.pop((listener, call))()
 
 
-# Processes inside whose parents have ended: the guard takes them, in the place of init.
+# The guard adopts processes inside whose parents have ended, in place of init.
 #
-# Where Yama holds (kernel.yama.ptrace_scope is 1, Ubuntu's default), the guard may look into its descendants only, and
-# a daemon that init took would have each of its calls refused. Whoever takes orphans has to wait for them, or they
-# remain as zombies; programs that were started on purpose are waited for by who started them, who needs their status.
+# With Yama (kernel.yama.ptrace_scope is 1, Ubuntu's default) the guard may trace its descendants only, and each call
+# of a daemon that init adopted would be refused. The guard must then wait for adopted processes, or they remain as zombies,
+# but not for programs that it has started: the code that started them needs their status.
 
 # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -179,7 +174,7 @@ _PR_GET_CHILD_SUBREAPER: Final = 37
 
 @contextlib.contextmanager
 def adopt_orphans() -> Iterator[None]:
-    """What loses its parent meanwhile becomes a child of this process (PR_SET_CHILD_SUBREAPER, prctl(2))."""
+    """Adopt descendants that lose their parents, for the length of a ``with`` (PR_SET_CHILD_SUBREAPER, prctl(2))."""
     prctl, before = kernel.libc().prctl, ctypes.c_int()
     prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
     prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -190,9 +185,9 @@ def adopt_orphans() -> Iterator[None]:
 
 
 def reap(started: Container[int]) -> None:
-    """Wait for the children of this process that have ended inside, but for those that it has *started*. Never blocks.
+    """Wait for children that have ended inside, except for those that this process has *started*. Never blocks.
 
-    Inside is who is held by more filters than this process. A child that is not is somebody's who waits for it.
+    A process inside is under more filters than this one. For other children their starters wait.
     """
     with contextlib.suppress(OSError):  # no children at all
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -207,7 +202,7 @@ def reap(started: Container[int]) -> None:
 
 
 def _state(process: int) -> tuple[str, int]:
-    """Its state, Z when it has ended, and how many filters hold it (Linux 5.9); "" when it is gone."""
+    """A process's state, Z when it has ended, and the number of its filters (Linux 5.9); "" when it is gone."""
     lines = ""
     with contextlib.suppress(OSError):
         lines = (PROC / str(process) / "status").read_text(errors="replace")
@@ -217,21 +212,21 @@ def _state(process: int) -> tuple[str, int]:
 
 _AT_ONCE: Final = 16
 _BUDGET_SECONDS: Final = 0.01
-"""How many calls are answered in a row, and for how long, before the terminal gets its turn."""
+"""How many calls are answered in a row, and for how long, before the loop serves the terminal."""
 _QUEUE: Final = 128
 _HERE: Final = "127.0.0.1"
 
 
 class SeccompGap:
-    """Implements ``gap.Gap`` by a filter of system calls. Owns its sockets.
+    """Implements ``Gap`` by a filter of system calls. Owns its sockets.
 
     Args:
-        names: of whom attempts tell.
-        allowed: places that are let through: each is reached by a relay of its own.
-        masked: real paths of sockets, or of folders of them, that are not to be reached.
-        abstract: which abstract Unix sockets may be reached, by their name. None by default: nobody can tell
-            whose they are, and a network namespace holds them all.
-        machine: as uname(2) calls it.
+        names: the names that addresses inside stand for.
+        allowed: places that may be reached, each by a relay of its own.
+        masked: real paths of sockets, or of folders of them, that must not be reached.
+        abstract: whether an abstract Unix socket may be reached, by its name. None by default: their owners are not
+            known, and a network namespace keeps programs from all of them.
+        machine: the machine's name, as in uname(2).
 
     Raises:
         OSError: the numbers of this machine's system calls are not known, or it has no sockets left.
@@ -264,8 +259,8 @@ class SeccompGap:
                 contextlib.closing(NameServer([dns], names, allowed))
             )
             relays = [(stack.enter_context(_listener()), place) for place in allowed]
-            self._relays = tuple((one.fileno(), place) for one, place in relays)
-            redirects = {_key(place): one.getsockname() for one, place in relays}
+            self._relays = tuple((sock.fileno(), place) for sock, place in relays)
+            redirects = {_key(place): sock.getsockname() for sock, place in relays}
             self._rules = EgressRules(
                 redirects, dns.getsockname(), names, MaskedSockets(masked), abstract
             )
@@ -278,7 +273,7 @@ class SeccompGap:
 
     @property
     def layer(self) -> Literal["seccomp"]:
-        """The second best."""
+        """See ``Gap``."""
         return "seccomp"
 
     @property
@@ -287,7 +282,7 @@ class SeccompGap:
         return self._relays
 
     def listen(self) -> tuple[int, int]:
-        """See ``Gap``: a socket of this machine's loopback, that programs inside may reach."""
+        """See ``Gap``: a socket of this machine that programs inside may reach."""
         listener = _listener()
         port: int = listener.getsockname()[1]
         self._rules.ports.add(port)
@@ -295,7 +290,7 @@ class SeccompGap:
 
     @contextlib.contextmanager
     def entering(self) -> Iterator[Enter]:
-        """See ``Gap``. What runs inside from earlier on is served as before."""
+        """See ``Gap``. Programs that are inside already are served as before."""
         if not self._is_prepared:
             self._owned.enter_context(kernel.forbid_tracing())
             self._owned.enter_context(adopt_orphans())
@@ -317,7 +312,7 @@ class SeccompGap:
         report: Callable[[Attempt], None],
         programs: ProgramFinder = UNKNOWN_PROGRAM,
     ) -> None:
-        """See ``Gap``. Without it, or before, each call that is asked about waits."""
+        """See ``Gap``. Until then each call that needs an answer waits."""
         self._loop, self._rules.report = loop, report
         for listener in self._listeners:
             self._watch(loop, listener)
@@ -325,7 +320,7 @@ class SeccompGap:
 
     @contextlib.contextmanager
     def _reap_afterwards(self) -> Iterator[None]:
-        """While it is not known yet whom the guard has started itself."""
+        """Reap nothing until the process that the guard is starting is known."""
         self._entering += 1
         try:
             yield
@@ -334,7 +329,7 @@ class SeccompGap:
         self.reap()
 
     def reap(self) -> None:
-        """See ``Gap``. What outlives the gap is left to whoever comes after the guard."""
+        """See ``Gap``. Processes that outlive the gap are adopted by the guard's own parent."""
         if not self._entering:
             reap(self._started)
 
@@ -345,7 +340,7 @@ class SeccompGap:
         self._name_server.flush()
 
     def close(self) -> None:
-        """See ``Gap``: the calls that are asked about fail with ENOSYS from now on."""
+        """See ``Gap``: calls that need an answer fail with ENOSYS from now on."""
         for listener in tuple(self._listeners):
             self._forget(listener)
         self._owned.close()

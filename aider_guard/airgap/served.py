@@ -1,4 +1,4 @@
-"""The air gap of a session as its loop serves it: the layer, the proxy that refuses, and what Aider's Python tells."""
+"""The sandbox of a session: its air gap, the proxy that refuses, and the reports of Aider's own Python, in one loop."""
 
 from __future__ import annotations
 
@@ -22,24 +22,22 @@ from aider_guard.signals import when_a_child_ends
 if TYPE_CHECKING:
     from aider_guard.airgap.proxy import RefusingProxy
 
-# Attempts by the thousand, told by the second: each new kind at once, repetitions summed.
-
 EACH_SECONDS: Final = 1.0
-"""The same attempt is told again after this long at the earliest."""
+"""The same attempt is reported again after this long at the earliest."""
 MOST_KINDS: Final = 4096
-"""So many different attempts are told apart in a session: who asks for random names costs no memory."""
+"""How many different attempts are told apart in a session: random names must not cost memory."""
 _MANY: Final = Attempt("(many others)", 0, "other")
 
 
 class AttemptBuffer:
-    """What was attempted and not told yet."""
+    """Sums repeated attempts: a new kind is reported at once, repetitions once a second with their number."""
 
     def __init__(self) -> None:
         self._reported_at: dict[Attempt, float] = {}
         self._waiting: dict[Attempt, int] = {}
 
     def add(self, attempt: Attempt, now: float) -> tuple[Attempt, ...]:
-        """What is to be told now: this attempt if it is new, and what has waited long enough."""
+        """Add an attempt; return those to report now: this one if it is new, and those that waited long enough."""
         kind = replace(attempt, count=1)
         if kind not in self._reported_at and len(self._reported_at) >= MOST_KINDS:
             kind = _MANY
@@ -48,17 +46,17 @@ class AttemptBuffer:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether something was not told yet."""
+        """Whether attempts wait to be reported."""
         return bool(self._waiting)
 
     def flush(self) -> tuple[Attempt, ...]:
-        """All that was not told yet; nothing waits afterwards."""
-        told = tuple(replace(kind, count=count) for kind, count in self._waiting.items())
+        """Return all attempts that wait; none waits afterwards."""
+        attempts = tuple(replace(kind, count=count) for kind, count in self._waiting.items())
         self._waiting.clear()
-        return told
+        return attempts
 
     def due(self, now: float) -> tuple[Attempt, ...]:
-        """What has waited long enough; it is told with this."""
+        """Return the attempts that have waited long enough; they no longer wait."""
         due = [
             kind
             for kind in self._waiting
@@ -70,11 +68,11 @@ class AttemptBuffer:
 
 
 _SUMMARY_DEADLINE = "attempts summed"
-"""The instant at which repetitions are told, though nothing new has come."""
+"""The name of the deadline at which repetitions are reported."""
 
 
 class Sandbox:
-    """What stands between Aider and everything else. Made by ``open_sandbox``."""
+    """Keeps Aider in: the air gap, and what the guard serves for it. Made by ``open_sandbox``."""
 
     def __init__(
         self,
@@ -110,21 +108,21 @@ class Sandbox:
 
     @property
     def report_fd(self) -> int:
-        """By which Aider's own Python tells where it wants to go; -1 where nothing is asked of it."""
+        """The descriptor on which Aider's own Python reports its attempts; -1 in an open network."""
         return self._sending_end.fileno() if self.gap.layer != "open" else -1
 
     @property
     def allowed(self) -> tuple[Place, ...]:
-        """What the user lets through."""
+        """The places that the user allows."""
         return self._allowed
 
     def watch(self, loop: Loop, report: Callable[[Attempt], None], root: Callable[[], int]) -> None:
-        """Serve from this loop. The same attempts are reported once a second, with their number.
+        """Serve from this loop. The same attempt is reported once a second, with its number.
 
-        *root* is the process that is Aider now, 0 without one.
+        *root* gives the process that is Aider now, 0 without one.
         """
         self._loop, self._report = loop, report
-        # Aider runs by now: what is loaded here does not delay it.
+        # Loaded here, once Aider runs, so that its start is not delayed.
         from aider_guard.airgap.proc import Peers
         from aider_guard.airgap.proxy import RefusingProxy
 
@@ -134,18 +132,18 @@ class Sandbox:
         self._audit_reports = AuditReports(self._report_socket, loop, self._add)
 
     def on_deadline(self, deadline: str) -> bool:
-        """Take a deadline of the loop's; False when it is none of ours."""
+        """Handle a deadline of the loop; False when it is not the sandbox's."""
         if deadline == _SUMMARY_DEADLINE:
             self._report_all(self._buffer.due(self._clock()))
             return True
         return self._proxy is not None and self._proxy.on_deadline(deadline)
 
     def reaping(self) -> AbstractContextManager[None]:
-        """Meanwhile who ends inside, and was left to the guard, is waited for at once. For the main thread."""
+        """Wait for orphans from inside as soon as they end, for the length of a ``with``. Main thread only."""
         return when_a_child_ends(self.gap.reap)
 
     def flush(self) -> None:
-        """Report everything that has happened until now."""
+        """Report all attempts so far at once."""
         self.gap.flush()
         self._report_all(self._buffer.flush())
 
@@ -156,7 +154,7 @@ class Sandbox:
             self._loop.at(_SUMMARY_DEADLINE, self._clock() + EACH_SECONDS)
 
     def close(self) -> None:
-        """Serve nobody any more: what still runs inside reaches nothing. Twice is no error."""
+        """Stop serving: programs that still run inside can connect to nothing. Twice is no error."""
         if self._proxy is not None:
             self._proxy.close()
         if self._audit_reports is not None:
@@ -172,7 +170,7 @@ class Sandbox:
 
 @contextmanager
 def open_sandbox(gap: Gap, allowed: Sequence[Place], because: str = "") -> Iterator[Sandbox]:
-    """Make what is served beside the gap. Raises LaunchError when that cannot be."""
+    """Open the sockets that are served beside the gap. Raises LaunchError when that fails."""
     with ExitStack() as stack:
         try:
             fd, _port = gap.listen()
@@ -195,26 +193,22 @@ def choose(
 
 @contextmanager
 def build_sandbox(selection: LayerSelection, config: Config) -> Iterator[Sandbox]:
-    """The border of the layer that was chosen.
+    """Open a sandbox with the layer that was chosen.
 
-    Raises LaunchRefusedError when the user wants one that the kernel enforces, and there is none.
+    Raises LaunchRefusedError when the user requires a layer that the kernel enforces, and there is none.
     """
     with closing(selection.finish()) as gap:
         if config.require_airgap and gap.layer not in ENFORCED:
-            raise LaunchRefusedError(_not_enforced(selection.because))
+            cause = selection.because
+            words, fix = egress_messages.in_words(cause), egress_messages.fix(cause)
+            lines = (f"{egress_messages.NOT_ENFORCED}: {words}", fix)
+            raise LaunchRefusedError("\n  ".join(filter(None, lines)))
         with open_sandbox(gap, config.allow, selection.because) as sandbox:
             yield sandbox
 
 
-def _not_enforced(because: str) -> str:
-    words, fix = egress_messages.in_words(because), egress_messages.fix(because)
-    return "\n  ".join(filter(None, (f"{egress_messages.NOT_ENFORCED}: {words}", fix)))
-
-
-# What Aider's own Python tells of itself: each attempt is one datagram, from launch/inside/listening_in.py.
-#
-# A datagram is one JSON object in ASCII, ``{"host": "example.org", "port": 443, "protocol": "tcp"}``. Whoever runs
-# inside could send others: what is none of these is left out.
+# Aider's own Python reports each attempt in one datagram (launch/inside/listening_in.py): a JSON object in ASCII,
+# ``{"host": "example.org", "port": 443, "protocol": "tcp"}``. Any program inside could send others, which are ignored.
 
 PROGRAM: Final = "aider"
 _MOST_BYTES: Final = 1024
@@ -223,12 +217,12 @@ _MOST_LETTERS: Final = 253  # a name's (RFC 1035, 2.3.4)
 
 
 def attempt_of(datagram: bytes) -> Attempt | None:
-    """The attempt that a datagram tells of; None when it is garbage."""
+    """Return the attempt that a datagram reports; None for any other datagram."""
     try:
-        told = json.loads(datagram)
+        report = json.loads(datagram)
     except (ValueError, RecursionError):
         return None
-    match told:
+    match report:
         case {
             "host": str(host),
             "port": int(port),
@@ -240,12 +234,12 @@ def attempt_of(datagram: bytes) -> Attempt | None:
 
 
 def _is_host(host: str) -> bool:
-    """Whether it may be shown: it comes to the user's terminal."""
+    """Whether it is printable: it is shown on the user's terminal."""
     return 0 < len(host) <= _MOST_LETTERS and all("!" <= letter <= "~" for letter in host)
 
 
 class AuditReports:
-    """Reads what is told, in the guard's loop. The socket stays its owner's."""
+    """Receives the reports of Aider's Python in the guard's loop. The socket stays its owner's."""
 
     def __init__(
         self, report_socket: socket.socket, loop: Loop, report: Callable[[Attempt], None]
@@ -257,11 +251,11 @@ class AuditReports:
         loop.watch(report_socket.fileno(), READ, lambda _events: self._receive())
 
     def close(self) -> None:
-        """Hear no more. Twice is no error."""
+        """Stop receiving. Twice is no error."""
         self._loop.forget(self._report_socket.fileno())
 
     def _receive(self) -> None:
-        for _ in range(_AT_ONCE):  # who floods us must not keep the loop from its other work
+        for _ in range(_AT_ONCE):  # a flood must not keep the loop from its other work
             try:
                 datagram = self._report_socket.recv(_MOST_BYTES)
             except BlockingIOError:

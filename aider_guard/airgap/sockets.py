@@ -1,6 +1,6 @@
-"""What the guard does on a duplicate of a socket in place of the program: connect it, or send one datagram.
+"""Connects a program's socket, or sends a datagram on it, by the guard's duplicate; parses socket addresses.
 
-The system's own functions, as Python's wait for what has not ended; each gives 0 or the number of an error.
+The C functions are called directly, as Python's wait for the end of a connection; each returns 0 or an error's number.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ from typing import Final
 from aider_guard.airgap import kernel
 
 SHORT_SECONDS: Final = 0.02
-"""How long a connection may take at most before the guard goes on: one over the loopback takes microseconds."""
+"""How long the guard waits for a connection; one over the loopback interface takes microseconds."""
 _SHORTEST_SECONDS: Final = 1e-6
-"""The kernel makes one tick of it, a few milliseconds."""
+"""The kernel rounds it up to one tick, a few milliseconds."""
 _UNFINISHED: Final = (errno.EINPROGRESS, errno.EINTR, errno.EALREADY)
 _TIMEVAL: Final = struct.Struct("@ll")
-# linux/socket.h: what may be said of one datagram. MSG_ZEROCOPY would speak of the guard's own memory.
+# linux/socket.h: flags of one datagram that are passed on. MSG_ZEROCOPY would refer to the guard's own memory.
 _KNOWN_FLAGS: Final = 0x1 | 0x4 | 0x80 | 0x800 | 0x8000  # OOB, DONTROUTE, EOR, CONFIRM, MORE
 _LOOPBACK: Final = b"lo"
 
 
 def keep_on_loopback(sock: socket.socket) -> None:
-    """From now on the kernel sends nothing from this socket, and takes nothing for it, but over the loopback.
+    """Bind an internet socket to the loopback interface: the kernel sends and receives nothing elsewhere.
 
-    No right is needed from Linux 5.7 on (socket(7), SO_BINDTODEVICE). Before it, and for what is no internet socket,
-    nothing happens.
+    Needs no right from Linux 5.7 on (socket(7), SO_BINDTODEVICE); before, and for other sockets, it does nothing.
     """
     if sock.family in {socket.AF_INET, socket.AF_INET6}:
         with contextlib.suppress(OSError):
@@ -42,9 +41,9 @@ def keep_on_loopback(sock: socket.socket) -> None:
 
 
 def connect(sock: socket.socket, raw: bytes) -> int:
-    """Connect it, and wait a moment only. EINPROGRESS: it goes on by itself, and the socket turns writable.
+    """Connect, waiting only a moment. EINPROGRESS: the kernel goes on, and the socket turns writable at the end.
 
-    A Unix socket that waits does not go on by itself: EAGAIN, its server's queue is full (unix(7)).
+    For a Unix socket the kernel does not go on: EAGAIN, its server's queue is full (unix(7)).
     """
     if os.get_blocking(sock.fileno()):
         is_unix = sock.family == socket.AF_UNIX
@@ -55,7 +54,7 @@ def connect(sock: socket.socket, raw: bytes) -> int:
 
 
 def patience_seconds(sock: socket.socket) -> float:
-    """How long the program wants its connection to be waited for (SO_SNDTIMEO); 0 for one that does not wait."""
+    """How long the program wants to wait for its connection (SO_SNDTIMEO); 0 for a non-blocking socket."""
     if not os.get_blocking(sock.fileno()):
         return 0.0
     seconds, microseconds = _TIMEVAL.unpack(
@@ -65,7 +64,7 @@ def patience_seconds(sock: socket.socket) -> float:
 
 
 def send(sock: socket.socket, data: bytes, flags: int, raw: bytes | None) -> tuple[int, int]:
-    """Send one datagram without waiting: how many bytes, and the error."""
+    """Send one datagram without waiting; returns the number of bytes and the error."""
     flags = flags & _KNOWN_FLAGS | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
     length = 0 if raw is None else len(raw)
     sent = kernel.libc().sendto(sock.fileno(), data, ctypes.c_size_t(len(data)), flags, raw, length)
@@ -77,7 +76,7 @@ def send(sock: socket.socket, data: bytes, flags: int, raw: bytes | None) -> tup
 
 
 def outcome(sock: socket.socket) -> int:
-    """How the connection that went on by itself has ended."""
+    """Return how a connection in progress has ended: 0 or the number of an error."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
@@ -88,7 +87,7 @@ def _connect(sock: socket.socket, raw: bytes) -> int:
 
 @contextlib.contextmanager
 def _short_timeout(sock: socket.socket, seconds: float) -> Iterator[None]:
-    """SO_SNDTIMEO bounds connect(2) too (socket(7)); the program's own value comes back."""
+    """Set SO_SNDTIMEO, which limits connect(2) too (socket(7)), and restore the program's value."""
     before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.size)
     short = _TIMEVAL.pack(0, round(seconds * 1e6))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, short)
@@ -98,7 +97,7 @@ def _short_timeout(sock: socket.socket, seconds: float) -> Iterator[None]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, before)
 
 
-# Addresses of sockets as the kernel takes them (sockaddr, bytes), and as values.
+# Addresses of sockets: as the kernel's bytes (sockaddr), and as values.
 
 MOST_BYTES: Final = 128  # sizeof(struct sockaddr_storage), linux/socket.h
 _AF_NETLINK: Final = 16
@@ -108,14 +107,14 @@ _HERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # the kernel
 
 @dataclass(frozen=True)
 class Internet:
-    """An address and a port. An IPv4 address within IPv6 is the IPv4 address; "any" is the loopback."""
+    """An address and a port. IPv4 within IPv6 is read as IPv4, and "any" as the loopback."""
 
     address: str
     port: int
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it never leaves the machine, whatever the routes say."""
+        """Whether packets to it stay on this machine, whatever the routes are."""
         return ipaddress.ip_address(self.address).is_loopback
 
 
@@ -145,7 +144,7 @@ class Netlink:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Of a family that no program needs here, or cut short."""
+    """An address of another family, or one that is cut short."""
 
     family: int
 
@@ -154,7 +153,7 @@ Address = Internet | UnixPath | Abstract | Nowhere | Netlink | Unknown
 
 
 def parse(raw: bytes) -> Address:
-    """What these bytes stand for."""
+    """Parse the bytes of an address."""
     family = int.from_bytes(raw[:2], "little") if len(raw) >= 2 else -1
     if family == socket.AF_INET and len(raw) >= 16:
         return _internet(socket.inet_ntoa(raw[4:8]), raw)
@@ -171,7 +170,7 @@ def parse(raw: bytes) -> Address:
 
 
 def pack(address: str, port: int, family: int) -> bytes:
-    """The bytes for a socket of this family. Raises OSError(EAFNOSUPPORT) for IPv6 with a socket of IPv4."""
+    """Return the bytes for a socket of this family. Raises OSError(EAFNOSUPPORT) for IPv6 with a socket of IPv4."""
     value = ipaddress.ip_address(address)
     if family == socket.AF_INET:
         if value.version != 4:
@@ -182,7 +181,7 @@ def pack(address: str, port: int, family: int) -> bytes:
 
 
 def pack_path(path: str) -> bytes:
-    """The bytes for a socket in the file system."""
+    """Return the bytes for a socket in the file system."""
     return struct.pack("<H", socket.AF_UNIX) + path.encode() + b"\0"
 
 

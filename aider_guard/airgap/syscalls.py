@@ -1,11 +1,10 @@
-"""What each system call that waits for the guard means, and what the guard does.
+"""Decides about each system call that waits for the guard, and carries out the allowed ones.
 
-The guard never lets the kernel look at an address again that it has judged: another thread could have changed it. It
-connects and sends by itself, on a duplicate of the socket, with its own copy. "Go on" is said only where no address
-counts: to bind and listen, to what goes on over a connected stream, to descriptors that a Unix socket carries. What
-remains is a program that exchanges the *descriptor* in just that moment, from another thread. The kernel keeps each
-internet datagram socket on the loopback from its beginning (SO_BINDTODEVICE), so that even so nothing leaves the
-machine.
+The kernel must not read an address again after the guard has judged it: another thread could have changed it. So the
+guard connects and sends by itself, on a duplicate of the socket, with its own copy. A call goes on to the kernel only
+where no address counts: bind, listen, data of a connected stream, and descriptors that a Unix socket carries. A program
+could still exchange the *descriptor* in that moment, from another thread: nothing leaves the machine even then, as each
+internet datagram socket is bound to the loopback interface from its creation on (SO_BINDTODEVICE).
 """
 
 from __future__ import annotations
@@ -36,13 +35,11 @@ from aider_guard.airgap.sockets import (
     parse,
 )
 
-# sendto, sendmsg and sendmmsg inside the seccomp layer: the guard sends its own copy to where it has judged.
-#
-# Datagrams of 64 KiB at most, and over internet sockets none with control messages, which could carry a route.
+# Datagrams have 64 KiB at most. Over internet sockets none has control messages, which could carry a route.
 
 _MOST_BYTES: Final = 1 << 16
 _MOST_MESSAGES: Final = 16
-"""Of one sendmmsg; for more it says how many went, and the program sends the rest."""
+"""Of one sendmmsg. For more messages the result is how many were sent, and the program sends the rest."""
 _MOST_PARTS: Final = 1024  # UIO_MAXIOV, linux/uio.h
 _FAST_OPEN: Final = 0x20000000  # MSG_FASTOPEN, linux/socket.h: connects, too
 _INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
@@ -56,7 +53,7 @@ _SENT: Final = struct.Struct("<I")
 
 @dataclass(frozen=True)
 class _Datagram:
-    """A copy: what is sent, and to whom (None: to whom the socket is connected)."""
+    """The guard's copy of a datagram. ``to`` is its address, None for the one that the socket is connected to."""
 
     data: bytes
     to: bytes | None
@@ -64,13 +61,13 @@ class _Datagram:
 
 
 class Datagrams:
-    """The guard's side of the three calls."""
+    """Handles sendto, sendmsg and sendmmsg: sends the guard's copy to the address that it has judged."""
 
     def __init__(self, rules: EgressRules) -> None:
         self._rules = rules
 
     def sendto(self, call: Notification, caller: CallingThread) -> Result | Continue:
-        """descriptor, data, length, flags, address, its length."""
+        """Handle a call with descriptor, data, length, flags, address, its length."""
         _, data, length, _, address, _ = call.arguments
         flags = call.integer(3)
         with caller.take(call.integer(0)) as sock:
@@ -81,7 +78,7 @@ class Datagrams:
             return self._send(sock, _Datagram(caller.read(data, length), to), flags, caller)
 
     def sendmsg(self, call: Notification, caller: CallingThread) -> Result | Continue:
-        """descriptor, message, flags."""
+        """Handle a call with descriptor, message, flags."""
         flags = call.integer(2)
         with caller.take(call.integer(0)) as sock:
             if _is_stream(sock):
@@ -90,28 +87,30 @@ class Datagrams:
             return self._send(sock, _message(caller, call.arguments[1]), flags, caller)
 
     def sendmmsg(self, call: Notification, caller: CallingThread) -> Result | Continue:
-        """descriptor, messages, their number, flags."""
+        """Handle a call with descriptor, messages, their number, flags."""
         flags, count = call.integer(3), call.arguments[2] & 0xFFFFFFFF
         with caller.take(call.integer(0)) as sock:
             if _is_stream(sock):
                 return self._on_stream(sock, flags, b"", caller)
             for number in range(min(count, _MOST_MESSAGES)):
                 at = call.arguments[1] + number * _MESSAGE_OF_MANY_BYTES
-                done = self._send(sock, _message(caller, at), flags, caller)
-                if isinstance(done, Continue):
-                    return done if number == 0 else Result(number)
-                if done.error:
-                    return Result(number) if number else done
-                caller.write(at + _MESSAGE.size, _SENT.pack(done.value))
+                result = self._send(sock, _message(caller, at), flags, caller)
+                if isinstance(result, Continue):
+                    return result if number == 0 else Result(number)
+                if result.error:
+                    return Result(number) if number else result
+                caller.write(at + _MESSAGE.size, _SENT.pack(result.value))
             return Result(min(count, _MOST_MESSAGES))
 
     def _on_stream(
         self, sock: socket.socket, flags: int, to: bytes, caller: CallingThread
     ) -> Result | Continue:
-        """A stream goes to whom it is connected, whatever the address; but for one that connects by it."""
+        """Let data of a stream go on: it goes where it is connected to. MSG_FASTOPEN, which connects, is refused."""
         if flags & _FAST_OPEN and sock.family in _INTERNET:
-            where = parse(to)
-            host, port = (where.address, where.port) if isinstance(where, Internet) else ("", 0)
+            address = parse(to)
+            host, port = (
+                (address.address, address.port) if isinstance(address, Internet) else ("", 0)
+            )
             self._rules.refuse(host, port, "tcp", caller)
             return Result(error=errno.EPERM)
         return Continue()
@@ -124,7 +123,7 @@ class Datagrams:
         if sock.family == socket.AF_UNIX:
             return self._send_unix(sock, datagram, flags, caller)
         if sock.family == socket.AF_NETLINK and not datagram.has_control:
-            return _done(sockets.send(sock, datagram.data, flags, datagram.to))
+            return Result(*sockets.send(sock, datagram.data, flags, datagram.to))
         return Result(error=errno.EPERM)
 
     def _send_internet(
@@ -134,19 +133,17 @@ class Datagrams:
             return Result(error=errno.EINVAL)
         to = datagram.to
         if to is not None:
-            where = parse(_as_the_kernel_reads(to, sock.family))
-            if not isinstance(where, Internet):
+            address = parse(_as_kernel_reads(to, sock.family))
+            if not isinstance(address, Internet):
                 return Result(error=errno.EAFNOSUPPORT)
-            route = self._route(sock, where, datagram.data, caller)
+            route = self._route(sock, address, datagram.data, caller)
             if route is None:
                 return Result(error=errno.EPERM)
             to = pack(route.address, route.port, sock.family)
         sockets.keep_on_loopback(sock)
-        done = _done(sockets.send(sock, datagram.data, flags, to))
-        self._rules.own_servers.add(
-            sock.fileno()
-        )  # it has a port by now, to which it may be answered
-        return done
+        result = Result(*sockets.send(sock, datagram.data, flags, to))
+        self._rules.own_servers.add(sock.fileno())  # it has a port by now, where it may be answered
+        return result
 
     def _route(
         self, sock: socket.socket, to: Internet, data: bytes, caller: CallingThread
@@ -156,8 +153,8 @@ class Datagrams:
             self._rules.refuse(to.address, to.port, "other", caller)
             return None
         if to.port == DNS_PORT:
-            asked = answer(data, NameTable())
-            host = to.address if asked is None else asked.name
+            reply = answer(data, NameTable())
+            host = to.address if reply is None else reply.name
             self._rules.refuse(host, to.port, "dns", caller)
             return None
         route = self._rules.route(kind, to)
@@ -170,7 +167,7 @@ class Datagrams:
     def _send_unix(
         self, sock: socket.socket, datagram: _Datagram, flags: int, caller: CallingThread
     ) -> Result | Continue:
-        """With descriptors or credentials the kernel has to do it, and what the address is by then counts."""
+        """Send over a Unix socket. Descriptors and credentials go by the kernel, to the address as it is then."""
         to = None if datagram.to is None else parse(datagram.to)
         match to:
             case Abstract(name) if self._rules.refuses_abstract(name, caller):
@@ -179,7 +176,7 @@ class Datagrams:
                 return self._send_to_file(sock, path, datagram, flags, caller)
         if datagram.has_control:
             return Continue()
-        return _done(sockets.send(sock, datagram.data, flags, datagram.to))
+        return Result(*sockets.send(sock, datagram.data, flags, datagram.to))
 
     def _send_to_file(
         self,
@@ -189,24 +186,20 @@ class Datagrams:
         flags: int,
         caller: CallingThread,
     ) -> Result | Continue:
-        with open_as_caller(path, caller) as found:
-            if self._rules.refuses_file(found, caller):
+        with open_as_caller(path, caller) as file:
+            if self._rules.refuses_file(file, caller):
                 return Result(error=errno.EPERM)
             if datagram.has_control or not caller.is_ours:
                 return Continue()
-            return _done(sockets.send(sock, datagram.data, flags, pack_path(found.through)))
+            return Result(*sockets.send(sock, datagram.data, flags, pack_path(file.through)))
 
 
 def _is_stream(sock: socket.socket) -> bool:
     return sock.type in {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}
 
 
-def _done(sent: tuple[int, int]) -> Result:
-    return Result(*sent)
-
-
-def _as_the_kernel_reads(to: bytes, family: int) -> bytes:
-    """An IPv4 socket takes AF_UNSPEC for its own family (udp_sendmsg, net/ipv4/udp.c)."""
+def _as_kernel_reads(to: bytes, family: int) -> bytes:
+    """Read AF_UNSPEC as IPv4 where an IPv4 socket does (udp_sendmsg, net/ipv4/udp.c)."""
     if to[:2] == b"\0\0" and family == socket.AF_INET:
         return socket.AF_INET.to_bytes(2, "little") + to[2:]
     return to
@@ -224,7 +217,7 @@ def _bounded(length: int) -> None:
 
 
 def _message(caller: CallingThread, address: int) -> _Datagram:
-    """Copy a message. Raises OSError as ``Caller.read`` does, and EMSGSIZE."""
+    """Copy a message. Raises OSError as ``CallingThread.read`` does, and EMSGSIZE."""
     head = _MESSAGE.unpack(caller.read(address, _MESSAGE.size))
     name, name_length, parts, count, control, control_length = head
     if count > _MOST_PARTS:
@@ -238,27 +231,27 @@ def _message(caller: CallingThread, address: int) -> _Datagram:
 
 _FORBIDDEN = (errno.EPERM, errno.EACCES)
 FAULT: Final = "a fault in aider-guard"
-"""What is told in the place of a host where a call was refused for no better reason."""
+"""Reported in place of a host where the guard failed to judge a call."""
 FULL: Final = (errno.EAGAIN, errno.EINTR)
-"""How a connection to a Unix socket ends that has to be tried again."""
+"""Errors after which a connection to a Unix socket must be tried again."""
 _SOCK_TYPE_MASK = 0xF  # linux/net.h
 
 
 @dataclass(frozen=True)
 class InProgress:
-    """A connection that goes on by itself: when the socket turns writable, ``acting.outcome`` is the answer."""
+    """A connection that the kernel goes on with: when the socket turns writable, ``sockets.outcome`` is the answer."""
 
     socket: socket.socket
 
 
 @dataclass(frozen=True)
 class RetryConnect:
-    """A connection to a server whose queue is full: to be tried again until the program would have given up."""
+    """A connection to a server whose queue is full: it is tried again until the program would have given up."""
 
     attempt: Callable[[], int]
     patience_seconds: float
     close: Callable[[], None]
-    """Lets go of what it needs."""
+    """Closes what the attempts need."""
 
 
 Answer = Result | Continue | GiveDescriptor | InProgress | RetryConnect
@@ -266,7 +259,7 @@ _Handler = Callable[[Notification, CallingThread], Answer]
 
 
 class SyscallHandlers:
-    """The guard's side of the calls on one kind of machine."""
+    """Handles the calls that wait for the guard, by their numbers on one kind of machine."""
 
     def __init__(self, numbers: Numbers, rules: EgressRules) -> None:
         self._rules = rules
@@ -274,15 +267,15 @@ class SyscallHandlers:
         self._handlers: Mapping[int, _Handler] = {
             numbers.socket: self._socket,
             numbers.connect: self._connect,
-            numbers.bind: self._bind,
-            numbers.listen: self._listen,
+            numbers.bind: partial(self._remember_server, kind=socket.SOCK_DGRAM),
+            numbers.listen: partial(self._remember_server, kind=socket.SOCK_STREAM),
             numbers.sendto: sends.sendto,
             numbers.sendmsg: sends.sendmsg,
             numbers.sendmmsg: sends.sendmmsg,
         }
 
     def decide(self, call: Notification, caller: CallingThread) -> Answer:
-        """What becomes of it. What cannot be looked at is refused, and told; so is what the guard fails to judge."""
+        """Judge a call and carry it out. What cannot be read or judged is refused and reported."""
         handler = self._handlers.get(call.number)
         if handler is None:
             return Result(error=errno.ENOSYS)
@@ -292,12 +285,12 @@ class SyscallHandlers:
             if error.errno in _FORBIDDEN:
                 self._rules.refuse("", 0, "other", caller)
             return Result(error=error.errno or errno.EPERM)
-        except Exception as error:  # noqa: BLE001  # nothing that a program does may end the guard, nor pass it
+        except Exception as error:  # noqa: BLE001  # no call may end the guard, nor get past it
             self._rules.refuse(f"{FAULT}: {type(error).__name__}", 0, "other", caller)
             return Result(error=errno.EPERM)
 
     def _socket(self, call: Notification, _caller: CallingThread) -> Answer:
-        """Make it, and keep it on the loopback before the program has it."""
+        """Create the socket, and bind it to the loopback interface before the program has it."""
         family, kind, protocol = (call.integer(argument) for argument in range(3))
         try:
             sock = socket.socket(family, kind & _SOCK_TYPE_MASK, protocol)
@@ -332,9 +325,7 @@ class SyscallHandlers:
                 return Result(error=errno.EAFNOSUPPORT)
             case ((Internet() | UnixPath() | Abstract()), _):
                 return Result(error=errno.EAFNOSUPPORT)
-        error = sockets.connect(
-            sock, raw
-        )  # to nowhere, which ends an association, or to the kernel
+        error = sockets.connect(sock, raw)  # AF_UNSPEC ends an association; netlink is the kernel
         sockets.keep_on_loopback(sock)
         return Result(error=error)
 
@@ -355,9 +346,9 @@ class SyscallHandlers:
         return Result(error=errno.ECONNREFUSED)
 
     def _connect_resolver(self, sock: socket.socket, to: Internet, caller: CallingThread) -> Answer:
-        """The guard answers questions for names, whichever server they were meant for.
+        """Connect to the guard's name server, whichever server was meant.
 
-        A socket of IPv6 is connected by IPv4's address. One that takes none cannot ask, and that is told.
+        An IPv6 socket is connected to its IPv4 address. One that takes no IPv4 cannot ask, which is reported.
         """
         error = sockets.connect(sock, pack(*self._rules.dns, sock.family))
         if error:
@@ -385,27 +376,21 @@ class SyscallHandlers:
             if self._rules.refuses_abstract(to.name, caller):
                 return Result(error=errno.ECONNREFUSED)
             return _connect_unix_socket(sock, raw, stack)
-        found = stack.enter_context(open_as_caller(to.path, caller))
-        if self._rules.refuses_file(found, caller):
+        file = stack.enter_context(open_as_caller(to.path, caller))
+        if self._rules.refuses_file(file, caller):
             return Result(error=errno.ECONNREFUSED)
         if not caller.is_ours:
             return Continue()
-        return _connect_unix_socket(sock, pack_path(found.through), stack)
-
-    def _bind(self, call: Notification, caller: CallingThread) -> Answer:
-        return self._remember_server(call, caller, socket.SOCK_DGRAM)
-
-    def _listen(self, call: Notification, caller: CallingThread) -> Answer:
-        return self._remember_server(call, caller, socket.SOCK_STREAM)
+        return _connect_unix_socket(sock, pack_path(file.through), stack)
 
     def _remember_server(
         self, call: Notification, caller: CallingThread, kind: socket.SocketKind
     ) -> Answer:
-        """Its own server: it may be reached from inside, and from nowhere else than this machine."""
+        """Handle bind and listen: the program's server may be reached from inside, by the loopback interface only."""
         try:
             sock = caller.take(call.integer(0))
         except OSError as error:
-            if error.errno in _FORBIDDEN:  # as ssh-agent's, which lets nobody look into it
+            if error.errno in _FORBIDDEN:  # ssh-agent may not be traced
                 return Continue()
             raise
         with sock:
@@ -416,7 +401,7 @@ class SyscallHandlers:
 
 
 def _connect_unix_socket(sock: socket.socket, raw: bytes, stack: contextlib.ExitStack) -> Answer:
-    """Connect a Unix socket; what is needed to try again is taken off the stack."""
+    """Connect a Unix socket. Where it must be tried again, the answer takes over what is on the stack."""
     attempt = partial(sockets.connect, sock, raw)
     error, patience_seconds = attempt(), sockets.patience_seconds(sock)
     if error in FULL and patience_seconds:

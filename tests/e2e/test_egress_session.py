@@ -264,7 +264,7 @@ def test_the_doctor_names_the_layer(layer: Layer, seat: Seat) -> None:
     severity, what, better = DOCTOR[layer]
     assert found["severity"] == severity
     assert what in found["what"]
-    assert re.findall(r"(\w+) was switched off", found["evidence"]) == better
+    assert re.findall(r"(\w+) was not tried", found["evidence"]) == better
     assert outside(seat.world.seen(since, seat.world.mark())) == []
 
 
