@@ -135,9 +135,9 @@ def search_domains(
 
     Those of the file, of LOCALDOMAIN, and this machine's own.
     """
-    found = [*environment.get("LOCALDOMAIN", "").split(), *_in_file(path)]
-    found.append(socket.gethostname().partition(".")[2])
-    plain = (domain.strip(".").lower() for domain in found)
+    domains = [*environment.get("LOCALDOMAIN", "").split(), *_in_file(path)]
+    domains.append(socket.gethostname().partition(".")[2])
+    plain = (domain.strip(".").lower() for domain in domains)
     return frozenset(domain for domain in plain if domain)
 
 
@@ -219,25 +219,24 @@ class NameServer:
     def _reply(
         self, dns: socket.socket, query: bytes, ancillary: Ancillary, asker: tuple[Any, ...]
     ) -> None:
-        answered = answer(query, self._names, self._is_searched_for)
+        answered = answer(query, self._names, self._is_in_search_domain)
         if answered is None:
             self._report(Attempt("(no question for a name)", PORT, "udp"))
             return
-        if answered.name not in self._unreported and not self._is_searched_for(answered.name):
+        if answered.name not in self._unreported and not self._is_in_search_domain(answered.name):
             self._report(
                 Attempt(answered.name, PORT, "dns", self._program_asking(answered.name, asker))
             )
         with suppress(OSError):  # the program has gone
             dns.sendmsg([answered.reply], _reply_source(ancillary), 0, asker)
 
-    def _is_searched_for(self, name: str) -> bool:
+    def _is_in_search_domain(self, name: str) -> bool:
         """Whether this is a name that is not reported, within a search domain."""
         if name in self._unreported:
             return False
-        found = (
-            name[len(known) + 1 :] for known in self._unreported if name.startswith(f"{known}.")
-        )
-        return any(domain in search_domains() for domain in found)
+        prefixes = (f"{known}." for known in self._unreported)
+        domains = (name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix))
+        return any(domain in search_domains() for domain in domains)
 
     def _program_asking(self, name: str, asker: tuple[Any, ...]) -> str:
         """The program that asks, found while it waits for the reply.

@@ -117,17 +117,11 @@ def listen_here() -> tuple[int, int]:
 class Unenforced:
     """Implements ``Gap`` without enforcement: Aider is only asked to behave ("asked"), or not even that ("open")."""
 
+    diag: Final = None
+    relays: Final[tuple[tuple[int, Place], ...]] = ()  # programs connect to allowed places directly
+
     def __init__(self, layer: Layer) -> None:
-        self._layer = layer
-
-    @property
-    def diag(self) -> None:
-        """See ``Gap``."""
-
-    @property
-    def layer(self) -> Layer:
-        """See ``Gap``."""
-        return self._layer
+        self.layer = layer
 
     def listen(self) -> tuple[int, int]:
         """See ``Gap``."""
@@ -151,11 +145,6 @@ class Unenforced:
 
     def reap(self) -> None:
         """See ``Gap``: the guard adopts no processes here."""
-
-    @property
-    def relays(self) -> tuple[tuple[int, Place], ...]:
-        """See ``Gap``: programs connect to allowed places directly."""
-        return ()
 
     def close(self) -> None:
         """See ``Gap``."""

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from aider_guard.airgap import bpf, kernel, mounts, packet_capture
 from aider_guard.airgap.dns import PORT as DNS_PORT
@@ -318,10 +318,13 @@ _UNREAD: Final = "(more than could be read)"
 class NetnsGap:
     """Implements ``Gap`` by a jail, which it owns. Its listeners stand for the *allowed* places, in their order."""
 
+    layer: Final = "netns"
+
     def __init__(self, jail: Jail, names: NameTable, allowed: Sequence[Place] = ()) -> None:
         self._jail, self._names = jail, names
         self._name_server = NameServer(jail.dns, names, allowed)
-        self._relays = tuple(zip((sock.fileno() for sock in jail.allowed), allowed, strict=True))
+        self.diag = jail.diag
+        self.relays = tuple(zip((sock.fileno() for sock in jail.allowed), allowed, strict=True))
         known: dict[Kind, End] = {"udp": (_HERE, DNS_PORT), "tcp": jail.spare[0].getsockname()}
         self._listeners = ListenerLookup(jail.diag, jail.tables, known)
         self._packets_read, self._attempts_seen = 0, 0
@@ -330,21 +333,6 @@ class NetnsGap:
         self._report: Callable[[Attempt], None] = lambda _attempt: None
         self._loop: Loop | None = None
         self._programs: ProgramFinder = UNKNOWN_PROGRAM
-
-    @property
-    def layer(self) -> Literal["netns"]:
-        """See ``Gap``."""
-        return "netns"
-
-    @property
-    def diag(self) -> socket.socket:
-        """See ``Gap``."""
-        return self._jail.diag
-
-    @property
-    def relays(self) -> tuple[tuple[int, Place], ...]:
-        """See ``Gap``."""
-        return self._relays
 
     def listen(self) -> tuple[int, int]:
         """See ``Gap``."""
@@ -422,8 +410,9 @@ class NetnsGap:
 
     def _judge(self, packet: packet_capture.Packet) -> None:
         host, port = packet.destination, packet.port
-        if (host, port) in self._allowed_addresses or _is_dns(packet):
-            return  # the name server reports questions
+        is_dns = packet.kind == "udp" and DNS_PORT in (port, packet.source_port)
+        if is_dns or (host, port) in self._allowed_addresses:
+            return  # a question to the name server, which reports it, or its answer
         if self._listeners.has_receiver_inside(packet):
             return
         if self._names.stands_for_a_name(host):
@@ -444,8 +433,3 @@ def _enlarge_buffer(tap: socket.socket) -> None:
     for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):
         with suppress(OSError):
             tap.setsockopt(socket.SOL_SOCKET, option, _ROOM_BYTES)
-
-
-def _is_dns(packet: packet_capture.Packet) -> bool:
-    """A question to the name server, or its answer."""
-    return packet.kind == "udp" and DNS_PORT in (packet.port, packet.source_port)

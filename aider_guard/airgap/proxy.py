@@ -116,19 +116,15 @@ class RefusingProxy:
             self._drop(client)
 
     def on_deadline(self, deadline: str) -> bool:
-        """Handle a deadline of the loop; False when it is not the proxy's."""
+        """Drop the clients whose time is over, and accept again if that was paused; False for another's deadline."""
         if deadline != DEADLINE:
             return False
-        self.tidy()
-        return True
-
-    def tidy(self) -> None:
-        """Drop the clients whose time is over, and accept again if that was paused."""
         now = self._clock()
         for client in [client for client in self._clients.values() if client.until <= now]:
             self._drop(client)
         self._loop.change(self._listener.fileno(), READ)
         self._set_deadline()
+        return True
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):  # a flood must not keep the loop from its other work

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
-from typing import Final, Literal
+from typing import Final
 
 from aider_guard.airgap import bpf, kernel, sockets
 from aider_guard.airgap.dns import NameServer, NameTable
@@ -32,7 +32,7 @@ from aider_guard.airgap.notify import (
     Result,
 )
 from aider_guard.airgap.proc import children
-from aider_guard.airgap.rules import EgressRules, Endpoint, MaskedSockets
+from aider_guard.airgap.rules import EgressRules, MaskedSockets
 from aider_guard.airgap.syscalls import FULL, InProgress, RetryConnect, SyscallHandlers
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.loop import WRITE, Loop
@@ -164,8 +164,8 @@ class PendingConnects:
 # The guard adopts processes inside whose parents have ended, in place of init.
 #
 # With Yama (kernel.yama.ptrace_scope is 1, Ubuntu's default) the guard may trace its descendants only, and each call
-# of a daemon that init adopted would be refused. The guard must then wait for adopted processes, or they remain as zombies,
-# but not for programs that it has started: the code that started them needs their status.
+# of a daemon that init adopted would be refused. The guard must then wait for adopted processes, or they remain
+# as zombies, but not for programs that it has started: the code that started them needs their status.
 
 # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -232,6 +232,9 @@ class SeccompGap:
         OSError: the numbers of this machine's system calls are not known, or it has no sockets left.
     """
 
+    layer: Final = "seccomp"
+    diag: Final = None
+
     def __init__(
         self,
         names: NameTable,
@@ -259,27 +262,16 @@ class SeccompGap:
                 contextlib.closing(NameServer([dns], names, allowed))
             )
             relays = [(stack.enter_context(_listener()), place) for place in allowed]
-            self._relays = tuple((sock.fileno(), place) for sock, place in relays)
-            redirects = {_key(place): sock.getsockname() for sock, place in relays}
+            self.relays = tuple((sock.fileno(), place) for sock, place in relays)
+            redirects = {
+                (_HERE if place.host == "localhost" else place.host, place.port): sock.getsockname()
+                for sock, place in relays
+            }
             self._rules = EgressRules(
                 redirects, dns.getsockname(), names, MaskedSockets(masked), abstract
             )
             self._calls = SyscallHandlers(numbers, self._rules)
             self._owned = stack.pop_all()
-
-    @property
-    def diag(self) -> None:
-        """See ``Gap``."""
-
-    @property
-    def layer(self) -> Literal["seccomp"]:
-        """See ``Gap``."""
-        return "seccomp"
-
-    @property
-    def relays(self) -> tuple[tuple[int, Place], ...]:
-        """See ``Gap``."""
-        return self._relays
 
     def listen(self) -> tuple[int, int]:
         """See ``Gap``: a socket of this machine that programs inside may reach."""
@@ -390,7 +382,3 @@ class SeccompGap:
 
 def _listener() -> socket.socket:
     return socket.create_server((_HERE, 0), backlog=_QUEUE)
-
-
-def _key(place: Place) -> Endpoint:
-    return (_HERE if place.host == "localhost" else place.host), place.port

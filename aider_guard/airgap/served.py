@@ -93,7 +93,8 @@ class Sandbox:
             report_socket,
             sending_end,
         )
-        self._allowed = tuple(allowed)
+        self.allowed = tuple(allowed)
+        """The places that the user allows."""
         self._clock = clock
         self._buffer = AttemptBuffer()
         self._report: Callable[[Attempt], None] = lambda _attempt: None
@@ -110,11 +111,6 @@ class Sandbox:
     def report_fd(self) -> int:
         """The descriptor on which Aider's own Python reports its attempts; -1 in an open network."""
         return self._sending_end.fileno() if self.gap.layer != "open" else -1
-
-    @property
-    def allowed(self) -> tuple[Place, ...]:
-        """The places that the user allows."""
-        return self._allowed
 
     def watch(self, loop: Loop, report: Callable[[Attempt], None], root: Callable[[], int]) -> None:
         """Serve from this loop. The same attempt is reported once a second, with its number.

@@ -163,7 +163,10 @@ def parse(raw: bytes) -> Address:
         text = socket.inet_ntoa(packed[12:]) if is_mapped else socket.inet_ntop(family, packed)
         return _internet(text, raw)
     if family == socket.AF_UNIX:
-        return _unix(raw[2:])
+        name = raw[2:]
+        if not name:
+            return Nowhere()
+        return Abstract(name[1:]) if name[0] == 0 else UnixPath(name.partition(b"\0")[0])
     if family == socket.AF_UNSPEC:
         return Nowhere()
     return Netlink() if family == _AF_NETLINK else Unknown(family)
@@ -187,9 +190,3 @@ def pack_path(path: str) -> bytes:
 
 def _internet(text: str, raw: bytes) -> Internet:
     return Internet(_HERE.get(text, text), int.from_bytes(raw[2:4], "big"))
-
-
-def _unix(name: bytes) -> Address:
-    if not name:
-        return Nowhere()
-    return Abstract(name[1:]) if name[0] == 0 else UnixPath(name.partition(b"\0")[0])

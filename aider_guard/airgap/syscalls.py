@@ -107,11 +107,11 @@ class Datagrams:
     ) -> Result | Continue:
         """Let data of a stream go on: it goes where it is connected to. MSG_FASTOPEN, which connects, is refused."""
         if flags & _FAST_OPEN and sock.family in _INTERNET:
-            address = parse(to)
-            host, port = (
-                (address.address, address.port) if isinstance(address, Internet) else ("", 0)
-            )
-            self._rules.refuse(host, port, "tcp", caller)
+            match parse(to):
+                case Internet(host, port):
+                    self._rules.refuse(host, port, "tcp", caller)
+                case _:
+                    self._rules.refuse("", 0, "tcp", caller)
             return Result(error=errno.EPERM)
         return Continue()
 
@@ -301,10 +301,7 @@ class SyscallHandlers:
         return GiveDescriptor(sock, bool(kind & socket.SOCK_CLOEXEC))
 
     def _connect(self, call: Notification, caller: CallingThread) -> Answer:
-        length = call.integer(2)
-        if not 0 <= length <= MOST_BYTES:
-            return Result(error=errno.EINVAL)
-        raw = caller.read(call.arguments[1], length)
+        raw = caller.read(call.arguments[1], _address_length(call.integer(2)))
         with contextlib.ExitStack() as stack:
             sock = stack.enter_context(caller.take(call.integer(0)))
             answer = self._connect_by_family(sock, raw, caller, stack)

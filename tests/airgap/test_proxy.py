@@ -1,4 +1,4 @@
-"""The proxy that refuses: its parser over tables and chance, and itself with real clients, silent ones and floods."""
+"""The proxy that refuses: its parser on tables and random input, the proxy with real clients, silent ones, floods."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from aider_guard.airgap.proxy import (
     CLIENT_SECONDS,
-    DEADLINE,
     HEAD_BYTES,
     MOST_CLIENTS,
     RefusingProxy,
@@ -79,7 +78,7 @@ def test_every_place_is_recognised(place: Place, form: str) -> None:
 
 @given(st.binary() | st.builds(lambda x: b"CONNECT " + x + b":1 HTTP/1.1", st.binary()))
 def test_garbage_is_no_place_that_cannot_be_shown(line: bytes) -> None:
-    """Nothing is raised, and what is told is printable ASCII: it comes to the user's terminal."""
+    """Nothing is raised, and what is reported is printable ASCII: it is shown on the user's terminal."""
     place = requested_place(line)
     assert place is None or (str(place).isascii() and str(place).isprintable())
 
@@ -101,7 +100,7 @@ class Proxy:
         self.now = 100.0
         self.reported: list[Attempt] = []
         self.asked_programs: list[tuple[int, int]] = []
-        self.loop = stack.enter_context(Loop(lambda: self.now, on_deadline=self._tidy))
+        self.loop = stack.enter_context(Loop(lambda: self.now, on_deadline=self._on_deadline))
         self.listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512))
         self.port: int = self.listener.getsockname()[1]
         self.proxy = RefusingProxy(
@@ -118,9 +117,8 @@ class Proxy:
         self.asked_programs.append((port, server_port))
         return "curl"
 
-    def _tidy(self, name: str) -> None:
-        assert name == DEADLINE
-        self.proxy.tidy()
+    def _on_deadline(self, name: str) -> None:
+        assert self.proxy.on_deadline(name)
 
     def client(self) -> socket.socket:
         client = socket.create_connection(("127.0.0.1", self.port), timeout=20)
@@ -224,7 +222,7 @@ def test_a_body_that_still_comes_does_not_cost_the_answer(proxy: Proxy) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"CONNECT a.exam"])
 def test_a_peer_that_goes_away_is_forgotten(proxy: Proxy, sent: bytes) -> None:
-    """Having said nothing or half of it; orderly or by a reset."""
+    """After nothing or half a request; by an orderly end or a reset."""
     for reset in (False, True):
         client = proxy.client()
         client.sendall(sent)
@@ -260,7 +258,7 @@ def test_a_silent_peer_has_its_time(proxy: Proxy) -> None:
 
 
 def test_a_thousand_connections_leave_room_for_the_next(proxy: Proxy) -> None:
-    """The oldest go; whoever asks is answered; few descriptors are used."""
+    """The oldest are dropped; a request is answered; few descriptors are used."""
     with ExitStack() as stack:
         for _ in range(1000):
             crowd = stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), 5))
@@ -279,7 +277,7 @@ def test_a_thousand_connections_leave_room_for_the_next(proxy: Proxy) -> None:
 
 
 def test_without_descriptors_it_rests_and_does_not_spin(proxy: Proxy) -> None:
-    """The waiting connection is taken when there are some again."""
+    """The waiting connection is accepted when there are some again."""
     client = proxy.client()
     client.sendall(ASKED)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -295,7 +293,7 @@ def test_without_descriptors_it_rests_and_does_not_spin(proxy: Proxy) -> None:
     assert answer(client).startswith(b"HTTP/1.1 403 ")
 
 
-def test_closing_lets_go_of_everybody(proxy: Proxy) -> None:
+def test_closing_drops_all_clients(proxy: Proxy) -> None:
     """Twice is no error; the listener stays its owner's."""
     client = proxy.client()
     proxy.turn()
@@ -320,7 +318,7 @@ def test_real_clients_understand_it(proxy: Proxy, name: str) -> None:
     url = f"http://127.0.0.1:{proxy.port}"
     environment = {"HTTP_PROXY": url, "http_proxy": url, "https_proxy": url, "PATH": ""}
     with proxy.running():
-        said = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", CLIENTS[name]],
             env=environment,
             capture_output=True,
@@ -328,7 +326,7 @@ def test_real_clients_understand_it(proxy: Proxy, name: str) -> None:
             timeout=30,
             check=False,
         )
-    words = said.stdout + said.stderr
+    words = done.stdout + done.stderr
     assert "403" in words
     assert ("aider-guard" in words) == name.endswith("tls")
     port = 443 if name.endswith("tls") else 80
