@@ -79,18 +79,18 @@ class World:
         return json.loads(process.stdout.readline())
 
     def run(self, code: str, arguments: object = None) -> Any:
-        """The one thing that a program tells, served to its end."""
+        """The only thing that a program tells; it is served to its end."""
         with ended(self.start(code, arguments)) as process:
-            told = self.next(process)
+            answer = self.next(process)
             assert process.stdout is not None
             self.serve_until(process.stdout.fileno())
-        return told
+        return answer
 
     def serve_until_forgotten(self) -> None:
-        """Serve until nobody is left inside."""
+        """Serve until no program is left inside."""
         until = time.monotonic() + CAP_SECONDS
         while self.gap._listeners:
-            assert time.monotonic() < until, "somebody is left"
+            assert time.monotonic() < until, "a program is left"
             self.loop.run_once(1.0)
 
     def kinds(self) -> set[tuple[str, int, str]]:
@@ -118,7 +118,7 @@ def world(allowed: Sequence[Place] = (), **options: Any) -> Iterator[World]:
 
 
 @dataclass
-class Witness:
+class HostServers:
     """Servers of the host that must not be reached: TCP and UDP on the same port of the loopback."""
 
     tcp: socket.socket
@@ -145,8 +145,8 @@ class Witness:
 
 
 @contextlib.contextmanager
-def witness() -> Iterator[Witness]:
-    """Servers of the host, that count who came."""
+def host_servers() -> Iterator[HostServers]:
+    """Servers of the host that count connections and datagrams."""
     with (
         socket.create_server(("127.0.0.1", 0), backlog=4096) as tcp,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
@@ -154,4 +154,4 @@ def witness() -> Iterator[Witness]:
         udp.bind(tcp.getsockname())
         tcp.setblocking(False)
         udp.setblocking(False)
-        yield Witness(tcp, udp)
+        yield HostServers(tcp, udp)

@@ -18,7 +18,7 @@ HOSTS = st.lists(LABELS, min_size=1, max_size=4).map(".".join)
 
 def question(name: str, kind: int = 1, *, flags: int = 0x0100, identifier: int = 7) -> bytes:
     """A query as RFC 1035, 4.1, has it."""
-    labels = b"".join(bytes([len(one)]) + one.encode() for one in name.split(".") if one)
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split(".") if label)
     return (
         struct.pack("!HHHHHH", identifier, flags, 1, 0, 0, 0)
         + labels
@@ -45,12 +45,12 @@ def test_each_name_has_its_own_address(hosts: list[str]) -> None:
 def test_an_address_is_answered(host: str) -> None:
     """For IPv4: the identifier and the question come back, and one record with the name's address."""
     names = NameTable()
-    told = answer(question(host), names)
-    assert told is not None
-    assert (told.name, told.is_new) == (host, True)
-    identifier, flags, questions, records, *_ = struct.unpack_from("!HHHHHH", told.reply)
+    result = answer(question(host), names)
+    assert result is not None
+    assert (result.name, result.is_new) == (host, True)
+    identifier, flags, questions, records, *_ = struct.unpack_from("!HHHHHH", result.reply)
     assert (identifier, flags & 0x800F, questions, records) == (7, 0x8000, 1, 1)
-    assert ".".join(map(str, told.reply[-4:])) == names.address_of(host)
+    assert ".".join(map(str, result.reply[-4:])) == names.address_of(host)
     again = answer(question(host), names)
     assert again is not None
     assert not again.is_new
@@ -58,10 +58,10 @@ def test_an_address_is_answered(host: str) -> None:
 
 @pytest.mark.parametrize("kind", [28, 15, 16, 65, 255])
 def test_other_records_do_not_exist(kind: int) -> None:
-    """The name does: whoever asks for IPv4 as well gets it."""
-    told = answer(question("host.example", kind), NameTable())
-    assert told is not None
-    assert struct.unpack_from("!HHHHHH", told.reply)[1:4] == (0x8180, 1, 0)
+    """But the name does: a program that also asks for IPv4 gets an address."""
+    result = answer(question("host.example", kind), NameTable())
+    assert result is not None
+    assert struct.unpack_from("!HHHHHH", result.reply)[1:4] == (0x8180, 1, 0)
 
 
 @pytest.mark.parametrize("host", ["build7.corp.lan", "Build7", "localhost"])
@@ -69,20 +69,20 @@ def test_this_machine_is_itself(host: str, monkeypatch: pytest.MonkeyPatch) -> N
     """By the loopback's name, and by its own with its domain and without; unless a place is allowed by that name."""
     monkeypatch.setattr(socket, "gethostname", lambda: host)
     for name in {"localhost", host.lower(), host.lower().partition(".")[0]}:
-        told = answer(question(name), NameTable())
-        assert told is not None
-        assert (told.is_new, told.reply[-4:]) == (False, bytes([127, 0, 0, 1]))
+        result = answer(question(name), NameTable())
+        assert result is not None
+        assert (result.is_new, result.reply[-4:]) == (False, bytes([127, 0, 0, 1]))
         allowed = answer(question(name), NameTable([name]))
         assert allowed is not None
         assert allowed.reply[-4:] == bytes([127, 77, 0, 1])
 
 
 def test_a_name_that_is_absent_does_not_exist() -> None:
-    """And takes no address."""
+    """And gets no address."""
     names = NameTable()
-    told = answer(question("nas.corp.lan"), names, lambda name: name == "nas.corp.lan")
-    assert told is not None
-    assert told.reply[3] & 15 == 3
+    result = answer(question("nas.corp.lan"), names, lambda name: name == "nas.corp.lan")
+    assert result is not None
+    assert result.reply[3] & 15 == 3
     assert "nas.corp.lan" not in names
 
 
@@ -113,8 +113,8 @@ def test_where_short_names_are_looked_for(
 @given(st.binary(max_size=80))
 def test_garbage_is_no_question(data: bytes) -> None:
     """Or one, by chance; never an error, and never an answer to an answer."""
-    told = answer(data, NameTable())
-    assert told is None or told.reply[2] & 0x80
+    result = answer(data, NameTable())
+    assert result is None or result.reply[2] & 0x80
     assert answer(data[:2] + b"\x80" + data[3:], NameTable()) is None
 
 
@@ -122,7 +122,7 @@ def test_when_addresses_run_out() -> None:
     """Further names do not exist, and known ones stay."""
     names = NameTable(f"host{number}" for number in range(0xFFFE))
     assert names.address_of("one-more") is None
-    told = answer(question("one-more"), names)
-    assert told is not None
-    assert told.reply[3] & 15 == 3
+    result = answer(question("one-more"), names)
+    assert result is not None
+    assert result.reply[3] & 15 == 3
     assert names.address_of("host0") == "127.77.0.1"

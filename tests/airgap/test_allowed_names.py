@@ -53,6 +53,6 @@ def test_other_names_of_a_domain_are_told(layer: Layer, monkeypatch: pytest.Monk
     with WORLDS[layer]([Place("nas", 445)]) as here:
         assert here.run(CONNECT, [["nasty", 445], ["nas.other.lan", 445]]) == ["ECONNREFUSED"] * 2
         here.gap.flush()
-        told = {(one.host, one.protocol) for one in here.attempts}
-    assert ("nasty.corp.lan", "tcp") in told
-    assert {host for host, _ in told} == {"nasty.corp.lan", "nas.other.lan"}
+        reported = {(attempt.host, attempt.protocol) for attempt in here.attempts}
+    assert ("nasty.corp.lan", "tcp") in reported
+    assert {host for host, _ in reported} == {"nasty.corp.lan", "nas.other.lan"}

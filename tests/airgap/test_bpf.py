@@ -1,4 +1,4 @@
-"""The filter's instructions, carried out here as the kernel does, over tables of calls and over chance's."""
+"""The filter's instructions, run here as the kernel does, on tables of calls and on random ones."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_what_could_lead_out_is_asked(machine: str) -> None:
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("pointer", [1, 0x7FFF0000, 1 << 32, 0xFFFF << 48])
 def test_sendto_is_asked_with_an_address_only(machine: str, pointer: int) -> None:
-    """Both halves of the pointer count; without one it is send(2), to whom the socket is connected."""
+    """Both halves of the pointer count; without one it is send(2), to the address that the socket is connected to."""
     sendto = CALLS[machine].sendto
 
     assert verdict(machine, sendto, 3, 1, 1, 0, pointer, 16) == ASK
@@ -127,7 +127,7 @@ def test_options(machine: str, level: int, name: int, expected: int) -> None:
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("high", [0, 1 << 32, 0xFFFFFFFF << 32])
-def test_nobody_types_into_a_terminal(machine: str, high: int) -> None:
+def test_no_keys_are_put_into_a_terminal(machine: str, high: int) -> None:
     """Beside a namespace and without one, and by 32 bit programs; what the kernel does not look at changes nothing."""
     calls = CALLS[machine]
     for made in (program, program_in_a_jail):
@@ -179,23 +179,23 @@ def test_short_enough(machine: str) -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_beside_a_namespace_nobody_is_asked(machine: str) -> None:
+def test_beside_a_namespace_no_call_waits(machine: str) -> None:
     """What a network namespace holds is let through, and what it does not hold is refused, for 32 bit programs too."""
     calls = CALLS[machine]
 
-    def told(number: int, *arguments: int, other: bool = False) -> int:
+    def beside(number: int, *arguments: int, other: bool = False) -> int:
         architecture = 0x40000003 if other else None
         return verdict(
             machine, number, *arguments, architecture=architecture, made=program_in_a_jail
         )
 
     for number in (calls.connect, calls.bind, calls.listen, calls.sendto, calls.sendmsg, 0, 1, 59):
-        assert told(number, 3, 1, 1, 0, 1) == ALLOW
-    assert [told(calls.socket, family) for family in (1, 2, 10, 16, 17)] == [ALLOW] * 5
-    assert {told(calls.socket, family) for family in (31, 39, 40, 42, 44)} == {
+        assert beside(number, 3, 1, 1, 0, 1) == ALLOW
+    assert [beside(calls.socket, family) for family in (1, 2, 10, 16, 17)] == [ALLOW] * 5
+    assert {beside(calls.socket, family) for family in (31, 39, 40, 42, 44)} == {
         refused(errno.EAFNOSUPPORT)
     }
     absent = {refused(errno.ENOSYS)}
-    assert {told(number) for number in (425, 426, 427, calls.request_key)} == absent
-    assert {told(number, other=True) for number in (425, *calls.other_table)} == absent
-    assert told(5, other=True) == ALLOW
+    assert {beside(number) for number in (425, 426, 427, calls.request_key)} == absent
+    assert {beside(number, other=True) for number in (425, *calls.other_table)} == absent
+    assert beside(5, other=True) == ALLOW

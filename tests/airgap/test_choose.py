@@ -32,7 +32,7 @@ seccomp = pytest.mark.skipif(
 
 @netns
 def test_the_best_layer_is_taken() -> None:
-    """And nothing is said of a better one."""
+    """And there is no cause for a worse one."""
     assert find_layer(os.environ).because == ""
 
 
@@ -61,7 +61,7 @@ def test_a_python_without_pidfd_open(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @seccomp
 def test_a_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the reason, and with no process left: what nobody has thought of never ends a start."""
+    """With the reason, and with no process left: no error, however unexpected, ends a start."""
     before = psutil.Process().children()
     monkeypatch.delattr("aider_guard.airgap.kernel.take_fd")
     found = best_of("seccomp")
@@ -144,8 +144,8 @@ def test_why_there_are_no_namespaces(
 
 
 @netns
-def test_a_fault_that_nobody_wants_is_told_in_its_own_words() -> None:
-    """It is not the container's; doctor, who tries what a session gets, tells the same."""
+def test_an_unexpected_error_is_reported_in_its_own_words() -> None:
+    """It is not taken for a container's; doctor, which tries the same layers, reports the same."""
     places = [Place("0.0.0.0", 5432), Place("127.0.0.1", 5432)]
     with only("netns"):
         found = find_layer({}, places)
@@ -156,7 +156,7 @@ def test_a_fault_that_nobody_wants_is_told_in_its_own_words() -> None:
 
 @netns
 def test_a_kernel_that_filters_no_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is found out when the layer is chosen, not when Aider is to enter it, and nobody is left over."""
+    """It shows when the layer is chosen, not when Aider is to enter it, and no process is left."""
 
     def fail(*_: object) -> int:
         raise OSError(errno.EINVAL, "seccomp: Invalid argument")
@@ -170,7 +170,7 @@ def test_a_kernel_that_filters_no_calls(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("layer", ["asked", "open"])
-def test_who_requires_a_layer_is_refused_without_one(layer: str) -> None:
+def test_a_required_layer_that_is_missing_refuses_the_start(layer: str) -> None:
     """With the reason, before anything is started."""
     with (
         only(),
@@ -178,7 +178,7 @@ def test_who_requires_a_layer_is_refused_without_one(layer: str) -> None:
         pytest.raises(LaunchRefusedError, match="require-airgap is set"),
         build_sandbox(selection, Config(require_airgap=True)),
     ):
-        pytest.fail("it was let begin")
+        pytest.fail("the start was not refused")
 
 
 @netns

@@ -40,7 +40,7 @@ def test_sockets_of_daemons_are_found(home: Path) -> None:
 
 
 def test_a_folder_of_sockets_is_one_mask(home: Path) -> None:
-    """Whether there is one in it now or not; without the folder it is for who is asked about each call."""
+    """Whether it has a socket now or not; folders that are absent are masked only for the layer that sees each call."""
     (home / "run" / "podman").mkdir(parents=True)
     environment = {"XDG_RUNTIME_DIR": str(home / "run"), "HOME": "/nowhere"}
     podman, docker = str(home / "run" / "podman"), str(home / "run" / "docker.sock")

@@ -1,4 +1,4 @@
-"""Who takes a packet: by the kernel's own search, and by its tables where it has none."""
+"""Which socket receives a packet: by the kernel's own search, and by its tables where it has none."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ every_kind = pytest.mark.parametrize(("kind", "type_"), KINDS)
 
 
 @contextlib.contextmanager
-def takers(*, is_asked: bool) -> Iterator[ListenerLookup]:
-    """Of this very network, that know somebody to try the kernel with, or nobody."""
+def listener_lookup(*, is_asked: bool) -> Iterator[ListenerLookup]:
+    """A lookup in this network, with sockets to try the kernel with, or without any."""
     with contextlib.ExitStack() as stack:
         channel = stack.enter_context(diag_socket())
         known: dict[Kind, End] = {"tcp": ("127.0.0.1", 0), "udp": ("127.0.0.1", 0)}
@@ -40,7 +40,7 @@ def takers(*, is_asked: bool) -> Iterator[ListenerLookup]:
 
 
 def waiting(host: str, type_: socket.SocketKind) -> socket.socket:
-    """Somebody who waits there."""
+    """A socket that waits at this address."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, type_)
     sock.bind((host, 0))
     if type_ == STREAM:
@@ -51,17 +51,17 @@ def waiting(host: str, type_: socket.SocketKind) -> socket.socket:
 @every_kind
 @pytest.mark.parametrize("is_asked", [True, False])
 def test_a_server_at_the_loopback(kind: Kind, type_: socket.SocketKind, *, is_asked: bool) -> None:
-    """It takes what comes for it, and nothing for other addresses; when it is gone, nobody does."""
-    with takers(is_asked=is_asked) as known:
+    """It receives what is sent to it, and nothing for other addresses; when it is closed, nothing receives it."""
+    with listener_lookup(is_asked=is_asked) as lookup:
         with waiting("127.0.0.1", type_) as server:
             port = server.getsockname()[1]
             here = Packet(kind, "127.0.0.1", 9, "127.0.0.1", port)
             there = Packet(kind, "127.0.0.1", 9, "192.0.2.10", port)
-            assert known.has_receiver_inside(here)
-            assert known.is_server_outside(here)
-            assert not known.has_receiver_inside(there)
-        assert not known.has_receiver_inside(here)
-        assert not known.is_server_outside(here)
+            assert lookup.has_receiver_inside(here)
+            assert lookup.is_server_outside(here)
+            assert not lookup.has_receiver_inside(there)
+        assert not lookup.has_receiver_inside(here)
+        assert not lookup.is_server_outside(here)
 
 
 @every_kind
@@ -81,34 +81,34 @@ def test_a_server_at_the_loopback(kind: Kind, type_: socket.SocketKind, *, is_as
 def test_a_server_at_all_addresses(
     kind: Kind, type_: socket.SocketKind, bound: str, to: str, *, is_it: bool
 ) -> None:
-    """The kernel knows which they are. Groups are more than one."""
-    with takers(is_asked=True) as known, waiting(bound, type_) as server:
+    """The kernel knows which they are. A group has more than one receiver."""
+    with listener_lookup(is_asked=True) as lookup, waiting(bound, type_) as server:
         packet = Packet(kind, "127.0.0.1" if "." in to else "::1", 9, to, server.getsockname()[1])
-        assert known.has_receiver_inside(packet) is is_it
+        assert lookup.has_receiver_inside(packet) is is_it
 
 
-def test_a_connection_that_has_ended_was_taken() -> None:
-    """Its server is gone; that somebody was reached is still known."""
-    with takers(is_asked=True) as known:
+def test_a_connection_that_has_ended_was_received() -> None:
+    """Its server is closed; that it was reached is still known."""
+    with listener_lookup(is_asked=True) as lookup:
         with waiting("127.0.0.1", STREAM) as server:
             client = socket.create_connection(server.getsockname())
             packet = Packet("tcp", *client.getsockname(), *server.getsockname())
             server.accept()[0].close()
             client.close()
-        assert known.has_receiver_inside(packet)
-        assert not known.is_server_outside(packet)
+        assert lookup.has_receiver_inside(packet)
+        assert not lookup.is_server_outside(packet)
 
 
-def test_what_has_no_ports_is_taken_by_nobody() -> None:
-    """Nothing is asked about it."""
-    with takers(is_asked=True) as known:
+def test_a_packet_without_ports_has_no_receiver() -> None:
+    """The kernel is not asked about it."""
+    with listener_lookup(is_asked=True) as lookup:
         packet = Packet("other", "127.0.0.1", 0, "127.0.0.1", 0)
-        assert not known.has_receiver_inside(packet)
-        assert not known.is_server_outside(packet)
+        assert not lookup.has_receiver_inside(packet)
+        assert not lookup.is_server_outside(packet)
 
 
-def test_a_kernel_that_does_not_answer_knows_nobody() -> None:
-    """No error."""
+def test_a_kernel_that_does_not_answer_knows_no_server() -> None:
+    """It is no error."""
     channel: Any = diag_socket()
     with channel, waiting("127.0.0.1", STREAM) as server:
         assert proc.has_server(channel, "tcp", server.getsockname())

@@ -1,4 +1,4 @@
-"""Programs inside a network namespace: which name is answered, and what is told of their packets. Real forks."""
+"""Programs inside a network namespace: which names are answered, and what is reported of their packets. Real forks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from airgap.netns_world import world
-from airgap.seccomp_world import World, ended, witness
+from airgap.seccomp_world import World, ended, host_servers
 
 from aider_guard.airgap.choose import find_layer
 
@@ -89,8 +89,8 @@ tell("done")
 """
 
 
-def test_what_was_sent_last_is_told_at_the_end(here: World) -> None:
-    """A program that sends much and ends, while nobody serves, is told of in full by one look."""
+def test_what_was_sent_last_is_reported_at_the_end(here: World) -> None:
+    """Packets of a program that ended while the loop did not run are all reported by one flush."""
     with ended(here.start(SENDS, 1000)) as process:
         process.wait(60)
         here.gap.flush()
@@ -98,13 +98,13 @@ def test_what_was_sent_last_is_told_at_the_end(here: World) -> None:
     assert sum(attempt.count for attempt in here.attempts) == 1000
 
 
-def test_what_the_kernel_dropped_is_told(here: World) -> None:
-    """More than it keeps: it is said that there were more."""
+def test_what_the_kernel_dropped_is_reported(here: World) -> None:
+    """More packets than it queues: the number of the dropped ones is reported."""
     with ended(here.start(SENDS, 20000)) as process:
         process.wait(60)
         here.gap.flush()
-    told = {attempt.host: attempt.count for attempt in here.attempts}
-    assert told["(more than could be read)"] > 0
+    counts = {attempt.host: attempt.count for attempt in here.attempts}
+    assert counts["(more than could be read)"] > 0
     assert sum(attempt.count for attempt in here.attempts) == 20000
 
 
@@ -141,7 +141,7 @@ if kind == "SOCK_DGRAM" and not error: server.recv(9)
 def test_an_own_server_is_reached_by_any_address(
     here: World, family: str, host: str, bound: str, kind: str
 ) -> None:
-    """Who has reached somebody inside was not blocked, and is not said to have been. Of TCP it is known afterwards."""
+    """A packet that reached a program inside is not reported as blocked; of TCP that is known afterwards, too."""
     with ended(here.start(REACHES, [family, host, bound, kind])) as process:
         error, _ = here.next(process)
         if kind == "SOCK_STREAM":
@@ -161,8 +161,8 @@ def test_an_own_server_elsewhere_is_not_reached(here: World) -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.10", "224.0.0.251"])
-def test_who_hears_only_itself_has_tried_to_leave(here: World, host: str) -> None:
-    """From the port it sends to, as NTP does; and a group is more than who is inside."""
+def test_a_packet_that_returns_to_its_sender_tried_to_leave(here: World, host: str) -> None:
+    """From the port it sends to, as NTP does; and a group has receivers outside."""
     code = """
 one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); one.bind(("0.0.0.0", 5353))
 other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -175,7 +175,7 @@ tell("")
 
 
 def test_a_group_that_is_joined_is_no_attempt(here: World) -> None:
-    """The kernel tells routers of it, of both versions: nobody was reached for."""
+    """The kernel tells routers of it, in both versions; no program sent anything."""
     code = """
 one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 here = socket.inet_aton("127.0.0.1")
@@ -195,8 +195,8 @@ one.recv(1)
 
 
 def test_a_server_of_the_machine_is_not_reached(here: World) -> None:
-    """By the loopback's address, TCP and UDP: it was refused, and is told. Where nobody is at all, nothing is."""
-    with witness() as host:
+    """By the loopback address, TCP and UDP: the attempt is refused and reported; one without a server is not."""
+    with host_servers() as host:
         for kind in ("SOCK_STREAM", "SOCK_DGRAM"):
             here.run(TRIES, [kind, "127.0.0.1", host.port])
             here.gap.flush()
@@ -215,8 +215,8 @@ tell(error_of(sock.connect, tuple(arguments[1:])) or error_of(sock.send, b"x"))
 """
 
 
-def test_to_look_after_the_end_is_no_error(here: World) -> None:
-    """Nothing is seen any more."""
+def test_a_flush_after_the_end_is_no_error(here: World) -> None:
+    """Nothing is reported any more."""
     here.gap.close()
     here.gap.flush()
     assert here.attempts == []

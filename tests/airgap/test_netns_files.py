@@ -16,7 +16,6 @@ import pytest
 from airgap.layers import best_of, open_gap
 
 from aider_guard.airgap import kernel
-from aider_guard.airgap import kernel as airgap_kernel
 
 pytestmark = pytest.mark.skipif(
     best_of("netns").layer != "netns",
@@ -58,8 +57,8 @@ def started(
         yield process
 
 
-def said(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """All that a program in a jail says."""
+def output_of(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The output of a program in a jail."""
     with started(command, environment) as process:
         return process.communicate()[0]
 
@@ -74,7 +73,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextlib.contextmanager
 def daemon(path: str) -> Iterator[None]:
-    """Somebody who listens there."""
+    """A server that listens there."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen()
@@ -110,8 +109,8 @@ def test_a_hidden_folder_is_for_those_inside(runtime: Path) -> None:
     (runtime / "podman" / "settings").write_text("as they are")
     environment = {"XDG_RUNTIME_DIR": str(runtime), "HOME": "/nowhere"}
     path = runtime / "podman" / "own"
-    assert said([sys.executable, "-c", SERVE, str(path)], environment) == "own settings\n"
-    assert said(["cat", f"{runtime}/podman/settings"], environment) == "as they are"
+    assert output_of([sys.executable, "-c", SERVE, str(path)], environment) == "own settings\n"
+    assert output_of(["cat", f"{runtime}/podman/settings"], environment) == "as they are"
     assert [one.name for one in path.parent.iterdir()] == ["settings"]
 
 
@@ -137,12 +136,12 @@ def test_root_does_not_change_the_kernels_settings(setting: str) -> None:
     """The kernel would start a program of root's choice, outside."""
     if not os.path.exists(setting) or os.statvfs(setting).f_flag & os.ST_RDONLY:
         pytest.skip("they cannot be changed here anyway")
-    assert "Read-only file system" in said(["sh", "-c", f": >> {setting}"], {})
+    assert "Read-only file system" in output_of(["sh", "-c", f": >> {setting}"], {})
 
 
 def as_another_user(work: Callable[[int], None]) -> str:
     """What *work* writes to the descriptor, in a fork: an ordinary user there, with mounts of its own."""
-    # Root's files are shown as those of the overflow user, who would have them for their own.
+    # Root's files are shown as those of the overflow user, who would own them.
     user = next(one for one in pwd.getpwall() if one.pw_uid not in {0, 65534})
     with open_gap("netns", environment={}):
         pass  # all is loaded now: an ordinary user may not be able to read this interpreter's files
@@ -159,9 +158,9 @@ def as_another_user(work: Callable[[int], None]) -> str:
             os.setgroups([])
             os.setgid(user.pw_gid)
             os.setuid(user.pw_uid)
-            airgap_kernel.allow_tracing()  # as after any execve(2)
+            kernel.allow_tracing()  # as after any execve(2)
             work(theirs)
-        except BaseException as error:  # noqa: BLE001  # told to the test
+        except BaseException as error:  # noqa: BLE001  # reported to the test
             os.write(theirs, repr(error).encode())
         finally:
             os._exit(0)
@@ -186,7 +185,7 @@ def settings_of_a_distribution() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh")
 def test_ssh_reads_the_systems_settings_for_an_ordinary_user() -> None:
-    """They stay root's for it, though in a user namespace with one user they would be nobody's."""
+    """They stay root's for it, though in a user namespace with one user they would be the overflow user's."""
 
     def work(output: int) -> None:
         with open_gap("netns", environment={}) as gap, gap.entering() as enter:

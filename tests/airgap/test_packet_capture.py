@@ -1,4 +1,4 @@
-"""What a packet tells, and which packets are looked at: by the kernel's own filter."""
+"""What a packet is, and which packets the socket filter passes."""
 
 from __future__ import annotations
 
@@ -118,9 +118,9 @@ def test_what_a_packet_of_ipv6_is_behind_its_options(
     what: str, payload: bytes, kind: str | None
 ) -> None:
     """They stand before what it carries."""
-    told = parse(ip(V6, 0, payload), ETH_P_IPV6)
-    assert (told.kind if told else None) == kind, what
-    assert told is None or told.port == (443 if kind == "udp" else 0)
+    packet = parse(ip(V6, 0, payload), ETH_P_IPV6)
+    assert (packet.kind if packet else None) == kind, what
+    assert packet is None or packet.port == (443 if kind == "udp" else 0)
 
 
 @given(st.binary(max_size=120), st.sampled_from([ETH_P_IP, ETH_P_IPV6, 0x0806]))
@@ -130,7 +130,7 @@ def test_garbage_is_no_error(data: bytes, ethernet_type: int) -> None:
 
 
 def test_an_address_written_as_the_other_kind() -> None:
-    """IPv4 in IPv6 is said as IPv4."""
+    """IPv4 in IPv6 is shown as IPv4."""
     packet = ip(("::ffff:10.0.0.1", "::ffff:192.0.2.7"), 6, tcp(SYN))
     assert parse(packet, ETH_P_IPV6) == Packet("tcp", "10.0.0.1", 40000, "192.0.2.7", 443)
 
@@ -154,5 +154,5 @@ def test_loopback(address: str, is_it: bool) -> None:
     ],
 )
 def test_one_receiver(address: str, is_it: bool) -> None:
-    """A group, and everybody, are more than whoever inside is among them."""
+    """A group or a broadcast address has receivers outside, too."""
     assert is_for_one(address) is is_it

@@ -1,4 +1,4 @@
-"""The names of programs, and whose a connection is: in tables that are data, and with real processes."""
+"""The names of programs, and the program behind a connection: with real processes, and a /proc that is data."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
 @linux
 @pytest.mark.parametrize("how", ["connected", "unconnected"])
 def test_who_asks_for_a_name_is_found_while_it_waits(how: str, tmp_path: Path) -> None:
-    """Whoever waits for an answer has its socket open; afterwards nobody has."""
+    """A program that waits for an answer has its socket open; afterwards it is closed."""
     script = tmp_path / "asks.py"
     script.write_text(ASKS)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
@@ -187,7 +187,7 @@ def test_the_kernel_is_asked_about_one_connection(tmp_path: Path) -> None:
 
 @linux
 def test_a_tree_is_told_nearest_first(tmp_path: Path) -> None:
-    """The process itself, then what it started; nobody is told twice; processes of one network are neighbours."""
+    """The process itself, then what it started; none comes twice; processes of one network are neighbours."""
     with connected(tmp_path / "reaches.py", "child") as (pid, *_):
         first, child, *rest = tree(pid)
         assert (first, rest) == (pid, [])
@@ -220,7 +220,7 @@ for child in children: child.kill(); child.wait()
 def test_the_only_program_is_named(
     children: list[list[str]], around: list[str], name: str, tmp_path: Path
 ) -> None:
-    """Shells that wait for it aside. One that has started another may be the one that sends: nobody knows."""
+    """Shells that wait for it aside. One that has started another may be the sender: it is not known."""
     (tmp_path / "tests.py").write_text(IDLES)
     (tmp_path / "make.sh").write_text('"$@"; true\n')
     unshare = [sys.executable, "-c", ALONE, *around, sys.executable, "tests.py", repr(children)]
@@ -275,7 +275,7 @@ def test_the_search_ends_in_time(tmp_path: Path) -> None:
 
 
 def test_waiting_for_the_processor_is_not_searching(tmp_path: Path) -> None:
-    """On a busy machine seconds pass in a search of a moment; who it was is told all the same."""
+    """On a busy machine seconds pass in a short search; the program is found all the same."""
     proc = make_proc(tmp_path, range(1, 9), 5)
     (proc / "1" / "net").mkdir()
     (proc / "1" / "net" / "udp").write_text(

@@ -1,4 +1,4 @@
-"""What stands between Aider and everything else: one number for each attempt, whoever heard of it."""
+"""The sandbox of a session: attempts from all its sources are reported, with their number."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CAP_SECONDS = 10.0
 @contextlib.contextmanager
 def watched(layer: Layer = "asked") -> Iterator[tuple[Sandbox, Loop, list[Attempt]]]:
     """A sandbox that is served, and what it reported."""
-    told: list[Attempt] = []
+    reported: list[Attempt] = []
     # On a machine with thousands of connections the usual time is over before the program is found.
     patient = functools.partial(proc.Peers, search_seconds=30)
     with (
@@ -34,57 +34,60 @@ def watched(layer: Layer = "asked") -> Iterator[tuple[Sandbox, Loop, list[Attemp
         Loop() as loop,
     ):
         patch.setattr(proc, "Peers", patient)
-        sandbox.watch(loop, told.append, os.getpid)
+        sandbox.watch(loop, reported.append, os.getpid)
         loop.on_deadline = lambda name: None if sandbox.on_deadline(name) else pytest.fail(name)
-        yield sandbox, loop, told
+        yield sandbox, loop, reported
         sandbox.close()
 
 
 def ask(sandbox: Sandbox, place: str) -> socket.socket:
-    """Ask the proxy for a way there."""
+    """Ask the proxy for a connection to this place."""
     at = urlsplit(sandbox.proxy_url)
-    one = socket.create_connection((at.hostname, at.port or 0))
-    one.sendall(f"CONNECT {place} HTTP/1.1\r\n\r\n".encode())
-    return one
+    client = socket.create_connection((at.hostname, at.port or 0))
+    client.sendall(f"CONNECT {place} HTTP/1.1\r\n\r\n".encode())
+    return client
 
 
-def test_the_proxy_and_aider_s_python_are_heard() -> None:
-    """Both by the same words; the proxy's guest gets its answer, and its program is named."""
-    with watched() as (sandbox, loop, told), ask(sandbox, "host.example:443") as guest:
-        tells = {"host": "other.example", "port": 80, "protocol": "tcp"}
-        os.write(sandbox.report_fd, json.dumps(tells).encode())
-        while len(told) < 2:
+def test_attempts_at_the_proxy_and_in_aiders_python_are_reported() -> None:
+    """In the same form; the proxy's client gets its answer, and its program is named."""
+    with watched() as (sandbox, loop, reported), ask(sandbox, "host.example:443") as client:
+        report = {"host": "other.example", "port": 80, "protocol": "tcp"}
+        os.write(sandbox.report_fd, json.dumps(report).encode())
+        while len(reported) < 2:
             loop.run_once(CAP_SECONDS)
-        guest.settimeout(CAP_SECONDS)
-        assert guest.recv(4096).startswith(b"HTTP/1.1 403 ")
-    assert {(one.host, one.port) for one in told} == {("host.example", 443), ("other.example", 80)}
-    programs = {one.host: bool(one.program) for one in told}
+        client.settimeout(CAP_SECONDS)
+        assert client.recv(4096).startswith(b"HTTP/1.1 403 ")
+    assert {(attempt.host, attempt.port) for attempt in reported} == {
+        ("host.example", 443),
+        ("other.example", 80),
+    }
+    programs = {attempt.host: bool(attempt.program) for attempt in reported}
     assert programs == {"host.example": sys.platform == "linux", "other.example": True}
 
 
-def test_repetitions_are_told_with_their_number() -> None:
+def test_repetitions_are_reported_with_their_number() -> None:
     """The first at once, the rest when a second has passed, or at the end."""
-    with watched() as (sandbox, loop, told):
-        tells = json.dumps({"host": "host.example", "port": 80, "protocol": "tcp"}).encode()
+    with watched() as (sandbox, loop, reported):
+        report = json.dumps({"host": "host.example", "port": 80, "protocol": "tcp"}).encode()
         for _ in range(30):
-            os.write(sandbox.report_fd, tells)
+            os.write(sandbox.report_fd, report)
         loop.run_once(CAP_SECONDS)
         sandbox.flush()
-        assert [one.count for one in told] == [1, 29]
+        assert [attempt.count for attempt in reported] == [1, 29]
 
 
-def test_nothing_is_asked_of_an_open_network() -> None:
-    """Aider's Python is given nothing to tell by."""
+def test_an_open_network_has_no_reports() -> None:
+    """Aider's Python gets no descriptor to report on."""
     with watched("open") as (sandbox, _loop, _told):
         assert sandbox.report_fd == -1
         assert sandbox.choice.layer == "open"
 
 
 def test_nothing_is_served_afterwards() -> None:
-    """Closing twice is no error; nobody answers any more."""
+    """Closing twice is no error; the proxy answers no more."""
     with watched() as (sandbox, _loop, _told):
         sandbox.close()
-        with ask(sandbox, "host.example:443") as guest:
-            guest.settimeout(0.05)
+        with ask(sandbox, "host.example:443") as client:
+            client.settimeout(0.05)
             with pytest.raises(TimeoutError):
-                guest.recv(1)
+                client.recv(1)

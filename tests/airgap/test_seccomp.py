@@ -1,4 +1,4 @@
-"""Programs inside the seccomp layer: what they reach, what not, and what is told of it. Real forks, real sockets."""
+"""Programs inside the seccomp layer: what they reach, what not, and what is reported. Real forks, real sockets."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from airgap.seccomp_world import PYTHON, Witness, World, ended, witness, world
+from airgap.seccomp_world import PYTHON, HostServers, World, ended, host_servers, world
 
 from aider_guard.airgap import kernel
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.session.aider_process import Child
 from aider_guard.session.terminal import Size
 
-OUTSIDE = "192.0.2.10"  # documentation addresses, RFC 5737: nobody is there
+OUTSIDE = "192.0.2.10"  # documentation addresses, RFC 5737: not in use
 OUTSIDE6 = "2001:db8::10"
 USER = 65534
 
@@ -34,8 +34,8 @@ def here() -> Iterator[World]:
 
 
 @pytest.fixture
-def host() -> Iterator[Witness]:
-    with witness() as made:
+def host() -> Iterator[HostServers]:
+    with host_servers() as made:
         yield made
 
 
@@ -64,11 +64,11 @@ tell([four.getpeername()[1], six.getpeername()[1]])
 
 
 @pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_DGRAM"])
-def test_a_service_of_the_host_is_not_reached(here: World, host: Witness, kind: str) -> None:
-    """Neither by TCP nor by connected UDP; the error is an ordinary one, and the attempt is told with its program."""
-    told = here.run(CONNECT, ["AF_INET", kind, ["127.0.0.1", host.port]])
+def test_a_service_of_the_host_is_not_reached(here: World, host: HostServers, kind: str) -> None:
+    """Neither by TCP nor by connected UDP; the error is an ordinary one, the attempt is reported with its program."""
+    result = here.run(CONNECT, ["AF_INET", kind, ["127.0.0.1", host.port]])
 
-    assert told == "ECONNREFUSED"
+    assert result == "ECONNREFUSED"
     assert host.seen() == 0
     protocol = "tcp" if kind == "SOCK_STREAM" else "udp"
     program = Path(sys.executable).name
@@ -91,7 +91,7 @@ def test_a_service_of_the_host_is_not_reached(here: World, host: Witness, kind: 
 def test_outside_addresses(
     here: World, family: str, kind: str, address: tuple[str, int], protocol: str
 ) -> None:
-    """Connections to other machines fail at once, and are told."""
+    """Connections to other machines fail at once, and are reported."""
     assert here.run(CONNECT, [family, kind, address]) == "ECONNREFUSED"
     assert here.kinds() == {(*address, protocol)}
 
@@ -120,7 +120,7 @@ def unspecified(sock, data, to):
 """
 
 
-def test_datagrams_do_not_leave(here: World, host: Witness) -> None:
+def test_datagrams_do_not_leave(here: World, host: HostServers) -> None:
     """Each way to send one with an address is refused, and so is a TCP connection that begins by sending."""
     code = """
 tell([error_of(udp().sendto, b"x", (host, port)), error_of(udp().sendmsg, [b"x"], [], 0, (host, port)),
@@ -128,9 +128,9 @@ tell([error_of(udp().sendto, b"x", (host, port)), error_of(udp().sendmsg, [b"x"]
       error_of(tcp.sendto, b"x", MSG_FASTOPEN, (host, port)),
       error_of(tcp.sendmsg, [b"x"], [], MSG_FASTOPEN, (host, port))])
 """
-    told = here.run(SENDS + code, ["127.0.0.1", host.port])
+    result = here.run(SENDS + code, ["127.0.0.1", host.port])
 
-    assert told == ["EPERM"] * 6
+    assert result == ["EPERM"] * 6
     assert host.seen() == 0
     protocols = [attempt.protocol for attempt in here.attempts]
     assert protocols == ["udp"] * 4 + ["tcp"] * 2
@@ -138,7 +138,7 @@ tell([error_of(udp().sendto, b"x", (host, port)), error_of(udp().sendmsg, [b"x"]
 
 
 def test_a_question_for_a_name_that_is_sent_elsewhere(here: World) -> None:
-    """Without a connected socket the guard cannot answer: it is refused, and the name is told."""
+    """Without a connected socket the guard cannot answer: it is refused, and the name is reported."""
     code = """
 query = struct.pack("!HHHHHH", 7, 256, 1, 0, 0, 0) + b"\\7example\\3org\\0\\0\\1\\0\\1"
 tell(error_of(socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto, query, ("192.0.2.53", 53)))
@@ -148,7 +148,7 @@ tell(error_of(socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto, query, ("
 
 
 def test_names_are_answered_by_the_guard(here: World) -> None:
-    """A resolver finds each name, and a connection to it is told by that name. Sorting of addresses is not told."""
+    """A resolver finds each name, and a connection to it is reported by that name. Sorting of addresses is not."""
     code = """
 found = socket.gethostbyname("host.example")
 port_0 = error_of(socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect, ("192.0.2.7", 0))
@@ -178,7 +178,7 @@ def test_a_name_server_of_ipv6_answers(here: World) -> None:
     assert here.kinds() == {("example.org", 53, "dns")}
 
 
-def test_a_question_that_cannot_be_asked_is_told(here: World) -> None:
+def test_a_question_that_cannot_be_asked_is_reported(here: World) -> None:
     """By a socket that takes no address of IPv4: the server's address is known."""
     assert here.run(ASK_BY_6, 1) == "ENETUNREACH"
     assert here.kinds() == {("2001:db8::53", 53, "udp")}
@@ -198,9 +198,9 @@ tell([connect("git.example", 22), connect(arguments[0], 5432), connect(arguments
       connect("git.example", 443), connect(arguments[0], 22)])
 """
     with world(places) as here:
-        told = here.run(code, [OUTSIDE, OUTSIDE6])
+        result = here.run(code, [OUTSIDE, OUTSIDE6])
 
-        assert told == [""] * 4 + ["ECONNREFUSED"] * 2
+        assert result == [""] * 4 + ["ECONNREFUSED"] * 2
         assert here.kinds() == {("git.example", 443, "tcp"), (OUTSIDE, 22, "tcp")}
         assert [place for _, place in here.gap.relays] == places
         for fd, _ in here.gap.relays:
@@ -249,7 +249,7 @@ def own_address() -> str:
 
 
 def test_own_servers_by_the_machines_address(here: World) -> None:
-    """They are reached by it, TCP and UDP. Those of others are not, and where nobody waits the attempt is told."""
+    """They are reached by it, TCP and UDP. Those of others are not, and an attempt without a server is reported."""
     code = """
 address, others = arguments
 server = socket.create_server(("0.0.0.0", 0)); port = server.getsockname()[1]
@@ -282,8 +282,8 @@ tell([result, server.recv(9).decode(), server.recv(9).decode()])
     assert here.run(SENDS + code, ["", 0]) == [[2, [5, 5]], "12345", "12345"]
 
 
-def test_nobody_listens(here: World) -> None:
-    """A loopback port where nothing is gives the kernel's error, and there is nothing to tell: nothing was blocked."""
+def test_a_port_without_a_server(here: World) -> None:
+    """A loopback port without a server gives the kernel's error; nothing is reported, as nothing was blocked."""
     with socket.create_server(("127.0.0.1", 0)) as gone:
         address = gone.getsockname()
 
@@ -292,7 +292,7 @@ def test_nobody_listens(here: World) -> None:
 
 
 def test_non_blocking_sockets(here: World) -> None:
-    """They are told that it goes on, as outside; asyncio's clients and servers work."""
+    """Their connections are in progress, as outside; asyncio's clients and servers work."""
     fd, port = here.gap.listen()
     with socket.socket(fileno=fd):
         code = """
@@ -375,7 +375,7 @@ def test_other_ways(here: World, code: str, expected: object) -> None:
 
 
 def test_echo_requests(here: World) -> None:
-    """Where the system lets the user send them, none goes out, and it is told."""
+    """Where the system lets the user send them, none goes out, and it is reported."""
     code = """
 try:
     sock = socket.socket(2, 2, 1)
@@ -384,13 +384,13 @@ except OSError:
 else:
     tell(error_of(sock.sendto, b"\\x08\\0\\0\\0\\0\\1\\0\\1", ("192.0.2.1", 0)))
 """
-    told = here.run(code)
+    result = here.run(code)
 
-    assert told in {"", "EPERM"}
-    assert here.kinds() == ({("192.0.2.1", 0, "other")} if told else set())
+    assert result in {"", "EPERM"}
+    assert here.kinds() == ({("192.0.2.1", 0, "other")} if result else set())
 
 
-def test_a_second_launch(here: World, host: Witness) -> None:
+def test_a_second_launch(here: World, host: HostServers) -> None:
     """Each program that enters is served; one that has ended is forgotten, and the others are not."""
     code = """
 tell("in"); os.read(arguments, 1)
@@ -412,9 +412,9 @@ tell(error_of(socket.socket().connect, ("192.0.2.10", 1)))
 
 
 def test_a_call_that_the_guard_fails_to_judge(
-    here: World, host: Witness, monkeypatch: pytest.MonkeyPatch
+    here: World, host: HostServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is refused and told, and the next one is served: no fault of the guard's opens a way, nor ends the session."""
+    """It is refused and reported, and the next one is served: no fault of the guard opens a way or ends the session."""
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError
@@ -427,7 +427,7 @@ def test_a_call_that_the_guard_fails_to_judge(
     assert here.run(CONNECT, ["AF_INET", "SOCK_STREAM", [OUTSIDE, 1]]) == "ECONNREFUSED"
 
 
-def test_a_fork_that_starts_no_program(here: World, host: Witness) -> None:
+def test_a_fork_that_starts_no_program(here: World, host: HostServers) -> None:
     """It is inside too, and the guard may look into it, as little as others may look into the guard."""
     with here.gap.entering() as enter:
         child = os.fork()
@@ -449,7 +449,7 @@ def test_a_fork_that_starts_no_program(here: World, host: Witness) -> None:
     assert here.kinds() == {("127.0.0.1", host.port, "tcp")}
 
 
-def test_in_a_pty(here: World, host: Witness) -> None:
+def test_in_a_pty(here: World, host: HostServers) -> None:
     """A program that is started as Aider is enters too, and has none of the guard's descriptors."""
     code = f"""
 import os, socket
@@ -478,8 +478,8 @@ def test_a_fork_that_never_enters(here: World) -> None:
         subprocess.Popen([*PYTHON, ""], preexec_fn=lambda: 1 / 0)  # noqa: PLW1509  # as above
 
 
-def test_closing_is_closing(host: Witness) -> None:
-    """After ``close`` what runs inside reaches nothing, and is told so by the kernel. Twice is no error."""
+def test_closing_is_closing(host: HostServers) -> None:
+    """After ``close`` programs inside reach nothing: the kernel refuses each call. Twice is no error."""
     code = """
 tell("in"); os.read(arguments[0], 1)
 tell([error_of(socket.socket().connect, ("127.0.0.1", port)) for port in arguments[1:]])
@@ -534,7 +534,7 @@ def interpreter_for(user: int, paths: str) -> str | None:
 
 
 @pytest.mark.timeout(900)  # four files of tests, on a busy machine
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 def test_as_an_ordinary_user() -> None:
     """All of this holds without any right."""
     project = Path(__file__).parents[2]
@@ -569,7 +569,7 @@ def test_as_an_ordinary_user() -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
-def test_attempts_have_the_shape_of_the_core(here: World, host: Witness) -> None:
+def test_attempts_have_the_shape_of_the_core(here: World, host: HostServers) -> None:
     """One attempt a call, counted once: summing them is not this layer's."""
     here.run(CONNECT, ["AF_INET", "SOCK_STREAM", ["127.0.0.1", host.port]])
 

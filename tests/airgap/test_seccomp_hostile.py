@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from airgap.seccomp_world import PRELUDE, Witness, World, witness, world
+from airgap.seccomp_world import PRELUDE, HostServers, World, host_servers, world
 
 TIMES = 400
 
@@ -24,8 +24,8 @@ def here() -> Iterator[World]:
 
 
 @pytest.fixture
-def host() -> Iterator[Witness]:
-    with witness() as made:
+def host() -> Iterator[HostServers]:
+    with host_servers() as made:
         yield made
 
 
@@ -43,7 +43,7 @@ def flipping(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("how", ["connect", "sendto", "sendmsg"])
 def test_an_address_that_changes_meanwhile(
-    here: World, host: Witness, flipping: str, how: str
+    here: World, host: HostServers, flipping: str, how: str
 ) -> None:
     """Another thread turns an allowed address into a forbidden one and back: none of hundreds comes through."""
     code = """
@@ -84,7 +84,7 @@ tell(sorted(seen))
 """
 
 
-def test_the_guard_is_killed(host: Witness) -> None:
+def test_the_guard_is_killed(host: HostServers) -> None:
     """kill -9 of the guard while a program tries and tries: not one connection, before or after."""
     tests, project = Path(__file__).parents[1], Path(__file__).parents[2]
     script = GUARD.replace("PORT", str(host.port))
@@ -94,13 +94,13 @@ def test_the_guard_is_killed(host: Witness) -> None:
         inside = int(guard.stdout.readline())
         try:
             guard.send_signal(signal.SIGKILL)
-            told = guard.stdout.readline()
+            result = guard.stdout.readline()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(inside, signal.SIGKILL)
 
-    assert "ENOSYS" in told
-    assert '""' not in told
+    assert "ENOSYS" in result
+    assert '""' not in result
     assert host.seen() == 0
 
 
@@ -133,14 +133,14 @@ def test_other_processes_of_the_user(here: World) -> None:
         try:
             number = str(bystander.pid)
             bare = subprocess.run([*outside, number], capture_output=True, text=True, check=True)
-            told = here.run(LOOKS, bystander.pid)
+            result = here.run(LOOKS, bystander.pid)
         finally:
             bystander.kill()
     if bare.stdout != '["", true, 0]\n':
         pytest.skip("this system forbids it to everybody")
 
-    assert told[0] in {"EACCES", "EPERM"}
-    assert told[1:] == [False, -1]
+    assert result[0] in {"EACCES", "EPERM"}
+    assert result[1:] == [False, -1]
 
 
 def test_a_debugger_inside(here: World) -> None:
@@ -160,9 +160,9 @@ finally:
     assert here.run(code) == ["", ["x"]]
 
 
-def test_the_guard_itself_is_not_to_be_looked_into(host: Witness) -> None:
+def test_the_guard_itself_is_not_to_be_looked_into(host: HostServers) -> None:
     """While it serves, also to processes of the same user that are not inside; afterwards it is as before."""
-    with witness(), world() as here:
+    with host_servers(), world() as here:
         before = os.stat("/proc/self/mem").st_uid
         assert here.run("tell(1)") == 1
         during = os.stat("/proc/self/mem").st_uid
@@ -207,7 +207,7 @@ tell(error)
     assert here.attempts == []
 
 
-def test_a_thread_with_descriptors_of_its_own(here: World, host: Witness) -> None:
+def test_a_thread_with_descriptors_of_its_own(here: World, host: HostServers) -> None:
     """The guard takes sockets from the process: a thread whose numbers mean others is refused."""
     code = """
 pair = socket.socketpair()
@@ -225,10 +225,10 @@ def other():
 thread = threading.Thread(target=other); thread.start(); thread.join()
 tell(told)
 """
-    told = here.run(code, host.port)
+    result = here.run(code, host.port)
 
-    assert set(told) <= {"EPERM", "EBADF"}
-    assert "EPERM" in told
+    assert set(result) <= {"EPERM", "EBADF"}
+    assert "EPERM" in result
     assert host.seen() == 0
 
 

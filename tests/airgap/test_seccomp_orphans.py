@@ -1,4 +1,4 @@
-"""Daemons inside the seccomp layer: the guard is their parent, and waits for them and for nobody else's children."""
+"""Daemons inside the seccomp layer: the guard is their parent, and waits for them and no other children."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def takes_orphans() -> bool:
 
 
 def test_a_daemon_is_left_to_the_guard() -> None:
-    """So that it may be looked into where only descendants may be (Yama), and is served. Nobody's status is lost."""
+    """So that the guard may trace it where only descendants may be (Yama). No program's status is lost."""
     reading, writing = os.pipe()
     with world() as here, os.fdopen(writing, "wb", 0) as go, os.fdopen(reading, "rb", 0):
         started = here.start(DAEMON, reading, pass_fds=(reading,))

@@ -1,4 +1,4 @@
-"""What the seccomp layer is made of, without a kernel: addresses, whose server it is, sockets by number."""
+"""Parts of the seccomp layer: addresses of sockets, the owner of a server, sockets by number."""
 
 from __future__ import annotations
 

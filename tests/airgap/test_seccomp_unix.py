@@ -60,9 +60,9 @@ arguments[0] += found[:1]
     names = [real, "run/daemon.sock", "./run/../run/daemon.sock", "link", "second"]
 
     with world(masked=[real]) as here:
-        told = here.run(code + CONNECT, [names, "SOCK_STREAM"])
+        result = here.run(code + CONNECT, [names, "SOCK_STREAM"])
 
-        assert told == ["ECONNREFUSED"] * 6
+        assert result == ["ECONNREFUSED"] * 6
         assert came(daemon) == 0
         assert here.kinds() == {(real, 0, "unix"), (str(folder / "second"), 0, "unix")}
         assert len(here.attempts) == 6
@@ -74,21 +74,21 @@ def test_a_masked_socket_that_was_moved(folder: Path, daemon: socket.socket) -> 
     with world(masked=[str(folder / "run")]) as here, socket.socket(socket.AF_UNIX) as late:
         late.bind("run/late.sock")
         late.listen()
-        told = here.run(code + CONNECT, [["moved", "run/late.sock"], "SOCK_STREAM"])
+        result = here.run(code + CONNECT, [["moved", "run/late.sock"], "SOCK_STREAM"])
 
-    assert told == ["ECONNREFUSED"] * 2
+    assert result == ["ECONNREFUSED"] * 2
     assert came(daemon) == 0
 
 
 @pytest.mark.usefixtures("folder")
 def test_other_sockets_work(daemon: socket.socket) -> None:
-    """What is not masked is reached, from the program's own folder; what is not there is told as outside."""
+    """What is not masked is reached, from the program's own folder; a missing one has the error that it has outside."""
     code = 'os.chdir("run")\n'
 
     with world(masked=["/run/docker.sock"]) as here:
-        told = here.run(code + CONNECT, [["daemon.sock", "missing", "."], "SOCK_STREAM"])
+        result = here.run(code + CONNECT, [["daemon.sock", "missing", "."], "SOCK_STREAM"])
 
-        assert told == ["", "ENOENT", "ECONNREFUSED"]
+        assert result == ["", "ENOENT", "ECONNREFUSED"]
         assert came(daemon) == 1
         assert here.attempts == []
 
@@ -201,20 +201,20 @@ tell([error_of(send, "masked"), error_of(send, "open"),
 
 
 def test_abstract_names() -> None:
-    """Which may be reached is the caller's to say; a refused one is told with @, and nothing odd reaches the screen."""
+    """A function says which may be reached; a refused one is reported with @, and can be shown."""
     name = f"aider-guard-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"\0{name}")
         listener.listen()
         with world(abstract=lambda text: text == name) as here:
-            told = here.run(CONNECT, [[f"@{name}", "@bus\n"], "SOCK_STREAM"])
+            result = here.run(CONNECT, [[f"@{name}", "@bus\n"], "SOCK_STREAM"])
 
-            assert told == ["", "ECONNREFUSED"]
+            assert result == ["", "ECONNREFUSED"]
             assert here.kinds() == {("@bus\ufffd", 0, "unix")}
 
 
 def test_a_display_is_looked_for_in_silence() -> None:
-    """Programs with windows try its abstract name first, and go on to its file: nobody has tried to leave."""
+    """Programs with windows try its abstract name first, and go on to its file: that is no attempt to leave."""
     code = """
 to = lambda name: error_of(socket.socket(socket.AF_UNIX).connect, "\\0" + name)
 tell([to("/tmp/.X11-unix/X0"), to("/tmp/.X11-unix-not/X0")])

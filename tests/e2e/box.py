@@ -1,7 +1,8 @@
-"""A box: user, network and mount namespaces in which nothing outside exists, and a witness of who tries to get there.
+"""A box: user, network and mount namespaces in which nothing outside exists, and a witness of all that is sent there.
 
-Whoever asks for a name is seen, whatever the port; who knows an address finds no way there, unseen, unless it is the
-outside's own. Needs ``unshare`` and ``nsenter`` (util-linux) and a system that lets its users make user namespaces.
+A question for a name is seen, whatever its port. A program that knows an address finds no way there, unseen, unless it
+is one of the outside. Needs ``unshare`` and ``nsenter`` (util-linux) and a system that lets its users make user
+namespaces.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Way:
     id: str
     command: Sequence[str]
     named: str
-    """``host:port``; of a unix socket its path and 0; "" where nobody can tell."""
+    """``host:port``; of a Unix socket its path and 0; "" where it cannot be known."""
     kind: str = "connection"
     """How the witness sees it, at the latest when the program has ended."""
     port: int = 0

@@ -137,7 +137,7 @@ class Seat:
         return GuardedInside(self.command(layer, *words), self.env(), self.repo)
 
     def without_terminal(self, layer: Layer, *words: str) -> subprocess.CompletedProcess[str]:
-        """The guard with these words, and nobody there."""
+        """Run the guard with these arguments and no terminal."""
         return subprocess.run(
             self.command(layer, *words),
             env=self.env(),

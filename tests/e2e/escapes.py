@@ -234,4 +234,4 @@ for number in range(1_000_000):
         os.kill(GUARD, signal.SIGKILL)
 """
 )
-"""Goes on to try, each round a byte to the pipe of its first argument, until that is removed or nobody reads it."""
+"""Tries again and again; each round is a byte to the pipe of its first argument, until that is removed or closed."""

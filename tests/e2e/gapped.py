@@ -21,7 +21,7 @@ from aider_guard.core.egress import Attempt
 
 LAYERS = ("netns", "seccomp")
 USERS = {"root": 0, "user": os.getuid() or 65534}
-"""The box's root, and somebody without rights in it: whoever runs the tests, or nobody."""
+"""The box's root, and a user without rights in it: the one who runs the tests, or the overflow user."""
 _CAP_SECONDS = 180.0
 _DRIVER = Path(__file__).with_name("inside_gap.py")
 
@@ -46,7 +46,7 @@ class Lab:
     _alone: dict[str, tuple[Seen, ...]] = field(default_factory=dict)
 
     def alone(self, way: Way) -> tuple[Seen, ...]:
-        """What the witness sees of a program that nobody keeps in; each is run once.
+        """What the witness sees of a program without an air gap; each is run once.
 
         Skips the test where this system lacks what the program is about.
         """

@@ -1,11 +1,11 @@
-"""Stands for a session: opens an air gap, runs a command in it, serves it until nobody in it is left, tells what tried.
+"""Stands for a session: opens an air gap, runs a command in it until no program is left, and prints the attempts.
 
 Runs as ``PYTHON inside_gap.py LAYER UID COMMAND…`` in a box. It prints JSON objects, a line each: the attempts, and at
 last the command's status and words. The command is told the ``LAYER``, the port of the gap's ``DOOR``, the
 process that is its ``GUARD``, and ``SECRET_AT``, the address of a number in that one's memory.
 
-Two layers keep nobody in, for the tests to find that out: ``open``, and ``words``, which only claims that ``CLAIMED``
-was tried.
+Two layers enforce nothing, which the tests must find out: ``open``, and ``words``, which only reports ``CLAIMED`` as
+an attempt.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Session:
         return bool(ready)
 
     def _start(self, command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
-        told = {
+        environment = {
             "DOOR": str(self._port),
             "GUARD": str(os.getpid()),
             "LAYER": self._gap.layer,
@@ -116,7 +116,7 @@ class Session:
                 stdin=subprocess.DEVNULL,
                 stdout=theirs,
                 stderr=theirs,
-                env=os.environ | told,
+                env=os.environ | environment,
                 preexec_fn=enter,  # noqa: PLW1509  # the contract of Gap.entering
             )
         os.close(theirs)
@@ -128,8 +128,8 @@ class Session:
         self._is_over = not words
 
     def _open_the_door(self, _events: int) -> None:
-        with self._door.accept()[0] as visitor:
-            visitor.sendall(DOOR_SAYS)
+        with self._door.accept()[0] as client:
+            client.sendall(DOOR_SAYS)
 
     def _report(self, attempt: Attempt) -> None:
         _print(dataclasses.asdict(attempt))

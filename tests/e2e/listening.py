@@ -129,7 +129,7 @@ class Listeners:
         thread = threading.Thread(target=look, daemon=True)
         with self._lock:
             self._looks.add(thread)
-            thread.start()  # whoever waits for it finds it begun
+            thread.start()  # it has begun before it can be waited for
 
     def _look(self, connection: socket.socket, facts: dict[str, Any]) -> None:
         with connection:
