@@ -11,6 +11,8 @@ from typing import Final, Protocol
 from aider_guard.core.egress import Attempt, Layer, Place
 from aider_guard.loop import Loop
 
+_QUEUE: Final = 128
+
 
 @dataclass(frozen=True)
 class Enter:
@@ -54,35 +56,31 @@ class UnknownProgram:
 UNKNOWN_PROGRAM: Final[ProgramFinder] = UnknownProgram()
 
 
-class Gap(Protocol):
+class Gap:
     """One session's air gap, which every launch of the session enters.
 
     Closing it ends what serves it; programs that still run inside can connect to nothing from then on.
     """
 
-    @property
-    def layer(self) -> Layer:
-        """Which layer this is."""
-
-    @property
-    def diag(self) -> socket.socket | None:
-        """A socket that asks the kernel about the network inside; None where that is this machine's."""
-
-    @property
-    def relays(self) -> tuple[tuple[int, Place], ...]:
-        """The allowed places, each with a socket that listens for programs inside in its stead."""
+    layer: Layer
+    diag: socket.socket | None = None
+    """A socket that asks the kernel about the network inside; None where that is this machine's."""
+    relays: tuple[tuple[int, Place], ...] = ()
+    """The allowed places that are reached by a relay, each with a socket that listens for programs inside."""
 
     def listen(self) -> tuple[int, int]:
         """Open a socket that listens on 127.0.0.1 as programs inside see it. Raises OSError.
 
         Returns its descriptor, which is the caller's from now on, and its port.
         """
+        raise NotImplementedError
 
     def entering(self) -> AbstractContextManager[Enter | None]:
         """Start a program inside: a ``with`` that gives what must run in the fork, None where nothing must.
 
         After the ``with`` the program runs inside. Raises OSError when it does not.
         """
+        raise NotImplementedError
 
     def watch(
         self,
@@ -102,49 +100,22 @@ class Gap(Protocol):
         """Stop serving. Twice is no error."""
 
 
-# The layers without enforcement use the sockets of this machine.
+class Unenforced(Gap):
+    """Enforces nothing: Aider is only asked to behave ("asked"), or not even that ("open").
 
-_QUEUE = 128
-
-
-def listen_here() -> tuple[int, int]:
-    """Open a socket on a free port of this machine's 127.0.0.1: its descriptor and port. Raises OSError."""
-    with socket.create_server(("127.0.0.1", 0), backlog=_QUEUE) as listener:
-        port: int = listener.getsockname()[1]
-        return listener.detach(), port
-
-
-class Unenforced:
-    """Implements ``Gap`` without enforcement: Aider is only asked to behave ("asked"), or not even that ("open")."""
-
-    diag: Final = None
-    relays: Final[tuple[tuple[int, Place], ...]] = ()  # programs connect to allowed places directly
+    Programs use the sockets of this machine, and connect to allowed places directly.
+    """
 
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
 
     def listen(self) -> tuple[int, int]:
-        """See ``Gap``."""
-        return listen_here()
+        """See ``Gap``: the socket is this machine's."""
+        with socket.create_server(("127.0.0.1", 0), backlog=_QUEUE) as listener:
+            port: int = listener.getsockname()[1]
+            return listener.detach(), port
 
     @contextmanager
     def entering(self) -> Iterator[None]:
         """See ``Gap``: programs start as outside."""
         yield None
-
-    def watch(
-        self,
-        loop: Loop,
-        report: Callable[[Attempt], None],
-        programs: ProgramFinder = UNKNOWN_PROGRAM,
-    ) -> None:
-        """See ``Gap``: the kernel reports no attempts here."""
-
-    def flush(self) -> None:
-        """See ``Gap``."""
-
-    def reap(self) -> None:
-        """See ``Gap``: the guard adopts no processes here."""
-
-    def close(self) -> None:
-        """See ``Gap``."""

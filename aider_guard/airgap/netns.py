@@ -27,11 +27,11 @@ from typing import Final
 from aider_guard.airgap import bpf, kernel, mounts, packet_capture
 from aider_guard.airgap.dns import PORT as DNS_PORT
 from aider_guard.airgap.dns import NameServer, NameTable
-from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Enter, ProgramFinder
+from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Enter, Gap, ProgramFinder
 from aider_guard.airgap.kernel import KEPT
 from aider_guard.airgap.packet_capture import ListenerLookup
 from aider_guard.airgap.proc import End, diag_socket
-from aider_guard.core.egress import Attempt, Place, Protocol
+from aider_guard.core.egress import Attempt, Layer, Place, Protocol
 from aider_guard.loop import READ, Loop
 from aider_guard.proc_net import Kind
 
@@ -315,10 +315,10 @@ _STATISTICS: Final = struct.Struct("@II")
 _UNREAD: Final = "(more than could be read)"
 
 
-class NetnsGap:
-    """Implements ``Gap`` by a jail, which it owns. Its listeners stand for the *allowed* places, in their order."""
+class NetnsGap(Gap):
+    """Enforces by a jail, which it owns. Its listeners stand for the *allowed* places, in their order."""
 
-    layer: Final = "netns"
+    layer: Layer = "netns"
 
     def __init__(self, jail: Jail, names: NameTable, allowed: Sequence[Place] = ()) -> None:
         self._jail, self._names = jail, names
@@ -395,9 +395,6 @@ class NetnsGap:
             count = max(1, lost * self._attempts_seen // self._packets_read)
             self._report(Attempt(_UNREAD, 0, "other", count=count))
         self._packets_read = self._attempts_seen = 0
-
-    def reap(self) -> None:
-        """See ``Gap``: the guard adopts no processes here."""
 
     def close(self) -> None:
         """See ``Gap``."""

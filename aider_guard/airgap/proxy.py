@@ -168,7 +168,10 @@ class RefusingProxy:
         if not received:
             self._drop(client)
         elif client.linger_bytes:
-            self._linger(client, len(received))
+            # Closing with bytes unread resets the connection, and the answer may be lost with it (RFC 9112, 9.6).
+            client.linger_bytes -= len(received)
+            if client.linger_bytes <= 0:
+                self._drop(client)
         else:
             client.head += received
             line, newline, _ = bytes(client.head).partition(b"\n")
@@ -188,12 +191,6 @@ class RefusingProxy:
             return
         client.head.clear()
         client.linger_bytes = _LINGER_BYTES
-
-    def _linger(self, client: _Connection, received_bytes: int) -> None:
-        """Read on: closing with bytes unread resets the connection, and the answer may be lost (RFC 9112, 9.6)."""
-        client.linger_bytes -= received_bytes
-        if client.linger_bytes <= 0:
-            self._drop(client)
 
     def _drop(self, client: _Connection) -> None:
         number = client.socket.fileno()

@@ -22,7 +22,7 @@ from typing import Final
 
 from aider_guard.airgap import bpf, kernel, sockets
 from aider_guard.airgap.dns import NameServer, NameTable
-from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Enter, ProgramFinder
+from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Enter, Gap, ProgramFinder
 from aider_guard.airgap.kernel import KEPT
 from aider_guard.airgap.notify import (
     CallingThread,
@@ -34,7 +34,7 @@ from aider_guard.airgap.notify import (
 from aider_guard.airgap.proc import children
 from aider_guard.airgap.rules import EgressRules, MaskedSockets
 from aider_guard.airgap.syscalls import FULL, InProgress, RetryConnect, SyscallHandlers
-from aider_guard.core.egress import Attempt, Place
+from aider_guard.core.egress import Attempt, Layer, Place
 from aider_guard.loop import WRITE, Loop
 from aider_guard.proc_net import PROC
 
@@ -217,8 +217,8 @@ _QUEUE: Final = 128
 _HERE: Final = "127.0.0.1"
 
 
-class SeccompGap:
-    """Implements ``Gap`` by a filter of system calls. Owns its sockets.
+class SeccompGap(Gap):
+    """Enforces by a filter of system calls. Owns its sockets.
 
     Args:
         names: the names that addresses inside stand for.
@@ -232,8 +232,7 @@ class SeccompGap:
         OSError: the numbers of this machine's system calls are not known, or it has no sockets left.
     """
 
-    layer: Final = "seccomp"
-    diag: Final = None
+    layer: Layer = "seccomp"
 
     def __init__(
         self,
