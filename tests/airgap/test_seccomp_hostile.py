@@ -8,25 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from airgap.seccomp_world import PRELUDE, HostServers, World, host_servers, world
 
 TIMES = 400
-
-
-@pytest.fixture
-def here() -> Iterator[World]:
-    with world() as made:
-        yield made
-
-
-@pytest.fixture
-def host() -> Iterator[HostServers]:
-    with host_servers() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
