@@ -91,12 +91,7 @@ _HELD_TOO: Final = (17, 38)  # AF_PACKET, of a network namespace; AF_ALG, the ke
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
 # linux/in.h. Others connect by other calls than connect(2), as SCTP by setsockopt(2), or need root anyway.
 _STREAMS: Final = (0, 6, 262)  # TCP, MPTCP
-_DATAGRAMS: Final = (
-    0,
-    17,
-    1,
-    58,
-)  # UDP; echo requests, which are refused and named when they are sent
+_DATAGRAMS: Final = (0, 17, 1, 58)  # UDP; echo requests, which are refused and named when sent
 
 _KEYS_OF_OTHERS: Final = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX (asm-generic/ioctls.h) put keys into a terminal, for its next reader: in a run

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aider_guard.airgap.gap import UNKNOWN_PROGRAM, ProgramFinder
+from aider_guard.airgap.gap import UNKNOWN_PROGRAM, ProgramFinder, Report
 from aider_guard.core.egress import Attempt, Place
 from aider_guard.loop import READ, Loop
 
@@ -176,16 +176,11 @@ class NameServer:
         self._sockets, self._names = tuple(sockets), names
         self._unreported = names.local.union(place.host for place in allowed)
         self._loop: Loop | None = None
-        self._report: Callable[[Attempt], None] = lambda _attempt: None
+        self._report: Report = lambda _attempt: None
         self._programs: ProgramFinder = UNKNOWN_PROGRAM
         self._askers: dict[str, str] = {}
 
-    def watch(
-        self,
-        loop: Loop,
-        report: Callable[[Attempt], None],
-        programs: ProgramFinder = UNKNOWN_PROGRAM,
-    ) -> None:
+    def watch(self, loop: Loop, report: Report, programs: ProgramFinder = UNKNOWN_PROGRAM) -> None:
         """Serve from this loop, and report to *report*."""
         self._loop, self._report, self._programs = loop, report, programs
         for sock in self._sockets:

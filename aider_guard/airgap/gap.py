@@ -13,6 +13,9 @@ from aider_guard.loop import Loop
 
 _QUEUE: Final = 128
 
+Report = Callable[[Attempt], None]
+"""Takes each attempt."""
+
 
 @dataclass(frozen=True)
 class Enter:
@@ -82,12 +85,7 @@ class Gap:
         """
         raise NotImplementedError
 
-    def watch(
-        self,
-        loop: Loop,
-        report: Callable[[Attempt], None],
-        programs: ProgramFinder = UNKNOWN_PROGRAM,
-    ) -> None:
+    def watch(self, loop: Loop, report: Report, programs: ProgramFinder = UNKNOWN_PROGRAM) -> None:
         """Serve what is inside from this loop, never blocking it, and report each attempt."""
 
     def flush(self) -> None:

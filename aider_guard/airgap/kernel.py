@@ -199,9 +199,8 @@ _RESTRICT_SELF: Final = 446
 _ASK_VERSION: Final = 1 << 0
 _PATH_BENEATH: Final = 1
 _MAKE_CHAR: Final = 1 << 6
-_REFER: Final = (
-    1 << 13
-)  # from version 2 on; not allowed, files could not be moved to another folder
+# From version 2 on; not allowed, files could not be moved to another folder.
+_REFER: Final = 1 << 13
 _SCOPE_ABSTRACT: Final = 1 << 0
 _WITH_SCOPES: Final = 6
 _WITH_REFER: Final = 2

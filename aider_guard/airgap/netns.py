@@ -19,7 +19,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -27,7 +27,7 @@ from typing import Final
 from aider_guard.airgap import bpf, kernel, mounts, packet_capture
 from aider_guard.airgap.dns import PORT as DNS_PORT
 from aider_guard.airgap.dns import NameServer, NameTable
-from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Enter, Gap, ProgramFinder
+from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Enter, Gap, ProgramFinder, Report
 from aider_guard.airgap.kernel import KEPT
 from aider_guard.airgap.packet_capture import ListenerLookup
 from aider_guard.airgap.proc import End, diag_socket
@@ -105,11 +105,8 @@ _LOOPBACK_INDEX: Final = 1  # the first interface of every network namespace
 # linux/rtnetlink.h and linux/netlink.h
 _RTM_NEWROUTE, _REQUEST_ACK_CREATE = 24, 0x1 | 0x4 | 0x400
 _TABLE_LOCAL, _PROTOCOL_STATIC, _SCOPE_HOST, _TYPE_LOCAL, _RTA_OIF = 255, 4, 254, 2, 4
-_SO_ATTACH_FILTER, _IP_PKTINFO, _IPV6_RECVPKTINFO = (
-    26,
-    8,
-    49,
-)  # asm/socket.h, linux/in.h, linux/in6.h
+# asm/socket.h, linux/in.h, linux/in6.h
+_SO_ATTACH_FILTER, _IP_PKTINFO, _IPV6_RECVPKTINFO = 26, 8, 49
 _IPV6_FREEBIND: Final = 78  # linux/in6.h, from Linux 4.15 on
 _QUEUE, _SPARE_LISTENERS = 128, 2
 _TABLES: Final = ("tcp", "tcp6", "udp", "udp6")
@@ -330,7 +327,7 @@ class NetnsGap(Gap):
         self._packets_read, self._attempts_seen = 0, 0
         _enlarge_buffer(jail.tap)
         self._allowed_addresses = {sock.getsockname()[:2] for sock in jail.allowed}
-        self._report: Callable[[Attempt], None] = lambda _attempt: None
+        self._report: Report = lambda _attempt: None
         self._loop: Loop | None = None
         self._programs: ProgramFinder = UNKNOWN_PROGRAM
 
@@ -348,12 +345,7 @@ class NetnsGap(Gap):
         namespaces = self._jail.namespaces
         yield Enter(namespaces.enter, (namespaces.user, namespaces.net, namespaces.mount))
 
-    def watch(
-        self,
-        loop: Loop,
-        report: Callable[[Attempt], None],
-        programs: ProgramFinder = UNKNOWN_PROGRAM,
-    ) -> None:
+    def watch(self, loop: Loop, report: Report, programs: ProgramFinder = UNKNOWN_PROGRAM) -> None:
         """See ``Gap``."""
         self._loop, self._report, self._programs = loop, report, programs
         loop.watch(self._jail.tap.fileno(), READ, lambda _events: self._serve())

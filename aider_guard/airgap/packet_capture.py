@@ -19,11 +19,7 @@ from aider_guard.proc_net import PROC, Kind, has_server, read_open_table, read_t
 
 TCP, UDP = 6, 17
 _ICMP, _IGMP, _ICMPV6, _IPV6_HEADER = 1, 2, 58, 40
-_EXTENSIONS: Final = (
-    0,
-    43,
-    60,
-)  # options and routes: a program that joins a group sends ICMPv6 behind one
+_EXTENSIONS: Final = (0, 43, 60)  # options and routes; a program joins a group by ICMPv6 behind one
 _SYN, _ACK = 0x02, 0x10
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD  # linux/if_ether.h
 PACKET_OUTGOING: Final = 4  # linux/if_packet.h

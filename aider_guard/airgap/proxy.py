@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from aider_guard.airgap.gap import Report
 from aider_guard.core.egress import Attempt, Place, parse_place
 from aider_guard.loop import READ, Loop
 
@@ -93,7 +94,7 @@ class RefusingProxy:
         self,
         listener: socket.socket,
         loop: Loop,
-        report: Callable[[Attempt], None],
+        report: Report,
         *,
         program: Callable[[int, int], str] = lambda _port, _server_port: "",
         clock: Callable[[], float] = time.monotonic,

@@ -14,6 +14,7 @@ from typing import Final, Literal
 import psutil
 
 from aider_guard.airgap.dns import NameTable
+from aider_guard.airgap.gap import Report
 from aider_guard.airgap.notify import CallingThread
 from aider_guard.airgap.proc import diag_socket
 from aider_guard.airgap.sockets import Internet
@@ -217,7 +218,7 @@ class EgressRules:
     names: NameTable
     masked: MaskedSockets
     abstract: Callable[[str], bool]
-    report: Callable[[Attempt], None] = lambda _attempt: None
+    report: Report = lambda _attempt: None
     own_servers: OwnServers = field(default_factory=OwnServers)
     ports: set[int] = field(default_factory=set)
     """The ports of the guard's listeners on 127.0.0.1."""

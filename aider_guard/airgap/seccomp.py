@@ -22,7 +22,7 @@ from typing import Final
 
 from aider_guard.airgap import bpf, kernel, sockets
 from aider_guard.airgap.dns import NameServer, NameTable
-from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Enter, Gap, ProgramFinder
+from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Enter, Gap, ProgramFinder, Report
 from aider_guard.airgap.kernel import KEPT
 from aider_guard.airgap.notify import (
     CallingThread,
@@ -34,7 +34,7 @@ from aider_guard.airgap.notify import (
 from aider_guard.airgap.proc import children
 from aider_guard.airgap.rules import EgressRules, MaskedSockets
 from aider_guard.airgap.syscalls import FULL, InProgress, RetryConnect, SyscallHandlers
-from aider_guard.core.egress import Attempt, Layer, Place
+from aider_guard.core.egress import Layer, Place
 from aider_guard.loop import WRITE, Loop
 from aider_guard.proc_net import PROC
 
@@ -297,12 +297,7 @@ class SeccompGap(Gap):
         if self._loop is not None:
             self._watch(self._loop, listener)
 
-    def watch(
-        self,
-        loop: Loop,
-        report: Callable[[Attempt], None],
-        programs: ProgramFinder = UNKNOWN_PROGRAM,
-    ) -> None:
+    def watch(self, loop: Loop, report: Report, programs: ProgramFinder = UNKNOWN_PROGRAM) -> None:
         """See ``Gap``. Until then each call that needs an answer waits."""
         self._loop, self._rules.report = loop, report
         for listener in self._listeners:

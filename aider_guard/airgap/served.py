@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.airgap.choose import LayerSelection
-from aider_guard.airgap.gap import Gap
+from aider_guard.airgap.gap import Gap, Report
 from aider_guard.config import Config
 from aider_guard.core import egress_messages
 from aider_guard.core.egress import ENFORCED, Attempt, LayerChoice, Place
@@ -97,7 +97,7 @@ class Sandbox:
         """The places that the user allows."""
         self._clock = clock
         self._buffer = AttemptBuffer()
-        self._report: Callable[[Attempt], None] = lambda _attempt: None
+        self._report: Report = lambda _attempt: None
         self._loop: Loop | None = None
         self._proxy: RefusingProxy | None = None
         self._audit_reports: AuditReports | None = None
@@ -112,7 +112,7 @@ class Sandbox:
         """The descriptor on which Aider's own Python reports its attempts; -1 in an open network."""
         return self._sending_end.fileno() if self.gap.layer != "open" else -1
 
-    def watch(self, loop: Loop, report: Callable[[Attempt], None], root: Callable[[], int]) -> None:
+    def watch(self, loop: Loop, report: Report, root: Callable[[], int]) -> None:
         """Serve from this loop. The same attempt is reported once a second, with its number.
 
         *root* gives the process that is Aider now, 0 without one.
@@ -237,9 +237,7 @@ def _is_host(host: str) -> bool:
 class AuditReports:
     """Receives the reports of Aider's Python in the guard's loop. The socket stays its owner's."""
 
-    def __init__(
-        self, report_socket: socket.socket, loop: Loop, report: Callable[[Attempt], None]
-    ) -> None:
+    def __init__(self, report_socket: socket.socket, loop: Loop, report: Report) -> None:
         self._report_socket = report_socket
         self._loop = loop
         self._report = report

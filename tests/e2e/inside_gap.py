@@ -19,13 +19,13 @@ import selectors
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from airgap.layers import open_gap
 
 from aider_guard.airgap import kernel
-from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Gap, ProgramFinder, Unenforced
+from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Gap, ProgramFinder, Report, Unenforced
 from aider_guard.core.egress import Attempt, Layer, parse_place
 from aider_guard.loop import READ, Loop
 
@@ -38,12 +38,7 @@ _SECRET = ctypes.c_uint64(0x1BADC0DE)
 class OnlyWords(Unenforced):
     """Blocks nothing, and says that it did."""
 
-    def watch(
-        self,
-        loop: Loop,
-        report: Callable[[Attempt], None],
-        programs: ProgramFinder = UNKNOWN_PROGRAM,
-    ) -> None:
+    def watch(self, loop: Loop, report: Report, programs: ProgramFinder = UNKNOWN_PROGRAM) -> None:
         """Claim it at once."""
         del loop, programs
         place = parse_place(os.environ["CLAIMED"])
