@@ -109,7 +109,10 @@ def hide(paths: Sequence[str]) -> None:
         with contextlib.suppress(FileNotFoundError):
             status = os.stat(path)
             if stat.S_ISDIR(status.st_mode):
-                _hide_folder(path, stat.S_IMODE(status.st_mode))
+                files = _plain_files(path)
+                kernel.mount_memory(path, f"mode={stat.S_IMODE(status.st_mode):o},{_FOLDER}")
+                for name, copy in files.items():
+                    _write(f"{path}/{name}", copy)
             else:
                 kernel.bind_mount(os.devnull, path)
 
@@ -121,13 +124,6 @@ def protect_kernel_settings() -> None:
     for folder in filter(os.path.isdir, _ROOTS):
         kernel.bind_mount(folder, folder)
         kernel.forbid_writing(folder)
-
-
-def _hide_folder(path: str, mode: int) -> None:
-    files = _plain_files(path)
-    kernel.mount_memory(path, f"mode={mode:o},{_FOLDER}")
-    for name, copy in files.items():
-        _write(f"{path}/{name}", copy)
 
 
 def _plain_files(folder: str) -> dict[str, _Copy]:
