@@ -85,8 +85,8 @@ class _Guest:
 class RefusingProxy:
     """Refuses in the guard's loop, and reports what was asked for.
 
-    Whoever runs the loop calls ``tidy`` when the instant ``DEADLINE`` has come. With too many guests at once the
-    oldest goes. ``program`` names the program behind a connection: it is given the peer's port and the proxy's.
+    With too many guests at once the oldest goes. ``program`` names the program behind a connection: it is given the
+    peer's port and the proxy's.
     """
 
     def __init__(
@@ -115,14 +115,7 @@ class RefusingProxy:
         for guest in list(self._guests.values()):
             self._drop(guest)
 
-    def passed(self, deadline: str) -> bool:
-        """Take an instant of the loop's; False when it is none of the proxy's."""
-        if deadline != DEADLINE:
-            return False
-        self.tidy()
-        return True
-
-    def tidy(self) -> None:
+    def _tidy(self) -> None:
         """Drop who is past its time, and take new guests again if that had to rest."""
         now = self._clock()
         for guest in [one for one in self._guests.values() if one.until <= now]:
@@ -149,7 +142,7 @@ class RefusingProxy:
     def _rest(self) -> None:
         """There are no descriptors, say: the listener stays ready, and would be asked again and again."""
         self._loop.change(self._listener.fileno(), 0)
-        self._loop.at(DEADLINE, self._clock() + _REST_SECONDS)
+        self._loop.after(DEADLINE, _REST_SECONDS, self._tidy)
 
     def _admit(self, connection: socket.socket, port: int) -> None:
         if len(self._guests) >= MOST_GUESTS:
@@ -161,7 +154,7 @@ class RefusingProxy:
 
     def _wake_for_the_oldest(self) -> None:
         if self._guests and DEADLINE not in self._loop.deadlines:
-            self._loop.at(DEADLINE, next(iter(self._guests.values())).until)
+            self._loop.at(DEADLINE, next(iter(self._guests.values())).until, self._tidy)
 
     def _hear(self, guest: _Guest) -> None:
         room = HEAD_BYTES - len(guest.head)

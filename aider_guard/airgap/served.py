@@ -129,13 +129,6 @@ class Sandbox:
         self._proxy = RefusingProxy(self._listener, loop, self._saw, program=peers.program)
         self._hearsay = AuditReports(self._ear, loop, self._saw)
 
-    def passed(self, deadline: str) -> bool:
-        """Take a deadline of the loop's; False when it is none of ours."""
-        if deadline == _SUMMED:
-            self._tell(self._counting.due(self._clock()))
-            return True
-        return self._proxy is not None and self._proxy.passed(deadline)
-
     def reaping(self) -> AbstractContextManager[None]:
         """Meanwhile who ends inside, and was left to the guard, is waited for at once. For the main thread."""
         return when_a_child_ends(self.gap.reap)
@@ -149,7 +142,10 @@ class Sandbox:
         for attempt in attempts:
             self._report(attempt)
         if self._loop is not None and self._counting.waits:
-            self._loop.at(_SUMMED, self._clock() + EACH_SECONDS)
+            self._loop.after(_SUMMED, EACH_SECONDS, self._tell_due)
+
+    def _tell_due(self) -> None:
+        self._tell(self._counting.due(self._clock()))
 
     def close(self) -> None:
         """Serve nobody any more: what still runs inside reaches nothing. Twice is no error."""

@@ -17,12 +17,9 @@ import pexpect
 import ptyprocess
 
 from aider_guard.errors import LaunchError
+from aider_guard.loop import READ
 from aider_guard.session.terminal import Size, put_size
 from aider_guard.signals import INHERITED, all_held_back
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
 
 # The start of a process in a pty: the one place where pexpect is used, and of it only the start.
 #
@@ -30,8 +27,12 @@ if TYPE_CHECKING:
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
 
-    from aider_guard.session.terminal import Size
+    from aider_guard.loop import Loop
+    from aider_guard.session.relay import Relay
+    from aider_guard.session.side_channels import SideChannels
+    from aider_guard.session.terminal import Terminal
 
     _PexpectSpawn = pexpect.spawn[bytes]
 else:
@@ -331,3 +332,65 @@ class Child:
         while (self.poll() is None or self.survivors()) and time.monotonic() < deadline:
             self.kill_group()
             time.sleep(_LOOK_AGAIN_SECONDS)
+
+
+class AiderProcess:
+    """The Aider that runs now, on the relay; at most one at a time. As a ``with``, none is left behind."""
+
+    def __init__(self, terminal: Terminal, relay: Relay, loop: Loop) -> None:
+        self._terminal = terminal
+        self._relay = relay
+        self._loop = loop
+        self.child: Child | None = None
+        self.channels: SideChannels | None = None
+        """What Aider writes beside the screen, once its files are there."""
+        self.on_output: Callable[[], None] = lambda: None
+        """Called when Aider wrote something."""
+
+    def __enter__(self) -> AiderProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.child is not None:
+            self._loop.forget(self.child.fd)
+            self.child.end()
+
+    def adopt(self, child: Child) -> None:
+        """Relay this Aider from now on."""
+        self.child, self.channels = child, None
+        child.resize(self._terminal.size())
+        self._relay.attach(child.fd)
+        self._loop.watch(child.fd, READ, lambda _events: self.on_output())
+
+    def line_modes(self) -> LineModes | None:
+        """How Aider's terminal treats what is typed; None when no Aider runs."""
+        return self.child.line_modes() if self.child is not None else None
+
+    def resize(self) -> None:
+        """Give Aider the terminal's size."""
+        if self.child is not None:
+            self.child.resize(self._terminal.size())
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to Aider's process group."""
+        if self.child is not None:
+            self.child.signal(signum)
+
+    def reap(self, take: Callable[[bytes], None]) -> int | None:
+        """Return Aider's status once it ended, after *take* got all that it wrote; None while it runs."""
+        child = self.child
+        status = child.poll() if child is not None else None
+        if child is None or status is None:
+            return None
+        while data := self._relay.read_child():
+            take(data)
+        self.child = None
+        self._loop.forget(child.fd)
+        self._relay.detach()
+        child.end()
+        return status

@@ -13,7 +13,6 @@ from typing import Literal
 
 from aider_guard.core.actions import Notice
 from aider_guard.core.events import (
-    ConfirmShown,
     Event,
     KeyTyped,
     NoticeShown,
@@ -296,11 +295,6 @@ class Console:
         if self.hold is not None and self.hold.purpose == "restart":
             self.to_screen(notices.PROGRESS_DONE)
         self.release_hold()
-
-
-def ends_hold(event: ScreenEvent) -> bool:
-    """Whether a hidden command cannot go on: Aider asks the user something."""
-    return isinstance(event, ConfirmShown)
 
 
 # Aider died: the question whether to start it again. Only an explicit y is consent.

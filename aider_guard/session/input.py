@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from aider_guard.core.events import Event, OfferAnswered, TerminationRequested
 from aider_guard.core.state import Phase, State
 from aider_guard.session import notices
-from aider_guard.session.aider_process import Child
+from aider_guard.session.aider_process import AiderProcess, Child
 from aider_guard.session.console import Console, RestartOffer
 from aider_guard.session.escape_sequences import SuspendKey
 from aider_guard.session.relay import Relay
-from aider_guard.session.startup import AiderProcess
 from aider_guard.session.terminal import Terminal
 
 # Ctrl-Z: the guard stops with everything in its job, and comes back as if nothing had been.
@@ -25,7 +24,7 @@ from aider_guard.session.terminal import Terminal
 CTRL_Z = 0x1A
 
 
-def suspend_key(child: Child, front: Console) -> int:
+def suspend_key(child: Child, console: Console) -> int:
     """The byte that suspends now, -1 when none does.
 
     While Aider works, it is the pty's own (``stty susp``). At a prompt the keys are raw, and prompt_toolkit takes
@@ -36,13 +35,13 @@ def suspend_key(child: Child, front: Console) -> int:
         return -1
     if modes.signals:
         return modes.suspend_byte
-    return CTRL_Z if front.screen.prompt_open and front.reads_keys() else -1
+    return CTRL_Z if console.screen.prompt_open and console.reads_keys() else -1
 
 
-def suspend(terminal: Terminal, relay: Relay, front: Console, child: Child) -> None:
+def suspend(terminal: Terminal, relay: Relay, console: Console, child: Child) -> None:
     """Stop this job until the shell continues it, then have Aider draw its prompt again."""
-    with _prompt_taken_off(front):
-        front.to_screen(b"".join(front.modes.resets()))
+    with _prompt_taken_off(console):
+        console.to_screen(b"".join(console.modes.resets()))
         relay.flush()
         child.signal(signal.SIGSTOP)
         with terminal.cooked():
@@ -55,18 +54,18 @@ def suspend(terminal: Terminal, relay: Relay, front: Console, child: Child) -> N
 
 
 @contextlib.contextmanager
-def _prompt_taken_off(front: Console) -> Iterator[None]:
+def _prompt_taken_off(console: Console) -> Iterator[None]:
     """Without the prompt the shell's lines do not run into it. Afterwards the cursor is left as many rows below the
     rule as Aider believes: it goes up by that many before it draws.
     """
-    shown, rows = front.screen.shown_prompt(), front.screen.cursor_row()
+    shown, rows = console.screen.shown_prompt(), console.screen.cursor_row()
     if shown is not None:
-        front.to_screen(notices.erase(shown))
-    elif front.screen.prompt_open:
-        front.to_screen(b"\r" + b"\x1b[A" * rows + b"\x1b[J")
+        console.to_screen(notices.erase(shown))
+    elif console.screen.prompt_open:
+        console.to_screen(b"\r" + b"\x1b[A" * rows + b"\x1b[J")
     yield
     rule = shown.rule.replace(b"\x1b[6n", b"") if shown is not None else b""
-    front.to_screen(rule + b"\r\n" * rows)
+    console.to_screen(rule + b"\r\n" * rows)
 
 
 def _stop_this_job() -> None:
@@ -85,16 +84,16 @@ class Input:
         *,
         terminal: Terminal,
         relay: Relay,
-        front: Console,
-        running: AiderProcess,
+        console: Console,
+        aider: AiderProcess,
         offer: RestartOffer,
         state: Callable[[], State],
         post: Callable[[Event], None],
     ) -> None:
         self._terminal = terminal
         self._relay = relay
-        self._front = front
-        self._running = running
+        self._console = console
+        self._aider = aider
         self._offer = offer
         self._state = state
         self._post = post
@@ -114,28 +113,28 @@ class Input:
             return
         at = self._suspend_key.find(data, self._key_now())
         if at < 0:
-            self._front.user_typed(data)
+            self._console.user_typed(data)
             return
         if at:
-            self._front.user_typed(data[:at])
+            self._console.user_typed(data[:at])
         self._suspend()
         if data[at + 1 :]:
             self._typed(data[at + 1 :])
 
     def _key_now(self) -> int:
-        child = self._running.child
-        return -1 if child is None or self._front.hold else suspend_key(child, self._front)
+        child = self._aider.child
+        return -1 if child is None or self._console.hold else suspend_key(child, self._console)
 
     def _suspend(self) -> None:
-        if self._running.child is not None:
-            suspend(self._terminal, self._relay, self._front, self._running.child)
+        if self._aider.child is not None:
+            suspend(self._terminal, self._relay, self._console, self._aider.child)
 
     def signals(self, signums: tuple[int, ...]) -> None:
         """Take the signals that came to the guard."""
         for signum in signums:
             match signum:
                 case signal.SIGWINCH:
-                    self._running.resize()
+                    self._aider.resize()
                 case signal.SIGTERM | signal.SIGHUP:
                     self._post(TerminationRequested(signum))
                 case signal.SIGTSTP:

@@ -133,18 +133,18 @@ def start_aider(
     size: Size,
     attributes: list[Any] | None,
     *,
-    border: Sandbox,
+    sandbox: Sandbox,
 ) -> Started:
     """Start Aider in the air gap, in a pty of this size. Raises LaunchError when it cannot be started."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     with ExitStack() as unless_inside:
-        with theirs, entering(border.gap) as enter:
+        with theirs, entering(sandbox.gap) as enter:
             child = Child.spawn(
-                bordered_command(aider, theirs, arguments, border),
+                sandboxed_command(aider, theirs, arguments, sandbox),
                 size=size,
                 env=environment,
-                pass_fds=passed_fds(theirs, border),
+                pass_fds=passed_fds(theirs, sandbox),
                 attributes=attributes,
                 preexec=enter,
                 preexec_fds=enter.fds if enter is not None else (),
@@ -154,17 +154,17 @@ def start_aider(
     return Started(child, ours)
 
 
-def bordered_command(
-    aider: Aider, channel: socket.socket, arguments: Sequence[str], border: Sandbox
+def sandboxed_command(
+    aider: Aider, channel: socket.socket, arguments: Sequence[str], sandbox: Sandbox
 ) -> list[str]:
     """The command line of an Aider behind this border."""
-    mouth, allowed = border.mouth_fd, border.allowed
+    mouth, allowed = sandbox.mouth_fd, sandbox.allowed
     return aider_command(aider, channel, arguments, mouth_fd=mouth, allowed=allowed)
 
 
-def passed_fds(channel: socket.socket, border: Sandbox) -> list[int]:
+def passed_fds(channel: socket.socket, sandbox: Sandbox) -> list[int]:
     """The descriptors that such an Aider is given."""
-    return [channel.fileno(), *([border.mouth_fd] if border.mouth_fd >= 0 else [])]
+    return [channel.fileno(), *([sandbox.mouth_fd] if sandbox.mouth_fd >= 0 else [])]
 
 
 @contextmanager
@@ -191,9 +191,9 @@ class Launches:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         *,
-        border: Sandbox,
+        sandbox: Sandbox,
     ) -> None:
-        self._border = border
+        self._sandbox = sandbox
         self._folder = folder
         self._aider = aider
         self._config = config
@@ -206,7 +206,7 @@ class Launches:
         self.histories: PrivateHistories | None = None
         self.current: Launch | None = None
         self.count = 0
-        self.not_handed_over: tuple[str, ...] = ()
+        self.unnameable_files: tuple[str, ...] = ()
         """Names of files that no command of Aider's can name."""
 
     def start(
@@ -214,7 +214,7 @@ class Launches:
     ) -> Child:
         """Start Aider again. Raises LaunchError when it cannot be started."""
         started = start_aider(
-            self._aider, self._arguments, self._environment, size, attributes, border=self._border
+            self._aider, self._arguments, self._environment, size, attributes, sandbox=self._sandbox
         )
         self.adopt(started, handoff)
         return started.child
@@ -285,7 +285,9 @@ class Launches:
         # Aider asks whether to create a file that is gone, and its default is Yes.
         there = [name for name in handoff.editable if os.path.exists(os.path.join(self.root, name))]
         launched = [os.path.relpath(name, self.root) for name in settings.read or ()]
-        self.not_handed_over = tuple(name for name in (*there, *handoff.read_only) if why_not(name))
+        self.unnameable_files = tuple(
+            name for name in (*there, *handoff.read_only) if why_not(name)
+        )
         return command.load_commands(replace(handoff, editable=tuple(there)), launched)
 
     def forget_cleared_chat(self, said: str) -> None:
@@ -328,7 +330,7 @@ class Launches:
         except OSError:
             return ""
 
-    def take_stock(self) -> tuple[Exchange, ...]:
+    def snapshot_chat(self) -> tuple[Exchange, ...]:
         """Note the models and the mode in use; the exchanges that could be carried over, oldest first."""
         text = self.chat_text()
         announced = announcements(text)
@@ -341,7 +343,7 @@ class Launches:
         if self._first is None:
             self._first = announcements(self.chat_text())
 
-    def carry(self, said: Sequence[Exchange], tokens: Sequence[int]) -> int:
+    def select_exchanges(self, said: Sequence[Exchange], tokens: Sequence[int]) -> int:
         """Choose the exchanges for the next launch; how many they are."""
         window = self.current.window_tokens if self.current is not None else None
         limit = limit_tokens(self._config.keep, window if isinstance(window, int) else None)

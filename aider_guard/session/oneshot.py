@@ -23,6 +23,7 @@ from aider_guard.core.actions import EndSession, Notice
 from aider_guard.core.events import Event, LaunchForbidden, ServerSurveyed
 from aider_guard.core.fit import Fit
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.rules.lifecycle import exit_status
 from aider_guard.core.server_report import ServerReport
 from aider_guard.core.state import Limits
 from aider_guard.errors import LaunchError, LaunchRefusedError
@@ -32,12 +33,12 @@ from aider_guard.launch.aider_settings import AiderSettings, decode, ollama_name
 from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.launch.plan import Plan
 from aider_guard.launch.start_command import aider_environment, serves_page
-from aider_guard.session.launches import bordered_command, entering, passed_fds
-from aider_guard.session.listening import door_socket
+from aider_guard.session.launches import entering, passed_fds, sandboxed_command
 from aider_guard.session.notices import render
 from aider_guard.session.planning import Planner, planner_behind
+from aider_guard.session.sidecar_process import door_socket
 from aider_guard.session.startup import models_chosen
-from aider_guard.session.unattended import Unattended, exit_status
+from aider_guard.session.unattended import Unattended
 from aider_guard.signals import INHERITED, signals_as_wakeups
 
 _SURVEY_SECONDS = 2.0
@@ -59,42 +60,42 @@ def run_one_shot(
         # The terminal sends Ctrl-C to both; Aider decides what it means, and we wait for that.
         stack.enter_context(signals_as_wakeups((signal.SIGINT, signal.SIGQUIT)))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="aider-guard-"))
-        border = stack.enter_context(chosen_border(choosing, config))
-        stack.enter_context(border.reaping())
-        listening = stack.enter_context(door_socket(border.gap))
+        sandbox = stack.enter_context(chosen_border(choosing, config))
+        stack.enter_context(sandbox.reaping())
+        listener = stack.enter_context(door_socket(sandbox.gap))
         planner = planner_behind(
-            border, listening, config=config, aider=aider, environment=environment
+            sandbox, listener, config=config, aider=aider, environment=environment
         )
         with theirs:
-            program = bordered_command(aider, theirs, arguments, border)
-            process = _started(program, aider_environment(config, environment), theirs, border)
-        beside = Unattended(
-            listening,
-            border,
-            aider=process.pid,
+            program = sandboxed_command(aider, theirs, arguments, sandbox)
+            process = _started(program, aider_environment(config, environment), theirs, sandbox)
+        unattended = Unattended(
+            listener,
+            sandbox,
+            aider_pid=process.pid,
             environment=environment,
             limits=Limits(max_turns=0, probe="never"),
         )
         forwarded = _forwarded(process, (signal.SIGTERM, signal.SIGHUP))
-        with _not_left_behind(process), beside, forwarded:
-            _answer(ours, planner, Path(folder), beside)
+        with _not_left_behind(process), unattended, forwarded:
+            _answer(ours, planner, Path(folder), unattended)
             status = process.wait()
-            beside.ended(status)
-        _say(beside.all_notices(even_nothing=sys.stderr.isatty()))
+            unattended.end(status)
+        _say(unattended.all_notices(even_nothing=sys.stderr.isatty()))
     return exit_status(status)
 
 
 def _started(
-    program: Sequence[str], environment: Mapping[str, str], channel: socket.socket, border: Sandbox
+    program: Sequence[str], environment: Mapping[str, str], channel: socket.socket, sandbox: Sandbox
 ) -> subprocess.Popen[bytes]:
     """Aider's process, which waits for our answer on the channel. Raises LaunchError when there can be none."""
     try:
         with ExitStack() as unless_inside:
-            with entering(border.gap) as enter:
+            with entering(sandbox.gap) as enter:
                 process = subprocess.Popen(
                     program,
                     env=environment,
-                    pass_fds=passed_fds(channel, border),
+                    pass_fds=passed_fds(channel, sandbox),
                     preexec_fn=partial(_prepare, enter),  # noqa: PLW1509  # no other thread runs Python code
                 )
                 unless_inside.callback(_end, process)
@@ -148,7 +149,7 @@ def _forwarded(
         yield
 
 
-def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unattended) -> None:
+def _answer(channel: socket.socket, planner: Planner, folder: Path, unattended: Unattended) -> None:
     """Let Aider begin. Raises LaunchRefusedError when it must not."""
     from aider_guard.launch.gathering import read_memory_within
 
@@ -164,10 +165,10 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unat
     plan = planner.plan(settings, report, memory)
     if plan.is_forbidden:
         ended = EndSession(LaunchRefusedError.exit_code)
-        beside.note(*plan.findings, LaunchForbidden(plan.stops, plan.leaks), ended)
+        unattended.journal(*plan.findings, LaunchForbidden(plan.stops, plan.leaks), ended)
         raise LaunchRefusedError("\n  ".join(messages.refused(plan.stops, leaks=plan.leaks).lines))
-    _begin(beside, planner, settings, plan, report)
-    beside.note(*plan.findings)
+    _begin(unattended, planner, settings, plan, report)
+    unattended.journal(*plan.findings)
     arguments: list[str] = []
     if plan.pins is not None:
         model_settings, metadata = pins.write_pins(plan.pins, folder)
@@ -177,7 +178,7 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unat
 
 
 def _begin(
-    beside: Unattended,
+    unattended: Unattended,
     planner: Planner,
     settings: AiderSettings | Unavailable,
     plan: Plan,
@@ -188,11 +189,11 @@ def _begin(
     if plan.door is not None and isinstance(settings, AiderSettings):
         # Whoever runs many of these has the model loaded as long as Ollama keeps it, as with Aider alone.
         theirs = replace(plan.door, user_keep_alive=True)
-        beside.begin(planner.server(settings), theirs.tokenizers, theirs, known)
+        unattended.begin(planner.server(settings), theirs.tokenizers, theirs, known)
     else:
-        beside.begin(planner.first_server(), planner.aider.likely_tokenizers(), None, known)
+        unattended.begin(planner.first_server(), planner.aider.likely_tokenizers(), None, known)
     for text in plan.said_at_start:
-        beside.say("another_machine", text)
+        unattended.say("another_machine", text)
 
 
 def _known(

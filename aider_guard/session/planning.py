@@ -24,7 +24,7 @@ from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.repository import runner_of_tests
 from aider_guard.launch.routes import DoorAddress
-from aider_guard.session.listening import DoorListener
+from aider_guard.session.sidecar_process import DoorListener
 
 _SWITCH: Final = "AIDER_GUARD_TEST_WAIT_SECONDS"
 """How long Ollama and the memory are waited for at most, where this is named: tests on a busy machine wait longer."""
@@ -109,8 +109,8 @@ class Planner:
 
 
 def planner_behind(
-    border: Sandbox,
-    listening: DoorListener,
+    sandbox: Sandbox,
+    listener: DoorListener,
     *,
     config: Config,
     aider: Aider,
@@ -121,8 +121,8 @@ def planner_behind(
         config,
         aider,
         environment,
-        border.refusing,
+        sandbox.refusing,
         paths.state_dir(environment),
-        DoorAddress(listening.port, listening.token),
-        border.found,
+        DoorAddress(listener.port, listener.token),
+        sandbox.found,
     )

@@ -22,15 +22,14 @@ from aider_guard.launch.aider import Aider, find_aider
 from aider_guard.launch.start_command import aider_environment
 from aider_guard.loop import Loop
 from aider_guard.session import registry
+from aider_guard.session.aider_process import AiderProcess
 from aider_guard.session.control import Control, control_socket
 from aider_guard.session.histories import merge_leftovers
 from aider_guard.session.launches import Launches, Started, start_aider
-from aider_guard.session.listening import DoorListener, door_socket
 from aider_guard.session.planning import Planner, planner_behind
 from aider_guard.session.relay import Relay
 from aider_guard.session.session import Session
-from aider_guard.session.sidecar_process import SidecarSupervisor
-from aider_guard.session.startup import AiderProcess
+from aider_guard.session.sidecar_process import DoorListener, SidecarSupervisor, door_socket
 from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.signals import signals_as_wakeups
 from aider_guard.view.status import session_facts
@@ -60,39 +59,39 @@ def run_session(
         folder = registry.create(paths.sessions_dir(environment))
         terminal = Terminal()
         fds = stack.enter_context(terminal.private_fds())
-        border = stack.enter_context(chosen_border(choosing, config))
-        listening = stack.enter_context(door_socket(border.gap))
+        sandbox = stack.enter_context(chosen_border(choosing, config))
+        listener = stack.enter_context(door_socket(sandbox.gap))
         wakeups = stack.enter_context(signals_as_wakeups(_WATCHED_SIGNALS))
-        stack.enter_context(border.reaping())
+        stack.enter_context(sandbox.reaping())
         its_environment = aider_environment(config, environment)
         pty = terminal.size(), terminal.attributes()
-        started = start_aider(aider, arguments, its_environment, *pty, border=border)
+        started = start_aider(aider, arguments, its_environment, *pty, sandbox=sandbox)
         stack.enter_context(started.child)
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
 
-        ground = SessionParts(
-            config, environment, aider, folder, terminal, fds, listening, border, stack
+        parts = SessionParts(
+            config, environment, aider, folder, terminal, fds, listener, sandbox, stack
         )
-        session = assemble(ground, started, arguments, its_environment)
+        session = assemble(parts, started, arguments, its_environment)
         session.watch(fds, wakeups)
         with terminal.raw_mode():
             try:
-                _run(session, border)
+                _run(session, sandbox)
             finally:
                 _leave_screen(session, fds)
     return _close(session, folder)
 
 
-def _run(session: Session, border: Sandbox) -> None:
+def _run(session: Session, sandbox: Sandbox) -> None:
     from aider_guard.core.egress_messages import NETWORK_OPEN
     from aider_guard.core.events import AirGapChosen
 
-    session.post(AirGapChosen(border.found.layer, border.found.because))
+    session.post(AirGapChosen(sandbox.found.layer, sandbox.found.because))
     session.begin()
-    if border.found.layer == "open":
+    if sandbox.found.layer == "open":
         session.warn("network_open", NETWORK_OPEN)
     session.run()
-    border.look()
+    sandbox.look()
 
 
 def _close(session: Session, folder: registry.SessionFolder) -> int:
@@ -144,25 +143,25 @@ class SessionParts:
     folder: registry.SessionFolder
     terminal: Terminal
     fds: TerminalFds
-    listening: DoorListener
-    border: Sandbox
+    listener: DoorListener
+    sandbox: Sandbox
     stack: ExitStack
 
 
 def assemble(
-    ground: SessionParts, started: Started, arguments: Sequence[str], environment: Mapping[str, str]
+    parts: SessionParts, started: Started, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> Session:
     """A session around the Aider that was started with these arguments and this environment."""
-    config, folder, stack = ground.config, ground.folder, ground.stack
+    config, folder, stack = parts.config, parts.folder, parts.stack
     loop = stack.enter_context(Loop())
-    relay = Relay(ground.fds.in_fd, ground.fds.out_fd)
+    relay = Relay(parts.fds.in_fd, parts.fds.out_fd)
     launches = Launches(
-        folder.path, ground.aider, config, arguments, environment, border=ground.border
+        folder.path, parts.aider, config, arguments, environment, sandbox=parts.sandbox
     )
     launches.adopt(started)
-    running = stack.enter_context(AiderProcess(ground.terminal, relay, loop, launches))
-    running.adopt(started.child)
-    planner = _planner(ground)
+    aider = stack.enter_context(AiderProcess(parts.terminal, relay, loop))
+    aider.adopt(started.child)
+    planner = _planner(parts)
     session: Session
     journal = stack.enter_context(
         open_journal(
@@ -173,57 +172,46 @@ def assemble(
     )
     session = Session(
         State(limits_of(config)),
-        terminal=ground.terminal,
+        terminal=parts.terminal,
         relay=relay,
         loop=loop,
         launches=launches,
-        running=running,
-        watcher=stack.enter_context(_watcher(ground, loop, planner)),
+        aider=aider,
+        sidecar=stack.enter_context(_sidecar(parts, loop, planner)),
         planner=planner,
         journal=journal,
-        colour=not ground.environment.get("NO_COLOR"),
+        colour=not parts.environment.get("NO_COLOR"),
     )
     _open_control(session, loop, folder, stack)
-    _watch_border(session, loop, ground.border, running)
-    stack.callback(ground.border.close)  # while there is a loop
+    parts.sandbox.watch(
+        loop,
+        lambda attempt: session.post(EgressBlocked.of(attempt)),
+        lambda: aider.child.pid if aider.child is not None else 0,
+    )
+    stack.callback(parts.sandbox.close)  # while there is a loop
     for problem in merge_leftovers(folder.path.parent, registry.is_alive):
         session.warn("histories", problem)
     return session
 
 
-def _planner(ground: SessionParts) -> Planner:
+def _planner(parts: SessionParts) -> Planner:
     return planner_behind(
-        ground.border,
-        ground.listening,
-        config=ground.config,
-        aider=ground.aider,
-        environment=ground.environment,
+        parts.sandbox,
+        parts.listener,
+        config=parts.config,
+        aider=parts.aider,
+        environment=parts.environment,
     )
 
 
-def _watcher(ground: SessionParts, loop: Loop, planner: Planner) -> SidecarSupervisor:
+def _sidecar(parts: SessionParts, loop: Loop, planner: Planner) -> SidecarSupervisor:
     return SidecarSupervisor(
         loop,
         ollama=planner.first_server(),
-        tokenizers=ground.aider.likely_tokenizers(),
-        environment=ground.environment,
-        door_fd=ground.listening.fileno(),
-        relays=ground.border.gap.relays,
-    )
-
-
-def _watch_border(session: Session, loop: Loop, border: Sandbox, running: AiderProcess) -> None:
-    passed = loop.on_deadline
-
-    def on_deadline(name: str) -> None:
-        if not border.passed(name):
-            passed(name)
-
-    loop.on_deadline = on_deadline
-    border.watch(
-        loop,
-        lambda attempt: session.post(EgressBlocked.of(attempt)),
-        lambda: running.child.pid if running.child is not None else 0,
+        tokenizers=parts.aider.likely_tokenizers(),
+        environment=parts.environment,
+        door_fd=parts.listener.fileno(),
+        relays=parts.sandbox.gap.relays,
     )
 
 

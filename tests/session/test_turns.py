@@ -1,4 +1,4 @@
-"""Turns, counted from what Aider writes beside the screen."""
+"""Turns, counted by the policy from what Aider writes beside the screen and what the door reports."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from aider_guard.core.actions import Announce
 from aider_guard.core.chat.events import RequestFinished, RequestRefused, RequestStarted
 from aider_guard.core.chat.types import Verdict
+from aider_guard.core.chatlog import files_mentioned
 from aider_guard.core.events import (
+    AiderLogged,
     Event,
     PromptClosed,
     PromptShown,
@@ -18,19 +21,23 @@ from aider_guard.core.events import (
     TurnFinished,
     TurnStarted,
 )
+from aider_guard.core.policy import decide
 from aider_guard.core.readings import Unavailable
-from aider_guard.session.turns import Turns
+from aider_guard.core.rules.turns import has_begun
+from aider_guard.core.state import Phase, State
+from aider_guard.session.side_channels import SideChannels
 
 NOT_REPORTED = Unavailable("Aider did not report it")
 
 
 class Aider:
-    """Writes as Aider does."""
+    """Writes as Aider does; the policy is told of it as in a session."""
 
     def __init__(self, folder: Path) -> None:
         self.log, self.chat, self.bell = folder / "log", folder / "chat", folder / "bell"
         self.chat.write_text("#### seeded a.py\n")
-        self.turns = Turns(self.log, self.chat, self.bell)
+        self.channels = SideChannels(self.log, self.chat, self.bell)
+        self.state = State(phase=Phase.RUNNING)
 
     def sends(self, prompt: int = 100, completion: int = 10) -> None:
         self._event("message_send_starting")
@@ -52,8 +59,32 @@ class Aider:
         """The turn that ends with the main prompt that is shown now."""
         return self.hears(PromptShown(), *files)
 
+    def begins_turn(self) -> bool:
+        """Look for a turn that began, as the session does from time to time."""
+        begins = has_begun(self.state, logged_requests=self.channels.requests_started())
+        if begins:
+            assert self._decide(TurnStarted()) is None
+        return begins
+
     def hears(self, event: Event, *files: str) -> TurnFinished | None:
-        return self.turns.heard(event, lambda: files)
+        """The turn that ends with this event."""
+        finished = self._decide(event)
+        if not isinstance(event, PromptShown):
+            return finished
+        assert finished is None
+        sent, text = self.channels.read()
+        mentioned = files_mentioned(text, files)
+        return self._decide(
+            AiderLogged(sent.requests, sent.sent_tokens, sent.received_tokens, mentioned)
+        )
+
+    def _decide(self, event: Event) -> TurnFinished | None:
+        self.state, actions = decide(self.state, event, 0.0)
+        announced = [action.event for action in actions if isinstance(action, Announce)]
+        assert len(announced) <= 1
+        for turn in announced:
+            self.state, _ = decide(self.state, turn, 0.0)
+        return announced[0] if announced else None
 
     def passes(self, *events: Event) -> None:
         """The door reports this; no turn ends by it."""
@@ -68,20 +99,20 @@ def aider(tmp_path: Path) -> Aider:
 def test_a_prompt_without_a_message_is_no_turn(aider: Aider) -> None:
     """A command, an empty line, Ctrl-C: Aider is back at its prompt and nothing was sent."""
     aider.says("#### /add b.py  \n> Added b.py to the chat  \n")
-    assert aider.turns.started() is None
+    assert not aider.begins_turn()
     assert aider.finished("b.py") is None
 
 
 def test_a_turn_begins_once_and_ends_at_the_prompt(aider: Aider) -> None:
     """However often it is looked for, and with Aider's estimate of its last request."""
     aider.sends()
-    assert [aider.turns.started(), aider.turns.started()] == [TurnStarted(), None]
+    assert [aider.begins_turn(), aider.begins_turn()] == [True, False]
     aider.sends(3000, 40)
-    assert aider.turns.started() is None
+    assert not aider.begins_turn()
     assert aider.finished() == TurnFinished(2, 3000, 40, ())
-    assert (aider.finished(), aider.turns.started()) == (None, None)
+    assert (aider.finished(), aider.begins_turn()) == (None, False)
     aider.sends()
-    assert aider.turns.started() == TurnStarted()
+    assert aider.begins_turn()
 
 
 def test_the_files_that_were_talked_of_are_named(aider: Aider) -> None:
@@ -91,9 +122,10 @@ def test_the_files_that_were_talked_of_are_named(aider: Aider) -> None:
     finished = aider.finished("a.py", "b.py", "lib/c.py", "d.py")
     assert finished is not None
     assert finished.mentioned == ("b.py", "lib/c.py")
-    assert "look at b.py" in aider.turns.said
-    aider.finished("b.py")
-    assert aider.turns.said == ""
+    aider.sends()
+    again = aider.finished("b.py")
+    assert again is not None
+    assert again.mentioned == ()
 
 
 def test_the_bell_tells_of_a_turn_that_is_not_in_the_log(aider: Aider) -> None:
@@ -257,6 +289,6 @@ def test_what_was_summed_for_no_turn_is_forgotten(aider: Aider) -> None:
 def test_a_turn_begins_with_its_first_request(aider: Aider) -> None:
     """Whichever of the two tells it first; a commit message begins none."""
     aider.passes(begins(1, "commit"))
-    assert aider.turns.started() is None
+    assert not aider.begins_turn()
     aider.passes(begins(2))
-    assert [aider.turns.started(), aider.turns.started()] == [TurnStarted(), None]
+    assert [aider.begins_turn(), aider.begins_turn()] == [True, False]

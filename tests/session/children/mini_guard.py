@@ -35,7 +35,7 @@ class MiniGuard:
         self.ended_by = 0
         self.status = self.child.poll()
         self.crash_on_key = False
-        self.loop = Loop(on_deadline=lambda _name: self.child.kill_group())
+        self.loop = Loop()
 
     def run(self, in_fd: int, out_fd: int) -> int:
         with self.loop as loop:
@@ -87,7 +87,7 @@ class MiniGuard:
         if not self.ended_by:
             self.ended_by = signum
             self.child.signal(signum)
-            self.loop.at("kill", time.monotonic() + KILL_AFTER_SECONDS)
+            self.loop.after("kill", KILL_AFTER_SECONDS, self.child.kill_group)
 
 
 def launch(argv: list[str], repeat: int, *, crash_on_key: bool) -> int:
