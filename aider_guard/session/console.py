@@ -261,9 +261,7 @@ class Console:
         self.screen = Recogniser()
         self.prompt = None
         self.key_typed = False
-        reset = b"".join(self.modes.resets())
-        if reset:
-            self.to_screen(reset)
+        self.to_screen(self.modes.resets())
         if self.hold is not None:
             self.hold.output.clear()
 
@@ -288,7 +286,7 @@ class Console:
         if killed:
             # A prompt that is still open was left by the kill: the shell's own belongs on a line of its own.
             below = b"\r\n" if self.screen.prompt_open else b""
-            self.to_screen(b"".join(self.modes.resets()) + below)
+            self.to_screen(self.modes.resets() + below)
 
     def abandon_restart(self) -> None:
         """Something asks, or fails, before the new prompt: show all of it."""

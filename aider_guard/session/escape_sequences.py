@@ -169,8 +169,8 @@ class OutputModes:
             case b"=":
                 self._kitty[screen] = max(1, self._kitty[screen])
 
-    def resets(self) -> list[bytes]:
-        """The sequences that undo what is on, in the order in which they must be sent."""
+    def resets(self) -> bytes:
+        """The bytes that undo what is on, in the order in which they must be sent; empty for nothing."""
         parts = [b"\x1b\\" if self._string else b"\x18" if self._tail else b""]
         parts += [b"\x1b[?%dl" % mode for mode in _RESET_ORDER if mode in self._changed]
         parts += [b"\x1b[<%du" % self._kitty[True] if self._kitty[True] else b""]
@@ -181,17 +181,12 @@ class OutputModes:
         parts += [b"\x1b[>4m" if self._other_keys else b"", b"\x1b(B" if self._charset else b""]
         parts += [b"\x1b[0 q" if self._shaped else b"", b"\x1b[0m" if self._styled else b""]
         parts += [b"\x1b[?%dh" % mode for mode in sorted(_DEFAULT_ON & self._changed)]
-        return [part for part in parts if part]
+        return b"".join(parts)
 
 
 def _is_style(parameters: bytes) -> bool:
     """Whether an SGR sequence turns something on; ``1;0`` counts as well."""
     return bool(parameters.strip(b"0;:"))
-
-
-def leftover_reset(modes: OutputModes) -> bytes:
-    """The bytes that undo what a killed child left on in the terminal; empty for nothing."""
-    return b"".join(modes.resets())
 
 
 # What comes from the terminal: the user's keys, or the terminal's own answers to queries of the child.

@@ -41,7 +41,7 @@ def suspend_key(child: Child, console: Console) -> int:
 def suspend(terminal: Terminal, relay: Relay, console: Console, child: Child) -> None:
     """Stop this job until the shell continues it, then have Aider draw its prompt again."""
     with _prompt_taken_off(console):
-        console.to_screen(b"".join(console.modes.resets()))
+        console.to_screen(console.modes.resets())
         relay.flush()
         child.signal(signal.SIGSTOP)
         with terminal.cooked():

@@ -12,12 +12,9 @@ import termios
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aider_guard.errors import TerminalError
-from aider_guard.session.escape_sequences import OutputModes, leftover_reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-__all__ = ["OutputModes", "Size", "Terminal", "TerminalFds", "leftover_reset", "put_size"]
 
 _WINSIZE = "HHHH"
 """struct winsize: four unsigned shorts; ``h``, as in pexpect's own example, is signed."""
