@@ -64,8 +64,7 @@ from aider_guard.core.readings import (
 )
 from aider_guard.core.state import Phase, Restart, State
 from aider_guard.journal import FileJournal
-from aider_guard.session import console, notices
-from aider_guard.view import status
+from aider_guard.session import console, control, notices
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -364,7 +363,7 @@ def facts() -> dict[str, Any]:
         loaded=ModelsReading((LoadedModel("m", "", 2, 1, 8192),), 0.0),
         last_notice="restarted",
     )
-    return status.session_facts(state, session_id="id", pid=1)
+    return control.session_facts(state, session_id="id", pid=1)
 
 
 def key_paths(value: Any, prefix: str) -> set[str]:

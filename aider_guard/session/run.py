@@ -23,7 +23,7 @@ from aider_guard.launch.start_command import aider_environment
 from aider_guard.loop import Loop
 from aider_guard.session import registry
 from aider_guard.session.aider_process import AiderProcess
-from aider_guard.session.control import Control, control_socket
+from aider_guard.session.control import Control, control_socket, session_facts
 from aider_guard.session.histories import merge_leftovers
 from aider_guard.session.launches import Launches, Started, start_aider
 from aider_guard.session.planning import Planner, planner_behind
@@ -32,7 +32,6 @@ from aider_guard.session.session import Session
 from aider_guard.session.sidecar_process import DoorListener, SidecarSupervisor, door_socket
 from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.signals import signals_as_wakeups
-from aider_guard.view.status import session_facts
 
 if TYPE_CHECKING:
     from aider_guard.core.actions import Notice
