@@ -1,4 +1,4 @@
-"""Aider in a pty of its own: its size, its signals, how it treats what is typed, and its end."""
+"""Runs Aider in a pty of its own: its start, size, signals and terminal modes, its output on the relay, and its end."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ import ptyprocess
 from aider_guard.errors import LaunchError
 from aider_guard.loop import READ
 from aider_guard.session.terminal import Size, put_size
-from aider_guard.signals import INHERITED, all_held_back
+from aider_guard.signals import INHERITED, all_blocked
 
-# The start of a process in a pty: the one place where pexpect is used, and of it only the start.
-#
-# pexpect's ``interact``, ``send``, ``isalive`` and ``terminate`` lose output, sleep, or block.
+# Only the start of a process is left to pexpect, and only here: its ``interact``, ``send``, ``isalive`` and
+# ``terminate`` lose output, sleep, or block.
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +39,7 @@ else:
 
 
 class _Pty(ptyprocess.PtyProcess):  # type: ignore[misc]  # published without types
-    """ptyprocess sets rows and columns again after the start, which would wipe the pixels out."""
+    """A PtyProcess that does not set rows and columns again after the start, which would wipe the pixels out."""
 
     def setwinsize(self, rows: int, cols: int) -> None:
         """Do nothing: the child has set the whole size before its program started."""
@@ -93,7 +92,7 @@ class Spawned:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What the fork does before it becomes the child's program."""
+    """Prepares the fork before it becomes the child's program."""
 
     size: Size
     cwd: str | None = None
@@ -103,7 +102,7 @@ class Preparation:
     preexec_fds: Sequence[int] = ()
 
     def __call__(self) -> None:
-        """Do it; what fails reaches ``spawn`` in the parent as a sentence."""
+        """Prepare; an error reaches ``spawn`` in the parent as a sentence."""
         try:
             self._prepare()
         except BaseException as error:  # noqa: BLE001  # raised again
@@ -132,7 +131,7 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], prepare: Preparation) -> 
     """
     program = _find(argv[0], env)
     forked: list[_Pty] = []
-    with all_held_back():  # no handler of ours may run in the fork
+    with all_blocked():  # no handler of ours may run in the fork
         try:
             spawned = _Spawn(
                 [program, *argv[1:]],
@@ -157,12 +156,12 @@ def _close(pty: _Pty) -> None:
 
 
 def _find(program: str, env: Mapping[str, str]) -> str:
-    """The program's absolute path, found as execvpe(3) would with this environment."""
-    found = shutil.which(program, path=env.get("PATH", os.defpath))
-    if found is None:
+    """Return the program's absolute path, found as execvpe(3) would with this environment."""
+    path = shutil.which(program, path=env.get("PATH", os.defpath))
+    if path is None:
         reason = "it is not executable" if Path(program).is_file() else "it was not found"
         raise LaunchError(f"{program} cannot be started: {reason}.")
-    return os.path.abspath(found)
+    return os.path.abspath(path)
 
 
 def _in_words(error: BaseException) -> str:
@@ -253,7 +252,7 @@ class Child:
                 os.killpg(self.pid, signum)
 
     def poll(self) -> int | None:
-        """The exit status, minus the signal that killed it, or None while it runs. Never blocks.
+        """Return the exit status, or minus the signal that killed it, or None while it runs. Never blocks.
 
         ``UNKNOWN_STATUS`` when the status is lost, because something else waited for the process.
         """
@@ -267,7 +266,7 @@ class Child:
         return self._status
 
     def line_modes(self) -> LineModes | None:
-        """How the pty treats input now, as the child set it; None once it cannot be told."""
+        """Return how the pty treats input now, as the child set it; None when the pty cannot tell any more."""
         try:
             _, oflag, _, lflag, _, _, characters = termios.tcgetattr(self.fd)
             disabled = os.fpathconf(self.fd, "PC_VDISABLE")
@@ -283,15 +282,15 @@ class Child:
         )
 
     def survivors(self) -> list[int]:
-        """The processes of the child's session that run, it included; zombies do not count."""
+        """Return the processes of the child's session that run, it included; zombies do not count."""
         import psutil
 
-        found = []
+        running = []
         for pid in psutil.pids():
             with contextlib.suppress(OSError, psutil.Error):
                 if os.getsid(pid) == self.pid and psutil.Process(pid).status() != "zombie":
-                    found.append(pid)
-        return found
+                    running.append(pid)
+        return running
 
     def kill_group(self) -> None:
         """Kill (SIGKILL) the child and whatever still runs in its session."""
@@ -368,7 +367,7 @@ class AiderProcess:
         self._loop.watch(child.fd, READ, lambda _events: self.on_output())
 
     def line_modes(self) -> LineModes | None:
-        """How Aider's terminal treats what is typed; None when no Aider runs."""
+        """Return how Aider's terminal treats what is typed; None when no Aider runs."""
         return self.child.line_modes() if self.child is not None else None
 
     def resize(self) -> None:

@@ -1,4 +1,4 @@
-"""A command run at the main prompt that the user never sees: ``/tokens`` and ``/save``."""
+"""Runs ``/tokens`` and ``/save`` at the main prompt without showing them to the user."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class HiddenCommands:
             self._finish()
 
     def abort(self) -> None:
-        """Aider is gone, or the session ends: let out what was held."""
+        """Give up the command that runs, if any, because Aider ended."""
         if self._command is not None:
             self._give_up("Aider ended")
 

@@ -1,4 +1,4 @@
-"""What comes to the guard from outside: keys and signals."""
+"""Handles the keys of the user and the signals that the guard gets, Ctrl-Z among them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from aider_guard.session.escape_sequences import SuspendKey
 from aider_guard.session.relay import Relay
 from aider_guard.session.terminal import Terminal
 
-# Ctrl-Z: the guard stops with everything in its job, and comes back as if nothing had been.
-#
-# Aider leads a session of its own on its pty. There the kernel discards the stop signal (its process group is an
-# orphan, POSIX 3.264), so the guard has to stop itself, where the shell can see it.
+# On Ctrl-Z the guard stops with everything in its job. Aider leads a session of its own on its pty. There the kernel
+# discards the stop signal (its process group is an orphan, POSIX 3.264), so the guard has to stop itself, where the
+# shell can see it.
 
 CTRL_Z = 0x1A
 
 
 def suspend_key(child: Child, console: Console) -> int:
-    """The byte that suspends now, -1 when none does.
+    """Return the byte that suspends now, -1 when none does.
 
     While Aider works, it is the pty's own (``stty susp``). At a prompt the keys are raw, and prompt_toolkit takes
     Ctrl-Z; a program that took the whole terminal gets it as a key.
@@ -48,15 +47,15 @@ def suspend(terminal: Terminal, relay: Relay, console: Console, child: Child) ->
             _stop_this_job()
         child.signal(signal.SIGCONT)
     child.resize(terminal.size())
-    child.signal(
-        signal.SIGWINCH
-    )  # the size may be the same; prompt_toolkit draws again all the same
+    # The size may be the same; prompt_toolkit draws again all the same.
+    child.signal(signal.SIGWINCH)
 
 
 @contextlib.contextmanager
 def _prompt_taken_off(console: Console) -> Iterator[None]:
-    """Without the prompt the shell's lines do not run into it. Afterwards the cursor is left as many rows below the
-    rule as Aider believes: it goes up by that many before it draws.
+    """Take the prompt off the screen inside the block, so that the shell's lines do not run into it.
+
+    Afterwards the cursor is as many rows below the rule as Aider believes: it goes up by that many before it draws.
     """
     shown, rows = console.screen.shown_prompt(), console.screen.cursor_row()
     if shown is not None:
@@ -77,7 +76,7 @@ def _stop_this_job() -> None:
 
 
 class Input:
-    """Hands keys to the front, or to the question that is asked; suspends where the user wants that."""
+    """Hands keys to the console, or to the restart offer that is open, and suspends the job."""
 
     def __init__(
         self,
@@ -100,7 +99,7 @@ class Input:
         self._suspend_key = SuspendKey()
 
     def readable(self) -> None:
-        """Take what the user typed; a terminal that went away ends the session as SIGHUP does."""
+        """Read what the user typed; a terminal that went away ends the session as SIGHUP does."""
         data = self._relay.read_terminal()
         if data == b"":
             self._post(TerminationRequested(signal.SIGHUP))
@@ -111,7 +110,7 @@ class Input:
         if self._state().phase is Phase.OFFERING:
             self._offer.typed(data)
             return
-        at = self._suspend_key.find(data, self._key_now())
+        at = self._suspend_key.find(data, self._current_suspend_key())
         if at < 0:
             self._console.user_typed(data)
             return
@@ -121,7 +120,7 @@ class Input:
         if data[at + 1 :]:
             self._typed(data[at + 1 :])
 
-    def _key_now(self) -> int:
+    def _current_suspend_key(self) -> int:
         child = self._aider.child
         return -1 if child is None or self._console.hold else suspend_key(child, self._console)
 
@@ -130,7 +129,7 @@ class Input:
             suspend(self._terminal, self._relay, self._console, self._aider.child)
 
     def signals(self, signums: tuple[int, ...]) -> None:
-        """Take the signals that came to the guard."""
+        """Act on the signals that the guard got."""
         for signum in signums:
             match signum:
                 case signal.SIGWINCH:

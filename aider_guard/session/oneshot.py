@@ -1,4 +1,4 @@
-"""Aider without a conversation: one thing done, or no terminal. It gets our files as they are, and the pins."""
+"""Runs Aider without a conversation: for one task, or without a terminal. It uses the user's own history files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aider_guard.airgap.gap import Enter
 from aider_guard.airgap.served import Sandbox, choose, chosen_border
 from aider_guard.config import Config
 from aider_guard.core import messages
-from aider_guard.core.actions import EndSession, Notice
+from aider_guard.core.actions import EndSession
 from aider_guard.core.events import Event, LaunchForbidden, ServerSurveyed
 from aider_guard.core.fit import Fit
 from aider_guard.core.readings import Unavailable
@@ -34,7 +34,7 @@ from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.launch.plan import Plan
 from aider_guard.launch.start_command import aider_environment, serves_page
 from aider_guard.session.launches import entering, passed_fds, sandboxed_command
-from aider_guard.session.notices import render
+from aider_guard.session.notices import print_notices
 from aider_guard.session.planning import Planner, planner_behind
 from aider_guard.session.sidecar_process import door_socket
 from aider_guard.session.startup import models_chosen
@@ -48,7 +48,7 @@ _MEMORY_SECONDS = 2.0
 def run_one_shot(
     config: Config, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> int:
-    """Run Aider with our own input and output; its exit status, or 128 + the signal that killed it.
+    """Run Aider with our own input and output, and return its exit status, or 128 + the signal that killed it.
 
     Raises LaunchError when it cannot or must not be started.
     """
@@ -68,7 +68,7 @@ def run_one_shot(
         )
         with theirs:
             program = sandboxed_command(aider, theirs, arguments, sandbox)
-            process = _started(program, aider_environment(config, environment), theirs, sandbox)
+            process = _start(program, aider_environment(config, environment), theirs, sandbox)
         unattended = Unattended(
             listener,
             sandbox,
@@ -76,19 +76,20 @@ def run_one_shot(
             environment=environment,
             limits=Limits(max_turns=0, probe="never"),
         )
-        forwarded = _forwarded(process, (signal.SIGTERM, signal.SIGHUP))
-        with _not_left_behind(process), unattended, forwarded:
+        forwarding = _forwarding(process, (signal.SIGTERM, signal.SIGHUP))
+        with _ending(process), unattended, forwarding:
             _answer(ours, planner, Path(folder), unattended)
             status = process.wait()
             unattended.end(status)
-        _say(unattended.all_notices(even_nothing=sys.stderr.isatty()))
+        notices = unattended.all_notices(even_nothing=sys.stderr.isatty())
+        print_notices(notices, shutil.get_terminal_size().columns)
     return exit_status(status)
 
 
-def _started(
+def _start(
     program: Sequence[str], environment: Mapping[str, str], channel: socket.socket, sandbox: Sandbox
 ) -> subprocess.Popen[bytes]:
-    """Aider's process, which waits for our answer on the channel. Raises LaunchError when there can be none."""
+    """Start Aider, which then waits for our answer on the channel. Raises LaunchError when it cannot be started."""
     try:
         with ExitStack() as unless_inside:
             with entering(sandbox.gap) as enter:
@@ -113,18 +114,9 @@ def _prepare(enter: Enter | None) -> None:
         enter()
 
 
-def _say(notices: Sequence[Notice]) -> None:
-    """What the user should know, beside Aider's own output."""
-    colour = not os.environ.get("NO_COLOR") and sys.stderr.isatty()
-    columns = shutil.get_terminal_size().columns
-    for notice in notices:
-        with suppress(OSError):  # nobody reads it any more
-            os.write(2, render(notice, columns, colour=colour, newline="\n").encode())
-
-
 @contextmanager
-def _not_left_behind(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """An Aider that must not begin, or that we fail to serve, waits for our answer: it is ended."""
+def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End an Aider that still waits for our answer at the end of the block, because it must not begin or we failed."""
     try:
         yield
     finally:
@@ -138,10 +130,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _forwarded(
+def _forwarding(
     process: subprocess.Popen[bytes], signums: Sequence[signal.Signals]
 ) -> Iterator[None]:
-    """Signals to us go to Aider, who ends by them; then we end with its status."""
+    """Forward signals to Aider, which ends by them; then we end with its status."""
     with ExitStack() as stack:
         for signum in signums:
             before = signal.signal(signum, lambda number, _frame: process.send_signal(number))
@@ -150,7 +142,7 @@ def _forwarded(
 
 
 def _answer(channel: socket.socket, planner: Planner, folder: Path, unattended: Unattended) -> None:
-    """Let Aider begin. Raises LaunchRefusedError when it must not."""
+    """Answer Aider's question, so that it begins. Raises LaunchRefusedError when it must not."""
     from aider_guard.launch.gathering import read_memory_within
 
     memory = read_memory_within(  # while Aider imports what it needs
@@ -184,23 +176,25 @@ def _begin(
     plan: Plan,
     report: ServerReport | Unavailable,
 ) -> None:
-    """Serve Aider, and gather what is to be said of where it goes."""
-    known = _known(settings, plan, report)
+    """Serve the door and the air gap for an Aider that begins, and add the notices of its start."""
+    events = _start_events(settings, plan, report)
     if plan.door is not None and isinstance(settings, AiderSettings):
-        # Whoever runs many of these has the model loaded as long as Ollama keeps it, as with Aider alone.
-        theirs = replace(plan.door, user_keep_alive=True)
-        unattended.begin(planner.server(settings), theirs.tokenizers, theirs, known)
+        # A script may run many of these: the model stays loaded as long as Ollama keeps it, as with Aider alone.
+        door = replace(plan.door, user_keep_alive=True)
+        unattended.begin(planner.server(settings), door.tokenizers, door, events)
     else:
-        unattended.begin(planner.first_server(), planner.aider.likely_tokenizers(), None, known)
+        unattended.begin(planner.first_server(), planner.aider.likely_tokenizers(), None, events)
     for text in plan.said_at_start:
         unattended.say("another_machine", text)
 
 
-def _known(
+def _start_events(
     settings: AiderSettings | Unavailable, plan: Plan, report: ServerReport | Unavailable
 ) -> tuple[Event, ...]:
-    """What the sidecar's rules are to know. Without a message it is not certain that the model will be asked at all:
-    then nothing is said of the server, so that nothing is loaded ahead.
+    """Return what the policy is to know of the start.
+
+    Without a message it is not certain that Aider will use the model at all: then the server is left out, so that no
+    model is loaded ahead.
     """
     needs = plan.fit.needs if isinstance(plan.fit, Fit) else ()
     chosen = models_chosen(settings, plan.window_tokens, os.getcwd(), needs)

@@ -1,7 +1,7 @@
-"""Bytes both ways between the user's terminal and the child's pty, untouched, waiting for neither.
+"""Relays bytes both ways between the user's terminal and the child's pty, untouched, without blocking on either.
 
 A blocking write deadlocks with a child that is itself blocked writing to us (asciinema 2.3.0 and
-2.4.0), so what cannot be written yet is pending, and who sends faster than the other side takes is
+2.4.0), so what cannot be written yet is pending, and a side that sends faster than the other takes is
 not read for a while.
 """
 
@@ -33,7 +33,7 @@ class _Source:
         self.ended = False
 
     def take(self) -> bytes | None:
-        """What one read gives; None when nothing is there, b"" at and after the end."""
+        """Read once; None when nothing is there, b"" at and after the end."""
         # One read at a time: the other side works on it while the next one comes.
         if self.fd is None or self.ended:
             return b"" if self.ended else None
@@ -121,7 +121,7 @@ class Relay:
         self._from_child.ended = self._to_child.gone = False
 
     def detach(self) -> bytes:
-        """Let go of the child's pty; return what it has not taken.
+        """Stop relaying to the child's pty, and return what it has not taken.
 
         What ``to_child`` gets from now on waits for the next child.
         """
@@ -132,11 +132,11 @@ class Relay:
         return rest
 
     def read_child(self) -> bytes | None:
-        """What the child wrote: None when there is nothing now, b"" once its pty has ended."""
+        """Read what the child wrote: None when there is nothing now, b"" once its pty has ended."""
         return self._from_child.take()
 
     def read_terminal(self) -> bytes | None:
-        """What was typed: None when there is nothing now, b"" once the terminal is gone."""
+        """Read what was typed: None when there is nothing now, b"" once the terminal is gone."""
         return self._from_terminal.take()
 
     def to_child(self, data: bytes) -> None:
@@ -153,7 +153,7 @@ class Relay:
         self._to_child.flush()
 
     def wants(self) -> dict[int, int]:
-        """The events to wait for on each descriptor.
+        """Return the events to wait for on each descriptor.
 
         0 where the other side is slow (it would only fill memory) and at an end (it would never
         stop being readable).

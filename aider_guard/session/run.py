@@ -1,16 +1,14 @@
-"""A guarded session from its first process to the last line: what must be undone is opened here."""
+"""Runs a guarded session from its first process to its last line, and undoes all that it set up."""
 
 from __future__ import annotations
 
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from aider_guard import paths
 from aider_guard.airgap.served import Sandbox, choose, chosen_border
@@ -33,9 +31,6 @@ from aider_guard.session.sidecar_process import DoorListener, SidecarSupervisor,
 from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.signals import signals_as_wakeups
 
-if TYPE_CHECKING:
-    from aider_guard.core.actions import Notice
-
 _WATCHED_SIGNALS = (
     signal.SIGWINCH,
     signal.SIGCHLD,
@@ -51,7 +46,10 @@ _STUCK_SECONDS = 2.0
 def run_session(
     config: Config, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> int:
-    """Run Aider under guard in this terminal; its exit status. Raises GuardError when it cannot be started."""
+    """Run Aider under guard in this terminal, and return its exit status.
+
+    Raises GuardError when it cannot be started.
+    """
     with ExitStack() as stack:
         choosing = stack.enter_context(choose(config, environment))
         aider = find_aider(config.aider, search_path=environment.get("PATH"))
@@ -62,16 +60,16 @@ def run_session(
         listener = stack.enter_context(door_socket(sandbox.gap))
         wakeups = stack.enter_context(signals_as_wakeups(_WATCHED_SIGNALS))
         stack.enter_context(sandbox.reaping())
-        its_environment = aider_environment(config, environment)
+        aiders_environment = aider_environment(config, environment)
         pty = terminal.size(), terminal.attributes()
-        started = start_aider(aider, arguments, its_environment, *pty, sandbox=sandbox)
+        started = start_aider(aider, arguments, aiders_environment, *pty, sandbox=sandbox)
         stack.enter_context(started.child)
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
 
         parts = SessionParts(
             config, environment, aider, folder, terminal, fds, listener, sandbox, stack
         )
-        session = assemble(parts, started, arguments, its_environment)
+        session = assemble(parts, started, arguments, aiders_environment)
         session.watch(fds, wakeups)
         with terminal.raw_mode():
             try:
@@ -94,12 +92,16 @@ def _run(session: Session, sandbox: Sandbox) -> None:
 
 
 def _close(session: Session, folder: registry.SessionFolder) -> int:
-    """Bring the histories home, say what is left to say, and tidy up."""
+    """Merge the histories, print the remaining notices, and tidy up."""
+    from aider_guard.core.actions import Notice
     from aider_guard.core.egress_messages import end_line
+    from aider_guard.session.notices import print_notices
 
     problems = session.merge_histories()
     last = end_line(session.state)
-    _part([*session.leftover_notices(), *([last] if last is not None else [])], problems)
+    notices = [*session.leftover_notices(), *([last] if last is not None else [])]
+    notices += [Notice("histories", (problem,)) for problem in problems]
+    print_notices(notices, Terminal().size().columns)
     if not problems:
         registry.forget_launches(folder.path)
         (folder.path / "histories.json").unlink(missing_ok=True)
@@ -108,7 +110,7 @@ def _close(session: Session, folder: registry.SessionFolder) -> int:
 
 
 def _leave_screen(session: Session, fds: TerminalFds) -> None:
-    """Undo what a killed Aider left on, and bring the last byte to the terminal; a stuck one is not waited for."""
+    """Undo what a killed Aider left on, and write the last byte to the terminal, unless it is stuck."""
     session.leave()
     while pending := session.relay.pending_for_terminal:
         select.select([], [fds.out_fd], [], _STUCK_SECONDS)
@@ -117,24 +119,9 @@ def _leave_screen(session: Session, fds: TerminalFds) -> None:
             return
 
 
-def _part(said: Sequence[Notice], problems: Sequence[str]) -> None:
-    """What could not be said above a prompt is said now, where the shell's own lines go on."""
-    from aider_guard.core.actions import Notice
-    from aider_guard.session.notices import render
-
-    columns = Terminal().size().columns
-    colour = not os.environ.get("NO_COLOR") and sys.stderr.isatty()
-    for notice in (*said, *(Notice("histories", (problem,)) for problem in problems)):
-        with suppress(OSError):  # the terminal has gone
-            os.write(2, render(notice, columns, colour=colour, newline="\n").encode())
-
-
-# Putting a session together from its parts, while Aider starts.
-
-
 @dataclass(frozen=True)
 class SessionParts:
-    """What a session stands on. What it opens is closed by ``stack``."""
+    """What a session is made from. What is opened for it is closed by ``stack``."""
 
     config: Config
     environment: Mapping[str, str]
@@ -150,7 +137,7 @@ class SessionParts:
 def assemble(
     parts: SessionParts, started: Started, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> Session:
-    """A session around the Aider that was started with these arguments and this environment."""
+    """Make the session of an Aider that was started with these arguments and this environment, while it starts."""
     config, folder, stack = parts.config, parts.folder, parts.stack
     loop = stack.enter_context(Loop())
     relay = Relay(parts.fds.in_fd, parts.fds.out_fd)
@@ -170,7 +157,7 @@ def assemble(
         )
     )
     session = Session(
-        State(limits_of(config)),
+        State(_limits(config)),
         terminal=parts.terminal,
         relay=relay,
         loop=loop,
@@ -228,8 +215,8 @@ def _open_control(
     stack.callback(control.close)
 
 
-def limits_of(config: Config) -> Limits:
-    """The settings that the policy decides by."""
+def _limits(config: Config) -> Limits:
+    """Return the settings that the policy decides by."""
     return Limits(
         warn_at_percent=config.warn_at,
         max_turns=config.max_turns,

@@ -48,9 +48,9 @@ def sidecar_command(
     door_fd: int = -1,
     relays: Sequence[tuple[int, Place]] = (),
 ) -> list[str]:
-    """The command line of a sidecar; ``tokenizers`` is the folder of Aider's encodings, or "".
+    """Return the command line of a sidecar; ``tokenizers`` is the folder of Aider's encodings, or "".
 
-    ``door_fd`` is the listening socket it inherits for the door, -1 for none, and those of ``relays`` lead to places.
+    ``door_fd`` is the listening socket it inherits for the door, -1 for none; it relays those of ``relays`` to places.
     """
     program = [sys.executable, "-m", "aider_guard.sidecar"]
     door = ["--door-fd", str(door_fd)] if door_fd >= 0 else []
@@ -61,7 +61,7 @@ def sidecar_command(
 class SidecarProcess:
     """One run of the sidecar; a lost one is replaced by another ``start``. A ``with`` stops it.
 
-    ``fileno()`` becomes readable when ``read()`` has something to say. Requests that the pipe does
+    ``fileno()`` becomes readable when ``read()`` has events. Requests that the pipe does
     not take at once are kept, up to a bound, and sent by later calls of ``send``, ``read`` or
     ``flush``.
     """
@@ -76,7 +76,7 @@ class SidecarProcess:
         self._splitter = LineSplitter()
         self._pending = bytearray()
         self.lost = False
-        """Whether ``SidecarLost`` was said: nothing comes any more, unregister the descriptor."""
+        """Whether ``SidecarLost`` was returned: nothing comes any more, unregister the descriptor."""
 
     @classmethod
     def start(
@@ -88,8 +88,7 @@ class SidecarProcess:
     ) -> Self:
         """Start a sidecar, without waiting for it. Raises ``OSError`` when that is not possible.
 
-        It gets a session of its own: the terminal's Ctrl-C, Ctrl-Z and hang-up are none of its
-        business.
+        It gets a session of its own: the terminal's Ctrl-C, Ctrl-Z and hang-up do not reach it.
         """
         _given_up[:] = [process for process in _given_up if process.poll() is None]
         return cls(
@@ -125,7 +124,7 @@ class SidecarProcess:
         return bool(self._pending) and not self.lost
 
     def read(self) -> tuple[Event, ...]:
-        """The events that have come since. The last one ever is ``SidecarLost``, said once."""
+        """Return the events that have come since. The last one ever is ``SidecarLost``, once."""
         events: list[Event] = []
         if self.lost:
             return ()
@@ -135,7 +134,7 @@ class SidecarProcess:
         return tuple(events)
 
     def _read_into(self, events: list[Event]) -> None:
-        """Up to a bound: a sidecar that never stops talking must not keep the guard."""
+        """Read up to a bound: a sidecar that never stops writing must not keep the guard."""
         try:
             for _ in range(MAX_CHUNKS_A_READ):
                 chunk = os.read(self._from.fileno(), CHUNK_BYTES)
@@ -183,7 +182,7 @@ class SidecarProcess:
         except BlockingIOError:
             return
         except OSError:
-            self._pending.clear()  # nobody reads any more; the end of its output says so
+            self._pending.clear()  # the sidecar has gone, which the end of its output reports
 
     def stop(self, grace_seconds: float = 0.8) -> None:
         """End the sidecar and its helpers within a second: close its stdin, wait a little, kill.
@@ -278,18 +277,18 @@ class SidecarSupervisor:
             self.send(self._serving)
 
     def serve_door(self, settings: DoorSettings) -> None:
-        """Have the door served so, by this sidecar and by every one that takes over from it."""
+        """Have the door served with these settings, by this sidecar and by every one that replaces it."""
         self._serving = ServeDoor(settings)
         self.send(self._serving)
 
     def watch_server(self, ollama: str, tokenizers: str) -> None:
-        """Watch this Ollama with these encodings; another sidecar is started if that is another one."""
+        """Watch this Ollama with these encodings; the sidecar is started again if either changed."""
         if (ollama, tokenizers) != (self._ollama, self._tokenizers):
             self._ollama, self._tokenizers = ollama, tokenizers
             self.start()
 
     def send(self, request: Request) -> bool:
-        """Pass a request on; False when nobody can take it."""
+        """Pass a request on; False when no sidecar takes it."""
         if self._process is None or not self._process.send(request):
             return False
         self._flush()

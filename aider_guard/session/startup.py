@@ -1,4 +1,4 @@
-"""From Aider's first question to its beginning: what it will use, what that means here, and then its files."""
+"""Answers the question that Aider asks before it begins: with its window, its files and the door, or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SILENT = Unavailable("Ollama did not answer in time")
 
 
 class Startup:
-    """Answers Aider's question as soon as Ollama and the memory were read, or have not been in time."""
+    """Answers the question once Ollama and the memory were read, or when the time for that is over."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Startup:
             self._answer()
 
     def _answer(self) -> None:
-        """Let Aider begin with what is known now, or end the session when it must not begin."""
+        """Answer with what is known now; the session ends when Aider must not begin."""
         self._loop.cancel(_DEADLINE)
         self._expected = None
         launch = self._launches.current
@@ -142,7 +142,7 @@ def models_chosen(
     root: str,
     needs: tuple[Need, ...],
 ) -> ModelsChosen:
-    """The session's models by Ollama's names."""
+    """Return the event that names the session's models as Ollama knows them."""
     if isinstance(settings, Unavailable):
         return ModelsChosen("", (), Unavailable(settings.reason))
     names = tuple(name for name in map(ollama_name, settings.models) if name is not None)
