@@ -52,7 +52,7 @@ def test_calls_back_when_ready(pair: Pair) -> None:
 
 
 def test_zero_events_is_a_pause(pair: Pair) -> None:
-    """With no event asked for there is no call, not even at a hang-up; later there is."""
+    """With no event wanted there is no call, not even at a hang-up; later there is."""
     events: list[int] = []
     with Loop() as loop:
         loop.watch(pair[0].fileno(), 0, events.append)
@@ -245,7 +245,7 @@ def test_run_until(pair: Pair) -> None:
 
 
 def test_what_a_callback_raises_passes(pair: Pair) -> None:
-    """An error in a callback is not swallowed: whoever runs the loop gets it."""
+    """An error in a callback is not swallowed: it reaches the caller of the loop."""
     with Loop() as loop:
         loop.watch(pair[0].fileno(), WRITE, lambda _events: [].pop())
         with pytest.raises(IndexError):
@@ -267,7 +267,7 @@ def test_files_that_epoll_refuses(pair: Pair) -> None:
 
 
 def test_a_closed_loop_has_forgotten_everything() -> None:
-    """Whoever cleans up afterwards may forget what he watched."""
+    """Cleaning up afterwards may still forget what was watched."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         with Loop() as loop:

@@ -74,8 +74,8 @@ def test_line_modes() -> None:
         cooked = running.line_modes()
 
     match raw, cooked:
-        case LineModes() as found, LineModes() as user:
-            assert found == LineModes(
+        case LineModes() as set_by_child, LineModes() as user:
+            assert set_by_child == LineModes(
                 canonical=False, echo=False, signals=False, post_processing=False, suspend_byte=0x1A
             )
             assert user == LineModes(
@@ -87,7 +87,7 @@ def test_line_modes() -> None:
 
 
 def test_no_suspend_key() -> None:
-    """A suspend character that was disabled (``stty susp undef``) is told as -1."""
+    """A suspend character that was disabled (``stty susp undef``) is reported as -1."""
     with start(["cat"]) as running:
         attributes = termios.tcgetattr(running.fd)
         attributes[6][termios.VSUSP] = os.fpathconf(running.fd, "PC_VDISABLE").to_bytes(1, "big")

@@ -31,7 +31,7 @@ NOT_REPORTED = Unavailable("Aider did not report it")
 
 
 class Aider:
-    """Writes as Aider does; the policy is told of it as in a session."""
+    """Writes as Aider does; the policy learns of it as in a session."""
 
     def __init__(self, folder: Path) -> None:
         self.log, self.chat, self.bell = folder / "log", folder / "chat", folder / "bell"
@@ -57,7 +57,7 @@ class Aider:
 
     def finished(self, *files: str) -> TurnFinished | None:
         """The turn that ends with the main prompt that is shown now."""
-        return self.hears(PromptShown(), *files)
+        return self.on_event(PromptShown(), *files)
 
     def begins_turn(self) -> bool:
         """Look for a turn that began, as the session does from time to time."""
@@ -66,7 +66,7 @@ class Aider:
             assert self._decide(TurnStarted()) is None
         return begins
 
-    def hears(self, event: Event, *files: str) -> TurnFinished | None:
+    def on_event(self, event: Event, *files: str) -> TurnFinished | None:
         """The turn that ends with this event."""
         finished = self._decide(event)
         if not isinstance(event, PromptShown):
@@ -88,7 +88,7 @@ class Aider:
 
     def passes(self, *events: Event) -> None:
         """The door reports this; no turn ends by it."""
-        assert [self.hears(event) for event in events] == [None] * len(events)
+        assert [self.on_event(event) for event in events] == [None] * len(events)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_turn_begins_once_and_ends_at_the_prompt(aider: Aider) -> None:
 
 
 def test_the_files_that_were_talked_of_are_named(aider: Aider) -> None:
-    """Those of the chat that the text since the last prompt mentions; what was said before does not count."""
+    """Those of the chat that the text since the last prompt mentions; what was written before does not count."""
     aider.sends()
     aider.says("\n#### look at b.py\n\nI would change c.py.\n")
     finished = aider.finished("a.py", "b.py", "lib/c.py", "d.py")
@@ -204,27 +204,27 @@ def test_numbers_that_come_after_the_prompt_are_waited_for(aider: Aider) -> None
     """The turn ends with the last of them."""
     aider.sends()
     aider.passes(begins(1), begins(2), ends(1, **FULL), PromptShown())
-    turn = aider.hears(ends(2, **FULL))
+    turn = aider.on_event(ends(2, **FULL))
     assert turn is not None
     assert (turn.requests, turn.prompt_tokens) == (2, 8_000)
     assert aider.finished() is None
 
 
-NOBODY_REPORTS: list[tuple[Event, ...]] = [
+NO_REPORT: list[tuple[Event, ...]] = [
     (PromptShown(), SidecarLost("it died")),
     (SidecarLost("it died"), PromptShown()),
     (PromptShown(), PromptClosed()),
 ]
 
 
-@pytest.mark.parametrize("events", NOBODY_REPORTS, ids=lambda e: type(e[-1]).__name__)
+@pytest.mark.parametrize("events", NO_REPORT, ids=lambda e: type(e[-1]).__name__)
 def test_numbers_that_never_come_are_not_waited_for(
     aider: Aider, events: tuple[Event, Event]
 ) -> None:
     """The sidecar died, or the user goes on: the turn counts with what is known of it."""
     aider.sends()
     aider.passes(begins(1), ends(1, **FULL), begins(2), events[0])
-    turn = aider.hears(events[1])
+    turn = aider.on_event(events[1])
     assert turn is not None
     assert (turn.requests, turn.prompt_tokens) == (1, 4_000)
     aider.passes(ends(2))
@@ -242,7 +242,7 @@ def test_a_turn_of_another_log_is_known_from_the_door(aider: Aider) -> None:
     assert aider.finished() is None
     aider.passes(begins(), PromptShown(), ends(outcome="cancelled"))
     aider.passes(begins(), PromptShown())
-    assert aider.hears(ends()) is not None
+    assert aider.on_event(ends()) is not None
 
 
 def test_a_refused_message_is_no_turn(aider: Aider) -> None:
