@@ -123,14 +123,10 @@ class Console:
             return
         self._post(event)
         if isinstance(event, PromptShown):
-            self._use_prompt()
-
-    def _use_prompt(self) -> None:
-        if self._waiting:
-            self._print_above()
-        if self._keys_for_prompt:
-            self._deliver(bytes(self._keys_for_prompt))
-            self._keys_for_prompt.clear()
+            if self._waiting:
+                self._print_above()
+            keys, self._keys_for_prompt = self._keys_for_prompt, bytearray()
+            self._deliver(bytes(keys))
 
     def reads_keys(self) -> bool:
         """Whether prompt_toolkit waits at a prompt: the child's terminal hands keys over one by one, but still

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from aider_guard.core.events import ChatSaved, ConfirmShown, ContextRead, Event, PromptShown
@@ -18,7 +19,7 @@ from aider_guard.session.side_channels import FileTail
 
 Command = Literal["tokens", "save"]
 
-TIMEOUT, SETTLED = "hidden_timeout", "hidden_settled"
+_TIMEOUT, _SETTLED = "hidden_timeout", "hidden_settled"
 _TIMEOUT_SECONDS = 5.0
 # prompt_toolkit draws the prompt a second time when its cursor query was answered.
 _QUIET_SECONDS = 0.08
@@ -59,7 +60,8 @@ class HiddenCommands:
             return
         self._chat = FileTail(launch.files.chat_history, from_end=True)
         self._console.begin_hold(command)
-        self._loop.after(TIMEOUT, _TIMEOUT_SECONDS, self._on_timeout)
+        on_timeout = partial(self._give_up, "Aider did not answer /tokens in time")
+        self._loop.after(_TIMEOUT, _TIMEOUT_SECONDS, on_timeout)
         text = "/tokens" if command == "tokens" else f"/save {launch.saved_to}"
         multiline = self._before is not None and self._before.multiline
         self._relay.to_child(text.encode() + (b"\x1b\r" if multiline else b"\r"))
@@ -69,17 +71,14 @@ class HiddenCommands:
         if isinstance(event, ConfirmShown):
             self._give_up("Aider asks something")
         elif isinstance(event, PromptShown):
-            self._loop.after(SETTLED, _QUIET_SECONDS, self._finish_when_quiet)
-
-    def _on_timeout(self) -> None:
-        self._give_up("Aider did not answer /tokens in time")
+            self._loop.after(_SETTLED, _QUIET_SECONDS, self._finish_when_quiet)
 
     def _finish_when_quiet(self) -> None:
         if self._command is None:
             return
         quiet_at = self._console.last_output_at + _QUIET_SECONDS
         if self._clock() < quiet_at:
-            self._loop.at(SETTLED, quiet_at, self._finish_when_quiet)
+            self._loop.at(_SETTLED, quiet_at, self._finish_when_quiet)
         else:
             self._finish()
 
@@ -121,8 +120,8 @@ class HiddenCommands:
 
     def _forget(self) -> None:
         self._command = None
-        self._loop.cancel(TIMEOUT)
-        self._loop.cancel(SETTLED)
+        self._loop.cancel(_TIMEOUT)
+        self._loop.cancel(_SETTLED)
         if self._histories is not None:
             self._histories.end_hidden()
 

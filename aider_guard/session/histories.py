@@ -206,7 +206,9 @@ def _merge_launch(launch: Path, kind: str, target: Path) -> Iterator[str]:
     with _appendable(target) as fd:
         save_progress(launch, kind, MergeProgress(progress.done, end, os.fstat(fd).st_size))
         yield "announced"
-        _write_all(fd, _joined(data, spans))
+        rest = _joined(data, spans)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
         yield "appended"
         if stat.S_ISREG(os.fstat(fd).st_mode):
             os.fsync(fd)
@@ -249,11 +251,6 @@ def _appendable(target: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
 
 
 @contextmanager
@@ -391,7 +388,7 @@ class PrivateHistories:
             added = (launch / FILE_NAMES["input"]).read_bytes()
             done = read_progress(launch, "input").done
             spans = visible_spans(launch, "input", done, len(added))
-            data += b"".join(added[start:end] for start, end in spans)
+            data += _joined(added, spans)
         return data
 
 

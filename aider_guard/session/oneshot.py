@@ -30,6 +30,7 @@ from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import find_aider
 from aider_guard.launch.aider_settings import AiderSettings, decode, ollama_name
+from aider_guard.launch.door_settings import served_models
 from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.launch.plan import Plan
 from aider_guard.launch.start_command import aider_environment, serves_page
@@ -212,9 +213,11 @@ def _survey(planner: Planner, settings: AiderSettings | Unavailable) -> ServerRe
     names = [name for name in map(ollama_name, settings.models) if name is not None]
     client = OllamaClient(planner.server(settings))
     try:
-        others = planner.others(settings)
         return survey(
-            client, names, others=others, within_seconds=planner.patience_seconds(_SURVEY_SECONDS)
+            client,
+            names,
+            others=served_models(settings),
+            within_seconds=planner.patience_seconds(_SURVEY_SECONDS),
         )
     finally:
         client.close()

@@ -13,11 +13,11 @@ from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core.egress import LayerChoice
 from aider_guard.core.readings import MemoryReading, Unavailable
-from aider_guard.core.server_report import ServedModel, ServerReport
+from aider_guard.core.server_report import ServerReport
 from aider_guard.launch.aider import Aider
 from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
-from aider_guard.launch.door_settings import DoorAddresses, served_models
+from aider_guard.launch.door_settings import DoorAddresses
 from aider_guard.launch.facts import NOT_TRIED, Facts, RepoFacts
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.ollama_address import may_be_asked, ollama_address
@@ -64,10 +64,6 @@ class Planner:
         return self.config.network == "open" or may_be_asked(
             self.config, settings, self.environment
         )
-
-    def others(self, settings: AiderSettings) -> tuple[ServedModel, ...]:
-        """Return the models on other servers of this machine, whose windows the sidecar is to ask for."""
-        return served_models(settings)
 
     def plan(
         self,

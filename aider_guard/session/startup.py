@@ -10,6 +10,7 @@ from aider_guard.core.fit import Need
 from aider_guard.core.readings import GPU_NOT_YET, MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.launch.aider_settings import AiderSettings, ollama_name
+from aider_guard.launch.door_settings import served_models
 from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.loop import READ, Loop
 from aider_guard.session.aider_process import AiderProcess
@@ -97,8 +98,7 @@ class Startup:
     def _survey_server(self, settings: AiderSettings, names: tuple[str, ...]) -> None:
         self._report = _SILENT
         self._sidecar.watch_server(self._planner.server(settings), settings.tokenizers)
-        others = self._planner.others(settings)
-        if self._sidecar.send(requests.SurveyServer(names, others=others)):
+        if self._sidecar.send(requests.SurveyServer(names, others=served_models(settings))):
             self._expected = frozenset(names)
             patience = self._planner.patience_seconds(_WAIT_SECONDS)
             self._loop.after(_DEADLINE, patience, self._answer)
