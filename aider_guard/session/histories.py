@@ -196,8 +196,8 @@ def _merge_launch(launch: Path, kind: str, target: Path) -> Iterator[str]:
     progress = read_progress(launch, kind)
     if progress.end > progress.done:
         spans = visible_spans(launch, kind, progress.done, progress.end)
-        there = _already_there(_joined(data, spans), target, progress.target_bytes)
-        progress = save_progress(launch, kind, MergeProgress(_after(spans, there)))
+        count = _already_there(_joined(data, spans), target, progress.target_bytes)
+        progress = save_progress(launch, kind, MergeProgress(_after(spans, count)))
         yield "settled"
     spans = visible_spans(launch, kind, progress.done, len(data))
     if not spans:

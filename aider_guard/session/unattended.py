@@ -208,7 +208,7 @@ class Unattended:
             self._calls.get()()
 
     def _run(self) -> None:
-        found = self._sandbox.found
+        choice = self._sandbox.found
         with self._loop, self._journal, self._stack:
             self._loop.watch(self._woken.fileno(), READ, self._on_wakeup)
             self._sandbox.watch(
@@ -217,7 +217,7 @@ class Unattended:
                 lambda: self._aider_pid,
             )
             self._journal.write(AiderStarted(1, self._aider_pid))
-            self._engine.post(AirGapChosen(found.layer, found.because))
+            self._engine.post(AirGapChosen(choice.layer, choice.because))
             self._loop.run(until=lambda: self._ended)
             self._sandbox.look()
             self._sandbox.close()
