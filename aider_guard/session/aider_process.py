@@ -26,7 +26,6 @@ from aider_guard.signals import INHERITED, all_blocked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
 
     from aider_guard.loop import Loop
     from aider_guard.session.relay import Relay
@@ -232,12 +231,7 @@ class Child:
     def __enter__(self) -> Child:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
 
     def resize(self, size: Size) -> None:
@@ -349,12 +343,7 @@ class AiderProcess:
     def __enter__(self) -> AiderProcess:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.child is not None:
             self._loop.forget(self.child.fd)
             self.child.end()
