@@ -1,11 +1,10 @@
-"""One loop: file descriptors and deadlines. It sleeps until the next of them, and no less."""
+"""The guard's event loop: waits for file descriptors and deadlines, sleeping until the next of them is due."""
 
 from __future__ import annotations
 
 import selectors
 import time
 from collections.abc import Callable, Mapping
-from types import MappingProxyType, TracebackType
 from typing import NamedTuple
 
 READ = selectors.EVENT_READ
@@ -20,47 +19,44 @@ class _Watch(NamedTuple):
     callback: Callback
 
 
-class Loop:
-    """Waits for file descriptors and named instants of ``clock``, and calls back.
+class _Deadline(NamedTuple):
+    when: float
+    callback: Callable[[], None]
 
-    What a callback raises, passes. A hang-up or an error of a descriptor counts as every event that
-    is waited for on it.
+
+class Loop:
+    """Waits for file descriptors and for named deadlines of ``clock``, and calls back.
+
+    An exception of a callback ends the round and reaches the caller. A hang-up or an error of a
+    descriptor counts as every event that is waited for on it.
     """
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
         *,
-        on_deadline: Callable[[str], None] = lambda _name: None,
         selector: selectors.BaseSelector | None = None,
     ) -> None:
-        self.on_deadline = on_deadline
         self._clock = clock
         self._selector = selectors.DefaultSelector() if selector is None else selector
         self._watches: dict[int, _Watch] = {}
-        self._deadlines: dict[str, float] = {}
-        self._calls: dict[str, Callable[[], None]] = {}
+        self._deadlines: dict[str, _Deadline] = {}
 
     def __enter__(self) -> Loop:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Let go of the kernel's object and forget everything; the watched descriptors stay open."""
+        """Close the selector and forget every watch; the watched descriptors stay open."""
         self._watches.clear()
         self._selector.close()
 
     @property
     def deadlines(self) -> Mapping[str, float]:
-        """The instants that are waited for, by name."""
-        return MappingProxyType(self._deadlines)
+        """When each deadline that is set is due, by name."""
+        return {name: deadline.when for name, deadline in self._deadlines.items()}
 
     def watch(self, fd: int, events: int, callback: Callback) -> None:
         """Call ``callback`` when ``fd`` is ready for ``events``; 0: for none until ``change``."""
@@ -92,23 +88,20 @@ class Loop:
             self.change(fd, 0)
             del self._watches[fd]
 
-    def at(self, name: str, when: float) -> None:
-        """Call ``on_deadline(name)`` once ``clock()`` is at ``when``; one instant for each name."""
-        self._deadlines[name] = when
-        self._calls.pop(name, None)
+    def at(self, name: str, when: float, callback: Callable[[], None]) -> None:
+        """Call back once ``clock()`` is at ``when``; another deadline of this name is replaced."""
+        self._deadlines[name] = _Deadline(when, callback)
 
-    def after(self, name: str, seconds: float, call: Callable[[], None]) -> None:
-        """Call ``call`` in so many seconds, instead of ``on_deadline``; ``cancel(name)`` forgets it."""
-        self._deadlines[name] = self._clock() + seconds
-        self._calls[name] = call
+    def after(self, name: str, seconds: float, callback: Callable[[], None]) -> None:
+        """Call back in so many seconds; another deadline of this name is replaced."""
+        self.at(name, self._clock() + seconds, callback)
 
     def cancel(self, name: str) -> None:
         """Forget this deadline, whether it is set or not."""
         self._deadlines.pop(name, None)
-        self._calls.pop(name, None)
 
     def run(self, until: Callable[[], bool]) -> None:
-        """Go on until ``until()`` holds; it is asked before each wait."""
+        """Run rounds until ``until()`` is true; it is called before each of them."""
         while not until():
             self.run_once()
 
@@ -133,21 +126,25 @@ class Loop:
     def _timeout(self, max_wait: float | None) -> float | None:
         waits = [] if max_wait is None else [max_wait]
         if self._deadlines:
-            waits.append(min(self._deadlines.values()) - self._clock())
+            waits.append(
+                min(deadline.when for deadline in self._deadlines.values()) - self._clock()
+            )
         return max(0.0, min(waits)) if waits else None
 
     def _fire(self) -> None:
         """Call back for what is due, earliest first; what that sets waits for the next round."""
         now = self._clock()
-        due = sorted((when, name) for name, when in self._deadlines.items() if when <= now)
+        due = sorted(
+            (deadline.when, name)
+            for name, deadline in self._deadlines.items()
+            if deadline.when <= now
+        )
         for when, name in due:
-            if self._deadlines.get(name) == when:
+            deadline = self._deadlines.get(name)
+            # An earlier callback may have cancelled it, or set it to another instant.
+            if deadline is not None and deadline.when == when:
                 del self._deadlines[name]
-                call = self._calls.pop(name, None)
-                if call is None:
-                    self.on_deadline(name)
-                else:
-                    call()
+                deadline.callback()
 
     def _register(self, fd: int, events: int) -> None:
         callback = self._watches[fd].callback

@@ -1,4 +1,4 @@
-"""Signals as a file descriptor that becomes readable, so that one loop can wait for everything."""
+"""Turns signals into bytes on a file descriptor, so that the event loop waits for them as for everything else."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
-_ASKED_TO_END_OR_STOP = frozenset(
+_ENDING_OR_STOPPING = frozenset(
     {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 )
-"""Who starts us with one of these ignored (``nohup``, a shell's ``&``) does not want it heeded."""
+"""The signals that stay ignored if the guard was started with them ignored (``nohup``, a shell's ``&``)."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Dispositions:
 
     @classmethod
     def now(cls) -> Dispositions:
-        """Those of this process."""
+        """Return those of this process."""
         ignored = {s for s in signal.valid_signals() if signal.getsignal(s) is signal.SIG_IGN}
         # Python ignores these two by itself at its start (subprocess restores them as well).
         ignored -= {signal.SIGPIPE, getattr(signal, "SIGXFSZ", signal.SIGPIPE)}
         return cls(frozenset(ignored), frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
 
     def restore(self) -> None:
-        """Make them this process's again: all signals that are not ignored get their default."""
+        """Set them for this process again: all signals that are not ignored get their default."""
         for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             if signal.getsignal(signum) is not None:
                 signal.signal(signum, signal.SIG_IGN if signum in self.ignored else signal.SIG_DFL)
@@ -46,8 +46,8 @@ INHERITED = Dispositions.now()
 
 
 @contextlib.contextmanager
-def all_held_back() -> Iterator[None]:
-    """Deliver no signal to this thread inside the block; those that came are delivered after it."""
+def all_blocked() -> Iterator[None]:
+    """Block all signals of this thread inside the block; those that came are delivered after it."""
     before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:
         yield
@@ -56,7 +56,7 @@ def all_held_back() -> Iterator[None]:
 
 
 class Wakeups:
-    """The readable end: one byte for each signal that came."""
+    """The readable end of the signals' socket: one byte for each signal that came."""
 
     def __init__(self, receiver: socket.socket) -> None:
         self._receiver = receiver
@@ -66,7 +66,7 @@ class Wakeups:
         return self._receiver.fileno()
 
     def read(self) -> tuple[int, ...]:
-        """The signals that came since the last call, in order; empty for none. Never blocks."""
+        """Return the signals that came since the last call, in order; empty for none. Never blocks."""
         try:
             return tuple(self._receiver.recv(4096))
         except BlockingIOError:
@@ -75,7 +75,7 @@ class Wakeups:
 
 @contextlib.contextmanager
 def signals_as_wakeups(signums: Iterable[int]) -> Iterator[Wakeups]:
-    """Turn these signals into bytes to read, until the block ends; then all is as it was before.
+    """Turn these signals into bytes to read until the block ends, and restore their handlers then.
 
     A signal that asks to end or to stop stays ignored if the guard was started with it ignored.
     Main thread only (as all handlers in Python).
@@ -87,14 +87,14 @@ def signals_as_wakeups(signums: Iterable[int]) -> Iterator[Wakeups]:
         before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
         stack.callback(signal.set_wakeup_fd, before)
         for signum in signums:
-            if signum not in _ASKED_TO_END_OR_STOP & INHERITED.ignored:
+            if signum not in _ENDING_OR_STOPPING & INHERITED.ignored:
                 stack.callback(signal.signal, signum, signal.signal(signum, _nothing))
         yield Wakeups(receiver)
 
 
 @contextlib.contextmanager
 def when_a_child_ends(call: Callable[[], None]) -> Iterator[None]:
-    """Call it, between two instructions of the main thread, whenever a child has ended. Wakeups come as before."""
+    """Call back whenever a child has ended, between two instructions of the main thread. Wakeups come as before."""
     before = signal.signal(signal.SIGCHLD, lambda _signum, _frame: call())
     try:
         yield

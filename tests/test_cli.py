@@ -20,8 +20,7 @@ from aider_guard.core.events import Event, RestartRequested
 from aider_guard.core.state import State
 from aider_guard.loop import READ, Loop
 from aider_guard.session import registry
-from aider_guard.session.control import Control, control_socket
-from aider_guard.view.status import session_facts
+from aider_guard.session.control import Control, control_socket, session_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 FAKE_AIDER = """

@@ -16,7 +16,14 @@ import pytest
 
 from aider_guard import cli, config, errors
 from aider_guard.core import egress_messages, messages
-from aider_guard.core.actions import Action, CancelDeadline, Handoff, Notice, SetDeadline
+from aider_guard.core.actions import (
+    Action,
+    Announce,
+    CancelDeadline,
+    Handoff,
+    Notice,
+    SetDeadline,
+)
 from aider_guard.core.chat import overflow, request
 from aider_guard.core.chat.overflow import Overflow
 from aider_guard.core.chat.request import PREFIX
@@ -57,8 +64,7 @@ from aider_guard.core.readings import (
 )
 from aider_guard.core.state import Phase, Restart, State
 from aider_guard.journal import FileJournal
-from aider_guard.session import console, notices
-from aider_guard.view import status
+from aider_guard.session import console, control, notices
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -314,8 +320,12 @@ def names(kinds: tuple[type, ...]) -> dict[str, type]:
 def test_the_journals_names_and_facts_are_those_of_the_classes(at: int, union: Any) -> None:
     """Each event and action that is written down stands in docs/journal.md with its facts, and nothing else does."""
     kinds = names(get_args(union))
-    for deadline in (SetDeadline, CancelDeadline):  # the session does not write these down
-        kinds = {name: kind for name, kind in kinds.items() if kind is not deadline}
+    for unwritten in (
+        SetDeadline,
+        CancelDeadline,
+        Announce,
+    ):  # the engine does not write these down
+        kinds = {name: kind for name, kind in kinds.items() if kind is not unwritten}
     text = read("docs/journal.md").split("\n## ")[1 + at]
     rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|", text, re.MULTILINE)
 
@@ -353,7 +363,7 @@ def facts() -> dict[str, Any]:
         loaded=ModelsReading((LoadedModel("m", "", 2, 1, 8192),), 0.0),
         last_notice="restarted",
     )
-    return status.session_facts(state, session_id="id", pid=1)
+    return control.session_facts(state, session_id="id", pid=1)
 
 
 def key_paths(value: Any, prefix: str) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 import socket
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ def test_calls_back_when_ready(pair: Pair) -> None:
 
 
 def test_zero_events_is_a_pause(pair: Pair) -> None:
-    """With no event asked for there is no call, not even at a hang-up; later there is."""
+    """With no event wanted there is no call, not even at a hang-up; later there is."""
     events: list[int] = []
     with Loop() as loop:
         loop.watch(pair[0].fileno(), 0, events.append)
@@ -66,21 +67,21 @@ def test_zero_events_is_a_pause(pair: Pair) -> None:
     assert events == [READ]
 
 
-def test_a_call_of_its_own_after_a_while() -> None:
-    """It comes instead of ``on_deadline``, once, and not when it was cancelled or its name was given to another."""
+def test_a_call_after_a_while() -> None:
+    """It comes once, and not when it was cancelled or its name was given to another."""
     clock, seen = Clock(), list[str]()
-    with Loop(clock, on_deadline=seen.append) as loop:
+    with Loop(clock) as loop:
         loop.after("once", 1.0, lambda: seen.append("called"))
         loop.after("never", 1.0, lambda: seen.append("wrong"))
         loop.cancel("never")
         loop.after("named", 1.0, lambda: seen.append("wrong"))
-        loop.at("named", 100.5)
+        loop.at("named", 100.5, lambda: seen.append("named"))
         loop.run_once(0)
         assert seen == []
         clock.now = 101.0
         loop.run_once(0)
         loop.run_once(0)
-        loop.at("once", 100.5)
+        loop.at("once", 100.5, lambda: seen.append("once"))
         loop.run_once(0)
 
     assert seen == ["named", "called", "once"]
@@ -130,11 +131,9 @@ def test_a_closed_descriptor_is_refused() -> None:
 def test_deadlines_fire_in_order() -> None:
     """Deadlines are called back when the clock reaches them, the earliest first, each once."""
     clock, fired = Clock(), list[str]()
-    with Loop(clock, on_deadline=fired.append) as loop:
-        loop.at("late", 103)
-        loop.at("early", 101)
-        loop.at("middle", 102)
-        loop.at("dropped", 101)
+    with Loop(clock) as loop:
+        for name, when in {"late": 103, "early": 101, "middle": 102, "dropped": 101}.items():
+            loop.at(name, when, partial(fired.append, name))
         loop.cancel("dropped")
         loop.cancel("never set")
         loop.run_once(0)
@@ -154,9 +153,9 @@ def test_deadlines_fire_in_order() -> None:
 def test_a_deadline_set_again_replaces_the_first() -> None:
     """One name has one instant: the one set last."""
     clock, fired = Clock(), list[str]()
-    with Loop(clock, on_deadline=fired.append) as loop:
-        loop.at("it", 101)
-        loop.at("it", 105)
+    with Loop(clock) as loop:
+        loop.at("it", 101, lambda: fired.append("it"))
+        loop.at("it", 105, lambda: fired.append("it"))
         clock.now = 104
         loop.run_once(0)
         assert fired == []
@@ -171,12 +170,11 @@ def test_a_deadline_that_sets_itself_again_waits_for_the_next_round() -> None:
     fired: list[str] = []
     with Loop(Clock()) as loop:
 
-        def again(name: str) -> None:
-            fired.append(name)
-            loop.at(name, 0)
+        def again() -> None:
+            fired.append("it")
+            loop.at("it", 0, again)
 
-        loop.on_deadline = again
-        loop.at("it", 0)
+        loop.at("it", 0, again)
         loop.run_once()
         loop.run_once()
 
@@ -188,13 +186,12 @@ def test_a_deadline_may_cancel_another_that_is_due() -> None:
     fired: list[str] = []
     with Loop(Clock()) as loop:
 
-        def first_only(name: str) -> None:
-            fired.append(name)
+        def first_only() -> None:
+            fired.append("first")
             loop.cancel("second")
 
-        loop.on_deadline = first_only
-        loop.at("first", 1)
-        loop.at("second", 2)
+        loop.at("first", 1, first_only)
+        loop.at("second", 2, lambda: fired.append("second"))
         loop.run_once()
 
     assert fired == ["first"]
@@ -218,8 +215,8 @@ def test_waits_until_the_next_deadline_and_no_less(pair: Pair) -> None:
     with Loop(clock, selector=recorder) as loop:
         loop.watch(pair[0].fileno(), READ, lambda _events: None)
         loop.run_once()
-        loop.at("soon", 107)
-        loop.at("later", 150)
+        loop.at("soon", 107, lambda: None)
+        loop.at("later", 150, lambda: None)
         loop.run_once()
         loop.run_once(3)
         clock.now = 108
@@ -248,7 +245,7 @@ def test_run_until(pair: Pair) -> None:
 
 
 def test_what_a_callback_raises_passes(pair: Pair) -> None:
-    """An error in a callback is not swallowed: whoever runs the loop gets it."""
+    """An error in a callback is not swallowed: it reaches the caller of the loop."""
     with Loop() as loop:
         loop.watch(pair[0].fileno(), WRITE, lambda _events: [].pop())
         with pytest.raises(IndexError):
@@ -270,7 +267,7 @@ def test_files_that_epoll_refuses(pair: Pair) -> None:
 
 
 def test_a_closed_loop_has_forgotten_everything() -> None:
-    """Whoever cleans up afterwards may forget what he watched."""
+    """Cleaning up afterwards may still forget what was watched."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         with Loop() as loop:

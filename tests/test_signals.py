@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from aider_guard.signals import Dispositions, all_held_back, signals_as_wakeups
+from aider_guard.signals import Dispositions, all_blocked, signals_as_wakeups
 
 
 def test_signals_are_read_in_order() -> None:
@@ -86,7 +86,7 @@ print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)
 def test_held_back_signals_come_after() -> None:
     """Inside the block no signal is delivered; those that came are delivered when it ends."""
     with signals_as_wakeups([signal.SIGUSR1]) as wakeups:
-        with all_held_back():
+        with all_blocked():
             signal.raise_signal(signal.SIGUSR1)
             assert wakeups.read() == ()
         assert wakeups.read() == (signal.SIGUSR1,)

@@ -86,8 +86,8 @@ class _Connection:
 class RefusingProxy:
     """Serves from the guard's loop, refuses each request, and reports the place that it names.
 
-    The owner of the loop calls ``on_deadline``. With too many clients at once the oldest is dropped. ``program`` names
-    the program behind a connection, from the peer's port and the proxy's.
+    With too many clients at once the oldest is dropped. ``program`` names the program behind a connection, from the
+    peer's port and the proxy's.
     """
 
     def __init__(
@@ -116,16 +116,13 @@ class RefusingProxy:
         for client in list(self._clients.values()):
             self._drop(client)
 
-    def on_deadline(self, deadline: str) -> bool:
-        """Drop the clients whose time is over, and accept again if that was paused; False for another's deadline."""
-        if deadline != DEADLINE:
-            return False
+    def _on_deadline(self) -> None:
+        """Drop the clients whose time is over, and accept again if that was paused."""
         now = self._clock()
         for client in [client for client in self._clients.values() if client.until <= now]:
             self._drop(client)
         self._loop.change(self._listener.fileno(), READ)
         self._set_deadline()
-        return True
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):  # a flood must not keep the loop from its other work
@@ -144,7 +141,7 @@ class RefusingProxy:
     def _pause(self) -> None:
         """Pause accepting, where there are no descriptors, say: the loop would be woken again and again."""
         self._loop.change(self._listener.fileno(), 0)
-        self._loop.at(DEADLINE, self._clock() + _PAUSE_SECONDS)
+        self._loop.after(DEADLINE, _PAUSE_SECONDS, self._on_deadline)
 
     def _admit(self, connection: socket.socket, port: int) -> None:
         if len(self._clients) >= MOST_CLIENTS:
@@ -156,7 +153,7 @@ class RefusingProxy:
 
     def _set_deadline(self) -> None:
         if self._clients and DEADLINE not in self._loop.deadlines:
-            self._loop.at(DEADLINE, next(iter(self._clients.values())).until)
+            self._loop.at(DEADLINE, next(iter(self._clients.values())).until, self._on_deadline)
 
     def _receive(self, client: _Connection) -> None:
         room = HEAD_BYTES - len(client.head)

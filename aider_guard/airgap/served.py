@@ -127,13 +127,6 @@ class Sandbox:
         self._proxy = RefusingProxy(self._listener, loop, self._add, program=peers.program)
         self._audit_reports = AuditReports(self._report_socket, loop, self._add)
 
-    def on_deadline(self, deadline: str) -> bool:
-        """Handle a deadline of the loop; False when it is not the sandbox's."""
-        if deadline == _SUMMARY_DEADLINE:
-            self._report_all(self._buffer.due(self._clock()))
-            return True
-        return self._proxy is not None and self._proxy.on_deadline(deadline)
-
     def reaping(self) -> AbstractContextManager[None]:
         """Wait for orphans from inside as soon as they end, for the length of a ``with``. Main thread only."""
         return when_a_child_ends(self.gap.reap)
@@ -147,7 +140,10 @@ class Sandbox:
         for attempt in attempts:
             self._report(attempt)
         if self._loop is not None and self._buffer.has_waiting:
-            self._loop.at(_SUMMARY_DEADLINE, self._clock() + EACH_SECONDS)
+            self._loop.after(_SUMMARY_DEADLINE, EACH_SECONDS, self._report_due)
+
+    def _report_due(self) -> None:
+        self._report_all(self._buffer.due(self._clock()))
 
     def close(self) -> None:
         """Stop serving: programs that still run inside can connect to nothing. Twice is no error."""

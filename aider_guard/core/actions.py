@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from aider_guard.core.events import TurnFinished
+
 
 @dataclass(frozen=True)
 class Notice:
@@ -138,6 +140,13 @@ class CancelDeadline:
     name: str
 
 
+@dataclass(frozen=True)
+class Announce:
+    """Decide about this event next: it follows from the one that was decided about."""
+
+    event: TurnFinished
+
+
 Action = (
     ShowNotice
     | RunHidden
@@ -154,4 +163,5 @@ Action = (
     | WakeCounter
     | SetDeadline
     | CancelDeadline
+    | Announce
 )

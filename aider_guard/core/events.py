@@ -243,6 +243,20 @@ class TurnStarted:
 
 
 @dataclass(frozen=True)
+class AiderLogged:
+    """What Aider wrote beside the screen since the last main prompt, read when the next one was shown.
+
+    ``requests`` is how many it sent to a model; ``sent_tokens`` and ``received_tokens`` are its estimate for the last
+    one, ``mentioned`` the files of the chat that were talked of.
+    """
+
+    requests: int
+    sent_tokens: int | Unavailable
+    received_tokens: int | Unavailable
+    mentioned: tuple[str, ...] = field(default=(), metadata={"journal": False})
+
+
+@dataclass(frozen=True)
 class TurnFinished:
     """A message went to the model and the main prompt is back.
 
@@ -343,6 +357,7 @@ Event = (
     | KeyTyped
     | PromptSettled
     | TurnStarted
+    | AiderLogged
     | TurnFinished
     | AiderExited
     | ContextRead

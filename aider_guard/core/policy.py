@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aider_guard.core.actions import Action
 from aider_guard.core.events import Event
-from aider_guard.core.rules import Rule, context, lifecycle, memory, models, reports, sidecar
+from aider_guard.core.rules import Rule, context, lifecycle, memory, models, reports, sidecar, turns
 from aider_guard.core.rules import context as rules_context
 from aider_guard.core.rules import memory as rules_memory
 from aider_guard.core.state import Phase, State
@@ -13,6 +13,7 @@ from aider_guard.core.state import Phase, State
 # restart that is due at a prompt wins over a probe there.
 RULES: tuple[Rule, ...] = (
     rules_context.note_prompt,
+    turns.note_reports,
     rules_context.note_requests,
     models.warm,
     models.wake_counter,
@@ -24,12 +25,15 @@ RULES: tuple[Rule, ...] = (
     lifecycle.advance,
     reports.report_traffic,
     context.watch_fill,
+    turns.finish_turn,
 )
 # Nobody is there any more to be told or served.
 RULES_AT_THE_END: tuple[Rule, ...] = (
     rules_context.note_prompt,
+    turns.note_reports,
     reports.note_egress,
     lifecycle.advance,
+    turns.finish_turn,
 )
 
 

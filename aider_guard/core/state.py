@@ -9,7 +9,13 @@ from typing import Final, Literal
 
 from aider_guard.core.actions import Handoff
 from aider_guard.core.egress import ENFORCED, Layer, Place
-from aider_guard.core.events import EgressAllowed, EgressBlocked, PromptShown
+from aider_guard.core.events import (
+    AiderLogged,
+    EgressAllowed,
+    EgressBlocked,
+    PromptShown,
+    TurnFinished,
+)
 from aider_guard.core.fit import Need
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import (
@@ -165,6 +171,26 @@ class Restart:
 
 
 @dataclass(frozen=True)
+class TurnReports:
+    """What the door reported since the last turn ended, and what Aider logged of it."""
+
+    started: bool = False
+    """Whether the beginning of the turn was announced."""
+    totals: TurnFinished = TurnFinished(0)
+    """What its requests took, as far as their servers told; a commit message is among them."""
+    answered: bool = False
+    """Whether a model answered a message of the user's."""
+    reached: bool = False
+    """Whether a message of the user's reached a model."""
+    refused: bool = False
+    """Whether the door answered a message of the user's itself."""
+    lost: bool = False
+    """Whether a request will not be reported on any more."""
+    logged: AiderLogged | None = None
+    """Set once the main prompt is back after a turn whose last requests are not reported on yet."""
+
+
+@dataclass(frozen=True)
 class State:
     """One session at one moment."""
 
@@ -233,6 +259,7 @@ class State:
     """How many tokens the model counts for one of Aider's, by the last request."""
     open_requests: frozenset[int] = frozenset()
     """Requests of the conversation that are not answered yet."""
+    turn: TurnReports = TurnReports()
     turn_measured: bool = False
     """Whether a request was measured since the last turn ended."""
     last_prompt_tokens: int | Unavailable = Unavailable("no request was measured yet")

@@ -1,1 +1,1 @@
-"""While Aider runs: the user's terminal, Aider in its pty, and the one loop between them."""
+"""Runs Aider under guard: the user's terminal, Aider in its pty, and the loop between them."""

@@ -1,4 +1,4 @@
-"""Aider in a pty of its own: its size, its signals, how it treats what is typed, and its end."""
+"""Runs Aider in a pty of its own: its start, size, signals and terminal modes, its output on the relay, and its end."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ import pexpect
 import ptyprocess
 
 from aider_guard.errors import LaunchError
+from aider_guard.loop import READ
 from aider_guard.session.terminal import Size, put_size
-from aider_guard.signals import INHERITED, all_held_back
+from aider_guard.signals import INHERITED, all_blocked
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
-
-# The start of a process in a pty: the one place where pexpect is used, and of it only the start.
-#
-# pexpect's ``interact``, ``send``, ``isalive`` and ``terminate`` lose output, sleep, or block.
+# Only the start of a process is left to pexpect, and only here: its ``interact``, ``send``, ``isalive`` and
+# ``terminate`` lose output, sleep, or block.
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aider_guard.session.terminal import Size
+    from aider_guard.loop import Loop
+    from aider_guard.session.relay import Relay
+    from aider_guard.session.side_channels import SideChannels
+    from aider_guard.session.terminal import Terminal
 
     _PexpectSpawn = pexpect.spawn[bytes]
 else:
@@ -39,7 +38,7 @@ else:
 
 
 class _Pty(ptyprocess.PtyProcess):  # type: ignore[misc]  # published without types
-    """ptyprocess sets rows and columns again after the start, which would wipe the pixels out."""
+    """A PtyProcess that does not set rows and columns again after the start, which would wipe the pixels out."""
 
     def setwinsize(self, rows: int, cols: int) -> None:
         """Do nothing: the child has set the whole size before its program started."""
@@ -92,7 +91,7 @@ class Spawned:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What the fork does before it becomes the child's program."""
+    """Prepares the fork before it becomes the child's program."""
 
     size: Size
     cwd: str | None = None
@@ -102,7 +101,7 @@ class Preparation:
     preexec_fds: Sequence[int] = ()
 
     def __call__(self) -> None:
-        """Do it; what fails reaches ``spawn`` in the parent as a sentence."""
+        """Prepare; an error reaches ``spawn`` in the parent as a sentence."""
         try:
             self._prepare()
         except BaseException as error:  # noqa: BLE001  # raised again
@@ -131,7 +130,7 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], prepare: Preparation) -> 
     """
     program = _find(argv[0], env)
     forked: list[_Pty] = []
-    with all_held_back():  # no handler of ours may run in the fork
+    with all_blocked():  # no handler of ours may run in the fork
         try:
             spawned = _Spawn(
                 [program, *argv[1:]],
@@ -156,12 +155,12 @@ def _close(pty: _Pty) -> None:
 
 
 def _find(program: str, env: Mapping[str, str]) -> str:
-    """The program's absolute path, found as execvpe(3) would with this environment."""
-    found = shutil.which(program, path=env.get("PATH", os.defpath))
-    if found is None:
+    """Return the program's absolute path, found as execvpe(3) would with this environment."""
+    path = shutil.which(program, path=env.get("PATH", os.defpath))
+    if path is None:
         reason = "it is not executable" if Path(program).is_file() else "it was not found"
         raise LaunchError(f"{program} cannot be started: {reason}.")
-    return os.path.abspath(found)
+    return os.path.abspath(path)
 
 
 def _in_words(error: BaseException) -> str:
@@ -232,12 +231,7 @@ class Child:
     def __enter__(self) -> Child:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
 
     def resize(self, size: Size) -> None:
@@ -252,7 +246,7 @@ class Child:
                 os.killpg(self.pid, signum)
 
     def poll(self) -> int | None:
-        """The exit status, minus the signal that killed it, or None while it runs. Never blocks.
+        """Return the exit status, or minus the signal that killed it, or None while it runs. Never blocks.
 
         ``UNKNOWN_STATUS`` when the status is lost, because something else waited for the process.
         """
@@ -266,7 +260,7 @@ class Child:
         return self._status
 
     def line_modes(self) -> LineModes | None:
-        """How the pty treats input now, as the child set it; None once it cannot be told."""
+        """Return how the pty treats input now, as the child set it; None when the pty cannot tell any more."""
         try:
             _, oflag, _, lflag, _, _, characters = termios.tcgetattr(self.fd)
             disabled = os.fpathconf(self.fd, "PC_VDISABLE")
@@ -282,15 +276,15 @@ class Child:
         )
 
     def survivors(self) -> list[int]:
-        """The processes of the child's session that run, it included; zombies do not count."""
+        """Return the processes of the child's session that run, it included; zombies do not count."""
         import psutil
 
-        found = []
+        running = []
         for pid in psutil.pids():
             with contextlib.suppress(OSError, psutil.Error):
                 if os.getsid(pid) == self.pid and psutil.Process(pid).status() != "zombie":
-                    found.append(pid)
-        return found
+                    running.append(pid)
+        return running
 
     def kill_group(self) -> None:
         """Kill (SIGKILL) the child and whatever still runs in its session."""
@@ -331,3 +325,60 @@ class Child:
         while (self.poll() is None or self.survivors()) and time.monotonic() < deadline:
             self.kill_group()
             time.sleep(_LOOK_AGAIN_SECONDS)
+
+
+class AiderProcess:
+    """The Aider that runs now, on the relay; at most one at a time. As a ``with``, none is left behind."""
+
+    def __init__(self, terminal: Terminal, relay: Relay, loop: Loop) -> None:
+        self._terminal = terminal
+        self._relay = relay
+        self._loop = loop
+        self.child: Child | None = None
+        self.channels: SideChannels | None = None
+        """What Aider writes beside the screen, once its files are there."""
+        self.on_output: Callable[[], None] = lambda: None
+        """Called when Aider wrote something."""
+
+    def __enter__(self) -> AiderProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.child is not None:
+            self._loop.forget(self.child.fd)
+            self.child.end()
+
+    def adopt(self, child: Child) -> None:
+        """Relay this Aider from now on."""
+        self.child, self.channels = child, None
+        child.resize(self._terminal.size())
+        self._relay.attach(child.fd)
+        self._loop.watch(child.fd, READ, lambda _events: self.on_output())
+
+    def line_modes(self) -> LineModes | None:
+        """Return how Aider's terminal treats what is typed; None when no Aider runs."""
+        return self.child.line_modes() if self.child is not None else None
+
+    def resize(self) -> None:
+        """Give Aider the terminal's size."""
+        if self.child is not None:
+            self.child.resize(self._terminal.size())
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to Aider's process group."""
+        if self.child is not None:
+            self.child.signal(signum)
+
+    def reap(self, take: Callable[[bytes], None]) -> int | None:
+        """Return Aider's status once it ended, after *take* got all that it wrote; None while it runs."""
+        child = self.child
+        status = child.poll() if child is not None else None
+        if child is None or status is None:
+            return None
+        while data := self._relay.read_child():
+            take(data)
+        self.child = None
+        self._loop.forget(child.fd)
+        self._relay.detach()
+        child.end()
+        return status

@@ -1,4 +1,4 @@
-"""What the user sees and types, and what Aider prints and gets: where the two meet.
+"""Connects the user's screen and keys with Aider's output and input, and shows notices between them.
 
 Bytes pass untouched, and copies go to the recogniser. Only inside a hold, and for the moment it takes to print a
 notice above the prompt, does anything else reach the screen.
@@ -13,7 +13,6 @@ from typing import Literal
 
 from aider_guard.core.actions import Notice
 from aider_guard.core.events import (
-    ConfirmShown,
     Event,
     KeyTyped,
     NoticeShown,
@@ -31,14 +30,14 @@ from aider_guard.session.escape_sequences import (
 )
 from aider_guard.session.relay import Relay
 
-# A while in which the user sees nothing of what Aider prints, and Aider nothing of what the user types.
-
 Purpose = Literal["tokens", "save", "restart"]
 
 
 @dataclass
 class Hold:
-    """What is held back, in order, and the prompt that stands on the screen meanwhile.
+    """Holds Aider's output and the user's keys back, in order, while the screen stays as it is.
+
+    ``screen`` is the prompt that stands there meanwhile.
 
     The child's cursor queries are answered with the terminal's answer to the one before: the screen stays as it is,
     so what the child believes of the cursor stays true.
@@ -60,12 +59,12 @@ class Hold:
             self.answer()
 
     def user_typed(self, data: bytes) -> None:
-        """Keep the user's keys. Answers of the terminal to earlier queries are nobody's any more."""
+        """Keep the user's keys, without the terminal's late answers to earlier queries."""
         self.keys += without_answers(data)
 
 
 class Console:
-    """Between the relay and the policy. ``post`` takes events; ``held`` hears of events inside a hold."""
+    """Between the relay and the policy: ``post`` takes events, ``held`` those that are recognised inside a hold."""
 
     def __init__(
         self,
@@ -124,18 +123,14 @@ class Console:
             return
         self._post(event)
         if isinstance(event, PromptShown):
-            self._prompt_is_here()
-
-    def _prompt_is_here(self) -> None:
-        if self._waiting:
-            self._print_above()
-        if self._keys_for_prompt:
-            self._deliver(bytes(self._keys_for_prompt))
-            self._keys_for_prompt.clear()
+            if self._waiting:
+                self._print_above()
+            keys, self._keys_for_prompt = self._keys_for_prompt, bytearray()
+            self._deliver(bytes(keys))
 
     def reads_keys(self) -> bool:
-        """Whether the child's terminal hands keys over one by one, but still translates the output: so does
-        prompt_toolkit at a prompt, and neither Aider at work nor a program that took the whole terminal.
+        """Whether prompt_toolkit waits at a prompt: the child's terminal hands keys over one by one, but still
+        translates the output. Neither is so while Aider works, or a program uses the whole terminal.
         """
         modes = self._line_modes()
         return modes is not None and not modes.canonical and modes.post_processing
@@ -163,9 +158,9 @@ class Console:
             return
         self._relay.to_child(data)
         if typed.keys:
-            self._key_came()
+            self._note_key()
 
-    def _key_came(self) -> None:
+    def _note_key(self) -> None:
         if not self.key_typed:
             self.key_typed = True
             self._post(KeyTyped())
@@ -173,7 +168,7 @@ class Console:
     def _deliver(self, keys: bytes) -> None:
         self._relay.to_child(keys)
         if keys:
-            self._key_came()
+            self._note_key()
 
     # To the screen
 
@@ -203,14 +198,14 @@ class Console:
         return text
 
     def unshown(self) -> list[Notice]:
-        """The notices that found no prompt; they are the caller's now."""
+        """Return the notices that found no prompt, and forget them."""
         waiting, self._waiting = self._waiting, []
         return waiting
 
     # Holding back
 
     def begin_hold(self, purpose: Purpose) -> None:
-        """From now on nothing of the child's reaches the screen, and nothing of the user's the child."""
+        """Keep the child's output from the screen, and the user's keys from the child, from now on."""
         self.hold = Hold(purpose, self.screen.shown_prompt(), self._answer_query)
 
     def _answer_query(self) -> None:
@@ -218,14 +213,14 @@ class Console:
         self._relay.to_child(self._cursor_answer)
 
     def drop_hold(self) -> None:
-        """The prompt is back as it was: forget what was held, and hand the user's keys over."""
+        """Forget the output that was held, as the prompt is back as it was, and deliver the user's keys."""
         hold, self.hold = self.hold, None
         if hold is None:
             return
         self._deliver(bytes(hold.keys))
 
     def redraw_from_hold(self) -> None:
-        """The prompt changed meanwhile: put the new one in the old one's place."""
+        """Draw the new prompt in the place of the old one, as it changed meanwhile, and deliver the user's keys."""
         hold, new = self.hold, self.screen.shown_prompt()
         if hold is None or hold.screen is None or new is None:
             self.release_hold()
@@ -234,7 +229,7 @@ class Console:
         self.drop_hold()
 
     def release_hold(self) -> None:
-        """Let out everything that was held, as it came. Keys that were meant for the prompt wait for the next one."""
+        """Show all output that was held, and deliver the keys; without a prompt they wait for the next one."""
         hold, self.hold = self.hold, None
         if hold is None:
             return
@@ -253,23 +248,21 @@ class Console:
             self.to_screen(notices.erase(self.hold.screen))
 
     def progress(self, text: str) -> None:
-        """Say what goes on during a restart, on one line that is drawn over."""
+        """Draw the line of progress of a restart over the last one."""
         if self.hold is not None and self.hold.purpose == "restart":
             self.to_screen(notices.progress(text, self._columns()))
 
     def new_child(self) -> None:
-        """Another process writes from now on: nothing of the last one's output counts any more."""
+        """Forget the last process's output and undo what it left on: another one writes from now on."""
         self.screen = Recogniser()
         self.prompt = None
         self.key_typed = False
-        reset = b"".join(self.modes.resets())
-        if reset:
-            self.to_screen(reset)
+        self.to_screen(self.modes.resets())
         if self.hold is not None:
             self.hold.output.clear()
 
     def finish_restart(self) -> None:
-        """The new prompt is there: show it, with what is to be said above it."""
+        """End the hold of a restart: show the new prompt, with the notices above it."""
         hold, self.hold = self.hold, None
         shown = self.screen.shown_prompt()
         if hold is None:
@@ -282,43 +275,40 @@ class Console:
         self._deliver(bytes(hold.keys))
 
     def leave(self, *, killed: bool) -> None:
-        """The session is over: let out what was held, and undo what a killed Aider left on. What one that ended by
-        itself leaves on is as it wants it.
+        """Show what was held at the end of the session, and undo what a killed Aider left on in the terminal.
+
+        What an Aider that ended by itself left on is its own choice.
         """
         self.abandon_restart()
         if killed:
             # A prompt that is still open was left by the kill: the shell's own belongs on a line of its own.
             below = b"\r\n" if self.screen.prompt_open else b""
-            self.to_screen(b"".join(self.modes.resets()) + below)
+            self.to_screen(self.modes.resets() + below)
 
     def abandon_restart(self) -> None:
-        """Something asks, or fails, before the new prompt: show all of it."""
+        """Show everything that was held, because Aider asks something or fails before its prompt."""
         if self.hold is not None and self.hold.purpose == "restart":
             self.to_screen(notices.PROGRESS_DONE)
         self.release_hold()
 
-
-def ends_hold(event: ScreenEvent) -> bool:
-    """Whether a hidden command cannot go on: Aider asks the user something."""
-    return isinstance(event, ConfirmShown)
-
-
-# Aider died: the question whether to start it again. Only an explicit y is consent.
 
 DEAF_SECONDS = 0.3
 QUESTION = b"  y: start it again, any other key: leave "
 
 
 class RestartOffer:
-    """Waits for one key. What was typed for the Aider that died is not taken for an answer."""
+    """Asks for one key whether to start an Aider that died again: only an explicit y is consent.
 
-    def __init__(self, answered: Callable[[bool], None], clock: Callable[[], float]) -> None:
-        self._answered = answered
+    What was typed for the Aider that died is not taken for an answer.
+    """
+
+    def __init__(self, on_answer: Callable[[bool], None], clock: Callable[[], float]) -> None:
+        self._on_answer = on_answer
         self._clock = clock
         self._made_at: float | None = None
 
     def make(self) -> None:
-        """The question is on the screen from now on."""
+        """Wait for the answer from now on, as the question is on the screen."""
         self._made_at = self._clock()
 
     def typed(self, data: bytes) -> None:
@@ -327,4 +317,4 @@ class RestartOffer:
         if self._made_at is None or not keys or self._clock() - self._made_at < DEAF_SECONDS:
             return
         self._made_at = None
-        self._answered(keys[:1] in b"yY")
+        self._on_answer(keys[:1] in b"yY")

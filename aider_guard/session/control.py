@@ -1,4 +1,4 @@
-"""The session's socket: another pane asks ``status`` or ``restart`` and gets one line of JSON."""
+"""The session's control socket: another pane asks for ``status`` or ``restart`` and gets one line of JSON."""
 
 from __future__ import annotations
 
@@ -13,17 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from aider_guard.core.events import Event, RestartRequested
+from aider_guard.core.readings import MemoryReading, ModelsReading, Unavailable
+from aider_guard.core.state import (
+    Phase,
+    State,
+    fill_percent,
+    is_measured,
+    used_tokens,
+    window_tokens,
+)
 from aider_guard.loop import READ, Loop
 
 _MAX_REQUEST_BYTES = 4096
-_MAX_CLIENTS = 16  # who is silent must not use up the session's descriptors
+_MAX_CLIENTS = 16  # silent clients must not use up the session's descriptors
 # sun_path holds 108 bytes on Linux and 104 on macOS, the final zero included.
 _MAX_PATH_BYTES = 103
 
 
 class Control:
-    """Answers in the guard's loop. A client that does not ask is left alone until there are too many, one that does
-    not read is dropped.
+    """Answers the clients of the socket in the guard's loop.
+
+    A client that sends nothing stays connected until there are too many; one that does not read is dropped.
     """
 
     def __init__(
@@ -42,7 +52,7 @@ class Control:
         loop.watch(listener.fileno(), READ, lambda _events: self._accept())
 
     def close(self) -> None:
-        """Let go of everybody who is connected."""
+        """Drop every client, and listen no more."""
         self._loop.forget(self._listener.fileno())
         for client in list(self._clients.values()):
             self._drop(client)
@@ -54,22 +64,18 @@ class Control:
             client, _ = self._listener.accept()
             client.setblocking(False)
             self._clients[client.fileno()] = client
-            self._loop.watch(client.fileno(), READ, lambda _events: self._asked(client))
+            self._loop.watch(client.fileno(), READ, lambda _events: self._answer(client))
 
-    def _asked(self, client: socket.socket) -> None:
-        # A question is one short line: it arrives whole, or it is none of ours.
-        try:
+    def _answer(self, client: socket.socket) -> None:
+        # A question is one short line: it arrives whole, or it is not one.
+        with contextlib.suppress(OSError):  # it went away, and does not wait for the answer
             question = client.recv(_MAX_REQUEST_BYTES)
             if question:
-                client.send(
-                    json.dumps(self._answer(question.decode("utf-8", "replace").strip())).encode()
-                    + b"\n"
-                )
-        except OSError:
-            pass  # it went away, and nobody waits for the answer any more
+                answer = self._answer_to(question.decode("utf-8", "replace").strip())
+                client.send(json.dumps(answer).encode() + b"\n")
         self._drop(client)
 
-    def _answer(self, question: str) -> dict[str, Any]:
+    def _answer_to(self, question: str) -> dict[str, Any]:
         match question:
             case "status":
                 return self._status()
@@ -87,7 +93,7 @@ class Control:
 
 @contextlib.contextmanager
 def control_socket(folder: Path) -> Iterator[tuple[socket.socket, str]]:
-    """A listening socket in *folder*, or in a temporary folder when the path would be too long for one."""
+    """Listen on a socket in *folder*, or in a temporary folder when the path would be too long; yield both."""
     with contextlib.ExitStack() as stack:
         path = folder / "control"
         if len(os.fsencode(path)) > _MAX_PATH_BYTES:
@@ -104,7 +110,10 @@ def control_socket(folder: Path) -> Iterator[tuple[socket.socket, str]]:
 
 
 def ask(path: str, question: str, *, timeout_seconds: float = 2.0) -> dict[str, Any]:
-    """Ask a session. Raises OSError when it does not answer in time, and ValueError when it makes no sense."""
+    """Ask a session, and return its answer.
+
+    Raises OSError when it does not answer in time, and ValueError when the answer cannot be understood.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(timeout_seconds)
         client.connect(path)
@@ -114,3 +123,75 @@ def ask(path: str, question: str, *, timeout_seconds: float = 2.0) -> dict[str, 
     if not isinstance(answer, dict):
         raise ValueError("the session answered in another language")  # noqa: TRY004  # it is about its words
     return answer
+
+
+# The answer to ``status``.
+
+
+def session_facts(state: State, *, session_id: str, pid: int) -> dict[str, Any]:
+    """Return the session's state as ``status --json`` prints it. What is not known is null."""
+    return {
+        "id": session_id,
+        "pid": pid,
+        "phase": _phase_word(state),
+        "turns": state.turns,
+        "used_tokens": _known(used_tokens(state)),
+        "used_is_measured": is_measured(state),
+        "window_tokens": _known(window_tokens(state)),
+        "fill_percent": _rounded(fill_percent(state)),
+        "memory": _memory(state.memory),
+        "models": _models(state.loaded),
+        "restarts": state.restarts,
+        "last_notice": state.last_notice or None,
+    }
+
+
+def _phase_word(state: State) -> str:
+    """Return the phase in a word: of a running Aider, whether it waits or works."""
+    if state.phase is Phase.RUNNING:
+        return "prompt" if state.prompt is not None else "busy"
+    return str(state.phase.value)
+
+
+def _known(value: int | Unavailable) -> int | None:
+    return None if isinstance(value, Unavailable) else value
+
+
+def _rounded(value: float | Unavailable) -> float | None:
+    return None if isinstance(value, Unavailable) else round(value, 1)
+
+
+def _memory(reading: MemoryReading | Unavailable) -> dict[str, Any] | None:
+    if isinstance(reading, Unavailable):
+        return None
+    ram = None if isinstance(reading.ram, Unavailable) else reading.ram
+    return {
+        "gpus": None
+        if isinstance(reading.gpus, Unavailable)
+        else [
+            {
+                "index": gpu.index,
+                "name": gpu.name,
+                "vram_used_bytes": gpu.vram_used_bytes,
+                "vram_total_bytes": gpu.vram_total_bytes,
+            }
+            for gpu in reading.gpus
+        ],
+        "ram_used_bytes": ram and ram.total_bytes - ram.available_bytes,
+        "ram_total_bytes": ram and ram.total_bytes,
+        "ollama_bytes": _known(ram.ollama_bytes) if ram else None,
+    }
+
+
+def _models(reading: ModelsReading | Unavailable) -> list[dict[str, Any]] | None:
+    if isinstance(reading, Unavailable):
+        return None
+    return [
+        {
+            "name": model.name,
+            "size_bytes": model.size_bytes,
+            "vram_bytes": model.vram_bytes,
+            "window_tokens": _known(model.window_tokens),
+        }
+        for model in reading.models
+    ]

@@ -1,4 +1,4 @@
-"""What a child switched on in the terminal, to be switched off when the child was killed.
+"""Reads escape sequences: which modes a child left on in the terminal, and which input is keys.
 
 Modes, keyboard protocols and attributes are remembered, never text. Sequences as in xterm's
 "Control Sequences" (https://invisible-island.net/xterm/ctlseqs/ctlseqs.html) and, for the keyboard,
@@ -44,7 +44,7 @@ _STRING_CONTROL = re.compile(rb"[\x07\x18\x1a\x1b]")
 
 
 class OutputModes:
-    """Which modes the bytes of a child left on. ``feed`` takes them in pieces of any size.
+    """Tracks which modes the bytes of a child left on. ``feed`` takes them in pieces of any size.
 
     A control sequence longer than 64 parameter bytes is taken for text: no program sends one.
     """
@@ -83,10 +83,10 @@ class OutputModes:
         self._note_style(data, position, start)
         if uncommon is None:
             return -1
-        found = _SEQUENCE.match(data, start)
-        if found is not None:
-            self._apply(found)
-            return found.end()
+        sequence = _SEQUENCE.match(data, start)
+        if sequence is not None:
+            self._apply(sequence)
+            return sequence.end()
         if _UNFINISHED.match(data, start):
             self._tail = data[start:]
             return -1
@@ -96,34 +96,36 @@ class OutputModes:
         """Take the last colour between ``position`` and ``end``."""
         start = data.rfind(b"\x1b[", position, end)
         while start >= 0:
-            found = _STYLE.match(data, start, end)
-            if found is not None:
-                self._styled = _is_style(found[1])
+            style = _STYLE.match(data, start, end)
+            if style is not None:
+                self._styled = _is_style(style[1])
                 return
             start = data.rfind(b"\x1b[", position, start)
 
     def _skip_string(self, data: bytes, position: int) -> int:
         """Skip the text of an OSC, DCS, PM, APC or SOS string; only OSC ends at BEL (xterm)."""
-        found = _STRING_CONTROL.search(data, position)
-        if found is None:
+        control = _STRING_CONTROL.search(data, position)
+        if control is None:
             return -1
-        if found[0] == b"\x07" and self._string != b"]":
-            return found.end()
-        if found[0] == b"\x1b" and found.end() == len(data):
+        if control[0] == b"\x07" and self._string != b"]":
+            return control.end()
+        if control[0] == b"\x1b" and control.end() == len(data):
             self._tail = b"\x1b"
             return -1
         self._string = b""
-        return found.start() if found[0] == b"\x1b" else found.end()
+        return control.start() if control[0] == b"\x1b" else control.end()
 
-    def _apply(self, found: re.Match[bytes]) -> None:
-        if found["string"]:
-            self._string = found["string"]
-        elif found["short"]:
-            self._apply_short(found["short"])
-        elif found["final"] in b"hl" and found["parameters"][:1] == b"?":
-            self._apply_modes(found["parameters"][1:], on=found["final"] == b"h")
+    def _apply(self, sequence: re.Match[bytes]) -> None:
+        if sequence["string"]:
+            self._string = sequence["string"]
+        elif sequence["short"]:
+            self._apply_short(sequence["short"])
+        elif sequence["final"] in b"hl" and sequence["parameters"][:1] == b"?":
+            self._apply_modes(sequence["parameters"][1:], on=sequence["final"] == b"h")
         else:
-            self._apply_control(found["parameters"], found["intermediates"], found["final"])
+            self._apply_control(
+                sequence["parameters"], sequence["intermediates"], sequence["final"]
+            )
 
     def _apply_short(self, sequence: bytes) -> None:
         if sequence in {b"=", b">"}:
@@ -169,8 +171,8 @@ class OutputModes:
             case b"=":
                 self._kitty[screen] = max(1, self._kitty[screen])
 
-    def resets(self) -> list[bytes]:
-        """The sequences that undo what is on, in the order in which they must be sent."""
+    def resets(self) -> bytes:
+        """The bytes that undo what is on, in the order in which they must be sent; empty for nothing."""
         parts = [b"\x1b\\" if self._string else b"\x18" if self._tail else b""]
         parts += [b"\x1b[?%dl" % mode for mode in _RESET_ORDER if mode in self._changed]
         parts += [b"\x1b[<%du" % self._kitty[True] if self._kitty[True] else b""]
@@ -181,7 +183,7 @@ class OutputModes:
         parts += [b"\x1b[>4m" if self._other_keys else b"", b"\x1b(B" if self._charset else b""]
         parts += [b"\x1b[0 q" if self._shaped else b"", b"\x1b[0m" if self._styled else b""]
         parts += [b"\x1b[?%dh" % mode for mode in sorted(_DEFAULT_ON & self._changed)]
-        return [part for part in parts if part]
+        return b"".join(parts)
 
 
 def _is_style(parameters: bytes) -> bool:
@@ -189,12 +191,7 @@ def _is_style(parameters: bytes) -> bool:
     return bool(parameters.strip(b"0;:"))
 
 
-def leftover_reset(modes: OutputModes) -> bytes:
-    """The bytes that undo what a killed child left on in the terminal; empty for nothing."""
-    return b"".join(modes.resets())
-
-
-# What comes from the terminal: the user's keys, or the terminal's own answers to queries of the child.
+# Input from the terminal: the user's keys, and the terminal's own answers to queries of the child.
 
 CURSOR_QUERY = b"\x1b[6n"
 _ANSWER = re.compile(
@@ -212,14 +209,14 @@ _MAX_PARTIAL_BYTES = 256
 
 @dataclass(frozen=True)
 class Typed:
-    """What one piece of input held: whether a key was among it, and the newest cursor position reported."""
+    """The content of one piece of input: whether it held a key, and the newest cursor position reported."""
 
     keys: bool
     cursor_answer: bytes = b""
 
 
 class Keyboard:
-    """Tells keys from answers, in any chunking. It only looks: the bytes go their way at once."""
+    """Tells keys from answers, in any chunking. It only looks: the bytes are not held back."""
 
     def __init__(self) -> None:
         self._partial = b""
@@ -248,7 +245,7 @@ class SuspendKey:
         self._half_mark = b""
 
     def find(self, data: bytes, key: int) -> int:
-        """Where in *data* the key *key* is, -1 when it is not or when *key* is negative."""
+        """Return where in *data* the key *key* is, -1 when it is not or when *key* is negative."""
         before, text = len(self._half_mark), self._half_mark + data
         self._half_mark = b""
         at = 0
@@ -257,9 +254,9 @@ class SuspendKey:
             stop = text.find(mark, at)
             if key >= 0 and not self._in_paste:
                 end = stop if stop >= 0 else len(text)
-                found = text.find(bytes([key]), max(at, before), end)
-                if found >= 0:
-                    return found - before
+                position = text.find(bytes([key]), max(at, before), end)
+                if position >= 0:
+                    return position - before
             if stop < 0:
                 self._half_mark = _half_of(mark, text[at:])
                 return -1
@@ -273,5 +270,5 @@ def _half_of(mark: bytes, text: bytes) -> bytes:
 
 
 def without_answers(data: bytes) -> bytes:
-    """*data* without complete answers of the terminal: what the user typed."""
+    """Return *data* without complete answers of the terminal: what the user typed."""
     return _ANSWER.sub(b"", data)

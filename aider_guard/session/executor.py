@@ -1,4 +1,4 @@
-"""Carrying actions out. Nothing is decided here."""
+"""Carries out the policy's actions with the parts of a session. Nothing is decided here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from aider_guard.core import requests
 from aider_guard.core.actions import (
     Action,
-    CancelDeadline,
     CountFiles,
     EndSession,
     Handoff,
@@ -17,7 +16,6 @@ from aider_guard.core.actions import (
     OfferRestart,
     RememberNeed,
     RunHidden,
-    SetDeadline,
     ShowNotice,
     SignalAider,
     StartAider,
@@ -28,6 +26,7 @@ from aider_guard.core.actions import (
     WarmModel,
 )
 from aider_guard.core.chat.events import RequestStarted
+from aider_guard.core.chat_contents import is_among
 from aider_guard.core.chatlog import Exchange
 from aider_guard.core.events import (
     AiderExited,
@@ -41,60 +40,69 @@ from aider_guard.core.events import (
     OfferAnswered,
     TextsCounted,
 )
-from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.state import Phase, State
 from aider_guard.errors import LaunchError
 from aider_guard.loop import Loop
-from aider_guard.session import console, notices
-from aider_guard.session.console import Console
+from aider_guard.session import notices
+from aider_guard.session.aider_process import AiderProcess
+from aider_guard.session.console import QUESTION, Console, RestartOffer
 from aider_guard.session.hidden import HiddenCommands
 from aider_guard.session.launches import Launches, estimate_tokens
 from aider_guard.session.relay import Relay
 from aider_guard.session.sidecar_process import SidecarSupervisor
-from aider_guard.session.startup import AiderProcess, Startup
+from aider_guard.session.startup import Startup
+from aider_guard.session.terminal import Terminal
 
 SHOW_START = "show_start"
-TICK = "tick"
 _SHOW_START_SECONDS = 20.0
+_TICK_SECONDS = 0.5
+_PROGRESS = {
+    Phase.STOPPING: "stopping it",
+    Phase.UNLOADING: "unloading the model",
+    Phase.STARTING: "starting it",
+}
 _SIGNALS = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL}
 
 
 class ActionExecutor:
-    """Does what the policy asks for, with the parts of the session."""
+    """Carries actions out, and keeps what they wait for."""
 
     def __init__(
         self,
         *,
-        front: Console,
+        terminal: Terminal,
+        console: Console,
         relay: Relay,
         loop: Loop,
         launches: Launches,
-        running: AiderProcess,
-        watcher: SidecarSupervisor,
+        aider: AiderProcess,
+        sidecar: SidecarSupervisor,
         hidden: HiddenCommands,
-        beginning: Startup,
-        columns: Callable[[], int],
+        startup: Startup,
+        state: Callable[[], State],
         colour: bool,
         post: Callable[[Event], None],
         remember: Callable[[str, int], None],
         clock: Callable[[], float],
     ) -> None:
-        self._front = front
+        self._terminal = terminal
+        self._console = console
         self._relay = relay
         self._loop = loop
         self._launches = launches
-        self._running = running
-        self._watcher = watcher
+        self._aider = aider
+        self._sidecar = sidecar
         self._hidden = hidden
-        self._beginning = beginning
-        self._columns = columns
+        self._startup = startup
+        self._state = state
         self._colour = colour
         self._post = post
         self._remember = remember
         self._clock = clock
-        self._said: tuple[Exchange, ...] = ()
+        self._exchanges: tuple[Exchange, ...] = ()
         self._counted: TextsCounted | None = None
-        self.offer = console.RestartOffer(self._answered, clock)
+        self.offer = RestartOffer(self._on_offer_answered, clock)
         self.exit_status = 0
         self.parting: Notice | None = None
 
@@ -102,52 +110,49 @@ class ActionExecutor:
         """Carry one action out."""
         match action:
             case ShowNotice(notice):
-                self._front.show(notice)
+                self._console.show(notice)
             case RunHidden(command):
                 self._run_hidden(command)
             case CountFiles(paths):
-                self._watcher.send(requests.CountFiles(self._launches.root, paths))
+                self._sidecar.send(requests.CountFiles(self._launches.root, paths))
             case StopAider():
                 self._stop()
             case SignalAider(name):
-                self._running.signal(_SIGNALS[name])
+                self._aider.signal(_SIGNALS[name])
             case UnloadModels(names, wait_seconds):
                 self._unload(names, wait_seconds)
             case StartAider(_, handoff):
-                self._start_again(handoff)
+                self._start_aider(handoff)
             case OfferRestart(notice):
                 self._offer_restart(notice)
             case EndSession(status, notice):
-                self._end(status, notice)
+                self._console.abandon_restart()
+                self.exit_status, self.parting = status, notice
             case StartSidecar():
-                self._watcher.start()
+                self._sidecar.start()
             case RememberNeed(name, error_bytes):
                 # A cache: at worst the next start computes what this one did.
                 with contextlib.suppress(OSError):
                     self._remember(name, error_bytes)
             case WarmModel(ours):
-                self._watcher.send(requests.WarmModel(ours))
+                self._sidecar.send(requests.WarmModel(ours))
             case WakeCounter():
-                self._watcher.send(requests.WakeCounter())
-            case SetDeadline(name, at):
-                self._loop.at(name, at)
-            case CancelDeadline(name):
-                self._loop.cancel(name)
+                self._sidecar.send(requests.WakeCounter())
 
-    def heard(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take note of an answer that an action waits for, and of what other sessions must know."""
         match event:
             case ModelsChosen(models=models):
                 self._launches.note_models(models)
             case RequestStarted(model=model, server="ollama"):  # one that /model turned to, maybe
                 self._launches.note_models((model,))
-        if isinstance(event, TextsCounted) and event.request == self._launches.count:
-            self._counted = event
+            case TextsCounted(request=request) if request == self._launches.count:
+                self._counted = event
 
-    def begun(self) -> None:
-        """Aider was started: wait for its question."""
-        self._beginning.expect()
-        pid = self._running.child.pid if self._running.child else 0
+    def announce_launch(self) -> None:
+        """Report that Aider was started, and wait for its question."""
+        self._startup.await_question()
+        pid = self._aider.child.pid if self._aider.child else 0
         self._post(AiderStarted(self._launches.count, pid))
 
     def _run_hidden(self, command: str) -> None:
@@ -160,67 +165,75 @@ class ActionExecutor:
                 else ChatSaved(problem=problem)
             )
             return
-        self._hidden.run("tokens" if command == "tokens" else "save", launch, histories, self._type)
-
-    def _type(self, keys: bytes) -> None:
-        self._relay.to_child(keys)
+        self._hidden.run("tokens" if command == "tokens" else "save", launch, histories)
 
     def _stop(self) -> None:
-        """Type /exit where nobody sees it; from here to the next prompt the user sees one line of progress."""
-        multiline = self._front.prompt is not None and self._front.prompt.multiline
-        self._take_stock()
+        """Type /exit without showing it; from here to the next prompt the user sees one line of progress."""
+        multiline = self._console.prompt is not None and self._console.prompt.multiline
+        self._snapshot_chat()
         if self._launches.histories is not None:
-            # A failure to note it down only leaves "/exit" in the user's history.
+            # If the mark cannot be written, "/exit" stays in the user's history: no reason not to go on.
             self._launches.histories.begin_hidden()
-        self._front.begin_restart()
-        self._loop.at(TICK, self._clock())
-        self._type(b"/exit" + (b"\x1b\r" if multiline else b"\r"))
+        self._begin_restart()
+        self._relay.to_child(b"/exit" + (b"\x1b\r" if multiline else b"\r"))
 
-    def _take_stock(self) -> None:
-        """Note what was said, and have it counted while Aider stops."""
-        self._said, self._counted = self._launches.take_stock(), None
-        texts = tuple(f"{said.user}\n{said.assistant}" for said in self._said)
+    def _begin_restart(self) -> None:
+        self._console.begin_restart()
+        self._loop.after("tick", 0.0, self._show_progress)
+
+    def _show_progress(self) -> None:
+        """Draw the line of progress, again and again until the restart is over."""
+        state, hold = self._state(), self._console.hold
+        if state.restart is None or hold is None or hold.purpose != "restart":
+            return
+        step = _PROGRESS.get(state.phase, "waiting")
+        seconds = self._clock() - state.restart.started_at
+        self._console.progress(
+            f"restarting Aider ({state.restart.reason}): {step}, {seconds:.0f} s"
+        )
+        self._loop.after("tick", _TICK_SECONDS, self._show_progress)
+
+    def _snapshot_chat(self) -> None:
+        """Keep the exchanges of the chat, and have them counted while Aider stops."""
+        self._exchanges, self._counted = self._launches.snapshot_chat(), None
+        texts = tuple(f"{exchange.user}\n{exchange.assistant}" for exchange in self._exchanges)
         if texts:
-            self._watcher.send(requests.CountTexts(self._launches.count, texts))
+            self._sidecar.send(requests.CountTexts(self._launches.count, texts))
 
     def _unload(self, names: tuple[str, ...], wait_seconds: float) -> None:
         others = self._launches.models_of_others()
-        ours = tuple(name for name in names if not any(same_model(name, other) for other in others))
-        if not ours or not self._watcher.send(requests.UnloadModels(ours, wait_seconds)):
+        ours = tuple(name for name in names if not is_among(name, others))
+        if not ours or not self._sidecar.send(requests.UnloadModels(ours, wait_seconds)):
             kept = Unavailable(
-                "another session works with the model" if not ours else "nobody can be asked"
+                "another session works with the model" if not ours else "the sidecar does not run"
             )
             self._post(ModelsUnloaded((), kept, 0.0))
 
-    def _start_again(self, handoff: Handoff) -> None:
-        counted = self._counted.tokens if self._counted is not None else Unavailable("not counted")
-        if isinstance(counted, Unavailable) or len(counted) != len(self._said):
-            counted = tuple(estimate_tokens(said) for said in self._said)
-        self._post(ExchangesCarried(self._launches.carry(self._said, counted)))
-        self._front.new_child()
-        self._loop.at(SHOW_START, self._clock() + _SHOW_START_SECONDS)
+    def _start_aider(self, handoff: Handoff) -> None:
+        tokens = self._counted.tokens if self._counted is not None else Unavailable("not counted")
+        if isinstance(tokens, Unavailable) or len(tokens) != len(self._exchanges):
+            tokens = tuple(estimate_tokens(exchange) for exchange in self._exchanges)
+        self._post(ExchangesCarried(self._launches.select_exchanges(self._exchanges, tokens)))
+        self._console.new_child()
+        self._loop.after(SHOW_START, _SHOW_START_SECONDS, self._console.abandon_restart)
+        size, attributes = self._terminal.size(), self._terminal.attributes()
         try:
-            self._running.start(handoff)
-            self.begun()
+            self._aider.adopt(self._launches.start(size, attributes, handoff))
+            self.announce_launch()
         except LaunchError as error:
             # For the policy it is an Aider that ended at once: tried again, and given up in the end.
-            self._front.show(Notice("launch_failed", (str(error),)))
+            self._console.show(Notice("launch_failed", (str(error),)))
             self._post(AiderExited(error.exit_code))
 
-    def _answered(self, accepted: bool) -> None:
-        self._front.to_screen(b"\r\n")
+    def _on_offer_answered(self, accepted: bool) -> None:
+        self._console.to_screen(b"\r\n")
         if accepted:
-            self._front.begin_restart()
-            self._loop.at(TICK, self._clock())
+            self._begin_restart()
         self._post(OfferAnswered(accepted))
 
     def _offer_restart(self, notice: Notice) -> None:
-        self._take_stock()
-        self._front.new_child()
-        text = notices.render(notice, self._columns(), colour=self._colour)
-        self._front.to_screen(b"\r\n" + text.encode("utf-8", "replace") + console.QUESTION)
+        self._snapshot_chat()
+        self._console.new_child()
+        text = notices.render(notice, self._terminal.size().columns, colour=self._colour)
+        self._console.to_screen(b"\r\n" + text.encode("utf-8", "replace") + QUESTION)
         self.offer.make()
-
-    def _end(self, status: int, notice: Notice | None) -> None:
-        self._front.abandon_restart()
-        self.exit_status, self.parting = status, notice

@@ -1,23 +1,25 @@
-"""A command run at the main prompt that the user never sees: ``/tokens`` and ``/save``."""
+"""Runs ``/tokens`` and ``/save`` at the main prompt without showing them to the user."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
-from aider_guard.core.events import ChatSaved, ContextRead, Event, PromptShown
+from aider_guard.core.events import ChatSaved, ConfirmShown, ContextRead, Event, PromptShown
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.tokens import parse_context
 from aider_guard.loop import Loop
-from aider_guard.session.console import Console, ends_hold
+from aider_guard.session.console import Console
 from aider_guard.session.histories import PrivateHistories
 from aider_guard.session.launches import Launch, parse_saved
-from aider_guard.session.turns import FileTail
+from aider_guard.session.relay import Relay
+from aider_guard.session.side_channels import FileTail
 
 Command = Literal["tokens", "save"]
 
-TIMEOUT, SETTLED = "hidden_timeout", "hidden_settled"
+_TIMEOUT, _SETTLED = "hidden_timeout", "hidden_settled"
 _TIMEOUT_SECONDS = 5.0
 # prompt_toolkit draws the prompt a second time when its cursor query was answered.
 _QUIET_SECONDS = 0.08
@@ -28,13 +30,15 @@ class HiddenCommands:
 
     def __init__(
         self,
-        front: Console,
+        console: Console,
+        relay: Relay,
         loop: Loop,
         *,
         post: Callable[[Event], None],
         clock: Callable[[], float],
     ) -> None:
-        self._front = front
+        self._console = console
+        self._relay = relay
         self._loop = loop
         self._post = post
         self._clock = clock
@@ -44,66 +48,55 @@ class HiddenCommands:
         self._launch: Launch | None = None
         self._histories: PrivateHistories | None = None
 
-    def run(
-        self,
-        command: Command,
-        launch: Launch,
-        histories: PrivateHistories,
-        type_text: Callable[[bytes], None],
-    ) -> None:
+    def run(self, command: Command, launch: Launch, histories: PrivateHistories) -> None:
         """Type the command at the empty main prompt and hold everything back until the next prompt."""
         assert launch.files is not None
-        self._command, self._before, self._launch, self._histories = (
-            command,
-            self._front.prompt,
-            launch,
-            histories,
-        )
+        self._command, self._launch, self._histories = command, launch, histories
+        self._before = self._console.prompt
         problem = histories.begin_hidden()
         if problem:
             self._command = None
             self._post(_failed(command, problem))
             return
         self._chat = FileTail(launch.files.chat_history, from_end=True)
-        self._front.begin_hold(command)
-        self._loop.at(TIMEOUT, self._clock() + _TIMEOUT_SECONDS)
+        self._console.begin_hold(command)
+        on_timeout = partial(self._give_up, "Aider did not answer /tokens in time")
+        self._loop.after(_TIMEOUT, _TIMEOUT_SECONDS, on_timeout)
         text = "/tokens" if command == "tokens" else f"/save {launch.saved_to}"
         multiline = self._before is not None and self._before.multiline
-        type_text(text.encode() + (b"\x1b\r" if multiline else b"\r"))
+        self._relay.to_child(text.encode() + (b"\x1b\r" if multiline else b"\r"))
 
-    def heard(self, event: ScreenEvent) -> None:
-        """The recogniser's events while a hidden command runs."""
-        if ends_hold(event):
+    def on_event(self, event: ScreenEvent) -> None:
+        """Take what the recogniser found while a hidden command runs."""
+        if isinstance(event, ConfirmShown):
             self._give_up("Aider asks something")
         elif isinstance(event, PromptShown):
-            self._loop.at(SETTLED, self._clock() + _QUIET_SECONDS)
+            self._loop.after(_SETTLED, _QUIET_SECONDS, self._finish_when_quiet)
 
-    def deadline(self, name: str) -> None:
-        """One of this module's deadlines passed."""
+    def _finish_when_quiet(self) -> None:
         if self._command is None:
             return
-        if name == TIMEOUT:
-            self._give_up("Aider did not answer /tokens in time")
-        elif self._clock() - self._front.last_output_at < _QUIET_SECONDS:
-            self._loop.at(SETTLED, self._front.last_output_at + _QUIET_SECONDS)
+        quiet_at = self._console.last_output_at + _QUIET_SECONDS
+        if self._clock() < quiet_at:
+            self._loop.at(_SETTLED, quiet_at, self._finish_when_quiet)
         else:
             self._finish()
 
     def abort(self) -> None:
-        """Aider is gone, or the session ends: let out what was held."""
+        """Give up the command that runs, if any, because Aider ended."""
         if self._command is not None:
             self._give_up("Aider ended")
 
     def _finish(self) -> None:
         outcome = self._outcome()
-        unchanged = self._front.prompt == self._before
+        unchanged = self._console.prompt == self._before
         self._forget()
         if unchanged:
-            self._front.drop_hold()
+            self._console.drop_hold()
         else:
-            self._front.redraw_from_hold()
-            if self._front.prompt is not None:
-                self._post(self._front.prompt)
+            self._console.redraw_from_hold()
+            if self._console.prompt is not None:
+                self._post(self._console.prompt)
         self._post(outcome)
 
     def _outcome(self) -> Event:
@@ -121,14 +114,14 @@ class HiddenCommands:
     def _give_up(self, reason: str) -> None:
         command = self._command
         self._forget()
-        self._front.release_hold()
+        self._console.release_hold()
         if command is not None:
             self._post(_failed(command, reason))
 
     def _forget(self) -> None:
         self._command = None
-        self._loop.cancel(TIMEOUT)
-        self._loop.cancel(SETTLED)
+        self._loop.cancel(_TIMEOUT)
+        self._loop.cancel(_SETTLED)
         if self._histories is not None:
             self._histories.end_hidden()
 

@@ -1,8 +1,8 @@
-"""Private history files: what Aider writes to, so that the user's own hold only what is the user's.
+"""Keeps private history files for Aider, and merges them into the user's own without the guard's hidden commands.
 
 Each launch of Aider gets its own chat history, which begins with what it shall restore, and its own
 input history, which begins with a copy of the user's. Where hidden commands begin and end in them
-is put on record; merging.py appends the rest to the user's own files.
+is put on record; the rest is appended to the user's own files at the end.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ from aider_guard.errors import LaunchError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
-# What is on record of a session's private history files, in the folder of each launch.
-#
-# ``chat.md`` and ``input`` are the private files; ``seeds.json`` tells how many bytes of each were there
-# before Aider began; ``hidden.jsonl`` where hidden commands begin and end in each; ``chat.merged`` and
-# ``input.merged`` how far each was merged. ``histories.json`` in the session's folder names the user's
-# files.
+# The files in the folder of each launch: ``chat.md`` and ``input`` are the private histories; ``seeds.json`` tells how
+# many bytes of each were there before Aider began; ``hidden.jsonl`` where hidden commands begin and end in each;
+# ``chat.merged`` and ``input.merged`` how far each was merged. ``histories.json`` in the session's folder names the
+# user's files.
 
 KINDS = ("chat", "input")
 FILE_NAMES = {"chat": "chat.md", "input": "input"}
@@ -44,15 +42,15 @@ class MergeProgress:
 
 
 def read_progress(launch: Path, kind: str) -> MergeProgress:
-    """How far a private file was merged; before the first time, its seed counts as merged."""
-    found = read_json(launch / f"{kind}.merged")
-    if isinstance(found, list) and len(found) == 3:
-        return MergeProgress(*found)
+    """Return how far a private file was merged; before the first time, its seed counts as merged."""
+    progress = read_json(launch / f"{kind}.merged")
+    if isinstance(progress, list) and len(progress) == 3:
+        return MergeProgress(*progress)
     return MergeProgress(read_json(launch / "seeds.json")[kind])
 
 
 def visible_spans(launch: Path, kind: str, start: int, size: int) -> list[tuple[int, int]]:
-    """The byte ranges from ``start`` to ``size`` that belong to no hidden command."""
+    """Return the byte ranges from ``start`` to ``size`` that belong to no hidden command."""
     spans = []
     for begin, end in _hidden(launch, KINDS.index(kind)):
         spans.append((start, min(begin, size)))
@@ -84,13 +82,13 @@ def _marks(launch: Path) -> Iterator[tuple[str, list[int]]]:
 
 
 def launches(folder: Path) -> list[Path]:
-    """The folders of a session's launches that began, in order."""
-    begun = (path.parent for path in folder.glob("launch-*/seeds.json"))
-    return sorted(begun, key=lambda launch: int(launch.name.rpartition("-")[2]))
+    """Return the folders of a session's launches that began, in order."""
+    folders = (path.parent for path in folder.glob("launch-*/seeds.json"))
+    return sorted(folders, key=lambda launch: int(launch.name.rpartition("-")[2]))
 
 
 def read_json(path: Path) -> Any:
-    """What a file of ours holds, or None if it is not there. They are written whole or not."""
+    """Return what a file of ours holds, or None if it is not there. They are written whole or not."""
     return json.loads(path.read_bytes()) if path.exists() else None
 
 
@@ -128,7 +126,7 @@ def save_mark(launch: Path, mark: Literal["begin", "end"]) -> None:
 
 _BUSY = "another aider-guard is merging the histories"
 _DONE_FILE = "histories.merged.json"
-_SAID_FILE = "histories.problem"
+_PROBLEM_FILE = "histories.problem"
 
 
 def merge_session(folder: Path) -> tuple[str, ...]:
@@ -151,24 +149,24 @@ def merge_leftovers(sessions: Path, is_alive: Callable[[Path], bool]) -> tuple[s
         is_alive: Whether the session of such a folder still runs.
 
     Returns:
-        What went wrong, in words for the user; what was said at an earlier start is not said again.
+        What went wrong, in words for the user, without what was reported at an earlier start.
     """
     problems: list[str] = []
     for folder in sorted((path.parent for path in sessions.glob(f"*/{USERS_FILE}")), key=_age):
         if is_alive(folder):
             continue
-        found = merge_session(folder)
+        session_problems = merge_session(folder)
         # Another start may be doing the same; and a full disk must not stop this one.
         with suppress(OSError):
-            if not found:
+            if not session_problems:
                 (folder / USERS_FILE).rename(folder / _DONE_FILE)
-            found = _news(folder, found)
-        problems += found
+            session_problems = _new_problems(folder, session_problems)
+        problems += session_problems
     return tuple(problems)
 
 
 def merge_steps(folder: Path, problems: list[str]) -> Generator[str, None, None]:
-    """As ``merge_session``, with a pause where a kill may come; problems are added to the list."""
+    """Merge as ``merge_session`` does, and yield where a kill may come; problems are added to the list."""
     if not (folder / USERS_FILE).exists():
         return
     try:
@@ -198,8 +196,8 @@ def _merge_launch(launch: Path, kind: str, target: Path) -> Iterator[str]:
     progress = read_progress(launch, kind)
     if progress.end > progress.done:
         spans = visible_spans(launch, kind, progress.done, progress.end)
-        there = _already_there(_joined(data, spans), target, progress.target_bytes)
-        progress = save_progress(launch, kind, MergeProgress(_after(spans, there)))
+        count = _already_there(_joined(data, spans), target, progress.target_bytes)
+        progress = save_progress(launch, kind, MergeProgress(_after(spans, count)))
         yield "settled"
     spans = visible_spans(launch, kind, progress.done, len(data))
     if not spans:
@@ -208,7 +206,9 @@ def _merge_launch(launch: Path, kind: str, target: Path) -> Iterator[str]:
     with _appendable(target) as fd:
         save_progress(launch, kind, MergeProgress(progress.done, end, os.fstat(fd).st_size))
         yield "announced"
-        _write_all(fd, _joined(data, spans))
+        rest = _joined(data, spans)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
         yield "appended"
         if stat.S_ISREG(os.fstat(fd).st_mode):
             os.fsync(fd)
@@ -221,7 +221,7 @@ def _joined(data: bytes, spans: Sequence[tuple[int, int]]) -> bytes:
 
 
 def _after(spans: Sequence[tuple[int, int]], count: int) -> int:
-    """The position behind the first ``count`` bytes of the spans."""
+    """Return the position behind the first ``count`` bytes of the spans."""
     for start, end in spans:
         if count <= end - start:
             return start + count
@@ -230,7 +230,7 @@ def _after(spans: Sequence[tuple[int, int]], count: int) -> int:
 
 
 def _already_there(data: bytes, target: Path, size: int) -> int:
-    """How much of an append that was cut short is in the file, which was ``size`` long before."""
+    """Return how much of an append that was cut short is in the file, which was ``size`` long before."""
     if not target.is_file():
         return 0
     with target.open("rb") as file:
@@ -244,18 +244,13 @@ def _already_there(data: bytes, target: Path, size: int) -> int:
 
 @contextmanager
 def _appendable(target: Path) -> Iterator[int]:
-    # O_NONBLOCK: a FIFO that nobody reads is an error then, and no hang.
+    # O_NONBLOCK: a FIFO without a reader is an error then, and no hang.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
     fd = os.open(target, flags, 0o666)
     try:
         yield fd
     finally:
         os.close(fd)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
 
 
 @contextmanager
@@ -273,12 +268,12 @@ def _age(folder: Path) -> int:
         return 0
 
 
-def _news(folder: Path, problems: tuple[str, ...]) -> tuple[str, ...]:
-    said = folder / _SAID_FILE
+def _new_problems(folder: Path, problems: tuple[str, ...]) -> tuple[str, ...]:
+    reported = folder / _PROBLEM_FILE
     text = "\n".join(problems)
-    if not problems or problems == (_BUSY,) or (said.exists() and said.read_text() == text):
+    if not problems or problems == (_BUSY,) or (reported.exists() and reported.read_text() == text):
         return ()
-    said.write_text(text)
+    reported.write_text(text)
     return problems
 
 
@@ -290,7 +285,7 @@ class PrivateFiles(NamedTuple):
 
 
 class PrivateHistories:
-    """The private history files of one session.
+    """Makes the private history files of one session, marks hidden commands in them, and merges them.
 
     Args:
         folder: The session's folder, which exists; the files lie in ``launch-<number>`` below it.
@@ -320,7 +315,7 @@ class PrivateHistories:
             launch.mkdir(mode=0o700, exist_ok=True)
             for kind, data in seeds.items():
                 _write_private(launch / FILE_NAMES[kind], data)
-            self._note_users()
+            self._record_users_files()
             # Last, because a launch without this file has not begun and is never merged.
             write_json(launch / "seeds.json", {kind: len(data) for kind, data in seeds.items()})
         except OSError as error:
@@ -330,7 +325,7 @@ class PrivateHistories:
         return PrivateFiles(*(launch / FILE_NAMES[kind] for kind in KINDS))
 
     def begin_hidden(self) -> str:
-        """What Aider logs from now on stays out of the user's files.
+        """Keep what Aider logs from now on out of the user's files.
 
         To be called before the command is sent: after a kill, all that follows is hidden. Returns
         why it could not be put on record, and then the command must not be sent; else "".
@@ -338,7 +333,7 @@ class PrivateHistories:
         return self._mark("begin")
 
     def end_hidden(self) -> str:
-        """What Aider logs from now on is the user's again; returns as ``begin_hidden`` does."""
+        """Let what Aider logs from now on be the user's again; returns as ``begin_hidden`` does."""
         return self._mark("end")
 
     def merge(self) -> tuple[str, ...]:
@@ -376,7 +371,7 @@ class PrivateHistories:
             return f"the hidden command could not be put on record: {error.strerror}"
         return ""
 
-    def _note_users(self) -> None:
+    def _record_users_files(self) -> None:
         for path in self._users.values():
             # As Aider does at its start, not at the merge: the repository may be gone by then.
             # What cannot be written is a problem of the merge, and no reason not to start.
@@ -387,13 +382,13 @@ class PrivateHistories:
         write_json(self._folder / USERS_FILE, users)
 
     def _input_seed(self) -> bytes:
-        """The user's input history, and what earlier launches would add to it: for the Up key."""
+        """Return the user's input history and what earlier launches would add to it, for the Up key."""
         data = _read_regular(self._users["input"])
         for launch in launches(self._folder):
             added = (launch / FILE_NAMES["input"]).read_bytes()
             done = read_progress(launch, "input").done
             spans = visible_spans(launch, "input", done, len(added))
-            data += b"".join(added[start:end] for start, end in spans)
+            data += _joined(added, spans)
         return data
 
 
@@ -404,7 +399,7 @@ def _write_private(path: Path, data: bytes) -> None:
 
 
 def _read_regular(path: Path | None) -> bytes:
-    """What a file of the user's holds; nothing when Aider could not read it either."""
+    """Return what a file of the user's holds; nothing when Aider could not read it either."""
     try:
         return path.read_bytes() if path is not None and path.is_file() else b""
     except OSError:

@@ -1,4 +1,4 @@
-"""What comes to the guard from outside: keys and signals."""
+"""Handles the keys of the user and the signals that the guard gets, Ctrl-Z among them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ from collections.abc import Callable, Iterator
 from aider_guard.core.events import Event, OfferAnswered, TerminationRequested
 from aider_guard.core.state import Phase, State
 from aider_guard.session import notices
-from aider_guard.session.aider_process import Child
+from aider_guard.session.aider_process import AiderProcess, Child
 from aider_guard.session.console import Console, RestartOffer
 from aider_guard.session.escape_sequences import SuspendKey
 from aider_guard.session.relay import Relay
-from aider_guard.session.startup import AiderProcess
 from aider_guard.session.terminal import Terminal
 
-# Ctrl-Z: the guard stops with everything in its job, and comes back as if nothing had been.
-#
-# Aider leads a session of its own on its pty. There the kernel discards the stop signal (its process group is an
-# orphan, POSIX 3.264), so the guard has to stop itself, where the shell can see it.
+# On Ctrl-Z the guard stops with everything in its job. Aider leads a session of its own on its pty. There the kernel
+# discards the stop signal (its process group is an orphan, POSIX 3.264), so the guard has to stop itself, where the
+# shell can see it.
 
 CTRL_Z = 0x1A
 
 
-def suspend_key(child: Child, front: Console) -> int:
-    """The byte that suspends now, -1 when none does.
+def suspend_key(child: Child, console: Console) -> int:
+    """Return the byte that suspends now, -1 when none does.
 
     While Aider works, it is the pty's own (``stty susp``). At a prompt the keys are raw, and prompt_toolkit takes
     Ctrl-Z; a program that took the whole terminal gets it as a key.
@@ -36,37 +34,37 @@ def suspend_key(child: Child, front: Console) -> int:
         return -1
     if modes.signals:
         return modes.suspend_byte
-    return CTRL_Z if front.screen.prompt_open and front.reads_keys() else -1
+    return CTRL_Z if console.screen.prompt_open and console.reads_keys() else -1
 
 
-def suspend(terminal: Terminal, relay: Relay, front: Console, child: Child) -> None:
+def suspend(terminal: Terminal, relay: Relay, console: Console, child: Child) -> None:
     """Stop this job until the shell continues it, then have Aider draw its prompt again."""
-    with _prompt_taken_off(front):
-        front.to_screen(b"".join(front.modes.resets()))
+    with _prompt_taken_off(console):
+        console.to_screen(console.modes.resets())
         relay.flush()
         child.signal(signal.SIGSTOP)
         with terminal.cooked():
             _stop_this_job()
         child.signal(signal.SIGCONT)
     child.resize(terminal.size())
-    child.signal(
-        signal.SIGWINCH
-    )  # the size may be the same; prompt_toolkit draws again all the same
+    # The size may be the same; prompt_toolkit draws again all the same.
+    child.signal(signal.SIGWINCH)
 
 
 @contextlib.contextmanager
-def _prompt_taken_off(front: Console) -> Iterator[None]:
-    """Without the prompt the shell's lines do not run into it. Afterwards the cursor is left as many rows below the
-    rule as Aider believes: it goes up by that many before it draws.
+def _prompt_taken_off(console: Console) -> Iterator[None]:
+    """Take the prompt off the screen inside the block, so that the shell's lines do not run into it.
+
+    Afterwards the cursor is as many rows below the rule as Aider believes: it goes up by that many before it draws.
     """
-    shown, rows = front.screen.shown_prompt(), front.screen.cursor_row()
+    shown, rows = console.screen.shown_prompt(), console.screen.cursor_row()
     if shown is not None:
-        front.to_screen(notices.erase(shown))
-    elif front.screen.prompt_open:
-        front.to_screen(b"\r" + b"\x1b[A" * rows + b"\x1b[J")
+        console.to_screen(notices.erase(shown))
+    elif console.screen.prompt_open:
+        console.to_screen(b"\r" + b"\x1b[A" * rows + b"\x1b[J")
     yield
     rule = shown.rule.replace(b"\x1b[6n", b"") if shown is not None else b""
-    front.to_screen(rule + b"\r\n" * rows)
+    console.to_screen(rule + b"\r\n" * rows)
 
 
 def _stop_this_job() -> None:
@@ -78,30 +76,30 @@ def _stop_this_job() -> None:
 
 
 class Input:
-    """Hands keys to the front, or to the question that is asked; suspends where the user wants that."""
+    """Hands keys to the console, or to the restart offer that is open, and suspends the job."""
 
     def __init__(
         self,
         *,
         terminal: Terminal,
         relay: Relay,
-        front: Console,
-        running: AiderProcess,
+        console: Console,
+        aider: AiderProcess,
         offer: RestartOffer,
         state: Callable[[], State],
         post: Callable[[Event], None],
     ) -> None:
         self._terminal = terminal
         self._relay = relay
-        self._front = front
-        self._running = running
+        self._console = console
+        self._aider = aider
         self._offer = offer
         self._state = state
         self._post = post
         self._suspend_key = SuspendKey()
 
     def readable(self) -> None:
-        """Take what the user typed; a terminal that went away ends the session as SIGHUP does."""
+        """Read what the user typed; a terminal that went away ends the session as SIGHUP does."""
         data = self._relay.read_terminal()
         if data == b"":
             self._post(TerminationRequested(signal.SIGHUP))
@@ -112,30 +110,30 @@ class Input:
         if self._state().phase is Phase.OFFERING:
             self._offer.typed(data)
             return
-        at = self._suspend_key.find(data, self._key_now())
+        at = self._suspend_key.find(data, self._current_suspend_key())
         if at < 0:
-            self._front.user_typed(data)
+            self._console.user_typed(data)
             return
         if at:
-            self._front.user_typed(data[:at])
+            self._console.user_typed(data[:at])
         self._suspend()
         if data[at + 1 :]:
             self._typed(data[at + 1 :])
 
-    def _key_now(self) -> int:
-        child = self._running.child
-        return -1 if child is None or self._front.hold else suspend_key(child, self._front)
+    def _current_suspend_key(self) -> int:
+        child = self._aider.child
+        return -1 if child is None or self._console.hold else suspend_key(child, self._console)
 
     def _suspend(self) -> None:
-        if self._running.child is not None:
-            suspend(self._terminal, self._relay, self._front, self._running.child)
+        if self._aider.child is not None:
+            suspend(self._terminal, self._relay, self._console, self._aider.child)
 
     def signals(self, signums: tuple[int, ...]) -> None:
-        """Take the signals that came to the guard."""
+        """Act on the signals that the guard got."""
         for signum in signums:
             match signum:
                 case signal.SIGWINCH:
-                    self._running.resize()
+                    self._aider.resize()
                 case signal.SIGTERM | signal.SIGHUP:
                     self._post(TerminationRequested(signum))
                 case signal.SIGTSTP:

@@ -1,4 +1,4 @@
-"""Starting Aider, again and again: what each launch is given, and what the next one takes over."""
+"""Starts Aider, each launch with its own files, and hands the chat of one launch over to the next."""
 
 from __future__ import annotations
 
@@ -41,8 +41,6 @@ from aider_guard.session.aider_process import Child
 from aider_guard.session.histories import PrivateHistories
 from aider_guard.session.terminal import Size
 
-# One run of Aider: its folder, the question it asks before it begins, and what it saved.
-
 
 @dataclass
 class Launch:
@@ -52,7 +50,7 @@ class Launch:
     folder: Path
     handoff: Handoff | None
     channel: socket.socket
-    asked: bytearray = field(default_factory=bytearray)
+    received: bytearray = field(default_factory=bytearray)
     settings: AiderSettings | Unavailable = Unavailable("Aider has not said yet what it will use")
     files: command.LaunchFiles | None = None
     window_tokens: int | Unavailable = Unavailable("the window is not fixed yet")
@@ -61,20 +59,20 @@ class Launch:
 
     @property
     def saved_to(self) -> Path:
-        """Where the hidden ``/save`` writes."""
+        """The file that the hidden ``/save`` writes."""
         return self.folder / "chat.commands"
 
     def read_question(self) -> bytes | None:
-        """Aider's question once it is whole, b"" when it will never come, None when it is not here yet."""
+        """Read Aider's question: all of it, b"" when it will never come, None when it is not complete yet."""
         try:
             data = self.channel.recv(65536)
         except BlockingIOError:
             return None
         except OSError:
             data = b""
-        self.asked += data
-        if self.asked.endswith(b"\n"):
-            return bytes(self.asked)
+        self.received += data
+        if self.received.endswith(b"\n"):
+            return bytes(self.received)
         return None if data else b""
 
     def answer(
@@ -84,13 +82,13 @@ class Launch:
     ) -> None:
         """Let Aider begin with these arguments after the user's own."""
         self.channel.setblocking(True)
-        # Aider may have ended meanwhile; its exit is reported on its own way.
+        # Aider may have ended meanwhile, which is noticed by its exit.
         with contextlib.suppress(OSError):
             command.send_answer(self.channel, arguments, environment)
 
 
 def parse_saved(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Editable and read-only files from what ``/save`` wrote: a fixed prefix, then the name as it is."""
+    """Return the editable and the read-only files from what ``/save`` wrote: a fixed prefix, then the name as it is."""
     editable, read_only = "/add       ", "/read-only "
     lines = text.split("\n")
     return (
@@ -99,28 +97,24 @@ def parse_saved(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     )
 
 
-# How much of what was said goes on to the next Aider.
-
-
 def limit_tokens(keep: float, window_tokens: int | None) -> int:
-    """The most that may be carried over: *keep* of the window, and less than what Aider would summarise with a
-    request of its own at its start. Its limit is a sixteenth of the window, from 1,024 to 8,192 (aider/models.py).
+    """Return how many tokens of the chat may go to the next launch: *keep* of the window at most.
+
+    It is less than what Aider would summarise with a request of its own at its start; the limit for that is a sixteenth
+    of the window, from 1,024 to 8,192 (aider/models.py).
     """
     window = window_tokens or DEFAULT_WINDOW_TOKENS
     return int(min(keep * window, 0.9 * min(max(window / 16, 1024), 8192)))
 
 
 def estimate_tokens(exchange: Exchange) -> int:
-    """A number of cl100k tokens that is seldom exceeded, for when the sidecar cannot count: two bytes each."""
+    """Estimate an exchange's cl100k tokens on the high side, two bytes each, for when the sidecar cannot count."""
     return (len(exchange.user.encode()) + len(exchange.assistant.encode())) // 2 + 8
-
-
-# An Aider that was just started, and waits to ask. Kept apart so that little is imported before it runs.
 
 
 @dataclass(frozen=True)
 class Started:
-    """Aider's process, and the socket on which it asks before it begins."""
+    """The process of an Aider that was just started, and the socket on which it asks before it begins."""
 
     child: Child
     channel: socket.socket
@@ -157,19 +151,19 @@ def start_aider(
 def sandboxed_command(
     aider: Aider, channel: socket.socket, arguments: Sequence[str], sandbox: Sandbox
 ) -> list[str]:
-    """The command line of an Aider behind this sandbox."""
+    """Return the command line of an Aider inside this sandbox."""
     report_fd, allowed = sandbox.report_fd, sandbox.allowed
     return aider_command(aider, channel, arguments, report_fd=report_fd, allowed=allowed)
 
 
 def passed_fds(channel: socket.socket, sandbox: Sandbox) -> list[int]:
-    """The descriptors that such an Aider is given."""
+    """Return the descriptors that an Aider inside this sandbox inherits."""
     return [channel.fileno(), *([sandbox.report_fd] if sandbox.report_fd >= 0 else [])]
 
 
 @contextmanager
 def entering(gap: Gap) -> Iterator[Enter | None]:
-    """``Gap.entering``, with its faults as LaunchError."""
+    """Enter the air gap as ``Gap.entering`` does, with its errors as LaunchError."""
     try:
         with gap.entering() as enter:
             yield enter
@@ -177,11 +171,11 @@ def entering(gap: Gap) -> Iterator[Enter | None]:
         raise LaunchError(f"Aider cannot be started in the air gap: {error}.") from error
 
 
-_NOBODY = Announced("", "", "")
+_NOT_ANNOUNCED = Announced("", "", "")
 
 
 class Launches:
-    """All launches of one session."""
+    """Makes the launches of one session, and keeps what the next one takes over."""
 
     def __init__(
         self,
@@ -202,12 +196,12 @@ class Launches:
         self._first: Announced | None = None
         self._seed = ""
         self._models: frozenset[str] = frozenset()
-        self._last: Announced = _NOBODY
+        self._last: Announced = _NOT_ANNOUNCED
         self.histories: PrivateHistories | None = None
         self.current: Launch | None = None
         self.count = 0
-        self.not_handed_over: tuple[str, ...] = ()
-        """Names of files that no command of Aider's can name."""
+        self.unnameable_files: tuple[str, ...] = ()
+        """The files that were not handed over, because no command of Aider's can name them."""
 
     def start(
         self, size: Size, attributes: list[Any] | None, handoff: Handoff | None = None
@@ -230,7 +224,7 @@ class Launches:
         self.current = Launch(self.count, folder, handoff, started.channel)
 
     def understand(self, question: bytes) -> tuple[str, ...]:
-        """Take in what Aider said of itself; the names of its models as Ollama knows them."""
+        """Read the settings out of Aider's question, and return the names of its models as Ollama knows them."""
         assert self.current is not None
         settings = self.current.settings = decode(question)
         if isinstance(settings, Unavailable):
@@ -239,7 +233,7 @@ class Launches:
         return tuple(name for name in names if name is not None)
 
     def let_begin(self, plan: Plan) -> None:
-        """Write this launch's files and let Aider begin. Raises LaunchError when they cannot be written."""
+        """Write this launch's files and answer Aider's question. Raises LaunchError when they cannot be written."""
         launch = self.current
         assert launch is not None
         settings = launch.settings
@@ -256,7 +250,7 @@ class Launches:
                 self._load_commands(launch.handoff, settings), encoding="utf-8"
             )
             arguments += command.handoff_arguments(
-                launch.files, launch.handoff, self._first or _NOBODY, self._last
+                launch.files, launch.handoff, self._first or _NOT_ANNOUNCED, self._last
             )
         elif settings.restore_chat_history:
             arguments.append("--restore-chat-history")
@@ -283,17 +277,22 @@ class Launches:
 
     def _load_commands(self, handoff: Handoff, settings: AiderSettings) -> str:
         # Aider asks whether to create a file that is gone, and its default is Yes.
-        there = [name for name in handoff.editable if os.path.exists(os.path.join(self.root, name))]
+        existing = [
+            name for name in handoff.editable if os.path.exists(os.path.join(self.root, name))
+        ]
         launched = [os.path.relpath(name, self.root) for name in settings.read or ()]
-        self.not_handed_over = tuple(name for name in (*there, *handoff.read_only) if why_not(name))
-        return command.load_commands(replace(handoff, editable=tuple(there)), launched)
+        self.unnameable_files = tuple(
+            name for name in (*existing, *handoff.read_only) if why_not(name)
+        )
+        return command.load_commands(replace(handoff, editable=tuple(existing)), launched)
 
-    def forget_cleared_chat(self, said: str) -> None:
-        """When the chat was cleared, make sure that a switch of the mode does not bring it back: Aider reads the
-        history file again at each, if it restored it at the start (base_coder.py).
+    def forget_cleared_chat(self, text: str) -> None:
+        """Keep a chat that was cleared in *text* from coming back with the next switch of the mode.
+
+        Aider reads the history file again at each switch, if it restored it at the start (base_coder.py).
         """
         restored = self.current is not None and self.current.handoff is not None
-        if restored and self.histories is not None and chat_was_cleared(said):
+        if restored and self.histories is not None and chat_was_cleared(text):
             self.histories.forget_chat()
 
     @property
@@ -304,23 +303,22 @@ class Launches:
         return os.path.realpath(named or os.getcwd())
 
     def note_models(self, models: Iterable[str]) -> None:
-        """Let other sessions know which models this one works with, besides those that they know of."""
+        """Add to the models that this session works with, and let other sessions know of them."""
         known, self._models = self._models, self._models.union(models)
         if self._models == known:
             return
-        with contextlib.suppress(
-            OSError
-        ):  # at worst another session unloads one of them, and it is loaded again
+        # When it fails, another session may unload one of them, and it is loaded again.
+        with contextlib.suppress(OSError):
             registry.note_models(self._folder, self._models)
 
     def models_of_others(self) -> frozenset[str]:
-        """The models that other running sessions work with."""
+        """Return the models that other running sessions work with."""
         return registry.models_of_others(self._folder)
 
     # What the next launch takes over
 
     def chat_text(self) -> str:
-        """The private chat history of this launch so far."""
+        """Return the private chat history of this launch so far."""
         if self.current is None or self.current.files is None:
             return ""
         try:
@@ -328,8 +326,8 @@ class Launches:
         except OSError:
             return ""
 
-    def take_stock(self) -> tuple[Exchange, ...]:
-        """Note the models and the mode in use; the exchanges that could be carried over, oldest first."""
+    def snapshot_chat(self) -> tuple[Exchange, ...]:
+        """Keep the models and the mode in use, and return the exchanges of the chat, oldest first."""
         text = self.chat_text()
         announced = announcements(text)
         if announced is not None:
@@ -341,13 +339,13 @@ class Launches:
         if self._first is None:
             self._first = announcements(self.chat_text())
 
-    def carry(self, said: Sequence[Exchange], tokens: Sequence[int]) -> int:
-        """Choose the exchanges for the next launch; how many they are."""
+    def select_exchanges(self, chat: Sequence[Exchange], tokens: Sequence[int]) -> int:
+        """Choose the exchanges that the next launch begins with, and return how many they are."""
         window = self.current.window_tokens if self.current is not None else None
         limit = limit_tokens(self._config.keep, window if isinstance(window, int) else None)
-        carried = last_exchanges(said, tokens, limit)
-        self._seed = render_for_restore(carried)
-        return len(carried)
+        selected = last_exchanges(chat, tokens, limit)
+        self._seed = render_for_restore(selected)
+        return len(selected)
 
 
 def _path(name: str | None) -> Path | None:
@@ -355,7 +353,7 @@ def _path(name: str | None) -> Path | None:
 
 
 def _users_chat(settings: AiderSettings) -> str:
-    """The user's own chat history, which Aider restores when the user asked for that, and else does not read."""
+    """Return the user's own chat history where the user wants Aider to restore it, else "": Aider does not read it."""
     path = _path(settings.chat_history_file)
     if not settings.restore_chat_history or path is None or not path.is_file():
         return ""
@@ -363,7 +361,7 @@ def _users_chat(settings: AiderSettings) -> str:
 
 
 def _encoding(settings: AiderSettings) -> str:
-    """The encoding of Aider's files; one that nobody knows is Aider's to refuse."""
+    """Return the encoding of Aider's files; an unknown one is refused by Aider itself."""
     try:
         return codecs.lookup(settings.encoding).name
     except LookupError:

@@ -1,4 +1,4 @@
-"""The lines we print, and how they are put where nothing is drawn over them.
+"""Renders notices, and the bytes that put them where nothing is drawn over them.
 
 A notice goes just above the rule line of the main prompt. When the prompt is shown already and its line is
 untouched, the prompt is erased, the notice printed, and the prompt put back from the very bytes that drew it: they
@@ -8,7 +8,11 @@ prompt_toolkit learn where it now stands.
 
 from __future__ import annotations
 
+import os
+import sys
 import textwrap
+from collections.abc import Sequence
+from contextlib import suppress
 
 from aider_guard.core.actions import Notice
 from aider_guard.core.chat.request import PREFIX
@@ -20,8 +24,9 @@ _RESET = "\x1b[0m"
 
 
 def render(notice: Notice, columns: int, *, colour: bool, newline: str = "\r\n") -> str:
-    """The notice as it is printed, each line ended. Prose is wrapped at words; commands are left whole, so that
-    what is copied from the terminal is one line.
+    """Return the notice as it is printed, each line ended.
+
+    Prose is wrapped at words; commands are not wrapped, so that what is copied from the terminal is one line.
     """
     first, *more = map(_printable, notice.lines)
     lines = [_wrapped(PREFIX + first, columns)]
@@ -36,7 +41,7 @@ def render(notice: Notice, columns: int, *, colour: bool, newline: str = "\r\n")
 
 
 def _printable(line: str) -> str:
-    """Names of processes, models and files may hold what moves the cursor."""
+    """Replace what moves the cursor: names of processes, models and files may hold it."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
 
 
@@ -48,19 +53,27 @@ def _wrapped(line: str, columns: int) -> list[str]:
     )
 
 
+def print_notices(notices: Sequence[Notice], columns: int) -> None:
+    """Print notices to the standard error, when Aider has ended or has no prompt."""
+    colour = not os.environ.get("NO_COLOR") and sys.stderr.isatty()
+    for notice in notices:
+        with suppress(OSError):  # the terminal or the reader has gone
+            os.write(2, render(notice, columns, colour=colour, newline="\n").encode())
+
+
 def erase(prompt: ShownPrompt) -> bytes:
-    """Take the prompt and its rule off the screen; the cursor stands where the rule began."""
+    """Return the bytes that take the prompt and its rule off the screen; the cursor ends where the rule began."""
     up = f"\x1b[{prompt.rows_above_cursor}A" if prompt.rows_above_cursor else ""
     return b"\r" + up.encode() + b"\x1b[0m" + _CLEAR_BELOW
 
 
 def above(prompt: ShownPrompt, text: str) -> bytes:
-    """Put *text* above the prompt that is shown."""
+    """Return the bytes that put *text* above the prompt that is shown."""
     return erase(prompt) + text.encode("utf-8", "replace") + prompt.drawn
 
 
 def progress(text: str, columns: int) -> bytes:
-    """One line that says what goes on, drawn over the last one."""
+    """Return the bytes of a line of progress, drawn over the last one."""
     return b"\r\x1b[2K" + (PREFIX + text)[: max(1, columns - 1)].encode("utf-8", "replace")
 
 

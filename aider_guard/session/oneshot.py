@@ -1,4 +1,4 @@
-"""Aider without a conversation: one thing done, or no terminal. It gets our files as they are, and the pins."""
+"""Runs Aider without a conversation: for one task, or without a terminal. It uses the user's own history files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aider_guard.airgap.gap import Enter
 from aider_guard.airgap.served import Sandbox, build_sandbox, choose
 from aider_guard.config import Config
 from aider_guard.core import messages
-from aider_guard.core.actions import EndSession, Notice
+from aider_guard.core.actions import EndSession
 from aider_guard.core.events import Event, LaunchForbidden, ServerSurveyed
 from aider_guard.core.fit import Fit
 from aider_guard.core.readings import Unavailable
@@ -30,13 +30,14 @@ from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import find_aider
 from aider_guard.launch.aider_settings import AiderSettings, decode, ollama_name
+from aider_guard.launch.door_settings import served_models
 from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.launch.plan import Plan
 from aider_guard.launch.start_command import aider_environment, serves_page
 from aider_guard.session.launches import entering, passed_fds, sandboxed_command
-from aider_guard.session.listening import door_socket
-from aider_guard.session.notices import render
+from aider_guard.session.notices import print_notices
 from aider_guard.session.planning import Planner, planner_behind
+from aider_guard.session.sidecar_process import door_socket
 from aider_guard.session.startup import models_chosen
 from aider_guard.session.unattended import Unattended
 from aider_guard.signals import INHERITED, signals_as_wakeups
@@ -48,7 +49,7 @@ _MEMORY_SECONDS = 2.0
 def run_one_shot(
     config: Config, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> int:
-    """Run Aider with our own input and output; its exit status, or 128 + the signal that killed it.
+    """Run Aider with our own input and output, and return its exit status, or 128 + the signal that killed it.
 
     Raises LaunchError when it cannot or must not be started.
     """
@@ -62,33 +63,34 @@ def run_one_shot(
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="aider-guard-"))
         sandbox = stack.enter_context(build_sandbox(choosing, config))
         stack.enter_context(sandbox.reaping())
-        listening = stack.enter_context(door_socket(sandbox.gap))
+        listener = stack.enter_context(door_socket(sandbox.gap))
         planner = planner_behind(
-            sandbox, listening, config=config, aider=aider, environment=environment
+            sandbox, listener, config=config, aider=aider, environment=environment
         )
         with theirs:
             program = sandboxed_command(aider, theirs, arguments, sandbox)
-            process = _started(program, aider_environment(config, environment), theirs, sandbox)
-        beside = Unattended(
-            listening,
+            process = _start(program, aider_environment(config, environment), theirs, sandbox)
+        unattended = Unattended(
+            listener,
             sandbox,
-            aider=process.pid,
+            aider_pid=process.pid,
             environment=environment,
             limits=Limits(max_turns=0, probe="never"),
         )
-        forwarded = _forwarded(process, (signal.SIGTERM, signal.SIGHUP))
-        with _not_left_behind(process), beside, forwarded:
-            _answer(ours, planner, Path(folder), beside)
+        forwarding = _forwarding(process, (signal.SIGTERM, signal.SIGHUP))
+        with _ending(process), unattended, forwarding:
+            _answer(ours, planner, Path(folder), unattended)
             status = process.wait()
-            beside.ended(status)
-        _say(beside.all_notices(even_nothing=sys.stderr.isatty()))
+            unattended.end(status)
+        notices = unattended.all_notices(even_nothing=sys.stderr.isatty())
+        print_notices(notices, shutil.get_terminal_size().columns)
     return exit_status(status)
 
 
-def _started(
+def _start(
     program: Sequence[str], environment: Mapping[str, str], channel: socket.socket, sandbox: Sandbox
 ) -> subprocess.Popen[bytes]:
-    """Aider's process, which waits for our answer on the channel. Raises LaunchError when there can be none."""
+    """Start Aider, which then waits for our answer on the channel. Raises LaunchError when it cannot be started."""
     try:
         with ExitStack() as unless_inside:
             with entering(sandbox.gap) as enter:
@@ -113,18 +115,9 @@ def _prepare(enter: Enter | None) -> None:
         enter()
 
 
-def _say(notices: Sequence[Notice]) -> None:
-    """What the user should know, beside Aider's own output."""
-    colour = not os.environ.get("NO_COLOR") and sys.stderr.isatty()
-    columns = shutil.get_terminal_size().columns
-    for notice in notices:
-        with suppress(OSError):  # nobody reads it any more
-            os.write(2, render(notice, columns, colour=colour, newline="\n").encode())
-
-
 @contextmanager
-def _not_left_behind(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """An Aider that must not begin, or that we fail to serve, waits for our answer: it is ended."""
+def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End an Aider that still waits for our answer at the end of the block, because it must not begin or we failed."""
     try:
         yield
     finally:
@@ -138,10 +131,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _forwarded(
+def _forwarding(
     process: subprocess.Popen[bytes], signums: Sequence[signal.Signals]
 ) -> Iterator[None]:
-    """Signals to us go to Aider, who ends by them; then we end with its status."""
+    """Forward signals to Aider, which ends by them; then we end with its status."""
     with ExitStack() as stack:
         for signum in signums:
             before = signal.signal(signum, lambda number, _frame: process.send_signal(number))
@@ -149,8 +142,8 @@ def _forwarded(
         yield
 
 
-def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unattended) -> None:
-    """Let Aider begin. Raises LaunchRefusedError when it must not."""
+def _answer(channel: socket.socket, planner: Planner, folder: Path, unattended: Unattended) -> None:
+    """Answer Aider's question, so that it begins. Raises LaunchRefusedError when it must not."""
     from aider_guard.launch.gathering import read_memory_within
 
     memory = read_memory_within(  # while Aider imports what it needs
@@ -165,10 +158,10 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unat
     plan = planner.plan(settings, report, memory)
     if plan.is_forbidden:
         ended = EndSession(LaunchRefusedError.exit_code)
-        beside.note(*plan.findings, LaunchForbidden(plan.stops, plan.leaks), ended)
+        unattended.journal(*plan.findings, LaunchForbidden(plan.stops, plan.leaks), ended)
         raise LaunchRefusedError("\n  ".join(messages.refused(plan.stops, leaks=plan.leaks).lines))
-    _begin(beside, planner, settings, plan, report)
-    beside.note(*plan.findings)
+    _begin(unattended, planner, settings, plan, report)
+    unattended.journal(*plan.findings)
     arguments: list[str] = []
     if plan.pins is not None:
         model_settings, metadata = pins.write_pins(plan.pins, folder)
@@ -178,29 +171,31 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path, beside: Unat
 
 
 def _begin(
-    beside: Unattended,
+    unattended: Unattended,
     planner: Planner,
     settings: AiderSettings | Unavailable,
     plan: Plan,
     report: ServerReport | Unavailable,
 ) -> None:
-    """Serve Aider, and gather what is to be said of where it goes."""
-    known = _known(settings, plan, report)
+    """Serve the door and the air gap for an Aider that begins, and add the notices of its start."""
+    events = _start_events(settings, plan, report)
     if plan.door is not None and isinstance(settings, AiderSettings):
-        # Whoever runs many of these has the model loaded as long as Ollama keeps it, as with Aider alone.
-        theirs = replace(plan.door, user_keep_alive=True)
-        beside.begin(planner.server(settings), theirs.tokenizers, theirs, known)
+        # A script may run many of these: the model stays loaded as long as Ollama keeps it, as with Aider alone.
+        door = replace(plan.door, user_keep_alive=True)
+        unattended.begin(planner.server(settings), door.tokenizers, door, events)
     else:
-        beside.begin(planner.first_server(), planner.aider.likely_tokenizers(), None, known)
+        unattended.begin(planner.first_server(), planner.aider.likely_tokenizers(), None, events)
     for text in plan.said_at_start:
-        beside.say("another_machine", text)
+        unattended.say("another_machine", text)
 
 
-def _known(
+def _start_events(
     settings: AiderSettings | Unavailable, plan: Plan, report: ServerReport | Unavailable
 ) -> tuple[Event, ...]:
-    """What the sidecar's rules are to know. Without a message it is not certain that the model will be asked at all:
-    then nothing is said of the server, so that nothing is loaded ahead.
+    """Return what the policy is to know of the start.
+
+    Without a message it is not certain that Aider will use the model at all: then the server is left out, so that no
+    model is loaded ahead.
     """
     needs = plan.fit.needs if isinstance(plan.fit, Fit) else ()
     chosen = models_chosen(settings, plan.window_tokens, os.getcwd(), needs)
@@ -218,9 +213,11 @@ def _survey(planner: Planner, settings: AiderSettings | Unavailable) -> ServerRe
     names = [name for name in map(ollama_name, settings.models) if name is not None]
     client = OllamaClient(planner.server(settings))
     try:
-        others = planner.others(settings)
         return survey(
-            client, names, others=others, within_seconds=planner.patience_seconds(_SURVEY_SECONDS)
+            client,
+            names,
+            others=served_models(settings),
+            within_seconds=planner.patience_seconds(_SURVEY_SECONDS),
         )
     finally:
         client.close()

@@ -1,4 +1,4 @@
-"""Planning the launches of one session: the same window for all of them, however the memory changes in between."""
+"""Plans the launches of one session: the window is the same for all, however the memory changes in between."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core.egress import LayerChoice
 from aider_guard.core.readings import MemoryReading, Unavailable
-from aider_guard.core.server_report import ServedModel, ServerReport
+from aider_guard.core.server_report import ServerReport
 from aider_guard.launch.aider import Aider
 from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
-from aider_guard.launch.door_settings import DoorAddresses, served_models
+from aider_guard.launch.door_settings import DoorAddresses
 from aider_guard.launch.facts import NOT_TRIED, Facts, RepoFacts
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.repository import runner_of_tests
 from aider_guard.launch.routes import DoorAddress
-from aider_guard.session.listening import DoorListener
+from aider_guard.session.sidecar_process import DoorListener
 
 _SWITCH: Final = "AIDER_GUARD_TEST_WAIT_SECONDS"
 """How long Ollama and the memory are waited for at most, where this is named: tests on a busy machine wait longer."""
@@ -32,8 +32,10 @@ _SWITCH: Final = "AIDER_GUARD_TEST_WAIT_SECONDS"
 
 @dataclass
 class Planner:
-    """Makes the plan of each launch. ``refusing`` is a proxy that refuses, ``state_dir`` our own folder,
-    ``door`` where Aider finds the door of this session.
+    """Makes the plan of each launch.
+
+    ``refusing`` is the address of the proxy that refuses everything, ``state_dir`` our own folder, ``door`` where Aider
+    finds the door of this session.
     """
 
     config: Config
@@ -46,26 +48,22 @@ class Planner:
     _windows: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def server(self, settings: AiderSettings) -> str:
-        """Where this session's Ollama is."""
+        """Return the address of this session's Ollama."""
         return ollama_address(self.config, settings, self.environment)
 
     def first_server(self) -> str:
-        """Where Ollama probably is, before Aider has said anything."""
+        """Return the probable address of Ollama, before Aider has named its settings."""
         return ollama_address(self.config, Unavailable("not said yet"), self.environment)
 
     def patience_seconds(self, usual: float) -> float:
-        """How long to wait for what is read before Aider begins: the *usual* time."""
+        """Return how long to wait for a reading before Aider begins: the *usual* time, but in tests."""
         return float(self.environment.get(_SWITCH) or usual)
 
     def may_ask(self, settings: AiderSettings) -> bool:
-        """Whether anything may be sent there: to this machine, or where the user said himself."""
+        """Whether Ollama may be asked: it is on this machine, or at an address that the user gave."""
         return self.config.network == "open" or may_be_asked(
             self.config, settings, self.environment
         )
-
-    def others(self, settings: AiderSettings) -> tuple[ServedModel, ...]:
-        """The models on other servers of this machine, whose windows the sidecar is to ask for."""
-        return served_models(settings)
 
     def plan(
         self,
@@ -73,7 +71,7 @@ class Planner:
         server: ServerReport | Unavailable,
         memory: MemoryReading | Unavailable,
     ) -> Plan:
-        """The plan for a launch. Raises LaunchError when one of the user's own files cannot be merged."""
+        """Make the plan for a launch. Raises LaunchError when one of the user's own files cannot be merged."""
         models = settings.models if isinstance(settings, AiderSettings) else ()
         plan = make_plan(
             self._facts(settings, server, memory, self._windows.get(models, self.config.num_ctx)),
@@ -99,7 +97,7 @@ class Planner:
             settings=settings,
             server=server,
             memory=memory,
-            # The hooks are git's to tell, and the guard's loop waits for no program; nothing is said of them here.
+            # To find git's hooks a program would have to run, and the guard's loop waits for none: they are left out.
             repo=RepoFacts(test_runner=runner_of_tests(settings)),
             state_free_bytes=paths.free_bytes(self.state_dir),
             aider_script=self.aider.script,
@@ -110,19 +108,19 @@ class Planner:
 
 def planner_behind(
     sandbox: Sandbox,
-    listening: DoorListener,
+    listener: DoorListener,
     *,
     config: Config,
     aider: Aider,
     environment: Mapping[str, str],
 ) -> Planner:
-    """The planner of a session, or a run without one, whose door listens there."""
+    """Make the planner of a session, or of a run without a conversation, inside this sandbox."""
     return Planner(
         config,
         aider,
         environment,
         sandbox.proxy_url,
         paths.state_dir(environment),
-        DoorAddress(listening.port, listening.token),
+        DoorAddress(listener.port, listener.token),
         sandbox.choice,
     )

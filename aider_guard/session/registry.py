@@ -1,4 +1,4 @@
-"""The folders of sessions: each has one, named after its start, with who runs it in ``session.json``."""
+"""Keeps the folders of sessions: each is named after its start, and ``session.json`` in it names the process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ _PIDS = 1 << 31  # pid_t; 0 and negative ones mean groups to kill(2)
 
 @dataclass(frozen=True)
 class SessionFolder:
-    """One session on disk. ``started`` is the process's start as the system counts it, so that a new process with
-    an old number is not taken for it.
+    """A session on disk.
+
+    ``started`` is when the system says that the process started, so that a new process with an old number is not taken
+    for it.
     """
 
     path: Path
@@ -53,7 +55,7 @@ def create(sessions: Path, *, socket_path: str = "") -> SessionFolder:
 
 
 def record(session: SessionFolder, socket_path: str) -> SessionFolder:
-    """Write down who runs the session and where it can be asked. Raises LaunchError."""
+    """Write down which process runs the session and where its control socket is. Raises LaunchError."""
     written = SessionFolder(
         session.path, session.pid, _start_of(session.pid), session.working_directory, socket_path
     )
@@ -66,12 +68,12 @@ def record(session: SessionFolder, socket_path: str) -> SessionFolder:
 
 
 def running(sessions: Path) -> Iterator[SessionFolder]:
-    """The sessions that run, oldest first."""
+    """Yield the sessions that run, oldest first."""
     for path in sorted(sessions.glob(f"*/{_RECORD}")):
         if is_alive(path.parent):
-            found = read(path.parent)
-            if found is not None:
-                yield found
+            session = read(path.parent)
+            if session is not None:
+                yield session
 
 
 def is_alive(folder: Path) -> bool:
@@ -84,23 +86,24 @@ def is_alive(folder: Path) -> bool:
 
 
 def read(folder: Path) -> SessionFolder | None:
-    """The record of a session; None when there is none that can be read."""
+    """Return the record of a session; None when there is none that can be read."""
     try:
-        found: Any = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        facts: Any = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         return SessionFolder(
             folder,
-            int(found["pid"]),
-            float(found["started"]),
-            found["working_directory"],
-            found["socket"],
+            int(facts["pid"]),
+            float(facts["started"]),
+            facts["working_directory"],
+            facts["socket"],
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def note_models(session: Path, models: Iterable[str]) -> None:
-    """Write down which models of Ollama's a session works with, for the others, who may read at any time. Raises
-    OSError.
+    """Write down which models of Ollama's a session works with. Other sessions may read it at any time.
+
+    Raises OSError.
     """
     draft = session / f"{_MODELS}.new"
     draft.write_text(json.dumps(sorted(models)), encoding="utf-8")
@@ -108,29 +111,31 @@ def note_models(session: Path, models: Iterable[str]) -> None:
 
 
 def models_of_others(session: Path) -> frozenset[str]:
-    """The models that the other running sessions work with."""
-    found: set[str] = set()
+    """Return the models that the other running sessions work with."""
+    models: set[str] = set()
     for other in session.parent.glob(f"*/{_MODELS}"):
         if other.parent != session and is_alive(other.parent):
             with contextlib.suppress(OSError, ValueError):
-                found.update(str(name) for name in json.loads(other.read_text(encoding="utf-8")))
-    return frozenset(found)
+                models.update(str(name) for name in json.loads(other.read_text(encoding="utf-8")))
+    return frozenset(models)
 
 
 def forget_launches(session: Path) -> None:
-    """Remove the private copies of what was said, once all of it is in the user's own files."""
+    """Remove the private history files, once all of them is in the user's own files."""
     for launch in session.glob("launch-*"):
         shutil.rmtree(launch, ignore_errors=True)
 
 
 def prune(sessions: Path, *, keep: int = KEPT_SESSIONS) -> None:
-    """Remove the oldest sessions that ended, and of which nothing waits to be merged; so many runs without a
-    conversation, which are not recorded, are kept beside them: a script that runs many takes no session's place.
+    """Remove the oldest sessions that ended and have nothing left to merge; *keep* of them stay.
+
+    As many runs without a conversation, which have no record, are kept beside them: a script that runs many of these
+    does not displace a session.
     """
     ended = [path for path in sorted(sessions.glob("*-*")) if not is_alive(path)]
     recorded = [path for path in ended if (path / _RECORD).exists()]
     others = [path for path in ended if path not in recorded]
-    for path in (one for kind in (recorded, others) for one in kind[: max(0, len(kind) - keep)]):
+    for path in (path for kind in (recorded, others) for path in kind[: max(0, len(kind) - keep)]):
         if not (path / "histories.json").exists():
             shutil.rmtree(path, ignore_errors=True)
 

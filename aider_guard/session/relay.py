@@ -1,7 +1,7 @@
-"""Bytes both ways between the user's terminal and the child's pty, untouched, waiting for neither.
+"""Relays bytes both ways between the user's terminal and the child's pty, untouched, without blocking on either.
 
 A blocking write deadlocks with a child that is itself blocked writing to us (asciinema 2.3.0 and
-2.4.0), so what cannot be written yet is pending, and who sends faster than the other side takes is
+2.4.0), so what cannot be written yet is pending, and a side that sends faster than the other takes is
 not read for a while.
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import selectors
-import time
 from collections.abc import Callable
 
 from aider_guard.loop import READ, WRITE
@@ -35,7 +33,7 @@ class _Source:
         self.ended = False
 
     def take(self) -> bytes | None:
-        """What one read gives; None when nothing is there, b"" at and after the end."""
+        """Read once; None when nothing is there, b"" at and after the end."""
         # One read at a time: the other side works on it while the next one comes.
         if self.fd is None or self.ended:
             return b"" if self.ended else None
@@ -108,16 +106,6 @@ class Relay:
             self.attach(child_fd)
 
     @property
-    def terminal_gone(self) -> bool:
-        """The terminal hung up, or its input ended."""
-        return self._from_terminal.ended or self._to_terminal.gone
-
-    @property
-    def child_ended(self) -> bool:
-        """The child's pty was read to its end."""
-        return self._from_child.ended
-
-    @property
     def pending_for_terminal(self) -> int:
         """Bytes accepted for the terminal and not yet written."""
         return len(self._to_terminal.pending)
@@ -133,7 +121,7 @@ class Relay:
         self._from_child.ended = self._to_child.gone = False
 
     def detach(self) -> bytes:
-        """Let go of the child's pty; return what it has not taken.
+        """Stop relaying to the child's pty, and return what it has not taken.
 
         What ``to_child`` gets from now on waits for the next child.
         """
@@ -144,11 +132,11 @@ class Relay:
         return rest
 
     def read_child(self) -> bytes | None:
-        """What the child wrote: None when there is nothing now, b"" once its pty has ended."""
+        """Read what the child wrote: None when there is nothing now, b"" once its pty has ended."""
         return self._from_child.take()
 
     def read_terminal(self) -> bytes | None:
-        """What was typed: None when there is nothing now, b"" once the terminal is gone."""
+        """Read what was typed: None when there is nothing now, b"" once the terminal is gone."""
         return self._from_terminal.take()
 
     def to_child(self, data: bytes) -> None:
@@ -165,7 +153,7 @@ class Relay:
         self._to_child.flush()
 
     def wants(self) -> dict[int, int]:
-        """The events to wait for on each descriptor.
+        """Return the events to wait for on each descriptor.
 
         0 where the other side is slow (it would only fill memory) and at an end (it would never
         stop being readable).
@@ -183,53 +171,3 @@ class Relay:
         }
         wanted[terminal_in] = wanted.get(terminal_in, 0) | (READ if from_terminal else 0)
         return {fd: events for fd, events in wanted.items() if fd is not None}
-
-    def drain_child(
-        self,
-        deadline: float,
-        *,
-        on_output: Callable[[bytes], None] | None = None,
-        quiet_seconds: float = 0.25,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> bool:
-        """Bring all that a child has written before its end to the terminal. It blocks.
-
-        It returns at the end of the pty, with nothing pending; ``quiet_seconds`` after the last
-        byte when another process holds the pty open; at ``deadline`` (an instant of ``clock``); or
-        when the terminal is gone. ``on_output`` gets the bytes in place of ``to_terminal``, which
-        it may call.
-
-        Returns:
-            Whether all that the pty held was handed on and nothing is pending for the terminal.
-        """
-        take = on_output or self.to_terminal
-        self._to_child.pending.clear()  # the child that would have read it has ended
-        quiet_since = clock()
-        while not self._to_terminal.gone and clock() < deadline:
-            data = (
-                self.read_child()
-                if self.pending_for_terminal <= TERMINAL_HIGH_WATER_BYTES
-                else None
-            )
-            if data:
-                take(data)
-            self.flush()
-            if data or self.pending_for_terminal:
-                quiet_since = clock()
-            over = self.child_ended or clock() - quiet_since >= quiet_seconds
-            if over and not self.pending_for_terminal:
-                return True
-            if not data:
-                self._wait(min(deadline, quiet_since + quiet_seconds) - clock())
-        return False
-
-    def _wait(self, seconds: float) -> None:
-        """Wait until the child's pty has bytes or the terminal takes some."""
-        keyboard = self._from_terminal.fd
-        wanted = {fd: events for fd, events in self.wants().items() if events}
-        if keyboard is not None and keyboard != self._to_terminal.fd:
-            wanted.pop(keyboard, None)
-        with selectors.DefaultSelector() as selector:
-            for fd, events in wanted.items():
-                selector.register(fd, events)
-            selector.select(max(0.0, seconds))

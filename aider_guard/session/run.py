@@ -1,16 +1,14 @@
-"""A guarded session from its first process to the last line: what must be undone is opened here."""
+"""Runs a guarded session from its first process to its last line, and undoes all that it set up."""
 
 from __future__ import annotations
 
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from aider_guard import paths
 from aider_guard.airgap.served import Sandbox, build_sandbox, choose
@@ -22,21 +20,16 @@ from aider_guard.launch.aider import Aider, find_aider
 from aider_guard.launch.start_command import aider_environment
 from aider_guard.loop import Loop
 from aider_guard.session import registry
-from aider_guard.session.control import Control, control_socket
+from aider_guard.session.aider_process import AiderProcess
+from aider_guard.session.control import Control, control_socket, session_facts
 from aider_guard.session.histories import merge_leftovers
 from aider_guard.session.launches import Launches, Started, start_aider
-from aider_guard.session.listening import DoorListener, door_socket
 from aider_guard.session.planning import Planner, planner_behind
 from aider_guard.session.relay import Relay
 from aider_guard.session.session import Session
-from aider_guard.session.sidecar_process import SidecarSupervisor
-from aider_guard.session.startup import AiderProcess
+from aider_guard.session.sidecar_process import DoorListener, SidecarSupervisor, door_socket
 from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.signals import signals_as_wakeups
-from aider_guard.view.status import session_facts
-
-if TYPE_CHECKING:
-    from aider_guard.core.actions import Notice
 
 _WATCHED_SIGNALS = (
     signal.SIGWINCH,
@@ -53,7 +46,10 @@ _STUCK_SECONDS = 2.0
 def run_session(
     config: Config, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> int:
-    """Run Aider under guard in this terminal; its exit status. Raises GuardError when it cannot be started."""
+    """Run Aider under guard in this terminal, and return its exit status.
+
+    Raises GuardError when it cannot be started.
+    """
     with ExitStack() as stack:
         choosing = stack.enter_context(choose(config, environment))
         aider = find_aider(config.aider, search_path=environment.get("PATH"))
@@ -61,19 +57,19 @@ def run_session(
         terminal = Terminal()
         fds = stack.enter_context(terminal.private_fds())
         sandbox = stack.enter_context(build_sandbox(choosing, config))
-        listening = stack.enter_context(door_socket(sandbox.gap))
+        listener = stack.enter_context(door_socket(sandbox.gap))
         wakeups = stack.enter_context(signals_as_wakeups(_WATCHED_SIGNALS))
         stack.enter_context(sandbox.reaping())
-        its_environment = aider_environment(config, environment)
+        aiders_environment = aider_environment(config, environment)
         pty = terminal.size(), terminal.attributes()
-        started = start_aider(aider, arguments, its_environment, *pty, sandbox=sandbox)
+        started = start_aider(aider, arguments, aiders_environment, *pty, sandbox=sandbox)
         stack.enter_context(started.child)
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
 
-        ground = SessionParts(
-            config, environment, aider, folder, terminal, fds, listening, sandbox, stack
+        parts = SessionParts(
+            config, environment, aider, folder, terminal, fds, listener, sandbox, stack
         )
-        session = assemble(ground, started, arguments, its_environment)
+        session = assemble(parts, started, arguments, aiders_environment)
         session.watch(fds, wakeups)
         with terminal.raw_mode():
             try:
@@ -96,12 +92,16 @@ def _run(session: Session, sandbox: Sandbox) -> None:
 
 
 def _close(session: Session, folder: registry.SessionFolder) -> int:
-    """Bring the histories home, say what is left to say, and tidy up."""
+    """Merge the histories, print the remaining notices, and tidy up."""
+    from aider_guard.core.actions import Notice
     from aider_guard.core.egress_messages import end_line
+    from aider_guard.session.notices import print_notices
 
     problems = session.merge_histories()
     last = end_line(session.state)
-    _part([*session.leftover_notices(), *([last] if last is not None else [])], problems)
+    notices = [*session.leftover_notices(), *([last] if last is not None else [])]
+    notices += [Notice("histories", (problem,)) for problem in problems]
+    print_notices(notices, Terminal().size().columns)
     if not problems:
         registry.forget_launches(folder.path)
         (folder.path / "histories.json").unlink(missing_ok=True)
@@ -110,7 +110,7 @@ def _close(session: Session, folder: registry.SessionFolder) -> int:
 
 
 def _leave_screen(session: Session, fds: TerminalFds) -> None:
-    """Undo what a killed Aider left on, and bring the last byte to the terminal; a stuck one is not waited for."""
+    """Undo what a killed Aider left on, and write the last byte to the terminal, unless it is stuck."""
     session.leave()
     while pending := session.relay.pending_for_terminal:
         select.select([], [fds.out_fd], [], _STUCK_SECONDS)
@@ -119,24 +119,9 @@ def _leave_screen(session: Session, fds: TerminalFds) -> None:
             return
 
 
-def _part(said: Sequence[Notice], problems: Sequence[str]) -> None:
-    """What could not be said above a prompt is said now, where the shell's own lines go on."""
-    from aider_guard.core.actions import Notice
-    from aider_guard.session.notices import render
-
-    columns = Terminal().size().columns
-    colour = not os.environ.get("NO_COLOR") and sys.stderr.isatty()
-    for notice in (*said, *(Notice("histories", (problem,)) for problem in problems)):
-        with suppress(OSError):  # the terminal has gone
-            os.write(2, render(notice, columns, colour=colour, newline="\n").encode())
-
-
-# Putting a session together from its parts, while Aider starts.
-
-
 @dataclass(frozen=True)
 class SessionParts:
-    """What a session stands on. What it opens is closed by ``stack``."""
+    """What a session is made from. What is opened for it is closed by ``stack``."""
 
     config: Config
     environment: Mapping[str, str]
@@ -144,25 +129,25 @@ class SessionParts:
     folder: registry.SessionFolder
     terminal: Terminal
     fds: TerminalFds
-    listening: DoorListener
+    listener: DoorListener
     sandbox: Sandbox
     stack: ExitStack
 
 
 def assemble(
-    ground: SessionParts, started: Started, arguments: Sequence[str], environment: Mapping[str, str]
+    parts: SessionParts, started: Started, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> Session:
-    """A session around the Aider that was started with these arguments and this environment."""
-    config, folder, stack = ground.config, ground.folder, ground.stack
+    """Make the session of an Aider that was started with these arguments and this environment, while it starts."""
+    config, folder, stack = parts.config, parts.folder, parts.stack
     loop = stack.enter_context(Loop())
-    relay = Relay(ground.fds.in_fd, ground.fds.out_fd)
+    relay = Relay(parts.fds.in_fd, parts.fds.out_fd)
     launches = Launches(
-        folder.path, ground.aider, config, arguments, environment, sandbox=ground.sandbox
+        folder.path, parts.aider, config, arguments, environment, sandbox=parts.sandbox
     )
     launches.adopt(started)
-    running = stack.enter_context(AiderProcess(ground.terminal, relay, loop, launches))
-    running.adopt(started.child)
-    planner = _planner(ground)
+    aider = stack.enter_context(AiderProcess(parts.terminal, relay, loop))
+    aider.adopt(started.child)
+    planner = _planner(parts)
     session: Session
     journal = stack.enter_context(
         open_journal(
@@ -172,58 +157,47 @@ def assemble(
         )
     )
     session = Session(
-        State(limits_of(config)),
-        terminal=ground.terminal,
+        State(_limits(config)),
+        terminal=parts.terminal,
         relay=relay,
         loop=loop,
         launches=launches,
-        running=running,
-        watcher=stack.enter_context(_watcher(ground, loop, planner)),
+        aider=aider,
+        sidecar=stack.enter_context(_sidecar(parts, loop, planner)),
         planner=planner,
         journal=journal,
-        colour=not ground.environment.get("NO_COLOR"),
+        colour=not parts.environment.get("NO_COLOR"),
     )
     _open_control(session, loop, folder, stack)
-    _watch_sandbox(session, loop, ground.sandbox, running)
-    stack.callback(ground.sandbox.close)  # while there is a loop
+    parts.sandbox.watch(
+        loop,
+        lambda attempt: session.post(EgressBlocked.of(attempt)),
+        lambda: aider.child.pid if aider.child is not None else 0,
+    )
+    stack.callback(parts.sandbox.close)  # while there is a loop
     for problem in merge_leftovers(folder.path.parent, registry.is_alive):
         session.warn("histories", problem)
     return session
 
 
-def _planner(ground: SessionParts) -> Planner:
+def _planner(parts: SessionParts) -> Planner:
     return planner_behind(
-        ground.sandbox,
-        ground.listening,
-        config=ground.config,
-        aider=ground.aider,
-        environment=ground.environment,
+        parts.sandbox,
+        parts.listener,
+        config=parts.config,
+        aider=parts.aider,
+        environment=parts.environment,
     )
 
 
-def _watcher(ground: SessionParts, loop: Loop, planner: Planner) -> SidecarSupervisor:
+def _sidecar(parts: SessionParts, loop: Loop, planner: Planner) -> SidecarSupervisor:
     return SidecarSupervisor(
         loop,
         ollama=planner.first_server(),
-        tokenizers=ground.aider.likely_tokenizers(),
-        environment=ground.environment,
-        door_fd=ground.listening.fileno(),
-        relays=ground.sandbox.gap.relays,
-    )
-
-
-def _watch_sandbox(session: Session, loop: Loop, sandbox: Sandbox, running: AiderProcess) -> None:
-    passed = loop.on_deadline
-
-    def on_deadline(name: str) -> None:
-        if not sandbox.on_deadline(name):
-            passed(name)
-
-    loop.on_deadline = on_deadline
-    sandbox.watch(
-        loop,
-        lambda attempt: session.post(EgressBlocked.of(attempt)),
-        lambda: running.child.pid if running.child is not None else 0,
+        tokenizers=parts.aider.likely_tokenizers(),
+        environment=parts.environment,
+        door_fd=parts.listener.fileno(),
+        relays=parts.sandbox.gap.relays,
     )
 
 
@@ -241,8 +215,8 @@ def _open_control(
     stack.callback(control.close)
 
 
-def limits_of(config: Config) -> Limits:
-    """The settings that the policy decides by."""
+def _limits(config: Config) -> Limits:
+    """Return the settings that the policy decides by."""
     return Limits(
         warn_at_percent=config.warn_at,
         max_turns=config.max_turns,

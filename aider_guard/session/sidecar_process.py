@@ -1,30 +1,35 @@
-"""The sidecar as the guard sees it: a readable descriptor. No call here blocks."""
+"""The sidecar as the guard sees it: its process, which starts again when it is lost, and the door's socket.
+
+No call here blocks, but for stopping the sidecar, which takes a second at most.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from aider_guard.core.chat.types import DoorSettings
-from aider_guard.core.egress import Place
-from aider_guard.core.events import Event, SidecarLost
+from aider_guard.core.events import SidecarLost
 from aider_guard.core.requests import Request, ServeDoor
 from aider_guard.core.wire import LineSplitter, WireError, decode, encode
+from aider_guard.errors import LaunchError
 from aider_guard.loop import READ, WRITE, Loop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from typing_extensions import Self
 
+    from aider_guard.airgap.gap import Gap
+    from aider_guard.core.chat.types import DoorSettings
+    from aider_guard.core.egress import Place
     from aider_guard.core.events import Event
 
 CHUNK_BYTES: Final = 65536
@@ -42,9 +47,9 @@ def sidecar_command(
     door_fd: int = -1,
     relays: Sequence[tuple[int, Place]] = (),
 ) -> list[str]:
-    """The command line of a sidecar; ``tokenizers`` is the folder of Aider's encodings, or "".
+    """Return the command line of a sidecar; ``tokenizers`` is the folder of Aider's encodings, or "".
 
-    ``door_fd`` is the listening socket it inherits for the door, -1 for none, and those of ``relays`` lead to places.
+    ``door_fd`` is the listening socket it inherits for the door, -1 for none; it relays those of ``relays`` to places.
     """
     program = [sys.executable, "-m", "aider_guard.sidecar"]
     door = ["--door-fd", str(door_fd)] if door_fd >= 0 else []
@@ -55,7 +60,7 @@ def sidecar_command(
 class SidecarProcess:
     """One run of the sidecar; a lost one is replaced by another ``start``. A ``with`` stops it.
 
-    ``fileno()`` becomes readable when ``read()`` has something to say. Requests that the pipe does
+    ``fileno()`` becomes readable when ``read()`` has events. Requests that the pipe does
     not take at once are kept, up to a bound, and sent by later calls of ``send``, ``read`` or
     ``flush``.
     """
@@ -70,7 +75,7 @@ class SidecarProcess:
         self._splitter = LineSplitter()
         self._pending = bytearray()
         self.lost = False
-        """Whether ``SidecarLost`` was said: nothing comes any more, unregister the descriptor."""
+        """Whether ``SidecarLost`` was returned: nothing comes any more, unregister the descriptor."""
 
     @classmethod
     def start(
@@ -82,8 +87,7 @@ class SidecarProcess:
     ) -> Self:
         """Start a sidecar, without waiting for it. Raises ``OSError`` when that is not possible.
 
-        It gets a session of its own: the terminal's Ctrl-C, Ctrl-Z and hang-up are none of its
-        business.
+        It gets a session of its own: the terminal's Ctrl-C, Ctrl-Z and hang-up do not reach it.
         """
         _given_up[:] = [process for process in _given_up if process.poll() is None]
         return cls(
@@ -119,7 +123,7 @@ class SidecarProcess:
         return bool(self._pending) and not self.lost
 
     def read(self) -> tuple[Event, ...]:
-        """The events that have come since. The last one ever is ``SidecarLost``, said once."""
+        """Return the events that have come since. The last one ever is ``SidecarLost``, once."""
         events: list[Event] = []
         if self.lost:
             return ()
@@ -129,7 +133,7 @@ class SidecarProcess:
         return tuple(events)
 
     def _read_into(self, events: list[Event]) -> None:
-        """Up to a bound: a sidecar that never stops talking must not keep the guard."""
+        """Read up to a bound: a sidecar that never stops writing must not keep the guard."""
         try:
             for _ in range(MAX_CHUNKS_A_READ):
                 chunk = os.read(self._from.fileno(), CHUNK_BYTES)
@@ -177,7 +181,7 @@ class SidecarProcess:
         except BlockingIOError:
             return
         except OSError:
-            self._pending.clear()  # nobody reads any more; the end of its output says so
+            self._pending.clear()  # the sidecar has gone, which the end of its output reports
 
     def stop(self, grace_seconds: float = 0.8) -> None:
         """End the sidecar and its helpers within a second: close its stdin, wait a little, kill.
@@ -205,20 +209,12 @@ class SidecarProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 
-# The sidecar in the guard's loop: started again when asked, its lines turned into events.
-
-
 class SidecarSupervisor:
-    """At most one sidecar at a time. As a ``with``, none is left behind."""
+    """Runs the sidecar in the guard's loop, one at a time, and posts its events. As a ``with``, none is left behind."""
 
     def __init__(
         self,
@@ -243,12 +239,7 @@ class SidecarSupervisor:
     def __enter__(self) -> SidecarSupervisor:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
@@ -275,18 +266,18 @@ class SidecarSupervisor:
             self.send(self._serving)
 
     def serve_door(self, settings: DoorSettings) -> None:
-        """Have the door served so, by this sidecar and by every one that takes over from it."""
+        """Have the door served with these settings, by this sidecar and by every one that replaces it."""
         self._serving = ServeDoor(settings)
         self.send(self._serving)
 
     def watch_server(self, ollama: str, tokenizers: str) -> None:
-        """Watch this Ollama with these encodings; another sidecar is started if that is another one."""
+        """Watch this Ollama with these encodings; the sidecar is started again if either changed."""
         if (ollama, tokenizers) != (self._ollama, self._tokenizers):
             self._ollama, self._tokenizers = ollama, tokenizers
             self.start()
 
     def send(self, request: Request) -> bool:
-        """Pass a request on; False when nobody can take it."""
+        """Pass a request on; False when no sidecar takes it."""
         if self._process is None or not self._process.send(request):
             return False
         self._flush()
@@ -316,3 +307,41 @@ class SidecarSupervisor:
             self.stop()
         for event in events:
             self.post(event)
+
+
+# The door's socket, which each sidecar inherits.
+
+_TOKEN_BYTES = 24
+
+
+@dataclass(frozen=True)
+class DoorListener:
+    """The door's listening socket, and the secret in its address, which only this session's Aider is told."""
+
+    socket: socket.socket
+    token: str
+
+    @property
+    def port(self) -> int:
+        """The port on 127.0.0.1."""
+        port: int = self.socket.getsockname()[1]
+        return port
+
+    def fileno(self) -> int:
+        """The descriptor that a sidecar inherits."""
+        return self.socket.fileno()
+
+
+@contextmanager
+def door_socket(gap: Gap) -> Iterator[DoorListener]:
+    """Listen on a free port of the loopback that Aider has in its air gap. Raises LaunchError when that cannot be.
+
+    The guard holds the socket for the whole session, so that each new sidecar takes over its port. A connection that
+    comes while no sidecar serves waits in the socket's queue: Aider sees a slow answer, not a refusal.
+    """
+    try:
+        fd, _port = gap.listen()
+    except OSError as error:
+        raise LaunchError(f"the door cannot listen on 127.0.0.1: {error.strerror}") from error
+    with socket.socket(fileno=fd) as listener:
+        yield DoorListener(listener, secrets.token_urlsafe(_TOKEN_BYTES))

@@ -1,4 +1,4 @@
-"""The user's side: size and modes of the terminal, and private, non-blocking ways in and out."""
+"""The user's terminal: its size, its modes, and private, non-blocking descriptors for it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ import termios
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aider_guard.errors import TerminalError
-from aider_guard.session.escape_sequences import OutputModes, leftover_reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-__all__ = ["OutputModes", "Size", "Terminal", "TerminalFds", "leftover_reset", "put_size"]
 
 _WINSIZE = "HHHH"
 """struct winsize: four unsigned shorts; ``h``, as in pexpect's own example, is signed."""
@@ -35,7 +32,7 @@ class Size(NamedTuple):
 
 
 class TerminalFds(NamedTuple):
-    """Descriptors of the terminal that nobody else has: their flags do not reach the shell."""
+    """Descriptors of the terminal that only the guard has: their flags do not reach the shell."""
 
     in_fd: int
     out_fd: int
@@ -50,7 +47,7 @@ class Terminal:
         self._before_raw: list[Any] | None = None
 
     def size(self) -> Size:
-        """The size now, pixels included; 24 rows of 80 columns when the terminal does not know."""
+        """Return the size now, pixels included; 24 rows of 80 columns when the terminal does not know."""
         for fd in (self._out_fd, self._in_fd):
             with contextlib.suppress(OSError):
                 size = Size(*struct.unpack(_WINSIZE, fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8))))
@@ -59,7 +56,7 @@ class Terminal:
         return Size(24, 80)
 
     def attributes(self) -> list[Any] | None:
-        """The user's own termios attributes, also while it is raw; None when it is no terminal."""
+        """Return the user's own termios attributes, also while it is raw; None when it is no terminal."""
         return _attributes(self._in_fd) if self._before_raw is None else list(self._before_raw)
 
     def is_foreground(self) -> bool:
@@ -71,7 +68,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def raw_mode(self) -> Iterator[None]:
-        """Hand every byte through as it is, both ways, until the block ends. Type-ahead is kept.
+        """Pass every byte as it is, both ways, until the block ends. Type-ahead is kept.
 
         Raises:
             TerminalError: the input is not a terminal, or it hung up.
@@ -91,7 +88,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def cooked(self) -> Iterator[None]:
-        """Inside ``raw_mode``: the user's own modes for a while, to be suspended or to ask.
+        """Restore the user's own modes inside the block, within ``raw_mode``, to be suspended or to ask.
 
         Modes that the user changes meanwhile (``stty`` while the guard is stopped) are the ones
         restored at the end. Continued in the background, the process stops again (SIGTTOU) until it
@@ -112,7 +109,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def private_fds(self) -> Iterator[TerminalFds]:
-        """Non-blocking descriptors of our own for the same terminal, closed at the end.
+        """Open non-blocking descriptors of our own for the same terminal, closed at the end.
 
         O_NONBLOCK on fd 0 or 1 would reach the parent shell, which shares them. Where the terminal
         has no name that can be opened (some containers), the descriptors are copies that block.
@@ -165,7 +162,7 @@ def _tolerating_hangup(change: Callable[[], None]) -> None:
 
 
 def _raw(attributes: list[Any]) -> list[Any]:
-    """What cfmakeraw(3) makes of them; before 3.12, tty.setraw leaves some input bits alone."""
+    """Return the attributes that cfmakeraw(3) would set; before 3.12, tty.setraw leaves some input bits alone."""
     iflag, oflag, cflag, lflag, ispeed, ospeed, characters = attributes
     iflag &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR)
     iflag &= ~(termios.IGNCR | termios.ICRNL | termios.IXON | termios.IXOFF | termios.INPCK)

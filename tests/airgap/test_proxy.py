@@ -100,7 +100,7 @@ class Proxy:
         self.now = 100.0
         self.reported: list[Attempt] = []
         self.asked_programs: list[tuple[int, int]] = []
-        self.loop = stack.enter_context(Loop(lambda: self.now, on_deadline=self._on_deadline))
+        self.loop = stack.enter_context(Loop(lambda: self.now))
         self.listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512))
         self.port: int = self.listener.getsockname()[1]
         self.proxy = RefusingProxy(
@@ -116,9 +116,6 @@ class Proxy:
     def _program(self, port: int, server_port: int) -> str:
         self.asked_programs.append((port, server_port))
         return "curl"
-
-    def _on_deadline(self, name: str) -> None:
-        assert self.proxy.on_deadline(name)
 
     def client(self) -> socket.socket:
         client = socket.create_connection(("127.0.0.1", self.port), timeout=20)

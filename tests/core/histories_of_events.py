@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from hypothesis import strategies as st
 
-from aider_guard.core.actions import Action, CancelDeadline, SetDeadline
+from aider_guard.core.actions import Action, Announce, CancelDeadline, SetDeadline
 from aider_guard.core.chat.events import (
     DoorOpened,
     ModelWarmed,
@@ -22,6 +22,7 @@ from aider_guard.core.chat.types import Verdict
 from aider_guard.core.egress import Layer, Protocol
 from aider_guard.core.events import (
     AiderExited,
+    AiderLogged,
     AiderStarted,
     AirGapChosen,
     ChatSaved,
@@ -132,6 +133,9 @@ class Story:
                 case CancelDeadline(name):
                     self.deadlines.pop(name, None)
         self.steps.append(Step(self.now, event, actions, before, self.state))
+        for action in actions:
+            if isinstance(action, Announce):
+                actions += self._decide(action.event)
         return actions
 
     def prompt(self, *files: str, **more: Any) -> list[Action]:
@@ -266,6 +270,7 @@ EVENTS: tuple[st.SearchStrategy[Any], ...] = (
     st.builds(KeyTyped),
     st.builds(PromptSettled),
     st.builds(TurnStarted),
+    st.builds(AiderLogged, st.integers(0, 2), MAYBE_TOKENS, MAYBE_TOKENS),
     st.builds(TurnFinished, st.just(1), MAYBE_TOKENS, MAYBE_TOKENS, SOME_NAMES),
     st.builds(AiderExited, st.sampled_from([0, 1, -2, -9, -15])),
     st.builds(ChatSaved, SOME_NAMES, SOME_NAMES, st.sampled_from(["", "it failed"])),

@@ -33,6 +33,7 @@ from aider_guard.core.chat.events import (
 )
 from aider_guard.core.events import (
     AiderExited,
+    AiderLogged,
     AiderStarted,
     AirGapChosen,
     ChatSaved,
@@ -86,6 +87,7 @@ SAMPLES: tuple[Event, ...] = (
     KeyTyped(),
     PromptSettled(),
     TurnStarted(),
+    AiderLogged(1, 5_000, 10),
     TurnFinished(1),
     *(AiderExited(status) for status in (0, 1, -2, -9)),
     *(ContextRead(reading) for reading in (table(9_000), UNKNOWN)),

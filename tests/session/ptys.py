@@ -138,7 +138,7 @@ class Person:
             self._check(deadline, f"{len(rest)} bytes could not be typed")
 
     def paste_without_looking(self, data: bytes, patience_seconds: float = 0.3) -> int:
-        """Type without reading until nothing more is taken; return how much was."""
+        """Type without reading until nothing more is taken; return how many bytes were."""
         typed = 0
         while typed < len(data):
             written = self.pump(memoryview(data)[typed:], look=False, seconds=patience_seconds)
@@ -190,15 +190,15 @@ class Person:
 
     def left(self) -> list[int]:
         """The processes that this person started, directly or not, and that still run."""
-        found = []
+        running = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if (
                     process.uids().real == os.getuid()
                     and process.environ().get(_MARK) == self._mark
                 ):
-                    found.append(process.pid)
-        return found
+                    running.append(process.pid)
+        return running
 
     def wait_for_none_left(self) -> None:
         """Wait until none of them runs: helpers of the guard's end by themselves, a moment after it."""

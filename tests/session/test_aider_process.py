@@ -13,8 +13,10 @@ import psutil
 import pytest
 from session.ptys import CAP_SECONDS, child, read_until
 
-from aider_guard.session.aider_process import UNKNOWN_STATUS, Child, LineModes
-from aider_guard.session.terminal import Size
+from aider_guard.loop import Loop
+from aider_guard.session.aider_process import UNKNOWN_STATUS, AiderProcess, Child, LineModes
+from aider_guard.session.relay import Relay
+from aider_guard.session.terminal import Size, Terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,8 +74,8 @@ def test_line_modes() -> None:
         cooked = running.line_modes()
 
     match raw, cooked:
-        case LineModes() as found, LineModes() as user:
-            assert found == LineModes(
+        case LineModes() as set_by_child, LineModes() as user:
+            assert set_by_child == LineModes(
                 canonical=False, echo=False, signals=False, post_processing=False, suspend_byte=0x1A
             )
             assert user == LineModes(
@@ -85,7 +87,7 @@ def test_line_modes() -> None:
 
 
 def test_no_suspend_key() -> None:
-    """A suspend character that was disabled (``stty susp undef``) is told as -1."""
+    """A suspend character that was disabled (``stty susp undef``) is reported as -1."""
     with start(["cat"]) as running:
         attributes = termios.tcgetattr(running.fd)
         attributes[6][termios.VSUSP] = os.fpathconf(running.fd, "PC_VDISABLE").to_bytes(1, "big")
@@ -141,3 +143,30 @@ def test_closing_twice() -> None:
 
     assert reused == fd
     os.close(reused)
+
+
+def ended(argv: list[str]) -> tuple[int, bytes, list[int]]:
+    """The status of a child that is relayed, all that was taken of it, and what it left running."""
+    relay, shown = Relay(0, 1), bytearray()
+    with Loop() as loop, AiderProcess(Terminal(), relay, loop) as aider:
+        running = start(argv)
+        aider.on_output = lambda: shown.extend(relay.read_child() or b"")
+        aider.adopt(running)
+        while (status := aider.reap(shown.extend)) is None:
+            loop.run_once(0.05)
+        left = running.survivors()
+        running.kill_group()
+        assert aider.child is None
+    return status, bytes(shown), left
+
+
+def test_all_output_is_taken_before_the_end() -> None:
+    """What a child wrote before its end is taken, however much it is; only then it counts as ended."""
+    status, shown, _ = ended(child("prints_1mb_and_exits", 40_000))
+    assert (status, shown) == (0, b"".join(b"%09d " % i for i in range(4000)))
+
+
+def test_a_process_that_holds_the_pty_is_not_waited_for() -> None:
+    """The child's own output is complete, and what it left in the background runs on."""
+    status, shown, left = ended(["sh", "-c", "trap '' HUP; sleep 100 & echo done"])
+    assert (status, shown, len(left)) == (0, b"done\r\n", 1)

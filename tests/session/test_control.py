@@ -1,4 +1,4 @@
-"""The session's socket, with real clients: those who ask, those who do not, and those who go away."""
+"""The control socket with real clients: some ask, some are silent, and some go away."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_status_is_one_line_of_json(session: Session) -> None:
 
 
 def test_restart_becomes_an_event(session: Session) -> None:
-    """The answer says only that it was heard."""
+    """The answer says only that the request was accepted."""
     assert session.answer(b"restart\n") == {"ok": True}
     assert session.posted == [RestartRequested()]
 
@@ -84,7 +84,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("question", GARBAGE, ids=lambda question: repr(question[:12]))
 def test_garbage_gets_an_answer_and_does_nothing(session: Session, question: bytes) -> None:
-    """Who asks nonsense is told what can be asked."""
+    """The answer to an unknown question names the questions that exist."""
     client = session.client()
     client.sendall(question)
     session.turn()
@@ -93,7 +93,7 @@ def test_garbage_gets_an_answer_and_does_nothing(session: Session, question: byt
     assert session.answer(b"status\n") == FACTS
 
 
-def test_a_silent_client_disturbs_nobody(session: Session) -> None:
+def test_a_silent_client_does_not_disturb_others(session: Session) -> None:
     """It may stay, and the others are served."""
     silent = session.client()
     assert session.answer(b"status\n") == FACTS
@@ -103,7 +103,7 @@ def test_a_silent_client_disturbs_nobody(session: Session) -> None:
 
 
 def test_too_many_silent_clients_push_out_the_oldest(session: Session) -> None:
-    """They must not use up the session's descriptors; who asks is still served."""
+    """They must not use up the session's descriptors; a client that asks is still served."""
     clients = [session.client() for _ in range(40)]
     assert clients[0].recv(1) == b""
     assert session.answer(b"status\n") == FACTS
@@ -115,9 +115,9 @@ def test_too_many_silent_clients_push_out_the_oldest(session: Session) -> None:
 def test_a_client_that_goes_away_is_forgotten(session: Session) -> None:
     """Before it asks, and after it asked without reading the answer."""
     session.client().close()
-    asked = session.client()
-    asked.sendall(b"status\n")
-    asked.close()
+    gone = session.client()
+    gone.sendall(b"status\n")
+    gone.close()
     for _ in range(3):
         session.turn()
     assert session.answer(b"status\n") == FACTS
@@ -129,7 +129,7 @@ def test_a_client_that_goes_away_is_forgotten(session: Session) -> None:
     assert session.answer(b"status\n") == FACTS
 
 
-def test_the_end_lets_go_of_everybody(session: Session) -> None:
+def test_the_end_drops_every_client(session: Session) -> None:
     """Clients see the end, and the loop watches none of them any more."""
     client = session.client()
     session.control.close()
@@ -202,7 +202,7 @@ def test_an_answer_that_makes_no_sense_is_a_value_error(tmp_path: Path, answer: 
 
 
 def test_a_session_that_does_not_answer_is_an_os_error(tmp_path: Path) -> None:
-    """After the time that is given, and at once when nobody listens."""
+    """After the time that is given, and at once when no session listens."""
     with answering(tmp_path, None) as path, pytest.raises(TimeoutError):
         ask(path, "status", timeout_seconds=0.05)
     with pytest.raises(OSError, match="No such file"):

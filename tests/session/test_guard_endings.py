@@ -152,8 +152,8 @@ def test_a_terminal_that_hangs_up(program: str, talking: Place) -> None:
     with talking.person(child(program)) as person:
         person.until(b"READY")
         # Its start is not counted, nor what its children have used: they are its own once they are waited for.
-        begun = (b"models_chosen", b"memory_read", b"server_read", b"door_opened")
-        person.until(lambda: all(b'"%b"' % event in talking.journal() for event in begun))
+        started = (b"models_chosen", b"memory_read", b"server_read", b"door_opened")
+        person.until(lambda: all(b'"%b"' % event in talking.journal() for event in started))
         before = used_seconds(person.process.pid)
         person.hang_up()
         status, cpu_seconds = person.wait()
@@ -172,16 +172,16 @@ FAULTS = {
 
 @pytest.mark.parametrize(("where", "program"), FAULTS.items(), ids=FAULTS.keys())
 def test_a_fault_of_the_guards_own(where: str, program: list[str], place: Place) -> None:
-    """A crash inside the guard is told in one sentence, once the terminal has its modes again; the status is 70."""
+    """A crash inside the guard is reported in one sentence, once the terminal has its modes again; the status is 70."""
     command = [sys.executable, "-c", CRASHING[where], *place.guarded()[3:]]
     with place.person(program, command) as person:
         before = person.attributes()
         assert person.finish() == 70
         assert person.attributes() == before
         gone(person)
-    said = bytes(person.shown).partition(NOTICE)[2]
+    message = bytes(person.shown).partition(NOTICE)[2]
 
-    assert said.count(b"\n") == said.count(b"\r\n") == 1
+    assert message.count(b"\n") == message.count(b"\r\n") == 1
     assert b"Traceback" not in person.shown
 
 
@@ -257,7 +257,7 @@ def small_files() -> None:
 
 
 def test_a_journal_that_cannot_grow(talking: Place) -> None:
-    """When the journal cannot be written any more, that is said once, and the session goes on to its end."""
+    """When the journal cannot be written any more, one notice says so, and the session goes on to its end."""
     quiet = {"PYTHONDONTWRITEBYTECODE": "1"}  # it would be cut as well
     with talking.person(prompts(200), prepare=small_files, env=quiet) as person:
         before = person.attributes()
@@ -299,7 +299,7 @@ def test_a_state_folder_that_goes_away(place: Place) -> None:
         gone(person)
 
 
-def test_an_encoding_that_nobody_knows(talking: Place) -> None:
+def test_an_unknown_encoding(talking: Place) -> None:
     """What is wrong in Aider's own settings is Aider's to say: the guard starts it all the same."""
     command = talking.guarded("--encoding", "no-such-encoding")
     with talking.person(child("exits_with", 1), command) as person:

@@ -1,4 +1,4 @@
-"""What happens between Aider's question and its beginning, on the real command line (``guards.py``)."""
+"""The guard's answer to the question that Aider asks before it begins, on the real command line (``guards.py``)."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_bad_ollama_does_not_hold_the_launch_up(tmp_path: Path, answer: Any) -
     assert shown.count(NOTICE.decode()) == 1
     (chosen,) = journal(place, "models_chosen")
     assert chosen["window_tokens"] == 8192
-    assert seconds < 20  # nobody waited for the sidecar's own limit, on a busy machine either
+    assert seconds < 20  # the sidecar's own limit was not waited for, on a busy machine either
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_what_was_learned_and_cannot_be_read_costs_nothing(place: Place) -> None
 
 
 def test_a_full_state_folder_is_a_sentence(place: Place) -> None:
-    """What cannot be written is said, and Aider is not left waiting."""
+    """A file that cannot be written is reported, and Aider is not left waiting."""
     place.state.write_text("not a folder")
     status, shown = run(place, *MODEL)
     assert status != 0

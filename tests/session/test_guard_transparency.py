@@ -139,7 +139,7 @@ def test_type_ahead(place: Place) -> None:
 
 
 def test_type_ahead_for_the_shell(talking: Place) -> None:
-    """What is typed after the end is there for whoever reads the terminal next."""
+    """What is typed after the end is there for the next reader of the terminal."""
     with talking.person(child("exits_with", 0)) as person:
         assert person.finish() == 0
         person.type(b"ls\n")
@@ -168,13 +168,13 @@ def test_the_same_as_without_a_guard(
     program: list[str], size: tuple[int, int, int, int], talking: Place
 ) -> None:
     """Programs print the same bytes and end the same, also on a tiny terminal with the user's own odd modes."""
-    found = []
+    endings = []
     for command in (talking.plain(), talking.guarded()):
         with talking.person(program, command, size=size, prepare=_odd_modes) as person:
-            found.append((person.finish(), bytes(person.shown)))
+            endings.append((person.finish(), bytes(person.shown)))
 
-    assert found[0] == found[1]
-    assert found[0][1]
+    assert endings[0] == endings[1]
+    assert endings[0][1]
 
 
 def _odd_modes() -> None:
@@ -186,14 +186,14 @@ def _odd_modes() -> None:
 
 def test_what_the_program_finds_is_what_it_found_without_a_guard(place: Place) -> None:
     """Folder, modes, signals, open files and leadership are the same; the environment gets what keeps it local."""
-    found: list[dict[str, Any]] = []
+    reports: list[dict[str, Any]] = []
     for command in (place.plain(), place.guarded()):
         with place.person(child("reports_start", "a b"), command, size=ODD_SIZE) as person:
             assert person.finish() == 0
-            found.append(json.loads(person.shown))
-            found[-1]["env"].pop("AIDER_GUARD_TEST_PERSON")
+            reports.append(json.loads(person.shown))
+            reports[-1]["env"].pop("AIDER_GUARD_TEST_PERSON")
 
-    plain, guarded = found
+    plain, guarded = reports
     environment = guarded.pop("env")
     added = dict(OF_THE_GUARD)
     if place.form == "settings":
@@ -313,8 +313,8 @@ def test_in_tmux(talking: Place, tmux: Callable[..., list[str]]) -> None:
         assert person.finish() == 0
         person.wait_for_none_left()
 
-    said = (line for line in screen.decode().splitlines() if "nothing tried to leave" not in line)
-    lines = [line.split() for line in said if line]
+    shown = (line for line in screen.decode().splitlines() if "nothing tried to leave" not in line)
+    lines = [line.split() for line in shown if line]
     assert [line[:3] for line in lines[-5:]] == [
         ["START", "24", "80"],
         ["WINCH", "15", "60"],

@@ -113,7 +113,7 @@ def test_a_merge_in_between_does_not_double_the_input_history(story: Story) -> N
 
 
 def test_what_is_logged_while_a_hidden_command_runs_is_not_the_users(story: Story) -> None:
-    """A hidden command that never ended hides what follows, until it is said to have ended."""
+    """A hidden command that never ended hides what follows, until its end is put on record."""
     story.log("hello")
     assert story.histories.begin_hidden() == ""
     story.log("/tokens", users=False)
@@ -250,8 +250,8 @@ def test_another_writer_during_a_cut_merge(story: Story) -> None:
 def test_leftovers_of_killed_sessions_only(tmp_path: Path) -> None:
     """A session that runs is left alone; one that was killed is merged once, and not looked at again."""
     dead, alive = Story(tmp_path / "dead"), Story(tmp_path / "alive")
-    for one in (dead, alive):
-        one.log("hello")
+    for folder in (dead, alive):
+        folder.log("hello")
     sessions = tmp_path / "sessions"
     sessions.mkdir()
     dead.folder.rename(sessions / "dead")
@@ -286,7 +286,7 @@ def test_a_mark_that_was_cut_short_does_not_spoil_the_next(story: Story) -> None
 
 
 def test_a_users_file_that_cannot_be_written(story: Story) -> None:
-    """The problem is said with both paths, once at later starts; nothing is lost and the other file is merged."""
+    """The problem is reported with both paths, once at later starts; nothing is lost and the other file is merged."""
     story.log("hello")
     story.chat.unlink()
     story.chat.mkdir()
@@ -377,7 +377,7 @@ def test_a_chat_that_cannot_be_merged_is_not_forgotten(story: Story) -> None:
 
 
 def test_before_the_first_launch(tmp_path: Path) -> None:
-    """There is nothing to hide, to forget or to merge, and that is said and no error."""
+    """There is nothing to hide, to forget or to merge, which is reported and no error."""
     histories = PrivateHistories(tmp_path, tmp_path / "chat", tmp_path / "input")
     assert histories.begin_hidden()
     assert histories.end_hidden()
@@ -394,6 +394,6 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_mark_that_cannot_be_written(story: Story) -> None:
-    """When a hidden command cannot be put on record, the caller is told not to send it."""
+    """When a hidden command cannot be put on record, the caller learns that it must not be sent."""
     (story.folder / "launch-1" / "hidden.jsonl").mkdir()
     assert "could not be put on record" in story.histories.begin_hidden()

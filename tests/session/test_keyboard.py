@@ -1,4 +1,4 @@
-"""The user's keys, told from the terminal's answers; and the key that suspends."""
+"""The user's keys, distinguished from the terminal's answers; and the key that suspends."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def test_answers_in_any_chunking_are_no_keys(answers: list[bytes], cuts: list[in
     """Cut anywhere but right after an escape, which by itself is a key."""
     data = b"".join(answers)
     cuts = [cut for cut in cuts if data[cut - 1 : cut] != b"\x1b"]
-    said = fed(data, cuts)
-    assert not any(typed.keys for typed in said)
+    pieces = fed(data, cuts)
+    assert not any(typed.keys for typed in pieces)
     positions = [answer for answer in answers if answer.endswith(b"R")]
-    assert [typed.cursor_answer for typed in said if typed.cursor_answer][-1:] == positions[-1:]
+    assert [typed.cursor_answer for typed in pieces if typed.cursor_answer][-1:] == positions[-1:]
 
 
 @given(st.lists(st.sampled_from(ANSWERS + KEYS), max_size=6), CUTS)
@@ -120,15 +120,15 @@ def test_any_bytes_are_taken(pieces: list[bytes]) -> None:
 
 
 def suspends(*pieces: bytes, key: int = CTRL_Z) -> list[int]:
-    """Where it was found, piece by piece; what follows a found one is looked at again, as the session does."""
-    finder, found = SuspendKey(), []
+    """The positions of the key, piece by piece; what follows one is searched again, as the session does."""
+    finder, positions = SuspendKey(), []
     for piece in pieces:
         rest, gone = piece, 0
         while (at := finder.find(rest, key)) >= 0:
-            found.append(gone + at)
+            positions.append(gone + at)
             gone += at + 1
             rest = rest[at + 1 :]
-    return found
+    return positions
 
 
 PASTES: list[tuple[bytes, list[int]]] = [

@@ -63,11 +63,11 @@ WORDS = st.lists(st.text(LETTERS, min_size=1, max_size=12), min_size=1, max_size
 
 
 @given(st.lists(WORDS, min_size=1, max_size=3), st.integers(0, 200), st.booleans())
-def test_nothing_of_a_notice_is_lost(said: list[str], columns: int, colour: bool) -> None:
+def test_nothing_of_a_notice_is_lost(lines: list[str], columns: int, colour: bool) -> None:
     """Every word is there, in order, whatever the width."""
-    text = render(Notice("n", tuple(said)), columns, colour=colour)
+    text = render(Notice("n", tuple(lines)), columns, colour=colour)
     text = text.replace("\x1b[33m", "").replace("\x1b[0m", "")
-    assert text.split() == (PREFIX + " ".join(said)).split()
+    assert text.split() == (PREFIX + " ".join(lines)).split()
 
 
 @given(WORDS, st.integers(25, 200))
@@ -80,8 +80,8 @@ def test_prose_fits_the_screen(words: str, columns: int) -> None:
 @pytest.mark.parametrize("name", ["\x1b[2J", "a\rb", "a\nb", "\x07", "\x9b2J", "\u202e", "\udcff"])
 def test_what_moves_the_cursor_is_not_printed(name: str) -> None:
     """A process, a model or a file may be called anything: control characters are shown as a replacement."""
-    for said in ((f"held by {name} (7)",), ("first", f"/drop {name}")):
-        text = render(Notice("n", said), 80, colour=False)
+    for lines in ((f"held by {name} (7)",), ("first", f"/drop {name}")):
+        text = render(Notice("n", lines), 80, colour=False)
         assert name not in text.replace("\r\n", "")
         assert all(letter.isprintable() for letter in text.replace("\r\n", ""))
         assert "\ufffd" in text

@@ -1,4 +1,4 @@
-"""Runs without a conversation, on the real command line (``guards.py``): what is served, said and written down."""
+"""Runs without a conversation, on the real command line (``guards.py``): the air gap, the notices and the journal."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @pytest.fixture
 def service() -> Iterator[int]:
-    """A service of this machine, which greets whoever connects; its port."""
+    """A service of this machine, which greets each client; its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def greet() -> None:
@@ -66,7 +66,7 @@ def service() -> Iterator[int]:
 
 
 def asking(*ports: int) -> list[str]:
-    """A program that connects to these ports, and prints what it is told."""
+    """A program that connects to these ports, and prints what it receives."""
     return [sys.executable, "-S", "-c", _ASKS, *map(str, ports)]
 
 
@@ -99,7 +99,7 @@ def journal(place: Place, event: str = "") -> list[dict[str, Any]]:
 def test_what_is_allowed_is_relayed_whether_aider_says_what_it_uses_or_not(
     place: Place, service: int
 ) -> None:
-    """A connection to it is answered, counted, and said at the end."""
+    """A connection to it is answered and counted, and the last line names it."""
     done = run(place, asking(service), "--allow", f"127.0.0.1:{service}")
     assert done.stdout == f"{service} {GREETING.decode()}\n"
     assert done.stderr.endswith(f"let through: 127.0.0.1:{service} once\n")
@@ -196,6 +196,6 @@ def test_a_journal_that_cannot_be_written_is_said_once(place: Place) -> None:
 def test_an_open_network_is_said_once(place: Place) -> None:
     """On standard error, in the words of a session; and not that nothing tried to leave."""
     done = run(place, child("exits_with", 0), "--network", "open")
-    said = " ".join(done.stderr.split())
-    assert said == f"aider-guard: {NETWORK_OPEN}"
+    message = " ".join(done.stderr.split())
+    assert message == f"aider-guard: {NETWORK_OPEN}"
     assert journal(place, "air_gap_chosen")[0]["layer"] == "open"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.session.terminal import OutputModes, leftover_reset
+from aider_guard.session.escape_sequences import OutputModes
 
 LEFT_ON = {
     "nothing": (b"text \xe2\x94\x80 \r\n\x1b[2K\x1b[1A\x1b[6n", b""),
@@ -50,15 +50,15 @@ LEFT_ON = {
 
 
 @pytest.mark.parametrize(("written", "reset"), LEFT_ON.values(), ids=LEFT_ON.keys())
-def test_leftover_reset(written: bytes, reset: bytes) -> None:
+def test_what_is_left_on_is_switched_off(written: bytes, reset: bytes) -> None:
     """Exactly what a child left on is switched off, whole or one byte at a time."""
     whole, single = OutputModes(), OutputModes()
     whole.feed(written)
     for byte in written:
         single.feed(bytes([byte]))
 
-    assert leftover_reset(whole) == reset
-    assert leftover_reset(single) == reset
+    assert whole.resets() == reset
+    assert single.resets() == reset
 
 
 PIECES = st.one_of(
@@ -78,7 +78,7 @@ def test_any_chunking_gives_the_same(stream: bytes, cuts: list[int]) -> None:
     for start, end in pairwise(edges):
         pieces.feed(stream[start:end])
 
-    assert leftover_reset(pieces) == leftover_reset(whole)
+    assert pieces.resets() == whole.resets()
     assert pieces.changed == whole.changed
 
 
@@ -87,6 +87,6 @@ def test_after_the_reset_nothing_is_left(stream: bytes) -> None:
     """The reset, read by the same recogniser, leaves nothing on."""
     modes = OutputModes()
     modes.feed(stream)
-    modes.feed(leftover_reset(modes))
+    modes.feed(modes.resets())
 
-    assert leftover_reset(modes) == b""
+    assert modes.resets() == b""

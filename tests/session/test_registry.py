@@ -1,4 +1,4 @@
-"""The folders of sessions: who runs, who is gone, and what is kept."""
+"""The folders of sessions: which sessions run, which have ended, and which folders are kept."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def folder(sessions: Path, name: str, facts: object = None) -> Path:
 
 
 def record_of(pid: int, started: float | None = None) -> dict[str, object]:
-    begun = psutil.Process(pid).create_time() if started is None else started
-    return {"pid": pid, "started": begun, "working_directory": "/w", "socket": "/s"}
+    start = psutil.Process(pid).create_time() if started is None else started
+    return {"pid": pid, "started": start, "working_directory": "/w", "socket": "/s"}
 
 
 def dead_pid() -> int:
@@ -88,10 +88,10 @@ def test_a_running_process_is_alive_and_an_ended_one_is_not(
 def test_a_number_that_was_given_out_again_is_not_the_session(
     sessions: Path, other: subprocess.Popen[bytes]
 ) -> None:
-    """A process of that number that started at another time is somebody else."""
-    begun = psutil.Process(other.pid).create_time()
-    assert not registry.is_alive(folder(sessions, "a-1", record_of(other.pid, begun - 60)))
-    assert registry.is_alive(folder(sessions, "b-1", record_of(other.pid, begun + 0.01)))
+    """A process of that number that started at another time is another process."""
+    start = psutil.Process(other.pid).create_time()
+    assert not registry.is_alive(folder(sessions, "a-1", record_of(other.pid, start - 60)))
+    assert registry.is_alive(folder(sessions, "b-1", record_of(other.pid, start + 0.01)))
 
 
 def test_without_a_record_the_folders_name_counts(sessions: Path) -> None:
@@ -136,8 +136,8 @@ def test_running_sessions_come_oldest_first(sessions: Path) -> None:
     assert list(registry.running(sessions)) == []
     for name in ("20260102-000000-1", "20260101-000000-2"):
         folder(sessions, name, record_of(os.getpid()))
-    found = [session.id for session in registry.running(sessions)]
-    assert found == ["20260101-000000-2", "20260102-000000-1"]
+    running = [session.id for session in registry.running(sessions)]
+    assert running == ["20260101-000000-2", "20260102-000000-1"]
 
 
 def test_the_models_of_other_running_sessions_are_known(sessions: Path) -> None:

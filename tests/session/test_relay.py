@@ -1,28 +1,22 @@
-"""The byte pumps: on fake files that take as little as they like, and on real ptys."""
+"""The byte pumps, on fake files that take as little as they like."""
 
 from __future__ import annotations
 
 import errno
-import os
-import time
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from session.ptys import CAP_SECONDS, child
 
 from aider_guard.loop import READ, WRITE
-from aider_guard.session.aider_process import Child
 from aider_guard.session.relay import (
     CHILD_HIGH_WATER_BYTES,
     CHUNK_BYTES,
     TERMINAL_HIGH_WATER_BYTES,
     Relay,
 )
-from aider_guard.session.terminal import Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,9 +107,8 @@ def test_reading_tells_nothing_from_the_end() -> None:
     relay = files.relay()
 
     assert [relay.read_child() for _ in range(4)] == [None, b"last", b"", b""]
-    assert (relay.child_ended, relay.terminal_gone) == (True, False)
+    assert relay.wants() == {CHILD: 0, IN: READ, OUT: 0}
     assert relay.read_terminal() == b""
-    assert (relay.child_ended, relay.terminal_gone) == (True, True)
     assert relay.wants() == {CHILD: 0, IN: 0, OUT: 0}
 
 
@@ -127,13 +120,12 @@ def test_one_read_is_bounded() -> None:
 
 
 def test_a_terminal_that_is_gone() -> None:
-    """What is pending for a terminal that hung up is dropped, later bytes too; it can be asked."""
+    """What is pending for a terminal that hung up is dropped, later bytes too."""
     relay = FakeFiles(failing={OUT: errno.EIO}).relay()
     relay.to_terminal(b"never seen")
     relay.flush()
     relay.to_terminal(b"nor this")
 
-    assert relay.terminal_gone
     assert relay.pending_for_terminal == 0
 
 
@@ -170,81 +162,3 @@ def test_one_descriptor_for_both_directions() -> None:
     relay.to_terminal(b"x")
 
     assert relay.wants() == {IN: READ | WRITE}
-
-
-class Pipes:
-    """A relay between a real child and a pipe in the place of the terminal."""
-
-    def __init__(self, argv: list[str]) -> None:
-        self.keys, self._typed = os.pipe()
-        self._shown, self.out = os.pipe()
-        os.set_blocking(self.out, False)
-        self.child = Child.spawn(argv, size=Size(24, 80), env=os.environ)
-        self.relay = Relay(self.keys, self.out, self.child.fd)
-
-    def close(self) -> None:
-        self.child.end()
-        for fd in (self.keys, self._typed, self.out, self._shown):
-            if fd >= 0:
-                os.close(fd)
-
-    def hang_up(self) -> None:
-        os.close(self._shown)
-        self._shown = -1
-
-    def drain(
-        self, seconds: float = CAP_SECONDS, quiet_seconds: float = 0.25
-    ) -> tuple[bool, bytes]:
-        """Drain the child; return the answer and what reached the terminal, read a little late."""
-        late = bytearray()
-
-        def keep_and_show(data: bytes) -> None:
-            late.extend(data)
-            self.relay.to_terminal(data)
-            os.read(self._shown, 65536) if self.relay.pending_for_terminal > 100_000 else None
-
-        deadline = time.monotonic() + seconds
-        done = self.relay.drain_child(
-            deadline, on_output=keep_and_show, quiet_seconds=quiet_seconds
-        )
-        return done, bytes(late)
-
-
-def test_drain_brings_everything() -> None:
-    """What a child wrote before its end is brought over before it is waited for."""
-    with closing(Pipes(child("prints_1mb_and_exits", 40_000))) as pipes:
-        done, shown = pipes.drain()
-        assert pipes.child.wait(CAP_SECONDS) == 0
-
-    assert done
-    assert shown == b"".join(b"%09d " % i for i in range(4000))
-
-
-def test_drain_does_not_wait_for_a_process_that_holds_the_pty() -> None:
-    """A background process that keeps the pty open is not waited for; the output is complete."""
-    with closing(Pipes(["sh", "-c", "trap '' HUP; sleep 100 & echo done"])) as pipes:
-        assert pipes.child.wait(CAP_SECONDS) == 0
-        done, shown = pipes.drain(quiet_seconds=0.1)
-        assert not pipes.relay.child_ended
-        pipes.child.kill_group()
-
-    assert done
-    assert shown == b"done\r\n"
-
-
-def test_drain_ends_at_the_deadline() -> None:
-    """A terminal that takes nothing does not hold the end up for ever; the answer says so."""
-    with closing(Pipes(child("prints_1mb_and_exits", 200_000))) as pipes:
-        started = time.monotonic()
-        done = pipes.relay.drain_child(started + 0.3)
-        assert time.monotonic() - started < CAP_SECONDS
-
-    assert not done
-
-
-def test_drain_ends_when_the_terminal_is_gone() -> None:
-    """Nothing is drained for a terminal that hung up."""
-    with closing(Pipes(child("prints_1mb_and_exits", 200_000))) as pipes:
-        pipes.hang_up()
-        assert not pipes.relay.drain_child(time.monotonic() + CAP_SECONDS)
-        assert pipes.relay.terminal_gone

@@ -22,7 +22,7 @@ class Asking:
 
 
 @pytest.fixture
-def asked() -> Asking:
+def offer() -> Asking:
     asking = Asking()
     asking.offer.make()
     return asking
@@ -44,25 +44,25 @@ KEYS = [
 
 
 @pytest.mark.parametrize(("key", "accepted"), KEYS)
-def test_one_key_answers(asked: Asking, key: bytes, accepted: bool) -> None:
+def test_one_key_answers(offer: Asking, key: bytes, accepted: bool) -> None:
     """y accepts, any other key leaves."""
-    assert asked.type(key, after=1.0) == [accepted]
+    assert offer.type(key, after=1.0) == [accepted]
 
 
-def test_what_was_typed_for_the_aider_that_died_is_no_answer(asked: Asking) -> None:
-    """For a moment nothing is heard: the question appeared under the user's hands."""
-    assert asked.type(b"y", after=DEAF_SECONDS / 2) == []
-    assert asked.type(b"n", after=DEAF_SECONDS) == [False]
+def test_what_was_typed_for_the_aider_that_died_is_no_answer(offer: Asking) -> None:
+    """For a moment keys are ignored: the question appeared while the user typed."""
+    assert offer.type(b"y", after=DEAF_SECONDS / 2) == []
+    assert offer.type(b"n", after=DEAF_SECONDS) == [False]
 
 
-def test_it_is_answered_once(asked: Asking) -> None:
+def test_it_is_answered_once(offer: Asking) -> None:
     """Later keys are the next prompt's."""
-    asked.type(b"y", after=1.0)
-    assert asked.type(b"n", after=1.0) == [True]
+    offer.type(b"y", after=1.0)
+    assert offer.type(b"n", after=1.0) == [True]
 
 
 def test_no_question_takes_no_answer() -> None:
-    """Before it is on the screen, and after it was answered until it is asked again."""
+    """Before it is on the screen, and after it was answered, until it is made again."""
     asking = Asking()
     assert asking.type(b"y", after=9.0) == []
     asking.offer.make()
@@ -74,7 +74,7 @@ def test_no_question_takes_no_answer() -> None:
 @pytest.mark.parametrize(
     "answer", [b"", b"\x1b[5;1R", b"\x1b[I", b"\x1b[?62;c\x1b[5;1R", b"\x1b]11;rgb:0/0/0\x07"]
 )
-def test_the_terminals_answers_are_no_keys(asked: Asking, answer: bytes) -> None:
-    """They come late, to what the Aider that died had asked; the user's key still counts after them."""
-    assert asked.type(answer, after=1.0) == []
-    assert asked.type(answer + b"y", after=1.0) == [True]
+def test_the_terminals_answers_are_no_keys(offer: Asking, answer: bytes) -> None:
+    """They come late, to queries of the Aider that died; the user's key still counts after them."""
+    assert offer.type(answer, after=1.0) == []
+    assert offer.type(answer + b"y", after=1.0) == [True]

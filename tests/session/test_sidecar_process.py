@@ -54,14 +54,14 @@ def running(command: list[str]) -> Iterator[SidecarProcess]:
 
 def events_until(sidecar: SidecarProcess, kind: type) -> list[Event]:
     """What comes up to and including the first event of a kind."""
-    found: list[Event] = []
+    events: list[Event] = []
     deadline = time.monotonic() + CAP_SECONDS
-    while not any(isinstance(event, kind) for event in found):
+    while not any(isinstance(event, kind) for event in events):
         left = deadline - time.monotonic()
-        assert left > 0, f"no {kind.__name__}, but {found}"
+        assert left > 0, f"no {kind.__name__}, but {events}"
         select.select([sidecar], [], [], left)
-        found += sidecar.read()
-    return found
+        events += sidecar.read()
+    return events
 
 
 def test_a_real_sidecar() -> None:
@@ -120,7 +120,7 @@ os.read(0, 1)
     ],
 )
 def test_lost_is_said_once(text: str, reason: str) -> None:
-    """An end, garbage, an endless line: one event with the reason, then nothing, and no request is taken."""
+    """An end, garbage, an endless line: one event with the reason, then nothing, and no request is accepted."""
     with running(script(text)) as sidecar:
         (lost,) = events_until(sidecar, SidecarLost)
         assert isinstance(lost, SidecarLost)
@@ -158,8 +158,8 @@ def test_send_never_blocks_and_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     request = CountTexts(1, ("x" * 100_000,))
     with running(script("signal.pause()")) as sidecar:
         started_at = time.monotonic()
-        taken = [sidecar.send(request) for _ in range(6)]
-        assert taken == [True, True, True, False, False, False]
+        accepted = [sidecar.send(request) for _ in range(6)]
+        assert accepted == [True, True, True, False, False, False]
         assert sidecar.wants_write
         assert time.monotonic() - started_at < BLOCKED_SECONDS
 
@@ -249,7 +249,7 @@ time.sleep(60)
 
 
 def test_no_ollama_is_a_reading() -> None:
-    """An address where nobody listens is said in words, by a sidecar that goes on."""
+    """An address where no server listens is reported in words, by a sidecar that goes on."""
     with running(sidecar_command("http://127.0.0.1:1", "")) as sidecar:
         reading = next(
             event.reading

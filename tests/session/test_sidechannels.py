@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.session.turns import AnalyticsTail, FileTail, Sent
+from aider_guard.session.side_channels import AnalyticsTail, FileTail, Sent
 
 NOT_REPORTED = Unavailable("Aider did not report it")
 

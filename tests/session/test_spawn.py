@@ -29,11 +29,11 @@ def start(argv: list[str], **options: Any) -> Child:
 
 
 def report(argv: list[str] | None = None, **options: Any) -> dict[str, Any]:
-    """What a child that was started like this found."""
+    """The report of a child that was started like this."""
     with start(child("reports_start") if argv is None else argv, **options) as running:
-        found: dict[str, Any] = json.loads(read_until(running.fd))
+        observed: dict[str, Any] = json.loads(read_until(running.fd))
         assert running.wait(CAP_SECONDS) == 0
-    return found
+    return observed
 
 
 def test_leads_its_session() -> None:
@@ -56,11 +56,11 @@ def test_folder_and_environment(tmp_path: Path) -> None:
     """The child starts in the folder, and with the whole environment, that it was given."""
     env = {"PATH": os.environ["PATH"], "ONLY": "this"}
     with Child.spawn(child("reports_start"), size=SIZE, env=env, cwd=str(tmp_path)) as running:
-        found = json.loads(read_until(running.fd))
+        observed = json.loads(read_until(running.fd))
 
-    assert found["cwd"] == os.path.realpath(tmp_path)
-    assert {name: found["env"].get(name) for name in env} == env
-    assert "HOME" not in found["env"]
+    assert observed["cwd"] == os.path.realpath(tmp_path)
+    assert {name: observed["env"].get(name) for name in env} == env
+    assert "HOME" not in observed["env"]
 
 
 def test_the_users_attributes() -> None:
@@ -72,10 +72,10 @@ def test_the_users_attributes() -> None:
     attributes[3] &= ~termios.ECHOCTL
     attributes[6][termios.VERASE] = b"\x08"
 
-    found = report(attributes=attributes)["attributes"]
+    observed = report(attributes=attributes)["attributes"]
 
     wanted = [*attributes[:6], [c.hex() for c in attributes[6]]]
-    assert found == wanted
+    assert observed == wanted
 
 
 def test_signals_are_those_of_the_start() -> None:
@@ -84,14 +84,14 @@ def test_signals_are_those_of_the_start() -> None:
     handled = signal.signal(signal.SIGTERM, lambda *_: None)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
     try:
-        found = report()
+        observed = report()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGTERM, handled)
         signal.signal(signal.SIGUSR1, ignored)
 
-    assert signal.SIGUSR1 not in found["ignored"]
-    assert found["blocked"] == sorted(mask)
+    assert signal.SIGUSR1 not in observed["ignored"]
+    assert observed["blocked"] == sorted(mask)
 
 
 def test_only_the_descriptors_passed_are_open() -> None:
@@ -99,9 +99,9 @@ def test_only_the_descriptors_passed_are_open() -> None:
     receiver, sender = os.pipe()
     with os.fdopen(receiver, "rb", 0), os.fdopen(sender, "wb", 0):
         os.set_inheritable(receiver, True)
-        found = report(pass_fds=[sender])
+        observed = report(pass_fds=[sender])
 
-    assert found["open"] == [sender]
+    assert observed["open"] == [sender]
 
 
 def test_preexec_runs_in_the_child_only() -> None:
@@ -143,7 +143,7 @@ def test_cannot_be_started(program: str, options: dict[str, Any], sentence: str)
 
 
 def test_a_file_that_is_no_program(tmp_path: Path) -> None:
-    """What the kernel refuses to execute is told in the kernel's words."""
+    """What the kernel refuses to execute is reported in the kernel's words."""
     nonsense = tmp_path / "nonsense"
     nonsense.write_bytes(b"\x00\x01\x02")
     nonsense.chmod(0o755)

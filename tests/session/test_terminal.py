@@ -53,7 +53,7 @@ def test_size_unknown(pty: tuple[int, int]) -> None:
 
 
 def test_size_of_the_input_when_the_output_is_none(pty: tuple[int, int]) -> None:
-    """Where the output tells no size, the input's is taken."""
+    """Where the output knows no size, the input's is taken."""
     put_size(pty[0], Size(30, 90))
     with Path(os.devnull).open("wb") as nowhere:
         assert Terminal(pty[1], nowhere.fileno()).size() == Size(30, 90)
@@ -220,11 +220,11 @@ def test_job_control() -> None:
     """Suspended, the shell has its own modes; behind, they are left alone; in front, it is raw."""
     with Person([sys.executable, str(CHILDREN / "job_control.py")]) as person:
         assert person.finish() == 0
-        found = json.loads(person.shown)
+        observed = json.loads(person.shown)
 
-    raw = found["in front"][1]
-    assert found["suspended"] == [signal.SIGSTOP, found["before"]]
-    assert found["behind"] == [signal.SIGTTOU, found["editing"]]
-    assert found["in front"][0] == signal.SIGSTOP
-    assert raw not in (found["before"], found["changed"], found["editing"])
-    assert found["ended"] == [0, found["changed"]]
+    raw = observed["in front"][1]
+    assert observed["suspended"] == [signal.SIGSTOP, observed["before"]]
+    assert observed["behind"] == [signal.SIGTTOU, observed["editing"]]
+    assert observed["in front"][0] == signal.SIGSTOP
+    assert raw not in (observed["before"], observed["changed"], observed["editing"])
+    assert observed["ended"] == [0, observed["changed"]]

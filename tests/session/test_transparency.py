@@ -102,7 +102,7 @@ def test_type_ahead() -> None:
 
 
 def test_type_ahead_for_the_shell() -> None:
-    """What was typed and not read by the child is there for whoever reads the terminal next."""
+    """What was typed and not read by the child is there for the next reader of the terminal."""
     with Person([*GUARD, *child("exits_with", 0)], type_ahead=b"") as person:
         assert person.finish() == 0
         person.type(b"ls\n")
@@ -138,7 +138,7 @@ def test_the_end_of_input_reaches_the_child() -> None:
 
 
 def test_the_modes_inside_are_the_users() -> None:
-    """``stty -a`` says inside what the user's terminal said before, odd settings included."""
+    """``stty -a`` prints inside what it printed in the user's terminal before, odd settings included."""
     with Person(["true"]) as person:
         person.finish()
         plain = person.attributes()
@@ -218,7 +218,7 @@ def test_the_terminal_hangs_up(*, ignored: bool) -> None:
         person.until(b"\r\n")
         guard = psutil.Process(person.process.pid)
         # What the child has used is the guard's once it was waited for.
-        before = sum(sum(one.cpu_times()[:2]) for one in (guard, *guard.children()))
+        before = sum(sum(process.cpu_times()[:2]) for process in (guard, *guard.children()))
         person.hang_up()
         status, cpu_seconds = person.wait()
         assert person.left() == []

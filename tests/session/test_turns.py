@@ -1,4 +1,4 @@
-"""Turns, counted from what Aider writes beside the screen."""
+"""Turns, counted by the policy from what Aider writes beside the screen and what the door reports."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from aider_guard.core.actions import Announce
 from aider_guard.core.chat.events import RequestFinished, RequestRefused, RequestStarted
 from aider_guard.core.chat.types import Verdict
+from aider_guard.core.chatlog import files_mentioned
 from aider_guard.core.events import (
+    AiderLogged,
     Event,
     PromptClosed,
     PromptShown,
@@ -18,19 +21,23 @@ from aider_guard.core.events import (
     TurnFinished,
     TurnStarted,
 )
+from aider_guard.core.policy import decide
 from aider_guard.core.readings import Unavailable
-from aider_guard.session.turns import Turns
+from aider_guard.core.rules.turns import has_begun
+from aider_guard.core.state import Phase, State
+from aider_guard.session.side_channels import SideChannels
 
 NOT_REPORTED = Unavailable("Aider did not report it")
 
 
 class Aider:
-    """Writes as Aider does."""
+    """Writes as Aider does; the policy learns of it as in a session."""
 
     def __init__(self, folder: Path) -> None:
         self.log, self.chat, self.bell = folder / "log", folder / "chat", folder / "bell"
         self.chat.write_text("#### seeded a.py\n")
-        self.turns = Turns(self.log, self.chat, self.bell)
+        self.channels = SideChannels(self.log, self.chat, self.bell)
+        self.state = State(phase=Phase.RUNNING)
 
     def sends(self, prompt: int = 100, completion: int = 10) -> None:
         self._event("message_send_starting")
@@ -50,14 +57,38 @@ class Aider:
 
     def finished(self, *files: str) -> TurnFinished | None:
         """The turn that ends with the main prompt that is shown now."""
-        return self.hears(PromptShown(), *files)
+        return self.on_event(PromptShown(), *files)
 
-    def hears(self, event: Event, *files: str) -> TurnFinished | None:
-        return self.turns.heard(event, lambda: files)
+    def begins_turn(self) -> bool:
+        """Look for a turn that began, as the session does from time to time."""
+        begins = has_begun(self.state, logged_requests=self.channels.requests_started())
+        if begins:
+            assert self._decide(TurnStarted()) is None
+        return begins
+
+    def on_event(self, event: Event, *files: str) -> TurnFinished | None:
+        """The turn that ends with this event."""
+        finished = self._decide(event)
+        if not isinstance(event, PromptShown):
+            return finished
+        assert finished is None
+        sent, text = self.channels.read()
+        mentioned = files_mentioned(text, files)
+        return self._decide(
+            AiderLogged(sent.requests, sent.sent_tokens, sent.received_tokens, mentioned)
+        )
+
+    def _decide(self, event: Event) -> TurnFinished | None:
+        self.state, actions = decide(self.state, event, 0.0)
+        announced = [action.event for action in actions if isinstance(action, Announce)]
+        assert len(announced) <= 1
+        for turn in announced:
+            self.state, _ = decide(self.state, turn, 0.0)
+        return announced[0] if announced else None
 
     def passes(self, *events: Event) -> None:
         """The door reports this; no turn ends by it."""
-        assert [self.hears(event) for event in events] == [None] * len(events)
+        assert [self.on_event(event) for event in events] == [None] * len(events)
 
 
 @pytest.fixture
@@ -68,32 +99,33 @@ def aider(tmp_path: Path) -> Aider:
 def test_a_prompt_without_a_message_is_no_turn(aider: Aider) -> None:
     """A command, an empty line, Ctrl-C: Aider is back at its prompt and nothing was sent."""
     aider.says("#### /add b.py  \n> Added b.py to the chat  \n")
-    assert aider.turns.started() is None
+    assert not aider.begins_turn()
     assert aider.finished("b.py") is None
 
 
 def test_a_turn_begins_once_and_ends_at_the_prompt(aider: Aider) -> None:
     """However often it is looked for, and with Aider's estimate of its last request."""
     aider.sends()
-    assert [aider.turns.started(), aider.turns.started()] == [TurnStarted(), None]
+    assert [aider.begins_turn(), aider.begins_turn()] == [True, False]
     aider.sends(3000, 40)
-    assert aider.turns.started() is None
+    assert not aider.begins_turn()
     assert aider.finished() == TurnFinished(2, 3000, 40, ())
-    assert (aider.finished(), aider.turns.started()) == (None, None)
+    assert (aider.finished(), aider.begins_turn()) == (None, False)
     aider.sends()
-    assert aider.turns.started() == TurnStarted()
+    assert aider.begins_turn()
 
 
 def test_the_files_that_were_talked_of_are_named(aider: Aider) -> None:
-    """Those of the chat that the text since the last prompt mentions; what was said before does not count."""
+    """Those of the chat that the text since the last prompt mentions; what was written before does not count."""
     aider.sends()
     aider.says("\n#### look at b.py\n\nI would change c.py.\n")
     finished = aider.finished("a.py", "b.py", "lib/c.py", "d.py")
     assert finished is not None
     assert finished.mentioned == ("b.py", "lib/c.py")
-    assert "look at b.py" in aider.turns.said
-    aider.finished("b.py")
-    assert aider.turns.said == ""
+    aider.sends()
+    again = aider.finished("b.py")
+    assert again is not None
+    assert again.mentioned == ()
 
 
 def test_the_bell_tells_of_a_turn_that_is_not_in_the_log(aider: Aider) -> None:
@@ -172,27 +204,27 @@ def test_numbers_that_come_after_the_prompt_are_waited_for(aider: Aider) -> None
     """The turn ends with the last of them."""
     aider.sends()
     aider.passes(begins(1), begins(2), ends(1, **FULL), PromptShown())
-    turn = aider.hears(ends(2, **FULL))
+    turn = aider.on_event(ends(2, **FULL))
     assert turn is not None
     assert (turn.requests, turn.prompt_tokens) == (2, 8_000)
     assert aider.finished() is None
 
 
-NOBODY_REPORTS: list[tuple[Event, ...]] = [
+NO_REPORT: list[tuple[Event, ...]] = [
     (PromptShown(), SidecarLost("it died")),
     (SidecarLost("it died"), PromptShown()),
     (PromptShown(), PromptClosed()),
 ]
 
 
-@pytest.mark.parametrize("events", NOBODY_REPORTS, ids=lambda e: type(e[-1]).__name__)
+@pytest.mark.parametrize("events", NO_REPORT, ids=lambda e: type(e[-1]).__name__)
 def test_numbers_that_never_come_are_not_waited_for(
     aider: Aider, events: tuple[Event, Event]
 ) -> None:
     """The sidecar died, or the user goes on: the turn counts with what is known of it."""
     aider.sends()
     aider.passes(begins(1), ends(1, **FULL), begins(2), events[0])
-    turn = aider.hears(events[1])
+    turn = aider.on_event(events[1])
     assert turn is not None
     assert (turn.requests, turn.prompt_tokens) == (1, 4_000)
     aider.passes(ends(2))
@@ -210,7 +242,7 @@ def test_a_turn_of_another_log_is_known_from_the_door(aider: Aider) -> None:
     assert aider.finished() is None
     aider.passes(begins(), PromptShown(), ends(outcome="cancelled"))
     aider.passes(begins(), PromptShown())
-    assert aider.hears(ends()) is not None
+    assert aider.on_event(ends()) is not None
 
 
 def test_a_refused_message_is_no_turn(aider: Aider) -> None:
@@ -257,6 +289,6 @@ def test_what_was_summed_for_no_turn_is_forgotten(aider: Aider) -> None:
 def test_a_turn_begins_with_its_first_request(aider: Aider) -> None:
     """Whichever of the two tells it first; a commit message begins none."""
     aider.passes(begins(1, "commit"))
-    assert aider.turns.started() is None
+    assert not aider.begins_turn()
     aider.passes(begins(2))
-    assert [aider.turns.started(), aider.turns.started()] == [TurnStarted(), None]
+    assert [aider.begins_turn(), aider.begins_turn()] == [True, False]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from aider_guard.core import messages
 from aider_guard.core.actions import CountFiles, RunHidden, ShowNotice
-from aider_guard.core.chat.events import RequestFinished, RequestRefused, RequestStarted
+from aider_guard.core.chat.events import RequestFinished, RequestRefused
 from aider_guard.core.chat_contents import (
     advise_room,
     as_reading,
@@ -21,7 +21,6 @@ from aider_guard.core.events import (
     ConfirmShown,
     ContextRead,
     ContinuationShown,
-    DeadlinePassed,
     Event,
     ExchangesCarried,
     FilesCounted,
@@ -32,13 +31,12 @@ from aider_guard.core.events import (
     PromptRedrawn,
     PromptSettled,
     PromptShown,
-    SidecarLost,
-    SidecarStarted,
     TurnFinished,
 )
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ContextReading, LastRequest, Unavailable
 from aider_guard.core.rules import Step
+from aider_guard.core.rules.turns import CONVERSATION
 from aider_guard.core.state import (
     Phase,
     State,
@@ -185,7 +183,6 @@ def _failed(state: State, reason: str) -> Step:
 # newer: after an ``/add``, ``/drop`` or ``/clear``, and after a turn that passed it unmeasured. It is then scaled by
 # what the last request was measured with.
 
-CONVERSATION = ("chat", "edit")
 _PASSED_BY = Unavailable("the last message was not measured")
 _LEAST, _MOST = 0.5, 3.0
 """Between these lies what models count for one token of Aider's: 0.8 on Chinese to 2 on digits were seen."""
@@ -195,24 +192,15 @@ def note_requests(state: State, event: Event, now: float) -> Step:
     """Keep what was measured up to date; nothing is done about it here."""
     del now
     match event:
-        case RequestStarted(number=number, purpose=purpose) if purpose in CONVERSATION:
-            return replace(state, open_requests=state.open_requests | {number}), ()
         case RequestFinished(purpose=purpose) if purpose in CONVERSATION:
-            return _finished(_closed(state, event.number), event), ()
+            return _finished(state, event), ()
         case RequestRefused(purpose=purpose) if purpose in CONVERSATION:
-            return _refused(_closed(state, event.number), event), ()
+            return _refused(state, event), ()
         case TurnFinished():
             return _turn_over(state, event), ()
         case AiderStarted():
             return _anew(state), ()
-        case SidecarStarted() | SidecarLost() | DeadlinePassed("sidecar_silent") | PromptClosed():
-            # Nobody will report on these any more, or too late for what was waited for.
-            return replace(state, open_requests=frozenset()), ()
     return state, ()
-
-
-def _closed(state: State, number: int) -> State:
-    return replace(state, open_requests=state.open_requests - {number})
 
 
 def _anew(state: State) -> State:
@@ -221,7 +209,6 @@ def _anew(state: State) -> State:
         state,
         measured=Unavailable("no request was measured yet"),
         last_prompt_tokens=Unavailable("no request was measured yet"),
-        open_requests=frozenset(),
         file_sizes={},
         counted_sizes={},
         turn_measured=False,

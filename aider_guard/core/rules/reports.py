@@ -23,7 +23,7 @@ from aider_guard.core.events import (
 from aider_guard.core.findings import Finding
 from aider_guard.core.readings import ContextRow
 from aider_guard.core.rules import Step
-from aider_guard.core.rules.context import CONVERSATION
+from aider_guard.core.rules.turns import CONVERSATION
 from aider_guard.core.state import State, with_allowed, with_blocked
 
 _NEAR = 0.75

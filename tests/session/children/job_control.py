@@ -38,7 +38,7 @@ def modes() -> list[Any]:
 
 
 def main() -> None:
-    found: dict[str, Any] = {"before": modes()}
+    observed: dict[str, Any] = {"before": modes()}
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     pid = os.fork()
     if pid == 0:
@@ -47,25 +47,25 @@ def main() -> None:
         signal.signal(signal.SIGTTOU, signal.SIG_DFL)
         job()
         os._exit(0)
-    found["suspended"] = stopped_by(pid), modes()
+    observed["suspended"] = stopped_by(pid), modes()
     os.tcsetpgrp(0, os.getpid())
     editing = termios.tcgetattr(0)
     editing[3] &= ~(termios.ICANON | termios.ECHO)
     termios.tcsetattr(0, termios.TCSADRAIN, editing)
-    found["editing"] = modes()
+    observed["editing"] = modes()
     os.kill(pid, signal.SIGCONT)  # bg
-    found["behind"] = stopped_by(pid), modes()
+    observed["behind"] = stopped_by(pid), modes()
     editing[3] |= termios.ICANON | termios.ECHO
     editing[6][termios.VERASE] = b"\x08"
     termios.tcsetattr(0, termios.TCSADRAIN, editing)
-    found["changed"] = modes()
+    observed["changed"] = modes()
     os.tcsetpgrp(0, pid)
     os.kill(pid, signal.SIGCONT)  # fg
-    found["in front"] = stopped_by(pid), modes()
+    observed["in front"] = stopped_by(pid), modes()
     os.kill(pid, signal.SIGCONT)
-    found["ended"] = stopped_by(pid), modes()
+    observed["ended"] = stopped_by(pid), modes()
     os.tcsetpgrp(0, os.getpid())
-    print(json.dumps(found), flush=True)
+    print(json.dumps(observed), flush=True)
 
 
 main()

@@ -9,21 +9,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import select
 import signal
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from aider_guard.loop import Loop
 from aider_guard.session.aider_process import Child
+from aider_guard.session.escape_sequences import OutputModes
 from aider_guard.session.relay import Relay
-from aider_guard.session.terminal import OutputModes, Terminal, leftover_reset
+from aider_guard.session.terminal import Terminal
 from aider_guard.signals import Wakeups, signals_as_wakeups
 
 SIGNALS = (signal.SIGWINCH, signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
 KILL_AFTER_SECONDS = 0.5
+STUCK_SECONDS = 2.0
 
 
 class MiniGuard:
@@ -35,7 +37,7 @@ class MiniGuard:
         self.ended_by = 0
         self.status = self.child.poll()
         self.crash_on_key = False
-        self.loop = Loop(on_deadline=lambda _name: self.child.kill_group())
+        self.loop = Loop()
 
     def run(self, in_fd: int, out_fd: int) -> int:
         with self.loop as loop:
@@ -48,13 +50,22 @@ class MiniGuard:
                 for fd, events in self.relay.wants().items():
                     loop.change(fd, events)
                 loop.run_once()
-        self.relay.drain_child(time.monotonic() + 5, on_output=self.show)
+        while data := self.relay.read_child():
+            self.show(data)
         status = self.status
         if status < 0:
-            self.relay.to_terminal(leftover_reset(self.modes))
-            self.relay.flush()
+            self.relay.to_terminal(self.modes.resets())
+        self.flush(out_fd)
         self.relay.detach()
         return 128 + self.ended_by if self.ended_by else status if status >= 0 else 128 - status
+
+    def flush(self, out_fd: int) -> None:
+        """Bring the last byte to the terminal, unless it is stuck."""
+        while pending := self.relay.pending_for_terminal:
+            select.select([], [out_fd], [], STUCK_SECONDS)
+            self.relay.flush()
+            if self.relay.pending_for_terminal == pending:
+                return
 
     def show(self, data: bytes) -> None:
         self.modes.feed(data)
@@ -87,7 +98,7 @@ class MiniGuard:
         if not self.ended_by:
             self.ended_by = signum
             self.child.signal(signum)
-            self.loop.at("kill", time.monotonic() + KILL_AFTER_SECONDS)
+            self.loop.after("kill", KILL_AFTER_SECONDS, self.child.kill_group)
 
 
 def launch(argv: list[str], repeat: int, *, crash_on_key: bool) -> int:

@@ -18,7 +18,7 @@ def is_open(fd: int) -> bool:
 
 attributes = termios.tcgetattr(0)
 attributes[6] = [c.hex() if isinstance(c, bytes) else c for c in attributes[6]]
-found = {
+observed = {
     "argv": sys.argv[1:],
     "cwd": str(Path.cwd()),
     "env": dict(os.environ),
@@ -29,4 +29,4 @@ found = {
     "leader": os.getsid(0) == os.getpid() == os.tcgetpgrp(0),
 }
 os.set_blocking(1, True)
-print(json.dumps(found), flush=True)
+print(json.dumps(observed), flush=True)
