@@ -97,7 +97,26 @@ class ModelsUnloaded:
     problem: str = ""
 
 
-# What happened at the air gap. ``Event`` (core/events.py) has these in its union.
+SidecarEvent = (
+    SidecarStarted
+    | ServerRead
+    | ModelsRead
+    | MemoryRead
+    | ServerSurveyed
+    | FilesCounted
+    | TextsCounted
+    | ModelsUnloaded
+    | DoorOpened
+    | RequestStarted
+    | RequestFinished
+    | RequestRefused
+    | ModelWarmed
+    | ReloadSeen
+)
+"""What only the sidecar reports: each of these shows that it is alive, and may come over its pipe."""
+
+
+# What happened at the air gap.
 
 MOST_CHARACTERS = 253
 """Of a name or a path that somebody tried: a host's name has no more (RFC 1035)."""
@@ -365,21 +384,8 @@ Event = (
     | ExchangesCarried
     | NoticeShown
     | OfferAnswered
-    | SidecarStarted
+    | SidecarEvent
     | SidecarLost
-    | ServerRead
-    | ModelsRead
-    | MemoryRead
-    | ServerSurveyed
-    | FilesCounted
-    | TextsCounted
-    | ModelsUnloaded
-    | DoorOpened
-    | RequestStarted
-    | RequestFinished
-    | RequestRefused
-    | ModelWarmed
-    | ReloadSeen
     | EgressEvent
     | RestartRequested
     | TerminationRequested

@@ -29,35 +29,16 @@ from typing import (
     get_type_hints,
 )
 
-from aider_guard.core import events, requests
-from aider_guard.core.chat import events as traffic
+from aider_guard.core.actions import Request
+from aider_guard.core.events import EgressAllowed, SidecarEvent
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
-    from aider_guard.core.requests import Request
 
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 
 _TYPES: Final[dict[str, type]] = {
-    kind.__name__: kind
-    for kind in (
-        events.SidecarStarted,
-        events.ServerRead,
-        events.ModelsRead,
-        events.MemoryRead,
-        events.ServerSurveyed,
-        events.FilesCounted,
-        events.TextsCounted,
-        events.ModelsUnloaded,
-        events.EgressAllowed,
-        traffic.DoorOpened,
-        traffic.RequestStarted,
-        traffic.RequestFinished,
-        traffic.RequestRefused,
-        traffic.ModelWarmed,
-        traffic.ReloadSeen,
-        *get_args(requests.Request),
-    )
+    kind.__name__: kind for kind in (*get_args(SidecarEvent), EgressAllowed, *get_args(Request))
 }
 
 

@@ -9,6 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aider_guard.core.actions import (
+    CountFiles,
+    CountTexts,
+    ServeDoor,
+    StopSidecar,
+    SurveyServer,
+    UnloadModels,
+    WakeCounter,
+    WarmModel,
+)
 from aider_guard.core.chat.events import (
     DoorOpened,
     ModelWarmed,
@@ -39,16 +49,6 @@ from aider_guard.core.readings import (
     ModelsReading,
     RamReading,
     Unavailable,
-)
-from aider_guard.core.requests import (
-    CountFiles,
-    CountTexts,
-    ServeDoor,
-    StopSidecar,
-    SurveyServer,
-    UnloadModels,
-    WakeCounter,
-    WarmModel,
 )
 from aider_guard.core.server_report import (
     InstalledModel,

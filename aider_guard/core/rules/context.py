@@ -119,7 +119,7 @@ def _probe(state: State) -> Step:
 
 def _count_files(state: State) -> tuple[CountFiles, ...]:
     paths = file_names(state)
-    return (CountFiles(paths),) if paths else ()
+    return (CountFiles(state.root, paths),) if paths else ()
 
 
 def _grown(state: State, tokens: dict[str, int | Unavailable]) -> State:

@@ -6,47 +6,17 @@ from dataclasses import replace
 
 from aider_guard.core import messages
 from aider_guard.core.actions import Action, CancelDeadline, SetDeadline, ShowNotice, StartSidecar
-from aider_guard.core.chat.events import (
-    DoorOpened,
-    ModelWarmed,
-    ReloadSeen,
-    RequestFinished,
-    RequestRefused,
-    RequestStarted,
-)
 from aider_guard.core.events import (
     AiderStarted,
     DeadlinePassed,
     Event,
-    FilesCounted,
     MemoryRead,
-    ModelsRead,
-    ModelsUnloaded,
-    ServerRead,
-    ServerSurveyed,
+    SidecarEvent,
     SidecarLost,
-    SidecarStarted,
-    TextsCounted,
 )
 from aider_guard.core.rules import Step
 from aider_guard.core.state import State
 
-_HEARD = (
-    SidecarStarted,
-    ServerRead,
-    ModelsRead,
-    MemoryRead,
-    ServerSurveyed,
-    FilesCounted,
-    TextsCounted,
-    ModelsUnloaded,
-    DoorOpened,
-    RequestStarted,
-    RequestFinished,
-    RequestRefused,
-    ModelWarmed,
-    ReloadSeen,
-)
 _MAX_WAIT_SECONDS = 30.0
 _SAID_AT_FAILURE = 2
 
@@ -66,7 +36,7 @@ def watch(state: State, event: Event, now: float) -> Step:
         case MemoryRead():
             # It reads and reports: whatever went wrong before is over.
             return replace(state, sidecar_failures=0), (_silence(state, now),)
-        case _ if isinstance(event, _HEARD):
+        case _ if isinstance(event, SidecarEvent):
             return state, (_silence(state, now),)
     return state, ()
 
