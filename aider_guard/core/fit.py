@@ -16,6 +16,7 @@ from aider_guard.core.model_memory import (
     ollamas_guess_bytes,
     overhead_bytes,
 )
+from aider_guard.core.ollama_versions import Engine
 from aider_guard.core.readings import Unavailable
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def load_of(candidate: Candidate, need: Need) -> Load:
 
 def rooms(cards: Sequence[Card], runtime: Runtime) -> tuple[int, ...]:
     """What may be filled on each card, in bytes."""
-    margin = MARGIN_BYTES if runtime.era == "C" else 0
+    margin = MARGIN_BYTES if runtime.engine == "C" else 0
     return tuple(max(0, card.free_bytes - margin) for card in cards)
 
 
@@ -121,7 +122,7 @@ def stay_together(
     From 0.30 on a model joins others only if Ollama's own guess for it is at most 80 % of what is free; else the others
     are unloaded, even where all would fit.
     """
-    if runtime.era != "C":
+    if runtime.engine != "C":
         return True
     free = sum(card.free_bytes for card in cards)
     for place, (candidate, need) in enumerate(zip(candidates, needs, strict=True)):
@@ -133,8 +134,6 @@ def stay_together(
 
 
 KvType = Literal["f16", "q8_0", "q4_0"]
-Era = Literal["A", "B", "C"]
-"""Which engine an Ollama runs: A up to 0.11.10, B up to 0.24, C from 0.30 on."""
 
 STEP_TOKENS: Final = 1024
 MINIMUM_TOKENS: Final = 4096
@@ -159,7 +158,7 @@ class Card:
 class Runtime:
     """How the server runs models."""
 
-    era: Era = "C"
+    engine: Engine = "C"
     kv_type: KvType = "f16"
     parallel: int = 1
     flash_attention: bool = True

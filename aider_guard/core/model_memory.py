@@ -50,7 +50,7 @@ SWA_PERIODS: Final = {
 
 Of an architecture that is not listed, all layers are taken to see the whole window: never too little.
 """
-_SWA_IN_ERA_A: Final = {
+_SWA_IN_ENGINE_A: Final = {
     "gemma3",
     "gemma3n",
     "gptoss",
@@ -72,7 +72,7 @@ def flash_attention(architecture: Architecture, runtime: Runtime) -> bool:
     """
     if architecture.key_length == architecture.value_length:
         return runtime.flash_attention
-    return runtime.flash_attention and runtime.era == "C" and is_mla(architecture)
+    return runtime.flash_attention and runtime.engine == "C" and is_mla(architecture)
 
 
 def cache_type(architecture: Architecture, runtime: Runtime) -> KvType:
@@ -83,7 +83,7 @@ def cache_type(architecture: Architecture, runtime: Runtime) -> KvType:
     """
     if not runtime.flash_attention:
         return "f16"
-    if runtime.era != "C" and not flash_attention(architecture, runtime):
+    if runtime.engine != "C" and not flash_attention(architecture, runtime):
         return "f16"
     return runtime.kv_type
 
@@ -132,7 +132,7 @@ def _is_sliding(architecture: Architecture, layer: int, runtime: Runtime) -> boo
     period = SWA_PERIODS.get(architecture.name)
     if not period or not architecture.sliding_window_tokens:
         return False
-    if runtime.era == "A" and architecture.name not in _SWA_IN_ERA_A:
+    if runtime.engine == "A" and architecture.name not in _SWA_IN_ENGINE_A:
         return False
     return layer % period < period - 1
 
@@ -142,7 +142,7 @@ def ubatch_tokens(tokens: int, runtime: Runtime) -> int:
 
     There it is lowered again when memory is short, by a guess of Ollama's own: this is the most it takes.
     """
-    if runtime.era != "C" or tokens <= 4096:
+    if runtime.engine != "C" or tokens <= 4096:
         return 512
     return 1024 if tokens <= 32768 else 2048
 
@@ -171,7 +171,7 @@ def overhead_bytes(candidate: Candidate, num_ctx: int, runtime: Runtime) -> int:
     Ollama up to 0.11.10 also keeps room for one layer more (llm/memory.go).
     """
     layer = 0
-    if runtime.era == "A":
+    if runtime.engine == "A":
         pool = candidate.weights_bytes + kv_bytes(candidate.architecture, num_ctx, runtime)
         layer = pool // candidate.architecture.layers
     return max(0, RUNNER_BYTES + layer + candidate.correction_bytes)

@@ -16,7 +16,6 @@ from aider_guard.core.ollama_versions import (
     UNKNOWN_ERA,
     Era,
     era_of,
-    knows_truncate,
 )
 from aider_guard.core.readings import Unavailable
 
@@ -143,16 +142,6 @@ def _by_log_alone(log: LogEvidence | Unavailable, prompt: Verdict) -> Verdict:
         return Verdict("unknown", f"{prompt.evidence}; {words}", "generation")
     return prompt
 
-
-__all__ = [
-    "LOG_NOT_READ",
-    "Evidence",
-    "LogEvidence",
-    "LoggedCut",
-    "LoggedPrompt",
-    "judge",
-    "knows_truncate",
-]
 
 NOT_KNOWN: Final = Unavailable("the server does not tell how much it saw")
 

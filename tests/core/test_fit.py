@@ -47,7 +47,7 @@ from aider_guard.core.model_memory import ollamas_guess_bytes
 from aider_guard.core.readings import Unavailable
 
 NEW = Runtime()
-OLD = Runtime(era="B")
+OLD = Runtime(engine="B")
 A3B = candidate(replace(QWEN_30B_A3B, trained_tokens=40_960), 17.34, "qwen3:30b-a3b")
 EIGHT = candidate(replace(QWEN_8B, trained_tokens=40_960), 4.87, "qwen3:8b")
 FOUR = candidate(replace(QWEN_4B, trained_tokens=40_960), 2.44, "qwen3:4b")
@@ -161,7 +161,7 @@ def test_ollama_evicts_what_it_believes_not_to_fit() -> None:
     both = sum(need(one, 32_768, small).total_bytes for one in (FOUR, EIGHT)) + MARGIN_BYTES
 
     assert not fits_together([FOUR, EIGHT], [Card("card", both, both)], 32_768, small)
-    older = replace(small, era="B")
+    older = replace(small, engine="B")
     assert fits_together([FOUR, EIGHT], [Card("card", both, both)], 32_768, older)
     assert fits_together([FOUR, EIGHT], [Card("card", both, 2 * both)], 32_768, small)
 
@@ -262,7 +262,7 @@ models = st.lists(
 )
 runtimes = st.builds(
     Runtime,
-    era=st.sampled_from(["A", "B", "C"]),
+    engine=st.sampled_from(["A", "B", "C"]),
     kv_type=st.sampled_from(["f16", "q8_0", "q4_0"]),
     parallel=st.integers(1, 2),
     flash_attention=st.booleans(),

@@ -6,7 +6,7 @@ import pytest
 from core.histories_of_events import Story
 
 from aider_guard.core.actions import ShowNotice
-from aider_guard.core.findings import Finding, Severity, exit_status, worst_first
+from aider_guard.core.findings import Finding, Severity, doctor_status, worst_first
 
 
 def warning(name: str, fix: str = "fix it") -> Finding:
@@ -56,7 +56,7 @@ def test_the_exit_status_is_that_of_the_worst(
     severities: tuple[Severity, ...], status: int
 ) -> None:
     """Fine, problems, or not known."""
-    assert exit_status(Finding("a", severity, "w") for severity in severities) == status
+    assert doctor_status(Finding("a", severity, "w") for severity in severities) == status
 
 
 def test_the_worst_come_first_and_the_rest_keep_their_order() -> None:

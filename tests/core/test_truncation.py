@@ -8,7 +8,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aider_guard.core.chat.types import Count, Verdict
-from aider_guard.core.ollama_versions import REFUSES, UNKNOWN_ERA, Era, era_of
+from aider_guard.core.ollama_versions import (
+    REFUSES,
+    UNKNOWN_ERA,
+    Era,
+    era_of,
+    knows_truncate,
+)
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import (
     LOG_NOT_READ,
@@ -19,7 +25,6 @@ from aider_guard.core.truncation import (
     LoggedPrompt,
     after_the_answer,
     judge,
-    knows_truncate,
 )
 from aider_guard.ollama.log_lines import evidence as gathered
 from aider_guard.ollama.log_lines import read_line

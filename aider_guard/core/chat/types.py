@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from aider_guard.core.readings import Unavailable
 
@@ -11,6 +11,8 @@ RoleName = Literal["main", "editor", "weak"]
 Purpose = Literal["chat", "edit", "commit", "summary", "other"]
 """What Aider wants of the model: ``edit`` is an architect's editor, ``commit`` a commit message, ``summary`` a
 summary of the history, ``other`` what is not recognised as any of Aider's."""
+CONVERSATION: Final = ("chat", "edit")
+"""The purposes of a message of the user's; the others are what Aider asks for by itself."""
 Stage = Literal["", "messages", "tokens", "generation"]
 """What was cut: whole messages were dropped, tokens of the prompt were cut, or either was pushed out while the
 answer was written."""

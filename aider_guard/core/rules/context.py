@@ -7,6 +7,7 @@ from dataclasses import replace
 from aider_guard.core import messages
 from aider_guard.core.actions import CountFiles, RunHidden, ShowNotice
 from aider_guard.core.chat.events import RequestFinished, RequestRefused
+from aider_guard.core.chat.types import CONVERSATION
 from aider_guard.core.chat_contents import (
     advise_room,
     as_reading,
@@ -36,7 +37,6 @@ from aider_guard.core.events import (
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ContextReading, LastRequest, Unavailable
 from aider_guard.core.rules import Step
-from aider_guard.core.rules.turns import CONVERSATION
 from aider_guard.core.state import (
     Phase,
     State,

@@ -9,6 +9,7 @@ from aider_guard.core import egress_messages, messages
 from aider_guard.core.actions import Notice, SetDeadline, ShowNotice
 from aider_guard.core.chat import messages as chat_messages
 from aider_guard.core.chat.events import ReloadSeen, RequestFinished, RequestRefused
+from aider_guard.core.chat.types import CONVERSATION
 from aider_guard.core.chat_contents import advise_room, newest_rows, rows_of_request
 from aider_guard.core.drop_advice import Advice
 from aider_guard.core.events import (
@@ -23,7 +24,6 @@ from aider_guard.core.events import (
 from aider_guard.core.findings import Finding
 from aider_guard.core.readings import ContextRow
 from aider_guard.core.rules import Step
-from aider_guard.core.rules.turns import CONVERSATION
 from aider_guard.core.state import State, with_allowed, with_blocked
 
 _NEAR = 0.75
