@@ -83,14 +83,14 @@ _VLLM_NUMBERS: Final = re.compile(
 )
 
 
-def understood(status: int, content: bytes) -> Failure:
+def failure_of_answer(status: int, content: bytes) -> Failure:
     """What an answer with another status than 200 means."""
-    words = said_in(content)
+    words = error_text(content)
     if not words:
         if status in (401, 403):
             return Failure("forbidden", _first_words(content), status)
         return Failure("strange", _first_words(content), status)
-    failure = of_words(words, status)
+    failure = failure_of_words(words, status)
     if failure.reason == "refused" and status == 503:
         return Failure("busy", words, status, waits=True)
     if failure.reason == "refused" and status == 404:
@@ -102,7 +102,7 @@ def understood(status: int, content: bytes) -> Failure:
     return failure
 
 
-def of_words(words: str, status: int = 0) -> Failure:
+def failure_of_words(words: str, status: int = 0) -> Failure:
     """What a server's own words mean, also those in the middle of an answer."""
     matching = (reason for known, reason in _KNOWN if re.search(known, words, re.IGNORECASE))
     reason: Reason = next(matching, "refused")
@@ -112,7 +112,7 @@ def of_words(words: str, status: int = 0) -> Failure:
     return Failure(reason, words, status, prompt_tokens=prompt, window_tokens=window)
 
 
-def said_in(content: bytes) -> str:
+def error_text(content: bytes) -> str:
     """The words of an error's body; "" when it is none of these servers'. An error in an error is opened, too."""
     try:
         body = json.loads(content.decode("utf-8", "replace"))
@@ -126,7 +126,7 @@ def said_in(content: bytes) -> str:
         case _:
             return ""
     # Ollama hands llama-server's body on as text: {"error":"{\"error\":{…}}"}.
-    return (said_in(words.encode("utf-8", "replace")) if words.startswith("{") else "") or words
+    return (error_text(words.encode("utf-8", "replace")) if words.startswith("{") else "") or words
 
 
 def _first_words(content: bytes) -> str:
@@ -150,87 +150,89 @@ def printable(words: str) -> str:
     return short if len(short) <= _MAX_WORDS else f"{short[: _MAX_WORDS - 1]}…"
 
 
-def lines(failure: Failure, asker: FailedRequest) -> tuple[str, str]:
+def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
     """Two lines: what happened, and what helps."""
-    server = "Ollama" if asker.is_ollama else "the model server"
+    server = "Ollama" if request.is_ollama else "the model server"
     said = f": {printable(failure.words)}" if failure.words else ""
     match failure.reason:
         case "missing":
-            return f"{server} has no model {asker.model}", _get_model(asker)
+            return f"{server} has no model {request.model}", _get_model(request)
         case "memory":
-            return f"{asker.model} does not fit into memory{said}", _less_memory(failure, asker)
+            return f"{request.model} does not fit into memory{said}", _less_memory(failure, request)
         case "crashed":
-            return f"the process of {asker.model} crashed{said}", _anew(asker)
+            return f"the process of {request.model} crashed{said}", _try_again(request)
         case "lost":
             return (
-                f"the connection to {asker.address} was lost{said}",
+                f"the connection to {request.address} was lost{said}",
                 f"see that {server} runs there and that the network is up, {_AGAIN}",
             )
         case "busy":
             return f"{server} stayed busy{said}", "wait for its other requests, " + _AGAIN
         case "cloud":
-            return f"not sent: {asker.model} would run in Ollama's cloud{said}", _LOCAL
+            return f"not sent: {request.model} would run in Ollama's cloud{said}", _LOCAL
         case "down":
-            return f"{server} does not answer at {asker.address}{said}", _start(asker)
+            return f"{server} does not answer at {request.address}{said}", _start(request)
         case "strange":
             what = f"status {failure.status}" if failure.status else "no answer in its protocol"
             return (
-                f"what answers at {asker.address} is not {server}: {what}{said}",
-                f"curl {asker.address}{'/api/version' if asker.is_ollama else ''}   shows what it is",
+                f"what answers at {request.address} is not {server}: {what}{said}",
+                f"curl {request.address}{'/api/version' if request.is_ollama else ''}   shows what it is",
             )
         case "forbidden":
             return (
-                f"{server} at {asker.address} did not allow it: status {failure.status}{said}",
+                f"{server} at {request.address} did not allow it: status {failure.status}{said}",
                 "is it the right server, and does it want a key?",
             )
         case _:
-            return f"{server} refused it{said}", _more(asker)
+            return f"{server} refused it{said}", _more(request)
 
 
-def _anew(asker: FailedRequest) -> str:
+def _try_again(request: FailedRequest) -> str:
     """Only Ollama starts a model's process again; another server is that process."""
-    if not asker.is_ollama:
-        return f"{_start(asker)}; if it crashes again, a smaller model"
-    return f"send your message again: Ollama starts it anew; if it crashes again, {_smaller(asker)}"
+    if not request.is_ollama:
+        return f"{_start(request)}; if it crashes again, a smaller model"
+    return (
+        f"send your message again: Ollama starts it anew; if it crashes again, {_smaller(request)}"
+    )
 
 
-def _start(asker: FailedRequest) -> str:
-    if not asker.is_here:
+def _start(request: FailedRequest) -> str:
+    if not request.is_here:
         return f"see that it runs there and that the network is up, {_AGAIN}"
-    return f"ollama serve   {_AGAIN}" if asker.is_ollama else f"start it, {_AGAIN}"
+    return f"ollama serve   {_AGAIN}" if request.is_ollama else f"start it, {_AGAIN}"
 
 
-def _more(asker: FailedRequest) -> str:
+def _more(request: FailedRequest) -> str:
     """Where the server's log is."""
-    if not asker.is_ollama:
+    if not request.is_ollama:
         return "its log says more: it is where the server was started"
-    if not asker.is_here:
-        return f"its log on that machine ({asker.address}) says more"
+    if not request.is_here:
+        return f"its log on that machine ({request.address}) says more"
     return "its log says more: journalctl -u ollama"
 
 
 _LOCAL: Final = "ollama list   shows the models of this machine; /model ollama_chat/NAME takes one"
 
 
-def _get_model(asker: FailedRequest) -> str:
-    alike = f"; installed: {', '.join(asker.alike)}" if asker.alike else ""
-    if not asker.is_ollama:
+def _get_model(request: FailedRequest) -> str:
+    alike = f"; installed: {', '.join(request.alike)}" if request.alike else ""
+    if not request.is_ollama:
         return f"the model must be one that it serves{alike}"
-    there = "" if asker.is_here else f"OLLAMA_HOST={asker.address} "
-    return f"{there}ollama pull {asker.model}   {_AGAIN}{alike}"
+    there = "" if request.is_here else f"OLLAMA_HOST={request.address} "
+    return f"{there}ollama pull {request.model}   {_AGAIN}{alike}"
 
 
-def _less_memory(failure: Failure, asker: FailedRequest) -> str:
-    window = fitting_window(failure.words, asker.smaller_windows)
-    if window is None or not asker.is_ollama:  # only Ollama takes a window from a request
+def _less_memory(failure: Failure, request: FailedRequest) -> str:
+    window = fitting_window(failure.words, request.smaller_windows)
+    if window is None or not request.is_ollama:  # only Ollama takes a window from a request
         return "a smaller model, or closing what else uses the memory, helps"
     return (
         f"aider-guard --num-ctx {window.window_tokens}   needs {size(window.needed_bytes)} in all"
     )
 
 
-def _smaller(asker: FailedRequest) -> str:
-    window = fitting_window("", asker.smaller_windows)
+def _smaller(request: FailedRequest) -> str:
+    window = fitting_window("", request.smaller_windows)
     return f"aider-guard --num-ctx {window.window_tokens}" if window else "a smaller model"
 
 

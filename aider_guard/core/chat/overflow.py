@@ -28,7 +28,9 @@ class Overflow:
         return max(0, self.counted.tokens + self.reserve_tokens - self.window_tokens)
 
 
-def lines(overflow: Overflow, rows: Sequence[ContextRow], found: Sequence[Part]) -> tuple[str, str]:
+def lines(
+    overflow: Overflow, rows: Sequence[ContextRow], pieces: Sequence[Part]
+) -> tuple[str, str]:
     """Two lines: how much too large, and what helps. ``rows`` are what the prompt is made of, in tokens; without any,
     nothing can be named.
     """
@@ -37,13 +39,13 @@ def lines(overflow: Overflow, rows: Sequence[ContextRow], found: Sequence[Part])
         f"not sent: {about} {overflow.over_tokens:,} tokens too large for the window of {overflow.window_tokens:,}"
         f" ({overflow.counted.tokens:,} and {overflow.reserve_tokens:,} for the answer)"
     )
-    return head, _help(overflow, tuple(rows), found)
+    return head, _help(overflow, tuple(rows), pieces)
 
 
-def _help(overflow: Overflow, rows: tuple[ContextRow, ...], found: Sequence[Part]) -> str:
-    message = _current_tokens(rows, found)
+def _help(overflow: Overflow, rows: tuple[ContextRow, ...], pieces: Sequence[Part]) -> str:
+    message = _current_tokens(rows, pieces)
     removable = tuple(_without_message(row, message) for row in rows)
-    advice = _advice(overflow, removable, found)
+    advice = _advice(overflow, removable, pieces)
     if advice is not None and advice.frees_tokens >= overflow.over_tokens:
         return f"{advice.command}   (frees {advice.frees_tokens:,} tokens; then send it again)"
     editable = sum(row.tokens for row in removable if row.kind in ("file", "history"))
@@ -61,7 +63,7 @@ def _help(overflow: Overflow, rows: tuple[ContextRow, ...], found: Sequence[Part
 
 
 def _advice(
-    overflow: Overflow, rows: tuple[ContextRow, ...], found: Sequence[Part]
+    overflow: Overflow, rows: tuple[ContextRow, ...], pieces: Sequence[Part]
 ) -> Advice | None:
     if not overflow.window_tokens:
         return None
@@ -71,22 +73,22 @@ def _advice(
         reading,
         window_tokens=overflow.window_tokens,
         used_tokens=used - 1,  # what leaves the window exactly full does fit
-        last_seen=_mentioned(rows, found),
+        last_seen=_mentioned(rows, pieces),
         turn=1,
         aim_percent=100.0,
     )
 
 
-def _mentioned(rows: Sequence[ContextRow], found: Sequence[Part]) -> dict[str, int]:
+def _mentioned(rows: Sequence[ContextRow], pieces: Sequence[Part]) -> dict[str, int]:
     """The files that the message names: they are wanted, so they are the last to be dropped."""
-    text = " ".join(part.text for part in found if part.current)
+    text = " ".join(part.text for part in pieces if part.current)
     names = [row.name for row in rows if row.kind == "file"]
     return {name: 1 for name in names if name in text or posixpath.basename(name) in text}
 
 
-def _current_tokens(rows: Sequence[ContextRow], found: Sequence[Part]) -> int:
+def _current_tokens(rows: Sequence[ContextRow], pieces: Sequence[Part]) -> int:
     """What of the history is the message itself, by the share of its text: /clear does not make it smaller."""
-    spoken = [part for part in found if part.kind == "history"]
+    spoken = [part for part in pieces if part.kind == "history"]
     letters = sum(len(part.text) for part in spoken)
     mine = sum(len(part.text) for part in spoken if part.current)
     history = sum(row.tokens for row in rows if row.kind == "history")

@@ -29,32 +29,32 @@ def is_own(text: str) -> bool:
     return text.lstrip().startswith(PREFIX)
 
 
-def kept(messages: Sequence[tuple[str, str]], leave_out: int = 0) -> tuple[int, ...]:
+def visible_places(messages: Sequence[tuple[str, str]], leave_out: int = 0) -> tuple[int, ...]:
     """Which of these messages (role and content) the model is to see, by their places.
 
     Not the door's answers; not the message that was answered so when the user sent it once more (it would be in the
     prompt twice, and may be the very thing that was too large); not what Aider says of edits that were not made; and
     not the oldest ``leave_out`` of those that are ``unanswered``.
     """
-    left_out = unanswered(messages)[:leave_out]
-    return tuple(place for place in _kept(messages) if place not in left_out)
+    left_out = unanswered_places(messages)[:leave_out]
+    return tuple(place for place in _visible_places(messages) if place not in left_out)
 
 
-def unanswered(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
+def unanswered_places(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
     """The places of the user's messages that no model has seen: the door answered each itself. Oldest first."""
     places = range(len(messages) - 1)
     answered = (place for place in places if _is_answer(messages[place + 1]))
     mine = {
         place for place in answered if messages[place][0] == "user" and messages[place][1].strip()
     }
-    return tuple(place for place in _kept(messages) if place in mine)
+    return tuple(place for place in _visible_places(messages) if place in mine)
 
 
 def _is_answer(message: tuple[str, str]) -> bool:
     return message[0] == "assistant" and is_own(message[1])
 
 
-def _kept(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
+def _visible_places(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
     gone: set[int] = set()
     for place, message in enumerate(messages):
         if not _is_answer(message):
@@ -143,17 +143,17 @@ def summary_blocks(text: str) -> tuple[Block, ...]:
 
 
 def _blocks(text: str, heading: re.Pattern[str]) -> tuple[Block, ...]:
-    found = list(heading.finditer(text))
-    if not found or found[0].start():
+    matches = list(heading.finditer(text))
+    if not matches or matches[0].start():
         return ()
-    ends = [match.start() for match in found[1:]] + [len(text)]
+    ends = [match.start() for match in matches[1:]] + [len(text)]
     return tuple(
         Block(
             match.group(1).lower(),
             text[match.start() : end],
             text[match.end() : end].removesuffix("\n\n"),
         )
-        for match, end in zip(found, ends, strict=True)
+        for match, end in zip(matches, ends, strict=True)
     )
 
 
@@ -238,7 +238,7 @@ FORMS: Final[Mapping[str, Form]] = {
 """The paths of requests for text."""
 
 
-def decoded(body: bytes) -> dict[str, Any] | None:
+def decode_body(body: bytes) -> dict[str, Any] | None:
     """The JSON object of a body as Go's decoder reads it; None where it cannot be told what that would read.
 
     Besides what is no object that is a number of thousands of digits, what is nested too deeply, and an object with a
@@ -252,14 +252,14 @@ def decoded(body: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise ValueError("a field is there twice")
     return fields
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object)
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique_fields)
 
 
 def read(
@@ -267,18 +267,20 @@ def read(
 ) -> ChatRequest:
     """What a decoded body asks for. What is not of the type that it should be is taken as not there."""
     model = _text(body.get("model"))
-    seen = tuple(_messages(form, body))
-    messages = tuple(seen[place] for place in kept([(m.role, m.content) for m in seen]))
+    all_messages = tuple(_messages(form, body))
+    messages = tuple(
+        all_messages[place] for place in visible_places([(m.role, m.content) for m in all_messages])
+    )
     stream = _streams(form, body)
-    wanted = purpose(_single(form, body, messages), stream=stream)
+    request_purpose = purpose(_unflattened(form, body, messages), stream=stream)
     options = _mapping(body.get("options"))
     return ChatRequest(
         form=form,
         model=model,
         messages=messages,
         stream=stream,
-        role=_role(model, wanted, settings, upstream_path),
-        purpose=wanted,
+        role=_role(model, request_purpose, settings, upstream_path),
+        purpose=request_purpose,
         raw_prompt=_raw_prompt(form, body),
         num_ctx=_positive(options.get("num_ctx")),
         num_predict=_longest_answer(form, body, options),
@@ -287,16 +289,16 @@ def read(
     )
 
 
-def asks_for_nothing(asked: ChatRequest) -> bool:
+def asks_for_nothing(request: ChatRequest) -> bool:
     """Whether the request only loads or unloads a model (Ollama's routes.go: an empty prompt, no messages)."""
-    if asked.form == "generate":
-        return not asked.body.get("prompt") and not asked.body.get("images")
-    return asked.form == "chat" and not asked.body.get("messages")
+    if request.form == "generate":
+        return not request.body.get("prompt") and not request.body.get("images")
+    return request.form == "chat" and not request.body.get("messages")
 
 
-def conversation(asked: ChatRequest) -> tuple[Message, ...]:
+def conversation(request: ChatRequest) -> tuple[Message, ...]:
     """The messages of a prompt, also where litellm had flattened them into one."""
-    return _single(asked.form, asked.body, asked.messages)
+    return _unflattened(request.form, request.body, request.messages)
 
 
 def _messages(form: Form, body: Mapping[str, Any]) -> Sequence[Message]:
@@ -306,8 +308,8 @@ def _messages(form: Form, body: Mapping[str, Any]) -> Sequence[Message]:
             parts = (("system", _text(body.get("system")), True), ("user", _prompt(body), plain))
             return [Message(role, text, fine) for role, text, fine in parts if text or not fine]
         case "chat" | "openai_chat":
-            found = body.get("messages")
-            return [_message(one) for one in found] if isinstance(found, list) else []
+            matches = body.get("messages")
+            return [_message(one) for one in matches] if isinstance(matches, list) else []
         case _:
             return []
 
@@ -335,7 +337,7 @@ def _is_text(part: object) -> bool:
             return False
 
 
-def _single(
+def _unflattened(
     form: Form, body: Mapping[str, Any], messages: tuple[Message, ...]
 ) -> tuple[Message, ...]:
     """A flattened prompt's messages, without the door's own answers; else the messages as they are."""
@@ -346,15 +348,15 @@ def _single(
 
 
 def _prompt(body: Mapping[str, Any]) -> str:
-    return own_free(_text(body.get("prompt")))
+    return without_own_answers(_text(body.get("prompt")))
 
 
-def own_free(prompt: str, leave_out: int = 0) -> str:
+def without_own_answers(prompt: str, leave_out: int = 0) -> str:
     """A flattened prompt without the door's own answers (own.kept); the very text where there are none."""
     if PREFIX not in prompt:
         return prompt
     blocks = prompt_blocks(prompt)
-    places = kept([(block.role, block.content) for block in blocks], leave_out)
+    places = visible_places([(block.role, block.content) for block in blocks], leave_out)
     return prompt if len(places) == len(blocks) else "".join(blocks[p].whole for p in places)
 
 
@@ -373,8 +375,10 @@ def _streams(form: Form, body: Mapping[str, Any]) -> bool:
     )
 
 
-def _role(model: str, wanted: Purpose, settings: DoorSettings, upstream_path: str) -> RoleName:
-    match wanted:
+def _role(
+    model: str, request_purpose: Purpose, settings: DoorSettings, upstream_path: str
+) -> RoleName:
+    match request_purpose:
         case "commit" | "summary":
             return "weak"
         case "edit":

@@ -37,14 +37,14 @@ class Usage:
     pieces: int = 0
 
 
-def heard(usage: Usage, said: Mapping[str, Any]) -> Usage:
+def with_piece(usage: Usage, piece: Mapping[str, Any]) -> Usage:
     """What is known after one more piece of an answer, decoded."""
-    usage = replace(usage, pieces=usage.pieces + 1, texts=usage.texts + _says_something(said))
-    if "error" in said:
-        return replace(usage, error=error_words(said["error"]))
-    if "choices" in said or "usage" in said or "timings" in said:
-        return _of_openai(usage, said)
-    return _of_ollama(usage, said)
+    usage = replace(usage, pieces=usage.pieces + 1, texts=usage.texts + _has_text(piece))
+    if "error" in piece:
+        return replace(usage, error=error_words(piece["error"]))
+    if "choices" in piece or "usage" in piece or "timings" in piece:
+        return _with_openai(usage, piece)
+    return _with_ollama(usage, piece)
 
 
 def error_words(error: object) -> str:
@@ -56,45 +56,45 @@ def error_words(error: object) -> str:
             return str(error)
 
 
-def _of_ollama(usage: Usage, said: Mapping[str, Any]) -> Usage:
-    remote = said.get("remote_host") or said.get("remote_model")
+def _with_ollama(usage: Usage, piece: Mapping[str, Any]) -> Usage:
+    remote = piece.get("remote_host") or piece.get("remote_model")
     if remote:
         usage = replace(usage, remote=str(remote))
-    if said.get("done") is not True:
+    if piece.get("done") is not True:
         return usage
     return replace(
         usage,
         ended=True,
-        done_reason=_word(said.get("done_reason")),
-        prompt_tokens=_count(said.get("prompt_eval_count")),
-        answer_tokens=_count(said.get("eval_count", 0)),
-        load_seconds=_seconds(said.get("load_duration"), 1e9),
-        prefill_seconds=_seconds(said.get("prompt_eval_duration"), 1e9),
-        generation_seconds=_seconds(said.get("eval_duration"), 1e9),
+        done_reason=_word(piece.get("done_reason")),
+        prompt_tokens=_count(piece.get("prompt_eval_count")),
+        answer_tokens=_count(piece.get("eval_count", 0)),
+        load_seconds=_seconds(piece.get("load_duration"), 1e9),
+        prefill_seconds=_seconds(piece.get("prompt_eval_duration"), 1e9),
+        generation_seconds=_seconds(piece.get("eval_duration"), 1e9),
     )
 
 
-def _of_openai(usage: Usage, said: Mapping[str, Any]) -> Usage:
-    match said.get("choices"):
+def _with_openai(usage: Usage, piece: Mapping[str, Any]) -> Usage:
+    match piece.get("choices"):
         case [{"finish_reason": str(reason)}, *_]:
             usage = replace(usage, done_reason=reason, ended=True)
-    match said.get("timings"):
+    match piece.get("timings"):
         case {} as timings:
-            usage = _timed(usage, timings)
-    match said.get("usage"):
-        case {} as told:
-            details = told.get("prompt_tokens_details")
+            usage = _with_timings(usage, timings)
+    match piece.get("usage"):
+        case {} as counts:
+            details = counts.get("prompt_tokens_details")
             cached = details.get("cached_tokens") if isinstance(details, dict) else None
             usage = replace(
                 usage,
-                prompt_tokens=_count(told.get("prompt_tokens"), usage.prompt_tokens),
-                answer_tokens=_count(told.get("completion_tokens"), usage.answer_tokens),
+                prompt_tokens=_count(counts.get("prompt_tokens"), usage.prompt_tokens),
+                answer_tokens=_count(counts.get("completion_tokens"), usage.answer_tokens),
                 cached_tokens=_count(cached, usage.cached_tokens),
             )
     return usage
 
 
-def _timed(usage: Usage, timings: Mapping[str, Any]) -> Usage:
+def _with_timings(usage: Usage, timings: Mapping[str, Any]) -> Usage:
     match _count(timings.get("prompt_n")), _count(timings.get("cache_n")):
         case int(evaluated), int(cached):
             usage = replace(usage, prompt_tokens=evaluated + cached, cached_tokens=cached)
@@ -106,8 +106,8 @@ def _timed(usage: Usage, timings: Mapping[str, Any]) -> Usage:
     )
 
 
-def _says_something(said: Mapping[str, Any]) -> bool:
-    match said:
+def _has_text(piece: Mapping[str, Any]) -> bool:
+    match piece:
         case {"message": {} as message}:
             return bool(message.get("content") or message.get("tool_calls"))
         case {"response": str(text)}:
@@ -197,12 +197,12 @@ def _read(usage: Usage, line: bytes) -> Usage:
     if not line.lstrip().startswith(b"{"):
         return usage
     try:
-        said = json.loads(line)
+        piece = json.loads(line)
     except (ValueError, RecursionError):
         return usage
     if field == b"error":  # llama.cpp's own way (server.cpp)
-        said = {"error": said}
-    return heard(usage, said) if isinstance(said, dict) else usage
+        piece = {"error": piece}
+    return with_piece(usage, piece) if isinstance(piece, dict) else usage
 
 
 class AnswerHead:

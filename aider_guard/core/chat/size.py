@@ -56,29 +56,31 @@ class Part:
     current: bool = False
 
 
-def parts(asked: ChatRequest) -> tuple[Part, ...]:
+def parts(request: ChatRequest) -> tuple[Part, ...]:
     """The pieces of a prompt in its order: each character of its messages is in exactly one of them."""
-    if asked.raw_prompt is not None:
-        return (Part("history", asked.raw_prompt, current=True),)
-    messages = conversation(asked)
+    if request.raw_prompt is not None:
+        return (Part("history", request.raw_prompt, current=True),)
+    messages = conversation(request)
     instructions = _instructions(messages)
     last = max((at for at, one in enumerate(messages) if one.role == "user"), default=-1)
-    found: list[Part] = []
+    pieces: list[Part] = []
     for at, message in enumerate(messages):
         if at < instructions or message.role == "system":
-            found.append(Part("system", message.content))
+            pieces.append(Part("system", message.content))
         else:
-            found += _parted(message, at, last, found)
-    return tuple(part for part in found if part.text)
+            pieces += _parts_of(message, at, last, pieces)
+    return tuple(part for part in pieces if part.text)
 
 
-def rows(found: Sequence[Part], tokens: Sequence[int], total_tokens: int) -> tuple[ContextRow, ...]:
+def rows(
+    pieces: Sequence[Part], tokens: Sequence[int], total_tokens: int
+) -> tuple[ContextRow, ...]:
     """One row for instructions, history and map, and one for each file, scaled so that they sum up to the total.
 
     What the template adds to each message is so shared out in proportion.
     """
     sums: dict[tuple[RowKind, str, bool], int] = {}
-    for part, size in zip(found, tokens, strict=True):
+    for part, size in zip(pieces, tokens, strict=True):
         key = (part.kind, part.name, part.read_only)
         sums[key] = sums.get(key, 0) + size
     counted = sum(sums.values())
@@ -110,7 +112,7 @@ def _instructions(messages: Sequence[Message]) -> int:
     return 2 if "Act as an expert" in messages[0].content else 0
 
 
-def _parted(message: Message, at: int, last: int, before: Sequence[Part]) -> list[Part]:
+def _parts_of(message: Message, at: int, last: int, before: Sequence[Part]) -> list[Part]:
     text = message.content
     if message.role == "assistant" and before and before[-1].kind in ("file", "map"):
         return [Part(before[-1].kind if before[-1].kind == "map" else "system", text)]
@@ -171,7 +173,7 @@ _TEMPLATE_TOKENS = 64
 _TEMPLATE_MESSAGE_TOKENS = 16
 
 
-def reply_reserve(asked: ChatRequest, window_tokens: int) -> int:
+def reply_reserve(request: ChatRequest, window_tokens: int) -> int:
     """Tokens of the window that an answer needs: what the request allows it, else an eighth of the window.
 
     An eighth is never less than 256 or more than 2048 tokens. A request may allow more than anything could be answered
@@ -179,24 +181,24 @@ def reply_reserve(asked: ChatRequest, window_tokens: int) -> int:
     line.
     """
     eighth = max(_SHORTEST_TOKENS, min(window_tokens // 8, _LONGEST_TOKENS))
-    if asked.purpose == "commit":
+    if request.purpose == "commit":
         eighth = _SHORTEST_TOKENS
-    return min(asked.num_predict or eighth, window_tokens // 2)
+    return min(request.num_predict or eighth, window_tokens // 2)
 
 
-def bound_tokens(asked: ChatRequest) -> int | None:
+def bound_tokens(request: ChatRequest) -> int | None:
     """More tokens than the prompt can have, as no token is shorter than a byte; None when that cannot be said.
 
     It cannot be said of images, of tools, and of a chat without a system message: the model's own comes in its place.
     """
-    if asked.has_tools or not all(message.plain for message in asked.messages):
+    if request.has_tools or not all(message.plain for message in request.messages):
         return None
-    if asked.raw_prompt is not None:
-        return len(asked.raw_prompt.encode("utf-8", "replace")) + _TEMPLATE_TOKENS
-    if not any(message.role == "system" for message in asked.messages):
+    if request.raw_prompt is not None:
+        return len(request.raw_prompt.encode("utf-8", "replace")) + _TEMPLATE_TOKENS
+    if not any(message.role == "system" for message in request.messages):
         return None
-    sizes = (len(message.content.encode("utf-8", "replace")) for message in asked.messages)
-    return sum(sizes) + template_tokens(len(asked.messages))
+    sizes = (len(message.content.encode("utf-8", "replace")) for message in request.messages)
+    return sum(sizes) + template_tokens(len(request.messages))
 
 
 def template_tokens(messages: int) -> int:
@@ -204,9 +206,9 @@ def template_tokens(messages: int) -> int:
     return _TEMPLATE_TOKENS + _TEMPLATE_MESSAGE_TOKENS * messages
 
 
-def prompt_bytes(asked: ChatRequest) -> int:
+def prompt_bytes(request: ChatRequest) -> int:
     """The bytes of the prompt's text, without any template."""
-    texts = [message.content for message in asked.messages] or [asked.raw_prompt or ""]
+    texts = [message.content for message in request.messages] or [request.raw_prompt or ""]
     return sum(len(text.encode("utf-8", "replace")) for text in texts)
 
 
@@ -232,7 +234,7 @@ class Sizes:
         self._texts: OrderedDict[bytes, int] = OrderedDict()
         self._bytes_a_token: dict[str, deque[float]] = {}
 
-    def counted(
+    def note_counts(
         self, model: str, texts: Sequence[str], tokens: Sequence[int], error_percent: float
     ) -> None:
         """Single texts have so many tokens, or so many per cent more."""
@@ -243,37 +245,37 @@ class Sizes:
         while len(self._texts) > _TEXTS:
             self._texts.popitem(last=False)
 
-    def fits(self, asked: ChatRequest, room_tokens: int) -> bool:
+    def fits(self, request: ChatRequest, room_tokens: int) -> bool:
         """Whether a prompt certainly has no more tokens: by its bytes, or by what of it was counted before and by the
         bytes of the rest.
         """
-        bound = bound_tokens(asked)
+        bound = bound_tokens(request)
         if bound is None or bound <= room_tokens:
             return bound is not None
-        return asked.raw_prompt is None and self._bound(asked) <= room_tokens
+        return request.raw_prompt is None and self._bound(request) <= room_tokens
 
-    def _bound(self, asked: ChatRequest) -> int:
-        texts = [part.text for part in parts(asked)]
-        known = (self._texts.get(_key(asked.model, text)) for text in texts)
+    def _bound(self, request: ChatRequest) -> int:
+        texts = [part.text for part in parts(request)]
+        known = (self._texts.get(_key(request.model, text)) for text in texts)
         sizes = (
             _bytes(text) if tokens is None else tokens + _BORDER_TOKENS
             for text, tokens in zip(texts, known, strict=True)
         )
-        return sum(sizes) + template_tokens(len(conversation(asked)))
+        return sum(sizes) + template_tokens(len(conversation(request)))
 
-    def measured(self, asked: ChatRequest, prompt_tokens: int) -> None:
+    def note_size(self, request: ChatRequest, prompt_tokens: int) -> None:
         """The server evaluated so many tokens of a prompt that it saw whole."""
-        size = prompt_bytes(asked)
+        size = prompt_bytes(request)
         if size and prompt_tokens > 0:
-            learned = self._bytes_a_token.setdefault(asked.model, deque(maxlen=_PROMPTS))
+            learned = self._bytes_a_token.setdefault(request.model, deque(maxlen=_PROMPTS))
             learned.append(size / prompt_tokens)
 
-    def guess(self, asked: ChatRequest) -> Count:
+    def guess(self, request: ChatRequest) -> Count:
         """The size of a prompt by its bytes: by the most tokens for them of the last prompts, where there were any."""
-        learned = self._bytes_a_token.get(asked.model)
+        learned = self._bytes_a_token.get(request.model)
         bytes_a_token = min(learned) if learned else FIRST_BYTES_A_TOKEN
-        messages = 0 if learned else _MESSAGE_TOKENS * len(conversation(asked))
-        tokens = math.ceil(prompt_bytes(asked) / bytes_a_token) + messages
+        messages = 0 if learned else _MESSAGE_TOKENS * len(conversation(request))
+        tokens = math.ceil(prompt_bytes(request) / bytes_a_token) + messages
         return Count(tokens, exact=False, error_percent=LEARNED_ERROR if learned else FIRST_ERROR)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from aider_guard.core.chat.request import ChatRequest, Form, decoded, read
+from aider_guard.core.chat.request import ChatRequest, Form, decode_body, read
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 
 COMMIT = (
@@ -109,7 +109,7 @@ def body(form: Form, messages: list[dict[str, str]], *, stream: bool = True, **m
 
 def asked_of(form: Form, content: bytes, with_settings: DoorSettings | None = None) -> ChatRequest:
     """What the door makes of it."""
-    read_body = decoded(content)
+    read_body = decode_body(content)
     assert read_body is not None
     return read(form, read_body, with_settings or settings(), "")
 

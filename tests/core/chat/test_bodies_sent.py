@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from aider_guard.core.chat.body import (
     asks_for_usage,
+    body_to_send,
+    count_unanswered,
     forbids_truncation,
-    sent,
-    unanswered,
     without_unanswered,
 )
 from aider_guard.core.chat.request import Form
@@ -34,7 +34,7 @@ def after(
     version: str | Unavailable = "0.24.0",
 ) -> Any:
     asked = asked_of(form, content)
-    return json.loads(sent(asked, content, with_settings or settings(), upstream, version))
+    return json.loads(body_to_send(asked, content, with_settings or settings(), upstream, version))
 
 
 @pytest.mark.parametrize("form", ["chat", "generate"])
@@ -86,7 +86,7 @@ def test_a_request_to_unload_is_sent_as_it_came(keep_alive: Any) -> None:
     for form in ("generate", "chat"):
         content = json.dumps({"model": "a", "keep_alive": keep_alive}, indent=3).encode()
         asked = asked_of(form, content)
-        assert sent(asked, content, settings(), OLLAMA, "0.24.0") == content
+        assert body_to_send(asked, content, settings(), OLLAMA, "0.24.0") == content
 
 
 def test_a_request_to_load_is_pinned_and_says_nothing_of_truncation() -> None:
@@ -143,7 +143,7 @@ REFUSED = [
 def test_what_was_not_sent_before_can_be_left_out(form: Form) -> None:
     """The oldest first, and never what the model has answered or is asked now."""
     asked = asked_of(form, body(form, REFUSED))
-    assert unanswered(asked) == 2
+    assert count_unanswered(asked) == 2
     for leave_out, places in ((0, (0, 1, 3, 4, 5, 7)), (1, (0, 3, 4, 5, 7)), (2, (0, 3, 4, 7))):
         left = without_unanswered(asked, leave_out)
         assert left == {**asked.body, "messages": [REFUSED[place] for place in places]}
@@ -152,7 +152,7 @@ def test_what_was_not_sent_before_can_be_left_out(form: Form) -> None:
 def test_a_flattened_prompt_can_do_without_what_was_not_sent() -> None:
     """In the same words else."""
     asked = asked_of("generate", body("generate", REFUSED))
-    assert unanswered(asked) == 2
+    assert count_unanswered(asked) == 2
     left = [REFUSED[place] for place in (0, 3, 4, 5, 7)]
     assert without_unanswered(asked, 1)["prompt"] == (
         prompts.flattened(left[:-1]) + prompts.flattened(left[-1:])
@@ -164,7 +164,7 @@ def test_a_summary_can_do_without_what_was_not_sent() -> None:
     text = f"# USER\nlog\n# ASSISTANT\n{OWN}\n# USER\nsecond\n# ASSISTANT\nyes\n"
     said = [message("system", prompts.SUMMARY), message("user", text)]
     asked = asked_of("chat", body("chat", said, stream=False))
-    assert unanswered(asked) == 1
+    assert count_unanswered(asked) == 1
     left = without_unanswered(asked, 1)["messages"]
     assert left == [said[0], message("user", "# USER\nsecond\n# ASSISTANT\nyes\n")]
 
@@ -173,8 +173,8 @@ def test_what_was_sent_again_is_not_there_twice_to_be_left_out() -> None:
     """The newer of the two is the message that is asked now."""
     said = [*CHAT, message("assistant", OWN), CHAT[1]]
     for form in ("chat", "generate"):
-        assert unanswered(asked_of(form, body(form, said))) == 0
-    assert unanswered(asked_of("openai_text", body("generate", said))) == 0
+        assert count_unanswered(asked_of(form, body(form, said))) == 0
+    assert count_unanswered(asked_of("openai_text", body("generate", said))) == 0
 
 
 def test_a_summary_is_not_made_of_the_doors_own_answers() -> None:
@@ -200,7 +200,7 @@ def test_openais_protocol_has_no_window_and_is_asked_for_usage() -> None:
     for upstream in (OLLAMA, LOCAL):
         for content in (told, whole):
             asked = asked_of("openai_chat", content)
-            assert sent(asked, content, settings(), upstream, "0.24.0") == content
+            assert body_to_send(asked, content, settings(), upstream, "0.24.0") == content
 
 
 TEXT = st.text(max_size=20)
@@ -228,5 +228,5 @@ def test_text_that_utf_8_cannot_hold_survives() -> None:
     """A lone surrogate is sent as the escape that it came as."""
     content = b'{"model":"a","messages":[{"role":"user","content":"\\ud800 \xc3\xa9"}]}'
     asked = asked_of("chat", content)
-    found = json.loads(sent(asked, content, settings(), OLLAMA, "0.24.0"))
+    found = json.loads(body_to_send(asked, content, settings(), OLLAMA, "0.24.0"))
     assert found["messages"][0]["content"] == "\ud800 é"

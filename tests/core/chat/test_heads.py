@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.chat.body import PromptHead, head_of, loading, runner_options
+from aider_guard.core.chat.body import PromptHead, head_of, loading_body, runner_options
 from aider_guard.core.chat.request import read
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
@@ -200,14 +200,14 @@ def test_loading_asks_for_nothing_but_the_runner() -> None:
     """The request that loads has the runner's options and the pin, and no prompt."""
     options = runner_options({"options": {"num_gpu": 20, "temperature": 1, "num_ctx": 4096}})
     assert options == {"num_gpu": 20, "num_ctx": 4096}
-    body = loading("qwen3:8b", options, SETTINGS, "2m")
+    body = loading_body("qwen3:8b", options, SETTINGS, "2m")
     assert body == {
         "model": "qwen3:8b",
         "stream": False,
         "options": {"num_gpu": 20, "num_ctx": 8192},
         "keep_alive": "2m",
     }
-    assert "keep_alive" not in loading("qwen3:8b", {}, SETTINGS, None)
+    assert "keep_alive" not in loading_body("qwen3:8b", {}, SETTINGS, None)
 
 
 @pytest.mark.parametrize("options", [None, "x", []])

@@ -24,7 +24,7 @@ def taught(asked: ChatRequest, bytes_a_token: int, error_percent: float = 0.0) -
     """Every part of a prompt was counted."""
     sizes, texts = Sizes(), [part.text for part in parts(asked)]
     tokens = [len(text) // bytes_a_token for text in texts]
-    sizes.counted(asked.model, texts, tokens, error_percent)
+    sizes.note_counts(asked.model, texts, tokens, error_percent)
     return sizes
 
 
@@ -79,7 +79,7 @@ def test_a_guess_is_by_the_bytes_and_then_by_what_was_evaluated() -> None:
     assert (sizes.guess(asked).tokens, sizes.guess(asked).exact) == (-(-size * 2 // 7) + 10, False)
     assert sizes.guess(asked).error_percent == FIRST_ERROR
     for tokens in (size // 4, size // 2, size // 5):
-        sizes.measured(asked, tokens)
+        sizes.note_size(asked, tokens)
     assert abs(sizes.guess(asked).tokens - size // 2) <= 1
     assert sizes.guess(asked).error_percent == LEARNED_ERROR
 

@@ -11,7 +11,7 @@ from core.chat.aider_prompts import asked_of, body, message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.chat.request import Form, asks_for_nothing, conversation, decoded
+from aider_guard.core.chat.request import Form, asks_for_nothing, conversation, decode_body
 
 FORMS: tuple[Form, ...] = ("chat", "generate", "openai_chat")
 FILES = [message("user", prompts.CHAT_FILES), message("assistant", "Ok.")]
@@ -102,7 +102,7 @@ def test_a_chats_role_is_that_of_its_model(model: str, role: str) -> None:
 )
 def test_a_body_is_read_as_gos_decoder_reads_it(content: bytes, found: Any) -> None:
     """What the server would understand is understood here, or a name could pass unseen."""
-    assert decoded(content) == found
+    assert decode_body(content) == found
 
 
 @pytest.mark.parametrize(

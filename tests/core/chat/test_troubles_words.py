@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from aider_guard.core.chat.errors import (
     FailedRequest,
     Failure,
+    error_text,
+    failure_of_answer,
+    failure_of_words,
     fitting_window,
     lines,
-    of_words,
     printable,
-    said_in,
-    understood,
 )
 from aider_guard.core.chat.events import NOT_TOLD, Reason
 from aider_guard.core.chat.types import WindowNeed
@@ -91,7 +91,7 @@ NATIVE = json.dumps(
 )
 def test_errors_of_all_eras_are_told_apart(status: int, error: Any, reason: str) -> None:
     """By their words first."""
-    failure = understood(status, json.dumps({"error": error}).encode())
+    failure = failure_of_answer(status, json.dumps({"error": error}).encode())
     assert failure.reason == reason
     assert failure.waits is (reason == "busy")
 
@@ -120,7 +120,7 @@ def test_errors_of_all_eras_are_told_apart(status: int, error: Any, reason: str)
 )
 def test_the_servers_own_numbers_are_read(error: str, prompt: Any, window: Any) -> None:
     """They are exact."""
-    failure = understood(400, json.dumps({"error": error}).encode())
+    failure = failure_of_answer(400, json.dumps({"error": error}).encode())
     assert failure.reason == "overflow"
     assert (failure.prompt_tokens, failure.window_tokens) == (prompt, window)
 
@@ -138,7 +138,7 @@ def test_the_servers_own_numbers_are_read(error: str, prompt: Any, window: Any) 
 )
 def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reason: str) -> None:
     """Something else answers there."""
-    assert understood(status, content).reason == reason
+    assert failure_of_answer(status, content).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -157,20 +157,27 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
             "ollama serve   then send your message again",
         ),
         (
-            of_words("model requires more system memory (12.0 GiB) than is available (7.5 GiB)"),
+            failure_of_words(
+                "model requires more system memory (12.0 GiB) than is available (7.5 GiB)"
+            ),
             OLLAMA,
             "qwen3:8b does not fit into memory: model requires",
             "aider-guard --num-ctx 8192   needs 7.0 GiB in all",
         ),
         (
-            of_words("cudaMalloc failed: out of memory"),
+            failure_of_words("cudaMalloc failed: out of memory"),
             OLLAMA,
             "qwen3:8b does",
             "aider-guard --num-ctx 16384 ",
         ),
-        (of_words("out of memory"), FailedRequest("a", "x"), "a does not fit", "a smaller model"),
         (
-            of_words(STOPPED),
+            failure_of_words("out of memory"),
+            FailedRequest("a", "x"),
+            "a does not fit",
+            "a smaller model",
+        ),
+        (
+            failure_of_words(STOPPED),
             OLLAMA,
             "the process of qwen3:8b crashed: model runner",
             "send your message again",
@@ -309,14 +316,14 @@ def test_a_servers_words_are_safe_to_print(words: str) -> None:
 @given(st.integers(400, 599), st.binary(max_size=300))
 def test_any_error_is_understood_somehow(status: int, content: bytes) -> None:
     """Nothing is raised, and two lines can be said."""
-    assert all(lines(understood(status, content), OLLAMA))
+    assert all(lines(failure_of_answer(status, content), OLLAMA))
 
 
 def test_an_error_in_an_error_in_an_error_is_opened() -> None:
     """Ollama hands its runner's answer on as a text."""
     inner = json.dumps({"error": {"message": "deep"}})
-    assert said_in(json.dumps({"error": inner}).encode()) == "deep"
-    assert said_in(b'{"error":"' + b"{" * 5000 + b'"}').startswith("{")
+    assert error_text(json.dumps({"error": inner}).encode()) == "deep"
+    assert error_text(b'{"error":"' + b"{" * 5000 + b'"}').startswith("{")
 
 
 @pytest.mark.parametrize(
@@ -343,7 +350,7 @@ def test_a_status_speaks_where_the_words_do_not(
     status: int, words: str, reason: str, waits: bool
 ) -> None:
     content = json.dumps({"error": words}).encode() if words else b"<html>"
-    failure = understood(status, content)
+    failure = failure_of_answer(status, content)
     assert (failure.reason, failure.waits, failure.status) == (reason, waits, status)
 
 
