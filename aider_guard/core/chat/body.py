@@ -1,4 +1,4 @@
-"""The body that is sent in place of the one that came."""
+"""Makes the bodies that the door sends to a server: the changed body of a request, and bodies of its own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KEEP_ALIVE: Final = "30m"
 def forbids_truncation(
     request: ChatRequest, settings: DoorSettings, upstream: Upstream, version: str | Unavailable
 ) -> bool:
-    """Whether the body that is sent says that nothing may be cut."""
+    """Whether the body that is sent tells Ollama to refuse a prompt rather than cut it."""
     return (
         upstream.kind == "ollama"
         and request.form in ("chat", "generate")
@@ -48,10 +48,10 @@ def body_to_send(
     upstream: Upstream,
     version: str | Unavailable,
 ) -> bytes:
-    """The body for the server: the pin, how long the model stays, no truncation, and none of the door's own answers.
+    """Return the body for the server: with the pin, ``keep_alive`` and no truncation, without the door's own answers.
 
-    All else keeps its value and its place; a body in which nothing changes is sent as it came. OpenAI's protocol has
-    no field for a window; there the usage is asked for where the client did not (``asks_for_usage``).
+    All other fields keep their values and places, and a body in which nothing changes keeps its bytes. OpenAI's
+    protocol has no field for a window; there the usage is requested where the client did not (``asks_for_usage``).
     """
     changed = dict(request.body)
     if upstream.kind == "ollama" and request.form in ("chat", "generate"):
@@ -69,7 +69,7 @@ def body_to_send(
 
 
 def count_unanswered(request: ChatRequest) -> int:
-    """How many messages of the user's are in the prompt that the door answered itself."""
+    """Return how many of the user's messages in the prompt only the door has answered."""
     messages, prompt = request.body.get("messages"), request.body.get("prompt")
     if request.form == "generate" and isinstance(prompt, str) and PREFIX in prompt:
         blocks = prompt_blocks(prompt) if request.raw_prompt is None else ()
@@ -85,14 +85,14 @@ def count_unanswered(request: ChatRequest) -> int:
 
 
 def without_unanswered(request: ChatRequest, leave_out: int) -> dict[str, Any]:
-    """The body without the door's own answers, and without the oldest of the messages that it answered so."""
+    """Return the body without the door's own answers and the oldest ``leave_out`` messages that it answered."""
     changed = dict(request.body)
     _remove_own(changed, request, leave_out)
     return changed
 
 
 def asks_for_usage(request: ChatRequest) -> bool:
-    """Whether the door asks for the usage of a stream that the client did not ask for."""
+    """Whether the door requests the usage of a stream, because the client did not."""
     if request.form not in ("openai_chat", "openai_text") or not request.stream:
         return False
     match request.body.get("stream_options"):
@@ -103,7 +103,7 @@ def asks_for_usage(request: ChatRequest) -> bool:
 
 
 def _unloads(request: ChatRequest) -> bool:
-    """``keep_alive`` of 0, in any of Ollama's spellings, and no prompt."""
+    """Whether a request unloads a model: ``keep_alive`` of 0, in any of Ollama's spellings, and no prompt."""
     value = request.body.get("keep_alive")
     zero = value == 0 or (isinstance(value, str) and re.fullmatch(r"-?0+(ns|us|ms|s|m|h)?", value))
     return bool(zero) and not isinstance(value, bool) and asks_for_nothing(request)
@@ -137,7 +137,9 @@ def _remove_own(changed: dict[str, Any], request: ChatRequest, leave_out: int = 
     places = visible_places(said, 0 if is_summary else leave_out)
     changed["messages"] = [messages[place] for place in places]
     if is_summary:
-        changed["messages"] = [_cleaned_summary(one, leave_out) for one in changed["messages"]]
+        changed["messages"] = [
+            _cleaned_summary(message, leave_out) for message in changed["messages"]
+        ]
 
 
 def _role_and_text(message: object) -> tuple[str, str]:
@@ -151,7 +153,7 @@ def _role_and_text(message: object) -> tuple[str, str]:
 
 
 def _cleaned_summary(message: Any, leave_out: int) -> Any:
-    """A conversation to summarise without the door's own answers."""
+    """Return a conversation to summarise without the door's own answers."""
     match message:
         case {"role": "user", "content": str(content)} if PREFIX in content:
             blocks = summary_blocks(content)
@@ -163,12 +165,12 @@ def _cleaned_summary(message: Any, leave_out: int) -> Any:
 
 
 def _summary_messages(text: str) -> list[tuple[str, str]]:
-    """The messages of a conversation to summarise, by role and content."""
-    return [(one.role, one.content.rstrip("\n")) for one in summary_blocks(text)]
+    """Return the messages of a conversation to summarise, by role and content."""
+    return [(block.role, block.content.rstrip("\n")) for block in summary_blocks(text)]
 
 
 def encode_body(body: Mapping[str, Any]) -> bytes:
-    """A body's bytes."""
+    """Return the bytes of a body."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     try:
         return text.encode("utf-8")
@@ -176,14 +178,13 @@ def encode_body(body: Mapping[str, Any]) -> bytes:
         return json.dumps(body, separators=(",", ":")).encode("ascii")
 
 
-# The head of a prompt: what the next one will begin with too, and the requests that have it evaluated ahead.
+# The head of a prompt, which the next prompt will begin with too, and the requests that evaluate it ahead of time.
 #
 # Aider's order (coders/chat_chunks.py, 0.86): system text, examples, read-only files, map of the repository; then the
 # history, the files that may be edited, and the question. A new Aider has another history, so the head ends before it.
 #
 # Ollama does not stop in the middle of a prompt whose client went away (0.9.3: the runner looks for that only when it
-# has an answer to send), so a head is evaluated in pieces, each the beginning of the next: what is dropped is one
-# piece.
+# has an answer to send), so a head is evaluated in pieces, each the beginning of the next: only one is wasted.
 
 RUNNER_OPTIONS: Final = (
     "num_ctx",
@@ -197,10 +198,10 @@ RUNNER_OPTIONS: Final = (
     "low_vram",
     "draft_num_predict",
 )
-"""The options that a runner is started with (api/types.go, Runner): a request with others loads the model again."""
+"""The options that a runner is started with (api/types.go, Runner): other values load the model again."""
 _ANSWERS: Final = ("num_predict", "stop", "seed", "temperature")
 _QUESTION: Final = {"role": "user", "content": "."}
-"""Some templates refuse a conversation in which nobody asks anything."""
+"""Some templates refuse a conversation without a message of the user's."""
 
 
 @dataclass(frozen=True)
@@ -217,11 +218,11 @@ class PromptHead:
 
     @property
     def characters(self) -> int:
-        """How long it is."""
+        """The number of characters in it."""
         return len(self.prompt) + sum(len(message["content"]) for message in self.messages)
 
     def beginning(self, characters: int) -> dict[str, Any]:
-        """The body that has this much of the head evaluated, with the smallest answer."""
+        """Return the body that evaluates so many characters of the head, with the shortest answer."""
         if self.prompt:
             return {**self.body, "prompt": self.prompt[:characters]}
         messages = list(_cut(self.messages, characters))
@@ -233,10 +234,12 @@ class PromptHead:
 def head_of(
     request: ChatRequest, settings: DoorSettings, upstream: Upstream, version: str | Unavailable
 ) -> PromptHead | None:
-    """The head of a main request to Ollama, as the door would send it; None when it has none that is known."""
+    """Return the head of a main request to Ollama as the door would send it; None when none is recognised."""
     if not may_have_head(request) or upstream.kind != "ollama":
         return None
-    body = json.loads(body_to_send(request, _encoded(request.body), settings, upstream, version))
+    body = json.loads(
+        body_to_send(request, json.dumps(request.body).encode("ascii"), settings, upstream, version)
+    )
     length = _fixed_length(request)
     if request.form == "generate":
         return _flattened_head(request, body, length)
@@ -249,7 +252,7 @@ def head_of(
 
 
 def may_have_head(request: ChatRequest) -> bool:
-    """Whether a request is the main model's, and of a form that is understood."""
+    """Whether a request is the main model's and of a form whose head can be found."""
     of_the_user = request.role == "main" and request.purpose in ("chat", "other")
     return of_the_user and request.form in ("chat", "generate") and request.raw_prompt is None
 
@@ -257,8 +260,9 @@ def may_have_head(request: ChatRequest) -> bool:
 def loading_body(
     model: str, options: Mapping[str, Any], settings: DoorSettings, keep_alive: object
 ) -> dict[str, Any]:
-    """The body for ``/api/generate`` that loads a model and asks nothing (Ollama's routes.go: no prompt), with the
-    runner's options of the last request and the pin, as with any other option it would be loaded again.
+    """Return the body for ``/api/generate`` that loads a model without a prompt (Ollama's routes.go).
+
+    It has the runner's options of the last request and the pin: with any other option the model would be loaded again.
     """
     pin = {"num_ctx": settings.window_tokens} if settings.window_tokens > 0 else {}
     body: dict[str, Any] = {"model": model, "stream": False, "options": {**options, **pin}}
@@ -266,14 +270,14 @@ def loading_body(
 
 
 def runner_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a request says that a runner is started with."""
+    """Return the options of a request that a runner is started with."""
     options = body.get("options")
-    found = options if isinstance(options, dict) else {}
-    return {name: found[name] for name in RUNNER_OPTIONS if found.get(name) is not None}
+    options = options if isinstance(options, dict) else {}
+    return {name: options[name] for name in RUNNER_OPTIONS if options.get(name) is not None}
 
 
 def _fixed_length(request: ChatRequest) -> int:
-    """How many characters of the messages the next Aider will send again."""
+    """Return how many characters of the messages the next Aider will send again."""
     fixed = itertools.takewhile(
         lambda part: part.kind in ("system", "map") or (part.kind == "file" and part.read_only),
         parts(request),
@@ -300,7 +304,7 @@ def _flattened_head(request: ChatRequest, body: dict[str, Any], length: int) -> 
 
 
 def _plain(messages: object) -> Sequence[Mapping[str, Any]]:
-    """The messages up to the first that is more than a text."""
+    """Return the messages before the first that holds more than text."""
     listed = messages if isinstance(messages, list) else []
     return tuple(itertools.takewhile(_is_plain, listed))
 
@@ -313,22 +317,18 @@ def _is_plain(message: object) -> bool:
 
 
 def _cut(messages: Sequence[Mapping[str, Any]], characters: int) -> Sequence[Mapping[str, Any]]:
-    """The messages that have the first so many characters."""
-    found = []
+    """Return the messages that hold the first ``characters`` characters, the last one cut."""
+    beginning = []
     for message in messages:
         if characters <= 0:
             break
-        found.append({**message, "content": message["content"][:characters]})
+        beginning.append({**message, "content": message["content"][:characters]})
         characters -= len(message["content"])
-    return found
+    return beginning
 
 
 def _shortest_answer(body: Mapping[str, Any], prompt: str) -> Mapping[str, Any]:
-    """The request without its prompt, for one token of an answer of any form."""
+    """Return the request without its prompt, asking for one token in any format."""
     options = {name: value for name, value in body["options"].items() if name not in _ANSWERS}
     rest = {name: value for name, value in body.items() if name not in (prompt, "format")}
     return {**rest, "stream": False, "options": {**options, "num_predict": 1}}
-
-
-def _encoded(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body).encode("ascii")

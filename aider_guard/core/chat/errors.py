@@ -1,7 +1,7 @@
-"""A server's errors → what is said of them in two lines, with what helps.
+"""Recognises the errors of model servers, and words each in two lines: what happened, and what helps.
 
 The texts are those of Ollama 0.1 to 0.33 (llm/status.go, llm/server.go, llm/llama_server.go, server/sched.go,
-server/routes.go), of llama.cpp's server and of vLLM. Others are given in the server's own words, cut short.
+server/routes.go), of llama.cpp's server and of vLLM. Any other error is shown in the server's own words, cut short.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ _AGAIN: Final = "then send your message again"
 
 @dataclass(frozen=True)
 class FailedRequest:
-    """What is known of the request that failed. ``address`` may be shown: it holds no password. ``is_here`` is whether
-    it is one of this machine's.
+    """The request that failed, as far as its error's words need it.
+
+    ``address`` is the server's and may be shown: it holds no password. ``is_here`` is whether it is on this machine.
     """
 
     model: str
@@ -36,13 +37,14 @@ class FailedRequest:
     window_tokens: int = 0
     smaller_windows: tuple[WindowNeed, ...] = ()
     alike: tuple[str, ...] = ()
-    """Installed models of a similar name."""
+    """Installed models with similar names."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A server's error, understood. ``waits`` is whether it goes away by itself. Where the prompt was too large,
-    ``prompt_tokens`` and ``window_tokens`` are what the server said.
+    """A server's error by its reason. ``waits`` is whether it goes away by itself.
+
+    Where the prompt was too large, ``prompt_tokens`` and ``window_tokens`` are the server's numbers.
     """
 
     reason: Reason
@@ -54,7 +56,7 @@ class Failure:
 
 
 _KNOWN: Final[tuple[tuple[str, Reason], ...]] = (
-    # What matches first holds: a crash may name memory, and a refusal of the cloud's is also a 403.
+    # The first match counts: a crash may name memory, and a refusal by the cloud is also a 403.
     (r"maximum pending requests exceeded|server busy", "busy"),
     (r"loading model|llm server loading", "busy"),
     (r"input length exceeds the context length", "overflow"),
@@ -84,7 +86,7 @@ _VLLM_NUMBERS: Final = re.compile(
 
 
 def failure_of_answer(status: int, content: bytes) -> Failure:
-    """What an answer with another status than 200 means."""
+    """Return the failure that an answer with another status than 200 reports."""
     words = error_text(content)
     if not words:
         if status in (401, 403):
@@ -95,15 +97,13 @@ def failure_of_answer(status: int, content: bytes) -> Failure:
         return Failure("busy", words, status, waits=True)
     if failure.reason == "refused" and status == 404:
         return Failure("missing", words, status)
-    if (
-        failure.reason == "refused" and status == 401
-    ):  # only for its cloud does Ollama want to know who asks
+    if failure.reason == "refused" and status == 401:  # Ollama needs a login for its cloud only
         return Failure("cloud", words, status)
     return failure
 
 
 def failure_of_words(words: str, status: int = 0) -> Failure:
-    """What a server's own words mean, also those in the middle of an answer."""
+    """Return the failure that a server's own words report, also those in the middle of an answer."""
     matching = (reason for known, reason in _KNOWN if re.search(known, words, re.IGNORECASE))
     reason: Reason = next(matching, "refused")
     if reason != "overflow":
@@ -113,7 +113,7 @@ def failure_of_words(words: str, status: int = 0) -> Failure:
 
 
 def error_text(content: bytes) -> str:
-    """The words of an error's body; "" when it is none of these servers'. An error in an error is opened, too."""
+    """Return the words in the body of an error, also of an error in an error; "" when no server writes such a body."""
     try:
         body = json.loads(content.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
@@ -125,7 +125,7 @@ def error_text(content: bytes) -> str:
             pass
         case _:
             return ""
-    # Ollama hands llama-server's body on as text: {"error":"{\"error\":{…}}"}.
+    # Ollama passes the body of llama-server on as text: {"error":"{\"error\":{…}}"}.
     return (error_text(words.encode("utf-8", "replace")) if words.startswith("{") else "") or words
 
 
@@ -136,22 +136,22 @@ def _first_words(content: bytes) -> str:
 
 def _numbers(words: str) -> tuple[int | Unavailable, int | Unavailable]:
     for pattern in _NUMBERS:
-        if found := pattern.search(words):
-            return int(found[1]), int(found[2])
-    if found := _VLLM_NUMBERS.search(words):
-        return int(found[2]), int(found[1])
+        if match := pattern.search(words):
+            return int(match[1]), int(match[2])
+    if match := _VLLM_NUMBERS.search(words):
+        return int(match[2]), int(match[1])
     return NOT_TOLD, NOT_TOLD
 
 
 def printable(words: str) -> str:
-    """Someone else's words, on one line: short, and without what a terminal would act on."""
-    plain = "".join(one if one.isprintable() else " " for one in words)
+    """Return a server's words on one line: short, and without control characters."""
+    plain = "".join(char if char.isprintable() else " " for char in words)
     short = " ".join(plain.split())
     return short if len(short) <= _MAX_WORDS else f"{short[: _MAX_WORDS - 1]}…"
 
 
 def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
-    """Two lines: what happened, and what helps."""
+    """Return two lines: what happened, and what helps."""
     server = "Ollama" if request.is_ollama else "the model server"
     said = f": {printable(failure.words)}" if failure.words else ""
     match failure.reason:
@@ -188,12 +188,12 @@ def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
 
 
 def _try_again(request: FailedRequest) -> str:
-    """Only Ollama starts a model's process again; another server is that process."""
+    """What helps after a crash: only Ollama starts a model's process again; another server is that process."""
     if not request.is_ollama:
         return f"{_start(request)}; if it crashes again, a smaller model"
-    return (
-        f"send your message again: Ollama starts it anew; if it crashes again, {_smaller(request)}"
-    )
+    window = fitting_window("", request.smaller_windows)
+    smaller = f"aider-guard --num-ctx {window.window_tokens}" if window else "a smaller model"
+    return f"send your message again: Ollama starts it anew; if it crashes again, {smaller}"
 
 
 def _start(request: FailedRequest) -> str:
@@ -203,7 +203,7 @@ def _start(request: FailedRequest) -> str:
 
 
 def _more(request: FailedRequest) -> str:
-    """Where the server's log is."""
+    """Return where the server's log is."""
     if not request.is_ollama:
         return "its log says more: it is where the server was started"
     if not request.is_here:
@@ -231,17 +231,13 @@ def _less_memory(failure: Failure, request: FailedRequest) -> str:
     )
 
 
-def _smaller(request: FailedRequest) -> str:
-    window = fitting_window("", request.smaller_windows)
-    return f"aider-guard --num-ctx {window.window_tokens}" if window else "a smaller model"
-
-
 def fitting_window(words: str, smaller: Sequence[WindowNeed]) -> WindowNeed | None:
-    """The largest of these windows that fits into what the server says is available; where it does not say, the
-    largest. None where none does.
+    """Return the largest of these windows that fits the memory that the server calls available; None for none.
+
+    Where the server names no available memory, it is the largest of all.
     """
     available = re.search(r"available \(([\d.]+) ([KMGT]?i?B)\)", words)
     if not available:
         return smaller[0] if smaller else None
     limit = float(available[1]) * _UNITS.get(available[2], 1)
-    return next((one for one in smaller if one.needed_bytes <= limit), None)
+    return next((need for need in smaller if need.needed_bytes <= limit), None)

@@ -1,13 +1,13 @@
-"""The door's own answers, in each protocol: an assistant's, so that Aider shows them and does not try again.
+"""Writes the door's own answers in each protocol, as the assistant's, so that Aider shows them and does not retry.
 
-What Aider makes of them was tried with 0.80 to 0.86 and the litellm of each:
+What Aider does with them was tried with 0.80 to 0.86 and the litellm of each:
 
 * a commit message that is empty makes Aider say so and go on; ``null`` would be the same, but litellm cannot read a
   ``null`` from ``/api/chat``, and takes it for a broken connection;
 * a summary must not be empty, or the history would be: it has to be ``null``, or, in ``/api/chat``, an error that
-  litellm does not try again. Of all errors of Ollama's that is only "no such file or directory".
-* older versions lose what comes in the same line as ``"done": true``, so the text has a line of its own;
-* only ``/api/chat`` and OpenAI's chat have a place for what is shown while waiting; older versions break off at it in
+  litellm does not retry. Of all errors of Ollama's that is only "no such file or directory".
+* older versions lose the text in the same line as ``"done": true``, so the text has a line of its own;
+* only ``/api/chat`` and OpenAI's chat have a field for the text shown while waiting; older versions break off at it in
   ``/api/generate``.
 """
 
@@ -28,7 +28,7 @@ _NOT_TRIED_AGAIN: Final = "no such file or directory"
 
 @dataclass(frozen=True)
 class Timestamp:
-    """When an answer was made: in ISO 8601, UTC, and in seconds since 1970."""
+    """The time of an answer: in ISO 8601, UTC, and in seconds since 1970."""
 
     iso: str
     unix_seconds: int
@@ -38,12 +38,12 @@ _LINE = "\n"
 _BREAK = "  \n"
 """Markdown joins lines that do not end in two blanks (CommonMark 6.7)."""
 _GAP = "   "
-"""Between a command and what is said of it."""
+"""Stands between a command and the words on it."""
 
 
 @dataclass(frozen=True)
 class WireReply:
-    """An answer, or a piece of one, as it goes over the wire."""
+    """An answer, or a piece of one, in the bytes of its protocol."""
 
     content: bytes = field(repr=False)
     content_type: str = _JSON
@@ -51,9 +51,9 @@ class WireReply:
 
 
 def answer(request: ChatRequest, lines: Sequence[str], at: Timestamp) -> WireReply:
-    """A complete answer of these lines; the first begins with ``aider-guard: ``, which is added.
+    """Return a complete answer of these lines; ``aider-guard: `` is put before the first.
 
-    For a commit message and a summary it is one that Aider gives up at, at once, losing nothing.
+    For a commit message and a summary it is one that makes Aider give up at once and lose nothing.
     """
     if request.purpose == "summary" and request.form == "chat" and not request.stream:
         error = f"{PREFIX}{_LINE.join(lines)} ({_NOT_TRIED_AGAIN})"
@@ -61,16 +61,16 @@ def answer(request: ChatRequest, lines: Sequence[str], at: Timestamp) -> WireRep
     text = PREFIX + _BREAK.join(map(_as_markdown, lines))
     if not request.stream:
         return _whole(request, text, at)
-    # Every file that the answer names would be taken into the chat, and all others out of it.
+    # Here Aider would add every file that the answer names to the chat, and drop all others.
     if wants_files_only(request.messages):
-        shown, nothing = _piece(request, "", at, thinking=text), _piece(request, " ", at)
-        return _streamed(request, [shown, nothing, _end(request, at)])
+        visible, blank = _piece(request, "", at, thinking=text), _piece(request, " ", at)
+        return _streamed(request, [visible, blank, _end(request, at)])
     return _streamed(request, [_piece(request, text, at), _end(request, at)])
 
 
 def _as_markdown(line: str) -> str:
-    """The line for Aider's screen, which shows Markdown: a command, up to a gap, is code, or ``/drop __init__.py``
-    would lose its underscores.
+    """Mark the command of a line, up to a gap, as code: Aider shows Markdown, and ``/drop __init__.py`` would lose its
+    underscores.
     """
     command, gap, rest = line.partition(_GAP)
     if not gap:
@@ -80,7 +80,7 @@ def _as_markdown(line: str) -> str:
 
 
 def waiting(request: ChatRequest, words: str, at: Timestamp) -> WireReply:
-    """A piece of an answer that Aider shows while it waits and strips at the end; no content where there is none."""
+    """Return a piece of an answer that Aider shows while it waits and strips at the end; empty where there is none."""
     if not request.stream or request.form not in ("chat", "openai_chat"):
         return WireReply(b"", _content_type(request))
     return _streamed(request, [_piece(request, "", at, thinking=f"{PREFIX}{words}\n")], done=False)
