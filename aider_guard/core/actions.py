@@ -69,24 +69,24 @@ class UnloadModels:
 
 @dataclass(frozen=True)
 class Handoff:
-    """What the next Aider takes over from the last."""
+    """The state of the chat that the next Aider takes over from the last."""
 
     editable: tuple[str, ...] = field(default=(), metadata={"journal": False})
     read_only: tuple[str, ...] = field(default=(), metadata={"journal": False})
     mode: str = ""
     multiline: bool = False
     known: bool = True
-    """Whether the files are known; if not, the next Aider begins with those of its command line."""
+    """Whether the files are known; if not, the next Aider begins with the files of its command line."""
 
     @property
     def files(self) -> int:
-        """How many files are handed over."""
+        """How many files the next Aider takes over."""
         return len(self.editable) + len(self.read_only)
 
 
 @dataclass(frozen=True)
 class StartAider:
-    """Start Aider again with what the last one held."""
+    """Start Aider again with the files and the mode of the last one."""
 
     reason: str
     handoff: Handoff
@@ -109,12 +109,12 @@ class EndSession:
 
 @dataclass(frozen=True)
 class StartSidecar:
-    """Start the sidecar, killing one that still runs."""
+    """Start the sidecar; one that still runs is killed."""
 
 
 @dataclass(frozen=True)
 class RememberNeed:
-    """Keep by how much a model needs more memory (less: negative) than was computed, for the next start."""
+    """Keep for the next start how much more memory a model needs than was computed (negative: less)."""
 
     name: str
     error_bytes: int

@@ -39,8 +39,8 @@ def rows_of_request(
 
 def newest_rows(state: State) -> tuple[ContextRow, ...]:
     """What the newest request or table says the chat is made of; nothing when neither does."""
-    if isinstance(state.measured, LastRequest) and state.measured.rows:
-        return state.measured.rows
+    if isinstance(state.last_request, LastRequest) and state.last_request.rows:
+        return state.last_request.rows
     if isinstance(state.context, Unavailable):
         return ()
     return scaled(state.context.rows, state.tokens_per_estimate)
@@ -87,7 +87,7 @@ def session_models(state: State, now: float) -> tuple[str, ...]:
     if age_seconds(state.loaded.taken_at, now) > state.limits.stale_after_seconds:
         return ()
     listed = tuple(model.name for model in state.loaded.models)
-    ours = (*state.models, *state.asked_for)
+    ours = (*state.models, *state.requested)
     brought = tuple(name for name in listed if is_among(name, ours))
     loading = tuple(name for name in sorted(state.unlisted) if not is_among(name, listed))
     foreign = state.foreign_models or frozenset()
@@ -105,7 +105,7 @@ def last_known_handoff(state: State) -> Handoff:
     """
     rows = newest_rows(state)
     if not rows and isinstance(state.context, Unavailable):
-        return replace(state.handed_over, mode=state.last_mode, multiline=state.last_multiline)
+        return replace(state.handoff, mode=state.last_mode, multiline=state.last_multiline)
     files = [row for row in rows if row.kind == "file"]
     return Handoff(
         editable=tuple(row.name for row in files if not row.read_only),

@@ -150,7 +150,7 @@ def memory_short(
     return Notice("memory_short", (f"main memory nearly full: {used} in use", help_line))
 
 
-def found(finding: Finding) -> Notice:
+def finding_notice(finding: Finding) -> Notice:
     """A warning from the checks before the first prompt, with its fix."""
     return Notice("finding", (finding.what, *([finding.fix] if finding.fix else [])))
 

@@ -17,7 +17,7 @@ Engine = Literal["A", "B", "C"]
 """What runs the models: A up to 0.11.10, B up to 0.24, C (llama.cpp's ``llama-server``) from 0.30 on."""
 
 KEEPS: Final = (4, 5)
-"""How many tokens of the beginning are kept: ``num_keep``'s default (api/types.go), one more with a BOS token."""
+"""How many tokens at the beginning are kept: ``num_keep``'s default (api/types.go), one more with a BOS token."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Era:
     """Versions that behave alike, from ``since`` to the next era.
 
     A prompt of up to ``window - spare_tokens`` tokens is not cut. ``counts_cached`` is whether ``prompt_eval_count``
-    has the tokens that were cached. ``leaves`` is what a cut prompt has: the whole window, all but one place of it,
-    half of it and what is kept, or no fixed number; "nothing" where it is refused. ``pads`` is whether the runner's
-    window is the next multiple of 256 and keeps one place free.
+    includes cached tokens. ``leaves`` is the size of a cut prompt: the whole window, all but one token of it, half of
+    it and the kept tokens, or no fixed number; "nothing" where it is refused. ``pads`` is whether the runner's window
+    is the next multiple of 256 and keeps one place free.
     """
 
     since: tuple[int, ...]
@@ -49,7 +49,7 @@ class Era:
         return self.held_tokens(window_tokens) + (not self.since)
 
     def cut_sizes(self, window_tokens: int) -> frozenset[int]:
-        """What the server reports of a prompt whose tokens were cut; empty where that is no fixed number."""
+        """The sizes that the server reports of a prompt whose tokens were cut; empty where that is no fixed number."""
         match self.leaves:
             case "window":
                 return frozenset((window_tokens,))
@@ -62,7 +62,7 @@ class Era:
         return frozenset()
 
     def held_tokens(self, window_tokens: int) -> int:
-        """How many tokens the runner holds before it has to give some up."""
+        """How many tokens the runner holds before it drops some."""
         return -(-window_tokens // 256) * 256 - 1 if self.pads else window_tokens
 
 
@@ -92,14 +92,14 @@ def era_of(version: str | Unavailable) -> Era:
 
 
 def knows_truncate(version: str | Unavailable) -> bool:
-    """Whether this Ollama refuses a prompt that is too large when the request says ``"truncate": false``.
+    """Whether this Ollama refuses a prompt that is too large when the request has ``"truncate": false``.
 
-    Only of ``/api/chat`` and ``/api/generate``: the OpenAI-compatible paths have no such field, and ignore it.
+    That holds for ``/api/chat`` and ``/api/generate``: the OpenAI-compatible paths ignore the field.
     """
     return era_of(version).knows_truncate
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with, ``0.9.3-rc1`` is (0, 9, 3); empty when it begins with none."""
+    """Return the numbers at the beginning of a version, (0, 9, 3) for ``0.9.3-rc1``; empty when there are none."""
     match = re.match(r"v?([0-9]{1,6}(?:\.[0-9]{1,6})*)(?![0-9])", version.strip())
     return tuple(int(part) for part in match[1].split(".")) if match else ()

@@ -1,4 +1,4 @@
-"""The one place where things are decided."""
+"""Decides what to do about each event: the only place of the guard that decides."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from aider_guard.core.events import Event
 from aider_guard.core.rules import Rule, context, lifecycle, memory, models, reports, sidecar, turns
 from aider_guard.core.state import Phase, State
 
-# In this order: what is shown and what was sent is noted first; the lifecycle comes before the context, so that a
-# restart that is due at a prompt wins over a probe there.
+# The order matters: bookkeeping comes first, and the lifecycle before the context, so that a restart that is due at a
+# prompt wins over a probe there.
 RULES: tuple[Rule, ...] = (
     context.note_prompt,
     turns.note_reports,
@@ -25,7 +25,7 @@ RULES: tuple[Rule, ...] = (
     context.watch_fill,
     turns.finish_turn,
 )
-# Nobody is there any more to be told or served.
+# Aider and the user are no longer served.
 RULES_AT_THE_END: tuple[Rule, ...] = (
     context.note_prompt,
     turns.note_reports,
@@ -36,7 +36,7 @@ RULES_AT_THE_END: tuple[Rule, ...] = (
 
 
 def decide(state: State, event: Event, now: float) -> tuple[State, tuple[Action, ...]]:
-    """The state after *event*, and what is to be done about it.
+    """Return the state after *event*, and the actions to perform.
 
     Deterministic and total: every event is allowed in every state. *now* is in monotonic seconds.
     """

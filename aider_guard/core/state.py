@@ -61,7 +61,7 @@ class Ledger:
     others: int = 0
     """Attempts to destinations beyond those that are told apart."""
     through: Mapping[Place, int] = field(default_factory=dict)
-    untold: tuple[Destination, ...] = ()
+    unreported: tuple[Destination, ...] = ()
     notices: int = 0
     """How many were shown about attempts."""
     began: bool = True
@@ -78,7 +78,7 @@ class Ledger:
 
     def news(self) -> dict[Destination, AttemptCount]:
         """What the user was not told of yet."""
-        return {one: tried for one, tried in self.outside().items() if one in self.untold}
+        return {one: tried for one, tried in self.outside().items() if one in self.unreported}
 
     def _has_followed(self, one: Destination) -> bool:
         """Whether a name that was looked up was tried, too."""
@@ -108,7 +108,7 @@ def with_blocked(ledger: Ledger, event: EgressBlocked) -> Ledger:
     if before is None and len(ledger.tried) >= MOST_DESTINATIONS:
         return replace(ledger, others=ledger.others + count)
     if before is None:
-        ledger = replace(ledger, untold=(*ledger.untold, one))
+        ledger = replace(ledger, unreported=(*ledger.unreported, one))
     tried = AttemptCount((before.count if before else 0) + count, before.program if before else "")
     tried = replace(tried, program=tried.program or event.program)
     return replace(ledger, tried={**ledger.tried, one: tried})
@@ -216,7 +216,7 @@ class State:
     restart: Restart | None = None
     start_failures: int = 0
     died_with: int = 0
-    handed_over: Handoff = Handoff(known=False)
+    handoff: Handoff = Handoff(known=False)
     """What the running Aider was given when it was started again."""
     last_mode: str = ""
     last_multiline: bool = False
@@ -230,7 +230,7 @@ class State:
     """Loaded before this session asked Ollama for anything: they are others'. None until Ollama was read once."""
     foreign_settled: bool = False
     """Whether a list that is read from now on may have models of this session."""
-    asked_for: frozenset[str] = frozenset()
+    requested: frozenset[str] = frozenset()
     """Models that this session loaded ahead, or sent a request to."""
     unlisted: frozenset[str] = frozenset()
     """Those of the session's models that were asked for and not seen in Ollama's list since."""
@@ -253,7 +253,7 @@ class State:
     restored: bool = False
     """The chat was restored and no message was sent since: ``/tokens`` counts what will be summarised."""
     warned: bool = False
-    measured: LastRequest | Unavailable = Unavailable("no request was measured yet")
+    last_request: LastRequest | Unavailable = Unavailable("no request was measured yet")
     """Unavailable again where something newer is known: a table after an ``/add``, a turn past the door."""
     tokens_per_estimate: float = 1.0
     """How many tokens the model counts for one of Aider's, by the last request."""
@@ -279,12 +279,12 @@ class State:
     """What each model was computed to need."""
     fit_checked: frozenset[str] = frozenset()
     """Models that were compared with that already."""
-    warned_of: frozenset[str] = frozenset()
+    reported_findings: frozenset[str] = frozenset()
     """Findings before the first prompt that were said."""
 
-    told_this_turn: frozenset[str] = frozenset()
+    reported_in_turn: frozenset[str] = frozenset()
     """What was said of the traffic since the last turn ended."""
-    told: frozenset[str] = frozenset()
+    reported: frozenset[str] = frozenset()
     """What is said of the traffic once a session, and was."""
     egress: Ledger = Ledger()
 
@@ -297,12 +297,14 @@ def window_tokens(state: State) -> int | Unavailable:
     was judged by; without a pin what is loaded, else what the newest request was judged by.
     """
     loaded = loaded_window_tokens(state)
-    judged = state.measured.window_tokens if isinstance(state.measured, LastRequest) else loaded
+    judged = (
+        state.last_request.window_tokens if isinstance(state.last_request, LastRequest) else loaded
+    )
     match state.pinned_tokens, loaded:
         case int() as pinned, _:
             return min([pinned, *(one for one in (loaded, judged) if isinstance(one, int))])
-        case _, Unavailable() if isinstance(state.measured, LastRequest):
-            return state.measured.window_tokens
+        case _, Unavailable() if isinstance(state.last_request, LastRequest):
+            return state.last_request.window_tokens
         case _:
             return loaded
 
@@ -323,8 +325,8 @@ def used_tokens(state: State) -> int | Unavailable:
     Where nothing newer was measured: the newest table and what the files grew, by Aider's own estimate, in tokens of
     the model as far as the last request told how many those are.
     """
-    if isinstance(state.measured, LastRequest):
-        return state.measured.used_tokens + in_tokens(state, state.file_growth_tokens)
+    if isinstance(state.last_request, LastRequest):
+        return state.last_request.used_tokens + in_tokens(state, state.file_growth_tokens)
     estimate = _estimated_tokens(state)
     return in_tokens(state, estimate) if isinstance(estimate, int) else estimate
 
@@ -332,7 +334,9 @@ def used_tokens(state: State) -> int | Unavailable:
 def is_measured(state: State) -> bool:
     """Whether the tokens in use are what a server counted, and nothing is known to have changed since."""
     changed = state.context_changed or state.files_changed or state.file_growth_tokens
-    return isinstance(state.measured, LastRequest) and state.measured.is_sure and not changed
+    return (
+        isinstance(state.last_request, LastRequest) and state.last_request.is_sure and not changed
+    )
 
 
 def in_tokens(state: State, estimate: int) -> int:

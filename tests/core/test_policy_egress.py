@@ -444,7 +444,7 @@ def test_names_without_end_cost_no_memory() -> None:
     """A program that looks up names at random is counted, not remembered."""
     story = busy()
     story.tell(*(blocked(f"{number}.b", 53, "dns") for number in range(MOST_DESTINATIONS + 100)))
-    assert len(story.state.egress.tried) == len(story.state.egress.untold) == MOST_DESTINATIONS
+    assert len(story.state.egress.tried) == len(story.state.egress.unreported) == MOST_DESTINATIONS
     notice = egress_messages.end_line(story.state)
     assert notice is not None
     assert (

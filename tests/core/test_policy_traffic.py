@@ -113,7 +113,7 @@ def test_only_an_answered_message_of_the_main_model_is_measured(more: dict[str, 
     """Commit messages, summaries, another model's requests and what was given up say nothing of the chat's size."""
     story = begun()
     story.tell(finished(5_000, 300, **more))
-    assert isinstance(story.state.measured, Unavailable)
+    assert isinstance(story.state.last_request, Unavailable)
 
 
 def test_a_weak_or_editors_request_of_the_main_model_itself_counts() -> None:
@@ -484,7 +484,7 @@ def test_after_a_restart_all_is_learned_anew() -> None:
     story.tell(ChatSaved(("a.py",)), AiderExited(0), ModelsUnloaded(("ours",), UNKNOWN, 1.0))
     story.tell(AiderStarted(2, 43))
     assert isinstance(used_tokens(story.state), Unavailable)
-    assert isinstance(story.state.measured, Unavailable)
+    assert isinstance(story.state.last_request, Unavailable)
     assert ASKS not in story.prompt("a.py")
     story.measured_turn(1_000, files=("a.py",))
     assert (known(story), asked(story)) == ((1_000, True), False)
@@ -499,7 +499,7 @@ def test_what_is_said_to_be_measured_was(steps: list[Step]) -> None:
     """In any history: the newest word on the chat is a request of the main model, and no command came after it."""
     for step in steps:
         if is_measured(step.after):
-            measured = step.after.measured
+            measured = step.after.last_request
             assert isinstance(measured, LastRequest)
             assert used_tokens(step.after) == measured.used_tokens
             assert not step.after.context_changed
