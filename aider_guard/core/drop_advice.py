@@ -158,9 +158,9 @@ def advise(
     """Return the command that brings the fill below ``aim_percent`` of the window with the least harm.
 
     It names the fewest files that suffice; among as many, those that were not mentioned or edited for longest.
-    Read-only files (conventions) are named only when the others do not suffice, and files of the last turn only when ``/clear``
-    does not suffice either. ``/clear`` comes first when the history is larger than all files together. When nothing
-    suffices, it is the command that frees most.
+    Read-only files (conventions) are named only when the others do not suffice, and files of the last turn only when
+    ``/clear`` does not suffice either. ``/clear`` comes first when the history is larger than all files together. When
+    nothing suffices, it is the command that frees most.
 
     Args:
         reading: The newest ``/tokens`` table.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.histories_of_events import Step, Story, begun, histories, pairs
+from core.histories_of_events import Step, Story, at_first_prompt, histories, pairs
 from hypothesis import given, settings
 
 from aider_guard.core.actions import WakeCounter
@@ -11,7 +11,7 @@ from aider_guard.core.events import ConfirmShown, KeyTyped, PromptShown
 
 def test_the_first_key_at_a_prompt_wakes_the_counter() -> None:
     """It is ready before the message is; an answer to a question is no message."""
-    story = begun()
+    story = at_first_prompt()
     assert WakeCounter() not in story.tell(PromptShown())
     assert WakeCounter() in story.tell(KeyTyped())
     assert WakeCounter() not in story.tell(ConfirmShown(), KeyTyped())

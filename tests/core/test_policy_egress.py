@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from core.histories_of_events import Step, Story, Wait, actions_of, begun, histories
+from core.histories_of_events import Step, Story, Wait, actions_of, at_first_prompt, histories
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +37,7 @@ def blocked(
 
 def busy(layer: Layer = "netns", because: str = "") -> Story:
     """Aider works on a message, in the air gap."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(AirGapChosen(layer, because), PromptClosed())
     return story
 
@@ -252,21 +252,23 @@ def test_five_notices_and_then_where_the_rest_is() -> None:
 
 def test_at_an_open_prompt_a_bunch_is_gathered_for_a_second() -> None:
     """A lookup and what follows it are one notice; repetitions do not put it off."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(AirGapChosen("netns"))
     first = story.tell(blocked("a.example.org", 53, "dns"), Wait(0.4), blocked("a.example.org"))
     assert shown(first) == []
     actions = story.tell(Wait(0.4), blocked("a.example.org"), Wait(0.3))
     assert shown(actions) == [("blocked a.example.org:443: tried by a program that Aider started",)]
     assert (
-        len(actions_of(story.steps, SetDeadline)) - len(actions_of(begun().steps, SetDeadline)) == 1
+        len(actions_of(story.steps, SetDeadline))
+        - len(actions_of(at_first_prompt().steps, SetDeadline))
+        == 1
     )
     assert shown(story.tell(PromptClosed(), PromptShown(), Wait(5.0))) == []
 
 
 def test_what_was_gathered_waits_for_a_prompt() -> None:
     """When the prompt is gone after that second, it is said above the next one."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(AirGapChosen("netns"), PRICES)
     assert shown(story.tell(PromptClosed(), Wait(2.0))) == []
     assert len(shown(story.tell(PromptShown()))) == 1

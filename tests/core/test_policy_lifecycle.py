@@ -13,7 +13,7 @@ from core.histories_of_events import (
     Story,
     Wait,
     actions_of,
-    begun,
+    at_first_prompt,
     gpu_memory,
     histories,
     models,
@@ -84,7 +84,7 @@ def names(actions: list[Action]) -> list[str]:
 
 def saving(limits: Limits | None = None, *, mode: str = "", multiline: bool = False) -> Story:
     """A restart was asked for, and the hidden /save runs."""
-    story = begun(limits)
+    story = at_first_prompt(limits)
     story.tell(RestartRequested())
     story.prompt("c.py", mode=mode, multiline=multiline)
     return story
@@ -106,7 +106,7 @@ def unloading() -> Story:
 
 def offering(status: int = -9) -> Story:
     """Aider died, the user is asked."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(ContextRead(table(900, files={"c.py": 10})), AiderExited(status))
     return story
 
@@ -127,21 +127,21 @@ def starting() -> Story:
 
 def ending() -> Story:
     """The user left; the model is being unloaded."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(models(OURS, at=story.now), AiderExited(0))
     return story
 
 
 def ended() -> Story:
     """All is over."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(AiderExited(0))
     return story
 
 
 STORIES = {
     Phase.STARTING: starting,
-    Phase.RUNNING: begun,
+    Phase.RUNNING: at_first_prompt,
     Phase.SAVING: saving,
     Phase.STOPPING: stopping,
     Phase.UNLOADING: unloading,
@@ -160,7 +160,7 @@ def test_each_phase_has_its_story(phase: Phase) -> None:
 
 def test_a_planned_restart_step_by_step() -> None:
     """Save, exit, unload, start with what was saved, and one notice above the new prompt."""
-    story = begun()
+    story = at_first_prompt()
     assert story.tell(RestartRequested()) == []
     assert names(story.prompt("c.py", mode="ask", multiline=True)) == ["RunHidden"]
     stop = story.tell(ChatSaved(("c.py", "a b.py"), ("notes.md",)))
@@ -180,14 +180,14 @@ def test_a_planned_restart_step_by_step() -> None:
 
 def test_a_restart_is_due_after_so_many_turns() -> None:
     """After max-turns turns since Aider started, at the next untouched prompt; 0 means never."""
-    story = begun(Limits(max_turns=2, probe="never"))
+    story = at_first_prompt(Limits(max_turns=2, probe="never"))
     story.turn()
     assert names(story.prompt()) == []
     story.turn()
     assert RunHidden("save") in story.prompt()
     assert story.state.restart is not None
     assert story.state.restart.reason == "2 turns"
-    never = begun(Limits(max_turns=0, probe="never"))
+    never = at_first_prompt(Limits(max_turns=0, probe="never"))
     for _ in range(50):
         never.turn()
     assert names(never.prompt()) == []
@@ -195,7 +195,7 @@ def test_a_restart_is_due_after_so_many_turns() -> None:
 
 def test_turns_are_counted_anew_after_a_restart() -> None:
     """The count begins again with the new Aider."""
-    story = begun(Limits(max_turns=1, probe="never"))
+    story = at_first_prompt(Limits(max_turns=1, probe="never"))
     story.turn()
     story.prompt()
     story.tell(ChatSaved(), AiderExited(0), AiderStarted(2, 43), PromptShown())
@@ -218,14 +218,14 @@ UNTOUCHED = [
 @pytest.mark.parametrize(("why", "events"), UNTOUCHED, ids=[why for why, _ in UNTOUCHED])
 def test_a_restart_waits_for_an_untouched_prompt(why: str, events: tuple[PromptShown, ...]) -> None:
     """Nothing begins while the prompt is not the user's to ignore; it does at the next that is."""
-    story = begun()
+    story = at_first_prompt()
     assert names(story.tell(*events, RestartRequested())) == [], why
     assert names(story.prompt()) == ["RunHidden"]
 
 
 def test_a_restart_that_is_asked_for_begins_at_once_at_an_untouched_prompt() -> None:
     """Who asks from another pane does not wait for the next prompt."""
-    story = begun(Limits(probe="never"))
+    story = at_first_prompt(Limits(probe="never"))
     story.prompt()
     assert names(story.tell(RestartRequested())) == ["RunHidden"]
 
@@ -360,12 +360,12 @@ def test_three_starts_that_fail_are_enough() -> None:
 
 def test_deaths_right_after_the_prompt_count_as_well() -> None:
     """An Aider that shows its prompt and dies before a turn was taken is not started for ever; a turn resets it."""
-    story = begun()
+    story = at_first_prompt()
     for _ in range(3):
         story.tell(AiderExited(1), OfferAnswered(accepted=True), Wait(5.0))
         story.tell(AiderStarted(2, 43), PromptShown())
     assert "EndSession" in names(story.tell(AiderExited(1)))
-    works = begun()
+    works = at_first_prompt()
     for _ in range(6):
         works.tell(AiderExited(1), OfferAnswered(accepted=True), Wait(5.0))
         works.tell(AiderStarted(2, 43), PromptShown())
@@ -585,7 +585,7 @@ def test_a_stop_always_ends(steps: list[Step]) -> None:
 def test_a_restart_for_memory_is_tried_against_what_is_short_now() -> None:
     """What was short a minute ago and is not any more is no reason; the user's wish stays one."""
     limits = Limits(readings_for_restart=3, probe="never", max_turns=0)
-    story = begun(limits)
+    story = at_first_prompt(limits)
     story.tell(models(OURS, at=story.now))
     story.turn()
     story.tell(*(gpu_memory(95, at=story.now) for _ in range(3)))

@@ -14,12 +14,12 @@ from core.histories_of_events import (
     Story,
     Wait,
     actions_of,
-    begun,
+    at_first_prompt,
     gpu_memory,
     histories,
     models,
-    moved,
     pairs,
+    with_age_at,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,7 +61,7 @@ def memory(
 
 def with_model(vram: int | None) -> State:
     """The main model is loaded with so much of it on a GPU, or not at all."""
-    story = begun()
+    story = at_first_prompt()
     if vram is not None:
         story.tell(models(OURS, at=story.now, vram=vram))
     return story.state
@@ -112,7 +112,7 @@ CROSSINGS: list[tuple[list[int], int]] = [
 @pytest.mark.parametrize(("percents", "notices"), CROSSINGS)
 def test_one_notice_a_crossing(percents: list[int], notices: int) -> None:
     """After three readings in a row at 90 per cent; again only after one below 85."""
-    story = begun()
+    story = at_first_prompt()
     for percent in percents:
         story.tell(Wait(2.0), gpu_memory(percent, at=story.now + 2.0))
     assert [a.notice.name for a in actions_of(story.steps, ShowNotice)] == [
@@ -124,7 +124,7 @@ def pressed(
     count: int, limits: Limits = FAST, *, turn: bool = True, names: tuple[str, ...] = (OURS,)
 ) -> Story:
     """A session under pressure for so many readings."""
-    story = begun(limits)
+    story = at_first_prompt(limits)
     story.tell(models(*names, at=story.now))
     if turn:
         story.turn()
@@ -207,7 +207,7 @@ ABSENT: list[Event] = [
 def test_an_absent_reading_never_leads_to_a_restart(event: Event) -> None:
     """Neither by itself, nor does the count of readings in a row go on after it."""
     story = pressed(4)
-    story.tell(moved(event, story.now))
+    story.tell(with_age_at(event, story.now))
     press(story, 1)
     story.prompt()
     assert saves(story) == 0
@@ -215,7 +215,7 @@ def test_an_absent_reading_never_leads_to_a_restart(event: Event) -> None:
 
 def test_old_readings_count_for_nothing() -> None:
     """However many, however full: neither a notice nor a restart."""
-    story = begun(FAST)
+    story = at_first_prompt(FAST)
     story.tell(models(OURS, at=story.now))
     story.turn()
     for _ in range(50):
@@ -272,7 +272,7 @@ def test_between_two_notices_of_any_history_memory_was_free(steps: list[Step]) -
 @given(st.lists(st.integers(0, 100), max_size=60))
 def test_the_notice_comes_at_the_third_reading_in_a_row(percents: list[int]) -> None:
     """For any readings, as counted by hand."""
-    story = begun(Limits(probe="never"))
+    story = at_first_prompt(Limits(probe="never"))
     run, warned, expected = 0, False, 0
     for percent in percents:
         run = run + 1 if percent >= 90 else 0

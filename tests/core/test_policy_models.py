@@ -12,7 +12,7 @@ from core.histories_of_events import (
     Story,
     Wait,
     actions_of,
-    begun,
+    at_first_prompt,
     finished,
     histories,
     models,
@@ -83,7 +83,7 @@ def test_without_a_main_model_of_ollamas_nothing_is_loaded() -> None:
 
 def test_after_a_restart_the_model_is_loaded_again() -> None:
     """With the next launch, once its models are known, and not while the old ones are unloaded."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(STARTED, RestartRequested())
     story.prompt()
     story.tell(ChatSaved(), models(OURS, at=story.now), AiderExited(0))
@@ -114,7 +114,7 @@ def test_a_model_is_loaded_ahead_for_a_launch_or_at_a_prompt(steps: list[Step]) 
 
 def used(*asked_for: str) -> Story:
     """A session whose main model answered and is listed; a prompt is shown."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(ANSWERS)
     for name in asked_for:
         story.tell(RequestStarted(9, "editor", "edit", name))
@@ -227,15 +227,15 @@ def test_who_leaves_while_it_is_loaded_leaves_nothing_behind() -> None:
 
 def test_a_request_may_have_loaded_what_is_not_listed_yet() -> None:
     """Its model is one of the session's, or one that the user switched to; not that of another server."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(STARTED, finished(100))
     assert unloads(story) == ["ours"]
     for listed in ((), ("other:latest",)):
-        switched = begun()
+        switched = at_first_prompt()
         switched.tell(RequestStarted(1, "main", "chat", "other"))
         switched.tell(*(models(*listed, at=switched.now),) * len(listed))
         assert unloads(switched) == list(listed or ("other",))
-    elsewhere = begun()
+    elsewhere = at_first_prompt()
     elsewhere.tell(RequestStarted(1, "main", "chat", "a model of another server", "openai"))
     assert unloads(elsewhere) == []
 
@@ -245,7 +245,7 @@ def test_a_model_that_others_had_loaded_before_the_first_request_for_it_is_their
     name: str,
 ) -> None:
     """The user turned to it, or a commit message needed it."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(STARTED, models(OURS, f"{name}:latest", at=story.now))
     story.tell(RequestStarted(2, "main", "chat", name), models(OURS, name, at=story.now))
     assert unloads(story) == [OURS]

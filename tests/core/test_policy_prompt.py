@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from core.histories_of_events import UNKNOWN, WINDOW, Step, Story, begun, histories, models, table
+from core.histories_of_events import (
+    UNKNOWN,
+    WINDOW,
+    Step,
+    Story,
+    at_first_prompt,
+    histories,
+    models,
+    table,
+)
 from hypothesis import given
 
 from aider_guard.core.actions import Handoff
@@ -130,7 +139,7 @@ def test_what_aider_chose_and_what_was_said_is_noted() -> None:
 
 
 def state_with(pinned: int | Unavailable, loaded: int | Unavailable | None) -> State:
-    story = begun()
+    story = at_first_prompt()
     if loaded is not None:
         story.tell(models("ours:latest", at=story.now))
     reading = story.state.loaded
@@ -165,7 +174,7 @@ def test_the_window_is_the_loaded_one_and_at_most_the_pin(
 
 def test_the_loaded_window_is_the_main_models() -> None:
     """Another model's window is not taken for it, and an absent reading says why."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(models("weak:latest", at=story.now))
     assert loaded_window_tokens(story.state) == Unavailable("the model is not loaded")
     assert loaded_window_tokens(State()) == Unavailable("Ollama was not read yet")

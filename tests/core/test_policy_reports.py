@@ -11,7 +11,7 @@ from core.histories_of_events import (
     Step,
     Story,
     actions_of,
-    begun,
+    at_first_prompt,
     finished,
     histories,
 )
@@ -41,7 +41,7 @@ def cut(prompt: int = 8_000, **more: Any) -> RequestFinished:
 
 def test_a_cut_prompt_is_told_in_the_same_turn_with_what_helps() -> None:
     """How many tokens, how, by what it is known; and no second notice says that the window is full."""
-    story = begun()
+    story = at_first_prompt()
     story.measured_turn(8_000, verdict=CUT, counted_exactly=True, files_of_prompt={"a.py": 4_000})
     (notice,) = said(story)
     assert notice.name == "truncation_seen"
@@ -51,7 +51,7 @@ def test_a_cut_prompt_is_told_in_the_same_turn_with_what_helps() -> None:
 
 def test_a_cut_prompt_is_told_once_a_turn_and_in_every_turn() -> None:
     """Reflections send nearly the same prompt again; another role's is another prompt."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(cut(), cut(), cut(role="editor", purpose="edit"), TurnFinished(3))
     assert names(story) == ["truncation_seen"] * 2
     story.tell(cut(), TurnFinished(1))
@@ -60,7 +60,7 @@ def test_a_cut_prompt_is_told_once_a_turn_and_in_every_turn() -> None:
 
 def test_a_cut_editors_prompt_does_not_silence_the_warning_of_the_window() -> None:
     """It is another window."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(cut(role="editor", purpose="edit", model="other"))
     story.measured_turn(8_500)
     assert names(story) == ["truncation_seen", "context_filling"]
@@ -82,14 +82,14 @@ def test_not_knowing_is_said_where_the_prompt_was_near_the_window(
     more: dict[str, Any], told: bool
 ) -> None:
     """By the server's number or by what was counted before; a small prompt is none to worry about."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(finished(**{"prompt": 9_000, "verdict": NOT_KNOWN, **more}))
     assert names(story) == ["truncation_unknown"] * told
 
 
 def test_not_knowing_is_said_once_a_session() -> None:
     """The next turn is no news."""
-    story = begun()
+    story = at_first_prompt()
     for _ in range(3):
         story.tell(finished(9_000, verdict=NOT_KNOWN), TurnFinished(1))
     assert names(story).count("truncation_unknown") == 1
@@ -97,7 +97,7 @@ def test_not_knowing_is_said_once_a_session() -> None:
 
 def test_a_reload_is_said_once_a_cause() -> None:
     """The same cause again costs time again, but it was said, whatever its numbers; another cause was not."""
-    story = begun()
+    story = at_first_prompt()
     causes = (
         "idle for 31 min",
         "idle for 31 min",
@@ -117,14 +117,14 @@ def refused(purpose: Any, reason: Any = "overflow") -> RequestRefused:
 @pytest.mark.parametrize("purpose", ["chat", "edit", "other"])
 def test_a_refusal_on_the_screen_is_not_repeated(purpose: str) -> None:
     """The door answered as the assistant."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(refused(purpose))
     assert said(story) == []
 
 
 def test_a_message_that_is_left_out_is_told_once_after_each_refusal() -> None:
     """It stays in the chat, and is left out again and again; a summary's is not the user's next step."""
-    story = begun()
+    story = at_first_prompt()
     for _ in range(2):
         story.tell(refused("chat"), finished(500, left_out=1, purpose="summary"))
         story.tell(finished(500, left_out=1), TurnFinished(1), finished(600, left_out=1))
@@ -134,7 +134,7 @@ def test_a_message_that_is_left_out_is_told_once_after_each_refusal() -> None:
 
 def test_a_missing_commit_message_is_told_once_a_turn() -> None:
     """Aider asks the weak model and then the main one for the same commit."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(refused("commit"), refused("commit"), TurnFinished(1))
     assert names(story) == ["request_refused"]
     story.tell(refused("commit"))
@@ -143,7 +143,7 @@ def test_a_missing_commit_message_is_told_once_a_turn() -> None:
 
 def test_a_missing_summary_is_told_once_a_reason() -> None:
     """Aider tries it again after each turn."""
-    story = begun()
+    story = at_first_prompt()
     for _ in range(3):
         story.tell(refused("summary"), TurnFinished(1))
     story.tell(refused("summary", "down"))
@@ -152,7 +152,7 @@ def test_a_missing_summary_is_told_once_a_reason() -> None:
 
 def test_advice_without_a_prompt_that_was_understood_is_the_newest_known() -> None:
     """A table that was read before names the files."""
-    story = begun()
+    story = at_first_prompt()
     story.measured_turn(7_000, files_of_prompt={"a.py": 5_000})
     story.tell(cut(parts=()))
     assert said(story)[0].lines[1].startswith("/drop a.py ")
@@ -160,14 +160,14 @@ def test_advice_without_a_prompt_that_was_understood_is_the_newest_known() -> No
 
 def test_no_advice_on_the_chat_for_what_aider_asks_by_itself() -> None:
     """No file of the chat is in a commit message's prompt."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(cut(purpose="commit", role="weak"))
     assert "/drop" not in said(story)[0].lines[1]
 
 
 def test_a_window_of_nothing_is_no_error() -> None:
     """Whatever a server reports of itself."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(cut(window_tokens=0), cut(role="weak", window_tokens=Unavailable("not told")))
     assert names(story) == ["truncation_seen"] * 2
 

@@ -11,7 +11,7 @@ from core.histories_of_events import (
     Step,
     Story,
     actions_of,
-    begun,
+    at_first_prompt,
     finished,
     histories,
     table,
@@ -58,7 +58,7 @@ FILES = {"a.py": 3_000, "b.py": 2_000}
 
 def after(prompt: int, answer: int = 0, limits: Limits | None = None, **more: Any) -> Story:
     """A session in which one message was answered."""
-    story = begun(limits)
+    story = at_first_prompt(limits)
     story.measured_turn(prompt, answer, **more)
     return story
 
@@ -91,7 +91,7 @@ def test_a_window_smaller_than_the_pin_is_what_counts() -> None:
 
 def test_before_the_first_request_and_without_the_door_aiders_estimate_counts() -> None:
     """Nothing is said to be measured that was not."""
-    story = begun()
+    story = at_first_prompt()
     assert known(story) == (Unavailable("no /tokens was run yet"), False)
     story.turn(tokens=3_600)
     assert known(story) == (3_600, False)
@@ -111,14 +111,14 @@ OTHER_REQUESTS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("more", OTHER_REQUESTS, ids=lambda more: " ".join(map(str, more.values())))
 def test_only_an_answered_message_of_the_main_model_is_measured(more: dict[str, Any]) -> None:
     """Commit messages, summaries, another model's requests and what was given up say nothing of the chat's size."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(finished(5_000, 300, **more))
     assert isinstance(story.state.last_request, Unavailable)
 
 
 def test_a_weak_or_editors_request_of_the_main_model_itself_counts() -> None:
     """The editor's role may be the main model's: its prompt is in the same window."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(finished(5_000, purpose="edit", role="editor", model="ours:latest"))
     assert used_tokens(story.state) == 5_000
 
@@ -126,7 +126,7 @@ def test_a_weak_or_editors_request_of_the_main_model_itself_counts() -> None:
 def test_in_architect_mode_the_larger_of_the_two_counts() -> None:
     """The next prompt holds what the architect was sent, not what its editor was; unless the editor's was larger."""
     for editor, used in ((2_000, 5_100), (7_000, 7_100)):
-        story = begun()
+        story = at_first_prompt()
         story.tell(finished(5_000, 100), finished(editor, 100, purpose="edit", role="editor"))
         assert used_tokens(story.state) == used
         story.tell(PromptShown(), TurnFinished(2, UNKNOWN, 0))
@@ -136,7 +136,7 @@ def test_in_architect_mode_the_larger_of_the_two_counts() -> None:
 
 def test_a_server_without_an_account_of_tokens_leaves_the_estimate() -> None:
     """As before the door, and the table is asked for after the turn."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(PromptClosed(), finished(UNKNOWN), PromptShown(), TurnFinished(1, 3_600, 0))
     assert known(story) == (3_600, False)
     assert ASKS in story.prompt()
@@ -164,7 +164,7 @@ def test_what_was_sent_counts_and_not_what_was_left(
     what: str, more: dict[str, Any], found: tuple[int, bool]
 ) -> None:
     """Of 5,000 tokens that the server tells of: what was cut is in the chat still."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(finished(5_000, **more))
     assert known(story) == found, what
 
@@ -213,11 +213,11 @@ def test_a_prompt_that_was_not_understood_is_warned_of_all_the_same() -> None:
 def test_one_notice_a_crossing_of_measured_turns() -> None:
     """At 80 per cent once, and again only after a turn below 75."""
     for fills, count in (([7_900], 0), ([8_000, 9_000], 1), ([8_000, 7_500, 8_000], 1)):
-        story = begun()
+        story = at_first_prompt()
         for fill in fills:
             story.measured_turn(fill)
         assert notices(story) == ["context_filling"] * count
-    again = begun()
+    again = at_first_prompt()
     for fill in (8_000, 7_400, 8_000):
         again.measured_turn(fill)
     assert notices(again) == ["context_filling"] * 2
@@ -225,7 +225,7 @@ def test_one_notice_a_crossing_of_measured_turns() -> None:
 
 def test_a_report_that_comes_after_the_prompt_is_of_that_turn() -> None:
     """The turn ends with it; nothing is asked in between, and the warning comes with the turn's end."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(PromptClosed(), RequestStarted(1, "main", "chat", "ours"))
     assert ASKS not in story.prompt()
     assert ASKS not in story.tell(finished(8_000), TurnFinished(1, 6_400, 0))
@@ -240,7 +240,7 @@ def test_a_report_that_comes_after_the_prompt_is_of_that_turn() -> None:
 
 def test_a_measured_turn_needs_no_table() -> None:
     """Near the warning or not, after one turn or after ten."""
-    story = begun()
+    story = at_first_prompt()
     for _ in range(10):
         story.measured_turn(7_800, estimate=6_000, files_of_prompt=FILES)
     assert not asked(story)
@@ -269,7 +269,7 @@ def test_other_files_above_the_prompt_are_a_reason() -> None:
 def test_a_file_that_aider_added_in_the_turn_is_a_reason() -> None:
     """It came after the request: the prompt that follows names it, whenever the report comes."""
     assert asked(after(500, files=("new.py",)))
-    late = begun()
+    late = at_first_prompt()
     late.tell(PromptClosed(), RequestStarted(1, "main", "chat", "ours"))
     late.tell(PromptShown(files=("new.py",)), finished(500), TurnFinished(1), PromptSettled())
     assert ASKS in late.steps[-1].actions
@@ -325,7 +325,7 @@ def test_what_the_estimate_is_worth_is_kept() -> None:
 
 def test_the_estimate_of_another_models_request_is_worth_nothing() -> None:
     """Aider reports its last request, which was the editor's."""
-    story = begun()
+    story = at_first_prompt()
     editors = finished(2_000, purpose="edit", role="editor", model=OTHERS)
     story.tell(finished(5_000), editors, PromptShown(), TurnFinished(2, 1_000, 0))
     assert story.state.tokens_per_estimate == 1.0
@@ -350,7 +350,7 @@ def test_a_turn_that_nobody_counted_leaves_the_last_measurement() -> None:
 
 def test_a_reflection_that_was_given_up_makes_the_turn_an_estimate() -> None:
     """The first request of the turn was measured, but the chat grew since."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(PromptClosed(), finished(5_000), finished(UNKNOWN, outcome="cancelled"))
     story.tell(PromptShown(), TurnFinished(2, UNKNOWN, UNKNOWN))
     assert known(story) == (5_000, False)
@@ -387,7 +387,7 @@ def test_growth_can_warn_without_a_table() -> None:
 
 def test_what_a_death_hands_over_are_the_newest_requests_files() -> None:
     """A table that is older does not count; without either it is what this Aider was given."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(ContextRead(table(900, files={"old.py": 10})))
     assert last_known_handoff(story.state).editable == ("old.py",)
     story.measured_turn(5_000, files_of_prompt=FILES)
@@ -459,7 +459,7 @@ def test_another_refusal_says_nothing_of_the_chat(more: dict[str, Any]) -> None:
 )
 def test_nothing_is_waited_for_that_will_not_come(event: Event) -> None:
     """A request without a report keeps nothing from being asked, once its end is certain."""
-    story = begun(Limits(probe="always"))
+    story = at_first_prompt(Limits(probe="always"))
     story.tell(RequestStarted(1, "main", "chat", "ours"), TurnFinished(1))
     assert not probe_due(story.state)
     story.tell(event, PromptShown())
@@ -468,7 +468,7 @@ def test_nothing_is_waited_for_that_will_not_come(event: Event) -> None:
 
 def test_a_request_of_aiders_own_is_not_waited_for() -> None:
     """A summary is written in the background while the prompt is shown."""
-    story = begun(Limits(probe="always"))
+    story = at_first_prompt(Limits(probe="always"))
     story.tell(RequestStarted(1, "weak", "summary", "ours"), TurnFinished(1))
     assert probe_due(story.state)
 

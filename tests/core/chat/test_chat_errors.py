@@ -1,4 +1,4 @@
-"""What is said of a server's errors, era by era."""
+"""Recognising and wording the errors of servers, era by era."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ NATIVE = json.dumps(
     ],
 )
 def test_errors_of_all_eras_are_told_apart(status: int, error: Any, reason: str) -> None:
-    """By their words first."""
+    """The words of an error count before its status."""
     failure = failure_of_answer(status, json.dumps({"error": error}).encode())
     assert failure.reason == reason
     assert failure.waits is (reason == "busy")
@@ -119,7 +119,7 @@ def test_errors_of_all_eras_are_told_apart(status: int, error: Any, reason: str)
     ],
 )
 def test_the_servers_own_numbers_are_read(error: str, prompt: Any, window: Any) -> None:
-    """They are exact."""
+    """The server's numbers are exact."""
     failure = failure_of_answer(400, json.dumps({"error": error}).encode())
     assert failure.reason == "overflow"
     assert (failure.prompt_tokens, failure.window_tokens) == (prompt, window)
@@ -137,7 +137,7 @@ def test_the_servers_own_numbers_are_read(error: str, prompt: Any, window: Any) 
     ],
 )
 def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reason: str) -> None:
-    """Something else answers there."""
+    """Another program than a model server answers there."""
     assert failure_of_answer(status, content).reason == reason
 
 
@@ -261,7 +261,7 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
 def test_each_failure_is_said_in_two_lines(
     failure: Failure, asker: FailedRequest, first: str, second: str
 ) -> None:
-    """What happened, and the command that helps."""
+    """The first line says what happened, the second names the command that helps."""
     one, two = lines(failure, asker)
     assert one.startswith(first)
     assert two.startswith(second)
@@ -297,7 +297,7 @@ def test_no_log_or_service_is_named_that_is_not_there(reason: Reason, asker: Fai
     ],
 )
 def test_the_window_named_fits_into_what_is_there(words: str, window: int | None) -> None:
-    """The largest that does."""
+    """It is the largest window that fits."""
     found = fitting_window(words, SMALLER)
     assert (found.window_tokens if found else None) == window
     assert fitting_window(words, ()) is None
@@ -305,7 +305,7 @@ def test_the_window_named_fits_into_what_is_there(words: str, window: int | None
 
 @given(st.text(max_size=500))
 def test_a_servers_words_are_safe_to_print(words: str) -> None:
-    """One line, no control characters, not long."""
+    """They become one short line without control characters."""
     shown = printable(words)
     assert len(shown) <= 160
     assert shown.isprintable()
@@ -315,12 +315,12 @@ def test_a_servers_words_are_safe_to_print(words: str) -> None:
 
 @given(st.integers(400, 599), st.binary(max_size=300))
 def test_any_error_is_understood_somehow(status: int, content: bytes) -> None:
-    """Nothing is raised, and two lines can be said."""
+    """Any content becomes two lines, and nothing raises."""
     assert all(lines(failure_of_answer(status, content), OLLAMA))
 
 
 def test_an_error_in_an_error_in_an_error_is_opened() -> None:
-    """Ollama hands its runner's answer on as a text."""
+    """Ollama passes its runner's answer on as a text."""
     inner = json.dumps({"error": {"message": "deep"}})
     assert error_text(json.dumps({"error": inner}).encode()) == "deep"
     assert error_text(b'{"error":"' + b"{" * 5000 + b'"}').startswith("{")
