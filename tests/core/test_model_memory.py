@@ -1,4 +1,4 @@
-"""The bytes of one model: what is published and what Ollama logged, and how they grow."""
+"""The memory of one model, compared with published sizes and with logs of Ollama, and how it grows."""
 
 from __future__ import annotations
 

@@ -50,20 +50,20 @@ def read(total: int, limits: Limits = AUTO, **files: int) -> Story:
 
 
 def after_turn(story: Story, tokens: int | Unavailable = UNKNOWN) -> list[Action]:
-    """What is done at the settled prompt after one more turn."""
+    """The actions at the settled prompt after one more turn."""
     story.turn(tokens=tokens)
     return story.prompt()
 
 
 def test_the_first_table_is_asked_for_when_something_could_be_in_it() -> None:
-    """At the first prompt without files there is nothing to know; with files there is, and after a turn."""
+    """It is read at the first prompt with files, or after the first turn."""
     assert ASKS not in at_first_prompt().prompt()
     assert ASKS in at_first_prompt().prompt("c.py")
     assert ASKS in after_turn(at_first_prompt())
 
 
 def test_the_setting_never_asks_never_and_always_asks_each_turn() -> None:
-    """What the user set counts."""
+    """The setting decides."""
     assert ASKS not in after_turn(at_first_prompt(NEVER))
     assert ASKS not in at_first_prompt(NEVER).prompt("c.py")
     assert ASKS in after_turn(read(100, ALWAYS))
@@ -91,13 +91,13 @@ def test_it_is_asked_when_the_warning_could_be_near(total: int, asks: bool) -> N
 
 
 def test_a_large_turn_counts_for_nearness() -> None:
-    """What the last turn took is known before the next table."""
+    """The size of the last turn counts before the next table."""
     assert ASKS in after_turn(read(1_000), tokens=6_500)
     assert ASKS not in after_turn(read(1_000), tokens=2_000)
 
 
 def test_five_turns_without_a_table_are_enough() -> None:
-    """Far from the warning it is asked at every fifth turn."""
+    """Far from the warning Aider is probed at every fifth turn."""
     story = read(500)
     assert [ASKS in after_turn(story) for _ in range(6)] == [False] * 4 + [True, False]
 
@@ -120,12 +120,12 @@ def test_files_that_grew_are_a_reason_once_they_are_counted() -> None:
 
 
 def test_without_a_table_no_files_are_counted() -> None:
-    """There is nothing to compare them with."""
+    """Without a table there are no sizes to compare with."""
     assert not [a for a in at_first_prompt().tell(TurnFinished(1)) if isinstance(a, CountFiles)]
 
 
 def test_a_table_that_could_not_be_read_is_tried_once_more_and_then_never() -> None:
-    """Two failures in a row end the asking, and that is said once; a success in between forgives the first."""
+    """Two failures in a row end the probing, with one notice; a success in between resets the count."""
     story = at_first_prompt(ALWAYS)
     after_turn(story)
     assert story.tell(ContextRead(Unavailable("no answer"))) == []

@@ -1,4 +1,4 @@
-"""What is said of attempts to leave: which words for which layer, how often, and what stands at the end."""
+"""The notices on attempts to leave: their words for each layer, how often they come, and the last line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def shown(actions: Sequence[Any]) -> list[tuple[str, ...]]:
 
 
 def said(*events: EgressBlocked, layer: Layer = "netns") -> list[tuple[str, ...]]:
-    """What the prompt after these says."""
+    """The lines of the notice at the next prompt after these events."""
     story = busy(layer)
     assert not shown(story.tell(*events))
     return shown(story.tell(PromptShown()))
@@ -150,13 +150,13 @@ ONE: list[tuple[EgressBlocked, tuple[str, ...]]] = [
 def test_the_first_attempt_is_a_notice_at_the_next_prompt(
     event: EgressBlocked, lines: tuple[str, ...]
 ) -> None:
-    """What is known of the place, else who tried; what people need comes with the flag that lets it through."""
+    """It names the place, or the program that tried, and for a place that may be needed the flag that allows it."""
     assert said(event) == [lines]
 
 
 @pytest.mark.parametrize("layer", ENFORCED)
 def test_what_the_kernel_enforces_is_called_blocked(layer: Layer) -> None:
-    """In both of its layers, with the same words."""
+    """Both enforced layers have the same words."""
     assert said(PRICES, layer=layer) == [
         ("blocked raw.githubusercontent.com:443: Aider's model price list",)
     ]
@@ -177,12 +177,12 @@ ASKED = [
 
 @pytest.mark.parametrize(("event", "line"), ASKED, ids=lambda part: getattr(part, "host", ""))
 def test_a_layer_that_only_asks_says_so(event: EgressBlocked, line: str) -> None:
-    """Nothing was blocked, whatever became of it."""
+    """With this layer no attempt is called blocked."""
     assert said(event, layer="asked") == [(line,)]
 
 
 def test_in_an_open_network_nothing_is_said() -> None:
-    """The user chose it."""
+    """There is no notice, as the user chose that."""
     assert said(PRICES, layer="open") == []
 
 
@@ -196,7 +196,7 @@ def test_a_destination_is_said_once() -> None:
 
 
 def test_a_lookup_that_is_followed_by_a_connection_is_not_said() -> None:
-    """It belongs to it, whatever comes first; in another case of letters, too."""
+    """The lookup belongs to the connection, in any order and any case of letters."""
     lookup = blocked("RAW.githubusercontent.com", 53, "dns")
     for events in ((lookup, PRICES), (PRICES, lookup)):
         (lines,) = said(*events)
@@ -222,7 +222,7 @@ def test_of_very_many_some_are_named() -> None:
 
 
 def test_what_can_be_let_through_is_said_first() -> None:
-    """It is what the user may want to do something about."""
+    """The user may want to allow it."""
     ((first, second),) = said(PRICES, blocked("127.0.0.1", 5432, program="psql"))
     assert first.startswith("blocked 127.0.0.1:5432: ")
     assert second == (
@@ -232,7 +232,7 @@ def test_what_can_be_let_through_is_said_first() -> None:
 
 
 def test_several_that_can_be_let_through_are_one_command() -> None:
-    """To copy as a whole."""
+    """One line to copy has all the flags."""
     ((_, second),) = said(blocked("localhost", 5432), blocked("github.com", 22))
     assert second.endswith(
         "; aider-guard --allow localhost:5432 --allow github.com:22 lets them through"
@@ -240,7 +240,7 @@ def test_several_that_can_be_let_through_are_one_command() -> None:
 
 
 def test_five_notices_and_then_where_the_rest_is() -> None:
-    """The sixth says that it is the last."""
+    """The sixth notice says that it is the last."""
     story = busy()
     lines = []
     for number in range(9):
@@ -251,7 +251,7 @@ def test_five_notices_and_then_where_the_rest_is() -> None:
 
 
 def test_at_an_open_prompt_a_bunch_is_gathered_for_a_second() -> None:
-    """A lookup and what follows it are one notice; repetitions do not put it off."""
+    """A lookup and its connection are one notice; repetitions do not delay it."""
     story = at_first_prompt()
     story.tell(AirGapChosen("netns"))
     first = story.tell(blocked("a.example.org", 53, "dns"), Wait(0.4), blocked("a.example.org"))
@@ -267,7 +267,7 @@ def test_at_an_open_prompt_a_bunch_is_gathered_for_a_second() -> None:
 
 
 def test_what_was_gathered_waits_for_a_prompt() -> None:
-    """When the prompt is gone after that second, it is said above the next one."""
+    """If the prompt is gone after that second, the notice comes at the next one."""
     story = at_first_prompt()
     story.tell(AirGapChosen("netns"), PRICES)
     assert shown(story.tell(PromptClosed(), Wait(2.0))) == []
@@ -354,12 +354,12 @@ ENDS: list[tuple[list[EgressBlocked], str]] = [
 
 @pytest.mark.parametrize(("events", "line"), ENDS, ids=range(len(ENDS)))
 def test_the_last_line(events: list[EgressBlocked], line: str) -> None:
-    """How many attempts to what; or that there was none."""
+    """It counts the attempts and names their destinations, or says that there were none."""
     assert end(*events) == (line,)
 
 
 def test_what_was_let_through_stands_beside_it() -> None:
-    """Also where nothing else was tried, which is then not the same as nothing."""
+    """If there were no other attempts, it says "nothing else"."""
     github = EgressAllowed("github.com", 22)
     assert end(github, github, EgressAllowed("127.0.0.1", 5432)) == (
         "nothing else tried to leave",
@@ -372,7 +372,7 @@ def test_what_was_let_through_stands_beside_it() -> None:
 
 
 def test_the_end_of_a_layer_that_asks_says_what_it_does_not_prove() -> None:
-    """With attempts and without."""
+    """It says so with attempts and without."""
     unseen = "what a program sends past proxies is not seen, and not held back"
     assert end(layer="asked") == (
         "asked to behave, not blocked: no attempt to leave was seen",
@@ -386,7 +386,7 @@ def test_the_end_of_a_layer_that_asks_says_what_it_does_not_prove() -> None:
 
 
 def test_some_ends_say_nothing() -> None:
-    """An open network; a launch that was refused; and, where asked for, a run in which nothing was tried."""
+    """An open network, a refused launch, and on request a run without attempts have no last line."""
     assert end(blocked("a.b"), layer="open") is None
     assert egress_messages.end_line(State()) is None
     assert end(even_nothing=False) is None
@@ -401,7 +401,7 @@ def test_some_ends_say_nothing() -> None:
 
 
 def test_what_comes_while_the_session_ends_is_counted() -> None:
-    """Nothing is said any more, but the last line knows of it."""
+    """There is no notice any more, but the last line has it."""
     story = busy()
     story.tell(AiderExited(0))
     assert story.tell(blocked("a.b"), EgressAllowed("c", 1)) == []
@@ -423,7 +423,7 @@ BLOCKED = st.builds(
 
 @given(st.lists(BLOCKED, max_size=20))
 def test_no_attempt_is_lost(events: list[EgressBlocked]) -> None:
-    """The sum is that of all that were reported, but for lookups of names that were connected to."""
+    """The sum has all reported attempts, without lookups of names that were connected to."""
     story = busy()
     story.tell(*events)
     connected = {
@@ -443,7 +443,7 @@ def test_no_attempt_is_lost(events: list[EgressBlocked]) -> None:
 
 
 def test_names_without_end_cost_no_memory() -> None:
-    """A program that looks up names at random is counted, not remembered."""
+    """Random names are counted, but not kept."""
     story = busy()
     story.tell(*(blocked(f"{number}.b", 53, "dns") for number in range(MOST_DESTINATIONS + 100)))
     assert len(story.state.egress.tried) == len(story.state.egress.unreported) == MOST_DESTINATIONS
@@ -462,7 +462,7 @@ def test_names_without_end_cost_no_memory() -> None:
 def test_an_attempts_texts_are_made_printable_and_short(
     host: str, port: int, program: str, count: int
 ) -> None:
-    """A name can hold what somebody sends away by looking it up, and what moves a cursor."""
+    """A name can carry data out by a lookup, or control characters."""
     event = EgressBlocked.of(Attempt(host, port, "dns", program, count))
     for text in (event.host, event.program):
         assert text.isprintable()
@@ -473,7 +473,7 @@ def test_an_attempts_texts_are_made_printable_and_short(
 
 
 def test_a_long_name_is_cut_and_what_moves_the_cursor_is_replaced() -> None:
-    """Whoever makes the event."""
+    """The event itself does that, in every constructor."""
     event = EgressBlocked("\x1b[2J" + 300 * "a", 0, "unix", "a\nb")
     assert event.host == "\ufffd[2J" + 249 * "a"
     assert event.program == "a\ufffdb"
@@ -491,7 +491,7 @@ PLACES: list[tuple[str, Place]] = [
 
 @pytest.mark.parametrize(("text", "place"), PLACES, ids=[text for text, _ in PLACES])
 def test_a_place_is_a_host_and_one_port(text: str, place: Place) -> None:
-    """Names in small letters, addresses in their shortest form; what it is shown as is read as the same again."""
+    """Names are in small letters, addresses in their shortest form; the text of a place parses to the same."""
     assert parse_place(text) == place == parse_place(str(place))
 
 
@@ -536,27 +536,27 @@ def test_anything_else_is_no_place(text: str) -> None:
 
 @given(st.ip_addresses().map(str), st.integers(1, 65535))
 def test_every_address_is_a_place(address: str, port: int) -> None:
-    """Of both families."""
+    """Addresses of both families are places."""
     place = Place(address, port)
     assert parse_place(str(place)) == place
 
 
 @given(st.text())
 def test_any_text_is_a_place_or_a_value_error(text: str) -> None:
-    """And a place that was read is one that can be read."""
+    """The text of a parsed place parses again."""
     place = read_place(text)
     assert place is None or parse_place(str(place)) == place
 
 
 def test_hosts_below_a_known_one_are_known() -> None:
-    """But no host that only ends in the same letters."""
+    """A host that only ends in the same letters is not known."""
     assert egress_messages.what_is("eu.i.posthog.com", "") == "Aider's analytics"
     assert egress_messages.what_is("notposthog.com", "") == ""
     assert egress_messages.what_is("com", "") == egress_messages.what_is("", "") == ""
 
 
 def test_the_table_says_what_a_host_is_and_not_what_it_is_used_for() -> None:
-    """What Aider asks it for is said of Aider, and of who may be it: others have reasons of their own."""
+    """The purpose for Aider is named only for programs that may be Aider."""
     for host, what in egress_messages.ASKED_BY_AIDER.items():
         for program in ("aider", "", "python3"):
             assert egress_messages.what_is(host, program) == what
@@ -564,7 +564,7 @@ def test_the_table_says_what_a_host_is_and_not_what_it_is_used_for() -> None:
 
 
 def test_no_name_of_the_table_is_written_so_that_it_is_never_found() -> None:
-    """In small letters, without a dot at the end."""
+    """Names are in small letters, without a dot at the end."""
     for table in (
         egress_messages.ASKED_BY_AIDER,
         egress_messages.SERVICES,
@@ -592,7 +592,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize(("settings", "cause"), SETTINGS, ids=range(len(SETTINGS)))
 def test_the_systems_own_settings_tell_the_cause(settings: dict[str, str], cause: str) -> None:
-    """A file that is not there tells nothing."""
+    """A missing file is no cause."""
 
     def read(name: str) -> str:
         return settings.get(name, "")
@@ -611,7 +611,7 @@ def test_every_switch_has_a_cause_with_the_command_that_turns_it() -> None:
 
 
 def test_causes_are_put_into_words() -> None:
-    """Several of them, unknown ones too; the fix is that of the first that has one."""
+    """Several causes and free words are joined; the fix is the first known one."""
     because = "no idea; apparmor; pidfd"
     words = egress_messages.in_words(because)
     assert words.startswith("no idea; AppArmor keeps user namespaces")

@@ -1,4 +1,4 @@
-"""Models against what was computed for them, once each, and what is said of one that spilled."""
+"""Comparing each model once with its computed need, and the notice on a model that spilled."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def of_fit(actions: list[Action]) -> list[Action]:
 
 
 def test_what_the_driver_counts_is_compared_with_what_was_computed() -> None:
-    """Nine were held, eight computed: one more is kept, and nothing is said while all is on the GPU."""
+    """Nine GiB are used and eight were computed: one more is kept, without a notice while all is on the GPU."""
     story = told()
     actions = story.tell(loaded(story, 8 * GIB, 8 * GIB), memory(story, gpu(9 * GIB)))
     assert of_fit(actions) == [RememberNeed("ours", GIB)]
 
 
 def test_a_model_is_compared_once() -> None:
-    """The next readings say nothing new."""
+    """Later readings are not compared again."""
     story = told()
     story.tell(loaded(story, 8 * GIB, 8 * GIB), memory(story, gpu(9 * GIB)))
     again = story.tell(loaded(story, 8 * GIB, 6 * GIB), memory(story, gpu(9 * GIB)))
@@ -101,21 +101,21 @@ def test_without_a_window_that_fits_a_smaller_model_is_named() -> None:
 
 @pytest.mark.parametrize("gpus", [(gpu(HIDDEN),), (gpu(),), (Gpu(0, "card", GIB, 0, HIDDEN),)])
 def test_where_the_driver_hides_processes_ollama_is_believed(gpus: tuple[Gpu, ...]) -> None:
-    """What /api/ps counts, and the overhead that it leaves out."""
+    """Then the size in /api/ps counts, with the overhead that it leaves out."""
     story = told()
     actions = story.tell(loaded(story, 8 * GIB, 8 * GIB), memory(story, *gpus))
     assert of_fit(actions) == [RememberNeed("ours", GIB // 2)]
 
 
 def test_with_another_model_beside_it_the_drivers_sum_says_nothing_of_one() -> None:
-    """Two models, one sum: Ollama's own number for each is taken."""
+    """With two models in one sum, Ollama's own number for each is used."""
     story = told()
     actions = story.tell(loaded(story, 8 * GIB, 8 * GIB, "weak"), memory(story, gpu(12 * GIB)))
     assert of_fit(actions) == [RememberNeed("ours", GIB // 2)]
 
 
 def test_nothing_is_concluded_from_what_is_old_absent_or_too_early() -> None:
-    """No turn yet, no GPU, an old reading of either, a model on the CPU, one that nothing was computed for."""
+    """No turn yet, no GPU, an old reading, a model on the CPU, or a model without a computed need."""
     early = told(turns=0)
     assert of_fit(early.tell(loaded(early, GIB, GIB), memory(early, gpu(GIB)))) == []
     story = told()
@@ -133,7 +133,7 @@ def test_nothing_is_concluded_from_what_is_old_absent_or_too_early() -> None:
 
 
 def test_only_ollamas_processes_count_and_all_cards_do() -> None:
-    """Two cards, one process of somebody else's."""
+    """Two cards, with one process of another program."""
     assert ollama_bytes((gpu(GIB), gpu(2 * GIB), gpu(GIB, is_ollama=False))) == 3 * GIB
 
 

@@ -1,4 +1,4 @@
-"""Planned restarts, deaths, and the end, as told stories and as properties of any history."""
+"""Planned restarts, deaths, and the end, as single stories and as properties of any history."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ MANY = settings(max_examples=200)
 
 
 def names(actions: list[Action]) -> list[str]:
-    """The kinds of actions, but not the deadlines, nor the counter that wakes with each first key."""
+    """The kinds of the actions, without deadlines and the start of the counter at each first key."""
     return [
         type(action).__name__
         for action in actions
@@ -224,7 +224,7 @@ def test_a_restart_waits_for_an_untouched_prompt(why: str, events: tuple[PromptS
 
 
 def test_a_restart_that_is_asked_for_begins_at_once_at_an_untouched_prompt() -> None:
-    """Who asks from another pane does not wait for the next prompt."""
+    """A restart requested in another pane does not wait for the next prompt."""
     story = at_first_prompt(Limits(probe="never"))
     story.prompt()
     assert names(story.tell(RestartRequested())) == ["RunHidden"]
@@ -270,7 +270,7 @@ def test_deadlines_of_the_stop_are_forgotten_when_aider_is_gone() -> None:
 
 @pytest.mark.parametrize("event", [ModelsUnloaded((), UNKNOWN, 6.0), SidecarLost("it died")])
 def test_the_start_does_not_depend_on_the_sidecar(event: ModelsUnloaded | SidecarLost) -> None:
-    """Aider starts when the models are unloaded, when nobody can tell, and after 8 s in any case."""
+    """Aider starts when the models are unloaded, when the sidecar is lost, and after 8 s in any case."""
     story = unloading()
     assert "StartAider" in names(story.tell(event))
     late = unloading()
@@ -294,7 +294,7 @@ def test_without_a_fresh_reading_nothing_is_unloaded() -> None:
 
 
 def test_models_of_others_stay_loaded() -> None:
-    """What was loaded before this session's first turn is others', also if it has our model's name."""
+    """A model that was loaded before this session's first turn stays loaded, even with our model's name."""
     story = Story()
     story.tell(AiderStarted(1, 42), ModelsChosen("ours", ("ours", "weak"), WINDOW))
     story.tell(models(OURS, OTHERS, at=story.now), PromptShown())
@@ -317,12 +317,12 @@ def test_leaving_is_final(phase: Phase, status: int, shown: int) -> None:
 
 
 def test_the_first_start_that_fails_is_aiders_own_affair() -> None:
-    """A wrong argument ends the session with Aider's status, without a word of ours."""
+    """A wrong argument ends the session with Aider's status, without a notice."""
     assert starting().tell(AiderExited(2)) == [EndSession(2)]
 
 
 def test_death_is_told_and_offered_back() -> None:
-    """What happened, the files of the newest table, and only yes starts it again, after a second."""
+    """The offer says what happened and names the files of the newest table; only yes starts Aider, after a second."""
     story = offering(-9)
     (offer,) = actions_of(story.steps, OfferRestart)
     assert offer.notice.lines[0] == "Aider was killed by SIGKILL."
@@ -334,13 +334,13 @@ def test_death_is_told_and_offered_back() -> None:
 
 
 def test_a_refused_offer_ends_with_aiders_status() -> None:
-    """The shell sees what Aider died of."""
+    """The shell gets the status that Aider died with."""
     for status, shown in ((1, 1), (-9, 137)):
         assert EndSession(shown) in offering(status).tell(OfferAnswered(accepted=False))
 
 
 def test_a_restart_asked_for_elsewhere_is_no_consent() -> None:
-    """While the user is asked at the terminal, another pane's restart does not answer."""
+    """A restart requested in another pane does not answer the question at the terminal."""
     story = offering()
     assert names(story.tell(RestartRequested(), Wait(60.0))).count("StartAider") == 0
     assert story.state.phase is Phase.OFFERING
@@ -374,7 +374,7 @@ def test_deaths_right_after_the_prompt_count_as_well() -> None:
 
 
 def test_aider_that_dies_before_its_first_table_keeps_what_it_was_given() -> None:
-    """After a restart no table is read before the first turn: the files handed over then are handed over again."""
+    """After a restart no table is read before the first turn, so the last handoff is handed over again."""
     story = stopping()
     story.tell(AiderExited(0), AiderStarted(2, 43), PromptShown("architect"))
     story.tell(AiderExited(-11), OfferAnswered(accepted=True))
@@ -411,7 +411,7 @@ def test_a_termination_while_ending_changes_nothing() -> None:
 
 @pytest.mark.parametrize(("status", "shown"), [(0, 0), (1, 1), (255, 255), (-1, 129), (-15, 143)])
 def test_exit_statuses_are_those_of_a_shell(status: int, shown: int) -> None:
-    """Aider's own, or 128 and the signal."""
+    """The status is Aider's own, or 128 and the signal."""
     assert exit_status(status) == shown
 
 
@@ -421,7 +421,7 @@ def test_exit_statuses_are_those_of_a_shell(status: int, shown: int) -> None:
 @MANY
 @given(histories())
 def test_something_is_typed_only_at_an_untouched_prompt(steps: list[Step]) -> None:
-    """The last word of the screen is an empty main prompt, it settled after the last key, and nothing hidden runs."""
+    """The newest prompt is an empty main prompt that settled after the last key, and no hidden command runs."""
     is_open = empty = settled = runs = False
     for step in steps:
         match step.event:
@@ -554,7 +554,7 @@ def test_leaving_is_final_in_any_history(steps: list[Step]) -> None:
 @MANY
 @given(histories())
 def test_after_a_restored_start_no_table_is_read_before_a_turn(steps: list[Step]) -> None:
-    """Aider's table counts the chat it will summarise: it would be a false alarm."""
+    """Aider's table counts the chat that it will summarise, so a warning would be a false alarm."""
     restored = False
     for step in steps:
         if isinstance(step.event, TurnFinished):
@@ -583,7 +583,7 @@ def test_a_stop_always_ends(steps: list[Step]) -> None:
 
 
 def test_a_restart_for_memory_is_tried_against_what_is_short_now() -> None:
-    """What was short a minute ago and is not any more is no reason; the user's wish stays one."""
+    """Memory that is free again is no reason any more; a restart that the user requested stays due."""
     limits = Limits(readings_for_restart=3, probe="never", max_turns=0)
     story = at_first_prompt(limits)
     story.tell(models(OURS, at=story.now))
@@ -597,7 +597,7 @@ def test_a_restart_for_memory_is_tried_against_what_is_short_now() -> None:
 
 def test_the_end_waits_for_the_models_and_not_for_long() -> None:
     """Two seconds where the user left; one where a signal came, as a SIGKILL may follow it."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(models(OURS, at=story.now))
     begin = story.now
     assert SetDeadline("end", begin + 2.0) in story.tell(AiderExited(0))
@@ -632,7 +632,7 @@ def test_starts_after_a_death_are_one_two_and_three_seconds_apart() -> None:
 
 @pytest.mark.parametrize(("turns", "is_due"), [(19, False), (20, True)])
 def test_the_limit_of_turns_is_reached_with_its_last(turns: int, is_due: bool) -> None:
-    story = begun(Limits(max_turns=20, probe="never"))
+    story = at_first_prompt(Limits(max_turns=20, probe="never"))
     for _ in range(turns):
         story.turn()
     assert bool(story.state.restart_due) is is_due

@@ -1,4 +1,4 @@
-"""What the policy knows of the prompt, of turns, of models and of the window."""
+"""The bookkeeping of the prompt, of turns, of models and of the window."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_settled_means_open_and_empty(steps: list[Step]) -> None:
 
 
 def test_the_newest_mode_is_remembered_over_the_prompt() -> None:
-    """What is handed over after a death is the mode of the last prompt."""
+    """After a death the mode of the last prompt is handed over."""
     story = Story()
     story.tell(PromptShown("architect", multiline=True), PromptClosed())
     assert (story.state.last_mode, story.state.last_multiline) == ("architect", True)
@@ -167,13 +167,13 @@ WINDOWS = [
 def test_the_window_is_the_loaded_one_and_at_most_the_pin(
     pinned: int | Unavailable, loaded: int | Unavailable | None, window: int | None
 ) -> None:
-    """What Ollama says it loaded counts, but never above the pin; without it the pin counts, else nothing is known."""
+    """Ollama's list counts, but never above the pin; without a list the pin counts."""
     found = window_tokens(state_with(pinned, loaded))
     assert (found == window) if window else isinstance(found, Unavailable)
 
 
 def test_the_loaded_window_is_the_main_models() -> None:
-    """Another model's window is not taken for it, and an absent reading says why."""
+    """Another model's window does not count, and a missing reading says why."""
     story = at_first_prompt()
     story.tell(models("weak:latest", at=story.now))
     assert loaded_window_tokens(story.state) == Unavailable("the model is not loaded")

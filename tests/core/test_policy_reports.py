@@ -1,4 +1,4 @@
-"""What is said of the traffic, and how often."""
+"""Which notices on requests are shown, and how often."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from aider_guard.core.events import TurnFinished
 from aider_guard.core.readings import Unavailable
 
 CUT = Verdict("cut", "9,000 counted before, 8,000 evaluated", "messages", 1_000)
-NOT_KNOWN = Verdict("unknown", "nobody could count it")
+NOT_KNOWN = Verdict("unknown", "it could not be counted")
 
 
 def said(story: Story) -> list[Notice]:
@@ -40,7 +40,7 @@ def cut(prompt: int = 8_000, **more: Any) -> RequestFinished:
 
 
 def test_a_cut_prompt_is_told_in_the_same_turn_with_what_helps() -> None:
-    """How many tokens, how, by what it is known; and no second notice says that the window is full."""
+    """The notice has the tokens, the stage and the evidence; no second notice says that the window is full."""
     story = at_first_prompt()
     story.measured_turn(8_000, verdict=CUT, counted_exactly=True, files_of_prompt={"a.py": 4_000})
     (notice,) = said(story)
@@ -59,7 +59,7 @@ def test_a_cut_prompt_is_told_once_a_turn_and_in_every_turn() -> None:
 
 
 def test_a_cut_editors_prompt_does_not_silence_the_warning_of_the_window() -> None:
-    """It is another window."""
+    """The editor has another window than the main model."""
     story = at_first_prompt()
     story.tell(cut(role="editor", purpose="edit", model="other"))
     story.measured_turn(8_500)
@@ -81,14 +81,14 @@ NEAR: list[tuple[dict[str, Any], bool]] = [
 def test_not_knowing_is_said_where_the_prompt_was_near_the_window(
     more: dict[str, Any], told: bool
 ) -> None:
-    """By the server's number or by what was counted before; a small prompt is none to worry about."""
+    """The server's number or the count before decides; a small prompt needs no notice."""
     story = at_first_prompt()
     story.tell(finished(**{"prompt": 9_000, "verdict": NOT_KNOWN, **more}))
     assert names(story) == ["truncation_unknown"] * told
 
 
 def test_not_knowing_is_said_once_a_session() -> None:
-    """The next turn is no news."""
+    """A later turn does not repeat the notice."""
     story = at_first_prompt()
     for _ in range(3):
         story.tell(finished(9_000, verdict=NOT_KNOWN), TurnFinished(1))
@@ -96,7 +96,7 @@ def test_not_knowing_is_said_once_a_session() -> None:
 
 
 def test_a_reload_is_said_once_a_cause() -> None:
-    """The same cause again costs time again, but it was said, whatever its numbers; another cause was not."""
+    """The same cause with other numbers is not repeated; another cause is reported."""
     story = at_first_prompt()
     causes = (
         "idle for 31 min",
@@ -116,14 +116,14 @@ def refused(purpose: Any, reason: Any = "overflow") -> RequestRefused:
 
 @pytest.mark.parametrize("purpose", ["chat", "edit", "other"])
 def test_a_refusal_on_the_screen_is_not_repeated(purpose: str) -> None:
-    """The door answered as the assistant."""
+    """The door's answer is on the screen already."""
     story = at_first_prompt()
     story.tell(refused(purpose))
     assert said(story) == []
 
 
 def test_a_message_that_is_left_out_is_told_once_after_each_refusal() -> None:
-    """It stays in the chat, and is left out again and again; a summary's is not the user's next step."""
+    """The message stays in the chat and is left out again and again; one in a summary needs no step of the user."""
     story = at_first_prompt()
     for _ in range(2):
         story.tell(refused("chat"), finished(500, left_out=1, purpose="summary"))
@@ -142,7 +142,7 @@ def test_a_missing_commit_message_is_told_once_a_turn() -> None:
 
 
 def test_a_missing_summary_is_told_once_a_reason() -> None:
-    """Aider tries it again after each turn."""
+    """Aider tries again after each turn."""
     story = at_first_prompt()
     for _ in range(3):
         story.tell(refused("summary"), TurnFinished(1))
@@ -151,7 +151,7 @@ def test_a_missing_summary_is_told_once_a_reason() -> None:
 
 
 def test_advice_without_a_prompt_that_was_understood_is_the_newest_known() -> None:
-    """A table that was read before names the files."""
+    """Without parts of the prompt, the newest table names the files."""
     story = at_first_prompt()
     story.measured_turn(7_000, files_of_prompt={"a.py": 5_000})
     story.tell(cut(parts=()))
@@ -166,7 +166,7 @@ def test_no_advice_on_the_chat_for_what_aider_asks_by_itself() -> None:
 
 
 def test_a_window_of_nothing_is_no_error() -> None:
-    """Whatever a server reports of itself."""
+    """A server may report a window of 0."""
     story = at_first_prompt()
     story.tell(cut(window_tokens=0), cut(role="weak", window_tokens=Unavailable("not told")))
     assert names(story) == ["truncation_seen"] * 2
@@ -175,7 +175,7 @@ def test_a_window_of_nothing_is_no_error() -> None:
 @settings(max_examples=200)
 @given(histories())
 def test_no_cut_goes_untold(steps: list[Step]) -> None:
-    """In any history while the session goes on: a cut prompt is told at once, or was told in this turn."""
+    """In any history of a running session a cut prompt is reported at once, or was reported in this turn."""
     told: set[tuple[str, str]] = set()
     for step in steps:
         if isinstance(step.event, TurnFinished) or step.after.launch != step.before.launch:

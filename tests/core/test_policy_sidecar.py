@@ -1,4 +1,4 @@
-"""Keeping the sidecar alive: when it dies, when it falls silent, and when it never says a word."""
+"""Keeping the sidecar alive: when it dies, falls silent, or never sends an event."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_thousand_failures_are_no_overflow() -> None:
 
 
 def test_a_reading_makes_it_as_good_as_new() -> None:
-    """After memory was read, the next loss is the first again."""
+    """After a reading of memory the count of failures begins again."""
     story = at_first_prompt()
     story.tell(LOST, LOST, LOST, gpu_memory(10, at=story.now))
     lost_at = story.now
@@ -79,7 +79,7 @@ def test_a_reading_makes_it_as_good_as_new() -> None:
 
 
 def test_it_is_said_once_and_not_at_the_first_loss() -> None:
-    """One loss is mended unseen; the second in a row is said, and the others are not."""
+    """The second loss in a row is reported, the first and later ones are not."""
     story = at_first_prompt()
     said = [bool(actions_of([story.steps[-1]], ShowNotice)) for _ in range(4) if story.tell(LOST)]
     assert said == [False, True, False, False]
@@ -94,7 +94,7 @@ HEARD: list[Event] = [
     ModelsRead(UNKNOWN),
     gpu_memory(10, at=0.0),
     ServerSurveyed(
-        ServerReport("", True, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)  # nobody answered
+        ServerReport("", True, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)  # no answer
     ),
     FilesCounted({}),
     TextsCounted(1, ()),
@@ -110,7 +110,7 @@ HEARD: list[Event] = [
 
 @pytest.mark.parametrize("event", HEARD, ids=lambda event: type(event).__name__)
 def test_whatever_it_says_is_a_sign_of_life(event: Event) -> None:
-    """30 s after its last word it counts as silent, and is started again."""
+    """30 s after its last event it counts as silent, and is started again."""
     story = at_first_prompt()
     story.tell(Wait(20.0), event)
     heard_at = story.now
@@ -121,7 +121,7 @@ def test_whatever_it_says_is_a_sign_of_life(event: Event) -> None:
 
 
 def test_one_that_never_says_a_word_is_started_again() -> None:
-    """The first, and each one after it; the second time that is said."""
+    """That holds for the first one and each later one; the second failure is reported."""
     story = Story()
     story.tell(AiderStarted(1, 42))
     begin = story.now
@@ -139,7 +139,7 @@ def test_one_that_never_speaks_after_a_loss_is_started_again() -> None:
 
 
 def test_a_silent_sidecars_readings_count_no_more() -> None:
-    """What it said before is not known any more."""
+    """Its readings become unavailable."""
     story = at_first_prompt()
     story.tell(gpu_memory(95, at=story.now), Wait(31.0))
     assert isinstance(story.state.memory, Unavailable)
@@ -160,13 +160,13 @@ def test_a_lost_one_is_not_waited_for_as_a_silent_one() -> None:
     "event", [LOST, DeadlinePassed("sidecar_start"), DeadlinePassed("sidecar_silent")]
 )
 def test_none_is_started_at_the_end(phase: Phase, event: Event) -> None:
-    """When the session ends nobody needs it."""
+    """At the end of the session the sidecar is not needed."""
     assert Story(phase=phase).tell(event) == []
 
 
 @given(histories())
 def test_it_is_started_only_when_its_time_has_come(steps: list[Step]) -> None:
-    """Never as an answer to anything but a deadline."""
+    """It is started only at a deadline."""
     for step in steps:
         if StartSidecar() in step.actions:
             assert isinstance(step.event, DeadlinePassed)

@@ -1,4 +1,4 @@
-"""How full the window is by what passed the door, and when Aider's own estimate counts again."""
+"""How full the window is as measured at the door, and when Aider's own estimate counts again."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def notices(story: Story) -> list[str]:
 
 
 def test_what_the_server_counted_is_what_is_in_use() -> None:
-    """The request and its answer, of the pinned window; Aider's own estimate does not matter."""
+    """The request and its answer count, in the pinned window; Aider's own estimate does not."""
     story = after(5_000, 300, estimate=3_600)
     assert known(story) == (5_300, True)
     assert fill_percent(story.state) == 53.0
@@ -90,7 +90,7 @@ def test_a_window_smaller_than_the_pin_is_what_counts() -> None:
 
 
 def test_before_the_first_request_and_without_the_door_aiders_estimate_counts() -> None:
-    """Nothing is said to be measured that was not."""
+    """Only a measured fill is called measured."""
     story = at_first_prompt()
     assert known(story) == (Unavailable("no /tokens was run yet"), False)
     story.turn(tokens=3_600)
@@ -110,7 +110,7 @@ OTHER_REQUESTS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("more", OTHER_REQUESTS, ids=lambda more: " ".join(map(str, more.values())))
 def test_only_an_answered_message_of_the_main_model_is_measured(more: dict[str, Any]) -> None:
-    """Commit messages, summaries, another model's requests and what was given up say nothing of the chat's size."""
+    """Commit messages, summaries, cancelled requests and those of another model do not change the chat's size."""
     story = at_first_prompt()
     story.tell(finished(5_000, 300, **more))
     assert isinstance(story.state.last_request, Unavailable)
@@ -124,7 +124,7 @@ def test_a_weak_or_editors_request_of_the_main_model_itself_counts() -> None:
 
 
 def test_in_architect_mode_the_larger_of_the_two_counts() -> None:
-    """The next prompt holds what the architect was sent, not what its editor was; unless the editor's was larger."""
+    """The next prompt holds the architect's prompt, not the editor's, unless the editor's was larger."""
     for editor, used in ((2_000, 5_100), (7_000, 7_100)):
         story = at_first_prompt()
         story.tell(finished(5_000, 100), finished(editor, 100, purpose="edit", role="editor"))
@@ -135,7 +135,7 @@ def test_in_architect_mode_the_larger_of_the_two_counts() -> None:
 
 
 def test_a_server_without_an_account_of_tokens_leaves_the_estimate() -> None:
-    """As before the door, and the table is asked for after the turn."""
+    """Without token counts the estimate counts, and the table is read after the turn."""
     story = at_first_prompt()
     story.tell(PromptClosed(), finished(UNKNOWN), PromptShown(), TurnFinished(1, 3_600, 0))
     assert known(story) == (3_600, False)
@@ -147,7 +147,7 @@ LOST: list[tuple[str, dict[str, Any], tuple[int, bool]]] = [
     ("cut", {"verdict": CUT}, (9_000, False)),
     ("cut, counted", {"verdict": CUT, "counted_tokens": 9_100, "counted_exactly": True}, (9_100, True)),
     (
-        "cut, nobody knows how much",
+        "cut by an unknown amount",
         {"verdict": Verdict("cut", "e", "tokens", UNKNOWN), "counted_tokens": 8_000, "error_percent": 50.0},
         (8_000, False),
     ),
@@ -163,7 +163,7 @@ LOST: list[tuple[str, dict[str, Any], tuple[int, bool]]] = [
 def test_what_was_sent_counts_and_not_what_was_left(
     what: str, more: dict[str, Any], found: tuple[int, bool]
 ) -> None:
-    """Of 5,000 tokens that the server tells of: what was cut is in the chat still."""
+    """The server reports 5,000 tokens, but the cut part is still in the chat."""
     story = at_first_prompt()
     story.tell(finished(5_000, **more))
     assert known(story) == found, what
@@ -201,7 +201,7 @@ def test_rows_sum_up_to_what_was_measured() -> None:
 
 
 def test_a_prompt_that_was_not_understood_is_warned_of_all_the_same() -> None:
-    """How full is known; what takes the room is not."""
+    """The fill is known even if the parts of the prompt are not."""
     story = after(8_500, parts=())
     (shown,) = actions_of(story.steps, ShowNotice)
     assert shown.notice.lines == (
@@ -224,7 +224,7 @@ def test_one_notice_a_crossing_of_measured_turns() -> None:
 
 
 def test_a_report_that_comes_after_the_prompt_is_of_that_turn() -> None:
-    """The turn ends with it; nothing is asked in between, and the warning comes with the turn's end."""
+    """The turn ends with the report: no probe before it, and the warning at the turn's end."""
     story = at_first_prompt()
     story.tell(PromptClosed(), RequestStarted(1, "main", "chat", "ours"))
     assert ASKS not in story.prompt()
@@ -247,7 +247,7 @@ def test_a_measured_turn_needs_no_table() -> None:
 
 
 def test_a_command_near_the_warning_is_a_reason_and_far_from_it_none() -> None:
-    """A /clear may have changed anything; from 20 points below the warning on that is looked at."""
+    """A /clear may have changed anything; Aider is probed from 20 points below the warning on."""
     for prompt, asks in ((6_100, True), (5_900, False)):
         story = after(prompt)
         for _ in range(10):
@@ -257,7 +257,7 @@ def test_a_command_near_the_warning_is_a_reason_and_far_from_it_none() -> None:
 
 
 def test_other_files_above_the_prompt_are_a_reason() -> None:
-    """An /add or /drop; the request that holds them makes the question void."""
+    """After an /add or /drop Aider is probed, unless a request with the new files was measured."""
     story = after(500)
     assert ASKS in story.prompt("b.py")
     at_once = after(500)
@@ -267,7 +267,7 @@ def test_other_files_above_the_prompt_are_a_reason() -> None:
 
 
 def test_a_file_that_aider_added_in_the_turn_is_a_reason() -> None:
-    """It came after the request: the prompt that follows names it, whenever the report comes."""
+    """Aider added it after the request: the next prompt names it, whenever the report comes."""
     assert asked(after(500, files=("new.py",)))
     late = at_first_prompt()
     late.tell(PromptClosed(), RequestStarted(1, "main", "chat", "ours"))
@@ -289,7 +289,7 @@ def test_a_table_after_a_change_is_taken_in_tokens_of_the_model() -> None:
 
 
 def test_a_table_without_a_change_says_less_than_the_request() -> None:
-    """With the setting always it is asked for each turn; what was measured stays."""
+    """With the setting always Aider is probed each turn, but the measurement stays."""
     story = after(5_000, limits=Limits(probe="always"))
     assert asked(story)
     story.tell(ContextRead(table(3_000)))
@@ -310,14 +310,14 @@ RATIOS: list[tuple[int, int | Unavailable, float]] = [
 def test_what_aiders_estimate_is_worth(
     counted: int, estimated: int | Unavailable, ratio: float
 ) -> None:
-    """Both numbers are of the same request. Where Aider took over the server's number it says nothing; what no
-    tokeniser can do is not believed.
+    """Both numbers are of one request. Where Aider took over the server's number nothing is learned, and a ratio that
+    no tokeniser has is bounded.
     """
     assert after(counted, estimate=estimated).state.tokens_per_estimate == ratio
 
 
 def test_what_the_estimate_is_worth_is_kept() -> None:
-    """A turn that tells nothing of it leaves what the last one told."""
+    """A turn without both numbers keeps the last ratio."""
     story = after(5_000, estimate=4_000)
     story.measured_turn(6_000, estimate=6_000)
     assert story.state.tokens_per_estimate == 1.25
@@ -332,7 +332,7 @@ def test_the_estimate_of_another_models_request_is_worth_nothing() -> None:
 
 
 def test_a_turn_past_the_door_falls_back_to_the_estimate() -> None:
-    """In tokens of the model, as far as the last measured request told; the next measured turn counts again."""
+    """The estimate is scaled by the last ratio, until the next measured turn."""
     story = after(5_000, estimate=4_000)
     story.turn(tokens=6_000)
     assert known(story) == (7_500, False)
@@ -341,7 +341,7 @@ def test_a_turn_past_the_door_falls_back_to_the_estimate() -> None:
 
 
 def test_a_turn_that_nobody_counted_leaves_the_last_measurement() -> None:
-    """Given up with Ctrl-C: a part of it stays in the chat, so the number is "about" right."""
+    """After Ctrl-C a part of the turn stays in the chat, so the number is "about" right."""
     story = after(5_000, estimate=4_000)
     story.tell(PromptClosed(), finished(UNKNOWN, outcome="cancelled"), PromptShown())
     story.tell(TurnFinished(1, UNKNOWN, UNKNOWN))
@@ -364,7 +364,7 @@ def counts(story: Story) -> list[tuple[str, ...]]:
 
 
 def test_files_that_grew_after_the_request_count_from_the_second_time_on() -> None:
-    """What they had in the request is not known as Aider counts; the growth between two counts is, scaled."""
+    """Their size in the request is unknown in Aider's tokens; the growth between two counts is known, and scaled."""
     story = after(5_000, estimate=4_000, files_of_prompt=FILES)
     assert counts(story) == [("a.py", "b.py")]
     story.tell(FilesCounted({"a.py": 2_400, "b.py": 1_600}))
@@ -386,7 +386,7 @@ def test_growth_can_warn_without_a_table() -> None:
 
 
 def test_what_a_death_hands_over_are_the_newest_requests_files() -> None:
-    """A table that is older does not count; without either it is what this Aider was given."""
+    """An older table does not count; without a request or table it is what this Aider took over."""
     story = at_first_prompt()
     story.tell(ContextRead(table(900, files={"old.py": 10})))
     assert last_known_handoff(story.state).editable == ("old.py",)
@@ -410,7 +410,7 @@ def refused(story: Story, tokens: int | Unavailable = 12_000, **more: Any) -> No
 
 
 def test_a_refused_prompt_is_what_the_chat_holds() -> None:
-    """The fill is that of the next request; the door's answer is on the screen, so that no notice repeats it."""
+    """The refused prompt is the fill; the door's answer is on the screen, so that no notice repeats it."""
     story = after(5_000, estimate=4_000, files_of_prompt=FILES)
     refused(story)
     assert ASKS not in story.prompt()
@@ -433,10 +433,10 @@ def test_a_refused_prompt_is_what_the_chat_holds() -> None:
         {"role": "editor", "purpose": "edit", "model": OTHERS},
         {"tokens": UNKNOWN},
     ],
-    ids=["Ollama is down", "a commit message", "another model's", "nobody counted it"],
+    ids=["Ollama is down", "a commit message", "another model's", "not counted"],
 )
 def test_another_refusal_says_nothing_of_the_chat(more: dict[str, Any]) -> None:
-    """What was measured before stays."""
+    """The earlier measurement stays."""
     story = after(5_000)
     refused(story, **more)
     assert used_tokens(story.state) == 5_000
@@ -458,7 +458,7 @@ def test_another_refusal_says_nothing_of_the_chat(more: dict[str, Any]) -> None:
     ids=lambda event: type(event).__name__,
 )
 def test_nothing_is_waited_for_that_will_not_come(event: Event) -> None:
-    """A request without a report keeps nothing from being asked, once its end is certain."""
+    """A request whose report cannot come any more does not hold up the probe."""
     story = at_first_prompt(Limits(probe="always"))
     story.tell(RequestStarted(1, "main", "chat", "ours"), TurnFinished(1))
     assert not probe_due(story.state)
@@ -477,7 +477,7 @@ def test_a_request_of_aiders_own_is_not_waited_for() -> None:
 
 
 def test_after_a_restart_all_is_learned_anew() -> None:
-    """The old chat's size says nothing of the new one; the first turn measures it."""
+    """The old chat's size does not count for the new one; the first turn measures it."""
     story = after(7_000, estimate=5_600, files_of_prompt=FILES)
     story.tell(FilesCounted({"a.py": 3_000}), RestartRequested())
     story.prompt()
@@ -496,7 +496,7 @@ def test_after_a_restart_all_is_learned_anew() -> None:
 @settings(max_examples=200)
 @given(histories())
 def test_what_is_said_to_be_measured_was(steps: list[Step]) -> None:
-    """In any history: the newest word on the chat is a request of the main model, and no command came after it."""
+    """In any history a measured fill is that of a request of the main model, without a command after it."""
     for step in steps:
         if is_measured(step.after):
             measured = step.after.last_request
@@ -509,7 +509,7 @@ def test_what_is_said_to_be_measured_was(steps: list[Step]) -> None:
 @settings(max_examples=200)
 @given(histories())
 def test_only_a_measured_fill_is_said_without_about(steps: list[Step]) -> None:
-    """In any history the words of a warning are as sure as its number."""
+    """In any history a warning says "about" exactly for an estimate."""
     for step in steps:
         for action in actions_of([step], ShowNotice):
             if action.notice.name == "context_filling":
@@ -528,7 +528,7 @@ def test_only_a_measured_fill_is_said_without_about(steps: list[Step]) -> None:
 )
 def test_the_limits_themselves_are_full_and_not_free(prompts: list[int], warnings: int) -> None:
     """At 80 % it is said; again only after less than 75 %."""
-    story = begun()
+    story = at_first_prompt()
     for prompt in prompts:
         story.measured_turn(prompt)
     shown = [one.notice.name for one in actions_of(story.steps, ShowNotice)]
@@ -565,8 +565,8 @@ def test_what_was_sent_is_what_was_evaluated_and_what_was_cut(
     evaluated: int, facts: dict[str, Any], prompt: int, is_sure: bool
 ) -> None:
     """Or what was counted before, where the server's number is below that by more than its error."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(finished(evaluated, 7, **facts))
-    measured = story.state.measured
+    measured = story.state.last_request
     assert isinstance(measured, LastRequest)
     assert (measured.used_tokens, measured.is_sure) == (prompt + 7, is_sure)

@@ -149,8 +149,8 @@ def test_exact_counts_are_always_decided(version: str, prompt: Prompt, log: bool
 def test_exact_counts_where_cached_tokens_are_not_counted(
     version: str, prompt: Prompt, log: bool
 ) -> None:
-    """Decided but for one case: a prompt that 0.30.0 cuts by its last token or hands on, by the way the model is asked,
-    when there is no log. How much was cut only the server or its log tells.
+    """All are decided but one case: without a log, 0.30.0 may cut the last token of a prompt or keep it, by the way it
+    asks the model. Only the server or its log shows how much was cut.
     """
     prompt, told = told_of(version, prompt)
     verdict = judge(evidence_of(version, prompt, told, Count(prompt.tokens, exact=True), log=log))
@@ -211,7 +211,7 @@ def test_bytes_bound_tokens(version: str, prompt: Prompt, bytes_a_token: int) ->
 
 @given(st.sampled_from(VERSIONS), prompts(), st.booleans(), st.booleans())
 def test_a_version_that_is_not_known(version: str, prompt: Prompt, log: bool, exact: bool) -> None:
-    """What holds for every era is said, and nothing that is wrong in one."""
+    """The verdict on an unknown version holds for every era."""
     prompt, told = told_of(version, prompt)
     counted = Count(prompt.tokens, exact=True) if exact else NOT_TOLD
     given_evidence = evidence_of(version, prompt, told, counted, log=log)
@@ -398,11 +398,11 @@ def all_told(told: int, logged: int) -> Evidence:
         pytest.param(dropping(900, 900, 800), "unknown", "", 0, id="ours or another's messages"),
         pytest.param(dropping(1010, 1010), "unknown", "", 0, id="nothing that helped was dropped"),
         pytest.param(all_told(900, 900), "whole", "", 0, id="the log tells all"),
-        pytest.param(all_told(900, 800), "unknown", "", 0, id="a log of somebody else"),
+        pytest.param(all_told(900, 800), "unknown", "", 0, id="a log of another request"),
     ],
 )
 def test_cases(evidence: Evidence, outcome: str, stage: str, cut_tokens: int | Unavailable) -> None:
-    """Known cases, each with its verdict."""
+    """Each of these cases has its verdict."""
     verdict = judge(evidence)
     assert (verdict.outcome, verdict.stage, verdict.cut_tokens) == (outcome, stage, cut_tokens)
     assert verdict.evidence
@@ -425,7 +425,7 @@ def test_cases(evidence: Evidence, outcome: str, stage: str, cut_tokens: int | U
     ],
 )
 def test_who_knows_truncate(version: str, knows: bool) -> None:
-    """It came with 0.12.6; a version that says nothing knows nothing."""
+    """The field came with 0.12.6; an unknown version does not know it."""
     assert knows_truncate(version) is knows
     assert knows_truncate(NOT_TOLD) is False
 

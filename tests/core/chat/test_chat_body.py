@@ -33,9 +33,9 @@ def after(
     upstream: Upstream = OLLAMA,
     version: str | Unavailable = "0.24.0",
 ) -> Any:
-    request = request_of(form, content)
+    chat_request = request_of(form, content)
     return json.loads(
-        body_to_send(request, content, with_settings or settings(), upstream, version)
+        body_to_send(chat_request, content, with_settings or settings(), upstream, version)
     )
 
 
@@ -65,8 +65,8 @@ def test_truncation_is_forbidden_where_the_server_knows_it(
     chosen = settings(on_overflow=on_overflow)
     content = body("chat", CHAT)
     assert after("chat", content, chosen, version=version).get("truncate") is found
-    request = request_of("chat", content)
-    assert forbids_truncation(request, chosen, OLLAMA, version) is (found is False)
+    chat_request = request_of("chat", content)
+    assert forbids_truncation(chat_request, chosen, OLLAMA, version) is (found is False)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_a_request_to_unload_is_sent_as_it_came(keep_alive: Any) -> None:
     """A window in it would load the model first."""
     for form in ("generate", "chat"):
         content = json.dumps({"model": "a", "keep_alive": keep_alive}, indent=3).encode()
-        request = request_of(form, content)
-        assert body_to_send(request, content, settings(), OLLAMA, "0.24.0") == content
+        chat_request = request_of(form, content)
+        assert body_to_send(chat_request, content, settings(), OLLAMA, "0.24.0") == content
 
 
 def test_a_request_to_load_is_pinned_and_says_nothing_of_truncation() -> None:
@@ -144,19 +144,19 @@ REFUSED = [
 @pytest.mark.parametrize("form", ["chat", "openai_chat"])
 def test_what_was_not_sent_before_can_be_left_out(form: Form) -> None:
     """The oldest are left out first, never one that the model has answered, and never the newest."""
-    request = request_of(form, body(form, REFUSED))
-    assert count_unanswered(request) == 2
+    chat_request = request_of(form, body(form, REFUSED))
+    assert count_unanswered(chat_request) == 2
     for leave_out, places in ((0, (0, 1, 3, 4, 5, 7)), (1, (0, 3, 4, 5, 7)), (2, (0, 3, 4, 7))):
-        left = without_unanswered(request, leave_out)
-        assert left == {**request.body, "messages": [REFUSED[place] for place in places]}
+        left = without_unanswered(chat_request, leave_out)
+        assert left == {**chat_request.body, "messages": [REFUSED[place] for place in places]}
 
 
 def test_a_flattened_prompt_can_do_without_what_was_not_sent() -> None:
     """The rest of the text stays to the letter."""
-    request = request_of("generate", body("generate", REFUSED))
-    assert count_unanswered(request) == 2
+    chat_request = request_of("generate", body("generate", REFUSED))
+    assert count_unanswered(chat_request) == 2
     left = [REFUSED[place] for place in (0, 3, 4, 5, 7)]
-    assert without_unanswered(request, 1)["prompt"] == (
+    assert without_unanswered(chat_request, 1)["prompt"] == (
         prompts.flattened(left[:-1]) + prompts.flattened(left[-1:])
     )
 
@@ -165,9 +165,9 @@ def test_a_summary_can_do_without_what_was_not_sent() -> None:
     """A message that no model answered is no part of the conversation to summarise."""
     text = f"# USER\nlog\n# ASSISTANT\n{OWN}\n# USER\nsecond\n# ASSISTANT\nyes\n"
     said = [message("system", prompts.SUMMARY), message("user", text)]
-    request = request_of("chat", body("chat", said, stream=False))
-    assert count_unanswered(request) == 1
-    left = without_unanswered(request, 1)["messages"]
+    chat_request = request_of("chat", body("chat", said, stream=False))
+    assert count_unanswered(chat_request) == 1
+    left = without_unanswered(chat_request, 1)["messages"]
     assert left == [said[0], message("user", "# USER\nsecond\n# ASSISTANT\nyes\n")]
 
 
@@ -201,8 +201,8 @@ def test_openais_protocol_has_no_window_and_is_asked_for_usage() -> None:
     whole = body("openai_chat", CHAT, stream=False)
     for upstream in (OLLAMA, LOCAL):
         for content in (told, whole):
-            request = request_of("openai_chat", content)
-            assert body_to_send(request, content, settings(), upstream, "0.24.0") == content
+            chat_request = request_of("openai_chat", content)
+            assert body_to_send(chat_request, content, settings(), upstream, "0.24.0") == content
 
 
 TEXT = st.text(max_size=20)
@@ -229,6 +229,6 @@ def test_everything_else_keeps_its_value_and_its_place(more: dict[str, Any], for
 def test_text_that_utf_8_cannot_hold_survives() -> None:
     """A lone surrogate is sent as the escape that it came as."""
     content = b'{"model":"a","messages":[{"role":"user","content":"\\ud800 \xc3\xa9"}]}'
-    request = request_of("chat", content)
-    found = json.loads(body_to_send(request, content, settings(), OLLAMA, "0.24.0"))
+    chat_request = request_of("chat", content)
+    found = json.loads(body_to_send(chat_request, content, settings(), OLLAMA, "0.24.0"))
     assert found["messages"][0]["content"] == "\ud800 é"

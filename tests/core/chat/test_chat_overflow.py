@@ -37,9 +37,9 @@ def prompt(
 
 
 def lines_for(
-    request: ChatRequest, window: int, *, exact: bool = True, reserve: int = 256
+    chat_request: ChatRequest, window: int, *, exact: bool = True, reserve: int = 256
 ) -> tuple[str, str]:
-    pieces = parts(request)
+    pieces = parts(chat_request)
     total = sum(len(part.text) for part in pieces)
     overflow = Overflow(Count(total, exact, 0.0 if exact else 20.0), window, reserve)
     return lines(overflow, rows(pieces, [len(part.text) for part in pieces], total), pieces)
@@ -47,20 +47,20 @@ def lines_for(
 
 def test_the_first_line_says_by_how_much() -> None:
     """The number is exact where the model's own tokens were counted."""
-    request = prompt({"big.py": "b" * 5000})
-    total = sum(len(part.text) for part in parts(request))
+    chat_request = prompt({"big.py": "b" * 5000})
+    total = sum(len(part.text) for part in parts(chat_request))
     over = total + 256 - 4000
-    first, second = lines_for(request, 4000)
+    first, second = lines_for(chat_request, 4000)
     assert first == (
         f"not sent: exactly {over:,} tokens too large for the window of 4,000"
         f" ({total:,} and 256 for the answer)"
     )
     assert second.startswith("/drop big.py   (frees 5,")
-    assert lines_for(request, 4000, exact=False)[0].startswith("not sent: about ")
+    assert lines_for(chat_request, 4000, exact=False)[0].startswith("not sent: about ")
 
 
 @pytest.mark.parametrize(
-    ("asked", "window", "command"),
+    ("chat_request", "window", "command"),
     [
         (prompt({"a.py": "a" * 900, "big.py": "b" * 3000}), 3900, "/drop big.py "),
         (prompt({"a.py": "a" * 900, "big.py": "b" * 3000}), 3000, "/drop big.py "),
@@ -82,10 +82,10 @@ def test_the_first_line_says_by_how_much() -> None:
     ],
 )
 def test_the_second_line_is_a_command_that_suffices(
-    request: ChatRequest, window: int, command: str
+    chat_request: ChatRequest, window: int, command: str
 ) -> None:
     """It names the fewest files that suffice, unmentioned ones first, and never one that cannot be dropped."""
-    assert lines_for(request, window)[1].startswith(command)
+    assert lines_for(chat_request, window)[1].startswith(command)
 
 
 @given(
@@ -99,11 +99,11 @@ def test_a_command_that_is_named_makes_it_fit(
 ) -> None:
     """After the command the same message fits."""
     files = {f"f{at}.py": "f" * size for at, size in enumerate(sizes)}
-    request = prompt(files, history="h" * history, said="x" * said)
-    total = sum(len(part.text) for part in parts(request))
+    chat_request = prompt(files, history="h" * history, said="x" * said)
+    total = sum(len(part.text) for part in parts(chat_request))
     if total + 256 <= window:
         return
-    second = lines_for(request, window)[1]
+    second = lines_for(chat_request, window)[1]
     command = second.split("   ")[0].split()
     match command[0]:
         case "/drop":
@@ -127,7 +127,7 @@ def test_without_any_number_the_way_to_one_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "asked", "reserve"),
+    ("window", "chat_request", "reserve"),
     [
         (8192, chat(), 1024),
         (1024, chat(), 256),
@@ -150,48 +150,48 @@ def test_without_any_number_the_way_to_one_is_named() -> None:
     ],
 )
 def test_the_reserve_is_what_is_asked_for_or_a_share(
-    window: int, request: ChatRequest, reserve: int
+    window: int, chat_request: ChatRequest, reserve: int
 ) -> None:
     """Never more than half of the window."""
-    assert reply_reserve(request, window) == reserve
+    assert reply_reserve(chat_request, window) == reserve
 
 
 def test_a_bound_is_known_of_plain_chats_only() -> None:
     """Images, tools and a model's own system text have tokens beyond the text."""
-    request = chat(said=("é" * 100,))
-    bound = bound_tokens(request)
+    chat_request = chat(said=("é" * 100,))
+    bound = bound_tokens(chat_request)
     assert bound is not None
-    assert bound > prompt_bytes(request) == len(prompts.DIFF.encode()) + 200
+    assert bound > prompt_bytes(chat_request) == len(prompts.DIFF.encode()) + 200
     assert bound_tokens(chat(tools=[{}])) is None
     assert bound_tokens(request_of("chat", body("chat", [message("user", "x")]))) is None
 
 
 def test_what_frees_exactly_enough_is_named() -> None:
-    request = prompt({"a.py": "a" * 900, "big.py": "b" * 3000})
-    pieces = parts(request)
+    chat_request = prompt({"a.py": "a" * 900, "big.py": "b" * 3000})
+    pieces = parts(chat_request)
     sizes = [len(part.text) for part in pieces]
     big = next(row.tokens for row in rows(pieces, sizes, sum(sizes)) if row.name == "big.py")
     exact = sum(sizes) + 256 - big
-    assert lines_for(request, exact)[1].startswith("/drop big.py  ")
-    assert lines_for(request, exact - 1)[1].startswith("/drop big.py a.py ")
+    assert lines_for(chat_request, exact)[1].startswith("/drop big.py  ")
+    assert lines_for(chat_request, exact - 1)[1].startswith("/drop big.py a.py ")
 
 
 def test_the_map_is_named_where_it_suffices_with_all_else() -> None:
     """Neither the map nor the files are enough alone."""
-    request = prompt({"a.py": "a" * 700}, map_text="m" * 3000)
-    total = sum(len(part.text) for part in parts(request))
-    words = lines_for(request, total + 256 - 3500)[1]
+    chat_request = prompt({"a.py": "a" * 700}, map_text="m" * 3000)
+    total = sum(len(part.text) for part in parts(chat_request))
+    words = lines_for(chat_request, total + 256 - 3500)[1]
     assert words.startswith("the map of the repository takes 3,")
     assert "--num-ctx" in words
-    assert not lines_for(request, 300)[1].startswith("the map")
+    assert not lines_for(chat_request, 300)[1].startswith("the map")
 
 
 def test_a_larger_window_is_the_next_step_that_holds_all() -> None:
     """In steps of 1024, and none more than needed."""
     total = sum(len(part.text) for part in parts(prompt({"a.py": ""}, said="")))
     for need, window in ((1024, 1024), (1025, 2048), (2048, 2048)):
-        request = prompt({"a.py": ""}, said="x" * (need - 10 - total))
-        words = lines_for(request, 11, reserve=10)[1]
+        chat_request = prompt({"a.py": ""}, said="x" * (need - 10 - total))
+        words = lines_for(chat_request, 11, reserve=10)[1]
         assert words.endswith(f"--num-ctx {window}")
 
 

@@ -46,8 +46,8 @@ def test_the_purpose_and_role_are_seen_by_the_shape_in_each_protocol(
     """Commit message, summary, editor and chat are told apart, flattened by litellm or not."""
     between = [] if purpose in ("commit", "summary") else FILES
     messages = [message("system", system), *between, message("user", user)]
-    request = request_of(form, body(form, messages, stream=stream))
-    assert (request.purpose, request.role, request.stream) == (purpose, role, stream)
+    chat_request = request_of(form, body(form, messages, stream=stream))
+    assert (chat_request.purpose, chat_request.role, chat_request.stream) == (purpose, role, stream)
 
 
 def test_what_is_streamed_is_no_commit_message_and_no_summary() -> None:
@@ -149,9 +149,14 @@ def test_images_tools_and_limits_are_seen() -> None:
         "tools": [{"type": "function"}],
         "options": {"num_ctx": 4096, "num_predict": 77},
     }
-    request = request_of("chat", json.dumps(raw).encode())
-    assert not request.messages[0].plain
-    assert (request.has_tools, request.num_ctx, request.num_predict, request.stream) == (
+    chat_request = request_of("chat", json.dumps(raw).encode())
+    assert not chat_request.messages[0].plain
+    assert (
+        chat_request.has_tools,
+        chat_request.num_ctx,
+        chat_request.num_predict,
+        chat_request.stream,
+    ) == (
         True,
         4096,
         77,
@@ -164,8 +169,8 @@ def test_images_tools_and_limits_are_seen() -> None:
 def test_a_flattened_prompt_is_a_conversation_again() -> None:
     """The roles are split again; messages that litellm merged stay merged."""
     messages = [message("system", "s"), message("user", "a\n\nb"), message("assistant", "c")]
-    request = request_of("generate", body("generate", messages))
-    assert [(m.role, m.content) for m in conversation(request)] == [
+    chat_request = request_of("generate", body("generate", messages))
+    assert [(m.role, m.content) for m in conversation(chat_request)] == [
         ("system", "s"),
         ("user", "a\n\nb"),
         ("assistant", "c"),
@@ -198,7 +203,7 @@ FIELDS = st.sampled_from(
 @given(st.sampled_from([*FORMS, "openai_text"]), st.dictionaries(FIELDS, JSON))
 def test_no_object_however_strange_is_too_much(form: Form, content: dict[str, Any]) -> None:
     """A field of another type counts as missing, and nothing raises."""
-    request = request_of(form, json.dumps(content).encode())
-    assert request.model == (content["model"] if isinstance(content.get("model"), str) else "")
-    asks_for_nothing(request)
-    conversation(request)
+    chat_request = request_of(form, json.dumps(content).encode())
+    assert chat_request.model == (content["model"] if isinstance(content.get("model"), str) else "")
+    asks_for_nothing(chat_request)
+    conversation(chat_request)

@@ -86,8 +86,8 @@ def head(
 ) -> PromptHead | None:
     """The head of a request for text."""
     form = "generate" if "prompt" in body else "chat"
-    request = read(form, body, settings, "")  # type: ignore[arg-type]  # two of its forms
-    return head_of(request, settings, OLLAMA, version)
+    chat_request = read(form, body, settings, "")  # type: ignore[arg-type]  # two of its forms
+    return head_of(chat_request, settings, OLLAMA, version)
 
 
 def texts(found: PromptHead | None, characters: int | None = None) -> list[tuple[str, str]]:

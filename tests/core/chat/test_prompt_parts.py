@@ -65,10 +65,10 @@ def test_each_kind_of_content_is_found_with_its_names(
 
 def test_the_examples_of_an_edit_format_are_instructions() -> None:
     """The examples look like a conversation about files, but are instructions."""
-    request = request_of(
+    chat_request = request_of(
         "chat", body("chat", whole_prompt(prompts.DIFF, prompts.CHAT_FILES, prompts.MAP))
     )
-    system = "".join(part.text for part in parts(request) if part.kind == "system")
+    system = "".join(part.text for part in parts(chat_request) if part.kind == "system")
     assert "get_factorial" in system
     assert prompts.SWITCHED in system
 
@@ -134,9 +134,9 @@ MESSAGES = st.lists(
 @given(MESSAGES, st.sampled_from(["chat", "generate"]))
 def test_every_character_is_in_exactly_one_part(said: list[tuple[str, str]], form: Form) -> None:
     """This holds for any messages."""
-    request = request_of(form, body(form, [message(role, text) for role, text in said]))
-    texts = [one.content for one in conversation(request)]
-    assert "".join(part.text for part in parts(request)) == "".join(texts)
+    chat_request = request_of(form, body(form, [message(role, text) for role, text in said]))
+    texts = [one.content for one in conversation(chat_request)]
+    assert "".join(part.text for part in parts(chat_request)) == "".join(texts)
 
 
 KINDS: tuple[RowKind, ...] = ("system", "map", "history", "file")

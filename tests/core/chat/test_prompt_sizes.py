@@ -20,11 +20,11 @@ def session(*said: str, files: dict[str, str] | None = None) -> ChatRequest:
     return request_of("chat", body("chat", [*first, *turns]))
 
 
-def sizes_with(request: ChatRequest, bytes_a_token: int, error_percent: float = 0.0) -> Sizes:
+def sizes_with(chat_request: ChatRequest, bytes_a_token: int, error_percent: float = 0.0) -> Sizes:
     """Sizes that know every part of a prompt."""
-    sizes, texts = Sizes(), [part.text for part in parts(request)]
+    sizes, texts = Sizes(), [part.text for part in parts(chat_request)]
     tokens = [len(text) // bytes_a_token for text in texts]
-    sizes.note_counts(request.model, texts, tokens, error_percent)
+    sizes.note_counts(chat_request.model, texts, tokens, error_percent)
     return sizes
 
 
@@ -44,16 +44,16 @@ def test_only_what_is_new_counts_by_its_bytes() -> None:
 
 def test_what_was_estimated_counts_with_its_error() -> None:
     """An estimate counts with its error, and only for its own model."""
-    request = session("fix it")
+    chat_request = session("fix it")
     room = 10_000
-    assert sizes_with(request, 4).fits(request, room)
-    assert not sizes_with(request, 4, error_percent=20.0).fits(request, room)
-    other = request_of("chat", body("chat", list(request.body["messages"]), model="other"))
-    assert not sizes_with(request, 4).fits(other, room)
+    assert sizes_with(chat_request, 4).fits(chat_request, room)
+    assert not sizes_with(chat_request, 4, error_percent=20.0).fits(chat_request, room)
+    other = request_of("chat", body("chat", list(chat_request.body["messages"]), model="other"))
+    assert not sizes_with(chat_request, 4).fits(other, room)
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "chat_request",
     [
         request_of("chat", body("chat", [message("user", "no system message")])),
         request_of(
@@ -61,70 +61,70 @@ def test_what_was_estimated_counts_with_its_error() -> None:
         ),
     ],
 )
-def test_what_cannot_be_bounded_is_counted(request: ChatRequest) -> None:
+def test_what_cannot_be_bounded_is_counted(chat_request: ChatRequest) -> None:
     """Such a prompt has more tokens than its text."""
-    assert not sizes_with(request, 4).fits(request, 1_000_000)
+    assert not sizes_with(chat_request, 4).fits(chat_request, 1_000_000)
 
 
 @given(st.text(min_size=1, max_size=3000), st.integers(1, 8))
 def test_a_bound_is_never_below_the_sum_of_what_was_counted(text: str, bytes_a_token: int) -> None:
     """This holds for any parts."""
-    request = session(text)
-    counted = sum(len(part.text) // bytes_a_token for part in parts(request))
-    assert not sizes_with(request, bytes_a_token).fits(request, counted)
+    chat_request = session(text)
+    counted = sum(len(part.text) // bytes_a_token for part in parts(chat_request))
+    assert not sizes_with(chat_request, bytes_a_token).fits(chat_request, counted)
 
 
 def test_a_guess_is_by_the_bytes_and_then_by_what_was_evaluated() -> None:
     """After measurements, the highest ratio of tokens to bytes of this model is used."""
-    sizes, request = Sizes(), chat(said=("x" * 3500,))
+    sizes, chat_request = Sizes(), chat(said=("x" * 3500,))
     size = len(prompts.DIFF) + 3500
-    assert (sizes.guess(request).tokens, sizes.guess(request).exact) == (
+    assert (sizes.guess(chat_request).tokens, sizes.guess(chat_request).exact) == (
         -(-size * 2 // 7) + 10,
         False,
     )
-    assert sizes.guess(request).error_percent == FIRST_ERROR
+    assert sizes.guess(chat_request).error_percent == FIRST_ERROR
     for tokens in (size // 4, size // 2, size // 5):
-        sizes.note_size(request, tokens)
-    assert abs(sizes.guess(request).tokens - size // 2) <= 1
-    assert sizes.guess(request).error_percent == LEARNED_ERROR
+        sizes.note_size(chat_request, tokens)
+    assert abs(sizes.guess(chat_request).tokens - size // 2) <= 1
+    assert sizes.guess(chat_request).error_percent == LEARNED_ERROR
 
 
 @pytest.mark.parametrize(("others", "is_known"), [(1996, True), (1997, False)])
 def test_two_thousand_texts_are_remembered(others: int, is_known: bool) -> None:
     """The newest: beyond them the first is counted by its bytes again."""
-    request = session("fix it", files={"a.py": "x" * 30_000})
-    texts = [part.text for part in parts(request)]
+    chat_request = session("fix it", files={"a.py": "x" * 30_000})
+    texts = [part.text for part in parts(chat_request)]
     largest = max(texts, key=len)
     texts.remove(largest)
     assert len(texts) == 4
     sizes = Sizes()
     for text in (largest, *texts, *(f"other {at}" for at in range(others - 1))):
-        sizes.note_counts(request.model, [text], [len(text) // 4], 0.0)
-    assert sizes.fits(request, 12_000) is is_known
+        sizes.note_counts(chat_request.model, [text], [len(text) // 4], 0.0)
+    assert sizes.fits(chat_request, 12_000) is is_known
 
 
 def test_a_prompt_of_no_tokens_teaches_nothing() -> None:
-    sizes, request = Sizes(), chat(said=("x" * 3500,))
-    sizes.note_size(request, 0)
-    assert sizes.guess(request).error_percent == FIRST_ERROR
-    sizes.note_size(request, 1)
-    assert sizes.guess(request).error_percent == LEARNED_ERROR
+    sizes, chat_request = Sizes(), chat(said=("x" * 3500,))
+    sizes.note_size(chat_request, 0)
+    assert sizes.guess(chat_request).error_percent == FIRST_ERROR
+    sizes.note_size(chat_request, 1)
+    assert sizes.guess(chat_request).error_percent == LEARNED_ERROR
 
 
 def test_eight_prompts_are_remembered() -> None:
     """A dense one counts until eight came after it."""
-    sizes, request = Sizes(), chat(said=("x" * 3500,))
-    sizes.note_size(request, 3000)
+    sizes, chat_request = Sizes(), chat(said=("x" * 3500,))
+    sizes.note_size(chat_request, 3000)
     for _ in range(7):
-        sizes.note_size(request, 500)
-    assert sizes.guess(request).tokens >= 3000
-    sizes.note_size(request, 500)
-    assert sizes.guess(request).tokens < 600
+        sizes.note_size(chat_request, 500)
+    assert sizes.guess(chat_request).tokens >= 3000
+    sizes.note_size(chat_request, 500)
+    assert sizes.guess(chat_request).tokens < 600
 
 
 def test_a_bound_at_its_edge_is_enough() -> None:
-    request = session("fix it", files={"a.py": "x"})
-    bound = bound_tokens(request)
+    chat_request = session("fix it", files={"a.py": "x"})
+    bound = bound_tokens(chat_request)
     assert bound is not None
-    assert Sizes().fits(request, bound)
-    assert not Sizes().fits(request, bound - 1)
+    assert Sizes().fits(chat_request, bound)
+    assert not Sizes().fits(chat_request, bound - 1)
