@@ -144,6 +144,12 @@ class Advice:
     fill_after_percent: float
     alternatives: tuple[Advice, ...] = ()
 
+    @property
+    def line(self) -> str:
+        """The command with what it frees, as a line of a notice."""
+        after = f"then {self.fill_after_percent:.0f} %"
+        return f"{self.command}   (frees about {self.frees_tokens:,} tokens, {after})"
+
 
 def advise(
     reading: ContextReading,

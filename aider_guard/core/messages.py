@@ -45,10 +45,7 @@ def context_filling(
     parts = f" ({_parts(reading)})" if reading.rows else ""
     first = f"context {about}{100 * used / window:.0f} % full: {used:,} of {window:,} tokens{parts}"
     if advice is not None:
-        after = (
-            f"frees about {advice.frees_tokens:,} tokens, then {advice.fill_after_percent:.0f} %"
-        )
-        return Notice("context_filling", (first, f"{advice.command}   ({after})"))
+        return Notice("context_filling", (first, advice.line))
     if not reading.rows:
         return Notice("context_filling", (first, "/tokens   (shows what takes the room)"))
     return Notice(
@@ -100,10 +97,12 @@ def _kept(handoff: Handoff, exchanges: int) -> str:
 
 
 def offer(status: int, handoff: Handoff, *, talked: bool) -> Notice:
-    """Aider died: what happened, and what can be had back."""
+    """Aider died: how, and what a new start restores."""
     files = count(handoff.files, "file") if handoff.known else "the files of the command line"
-    said = " and the last exchanges" if talked else ""
-    return Notice("aider_died", (f"Aider {ended(status)}.", f"Start it again with {files}{said}?"))
+    exchanges = " and the last exchanges" if talked else ""
+    return Notice(
+        "aider_died", (f"Aider {ended(status)}.", f"Start it again with {files}{exchanges}?")
+    )
 
 
 def gave_up(status: int, attempts: int) -> Notice:
@@ -115,14 +114,14 @@ def gave_up(status: int, attempts: int) -> Notice:
 
 
 def ended(status: int) -> str:
-    """How a process ended, in words."""
+    """Return in words how a process ended."""
     if status < 0:
         return f"was killed by {_SIGNALS.get(-status, f'signal {-status}')}"
     return f"ended by itself with status {status}"
 
 
 def sidecar_lost(reason: str) -> Notice:
-    """Nothing is measured at the moment."""
+    """The sidecar is lost, so that nothing is measured."""
     return Notice(
         "sidecar_lost",
         (f"memory and models are not watched at the moment ({reason}); Aider goes on",),

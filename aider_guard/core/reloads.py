@@ -131,7 +131,9 @@ def _why_gone(evidence: ReloadEvidence) -> str:
             return f"{pusher}, which this session uses as well, took its place: both do not fit"
         return f"{pusher} took its place, loaded by another program"
     if evidence.idle_seconds >= evidence.keep_alive_seconds:
-        return f"it was not used for {_minutes(evidence.idle_seconds)}, and Ollama let it go"
+        minutes = round(evidence.idle_seconds / 60)
+        idle = f"{minutes} minutes" if minutes != 1 else "a minute"
+        return f"it was not used for {idle}, and Ollama let it go"
     return "it was unloaded before its time, by another program or for lack of memory"
 
 
@@ -151,8 +153,3 @@ def _pusher(evidence: ReloadEvidence) -> str | None:
 
 def _named(models: Iterable[LoadedModel], name: str) -> LoadedModel | None:
     return next((model for model in models if same_model(model.name, name)), None)
-
-
-def _minutes(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes} minutes" if minutes != 1 else "a minute"

@@ -76,11 +76,11 @@ def count_unanswered(request: ChatRequest) -> int:
         return len(unanswered_places([(block.role, block.content) for block in blocks]))
     if request.form not in ("chat", "openai_chat") or not isinstance(messages, list):
         return 0
-    said = [_role_and_text(message) for message in messages]
+    texts = [_role_and_text(message) for message in messages]
     if request.purpose != "summary":
-        return len(unanswered_places(said))
+        return len(unanswered_places(texts))
     return sum(
-        len(unanswered_places(_summary_messages(text))) for _, text in said if PREFIX in text
+        len(unanswered_places(_summary_messages(text))) for _, text in texts if PREFIX in text
     )
 
 
@@ -132,9 +132,9 @@ def _remove_own(changed: dict[str, Any], request: ChatRequest, leave_out: int = 
         changed["prompt"] = without_own_answers(prompt, leave_out)
     if request.form not in ("chat", "openai_chat") or not isinstance(messages, list):
         return
-    said = [_role_and_text(message) for message in messages]
+    texts = [_role_and_text(message) for message in messages]
     is_summary = request.purpose == "summary"
-    places = visible_places(said, 0 if is_summary else leave_out)
+    places = visible_places(texts, 0 if is_summary else leave_out)
     changed["messages"] = [messages[place] for place in places]
     if is_summary:
         changed["messages"] = [

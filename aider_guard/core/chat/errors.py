@@ -153,38 +153,40 @@ def printable(words: str) -> str:
 def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
     """Return two lines: what happened, and what helps."""
     server = "Ollama" if request.is_ollama else "the model server"
-    said = f": {printable(failure.words)}" if failure.words else ""
+    words = f": {printable(failure.words)}" if failure.words else ""
     match failure.reason:
         case "missing":
             return f"{server} has no model {request.model}", _get_model(request)
         case "memory":
-            return f"{request.model} does not fit into memory{said}", _less_memory(failure, request)
+            return f"{request.model} does not fit into memory{words}", _less_memory(
+                failure, request
+            )
         case "crashed":
-            return f"the process of {request.model} crashed{said}", _try_again(request)
+            return f"the process of {request.model} crashed{words}", _try_again(request)
         case "lost":
             return (
-                f"the connection to {request.address} was lost{said}",
+                f"the connection to {request.address} was lost{words}",
                 f"see that {server} runs there and that the network is up, {_AGAIN}",
             )
         case "busy":
-            return f"{server} stayed busy{said}", "wait for its other requests, " + _AGAIN
+            return f"{server} stayed busy{words}", "wait for its other requests, " + _AGAIN
         case "cloud":
-            return f"not sent: {request.model} would run in Ollama's cloud{said}", _LOCAL
+            return f"not sent: {request.model} would run in Ollama's cloud{words}", _LOCAL
         case "down":
-            return f"{server} does not answer at {request.address}{said}", _start(request)
+            return f"{server} does not answer at {request.address}{words}", _start(request)
         case "strange":
             what = f"status {failure.status}" if failure.status else "no answer in its protocol"
             return (
-                f"what answers at {request.address} is not {server}: {what}{said}",
+                f"what answers at {request.address} is not {server}: {what}{words}",
                 f"curl {request.address}{'/api/version' if request.is_ollama else ''}   shows what it is",
             )
         case "forbidden":
             return (
-                f"{server} at {request.address} did not allow it: status {failure.status}{said}",
+                f"{server} at {request.address} did not allow it: status {failure.status}{words}",
                 "is it the right server, and does it want a key?",
             )
         case _:
-            return f"{server} refused it{said}", _more(request)
+            return f"{server} refused it{words}", _more(request)
 
 
 def _try_again(request: FailedRequest) -> str:

@@ -75,6 +75,11 @@ class RequestFinished:
     left_out: int = 0
     parts: tuple[ContextRow, ...] = field(default=(), metadata={"journal": False})
 
+    @property
+    def known_sizes(self) -> list[int]:
+        """The sizes of the prompt in tokens, as evaluated and as counted, as far as they are known."""
+        return [n for n in (self.prompt_tokens, self.counted_tokens) if isinstance(n, int)]
+
 
 @dataclass(frozen=True)
 class RequestRefused:

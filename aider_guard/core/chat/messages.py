@@ -49,7 +49,7 @@ def truncation_seen(event: RequestFinished, advice: Advice | None) -> Notice:
 
 def truncation_unknown(event: RequestFinished, advice: Advice | None) -> Notice:
     """A prompt was about as large as the window, and nothing shows whether the model saw all of it."""
-    known = [n for n in (event.prompt_tokens, event.counted_tokens) if isinstance(n, int)]
+    known = event.known_sizes
     size = f"about {max(known):,} tokens" if known else "its size is not known"
     window = (
         f" for a window of {event.window_tokens:,}" if isinstance(event.window_tokens, int) else ""
@@ -87,10 +87,7 @@ def _evidence(evidence: str) -> str:
 
 def _room(event: RequestFinished, advice: Advice | None) -> str:
     if advice is not None:
-        after = (
-            f"frees about {advice.frees_tokens:,} tokens, then {advice.fill_after_percent:.0f} %"
-        )
-        return f"{advice.command}   ({after})"
+        return advice.line
     if event.purpose == "commit":
         return "read the message before you push it; smaller commits fit"
     if event.purpose == "summary":

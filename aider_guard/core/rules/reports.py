@@ -93,17 +93,13 @@ def _report_in_turn(state: State, what: str, notice: Notice) -> Step:
 def _is_near(event: RequestFinished) -> bool:
     """Whether the prompt was so large that something may have been cut."""
     window = event.window_tokens
-    return isinstance(window, int) and any(n >= _NEAR * window for n in _known_sizes(event))
-
-
-def _known_sizes(event: RequestFinished) -> list[int]:
-    return [n for n in (event.prompt_tokens, event.counted_tokens) if isinstance(n, int)]
+    return isinstance(window, int) and any(n >= _NEAR * window for n in event.known_sizes)
 
 
 def _advice(state: State, event: RequestFinished) -> Advice | None:
     """Return what the user could have dropped from the chat to make room for this request."""
     window = event.window_tokens
-    known = _known_sizes(event)
+    known = event.known_sizes
     if event.purpose not in CONVERSATION or not isinstance(window, int) or window <= 0 or not known:
         return None
     answer = event.answer_tokens if isinstance(event.answer_tokens, int) else 0
