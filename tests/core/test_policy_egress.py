@@ -45,7 +45,7 @@ def shown(actions: Sequence[Any]) -> list[tuple[str, ...]]:
     return [one.notice.lines for one in actions if isinstance(one, ShowNotice)]
 
 
-def said(*events: EgressBlocked, layer: Layer = "netns") -> list[tuple[str, ...]]:
+def lines_after(*events: EgressBlocked, layer: Layer = "netns") -> list[tuple[str, ...]]:
     """The lines of the notice at the next prompt after these events."""
     story = busy(layer)
     assert not shown(story.tell(*events))
@@ -150,13 +150,13 @@ def test_the_first_attempt_is_a_notice_at_the_next_prompt(
     event: EgressBlocked, lines: tuple[str, ...]
 ) -> None:
     """It names the place, or the program that tried, and for a place that may be needed the flag that allows it."""
-    assert said(event) == [lines]
+    assert lines_after(event) == [lines]
 
 
 @pytest.mark.parametrize("layer", ENFORCED)
 def test_what_the_kernel_enforces_is_called_blocked(layer: Layer) -> None:
     """Both enforced layers have the same words."""
-    assert said(PRICES, layer=layer) == [
+    assert lines_after(PRICES, layer=layer) == [
         ("blocked raw.githubusercontent.com:443: Aider's model price list",)
     ]
 
@@ -177,12 +177,12 @@ ASKED = [
 @pytest.mark.parametrize(("event", "line"), ASKED, ids=lambda part: getattr(part, "host", ""))
 def test_a_layer_that_only_asks_says_so(event: EgressBlocked, line: str) -> None:
     """With this layer no attempt is called blocked."""
-    assert said(event, layer="asked") == [(line,)]
+    assert lines_after(event, layer="asked") == [(line,)]
 
 
 def test_in_an_open_network_nothing_is_said() -> None:
     """There is no notice, as the user chose that."""
-    assert said(PRICES, layer="open") == []
+    assert lines_after(PRICES, layer="open") == []
 
 
 def test_a_destination_is_said_once() -> None:
@@ -198,14 +198,14 @@ def test_a_lookup_that_is_followed_by_a_connection_is_not_said() -> None:
     """The lookup belongs to the connection, in any order and any case of letters."""
     lookup = blocked("RAW.githubusercontent.com", 53, "dns")
     for events in ((lookup, PRICES), (PRICES, lookup)):
-        (lines,) = said(*events)
+        (lines,) = lines_after(*events)
         assert lines == ("blocked raw.githubusercontent.com:443: Aider's model price list",)
 
 
 def test_several_at_once_are_two_lines() -> None:
     """The first is explained, the others are named."""
     others = [blocked(f"{letter}.example.org") for letter in "abc"]
-    assert said(PRICES, *others) == [
+    assert lines_after(PRICES, *others) == [
         (
             "blocked raw.githubusercontent.com:443: Aider's model price list",
             "and 3 others: a.example.org:443, b.example.org:443, c.example.org:443",
@@ -215,14 +215,14 @@ def test_several_at_once_are_two_lines() -> None:
 
 def test_of_very_many_some_are_named() -> None:
     """Four names, and how many more."""
-    ((_, second),) = said(*(blocked(f"{number}.example.org") for number in range(12)))
+    ((_, second),) = lines_after(*(blocked(f"{number}.example.org") for number in range(12)))
     assert second.startswith("and 11 others: 1.example.org:443, ")
     assert second.endswith(", 4.example.org:443 and 7 more")
 
 
 def test_what_can_be_let_through_is_said_first() -> None:
     """The user may want to allow it."""
-    ((first, second),) = said(PRICES, blocked("127.0.0.1", 5432, program="psql"))
+    ((first, second),) = lines_after(PRICES, blocked("127.0.0.1", 5432, program="psql"))
     assert first.startswith("blocked 127.0.0.1:5432: ")
     assert second == (
         "and 1 other: raw.githubusercontent.com:443;"
@@ -232,7 +232,7 @@ def test_what_can_be_let_through_is_said_first() -> None:
 
 def test_several_that_can_be_let_through_are_one_command() -> None:
     """One line to copy has all the flags."""
-    ((_, second),) = said(blocked("localhost", 5432), blocked("github.com", 22))
+    ((_, second),) = lines_after(blocked("localhost", 5432), blocked("github.com", 22))
     assert second.endswith(
         "; aider-guard --allow localhost:5432 --allow github.com:22 lets them through"
     )

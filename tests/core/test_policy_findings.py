@@ -13,25 +13,25 @@ def warning(name: str, fix: str = "fix it") -> Finding:
     return Finding(name, "warn", f"{name} is wrong", "seen", fix)
 
 
-def said(story: Story, *findings: Finding) -> list[tuple[str, ...]]:
+def lines_after(story: Story, *findings: Finding) -> list[tuple[str, ...]]:
     return [a.notice.lines for a in story.tell(*findings) if isinstance(a, ShowNotice)]
 
 
 def test_a_warning_is_said_with_its_fix_once() -> None:
     """Also when it is found again at a restart."""
     story = Story()
-    assert said(story, warning("a")) == [("a is wrong", "fix it")]
-    assert said(story, warning("a")) == []
+    assert lines_after(story, warning("a")) == [("a is wrong", "fix it")]
+    assert lines_after(story, warning("a")) == []
 
 
 def test_without_a_fix_there_is_one_line() -> None:
     """There is no empty line."""
-    assert said(Story(), warning("a", "")) == [("a is wrong",)]
+    assert lines_after(Story(), warning("a", "")) == [("a is wrong",)]
 
 
 def test_two_are_said_and_then_where_the_rest_is() -> None:
     """The third notice is the last."""
-    lines = said(Story(), *map(warning, "abcd"))
+    lines = lines_after(Story(), *map(warning, "abcd"))
     assert lines[:2] == [("a is wrong", "fix it"), ("b is wrong", "fix it")]
     assert lines[2:] == [("there is more to know before you start: aider-guard doctor",)]
 
@@ -39,7 +39,7 @@ def test_two_are_said_and_then_where_the_rest_is() -> None:
 @pytest.mark.parametrize("severity", ["stop", "info", "unknown"])
 def test_the_others_are_not_said(severity: Severity) -> None:
     """A stop has ended the launch, an info needs nothing, and an unknown would be repeated at every start."""
-    assert said(Story(), Finding("a", severity, "what")) == []
+    assert lines_after(Story(), Finding("a", severity, "what")) == []
 
 
 STATUSES: list[tuple[tuple[Severity, ...], int]] = [

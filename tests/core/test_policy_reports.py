@@ -27,12 +27,12 @@ CUT = Verdict("cut", "9,000 counted before, 8,000 evaluated", "messages", 1_000)
 NOT_KNOWN = Verdict("unknown", "it could not be counted")
 
 
-def said(story: Story) -> list[Notice]:
+def notices_after(story: Story) -> list[Notice]:
     return [shown.notice for shown in actions_of(story.steps, ShowNotice)]
 
 
 def names(story: Story) -> list[str]:
-    return [notice.name for notice in said(story)]
+    return [notice.name for notice in notices_after(story)]
 
 
 def cut(prompt: int = 8_000, **more: Any) -> RequestFinished:
@@ -43,7 +43,7 @@ def test_a_cut_prompt_is_told_in_the_same_turn_with_what_helps() -> None:
     """The notice has the tokens, the stage and the evidence; no second notice says that the window is full."""
     story = at_first_prompt()
     story.measured_turn(8_000, verdict=CUT, counted_exactly=True, files_of_prompt={"a.py": 4_000})
-    (notice,) = said(story)
+    (notice,) = notices_after(story)
     assert notice.name == "truncation_seen"
     assert notice.lines[0].startswith("1,000 tokens of the prompt never reached the model: ")
     assert notice.lines[1].startswith("/drop a.py   (frees about 4,000 tokens")
@@ -106,7 +106,7 @@ def test_a_reload_is_said_once_a_cause() -> None:
         "idle for 5 min",
     )
     story.tell(*(ReloadSeen("ours", 4.0, cause) for cause in causes))
-    told = [notice.lines[0].partition(": ")[2] for notice in said(story)]
+    told = [notice.lines[0].partition(": ")[2] for notice in notices_after(story)]
     assert told == ["idle for 31 min", "crashed"]
 
 
@@ -119,7 +119,7 @@ def test_a_refusal_on_the_screen_is_not_repeated(purpose: str) -> None:
     """The door's answer is on the screen already."""
     story = at_first_prompt()
     story.tell(refused(purpose))
-    assert said(story) == []
+    assert notices_after(story) == []
 
 
 def test_a_message_that_is_left_out_is_told_once_after_each_refusal() -> None:
@@ -155,14 +155,14 @@ def test_advice_without_a_prompt_that_was_understood_is_the_newest_known() -> No
     story = at_first_prompt()
     story.measured_turn(7_000, files_of_prompt={"a.py": 5_000})
     story.tell(cut(parts=()))
-    assert said(story)[0].lines[1].startswith("/drop a.py ")
+    assert notices_after(story)[0].lines[1].startswith("/drop a.py ")
 
 
 def test_no_advice_on_the_chat_for_what_aider_asks_by_itself() -> None:
     """No file of the chat is in a commit message's prompt."""
     story = at_first_prompt()
     story.tell(cut(purpose="commit", role="weak"))
-    assert "/drop" not in said(story)[0].lines[1]
+    assert "/drop" not in notices_after(story)[0].lines[1]
 
 
 def test_a_window_of_nothing_is_no_error() -> None:

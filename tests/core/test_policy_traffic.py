@@ -64,7 +64,7 @@ def known(story: Story) -> tuple[int | Unavailable, bool]:
     return used_tokens(story.state), is_measured(story.state)
 
 
-def asked(story: Story) -> bool:
+def was_probed(story: Story) -> bool:
     """Whether a hidden /tokens was run at any time."""
     return ASKS in actions_of(story.steps, RunHidden)
 
@@ -186,7 +186,7 @@ def test_the_warning_comes_from_the_turns_own_numbers() -> None:
         "context 81 % full: 8,100 of 10,000 tokens (files 5,000, instructions 3,000, history 100)",
         "/drop a.py   (frees about 3,000 tokens, then 51 %)",
     )
-    assert not asked(story)
+    assert not was_probed(story)
 
 
 def test_rows_sum_up_to_what_was_measured() -> None:
@@ -240,7 +240,7 @@ def test_a_measured_turn_needs_no_table() -> None:
     story = at_first_prompt()
     for _ in range(10):
         story.measured_turn(7_800, estimate=6_000, files_of_prompt=FILES)
-    assert not asked(story)
+    assert not was_probed(story)
 
 
 def test_a_command_near_the_warning_is_a_reason_and_far_from_it_none() -> None:
@@ -260,12 +260,12 @@ def test_other_files_above_the_prompt_are_a_reason() -> None:
     at_once = after(500)
     at_once.tell(PromptShown(files=("b.py",)), KeyTyped())
     at_once.measured_turn(600, files=("b.py",))
-    assert not asked(at_once)
+    assert not was_probed(at_once)
 
 
 def test_a_file_that_aider_added_in_the_turn_is_a_reason() -> None:
     """Aider added it after the request: the next prompt names it, whenever the report comes."""
-    assert asked(after(500, files=("new.py",)))
+    assert was_probed(after(500, files=("new.py",)))
     late = at_first_prompt()
     late.tell(PromptClosed(), RequestStarted(1, "main", "chat", "ours"))
     late.tell(PromptShown(files=("new.py",)), finished(500), TurnFinished(1), PromptSettled())
@@ -288,7 +288,7 @@ def test_a_table_after_a_change_is_taken_in_tokens_of_the_model() -> None:
 def test_a_table_without_a_change_says_less_than_the_request() -> None:
     """With the setting always Aider is probed each turn, but the measurement stays."""
     story = after(5_000, limits=Limits(probe="always"))
-    assert asked(story)
+    assert was_probed(story)
     story.tell(ContextRead(table(3_000)))
     assert known(story) == (5_000, True)
 
@@ -484,4 +484,4 @@ def test_after_a_restart_all_is_learned_anew() -> None:
     assert isinstance(story.state.last_request, Unavailable)
     assert ASKS not in story.prompt("a.py")
     story.measured_turn(1_000, files=("a.py",))
-    assert (known(story), asked(story)) == ((1_000, True), False)
+    assert (known(story), was_probed(story)) == ((1_000, True), False)
