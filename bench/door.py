@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aider_guard.core.actions import ServeDoor
 from aider_guard.core.chat.events import DoorOpened
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
-from aider_guard.core.requests import ServeDoor
 from aider_guard.core.wire import decode, encode
 from bench.relay import percentile
 from bench.vocabulary import shown

@@ -223,7 +223,7 @@ def examples() -> Iterator[Notice]:
     spilled = LoadedModel("qwen3:14b", "", int(12.6 * GIB), int(10.3 * GIB), 16384)
     yield messages.spilled(spilled, int(2.3 * GIB), 9216)
     silent = "Ollama does not answer at http://127.0.0.1:11434 as it should"
-    yield messages.found(Finding("ollama-unread", "warn", silent, fix="ollama serve"))
+    yield messages.finding_notice(Finding("ollama-unread", "warn", silent, fix="ollama serve"))
     yield from attempts_to_leave()
     three = Handoff(("a", "b", "c"))
     freed = Restart("20 turns", 0.0, three, freed_bytes=424 << 20, unloaded=("m",), exchanges=4)

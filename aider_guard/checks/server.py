@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 
 from aider_guard.core.findings import Finding, info, unknown, warn
 from aider_guard.core.messages import count
+from aider_guard.core.ollama_versions import era_of
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess, ServerReport
 from aider_guard.launch import ollama_address
 from aider_guard.launch.facts import NOT_ASKED, Facts
 from aider_guard.launch.places import base_url, is_local, roles, with_ollama
-from aider_guard.launch.server_runtime import era_of, fills_memory, is_on, runtime_of
+from aider_guard.launch.server_runtime import fills_memory, is_on, runtime_of
 from aider_guard.ollama.names import display_base
 
 # Programs that forward a port of a container or a virtual machine, which is on the same machine.
@@ -29,7 +30,11 @@ def availability(facts: Facts) -> Iterator[Finding]:
         case ServerReport() as report:
             where = "local" if report.is_local else "on another machine"
             version = report.version
-            name = f"{version} (era {era_of(version)})" if isinstance(version, str) else "answers"
+            name = (
+                f"{version} (era {era_of(version).engine})"
+                if isinstance(version, str)
+                else "answers"
+            )
             what = f"Ollama {name} at {report.base}, {where}"
             yield info("ollama", what, _holder(report.process))
             yield from _port(report)
@@ -117,11 +122,11 @@ def _kv_cache(report: ServerReport, settings: Mapping[str, str]) -> Iterator[Fin
     if kind in {"", "f16", "f32", "bf16"}:
         return
     flash = settings.get("OLLAMA_FLASH_ATTENTION", "").strip()
-    era = era_of(report.version if isinstance(report.version, str) else "")
-    off = not is_on(flash) if flash else era == "A"
+    engine = era_of(report.version).engine
+    off = not is_on(flash) if flash else engine == "A"
     if off:
         # Up to 0.24 Ollama warns and takes f16; from 0.30 on llama.cpp refuses to start the model.
-        then = "models do not load" if era == "C" else "f16 is used, twice the size or more"
+        then = "models do not load" if engine == "C" else "f16 is used, twice the size or more"
         what = f"a KV cache of {kind} needs flash attention, which is off: {then}"
         fix = "OLLAMA_FLASH_ATTENTION=1 ollama serve"
         yield warn("ollama-kv-cache", what, f"OLLAMA_KV_CACHE_TYPE={kind}", fix)

@@ -1,11 +1,17 @@
-"""What may be done: one frozen dataclass an action, imperative. The session carries them out, nothing else acts."""
+"""Actions, which the policy decides and the session performs, and requests, which the guard sends to the sidecar.
+
+Each is one frozen dataclass, named in the imperative. An action that the sidecar carries out is the request itself. A
+request is one line on the sidecar's stdin (core/wire.py); its answer is an event (core/events.py).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import TurnFinished
+from aider_guard.core.server_report import ServedModel
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,9 @@ class RunHidden:
 
 @dataclass(frozen=True)
 class CountFiles:
-    """Have the sidecar estimate the size of these files."""
+    """Have the sidecar estimate the size of files below ``root`` (paths may also be absolute): ``FilesCounted``."""
 
+    root: str = field(metadata={"journal": False})
     paths: tuple[str, ...] = field(metadata={"journal": False})
 
 
@@ -51,32 +58,35 @@ class SignalAider:
 
 @dataclass(frozen=True)
 class UnloadModels:
-    """Have the sidecar unload models and wait for their memory, ``wait_seconds`` at most."""
+    """Have the sidecar unload models and wait until their memory is back: ``ModelsUnloaded``.
+
+    It waits for ``wait_seconds`` at most.
+    """
 
     names: tuple[str, ...]
-    wait_seconds: float
+    wait_seconds: float = 6.0
 
 
 @dataclass(frozen=True)
 class Handoff:
-    """What the next Aider takes over from the last."""
+    """The state of the chat that the next Aider takes over from the last."""
 
     editable: tuple[str, ...] = field(default=(), metadata={"journal": False})
     read_only: tuple[str, ...] = field(default=(), metadata={"journal": False})
     mode: str = ""
     multiline: bool = False
     known: bool = True
-    """Whether the files are known; if not, the next Aider begins with those of its command line."""
+    """Whether the files are known; if not, the next Aider begins with the files of its command line."""
 
     @property
     def files(self) -> int:
-        """How many files are handed over."""
+        """How many files the next Aider takes over."""
         return len(self.editable) + len(self.read_only)
 
 
 @dataclass(frozen=True)
 class StartAider:
-    """Start Aider again with what the last one held."""
+    """Start Aider again with the files and the mode of the last one."""
 
     reason: str
     handoff: Handoff
@@ -99,12 +109,12 @@ class EndSession:
 
 @dataclass(frozen=True)
 class StartSidecar:
-    """Start the sidecar, killing one that still runs."""
+    """Start the sidecar; one that still runs is killed."""
 
 
 @dataclass(frozen=True)
 class RememberNeed:
-    """Keep by how much a model needs more memory (less: negative) than was computed, for the next start."""
+    """Keep for the next start how much more memory a model needs than was computed (negative: less)."""
 
     name: str
     error_bytes: int
@@ -112,9 +122,10 @@ class RememberNeed:
 
 @dataclass(frozen=True)
 class WarmModel:
-    """Have the sidecar load the main model while the user types, and evaluate what its next prompt begins with.
+    """Have the sidecar load the main model, with its pin, and evaluate the head of the last prompt: ``ModelWarmed``.
 
-    ``ours`` are the other models that the session has loaded: they are no reason to leave it.
+    It is dropped when a real request comes, and where a model of another program is loaded. ``ours`` are the other
+    models of this session, which an earlier sidecar may have loaded.
     """
 
     ours: tuple[str, ...] = ()
@@ -122,7 +133,7 @@ class WarmModel:
 
 @dataclass(frozen=True)
 class WakeCounter:
-    """Have the sidecar make ready what counts a prompt, while the user types one."""
+    """Have the sidecar start the counting process while the user types a prompt; there is no answer."""
 
 
 @dataclass(frozen=True)
@@ -164,4 +175,49 @@ Action = (
     | SetDeadline
     | CancelDeadline
     | Announce
+)
+
+
+# Requests that are no actions of the policy
+
+
+@dataclass(frozen=True)
+class SurveyServer:
+    """Ask Ollama about itself and about models by name; one ``ServerSurveyed`` comes back, in time or with gaps."""
+
+    names: tuple[str, ...]
+    within_seconds: float = 3.0
+    others: tuple[ServedModel, ...] = ()
+    """Models on other servers of this machine, whose windows are asked for as well."""
+
+
+@dataclass(frozen=True)
+class CountTexts:
+    """Estimate the size of texts; ``TextsCounted`` with the same ``request`` comes back."""
+
+    request: int
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ServeDoor:
+    """Serve the door with these settings from now on; ``DoorOpened`` comes back the first time."""
+
+    settings: DoorSettings
+
+
+@dataclass(frozen=True)
+class StopSidecar:
+    """End the sidecar."""
+
+
+Request = (
+    SurveyServer
+    | CountFiles
+    | CountTexts
+    | UnloadModels
+    | ServeDoor
+    | WarmModel
+    | WakeCounter
+    | StopSidecar
 )

@@ -1,4 +1,4 @@
-"""What the window is filled with, in tokens of the model, and what would make room."""
+"""What the chat holds, in tokens of the model; what to drop from it; and what a session unloads and hands over."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from aider_guard.core.state import State
 
 
 def scaled(rows: Sequence[ContextRow], factor: float) -> tuple[ContextRow, ...]:
-    """The rows in other tokens."""
+    """Scale the rows to other tokens."""
     return tuple(replace(row, tokens=round(row.tokens * factor)) for row in rows)
 
 
 def rows_of_request(
     parts: Sequence[ContextRow], prompt_tokens: int, answer_tokens: int
 ) -> tuple[ContextRow, ...]:
-    """What a prompt was made of, so that it sums up to what its server counted, and the answer, which is history now.
+    """Return the parts of a prompt, scaled to the server's count, and its answer, which is history now.
 
-    Nothing where it is not known what the prompt was made of.
+    Empty where the parts are unknown.
     """
     total = sum(row.tokens for row in parts)
     if total <= 0:
@@ -38,30 +38,30 @@ def rows_of_request(
 
 
 def newest_rows(state: State) -> tuple[ContextRow, ...]:
-    """What the newest request or table says the chat is made of; nothing when neither does."""
-    if isinstance(state.measured, LastRequest) and state.measured.rows:
-        return state.measured.rows
+    """Return the parts of the chat by the newest request or table; empty when neither has them."""
+    if isinstance(state.last_request, LastRequest) and state.last_request.rows:
+        return state.last_request.rows
     if isinstance(state.context, Unavailable):
         return ()
     return scaled(state.context.rows, state.tokens_per_estimate)
 
 
 def file_names(state: State) -> tuple[str, ...]:
-    """The files in the chat, as far as the newest request or table tells."""
+    """Return the files in the chat by the newest request or table."""
     return tuple(dict.fromkeys(row.name for row in newest_rows(state) if row.kind == "file"))
 
 
 def as_reading(
     rows: tuple[ContextRow, ...], used_tokens: int, window_tokens: int
 ) -> ContextReading:
-    """Rows of a request as if they were a table."""
+    """Return the rows of a request as a table."""
     return ContextReading("", rows, used_tokens, window_tokens, 0.0)
 
 
 def advise_room(
     state: State, rows: tuple[ContextRow, ...], used_tokens: int, window_tokens: int
 ) -> Advice | None:
-    """What to take out of the chat so that the next warning is some way off; None when nothing can be."""
+    """Return what to drop so that the fill is well below the warning; None when nothing can be dropped."""
     return advise(
         as_reading(rows, used_tokens, window_tokens),
         window_tokens=window_tokens,
@@ -73,21 +73,18 @@ def advise_room(
     )
 
 
-# What a session holds at one moment: the models it brought in, and the files it could hand over.
-
-
 def session_models(state: State, now: float) -> tuple[str, ...]:
-    """The models that this session brought in: those it names or asked for, listed by Ollama or asked for since it was
-    read, and not loaded before this session asked for anything.
+    """Return the models that this session loaded, which it unloads at its end.
 
-    Nothing when Ollama was not read lately: an old reading never unloads anything.
+    These are its own models and those it sent requests to, if Ollama lists them or was not read since, but not those
+    that were loaded before its first request. None when Ollama was not read lately: an old reading unloads nothing.
     """
     if not isinstance(state.loaded, ModelsReading):
         return ()
     if age_seconds(state.loaded.taken_at, now) > state.limits.stale_after_seconds:
         return ()
     listed = tuple(model.name for model in state.loaded.models)
-    ours = (*state.models, *state.asked_for)
+    ours = (*state.models, *state.requested)
     brought = tuple(name for name in listed if is_among(name, ours))
     loading = tuple(name for name in sorted(state.unlisted) if not is_among(name, listed))
     foreign = state.foreign_models or frozenset()
@@ -95,17 +92,18 @@ def session_models(state: State, now: float) -> tuple[str, ...]:
 
 
 def is_among(name: str, others: Iterable[str]) -> bool:
-    """Whether a model is one of these."""
+    """Whether a model is one of *others*."""
     return any(same_model(name, other) for other in others)
 
 
 def last_known_handoff(state: State) -> Handoff:
-    """What can be handed over when Aider can no longer be asked: the files of the newest request or table, or before
-    the first one what this Aider was given.
+    """Return the handoff when Aider can no longer be asked: the files of the newest request or table.
+
+    Before the first one it is what this Aider itself took over.
     """
     rows = newest_rows(state)
     if not rows and isinstance(state.context, Unavailable):
-        return replace(state.handed_over, mode=state.last_mode, multiline=state.last_multiline)
+        return replace(state.handoff, mode=state.last_mode, multiline=state.last_multiline)
     files = [row for row in rows if row.kind == "file"]
     return Handoff(
         editable=tuple(row.name for row in files if not row.read_only),

@@ -1,12 +1,11 @@
-"""Aider's chat history file: what was said and announced, and how to hand it to the next launch.
+"""Parses Aider's chat history file into exchanges and announcements, and writes one for the next launch to restore.
 
-From Aider 0.86.2, io.py. The user's text has ``#### `` before and two blanks after each line, and
-an empty line before the first; a tool's line has ``> `` before and two blanks after; an answer
-stands between empty lines, as it came. A heading or a quote inside an answer has no two blanks
-after it: by that the two are told apart. With ``--restore-chat-history`` Aider reads the file by a
-simpler rule (utils.py ``split_chat_history_markdown``): a line with ``# `` is dropped, with ``> ``
-is a tool's, with ``#### `` is the user's, everything else is the answer. ``render_for_restore``
-writes for that.
+From Aider 0.86.2, io.py. The user's text has ``#### `` before and two blanks after each line, and an empty line before
+the first; a tool's line has ``> `` before and two blanks after; an answer stands between empty lines, as it came. A
+heading or a quote inside an answer has no two blanks after it, which tells the two apart. With
+``--restore-chat-history`` Aider reads the file by a simpler rule (utils.py ``split_chat_history_markdown``): a line
+with ``# `` is dropped, with ``> `` is a tool's, with ``#### `` is the user's, everything else is the answer.
+``render_for_restore`` writes for that rule.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ _ANNOUNCED = re.compile(
     re.MULTILINE,
 )
 _Kind = Literal["start", "carried", "user", "tool", "answer", "gap"]
-# What Aider's reader would take for its own, at the start of a line of an answer.
-_TAKEN_FOR_ITS_OWN = ("# ", "> ", "#### ")
+# At the start of a line of an answer these would have a meaning for Aider's reader.
+_MARKUP = ("# ", "> ", "#### ")
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One message of the user and all that the model answered to it."""
+    """One message of the user and the model's whole answer to it."""
 
     user: str
     assistant: str
@@ -46,7 +45,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Announced:
-    """The models and the mode that Aider named last; without a weak model it is the main one."""
+    """The models and the edit format that Aider announced last; without a weak model it is the main one."""
 
     main_model: str
     edit_format: str
@@ -56,30 +55,31 @@ class Announced:
 
 
 def exchanges(text: str) -> tuple[Exchange, ...]:
-    """Every answered message since the last ``/clear`` or ``/reset``, oldest first.
+    """Return every answered message since the last ``/clear`` or ``/reset``, oldest first.
 
-    Commands are no messages, but the message that ``/ask`` and its like carry is one. A message
-    without an answer, and an answer to a comment that ``--watch-files`` saw, are left out.
+    Commands are no messages, but the message in ``/ask`` and its like is one. A message without an answer, and an
+    answer to a comment that ``--watch-files`` saw, are left out.
     """
-    talk = _Talk()
+    builder = _ExchangeBuilder()
     for block in _blocks(text):
-        talk.take(block)
-    talk.close()
-    return tuple(talk.exchanges)
+        builder.add(block)
+    builder.close()
+    return tuple(builder.exchanges)
 
 
 def render_for_restore(exchanges: Sequence[Exchange]) -> str:
-    """A chat history file from which Aider, and ``exchanges`` here, read these exchanges back.
+    """Return a chat history file from which Aider, and ``exchanges`` here, read these exchanges back.
 
-    A line of an answer that Aider's reader would take for its own gets one blank before it: to
-    Markdown and to a comment in code that makes no difference. The user's text loses what is blank
-    at its end, and all kinds of line breaks in it become newlines, as when Aider logs it.
+    A line of an answer that has a meaning for Aider's reader gets one blank before it: to Markdown and to a comment in
+    code that makes no difference. The user's text loses trailing blanks, and all kinds of line breaks in it become
+    newlines, as when Aider logs it.
     """
     parts = [f"{_SEED}\n"]
     for exchange in exchanges:
         if exchange.user.strip() and exchange.assistant.strip():
             parts += [f"#### {line}\n" for line in exchange.user.rstrip().splitlines()]
-            parts += [_protected(line) for line in exchange.assistant.splitlines(keepends=True)]
+            lines = exchange.assistant.splitlines(keepends=True)
+            parts += [f" {line}" if line.startswith(_MARKUP) else line for line in lines]
             parts += [] if exchange.assistant.endswith("\n") else ["\n"]
     return "".join(parts)
 
@@ -87,7 +87,7 @@ def render_for_restore(exchanges: Sequence[Exchange]) -> str:
 def last_exchanges(
     exchanges: Sequence[Exchange], tokens_of: Sequence[int], limit_tokens: int
 ) -> tuple[Exchange, ...]:
-    """The newest exchanges, whole and without a gap, that fit in ``limit_tokens`` together."""
+    """Return the newest exchanges, whole and without a gap, that fit in ``limit_tokens`` together."""
     room = limit_tokens
     first = len(exchanges)
     while first > 0 and tokens_of[first - 1] <= room:
@@ -97,12 +97,12 @@ def last_exchanges(
 
 
 def announcements(text: str) -> Announced | None:
-    """What Aider last said of its models, or None if it did not.
+    """Return Aider's last announcement of its models, None if there is none.
 
-    Only what follows a start of Aider or a command counts: an answer may imitate the lines. The
-    editor that works for an architect is passed over (``--verbose`` announces it).
+    Only lines after a start of Aider or a command count, as an answer may imitate them. The editor that works for an
+    architect is skipped (``--verbose`` announces it).
     """
-    found: Announced | None = None
+    newest: Announced | None = None
     aider_speaks = True
     for block in _blocks(text):
         if block.kind != "tool":
@@ -110,17 +110,17 @@ def announcements(text: str) -> Announced | None:
         elif aider_speaks:
             for match in _ANNOUNCED.finditer(block.text):
                 if not match["format"].startswith("editor-"):
-                    found = _announced(match)
-    return found
+                    newest = _announced(match)
+    return newest
 
 
 def chat_was_cleared(text: str) -> bool:
-    """Whether Aider said in ``text`` that it forgot the chat."""
+    """Whether Aider reported in ``text`` that it cleared the chat."""
     return bool(_CLEARED.search(text))
 
 
 def files_mentioned(text: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of ``names`` that ``text`` holds as whole words, by path or by last part alone."""
+    """Return those of ``names`` that are in ``text`` as whole words, by path or by last part alone."""
     return tuple(name for name in names if _mention(name).search(text))
 
 
@@ -136,18 +136,18 @@ class _Block:
         return self.kind == "user" and self.text.startswith(("/", "!"))
 
 
-class _Talk:
-    """Puts messages and answers together."""
+class _ExchangeBuilder:
+    """Joins messages and answers to exchanges."""
 
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
         self._message: str | None = None
         self._answers: list[str] = []
 
-    def take(self, block: _Block) -> None:
+    def add(self, block: _Block) -> None:
         match block.kind:
             case "user":
-                self._take_user(block)
+                self._add_user(block)
             case "carried":
                 self.close()
                 self._message = block.text
@@ -165,7 +165,7 @@ class _Talk:
             self.exchanges.append(Exchange(self._message, "\n\n".join(self._answers)))
         self._message, self._answers = None, []
 
-    def _take_user(self, block: _Block) -> None:
+    def _add_user(self, block: _Block) -> None:
         # The architect's answer is logged once more, as the editor's message; neither that nor the
         # editor's answer stays in Aider's own chat (coders/architect_coder.py).
         repeated = bool(self._answers) and _flat(block.text) == _flat(self._answers[-1])
@@ -186,7 +186,7 @@ def _flat(text: str) -> str:
 
 
 def _blocks(text: str) -> Iterator[_Block]:
-    """Split a chat history file into what one side wrote at a time, without the gaps between."""
+    """Split a chat history file into blocks of one writer each, without the gaps between."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     seeded = lines[0] == _SEED
     kind: _Kind = "gap"
@@ -194,7 +194,9 @@ def _blocks(text: str) -> Iterator[_Block]:
     previous = ""
     for line in lines[1:] if seeded else lines:
         seeded = seeded and not _STARTED.fullmatch(line)
-        new = _seed_kind(line) if seeded else _kind(line, kind, previous)
+        # ``render_for_restore`` marks the user's lines only.
+        seed_kind: _Kind = "carried" if line.startswith("#### ") else "answer"
+        new = seed_kind if seeded else _kind(line, kind, previous)
         if new != kind:
             yield from _finished(kind, block)
             block = []
@@ -204,7 +206,7 @@ def _blocks(text: str) -> Iterator[_Block]:
 
 
 def _kind(line: str, kind: _Kind, previous: str) -> _Kind:
-    """Whose ``line`` is, in what Aider wrote; ``kind`` is whose the line before was."""
+    """Return the writer of a ``line`` in Aider's file; ``kind`` is the writer of the line before."""
     new: _Kind = "answer"
     if _STARTED.fullmatch(line):
         new = "start"
@@ -219,11 +221,6 @@ def _kind(line: str, kind: _Kind, previous: str) -> _Kind:
     return new
 
 
-def _seed_kind(line: str) -> _Kind:
-    """Whose ``line`` is, in what ``render_for_restore`` wrote."""
-    return "carried" if line.startswith("#### ") else "answer"
-
-
 def _finished(kind: _Kind, lines: Sequence[str]) -> Iterator[_Block]:
     if kind == "user":
         yield _Block(kind, "\n".join(line.removesuffix("  ")[5:] for line in lines))
@@ -234,10 +231,6 @@ def _finished(kind: _Kind, lines: Sequence[str]) -> Iterator[_Block]:
         yield _Block(kind, "\n".join(lines).strip("\n"))
     elif kind != "gap":
         yield _Block(kind, "\n".join(lines))
-
-
-def _protected(line: str) -> str:
-    return f" {line}" if line.startswith(_TAKEN_FOR_ITS_OWN) else line
 
 
 def _announced(match: re.Match[str]) -> Announced:

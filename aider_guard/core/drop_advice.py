@@ -1,4 +1,4 @@
-"""What to take out of the chat so that there is room again: one command, and what it frees."""
+"""Chooses the one command that makes room in the chat, and tells what it frees."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
     from aider_guard.core.readings import ContextReading, ContextRow
 
-# File names as words of Aider's own commands, and what ``/drop`` really takes away.
+# File names as words of Aider's own commands, and the files that ``/drop`` really drops.
 #
-# From Aider 0.86.2, commands.py. ``parse_quoted_filenames`` splits by ``"(.+?)"|(\S+)``: there is no
-# escape. ``/add`` and ``/read-only`` take a name literally when such a file exists; ``/read-only``
-# expands ``~`` first. ``/drop`` expands ``~``, and then a word drops
+# From Aider 0.86.2, commands.py. ``parse_quoted_filenames`` splits by ``"(.+?)"|(\S+)``: there is no escape. ``/add``
+# and ``/read-only`` take a name literally when such a file exists; ``/read-only`` expands ``~`` first. ``/drop``
+# expands ``~``, and then a word drops
 #
 # * every read-only file whose absolute path CONTAINS the word, or that is the same file;
-# * every editable file whose absolute path CONTAINS the word; but a word with one of ``*?[]`` is a
-#   glob below the root; and only when nothing matched, the editable file of exactly that name.
+# * every editable file whose absolute path CONTAINS the word; but a word with one of ``*?[]`` is a glob below the root;
+#   and only when nothing matched, the editable file of exactly that name.
 #
-# So ``/drop a.py`` takes ``data.py`` along, but ``/drop ./a.py`` does not: no absolute path contains
-# ``./``, unless a folder's name ends in a dot.
+# So ``/drop a.py`` also drops ``data.py``, but ``/drop ./a.py`` does not: no absolute path contains ``./``, unless a
+# folder's name ends in a dot.
 
 _GLOB = re.compile(r"[*?\[\]]")
 
@@ -40,7 +40,7 @@ class ChatFile:
 
 
 def why_not(name: str) -> str:
-    """Why ``name`` cannot be given to Aider's commands, or "" when it can."""
+    """Return why ``name`` cannot be given to Aider's commands, "" when it can."""
     if not name:
         return "it is empty"
     if re.search(r"[\n\r]", name):
@@ -53,7 +53,7 @@ def why_not(name: str) -> str:
 
 
 def quote_for_aider(name: str) -> str | None:
-    """The word that Aider's commands read back as this one name, or None if there is none.
+    """Return the word that Aider's commands read back as this name, None if there is none.
 
     A leading ``~`` would become the home folder, so such a name gets ``./`` before it.
     """
@@ -64,16 +64,16 @@ def quote_for_aider(name: str) -> str | None:
 
 
 def dropped_by(name: str, files: Sequence[ChatFile], root: str = "") -> frozenset[ChatFile]:
-    """The files that ``/drop`` with this one (unquoted) word takes out of the chat.
+    """Return the files that ``/drop`` with this (unquoted) word drops from the chat.
 
     Args:
         name: The word, already without quotes; it must not begin with ``~``.
         files: Every file in the chat.
-        root: The folder that names are relative to, absolute, links resolved; "" when unknown: then
-            matches inside the root's own path are not seen.
+        root: The folder that names are relative to, absolute, links resolved; "" when unknown: then matches inside the
+            root's own path are not seen.
 
-    A glob is tried on the files in the chat only. Where another file of the repository matches it,
-    Aider drops nothing for a word like ``[a].py``, which cannot be known here.
+    A glob is tried on the files in the chat only. Where another file of the repository matches it, Aider drops nothing
+    for a word like ``[a].py``, which cannot be known here.
     """
     read_only = {f for f in files if f.read_only and _is_or_contains(name, f, root)}
     if _GLOB.search(name):
@@ -87,9 +87,9 @@ def dropped_by(name: str, files: Sequence[ChatFile], root: str = "") -> frozense
 
 
 def word_for_drop(file: ChatFile, files: Sequence[ChatFile], root: str = "") -> str | None:
-    """The (unquoted) word that drops ``file`` and the fewest others: its name where that will do.
+    """Return the (unquoted) word that drops ``file`` and the fewest others, its name where possible.
 
-    Returns None when no word drops it, or none can be written.
+    None when no word drops it, or none can be written.
     """
     words = [word for word in _spellings(file, root) if not why_not(word)]
     useful = [word for word in words if file in dropped_by(word, files, root)]
@@ -122,22 +122,20 @@ def _glob_matches(pattern: str, name: str) -> bool:
     wanted, parts = posixpath.normpath(pattern).split("/"), name.split("/")
     if len(wanted) != len(parts):
         return False
-    return all(fnmatchcase(part, one) for part, one in zip(parts, wanted, strict=True))
+    return all(fnmatchcase(part, glob) for part, glob in zip(parts, wanted, strict=True))
 
 
-_WORTHWHILE = (
-    0.9  # when nothing suffices, the files that make up this share of what can be freed will do
-)
+_WORTHWHILE = 0.9
+"""When nothing suffices, the files that free this share of all that can be freed are named."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A command for the user to type, and what it does.
+    """A command for the user to type, and what it frees.
 
-    ``files`` and ``frees_tokens`` hold all that the command drops, also files that Aider drops
-    along because their paths contain the word. ``frees_tokens`` is Aider's own estimate, below what
-    most models count. Aider may fill some of the room with a larger map of the repository, which
-    cannot be foreseen here.
+    ``files`` and ``frees_tokens`` include the files that Aider drops along because their paths contain the word.
+    ``frees_tokens`` is Aider's own estimate, below the counts of most models. Aider may fill some of the room with a
+    larger map of the repository, which cannot be foreseen here.
     """
 
     command: str
@@ -145,6 +143,12 @@ class Advice:
     frees_tokens: int
     fill_after_percent: float
     alternatives: tuple[Advice, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """The command with what it frees, as a line of a notice."""
+        after = f"then {self.fill_after_percent:.0f} %"
+        return f"{self.command}   (frees about {self.frees_tokens:,} tokens, {after})"
 
 
 def advise(
@@ -157,24 +161,24 @@ def advise(
     aim_percent: float,
     root: str = "",
 ) -> Advice | None:
-    """Say how to bring the fill below ``aim_percent`` of the window with the least harm.
+    """Return the command that brings the fill below ``aim_percent`` of the window with the least harm.
 
-    It names the fewest files that suffice; among as many, those that went unmentioned and unedited
-    for longest. Read-only files (conventions) are named only when the others do not suffice, and
-    files of the last turn only when ``/clear`` does not suffice either. ``/clear`` comes first when
-    the history is larger than all files together. When nothing suffices, it is what frees most.
+    It names the fewest files that suffice; among as many, those that were not mentioned or edited for longest.
+    Read-only files (conventions) are named only when the others do not suffice, and files of the last turn only when
+    ``/clear`` does not suffice either. ``/clear`` comes first when the history is larger than all files together. When
+    nothing suffices, it is the command that frees most.
 
     Args:
         reading: The newest ``/tokens`` table.
-        window_tokens: What the loaded model can hold; positive.
-        used_tokens: What the last request and its answer took.
+        window_tokens: The window of the loaded model; positive.
+        used_tokens: The tokens of the last request and its answer.
         last_seen: For each file, the turn of its last mention or edit. A missing one: never.
         turn: The number of the last finished turn.
         aim_percent: The fill to get below, in per cent of the window.
         root: The folder that names are relative to, absolute, links resolved; "" when unknown.
 
     Returns:
-        None when the fill is below the aim already, or nothing can be freed.
+        The command; None when the fill is below the aim already, or nothing can be freed.
     """
     need = used_tokens - aim_percent * window_tokens / 100
     if need < 0:
@@ -201,7 +205,7 @@ def advise(
 
 @dataclass(frozen=True)
 class _Drop:
-    """One word for ``/drop`` and what it takes away. A higher ``tier`` does more harm."""
+    """One word for ``/drop`` and the rows that it drops. A higher ``tier`` does more harm."""
 
     word: str
     rows: frozenset[ContextRow]
@@ -216,7 +220,7 @@ class _Drop:
 def _possible_drops(
     reading: ContextReading, last_seen: Mapping[str, int], turn: int, root: str
 ) -> tuple[_Drop, ...]:
-    """Every drop that frees something and that the user can type, the least harmful first."""
+    """Return every drop that frees something and that the user can type, the least harmful first."""
     rows = {ChatFile(r.name, r.read_only): r for r in reading.rows if r.kind == "file"}
     seen = {row: last_seen.get(row.name, -1) for row in rows.values()}
     drops: list[_Drop] = []
@@ -232,9 +236,9 @@ def _possible_drops(
 
 
 def _choose(drops: Sequence[_Drop], need: float, tiers: Sequence[int]) -> tuple[_Drop, ...]:
-    """The fewest drops that free more than ``need``, from the least harmful tiers that can.
+    """Return the fewest drops that free more than ``need``, from the least harmful tiers that can.
 
-    Only when all tiers up to the last of ``tiers`` are too small: those that are worthwhile.
+    If all tiers up to the last of ``tiers`` are too small, return the ones that are worthwhile.
     """
     pool: list[_Drop] = []
     for tier in tiers:
@@ -245,13 +249,13 @@ def _choose(drops: Sequence[_Drop], need: float, tiers: Sequence[int]) -> tuple[
 
 
 def _fewest(pool: Sequence[_Drop], need: float) -> tuple[_Drop, ...]:
-    """As few of ``pool`` as free more than ``need``; among as many, the first ones of ``pool``."""
+    """Return the fewest of ``pool`` that free more than ``need``; among as many, the first ones of ``pool``."""
     by_size = sorted(pool, key=lambda drop: -drop.tokens)
     count = next((n for n in range(1, len(pool) + 1) if _freed(by_size[:n]) > need), len(pool))
     chosen: list[_Drop] = []
     for drop in pool:
         others = [other for other in by_size if other is not drop]
-        # With the largest of the others it must still suffice; what does not now never will.
+        # With the largest of the others it must still suffice; a drop that fails now fails later, too.
         if _freed([*chosen, drop, *others[: count - len(chosen) - 1]]) > need:
             chosen.append(drop)
             by_size = others
@@ -265,7 +269,7 @@ def _freed(drops: Iterable[_Drop]) -> int:
 
 
 def _spelled(drops: Sequence[_Drop]) -> tuple[str, tuple[str, ...], int]:
-    """The command, the names of all that it drops, and the tokens it frees."""
+    """Return the command, the names of all files that it drops, and the tokens that it frees."""
     words = [quote_for_aider(drop.word) or "" for drop in drops]
     rows = {row: None for drop in drops for row in sorted(drop.rows, key=lambda r: -r.tokens)}
     return " ".join(["/drop", *words]), tuple(row.name for row in rows), _freed(drops)

@@ -1,4 +1,4 @@
-"""Words of the air gap: layers, attempts to get out, and what the user lets through. Pure values."""
+"""Values of the air gap: its layers, attempts to leave it, and the places that the user allows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Layer = Literal["netns", "seccomp", "asked", "open"]
-"""What keeps Aider in: a network namespace, a filter of system calls, only requests to behave, or nothing."""
+"""How Aider is confined: in a network namespace, by a filter of system calls, by mere requests to behave, or not."""
 Protocol = Literal["tcp", "udp", "dns", "unix", "other"]
 
 ENFORCED: Final[tuple[Layer, ...]] = ("netns", "seccomp")
-"""The layers by which the kernel blocks; only of these "blocked" is said."""
+"""The layers that the kernel enforces; only for these the words say "blocked"."""
 
 _NAME: Final = re.compile(
     r"(?=.{1,253}\Z)(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\Z"
@@ -21,7 +21,7 @@ _NAME: Final = re.compile(
 
 @dataclass(frozen=True)
 class Place:
-    """A host, by its name or address, and a port: what ``allow`` lets through."""
+    """A host, by its name or address, and a port, as in ``--allow``."""
 
     host: str
     port: int
@@ -32,11 +32,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Somebody in the air gap tried to reach something else than the door, ``count`` times.
+    """A program in the air gap tried to reach something else than the door, ``count`` times.
 
-    ``host`` is the name that was asked for, as far as it is known, else the address; for the protocol ``unix`` it is a
-    path and the port is 0. A name that was only looked up has the protocol ``dns`` and port 53. ``program`` is "" where
-    it is not known.
+    ``host`` is the name if it is known, else the address; for the protocol ``unix`` it is a path and the port is 0. A
+    name that was only looked up has the protocol ``dns`` and port 53. ``program`` is "" where unknown.
     """
 
     host: str
@@ -50,7 +49,7 @@ class Attempt:
 class LayerChoice:
     """The best layer that worked when it was tried, and why no better one did.
 
-    ``because`` is "" for the best, else causes of core/egress_causes.py or words of its own, split by ``"; "``.
+    ``because`` is "" for the best, else ids of ``CAUSES`` (core/egress_messages.py) or free words, split by ``"; "``.
     """
 
     layer: Layer
@@ -58,7 +57,7 @@ class LayerChoice:
 
 
 def parse_place(text: str) -> Place:
-    """``HOST:PORT`` or ``[IPv6]:PORT``, exactly one port. Raises ValueError for anything else."""
+    """Parse ``HOST:PORT`` or ``[IPv6]:PORT`` with exactly one port. Raises ValueError for anything else."""
     host, colon, port = text.strip().rpartition(":")
     if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
         raise ValueError(text)

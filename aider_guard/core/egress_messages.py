@@ -1,4 +1,4 @@
-"""What the user is told of the air gap. "Blocked" is said only of what the kernel blocks."""
+"""Words the notices and findings on the air gap. Only what the kernel blocks is called blocked."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from aider_guard.core.egress import Layer, Place
 from aider_guard.core.messages import count
 from aider_guard.core.state import AttemptCount, Destination, Ledger, State
 
-# What is known of the places that programs try to reach from inside the air gap. Rules are data.
-#
-# A host stands for itself and for every host below it, of several the longest; one of ``CODE_HOSTS`` for itself only.
+# What the places are that programs try to reach. A host stands for itself and every host below it, and the longest of
+# several counts; one of ``CODE_HOSTS`` stands for itself only.
 
-# Read in Aider 0.86.2 (analytics.py, models.py, openrouter.py, urls.py), litellm 1.81.10 and tiktoken 0.9.
-# A host serves others, too: this holds for Aider's own process, which is a Python where nobody knows more of it.
+# Read in Aider 0.86.2 (analytics.py, models.py, openrouter.py, urls.py), litellm 1.81.10 and tiktoken 0.9. Such a host
+# serves other programs, too: these words hold for Aider's own process, which may appear as a nameless Python.
 ASKED_BY_AIDER: Mapping[str, str] = {
     "aider.chat": "Aider's website",
     "api.github.com": "GitHub Copilot's token for Aider",
@@ -90,7 +89,7 @@ CODE_HOSTS: Mapping[str, str] = {
     "gitlab.com": "GitLab",
     "ssh.dev.azure.com": "Azure DevOps",
 }
-"""Where a user's own repositories are."""
+"""The hosts of users' own repositories."""
 
 SOCKETS: Sequence[tuple[str, str]] = (
     (r"/(docker|podman|containerd|crio|buildkitd)[^/]*\.sock$", "the container daemon's socket"),
@@ -107,33 +106,30 @@ SOCKETS: Sequence[tuple[str, str]] = (
     (r"/\.X11-unix/", "the X server"),
     (r"/wayland-\d+$", "the display server"),
 )
-"""Paths of sockets whose daemons act for whoever asks, by what they end in or hold."""
+"""Patterns for the sockets of daemons that act on behalf of any program."""
 
 AIDERS = ("aider", "")
-"""Aider, and what nobody knows the name of."""
+"""The names of Aider's own process, and of an unknown one."""
 _GIT = ("git", "ssh", "git-remote-http", "git-remote-https")
 _GIT_PORTS = (22, 443, 9418)
 _LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+|::1|localhost|(.*\.)?localhost")
 
 
 def what_is(host: str, program: str) -> str:
-    """What a host is, "" where that is not known.
+    """Return what a host is, "" where unknown.
 
-    *program* is who asked: what Aider asks a host for is said of Aider only, and of those who may be it.
+    *program* tried to reach it: the purpose of a host for Aider is named only for a program that may be Aider.
     """
     if is_this_machine(host):
         return "a service of this machine"
-    asked = _longest(ASKED_BY_AIDER, host) if program in AIDERS or _is_python(program) else ""
+    may_be_aider = program in AIDERS or program.startswith("python")
+    aiders = _longest(ASKED_BY_AIDER, host) if may_be_aider else ""
     patterns = (what for pattern, what in PATTERNS if re.fullmatch(pattern, host))
-    return _longest(SERVICES, host) or asked or next(patterns, "") or CODE_HOSTS.get(host, "")
-
-
-def _is_python(program: str) -> bool:
-    return program.startswith("python")
+    return _longest(SERVICES, host) or aiders or next(patterns, "") or CODE_HOSTS.get(host, "")
 
 
 def what_socket(path: str) -> str:
-    """Whose socket a path is, "" where that is not known."""
+    """Return whose socket a path is, "" where unknown."""
     return next((what for pattern, what in SOCKETS if re.search(pattern, path)), "")
 
 
@@ -143,7 +139,7 @@ def is_this_machine(host: str) -> bool:
 
 
 def may_be_needed(host: str, port: int, program: str) -> bool:
-    """Whether people work with such a place, so that they are told how to let it through."""
+    """Whether the user may need such a place for work, so that the notice says how to allow it."""
     if is_this_machine(host):
         return True
     return (program in _GIT or host in CODE_HOSTS) and port in _GIT_PORTS
@@ -158,8 +154,8 @@ def _longest(table: Mapping[str, str], host: str) -> str:
 NETWORK_OPEN = (
     "the network is open in this session: models and keys of clouds are used as they are set"
 )
-"""Said once where the user wants no air gap."""
-_SOMEBODY = "a program that Aider started"
+"""Shown once where the user wants no air gap."""
+_UNKNOWN_PROGRAM = "a program that Aider started"
 _UNSEEN = "what a program sends past proxies is not seen, and not held back"
 _UNREAD = "an address that could not be read"
 _ROOT = "."
@@ -169,62 +165,62 @@ _FIXES_NAMED = 3
 
 
 def attempts(ledger: Ledger, news: Mapping[Destination, AttemptCount]) -> Notice:
-    """First attempts to new destinations, in two lines at most. *news* has one at least."""
-    first, *others = sorted(news, key=lambda one: not _may_be_needed(one, news[one]))
+    """Report the first attempts to new destinations, one or more, in two lines at most."""
+    first, *others = sorted(news, key=lambda place: not _may_be_needed(place, news[place]))
     line = f"{_refused(ledger, first)}: {_explained(first, news[first].program)}"
     more = [_others(others)] if others else []
     more += [_fix(news)] if _fix(news) else []
     return Notice("egress", (line, *(["; ".join(more)] if more else [])))
 
 
-def _refused(ledger: Ledger, one: Destination) -> str:
+def _refused(ledger: Ledger, place: Destination) -> str:
     if ledger.is_enforced:
-        return f"blocked {_named(one)}"
-    if one.kind == "lookup":
-        return f"asked not to look up {one.host or _ROOT}"
-    return f"asked to stay away from {_named(one)}"
+        return f"blocked {_named(place)}"
+    if place.kind == "lookup":
+        return f"asked not to look up {place.host or _ROOT}"
+    return f"asked to stay away from {_named(place)}"
 
 
-def _named(one: Destination) -> str:
-    if one.kind == "lookup":
-        return f"a lookup of {one.host or _ROOT}"
-    if not one.host:
+def _named(place: Destination) -> str:
+    if place.kind == "lookup":
+        return f"a lookup of {place.host or _ROOT}"
+    if not place.host:
         return _UNREAD
-    return str(Place(one.host, one.port)) if one.port else one.host
+    return str(Place(place.host, place.port)) if place.port else place.host
 
 
-def _explained(one: Destination, program: str) -> str:
-    """What it is where that is known, and who tried where that says more."""
-    is_socket = one.kind == "socket"
-    known = what_socket(one.host) if is_socket else what_is(one.host, program)
-    tried = f"tried by {program or _SOMEBODY}"
+def _explained(place: Destination, program: str) -> str:
+    """Return what a destination is, if known, and the program that tried it where that says more."""
+    is_socket = place.kind == "socket"
+    known = what_socket(place.host) if is_socket else what_is(place.host, program)
+    tried = f"tried by {program or _UNKNOWN_PROGRAM}"
     if not known:
         return tried
     return known if program in AIDERS else f"{known}, {tried}"
 
 
 def _others(others: Sequence[Destination]) -> str:
-    names = [_named(one) for one in others[:_OTHERS_NAMED]]
+    names = [_named(place) for place in others[:_OTHERS_NAMED]]
     rest = len(others) - len(names)
     listed = ", ".join(names) + (f" and {rest} more" if rest else "")
     return f"and {count(len(others), 'other')}: {listed}"
 
 
-def _may_be_needed(one: Destination, tried: AttemptCount) -> bool:
-    return one.kind == "host" and may_be_needed(one.host, one.port, tried.program)
+def _may_be_needed(place: Destination, tried: AttemptCount) -> bool:
+    return place.kind == "host" and may_be_needed(place.host, place.port, tried.program)
 
 
 def _fix(news: Mapping[Destination, AttemptCount]) -> str:
-    """The setting that lets through what people work with."""
-    needed = [one for one in news if _may_be_needed(one, news[one])][:_FIXES_NAMED]
+    """Return the flags that allow the destinations that the user may need."""
+    needed = [place for place in news if _may_be_needed(place, news[place])][:_FIXES_NAMED]
     if not needed:
         return ""
-    flags = " ".join(f"--allow {Place(one.host, one.port)}" for one in needed)
+    flags = " ".join(f"--allow {Place(place.host, place.port)}" for place in needed)
     return f"aider-guard {flags} lets {'it' if len(needed) == 1 else 'them'} through"
 
 
 def no_more() -> Notice:
-    """There are more new destinations than are said."""
+    """Say that later attempts are not reported at the prompt."""
     line = (
         "other places were tried, too; from now on they are in the journal and the last line only"
     )
@@ -232,39 +228,31 @@ def no_more() -> Notice:
 
 
 def end_line(state: State, *, even_nothing: bool = True) -> Notice | None:
-    """What tried to leave and what became of it, for the end of a session or of a run without one.
+    """Return the last notice of a session, or of a run without one: which attempts to leave there were.
 
-    None where there was no air gap, and for a launch that was refused. Without *even_nothing* it is None, too, where
-    nothing was tried and nothing let through.
+    None where there was no air gap, and for a launch that was refused. Without *even_nothing* it is also None where
+    nothing was tried and nothing allowed.
     """
     ledger = state.egress
     is_empty = not (ledger.tried or ledger.others or ledger.through)
     if ledger.layer == "open" or (is_empty and not (even_nothing and ledger.began)):
         return None
     through = (_through(ledger.through),) if ledger.through else ()
-    if ledger.is_enforced:
-        return Notice("egress_end", (_blocked(ledger), *through))
-    return Notice("egress_end", (_asked(ledger), *through, _UNSEEN))
-
-
-def _blocked(ledger: Ledger) -> str:
-    if not ledger.tried and not ledger.others:
-        return "nothing else tried to leave" if ledger.through else "nothing tried to leave"
-    return f"blocked by the kernel: {_sum(ledger)}"
-
-
-def _asked(ledger: Ledger) -> str:
-    if not ledger.tried and not ledger.others:
-        return "asked to behave, not blocked: no attempt to leave was seen"
-    return f"asked to behave, not blocked: {_sum(ledger)}"
+    attempts = _sum(ledger) if ledger.tried or ledger.others else ""
+    if not ledger.is_enforced:
+        line = f"asked to behave, not blocked: {attempts or 'no attempt to leave was seen'}"
+        return Notice("egress_end", (line, *through, _UNSEEN))
+    nothing = "nothing else tried to leave" if ledger.through else "nothing tried to leave"
+    line = f"blocked by the kernel: {attempts}" if attempts else nothing
+    return Notice("egress_end", (line, *through))
 
 
 def _sum(ledger: Ledger) -> str:
-    """How many attempts to what, those tried most often by name."""
+    """Return how many attempts there were, and the destinations that were tried most often."""
     outside = ledger.outside()
     attempts_made = sum(tried.count for tried in outside.values()) + ledger.others
     most = sorted(outside.items(), key=lambda item: -item[1].count)
-    named = [f"{_named(one)} {_times(tried.count)}" for one, tried in most[:_PLACES_NAMED]]
+    named = [f"{_named(place)} {_times(tried.count)}" for place, tried in most[:_PLACES_NAMED]]
     rest = len(most) - len(named)
     more = f" and {rest} more" if rest else ""
     beyond = " and others" if ledger.others else ""
@@ -274,8 +262,8 @@ def _sum(ledger: Ledger) -> str:
 
 
 def _places(outside: Iterable[Destination]) -> str:
-    hosts = len({one.host for one in outside if one.kind != "socket"})
-    sockets = sum(one.kind == "socket" for one in outside)
+    hosts = len({place.host for place in outside if place.kind != "socket"})
+    sockets = sum(place.kind == "socket" for place in outside)
     parts = ((hosts, "host"), (sockets, "socket"))
     return " and ".join(count(number, noun) for number, noun in parts if number)
 
@@ -290,7 +278,7 @@ def _times(number: int) -> str:
 
 
 def layer_in_words(layer: Layer) -> str:
-    """What a layer does, in words."""
+    """Return in words what a layer does."""
     return {
         "netns": "the kernel blocks: Aider runs in a network of its own",
         "seccomp": "the kernel blocks: each connection of Aider's is decided by the guard",
@@ -299,12 +287,12 @@ def layer_in_words(layer: Layer) -> str:
     }[layer]
 
 
-# Why a system has no better layer of the air gap, and the setting that would change it. Rules are data.
+# Why a system has no better layer of the air gap, and the setting that would change that.
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a layer cannot be, in words, and a line to paste that would change it, "" where none would."""
+    """Why a layer is not possible, in words, and a command that would change that, "" where none would."""
 
     words: str
     fix: str = ""
@@ -330,7 +318,7 @@ CAUSES: Mapping[str, Cause] = {
         "user namespaces are switched off for ordinary users (kernel.unprivileged_userns_clone is 0)",
         "sudo sysctl kernel.unprivileged_userns_clone=1",
     ),
-    # The default profile of Docker allows unshare(2) to nobody without CAP_SYS_ADMIN, and pidfd_getfd(2) likewise.
+    # The default profile of Docker allows unshare(2) and pidfd_getfd(2) only with CAP_SYS_ADMIN.
     "container": Cause("the container forbids namespaces", _CONTAINER),
     "pidfd": Cause("the container forbids to take a descriptor of another process", _CONTAINER),
     "ptrace": Cause(
@@ -349,35 +337,35 @@ NAMESPACES: Sequence[tuple[str, str, str]] = (
     ("kernel/apparmor_restrict_unprivileged_userns", "1", "apparmor"),
     ("kernel/unprivileged_userns_clone", "0", "userns-clone"),
 )
-"""What forbids namespaces: a file below /proc/sys, what it says then, and the cause."""
+"""The settings that forbid namespaces: a file below /proc/sys, the value that forbids, and the cause."""
 FILTER: Sequence[tuple[str, str, str]] = (
     ("kernel/yama/ptrace_scope", "2", "ptrace"),
     ("kernel/yama/ptrace_scope", "3", "ptrace"),
 )
-"""What forbids to decide about another process's system calls."""
+"""The settings that forbid to decide about another process's system calls, likewise."""
 
 
 def cause_of(
     switches: Sequence[tuple[str, str, str]], read: Callable[[str], str], otherwise: str
 ) -> str:
-    """The cause that the system's own settings tell, else *otherwise*.
+    """Return the cause by the system's own settings, else *otherwise*.
 
-    *read* gives what a file below /proc/sys says, "" where it cannot be read.
+    *read* returns the content of a file below /proc/sys, "" where it cannot be read.
     """
-    told = (cause for name, forbids, cause in switches if read(name).strip() == forbids)
-    return next(told, otherwise)
+    forbidding = (cause for name, forbids, cause in switches if read(name).strip() == forbids)
+    return next(forbidding, otherwise)
 
 
 def causes(because: str) -> tuple[Cause, ...]:
-    """What a ``because`` says, in its order; what is none of the table's stands for itself."""
-    return tuple(CAUSES.get(one, Cause(one)) for one in because.split("; ") if one)
+    """Return the causes in a ``because``, in order; free words are a cause of their own."""
+    return tuple(CAUSES.get(place, Cause(place)) for place in because.split("; ") if place)
 
 
 def in_words(because: str) -> str:
-    """Why there is no better layer, in words."""
+    """Return in words why there is no better layer."""
     return "; ".join(cause.words for cause in causes(because))
 
 
 def fix(because: str) -> str:
-    """The first setting that would allow a better layer; "" where none is known."""
+    """Return the first command that would allow a better layer; "" where none is known."""
     return next((cause.fix for cause in causes(because) if cause.fix), "")

@@ -1,7 +1,7 @@
-"""What happened: one frozen dataclass an event, named in the past tense. ``Event`` is their union.
+"""Events, which say what happened: one frozen dataclass each, named in the past tense. ``Event`` is their union.
 
-Those of the child come from the recogniser (core/screen.py) and the side channels, the rest from the sidecar and the
-session. None carries the user's text or a file's content; names of files are left out of the journal (journal.py).
+Events of the child come from the recogniser (core/screen.py) and the side channels, the others from the sidecar and
+the session. None carries the user's text or a file's content; the journal leaves out names of files (journal.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aider_guard.core.fit import Need
 from aider_guard.core.readings import ContextReading, MemoryReading, ModelsReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 
-# What the sidecar tells of itself, of Ollama and of memory, other than the traffic: events, as in core/events.py.
+# From the sidecar; those of its door are in core/chat/events.py.
 
 
 @dataclass(frozen=True)
@@ -42,42 +42,42 @@ class SidecarLost:
 
 @dataclass(frozen=True)
 class ServerRead:
-    """Ollama's version, or why it did not answer."""
+    """Ollama's version was read, or why it did not answer."""
 
     version: str | Unavailable
 
 
 @dataclass(frozen=True)
 class ModelsRead:
-    """What Ollama has loaded."""
+    """The list of loaded models was read from Ollama, or why not."""
 
     reading: ModelsReading | Unavailable
 
 
 @dataclass(frozen=True)
 class MemoryRead:
-    """Memory of GPUs and machine."""
+    """The memory of the GPUs and of the machine was read."""
 
     reading: MemoryReading
 
 
 @dataclass(frozen=True)
 class ServerSurveyed:
-    """What Ollama says of itself and of the models that were asked for."""
+    """Ollama described itself and the models of a ``SurveyServer``."""
 
     report: ServerReport
 
 
 @dataclass(frozen=True)
 class FilesCounted:
-    """Estimated sizes (cl100k tokens) of files in the chat, as they are on disk now."""
+    """The sizes of files in the chat were estimated, in cl100k tokens, as they are on disk now."""
 
     tokens: dict[str, int | Unavailable] = field(metadata={"journal": False})
 
 
 @dataclass(frozen=True)
 class TextsCounted:
-    """Estimated sizes (cl100k tokens) of texts, in the order they were given with ``request``."""
+    """The sizes of the texts of ``request`` were estimated, in cl100k tokens and in their order."""
 
     request: int
     tokens: tuple[int, ...] | Unavailable
@@ -97,20 +97,39 @@ class ModelsUnloaded:
     problem: str = ""
 
 
-# What happened at the air gap. ``Event`` (core/events.py) has these in its union.
+SidecarEvent = (
+    SidecarStarted
+    | ServerRead
+    | ModelsRead
+    | MemoryRead
+    | ServerSurveyed
+    | FilesCounted
+    | TextsCounted
+    | ModelsUnloaded
+    | DoorOpened
+    | RequestStarted
+    | RequestFinished
+    | RequestRefused
+    | ModelWarmed
+    | ReloadSeen
+)
+"""What only the sidecar reports: each of these shows that it is alive, and may come over its pipe."""
+
+
+# From the air gap
 
 MOST_CHARACTERS = 253
-"""Of a name or a path that somebody tried: a host's name has no more (RFC 1035)."""
+"""The longest name or path of an attempt that is kept: a host's name has no more (RFC 1035)."""
 
 
 def printable(text: str) -> str:
-    """A text of an attempt as it may be shown and written down: it can hold anything, on purpose too."""
-    return "".join(one if one.isprintable() else "\ufffd" for one in text)[:MOST_CHARACTERS]
+    """Return a text of an attempt as it may be shown and written: a program can put anything into it."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)[:MOST_CHARACTERS]
 
 
 @dataclass(frozen=True)
 class AirGapChosen:
-    """This layer keeps Aider in from now on. ``because`` is why no better one, as in ``Found``."""
+    """The layer that confines Aider was chosen. ``because`` says why no better one, as in ``LayerChoice``."""
 
     layer: Layer
     because: str = ""
@@ -120,7 +139,7 @@ class AirGapChosen:
 class EgressBlocked:
     """A program in the air gap tried to reach something else than the door, ``count`` times more.
 
-    The facts are those of ``Attempt``. With the layer ``asked`` it was turned away where it asked, which is no block.
+    The facts are those of ``Attempt``. With the layer ``asked`` the proxy refused it, which is no block by the kernel.
     """
 
     host: str
@@ -130,13 +149,13 @@ class EgressBlocked:
     count: int = 1
 
     def __post_init__(self) -> None:
-        """Keep only what may be shown, whoever made it."""
+        """Keep only characters that may be shown."""
         object.__setattr__(self, "host", printable(self.host))
         object.__setattr__(self, "program", printable(self.program))
 
     @classmethod
     def of(cls, attempt: Attempt) -> EgressBlocked:
-        """The event of an attempt."""
+        """Return the event of an attempt."""
         return cls(
             attempt.host, attempt.port, attempt.protocol, attempt.program, count=attempt.count
         )
@@ -144,7 +163,7 @@ class EgressBlocked:
 
 @dataclass(frozen=True)
 class EgressAllowed:
-    """A place that the user lets through was reached, ``count`` times more."""
+    """A place that the user allows was reached, ``count`` times more."""
 
     host: str
     port: int
@@ -167,9 +186,9 @@ class AiderStarted:
 
 @dataclass(frozen=True)
 class ModelsChosen:
-    """Aider named the models it works with, main model first, as Ollama knows them; others are left out.
+    """Aider named its models, main model first, by Ollama's names; models of other servers are left out.
 
-    ``window_tokens`` is what the session pinned for the main model.
+    ``window_tokens`` is the window that the session pinned for the main model.
     """
 
     main: str
@@ -178,13 +197,14 @@ class ModelsChosen:
     root: str = field(default="", metadata={"journal": False})
     """The folder that the names of files in the chat are relative to."""
     needs: tuple[Need, ...] = ()
-    """What each model was computed to need in GPU memory; empty where that is not known."""
+    """The GPU memory that each model was computed to need; empty where that is not known."""
 
 
 @dataclass(frozen=True)
 class LaunchForbidden:
-    """The checks before the first prompt found what forbids this launch; Aider has not begun. ``leaks`` is whether
-    code would leave the machine, which is the user's to allow.
+    """The checks before the first prompt found a reason not to start Aider.
+
+    ``leaks`` is whether code would leave the machine, which the user may allow.
     """
 
     findings: tuple[Finding, ...]
@@ -212,7 +232,7 @@ class ConfirmShown:
 
 @dataclass(frozen=True)
 class ContinuationShown:
-    """Another prompt that is neither: the next line of a ``{`` block, or a program of the user's."""
+    """Another prompt is shown: the next line of a ``{`` block, or the prompt of a program that the user runs."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +249,7 @@ class PromptClosed:
 
 @dataclass(frozen=True)
 class KeyTyped:
-    """The first byte of the user's since the prompt was shown. Answers of the terminal to queries are no keys."""
+    """The user's first byte since the prompt was shown; the terminal's answers to queries are no keys."""
 
 
 @dataclass(frozen=True)
@@ -303,7 +323,7 @@ class ChatSaved:
 
 @dataclass(frozen=True)
 class ExchangesCarried:
-    """How many of the last exchanges the next Aider is given."""
+    """The next Aider was given so many of the last exchanges."""
 
     exchanges: int
 
@@ -317,7 +337,7 @@ class NoticeShown:
 
 @dataclass(frozen=True)
 class OfferAnswered:
-    """The user said whether Aider, which died, shall be started again."""
+    """The user answered whether to start Aider, which died, again."""
 
     accepted: bool
 
@@ -327,7 +347,7 @@ class OfferAnswered:
 
 @dataclass(frozen=True)
 class RestartRequested:
-    """``aider-guard restart`` in another pane."""
+    """The user ran ``aider-guard restart`` in another pane."""
 
 
 @dataclass(frozen=True)
@@ -339,7 +359,7 @@ class TerminationRequested:
 
 @dataclass(frozen=True)
 class DeadlinePassed:
-    """An instant that an action asked for (``SetDeadline``) has come."""
+    """The instant of a ``SetDeadline`` has come."""
 
     name: str
 
@@ -365,21 +385,8 @@ Event = (
     | ExchangesCarried
     | NoticeShown
     | OfferAnswered
-    | SidecarStarted
+    | SidecarEvent
     | SidecarLost
-    | ServerRead
-    | ModelsRead
-    | MemoryRead
-    | ServerSurveyed
-    | FilesCounted
-    | TextsCounted
-    | ModelsUnloaded
-    | DoorOpened
-    | RequestStarted
-    | RequestFinished
-    | RequestRefused
-    | ModelWarmed
-    | ReloadSeen
     | EgressEvent
     | RestartRequested
     | TerminationRequested

@@ -30,7 +30,7 @@ def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
-def exit_status(findings: Iterable[Finding]) -> int:
+def doctor_status(findings: Iterable[Finding]) -> int:
     """The exit status of ``doctor``: 1 with a ``stop`` or ``warn``, else 2 with an ``unknown``, else 0."""
     severities = {finding.severity for finding in findings}
     if severities & {"stop", "warn"}:

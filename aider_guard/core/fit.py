@@ -1,4 +1,4 @@
-"""Does it fit: weights, KV cache, compute graph and overhead of a set of models, over one or several cards."""
+"""Computes whether models fit on the cards, together and alone, and the largest window that does."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from aider_guard.core.model_memory import (
     ollamas_guess_bytes,
     overhead_bytes,
 )
+from aider_guard.core.ollama_versions import Engine
 from aider_guard.core.readings import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-# Whether models find room on the cards: whole on one card, else split by layers over all of them.
 
 MARGIN_BYTES: Final = 1024 * MIB
 """What llama.cpp leaves free on each card before it moves layers to the CPU (``--fit-target``; Ollama 0.30 on)."""
@@ -31,7 +30,7 @@ _BESIDE_OTHERS_PERCENT: Final = 80  # server/sched.go:544-571
 
 @dataclass(frozen=True)
 class Load:
-    """One model to place. ``pool_bytes`` is shared out by layers, ``fixed_bytes`` is taken on every card it is on."""
+    """One model to place. ``pool_bytes`` is shared out by layers, ``fixed_bytes`` is needed on each of its cards."""
 
     pool_bytes: int
     fixed_bytes: int
@@ -39,29 +38,29 @@ class Load:
 
     @property
     def whole_bytes(self) -> int:
-        """What it takes on one card."""
+        """Its memory on a single card."""
         return self.pool_bytes + self.fixed_bytes
 
     @property
     def layer_bytes(self) -> int:
-        """The size of one layer, all taken to be equal."""
+        """The size of one layer; all are taken to be equal."""
         return max(1, -(-self.pool_bytes // self.layers))
 
 
 def load_of(candidate: Candidate, need: Need) -> Load:
-    """A model as something to place: the graph and CUDA's own memory are taken on each card."""
+    """Return a model as a load to place; the graph and CUDA's own memory are needed on each card."""
     fixed = need.graph_bytes + min(RUNNER_BYTES, need.overhead_bytes)
     return Load(need.total_bytes - fixed, fixed, candidate.architecture.layers)
 
 
 def rooms(cards: Sequence[Card], runtime: Runtime) -> tuple[int, ...]:
-    """What may be filled on each card, in bytes."""
-    margin = MARGIN_BYTES if runtime.era == "C" else 0
+    """Return how many bytes of each card may be filled."""
+    margin = MARGIN_BYTES if runtime.engine == "C" else 0
     return tuple(max(0, card.free_bytes - margin) for card in cards)
 
 
 def packs(loads: Sequence[Load], room: Sequence[int]) -> bool:
-    """Whether all find room at once. Ollama, too, takes one card if it can, else all of them."""
+    """Whether all loads have room at once: each on one card if possible, else on all, as Ollama does it."""
     largest_first = sorted(
         loads, key=lambda load: (-load.whole_bytes, load.layers, load.pool_bytes)
     )
@@ -84,7 +83,7 @@ def _pack(loads: Sequence[Load], room: tuple[int, ...]) -> bool:
 
 
 def split(load: Load, room: Sequence[int]) -> tuple[int, ...] | None:
-    """What is left on each card when a model is split by whole layers over those with room; None: too little room."""
+    """Return the room left on each card when a model is split by layers over those with room; None: too little room."""
     placed = _layers_on(load, room)
     if sum(placed) < load.layers:
         return None
@@ -93,7 +92,7 @@ def split(load: Load, room: Sequence[int]) -> tuple[int, ...] | None:
 
 
 def _layers_on(load: Load, room: Sequence[int]) -> tuple[int, ...]:
-    """How many layers go to each card, the first ones filled first."""
+    """Return how many layers go to each card; the first cards are filled first."""
     left, placed = load.layers, []
     for free in room:
         here = min(left, max(0, free - load.fixed_bytes) // load.layer_bytes)
@@ -103,7 +102,7 @@ def _layers_on(load: Load, room: Sequence[int]) -> tuple[int, ...]:
 
 
 def cards_taken(load: Load, room: Sequence[int]) -> int:
-    """How many cards a model is on: 1 where one holds it, else those that its layers fill; 1 where none has room."""
+    """Return how many cards a model is on: those that its layers need; 1 if one holds it, or none has room."""
     if not room or load.whole_bytes <= max(room):
         return 1
     return max(1, sum(here > 0 for here in _layers_on(load, room)))
@@ -116,12 +115,12 @@ def stay_together(
     num_ctx: int,
     runtime: Runtime,
 ) -> bool:
-    """Whether Ollama keeps those that are loaded when the next one comes, in this order.
+    """Whether Ollama keeps the loaded models when the next one comes, in this order.
 
-    From 0.30 on a model joins others only if Ollama's own guess for it is at most 80 % of what is free; else the others
-    are unloaded, even where all would fit.
+    From 0.30 on a model joins others only if Ollama's own guess for it is at most 80 % of the free memory; else the
+    others are unloaded, even where all would fit.
     """
-    if runtime.era != "C":
+    if runtime.engine != "C":
         return True
     free = sum(card.free_bytes for card in cards)
     for place, (candidate, need) in enumerate(zip(candidates, needs, strict=True)):
@@ -133,22 +132,20 @@ def stay_together(
 
 
 KvType = Literal["f16", "q8_0", "q4_0"]
-Era = Literal["A", "B", "C"]
-"""Which engine an Ollama runs: A up to 0.11.10, B up to 0.24, C from 0.30 on."""
 
 STEP_TOKENS: Final = 1024
 MINIMUM_TOKENS: Final = 4096
-"""The smallest useful window. Aider's instructions take 600 (whole) to 1,700 tokens (diff) by its own count in 0.86.2,
+"""The smallest useful window. Aider's instructions have 600 (whole) to 1,700 tokens (diff) by its own count in 0.86.2,
 its repository map 1,024, and a file and the answer must fit as well; 4,096 is also Ollama's own smallest default."""
 COMFORTABLE_TOKENS: Final = 8192
 """From here on, all models in memory together is worth more than a larger window with a load at each hand-over."""
 UNKNOWN_TRAINED_TOKENS: Final = 8192
-"""The most that is chosen for a model that does not tell its trained context: beyond it, answers may be noise."""
+"""The largest window for a model with an unknown trained context: beyond that, answers may be noise."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """One GPU, or the main memory when there is none. ``free_bytes`` is what Ollama may use: others' is taken off."""
+    """One GPU, or the main memory when there is none. ``free_bytes`` is what other programs leave to Ollama."""
 
     name: str
     total_bytes: int
@@ -159,7 +156,7 @@ class Card:
 class Runtime:
     """How the server runs models."""
 
-    era: Era = "C"
+    engine: Engine = "C"
     kv_type: KvType = "f16"
     parallel: int = 1
     flash_attention: bool = True
@@ -167,8 +164,9 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model to place. ``correction_bytes`` is what it was measured to need beyond the formula. Candidates with the
-    same ``blob`` (not "") are one model in memory.
+    """One model whose need is computed. ``correction_bytes`` is its measured need beyond the formula.
+
+    Candidates with the same ``blob`` (not "") are one model in memory.
     """
 
     name: str
@@ -180,7 +178,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Need:
-    """What one model needs at one window."""
+    """The memory that one model needs at one window."""
 
     name: str
     weights_bytes: int
@@ -190,17 +188,17 @@ class Need:
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return self.weights_bytes + self.kv_bytes + self.graph_bytes + self.overhead_bytes
 
 
 @dataclass(frozen=True)
 class Fit:
-    """An answer for a set of models at one window.
+    """The result for a set of models at one window.
 
-    ``fits`` is whether all are in memory together, ``alone`` whether each fits by itself (then every hand-over loads
-    a model anew). ``largest_together`` and ``largest_alone`` are the largest windows for which that holds, rounded
-    down to 1,024 tokens and at most the shortest trained context; 0 when not even the smallest does.
+    ``fits`` is whether all are in memory together, ``alone`` whether each fits by itself (then every hand-over loads a
+    model again). ``largest_together`` and ``largest_alone`` are the largest windows for which that holds, rounded down
+    to 1,024 tokens and at most the shortest trained context; 0 when not even the smallest does.
     """
 
     num_ctx: int
@@ -213,10 +211,10 @@ class Fit:
 
 
 def need(candidate: Candidate, num_ctx: int, runtime: Runtime) -> Need:
-    """What one model needs at this window, on one card.
+    """Return the need of one model at this window, on one card.
 
-    ``weights`` is the file (all of its experts, for MoE); the KV cache holds ``num_ctx`` tokens, at most the trained
-    context, for each slot; see core/fit_memory.py for the formulas and their sources.
+    The weights are the file (for MoE all of its experts); the KV cache holds ``num_ctx`` tokens, at most the trained
+    context, for each slot; see core/model_memory.py for the formulas and their sources.
     """
     return Need(
         candidate.name,
@@ -228,7 +226,7 @@ def need(candidate: Candidate, num_ctx: int, runtime: Runtime) -> Need:
 
 
 def distinct(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """The candidates that take memory of their own: tags of one blob share a runner, and so do equal names."""
+    """Return the candidates with memory of their own: tags of one blob, and equal names, share a runner."""
     models: dict[str, Candidate] = {}
     for candidate in candidates:
         models.setdefault(candidate.blob or candidate.name, candidate)
@@ -238,11 +236,10 @@ def distinct(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
 def fit(
     candidates: Sequence[Candidate], cards: Sequence[Card], num_ctx: int | None, runtime: Runtime
 ) -> Fit:
-    """Whether the models fit. Without ``num_ctx`` it is answered for the window that ``choose_window`` takes, and for
-    the smallest useful one when it takes none.
+    """Return whether the models fit at ``num_ctx``, by default at the window that ``choose_window`` returns.
 
-    ``needs`` has one entry for each runner. A model that no single card holds is split by layers; its graph and
-    CUDA's own memory are then counted for each card it is on, in its overhead.
+    If that returns None, it is the smallest useful window. ``needs`` has one entry for each runner. A model that no
+    single card holds is split by layers; its overhead then has the graph and CUDA's own memory for each of its cards.
     """
     models = distinct(candidates)
     if num_ctx is None:
@@ -266,10 +263,10 @@ def fit(
 def choose_window(
     candidates: Sequence[Candidate], cards: Sequence[Card], runtime: Runtime
 ) -> int | None:
-    """The window for a session with these models: the largest at which all fit together when that is at least 8,192,
-    else the largest at which each fits alone; None when one does not fit at any useful window.
+    """Return the window for a session: the largest at which all fit together, if that is at least 8,192.
 
-    A model whose trained context is shorter than the smallest useful window may have all of it.
+    Else it is the largest at which each fits alone; None when one does not fit at any useful window. A trained context
+    that is shorter than the smallest useful window is used whole.
     """
     models = distinct(candidates)
     together = largest_window(models, lambda window: fits_together(models, cards, window, runtime))
@@ -294,14 +291,14 @@ def fits_together(
 def fits_alone(
     candidates: Sequence[Candidate], cards: Sequence[Card], num_ctx: int, runtime: Runtime
 ) -> bool:
-    """Whether each is in memory while no other is."""
+    """Whether each fits in memory while no other is loaded."""
     return all(fits_together((model,), cards, num_ctx, runtime) for model in candidates)
 
 
 def largest_window(candidates: Sequence[Candidate], fitting: Callable[[int], bool]) -> int:
-    """The largest multiple of 1,024 up to the shortest trained context that is fitting; 0 for none.
+    """Return the largest multiple of 1,024 up to the shortest trained context that is fitting; 0 for none.
 
-    What fits a window fits a smaller one, too: nothing in a need shrinks when the window grows.
+    If a window fits, a smaller one fits, too: no part of a need shrinks when the window grows.
     """
     steps = range(longest_window(candidates) // STEP_TOKENS + 1)
     first_that_fails = bisect_left(
@@ -311,14 +308,14 @@ def largest_window(candidates: Sequence[Candidate], fitting: Callable[[int], boo
 
 
 def longest_window(candidates: Sequence[Candidate]) -> int:
-    """The shortest trained context of all, rounded down to 1,024; 0 without models."""
+    """Return the shortest trained context of all models, rounded down to 1,024; 0 without models."""
     trained = (candidate.architecture.trained_tokens for candidate in candidates)
-    known = [UNKNOWN_TRAINED_TOKENS if isinstance(one, Unavailable) else one for one in trained]
+    known = [UNKNOWN_TRAINED_TOKENS if isinstance(n, Unavailable) else n for n in trained]
     return min(known, default=0) // STEP_TOKENS * STEP_TOKENS
 
 
 def _need_on(candidate: Candidate, cards: Sequence[Card], num_ctx: int, runtime: Runtime) -> Need:
-    """What a model needs when it has the cards to itself: more than on one card when it must be split."""
+    """Return the need of a model that has the cards to itself: more than on one card when it must be split."""
     its = need(candidate, num_ctx, runtime)
     load = load_of(candidate, its)
     more = cards_taken(load, rooms(cards, runtime)) - 1
@@ -327,22 +324,21 @@ def _need_on(candidate: Candidate, cards: Sequence[Card], num_ctx: int, runtime:
 
 @dataclass(frozen=True)
 class SwapCost:
-    """What it costs when a model is needed that the one before has pushed out of memory.
+    """The cost of using a model that another one has pushed out of memory.
 
-    ``load_bytes`` are read again, from the disk or from the system's file cache; what the model had computed of the
-    conversation (its prompt cache) is lost as well.
+    ``load_bytes`` are read again, from the disk or from the system's file cache; the model's prompt cache is lost.
     """
 
     name: str
     load_bytes: int
 
     def estimated_seconds(self, bytes_per_second: float) -> float:
-        """An estimate: the reading alone, at a rate that the caller knows or assumes."""
+        """Estimate the seconds of the reading alone, at the caller's rate."""
         return self.load_bytes / bytes_per_second
 
 
 def hand_overs(candidates: Sequence[Candidate]) -> tuple[SwapCost, ...]:
-    """What each hand-over to a model costs, for a set that fits only one at a time; none for a single model."""
+    """Return the cost of each hand-over to a model, for a set that fits only one at a time; none for a single model."""
     models = distinct(candidates)
     if len(models) < 2:
         return ()
@@ -352,7 +348,7 @@ def hand_overs(candidates: Sequence[Candidate]) -> tuple[SwapCost, ...]:
 def spilled_bytes(
     candidate: Candidate, cards: Sequence[Card], num_ctx: int, runtime: Runtime
 ) -> int:
-    """How much of a model goes to the CPU when it has the cards to itself: whole layers with their KV cache; 0: none.
+    """Return how much of a model runs on the CPU when it has the cards to itself: whole layers with their KV cache.
 
     Without a card that is all of its weights and cache.
     """

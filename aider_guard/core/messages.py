@@ -1,4 +1,4 @@
-"""What the user is told, as plain lines: no colours, no escape codes; a command to copy begins a line."""
+"""Words the session's notices in plain lines, without colours or escape codes; a command to copy begins a line."""
 
 from __future__ import annotations
 
@@ -40,15 +40,12 @@ def context_filling(
     *,
     is_measured: bool = False,
 ) -> Notice:
-    """The window fills up: how far, with what, and the command that helps. What was not measured is "about"."""
+    """The window fills up: how far, with what, and the command that helps; an estimate is "about"."""
     about = "" if is_measured else "about "
     parts = f" ({_parts(reading)})" if reading.rows else ""
     first = f"context {about}{100 * used / window:.0f} % full: {used:,} of {window:,} tokens{parts}"
     if advice is not None:
-        after = (
-            f"frees about {advice.frees_tokens:,} tokens, then {advice.fill_after_percent:.0f} %"
-        )
-        return Notice("context_filling", (first, f"{advice.command}   ({after})"))
+        return Notice("context_filling", (first, advice.line))
     if not reading.rows:
         return Notice("context_filling", (first, "/tokens   (shows what takes the room)"))
     return Notice(
@@ -65,7 +62,7 @@ def _parts(reading: ContextReading) -> str:
 
 
 def probing_off(reason: str) -> Notice:
-    """The fill can no longer be asked for."""
+    """Aider can no longer be asked for the fill."""
     return Notice("probing_off", (f"the context is no longer watched in this session: {reason}",))
 
 
@@ -100,10 +97,12 @@ def _kept(handoff: Handoff, exchanges: int) -> str:
 
 
 def offer(status: int, handoff: Handoff, *, talked: bool) -> Notice:
-    """Aider died: what happened, and what can be had back."""
+    """Aider died: how, and what a new start restores."""
     files = count(handoff.files, "file") if handoff.known else "the files of the command line"
-    said = " and the last exchanges" if talked else ""
-    return Notice("aider_died", (f"Aider {ended(status)}.", f"Start it again with {files}{said}?"))
+    exchanges = " and the last exchanges" if talked else ""
+    return Notice(
+        "aider_died", (f"Aider {ended(status)}.", f"Start it again with {files}{exchanges}?")
+    )
 
 
 def gave_up(status: int, attempts: int) -> Notice:
@@ -115,14 +114,14 @@ def gave_up(status: int, attempts: int) -> Notice:
 
 
 def ended(status: int) -> str:
-    """How a process ended, in words."""
+    """Return in words how a process ended."""
     if status < 0:
         return f"was killed by {_SIGNALS.get(-status, f'signal {-status}')}"
     return f"ended by itself with status {status}"
 
 
 def sidecar_lost(reason: str) -> Notice:
-    """Nothing is measured at the moment."""
+    """The sidecar is lost, so that nothing is measured."""
     return Notice(
         "sidecar_lost",
         (f"memory and models are not watched at the moment ({reason}); Aider goes on",),
@@ -150,14 +149,15 @@ def memory_short(
     return Notice("memory_short", (f"main memory nearly full: {used} in use", help_line))
 
 
-def found(finding: Finding) -> Notice:
+def finding_notice(finding: Finding) -> Notice:
     """A warning from the checks before the first prompt, with its fix."""
     return Notice("finding", (finding.what, *([finding.fix] if finding.fix else [])))
 
 
 def refused(findings: Sequence[Finding], *, leaks: bool) -> Notice:
-    """Aider was not started: each reason with what it was seen by and its fix, and how to start it all the same where
-    code would leave the machine.
+    """Aider was not started: each reason with its evidence and its fix.
+
+    Where code would leave the machine, also how to start it all the same.
     """
     first, *more = findings
     lines = [f"Aider was not started: {first.what}", *_seen_and_fix(first)]
@@ -174,7 +174,7 @@ def _seen_and_fix(finding: Finding) -> list[str]:
 
 
 def more_found() -> Notice:
-    """There are more warnings than are said."""
+    """There are more warnings than are shown."""
     return Notice("more_findings", ("there is more to know before you start: aider-guard doctor",))
 
 
@@ -215,11 +215,9 @@ def _named(process: GpuProcess) -> str:
 
 def _largest_first(gpu: Gpu) -> list[GpuProcess]:
     processes = gpu.processes if isinstance(gpu.processes, tuple) else ()
-    return sorted(processes, key=lambda process: -_bytes_or_none(process.vram_used_bytes))
-
-
-def _bytes_or_none(used: int | Unavailable) -> int:
-    return used if isinstance(used, int) else 0
+    return sorted(
+        processes, key=lambda p: -p.vram_used_bytes if isinstance(p.vram_used_bytes, int) else 0
+    )
 
 
 def _model_share(model: LoadedModel) -> str:
@@ -230,11 +228,11 @@ def _model_share(model: LoadedModel) -> str:
 
 
 def size(count_bytes: int) -> str:
-    """Bytes as people read them: GiB from one on, else MiB."""
+    """Return a number of bytes in GiB, below one in MiB."""
     gib = count_bytes / 2**30
     return f"{gib:.1f} GiB" if abs(gib) >= 1 else f"{count_bytes / 2**20:.0f} MiB"
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things in words: one turn, two turns."""
+    """Return a number with its noun: 1 turn, 2 turns."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,4 +1,4 @@
-"""The bytes that one runner takes: KV cache, compute graph, overhead, by the formulas of llama.cpp and Ollama.
+"""Computes the memory of one runner: KV cache, compute graph and overhead, by the formulas of llama.cpp and Ollama.
 
 Sources: llama.cpp's buffer sizes, as Ollama 0.9.3 logs them for SmolLM2-135M at 2,048 to 65,536 tokens, f16, q8_0
 and q4_0, with and without flash attention (all reproduced within 1.2 %; tests/e2e/test_fit_reality.py);
@@ -26,16 +26,16 @@ BLOCK_BYTES: Final[dict[KvType, tuple[int, int]]] = {
 """Bytes and elements of one block (ggml-common.h)."""
 
 PADDING_TOKENS: Final = 256
-"""A cache is rounded up to this with flash attention, to 32 without (llama-context.cpp): the larger is taken."""
+"""A cache is rounded up to this with flash attention, to 32 without (llama-context.cpp): the larger one is used."""
 
 RUNNER_BYTES: Final = 457 * MIB
-"""What CUDA itself takes for one process on one card (Ollama's ml/device.go)."""
+"""CUDA's own memory for one process on one card (Ollama's ml/device.go)."""
 
 RECURRENT_LAYER_BYTES: Final = 4 * MIB
 """State of a layer without a cache, for one slot: qwen3next keeps 32 heads * 128 * 128 * 4 bytes = 2 MiB; doubled."""
 
 UNKNOWN_VOCABULARY: Final = 262_144
-"""The largest in use (Gemma): for models that do not tell theirs."""
+"""The largest vocabulary in use (Gemma), for models with an unknown one."""
 
 SWA_PERIODS: Final = {
     "gemma2": 2,
@@ -48,9 +48,9 @@ SWA_PERIODS: Final = {
 }
 """Every n-th layer sees the whole window, the others a sliding one (llama-model.cpp, ``set_swa_pattern``).
 
-Of an architecture that is not listed, all layers are taken to see the whole window: never too little.
+In an architecture that is not listed all layers count as seeing the whole window, which is never too little.
 """
-_SWA_IN_ERA_A: Final = {
+_SWA_IN_ENGINE_A: Final = {
     "gemma3",
     "gemma3n",
     "gptoss",
@@ -59,31 +59,31 @@ _SWA_IN_ERA_A: Final = {
 
 
 def capped_tokens(architecture: Architecture, num_ctx: int) -> int:
-    """The window that Ollama loads: at most the trained context (llm/server.go caps it, with a warning)."""
+    """Return the window that Ollama loads: at most the trained context (llm/server.go caps it, with a warning)."""
     trained = architecture.trained_tokens
     return num_ctx if isinstance(trained, Unavailable) else min(num_ctx, trained)
 
 
 def flash_attention(architecture: Architecture, runtime: Runtime) -> bool:
-    """Whether flash attention can be counted on.
+    """Whether flash attention is certain.
 
     Ollama up to 0.24 needs keys and values of one length (ggml.go, ``SupportsFlashAttention``), and so do most kernels
     of llama.cpp, but for MLA's.
     """
     if architecture.key_length == architecture.value_length:
         return runtime.flash_attention
-    return runtime.flash_attention and runtime.era == "C" and is_mla(architecture)
+    return runtime.flash_attention and runtime.engine == "C" and is_mla(architecture)
 
 
 def cache_type(architecture: Architecture, runtime: Runtime) -> KvType:
-    """The type that the cache really has.
+    """Return the type that the cache really has.
 
     Without flash attention Ollama up to 0.24 falls back to f16, with a warning; from 0.30 on the type is passed on as
     it is, and llama.cpp refuses to load a quantised cache when flash attention is off.
     """
     if not runtime.flash_attention:
         return "f16"
-    if runtime.era != "C" and not flash_attention(architecture, runtime):
+    if runtime.engine != "C" and not flash_attention(architecture, runtime):
         return "f16"
     return runtime.kv_type
 
@@ -94,7 +94,7 @@ def is_mla(architecture: Architecture) -> bool:
 
 
 def kv_bytes(architecture: Architecture, num_ctx: int, runtime: Runtime) -> int:
-    """The KV cache, for all slots: sum over layers of tokens * kv_heads * (key_length + value_length) * width.
+    """Return the KV cache for all slots: sum over layers of tokens * kv_heads * (key_length + value_length) * width.
 
     It is allocated whole when the model is loaded. A sliding layer holds its window for each slot and one batch; a
     recurrent layer a constant; MLA one row of ``kv_lora_rank + rope_dimensions`` a token, and no values.
@@ -132,23 +132,23 @@ def _is_sliding(architecture: Architecture, layer: int, runtime: Runtime) -> boo
     period = SWA_PERIODS.get(architecture.name)
     if not period or not architecture.sliding_window_tokens:
         return False
-    if runtime.era == "A" and architecture.name not in _SWA_IN_ERA_A:
+    if runtime.engine == "A" and architecture.name not in _SWA_IN_ENGINE_A:
         return False
     return layer % period < period - 1
 
 
 def ubatch_tokens(tokens: int, runtime: Runtime) -> int:
-    """Tokens computed at once: 512; from Ollama 0.30 on more for large windows (sched.go:783-915).
+    """Return the tokens computed at once: 512; from Ollama 0.30 on more for large windows (sched.go:783-915).
 
-    There it is lowered again when memory is short, by a guess of Ollama's own: this is the most it takes.
+    Ollama lowers that again when it expects memory to be short: this is the upper bound.
     """
-    if runtime.era != "C" or tokens <= 4096:
+    if runtime.engine != "C" or tokens <= 4096:
         return 512
     return 1024 if tokens <= 32768 else 2048
 
 
 def graph_bytes(architecture: Architecture, num_ctx: int, runtime: Runtime) -> int:
-    """The compute graph: the largest of what is alive at one time, in 32-bit numbers for each token of a batch.
+    """Return the compute graph: the most that is alive at one time, in 32-bit numbers for each token of a batch.
 
     Either the logits with two rows of the model's width; or, in a layer, four such rows with the mask (6 bytes a token
     of the window: 32 bits, and 16 for flash attention's copy), or without flash attention with all heads' scores.
@@ -166,19 +166,19 @@ def graph_bytes(architecture: Architecture, num_ctx: int, runtime: Runtime) -> i
 
 
 def overhead_bytes(candidate: Candidate, num_ctx: int, runtime: Runtime) -> int:
-    """What CUDA takes for a runner, and what was measured beyond the formula; never negative.
+    """Return CUDA's own memory for a runner with the measured need beyond the formula; never negative.
 
     Ollama up to 0.11.10 also keeps room for one layer more (llm/memory.go).
     """
     layer = 0
-    if runtime.era == "A":
+    if runtime.engine == "A":
         pool = candidate.weights_bytes + kv_bytes(candidate.architecture, num_ctx, runtime)
         layer = pool // candidate.architecture.layers
     return max(0, RUNNER_BYTES + layer + candidate.correction_bytes)
 
 
 def ollamas_guess_bytes(candidate: Candidate, num_ctx: int, runtime: Runtime) -> int:
-    """What Ollama 0.30 and later expects a model to need before it loads it beside others.
+    """Return the need that Ollama 0.30 and later expects before it loads a model beside others.
 
     ``PredictServerVRAM`` (llm/llama_server.go:2681-2699): it knows neither ``key_length`` nor the cache's type.
     """
@@ -188,12 +188,9 @@ def ollamas_guess_bytes(candidate: Candidate, num_ctx: int, runtime: Runtime) ->
     return candidate.weights_bytes + 2 * model.layers * min(model.kv_heads) * head * tokens * 2
 
 
-# The numbers of a model that decide how much memory it takes.
-
-
 @dataclass(frozen=True)
 class Architecture:
-    """From ``model_info`` of ``/api/show`` (GGUF keys, prefixed with the architecture's name).
+    """The numbers that decide a model's memory, from ``model_info`` of ``/api/show`` (GGUF keys after its name).
 
     ``heads`` and ``kv_heads`` have one entry a layer. A length that a model does not have is 0.
     """
@@ -217,16 +214,16 @@ class Architecture:
 
 
 _MOST: Final = 1 << 31
-"""No length, count or window of a model comes near this; a larger number is none of theirs."""
+"""No length, count or window of a model comes near this; a larger number is an error."""
 
 
 def parse_architecture(model_info: object, tensors: object) -> Architecture | Unavailable:
-    """An architecture from ``model_info`` and ``tensors`` of a plain ``/api/show`` answer.
+    """Parse an architecture from ``model_info`` and ``tensors`` of a plain ``/api/show`` answer.
 
-    Without ``"verbose": true`` lists come as null (routes.go, getModelData), among them the head counts of models
-    whose layers differ: then the answer is ``Unavailable``, and the question may be asked again verbosely. The size of
-    the vocabulary is the second dimension of ``token_embd.weight``, since the list of tokens is null, too. Whatever is
-    no positive number where one belongs is ``Unavailable`` with a reason.
+    Without ``"verbose": true`` lists come as null (routes.go, getModelData), among them the head counts of models whose
+    layers differ: then the result is ``Unavailable``, and a verbose request may have it. The size of the vocabulary is
+    the second dimension of ``token_embd.weight``, since the list of tokens is null, too. Where a positive number is
+    missing the result is ``Unavailable`` with a reason.
     """
     name = model_info.get("general.architecture") if isinstance(model_info, dict) else None
     if not isinstance(model_info, dict) or not isinstance(name, str) or not name:
@@ -243,7 +240,7 @@ def parse_architecture(model_info: object, tensors: object) -> Architecture | Un
 
 
 class _NoNumberError(ValueError):
-    """What is missing or none of a model's numbers."""
+    """A number of the model is missing or out of range; the message names it."""
 
 
 def _architecture(name: str, facts: Mapping[str, object], tensors: object) -> Architecture:
@@ -286,12 +283,12 @@ def _number(facts: Mapping[str, object], key: str, default: int) -> int:
 def _for_each_layer(
     facts: Mapping[str, object], key: str, layers: int, default: tuple[int, ...] | None
 ) -> tuple[int, ...]:
-    """One number a layer: told once for all, or as a list."""
+    """Return one number for each layer, given once for all or as a list."""
     if key not in facts and default is None:
         raise _NoNumberError(key)
     value = facts.get(key, default)
     if isinstance(value, list | tuple) and len(value) == layers:
-        return tuple(_number({key: one}, key, 0) for one in value)
+        return tuple(_number({key: item}, key, 0) for item in value)
     if value is None or isinstance(value, list | tuple):
         raise _NoNumberError(f"{key} for each layer (only when asked verbosely)")
     return (_number(facts, key, 0),) * layers
@@ -302,9 +299,9 @@ def _vocabulary(facts: Mapping[str, object], tensors: object) -> int | Unavailab
         match tensor:
             case {"name": "token_embd.weight", "shape": [_, int(tokens), *_]} if _is_size(tokens):
                 return tokens
-    told = facts.get("vocab_size")
-    if isinstance(told, int) and _is_size(told):
-        return told
+    size = facts.get("vocab_size")
+    if isinstance(size, int) and _is_size(size):
+        return size
     return Unavailable("the model does not tell its vocabulary")
 
 

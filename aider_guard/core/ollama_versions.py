@@ -1,4 +1,4 @@
-"""How the versions of Ollama cut prompts that are too large, as data.
+"""What differs between the versions of Ollama, as data: how they cut prompts that are too large, and their engine.
 
 Sources: server/prompt.go (messages are dropped while the prompt has more tokens than the window, in all versions),
 runner/llamarunner/runner.go and runner/ollamarunner/runner.go (0.4 to 0.24), llm/llama_server.go and llama.cpp's
@@ -13,21 +13,25 @@ from typing import Final, Literal
 
 from aider_guard.core.readings import Unavailable
 
+Engine = Literal["A", "B", "C"]
+"""What runs the models: A up to 0.11.10, B up to 0.24, C (llama.cpp's ``llama-server``) from 0.30 on."""
+
 KEEPS: Final = (4, 5)
-"""How many tokens of the beginning are kept: ``num_keep``'s default (api/types.go), one more with a BOS token."""
+"""How many tokens at the beginning are kept: ``num_keep``'s default (api/types.go), one more with a BOS token."""
 
 
 @dataclass(frozen=True)
 class Era:
-    """Versions that cut alike, from ``since`` to the next era.
+    """Versions that behave alike, from ``since`` to the next era.
 
     A prompt of up to ``window - spare_tokens`` tokens is not cut. ``counts_cached`` is whether ``prompt_eval_count``
-    has the tokens that were cached. ``leaves`` is what a cut prompt has: the whole window, all but one place of it,
-    half of it and what is kept, or no fixed number; "nothing" where it is refused. ``pads`` is whether the runner's
-    window is the next multiple of 256 and keeps one place free.
+    includes cached tokens. ``leaves`` is the size of a cut prompt: the whole window, all but one token of it, half of
+    it and the kept tokens, or no fixed number; "nothing" where it is refused. ``pads`` is whether the runner's window
+    is the next multiple of 256 and keeps one place free.
     """
 
     since: tuple[int, ...]
+    engine: Engine
     spare_tokens: int
     counts_cached: bool
     leaves: Literal["window", "all but one", "half", "any", "nothing"]
@@ -45,7 +49,7 @@ class Era:
         return self.held_tokens(window_tokens) + (not self.since)
 
     def cut_sizes(self, window_tokens: int) -> frozenset[int]:
-        """What the server reports of a prompt whose tokens were cut; empty where that is no fixed number."""
+        """The sizes that the server reports of a prompt whose tokens were cut; empty where that is no fixed number."""
         match self.leaves:
             case "window":
                 return frozenset((window_tokens,))
@@ -58,44 +62,44 @@ class Era:
         return frozenset()
 
     def held_tokens(self, window_tokens: int) -> int:
-        """How many tokens the runner holds before it has to give some up."""
+        """How many tokens the runner holds before it drops some."""
         return -(-window_tokens // 256) * 256 - 1 if self.pads else window_tokens
 
 
 ERAS: Final = (
-    Era((0,), 1, counts_cached=False, leaves="any"),
-    Era((0, 4), 0, counts_cached=True, leaves="window"),
-    Era((0, 12, 6), 0, counts_cached=True, leaves="window", knows_truncate=True),
-    Era((0, 30), 1, counts_cached=False, leaves="all but one", pads=True, knows_truncate=True),
-    Era((0, 30, 1), 1, counts_cached=True, leaves="all but one", pads=True, knows_truncate=True),
-    Era((0, 30, 11), 1, counts_cached=True, leaves="half", pads=True, knows_truncate=True),
+    Era((0,), "A", 1, counts_cached=False, leaves="any"),
+    Era((0, 4), "A", 0, counts_cached=True, leaves="window"),
+    Era((0, 11, 11), "B", 0, counts_cached=True, leaves="window"),
+    Era((0, 12, 6), "B", 0, counts_cached=True, leaves="window", knows_truncate=True),
+    Era((0, 30), "C", 1, counts_cached=False, leaves="all but one", pads=True, knows_truncate=True),
+    Era(
+        (0, 30, 1), "C", 1, counts_cached=True, leaves="all but one", pads=True, knows_truncate=True
+    ),
+    Era((0, 30, 11), "C", 1, counts_cached=True, leaves="half", pads=True, knows_truncate=True),
 )
-UNKNOWN_ERA: Final = Era((), 1, counts_cached=False, leaves="any", pads=True)
-"""What holds for every version."""
-REFUSES: Final = Era((), 1, counts_cached=True, leaves="nothing", pads=True)
+UNKNOWN_ERA: Final = Era((), "C", 1, counts_cached=False, leaves="any", pads=True)
+"""What holds for every version; the engine is taken to be the newest."""
+REFUSES: Final = Era((), "C", 1, counts_cached=True, leaves="nothing", pads=True)
 """Servers that refuse a prompt that is too large: llama.cpp's, vLLM."""
 
 
 def era_of(version: str | Unavailable) -> Era:
-    """The era of a version; of one that is not known, what holds for all."""
-    if isinstance(version, Unavailable) or not re.match(r"v?\d+\.\d+", version):
+    """The era of a version; ``UNKNOWN_ERA`` for none, and for a build from source, which calls itself 0.0.0."""
+    numbers = () if isinstance(version, Unavailable) else release(version)
+    if len(numbers) < 2 or not any(numbers):
         return UNKNOWN_ERA
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-    return next((era for era in reversed(ERAS) if numbers >= era.since), UNKNOWN_ERA)
+    return next(era for era in reversed(ERAS) if numbers >= era.since)
 
 
 def knows_truncate(version: str | Unavailable) -> bool:
-    """Whether this Ollama refuses a prompt that is too large when the request says ``"truncate": false``.
+    """Whether this Ollama refuses a prompt that is too large when the request has ``"truncate": false``.
 
-    Only of ``/api/chat`` and ``/api/generate``: the OpenAI-compatible paths have no such field, and ignore it.
+    That holds for ``/api/chat`` and ``/api/generate``: the OpenAI-compatible paths ignore the field.
     """
     return era_of(version).knows_truncate
 
 
-# Versions as numbers.
-
-
 def release(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with, ``0.9.3-rc1`` is (0, 9, 3); empty when it begins with none."""
-    found = re.match(r"v?([0-9]{1,6}(?:\.[0-9]{1,6})*)(?![0-9])", version.strip())
-    return tuple(int(part) for part in found[1].split(".")) if found else ()
+    """Return the numbers at the beginning of a version, (0, 9, 3) for ``0.9.3-rc1``; empty when there are none."""
+    match = re.match(r"v?([0-9]{1,6}(?:\.[0-9]{1,6})*)(?![0-9])", version.strip())
+    return tuple(int(part) for part in match[1].split(".")) if match else ()

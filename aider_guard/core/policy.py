@@ -1,35 +1,33 @@
-"""The one place where things are decided."""
+"""Decides what to do about each event: the only place of the guard that decides."""
 
 from __future__ import annotations
 
 from aider_guard.core.actions import Action
 from aider_guard.core.events import Event
 from aider_guard.core.rules import Rule, context, lifecycle, memory, models, reports, sidecar, turns
-from aider_guard.core.rules import context as rules_context
-from aider_guard.core.rules import memory as rules_memory
 from aider_guard.core.state import Phase, State
 
-# In this order: what is shown and what was sent is noted first; the lifecycle comes before the context, so that a
-# restart that is due at a prompt wins over a probe there.
+# The order matters: bookkeeping comes first, and the lifecycle before the context, so that a restart that is due at a
+# prompt wins over a probe there.
 RULES: tuple[Rule, ...] = (
-    rules_context.note_prompt,
+    context.note_prompt,
     turns.note_reports,
-    rules_context.note_requests,
+    context.note_requests,
     models.warm,
     models.wake_counter,
     sidecar.watch,
     memory.watch_pressure,
     reports.report_finding,
     reports.report_egress,
-    rules_memory.compare_with_need,
+    memory.compare_with_need,
     lifecycle.advance,
     reports.report_traffic,
     context.watch_fill,
     turns.finish_turn,
 )
-# Nobody is there any more to be told or served.
+# Aider and the user are no longer served.
 RULES_AT_THE_END: tuple[Rule, ...] = (
-    rules_context.note_prompt,
+    context.note_prompt,
     turns.note_reports,
     reports.note_egress,
     lifecycle.advance,
@@ -38,7 +36,7 @@ RULES_AT_THE_END: tuple[Rule, ...] = (
 
 
 def decide(state: State, event: Event, now: float) -> tuple[State, tuple[Action, ...]]:
-    """The state after *event*, and what is to be done about it.
+    """Return the state after *event*, and the actions to perform.
 
     Deterministic and total: every event is allowed in every state. *now* is in monotonic seconds.
     """

@@ -1,4 +1,4 @@
-"""What was measured, with units in the names. What could not be measured is ``Unavailable``, never 0 and never None.
+"""Readings of models, memory and context, with units in the names. A missing one is ``Unavailable``, never 0 or None.
 
 ``taken_at`` is in monotonic seconds of the machine: guard and sidecar read the same clock.
 """
@@ -11,7 +11,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A reading that could not be taken, and why, in words a user understands."""
+    """A reading that could not be taken, with the reason in the user's words."""
 
     reason: str
 
@@ -21,7 +21,7 @@ NO_NVIDIA_GPU = (
     Unavailable("the NVIDIA driver is not loaded"),
     Unavailable("the NVIDIA driver knows no GPU"),
 )
-"""What is read on a machine without an NVIDIA GPU. Any other reason means one that does not answer."""
+"""The readings of a machine without an NVIDIA GPU; any other reason means that there is one that does not answer."""
 OTHER_GPU = Unavailable("there is a GPU of another maker than NVIDIA, which is not read")
 GPU_NOT_YET = Unavailable("the NVIDIA driver has not answered yet")
 """A driver that was asleep takes seconds for its first answer."""
@@ -70,7 +70,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class RamReading:
-    """The machine's main memory; ``ollama_bytes`` is what Ollama's own processes keep resident."""
+    """The machine's main memory; ``ollama_bytes`` is the resident memory of Ollama's own processes."""
 
     total_bytes: int
     available_bytes: int
@@ -115,45 +115,39 @@ class ContextReading:
 
 
 def age_seconds(taken_at: float, now: float) -> float:
-    """Seconds since a reading was taken; never negative."""
+    """Return the seconds since a reading was taken; never negative."""
     return max(0.0, now - taken_at)
-
-
-# What is known of the newest request of the main model.
 
 
 @dataclass(frozen=True)
 class LastRequest:
-    """The newest request of the main model, as the door counted it, and what its prompt was made of.
+    """The newest request of the main model, as measured at the door, and the parts of its prompt.
 
-    ``is_sure`` is False where only what was asked for is known: a request that the door refused.
+    ``is_sure`` is False where the server has not counted all of it, as for a request that the door refused.
     """
 
     prompt_tokens: int
     answer_tokens: int = 0
     window_tokens: int | Unavailable = Unavailable("the request did not tell")
     rows: tuple[ContextRow, ...] = ()
-    """They sum up to about the prompt and its answer; empty where the prompt was not understood."""
+    """The parts of prompt and answer, which sum up to about both; empty where the prompt was not recognised."""
     is_sure: bool = True
 
     @property
     def used_tokens(self) -> int:
-        """The request and its answer: what the next prompt begins with."""
+        """The tokens of the request and its answer, which the next prompt begins with."""
         return self.prompt_tokens + self.answer_tokens
-
-
-# Whether the main model is in memory while nobody asks it for anything, and whether it should be.
 
 
 @dataclass(frozen=True)
 class ModelPresence:
-    """What is known of the main model between two requests."""
+    """Whether the main model is in memory between two requests, and whether to load it."""
 
     listed: bool = False
     """Whether Ollama's newest list has it."""
     due: bool = False
-    """Whether it is to be loaded at the next prompt: it left the list, or Ollama was not there to load it before."""
-    brought_back: bool = False
-    """Whether that was done already since the last request: who unloads it once more wants the memory."""
-    talked_to: str = ""
+    """Whether to load it at the next prompt: it left the list, or Ollama was not there to load it before."""
+    loaded_again: bool = False
+    """Whether it was loaded again since the last request: unloaded once more, its memory is needed elsewhere."""
+    newest_model: str = ""
     """The model that the newest message went to."""

@@ -1,4 +1,4 @@
-"""Why a model was loaded again: evidence → cause, in words a user understands."""
+"""Finds out why a model was loaded again, and words the cause for the user."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
 
 LOAD_SECONDS: Final = 0.5
-"""A model that is there costs about 0.02 s of ``load_duration``, one that is loaded again more than this (0.9.3)."""
+"""A loaded model costs about 0.02 s of ``load_duration``, one that is loaded again more than this (0.9.3)."""
 SHORTEST_LOAD_SECONDS: Final = 0.2
 _UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|us|µs|ns|m|s)")
 DEFAULT_KEEP_ALIVE_SECONDS: Final = 300.0
-"""``OLLAMA_KEEP_ALIVE`` where neither the request nor the server's settings say more (envconfig/config.go)."""
+"""The default of ``OLLAMA_KEEP_ALIVE`` (envconfig/config.go)."""
 
 
 @dataclass(frozen=True)
 class LoadedEntry:
-    """How a model is listed while it is loaded as this session asks for it. Another window has another size, so that
-    the size speaks where the window is not told (before 0.10).
+    """How Ollama lists a model that is loaded with this session's window.
+
+    With another window it has another size, which is compared where the window is not listed (before 0.10).
     """
 
     window_tokens: int | Unavailable
     size_bytes: int
 
     def differs(self, model: LoadedModel) -> bool:
-        """Whether a model is listed with another window."""
+        """Whether a model is listed with another window than this."""
         if isinstance(self.window_tokens, int) and isinstance(model.window_tokens, int):
             return self.window_tokens != model.window_tokens
         return self.size_bytes != model.size_bytes
@@ -38,7 +39,7 @@ class LoadedEntry:
 
 @dataclass(frozen=True)
 class ReloadEvidence:
-    """What is known of a request that had to wait for its model to be loaded again.
+    """The evidence on a request that had to wait until its model was loaded again.
 
     Attributes:
         model: Its name.
@@ -49,7 +50,7 @@ class ReloadEvidence:
         options: The runner's options of the request, ``options_before`` of the one before.
         server_restarted: Whether another process serves than before.
         idle_seconds: How long the model had not been used.
-        keep_alive_seconds: How long it was asked to stay; infinite for ever.
+        keep_alive_seconds: How long it was to stay; infinite for ever.
     """
 
     model: str
@@ -73,7 +74,7 @@ def is_load(load_seconds: float, first_load_seconds: float | None) -> bool:
 
 
 def stay_seconds(keep_alive: object) -> float:
-    """How long ``keep_alive`` lets a model stay: seconds, or Go's ``1h30m``; negative is for ever."""
+    """Return the seconds that ``keep_alive`` lets a model stay: a number, or Go's ``1h30m``; negative is for ever."""
     if isinstance(keep_alive, bool) or not isinstance(keep_alive, int | float | str):
         return DEFAULT_KEEP_ALIVE_SECONDS
     text = f"{keep_alive}s" if not isinstance(keep_alive, str) else keep_alive
@@ -84,7 +85,7 @@ def stay_seconds(keep_alive: object) -> float:
 
 
 def cause(evidence: ReloadEvidence) -> str:
-    """Why, in one clause without a full stop."""
+    """Return why the model was loaded again, in one clause without a full stop."""
     if evidence.server_restarted:
         return "Ollama itself was started again"
     if changed := _changed(evidence.options, evidence.options_before):
@@ -95,12 +96,14 @@ def cause(evidence: ReloadEvidence) -> str:
     if listed is None:
         return _why_gone(evidence)
     if evidence.entry is not None and evidence.entry.differs(listed):
-        return _other_window(listed)
+        size = listed.window_tokens
+        window = f"a window of {size:,} tokens" if isinstance(size, int) else "another window"
+        return f"another program had asked for it with {window}"
     return "its process had ended at Ollama, by a crash or for lack of memory"
 
 
 def _changed(options: Mapping[str, Any], before: Mapping[str, Any]) -> str:
-    """What this session itself asked for differently."""
+    """Return the options that this session itself changed."""
     names = sorted(name for name in {*options, *before} if options.get(name) != before.get(name))
     return ", ".join(
         f"another {_WORDS.get(name, name)} than before ({_shown(before, name)}, now {_shown(options, name)})"
@@ -116,18 +119,10 @@ def _shown(options: Mapping[str, Any], name: str) -> str:
     return str(value) if isinstance(value, int | float | str) and len(str(value)) < 20 else "?"
 
 
-def _other_window(listed: LoadedModel) -> str:
-    if isinstance(listed.window_tokens, int):
-        window = f"{listed.window_tokens:,} tokens"
-        return f"another program had asked for it with a window of {window}"
-    return "another program had asked for it with another window"
-
-
 def _why_gone(evidence: ReloadEvidence) -> str:
-    twin = next(
-        (name for name in evidence.same_file if _named(_last(evidence.before), name)),
-        None,
-    )
+    newest = evidence.before[-1]
+    models = newest.models if isinstance(newest, ModelsReading) else ()
+    twin = next((name for name in evidence.same_file if _named(models, name)), None)
     if twin is not None:
         return f"{twin} runs from the same file, and only one of the two is loaded at a time"
     pusher = _pusher(evidence)
@@ -136,33 +131,25 @@ def _why_gone(evidence: ReloadEvidence) -> str:
             return f"{pusher}, which this session uses as well, took its place: both do not fit"
         return f"{pusher} took its place, loaded by another program"
     if evidence.idle_seconds >= evidence.keep_alive_seconds:
-        return f"it was not used for {_minutes(evidence.idle_seconds)}, and Ollama let it go"
+        minutes = round(evidence.idle_seconds / 60)
+        idle = f"{minutes} minutes" if minutes != 1 else "a minute"
+        return f"it was not used for {idle}, and Ollama let it go"
     return "it was unloaded before its time, by another program or for lack of memory"
 
 
 def _pusher(evidence: ReloadEvidence) -> str | None:
-    """A model that came when this one went: listed after the last list that has this one, and not in that."""
-    readings = [one for one in evidence.before if isinstance(one, ModelsReading)]
-    with_it = [at for at, one in enumerate(readings) if _named(one.models, evidence.model)]
+    """Return the newest model that came when this one went: it is only in lists after the last one with this model."""
+    readings = [reading for reading in evidence.before if isinstance(reading, ModelsReading)]
+    with_it = [at for at, reading in enumerate(readings) if _named(reading.models, evidence.model)]
     known = readings[with_it[-1]].models if with_it else ()
     came = [
         model.name
-        for one in readings[(with_it[-1] + 1 if with_it else 0) :]
-        for model in one.models
+        for reading in readings[(with_it[-1] + 1 if with_it else 0) :]
+        for model in reading.models
         if not _named(known, model.name)
     ]
     return came[-1] if came else None
 
 
-def _last(readings: Sequence[ModelsReading | Unavailable]) -> tuple[LoadedModel, ...]:
-    newest = readings[-1]
-    return newest.models if isinstance(newest, ModelsReading) else ()
-
-
 def _named(models: Iterable[LoadedModel], name: str) -> LoadedModel | None:
     return next((model for model in models if same_model(model.name, name)), None)
-
-
-def _minutes(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes} minutes" if minutes != 1 else "a minute"

@@ -1,4 +1,4 @@
-"""Aider's output, in any chunking, to what is shown: main prompt, confirm, another prompt, or none (Aider is busy).
+"""Recognises in Aider's output, in any chunking, what is shown: main prompt, confirm, another prompt, or none (busy).
 
 Aider asks through prompt_toolkit, which switches bracketed paste on (``?2004h``) when a prompt opens and off
 (``?2004l``) when it closes. What tells the prompts apart (aider/io.py 0.86.2, and recorded sessions):
@@ -9,8 +9,8 @@ Aider asks through prompt_toolkit, which switches bracketed paste on (``?2004h``
 * after a resize, the open prompt is erased and drawn again: the renderer leaves ``ESC[0m ESC[?7h`` before ``?2004l``
   where an accepted line leaves ``ESC[?12l ESC[?25h``.
 
-Text alone proves nothing: a model can print all of this. Who acts on a prompt must also see that the child's
-terminal reads keys one by one (``session/child.py``, ``LineModes``), which no text can imitate.
+Text alone proves nothing: a model can print all of this. Before acting on a prompt, the session also checks that the
+child's terminal reads keys one by one (``session/aider_process.py``, ``LineModes``), which no text can imitate.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from aider_guard.core.events import (
     PromptShown,
 )
 
-# What a prompt drawn by prompt_toolkit looks like: rows of text, and where the cursor stands.
+# The layout of a prompt that prompt_toolkit drew: rows of text, and the position of the cursor.
 #
 # prompt_toolkit draws relative to the row where the prompt begins, switches automatic wrapping off, and moves with
 # carriage return, line feed, backspace and the CSI sequences A, B, C, D, J and K only (its renderer.py and
-# output/vt100.py, 3.0.52). That is all this small screen knows; everything else changes no cell.
+# output/vt100.py, 3.0.52). This small screen knows only these; all else changes no cell.
 
 _TOKEN = re.compile(
     r"\x1b\[(?P<parameters>[0-?]*)[ -/]*(?P<final>[@-~])"
@@ -109,7 +109,7 @@ class _Cells:
 
 
 def lay_out(drawn: bytes) -> Layout:
-    """The layout after *drawn*, the bytes that drew a prompt from the first column of its first row on.
+    """Return the layout after *drawn*, the bytes that drew a prompt from the first column of its first row on.
 
     Bytes that are no UTF-8 count as one column each. Never raises.
     """
@@ -146,7 +146,7 @@ _ERASED: Final = b"\x1b[0m\x1b[?7h"
 _KEPT_BYTES: Final = 16 * 1024  # a rule across 1000 columns is 3 kB
 _MAX_PROMPT_BYTES: Final = 256 * 1024
 
-# Bounded, and tried once for each run of ─: anybody can print what would make it slow otherwise.
+# Bounded, and tried once for each run of ─, as a model could print text that makes it slow otherwise.
 _BEFORE_MAIN = re.compile(
     rb"(?P<line>(?:\x1b\[[0-9;]*m){0,4}(?<!\xe2\x94\x80)(?:\xe2\x94\x80)+(?:\x1b\[[0-9;]*m){0,4}\r\n"
     rb"|(?<=\n)\r\n|(?<=\x1b\[\?2004l)\r\n|\A\r\n)\x07?(?:\x1b\[6n)?\Z"
@@ -176,7 +176,7 @@ class ShownPrompt:
 
 
 class Recogniser:
-    """Feed it everything Aider prints; it tells what is shown. Equal for every chunking of the same bytes."""
+    """Turns Aider's output into events, one for each prompt that opens or closes, equal for every chunking."""
 
     def __init__(self) -> None:
         self._phase = _Phase.BUSY
@@ -192,8 +192,9 @@ class Recogniser:
         return self._phase is _Phase.OPEN and self._kind is PromptShown
 
     def shown_prompt(self) -> ShownPrompt | None:
-        """The main prompt on the screen from its rule on; None when none is open, or when it was drawn again
-        after a resize, since nobody knows then how the terminal moved the rule.
+        """Return the main prompt on the screen from its rule on; None when none is open.
+
+        Also None when it was drawn again after a resize, as the terminal may have moved the rule.
         """
         if not self.main_prompt_open or not self._lead:
             return None
@@ -207,13 +208,13 @@ class Recogniser:
         return self._phase is _Phase.OPEN
 
     def cursor_row(self) -> int:
-        """Rows from the first row of the open prompt to the cursor; 0 when none is open."""
+        """Return the rows from the first row of the open prompt to the cursor; 0 when none is open."""
         if not self.prompt_open or not self._buffer.startswith(OPENED):
             return 0
         return lay_out(self._buffer[len(OPENED) :]).cursor_row
 
     def feed(self, data: bytes) -> tuple[ScreenEvent, ...]:
-        """What *data* changed, in order. Never raises, whatever the bytes are."""
+        """Return the events of the next bytes, in order. Never raises, whatever the bytes are."""
         self._buffer += data
         events: list[ScreenEvent] = []
         while self._step(events):
@@ -253,7 +254,7 @@ class Recogniser:
             self._lead = b""
             shown = _MAX_PROMPT_BYTES
         if closed >= 0 and not 0 <= shown < closed:
-            # Closed before it was drawn: it never waited for anybody.
+            # Closed before it was drawn: it never waited for the user.
             self._close(closed)
             return True
         event = self._classify(self._buffer[len(OPENED) : shown])
@@ -302,7 +303,7 @@ class Recogniser:
 
     def _bound_open_prompt(self) -> None:
         if len(self._buffer) > _MAX_PROMPT_BYTES:
-            # Long typing: the prompt can no longer be put back from its bytes, only its end still matters.
+            # After long typing the prompt can no longer be restored from its bytes: only its end matters.
             self._lead = b""
             self._buffer = self._buffer[-_KEPT_BYTES:]
 
@@ -313,12 +314,12 @@ def _is_confirm(text: str) -> bool:
 
 
 def _main_prompt(rows: tuple[str, ...]) -> PromptShown | None:
-    """The prompt in *rows*, or None when no row is a main prompt's."""
+    """Return the prompt in *rows*, None when no row is a main prompt's."""
     for at, row in enumerate(rows):
-        found = _MAIN_LINE.fullmatch(row)
-        if found:
-            empty = not found["typed"] and not any(rows[at + 1 :])
-            mode = found["mode"] or ""
-            multiline = bool(found["multi"]) or mode == "multi"
+        match = _MAIN_LINE.fullmatch(row)
+        if match:
+            empty = not match["typed"] and not any(rows[at + 1 :])
+            mode = match["mode"] or ""
+            multiline = bool(match["multi"]) or mode == "multi"
             return PromptShown("" if mode == "multi" else mode, multiline, empty, rows[:at])
     return None

@@ -1,4 +1,4 @@
-"""What one Ollama server says of itself and of the models that a session needs. Readings: absence says why."""
+"""The report on one Ollama server and the models that a session needs; a missing value says why."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ class InstalledModel:
     quantization: str = ""
     remote_host: str = ""
     format: str = ""
-    """``gguf``, or ``safetensors`` for a model that MLX runs; "" where it is not told."""
+    """``gguf``, or ``safetensors`` for a model that MLX runs; "" where unknown."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What ``/api/show`` says of one model that is installed.
+    """The description of one installed model (``/api/show``).
 
-    ``resolved`` is the full name that the asked one means (``qwen3`` is ``qwen3:latest``). ``blob`` is the digest
-    of the file with the weights, "" when it is not told: tags on one blob share a runner, and reload each other when
-    their windows differ. ``size_bytes`` is that of the weights. ``num_ctx_parameter`` is the model file's own
-    window, 0 when it names none.
+    ``resolved`` is the full name of ``name`` (``qwen3`` is ``qwen3:latest``). ``blob`` is the digest of the file with
+    the weights, "" when unknown: tags on one blob share a runner, and reload each other when their windows differ.
+    ``size_bytes`` is the size of the weights. ``num_ctx_parameter`` is the window in the model file, 0 for none.
     """
 
     name: str
@@ -52,12 +51,13 @@ class ModelMissing:
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """The process that listens where Ollama is asked for. ``settings`` are its ``OLLAMA_*`` and ``LLAMA_ARG_*``
-    variables, when the system lets us read them; ``settings_from`` says where they were read: ``process`` (a setting
-    that is not there has its default), ``log`` (defaults are there too), or ``runner`` (number of slots, KV cache type
-    and flash attention of one loaded model).
+    """The process that listens on Ollama's address.
 
-    ``pid`` is 0 and ``name`` "" where the system tells only the user. With ``inferred`` they are those of the one
+    ``settings`` are its ``OLLAMA_*`` and ``LLAMA_ARG_*`` variables, when the system lets us read them;
+    ``settings_from`` says where they were read: ``process`` (a missing setting has its default), ``log`` (which has
+    defaults too), or ``runner`` (number of slots, KV cache type and flash attention of one loaded model).
+
+    ``pid`` is 0 and ``name`` "" where the system shows only the user. With ``inferred`` they are those of the only
     Ollama server that this user runs.
     """
 
@@ -72,7 +72,7 @@ class ServerProcess:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model on another server of this machine, one that speaks OpenAI's protocol: its name there, and by Aider."""
+    """A model on another server of this machine with OpenAI's protocol: the server's name for it, and Aider's."""
 
     model: str
     name: str
@@ -82,7 +82,7 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class ServerReport:
-    """One server, asked once. ``models`` has an entry for each name that was asked for."""
+    """One survey of a server. ``models`` has an entry for each name in the request."""
 
     base: str
     """The address as it may be shown."""

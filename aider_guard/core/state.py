@@ -1,4 +1,4 @@
-"""Everything the policy knows. Only ``policy.decide`` makes a new one."""
+"""The state of a session, on which the policy decides, and what follows from it. Only ``policy.decide`` changes it."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from aider_guard.core.readings import (
     Unavailable,
 )
 
-# What the air gap saw in a session: who tried to reach what, how often, and what was let through.
+# The attempts that the air gap saw in a session
 
 MOST_DESTINATIONS: Final = 256
-"""Told apart in a session: a program can ask for names without end."""
+"""The most destinations that are kept apart: a program can look up names without end."""
 Kind = Literal["host", "lookup", "socket"]
 
 
 @dataclass(frozen=True)
 class Destination:
-    """What somebody tried to reach: a port of a host, the address of a name, or the socket at a path."""
+    """The destination of an attempt: a port of a host, the address of a name, or the socket at a path."""
 
     kind: Kind
     host: str
@@ -45,7 +45,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class AttemptCount:
-    """How often, and by which program first; "" where that is not known."""
+    """How often a destination was tried, and by which program first, "" where unknown."""
 
     count: int
     program: str
@@ -53,69 +53,65 @@ class AttemptCount:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Everything that the air gap saw; destinations in the order in which they were first tried."""
+    """The attempts of a session; destinations stand in the order in which they were first tried."""
 
     layer: Layer = "open"
     because: str = ""
     tried: Mapping[Destination, AttemptCount] = field(default_factory=dict)
     others: int = 0
-    """Attempts to destinations beyond those that are told apart."""
+    """Attempts to destinations beyond the first ``MOST_DESTINATIONS``."""
     through: Mapping[Place, int] = field(default_factory=dict)
-    untold: tuple[Destination, ...] = ()
+    unreported: tuple[Destination, ...] = ()
     notices: int = 0
-    """How many were shown about attempts."""
+    """How many notices on attempts were shown."""
     began: bool = True
-    """Whether Aider was let begin."""
+    """Whether Aider was started."""
 
     @property
     def is_enforced(self) -> bool:
-        """Whether the kernel blocks, so that this may be said."""
+        """Whether the kernel enforces the layer, so that the words may say "blocked"."""
         return self.layer in ENFORCED
 
     def outside(self) -> dict[Destination, AttemptCount]:
-        """All that was tried, without lookups of names that were connected to as well."""
-        return {one: tried for one, tried in self.tried.items() if not self._has_followed(one)}
+        """Return all attempts but lookups of names that were connected to as well."""
+        hosts = {place.host for place in self.tried if place.kind == "host"}
+        return {
+            place: count
+            for place, count in self.tried.items()
+            if place.kind != "lookup" or place.host not in hosts
+        }
 
     def news(self) -> dict[Destination, AttemptCount]:
-        """What the user was not told of yet."""
-        return {one: tried for one, tried in self.outside().items() if one in self.untold}
-
-    def _has_followed(self, one: Destination) -> bool:
-        """Whether a name that was looked up was tried, too."""
-        return one.kind == "lookup" and any(
-            other.host == one.host for other in self.tried if other.kind == "host"
-        )
+        """Return the attempts that were not reported to the user yet."""
+        return {place: n for place, n in self.outside().items() if place in self.unreported}
 
 
 def destination(event: EgressBlocked) -> Destination:
-    """What an attempt was for. Names are the same in any case, and with a dot at their end."""
+    """Return the destination of an attempt. Case, and a dot at the end, make no difference in names."""
+    name = event.host.lower().removesuffix(".")
     match event.protocol:
         case "unix":
             return Destination("socket", event.host, 0)
         case "dns":
-            return Destination("lookup", _name(event.host), 0)
-    return Destination("host", _name(event.host), event.port)
-
-
-def _name(host: str) -> str:
-    return host.lower().removesuffix(".")
+            return Destination("lookup", name, 0)
+    return Destination("host", name, event.port)
 
 
 def with_blocked(ledger: Ledger, event: EgressBlocked) -> Ledger:
-    """The ledger after an attempt."""
-    one, count = destination(event), max(event.count, 0)
-    before = ledger.tried.get(one)
+    """Return the ledger after an attempt."""
+    place, count = destination(event), max(event.count, 0)
+    before = ledger.tried.get(place)
     if before is None and len(ledger.tried) >= MOST_DESTINATIONS:
         return replace(ledger, others=ledger.others + count)
     if before is None:
-        ledger = replace(ledger, untold=(*ledger.untold, one))
+        ledger = replace(ledger, unreported=(*ledger.unreported, place))
     tried = AttemptCount((before.count if before else 0) + count, before.program if before else "")
     tried = replace(tried, program=tried.program or event.program)
-    return replace(ledger, tried={**ledger.tried, one: tried})
+    return replace(ledger, tried={**ledger.tried, place: tried})
 
 
 def with_allowed(ledger: Ledger, event: EgressAllowed) -> Ledger:
-    """The ledger after something was let through."""
+    """Return the ledger after an allowed connection."""
     place = Place(event.host, event.port)
     count = ledger.through.get(place, 0) + max(event.count, 0)
     return replace(ledger, through={**ledger.through, place: count})
@@ -137,7 +133,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Limits:
-    """The user's settings that decide something."""
+    """The user's settings, and the constants, that the rules compare with."""
 
     warn_at_percent: int = 80
     hysteresis_percent: int = 5
@@ -212,12 +208,12 @@ class State:
     turns_in_launch: int = 0
     restarts: int = 0
     restart_due: str = ""
-    """Why a restart shall happen at the next chance; empty when none is due."""
+    """Why a restart is due at the next chance; empty when none is."""
     restart: Restart | None = None
     start_failures: int = 0
     died_with: int = 0
-    handed_over: Handoff = Handoff(known=False)
-    """What the running Aider was given when it was started again."""
+    handoff: Handoff = Handoff(known=False)
+    """What the running Aider took over when it was started again."""
     last_mode: str = ""
     last_multiline: bool = False
     termination: int = 0
@@ -227,13 +223,13 @@ class State:
     main_model: str = ""
     models: tuple[str, ...] = ()
     foreign_models: frozenset[str] | None = None
-    """Loaded before this session asked Ollama for anything: they are others'. None until Ollama was read once."""
+    """Models of other programs, loaded before this session's first request. None until Ollama was read once."""
     foreign_settled: bool = False
-    """Whether a list that is read from now on may have models of this session."""
-    asked_for: frozenset[str] = frozenset()
-    """Models that this session loaded ahead, or sent a request to."""
+    """Whether later lists may have models of this session, so that they say nothing on other programs."""
+    requested: frozenset[str] = frozenset()
+    """The models that this session loaded ahead or sent a request to."""
     unlisted: frozenset[str] = frozenset()
-    """Those of the session's models that were asked for and not seen in Ollama's list since."""
+    """Those of ``requested`` that were not in Ollama's list since."""
     presence: ModelPresence = ModelPresence()
     server_answered: bool = False
     pinned_tokens: int | Unavailable = Unavailable("the model is not known yet")
@@ -253,19 +249,19 @@ class State:
     restored: bool = False
     """The chat was restored and no message was sent since: ``/tokens`` counts what will be summarised."""
     warned: bool = False
-    measured: LastRequest | Unavailable = Unavailable("no request was measured yet")
-    """Unavailable again where something newer is known: a table after an ``/add``, a turn past the door."""
+    last_request: LastRequest | Unavailable = Unavailable("no request was measured yet")
+    """Unavailable again after something newer: a table after an ``/add``, or a turn that was not measured."""
     tokens_per_estimate: float = 1.0
     """How many tokens the model counts for one of Aider's, by the last request."""
     open_requests: frozenset[int] = frozenset()
-    """Requests of the conversation that are not answered yet."""
+    """The requests of the conversation that are not answered yet."""
     turn: TurnReports = TurnReports()
     turn_measured: bool = False
     """Whether a request was measured since the last turn ended."""
     last_prompt_tokens: int | Unavailable = Unavailable("no request was measured yet")
     """Of the newest request of the conversation, if it was the main model's."""
     prompt_accounted: bool = False
-    """Whether what the next main prompt holds is what the newest request was measured with."""
+    """Whether the newest request measured the chat as it is at the next main prompt."""
     prompt_files_changed: bool = False
     """Whether the newest main prompt names other files than the one before."""
     last_seen: Mapping[str, int] = field(default_factory=dict)
@@ -276,16 +272,16 @@ class State:
     memory_restart_tried: bool = False
 
     needs: tuple[Need, ...] = ()
-    """What each model was computed to need."""
+    """The memory that each model was computed to need."""
     fit_checked: frozenset[str] = frozenset()
-    """Models that were compared with that already."""
-    warned_of: frozenset[str] = frozenset()
-    """Findings before the first prompt that were said."""
+    """The models that were compared with that already."""
+    reported_findings: frozenset[str] = frozenset()
+    """The ids of the findings that were reported."""
 
-    told_this_turn: frozenset[str] = frozenset()
-    """What was said of the traffic since the last turn ended."""
-    told: frozenset[str] = frozenset()
-    """What is said of the traffic once a session, and was."""
+    reported_in_turn: frozenset[str] = frozenset()
+    """What was reported on requests since the last turn ended."""
+    reported: frozenset[str] = frozenset()
+    """What was reported on requests, and is reported only once a session."""
     egress: Ledger = Ledger()
 
     sidecar_failures: int = 0
@@ -293,22 +289,25 @@ class State:
 
 
 def window_tokens(state: State) -> int | Unavailable:
-    """The window of the main model: the pin, at most what is loaded if Ollama says so, and what the newest request
-    was judged by; without a pin what is loaded, else what the newest request was judged by.
+    """Return the window of the main model: the smallest of the pin, Ollama's list and the newest request.
+
+    Without a pin it is Ollama's, else that of the newest request.
     """
     loaded = loaded_window_tokens(state)
-    judged = state.measured.window_tokens if isinstance(state.measured, LastRequest) else loaded
+    judged = (
+        state.last_request.window_tokens if isinstance(state.last_request, LastRequest) else loaded
+    )
     match state.pinned_tokens, loaded:
         case int() as pinned, _:
-            return min([pinned, *(one for one in (loaded, judged) if isinstance(one, int))])
-        case _, Unavailable() if isinstance(state.measured, LastRequest):
-            return state.measured.window_tokens
+            return min([pinned, *(size for size in (loaded, judged) if isinstance(size, int))])
+        case _, Unavailable() if isinstance(state.last_request, LastRequest):
+            return state.last_request.window_tokens
         case _:
             return loaded
 
 
 def loaded_window_tokens(state: State) -> int | Unavailable:
-    """The window that Ollama reports for the main model."""
+    """Return the window that Ollama lists for the main model."""
     if isinstance(state.loaded, Unavailable):
         return state.loaded
     for model in state.loaded.models:
@@ -318,25 +317,27 @@ def loaded_window_tokens(state: State) -> int | Unavailable:
 
 
 def used_tokens(state: State) -> int | Unavailable:
-    """Tokens of the chat: the newest request and its answer as measured, and what the files grew since.
+    """Return the tokens of the chat: the newest request with its answer, and the growth of the files since.
 
-    Where nothing newer was measured: the newest table and what the files grew, by Aider's own estimate, in tokens of
-    the model as far as the last request told how many those are.
+    Where no request was measured, it is the newest table and the growth of the files, by Aider's own estimate, scaled
+    to tokens of the model by the ratio of the last request.
     """
-    if isinstance(state.measured, LastRequest):
-        return state.measured.used_tokens + in_tokens(state, state.file_growth_tokens)
+    if isinstance(state.last_request, LastRequest):
+        return state.last_request.used_tokens + in_tokens(state, state.file_growth_tokens)
     estimate = _estimated_tokens(state)
     return in_tokens(state, estimate) if isinstance(estimate, int) else estimate
 
 
 def is_measured(state: State) -> bool:
-    """Whether the tokens in use are what a server counted, and nothing is known to have changed since."""
+    """Whether ``used_tokens`` is a server's count, and no change since is known."""
     changed = state.context_changed or state.files_changed or state.file_growth_tokens
-    return isinstance(state.measured, LastRequest) and state.measured.is_sure and not changed
+    return (
+        isinstance(state.last_request, LastRequest) and state.last_request.is_sure and not changed
+    )
 
 
 def in_tokens(state: State, estimate: int) -> int:
-    """An estimate of Aider's in tokens of the main model."""
+    """Scale an estimate of Aider's to tokens of the main model."""
     return round(estimate * state.tokens_per_estimate)
 
 
@@ -353,7 +354,7 @@ def _estimated_tokens(state: State) -> int | Unavailable:
 
 
 def fill_percent(state: State) -> float | Unavailable:
-    """How full the window is, in per cent, by what is newest of what was measured and estimated."""
+    """Return how full the window is, in per cent, by the newest measurement or estimate."""
     used, window = used_tokens(state), window_tokens(state)
     if isinstance(used, Unavailable):
         return used

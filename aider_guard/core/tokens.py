@@ -1,8 +1,7 @@
-"""Aider's ``/tokens`` table, as its chat history file holds it, into a ``ContextReading``.
+"""Parses Aider's ``/tokens`` table in its chat history file.
 
-The file is read and not the screen, because there no line is wrapped. Aider 0.86.2 writes each line
-as ``> ``, the line without outer blanks, and two blanks (io.py ``append_chat_history``); the table
-itself comes from commands.py ``cmd_tokens``::
+The file is read and not the screen, because there no line is wrapped. Aider 0.86.2 writes each line as ``> ``, the line
+without outer blanks, and two blanks (io.py ``append_chat_history``); the table is that of commands.py ``cmd_tokens``::
 
     > Approximate context window usage for {model}, in tokens:
     > $ 0.0000    1,948 system messages
@@ -15,8 +14,7 @@ itself comes from commands.py ``cmd_tokens``::
     > 5,888 tokens remaining in context window
     > 8,192 tokens max context window size
 
-The rows for the history and the map may be absent; the last two lines are when Aider knows no
-maximum.
+The rows for the history and the map may be absent, and so are the last two lines when Aider knows no maximum.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ _MAX = re.compile(r"> ([0-9][0-9,]{0,18}) tokens max context window size\s*")
 _RULE = re.compile(r"> =+\s*")
 _SYSTEM = "system messages"
 _READ_ONLY = " (read-only)"
-# Told apart by their tips, because a file may well be called "chat history".
+# The kinds are told apart by their tips, because a file may well be called "chat history".
 _TIPS: tuple[tuple[str, RowKind], ...] = (
     (" use /clear to clear", "history"),
     (" use --map-tokens to resize", "map"),
@@ -47,16 +45,15 @@ _TIPS: tuple[tuple[str, RowKind], ...] = (
 
 
 def parse_context(text: str, taken_at: float) -> ContextReading | Unavailable:
-    """Read the last complete ``/tokens`` table in ``text``; what stands around it does not matter.
+    """Parse the last complete ``/tokens`` table in ``text``; other text around it does not matter.
 
     Args:
         text: A part of Aider's chat history file.
         taken_at: When it was read, in monotonic seconds.
 
     Returns:
-        The table, or ``Unavailable`` when no table is complete and adds up. A file whose own name
-        ends in " (read-only)" cannot be told from a read-only file. Trailing blanks of a file's
-        name are lost.
+        The table, or ``Unavailable`` when no table is complete and adds up. A file whose own name ends in
+        " (read-only)" cannot be told from a read-only file. Trailing blanks of a file's name are lost.
     """
     entries = tuple(_entries(text))
     starts = [i for i, entry in enumerate(entries) if _HEADER.fullmatch(entry)]
@@ -69,7 +66,7 @@ def parse_context(text: str, taken_at: float) -> ContextReading | Unavailable:
 
 
 def _entries(text: str) -> Iterator[str]:
-    """Split into what Aider wrote at once: only a file's name can hold a line break of its own."""
+    """Split the text into entries, each written at once: only a file's name can hold a line break of its own."""
     entry: list[str] = []
     for line in text.split("\n"):
         if entry and (line.startswith("> ") or not line):
@@ -112,12 +109,11 @@ def _parse_row(entry: str, *, first: bool) -> ContextRow | None:
     for tip, kind in _TIPS:
         if rest.endswith(tip):
             name = rest.removesuffix(tip).rstrip(" ")
-            return _file_row(name, tokens) if kind == "file" else ContextRow(kind, "", tokens)
+            if kind != "file":
+                return ContextRow(kind, "", tokens)
+            is_read_only = name.endswith(_READ_ONLY)
+            return ContextRow("file", name.removesuffix(_READ_ONLY), tokens, is_read_only)
     return None
-
-
-def _file_row(name: str, tokens: int) -> ContextRow:
-    return ContextRow("file", name.removesuffix(_READ_ONLY), tokens, name.endswith(_READ_ONLY))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Evidence → verdict: whether the model saw the whole prompt.
+"""Judges by the evidence whether the model saw the whole prompt.
 
-The server's log comes first where it speaks of this very request (others may run beside it), then exact counts,
-then the prompt's size in bytes, then estimates outside their error. What could be either is ``unknown``.
+The server's log comes first where it is about this very request (others may run beside it), then exact counts, then the
+prompt's size in bytes, then estimates outside their error. Where both are possible the verdict is ``unknown``.
 """
 
 from __future__ import annotations
@@ -16,20 +16,17 @@ from aider_guard.core.ollama_versions import (
     UNKNOWN_ERA,
     Era,
     era_of,
-    knows_truncate,
 )
 from aider_guard.core.readings import Unavailable
-
-# What is known of one request: what a verdict on it rests on.
 
 LOG_NOT_READ: Final = Unavailable("the server's log is not read")
 
 
 @dataclass(frozen=True)
 class LoggedCut:
-    """The warning of a prompt whose tokens were cut: how many there were, and how many are left.
+    """The log's warning of a prompt whose tokens were cut: how many there were, and how many are left.
 
-    Messages that were dropped before are not in the first number.
+    The first number does not include messages that were dropped before.
     """
 
     prompt_tokens: int
@@ -38,7 +35,7 @@ class LoggedCut:
 
 @dataclass(frozen=True)
 class LoggedPrompt:
-    """A prompt as the runner takes it, after any cut. ``window_tokens`` is the runner's, 0 where it is not told."""
+    """A prompt as the runner got it, after any cut. ``window_tokens`` is the runner's, 0 where not logged."""
 
     tokens: int
     window_tokens: int = 0
@@ -46,10 +43,10 @@ class LoggedPrompt:
 
 @dataclass(frozen=True)
 class LogEvidence:
-    """What Ollama's log said while a request ran. Requests of others may have run at the same time.
+    """What Ollama logged while a request ran; other requests may have run at the same time.
 
-    ``dropped_messages`` is whether the debug line of dropped messages was there, ``shifts`` how often the context was
-    shifted while an answer was written, ``tells_all`` whether the log has debug lines, so that silence means something.
+    ``dropped_messages`` is whether the debug line of dropped messages was logged, ``shifts`` how often the context was
+    shifted while an answer was written, ``tells_all`` whether debug lines are logged, so that a missing one counts.
     """
 
     cuts: tuple[LoggedCut, ...] = ()
@@ -61,10 +58,10 @@ class LogEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one request that was answered.
+    """The evidence on one request that was answered.
 
     ``prompt_bytes`` is an upper bound of the prompt's tokens, template and special tokens included, as no token is
-    shorter than a byte; 0 where it is not known. ``prompt_tokens`` and ``answer_tokens`` are the server's own numbers.
+    shorter than a byte; 0 where unknown. ``prompt_tokens`` and ``answer_tokens`` are the server's own numbers.
     """
 
     version: str | Unavailable
@@ -75,34 +72,31 @@ class Evidence:
     answer_tokens: int | Unavailable
     done_reason: str
     truncation_forbidden: bool = False
-    """Whether the request said ``"truncate": false`` to a server that knows it (never true of ``/v1``)."""
+    """Whether the request had ``"truncate": false``, to a server that knows it (never for ``/v1``)."""
     log: LogEvidence | Unavailable = LOG_NOT_READ
     is_ollama: bool = True
     never_truncates: bool = False
-    """Whether the model is of Ollama's MLX runner (format ``safetensors``), which refuses instead."""
+    """Whether Ollama's MLX runner runs the model (format ``safetensors``), which refuses instead."""
 
 
-# What becomes of a prompt while its answer is written: where the window is full, its oldest tokens are given up.
+# While an answer is written, a full window loses the oldest tokens of the prompt.
 
 
 def after_the_answer(
     evidence: Evidence, era: Era, prompt: Verdict, seen: int | Unavailable
 ) -> Verdict:
-    """The verdict on prompt and answer, from the one on the prompt and how much of it was evaluated.
+    """Return the verdict on prompt and answer, by the verdict on the prompt and the number of its evaluated tokens.
 
-    The last token of an answer is never evaluated. An answer that ended where the window does is the prompt's verdict
-    with the stage ``generation``: the answer was cut, the prompt was not.
+    The last token of an answer is never evaluated. If the answer ended where the window does, the prompt's verdict gets
+    the stage ``generation``: the answer was cut, the prompt was not.
     """
     answer, window = evidence.answer_tokens, evidence.window_tokens
-    if any(isinstance(one, Unavailable) for one in (answer, window, seen)):
+    if not (isinstance(answer, int) and isinstance(window, int) and isinstance(seen, int)):
         return _by_log_alone(evidence.log, prompt)
-    assert isinstance(answer, int)
-    assert isinstance(window, int)
-    assert isinstance(seen, int)
     held = _held(evidence.log, era, window, seen)
     over = seen + answer - 1 - held
     if seen > held:
-        return prompt  # it is another window
+        return prompt  # the window is another one
     if over > 0:
         return _shifted(prompt, seen, answer, over, held)
     if era is UNKNOWN_ERA and seen + answer - 1 >= window:
@@ -114,16 +108,16 @@ def after_the_answer(
 
 
 def _held(log: LogEvidence | Unavailable, era: Era, window: int, seen: int) -> int:
-    """How many tokens fit before some are given up; the log may tell the runner's own window."""
+    """Return how many tokens fit before some are dropped; the log may show the runner's own window."""
     if isinstance(log, LogEvidence):
-        told = {one.window_tokens for one in log.prompts if one.tokens == seen}
-        if len(told) == 1 and (own := told.pop()):
+        windows = {logged.window_tokens for logged in log.prompts if logged.tokens == seen}
+        if len(windows) == 1 and (own := windows.pop()):
             return own - 1 if era.pads else own
     return era.held_tokens(window) + (era is UNKNOWN_ERA)
 
 
 def _shifted(prompt: Verdict, seen: int, answer: int, over: int, held: int) -> Verdict:
-    """Each shift gives up half of what is held, but for the first tokens."""
+    """Return the verdict after shifts, each of which drops half of the held tokens, but for the first ones."""
     block = max((held - KEEPS[0]) // 2, 1)
     gone = min(-(-over // block) * block, max(seen - KEEPS[0], 0))
     if not gone:
@@ -144,21 +138,11 @@ def _by_log_alone(log: LogEvidence | Unavailable, prompt: Verdict) -> Verdict:
     return prompt
 
 
-__all__ = [
-    "LOG_NOT_READ",
-    "Evidence",
-    "LogEvidence",
-    "LoggedCut",
-    "LoggedPrompt",
-    "judge",
-    "knows_truncate",
-]
-
 NOT_KNOWN: Final = Unavailable("the server does not tell how much it saw")
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """The verdict; ``unknown`` wherever neither can be shown."""
+    """Return the verdict; ``unknown`` wherever neither can be shown."""
     if evidence.never_truncates:
         return Verdict("whole", "this model's runner refuses what is too long")
     case = _case(evidence)
@@ -174,7 +158,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 @dataclass(frozen=True)
 class _Case:
-    """The evidence, and what follows from it; None for what does not."""
+    """The evidence, and the numbers that follow from it; None for those that do not."""
 
     given: Evidence
     era: Era
@@ -182,11 +166,11 @@ class _Case:
     window: int | None
     reported: int | None
     evaluated: int | None
-    """All tokens of the prompt that the model saw."""
+    """The number of all tokens of the prompt that the model saw."""
 
     @property
     def at_cut_size(self) -> bool:
-        """Whether the server evaluated exactly what it leaves of a prompt whose tokens it cuts."""
+        """Whether the server evaluated exactly as many tokens as it leaves of a prompt that it cuts."""
         sizes = self.era.cut_sizes(self.window) if self.window else ()
         return self.evaluated in sizes
 
@@ -216,7 +200,7 @@ def _case(given: Evidence) -> _Case:
 
 
 def _logged(log: LogEvidence, reported: int | None) -> int | None:
-    """What the log says was evaluated, where it can only be about this request."""
+    """Return the evaluated tokens by the log, where it can only be about this request."""
     if reported is not None and len(log.prompts) == 1 and log.prompts[0].tokens >= reported:
         return log.prompts[0].tokens
     return None
@@ -244,12 +228,12 @@ def _by_equality(case: _Case, tokens: int) -> Verdict | None:
 
 
 def _by_logged_cut(case: _Case, counted: Count | Unavailable) -> Verdict | None:
-    """The warning of a cut prompt, if it is this request's."""
+    """Return the verdict by a logged cut that is of this request."""
     ours = [cut for cut in case.log.cuts if _is_ours(case, cut, counted)]
     if not ours:
         return None
     tokens = counted.tokens if isinstance(counted, Count) else 0
-    cut = min(ours, key=lambda one: abs(one.prompt_tokens - tokens)) if tokens else ours[-1]
+    cut = min(ours, key=lambda logged: abs(logged.prompt_tokens - tokens)) if tokens else ours[-1]
     gone = max(cut.prompt_tokens, tokens) - cut.left_tokens
     size, left = cut.prompt_tokens, cut.left_tokens
     words = f"Ollama's log: a prompt of {size:,} tokens was cut to {left:,}"
@@ -257,14 +241,16 @@ def _by_logged_cut(case: _Case, counted: Count | Unavailable) -> Verdict | None:
 
 
 def _is_ours(case: _Case, cut: LoggedCut, counted: Count | Unavailable) -> bool:
-    """What is left of it is what was evaluated, and no smaller prompt was sent."""
-    is_told = case.era.counts_cached and case.reported is not None
+    """Whether a logged cut is of this request: its rest was evaluated, and the prompt was large enough."""
+    is_reported = case.era.counts_cached and case.reported is not None
     most = case.given.prompt_bytes or cut.prompt_tokens
-    if isinstance(counted, Count) and (counted.exact or not is_told):
+    if isinstance(counted, Count) and (counted.exact or not is_reported):
         most = min(most, counted.at_most)
     if most < cut.prompt_tokens or case.fits(most):
         return False
-    return cut.left_tokens == case.reported if is_told else cut.left_tokens >= (case.reported or 0)
+    return (
+        cut.left_tokens == case.reported if is_reported else cut.left_tokens >= (case.reported or 0)
+    )
 
 
 def _by_exact_count(case: _Case, tokens: int) -> Verdict | None:
@@ -286,7 +272,7 @@ def _by_exact_count(case: _Case, tokens: int) -> Verdict | None:
 
 
 def _by_short_count(case: _Case, tokens: int, evaluated: int) -> Verdict | None:
-    """More was evaluated than counted (a template that was not known yet): where much room is left, nothing was cut."""
+    """Return the verdict where more was evaluated than counted: with much room left, nothing was cut."""
     missed = evaluated - tokens
     room = max(16, tokens // 50)
     if missed <= room and case.fits(tokens + 2 * room) and case.fits(evaluated):
@@ -304,7 +290,7 @@ def _by_bytes(case: _Case) -> Verdict | None:
 
 
 def _by_logged_silence(case: _Case, estimate: Count | None) -> Verdict | None:
-    """The debug lines of Ollama's log tell of every dropped message; that they are ours, the prompt's size says."""
+    """Return the verdict by Ollama's debug lines, which name every dropped message, matched by the prompt's size."""
     sizes = [prompt.tokens for prompt in case.log.prompts]
     is_ours = any(size in (case.reported, case.evaluated) for size in sizes)
     is_alone = not sizes or (is_ours and len(sizes) == 1)

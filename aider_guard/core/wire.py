@@ -1,12 +1,10 @@
-"""One JSON line ↔ one value: what guard and sidecar say to each other.
+"""Encodes and decodes the JSON lines between guard and sidecar, one event or request a line.
 
-A line is ``{"type": "ModelsRead", "value": {...}}`` in ASCII, ended by a newline. The types are
-those of the dataclasses, checked strictly in both directions of a union: no coercion, no unknown
-field, no missing one without a default. A union of dataclasses needs no tag, as no two of ours have
-the same fields.
+A line is ``{"type": "ModelsRead", "value": {...}}`` in ASCII, ended by a newline. Fields are checked strictly against
+the types of the dataclasses: no coercion, no unknown field, no missing one without a default. A union of dataclasses
+needs no tag, as no two of ours have the same fields.
 
-Names of files may hold bytes that are no UTF-8 (Python keeps them as lone surrogates): they
-survive, escaped.
+Names of files may hold bytes that are no UTF-8 (Python keeps them as lone surrogates): they survive, escaped.
 """
 
 from __future__ import annotations
@@ -29,71 +27,47 @@ from typing import (
     get_type_hints,
 )
 
-from aider_guard.core import events, requests
-from aider_guard.core.chat import events as traffic
+from aider_guard.core.actions import Request
+from aider_guard.core.events import EgressAllowed, SidecarEvent
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
-    from aider_guard.core.requests import Request
 
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 
 _TYPES: Final[dict[str, type]] = {
-    kind.__name__: kind
-    for kind in (
-        events.SidecarStarted,
-        events.ServerRead,
-        events.ModelsRead,
-        events.MemoryRead,
-        events.ServerSurveyed,
-        events.FilesCounted,
-        events.TextsCounted,
-        events.ModelsUnloaded,
-        events.EgressAllowed,
-        traffic.DoorOpened,
-        traffic.RequestStarted,
-        traffic.RequestFinished,
-        traffic.RequestRefused,
-        traffic.ModelWarmed,
-        traffic.ReloadSeen,
-        *get_args(requests.Request),
-    )
+    kind.__name__: kind for kind in (*get_args(SidecarEvent), EgressAllowed, *get_args(Request))
 }
 
 
 class WireError(ValueError):
-    """A line is none of ours; the message is a short reason without the line's content."""
+    """A line that cannot be decoded; the message is a short reason without the line's content."""
 
 
 def encode(value: Event | Request) -> bytes:
-    """One line for a value. Raises ``ValueError`` for NaN and infinity: JSON has neither."""
+    """Encode a value as one line. Raises ``ValueError`` for NaN and infinity: JSON has neither."""
     envelope = {"type": type(value).__name__, "value": asdict(value)}
     return json.dumps(envelope, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def decode(line: bytes) -> Event | Request:
-    """The value of one line, with or without its newline.
+    """Decode one line, with or without its newline.
 
     Raises:
-        WireError: the line is no JSON, names no type of the wire, or its value does not fit that
-        type.
+        WireError: the line is no JSON, names no type of the wire, or its value does not fit that type.
     """
-    match _parse(line):
+    try:
+        envelope = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not JSON ({type(error).__name__})") from None
+    match envelope:
         case {"type": str(name), "value": dict(value), **rest} if not rest:
-            kind = _TYPES.get(name)
-            if kind is None:
+            if name not in _TYPES:
                 raise WireError("a type that is not of the wire")
-            decoded: Event | Request = build(kind, value)
+            decoded: Event | Request = build(_TYPES[name], value)
             return decoded
         case _:
             raise WireError("no type and value")
-
-
-def _parse(line: bytes) -> object:
-    try:
-        return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise WireError(f"not JSON ({type(error).__name__})") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -101,14 +75,14 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def build(kind: Any, raw: object) -> Any:
-    """``raw``, as JSON gave it, as a value of the type ``kind``. Raises ``WireError`` where it does not fit."""
+    """Build a value of the type ``kind`` from decoded JSON. Raises ``WireError`` where it does not fit."""
     match get_origin(kind):
         case None if is_dataclass(kind):
             return _build_dataclass(kind, raw)
         case None if kind is float:
             return _build_float(raw)
         case origin if origin is Literal and any(
-            type(raw) is type(one) and raw == one for one in get_args(kind)
+            type(raw) is type(literal) and raw == literal for literal in get_args(kind)
         ):
             return raw
         case None if type(raw) is kind:  # not isinstance: True is no number here
@@ -133,7 +107,7 @@ def _build_dataclass(kind: Any, raw: object) -> object:
 
 @cache
 def _shape(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
-    """A dataclass's fields with their types, and the names of those without a default."""
+    """Return a dataclass's fields with their types, and the names of those without a default."""
     required = (
         entry.name
         for entry in fields(kind)
@@ -167,10 +141,10 @@ class LineSplitter:
         self._partial = bytearray()
 
     def feed(self, chunk: bytes) -> tuple[bytes, ...]:
-        """The lines that ``chunk`` ends, in order; the rest is kept for the next chunk.
+        """Return the lines that ``chunk`` ends, in order; the rest is kept for the next chunk.
 
         Raises:
-            WireError: a line is longer than the bound. What was kept is forgotten.
+            WireError: a line is longer than the bound. The kept bytes are dropped.
         """
         *ended, rest = chunk.split(b"\n")
         if not ended:

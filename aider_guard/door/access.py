@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from aider_guard.core.chat import cloud
 from aider_guard.core.chat.events import Reason
-from aider_guard.core.chat.request import decoded
+from aider_guard.core.chat.request import decode_body
 from aider_guard.core.chat.types import Upstream
 from aider_guard.core.model_names import canonical_name, is_cloud_name, without_local
 from aider_guard.core.readings import Unavailable
@@ -44,7 +44,7 @@ class AccessRules:
         """Why it is not passed on. A body that was not shown may name anything, unless it is a file (a blob)."""
         if cloud.is_content(path):
             return None
-        fields = decoded(body or b"")
+        fields = decode_body(body or b"")
         if upstream.kind != "ollama" and not cloud.leaves(path):
             return _judge_names(cloud.named_models(path, fields or {}))  # it may be an Ollama
         if words := cloud.unsafe(path, fields or {}):

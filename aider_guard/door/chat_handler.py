@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from aider_guard.core.chat import cloud, request
 from aider_guard.core.chat import errors as chat_errors
-from aider_guard.core.chat.body import asks_for_usage, forbids_truncation, sent
-from aider_guard.core.chat.errors import Failure, of_words
+from aider_guard.core.chat.body import asks_for_usage, body_to_send, forbids_truncation
+from aider_guard.core.chat.errors import Failure, failure_of_words
 from aider_guard.core.chat.events import NOT_TOLD, Reason, RequestRefused, RequestStarted
 from aider_guard.core.chat.replies import Timestamp, waiting
 from aider_guard.core.chat.request import (
@@ -20,7 +20,7 @@ from aider_guard.core.chat.request import (
     ChatRequest,
     asks_for_nothing,
     conversation,
-    decoded,
+    decode_body,
     read,
 )
 from aider_guard.core.chat.response import AnswerHead, Meter, Usage, UsageFilter
@@ -85,7 +85,7 @@ class ResponseStream:
         self._meter.feed(chunk)
         heard = self._meter.so_far
         if heard.error and not heard.texts:
-            return of_words(heard.error)
+            return failure_of_words(heard.error)
         passed: bytes | None = chunk
         if self._head is not None and refuses_remote:
             passed = self._head.feed(chunk)
@@ -125,7 +125,7 @@ class ChatExchange:
     async def begin(self) -> Forward | Reply:
         """Read it; refuse what must not or cannot be answered; else send it on, changed as bodies.sent says."""
         settings, call = self._house.settings, self._call
-        body = decoded(call.body)
+        body = decode_body(call.body)
         if body is None and call.body.strip() and settings.refuse_cloud:
             return error("the request cannot be read", 400, call.path)  # but perhaps by the server
         if body is None:
@@ -137,7 +137,7 @@ class ChatExchange:
         await self._house.learn(asked, call.upstream)
         version = self._house.version
         if asks_for_nothing(asked):
-            return Forward(sent(asked, call.body, settings, call.upstream, version))
+            return Forward(body_to_send(asked, call.body, settings, call.upstream, version))
         if asked.purpose == "edit" and request.is_own(_last_message(asked)):
             return refusing.nothing_to_edit()
         if failure := self._house.breaks.due(call.body):
@@ -149,7 +149,7 @@ class ChatExchange:
             return await refusing.too_large(sized.overflow)
         await self._house.services.residency.begins(sized.asked, call.upstream)
         self._start(sized.asked)
-        return Forward(sent(sized.asked, sized.body, settings, call.upstream, version))
+        return Forward(body_to_send(sized.asked, sized.body, settings, call.upstream, version))
 
     async def failed(self, trouble: Trouble) -> Reply | Retry:
         """Wait a moment for a server that may be restarting, then say it."""
@@ -165,7 +165,7 @@ class ChatExchange:
         refusing = self._refusing
         if refusing is None or not self._started:
             return Pass()
-        failure = chat_errors.understood(status, content)
+        failure = chat_errors.failure_of_answer(status, content)
         if failure.waits and (seconds := self._waits.for_its_turn()) is not None:
             return self._wait(refusing.asked, seconds, failure)
         if failure.reason == "overflow":
@@ -248,7 +248,7 @@ class ChatExchange:
         """An answer that the server broke off with an error's line was passed as it came."""
         if account.outcome == "answered" and account.finished == "broken":
             words = account.usage.error or "the answer ended in the middle"
-            self._house.breaks.note(self._call.body, chat_errors.of_words(words))
+            self._house.breaks.note(self._call.body, chat_errors.failure_of_words(words))
         elif account.finished == "answered":
             self._house.breaks.forget(self._call.body)
 

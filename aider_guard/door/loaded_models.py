@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from aider_guard.core.chat.body import KEEP_ALIVE, loading, runner_options
+from aider_guard.core.chat.body import KEEP_ALIVE, loading_body, runner_options
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.model_names import canonical_name, same_model
@@ -87,7 +87,7 @@ def asked_options(asked: ChatRequest, settings: DoorSettings) -> Mapping[str, An
     """The runner's options of a request as the door sends it; /v1 has no field for them."""
     if asked.form not in ("chat", "generate"):
         return {}
-    pinned = loading(asked.model, runner_options(asked.body), settings, None)
+    pinned = loading_body(asked.model, runner_options(asked.body), settings, None)
     return runner_options(pinned)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
-from aider_guard.core.chat.body import PromptHead, loading, runner_options
+from aider_guard.core.chat.body import PromptHead, loading_body, runner_options
 from aider_guard.core.chat.events import ModelWarmed
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import ModelsRead
@@ -321,7 +321,7 @@ class Prewarmer:
                 # Whether it succeeds or not: of a server that is down the next request tells.
                 resident.touched_at = self.clock()
                 wanted = keep_alive(resident, settings)
-                body = loading(resident.name, resident.options, settings, wanted)
+                body = loading_body(resident.name, resident.options, settings, wanted)
                 await post("/api/generate", body)
 
     async def _look(self, model: str, settings: DoorSettings, ours: Sequence[str]) -> LoadDecision:
@@ -341,7 +341,7 @@ class Prewarmer:
         """What went wrong, or nothing."""
         resident, started_at = self.residents.get(model), self.clock()
         wanted = None if settings.user_keep_alive else LOADING_KEEP_ALIVE
-        body = loading(resident.name, resident.options, settings, wanted)
+        body = loading_body(resident.name, resident.options, settings, wanted)
         options = runner_options(body)
         async with self.asking.opened() as post:
             with self.errands.loading(model, options):

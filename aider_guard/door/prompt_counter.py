@@ -116,7 +116,7 @@ class CounterProcess:
         match answer:
             case CountedTexts(tokens):
                 if (error_percent := self._error_percent.get(model)) is not None:
-                    self._sizes.counted(model, texts, tokens, error_percent)
+                    self._sizes.note_counts(model, texts, tokens, error_percent)
                 return tokens
         return answer if isinstance(answer, Unavailable) else Unavailable("nothing was counted")
 
@@ -132,7 +132,7 @@ class CounterProcess:
         self, asked: ChatRequest, counted: Count | Unavailable, prompt_tokens: int
     ) -> None:
         """Learn from what the server evaluated of a prompt that it saw whole, if it was counted here before."""
-        self._sizes.measured(asked, prompt_tokens)
+        self._sizes.note_size(asked, prompt_tokens)
         numbers = [number for known, number in self._counted if known is asked]
         if numbers and isinstance(counted, Count):
             self._put(MeasuredPrompt(numbers[-1], prompt_tokens))

@@ -10,7 +10,7 @@ from typing import Final
 
 from aider_guard.core.chat import cloud, overflow, request
 from aider_guard.core.chat import errors as chat_errors
-from aider_guard.core.chat.body import encoded, unanswered, without_unanswered
+from aider_guard.core.chat.body import count_unanswered, encode_body, without_unanswered
 from aider_guard.core.chat.errors import FailedRequest, Failure
 from aider_guard.core.chat.events import NOT_TOLD, Reason, RequestRefused
 from aider_guard.core.chat.overflow import Overflow
@@ -171,7 +171,7 @@ class PromptSizing:
         with as many of them as fit. The last of them is the one that the user may have meant with "go on".
         """
         sized = SizedRequest(asked, self._call.body, overflow=await self._overflow(asked))
-        messages = unanswered(asked) if sized.overflow is not None else 0
+        messages = count_unanswered(asked) if sized.overflow is not None else 0
         for leave_out in range(max(1, messages - _MOST_COUNTS + 2), messages + 1):
             sized = await self._without(asked, leave_out)
             if sized.overflow is None:
@@ -190,7 +190,7 @@ class PromptSizing:
     async def _without(self, asked: ChatRequest, leave_out: int) -> SizedRequest:
         call, body = self._call, without_unanswered(asked, leave_out)
         less = read(FORMS[call.path], body, self._house.settings, call.upstream.path)
-        return SizedRequest(less, encoded(body), leave_out, await self._overflow(less))
+        return SizedRequest(less, encode_body(body), leave_out, await self._overflow(less))
 
     async def _overflow(self, asked: ChatRequest) -> Overflow | None:
         """None, without waiting for the count, where the prompt is sent whatever it counts. One that nobody counted in

@@ -11,10 +11,10 @@ from typing import Final, Protocol
 
 import uvicorn
 
+from aider_guard.core.actions import ServeDoor, WakeCounter, WarmModel
 from aider_guard.core.chat.events import DoorOpened
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import Event
-from aider_guard.core.requests import ServeDoor, WakeCounter, WarmModel
 from aider_guard.door.app import DoorApp
 from aider_guard.door.interfaces import Attendant, Door
 from aider_guard.door.upstream import Upstreams

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from aider_guard.core.fit import Candidate, Card, Era, KvType, Runtime
+from aider_guard.core.fit import Candidate, Card, KvType, Runtime
 from aider_guard.core.model_memory import RUNNER_BYTES
 from aider_guard.core.model_names import canonical_name
-from aider_guard.core.ollama_versions import release
+from aider_guard.core.ollama_versions import Engine, era_of, release
 from aider_guard.core.readings import (
     NO_NVIDIA_GPU,
     Gpu,
@@ -134,28 +134,20 @@ def _main_memory(ram: RamReading, server: ServerReport) -> Card:
 def runtime_of(server: ServerReport, *, on_cpu: bool = False) -> Runtime:
     """How this server runs models: what its process was told, else the defaults of its version."""
     version = server.version if isinstance(server.version, str) else ""
-    era = era_of(version)
+    engine = era_of(version).engine
     process = server.process
     told = {} if isinstance(process, Unavailable) else process.settings
     if isinstance(told, Unavailable):
         told = {}
     flash_text = told.get("OLLAMA_FLASH_ATTENTION", "").strip()
     # 0.30 and later leave it to llama.cpp, which takes it wherever the GPU can; before, it was off for most models.
-    flash = is_on(flash_text) if flash_text else era == "C"
+    flash = is_on(flash_text) if flash_text else engine == "C"
     return Runtime(
-        era=era,
-        kv_type=_kv_type(told.get("OLLAMA_KV_CACHE_TYPE", ""), era, flash=flash),
+        engine=engine,
+        kv_type=_kv_type(told.get("OLLAMA_KV_CACHE_TYPE", ""), engine, flash=flash),
         parallel=_parallel(told.get("OLLAMA_NUM_PARALLEL", ""), version, on_cpu=on_cpu),
         flash_attention=flash,
     )
-
-
-def era_of(version: str) -> Era:
-    """The engine of a version of Ollama; of an unknown one the newest."""
-    numbers = release(version)
-    if not numbers or numbers == (0, 0, 0) or numbers >= (0, 30):
-        return "C"
-    return "B" if numbers >= (0, 11, 11) else "A"
 
 
 def is_on(text: str) -> bool:
@@ -164,10 +156,10 @@ def is_on(text: str) -> bool:
     return lowered in _TRUE or lowered not in {"", "0", "f", "false"}
 
 
-def _kv_type(text: str, era: Era, *, flash: bool) -> KvType:
+def _kv_type(text: str, engine: Engine, *, flash: bool) -> KvType:
     """Before 0.30 a quantised cache without flash attention falls back to f16 (llm/server.go)."""
     kind = text.strip().lower()
-    if era != "C" and not flash:
+    if engine != "C" and not flash:
         return "f16"
     return "q8_0" if kind == "q8_0" else "q4_0" if kind == "q4_0" else "f16"
 

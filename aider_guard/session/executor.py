@@ -6,10 +6,10 @@ import contextlib
 import signal
 from collections.abc import Callable
 
-from aider_guard.core import requests
 from aider_guard.core.actions import (
     Action,
     CountFiles,
+    CountTexts,
     EndSession,
     Handoff,
     Notice,
@@ -113,8 +113,8 @@ class ActionExecutor:
                 self._console.show(notice)
             case RunHidden(command):
                 self._run_hidden(command)
-            case CountFiles(paths):
-                self._sidecar.send(requests.CountFiles(self._launches.root, paths))
+            case CountFiles() | WarmModel() | WakeCounter():
+                self._sidecar.send(action)
             case StopAider():
                 self._stop()
             case SignalAider(name):
@@ -134,10 +134,6 @@ class ActionExecutor:
                 # A cache: at worst the next start computes what this one did.
                 with contextlib.suppress(OSError):
                     self._remember(name, error_bytes)
-            case WarmModel(ours):
-                self._sidecar.send(requests.WarmModel(ours))
-            case WakeCounter():
-                self._sidecar.send(requests.WakeCounter())
 
     def on_event(self, event: Event) -> None:
         """Take note of an answer that an action waits for, and of what other sessions must know."""
@@ -198,12 +194,12 @@ class ActionExecutor:
         self._exchanges, self._counted = self._launches.snapshot_chat(), None
         texts = tuple(f"{exchange.user}\n{exchange.assistant}" for exchange in self._exchanges)
         if texts:
-            self._sidecar.send(requests.CountTexts(self._launches.count, texts))
+            self._sidecar.send(CountTexts(self._launches.count, texts))
 
     def _unload(self, names: tuple[str, ...], wait_seconds: float) -> None:
         others = self._launches.models_of_others()
         ours = tuple(name for name in names if not is_among(name, others))
-        if not ours or not self._sidecar.send(requests.UnloadModels(ours, wait_seconds)):
+        if not ours or not self._sidecar.send(UnloadModels(ours, wait_seconds)):
             kept = Unavailable(
                 "another session works with the model" if not ours else "the sidecar does not run"
             )

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from aider_guard.core.actions import Request, ServeDoor
 from aider_guard.core.events import SidecarLost
-from aider_guard.core.requests import Request, ServeDoor
 from aider_guard.core.wire import LineSplitter, WireError, decode, encode
 from aider_guard.errors import LaunchError
 from aider_guard.loop import READ, WRITE, Loop

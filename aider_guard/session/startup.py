@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aider_guard.core import requests
+from aider_guard.core.actions import SurveyServer
 from aider_guard.core.events import Event, LaunchForbidden, MemoryRead, ModelsChosen, ServerSurveyed
 from aider_guard.core.fit import Need
 from aider_guard.core.readings import GPU_NOT_YET, MemoryReading, Unavailable
@@ -98,7 +98,7 @@ class Startup:
     def _survey_server(self, settings: AiderSettings, names: tuple[str, ...]) -> None:
         self._report = _SILENT
         self._sidecar.watch_server(self._planner.server(settings), settings.tokenizers)
-        if self._sidecar.send(requests.SurveyServer(names, others=served_models(settings))):
+        if self._sidecar.send(SurveyServer(names, others=served_models(settings))):
             self._expected = frozenset(names)
             patience = self._planner.patience_seconds(_WAIT_SECONDS)
             self._loop.after(_DEADLINE, patience, self._answer)
@@ -144,7 +144,7 @@ def models_chosen(
 ) -> ModelsChosen:
     """Return the event that names the session's models as Ollama knows them."""
     if isinstance(settings, Unavailable):
-        return ModelsChosen("", (), Unavailable(settings.reason))
+        return ModelsChosen("", (), Unavailable(settings.reason), root)
     names = tuple(name for name in map(ollama_name, settings.models) if name is not None)
     main = (ollama_name(settings.models[0]) or "") if settings.models else ""
     return ModelsChosen(main, names, window, root, needs)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from aider_guard import paths
 from aider_guard.airgap.served import Sandbox
-from aider_guard.core import requests
 from aider_guard.core.actions import (
     Action,
     EndSession,
@@ -241,5 +240,5 @@ class Unattended:
                 self.notices.append(notice)
             case StartSidecar() if self._sidecar is not None:
                 self._sidecar.start()
-            case WarmModel(ours) if self._sidecar is not None:
-                self._sidecar.send(requests.WarmModel(ours))
+            case WarmModel() if self._sidecar is not None:
+                self._sidecar.send(action)

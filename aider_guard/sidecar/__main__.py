@@ -11,15 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from aider_guard import __version__
-from aider_guard.core.events import (
-    MemoryRead,
-    ModelsRead,
-    ServerRead,
-    ServerSurveyed,
-    SidecarStarted,
-)
-from aider_guard.core.readings import GPU_NOT_YET
-from aider_guard.core.requests import (
+from aider_guard.core.actions import (
     CountFiles,
     CountTexts,
     Request,
@@ -30,6 +22,14 @@ from aider_guard.core.requests import (
     WakeCounter,
     WarmModel,
 )
+from aider_guard.core.events import (
+    MemoryRead,
+    ModelsRead,
+    ServerRead,
+    ServerSurveyed,
+    SidecarStarted,
+)
+from aider_guard.core.readings import GPU_NOT_YET
 from aider_guard.core.wire import WireError, decode, encode
 from aider_guard.line_process import (
     claim_stdout,

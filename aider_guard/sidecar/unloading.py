@@ -15,7 +15,7 @@ from aider_guard.ollama.survey import same_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aider_guard.core.requests import UnloadModels
+    from aider_guard.core.actions import UnloadModels
     from aider_guard.ollama.client import OllamaClient
 
 POLL_SECONDS: Final = 0.25

@@ -15,7 +15,7 @@ from typing import TextIO
 
 from aider_guard.checks.all import examine
 from aider_guard.config import Config
-from aider_guard.core.findings import SEVERITIES, Finding, Severity, exit_status
+from aider_guard.core.findings import SEVERITIES, Finding, Severity, doctor_status
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.gathering import gather
@@ -55,14 +55,14 @@ def run_doctor(
         rows = size.lines if out.isatty() else 0
         text = render(facts, findings, Page(size.columns, rows, colour=colour))
     out.write(text)
-    return exit_status(findings)
+    return doctor_status(findings)
 
 
 def as_data(findings: Sequence[Finding]) -> dict[str, object]:
     """The findings as ``doctor --json`` prints them."""
     keys = ("id", "severity", "what", "evidence", "fix")
     shown = [{key: getattr(finding, key) for key in keys} for finding in findings]
-    return {"ok": exit_status(findings) == 0, "findings": shown}
+    return {"ok": doctor_status(findings) == 0, "findings": shown}
 
 
 def render(facts: Facts, findings: Sequence[Finding], page: Page) -> str:
@@ -99,7 +99,7 @@ def _counts(findings: Sequence[Finding]) -> str:
     counted = Counter(finding.severity for finding in findings if finding.id not in _HEAD)
     parts = [f"{counted[each]} {_COUNTED[each]}" for each in SEVERITIES if counted[each]]
     verdict = {0: "all fine", 1: "not fine", 2: "fine, as far as it is known"}[
-        exit_status(findings)
+        doctor_status(findings)
     ]
     return f"{verdict}: {', '.join(parts)}" if parts else verdict
 

@@ -139,7 +139,7 @@ def _why_this_window(answer: FitAnswer) -> str:
 
 def _engine(runtime: Runtime) -> str:
     """How the models would be run."""
-    version = {"A": "up to 0.11.10", "B": "0.11.11 to 0.24", "C": "0.30 or later"}[runtime.era]
+    version = {"A": "up to 0.11.10", "B": "0.11.11 to 0.24", "C": "0.30 or later"}[runtime.engine]
     flash = "on" if runtime.flash_attention else "off"
     slots = count(runtime.parallel, "slot")
     return f"{version}, KV cache {runtime.kv_type}, flash attention {flash}, {slots}"

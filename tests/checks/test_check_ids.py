@@ -11,7 +11,7 @@ from aider_guard.core.findings import (
     LEAKS,
     SEVERITIES,
     Finding,
-    exit_status,
+    doctor_status,
     worst_first,
 )
 
@@ -56,9 +56,9 @@ def test_the_exit_status_follows_the_worst_finding() -> None:
     """0 fine, 1 wrong, 2 not known; what is wrong goes before what is not known."""
     stop, warn, unknown, info = (Finding("x", each, "x") for each in SEVERITIES)
 
-    assert exit_status([]) == exit_status([info]) == 0
-    assert exit_status([info, unknown]) == 2
-    assert exit_status([unknown, warn]) == exit_status([stop]) == 1
+    assert doctor_status([]) == doctor_status([info]) == 0
+    assert doctor_status([info, unknown]) == 2
+    assert doctor_status([unknown, warn]) == doctor_status([stop]) == 1
 
 
 def test_findings_of_one_severity_stay_in_order() -> None:

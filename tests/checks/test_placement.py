@@ -9,7 +9,7 @@ from checks.worlds import GIB, MODEL, NO, QWEN, installed, model, process, serve
 
 from aider_guard.core.fit import Card, Runtime
 from aider_guard.core.model_memory import RUNNER_BYTES
-from aider_guard.core.ollama_versions import release
+from aider_guard.core.ollama_versions import era_of, release
 from aider_guard.core.readings import (
     NO_NVIDIA_GPU,
     Gpu,
@@ -25,7 +25,6 @@ from aider_guard.launch.server_runtime import (
     MAIN_MEMORY,
     candidates_of,
     cards_of,
-    era_of,
     placement,
     runtime_of,
 )
@@ -222,7 +221,7 @@ def test_a_process_that_tells_nothing_has_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "era"),
+    ("version", "engine"),
     [
         ("0.1.30", "A"),
         ("0.11.10", "A"),
@@ -236,9 +235,9 @@ def test_a_process_that_tells_nothing_has_defaults() -> None:
         ("strange", "C"),
     ],
 )
-def test_the_engine_follows_from_the_version(version: str, era: str) -> None:
+def test_the_engine_follows_from_the_version(version: str, engine: str) -> None:
     """A build without a number counts as the newest."""
-    assert era_of(version) == era
+    assert era_of(version).engine == engine
 
 
 @pytest.mark.parametrize(

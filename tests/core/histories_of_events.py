@@ -1,4 +1,4 @@
-"""Histories of a session for the policy: told by hand, or at random with every kind of event."""
+"""Histories of a session for the policy, written by hand or drawn at random with every kind of event."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ UNKNOWN = Unavailable("not read")
 
 @dataclass(frozen=True)
 class Step:
-    """One event, the state before and after it, and what was to be done about it."""
+    """One event with the states before and after it, and its actions."""
 
     now: float
     event: Event
@@ -95,7 +95,7 @@ class Wait:
 
 
 class Story:
-    """A session told event by event; readings are taken at the moment they are told."""
+    """A session, event by event; a reading is taken at the moment of its event."""
 
     def __init__(self, limits: Limits | None = None, **known: Any) -> None:
         self.state = State(limits or Limits(), **known)
@@ -104,7 +104,7 @@ class Story:
         self.deadlines: dict[str, float] = {}
 
     def tell(self, *events: Event | Wait) -> list[Action]:
-        """Everything the policy wants done about these events, in order."""
+        """The policy's actions on these events, in order."""
         actions: list[Action] = []
         for event in events:
             if isinstance(event, Wait):
@@ -114,7 +114,7 @@ class Story:
         return actions
 
     def _pass(self, until: float) -> list[Action]:
-        """Let time pass; deadlines that were set come when they are due."""
+        """Let time pass, with an event for each deadline that is due."""
         actions: list[Action] = []
         while due := sorted((at, name) for name, at in self.deadlines.items() if at <= until):
             self.now, name = max(self.now, due[0][0]), due[0][1]
@@ -139,7 +139,7 @@ class Story:
         return actions
 
     def prompt(self, *files: str, **more: Any) -> list[Action]:
-        """The main prompt appears and nobody types."""
+        """The main prompt appears, and the user does not type."""
         return self.tell(PromptShown(files=files, **more), Wait(0.3), PromptSettled())
 
     def measured_turn(
@@ -151,7 +151,7 @@ class Story:
         files: Sequence[str] = (),
         **more: Any,
     ) -> list[Action]:
-        """A message passes the door and is answered; the prompt is back, and nobody types."""
+        """A message passes the door and is answered; the prompt is back, and the user does not type."""
         request = finished(prompt, answer, **more)
         actions = self.tell(KeyTyped(), PromptClosed(), TurnStarted())
         actions += self.tell(RequestStarted(1, request.role, request.purpose, request.model))
@@ -169,7 +169,7 @@ def actions_of(steps: Iterable[Step], *kinds: type) -> list[Any]:
     return [action for step in steps for action in step.actions if isinstance(action, kinds)]
 
 
-def begun(limits: Limits | None = None) -> Story:
+def at_first_prompt(limits: Limits | None = None) -> Story:
     """Aider runs at its first prompt, Ollama has nothing loaded."""
     story = Story(limits)
     story.tell(AiderStarted(1, 42), ModelsChosen("ours", ("ours", "weak"), WINDOW))
@@ -206,7 +206,7 @@ def finished(prompt: int | Unavailable, answer: int = 0, **more: Any) -> Request
 
 
 def models(*names: str, at: float, vram: int = GIB) -> ModelsRead:
-    """Ollama has these loaded."""
+    """Ollama's list has these models."""
     loaded = tuple(LoadedModel(name, "", GIB, vram, WINDOW) for name in names)
     return ModelsRead(ModelsReading(loaded, at))
 
@@ -359,8 +359,8 @@ LIMITS = st.builds(
 )
 
 
-def fitting(story: Story) -> list[tuple[Event, ...]]:
-    """What a healthy or an unlucky session would see next."""
+def next_events(story: Story) -> list[tuple[Event, ...]]:
+    """The events that a healthy or an unlucky session could see next."""
     at = story.now
     match story.state.phase:
         case Phase.STARTING:
@@ -389,8 +389,8 @@ def fitting(story: Story) -> list[tuple[Event, ...]]:
                 PromptSettled(),
             )
             idle = (PromptShown(files=("c.py",)), PromptSettled())
-            ours, asked = (models(OURS, at=at),), (RestartRequested(),)
-            return [turn, measured, idle, ours, *memory, (KeyTyped(),), asked, (AiderExited(-9),)]
+            ours, restart = (models(OURS, at=at),), (RestartRequested(),)
+            return [turn, measured, idle, ours, *memory, (KeyTyped(),), restart, (AiderExited(-9),)]
         case Phase.SAVING:
             return [(ChatSaved(("c.py",), ("a b.py",)),), (ChatSaved(problem="it failed"),)]
         case Phase.UNLOADING:
@@ -400,21 +400,21 @@ def fitting(story: Story) -> list[tuple[Event, ...]]:
     return [(AiderExited(0),), (AiderExited(1),)]
 
 
-FITTING = st.integers(0, 11)
+NEXT = st.integers(0, 11)
 # Mapped, or its branches would be as many as those beside it, and what fits would be rare.
 ANY = st.one_of(*EVENTS, *TRAFFIC, *EGRESS).map(lambda event: event)
 MOMENTS = st.lists(
     st.tuples(
         st.sampled_from([0.0, 0.1, 1.0, 3.0, 9.0, 60.0]),
-        st.one_of(FITTING, FITTING, FITTING, ANY),
+        st.one_of(NEXT, NEXT, NEXT, ANY),
     ),
     min_size=8,
     max_size=60,
 )
 
 
-def moved(event: Event, now: float) -> Event:
-    """The event with its reading taken so many seconds before *now*."""
+def with_age_at(event: Event, now: float) -> Event:
+    """Date the reading of an event relative to *now*; its ``taken_at`` is minus its age."""
     match event:
         case MemoryRead(memory):
             return MemoryRead(replace(memory, taken_at=now + memory.taken_at))
@@ -425,24 +425,24 @@ def moved(event: Event, now: float) -> Event:
     return event
 
 
-def _told(
+def _story_of(
     limits: Limits, moments: Sequence[tuple[float, Any]], without: tuple[type, ...]
 ) -> list[Step]:
-    story = begun(limits)
+    story = at_first_prompt(limits)
     for seconds, event in moments:
         story.tell(Wait(seconds))
         if isinstance(event, int):
-            choices = fitting(story)
+            choices = next_events(story)
             chosen = choices[event % len(choices)]
         else:
-            chosen = (moved(event, story.now),)
+            chosen = (with_age_at(event, story.now),)
         story.tell(*(event for event in chosen if not isinstance(event, without)))
     return story.steps
 
 
 def histories(without: tuple[type, ...] = ()) -> st.SearchStrategy[list[Step]]:
-    """Sessions: events that fit as often as any others, readings fresh and old, deadlines when they are due."""
-    return st.tuples(LIMITS, MOMENTS).map(lambda drawn: _told(drawn[0], drawn[1], without))
+    """Histories with plausible and arbitrary events, fresh and old readings, and deadlines when they are due."""
+    return st.tuples(LIMITS, MOMENTS).map(lambda drawn: _story_of(drawn[0], drawn[1], without))
 
 
 def pairs(steps: Sequence[Step]) -> Iterator[tuple[Step, Action]]:

@@ -1,4 +1,4 @@
-"""The chat history: what was said, and that Aider reads back what we hand it."""
+"""The chat history: its exchanges, and that Aider reads back the file that we write."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ HEADER = "\n# aider chat started at 2026-01-02 03:04:05\n\n"
 
 
 def user(text: str) -> str:
-    """What Aider 0.86.2 logs for a text of the user's (io.py ``user_input``)."""
+    """The lines that Aider 0.86.2 logs for a text of the user's (io.py ``user_input``)."""
     lines = "  \n#### ".join(text.splitlines() or ["<blank>"])
     return f"\n#### {lines}".rstrip() + "  \n"
 
 
 def tool(text: str) -> str:
-    """What it logs for a line of its own (io.py ``append_chat_history``)."""
+    """The line that Aider logs for one of its own (io.py ``append_chat_history``)."""
     return f"> {text.strip()}".rstrip() + "  \n"
 
 
 def answer(text: str) -> str:
-    """What it logs for an answer of the model (io.py ``ai_output``)."""
+    """The lines that Aider logs for an answer of the model (io.py ``ai_output``)."""
     return f"\n{text.strip()}\n\n"
 
 
@@ -178,7 +178,7 @@ def test_aider_reads_back_what_is_rendered(chat: list[Exchange]) -> None:
 
 @given(chats)
 def test_a_handed_over_chat_is_read_again(chat: list[Exchange]) -> None:
-    """What one launch hands over, and the next one adds to, is read back whole."""
+    """A handoff to which the next launch adds is read back whole."""
     once = exchanges(render_for_restore(chat))
     again = exchanges(render_for_restore(once) + HEADER + tool("aider") + HELLO)
 

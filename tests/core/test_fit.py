@@ -47,7 +47,7 @@ from aider_guard.core.model_memory import ollamas_guess_bytes
 from aider_guard.core.readings import Unavailable
 
 NEW = Runtime()
-OLD = Runtime(era="B")
+OLD = Runtime(engine="B")
 A3B = candidate(replace(QWEN_30B_A3B, trained_tokens=40_960), 17.34, "qwen3:30b-a3b")
 EIGHT = candidate(replace(QWEN_8B, trained_tokens=40_960), 4.87, "qwen3:8b")
 FOUR = candidate(replace(QWEN_4B, trained_tokens=40_960), 2.44, "qwen3:4b")
@@ -112,7 +112,7 @@ def test_the_window_is_that_of_the_shortest_trained_context() -> None:
 
 
 def test_an_unknown_trained_context_is_not_guessed_large() -> None:
-    """8,192 tokens are chosen for a model that does not tell."""
+    """8,192 tokens are chosen for a model with an unknown context."""
     unknown = replace(FOUR, architecture=replace(QWEN_4B, trained_tokens=Unavailable("not told")))
     assert choose_window([unknown], [card(80)], NEW) == 8192
 
@@ -161,13 +161,13 @@ def test_ollama_evicts_what_it_believes_not_to_fit() -> None:
     both = sum(need(one, 32_768, small).total_bytes for one in (FOUR, EIGHT)) + MARGIN_BYTES
 
     assert not fits_together([FOUR, EIGHT], [Card("card", both, both)], 32_768, small)
-    older = replace(small, era="B")
+    older = replace(small, engine="B")
     assert fits_together([FOUR, EIGHT], [Card("card", both, both)], 32_768, older)
     assert fits_together([FOUR, EIGHT], [Card("card", both, 2 * both)], 32_768, small)
 
 
 def test_80_percent_of_what_is_left_are_80_percent() -> None:
-    """The guess for the second model is held against what the first leaves, to the byte."""
+    """The guess for the second model is compared with the rest that the first leaves, to the byte."""
     first, second = need(FOUR, 8192, NEW), need(EIGHT, 8192, NEW)
     least = first.total_bytes + -(-ollamas_guess_bytes(EIGHT, 8192, NEW) * 100 // 80)
 
@@ -206,7 +206,7 @@ def test_each_model_may_have_a_card_of_its_own() -> None:
 
 
 def test_layers_are_not_cut() -> None:
-    """What is left on a card after whole layers is of no use to the model."""
+    """The rest of a card after whole layers cannot be used."""
     load = Load(pool_bytes=100, fixed_bytes=5, layers=10)
 
     assert split(load, (55, 55)) == (0, 0)
@@ -262,7 +262,7 @@ models = st.lists(
 )
 runtimes = st.builds(
     Runtime,
-    era=st.sampled_from(["A", "B", "C"]),
+    engine=st.sampled_from(["A", "B", "C"]),
     kv_type=st.sampled_from(["f16", "q8_0", "q4_0"]),
     parallel=st.integers(1, 2),
     flash_attention=st.booleans(),

@@ -1,4 +1,4 @@
-"""What the user is told, word for word."""
+"""The session's notices, word for word."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ LINES: list[tuple[Notice, tuple[str, ...]]] = [
 
 @pytest.mark.parametrize(("notice", "lines"), LINES, ids=lambda part: getattr(part, "name", ""))
 def test_the_words(notice: Notice, lines: tuple[str, ...]) -> None:
-    """Each notice as it reads; singular and plural; what is not known is not claimed."""
+    """Each notice has exactly these words, with singular and plural, and claims nothing unknown."""
     assert notice.lines == lines
 
 
@@ -342,5 +342,5 @@ def test_two_programs_at_most_hold_the_memory() -> None:
 
 def test_a_warning_has_its_fix_below_it() -> None:
     """And is one line where there is none."""
-    assert messages.found(Finding("a", "warn", "what", fix="fix")).lines == ("what", "fix")
-    assert messages.found(Finding("a", "warn", "what")).lines == ("what",)
+    assert messages.finding_notice(Finding("a", "warn", "what", fix="fix")).lines == ("what", "fix")
+    assert messages.finding_notice(Finding("a", "warn", "what")).lines == ("what",)

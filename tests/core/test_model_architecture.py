@@ -1,4 +1,4 @@
-"""An architecture from what Ollama answers: exact where it is told, a reason where it is not."""
+"""Parsing an architecture from Ollama's answer: its numbers, or the reason why one is missing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def reason(info: object) -> str:
 
 
 def test_an_answer_of_ollamas() -> None:
-    """All numbers are taken; head lengths that a llama does not tell follow from its width."""
+    """All numbers are read; missing head lengths follow from the width."""
     assert parsed(INFO) == Architecture(
         "llama", 30, 576, (9,) * 30, (3,) * 30, 64, 64, 49_152, 8192, rope_dimensions=64
     )
@@ -94,7 +94,7 @@ def test_mla_and_sliding_windows() -> None:
 
 
 def test_lists_have_one_number_a_layer() -> None:
-    """A hybrid tells the heads of each layer, when asked verbosely."""
+    """A verbose answer on a hybrid has the heads of each layer."""
     kv_heads = [0, 0, 3] * 10
     assert parsed(changed(attention__head_count_kv=kv_heads)).kv_heads == tuple(kv_heads)
     assert "for each layer" in reason(changed(attention__head_count_kv=[3] * 29))
@@ -102,18 +102,18 @@ def test_lists_have_one_number_a_layer() -> None:
 
 @pytest.mark.parametrize("hidden", [None, []])
 def test_lists_are_hidden_without_verbose(hidden: object) -> None:
-    """Null or empty: it is there and not told, which is no reason to take it for one number."""
+    """A null or empty list is unavailable, and is not read as one number."""
     found = reason({**INFO, "llama.attention.head_count_kv": hidden})
     assert "attention.head_count_kv for each layer (only when asked verbosely)" in found
 
 
 def test_without_kv_heads_each_head_has_its_own() -> None:
-    """A model without grouped heads does not tell them."""
+    """A model without grouped heads has no such field."""
     assert parsed(changed(attention__head_count_kv=None)).kv_heads == (9,) * 30
 
 
 def test_the_vocabulary_is_in_the_shape_of_the_embedding() -> None:
-    """The list of tokens is hidden; a number of its own is taken when there is no shape; else it is not known."""
+    """Without that shape a field of its own counts, else the vocabulary is unavailable."""
     other = [{"name": "token_embd.weight", "shape": [576, 1000]}]
     assert parsed(INFO, other).vocabulary == 1000
     assert parsed(INFO, None).vocabulary == 49_152
@@ -123,7 +123,7 @@ def test_the_vocabulary_is_in_the_shape_of_the_embedding() -> None:
 
 
 def test_the_trained_context_may_be_unknown() -> None:
-    """It is a reading of its own."""
+    """The rest of the architecture is still parsed."""
     assert isinstance(parsed(changed(context_length=None)).trained_tokens, Unavailable)
     assert isinstance(parsed(changed(context_length=0)).trained_tokens, Unavailable)
 
@@ -142,7 +142,7 @@ def test_the_trained_context_may_be_unknown() -> None:
     ],
 )
 def test_what_names_no_architecture_is_none(info: object) -> None:
-    """The answer is a reason, never an exception."""
+    """The result is a reason, never an exception."""
     assert reason(info)
 
 
@@ -159,7 +159,7 @@ def test_what_names_no_architecture_is_none(info: object) -> None:
 )
 @pytest.mark.parametrize("value", [-1, "9", True, 9.5, 1 << 40, {}, [True] * 30, ["9"] * 30])
 def test_a_strange_number_makes_it_unavailable(key: str, value: object) -> None:
-    """Each number is one, and of a size that a model can have."""
+    """Each field must be a number in the range of a model."""
     assert "Ollama does not tell" in reason({**INFO, key: value})
 
 
@@ -167,13 +167,13 @@ def test_a_strange_number_makes_it_unavailable(key: str, value: object) -> None:
     "key", ["llama.block_count", "llama.embedding_length", "llama.attention.head_count"]
 )
 def test_what_every_model_has_must_be_told(key: str) -> None:
-    """Layers, width and heads: neither absent nor 0."""
+    """Layers, width and heads must be there and positive."""
     assert reason({name: value for name, value in INFO.items() if name != key})
     assert reason({**INFO, key: 0})
 
 
 def test_no_endless_list_is_made() -> None:
-    """A number of layers beyond reason takes no memory."""
+    """An absurd number of layers is refused before a list is made."""
     assert reason({**INFO, "llama.block_count": 1 << 30})
 
 
@@ -188,7 +188,7 @@ anything = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(sorted(INFO)), anything), anything)
 def test_garbage_never_raises(changes: dict[str, Any], tensors: object) -> None:
-    """Whatever stands in an answer: an architecture or a reason."""
+    """Any answer gives an architecture or a reason."""
     assert isinstance(parse_architecture({**INFO, **changes}, tensors), Architecture | Unavailable)
 
 

@@ -1,4 +1,4 @@
-"""The bytes of one model: what is published and what Ollama logged, and how they grow."""
+"""The memory of one model, compared with published sizes and with logs of Ollama, and how it grows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from core.fit_models import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.fit import Candidate, Era, KvType, Runtime, need
+from aider_guard.core.fit import Candidate, KvType, Runtime, need
 from aider_guard.core.model_memory import (
     RECURRENT_LAYER_BYTES,
     RUNNER_BYTES,
@@ -37,10 +37,11 @@ from aider_guard.core.model_memory import (
     ollamas_guess_bytes,
     ubatch_tokens,
 )
+from aider_guard.core.ollama_versions import Engine
 from aider_guard.core.readings import Unavailable
 
-OLD = Runtime(era="A", flash_attention=False)
-OLD_FLASH = Runtime(era="A")
+OLD = Runtime(engine="A", flash_attention=False)
+OLD_FLASH = Runtime(engine="A")
 NEW = Runtime()
 
 
@@ -122,16 +123,16 @@ def test_a_sliding_layer_holds_its_window_and_a_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "era", "sliding"),
+    ("name", "engine", "sliding"),
     [("gemma2", "C", 6), ("gemma2", "A", 0), ("gpt-oss", "A", 6), ("phi3", "C", 0)],
 )
-def test_only_known_patterns_slide(name: str, era: Era, sliding: int) -> None:
+def test_only_known_patterns_slide(name: str, engine: Engine, sliding: int) -> None:
     """Every other layer of gemma2 and gpt-oss slides, where the engine can; of an unknown architecture none does."""
     architecture = replace(GEMMA_3, name=name)
     layer = 4 * 512 * 2 * 4096
     small = 4 * 512 * 2 * (1024 + 512)
 
-    assert kv_bytes(architecture, 4096, Runtime(era)) == (12 - sliding) * layer + sliding * small
+    assert kv_bytes(architecture, 4096, Runtime(engine)) == (12 - sliding) * layer + sliding * small
 
 
 def test_recurrent_layers_keep_a_constant() -> None:
@@ -170,7 +171,7 @@ def test_flash_attention_needs_equal_lengths_or_mla() -> None:
 
 
 @pytest.mark.parametrize(
-    ("era", "tokens", "expected"),
+    ("engine", "tokens", "expected"),
     [
         ("A", 65_536, 512),
         ("B", 65_536, 512),
@@ -180,9 +181,11 @@ def test_flash_attention_needs_equal_lengths_or_mla() -> None:
         ("C", 32_769, 2048),
     ],
 )
-def test_the_batch_grows_with_the_window_from_0_30_on(era: Era, tokens: int, expected: int) -> None:
+def test_the_batch_grows_with_the_window_from_0_30_on(
+    engine: Engine, tokens: int, expected: int
+) -> None:
     """512 tokens at once, and 1,024 or 2,048 for large windows on new versions."""
-    assert ubatch_tokens(tokens, Runtime(era)) == expected
+    assert ubatch_tokens(tokens, Runtime(engine)) == expected
 
 
 def test_the_graph_grows_with_the_window_where_heads_are_wide() -> None:
@@ -233,7 +236,7 @@ architectures = st.builds(
 )
 runtimes = st.builds(
     Runtime,
-    era=st.sampled_from(["A", "B", "C"]),
+    engine=st.sampled_from(["A", "B", "C"]),
     kv_type=st.sampled_from(["f16", "q8_0", "q4_0"]),
     parallel=st.integers(1, 4),
     flash_attention=st.booleans(),

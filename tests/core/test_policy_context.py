@@ -9,7 +9,7 @@ from core.histories_of_events import (
     Step,
     Story,
     actions_of,
-    begun,
+    at_first_prompt,
     histories,
     models,
     pairs,
@@ -44,28 +44,28 @@ AUTO, ALWAYS, NEVER = Limits(), Limits(probe="always"), Limits(probe="never")
 
 def read(total: int, limits: Limits = AUTO, **files: int) -> Story:
     """A session that has just read this table, its files as names without the .py."""
-    story = begun(limits)
+    story = at_first_prompt(limits)
     story.tell(ContextRead(table(total, files={f"{name}.py": n for name, n in files.items()})))
     return story
 
 
 def after_turn(story: Story, tokens: int | Unavailable = UNKNOWN) -> list[Action]:
-    """What is done at the settled prompt after one more turn."""
+    """The actions at the settled prompt after one more turn."""
     story.turn(tokens=tokens)
     return story.prompt()
 
 
 def test_the_first_table_is_asked_for_when_something_could_be_in_it() -> None:
-    """At the first prompt without files there is nothing to know; with files there is, and after a turn."""
-    assert ASKS not in begun().prompt()
-    assert ASKS in begun().prompt("c.py")
-    assert ASKS in after_turn(begun())
+    """It is read at the first prompt with files, or after the first turn."""
+    assert ASKS not in at_first_prompt().prompt()
+    assert ASKS in at_first_prompt().prompt("c.py")
+    assert ASKS in after_turn(at_first_prompt())
 
 
 def test_the_setting_never_asks_never_and_always_asks_each_turn() -> None:
-    """What the user set counts."""
-    assert ASKS not in after_turn(begun(NEVER))
-    assert ASKS not in begun(NEVER).prompt("c.py")
+    """The setting decides."""
+    assert ASKS not in after_turn(at_first_prompt(NEVER))
+    assert ASKS not in at_first_prompt(NEVER).prompt("c.py")
     assert ASKS in after_turn(read(100, ALWAYS))
     nothing_new = read(100, ALWAYS)
     nothing_new.prompt()
@@ -91,13 +91,13 @@ def test_it_is_asked_when_the_warning_could_be_near(total: int, asks: bool) -> N
 
 
 def test_a_large_turn_counts_for_nearness() -> None:
-    """What the last turn took is known before the next table."""
+    """The size of the last turn counts before the next table."""
     assert ASKS in after_turn(read(1_000), tokens=6_500)
     assert ASKS not in after_turn(read(1_000), tokens=2_000)
 
 
 def test_five_turns_without_a_table_are_enough() -> None:
-    """Far from the warning it is asked at every fifth turn."""
+    """Far from the warning Aider is probed at every fifth turn."""
     story = read(500)
     assert [ASKS in after_turn(story) for _ in range(6)] == [False] * 4 + [True, False]
 
@@ -120,13 +120,13 @@ def test_files_that_grew_are_a_reason_once_they_are_counted() -> None:
 
 
 def test_without_a_table_no_files_are_counted() -> None:
-    """There is nothing to compare them with."""
-    assert not [a for a in begun().tell(TurnFinished(1)) if isinstance(a, CountFiles)]
+    """Without a table there are no sizes to compare with."""
+    assert not [a for a in at_first_prompt().tell(TurnFinished(1)) if isinstance(a, CountFiles)]
 
 
 def test_a_table_that_could_not_be_read_is_tried_once_more_and_then_never() -> None:
-    """Two failures in a row end the asking, and that is said once; a success in between forgives the first."""
-    story = begun(ALWAYS)
+    """Two failures in a row end the probing, with one notice; a success in between resets the count."""
+    story = at_first_prompt(ALWAYS)
     after_turn(story)
     assert story.tell(ContextRead(Unavailable("no answer"))) == []
     assert ASKS in after_turn(story)
@@ -160,7 +160,7 @@ def test_it_is_asked_only_at_an_untouched_prompt(event: Event) -> None:
 
 def test_after_a_restored_start_it_is_asked_from_the_first_turn_on() -> None:
     """Before that the table counts the chat that will be summarised."""
-    story = begun(ALWAYS)
+    story = at_first_prompt(ALWAYS)
     story.tell(RestartRequested())
     story.prompt("c.py")
     story.tell(ChatSaved(("c.py",)), AiderExited(0), AiderStarted(2, 43), PromptShown())
@@ -184,7 +184,7 @@ CROSSINGS: list[tuple[list[int], int]] = [
 @pytest.mark.parametrize(("totals", "notices"), CROSSINGS)
 def test_one_notice_a_crossing(totals: list[int], notices: int) -> None:
     """At 80 per cent once, and again only after the fill was below 75."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(*(ContextRead(table(total, files={"c.py": 50})) for total in totals))
     assert [a.notice.name for a in actions_of(story.steps, ShowNotice)] == [
         "context_filling"
@@ -193,7 +193,7 @@ def test_one_notice_a_crossing(totals: list[int], notices: int) -> None:
 
 def test_the_notice_names_the_drop_that_helps() -> None:
     """The largest file that was not mentioned lately, with what it frees."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(TurnFinished(1, mentioned=("b.py",)))
     story.tell(ContextRead(table(8_400, files={"a.py": 3_000, "b.py": 4_000, "c.py": 20})))
     (shown,) = actions_of(story.steps, ShowNotice)
@@ -202,14 +202,14 @@ def test_the_notice_names_the_drop_that_helps() -> None:
 
 def test_the_fill_is_of_the_window_and_not_of_the_tables_maximum() -> None:
     """A table that believes in 10,000 tokens warns at 80 per cent of the 4,000 that are loaded."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(ModelsChosen("ours", ("ours",), 4_000), ContextRead(table(3_300)))
     assert len(actions_of(story.steps, ShowNotice)) == 1
 
 
 def test_nothing_is_warned_of_without_a_window() -> None:
     """When the window is not known, no fill is claimed."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(ModelsChosen("ours", ("ours",), UNKNOWN), ContextRead(table(9_000)))
     assert not actions_of(story.steps, ShowNotice)
     story.tell(models("ours", at=story.now), ContextRead(table(9_000)))
@@ -224,7 +224,7 @@ TOTALS = st.lists(
 @given(TOTALS, st.sampled_from([50, 80, 99]))
 def test_between_two_notices_the_fill_was_low(totals: list[int], limit: int) -> None:
     """For any tables: exactly one notice a crossing, five points of hysteresis."""
-    story = begun(Limits(warn_at_percent=limit))
+    story = at_first_prompt(Limits(warn_at_percent=limit))
     armed, expected = True, 0
     for total in totals:
         percent = 100 * total / WINDOW

@@ -1,4 +1,4 @@
-"""What is said of attempts to leave: which words for which layer, how often, and what stands at the end."""
+"""The notices on attempts to leave: their words for each layer, how often they come, and the last line."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from core.histories_of_events import Step, Story, Wait, actions_of, begun, histories
+from core.histories_of_events import Step, Story, Wait, actions_of, at_first_prompt, histories
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core import egress_messages
 from aider_guard.core.actions import Notice, SetDeadline, ShowNotice
-from aider_guard.core.egress import ENFORCED, Attempt, Layer, Place, Protocol, parse_place
+from aider_guard.core.egress import ENFORCED, Layer, Protocol
 from aider_guard.core.events import (
-    MOST_CHARACTERS,
     AiderExited,
     AirGapChosen,
     EgressAllowed,
@@ -37,7 +36,7 @@ def blocked(
 
 def busy(layer: Layer = "netns", because: str = "") -> Story:
     """Aider works on a message, in the air gap."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(AirGapChosen(layer, because), PromptClosed())
     return story
 
@@ -46,8 +45,8 @@ def shown(actions: Sequence[Any]) -> list[tuple[str, ...]]:
     return [one.notice.lines for one in actions if isinstance(one, ShowNotice)]
 
 
-def said(*events: EgressBlocked, layer: Layer = "netns") -> list[tuple[str, ...]]:
-    """What the prompt after these says."""
+def lines_after(*events: EgressBlocked, layer: Layer = "netns") -> list[tuple[str, ...]]:
+    """The lines of the notice at the next prompt after these events."""
     story = busy(layer)
     assert not shown(story.tell(*events))
     return shown(story.tell(PromptShown()))
@@ -150,14 +149,14 @@ ONE: list[tuple[EgressBlocked, tuple[str, ...]]] = [
 def test_the_first_attempt_is_a_notice_at_the_next_prompt(
     event: EgressBlocked, lines: tuple[str, ...]
 ) -> None:
-    """What is known of the place, else who tried; what people need comes with the flag that lets it through."""
-    assert said(event) == [lines]
+    """It names the place, or the program that tried, and for a place that may be needed the flag that allows it."""
+    assert lines_after(event) == [lines]
 
 
 @pytest.mark.parametrize("layer", ENFORCED)
 def test_what_the_kernel_enforces_is_called_blocked(layer: Layer) -> None:
-    """In both of its layers, with the same words."""
-    assert said(PRICES, layer=layer) == [
+    """Both enforced layers have the same words."""
+    assert lines_after(PRICES, layer=layer) == [
         ("blocked raw.githubusercontent.com:443: Aider's model price list",)
     ]
 
@@ -177,13 +176,13 @@ ASKED = [
 
 @pytest.mark.parametrize(("event", "line"), ASKED, ids=lambda part: getattr(part, "host", ""))
 def test_a_layer_that_only_asks_says_so(event: EgressBlocked, line: str) -> None:
-    """Nothing was blocked, whatever became of it."""
-    assert said(event, layer="asked") == [(line,)]
+    """With this layer no attempt is called blocked."""
+    assert lines_after(event, layer="asked") == [(line,)]
 
 
 def test_in_an_open_network_nothing_is_said() -> None:
-    """The user chose it."""
-    assert said(PRICES, layer="open") == []
+    """There is no notice, as the user chose that."""
+    assert lines_after(PRICES, layer="open") == []
 
 
 def test_a_destination_is_said_once() -> None:
@@ -196,17 +195,17 @@ def test_a_destination_is_said_once() -> None:
 
 
 def test_a_lookup_that_is_followed_by_a_connection_is_not_said() -> None:
-    """It belongs to it, whatever comes first; in another case of letters, too."""
+    """The lookup belongs to the connection, in any order and any case of letters."""
     lookup = blocked("RAW.githubusercontent.com", 53, "dns")
     for events in ((lookup, PRICES), (PRICES, lookup)):
-        (lines,) = said(*events)
+        (lines,) = lines_after(*events)
         assert lines == ("blocked raw.githubusercontent.com:443: Aider's model price list",)
 
 
 def test_several_at_once_are_two_lines() -> None:
     """The first is explained, the others are named."""
     others = [blocked(f"{letter}.example.org") for letter in "abc"]
-    assert said(PRICES, *others) == [
+    assert lines_after(PRICES, *others) == [
         (
             "blocked raw.githubusercontent.com:443: Aider's model price list",
             "and 3 others: a.example.org:443, b.example.org:443, c.example.org:443",
@@ -216,14 +215,14 @@ def test_several_at_once_are_two_lines() -> None:
 
 def test_of_very_many_some_are_named() -> None:
     """Four names, and how many more."""
-    ((_, second),) = said(*(blocked(f"{number}.example.org") for number in range(12)))
+    ((_, second),) = lines_after(*(blocked(f"{number}.example.org") for number in range(12)))
     assert second.startswith("and 11 others: 1.example.org:443, ")
     assert second.endswith(", 4.example.org:443 and 7 more")
 
 
 def test_what_can_be_let_through_is_said_first() -> None:
-    """It is what the user may want to do something about."""
-    ((first, second),) = said(PRICES, blocked("127.0.0.1", 5432, program="psql"))
+    """The user may want to allow it."""
+    ((first, second),) = lines_after(PRICES, blocked("127.0.0.1", 5432, program="psql"))
     assert first.startswith("blocked 127.0.0.1:5432: ")
     assert second == (
         "and 1 other: raw.githubusercontent.com:443;"
@@ -232,15 +231,15 @@ def test_what_can_be_let_through_is_said_first() -> None:
 
 
 def test_several_that_can_be_let_through_are_one_command() -> None:
-    """To copy as a whole."""
-    ((_, second),) = said(blocked("localhost", 5432), blocked("github.com", 22))
+    """One line to copy has all the flags."""
+    ((_, second),) = lines_after(blocked("localhost", 5432), blocked("github.com", 22))
     assert second.endswith(
         "; aider-guard --allow localhost:5432 --allow github.com:22 lets them through"
     )
 
 
 def test_five_notices_and_then_where_the_rest_is() -> None:
-    """The sixth says that it is the last."""
+    """The sixth notice says that it is the last."""
     story = busy()
     lines = []
     for number in range(9):
@@ -251,22 +250,24 @@ def test_five_notices_and_then_where_the_rest_is() -> None:
 
 
 def test_at_an_open_prompt_a_bunch_is_gathered_for_a_second() -> None:
-    """A lookup and what follows it are one notice; repetitions do not put it off."""
-    story = begun()
+    """A lookup and its connection are one notice; repetitions do not delay it."""
+    story = at_first_prompt()
     story.tell(AirGapChosen("netns"))
     first = story.tell(blocked("a.example.org", 53, "dns"), Wait(0.4), blocked("a.example.org"))
     assert shown(first) == []
     actions = story.tell(Wait(0.4), blocked("a.example.org"), Wait(0.3))
     assert shown(actions) == [("blocked a.example.org:443: tried by a program that Aider started",)]
     assert (
-        len(actions_of(story.steps, SetDeadline)) - len(actions_of(begun().steps, SetDeadline)) == 1
+        len(actions_of(story.steps, SetDeadline))
+        - len(actions_of(at_first_prompt().steps, SetDeadline))
+        == 1
     )
     assert shown(story.tell(PromptClosed(), PromptShown(), Wait(5.0))) == []
 
 
 def test_what_was_gathered_waits_for_a_prompt() -> None:
-    """When the prompt is gone after that second, it is said above the next one."""
-    story = begun()
+    """If the prompt is gone after that second, the notice comes at the next one."""
+    story = at_first_prompt()
     story.tell(AirGapChosen("netns"), PRICES)
     assert shown(story.tell(PromptClosed(), Wait(2.0))) == []
     assert len(shown(story.tell(PromptShown()))) == 1
@@ -352,12 +353,12 @@ ENDS: list[tuple[list[EgressBlocked], str]] = [
 
 @pytest.mark.parametrize(("events", "line"), ENDS, ids=range(len(ENDS)))
 def test_the_last_line(events: list[EgressBlocked], line: str) -> None:
-    """How many attempts to what; or that there was none."""
+    """It counts the attempts and names their destinations, or says that there were none."""
     assert end(*events) == (line,)
 
 
 def test_what_was_let_through_stands_beside_it() -> None:
-    """Also where nothing else was tried, which is then not the same as nothing."""
+    """If there were no other attempts, it says "nothing else"."""
     github = EgressAllowed("github.com", 22)
     assert end(github, github, EgressAllowed("127.0.0.1", 5432)) == (
         "nothing else tried to leave",
@@ -370,7 +371,7 @@ def test_what_was_let_through_stands_beside_it() -> None:
 
 
 def test_the_end_of_a_layer_that_asks_says_what_it_does_not_prove() -> None:
-    """With attempts and without."""
+    """It says so with attempts and without."""
     unseen = "what a program sends past proxies is not seen, and not held back"
     assert end(layer="asked") == (
         "asked to behave, not blocked: no attempt to leave was seen",
@@ -384,7 +385,7 @@ def test_the_end_of_a_layer_that_asks_says_what_it_does_not_prove() -> None:
 
 
 def test_some_ends_say_nothing() -> None:
-    """An open network; a launch that was refused; and, where asked for, a run in which nothing was tried."""
+    """An open network, a refused launch, and on request a run without attempts have no last line."""
     assert end(blocked("a.b"), layer="open") is None
     assert egress_messages.end_line(State()) is None
     assert end(even_nothing=False) is None
@@ -399,7 +400,7 @@ def test_some_ends_say_nothing() -> None:
 
 
 def test_what_comes_while_the_session_ends_is_counted() -> None:
-    """Nothing is said any more, but the last line knows of it."""
+    """There is no notice any more, but the last line has it."""
     story = busy()
     story.tell(AiderExited(0))
     assert story.tell(blocked("a.b"), EgressAllowed("c", 1)) == []
@@ -421,7 +422,7 @@ BLOCKED = st.builds(
 
 @given(st.lists(BLOCKED, max_size=20))
 def test_no_attempt_is_lost(events: list[EgressBlocked]) -> None:
-    """The sum is that of all that were reported, but for lookups of names that were connected to."""
+    """The sum has all reported attempts, without lookups of names that were connected to."""
     story = busy()
     story.tell(*events)
     connected = {
@@ -441,184 +442,13 @@ def test_no_attempt_is_lost(events: list[EgressBlocked]) -> None:
 
 
 def test_names_without_end_cost_no_memory() -> None:
-    """A program that looks up names at random is counted, not remembered."""
+    """Random names are counted, but not kept."""
     story = busy()
     story.tell(*(blocked(f"{number}.b", 53, "dns") for number in range(MOST_DESTINATIONS + 100)))
-    assert len(story.state.egress.tried) == len(story.state.egress.untold) == MOST_DESTINATIONS
+    assert len(story.state.egress.tried) == len(story.state.egress.unreported) == MOST_DESTINATIONS
     notice = egress_messages.end_line(story.state)
     assert notice is not None
     assert (
         f": {MOST_DESTINATIONS + 100} attempts to {MOST_DESTINATIONS} hosts and others ("
         in notice.lines[0]
-    )
-
-
-# Values
-
-
-@given(st.text(), st.integers(0, 65535), st.text(), st.integers(1, 99))
-def test_an_attempts_texts_are_made_printable_and_short(
-    host: str, port: int, program: str, count: int
-) -> None:
-    """A name can hold what somebody sends away by looking it up, and what moves a cursor."""
-    event = EgressBlocked.of(Attempt(host, port, "dns", program, count))
-    for text in (event.host, event.program):
-        assert text.isprintable()
-        assert len(text) <= MOST_CHARACTERS
-    assert (event.port, event.count) == (port, count)
-    if host.isprintable() and len(host) <= MOST_CHARACTERS:
-        assert event.host == host
-
-
-def test_a_long_name_is_cut_and_what_moves_the_cursor_is_replaced() -> None:
-    """Whoever makes the event."""
-    event = EgressBlocked("\x1b[2J" + 300 * "a", 0, "unix", "a\nb")
-    assert event.host == "\ufffd[2J" + 249 * "a"
-    assert event.program == "a\ufffdb"
-
-
-PLACES: list[tuple[str, Place]] = [
-    ("github.com:22", Place("github.com", 22)),
-    (" GitHub.com.:22 ", Place("github.com", 22)),
-    ("127.0.0.1:5432", Place("127.0.0.1", 5432)),
-    ("[::1]:80", Place("::1", 80)),
-    ("[2001:DB8:0::1]:65535", Place("2001:db8::1", 65535)),
-    ("my_host:1", Place("my_host", 1)),
-]
-
-
-@pytest.mark.parametrize(("text", "place"), PLACES, ids=[text for text, _ in PLACES])
-def test_a_place_is_a_host_and_one_port(text: str, place: Place) -> None:
-    """Names in small letters, addresses in their shortest form; what it is shown as is read as the same again."""
-    assert parse_place(text) == place == parse_place(str(place))
-
-
-def read_place(text: str) -> Place | None:
-    try:
-        return parse_place(text)
-    except ValueError:
-        return None
-
-
-NO_PLACES = [
-    *("", ":", "github.com", "github.com:", ":22", "github.com:0", "github.com:65536", "a:000443"),
-    *(
-        "github.com:ssh",
-        "github.com:22-80",
-        "github.com:²",
-        "a:-1",
-        "a:0000065536",
-        "*:22",
-        "*.b:22",
-    ),
-    *(
-        "a b:22",
-        "-a:22",
-        "a-:22",
-        "a..b:22",
-        "1.2.3:22",
-        "1.2.3.256:22",
-        "::1:80",
-        "[::1]",
-        "[a]:1",
-    ),
-    *("https://github.com:443", "a/b:22", "[fe80::1%eth0]:22", f"{'a' * 254}:1", "user@a:22"),
-]
-
-
-@pytest.mark.parametrize("text", NO_PLACES)
-def test_anything_else_is_no_place(text: str) -> None:
-    """No patterns, no ranges, no addresses of pages."""
-    assert read_place(text) is None
-
-
-@given(st.ip_addresses().map(str), st.integers(1, 65535))
-def test_every_address_is_a_place(address: str, port: int) -> None:
-    """Of both families."""
-    place = Place(address, port)
-    assert parse_place(str(place)) == place
-
-
-@given(st.text())
-def test_any_text_is_a_place_or_a_value_error(text: str) -> None:
-    """And a place that was read is one that can be read."""
-    place = read_place(text)
-    assert place is None or parse_place(str(place)) == place
-
-
-def test_hosts_below_a_known_one_are_known() -> None:
-    """But no host that only ends in the same letters."""
-    assert egress_messages.what_is("eu.i.posthog.com", "") == "Aider's analytics"
-    assert egress_messages.what_is("notposthog.com", "") == ""
-    assert egress_messages.what_is("com", "") == egress_messages.what_is("", "") == ""
-
-
-def test_the_table_says_what_a_host_is_and_not_what_it_is_used_for() -> None:
-    """What Aider asks it for is said of Aider, and of who may be it: others have reasons of their own."""
-    for host, what in egress_messages.ASKED_BY_AIDER.items():
-        for program in ("aider", "", "python3"):
-            assert egress_messages.what_is(host, program) == what
-        assert egress_messages.what_is(host, "curl") == ""
-
-
-def test_no_name_of_the_table_is_written_so_that_it_is_never_found() -> None:
-    """In small letters, without a dot at the end."""
-    for table in (
-        egress_messages.ASKED_BY_AIDER,
-        egress_messages.SERVICES,
-        egress_messages.CODE_HOSTS,
-    ):
-        for host in table:
-            assert parse_place(f"{host}:1").host == host
-
-
-# Why there is no better layer
-
-
-SETTINGS = [
-    ({"user/max_user_namespaces": "0\n"}, "max-user-namespaces"),
-    ({"kernel/apparmor_restrict_unprivileged_userns": "1\n"}, "apparmor"),
-    ({"kernel/unprivileged_userns_clone": "0"}, "userns-clone"),
-    (
-        {"user/max_user_namespaces": "0", "kernel/unprivileged_userns_clone": "0"},
-        "max-user-namespaces",
-    ),
-    ({"user/max_user_namespaces": "63000"}, "no luck"),
-    ({}, "no luck"),
-]
-
-
-@pytest.mark.parametrize(("settings", "cause"), SETTINGS, ids=range(len(SETTINGS)))
-def test_the_systems_own_settings_tell_the_cause(settings: dict[str, str], cause: str) -> None:
-    """A file that is not there tells nothing."""
-
-    def read(name: str) -> str:
-        return settings.get(name, "")
-
-    assert egress_messages.cause_of(egress_messages.NAMESPACES, read, "no luck") == cause
-
-
-def test_every_switch_has_a_cause_with_the_command_that_turns_it() -> None:
-    """The command names the very setting that was read."""
-    for name, forbids, cause in (*egress_messages.NAMESPACES, *egress_messages.FILTER):
-        setting = name.replace("/", ".")
-        known = egress_messages.CAUSES[cause]
-        assert setting in known.words
-        assert known.fix.startswith(f"sudo sysctl {setting}=")
-        assert not known.fix.endswith(f"={forbids}")
-
-
-def test_causes_are_put_into_words() -> None:
-    """Several of them, unknown ones too; the fix is that of the first that has one."""
-    because = "no idea; apparmor; pidfd"
-    words = egress_messages.in_words(because)
-    assert words.startswith("no idea; AppArmor keeps user namespaces")
-    assert (
-        egress_messages.fix(because) == "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
-    )
-    assert (
-        egress_messages.in_words("")
-        == egress_messages.fix("")
-        == egress_messages.fix("no idea")
-        == ""
     )

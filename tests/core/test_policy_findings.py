@@ -1,4 +1,4 @@
-"""Findings before the first prompt: which are said, how many, and how often."""
+"""Findings before the first prompt: which are shown, how many, and how often."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import pytest
 from core.histories_of_events import Story
 
 from aider_guard.core.actions import ShowNotice
-from aider_guard.core.findings import Finding, Severity, exit_status, worst_first
+from aider_guard.core.findings import Finding, Severity, doctor_status, worst_first
 
 
 def warning(name: str, fix: str = "fix it") -> Finding:
     return Finding(name, "warn", f"{name} is wrong", "seen", fix)
 
 
-def said(story: Story, *findings: Finding) -> list[tuple[str, ...]]:
+def lines_after(story: Story, *findings: Finding) -> list[tuple[str, ...]]:
     return [a.notice.lines for a in story.tell(*findings) if isinstance(a, ShowNotice)]
 
 
 def test_a_warning_is_said_with_its_fix_once() -> None:
     """Also when it is found again at a restart."""
     story = Story()
-    assert said(story, warning("a")) == [("a is wrong", "fix it")]
-    assert said(story, warning("a")) == []
+    assert lines_after(story, warning("a")) == [("a is wrong", "fix it")]
+    assert lines_after(story, warning("a")) == []
 
 
 def test_without_a_fix_there_is_one_line() -> None:
-    """No empty line."""
-    assert said(Story(), warning("a", "")) == [("a is wrong",)]
+    """There is no empty line."""
+    assert lines_after(Story(), warning("a", "")) == [("a is wrong",)]
 
 
 def test_two_are_said_and_then_where_the_rest_is() -> None:
-    """The user came to work: the third line is the last."""
-    lines = said(Story(), *map(warning, "abcd"))
+    """The third notice is the last."""
+    lines = lines_after(Story(), *map(warning, "abcd"))
     assert lines[:2] == [("a is wrong", "fix it"), ("b is wrong", "fix it")]
     assert lines[2:] == [("there is more to know before you start: aider-guard doctor",)]
 
 
 @pytest.mark.parametrize("severity", ["stop", "info", "unknown"])
 def test_the_others_are_not_said(severity: Severity) -> None:
-    """A stop has ended the launch, an info needs nothing, and what is not known is no news at every start."""
-    assert said(Story(), Finding("a", severity, "what")) == []
+    """A stop has ended the launch, an info needs nothing, and an unknown would be repeated at every start."""
+    assert lines_after(Story(), Finding("a", severity, "what")) == []
 
 
 STATUSES: list[tuple[tuple[Severity, ...], int]] = [
@@ -55,12 +55,12 @@ STATUSES: list[tuple[tuple[Severity, ...], int]] = [
 def test_the_exit_status_is_that_of_the_worst(
     severities: tuple[Severity, ...], status: int
 ) -> None:
-    """Fine, problems, or not known."""
-    assert exit_status(Finding("a", severity, "w") for severity in severities) == status
+    """The status is 0 for fine, 1 for problems, 2 for unknown."""
+    assert doctor_status(Finding("a", severity, "w") for severity in severities) == status
 
 
 def test_the_worst_come_first_and_the_rest_keep_their_order() -> None:
-    """A stable sort."""
+    """The order within a severity stays."""
     severities: tuple[Severity, ...] = ("info", "stop", "info", "unknown")
     found = [
         Finding(name, severity, "w") for name, severity in zip("abcd", severities, strict=True)

@@ -1,4 +1,4 @@
-"""Models against what was computed for them, once each, and what is said of one that spilled."""
+"""Comparing each model once with its computed need, and the notice on a model that spilled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEED = Need("ours", 5 * GIB, 2 * GIB, GIB // 2, GIB // 2)
 HIDDEN = Unavailable("hidden")
 
 
-def told(needs: tuple[Need, ...] = (NEED,), turns: int = 1) -> Story:
+def with_needs(needs: tuple[Need, ...] = (NEED,), turns: int = 1) -> Story:
     story = Story()
     story.tell(AiderStarted(1, 42), ModelsChosen("ours", ("ours",), WINDOW, needs=needs))
     story.prompt()
@@ -53,15 +53,15 @@ def of_fit(actions: list[Action]) -> list[Action]:
 
 
 def test_what_the_driver_counts_is_compared_with_what_was_computed() -> None:
-    """Nine were held, eight computed: one more is kept, and nothing is said while all is on the GPU."""
-    story = told()
+    """Nine GiB are used and eight were computed: one more is kept, without a notice while all is on the GPU."""
+    story = with_needs()
     actions = story.tell(loaded(story, 8 * GIB, 8 * GIB), memory(story, gpu(9 * GIB)))
     assert of_fit(actions) == [RememberNeed("ours", GIB)]
 
 
 def test_a_model_is_compared_once() -> None:
-    """The next readings say nothing new."""
-    story = told()
+    """Later readings are not compared again."""
+    story = with_needs()
     story.tell(loaded(story, 8 * GIB, 8 * GIB), memory(story, gpu(9 * GIB)))
     again = story.tell(loaded(story, 8 * GIB, 6 * GIB), memory(story, gpu(9 * GIB)))
     assert of_fit(again) == []
@@ -69,7 +69,7 @@ def test_a_model_is_compared_once() -> None:
 
 def test_what_was_loaded_before_the_turn_is_not_compared() -> None:
     """A list that is older than the turn's end may be of another loading; the next one is compared."""
-    story = told()
+    story = with_needs()
     before = loaded(story, 8 * GIB, 8 * GIB)
     story.tell(Wait(1.0))
     story.turn()
@@ -79,7 +79,7 @@ def test_what_was_loaded_before_the_turn_is_not_compared() -> None:
 
 def test_a_model_that_spilled_is_told_with_the_window_that_fits() -> None:
     """One of eight GiB is on the CPU: half of the cache of two would have been too much."""
-    story = told()
+    story = with_needs()
     actions = story.tell(loaded(story, 8 * GIB, 7 * GIB), memory(story, gpu(7 * GIB)))
     kept, said = of_fit(actions)
     assert kept == RememberNeed("ours", 0)
@@ -92,7 +92,7 @@ def test_a_model_that_spilled_is_told_with_the_window_that_fits() -> None:
 
 def test_without_a_window_that_fits_a_smaller_model_is_named() -> None:
     """The cache is smaller than what spilled."""
-    story = told()
+    story = with_needs()
     actions = story.tell(loaded(story, 8 * GIB, 5 * GIB), memory(story, gpu(5 * GIB)))
     (_, said) = of_fit(actions)
     assert isinstance(said, ShowNotice)
@@ -101,39 +101,39 @@ def test_without_a_window_that_fits_a_smaller_model_is_named() -> None:
 
 @pytest.mark.parametrize("gpus", [(gpu(HIDDEN),), (gpu(),), (Gpu(0, "card", GIB, 0, HIDDEN),)])
 def test_where_the_driver_hides_processes_ollama_is_believed(gpus: tuple[Gpu, ...]) -> None:
-    """What /api/ps counts, and the overhead that it leaves out."""
-    story = told()
+    """Then the size in /api/ps counts, with the overhead that it leaves out."""
+    story = with_needs()
     actions = story.tell(loaded(story, 8 * GIB, 8 * GIB), memory(story, *gpus))
     assert of_fit(actions) == [RememberNeed("ours", GIB // 2)]
 
 
 def test_with_another_model_beside_it_the_drivers_sum_says_nothing_of_one() -> None:
-    """Two models, one sum: Ollama's own number for each is taken."""
-    story = told()
+    """With two models in one sum, Ollama's own number for each is used."""
+    story = with_needs()
     actions = story.tell(loaded(story, 8 * GIB, 8 * GIB, "weak"), memory(story, gpu(12 * GIB)))
     assert of_fit(actions) == [RememberNeed("ours", GIB // 2)]
 
 
 def test_nothing_is_concluded_from_what_is_old_absent_or_too_early() -> None:
-    """No turn yet, no GPU, an old reading of either, a model on the CPU, one that nothing was computed for."""
-    early = told(turns=0)
+    """No turn yet, no GPU, an old reading, a model on the CPU, or a model without a computed need."""
+    early = with_needs(turns=0)
     assert of_fit(early.tell(loaded(early, GIB, GIB), memory(early, gpu(GIB)))) == []
-    story = told()
+    story = with_needs()
     full = loaded(story, 8 * GIB, 8 * GIB)
     assert of_fit(story.tell(full, memory(story))) == []
     assert of_fit(story.tell(full, memory(story, gpu(GIB), age=11))) == []
     assert of_fit(story.tell(ModelsRead(UNKNOWN), memory(story, gpu(GIB)))) == []
     assert of_fit(story.tell(loaded(story, GIB, GIB, age=11), memory(story, gpu(GIB)))) == []
     assert of_fit(story.tell(loaded(story, GIB, 0), memory(story, gpu(GIB)))) == []
-    other = told(needs=())
+    other = with_needs(needs=())
     assert of_fit(other.tell(loaded(other, GIB, GIB), memory(other, gpu(GIB)))) == []
-    late = told()
+    late = with_needs()
     late.tell(loaded(late, GIB, GIB), Wait(11))
     assert of_fit(late.tell(memory(late, gpu(GIB)))) == []
 
 
 def test_only_ollamas_processes_count_and_all_cards_do() -> None:
-    """Two cards, one process of somebody else's."""
+    """Two cards, with one process of another program."""
     assert ollama_bytes((gpu(GIB), gpu(2 * GIB), gpu(GIB, is_ollama=False))) == 3 * GIB
 
 
@@ -156,6 +156,6 @@ def test_the_window_that_would_have_fitted(
 
 def test_the_kept_number_is_for_the_name_that_was_computed_for() -> None:
     """``ours`` is loaded as ``ours:latest``."""
-    story = told()
+    story = with_needs()
     story.tell(loaded(story, 8 * GIB, 8 * GIB), memory(story, gpu(8 * GIB)))
     assert actions_of(story.steps, RememberNeed) == [RememberNeed("ours", 0)]

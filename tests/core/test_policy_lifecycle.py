@@ -1,4 +1,4 @@
-"""Planned restarts, deaths, and the end, as told stories and as properties of any history."""
+"""Planned restarts, deaths, and the end, as single stories and as properties of any history."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ from core.histories_of_events import (
     OURS,
     UNKNOWN,
     WINDOW,
-    Step,
     Story,
     Wait,
     actions_of,
-    begun,
+    at_first_prompt,
     gpu_memory,
-    histories,
     models,
     pairs,
     table,
 )
-from hypothesis import given, settings
 
 from aider_guard.core.actions import (
     Action,
@@ -36,9 +33,7 @@ from aider_guard.core.actions import (
     StopAider,
     UnloadModels,
     WakeCounter,
-    WarmModel,
 )
-from aider_guard.core.chat.events import ModelWarmed, RequestStarted
 from aider_guard.core.events import (
     AiderExited,
     AiderStarted,
@@ -59,19 +54,15 @@ from aider_guard.core.events import (
     RestartRequested,
     SidecarLost,
     TerminationRequested,
-    TurnFinished,
 )
-from aider_guard.core.model_names import same_model
-from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.rules.lifecycle import exit_status
 from aider_guard.core.state import Limits, Phase
 
 SIGTERM = 15
-MANY = settings(max_examples=200)
 
 
 def names(actions: list[Action]) -> list[str]:
-    """The kinds of actions, but not the deadlines, nor the counter that wakes with each first key."""
+    """The kinds of the actions, without deadlines and the start of the counter at each first key."""
     return [
         type(action).__name__
         for action in actions
@@ -84,7 +75,7 @@ def names(actions: list[Action]) -> list[str]:
 
 def saving(limits: Limits | None = None, *, mode: str = "", multiline: bool = False) -> Story:
     """A restart was asked for, and the hidden /save runs."""
-    story = begun(limits)
+    story = at_first_prompt(limits)
     story.tell(RestartRequested())
     story.prompt("c.py", mode=mode, multiline=multiline)
     return story
@@ -106,7 +97,7 @@ def unloading() -> Story:
 
 def offering(status: int = -9) -> Story:
     """Aider died, the user is asked."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(ContextRead(table(900, files={"c.py": 10})), AiderExited(status))
     return story
 
@@ -127,21 +118,21 @@ def starting() -> Story:
 
 def ending() -> Story:
     """The user left; the model is being unloaded."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(models(OURS, at=story.now), AiderExited(0))
     return story
 
 
 def ended() -> Story:
     """All is over."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(AiderExited(0))
     return story
 
 
 STORIES = {
     Phase.STARTING: starting,
-    Phase.RUNNING: begun,
+    Phase.RUNNING: at_first_prompt,
     Phase.SAVING: saving,
     Phase.STOPPING: stopping,
     Phase.UNLOADING: unloading,
@@ -160,7 +151,7 @@ def test_each_phase_has_its_story(phase: Phase) -> None:
 
 def test_a_planned_restart_step_by_step() -> None:
     """Save, exit, unload, start with what was saved, and one notice above the new prompt."""
-    story = begun()
+    story = at_first_prompt()
     assert story.tell(RestartRequested()) == []
     assert names(story.prompt("c.py", mode="ask", multiline=True)) == ["RunHidden"]
     stop = story.tell(ChatSaved(("c.py", "a b.py"), ("notes.md",)))
@@ -180,14 +171,14 @@ def test_a_planned_restart_step_by_step() -> None:
 
 def test_a_restart_is_due_after_so_many_turns() -> None:
     """After max-turns turns since Aider started, at the next untouched prompt; 0 means never."""
-    story = begun(Limits(max_turns=2, probe="never"))
+    story = at_first_prompt(Limits(max_turns=2, probe="never"))
     story.turn()
     assert names(story.prompt()) == []
     story.turn()
     assert RunHidden("save") in story.prompt()
     assert story.state.restart is not None
     assert story.state.restart.reason == "2 turns"
-    never = begun(Limits(max_turns=0, probe="never"))
+    never = at_first_prompt(Limits(max_turns=0, probe="never"))
     for _ in range(50):
         never.turn()
     assert names(never.prompt()) == []
@@ -195,7 +186,7 @@ def test_a_restart_is_due_after_so_many_turns() -> None:
 
 def test_turns_are_counted_anew_after_a_restart() -> None:
     """The count begins again with the new Aider."""
-    story = begun(Limits(max_turns=1, probe="never"))
+    story = at_first_prompt(Limits(max_turns=1, probe="never"))
     story.turn()
     story.prompt()
     story.tell(ChatSaved(), AiderExited(0), AiderStarted(2, 43), PromptShown())
@@ -218,14 +209,14 @@ UNTOUCHED = [
 @pytest.mark.parametrize(("why", "events"), UNTOUCHED, ids=[why for why, _ in UNTOUCHED])
 def test_a_restart_waits_for_an_untouched_prompt(why: str, events: tuple[PromptShown, ...]) -> None:
     """Nothing begins while the prompt is not the user's to ignore; it does at the next that is."""
-    story = begun()
+    story = at_first_prompt()
     assert names(story.tell(*events, RestartRequested())) == [], why
     assert names(story.prompt()) == ["RunHidden"]
 
 
 def test_a_restart_that_is_asked_for_begins_at_once_at_an_untouched_prompt() -> None:
-    """Who asks from another pane does not wait for the next prompt."""
-    story = begun(Limits(probe="never"))
+    """A restart requested in another pane does not wait for the next prompt."""
+    story = at_first_prompt(Limits(probe="never"))
     story.prompt()
     assert names(story.tell(RestartRequested())) == ["RunHidden"]
 
@@ -270,7 +261,7 @@ def test_deadlines_of_the_stop_are_forgotten_when_aider_is_gone() -> None:
 
 @pytest.mark.parametrize("event", [ModelsUnloaded((), UNKNOWN, 6.0), SidecarLost("it died")])
 def test_the_start_does_not_depend_on_the_sidecar(event: ModelsUnloaded | SidecarLost) -> None:
-    """Aider starts when the models are unloaded, when nobody can tell, and after 8 s in any case."""
+    """Aider starts when the models are unloaded, when the sidecar is lost, and after 8 s in any case."""
     story = unloading()
     assert "StartAider" in names(story.tell(event))
     late = unloading()
@@ -294,7 +285,7 @@ def test_without_a_fresh_reading_nothing_is_unloaded() -> None:
 
 
 def test_models_of_others_stay_loaded() -> None:
-    """What was loaded before this session's first turn is others', also if it has our model's name."""
+    """A model that was loaded before this session's first turn stays loaded, even with our model's name."""
     story = Story()
     story.tell(AiderStarted(1, 42), ModelsChosen("ours", ("ours", "weak"), WINDOW))
     story.tell(models(OURS, OTHERS, at=story.now), PromptShown())
@@ -317,12 +308,12 @@ def test_leaving_is_final(phase: Phase, status: int, shown: int) -> None:
 
 
 def test_the_first_start_that_fails_is_aiders_own_affair() -> None:
-    """A wrong argument ends the session with Aider's status, without a word of ours."""
+    """A wrong argument ends the session with Aider's status, without a notice."""
     assert starting().tell(AiderExited(2)) == [EndSession(2)]
 
 
 def test_death_is_told_and_offered_back() -> None:
-    """What happened, the files of the newest table, and only yes starts it again, after a second."""
+    """The offer says what happened and names the files of the newest table; only yes starts Aider, after a second."""
     story = offering(-9)
     (offer,) = actions_of(story.steps, OfferRestart)
     assert offer.notice.lines[0] == "Aider was killed by SIGKILL."
@@ -334,13 +325,13 @@ def test_death_is_told_and_offered_back() -> None:
 
 
 def test_a_refused_offer_ends_with_aiders_status() -> None:
-    """The shell sees what Aider died of."""
+    """The shell gets the status that Aider died with."""
     for status, shown in ((1, 1), (-9, 137)):
         assert EndSession(shown) in offering(status).tell(OfferAnswered(accepted=False))
 
 
 def test_a_restart_asked_for_elsewhere_is_no_consent() -> None:
-    """While the user is asked at the terminal, another pane's restart does not answer."""
+    """A restart requested in another pane does not answer the question at the terminal."""
     story = offering()
     assert names(story.tell(RestartRequested(), Wait(60.0))).count("StartAider") == 0
     assert story.state.phase is Phase.OFFERING
@@ -360,12 +351,12 @@ def test_three_starts_that_fail_are_enough() -> None:
 
 def test_deaths_right_after_the_prompt_count_as_well() -> None:
     """An Aider that shows its prompt and dies before a turn was taken is not started for ever; a turn resets it."""
-    story = begun()
+    story = at_first_prompt()
     for _ in range(3):
         story.tell(AiderExited(1), OfferAnswered(accepted=True), Wait(5.0))
         story.tell(AiderStarted(2, 43), PromptShown())
     assert "EndSession" in names(story.tell(AiderExited(1)))
-    works = begun()
+    works = at_first_prompt()
     for _ in range(6):
         works.tell(AiderExited(1), OfferAnswered(accepted=True), Wait(5.0))
         works.tell(AiderStarted(2, 43), PromptShown())
@@ -374,7 +365,7 @@ def test_deaths_right_after_the_prompt_count_as_well() -> None:
 
 
 def test_aider_that_dies_before_its_first_table_keeps_what_it_was_given() -> None:
-    """After a restart no table is read before the first turn: the files handed over then are handed over again."""
+    """After a restart no table is read before the first turn, so the last handoff is handed over again."""
     story = stopping()
     story.tell(AiderExited(0), AiderStarted(2, 43), PromptShown("architect"))
     story.tell(AiderExited(-11), OfferAnswered(accepted=True))
@@ -411,181 +402,14 @@ def test_a_termination_while_ending_changes_nothing() -> None:
 
 @pytest.mark.parametrize(("status", "shown"), [(0, 0), (1, 1), (255, 255), (-1, 129), (-15, 143)])
 def test_exit_statuses_are_those_of_a_shell(status: int, shown: int) -> None:
-    """Aider's own, or 128 and the signal."""
+    """The status is Aider's own, or 128 and the signal."""
     assert exit_status(status) == shown
 
 
-# Properties
-
-
-@MANY
-@given(histories())
-def test_something_is_typed_only_at_an_untouched_prompt(steps: list[Step]) -> None:
-    """The last word of the screen is an empty main prompt, it settled after the last key, and nothing hidden runs."""
-    is_open = empty = settled = runs = False
-    for step in steps:
-        match step.event:
-            case PromptShown():
-                is_open, empty, settled = True, step.event.empty, False
-            case PromptRedrawn() if is_open:
-                empty = step.event.empty
-            case ConfirmShown() | ContinuationShown() | PromptClosed() | AiderExited():
-                is_open = False
-            case AiderStarted():
-                is_open = runs = False
-            case KeyTyped():
-                settled = False
-            case PromptSettled():
-                settled = True
-            case ContextRead() | ChatSaved():
-                runs = False
-        for action in step.actions:
-            if isinstance(action, RunHidden | StopAider):
-                assert (is_open, empty, settled, runs) == (True, True, True, False)
-            runs = runs or isinstance(action, RunHidden)
-
-
-@MANY
-@given(histories())
-def test_between_two_starts_lies_an_end(steps: list[Step]) -> None:
-    """Aider is never started while one may still run."""
-    gone = False
-    for step in steps:
-        gone = gone or isinstance(step.event, AiderExited)
-        for action in step.actions:
-            if isinstance(action, StartAider):
-                assert gone
-                gone = False
-
-
-@MANY
-@given(histories())
-def test_starts_after_deaths_are_few_and_apart(steps: list[Step]) -> None:
-    """At most three without a turn between them, each a second later than the one before."""
-    failures, since = 0, 0.0
-    for step in steps:
-        if isinstance(step.event, TurnFinished) and step.before.phase is Phase.RUNNING:
-            failures = 0
-        for action in step.actions:
-            if isinstance(action, SetDeadline) and action.name == "backoff":
-                failures += 1
-                since = step.now
-                assert (failures <= 3, action.at - step.now) == (True, failures)
-            honest = step.event != DeadlinePassed("backoff") or step.now - since >= failures
-            if isinstance(action, StartAider) and step.before.phase is Phase.BACKOFF and honest:
-                assert 1 <= failures <= 3
-
-
-@MANY
-@given(histories(without=(RestartRequested, AiderExited, TerminationRequested)))
-def test_without_a_reason_nothing_is_restarted(steps: list[Step]) -> None:
-    """Each hidden save follows from turns, or from memory that is short by a fresh reading."""
-    for step, action in pairs(steps):
-        if action == RunHidden("save"):
-            restart = step.after.restart
-            assert restart is not None
-            limit, turns = step.before.limits.max_turns, restart.reason.partition(" turn")[0]
-            counted = turns.isdigit() and int(turns) >= limit > 0
-            assert counted or restart.reason == "memory stayed short"
-
-
-@MANY
-@given(histories())
-def test_only_fresh_readings_unload_and_only_our_models(steps: list[Step]) -> None:
-    """The newest list is at most 10 s old; each model unloaded is on it, or was asked for and never seen on it since;
-    it is the session's, and no other's.
-    """
-    ours: tuple[str, ...] = ()
-    asked, unlisted = set[str](), set[str]()
-    others: set[str] | None = None
-    listed: ModelsReading | Unavailable | None = None
-    settled, turns = False, 0
-    for step in steps:
-        match step.event:
-            case ModelsChosen(models=chosen):
-                ours = chosen
-            case TurnFinished():
-                turns += 1
-            case RequestStarted(model=name) | ModelWarmed(model=name, problem=""):
-                asked.add(name)
-                unlisted.add(name)
-            case ModelWarmed(model=name) if name not in asked:
-                unlisted = {one for one in unlisted if not same_model(one, name)}
-            case ModelsUnloaded(names=gone):
-                unlisted = {one for one in unlisted if not is_among(one, {*gone})}
-            case ModelsRead(ModelsReading() as listed):
-                seen = {model.name for model in listed.models}
-                unlisted = {one for one in unlisted if not is_among(one, seen)}
-                begins = step.before.phase is Phase.STARTING and step.before.launch <= 1
-                settled = settled or bool(turns or asked) or (others is not None and not begins)
-                if not settled:
-                    others, settled = seen, bool(unlisted)
-            case ModelsRead() | SidecarLost() | DeadlinePassed("sidecar_silent"):
-                listed = None
-        for action in step.actions:
-            if isinstance(action, UnloadModels):
-                assert isinstance(listed, ModelsReading)
-                assert step.now - listed.taken_at <= 10.0
-                seen = {model.name for model in listed.models}
-                assert set(action.names) <= seen | unlisted
-                assert not any(is_among(name, others or set()) for name in action.names)
-                assert all(is_among(name, {*ours, *asked}) for name in action.names)
-            elif isinstance(action, WarmModel):
-                unlisted.add(step.after.main_model)
-
-
-def is_among(name: str, names: set[str]) -> bool:
-    return any(same_model(name, one) for one in names)
-
-
-@MANY
-@given(histories())
-def test_leaving_is_final_in_any_history(steps: list[Step]) -> None:
-    """After Aider ended with 0 outside a restart, it is never started again."""
-    left = False
-    for step in steps:
-        assert not (left and any(isinstance(a, StartAider | OfferRestart) for a in step.actions))
-        stopped = step.before.phase is Phase.STOPPING
-        left = left or (
-            isinstance(step.event, AiderExited) and step.event.status in (0, -2) and not stopped
-        )
-
-
-@MANY
-@given(histories())
-def test_after_a_restored_start_no_table_is_read_before_a_turn(steps: list[Step]) -> None:
-    """Aider's table counts the chat it will summarise: it would be a false alarm."""
-    restored = False
-    for step in steps:
-        if isinstance(step.event, TurnFinished):
-            restored = False
-        for action in step.actions:
-            assert not (restored and action == RunHidden("tokens"))
-            restored = restored or isinstance(action, StartAider)
-
-
-@MANY
-@given(histories())
-def test_a_stop_always_ends(steps: list[Step]) -> None:
-    """Continued with an Aider that ends by nothing but SIGKILL, no stop is left hanging."""
-    if not steps or steps[-1].after.phase is not Phase.STOPPING:
-        return
-    story = Story()
-    story.state, story.now = steps[-1].after, steps[-1].now
-    for step in steps:
-        for action in step.actions:
-            if isinstance(action, SetDeadline) and action.at > story.now:
-                story.deadlines[action.name] = action.at
-    killed = any(
-        SignalAider("KILL") in step.actions for step in steps if step.before.phase is Phase.STOPPING
-    )
-    assert killed or SignalAider("KILL") in story.tell(Wait(7.0))
-
-
 def test_a_restart_for_memory_is_tried_against_what_is_short_now() -> None:
-    """What was short a minute ago and is not any more is no reason; the user's wish stays one."""
+    """Memory that is free again is no reason any more; a restart that the user requested stays due."""
     limits = Limits(readings_for_restart=3, probe="never", max_turns=0)
-    story = begun(limits)
+    story = at_first_prompt(limits)
     story.tell(models(OURS, at=story.now))
     story.turn()
     story.tell(*(gpu_memory(95, at=story.now) for _ in range(3)))
@@ -597,7 +421,7 @@ def test_a_restart_for_memory_is_tried_against_what_is_short_now() -> None:
 
 def test_the_end_waits_for_the_models_and_not_for_long() -> None:
     """Two seconds where the user left; one where a signal came, as a SIGKILL may follow it."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(models(OURS, at=story.now))
     begin = story.now
     assert SetDeadline("end", begin + 2.0) in story.tell(AiderExited(0))
@@ -632,7 +456,7 @@ def test_starts_after_a_death_are_one_two_and_three_seconds_apart() -> None:
 
 @pytest.mark.parametrize(("turns", "is_due"), [(19, False), (20, True)])
 def test_the_limit_of_turns_is_reached_with_its_last(turns: int, is_due: bool) -> None:
-    story = begun(Limits(max_turns=20, probe="never"))
+    story = at_first_prompt(Limits(max_turns=20, probe="never"))
     for _ in range(turns):
         story.turn()
     assert bool(story.state.restart_due) is is_due

@@ -1,4 +1,4 @@
-"""Memory that runs short: what is measured, when it is said, and when a restart is tried against it."""
+"""Memory that runs short: its measure, its notice, and when a restart is tried against it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from core.histories_of_events import (
     Story,
     Wait,
     actions_of,
-    begun,
+    at_first_prompt,
     gpu_memory,
     histories,
     models,
-    moved,
     pairs,
+    with_age_at,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,7 +61,7 @@ def memory(
 
 def with_model(vram: int | None) -> State:
     """The main model is loaded with so much of it on a GPU, or not at all."""
-    story = begun()
+    story = at_first_prompt()
     if vram is not None:
         story.tell(models(OURS, at=story.now, vram=vram))
     return story.state
@@ -86,13 +86,13 @@ PRESSURES: list[tuple[str, State, MemoryReading, float | None]] = [
 def test_the_pressure_is_that_of_the_memory_in_use(
     what: str, state: State, reading: MemoryReading, percent: float | None
 ) -> None:
-    """The fullest GPU, the main memory when the model is on the CPU, and otherwise nothing that is claimed."""
+    """It is that of the fullest GPU, of the main memory when the model is on the CPU, and else unavailable."""
     found = pressure_percent(state, reading)
     assert isinstance(found, Unavailable) if percent is None else found == percent, what
 
 
 def test_a_model_is_on_the_cpu_when_no_part_of_it_is_elsewhere() -> None:
-    """Only of a loaded main model that is said."""
+    """Only a loaded main model can be on the CPU."""
     assert [on_cpu(with_model(vram)) for vram in (0, 1, GIB, None)] == [True, False, False, False]
     assert not on_cpu(State())
 
@@ -112,7 +112,7 @@ CROSSINGS: list[tuple[list[int], int]] = [
 @pytest.mark.parametrize(("percents", "notices"), CROSSINGS)
 def test_one_notice_a_crossing(percents: list[int], notices: int) -> None:
     """After three readings in a row at 90 per cent; again only after one below 85."""
-    story = begun()
+    story = at_first_prompt()
     for percent in percents:
         story.tell(Wait(2.0), gpu_memory(percent, at=story.now + 2.0))
     assert [a.notice.name for a in actions_of(story.steps, ShowNotice)] == [
@@ -124,7 +124,7 @@ def pressed(
     count: int, limits: Limits = FAST, *, turn: bool = True, names: tuple[str, ...] = (OURS,)
 ) -> Story:
     """A session under pressure for so many readings."""
-    story = begun(limits)
+    story = at_first_prompt(limits)
     story.tell(models(*names, at=story.now))
     if turn:
         story.turn()
@@ -138,7 +138,7 @@ def press(story: Story, count: int, percent: float = 95) -> None:
 
 
 def saves(story: Story) -> int:
-    """How many restarts were begun."""
+    """The number of restarts that began."""
     return sum(action == SAVES for _, action in pairs(story.steps))
 
 
@@ -171,7 +171,7 @@ def test_no_restart_that_could_not_help(story: Callable[[], Story]) -> None:
 
 
 def test_a_restart_is_tried_once_until_memory_fell_with_the_model_loaded() -> None:
-    """That memory is free while the model is unloaded proves nothing; that it is free with the model loaded does."""
+    """Free memory counts only with the model loaded."""
     story = pressed(5)
     restarted(story)
     for _ in range(3):
@@ -186,7 +186,7 @@ def test_a_restart_is_tried_once_until_memory_fell_with_the_model_loaded() -> No
 
 
 def test_a_due_restart_is_dropped_when_its_reading_is_old() -> None:
-    """The prompt comes a minute later and nothing was read meanwhile: no restart, and it may be tried again."""
+    """If the prompt comes a minute later without a new reading, there is no restart, and it may be tried again."""
     story = pressed(5)
     story.tell(Wait(11.0))
     story.prompt()
@@ -205,17 +205,17 @@ ABSENT: list[Event] = [
 
 @pytest.mark.parametrize("event", ABSENT, ids=["lost", "silent", "no memory", "no models"])
 def test_an_absent_reading_never_leads_to_a_restart(event: Event) -> None:
-    """Neither by itself, nor does the count of readings in a row go on after it."""
+    """It causes none itself, and it ends the row of readings."""
     story = pressed(4)
-    story.tell(moved(event, story.now))
+    story.tell(with_age_at(event, story.now))
     press(story, 1)
     story.prompt()
     assert saves(story) == 0
 
 
 def test_old_readings_count_for_nothing() -> None:
-    """However many, however full: neither a notice nor a restart."""
-    story = begun(FAST)
+    """No number of old readings causes a notice or a restart."""
+    story = at_first_prompt(FAST)
     story.tell(models(OURS, at=story.now))
     story.turn()
     for _ in range(50):
@@ -236,7 +236,7 @@ def test_a_users_wish_is_not_dropped_with_the_pressure() -> None:
 @settings(max_examples=200)
 @given(histories())
 def test_a_restart_for_memory_has_a_fresh_reading_above_the_limit(steps: list[Step]) -> None:
-    """In any history the newest reading is at most 10 s old, and nothing has made it void since."""
+    """In any history it follows a reading that is at most 10 s old and above the limit."""
     newest: MemoryReading | None = None
     for step in steps:
         match step.event:
@@ -271,8 +271,8 @@ def test_between_two_notices_of_any_history_memory_was_free(steps: list[Step]) -
 
 @given(st.lists(st.integers(0, 100), max_size=60))
 def test_the_notice_comes_at_the_third_reading_in_a_row(percents: list[int]) -> None:
-    """For any readings, as counted by hand."""
-    story = begun(Limits(probe="never"))
+    """For any readings it comes exactly where a simple count says."""
+    story = at_first_prompt(Limits(probe="never"))
     run, warned, expected = 0, False, 0
     for percent in percents:
         run = run + 1 if percent >= 90 else 0
@@ -298,7 +298,7 @@ AT_75 = Limits(vram_warn_at_percent=75, hysteresis_percent=25, probe="never")
 )
 def test_the_limits_themselves_are_short_and_not_free(percents: list[int], notices: int) -> None:
     """At the limit memory is short; it is free again only below the limit less the hysteresis."""
-    story = begun(AT_75)
+    story = at_first_prompt(AT_75)
     for percent in percents:
         press(story, 1, percent)
     assert len(actions_of(story.steps, ShowNotice)) == notices
@@ -310,6 +310,6 @@ def test_the_limits_themselves_are_short_and_not_free(percents: list[int], notic
 def test_short_is_at_the_limit_and_not_older_than_ten_seconds(
     percent: int, age: float, short_now: bool
 ) -> None:
-    story = begun(AT_75)
+    story = at_first_prompt(AT_75)
     story.tell(gpu_memory(percent, at=story.now))
     assert is_short(story.state, story.now + age) is short_now

@@ -1,4 +1,4 @@
-"""When the main model is loaded ahead, and that what was loaded so is let go of."""
+"""When the main model is loaded ahead, and which models are unloaded at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.histories_of_events import (
     Story,
     Wait,
     actions_of,
-    begun,
+    at_first_prompt,
     finished,
     histories,
     models,
@@ -72,18 +72,18 @@ FIRST: list[tuple[tuple[Event, ...], bool]] = [
 def test_at_the_first_launch_only_an_ollama_that_answers_is_asked(
     before: tuple[Event, ...], warms: bool
 ) -> None:
-    """One that is not there would be waited for while Aider starts."""
+    """Aider's start does not wait for an Ollama that is not there."""
     assert (WarmModel() in launched(*before).tell(CHOSEN)) is warms
 
 
 def test_without_a_main_model_of_ollamas_nothing_is_loaded() -> None:
-    """It runs elsewhere, or Aider's settings could not be read."""
+    """The model runs elsewhere, or Aider's settings could not be read."""
     assert WarmModel() not in launched(ANSWERS).tell(ModelsChosen("", ("weak",), WINDOW))
 
 
 def test_after_a_restart_the_model_is_loaded_again() -> None:
     """With the next launch, once its models are known, and not while the old ones are unloaded."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(STARTED, RestartRequested())
     story.prompt()
     story.tell(ChatSaved(), models(OURS, at=story.now), AiderExited(0))
@@ -114,7 +114,7 @@ def test_a_model_is_loaded_ahead_for_a_launch_or_at_a_prompt(steps: list[Step]) 
 
 def used(*asked_for: str) -> Story:
     """A session whose main model answered and is listed; a prompt is shown."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(ANSWERS)
     for name in asked_for:
         story.tell(RequestStarted(9, "editor", "edit", name))
@@ -124,13 +124,13 @@ def used(*asked_for: str) -> Story:
 
 
 def left(story: Story, *others: str) -> list[WarmModel]:
-    """What is loaded ahead when Ollama's list has the main model no more."""
+    """The loads ahead when the main model is no longer in Ollama's list."""
     told = story.tell(models(*others, at=story.now))
     return [action for action in told if isinstance(action, WarmModel)]
 
 
 def test_a_model_that_left_is_loaded_again_while_the_user_types() -> None:
-    """Once; then not until the next message: who unloads it again wants the memory."""
+    """It is loaded once until the next message: if it is unloaded again, the memory is needed elsewhere."""
     story = used()
     assert left(story) == [WarmModel()]
     assert left(story) == []
@@ -143,19 +143,19 @@ def test_a_model_that_left_is_loaded_again_while_the_user_types() -> None:
 
 
 def test_a_server_that_was_started_again_has_lost_the_model() -> None:
-    """In between it does not answer."""
+    """The server does not answer in between."""
     story = used()
     story.tell(ServerRead(UNKNOWN), ModelsRead(UNKNOWN), ANSWERS)
     assert left(story) == [WarmModel()]
 
 
 def test_it_is_no_obstacle_what_the_session_has_loaded_besides() -> None:
-    """A sidecar that was started since does not know of it."""
+    """The action names the session's other models, as a new sidecar does not know them."""
     assert left(used("editor"), "editor:latest") == [WarmModel(("editor",))]
 
 
 def test_a_model_that_leaves_while_nobody_can_type_is_loaded_at_the_prompt() -> None:
-    """The request under way may be its own."""
+    """The running request may load it itself."""
     story = used()
     story.tell(PromptClosed())
     assert left(story) == []
@@ -168,14 +168,14 @@ def test_a_model_that_leaves_while_nobody_can_type_is_loaded_at_the_prompt() -> 
 
 
 def test_nothing_is_loaded_over_the_model_that_the_user_turned_to() -> None:
-    """By /model: it pushed the main model out."""
+    """The model chosen by /model pushed the main model out."""
     story = used()
     story.tell(PromptClosed(), RequestStarted(2, "main", "chat", "other"), PromptShown())
     assert left(story, "other:latest") == []
 
 
 def test_somebody_else_s_model_is_not_brought_back() -> None:
-    """It was loaded before this session, and has its name."""
+    """A model that was loaded before this session is not loaded again, even with the same name."""
     story = launched(ANSWERS, CHOSEN, models(OURS, at=100.0), PromptShown())
     story.measured_turn(100)
     story.tell(models(OURS, at=story.now))
@@ -183,7 +183,7 @@ def test_somebody_else_s_model_is_not_brought_back() -> None:
 
 
 def test_who_is_gone_for_the_day_finds_it_loaded_with_the_first_key() -> None:
-    """Over night the memory is others'."""
+    """Over night the memory stays free for other programs."""
     story = used()
     story.tell(Wait(5 * 3600.0))
     assert left(story) == []
@@ -191,7 +191,7 @@ def test_who_is_gone_for_the_day_finds_it_loaded_with_the_first_key() -> None:
 
 
 def test_an_ollama_that_comes_after_aider_is_asked_then() -> None:
-    """At the prompt, as nothing was loaded at the start."""
+    """The model is then loaded at the prompt."""
     story = launched(ServerRead(UNKNOWN), CHOSEN, PromptShown())
     assert left(story) == []
     story.tell(ANSWERS)
@@ -205,20 +205,20 @@ def test_an_ollama_that_comes_after_aider_is_asked_then() -> None:
 
 
 def unloads(story: Story) -> list[str]:
-    """What is unloaded when the user leaves now."""
+    """The models that are unloaded when the user leaves now."""
     story.tell(AiderExited(0))
     return [name for action in actions_of(story.steps, UnloadModels) for name in action.names]
 
 
 def test_a_model_loaded_ahead_is_let_go_of_without_a_turn() -> None:
-    """It was not there when Ollama was read before."""
+    """It was not in Ollama's list before."""
     story = launched(ANSWERS, models(OTHERS, at=100.0), CHOSEN)
     story.tell(ModelWarmed("ours", "load", 2.0), models(OTHERS, OURS, at=story.now))
     assert unloads(story) == [OURS]
 
 
 def test_who_leaves_while_it_is_loaded_leaves_nothing_behind() -> None:
-    """Ollama's list does not have it yet; also when it has just been loaded."""
+    """It is unloaded even if Ollama's list does not have it yet."""
     for more in ((), (ModelWarmed("ours", "load", 2.0),)):
         story = launched(ANSWERS, models(at=100.0), CHOSEN, *more)
         assert unloads(story) == ["ours"]
@@ -226,16 +226,16 @@ def test_who_leaves_while_it_is_loaded_leaves_nothing_behind() -> None:
 
 
 def test_a_request_may_have_loaded_what_is_not_listed_yet() -> None:
-    """Its model is one of the session's, or one that the user switched to; not that of another server."""
-    story = begun()
+    """It may be a model of the session or one that the user switched to, but not one of another server."""
+    story = at_first_prompt()
     story.tell(STARTED, finished(100))
     assert unloads(story) == ["ours"]
     for listed in ((), ("other:latest",)):
-        switched = begun()
+        switched = at_first_prompt()
         switched.tell(RequestStarted(1, "main", "chat", "other"))
         switched.tell(*(models(*listed, at=switched.now),) * len(listed))
         assert unloads(switched) == list(listed or ("other",))
-    elsewhere = begun()
+    elsewhere = at_first_prompt()
     elsewhere.tell(RequestStarted(1, "main", "chat", "a model of another server", "openai"))
     assert unloads(elsewhere) == []
 
@@ -244,8 +244,8 @@ def test_a_request_may_have_loaded_what_is_not_listed_yet() -> None:
 def test_a_model_that_others_had_loaded_before_the_first_request_for_it_is_theirs(
     name: str,
 ) -> None:
-    """The user turned to it, or a commit message needed it."""
-    story = begun()
+    """It stays loaded, whatever the request was for."""
+    story = at_first_prompt()
     story.tell(STARTED, models(OURS, f"{name}:latest", at=story.now))
     story.tell(RequestStarted(2, "main", "chat", name), models(OURS, name, at=story.now))
     assert unloads(story) == [OURS]
@@ -271,35 +271,35 @@ NOT_THERE: list[Event] = [
 
 @pytest.mark.parametrize("event", NOT_THERE, ids=["not loaded", "unloaded"])
 def test_what_was_not_loaded_or_is_gone_is_not_unloaded(event: Event) -> None:
-    """The session ends at once."""
+    """The session ends at once, without unloading."""
     story = launched(ANSWERS, models(at=100.0), CHOSEN, event)
     assert EndSession(0) in story.tell(AiderExited(0))
     assert story.state.phase is Phase.ENDED
 
 
 def test_a_warm_up_that_gave_way_to_a_request_leaves_the_requests_model() -> None:
-    """The problem is that of the warm-up alone."""
+    """A failed warm-up does not take the model of a request off the list."""
     story = launched(ANSWERS, models(at=100.0), CHOSEN, STARTED)
     story.tell(ModelWarmed("ours", "head", problem="a request came"))
     assert unloads(story) == ["ours"]
 
 
 def test_what_was_seen_in_the_list_and_left_it_is_gone() -> None:
-    """Somebody stopped it: there is nothing to unload."""
+    """A model that was stopped elsewhere needs no unloading."""
     story = launched(ANSWERS, models(at=100.0), CHOSEN, ModelWarmed("ours", "load"))
     story.tell(models(OURS, at=story.now), models(at=story.now))
     assert unloads(story) == []
 
 
 def test_what_was_loaded_before_stays_loaded() -> None:
-    """Ours by name, but somebody else's: the sidecar reads the list before it loads anything."""
+    """It has the name of our model but is of another program: the sidecar reads the list before it loads one."""
     story = launched(ANSWERS, CHOSEN, models(OURS, at=100.0))
     story.tell(ModelWarmed("ours", "load"), STARTED, models(OURS, at=story.now))
     assert (unloads(story), story.state.foreign_models) == ([], frozenset({OURS}))
 
 
 def test_what_others_loaded_until_we_asked_for_something_is_theirs() -> None:
-    """They may begin after us; and what they let go of before is nobody's."""
+    """Other programs may load models after our start; a model that they unloaded before is not theirs any more."""
     story = launched(models(OTHERS, "weak:latest", at=100.0), models(OURS, OTHERS, at=100.0))
     story.tell(CHOSEN, STARTED, RequestStarted(2, "weak", "commit", "weak"))
     story.tell(models(OURS, OTHERS, "weak:latest", at=story.now))
@@ -307,7 +307,7 @@ def test_what_others_loaded_until_we_asked_for_something_is_theirs() -> None:
 
 
 def test_the_list_that_the_sidecar_reads_before_it_loads_is_the_last_of_others() -> None:
-    """The next one may be read while the model is being loaded."""
+    """Later lists may be read while the model is being loaded."""
     story = launched(ANSWERS, models(at=100.0), CHOSEN)
     story.tell(models(OTHERS, at=story.now), models(OTHERS, OURS, at=story.now))
     assert story.state.foreign_models == frozenset({OTHERS})
@@ -316,13 +316,13 @@ def test_the_list_that_the_sidecar_reads_before_it_loads_is_the_last_of_others()
 
 @pytest.mark.parametrize("event", [STARTED, ModelWarmed("ours", "load")])
 def test_a_list_read_after_our_first_request_says_nothing_of_others(event: Event) -> None:
-    """Ollama did not answer before: what it lists now may be ours."""
+    """If Ollama did not answer before, the models in its list may be ours."""
     story = launched(ANSWERS, ModelsRead(UNKNOWN), CHOSEN, event)
     story.tell(models(OURS, at=story.now))
     assert unloads(story) == [OURS]
 
 
 def test_without_a_reading_nothing_is_unloaded() -> None:
-    """Nobody knows whether the model was there before."""
+    """Without a reading it is unknown whether the model was there before."""
     story = launched(ANSWERS, CHOSEN, ModelWarmed("ours", "load"))
     assert session_models(story.state, story.now) == ()

@@ -1,9 +1,18 @@
-"""What the policy knows of the prompt, of turns, of models and of the window."""
+"""The bookkeeping of the prompt, of turns, of models and of the window."""
 
 from __future__ import annotations
 
 import pytest
-from core.histories_of_events import UNKNOWN, WINDOW, Step, Story, begun, histories, models, table
+from core.histories_of_events import (
+    UNKNOWN,
+    WINDOW,
+    Step,
+    Story,
+    at_first_prompt,
+    histories,
+    models,
+    table,
+)
 from hypothesis import given
 
 from aider_guard.core.actions import Handoff
@@ -76,7 +85,7 @@ def test_settled_means_open_and_empty(steps: list[Step]) -> None:
 
 
 def test_the_newest_mode_is_remembered_over_the_prompt() -> None:
-    """What is handed over after a death is the mode of the last prompt."""
+    """After a death the mode of the last prompt is handed over."""
     story = Story()
     story.tell(PromptShown("architect", multiline=True), PromptClosed())
     assert (story.state.last_mode, story.state.last_multiline) == ("architect", True)
@@ -130,7 +139,7 @@ def test_what_aider_chose_and_what_was_said_is_noted() -> None:
 
 
 def state_with(pinned: int | Unavailable, loaded: int | Unavailable | None) -> State:
-    story = begun()
+    story = at_first_prompt()
     if loaded is not None:
         story.tell(models("ours:latest", at=story.now))
     reading = story.state.loaded
@@ -158,14 +167,14 @@ WINDOWS = [
 def test_the_window_is_the_loaded_one_and_at_most_the_pin(
     pinned: int | Unavailable, loaded: int | Unavailable | None, window: int | None
 ) -> None:
-    """What Ollama says it loaded counts, but never above the pin; without it the pin counts, else nothing is known."""
+    """Ollama's list counts, but never above the pin; without a list the pin counts."""
     found = window_tokens(state_with(pinned, loaded))
     assert (found == window) if window else isinstance(found, Unavailable)
 
 
 def test_the_loaded_window_is_the_main_models() -> None:
-    """Another model's window is not taken for it, and an absent reading says why."""
-    story = begun()
+    """Another model's window does not count, and a missing reading says why."""
+    story = at_first_prompt()
     story.tell(models("weak:latest", at=story.now))
     assert loaded_window_tokens(story.state) == Unavailable("the model is not loaded")
     assert loaded_window_tokens(State()) == Unavailable("Ollama was not read yet")

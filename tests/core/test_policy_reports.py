@@ -1,4 +1,4 @@
-"""What is said of the traffic, and how often."""
+"""Which notices on requests are shown, and how often."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.histories_of_events import (
     Step,
     Story,
     actions_of,
-    begun,
+    at_first_prompt,
     finished,
     histories,
 )
@@ -24,15 +24,15 @@ from aider_guard.core.events import TurnFinished
 from aider_guard.core.readings import Unavailable
 
 CUT = Verdict("cut", "9,000 counted before, 8,000 evaluated", "messages", 1_000)
-NOT_KNOWN = Verdict("unknown", "nobody could count it")
+NOT_KNOWN = Verdict("unknown", "it could not be counted")
 
 
-def said(story: Story) -> list[Notice]:
+def notices_after(story: Story) -> list[Notice]:
     return [shown.notice for shown in actions_of(story.steps, ShowNotice)]
 
 
 def names(story: Story) -> list[str]:
-    return [notice.name for notice in said(story)]
+    return [notice.name for notice in notices_after(story)]
 
 
 def cut(prompt: int = 8_000, **more: Any) -> RequestFinished:
@@ -40,10 +40,10 @@ def cut(prompt: int = 8_000, **more: Any) -> RequestFinished:
 
 
 def test_a_cut_prompt_is_told_in_the_same_turn_with_what_helps() -> None:
-    """How many tokens, how, by what it is known; and no second notice says that the window is full."""
-    story = begun()
+    """The notice has the tokens, the stage and the evidence; no second notice says that the window is full."""
+    story = at_first_prompt()
     story.measured_turn(8_000, verdict=CUT, counted_exactly=True, files_of_prompt={"a.py": 4_000})
-    (notice,) = said(story)
+    (notice,) = notices_after(story)
     assert notice.name == "truncation_seen"
     assert notice.lines[0].startswith("1,000 tokens of the prompt never reached the model: ")
     assert notice.lines[1].startswith("/drop a.py   (frees about 4,000 tokens")
@@ -51,7 +51,7 @@ def test_a_cut_prompt_is_told_in_the_same_turn_with_what_helps() -> None:
 
 def test_a_cut_prompt_is_told_once_a_turn_and_in_every_turn() -> None:
     """Reflections send nearly the same prompt again; another role's is another prompt."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(cut(), cut(), cut(role="editor", purpose="edit"), TurnFinished(3))
     assert names(story) == ["truncation_seen"] * 2
     story.tell(cut(), TurnFinished(1))
@@ -59,8 +59,8 @@ def test_a_cut_prompt_is_told_once_a_turn_and_in_every_turn() -> None:
 
 
 def test_a_cut_editors_prompt_does_not_silence_the_warning_of_the_window() -> None:
-    """It is another window."""
-    story = begun()
+    """The editor has another window than the main model."""
+    story = at_first_prompt()
     story.tell(cut(role="editor", purpose="edit", model="other"))
     story.measured_turn(8_500)
     assert names(story) == ["truncation_seen", "context_filling"]
@@ -81,23 +81,23 @@ NEAR: list[tuple[dict[str, Any], bool]] = [
 def test_not_knowing_is_said_where_the_prompt_was_near_the_window(
     more: dict[str, Any], told: bool
 ) -> None:
-    """By the server's number or by what was counted before; a small prompt is none to worry about."""
-    story = begun()
+    """The server's number or the count before decides; a small prompt needs no notice."""
+    story = at_first_prompt()
     story.tell(finished(**{"prompt": 9_000, "verdict": NOT_KNOWN, **more}))
     assert names(story) == ["truncation_unknown"] * told
 
 
 def test_not_knowing_is_said_once_a_session() -> None:
-    """The next turn is no news."""
-    story = begun()
+    """A later turn does not repeat the notice."""
+    story = at_first_prompt()
     for _ in range(3):
         story.tell(finished(9_000, verdict=NOT_KNOWN), TurnFinished(1))
     assert names(story).count("truncation_unknown") == 1
 
 
 def test_a_reload_is_said_once_a_cause() -> None:
-    """The same cause again costs time again, but it was said, whatever its numbers; another cause was not."""
-    story = begun()
+    """The same cause with other numbers is not repeated; another cause is reported."""
+    story = at_first_prompt()
     causes = (
         "idle for 31 min",
         "idle for 31 min",
@@ -106,7 +106,7 @@ def test_a_reload_is_said_once_a_cause() -> None:
         "idle for 5 min",
     )
     story.tell(*(ReloadSeen("ours", 4.0, cause) for cause in causes))
-    told = [notice.lines[0].partition(": ")[2] for notice in said(story)]
+    told = [notice.lines[0].partition(": ")[2] for notice in notices_after(story)]
     assert told == ["idle for 31 min", "crashed"]
 
 
@@ -116,15 +116,15 @@ def refused(purpose: Any, reason: Any = "overflow") -> RequestRefused:
 
 @pytest.mark.parametrize("purpose", ["chat", "edit", "other"])
 def test_a_refusal_on_the_screen_is_not_repeated(purpose: str) -> None:
-    """The door answered as the assistant."""
-    story = begun()
+    """The door's answer is on the screen already."""
+    story = at_first_prompt()
     story.tell(refused(purpose))
-    assert said(story) == []
+    assert notices_after(story) == []
 
 
 def test_a_message_that_is_left_out_is_told_once_after_each_refusal() -> None:
-    """It stays in the chat, and is left out again and again; a summary's is not the user's next step."""
-    story = begun()
+    """The message stays in the chat and is left out again and again; one in a summary needs no step of the user."""
+    story = at_first_prompt()
     for _ in range(2):
         story.tell(refused("chat"), finished(500, left_out=1, purpose="summary"))
         story.tell(finished(500, left_out=1), TurnFinished(1), finished(600, left_out=1))
@@ -134,7 +134,7 @@ def test_a_message_that_is_left_out_is_told_once_after_each_refusal() -> None:
 
 def test_a_missing_commit_message_is_told_once_a_turn() -> None:
     """Aider asks the weak model and then the main one for the same commit."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(refused("commit"), refused("commit"), TurnFinished(1))
     assert names(story) == ["request_refused"]
     story.tell(refused("commit"))
@@ -142,8 +142,8 @@ def test_a_missing_commit_message_is_told_once_a_turn() -> None:
 
 
 def test_a_missing_summary_is_told_once_a_reason() -> None:
-    """Aider tries it again after each turn."""
-    story = begun()
+    """Aider tries again after each turn."""
+    story = at_first_prompt()
     for _ in range(3):
         story.tell(refused("summary"), TurnFinished(1))
     story.tell(refused("summary", "down"))
@@ -151,23 +151,23 @@ def test_a_missing_summary_is_told_once_a_reason() -> None:
 
 
 def test_advice_without_a_prompt_that_was_understood_is_the_newest_known() -> None:
-    """A table that was read before names the files."""
-    story = begun()
+    """Without parts of the prompt, the newest table names the files."""
+    story = at_first_prompt()
     story.measured_turn(7_000, files_of_prompt={"a.py": 5_000})
     story.tell(cut(parts=()))
-    assert said(story)[0].lines[1].startswith("/drop a.py ")
+    assert notices_after(story)[0].lines[1].startswith("/drop a.py ")
 
 
 def test_no_advice_on_the_chat_for_what_aider_asks_by_itself() -> None:
     """No file of the chat is in a commit message's prompt."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(cut(purpose="commit", role="weak"))
-    assert "/drop" not in said(story)[0].lines[1]
+    assert "/drop" not in notices_after(story)[0].lines[1]
 
 
 def test_a_window_of_nothing_is_no_error() -> None:
-    """Whatever a server reports of itself."""
-    story = begun()
+    """A server may report a window of 0."""
+    story = at_first_prompt()
     story.tell(cut(window_tokens=0), cut(role="weak", window_tokens=Unavailable("not told")))
     assert names(story) == ["truncation_seen"] * 2
 
@@ -175,7 +175,7 @@ def test_a_window_of_nothing_is_no_error() -> None:
 @settings(max_examples=200)
 @given(histories())
 def test_no_cut_goes_untold(steps: list[Step]) -> None:
-    """In any history while the session goes on: a cut prompt is told at once, or was told in this turn."""
+    """In any history of a running session a cut prompt is reported at once, or was reported in this turn."""
     told: set[tuple[str, str]] = set()
     for step in steps:
         if isinstance(step.event, TurnFinished) or step.after.launch != step.before.launch:

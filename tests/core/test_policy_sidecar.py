@@ -1,4 +1,4 @@
-"""Keeping the sidecar alive: when it dies, when it falls silent, and when it never says a word."""
+"""Keeping the sidecar alive: when it dies, falls silent, or never sends an event."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from core.histories_of_events import (
     Story,
     Wait,
     actions_of,
-    begun,
+    at_first_prompt,
     finished,
     gpu_memory,
     histories,
@@ -52,7 +52,7 @@ def starts(story: Story, since: float) -> list[float]:
 
 def test_a_lost_sidecar_is_started_again_with_a_growing_wait() -> None:
     """Half a second, doubled each time, 30 s at most."""
-    story, waits = begun(), []
+    story, waits = at_first_prompt(), []
     for _ in range(9):
         lost_at, count = story.now, len(starts(story, 0.0))
         story.tell(LOST)
@@ -70,8 +70,8 @@ def test_a_thousand_failures_are_no_overflow() -> None:
 
 
 def test_a_reading_makes_it_as_good_as_new() -> None:
-    """After memory was read, the next loss is the first again."""
-    story = begun()
+    """After a reading of memory the count of failures begins again."""
+    story = at_first_prompt()
     story.tell(LOST, LOST, LOST, gpu_memory(10, at=story.now))
     lost_at = story.now
     story.tell(LOST, Wait(0.5))
@@ -79,8 +79,8 @@ def test_a_reading_makes_it_as_good_as_new() -> None:
 
 
 def test_it_is_said_once_and_not_at_the_first_loss() -> None:
-    """One loss is mended unseen; the second in a row is said, and the others are not."""
-    story = begun()
+    """The second loss in a row is reported, the first and later ones are not."""
+    story = at_first_prompt()
     said = [bool(actions_of([story.steps[-1]], ShowNotice)) for _ in range(4) if story.tell(LOST)]
     assert said == [False, True, False, False]
     (shown,) = actions_of(story.steps, ShowNotice)
@@ -94,7 +94,7 @@ HEARD: list[Event] = [
     ModelsRead(UNKNOWN),
     gpu_memory(10, at=0.0),
     ServerSurveyed(
-        ServerReport("", True, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)  # nobody answered
+        ServerReport("", True, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)  # no answer
     ),
     FilesCounted({}),
     TextsCounted(1, ()),
@@ -110,8 +110,8 @@ HEARD: list[Event] = [
 
 @pytest.mark.parametrize("event", HEARD, ids=lambda event: type(event).__name__)
 def test_whatever_it_says_is_a_sign_of_life(event: Event) -> None:
-    """30 s after its last word it counts as silent, and is started again."""
-    story = begun()
+    """30 s after its last event it counts as silent, and is started again."""
+    story = at_first_prompt()
     story.tell(Wait(20.0), event)
     heard_at = story.now
     story.tell(Wait(29.9))
@@ -121,7 +121,7 @@ def test_whatever_it_says_is_a_sign_of_life(event: Event) -> None:
 
 
 def test_one_that_never_says_a_word_is_started_again() -> None:
-    """The first, and each one after it; the second time that is said."""
+    """That holds for the first one and each later one; the second failure is reported."""
     story = Story()
     story.tell(AiderStarted(1, 42))
     begin = story.now
@@ -132,15 +132,15 @@ def test_one_that_never_says_a_word_is_started_again() -> None:
 
 def test_one_that_never_speaks_after_a_loss_is_started_again() -> None:
     """The one that replaces a lost one is watched from its start."""
-    story = begun()
+    story = at_first_prompt()
     lost_at = story.now
     story.tell(LOST, Wait(50.0))
     assert starts(story, lost_at) == [0.5, 30.5]
 
 
 def test_a_silent_sidecars_readings_count_no_more() -> None:
-    """What it said before is not known any more."""
-    story = begun()
+    """Its readings become unavailable."""
+    story = at_first_prompt()
     story.tell(gpu_memory(95, at=story.now), Wait(31.0))
     assert isinstance(story.state.memory, Unavailable)
     assert isinstance(story.state.loaded, Unavailable)
@@ -160,13 +160,13 @@ def test_a_lost_one_is_not_waited_for_as_a_silent_one() -> None:
     "event", [LOST, DeadlinePassed("sidecar_start"), DeadlinePassed("sidecar_silent")]
 )
 def test_none_is_started_at_the_end(phase: Phase, event: Event) -> None:
-    """When the session ends nobody needs it."""
+    """At the end of the session the sidecar is not needed."""
     assert Story(phase=phase).tell(event) == []
 
 
 @given(histories())
 def test_it_is_started_only_when_its_time_has_come(steps: list[Step]) -> None:
-    """Never as an answer to anything but a deadline."""
+    """It is started only at a deadline."""
     for step in steps:
         if StartSidecar() in step.actions:
             assert isinstance(step.event, DeadlinePassed)

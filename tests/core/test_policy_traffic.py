@@ -1,4 +1,4 @@
-"""How full the window is by what passed the door, and when Aider's own estimate counts again."""
+"""How full the window is as measured at the door, and when Aider's own estimate counts again."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import pytest
 from core.histories_of_events import (
     OTHERS,
     UNKNOWN,
-    Step,
     Story,
     actions_of,
-    begun,
+    at_first_prompt,
     finished,
-    histories,
     table,
 )
-from hypothesis import given, settings
 
 from aider_guard.core.actions import CountFiles, RunHidden, ShowNotice
 from aider_guard.core.chat.events import RequestRefused, RequestStarted
@@ -41,7 +38,7 @@ from aider_guard.core.events import (
     SidecarStarted,
     TurnFinished,
 )
-from aider_guard.core.readings import LastRequest, Unavailable
+from aider_guard.core.readings import Unavailable
 from aider_guard.core.rules.context import probe_due
 from aider_guard.core.state import (
     Limits,
@@ -58,7 +55,7 @@ FILES = {"a.py": 3_000, "b.py": 2_000}
 
 def after(prompt: int, answer: int = 0, limits: Limits | None = None, **more: Any) -> Story:
     """A session in which one message was answered."""
-    story = begun(limits)
+    story = at_first_prompt(limits)
     story.measured_turn(prompt, answer, **more)
     return story
 
@@ -67,7 +64,7 @@ def known(story: Story) -> tuple[int | Unavailable, bool]:
     return used_tokens(story.state), is_measured(story.state)
 
 
-def asked(story: Story) -> bool:
+def was_probed(story: Story) -> bool:
     """Whether a hidden /tokens was run at any time."""
     return ASKS in actions_of(story.steps, RunHidden)
 
@@ -77,7 +74,7 @@ def notices(story: Story) -> list[str]:
 
 
 def test_what_the_server_counted_is_what_is_in_use() -> None:
-    """The request and its answer, of the pinned window; Aider's own estimate does not matter."""
+    """The request and its answer count, in the pinned window; Aider's own estimate does not."""
     story = after(5_000, 300, estimate=3_600)
     assert known(story) == (5_300, True)
     assert fill_percent(story.state) == 53.0
@@ -90,8 +87,8 @@ def test_a_window_smaller_than_the_pin_is_what_counts() -> None:
 
 
 def test_before_the_first_request_and_without_the_door_aiders_estimate_counts() -> None:
-    """Nothing is said to be measured that was not."""
-    story = begun()
+    """Only a measured fill is called measured."""
+    story = at_first_prompt()
     assert known(story) == (Unavailable("no /tokens was run yet"), False)
     story.turn(tokens=3_600)
     assert known(story) == (3_600, False)
@@ -110,23 +107,23 @@ OTHER_REQUESTS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("more", OTHER_REQUESTS, ids=lambda more: " ".join(map(str, more.values())))
 def test_only_an_answered_message_of_the_main_model_is_measured(more: dict[str, Any]) -> None:
-    """Commit messages, summaries, another model's requests and what was given up say nothing of the chat's size."""
-    story = begun()
+    """Commit messages, summaries, cancelled requests and those of another model do not change the chat's size."""
+    story = at_first_prompt()
     story.tell(finished(5_000, 300, **more))
-    assert isinstance(story.state.measured, Unavailable)
+    assert isinstance(story.state.last_request, Unavailable)
 
 
 def test_a_weak_or_editors_request_of_the_main_model_itself_counts() -> None:
     """The editor's role may be the main model's: its prompt is in the same window."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(finished(5_000, purpose="edit", role="editor", model="ours:latest"))
     assert used_tokens(story.state) == 5_000
 
 
 def test_in_architect_mode_the_larger_of_the_two_counts() -> None:
-    """The next prompt holds what the architect was sent, not what its editor was; unless the editor's was larger."""
+    """The next prompt holds the architect's prompt, not the editor's, unless the editor's was larger."""
     for editor, used in ((2_000, 5_100), (7_000, 7_100)):
-        story = begun()
+        story = at_first_prompt()
         story.tell(finished(5_000, 100), finished(editor, 100, purpose="edit", role="editor"))
         assert used_tokens(story.state) == used
         story.tell(PromptShown(), TurnFinished(2, UNKNOWN, 0))
@@ -135,8 +132,8 @@ def test_in_architect_mode_the_larger_of_the_two_counts() -> None:
 
 
 def test_a_server_without_an_account_of_tokens_leaves_the_estimate() -> None:
-    """As before the door, and the table is asked for after the turn."""
-    story = begun()
+    """Without token counts the estimate counts, and the table is read after the turn."""
+    story = at_first_prompt()
     story.tell(PromptClosed(), finished(UNKNOWN), PromptShown(), TurnFinished(1, 3_600, 0))
     assert known(story) == (3_600, False)
     assert ASKS in story.prompt()
@@ -147,7 +144,7 @@ LOST: list[tuple[str, dict[str, Any], tuple[int, bool]]] = [
     ("cut", {"verdict": CUT}, (9_000, False)),
     ("cut, counted", {"verdict": CUT, "counted_tokens": 9_100, "counted_exactly": True}, (9_100, True)),
     (
-        "cut, nobody knows how much",
+        "cut by an unknown amount",
         {"verdict": Verdict("cut", "e", "tokens", UNKNOWN), "counted_tokens": 8_000, "error_percent": 50.0},
         (8_000, False),
     ),
@@ -163,8 +160,8 @@ LOST: list[tuple[str, dict[str, Any], tuple[int, bool]]] = [
 def test_what_was_sent_counts_and_not_what_was_left(
     what: str, more: dict[str, Any], found: tuple[int, bool]
 ) -> None:
-    """Of 5,000 tokens that the server tells of: what was cut is in the chat still."""
-    story = begun()
+    """The server reports 5,000 tokens, but the cut part is still in the chat."""
+    story = at_first_prompt()
     story.tell(finished(5_000, **more))
     assert known(story) == found, what
 
@@ -189,7 +186,7 @@ def test_the_warning_comes_from_the_turns_own_numbers() -> None:
         "context 81 % full: 8,100 of 10,000 tokens (files 5,000, instructions 3,000, history 100)",
         "/drop a.py   (frees about 3,000 tokens, then 51 %)",
     )
-    assert not asked(story)
+    assert not was_probed(story)
 
 
 def test_rows_sum_up_to_what_was_measured() -> None:
@@ -201,7 +198,7 @@ def test_rows_sum_up_to_what_was_measured() -> None:
 
 
 def test_a_prompt_that_was_not_understood_is_warned_of_all_the_same() -> None:
-    """How full is known; what takes the room is not."""
+    """The fill is known even if the parts of the prompt are not."""
     story = after(8_500, parts=())
     (shown,) = actions_of(story.steps, ShowNotice)
     assert shown.notice.lines == (
@@ -213,19 +210,19 @@ def test_a_prompt_that_was_not_understood_is_warned_of_all_the_same() -> None:
 def test_one_notice_a_crossing_of_measured_turns() -> None:
     """At 80 per cent once, and again only after a turn below 75."""
     for fills, count in (([7_900], 0), ([8_000, 9_000], 1), ([8_000, 7_500, 8_000], 1)):
-        story = begun()
+        story = at_first_prompt()
         for fill in fills:
             story.measured_turn(fill)
         assert notices(story) == ["context_filling"] * count
-    again = begun()
+    again = at_first_prompt()
     for fill in (8_000, 7_400, 8_000):
         again.measured_turn(fill)
     assert notices(again) == ["context_filling"] * 2
 
 
 def test_a_report_that_comes_after_the_prompt_is_of_that_turn() -> None:
-    """The turn ends with it; nothing is asked in between, and the warning comes with the turn's end."""
-    story = begun()
+    """The turn ends with the report: no probe before it, and the warning at the turn's end."""
+    story = at_first_prompt()
     story.tell(PromptClosed(), RequestStarted(1, "main", "chat", "ours"))
     assert ASKS not in story.prompt()
     assert ASKS not in story.tell(finished(8_000), TurnFinished(1, 6_400, 0))
@@ -240,14 +237,14 @@ def test_a_report_that_comes_after_the_prompt_is_of_that_turn() -> None:
 
 def test_a_measured_turn_needs_no_table() -> None:
     """Near the warning or not, after one turn or after ten."""
-    story = begun()
+    story = at_first_prompt()
     for _ in range(10):
         story.measured_turn(7_800, estimate=6_000, files_of_prompt=FILES)
-    assert not asked(story)
+    assert not was_probed(story)
 
 
 def test_a_command_near_the_warning_is_a_reason_and_far_from_it_none() -> None:
-    """A /clear may have changed anything; from 20 points below the warning on that is looked at."""
+    """A /clear may have changed anything; Aider is probed from 20 points below the warning on."""
     for prompt, asks in ((6_100, True), (5_900, False)):
         story = after(prompt)
         for _ in range(10):
@@ -257,19 +254,19 @@ def test_a_command_near_the_warning_is_a_reason_and_far_from_it_none() -> None:
 
 
 def test_other_files_above_the_prompt_are_a_reason() -> None:
-    """An /add or /drop; the request that holds them makes the question void."""
+    """After an /add or /drop Aider is probed, unless a request with the new files was measured."""
     story = after(500)
     assert ASKS in story.prompt("b.py")
     at_once = after(500)
     at_once.tell(PromptShown(files=("b.py",)), KeyTyped())
     at_once.measured_turn(600, files=("b.py",))
-    assert not asked(at_once)
+    assert not was_probed(at_once)
 
 
 def test_a_file_that_aider_added_in_the_turn_is_a_reason() -> None:
-    """It came after the request: the prompt that follows names it, whenever the report comes."""
-    assert asked(after(500, files=("new.py",)))
-    late = begun()
+    """Aider added it after the request: the next prompt names it, whenever the report comes."""
+    assert was_probed(after(500, files=("new.py",)))
+    late = at_first_prompt()
     late.tell(PromptClosed(), RequestStarted(1, "main", "chat", "ours"))
     late.tell(PromptShown(files=("new.py",)), finished(500), TurnFinished(1), PromptSettled())
     assert ASKS in late.steps[-1].actions
@@ -289,9 +286,9 @@ def test_a_table_after_a_change_is_taken_in_tokens_of_the_model() -> None:
 
 
 def test_a_table_without_a_change_says_less_than_the_request() -> None:
-    """With the setting always it is asked for each turn; what was measured stays."""
+    """With the setting always Aider is probed each turn, but the measurement stays."""
     story = after(5_000, limits=Limits(probe="always"))
-    assert asked(story)
+    assert was_probed(story)
     story.tell(ContextRead(table(3_000)))
     assert known(story) == (5_000, True)
 
@@ -310,14 +307,14 @@ RATIOS: list[tuple[int, int | Unavailable, float]] = [
 def test_what_aiders_estimate_is_worth(
     counted: int, estimated: int | Unavailable, ratio: float
 ) -> None:
-    """Both numbers are of the same request. Where Aider took over the server's number it says nothing; what no
-    tokeniser can do is not believed.
+    """Both numbers are of one request. Where Aider took over the server's number nothing is learned, and a ratio that
+    no tokeniser has is bounded.
     """
     assert after(counted, estimate=estimated).state.tokens_per_estimate == ratio
 
 
 def test_what_the_estimate_is_worth_is_kept() -> None:
-    """A turn that tells nothing of it leaves what the last one told."""
+    """A turn without both numbers keeps the last ratio."""
     story = after(5_000, estimate=4_000)
     story.measured_turn(6_000, estimate=6_000)
     assert story.state.tokens_per_estimate == 1.25
@@ -325,14 +322,14 @@ def test_what_the_estimate_is_worth_is_kept() -> None:
 
 def test_the_estimate_of_another_models_request_is_worth_nothing() -> None:
     """Aider reports its last request, which was the editor's."""
-    story = begun()
+    story = at_first_prompt()
     editors = finished(2_000, purpose="edit", role="editor", model=OTHERS)
     story.tell(finished(5_000), editors, PromptShown(), TurnFinished(2, 1_000, 0))
     assert story.state.tokens_per_estimate == 1.0
 
 
 def test_a_turn_past_the_door_falls_back_to_the_estimate() -> None:
-    """In tokens of the model, as far as the last measured request told; the next measured turn counts again."""
+    """The estimate is scaled by the last ratio, until the next measured turn."""
     story = after(5_000, estimate=4_000)
     story.turn(tokens=6_000)
     assert known(story) == (7_500, False)
@@ -341,7 +338,7 @@ def test_a_turn_past_the_door_falls_back_to_the_estimate() -> None:
 
 
 def test_a_turn_that_nobody_counted_leaves_the_last_measurement() -> None:
-    """Given up with Ctrl-C: a part of it stays in the chat, so the number is "about" right."""
+    """After Ctrl-C a part of the turn stays in the chat, so the number is "about" right."""
     story = after(5_000, estimate=4_000)
     story.tell(PromptClosed(), finished(UNKNOWN, outcome="cancelled"), PromptShown())
     story.tell(TurnFinished(1, UNKNOWN, UNKNOWN))
@@ -350,7 +347,7 @@ def test_a_turn_that_nobody_counted_leaves_the_last_measurement() -> None:
 
 def test_a_reflection_that_was_given_up_makes_the_turn_an_estimate() -> None:
     """The first request of the turn was measured, but the chat grew since."""
-    story = begun()
+    story = at_first_prompt()
     story.tell(PromptClosed(), finished(5_000), finished(UNKNOWN, outcome="cancelled"))
     story.tell(PromptShown(), TurnFinished(2, UNKNOWN, UNKNOWN))
     assert known(story) == (5_000, False)
@@ -364,7 +361,7 @@ def counts(story: Story) -> list[tuple[str, ...]]:
 
 
 def test_files_that_grew_after_the_request_count_from_the_second_time_on() -> None:
-    """What they had in the request is not known as Aider counts; the growth between two counts is, scaled."""
+    """Their size in the request is unknown in Aider's tokens; the growth between two counts is known, and scaled."""
     story = after(5_000, estimate=4_000, files_of_prompt=FILES)
     assert counts(story) == [("a.py", "b.py")]
     story.tell(FilesCounted({"a.py": 2_400, "b.py": 1_600}))
@@ -386,8 +383,8 @@ def test_growth_can_warn_without_a_table() -> None:
 
 
 def test_what_a_death_hands_over_are_the_newest_requests_files() -> None:
-    """A table that is older does not count; without either it is what this Aider was given."""
-    story = begun()
+    """An older table does not count; without a request or table it is what this Aider took over."""
+    story = at_first_prompt()
     story.tell(ContextRead(table(900, files={"old.py": 10})))
     assert last_known_handoff(story.state).editable == ("old.py",)
     story.measured_turn(5_000, files_of_prompt=FILES)
@@ -410,7 +407,7 @@ def refused(story: Story, tokens: int | Unavailable = 12_000, **more: Any) -> No
 
 
 def test_a_refused_prompt_is_what_the_chat_holds() -> None:
-    """The fill is that of the next request; the door's answer is on the screen, so that no notice repeats it."""
+    """The refused prompt is the fill; the door's answer is on the screen, so that no notice repeats it."""
     story = after(5_000, estimate=4_000, files_of_prompt=FILES)
     refused(story)
     assert ASKS not in story.prompt()
@@ -433,10 +430,10 @@ def test_a_refused_prompt_is_what_the_chat_holds() -> None:
         {"role": "editor", "purpose": "edit", "model": OTHERS},
         {"tokens": UNKNOWN},
     ],
-    ids=["Ollama is down", "a commit message", "another model's", "nobody counted it"],
+    ids=["Ollama is down", "a commit message", "another model's", "not counted"],
 )
 def test_another_refusal_says_nothing_of_the_chat(more: dict[str, Any]) -> None:
-    """What was measured before stays."""
+    """The earlier measurement stays."""
     story = after(5_000)
     refused(story, **more)
     assert used_tokens(story.state) == 5_000
@@ -458,8 +455,8 @@ def test_another_refusal_says_nothing_of_the_chat(more: dict[str, Any]) -> None:
     ids=lambda event: type(event).__name__,
 )
 def test_nothing_is_waited_for_that_will_not_come(event: Event) -> None:
-    """A request without a report keeps nothing from being asked, once its end is certain."""
-    story = begun(Limits(probe="always"))
+    """A request whose report cannot come any more does not hold up the probe."""
+    story = at_first_prompt(Limits(probe="always"))
     story.tell(RequestStarted(1, "main", "chat", "ours"), TurnFinished(1))
     assert not probe_due(story.state)
     story.tell(event, PromptShown())
@@ -468,7 +465,7 @@ def test_nothing_is_waited_for_that_will_not_come(event: Event) -> None:
 
 def test_a_request_of_aiders_own_is_not_waited_for() -> None:
     """A summary is written in the background while the prompt is shown."""
-    story = begun(Limits(probe="always"))
+    story = at_first_prompt(Limits(probe="always"))
     story.tell(RequestStarted(1, "weak", "summary", "ours"), TurnFinished(1))
     assert probe_due(story.state)
 
@@ -477,96 +474,14 @@ def test_a_request_of_aiders_own_is_not_waited_for() -> None:
 
 
 def test_after_a_restart_all_is_learned_anew() -> None:
-    """The old chat's size says nothing of the new one; the first turn measures it."""
+    """The old chat's size does not count for the new one; the first turn measures it."""
     story = after(7_000, estimate=5_600, files_of_prompt=FILES)
     story.tell(FilesCounted({"a.py": 3_000}), RestartRequested())
     story.prompt()
     story.tell(ChatSaved(("a.py",)), AiderExited(0), ModelsUnloaded(("ours",), UNKNOWN, 1.0))
     story.tell(AiderStarted(2, 43))
     assert isinstance(used_tokens(story.state), Unavailable)
-    assert isinstance(story.state.measured, Unavailable)
+    assert isinstance(story.state.last_request, Unavailable)
     assert ASKS not in story.prompt("a.py")
     story.measured_turn(1_000, files=("a.py",))
-    assert (known(story), asked(story)) == ((1_000, True), False)
-
-
-# Properties
-
-
-@settings(max_examples=200)
-@given(histories())
-def test_what_is_said_to_be_measured_was(steps: list[Step]) -> None:
-    """In any history: the newest word on the chat is a request of the main model, and no command came after it."""
-    for step in steps:
-        if is_measured(step.after):
-            measured = step.after.measured
-            assert isinstance(measured, LastRequest)
-            assert used_tokens(step.after) == measured.used_tokens
-            assert not step.after.context_changed
-            assert not step.after.files_changed
-
-
-@settings(max_examples=200)
-@given(histories())
-def test_only_a_measured_fill_is_said_without_about(steps: list[Step]) -> None:
-    """In any history the words of a warning are as sure as its number."""
-    for step in steps:
-        for action in actions_of([step], ShowNotice):
-            if action.notice.name == "context_filling":
-                says_about = action.notice.lines[0].startswith("context about ")
-                assert says_about is not is_measured(step.after)
-
-
-@pytest.mark.parametrize(
-    ("prompts", "warnings"),
-    [
-        ([7_999], 0),
-        ([8_000], 1),
-        ([8_000, 7_500, 8_000], 1),
-        ([8_000, 7_499, 8_000], 2),
-    ],
-)
-def test_the_limits_themselves_are_full_and_not_free(prompts: list[int], warnings: int) -> None:
-    """At 80 % it is said; again only after less than 75 %."""
-    story = begun()
-    for prompt in prompts:
-        story.measured_turn(prompt)
-    shown = [one.notice.name for one in actions_of(story.steps, ShowNotice)]
-    assert shown.count("context_filling") == warnings
-
-
-CUT_TOKENS = Verdict("cut", "why", "tokens", 2_000)
-PUSHED_OUT = Verdict("cut", "why", "generation", 2_000)
-UNKNOWN_CUT = Verdict("cut", "why", "", UNKNOWN)
-ESTIMATED = {"counted_tokens": 6_000, "error_percent": 20.0}
-EXACTLY = {"counted_tokens": 6_000, "counted_exactly": True}
-
-
-@pytest.mark.parametrize(
-    ("evaluated", "facts", "prompt", "is_sure"),
-    [
-        (5_000, {}, 5_000, True),
-        (5_000, {"verdict": CUT_TOKENS}, 7_000, False),
-        (5_000, {"verdict": PUSHED_OUT}, 5_000, True),
-        (5_000, {"verdict": UNKNOWN_CUT}, 5_000, False),
-        (5_000, EXACTLY, 6_000, True),
-        (6_001, EXACTLY, 6_001, True),
-        (5_000, {**EXACTLY, "verdict": CUT_TOKENS}, 7_000, True),
-        (4_800, ESTIMATED, 4_800, True),
-        (4_799, ESTIMATED, 6_000, False),
-        (7_000, ESTIMATED, 7_000, True),
-        (3_000, {**ESTIMATED, "verdict": CUT_TOKENS}, 5_000, False),
-        (2_000, {**ESTIMATED, "verdict": CUT_TOKENS}, 6_000, False),
-        (5_000, {**ESTIMATED, "verdict": UNKNOWN_CUT}, 6_000, False),
-        (7_000, {**ESTIMATED, "verdict": UNKNOWN_CUT}, 7_000, False),
-    ],
-)
-def test_what_was_sent_is_what_was_evaluated_and_what_was_cut(
-    evaluated: int, facts: dict[str, Any], prompt: int, is_sure: bool
-) -> None:
-    """Or what was counted before, where the server's number is below that by more than its error."""
-    story = begun()
-    story.tell(finished(evaluated, 7, **facts))
-    measured = story.state.measured
-    assert isinstance(measured, LastRequest)
-    assert (measured.used_tokens, measured.is_sure) == (prompt + 7, is_sure)
+    assert (known(story), was_probed(story)) == ((1_000, True), False)

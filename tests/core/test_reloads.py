@@ -31,7 +31,7 @@ def lists(*models: tuple[LoadedModel, ...] | None) -> tuple[ModelsReading | Unav
 
 
 def why(*models: tuple[LoadedModel, ...] | None, **more: Any) -> str:
-    """The cause, after these lists."""
+    """The cause that is found after these lists."""
     evidence = {"entry": ENTRY, "ours": ("qwen3:8b",), **more}
     return cause(ReloadEvidence("qwen3:8b", lists(*models), **evidence))
 
@@ -134,18 +134,18 @@ def why(*models: tuple[LoadedModel, ...] | None, **more: Any) -> str:
     ],
 )
 def test_each_cause_has_its_words(said: str, words: str) -> None:
-    """From what was seen before the request, and nothing else."""
+    """Each case has its own words."""
     assert said.startswith(words)
 
 
 def test_a_model_that_was_there_beside_it_pushed_nothing_out() -> None:
-    """Only who came when it went can have taken its place."""
+    """Only a model that came when this one went can have taken its place."""
     assert "place" not in why((OURS, OTHER), (OTHER,), idle_seconds=HOUR)
 
 
 @pytest.mark.parametrize("name", ["QWEN3:8B", "qwen3:8b"])
 def test_names_are_compared_as_ollama_does(name: str) -> None:
-    """A spelling is no other model."""
+    """Two spellings of a name are one model."""
     listed = LoadedModel(name, "d1", 6 * GIB, 6 * GIB, 8192)
     assert why((listed,)).startswith("its process had ended")
 

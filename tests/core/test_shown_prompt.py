@@ -25,7 +25,7 @@ from aider_guard.core.actions import Notice
 from aider_guard.core.screen import Recogniser, ShownPrompt
 from aider_guard.session import notices
 
-# pyte has no second screen, which vim uses; after a resize nobody knows where the rule stands.
+# pyte has no second screen, which vim uses; after a resize the place of the rule is unknown.
 REPLAYED = [name for name in NAMES if name not in ("vim", "resize")]
 NOTICES = {
     0: "",

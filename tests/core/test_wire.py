@@ -1,4 +1,4 @@
-"""The wire: every value survives it, and nothing else comes out of it."""
+"""The wire: every value survives encoding and decoding, and all other lines are refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aider_guard.core.actions import (
+    CountFiles,
+    CountTexts,
+    ServeDoor,
+    StopSidecar,
+    SurveyServer,
+    UnloadModels,
+    WakeCounter,
+    WarmModel,
+)
 from aider_guard.core.chat.events import (
     DoorOpened,
     ModelWarmed,
@@ -39,16 +49,6 @@ from aider_guard.core.readings import (
     ModelsReading,
     RamReading,
     Unavailable,
-)
-from aider_guard.core.requests import (
-    CountFiles,
-    CountTexts,
-    ServeDoor,
-    StopSidecar,
-    SurveyServer,
-    UnloadModels,
-    WakeCounter,
-    WarmModel,
 )
 from aider_guard.core.server_report import (
     InstalledModel,
@@ -161,7 +161,7 @@ VALUES = st.one_of(
 
 @given(VALUES)
 def test_a_value_survives(value: object) -> None:
-    """What is decoded is what was encoded, and it was one line."""
+    """A value is encoded as one line, and decoded to the same value."""
     line = encode(value)  # type: ignore[arg-type]  # a strategy of a union is one of objects
 
     assert value == decode(line) == decode(line.rstrip(b"\n"))
@@ -233,7 +233,7 @@ def test_any_json_is_a_value_or_an_error(name: str, value: object) -> None:
     ],
 )
 def test_refuses(line: bytes) -> None:
-    """What is nearly a value is none."""
+    """A line that is nearly a value is refused."""
     with pytest.raises(WireError):
         decode(line)
 
@@ -253,7 +253,7 @@ def test_an_error_does_not_repeat_the_line() -> None:
 
 
 def test_numbers_without_json_are_refused() -> None:
-    """A NaN is a bug of ours and must not become a line that nobody can read."""
+    """A NaN is a bug of ours and must not become a line that cannot be decoded."""
     with pytest.raises(ValueError, match="JSON compliant"):
         encode(UnloadModels((), math.nan))
 

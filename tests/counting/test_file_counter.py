@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NoReturn
 import psutil
 import pytest
 
+from aider_guard.core.actions import CountFiles, CountTexts
 from aider_guard.core.events import FilesCounted, TextsCounted
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.requests import CountFiles, CountTexts
 from aider_guard.counting import files as counting_module
 from aider_guard.counting.files import (
     ENCODING_FILE,

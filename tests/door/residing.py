@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 from fakes.ollama_server import FakeModel, FakeOllama
 
-from aider_guard.core.chat.body import sent
+from aider_guard.core.chat.body import body_to_send
 from aider_guard.core.chat.request import ChatRequest, read
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.events import ModelsRead, ServerRead
@@ -83,7 +83,7 @@ class House:
         """A real request, as the door sends it; its ``load_duration`` in seconds."""
         asked = self.asked(*messages, model=model, **options)
         await self.residency.begins(asked, self.upstream)
-        body = sent(asked, b"", self.settings, self.upstream, self.residency.version)
+        body = body_to_send(asked, b"", self.settings, self.upstream, self.residency.version)
         async with httpx.AsyncClient(trust_env=False, verify=False, timeout=CAP_SECONDS) as http:
             answer = (await http.post(f"{self.ollama.url}/api/chat", content=body)).json()
         load_seconds = answer["load_duration"] / 1e9

@@ -247,7 +247,7 @@ def test_what_nobody_counted_in_time_is_refused_by_a_guess(version: str | Unavai
     said = text_of(run(desk.visit(big).begin()))
     size = -(-(len(prompts.DIFF) + 30_000) * 2 // 7) + 10
     assert said.startswith(f"aider-guard: not sent: about {size + 1024 - 8192:,} tokens too large")
-    desk.counts.sizes.measured(prompts.chat(said=("word " * 1000,)), 1100)
+    desk.counts.sizes.note_size(prompts.chat(said=("word " * 1000,)), 1100)
     assert isinstance(run(desk.visit(big).begin()), Forward)
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from aider_guard.core.actions import ServeDoor, StopSidecar
 from aider_guard.core.chat.events import DoorOpened
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.events import Event
-from aider_guard.core.requests import ServeDoor, StopSidecar
 from aider_guard.session.sidecar_process import SidecarProcess, sidecar_command
 
 TOKEN = "a-secret-of-the-session"

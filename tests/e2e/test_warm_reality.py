@@ -18,7 +18,7 @@ import psutil
 import pytest
 from e2e.emptying import empty, has_nothing
 
-from aider_guard.core.chat.body import sent
+from aider_guard.core.chat.body import body_to_send
 from aider_guard.core.chat.events import ModelWarmed, ReloadSeen
 from aider_guard.core.chat.request import read
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
@@ -79,7 +79,7 @@ class House:
         body = {"model": SMALL, "messages": list(messages), "stream": False, "options": options}
         asked, upstream = read("chat", body, self.settings, ""), self.settings.upstreams[0]
         await self.residency.begins(asked, upstream)
-        content = sent(asked, b"", self.settings, upstream, self.residency.version)
+        content = body_to_send(asked, b"", self.settings, upstream, self.residency.version)
         async with httpx.AsyncClient(trust_env=False, verify=False, timeout=CAP_SECONDS) as http:
             answer = (await http.post(f"{self.server.url}/api/chat", content=content)).json()
         self.residency.ended(asked, upstream, answer["load_duration"] / 1e9)

@@ -24,7 +24,11 @@ from aider_guard.launch.model_choice import (
 
 GIB = 1 << 30
 CATALOGUE = offers_of((), [entry.candidate for entry in published()])
-RUNTIMES = (Runtime(), Runtime(era="A", flash_attention=False), Runtime(kv_type="q8_0", parallel=2))
+RUNTIMES = (
+    Runtime(),
+    Runtime(engine="A", flash_attention=False),
+    Runtime(kv_type="q8_0", parallel=2),
+)
 TIERS = ([8.0], [16.0], [24.0], [24.0, 24.0])
 
 

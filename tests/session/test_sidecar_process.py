@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fakes.ollama_server import FakeOllama
 
+from aider_guard.core.actions import CountTexts, StopSidecar, SurveyServer
 from aider_guard.core.events import (
     Event,
     ModelsRead,
@@ -23,7 +24,6 @@ from aider_guard.core.events import (
     SidecarStarted,
 )
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.requests import CountTexts, StopSidecar, SurveyServer
 from aider_guard.core.server_report import ModelFacts
 from aider_guard.core.wire import encode
 from aider_guard.session import sidecar_process as module

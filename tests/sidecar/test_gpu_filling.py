@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from core.histories_of_events import begun
+from core.histories_of_events import at_first_prompt
 from fakes.nvml import GIB, Card, FakeDriver
 
 from aider_guard.core.actions import ShowNotice
@@ -142,7 +142,7 @@ def test_a_card_that_is_filled_is_read_and_said(card: Filled) -> None:
     assert wanted <= used <= wanted + OVERHEAD_BYTES
     assert abs(left.vram_used_bytes - empty.vram_used_bytes) < OVERHEAD_BYTES / 4
 
-    story = begun()
+    story = at_first_prompt()
     events = (MemoryRead(replace(reading, taken_at=story.now)) for reading in readings)
     (notice,) = [act.notice for act in story.tell(*events) if isinstance(act, ShowNotice)]
     assert notice.name == "memory_short"

@@ -18,6 +18,16 @@ from fakes.nvml import GIB, Card, FakeDriver
 from fakes.ollama_server import FakeModel, FakeOllama, Hang
 
 from aider_guard import __version__
+from aider_guard.core.actions import (
+    CountFiles,
+    CountTexts,
+    Request,
+    StopSidecar,
+    SurveyServer,
+    UnloadModels,
+    WakeCounter,
+    WarmModel,
+)
 from aider_guard.core.events import (
     FilesCounted,
     MemoryRead,
@@ -29,16 +39,6 @@ from aider_guard.core.events import (
     TextsCounted,
 )
 from aider_guard.core.readings import ModelsReading, RamReading, Unavailable
-from aider_guard.core.requests import (
-    CountFiles,
-    CountTexts,
-    Request,
-    StopSidecar,
-    SurveyServer,
-    UnloadModels,
-    WakeCounter,
-    WarmModel,
-)
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerProcess
 from aider_guard.core.wire import LineSplitter, decode, encode
 from aider_guard.line_process import PACKAGE_PARENT

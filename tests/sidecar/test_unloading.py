@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from fakes.ollama_server import GIB, FakeModel, FakeOllama, Hang, Json
 
+from aider_guard.core.actions import UnloadModels
 from aider_guard.core.events import ModelsUnloaded
 from aider_guard.core.readings import Gpu, MemoryReading, RamReading, Unavailable
-from aider_guard.core.requests import UnloadModels
 from aider_guard.ollama.client import OllamaClient
 from aider_guard.sidecar.unloading import STEADY_SECONDS, Unloader
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from aider_guard.checks.all import examine
 from aider_guard.config import Config
-from aider_guard.core.findings import SEVERITIES, Finding, exit_status
+from aider_guard.core.findings import SEVERITIES, Finding, doctor_status
 from aider_guard.launch.facts import Facts
 from aider_guard.view.doctor import _alive, as_data, render, run_doctor
 from aider_guard.view.page import Page
@@ -251,4 +251,4 @@ def test_no_progress_where_nobody_looks() -> None:
 
 def test_the_status_is_that_of_the_findings() -> None:
     """Of the worst of them."""
-    assert exit_status(examine(replace(till(), settings=NO))) == 1
+    assert doctor_status(examine(replace(till(), settings=NO))) == 1

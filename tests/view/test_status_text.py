@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.histories_of_events import UNKNOWN, begun
+from core.histories_of_events import UNKNOWN, at_first_prompt
 
 from aider_guard.core.events import PromptShown
 from aider_guard.session import control
@@ -11,7 +11,7 @@ from aider_guard.view import status
 
 def test_a_measured_fill_is_not_called_an_estimate() -> None:
     """After a command that may have changed the chat it is one again, and before the first turn nothing is known."""
-    story = begun()
+    story = at_first_prompt()
     facts = control.session_facts(story.state, session_id="id", pid=1)
     assert (facts["used_tokens"], facts["used_is_measured"]) == (None, False)
     assert "context   not measured yet; window 10,000 tokens" in status.table([facts])

@@ -1,1 +1,1 @@
-"""What passes the door: requests for text, what is counted of them, and what becomes of them. Pure values and rules."""
+"""Requests to models and their answers, as the door handles them: pure values and rules."""

@@ -1,4 +1,4 @@
-"""The body that is sent in place of the one that came."""
+"""Makes the bodies that the door sends to a server: the changed body of a request, and bodies of its own."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from aider_guard.core.chat import request
 from aider_guard.core.chat.request import (
+    PREFIX,
     ChatRequest,
     asks_for_nothing,
-    own_free,
     prompt_blocks,
     summary_blocks,
+    unanswered_places,
+    visible_places,
+    without_own_answers,
 )
 from aider_guard.core.chat.size import parts
 from aider_guard.core.chat.types import DoorSettings, Upstream
@@ -27,89 +29,89 @@ KEEP_ALIVE: Final = "30m"
 
 
 def forbids_truncation(
-    asked: ChatRequest, settings: DoorSettings, upstream: Upstream, version: str | Unavailable
+    request: ChatRequest, settings: DoorSettings, upstream: Upstream, version: str | Unavailable
 ) -> bool:
-    """Whether the body that is sent says that nothing may be cut."""
+    """Whether the body that is sent tells Ollama to refuse a prompt rather than cut it."""
     return (
         upstream.kind == "ollama"
-        and asked.form in ("chat", "generate")
+        and request.form in ("chat", "generate")
         and settings.on_overflow == "refuse"
         and knows_truncate(version)
-        and not asks_for_nothing(asked)
+        and not asks_for_nothing(request)
     )
 
 
-def sent(
-    asked: ChatRequest,
+def body_to_send(
+    request: ChatRequest,
     body: bytes,
     settings: DoorSettings,
     upstream: Upstream,
     version: str | Unavailable,
 ) -> bytes:
-    """The body for the server: the pin, how long the model stays, no truncation, and none of the door's own answers.
+    """Return the body for the server: with the pin, ``keep_alive`` and no truncation, without the door's own answers.
 
-    All else keeps its value and its place; a body in which nothing changes is sent as it came. OpenAI's protocol has
-    no field for a window; there the usage is asked for where the client did not (``asks_for_usage``).
+    All other fields keep their values and places, and a body in which nothing changes keeps its bytes. OpenAI's
+    protocol has no field for a window; there the usage is requested where the client did not (``asks_for_usage``).
     """
-    changed = dict(asked.body)
-    if upstream.kind == "ollama" and asked.form in ("chat", "generate"):
-        if _unloads(asked):
+    changed = dict(request.body)
+    if upstream.kind == "ollama" and request.form in ("chat", "generate"):
+        if _unloads(request):
             return body
-        _pin(changed, asked, settings, upstream, version)
-    elif asks_for_usage(asked):
+        _pin(changed, request, settings, upstream, version)
+    elif asks_for_usage(request):
         options = changed.get("stream_options")
         changed["stream_options"] = {
             **(options if isinstance(options, dict) else {}),
             "include_usage": True,
         }
-    _remove_own(changed, asked)
-    return body if changed == asked.body else encoded(changed)
+    _remove_own(changed, request)
+    return body if changed == request.body else encode_body(changed)
 
 
-def unanswered(asked: ChatRequest) -> int:
-    """How many messages of the user's are in the prompt that the door answered itself."""
-    messages, prompt = asked.body.get("messages"), asked.body.get("prompt")
-    if asked.form == "generate" and isinstance(prompt, str) and request.PREFIX in prompt:
-        blocks = prompt_blocks(prompt) if asked.raw_prompt is None else ()
-        return len(request.unanswered([(block.role, block.content) for block in blocks]))
-    if asked.form not in ("chat", "openai_chat") or not isinstance(messages, list):
+def count_unanswered(request: ChatRequest) -> int:
+    """Return how many of the user's messages in the prompt only the door has answered."""
+    messages, prompt = request.body.get("messages"), request.body.get("prompt")
+    if request.form == "generate" and isinstance(prompt, str) and PREFIX in prompt:
+        blocks = prompt_blocks(prompt) if request.raw_prompt is None else ()
+        return len(unanswered_places([(block.role, block.content) for block in blocks]))
+    if request.form not in ("chat", "openai_chat") or not isinstance(messages, list):
         return 0
-    said = [_role_and_text(message) for message in messages]
-    if asked.purpose != "summary":
-        return len(request.unanswered(said))
+    texts = [_role_and_text(message) for message in messages]
+    if request.purpose != "summary":
+        return len(unanswered_places(texts))
     return sum(
-        len(request.unanswered(_summed_up(text))) for _, text in said if request.PREFIX in text
+        len(unanswered_places(_summary_messages(text))) for _, text in texts if PREFIX in text
     )
 
 
-def without_unanswered(asked: ChatRequest, leave_out: int) -> dict[str, Any]:
-    """The body without the door's own answers, and without the oldest of the messages that it answered so."""
-    changed = dict(asked.body)
-    _remove_own(changed, asked, leave_out)
+def without_unanswered(request: ChatRequest, leave_out: int) -> dict[str, Any]:
+    """Return the body without the door's own answers and the oldest ``leave_out`` messages that it answered."""
+    changed = dict(request.body)
+    _remove_own(changed, request, leave_out)
     return changed
 
 
-def asks_for_usage(asked: ChatRequest) -> bool:
-    """Whether the door asks for the usage of a stream that the client did not ask for."""
-    if asked.form not in ("openai_chat", "openai_text") or not asked.stream:
+def asks_for_usage(request: ChatRequest) -> bool:
+    """Whether the door requests the usage of a stream, because the client did not."""
+    if request.form not in ("openai_chat", "openai_text") or not request.stream:
         return False
-    match asked.body.get("stream_options"):
+    match request.body.get("stream_options"):
         case {"include_usage": True}:
             return False
         case _:
             return True
 
 
-def _unloads(asked: ChatRequest) -> bool:
-    """``keep_alive`` of 0, in any of Ollama's spellings, and no prompt."""
-    value = asked.body.get("keep_alive")
+def _unloads(request: ChatRequest) -> bool:
+    """Whether a request unloads a model: ``keep_alive`` of 0, in any of Ollama's spellings, and no prompt."""
+    value = request.body.get("keep_alive")
     zero = value == 0 or (isinstance(value, str) and re.fullmatch(r"-?0+(ns|us|ms|s|m|h)?", value))
-    return bool(zero) and not isinstance(value, bool) and asks_for_nothing(asked)
+    return bool(zero) and not isinstance(value, bool) and asks_for_nothing(request)
 
 
 def _pin(
     changed: dict[str, Any],
-    asked: ChatRequest,
+    request: ChatRequest,
     settings: DoorSettings,
     upstream: Upstream,
     version: str | Unavailable,
@@ -120,22 +122,24 @@ def _pin(
         changed["options"] = {**options, **pinned} if isinstance(options, dict) else pinned
     if not settings.user_keep_alive and changed.get("keep_alive") is None:
         changed["keep_alive"] = KEEP_ALIVE
-    if forbids_truncation(asked, settings, upstream, version):
+    if forbids_truncation(request, settings, upstream, version):
         changed["truncate"] = False
 
 
-def _remove_own(changed: dict[str, Any], asked: ChatRequest, leave_out: int = 0) -> None:
+def _remove_own(changed: dict[str, Any], request: ChatRequest, leave_out: int = 0) -> None:
     prompt, messages = changed.get("prompt"), changed.get("messages")
-    if asked.form == "generate" and isinstance(prompt, str) and asked.raw_prompt is None:
-        changed["prompt"] = own_free(prompt, leave_out)
-    if asked.form not in ("chat", "openai_chat") or not isinstance(messages, list):
+    if request.form == "generate" and isinstance(prompt, str) and request.raw_prompt is None:
+        changed["prompt"] = without_own_answers(prompt, leave_out)
+    if request.form not in ("chat", "openai_chat") or not isinstance(messages, list):
         return
-    said = [_role_and_text(message) for message in messages]
-    is_summary = asked.purpose == "summary"
-    places = request.kept(said, 0 if is_summary else leave_out)
+    texts = [_role_and_text(message) for message in messages]
+    is_summary = request.purpose == "summary"
+    places = visible_places(texts, 0 if is_summary else leave_out)
     changed["messages"] = [messages[place] for place in places]
     if is_summary:
-        changed["messages"] = [_summarised(one, leave_out) for one in changed["messages"]]
+        changed["messages"] = [
+            _cleaned_summary(message, leave_out) for message in changed["messages"]
+        ]
 
 
 def _role_and_text(message: object) -> tuple[str, str]:
@@ -148,25 +152,25 @@ def _role_and_text(message: object) -> tuple[str, str]:
             return "", ""
 
 
-def _summarised(message: Any, leave_out: int) -> Any:
-    """A conversation to summarise without the door's own answers."""
+def _cleaned_summary(message: Any, leave_out: int) -> Any:
+    """Return a conversation to summarise without the door's own answers."""
     match message:
-        case {"role": "user", "content": str(content)} if request.PREFIX in content:
+        case {"role": "user", "content": str(content)} if PREFIX in content:
             blocks = summary_blocks(content)
-            places = request.kept(_summed_up(content), leave_out)
+            places = visible_places(_summary_messages(content), leave_out)
             left = "".join(blocks[place].whole for place in places)
             return {**message, "content": left or content}
         case _:
             return message
 
 
-def _summed_up(text: str) -> list[tuple[str, str]]:
-    """The messages of a conversation to summarise, by role and content."""
-    return [(one.role, one.content.rstrip("\n")) for one in summary_blocks(text)]
+def _summary_messages(text: str) -> list[tuple[str, str]]:
+    """Return the messages of a conversation to summarise, by role and content."""
+    return [(block.role, block.content.rstrip("\n")) for block in summary_blocks(text)]
 
 
-def encoded(body: Mapping[str, Any]) -> bytes:
-    """A body's bytes."""
+def encode_body(body: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a body."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     try:
         return text.encode("utf-8")
@@ -174,14 +178,13 @@ def encoded(body: Mapping[str, Any]) -> bytes:
         return json.dumps(body, separators=(",", ":")).encode("ascii")
 
 
-# The head of a prompt: what the next one will begin with too, and the requests that have it evaluated ahead.
+# The head of a prompt, which the next prompt will begin with too, and the requests that evaluate it ahead of time.
 #
 # Aider's order (coders/chat_chunks.py, 0.86): system text, examples, read-only files, map of the repository; then the
 # history, the files that may be edited, and the question. A new Aider has another history, so the head ends before it.
 #
 # Ollama does not stop in the middle of a prompt whose client went away (0.9.3: the runner looks for that only when it
-# has an answer to send), so a head is evaluated in pieces, each the beginning of the next: what is dropped is one
-# piece.
+# has an answer to send), so a head is evaluated in pieces, each the beginning of the next: only one is wasted.
 
 RUNNER_OPTIONS: Final = (
     "num_ctx",
@@ -195,10 +198,10 @@ RUNNER_OPTIONS: Final = (
     "low_vram",
     "draft_num_predict",
 )
-"""The options that a runner is started with (api/types.go, Runner): a request with others loads the model again."""
+"""The options that a runner is started with (api/types.go, Runner): other values load the model again."""
 _ANSWERS: Final = ("num_predict", "stop", "seed", "temperature")
 _QUESTION: Final = {"role": "user", "content": "."}
-"""Some templates refuse a conversation in which nobody asks anything."""
+"""Some templates refuse a conversation without a message of the user's."""
 
 
 @dataclass(frozen=True)
@@ -215,11 +218,11 @@ class PromptHead:
 
     @property
     def characters(self) -> int:
-        """How long it is."""
+        """The number of characters in it."""
         return len(self.prompt) + sum(len(message["content"]) for message in self.messages)
 
     def beginning(self, characters: int) -> dict[str, Any]:
-        """The body that has this much of the head evaluated, with the smallest answer."""
+        """Return the body that evaluates so many characters of the head, with the shortest answer."""
         if self.prompt:
             return {**self.body, "prompt": self.prompt[:characters]}
         messages = list(_cut(self.messages, characters))
@@ -229,30 +232,37 @@ class PromptHead:
 
 
 def head_of(
-    asked: ChatRequest, settings: DoorSettings, upstream: Upstream, version: str | Unavailable
+    request: ChatRequest, settings: DoorSettings, upstream: Upstream, version: str | Unavailable
 ) -> PromptHead | None:
-    """The head of a main request to Ollama, as the door would send it; None when it has none that is known."""
-    if not may_have_head(asked) or upstream.kind != "ollama":
+    """Return the head of a main request to Ollama as the door would send it; None when none is recognised."""
+    if not may_have_head(request) or upstream.kind != "ollama":
         return None
-    body = json.loads(sent(asked, _encoded(asked.body), settings, upstream, version))
-    length = _fixed_length(asked)
-    if asked.form == "generate":
-        return _flattened_head(asked, body, length)
+    body = json.loads(
+        body_to_send(request, json.dumps(request.body).encode("ascii"), settings, upstream, version)
+    )
+    length = _fixed_length(request)
+    if request.form == "generate":
+        return _flattened_head(request, body, length)
     messages = tuple(_cut(_plain(body.get("messages")), length))
-    return PromptHead("/api/chat", _smallest(body, "messages"), messages, "") if messages else None
+    return (
+        PromptHead("/api/chat", _shortest_answer(body, "messages"), messages, "")
+        if messages
+        else None
+    )
 
 
-def may_have_head(asked: ChatRequest) -> bool:
-    """Whether a request is the main model's, and of a form that is understood."""
-    of_the_user = asked.role == "main" and asked.purpose in ("chat", "other")
-    return of_the_user and asked.form in ("chat", "generate") and asked.raw_prompt is None
+def may_have_head(request: ChatRequest) -> bool:
+    """Whether a request is the main model's and of a form whose head can be found."""
+    of_the_user = request.role == "main" and request.purpose in ("chat", "other")
+    return of_the_user and request.form in ("chat", "generate") and request.raw_prompt is None
 
 
-def loading(
+def loading_body(
     model: str, options: Mapping[str, Any], settings: DoorSettings, keep_alive: object
 ) -> dict[str, Any]:
-    """The body for ``/api/generate`` that loads a model and asks nothing (Ollama's routes.go: no prompt), with the
-    runner's options of the last request and the pin, as with any other option it would be loaded again.
+    """Return the body for ``/api/generate`` that loads a model without a prompt (Ollama's routes.go).
+
+    It has the runner's options of the last request and the pin: with any other option the model would be loaded again.
     """
     pin = {"num_ctx": settings.window_tokens} if settings.window_tokens > 0 else {}
     body: dict[str, Any] = {"model": model, "stream": False, "options": {**options, **pin}}
@@ -260,24 +270,24 @@ def loading(
 
 
 def runner_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a request says that a runner is started with."""
+    """Return the options of a request that a runner is started with."""
     options = body.get("options")
-    found = options if isinstance(options, dict) else {}
-    return {name: found[name] for name in RUNNER_OPTIONS if found.get(name) is not None}
+    options = options if isinstance(options, dict) else {}
+    return {name: options[name] for name in RUNNER_OPTIONS if options.get(name) is not None}
 
 
-def _fixed_length(asked: ChatRequest) -> int:
-    """How many characters of the messages the next Aider will send again."""
+def _fixed_length(request: ChatRequest) -> int:
+    """Return how many characters of the messages the next Aider will send again."""
     fixed = itertools.takewhile(
         lambda part: part.kind in ("system", "map") or (part.kind == "file" and part.read_only),
-        parts(asked),
+        parts(request),
     )
     return sum(len(part.text) for part in fixed)
 
 
-def _flattened_head(asked: ChatRequest, body: dict[str, Any], length: int) -> PromptHead | None:
+def _flattened_head(request: ChatRequest, body: dict[str, Any], length: int) -> PromptHead | None:
     prompt = body.get("prompt")
-    if body.get("system") or not isinstance(prompt, str) or len(asked.messages) != 1:
+    if body.get("system") or not isinstance(prompt, str) or len(request.messages) != 1:
         return None
     end, left = 0, length
     for block in prompt_blocks(prompt):
@@ -286,11 +296,15 @@ def _flattened_head(asked: ChatRequest, body: dict[str, Any], length: int) -> Pr
             end += heading + left if left else 0
             break
         end, left = end + len(block.whole), left - len(block.content)
-    return PromptHead("/api/generate", _smallest(body, "prompt"), (), prompt[:end]) if end else None
+    return (
+        PromptHead("/api/generate", _shortest_answer(body, "prompt"), (), prompt[:end])
+        if end
+        else None
+    )
 
 
 def _plain(messages: object) -> Sequence[Mapping[str, Any]]:
-    """The messages up to the first that is more than a text."""
+    """Return the messages before the first that holds more than text."""
     listed = messages if isinstance(messages, list) else []
     return tuple(itertools.takewhile(_is_plain, listed))
 
@@ -303,22 +317,18 @@ def _is_plain(message: object) -> bool:
 
 
 def _cut(messages: Sequence[Mapping[str, Any]], characters: int) -> Sequence[Mapping[str, Any]]:
-    """The messages that have the first so many characters."""
-    found = []
+    """Return the messages that hold the first ``characters`` characters, the last one cut."""
+    beginning = []
     for message in messages:
         if characters <= 0:
             break
-        found.append({**message, "content": message["content"][:characters]})
+        beginning.append({**message, "content": message["content"][:characters]})
         characters -= len(message["content"])
-    return found
+    return beginning
 
 
-def _smallest(body: Mapping[str, Any], prompt: str) -> Mapping[str, Any]:
-    """The request without its prompt, for one token of an answer of any form."""
+def _shortest_answer(body: Mapping[str, Any], prompt: str) -> Mapping[str, Any]:
+    """Return the request without its prompt, asking for one token in any format."""
     options = {name: value for name, value in body["options"].items() if name not in _ANSWERS}
     rest = {name: value for name, value in body.items() if name not in (prompt, "format")}
     return {**rest, "stream": False, "options": {**options, "num_predict": 1}}
-
-
-def _encoded(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body).encode("ascii")

@@ -1,4 +1,4 @@
-"""What may be asked of an Ollama without anything leaving the machine, and the words with which the rest is refused."""
+"""Decides which requests to Ollama stay on this machine, and words the refusal of the others."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, Final
 from aider_guard.core.chat.request import PREFIX
 
 _NAMES: Final = frozenset({"model", "name", "from", "source", "destination"})
-"""The fields that name a model (Ollama's api/types.go), in any case: its decoder reads them so."""
+"""The fields that name a model (Ollama's api/types.go), in any case, as Go's decoder reads them."""
 _TRANSFERS: Final = {"/api/pull": ("fetched", "pull"), "/api/push": ("sent away", "push")}
-"""What contacts the host that the name of a model begins with: how that is said, and the command."""
+"""The paths that contact the host in a model's name: the participle for it, and the command."""
 _LEAVING: Final = (
     *_TRANSFERS,
     "/api/create",
@@ -22,7 +22,7 @@ _LEAVING: Final = (
     "/api/web_fetch",
     "/api/experimental/",
 )
-"""What Ollama itself can carry out of the machine, whoever the model is."""
+"""The paths by which Ollama itself can send something out of the machine, whatever the model."""
 _STAYING: Final = frozenset(
     {
         *(f"/api/{name}" for name in ("version", "status", "tags", "ps", "show", "copy", "delete")),
@@ -31,7 +31,7 @@ _STAYING: Final = frozenset(
         *(f"/v1/{name}" for name in ("models", "responses", "messages")),
     }
 )
-"""What Ollama answers without leaving the machine, if the models run here (server/routes.go)."""
+"""The paths that Ollama answers on this machine if the models run here (server/routes.go)."""
 _BY_DIGEST: Final = "/api/blobs/"
 _LISTED: Final = "/v1/models/"
 _BUILDING: Final = frozenset(
@@ -41,16 +41,16 @@ _BUILDING: Final = frozenset(
         *("renderer", "parser", "requires", "info"),
     }
 )
-"""The fields with which a model is made of what is here (api/types.go, CreateRequest)."""
+"""The fields that make a model of local files and models (api/types.go, CreateRequest)."""
 _WEB: Final = ("web_search", "web_fetch")
-"""How the types of tools begin that Ollama itself works with."""
+"""The first characters of the types of tools that Ollama runs itself."""
 _MAX_SHOWN: Final = 253
-"""As much of a name as is told: it may be a text that somebody wants to send away."""
+"""The most characters of a name that are shown: it may be a text to be smuggled out."""
 _OPEN: Final = "aider-guard --network open allows it"
 
 
 def named_models(path: str, body: Mapping[str, Any]) -> tuple[str, ...]:
-    """Every model that a request names, in its body or in its path."""
+    """Return every model that a request names, in its body or in its path."""
     named = [
         value for key, value in body.items() if key.casefold() in _NAMES and isinstance(value, str)
     ]
@@ -59,23 +59,23 @@ def named_models(path: str, body: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def bases_of(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """The models that a new one is made from; what is not there would be fetched."""
-    found = (value for key, value in body.items() if key.casefold() == "from")
-    return tuple(value for value in found if isinstance(value, str) and value)
+    """Return the models that a new one is made from; Ollama would fetch one that is not installed."""
+    bases = (value for key, value in body.items() if key.casefold() == "from")
+    return tuple(base for base in bases if isinstance(base, str) and base)
 
 
 def leaves(path: str) -> bool:
-    """Whether Ollama may carry such a request out of the machine by itself."""
+    """Whether Ollama may send such a request out of the machine by itself."""
     return path.startswith(_LEAVING)
 
 
 def is_content(path: str) -> bool:
-    """Whether the body of such a request is a file and names nothing."""
+    """Whether the body of such a request is a file, which names no model."""
     return path.startswith(_BY_DIGEST)
 
 
 def unsafe(path: str, body: Mapping[str, Any]) -> str:
-    """One line: why a request must not be made, whatever runs where; "" for one that may stay here."""
+    """Return one line that says why a request may leave the machine, whatever the model; "" for one that stays."""
     if path in _TRANSFERS:
         done, command = _TRANSFERS[path]
         name = next(iter(named_models(path, body)), "NAME")
@@ -92,9 +92,9 @@ def unsafe(path: str, body: Mapping[str, Any]) -> str:
 
 
 def _searches(body: Mapping[str, Any]) -> bool:
-    """Whether Ollama shall search the web for the model (/v1/messages and /v1/responses, 0.18 and later)."""
+    """Whether a request lets Ollama search the web (/v1/messages and /v1/responses, 0.18 and later)."""
     lists = [value for key, value in body.items() if key.casefold() == "tools"]
-    tools = [tool for found in lists if isinstance(found, list) for tool in found]
+    tools = [tool for tools in lists if isinstance(tools, list) for tool in tools]
     kinds = [
         value
         for tool in tools
@@ -106,25 +106,25 @@ def _searches(body: Mapping[str, Any]) -> bool:
 
 
 def not_transferred(name: str, done: str = "fetched", command: str = "pull") -> str:
-    """One line for a model that would come from another machine, or go to one."""
-    told = shown(name)
+    """Return one line for a model that would be fetched from another machine or sent to one."""
+    model = shown(name)
     return (
-        f"{PREFIX}{told} is not {done} from inside a session;"
-        f" run `ollama {command} {told}` in another terminal"
+        f"{PREFIX}{model} is not {done} from inside a session;"
+        f" run `ollama {command} {model}` in another terminal"
     )
 
 
 def still_needed(name: str) -> str:
-    """One line for a model that is not deleted: a moment later Ollama would fetch it for one that is made from it."""
-    told = shown(name)
+    """Return one line for a model that is not deleted, as Ollama would fetch it again for a model made from it."""
+    model = shown(name)
     return (
-        f"{PREFIX}{told} is not deleted: a model was made from it in this session;"
-        f" run `ollama rm {told}` in another terminal"
+        f"{PREFIX}{model} is not deleted: a model was made from it in this session;"
+        f" run `ollama rm {model}` in another terminal"
     )
 
 
 def refusal(model: str, host: str = "") -> tuple[str, str]:
-    """Two lines: why a model is not asked, and what to do."""
+    """Return two lines for a model of a cloud: why the request is not sent, and what to do."""
     where = f"at {host}" if host else "in Ollama's cloud"
     return (
         f"not sent: {model} runs {where}, and this session stays on this machine",
@@ -133,10 +133,10 @@ def refusal(model: str, host: str = "") -> tuple[str, str]:
 
 
 def refused_words(what: str) -> str:
-    """One line for a request that is not for text."""
+    """Return one line for a request of another kind that would leave this machine."""
     return f"{PREFIX}{shown(what)} would leave this machine; {_OPEN}"
 
 
 def shown(text: str) -> str:
-    """Somebody's words as they may be told: without what a terminal would act on, and not more than a name's length."""
-    return "".join(one if one.isprintable() else "?" for one in text[:_MAX_SHOWN])
+    """Return a text of a request as it may be shown: without control characters, and no longer than a name."""
+    return "".join(char if char.isprintable() else "?" for char in text[:_MAX_SHOWN])

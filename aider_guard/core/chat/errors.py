@@ -1,7 +1,7 @@
-"""A server's errors → what is said of them in two lines, with what helps.
+"""Recognises the errors of model servers, and words each in two lines: what happened, and what helps.
 
 The texts are those of Ollama 0.1 to 0.33 (llm/status.go, llm/server.go, llm/llama_server.go, server/sched.go,
-server/routes.go), of llama.cpp's server and of vLLM. Others are given in the server's own words, cut short.
+server/routes.go), of llama.cpp's server and of vLLM. Any other error is shown in the server's own words, cut short.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ _AGAIN: Final = "then send your message again"
 
 @dataclass(frozen=True)
 class FailedRequest:
-    """What is known of the request that failed. ``address`` may be shown: it holds no password. ``is_here`` is whether
-    it is one of this machine's.
+    """The request that failed, as far as its error's words need it.
+
+    ``address`` is the server's and may be shown: it holds no password. ``is_here`` is whether it is on this machine.
     """
 
     model: str
@@ -36,13 +37,14 @@ class FailedRequest:
     window_tokens: int = 0
     smaller_windows: tuple[WindowNeed, ...] = ()
     alike: tuple[str, ...] = ()
-    """Installed models of a similar name."""
+    """Installed models with similar names."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A server's error, understood. ``waits`` is whether it goes away by itself. Where the prompt was too large,
-    ``prompt_tokens`` and ``window_tokens`` are what the server said.
+    """A server's error by its reason. ``waits`` is whether it goes away by itself.
+
+    Where the prompt was too large, ``prompt_tokens`` and ``window_tokens`` are the server's numbers.
     """
 
     reason: Reason
@@ -54,7 +56,7 @@ class Failure:
 
 
 _KNOWN: Final[tuple[tuple[str, Reason], ...]] = (
-    # What matches first holds: a crash may name memory, and a refusal of the cloud's is also a 403.
+    # The first match counts: a crash may name memory, and a refusal by the cloud is also a 403.
     (r"maximum pending requests exceeded|server busy", "busy"),
     (r"loading model|llm server loading", "busy"),
     (r"input length exceeds the context length", "overflow"),
@@ -83,27 +85,25 @@ _VLLM_NUMBERS: Final = re.compile(
 )
 
 
-def understood(status: int, content: bytes) -> Failure:
-    """What an answer with another status than 200 means."""
-    words = said_in(content)
+def failure_of_answer(status: int, content: bytes) -> Failure:
+    """Return the failure that an answer with another status than 200 reports."""
+    words = error_text(content)
     if not words:
         if status in (401, 403):
             return Failure("forbidden", _first_words(content), status)
         return Failure("strange", _first_words(content), status)
-    failure = of_words(words, status)
+    failure = failure_of_words(words, status)
     if failure.reason == "refused" and status == 503:
         return Failure("busy", words, status, waits=True)
     if failure.reason == "refused" and status == 404:
         return Failure("missing", words, status)
-    if (
-        failure.reason == "refused" and status == 401
-    ):  # only for its cloud does Ollama want to know who asks
+    if failure.reason == "refused" and status == 401:  # Ollama needs a login for its cloud only
         return Failure("cloud", words, status)
     return failure
 
 
-def of_words(words: str, status: int = 0) -> Failure:
-    """What a server's own words mean, also those in the middle of an answer."""
+def failure_of_words(words: str, status: int = 0) -> Failure:
+    """Return the failure that a server's own words report, also those in the middle of an answer."""
     matching = (reason for known, reason in _KNOWN if re.search(known, words, re.IGNORECASE))
     reason: Reason = next(matching, "refused")
     if reason != "overflow":
@@ -112,8 +112,8 @@ def of_words(words: str, status: int = 0) -> Failure:
     return Failure(reason, words, status, prompt_tokens=prompt, window_tokens=window)
 
 
-def said_in(content: bytes) -> str:
-    """The words of an error's body; "" when it is none of these servers'. An error in an error is opened, too."""
+def error_text(content: bytes) -> str:
+    """Return the words in the body of an error, also of an error in an error; "" when no server writes such a body."""
     try:
         body = json.loads(content.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
@@ -125,8 +125,8 @@ def said_in(content: bytes) -> str:
             pass
         case _:
             return ""
-    # Ollama hands llama-server's body on as text: {"error":"{\"error\":{…}}"}.
-    return (said_in(words.encode("utf-8", "replace")) if words.startswith("{") else "") or words
+    # Ollama passes the body of llama-server on as text: {"error":"{\"error\":{…}}"}.
+    return (error_text(words.encode("utf-8", "replace")) if words.startswith("{") else "") or words
 
 
 def _first_words(content: bytes) -> str:
@@ -136,110 +136,110 @@ def _first_words(content: bytes) -> str:
 
 def _numbers(words: str) -> tuple[int | Unavailable, int | Unavailable]:
     for pattern in _NUMBERS:
-        if found := pattern.search(words):
-            return int(found[1]), int(found[2])
-    if found := _VLLM_NUMBERS.search(words):
-        return int(found[2]), int(found[1])
+        if match := pattern.search(words):
+            return int(match[1]), int(match[2])
+    if match := _VLLM_NUMBERS.search(words):
+        return int(match[2]), int(match[1])
     return NOT_TOLD, NOT_TOLD
 
 
 def printable(words: str) -> str:
-    """Someone else's words, on one line: short, and without what a terminal would act on."""
-    plain = "".join(one if one.isprintable() else " " for one in words)
+    """Return a server's words on one line: short, and without control characters."""
+    plain = "".join(char if char.isprintable() else " " for char in words)
     short = " ".join(plain.split())
     return short if len(short) <= _MAX_WORDS else f"{short[: _MAX_WORDS - 1]}…"
 
 
-def lines(failure: Failure, asker: FailedRequest) -> tuple[str, str]:
-    """Two lines: what happened, and what helps."""
-    server = "Ollama" if asker.is_ollama else "the model server"
-    said = f": {printable(failure.words)}" if failure.words else ""
+def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
+    """Return two lines: what happened, and what helps."""
+    server = "Ollama" if request.is_ollama else "the model server"
+    words = f": {printable(failure.words)}" if failure.words else ""
     match failure.reason:
         case "missing":
-            return f"{server} has no model {asker.model}", _get_model(asker)
+            return f"{server} has no model {request.model}", _get_model(request)
         case "memory":
-            return f"{asker.model} does not fit into memory{said}", _less_memory(failure, asker)
+            return f"{request.model} does not fit into memory{words}", _less_memory(
+                failure, request
+            )
         case "crashed":
-            return f"the process of {asker.model} crashed{said}", _anew(asker)
+            return f"the process of {request.model} crashed{words}", _try_again(request)
         case "lost":
             return (
-                f"the connection to {asker.address} was lost{said}",
+                f"the connection to {request.address} was lost{words}",
                 f"see that {server} runs there and that the network is up, {_AGAIN}",
             )
         case "busy":
-            return f"{server} stayed busy{said}", "wait for its other requests, " + _AGAIN
+            return f"{server} stayed busy{words}", "wait for its other requests, " + _AGAIN
         case "cloud":
-            return f"not sent: {asker.model} would run in Ollama's cloud{said}", _LOCAL
+            return f"not sent: {request.model} would run in Ollama's cloud{words}", _LOCAL
         case "down":
-            return f"{server} does not answer at {asker.address}{said}", _start(asker)
+            return f"{server} does not answer at {request.address}{words}", _start(request)
         case "strange":
             what = f"status {failure.status}" if failure.status else "no answer in its protocol"
             return (
-                f"what answers at {asker.address} is not {server}: {what}{said}",
-                f"curl {asker.address}{'/api/version' if asker.is_ollama else ''}   shows what it is",
+                f"what answers at {request.address} is not {server}: {what}{words}",
+                f"curl {request.address}{'/api/version' if request.is_ollama else ''}   shows what it is",
             )
         case "forbidden":
             return (
-                f"{server} at {asker.address} did not allow it: status {failure.status}{said}",
+                f"{server} at {request.address} did not allow it: status {failure.status}{words}",
                 "is it the right server, and does it want a key?",
             )
         case _:
-            return f"{server} refused it{said}", _more(asker)
+            return f"{server} refused it{words}", _more(request)
 
 
-def _anew(asker: FailedRequest) -> str:
-    """Only Ollama starts a model's process again; another server is that process."""
-    if not asker.is_ollama:
-        return f"{_start(asker)}; if it crashes again, a smaller model"
-    return f"send your message again: Ollama starts it anew; if it crashes again, {_smaller(asker)}"
+def _try_again(request: FailedRequest) -> str:
+    """What helps after a crash: only Ollama starts a model's process again; another server is that process."""
+    if not request.is_ollama:
+        return f"{_start(request)}; if it crashes again, a smaller model"
+    window = fitting_window("", request.smaller_windows)
+    smaller = f"aider-guard --num-ctx {window.window_tokens}" if window else "a smaller model"
+    return f"send your message again: Ollama starts it anew; if it crashes again, {smaller}"
 
 
-def _start(asker: FailedRequest) -> str:
-    if not asker.is_here:
+def _start(request: FailedRequest) -> str:
+    if not request.is_here:
         return f"see that it runs there and that the network is up, {_AGAIN}"
-    return f"ollama serve   {_AGAIN}" if asker.is_ollama else f"start it, {_AGAIN}"
+    return f"ollama serve   {_AGAIN}" if request.is_ollama else f"start it, {_AGAIN}"
 
 
-def _more(asker: FailedRequest) -> str:
-    """Where the server's log is."""
-    if not asker.is_ollama:
+def _more(request: FailedRequest) -> str:
+    """Return where the server's log is."""
+    if not request.is_ollama:
         return "its log says more: it is where the server was started"
-    if not asker.is_here:
-        return f"its log on that machine ({asker.address}) says more"
+    if not request.is_here:
+        return f"its log on that machine ({request.address}) says more"
     return "its log says more: journalctl -u ollama"
 
 
 _LOCAL: Final = "ollama list   shows the models of this machine; /model ollama_chat/NAME takes one"
 
 
-def _get_model(asker: FailedRequest) -> str:
-    alike = f"; installed: {', '.join(asker.alike)}" if asker.alike else ""
-    if not asker.is_ollama:
+def _get_model(request: FailedRequest) -> str:
+    alike = f"; installed: {', '.join(request.alike)}" if request.alike else ""
+    if not request.is_ollama:
         return f"the model must be one that it serves{alike}"
-    there = "" if asker.is_here else f"OLLAMA_HOST={asker.address} "
-    return f"{there}ollama pull {asker.model}   {_AGAIN}{alike}"
+    there = "" if request.is_here else f"OLLAMA_HOST={request.address} "
+    return f"{there}ollama pull {request.model}   {_AGAIN}{alike}"
 
 
-def _less_memory(failure: Failure, asker: FailedRequest) -> str:
-    window = fitting_window(failure.words, asker.smaller_windows)
-    if window is None or not asker.is_ollama:  # only Ollama takes a window from a request
+def _less_memory(failure: Failure, request: FailedRequest) -> str:
+    window = fitting_window(failure.words, request.smaller_windows)
+    if window is None or not request.is_ollama:  # only Ollama takes a window from a request
         return "a smaller model, or closing what else uses the memory, helps"
     return (
         f"aider-guard --num-ctx {window.window_tokens}   needs {size(window.needed_bytes)} in all"
     )
 
 
-def _smaller(asker: FailedRequest) -> str:
-    window = fitting_window("", asker.smaller_windows)
-    return f"aider-guard --num-ctx {window.window_tokens}" if window else "a smaller model"
-
-
 def fitting_window(words: str, smaller: Sequence[WindowNeed]) -> WindowNeed | None:
-    """The largest of these windows that fits into what the server says is available; where it does not say, the
-    largest. None where none does.
+    """Return the largest of these windows that fits the memory that the server calls available; None for none.
+
+    Where the server names no available memory, it is the largest of all.
     """
     available = re.search(r"available \(([\d.]+) ([KMGT]?i?B)\)", words)
     if not available:
         return smaller[0] if smaller else None
     limit = float(available[1]) * _UNITS.get(available[2], 1)
-    return next((one for one in smaller if one.needed_bytes <= limit), None)
+    return next((need for need in smaller if need.needed_bytes <= limit), None)

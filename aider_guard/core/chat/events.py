@@ -1,4 +1,4 @@
-"""What the door reports. No text of a prompt or an answer is in it, and names of files do not go to the journal."""
+"""Events that the door reports. They hold no text of a prompt or an answer; the journal leaves out names of files."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Reason = Literal[
 
 @dataclass(frozen=True)
 class DoorOpened:
-    """The door takes requests from now on."""
+    """The door accepts requests."""
 
     port: int
 
 
 @dataclass(frozen=True)
 class RequestStarted:
-    """A request for text went to the model. ``server`` is what runs it there."""
+    """A request for text was sent to a model. ``server`` is the kind of its server."""
 
     number: int
     role: RoleName
@@ -47,11 +47,11 @@ class RequestStarted:
 class RequestFinished:
     """A request for text that reached the model is over.
 
-    ``prompt_tokens`` and ``answer_tokens`` are the server's own numbers, ``counted_tokens`` is what was counted before
-    the answer. ``window_tokens`` is what the request asked for (the pin), or what the server is known to have loaded.
-    Seconds are the server's own, but for ``first_byte_seconds``, which is from the request to the first byte of
-    the answer. ``left_out`` is how many of the user's messages were left out: the door had refused them before, and the
-    prompt does not fit with them. ``parts`` are what the prompt was made of, in tokens that sum up to about
+    ``prompt_tokens`` and ``answer_tokens`` are the server's own numbers, ``counted_tokens`` is the door's count before
+    the answer. ``window_tokens`` is the window in the request (the pin), or the one that the server is known to have
+    loaded. Seconds are the server's own, but for ``first_byte_seconds``, from the request to the first byte of the
+    answer. ``left_out`` is how many of the user's messages were left out: the door had refused them before, and the
+    prompt does not fit with them. ``parts`` are the parts of the prompt, in tokens that sum up to about
     ``counted_tokens``.
     """
 
@@ -75,12 +75,17 @@ class RequestFinished:
     left_out: int = 0
     parts: tuple[ContextRow, ...] = field(default=(), metadata={"journal": False})
 
+    @property
+    def known_sizes(self) -> list[int]:
+        """The sizes of the prompt in tokens, as evaluated and as counted, as far as they are known."""
+        return [n for n in (self.prompt_tokens, self.counted_tokens) if isinstance(n, int)]
+
 
 @dataclass(frozen=True)
 class RequestRefused:
     """The door answered a request itself. ``over_tokens`` is by how much it was too large, ``said`` the answer.
 
-    ``number`` is 0 for one that was not for text; its ``model`` is then what it named, or its path.
+    ``number`` is 0 for a request of another kind than for text; ``model`` is then the model it named, or its path.
     """
 
     number: int
@@ -96,9 +101,9 @@ class RequestRefused:
 
 @dataclass(frozen=True)
 class ModelWarmed:
-    """A model was loaded ahead of the first request, or the head of the last one evaluated ahead.
+    """A model was loaded ahead of the next request (``load``), or the head of the last prompt evaluated (``head``).
 
-    ``problem`` says why it was not done; ``tokens`` is how much of a prompt was evaluated.
+    ``problem`` says why that failed; ``tokens`` is how much of a prompt was evaluated.
     """
 
     model: str
@@ -110,7 +115,7 @@ class ModelWarmed:
 
 @dataclass(frozen=True)
 class ReloadSeen:
-    """A request had to wait for its model to be loaded again; ``cause`` in words a user understands."""
+    """A request had to wait until its model was loaded again; ``cause`` is in the user's words."""
 
     model: str
     load_seconds: float

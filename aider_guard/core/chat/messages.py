@@ -1,4 +1,4 @@
-"""What the user is told of the traffic, as plain lines: what happened, and what helps."""
+"""Words the notices on requests to models, in plain lines: what happened, and what helps."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _REASONS = {
 
 
 def truncation_seen(event: RequestFinished, advice: Advice | None) -> Notice:
-    """A part of a prompt was lost: how much, how, by what it is known, and what makes room."""
+    """A part of a prompt was lost: how much, how, the evidence, and what makes room."""
     cut, verdict = event.verdict.cut_tokens, event.verdict
     if isinstance(cut, Unavailable) or cut <= 0:
         much = "a part"
@@ -48,8 +48,8 @@ def truncation_seen(event: RequestFinished, advice: Advice | None) -> Notice:
 
 
 def truncation_unknown(event: RequestFinished, advice: Advice | None) -> Notice:
-    """A prompt was as large as the window, and nothing tells whether the model saw all of it."""
-    known = [n for n in (event.prompt_tokens, event.counted_tokens) if isinstance(n, int)]
+    """A prompt was about as large as the window, and nothing shows whether the model saw all of it."""
+    known = event.known_sizes
     size = f"about {max(known):,} tokens" if known else "its size is not known"
     window = (
         f" for a window of {event.window_tokens:,}" if isinstance(event.window_tokens, int) else ""
@@ -60,12 +60,13 @@ def truncation_unknown(event: RequestFinished, advice: Advice | None) -> Notice:
 
 
 def message_left_out(event: RequestFinished) -> Notice:
-    """What had been refused before was left out again, so that the rest could be sent."""
-    one = event.left_out == 1
+    """Messages that the door refused before were left out, so that the rest could be sent."""
     window = f" of {event.window_tokens:,}" if isinstance(event.window_tokens, int) else ""
-    what = "the message that was" if one else f"the {event.left_out} messages that were"
-    first = f"{what} not sent before {'is' if one else 'are'} still too large for the window{window}, and left out"
-    helps = f"{'it goes' if one else 'they go'} with a later message once /drop FILE has made room"
+    what, goes = f"the {event.left_out} messages that were not sent before are", "they go"
+    if event.left_out == 1:
+        what, goes = "the message that was not sent before is", "it goes"
+    first = f"{what} still too large for the window{window}, and left out"
+    helps = f"{goes} with a later message once /drop FILE has made room"
     return Notice("message_left_out", (first, helps))
 
 
@@ -86,10 +87,7 @@ def _evidence(evidence: str) -> str:
 
 def _room(event: RequestFinished, advice: Advice | None) -> str:
     if advice is not None:
-        after = (
-            f"frees about {advice.frees_tokens:,} tokens, then {advice.fill_after_percent:.0f} %"
-        )
-        return f"{advice.command}   ({after})"
+        return advice.line
     if event.purpose == "commit":
         return "read the message before you push it; smaller commits fit"
     if event.purpose == "summary":
@@ -100,7 +98,7 @@ def _room(event: RequestFinished, advice: Advice | None) -> str:
 
 
 def reload_seen(event: ReloadSeen) -> Notice:
-    """A turn had to wait for its model: how long, and why."""
+    """A turn had to wait until its model was loaded again: how long, and why."""
     return Notice(
         "reload_seen",
         (f"{event.model} was loaded again, which took {event.load_seconds:.1f} s: {event.cause}",),
@@ -108,14 +106,14 @@ def reload_seen(event: ReloadSeen) -> Notice:
 
 
 def request_refused(event: RequestRefused) -> Notice:
-    """Something that Aider asks for on its own account was not done: what, and why."""
+    """A request that Aider makes by itself was refused: what was not done, and why."""
     what = _NOT_DONE.get(event.purpose, "a request was not sent")
-    why, *fix = _said(event)
+    why, *fix = _reason_and_fix(event)
     return Notice("request_refused", (f"{what}: {why}", *fix[:1]))
 
 
-def _said(event: RequestRefused) -> tuple[str, ...]:
-    """The reason and the fix. The door's own advice on room is for the chat, not for what Aider asks by itself."""
+def _reason_and_fix(event: RequestRefused) -> tuple[str, ...]:
+    """Return the reason and the fix; the door's own advice on room is for the chat, not for Aider's own requests."""
     if event.reason == "overflow":
         over = f" by {event.over_tokens:,} tokens" if event.over_tokens > 0 else ""
         fix = ("/clear   (forgets the conversation)",) if event.purpose == "summary" else ()

@@ -1,13 +1,13 @@
-"""The door's own answers, in each protocol: an assistant's, so that Aider shows them and does not try again.
+"""Writes the door's own answers in each protocol, as the assistant's, so that Aider shows them and does not retry.
 
-What Aider makes of them was tried with 0.80 to 0.86 and the litellm of each:
+What Aider does with them was tried with 0.80 to 0.86 and the litellm of each:
 
 * a commit message that is empty makes Aider say so and go on; ``null`` would be the same, but litellm cannot read a
   ``null`` from ``/api/chat``, and takes it for a broken connection;
 * a summary must not be empty, or the history would be: it has to be ``null``, or, in ``/api/chat``, an error that
-  litellm does not try again. Of all errors of Ollama's that is only "no such file or directory".
-* older versions lose what comes in the same line as ``"done": true``, so the text has a line of its own;
-* only ``/api/chat`` and OpenAI's chat have a place for what is shown while waiting; older versions break off at it in
+  litellm does not retry. Of all errors of Ollama's that is only "no such file or directory".
+* older versions lose the text in the same line as ``"done": true``, so the text has a line of its own;
+* only ``/api/chat`` and OpenAI's chat have a field for the text shown while waiting; older versions break off at it in
   ``/api/generate``.
 """
 
@@ -28,7 +28,7 @@ _NOT_TRIED_AGAIN: Final = "no such file or directory"
 
 @dataclass(frozen=True)
 class Timestamp:
-    """When an answer was made: in ISO 8601, UTC, and in seconds since 1970."""
+    """The time of an answer: in ISO 8601, UTC, and in seconds since 1970."""
 
     iso: str
     unix_seconds: int
@@ -38,39 +38,39 @@ _LINE = "\n"
 _BREAK = "  \n"
 """Markdown joins lines that do not end in two blanks (CommonMark 6.7)."""
 _GAP = "   "
-"""Between a command and what is said of it."""
+"""Stands between a command and the words on it."""
 
 
 @dataclass(frozen=True)
 class WireReply:
-    """An answer, or a piece of one, as it goes over the wire."""
+    """An answer, or a piece of one, in the bytes of its protocol."""
 
     content: bytes = field(repr=False)
     content_type: str = _JSON
     status: int = 200
 
 
-def answer(asked: ChatRequest, lines: Sequence[str], at: Timestamp) -> WireReply:
-    """A complete answer of these lines; the first begins with ``aider-guard: ``, which is added.
+def answer(request: ChatRequest, lines: Sequence[str], at: Timestamp) -> WireReply:
+    """Return a complete answer of these lines; ``aider-guard: `` is put before the first.
 
-    For a commit message and a summary it is one that Aider gives up at, at once, losing nothing.
+    For a commit message and a summary it is one that makes Aider give up at once and lose nothing.
     """
-    if asked.purpose == "summary" and asked.form == "chat" and not asked.stream:
+    if request.purpose == "summary" and request.form == "chat" and not request.stream:
         error = f"{PREFIX}{_LINE.join(lines)} ({_NOT_TRIED_AGAIN})"
         return _as_json({"error": error}, status=400)
     text = PREFIX + _BREAK.join(map(_as_markdown, lines))
-    if not asked.stream:
-        return _whole(asked, text, at)
-    # Every file that the answer names would be taken into the chat, and all others out of it.
-    if wants_files_only(asked.messages):
-        shown, nothing = _piece(asked, "", at, thinking=text), _piece(asked, " ", at)
-        return _streamed(asked, [shown, nothing, _end(asked, at)])
-    return _streamed(asked, [_piece(asked, text, at), _end(asked, at)])
+    if not request.stream:
+        return _whole(request, text, at)
+    # Here Aider would add every file that the answer names to the chat, and drop all others.
+    if wants_files_only(request.messages):
+        visible, blank = _piece(request, "", at, thinking=text), _piece(request, " ", at)
+        return _streamed(request, [visible, blank, _end(request, at)])
+    return _streamed(request, [_piece(request, text, at), _end(request, at)])
 
 
 def _as_markdown(line: str) -> str:
-    """The line for Aider's screen, which shows Markdown: a command, up to a gap, is code, or ``/drop __init__.py``
-    would lose its underscores.
+    """Mark the command of a line, up to a gap, as code: Aider shows Markdown, and ``/drop __init__.py`` would lose its
+    underscores.
     """
     command, gap, rest = line.partition(_GAP)
     if not gap:
@@ -79,86 +79,86 @@ def _as_markdown(line: str) -> str:
     return f"{fence}{command}{fence}{gap}{rest}"
 
 
-def waiting(asked: ChatRequest, words: str, at: Timestamp) -> WireReply:
-    """A piece of an answer that Aider shows while it waits and strips at the end; no content where there is none."""
-    if not asked.stream or asked.form not in ("chat", "openai_chat"):
-        return WireReply(b"", _content_type(asked))
-    return _streamed(asked, [_piece(asked, "", at, thinking=f"{PREFIX}{words}\n")], done=False)
+def waiting(request: ChatRequest, words: str, at: Timestamp) -> WireReply:
+    """Return a piece of an answer that Aider shows while it waits and strips at the end; empty where there is none."""
+    if not request.stream or request.form not in ("chat", "openai_chat"):
+        return WireReply(b"", _content_type(request))
+    return _streamed(request, [_piece(request, "", at, thinking=f"{PREFIX}{words}\n")], done=False)
 
 
-def _content_type(asked: ChatRequest) -> str:
-    if not asked.stream:
+def _content_type(request: ChatRequest) -> str:
+    if not request.stream:
         return _JSON
-    return _NDJSON if asked.form in ("chat", "generate") else _SSE
+    return _NDJSON if request.form in ("chat", "generate") else _SSE
 
 
 def _streamed(
-    asked: ChatRequest, pieces: Iterable[dict[str, Any]], *, done: bool = True
+    request: ChatRequest, pieces: Iterable[dict[str, Any]], *, done: bool = True
 ) -> WireReply:
     lines = [json.dumps(piece, ensure_ascii=True) for piece in pieces]
-    if asked.form in ("chat", "generate"):
+    if request.form in ("chat", "generate"):
         text = "".join(f"{line}\n" for line in lines)
     else:
         text = "".join(f"data: {line}\n\n" for line in (*lines, *(["[DONE]"] if done else [])))
-    return WireReply(text.encode("ascii"), _content_type(asked))
+    return WireReply(text.encode("ascii"), _content_type(request))
 
 
-def _piece(asked: ChatRequest, text: str, at: Timestamp, *, thinking: str = "") -> dict[str, Any]:
-    match asked.form:
+def _piece(request: ChatRequest, text: str, at: Timestamp, *, thinking: str = "") -> dict[str, Any]:
+    match request.form:
         case "chat":
             message = {"role": "assistant", "content": text}
             return _ollama(
-                asked, at, message={**message, **({"thinking": thinking} if thinking else {})}
+                request, at, message={**message, **({"thinking": thinking} if thinking else {})}
             )
         case "generate":
-            return _ollama(asked, at, response=thinking + text)
+            return _ollama(request, at, response=thinking + text)
         case "openai_chat":
             delta = {"role": "assistant", "content": text}
             more = {"reasoning_content": thinking} if thinking else {}
-            return _openai(asked, at, {"delta": {**delta, **more}, "finish_reason": None})
+            return _openai(request, at, {"delta": {**delta, **more}, "finish_reason": None})
         case "openai_text":
-            return _openai(asked, at, {"text": thinking + text, "finish_reason": None})
+            return _openai(request, at, {"text": thinking + text, "finish_reason": None})
 
 
-def _end(asked: ChatRequest, at: Timestamp) -> dict[str, Any]:
-    match asked.form:
+def _end(request: ChatRequest, at: Timestamp) -> dict[str, Any]:
+    match request.form:
         case "chat":
             message = {"role": "assistant", "content": ""}
-            return _ollama(asked, at, message=message) | {"done": True, "done_reason": "stop"}
+            return _ollama(request, at, message=message) | {"done": True, "done_reason": "stop"}
         case "generate":
-            return _ollama(asked, at, response="") | {"done": True, "done_reason": "stop"}
+            return _ollama(request, at, response="") | {"done": True, "done_reason": "stop"}
         case "openai_chat":
-            return _openai(asked, at, {"delta": {}, "finish_reason": "stop"})
+            return _openai(request, at, {"delta": {}, "finish_reason": "stop"})
         case "openai_text":
-            return _openai(asked, at, {"text": "", "finish_reason": "stop"})
+            return _openai(request, at, {"text": "", "finish_reason": "stop"})
 
 
-def _ollama(asked: ChatRequest, at: Timestamp, **said: Any) -> dict[str, Any]:
-    return {"model": asked.model, "created_at": at.iso, **said, "done": False}
+def _ollama(request: ChatRequest, at: Timestamp, **text_or_null: Any) -> dict[str, Any]:
+    return {"model": request.model, "created_at": at.iso, **text_or_null, "done": False}
 
 
-def _openai(asked: ChatRequest, at: Timestamp, choice: dict[str, Any]) -> dict[str, Any]:
-    kind = "chat.completion.chunk" if asked.form == "openai_chat" else "text_completion"
-    head = {"id": "aider-guard", "object": kind, "created": at.unix_seconds, "model": asked.model}
+def _openai(request: ChatRequest, at: Timestamp, choice: dict[str, Any]) -> dict[str, Any]:
+    kind = "chat.completion.chunk" if request.form == "openai_chat" else "text_completion"
+    head = {"id": "aider-guard", "object": kind, "created": at.unix_seconds, "model": request.model}
     return {**head, "choices": [{"index": 0, **choice}]}
 
 
-def _whole(asked: ChatRequest, text: str, at: Timestamp) -> WireReply:
-    said = {"commit": "", "summary": None}.get(asked.purpose, text)
+def _whole(request: ChatRequest, text: str, at: Timestamp) -> WireReply:
+    text_or_null = {"commit": "", "summary": None}.get(request.purpose, text)
     counts = {"prompt_eval_count": 0, "eval_count": 0}
     ended = {"done": True, "done_reason": "stop", **counts}
-    message = {"role": "assistant", "content": said}
+    message = {"role": "assistant", "content": text_or_null}
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-    match asked.form:
+    match request.form:
         case "chat":
-            return _as_json(_ollama(asked, at, message=message) | ended)
+            return _as_json(_ollama(request, at, message=message) | ended)
         case "generate":
-            return _as_json(_ollama(asked, at, response=said) | ended)
+            return _as_json(_ollama(request, at, response=text_or_null) | ended)
         case "openai_chat":
-            body = _openai(asked, at, {"message": message, "finish_reason": "stop"})
+            body = _openai(request, at, {"message": message, "finish_reason": "stop"})
             return _as_json({**body, "object": "chat.completion", "usage": usage})
         case "openai_text":
-            body = _openai(asked, at, {"text": said, "finish_reason": "stop"})
+            body = _openai(request, at, {"text": text_or_null, "finish_reason": "stop"})
             return _as_json({**body, "usage": usage})
 
 

@@ -1,7 +1,8 @@
-"""Bytes of a request → what is asked. The protocols are Ollama's api/types.go and OpenAI's.
+"""Parses a request for text: its protocol, model, messages and purpose, without the door's own answers in it.
 
-Ollama reads a body with Go's decoder: the first JSON value, invalid UTF-8 replaced, names of fields in any case. What
-it would understand must be understood here too, or a name could pass unseen.
+The protocols are Ollama's (api/types.go) and OpenAI's. Ollama reads a body with Go's decoder: the first JSON value,
+invalid UTF-8 replaced, names of fields in any case. Whatever Ollama would read must be read here too, or the name of a
+cloud model could pass unseen.
 """
 
 from __future__ import annotations
@@ -15,46 +16,46 @@ from typing import Any, Final, Literal
 from aider_guard.core.chat.types import DoorSettings, Purpose, RoleName
 from aider_guard.core.model_names import same_model
 
-# The door's own answers, and what of a later prompt goes with them: the model never sees any of it.
+# The door's own answers, and the messages of later prompts that are removed with them, so that no model sees them.
 
 PREFIX: Final = "aider-guard: "
-"""Every answer of the door's own begins so."""
+"""The first characters of every answer that the door gives itself."""
 
 _SAID_AFTER_EDITING: Final = ("I made those changes to the files.", "Ok.")
-"""What Aider's architect mode adds to the chat after its editor ran, also when that had nothing to do."""
+"""What Aider's architect mode adds to the chat after its editor ran, even if it changed nothing."""
 
 
 def is_own(text: str) -> bool:
-    """Whether a text is an answer of the door's own."""
+    """Whether the door itself gave this answer."""
     return text.lstrip().startswith(PREFIX)
 
 
-def kept(messages: Sequence[tuple[str, str]], leave_out: int = 0) -> tuple[int, ...]:
-    """Which of these messages (role and content) the model is to see, by their places.
+def visible_places(messages: Sequence[tuple[str, str]], leave_out: int = 0) -> tuple[int, ...]:
+    """Return the indices of the messages (role and content) that the model is to see.
 
-    Not the door's answers; not the message that was answered so when the user sent it once more (it would be in the
-    prompt twice, and may be the very thing that was too large); not what Aider says of edits that were not made; and
-    not the oldest ``leave_out`` of those that are ``unanswered``.
+    These are left out: the door's answers; a message that the door answered and the user then sent again (it would be
+    in the prompt twice, and may be what was too large); Aider's report of edits that were not made; and the oldest
+    ``leave_out`` of the ``unanswered_places``.
     """
-    left_out = unanswered(messages)[:leave_out]
-    return tuple(place for place in _kept(messages) if place not in left_out)
+    left_out = unanswered_places(messages)[:leave_out]
+    return tuple(place for place in _visible_places(messages) if place not in left_out)
 
 
-def unanswered(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
-    """The places of the user's messages that no model has seen: the door answered each itself. Oldest first."""
+def unanswered_places(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
+    """Return the indices of the user's messages that no model saw, because the door answered them, oldest first."""
     places = range(len(messages) - 1)
     answered = (place for place in places if _is_answer(messages[place + 1]))
     mine = {
         place for place in answered if messages[place][0] == "user" and messages[place][1].strip()
     }
-    return tuple(place for place in _kept(messages) if place in mine)
+    return tuple(place for place in _visible_places(messages) if place in mine)
 
 
 def _is_answer(message: tuple[str, str]) -> bool:
     return message[0] == "assistant" and is_own(message[1])
 
 
-def _kept(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
+def _visible_places(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
     gone: set[int] = set()
     for place, message in enumerate(messages):
         if not _is_answer(message):
@@ -70,21 +71,19 @@ def _kept(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
 
 
 def _sent_again(earlier: tuple[str, str], later: tuple[str, str]) -> bool:
-    """Aider may add its reminder of the edit format to the newest message, after an empty line."""
+    """Whether the user sent the same message again; Aider may append its reminder of the edit format to the newest."""
     if earlier[0] != "user" or later[0] != "user" or not earlier[1].strip():
         return False
     return later[1] == earlier[1] or later[1].startswith(f"{earlier[1]}\n\n")
 
 
-# A request for text, understood: which model, what for, and the prompt's messages.
-
 Form = Literal["chat", "generate", "openai_chat", "openai_text"]
-"""The protocol: ``/api/chat``, ``/api/generate``, ``/v1/chat/completions`` and ``/v1/completions``."""
+"""The protocol of a request: ``/api/chat``, ``/api/generate``, ``/v1/chat/completions`` and ``/v1/completions``."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message of a prompt. ``plain`` is whether ``content`` is all of it: no images, no calls of tools."""
+    """One message of a prompt. ``plain`` is whether it holds nothing but ``content``: no images, no tool calls."""
 
     role: str
     content: str = field(repr=False)
@@ -93,8 +92,10 @@ class Message:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A request for text. A ``generate`` request without ``raw`` has its system text and prompt as messages, one with
-    ``raw`` (and ``openai_text``) has ``raw_prompt`` instead.
+    """A parsed request for text.
+
+    A ``generate`` request without ``raw`` has its system text and prompt as messages; one with ``raw``, and any
+    ``openai_text`` request, has ``raw_prompt`` instead.
     """
 
     form: Form
@@ -105,7 +106,7 @@ class ChatRequest:
     purpose: Purpose = "other"
     raw_prompt: str | None = field(default=None, repr=False)
     num_ctx: int = 0
-    """What the request itself asks for; 0 for nothing."""
+    """The window that the request itself asks for; 0 for none."""
     num_predict: int = 0
     """The longest answer that the request asks for, in tokens; 0 for no limit."""
     has_tools: bool = False
@@ -113,11 +114,11 @@ class ChatRequest:
     """The whole body, decoded."""
 
 
-# Conversations that were made one text, and their messages again.
+# Splitting a conversation that was flattened into one text.
 #
 # litellm sends ``ollama/`` models one prompt for ``/api/generate`` (``ollama_pt``: a heading for each role, consecutive
-# messages of the user merged), and Aider puts a conversation to summarise into one message (``history.py``). The blocks
-# are a partition of the text: nothing of it is in two of them, and nothing in none.
+# messages of the user merged), and Aider puts a conversation to summarise into one message (``history.py``). Each
+# character of the text is in exactly one block.
 
 _PROMPT: Final = re.compile(r"(?:\A|(?<=\n\n))### (User|System|Assistant):\n")
 _SUMMARY_BLOCK: Final = re.compile(r"^# (USER|ASSISTANT)\n", re.MULTILINE)
@@ -125,7 +126,7 @@ _SUMMARY_BLOCK: Final = re.compile(r"^# (USER|ASSISTANT)\n", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Block:
-    """One message in a text: ``whole`` is with its heading, ``content`` what was said."""
+    """One message in a flattened text: ``whole`` has its heading, ``content`` has not."""
 
     role: str
     whole: str = field(repr=False)
@@ -133,34 +134,34 @@ class Block:
 
 
 def prompt_blocks(text: str) -> tuple[Block, ...]:
-    """The messages of a prompt that litellm flattened; one message of the user when it is none."""
+    """Return the messages of a prompt that litellm flattened; any other text is one message of the user."""
     return _blocks(text, _PROMPT) or (Block("user", text, text),)
 
 
 def summary_blocks(text: str) -> tuple[Block, ...]:
-    """The messages of a conversation that Aider wants summarised; none when it is no such text."""
+    """Return the messages of a conversation that Aider wants summarised; none when the text is no such one."""
     return _blocks(text, _SUMMARY_BLOCK)
 
 
 def _blocks(text: str, heading: re.Pattern[str]) -> tuple[Block, ...]:
-    found = list(heading.finditer(text))
-    if not found or found[0].start():
+    matches = list(heading.finditer(text))
+    if not matches or matches[0].start():
         return ()
-    ends = [match.start() for match in found[1:]] + [len(text)]
+    ends = [match.start() for match in matches[1:]] + [len(text)]
     return tuple(
         Block(
             match.group(1).lower(),
             text[match.start() : end],
             text[match.end() : end].removesuffix("\n\n"),
         )
-        for match, end in zip(found, ends, strict=True)
+        for match, end in zip(matches, ends, strict=True)
     )
 
 
-# What Aider wants of a model, seen by the shape of the prompt.
+# The purpose of a request, recognised by phrases in its system text.
 #
-# The phrases are from Aider's ``prompts.py`` and ``coders/*_prompts.py``, the same from 0.80 to 0.86. They are looked
-# for in the system text alone, anywhere in it: a model's settings may put a prefix before it.
+# The phrases are from Aider's ``prompts.py`` and ``coders/*_prompts.py``, the same from 0.80 to 0.86. They may stand
+# anywhere in the system text, as a model's settings may put a prefix before it.
 
 _COMMIT: Final = "expert software engineer that generates concise, one-line Git commit messages"
 _DIFFS: Final = "# Diffs:\n"
@@ -174,7 +175,7 @@ _FENCED_EDITOR_WITHOUT: Final = (
     "*Concisely* suggest any shell commands",
     "Keep in mind these details about the user's platform and environment:",
 )
-"""``editor-diff-fenced`` is ``diff-fenced`` without any words on the shell or the platform."""
+"""The prompt of ``editor-diff-fenced`` is that of ``diff-fenced`` without these."""
 _CHAT: Final = ("Act as an expert", "You are an expert on the AI coding tool called Aider.")
 _CONTEXT: Final = (
     "solely to determine ALL the existing sources files which will need to be modified"
@@ -183,8 +184,9 @@ _NO_SYSTEM_REPLY: Final = "Ok."
 
 
 def system_text(messages: Sequence[Message]) -> str:
-    """The system text of a prompt; "" for none. With ``use_system_prompt: false`` it is the user's first message,
-    answered by "Ok.".
+    """Return the system text of a prompt, "" for none.
+
+    With ``use_system_prompt: false`` it is the user's first message, answered by "Ok.".
     """
     match messages:
         case [Message("system", content), *_]:
@@ -198,13 +200,13 @@ def system_text(messages: Sequence[Message]) -> str:
 
 
 def purpose(messages: Sequence[Message], *, stream: bool) -> Purpose:
-    """What a request is for; ``other`` when it is none of Aider's."""
+    """Return what a request is for; ``other`` when no prompt of Aider's is recognised."""
     system = system_text(messages)
     if not stream and len(messages) == 2:  # simple_send_with_retries: system text and one message
         if _SUMMARY_PROMPT in system:
             return "summary"
-        # A user may have a prompt for commit messages of his own (--commit-prompt): the diffs show it.
-        if _COMMIT in system or _has_diffs(messages[1].content):
+        # With a prompt of the user's own (--commit-prompt) only the diffs show it.
+        if _COMMIT in system or f"\n{_DIFFS}" in f"\n{messages[1].content}":
             return "commit"
     if any(phrase in system for phrase in _EDITORS) or _is_fenced_editor(system):
         return "edit"
@@ -212,12 +214,8 @@ def purpose(messages: Sequence[Message], *, stream: bool) -> Purpose:
 
 
 def wants_files_only(messages: Sequence[Message]) -> bool:
-    """Whether Aider takes every file that the answer names into the chat, and drops all others (context mode)."""
+    """Whether Aider adds every file that the answer names to the chat, and drops all others (context mode)."""
     return _CONTEXT in system_text(messages)
-
-
-def _has_diffs(content: str) -> bool:
-    return content.startswith(_DIFFS) or f"\n{_DIFFS}" in content
 
 
 def _is_fenced_editor(system: str) -> bool:
@@ -238,11 +236,11 @@ FORMS: Final[Mapping[str, Form]] = {
 """The paths of requests for text."""
 
 
-def decoded(body: bytes) -> dict[str, Any] | None:
-    """The JSON object of a body as Go's decoder reads it; None where it cannot be told what that would read.
+def decode_body(body: bytes) -> dict[str, Any] | None:
+    """Return the JSON object of a body as Go's decoder reads it; None where that is not certain.
 
-    Besides what is no object that is a number of thousands of digits, what is nested too deeply, and an object with a
-    field twice: of two values Go takes the last, but not if that is ``null``.
+    It is not for a body that is no object, has a number of thousands of digits, is nested too deeply, or has a field
+    twice: of two values Go takes the last, but not if that is ``null``.
     """
     text = body.decode("utf-8", "replace").lstrip(" \t\r\n")
     try:
@@ -252,33 +250,36 @@ def decoded(body: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise ValueError("a field is there twice")
     return fields
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object)
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique_fields)
 
 
 def read(
     form: Form, body: Mapping[str, Any], settings: DoorSettings, upstream_path: str
 ) -> ChatRequest:
-    """What a decoded body asks for. What is not of the type that it should be is taken as not there."""
+    """Return the parsed request of a decoded body. A field with a value of another type counts as missing."""
     model = _text(body.get("model"))
-    seen = tuple(_messages(form, body))
-    messages = tuple(seen[place] for place in kept([(m.role, m.content) for m in seen]))
+    all_messages = tuple(_messages(form, body))
+    messages = tuple(
+        all_messages[place] for place in visible_places([(m.role, m.content) for m in all_messages])
+    )
     stream = _streams(form, body)
-    wanted = purpose(_single(form, body, messages), stream=stream)
-    options = _mapping(body.get("options"))
+    request_purpose = purpose(_unflattened(form, body, messages), stream=stream)
+    options = body.get("options")
+    options = options if isinstance(options, dict) else {}
     return ChatRequest(
         form=form,
         model=model,
         messages=messages,
         stream=stream,
-        role=_role(model, wanted, settings, upstream_path),
-        purpose=wanted,
+        role=_role(model, request_purpose, settings, upstream_path),
+        purpose=request_purpose,
         raw_prompt=_raw_prompt(form, body),
         num_ctx=_positive(options.get("num_ctx")),
         num_predict=_longest_answer(form, body, options),
@@ -287,27 +288,28 @@ def read(
     )
 
 
-def asks_for_nothing(asked: ChatRequest) -> bool:
+def asks_for_nothing(request: ChatRequest) -> bool:
     """Whether the request only loads or unloads a model (Ollama's routes.go: an empty prompt, no messages)."""
-    if asked.form == "generate":
-        return not asked.body.get("prompt") and not asked.body.get("images")
-    return asked.form == "chat" and not asked.body.get("messages")
+    if request.form == "generate":
+        return not request.body.get("prompt") and not request.body.get("images")
+    return request.form == "chat" and not request.body.get("messages")
 
 
-def conversation(asked: ChatRequest) -> tuple[Message, ...]:
-    """The messages of a prompt, also where litellm had flattened them into one."""
-    return _single(asked.form, asked.body, asked.messages)
+def conversation(request: ChatRequest) -> tuple[Message, ...]:
+    """Return the messages of a prompt, also of one that litellm flattened."""
+    return _unflattened(request.form, request.body, request.messages)
 
 
 def _messages(form: Form, body: Mapping[str, Any]) -> Sequence[Message]:
     match form:
         case "generate" if body.get("raw") is not True:
             plain = not (body.get("images") or body.get("context") or body.get("suffix"))
-            parts = (("system", _text(body.get("system")), True), ("user", _prompt(body), plain))
-            return [Message(role, text, fine) for role, text, fine in parts if text or not fine]
+            prompt = without_own_answers(_text(body.get("prompt")))
+            parts = (("system", _text(body.get("system")), True), ("user", prompt, plain))
+            return [Message(role, text, alone) for role, text, alone in parts if text or not alone]
         case "chat" | "openai_chat":
-            found = body.get("messages")
-            return [_message(one) for one in found] if isinstance(found, list) else []
+            messages = body.get("messages")
+            return [_message(item) for item in messages] if isinstance(messages, list) else []
         case _:
             return []
 
@@ -335,26 +337,22 @@ def _is_text(part: object) -> bool:
             return False
 
 
-def _single(
+def _unflattened(
     form: Form, body: Mapping[str, Any], messages: tuple[Message, ...]
 ) -> tuple[Message, ...]:
-    """A flattened prompt's messages, without the door's own answers; else the messages as they are."""
+    """Return the messages of a flattened prompt without the door's own answers; other messages as they are."""
     if form != "generate" or len(messages) != 1 or body.get("system"):
         return messages
     blocks = prompt_blocks(messages[0].content)
     return tuple(Message(block.role, block.content, messages[0].plain) for block in blocks)
 
 
-def _prompt(body: Mapping[str, Any]) -> str:
-    return own_free(_text(body.get("prompt")))
-
-
-def own_free(prompt: str, leave_out: int = 0) -> str:
-    """A flattened prompt without the door's own answers (own.kept); the very text where there are none."""
+def without_own_answers(prompt: str, leave_out: int = 0) -> str:
+    """Return a flattened prompt with its ``visible_places`` only, unchanged where it has no answer of the door's."""
     if PREFIX not in prompt:
         return prompt
     blocks = prompt_blocks(prompt)
-    places = kept([(block.role, block.content) for block in blocks], leave_out)
+    places = visible_places([(block.role, block.content) for block in blocks], leave_out)
     return prompt if len(places) == len(blocks) else "".join(blocks[p].whole for p in places)
 
 
@@ -365,7 +363,7 @@ def _raw_prompt(form: Form, body: Mapping[str, Any]) -> str | None:
 
 
 def _streams(form: Form, body: Mapping[str, Any]) -> bool:
-    """Ollama's own protocol streams unless told otherwise, OpenAI's only when told so."""
+    """Whether the answer is a stream: by default in Ollama's protocol, on request in OpenAI's."""
     return (
         body.get("stream") is not False
         if form in ("chat", "generate")
@@ -373,16 +371,19 @@ def _streams(form: Form, body: Mapping[str, Any]) -> bool:
     )
 
 
-def _role(model: str, wanted: Purpose, settings: DoorSettings, upstream_path: str) -> RoleName:
-    match wanted:
+def _role(
+    model: str, request_purpose: Purpose, settings: DoorSettings, upstream_path: str
+) -> RoleName:
+    match request_purpose:
         case "commit" | "summary":
             return "weak"
         case "edit":
             return "editor"
-    mine = [
-        one for one in settings.roles if one.path == upstream_path and same_model(one.model, model)
-    ]
-    roles = {one.role for one in mine}
+    roles = {
+        entry.role
+        for entry in settings.roles
+        if entry.path == upstream_path and same_model(entry.model, model)
+    }
     return next((role for role in ("main", "editor", "weak") if role in roles), "main")
 
 
@@ -394,10 +395,6 @@ def _longest_answer(form: Form, body: Mapping[str, Any], options: Mapping[str, A
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _positive(value: object) -> int:

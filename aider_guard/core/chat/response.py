@@ -1,7 +1,7 @@
-"""What a server says of its own answer: tokens, times, why it ended. Ollama's api/types.go, OpenAI's and llama.cpp's.
+"""Reads what a server reports in its answer: tokens, times and why it ended; and filters the answer's bytes.
 
-Ollama leaves out what is 0, and counts time in nanoseconds; llama.cpp's ``timings`` are in milliseconds, and its
-``prompt_n`` is without what it had in its cache (``cache_n``).
+The fields are Ollama's (api/types.go), OpenAI's and llama.cpp's. Ollama omits zeros and counts time in nanoseconds;
+llama.cpp's ``timings`` are in milliseconds, and its ``prompt_n`` leaves out the cached tokens (``cache_n``).
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from aider_guard.core.readings import Unavailable
 
 @dataclass(frozen=True)
 class Usage:
-    """What was said so far. ``error`` are the server's words, ``remote`` where the model really runs.
+    """What the server has reported so far.
 
-    ``texts`` is how many pieces held text or a call of a tool, thinking aside; ``ended`` whether the answer is whole.
+    ``error`` is its words, ``remote`` where the model really runs, ``ended`` whether the answer is complete. ``texts``
+    is the number of pieces with text or a tool call; thinking does not count.
     """
 
     prompt_tokens: int | Unavailable = NOT_TOLD
@@ -37,18 +38,18 @@ class Usage:
     pieces: int = 0
 
 
-def heard(usage: Usage, said: Mapping[str, Any]) -> Usage:
-    """What is known after one more piece of an answer, decoded."""
-    usage = replace(usage, pieces=usage.pieces + 1, texts=usage.texts + _says_something(said))
-    if "error" in said:
-        return replace(usage, error=error_words(said["error"]))
-    if "choices" in said or "usage" in said or "timings" in said:
-        return _of_openai(usage, said)
-    return _of_ollama(usage, said)
+def with_piece(usage: Usage, piece: Mapping[str, Any]) -> Usage:
+    """Return the usage after one more decoded piece of an answer."""
+    usage = replace(usage, pieces=usage.pieces + 1, texts=usage.texts + _has_text(piece))
+    if "error" in piece:
+        return replace(usage, error=error_words(piece["error"]))
+    if "choices" in piece or "usage" in piece or "timings" in piece:
+        return _with_openai(usage, piece)
+    return _with_ollama(usage, piece)
 
 
 def error_words(error: object) -> str:
-    """The words of an ``error`` field: a text in Ollama's protocol, an object with a message in OpenAI's."""
+    """Return the words of an ``error`` field: a text in Ollama's protocol, an object with a message in OpenAI's."""
     match error:
         case {"message": str(words)} | str(words):
             return words
@@ -56,45 +57,46 @@ def error_words(error: object) -> str:
             return str(error)
 
 
-def _of_ollama(usage: Usage, said: Mapping[str, Any]) -> Usage:
-    remote = said.get("remote_host") or said.get("remote_model")
+def _with_ollama(usage: Usage, piece: Mapping[str, Any]) -> Usage:
+    remote = piece.get("remote_host") or piece.get("remote_model")
     if remote:
         usage = replace(usage, remote=str(remote))
-    if said.get("done") is not True:
+    if piece.get("done") is not True:
         return usage
+    reason = piece.get("done_reason")
     return replace(
         usage,
         ended=True,
-        done_reason=_word(said.get("done_reason")),
-        prompt_tokens=_count(said.get("prompt_eval_count")),
-        answer_tokens=_count(said.get("eval_count", 0)),
-        load_seconds=_seconds(said.get("load_duration"), 1e9),
-        prefill_seconds=_seconds(said.get("prompt_eval_duration"), 1e9),
-        generation_seconds=_seconds(said.get("eval_duration"), 1e9),
+        done_reason=reason if isinstance(reason, str) else "",
+        prompt_tokens=_count(piece.get("prompt_eval_count")),
+        answer_tokens=_count(piece.get("eval_count", 0)),
+        load_seconds=_seconds(piece.get("load_duration"), 1e9),
+        prefill_seconds=_seconds(piece.get("prompt_eval_duration"), 1e9),
+        generation_seconds=_seconds(piece.get("eval_duration"), 1e9),
     )
 
 
-def _of_openai(usage: Usage, said: Mapping[str, Any]) -> Usage:
-    match said.get("choices"):
+def _with_openai(usage: Usage, piece: Mapping[str, Any]) -> Usage:
+    match piece.get("choices"):
         case [{"finish_reason": str(reason)}, *_]:
             usage = replace(usage, done_reason=reason, ended=True)
-    match said.get("timings"):
+    match piece.get("timings"):
         case {} as timings:
-            usage = _timed(usage, timings)
-    match said.get("usage"):
-        case {} as told:
-            details = told.get("prompt_tokens_details")
+            usage = _with_timings(usage, timings)
+    match piece.get("usage"):
+        case {} as counts:
+            details = counts.get("prompt_tokens_details")
             cached = details.get("cached_tokens") if isinstance(details, dict) else None
             usage = replace(
                 usage,
-                prompt_tokens=_count(told.get("prompt_tokens"), usage.prompt_tokens),
-                answer_tokens=_count(told.get("completion_tokens"), usage.answer_tokens),
+                prompt_tokens=_count(counts.get("prompt_tokens"), usage.prompt_tokens),
+                answer_tokens=_count(counts.get("completion_tokens"), usage.answer_tokens),
                 cached_tokens=_count(cached, usage.cached_tokens),
             )
     return usage
 
 
-def _timed(usage: Usage, timings: Mapping[str, Any]) -> Usage:
+def _with_timings(usage: Usage, timings: Mapping[str, Any]) -> Usage:
     match _count(timings.get("prompt_n")), _count(timings.get("cache_n")):
         case int(evaluated), int(cached):
             usage = replace(usage, prompt_tokens=evaluated + cached, cached_tokens=cached)
@@ -106,8 +108,8 @@ def _timed(usage: Usage, timings: Mapping[str, Any]) -> Usage:
     )
 
 
-def _says_something(said: Mapping[str, Any]) -> bool:
-    match said:
+def _has_text(piece: Mapping[str, Any]) -> bool:
+    match piece:
         case {"message": {} as message}:
             return bool(message.get("content") or message.get("tool_calls"))
         case {"response": str(text)}:
@@ -122,10 +124,6 @@ def _says_something(said: Mapping[str, Any]) -> bool:
             return False
 
 
-def _word(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
 def _count(value: object, otherwise: int | Unavailable = NOT_TOLD) -> int | Unavailable:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
         return value
@@ -138,8 +136,6 @@ def _seconds(value: object, per_second: float) -> float | Unavailable:
     return value / per_second
 
 
-# Feeds on the bytes of an answer as they pass, in any chunking, and knows what the server said of it.
-
 _MAX_ANSWER_LINE_BYTES: Final = 4 * 1024 * 1024
 _MAX_HEAD_BYTES: Final = 4096
 _BEFORE_TEXT: Final = b'"created_at"'
@@ -149,9 +145,9 @@ _OPENING: Final = b'{"model":'
 
 
 class Meter:
-    """Reads NDJSON, server-sent events and single JSON documents; keeps one unfinished line, 4 MiB at most.
+    """Reads the usage from the bytes of an answer as they pass: NDJSON, server-sent events or one JSON document.
 
-    It never raises and never changes a byte. A line that is longer, or none of JSON's, counts for nothing.
+    It never raises. It keeps one unfinished line, 4 MiB at most, and ignores lines that are longer or no JSON.
     """
 
     def __init__(self) -> None:
@@ -160,7 +156,7 @@ class Meter:
         self._usage = Usage()
 
     def feed(self, chunk: bytes) -> None:
-        """Read on."""
+        """Read the next bytes, in any chunking."""
         *lines, rest = chunk.split(b"\n")
         for line in lines:
             self._add(line)
@@ -169,12 +165,12 @@ class Meter:
 
     @property
     def so_far(self) -> Usage:
-        """What the finished lines said; cheap, unlike ``usage``, which may read a line again."""
+        """The usage by the complete lines; cheap, unlike ``usage``, which may read a line again."""
         return self._usage
 
     @property
     def usage(self) -> Usage:
-        """What is known. An answer that has no line ends (a single document) is read to where it is now."""
+        """The usage by all bytes so far, for an answer without line ends (a single document)."""
         return _read(self._usage, bytes(self._line))
 
     def _add(self, piece: bytes) -> None:
@@ -197,18 +193,18 @@ def _read(usage: Usage, line: bytes) -> Usage:
     if not line.lstrip().startswith(b"{"):
         return usage
     try:
-        said = json.loads(line)
+        piece = json.loads(line)
     except (ValueError, RecursionError):
         return usage
     if field == b"error":  # llama.cpp's own way (server.cpp)
-        said = {"error": said}
-    return heard(usage, said) if isinstance(said, dict) else usage
+        piece = {"error": piece}
+    return with_piece(usage, piece) if isinstance(piece, dict) else usage
 
 
 class AnswerHead:
-    """Holds the first bytes of an answer of Ollama's for as long as they may say that the model runs elsewhere.
+    """Holds back the first bytes of an answer of Ollama's until they show whether the model runs elsewhere.
 
-    That is until the time is written, which comes with the first bytes; an answer that begins otherwise is not held.
+    They show it when the time follows, within the first bytes; an answer that begins otherwise is not held back.
     """
 
     def __init__(self) -> None:
@@ -216,7 +212,7 @@ class AnswerHead:
         self._over = False
 
     def feed(self, chunk: bytes) -> bytes | None:
-        """What may be passed on now; None when the answer comes from another machine."""
+        """Return the bytes that may be passed on now; None when the answer comes from another machine."""
         if self._over:
             return chunk
         held = self._held + chunk
@@ -231,12 +227,10 @@ class AnswerHead:
         return held
 
     def rest(self) -> bytes:
-        """What is held when the answer ends: it says nowhere that it comes from another machine."""
+        """Return the bytes held at the answer's end, which nowhere names another machine."""
         held, self._held, self._over = self._held, b"", True
         return held
 
-
-# Takes a stream's usage out again where the client did not ask for it: the door did.
 
 _USAGE_ONLY: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _DATA: Final = b"data:"
@@ -244,9 +238,9 @@ _MAX_USAGE_LINE_BYTES: Final = 1024 * 1024
 
 
 class UsageFilter:
-    """Passes server-sent events on line by line, but for the one that holds nothing but the usage.
+    """Removes the event that holds only the usage from a stream, where the door requested it and not the client.
 
-    Servers write whole events, so no line is held for longer than its own bytes take.
+    Other lines pass as they come. Servers write whole events, so no line is held longer than its own bytes take.
     """
 
     def __init__(self) -> None:
@@ -254,15 +248,16 @@ class UsageFilter:
         self._dropped = False
 
     def feed(self, chunk: bytes) -> bytes:
-        """What the client gets for this piece; lines without an end are kept for the next."""
+        """Return what the client gets for this piece; an unfinished line is kept for the next."""
         *lines, self._held = (self._held + chunk).split(b"\n")
         passed = b"".join(line + b"\n" for line in lines if self._passes(line))
-        if not _is_data(self._held) or len(self._held) > _MAX_USAGE_LINE_BYTES:
+        may_be_data = self._held.startswith(_DATA) or _DATA.startswith(self._held)
+        if not may_be_data or len(self._held) > _MAX_USAGE_LINE_BYTES:
             passed, self._held = passed + self._held, b""
         return passed
 
     def rest(self) -> bytes:
-        """What the client gets at the answer's end: a last line that has no end of its own."""
+        """Return what the client gets at the answer's end: a last line without a newline."""
         held, self._held = self._held, b""
         return held if held and self._passes(held) else b""
 
@@ -272,10 +267,6 @@ class UsageFilter:
             return False
         self._dropped = _is_usage_only(line)
         return not self._dropped
-
-
-def _is_data(line: bytes) -> bool:
-    return line.startswith(_DATA) or _DATA.startswith(line)
 
 
 def _is_usage_only(line: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""What a prompt of Aider's is made of: instructions, history, map of the repository, and each file by its name.
+"""Splits a prompt of Aider's into instructions, history, repository map and files, and bounds or guesses its size.
 
 From Aider's ``coders/base_coder.py`` and ``coders/*_prompts.py``, 0.80 to 0.86: each kind of content is in a message of
 the user's that begins with a fixed text and is followed by a fixed answer, and a file is its name as Aider prints it, a
@@ -47,7 +47,7 @@ _FIRST: Final = re.compile(rf"\n([^\n]+)\n({'|'.join(map(re.escape, _FENCES))})\
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a prompt. ``current`` is the message that the prompt ends with, which is no history yet."""
+    """A piece of a prompt. ``current`` marks the newest message, which is no history yet."""
 
     kind: RowKind
     text: str = field(repr=False)
@@ -56,29 +56,31 @@ class Part:
     current: bool = False
 
 
-def parts(asked: ChatRequest) -> tuple[Part, ...]:
-    """The pieces of a prompt in its order: each character of its messages is in exactly one of them."""
-    if asked.raw_prompt is not None:
-        return (Part("history", asked.raw_prompt, current=True),)
-    messages = conversation(asked)
+def parts(request: ChatRequest) -> tuple[Part, ...]:
+    """Return the pieces of a prompt in order: each character of its messages is in exactly one of them."""
+    if request.raw_prompt is not None:
+        return (Part("history", request.raw_prompt, current=True),)
+    messages = conversation(request)
     instructions = _instructions(messages)
-    last = max((at for at, one in enumerate(messages) if one.role == "user"), default=-1)
-    found: list[Part] = []
+    last = max((at for at, item in enumerate(messages) if item.role == "user"), default=-1)
+    pieces: list[Part] = []
     for at, message in enumerate(messages):
         if at < instructions or message.role == "system":
-            found.append(Part("system", message.content))
+            pieces.append(Part("system", message.content))
         else:
-            found += _parted(message, at, last, found)
-    return tuple(part for part in found if part.text)
+            pieces += _parts_of(message, at, last, pieces)
+    return tuple(part for part in pieces if part.text)
 
 
-def rows(found: Sequence[Part], tokens: Sequence[int], total_tokens: int) -> tuple[ContextRow, ...]:
-    """One row for instructions, history and map, and one for each file, scaled so that they sum up to the total.
+def rows(
+    pieces: Sequence[Part], tokens: Sequence[int], total_tokens: int
+) -> tuple[ContextRow, ...]:
+    """Return one row each for instructions, history, map and every file, scaled so that they sum up to the total.
 
-    What the template adds to each message is so shared out in proportion.
+    The tokens that the template adds to the messages are thereby shared out in proportion.
     """
     sums: dict[tuple[RowKind, str, bool], int] = {}
-    for part, size in zip(found, tokens, strict=True):
+    for part, size in zip(pieces, tokens, strict=True):
         key = (part.kind, part.name, part.read_only)
         sums[key] = sums.get(key, 0) + size
     counted = sum(sums.values())
@@ -90,7 +92,7 @@ def rows(found: Sequence[Part], tokens: Sequence[int], total_tokens: int) -> tup
 
 
 def _scaled(sizes: Sequence[int], counted: int, total: int) -> list[int]:
-    """Whole numbers in these proportions, whose sum is the total exactly."""
+    """Return whole numbers in the proportions of *sizes* whose sum is exactly *total*."""
     if not counted:
         return list(sizes)
     ends, before = [0], 0
@@ -101,7 +103,7 @@ def _scaled(sizes: Sequence[int], counted: int, total: int) -> list[int]:
 
 
 def _instructions(messages: Sequence[Message]) -> int:
-    """How many messages at the beginning are instructions: the system text, and the examples of an edit format."""
+    """Return how many messages at the beginning are instructions: system text and examples of an edit format."""
     for at, message in enumerate(messages):
         if message.role == "user" and message.content.startswith(_EXAMPLES_END):
             return at + 2
@@ -110,7 +112,7 @@ def _instructions(messages: Sequence[Message]) -> int:
     return 2 if "Act as an expert" in messages[0].content else 0
 
 
-def _parted(message: Message, at: int, last: int, before: Sequence[Part]) -> list[Part]:
+def _parts_of(message: Message, at: int, last: int, before: Sequence[Part]) -> list[Part]:
     text = message.content
     if message.role == "assistant" and before and before[-1].kind in ("file", "map"):
         return [Part(before[-1].kind if before[-1].kind == "map" else "system", text)]
@@ -130,9 +132,9 @@ def _parted(message: Message, at: int, last: int, before: Sequence[Part]) -> lis
 
 
 def _reminder_length(text: str, before: Sequence[Part]) -> int:
-    """How much at the end of the newest message is Aider's reminder of the edit format (``reminder: user``).
+    """Return the length of Aider's reminder of the edit format at the end of the newest message (``reminder: user``).
 
-    It is also what the system text ends with.
+    The system text ends with the same reminder.
     """
     system = before[0].text if before and before[0].kind == "system" else ""
     start = text.find("\n\n")
@@ -145,8 +147,10 @@ def _reminder_length(text: str, before: Sequence[Part]) -> int:
 
 
 def _files(text: str, *, read_only: bool) -> list[Part]:
-    """A listing of files. Aider chooses a fence that no line of any file begins with, so the next file begins where
-    the fence, an empty line, a name and the fence follow each other.
+    """Split a message that lists files.
+
+    Aider chooses a fence that no line of any file begins with, so the next file begins where the fence, an empty line,
+    a name and the fence follow each other.
     """
     first = _FIRST.search(text)
     if first is None:
@@ -163,7 +167,7 @@ def _files(text: str, *, read_only: bool) -> list[Part]:
     return [Part("system", text[: first.start()]), *listed]
 
 
-# How much of the window is kept for the answer.
+# Sizes that need no counting: the reserve for the answer, and upper bounds.
 
 _SHORTEST_TOKENS = 256
 _LONGEST_TOKENS = 2048
@@ -171,55 +175,52 @@ _TEMPLATE_TOKENS = 64
 _TEMPLATE_MESSAGE_TOKENS = 16
 
 
-def reply_reserve(asked: ChatRequest, window_tokens: int) -> int:
-    """Tokens of the window that an answer needs: what the request allows it, else an eighth of the window.
+def reply_reserve(request: ChatRequest, window_tokens: int) -> int:
+    """Return how many tokens of the window are kept for the answer: what the request allows, else an eighth.
 
-    An eighth is never less than 256 or more than 2048 tokens. A request may allow more than anything could be answered
-    (litellm passes a model's largest answer on): half of the window is the most that is kept. A commit message is one
-    line.
+    An eighth is at least 256 and at most 2048 tokens. A request may allow more than any answer has (litellm passes on
+    the longest that a model can give): at most half of the window is kept. A commit message is one line.
     """
     eighth = max(_SHORTEST_TOKENS, min(window_tokens // 8, _LONGEST_TOKENS))
-    if asked.purpose == "commit":
+    if request.purpose == "commit":
         eighth = _SHORTEST_TOKENS
-    return min(asked.num_predict or eighth, window_tokens // 2)
+    return min(request.num_predict or eighth, window_tokens // 2)
 
 
-def bound_tokens(asked: ChatRequest) -> int | None:
-    """More tokens than the prompt can have, as no token is shorter than a byte; None when that cannot be said.
+def bound_tokens(request: ChatRequest) -> int | None:
+    """Return an upper bound of the prompt's tokens, as no token is shorter than a byte; None when there is none.
 
-    It cannot be said of images, of tools, and of a chat without a system message: the model's own comes in its place.
+    There is none for images, for tools, and for a chat without a system message: the model's own is added then.
     """
-    if asked.has_tools or not all(message.plain for message in asked.messages):
+    if request.has_tools or not all(message.plain for message in request.messages):
         return None
-    if asked.raw_prompt is not None:
-        return len(asked.raw_prompt.encode("utf-8", "replace")) + _TEMPLATE_TOKENS
-    if not any(message.role == "system" for message in asked.messages):
+    if request.raw_prompt is not None:
+        return len(request.raw_prompt.encode("utf-8", "replace")) + _TEMPLATE_TOKENS
+    if not any(message.role == "system" for message in request.messages):
         return None
-    sizes = (len(message.content.encode("utf-8", "replace")) for message in asked.messages)
-    return sum(sizes) + template_tokens(len(asked.messages))
+    sizes = (len(message.content.encode("utf-8", "replace")) for message in request.messages)
+    return sum(sizes) + template_tokens(len(request.messages))
 
 
 def template_tokens(messages: int) -> int:
-    """More tokens than a template adds to so many messages."""
+    """Return an upper bound of the tokens that a template adds to so many messages."""
     return _TEMPLATE_TOKENS + _TEMPLATE_MESSAGE_TOKENS * messages
 
 
-def prompt_bytes(asked: ChatRequest) -> int:
-    """The bytes of the prompt's text, without any template."""
-    texts = [message.content for message in asked.messages] or [asked.raw_prompt or ""]
+def prompt_bytes(request: ChatRequest) -> int:
+    """Return the number of bytes in the prompt's text, without any template."""
+    texts = [message.content for message in request.messages] or [request.raw_prompt or ""]
     return sum(len(text.encode("utf-8", "replace")) for text in texts)
 
 
-# What counting one prompt tells of the next: sizes that need no counting, and a guess where nobody can count.
-#
-# Nothing of a text is kept but its digest.
+# Sizes learned from prompts that were counted, for the next prompt. Of a text only its digest is kept.
 
 FIRST_BYTES_A_TOKEN: Final = 3.5
 """Code has 3.0 to 4.2 bytes a token in the vocabularies of Qwen, Llama 3 and DeepSeek, digits fewer."""
 FIRST_ERROR: Final = 60.0
 LEARNED_ERROR: Final = 35.0
 _BORDER_TOKENS: Final = 4
-"""How many tokens more a text may have where it is counted as a piece of another."""
+"""How many tokens more a text may have as a piece of a longer one."""
 _MESSAGE_TOKENS: Final = 5
 _TEXTS: Final = 2000
 _PROMPTS: Final = 8
@@ -232,10 +233,10 @@ class Sizes:
         self._texts: OrderedDict[bytes, int] = OrderedDict()
         self._bytes_a_token: dict[str, deque[float]] = {}
 
-    def counted(
+    def note_counts(
         self, model: str, texts: Sequence[str], tokens: Sequence[int], error_percent: float
     ) -> None:
-        """Single texts have so many tokens, or so many per cent more."""
+        """Note that these texts have so many tokens each, or up to *error_percent* more."""
         for text, count in zip(texts, tokens, strict=True):
             key = _key(model, text)
             self._texts[key] = math.ceil(count * (1 + error_percent / 100))
@@ -243,37 +244,35 @@ class Sizes:
         while len(self._texts) > _TEXTS:
             self._texts.popitem(last=False)
 
-    def fits(self, asked: ChatRequest, room_tokens: int) -> bool:
-        """Whether a prompt certainly has no more tokens: by its bytes, or by what of it was counted before and by the
-        bytes of the rest.
-        """
-        bound = bound_tokens(asked)
+    def fits(self, request: ChatRequest, room_tokens: int) -> bool:
+        """Whether a prompt certainly has at most *room_tokens*, by its bytes or by the known sizes of its pieces."""
+        bound = bound_tokens(request)
         if bound is None or bound <= room_tokens:
             return bound is not None
-        return asked.raw_prompt is None and self._bound(asked) <= room_tokens
+        return request.raw_prompt is None and self._bound(request) <= room_tokens
 
-    def _bound(self, asked: ChatRequest) -> int:
-        texts = [part.text for part in parts(asked)]
-        known = (self._texts.get(_key(asked.model, text)) for text in texts)
+    def _bound(self, request: ChatRequest) -> int:
+        texts = [part.text for part in parts(request)]
+        known = (self._texts.get(_key(request.model, text)) for text in texts)
         sizes = (
             _bytes(text) if tokens is None else tokens + _BORDER_TOKENS
             for text, tokens in zip(texts, known, strict=True)
         )
-        return sum(sizes) + template_tokens(len(conversation(asked)))
+        return sum(sizes) + template_tokens(len(conversation(request)))
 
-    def measured(self, asked: ChatRequest, prompt_tokens: int) -> None:
-        """The server evaluated so many tokens of a prompt that it saw whole."""
-        size = prompt_bytes(asked)
+    def note_size(self, request: ChatRequest, prompt_tokens: int) -> None:
+        """Note that a server evaluated so many tokens of a prompt, and all of it."""
+        size = prompt_bytes(request)
         if size and prompt_tokens > 0:
-            learned = self._bytes_a_token.setdefault(asked.model, deque(maxlen=_PROMPTS))
+            learned = self._bytes_a_token.setdefault(request.model, deque(maxlen=_PROMPTS))
             learned.append(size / prompt_tokens)
 
-    def guess(self, asked: ChatRequest) -> Count:
-        """The size of a prompt by its bytes: by the most tokens for them of the last prompts, where there were any."""
-        learned = self._bytes_a_token.get(asked.model)
+    def guess(self, request: ChatRequest) -> Count:
+        """Estimate the size of a prompt by its bytes and the highest ratio of tokens to bytes of the last prompts."""
+        learned = self._bytes_a_token.get(request.model)
         bytes_a_token = min(learned) if learned else FIRST_BYTES_A_TOKEN
-        messages = 0 if learned else _MESSAGE_TOKENS * len(conversation(asked))
-        tokens = math.ceil(prompt_bytes(asked) / bytes_a_token) + messages
+        messages = 0 if learned else _MESSAGE_TOKENS * len(conversation(request))
+        tokens = math.ceil(prompt_bytes(request) / bytes_a_token) + messages
         return Count(tokens, exact=False, error_percent=LEARNED_ERROR if learned else FIRST_ERROR)
 
 

@@ -1,4 +1,4 @@
-"""The rules of the policy, one module a concern. A rule maps a state and an event to a new state and actions."""
+"""The rules of the policy, a module for each concern. A rule maps a state and an event to a new state and actions."""
 
 from __future__ import annotations
 

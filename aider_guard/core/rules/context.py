@@ -1,4 +1,4 @@
-"""How full the window is: when to ask Aider, and when to warn."""
+"""How full the window is: what was measured and estimated, when to ask Aider, and when to warn."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from aider_guard.core import messages
 from aider_guard.core.actions import CountFiles, RunHidden, ShowNotice
 from aider_guard.core.chat.events import RequestFinished, RequestRefused
+from aider_guard.core.chat.types import CONVERSATION
 from aider_guard.core.chat_contents import (
     advise_room,
     as_reading,
@@ -36,7 +37,6 @@ from aider_guard.core.events import (
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ContextReading, LastRequest, Unavailable
 from aider_guard.core.rules import Step
-from aider_guard.core.rules.turns import CONVERSATION
 from aider_guard.core.state import (
     Phase,
     State,
@@ -52,7 +52,7 @@ _CHANGED = Unavailable("the chat changed since the last request")
 
 
 def watch_fill(state: State, event: Event, now: float) -> Step:
-    """Keep the fill up to date, and warn once a crossing."""
+    """Keep the fill up to date, and warn each time it crosses the limit."""
     del now
     match event:
         case TurnFinished():
@@ -62,25 +62,25 @@ def watch_fill(state: State, event: Event, now: float) -> Step:
         case PromptSettled():
             return _probe(state)
         case ContextRead(ContextReading() as reading):
-            return _warn(_read(state, reading))
+            return _warn(_with_table(state, reading))
         case ContextRead(Unavailable(reason)):
-            return _failed(state, reason)
+            return _probe_failed(state, reason)
     return state, ()
 
 
 def probe_due(state: State) -> bool:
-    """Whether a hidden ``/tokens`` now could change what the user is told or what a restart would keep.
+    """Whether a hidden ``/tokens`` now could change a warning or what a restart would keep.
 
-    What the door measured needs no table; only what changed in the chat since does.
+    A chat that the door measured needs no table until it changes.
     """
     if state.limits.probe == "never" or state.restored or state.probe_failures >= _MAX_FAILURES:
         return False
     if state.open_requests:
-        return False  # the request's own numbers are on their way
+        return False  # the request's own numbers will come
     if state.limits.probe == "always":
         return state.context_changed or state.files_changed or state.turns_since_probe > 0
-    measured = isinstance(state.measured, LastRequest)
-    unknown = isinstance(state.context, Unavailable) and not measured
+    has_request = isinstance(state.last_request, LastRequest)
+    unknown = isinstance(state.context, Unavailable) and not has_request
     if state.files_changed or (state.context_changed and unknown):
         return True
     fill = fill_percent(state)
@@ -88,22 +88,27 @@ def probe_due(state: State) -> bool:
         isinstance(fill, float)
         and fill >= state.limits.warn_at_percent - state.limits.probe_margin_percent
     )
-    overdue = not measured and state.turns_since_probe >= _MAX_TURNS_UNPROBED
+    overdue = not has_request and state.turns_since_probe >= _MAX_TURNS_UNPROBED
     return state.context_changed and (near or overdue)
 
 
 def _after_turn(state: State) -> Step:
-    """The turn's own numbers warn at once; its files are counted, and where it was not measured Aider is asked."""
-    state, said = _warn(state) if isinstance(state.measured, LastRequest) else (state, ())
-    state, asked = _probe(state)
-    return state, (*said, *_count_files(state), *asked)
+    """Warn by the turn's own numbers, have its files counted, and ask Aider where the turn was not measured."""
+    state, warning = _warn_if_measured(state)
+    state, probe = _probe(state)
+    paths = file_names(state)
+    counting = (CountFiles(state.root, paths),) if paths else ()
+    return state, (*warning, *counting, *probe)
 
 
 def _files_counted(state: State, tokens: dict[str, int | Unavailable]) -> Step:
-    state = _grown(state, tokens)
-    state, said = _warn(state) if isinstance(state.measured, LastRequest) else (state, ())
-    state, asked = _probe(state)
-    return state, (*said, *asked)
+    counted = {name: now for name, now in tokens.items() if isinstance(now, int)}
+    sizes = state.file_sizes
+    growth = sum(now - sizes[name] for name, now in counted.items() if name in sizes)
+    state = replace(state, file_growth_tokens=growth, counted_sizes=counted)
+    state, warning = _warn_if_measured(state)
+    state, probe = _probe(state)
+    return state, (*warning, *probe)
 
 
 def _probe(state: State) -> Step:
@@ -117,25 +122,13 @@ def _probe(state: State) -> Step:
     return replace(state, hidden="tokens"), (RunHidden("tokens"),)
 
 
-def _count_files(state: State) -> tuple[CountFiles, ...]:
-    paths = file_names(state)
-    return (CountFiles(paths),) if paths else ()
-
-
-def _grown(state: State, tokens: dict[str, int | Unavailable]) -> State:
-    counted = {name: now for name, now in tokens.items() if isinstance(now, int)}
-    sizes = state.file_sizes
-    growth = sum(now - sizes[name] for name, now in counted.items() if name in sizes)
-    return replace(state, file_growth_tokens=growth, counted_sizes=counted)
-
-
-def _read(state: State, reading: ContextReading) -> State:
-    """A table says more than the last request only where the chat changed since."""
+def _with_table(state: State, reading: ContextReading) -> State:
+    """Keep a table; it replaces the last request only where the chat changed since."""
     newer = state.context_changed or state.files_changed
     return replace(
         state,
         context=reading,
-        measured=_CHANGED if newer else state.measured,
+        last_request=_CHANGED if newer else state.last_request,
         context_changed=False,
         files_changed=False,
         file_sizes={row.name: row.tokens for row in reading.rows if row.kind == "file"},
@@ -143,6 +136,10 @@ def _read(state: State, reading: ContextReading) -> State:
         turns_since_probe=0,
         probe_failures=0,
     )
+
+
+def _warn_if_measured(state: State) -> Step:
+    return _warn(state) if isinstance(state.last_request, LastRequest) else (state, ())
 
 
 def _warn(state: State) -> Step:
@@ -169,7 +166,7 @@ def _warn(state: State) -> Step:
     return replace(state, warned=True), (ShowNotice(notice),)
 
 
-def _failed(state: State, reason: str) -> Step:
+def _probe_failed(state: State, reason: str) -> Step:
     failures = state.probe_failures + 1
     state = replace(state, probe_failures=failures)
     if failures != _MAX_FAILURES:
@@ -177,73 +174,78 @@ def _failed(state: State, reason: str) -> Step:
     return state, (ShowNotice(messages.probing_off(reason)),)
 
 
-# What passed the door: how full the window is by the newest request, and what of it a turn changed.
+# The fill as measured at the door.
 #
 # From the first measured request on the fill is measured. Aider's own estimate counts again where the door has nothing
-# newer: after an ``/add``, ``/drop`` or ``/clear``, and after a turn that passed it unmeasured. It is then scaled by
-# what the last request was measured with.
+# newer: after an ``/add``, ``/drop`` or ``/clear``, and after a turn that passed the door unmeasured. It is then scaled
+# by the ratio of the two for the last request.
 
 _PASSED_BY = Unavailable("the last message was not measured")
 _LEAST, _MOST = 0.5, 3.0
-"""Between these lies what models count for one token of Aider's: 0.8 on Chinese to 2 on digits were seen."""
+"""The bounds of how many tokens a model counts for one of Aider's: 0.8 on Chinese to 2 on digits were seen."""
 
 
 def note_requests(state: State, event: Event, now: float) -> Step:
-    """Keep what was measured up to date; nothing is done about it here."""
+    """Keep the measured requests up to date; there are no actions here."""
     del now
     match event:
         case RequestFinished(purpose=purpose) if purpose in CONVERSATION:
-            return _finished(state, event), ()
+            return _with_finished(state, event), ()
         case RequestRefused(purpose=purpose) if purpose in CONVERSATION:
-            return _refused(state, event), ()
+            return _with_refused(state, event), ()
         case TurnFinished():
-            return _turn_over(state, event), ()
+            return _end_turn(state, event), ()
         case AiderStarted():
-            return _anew(state), ()
+            return _new_chat(state), ()
     return state, ()
 
 
-def _anew(state: State) -> State:
-    """The next Aider begins with another chat."""
+def _new_chat(state: State) -> State:
+    """Forget the chat of the last Aider."""
     return replace(
         state,
-        measured=Unavailable("no request was measured yet"),
+        last_request=Unavailable("no request was measured yet"),
         last_prompt_tokens=Unavailable("no request was measured yet"),
         file_sizes={},
         counted_sizes={},
         turn_measured=False,
         prompt_accounted=False,
-        told_this_turn=frozenset(),
+        reported_in_turn=frozenset(),
     )
 
 
-def _is_mains(state: State, event: RequestFinished | RequestRefused) -> bool:
+def _is_of_main_model(state: State, event: RequestFinished | RequestRefused) -> bool:
     return event.role == "main" or same_model(event.model, state.main_model)
 
 
-def _finished(state: State, event: RequestFinished) -> State:
-    if not _is_mains(state, event):
+def _with_finished(state: State, event: RequestFinished) -> State:
+    if not _is_of_main_model(state, event):
         other = Unavailable("the last request was another model's")
         return replace(state, last_prompt_tokens=other)
-    measured = _measured(event)
-    if isinstance(measured, Unavailable):
-        # Given up in the middle: what stays of it in the chat was counted by nobody.
-        state = replace(state, last_prompt_tokens=measured, prompt_accounted=False)
-        return replace(state, context_changed=state.context_changed or _is_known(state))
-    state = replace(state, last_prompt_tokens=measured.prompt_tokens)
-    if event.purpose == "edit" and _used_in_turn(state) >= measured.used_tokens:
-        # It saw the files and one proposal: the next prompt holds what the architect was sent.
+    last_request = _request_of(event)
+    if isinstance(last_request, Unavailable):
+        # Cancelled in the middle: the part that stays in the chat was not counted.
+        changed = state.context_changed or _is_known(state)
+        return replace(
+            state,
+            last_prompt_tokens=last_request,
+            prompt_accounted=False,
+            context_changed=changed,
+        )
+    state = replace(state, last_prompt_tokens=last_request.prompt_tokens)
+    if event.purpose == "edit" and _used_in_turn(state) >= last_request.used_tokens:
+        # The editor saw the files and one proposal: the next prompt holds the larger one of the architect.
         return state
-    return _take(state, measured)
+    return _with_request(state, last_request)
 
 
 def _used_in_turn(state: State) -> int:
-    if not state.turn_measured or isinstance(state.measured, Unavailable):
+    if not state.turn_measured or isinstance(state.last_request, Unavailable):
         return 0
-    return state.measured.used_tokens
+    return state.last_request.used_tokens
 
 
-def _measured(event: RequestFinished) -> LastRequest | Unavailable:
+def _request_of(event: RequestFinished) -> LastRequest | Unavailable:
     if event.outcome != "answered":
         return Unavailable("the last request was not answered to its end")
     if isinstance(event.prompt_tokens, Unavailable):
@@ -255,42 +257,45 @@ def _measured(event: RequestFinished) -> LastRequest | Unavailable:
 
 
 def _whole_prompt(event: RequestFinished, evaluated: int) -> tuple[int, bool]:
-    """What was sent, and whether that is sure.
+    """Return the size of the prompt that was sent, and whether that is certain.
 
-    Of a prompt that was cut the server tells only what was left, and some versions of Ollama leave out what they had
-    cached (before 0.4, and 0.30.0): what was counted before says more then.
+    For a prompt that was cut the server reports only the rest, and some versions of Ollama leave out cached tokens
+    (before 0.4, and 0.30.0): then the count before the request says more.
     """
     was_cut = event.verdict.outcome == "cut" and event.verdict.stage != "generation"
     cut = event.verdict.cut_tokens if was_cut else 0
-    told = evaluated + (cut if isinstance(cut, int) else 0)
+    reported = evaluated + (cut if isinstance(cut, int) else 0)
     if isinstance(event.counted_tokens, Unavailable):
-        return told, not was_cut
+        return reported, not was_cut
     if event.counted_exactly:
-        return max(told, event.counted_tokens), True
+        return max(reported, event.counted_tokens), True
     at_least = event.counted_tokens * (1 - event.error_percent / 100)
-    if told >= at_least and isinstance(cut, int):
-        return told, not was_cut
-    return max(told, event.counted_tokens), False
+    if reported >= at_least and isinstance(cut, int):
+        return reported, not was_cut
+    return max(reported, event.counted_tokens), False
 
 
-def _refused(state: State, event: RequestRefused) -> State:
-    """What was too large stays in the chat: the fill is that of the next request. Its advice is on the screen."""
+def _with_refused(state: State, event: RequestRefused) -> State:
+    """Keep the size of a prompt that was too large: it stays in the chat, and its advice is on the screen."""
     if event.reason != "overflow" or isinstance(event.counted_tokens, Unavailable):
         return state
-    if not _is_mains(state, event):
+    if not _is_of_main_model(state, event):
         return state
-    measured = LastRequest(event.counted_tokens, 0, event.window_tokens, is_sure=False)
-    return replace(_take(state, measured), warned=True, turn_measured=state.turn_measured)
+    last_request = LastRequest(event.counted_tokens, 0, event.window_tokens, is_sure=False)
+    return replace(
+        _with_request(state, last_request), warned=True, turn_measured=state.turn_measured
+    )
 
 
-def _take(state: State, measured: LastRequest) -> State:
-    """This is what the chat holds now. Its report may come a moment after the prompt that it belongs to."""
+def _with_request(state: State, last_request: LastRequest) -> State:
+    """Keep a request as what the chat holds now; its report may come a moment after the next prompt."""
     is_late = state.prompt is not None
-    if not measured.rows and isinstance(state.measured, LastRequest):
-        measured = replace(measured, rows=state.measured.rows)  # the files are most likely the same
+    if not last_request.rows and isinstance(state.last_request, LastRequest):
+        # The files are most likely the same.
+        last_request = replace(last_request, rows=state.last_request.rows)
     return replace(
         state,
-        measured=measured,
+        last_request=last_request,
         turn_measured=True,
         prompt_accounted=not is_late,
         context_changed=False,
@@ -301,27 +306,27 @@ def _take(state: State, measured: LastRequest) -> State:
 
 
 def _is_known(state: State) -> bool:
-    return isinstance(state.context, ContextReading) or isinstance(state.measured, LastRequest)
+    return isinstance(state.context, ContextReading) or isinstance(state.last_request, LastRequest)
 
 
-def _turn_over(state: State, event: TurnFinished) -> State:
+def _end_turn(state: State, event: TurnFinished) -> State:
     ratio = _ratio(state, event)
     # Where neither the door nor Aider counted the turn, an old measurement is the best there is.
     passed_by = not state.turn_measured and isinstance(event.sent_tokens, int)
     return replace(
         state,
         tokens_per_estimate=ratio,
-        measured=_PASSED_BY if passed_by else state.measured,
+        last_request=_PASSED_BY if passed_by else state.last_request,
         last_prompt_tokens=Unavailable("no request was measured since"),
         turn_measured=False,
-        told_this_turn=frozenset(),
+        reported_in_turn=frozenset(),
     )
 
 
 def _ratio(state: State, event: TurnFinished) -> float:
-    """Tokens of the model for each of Aider's, for the very request that both counted.
+    """Return how many tokens the model counts for one of Aider's, by the request that both counted.
 
-    Where both say the same Aider took over the server's number (``--no-stream``), which tells nothing.
+    Where both numbers are equal Aider took over the server's (``--no-stream``), and nothing is learned.
     """
     match state.last_prompt_tokens, event.sent_tokens:
         case int() as counted, int() as estimated if estimated > 0 and counted != estimated:
@@ -329,16 +334,16 @@ def _ratio(state: State, event: TurnFinished) -> float:
     return state.tokens_per_estimate
 
 
-# What is known of the prompt, of turns and of models: plain bookkeeping, no action.
+# Bookkeeping of the prompt, of turns and of models; it has no actions.
 
 
 def note_prompt(state: State, event: Event, now: float) -> Step:
-    """Keep up with what Aider shows and says."""
+    """Keep what Aider shows and reports."""
     del now
-    return _noted(state, event), ()
+    return _after_event(state, event), ()
 
 
-def _noted(state: State, event: Event) -> State:
+def _after_event(state: State, event: Event) -> State:
     match event:
         case AiderStarted(launch):
             return replace(
@@ -372,7 +377,6 @@ def _noted(state: State, event: Event) -> State:
 def _prompt_shown(state: State, event: PromptShown) -> State:
     changed = state.prompt_files != event.files
     # A command may have changed anything: /clear, /run with its output added, /map-refresh.
-    known = isinstance(state.context, ContextReading) or isinstance(state.measured, LastRequest)
     return replace(
         state,
         prompt=event,
@@ -380,7 +384,7 @@ def _prompt_shown(state: State, event: PromptShown) -> State:
         prompt_files=event.files,
         prompt_files_changed=changed,
         files_changed=state.files_changed or changed,
-        context_changed=state.context_changed or (known and not state.prompt_accounted),
+        context_changed=state.context_changed or (_is_known(state) and not state.prompt_accounted),
         prompt_accounted=False,
         last_mode=event.mode,
         last_multiline=event.multiline,
@@ -389,20 +393,16 @@ def _prompt_shown(state: State, event: PromptShown) -> State:
 
 def _turn_finished(state: State, event: TurnFinished) -> State:
     turn = state.turns + 1
-    seen = {**state.last_seen, **dict.fromkeys(event.mentioned, turn)}
+    sent, received = event.sent_tokens, event.received_tokens
+    if isinstance(sent, int) and isinstance(received, int):
+        sent += received
     return replace(
         state,
         turns=turn,
         turns_in_launch=state.turns_in_launch + 1,
         turns_since_probe=state.turns_since_probe + 1,
-        turn_tokens=_sum(event.sent_tokens, event.received_tokens),
+        turn_tokens=sent,
         context_changed=state.context_changed or not state.turn_measured,
         restored=False,
-        last_seen=seen,
+        last_seen={**state.last_seen, **dict.fromkeys(event.mentioned, turn)},
     )
-
-
-def _sum(left: int | Unavailable, right: int | Unavailable) -> int | Unavailable:
-    if isinstance(left, Unavailable):
-        return left
-    return left + (right if isinstance(right, int) else 0)

@@ -178,7 +178,7 @@ def _start(state: State) -> Step:
         phase=Phase.STARTING,
         restart=restart,
         restored=True,
-        handed_over=restart.handoff,
+        handoff=restart.handoff,
         context=Unavailable("no /tokens was run yet"),
         turn_tokens=Unavailable("no turn was taken yet"),
         file_growth_tokens=0,
@@ -247,9 +247,9 @@ def _terminate(state: State, signal_number: int, now: float) -> Step:
 def _end(
     state: State, status: int, before: tuple[Action, ...], now: float, notice: Notice | None = None
 ) -> Step:
-    """End, and let go of the models this session loaded; Ollama answers at once, nobody waits for the memory.
+    """End, and have the models of this session unloaded, without waiting for their memory.
 
-    Whoever ends the guard by a signal may kill it soon after.
+    After a signal the wait for Ollama's answer is shorter, as SIGKILL may follow.
     """
     names = session_models(state, now)
     end = EndSession(status, notice)

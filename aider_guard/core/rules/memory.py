@@ -1,4 +1,4 @@
-"""What Ollama has loaded, and memory that runs short. An absent or old reading never does anything."""
+"""Watches memory that runs short, and compares models with their computed need. An old reading causes nothing."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ STAYED_SHORT = "memory stayed short"
 
 
 def watch_pressure(state: State, event: Event, now: float) -> Step:
-    """Keep the newest readings; warn once when memory stays short; ask for a restart when it persists."""
+    """Keep the newest readings; warn once when memory stays short; plan a restart when that persists."""
     match event:
         case ModelsRead(reading):
             return _models_read(state, reading), ()
         case MemoryRead(reading):
             return _memory_read(state, reading, now)
         case SidecarLost(reason):
-            return _nothing_known(state, reason), ()
+            return _without_readings(state, reason), ()
         case DeadlinePassed("sidecar_silent"):
-            return _nothing_known(state, "the sidecar fell silent"), ()
+            return _without_readings(state, "the sidecar fell silent"), ()
     return state, ()
 
 
-def _nothing_known(state: State, reason: str) -> State:
+def _without_readings(state: State, reason: str) -> State:
     lost = Unavailable(reason)
     return replace(state, loaded=lost, memory=lost, pressure_readings=0)
 
@@ -55,10 +55,10 @@ def _models_read(state: State, reading: ModelsReading | Unavailable) -> State:
     if isinstance(reading, Unavailable) or state.foreign_settled:
         return state
     known = state.foreign_models
-    if state.turns or state.asked_for or (known is not None and not _is_first_start(state)):
+    if state.turns or state.requested or (known is not None and not _is_first_start(state)):
         return replace(state, foreign_models=known or frozenset(), foreign_settled=True)
-    # What is loaded before we asked for anything was loaded by somebody else. The sidecar reads the list before it
-    # loads a model ahead: the first one after it was told to is the last one without our model.
+    # Models that are loaded before this session's first request belong to other programs. The sidecar reads the list
+    # before it loads a model ahead: the first list after that action is the last one without our model.
     names = frozenset(model.name for model in reading.models)
     return replace(state, foreign_models=names, foreign_settled=bool(state.unlisted))
 
@@ -77,7 +77,7 @@ def _memory_read(state: State, reading: MemoryReading, now: float) -> Step:
         return replace(state, pressure_readings=0), ()
     limit = state.limits.vram_warn_at_percent
     if used < limit - state.limits.hysteresis_percent:
-        # With the model unloaded memory falls always: only with the model loaded again a restart has helped.
+        # Memory always falls when the model is unloaded: a restart has helped only if it is loaded again.
         tried = state.memory_restart_tried and not _works_with_our_models(state)
         return replace(
             state, pressure_readings=0, memory_warned=False, memory_restart_tried=tried
@@ -89,18 +89,15 @@ def _memory_read(state: State, reading: MemoryReading, now: float) -> Step:
 
 def _under_pressure(state: State, reading: MemoryReading) -> Step:
     limits = state.limits
-    if state.pressure_readings >= limits.readings_for_restart and _restart_could_help(state):
-        # Once only: when memory stays short after a restart, another one would not help either.
+    could_help = _works_with_our_models(state) and not state.memory_restart_tried
+    if state.pressure_readings >= limits.readings_for_restart and could_help:
+        # Only once: if memory stays short after a restart, another one would not help either.
         due = state.restart_due or STAYED_SHORT
         return replace(state, restart_due=due, memory_restart_tried=True), ()
     if state.memory_warned or state.pressure_readings < limits.readings_for_pressure:
         return state, ()
     notice = messages.memory_short(reading, state.loaded, state.main_model)
     return replace(state, memory_warned=True), (ShowNotice(notice),)
-
-
-def _restart_could_help(state: State) -> bool:
-    return _works_with_our_models(state) and not state.memory_restart_tried
 
 
 def _works_with_our_models(state: State) -> bool:
@@ -111,7 +108,7 @@ def _works_with_our_models(state: State) -> bool:
 
 
 def is_short(state: State, now: float) -> bool:
-    """Whether memory is above its limit by a reading that is not old."""
+    """Whether memory is above its limit by a fresh reading."""
     if isinstance(state.memory, Unavailable):
         return False
     used = pressure_percent(state, state.memory)
@@ -120,7 +117,7 @@ def is_short(state: State, now: float) -> bool:
 
 
 def pressure_percent(state: State, reading: MemoryReading) -> float | Unavailable:
-    """How full the fullest GPU is, in per cent; the main memory instead when the model runs on the CPU."""
+    """Return how full the fullest GPU is, in per cent, or the main memory when the model runs on the CPU."""
     gpus = reading.gpus if isinstance(reading.gpus, tuple) else ()
     sized = [gpu for gpu in gpus if gpu.vram_total_bytes > 0]
     if sized and not on_cpu(state):
@@ -140,52 +137,48 @@ def on_cpu(state: State) -> bool:
     return bool(ours) and all(model.vram_bytes == 0 for model in ours)
 
 
-# After the first load: did the models fit as computed? What was measured is kept for the next start.
+# After the first load: whether the models fit as computed. The difference is kept for the next start.
 
 
 def compare_with_need(state: State, event: Event, now: float) -> Step:
-    """Compare each model of the session once with what it was computed to need."""
+    """Compare each model of the session once with its computed need."""
     match event:
         case ModelsChosen(needs=needs):
             return replace(state, needs=needs), ()
         case TurnFinished():
             return replace(state, turn_ended_at=now), ()
         case MemoryRead(MemoryReading(gpus=tuple() as gpus) as reading) if gpus and state.turns:
-            if _is_of_use(reading, state, now):
+            if _is_usable(reading, state, now):
                 return _compare(state, gpus, now)
     return state, ()
 
 
-def _is_of_use(reading: MemoryReading | ModelsReading, state: State, now: float) -> bool:
-    """Whether it is fresh, and of the time after a turn: before, the model may have been another loading of it."""
+def _is_usable(reading: MemoryReading | ModelsReading, state: State, now: float) -> bool:
+    """Whether a reading is fresh and was taken after a turn: before, the model may have been loaded otherwise."""
     is_fresh = age_seconds(reading.taken_at, now) <= state.limits.stale_after_seconds
     return is_fresh and reading.taken_at >= state.turn_ended_at
 
 
 def _compare(state: State, gpus: tuple[Gpu, ...], now: float) -> Step:
-    loaded = _fresh(state, now)
+    loaded = _fresh_models(state, now)
     actions: list[Action] = []
     for model in loaded:
-        need = _need_of(state, model)
-        # Without a byte on a GPU it was the user's or the server's choice to run it on the CPU.
+        need = next((need for need in state.needs if same_model(need.name, model.name)), None)
+        # Without a byte on a GPU, the user or the server chose to run it on the CPU.
         if need is None or not model.vram_bytes or model.name in state.fit_checked:
             continue
         state = replace(state, fit_checked=state.fit_checked | {model.name})
-        actions += _compared(model, need, gpus, state.pinned_tokens, alone=len(loaded) == 1)
+        actions += _actions_for(model, need, gpus, state.pinned_tokens, alone=len(loaded) == 1)
     return state, tuple(actions)
 
 
-def _fresh(state: State, now: float) -> tuple[LoadedModel, ...]:
-    if not isinstance(state.loaded, ModelsReading) or not _is_of_use(state.loaded, state, now):
+def _fresh_models(state: State, now: float) -> tuple[LoadedModel, ...]:
+    if not isinstance(state.loaded, ModelsReading) or not _is_usable(state.loaded, state, now):
         return ()
     return state.loaded.models
 
 
-def _need_of(state: State, model: LoadedModel) -> Need | None:
-    return next((need for need in state.needs if same_model(need.name, model.name)), None)
-
-
-def _compared(
+def _actions_for(
     model: LoadedModel,
     need: Need,
     gpus: tuple[Gpu, ...],
@@ -195,7 +188,7 @@ def _compared(
 ) -> list[Action]:
     spilled = max(0, model.size_bytes - model.vram_bytes)
     on_gpu = ollama_bytes(gpus) if alone else Unavailable("several models are loaded")
-    # What /api/ps counts leaves the overhead out (facts of the three eras: buffers only, or an estimate of them).
+    # The size in /api/ps leaves the overhead out (in each engine: buffers only, or an estimate of them).
     measured = on_gpu if isinstance(on_gpu, int) else model.vram_bytes + need.overhead_bytes
     actions: list[Action] = [RememberNeed(need.name, measured + spilled - need.total_bytes)]
     if spilled:
@@ -205,7 +198,7 @@ def _compared(
 
 
 def ollama_bytes(gpus: tuple[Gpu, ...]) -> int | Unavailable:
-    """What Ollama's own processes hold on all GPUs, by the driver."""
+    """Return the memory of Ollama's own processes on all GPUs, by the driver."""
     total = 0
     for gpu in gpus:
         if isinstance(gpu.processes, Unavailable):
@@ -219,9 +212,9 @@ def ollama_bytes(gpus: tuple[Gpu, ...]) -> int | Unavailable:
 
 
 def smaller_window(need: Need, spilled_bytes: int, window: int | Unavailable) -> int:
-    """The window that would not have spilled, down to whole 1,024 tokens; 0 when none would do.
+    """Return the largest window that would not have spilled, in steps of 1,024 tokens; 0 when none would do.
 
-    The KV cache grows with the window in proportion, the rest hardly.
+    The KV cache grows in proportion to the window, the rest hardly at all.
     """
     if isinstance(window, Unavailable) or need.kv_bytes <= 0:
         return 0

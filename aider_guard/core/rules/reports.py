@@ -1,4 +1,4 @@
-"""What is said of the traffic: prompts that were cut, models loaded again, and what was refused out of sight."""
+"""Decides which notices on requests, on the air gap and on findings are shown, and how often."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from aider_guard.core import egress_messages, messages
 from aider_guard.core.actions import Notice, SetDeadline, ShowNotice
 from aider_guard.core.chat import messages as chat_messages
 from aider_guard.core.chat.events import ReloadSeen, RequestFinished, RequestRefused
+from aider_guard.core.chat.types import CONVERSATION
 from aider_guard.core.chat_contents import advise_room, newest_rows, rows_of_request
 from aider_guard.core.drop_advice import Advice
 from aider_guard.core.events import (
@@ -23,44 +24,43 @@ from aider_guard.core.events import (
 from aider_guard.core.findings import Finding
 from aider_guard.core.readings import ContextRow
 from aider_guard.core.rules import Step
-from aider_guard.core.rules.turns import CONVERSATION
 from aider_guard.core.state import State, with_allowed, with_blocked
 
 _NEAR = 0.75
-"""Of the window: whole messages are dropped until the rest fits, and the rest is then rarely smaller than this."""
+"""The share of the window above which a prompt may have been cut: the rest of one rarely has fewer tokens."""
 
 _LEFT_OUT = "left out"
-"""Said once after each refusal: the message stays in the chat, and does not fit the next time either."""
+"""Shown once after each refusal: the message stays in the chat, and does not fit the next time either."""
 
 _DIGITS = re.compile(r"\d[\d.,]*")
 
 
 def report_traffic(state: State, event: Event, now: float) -> Step:
-    """Say what the user cannot see: each once a turn, or once a session where it says nothing new."""
+    """Report what the user cannot see: each once a turn, or once a session where a repetition says nothing new."""
     del now
     match event:
         case RequestFinished():
-            return _finished(state, event)
+            return _report_request(state, event)
         case ReloadSeen(cause=cause):
-            # "It was not used for 31 min" and for 32 are one cause.
+            # "it was not used for 31 minutes" and for 32 are one cause.
             return _report_once(
                 state, f"reload: {_DIGITS.sub('', cause)}", chat_messages.reload_seen(event)
             )
         case RequestRefused(purpose="commit"):
-            return _say_in_turn(state, "commit", chat_messages.request_refused(event))
+            return _report_in_turn(state, "commit", chat_messages.request_refused(event))
         case RequestRefused(purpose="summary"):
-            # Aider tries it again after each turn.
+            # Aider tries again after each turn.
             return _report_once(
                 state, f"summary: {event.reason}", chat_messages.request_refused(event)
             )
         case RequestRefused(reason="overflow"):
-            return replace(state, told=state.told - {_LEFT_OUT}), ()
+            return replace(state, reported=state.reported - {_LEFT_OUT}), ()
     return state, ()
 
 
-def _finished(state: State, event: RequestFinished) -> Step:
+def _report_request(state: State, event: RequestFinished) -> Step:
     if event.verdict.outcome == "cut":
-        return _cut(state, event)
+        return _report_cut(state, event)
     if event.verdict.outcome == "unknown" and _is_near(event):
         return _report_once(
             state, "unknown", chat_messages.truncation_unknown(event, _advice(state, event))
@@ -70,37 +70,36 @@ def _finished(state: State, event: RequestFinished) -> Step:
     return state, ()
 
 
-def _cut(state: State, event: RequestFinished) -> Step:
+def _report_cut(state: State, event: RequestFinished) -> Step:
     what = f"{event.role} {event.purpose}"
     notice = chat_messages.truncation_seen(event, _advice(state, event))
     if event.purpose in CONVERSATION and event.role == "main":
-        state = replace(state, warned=True)  # this says more than that the window fills up
-    return _say_in_turn(state, what, notice)
+        state = replace(state, warned=True)  # the notice on a filling window would say less
+    return _report_in_turn(state, what, notice)
 
 
 def _report_once(state: State, what: str, notice: Notice) -> Step:
-    if what in state.told:
+    if what in state.reported:
         return state, ()
-    return replace(state, told=state.told | {what}), (ShowNotice(notice),)
+    return replace(state, reported=state.reported | {what}), (ShowNotice(notice),)
 
 
-def _say_in_turn(state: State, what: str, notice: Notice) -> Step:
-    if what in state.told_this_turn:
+def _report_in_turn(state: State, what: str, notice: Notice) -> Step:
+    if what in state.reported_in_turn:
         return state, ()
-    return replace(state, told_this_turn=state.told_this_turn | {what}), (ShowNotice(notice),)
+    return replace(state, reported_in_turn=state.reported_in_turn | {what}), (ShowNotice(notice),)
 
 
 def _is_near(event: RequestFinished) -> bool:
     """Whether the prompt was so large that something may have been cut."""
     window = event.window_tokens
-    known = [n for n in (event.prompt_tokens, event.counted_tokens) if isinstance(n, int)]
-    return isinstance(window, int) and any(number >= _NEAR * window for number in known)
+    return isinstance(window, int) and any(n >= _NEAR * window for n in event.known_sizes)
 
 
 def _advice(state: State, event: RequestFinished) -> Advice | None:
-    """What would have made room for this very request; only what the user can take out of the chat."""
+    """Return what the user could have dropped from the chat to make room for this request."""
     window = event.window_tokens
-    known = [n for n in (event.prompt_tokens, event.counted_tokens) if isinstance(n, int)]
+    known = event.known_sizes
     if event.purpose not in CONVERSATION or not isinstance(window, int) or window <= 0 or not known:
         return None
     answer = event.answer_tokens if isinstance(event.answer_tokens, int) else 0
@@ -108,16 +107,16 @@ def _advice(state: State, event: RequestFinished) -> Advice | None:
     return advise_room(state, rows or newest_rows(state), max(known) + answer, window)
 
 
-# The air gap: each attempt is counted, and the first one to a new destination is said at the next prompt.
+# The air gap: each attempt is counted, and the first one to a new destination is reported at the next prompt.
 
 GATHERED = "egress_gathered"
 _GATHER_SECONDS = 1.0
-"""Attempts come in bunches, a lookup and then the connection: at an open prompt they are said together."""
+"""Attempts come in bunches, a lookup and then the connection: at an open prompt they are reported together."""
 _MOST_EGRESS_NOTICES = 5
 
 
 def note_egress(state: State, event: Event, now: float) -> Step:
-    """Count; nothing is said here."""
+    """Count attempts; nothing is reported here."""
     del now
     ledger = state.egress
     match event:
@@ -133,11 +132,13 @@ def note_egress(state: State, event: Event, now: float) -> Step:
 
 
 def report_egress(state: State, event: Event, now: float) -> Step:
-    """Count, and say what is new where a prompt is shown."""
-    had_news = bool(state.egress.untold)
+    """Count attempts, and report new destinations where a prompt is shown."""
+    had_news = bool(state.egress.unreported)
     state, _ = note_egress(state, event, now)
     match event:
-        case EgressBlocked() if state.egress.untold and not had_news and state.prompt is not None:
+        case EgressBlocked() if (
+            state.egress.unreported and not had_news and state.prompt is not None
+        ):
             return state, (SetDeadline(GATHERED, now + _GATHER_SECONDS),)
         case PromptShown():
             return _report_attempts(state)
@@ -149,9 +150,9 @@ def report_egress(state: State, event: Event, now: float) -> Step:
 def _report_attempts(state: State) -> Step:
     ledger = state.egress
     news = ledger.news()
-    if not ledger.untold:
+    if not ledger.unreported:
         return state, ()
-    state = replace(state, egress=replace(ledger, untold=()))
+    state = replace(state, egress=replace(ledger, unreported=()))
     if not news or ledger.layer == "open" or ledger.notices > _MOST_EGRESS_NOTICES:
         return state, ()
     state = replace(state, egress=replace(state.egress, notices=ledger.notices + 1))
@@ -160,18 +161,22 @@ def _report_attempts(state: State) -> Step:
     return state, (ShowNotice(egress_messages.attempts(ledger, news)),)
 
 
-# What the checks before the first prompt found, said once a session: two at most, and where the rest is.
+# Warnings of the checks before the first prompt: two are shown in a session, then where the others are.
 
 _MOST_FINDINGS = 2
 
 
 def report_finding(state: State, event: Event, _now: float) -> Step:
-    """Say a warning that was not said yet."""
-    if not isinstance(event, Finding) or event.severity != "warn" or event.id in state.warned_of:
+    """Report a warning that was not reported yet."""
+    if (
+        not isinstance(event, Finding)
+        or event.severity != "warn"
+        or event.id in state.reported_findings
+    ):
         return state, ()
-    state = replace(state, warned_of=state.warned_of | {event.id})
-    if len(state.warned_of) <= _MOST_FINDINGS:
-        return state, (ShowNotice(messages.found(event)),)
-    if len(state.warned_of) == _MOST_FINDINGS + 1:
+    state = replace(state, reported_findings=state.reported_findings | {event.id})
+    if len(state.reported_findings) <= _MOST_FINDINGS:
+        return state, (ShowNotice(messages.finding_notice(event)),)
+    if len(state.reported_findings) == _MOST_FINDINGS + 1:
         return state, (ShowNotice(messages.more_found()),)
     return state, ()

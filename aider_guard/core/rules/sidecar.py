@@ -1,4 +1,4 @@
-"""Keeping the sidecar alive: started again with a growing wait, and when it falls silent."""
+"""Keeps the sidecar alive: starts it again when it is lost, with a growing wait, or when it falls silent."""
 
 from __future__ import annotations
 
@@ -6,67 +6,37 @@ from dataclasses import replace
 
 from aider_guard.core import messages
 from aider_guard.core.actions import Action, CancelDeadline, SetDeadline, ShowNotice, StartSidecar
-from aider_guard.core.chat.events import (
-    DoorOpened,
-    ModelWarmed,
-    ReloadSeen,
-    RequestFinished,
-    RequestRefused,
-    RequestStarted,
-)
 from aider_guard.core.events import (
     AiderStarted,
     DeadlinePassed,
     Event,
-    FilesCounted,
     MemoryRead,
-    ModelsRead,
-    ModelsUnloaded,
-    ServerRead,
-    ServerSurveyed,
+    SidecarEvent,
     SidecarLost,
-    SidecarStarted,
-    TextsCounted,
 )
 from aider_guard.core.rules import Step
 from aider_guard.core.state import State
 
-_HEARD = (
-    SidecarStarted,
-    ServerRead,
-    ModelsRead,
-    MemoryRead,
-    ServerSurveyed,
-    FilesCounted,
-    TextsCounted,
-    ModelsUnloaded,
-    DoorOpened,
-    RequestStarted,
-    RequestFinished,
-    RequestRefused,
-    ModelWarmed,
-    ReloadSeen,
-)
 _MAX_WAIT_SECONDS = 30.0
-_SAID_AT_FAILURE = 2
+_REPORTED_FAILURE = 2
 
 
 def watch(state: State, event: Event, now: float) -> Step:
-    """Start the sidecar again when it is gone."""
+    """Start the sidecar again when it is lost or silent."""
     match event:
         case SidecarLost(reason):
-            return _lost(state, reason, now)
+            return _restart_later(state, reason, now)
         case DeadlinePassed("sidecar_silent"):
-            return _silent(state, now)
+            return _restart_now(state, now)
         case DeadlinePassed("sidecar_start"):
             return state, (StartSidecar(), _silence(state, now))
         case AiderStarted():
             # The first sidecar starts beside the first Aider: it may never say a word.
             return state, (_silence(state, now),)
         case MemoryRead():
-            # It reads and reports: whatever went wrong before is over.
+            # It reads and reports again: earlier failures no longer count.
             return replace(state, sidecar_failures=0), (_silence(state, now),)
-        case _ if isinstance(event, _HEARD):
+        case _ if isinstance(event, SidecarEvent):
             return state, (_silence(state, now),)
     return state, ()
 
@@ -75,20 +45,20 @@ def _silence(state: State, now: float) -> SetDeadline:
     return SetDeadline("sidecar_silent", now + state.limits.sidecar_silence_seconds)
 
 
-def _lost(state: State, reason: str, now: float) -> Step:
-    state, said = _failed(state, reason)
+def _restart_later(state: State, reason: str, now: float) -> Step:
+    state, notices = _count_failure(state, reason)
     wait = min(0.5 * 2.0 ** min(state.sidecar_failures - 1, 10), _MAX_WAIT_SECONDS)
     again = SetDeadline("sidecar_start", now + wait)
-    return state, (CancelDeadline("sidecar_silent"), again, *said)
+    return state, (CancelDeadline("sidecar_silent"), again, *notices)
 
 
-def _silent(state: State, now: float) -> Step:
-    state, said = _failed(state, "the sidecar fell silent")
-    return state, (StartSidecar(), _silence(state, now), *said)
+def _restart_now(state: State, now: float) -> Step:
+    state, notices = _count_failure(state, "the sidecar fell silent")
+    return state, (StartSidecar(), _silence(state, now), *notices)
 
 
-def _failed(state: State, reason: str) -> tuple[State, tuple[Action, ...]]:
+def _count_failure(state: State, reason: str) -> tuple[State, tuple[Action, ...]]:
     state = replace(state, sidecar_failures=state.sidecar_failures + 1)
-    if state.sidecar_failures != _SAID_AT_FAILURE:
+    if state.sidecar_failures != _REPORTED_FAILURE:
         return state, ()
     return state, (ShowNotice(messages.sidecar_lost(reason)),)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from aider_guard.core.actions import Announce
 from aider_guard.core.chat.events import RequestFinished, RequestRefused, RequestStarted
+from aider_guard.core.chat.types import CONVERSATION
 from aider_guard.core.events import (
     AiderLogged,
     AiderStarted,
@@ -25,7 +26,6 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.rules import Step
 from aider_guard.core.state import Phase, State, TurnReports
 
-CONVERSATION = ("chat", "edit")
 _ON_ITS_OWN = ("commit", "summary")
 """What Aider asks for without a message of the user's."""
 _Number = TypeVar("_Number", int, float)

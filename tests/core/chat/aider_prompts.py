@@ -1,11 +1,11 @@
-"""Prompts as Aider 0.80 to 0.86 sends them: the phrases are its own, what is between them is shortened."""
+"""Prompts as Aider 0.80 to 0.86 sends them, with its own phrases and shortened text between them."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from aider_guard.core.chat.request import ChatRequest, Form, decoded, read
+from aider_guard.core.chat.request import ChatRequest, Form, decode_body, read
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 
 COMMIT = (
@@ -61,7 +61,7 @@ LOCAL = Upstream("local", "http://127.0.0.1:8080/v1", "openai")
 
 
 def settings(window_tokens: int = 8192, **more: Any) -> DoorSettings:
-    """What a door serves with, for a main, an editor and a weak model."""
+    """The settings of a door for a main, an editor and a weak model."""
     roles = (
         DoorRole("main", "qwen3:8b"),
         DoorRole("editor", "coder:7b"),
@@ -75,7 +75,7 @@ def message(role: str, content: str) -> dict[str, str]:
 
 
 def listing(prefix: str, files: dict[str, str], fence: tuple[str, str] = ("```", "```")) -> str:
-    """As Aider's get_files_content: what ends without a newline has its fence on its last line."""
+    """List files as Aider's get_files_content does: a file without a final newline has its fence on its last line."""
     opening, closing = fence
     return prefix + "".join(
         f"\n{name}\n{opening}\n{content}{closing}\n" for name, content in files.items()
@@ -83,7 +83,7 @@ def listing(prefix: str, files: dict[str, str], fence: tuple[str, str] = ("```",
 
 
 def flattened(messages: list[dict[str, str]]) -> str:
-    """As litellm's ollama_pt: consecutive messages of a role are merged."""
+    """Flatten messages as litellm's ollama_pt does: consecutive messages of a role are merged."""
     prompt, at = "", 0
     while at < len(messages):
         role, merged = messages[at]["role"], ""
@@ -96,20 +96,22 @@ def flattened(messages: list[dict[str, str]]) -> str:
 
 def body(form: Form, messages: list[dict[str, str]], *, stream: bool = True, **more: Any) -> bytes:
     """The body as litellm sends it."""
-    asked: dict[str, Any] = {"model": "qwen3:8b"}
+    request: dict[str, Any] = {"model": "qwen3:8b"}
     match form:
         case "generate":
-            asked |= {"prompt": flattened(messages), "options": {"temperature": 0}}
+            request |= {"prompt": flattened(messages), "options": {"temperature": 0}}
         case "chat":
-            asked |= {"messages": messages, "options": {"temperature": 0}}
+            request |= {"messages": messages, "options": {"temperature": 0}}
         case _:
-            asked |= {"messages": messages, "temperature": 0}
-    return json.dumps({**asked, "stream": stream, **more}).encode()
+            request |= {"messages": messages, "temperature": 0}
+    return json.dumps({**request, "stream": stream, **more}).encode()
 
 
-def asked_of(form: Form, content: bytes, with_settings: DoorSettings | None = None) -> ChatRequest:
-    """What the door makes of it."""
-    read_body = decoded(content)
+def request_of(
+    form: Form, content: bytes, with_settings: DoorSettings | None = None
+) -> ChatRequest:
+    """The request that the door parses from a body."""
+    read_body = decode_body(content)
     assert read_body is not None
     return read(form, read_body, with_settings or settings(), "")
 
@@ -119,4 +121,4 @@ def chat(
 ) -> ChatRequest:
     """A chat: the system text, then the user and the assistant in turns."""
     turns = [message("user" if at % 2 == 0 else "assistant", text) for at, text in enumerate(said)]
-    return asked_of(form, body(form, [message("system", system), *turns], **more))
+    return request_of(form, body(form, [message("system", system), *turns], **more))

@@ -1,4 +1,4 @@
-"""What the user is told of the traffic, word for word."""
+"""The notices on requests, word for word."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ LINES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
 
 @pytest.mark.parametrize(("said", "lines"), LINES)
 def test_the_words(said: tuple[str, ...], lines: tuple[str, ...]) -> None:
-    """Each notice says what it says here."""
+    """Each notice has exactly these words."""
     assert said == lines
 
 
@@ -147,7 +147,7 @@ def test_the_words(said: tuple[str, ...], lines: tuple[str, ...]) -> None:
 def test_whatever_was_cut_is_told_in_two_lines(
     role: RoleName, purpose: Purpose, stage: Stage, cut: Any, advice: Advice | None
 ) -> None:
-    """The first says what is lost and the second what helps; nothing is unreadable or empty."""
+    """The first line says what is lost and the second what helps; no line is empty or unreadable."""
     for verdict, say in (
         (Verdict("cut", "", stage, cut), chat_messages.truncation_seen),
         (Verdict("unknown", ""), chat_messages.truncation_unknown),
@@ -176,7 +176,7 @@ def test_whatever_was_cut_is_told_in_two_lines(
     ],
 )
 def test_what_was_left_out_is_said(messages: int, lines: tuple[str, str]) -> None:
-    """And when the model will see it."""
+    """The notice also says when the model will see the message."""
     notice = chat_messages.message_left_out(finished(500, left_out=messages))
     assert notice.lines == lines
     assert_readable(notice, 2)
@@ -185,7 +185,7 @@ def test_what_was_left_out_is_said(messages: int, lines: tuple[str, str]) -> Non
 @pytest.mark.parametrize("reason", get_args(Reason))
 @pytest.mark.parametrize("purpose", get_args(Purpose))
 def test_whatever_was_refused_has_a_reason_in_words(purpose: Purpose, reason: Reason) -> None:
-    """Also where the door said nothing, and for a purpose that is on the screen anyway."""
+    """Any purpose and reason has words, also without lines of the door."""
     event = RequestRefused(1, "main", purpose, "m", reason)
     assert_readable(chat_messages.request_refused(event), 2)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aider_guard.core.chat.request import PREFIX, is_own, kept, unanswered
+from aider_guard.core.chat.request import PREFIX, is_own, unanswered_places, visible_places
 
 Message = tuple[str, str]
 ANSWER: Message = ("assistant", f"{PREFIX}not sent")
@@ -49,7 +49,7 @@ def model(text: str) -> Message:
 )
 def test_what_the_model_is_to_see(messages: list[Message], left: tuple[int, ...]) -> None:
     """No answer of the door's; of a message that was sent again, the newest; no word on edits that were not made."""
-    assert kept(messages) == left
+    assert visible_places(messages) == left
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_the_messages_that_no_model_has_seen(
     messages: list[Message], places: tuple[int, ...]
 ) -> None:
     """The user's own, oldest first, each once."""
-    assert unanswered(messages) == places
+    assert unanswered_places(messages) == places
 
 
 def test_the_oldest_unanswered_are_left_out_first() -> None:
     messages = [SYSTEM, user("a"), ANSWER, user("b"), ANSWER, user("c")]
-    assert [kept(messages, count) for count in range(4)] == [
+    assert [visible_places(messages, count) for count in range(4)] == [
         (0, 1, 3, 5),
         (0, 3, 5),
         (0, 5),

@@ -1,10 +1,10 @@
-"""What a prompt of Aider's is made of."""
+"""Splitting a prompt of Aider's into its parts."""
 
 from __future__ import annotations
 
 import pytest
 from core.chat import aider_prompts as prompts
-from core.chat.aider_prompts import asked_of, body, chat, listing, message
+from core.chat.aider_prompts import body, chat, listing, message, request_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +20,7 @@ FILES = {
 
 
 def whole_prompt(system: str, files: str, map_prefix: str) -> list[dict[str, str]]:
-    """In the order of Aider's ChatChunks.all_messages."""
+    """A prompt in the order of Aider's ChatChunks.all_messages."""
     return [
         message("system", system),
         message("user", "Change get_factorial() to use math.factorial"),
@@ -52,23 +52,23 @@ def test_each_kind_of_content_is_found_with_its_names(
     form: Form, system: str, files: str, map_prefix: str
 ) -> None:
     """In each edit format, flattened by litellm or not."""
-    found = parts(asked_of(form, body(form, whole_prompt(system, files, map_prefix))))
-    named = [(part.name, part.read_only) for part in found if part.kind == "file"]
+    pieces = parts(request_of(form, body(form, whole_prompt(system, files, map_prefix))))
+    named = [(part.name, part.read_only) for part in pieces if part.kind == "file"]
     assert named == [("CONVENTIONS.md", True), *((name, False) for name in FILES)]
     by_kind = {
-        kind: "".join(p.text for p in found if p.kind == kind) for kind in ("map", "history")
+        kind: "".join(p.text for p in pieces if p.kind == kind) for kind in ("map", "history")
     }
     assert "def add(a, b)" in by_kind["map"]
     assert by_kind["history"] == "an earlier questionan earlier answerfix it"
-    assert [part.text for part in found if part.current] == ["fix it"]
+    assert [part.text for part in pieces if part.current] == ["fix it"]
 
 
 def test_the_examples_of_an_edit_format_are_instructions() -> None:
-    """They are conversations too, about files that are not there."""
-    asked = asked_of(
+    """The examples look like a conversation about files, but are instructions."""
+    chat_request = request_of(
         "chat", body("chat", whole_prompt(prompts.DIFF, prompts.CHAT_FILES, prompts.MAP))
     )
-    system = "".join(part.text for part in parts(asked) if part.kind == "system")
+    system = "".join(part.text for part in parts(chat_request) if part.kind == "system")
     assert "get_factorial" in system
     assert prompts.SWITCHED in system
 
@@ -83,7 +83,7 @@ def test_the_examples_of_an_edit_format_are_instructions() -> None:
     ],
 )
 def test_files_are_told_apart_by_the_fence_that_aider_chose(fence: tuple[str, str]) -> None:
-    """A file may hold what looks like the beginning of another, with another fence."""
+    """A file may hold text that looks like the beginning of another file, with another fence."""
     other = "```" if fence[0] != "```" else "~~~"
     files = {
         "a.md": f"text {fence[1]}\n\nb.py\n{other}\nx\n",
@@ -96,15 +96,15 @@ def test_files_are_told_apart_by_the_fence_that_aider_chose(fence: tuple[str, st
         message("assistant", "Ok."),
         message("user", "go"),
     ]
-    found = parts(asked_of("chat", body("chat", messages)))
-    assert [part.name for part in found if part.kind == "file"] == list(files)
-    assert all(files[part.name] in part.text for part in found if part.kind == "file")
+    pieces = parts(request_of("chat", body("chat", messages)))
+    assert [part.name for part in pieces if part.kind == "file"] == list(files)
+    assert all(files[part.name] in part.text for part in pieces if part.kind == "file")
 
 
 def test_a_question_about_such_a_listing_is_a_message() -> None:
-    """What the user sends last is never taken for files."""
-    found = parts(chat(said=(listing(prompts.CHAT_FILES, FILES),)))
-    assert [part.kind for part in found] == ["system", "history"]
+    """The newest message is never split into files."""
+    pieces = parts(chat(said=(listing(prompts.CHAT_FILES, FILES),)))
+    assert [part.kind for part in pieces] == ["system", "history"]
 
 
 TEXTS = st.sampled_from(
@@ -133,10 +133,10 @@ MESSAGES = st.lists(
 
 @given(MESSAGES, st.sampled_from(["chat", "generate"]))
 def test_every_character_is_in_exactly_one_part(said: list[tuple[str, str]], form: Form) -> None:
-    """Whatever the messages hold."""
-    asked = asked_of(form, body(form, [message(role, text) for role, text in said]))
-    texts = [one.content for one in conversation(asked)]
-    assert "".join(part.text for part in parts(asked)) == "".join(texts)
+    """This holds for any messages."""
+    chat_request = request_of(form, body(form, [message(role, text) for role, text in said]))
+    texts = [one.content for one in conversation(chat_request)]
+    assert "".join(part.text for part in parts(chat_request)) == "".join(texts)
 
 
 KINDS: tuple[RowKind, ...] = ("system", "map", "history", "file")
@@ -146,12 +146,12 @@ KINDS: tuple[RowKind, ...] = ("system", "map", "history", "file")
     st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 5000)), max_size=9),
     st.integers(0, 100_000),
 )
-def test_rows_sum_up_to_the_total(pieces: list[tuple[RowKind, int]], total: int) -> None:
-    """What the template adds is shared out; none is negative."""
-    names = [f"{at}.py" if kind == "file" else "" for at, (kind, _) in enumerate(pieces)]
-    found = [Part(kind, "x", name) for (kind, _), name in zip(pieces, names, strict=True)]
-    sizes = [size for _, size in pieces]
-    made = rows(found, sizes, total)
+def test_rows_sum_up_to_the_total(sizes_of_kinds: list[tuple[RowKind, int]], total: int) -> None:
+    """The tokens of the template are shared out, and no row is negative."""
+    names = [f"{at}.py" if kind == "file" else "" for at, (kind, _) in enumerate(sizes_of_kinds)]
+    pieces = [Part(kind, "x", name) for (kind, _), name in zip(sizes_of_kinds, names, strict=True)]
+    sizes = [size for _, size in sizes_of_kinds]
+    made = rows(pieces, sizes, total)
     assert sum(row.tokens for row in made) == (total if sum(sizes) else 0)
     assert all(row.tokens >= 0 for row in made)
     assert len({(row.kind, row.name) for row in made}) == len(made)

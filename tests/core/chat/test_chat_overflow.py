@@ -1,10 +1,10 @@
-"""What is said when a prompt does not fit."""
+"""The door's answer to a prompt that does not fit."""
 
 from __future__ import annotations
 
 import pytest
 from core.chat import aider_prompts as prompts
-from core.chat.aider_prompts import asked_of, body, chat, listing, message
+from core.chat.aider_prompts import body, chat, listing, message, request_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,34 +33,34 @@ def prompt(
     if history:
         messages += [message("user", history), message("assistant", "")]
     messages += [message("user", listing(prompts.CHAT_FILES, files)), message("assistant", "")]
-    return asked_of("chat", body("chat", [*messages, message("user", said)]))
+    return request_of("chat", body("chat", [*messages, message("user", said)]))
 
 
-def said_of(
-    asked: ChatRequest, window: int, *, exact: bool = True, reserve: int = 256
+def lines_for(
+    chat_request: ChatRequest, window: int, *, exact: bool = True, reserve: int = 256
 ) -> tuple[str, str]:
-    pieces = parts(asked)
+    pieces = parts(chat_request)
     total = sum(len(part.text) for part in pieces)
-    found = Overflow(Count(total, exact, 0.0 if exact else 20.0), window, reserve)
-    return lines(found, rows(pieces, [len(part.text) for part in pieces], total), pieces)
+    overflow = Overflow(Count(total, exact, 0.0 if exact else 20.0), window, reserve)
+    return lines(overflow, rows(pieces, [len(part.text) for part in pieces], total), pieces)
 
 
 def test_the_first_line_says_by_how_much() -> None:
-    """Exactly, where the tokens are the model's own."""
-    asked = prompt({"big.py": "b" * 5000})
-    total = sum(len(part.text) for part in parts(asked))
+    """The number is exact where the model's own tokens were counted."""
+    chat_request = prompt({"big.py": "b" * 5000})
+    total = sum(len(part.text) for part in parts(chat_request))
     over = total + 256 - 4000
-    first, second = said_of(asked, 4000)
+    first, second = lines_for(chat_request, 4000)
     assert first == (
         f"not sent: exactly {over:,} tokens too large for the window of 4,000"
         f" ({total:,} and 256 for the answer)"
     )
     assert second.startswith("/drop big.py   (frees 5,")
-    assert said_of(asked, 4000, exact=False)[0].startswith("not sent: about ")
+    assert lines_for(chat_request, 4000, exact=False)[0].startswith("not sent: about ")
 
 
 @pytest.mark.parametrize(
-    ("asked", "window", "command"),
+    ("chat_request", "window", "command"),
     [
         (prompt({"a.py": "a" * 900, "big.py": "b" * 3000}), 3900, "/drop big.py "),
         (prompt({"a.py": "a" * 900, "big.py": "b" * 3000}), 3000, "/drop big.py "),
@@ -82,10 +82,10 @@ def test_the_first_line_says_by_how_much() -> None:
     ],
 )
 def test_the_second_line_is_a_command_that_suffices(
-    asked: ChatRequest, window: int, command: str
+    chat_request: ChatRequest, window: int, command: str
 ) -> None:
-    """As few files as suffice, an unmentioned one before a mentioned; what cannot be freed is not named."""
-    assert said_of(asked, window)[1].startswith(command)
+    """It names the fewest files that suffice, unmentioned ones first, and never one that cannot be dropped."""
+    assert lines_for(chat_request, window)[1].startswith(command)
 
 
 @given(
@@ -97,13 +97,13 @@ def test_the_second_line_is_a_command_that_suffices(
 def test_a_command_that_is_named_makes_it_fit(
     sizes: list[int], history: int, said: int, window: int
 ) -> None:
-    """After it, the same message is sent."""
+    """After the command the same message fits."""
     files = {f"f{at}.py": "f" * size for at, size in enumerate(sizes)}
-    asked = prompt(files, history="h" * history, said="x" * said)
-    total = sum(len(part.text) for part in parts(asked))
+    chat_request = prompt(files, history="h" * history, said="x" * said)
+    total = sum(len(part.text) for part in parts(chat_request))
     if total + 256 <= window:
         return
-    second = said_of(asked, window)[1]
+    second = lines_for(chat_request, window)[1]
     command = second.split("   ")[0].split()
     match command[0]:
         case "/drop":
@@ -121,13 +121,13 @@ def test_a_command_that_is_named_makes_it_fit(
 
 
 def test_without_any_number_the_way_to_one_is_named() -> None:
-    """The server refused, and nobody could count."""
+    """Without a count the answer names the command that shows the sizes."""
     assert "4,096" in unknown_lines(4096)[0]
     assert "/tokens" in unknown_lines(4096)[1]
 
 
 @pytest.mark.parametrize(
-    ("window", "asked", "reserve"),
+    ("window", "chat_request", "reserve"),
     [
         (8192, chat(), 1024),
         (1024, chat(), 256),
@@ -137,7 +137,7 @@ def test_without_any_number_the_way_to_one_is_named() -> None:
         (300, chat(), 150),
         (
             8192,
-            asked_of(
+            request_of(
                 "chat",
                 body(
                     "chat",
@@ -150,48 +150,48 @@ def test_without_any_number_the_way_to_one_is_named() -> None:
     ],
 )
 def test_the_reserve_is_what_is_asked_for_or_a_share(
-    window: int, asked: ChatRequest, reserve: int
+    window: int, chat_request: ChatRequest, reserve: int
 ) -> None:
     """Never more than half of the window."""
-    assert reply_reserve(asked, window) == reserve
+    assert reply_reserve(chat_request, window) == reserve
 
 
 def test_a_bound_is_known_of_plain_chats_only() -> None:
-    """Images, tools and a model's own system text have tokens that are not in the text."""
-    asked = chat(said=("é" * 100,))
-    bound = bound_tokens(asked)
+    """Images, tools and a model's own system text have tokens beyond the text."""
+    chat_request = chat(said=("é" * 100,))
+    bound = bound_tokens(chat_request)
     assert bound is not None
-    assert bound > prompt_bytes(asked) == len(prompts.DIFF.encode()) + 200
+    assert bound > prompt_bytes(chat_request) == len(prompts.DIFF.encode()) + 200
     assert bound_tokens(chat(tools=[{}])) is None
-    assert bound_tokens(asked_of("chat", body("chat", [message("user", "x")]))) is None
+    assert bound_tokens(request_of("chat", body("chat", [message("user", "x")]))) is None
 
 
 def test_what_frees_exactly_enough_is_named() -> None:
-    asked = prompt({"a.py": "a" * 900, "big.py": "b" * 3000})
-    pieces = parts(asked)
+    chat_request = prompt({"a.py": "a" * 900, "big.py": "b" * 3000})
+    pieces = parts(chat_request)
     sizes = [len(part.text) for part in pieces]
     big = next(row.tokens for row in rows(pieces, sizes, sum(sizes)) if row.name == "big.py")
     exact = sum(sizes) + 256 - big
-    assert said_of(asked, exact)[1].startswith("/drop big.py  ")
-    assert said_of(asked, exact - 1)[1].startswith("/drop big.py a.py ")
+    assert lines_for(chat_request, exact)[1].startswith("/drop big.py  ")
+    assert lines_for(chat_request, exact - 1)[1].startswith("/drop big.py a.py ")
 
 
 def test_the_map_is_named_where_it_suffices_with_all_else() -> None:
     """Neither the map nor the files are enough alone."""
-    asked = prompt({"a.py": "a" * 700}, map_text="m" * 3000)
-    total = sum(len(part.text) for part in parts(asked))
-    words = said_of(asked, total + 256 - 3500)[1]
+    chat_request = prompt({"a.py": "a" * 700}, map_text="m" * 3000)
+    total = sum(len(part.text) for part in parts(chat_request))
+    words = lines_for(chat_request, total + 256 - 3500)[1]
     assert words.startswith("the map of the repository takes 3,")
     assert "--num-ctx" in words
-    assert not said_of(asked, 300)[1].startswith("the map")
+    assert not lines_for(chat_request, 300)[1].startswith("the map")
 
 
 def test_a_larger_window_is_the_next_step_that_holds_all() -> None:
     """In steps of 1024, and none more than needed."""
     total = sum(len(part.text) for part in parts(prompt({"a.py": ""}, said="")))
     for need, window in ((1024, 1024), (1025, 2048), (2048, 2048)):
-        asked = prompt({"a.py": ""}, said="x" * (need - 10 - total))
-        words = said_of(asked, 11, reserve=10)[1]
+        chat_request = prompt({"a.py": ""}, said="x" * (need - 10 - total))
+        words = lines_for(chat_request, 11, reserve=10)[1]
         assert words.endswith(f"--num-ctx {window}")
 
 

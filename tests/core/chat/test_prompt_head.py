@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.chat.body import PromptHead, head_of, loading, runner_options
+from aider_guard.core.chat.body import PromptHead, head_of, loading_body, runner_options
 from aider_guard.core.chat.request import read
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
@@ -86,8 +86,8 @@ def head(
 ) -> PromptHead | None:
     """The head of a request for text."""
     form = "generate" if "prompt" in body else "chat"
-    asked = read(form, body, settings, "")  # type: ignore[arg-type]  # two of its forms
-    return head_of(asked, settings, OLLAMA, version)
+    chat_request = read(form, body, settings, "")  # type: ignore[arg-type]  # two of its forms
+    return head_of(chat_request, settings, OLLAMA, version)
 
 
 def texts(found: PromptHead | None, characters: int | None = None) -> list[tuple[str, str]]:
@@ -107,12 +107,12 @@ def texts(found: PromptHead | None, characters: int | None = None) -> list[tuple
     ],
 )
 def test_ends_where_the_history_begins(messages: Any, fixed: Any) -> None:
-    """System text, examples, read-only files and the map are sent again by the next Aider; what follows is not."""
+    """System text, examples, read-only files and the map are sent again by the next Aider, the rest is not."""
     assert texts(head(chat(*messages))) == list(fixed)
 
 
 def test_files_that_may_change_are_no_part_of_it() -> None:
-    """Without a history they come next; the restored one will come between."""
+    """Files that may change follow the history, and a restored history comes before them."""
     found = texts(head(chat(SYSTEM, *MAP, *FILES, *QUESTION)))
     assert found[:3] == [SYSTEM, *MAP]
     assert "print(1)" not in str(found)
@@ -161,7 +161,7 @@ def test_a_flattened_prompt_is_cut_in_its_text() -> None:
     ],
 )
 def test_no_head_where_none_is_known(body: dict[str, Any]) -> None:
-    """Nothing is evaluated ahead on a guess."""
+    """A request of an unknown form has no head."""
     assert head(body) is None
 
 
@@ -172,7 +172,7 @@ def test_only_of_the_main_model() -> None:
 
 
 def test_an_image_ends_it() -> None:
-    """What is more than a text is not sent ahead."""
+    """A message with more than text ends the head."""
     body = chat(*FIXED, *QUESTION)
     body["messages"][7]["images"] = ["AAAA"]
     assert texts(head(body)) == list(FIXED[:7])
@@ -180,7 +180,7 @@ def test_an_image_ends_it() -> None:
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([chat, flattened]))
 def test_each_piece_is_the_beginning_of_the_next(one: int, other: int, form: Any) -> None:
-    """What is evaluated for a piece is what the next one begins with, and so at last the real request."""
+    """Each piece begins the next one, and the last one begins the real request."""
     found = head(form(*WHOLE))
     assert found is not None
     shorter, longer = (_text(found.beginning(size)) for size in sorted((one, other)))
@@ -200,17 +200,17 @@ def test_loading_asks_for_nothing_but_the_runner() -> None:
     """The request that loads has the runner's options and the pin, and no prompt."""
     options = runner_options({"options": {"num_gpu": 20, "temperature": 1, "num_ctx": 4096}})
     assert options == {"num_gpu": 20, "num_ctx": 4096}
-    body = loading("qwen3:8b", options, SETTINGS, "2m")
+    body = loading_body("qwen3:8b", options, SETTINGS, "2m")
     assert body == {
         "model": "qwen3:8b",
         "stream": False,
         "options": {"num_gpu": 20, "num_ctx": 8192},
         "keep_alive": "2m",
     }
-    assert "keep_alive" not in loading("qwen3:8b", {}, SETTINGS, None)
+    assert "keep_alive" not in loading_body("qwen3:8b", {}, SETTINGS, None)
 
 
 @pytest.mark.parametrize("options", [None, "x", []])
 def test_options_of_another_form_are_none(options: Any) -> None:
-    """Bodies are others'."""
+    """Options of another type are ignored, as any program may send a body."""
     assert runner_options({"options": options}) == {}

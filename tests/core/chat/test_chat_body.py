@@ -1,4 +1,4 @@
-"""The body that goes to the server in place of the one that came."""
+"""The body that the door sends to the server for a request."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 from core.chat import aider_prompts as prompts
-from core.chat.aider_prompts import LOCAL, OLLAMA, asked_of, body, message, settings
+from core.chat.aider_prompts import LOCAL, OLLAMA, body, message, request_of, settings
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.chat.body import (
     asks_for_usage,
+    body_to_send,
+    count_unanswered,
     forbids_truncation,
-    sent,
-    unanswered,
     without_unanswered,
 )
 from aider_guard.core.chat.request import Form
@@ -33,8 +33,10 @@ def after(
     upstream: Upstream = OLLAMA,
     version: str | Unavailable = "0.24.0",
 ) -> Any:
-    asked = asked_of(form, content)
-    return json.loads(sent(asked, content, with_settings or settings(), upstream, version))
+    chat_request = request_of(form, content)
+    return json.loads(
+        body_to_send(chat_request, content, with_settings or settings(), upstream, version)
+    )
 
 
 @pytest.mark.parametrize("form", ["chat", "generate"])
@@ -59,12 +61,12 @@ def test_each_request_is_held_to_the_pin(form: Form) -> None:
 def test_truncation_is_forbidden_where_the_server_knows_it(
     version: str | Unavailable, on_overflow: Any, found: bool | None
 ) -> None:
-    """Only of those that answer it, and not where the user wants to be warned only."""
+    """Servers that know the field get it, unless the user wants only a warning."""
     chosen = settings(on_overflow=on_overflow)
     content = body("chat", CHAT)
     assert after("chat", content, chosen, version=version).get("truncate") is found
-    asked = asked_of("chat", content)
-    assert forbids_truncation(asked, chosen, OLLAMA, version) is (found is False)
+    chat_request = request_of("chat", content)
+    assert forbids_truncation(chat_request, chosen, OLLAMA, version) is (found is False)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_truncation_is_forbidden_where_the_server_knows_it(
 def test_a_model_stays_loaded_unless_the_user_decides(
     user_keep_alive: bool, asked_for: str | None, found: str | None
 ) -> None:
-    """What a request says itself holds as well."""
+    """A value in the request itself is kept as well."""
     more: dict[str, Any] = {"keep_alive": asked_for} if asked_for else {}
     chosen = settings(user_keep_alive=user_keep_alive)
     assert after("chat", body("chat", CHAT, **more), chosen).get("keep_alive") == found
@@ -85,19 +87,19 @@ def test_a_request_to_unload_is_sent_as_it_came(keep_alive: Any) -> None:
     """A window in it would load the model first."""
     for form in ("generate", "chat"):
         content = json.dumps({"model": "a", "keep_alive": keep_alive}, indent=3).encode()
-        asked = asked_of(form, content)
-        assert sent(asked, content, settings(), OLLAMA, "0.24.0") == content
+        chat_request = request_of(form, content)
+        assert body_to_send(chat_request, content, settings(), OLLAMA, "0.24.0") == content
 
 
 def test_a_request_to_load_is_pinned_and_says_nothing_of_truncation() -> None:
-    """Or the first prompt would load the model once more."""
+    """Without the pin the first prompt would load the model once more."""
     found = after("generate", b'{"model":"a","keep_alive":-1}')
     assert found == {"model": "a", "keep_alive": -1, "options": {"num_ctx": 8192}}
 
 
 @pytest.mark.parametrize("form", ["chat", "openai_chat"])
 def test_the_model_never_sees_the_doors_own_answers(form: Form) -> None:
-    """Nor the message that was answered so when it comes again, but each other message as it was."""
+    """A message that the door answered is removed when the user sends it again; all others stay as they were."""
     said = [
         *CHAT,
         message("assistant", OWN),
@@ -109,7 +111,7 @@ def test_the_model_never_sees_the_doors_own_answers(form: Form) -> None:
 
 
 def test_what_aider_says_of_edits_that_were_not_made_goes_too() -> None:
-    """The architect's answer was the door's own, and nothing was edited."""
+    """After the door's own answer to an architect nothing was edited, so Aider's report of edits is removed."""
     said = [
         *CHAT,
         message("assistant", OWN),
@@ -121,7 +123,7 @@ def test_what_aider_says_of_edits_that_were_not_made_goes_too() -> None:
 
 
 def test_a_flattened_prompt_loses_only_the_doors_own_answers() -> None:
-    """All else of the text stays to the letter."""
+    """The rest of the text stays to the letter."""
     said = [*CHAT, message("assistant", OWN), message("user", "more")]
     found = after("generate", body("generate", said))["prompt"]
     assert found == prompts.flattened(CHAT) + prompts.flattened([message("user", "more")])
@@ -141,44 +143,44 @@ REFUSED = [
 
 @pytest.mark.parametrize("form", ["chat", "openai_chat"])
 def test_what_was_not_sent_before_can_be_left_out(form: Form) -> None:
-    """The oldest first, and never what the model has answered or is asked now."""
-    asked = asked_of(form, body(form, REFUSED))
-    assert unanswered(asked) == 2
+    """The oldest are left out first, never one that the model has answered, and never the newest."""
+    chat_request = request_of(form, body(form, REFUSED))
+    assert count_unanswered(chat_request) == 2
     for leave_out, places in ((0, (0, 1, 3, 4, 5, 7)), (1, (0, 3, 4, 5, 7)), (2, (0, 3, 4, 7))):
-        left = without_unanswered(asked, leave_out)
-        assert left == {**asked.body, "messages": [REFUSED[place] for place in places]}
+        left = without_unanswered(chat_request, leave_out)
+        assert left == {**chat_request.body, "messages": [REFUSED[place] for place in places]}
 
 
 def test_a_flattened_prompt_can_do_without_what_was_not_sent() -> None:
-    """In the same words else."""
-    asked = asked_of("generate", body("generate", REFUSED))
-    assert unanswered(asked) == 2
+    """The rest of the text stays to the letter."""
+    chat_request = request_of("generate", body("generate", REFUSED))
+    assert count_unanswered(chat_request) == 2
     left = [REFUSED[place] for place in (0, 3, 4, 5, 7)]
-    assert without_unanswered(asked, 1)["prompt"] == (
+    assert without_unanswered(chat_request, 1)["prompt"] == (
         prompts.flattened(left[:-1]) + prompts.flattened(left[-1:])
     )
 
 
 def test_a_summary_can_do_without_what_was_not_sent() -> None:
-    """It was of no conversation."""
+    """A message that no model answered is no part of the conversation to summarise."""
     text = f"# USER\nlog\n# ASSISTANT\n{OWN}\n# USER\nsecond\n# ASSISTANT\nyes\n"
     said = [message("system", prompts.SUMMARY), message("user", text)]
-    asked = asked_of("chat", body("chat", said, stream=False))
-    assert unanswered(asked) == 1
-    left = without_unanswered(asked, 1)["messages"]
+    chat_request = request_of("chat", body("chat", said, stream=False))
+    assert count_unanswered(chat_request) == 1
+    left = without_unanswered(chat_request, 1)["messages"]
     assert left == [said[0], message("user", "# USER\nsecond\n# ASSISTANT\nyes\n")]
 
 
 def test_what_was_sent_again_is_not_there_twice_to_be_left_out() -> None:
-    """The newer of the two is the message that is asked now."""
+    """Of two equal messages the newer one is the current message."""
     said = [*CHAT, message("assistant", OWN), CHAT[1]]
     for form in ("chat", "generate"):
-        assert unanswered(asked_of(form, body(form, said))) == 0
-    assert unanswered(asked_of("openai_text", body("generate", said))) == 0
+        assert count_unanswered(request_of(form, body(form, said))) == 0
+    assert count_unanswered(request_of("openai_text", body("generate", said))) == 0
 
 
 def test_a_summary_is_not_made_of_the_doors_own_answers() -> None:
-    """They are in one text with the conversation there."""
+    """In a summary's request the door's answers are part of one text."""
     text = f"# USER\nhello\n# ASSISTANT\n{OWN}\n# USER\nsecond\n# ASSISTANT\nyes\n"
     content = body(
         "chat", [message("system", prompts.SUMMARY), message("user", text)], stream=False
@@ -188,19 +190,19 @@ def test_a_summary_is_not_made_of_the_doors_own_answers() -> None:
 
 
 def test_openais_protocol_has_no_window_and_is_asked_for_usage() -> None:
-    """Only of a stream that does not ask for it already."""
+    """The usage is requested only for a stream that does not request it already."""
     found = after("openai_chat", body("openai_chat", CHAT))
     assert "options" not in found
     assert "truncate" not in found
     assert "keep_alive" not in found
     assert found["stream_options"] == {"include_usage": True}
     told = body("openai_chat", CHAT, stream_options={"include_usage": True})
-    assert not asks_for_usage(asked_of("openai_chat", told))
+    assert not asks_for_usage(request_of("openai_chat", told))
     whole = body("openai_chat", CHAT, stream=False)
     for upstream in (OLLAMA, LOCAL):
         for content in (told, whole):
-            asked = asked_of("openai_chat", content)
-            assert sent(asked, content, settings(), upstream, "0.24.0") == content
+            chat_request = request_of("openai_chat", content)
+            assert body_to_send(chat_request, content, settings(), upstream, "0.24.0") == content
 
 
 TEXT = st.text(max_size=20)
@@ -213,7 +215,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(TEXT, VALUES, max_size=4), st.sampled_from(["chat", "generate"]))
 def test_everything_else_keeps_its_value_and_its_place(more: dict[str, Any], form: Form) -> None:
-    """The order of the fields too: nothing is known of what a server makes of it."""
+    """The order of the fields stays, too, as a server may depend on it."""
     touched = ("options", "keep_alive", "truncate", "messages", "prompt", "model", "stream")
     content = body(form, CHAT, **{k: v for k, v in more.items() if k not in touched})
     before, found = json.loads(content), after(form, content)
@@ -227,6 +229,6 @@ def test_everything_else_keeps_its_value_and_its_place(more: dict[str, Any], for
 def test_text_that_utf_8_cannot_hold_survives() -> None:
     """A lone surrogate is sent as the escape that it came as."""
     content = b'{"model":"a","messages":[{"role":"user","content":"\\ud800 \xc3\xa9"}]}'
-    asked = asked_of("chat", content)
-    found = json.loads(sent(asked, content, settings(), OLLAMA, "0.24.0"))
+    chat_request = request_of("chat", content)
+    found = json.loads(body_to_send(chat_request, content, settings(), OLLAMA, "0.24.0"))
     assert found["messages"][0]["content"] == "\ud800 é"

@@ -1,4 +1,4 @@
-"""What a request is for, by the shape of Aider's prompts."""
+"""Parsing requests: their purpose, role, messages and limits."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from core.chat import aider_prompts as prompts
-from core.chat.aider_prompts import asked_of, body, message
+from core.chat.aider_prompts import body, message, request_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.chat.request import Form, asks_for_nothing, conversation, decoded
+from aider_guard.core.chat.request import Form, asks_for_nothing, conversation, decode_body
 
 FORMS: tuple[Form, ...] = ("chat", "generate", "openai_chat")
 FILES = [message("user", prompts.CHAT_FILES), message("assistant", "Ok.")]
@@ -46,15 +46,15 @@ def test_the_purpose_and_role_are_seen_by_the_shape_in_each_protocol(
     """Commit message, summary, editor and chat are told apart, flattened by litellm or not."""
     between = [] if purpose in ("commit", "summary") else FILES
     messages = [message("system", system), *between, message("user", user)]
-    asked = asked_of(form, body(form, messages, stream=stream))
-    assert (asked.purpose, asked.role, asked.stream) == (purpose, role, stream)
+    chat_request = request_of(form, body(form, messages, stream=stream))
+    assert (chat_request.purpose, chat_request.role, chat_request.stream) == (purpose, role, stream)
 
 
 def test_what_is_streamed_is_no_commit_message_and_no_summary() -> None:
-    """Aider asks for those in one piece; a user may speak of diffs."""
+    """Aider requests those in one piece; a streamed message of the user may be about diffs."""
     for system in (prompts.COMMIT, prompts.SUMMARY, "You are a pirate."):
         messages = [message("system", system), message("user", "# Diffs:\n+a")]
-        assert asked_of("chat", body("chat", messages)).purpose == "other"
+        assert request_of("chat", body("chat", messages)).purpose == "other"
 
 
 def test_a_system_text_sent_as_the_users_first_message_is_recognised() -> None:
@@ -64,7 +64,7 @@ def test_a_system_text_sent_as_the_users_first_message_is_recognised() -> None:
         message("assistant", "Ok."),
         message("user", "x"),
     ]
-    assert asked_of("chat", body("chat", messages)).purpose == "edit"
+    assert request_of("chat", body("chat", messages)).purpose == "edit"
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_a_system_text_sent_as_the_users_first_message_is_recognised() -> None:
     ],
 )
 def test_a_chats_role_is_that_of_its_model(model: str, role: str) -> None:
-    """A name that no role has is the main model: the user switched to it."""
+    """A model without a role counts as the main model: the user switched to it."""
     content = body("chat", [message("system", prompts.DIFF), message("user", "x")], model=model)
-    assert asked_of("chat", content).role == role
+    assert request_of("chat", content).role == role
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_a_chats_role_is_that_of_its_model(model: str, role: str) -> None:
     ],
 )
 def test_a_body_is_read_as_gos_decoder_reads_it(content: bytes, found: Any) -> None:
-    """What the server would understand is understood here, or a name could pass unseen."""
-    assert decoded(content) == found
+    """Every body that the server would read is read here, or a name could pass unseen."""
+    assert decode_body(content) == found
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_a_body_is_read_as_gos_decoder_reads_it(content: bytes, found: Any) -> N
 def test_a_request_without_a_prompt_only_loads_or_unloads(
     form: Form, content: dict[str, Any], nothing: bool
 ) -> None:
-    """As Ollama's routes.go has it."""
-    assert asks_for_nothing(asked_of(form, json.dumps(content).encode())) is nothing
+    """The rule is that of Ollama's routes.go."""
+    assert asks_for_nothing(request_of(form, json.dumps(content).encode())) is nothing
 
 
 @pytest.mark.parametrize(
@@ -135,37 +135,42 @@ def test_a_request_without_a_prompt_only_loads_or_unloads(
     ],
 )
 def test_the_content_of_a_message_may_be_parts(content: Any, text: str, plain: bool) -> None:
-    """Only texts are plain."""
+    """A message with parts other than texts is not plain."""
     raw = json.dumps({"model": "a", "messages": [{"role": "user", "content": content}]})
-    found = asked_of("openai_chat", raw.encode()).messages[0]
+    found = request_of("openai_chat", raw.encode()).messages[0]
     assert (found.content, found.plain) == (text, plain)
 
 
 def test_images_tools_and_limits_are_seen() -> None:
-    """They decide whether a prompt can be counted, and what is kept for the answer."""
+    """They decide whether a prompt can be counted, and how much is kept for the answer."""
     raw: dict[str, Any] = {
         "model": "a",
         "messages": [{"role": "user", "content": "x", "images": ["aGk="]}],
         "tools": [{"type": "function"}],
         "options": {"num_ctx": 4096, "num_predict": 77},
     }
-    asked = asked_of("chat", json.dumps(raw).encode())
-    assert not asked.messages[0].plain
-    assert (asked.has_tools, asked.num_ctx, asked.num_predict, asked.stream) == (
+    chat_request = request_of("chat", json.dumps(raw).encode())
+    assert not chat_request.messages[0].plain
+    assert (
+        chat_request.has_tools,
+        chat_request.num_ctx,
+        chat_request.num_predict,
+        chat_request.stream,
+    ) == (
         True,
         4096,
         77,
         True,
     )
-    openai = asked_of("openai_chat", json.dumps({**raw, "max_tokens": 5}).encode())
+    openai = request_of("openai_chat", json.dumps({**raw, "max_tokens": 5}).encode())
     assert (openai.num_ctx, openai.num_predict, openai.stream) == (4096, 5, False)
 
 
 def test_a_flattened_prompt_is_a_conversation_again() -> None:
-    """Role by role; what litellm merged stays merged."""
+    """The roles are split again; messages that litellm merged stay merged."""
     messages = [message("system", "s"), message("user", "a\n\nb"), message("assistant", "c")]
-    asked = asked_of("generate", body("generate", messages))
-    assert [(m.role, m.content) for m in conversation(asked)] == [
+    chat_request = request_of("generate", body("generate", messages))
+    assert [(m.role, m.content) for m in conversation(chat_request)] == [
         ("system", "s"),
         ("user", "a\n\nb"),
         ("assistant", "c"),
@@ -197,8 +202,8 @@ FIELDS = st.sampled_from(
 
 @given(st.sampled_from([*FORMS, "openai_text"]), st.dictionaries(FIELDS, JSON))
 def test_no_object_however_strange_is_too_much(form: Form, content: dict[str, Any]) -> None:
-    """Whatever is of another type than it should be is taken as not there."""
-    asked = asked_of(form, json.dumps(content).encode())
-    assert asked.model == (content["model"] if isinstance(content.get("model"), str) else "")
-    asks_for_nothing(asked)
-    conversation(asked)
+    """A field of another type counts as missing, and nothing raises."""
+    chat_request = request_of(form, json.dumps(content).encode())
+    assert chat_request.model == (content["model"] if isinstance(content.get("model"), str) else "")
+    asks_for_nothing(chat_request)
+    conversation(chat_request)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from core.chat import aider_prompts as prompts
-from core.chat.aider_prompts import asked_of, body, chat, message
+from core.chat.aider_prompts import body, chat, message, request_of
 
 from aider_guard.core.chat.replies import Timestamp, WireReply, answer, waiting
 from aider_guard.core.chat.request import ChatRequest, Form
@@ -20,18 +20,18 @@ PLAIN = "aider-guard: not sent: too large\n/drop pkg/__init__.py   (frees 7 toke
 FORMS: tuple[Form, ...] = ("chat", "generate", "openai_chat", "openai_text")
 
 
-def asked_in(
+def request_in(
     form: Form, *, stream: bool, system: str = prompts.DIFF, user: str = "x"
 ) -> ChatRequest:
     if form == "openai_text":
         raw = {"model": "a", "prompt": "x", "stream": stream}
-        return asked_of(form, json.dumps(raw).encode())
+        return request_of(form, json.dumps(raw).encode())
     messages = [message("system", system), message("user", user)]
-    return asked_of(form, body(form, messages, stream=stream))
+    return request_of(form, body(form, messages, stream=stream))
 
 
 def pieces(spoken: WireReply) -> list[Any]:
-    """The events of a stream; "[DONE]" as it is."""
+    """The events of a stream; "[DONE]" stays a text."""
     if spoken.content_type == "application/x-ndjson":
         assert spoken.content.endswith(b"\n")
         return [json.loads(line) for line in spoken.content.splitlines()]
@@ -55,8 +55,8 @@ def text_of(form: Form, piece: Any, key: str = "content") -> str:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_streamed_answer_is_the_text_and_then_an_end(form: Form) -> None:
-    """Older litellm loses what is in the line that ends it."""
-    found = pieces(answer(asked_in(form, stream=True), LINES, AT))
+    """The text has a line of its own, as older litellm loses text in the last line."""
+    found = pieces(answer(request_in(form, stream=True), LINES, AT))
     if form in ("openai_chat", "openai_text"):
         assert found.pop() == "[DONE]"
         assert [piece["choices"][0]["finish_reason"] for piece in found] == [None, "stop"]
@@ -69,8 +69,8 @@ def test_a_streamed_answer_is_the_text_and_then_an_end(form: Form) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_an_answer_that_is_not_streamed_is_one_document(form: Form) -> None:
-    """With all that litellm looks for."""
-    spoken = answer(asked_in(form, stream=False), LINES, AT)
+    """It has all fields that litellm reads."""
+    spoken = answer(request_in(form, stream=False), LINES, AT)
     found = json.loads(spoken.content)
     assert (spoken.status, spoken.content_type) == (200, "application/json")
     match form:
@@ -105,9 +105,9 @@ def test_an_answer_that_is_not_streamed_is_one_document(form: Form) -> None:
 def test_aider_gives_up_a_commit_message_and_a_summary_at_once(
     form: Form, system: str, status: int, where: tuple[Any, ...], said: str | None
 ) -> None:
-    """An empty commit message, no summary: the history stays what it was."""
+    """An empty commit message, and no summary, leave the history as it was."""
     user = "# Diffs:\n+a" if system == prompts.COMMIT else "# USER\nhello\n"
-    spoken = answer(asked_in(form, stream=False, system=system, user=user), LINES, AT)
+    spoken = answer(request_in(form, stream=False, system=system, user=user), LINES, AT)
     found = json.loads(spoken.content)
     for key in where:
         found = found[key]
@@ -117,7 +117,7 @@ def test_aider_gives_up_a_commit_message_and_a_summary_at_once(
 @pytest.mark.parametrize("form", ["chat", "openai_chat"])
 def test_waiting_is_shown_as_thinking(form: Form) -> None:
     """Aider shows it and strips it at the end; the stream goes on after it."""
-    shown = waiting(asked_in(form, stream=True), "waiting: busy", AT)
+    shown = waiting(request_in(form, stream=True), "waiting: busy", AT)
     (piece,) = pieces(shown)
     assert text_of(form, piece, "reasoning_content") == "aider-guard: waiting: busy\n"
     assert text_of(form, piece) == ""
@@ -130,8 +130,8 @@ def test_waiting_is_shown_as_thinking(form: Form) -> None:
 def test_nothing_is_shown_while_waiting_where_there_is_no_place_for_it(
     form: Form, stream: bool
 ) -> None:
-    """An answer must not begin then: its status would be decided."""
-    assert waiting(asked_in(form, stream=stream), "waiting", AT).content == b""
+    """No byte is sent in these protocols, as it would fix the status of the answer."""
+    assert waiting(request_in(form, stream=stream), "waiting", AT).content == b""
 
 
 @pytest.mark.parametrize("form", ["chat", "openai_chat"])

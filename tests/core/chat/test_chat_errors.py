@@ -1,4 +1,4 @@
-"""What is said of a server's errors, era by era."""
+"""Recognising and wording the errors of servers, era by era."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from aider_guard.core.chat.errors import (
     FailedRequest,
     Failure,
+    error_text,
+    failure_of_answer,
+    failure_of_words,
     fitting_window,
     lines,
-    of_words,
     printable,
-    said_in,
-    understood,
 )
 from aider_guard.core.chat.events import NOT_TOLD, Reason
 from aider_guard.core.chat.types import WindowNeed
@@ -90,8 +90,8 @@ NATIVE = json.dumps(
     ],
 )
 def test_errors_of_all_eras_are_told_apart(status: int, error: Any, reason: str) -> None:
-    """By their words first."""
-    failure = understood(status, json.dumps({"error": error}).encode())
+    """The words of an error count before its status."""
+    failure = failure_of_answer(status, json.dumps({"error": error}).encode())
     assert failure.reason == reason
     assert failure.waits is (reason == "busy")
 
@@ -119,8 +119,8 @@ def test_errors_of_all_eras_are_told_apart(status: int, error: Any, reason: str)
     ],
 )
 def test_the_servers_own_numbers_are_read(error: str, prompt: Any, window: Any) -> None:
-    """They are exact."""
-    failure = understood(400, json.dumps({"error": error}).encode())
+    """The server's numbers are exact."""
+    failure = failure_of_answer(400, json.dumps({"error": error}).encode())
     assert failure.reason == "overflow"
     assert (failure.prompt_tokens, failure.window_tokens) == (prompt, window)
 
@@ -137,8 +137,8 @@ def test_the_servers_own_numbers_are_read(error: str, prompt: Any, window: Any) 
     ],
 )
 def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reason: str) -> None:
-    """Something else answers there."""
-    assert understood(status, content).reason == reason
+    """Another program than a model server answers there."""
+    assert failure_of_answer(status, content).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -157,20 +157,27 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
             "ollama serve   then send your message again",
         ),
         (
-            of_words("model requires more system memory (12.0 GiB) than is available (7.5 GiB)"),
+            failure_of_words(
+                "model requires more system memory (12.0 GiB) than is available (7.5 GiB)"
+            ),
             OLLAMA,
             "qwen3:8b does not fit into memory: model requires",
             "aider-guard --num-ctx 8192   needs 7.0 GiB in all",
         ),
         (
-            of_words("cudaMalloc failed: out of memory"),
+            failure_of_words("cudaMalloc failed: out of memory"),
             OLLAMA,
             "qwen3:8b does",
             "aider-guard --num-ctx 16384 ",
         ),
-        (of_words("out of memory"), FailedRequest("a", "x"), "a does not fit", "a smaller model"),
         (
-            of_words(STOPPED),
+            failure_of_words("out of memory"),
+            FailedRequest("a", "x"),
+            "a does not fit",
+            "a smaller model",
+        ),
+        (
+            failure_of_words(STOPPED),
             OLLAMA,
             "the process of qwen3:8b crashed: model runner",
             "send your message again",
@@ -254,7 +261,7 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
 def test_each_failure_is_said_in_two_lines(
     failure: Failure, asker: FailedRequest, first: str, second: str
 ) -> None:
-    """What happened, and the command that helps."""
+    """The first line says what happened, the second names the command that helps."""
     one, two = lines(failure, asker)
     assert one.startswith(first)
     assert two.startswith(second)
@@ -290,7 +297,7 @@ def test_no_log_or_service_is_named_that_is_not_there(reason: Reason, asker: Fai
     ],
 )
 def test_the_window_named_fits_into_what_is_there(words: str, window: int | None) -> None:
-    """The largest that does."""
+    """It is the largest window that fits."""
     found = fitting_window(words, SMALLER)
     assert (found.window_tokens if found else None) == window
     assert fitting_window(words, ()) is None
@@ -298,7 +305,7 @@ def test_the_window_named_fits_into_what_is_there(words: str, window: int | None
 
 @given(st.text(max_size=500))
 def test_a_servers_words_are_safe_to_print(words: str) -> None:
-    """One line, no control characters, not long."""
+    """They become one short line without control characters."""
     shown = printable(words)
     assert len(shown) <= 160
     assert shown.isprintable()
@@ -308,15 +315,15 @@ def test_a_servers_words_are_safe_to_print(words: str) -> None:
 
 @given(st.integers(400, 599), st.binary(max_size=300))
 def test_any_error_is_understood_somehow(status: int, content: bytes) -> None:
-    """Nothing is raised, and two lines can be said."""
-    assert all(lines(understood(status, content), OLLAMA))
+    """Any content becomes two lines, and nothing raises."""
+    assert all(lines(failure_of_answer(status, content), OLLAMA))
 
 
 def test_an_error_in_an_error_in_an_error_is_opened() -> None:
-    """Ollama hands its runner's answer on as a text."""
+    """Ollama passes its runner's answer on as a text."""
     inner = json.dumps({"error": {"message": "deep"}})
-    assert said_in(json.dumps({"error": inner}).encode()) == "deep"
-    assert said_in(b'{"error":"' + b"{" * 5000 + b'"}').startswith("{")
+    assert error_text(json.dumps({"error": inner}).encode()) == "deep"
+    assert error_text(b'{"error":"' + b"{" * 5000 + b'"}').startswith("{")
 
 
 @pytest.mark.parametrize(
@@ -343,7 +350,7 @@ def test_a_status_speaks_where_the_words_do_not(
     status: int, words: str, reason: str, waits: bool
 ) -> None:
     content = json.dumps({"error": words}).encode() if words else b"<html>"
-    failure = understood(status, content)
+    failure = failure_of_answer(status, content)
     assert (failure.reason, failure.waits, failure.status) == (reason, waits, status)
 
 

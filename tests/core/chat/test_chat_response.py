@@ -1,4 +1,4 @@
-"""What is read off an answer's bytes as they pass."""
+"""Reading an answer's usage from its bytes, and filtering them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_an_answer_reads_the_same_in_any_chunking(content: bytes, data: st.DataO
 
 
 def test_ollamas_numbers_are_read_in_seconds() -> None:
-    """Of a stream and of one document alike."""
+    """The numbers are read from a stream and from one document alike."""
     for content in (CHAT, WHOLE, WHOLE + b"\n"):
         usage = read(content)
         assert (usage.prompt_tokens, usage.answer_tokens) == (321, 12)
@@ -86,20 +86,20 @@ def test_ollamas_numbers_are_read_in_seconds() -> None:
 
 
 def test_what_ollama_leaves_out_is_not_told_or_zero() -> None:
-    """It leaves out what is 0: an answer without a token has none, a prompt always has some."""
+    """Ollama omits zeros: a missing answer count is 0, a missing prompt count is unknown."""
     usage = read(ndjson(said("", done=True, done_reason="load")))
     assert (usage.prompt_tokens, usage.answer_tokens, usage.load_seconds) == (NOT_TOLD, 0, NOT_TOLD)
 
 
 def test_openais_numbers_are_read() -> None:
-    """From the event without a choice."""
+    """They are in the event without a choice."""
     usage = read(OPENAI)
     assert (usage.prompt_tokens, usage.answer_tokens, usage.cached_tokens) == (321, 12, 300)
     assert (usage.done_reason, usage.ended, usage.texts) == ("stop", True, 1)
 
 
 def test_llama_cpps_times_are_read() -> None:
-    """Its prompt is what it evaluated and what it had."""
+    """The prompt is the sum of evaluated and cached tokens."""
     timings = {
         "cache_n": 300,
         "prompt_n": 21,
@@ -126,30 +126,30 @@ def test_llama_cpps_times_are_read() -> None:
     ],
 )
 def test_an_error_in_the_middle_is_heard(content: bytes, words: str) -> None:
-    """In each protocol's way."""
+    """Each protocol has its own form for an error."""
     assert read(content).error.startswith(words)
 
 
 def test_an_answer_from_elsewhere_is_heard() -> None:
-    """Ollama tells it in the answer."""
+    """Ollama's answer names the other machine."""
     assert read(ndjson(said("a", remote_host="https://ollama.com:443"))).remote.startswith("https")
 
 
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_any_bytes_are_read_without_a_fault(content: bytes, size: int) -> None:
-    """An answer may be anything."""
+    """No bytes make the meter raise."""
     assert read(content, size).prompt_tokens == NOT_TOLD
 
 
 @pytest.mark.parametrize("value", [-1, True, "7", None, [], 10**400, float("inf")])
 def test_numbers_of_a_wrong_kind_count_for_nothing(value: Any) -> None:
-    """A negative count, a true, a text, more than there can be."""
+    """Negative, boolean, textual and impossibly large counts are ignored."""
     usage = read(ndjson(said("", done=True, prompt_eval_count=value, load_duration=value)))
     assert (usage.prompt_tokens, usage.load_seconds) == (NOT_TOLD, NOT_TOLD)
 
 
 def test_a_line_without_an_end_is_not_kept_for_ever() -> None:
-    """What is longer than any answer's line is let go, and the next is read again."""
+    """A line that is too long is dropped, and the next one is read again."""
     meter = Meter()
     for _ in range(4):
         meter.feed(b"x" * 1024 * 1024)
@@ -169,7 +169,7 @@ REMOTE = ndjson(
 
 @given(st.integers(1, len(REMOTE)))
 def test_not_a_word_of_an_answer_from_elsewhere_is_passed(size: int) -> None:
-    """Its first line says where it comes from, before any text."""
+    """The first line names the other machine before any text."""
     head, passed = AnswerHead(), b""
     for at in range(0, len(REMOTE), size):
         piece = head.feed(REMOTE[at : at + size])
@@ -197,7 +197,7 @@ def test_not_a_word_of_an_answer_from_elsewhere_is_passed(size: int) -> None:
     st.integers(1, 400),
 )
 def test_all_other_answers_pass_whole(content: bytes, size: int) -> None:
-    """Whatever their text speaks of."""
+    """No text of an answer makes it look remote."""
     head = AnswerHead()
     pieces = [head.feed(content[at : at + size]) for at in range(0, len(content), size)]
     assert b"".join(piece or b"" for piece in pieces) == content
@@ -205,7 +205,7 @@ def test_all_other_answers_pass_whole(content: bytes, size: int) -> None:
 
 @given(st.integers(1, len(OPENAI)))
 def test_usage_that_was_not_asked_for_is_taken_out(size: int) -> None:
-    """The event with no choice in it, and nothing else of the stream."""
+    """Only the event without a choice is removed from the stream."""
     events = OPENAI.split(b"\n\n")
     wanted = b"\n\n".join(event for event in events if b'"choices": []' not in event)
     found = UsageFilter()
@@ -228,7 +228,7 @@ def test_usage_that_was_not_asked_for_is_taken_out(size: int) -> None:
     st.integers(1, 300),
 )
 def test_other_streams_pass_the_filter_whole(content: bytes, size: int) -> None:
-    """Also texts that speak of usage, and documents that end without a newline."""
+    """Texts about usage, and documents without a final newline, pass whole."""
     found = UsageFilter()
     pieces = [found.feed(content[at : at + size]) for at in range(0, len(content), size)]
     assert b"".join(pieces) + found.rest() == content
@@ -237,7 +237,7 @@ def test_other_streams_pass_the_filter_whole(content: bytes, size: int) -> None:
 
 @given(st.integers(1, 300))
 def test_a_last_line_that_has_no_end_is_not_lost(size: int) -> None:
-    """Unless it is the usage; and what is held because it might tell another machine's name is passed on."""
+    """It passes unless it is the usage, and so do held first bytes."""
     start, last = sse(chunk({"content": "x"})), b"data: [DONE]"
     content, found = start + last, UsageFilter()
     pieces = [found.feed(content[at : at + size]) for at in range(0, len(content), size)]

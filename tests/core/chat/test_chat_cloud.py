@@ -46,14 +46,14 @@ def test_every_name_is_seen(path: str, body: dict[str, object], named: tuple[str
     ],
 )
 def test_what_ollama_carries_out_by_itself_is_known(path: str, out: bool) -> None:
-    """Whatever it names."""
+    """Such a path leaves the machine whatever model it names."""
     assert leaves(path) is out
     assert is_content("/api/blobs/sha256:1")
     assert not is_content(path)
 
 
 def test_a_refusal_says_where_it_would_have_gone() -> None:
-    """And how to choose another."""
+    """The refusal names the host, and how to choose another model."""
     assert "in Ollama's cloud" in refusal("a:cloud")[0]
     assert "at https://ollama.com:443" in refusal("a", "https://ollama.com:443")[0]
 
