@@ -260,13 +260,13 @@ def serve_transport(upstream_port: int) -> None:
     """The door's transport, with an attendant that changes nothing."""
     from door.plain_handler import PlainAttendant
 
-    from aider_guard.door.interfaces import Door
-    from aider_guard.door.server import serve_door
+    from aider_guard.door.app import Door
+    from aider_guard.door.server import DoorServer
 
     served = settings(upstream_port)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         door = Door(lambda: served, PlainAttendant())
-        serve_door(listener, door, on_open=lambda port: print(port, flush=True))
+        DoorServer(listener, door, on_open=lambda port: print(port, flush=True)).serve()
 
 
 @dataclass(frozen=True)

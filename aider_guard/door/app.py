@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from hmac import compare_digest
 from itertools import count
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from aider_guard.core.chat.types import DoorSettings, Upstream
+from aider_guard.door.chat_handler import ChatHandler
 from aider_guard.door.client import Client, GoneError
 from aider_guard.door.forwarding import BUG, FORBIDDEN, attend, pass_on, problem, tell_bug
-from aider_guard.door.interfaces import Door, IncomingRequest
+from aider_guard.door.interfaces import IncomingRequest
 from aider_guard.door.upstream import (
     OutgoingRequest,
     RawHeaders,
@@ -70,12 +71,20 @@ def _route(rest: str, settings: DoorSettings) -> Route | None:
 
 MAX_ATTENDED_BYTES: Final = 64 * 1024 * 1024
 MAX_SHOWN_BYTES: Final = 1024 * 1024
-"""A body up to this size is shown to ``Attendant.permits``; a larger one is streamed."""
+"""A body up to this size is shown to ``ChatHandler.permits``; a larger one is streamed."""
 _TOO_LARGE: Final = problem(
     f"a request of more than {MAX_ATTENDED_BYTES // 1024**2} MiB is not taken", 413
 )
 _CODED: Final = problem("a request in a content coding is not taken", 415)
 """Some versions of Ollama would read it (zstd), but nobody here could."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """What a door is served with: settings that may change while it serves, and the handler of its requests."""
+
+    settings: Callable[[], DoorSettings]
+    handler: ChatHandler
 
 
 class DoorApp:
@@ -108,7 +117,7 @@ class DoorApp:
             await caller.reply(FORBIDDEN)
         elif is_coded(caller.headers):
             await caller.reply(_CODED)
-        elif self._door.attendant.attends(route.upstream, caller.method, route.path):
+        elif self._door.handler.attends(route.upstream, caller.method, route.path):
             await self._attend(caller, route)
         else:
             await self._pass_on(caller, route)
@@ -121,7 +130,7 @@ class DoorApp:
         if not complete:
             await caller.reply(_TOO_LARGE)
             return
-        visit = self._door.attendant.visit(self._call(caller, route, body))
+        visit = self._door.handler.visit(self._call(caller, route, body))
         await attend(caller, self._upstreams, _question(caller, route, body), visit)
 
     def _call(self, caller: Client, route: Route, body: bytes) -> IncomingRequest:
@@ -141,7 +150,7 @@ class DoorApp:
     async def _pass_on(self, caller: Client, route: Route) -> None:
         begun, complete = await caller.body(MAX_SHOWN_BYTES)
         shown = begun if complete else None
-        permits = self._door.attendant.permits
+        permits = self._door.handler.permits
         forbidden = await permits(route.upstream, caller.method, route.path, shown)
         if forbidden is not None:
             await caller.reply(forbidden)

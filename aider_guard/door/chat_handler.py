@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Final
 
@@ -294,22 +293,23 @@ def now() -> Timestamp:
     return Timestamp(at.isoformat().replace("+00:00", "Z"), int(at.timestamp()))
 
 
-@dataclass(frozen=True)
 class ChatHandler:
-    """The attendant of one session's door (seam.Attendant). ``emit`` is called on the door's event loop."""
+    """Handles the requests of one session's door. ``emit`` is called on the door's event loop."""
 
-    settings: Callable[[], DoorSettings]
-    services: Services
-    emit: Callable[[Event], None]
-    clock: Callable[[], float] = time.monotonic
-    moment: Callable[[], Timestamp] = now
-    _breaks: BrokenAnswers = field(init=False, repr=False)
-    _entrance: AccessRules = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """One memory of broken answers for the session, and one of models made and deleted."""
-        object.__setattr__(self, "_breaks", BrokenAnswers(self.clock))
-        object.__setattr__(self, "_entrance", AccessRules(self.services.shelf))
+    def __init__(
+        self,
+        settings: Callable[[], DoorSettings],
+        services: Services,
+        emit: Callable[[Event], None],
+        clock: Callable[[], float] = time.monotonic,
+        moment: Callable[[], Timestamp] = now,
+    ) -> None:
+        self._settings = settings
+        self._services = services
+        self._emit = emit
+        self._clock, self._moment = clock, moment
+        self._breaks = BrokenAnswers(clock)
+        self._entrance = AccessRules(services.shelf)
 
     def attends(self, upstream: Upstream, method: str, path: str) -> bool:
         """Whether it is a request for text. Ollama has its own protocol and OpenAI's, other servers have the latter."""
@@ -323,7 +323,8 @@ class ChatHandler:
     def visit(self, call: IncomingRequest) -> ChatExchange:
         """A new request for text."""
         house = RequestContext(
-            self.settings(), self.services, self.emit, self._breaks, self.clock, self.moment
+            *(self._settings(), self._services, self._emit),
+            *(self._breaks, self._clock, self._moment),
         )
         return ChatExchange(call, house)
 
@@ -331,11 +332,11 @@ class ChatHandler:
         self, upstream: Upstream, method: str, path: str, body: bytes | None
     ) -> Reply | None:
         """The refusal of what could be carried out of the machine; None for all else. A refusal is told."""
-        if not self.settings().refuse_cloud:
+        if not self._settings().refuse_cloud:
             return None
         refused = await self._entrance.judge(upstream, method, path, body)
         if refused is None:
             return None
         what, words = cloud.shown(refused.what), refused.words
-        self.emit(RequestRefused(0, "main", "other", what, refused.reason, said=(words,)))
+        self._emit(RequestRefused(0, "main", "other", what, refused.reason, said=(words,)))
         return error(words.removeprefix(PREFIX), refused.status, path)

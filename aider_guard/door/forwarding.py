@@ -14,8 +14,9 @@ from typing import Any, Final, TypeVar
 import httpx
 from anyio import CancelScope
 
+from aider_guard.door.chat_handler import ChatExchange
 from aider_guard.door.client import Client
-from aider_guard.door.interfaces import Abort, Forward, Outcome, Pass, Reply, Retry, Trouble, Visit
+from aider_guard.door.interfaces import Abort, Forward, Outcome, Pass, Reply, Retry, Trouble
 from aider_guard.door.upstream import OutgoingRequest, Upstreams, to_aider, trouble_of
 
 # The door's own answers of this layer, and what becomes of an upstream's answer as it comes.
@@ -73,7 +74,7 @@ Result = TypeVar("Result")
 
 
 async def attend(
-    caller: Client, upstreams: Upstreams, question: OutgoingRequest, visit: Visit
+    caller: Client, upstreams: Upstreams, question: OutgoingRequest, visit: ChatExchange
 ) -> None:
     """See a request through. An exception of the visit's ends only this request."""
     outcome: Outcome = "cancelled"
@@ -89,7 +90,7 @@ async def attend(
         await _end(visit, outcome)
 
 
-async def _end(visit: Visit, outcome: Outcome) -> None:
+async def _end(visit: ChatExchange, outcome: Outcome) -> None:
     try:
         await visit.end(outcome)
     except Exception as error:  # noqa: BLE001  # as above
@@ -101,7 +102,7 @@ class _Exchange:
     caller: Client
     upstreams: Upstreams
     question: OutgoingRequest
-    visit: Visit
+    visit: ChatExchange
 
     async def live(self) -> Outcome:
         decision = await uninterrupted(self.visit.begin())

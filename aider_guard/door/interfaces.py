@@ -6,7 +6,7 @@ I/O of HTTP's. Everything runs on the door's one event loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -83,64 +83,7 @@ class Trouble:
     words: str
 
 
-class Visit(Protocol):
-    """One request for text on its way. ``begin`` comes first, ``end`` last and always, once."""
-
-    async def begin(self) -> Forward | Reply:
-        """What to do with the request. It may take its time; cancelled when Aider gives up."""
-
-    async def failed(self, trouble: Trouble) -> Reply | Retry:
-        """The upstream could not be reached, or answered nothing."""
-
-    async def refused(self, status: int, content: bytes) -> Reply | Retry | Pass:
-        """The upstream answered with another status than 200. ``content`` is all of it, any coding undone.
-
-        A redirect comes here, too; it is not handed on as it is: ``Pass`` makes it an error of the door's.
-        """
-
-    def passed(self, chunk: bytes) -> bytes | Reply:
-        """A piece of the answer, as it came (after any transfer or content coding was undone): what Aider gets in
-        its place, usually the same bytes. A ``Reply`` ends the answer with its content, and closes the upstream.
-        """
-
-    def rest(self) -> bytes:
-        """The answer has come to its end: what Aider gets of it besides."""
-
-    def broke(self, trouble: Trouble) -> Reply | Abort:
-        """The answer broke off in the middle, with nothing or some of it passed."""
-
-    async def end(self, outcome: Outcome) -> None:
-        """Everything is sent, or Aider is gone (``cancelled``), or the answer was aborted. Must not raise."""
-
-
-class Attendant(Protocol):
-    """Whoever decides about requests for text."""
-
-    def attends(self, upstream: Upstream, method: str, path: str) -> bool:
-        """Whether a request of this kind is attended (its body is then read as a whole), or only passed on."""
-
-    def visit(self, call: IncomingRequest) -> Visit:
-        """A new request for text."""
-
-    async def permits(
-        self, upstream: Upstream, method: str, path: str, body: bytes | None
-    ) -> Reply | None:
-        """The answer to a request that is not for text but must not be passed on (a question about a cloud model);
-        None lets it pass. ``body`` is None where it is streamed: only small bodies are shown.
-        """
-
-
-@dataclass(frozen=True)
-class Door:
-    """What a door is served with: settings that may change while it serves, and who attends to its requests."""
-
-    settings: Callable[[], DoorSettings]
-    attendant: Attendant
-
-
 # What an attendant works with, each in a module of its own and used on the door's event loop.
-
-_NOT_ASKED = Unavailable("Ollama was not asked")
 
 
 class PromptCounter(Protocol):
@@ -148,6 +91,9 @@ class PromptCounter(Protocol):
 
     def serve(self, settings: DoorSettings) -> None:
         """Begin to learn the vocabularies of these models, in the background. Called again when they change."""
+
+    def wake(self) -> None:
+        """Get ready to count: a prompt is being typed."""
 
     async def count(self, asked: ChatRequest) -> Count | Unavailable:
         """The tokens of the whole prompt, template included; Unavailable within 2 s when it cannot be counted."""
@@ -248,52 +194,11 @@ class ModelInfo(Protocol):
 
 
 @dataclass(frozen=True)
-class NoFacts:
-    """Where nobody asks."""
-
-    version: str | Unavailable = _NOT_ASKED
-
-    def serve(self, settings: DoorSettings) -> None:
-        """Ask nothing."""
-
-    async def learn(self, model: str, *, version: bool) -> None:
-        """Ask nothing."""
-
-    def trained(self, model: str) -> int | Unavailable:  # noqa: ARG002  # the protocol's
-        """It is not known."""
-        return _NOT_ASKED
-
-
-@dataclass(frozen=True)
-class NoShelf:
-    """Where nobody reads what is installed."""
-
-    def serve(self, settings: DoorSettings) -> None:
-        """Read nothing."""
-
-    async def where(self, upstream: Upstream, model: str) -> str | Unavailable | None:  # noqa: ARG002  # the protocol's
-        """No model is known to run elsewhere."""
-        return ""
-
-    async def look(self, upstream: Upstream, model: str) -> str | Unavailable | None:  # noqa: ARG002  # the protocol's
-        """None is known to be there."""
-        return None
-
-    def alike(self, upstream: Upstream, model: str) -> tuple[str, ...]:  # noqa: ARG002  # the protocol's
-        """None is known."""
-        return ()
-
-    def never_truncates(self, upstream: Upstream, model: str) -> bool:  # noqa: ARG002  # the protocol's
-        """No model is known to."""
-        return False
-
-
-@dataclass(frozen=True)
 class Services:
     """All that an attendant works with."""
 
     counts: PromptCounter
     witness: LogWatch
     residency: Residency
-    shelf: InstalledModels = NoShelf()
-    facts: ModelInfo = NoFacts()
+    shelf: InstalledModels
+    facts: ModelInfo

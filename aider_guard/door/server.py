@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
-from typing import Final, Protocol
+from typing import Final
 
 import uvicorn
 
@@ -15,8 +15,9 @@ from aider_guard.core.chat.events import DoorOpened
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import Event
 from aider_guard.core.requests import ServeDoor, WakeCounter, WarmModel
-from aider_guard.door.app import DoorApp
-from aider_guard.door.interfaces import Attendant, Door
+from aider_guard.door.app import Door, DoorApp
+from aider_guard.door.chat_handler import ChatHandler
+from aider_guard.door.interfaces import Services
 from aider_guard.door.upstream import Upstreams
 from aider_guard.line_process import start_thread
 
@@ -27,16 +28,12 @@ _KEPT_SECONDS: Final = 180
 _SILENT: Final = logging.CRITICAL + 1
 
 
-def serve_door(sock: socket.socket, door: Door, *, on_open: Callable[[int], None]) -> None:
-    """Serve the door in this thread, until the process ends. ``on_open`` gets the port once requests are taken.
-
-    Meant for a daemon thread: no signal is handled, nothing is logged. The socket must listen or be ready to.
-    """
-    DoorServer(sock, door, on_open=on_open).serve()
-
-
 class DoorServer:
-    """A door that can be closed again."""
+    """The door's HTTP server. The socket must listen or be ready to.
+
+    Meant for a daemon thread: no signal is handled, nothing is logged. ``on_open`` gets the port once requests are
+    taken.
+    """
 
     def __init__(
         self,
@@ -130,38 +127,18 @@ class _Server(uvicorn.Server):
 DoorRequest = ServeDoor | WarmModel | WakeCounter
 
 
-class Served(Protocol):
-    """What is told of new settings, on the door's event loop."""
-
-    def serve(self, settings: DoorSettings) -> None:
-        """These hold from now on."""
-
-
-class Warming(Served, Protocol):
-    """What can be told to warm."""
-
-    def warm(self, ours: Sequence[str] = ()) -> None:
-        """Load the main model ahead."""
-
-
 class DoorHost:
     """One door. ``take`` may be called from any one thread."""
 
     def __init__(
         self,
         listener: socket.socket,
-        attendant: Callable[[Callable[[], DoorSettings]], Attendant],
-        *,
-        served: Sequence[Served],
-        residency: Warming,
+        services: Services,
         emit: Callable[[Event], None],
-        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._listener = listener
-        self._make_attendant = attendant
-        self._served = (*served, residency)
-        self._residency = residency
-        self._emit, self._wake = emit, wake
+        self._services = services
+        self._emit = emit
         self._settings: DoorSettings | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[DoorRequest] = []
@@ -181,9 +158,8 @@ class DoorHost:
         loop.call_soon_threadsafe(self._catch_up, request)
 
     def _run(self) -> None:
-
-        door = Door(self._current, self._make_attendant(self._current))
-        serve_door(self._listener, door, on_open=self._opened)
+        handler = ChatHandler(self._current, self._services, self._emit)
+        DoorServer(self._listener, Door(self._current, handler), on_open=self._opened).serve()
 
     def _current(self) -> DoorSettings:
         assert self._settings is not None
@@ -202,9 +178,13 @@ class DoorHost:
     def _do(self, request: DoorRequest) -> None:
         match request:
             case WarmModel(ours):
-                self._residency.warm(ours)
+                self._services.residency.warm(ours)
             case WakeCounter():
-                self._wake()
+                self._services.counts.wake()
             case ServeDoor(settings):
-                for one in self._served:
-                    one.serve(settings)
+                services = self._services
+                for service in (
+                    *(services.counts, services.witness, services.shelf, services.facts),
+                    services.residency,
+                ):
+                    service.serve(settings)

@@ -43,6 +43,9 @@ class FixedCounts:
     def serve(self, _settings: DoorSettings) -> None:
         """Nothing is to be read."""
 
+    def wake(self) -> None:
+        """Always ready."""
+
     async def count(self, asked: ChatRequest) -> Count | Unavailable:
         try:
             if self.waiting is not None:

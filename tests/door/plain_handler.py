@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aider_guard.core.chat.types import Upstream
+from aider_guard.door.chat_handler import ChatExchange, ChatHandler
 from aider_guard.door.interfaces import (
     Abort,
     Forward,
@@ -15,14 +16,13 @@ from aider_guard.door.interfaces import (
     Reply,
     Retry,
     Trouble,
-    Visit,
 )
 
 ATTENDED = ("/api/chat", "/api/generate", "/v1/chat/completions", "/chat/completions")
 
 
 @dataclass
-class PlainVisit:
+class PlainVisit(ChatExchange):
     """Forwards everything; tests override what they are about."""
 
     call: IncomingRequest
@@ -51,10 +51,10 @@ class PlainVisit:
 
 
 @dataclass
-class PlainAttendant:
+class PlainAttendant(ChatHandler):
     """``visits`` makes them; ``forbids`` is asked about what is not for text."""
 
-    visits: Callable[[IncomingRequest, Callable[[Outcome], None]], Visit] = PlainVisit
+    visits: Callable[[IncomingRequest, Callable[[Outcome], None]], PlainVisit] = PlainVisit
     forbids: Callable[[str, bytes | None], Reply | None] = lambda _path, _body: None
     attended: tuple[str, ...] = ATTENDED
     calls: list[IncomingRequest] = field(default_factory=list)
@@ -63,7 +63,7 @@ class PlainAttendant:
     def attends(self, upstream: Upstream, method: str, path: str) -> bool:  # noqa: ARG002  # the protocol's
         return method == "POST" and path in self.attended
 
-    def visit(self, call: IncomingRequest) -> Visit:
+    def visit(self, call: IncomingRequest) -> PlainVisit:
         self.calls.append(call)
         return self.visits(call, self.outcomes.append)
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aider_guard.core.chat.types import DoorSettings, Upstream
-from aider_guard.door.interfaces import Attendant, Door
+from aider_guard.door.app import Door
+from aider_guard.door.chat_handler import ChatHandler
 from aider_guard.door.server import DoorServer
 from aider_guard.door.upstream import Upstreams
 
@@ -230,7 +231,7 @@ class Served:
 
 @contextlib.contextmanager
 def door_to(
-    attendant: Attendant,
+    handler: ChatHandler,
     *bases: str,
     paths: tuple[str, ...] = ("",),
     make_upstreams: Callable[[], Upstreams] = Upstreams,
@@ -247,7 +248,7 @@ def door_to(
     settings = [replace(DoorSettings(TOKEN, upstreams, (), 4096), **more)]
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         opened = threading.Event()
-        door = Door(lambda: settings[-1], attendant)
+        door = Door(lambda: settings[-1], handler)
 
         def is_open(_port: int) -> None:
             on_open(settings[-1])

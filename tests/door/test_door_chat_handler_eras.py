@@ -21,7 +21,7 @@ from fakes.ollama_troubles import Break, busy
 from aider_guard.core.chat.events import RequestFinished, RequestRefused
 from aider_guard.core.chat.types import Count, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.door.interfaces import Door
+from aider_guard.door.app import Door
 from aider_guard.door.server import DoorServer
 
 OLDER = ("0.9.3", "0.11.10", "0.12.5")
