@@ -1,16 +1,17 @@
-"""Between the way through (transport) and what is made of a request (attendant): values and one protocol.
+"""The values and services that the parts of the door share.
 
-The transport carries bytes, holds connections and knows no model; the attendant knows what the bytes mean and does no
-I/O of HTTP's. Everything runs on the door's one event loop.
+The transport (app, forwarding, upstream) carries bytes, holds connections and knows no model. The chat handler knows
+what the bytes mean and does no HTTP. Everything runs on the door's one event loop.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from aider_guard.core.chat.request import ChatRequest
+from aider_guard.core.chat.request import PREFIX, ChatRequest
 from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
@@ -47,7 +48,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Reply:
-    """Answer so, without the upstream. In an answer that has begun already only ``content`` is used."""
+    """Answer with this content, without the upstream. In an answer that has begun only ``content`` is used."""
 
     content: bytes = field(repr=False)
     status: int = 200
@@ -56,8 +57,10 @@ class Reply:
 
 @dataclass(frozen=True)
 class Retry:
-    """Try the upstream again after this time, and meanwhile show that something happens: ``meanwhile`` is sent at
-    once if it is not empty (that begins an answer with status 200 of ``content_type``).
+    """Try the upstream again after some seconds.
+
+    ``meanwhile`` is sent to Aider at once if it is not empty, which begins an answer with status 200 of
+    ``content_type``.
     """
 
     after_seconds: float
@@ -83,7 +86,15 @@ class Trouble:
     words: str
 
 
-# What an attendant works with, each in a module of its own and used on the door's event loop.
+def error_reply(words: str, status: int, path: str = "/api/") -> Reply:
+    """Return an error in the form of the path's protocol: Ollama's (api/types.go, StatusError) or OpenAI's."""
+    message: object = f"{PREFIX}{words}"
+    if not path.startswith("/api/"):
+        message = {"message": message, "type": "api_error", "param": None, "code": None}
+    return Reply(json.dumps({"error": message}).encode("ascii"), status)
+
+
+# The services of the chat handler, each in a module of its own and used on the door's event loop.
 
 
 class PromptCounter(Protocol):
@@ -95,22 +106,20 @@ class PromptCounter(Protocol):
     def wake(self) -> None:
         """Get ready to count: a prompt is being typed."""
 
-    async def count(self, asked: ChatRequest) -> Count | Unavailable:
-        """The tokens of the whole prompt, template included; Unavailable within 2 s when it cannot be counted."""
+    async def count(self, request: ChatRequest) -> Count | Unavailable:
+        """Count the tokens of the whole prompt, template included; Unavailable within 2 s when it cannot be counted."""
 
     async def count_texts(self, model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
-        """The tokens of single texts, by the same way of counting, without any template."""
+        """Count the tokens of single texts, in the same way and without any template."""
 
-    def fits(self, asked: ChatRequest, room_tokens: int) -> bool:
-        """Whether a prompt certainly has no more tokens than that, without counting it now."""
+    def fits(self, request: ChatRequest, room_tokens: int) -> bool:
+        """Return whether a prompt certainly has no more tokens than that, without counting it now."""
 
-    def guess(self, asked: ChatRequest) -> Count:
-        """The size of a prompt that could not be counted in time, with its error."""
+    def guess(self, request: ChatRequest) -> Count:
+        """Estimate the size of a prompt that could not be counted in time, with its error."""
 
-    def measured(
-        self, asked: ChatRequest, counted: Count | Unavailable, prompt_tokens: int
-    ) -> None:
-        """Learn from what the server evaluated of a prompt that it saw whole."""
+    def learn(self, request: ChatRequest, counted: Count | Unavailable, prompt_tokens: int) -> None:
+        """Learn from the number of tokens that the server evaluated of a prompt that it saw whole."""
 
 
 class LogWatch(Protocol):
@@ -120,73 +129,77 @@ class LogWatch(Protocol):
         """Find the log of this server and follow it."""
 
     def mark(self) -> int:
-        """The place in the log now."""
+        """Return the place in the log now."""
 
     async def since(self, mark: int) -> LogEvidence | Unavailable:
-        """What the log says since that place; waits a moment for lines on their way. Unavailable: it is not read."""
+        """Return what the log says since that place; waits a moment for lines on their way.
+
+        Unavailable: the log is not read.
+        """
 
 
 class Residency(Protocol):
-    """Knows which models are in memory because of this session, keeps them there, and warms them."""
+    """Knows which models are in memory because of this session, keeps them there, and loads them ahead."""
 
     def serve(self, settings: DoorSettings) -> None:
-        """These are the session's models and their pin."""
+        """Take the session's models and their pin."""
 
-    def warm(self, ours: Sequence[str] = ()) -> None:
+    def warm(self, session_models: Sequence[str] = ()) -> None:
         """Load the main model ahead, and evaluate the head of the last request ahead; in the background.
 
-        ``ours`` are models of this session, too, whoever loaded them.
+        ``session_models`` count as this session's own, whichever program loaded them.
         """
 
-    async def begins(self, asked: ChatRequest, upstream: Upstream) -> None:
-        """A real request comes: drop whatever is evaluated ahead, and wait until the server was told."""
+    async def on_request_start(self, request: ChatRequest, upstream: Upstream) -> None:
+        """Make way for a request: cancel what is evaluated ahead, and wait until its connection is closed."""
 
-    def ended(
-        self, asked: ChatRequest, upstream: Upstream, load_seconds: float | Unavailable
+    def on_request_end(
+        self, request: ChatRequest, upstream: Upstream, load_seconds: float | Unavailable
     ) -> None:
-        """A request is over: its head is remembered (in memory only), and a reload is told with its cause."""
+        """Remember the head of a finished request (in memory only), and report a reload with its cause."""
 
     @property
     def version(self) -> str | Unavailable:
         """The version of this Ollama, as last read."""
 
     def loaded_window(self, model: str) -> int | Unavailable:
-        """The window that Ollama has loaded for a model, as last read."""
+        """Return the window that Ollama has loaded for a model, as last read."""
 
 
 class InstalledModels(Protocol):
     """Knows what each Ollama has installed (``/api/tags``), as last read."""
 
     def serve(self, settings: DoorSettings) -> None:
-        """Read it, and again from time to time, in the background."""
+        """Read the list now and from time to time, in the background."""
 
-    async def where(self, upstream: Upstream, model: str) -> str | Unavailable | None:
-        """Where a model really runs that may only have its name here: "" for here; None for one that is not installed.
+    async def host_of(self, upstream: Upstream, model: str) -> str | Unavailable | None:
+        """Return the host that runs a model: "" for the server itself, None for a model that is not installed.
 
-        At once for what is known; else the server is asked, in bounded time. Of a server that is no Ollama it is "".
+        What is known is returned at once; else the server is asked, in bounded time. Of a server that is no Ollama it
+        is "".
         """
 
-    async def look(self, upstream: Upstream, model: str) -> str | Unavailable | None:
-        """The same, as the server says now, whatever is known. Of a server that is no Ollama it is None."""
+    async def host_now(self, upstream: Upstream, model: str) -> str | Unavailable | None:
+        """Return the same as the server says now, whatever is known. Of a server that is no Ollama it is None."""
 
-    def alike(self, upstream: Upstream, model: str) -> tuple[str, ...]:
-        """Installed models of a similar name, nearest first; none when nothing is known."""
+    def similar_names(self, upstream: Upstream, model: str) -> tuple[str, ...]:
+        """Return installed models of a similar name, nearest first; none when nothing is known."""
 
     def never_truncates(self, upstream: Upstream, model: str) -> bool:
-        """Whether it is known to be run by MLX, which refuses what is too long (x/mlxrunner/pipeline.go)."""
+        """Return whether a model is known to be run by MLX, which refuses long prompts (x/mlxrunner/pipeline.go)."""
 
 
 class ModelInfo(Protocol):
-    """Knows what Ollama tells of itself and of each model when it is asked."""
+    """Knows the version of Ollama, and the context that each model was trained for."""
 
     def serve(self, settings: DoorSettings) -> None:
         """Begin to ask about these models, in the background."""
 
     async def learn(self, model: str, *, version: bool) -> None:
-        """Ask about a model, and for the server's version, unless it is known; within a second, told or not."""
+        """Ask about a model, and for the server's version, unless it is known; within a second, answered or not."""
 
     def trained(self, model: str) -> int | Unavailable:
-        """The longest context that a model was trained for."""
+        """Return the longest context that a model was trained for, in tokens."""
 
     @property
     def version(self) -> str | Unavailable:
@@ -195,10 +208,10 @@ class ModelInfo(Protocol):
 
 @dataclass(frozen=True)
 class Services:
-    """All that an attendant works with."""
+    """The services that a chat handler works with."""
 
-    counts: PromptCounter
-    witness: LogWatch
+    counter: PromptCounter
+    log_watch: LogWatch
     residency: Residency
-    shelf: InstalledModels
-    facts: ModelInfo
+    installed: InstalledModels
+    model_info: ModelInfo

@@ -1,4 +1,4 @@
-"""The door's HTTP server, on a listening socket that was made elsewhere."""
+"""The door's HTTP server, on a listening socket that was made elsewhere, and the thread that it runs in."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class DoorServer:
         asyncio.run(self._serve())
 
     def close(self) -> None:
-        """End ``serve``, from any thread; requests on their way are cut. Does nothing before it is open."""
+        """End ``serve``, from any thread; open requests are cut. Does nothing before the door is open."""
         if self._server is not None:
             self._server.end()
 
@@ -88,7 +88,7 @@ def _config(app: DoorApp) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Sleeps while nobody asks: uvicorn's own wakes ten times a second, for what is not used here."""
+    """A server that sleeps until a request comes: uvicorn's own wakes ten times a second, for what is not used here."""
 
     def __init__(self, config: uvicorn.Config, on_open: Callable[[], None]) -> None:
         super().__init__(config)
@@ -110,7 +110,7 @@ class _Server(uvicorn.Server):
         await self._ended.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close everything, and what was accepted in the last moment, too."""
+        """Close every connection, also those that were accepted in the last moment."""
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
@@ -118,17 +118,18 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are not the door's."""
+        """Leave signals to the process."""
         yield
 
-
-# The door in a thread of its own, from the first settings on; later settings and wishes reach its event loop.
 
 DoorRequest = ServeDoor | WarmModel | WakeCounter
 
 
 class DoorHost:
-    """One door. ``take`` may be called from any one thread."""
+    """Runs the door in a thread of its own, from the first settings on, and hands requests to its event loop.
+
+    ``take`` may be called from any one thread.
+    """
 
     def __init__(
         self,
@@ -144,7 +145,10 @@ class DoorHost:
         self._waiting: list[DoorRequest] = []
 
     def take(self, request: DoorRequest) -> None:
-        """Serve with these settings, warm, or wake. What comes before the door is open waits for that."""
+        """Serve with these settings, load the main model ahead, or wake the counter.
+
+        A request that comes before the door is open waits for that.
+        """
         if isinstance(request, ServeDoor):
             first, self._settings = self._settings is None, request.settings
             if first:
@@ -173,18 +177,17 @@ class DoorHost:
     def _catch_up(self, *requests: DoorRequest) -> None:
         waiting, self._waiting = self._waiting, []
         for request in dict.fromkeys((*waiting, *requests)):
-            self._do(request)
+            self._perform(request)
 
-    def _do(self, request: DoorRequest) -> None:
+    def _perform(self, request: DoorRequest) -> None:
         match request:
-            case WarmModel(ours):
-                self._services.residency.warm(ours)
+            case WarmModel(session_models):
+                self._services.residency.warm(session_models)
             case WakeCounter():
-                self._services.counts.wake()
+                self._services.counter.wake()
             case ServeDoor(settings):
-                services = self._services
-                for service in (
-                    *(services.counts, services.witness, services.shelf, services.facts),
-                    services.residency,
-                ):
-                    service.serve(settings)
+                self._services.counter.serve(settings)
+                self._services.log_watch.serve(settings)
+                self._services.installed.serve(settings)
+                self._services.model_info.serve(settings)
+                self._services.residency.serve(settings)

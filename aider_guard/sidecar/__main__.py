@@ -169,7 +169,11 @@ def _door(
     from aider_guard.paths import vocabularies_dir
 
     counter = CounterProcess(vocabularies=str(vocabularies_dir()))
-    log_watch, installed, info = OllamaLogWatch(), InstalledModelsByServer(), OllamaModelInfo(client)
+    log_watch, installed, info = (
+        OllamaLogWatch(),
+        InstalledModelsByServer(),
+        OllamaModelInfo(client),
+    )
     services = Services(counter, log_watch, residency, installed, info)
     return DoorHost(socket.socket(fileno=door_fd), services, emit)
 

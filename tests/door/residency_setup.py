@@ -1,4 +1,4 @@
-"""A residency on an event loop of its own, with a fake Ollama, and a user's requests through it."""
+"""A residency with a fake Ollama, and Aider's requests through it."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Clock:
 
 
 @dataclass
-class House:
-    """The residency, its Ollama, what it told, and hands to use it."""
+class ResidencySetup:
+    """A residency with its Ollama and its events."""
 
     ollama: FakeOllama
     residency: OllamaResidency
@@ -71,55 +71,57 @@ class House:
     def upstream(self) -> Upstream:
         return self.settings.upstreams[0]
 
-    async def reads(self) -> None:
-        """What the sidecar polls every two seconds."""
+    async def poll(self) -> None:
+        """Read what the sidecar polls every two seconds."""
         for event in (ServerRead(self.client.version()), ModelsRead(self.client.loaded_models())):
             await asyncio.to_thread(self.residency.observe, event)
         await asyncio.sleep(0)
 
-    async def asks(
+    async def send(
         self, *messages: tuple[str, str], model: str = MAIN.name, **options: Any
     ) -> float:
-        """A real request, as the door sends it; its ``load_duration`` in seconds."""
-        asked = self.asked(*messages, model=model, **options)
-        await self.residency.begins(asked, self.upstream)
-        body = sent(asked, b"", self.settings, self.upstream, self.residency.version)
+        """Send a request as the door does; return its ``load_duration`` in seconds."""
+        request = self.request(*messages, model=model, **options)
+        await self.residency.on_request_start(request, self.upstream)
+        body = sent(request, b"", self.settings, self.upstream, self.residency.version)
         async with httpx.AsyncClient(trust_env=False, verify=False, timeout=CAP_SECONDS) as http:
             answer = (await http.post(f"{self.ollama.url}/api/chat", content=body)).json()
         load_seconds = answer["load_duration"] / 1e9
-        self.residency.ended(asked, self.upstream, load_seconds)
+        self.residency.on_request_end(request, self.upstream, load_seconds)
         return float(load_seconds)
 
-    def asked(
+    def request(
         self, *messages: tuple[str, str], model: str = MAIN.name, **options: Any
     ) -> ChatRequest:
-        """A request of Aider's."""
-        told = messages or (SYSTEM, *MAP, QUESTION)
-        listed = [{"role": role, "content": content} for role, content in told]
+        """Return a request of Aider's."""
+        texts = messages or (SYSTEM, *MAP, QUESTION)
+        listed = [{"role": role, "content": content} for role, content in texts]
         body = {"model": model, "messages": listed, "stream": False, "options": options}
         return read("chat", body, self.settings, "")
 
     async def wait_for(self, kind: type[Kind], count: int = 1) -> Kind:
-        """Until so many events of a kind were told; the last of these."""
+        """Wait for this number of events of a kind; return the last of these."""
         await until(lambda: len(self.all(kind)) >= count)
         return self.all(kind)[count - 1]
 
     async def settled(self) -> None:
-        """Until nothing is under way in the background."""
-        await until(lambda: not self.residency._errands._besides)
+        """Wait until no background task is running."""
+        await until(lambda: not self.residency._tasks._tasks)
 
     def all(self, kind: type[Kind]) -> list[Kind]:
-        """Every event of a kind."""
+        """Return every event of a kind."""
         return [event for event in self.seen if isinstance(event, kind)]
 
     def loads(self) -> list[dict[str, Any]]:
-        """The bodies of requests that ask nothing but to have a model, in order."""
-        found = [one.body for one in self.ollama.received if one.path == "/api/generate"]
-        return [body for body in found if not body.get("prompt") and body.get("keep_alive") != 0]
+        """Return the bodies of requests that only load a model, in order."""
+        bodies = [
+            received.body for received in self.ollama.received if received.path == "/api/generate"
+        ]
+        return [body for body in bodies if not body.get("prompt") and body.get("keep_alive") != 0]
 
 
 async def until(what: Callable[[], object]) -> None:
-    """Look often until something is so."""
+    """Wait until something is so."""
     deadline = time.monotonic() + CAP_SECONDS
     while not what():
         assert time.monotonic() < deadline, "it never came"
@@ -127,13 +129,13 @@ async def until(what: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def house(
+async def residency_setup(
     ollama: FakeOllama | None = None,
     *,
     roles: Sequence[tuple[str, str]] = (("main", MAIN.name), ("editor", EDITOR.name)),
     user_keep_alive: bool = False,
-) -> AsyncIterator[House]:
-    """A residency that serves, and has read Ollama once."""
+) -> AsyncIterator[ResidencySetup]:
+    """Open a residency that serves, and has read Ollama once."""
     ollama = ollama or FakeOllama(models=MODELS)
     ollama.talking.speed = type(ollama.talking.speed)(load_seconds=1.5, share=0.01)
     seen: list[Event] = []
@@ -144,7 +146,7 @@ async def house(
         residency = OllamaResidency(
             client,
             seen.append,
-            looking=ReloadInspector(client, lambda _base: processes[-1]),
+            inspector=ReloadInspector(client, lambda _base: processes[-1]),
             clock=clock,
         )
         settings = DoorSettings(
@@ -155,9 +157,9 @@ async def house(
             user_keep_alive=user_keep_alive,
         )
         residency.serve(settings)
-        told = House(ollama, residency, settings, clock, client, seen, processes)
-        await told.reads()
+        setup = ResidencySetup(ollama, residency, settings, clock, client, seen, processes)
+        await setup.poll()
         assert not isinstance(residency.version, Unavailable)
-        yield told
+        yield setup
         await asyncio.to_thread(residency.release, ())
         client.close()
