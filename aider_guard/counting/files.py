@@ -16,7 +16,7 @@ from aider_guard.core.events import FilesCounted, TextsCounted
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.requests import CountFiles, CountTexts
 from aider_guard.core.wire import WireError, decode, encode
-from aider_guard.line_process import LineProcess, serve_lines
+from aider_guard.line_process import LineProcess, OnDemandProcess, serve_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,9 +31,10 @@ class FileCounter:
     """Answers counting requests one after the other, by a process that it starts and ends. For one thread."""
 
     def __init__(self, tokenizers: str, count_seconds: float = COUNT_SECONDS) -> None:
-        self._tokenizers = tokenizers
         self._count_seconds = count_seconds
-        self._process: LineProcess | None = None
+        self._process = OnDemandProcess(
+            lambda: start_counter(tokenizers), "the counter", "counting"
+        )
 
     def run(
         self,
@@ -48,7 +49,7 @@ class FileCounter:
     def _next(
         self, requests: queue.SimpleQueue[CountFiles | CountTexts], idle_seconds: float
     ) -> CountFiles | CountTexts:
-        if self._process is not None:
+        if self._process.is_running:
             with suppress(queue.Empty):
                 return requests.get(timeout=idle_seconds)
             self.close()
@@ -56,28 +57,19 @@ class FileCounter:
 
     def count(self, request: CountFiles | CountTexts) -> Counted:
         """Return the answer to one request; Unavailable when the counter takes too long, dies or cannot start."""
-        try:
-            self._process = self._process or start_counter(self._tokenizers)
-        except OSError as error:
-            return uncounted(request, f"no process can be started ({error.strerror})")
-        self._process.ask(encode(request))
-        line = self._process.answer(self._count_seconds)
-        if line is None:
-            died = self._process.ended
-            self.close()
-            return uncounted(request, "the counter died" if died else "counting took too long")
+        line = self._process.ask(encode(request), self._count_seconds)
+        if isinstance(line, Unavailable):
+            return uncounted(request, line)
         try:
             event = decode(line)
         except WireError as error:
-            return uncounted(request, str(error))
+            return uncounted(request, Unavailable(str(error)))
         assert isinstance(event, FilesCounted | TextsCounted)
         return event
 
     def close(self) -> None:
         """End the counter."""
-        if self._process is not None:
-            self._process.close()
-        self._process = None
+        self._process.close()
 
 
 def start_counter(tokenizers: str) -> LineProcess:
@@ -86,9 +78,8 @@ def start_counter(tokenizers: str) -> LineProcess:
     return LineProcess("aider_guard.counting.files", tokenizers, environment=environment)
 
 
-def uncounted(request: CountFiles | CountTexts, reason: str) -> Counted:
+def uncounted(request: CountFiles | CountTexts, why: Unavailable) -> Counted:
     """Return the answer to a request that could not be served."""
-    why = Unavailable(reason)
     match request:
         case CountFiles(paths=paths):
             return FilesCounted(dict.fromkeys(paths, why))

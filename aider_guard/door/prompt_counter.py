@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import queue
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -37,7 +35,7 @@ from aider_guard.counting.process import (
     encode,
     prompt_of,
 )
-from aider_guard.line_process import LineProcess
+from aider_guard.line_process import LineProcess, OnDemandProcess
 
 WAIT_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 30.0
@@ -75,14 +73,15 @@ class CounterProcess:
         self._vocabularies = vocabularies
         self._wait_seconds = wait_seconds
         self._idle_seconds, self._ahead_seconds = idle_seconds, ahead_seconds
-        self._start = start
         self._settings = DoorSettings("", (), (), 0)
         self._numbers = itertools.count(1)
         self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
         self._counted: deque[tuple[ChatRequest, int]] = deque(maxlen=_REMEMBERED)
         self._sizes, self._error_percent = Sizes(), dict[str, float]()
-        self._process: LineProcess | None = None
         self._folders: tuple[str, str, str] = ("", "", "")
+        self._process = OnDemandProcess(
+            lambda: start("aider_guard.counting.process", *self._folders), "the counter", "counting"
+        )
         self._thread = threading.Thread(target=self._work, name="prompt-counter", daemon=True)
         self._thread.start()
 
@@ -142,9 +141,7 @@ class CounterProcess:
         """End the process and the thread, whatever they wait for."""
         self._jobs.put(_Job(_END, next(self._numbers)))
         while self._thread.is_alive():
-            if (process := self._process) is not None:
-                with suppress(OSError):
-                    os.kill(process.pid, signal.SIGKILL)
+            self._process.kill()
             self._thread.join(0.1)
 
     def _server_of(self, model: str, *, ollama: bool) -> ModelServer:
@@ -188,13 +185,13 @@ class CounterProcess:
         stays_seconds = self._ahead_seconds
         while True:
             try:
-                job = self._jobs.get(timeout=stays_seconds if self._process else None)
+                job = self._jobs.get(timeout=stays_seconds if self._process.is_running else None)
             except queue.Empty:
-                self._give_up()
+                self._process.close()
                 stays_seconds = self._ahead_seconds
                 continue
             if job.question is None:
-                self._give_up()
+                self._process.close()
                 return
             if job.urgency == _FIRST:
                 stays_seconds = self._idle_seconds
@@ -204,31 +201,14 @@ class CounterProcess:
         line = encode(question)
         if line is None:
             return Unavailable("the prompt is too large to be counted")
-        try:
-            process = self._running()
-        except OSError as error:
-            return Unavailable(f"no process can be started ({error.strerror})")
-        process.ask(line)
-        answer = process.answer(ANSWER_SECONDS)
-        if answer is None:
-            died = process.ended
-            self._give_up()
-            return Unavailable("the counter died" if died else "counting took too long")
+        folders = (self._settings.tokenizers, self._settings.learned_dir, self._vocabularies)
+        if folders != self._folders:
+            self._process.close()
+            self._folders = folders
+        answer = self._process.ask(line, ANSWER_SECONDS)
+        if isinstance(answer, Unavailable):
+            return answer
         try:
             return decode(answer)
         except WireError as error:
             return Unavailable(str(error))
-
-    def _running(self) -> LineProcess:
-        folders = (self._settings.tokenizers, self._settings.learned_dir, self._vocabularies)
-        if self._process is not None and folders != self._folders:
-            self._give_up()
-        if self._process is None:
-            self._folders = folders
-            self._process = self._start("aider_guard.counting.process", *folders)
-        return self._process
-
-    def _give_up(self) -> None:
-        if self._process is not None:
-            self._process.close()
-        self._process = None
