@@ -8,7 +8,7 @@ from collections import Counter as Sums
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Generic, Literal, TypeVar, get_args
+from typing import Final, Generic, Literal, TypeVar
 
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import Count
@@ -28,7 +28,6 @@ Kind = Literal["code", "prose", "data", "wide", "strange"]
 
 ``data`` is mostly digits, ``wide`` Chinese, Japanese or Korean, ``strange`` other signs beyond ASCII.
 """
-KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 _WIDE: Final = re.compile("[\u2e80-\ud7ff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
 _DIGITS, _CODE = "0123456789", "{}()[]<>=;_/\\#\"'`*+|&$:"

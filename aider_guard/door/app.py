@@ -115,24 +115,14 @@ class DoorApp:
             await self._pass_on(client, route)
 
     async def _exchange(self, client: Client, route: Route) -> None:
-        if (body_length(client.headers) or 0) > MAX_HANDLED_BYTES:
-            await client.reply(_TOO_LARGE)
-            return
-        body, complete = await client.body(MAX_HANDLED_BYTES)
+        body, complete = b"", (body_length(client.headers) or 0) <= MAX_HANDLED_BYTES
+        if complete:
+            body, complete = await client.body(MAX_HANDLED_BYTES)
         if not complete:
             await client.reply(_TOO_LARGE)
             return
         incoming = IncomingRequest(
-            number=next(self._numbers),
-            upstream=route.upstream,
-            method=client.method,
-            path=route.path,
-            query=client.query,
-            headers=tuple(
-                (name.decode("latin-1"), value.decode("latin-1")) for name, value in client.headers
-            ),
-            body=body,
-            received_at=client.received_at,
+            next(self._numbers), route.upstream, route.path, body, client.received_at
         )
         exchange = self._door.handler.open_exchange(incoming)
         await run_exchange(client, self._upstreams, _outgoing(client, route, body), exchange)

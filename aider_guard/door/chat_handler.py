@@ -46,7 +46,7 @@ from aider_guard.door.interfaces import (
     Trouble,
     error_reply,
 )
-from aider_guard.door.refusals import PromptSizing, Refusals
+from aider_guard.door.refusals import PromptSizing, Refusals, SizedRequest
 from aider_guard.ollama.names import is_this_machine
 
 if TYPE_CHECKING:
@@ -127,13 +127,13 @@ class ChatExchange:
         """
         settings, incoming = self._context.settings, self._incoming
         body = decoded(incoming.body)
-        if body is None and incoming.body.strip() and settings.refuse_cloud:
-            return error_reply(
-                "the request cannot be read", 400, incoming.path
-            )  # but the server may
+        form, upstream = FORMS[incoming.path], incoming.upstream
+        if (
+            body is None and incoming.body.strip() and settings.refuse_cloud
+        ):  # the server may read it
+            return error_reply("the request cannot be read", 400, incoming.path)
         if body is None:
             return Forward(incoming.body)  # the server's own error is right
-        form, upstream = FORMS[incoming.path], incoming.upstream
         self._request = request = read(form, body, settings, upstream.path)
         self._refusals = refusals = Refusals(incoming, self._context, request)
         if refused := await refusals.if_elsewhere(self._retries):
@@ -146,14 +146,21 @@ class ChatExchange:
             return refusals.nothing_to_edit()
         if failure := self._context.broken_answers.due(incoming.body):
             return refusals.failed(failure)
-        sized = await self._sizing.fit(request)
-        self._request, self._left_out = sized.request, sized.left_out
-        self._refusals = refusals = Refusals(incoming, self._context, sized.request)
+        return await self._forward(await self._sizing.fit(request), version)
+
+    async def _forward(self, sized: SizedRequest, version: str | Unavailable) -> Forward | Reply:
+        incoming, context, request = self._incoming, self._context, sized.request
+        upstream = incoming.upstream
+        self._request, self._left_out = request, sized.left_out
+        self._refusals = Refusals(incoming, context, request)
         if sized.overflow is not None:
-            return await refusals.too_large(sized.overflow)
-        await self._context.services.residency.on_request_start(sized.request, upstream)
-        self._start(sized.request)
-        return Forward(sent(sized.request, sized.body, settings, upstream, version))
+            return await self._refusals.too_large(sized.overflow)
+        await context.services.residency.on_request_start(request, upstream)
+        self._started = True
+        self._mark = context.services.log_watch.mark()
+        numbered = (incoming.number, request.role, request.purpose, request.model)
+        context.emit(RequestStarted(*numbered, server=upstream.kind))
+        return Forward(sent(request, sized.body, context.settings, upstream, version))
 
     async def on_trouble(self, trouble: Trouble) -> Reply | Retry:
         """Decide about an upstream that could not be reached, or sent no answer.
@@ -274,19 +281,6 @@ class ChatExchange:
     def _silence_reason(self) -> Reason:
         """Return what a connection that ended without a word means: to another machine, it may be the network."""
         return "crashed" if is_this_machine(self._incoming.upstream.base) else "lost"
-
-    def _start(self, request: ChatRequest) -> None:
-        self._started = True
-        self._mark = self._context.services.log_watch.mark()
-        self._context.emit(
-            RequestStarted(
-                number=self._incoming.number,
-                role=request.role,
-                purpose=request.purpose,
-                model=request.model,
-                server=self._incoming.upstream.kind,
-            )
-        )
 
     def _wait(self, request: ChatRequest, seconds: float, failure: Failure) -> Retry:
         why = chat_errors.printable(failure.words) or "the server is busy"

@@ -16,7 +16,6 @@ from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
 
-Headers = tuple[tuple[str, str], ...]
 Outcome = Literal["answered", "cancelled", "broken", "replied"]
 """How a request ended: with the upstream's answer, because Aider went, with a cut connection, or by a ``Reply``."""
 
@@ -30,10 +29,7 @@ class IncomingRequest:
 
     number: int
     upstream: Upstream
-    method: str
     path: str
-    query: str
-    headers: Headers
     body: bytes = field(repr=False)
     received_at: float
     """Monotonic seconds."""

@@ -45,10 +45,6 @@ class _Following:
     undo: ExitStack
 
 
-def _in_background(run: Callable[[], None]) -> None:
-    threading.Thread(target=run, name="ollama-log-search", daemon=True).start()
-
-
 class OllamaLogWatch:
     """Finds the log of the session's Ollama and follows it (``interfaces.LogWatch``).
 
@@ -61,7 +57,9 @@ class OllamaLogWatch:
         find: Find = find_log,
         clock: Callable[[], float] = time.monotonic,
         in_flight_seconds: float = IN_FLIGHT_SECONDS,
-        start: Callable[[Callable[[], None]], None] = _in_background,
+        start: Callable[[Callable[[], None]], None] = lambda search: threading.Thread(
+            target=search, name="ollama-log-search", daemon=True
+        ).start(),
     ) -> None:
         self._find = find
         self._clock = clock

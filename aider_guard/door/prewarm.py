@@ -15,6 +15,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -67,11 +68,7 @@ class PrewarmRequests:
     async def connection(self) -> AsyncIterator[Post]:
         """Open connections for one task; they are closed afterwards, also when it is cancelled."""
         async with self.connect() as client:
-
-            async def post(path: str, body: Mapping[str, Any]) -> dict[str, Any] | Unavailable:
-                return await _post(client, self.base, path, body)
-
-            yield post
+            yield partial(_post, client, self.base)
 
 
 async def _post(

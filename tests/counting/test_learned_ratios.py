@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.counting.counter import KINDS, kind_of
+from aider_guard.counting.counter import Kind, kind_of
 from aider_guard.counting.learned import (
     FIRST_ERROR,
     FIRST_RATIOS,
@@ -16,7 +18,7 @@ from aider_guard.counting.learned import (
     Ratios,
 )
 
-TOKENS = st.dictionaries(st.sampled_from(KINDS), st.integers(1, 20_000), min_size=1)
+TOKENS = st.dictionaries(st.sampled_from(get_args(Kind)), st.integers(1, 20_000), min_size=1)
 
 
 @given(TOKENS, st.integers(1, 9), st.floats(0.5, 4))

@@ -203,7 +203,7 @@ class HandlerSetup:
     ) -> ChatExchange:
         self._number += 1
         return self.handler.open_exchange(
-            IncomingRequest(self._number, upstream, "POST", path, "", (), body, self.now)
+            IncomingRequest(self._number, upstream, path, body, self.now)
         )
 
     def event_names(self) -> list[str]:

@@ -194,7 +194,5 @@ def test_an_upload_that_is_cut_is_cut_for_the_upstream_too() -> None:
 
 def test_the_body_is_not_in_the_repr() -> None:
     """Prompts are not printed."""
-    incoming = IncomingRequest(
-        1, Upstream("", "", "ollama"), "POST", "/api/chat", "", (), b"secret", 0.0
-    )
+    incoming = IncomingRequest(1, Upstream("", "", "ollama"), "/api/chat", b"secret", 0.0)
     assert "secret" not in repr(incoming)
