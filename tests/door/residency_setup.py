@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import httpx
 from fakes.ollama_server import FakeModel, FakeOllama
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 CAP_SECONDS = 20.0
 WINDOW_TOKENS = 8192
 Kind = TypeVar("Kind")
+Parameters = ParamSpec("Parameters")
 
 MAIN = FakeModel("qwen3:8b", kv_bytes_per_token=1024)
 EDITOR = FakeModel("editor:latest")
@@ -163,3 +166,22 @@ async def residency_setup(
         yield setup
         await asyncio.to_thread(residency.release, ())
         client.close()
+
+
+def in_residency(
+    test: Callable[Concatenate[ResidencySetup, Parameters], Awaitable[None]],
+) -> Callable[Parameters, None]:
+    """Run a test with a residency of its own, on an event loop of its own."""
+
+    async def with_setup(*arguments: Parameters.args, **named: Parameters.kwargs) -> None:
+        async with residency_setup() as setup:
+            await test(setup, *arguments, **named)
+
+    @functools.wraps(test)
+    def run(*arguments: Parameters.args, **named: Parameters.kwargs) -> None:
+        asyncio.run(with_setup(*arguments, **named))
+
+    signature = inspect.signature(test)
+    _, *parameters = signature.parameters.values()
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # pytest reads it
+    return run

@@ -19,6 +19,8 @@ from door.residency_setup import (
     STUB,
     SYSTEM,
     WINDOW_TOKENS,
+    ResidencySetup,
+    in_residency,
     residency_setup,
     until,
 )
@@ -32,29 +34,25 @@ from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
 from aider_guard.door.residency import AWAY_SECONDS, RENEW_SECONDS
 
 
-def test_the_first_request_finds_its_model_loaded() -> None:
+@in_residency
+async def test_the_first_request_finds_its_model_loaded(setup: ResidencySetup) -> None:
     """An empty request with the pin loads it; the list from before is reported first; the request loads nothing."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            setup.residency.warm()
-            warmed = await setup.wait_for(ModelWarmed)
-            assert (warmed.model, warmed.kind, warmed.problem) == (MAIN.name, "load", "")
-            assert warmed.seconds > 0
-            before = setup.seen[0]
-            assert isinstance(before, ModelsRead)
-            assert isinstance(before.reading, ModelsReading)
-            assert before.reading.models == ()
-            await until(lambda: len(setup.loads()) == 2)
-            first, second = setup.loads()
-            assert first["options"] == second["options"] == {"num_ctx": WINDOW_TOKENS}
-            assert (first["keep_alive"], second["keep_alive"]) == ("2m", "30m")
-            assert await setup.send() < 0.1
-            await setup.poll()
-            assert setup.residency.loaded_window(MAIN.name) == WINDOW_TOKENS
-            assert not setup.all(ReloadSeen)
-
-    asyncio.run(story())
+    setup.residency.warm()
+    warmed = await setup.wait_for(ModelWarmed)
+    assert (warmed.model, warmed.kind, warmed.problem) == (MAIN.name, "load", "")
+    assert warmed.seconds > 0
+    before = setup.seen[0]
+    assert isinstance(before, ModelsRead)
+    assert isinstance(before.reading, ModelsReading)
+    assert before.reading.models == ()
+    await until(lambda: len(setup.loads()) == 2)
+    first, second = setup.loads()
+    assert first["options"] == second["options"] == {"num_ctx": WINDOW_TOKENS}
+    assert (first["keep_alive"], second["keep_alive"]) == ("2m", "30m")
+    assert await setup.send() < 0.1
+    await setup.poll()
+    assert setup.residency.loaded_window(MAIN.name) == WINDOW_TOKENS
+    assert not setup.all(ReloadSeen)
 
 
 @pytest.mark.parametrize(
@@ -97,32 +95,24 @@ def test_a_model_that_is_there_with_our_window_is_not_loaded() -> None:
     asyncio.run(story())
 
 
-def test_a_server_that_does_not_answer_is_a_problem_in_words() -> None:
+@in_residency
+async def test_a_server_that_does_not_answer_is_a_problem_in_words(setup: ResidencySetup) -> None:
     """Nothing is loaded blindly."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            setup.ollama.answers["/api/ps"] = Json({"error": "server busy"}, 503)
-            setup.residency.warm()
-            assert "server busy" in (await setup.wait_for(ModelWarmed)).problem
-            setup.ollama.answers = {"/api/generate": Json({"error": "no memory"}, 500)}
-            setup.residency.warm()
-            assert "no memory" in (await setup.wait_for(ModelWarmed, 2)).problem
-
-    asyncio.run(story())
+    setup.ollama.answers["/api/ps"] = Json({"error": "server busy"}, 503)
+    setup.residency.warm()
+    assert "server busy" in (await setup.wait_for(ModelWarmed)).problem
+    setup.ollama.answers = {"/api/generate": Json({"error": "no memory"}, 500)}
+    setup.residency.warm()
+    assert "no memory" in (await setup.wait_for(ModelWarmed, 2)).problem
 
 
-def test_other_models_of_the_session_are_no_obstacle() -> None:
+@in_residency
+async def test_other_models_of_the_session_are_no_obstacle(setup: ResidencySetup) -> None:
     """The session loaded them itself."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await setup.send(QUESTION, model=EDITOR.name)
-            setup.residency.warm()
-            assert (await setup.wait_for(ModelWarmed)).problem == ""
-            assert setup.ollama.loaded == [EDITOR.name, MAIN.name]
-
-    asyncio.run(story())
+    await setup.send(QUESTION, model=EDITOR.name)
+    setup.residency.warm()
+    assert (await setup.wait_for(ModelWarmed)).problem == ""
+    assert setup.ollama.loaded == [EDITOR.name, MAIN.name]
 
 
 def test_a_model_that_an_earlier_sidecar_loaded_is_no_obstacle() -> None:
@@ -139,243 +129,199 @@ def test_a_model_that_an_earlier_sidecar_loaded_is_no_obstacle() -> None:
     asyncio.run(story())
 
 
-def test_options_of_the_runner_are_those_of_the_last_request() -> None:
+@in_residency
+async def test_options_of_the_runner_are_those_of_the_last_request(setup: ResidencySetup) -> None:
     """Any other option would have the model loaded again."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await setup.send(num_gpu=20, temperature=1)
-            await asyncio.to_thread(setup.residency.release, (MAIN.name,))
-            setup.client.unload(MAIN.name)
-            setup.residency.warm()
-            await setup.wait_for(ModelWarmed)
-            assert setup.loads()[-1]["options"] == {"num_gpu": 20, "num_ctx": WINDOW_TOKENS}
-            assert await setup.send(num_gpu=20) < 0.1
-            assert not setup.all(ReloadSeen)
-
-    asyncio.run(story())
+    await setup.send(num_gpu=20, temperature=1)
+    await asyncio.to_thread(setup.residency.release, (MAIN.name,))
+    setup.client.unload(MAIN.name)
+    setup.residency.warm()
+    await setup.wait_for(ModelWarmed)
+    assert setup.loads()[-1]["options"] == {"num_gpu": 20, "num_ctx": WINDOW_TOKENS}
+    assert await setup.send(num_gpu=20) < 0.1
+    assert not setup.all(ReloadSeen)
 
 
-def test_the_users_own_options_are_those_of_the_first_load() -> None:
+@in_residency
+async def test_the_users_own_options_are_those_of_the_first_load(setup: ResidencySetup) -> None:
     """Or the first request would have the model loaded a second time."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            (main, *others) = setup.settings.roles
-            main = replace(main, runner_options=(RunnerOption("num_gpu", 20),))
-            setup.residency.serve(replace(setup.settings, roles=(main, *others)))
-            setup.residency.warm()
-            await setup.wait_for(ModelWarmed)
-            assert setup.loads()[0]["options"] == {"num_gpu": 20, "num_ctx": WINDOW_TOKENS}
-            assert await setup.send(num_gpu=20) < 0.1
-
-    asyncio.run(story())
+    (main, *others) = setup.settings.roles
+    main = replace(main, runner_options=(RunnerOption("num_gpu", 20),))
+    setup.residency.serve(replace(setup.settings, roles=(main, *others)))
+    setup.residency.warm()
+    await setup.wait_for(ModelWarmed)
+    assert setup.loads()[0]["options"] == {"num_gpu": 20, "num_ctx": WINDOW_TOKENS}
+    assert await setup.send(num_gpu=20) < 0.1
 
 
-def test_the_head_is_evaluated_ahead_after_an_unload() -> None:
+@in_residency
+async def test_the_head_is_evaluated_ahead_after_an_unload(setup: ResidencySetup) -> None:
     """In pieces, each with the beginning of the last request's text; then the real one has little to read."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await setup.send(SYSTEM, *MAP, QUESTION)
-            await asyncio.to_thread(setup.residency.release, (MAIN.name,))
-            setup.client.unload(MAIN.name)
-            setup.residency.warm()
-            await setup.wait_for(ModelWarmed)
-            head = await setup.wait_for(ModelWarmed, 2)
-            assert (head.kind, head.problem) == ("head", "")
-            assert head.tokens > 500
-            whole, *pieces = [body for body in setup.ollama.chats if "messages" in body]
-            assert all(piece["options"]["num_predict"] == 1 for piece in pieces)
-            lengths = [_length(piece) for piece in pieces]
-            assert lengths == sorted(set(lengths))
-            fixed = _length(whole) - len(QUESTION[1])
-            assert lengths[-1] == fixed
-            assert [one["content"] for one in pieces[-1]["messages"]] == [
-                one["content"] for one in whole["messages"][:-1]
-            ]
-
-    asyncio.run(story())
+    await setup.send(SYSTEM, *MAP, QUESTION)
+    await asyncio.to_thread(setup.residency.release, (MAIN.name,))
+    setup.client.unload(MAIN.name)
+    setup.residency.warm()
+    await setup.wait_for(ModelWarmed)
+    head = await setup.wait_for(ModelWarmed, 2)
+    assert (head.kind, head.problem) == ("head", "")
+    assert head.tokens > 500
+    whole, *pieces = [body for body in setup.ollama.chats if "messages" in body]
+    assert all(piece["options"]["num_predict"] == 1 for piece in pieces)
+    lengths = [_length(piece) for piece in pieces]
+    assert lengths == sorted(set(lengths))
+    fixed = _length(whole) - len(QUESTION[1])
+    assert lengths[-1] == fixed
+    assert [one["content"] for one in pieces[-1]["messages"]] == [
+        one["content"] for one in whole["messages"][:-1]
+    ]
 
 
 def _length(body: dict[str, Any]) -> int:
     return sum(len(one["content"]) for one in body["messages"] if one["content"] != ".")
 
 
-def test_the_head_is_sent_with_the_pin_of_the_next_launch() -> None:
+@in_residency
+async def test_the_head_is_sent_with_the_pin_of_the_next_launch(setup: ResidencySetup) -> None:
     """A window that changed with the restart loads the model once, not twice."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await setup.send()
-            await asyncio.to_thread(setup.residency.release, (MAIN.name,))
-            setup.client.unload(MAIN.name)
-            setup.residency.serve(replace(setup.settings, window_tokens=4096))
-            setup.residency.warm()
-            assert (await setup.wait_for(ModelWarmed, 2)).problem == ""
-            sent = [*setup.loads(), *setup.ollama.chats[1:]]
-            assert {body["options"]["num_ctx"] for body in sent} == {4096}
-
-    asyncio.run(story())
+    await setup.send()
+    await asyncio.to_thread(setup.residency.release, (MAIN.name,))
+    setup.client.unload(MAIN.name)
+    setup.residency.serve(replace(setup.settings, window_tokens=4096))
+    setup.residency.warm()
+    assert (await setup.wait_for(ModelWarmed, 2)).problem == ""
+    sent = [*setup.loads(), *setup.ollama.chats[1:]]
+    assert {body["options"]["num_ctx"] for body in sent} == {4096}
 
 
-def test_the_head_of_another_model_is_not_evaluated() -> None:
+@in_residency
+async def test_the_head_of_another_model_is_not_evaluated(setup: ResidencySetup) -> None:
     """It would be loaded by the way."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await setup.send()
-            await asyncio.to_thread(setup.residency.release, (MAIN.name,))
-            setup.client.unload(MAIN.name)
-            roles = (DoorRole("main", EDITOR.name),)
-            setup.residency.serve(replace(setup.settings, roles=roles))
-            setup.residency.warm()
-            await setup.wait_for(ModelWarmed)
-            await setup.settled()
-            assert len(setup.ollama.chats) == 1
-            assert setup.ollama.loaded == [EDITOR.name]
-
-    asyncio.run(story())
+    await setup.send()
+    await asyncio.to_thread(setup.residency.release, (MAIN.name,))
+    setup.client.unload(MAIN.name)
+    roles = (DoorRole("main", EDITOR.name),)
+    setup.residency.serve(replace(setup.settings, roles=roles))
+    setup.residency.warm()
+    await setup.wait_for(ModelWarmed)
+    await setup.settled()
+    assert len(setup.ollama.chats) == 1
+    assert setup.ollama.loaded == [EDITOR.name]
 
 
-def test_nothing_is_evaluated_where_it_is_still_in_the_cache() -> None:
+@in_residency
+async def test_nothing_is_evaluated_where_it_is_still_in_the_cache(setup: ResidencySetup) -> None:
     """A shorter prompt would cut back what the last request left."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await setup.send()
-            await setup.poll()
-            setup.residency.warm()
-            assert await setup.wait_for(ModelWarmed) == ModelWarmed(MAIN.name, "load")
-            await setup.settled()
-            await setup.send()
-            assert len(setup.ollama.chats) == 2
-
-    asyncio.run(story())
+    await setup.send()
+    await setup.poll()
+    setup.residency.warm()
+    assert await setup.wait_for(ModelWarmed) == ModelWarmed(MAIN.name, "load")
+    await setup.settled()
+    await setup.send()
+    assert len(setup.ollama.chats) == 2
 
 
-def test_a_real_request_ends_the_evaluation() -> None:
+@in_residency
+async def test_a_real_request_ends_the_evaluation(setup: ResidencySetup) -> None:
     """Its connection is closed before the request may go on, which is not waited for as long as it hangs."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await setup.send()
-            await asyncio.to_thread(setup.residency.release, (MAIN.name,))
-            setup.client.unload(MAIN.name)
-            setup.ollama.answers["/api/chat"] = Hang()
-            setup.residency.warm()
-            await setup.wait_for(ModelWarmed)
-            await until(lambda: len(setup.ollama.chats) == 2)
-            request = setup.request()
-            began = time.monotonic()
-            await setup.residency.on_request_start(request, setup.upstream)
-            assert (
-                time.monotonic() - began < 20
-            )  # milliseconds here; for ever, if it was waited for
-            head = setup.all(ModelWarmed)[1]
-            assert (head.kind, bool(head.problem)) == ("head", True)
-            await until(lambda: len(setup.ollama.cancelled) == 1)
-            setup.residency.on_request_end(request, setup.upstream, 0.02)
-            del setup.ollama.answers["/api/chat"]
-            assert len(setup.ollama.chats) == 2
-
-    asyncio.run(story())
+    await setup.send()
+    await asyncio.to_thread(setup.residency.release, (MAIN.name,))
+    setup.client.unload(MAIN.name)
+    setup.ollama.answers["/api/chat"] = Hang()
+    setup.residency.warm()
+    await setup.wait_for(ModelWarmed)
+    await until(lambda: len(setup.ollama.chats) == 2)
+    request = setup.request()
+    began = time.monotonic()
+    await setup.residency.on_request_start(request, setup.upstream)
+    assert time.monotonic() - began < 20  # milliseconds here; for ever, if it was waited for
+    head = setup.all(ModelWarmed)[1]
+    assert (head.kind, bool(head.problem)) == ("head", True)
+    await until(lambda: len(setup.ollama.cancelled) == 1)
+    setup.residency.on_request_end(request, setup.upstream, 0.02)
+    del setup.ollama.answers["/api/chat"]
+    assert len(setup.ollama.chats) == 2
 
 
-def test_a_request_for_the_model_that_is_being_loaded_joins_the_load() -> None:
+@in_residency
+async def test_a_request_for_the_model_that_is_being_loaded_joins_the_load(
+    setup: ResidencySetup,
+) -> None:
     """Ollama would begin anew if the first client closed its connection; no head is evaluated then."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await setup.send()
-            await asyncio.to_thread(setup.residency.release, (MAIN.name,))
-            setup.client.unload(MAIN.name)
-            setup.ollama.talking.speed = type(setup.ollama.talking.speed)(share=0.2)
-            setup.residency.warm()
-            await until(setup.loads)
-            await setup.send()
-            assert (await setup.wait_for(ModelWarmed)).problem == ""
-            assert setup.ollama.cancelled == []
-            await setup.settled()
-            assert len(setup.ollama.chats) == 2
-            assert not setup.all(ReloadSeen)
-
-    asyncio.run(story())
+    await setup.send()
+    await asyncio.to_thread(setup.residency.release, (MAIN.name,))
+    setup.client.unload(MAIN.name)
+    setup.ollama.talking.speed = type(setup.ollama.talking.speed)(share=0.2)
+    setup.residency.warm()
+    await until(setup.loads)
+    await setup.send()
+    assert (await setup.wait_for(ModelWarmed)).problem == ""
+    assert setup.ollama.cancelled == []
+    await setup.settled()
+    assert len(setup.ollama.chats) == 2
+    assert not setup.all(ReloadSeen)
 
 
-def test_a_request_that_joins_the_load_of_a_lost_model_is_no_reload() -> None:
+@in_residency
+async def test_a_request_that_joins_the_load_of_a_lost_model_is_no_reload(
+    setup: ResidencySetup,
+) -> None:
     """Its waiting was begun by us."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await setup.send()
-            setup.client.unload(MAIN.name)
-            setup.ollama.talking.speed = type(setup.ollama.talking.speed)(share=0.2)
-            setup.residency.warm()
-            await until(setup.loads)
-            request = setup.request()
-            await setup.residency.on_request_start(request, setup.upstream)
-            setup.residency.on_request_end(
-                request, setup.upstream, 0.9
-            )  # what was left of the load
-            await setup.settled()
-            assert not setup.all(ReloadSeen)
-
-    asyncio.run(story())
+    await setup.send()
+    setup.client.unload(MAIN.name)
+    setup.ollama.talking.speed = type(setup.ollama.talking.speed)(share=0.2)
+    setup.residency.warm()
+    await until(setup.loads)
+    request = setup.request()
+    await setup.residency.on_request_start(request, setup.upstream)
+    setup.residency.on_request_end(request, setup.upstream, 0.9)  # what was left of the load
+    await setup.settled()
+    assert not setup.all(ReloadSeen)
 
 
 @pytest.mark.parametrize("change", [{"model": EDITOR.name}, {"num_gpu": 3}])
-def test_a_request_for_something_else_ends_the_load(change: dict[str, Any]) -> None:
+@in_residency
+async def test_a_request_for_something_else_ends_the_load(
+    setup: ResidencySetup, change: dict[str, Any]
+) -> None:
     """Background work makes way for requests."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            setup.ollama.answers["/api/generate"] = Hang()
-            setup.residency.warm()
-            await until(setup.loads)
-            await setup.send(QUESTION, **change)
-            assert (await setup.wait_for(ModelWarmed)).problem
-            assert len(setup.ollama.cancelled) == 1
-
-    asyncio.run(story())
+    setup.ollama.answers["/api/generate"] = Hang()
+    setup.residency.warm()
+    await until(setup.loads)
+    await setup.send(QUESTION, **change)
+    assert (await setup.wait_for(ModelWarmed)).problem
+    assert len(setup.ollama.cancelled) == 1
 
 
-def test_a_request_that_is_given_up_while_it_waits_is_forgotten() -> None:
+@in_residency
+async def test_a_request_that_is_given_up_while_it_waits_is_forgotten(
+    setup: ResidencySetup,
+) -> None:
     """It neither runs nor keeps the next warming away."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            setup.ollama.answers["/api/generate"] = Hang()
-            setup.residency.warm()
-            await until(setup.loads)
-            waiting = asyncio.ensure_future(
-                setup.residency.on_request_start(setup.request(model=EDITOR.name), setup.upstream)
-            )
-            await asyncio.sleep(0)
-            waiting.cancel()
-            await asyncio.wait([waiting])
-            setup.ollama.answers.clear()
-            await until(lambda: setup.all(ModelWarmed))
-            setup.residency.warm()
-            assert (await setup.wait_for(ModelWarmed, 2)).problem == ""
-
-    asyncio.run(story())
+    setup.ollama.answers["/api/generate"] = Hang()
+    setup.residency.warm()
+    await until(setup.loads)
+    waiting = asyncio.ensure_future(
+        setup.residency.on_request_start(setup.request(model=EDITOR.name), setup.upstream)
+    )
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    setup.ollama.answers.clear()
+    await until(lambda: setup.all(ModelWarmed))
+    setup.residency.warm()
+    assert (await setup.wait_for(ModelWarmed, 2)).problem == ""
 
 
-def test_nothing_is_warmed_while_a_request_runs() -> None:
+@in_residency
+async def test_nothing_is_warmed_while_a_request_runs(setup: ResidencySetup) -> None:
     """Its model is loaded."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            request = setup.request()
-            await setup.residency.on_request_start(request, setup.upstream)
-            setup.residency.warm()
-            assert (await setup.wait_for(ModelWarmed)).problem
-            setup.residency.on_request_end(request, setup.upstream, Unavailable("cancelled"))
-            setup.residency.warm()
-            assert (await setup.wait_for(ModelWarmed, 2)).problem == ""
-
-    asyncio.run(story())
+    request = setup.request()
+    await setup.residency.on_request_start(request, setup.upstream)
+    setup.residency.warm()
+    assert (await setup.wait_for(ModelWarmed)).problem
+    setup.residency.on_request_end(request, setup.upstream, Unavailable("cancelled"))
+    setup.residency.warm()
+    assert (await setup.wait_for(ModelWarmed, 2)).problem == ""
 
 
 @pytest.mark.parametrize("kind", ["openai", "ollama"])
@@ -410,65 +356,55 @@ async def _idle(setup: Any, seconds: float) -> None:
     await setup.settled()
 
 
-def test_a_loaded_model_is_kept_between_requests() -> None:
+@in_residency
+async def test_a_loaded_model_is_kept_between_requests(setup: ResidencySetup) -> None:
     """An empty request with the same options every ten minutes; none before; none over night."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await setup.send(num_gpu=20)
-            await setup.poll()
-            await _idle(setup, RENEW_SECONDS - 10)
-            assert setup.loads() == []
-            await _idle(setup, 11)
-            await until(setup.loads)
-            expected = {"num_gpu": 20, "num_ctx": WINDOW_TOKENS}
-            assert setup.loads()[0]["options"] == expected
-            assert setup.loads()[0]["keep_alive"] == "30m"
-            await _idle(setup, RENEW_SECONDS)
-            await until(lambda: len(setup.loads()) == 2)
-            await _idle(setup, AWAY_SECONDS)
-            assert len(setup.loads()) == 2
-
-    asyncio.run(story())
+    await setup.send(num_gpu=20)
+    await setup.poll()
+    await _idle(setup, RENEW_SECONDS - 10)
+    assert setup.loads() == []
+    await _idle(setup, 11)
+    await until(setup.loads)
+    expected = {"num_gpu": 20, "num_ctx": WINDOW_TOKENS}
+    assert setup.loads()[0]["options"] == expected
+    assert setup.loads()[0]["keep_alive"] == "30m"
+    await _idle(setup, RENEW_SECONDS)
+    await until(lambda: len(setup.loads()) == 2)
+    await _idle(setup, AWAY_SECONDS)
+    assert len(setup.loads()) == 2
 
 
-def test_nothing_is_renewed_while_a_request_runs() -> None:
+@in_residency
+async def test_nothing_is_renewed_while_a_request_runs(setup: ResidencySetup) -> None:
     """It renews the stay itself, and is not delayed."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await setup.send()
-            await setup.poll()
-            request = setup.request()
-            await setup.residency.on_request_start(request, setup.upstream)
-            await _idle(setup, RENEW_SECONDS + 1)
-            assert setup.loads() == []
-            setup.residency.on_request_end(request, setup.upstream, Unavailable("cancelled"))
-            await _idle(setup, 1)
-            await until(setup.loads)
-
-    asyncio.run(story())
+    await setup.send()
+    await setup.poll()
+    request = setup.request()
+    await setup.residency.on_request_start(request, setup.upstream)
+    await _idle(setup, RENEW_SECONDS + 1)
+    assert setup.loads() == []
+    setup.residency.on_request_end(request, setup.upstream, Unavailable("cancelled"))
+    await _idle(setup, 1)
+    await until(setup.loads)
 
 
-def test_how_a_model_is_listed_is_learned_from_lists_after_its_load() -> None:
+@in_residency
+async def test_how_a_model_is_listed_is_learned_from_lists_after_its_load(
+    setup: ResidencySetup,
+) -> None:
     """An older list may have the window of before, and a new pin has a window of its own."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await setup.send()
-            older = LoadedModel(MAIN.name, "", 1, 1, 32768)
-            setup.residency.observe(ModelsRead(ModelsReading((older,), taken_at=0.0)))
-            await setup.poll()
-            await _idle(setup, RENEW_SECONDS + 1)
-            assert len(setup.loads()) == 1
-            setup.settings = replace(setup.settings, window_tokens=4096)
-            setup.residency.serve(setup.settings)
-            await setup.send()
-            await setup.poll()
-            await _idle(setup, RENEW_SECONDS + 1)
-            assert len(setup.loads()) == 2
-
-    asyncio.run(story())
+    await setup.send()
+    older = LoadedModel(MAIN.name, "", 1, 1, 32768)
+    setup.residency.observe(ModelsRead(ModelsReading((older,), taken_at=0.0)))
+    await setup.poll()
+    await _idle(setup, RENEW_SECONDS + 1)
+    assert len(setup.loads()) == 1
+    setup.settings = replace(setup.settings, window_tokens=4096)
+    setup.residency.serve(setup.settings)
+    await setup.send()
+    await setup.poll()
+    await _idle(setup, RENEW_SECONDS + 1)
+    assert len(setup.loads()) == 2
 
 
 @pytest.mark.parametrize("why", ["gone", "another window", "unloaded by us", "user's own"])
@@ -493,19 +429,15 @@ def test_only_what_is_still_ours_is_kept(why: str) -> None:
     asyncio.run(story())
 
 
-def test_unloading_ends_what_is_loaded_ahead() -> None:
+@in_residency
+async def test_unloading_ends_what_is_loaded_ahead(setup: ResidencySetup) -> None:
     """From the thread that unloads; afterwards nothing is under way."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            setup.ollama.answers["/api/generate"] = Hang()
-            setup.residency.warm()
-            await until(setup.loads)
-            await asyncio.to_thread(setup.residency.release, (MAIN.name,))
-            assert setup.all(ModelWarmed)[0].problem
-            await until(lambda: len(setup.ollama.cancelled) == 1)
-
-    asyncio.run(story())
+    setup.ollama.answers["/api/generate"] = Hang()
+    setup.residency.warm()
+    await until(setup.loads)
+    await asyncio.to_thread(setup.residency.release, (MAIN.name,))
+    assert setup.all(ModelWarmed)[0].problem
+    await until(lambda: len(setup.ollama.cancelled) == 1)
 
 
 def test_the_user_s_own_keep_alive_is_left_alone() -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from door.residency_setup import EDITOR, MAIN, OTHER, ResidencySetup, residency_setup
+from door.residency_setup import EDITOR, MAIN, OTHER, ResidencySetup, in_residency, residency_setup
 from fakes.ollama_server import FakeModel, FakeOllama
 
 from aider_guard.core.chat.events import ModelWarmed, ReloadSeen
@@ -134,75 +134,58 @@ def test_a_quick_first_load_is_noted_as_well() -> None:
     asyncio.run(story())
 
 
-def test_the_sessions_own_change_is_named_as_such() -> None:
+@in_residency
+async def test_the_sessions_own_change_is_named_as_such(setup: ResidencySetup) -> None:
     """A change of the session's own settings is not blamed on another program."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await setup.send()
-            await setup.send(num_gpu=7)
-            seen = await setup.wait_for(ReloadSeen)
-            assert (
-                seen.cause
-                == "this session asked for it with another num_gpu than before (none, now 7)"
-            )
-
-    asyncio.run(story())
+    await setup.send()
+    await setup.send(num_gpu=7)
+    seen = await setup.wait_for(ReloadSeen)
+    assert seen.cause == "this session asked for it with another num_gpu than before (none, now 7)"
 
 
-def test_first_loads_and_those_after_our_own_unload_are_none() -> None:
+@in_residency
+async def test_first_loads_and_those_after_our_own_unload_are_none(setup: ResidencySetup) -> None:
     """Two requests that wait for one first load, and one after the session itself unloaded it."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await asyncio.gather(setup.send(), setup.send())
-            await asyncio.to_thread(setup.residency.release, (MAIN.name,))
-            setup.client.unload(MAIN.name)
-            assert await setup.send() == 1.5
-            await asyncio.to_thread(setup.residency.release, (MAIN.name,))
-            setup.client.unload(MAIN.name)
-            setup.residency.warm()
-            await setup.wait_for(ModelWarmed)
-            await setup.send()
-            await setup.settled()
-            assert not setup.all(ReloadSeen)
-
-    asyncio.run(story())
+    await asyncio.gather(setup.send(), setup.send())
+    await asyncio.to_thread(setup.residency.release, (MAIN.name,))
+    setup.client.unload(MAIN.name)
+    assert await setup.send() == 1.5
+    await asyncio.to_thread(setup.residency.release, (MAIN.name,))
+    setup.client.unload(MAIN.name)
+    setup.residency.warm()
+    await setup.wait_for(ModelWarmed)
+    await setup.send()
+    await setup.settled()
+    assert not setup.all(ReloadSeen)
 
 
-def test_a_request_that_waited_for_another_s_load_is_none() -> None:
+@in_residency
+async def test_a_request_that_waited_for_another_s_load_is_none(setup: ResidencySetup) -> None:
     """Ollama counts it as load time; but no process was started for it."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            setup.processes.append(OllamaProcesses(10, frozenset({10, 20})))
-            await setup.send()
-            await setup.settled()
-            request = setup.request()
-            await setup.residency.on_request_start(request, setup.upstream)
-            setup.residency.on_request_end(request, setup.upstream, 3.0)
-            await setup.settled()
-            assert not setup.all(ReloadSeen)
-
-    asyncio.run(story())
+    setup.processes.append(OllamaProcesses(10, frozenset({10, 20})))
+    await setup.send()
+    await setup.settled()
+    request = setup.request()
+    await setup.residency.on_request_start(request, setup.upstream)
+    setup.residency.on_request_end(request, setup.upstream, 3.0)
+    await setup.settled()
+    assert not setup.all(ReloadSeen)
 
 
-def test_a_request_that_ends_after_its_model_was_released_keeps_nothing() -> None:
+@in_residency
+async def test_a_request_that_ends_after_its_model_was_released_keeps_nothing(
+    setup: ResidencySetup,
+) -> None:
     """The next load is no reload: the session itself had it unloaded meanwhile."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            await setup.send()
-            request = setup.request()
-            await setup.residency.on_request_start(request, setup.upstream)
-            await asyncio.to_thread(setup.residency.release, (MAIN.name,))
-            setup.residency.on_request_end(request, setup.upstream, 0.02)
-            setup.client.unload(MAIN.name)
-            assert await setup.send() == 1.5
-            await setup.settled()
-            assert not setup.all(ReloadSeen)
-
-    asyncio.run(story())
+    await setup.send()
+    request = setup.request()
+    await setup.residency.on_request_start(request, setup.upstream)
+    await asyncio.to_thread(setup.residency.release, (MAIN.name,))
+    setup.residency.on_request_end(request, setup.upstream, 0.02)
+    setup.client.unload(MAIN.name)
+    assert await setup.send() == 1.5
+    await setup.settled()
+    assert not setup.all(ReloadSeen)
 
 
 def test_lists_are_kept_as_long_as_they_differ() -> None:
@@ -225,15 +208,11 @@ def test_this_machine_s_processes_are_found(tmp_path: Path) -> None:
         assert processes(ollama.url, find).server_pid == os.getpid()
 
 
-def test_other_events_are_ignored() -> None:
+@in_residency
+async def test_other_events_are_ignored(setup: ResidencySetup) -> None:
     """The sidecar passes on every event."""
-
-    async def story() -> None:
-        async with residency_setup() as setup:
-            before = setup.residency.version
-            setup.residency.observe("something else")
-            setup.residency.observe(ModelsRead(ModelsReading((), 0.0)))
-            await asyncio.sleep(0)
-            assert setup.residency.version == before == "0.15.5"
-
-    asyncio.run(story())
+    before = setup.residency.version
+    setup.residency.observe("something else")
+    setup.residency.observe(ModelsRead(ModelsReading((), 0.0)))
+    await asyncio.sleep(0)
+    assert setup.residency.version == before == "0.15.5"
