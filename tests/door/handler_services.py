@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.chat.aider_prompts import OLLAMA, settings
 
+from aider_guard.core.chat.events import RequestFinished
 from aider_guard.core.chat.replies import Timestamp
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.size import Sizes
@@ -17,11 +18,12 @@ from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
 from aider_guard.door.chat_handler import ChatExchange, ChatHandler
-from aider_guard.door.interfaces import IncomingRequest, Reply, Services
+from aider_guard.door.interfaces import Forward, IncomingRequest, Reply, Services
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
 
+Kind = TypeVar("Kind")
 Result = TypeVar("Result")
 AT = Timestamp("2026-01-02T03:04:05Z", 1767323045)
 
@@ -205,6 +207,25 @@ class HandlerSetup:
         return self.handler.open_exchange(
             IncomingRequest(self._number, upstream, path, body, self.now)
         )
+
+    def answer(self, content: bytes, answer: bytes) -> tuple[Forward, RequestFinished]:
+        """See a request through that is answered with these bytes; return what is sent, and its last event."""
+
+        async def story() -> Forward:
+            exchange = self.exchange(content)
+            decision = await exchange.begin()
+            assert isinstance(decision, Forward)
+            exchange.on_chunk(answer)
+            await exchange.end("answered")
+            return decision
+
+        return run(story()), self.last(RequestFinished)
+
+    def last(self, kind: type[Kind]) -> Kind:
+        """Return the last event, which is of this kind."""
+        event = self.events[-1]
+        assert isinstance(event, kind)
+        return event
 
     def event_names(self) -> list[str]:
         """Return the names of the events' classes, in their order."""

@@ -103,18 +103,11 @@ def test_what_was_seen_whole_is_learned_from() -> None:
     """And nothing else is: a cut prompt's number is not the prompt's."""
     setup = HandlerSetup()
 
-    async def story(content: bytes) -> None:
-        exchange = setup.exchange(content)
-        await exchange.begin()
-        exchange.on_chunk(piece("x") + LAST)
-        await exchange.end("answered")
-
-    run(story(BODY))
-    (finished,) = [event for event in setup.events if isinstance(event, RequestFinished)]
+    _, finished = setup.answer(BODY, piece("x") + LAST)
     assert finished.verdict.outcome == "whole"
     assert setup.counter.learned == [(Count(len(prompts.DIFF) + 6, exact=True), 500)]
     setup.residency.version = "0.30.0"  # its number leaves out what was cached
-    run(story(BODY))
+    setup.answer(BODY, piece("x") + LAST)
     assert len(setup.counter.learned) == 1
 
 
@@ -125,13 +118,12 @@ def test_the_end_of_a_stream_without_a_newline_is_passed_on() -> None:
     async def story() -> bytes:
         exchange = setup.exchange(body("openai_chat", CHAT), "/v1/chat/completions")
         await exchange.begin()
-        on_chunk = exchange.on_chunk(
+        start = exchange.on_chunk(
             b'data: {"choices": [{"delta": {"content": "x"}}]}\n\ndata: [DONE]'
         )
-        assert isinstance(on_chunk, bytes)
-        on_chunk += exchange.remainder()
+        assert isinstance(start, bytes)
         await exchange.end("answered")
-        return on_chunk
+        return start + exchange.remainder()
 
     assert run(story()).endswith(b"\n\ndata: [DONE]")
     assert setup.exchange(b"no request").remainder() == b""
@@ -143,20 +135,8 @@ def test_an_answer_beyond_the_window_is_no_loss_where_mlx_runs_the_model(*, mlx:
     setup = HandlerSetup()
     setup.installed.mlx = ("qwen3:8b",) if mlx else ()
 
-    async def story() -> None:
-        exchange = setup.exchange(BODY)
-        await exchange.begin()
-        more: dict[str, Any] = {
-            "done": True,
-            "done_reason": "stop",
-            "prompt_eval_count": 500,
-            "eval_count": 9000,
-        }
-        exchange.on_chunk(piece("x") + piece(**more))
-        await exchange.end("answered")
-
-    run(story())
-    (finished,) = [event for event in setup.events if isinstance(event, RequestFinished)]
+    last = piece(done=True, done_reason="stop", prompt_eval_count=500, eval_count=9000)
+    _, finished = setup.answer(BODY, piece("x") + last)
     assert finished.verdict.outcome == ("whole" if mlx else "cut")
 
 
@@ -167,8 +147,8 @@ def test_a_prompt_that_does_not_fit_is_not_sent() -> None:
     said = text_of(reply)
     assert said.startswith("aider-guard: not sent: exactly ")
     assert "  \n`/drop big.py`   (frees " in said
-    (refused,) = setup.events
-    assert isinstance(refused, RequestRefused)
+    assert len(setup.events) == 1
+    refused = setup.last(RequestRefused)
     assert (refused.reason, refused.window_tokens) == ("overflow", 8192)
     plain = said.removeprefix("aider-guard: ").replace("  \n", "\n").replace("`", "")
     assert "\n".join(refused.said) == plain
@@ -206,8 +186,8 @@ def test_a_window_is_never_more_than_the_model_was_trained_for(
     assert isinstance(decision, Forward) is forwarded
     if not forwarded:
         assert "too large for the window of 4,096 " in text_of(decision)
-        (refused,) = setup.events
-        assert isinstance(refused, RequestRefused)
+        assert len(setup.events) == 1
+        refused = setup.last(RequestRefused)
         assert refused.window_tokens == 4096
 
 
@@ -217,14 +197,8 @@ def test_a_loss_in_a_smaller_window_is_judged_by_that_window() -> None:
     setup.residency.version, setup.model_info.contexts = "0.9.3", {"qwen3:8b": 8192}
     setup.counter.result = Count(9000, exact=False, error_percent=20)
 
-    async def story() -> None:
-        exchange = setup.exchange(BIG)
-        await exchange.begin()
-        exchange.on_chunk(piece("x", done=True, done_reason="stop", prompt_eval_count=7000))
-        await exchange.end("answered")
-
-    run(story())
-    (finished,) = [event for event in setup.events if isinstance(event, RequestFinished)]
+    last = piece("x", done=True, done_reason="stop", prompt_eval_count=7000)
+    _, finished = setup.answer(BIG, last)
     assert (finished.window_tokens, finished.verdict.outcome) == (8192, "cut")
 
 
@@ -273,18 +247,11 @@ def test_a_shorter_message_fits_although_the_refused_one_stays_in_aiders_chat(
     """It goes with the next message where it fits; else the oldest of them are left out until the rest does."""
     setup = HandlerSetup()
 
-    async def story() -> Any:
-        exchange = setup.exchange(body("chat", after_refusals(*sizes)))
-        decision = await exchange.begin()
-        exchange.on_chunk(LAST)
-        await exchange.end("answered")
-        return sent_body(decision)
-
-    found = run(story())
+    decision, finished = setup.answer(body("chat", after_refusals(*sizes)), LAST)
+    sent = sent_body(decision)
     kept = [message("user", "x" * size) for size in sizes[left_out:]]
-    assert found["messages"] == [CHAT[0], *kept, message("user", "go on")]
-    assert found["options"]["num_ctx"] == 8192
-    (finished,) = [event for event in setup.events if isinstance(event, RequestFinished)]
+    assert sent["messages"] == [CHAT[0], *kept, message("user", "go on")]
+    assert sent["options"]["num_ctx"] == 8192
     size = len(prompts.DIFF) + sum(sizes[left_out:]) + len("go on")
     assert (finished.left_out, finished.counted_tokens) == (left_out, size)
 
@@ -317,8 +284,8 @@ def test_a_commit_message_that_cannot_be_asked_for_is_given_up() -> None:
     reply = run(setup.exchange(big).begin())
     assert isinstance(reply, Reply)
     assert json.loads(reply.content)["message"]["content"] == ""
-    (refused,) = setup.events
-    assert isinstance(refused, RequestRefused)
+    assert len(setup.events) == 1
+    refused = setup.last(RequestRefused)
     assert (refused.purpose, refused.role) == ("commit", "weak")
 
 
@@ -518,8 +485,7 @@ def test_a_servers_error_is_answered_at_once(
     assert isinstance(reply, Reply)
     assert reply.status == 200
     assert words in text_of(reply)
-    refused = setup.events[-1]
-    assert isinstance(refused, RequestRefused)
+    refused = setup.last(RequestRefused)
     assert refused.reason == reason
 
 
@@ -556,8 +522,7 @@ def test_a_wrong_answer_becomes_words_while_nothing_was_passed(first: bytes, rea
         return exchange.on_chunk(first)
 
     assert text_of(run(story())).startswith("aider-guard: ")
-    refused = setup.events[-1]
-    assert isinstance(refused, RequestRefused)
+    refused = setup.last(RequestRefused)
     assert refused.reason == reason
 
 
@@ -656,8 +621,7 @@ def test_a_request_that_aider_gives_up_is_reported_as_cancelled() -> None:
 
     run(story())
     assert setup.event_names() == ["RequestStarted", "RequestFinished"]
-    finished = setup.events[-1]
-    assert isinstance(finished, RequestFinished)
+    finished = setup.last(RequestFinished)
     assert finished.outcome == "cancelled"
     assert setup.counter.cancelled == 1
 
@@ -683,8 +647,7 @@ def test_another_local_servers_window_is_the_one_read_at_the_start() -> None:
         await exchange.end("answered")
 
     run(story())
-    finished = setup.events[-1]
-    assert isinstance(finished, RequestFinished)
+    finished = setup.last(RequestFinished)
     assert (finished.window_tokens, finished.prompt_tokens, finished.answer_tokens) == (4096, 40, 2)
     assert (finished.outcome, finished.done_reason) == ("answered", "stop")
 
@@ -785,8 +748,8 @@ def test_a_refusal_says_what_to_do(path: str, content: bytes, words: str) -> Non
     said = said["message"] if path.startswith("/v1/") else said
     assert said.startswith("aider-guard: ")
     assert words in said
-    (refused,) = setup.events
-    assert isinstance(refused, RequestRefused)
+    assert len(setup.events) == 1
+    refused = setup.last(RequestRefused)
     assert (refused.number, refused.reason) == (0, "forbidden")
     assert refused.model.isprintable()
 
