@@ -17,7 +17,9 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
 
 Outcome = Literal["answered", "cancelled", "broken", "replied"]
-"""How a request ended: with the upstream's answer, because Aider went, with a cut connection, or by a ``Reply``."""
+"""How a request ended: with the upstream's answer, because Aider closed its connection, with a cut connection, or by
+a ``Reply``.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Reads Ollama's log beside the traffic, where it can be read: it tells of what Ollama cut from a prompt."""
+"""Reads Ollama's log beside the traffic, where it can be read: it shows when Ollama cut a prompt."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class OllamaTags:
     sleep: Callable[[float], None] = time.sleep
     installed: Installed = field(default=NOT_READ, init=False)
     _hosts: dict[str, str] = field(default_factory=dict, init=False)
-    """Hosts of models that are not listed, as the server told them, until the next list."""
+    """Hosts of models that are not listed, as the server gave them, until the next list."""
     _reading: bool = field(default=False, init=False)
 
     def start(self) -> None:
@@ -54,7 +54,7 @@ class OllamaTags:
         return True
 
     async def host_of(self, model: str) -> str | Unavailable | None:
-        """Return the host of a model: as it is listed, else as it was told before, else as the server says now."""
+        """Return the host of a model: as it is listed, else as it was last given, else as the server says now."""
         listed = find_installed(model, self.installed)
         if listed is not None:
             return listed.remote_host
@@ -141,7 +141,7 @@ class OllamaModelInfo:
         self._version_asked_at = float("-inf")
         self._trained: dict[str, int | Unavailable] = {}
         self.version: str | Unavailable = _NOT_ASKED
-        """The version of this Ollama, as it was last told."""
+        """The version of this Ollama, as last read."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def serve(self, settings: DoorSettings) -> None:
@@ -165,7 +165,7 @@ class OllamaModelInfo:
             await asyncio.wait(tasks, timeout=self._learn_seconds)
 
     def trained(self, model: str) -> int | Unavailable:
-        """Return the longest context that a model was trained for, as it was last told, in tokens."""
+        """Return the longest context that a model was trained for, as last read, in tokens."""
         return self._trained.get(canonical_name(model), _NOT_ASKED)
 
     def _start(self, key: str, ask: Callable[[], None]) -> asyncio.Task[None]:

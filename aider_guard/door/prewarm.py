@@ -89,7 +89,7 @@ async def _post(
 
 
 PIECE_SECONDS: Final = 0.5
-"""How long a piece shall take: Ollama finishes one that it has begun, also when its client went away."""
+"""How long a piece shall take: Ollama finishes one that it has begun, even if its client closes the connection."""
 FIRST_CHARACTERS: Final = 128
 """The smallest piece, about 40 tokens: each costs some ten more, of the template and of the answer."""
 NOT_KEPT: Final = "Ollama does not keep what it has evaluated of this model's prompts"
@@ -259,7 +259,7 @@ def decide_load(
     listed = find_listed(reading, model)
     if listed is None:
         return LoadDecision()
-    own = next((one for one in loaded if same_model(one.name, model)), None)
+    own = next((entry for entry in loaded if same_model(entry.name, model)), None)
     if own is not None:
         differs = own.entry is not None and own.entry.differs(listed)
     else:  # before 0.10 Ollama does not tell the window: another program's model is left alone
@@ -306,7 +306,7 @@ class Prewarmer:
         """Have Ollama keep these models for as long again."""
         async with self.requests.connection() as post:
             for model in models:
-                # Whether it succeeds or not: of a server that is down the next request tells.
+                # Whether it succeeds or not: a server that is down is noticed by the next request.
                 model.renewed_at = self.clock()
                 stay = keep_alive(model, settings)
                 await post("/api/generate", loading(model.name, model.options, settings, stay))

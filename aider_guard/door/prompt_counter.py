@@ -58,7 +58,7 @@ class _Job:
 class CounterProcess:
     """Counts prompts in a process of its own (``interfaces.PromptCounter``).
 
-    ``vocabularies`` is the folder for the vocabularies that Ollama tells, "" for none.
+    ``vocabularies`` is the folder that keeps vocabularies, "" for none.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class CounterProcess:
             self._put(MeasuredPrompt(numbers[-1], prompt_tokens))
 
     def close(self) -> None:
-        """End the process and the thread, whatever they wait for."""
+        """End the process and the thread, also in the middle of a count."""
         self._jobs.put(_Job(_END, next(self._numbers)))
         while self._thread.is_alive():
             self._process.kill()

@@ -166,8 +166,8 @@ _REDONE: Final = frozenset({b"content-encoding", b"content-length"})
 def to_upstream(headers: Iterable[tuple[bytes, bytes]], base: str) -> RawHeaders:
     """Return the headers of a request as the upstream gets them, but for its host and the length of its body.
 
-    An answer is asked for as it is, not compressed. A user and password in the upstream's address win over whatever
-    the request brings, as they do in httpx.
+    An answer is asked for as it is, not compressed. A user and password in the upstream's address replace those of
+    the request, as they do in httpx.
     """
     kept = [(name, value) for name, value in end_to_end(headers) if name not in _OURS]
     kept.append((b"Accept-Encoding", b"identity"))

@@ -11,20 +11,19 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from types import TracebackType
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.core.events import SidecarLost
 from aider_guard.core.requests import Request, ServeDoor
 from aider_guard.core.wire import WireError, decode, encode
+from aider_guard.errors import LaunchError
 from aider_guard.line_process import LinePipes
 from aider_guard.loop import READ, WRITE, Loop
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from typing_extensions import Self
 
@@ -74,7 +73,7 @@ class SidecarProcess(LinePipes):
         """
         super().__init__(command, environment, stderr=stderr, pass_fds=pass_fds, own_session=True)
         self.lost = False
-        """Whether ``SidecarLost`` was said: nothing comes any more, unregister the descriptor."""
+        """Whether ``SidecarLost`` was returned: nothing comes any more, unregister the descriptor."""
 
     def fileno(self) -> int:
         """The descriptor to wait on for ``read``."""
@@ -162,9 +161,6 @@ class SidecarProcess(LinePipes):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-# The sidecar in the guard's loop: started again when asked, its lines turned into events.
 
 
 def _event(line: bytes) -> Event:

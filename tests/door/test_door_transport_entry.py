@@ -222,7 +222,7 @@ def test_a_handler_gets_the_whole_request() -> None:
     with Scripted(_echo_head) as upstream, door_to(handler, upstream.base) as door:
         for number in (1, 2):
             url = f"{door.base}/api/chat?n={number}"
-            httpx.post(url, content=b"body", trust_env=False)
+            httpx.post(url, content=b"body", trust_env=False, verify=False)
     first, second = handler.received
     assert (first.number, second.number) == (1, 2)
     assert (first.path, first.body) == ("/api/chat", b"body")
