@@ -1,8 +1,7 @@
-"""The asking end of a line process: what can hang or needs much memory for a moment runs in one.
+"""Child processes that speak in lines: what can hang, or needs much memory for a moment, runs in one.
 
-That is the NVIDIA driver and the tokeniser. Nobody waits for such a process: it is asked, and given
-up when it stays silent. It ends itself when its stdin closes (lines.py), even in the middle of an
-answer.
+That is the NVIDIA driver, the tokenisers and the sidecar. Their users never wait for them without a bound: a child that
+does not answer is killed. A child ends itself when its stdin closes, even in the middle of an answer.
 """
 
 from __future__ import annotations
@@ -20,18 +19,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import LineSplitter, WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-# The answering end of a line process: lines in, lines out, and an end that waits for nothing.
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 CHUNK_BYTES: Final = 65536
 
+# The child's end.
+
 
 def claim_stdout() -> int:
-    """A private descriptor for the lines; whatever else is printed from now on goes to stderr."""
+    """Return a private descriptor for the lines; all other output goes to stderr from now on."""
     sys.stdout.flush()
     lines_fd = os.dup(1)
     os.dup2(2, 1)
@@ -39,14 +39,14 @@ def claim_stdout() -> int:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of ``data`` to a blocking descriptor. Raises ``OSError`` when nobody reads."""
+    """Write all of ``data`` to a blocking descriptor. Raises ``OSError`` when its reader is gone."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
 def read_lines(fd: int) -> Iterator[bytes]:
-    """The lines of a blocking descriptor, until its end. Raises ``WireError`` if one is endless."""
+    """Yield the lines of a blocking descriptor, until its end. Raises ``WireError`` if one is endless."""
     splitter = LineSplitter()
     while chunk := os.read(fd, CHUNK_BYTES):
         yield from splitter.feed(chunk)
@@ -65,7 +65,7 @@ def start_thread(name: str, run: Callable[[], None]) -> None:
         try:
             run()
         except BrokenPipeError:
-            end_process(0)  # whom we work for is gone
+            end_process(0)  # the parent is gone
         except BaseException:  # noqa: BLE001  # half a sidecar would look like a silent Ollama
             traceback.print_exc()
             end_process(70)
@@ -74,7 +74,7 @@ def start_thread(name: str, run: Callable[[], None]) -> None:
 
 
 def serve_lines(answer: Callable[[bytes], bytes]) -> NoReturn:
-    """The asked end: answer each line of stdin with a line, and end at once when stdin closes."""
+    """Answer each line of stdin with a line, and end at once when stdin closes."""
     lines_fd = claim_stdout()
     questions: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
@@ -91,89 +91,172 @@ def serve_lines(answer: Callable[[bytes], bytes]) -> NoReturn:
     end_process(0)
 
 
+# The parent's end.
+
 # `python -m` looks for modules in the working directory first, and the user's may hold a json.py.
-PACKAGE_PARENT: Final = Path(__file__).resolve().parents[2]
+PACKAGE_PARENT: Final = Path(__file__).resolve().parents[1]
 
 _given_up: list[subprocess.Popen[bytes]] = []
 
 
-class LineProcess:
-    """A process that runs one of our modules and answers in lines. Every call ends in bounded time."""
+class LinePipes:
+    """A child with pipes for lines in both directions. No call here blocks.
+
+    Lines that the pipe does not take at once are kept in ``pending``, and sent by later calls of ``flush``.
+    """
 
     def __init__(
-        self, module: str, *arguments: str, environment: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        stderr: int | None = None,
+        pass_fds: Sequence[int] = (),
+        own_session: bool = False,
     ) -> None:
         reap()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            command,
             cwd=PACKAGE_PARENT,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=stderr,
+            pass_fds=pass_fds,
+            start_new_session=own_session,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin, self._process.stdout
         os.set_blocking(self._to.fileno(), False)
         os.set_blocking(self._from.fileno(), False)
-        self._pending = bytearray()
-        self._lines: list[bytes] = []
         self._splitter = LineSplitter()
-        self.ended = False
-        """Whether the process closed its end, or was closed: no answer comes any more."""
+        self.pending = bytearray()
 
     @property
     def pid(self) -> int:
-        """The process's id."""
+        """The child's process id."""
         return self._process.pid
+
+    def flush(self) -> None:
+        """Write what the pipe takes now."""
+        try:
+            while self.pending:
+                del self.pending[: os.write(self._to.fileno(), self.pending)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.pending.clear()  # the child is gone, which the end of its output reports
+
+    def read_lines(self) -> list[bytes] | None:
+        """Return the lines of the next chunk; None at the end of the output.
+
+        Raises ``BlockingIOError`` when nothing has come, and ``WireError`` for an endless line.
+        """
+        chunk = os.read(self._from.fileno(), CHUNK_BYTES)
+        return list(self._splitter.feed(chunk)) if chunk else None
+
+    def close_pipes(self) -> None:
+        """Close both pipes: a child that works ends then by itself."""
+        with suppress(OSError):  # it ended with a line unread
+            self._to.close()
+        self._from.close()
+
+    def give_up(self) -> None:
+        """Remember the child as one that may not have ended yet, to be collected by a later ``reap``."""
+        _given_up.append(self._process)
+
+
+class LineProcess(LinePipes):
+    """A child that runs one of our modules and answers in lines. Every call ends in bounded time."""
+
+    def __init__(
+        self, module: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__([sys.executable, "-m", module, *arguments], environment)
+        self._lines: list[bytes] = []
+        self.ended = False
+        """Whether the child closed its output, or was closed: no answer comes any more."""
 
     def ask(self, line: bytes) -> None:
         """Queue a question (with its newline); it is sent while an answer is waited for."""
-        self._pending += line
+        self.pending += line
 
     def answer(self, timeout_seconds: float) -> bytes | None:
-        """The next answer; None when none came in time or the process ``ended``."""
+        """Return the next answer; None when none came in time or the child ``ended``."""
         deadline = time.monotonic() + timeout_seconds
         while not self._lines and not self.ended:
             left = deadline - time.monotonic()
-            readers, writers = [self._from], [self._to] if self._pending else []
+            readers, writers = [self._from], [self._to] if self.pending else []
             readable, writable, _ = select.select(readers, writers, [], max(0.0, left))
             if writable:
-                self._send()
+                self.flush()
             if readable:
                 self._receive()
             if left <= 0:
                 break
         return self._lines.pop(0) if self._lines else None
 
-    def _send(self) -> None:
-        try:
-            del self._pending[: os.write(self._to.fileno(), self._pending)]
-        except BlockingIOError:
-            return
-        except OSError:
-            self._pending.clear()  # it is gone: reading tells
-
     def _receive(self) -> None:
         try:
-            chunk = os.read(self._from.fileno(), CHUNK_BYTES)
-            self._lines += self._splitter.feed(chunk)
+            lines = self.read_lines()
         except BlockingIOError:
             return
         except (OSError, WireError):
-            self.ended = True
-            return
-        self.ended = not chunk
+            lines = None
+        self._lines += lines or []
+        self.ended = lines is None
 
     def close(self) -> None:
-        """Kill the process and give it up. Never waits: one stuck in the kernel does not die."""
+        """Kill the child and give it up. Never waits: one stuck in the kernel does not die."""
         self.ended = True
-        self._from.close()
-        with suppress(OSError):  # it ended with a question unread
-            self._to.close()
+        self.close_pipes()
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGKILL)
-            _given_up.append(self._process)
+            self.give_up()
+
+
+class OnDemandProcess:
+    """A line process that is started when it is asked, and killed when it gives no answer.
+
+    ``name`` and ``work`` are words for the reasons: "the counter", "counting". One thread asks.
+    """
+
+    def __init__(self, start: Callable[[], LineProcess], name: str, work: str) -> None:
+        self._start = start
+        self._name, self._work = name, work
+        self._process: LineProcess | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process was started, and not closed since."""
+        return self._process is not None
+
+    def ask(self, line: bytes, timeout_seconds: float) -> bytes | Unavailable:
+        """Return the answer to a line; Unavailable when the process takes too long, dies or cannot start."""
+        try:
+            process = self._process = self._process or self._start()
+        except OSError as error:
+            return Unavailable(f"no process can be started ({error.strerror})")
+        process.ask(line)
+        answer = process.answer(timeout_seconds)
+        if answer is not None:
+            return answer
+        reason = f"{self._name} died" if process.ended else f"{self._work} took too long"
+        self.close()
+        return Unavailable(reason)
+
+    def close(self) -> None:
+        """Kill the process, without waiting for it."""
+        if self._process is not None:
+            self._process.close()
+        self._process = None
+
+    def kill(self) -> None:
+        """Kill the process from another thread: the one that asks gets no answer."""
+        if (process := self._process) is not None:
+            with suppress(OSError):
+                os.kill(process.pid, signal.SIGKILL)
 
 
 def reap() -> None:

@@ -20,7 +20,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.counting.counter import ModelCounter
 from aider_guard.counting.files import load_counter
 from aider_guard.counting.learned import Learned
-from aider_guard.counting.prompt import PromptFormat, card_of
+from aider_guard.counting.prompt import PromptFormat, read_format
 from aider_guard.counting.vocabulary import Vocabulary, vocabulary_of
 from aider_guard.counting.vocabulary_files import show, vocabulary_facts
 from aider_guard.demo.layout import Rig
@@ -41,10 +41,10 @@ def print_counting(rig: Rig) -> None:
         tempfile.TemporaryDirectory() as folder,
         private_ollama(rig.ollama, rig.models, folder=Path(folder)) as server,
     ):
-        card, vocabulary = described(server.url)
+        prompt_format, vocabulary = described(server.url)
         encoding = load_counter(tokenizers)
         assert not isinstance(encoding, Unavailable)
-        true = ModelCounter(card, vocabulary, None, Learned())
+        true = ModelCounter(prompt_format, vocabulary, None, Learned())
         print(
             ROW.format(
                 "estimates: cl100k, learning",
@@ -57,7 +57,7 @@ def print_counting(rig: Rig) -> None:
             ("200 short texts", [*single()]),
             ("prompts of sessions", [*sessions()]),
         ):
-            guessing = ModelCounter(card, None, encoding, Learned())
+            guessing = ModelCounter(prompt_format, None, encoding, Learned())
             print_errors(name, errors(prompts, true, guessing)[LEARNING:])
             bare = [
                 off(encoding(whole(prompt)), true.weigh(prompt).count.tokens) for prompt in prompts
@@ -74,7 +74,7 @@ def described(base: str) -> tuple[PromptFormat, Vocabulary]:
     assert not isinstance(facts, Unavailable)
     vocabulary = vocabulary_of(facts)
     assert isinstance(vocabulary, Vocabulary)
-    return card_of(MODEL, shown), vocabulary
+    return read_format(MODEL, shown), vocabulary
 
 
 def chat(contents: Sequence[str]) -> ChatRequest:
@@ -117,9 +117,9 @@ def errors(
     """How far each estimate was off before its answer taught."""
     found = []
     for prompt in prompts:
-        weighed, truth = guessing.weigh(prompt), true.weigh(prompt).count.tokens
-        found.append(off(weighed.count.tokens, truth))
-        guessing.learn(weighed, truth)
+        weighted, truth = guessing.weigh(prompt), true.weigh(prompt).count.tokens
+        found.append(off(weighted.count.tokens, truth))
+        guessing.learn(weighted, truth)
     return found
 
 
@@ -129,23 +129,23 @@ async def costs(base: str, tokenizers: str, folder: str) -> tuple[int, list[floa
     settings = DoorSettings(
         "t", (upstream,), (DoorRole("main", MODEL),), 4096, tokenizers=tokenizers
     )
-    counts = CounterProcess(vocabularies=folder, wait_seconds=30)
+    counter = CounterProcess(vocabularies=folder, wait_seconds=30)
     history = ["\n".join(text for _, text in texts()[n::20]) * 2 for n in range(19)]
     try:
-        counts.serve(settings)
-        await counts.count(chat(["a"]))
+        counter.serve(settings)
+        await counter.count(chat(["a"]))
         first: list[float] = []
         again: list[float] = []
         tokens = 0
         for turn in range(30):
             started = time.perf_counter()
-            counted = await counts.count(chat([*history, "a", f"Turn {turn}."]))
+            counted = await counter.count(chat([*history, "a", f"Turn {turn}."]))
             (again if turn else first).append(1000 * (time.perf_counter() - started))
             assert isinstance(counted, Count)
             tokens = counted.tokens
         return tokens, first, again
     finally:
-        counts.close()
+        counter.close()
 
 
 def print_errors(name: str, found: Sequence[float]) -> None:

@@ -1,7 +1,7 @@
 """What the door adds to an answer: each chunk carries the time it was sent, and is read directly and through the door.
 
 ``python -m bench.door``. The upstream, the door and the asker are processes of their own; the ways take turns: direct,
-through the transport alone (an attendant that changes nothing), and through the whole sidecar.
+through the transport alone (a handler that changes nothing), and through the whole sidecar.
 """
 
 from __future__ import annotations
@@ -257,16 +257,16 @@ def chunk(message: dict[str, str], *, done: bool = False, **more: object) -> byt
 
 
 def serve_transport(upstream_port: int) -> None:
-    """The door's transport, with an attendant that changes nothing."""
-    from door.plain_handler import PlainAttendant
+    """The door's transport, with a handler that changes nothing."""
+    from door.plain_handler import PlainHandler
 
-    from aider_guard.door.interfaces import Door
-    from aider_guard.door.server import serve_door
+    from aider_guard.door.app import Door
+    from aider_guard.door.server import DoorServer
 
     served = settings(upstream_port)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        door = Door(lambda: served, PlainAttendant())
-        serve_door(listener, door, on_open=lambda port: print(port, flush=True))
+        door = Door(lambda: served, PlainHandler())
+        DoorServer(listener, door, on_open=lambda port: print(port, flush=True)).serve()
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""How many tokens a prompt has, from the model's own vocabulary and template, or from what was learned. Pure."""
+"""Counts the tokens of prompts: with the model's own vocabulary and template, or by learned ratios."""

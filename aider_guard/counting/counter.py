@@ -1,4 +1,4 @@
-"""A request → its tokens, by the best way there is for the model; and what its answer teaches about that way."""
+"""Counts the tokens of a request, as exactly as is possible for its model, and learns from the server's answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter as Sums
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Generic, Literal, TypeVar, get_args
+from typing import Final, Generic, Literal, TypeVar
 
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import Count
@@ -23,18 +23,18 @@ from aider_guard.counting.prompt import (
 )
 from aider_guard.counting.vocabulary import Vocabulary
 
-# What kind of text a piece of a prompt is: how far cl100k is from another vocabulary depends on it.
-
 Kind = Literal["code", "prose", "data", "wide", "strange"]
-"""``data`` is mostly digits, ``wide`` Chinese, Japanese or Korean, ``strange`` other signs beyond ASCII."""
-KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+"""A kind of text: how far cl100k is from another vocabulary depends on it.
+
+``data`` is mostly digits, ``wide`` Chinese, Japanese or Korean, ``strange`` other signs beyond ASCII.
+"""
 
 _WIDE: Final = re.compile("[\u2e80-\ud7ff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
 _DIGITS, _CODE = "0123456789", "{}()[]<>=;_/\\#\"'`*+|&$:"
 
 
 def kind_of(text: str) -> Kind:
-    """The kind of most of a text."""
+    """Return the kind of most of a text."""
     size = len(text)
     beyond = size - len(text.encode("ascii", "ignore"))
     if beyond > 0.2 * size:
@@ -46,26 +46,27 @@ def kind_of(text: str) -> Kind:
     return "code" if sum(map(text.count, _CODE)) > 0.08 * signs else "prose"
 
 
-# Long texts in pieces that are counted one by one, so that what was counted once costs nothing the next time.
-
 PIECE_CHARACTERS: Final = 2000
 MAX_CHARACTERS: Final = 8_000_000
 
 Value = TypeVar("Value")
 
-# The end of a line between a sign and a letter: no pattern of patterns.py reaches over it, or looks over it.
-_BORDER: Final = re.compile(r"(?<=\S\n)(?=[A-Za-z])")
+# The end of a line between a sign and a letter: no pattern in vocabulary.py reaches over it, or looks over it.
+_CUT: Final = re.compile(r"(?<=\S\n)(?=[A-Za-z])")
 
 
 def pieces(text: str) -> Iterator[str]:
-    """The text in pieces of some length, cut where tokens cannot reach over. Equal beginnings have equal pieces."""
+    """Cut a long text into pieces that are counted one by one, so that equal pieces are counted once.
+
+    The cuts are where no token reaches over. Equal beginnings have equal pieces.
+    """
     start = 0
     while len(text) - start > PIECE_CHARACTERS:
-        border = _BORDER.search(text, start + PIECE_CHARACTERS)
-        if border is None:
+        cut = _CUT.search(text, start + PIECE_CHARACTERS)
+        if cut is None:
             break
-        yield text[start : border.start()]
-        start = border.start()
+        yield text[start : cut.start()]
+        start = cut.start()
     if start < len(text):
         yield text[start:]
 
@@ -82,7 +83,7 @@ class Memo(Generic[Value]):
         self._values: OrderedDict[str, Value] = OrderedDict()
 
     def __call__(self, text: str) -> Value:
-        """The function's value."""
+        """Return the function's value."""
         if text in self._values:
             self._values.move_to_end(text)
             return self._values[text]
@@ -106,102 +107,101 @@ Encoding = Callable[[str], int]
 
 @dataclass(frozen=True)
 class WeightedCount:
-    """A count, and what is needed to learn from the answer."""
+    """A count, with what is needed to learn from the answer."""
 
     count: Count
     roles: tuple[int, ...] = ()
     bases: tuple[int, ...] = ()
-    """What the vocabulary counts: the prompt's tokens if nobody says whether to think, and if the model shall."""
+    """The prompt's tokens by the vocabulary: where the request does not say whether to think, and where it says yes."""
     by_kind: Mapping[str, int] = field(default_factory=dict)
     teaches: bool = True
 
 
 class ModelCounter:
-    """Counts one model's prompts. ``encoding`` is cl100k, None where it is not to be had."""
+    """Counts one model's prompts. ``encoding`` counts with cl100k, None where it is missing."""
 
     def __init__(
         self,
-        card: PromptFormat,
+        prompt_format: PromptFormat,
         vocabulary: Vocabulary | None,
         encoding: Encoding | None,
         learned: Learned,
     ) -> None:
-        self._card = card
+        self._format = prompt_format
         self._vocabulary = vocabulary
         self._knows_encoding = encoding is not None
         if vocabulary is not None:
             self._plain = Memo(vocabulary.count_plain)
-        encode = encoding or _by_bytes
+        encode = encoding or _guess_by_bytes
         self._kinds: Memo[tuple[Kind, int]] = Memo(lambda piece: (kind_of(piece), encode(piece)))
-        mark = hashlib.sha256(f"{card.own_renderer}{card.template}".encode("utf-8", "replace"))
-        same = learned.template == mark.hexdigest()[:16]
-        self.learned = learned if same else Learned(learned.ratios, template=mark.hexdigest()[:16])
+        template = f"{prompt_format.own_renderer}{prompt_format.template}".encode(
+            "utf-8", "replace"
+        )
+        digest = hashlib.sha256(template).hexdigest()[:16]
+        same = learned.template == digest
+        self.learned = learned if same else Learned(learned.ratios, template=digest)
 
     def text(self, text: str) -> int:
-        """The tokens of a single text."""
+        """Count the tokens of a single text."""
         if self._vocabulary is not None:
             return self._exactly(text)
-        by_kind = self._by_kind([text])
-        return self.learned.ratios.estimate(by_kind, 0).tokens
+        return self.learned.ratios.estimate(self._by_kind([text]), 0).tokens
 
-    def weigh(self, asked: ChatRequest) -> WeightedCount:
-        """The tokens of a prompt."""
-        messages = messages_of(self._card, asked)
+    def weigh(self, request: ChatRequest) -> WeightedCount:
+        """Count the tokens of a prompt."""
+        messages = messages_of(self._format, request)
         roles = tuple(sum(message.role == role for message in messages) for role in _ROLES)
-        if asked.raw_prompt is not None and asked.form == "generate":
+        if request.raw_prompt is not None and request.form == "generate":
             messages, roles = (), ()
         if self._vocabulary is None:
-            texts = [asked.raw_prompt or "", *(message.content for message in messages)]
-            return self._estimated(texts, roles, plain=is_text_only(asked))
+            texts = [request.raw_prompt or "", *(message.content for message in messages)]
+            return self._by_ratios(texts, roles, plain=is_text_only(request))
         if not messages:
-            tokens = self._exactly(asked.raw_prompt or "") + self._vocabulary.added
+            tokens = self._exactly(request.raw_prompt or "") + self._vocabulary.added
             return WeightedCount(Count(tokens, exact=True), teaches=False)
-        rendered = self._rendered(asked)
+        rendered = self._count_rendered(request)
         if rendered and self.learned.overhead.nothing:
-            return self._of_template(rendered, roles)
+            return self._by_template(rendered, roles)
         contents = sum(self._exactly(message.content) for message in messages)
         bases = rendered or (contents + self._vocabulary.added,)
-        return self._with_overhead(bases, roles, known=is_text_only(asked))
+        return self._by_overhead(bases, roles, text_only=is_text_only(request))
 
-    def _rendered(self, asked: ChatRequest) -> tuple[int, ...]:
-        """The tokens of the rendered prompt, once or twice (see ``Weighed.bases``); none where it is not known."""
-        if not has_template(self._card):
+    def _count_rendered(self, request: ChatRequest) -> tuple[int, ...]:
+        """Count the rendered prompt, once or twice (see ``WeightedCount.bases``); none where it cannot be rendered."""
+        if not has_template(self._format):
             return ()
-        think = asked.body.get("think")
+        think = request.body.get("think")
         ways = [think if isinstance(think, bool) else None]
-        if ways == [None] and self._card.thinks and depends_on_thinking(self._card):
+        if ways == [None] and self._format.thinks and depends_on_thinking(self._format):
             ways = [None, True]
-        texts = [render(self._card, asked, think=way) for way in ways]
+        texts = [render(self._format, request, think=way) for way in ways]
         assert self._vocabulary is not None
         added = self._vocabulary.added
         return tuple(self._exactly(text) + added for text in texts if isinstance(text, str))
 
-    def _of_template(self, bases: tuple[int, ...], roles: tuple[int, ...]) -> WeightedCount:
+    def _by_template(self, bases: tuple[int, ...], roles: tuple[int, ...]) -> WeightedCount:
         thinks = self.learned.thinks
         if thinks is not None or len(set(bases)) == 1:
             chosen = bases[-1] if thinks else bases[0]
             return WeightedCount(Count(chosen, exact=True), roles, bases)
         most = max(bases)
-        error = 100 * (most - min(bases)) / most
-        return WeightedCount(
-            Count(most, exact=False, error_percent=round(error + 0.1, 1)), roles, bases
-        )
+        error = round(100 * (most - min(bases)) / most + 0.1, 1)
+        return WeightedCount(Count(most, exact=False, error_percent=error), roles, bases)
 
-    def _with_overhead(
-        self, bases: tuple[int, ...], roles: tuple[int, ...], *, known: bool
+    def _by_overhead(
+        self, bases: tuple[int, ...], roles: tuple[int, ...], *, text_only: bool
     ) -> WeightedCount:
         base = bases[-1] if self.learned.thinks else bases[0]
-        exactly = self.learned.overhead.exactly(roles) if known else None
+        exactly = self.learned.overhead.exactly(roles) if text_only else None
         if exactly is not None:
             return WeightedCount(Count(base + exactly, exact=True), roles, bases)
         more, off = self.learned.overhead.about(roles)
         tokens = max(1, base + more)
-        error = round(100 * off / tokens, 1) if known else PARTLY_ERROR
-        return WeightedCount(
-            Count(tokens, exact=False, error_percent=error), roles, bases, teaches=known
-        )
+        error = round(100 * off / tokens, 1) if text_only else PARTLY_ERROR
+        count = Count(tokens, exact=False, error_percent=error)
+        return WeightedCount(count, roles, bases, teaches=text_only)
 
-    def _estimated(self, texts: list[str], roles: tuple[int, ...], *, plain: bool) -> WeightedCount:
+    def _by_ratios(self, texts: list[str], roles: tuple[int, ...], *, plain: bool) -> WeightedCount:
         by_kind = self._by_kind(texts)
         count = self.learned.ratios.estimate(by_kind, sum(roles))
         if not self._knows_encoding:
@@ -210,35 +210,33 @@ class ModelCounter:
             count = replace(count, error_percent=max(count.error_percent, PARTLY_ERROR))
         return WeightedCount(count, roles, by_kind=by_kind, teaches=plain and self._knows_encoding)
 
-    def learn(self, weighed: WeightedCount, measured: int) -> bool:
-        """Learn from what the server evaluated of a prompt; whether ``learned`` is another now."""
+    def learn(self, weighted: WeightedCount, true_tokens: int) -> bool:
+        """Learn from the tokens that the server evaluated of a prompt; return whether ``learned`` changed."""
         before = self.learned
-        if not weighed.teaches or measured <= 0:
+        if not weighted.teaches or true_tokens <= 0:
             return False
-        if weighed.bases:
-            self.learned = self._with_sample(weighed, measured)
+        if weighted.bases:
+            self.learned = self._with_sample(weighted, true_tokens)
         else:
-            ratios = before.ratios.learn(weighed.by_kind, sum(weighed.roles), measured)
+            ratios = before.ratios.learn(weighted.by_kind, sum(weighted.roles), true_tokens)
             self.learned = replace(before, ratios=ratios)
         return self.learned != before
 
-    def _with_sample(self, weighed: WeightedCount, measured: int) -> Learned:
+    def _with_sample(self, weighted: WeightedCount, true_tokens: int) -> Learned:
         learned = self.learned
-        bases = weighed.bases
-        if len(set(bases)) > 1 and measured in bases:
-            learned = replace(learned, thinks=measured == bases[-1])
+        bases = weighted.bases
+        if len(set(bases)) > 1 and true_tokens in bases:
+            learned = replace(learned, thinks=true_tokens == bases[-1])
         base = bases[-1] if learned.thinks else bases[0]
-        if base == measured and learned.overhead == Overhead():
-            return learned  # as it should be: nothing to remember
-        overhead = learned.overhead.learn(weighed.roles, measured - base)
+        if base == true_tokens and learned.overhead == Overhead():
+            return learned  # nothing is added, so there is nothing to remember
+        overhead = learned.overhead.learn(weighted.roles, true_tokens - base)
         return replace(learned, overhead=Overhead() if overhead.nothing else overhead)
 
     def _exactly(self, text: str) -> int:
         assert self._vocabulary is not None
-        total = 0
-        for part, special in self._vocabulary.split(text):
-            total += 1 if special else sum(map(self._plain, pieces(part)))
-        return total
+        parts = self._vocabulary.split(text)
+        return sum(1 if special else sum(map(self._plain, pieces(part))) for part, special in parts)
 
     def _by_kind(self, texts: list[str]) -> Mapping[str, int]:
         sums: Sums[str] = Sums()
@@ -249,5 +247,5 @@ class ModelCounter:
         return dict(sums)
 
 
-def _by_bytes(text: str) -> int:
+def _guess_by_bytes(text: str) -> int:
     return round(len(text.encode("utf-8", "replace")) / _BYTES_A_TOKEN)

@@ -1,4 +1,4 @@
-"""Starts the counter (counter.py) when there is something to count, and ends it after a while."""
+"""Counts the tokens of files and texts for the guard's advice, in a process that is started when it is needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import queue
 import stat
 import sys
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +16,7 @@ from aider_guard.core.actions import CountFiles, CountTexts
 from aider_guard.core.events import FilesCounted, TextsCounted
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import WireError, decode, encode
-from aider_guard.line_process import LineProcess, serve_lines
+from aider_guard.line_process import LineProcess, OnDemandProcess, serve_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,12 +28,13 @@ Counted = FilesCounted | TextsCounted
 
 
 class FileCounter:
-    """Answers counting requests one after the other. For one thread."""
+    """Answers counting requests one after the other, by a process that it starts and ends. For one thread."""
 
     def __init__(self, tokenizers: str, count_seconds: float = COUNT_SECONDS) -> None:
-        self._tokenizers = tokenizers
         self._count_seconds = count_seconds
-        self._process: LineProcess | None = None
+        self._process = OnDemandProcess(
+            lambda: start_counter(tokenizers), "the counter", "counting"
+        )
 
     def run(
         self,
@@ -41,54 +42,44 @@ class FileCounter:
         emit: Callable[[Counted], None],
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        """Serve requests for ever; after ``idle_seconds`` without one the counter is ended."""
+        """Serve requests for ever; end the counter after ``idle_seconds`` without one."""
         while True:
             emit(self.count(self._next(requests, idle_seconds)))
 
     def _next(
         self, requests: queue.SimpleQueue[CountFiles | CountTexts], idle_seconds: float
     ) -> CountFiles | CountTexts:
-        if self._process is not None:
+        if self._process.is_running:
             with suppress(queue.Empty):
                 return requests.get(timeout=idle_seconds)
             self.close()
         return requests.get()
 
     def count(self, request: CountFiles | CountTexts) -> Counted:
-        """The answer to one request; Unavailable when the counter takes too long, dies or cannot start."""
-        try:
-            self._process = self._process or start_counter(self._tokenizers)
-        except OSError as error:
-            return uncounted(request, f"no process can be started ({error.strerror})")
-        self._process.ask(encode(request))
-        line = self._process.answer(self._count_seconds)
-        if line is None:
-            died = self._process.ended
-            self.close()
-            return uncounted(request, "the counter died" if died else "counting took too long")
+        """Return the answer to one request; Unavailable when the counter takes too long, dies or cannot start."""
+        line = self._process.ask(encode(request), self._count_seconds)
+        if isinstance(line, Unavailable):
+            return uncounted(request, line)
         try:
             event = decode(line)
         except WireError as error:
-            return uncounted(request, str(error))
+            return uncounted(request, Unavailable(str(error)))
         assert isinstance(event, FilesCounted | TextsCounted)
         return event
 
     def close(self) -> None:
         """End the counter."""
-        if self._process is not None:
-            self._process.close()
-        self._process = None
+        self._process.close()
 
 
 def start_counter(tokenizers: str) -> LineProcess:
-    """The counter's process."""
+    """Start the counter's process."""
     environment = {**os.environ, "TIKTOKEN_CACHE_DIR": tokenizers}
     return LineProcess("aider_guard.counting.files", tokenizers, environment=environment)
 
 
-def uncounted(request: CountFiles | CountTexts, reason: str) -> Counted:
-    """The answer to a request that could not be served."""
-    why = Unavailable(reason)
+def uncounted(request: CountFiles | CountTexts, why: Unavailable) -> Counted:
+    """Return the answer to a request that could not be served."""
     match request:
         case CountFiles(paths=paths):
             return FilesCounted(dict.fromkeys(paths, why))
@@ -96,11 +87,11 @@ def uncounted(request: CountFiles | CountTexts, reason: str) -> Counted:
             return TextsCounted(number, why)
 
 
-# The counter: estimates tokens with cl100k_base, offline, in a process that lives for a moment.
+# The counter's process: estimates tokens with cl100k_base, offline.
 #
 # Aider's own litellm counts with cl100k_base for every Ollama model and carries the encoding's file.
-# It takes about 60 MB, so it is loaded in a process of its own, which counting.py starts and ends.
-# Local models need 1.1 to 2 times more tokens than this: it is an estimate, to be called one.
+# It takes about 60 MB, so it is loaded in a process of its own, which ``FileCounter`` starts and ends.
+# Local models need 1.1 to 2 times more tokens than this, so the number is called an estimate.
 
 # The name under which tiktoken caches cl100k_base: the SHA-1 of the address it would be downloaded
 # from.
@@ -115,7 +106,7 @@ Count = int | Unavailable
 
 
 def encoding_problem(tokenizers: str) -> Unavailable | None:
-    """Why tokens cannot be counted with the files in this folder; None when they can."""
+    """Return why tokens cannot be counted with the files in this folder; None when they can."""
     if not tokenizers:
         return Unavailable("Aider's token encodings were not found")
     try:
@@ -129,7 +120,7 @@ def encoding_problem(tokenizers: str) -> Unavailable | None:
 
 @cache
 def load_counter(tokenizers: str) -> Callable[[str], int] | Unavailable:
-    """A function that counts the tokens of a text, or why there is none. Loaded once."""
+    """Return a function that counts the tokens of a text, or why there is none. It is loaded once."""
     problem = encoding_problem(tokenizers)
     if problem is not None:
         return problem
@@ -141,7 +132,7 @@ def load_counter(tokenizers: str) -> Callable[[str], int] | Unavailable:
 
 
 def count_text(counter: Callable[[str], int], text: str) -> Count:
-    """The tokens of one text. Text that the encoding's pattern cannot take is Unavailable."""
+    """Count the tokens of a text. Text that the encoding's pattern cannot take is Unavailable."""
     try:
         return counter(text.encode("utf-8", "replace").decode("utf-8"))
     except (ValueError, RuntimeError) as error:
@@ -149,7 +140,7 @@ def count_text(counter: Callable[[str], int], text: str) -> Count:
 
 
 def count_file(counter: Callable[[str], int], path: str) -> Count:
-    """The tokens of a file as it is now. Bytes that are no UTF-8 count as U+FFFD."""
+    """Count the tokens of a file as it is now. Bytes that are no UTF-8 count as U+FFFD."""
     content = read_regular_file(path)
     if isinstance(content, Unavailable):
         return content
@@ -157,7 +148,7 @@ def count_file(counter: Callable[[str], int], path: str) -> Count:
 
 
 def read_regular_file(path: str) -> bytes | Unavailable:
-    """A file's content. Pipes and devices are not read: they may have no end, or block."""
+    """Return a file's content. Pipes and devices are not read: they may have no end, or block."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:  # a descriptor, not a path
@@ -172,7 +163,7 @@ def read_regular_file(path: str) -> bytes | Unavailable:
 
 
 def answer(tokenizers: str, line: bytes) -> bytes:
-    """The event line for a request line. Raises ``WireError`` for any other, to end the process."""
+    """Return the event line for a request line. Raises ``WireError`` for any other, to end the process."""
     counter = load_counter(tokenizers)
     match decode(line):
         case CountFiles(root, paths):
@@ -200,5 +191,4 @@ def _count_texts(
 
 
 if __name__ == "__main__":
-    folder = sys.argv[1]
-    serve_lines(lambda line: answer(folder, line))
+    serve_lines(partial(answer, sys.argv[1]))

@@ -1,4 +1,8 @@
-"""Go's text/template, evaluated: tree and values → text. See gotemplate_tree.py."""
+"""Parses and evaluates the part of Go's text/template that chat templates of Ollama's use.
+
+Grammar and trim markers are those of https://pkg.go.dev/text/template. What is not known here (``define``, ``break``,
+calls of methods) raises: a prompt that is rendered wrongly would be counted wrongly.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-# Go's text/template, cut up: texts and actions in turn, and the tokens of an action (text/template/parse/lex.go).
-
 
 class TemplateError(ValueError):
-    """A template, or what it does, is not of the part that is known here."""
+    """A template uses or does something that is not known here."""
+
+
+# The lexer (text/template/parse/lex.go).
 
 
 _ACTION: Final = re.compile(
@@ -28,16 +33,17 @@ _BLANKS: Final = " \t\r\n"
 
 
 def pieces(template: str) -> Iterator[tuple[bool, str]]:
-    """Texts and actions in turn: each with whether it is an action. Blanks are trimmed as the markers say, comments
-    are left out. Raises ``TemplateError``.
+    """Yield texts and actions in turn, each with whether it is an action.
+
+    Blanks are trimmed as the markers say, comments are left out. Raises ``TemplateError``.
     """
     at, trim = 0, False
-    for found in _ACTION.finditer(template):
-        yield False, _text(template[at : found.start()], trim, found["left"] is not None)
-        inside = found["inside"].strip(_BLANKS)
+    for match in _ACTION.finditer(template):
+        yield False, _text(template[at : match.start()], trim, match["left"] is not None)
+        inside = match["inside"].strip(_BLANKS)
         if not inside.startswith("/*"):
             yield True, inside
-        at, trim = found.end(), found["right"] is not None
+        at, trim = match.end(), match["right"] is not None
     yield False, _text(template[at:], trim, False)
 
 
@@ -49,29 +55,26 @@ def _text(text: str, trim_left: bool, trim_right: bool) -> str:
 
 
 def tokens(action: str) -> list[tuple[str, str]]:
-    """The kinds and texts of the tokens in an action. Raises ``TemplateError``."""
+    """Return the kinds and texts of the tokens in an action. Raises ``TemplateError``."""
     result, at = [], 0
     while at < len(action):
-        found = _TOKEN.match(action, at)
-        if found is None:
+        match = _TOKEN.match(action, at)
+        if match is None:
             raise TemplateError("a sign that is not known")
-        result.append((found.lastgroup or "", found.group()))
-        at = found.end()
+        result.append((match.lastgroup or "", match.group()))
+        at = match.end()
     return result
 
 
 def unquoted(text: str) -> str:
-    """What a quoted string stands for. Raises ``TemplateError``."""
+    """Return what a quoted string stands for. Raises ``TemplateError``."""
     try:
         return str(json.loads(text))
     except ValueError:
         raise TemplateError("a string that is not understood") from None
 
 
-# Go's text/template, parsed: the part of the language that chat templates of Ollama's use.
-#
-# Grammar and trim markers are those of https://pkg.go.dev/text/template. What is not known here (``define``, ``break``,
-# calls of methods) raises: a prompt that is rendered wrongly would be counted wrongly.
+# The parser.
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ _UNKNOWN_WORDS: Final = ("define", "template", "block", "break", "continue")
 
 
 def parse(template: str) -> tuple[Node, ...]:
-    """The tree of a template. Raises ``TemplateError``."""
+    """Return the tree of a template. Raises ``TemplateError``."""
     parser = _Parser(pieces(template))
     nodes, end = parser.nodes()
     if end:
@@ -156,7 +159,7 @@ class _Parser:
         self._tokens: list[tuple[str, str]] = []
 
     def nodes(self) -> tuple[tuple[Node, ...], str]:
-        """Nodes up to an ``end`` or ``else`` (or the end of it all, ""), and which of them it was."""
+        """Read nodes up to an ``end`` or ``else`` (or the end of the template, ""); return them, and which it was."""
         nodes: list[Node] = []
         for is_action, piece in self._pieces:
             if not is_action:
@@ -206,13 +209,13 @@ class _Parser:
         return Pipe(tuple(commands), variables, declares)
 
     def _variables(self) -> tuple[tuple[str, ...], bool]:
-        """``$a, $b :=`` at the beginning of a pipe."""
+        """Read ``$a, $b :=`` at the beginning of a pipe."""
         signs = [token for token in self._tokens[:6] if token[0] != "blank"]
         names = [text for kind, text in signs if kind == "path"]
         for count in (1, 2):
-            wanted = [*names[:1], *([",", *names[1:2]] if count == 2 else [])]
-            sign = signs[len(wanted)][1] if len(signs) > len(wanted) else ""
-            if sign in (":=", "=") and [text for _, text in signs[: len(wanted)]] == wanted:
+            expected = [*names[:1], *([",", *names[1:2]] if count == 2 else [])]
+            sign = signs[len(expected)][1] if len(signs) > len(expected) else ""
+            if sign in (":=", "=") and [text for _, text in signs[: len(expected)]] == expected:
                 while self._tokens[0][1] != sign:
                     del self._tokens[0]
                 self._take(sign)
@@ -266,8 +269,10 @@ class _Parser:
             del self._tokens[0]
 
 
+# The evaluator.
+
 ABSENT: Final = None
-"""What a key that is not there is: false, and written as ``<no value>``."""
+"""The value of a missing key: false, and written as ``<no value>``."""
 
 
 class Record(dict[str, Any]):
@@ -275,7 +280,7 @@ class Record(dict[str, Any]):
 
 
 def evaluate(nodes: Sequence[Node], values: Mapping[str, Any]) -> str:
-    """The text that a template becomes with these values. Raises ``TemplateError``."""
+    """Return the text that a template becomes with these values. Raises ``TemplateError``."""
     evaluation = _Evaluation(values)
     evaluation.walk(nodes, values)
     return "".join(evaluation.written)
@@ -287,7 +292,7 @@ class _Evaluation:
         self.written: list[str] = []
 
     def walk(self, nodes: Sequence[Node], dot: Any) -> None:
-        """Write nodes."""
+        """Write the text of nodes."""
         for node in nodes:
             match node:
                 case Text(text):
@@ -300,7 +305,7 @@ class _Evaluation:
                     self._branch(node, dot)
 
     def _branch(self, node: Branch, dot: Any) -> None:
-        """One branch; variables declared in it end with it."""
+        """Write one branch; variables declared in it end with it."""
         mark = len(self._variables)
         if node.kind == "range":
             self._range(node, dot)
@@ -353,7 +358,7 @@ class _Evaluation:
         function = FUNCTIONS.get(name)
         if function is None:
             raise TemplateError(f"the function {name} is not known")
-        arguments = [*(self._operand(one, dot) for one in rest), *piped]
+        arguments = [*(self._operand(operand, dot) for operand in rest), *piped]
         try:
             return function(*arguments)
         except (TypeError, LookupError, AttributeError):
@@ -362,7 +367,7 @@ class _Evaluation:
     def _first(
         self, operands: Sequence[Operand], dot: Any, piped: tuple[Any, ...], *, true: bool
     ) -> Any:
-        """The first value that decides; no more of them are evaluated."""
+        """Return the first value that decides; the others are not evaluated."""
         value: Any = ABSENT
         for operand in operands:
             value = self._operand(operand, dot)
@@ -399,12 +404,12 @@ def _field(value: Any, name: str) -> Any:
 
 
 def truth(value: Any) -> bool:
-    """Whether Go's templates take a value as true: not empty, and not zero."""
+    """Return whether Go's templates take a value as true: not empty, and not zero."""
     return bool(value)
 
 
 def written(value: Any) -> str:
-    """A value as it is written."""
+    """Return a value as it is written."""
     match value:
         case str():
             return value
@@ -471,4 +476,4 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     # A date has as many tokens on any day, where digits come alone or in threes.
     "currentDate": lambda: "2026-01-01",
 }
-"""Those of Go's own and of Ollama's (template/template.go) that chat templates use."""
+"""The functions of Go's and of Ollama's (template/template.go) that chat templates use."""

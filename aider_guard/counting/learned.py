@@ -1,4 +1,7 @@
-"""What answers teach about counting: ratios to cl100k by kind of text, and what a template adds to its messages."""
+"""Learns from the server's answers how to count: ratios to cl100k by kind of text, and what a template adds.
+
+What was learned is kept between sessions: numbers of tokens by model, and no text.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ from aider_guard.core.chat.types import Count
 from aider_guard.core.wire import WireError, build
 
 FIRST_RATIOS: Final = {"code": 1.2, "prose": 1.1, "data": 1.6, "wide": 1.1, "strange": 1.2}
-"""Where learning begins: low, as ratios only rise. SmolLM2 needs 1.2 to 1.36 times cl100k on code, 2.0 on digits."""
+"""The ratios to begin with: low, as they only rise. SmolLM2 needs 1.2 to 1.36 times cl100k on code, 2.0 on digits."""
 MESSAGE_TOKENS: Final = 5
-"""What a template adds to a message, as long as nothing is known: a role and two marks."""
+"""The tokens that a template adds to a message, as long as nothing is known: a role and two marks."""
 HIDDEN_TOKENS: Final = 60
-"""How long a system prompt may be that a template brings itself."""
+"""The longest system prompt that a template may bring itself, in tokens."""
 MAX_RATIO: Final = 8.0
 FIRST_ERROR: Final = 35.0
 LEAST_ERROR: Final = 3.0
@@ -35,13 +38,13 @@ _SPARE: Final = 2
 
 @dataclass(frozen=True)
 class Ratios:
-    """How many tokens the model has for one of cl100k, by kind of text; and how far the last estimates were off."""
+    """How many tokens the model needs for one of cl100k, by kind of text; and how far the last estimates were off."""
 
     by_kind: dict[str, float] = field(default_factory=FIRST_RATIOS.copy)
     errors_percent: tuple[float, ...] = ()
 
     def estimate(self, tokens: Mapping[str, int], messages: int) -> Count:
-        """The tokens of a prompt, from those of cl100k by kind."""
+        """Estimate the tokens of a prompt, from those of cl100k by kind."""
         total = self._total(tokens, messages)
         return Count(round(total), exact=False, error_percent=self.error_percent)
 
@@ -52,12 +55,12 @@ class Ratios:
         least = LEAST_ERROR if len(self.errors_percent) >= _ENOUGH_ERRORS else FIRST_ERROR
         return round(max(worst, least), 1)
 
-    def learn(self, tokens: Mapping[str, int], messages: int, measured: int) -> Ratios:
-        """What is known after a prompt of this composition had so many tokens. Ratios rise, and never fall."""
+    def learn(self, tokens: Mapping[str, int], messages: int, true_tokens: int) -> Ratios:
+        """Return the ratios after a prompt of this composition had so many tokens. They rise, and never fall."""
         before = self._total(tokens, messages)
-        off = 100 * abs(measured - before) / max(1, measured)
+        off = 100 * abs(true_tokens - before) / max(1, true_tokens)
         errors = (*self.errors_percent, round(off, 2))[-_ERRORS:]
-        missing = measured - before
+        missing = true_tokens - before
         length = sum(tokens.values())
         if missing <= 0 or not length:
             return replace(self, errors_percent=errors)
@@ -86,12 +89,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Overhead:
-    """What a template that is not known adds to counted messages: so much each by its role, and so much once."""
+    """What an unknown template adds to the counted messages: some tokens for each by its role, and some once."""
 
     samples: tuple[Sample, ...] = ()
 
     def learn(self, roles: tuple[int, ...], tokens: int) -> Overhead:
-        """The same with one more measurement."""
+        """Return the same with one more measurement."""
         return Overhead((*self.samples, Sample(roles, tokens))[-_SAMPLES:])
 
     @property
@@ -100,7 +103,7 @@ class Overhead:
         return all(sample.tokens == 0 for sample in self.samples)
 
     def exactly(self, roles: tuple[int, ...]) -> int | None:
-        """What is added to such messages, if that is shown; else None.
+        """Return what is added to such messages, if the measurements show it; else None.
 
         It is shown by two measurements of the very same roles. Of others it is shown when every sample agrees with
         one sum by role, these roles are a combination of theirs, and more of them were measured than it takes to
@@ -123,7 +126,7 @@ class Overhead:
         return int(tokens) if not any(rest[:-1]) and tokens.denominator == 1 else None
 
     def about(self, roles: tuple[int, ...]) -> tuple[int, int]:
-        """An estimate of what is added, and by how many tokens it may be off.
+        """Estimate what is added; return it, and by how many tokens it may be off.
 
         It goes on from the last measurement, by what the last two that differ say of a message.
         """
@@ -140,7 +143,7 @@ class Overhead:
 
 
 def _eliminated(rows: Sequence[list[Fraction]]) -> list[list[Fraction]]:
-    """Rows in echelon form, each leading with 1; rows that say nothing are zero."""
+    """Return rows in echelon form, each leading with 1; rows that say nothing are zero."""
     done: list[list[Fraction]] = []
     for row in rows:
         left = _reduced(row, done)
@@ -161,8 +164,10 @@ def _reduced(row: list[Fraction], by: Sequence[list[Fraction]]) -> list[Fraction
 
 @dataclass(frozen=True)
 class Learned:
-    """All that is remembered of one model. ``template`` is the mark of the template that ``overhead`` was learned
-    with; ``thinks`` is whether Ollama lets the model think where a request does not say.
+    """All that is remembered of one model.
+
+    ``template`` marks the template that ``overhead`` was learned with; ``thinks`` is whether Ollama lets the model
+    think where a request does not say.
     """
 
     ratios: Ratios = Ratios()
@@ -171,23 +176,21 @@ class Learned:
     thinks: bool | None = None
 
 
-# What was learned about counting, kept between sessions: numbers of tokens by model, and no text.
-
 FILE: Final = "tokens.json"
 _MAX_MODELS: Final = 40
 _MAX_BYTES: Final = 1 << 20
 
 
 def read_learned(folder: str) -> dict[str, Learned]:
-    """What is kept, by canonical name; what is garbage in it is left out."""
+    """Read what is kept, by canonical name; entries that are garbage are left out."""
     if not folder:
         return {}
     try:
         content = (Path(folder) / FILE).read_bytes()
-        found = json.loads(content) if len(content) < _MAX_BYTES else None
+        kept = json.loads(content) if len(content) < _MAX_BYTES else None
     except (OSError, ValueError, RecursionError):
         return {}
-    entries = found.items() if isinstance(found, dict) else ()
+    entries = kept.items() if isinstance(kept, dict) else ()
     return {name: learned for name, entry in entries if (learned := _learned(entry)) is not None}
 
 
@@ -204,13 +207,13 @@ def _learned(entry: object) -> Learned | None:
 
 
 def keep_learned(folder: str, name: str, learned: Learned) -> None:
-    """Keep what was learned of one model. What cannot be written is not kept."""
+    """Keep what was learned of one model, where it can be written."""
     if not folder:
         return
-    known = {**read_learned(folder)}
-    known.pop(name, None)  # the last one learned stands last, and the first is forgotten
-    known[name] = learned
-    entries = {key: asdict(value) for key, value in [*known.items()][-_MAX_MODELS:]}
+    models = read_learned(folder)
+    models.pop(name, None)  # the last one learned stands last, and the first is forgotten
+    models[name] = learned
+    entries = {key: asdict(value) for key, value in [*models.items()][-_MAX_MODELS:]}
     file = Path(folder) / FILE
     # Two sessions may write at once: each writes a file of its own, and the last one wins as a whole.
     draft = file.with_name(f"{FILE}.{os.getpid()}")

@@ -1,4 +1,4 @@
-"""A request → the text that Ollama makes of it with the model's template (template/template.go, server/routes.go)."""
+"""Renders a request as Ollama does, with the model's template (template/template.go, server/routes.go)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Final
 
 from aider_guard.core.chat.request import ChatRequest, Message
@@ -26,39 +27,39 @@ _BETWEEN: Final = "\n\n"
 _THOUGHT: Final = re.compile(r"\A\s*<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
 _RENDERER: Final = re.compile(r"^RENDERER\s", re.MULTILINE)
 _TRIVIAL: Final = re.compile(r"\s*(?:\{\{-?\s*\.Prompt\s*-?\}\}\s*)?")
-# What changes a prompt in ways that are not known here.
-_STRANGE_KEYS: Final = ("template", "suffix", "context", "images", "tools", "functions")
+# Keys of a body that change a prompt in ways that are not known here.
+_UNKNOWN_KEYS: Final = ("template", "suffix", "context", "images", "tools", "functions")
 
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """What ``/api/show`` says of how a model's prompts are made."""
+    """How a model's prompts are made, as ``/api/show`` describes it."""
 
     template: str = field(default="", repr=False)
     system: str = field(default="", repr=False)
     messages: tuple[Message, ...] = ()
     family: str = ""
     base_name: str = ""
-    """The model's own name, without where it comes from and its tag."""
+    """The model's own name, without host, namespace and tag."""
     thinks: bool = False
     own_renderer: bool = False
-    """Whether Ollama renders prompts by a program of its own instead of the template."""
+    """Whether Ollama renders prompts with code of its own instead of the template."""
 
 
-def card_of(name: str, shown: Mapping[str, Any]) -> PromptFormat:
-    """The card in an answer of ``/api/show``; what is missing or strange in it is empty."""
-    texts = {key: shown.get(key) for key in ("template", "system", "modelfile")}
+def read_format(name: str, description: Mapping[str, Any]) -> PromptFormat:
+    """Read the format from an answer of ``/api/show``; what is missing or strange in it is empty."""
+    texts = {key: description.get(key) for key in ("template", "system", "modelfile")}
     template, system, modelfile = (text if isinstance(text, str) else "" for text in texts.values())
-    details, can = shown.get("details"), shown.get("capabilities")
+    details, can = description.get("details"), description.get("capabilities")
     family = details.get("family") if isinstance(details, dict) else ""
     return PromptFormat(
         template,
         system,
-        tuple(_default_messages(shown.get("messages"))),
+        tuple(_default_messages(description.get("messages"))),
         family if isinstance(family, str) else "",
         name.rpartition("/")[2].partition(":")[0].lower(),
         isinstance(can, list) and "thinking" in can,
-        bool(shown.get("renderer")) or _RENDERER.search(modelfile) is not None,
+        bool(description.get("renderer")) or _RENDERER.search(modelfile) is not None,
     )
 
 
@@ -69,30 +70,34 @@ def _default_messages(entries: object) -> Iterator[Message]:
                 yield Message(role, content)
 
 
-def has_template(card: PromptFormat) -> bool:
-    """Whether the prompts of a model are those of its template. Where it is only the user's text, Ollama 0.30 and
-    later may use another one in the model's file instead.
+def has_template(prompt_format: PromptFormat) -> bool:
+    """Return whether a model's prompts are made with its template.
+
+    Where that is only the user's text, Ollama 0.30 and later may use another one in the model's file instead.
     """
-    return not card.own_renderer and _TRIVIAL.fullmatch(card.template) is None
+    return not prompt_format.own_renderer and _TRIVIAL.fullmatch(prompt_format.template) is None
 
 
-def messages_of(card: PromptFormat, asked: ChatRequest) -> tuple[Message, ...]:
-    """The request's messages with those of the model, as they come to its template."""
-    messages = asked.messages
-    if asked.form == "openai_text" and asked.raw_prompt is not None:
-        messages = (Message("user", asked.raw_prompt),)
+def messages_of(prompt_format: PromptFormat, request: ChatRequest) -> tuple[Message, ...]:
+    """Return the request's messages with those of the model, as its template gets them."""
+    messages = request.messages
+    if request.form == "openai_text" and request.raw_prompt is not None:
+        messages = (Message("user", request.raw_prompt),)
     own_system = messages[:1] if messages and messages[0].role == "system" else ()
-    system = own_system or ((Message("system", card.system),) if card.system else ())
-    if asked.form in ("chat", "openai_chat"):
-        if own_system:
-            return without_thoughts(card, (*card.messages, *messages))
-        return without_thoughts(card, (*system, *card.messages, *messages))
-    return (*system, *card.messages, *messages[len(own_system) :])
+    system = own_system or (
+        (Message("system", prompt_format.system),) if prompt_format.system else ()
+    )
+    if request.form in ("chat", "openai_chat"):
+        first = () if own_system else system
+        return without_thoughts(prompt_format, (*first, *prompt_format.messages, *messages))
+    return (*system, *prompt_format.messages, *messages[len(own_system) :])
 
 
-def without_thoughts(card: PromptFormat, messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Messages as Ollama hands them on: the thoughts in earlier answers of some models are dropped."""
-    if card.family != "qwen3" and card.base_name != "deepseek-r1":
+def without_thoughts(
+    prompt_format: PromptFormat, messages: Sequence[Message]
+) -> tuple[Message, ...]:
+    """Drop the thoughts from earlier answers, as Ollama does for some models."""
+    if prompt_format.family != "qwen3" and prompt_format.base_name != "deepseek-r1":
         return tuple(messages)
     users = [index for index, message in enumerate(messages) if message.role == "user"]
     last = users[-1] if users else 0
@@ -104,36 +109,38 @@ def without_thoughts(card: PromptFormat, messages: Sequence[Message]) -> tuple[M
     )
 
 
-def render(card: PromptFormat, asked: ChatRequest, *, think: bool | None) -> str | Unavailable:
-    """The text of the prompt. ``think`` is whether the model shall think, None where nobody says."""
-    if not is_text_only(asked):
+def render(
+    prompt_format: PromptFormat, request: ChatRequest, *, think: bool | None
+) -> str | Unavailable:
+    """Return the text of the prompt. ``think``: whether the model shall think, None where it is not said."""
+    if not is_text_only(request):
         return Unavailable("the prompt holds more than text")
-    messages = messages_of(card, asked)
+    messages = messages_of(prompt_format, request)
     try:
-        tree, names = _parsed(card.template)
-        known = {"Think": think is True, "IsThinkSet": think is not None, "ThinkLevel": ""}
+        tree, names = _parsed(prompt_format.template)
+        thinking = {"Think": think is True, "IsThinkSet": think is not None, "ThinkLevel": ""}
         merged = collate(messages)
         if "messages" in names:
-            return evaluate(tree, {**_chat_values(messages, merged), **known})
-        return "".join(_turn_by_turn(tree, merged, known))
+            return evaluate(tree, {**_chat_values(messages, merged), **thinking})
+        return "".join(_turn_by_turn(tree, merged, thinking))
     except (TemplateError, RecursionError) as error:
         return Unavailable(f"the model's template is not understood ({error})")
 
 
-def is_text_only(asked: ChatRequest) -> bool:
-    """Whether a prompt is made of nothing but its messages and the model's template."""
-    more = any(asked.body.get(key) for key in _STRANGE_KEYS)
-    return not more and all(message.plain for message in asked.messages)
+def is_text_only(request: ChatRequest) -> bool:
+    """Return whether a prompt is made of nothing but its messages and the model's template."""
+    has_more = any(request.body.get(key) for key in _UNKNOWN_KEYS)
+    return not has_more and all(message.plain for message in request.messages)
 
 
-def depends_on_thinking(card: PromptFormat) -> bool:
-    """Whether it matters to a model's prompts if it shall think."""
-    return "Think" in card.template
+def depends_on_thinking(prompt_format: PromptFormat) -> bool:
+    """Return whether a model's prompts depend on whether it shall think."""
+    return "Think" in prompt_format.template
 
 
 @lru_cache(maxsize=16)
 def _parsed(template: str) -> tuple[tuple[Node, ...], frozenset[str]]:
-    """The tree and the names in it. Ollama adds the answer to a template that does not name it."""
+    """Return the tree and the names in it. Ollama adds the answer to a template that does not name it."""
     tree = parse(template)
     names = frozenset(name.lower() for name in _names(tree))
     if not names & {"messages", "response"}:
@@ -152,7 +159,7 @@ def _names(nodes: Sequence[Node]) -> Iterator[str]:
 
 
 def _names_in(pipe: Pipe) -> Iterator[str]:
-    for operand in (operand for command in pipe.commands for operand in command):
+    for operand in chain(*pipe.commands):
         match operand:
             case FieldPath(Pipe() as inner, ()):
                 yield from _names_in(inner)
@@ -161,7 +168,7 @@ def _names_in(pipe: Pipe) -> Iterator[str]:
 
 
 def collate(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Messages in which neighbours of one role are one, but for answers of tools."""
+    """Join neighbouring messages of one role, but for answers of tools."""
     merged: list[Message] = []
     for message in messages:
         if merged and merged[-1].role == message.role != "tool":
@@ -194,25 +201,25 @@ def _record(message: Message) -> Record:
 
 
 def _turn_by_turn(
-    tree: Sequence[Node], messages: Sequence[Message], known: Mapping[str, Any]
+    tree: Sequence[Node], messages: Sequence[Message], thinking: Mapping[str, Any]
 ) -> Iterator[str]:
-    """A template without messages is evaluated for each question with its answer, the last time only up to it."""
+    """Evaluate a template without messages for each question with its answer, the last time only up to the answer."""
     turn = {"System": "", "Prompt": "", "Response": ""}
     fields = {"system": "System", "user": "Prompt", "assistant": "Response"}
     for message in messages:
         name = fields.get(message.role)
         if name is None:
             continue
-        begun = {"System": turn["Prompt"] or turn["Response"], "Prompt": turn["Response"]}
-        if begun.get(name):
-            yield evaluate(tree, {**turn, **known})
+        earlier = {"System": turn["Prompt"] or turn["Response"], "Prompt": turn["Response"]}
+        if earlier.get(name):
+            yield evaluate(tree, {**turn, **thinking})
             turn = dict.fromkeys(turn, "")
         turn[name] = message.content
-    yield evaluate(_upto_response(tree)[0], {**turn, **known})
+    yield evaluate(_upto_response(tree)[0], {**turn, **thinking})
 
 
 def _upto_response(nodes: Sequence[Node]) -> tuple[tuple[Node, ...], bool]:
-    """The nodes up to the one that writes the answer, and whether there was one.
+    """Return the nodes up to the one that writes the answer, and whether there was one.
 
     Raises ``TemplateError`` where it is written in a branch that has another one beside it: Ollama fails there.
     """
@@ -221,9 +228,7 @@ def _upto_response(nodes: Sequence[Node]) -> tuple[tuple[Node, ...], bool]:
         match node:
             case Action(pipe):
                 kept.append(node)
-                if any(
-                    _writes_response(operand) for command in pipe.commands for operand in command
-                ):
+                if any(_writes_response(operand) for operand in chain(*pipe.commands)):
                     return tuple(kept), True
             case Branch(kind, pipe, body, otherwise):
                 body, in_body = _upto_response(body)

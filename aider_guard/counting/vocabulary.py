@@ -1,4 +1,4 @@
-"""A model's vocabulary: what Ollama says of it (``/api/show`` with ``verbose``) → the tokens of a text, exactly.
+"""Counts the tokens of a text exactly, with the vocabulary that Ollama tells of a model (``/api/show``, ``verbose``).
 
 Ollama hands every prompt to its tokeniser with special tokens parsed, wherever in the text they stand.
 """
@@ -16,19 +16,17 @@ import regex  # type: ignore[import-untyped]  # published without types
 
 from aider_guard.core.readings import Unavailable
 
-# Byte pair encoding, as llama.cpp does it (``llm_tokenizer_bpe_session``): how many tokens a word becomes.
-#
-# tiktoken's own merging joins whatever makes a known token, in the order of the tokens; models made by others have
-# lists of *pairs*, and a pair that is not listed is not joined. The two differ now and then, and a count that is off
-# by one is not exact.
+# Byte pair encoding, as llama.cpp does it (``llm_tokenizer_bpe_session``). tiktoken's own merging joins any symbols
+# that make a known token, in the order of the tokens; models made by others have lists of *pairs*, and a pair that is
+# not listed is not joined. The two differ now and then, and a count that is off by one is not exact.
 
 NEVER = 1 << 60
 LONG = 200
-"""Symbols from which on a heap is faster than looking for the lowest rank again and again."""
+"""The number of symbols from which a heap is faster than looking for the lowest rank again and again."""
 
 
 def merge(symbols: list[str], ranks: Mapping[str, int]) -> list[str]:
-    """The symbols that are left when no pair of neighbours is listed (``left + " " + right``).
+    """Join symbols until no pair of neighbours is listed (``left + " " + right``); return those that are left.
 
     The pair of the lowest rank is joined first, the leftmost of equal ones.
     """
@@ -47,7 +45,7 @@ def merge(symbols: list[str], ranks: Mapping[str, int]) -> list[str]:
 
 
 def _merge_long(symbols: list[str], ranks: Mapping[str, int]) -> list[str]:
-    """The same in n log n steps, on a chain in which a joined symbol is empty."""
+    """Do the same in n log n steps, on a chain in which a joined symbol is empty."""
     after = [*range(1, len(symbols)), -1]
     before = [*range(-1, len(symbols) - 1)]
     queue: list[tuple[int, int, int, str]] = []
@@ -74,7 +72,7 @@ def _merge_long(symbols: list[str], ranks: Mapping[str, int]) -> list[str]:
     return [symbol for symbol in symbols if symbol]
 
 
-# Special tokens in a text, found as llama.cpp finds them (``tokenizer_st_partition`` in src/llama-vocab.cpp).
+# Special tokens are found as llama.cpp finds them (``tokenizer_st_partition`` in src/llama-vocab.cpp).
 
 # token_type of the GGUF format
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
@@ -93,7 +91,7 @@ _ALWAYS: Final = frozenset(_LOOKS_SPECIAL.split())
 
 
 class Specials:
-    """The special tokens of a vocabulary. ``eats_blanks`` are those that swallow the white space after them."""
+    """Finds special tokens in texts. ``eats_blanks`` are those that swallow the white space after them."""
 
     def __init__(self, texts: Iterable[str], eats_blanks: frozenset[str] = frozenset()) -> None:
         self.texts = sorted(texts, key=lambda text: len(text.encode()), reverse=True)
@@ -106,17 +104,18 @@ class Specials:
     def of(
         cls, tokens: Sequence[str], types: Sequence[object], facts: Mapping[str, Any]
     ) -> Specials:
-        """The special tokens of a vocabulary."""
+        """Select the special tokens of a vocabulary."""
         typed = zip(tokens, [*types, *[0] * (len(tokens) - len(types))], strict=False)
         special = (_UNKNOWN, _CONTROL, _USER_DEFINED)
-        found = [text for text, kind in typed if text and (kind in special or text in _ALWAYS)]
+        texts = [text for text, kind in typed if text and (kind in special or text in _ALWAYS)]
         name = str(facts.get("general.name", "")).lower()
-        eats = frozenset(found) - {"<unk>", "<s>", "<|endoftext|>"}
-        return cls(found, eats if "phi-3" in name or "phi3" in name else frozenset())
+        eats = frozenset(texts) - {"<unk>", "<s>", "<|endoftext|>"}
+        return cls(texts, eats if "phi-3" in name or "phi3" in name else frozenset())
 
     def split(self, text: str) -> Iterator[tuple[str, bool]]:
-        """The text in pieces, each with whether it is one special token. Longer tokens are looked for first, each in
-        all of what is left.
+        """Cut a text into pieces, each with whether it is one special token.
+
+        Longer tokens are looked for first, each in all of what is left.
         """
         pieces = [(text, False)] if text else []
         for special in self._in(text):
@@ -124,14 +123,14 @@ class Specials:
         return iter(pieces)
 
     def _in(self, text: str) -> list[str]:
-        """The special tokens that are in a text, longest first. Some models have a thousand, in few families."""
-        found: set[str] = set()
+        """Return the special tokens that are in a text, longest first. Some models have a thousand, in few families."""
+        candidates: set[str] = set()
         for head, lengths in self._lengths.items():
             at = text.find(head)
             while at >= 0:
-                found.update(text[at : at + length] for length in lengths)
+                candidates.update(text[at : at + length] for length in lengths)
                 at = text.find(head, at + 1)
-        return [special for special in self.texts if special in found]
+        return [special for special in self.texts if special in candidates]
 
     def _cut(self, piece: tuple[str, bool], special: str) -> Iterator[tuple[str, bool]]:
         text, is_special = piece
@@ -148,17 +147,17 @@ class Specials:
                 yield left, False
 
 
-# Where a text is cut into words before pairs of bytes are merged, by the name in ``tokenizer.ggml.pre``.
-#
-# The names, the stages and what else hangs on them are those of llama.cpp (src/llama-vocab.cpp), and each was compared
-# with its own tokeniser. A later stage cuts the pieces of the one before it, and what no pattern matches is a piece,
-# too (src/unicode.cpp). White space is Unicode's, ``\p{N}`` a number in any script.
+# A text is cut into words before pairs of bytes are merged, by the name in ``tokenizer.ggml.pre``. The names, the
+# stages and what else depends on them are those of llama.cpp (src/llama-vocab.cpp), and each was compared with its own
+# tokeniser. A later stage cuts the pieces of the one before it, and what no pattern matches is a piece, too
+# (src/unicode.cpp). White space is Unicode's, ``\p{N}`` a number in any script.
 
 
 @dataclass(frozen=True)
 class Pretokenizer:
-    """How a pre-tokeniser cuts. ``whole_words``: a word that is a token needs no merges. ``adds_bos`` is what holds
-    where the model itself does not say.
+    """How a pre-tokeniser cuts. ``whole_words``: a word that is a token needs no merges.
+
+    ``adds_bos`` is what holds where the model itself does not say.
     """
 
     stages: tuple[str, ...]
@@ -245,7 +244,7 @@ SPLITTINGS: Final[Mapping[str, Pretokenizer]] = {
     **dict.fromkeys(("gpt-4o", "llama4", "minimax-m2"), _LIKE_GPT4O),
     "tekken": Pretokenizer((_TEKKEN,), whole_words=True, adds_bos=True),
 }
-"""By the name in the model's file. Any other name is one that is not known here: no exact counts."""
+"""Pre-tokenisers by the name in the model's file. With any other name there are no exact counts."""
 
 
 FACTS: Final = (
@@ -259,7 +258,7 @@ FACTS: Final = (
     "tokenizer.ggml.bos_token_id",
     "general.name",
 )
-"""What of ``model_info`` a vocabulary is made of; small enough to be kept."""
+"""The keys of ``model_info`` that a vocabulary is made of; their values are small enough to be kept."""
 
 # GPT-2 writes every byte as a printable character: itself, or one above 255, in order.
 _PRINTABLE: Final = (*range(33, 127), *range(161, 173), *range(174, 256))
@@ -273,7 +272,7 @@ _REMEMBERED: Final = 60_000
 
 
 class Vocabulary:
-    """Counts the tokens of texts. Words that came before are remembered."""
+    """Counts the tokens of texts. Words that were counted are remembered."""
 
     def __init__(
         self,
@@ -294,13 +293,11 @@ class Vocabulary:
         """Tokens that every prompt gets besides its own: one at its beginning, one at its end."""
 
     def count(self, text: str) -> int:
-        """The tokens of a text, special ones among them; without those that every prompt gets."""
-        # Go's JSON decoder has no lone surrogates.
-        pieces = self._specials.split(_SURROGATES.sub("\ufffd", text))
-        return sum(1 if special else self.count_plain(piece) for piece, special in pieces)
+        """Count the tokens of a text, special ones among them; without those that every prompt gets."""
+        return sum(1 if special else self.count_plain(piece) for piece, special in self.split(text))
 
     def count_plain(self, text: str) -> int:
-        """The tokens of a text in which no special token is looked for."""
+        """Count the tokens of a text in which no special token is looked for."""
         if len(self._known) > _REMEMBERED:
             self._known.clear()
         known, total = self._known, 0
@@ -312,11 +309,12 @@ class Vocabulary:
         return total
 
     def split(self, text: str) -> Iterator[tuple[str, bool]]:
-        """The text in pieces, each with whether it is one special token; no token crosses their borders."""
+        """Cut a text into pieces, each with whether it is one special token; no token reaches over a cut."""
+        # Go's JSON decoder has no lone surrogates.
         return self._specials.split(_SURROGATES.sub("\ufffd", text))
 
     def words(self, text: str) -> list[str]:
-        """The pieces that are tokenised one by one."""
+        """Cut a text into the words that are tokenised one by one."""
         pieces = [text]
         for stage in self._stages:
             pieces = [part for piece in pieces for part in stage.split(piece) if part]
@@ -332,7 +330,7 @@ class Vocabulary:
 
 
 def vocabulary_of(facts: Mapping[str, Any]) -> Vocabulary | Unavailable:
-    """The vocabulary in ``model_info``; Unavailable where the model is none of BPE, or cut up in an unknown way."""
+    """Read the vocabulary in ``model_info``; Unavailable where it is none of BPE, or its pre-tokeniser is unknown."""
     kind = facts.get("tokenizer.ggml.model")
     if kind != "gpt2":
         return Unavailable(f"tokens of the kind {str(kind)[:20]!r} are only estimated")

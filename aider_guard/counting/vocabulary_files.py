@@ -1,4 +1,4 @@
-"""What Ollama tells of a model, for counting: its template, and its vocabulary, which is kept on disk.
+"""Asks Ollama for a model's template and vocabulary, and keeps the vocabulary on disk.
 
 The vocabulary is megabytes that never change as long as the model's file does not. No prompt is ever written.
 It is asked for with http.client and not with httpx, as elsewhere in the sidecar: each counting process asks a few times
@@ -29,11 +29,11 @@ SECONDS: Final = 3.0
 VERBOSE_SECONDS: Final = 20.0
 MAX_BYTES: Final = 64 * 1024 * 1024
 _CHUNK: Final = 1 << 20
-_KEPT: Final = 8
+_MOST_KEPT: Final = 8
 
 
 def show(base: str, model: str, *, verbose: bool = False) -> dict[str, Any] | Unavailable:
-    """The answer of ``/api/show``. No proxy is used, and no redirect followed."""
+    """Return the answer of ``/api/show``. No proxy is used, and no redirect followed."""
     if is_cloud_name(model) or is_cloud_base(base):
         return Unavailable("a cloud's model is not asked about")
     body = {"model": model, **({"verbose": True} if verbose else {})}
@@ -74,22 +74,25 @@ def _post(base: str, body: bytes, seconds: float) -> tuple[int, bytes]:
 
 
 def vocabulary_facts(
-    base: str, model: str, shown: Mapping[str, Any], folder: str
+    base: str, model: str, description: Mapping[str, Any], folder: str
 ) -> Mapping[str, Any] | Unavailable:
-    """What of ``model_info`` the vocabulary is made of: from ``folder`` ("" for none), else from Ollama."""
-    facts = shown.get("model_info")
+    """Return the part of ``model_info`` that the vocabulary is made of.
+
+    It is read from ``folder`` ("" for none), else Ollama is asked for it.
+    """
+    facts = description.get("model_info")
     if isinstance(facts, dict) and facts.get("tokenizer.ggml.model") not in ("gpt2", None):
         return facts  # its lists are of no use here
-    file = _file(shown, folder)
-    kept = _read(file)
-    if kept is not None:
+    digest = blob(description.get("modelfile"))  # the file is named by the model's weights
+    file = Path(folder) / f"{digest}.json" if digest and folder else None
+    if file is not None and (kept := _read(file)) is not None:
         return kept
-    told = show(base, model, verbose=True)
-    facts = told if isinstance(told, Unavailable) else told.get("model_info")
+    verbose = show(base, model, verbose=True)
+    if isinstance(verbose, Unavailable):
+        return verbose
+    facts = verbose.get("model_info")
     if not isinstance(facts, dict):
-        return (
-            facts if isinstance(facts, Unavailable) else Unavailable("Ollama tells no vocabulary")
-        )
+        return Unavailable("Ollama tells no vocabulary")
     facts = {key: facts[key] for key in FACTS if key in facts}
     if file is not None and facts.get("tokenizer.ggml.tokens"):
         with suppress(OSError):  # a full disk costs a second the next time
@@ -97,15 +100,7 @@ def vocabulary_facts(
     return facts
 
 
-def _file(shown: Mapping[str, Any], folder: str) -> Path | None:
-    """The file for the vocabulary of these weights."""
-    digest = blob(shown.get("modelfile"))
-    return Path(folder) / f"{digest}.json" if digest and folder else None
-
-
-def _read(file: Path | None) -> Mapping[str, Any] | None:
-    if file is None:
-        return None
+def _read(file: Path) -> Mapping[str, Any] | None:
     try:
         facts = json.loads(file.read_bytes())
         os.utime(file)
@@ -123,5 +118,5 @@ def _write(file: Path, facts: Mapping[str, Any]) -> None:
     finally:
         draft.unlink(missing_ok=True)
     others = sorted(file.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    for old in others[:-_KEPT]:
+    for old in others[:-_MOST_KEPT]:
         old.unlink(missing_ok=True)

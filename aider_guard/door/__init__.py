@@ -1,1 +1,1 @@
-"""The door: the one way from Aider to its models."""
+"""The door: the HTTP proxy between Aider and its models, and Aider's only way to them."""

@@ -1,4 +1,4 @@
-"""Whether a request that is not for text may be passed on, where nothing is to leave the machine."""
+"""Decides whether a request that is not for text may be passed on, where nothing is to leave the machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.door.interfaces import InstalledModels
 
 _NOT_SENT_ON: Final = ("/api/show", "/api/delete")
-"""What Ollama answers by itself, also for a stub of a model that runs elsewhere (server/routes.go)."""
+"""Paths that Ollama answers by itself, also for a stub of a model that runs elsewhere (server/routes.go)."""
 _READING: Final = ("GET", "HEAD")
 
 
@@ -31,9 +31,9 @@ class RefusedRequest:
 
 @dataclass(frozen=True)
 class AccessRules:
-    """Judges each request by itself, but for what Ollama would fetch because it was deleted a moment ago."""
+    """Judges requests one by one, and remembers what was deleted: Ollama would fetch it again from the network."""
 
-    shelf: InstalledModels
+    installed: InstalledModels
     _bases: set[tuple[str, str]] = field(default_factory=set, init=False)
     """The models that others were made from in this session, by their server."""
     _deleted: set[tuple[str, str]] = field(default_factory=set, init=False)
@@ -41,19 +41,23 @@ class AccessRules:
     async def judge(
         self, upstream: Upstream, method: str, path: str, body: bytes | None
     ) -> RefusedRequest | None:
-        """Why it is not passed on. A body that was not shown may name anything, unless it is a file (a blob)."""
+        """Return why a request is not passed on; None when it may be.
+
+        ``body`` is None where it is streamed: such a body may name anything, unless it is a file (a blob).
+        """
         if cloud.is_content(path):
             return None
-        fields = decode_body(body or b"")
+        decoded_body = decode_body(body or b"")
+        fields = decoded_body or {}
         if upstream.kind != "ollama" and not cloud.leaves(path):
-            return _judge_names(cloud.named_models(path, fields or {}))  # it may be an Ollama
-        if words := cloud.unsafe(path, fields or {}):
-            return RefusedRequest(_named(path, fields or {}), words)
+            return _judge_names(cloud.named_models(path, fields))  # it may be an Ollama
+        if words := cloud.unsafe(path, fields):
+            return RefusedRequest(next(iter(cloud.named_models(path, fields)), path), words)
         if body is None and method not in _READING:
             return RefusedRequest(path, cloud.refused_words("what is too large to be looked at"))
-        if fields is None and (body or b"").strip():
+        if decoded_body is None and (body or b"").strip():
             return RefusedRequest(path, "the request cannot be read", status=400)
-        return await self._judge_models(upstream, path, fields or {})
+        return await self._judge_models(upstream, path, fields)
 
     async def _judge_models(
         self, upstream: Upstream, path: str, fields: Mapping[str, Any]
@@ -64,7 +68,7 @@ class AccessRules:
         if path == "/api/delete":
             return self._judge_deleting(upstream, names)
         for name in names if path not in _NOT_SENT_ON else ():
-            host = await self.shelf.where(upstream, name)
+            host = await self.installed.host_of(upstream, name)
             if isinstance(host, Unavailable):
                 return _not_known(name, host)
             if host:
@@ -74,9 +78,9 @@ class AccessRules:
     async def _judge_building(
         self, upstream: Upstream, fields: Mapping[str, Any]
     ) -> RefusedRequest | None:
-        """Ollama fetches a model that it does not have, from the host in its name (server/create.go)."""
+        """Refuse a base that is not there: Ollama would fetch it from the host in its name (server/create.go)."""
         for name in cloud.bases_of(fields):
-            host = await self.shelf.look(upstream, name)
+            host = await self.installed.host_now(upstream, name)
             if isinstance(host, Unavailable):
                 return _not_known(name, host)
             key = (upstream.base, _plain(name))
@@ -86,7 +90,7 @@ class AccessRules:
         return None
 
     def _judge_deleting(self, upstream: Upstream, names: tuple[str, ...]) -> RefusedRequest | None:
-        """What is deleted is not built on, and the other way round: Ollama may do the two in any order."""
+        """Refuse to delete a model that another is built on: Ollama may do the two in any order."""
         keys = {(upstream.base, _plain(name)) for name in names}
         if keys & self._bases:
             return RefusedRequest(names[0], cloud.still_needed(names[0]))
@@ -95,16 +99,16 @@ class AccessRules:
 
 
 def _judge_names(names: Sequence[str]) -> RefusedRequest | None:
-    gone = next(filter(is_cloud_name, names), None)
-    return None if gone is None else RefusedRequest(gone, cloud.refused_words(gone), "cloud")
+    cloud_name = next(filter(is_cloud_name, names), None)
+    return (
+        None
+        if cloud_name is None
+        else RefusedRequest(cloud_name, cloud.refused_words(cloud_name), "cloud")
+    )
 
 
 def _plain(name: str) -> str:
     return canonical_name(without_local(name))
-
-
-def _named(path: str, fields: Mapping[str, Any]) -> str:
-    return next(iter(cloud.named_models(path, fields)), path)
 
 
 def _not_known(name: str, why: Unavailable) -> RefusedRequest:

@@ -1,4 +1,4 @@
-"""What is known of a request when it is over: the verdict, and the event that tells it."""
+"""Accounts for a finished request: whether the model saw all of it, and the event that reports it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FinishedOutcome = Literal["answered", "cancelled", "broken"]
 
 @dataclass(frozen=True)
 class Account:
-    """All that was learned of one request."""
+    """All that is known of one finished request."""
 
-    call: IncomingRequest
-    asked: ChatRequest
+    incoming: IncomingRequest
+    request: ChatRequest
     outcome: Outcome
     usage: Usage
     counted: Count | Unavailable
@@ -37,54 +37,54 @@ class Account:
 
     @property
     def finished(self) -> FinishedOutcome:
-        """How it ended for Aider: an answer that the server itself broke off is broken, however it was passed on."""
+        """How it ended for Aider: an answer that the server broke off is broken, though all of it was passed on."""
         if self.outcome in ("cancelled", "broken"):
             return "cancelled" if self.outcome == "cancelled" else "broken"
         unfinished = self.usage.pieces and not self.usage.ended
         return "broken" if self.usage.error or unfinished else "answered"
 
     def verdict(self) -> Verdict:
-        """Whether the model saw all of it."""
+        """Judge whether the model saw all of the prompt."""
         return judge(
             Evidence(
                 version=self.version,
                 window_tokens=self.window_tokens,
                 counted=self.counted,
-                prompt_bytes=bound_tokens(self.asked) or 0,
+                prompt_bytes=bound_tokens(self.request) or 0,
                 prompt_tokens=self.usage.prompt_tokens,
                 answer_tokens=self.usage.answer_tokens,
                 done_reason=self.usage.done_reason,
                 truncation_forbidden=self.truncation_forbidden,
                 log=self.log,
                 never_truncates=self.never_truncates,
-                is_ollama=self.call.upstream.kind == "ollama",
+                is_ollama=self.incoming.upstream.kind == "ollama",
             )
         )
 
-    def measured_tokens(self, verdict: Verdict) -> int | None:
-        """How many tokens the prompt truly has, to learn from; None where the server's number may be another."""
-        counts_all = self.call.upstream.kind != "ollama" or era_of(self.version).counts_cached
+    def true_tokens(self, verdict: Verdict) -> int | None:
+        """Return how many tokens the prompt truly has, to learn from; None where the server may count otherwise."""
+        counts_all = self.incoming.upstream.kind != "ollama" or era_of(self.version).counts_cached
         tokens = self.usage.prompt_tokens
         whole = verdict.outcome == "whole" and self.finished == "answered"
         return tokens if whole and counts_all and isinstance(tokens, int) and tokens else None
 
     def event(self, verdict: Verdict, parts: tuple[ContextRow, ...]) -> RequestFinished:
-        """The event that tells it."""
+        """Return the event that reports the request."""
         usage, counted = self.usage, self.counted
-        known = counted if isinstance(counted, Count) else None
+        count = counted if isinstance(counted, Count) else None
         return RequestFinished(
-            number=self.call.number,
-            role=self.asked.role,
-            purpose=self.asked.purpose,
-            model=self.asked.model,
+            number=self.incoming.number,
+            role=self.request.role,
+            purpose=self.request.purpose,
+            model=self.request.model,
             outcome=self.finished,
             verdict=verdict,
             window_tokens=self.window_tokens,
             prompt_tokens=usage.prompt_tokens,
             answer_tokens=usage.answer_tokens,
-            counted_tokens=known.tokens if known else NOT_TOLD,
-            counted_exactly=known.exact if known else False,
-            error_percent=known.error_percent if known else 0.0,
+            counted_tokens=count.tokens if count else NOT_TOLD,
+            counted_exactly=count.exact if count else False,
+            error_percent=count.error_percent if count else 0.0,
             load_seconds=usage.load_seconds,
             prefill_seconds=usage.prefill_seconds,
             generation_seconds=usage.generation_seconds,
@@ -96,13 +96,21 @@ class Account:
 
 
 async def part_rows(
-    counts: PromptCounter, model: str, found: tuple[Part, ...], total: Count | int | Unavailable
+    counter: PromptCounter,
+    model: str,
+    prompt_parts: tuple[Part, ...],
+    total: Count | int | Unavailable,
 ) -> tuple[ContextRow, ...]:
-    """What the prompt is made of, in tokens that sum up to the total; by the length of the texts where nobody counts
-    them; nothing where there is no total.
+    """Return the parts of a prompt in tokens that sum up to the total; nothing where there is no total.
+
+    Where the parts cannot be counted, the total is shared out by the length of their texts.
     """
-    if isinstance(total, Unavailable) or not found:
+    if isinstance(total, Unavailable) or not prompt_parts:
         return ()
-    tokens = await counts.count_texts(model, [part.text for part in found])
-    sizes = [len(part.text) for part in found] if isinstance(tokens, Unavailable) else list(tokens)
-    return rows(found, sizes, total.tokens if isinstance(total, Count) else total)
+    tokens = await counter.count_texts(model, [part.text for part in prompt_parts])
+    sizes = (
+        [len(part.text) for part in prompt_parts]
+        if isinstance(tokens, Unavailable)
+        else list(tokens)
+    )
+    return rows(prompt_parts, sizes, total.tokens if isinstance(total, Count) else total)

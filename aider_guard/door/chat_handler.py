@@ -1,14 +1,17 @@
-"""One request for text on its way through the door (seam.Visit)."""
+"""Decides what to do with each request to a model: what is sent, what is answered instead, and what is reported of it.
+
+The chat handler does no HTTP: the transport (forwarding.py) carries the bytes, the services (interfaces.py) count, read
+the log and know what is loaded, and the rules are in core/chat.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Final
 
-from aider_guard.core.chat import cloud, request
+from aider_guard.core.chat import cloud
 from aider_guard.core.chat import errors as chat_errors
 from aider_guard.core.chat.body import asks_for_usage, body_to_send, forbids_truncation
 from aider_guard.core.chat.errors import Failure, failure_of_words
@@ -21,6 +24,7 @@ from aider_guard.core.chat.request import (
     asks_for_nothing,
     conversation,
     decode_body,
+    is_own,
     read,
 )
 from aider_guard.core.chat.response import AnswerHead, Meter, Usage, UsageFilter
@@ -40,279 +44,287 @@ from aider_guard.door.interfaces import (
     Retry,
     Services,
     Trouble,
+    error_reply,
 )
-from aider_guard.door.refusals import PromptSizing, Refusals, error
+from aider_guard.door.refusals import PromptSizing, Refusals, SizedRequest
 from aider_guard.ollama.names import is_this_machine
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
 
-# An upstream's answer on its way to Aider: read as it passes, and ended where it must not go on.
-
-_STREAMS: Final = (b"{", b"data:", b"event:", b"error:", b"id:", b"retry:", b":")
+_STREAM_STARTS: Final = (b"{", b"data:", b"event:", b"error:", b"id:", b"retry:", b":")
+_COUNTED_PURPOSES: Final = ("chat", "edit", "other")
 
 
 class ResponseStream:
-    """The bytes of one answer.
-
-    ``feed`` gives what Aider gets in place of a piece, or why the answer must end here.
-    """
+    """Reads an upstream's answer as it passes, and ends it where it must not go on."""
 
     def __init__(self, *, is_ollama: bool, hides_usage: bool) -> None:
         self._meter = Meter()
         self._head = AnswerHead() if is_ollama else None
         self._filter = UsageFilter() if hides_usage else None
-        self._begun = False
+        self._started = False
 
     @property
     def usage(self) -> Usage:
-        """What the server said of it so far."""
+        """What the server reported of the answer so far."""
         return self._meter.usage
 
     @property
     def has_text(self) -> bool:
-        """Whether any of the answer was passed, thinking aside."""
+        """Whether any of the answer was passed on, thinking aside."""
         return self._meter.so_far.texts > 0
 
     def feed(self, chunk: bytes, *, refuses_remote: bool) -> bytes | Failure:
-        """The next piece. An error in the middle of a text is passed on: Aider takes the answer as broken then, which
-        it is, and does not make half of it a change.
+        """Return what Aider gets in place of the next piece, or why the answer must end here.
+
+        An error in the middle of a text is passed on: Aider takes the answer as broken then, which it is, and does not
+        make half of it a change.
         """
-        if not self._begun and chunk.strip():
-            self._begun = True
-            if not chunk.lstrip().startswith(_STREAMS) and not _may_begin(chunk.lstrip()):
+        start = chunk.lstrip()
+        if not self._started and start:
+            self._started = True
+            may_begin = any(known.startswith(start) for known in _STREAM_STARTS)
+            if not start.startswith(_STREAM_STARTS) and not may_begin:
                 return Failure("strange", chunk[:400].decode("utf-8", "replace"), 200)
         self._meter.feed(chunk)
-        heard = self._meter.so_far
-        if heard.error and not heard.texts:
-            return failure_of_words(heard.error)
-        passed: bytes | None = chunk
+        so_far = self._meter.so_far
+        if so_far.error and not so_far.texts:
+            return failure_of_words(so_far.error)
+        checked: bytes | None = chunk
         if self._head is not None and refuses_remote:
-            passed = self._head.feed(chunk)
-        if passed is None:
+            checked = self._head.feed(chunk)
+        if checked is None:
             return Failure("cloud", self._meter.usage.remote)
-        return self._filter.feed(passed) if self._filter else passed
+        return self._filter.feed(checked) if self._filter else checked
 
-    def rest(self) -> bytes:
-        """What was held back of an answer that has ended."""
+    def remainder(self) -> bytes:
+        """Return what was held back of an answer that has ended."""
         held = self._head.rest() if self._head is not None else b""
         return self._filter.feed(held) + self._filter.rest() if self._filter else held
 
 
-def _may_begin(start: bytes) -> bool:
-    return any(known.startswith(start) for known in _STREAMS)
-
-
-_COUNTED_PURPOSES: Final = ("chat", "edit", "other")
-
-
 class ChatExchange:
-    """One request for text; the order of the calls is the seam's."""
+    """Handles one request for text. The transport calls ``begin`` first, and ``end`` last and always, once."""
 
-    def __init__(self, call: IncomingRequest, house: RequestContext) -> None:
-        self._call = call
-        self._house = house
-        self._asked: ChatRequest | None = None
-        self._refusing: Refusals | None = None
-        self._sizing = PromptSizing(call, house)
+    def __init__(self, incoming: IncomingRequest, context: RequestContext) -> None:
+        self._incoming = incoming
+        self._context = context
+        self._request: ChatRequest | None = None
+        self._refusals: Refusals | None = None
+        self._sizing = PromptSizing(incoming, context)
         self._left_out = 0
-        self._waits = RetrySchedule(house.clock)
-        self._passing: ResponseStream | None = None
+        self._retries = RetrySchedule(context.clock)
+        self._stream: ResponseStream | None = None
         self._started = False
         self._mark = 0
         self._first_byte_seconds: float | Unavailable = NOT_TOLD
 
     async def begin(self) -> Forward | Reply:
-        """Read it; refuse what must not or cannot be answered; else send it on, changed as bodies.sent says."""
-        settings, call = self._house.settings, self._call
-        body = decode_body(call.body)
-        if body is None and call.body.strip() and settings.refuse_cloud:
-            return error("the request cannot be read", 400, call.path)  # but perhaps by the server
+        """Read the request; refuse what must not or cannot be answered; else send it on, changed as ``sent`` says.
+
+        It may take its time, and is cancelled when Aider gives up.
+        """
+        settings, incoming = self._context.settings, self._incoming
+        body = decode_body(incoming.body)
+        form, upstream = FORMS[incoming.path], incoming.upstream
+        if (
+            body is None and incoming.body.strip() and settings.refuse_cloud
+        ):  # the server may read it
+            return error_reply("the request cannot be read", 400, incoming.path)
         if body is None:
-            return Forward(call.body)  # the server's own error is right
-        self._asked = asked = read(FORMS[call.path], body, settings, call.upstream.path)
-        self._refusing = refusing = Refusals(call, self._house, asked)
-        if refused := await refusing.elsewhere(self._waits):
+            return Forward(incoming.body)  # the server's own error is right
+        self._request = request = read(form, body, settings, upstream.path)
+        self._refusals = refusals = Refusals(incoming, self._context, request)
+        if refused := await refusals.if_elsewhere(self._retries):
             return refused
-        await self._house.learn(asked, call.upstream)
-        version = self._house.version
-        if asks_for_nothing(asked):
-            return Forward(body_to_send(asked, call.body, settings, call.upstream, version))
-        if asked.purpose == "edit" and request.is_own(_last_message(asked)):
-            return refusing.nothing_to_edit()
-        if failure := self._house.breaks.due(call.body):
-            return refusing.failed(failure)
-        sized = await self._sizing.fitted(asked)
-        self._asked, self._left_out = sized.asked, sized.left_out
-        self._refusing = refusing = Refusals(call, self._house, sized.asked)
+        await self._context.learn(request, upstream)
+        version = self._context.version
+        if asks_for_nothing(request):
+            return Forward(body_to_send(request, incoming.body, settings, upstream, version))
+        if request.purpose == "edit" and is_own(_last_message(request)):
+            return refusals.nothing_to_edit()
+        if failure := self._context.broken_answers.due(incoming.body):
+            return refusals.failed(failure)
+        return await self._forward(await self._sizing.fit(request), version)
+
+    async def _forward(self, sized: SizedRequest, version: str | Unavailable) -> Forward | Reply:
+        incoming, context, request = self._incoming, self._context, sized.request
+        upstream = incoming.upstream
+        self._request, self._left_out = request, sized.left_out
+        self._refusals = Refusals(incoming, context, request)
         if sized.overflow is not None:
-            return await refusing.too_large(sized.overflow)
-        await self._house.services.residency.begins(sized.asked, call.upstream)
-        self._start(sized.asked)
-        return Forward(body_to_send(sized.asked, sized.body, settings, call.upstream, version))
+            return await self._refusals.too_large(sized.overflow)
+        await context.services.residency.on_request_start(request, upstream)
+        self._started = True
+        self._mark = context.services.log_watch.mark()
+        numbered = (incoming.number, request.role, request.purpose, request.model)
+        context.emit(RequestStarted(*numbered, server=upstream.kind))
+        return Forward(body_to_send(request, sized.body, context.settings, upstream, version))
 
-    async def failed(self, trouble: Trouble) -> Reply | Retry:
-        """Wait a moment for a server that may be restarting, then say it."""
-        if trouble.kind != "silent" and (seconds := self._waits.for_its_return()) is not None:
+    async def on_trouble(self, trouble: Trouble) -> Reply | Retry:
+        """Decide about an upstream that could not be reached, or sent no answer.
+
+        One that may be restarting is waited for, for a moment.
+        """
+        if trouble.kind != "silent" and (seconds := self._retries.until_reachable()) is not None:
             return Retry(seconds)
-        if self._refusing is None:
-            return error(f"the model server does not answer: {trouble.words}", 502)
-        reason = self._gone() if trouble.kind == "silent" else "down"
-        return self._refusing.failed(Failure(reason, trouble.words))
+        if self._refusals is None:
+            return error_reply(f"the model server does not answer: {trouble.words}", 502)
+        reason = self._silence_reason() if trouble.kind == "silent" else "down"
+        return self._refusals.failed(Failure(reason, trouble.words))
 
-    async def refused(self, status: int, content: bytes) -> Reply | Retry | Pass:
-        """Wait for a server that is busy; say what else is the matter."""
-        refusing = self._refusing
-        if refusing is None or not self._started:
+    async def on_refusal(self, status: int, content: bytes) -> Reply | Retry | Pass:
+        """Decide about an answer with another status than 200: wait for a busy server, explain any other error.
+
+        ``content`` is all of the answer, any coding undone. A redirect comes here, too; it is not handed on as it is:
+        the transport makes ``Pass`` an error of the door's.
+        """
+        refusals = self._refusals
+        if refusals is None or not self._started:
             return Pass()
         failure = chat_errors.failure_of_answer(status, content)
-        if failure.waits and (seconds := self._waits.for_its_turn()) is not None:
-            return self._wait(refusing.asked, seconds, failure)
+        if failure.waits and (seconds := self._retries.until_free()) is not None:
+            return self._wait(refusals.request, seconds, failure)
         if failure.reason == "overflow":
             counted = await self._sizing.counted()
-            return await refusing.too_large(refusing.overflow_of(failure, counted))
-        return refusing.failed(failure)
+            return await refusals.too_large(refusals.overflow_of(failure, counted))
+        return refusals.failed(failure)
 
-    def passed(self, chunk: bytes) -> bytes | Reply:
-        """The next piece of the answer."""
-        refusing, house = self._refusing, self._house
-        if refusing is None or not self._started:
+    def on_chunk(self, chunk: bytes) -> bytes | Reply:
+        """Return what Aider gets in place of a piece of the answer: usually the same bytes.
+
+        A piece comes after any transfer or content coding was undone. A ``Reply`` ends the answer with its content, and
+        closes the upstream.
+        """
+        refusals, context = self._refusals, self._context
+        if refusals is None or not self._started:
             return chunk
-        if self._passing is None:
-            self._first_byte_seconds = house.clock() - self._call.received_at
-            ollama = self._call.upstream.kind == "ollama"
-            usage_added = asks_for_usage(refusing.asked)
-            self._passing = ResponseStream(is_ollama=ollama, hides_usage=usage_added)
-        result = self._passing.feed(chunk, refuses_remote=house.settings.refuse_cloud)
+        if self._stream is None:
+            self._first_byte_seconds = context.clock() - self._incoming.received_at
+            is_ollama = self._incoming.upstream.kind == "ollama"
+            hides_usage = asks_for_usage(refusals.request)
+            self._stream = ResponseStream(is_ollama=is_ollama, hides_usage=hides_usage)
+        result = self._stream.feed(chunk, refuses_remote=context.settings.refuse_cloud)
         if isinstance(result, bytes):
             return result
         if result.reason == "cloud":
-            return refusing.answered_elsewhere(result.words)
-        return refusing.failed(result)
+            return refusals.answered_elsewhere(result.words)
+        return refusals.failed(result)
 
-    def rest(self) -> bytes:
-        """What was held back of the answer."""
-        return self._passing.rest() if self._passing is not None else b""
+    def remainder(self) -> bytes:
+        """Return what was held back of an answer that has ended."""
+        return self._stream.remainder() if self._stream is not None else b""
 
-    def broke(self, trouble: Trouble) -> Reply | Abort:
-        """Let Aider try again; where that broke as well, say so, if nothing of the answer was passed."""
-        failure = Failure(self._gone(), f"the answer broke off ({trouble.words})")
-        due = self._house.breaks.note(self._call.body, failure)
-        nothing_passed = self._passing is None or not self._passing.has_text
-        if not due or not nothing_passed or self._refusing is None:
+    def on_broken(self, trouble: Trouble) -> Reply | Abort:
+        """Decide about an answer that broke off: let Aider try again, or explain.
+
+        It is explained where the second try broke as well and no text of this answer was passed on.
+        """
+        failure = Failure(self._silence_reason(), f"the answer broke off ({trouble.words})")
+        due = self._context.broken_answers.record(self._incoming.body, failure)
+        has_text = self._stream is not None and self._stream.has_text
+        if not due or has_text or self._refusals is None:
             return Abort()
-        self._house.breaks.forget(self._call.body)
-        return self._refusing.failed(failure)
+        self._context.broken_answers.forget(self._incoming.body)
+        return self._refusals.failed(failure)
 
     async def end(self, outcome: Outcome) -> None:
-        """Account for it."""
-        asked = self._asked
-        if asked is None or not self._started or outcome == "replied":
+        """Account for the request: all is sent, or Aider is gone, or the answer was aborted."""
+        request = self._request
+        if request is None or not self._started or outcome == "replied":
             self._sizing.stop()
-        if asked is None or not self._started:
+        if request is None or not self._started:
             return
-        residency, upstream = self._house.services.residency, self._call.upstream
-        usage = self._passing.usage if self._passing else Usage()
-        residency.ended(asked, upstream, usage.load_seconds)
+        usage = self._stream.usage if self._stream else Usage()
+        residency, upstream = self._context.services.residency, self._incoming.upstream
+        residency.on_request_end(request, upstream, usage.load_seconds)
         if outcome != "replied":
-            await self._account(asked, outcome, usage)
+            await self._account(request, outcome, usage)
 
-    async def _account(self, asked: ChatRequest, outcome: Outcome, usage: Usage) -> None:
-        services, settings = self._house.services, self._house.settings
-        upstream, version = self._call.upstream, self._house.version
+    async def _account(self, request: ChatRequest, outcome: Outcome, usage: Usage) -> None:
+        context, upstream = self._context, self._incoming.upstream
+        services, version = context.services, context.version
         counted = await self._sizing.counted()
         account = Account(
-            call=self._call,
-            asked=asked,
+            incoming=self._incoming,
+            request=request,
             outcome=outcome,
             usage=usage,
             counted=counted,
-            window_tokens=self._house.window(asked, upstream),
+            window_tokens=context.window(request, upstream),
             version=version,
-            truncation_forbidden=forbids_truncation(asked, settings, upstream, version),
+            truncation_forbidden=forbids_truncation(request, context.settings, upstream, version),
             first_byte_seconds=self._first_byte_seconds,
-            log=await services.witness.since(self._mark),
-            never_truncates=services.shelf.never_truncates(upstream, asked.model),
+            log=await services.log_watch.since(self._mark),
+            never_truncates=services.installed.never_truncates(upstream, request.model),
             left_out=self._left_out,
         )
         verdict = account.verdict()
-        if (tokens := account.measured_tokens(verdict)) is not None:
-            services.counts.measured(asked, counted, tokens)
-        self._remember(account)
-        found = parts(asked) if asked.purpose in _COUNTED_PURPOSES else ()
+        if (tokens := account.true_tokens(verdict)) is not None:
+            services.counter.learn(request, counted, tokens)
+        self._remember_broken(account)
+        prompt_parts = parts(request) if request.purpose in _COUNTED_PURPOSES else ()
         total = usage.prompt_tokens if isinstance(counted, Unavailable) else counted
-        rows = await part_rows(services.counts, asked.model, found, total)
-        self._house.emit(account.event(verdict, rows))
+        rows = await part_rows(services.counter, request.model, prompt_parts, total)
+        context.emit(account.event(verdict, rows))
 
-    def _remember(self, account: Account) -> None:
-        """An answer that the server broke off with an error's line was passed as it came."""
+    def _remember_broken(self, account: Account) -> None:
+        """Remember an answer that the server ended with an error in the middle, which was passed on as it came."""
+        broken_answers, body = self._context.broken_answers, self._incoming.body
         if account.outcome == "answered" and account.finished == "broken":
             words = account.usage.error or "the answer ended in the middle"
-            self._house.breaks.note(self._call.body, chat_errors.failure_of_words(words))
+            broken_answers.record(body, chat_errors.failure_of_words(words))
         elif account.finished == "answered":
-            self._house.breaks.forget(self._call.body)
+            broken_answers.forget(body)
 
-    def _gone(self) -> Reason:
-        """What the end of a connection without a word means: on the way to another machine it may be the network."""
-        return "crashed" if is_this_machine(self._call.upstream.base) else "lost"
+    def _silence_reason(self) -> Reason:
+        """Return what a connection that ended without a word means: to another machine, it may be the network."""
+        return "crashed" if is_this_machine(self._incoming.upstream.base) else "lost"
 
-    def _start(self, asked: ChatRequest) -> None:
-        self._started = True
-        self._mark = self._house.services.witness.mark()
-        self._house.emit(
-            RequestStarted(
-                number=self._call.number,
-                role=asked.role,
-                purpose=asked.purpose,
-                model=asked.model,
-                server=self._call.upstream.kind,
-            )
-        )
-
-    def _wait(self, asked: ChatRequest, seconds: float, failure: Failure) -> Retry:
-        words = self._waits.words(chat_errors.printable(failure.words) or "the server is busy")
-        shown = waiting(asked, words, self._house.moment()) if words else None
-        if shown is None:
+    def _wait(self, request: ChatRequest, seconds: float, failure: Failure) -> Retry:
+        why = chat_errors.printable(failure.words) or "the server is busy"
+        message = self._retries.message(why)
+        reply = waiting(request, message, self._context.timestamp()) if message else None
+        if reply is None:
             return Retry(seconds)
-        return Retry(seconds, shown.content, shown.content_type)
+        return Retry(seconds, reply.content, reply.content_type)
 
 
-def _last_message(asked: ChatRequest) -> str:
-    users = [message.content for message in conversation(asked) if message.role == "user"]
+def _last_message(request: ChatRequest) -> str:
+    users = [message.content for message in conversation(request) if message.role == "user"]
     return users[-1] if users else ""
 
 
-# Whoever decides about requests for text: what is sent, what is answered instead, and what is told of it.
-#
-# The attendant does no HTTP: transport carries (seam.py), services count, read the log and know what is loaded
-# (services.py), and the rules are in core/traffic.
-
-
 def now() -> Timestamp:
-    """This moment, as Ollama writes it."""
+    """Return this moment, as Ollama writes it."""
     at = datetime.now(timezone.utc)
     return Timestamp(at.isoformat().replace("+00:00", "Z"), int(at.timestamp()))
 
 
-@dataclass(frozen=True)
 class ChatHandler:
-    """The attendant of one session's door (seam.Attendant). ``emit`` is called on the door's event loop."""
+    """Handles the requests of one session's door. ``emit`` is called on the door's event loop."""
 
-    settings: Callable[[], DoorSettings]
-    services: Services
-    emit: Callable[[Event], None]
-    clock: Callable[[], float] = time.monotonic
-    moment: Callable[[], Timestamp] = now
-    _breaks: BrokenAnswers = field(init=False, repr=False)
-    _entrance: AccessRules = field(init=False, repr=False)
+    def __init__(
+        self,
+        settings: Callable[[], DoorSettings],
+        services: Services,
+        emit: Callable[[Event], None],
+        clock: Callable[[], float] = time.monotonic,
+        timestamp: Callable[[], Timestamp] = now,
+    ) -> None:
+        self._settings = settings
+        self._services = services
+        self._emit = emit
+        self._clock, self._timestamp = clock, timestamp
+        self._broken_answers = BrokenAnswers(clock)
+        self._access_rules = AccessRules(services.installed)
 
-    def __post_init__(self) -> None:
-        """One memory of broken answers for the session, and one of models made and deleted."""
-        object.__setattr__(self, "_breaks", BrokenAnswers(self.clock))
-        object.__setattr__(self, "_entrance", AccessRules(self.services.shelf))
+    def handles(self, upstream: Upstream, method: str, path: str) -> bool:
+        """Return whether a request is one for text: its body is then read as a whole. Others are only passed on.
 
-    def attends(self, upstream: Upstream, method: str, path: str) -> bool:
-        """Whether it is a request for text. Ollama has its own protocol and OpenAI's, other servers have the latter."""
+        Ollama has its own protocol and OpenAI's, other servers have the latter.
+        """
         form = FORMS.get(path)
         if method != "POST" or form is None:
             return False
@@ -320,22 +332,26 @@ class ChatHandler:
             return path.startswith(("/api/", "/v1/"))
         return form in ("openai_chat", "openai_text")
 
-    def visit(self, call: IncomingRequest) -> ChatExchange:
-        """A new request for text."""
-        house = RequestContext(
-            self.settings(), self.services, self.emit, self._breaks, self.clock, self.moment
+    def open_exchange(self, incoming: IncomingRequest) -> ChatExchange:
+        """Begin to handle a request for text."""
+        context = RequestContext(
+            *(self._settings(), self._services, self._emit),
+            *(self._broken_answers, self._clock, self._timestamp),
         )
-        return ChatExchange(call, house)
+        return ChatExchange(incoming, context)
 
-    async def permits(
+    async def refusal(
         self, upstream: Upstream, method: str, path: str, body: bytes | None
     ) -> Reply | None:
-        """The refusal of what could be carried out of the machine; None for all else. A refusal is told."""
-        if not self.settings().refuse_cloud:
+        """Return the answer to a request that could carry something out of the machine; None lets it pass.
+
+        ``body`` is None where it is streamed: only small bodies are shown. A refusal is reported.
+        """
+        if not self._settings().refuse_cloud:
             return None
-        refused = await self._entrance.judge(upstream, method, path, body)
+        refused = await self._access_rules.judge(upstream, method, path, body)
         if refused is None:
             return None
         what, words = cloud.shown(refused.what), refused.words
-        self.emit(RequestRefused(0, "main", "other", what, refused.reason, said=(words,)))
-        return error(words.removeprefix(PREFIX), refused.status, path)
+        self._emit(RequestRefused(0, "main", "other", what, refused.reason, said=(words,)))
+        return error_reply(words.removeprefix(PREFIX), refused.status, path)

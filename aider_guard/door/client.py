@@ -1,4 +1,4 @@
-"""Aider's side of one request: its body as it comes, its answer, and whether Aider is still there."""
+"""Aider's side of one request: reads its body, sends its answer, and notices when Aider goes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class GoneError(Exception):
 
 
 class Client:
-    """One request over ASGI (asgi.readthedocs.io, HTTP). Used by the request's own task and no other."""
+    """One HTTP request over ASGI (asgi.readthedocs.io). Only the request's own task may use it."""
 
     def __init__(
         self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -37,7 +37,7 @@ class Client:
         self._body_over = asyncio.Event()
 
     async def body(self, limit_bytes: int) -> tuple[bytes, bool]:
-        """The body, and True; or the beginning of one that is longer than ``limit_bytes``, and False.
+        """Return the body, and True; or the beginning of one that is longer than ``limit_bytes``, and False.
 
         Raises ``GoneError`` when Aider goes.
         """
@@ -47,7 +47,7 @@ class Client:
         return bytes(read), len(read) <= limit_bytes
 
     async def pieces(self, before: bytes) -> AsyncIterator[bytes]:
-        """What was read already, then the rest of the body as it comes. Raises ``GoneError`` when Aider goes."""
+        """Yield what was read already, then the rest of the body as it comes. Raises ``GoneError`` when Aider goes."""
         if before:
             yield before
         while not self._body_over.is_set():
@@ -64,12 +64,12 @@ class Client:
         return message.get("body", b"")
 
     def stop_reading(self) -> None:
-        """Whatever is left of the body is of no interest any more."""
+        """Ignore the rest of the body."""
         self._body_over.set()
 
     @contextmanager
     def cancelled_when_gone(self) -> Iterator[CancelScope]:
-        """What runs inside is cancelled when Aider closes the connection.
+        """Cancel what runs inside when Aider closes the connection.
 
         A scope of anyio's and not a plain ``Task.cancel``: httpcore protects what must not be interrupted (giving a
         connection back) with shields that only such a scope respects.
@@ -101,12 +101,10 @@ class Client:
         await self._send({"type": "http.response.body", "body": content, "more_body": False})
 
     async def reply(self, reply: Reply) -> None:
-        """Answer so; an answer that has begun already ends with the content."""
+        """Send a whole answer; one that has begun already ends with the content."""
         if not self.started:
-            length = str(len(reply.content)).encode()
-            kind = reply.content_type.encode("latin-1")
-            headers = [(b"content-length", length)]
+            headers = [(b"content-length", str(len(reply.content)).encode())]
             if reply.content:
-                headers.append((b"content-type", kind))
+                headers.append((b"content-type", reply.content_type.encode("latin-1")))
             await self.start(reply.status, headers)
         await self.finish(reply.content)

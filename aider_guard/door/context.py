@@ -1,4 +1,4 @@
-"""What all visits share."""
+"""What the exchanges of one session share: settings, services, memory of broken answers, and the retry schedule."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from aider_guard.door.interfaces import Services
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
 
-# Remembers answers that broke off, so that a request that breaks each time is answered in words instead.
-
 FORGOTTEN_SECONDS: Final = 60.0
 _TRIES: Final = 2
 _MAX_KEPT: Final = 32
@@ -27,38 +25,41 @@ _MAX_KEPT: Final = 32
 
 @dataclass(frozen=True)
 class _Broken:
-    times: int
+    failures: int
     at: float
     failure: Failure
 
 
 class BrokenAnswers:
-    """Bodies of requests by their hashes, in memory only. Aider sends the same body when it tries again."""
+    """Remembers answers that broke off, so that a request that breaks each time is answered in words instead.
+
+    Aider sends the same body when it tries again. Bodies are kept by their hashes, in memory only.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._broken: dict[bytes, _Broken] = {}
 
-    def note(self, body: bytes, failure: Failure) -> bool:
-        """An answer to this body broke off; whether it is time for words."""
+    def record(self, body: bytes, failure: Failure) -> bool:
+        """Note that an answer to this body broke off; return whether to answer in words from now on."""
         key, before = _key(body), self._recent(body)
-        times = before.times + 1 if before else 1
+        failures = before.failures + 1 if before else 1
         self._broken.pop(key, None)
-        self._broken[key] = _Broken(times, self._clock(), failure)
+        self._broken[key] = _Broken(failures, self._clock(), failure)
         while len(self._broken) > _MAX_KEPT:
             del self._broken[next(iter(self._broken))]
-        return times >= _TRIES
+        return failures >= _TRIES
 
     def due(self, body: bytes) -> Failure | None:
-        """What is to be said to this body in place of one more try, once; None to let it try."""
+        """Return the failure to answer this body with instead of one more try, once; None to let it try."""
         broken = self._recent(body)
-        if broken is None or broken.times < _TRIES:
+        if broken is None or broken.failures < _TRIES:
             return None
         self.forget(body)
         return broken.failure
 
     def forget(self, body: bytes) -> None:
-        """This body was answered."""
+        """Forget a body that was answered."""
         if self._broken:
             self._broken.pop(_key(body), None)
 
@@ -75,77 +76,75 @@ def _key(body: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class RequestContext:
-    """What all visits share, and the settings at the time of this one."""
+    """What all exchanges share, and the settings at the time of this one."""
 
     settings: DoorSettings
     services: Services
     emit: Callable[[Event], None]
-    breaks: BrokenAnswers
+    broken_answers: BrokenAnswers
     clock: Callable[[], float]
-    moment: Callable[[], Timestamp]
+    timestamp: Callable[[], Timestamp]
 
-    def window(self, asked: ChatRequest, upstream: Upstream) -> int | Unavailable:
-        """The pin where a request can carry it, and no more than the model was trained for: Ollama loads no more, and
-        does not say so. Else what is known to be loaded, or what the server said of itself.
+    def window(self, request: ChatRequest, upstream: Upstream) -> int | Unavailable:
+        """Return the window that a request is evaluated in.
+
+        It is the pin where a request can carry it, but no more than the model was trained for: Ollama loads no more,
+        and does not say so. Else it is what is known to be loaded. A server that is not Ollama was asked before the
+        first prompt.
         """
         pin = self.settings.window_tokens
         if upstream.kind == "openai":
-            return self._told(asked.model, upstream.path)
-        if asked.form in ("chat", "generate") and pin > 0:
-            trained = self.services.facts.trained(asked.model)
+            windows = (
+                role.window_tokens
+                for role in self.settings.roles
+                if role.path == upstream.path and same_model(role.model, request.model)
+            )
+            unknown = Unavailable("this server did not tell its window")
+            return next((tokens for tokens in windows if tokens > 0), unknown)
+        if request.form in ("chat", "generate") and pin > 0:
+            trained = self.services.model_info.trained(request.model)
             return min(pin, trained) if isinstance(trained, int) else pin
-        return self.services.residency.loaded_window(asked.model)
+        return self.services.residency.loaded_window(request.model)
 
     @property
     def version(self) -> str | Unavailable:
-        """The version of this Ollama, as last polled; where no poll has told it yet, as asked for this request."""
+        """The version of this Ollama: as last polled, or as asked for this request where no poll has read it yet."""
         polled = self.services.residency.version
-        return self.services.facts.version if isinstance(polled, Unavailable) else polled
+        return self.services.model_info.version if isinstance(polled, Unavailable) else polled
 
-    async def learn(self, asked: ChatRequest, upstream: Upstream) -> None:
-        """Wait a moment for what decides how much of a prompt may be sent."""
+    async def learn(self, request: ChatRequest, upstream: Upstream) -> None:
+        """Wait a moment for the facts that decide how much of a prompt may be sent."""
         if upstream.kind == "ollama":
             unknown = isinstance(self.services.residency.version, Unavailable)
-            await self.services.facts.learn(asked.model, version=unknown)
+            await self.services.model_info.learn(request.model, version=unknown)
 
-    def _told(self, model: str, path: str) -> int | Unavailable:
-        """What a server that is not Ollama said its window is, before the first prompt."""
-        windows = [
-            role.window_tokens
-            for role in self.settings.roles
-            if role.path == path and same_model(role.model, model) and role.window_tokens > 0
-        ]
-        return windows[0] if windows else Unavailable("this server did not tell its window")
-
-
-# How long a request waits for a server that is not there yet, or busy, and when it says so.
 
 QUIET_SECONDS: Final = 3.0
-"""So long a server may be gone before it is said: Ollama restarts in that time."""
+"""How long a server may be gone before the user is told: Ollama restarts in that time."""
 BUSY_SECONDS: Final = 120.0
 _QUIET_STEP: Final = 0.25
 _BUSY_STEPS: Final = (0.5, 1.0, 2.0, 4.0, 5.0)
-_SAID_EVERY_SECONDS: Final = 10.0
+_SHOWN_EVERY_SECONDS: Final = 10.0
 
 
 class RetrySchedule:
-    """One request's patience."""
+    """Decides how long one request waits for a server that is gone or busy, and when it says so."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._gone_since: float | None = None
         self._busy_since: float | None = None
         self._busy_times = 0
-        self._said_at: float | None = None
+        self._shown_at: float | None = None
 
-    def for_its_return(self) -> float | None:
-        """Seconds until the next try to connect; None when it is to be said."""
+    def until_reachable(self) -> float | None:
+        """Return the seconds until the next try to connect; None when the request is to fail."""
         now = self._clock()
         self._gone_since = now if self._gone_since is None else self._gone_since
         return _QUIET_STEP if now - self._gone_since < QUIET_SECONDS else None
 
-    def for_its_turn(self) -> float | None:
-        """Seconds until a busy server is asked again; None when it is to be said."""
+    def until_free(self) -> float | None:
+        """Return the seconds until a busy server is asked again; None when the request is to fail."""
         now = self._clock()
         self._busy_since = now if self._busy_since is None else self._busy_since
         if now - self._busy_since >= BUSY_SECONDS:
@@ -154,12 +153,11 @@ class RetrySchedule:
         self._busy_times += 1
         return step
 
-    def words(self, why: str) -> str:
-        """What to show while waiting; "" when something was shown a moment ago."""
+    def message(self, why: str) -> str:
+        """Return what to show while waiting; "" when something was shown a moment ago."""
         now = self._clock()
-        if self._said_at is not None and now - self._said_at < _SAID_EVERY_SECONDS:
+        if self._shown_at is not None and now - self._shown_at < _SHOWN_EVERY_SECONDS:
             return ""
+        first, self._shown_at = self._shown_at is None, now
         waited = now - self._busy_since if self._busy_since is not None else 0.0
-        first = self._said_at is None
-        self._said_at = now
         return f"waiting: {why}" if first else f"still waiting after {waited:.0f} s: {why}"

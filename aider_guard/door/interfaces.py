@@ -1,23 +1,25 @@
-"""Between the way through (transport) and what is made of a request (attendant): values and one protocol.
+"""The values and services that the parts of the door share.
 
-The transport carries bytes, holds connections and knows no model; the attendant knows what the bytes mean and does no
-I/O of HTTP's. Everything runs on the door's one event loop.
+The transport (app, forwarding, upstream) carries bytes, holds connections and knows no model. The chat handler knows
+what the bytes mean and does no HTTP. Everything runs on the door's one event loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from aider_guard.core.chat.request import ChatRequest
+from aider_guard.core.chat.request import PREFIX, ChatRequest
 from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
 
-Headers = tuple[tuple[str, str], ...]
 Outcome = Literal["answered", "cancelled", "broken", "replied"]
-"""How a request ended: with the upstream's answer, because Aider went, with a cut connection, or by a ``Reply``."""
+"""How a request ended: with the upstream's answer, because Aider closed its connection, with a cut connection, or by
+a ``Reply``.
+"""
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,7 @@ class IncomingRequest:
 
     number: int
     upstream: Upstream
-    method: str
     path: str
-    query: str
-    headers: Headers
     body: bytes = field(repr=False)
     received_at: float
     """Monotonic seconds."""
@@ -47,7 +46,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Reply:
-    """Answer so, without the upstream. In an answer that has begun already only ``content`` is used."""
+    """Answer with this content, without the upstream. In an answer that has begun only ``content`` is used."""
 
     content: bytes = field(repr=False)
     status: int = 200
@@ -56,8 +55,10 @@ class Reply:
 
 @dataclass(frozen=True)
 class Retry:
-    """Try the upstream again after this time, and meanwhile show that something happens: ``meanwhile`` is sent at
-    once if it is not empty (that begins an answer with status 200 of ``content_type``).
+    """Try the upstream again after some seconds.
+
+    ``meanwhile`` is sent to Aider at once if it is not empty, which begins an answer with status 200 of
+    ``content_type``.
     """
 
     after_seconds: float
@@ -83,64 +84,15 @@ class Trouble:
     words: str
 
 
-class Visit(Protocol):
-    """One request for text on its way. ``begin`` comes first, ``end`` last and always, once."""
-
-    async def begin(self) -> Forward | Reply:
-        """What to do with the request. It may take its time; cancelled when Aider gives up."""
-
-    async def failed(self, trouble: Trouble) -> Reply | Retry:
-        """The upstream could not be reached, or answered nothing."""
-
-    async def refused(self, status: int, content: bytes) -> Reply | Retry | Pass:
-        """The upstream answered with another status than 200. ``content`` is all of it, any coding undone.
-
-        A redirect comes here, too; it is not handed on as it is: ``Pass`` makes it an error of the door's.
-        """
-
-    def passed(self, chunk: bytes) -> bytes | Reply:
-        """A piece of the answer, as it came (after any transfer or content coding was undone): what Aider gets in
-        its place, usually the same bytes. A ``Reply`` ends the answer with its content, and closes the upstream.
-        """
-
-    def rest(self) -> bytes:
-        """The answer has come to its end: what Aider gets of it besides."""
-
-    def broke(self, trouble: Trouble) -> Reply | Abort:
-        """The answer broke off in the middle, with nothing or some of it passed."""
-
-    async def end(self, outcome: Outcome) -> None:
-        """Everything is sent, or Aider is gone (``cancelled``), or the answer was aborted. Must not raise."""
+def error_reply(words: str, status: int, path: str = "/api/") -> Reply:
+    """Return an error in the form of the path's protocol: Ollama's (api/types.go, StatusError) or OpenAI's."""
+    message: object = f"{PREFIX}{words}"
+    if not path.startswith("/api/"):
+        message = {"message": message, "type": "api_error", "param": None, "code": None}
+    return Reply(json.dumps({"error": message}).encode("ascii"), status)
 
 
-class Attendant(Protocol):
-    """Whoever decides about requests for text."""
-
-    def attends(self, upstream: Upstream, method: str, path: str) -> bool:
-        """Whether a request of this kind is attended (its body is then read as a whole), or only passed on."""
-
-    def visit(self, call: IncomingRequest) -> Visit:
-        """A new request for text."""
-
-    async def permits(
-        self, upstream: Upstream, method: str, path: str, body: bytes | None
-    ) -> Reply | None:
-        """The answer to a request that is not for text but must not be passed on (a question about a cloud model);
-        None lets it pass. ``body`` is None where it is streamed: only small bodies are shown.
-        """
-
-
-@dataclass(frozen=True)
-class Door:
-    """What a door is served with: settings that may change while it serves, and who attends to its requests."""
-
-    settings: Callable[[], DoorSettings]
-    attendant: Attendant
-
-
-# What an attendant works with, each in a module of its own and used on the door's event loop.
-
-_NOT_ASKED = Unavailable("Ollama was not asked")
+# The services of the chat handler, each in a module of its own and used on the door's event loop.
 
 
 class PromptCounter(Protocol):
@@ -149,22 +101,23 @@ class PromptCounter(Protocol):
     def serve(self, settings: DoorSettings) -> None:
         """Begin to learn the vocabularies of these models, in the background. Called again when they change."""
 
-    async def count(self, asked: ChatRequest) -> Count | Unavailable:
-        """The tokens of the whole prompt, template included; Unavailable within 2 s when it cannot be counted."""
+    def wake(self) -> None:
+        """Get ready to count: a prompt is being typed."""
+
+    async def count(self, request: ChatRequest) -> Count | Unavailable:
+        """Count the tokens of the whole prompt, template included; Unavailable within 2 s when it cannot be counted."""
 
     async def count_texts(self, model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
-        """The tokens of single texts, by the same way of counting, without any template."""
+        """Count the tokens of single texts, in the same way and without any template."""
 
-    def fits(self, asked: ChatRequest, room_tokens: int) -> bool:
-        """Whether a prompt certainly has no more tokens than that, without counting it now."""
+    def fits(self, request: ChatRequest, room_tokens: int) -> bool:
+        """Return whether a prompt certainly has no more tokens than that, without counting it now."""
 
-    def guess(self, asked: ChatRequest) -> Count:
-        """The size of a prompt that could not be counted in time, with its error."""
+    def guess(self, request: ChatRequest) -> Count:
+        """Estimate the size of a prompt that could not be counted in time, with its error."""
 
-    def measured(
-        self, asked: ChatRequest, counted: Count | Unavailable, prompt_tokens: int
-    ) -> None:
-        """Learn from what the server evaluated of a prompt that it saw whole."""
+    def learn(self, request: ChatRequest, counted: Count | Unavailable, prompt_tokens: int) -> None:
+        """Learn from the number of tokens that the server evaluated of a prompt that it saw whole."""
 
 
 class LogWatch(Protocol):
@@ -174,73 +127,77 @@ class LogWatch(Protocol):
         """Find the log of this server and follow it."""
 
     def mark(self) -> int:
-        """The place in the log now."""
+        """Return the place in the log now."""
 
     async def since(self, mark: int) -> LogEvidence | Unavailable:
-        """What the log says since that place; waits a moment for lines on their way. Unavailable: it is not read."""
+        """Return what the log says since that place; waits a moment for lines on their way.
+
+        Unavailable: the log is not read.
+        """
 
 
 class Residency(Protocol):
-    """Knows which models are in memory because of this session, keeps them there, and warms them."""
+    """Knows which models are in memory because of this session, keeps them there, and loads them ahead."""
 
     def serve(self, settings: DoorSettings) -> None:
-        """These are the session's models and their pin."""
+        """Take the session's models and their pin."""
 
-    def warm(self, ours: Sequence[str] = ()) -> None:
+    def warm(self, session_models: Sequence[str] = ()) -> None:
         """Load the main model ahead, and evaluate the head of the last request ahead; in the background.
 
-        ``ours`` are models of this session, too, whoever loaded them.
+        ``session_models`` count as this session's own, whichever program loaded them.
         """
 
-    async def begins(self, asked: ChatRequest, upstream: Upstream) -> None:
-        """A real request comes: drop whatever is evaluated ahead, and wait until the server was told."""
+    async def on_request_start(self, request: ChatRequest, upstream: Upstream) -> None:
+        """Make way for a request: cancel what is evaluated ahead, and wait until its connection is closed."""
 
-    def ended(
-        self, asked: ChatRequest, upstream: Upstream, load_seconds: float | Unavailable
+    def on_request_end(
+        self, request: ChatRequest, upstream: Upstream, load_seconds: float | Unavailable
     ) -> None:
-        """A request is over: its head is remembered (in memory only), and a reload is told with its cause."""
+        """Remember the head of a finished request (in memory only), and report a reload with its cause."""
 
     @property
     def version(self) -> str | Unavailable:
         """The version of this Ollama, as last read."""
 
     def loaded_window(self, model: str) -> int | Unavailable:
-        """The window that Ollama has loaded for a model, as last read."""
+        """Return the window that Ollama has loaded for a model, as last read."""
 
 
 class InstalledModels(Protocol):
     """Knows what each Ollama has installed (``/api/tags``), as last read."""
 
     def serve(self, settings: DoorSettings) -> None:
-        """Read it, and again from time to time, in the background."""
+        """Read the list now and from time to time, in the background."""
 
-    async def where(self, upstream: Upstream, model: str) -> str | Unavailable | None:
-        """Where a model really runs that may only have its name here: "" for here; None for one that is not installed.
+    async def host_of(self, upstream: Upstream, model: str) -> str | Unavailable | None:
+        """Return the host that runs a model: "" for the server itself, None for a model that is not installed.
 
-        At once for what is known; else the server is asked, in bounded time. Of a server that is no Ollama it is "".
+        What is known is returned at once; else the server is asked, in bounded time. Of a server that is no Ollama it
+        is "".
         """
 
-    async def look(self, upstream: Upstream, model: str) -> str | Unavailable | None:
-        """The same, as the server says now, whatever is known. Of a server that is no Ollama it is None."""
+    async def host_now(self, upstream: Upstream, model: str) -> str | Unavailable | None:
+        """Return the same as the server says now, whatever is known. Of a server that is no Ollama it is None."""
 
-    def alike(self, upstream: Upstream, model: str) -> tuple[str, ...]:
-        """Installed models of a similar name, nearest first; none when nothing is known."""
+    def similar_names(self, upstream: Upstream, model: str) -> tuple[str, ...]:
+        """Return installed models of a similar name, nearest first; none when nothing is known."""
 
     def never_truncates(self, upstream: Upstream, model: str) -> bool:
-        """Whether it is known to be run by MLX, which refuses what is too long (x/mlxrunner/pipeline.go)."""
+        """Return whether a model is known to be run by MLX, which refuses long prompts (x/mlxrunner/pipeline.go)."""
 
 
 class ModelInfo(Protocol):
-    """Knows what Ollama tells of itself and of each model when it is asked."""
+    """Knows the version of Ollama, and the context that each model was trained for."""
 
     def serve(self, settings: DoorSettings) -> None:
         """Begin to ask about these models, in the background."""
 
     async def learn(self, model: str, *, version: bool) -> None:
-        """Ask about a model, and for the server's version, unless it is known; within a second, told or not."""
+        """Ask about a model, and for the server's version, unless it is known; within a second, answered or not."""
 
     def trained(self, model: str) -> int | Unavailable:
-        """The longest context that a model was trained for."""
+        """Return the longest context that a model was trained for, in tokens."""
 
     @property
     def version(self) -> str | Unavailable:
@@ -248,52 +205,11 @@ class ModelInfo(Protocol):
 
 
 @dataclass(frozen=True)
-class NoFacts:
-    """Where nobody asks."""
-
-    version: str | Unavailable = _NOT_ASKED
-
-    def serve(self, settings: DoorSettings) -> None:
-        """Ask nothing."""
-
-    async def learn(self, model: str, *, version: bool) -> None:
-        """Ask nothing."""
-
-    def trained(self, model: str) -> int | Unavailable:  # noqa: ARG002  # the protocol's
-        """It is not known."""
-        return _NOT_ASKED
-
-
-@dataclass(frozen=True)
-class NoShelf:
-    """Where nobody reads what is installed."""
-
-    def serve(self, settings: DoorSettings) -> None:
-        """Read nothing."""
-
-    async def where(self, upstream: Upstream, model: str) -> str | Unavailable | None:  # noqa: ARG002  # the protocol's
-        """No model is known to run elsewhere."""
-        return ""
-
-    async def look(self, upstream: Upstream, model: str) -> str | Unavailable | None:  # noqa: ARG002  # the protocol's
-        """None is known to be there."""
-        return None
-
-    def alike(self, upstream: Upstream, model: str) -> tuple[str, ...]:  # noqa: ARG002  # the protocol's
-        """None is known."""
-        return ()
-
-    def never_truncates(self, upstream: Upstream, model: str) -> bool:  # noqa: ARG002  # the protocol's
-        """No model is known to."""
-        return False
-
-
-@dataclass(frozen=True)
 class Services:
-    """All that an attendant works with."""
+    """The services that a chat handler works with."""
 
-    counts: PromptCounter
-    witness: LogWatch
+    counter: PromptCounter
+    log_watch: LogWatch
     residency: Residency
-    shelf: InstalledModels = NoShelf()
-    facts: ModelInfo = NoFacts()
+    installed: InstalledModels
+    model_info: ModelInfo

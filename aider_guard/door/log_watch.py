@@ -1,4 +1,4 @@
-"""The second witness: Ollama's own log, read beside the traffic where it can be read."""
+"""Reads Ollama's log beside the traffic, where it can be read: it shows when Ollama cut a prompt."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from aider_guard.ollama.log_lines import RequestEnded, evidence
 
 IN_FLIGHT_SECONDS: Final = 0.15
 """How long lines on their way are waited for; the line that ends a request ends the wait."""
-LOOK_SECONDS: Final = 0.02
+POLL_SECONDS: Final = 0.02
 RETRY_SECONDS: Final = 60.0
 
 NOT_YET: Final = Unavailable("Ollama's log is still looked for")
@@ -38,19 +38,18 @@ Find = Callable[[str, str], LogFileAt | LogOf | Unavailable]
 
 @dataclass(frozen=True)
 class _Following:
-    """The log that is followed, and which one it is in order."""
+    """The log that is followed, with its number among all that were."""
 
     log: FollowedLog
     number: int
     undo: ExitStack
 
 
-def _in_background(run: Callable[[], None]) -> None:
-    threading.Thread(target=run, name="ollama-log-search", daemon=True).start()
-
-
 class OllamaLogWatch:
-    """Implements `services.Witness`. Close it at the end: it may have started a child."""
+    """Finds the log of the session's Ollama and follows it (``interfaces.LogWatch``).
+
+    Close it at the end: it may have started a child.
+    """
 
     def __init__(
         self,
@@ -58,37 +57,39 @@ class OllamaLogWatch:
         find: Find = find_log,
         clock: Callable[[], float] = time.monotonic,
         in_flight_seconds: float = IN_FLIGHT_SECONDS,
-        start: Callable[[Callable[[], None]], None] = _in_background,
+        start: Callable[[Callable[[], None]], None] = lambda search: threading.Thread(
+            target=search, name="ollama-log-search", daemon=True
+        ).start(),
     ) -> None:
         self._find = find
         self._clock = clock
         self._in_flight_seconds = in_flight_seconds
         self._start = start
-        self._served: tuple[str, str] | None = None
+        self._target: tuple[str, str] | None = None
         self._state: _Following | Unavailable = NOT_YET
         self._number = 0
-        self._looking = threading.Lock()
-        self._looked_at = float("-inf")
+        self._search_lock = threading.Lock()
+        self._searched_at = float("-inf")
         self._closed = False
 
     def serve(self, settings: DoorSettings) -> None:
-        """See `services.Witness`. Looks in the background."""
-        base = next((one.base for one in settings.upstreams if one.kind == "ollama"), "")
-        if self._served == (base, settings.ollama_log):
-            return
-        self._served = (base, settings.ollama_log)
-        self._look_soon()
+        """Find the log of this server and follow it, in the background."""
+        ollama = (upstream for upstream in settings.upstreams if upstream.kind == "ollama")
+        target = (next((upstream.base for upstream in ollama), ""), settings.ollama_log)
+        if self._target != target:
+            self._target = target
+            self._search_soon()
 
     def mark(self) -> int:
-        """See `services.Witness`."""
+        """Return the place in the log now."""
         state = self._state
         if isinstance(state, _Following):
             return state.number * _PLACES + state.log.mark()
-        self._look_again()
+        self._search_again()
         return 0
 
     async def since(self, mark: int) -> LogEvidence | Unavailable:
-        """See `services.Witness`."""
+        """Return what the log says since that place; waits a moment for lines on their way."""
         state = self._state
         if isinstance(state, Unavailable):
             return state
@@ -97,57 +98,54 @@ class OllamaLogWatch:
             return LATER
         deadline = self._clock() + self._in_flight_seconds
         while True:
-            said = await asyncio.to_thread(state.log.since, place)
-            if isinstance(said, Unavailable):
-                self._look_again()
-                return said
-            is_over = any(isinstance(one, RequestEnded) for one in said)
+            lines = await asyncio.to_thread(state.log.since, place)
+            if isinstance(lines, Unavailable):
+                self._search_again()
+                return lines
+            is_over = any(isinstance(line, RequestEnded) for line in lines)
             if is_over or self._clock() >= deadline:
-                return evidence(said, tells_all=state.log.tells_all)
-            await asyncio.sleep(LOOK_SECONDS)
+                return evidence(lines, tells_all=state.log.tells_all)
+            await asyncio.sleep(POLL_SECONDS)
 
     def close(self) -> None:
-        """End what follows the log. Nothing is looked for any more."""
+        """Stop following the log, and searching for one."""
         self._closed = True
-        with self._looking:
-            self._let_go(Unavailable("the door is closed"))
+        with self._search_lock:
+            self._drop_log(Unavailable("the door is closed"))
 
-    def _look_again(self) -> None:
-        if self._clock() - self._looked_at > RETRY_SECONDS:
-            self._look_soon()
+    def _search_again(self) -> None:
+        if self._clock() - self._searched_at > RETRY_SECONDS:
+            self._search_soon()
 
-    def _look_soon(self) -> None:
-        self._looked_at = self._clock()
-        self._start(self._look)
+    def _search_soon(self) -> None:
+        self._searched_at = self._clock()
+        self._start(self._search)
 
-    def _look(self) -> None:
-        with self._looking:
-            if self._closed or self._served is None:
+    def _search(self) -> None:
+        with self._search_lock:
+            if self._closed or self._target is None:
                 return
-            self._let_go(NOT_YET)
-            found = self._find(*self._served) if self._served[0] else Unavailable("no Ollama")
-            self._state = found if isinstance(found, Unavailable) else self._follow(found)
+            self._drop_log(NOT_YET)
+            location = self._find(*self._target) if self._target[0] else Unavailable("no Ollama")
+            self._state = location if isinstance(location, Unavailable) else self._follow(location)
 
-    def _follow(self, found: LogFileAt | LogOf) -> _Following | Unavailable:
+    def _follow(self, location: LogFileAt | LogOf) -> _Following | Unavailable:
         self._number += 1
         with ExitStack() as undo:
+            log: FollowedLog
             try:
-                log = _open(found, undo)
+                match location:
+                    case LogFileAt(path):
+                        log = file = LogFile(path)
+                        undo.callback(file.close)
+                    case LogOf(command, environment):
+                        log = undo.enter_context(followed_child(command, environment))
             except OSError as error:
                 return Unavailable(f"Ollama's log cannot be read ({error.strerror})")
             return _Following(log, self._number, undo.pop_all())
 
-    def _let_go(self, state: Unavailable) -> None:
-        old, self._state = self._state, state
-        if isinstance(old, _Following):
-            old.undo.close()
-
-
-def _open(found: LogFileAt | LogOf, undo: ExitStack) -> FollowedLog:
-    match found:
-        case LogFileAt(path):
-            log = LogFile(path)
-            undo.callback(log.close)
-            return log
-        case LogOf(command, environment):
-            return undo.enter_context(followed_child(command, environment))
+    def _drop_log(self, state: Unavailable) -> None:
+        """Stop following the log; ``state`` says why there is none from now on."""
+        dropped, self._state = self._state, state
+        if isinstance(dropped, _Following):
+            dropped.undo.close()

@@ -1,4 +1,4 @@
-"""Loading a model ahead, and having the head of a prompt evaluated ahead, without ever being in anybody's way."""
+"""Loads a model ahead, and has the head of its prompt evaluated ahead, while no request waits for Ollama."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -25,26 +26,29 @@ from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import ModelsRead
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ModelsReading, Unavailable
-from aider_guard.door.loaded_models import LoadedModels, SessionModel, keep_alive, listed
+from aider_guard.door.loaded_models import LoadedModels, SessionModel, find_listed, keep_alive
 from aider_guard.door.reload_cause import ReloadWatch
-from aider_guard.ollama import client
-from aider_guard.ollama import client as ollama_client
-from aider_guard.ollama.client import OllamaClient, verification
+from aider_guard.ollama.client import (
+    OllamaClient,
+    is_count,
+    json_object,
+    printable,
+    refusal,
+    verification,
+)
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
-
-# Asking Ollama for something that nobody waits for, over connections that close when it is cancelled.
 
 # A load ends by itself after 5 minutes (OLLAMA_LOAD_TIMEOUT).
 _TIMEOUT: Final = httpx.Timeout(600.0, connect=2.0)
 
 Post = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any] | Unavailable]]
-"""Sends a body to a path of Ollama's; its answer, or why there is none."""
+"""Sends a body to a path of Ollama's; returns its answer, or why there is none."""
 
 
-def connection(base: str) -> httpx.AsyncClient:
-    """A client for a few requests: no proxy, no redirect, no certificates where they are not needed."""
+def http_client(base: str) -> httpx.AsyncClient:
+    """Return a client for a few requests: no proxy, no redirect, no certificates where they are not needed."""
     return httpx.AsyncClient(
         trust_env=False,
         verify=verification(base),
@@ -55,20 +59,16 @@ def connection(base: str) -> httpx.AsyncClient:
 
 @dataclass(frozen=True)
 class PrewarmRequests:
-    """One Ollama."""
+    """Sends requests to one Ollama, over connections that close when the task is cancelled."""
 
     base: str
     connect: Callable[[], httpx.AsyncClient]
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Post]:
-        """Connections for one errand; closed afterwards, also when it is cancelled."""
+    async def connection(self) -> AsyncIterator[Post]:
+        """Open connections for one task; they are closed afterwards, also when it is cancelled."""
         async with self.connect() as client:
-
-            async def post(path: str, body: Mapping[str, Any]) -> dict[str, Any] | Unavailable:
-                return await _post(client, self.base, path, body)
-
-            yield post
+            yield partial(_post, client, self.base)
 
 
 async def _post(
@@ -79,136 +79,126 @@ async def _post(
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
         return Unavailable(f"Ollama cannot be reached ({str(error) or type(error).__name__})")
     if response.status_code != httpx.codes.OK:
-        return Unavailable(ollama_client.refusal(response.status_code, response.content, path))
-    match ollama_client.json_object(response.content):
+        return Unavailable(refusal(response.status_code, response.content, path))
+    match json_object(response.content):
         case {"error": str(words)}:
-            return Unavailable(f"Ollama refused {path}: {ollama_client.printable(words)[:200]}")
+            return Unavailable(f"Ollama refused {path}: {printable(words)[:200]}")
         case dict(answer):
             return answer
     return Unavailable(f"Ollama answered {path} in a form that is not its own")
 
 
-# Having the head of a prompt evaluated ahead, in pieces small enough that nobody waits for one.
-
 PIECE_SECONDS: Final = 0.5
-"""How long a piece shall take: Ollama finishes one that it has begun, also when its client went away."""
+"""How long a piece shall take: Ollama finishes one that it has begun, even if its client closes the connection."""
 FIRST_CHARACTERS: Final = 128
 """The smallest piece, about 40 tokens: each costs some ten more, of the template and of the answer."""
-ANEW: Final = "Ollama does not keep what it has evaluated of this model's prompts"
+NOT_KEPT: Final = "Ollama does not keep what it has evaluated of this model's prompts"
 _GROWTH: Final = 4
-_SIGNS: Final = 3
-
-
-@dataclass
-class Evaluation:
-    """How much of a head was evaluated so far, and why not more."""
-
-    tokens: int = 0
-    problem: str = ""
+_SUSPECTS: Final = 3
 
 
 @dataclass
 class _Pace:
-    """How fast it goes, in characters a second."""
+    """How fast the evaluation goes, in characters a second."""
 
     best: float = 0.0
-    signs: int = 0
+    suspects: int = 0
     """Pieces in a row that took as long as all of the head so far might."""
 
-    def note(self, done: int, end: int, seconds: float) -> float:
-        """The speed of this piece."""
+    def update(self, done: int, end: int, seconds: float) -> float:
+        """Take in how long a piece took; return its speed."""
         speed = (end - done) / seconds
         suspect = end >= 4 * (end - done) and seconds * self.best > end / 2
-        self.signs = self.signs + 1 if suspect else 0
+        self.suspects = self.suspects + 1 if suspect else 0
         self.best = max(self.best, speed)
         return speed
 
 
-@dataclass(frozen=True)
-class _Pieces:
-    """Sends beginnings of a head."""
+@dataclass
+class HeadEvaluation:
+    """Has the head of a prompt evaluated ahead, in pieces so small that no request waits long for one.
 
-    post: Post
+    ``tokens`` (how much was evaluated so far) and ``problem`` (why not more) are kept up to date, as the task may be
+    cancelled at any time.
+    """
+
     head: PromptHead
     clock: Callable[[], float]
-    found: Evaluation
+    tokens: int = 0
+    problem: str = ""
 
-    async def seconds(self, end: int) -> float | None:
-        """How long this beginning took; None when it was refused."""
+    async def run(self, post: Post) -> None:
+        """Evaluate the head, until the end or a problem.
+
+        Stops where each piece is evaluated from the beginning, as a cache that cannot be cut back (recurrent layers,
+        some sliding windows) makes it: that would take longer than to evaluate it once.
+        """
+        pace, done, size = _Pace(), 0, FIRST_CHARACTERS
+        while done < self.head.characters:
+            end = min(self.head.characters, done + size)
+            seconds = await self._seconds(post, end)
+            if seconds is None:
+                return
+            speed = pace.update(done, end, seconds)
+            if pace.suspects >= _SUSPECTS:
+                if not await self._is_kept(post, end, seconds):
+                    return
+                pace = _Pace()
+            done = end
+            size = int(min(max(speed * PIECE_SECONDS, FIRST_CHARACTERS), size * _GROWTH))
+
+    async def _seconds(self, post: Post, end: int) -> float | None:
+        """Send the beginning up to ``end``; return how long it took, None when it was refused."""
         started_at = self.clock()
-        answer = await self.post(self.head.path, self.head.beginning(end))
+        answer = await post(self.head.path, self.head.beginning(end))
         if isinstance(answer, Unavailable):
-            self.found.problem = answer.reason
+            self.problem = answer.reason
             return None
         tokens = answer.get("prompt_eval_count")
-        self.found.tokens = tokens if client.is_count(tokens) else self.found.tokens
+        self.tokens = tokens if is_count(tokens) else self.tokens
         return max(self.clock() - started_at, 0.001)
 
-    async def are_kept(self, end: int, seconds: float) -> bool:
-        """Whether the beginning that took so long takes less the second time: a busy machine looks alike at first."""
-        again = await self.seconds(end)
+    async def _is_kept(self, post: Post, end: int, seconds: float) -> bool:
+        """Return whether the beginning that took so long takes less the second time.
+
+        A busy machine looks the same at first.
+        """
+        again = await self._seconds(post, end)
         if again is not None and again > seconds / 2:
-            self.found.problem = ANEW
-        return not self.found.problem
-
-
-async def evaluate(
-    post: Post, head: PromptHead, clock: Callable[[], float], found: Evaluation
-) -> None:
-    """Have a head evaluated; ``found`` is kept up to date, as the task may be cancelled at any time.
-
-    Stops where each piece is evaluated from the beginning, as a cache that cannot be cut back (recurrent layers, some
-    sliding windows) makes it: that would take longer than to evaluate it once.
-    """
-    pieces, pace = _Pieces(post, head, clock, found), _Pace()
-    done, size = 0, FIRST_CHARACTERS
-    while done < head.characters:
-        end = min(head.characters, done + size)
-        seconds = await pieces.seconds(end)
-        if seconds is None:
-            return
-        speed = pace.note(done, end, seconds)
-        if pace.signs >= _SIGNS:
-            if not await pieces.are_kept(end, seconds):
-                return
-            pace = _Pace()
-        done = end
-        size = int(min(max(speed * PIECE_SECONDS, FIRST_CHARACTERS), size * _GROWTH))
-
-
-# Work for nobody in particular: one errand at a time, and it ends when somebody comes.
+            self.problem = NOT_KEPT
+        return not self.problem
 
 
 @dataclass
 class BackgroundTasks:
-    """Tasks on the door's event loop."""
+    """Tasks on the door's event loop: one at a time that makes way for requests, and side tasks that need not."""
 
-    joined: bool = False
-    """Whether a request waits for the same model that the errand has loaded."""
+    is_awaited: bool = False
+    """Whether a request waits for the same model that the task loads."""
     _task: asyncio.Task[None] | None = None
     _loading: tuple[str, Mapping[str, Any]] | None = None
-    _besides: set[asyncio.Task[None]] = field(default_factory=set)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def busy(self) -> bool:
-        """Whether one is under way."""
+        """Whether the task is running."""
         return self._task is not None and not self._task.done()
 
-    def send(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begin an errand. Only when none is under way."""
-        self.joined = False
-        self._task = self.besides(work)
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start the task. Only when none is running."""
+        self.is_awaited = False
+        self._task = self.start_side_task(work)
 
-    def besides(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin something that is in nobody's way. What it raises is a bug, and told as one."""
+    def start_side_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that delays no request. An exception in it is a bug, and is reported as one."""
         task = asyncio.get_running_loop().create_task(work)
-        self._besides.add(task)
-        task.add_done_callback(self._over)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
         return task
 
     @contextmanager
     def loading(self, model: str, options: Mapping[str, Any]) -> Iterator[None]:
-        """While Ollama loads this model with these options for the errand."""
+        """Note that Ollama loads this model with these options for the task."""
         self._loading = (model, dict(options))
         try:
             yield
@@ -216,27 +206,27 @@ class BackgroundTasks:
             self._loading = None
 
     def is_loading(self, model: str, options: Mapping[str, Any] | None = None) -> bool:
-        """Whether a model is being loaded, with these options if they matter."""
+        """Return whether a model is being loaded, with these options if they matter."""
         if self._loading is None:
             return False
         name, with_options = self._loading
         return same_model(name, model) and options in (None, with_options)
 
-    async def drop(self) -> None:
-        """End what is under way; back when its connection is closed."""
+    async def cancel(self) -> None:
+        """Cancel the task, and wait until its connection is closed."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def _over(self, task: asyncio.Task[None]) -> None:
-        self._besides.discard(task)
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         if not task.cancelled():
             task.result()  # raises in the loop's own handler, which prints it
 
 
-DROPPED: Final = "a request came first, or the end"
-# Who leaves while the model is loaded leaves it behind for so long, where closing the connection
-# does not end the load.
+CANCELLED: Final = "a request came first, or the end"
+# A client that leaves while the model is loaded leaves it behind for so long, where closing the
+# connection does not end the load.
 LOADING_KEEP_ALIVE: Final = "2m"
 
 
@@ -248,121 +238,123 @@ class LoadDecision:
     loaded: bool = False
 
 
-def place(
+def decide_load(
     reading: ModelsReading | Unavailable,
     model: str,
     window_tokens: int,
-    residents: Iterable[SessionModel],
-    also_ours: Iterable[str] = (),
+    known: Iterable[SessionModel],
+    also_allowed: Iterable[str] = (),
 ) -> LoadDecision:
-    """Never a place that somebody else's model has: all others in the list must be this session's own."""
+    """Decide whether a model may be loaded: not where another program's model might be pushed out of memory.
+
+    All other models in the list must be this session's own.
+    """
     if isinstance(reading, Unavailable):
         return LoadDecision(reading.reason)
-    loaded = [resident for resident in residents if resident.loaded]
-    ours = (model, *(resident.name for resident in loaded), *also_ours)
+    loaded = [session_model for session_model in known if session_model.loaded]
+    allowed = (model, *(session_model.name for session_model in loaded), *also_allowed)
     for other in reading.models:
-        if not any(same_model(other.name, name) for name in ours):
+        if not any(same_model(other.name, name) for name in allowed):
             return LoadDecision(f"{other.name} is loaded already, by another program")
-    found = listed(reading, model)
-    if found is None:
+    listed = find_listed(reading, model)
+    if listed is None:
         return LoadDecision()
-    held = next((resident for resident in loaded if same_model(resident.name, model)), None)
-    if held is not None:
-        differs = held.entry is not None and held.entry.differs(found)
-        return LoadDecision(_other(model)) if differs else LoadDecision(loaded=True)
-    # Before 0.10 the window is not told: what another program works with is left to it.
-    return (
-        LoadDecision(loaded=True)
-        if found.window_tokens == window_tokens
-        else LoadDecision(_other(model))
-    )
-
-
-def _other(model: str) -> str:
-    return f"{model} is loaded already, by another program and with a window of its own"
+    own = next((entry for entry in loaded if same_model(entry.name, model)), None)
+    if own is not None:
+        differs = own.entry is not None and own.entry.differs(listed)
+    else:  # before 0.10 Ollama does not tell the window: another program's model is left alone
+        differs = listed.window_tokens != window_tokens
+    by_other = f"{model} is loaded already, by another program and with a window of its own"
+    return LoadDecision(by_other) if differs else LoadDecision(loaded=True)
 
 
 @dataclass(frozen=True)
 class Prewarmer:
-    """Does the errands of one residency."""
+    """Does the background work of one residency: loads, evaluates and renews."""
 
     client: OllamaClient
-    asking: PrewarmRequests
-    residents: LoadedModels
-    errands: BackgroundTasks
-    noticing: ReloadWatch
+    requests: PrewarmRequests
+    loaded: LoadedModels
+    tasks: BackgroundTasks
+    reload_watch: ReloadWatch
     emit: Callable[[Event], None]
     clock: Callable[[], float]
 
     async def warm(
-        self, model: str, head: PromptHead | None, settings: DoorSettings, ours: Sequence[str] = ()
+        self,
+        model: str,
+        head: PromptHead | None,
+        settings: DoorSettings,
+        session_models: Sequence[str] = (),
     ) -> None:
-        """Load a model, and have the head evaluated if it was not there before. Tells of each."""
-        started_at = self.clock()
+        """Load a model, and have the head evaluated if the model was not there before. Reports each."""
+        started_at, fresh = self.clock(), False
         try:
-            found = await self._look(model, settings, ours)
-            if not found.problem and not found.loaded:
-                found = LoadDecision(await self._load(model, settings))
-                fresh = not found.problem
-            else:
-                fresh = False
+            decision = await self._check(model, settings, session_models)
+            if not decision.problem and not decision.loaded:
+                decision = LoadDecision(await self._load(model, settings))
+                fresh = not decision.problem
         except asyncio.CancelledError:
-            self.emit(ModelWarmed(model, "load", self.clock() - started_at, problem=DROPPED))
+            self.emit(ModelWarmed(model, "load", self.clock() - started_at, problem=CANCELLED))
             raise
         seconds = self.clock() - started_at if fresh else 0.0
-        self.emit(ModelWarmed(model, "load", seconds, problem=found.problem))
-        if fresh and head is not None and not self.errands.joined:
+        self.emit(ModelWarmed(model, "load", seconds, problem=decision.problem))
+        if fresh and head is not None and not self.tasks.is_awaited:
             await self._evaluate(model, head)
 
-    async def renew(self, residents: Sequence[SessionModel], settings: DoorSettings) -> None:
+    async def renew(self, models: Sequence[SessionModel], settings: DoorSettings) -> None:
         """Have Ollama keep these models for as long again."""
-        async with self.asking.opened() as post:
-            for resident in residents:
-                # Whether it succeeds or not: of a server that is down the next request tells.
-                resident.touched_at = self.clock()
-                wanted = keep_alive(resident, settings)
-                body = loading_body(resident.name, resident.options, settings, wanted)
-                await post("/api/generate", body)
+        async with self.requests.connection() as post:
+            for model in models:
+                # Whether it succeeds or not: a server that is down is noticed by the next request.
+                model.renewed_at = self.clock()
+                stay = keep_alive(model, settings)
+                await post("/api/generate", loading_body(model.name, model.options, settings, stay))
 
-    async def _look(self, model: str, settings: DoorSettings, ours: Sequence[str]) -> LoadDecision:
+    async def _check(
+        self, model: str, settings: DoorSettings, session_models: Sequence[str]
+    ) -> LoadDecision:
         reading = await asyncio.to_thread(self.client.loaded_models)
         # First of all, so that the guard knows what others had loaded before.
         self.emit(ModelsRead(reading))
-        self.residents.take(reading)
-        found = place(reading, model, settings.window_tokens, self.residents.all, ours)
-        if found.problem or found.loaded:
-            return found
-        elsewhere = await asyncio.to_thread(self.noticing.looking.remote_host, model)
-        if isinstance(elsewhere, Unavailable):
-            return LoadDecision(elsewhere.reason)
-        return LoadDecision(f"{model} runs on {elsewhere}, not here" if elsewhere else "")
+        self.loaded.update(reading)
+        decision = decide_load(
+            reading, model, settings.window_tokens, self.loaded.all, session_models
+        )
+        if decision.problem or decision.loaded:
+            return decision
+        host = await asyncio.to_thread(self.reload_watch.inspector.remote_host, model)
+        if isinstance(host, Unavailable):
+            return LoadDecision(host.reason)
+        return LoadDecision(f"{model} runs on {host}, not here" if host else "")
 
-    async def _load(self, model: str, settings: DoorSettings) -> str:
-        """What went wrong, or nothing."""
-        resident, started_at = self.residents.get(model), self.clock()
-        wanted = None if settings.user_keep_alive else LOADING_KEEP_ALIVE
-        body = loading_body(resident.name, resident.options, settings, wanted)
+    async def _load(self, name: str, settings: DoorSettings) -> str:
+        """Load a model; return what went wrong, or nothing."""
+        model, started_at = self.loaded.get(name), self.clock()
+        stay = None if settings.user_keep_alive else LOADING_KEEP_ALIVE
+        body = loading_body(model.name, model.options, settings, stay)
         options = runner_options(body)
-        async with self.asking.opened() as post:
-            with self.errands.loading(model, options):
+        async with self.requests.connection() as post:
+            with self.tasks.loading(name, options):
                 answer = await post("/api/generate", body)
             if isinstance(answer, Unavailable):
                 return answer.reason
             now = self.clock()
-            resident.hold(now, options, now - started_at)
-            await self.noticing.note()
-            if wanted is not None:
-                await self.renew([resident], settings)
+            model.mark_loaded(now, options, now - started_at)
+            await self.reload_watch.record_processes()
+            if stay is not None:
+                await self.renew([model], settings)
         return ""
 
     async def _evaluate(self, model: str, head: PromptHead) -> None:
-        started_at, found = self.clock(), Evaluation()
+        started_at, evaluation = self.clock(), HeadEvaluation(head, self.clock)
         try:
-            async with self.asking.opened() as post:
-                await evaluate(post, head, self.clock, found)
+            async with self.requests.connection() as post:
+                await evaluation.run(post)
         except asyncio.CancelledError:
-            found.problem = DROPPED
+            evaluation.problem = CANCELLED
             raise
         finally:
             seconds = self.clock() - started_at
-            self.emit(ModelWarmed(model, "head", seconds, found.tokens, found.problem))
+            tokens, problem = evaluation.tokens, evaluation.problem
+            self.emit(ModelWarmed(model, "head", seconds, tokens, problem))

@@ -1,16 +1,14 @@
-"""Counts prompts for the door: in a process of its own (sidecar/tokenizing.py), so that the door's loop never waits.
+"""Counts prompts for the door in a process of its own (counting/process.py), so that the door's loop never waits.
 
-A thread hands questions to the process and answers to the loop. The process ends when nothing was counted for a while;
-what it had loaded is then read again from the disk.
+A thread hands questions to the process and answers to the loop. The process is ended when nothing was counted for a
+while; its next start reads the vocabularies again from the disk.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import queue
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -37,7 +35,7 @@ from aider_guard.counting.process import (
     encode,
     prompt_of,
 )
-from aider_guard.line_process import LineProcess
+from aider_guard.line_process import LineProcess, OnDemandProcess
 
 WAIT_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 30.0
@@ -52,13 +50,16 @@ _END, _FIRST, _LATER = 0, 1, 2
 @dataclass(order=True)
 class _Job:
     urgency: int
-    turn: int
+    number: int
     question: Question | None = field(compare=False, default=None)
-    done: Callable[[Any], None] = field(compare=False, default=lambda _answer: None)
+    on_answer: Callable[[Any], None] = field(compare=False, default=lambda _answer: None)
 
 
 class CounterProcess:
-    """Implements ``services.PromptCounter``. ``vocabularies`` is a folder for what is read of models, "" for none."""
+    """Counts prompts in a process of its own (``interfaces.PromptCounter``).
+
+    ``vocabularies`` is the folder that keeps vocabularies, "" for none.
+    """
 
     def __init__(
         self,
@@ -72,47 +73,48 @@ class CounterProcess:
         self._vocabularies = vocabularies
         self._wait_seconds = wait_seconds
         self._idle_seconds, self._ahead_seconds = idle_seconds, ahead_seconds
-        self._start = start
         self._settings = DoorSettings("", (), (), 0)
-        self._turns = itertools.count(1)
+        self._numbers = itertools.count(1)
         self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
         self._counted: deque[tuple[ChatRequest, int]] = deque(maxlen=_REMEMBERED)
         self._sizes, self._error_percent = Sizes(), dict[str, float]()
-        self._process: LineProcess | None = None
         self._folders: tuple[str, str, str] = ("", "", "")
-        self._thread = threading.Thread(target=self._work, name="counts", daemon=True)
+        self._process = OnDemandProcess(
+            lambda: start("aider_guard.counting.process", *self._folders), "the counter", "counting"
+        )
+        self._thread = threading.Thread(target=self._work, name="prompt-counter", daemon=True)
         self._thread.start()
 
     def serve(self, settings: DoorSettings) -> None:
         """Begin to learn the vocabularies of these models, in the background."""
         self._settings = settings
-        models = {self.place(role.model, ollama=not role.path): None for role in settings.roles}
-        for place in models:
-            if place.base:
-                self._put(LearnModel(place), urgency=_LATER)
+        servers = [self._server_of(role.model, ollama=not role.path) for role in settings.roles]
+        for server in dict.fromkeys(servers):
+            if server.base:
+                self._put(LearnModel(server), urgency=_LATER)
 
     def wake(self) -> None:
-        """Have the process ready, with the main model's vocabulary: a prompt is being typed."""
+        """Start the process and load the main model's vocabulary: a prompt is being typed."""
         mains = [role for role in self._settings.roles if role.role == "main"]
         for role in mains[:1]:
-            self._put(CountPlain(self.place(role.model, ollama=not role.path), ()))
+            self._put(CountPlain(self._server_of(role.model, ollama=not role.path), ()))
 
-    async def count(self, asked: ChatRequest) -> Count | Unavailable:
-        """The tokens of the whole prompt, template included; Unavailable when that takes longer than it may."""
-        place = self.place(asked.model, ollama=asked.form in ("chat", "generate"))
-        number = next(self._turns)
-        self._counted.append((asked, number))
-        answer = await self._answer(CountPrompt(number, place, prompt_of(asked)))
+    async def count(self, request: ChatRequest) -> Count | Unavailable:
+        """Count the tokens of the whole prompt, template included; Unavailable when that takes too long."""
+        server = self._server_of(request.model, ollama=request.form in ("chat", "generate"))
+        number = next(self._numbers)
+        self._counted.append((request, number))
+        answer = await self._answer(CountPrompt(number, server, prompt_of(request)))
         match answer:
             case PromptCount(tokens, exact, error_percent):
-                self._error_percent[asked.model] = 0.0 if exact else error_percent
+                self._error_percent[request.model] = 0.0 if exact else error_percent
                 return Count(tokens, exact, error_percent)
         return answer if isinstance(answer, Unavailable) else Unavailable("nothing was counted")
 
     async def count_texts(self, model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
-        """The tokens of single texts, by the same way of counting, without any template."""
-        place = self.place(model, ollama=True)
-        answer = await self._answer(CountPlain(place, tuple(texts)))
+        """Count the tokens of single texts, in the same way and without any template."""
+        server = self._server_of(model, ollama=True)
+        answer = await self._answer(CountPlain(server, tuple(texts)))
         match answer:
             case CountedTexts(tokens):
                 if (error_percent := self._error_percent.get(model)) is not None:
@@ -120,41 +122,37 @@ class CounterProcess:
                 return tokens
         return answer if isinstance(answer, Unavailable) else Unavailable("nothing was counted")
 
-    def fits(self, asked: ChatRequest, room_tokens: int) -> bool:
-        """Whether a prompt certainly has no more tokens: what was counted of earlier ones is not counted again."""
-        return self._sizes.fits(asked, room_tokens)
+    def fits(self, request: ChatRequest, room_tokens: int) -> bool:
+        """Return whether a prompt certainly has no more tokens than that, by the counts of earlier prompts."""
+        return self._sizes.fits(request, room_tokens)
 
-    def guess(self, asked: ChatRequest) -> Count:
-        """The size of a prompt by its bytes, and by what the server evaluated of earlier ones."""
-        return self._sizes.guess(asked)
+    def guess(self, request: ChatRequest) -> Count:
+        """Estimate the size of a prompt by its bytes, and by the tokens that the server evaluated of earlier ones."""
+        return self._sizes.guess(request)
 
-    def measured(
-        self, asked: ChatRequest, counted: Count | Unavailable, prompt_tokens: int
-    ) -> None:
-        """Learn from what the server evaluated of a prompt that it saw whole, if it was counted here before."""
-        self._sizes.note_size(asked, prompt_tokens)
-        numbers = [number for known, number in self._counted if known is asked]
+    def learn(self, request: ChatRequest, counted: Count | Unavailable, prompt_tokens: int) -> None:
+        """Learn from the tokens that the server evaluated of a prompt that it saw whole, if it was counted before."""
+        self._sizes.note_size(request, prompt_tokens)
+        numbers = [number for known, number in self._counted if known is request]
         if numbers and isinstance(counted, Count):
             self._put(MeasuredPrompt(numbers[-1], prompt_tokens))
 
     def close(self) -> None:
-        """End the process and the thread, whatever they wait for."""
-        self._jobs.put(_Job(_END, next(self._turns)))
+        """End the process and the thread, also in the middle of a count."""
+        self._jobs.put(_Job(_END, next(self._numbers)))
         while self._thread.is_alive():
-            if (process := self._process) is not None:
-                with suppress(OSError):
-                    os.kill(process.pid, signal.SIGKILL)
+            self._process.kill()
             self._thread.join(0.1)
 
-    def place(self, model: str, *, ollama: bool) -> ModelServer:
-        """Where a model is to be asked about. One that no role names is looked for by the protocol it is asked in."""
+    def _server_of(self, model: str, *, ollama: bool) -> ModelServer:
+        """Return the server to ask about a model: by its role, else by the protocol of the request."""
         paths = [role.path for role in self._settings.roles if same_model(role.model, model)]
-        ways = [one for one in self._settings.upstreams if one.path in paths]
         kind = "ollama" if ollama else "openai"
-        ways += [one for one in self._settings.upstreams if one.kind == kind]
-        ways += self._settings.upstreams
-        base = ways[0].base if ways and ways[0].kind == "ollama" else ""
-        return ModelServer(base, model)
+        upstreams = self._settings.upstreams
+        by_role = [upstream for upstream in upstreams if upstream.path in paths]
+        by_kind = [upstream for upstream in upstreams if upstream.kind == kind]
+        best = next(iter((*by_role, *by_kind, *upstreams)), None)
+        return ModelServer(best.base if best and best.kind == "ollama" else "", model)
 
     async def _answer(self, question: Question) -> Any:
         loop = asyncio.get_running_loop()
@@ -164,11 +162,11 @@ class CounterProcess:
             if not future.done():
                 future.set_result(answer)
 
-        def done(answer: Any) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
+        def on_answer(answer: Any) -> None:
+            with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(settle, answer)
 
-        self._put(question, done)
+        self._put(question, on_answer)
         try:
             return await asyncio.wait_for(future, self._wait_seconds)
         except asyncio.TimeoutError:
@@ -177,57 +175,40 @@ class CounterProcess:
     def _put(
         self,
         question: Question,
-        done: Callable[[Any], None] = lambda _answer: None,
+        on_answer: Callable[[Any], None] = lambda _answer: None,
         urgency: int = _FIRST,
     ) -> None:
-        self._jobs.put(_Job(urgency, next(self._turns), question, done))
+        self._jobs.put(_Job(urgency, next(self._numbers), question, on_answer))
 
     def _work(self) -> None:
-        """Answer questions, the urgent ones first, until told to end."""
+        """Answer questions, the urgent ones first, until ``close``."""
         stays_seconds = self._ahead_seconds
         while True:
             try:
-                job = self._jobs.get(timeout=stays_seconds if self._process else None)
+                job = self._jobs.get(timeout=stays_seconds if self._process.is_running else None)
             except queue.Empty:
-                self._give_up()
+                self._process.close()
                 stays_seconds = self._ahead_seconds
                 continue
             if job.question is None:
-                self._give_up()
+                self._process.close()
                 return
             if job.urgency == _FIRST:
                 stays_seconds = self._idle_seconds
-            job.done(self._ask(job.question))
+            job.on_answer(self._ask(job.question))
 
     def _ask(self, question: Question) -> Any:
         line = encode(question)
         if line is None:
             return Unavailable("the prompt is too large to be counted")
-        try:
-            process = self._running()
-        except OSError as error:
-            return Unavailable(f"no process can be started ({error.strerror})")
-        process.ask(line)
-        answer = process.answer(ANSWER_SECONDS)
-        if answer is None:
-            died = process.ended
-            self._give_up()
-            return Unavailable("the counter died" if died else "counting took too long")
+        folders = (self._settings.tokenizers, self._settings.learned_dir, self._vocabularies)
+        if folders != self._folders:
+            self._process.close()
+            self._folders = folders
+        answer = self._process.ask(line, ANSWER_SECONDS)
+        if isinstance(answer, Unavailable):
+            return answer
         try:
             return decode(answer)
         except WireError as error:
             return Unavailable(str(error))
-
-    def _running(self) -> LineProcess:
-        folders = (self._settings.tokenizers, self._settings.learned_dir, self._vocabularies)
-        if self._process is not None and folders != self._folders:
-            self._give_up()
-        if self._process is None:
-            self._folders = folders
-            self._process = self._start("aider_guard.counting.process", *folders)
-        return self._process
-
-    def _give_up(self) -> None:
-        if self._process is not None:
-            self._process.close()
-        self._process = None

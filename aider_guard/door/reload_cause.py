@@ -1,4 +1,4 @@
-"""Evidence for why a model was loaded again: Ollama's processes, and which models run from one file."""
+"""Finds out why a model was loaded again, by Ollama's processes and by which models run from one file."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OllamaProcesses:
-    """The server's process (0 where the system does not tell it), and all of Ollama's that can be seen."""
+    """The server's process (0 where the system does not tell it), and all visible processes of Ollama's."""
 
     server_pid: int = 0
     pids: frozenset[int] = frozenset()
 
     def restarted_since(self, before: OllamaProcesses) -> bool:
-        """Whether another process serves than before."""
+        """Return whether another process serves than before."""
         return bool(self.server_pid and before.server_pid) and self.server_pid != before.server_pid
 
     def same_as(self, before: OllamaProcesses) -> bool:
-        """Whether nothing was started since: then no model was loaded."""
+        """Return whether no process was started since: then no model was loaded."""
         return len(self.pids) > 1 and self.pids <= before.pids
 
 
 def processes(
     base: str, find: Callable[..., ListeningProcess | Unavailable] = find_listener
 ) -> OllamaProcesses:
-    """Those of the Ollama at this address; none of one on another machine. Takes some milliseconds."""
+    """Return the processes of the Ollama at this address; none on another machine. Takes some milliseconds."""
     addresses, port = targets(base), urlsplit(base).port or 0
     if not addresses or not port:
         return OllamaProcesses()
@@ -59,27 +59,27 @@ def processes(
 
 @dataclass(frozen=True)
 class ReloadInspector:
-    """What can be looked at; each call blocks."""
+    """Looks up evidence on the machine and at Ollama; each call blocks."""
 
     client: OllamaClient
     processes: Callable[[str], OllamaProcesses] = processes
 
     def now(self) -> OllamaProcesses:
-        """Ollama's processes."""
+        """Return Ollama's processes."""
         return self.processes(self.client.base_url)
 
     def same_file(
         self, model: str, before: Sequence[ModelsReading | Unavailable]
     ) -> tuple[str, ...]:
-        """Which of the models in the newest list run from the same file as this one, under another name."""
+        """Return the models in the newest list that run from the same file as this one, under another name."""
         newest = before[-1] if before else None
         if not isinstance(newest, ModelsReading):
             return ()
-        found = same_file(self.client, model, [one.name for one in newest.models])
-        return () if isinstance(found, Unavailable) else found
+        names = same_file(self.client, model, [loaded.name for loaded in newest.models])
+        return () if isinstance(names, Unavailable) else names
 
     def remote_host(self, model: str) -> str | Unavailable:
-        """Where a model runs that only has its name here; "" for a local one."""
+        """Return the host of a model that runs elsewhere and only has its name here; "" for a local one."""
         facts = self.client.model_facts(model, self.client.installed())
         if isinstance(facts, ModelFacts):
             return facts.remote_host
@@ -87,27 +87,26 @@ class ReloadInspector:
 
 
 class ReloadWatch:
-    """Tells of loads that cost time again, on the door's event loop; looks in threads."""
+    """Reports loads that cost time again, on the door's event loop; looks up evidence in threads."""
 
-    def __init__(self, looking: ReloadInspector, emit: Callable[[Event], None]) -> None:
-        self.looking = looking
+    def __init__(self, inspector: ReloadInspector, emit: Callable[[Event], None]) -> None:
+        self.inspector = inspector
         self._emit = emit
-        self._known = OllamaProcesses()
+        self._processes = OllamaProcesses()
 
-    async def note(self) -> None:
-        """A model was loaded: these are the processes from now on."""
-        self._known = await asyncio.to_thread(self.looking.now)
+    async def record_processes(self) -> None:
+        """Note Ollama's processes after a model was loaded."""
+        self._processes = await asyncio.to_thread(self.inspector.now)
 
-    async def tell(self, evidence: ReloadEvidence, load_seconds: float) -> None:
-        """Say why a model was loaded again; nothing when the request had only waited for another model's load."""
-        before = self._known
-        await self.note()
-        if self._known.same_as(before):
+    async def report(self, evidence: ReloadEvidence, load_seconds: float) -> None:
+        """Report why a model was loaded again; nothing when the request had only waited for another model's load."""
+        before = self._processes
+        await self.record_processes()
+        if self._processes.same_as(before):
             return
-        same_file = await asyncio.to_thread(self.looking.same_file, evidence.model, evidence.before)
-        complete = replace(
-            evidence,
-            same_file=same_file,
-            server_restarted=self._known.restarted_since(before),
+        same_file = await asyncio.to_thread(
+            self.inspector.same_file, evidence.model, evidence.before
         )
+        restarted = self._processes.restarted_since(before)
+        complete = replace(evidence, same_file=same_file, server_restarted=restarted)
         self._emit(ReloadSeen(evidence.model, load_seconds, cause(complete)))

@@ -1,4 +1,4 @@
-"""Which models are in memory because of this session: warmed, kept, and missed when they had to be loaded again.
+"""Keeps the session's models in memory, loads them ahead, and reports when one had to be loaded again.
 
 Everything runs on the door's event loop, but for ``observe`` and ``release``.
 """
@@ -21,15 +21,20 @@ from aider_guard.core.events import ModelsRead, ServerRead
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.reloads import ReloadEvidence, is_load, stay_seconds
-from aider_guard.door import prewarm
 from aider_guard.door.loaded_models import (
     LoadedModels,
     SessionModel,
-    asked_options,
+    find_listed,
     keep_alive,
-    listed,
+    pinned_options,
 )
-from aider_guard.door.prewarm import DROPPED, BackgroundTasks, Prewarmer
+from aider_guard.door.prewarm import (
+    CANCELLED,
+    BackgroundTasks,
+    Prewarmer,
+    PrewarmRequests,
+    http_client,
+)
 from aider_guard.door.reload_cause import ReloadInspector, ReloadWatch
 from aider_guard.ollama.client import OllamaClient
 
@@ -38,28 +43,26 @@ if TYPE_CHECKING:
 
     from aider_guard.core.events import Event
 
-# Keeping the session's models in memory while nobody types.
-
 RENEW_SECONDS: Final = 600.0
 """A third of the 30 minutes that each request asks for: one renewal may fail."""
-# A user who is away for a meeting or a meal comes back to a loaded model. Over night the card and
-# its electricity are others': who comes back in the morning waits for one load.
+# After a meeting or a meal the model is still loaded. Over night the card and its electricity are
+# left to others: in the morning the user waits for one load.
 AWAY_SECONDS: Final = 4 * 3600.0
 
 
 def is_due(
-    resident: SessionModel,
+    model: SessionModel,
     reading: ModelsReading | Unavailable,
     now: float,
     last_request_at: float,
 ) -> bool:
-    """Whether to renew the stay of a model: only while Ollama lists it as this session loaded it."""
-    if not resident.loaded or now - resident.touched_at < RENEW_SECONDS:
+    """Return whether to renew the stay of a model: only while Ollama lists it as this session loaded it."""
+    if not model.loaded or now - model.renewed_at < RENEW_SECONDS:
         return False
     if now - last_request_at > AWAY_SECONDS:
         return False
-    found = listed(reading, resident.name)
-    return found is not None and resident.entry is not None and not resident.entry.differs(found)
+    listed = find_listed(reading, model.name)
+    return listed is not None and model.entry is not None and not model.entry.differs(listed)
 
 
 NOT_YET: Final = Unavailable("Ollama has not been asked yet")
@@ -67,24 +70,24 @@ RELEASE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True)
-class _Running:
-    """A real request under way. It holds the request, so that the request's id stays its own."""
+class _RunningRequest:
+    """A request of Aider's that is not finished. It holds the request, so that the request's id stays its own."""
 
-    asked: ChatRequest
-    began_at: float
+    request: ChatRequest
+    started_at: float
     was_loaded: bool
     idle_seconds: float
     before: tuple[ModelsReading | Unavailable, ...]
 
 
 class OllamaResidency:
-    """The residency of one Ollama's models (services.Residency).
+    """Keeps the session's models in one Ollama's memory (``interfaces.Residency``).
 
     Args:
         client: Asks for lists and facts, in threads.
         emit: Takes events, in the loop's thread.
-        connect: Makes the connections of errands.
-        looking: Finds what only the machine and Ollama's details tell.
+        connect: Makes the HTTP clients of background tasks.
+        inspector: Looks up evidence for the cause of a reload.
         clock: Monotonic seconds.
     """
 
@@ -94,184 +97,184 @@ class OllamaResidency:
         emit: Callable[[Event], None],
         *,
         connect: Callable[[], httpx.AsyncClient] | None = None,
-        looking: ReloadInspector | None = None,
+        inspector: ReloadInspector | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         base = client.base_url
         self._emit, self._clock = emit, clock
-        self._errands, self._residents = BackgroundTasks(), LoadedModels()
-        self._noticing = ReloadWatch(looking or ReloadInspector(client), emit)
-        self._warmer = Prewarmer(
+        self._tasks, self._loaded_models = BackgroundTasks(), LoadedModels()
+        self._reload_watch = ReloadWatch(inspector or ReloadInspector(client), emit)
+        self._prewarmer = Prewarmer(
             client,
-            prewarm.PrewarmRequests(base, connect or (lambda: prewarm.connection(base))),
-            self._residents,
-            self._errands,
-            self._noticing,
+            PrewarmRequests(base, connect or (lambda: http_client(base))),
+            self._loaded_models,
+            self._tasks,
+            self._reload_watch,
             emit,
             clock,
         )
-        self._news: queue.SimpleQueue[ModelsRead | ServerRead] = queue.SimpleQueue()
+        self._readings: queue.SimpleQueue[ModelsRead | ServerRead] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._settings: DoorSettings | None = None
-        self._version: str | Unavailable = NOT_YET
-        self._running: dict[int, _Running] = {}
-        self._last_main: ChatRequest | None = None
+        self.version: str | Unavailable = NOT_YET
+        """The version of this Ollama, as last read."""
+        self._running: dict[int, _RunningRequest] = {}
+        self._last_chat: ChatRequest | None = None
         self._last_request_at = clock()
 
     def observe(self, event: object) -> None:
-        """Take in what was read of Ollama anyway. From any thread, with any event."""
+        """Take in what the polls read of Ollama. From any thread, with any event."""
         if isinstance(event, ModelsRead | ServerRead):
-            self._news.put(event)
+            self._readings.put(event)
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._catch_up)
 
     def serve(self, settings: DoorSettings) -> None:
-        """These are the session's models and their pin."""
+        """Take the session's models and their pin."""
         self._loop, self._settings = asyncio.get_running_loop(), settings
         for role in settings.roles:
-            resident = self._residents.get(role.model)
-            if not role.path and not resident.options:
-                resident.options = {option.name: option.value for option in role.runner_options}
+            model = self._loaded_models.get(role.model)
+            if not role.path and not model.options:
+                model.options = {option.name: option.value for option in role.runner_options}
         self._catch_up()
 
-    @property
-    def version(self) -> str | Unavailable:
-        """The version of this Ollama, as last read."""
-        return self._version
-
     def loaded_window(self, model: str) -> int | Unavailable:
-        """The window that Ollama has loaded for a model, as last read."""
-        reading = self._residents.newest
-        found = listed(reading, model)
-        if found is not None:
-            return found.window_tokens
-        return (
-            reading if isinstance(reading, Unavailable) else Unavailable(f"{model} is not loaded")
-        )
+        """Return the window that Ollama has loaded for a model, as last read."""
+        reading = self._loaded_models.newest
+        listed = find_listed(reading, model)
+        if listed is not None:
+            return listed.window_tokens
+        not_loaded = Unavailable(f"{model} is not loaded")
+        return reading if isinstance(reading, Unavailable) else not_loaded
 
-    def warm(self, ours: Sequence[str] = ()) -> None:
+    def warm(self, session_models: Sequence[str] = ()) -> None:
         """Load the main model ahead, and evaluate the head of the last request ahead; in the background.
 
-        ``ours`` are models of this session, too: those that a sidecar before this one has loaded.
+        ``session_models`` are this session's own, too: those that a sidecar before this one has loaded.
         """
-        settings, model = self._settings, self._main_model()
-        if settings is None or not model or self._errands.busy:
+        settings = self._settings
+        roles = settings.roles if settings is not None else ()
+        model = next((role.model for role in roles if role.role == "main" and not role.path), "")
+        if settings is None or not model or self._tasks.busy:
             return
         if self._running:
-            self._emit(ModelWarmed(model, "load", problem=DROPPED))
+            self._emit(ModelWarmed(model, "load", problem=CANCELLED))
         else:
             head = self._head_for(model, settings)
-            self._errands.send(self._warmer.warm(model, head, settings, ours))
+            self._tasks.start(self._prewarmer.warm(model, head, settings, session_models))
 
-    async def begins(self, asked: ChatRequest, upstream: Upstream) -> None:
-        """A real request comes: drop what is under way for nobody, and wait until its connection is closed.
+    async def on_request_start(self, request: ChatRequest, upstream: Upstream) -> None:
+        """Make way for a request: cancel the background task, and wait until its connection is closed.
 
-        Only a load of the very same model goes on: Ollama lets the request wait for it, and would begin anew if whoever
-        asked for it first were gone.
+        Only a load of the very same model goes on: Ollama lets the request wait for it, and would begin anew if the
+        client that first asked for it were gone.
         """
         settings = self._settings
         if not _is_ours(upstream) or settings is None:
             return
-        self._running[id(asked)] = self._run(asked)
-        if self._errands.is_loading(asked.model, asked_options(asked, settings)):
-            self._errands.joined = True
+        self._running[id(request)] = self._describe(request)
+        if self._tasks.is_loading(request.model, pinned_options(request, settings)):
+            self._tasks.is_awaited = True
             return
         try:
-            await self._errands.drop()
+            await self._tasks.cancel()
         except asyncio.CancelledError:
-            del self._running[id(asked)]
+            del self._running[id(request)]
             raise
 
-    def ended(
-        self, asked: ChatRequest, upstream: Upstream, load_seconds: float | Unavailable
+    def on_request_end(
+        self, request: ChatRequest, upstream: Upstream, load_seconds: float | Unavailable
     ) -> None:
-        """A request is over: it is remembered for its head (in memory only), and a reload is told with its cause."""
-        running, settings = self._running.pop(id(asked), None), self._settings
+        """Remember the head of a finished request (in memory only), and report a reload with its cause."""
+        running, settings = self._running.pop(id(request), None), self._settings
         if not _is_ours(upstream) or running is None or settings is None:
             return
         self._last_request_at = self._clock()
-        if may_have_head(asked):
-            self._last_main = asked
-        released = running.began_at < self._residents.get(asked.model).released_at
-        if isinstance(load_seconds, float | int) and not released:
-            self._loaded(running, settings, load_seconds)
+        if may_have_head(request):
+            self._last_chat = request
+        unloaded = running.started_at < self._loaded_models.get(request.model).unloaded_at
+        if isinstance(load_seconds, float | int) and not unloaded:
+            self._on_loaded(running, settings, load_seconds)
 
     def release(self, names: tuple[str, ...]) -> None:
-        """These are about to be unloaded: end any errand, and expect them to be loaded again. From another thread."""
+        """Prepare for models to be unloaded: cancel the background task, and expect them to be loaded again.
+
+        From another thread.
+        """
         if self._loop is None:
             return
-        told = asyncio.run_coroutine_threadsafe(self._release(names), self._loop)
+        future = asyncio.run_coroutine_threadsafe(self._release(names), self._loop)
         try:
-            told.result(RELEASE_SECONDS)
+            future.result(RELEASE_SECONDS)
         except NotInTimeError:
-            told.cancel()
+            future.cancel()
 
     async def _release(self, names: tuple[str, ...]) -> None:
         for name in names:
-            self._residents.get(name).release(self._clock())
-        await self._errands.drop()
+            self._loaded_models.get(name).mark_unloaded(self._clock())
+        await self._tasks.cancel()
 
     def _head_for(self, model: str, settings: DoorSettings) -> PromptHead | None:
-        """With today's pin; none where the last request was another model's, which must not be loaded by the way."""
-        last = self._last_main
-        upstream = next((one for one in settings.upstreams if one.kind == "ollama"), None)
+        """Return the head of the last request, with today's pin; None where it was another model's.
+
+        Evaluating it would load that model.
+        """
+        last = self._last_chat
+        ollama = (upstream for upstream in settings.upstreams if upstream.kind == "ollama")
+        upstream = next(ollama, None)
         if last is None or upstream is None or not same_model(last.model, model):
             return None
-        return head_of(last, settings, upstream, self._version)
+        return head_of(last, settings, upstream, self.version)
 
-    def _main_model(self) -> str:
-        settings = self._settings
-        if settings is None:
-            return ""
-        mains = [one.model for one in settings.roles if one.role == "main" and not one.path]
-        return mains[0] if mains else ""
-
-    def _run(self, asked: ChatRequest) -> _Running:
-        now, resident = self._clock(), self._residents.get(asked.model)
+    def _describe(self, request: ChatRequest) -> _RunningRequest:
+        now, model = self._clock(), self._loaded_models.get(request.model)
         self._last_request_at = now
-        there = resident.loaded and not self._errands.is_loading(asked.model)
-        idle = now - resident.touched_at
-        return _Running(asked, now, there, idle, self._residents.readings)
+        was_loaded = model.loaded and not self._tasks.is_loading(request.model)
+        idle_seconds = now - model.renewed_at
+        readings = self._loaded_models.readings
+        return _RunningRequest(request, now, was_loaded, idle_seconds, readings)
 
-    def _loaded(self, running: _Running, settings: DoorSettings, load_seconds: float) -> None:
-        asked = running.asked
-        resident, options = self._residents.get(asked.model), asked_options(asked, settings)
+    def _on_loaded(
+        self, running: _RunningRequest, settings: DoorSettings, load_seconds: float
+    ) -> None:
+        request = running.request
+        model, options = self._loaded_models.get(request.model), pinned_options(request, settings)
         if not running.was_loaded:
-            self._errands.besides(self._noticing.note())
-        elif is_load(load_seconds, resident.first_load_seconds):
+            self._tasks.start_side_task(self._reload_watch.record_processes())
+        elif is_load(load_seconds, model.first_load_seconds):
             evidence = ReloadEvidence(
-                model=resident.name,
+                model=model.name,
                 before=running.before,
-                entry=resident.entry,
-                ours=tuple(one.name for one in self._residents.all),
+                entry=model.entry,
+                ours=tuple(known.name for known in self._loaded_models.all),
                 options=options,
-                options_before=resident.options,
+                options_before=model.options,
                 idle_seconds=running.idle_seconds,
-                keep_alive_seconds=stay_seconds(keep_alive(resident, settings)),
+                keep_alive_seconds=stay_seconds(keep_alive(model, settings)),
             )
-            self._errands.besides(self._noticing.tell(evidence, load_seconds))
-        resident.keep_alive = asked.body.get("keep_alive")
-        resident.hold(self._clock(), options, load_seconds)
+            self._tasks.start_side_task(self._reload_watch.report(evidence, load_seconds))
+        model.keep_alive = request.body.get("keep_alive")
+        model.mark_loaded(self._clock(), options, load_seconds)
 
     def _catch_up(self) -> None:
-        while not self._news.empty():
-            event = self._news.get()
+        while not self._readings.empty():
+            event = self._readings.get()
             if isinstance(event, ServerRead):
-                self._version = event.version
+                self.version = event.version
             else:
-                self._residents.take(event.reading)
+                self._loaded_models.update(event.reading)
                 self._renew()  # by this list: an older one could have a model that is gone by now
 
     def _renew(self) -> None:
         settings, now = self._settings, self._clock()
-        if settings is None or settings.user_keep_alive or self._running or self._errands.busy:
+        if settings is None or settings.user_keep_alive or self._running or self._tasks.busy:
             return
-        reading, last = self._residents.newest, self._last_request_at
-        due = [one for one in self._residents.all if is_due(one, reading, now, last)]
+        reading, last = self._loaded_models.newest, self._last_request_at
+        due = [model for model in self._loaded_models.all if is_due(model, reading, now, last)]
         if due:
-            self._errands.send(self._warmer.renew(due, settings))
+            self._tasks.start(self._prewarmer.renew(due, settings))
 
 
 def _is_ours(upstream: Upstream) -> bool:
-    """Whether it is the session's own Ollama: an entry of the user's may name another, of which nothing is read."""
+    """Return whether it is the session's own Ollama: an entry of the user's may name another, which is not read."""
     return upstream.kind == "ollama" and not upstream.path

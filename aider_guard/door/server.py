@@ -1,13 +1,13 @@
-"""The door's HTTP server, on a listening socket that was made elsewhere."""
+"""The door's HTTP server, on a listening socket that was made elsewhere, and the thread that it runs in."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
-from typing import Final, Protocol
+from typing import Final
 
 import uvicorn
 
@@ -15,8 +15,9 @@ from aider_guard.core.actions import ServeDoor, WakeCounter, WarmModel
 from aider_guard.core.chat.events import DoorOpened
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import Event
-from aider_guard.door.app import DoorApp
-from aider_guard.door.interfaces import Attendant, Door
+from aider_guard.door.app import Door, DoorApp
+from aider_guard.door.chat_handler import ChatHandler
+from aider_guard.door.interfaces import Services
 from aider_guard.door.upstream import Upstreams
 from aider_guard.line_process import start_thread
 
@@ -27,16 +28,12 @@ _KEPT_SECONDS: Final = 180
 _SILENT: Final = logging.CRITICAL + 1
 
 
-def serve_door(sock: socket.socket, door: Door, *, on_open: Callable[[int], None]) -> None:
-    """Serve the door in this thread, until the process ends. ``on_open`` gets the port once requests are taken.
-
-    Meant for a daemon thread: no signal is handled, nothing is logged. The socket must listen or be ready to.
-    """
-    DoorServer(sock, door, on_open=on_open).serve()
-
-
 class DoorServer:
-    """A door that can be closed again."""
+    """The door's HTTP server. The socket must listen or be ready to.
+
+    Meant for a daemon thread: no signal is handled, nothing is logged. ``on_open`` gets the port once requests are
+    taken.
+    """
 
     def __init__(
         self,
@@ -60,7 +57,7 @@ class DoorServer:
         asyncio.run(self._serve())
 
     def close(self) -> None:
-        """End ``serve``, from any thread; requests on their way are cut. Does nothing before it is open."""
+        """End ``serve``, from any thread; open requests are cut. Does nothing before the door is open."""
         if self._server is not None:
             self._server.end()
 
@@ -91,7 +88,7 @@ def _config(app: DoorApp) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Sleeps while nobody asks: uvicorn's own wakes ten times a second, for what is not used here."""
+    """A server that sleeps until a request comes: uvicorn's own wakes ten times a second, for what is not used here."""
 
     def __init__(self, config: uvicorn.Config, on_open: Callable[[], None]) -> None:
         super().__init__(config)
@@ -113,7 +110,7 @@ class _Server(uvicorn.Server):
         await self._ended.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close everything, and what was accepted in the last moment, too."""
+        """Close every connection, also those that were accepted in the last moment."""
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
@@ -121,53 +118,37 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are not the door's."""
+        """Leave signals to the process."""
         yield
 
-
-# The door in a thread of its own, from the first settings on; later settings and wishes reach its event loop.
 
 DoorRequest = ServeDoor | WarmModel | WakeCounter
 
 
-class Served(Protocol):
-    """What is told of new settings, on the door's event loop."""
-
-    def serve(self, settings: DoorSettings) -> None:
-        """These hold from now on."""
-
-
-class Warming(Served, Protocol):
-    """What can be told to warm."""
-
-    def warm(self, ours: Sequence[str] = ()) -> None:
-        """Load the main model ahead."""
-
-
 class DoorHost:
-    """One door. ``take`` may be called from any one thread."""
+    """Runs the door in a thread of its own, from the first settings on, and hands requests to its event loop.
+
+    ``take`` may be called from any one thread.
+    """
 
     def __init__(
         self,
         listener: socket.socket,
-        attendant: Callable[[Callable[[], DoorSettings]], Attendant],
-        *,
-        served: Sequence[Served],
-        residency: Warming,
+        services: Services,
         emit: Callable[[Event], None],
-        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._listener = listener
-        self._make_attendant = attendant
-        self._served = (*served, residency)
-        self._residency = residency
-        self._emit, self._wake = emit, wake
+        self._services = services
+        self._emit = emit
         self._settings: DoorSettings | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[DoorRequest] = []
 
     def take(self, request: DoorRequest) -> None:
-        """Serve with these settings, warm, or wake. What comes before the door is open waits for that."""
+        """Serve with these settings, load the main model ahead, or wake the counter.
+
+        A request that comes before the door is open waits for that.
+        """
         if isinstance(request, ServeDoor):
             first, self._settings = self._settings is None, request.settings
             if first:
@@ -181,9 +162,8 @@ class DoorHost:
         loop.call_soon_threadsafe(self._catch_up, request)
 
     def _run(self) -> None:
-
-        door = Door(self._current, self._make_attendant(self._current))
-        serve_door(self._listener, door, on_open=self._opened)
+        handler = ChatHandler(self._current, self._services, self._emit)
+        DoorServer(self._listener, Door(self._current, handler), on_open=self._opened).serve()
 
     def _current(self) -> DoorSettings:
         assert self._settings is not None
@@ -197,14 +177,17 @@ class DoorHost:
     def _catch_up(self, *requests: DoorRequest) -> None:
         waiting, self._waiting = self._waiting, []
         for request in dict.fromkeys((*waiting, *requests)):
-            self._do(request)
+            self._perform(request)
 
-    def _do(self, request: DoorRequest) -> None:
+    def _perform(self, request: DoorRequest) -> None:
         match request:
-            case WarmModel(ours):
-                self._residency.warm(ours)
+            case WarmModel(session_models):
+                self._services.residency.warm(session_models)
             case WakeCounter():
-                self._wake()
+                self._services.counter.wake()
             case ServeDoor(settings):
-                for one in self._served:
-                    one.serve(settings)
+                self._services.counter.serve(settings)
+                self._services.log_watch.serve(settings)
+                self._services.installed.serve(settings)
+                self._services.model_info.serve(settings)
+                self._services.residency.serve(settings)

@@ -1,4 +1,4 @@
-"""The connections to the upstreams."""
+"""The connections to the upstreams: sends requests, keeps connections, and filters headers."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ import httpx
 
 from aider_guard.door.interfaces import Trouble
 
-# A connection that sends the head and the body of a request together.
-#
-# httpcore writes them one after the other, and each write of anyio's takes a third of a millisecond.
-
 MAX_HELD_BYTES: Final = 256 * 1024
-"""More than this is not kept back: a large body is streamed."""
+"""The most that is kept back before it is sent: a large body is streamed."""
 
 
 class CoalescingBackend(httpcore.AsyncNetworkBackend):
-    """Makes connections as anyio does, whose writes wait for the next read or for one another."""
+    """Makes anyio's connections, which send the head and the body of a request together.
+
+    httpcore writes them one after the other, and each write of anyio's takes a third of a millisecond.
+    """
 
     def __init__(self) -> None:
         self._backend = httpcore.AnyIOBackend()
@@ -43,24 +42,24 @@ class CoalescingBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """A connection. Raises httpcore's errors."""
+        """Connect. Raises httpcore's errors."""
         stream = await self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
         return CoalescingStream(stream)
 
     async def sleep(self, seconds: float) -> None:
-        """Between the attempts of httpcore's own."""
+        """Wait between httpcore's own attempts."""
         await self._backend.sleep(seconds)
 
 
 class CoalescingStream(httpcore.AsyncNetworkStream):
-    """One connection."""
+    """A connection whose writes wait for the next read, or for each other."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
         self._held = bytearray()
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """What has come, once all that was written is sent."""
+        """Send what was written, and return what has come."""
         if self._held:
             # As httpcore itself does: a server may refuse before it has read all, and says why.
             with contextlib.suppress(httpcore.WriteError):
@@ -68,7 +67,7 @@ class CoalescingStream(httpcore.AsyncNetworkStream):
         return await self._stream.read(max_bytes, timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Keep it until the next read, or until it is much."""
+        """Keep a piece until the next read, or until more than ``MAX_HELD_BYTES`` are kept."""
         self._held += buffer
         if len(self._held) > MAX_HELD_BYTES:
             await self._send(timeout)
@@ -78,7 +77,7 @@ class CoalescingStream(httpcore.AsyncNetworkStream):
         await self._stream.write(held, seconds)
 
     async def aclose(self) -> None:
-        """Close it."""
+        """Close the connection."""
         await self._stream.aclose()
 
     async def start_tls(
@@ -87,28 +86,30 @@ class CoalescingStream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """The same over TLS."""
+        """Return the same connection over TLS."""
         return CoalescingStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
-        """What the connection below knows."""
+        """Return a fact about the connection below."""
         return self._stream.get_extra_info(info)
 
 
-# What went wrong on the way to an upstream, from httpx's exceptions to a trouble in the system's words. Pure.
-
 MAX_WORDS: Final = 200
 _DEPTH: Final = 12
+_NOT_CONNECTED: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.InvalidURL,
+    httpx.UnsupportedProtocol,
+)
 _SILENT: Final = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH})
 
 
 def trouble_of(error: httpx.HTTPError | httpx.InvalidURL | OSError) -> Trouble:
-    """What an exception means for the request that it ended."""
+    """Turn an exception of httpx's into a trouble, in the system's words."""
     system = next(_system_errors(error), None)
     words = _words(error, system)
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.InvalidURL):
-        return Trouble("down", words)
-    if isinstance(error, httpx.UnsupportedProtocol):
+    if isinstance(error, _NOT_CONNECTED):
         return Trouble("down", words)
     if isinstance(error, httpx.ReadTimeout) or (system and system.errno in _SILENT):
         return Trouble("silent", words)
@@ -127,7 +128,7 @@ def _words(error: Exception, system: OSError | None) -> str:
 
 
 def _system_errors(error: BaseException, depth: int = _DEPTH) -> Iterator[OSError]:
-    """The system's own errors that an exception came from, nearest first.
+    """Yield the system's own errors that an exception came from, nearest first.
 
     httpcore drops causes (``raise … from None``) but hands the first exception on as an argument.
     """
@@ -140,8 +141,6 @@ def _system_errors(error: BaseException, depth: int = _DEPTH) -> Iterator[OSErro
         if isinstance(other, BaseException):
             yield from _system_errors(other, depth - 1)
 
-
-# Which headers go through, each way. Pure.
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -158,37 +157,37 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-"""What concerns one connection only (RFC 9110 7.6.1, and 11.7 for the proxy's own)."""
+"""Headers of one connection only (RFC 9110 7.6.1, and 11.7 for the proxy's own)."""
 # Host and the body's framing are those of the new request; what was expected was answered here.
 _OURS: Final = frozenset({b"accept-encoding", b"content-length", b"expect", b"host"})
 _REDONE: Final = frozenset({b"content-encoding", b"content-length"})
 
 
 def to_upstream(headers: Iterable[tuple[bytes, bytes]], base: str) -> RawHeaders:
-    """The headers of a request as the upstream gets them, but for its host and the length of its body.
+    """Return the headers of a request as the upstream gets them, but for its host and the length of its body.
 
-    An answer is asked for as it is, not compressed. A user and password in the upstream's address win over whatever
-    the request brings, as they do in httpx.
+    An answer is asked for as it is, not compressed. A user and password in the upstream's address replace those of
+    the request, as they do in httpx.
     """
-    passed = [(name, value) for name, value in end_to_end(headers) if name not in _OURS]
-    passed.append((b"Accept-Encoding", b"identity"))
+    kept = [(name, value) for name, value in end_to_end(headers) if name not in _OURS]
+    kept.append((b"Accept-Encoding", b"identity"))
     credentials = basic_credentials(base)
     if not credentials:
-        return passed
-    others = [(name, value) for name, value in passed if name != b"authorization"]
+        return kept
+    others = [(name, value) for name, value in kept if name != b"authorization"]
     return [*others, (b"Authorization", credentials)]
 
 
 def to_aider(headers: Iterable[tuple[bytes, bytes]], *, remade: bool) -> RawHeaders:
-    """The headers of an answer as Aider gets them. ``remade``: the body is decoded, and its length may change."""
-    passed = end_to_end(headers)
+    """Return the headers of an answer as Aider gets them. ``remade``: its body is decoded, and may change in length."""
+    kept = end_to_end(headers)
     if not remade:
-        return passed
-    return [(name, value) for name, value in passed if name not in _REDONE]
+        return kept
+    return [(name, value) for name, value in kept if name not in _REDONE]
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
-    """The headers that are not of one connection only; names in lower case."""
+    """Drop the headers of one connection only; names come in lower case."""
     lowered = [(name.lower(), value) for name, value in headers]
     named = {
         word.strip().lower()
@@ -200,7 +199,7 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
 
 
 def basic_credentials(base: str) -> bytes:
-    """The ``Authorization`` for a user and password in an address (RFC 7617); b"" for an address without."""
+    """Return the ``Authorization`` for a user and password in an address (RFC 7617); b"" for an address without."""
     userinfo, at, _ = base.partition("://")[2].partition("/")[0].rpartition("@")
     if not at:
         return b""
@@ -209,22 +208,24 @@ def basic_credentials(base: str) -> bytes:
 
 
 def body_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
-    """How long a request says that its body is; None for a body of unknown length."""
-    found = {name.lower(): value for name, value in headers}
-    if b"transfer-encoding" in found:
+    """Return the length of a body by its headers; None for a body of unknown length."""
+    by_name = {name.lower(): value for name, value in headers}
+    if b"transfer-encoding" in by_name:
         return None
-    length = found.get(b"content-length", b"0")
+    length = by_name.get(b"content-length", b"0")
     return int(length) if length.isdigit() else None
 
 
 def is_coded(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a request says that its body is in a coding, and not as it is (RFC 9110 8.4)."""
+    """Return whether a request's body is in a content coding, by its headers (RFC 9110 8.4)."""
     codings = [value for name, value in headers if name.lower() == b"content-encoding"]
     words = (word.strip().lower() for value in codings for word in value.split(b","))
     return any(word not in (b"", b"identity") for word in words)
 
 
 CONNECT_SECONDS: Final = 5.0
+_STALE: Final = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+"""Errors of a kept connection that the server has closed."""
 KEPT_SECONDS: Final = 60.0
 # A prefill may take minutes, so silence ends nothing; a machine that is gone must be noticed
 # otherwise: by the kernel's probes, and by data that is never acknowledged (tcp(7)).
@@ -251,7 +252,7 @@ if importlib.util.find_spec("sniffio") is None:
 
 @dataclass(frozen=True)
 class OutgoingRequest:
-    """One request as it goes to an upstream. A body that is not in memory can be sent only once."""
+    """A request as it goes to an upstream. A body that is not in memory can be sent only once."""
 
     method: str
     url: str
@@ -260,9 +261,10 @@ class OutgoingRequest:
 
 
 class Upstreams:
-    """Keeps connections, without a limit; follows no redirect, keeps no cookie, asks no proxy.
+    """Sends requests over connections that are kept, without a limit.
 
-    Below httpx's client, which would do these things, is its transport, which does not. Made and used on one event
+    It follows no redirect, keeps no cookie and uses no proxy: httpx's client would do these things, and its transport,
+    which is used here, does not. Made and used on one event
     loop. ``tls`` makes the context for https, when it is first needed: it takes 70 ms to load certificates.
     """
 
@@ -270,50 +272,43 @@ class Upstreams:
         self._tls = tls
         self._transports: dict[bool, httpx.AsyncHTTPTransport] = {}
 
-    async def ask(self, question: OutgoingRequest) -> httpx.Response | Trouble:
-        """Send a request and wait for the head of its answer, which must be closed by whoever asked.
+    async def ask(self, outgoing: OutgoingRequest) -> httpx.Response | Trouble:
+        """Send a request and wait for the head of its answer, which the caller must close.
 
         A kept connection that the server closed in the meantime is tried again on another, once: nothing was
         answered on it. Cancelling closes the connection.
         """
-        tries = 2 if isinstance(question.body, bytes) else 1
+        may_repeat = isinstance(outgoing.body, bytes)
         while True:
-            tries -= 1
             connection = _Connection()
             try:
-                return await self._send(question, connection)
+                return await self._send(outgoing, connection)
             except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-                if not (tries and connection.was_kept and _went_stale(error)):
+                if not (may_repeat and connection.was_kept and isinstance(error, _STALE)):
                     return trouble_of(error)
+                may_repeat = False
 
     async def aclose(self) -> None:
         """Close every connection."""
         for transport in self._transports.values():
             await transport.aclose()
 
-    async def _send(self, question: OutgoingRequest, connection: _Connection) -> httpx.Response:
+    async def _send(self, outgoing: OutgoingRequest, connection: _Connection) -> httpx.Response:
         request = httpx.Request(
-            question.method,
-            _parsed(question.url),
-            headers=question.headers,
-            content=question.body or None,
-            extensions={
-                "timeout": {"connect": CONNECT_SECONDS},
-                "trace": connection.trace,
-            },
+            outgoing.method,
+            _parsed(outgoing.url),
+            headers=outgoing.headers,
+            content=outgoing.body or None,
+            extensions={"timeout": {"connect": CONNECT_SECONDS}, "trace": connection.trace},
         )
-        return await self._transport(secure=request.url.scheme == "https").handle_async_request(
-            request
-        )
-
-    def _transport(self, *, secure: bool) -> httpx.AsyncHTTPTransport:
+        secure = request.url.scheme == "https"
         if secure not in self._transports:
             self._transports[secure] = _Transport(self._tls() if secure else None)
-        return self._transports[secure]
+        return await self._transports[secure].handle_async_request(request)
 
 
 class _Transport(httpx.AsyncHTTPTransport):
-    """httpx's transport on connections of our own, which it has no parameter for."""
+    """httpx's transport over ``CoalescingBackend``, which it has no parameter for."""
 
     def __init__(self, tls: ssl.SSLContext | None) -> None:
         super().__init__(verify=tls or False, trust_env=False)
@@ -332,16 +327,12 @@ _parsed = lru_cache(maxsize=64)(httpx.URL)
 
 
 class _Connection:
-    """Whether a request went over a connection that was kept from an earlier one."""
+    """Notes whether a request went over a connection that was kept from an earlier one."""
 
     def __init__(self) -> None:
         self.was_kept = True
 
     async def trace(self, name: str, _info: dict[str, Any]) -> None:
-        """Called by httpcore at each step (its ``trace`` extension)."""
+        """Note a step of httpcore's (its ``trace`` extension)."""
         if name.startswith("connection."):
             self.was_kept = False
-
-
-def _went_stale(error: Exception) -> bool:
-    return isinstance(error, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError)

@@ -13,13 +13,13 @@ import subprocess
 import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.core.actions import Request, ServeDoor
 from aider_guard.core.events import SidecarLost
-from aider_guard.core.wire import LineSplitter, WireError, decode, encode
+from aider_guard.core.wire import WireError, decode, encode
 from aider_guard.errors import LaunchError
+from aider_guard.line_process import LinePipes
 from aider_guard.loop import READ, WRITE, Loop
 
 if TYPE_CHECKING:
@@ -32,13 +32,8 @@ if TYPE_CHECKING:
     from aider_guard.core.egress import Place
     from aider_guard.core.events import Event
 
-CHUNK_BYTES: Final = 65536
 MAX_CHUNKS_A_READ: Final = 16
 MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
-# `python -m` looks for modules in the working directory first, and the user's may hold a json.py.
-PACKAGE_PARENT: Final = Path(__file__).resolve().parents[2]
-
-_given_up: list[subprocess.Popen[bytes]] = []
 
 
 def sidecar_command(
@@ -57,56 +52,28 @@ def sidecar_command(
     return [*program, "--ollama", ollama, "--tokenizers", tokenizers, *door, *relayed]
 
 
-class SidecarProcess:
-    """One run of the sidecar; a lost one is replaced by another ``start``. A ``with`` stops it.
+class SidecarProcess(LinePipes):
+    """One run of the sidecar; a lost one is replaced by another. A ``with`` stops it.
 
     ``fileno()`` becomes readable when ``read()`` has events. Requests that the pipe does
     not take at once are kept, up to a bound, and sent by later calls of ``send``, ``read`` or
     ``flush``.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._process = process
-        self._to, self._from = process.stdin, process.stdout
-        os.set_blocking(self._to.fileno(), False)
-        os.set_blocking(self._from.fileno(), False)
-        self._splitter = LineSplitter()
-        self._pending = bytearray()
-        self.lost = False
-        """Whether ``SidecarLost`` was returned: nothing comes any more, unregister the descriptor."""
-
-    @classmethod
-    def start(
-        cls,
+    def __init__(
+        self,
         command: Sequence[str],
         environment: Mapping[str, str] | None = None,
         stderr: int = subprocess.DEVNULL,
         pass_fds: Sequence[int] = (),
-    ) -> Self:
+    ) -> None:
         """Start a sidecar, without waiting for it. Raises ``OSError`` when that is not possible.
 
         It gets a session of its own: the terminal's Ctrl-C, Ctrl-Z and hang-up do not reach it.
         """
-        _given_up[:] = [process for process in _given_up if process.poll() is None]
-        return cls(
-            subprocess.Popen(
-                command,
-                cwd=PACKAGE_PARENT,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                pass_fds=pass_fds,
-                start_new_session=True,
-            )
-        )
-
-    @property
-    def pid(self) -> int:
-        """The sidecar's process id."""
-        return self._process.pid
+        super().__init__(command, environment, stderr=stderr, pass_fds=pass_fds, own_session=True)
+        self.lost = False
+        """Whether ``SidecarLost`` was returned: nothing comes any more, unregister the descriptor."""
 
     def fileno(self) -> int:
         """The descriptor to wait on for ``read``."""
@@ -120,7 +87,7 @@ class SidecarProcess:
     @property
     def wants_write(self) -> bool:
         """Whether requests wait for the pipe to take them."""
-        return bool(self._pending) and not self.lost
+        return bool(self.pending)
 
     def read(self) -> tuple[Event, ...]:
         """Return the events that have come since. The last one ever is ``SidecarLost``, once."""
@@ -136,23 +103,17 @@ class SidecarProcess:
         """Read up to a bound: a sidecar that never stops writing must not keep the guard."""
         try:
             for _ in range(MAX_CHUNKS_A_READ):
-                chunk = os.read(self._from.fileno(), CHUNK_BYTES)
-                if not chunk:
+                lines = self.read_lines()
+                if lines is None:
                     events.append(self._lose(self._end()))
                     break
-                events.extend(self._decode(chunk))
+                events.extend(map(_event, lines))
         except WireError as error:
             events.append(self._lose(f"the sidecar cannot be understood: {error}"))
 
-    def _decode(self, chunk: bytes) -> Iterator[Event]:
-        for line in self._splitter.feed(chunk):
-            value = decode(line)
-            if isinstance(value, Request):
-                raise WireError("a request where an event belongs")
-            yield value
-
     def _lose(self, reason: str) -> SidecarLost:
         self.lost = True
+        self.pending.clear()
         return SidecarLost(reason)
 
     def _end(self) -> str:
@@ -167,21 +128,11 @@ class SidecarProcess:
     def send(self, request: Request) -> bool:
         """Pass a request on; False when it is dropped: the sidecar is lost or does not keep up."""
         line = encode(request)
-        if self.lost or len(self._pending) + len(line) > MAX_PENDING_BYTES:
+        if self.lost or len(self.pending) + len(line) > MAX_PENDING_BYTES:
             return False
-        self._pending += line
+        self.pending += line
         self.flush()
         return True
-
-    def flush(self) -> None:
-        """Write what the pipe takes now."""
-        try:
-            while self.wants_write:
-                del self._pending[: os.write(self._to.fileno(), self._pending)]
-        except BlockingIOError:
-            return
-        except OSError:
-            self._pending.clear()  # the sidecar has gone, which the end of its output reports
 
     def stop(self, grace_seconds: float = 0.8) -> None:
         """End the sidecar and its helpers within a second: close its stdin, wait a little, kill.
@@ -190,14 +141,13 @@ class SidecarProcess:
         waited for.
         """
         self.lost = True
-        with suppress(OSError):  # it ended with a request unread
-            self._to.close()
-        self._from.close()
+        self.pending.clear()
+        self.close_pipes()
         if not self._ends_within(grace_seconds):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             if not self._ends_within(0.1):
-                _given_up.append(self._process)
+                self.give_up()
 
     def _ends_within(self, seconds: float) -> bool:
         try:
@@ -211,6 +161,13 @@ class SidecarProcess:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _event(line: bytes) -> Event:
+    value = decode(line)
+    if isinstance(value, Request):
+        raise WireError("a request where an event belongs")
+    return value
 
 
 class SidecarSupervisor:
@@ -251,7 +208,7 @@ class SidecarSupervisor:
         """Start a sidecar in place of the one that runs."""
         self.stop()
         try:
-            process = SidecarProcess.start(
+            process = SidecarProcess(
                 sidecar_command(self._ollama, self._tokenizers, self._door_fd, self._relays),
                 self._environment,
                 pass_fds=[self._door_fd, *(fd for fd, _ in self._relays)],

@@ -161,7 +161,6 @@ def _door(
         return None
     import socket
 
-    from aider_guard.door.chat_handler import ChatHandler
     from aider_guard.door.interfaces import Services
     from aider_guard.door.log_watch import OllamaLogWatch
     from aider_guard.door.model_info import InstalledModelsByServer, OllamaModelInfo
@@ -170,16 +169,13 @@ def _door(
     from aider_guard.paths import vocabularies_dir
 
     counter = CounterProcess(vocabularies=str(vocabularies_dir()))
-    log, installed, info = OllamaLogWatch(), InstalledModelsByServer(), OllamaModelInfo(client)
-    services = Services(counter, log, residency, installed, info)
-    return DoorHost(
-        socket.socket(fileno=door_fd),
-        lambda settings: ChatHandler(settings, services, emit),
-        served=(counter, log, installed, info),
-        residency=residency,
-        emit=emit,
-        wake=counter.wake,
+    log_watch, installed, info = (
+        OllamaLogWatch(),
+        InstalledModelsByServer(),
+        OllamaModelInfo(client),
     )
+    services = Services(counter, log_watch, residency, installed, info)
+    return DoorHost(socket.socket(fileno=door_fd), services, emit)
 
 
 def _serve(dispatcher: RequestDispatcher) -> int:

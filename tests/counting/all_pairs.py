@@ -27,7 +27,7 @@ def written(word: str) -> str:
 
 
 def facts(pre: str) -> dict[str, Any]:
-    """What ``/api/show`` says of it."""
+    """Return its ``model_info``, as ``/api/show`` has it."""
     pairs = merges()
     words = [written(word) for word in ("hello", " world", "中文字")]
     tokens = [*LETTERS, *(pair.replace(" ", "") for pair in pairs), *words, *SPECIALS]

@@ -1,4 +1,4 @@
-"""The counter's answers, its wire, what it reads of models, and what it keeps of what it learned."""
+"""The counting process: its answers, its wire, the vocabularies that it reads, and the ratios that it keeps."""
 
 from __future__ import annotations
 
@@ -44,68 +44,65 @@ TEMPLATE = "{{ range .Messages }}<|im_start|>{{ .Content }}{{ end }}"
 MODEL = FakeModel("exact:latest", vocabulary=tiny(), template=TEMPLATE, blob="e" * 64)
 
 
-def asked(text: str, **body: Any) -> ChatRequest:
+def chat(text: str, **body: Any) -> ChatRequest:
     """A chat of one message."""
     return ChatRequest("chat", "exact", (Message("user", text),), stream=True, body=body)
 
 
-def put(tokenizing: TokenizerService, question: Question) -> object:
-    """What is answered."""
+def ask(service: TokenizerService, question: Question) -> object:
+    """Ask a question; return the answer."""
     line = encode(question)
     assert line is not None
-    return decode(tokenizing.answer(line))
+    return decode(service.answer(line))
 
 
 def test_questions_and_answers(tmp_path: Path) -> None:
-    """Learned, counted, measured; the number says which prompt was measured."""
+    """Learned, counted, measured; the number names the prompt that was measured."""
     with FakeOllama(models=(MODEL,)) as ollama:
-        place = ModelServer(ollama.url, "exact")
-        tokenizing = TokenizerService(Folders(learned=str(tmp_path)))
-        assert put(tokenizing, LearnModel(place)) == Acknowledgement()
+        server = ModelServer(ollama.url, "exact")
+        service = TokenizerService(Folders(learned=str(tmp_path)))
+        assert ask(service, LearnModel(server)) == Acknowledgement()
         for number, text in ((1, "the log"), (2, "the lazy dog")):
-            counted = put(tokenizing, CountPrompt(number, place, prompt_of(asked(text))))
+            counted = ask(service, CountPrompt(number, server, prompt_of(chat(text))))
             assert counted == PromptCount(1 + len(tiny().encode(text)), True, 0.0)
-        assert put(tokenizing, CountPlain(place, ("the log",))) == CountedTexts(
+        assert ask(service, CountPlain(server, ("the log",))) == CountedTexts(
             (len(tiny().encode("the log")),)
         )
         assert (
-            put(tokenizing, MeasuredPrompt(1, 1 + len(tiny().encode("the log"))))
-            == Acknowledgement()
+            ask(service, MeasuredPrompt(1, 1 + len(tiny().encode("the log")))) == Acknowledgement()
         )
         assert not (tmp_path / FILE).exists()
-        assert put(tokenizing, MeasuredPrompt(2, 99)) == Acknowledgement()
+        assert ask(service, MeasuredPrompt(2, 99)) == Acknowledgement()
         assert read_learned(str(tmp_path)).keys() == {"exact:latest"}
-        assert put(tokenizing, MeasuredPrompt(2, 99)) == Acknowledgement(
-            "that prompt was not counted"
-        )
+        assert ask(service, MeasuredPrompt(2, 99)) == Acknowledgement("that prompt was not counted")
 
 
 def test_a_model_that_was_made_anew_is_learned_anew() -> None:
     """When the door is served again, and not before."""
     with FakeOllama(models=(MODEL,)) as ollama:
-        place = ModelServer(ollama.url, "exact")
-        tokenizing = TokenizerService(Folders())
-        before = put(tokenizing, CountPrompt(1, place, prompt_of(asked("the log"))))
+        server = ModelServer(ollama.url, "exact")
+        service = TokenizerService(Folders())
+        before = ask(service, CountPrompt(1, server, prompt_of(chat("the log"))))
         ollama.models = (replace(MODEL, template=TEMPLATE + "<|im_end|>"),)
-        assert put(tokenizing, CountPrompt(2, place, prompt_of(asked("the log")))) == before
-        assert put(tokenizing, LearnModel(place)) == Acknowledgement()
+        assert ask(service, CountPrompt(2, server, prompt_of(chat("the log")))) == before
+        assert ask(service, LearnModel(server)) == Acknowledgement()
         assert isinstance(before, PromptCount)
         after = PromptCount(before.tokens + 1, True, 0.0)
-        assert put(tokenizing, CountPrompt(3, place, prompt_of(asked("the log")))) == after
+        assert ask(service, CountPrompt(3, server, prompt_of(chat("the log")))) == after
 
 
-def test_a_server_that_does_not_tell_is_left_alone_for_a_while() -> None:
-    """One that hangs would hold up every count."""
+def test_a_server_without_an_answer_is_left_alone_for_a_while() -> None:
+    """One that hangs would delay every count."""
     now = 1000.0
     with FakeOllama(models=(MODEL,)) as ollama:
         ollama.answers["/api/show"] = Json({"error": "busy"}, 500)
-        place = ModelServer(ollama.url, "exact")
-        tokenizing = TokenizerService(Folders(), clock=lambda: now)
+        server = ModelServer(ollama.url, "exact")
+        service = TokenizerService(Folders(), clock=lambda: now)
         for later, requests in ((0.0, 1), (AGAIN_SECONDS - 1, 1), (1.0, 2)):
             now += later
-            put(tokenizing, CountPlain(place, ("a",)))
+            ask(service, CountPlain(server, ("a",)))
             assert len(ollama.received) == requests
-        assert put(tokenizing, LearnModel(place)) == Acknowledgement("the model was not told")
+        assert ask(service, LearnModel(server)) == Acknowledgement("the model was not told")
         assert len(ollama.received) == 3
 
 
@@ -113,11 +110,11 @@ def test_vocabularies_of_four_models_are_held_at_most() -> None:
     """The longest unused is read again when it is needed."""
     models = tuple(FakeModel(f"m{n}:latest", vocabulary=tiny(), blob=f"{n}" * 64) for n in range(5))
     with FakeOllama(models=models) as ollama:
-        tokenizing = TokenizerService(Folders())
+        service = TokenizerService(Folders())
         for number in (0, 1, 2, 3, 0, 4, 0, 1):
-            put(tokenizing, CountPlain(ModelServer(ollama.url, f"m{number}"), ("a",)))
-        asked_for = [one.body["model"] for one in ollama.received if one.body.get("verbose")]
-        assert asked_for == ["m0", "m1", "m2", "m3", "m4", "m1"]
+            ask(service, CountPlain(ModelServer(ollama.url, f"m{number}"), ("a",)))
+        verbose_models = [one.body["model"] for one in ollama.received if one.body.get("verbose")]
+        assert verbose_models == ["m0", "m1", "m2", "m3", "m4", "m1"]
 
 
 @pytest.mark.parametrize(
@@ -128,12 +125,12 @@ def test_vocabularies_of_four_models_are_held_at_most() -> None:
         b"[]",
         b'["Nope",{}]',
         b'["CountPlain",{}]',
-        b'["LearnModel",{"place":1}]',
+        b'["LearnModel",{"server":1}]',
         b"[" * 99,
     ],
 )
 def test_lines_that_are_none(line: bytes) -> None:
-    """They end the process: who asks so is not the door."""
+    """They end the process: the door sends no such line."""
     with pytest.raises(WireError):
         decode(line)
 
@@ -150,7 +147,7 @@ def test_requests_survive_the_wire(text: str, plain: bool, form: Any) -> None:
     line = encode(CountPrompt(7, ModelServer("b", "m"), prompt_of(request)))
     assert line is not None
     assert b"\n" not in line[:-1]
-    there = decode(line).prompt.asked()
+    there = decode(line).prompt.request()
     assert (there.form, there.messages, there.raw_prompt) == (form, request.messages, text)
     assert there.body == {"think": True, "tools": True}
 
@@ -175,15 +172,15 @@ def test_a_line_has_a_bound() -> None:
     ids=lambda answer: type(answer).__name__,
 )
 def test_answers_that_are_none(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silence, drips, half and endless answers, garbage, and a model that runs elsewhere, in bounded time."""
+    """Silence, drips, half and endless answers, garbage, and a remote model, in bounded time."""
     monkeypatch.setattr(vocabulary_files, "SECONDS", 0.3)
     with FakeOllama(models=(MODEL,)) as ollama:
         ollama.answers["/api/show"] = answer
         assert isinstance(show(ollama.url, "exact"), Unavailable)
 
 
-def test_nobody_at_an_address() -> None:
-    """Nor is anything sent to a cloud."""
+def test_addresses_without_a_server() -> None:
+    """And nothing is sent to a cloud."""
     with FakeOllama() as ollama:
         not_asked = Unavailable("a cloud's model is not asked about")
         assert show(ollama.url, "m:cloud") == show("https://ollama.com", "m") == not_asked
@@ -195,19 +192,19 @@ def test_nobody_at_an_address() -> None:
 def test_a_kept_vocabulary_that_is_garbage_is_read_again(tmp_path: Path) -> None:
     """And one in a folder that cannot be written is not kept."""
     with FakeOllama(models=(MODEL,)) as ollama:
-        shown = show(ollama.url, "exact")
-        assert isinstance(shown, dict)
+        description = show(ollama.url, "exact")
+        assert isinstance(description, dict)
         file = tmp_path / f"{'e' * 64}.json"
         facts: object = None
         for garbage in (b"{", b"[]", b"\xff", b"[" * 100_000):
             file.write_bytes(garbage)
-            facts = vocabulary_facts(ollama.url, "exact", shown, str(tmp_path))
+            facts = vocabulary_facts(ollama.url, "exact", description, str(tmp_path))
             assert isinstance(facts, dict)
             assert facts["tokenizer.ggml.merges"]
             assert json.loads(file.read_bytes()) == facts
         (tmp_path / "file").touch()
         nowhere = str(tmp_path / "file" / "folder")
-        assert vocabulary_facts(ollama.url, "exact", shown, nowhere) == facts
+        assert vocabulary_facts(ollama.url, "exact", description, nowhere) == facts
 
 
 def test_a_few_vocabularies_are_kept(tmp_path: Path) -> None:
@@ -248,11 +245,11 @@ def test_garbage_in_what_was_learned_is_ignored(content: bytes, tmp_path: Path) 
 
 
 def test_what_was_learned_of_each_model_is_kept(tmp_path: Path) -> None:
-    """The last 40; a folder that cannot be written costs nothing but that; none is asked for with ""."""
+    """The last 40; a folder that cannot be written is ignored; with "" nothing is kept."""
     for number in range(43):
         keep_learned(str(tmp_path), f"m{number}", Learned(template=str(number)))
-    known = read_learned(str(tmp_path))
-    assert (len(known), known["m42"].template, "m2" in known) == (40, "42", False)
+    models = read_learned(str(tmp_path))
+    assert (len(models), models["m42"].template, "m2" in models) == (40, "42", False)
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
     keep_learned(str(tmp_path / FILE), "m", Learned())
     keep_learned("", "m", Learned())

@@ -16,7 +16,7 @@ import pytest
 from aider_guard.core.actions import CountFiles, CountTexts
 from aider_guard.core.events import FilesCounted, TextsCounted
 from aider_guard.core.readings import Unavailable
-from aider_guard.counting import files as counting_module
+from aider_guard.counting import files as files_module
 from aider_guard.counting.files import (
     ENCODING_FILE,
     MAX_FILE_BYTES,
@@ -43,27 +43,27 @@ def tokenizers() -> str:
 
 
 @pytest.fixture
-def counting(tokenizers: str) -> Iterator[FileCounter]:
+def counter(tokenizers: str) -> Iterator[FileCounter]:
     """A counter on them."""
-    counting = FileCounter(tokenizers)
-    yield counting
-    counting.close()
+    counter = FileCounter(tokenizers)
+    yield counter
+    counter.close()
 
 
-def test_counts_texts(counting: FileCounter) -> None:
+def test_counts_texts(counter: FileCounter) -> None:
     """The numbers of litellm.token_counter; markers of special tokens are plain text to both."""
     texts = ("hello world", "", "<|endoftext|>", "héllo \udc80", "def f():\n    return 1\n")
-    assert counting.count(CountTexts(3, texts)) == TextsCounted(3, (2, 0, 7, 4, 8))
+    assert counter.count(CountTexts(3, texts)) == TextsCounted(3, (2, 0, 7, 4, 8))
 
 
-def test_counts_files_as_they_are_now(counting: FileCounter, tmp_path: Path) -> None:
+def test_counts_files_as_they_are_now(counter: FileCounter, tmp_path: Path) -> None:
     """Each path has its count or its reason; a changed file has another count."""
     (tmp_path / "a b.py").write_text("hello world")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 hello")
     (tmp_path / "empty").touch()
     absolute = str(tmp_path / "a b.py")
     request = CountFiles(str(tmp_path), ("a b.py", "latin.txt", "empty", "gone", ".", absolute))
-    assert counting.count(request) == FilesCounted(
+    assert counter.count(request) == FilesCounted(
         {
             "a b.py": 2,
             "latin.txt": 3,
@@ -74,19 +74,19 @@ def test_counts_files_as_they_are_now(counting: FileCounter, tmp_path: Path) -> 
         }
     )
     (tmp_path / "a b.py").write_text("hello world " * 10)
-    assert counting.count(CountFiles(str(tmp_path), ("a b.py",))) != FilesCounted({"a b.py": 2})
+    assert counter.count(CountFiles(str(tmp_path), ("a b.py",))) != FilesCounted({"a b.py": 2})
 
 
 def test_the_counter_ends_when_idle(tokenizers: str) -> None:
     """Its 60 MB are given back; the next request starts it again."""
-    counting = FileCounter(tokenizers)
+    counter = FileCounter(tokenizers)
     requests: queue.SimpleQueue[CountFiles | CountTexts] = queue.SimpleQueue()
     answers: queue.SimpleQueue[FilesCounted | TextsCounted] = queue.SimpleQueue()
-    threading.Thread(target=counting.run, args=(requests, answers.put, 0.05), daemon=True).start()
+    threading.Thread(target=counter.run, args=(requests, answers.put, 0.05), daemon=True).start()
     for number in (1, 2):
         requests.put(CountTexts(number, ("hello world",)))
         assert answers.get(timeout=30) == TextsCounted(number, (2,))
-        own = [p for p in psutil.Process().children() if "counter" in " ".join(_command(p))]
+        own = [p for p in psutil.Process().children() if "counting.files" in " ".join(_command(p))]
         assert psutil.wait_procs(own, timeout=5)[1] == []
 
 
@@ -99,25 +99,25 @@ def _command(process: psutil.Process) -> list[str]:
 
 def test_counting_that_takes_too_long_is_given_up(tokenizers: str, tmp_path: Path) -> None:
     """The reader gets a reason in time, and the next request a new counter."""
-    counting = FileCounter(tokenizers, count_seconds=0.0)
+    counter = FileCounter(tokenizers, count_seconds=0.0)
     why = Unavailable("counting took too long")
-    assert counting.count(CountFiles(str(tmp_path), ("a", "b"))) == FilesCounted(
+    assert counter.count(CountFiles(str(tmp_path), ("a", "b"))) == FilesCounted(
         {"a": why, "b": why}
     )
-    assert counting.count(CountTexts(1, ("a",))) == TextsCounted(1, why)
+    assert counter.count(CountTexts(1, ("a",))) == TextsCounted(1, why)
 
 
-def test_a_counter_that_dies_is_replaced(counting: FileCounter) -> None:
+def test_a_counter_that_dies_is_replaced(counter: FileCounter) -> None:
     """A killed counter costs one answer."""
     request = CountTexts(1, ("hello world",))
-    counting.count(request)
+    counter.count(request)
     (process,) = (
         p for p in psutil.Process().children() if "counting.files" in " ".join(_command(p))
     )
     process.kill()
     psutil.wait_procs([process], timeout=5)
-    assert counting.count(request) == TextsCounted(1, Unavailable("the counter died"))
-    assert counting.count(request) == TextsCounted(1, (2,))
+    assert counter.count(request) == TextsCounted(1, Unavailable("the counter died"))
+    assert counter.count(request) == TextsCounted(1, (2,))
 
 
 def test_a_damaged_encoding_is_refused_and_left_alone(tokenizers: str, tmp_path: Path) -> None:
@@ -127,20 +127,20 @@ def test_a_damaged_encoding_is_refused_and_left_alone(tokenizers: str, tmp_path:
     with damaged.open("ab") as file:
         file.write(b"\n")
     size = damaged.stat().st_size
-    counting = FileCounter(str(tmp_path))
+    counter = FileCounter(str(tmp_path))
     why = Unavailable("Aider's token encoding is damaged")
-    assert counting.count(CountTexts(1, ("a",))) == TextsCounted(1, why)
-    counting.close()
+    assert counter.count(CountTexts(1, ("a",))) == TextsCounted(1, why)
+    counter.close()
     assert damaged.stat().st_size == size
 
 
 def test_a_machine_that_starts_no_process_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of processes or memory, the answer says so."""
+    """Out of processes or memory, the answer has the reason."""
 
     def start(_tokenizers: str) -> NoReturn:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(counting_module, "start_counter", start)
+    monkeypatch.setattr(files_module, "start_counter", start)
     why = Unavailable("no process can be started (Resource temporarily unavailable)")
     assert FileCounter("").count(CountTexts(1, ("a",))) == TextsCounted(1, why)
 
@@ -151,14 +151,14 @@ def test_without_encodings_nothing_is_counted(tmp_path: Path) -> None:
         problem = encoding_problem(folder)
         assert problem is not None
         assert reason in problem.reason
-        counting = FileCounter(folder)
-        assert counting.count(CountFiles("/", ("a",))) == FilesCounted({"a": problem})
-        counting.close()
+        counter = FileCounter(folder)
+        assert counter.count(CountFiles("/", ("a",))) == FilesCounted({"a": problem})
+        counter.close()
 
 
 @pytest.mark.timeout(20)
 def test_only_regular_files_of_some_size_are_read(tmp_path: Path) -> None:
-    """Pipes, devices, sockets and huge files are told apart without touching their content."""
+    """Pipes, devices, sockets and huge files are refused without reading their content."""
     os.mkfifo(tmp_path / "pipe")
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)

@@ -96,7 +96,7 @@ def test_corners(template: str, text: str) -> None:
 
 @given(st.text('{}-. \n$|()"`/*ifendrange=:,A1', max_size=60))
 def test_garbage_is_refused_or_rendered(template: str) -> None:
-    """Whatever a template holds, it ends in a text or in a TemplateError."""
+    """Any template ends in a text or in a TemplateError."""
     try:
         evaluate(parse(template), {"A": "b"})
     except TemplateError:

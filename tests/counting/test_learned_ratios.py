@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.counting.counter import KINDS, kind_of
+from aider_guard.counting.counter import Kind, kind_of
 from aider_guard.counting.learned import (
     FIRST_ERROR,
     FIRST_RATIOS,
@@ -16,12 +18,12 @@ from aider_guard.counting.learned import (
     Ratios,
 )
 
-TOKENS = st.dictionaries(st.sampled_from(KINDS), st.integers(1, 20_000), min_size=1)
+TOKENS = st.dictionaries(st.sampled_from(get_args(Kind)), st.integers(1, 20_000), min_size=1)
 
 
 @given(TOKENS, st.integers(1, 9), st.floats(0.5, 4))
 def test_ratios_only_rise(tokens: dict[str, int], messages: int, factor: float) -> None:
-    """Whatever was measured; and never above their bound."""
+    """With any measurement; and never above their bound."""
     before = Ratios()
     after = before.learn(tokens, messages, round(sum(tokens.values()) * factor))
     assert all(after.by_kind[kind] >= ratio for kind, ratio in before.by_kind.items())
@@ -32,13 +34,13 @@ def test_ratios_only_rise(tokens: dict[str, int], messages: int, factor: float) 
 def test_the_same_prompt_is_estimated_better_each_time(
     tokens: dict[str, int], factor: float
 ) -> None:
-    """Up to what was measured, and not beyond."""
-    measured = round(sum(tokens.values()) * factor) + 50
+    """Up to the measurement, and not beyond."""
+    true_tokens = round(sum(tokens.values()) * factor) + 50
     learned, last = Ratios(), 0
     for _ in range(12):
         estimate = learned.estimate(tokens, 1).tokens
-        assert last <= estimate <= measured + 1
-        learned, last = learned.learn(tokens, 1, measured), estimate
+        assert last <= estimate <= true_tokens + 1
+        learned, last = learned.learn(tokens, 1, true_tokens), estimate
 
 
 def test_digits_teach_about_digits() -> None:
@@ -92,7 +94,7 @@ def test_the_same_roles_twice_are_enough_for_the_same_roles() -> None:
 
 
 def test_roles_of_another_kind_are_not_shown() -> None:
-    """A session without a system prompt says nothing of one."""
+    """A session without a system prompt shows nothing of one."""
     turns = [((0, 1 + n, n), 3 + 5 * (1 + 2 * n)) for n in range(6)]
     assert overhead(*turns).exactly((0, 9, 8)) == 3 + 5 * 17
     assert overhead(*turns).exactly((1, 9, 8)) is None

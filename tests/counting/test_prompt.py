@@ -1,4 +1,4 @@
-"""The text that Ollama makes of a request: the model's own messages, neighbours, thoughts, and what is not known."""
+"""The prompt that Ollama makes of a request: the model's own messages, neighbours, thoughts, and unknown forms."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from aider_guard.core.chat.request import ChatRequest, Form, Message
 from aider_guard.core.readings import Unavailable
 from aider_guard.counting.prompt import (
     PromptFormat,
-    card_of,
     collate,
     depends_on_thinking,
     has_template,
     is_text_only,
     messages_of,
+    read_format,
     render,
 )
 
@@ -23,7 +23,7 @@ TEMPLATE = "{{ range .Messages }}<{{ .Role }}>{{ .Content }}{{ end }}"
 USER = Message("user", "hi")
 
 
-def asked(
+def chat(
     *messages: Message, form: Form = "chat", raw: str | None = None, **body: Any
 ) -> ChatRequest:
     """A request."""
@@ -32,7 +32,7 @@ def asked(
 
 def test_a_card_is_what_show_says() -> None:
     """Template, system prompt, default messages, family, capabilities."""
-    shown = {
+    description = {
         "template": TEMPLATE,
         "system": "Be brief.",
         "modelfile": "FROM x\nTEMPLATE y\n",
@@ -40,15 +40,15 @@ def test_a_card_is_what_show_says() -> None:
         "details": {"family": "qwen3"},
         "capabilities": ["completion", "thinking"],
     }
-    card = card_of("hf.co/unsloth/Qwen3:8B", shown)
-    assert card == PromptFormat(
+    prompt_format = read_format("hf.co/unsloth/Qwen3:8B", description)
+    assert prompt_format == PromptFormat(
         TEMPLATE, "Be brief.", (Message("user", "a"),), "qwen3", "qwen3", thinks=True
     )
-    assert has_template(card)
+    assert has_template(prompt_format)
 
 
 @pytest.mark.parametrize(
-    ("shown", "known"),
+    ("description", "known"),
     [
         ({}, False),
         ({"template": "{{ .Prompt }}"}, False),
@@ -59,28 +59,28 @@ def test_a_card_is_what_show_says() -> None:
         ({"template": 7, "modelfile": None, "details": [], "capabilities": "thinking"}, False),
     ],
 )
-def test_where_the_template_is_not_all(shown: dict[str, Any], known: bool) -> None:
+def test_where_the_template_is_not_all(description: dict[str, Any], known: bool) -> None:
     """Models without one, and those that Ollama renders by a program of its own."""
-    assert has_template(card_of("m", shown)) is known
+    assert has_template(read_format("m", description)) is known
 
 
 @pytest.mark.parametrize(
     ("request_", "roles"),
     [
-        (asked(USER), ["system:own", "assistant:said", "user:hi"]),
-        (asked(Message("system", "x"), USER), ["assistant:said", "system:x", "user:hi"]),
-        (asked(USER, form="generate"), ["system:own", "assistant:said", "user:hi"]),
+        (chat(USER), ["system:own", "assistant:said", "user:hi"]),
+        (chat(Message("system", "x"), USER), ["assistant:said", "system:x", "user:hi"]),
+        (chat(USER, form="generate"), ["system:own", "assistant:said", "user:hi"]),
         (
-            asked(Message("system", "x"), USER, form="generate"),
+            chat(Message("system", "x"), USER, form="generate"),
             ["system:x", "assistant:said", "user:hi"],
         ),
-        (asked(form="openai_text", raw="hi"), ["system:own", "assistant:said", "user:hi"]),
+        (chat(form="openai_text", raw="hi"), ["system:own", "assistant:said", "user:hi"]),
     ],
 )
 def test_the_models_own_messages_come_first(request_: ChatRequest, roles: list[str]) -> None:
     """Its system prompt gives way to the request's, its default messages do not (server/routes.go)."""
-    card = PromptFormat(TEMPLATE, "own", (Message("assistant", "said"),))
-    assert [f"{one.role}:{one.content}" for one in messages_of(card, request_)] == roles
+    prompt_format = PromptFormat(TEMPLATE, "own", (Message("assistant", "said"),))
+    assert [f"{one.role}:{one.content}" for one in messages_of(prompt_format, request_)] == roles
 
 
 def test_neighbours_are_one_message() -> None:
@@ -107,27 +107,28 @@ def test_neighbours_are_one_message() -> None:
 def test_earlier_thoughts_are_dropped(content: str, left: str) -> None:
     """Of the models for which Ollama does so, in answers before the last question."""
     question, answer = Message("user", "?"), Message("assistant", content)
-    for card in (
+    for prompt_format in (
         PromptFormat(TEMPLATE, family="qwen3"),
         PromptFormat(TEMPLATE, base_name="deepseek-r1"),
     ):
         texts = [
-            one.content for one in messages_of(card, asked(question, answer, question, answer))
+            one.content
+            for one in messages_of(prompt_format, chat(question, answer, question, answer))
         ]
         assert texts == ["?", left, "?", content]
-    other = messages_of(PromptFormat(TEMPLATE, family="llama"), asked(question, answer, question))
+    other = messages_of(PromptFormat(TEMPLATE, family="llama"), chat(question, answer, question))
     assert other[1].content == content
 
 
 @pytest.mark.parametrize(
     "request_",
     [
-        asked(USER, tools=[{"type": "function"}]),
-        asked(USER, images=["aGk="], form="generate"),
-        asked(USER, template="x", form="generate"),
-        asked(USER, suffix="}", form="generate"),
-        asked(USER, context=[1, 2], form="generate"),
-        asked(Message("user", "", plain=False)),
+        chat(USER, tools=[{"type": "function"}]),
+        chat(USER, images=["aGk="], form="generate"),
+        chat(USER, template="x", form="generate"),
+        chat(USER, suffix="}", form="generate"),
+        chat(USER, context=[1, 2], form="generate"),
+        chat(Message("user", "", plain=False)),
     ],
 )
 def test_what_holds_more_than_text_is_not_rendered(request_: ChatRequest) -> None:
@@ -138,7 +139,7 @@ def test_what_holds_more_than_text_is_not_rendered(request_: ChatRequest) -> Non
 
 def test_empty_keys_change_nothing() -> None:
     """litellm sends some."""
-    request = asked(USER, tools=[], images=None, format="json")
+    request = chat(USER, tools=[], images=None, format="json")
     assert render(PromptFormat(TEMPLATE), request, think=None) == "<user>hi"
 
 
@@ -149,7 +150,7 @@ def test_a_template_that_is_not_understood_is_said() -> None:
         "{{ nope }}{{ .Messages }}",
         "{{ range .Messages }}{{ .Nope }}{{ end }}",
     ):
-        text = render(PromptFormat(template), asked(USER), think=None)
+        text = render(PromptFormat(template), chat(USER), think=None)
         assert isinstance(text, Unavailable)
         assert "template" in text.reason
 

@@ -37,7 +37,7 @@ def vocabulary(pre: str) -> Vocabulary:
 
 @pytest.mark.parametrize("recorded", RECORDED["recorded"], ids=lambda entry: entry["names"][0])
 def test_as_many_tokens_as_llama_cpp_makes(recorded: dict[str, Any]) -> None:
-    """Every text, special tokens parsed, and what is added to each prompt."""
+    """Every text, special tokens parsed, and the tokens that are added to each prompt."""
     for name in recorded["names"]:
         counted = [vocabulary(name).count(text) for text in RECORDED["texts"]]
         assert dict(zip(RECORDED["texts"], counted, strict=True)) == dict(
@@ -47,7 +47,7 @@ def test_as_many_tokens_as_llama_cpp_makes(recorded: dict[str, Any]) -> None:
 
 
 def test_every_known_name_was_compared() -> None:
-    """No pattern is in the table on trust; the name "" is a model's that tells none."""
+    """No pattern is in the table on trust; the name "" stands for a model without one."""
     assert set(NAMES) == set(SPLITTINGS) - {""}
 
 
@@ -76,7 +76,7 @@ _LINE = st.sampled_from(
 
 @given(st.lists(_LINE, max_size=40).map("".join), st.sampled_from(sorted(SPLITTINGS)))
 def test_a_text_in_pieces_has_the_tokens_of_the_text(text: str, pre: str) -> None:
-    """No token reaches over the border of two pieces, in any way of cutting."""
+    """No token reaches over a cut, in any way of cutting."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counter, "PIECE_CHARACTERS", 3)
         parts = list(counter.pieces(text))
@@ -94,7 +94,7 @@ def test_equal_beginnings_have_equal_pieces() -> None:
 
 @given(st.text("ab", max_size=60), st.integers(1, 90), st.integers(0, 9999))
 def test_long_words_are_merged_like_short_ones(text: str, listed: int, seed: int) -> None:
-    """The heap of long words finds what looking again and again finds, whatever pairs are listed in what order."""
+    """The heap of long words finds the same as the plain search, for any pairs in any order."""
     symbols = ["".join(letters) for size in (1, 2, 3) for letters in product("ab", repeat=size)]
     pairs = [f"{one} {two}" for one in symbols for two in symbols]
     order = random.Random(seed).sample(pairs, listed)
@@ -180,7 +180,7 @@ def test_the_fake_models_vocabulary() -> None:
     ],
 )
 def test_a_vocabulary_that_is_none(changes: dict[str, Any], reason: str) -> None:
-    """Other kinds, unknown names, and what a plain /api/show tells."""
+    """Other kinds, unknown names, and the answer of a plain /api/show."""
     made = vocabulary_of({**tiny().facts(), **changes})
     assert isinstance(made, Unavailable)
     assert reason in made.reason

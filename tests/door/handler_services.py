@@ -1,4 +1,4 @@
-"""Services of a door whose answers are data, and a visit without any HTTP."""
+"""A chat handler whose services give prepared answers, and exchanges without any HTTP."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.chat.aider_prompts import OLLAMA, settings
 
+from aider_guard.core.chat.events import RequestFinished
 from aider_guard.core.chat.replies import Timestamp
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.size import Sizes
@@ -17,33 +18,37 @@ from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
 from aider_guard.door.chat_handler import ChatExchange, ChatHandler
-from aider_guard.door.interfaces import IncomingRequest, Reply, Services
+from aider_guard.door.interfaces import Forward, IncomingRequest, Reply, Services
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
 
+Kind = TypeVar("Kind")
 Result = TypeVar("Result")
 AT = Timestamp("2026-01-02T03:04:05Z", 1767323045)
 
 
 @dataclass
-class FixedCounts:
-    """Counts characters, exactly, unless it is told what to say."""
+class FixedCounter:
+    """Counts characters, exactly, or returns ``result``."""
 
-    says: Count | Unavailable | None = None
+    result: Count | Unavailable | None = None
     gate: asyncio.Event | None = None
     """Until it is set, no count is ready."""
     waiting: asyncio.Event | None = None
-    """Set when somebody waits at the gate."""
+    """Set when a count waits at the gate."""
     counted: int = 0
     cancelled: int = 0
     learned: list[tuple[Count | Unavailable, int]] = field(default_factory=list)
     sizes: Sizes = field(default_factory=Sizes)
 
     def serve(self, _settings: DoorSettings) -> None:
-        """Nothing is to be read."""
+        """Do nothing."""
 
-    async def count(self, asked: ChatRequest) -> Count | Unavailable:
+    def wake(self) -> None:
+        """Do nothing."""
+
+    async def count(self, request: ChatRequest) -> Count | Unavailable:
         try:
             if self.waiting is not None:
                 self.waiting.set()
@@ -53,33 +58,31 @@ class FixedCounts:
             self.cancelled += 1
             raise
         self.counted += 1
-        size = sum(len(message.content) for message in asked.messages)
-        return Count(size, exact=True) if self.says is None else self.says
+        size = sum(len(message.content) for message in request.messages)
+        return Count(size, exact=True) if self.result is None else self.result
 
-    def fits(self, asked: ChatRequest, room_tokens: int) -> bool:
-        return self.sizes.fits(asked, room_tokens)
+    def fits(self, request: ChatRequest, room_tokens: int) -> bool:
+        return self.sizes.fits(request, room_tokens)
 
-    def guess(self, asked: ChatRequest) -> Count:
-        return self.sizes.guess(asked)
+    def guess(self, request: ChatRequest) -> Count:
+        return self.sizes.guess(request)
 
     async def count_texts(self, _model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
         return tuple(len(text) for text in texts)
 
-    def measured(
-        self, _asked: ChatRequest, counted: Count | Unavailable, prompt_tokens: int
-    ) -> None:
+    def learn(self, _asked: ChatRequest, counted: Count | Unavailable, prompt_tokens: int) -> None:
         self.learned.append((counted, prompt_tokens))
 
 
 @dataclass
-class SilentWitness:
-    """Reads the log that it is given."""
+class FixedLogWatch:
+    """Returns the evidence that it is given."""
 
     log: LogEvidence | Unavailable = Unavailable("the server's log is not read")
     marks: int = 0
 
     def serve(self, _settings: DoorSettings) -> None:
-        """Nothing is to be followed."""
+        """Do nothing."""
 
     def mark(self) -> int:
         self.marks += 1
@@ -90,61 +93,61 @@ class SilentWitness:
 
 
 @dataclass
-class NotingResidency:
-    """Notes what it is told."""
+class RecordingResidency:
+    """Records its calls."""
 
     version: str | Unavailable = "0.24.0"
     windows: dict[str, int] = field(default_factory=dict)
-    told: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
 
     def serve(self, _settings: DoorSettings) -> None:
-        """Nothing is to be kept."""
+        """Do nothing."""
 
     def warm(self, _ours: Sequence[str] = ()) -> None:
-        self.told.append("warm")
+        self.calls.append("warm")
 
-    async def begins(self, asked: ChatRequest, _upstream: Upstream) -> None:
-        self.told.append(f"begins {asked.model}")
+    async def on_request_start(self, request: ChatRequest, _upstream: Upstream) -> None:
+        self.calls.append(f"start {request.model}")
 
-    def ended(
-        self, asked: ChatRequest, _upstream: Upstream, load_seconds: float | Unavailable
+    def on_request_end(
+        self, request: ChatRequest, _upstream: Upstream, load_seconds: float | Unavailable
     ) -> None:
         seconds = "?" if isinstance(load_seconds, Unavailable) else f"{load_seconds:.1f}"
-        self.told.append(f"ended {asked.model} {seconds}")
+        self.calls.append(f"end {request.model} {seconds}")
 
     def loaded_window(self, model: str) -> int | Unavailable:
         return self.windows.get(model, Unavailable("not loaded"))
 
 
 @dataclass
-class ListedShelf:
-    """Knows what it is given; every other name is that of a model here, but for those that are ``absent``."""
+class FixedInstalled:
+    """Knows the hosts that it is given; every other model runs here, but for those that are ``absent``."""
 
     remote: dict[str, str] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     silent: bool = False
-    """Whether the server says nothing."""
-    asked: list[str] = field(default_factory=list)
+    """Whether the server does not answer."""
+    lookups: list[str] = field(default_factory=list)
     names: tuple[str, ...] = ()
     mlx: tuple[str, ...] = ()
 
     def serve(self, _settings: DoorSettings) -> None:
-        """Nothing is to be read."""
+        """Do nothing."""
 
-    async def where(self, upstream: Upstream, model: str) -> str | Unavailable | None:
-        self.asked.append(model)
+    async def host_of(self, upstream: Upstream, model: str) -> str | Unavailable | None:
+        self.lookups.append(model)
         if upstream.kind != "ollama":
             return ""
-        return await self.look(upstream, model)
+        return await self.host_now(upstream, model)
 
-    async def look(self, upstream: Upstream, model: str) -> str | Unavailable | None:
+    async def host_now(self, upstream: Upstream, model: str) -> str | Unavailable | None:
         if upstream.kind != "ollama":
             return None
         if self.silent:
             return Unavailable("connection refused")
         return None if model in self.absent else self.remote.get(model, "")
 
-    def alike(self, _upstream: Upstream, _model: str) -> tuple[str, ...]:
+    def similar_names(self, _upstream: Upstream, _model: str) -> tuple[str, ...]:
         return self.names
 
     def never_truncates(self, _upstream: Upstream, model: str) -> bool:
@@ -152,79 +155,100 @@ class ListedShelf:
 
 
 @dataclass
-class KnownFacts:
-    """Knows what it is given, once it was asked."""
+class FixedModelInfo:
+    """Knows the facts that it is given, once ``learn`` was called for them."""
 
     contexts: dict[str, int] = field(default_factory=dict)
-    said: str | Unavailable = Unavailable("Ollama was not asked")
-    asked: list[tuple[str, bool]] = field(default_factory=list)
+    known_version: str | Unavailable = Unavailable("Ollama was not asked")
+    requests: list[tuple[str, bool]] = field(default_factory=list)
 
     def serve(self, _settings: DoorSettings) -> None:
-        """Nothing is to be asked."""
+        """Do nothing."""
 
     async def learn(self, model: str, *, version: bool) -> None:
-        self.asked.append((model, version))
+        self.requests.append((model, version))
 
     def trained(self, model: str) -> int | Unavailable:
-        told = model in self.contexts and any(model == name for name, _ in self.asked)
-        return self.contexts[model] if told else Unavailable("it was not asked")
+        is_known = model in self.contexts and any(model == name for name, _ in self.requests)
+        return self.contexts[model] if is_known else Unavailable("it was not asked")
 
     @property
     def version(self) -> str | Unavailable:
-        wanted = any(version for _, version in self.asked)
-        return self.said if wanted else Unavailable("Ollama was not asked")
+        was_asked = any(version for _, version in self.requests)
+        return self.known_version if was_asked else Unavailable("Ollama was not asked")
 
 
 @dataclass
-class Desk:
-    """An attendant with all that it works with, and a clock that only moves when it is told."""
+class HandlerSetup:
+    """A chat handler with all its services, and a clock that a test moves."""
 
     settings: DoorSettings = field(default_factory=settings)
-    counts: FixedCounts = field(default_factory=FixedCounts)
-    witness: SilentWitness = field(default_factory=SilentWitness)
-    residency: NotingResidency = field(default_factory=NotingResidency)
-    shelf: ListedShelf = field(default_factory=ListedShelf)
-    facts: KnownFacts = field(default_factory=KnownFacts)
+    counter: FixedCounter = field(default_factory=FixedCounter)
+    log_watch: FixedLogWatch = field(default_factory=FixedLogWatch)
+    residency: RecordingResidency = field(default_factory=RecordingResidency)
+    installed: FixedInstalled = field(default_factory=FixedInstalled)
+    model_info: FixedModelInfo = field(default_factory=FixedModelInfo)
     events: list[Event] = field(default_factory=list)
     now: float = 100.0
 
     def __post_init__(self) -> None:
-        services = Services(self.counts, self.witness, self.residency, self.shelf, self.facts)
-        self.attendant = ChatHandler(
+        services = Services(
+            self.counter, self.log_watch, self.residency, self.installed, self.model_info
+        )
+        self.handler = ChatHandler(
             lambda: self.settings, services, self.events.append, lambda: self.now, lambda: AT
         )
         self._number = 0
 
-    def visit(
+    def exchange(
         self, body: bytes, path: str = "/api/chat", upstream: Upstream = OLLAMA
     ) -> ChatExchange:
         self._number += 1
-        return self.attendant.visit(
-            IncomingRequest(self._number, upstream, "POST", path, "", (), body, self.now)
+        return self.handler.open_exchange(
+            IncomingRequest(self._number, upstream, path, body, self.now)
         )
 
-    def named(self) -> list[str]:
-        """The kinds of the events, in their order."""
+    def answer(self, content: bytes, answer: bytes) -> tuple[Forward, RequestFinished]:
+        """See a request through that is answered with these bytes; return what is sent, and its last event."""
+
+        async def story() -> Forward:
+            exchange = self.exchange(content)
+            decision = await exchange.begin()
+            assert isinstance(decision, Forward)
+            exchange.on_chunk(answer)
+            await exchange.end("answered")
+            return decision
+
+        return run(story()), self.last(RequestFinished)
+
+    def last(self, kind: type[Kind]) -> Kind:
+        """Return the last event, which is of this kind."""
+        event = self.events[-1]
+        assert isinstance(event, kind)
+        return event
+
+    def event_names(self) -> list[str]:
+        """Return the names of the events' classes, in their order."""
         return [type(event).__name__ for event in self.events]
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """On an event loop of its own."""
+    """Run a coroutine on an event loop of its own."""
     return asyncio.run(work)
 
 
 def text_of(reply: object) -> str:
-    """What an assistant's answer says, streamed or not, in any protocol."""
+    """Return the text of an assistant's answer, streamed or not, in any protocol."""
     assert isinstance(reply, Reply)
-    said = ""
+    text = ""
     for raw in reply.content.decode().splitlines():
         line = raw.removeprefix("data: ")
         if line and line != "[DONE]":
-            said += _said_in(json.loads(line))
-    return said
+            text += _text_in(json.loads(line))
+    return text
 
 
-def _said_in(piece: Any) -> str:
+def _text_in(piece: Any) -> str:
     match piece:
         case {"message": {"content": str(text)}} | {"response": str(text)} | {"error": str(text)}:
             return text

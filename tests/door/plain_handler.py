@@ -1,4 +1,4 @@
-"""An attendant that sees text go by and changes nothing, and remembers how each request ended."""
+"""A handler that changes nothing, and records the requests and how each ended."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aider_guard.core.chat.types import Upstream
+from aider_guard.door.chat_handler import ChatExchange, ChatHandler
 from aider_guard.door.interfaces import (
     Abort,
     Forward,
@@ -15,35 +16,34 @@ from aider_guard.door.interfaces import (
     Reply,
     Retry,
     Trouble,
-    Visit,
 )
 
-ATTENDED = ("/api/chat", "/api/generate", "/v1/chat/completions", "/chat/completions")
+HANDLED = ("/api/chat", "/api/generate", "/v1/chat/completions", "/chat/completions")
 
 
 @dataclass
-class PlainVisit:
-    """Forwards everything; tests override what they are about."""
+class PlainExchange(ChatExchange):
+    """Forwards everything; tests override single methods."""
 
-    call: IncomingRequest
+    incoming: IncomingRequest
     ended: Callable[[Outcome], None] = lambda _outcome: None
 
     async def begin(self) -> Forward | Reply:
-        return Forward(self.call.body)
+        return Forward(self.incoming.body)
 
-    async def failed(self, trouble: Trouble) -> Reply | Retry:
+    async def on_trouble(self, trouble: Trouble) -> Reply | Retry:
         return Reply(f"{trouble.kind}: {trouble.words}".encode(), 502, "text/plain")
 
-    async def refused(self, status: int, content: bytes) -> Reply | Retry | Pass:  # noqa: ARG002  # the protocol's
+    async def on_refusal(self, status: int, content: bytes) -> Reply | Retry | Pass:  # noqa: ARG002  # as in ChatExchange
         return Pass()
 
-    def passed(self, chunk: bytes) -> bytes | Reply:
+    def on_chunk(self, chunk: bytes) -> bytes | Reply:
         return chunk
 
-    def rest(self) -> bytes:
+    def remainder(self) -> bytes:
         return b""
 
-    def broke(self, trouble: Trouble) -> Reply | Abort:  # noqa: ARG002  # as above
+    def on_broken(self, trouble: Trouble) -> Reply | Abort:  # noqa: ARG002  # as above
         return Abort()
 
     async def end(self, outcome: Outcome) -> None:
@@ -51,24 +51,26 @@ class PlainVisit:
 
 
 @dataclass
-class PlainAttendant:
-    """``visits`` makes them; ``forbids`` is asked about what is not for text."""
+class PlainHandler(ChatHandler):
+    """Makes exchanges by ``make_exchange``; ``refuse`` decides about requests that are not for text."""
 
-    visits: Callable[[IncomingRequest, Callable[[Outcome], None]], Visit] = PlainVisit
-    forbids: Callable[[str, bytes | None], Reply | None] = lambda _path, _body: None
-    attended: tuple[str, ...] = ATTENDED
-    calls: list[IncomingRequest] = field(default_factory=list)
+    make_exchange: Callable[[IncomingRequest, Callable[[Outcome], None]], PlainExchange] = (
+        PlainExchange
+    )
+    refuse: Callable[[str, bytes | None], Reply | None] = lambda _path, _body: None
+    handled: tuple[str, ...] = HANDLED
+    received: list[IncomingRequest] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
 
-    def attends(self, upstream: Upstream, method: str, path: str) -> bool:  # noqa: ARG002  # the protocol's
-        return method == "POST" and path in self.attended
+    def handles(self, upstream: Upstream, method: str, path: str) -> bool:  # noqa: ARG002  # as in ChatHandler
+        return method == "POST" and path in self.handled
 
-    def visit(self, call: IncomingRequest) -> Visit:
-        self.calls.append(call)
-        return self.visits(call, self.outcomes.append)
+    def open_exchange(self, incoming: IncomingRequest) -> PlainExchange:
+        self.received.append(incoming)
+        return self.make_exchange(incoming, self.outcomes.append)
 
-    async def permits(
+    async def refusal(
         self, upstream: Upstream, method: str, path: str, body: bytes | None
     ) -> Reply | None:
         del upstream, method
-        return self.forbids(path, body)
+        return self.refuse(path, body)

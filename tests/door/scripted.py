@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aider_guard.core.chat.types import DoorSettings, Upstream
-from aider_guard.door.interfaces import Attendant, Door
+from aider_guard.door.app import Door
+from aider_guard.door.chat_handler import ChatHandler
 from aider_guard.door.server import DoorServer
 from aider_guard.door.upstream import Upstreams
 
@@ -30,7 +31,7 @@ class Connection:
         self._received = b""
 
     def request(self) -> tuple[bytes, bytes]:
-        """The head of the next request and its body; two times b"" when there is none."""
+        """Return the head of the next request and its body; two times b"" when there is none."""
         while b"\r\n\r\n" not in self._received:
             if not self._more():
                 return b"", b""
@@ -51,7 +52,7 @@ class Connection:
         return bool(piece)
 
     def upload(self) -> tuple[bytes, str]:
-        """The head of the next request, and a digest of its body, which is not kept (SHA-256)."""
+        """Return the head of the next request, and a digest of its body (SHA-256), which is not kept."""
         while b"\r\n\r\n" not in self._received:
             assert self._more()
         head, _, self._received = self._received.partition(b"\r\n\r\n")
@@ -71,9 +72,9 @@ class Connection:
             if not self._received:
                 assert self._more()
             digest.update(self._received[:length])
-            taken = min(length, len(self._received))
-            self._received = self._received[taken:]
-            length -= taken
+            length_now = min(length, len(self._received))
+            self._received = self._received[length_now:]
+            length -= length_now
 
     def _line(self) -> bytes:
         while b"\r\n" not in self._received:
@@ -82,7 +83,7 @@ class Connection:
         return line
 
     def receive(self) -> bytes:
-        """Whatever comes next, b"" at the end."""
+        """Receive the next bytes, b"" at the end."""
         return self._socket.recv(1 << 20)
 
     def send(self, content: bytes) -> None:
@@ -100,12 +101,12 @@ class Connection:
         self.send(b"0\r\n\r\n")
 
     def whole(self, content: bytes, status: str = "200 OK", *more: str) -> None:
-        """A whole answer."""
+        """Send a whole answer."""
         lines = (f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", *more, "", "")
         self.send("\r\n".join(lines).encode() + content)
 
     def wait_closed(self) -> bool:
-        """Whether the other side closes the connection, in time."""
+        """Wait until the other side closes the connection; return whether it did in time."""
         try:
             while self._socket.recv(65536):
                 pass
@@ -116,16 +117,16 @@ class Connection:
         return True
 
     def reset(self) -> None:
-        """Close at once, with a reset."""
+        """Close the connection at once, with a reset."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self._socket.close()
 
 
 def header(head: bytes, name: bytes) -> bytes | None:
-    """The value of a header in a request's head."""
+    """Return the value of a header in a request's head."""
     for line in head.split(b"\r\n")[1:]:
-        found, _, value = line.partition(b":")
-        if found.lower() == name:
+        field_name, _, value = line.partition(b":")
+        if field_name.lower() == name:
             return value.strip()
     return None
 
@@ -167,7 +168,7 @@ class Scripted:
 
     @property
     def base(self) -> str:
-        """The address to connect to."""
+        """The address of this upstream."""
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def _accept(self) -> None:
@@ -187,15 +188,15 @@ class Scripted:
                 connected = self.tls.wrap_socket(connected, server_side=True)
             self.script(Connection(connected))
         except (ConnectionError, ssl.SSLError):
-            pass  # the door went away, which some scripts are about
-        except BaseException as failure:  # noqa: BLE001  # told to the test at its end
+            pass  # the door closed the connection, as some tests want
+        except BaseException as failure:  # noqa: BLE001  # raised in the test's thread by stop()
             self.failures.append(failure)
         finally:
             connected.close()
 
 
 @dataclass
-class Served:
+class OpenDoor:
     """A door that is open."""
 
     port: int
@@ -208,13 +209,13 @@ class Served:
         return f"http://127.0.0.1:{self.port}/{TOKEN}"
 
     def connect(self) -> socket.socket:
-        """A bare connection to the door."""
+        """Return a bare connection to the door."""
         connected = socket.create_connection(("127.0.0.1", self.port), CAP_SECONDS)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connected
 
     def post(self, path: str = "/api/chat", body: bytes = b"{}", *more: str) -> socket.socket:
-        """A connection on which this request was sent."""
+        """Send a request; return its connection."""
         connected = self.connect()
         lines = (
             f"POST /{TOKEN}{path} HTTP/1.1",
@@ -230,15 +231,16 @@ class Served:
 
 @contextlib.contextmanager
 def door_to(
-    attendant: Attendant,
+    handler: ChatHandler,
     *bases: str,
     paths: tuple[str, ...] = ("",),
     make_upstreams: Callable[[], Upstreams] = Upstreams,
     on_open: Callable[[DoorSettings], None] = lambda _settings: None,
     **more: Any,
-) -> Iterator[Served]:
-    """A door in a thread of its own, to servers by their paths. ``on_open`` is called on its event loop, ``more`` are
-    settings.
+) -> Iterator[OpenDoor]:
+    """Open a door in a thread of its own, to servers by their paths.
+
+    ``on_open`` is called on its event loop, ``more`` are settings.
     """
     upstreams = tuple(
         Upstream(path, base, "openai" if path else "ollama")
@@ -247,7 +249,7 @@ def door_to(
     settings = [replace(DoorSettings(TOKEN, upstreams, (), 4096), **more)]
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         opened = threading.Event()
-        door = Door(lambda: settings[-1], attendant)
+        door = Door(lambda: settings[-1], handler)
 
         def is_open(_port: int) -> None:
             on_open(settings[-1])
@@ -258,7 +260,7 @@ def door_to(
         thread.start()
         try:
             assert opened.wait(CAP_SECONDS)
-            yield Served(listener.getsockname()[1], settings)
+            yield OpenDoor(listener.getsockname()[1], settings)
         finally:
             server.close()
             thread.join(CAP_SECONDS)

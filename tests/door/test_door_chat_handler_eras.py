@@ -14,32 +14,32 @@ import httpx
 import pytest
 from core.chat import aider_prompts as prompts
 from core.chat.aider_prompts import body, message, settings
-from door.handler_services import Desk
+from door.handler_services import HandlerSetup
 from fakes.ollama_server import ERAS, FakeOllama
 from fakes.ollama_troubles import Break, busy
 
 from aider_guard.core.chat.events import RequestFinished, RequestRefused
 from aider_guard.core.chat.types import Count, Upstream
 from aider_guard.core.readings import Unavailable
-from aider_guard.door.interfaces import Door
+from aider_guard.door.app import Door
 from aider_guard.door.server import DoorServer
 
 OLDER = ("0.9.3", "0.11.10", "0.12.5")
-"""Versions that cut whatever they are told."""
+"""Versions that cut in spite of ``truncate: false``."""
 CHAT = [message("system", prompts.DIFF), message("user", "fix it")]
 SECONDS = 20.0
 
 
 @contextmanager
-def door(ollama: FakeOllama, desk: Desk) -> Iterator[str]:
+def door(ollama: FakeOllama, setup: HandlerSetup) -> Iterator[str]:
     """The address that Aider gets, while the door is open."""
     upstream = Upstream("", ollama.url, "ollama")
-    desk.settings = replace(desk.settings, upstreams=(upstream,))
-    desk.residency.version = ollama.version
+    setup.settings = replace(setup.settings, upstreams=(upstream,))
+    setup.residency.version = ollama.version
     opened = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as sock:
         server = DoorServer(
-            sock, Door(lambda: desk.settings, desk.attendant), on_open=lambda _port: opened.set()
+            sock, Door(lambda: setup.settings, setup.handler), on_open=lambda _port: opened.set()
         )
         thread = threading.Thread(target=server.serve)
         thread.start()
@@ -56,7 +56,7 @@ def post(base: str, content: bytes, path: str = "/api/chat") -> httpx.Response:
         return client.post(f"{base}{path}", content=content)
 
 
-def said(answer: httpx.Response) -> str:
+def text_of_stream(answer: httpx.Response) -> str:
     pieces = [json.loads(line) for line in answer.text.splitlines()]
     return "".join(piece["message"]["content"] for piece in pieces)
 
@@ -69,10 +69,10 @@ def is_broken(base: str) -> bool:
         return True
 
 
-def ended(desk: Desk) -> Any:
-    """The last request's event; it comes after the answer."""
+def last_event(setup: HandlerSetup) -> Any:
+    """Return the last request's event; it comes after the answer."""
     for _ in range(200):
-        done = [e for e in desk.events if isinstance(e, (RequestFinished, RequestRefused))]
+        done = [e for e in setup.events if isinstance(e, (RequestFinished, RequestRefused))]
         if done:
             return done[-1]
         threading.Event().wait(0.02)
@@ -81,12 +81,12 @@ def ended(desk: Desk) -> Any:
 
 @pytest.mark.parametrize("version", ERAS)
 def test_a_request_is_answered_as_without_the_door(version: str) -> None:
-    """Only pinned and kept; the model's own numbers are told."""
-    desk = Desk()
-    with FakeOllama(version=version) as ollama, door(ollama, desk) as base:
+    """Only pinned and kept; the model's own numbers are reported."""
+    setup = HandlerSetup()
+    with FakeOllama(version=version) as ollama, door(ollama, setup) as base:
         answer = post(base, body("chat", CHAT))
-        assert said(answer) == "It is well."
-        finished = ended(desk)
+        assert text_of_stream(answer) == "It is well."
+        finished = last_event(setup)
         assert isinstance(finished, RequestFinished)
         assert isinstance(finished.prompt_tokens, int)
         assert (finished.outcome, finished.done_reason) == ("answered", "stop")
@@ -99,34 +99,34 @@ def prompts_forbid(version: str) -> bool:
 
 
 @pytest.mark.parametrize("version", ERAS)
-def test_a_prompt_that_nobody_could_count_is_refused_by_a_guess(version: str) -> None:
-    """It is far too large: whatever the server would make of it, it is not sent."""
-    desk = Desk(settings(512))
-    desk.counts.says = Unavailable("no vocabulary")
+def test_a_prompt_that_could_not_be_counted_is_refused_by_a_guess(version: str) -> None:
+    """It is far too large, and is sent to no version."""
+    setup = HandlerSetup(settings(512))
+    setup.counter.result = Unavailable("no vocabulary")
     big = [CHAT[0], message("user", "word " * 4000)]
-    with FakeOllama(version=version) as ollama, door(ollama, desk) as base:
+    with FakeOllama(version=version) as ollama, door(ollama, setup) as base:
         answer = post(base, body("chat", big))
         assert ollama.chats == []
-    last = ended(desk)
+    last = last_event(setup)
     assert isinstance(last, RequestRefused)
     assert last.reason == "overflow"
-    assert said(answer).startswith("aider-guard: not sent: about ")
+    assert text_of_stream(answer).startswith("aider-guard: not sent: about ")
 
 
 @pytest.mark.parametrize("version", ERAS)
 def test_a_prompt_that_is_larger_than_it_was_guessed_is_refused_or_judged(version: str) -> None:
-    """It overflows: the server says so where it can, and the verdict says so where it cannot."""
-    desk = Desk(settings(4096))
-    desk.counts.says = Unavailable("no vocabulary")
+    """It overflows: newer servers refuse it, and the verdict shows it with older ones."""
+    setup = HandlerSetup(settings(4096))
+    setup.counter.result = Unavailable("no vocabulary")
     big = [CHAT[0], message("user", "1 2 3 " * 1500)]
-    with FakeOllama(version=version) as ollama, door(ollama, desk) as base:
+    with FakeOllama(version=version) as ollama, door(ollama, setup) as base:
         answer = post(base, body("chat", big))
-        last = ended(desk)
+        last = last_event(setup)
         assert len(ollama.chats) == 1
     if version not in OLDER:
         assert isinstance(last, RequestRefused)
         assert last.reason == "overflow"
-        assert said(answer).startswith("aider-guard: not ")
+        assert text_of_stream(answer).startswith("aider-guard: not ")
     else:
         assert isinstance(last, RequestFinished)
         assert last.verdict.outcome in ("cut", "unknown")
@@ -134,33 +134,33 @@ def test_a_prompt_that_is_larger_than_it_was_guessed_is_refused_or_judged(versio
 
 def test_what_is_too_large_never_reaches_the_server() -> None:
     """The door answers by itself."""
-    desk = Desk()
-    desk.counts.says = Count(9000, exact=True)
-    with FakeOllama() as ollama, door(ollama, desk) as base:
+    setup = HandlerSetup()
+    setup.counter.result = Count(9000, exact=True)
+    with FakeOllama() as ollama, door(ollama, setup) as base:
         answer = post(base, body("chat", [CHAT[0], message("user", "word " * 4000)]))
-        assert said(answer).startswith("aider-guard: not sent: exactly 1,832 tokens")
+        assert text_of_stream(answer).startswith("aider-guard: not sent: exactly 1,832 tokens")
         assert ollama.chats == []
 
 
 def test_a_busy_server_is_waited_for_in_one_stream() -> None:
     """The wait is shown, then the answer comes in the same stream."""
-    desk = Desk()
-    with FakeOllama() as ollama, door(ollama, desk) as base:
+    setup = HandlerSetup()
+    with FakeOllama() as ollama, door(ollama, setup) as base:
         ollama.script["/api/chat"] = [busy(), None]
         answer = post(base, body("chat", CHAT))
         first = json.loads(answer.text.splitlines()[0])
         assert first["message"]["thinking"].startswith("aider-guard: waiting")
-        assert said(answer) == "It is well."
+        assert text_of_stream(answer) == "It is well."
 
 
 @pytest.mark.parametrize("kind", ["error", "crash", "cut"])
 def test_an_answer_that_breaks_each_time_is_answered_in_words(kind: Any) -> None:
-    """The first two times Aider finds it broken, and tries again; the third time it is told."""
-    desk = Desk()
-    with FakeOllama(version="0.24.0") as ollama, door(ollama, desk) as base:
+    """The first two times Aider finds it broken, and tries again; the third time it gets an answer."""
+    setup = HandlerSetup()
+    with FakeOllama(version="0.24.0") as ollama, door(ollama, setup) as base:
         ollama.talking.breaks = [Break(kind), Break(kind), Break(kind)]
         assert is_broken(base)
         assert is_broken(base)
         last = post(base, body("chat", CHAT))
-        assert said(last).startswith("aider-guard: ")
+        assert text_of_stream(last).startswith("aider-guard: ")
         assert len(ollama.chats) == 2

@@ -10,7 +10,7 @@ import pytest
 
 from aider_guard.core.chat.body import PromptHead
 from aider_guard.core.readings import Unavailable
-from aider_guard.door.prewarm import ANEW, FIRST_CHARACTERS, PIECE_SECONDS, Evaluation, evaluate
+from aider_guard.door.prewarm import FIRST_CHARACTERS, NOT_KEPT, PIECE_SECONDS, HeadEvaluation
 
 HEAD = PromptHead("/api/chat", {"model": "m"}, ({"role": "system", "content": "x" * 20_000},), "")
 
@@ -38,19 +38,19 @@ class Server:
         return self.now
 
 
-def run(post: Callable[..., Any], clock: Callable[[], float]) -> Evaluation:
-    """How far it came."""
-    found = Evaluation()
-    asyncio.run(evaluate(post, HEAD, clock, found))
-    return found
+def run(post: Callable[..., Any], clock: Callable[[], float]) -> tuple[int, str]:
+    """Evaluate the head; return the tokens and the problem."""
+    evaluation = HeadEvaluation(HEAD, clock)
+    asyncio.run(evaluation.run(post))
+    return evaluation.tokens, evaluation.problem
 
 
 @pytest.mark.parametrize("speed", [300.0, 3_000.0, 30_000.0, 3_000_000.0])
 @pytest.mark.parametrize("noise", [1.0, 3.0])
 def test_pieces_take_about_half_a_second(speed: float, noise: float) -> None:
-    """Whatever the speed, nobody waits much longer for one; a fast server gets few, and all is evaluated."""
+    """At any speed none takes much longer; a fast server gets few, and all is evaluated."""
     server = Server(speed, noise=noise)
-    assert run(server.post, server.clock) == Evaluation(HEAD.characters // 3)
+    assert run(server.post, server.clock) == (HEAD.characters // 3, "")
     assert max(server.seconds) < max(
         2 * PIECE_SECONDS * noise, 1.5 * FIRST_CHARACTERS / speed * noise
     )
@@ -62,34 +62,34 @@ def test_pieces_take_about_half_a_second(speed: float, noise: float) -> None:
 def test_a_cache_that_keeps_nothing_is_noticed(speed: float) -> None:
     """Before it has cost much more than the head is worth."""
     server = Server(speed, keeps=False)
-    assert run(server.post, server.clock).problem == ANEW
+    assert run(server.post, server.clock)[1] == NOT_KEPT
     assert server.now < HEAD.characters / speed
 
 
 def test_a_busy_machine_is_not_taken_for_a_cache_that_keeps_nothing() -> None:
-    """It became forty times slower, and goes on; what was read stays read."""
+    """It became forty times slower, and the evaluation goes on."""
     server = Server(3_000.0)
 
     async def post(path: str, body: Mapping[str, Any]) -> dict[str, Any] | Unavailable:
         server.speed = 3_000.0 if len(server.ends) < 5 else 75.0
         return await server.post(path, body)
 
-    assert run(post, server.clock) == Evaluation(HEAD.characters // 3)
+    assert run(post, server.clock) == (HEAD.characters // 3, "")
 
 
 def test_a_refusal_ends_it() -> None:
-    """What was evaluated until then is told."""
+    """The tokens that were evaluated until then are kept."""
 
     async def refuses(_path: str, _body: Mapping[str, Any]) -> Unavailable:
         return Unavailable("no")
 
-    assert run(refuses, lambda: 0.0) == Evaluation(0, "no")
+    assert run(refuses, lambda: 0.0) == (0, "no")
 
 
 def test_strange_numbers_count_nothing() -> None:
-    """An answer may say anything."""
+    """An answer may hold anything."""
 
     async def lies(_path: str, _body: Mapping[str, Any]) -> dict[str, Any]:
         return {"prompt_eval_count": "many"}
 
-    assert run(lies, lambda: 0.0) == Evaluation(0)
+    assert run(lies, lambda: 0.0) == (0, "")

@@ -1,4 +1,4 @@
-"""What is installed, as the door knows it: read in the background, and asked for where a name is not known."""
+"""The installed models as the door knows them: read in the background, and asked for where a name is unknown."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ TAGS = {
 }
 
 
-def where(shelf: OllamaTags, model: str) -> str | Unavailable | None:
-    return asyncio.run(shelf.where(model))
+def host_of(installed: OllamaTags, model: str) -> str | Unavailable | None:
+    return asyncio.run(installed.host_of(model))
 
 
-def shows(ollama: FakeOllama) -> int:
-    """How often it was asked about a model."""
+def show_requests(ollama: FakeOllama) -> int:
+    """Return how many requests asked about a model."""
     return len([one for one in ollama.received if one.path == "/api/show"])
 
 
@@ -41,42 +41,42 @@ def test_what_is_listed_is_known_at_once() -> None:
     """By any spelling of its name, and also when the server is busy later."""
     fake = FakeOllama(models=(HERE, STUB))
     with fake as ollama, closing(OllamaClient(ollama.url)) as client:
-        shelf = OllamaTags(client)
-        assert shelf.read()
+        installed = OllamaTags(client)
+        assert installed.read()
         ollama.answers["/api/tags"] = Json({"error": "busy"}, 503)
-        assert not shelf.read()
-        assert where(shelf, "STUB") == CLOUD
-        assert where(shelf, "library/here") == ""
-        assert shows(ollama) == 0
+        assert not installed.read()
+        assert host_of(installed, "STUB") == CLOUD
+        assert host_of(installed, "library/here") == ""
+        assert show_requests(ollama) == 0
 
 
 def test_a_name_that_is_not_listed_is_asked_for() -> None:
     """Before the first list, and for an alias that is newer; once until the next list, if it is there at all."""
     with FakeOllama(models=(HERE, STUB)) as ollama, closing(OllamaClient(ollama.url)) as client:
-        shelf = OllamaTags(client)
-        assert [where(shelf, "stub") for _ in range(3)] == [CLOUD] * 3
-        assert shows(ollama) == 1
-        assert where(shelf, "alias") is None
+        installed = OllamaTags(client)
+        assert [host_of(installed, "stub") for _ in range(3)] == [CLOUD] * 3
+        assert show_requests(ollama) == 1
+        assert host_of(installed, "alias") is None
         ollama.models = (HERE, STUB, replace(STUB, name="alias:latest"))
-        assert where(shelf, "alias") == CLOUD
-        assert shows(ollama) == 3
-        assert shelf.read()
+        assert host_of(installed, "alias") == CLOUD
+        assert show_requests(ollama) == 3
+        assert installed.read()
         ollama.models = (replace(HERE, name="alias:latest"),)
-        assert where(shelf, "alias") == CLOUD  # as listed
-        assert asyncio.run(shelf.look("alias")) == ""
-        assert asyncio.run(shelf.look(" ")) is None
+        assert host_of(installed, "alias") == CLOUD  # as listed
+        assert asyncio.run(installed.host_now("alias")) == ""
+        assert asyncio.run(installed.host_now(" ")) is None
 
 
 def test_where_the_server_does_not_say_it_is_not_known() -> None:
     """And no name of a cloud's is sent."""
     with FakeOllama() as ollama, closing(OllamaClient(ollama.url)) as client:
         ollama.answers["/api/show"] = Json({"error": "busy"}, 503)
-        assert isinstance(where(OllamaTags(client), "absent"), Unavailable)
-        before = shows(ollama)
-        assert isinstance(where(OllamaTags(client), "x:cloud"), Unavailable)
-        assert shows(ollama) == before
+        assert isinstance(host_of(OllamaTags(client), "absent"), Unavailable)
+        before = show_requests(ollama)
+        assert isinstance(host_of(OllamaTags(client), "x:cloud"), Unavailable)
+        assert show_requests(ollama) == before
         ollama.stop()
-        assert isinstance(where(OllamaTags(client), "absent"), Unavailable)
+        assert isinstance(host_of(OllamaTags(client), "absent"), Unavailable)
 
 
 def test_it_is_read_again_and_again_once_it_is_begun() -> None:
@@ -92,24 +92,24 @@ def test_it_is_read_again_and_again_once_it_is_begun() -> None:
     fake = FakeOllama(models=(FakeModel("first:latest"),))
     fake.script["/api/tags"] = [Json({"error": "starting"}, 503)]
     with fake as ollama, closing(OllamaClient(ollama.url)) as client:
-        shelf = OllamaTags(client, read_seconds=30, sleep=sleep)
-        shelf.begin()
-        shelf.begin()
+        installed = OllamaTags(client, read_seconds=30, sleep=sleep)
+        installed.start()
+        installed.start()
         assert slept.acquire(timeout=10)
-        assert shelf.installed == NOT_READ
+        assert installed.installed == NOT_READ
         for name in ("first:latest", "later:latest"):
             ollama.models = (FakeModel(name),)
             go_on.release()
             assert slept.acquire(timeout=10)
-            found = find_installed(name, shelf.installed)
-            assert found is not None
-            assert found.name == name
+            listed = find_installed(name, installed.installed)
+            assert listed is not None
+            assert listed.name == name
         assert pauses == [RETRY_SECONDS, 30, 30]
         assert len([one for one in ollama.received if one.path == "/api/tags"]) == 3
 
 
 class Parked:
-    """Shelves that are read once; ``read`` is set after each reading."""
+    """Makes lists that are read once; ``read`` is released after each reading."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
@@ -124,8 +124,8 @@ class Parked:
         threading.Event().wait()
 
 
-def test_each_ollama_has_a_shelf_of_its_own() -> None:
-    """The same name may run here on one and elsewhere on another. Of other servers nothing is known or asked."""
+def test_each_ollama_has_a_list_of_its_own() -> None:
+    """The same name may run here on one Ollama and remotely on another. Servers of another kind are not asked."""
     first, second = FakeOllama(), FakeOllama(models=(replace(STUB, name="here:latest"),))
     with first, second, ExitStack() as stack:
         first.answers["/api/tags"] = Json(TAGS)
@@ -134,17 +134,19 @@ def test_each_ollama_has_a_shelf_of_its_own() -> None:
         )
         third = Upstream("openai", f"{second.url}/v1", "openai")
         parked = Parked(stack)
-        shelves = InstalledModelsByServer(parked.make)
-        assert shelves.alike(one, "hare") == ()
-        shelves.serve(DoorSettings("", (one, other, third), (), 0))
+        installed_models = InstalledModelsByServer(parked.make)
+        assert installed_models.similar_names(one, "hare") == ()
+        installed_models.serve(DoorSettings("", (one, other, third), (), 0))
         assert all(parked.read.acquire(timeout=10) for _ in (one, other))
-        found = [asyncio.run(shelves.where(each, "here")) for each in (one, other, third)]
-        assert found == ["", CLOUD, ""]
-        assert asyncio.run(shelves.look(other, "here")) == CLOUD
-        assert asyncio.run(shelves.look(third, "here")) is None
+        listed = [
+            asyncio.run(installed_models.host_of(each, "here")) for each in (one, other, third)
+        ]
+        assert listed == ["", CLOUD, ""]
+        assert asyncio.run(installed_models.host_now(other, "here")) == CLOUD
+        assert asyncio.run(installed_models.host_now(third, "here")) is None
         assert second.paths() == {"/api/tags", "/api/show"}
-        assert shelves.alike(one, "hare") == ("here:latest",)
-        assert shelves.alike(third, "hare") == ()
+        assert installed_models.similar_names(one, "hare") == ("here:latest",)
+        assert installed_models.similar_names(third, "hare") == ()
         names = ("mlx", "here:latest", "absent")
-        truncating = [shelves.never_truncates(one, name) for name in names]
+        truncating = [installed_models.never_truncates(one, name) for name in names]
         assert truncating == [True, False, False]

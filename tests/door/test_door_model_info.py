@@ -1,4 +1,4 @@
-"""What the door asks Ollama before it judges a prompt: once, briefly, and in nobody's way."""
+"""The facts that the door asks Ollama for before it judges a prompt: once, and in bounded time."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def test_a_model_is_asked_about_once() -> None:
     """By any spelling of its name; one that is not there yet is asked about again, after a while."""
     now = [100.0]
 
-    async def story(ollama: FakeOllama, facts: OllamaModelInfo) -> None:
+    async def story(ollama: FakeOllama, model_info: OllamaModelInfo) -> None:
         for name in ("small", "small:latest", "SMALL"):
-            await facts.learn(name, version=False)
-            assert facts.trained(name) == 8192
+            await model_info.learn(name, version=False)
+            assert model_info.trained(name) == 8192
         assert shows(ollama) == 1
-        await facts.learn("other", version=False)
-        assert isinstance(facts.trained("other"), Unavailable)
+        await model_info.learn("other", version=False)
+        assert isinstance(model_info.trained("other"), Unavailable)
         ollama.models = (SMALL, OTHER)
-        await facts.learn("other", version=False)
+        await model_info.learn("other", version=False)
         assert shows(ollama) == 2
         now[0] += AGAIN_SECONDS
-        await facts.learn("other", version=True)
-        assert facts.trained("other") == 2048
-        assert facts.version == "0.24.0"
+        await model_info.learn("other", version=True)
+        assert model_info.trained("other") == 2048
+        assert model_info.version == "0.24.0"
         asked = len(ollama.received)
-        await facts.learn("other", version=True)
+        await model_info.learn("other", version=True)
         assert len(ollama.received) == asked
 
     with FakeOllama(version="0.24.0", models=(SMALL,)) as fake, closing(client(fake)) as asked:
@@ -49,27 +49,27 @@ def test_a_model_is_asked_about_once() -> None:
 
 
 def test_the_sessions_models_are_known_before_the_first_prompt() -> None:
-    """Those of other servers are nothing to ask Ollama about; served again, all are asked about again."""
+    """Models of other servers are not asked about; served again, all others are asked about again."""
 
-    async def story(ollama: FakeOllama, facts: OllamaModelInfo) -> None:
+    async def story(ollama: FakeOllama, model_info: OllamaModelInfo) -> None:
         here, there = Upstream("", ollama.url, "ollama"), Upstream("v", "http://[::1]:9", "openai")
         roles = (DoorRole("main", "small"), DoorRole("weak", "elsewhere", "v"))
         settings = DoorSettings("t", (here, there), roles, 32_768)
-        facts.serve(settings)
-        await facts.learn("small", version=False)
-        assert (facts.trained("small"), shows(ollama)) == (8192, 1)
+        model_info.serve(settings)
+        await model_info.learn("small", version=False)
+        assert (model_info.trained("small"), shows(ollama)) == (8192, 1)
         ollama.models = (FakeModel("small:latest", trained_tokens=4096),)
-        facts.serve(settings)
-        while facts.trained("small") == 8192:
+        model_info.serve(settings)
+        while model_info.trained("small") == 8192:
             await asyncio.sleep(0)
-        assert (facts.trained("small"), shows(ollama)) == (4096, 2)
+        assert (model_info.trained("small"), shows(ollama)) == (4096, 2)
 
     with FakeOllama(models=(SMALL,)) as fake, closing(client(fake)) as asked:
         asyncio.run(story(fake, OllamaModelInfo(asked)))
 
 
 def test_a_server_that_hangs_holds_up_no_prompt() -> None:
-    """What it says later is known to the next."""
+    """Its late answer is known to the next request."""
     go_on = threading.Event()
 
     class Slow(OllamaClient):
@@ -78,13 +78,13 @@ def test_a_server_that_hangs_holds_up_no_prompt() -> None:
             assert go_on.wait(20)
             return 4096
 
-    async def story(facts: OllamaModelInfo) -> None:
-        await facts.learn("small", version=False)
-        assert isinstance(facts.trained("small"), Unavailable)
+    async def story(model_info: OllamaModelInfo) -> None:
+        await model_info.learn("small", version=False)
+        assert isinstance(model_info.trained("small"), Unavailable)
         go_on.set()
-        while isinstance(facts.trained("small"), Unavailable):
-            await facts.learn("small", version=False)
-        assert facts.trained("small") == 4096
+        while isinstance(model_info.trained("small"), Unavailable):
+            await model_info.learn("small", version=False)
+        assert model_info.trained("small") == 4096
 
     with closing(Slow("http://127.0.0.1:9")) as asked:
         asyncio.run(story(OllamaModelInfo(asked, learn_seconds=0.01)))

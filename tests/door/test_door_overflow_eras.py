@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from door.handler_services import Desk
-from door.test_door_chat_handler_eras import door, ended, post
+from door.handler_services import HandlerSetup
+from door.test_door_chat_handler_eras import door, last_event, post
 from e2e.overflowing import MODEL, TEN, WINDOW_TOKENS, Overflowing
 from fakes.ollama_models import CHATML, FakeModel
 from fakes.ollama_server import FakeOllama
@@ -43,60 +43,62 @@ def vocabulary() -> Vocabulary:
 
 
 @dataclass(frozen=True)
-class World:
-    """An open door, who is at it, and the server behind it."""
+class OpenDoorSetup:
+    """An open door, its handler, and the server behind it."""
 
-    desk: Desk
+    setup: HandlerSetup
     ollama: FakeOllama
     base: str
 
-    def ask(self, case: Overflowing) -> tuple[Any, str]:
-        """What became of a request, and the answer's text."""
-        self.desk.events.clear()
+    def send(self, case: Overflowing) -> tuple[Any, str]:
+        """Send a request; return its last event and the answer's text."""
+        self.setup.events.clear()
         self.ollama.received.clear()
         content = json.dumps({**case.body, "stream": False}).encode()
         answer = post(self.base, content, case.path).json()
-        return ended(self.desk), answer.get("response") or answer["message"]["content"]
+        return last_event(self.setup), answer.get("response") or answer["message"]["content"]
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
-def world(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[World]:
+def door_setup(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[OpenDoorSetup]:
     """A door with ``refuse`` to an Ollama of this version, with a real counter."""
     model = FakeModel(f"{MODEL}:latest", vocabulary=vocabulary(), template=CHATML, blob="5b" * 32)
     folder: Path = tmp_path_factory.mktemp("vocabularies")
-    counts = CounterProcess(vocabularies=str(folder), wait_seconds=20)
-    with FakeOllama(version=request.param, models=(model,)) as ollama, contextlib.closing(counts):
+    counter = CounterProcess(vocabularies=str(folder), wait_seconds=20)
+    with FakeOllama(version=request.param, models=(model,)) as ollama, contextlib.closing(counter):
         upstreams = (Upstream("", ollama.url, "ollama"),)
         served = DoorSettings("token", upstreams, (DoorRole("main", MODEL),), WINDOW_TOKENS)
-        counts.serve(served)
-        desk = Desk(served, counts=counts)  # type: ignore[arg-type]  # the real ones
-        with door(ollama, desk) as base:
-            yield World(desk, ollama, base)
+        counter.serve(served)
+        setup = HandlerSetup(served, counter=counter)  # type: ignore[arg-type]  # the real ones
+        with door(ollama, setup) as base:
+            yield OpenDoorSetup(setup, ollama, base)
 
 
 @EACH
-def test_none_of_the_ten_is_sent_that_would_be_cut(world: World, case: Overflowing) -> None:
-    """The door answers by itself, with the exact number; what fits with its answer is sent and seen whole."""
+def test_none_of_the_ten_is_sent_that_would_be_cut(
+    door_setup: OpenDoorSetup, case: Overflowing
+) -> None:
+    """The door answers by itself, with the exact number; what fits with its answer is sent and read whole."""
     answer_tokens = case.body["options"]["num_predict"]
     over = case.tokens + answer_tokens - WINDOW_TOKENS
     assert over > 0 or case.outcome == "whole"
-    found, said = world.ask(case)
+    event, text = door_setup.send(case)
     if over > 0:
-        assert world.ollama.chats == []
-        assert isinstance(found, RequestRefused)
-        assert (found.reason, found.over_tokens) == ("overflow", over)
-        assert (found.counted_tokens, found.window_tokens) == (case.tokens, WINDOW_TOKENS)
-        assert said.startswith(f"aider-guard: not sent: exactly {over:,} tokens too large")
+        assert door_setup.ollama.chats == []
+        assert isinstance(event, RequestRefused)
+        assert (event.reason, event.over_tokens) == ("overflow", over)
+        assert (event.counted_tokens, event.window_tokens) == (case.tokens, WINDOW_TOKENS)
+        assert text.startswith(f"aider-guard: not sent: exactly {over:,} tokens too large")
     else:
-        (sent,) = world.ollama.chats
+        (sent,) = door_setup.ollama.chats
         assert sent["truncate"] is False
-        assert isinstance(found, RequestFinished)
-        assert found.verdict.outcome == "whole"
-        assert not said.startswith("aider-guard")
+        assert isinstance(event, RequestFinished)
+        assert event.verdict.outcome == "whole"
+        assert not text.startswith("aider-guard")
 
 
-def test_nine_are_refused(world: World) -> None:
+def test_nine_are_refused(door_setup: OpenDoorSetup) -> None:
     """One fits. An answer that ends with the window's last token would fit, too: it is held back by that one token."""
-    refused = [case for case in TEN if isinstance(world.ask(case)[0], RequestRefused)]
+    refused = [case for case in TEN if isinstance(door_setup.send(case)[0], RequestRefused)]
     whole = [case.name for case in refused if case.outcome == "whole"]
     assert (len(refused), whole) == (9, ["an answer to its end"])

@@ -1,4 +1,4 @@
-"""The door's counts: a process of their own beside the loop, asked in time, learning from answers."""
+"""The door's prompt counter: a process beside the loop, with bounded answers, that learns from the server's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aider_guard.core.chat.request import ChatRequest, Message
 from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.counting.learned import FILE
-from aider_guard.door import prompt_counter as counts_module
+from aider_guard.door import prompt_counter as counter_module
 from aider_guard.door.prompt_counter import CounterProcess
 from aider_guard.line_process import LineProcess
 
@@ -49,15 +49,15 @@ def settings(ollama: FakeOllama, tmp_path: Path) -> DoorSettings:
 
 
 @pytest.fixture
-def counts(settings: DoorSettings, tmp_path: Path) -> Iterator[CounterProcess]:
-    """Counts that are served."""
-    counts = CounterProcess(vocabularies=str(tmp_path / "vocabularies"), wait_seconds=20)
-    counts.serve(settings)
-    yield counts
-    counts.close()
+def counter(settings: DoorSettings, tmp_path: Path) -> Iterator[CounterProcess]:
+    """A counter with settings."""
+    counter = CounterProcess(vocabularies=str(tmp_path / "vocabularies"), wait_seconds=20)
+    counter.serve(settings)
+    yield counter
+    counter.close()
 
 
-def asked(*contents: str, model: str = "exact", **more: Any) -> ChatRequest:
+def chat(*contents: str, model: str = "exact", **more: Any) -> ChatRequest:
     """A chat that the user begins."""
     roles = ("user", "assistant")
     messages = tuple(Message(roles[n % 2], text) for n, text in enumerate(contents))
@@ -74,8 +74,10 @@ def chatml(*contents: str) -> int:
 
 
 def own_processes() -> list[psutil.Process]:
-    """The counters that run now."""
-    return [one for one in psutil.Process().children() if "tokenizing" in " ".join(_command(one))]
+    """Return the counting processes that run now."""
+    return [
+        one for one in psutil.Process().children() if "counting.process" in " ".join(_command(one))
+    ]
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -84,13 +86,13 @@ def _command(process: psutil.Process) -> list[str]:
     return []
 
 
-def test_a_prompt_is_counted_before_it_is_sent(counts: CounterProcess) -> None:
+def test_a_prompt_is_counted_before_it_is_sent(counter: CounterProcess) -> None:
     """To the token, by the model's own vocabulary and template; texts without it."""
 
     async def both() -> tuple[object, object]:
         return (
-            await counts.count(asked("def f():", "the log", "中文")),
-            await counts.count_texts("exact", ("the lazy dog", "")),
+            await counter.count(chat("def f():", "the log", "中文")),
+            await counter.count_texts("exact", ("the lazy dog", "")),
         )
 
     assert asyncio.run(both()) == (
@@ -99,55 +101,55 @@ def test_a_prompt_is_counted_before_it_is_sent(counts: CounterProcess) -> None:
     )
 
 
-def test_what_was_counted_is_not_counted_again(counts: CounterProcess) -> None:
+def test_what_was_counted_is_not_counted_again(counter: CounterProcess) -> None:
     """The next turn's prompt is known to fit by its new text alone."""
     file, system = "def price(item, count):\n" * 400, Message("system", "You are a log.")
 
-    def turn(*said: str) -> ChatRequest:
+    def turn(*texts: str) -> ChatRequest:
         users = (
-            Message("user" if n % 2 == 0 else "assistant", text) for n, text in enumerate(said)
+            Message("user" if n % 2 == 0 else "assistant", text) for n, text in enumerate(texts)
         )
         return ChatRequest("chat", "exact", (system, *users), stream=True)
 
     async def count(*texts: str) -> int:
-        counted = await counts.count(turn(*texts))
+        counted = await counter.count(turn(*texts))
         assert isinstance(counted, Count)
-        tokens = await counts.count_texts("exact", (system.content, *texts))
+        tokens = await counter.count_texts("exact", (system.content, *texts))
         assert not isinstance(tokens, Unavailable)
         return counted.tokens
 
     first = turn(file, "Ok.", "fix it")
-    room = 260 + asyncio.run(counts.count_texts("exact", (file,)))[0]  # type: ignore[index]
-    assert not counts.fits(first, room)
+    room = 260 + asyncio.run(counter.count_texts("exact", (file,)))[0]  # type: ignore[index]
+    assert not counter.fits(first, room)
     tokens = asyncio.run(count(file, "Ok.", "fix it"))
     assert tokens < room < len(file)
-    assert counts.fits(first, room)
-    assert counts.fits(turn(file, "Ok.", "fix it", "Done.", "now b"), room)
-    assert not counts.fits(turn(file, "Ok.", "fix it", "Done.", "now " * 60), room)
-    assert not counts.fits(first, tokens - 1)
+    assert counter.fits(first, room)
+    assert counter.fits(turn(file, "Ok.", "fix it", "Done.", "now b"), room)
+    assert not counter.fits(turn(file, "Ok.", "fix it", "Done.", "now " * 60), room)
+    assert not counter.fits(first, tokens - 1)
 
 
-def test_a_name_in_another_spelling_is_the_same_model(counts: CounterProcess) -> None:
+def test_a_name_in_another_spelling_is_the_same_model(counter: CounterProcess) -> None:
     """As Ollama compares names."""
-    assert asyncio.run(counts.count(asked("a", model="EXACT:latest"))) == Count(
+    assert asyncio.run(counter.count(chat("a", model="EXACT:latest"))) == Count(
         chatml("a"), exact=True
     )
 
 
 def test_an_estimate_is_learned_and_remembered(
-    counts: CounterProcess, settings: DoorSettings
+    counter: CounterProcess, settings: DoorSettings
 ) -> None:
     """What a template adds that is not known here is in the file of the next session. No text is."""
 
     async def session(turns: int) -> list[Count]:
         counted = []
         for turn in range(turns):
-            request = asked(*["my secret code"] * (2 * turn + 1))
-            count = await counts.count(request)
+            request = chat(*["my secret code"] * (2 * turn + 1))
+            count = await counter.count(request)
             assert isinstance(count, Count)
             counted.append(count)
-            counts.measured(request, count, chatml(*["my secret code"] * (2 * turn + 1)) + 7)
-        return [*counted, await counts.count(asked("last"))]  # type: ignore[list-item]
+            counter.learn(request, count, chatml(*["my secret code"] * (2 * turn + 1)) + 7)
+        return [*counted, await counter.count(chat("last"))]  # type: ignore[list-item]
 
     counted = asyncio.run(session(6))
     assert [count.exact for count in counted] == [True, False, False, False, True, True, True]
@@ -158,14 +160,14 @@ def test_an_estimate_is_learned_and_remembered(
     after = CounterProcess(wait_seconds=20)
     with contextlib.closing(after):
         after.serve(settings)
-        assert asyncio.run(after.count(asked("next"))) == Count(chatml("next") + 7, exact=True)
+        assert asyncio.run(after.count(chat("next"))) == Count(chatml("next") + 7, exact=True)
 
 
 def test_vocabularies_are_read_once(
-    ollama: FakeOllama, counts: CounterProcess, tmp_path: Path
+    ollama: FakeOllama, counter: CounterProcess, tmp_path: Path
 ) -> None:
-    """From then on from the disk, which holds nothing of a prompt; the template is asked for again."""
-    asyncio.run(counts.count(asked("my secret code")))
+    """Later from the disk, where nothing of a prompt is; the template is read from Ollama again."""
+    asyncio.run(counter.count(chat("my secret code")))
     (file,) = (tmp_path / "vocabularies").iterdir()
     assert file.name == "e" * 64 + ".json"
     assert "secret" not in file.read_text()
@@ -174,69 +176,69 @@ def test_vocabularies_are_read_once(
     for process in own_processes():
         process.kill()
         process.wait(5)
-    asyncio.run(counts.count(asked("a")))  # costs an answer
-    assert asyncio.run(counts.count(asked("a"))) == Count(chatml("a"), exact=True)
+    asyncio.run(counter.count(chat("a")))  # costs an answer
+    assert asyncio.run(counter.count(chat("a"))) == Count(chatml("a"), exact=True)
     later = [one.body for one in ollama.received if one.path == "/api/show"][2:]
     assert later
     assert not any(body.get("verbose", False) for body in later)
 
 
-def test_models_of_other_servers_are_estimated(ollama: FakeOllama, counts: CounterProcess) -> None:
-    """They are not asked about; nor is a cloud's."""
+def test_models_of_other_servers_are_estimated(ollama: FakeOllama, counter: CounterProcess) -> None:
+    """Ollama is not asked about them, nor about a cloud's model."""
     for model, form in (
         ("other", "openai_chat"),
         ("unknown", "openai_chat"),
         ("big:cloud", "chat"),
     ):
-        counted = asyncio.run(counts.count(asked("a b c " * 50, model=model, form=form)))
+        counted = asyncio.run(counter.count(chat("a b c " * 50, model=model, form=form)))
         assert isinstance(counted, Count)
         assert (counted.exact, counted.at_least < 150 < counted.at_most) == (False, True)
     assert {one.body["model"] for one in ollama.received} <= {"exact"}
 
 
-def test_a_model_without_known_tokens_is_estimated(counts: CounterProcess) -> None:
-    """Its kind is said without asking for its vocabulary."""
-    counted = asyncio.run(counts.count(asked("word " * 100, model="guessed")))
+def test_a_model_without_known_tokens_is_estimated(counter: CounterProcess) -> None:
+    """Its kind is known without reading its vocabulary."""
+    counted = asyncio.run(counter.count(chat("word " * 100, model="guessed")))
     assert isinstance(counted, Count)
     assert not counted.exact
 
 
-def test_an_ollama_that_hangs_or_is_down_costs_an_estimate(
+def test_an_ollama_that_hangs_or_is_down_gives_an_estimate(
     ollama: FakeOllama, settings: DoorSettings
 ) -> None:
-    """In bounded time; and when it is asked again, counts are exact."""
-    counts = CounterProcess(wait_seconds=0.5)
-    with contextlib.closing(counts):
+    """In bounded time; once Ollama answers again, counts are exact."""
+    counter = CounterProcess(wait_seconds=0.5)
+    with contextlib.closing(counter):
         ollama.answers["/api/show"] = Hang()
-        counts.serve(settings)
+        counter.serve(settings)
         started_at = time.monotonic()
-        assert asyncio.run(counts.count(asked("a"))) == Unavailable(
+        assert asyncio.run(counter.count(chat("a"))) == Unavailable(
             "counting took longer than 0.5 s"
         )
         assert time.monotonic() - started_at < 5
-    counts = CounterProcess(wait_seconds=20)
-    with contextlib.closing(counts):
+    counter = CounterProcess(wait_seconds=20)
+    with contextlib.closing(counter):
         ollama.answers["/api/show"] = Json({"error": "busy"}, 500)
-        counts.serve(settings)
-        counted = asyncio.run(counts.count(asked("a")))
+        counter.serve(settings)
+        counted = asyncio.run(counter.count(chat("a")))
         assert isinstance(counted, Count)
         assert not counted.exact
         del ollama.answers["/api/show"]
-        counts.serve(settings)
-        while counted == asyncio.run(counts.count(asked("a"))):  # what is urgent comes before it
+        counter.serve(settings)
+        while counted == asyncio.run(counter.count(chat("a"))):  # what is urgent comes before it
             pass
-        assert asyncio.run(counts.count(asked("a"))) == Count(chatml("a"), exact=True)
+        assert asyncio.run(counter.count(chat("a"))) == Count(chatml("a"), exact=True)
 
 
-def test_a_counter_that_dies_is_replaced(counts: CounterProcess) -> None:
+def test_a_counter_that_dies_is_replaced(counter: CounterProcess) -> None:
     """A killed process costs one answer at most: what learns ahead may have met its end before."""
-    asyncio.run(counts.count(asked("a")))
+    asyncio.run(counter.count(chat("a")))
     (process,) = own_processes()
     process.kill()
     psutil.wait_procs([process], timeout=5)
     exact = Count(chatml("a"), exact=True)
-    assert asyncio.run(counts.count(asked("a"))) in (Unavailable("the counter died"), exact)
-    assert asyncio.run(counts.count(asked("a"))) == exact
+    assert asyncio.run(counter.count(chat("a"))) in (Unavailable("the counter died"), exact)
+    assert asyncio.run(counter.count(chat("a"))) == exact
     assert process not in own_processes()
 
 
@@ -249,12 +251,12 @@ def test_the_counter_ends_when_idle(settings: DoorSettings) -> None:
         started.put(process)
         return process
 
-    counts = CounterProcess(idle_seconds=0.1, ahead_seconds=0.1, wait_seconds=20, start=start)
-    with contextlib.closing(counts):
-        counts.serve(settings)
+    counter = CounterProcess(idle_seconds=0.1, ahead_seconds=0.1, wait_seconds=20, start=start)
+    with contextlib.closing(counter):
+        counter.serve(settings)
         ahead = psutil.Process(started.get(timeout=20).pid)
         assert psutil.wait_procs([ahead], timeout=20)[1] == []
-        assert asyncio.run(counts.count(asked("a"))) == Count(chatml("a"), exact=True)
+        assert asyncio.run(counter.count(chat("a"))) == Count(chatml("a"), exact=True)
         counting = psutil.Process(started.get(timeout=20).pid)
         assert psutil.wait_procs([counting], timeout=20)[1] == []
 
@@ -268,25 +270,25 @@ def test_the_counter_can_be_woken(settings: DoorSettings) -> None:
         started.put(process)
         return process
 
-    counts = CounterProcess(ahead_seconds=0.1, wait_seconds=20, start=start)
-    with contextlib.closing(counts):
-        counts.wake()  # of no model: there are no settings yet
-        counts.serve(settings)
+    counter = CounterProcess(ahead_seconds=0.1, wait_seconds=20, start=start)
+    with contextlib.closing(counter):
+        counter.wake()  # of no model: there are no settings yet
+        counter.serve(settings)
         ahead = psutil.Process(started.get(timeout=20).pid)
         assert psutil.wait_procs([ahead], timeout=20)[1] == []
-        counts.wake()
+        counter.wake()
         woken = started.get(timeout=20)
-        assert asyncio.run(counts.count(asked("a"))) == Count(chatml("a"), exact=True)
+        assert asyncio.run(counter.count(chat("a"))) == Count(chatml("a"), exact=True)
         assert started.empty()
         assert [one.pid for one in own_processes()] == [woken.pid]
 
 
-def test_the_loop_goes_on_while_something_is_counted(counts: CounterProcess) -> None:
+def test_the_loop_goes_on_while_something_is_counted(counter: CounterProcess) -> None:
     """Half a megabyte of words that never came before."""
     text = " ".join(f"w{number:x}" for number in range(60_000))
 
     async def beside() -> tuple[object, int]:
-        ticks, counting = 0, asyncio.create_task(counts.count(asked(text)))
+        ticks, counting = 0, asyncio.create_task(counter.count(chat(text)))
         while not counting.done():
             await asyncio.sleep(0.001)
             ticks += 1
@@ -305,13 +307,13 @@ def test_what_cannot_be_counted_has_its_reason(
     def refuse(*_arguments: str) -> NoReturn:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    counts = CounterProcess(start=refuse)
-    with contextlib.closing(counts):
-        counts.serve(settings)
+    counter = CounterProcess(start=refuse)
+    with contextlib.closing(counter):
+        counter.serve(settings)
         why = "no process can be started (Resource temporarily unavailable)"
-        assert asyncio.run(counts.count(asked("a"))) == Unavailable(why)
-        assert asyncio.run(counts.count_texts("exact", ("a",))) == Unavailable(why)
-        too_large = asyncio.run(counts.count(asked("a" * 9_000_000)))
+        assert asyncio.run(counter.count(chat("a"))) == Unavailable(why)
+        assert asyncio.run(counter.count_texts("exact", ("a",))) == Unavailable(why)
+        too_large = asyncio.run(counter.count(chat("a" * 9_000_000)))
         assert too_large == Unavailable("the prompt is too large to be counted")
 
     def strange(*_arguments: str) -> LineProcess:
@@ -319,32 +321,32 @@ def test_what_cannot_be_counted_has_its_reason(
             "fakes.parrot", environment={"PYTHONPATH": str(Path(__file__).parents[1])}
         )
 
-    monkeypatch.setattr(counts_module, "ANSWER_SECONDS", 20.0)
-    counts = CounterProcess(start=strange, wait_seconds=20)
-    with contextlib.closing(counts):
-        counts.serve(settings)
-        assert isinstance(asyncio.run(counts.count(asked("a"))), Unavailable)
+    monkeypatch.setattr(counter_module, "ANSWER_SECONDS", 20.0)
+    counter = CounterProcess(start=strange, wait_seconds=20)
+    with contextlib.closing(counter):
+        counter.serve(settings)
+        assert isinstance(asyncio.run(counter.count(chat("a"))), Unavailable)
 
 
 def test_a_measurement_without_its_count_is_nothing(
-    counts: CounterProcess, settings: DoorSettings
+    counter: CounterProcess, settings: DoorSettings
 ) -> None:
     """Another request's, or one that was not counted."""
-    request = asked("a")
-    counts.measured(request, Count(1, exact=True), 99)
-    counted = asyncio.run(counts.count(request))
-    counts.measured(request, Unavailable("too late"), 99)
-    counts.measured(asked("a"), counted, 99)
-    assert asyncio.run(counts.count(asked("a"))) == counted
+    request = chat("a")
+    counter.learn(request, Count(1, exact=True), 99)
+    counted = asyncio.run(counter.count(request))
+    counter.learn(request, Unavailable("too late"), 99)
+    counter.learn(chat("a"), counted, 99)
+    assert asyncio.run(counter.count(chat("a"))) == counted
     assert not (Path(settings.learned_dir) / FILE).exists()
 
 
 def test_close_ends_thread_and_process(settings: DoorSettings) -> None:
     """Nothing is left."""
-    counts = CounterProcess(wait_seconds=20)
-    counts.serve(settings)
-    asyncio.run(counts.count(asked("a")))
+    counter = CounterProcess(wait_seconds=20)
+    counter.serve(settings)
+    asyncio.run(counter.count(chat("a")))
     processes = own_processes()
-    counts.close()
-    assert "counts" not in {thread.name for thread in threading.enumerate()}
+    counter.close()
+    assert "prompt-counter" not in {thread.name for thread in threading.enumerate()}
     assert psutil.wait_procs(processes, timeout=5)[1] == []

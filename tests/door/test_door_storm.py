@@ -17,8 +17,8 @@ import httpcore
 import httpx
 import psutil
 import pytest
-from door.leftovers import Crowd, grows_each_time, left, wait_until
-from door.scripted import CAP_SECONDS, TOKEN, Served, door_to
+from door.random_clients import RandomClients, grows_each_time, left, wait_until
+from door.scripted import CAP_SECONDS, TOKEN, OpenDoor, door_to
 from fakes.ollama_chat import Talking
 from fakes.ollama_models import CHATML, FakeModel
 from fakes.ollama_runners import Speed
@@ -63,97 +63,100 @@ GROWN_BYTES = 16 * 1024 * 1024
 
 
 @dataclass
-class House:
-    """A session's door with all its services, and what it told."""
+class DoorSetup:
+    """A session's door with all its services, and its events."""
 
     ollama: FakeOllama
     residency: OllamaResidency
-    told: list[Event]
-    door: Served = field(init=False)
+    events: list[Event]
+    door: OpenDoor = field(init=False)
     loop: asyncio.AbstractEventLoop = field(init=False)
 
     def numbers(self, *kinds: type[RequestEvent]) -> set[int]:
         """The requests that events of these kinds are about."""
-        return {event.number for event in self.told if isinstance(event, kinds)}
+        return {event.number for event in self.events if isinstance(event, kinds)}
 
     def has_warmed(self) -> bool:
-        """Whether the last errand is one that is over: it is kept until the next."""
-        return any(isinstance(event, ModelWarmed) for event in self.told)
+        """Return whether a model was loaded ahead. The last background task is kept until the next."""
+        return any(isinstance(event, ModelWarmed) for event in self.events)
 
     def is_idle(self) -> bool:
-        """Whether every request that began was told to be over, and nothing is under way for anybody."""
+        """Return whether every request that started was reported as finished, and no background task runs."""
         began = self.numbers(RequestStarted)
         is_over = began <= self.numbers(RequestFinished, RequestRefused)
-        return is_over and not self.residency._running and not self.residency._errands._besides
+        return is_over and not self.residency._running and not self.residency._tasks._tasks
 
 
 @contextmanager
-def house(folder: Path) -> Iterator[House]:
+def door_setup(folder: Path) -> Iterator[DoorSetup]:
     """It serves, Ollama's log is read, and everything is closed afterwards."""
     talking = Talking(says="word " * PIECES, speed=Speed(0.5, 10_000, 50, share=0.05))
-    told: list[Event] = []
+    events: list[Event] = []
     with ExitStack() as stack:
         log = folder / "server.log"
         ollama = stack.enter_context(FakeOllama("0.24.0", MODELS, talking=talking, log_path=log))
         client = OllamaClient(ollama.url)
         stack.callback(client.close)
-        counts = CounterProcess(vocabularies=str(folder / "vocabularies"))
-        stack.callback(counts.close)
-        witness = OllamaLogWatch()
-        stack.callback(witness.close)
-        shelf = OllamaTags(client)
-        shelf.read()
-        home = House(ollama, OllamaResidency(client, told.append), told)
-        shelves, facts = InstalledModelsByServer(lambda _base: shelf), OllamaModelInfo(client)
-        services = Services(counts, witness, home.residency, shelves, facts)
+        counter = CounterProcess(vocabularies=str(folder / "vocabularies"))
+        stack.callback(counter.close)
+        log_watch = OllamaLogWatch()
+        stack.callback(log_watch.close)
+        installed = OllamaTags(client)
+        installed.read()
+        setup = DoorSetup(ollama, OllamaResidency(client, events.append), events)
+        installed_models, model_info = (
+            InstalledModelsByServer(lambda _base: installed),
+            OllamaModelInfo(client),
+        )
+        services = Services(counter, log_watch, setup.residency, installed_models, model_info)
 
         def on_open(settings: DoorSettings) -> None:
-            home.loop = asyncio.get_running_loop()
-            for one in (counts, witness, home.residency):
+            setup.loop = asyncio.get_running_loop()
+            for one in (counter, log_watch, setup.residency):
                 one.serve(settings)
 
-        attendant = ChatHandler(lambda: home.door.settings[-1], services, told.append)
+        handler = ChatHandler(lambda: setup.door.settings[-1], services, events.append)
         roles = tuple(DoorRole(role, f"{role}:latest") for role in ("main", "editor", "weak"))
         more: dict[str, Any] = {
             "roles": roles,
             "window_tokens": WINDOW_TOKENS,
             "ollama_log": str(log),
         }
-        home.door = stack.enter_context(door_to(attendant, ollama.url, on_open=on_open, **more))
-        stack.enter_context(_polled(home, client))
-        yield home
+        setup.door = stack.enter_context(door_to(handler, ollama.url, on_open=on_open, **more))
+        stack.enter_context(_polled(setup, client))
+        yield setup
 
 
 @contextmanager
-def _polled(home: House, client: OllamaClient) -> Iterator[None]:
-    """Ollama is read all the time, and the main model loaded ahead whenever nobody asks for anything."""
-    ended = threading.Event()
+def _polled(setup: DoorSetup, client: OllamaClient) -> Iterator[None]:
+    """Ollama is read all the time, and the main model loaded ahead between requests."""
+    stopped = threading.Event()
 
     def poll() -> None:
-        home.residency.observe(ServerRead(client.version()))
-        while not ended.wait(0.1):
-            home.residency.observe(ModelsRead(client.loaded_models()))
-            home.loop.call_soon_threadsafe(home.residency.warm)
+        setup.residency.observe(ServerRead(client.version()))
+        while not stopped.wait(0.1):
+            setup.residency.observe(ModelsRead(client.loaded_models()))
+            setup.loop.call_soon_threadsafe(setup.residency.warm)
 
     thread = threading.Thread(target=poll)
     thread.start()
     try:
         yield
     finally:
-        ended.set()
+        stopped.set()
         thread.join(CAP_SECONDS)
 
 
-class Storm(Crowd):
-    """The requests, each with its own fate."""
+class Storm(RandomClients):
+    """Clients of a session that cut some of their requests."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self.whole = 0
         self._lock = threading.Lock()
 
-    def breaks(self, ollama: FakeOllama, requests: int) -> None:
-        """One answer of ten breaks off, somewhere."""
+    def script_breaks(self, ollama: FakeOllama, requests: int) -> None:
+        """Let one answer of ten break off, at a random place."""
         chance = self.chance
         ollama.talking.breaks = [
             Break(chance.choice(("error", "crash", "cut")), chance.randrange(PIECES))
@@ -162,8 +165,8 @@ class Storm(Crowd):
             for _ in range(requests)
         ]
 
-    def _ask(self, connected: socket.socket, chance: random.Random) -> bool:
-        """One request; whether its connection can be used for another."""
+    def _request(self, connected: socket.socket, chance: random.Random) -> bool:
+        """Send one request; return whether its connection can be used for another."""
         request = _request(chance)
         fate = chance.random()
         if fate < 0.1:
@@ -195,7 +198,7 @@ def _request(chance: random.Random) -> bytes:
 
 
 def _read(connected: socket.socket, stop_at: int | None) -> bool:
-    """Read an answer to its end, or until enough was read of it; whether its end was seen."""
+    """Read an answer to its end, or until enough was read of it; return whether its end came."""
     received, is_over = b"", _is_whole(b"")
     while not is_over:
         piece = connected.recv(65536)
@@ -207,8 +210,8 @@ def _read(connected: socket.socket, stop_at: int | None) -> bool:
 
 
 def _is_whole(received: bytes) -> bool:
-    head, ended, body = received.partition(b"\r\n\r\n")
-    if not ended:
+    head, stopped, body = received.partition(b"\r\n\r\n")
+    if not stopped:
         return False
     fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
     if b"content-length" in fields:
@@ -216,16 +219,16 @@ def _is_whole(received: bytes) -> bool:
     return body.endswith(b"0\r\n\r\n")
 
 
-def _asks_well(home: House) -> bool:
-    """Whether an ordinary request is answered as if nothing had been."""
+def _is_answered(setup: DoorSetup) -> bool:
+    """Return whether an ordinary request is answered as usual."""
     body = {"model": MAIN, "messages": [{"role": "user", "content": "Hello."}], "stream": False}
     answer = httpx.post(
-        f"{home.door.base}/api/chat", json=body, trust_env=False, verify=False, timeout=20
+        f"{setup.door.base}/api/chat", json=body, trust_env=False, verify=False, timeout=20
     )
     return bool(answer.json()["message"]["content"] == "word " * PIECES)
 
 
-def _descriptors(door: Served) -> int:
+def _descriptors(door: OpenDoor) -> int:
     """Open files, after a request: that lets go of kept connections which the upstream closed."""
     assert httpx.get(f"{door.base}/api/tags", trust_env=False, verify=False).status_code == 502
     return psutil.Process().num_fds()
@@ -234,30 +237,30 @@ def _descriptors(door: Served) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_500_requests_with_random_cuts_leave_nothing_behind_in_a_session(tmp_path: Path) -> None:
-    """Each that began is told to be over; then nothing is under way, and sockets, tasks and memory are as before."""
+    """Each that started is reported as finished; then sockets, tasks and memory are as before."""
     storm = Storm(seed=7)
-    with house(tmp_path) as home:
-        assert wait_until(lambda: home.has_warmed() and home.is_idle())
+    with door_setup(tmp_path) as setup:
+        assert wait_until(lambda: setup.has_warmed() and setup.is_idle())
         before = left(LEFT_BEHIND)
-        storm.rage(home.door, REQUESTS // 5)
-        assert _asks_well(home)
-        assert wait_until(home.is_idle)
+        storm.run(setup.door, REQUESTS // 5)
+        assert _is_answered(setup)
+        assert wait_until(setup.is_idle)
         fds, storm.whole = psutil.Process().num_fds(), 0
 
         def rage() -> None:
-            storm.breaks(home.ollama, REQUESTS)
-            storm.rage(home.door, REQUESTS)
-            home.ollama.talking.breaks = []
-            assert _asks_well(home)
-            assert wait_until(home.is_idle)
+            storm.script_breaks(setup.ollama, REQUESTS)
+            storm.run(setup.door, REQUESTS)
+            setup.ollama.talking.breaks = []
+            assert _is_answered(setup)
+            assert wait_until(setup.is_idle)
 
         assert not grows_each_time(rage, GROWN_BYTES)
         assert storm.whole > REQUESTS / 3
-        outcomes = {event.outcome for event in home.told if isinstance(event, RequestFinished)}
+        outcomes = {event.outcome for event in setup.events if isinstance(event, RequestFinished)}
         assert outcomes == {"answered", "cancelled", "broken"}
-        assert home.numbers(RequestRefused) - home.numbers(RequestStarted)
-        home.ollama.stop()
-        assert wait_until(lambda: _descriptors(home.door) <= fds), (
+        assert setup.numbers(RequestRefused) - setup.numbers(RequestStarted)
+        setup.ollama.stop()
+        assert wait_until(lambda: _descriptors(setup.door) <= fds), (
             psutil.Process().net_connections()
         )
         assert wait_until(lambda: not left(LEFT_BEHIND) - before), left(LEFT_BEHIND) - before

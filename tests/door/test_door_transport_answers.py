@@ -1,4 +1,4 @@
-"""What a visit decides is done, in the order in which it happens."""
+"""The transport does what an exchange decides, in the order of a request's life."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import httpx
 import pytest
-from door.plain_handler import PlainAttendant, PlainVisit
+from door.plain_handler import PlainExchange, PlainHandler
 from door.scripted import CAP_SECONDS, Connection, Scripted, door_to
 
 from aider_guard.door.interfaces import (
@@ -27,42 +27,42 @@ WORDS = Reply(b"aider-guard: in words", 200, "text/plain")
 
 
 @dataclass
-class Visiting(PlainVisit):
-    """A visit of which single decisions are given, one after the other; what it was told is remembered."""
+class ScriptedExchange(PlainExchange):
+    """An exchange with given decisions; it records the troubles and refusals that it gets."""
 
     on_begin: Reply | None = None
-    on_failed: list[Reply | Retry] = field(default_factory=list)
-    on_refused: list[Reply | Retry | Pass] = field(default_factory=list)
-    on_passed: Callable[[bytes], bytes | Reply] = lambda chunk: chunk
-    on_broke: Reply | Abort = field(default_factory=Abort)
-    told: list[object] = field(default_factory=list)
+    troubles: list[Reply | Retry] = field(default_factory=list)
+    refusals: list[Reply | Retry | Pass] = field(default_factory=list)
+    change: Callable[[bytes], bytes | Reply] = lambda chunk: chunk
+    broken: Reply | Abort = field(default_factory=Abort)
+    received: list[object] = field(default_factory=list)
 
     async def begin(self) -> Forward | Reply:
-        return self.on_begin or Forward(self.call.body.upper())
+        return self.on_begin or Forward(self.incoming.body.upper())
 
-    async def failed(self, trouble: Trouble) -> Reply | Retry:
-        self.told.append(trouble)
-        return self.on_failed.pop(0)
+    async def on_trouble(self, trouble: Trouble) -> Reply | Retry:
+        self.received.append(trouble)
+        return self.troubles.pop(0)
 
-    async def refused(self, status: int, content: bytes) -> Reply | Retry | Pass:
-        self.told.append((status, content))
-        return self.on_refused.pop(0)
+    async def on_refusal(self, status: int, content: bytes) -> Reply | Retry | Pass:
+        self.received.append((status, content))
+        return self.refusals.pop(0)
 
-    def passed(self, chunk: bytes) -> bytes | Reply:
-        return self.on_passed(chunk)
+    def on_chunk(self, chunk: bytes) -> bytes | Reply:
+        return self.change(chunk)
 
-    def broke(self, trouble: Trouble) -> Reply | Abort:
-        self.told.append(trouble)
-        return self.on_broke
+    def on_broken(self, trouble: Trouble) -> Reply | Abort:
+        self.received.append(trouble)
+        return self.broken
 
 
-def attendant(**decisions: object) -> PlainAttendant:
-    """One whose visits decide so."""
+def handler_with(**decisions: object) -> PlainHandler:
+    """Return a handler whose exchanges decide as given."""
 
-    def visit(call: IncomingRequest, ended: Callable[[Outcome], None]) -> Visiting:
-        return Visiting(call, ended, **decisions)  # type: ignore[arg-type]  # a test's own table
+    def make(incoming: IncomingRequest, ended: Callable[[Outcome], None]) -> ScriptedExchange:
+        return ScriptedExchange(incoming, ended, **decisions)  # type: ignore[arg-type]  # a test's own table
 
-    return PlainAttendant(visit)
+    return PlainHandler(make)
 
 
 def post(base: str, body: bytes = b"{}") -> httpx.Response:
@@ -101,7 +101,7 @@ def test_each_chunk_is_there_before_the_next_is_made() -> None:
     got = []
     with (
         Scripted(script) as upstream,
-        door_to(PlainAttendant(), upstream.base) as door,
+        door_to(PlainHandler(), upstream.base) as door,
         httpx.Client(trust_env=False, verify=False, timeout=CAP_SECONDS) as aider,
         aider.stream("POST", f"{door.base}/api/chat", content=b"{}") as answer,
     ):
@@ -124,7 +124,7 @@ def test_the_head_of_an_answer_is_there_before_its_body() -> None:
 
     with (
         Scripted(script) as upstream,
-        door_to(PlainAttendant(), upstream.base) as door,
+        door_to(PlainHandler(), upstream.base) as door,
         httpx.Client(trust_env=False, verify=False, timeout=CAP_SECONDS) as aider,
         aider.stream("POST", f"{door.base}/api/chat", content=b"{}") as answer,
     ):
@@ -138,8 +138,8 @@ def test_the_head_of_an_answer_is_there_before_its_body() -> None:
     }
 
 
-def test_a_visit_may_change_the_body_and_every_chunk() -> None:
-    """The upstream gets what ``begin`` made of it, Aider what ``passed`` made of it."""
+def test_an_exchange_may_change_the_body_and_every_chunk() -> None:
+    """The upstream gets the body from ``begin``, Aider the chunks from ``on_chunk``."""
     got = []
 
     def script(connection: Connection) -> None:
@@ -148,7 +148,7 @@ def test_a_visit_may_change_the_body_and_every_chunk() -> None:
 
     with (
         Scripted(script) as upstream,
-        door_to(attendant(on_passed=lambda chunk: chunk + b"!"), upstream.base) as door,
+        door_to(handler_with(change=lambda chunk: chunk + b"!"), upstream.base) as door,
     ):
         answer = post(door.base, b"question")
     assert got == [b"QUESTION"]
@@ -157,17 +157,17 @@ def test_a_visit_may_change_the_body_and_every_chunk() -> None:
 
 
 def test_a_reply_at_the_start_needs_no_upstream() -> None:
-    """Status, type and content are the visit's."""
-    visits = attendant(on_begin=Reply(b"no", 418, "text/plain"))
-    with door_to(visits, "http://127.0.0.1:9") as door:
+    """Status, type and content are the exchange's."""
+    handler = handler_with(on_begin=Reply(b"no", 418, "text/plain"))
+    with door_to(handler, "http://127.0.0.1:9") as door:
         answer = post(door.base)
     assert (answer.status_code, answer.content) == (418, b"no")
     assert answer.headers == {"content-type": "text/plain", "content-length": "2"}
-    assert visits.outcomes == ["replied"]
+    assert handler.outcomes == ["replied"]
 
 
 def test_a_reply_in_the_middle_ends_the_answer_and_closes_the_upstream() -> None:
-    """What came before it stays, what would come after is not asked for any more."""
+    """The pieces before it stay, the rest of the answer is not read."""
     closed = []
 
     def script(connection: Connection) -> None:
@@ -177,27 +177,27 @@ def test_a_reply_in_the_middle_ends_the_answer_and_closes_the_upstream() -> None
         connection.chunk(b"stop")
         closed.append(connection.wait_closed())
 
-    visits = attendant(on_passed=lambda chunk: WORDS if chunk == b"stop" else chunk)
-    with Scripted(script) as upstream, door_to(visits, upstream.base) as door:
+    handler = handler_with(change=lambda chunk: WORDS if chunk == b"stop" else chunk)
+    with Scripted(script) as upstream, door_to(handler, upstream.base) as door:
         assert post(door.base).content == b"one aider-guard: in words"
     assert closed == [True]
-    assert visits.outcomes == ["replied"]
+    assert handler.outcomes == ["replied"]
 
 
-def test_an_upstream_that_is_down_is_told_in_the_systems_words() -> None:
-    """Nobody listens there."""
-    told: list[object] = []
-    visits = attendant(on_failed=[WORDS], told=told)
-    with door_to(visits, f"http://127.0.0.1:{free_port()}") as door:
+def test_an_upstream_that_is_down_is_reported_in_the_systems_words() -> None:
+    """Its port is closed."""
+    received: list[object] = []
+    handler = handler_with(troubles=[WORDS], received=received)
+    with door_to(handler, f"http://127.0.0.1:{free_port()}") as door:
         assert post(door.base).content == WORDS.content
-    assert told == [Trouble("down", "Connection refused")]
-    assert visits.outcomes == ["replied"]
+    assert received == [Trouble("down", "Connection refused")]
+    assert handler.outcomes == ["replied"]
 
 
 def free_port() -> int:
-    """A port where nobody listens."""
-    with Scripted(lambda _connection: None) as gone:
-        return gone.port
+    """Return a closed port."""
+    with Scripted(lambda _connection: None) as missing:
+        return missing.port
 
 
 @pytest.mark.parametrize(
@@ -211,15 +211,16 @@ def free_port() -> int:
 )
 def test_an_address_that_leads_nowhere_is_down(base: str) -> None:
     """Names that do not resolve, schemes and ports that are none, and a server without TLS."""
-    told: list[object] = []
+    received: list[object] = []
     with (
         Scripted(lambda connection: connection.send(b"no TLS here")) as upstream,
         door_to(
-            attendant(on_failed=[WORDS], told=told), base.replace("PORT", str(upstream.port))
+            handler_with(troubles=[WORDS], received=received),
+            base.replace("PORT", str(upstream.port)),
         ) as door,
     ):
         assert post(door.base).content == WORDS.content
-    (trouble,) = told
+    (trouble,) = received
     assert isinstance(trouble, Trouble)
     assert trouble.kind == "down"
     assert trouble.words
@@ -227,8 +228,8 @@ def test_an_address_that_leads_nowhere_is_down(base: str) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-", b"no HTTP at all\r\n\r\n"])
 def test_an_upstream_that_answers_nothing_has_failed(sent: bytes) -> None:
-    """It went before the head of its answer was complete, or speaks another language."""
-    told: list[object] = []
+    """It closed the connection before the head of its answer was complete, or speaks another protocol."""
+    received: list[object] = []
 
     def script(connection: Connection) -> None:
         connection.request()
@@ -236,27 +237,27 @@ def test_an_upstream_that_answers_nothing_has_failed(sent: bytes) -> None:
 
     with (
         Scripted(script) as upstream,
-        door_to(attendant(on_failed=[WORDS], told=told), upstream.base) as door,
+        door_to(handler_with(troubles=[WORDS], received=received), upstream.base) as door,
     ):
         assert post(door.base).content == WORDS.content
-    (trouble,) = told
+    (trouble,) = received
     assert isinstance(trouble, Trouble)
     assert trouble.kind == "broken"
     assert upstream.accepted == 1
 
 
-def test_a_refusal_goes_to_the_visit_whole() -> None:
-    """Its status and content; what the visit makes of it is answered."""
-    told: list[object] = []
+def test_a_refusal_goes_to_the_exchange_whole() -> None:
+    """With status and content; the exchange's reply is the answer."""
+    received: list[object] = []
 
     def script(connection: Connection) -> None:
         connection.request()
         connection.whole(b'{"error":"model not found"}', "404 Not Found")
 
-    visits = attendant(on_refused=[WORDS], told=told)
-    with Scripted(script) as upstream, door_to(visits, upstream.base) as door:
+    handler = handler_with(refusals=[WORDS], received=received)
+    with Scripted(script) as upstream, door_to(handler, upstream.base) as door:
         answer = post(door.base)
-    assert told == [(404, b'{"error":"model not found"}')]
+    assert received == [(404, b'{"error":"model not found"}')]
     assert (answer.status_code, answer.content) == (200, WORDS.content)
 
 
@@ -267,15 +268,15 @@ def test_a_refusal_can_be_passed_on_as_it_is() -> None:
         connection.request()
         connection.whole(b"busy", "503 Service Unavailable", "X-Why: queue")
 
-    visits = attendant(on_refused=[Pass()])
-    with Scripted(script) as upstream, door_to(visits, upstream.base) as door:
+    handler = handler_with(refusals=[Pass()])
+    with Scripted(script) as upstream, door_to(handler, upstream.base) as door:
         answer = post(door.base)
     assert (answer.status_code, answer.content, answer.headers["x-why"]) == (503, b"busy", "queue")
-    assert visits.outcomes == ["answered"]
+    assert handler.outcomes == ["answered"]
 
 
 def test_a_retry_shows_something_meanwhile_and_then_the_answer() -> None:
-    """What is shown while the model loads begins the answer; the real one follows in it."""
+    """The line that is shown while the model loads begins the answer; the real one follows in it."""
     statuses = iter(("503 Service Unavailable", "503 Service Unavailable"))
 
     def script(connection: Connection) -> None:
@@ -289,13 +290,13 @@ def test_a_retry_shows_something_meanwhile_and_then_the_answer() -> None:
                 connection.end()
 
     retries: list[Reply | Retry | Pass] = [Retry(0.0, b"wait\n"), Retry(0.01)]
-    visits = attendant(on_refused=retries)
-    with Scripted(script) as upstream, door_to(visits, upstream.base) as door:
+    handler = handler_with(refusals=retries)
+    with Scripted(script) as upstream, door_to(handler, upstream.base) as door:
         answer = post(door.base)
     assert answer.content == b"wait\nanswer"
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson")
     assert upstream.accepted == 1
-    assert visits.outcomes == ["answered"]
+    assert handler.outcomes == ["answered"]
 
 
 def test_an_upstream_that_comes_back_is_found_by_a_retry() -> None:
@@ -303,24 +304,24 @@ def test_an_upstream_that_comes_back_is_found_by_a_retry() -> None:
     port = free_port()
     up = Scripted(chunks_of(b"back"), port=port)
 
-    class Starting(Visiting):
-        async def failed(self, trouble: Trouble) -> Reply | Retry:
+    class Starting(ScriptedExchange):
+        async def on_trouble(self, trouble: Trouble) -> Reply | Retry:
             assert trouble.kind == "down"
             up.__enter__()
             return Retry(0.0)
 
-    with door_to(PlainAttendant(Starting), f"http://127.0.0.1:{port}") as door:
+    with door_to(PlainHandler(Starting), f"http://127.0.0.1:{port}") as door:
         assert post(door.base).content == b"back"
     up.__exit__()
 
 
 @pytest.mark.parametrize("decision", [Reply(b" the end"), Abort()])
 @pytest.mark.parametrize("pieces", [0, 3])
-def test_an_answer_that_breaks_off_ends_as_the_visit_decides(
+def test_an_answer_that_breaks_off_ends_as_the_exchange_decides(
     decision: Reply | Abort, pieces: int
 ) -> None:
     """With its words, or with a cut connection, so that Aider tries again."""
-    told: list[object] = []
+    received: list[object] = []
 
     def script(connection: Connection) -> None:
         connection.request()
@@ -328,70 +329,73 @@ def test_an_answer_that_breaks_off_ends_as_the_visit_decides(
         for _ in range(pieces):
             connection.chunk(b"one")
 
-    visits = attendant(on_broke=decision, told=told)
-    with Scripted(script) as upstream, door_to(visits, upstream.base) as door:
+    handler = handler_with(broken=decision, received=received)
+    with Scripted(script) as upstream, door_to(handler, upstream.base) as door:
         if isinstance(decision, Reply):
             assert post(door.base).content == b"one" * pieces + b" the end"
         else:
             with pytest.raises(httpx.RemoteProtocolError):
                 post(door.base)
-    assert [trouble.kind for trouble in told if isinstance(trouble, Trouble)] == ["broken"]
-    assert visits.outcomes == ["replied" if isinstance(decision, Reply) else "broken"]
+    assert [trouble.kind for trouble in received if isinstance(trouble, Trouble)] == ["broken"]
+    assert handler.outcomes == ["replied" if isinstance(decision, Reply) else "broken"]
 
 
-def test_what_a_visit_held_back_comes_at_the_end() -> None:
+def test_what_an_exchange_held_back_comes_at_the_end() -> None:
     """It waited for more of a line, and there was none."""
 
     @dataclass
-    class Holding(PlainVisit):
+    class Holding(PlainExchange):
         held: bytes = b""
 
-        def passed(self, chunk: bytes) -> bytes:
+        def on_chunk(self, chunk: bytes) -> bytes:
             self.held += chunk
             return b""
 
-        def rest(self) -> bytes:
+        def remainder(self) -> bytes:
             return self.held
 
     def script(connection: Connection) -> None:
         connection.request()
         connection.whole(b"data: [DONE]")
 
-    with Scripted(script) as upstream, door_to(PlainAttendant(Holding), upstream.base) as door:
+    with Scripted(script) as upstream, door_to(PlainHandler(Holding), upstream.base) as door:
         assert post(door.base).content == b"data: [DONE]"
 
 
 def test_an_answer_that_is_compressed_unasked_is_seen_and_handed_on_plain() -> None:
-    """Some reverse proxies compress whatever was asked for."""
+    """Some reverse proxies compress every answer."""
     seen = []
 
     def script(connection: Connection) -> None:
         connection.request()
         connection.whole(gzip.compress(b"plain words"), "200 OK", "Content-Encoding: gzip")
 
-    def passed(chunk: bytes) -> bytes:
+    def on_chunk(chunk: bytes) -> bytes:
         seen.append(chunk)
         return chunk
 
-    with Scripted(script) as upstream, door_to(attendant(on_passed=passed), upstream.base) as door:
+    with (
+        Scripted(script) as upstream,
+        door_to(handler_with(change=on_chunk), upstream.base) as door,
+    ):
         answer = post(door.base)
     assert answer.content == b"plain words"
     assert "content-encoding" not in answer.headers
     assert b"".join(seen) == b"plain words"
 
 
-def test_a_coding_that_nobody_knows_is_a_failure() -> None:
+def test_an_unknown_coding_is_a_failure() -> None:
     """Its bytes mean nothing to the guard, so nothing is handed on uncounted."""
-    told: list[object] = []
+    received: list[object] = []
 
     def script(connection: Connection) -> None:
         connection.request()
         connection.whole(b"\x8b", "200 OK", "Content-Encoding: br")
 
-    visits = attendant(on_failed=[WORDS], told=told)
-    with Scripted(script) as upstream, door_to(visits, upstream.base) as door:
+    handler = handler_with(troubles=[WORDS], received=received)
+    with Scripted(script) as upstream, door_to(handler, upstream.base) as door:
         assert post(door.base).content == WORDS.content
-    assert [trouble.kind for trouble in told if isinstance(trouble, Trouble)] == ["broken"]
+    assert [trouble.kind for trouble in received if isinstance(trouble, Trouble)] == ["broken"]
 
 
 PROMPT = "the secret prompt"
@@ -405,48 +409,48 @@ def _fail(*_: object) -> bytes:
     raise BuggyError(PROMPT)
 
 
-@pytest.mark.parametrize("where", ["visit", "begin", "passed", "end"])
-def test_a_bug_of_the_attendants_ends_one_request_only(
-    where: str, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("method", ["open", "begin", "on_chunk", "end"])
+def test_a_bug_of_the_handlers_ends_one_request_only(
+    method: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """500 in words, or a cut where the answer had begun; the place goes to stderr, the prompt does not."""
 
-    class Buggy(PlainVisit):
+    class Buggy(PlainExchange):
         async def begin(self) -> Forward | Reply:
-            return await super().begin() if where != "begin" else Forward(_fail())
+            return await super().begin() if method != "begin" else Forward(_fail())
 
-        def passed(self, chunk: bytes) -> bytes | Reply:
-            return chunk if where != "passed" else _fail()
+        def on_chunk(self, chunk: bytes) -> bytes | Reply:
+            return chunk if method != "on_chunk" else _fail()
 
         async def end(self, outcome: Outcome) -> None:
             await super().end(outcome)
-            if where == "end":
+            if method == "end":
                 _fail()
 
-    visits = PlainAttendant(Buggy if where != "visit" else _fail)  # type: ignore[arg-type]  # never returns
-    with Scripted(chunks_of(b"fine")) as upstream, door_to(visits, upstream.base) as door:
-        if where == "passed":
+    handler = PlainHandler(Buggy if method != "open" else _fail)  # type: ignore[arg-type]  # never returns
+    with Scripted(chunks_of(b"fine")) as upstream, door_to(handler, upstream.base) as door:
+        if method == "on_chunk":
             with pytest.raises(httpx.RemoteProtocolError):
                 post(door.base)
-        elif where == "end":
+        elif method == "end":
             assert post(door.base).content == b"fine"
         else:
             answer = post(door.base)
             assert answer.status_code == 500
             assert answer.json()["error"].startswith("aider-guard: ")
-        visits.visits = PlainVisit
+        handler.make_exchange = PlainExchange
         assert post(door.base).content == b"fine"
-    told = capfd.readouterr().err
-    assert "BuggyError" in told
-    assert "_fail" in told
-    assert PROMPT not in told
-    ends: dict[str, list[Outcome]] = {"visit": [], "end": ["answered"]}
-    assert visits.outcomes == [*ends.get(where, ["broken"]), "answered"]
+    received = capfd.readouterr().err
+    assert "BuggyError" in received
+    assert "_fail" in received
+    assert PROMPT not in received
+    ends: dict[str, list[Outcome]] = {"open": [], "end": ["answered"]}
+    assert handler.outcomes == [*ends.get(method, ["broken"]), "answered"]
 
 
 def test_nothing_is_printed_about_ordinary_requests(capfd: pytest.CaptureFixture[str]) -> None:
     """Neither by the server nor by asyncio: not for answers, wrong tokens, no HTTP, upgrades, or cuts."""
-    with Scripted(chunks_of(b"fine")) as upstream, door_to(PlainAttendant(), upstream.base) as door:
+    with Scripted(chunks_of(b"fine")) as upstream, door_to(PlainHandler(), upstream.base) as door:
         post(door.base)
         httpx.get(f"http://127.0.0.1:{door.port}/x", trust_env=False, verify=False)
         upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}

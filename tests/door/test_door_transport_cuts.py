@@ -1,4 +1,4 @@
-"""Aider goes away, at every moment of a request: the upstream's connection closes at once, and the visit is told."""
+"""Aider closes its connection at any moment of a request: the upstream's closes at once, and the exchange ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from door.plain_handler import PlainAttendant, PlainVisit
+from door.plain_handler import PlainExchange, PlainHandler
 from door.scripted import CAP_SECONDS, TOKEN, Connection, Scripted, door_to
 
 from aider_guard.core.chat.types import Upstream
@@ -33,16 +33,16 @@ class Moments:
     closed: threading.Event = field(default_factory=threading.Event)
     outcomes: list[Outcome] = field(default_factory=list)
 
-    def attendant(self, kind: Callable[..., PlainVisit]) -> PlainAttendant:
-        """One whose visits report to here."""
-        return PlainAttendant(lambda call, _: kind(call, self._end))
+    def handler(self, kind: Callable[..., PlainExchange]) -> PlainHandler:
+        """Return a handler whose exchanges record their ends here."""
+        return PlainHandler(lambda incoming, _: kind(incoming, self._end))
 
     def _end(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
         self.ended.set()
 
     async def wait_for_ever(self) -> None:
-        """A visit that decides nothing until it is cancelled, and then takes a moment to clean up."""
+        """Wait until the exchange is cancelled, then take a moment to clean up."""
         self.reached.set()
         try:
             await asyncio.get_running_loop().create_future()
@@ -53,8 +53,8 @@ class Moments:
 
 
 @dataclass
-class Slow(PlainVisit):
-    """Waits for ever where it is told to."""
+class Slow(PlainExchange):
+    """Waits for ever in the method ``where``."""
 
     moments: Moments = field(default_factory=Moments)
     where: str = ""
@@ -63,35 +63,35 @@ class Slow(PlainVisit):
         await self._at("begin")
         return await super().begin()
 
-    async def failed(self, trouble: Trouble) -> Reply | Retry:
-        await self._at("failed")
-        return await super().failed(trouble)
+    async def on_trouble(self, trouble: Trouble) -> Reply | Retry:
+        await self._at("on_trouble")
+        return await super().on_trouble(trouble)
 
-    async def refused(self, status: int, content: bytes) -> Reply | Retry | Pass:
-        await self._at("refused")
+    async def on_refusal(self, status: int, content: bytes) -> Reply | Retry | Pass:
+        await self._at("on_refusal")
         if self.where == "retry":
             self.moments.reached.set()
             return Retry(CAP_SECONDS * 10, b"wait")
-        return await super().refused(status, content)
+        return await super().on_refusal(status, content)
 
     async def _at(self, where: str) -> None:
         if where == self.where:
             await self.moments.wait_for_ever()
 
 
-@pytest.mark.parametrize("where", ["begin", "failed", "refused", "retry"])
-def test_a_visit_that_decides_is_cancelled_and_may_clean_up(where: str) -> None:
+@pytest.mark.parametrize("where", ["begin", "on_trouble", "on_refusal", "retry"])
+def test_an_exchange_that_decides_is_cancelled_and_may_clean_up(where: str) -> None:
     """Each ``await`` of its cleaning up goes through: it is cancelled once, like any task."""
     moments = Moments()
 
     def script(connection: Connection) -> None:
         connection.request()
-        if where != "failed":
+        if where != "on_trouble":
             connection.whole(b"busy", "503 Service Unavailable")
             connection.wait_closed()
 
-    visits = moments.attendant(lambda call, ended: Slow(call, ended, moments, where))
-    with Scripted(script) as upstream, door_to(visits, upstream.base) as door:
+    handler = moments.handler(lambda incoming, ended: Slow(incoming, ended, moments, where))
+    with Scripted(script) as upstream, door_to(handler, upstream.base) as door:
         with door.post():
             assert moments.reached.wait(CAP_SECONDS)
         assert moments.ended.wait(CAP_SECONDS)
@@ -104,7 +104,7 @@ def test_a_visit_that_decides_is_cancelled_and_may_clean_up(where: str) -> None:
 def test_the_upstream_is_closed_while_it_thinks_and_while_it_answers(
     path: str, chunks: int | None
 ) -> None:
-    """Ollama stops when its connection closes; until then it would go on for nobody."""
+    """Ollama stops when its connection closes; until then it would go on in vain."""
     moments = Moments()
 
     def script(connection: Connection) -> None:
@@ -117,8 +117,8 @@ def test_the_upstream_is_closed_while_it_thinks_and_while_it_answers(
         if connection.wait_closed():
             moments.closed.set()
 
-    visits = moments.attendant(PlainVisit)
-    with Scripted(script) as upstream, door_to(visits, upstream.base) as door:
+    handler = moments.handler(PlainExchange)
+    with Scripted(script) as upstream, door_to(handler, upstream.base) as door:
         with door.post(path) as aider:
             assert moments.reached.wait(CAP_SECONDS)
             if chunks is not None:
@@ -150,8 +150,8 @@ def test_a_busy_upstream_is_closed_while_aider_does_not_read() -> None:
         except OSError:
             moments.closed.set()
 
-    visits = moments.attendant(PlainVisit)
-    with Scripted(script) as upstream, door_to(visits, upstream.base) as door:
+    handler = moments.handler(PlainExchange)
+    with Scripted(script) as upstream, door_to(handler, upstream.base) as door:
         with door.post():
             assert moments.reached.wait(CAP_SECONDS)
         assert moments.closed.wait(CAP_SECONDS)
@@ -159,15 +159,15 @@ def test_a_busy_upstream_is_closed_while_aider_does_not_read() -> None:
     assert moments.outcomes == ["cancelled"]
 
 
-def test_no_visit_is_made_of_half_a_request() -> None:
-    """Aider went while its request was read."""
-    visits = PlainAttendant()
-    with door_to(visits, "http://127.0.0.1:9") as door:
+def test_half_a_request_opens_no_exchange() -> None:
+    """Aider closed the connection while its request was read."""
+    handler = PlainHandler()
+    with door_to(handler, "http://127.0.0.1:9") as door:
         with door.connect() as half:
             half.sendall(_half("/api/chat"))
         with door.post("/api/chat", b"x") as whole:
             assert whole.recv(12) == b"HTTP/1.1 502"
-    assert [call.body for call in visits.calls] == [b"x"]
+    assert [incoming.body for incoming in handler.received] == [b"x"]
 
 
 def _half(path: str) -> bytes:
@@ -185,16 +185,14 @@ def test_an_upload_that_is_cut_is_cut_for_the_upstream_too() -> None:
         if connection.wait_closed():
             moments.closed.set()
 
-    with Scripted(script) as upstream, door_to(PlainAttendant(), upstream.base) as door:
+    with Scripted(script) as upstream, door_to(PlainHandler(), upstream.base) as door:
         with door.connect() as half:
             half.sendall(_half("/api/blobs/sha256:1"))
             assert moments.reached.wait(CAP_SECONDS)
         assert moments.closed.wait(CAP_SECONDS)
 
 
-def test_a_call_is_a_value() -> None:
-    """A body is not in its repr: prompts are not printed."""
-    call = IncomingRequest(
-        1, Upstream("", "", "ollama"), "POST", "/api/chat", "", (), b"secret", 0.0
-    )
-    assert "secret" not in repr(call)
+def test_the_body_is_not_in_the_repr() -> None:
+    """Prompts are not printed."""
+    incoming = IncomingRequest(1, Upstream("", "", "ollama"), "/api/chat", b"secret", 0.0)
+    assert "secret" not in repr(incoming)

@@ -1,4 +1,4 @@
-"""Who may enter by which path, and what a request becomes on its way."""
+"""Which paths are accepted, and how a request changes on its way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from door.plain_handler import PlainAttendant
+from door.plain_handler import PlainHandler
 from door.scripted import TOKEN, Connection, Scripted, door_to, header
 from fakes.ollama_server import FakeOllama
 from hypothesis import given
@@ -36,7 +36,7 @@ SETTINGS = DoorSettings("t0ken", (OLLAMA, LLAMA), (), 4096)
 def test_a_path_behind_the_token_leads_to_its_upstream(
     path: bytes, upstream: Upstream, seen: str, sent: str
 ) -> None:
-    """The attendant sees the path decoded, as the server will; it is sent as it was written."""
+    """The handler gets the path decoded, as the server will; it is sent as it was written."""
     route = find_route(path, SETTINGS)
     assert route is not None
     assert (route.upstream, route.path, route.sent) == (upstream, seen, sent)
@@ -74,7 +74,7 @@ def test_any_other_path_leads_nowhere(path: bytes) -> None:
 
 @given(st.binary(max_size=40).map(lambda data: data.replace(b"\x00", b"")))
 def test_no_path_without_the_token_leads_anywhere(path: bytes) -> None:
-    """Whatever the bytes are."""
+    """With any bytes."""
     if not path.startswith((b"t0ken/", b"/t0ken/")):
         assert find_route(path, SETTINGS) is None
 
@@ -84,9 +84,9 @@ def test_an_empty_token_opens_nothing() -> None:
     assert find_route(b"//api/chat", replace(SETTINGS, token="")) is None
 
 
-def test_a_stranger_is_told_nothing() -> None:
+def test_a_request_without_the_token_learns_nothing() -> None:
     """403 without a body, and nothing goes to the upstream."""
-    with FakeOllama() as ollama, door_to(PlainAttendant(), ollama.url) as door:
+    with FakeOllama() as ollama, door_to(PlainHandler(), ollama.url) as door:
         for path in ("/api/tags", "/wrong/api/tags", f"/{TOKEN}", f"/{TOKEN}/"):
             answer = httpx.get(f"http://127.0.0.1:{door.port}{path}", trust_env=False, verify=False)
             assert (answer.status_code, answer.content) == (403, b"")
@@ -99,7 +99,7 @@ def test_settings_count_from_the_next_request_on() -> None:
     with (
         FakeOllama(version="0.9.1") as first,
         FakeOllama(version="0.9.2") as second,
-        door_to(PlainAttendant(), first.url) as door,
+        door_to(PlainHandler(), first.url) as door,
         httpx.Client(trust_env=False, verify=False) as aider,
     ):
         assert aider.get(f"{door.base}/api/version").json() == {"version": "0.9.1"}
@@ -111,8 +111,8 @@ def test_settings_count_from_the_next_request_on() -> None:
 
 
 def _echo_head(connection: Connection) -> None:
-    while (asked := connection.request())[0]:
-        connection.whole(b"\r\n".join(asked), "200 OK", "Content-Type: text/plain")
+    while (urls := connection.request())[0]:
+        connection.whole(b"\r\n".join(urls), "200 OK", "Content-Type: text/plain")
 
 
 def test_a_request_arrives_with_the_upstreams_host_and_without_what_was_for_the_door_only() -> None:
@@ -127,7 +127,7 @@ def test_a_request_arrives_with_the_upstreams_host_and_without_what_was_for_the_
         "User-Agent": "litellm/1",
         "X-Other": "kept",
     }
-    with Scripted(_echo_head) as upstream, door_to(PlainAttendant(), upstream.base) as door:
+    with Scripted(_echo_head) as upstream, door_to(PlainHandler(), upstream.base) as door:
         url = f"{door.base}/api/show?verbose=1"
         answer = httpx.post(url, content=b"{}", headers=sent, trust_env=False, verify=False)
     head, _, body = answer.content.rpartition(b"\r\n")
@@ -146,7 +146,7 @@ def test_a_user_and_password_in_the_upstreams_address_are_sent_as_such() -> None
     """As httpx does with such an address: Basic, with percent codes undone, in place of another."""
     with Scripted(_echo_head) as upstream:
         base = upstream.base.replace("://", "://me:s%40fe@")
-        with door_to(PlainAttendant(), base) as door:
+        with door_to(PlainHandler(), base) as door:
             headers = {"Authorization": "Bearer x"}
             answer = httpx.get(
                 f"{door.base}/api/tags", headers=headers, trust_env=False, verify=False
@@ -159,11 +159,10 @@ def test_an_upstream_with_a_prefix_keeps_it() -> None:
     """The door's address may stand for any address behind a reverse proxy."""
     with Scripted(_echo_head) as upstream:
         bases = (f"{upstream.base}/ollama/", f"{upstream.base}/v1")
-        with door_to(PlainAttendant(), *bases, paths=("", "o1")) as door:
-            asked = (f"{door.base}/api/tags", f"{door.base}/o1/models")
+        with door_to(PlainHandler(), *bases, paths=("", "o1")) as door:
+            urls = (f"{door.base}/api/tags", f"{door.base}/o1/models")
             lines = [
-                httpx.get(url, trust_env=False, verify=False).content.split(b" ")[1]
-                for url in asked
+                httpx.get(url, trust_env=False, verify=False).content.split(b" ")[1] for url in urls
             ]
     assert lines == [b"/ollama/api/tags", b"/v1/models"]
 
@@ -172,26 +171,26 @@ def test_the_environments_proxy_is_not_asked(monkeypatch: pytest.MonkeyPatch) ->
     """HTTP_PROXY would catch even 127.0.0.1."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setitem(os.environ, name, "http://127.0.0.1:9")
-    with FakeOllama() as ollama, door_to(PlainAttendant(), ollama.url) as door:
+    with FakeOllama() as ollama, door_to(PlainHandler(), ollama.url) as door:
         assert (
             httpx.get(f"{door.base}/api/version", trust_env=False, verify=False).status_code == 200
         )
 
 
-def test_the_attendant_may_forbid_what_is_not_for_text() -> None:
-    """It is shown small bodies, and a forbidden request does not reach the upstream."""
+def test_the_handler_may_refuse_requests_that_are_not_for_text() -> None:
+    """It is shown small bodies, and a refused request does not reach the upstream."""
     seen: list[tuple[str, bytes | None]] = []
 
-    def forbids(path: str, body: bytes | None) -> Reply | None:
+    def refuse(path: str, body: bytes | None) -> Reply | None:
         seen.append((path, body))
         return Reply(b'{"error": "no"}', 403) if path == "/api/show" else None
 
-    with FakeOllama() as ollama, door_to(PlainAttendant(forbids=forbids), ollama.url) as door:
-        shown = httpx.post(
+    with FakeOllama() as ollama, door_to(PlainHandler(refuse=refuse), ollama.url) as door:
+        answer = httpx.post(
             f"{door.base}/api/show", json={"model": "x:cloud"}, trust_env=False, verify=False
         )
-        assert (shown.status_code, shown.json()) == (403, {"error": "no"})
-        assert shown.headers["content-type"] == "application/json"
+        assert (answer.status_code, answer.json()) == (403, {"error": "no"})
+        assert answer.headers["content-type"] == "application/json"
         httpx.get(f"{door.base}/api/tags", trust_env=False, verify=False)
         assert ollama.paths() == {"/api/tags"}
     assert seen == [("/api/show", b'{"model":"x:cloud"}'), ("/api/tags", b"")]
@@ -200,9 +199,9 @@ def test_the_attendant_may_forbid_what_is_not_for_text() -> None:
 @pytest.mark.parametrize("coding", ["gzip", "zstd", "identity, br"])
 @pytest.mark.parametrize("path", ["api/chat", "api/show", "v1/responses"])
 def test_a_body_in_a_coding_is_not_taken(coding: str, path: str) -> None:
-    """Nobody here could read it, and some servers can."""
-    attendant = PlainAttendant()
-    with FakeOllama() as ollama, door_to(attendant, ollama.url) as door:
+    """The door could not read it, and some servers can."""
+    handler = PlainHandler()
+    with FakeOllama() as ollama, door_to(handler, ollama.url) as door:
         for named, status in ((coding, 415), ("Identity", 200)):
             headers = {"Content-Encoding": named}
             content = b'{"model":"qwen3:8b","messages":[]}'
@@ -217,21 +216,15 @@ def test_a_body_in_a_coding_is_not_taken(coding: str, path: str) -> None:
         assert len(ollama.received) == 1
 
 
-def test_a_call_carries_the_whole_request() -> None:
-    """What an attendant decides by."""
-    attendant = PlainAttendant()
-    with Scripted(_echo_head) as upstream, door_to(attendant, upstream.base) as door:
+def test_a_handler_gets_the_whole_request() -> None:
+    """With number, path, body and time."""
+    handler = PlainHandler()
+    with Scripted(_echo_head) as upstream, door_to(handler, upstream.base) as door:
         for number in (1, 2):
             url = f"{door.base}/api/chat?n={number}"
-            httpx.post(url, content=b"body", headers={"X-Y": "z"}, trust_env=False, verify=False)
-    first, second = attendant.calls
+            httpx.post(url, content=b"body", trust_env=False, verify=False)
+    first, second = handler.received
     assert (first.number, second.number) == (1, 2)
-    assert (first.method, first.path, first.query, first.body) == (
-        "POST",
-        "/api/chat",
-        "n=1",
-        b"body",
-    )
-    assert ("x-y", "z") in first.headers
+    assert (first.path, first.body) == ("/api/chat", b"body")
     assert first.received_at < second.received_at
-    assert attendant.outcomes == ["answered", "answered"]
+    assert handler.outcomes == ["answered", "answered"]

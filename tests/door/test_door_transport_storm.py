@@ -13,9 +13,9 @@ import httpcore
 import httpx
 import psutil
 import pytest
-from door.leftovers import Crowd, grows_each_time, left, wait_until
-from door.plain_handler import PlainAttendant, PlainVisit
-from door.scripted import TOKEN, Connection, Scripted, Served, door_to
+from door.plain_handler import PlainExchange, PlainHandler
+from door.random_clients import RandomClients, grows_each_time, left, wait_until
+from door.scripted import TOKEN, Connection, OpenDoor, Scripted, door_to
 
 from aider_guard.door.client import Client
 from aider_guard.door.interfaces import Forward, IncomingRequest, Outcome, Reply
@@ -25,14 +25,14 @@ PIECE = b"x" * 65536
 PIECES = 20
 """More than all buffers between the two sides hold, so that a cut comes in the middle."""
 LEFT_BEHIND = (
-    *(Client, PlainVisit, IncomingRequest, asyncio.Task),
+    *(Client, PlainExchange, IncomingRequest, asyncio.Task),
     *(httpx.Response, httpcore.AsyncHTTPConnection),
 )
 GROWN_BYTES = 16 * 1024 * 1024
 
 
 @dataclass
-class Slow(PlainVisit):
+class Slow(PlainExchange):
     """Takes a moment for each decision, so that cuts meet it there, too."""
 
     chance: random.Random = field(default_factory=lambda: random.Random(0))
@@ -42,19 +42,21 @@ class Slow(PlainVisit):
         return await super().begin()
 
 
-class Storm(Crowd):
-    """The requests, each with its own fate."""
+class Storm(RandomClients):
+    """Clients that cut some of their requests."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
-        self.whole = self.visits = 0
-        self.attendant = PlainAttendant(self._visit)
+        self.whole = self.exchanges = 0
+        self.handler = PlainHandler(self._exchange)
         self._lock = threading.Lock()
 
-    def _visit(self, call: IncomingRequest, ended: Callable[[Outcome], None]) -> PlainVisit:
-        self.visits += 1
-        self.attendant.calls.clear()  # with their bodies
-        return Slow(call, ended, self.chance)
+    def _exchange(
+        self, incoming: IncomingRequest, ended: Callable[[Outcome], None]
+    ) -> PlainExchange:
+        self.exchanges += 1
+        self.handler.received.clear()  # with their bodies
+        return Slow(incoming, ended, self.chance)
 
     def script(self, connection: Connection) -> None:
         """An upstream that breaks one answer of ten, and keeps half of the connections."""
@@ -69,8 +71,8 @@ class Storm(Crowd):
             if not keeps:
                 return
 
-    def _ask(self, connected: socket.socket, chance: random.Random) -> bool:
-        """One request; whether its connection can be used for another."""
+    def _request(self, connected: socket.socket, chance: random.Random) -> bool:
+        """Send one request; return whether its connection can be used for another."""
         path = chance.choice(("api/chat", "api/pull"))
         lines = (f"POST /{TOKEN}/{path} HTTP/1.1", "Host: x", "Content-Length: 100000", "", "")
         request = "\r\n".join(lines).encode() + b"y" * 100_000
@@ -99,7 +101,7 @@ class Storm(Crowd):
         return True
 
 
-def _descriptors(door: Served) -> int:
+def _descriptors(door: OpenDoor) -> int:
     """Open files, after a request: that lets go of kept connections which the upstream closed."""
     assert httpx.get(f"{door.base}/api/tags", trust_env=False, verify=False).status_code == 502
     return psutil.Process().num_fds()
@@ -108,19 +110,19 @@ def _descriptors(door: Served) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_500_requests_by_50_connections_with_random_cuts_leave_nothing_behind() -> None:
-    """Every whole answer is whole, every visit is ended once; then sockets, tasks and memory are as before."""
+    """Every whole answer is whole, every exchange ends once; then sockets, tasks and memory are as before."""
     storm = Storm(seed=4)
     process = psutil.Process()
-    visits = storm.attendant
-    with Scripted(storm.script) as upstream, door_to(visits, upstream.base) as door:
+    exchanges = storm.handler
+    with Scripted(storm.script) as upstream, door_to(exchanges, upstream.base) as door:
         before, fds = left(LEFT_BEHIND), process.num_fds()
-        storm.rage(door, REQUESTS // 5)
-        assert wait_until(lambda: len(visits.outcomes) == storm.visits)
+        storm.run(door, REQUESTS // 5)
+        assert wait_until(lambda: len(exchanges.outcomes) == storm.exchanges)
         storm.whole = 0
-        assert not grows_each_time(lambda: storm.rage(door, REQUESTS), GROWN_BYTES)
-        assert wait_until(lambda: len(visits.outcomes) == storm.visits)
+        assert not grows_each_time(lambda: storm.run(door, REQUESTS), GROWN_BYTES)
+        assert wait_until(lambda: len(exchanges.outcomes) == storm.exchanges)
         assert storm.whole > REQUESTS / 3
-        assert {"answered", "cancelled", "broken"} == set(visits.outcomes)
+        assert {"answered", "cancelled", "broken"} == set(exchanges.outcomes)
         upstream.stop()
         assert wait_until(lambda: _descriptors(door) < fds), process.net_connections()
         assert wait_until(lambda: not left(LEFT_BEHIND) - before), left(LEFT_BEHIND) - before

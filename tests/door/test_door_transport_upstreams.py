@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from door.plain_handler import PlainAttendant, PlainVisit
-from door.scripted import CAP_SECONDS, Connection, Scripted, Served, door_to
+from door.plain_handler import PlainExchange, PlainHandler
+from door.scripted import CAP_SECONDS, Connection, OpenDoor, Scripted, door_to
 from fakes.ollama_server import ERAS, FakeModel, FakeOllama
 
 from aider_guard.core.readings import Unavailable
@@ -52,7 +52,7 @@ def test_an_upstream_behind_tls_is_verified_and_used(certificate: Path, path: st
     trusting = lambda: Upstreams(lambda: ssl.create_default_context(cafile=certificate))  # noqa: E731  # a value here
     with (
         Scripted(_whole, _tls_server(certificate)) as upstream,
-        door_to(PlainAttendant(), upstream.base, make_upstreams=trusting) as door,
+        door_to(PlainHandler(), upstream.base, make_upstreams=trusting) as door,
     ):
         for _ in range(2):
             assert (
@@ -66,18 +66,18 @@ def test_the_authorities_are_those_of_the_environment(
 ) -> None:
     """SSL_CERT_FILE, which a user of a private authority has set for Aider anyway."""
     with Scripted(_whole, _tls_server(certificate)) as upstream:
-        with door_to(PlainAttendant(), upstream.base) as door:
+        with door_to(PlainHandler(), upstream.base) as door:
             answer = httpx.post(f"{door.base}/api/chat", trust_env=False, verify=False)
             assert answer.status_code == 502
             assert b"down: " in answer.content
             assert b"certificate" in answer.content.lower()
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        with door_to(PlainAttendant(), upstream.base) as door:
+        with door_to(PlainHandler(), upstream.base) as door:
             answer = httpx.post(f"{door.base}/api/chat", trust_env=False, verify=False)
             assert answer.content == b"answer"
 
 
-def test_whoever_asks_beside_the_door_trusts_the_same_authorities(
+def test_requests_beside_the_door_trust_the_same_authorities(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Polls and loads ahead work where the door works."""
@@ -87,7 +87,9 @@ def test_whoever_asks_beside_the_door_trusts_the_same_authorities(
             connection.whole(b'{"version": "0.9.3"}')
 
     async def ahead(base: str) -> dict[str, object] | Unavailable:
-        async with prewarm.PrewarmRequests(base, lambda: prewarm.connection(base)).opened() as post:
+        async with prewarm.PrewarmRequests(
+            base, lambda: prewarm.http_client(base)
+        ).connection() as post:
             return await post("/api/version", {})
 
     def polled(base: str) -> str | Unavailable:
@@ -120,7 +122,7 @@ def test_a_redirect_is_not_followed_and_not_handed_on(path: str, status: int) ->
 
         with (
             Scripted(script) as upstream,
-            door_to(PlainAttendant(), upstream.base) as door,
+            door_to(PlainHandler(), upstream.base) as door,
         ):
             answer = httpx.post(f"{door.base}{path}", content=b"{}", trust_env=False, verify=False)
         assert answer.status_code == 502
@@ -129,11 +131,11 @@ def test_a_redirect_is_not_followed_and_not_handed_on(path: str, status: int) ->
         assert not elsewhere.received
 
 
-def test_a_visit_may_say_in_its_own_words_that_there_was_a_redirect() -> None:
+def test_an_exchange_may_answer_a_redirect_in_its_own_words() -> None:
     """It sees the status."""
 
-    class Telling(PlainVisit):
-        async def refused(self, status: int, content: bytes) -> Reply | Retry | Pass:
+    class Telling(PlainExchange):
+        async def on_refusal(self, status: int, content: bytes) -> Reply | Retry | Pass:
             assert not content
             return Reply(f"aider-guard: {status}".encode())
 
@@ -141,7 +143,7 @@ def test_a_visit_may_say_in_its_own_words_that_there_was_a_redirect() -> None:
         connection.request()
         connection.whole(b"", "307 Temporary Redirect", "Location: http://127.0.0.1:9/")
 
-    with Scripted(script) as upstream, door_to(PlainAttendant(Telling), upstream.base) as door:
+    with Scripted(script) as upstream, door_to(PlainHandler(Telling), upstream.base) as door:
         answer = httpx.post(f"{door.base}/api/chat", content=b"{}", trust_env=False, verify=False)
     assert (answer.status_code, answer.content) == (200, b"aider-guard: 307")
 
@@ -151,11 +153,11 @@ def test_no_cookie_is_kept() -> None:
     heads = []
 
     def script(connection: Connection) -> None:
-        while (asked := connection.request())[0]:
-            heads.append(asked[0])
+        while (request := connection.request())[0]:
+            heads.append(request[0])
             connection.whole(b"answer", "200 OK", "Set-Cookie: a=b; Path=/")
 
-    with Scripted(script) as upstream, door_to(PlainAttendant(), upstream.base) as door:
+    with Scripted(script) as upstream, door_to(PlainHandler(), upstream.base) as door:
         for path in ("/api/chat", "/api/chat", "/api/tags"):
             answer = httpx.post(f"{door.base}{path}", trust_env=False, verify=False)
             assert answer.headers["set-cookie"] == "a=b; Path=/"
@@ -166,13 +168,13 @@ def test_no_cookie_is_kept() -> None:
 @pytest.mark.parametrize("path", ["/api/chat", "/api/tags"])
 def test_connections_are_kept(path: str) -> None:
     """The second request needs no new one."""
-    with Scripted(_whole) as upstream, door_to(PlainAttendant(), upstream.base) as door:
+    with Scripted(_whole) as upstream, door_to(PlainHandler(), upstream.base) as door:
         for _ in range(5):
-            assert _ask(door, path) == b"answer"
+            assert _post(door, path) == b"answer"
     assert upstream.accepted == 1
 
 
-def _ask(door: Served, path: str) -> bytes:
+def _post(door: OpenDoor, path: str) -> bytes:
     answer = httpx.post(
         f"{door.base}{path}", content=b"{}", trust_env=False, verify=False, timeout=CAP_SECONDS
     )
@@ -198,8 +200,8 @@ def test_a_kept_connection_that_the_server_closes_at_the_next_request_is_replace
         else:
             connection.request()
 
-    with Scripted(script) as upstream, door_to(PlainAttendant(), upstream.base) as door:
-        assert [_ask(door, path) for _ in range(2)] == [b"answer"] * 2
+    with Scripted(script) as upstream, door_to(PlainHandler(), upstream.base) as door:
+        assert [_post(door, path) for _ in range(2)] == [b"answer"] * 2
     assert upstream.accepted == 2
 
 
@@ -209,29 +211,29 @@ def test_a_server_that_dies_of_a_request_is_not_asked_again() -> None:
     def script(connection: Connection) -> None:
         connection.request()
 
-    with Scripted(script) as upstream, door_to(PlainAttendant(), upstream.base) as door:
-        assert _ask(door, "/api/chat").startswith(b"broken: ")
-        assert b"does not answer" in _ask(door, "/api/tags")
+    with Scripted(script) as upstream, door_to(PlainHandler(), upstream.base) as door:
+        assert _post(door, "/api/chat").startswith(b"broken: ")
+        assert b"does not answer" in _post(door, "/api/tags")
     assert upstream.accepted == 2
 
 
 def test_a_restarted_server_is_found_again() -> None:
-    """On the same port; the connections to the old one are gone."""
-    with Scripted(_whole) as first, door_to(PlainAttendant(), first.base) as door:
-        asked = [threading.Thread(target=_ask, args=(door, "/api/chat")) for _ in range(4)]
-        for thread in asked:
+    """On the same port; the connections to the old one are closed."""
+    with Scripted(_whole) as first, door_to(PlainHandler(), first.base) as door:
+        request = [threading.Thread(target=_post, args=(door, "/api/chat")) for _ in range(4)]
+        for thread in request:
             thread.start()
-        for thread in asked:
+        for thread in request:
             thread.join(CAP_SECONDS)
         port = first.port
         first.stop()
         with Scripted(_whole, port=port):
-            assert [_ask(door, "/api/chat") for _ in range(4)] == [b"answer"] * 4
+            assert [_post(door, "/api/chat") for _ in range(4)] == [b"answer"] * 4
 
 
 TIMINGS = re.compile(rb'"(created_at|created|id|expires_at|[a-z_]+_duration)":("[^"]*"|[0-9]+)')
 MESSAGES = b'"messages": [{"role": "user", "content": "hello"}]'
-ASKED = (
+REQUESTS = (
     ("GET", "/api/version", b""),
     ("GET", "/api/tags", b""),
     ("GET", "/api/ps", b""),
@@ -261,18 +263,20 @@ def test_every_era_of_ollama_answers_the_same_through_the_door(version: str) -> 
     """Status, type and every byte but for timings; errors, too. Two servers of one kind get the same requests."""
     models = (FakeModel("qwen3:8b"), FakeModel("small:latest"))
     with (
-        FakeOllama(version=version, models=models, loaded=["small"]) as asked_directly,
+        FakeOllama(version=version, models=models, loaded=["small"]) as direct_ollama,
         FakeOllama(version=version, models=models, loaded=["small"]) as behind_the_door,
-        door_to(PlainAttendant(), behind_the_door.url) as door,
+        door_to(PlainHandler(), behind_the_door.url) as door,
         httpx.Client(trust_env=False, verify=False) as aider,
     ):
-        for method, path, body in ASKED:
+        for method, path, body in REQUESTS:
             direct, through = (
                 aider.request(method, f"{base}{path}", content=body)
-                for base in (asked_directly.url, door.base)
+                for base in (direct_ollama.url, door.base)
             )
-            asked = (method, path, body)
-            assert direct.status_code == through.status_code, asked
-            assert TIMINGS.sub(b"", direct.content) == TIMINGS.sub(b"", through.content), asked
-            assert direct.headers.get("content-type") == through.headers.get("content-type"), asked
-        assert asked_directly.received == behind_the_door.received
+            request = (method, path, body)
+            assert direct.status_code == through.status_code, request
+            assert TIMINGS.sub(b"", direct.content) == TIMINGS.sub(b"", through.content), request
+            assert direct.headers.get("content-type") == through.headers.get("content-type"), (
+                request
+            )
+        assert direct_ollama.received == behind_the_door.received

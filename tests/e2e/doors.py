@@ -47,7 +47,7 @@ def open_door(ollama: str, settings: DoorSettings) -> Iterator[OpenDoor]:
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         command = sidecar_command(ollama, "", listener.fileno())
-        started = SidecarProcess.start(command, stderr=2, pass_fds=[listener.fileno()])
+        started = SidecarProcess(command, stderr=2, pass_fds=[listener.fileno()])
         sidecar = stack.enter_context(started)
         port = listener.getsockname()[1]
         door = OpenDoor(f"http://127.0.0.1:{port}/{TOKEN}", sidecar)

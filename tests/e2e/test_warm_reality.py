@@ -78,11 +78,11 @@ class House:
         options = {"num_predict": 1, "temperature": 0}
         body = {"model": SMALL, "messages": list(messages), "stream": False, "options": options}
         asked, upstream = read("chat", body, self.settings, ""), self.settings.upstreams[0]
-        await self.residency.begins(asked, upstream)
+        await self.residency.on_request_start(asked, upstream)
         content = body_to_send(asked, b"", self.settings, upstream, self.residency.version)
         async with httpx.AsyncClient(trust_env=False, verify=False, timeout=CAP_SECONDS) as http:
             answer = (await http.post(f"{self.server.url}/api/chat", content=content)).json()
-        self.residency.ended(asked, upstream, answer["load_duration"] / 1e9)
+        self.residency.on_request_end(asked, upstream, answer["load_duration"] / 1e9)
         return {name: answer[f"{name}_duration"] / 1e9 for name in ("load", "prompt_eval")}
 
     async def unload(self) -> None:
@@ -122,8 +122,8 @@ async def house(server: PrivateOllama) -> AsyncIterator[House]:
         looks.append(reload_cause.processes(base))
         return looks[-1]
 
-    looking = reload_cause.ReloadInspector(client, processes)
-    residency = OllamaResidency(client, seen.append, looking=looking)
+    inspector = reload_cause.ReloadInspector(client, processes)
+    residency = OllamaResidency(client, seen.append, inspector=inspector)
     upstream = Upstream("", server.url, "ollama")
     settings = DoorSettings("token", (upstream,), (DoorRole("main", SMALL),), WINDOW_TOKENS)
     empty(server)

@@ -26,6 +26,7 @@ from aider_guard.core.events import (
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts
 from aider_guard.core.wire import encode
+from aider_guard.line_process import PACKAGE_PARENT
 from aider_guard.session import sidecar_process as module
 from aider_guard.session.sidecar_process import SidecarProcess, sidecar_command
 
@@ -48,7 +49,7 @@ def script(text: str) -> list[str]:
 @contextmanager
 def running(command: list[str]) -> Iterator[SidecarProcess]:
     """A sidecar that is stopped at the end."""
-    with SidecarProcess.start(command) as sidecar:
+    with SidecarProcess(command) as sidecar:
         yield sidecar
 
 
@@ -204,7 +205,7 @@ if helper:
     os.write(1, {encode(STARTED)!r}.replace(b"1", str(helper).encode(), 1))
 signal.pause()
 """
-    sidecar = SidecarProcess.start(script(text))
+    sidecar = SidecarProcess(script(text))
     (started,) = events_until(sidecar, SidecarStarted)
     assert isinstance(started, SidecarStarted)
     helper = os.pidfd_open(started.pid)
@@ -220,7 +221,7 @@ signal.pause()
 def test_a_real_sidecar_stops_at_once() -> None:
     """Nothing is waited for, and nothing killed."""
     with FakeOllama() as ollama:
-        sidecar = SidecarProcess.start(sidecar_command(ollama.url, ""))
+        sidecar = SidecarProcess(sidecar_command(ollama.url, ""))
         events_until(sidecar, ModelsRead)
         sidecar.stop(grace_seconds=CAP_SECONDS)
         assert sidecar._process.returncode == 0
@@ -232,14 +233,14 @@ def test_a_killed_guard_takes_it_along() -> None:
     guard = """
 import sys, time
 from aider_guard.session.sidecar_process import SidecarProcess, sidecar_command
-sidecar = SidecarProcess.start(sidecar_command("http://127.0.0.1:1", ""))
+sidecar = SidecarProcess(sidecar_command("http://127.0.0.1:1", ""))
 while not sidecar.read():
     time.sleep(0.01)
 print(sidecar.pid, flush=True)
 time.sleep(60)
 """
     with subprocess.Popen(
-        [sys.executable, "-c", guard], stdout=subprocess.PIPE, cwd=module.PACKAGE_PARENT
+        [sys.executable, "-c", guard], stdout=subprocess.PIPE, cwd=PACKAGE_PARENT
     ) as process:
         assert process.stdout is not None
         sidecar = os.pidfd_open(int(process.stdout.readline()))

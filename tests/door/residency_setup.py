@@ -1,13 +1,15 @@
-"""A residency on an event loop of its own, with a fake Ollama, and a user's requests through it."""
+"""A residency with a fake Ollama, and Aider's requests through it."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import httpx
 from fakes.ollama_server import FakeModel, FakeOllama
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 CAP_SECONDS = 20.0
 WINDOW_TOKENS = 8192
 Kind = TypeVar("Kind")
+Parameters = ParamSpec("Parameters")
 
 MAIN = FakeModel("qwen3:8b", kv_bytes_per_token=1024)
 EDITOR = FakeModel("editor:latest")
@@ -56,8 +59,8 @@ class Clock:
 
 
 @dataclass
-class House:
-    """The residency, its Ollama, what it told, and hands to use it."""
+class ResidencySetup:
+    """A residency with its Ollama and its events."""
 
     ollama: FakeOllama
     residency: OllamaResidency
@@ -71,55 +74,57 @@ class House:
     def upstream(self) -> Upstream:
         return self.settings.upstreams[0]
 
-    async def reads(self) -> None:
-        """What the sidecar polls every two seconds."""
+    async def poll(self) -> None:
+        """Read what the sidecar polls every two seconds."""
         for event in (ServerRead(self.client.version()), ModelsRead(self.client.loaded_models())):
             await asyncio.to_thread(self.residency.observe, event)
         await asyncio.sleep(0)
 
-    async def asks(
+    async def send(
         self, *messages: tuple[str, str], model: str = MAIN.name, **options: Any
     ) -> float:
-        """A real request, as the door sends it; its ``load_duration`` in seconds."""
-        asked = self.asked(*messages, model=model, **options)
-        await self.residency.begins(asked, self.upstream)
-        body = body_to_send(asked, b"", self.settings, self.upstream, self.residency.version)
+        """Send a request as the door does; return its ``load_duration`` in seconds."""
+        request = self.request(*messages, model=model, **options)
+        await self.residency.on_request_start(request, self.upstream)
+        body = body_to_send(request, b"", self.settings, self.upstream, self.residency.version)
         async with httpx.AsyncClient(trust_env=False, verify=False, timeout=CAP_SECONDS) as http:
             answer = (await http.post(f"{self.ollama.url}/api/chat", content=body)).json()
         load_seconds = answer["load_duration"] / 1e9
-        self.residency.ended(asked, self.upstream, load_seconds)
+        self.residency.on_request_end(request, self.upstream, load_seconds)
         return float(load_seconds)
 
-    def asked(
+    def request(
         self, *messages: tuple[str, str], model: str = MAIN.name, **options: Any
     ) -> ChatRequest:
-        """A request of Aider's."""
-        told = messages or (SYSTEM, *MAP, QUESTION)
-        listed = [{"role": role, "content": content} for role, content in told]
+        """Return a request of Aider's."""
+        texts = messages or (SYSTEM, *MAP, QUESTION)
+        listed = [{"role": role, "content": content} for role, content in texts]
         body = {"model": model, "messages": listed, "stream": False, "options": options}
         return read("chat", body, self.settings, "")
 
     async def wait_for(self, kind: type[Kind], count: int = 1) -> Kind:
-        """Until so many events of a kind were told; the last of these."""
+        """Wait for this number of events of a kind; return the last of these."""
         await until(lambda: len(self.all(kind)) >= count)
         return self.all(kind)[count - 1]
 
     async def settled(self) -> None:
-        """Until nothing is under way in the background."""
-        await until(lambda: not self.residency._errands._besides)
+        """Wait until no background task is running."""
+        await until(lambda: not self.residency._tasks._tasks)
 
     def all(self, kind: type[Kind]) -> list[Kind]:
-        """Every event of a kind."""
+        """Return every event of a kind."""
         return [event for event in self.seen if isinstance(event, kind)]
 
     def loads(self) -> list[dict[str, Any]]:
-        """The bodies of requests that ask nothing but to have a model, in order."""
-        found = [one.body for one in self.ollama.received if one.path == "/api/generate"]
-        return [body for body in found if not body.get("prompt") and body.get("keep_alive") != 0]
+        """Return the bodies of requests that only load a model, in order."""
+        bodies = [
+            received.body for received in self.ollama.received if received.path == "/api/generate"
+        ]
+        return [body for body in bodies if not body.get("prompt") and body.get("keep_alive") != 0]
 
 
 async def until(what: Callable[[], object]) -> None:
-    """Look often until something is so."""
+    """Wait until something is so."""
     deadline = time.monotonic() + CAP_SECONDS
     while not what():
         assert time.monotonic() < deadline, "it never came"
@@ -127,13 +132,13 @@ async def until(what: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def house(
+async def residency_setup(
     ollama: FakeOllama | None = None,
     *,
     roles: Sequence[tuple[str, str]] = (("main", MAIN.name), ("editor", EDITOR.name)),
     user_keep_alive: bool = False,
-) -> AsyncIterator[House]:
-    """A residency that serves, and has read Ollama once."""
+) -> AsyncIterator[ResidencySetup]:
+    """Open a residency that serves, and has read Ollama once."""
     ollama = ollama or FakeOllama(models=MODELS)
     ollama.talking.speed = type(ollama.talking.speed)(load_seconds=1.5, share=0.01)
     seen: list[Event] = []
@@ -144,7 +149,7 @@ async def house(
         residency = OllamaResidency(
             client,
             seen.append,
-            looking=ReloadInspector(client, lambda _base: processes[-1]),
+            inspector=ReloadInspector(client, lambda _base: processes[-1]),
             clock=clock,
         )
         settings = DoorSettings(
@@ -155,9 +160,28 @@ async def house(
             user_keep_alive=user_keep_alive,
         )
         residency.serve(settings)
-        told = House(ollama, residency, settings, clock, client, seen, processes)
-        await told.reads()
+        setup = ResidencySetup(ollama, residency, settings, clock, client, seen, processes)
+        await setup.poll()
         assert not isinstance(residency.version, Unavailable)
-        yield told
+        yield setup
         await asyncio.to_thread(residency.release, ())
         client.close()
+
+
+def in_residency(
+    test: Callable[Concatenate[ResidencySetup, Parameters], Awaitable[None]],
+) -> Callable[Parameters, None]:
+    """Run a test with a residency of its own, on an event loop of its own."""
+
+    async def with_setup(*arguments: Parameters.args, **named: Parameters.kwargs) -> None:
+        async with residency_setup() as setup:
+            await test(setup, *arguments, **named)
+
+    @functools.wraps(test)
+    def run(*arguments: Parameters.args, **named: Parameters.kwargs) -> None:
+        asyncio.run(with_setup(*arguments, **named))
+
+    signature = inspect.signature(test)
+    _, *parameters = signature.parameters.values()
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # pytest reads it
+    return run

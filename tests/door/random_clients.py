@@ -1,4 +1,4 @@
-"""What many requests may have left behind."""
+"""Many clients that send random requests, and what they may leave behind."""
 
 from __future__ import annotations
 
@@ -14,41 +14,43 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import psutil
-from door.scripted import CAP_SECONDS, Served
+from door.scripted import CAP_SECONDS, OpenDoor
 
 CONNECTIONS = 50
 TIMES, SETTLING_SECONDS = 3, 5.0
 
 
-class Crowd(ABC):
-    """Many people who ask at the same time, each request with its own fate."""
+class RandomClients(ABC):
+    """Many clients that send requests at the same time, some of which they cut at random."""
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
 
-    def rage(self, door: Served, requests: int) -> None:
-        """So many requests, by all the connections at the same time."""
-        with ThreadPoolExecutor(CONNECTIONS) as people:
+    def run(self, door: OpenDoor, requests: int) -> None:
+        """Send this number of requests, by all the connections at the same time."""
+        with ThreadPoolExecutor(CONNECTIONS) as clients:
             seeds = [self.chance.random() for _ in range(CONNECTIONS)]
-            for person in [people.submit(self._ask_on, door, seed, requests) for seed in seeds]:
-                person.result(CAP_SECONDS * 5)
+            for client in [
+                clients.submit(self._send_requests, door, seed, requests) for seed in seeds
+            ]:
+                client.result(CAP_SECONDS * 5)
 
-    def _ask_on(self, door: Served, seed: float, requests: int) -> None:
+    def _send_requests(self, door: OpenDoor, seed: float, requests: int) -> None:
         chance = random.Random(seed)
         connected = door.connect()
         for _ in range(requests // CONNECTIONS):
-            if not self._ask(connected, chance):
+            if not self._request(connected, chance):
                 connected.close()
                 connected = door.connect()
         connected.close()
 
     @abstractmethod
-    def _ask(self, connected: socket.socket, chance: random.Random) -> bool:
-        """One request; whether its connection can be used for another."""
+    def _request(self, connected: socket.socket, chance: random.Random) -> bool:
+        """Send one request; return whether its connection can be used for another."""
 
 
 def wait_until(what: Callable[[], bool], seconds: float = CAP_SECONDS) -> bool:
-    """Look again and again, until a hard end."""
+    """Wait until something is so; return False after these seconds."""
     end = time.monotonic() + seconds
     while not what():
         if time.monotonic() > end:
@@ -58,7 +60,7 @@ def wait_until(what: Callable[[], bool], seconds: float = CAP_SECONDS) -> bool:
 
 
 def settled_bytes() -> int:
-    """Resident memory without what the C library keeps for later of the many threads' freed pieces."""
+    """Return the resident memory without the freed pieces that the C library keeps for its threads."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -67,7 +69,7 @@ def settled_bytes() -> int:
 
 
 def grows_each_time(what: Callable[[], None], allowed_bytes: int) -> bool:
-    """Whether more memory than allowed is left after each of a few times: the first ones fill caches and arenas."""
+    """Return whether too much memory is left each of a few times: the first ones fill caches and arenas."""
     for _ in range(TIMES):
         most_bytes = settled_bytes() + allowed_bytes
         what()
@@ -81,7 +83,7 @@ def _is_below(most_bytes: int) -> bool:
 
 
 def left(kinds: tuple[type, ...]) -> Counter[str]:
-    """What is still there of requests. uvicorn's timer keeps a connection that was reset for a while, closed."""
+    """Count the objects of these classes. uvicorn's timer keeps a connection that was reset for a while, closed."""
     gc.collect()
-    things = [thing for thing in gc.get_objects() if isinstance(thing, kinds)]
-    return Counter(type(thing).__name__ for thing in things)
+    objects = [item for item in gc.get_objects() if isinstance(item, kinds)]
+    return Counter(type(item).__name__ for item in objects)
