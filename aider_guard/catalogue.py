@@ -14,10 +14,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from aider_guard.core.codec import build
 from aider_guard.core.fit import Candidate
 from aider_guard.core.model_memory import Architecture
 from aider_guard.core.model_names import canonical_name
-from aider_guard.core.wire import build
 
 
 @dataclass(frozen=True)

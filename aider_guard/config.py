@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aider_guard.core.egress import Place, parse_place
-from aider_guard.core.state import Limits
 from aider_guard.errors import ConfigError
 
 PROJECT_FILE = ".aider-guard.toml"
@@ -115,25 +114,25 @@ class Config:
         "The window for every model, in tokens.  [default: auto, the largest that fits]",
     )
     warn_at: int = _setting(
-        Limits.warn_at_percent,
+        80,
         _integer(10, 99),
         "PERCENT",
         "Warn when the window is this full.  [default: 80]",
     )
     max_turns: int = _setting(
-        Limits.max_turns,
+        20,
         _integer(0, 100_000),
         "N",
         "Restart Aider after so many turns; 0: never.  [default: 20]",
     )
     vram_warn_at: int = _setting(
-        Limits.vram_warn_at_percent,
+        90,
         _integer(10, 100),
         "PERCENT",
         "Warn when GPU memory is this full.  [default: 90]",
     )
     probe: Literal["auto", "always", "never"] = _setting(
-        Limits.probe,
+        "auto",
         _one_of("auto", "always", "never"),
         "WHEN",
         "Ask Aider for its token table: auto, always, never.  [default: auto]",

@@ -19,8 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from aider_guard.core.codec import LineSplitter, WireError
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.wire import LineSplitter, WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aider_guard.config import SETTINGS, Config, check, load, project_file
 from aider_guard.core.egress import Place
+from aider_guard.core.state import Limits
 from aider_guard.errors import ConfigError
 
 
@@ -300,6 +301,13 @@ def test_every_setting_takes_its_own_default(name: str) -> None:
     default = SETTINGS[name].default
     if default not in ("", None):
         assert check(name, default) == default
+
+
+def test_the_policy_has_the_same_defaults() -> None:
+    """The core knows no settings: its own defaults are for tests and must not differ."""
+    limits, config = Limits(), Config()
+    assert (limits.warn_at_percent, limits.max_turns) == (config.warn_at, config.max_turns)
+    assert (limits.vram_warn_at_percent, limits.probe) == (config.vram_warn_at, config.probe)
 
 
 def test_the_projects_file_is_the_git_roots(tmp_path: Path) -> None:

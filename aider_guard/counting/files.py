@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.core.actions import CountFiles, CountTexts
+from aider_guard.core.codec import WireError
 from aider_guard.core.events import FilesCounted, TextsCounted
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.wire import WireError, decode, encode
+from aider_guard.core.wire import decode, encode
 from aider_guard.line_process import LineProcess, OnDemandProcess, serve_lines
 
 if TYPE_CHECKING:

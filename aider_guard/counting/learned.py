@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from aider_guard.core.chat.types import Count
-from aider_guard.core.wire import WireError, build
+from aider_guard.core.codec import WireError, build
 
 FIRST_RATIOS: Final = {"code": 1.2, "prose": 1.1, "data": 1.6, "wide": 1.1, "strange": 1.2}
 """The ratios to begin with: low, as they only rise. SmolLM2 needs 1.2 to 1.36 times cl100k on code, 2.0 on digits."""

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, get_args
 
 from aider_guard.core.chat.request import ChatRequest, Form, Message
+from aider_guard.core.codec import MAX_LINE_BYTES, WireError, build
 from aider_guard.core.model_names import canonical_name
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.wire import MAX_LINE_BYTES, WireError, build
 from aider_guard.counting.counter import ModelCounter, WeightedCount
 from aider_guard.counting.files import load_counter
 from aider_guard.counting.learned import Learned, keep_learned, read_learned

@@ -19,9 +19,9 @@ from typing import Any, Final
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.size import Sizes
 from aider_guard.core.chat.types import Count, DoorSettings
+from aider_guard.core.codec import WireError
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.wire import WireError
 from aider_guard.counting.process import (
     CountedTexts,
     CountPlain,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from aider_guard.core.codec import build
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.wire import build
 
 OLLAMA_PREFIXES = ("ollama_chat/", "ollama/")
 TRIED_VERSIONS = ("0.80.4", "0.82.3", "0.84.0", "0.85.2", "0.86.2")

@@ -51,7 +51,6 @@ from aider_guard.session.hidden import HiddenCommands
 from aider_guard.session.launches import Launches, estimate_tokens
 from aider_guard.session.relay import Relay
 from aider_guard.session.sidecar_process import SidecarSupervisor
-from aider_guard.session.startup import Startup
 from aider_guard.session.terminal import Terminal
 
 SHOW_START = "show_start"
@@ -79,7 +78,7 @@ class ActionExecutor:
         aider: AiderProcess,
         sidecar: SidecarSupervisor,
         hidden: HiddenCommands,
-        startup: Startup,
+        await_question: Callable[[], None],
         state: Callable[[], State],
         colour: bool,
         post: Callable[[Event], None],
@@ -94,7 +93,7 @@ class ActionExecutor:
         self._aider = aider
         self._sidecar = sidecar
         self._hidden = hidden
-        self._startup = startup
+        self._await_question = await_question
         self._state = state
         self._colour = colour
         self._post = post
@@ -147,7 +146,7 @@ class ActionExecutor:
 
     def announce_launch(self) -> None:
         """Report that Aider was started, and wait for its question."""
-        self._startup.await_question()
+        self._await_question()
         pid = self._aider.child.pid if self._aider.child else 0
         self._post(AiderStarted(self._launches.count, pid))
 

@@ -102,7 +102,7 @@ class Session:
             aider=aider,
             sidecar=sidecar,
             hidden=self._hidden,
-            startup=self._startup,
+            await_question=self._startup.await_question,
             state=lambda: self.state,
             colour=colour,
             post=self.post,

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.core.actions import Request, ServeDoor
+from aider_guard.core.codec import WireError
 from aider_guard.core.events import SidecarLost
-from aider_guard.core.wire import WireError, decode, encode
+from aider_guard.core.wire import decode, encode
 from aider_guard.errors import LaunchError
 from aider_guard.line_process import LinePipes
 from aider_guard.loop import READ, WRITE, Loop

@@ -22,6 +22,7 @@ from aider_guard.core.actions import (
     WakeCounter,
     WarmModel,
 )
+from aider_guard.core.codec import WireError
 from aider_guard.core.events import (
     MemoryRead,
     ModelsRead,
@@ -30,7 +31,7 @@ from aider_guard.core.events import (
     SidecarStarted,
 )
 from aider_guard.core.readings import GPU_NOT_YET
-from aider_guard.core.wire import WireError, decode, encode
+from aider_guard.core.wire import decode, encode
 from aider_guard.line_process import (
     claim_stdout,
     end_process,

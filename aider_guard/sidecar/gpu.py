@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pynvml
 
+from aider_guard.core.codec import WireError
 from aider_guard.core.events import MemoryRead
 from aider_guard.core.readings import GPU_NOT_YET, Gpu, GpuProcess, MemoryReading, Unavailable
-from aider_guard.core.wire import WireError, decode, encode
+from aider_guard.core.wire import decode, encode
 from aider_guard.line_process import LineProcess, serve_lines
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from aider_guard.core.chat.events import (
     RequestStarted,
 )
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream, Verdict, WindowNeed
+from aider_guard.core.codec import LineSplitter, WireError
 from aider_guard.core.events import (
     AiderStarted,
     FilesCounted,
@@ -57,7 +58,7 @@ from aider_guard.core.server_report import (
     ServerProcess,
     ServerReport,
 )
-from aider_guard.core.wire import LineSplitter, WireError, decode, encode
+from aider_guard.core.wire import decode, encode
 
 # Lone surrogates too: Python keeps the bytes of a file's name that are no UTF-8 as such.
 WORDS = st.text('aé😀"\\/\n\r\t\0\x7f\u2028\udc80\udfff', max_size=12)

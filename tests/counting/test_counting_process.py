@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.chat.request import ChatRequest, Message
+from aider_guard.core.codec import WireError
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.wire import WireError
 from aider_guard.counting import vocabulary_files
 from aider_guard.counting.learned import FILE, Learned, Ratios, keep_learned, read_learned
 from aider_guard.counting.process import (

@@ -28,6 +28,7 @@ from aider_guard.core.actions import (
     WakeCounter,
     WarmModel,
 )
+from aider_guard.core.codec import LineSplitter
 from aider_guard.core.events import (
     FilesCounted,
     MemoryRead,
@@ -40,7 +41,7 @@ from aider_guard.core.events import (
 )
 from aider_guard.core.readings import ModelsReading, RamReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerProcess
-from aider_guard.core.wire import LineSplitter, decode, encode
+from aider_guard.core.wire import decode, encode
 from aider_guard.line_process import PACKAGE_PARENT
 
 if TYPE_CHECKING:
