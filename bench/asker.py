@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from aider_guard.launch.inside.listening_in import listen_in
+from aider_guard.launch.inside.audit_hook import install_audit_hook
 from bench.door import PROMPT_BYTES
 
 KINDS: Final = ("door", "own", "refused", "kept", "new")
@@ -92,7 +92,7 @@ def _request_seconds(one: socket.socket) -> float:
 def main() -> None:
     layer, port, report_fd = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     if layer == "asked":
-        listen_in(report_fd, [])
+        install_audit_hook(report_fd, [])
     kinds = Calls(layer, port).kinds
     for line in sys.stdin:
         kind, count = line.split()

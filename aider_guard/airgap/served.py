@@ -199,7 +199,7 @@ def build_sandbox(selection: LayerSelection, config: Config) -> Iterator[Sandbox
             yield sandbox
 
 
-# Aider's own Python reports each attempt in one datagram (launch/inside/listening_in.py): a JSON object in ASCII,
+# Aider's own Python reports each attempt in one datagram (launch/inside/audit_hook.py): a JSON object in ASCII,
 # ``{"host": "example.org", "port": 443, "protocol": "tcp"}``. Any program inside could send others, which are ignored.
 
 PROGRAM: Final = "aider"

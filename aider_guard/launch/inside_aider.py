@@ -1,11 +1,11 @@
-"""Runs in Aider's own process, before Aider: tells the guard what Aider will use, and takes what the session adds.
+"""Runs in Aider's own process, before Aider: describes to the guard what Aider will use, and adds what it answers.
 
-Started as ``INTERPRETER inside_aider.py FD SCRIPT ARGS…``. One JSON line goes out on the socket FD, one comes back,
-then Aider runs as its script would have run it. With ``only:FD`` the line goes out and that is all. With
-``FD/REPORT_FD/HOST:PORT,…`` attempts to reach any other place are refused, and reported on the socket REPORT_FD.
+Started as ``INTERPRETER inside_aider.py FD SCRIPT ARGS…``. It sends one JSON line on the socket FD, reads one, and then
+runs Aider as its script would have run it. With ``only:FD`` it sends the line and ends. With ``FD/REPORTS/HOST:PORT,…``
+attempts to reach other places than these are refused, and reported on the socket REPORTS.
 
-Asking in Aider's own process costs little, since nearly everything that is imported for the question is what Aider
-imports anyway, and the answer is right by construction: it is Aider's own parser and ``Model`` that resolve the command
+Describing Aider in its own process costs little, since nearly everything that is imported for it is what Aider imports
+anyway, and the description is right by construction: it is Aider's own parser and ``Model`` that resolve the command
 line, ``AIDER_*``, every ``.env``, every ``.aider.conf.yml``, aliases and model settings.
 
 Only the standard library and Aider itself may be imported here; this file runs on any Python that Aider runs on.
@@ -26,7 +26,7 @@ _PACKAGE = "_aider_guard_launch"
 
 
 def load_inside(module: str) -> Any:
-    """A module of launch/inside, by its file: the guard's installation does not get on Aider's path."""
+    """Import a module of launch/inside by its file, so that the guard's installation does not get on Aider's path."""
     if _PACKAGE not in sys.modules:
         spec = importlib.util.spec_from_file_location(
             _PACKAGE, os.path.join(_HERE, "__init__.py"), submodule_search_locations=[_HERE]
@@ -40,26 +40,26 @@ def load_inside(module: str) -> Any:
 
 
 def become_script(script: str, arguments: list[str]) -> None:
-    """Have the name, the arguments and the first folder of the path that Aider's script would have."""
+    """Set the program's name, its arguments and the first folder of its path to those of Aider's script."""
     if sys.path and os.path.realpath(sys.path[0]) == os.path.realpath(_HERE):
         sys.path[0] = os.path.dirname(os.path.realpath(script))
     sys.argv = [script, *arguments]
 
 
-def question(arguments: list[str]) -> dict[str, Any]:
-    """What Aider will use, or why that is not known."""
+def describe_aider(arguments: list[str]) -> dict[str, Any]:
+    """Describe what Aider will use, or say why that is not known."""
     try:
-        described: dict[str, Any] = load_inside("describing").describe(arguments)
+        description: dict[str, Any] = load_inside("describing").describe(arguments)
     except Exception as error:
         # Another Aider than those tried: say so, and run it all the same.
         return {"problem": f"{type(error).__name__}: {error}"}
-    return described
+    return description
 
 
-def ask_guard(channel: socket.socket, asked: dict[str, Any]) -> dict[str, Any]:
-    """Send one line, wait for one; an empty answer when the guard is gone."""
+def ask_guard(channel: socket.socket, description: dict[str, Any]) -> dict[str, Any]:
+    """Send the description and wait for the guard's answer; an empty one when the guard is gone."""
     try:
-        tell_guard(channel, asked)
+        send_line(channel, description)
         with channel.makefile("rb") as lines:
             answer = lines.readline()
     except OSError:
@@ -67,39 +67,40 @@ def ask_guard(channel: socket.socket, asked: dict[str, Any]) -> dict[str, Any]:
     return json.loads(answer) if answer.endswith(b"\n") else {}
 
 
-def tell_guard(channel: socket.socket, asked: dict[str, Any]) -> None:
-    """Send one line. Raises OSError when the guard is gone."""
-    channel.sendall(json.dumps(asked, default=str).encode() + b"\n")
+def send_line(channel: socket.socket, description: dict[str, Any]) -> None:
+    """Send the description as one line. Raises OSError when the guard is gone."""
+    channel.sendall(json.dumps(description, default=str).encode() + b"\n")
 
 
-def listen_in(limits: str) -> None:
-    """Report from now on where this Python wants to connect, and refuse all but the allowed places."""
-    report_fd, _, places = limits.partition("/")
+def install_audit_hook(hook: str) -> None:
+    """Report attempts to connect from now on, and refuse all but the allowed ones: *hook* is ``FD/HOST:PORT,…``."""
+    report_fd, _, places = hook.partition("/")
     allowed = [place.rpartition(":") for place in places.split(",") if place]
-    known = [(host.strip("[]"), int(port)) for host, _, port in allowed]
-    load_inside("listening_in").listen_in(int(report_fd), known)
+    parsed = [(host.strip("[]"), int(port)) for host, _, port in allowed]
+    load_inside("audit_hook").install_audit_hook(int(report_fd), parsed)
 
 
 def main() -> Any:
-    """Ask, then be Aider; or only describe, and end."""
+    """Describe Aider, wait for the guard, and run Aider; or only describe it."""
     channels, script, *arguments = sys.argv[1:]
-    number, _, limits = channels.partition("/")
+    number, _, hook = channels.partition("/")
     only = number.startswith("only:")
     become_script(script, arguments)
-    if limits:
-        listen_in(limits)
+    if hook:
+        install_audit_hook(hook)
     from aider.main import main as run_aider
 
     with socket.socket(fileno=int(number.rpartition(":")[2])) as channel:
         channel.set_inheritable(False)
-        asked = question(arguments)
+        description = describe_aider(arguments)
         if only:
-            return tell_guard(channel, asked)
-        answer = ask_guard(channel, asked)
+            return send_line(channel, description)
+        answer = ask_guard(channel, description)
     os.environ.update(answer.get("environment", {}))
-    held = answer.get("after_dotenv", {})
-    if held:
-        load_inside("environment").hold(os.environ, held.get("set", {}), held.get("unset", []))
+    forced = answer.get("after_dotenv", {})
+    if forced:
+        force = load_inside("environment").force_variables
+        force(os.environ, forced.get("set", {}), forced.get("unset", []))
     # After a "--" there are names of files only.
     end = arguments.index("--") if "--" in arguments else len(arguments)
     return run_aider(arguments[:end] + answer.get("arguments", []) + arguments[end:])

@@ -15,9 +15,9 @@ from aider_guard.launch import cloud_variables
 from aider_guard.launch.inside.environment import (
     Origins,
     addresses_set,
-    hold,
+    force_variables,
     keys_set,
-    restored,
+    restore_environment,
     shown_address,
 )
 
@@ -26,7 +26,7 @@ from aider_guard.launch.inside.environment import (
 def only_this_environment() -> Iterator[None]:
     """Nothing of the machine's is seen, and nothing of the tests' stays."""
     kind = type(os.environ)
-    with restored():
+    with restore_environment():
         for name in [
             *cloud_variables.CLOUD_KEYS,
             *cloud_variables.SHARED_CREDENTIALS,
@@ -109,7 +109,7 @@ def test_the_environment_is_held_against_every_way_of_assigning() -> None:
     """Through update, setdefault and the operator, for this process and for those it starts."""
     os.environ.update(REFUSED="before", FREE="before")
     reference = os.environ  # as configargparse keeps one
-    hold(os.environ, {"HELD": "ours"}, ["REFUSED"])
+    force_variables(os.environ, {"HELD": "ours"}, ["REFUSED"])
     os.environ["HELD"] = "theirs"
     os.environ.update(HELD="theirs", REFUSED="theirs", FREE="theirs")
     os.environ |= {"HELD": "theirs", "REFUSED": "theirs"}
@@ -128,7 +128,7 @@ def test_the_environment_is_held_against_every_way_of_assigning() -> None:
 
 def test_a_held_environment_can_be_read_copied_and_cleared() -> None:
     """All that a program does with it besides."""
-    hold(os.environ, {"HELD": "ours"}, [])
+    force_variables(os.environ, {"HELD": "ours"}, [])
     assert dict(os.environ)["HELD"] == os.environ.copy()["HELD"] == os.environ.get("HELD") == "ours"
     assert (os.environ | {"HELD": "theirs"})["HELD"] == "theirs"
     del os.environ["HELD"]

@@ -1,4 +1,4 @@
-"""Everything that the guard asks of Aider, as one value for JSON: AiderSettings of launch/settings.py."""
+"""Describes what Aider will use as one value for JSON; launch/aider_settings.py decodes it as AiderSettings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import platform
 from typing import Any
 
-from .environment import addresses_set, keys_set, restored
+from .environment import addresses_set, keys_set, restore_environment
 from .files import check_metadata
 from .parsing import Parsed, parse
 from .roles import resolved_roles
@@ -41,14 +41,14 @@ _MODELS = ("model", "weak_model", "editor_model")
 
 
 def describe(arguments: list[str]) -> dict[str, Any]:
-    """What Aider will use. The environment and Aider's modules are as before afterwards.
+    """Describe what Aider will use. The environment and Aider's modules are as before afterwards.
 
     Raises SystemExit where Aider's parser ends the program: for a wrong flag, for ``--help``.
     """
     from aider import __version__
     from aider import main as aider_main
 
-    with restored():
+    with restore_environment():
         parsed = parse(aider_main, arguments)
         search = aider_main.generate_search_path_list
         settings_files = search(
@@ -79,24 +79,26 @@ def describe(arguments: list[str]) -> dict[str, Any]:
 
 
 def _options(parsed: Parsed) -> dict[str, Any]:
-    options, said = parsed.options, parsed.said
-    found = {
+    options, origin = parsed.options, parsed.sources
+    values = {
         name: getattr(options, name)
         for name, types in _WANTED.items()
         if type(getattr(options, name, None)) in types
     }
     messages = (getattr(options, name, None) for name in ("message", "message_file"))
-    found["sends_message"] = any(messages)
-    found["architect"] = getattr(options, "edit_format", None) == "architect"
-    sources = {name: said.at(name) for name in (*_WANTED, *_MODELS) if not said.is_default(name)}
-    if found["architect"]:
-        sources["architect"] = said.at("edit_format")
-    found["sources"] = {name: source for name, source in sources.items() if source}
-    return found
+    values["sends_message"] = any(messages)
+    values["architect"] = getattr(options, "edit_format", None) == "architect"
+    sources = {
+        name: origin.at(name) for name in (*_WANTED, *_MODELS) if not origin.is_default(name)
+    }
+    if values["architect"]:
+        sources["architect"] = origin.at("edit_format")
+    values["sources"] = {name: source for name, source in sources.items() if source}
+    return values
 
 
 def _named_models(aider_main: Any, parsed: Parsed) -> dict[str, str | None]:
-    """The models that were named, aliases resolved."""
+    """The models that options name, with aliases resolved."""
     aliases = dict(aider_main.models.MODEL_ALIASES)
     for definition in getattr(parsed.options, "alias", None) or ():
         alias, _, name = definition.partition(":")
@@ -106,22 +108,22 @@ def _named_models(aider_main: Any, parsed: Parsed) -> dict[str, str | None]:
 
 
 def _roles(aider_main: Any, parsed: Parsed, settings_files: list[str]) -> list[dict[str, Any]]:
-    named = _named_roles(_named_models(aider_main, parsed))
+    named_roles = _named_roles(_named_models(aider_main, parsed))
     if not hasattr(aider_main.models, "Model"):
-        return named
+        return named_roles
     try:
         return resolved_roles(aider_main, parsed, settings_files)
     except Exception as error:  # noqa: BLE001  # another Aider than those tried: what was named is still known
         parsed.problems.append(
             f"Aider's models cannot be resolved ({type(error).__name__}: {error})"
         )
-        return named
+        return named_roles
 
 
-def _named_roles(named: dict[str, str | None]) -> list[dict[str, Any]]:
-    """The roles as far as their models are named; editor and weak model else are the main model."""
-    main = named["model"]
-    roles = {"main": main, "editor": named["editor_model"], "weak": named["weak_model"]}
+def _named_roles(models: dict[str, str | None]) -> list[dict[str, Any]]:
+    """The roles by the models that are named; editor and weak model are the main model where they are not."""
+    main = models["model"]
+    roles = {"main": main, "editor": models["editor_model"], "weak": models["weak_model"]}
     return [{"role": role, "model": name or main} for role, name in roles.items()] if main else []
 
 

@@ -1,4 +1,7 @@
-"""The environment as Aider will see it: who set what last, how it may be shown, and how it is kept."""
+"""Describes the environment as Aider will see it, and forces variables in it.
+
+It remembers where each variable was set last, and shows addresses without secrets.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)?(?P<authority>[^/
 
 
 class Origins:
-    """Where each environment variable was set last, in words."""
+    """Remembers where each environment variable was set last, in words."""
 
     def __init__(self) -> None:
         self._last: dict[str, str] = {}
@@ -35,17 +38,17 @@ class Origins:
         """Names that Aider's ``--api-key`` made."""
 
     def note(self, name: str, source: str) -> None:
-        """Remember that *source* set *name*, after whoever did before."""
+        """Remember *source* as the last one that set *name*."""
         self._last[name] = source
 
     def of(self, name: str) -> str:
-        """Where *name* comes from; what nobody set was in the environment already."""
+        """Where *name* was set last; "the environment" where no source was noted."""
         return self._last.get(name, "the environment")
 
 
 @contextmanager
-def restored() -> Iterator[None]:
-    """Whatever happens to the environment inside is undone."""
+def restore_environment() -> Iterator[None]:
+    """Undo all changes of the environment at the end of the ``with``."""
     before = dict(os.environ)
     try:
         yield
@@ -55,29 +58,29 @@ def restored() -> Iterator[None]:
 
 
 def shown_address(text: str) -> str:
-    """An address without a user's name, a password, a path or a query, as the clients split it (RFC 3986)."""
-    found = _ADDRESS.match(text.strip())
-    assert found is not None  # every part may be empty
-    host, mark, port = found["authority"].rpartition("@")[2].rpartition(":")
+    """An address without user name, password, path and query, split as the clients split it (RFC 3986)."""
+    match = _ADDRESS.match(text.strip())
+    assert match is not None  # every part may be empty
+    host, mark, port = match["authority"].rpartition("@")[2].rpartition(":")
     if not mark or "]" in port:  # a lone host, or an IPv6 address
         host, port = f"{host}{mark}{port}", ""
-    return f"{found['scheme'] or ''}{host}{f':{port}' if port.isdigit() else ''}"
+    return f"{match['scheme'] or ''}{host}{f':{port}' if port.isdigit() else ''}"
 
 
 def keys_set(origins: Origins) -> list[dict[str, str]]:
-    """Keys and tokens of clouds that are set, by name and source."""
+    """The keys and tokens of clouds that are set, by name and source."""
     names = dict.fromkeys((*CLOUD_KEYS, *SHARED_CREDENTIALS, *origins.by_flag))
     return [{"name": name, "source": origins.of(name)} for name in names if os.environ.get(name)]
 
 
 def addresses_set(origins: Origins) -> list[dict[str, str]]:
-    """Where traffic would go: ``value`` as it may be shown, ``address`` complete where a server is meant."""
+    """Where traffic would go: ``value`` as it may be shown, ``address`` complete where it is a server's."""
     names = (*OLLAMA_ADDRESSES, *CLOUD_ADDRESSES, *PROXIES)
     return [
         {
             "name": name,
             "source": origins.of(name),
-            "value": _shown(name, os.environ[name]),
+            "value": os.environ[name] if name in AS_THEY_ARE else shown_address(os.environ[name]),
             "address": os.environ[name] if name in CLOUD_ADDRESSES else "",
         }
         for name in names
@@ -85,22 +88,18 @@ def addresses_set(origins: Origins) -> list[dict[str, str]]:
     ]
 
 
-def _shown(name: str, value: str) -> str:
-    return value if name in AS_THEY_ARE else shown_address(value)
-
-
-def hold(environment: Any, values: Mapping[str, str], unset: Iterable[str]) -> None:
-    """From now on *environment* has *values* and lacks *unset*, whatever is assigned to it.
+def force_variables(environment: Any, values: Mapping[str, str], unset: Iterable[str]) -> None:
+    """Make *environment* keep *values* and lack *unset* from now on, whatever is assigned to it.
 
     Aider sets variables from every ``.env`` (main.py: load_dotenv_files), then from ``--set-env``, ``--api-key``,
     ``--openai-api-key``, ``--anthropic-api-key`` and ``--openai-api-base`` (main.py:590-640), does it all again when
     it guessed the wrong repository, and once more when a key is fetched (onboarding.py, models.py:959). All of them
-    assign to this one object, of which others keep references (configargparse's ``env_vars=os.environ``); so it is
-    the object that must not take what would lead outside. Reading, copying and deleting stay as they are.
+    assign to this one object, which others keep references to (configargparse's ``env_vars=os.environ``); so the object
+    itself must refuse what would lead outside. Reading, copying and deleting stay as they are.
     """
     forced, refused = dict(values), frozenset(unset)
 
-    class Held(_Environ):
+    class ForcedEnvironment(_Environ):
         def __setitem__(self, name: str, value: str) -> None:
             if name not in refused:
                 super().__setitem__(name, forced.get(name, value))
@@ -113,4 +112,4 @@ def hold(environment: Any, values: Mapping[str, str], unset: Iterable[str]) -> N
     for name in refused:
         environment.pop(name, None)
     environment.update(forced)
-    environment.__class__ = Held
+    environment.__class__ = ForcedEnvironment

@@ -1,4 +1,4 @@
-"""What Aider reads before it starts, and in which words it is said that it cannot."""
+"""Checks the files that Aider reads before it starts, and words what is wrong with them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def _short(error: BaseException) -> str:
 
 
 def readable_config_files(paths: list[str], problems: list[str]) -> list[str]:
-    """Those of the paths that Aider's parser can read or that are not there; the others become sentences.
+    """The paths that Aider's parser can read or that are not there; each of the others adds a sentence to *problems*.
 
-    With any of the others Aider ends at once: its parser takes a file without ``key: value`` pairs, even an empty
-    one, for an error (configargparse.py: YAMLConfigFileParser.parse).
+    With any of the others Aider ends at once: to its parser a file without ``key: value`` pairs, even an empty one, is
+    an error (configargparse.py: YAMLConfigFileParser.parse).
     """
     return [path for path in paths if not os.path.exists(path) or _is_mapping(path, problems)]
 
@@ -46,26 +46,26 @@ def _is_mapping(path: str, problems: list[str]) -> bool:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         with open(path) as stream:  # as Aider opens it, in the locale's encoding
-            found = yaml.load(stream, Loader=loader)  # noqa: S506  # a safe loader, the faster of two
+            content = yaml.load(stream, Loader=loader)  # noqa: S506  # a safe loader, the faster of two
     except (OSError, UnicodeError, yaml.YAMLError, ValueError) as error:
         problems.append(unreadable(path, error, "YAML"))
         return False
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         problems.append(f"{path} has no 'key: value' pairs, and Aider does not start with it")
         return False
     return True
 
 
 def check_metadata(paths: list[str], problems: list[str]) -> None:
-    """A sentence for the first metadata file that Aider cannot read: it reads none after it (models.py:1091)."""
+    """Add a sentence for the first metadata file that Aider cannot read: it reads none after it (models.py:1091)."""
     for path in filter(os.path.exists, paths):
-        reason = _why_no_json(path)
+        reason = _json_problem(path)
         if reason:
             problems.append(f"{reason}. Aider then reads no metadata file after it")
             return
 
 
-def _why_no_json(path: str) -> str:
+def _json_problem(path: str) -> str:
     try:
         _check_json(path)
     except Exception as error:  # noqa: BLE001  # whatever json5 raises, Aider takes for an error
@@ -77,19 +77,19 @@ def _check_json(path: str) -> None:
     with open(path) as stream:  # as Aider opens it
         text = stream.read()
     try:
-        found = json.loads(text) if text.strip() else {}
+        content = json.loads(text) if text.strip() else {}
     except ValueError:
         # Aider's own reader, which is slow, and right for what is no plain JSON.
-        found = importlib.import_module("json5").loads(text)
-    if found and not isinstance(found, dict):
+        content = importlib.import_module("json5").loads(text)
+    if content and not isinstance(content, dict):
         raise ValueError("it is no mapping of names")
 
 
 @contextmanager
-def watched_dotenv(
+def watch_dotenv(
     aider_main: Any, origins: Origins, loaded: list[str], problems: list[str]
 ) -> Iterator[None]:
-    """While Aider reads its ``.env`` files: note which are read, what each sets, and what is wrong with them."""
+    """Note, while Aider reads its ``.env`` files, which are read, what each sets, and what is wrong with them."""
     original = getattr(aider_main, "load_dotenv", None)
     if original is None:
         yield
@@ -98,15 +98,15 @@ def watched_dotenv(
     def load(path: str, **options: Any) -> bool:
         with _parse_warnings(str(path), problems):
             try:
-                done = bool(original(path, **options))
+                is_set = bool(original(path, **options))
             except Exception as error:  # noqa: BLE001  # Aider says it when it starts, and goes on
                 problems.append(unreadable(str(path), error, "variables"))
                 return False
             loaded.append(str(path))
             # False where nothing was set, or where PYTHON_DOTENV_DISABLED is.
-            for name in _names_in(path, options.get("encoding")) if done else ():
+            for name in _names_in(path, options.get("encoding")) if is_set else ():
                 origins.note(name, str(path))
-        return done
+        return is_set
 
     aider_main.load_dotenv = load
     try:
@@ -124,7 +124,7 @@ def _names_in(path: str, encoding: str | None) -> list[str]:
 
 @contextmanager
 def _parse_warnings(path: str, problems: list[str]) -> Iterator[None]:
-    """Warnings of dotenv's about lines become sentences, once, instead of text on the screen before Aider's own."""
+    """Turn dotenv's warnings about lines into sentences, each once, instead of text on the screen."""
 
     class Sentences(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -1,4 +1,4 @@
-"""Aider's own parser on everything, with the first steps of Aider's main() (aider/main.py 449-640, 0.86.2)."""
+"""Runs Aider's own parser as the first steps of Aider's main() do (aider/main.py 449-640, 0.86.2)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .environment import Origins
-from .files import readable_config_files, watched_dotenv
-from .said import ValueSources
+from .files import readable_config_files, watch_dotenv
+from .value_sources import ValueSources
 
 # What Aider copies from options to the environment after --set-env and --api-key, in its order.
 _TO_ENVIRONMENT = (
@@ -24,31 +24,31 @@ _TO_ENVIRONMENT = (
 
 
 class Quiet:
-    """In place of Aider's InputOutput: what it has to say, it says itself when it starts."""
+    """Replaces Aider's InputOutput and prints nothing: Aider prints the same when it starts."""
 
     def tool_output(self, *words: Any, **options: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     tool_error = tool_warning = tool_output
 
 
 @dataclass
 class Parsed:
-    """What Aider's parser made of everything, and what could not be read on the way."""
+    """What Aider's parser made of all settings, and what could not be read on the way."""
 
     options: Any
     git_root: str | None
     origins: Origins
-    said: ValueSources
+    sources: ValueSources
     config_files: list[str]
     env_files: list[str]
     problems: list[str]
     chosen_by: str = ""
-    """Where the main model was said, when it was by one of the old flags (``--4o``)."""
+    """Where the main model was chosen, when it was by one of the old flags (``--4o``)."""
 
 
 def parse(aider_main: Any, arguments: list[str]) -> Parsed:
-    """Parse as Aider will, and leave the environment as Aider's will be. Raises SystemExit where its parser does."""
+    """Parse as Aider will, and leave the environment as Aider will have it. Raises SystemExit where its parser does."""
     origins = Origins()
     git_root = aider_main.get_git_root() if aider_main.git is not None else None
     parsed = _parse_in(aider_main, arguments, git_root, origins)
@@ -68,14 +68,14 @@ def _parse_in(
     env_files: list[str] = []
     defaults = readable_config_files(_config_files(git_root), problems)
     parser = aider_main.get_parser(defaults, git_root)
-    known, _ = parser.parse_known_args(arguments)
-    with watched_dotenv(aider_main, origins, env_files, problems):
-        aider_main.load_dotenv_files(git_root, known.env_file, known.encoding)
+    options_so_far, _ = parser.parse_known_args(arguments)
+    with watch_dotenv(aider_main, origins, env_files, problems):
+        aider_main.load_dotenv_files(git_root, options_so_far.env_file, options_so_far.encoding)
     options = parser.parse_args(arguments)
-    said = ValueSources(parser, options, arguments, origins)
+    sources = ValueSources(parser, options, arguments, origins)
     named = getattr(options, "config", None)
     config_files = [path for path in (*defaults, named) if path and os.path.exists(path)]
-    return Parsed(options, git_root, origins, said, config_files, env_files, problems)
+    return Parsed(options, git_root, origins, sources, config_files, env_files, problems)
 
 
 def _config_files(git_root: str | None) -> list[str]:
@@ -91,19 +91,19 @@ def _config_files(git_root: str | None) -> list[str]:
 def _right_root(aider_main: Any, parsed: Parsed) -> str | None:
     """The repository that Aider will work in when the files on the command line belong to another (main.py 690-722)."""
     options = parsed.options
-    named = [*(getattr(options, "files", None) or ()), *(getattr(options, "file", None) or ())]
+    files = [*(getattr(options, "files", None) or ()), *(getattr(options, "file", None) or ())]
     guess = getattr(aider_main, "guessed_wrong_repo", None)
-    if not named or guess is None or aider_main.git is None or not getattr(options, "git", True):
+    if not files or guess is None or aider_main.git is None or not getattr(options, "git", True):
         return None
-    folder = os.path.realpath(named[0]) if len(named) == 1 and os.path.isdir(named[0]) else None
-    names = [] if folder else [os.path.realpath(name) for name in named]
-    found = guess(Quiet(), parsed.git_root, names, folder)
-    return str(found) if found else None
+    folder = os.path.realpath(files[0]) if len(files) == 1 and os.path.isdir(files[0]) else None
+    names = [] if folder else [os.path.realpath(name) for name in files]
+    root = guess(Quiet(), parsed.git_root, names, folder)
+    return str(root) if root else None
 
 
 def _apply_flags(parsed: Parsed) -> None:
     """Set what Aider sets from options (main.py 584-635)."""
-    options, said, origins = parsed.options, parsed.said, parsed.origins
+    options, sources, origins = parsed.options, parsed.sources, parsed.origins
     for setting in getattr(options, "set_env", None) or ():
         _assign(parsed, setting, "set_env", "{}")
     for setting in getattr(options, "api_key", None) or ():
@@ -112,12 +112,12 @@ def _apply_flags(parsed: Parsed) -> None:
         value = getattr(options, dest, None)
         if value:
             os.environ[name] = value
-            origins.note(name, said.option_at(dest))
+            origins.note(name, sources.option_at(dest))
 
 
 def _assign(parsed: Parsed, setting: str, dest: str, pattern: str) -> None:
     name, mark, value = setting.partition("=")
-    source = parsed.said.option_at(dest)
+    source = parsed.sources.option_at(dest)
     name = pattern.format(name.strip().upper() if dest == "api_key" else name.strip())
     if not mark or not name:
         parsed.problems.append(f"{source} is not of the form NAME=value, and Aider ends with it")
@@ -138,10 +138,10 @@ def _apply_old_flags(aider_main: Any, parsed: Parsed) -> None:
     if not parsed.options.model:
         return
     for dest, value in vars(before).items():
-        if value is True:  # which one it was: the one without which another model comes out
+        if value is True:  # the flag that chose it is the one without which another model comes out
             without = copy.copy(before)
             setattr(without, dest, False)
             handle(without, Quiet())
             if without.model != parsed.options.model:
-                parsed.chosen_by = parsed.said.option_at(dest)
+                parsed.chosen_by = parsed.sources.option_at(dest)
                 return

@@ -1,4 +1,4 @@
-"""Main, editor and weak model, as Aider's own ``Model`` chooses them. Nobody is asked, and nothing is left behind."""
+"""Resolves main, editor and weak model with Aider's own ``Model``, without network and without lasting changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .environment import Origins, restored, shown_address
+from .environment import Origins, restore_environment, shown_address
 from .files import unreadable
 from .parsing import Parsed
 
@@ -29,9 +29,9 @@ _REDIRECTING = ("model", "custom_llm_provider", "fallbacks", "context_window_fal
 def resolved_roles(
     aider_main: Any, parsed: Parsed, settings_files: list[str]
 ) -> list[dict[str, Any]]:
-    """The roles, main first; none where no model is named and no key leads to one."""
+    """Describe the roles, main first; none where no model is named and no key leads to one."""
     models = aider_main.models
-    with _borrowed(models):
+    with _prepare_models(models):
         files = _register(models, settings_files, parsed.problems)
         aliases = _register_aliases(models, parsed)
         asked, source = _main_model(parsed)
@@ -53,15 +53,15 @@ def resolved_roles(
 
 
 @contextmanager
-def _borrowed(models: Any) -> Iterator[None]:
-    """Aider's tables and its Model, which neither asks the network nor litellm; afterwards they are as before.
+def _prepare_models(models: Any) -> Iterator[None]:
+    """Let Aider's Model work on copies of its tables, without asking the network or litellm; undone at the end.
 
     ``Model`` merges extra parameters into the entries of the table (models.py: configure_model_settings), so that
     the entries are copied too.
     """
     table, aliases = list(models.MODEL_SETTINGS), dict(models.MODEL_ALIASES)
     ask_info, ask_keys = models.Model.get_model_info, models.Model.validate_environment
-    models.MODEL_SETTINGS[:] = [_copied(entry) for entry in table]
+    models.MODEL_SETTINGS[:] = [_copy_entry(entry) for entry in table]
     models.Model.get_model_info = lambda _self, _name: {}
     models.Model.validate_environment = lambda _self: {
         "keys_in_environment": True,
@@ -76,7 +76,7 @@ def _borrowed(models: Any) -> Iterator[None]:
         models.MODEL_ALIASES.update(aliases)
 
 
-def _copied(entry: Any) -> Any:
+def _copy_entry(entry: Any) -> Any:
     entry = copy.copy(entry)
     entry.extra_params = copy.deepcopy(entry.extra_params)
     entry.accepts_settings = copy.copy(getattr(entry, "accepts_settings", None))
@@ -84,7 +84,7 @@ def _copied(entry: Any) -> Any:
 
 
 def _register(models: Any, paths: list[str], problems: list[str]) -> dict[str, str]:
-    """Read the user's entries into Aider's table; which file each is from, by name.
+    """Read the user's entries into Aider's table; return the file of each, by name.
 
     Aider stops at the first file that it cannot read, and keeps what it has read by then (models.py:1066).
     """
@@ -105,9 +105,9 @@ def _register(models: Any, paths: list[str], problems: list[str]) -> dict[str, s
 
 
 def _register_aliases(models: Any, parsed: Parsed) -> dict[str, str]:
-    """The user's aliases go over Aider's; where they were said, by alias (main.py 770-780)."""
-    source = parsed.said.at("alias")
-    said = {}
+    """Put the user's aliases over Aider's; return the source of each, by alias (main.py 770-780)."""
+    source = parsed.sources.at("alias")
+    origins = {}
     for definition in getattr(parsed.options, "alias", None) or ():
         alias, mark, name = definition.partition(":")
         if not mark:
@@ -116,21 +116,23 @@ def _register_aliases(models: Any, parsed: Parsed) -> dict[str, str]:
             )
             break
         models.MODEL_ALIASES[alias.strip()] = name.strip()
-        said[alias.strip()] = source
-    return said
+        origins[alias.strip()] = source
+    return origins
 
 
 def _main_model(parsed: Parsed) -> tuple[str, str]:
-    """The main model before aliases, and where it was said; ("", "") when Aider would find none."""
+    """The main model before aliases, and its source; ("", "") when Aider would find none."""
     if parsed.options.model:
-        return parsed.options.model, parsed.chosen_by or parsed.said.at("model")
+        return parsed.options.model, parsed.chosen_by or parsed.sources.at("model")
     if os.environ.get(_DEFAULT_KEYS[0]):  # which one, Aider asks openrouter.ai (onboarding.py)
         return OPENROUTER, _key_source(_DEFAULT_KEYS[0], parsed.origins)
     from aider import onboarding
 
     chosen = onboarding.try_to_select_default_model()
     for name in _DEFAULT_KEYS[1:]:
-        with restored():  # whose key it is: the one without which another model comes out
+        with (
+            restore_environment()
+        ):  # the key that chose it is the one without which another model comes out
             if os.environ.pop(name, "") and onboarding.try_to_select_default_model() != chosen:
                 return chosen, _key_source(name, parsed.origins)
     return chosen or "", ""
@@ -149,18 +151,18 @@ class _Roles:
         self._parsed, self._files, self._aliases, self._main = parsed, files, aliases, main
 
     def main(self, asked: str, source: str) -> dict[str, Any]:
-        """The main model."""
+        """Describe the main model."""
         edit_format = self._parsed.options.edit_format or self._main.edit_format
-        return self._described("main", self._main, asked, source, edit_format=edit_format)
+        return self._describe("main", self._main, asked, source, edit_format=edit_format)
 
     def second(self, role: str, model: Any, edit_format: str) -> dict[str, Any]:
-        """Editor or weak model: named by an option, else by the main model's entry, else the main model."""
+        """Describe editor or weak model: named by an option, else by the main model's entry, else the main model."""
         dest = f"{role}_model"
         asked, source, named_by = model.name, "the main model", ""
         by_entry = getattr(self._main, f"{dest}_name")
         by_option = getattr(self._parsed.options, dest)
         if by_option:
-            asked, source = by_option, self._parsed.said.at(dest)
+            asked, source = by_option, self._parsed.sources.at(dest)
         elif by_entry:
             asked, named_by = by_entry, self._files.get(self._main.name, "")
             source = (
@@ -168,11 +170,11 @@ class _Roles:
                 if named_by
                 else f"Aider's settings for {self._main.name}"
             )
-        return self._described(
+        return self._describe(
             role, model, asked, source, edit_format=edit_format, named_by=named_by
         )
 
-    def _described(
+    def _describe(
         self,
         role: str,
         model: Any,
@@ -204,10 +206,7 @@ class _Roles:
 
 
 def _redirects(extra: dict[str, Any]) -> list[str]:
-    found = []
-    for name in _REDIRECTING:
-        found += [f"{name}: {value}" for value in _names(extra.get(name))]
-    return found
+    return [f"{name}: {value}" for name in _REDIRECTING for value in _names(extra.get(name))]
 
 
 def _names(value: Any) -> list[str]:

@@ -1,8 +1,7 @@
-"""Hears in Aider's own Python where it wants to go, tells the guard, and refuses what is not allowed.
+"""Reports to the guard where Aider's own Python tries to connect, and refuses what is not allowed.
 
-Python says before each connection and each lookup what it is about to do (the audit events ``socket.*``, PEP 578).
-Programs that Aider starts, and code that calls the system by itself, are not heard: this asks Aider to behave, and
-keeps nobody in.
+Python raises an audit event before each connection and each lookup (``socket.*``, PEP 578). Programs that Aider starts,
+and code that makes system calls by itself, raise none: this asks Aider to behave and enforces nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ if TYPE_CHECKING:
     Host = str | bytes  # a name in small letters, or the bytes of an address
 
 _MOST_REMEMBERED = 4096
-_MOST_LETTERS = 253  # a name's (RFC 1035, 2.3.4)
+_MOST_LETTERS = 253  # in a name (RFC 1035, 2.3.4)
 _NAMES_OF_THIS_MACHINE = ("", "localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
 _MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address as an IPv6 one (RFC 4291, 2.5.5.2)
-# Families whose other end is a process or the kernel of this machine.
+# Socket families whose other end is a process or the kernel of this machine.
 _HERE = frozenset(
     getattr(_socket, name)
     for name in ("AF_UNIX", "AF_NETLINK", "AF_ALG", "AF_SYSTEM")
@@ -31,28 +30,30 @@ _HERE = frozenset(
 )
 
 
-def listen_in(fd: int, allowed: Iterable[tuple[str, int]], blocks: bool = True) -> None:
-    """From now on until this process ends, tell the attempts of its Python on a datagram socket, and refuse them.
+def install_audit_hook(fd: int, allowed: Iterable[tuple[str, int]], blocks: bool = True) -> None:
+    """Report and refuse the attempts of this process's Python to connect, until it ends. This cannot be undone.
 
-    Loopback addresses, Unix sockets and the *allowed* hosts at exactly their ports are let through in silence. All
-    others are told on *fd* as one JSON object each, ``{"host", "port", "protocol"}``, which never waits and never
-    fails, and raise what an unreachable network raises; without *blocks* they are only told. The socket is not passed
-    on to other programs. Cannot be undone.
+    Loopback addresses, Unix sockets and the *allowed* hosts at exactly their ports are neither reported nor refused.
+    Each other attempt is sent on the datagram socket *fd* as one JSON object, ``{"host", "port", "protocol"}``, without
+    waiting and without ever failing, and raises what an unreachable network raises; without *blocks* it is only
+    reported. The socket is not passed on to other programs.
     """
     os.set_inheritable(fd, False)
     os.set_blocking(fd, False)
-    heard = _EventRules(_Reporter(fd), allowed, blocks).events
+    handlers = _EventRules(_Reporter(fd), allowed, blocks).events
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        hear = heard.get(event)
-        if hear is not None:
-            hear(*arguments)
+        handler = handlers.get(event)
+        if handler is not None:
+            handler(*arguments)
 
     sys.addaudithook(hook)
 
 
 class _Reporter:
-    """Tells the guard. The descriptor may be closed, and its number given to another file, by whoever runs here."""
+    """Sends attempts to the guard. Code in this process may close the descriptor and open another file with its
+    number, so each report first checks that it is still the same file.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -62,58 +63,62 @@ class _Reporter:
         status = os.fstat(self._fd)
         return status.st_dev, status.st_ino
 
-    def tell(self, host: str, port: int, protocol: str) -> None:
-        shown = "".join(letter if "!" <= letter <= "~" else "?" for letter in host[:_MOST_LETTERS])
-        told = {"host": shown, "port": port, "protocol": protocol}
+    def report(self, host: str, port: int, protocol: str) -> None:
+        name = "".join(letter if "!" <= letter <= "~" else "?" for letter in host[:_MOST_LETTERS])
+        attempt = {"host": name, "port": port, "protocol": protocol}
         try:
             if self._identity() == self._file:
-                os.write(self._fd, json.dumps(told).encode("ascii"))
+                os.write(self._fd, json.dumps(attempt).encode("ascii"))
         except OSError:
-            pass  # nobody listens, or too many wait to be heard: what is refused stays refused
+            pass  # the guard is gone, or too many reports are waiting: the attempt is refused all the same
 
 
 class _EventRules:
-    """Decides about each event."""
+    """Decides about each audit event."""
 
-    def __init__(self, voice: _Reporter, allowed: Iterable[tuple[str, int]], blocks: bool) -> None:
-        self._voice = voice
+    def __init__(
+        self, reporter: _Reporter, allowed: Iterable[tuple[str, int]], blocks: bool
+    ) -> None:
+        self._reporter = reporter
         self._blocks = blocks
         self._allowed = {(_normal(host), port) for host, port in allowed}
         self._allowed_hosts = {host for host, _ in self._allowed}
         self._this_machine = {*_NAMES_OF_THIS_MACHINE, _normal(_socket.gethostname())}
         self._names: dict[bytes, str] = {}
         self.events: dict[str, Callable[..., None]] = {
-            "socket.getaddrinfo": self._resolve,
-            "socket.gethostbyname": self._look_up,
-            "socket.gethostbyaddr": self._look_back,
-            "socket.connect": self._reach,
-            "socket.sendto": self._reach,
-            "socket.sendmsg": self._reach,
+            "socket.getaddrinfo": self._check_getaddrinfo,
+            "socket.gethostbyname": self._check_gethostbyname,
+            "socket.gethostbyaddr": self._check_gethostbyaddr,
+            "socket.connect": self._check_connect,
+            "socket.sendto": self._check_connect,
+            "socket.sendmsg": self._check_connect,
         }
         if not blocks or any(isinstance(host, str) for host in self._allowed_hosts):
             self._remember_answers()
 
-    def _resolve(self, host: Any, port: Any, _family: Any, kind: Any, *_rest: Any) -> None:
+    def _check_getaddrinfo(
+        self, host: Any, port: Any, _family: Any, kind: Any, *_rest: Any
+    ) -> None:
         name = _normal(host)
         if isinstance(name, bytes) or self._is_here(name):
             return
         number = _port_number(port)
         if name in self._allowed_hosts and (not number or (name, number) in self._allowed):
             return
-        # Without blocks the connection comes next, and is told then.
+        # Without blocks the connection comes next, and is reported then.
         where = (number, _protocol(kind)) if number and self._blocks else (53, "dns")
         self._refuse(name, *where, _no_such_name)
 
-    def _look_up(self, host: Any) -> None:
-        self._resolve(host, None, 0, 0)
+    def _check_gethostbyname(self, host: Any) -> None:
+        self._check_getaddrinfo(host, None, 0, 0)
 
-    def _look_back(self, host: Any) -> None:
-        """The name of an address, which is asked of others too."""
+    def _check_gethostbyaddr(self, host: Any) -> None:
+        """Refuse to look up the name of an address: a name server would learn the address."""
         name = _normal(host)
         if not self._is_here(name) and name not in self._allowed_hosts:
-            self._refuse(_shown(name), 53, "dns", _no_such_host)
+            self._refuse(_host_text(name), 53, "dns", _no_such_host)
 
-    def _reach(self, channel: Any, address: Any) -> None:
+    def _check_connect(self, channel: Any, address: Any) -> None:
         if address is None:  # a message on a socket that is connected already
             return
         family = _socket.socket.family.__get__(channel)
@@ -122,7 +127,7 @@ class _EventRules:
                 self._refuse(f"family-{int(family)}", 0, "other", _refused)
             return
         host, port = _normal(address[0]), int(address[1])
-        if not self._is_here(host) and not self._may(host, port):
+        if not self._is_here(host) and not self._is_allowed(host, port):
             kind = _socket.socket.type.__get__(channel)
             self._refuse(self._name(host), port, _protocol(kind), _refused)
 
@@ -133,27 +138,27 @@ class _EventRules:
             return host[0] == 127 or not any(host)
         return host[:15] == bytes(15) and host[15] in (0, 1)
 
-    def _may(self, host: Host, port: int) -> bool:
-        named = self._names.get(host) if isinstance(host, bytes) else None
-        return (host, port) in self._allowed or (named, port) in self._allowed
+    def _is_allowed(self, host: Host, port: int) -> bool:
+        name = self._names.get(host) if isinstance(host, bytes) else None
+        return (host, port) in self._allowed or (name, port) in self._allowed
 
     def _name(self, host: Host) -> str:
-        return host if isinstance(host, str) else self._names.get(host) or _shown(host)
+        return host if isinstance(host, str) else self._names.get(host) or _host_text(host)
 
     def _refuse(self, host: str, port: int, protocol: str, error: Callable[[str], OSError]) -> None:
-        self._voice.tell(host, port, protocol)
+        self._reporter.report(host, port, protocol)
         if self._blocks:
             raise error(f"aider-guard is offline: {host}:{port} is not reached")
 
     def _remember_answers(self) -> None:
-        """Have lookups leave behind which name an address stands for: a connection is told only the address."""
+        """Make lookups remember the name of each address: a connection's event has only the address."""
         resolve, look_up = _socket.getaddrinfo, _socket.gethostbyname
 
-        def getaddrinfo(host: Any, *arguments: Any, **named: Any) -> Any:
-            found = resolve(host, *arguments, **named)
-            for *_, address in found:
+        def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
+            results = resolve(host, *arguments, **options)
+            for *_, address in results:
                 self._remember(host, address[0])
-            return found
+            return results
 
         def gethostbyname(host: Any) -> str:
             address = look_up(host)
@@ -165,16 +170,16 @@ class _EventRules:
         _socket.gethostbyname = socket.gethostbyname = gethostbyname
 
     def _remember(self, host: Any, address: Any) -> None:
-        name, known = _normal(host), _normal(address)
-        if isinstance(name, bytes) or isinstance(known, str) or self._is_here(name):
+        name, address_bytes = _normal(host), _normal(address)
+        if isinstance(name, bytes) or isinstance(address_bytes, str) or self._is_here(name):
             return
         if len(self._names) >= _MOST_REMEMBERED:
             self._names.clear()
-        self._names[known] = name
+        self._names[address_bytes] = name
 
 
 def _normal(host: Any) -> Host:
-    """A host as it is compared: the bytes of an address however it was written, or a name."""
+    """A host in the form that is compared: the bytes of an address however it was written, or a name."""
     text = host.decode("ascii", "replace") if isinstance(host, (bytes, bytearray)) else host or ""
     if ":" in text:
         try:
@@ -199,14 +204,14 @@ def _name_as_sent(text: str) -> str:
         return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
-def _shown(host: Host) -> str:
+def _host_text(host: Host) -> str:
     if isinstance(host, str):
         return host
     return _socket.inet_ntop(_socket.AF_INET if len(host) == 4 else _socket.AF_INET6, host)
 
 
 def _port_number(port: Any) -> int:
-    """The number of a port, which may be a name of a service or missing; 0 when that is not known."""
+    """The number of a port, which may be given as a service's name or be missing; 0 when it is not known."""
     if isinstance(port, int):
         return port if 0 <= port <= 0xFFFF else 0
     text = port.decode("ascii", "replace") if isinstance(port, (bytes, bytearray)) else port or ""

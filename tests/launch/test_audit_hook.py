@@ -1,6 +1,6 @@
-"""What is heard in Aider's own Python: real Pythons with real clients, and listeners that are the only judges.
+"""What the audit hook reports and refuses: real Pythons with real clients, and listeners that see what arrives.
 
-The listeners are on loopback addresses, which are let through; so the tests have the hook take 127.0.0.1 and ::1 only
+The listeners are on loopback addresses, which are neither reported nor refused; so the tests have the hook take 127.0.0.1 and ::1 only
 for this machine, and the listeners are on another address of it.
 """
 
@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.airgap.served import attempt_of
-from aider_guard.launch.inside import listening_in
+from aider_guard.launch.inside import audit_hook
 from aider_guard.launch.start_command import INSIDE_AIDER
 
 OUTSIDE = "127.9.9.9"
@@ -30,7 +30,7 @@ import runpy, socket, sys, json
 from socket import getaddrinfo as EARLY
 sys.argv = ["x"]
 inside = runpy.run_path({str(INSIDE_AIDER)!r})
-module = inside["load_inside"]("listening_in")
+module = inside["load_inside"]("audit_hook")
 here = module._EventRules._is_here
 module._EventRules._is_here = lambda self, host: host != socket.inet_aton({OUTSIDE!r}) and here(self, host)
 answers = {{"outside.example": {OUTSIDE!r}}}
@@ -50,10 +50,10 @@ module._socket.gethostbyname = socket.gethostbyname = gethostbyname
 
 @dataclass
 class Result:
-    """One run: what it printed, what was told, and what came at the listener."""
+    """One run: what it printed, what was reported, and whether anything arrived at the listener."""
 
-    said: str
-    told: list[tuple[str, int, str]] = field(default_factory=list)
+    output: str
+    reports: list[tuple[str, int, str]] = field(default_factory=list)
     arrived: bool = False
 
 
@@ -75,23 +75,25 @@ class Bench:
         python: str = sys.executable,
     ) -> Result:
         """Run code, with ``HOST`` and ``PORT`` set, in a Python with the hook or without."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        with ours, theirs:
-            given_to = f"{theirs.fileno()}, {allowed or []!r}, {blocks!r}"
-            start = START + (f"module.listen_in({given_to})\n" if hook else "")
-            whole = f"{start}\nHOST, PORT = {OUTSIDE!r}, {self.port}\n{textwrap.dedent(code)}"
-            done = subprocess.run(
-                [python, "-W", "error", "-c", whole],
-                pass_fds=[theirs.fileno()],
+        guards_end, aiders_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with guards_end, aiders_end:
+            given_to = f"{aiders_end.fileno()}, {allowed or []!r}, {blocks!r}"
+            start = START + (f"module.install_audit_hook({given_to})\n" if hook else "")
+            program = f"{start}\nHOST, PORT = {OUTSIDE!r}, {self.port}\n{textwrap.dedent(code)}"
+            process = subprocess.run(
+                [python, "-W", "error", "-c", program],
+                pass_fds=[aiders_end.fileno()],
                 capture_output=True,
                 text=True,
                 timeout=60,
                 check=False,
-                env={"PATH": os.environ["PATH"], "FD": str(theirs.fileno())},
+                env={"PATH": os.environ["PATH"], "FD": str(aiders_end.fileno())},
             )
-            return Result(done.stdout + done.stderr, list(told(ours)), self._arrived())
+            return Result(
+                process.stdout + process.stderr, list(reports(guards_end)), self._has_arrived()
+            )
 
-    def _arrived(self) -> bool:
+    def _has_arrived(self) -> bool:
         arrived = False
         for listener in (self.tcp, self.udp):
             while True:
@@ -106,12 +108,12 @@ class Bench:
         return arrived
 
 
-def told(report_socket: socket.socket) -> Iterator[tuple[str, int, str]]:
-    """What waits to be heard, as the guard hears it."""
-    report_socket.setblocking(False)
+def reports(channel: socket.socket) -> Iterator[tuple[str, int, str]]:
+    """The reports that wait on the socket, decoded as the guard decodes them."""
+    channel.setblocking(False)
     while True:
         try:
-            attempt = attempt_of(report_socket.recv(1024))
+            attempt = attempt_of(channel.recv(1024))
         except BlockingIOError:
             return
         assert attempt is not None
@@ -129,7 +131,9 @@ def bench() -> Iterator[Bench]:
 
 
 NAME = "outside.example"
-WAYS: list[tuple[str, str, str, str]] = [  # the code, the host and protocol told, what it raises
+ATTEMPTS: list[
+    tuple[str, str, str, str]
+] = [  # the code, the host and protocol reported, what it raises
     ("socket.create_connection((HOST, PORT), 5)", OUTSIDE, "tcp", "ConnectionRefusedError"),
     ("socket.create_connection(('outside.example', PORT), 5)", NAME, "tcp", "gaierror"),
     ("socket.create_connection(('outside.example', str(PORT)), 5)", NAME, "tcp", "gaierror"),
@@ -204,17 +208,17 @@ WAYS: list[tuple[str, str, str, str]] = [  # the code, the host and protocol tol
 ]
 
 
-@pytest.mark.parametrize(("code", "host", "protocol", "error"), WAYS)
-def test_an_attempt_is_told_and_refused(
+@pytest.mark.parametrize(("code", "host", "protocol", "error"), ATTEMPTS)
+def test_an_attempt_is_reported_and_refused(
     bench: Bench, code: str, host: str, protocol: str, error: str
 ) -> None:
     """Nothing arrives; without the hook the same code does arrive."""
     assert bench.run(code, hook=False).arrived
     run = bench.run(code)
     assert not run.arrived
-    assert set(run.told) == {(host, bench.port, protocol)}
-    assert error in run.said
-    assert f"aider-guard is offline: {host}:{bench.port}" in run.said
+    assert set(run.reports) == {(host, bench.port, protocol)}
+    assert error in run.output
+    assert f"aider-guard is offline: {host}:{bench.port}" in run.output
 
 
 LOOKUPS = [
@@ -230,7 +234,7 @@ LOOKUPS = [
 
 
 @pytest.mark.parametrize(("code", "host"), LOOKUPS)
-def test_a_lookup_is_told_and_refused(bench: Bench, code: str, host: str) -> None:
+def test_a_lookup_is_reported_and_refused(bench: Bench, code: str, host: str) -> None:
     """As a lookup, with the errors of lookups: it would ask a server for the name."""
     caught = f"""
         try:
@@ -239,8 +243,8 @@ def test_a_lookup_is_told_and_refused(bench: Bench, code: str, host: str) -> Non
             print(error.args[1])
     """
     run = bench.run(caught)
-    assert run.told == [(host.replace(" ", "?"), 53, "dns")]
-    assert run.said == f"aider-guard is offline: {host}:53 is not reached\n"
+    assert run.reports == [(host.replace(" ", "?"), 53, "dns")]
+    assert run.output == f"aider-guard is offline: {host}:53 is not reached\n"
 
 
 THROUGH = [
@@ -264,14 +268,14 @@ THROUGH = [
 
 
 @pytest.mark.parametrize("code", THROUGH)
-def test_this_machine_is_let_through_in_silence(bench: Bench, code: str) -> None:
-    """Loopback addresses however they are written, Unix sockets, what asks nobody."""
+def test_this_machine_is_neither_reported_nor_refused(bench: Bench, code: str) -> None:
+    """Loopback addresses however they are written, Unix sockets, lookups without a name server."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert bench.run(code.replace("SERVER", str(port))) == Result("")
 
 
-def test_an_allowed_place_is_let_through_at_exactly_its_port(bench: Bench) -> None:
+def test_an_allowed_place_is_reached_at_exactly_its_port(bench: Bench) -> None:
     """By its name or by its address; the name only where it was asked for."""
     by_name = "socket.create_connection(('outside.example', PORT)).close()"
     by_address = "socket.create_connection((HOST, PORT)).close()"
@@ -281,10 +285,10 @@ def test_an_allowed_place_is_let_through_at_exactly_its_port(bench: Bench) -> No
     ):
         assert bench.run(code, allowed=[(allowed, bench.port)]) == Result("", [], arrived=True)
         run = bench.run(code, allowed=[(allowed, bench.port + 1)])
-        assert (run.told, run.arrived) == ([(host, bench.port, "tcp")], False)
-        assert ("gaierror" in run.said) == (host == NAME)  # it is not looked up for nothing
-    unasked = bench.run(by_address, allowed=[("outside.example", bench.port)])
-    assert (unasked.told, unasked.arrived) == ([(OUTSIDE, bench.port, "tcp")], False)
+        assert (run.reports, run.arrived) == ([(host, bench.port, "tcp")], False)
+        assert ("gaierror" in run.output) == (host == NAME)  # it is not looked up for nothing
+    by_number = bench.run(by_address, allowed=[("outside.example", bench.port)])
+    assert (by_number.reports, by_number.arrived) == ([(OUTSIDE, bench.port, "tcp")], False)
 
 
 @pytest.mark.parametrize(
@@ -295,11 +299,11 @@ def test_an_allowed_place_is_let_through_at_exactly_its_port(bench: Bench) -> No
         "with socket.socket() as s: s.connect((socket.gethostbyname('outside.example'), PORT))",
     ],
 )
-def test_without_blocking_it_only_tells(bench: Bench, code: str) -> None:
+def test_without_blocks_it_only_reports(bench: Bench, code: str) -> None:
     """The lookup, then the connection by the name that was looked up; everything arrives."""
     run = bench.run(code, blocks=False)
-    assert run.said == ""
-    assert run.told == [("outside.example", 53, "dns"), ("outside.example", bench.port, "tcp")]
+    assert run.output == ""
+    assert run.reports == [("outside.example", 53, "dns"), ("outside.example", bench.port, "tcp")]
     assert run.arrived
 
 
@@ -313,11 +317,11 @@ ATTEMPT = """
 
 
 def test_it_never_waits_for_the_guard(bench: Bench) -> None:
-    """Ten thousand attempts that nobody hears are all refused."""
+    """Ten thousand attempts, whose reports no guard reads, are all refused."""
     run = bench.run(ATTEMPT + "print({attempt() for _ in range(10000)})")
-    assert run.said == "{'refused'}\n"
+    assert run.output == "{'refused'}\n"
     assert not run.arrived
-    assert run.told
+    assert run.reports
 
 
 def test_a_closed_or_reused_descriptor_is_not_written_to(bench: Bench) -> None:
@@ -339,13 +343,13 @@ def test_a_closed_or_reused_descriptor_is_not_written_to(bench: Bench) -> None:
         print("nothing was written")
     """
     )
-    assert run.said == "refused\nrefused\nnothing was written\n"
-    assert run.told == []
+    assert run.output == "refused\nrefused\nnothing was written\n"
+    assert run.reports == []
     assert not run.arrived
 
 
 def test_children_inherit_it_with_the_process_and_not_with_a_program(bench: Bench) -> None:
-    """A fork is heard; another program does not get the socket."""
+    """A fork reports as well; another program does not get the socket."""
     run = bench.run(
         ATTEMPT
         + """
@@ -357,19 +361,19 @@ def test_children_inherit_it_with_the_process_and_not_with_a_program(bench: Benc
     print(subprocess.run([sys.executable, "-c", code], close_fds=False, stderr=-3).returncode)
     """
     )
-    assert run.said == "0\n1\n"
-    assert run.told == [(OUTSIDE, bench.port, "tcp")]
+    assert run.output == "0\n1\n"
+    assert run.reports == [(OUTSIDE, bench.port, "tcp")]
 
 
-def test_an_unknown_kind_of_socket_is_told_and_refused(bench: Bench) -> None:
+def test_an_unknown_kind_of_socket_is_reported_and_refused(bench: Bench) -> None:
     """A family whose other end may be anywhere."""
     if not hasattr(socket, "AF_VSOCK"):
         pytest.skip("this system has no other family to try")
     run = bench.run("socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).connect((2, 1))")
-    if "Address family not supported" in run.said:
+    if "Address family not supported" in run.output:
         pytest.skip("this kernel has no other family to try")
-    assert run.told == [(f"family-{int(socket.AF_VSOCK)}", 0, "other")]
-    assert "ConnectionRefusedError" in run.said
+    assert run.reports == [(f"family-{int(socket.AF_VSOCK)}", 0, "other")]
+    assert "ConnectionRefusedError" in run.output
 
 
 @given(
@@ -378,11 +382,11 @@ def test_an_unknown_kind_of_socket_is_told_and_refused(bench: Bench) -> None:
     | st.binary()
     | st.sampled_from(["0x7f.1", "1.2.3.4 x9", "::1%lo", "fe80::%1", ":", "9" * 99, "\x009"])
 )
-def test_any_host_can_be_compared_and_told(host: Any) -> None:
-    """Nothing is raised, and what is told is ASCII."""
-    normal = listening_in._normal(host)
-    assert listening_in._normal(listening_in._shown(normal)) == normal or isinstance(normal, str)
-    assert json.dumps(listening_in._shown(normal)).isascii()
+def test_any_host_can_be_compared_and_reported(host: Any) -> None:
+    """Nothing is raised, and what is reported is ASCII."""
+    normal = audit_hook._normal(host)
+    assert audit_hook._normal(audit_hook._host_text(normal)) == normal or isinstance(normal, str)
+    assert json.dumps(audit_hook._host_text(normal)).isascii()
 
 
 @given(st.ip_addresses())
@@ -390,8 +394,8 @@ def test_an_address_is_compared_by_its_bytes(address: Any) -> None:
     """However it is written; and an IPv4 address within IPv6 is that address."""
     mapped = getattr(address, "ipv4_mapped", None)
     expected = (mapped or address).packed
-    assert listening_in._normal(str(address)) == expected
-    assert listening_in._normal(str(address.exploded).upper().encode()) == expected
+    assert audit_hook._normal(str(address)) == expected
+    assert audit_hook._normal(str(address.exploded).upper().encode()) == expected
 
 
 PORTS = [(443, 443), ("443", 443), (b"443", 443), ("https", 443), (None, 0), ("", 0), (-1, 0)]
@@ -402,4 +406,4 @@ PORTS = [(443, 443), ("443", 443), (b"443", 443), ("https", 443), (None, 0), (""
 )
 def test_a_port_may_be_a_number_or_a_service(port: Any, number: int) -> None:
     """What is neither is not known."""
-    assert listening_in._port_number(port) == number
+    assert audit_hook._port_number(port) == number

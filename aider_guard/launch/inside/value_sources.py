@@ -1,4 +1,4 @@
-"""Where an option's value was said, in words: a flag, a variable, a file."""
+"""Names the source of an option's value: a flag, a variable, a file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class ValueSources:
         self._typed = _typed_flags(parser, arguments)
         self._variables: dict[str, str] = {}
         self._files: dict[str, str] = {}
-        noted: dict[str, Any] = getattr(parser, "get_source_to_settings_dict", dict)()
-        for source, settings in noted.items():
+        settings_by_source: dict[str, Any] = getattr(parser, "get_source_to_settings_dict", dict)()
+        for source, settings in settings_by_source.items():
             for name, (action, _) in settings.items():
                 if action is None:
                     continue
@@ -31,27 +31,27 @@ class ValueSources:
                     self._files.setdefault(action.dest, source.partition("|")[2])
 
     def at(self, dest: str) -> str:
-        """``--model on the command line``, ``AIDER_MODEL in /repo/.env``, ``/repo/.aider.conf.yml``; "" where the
-        value is the default.
+        """The source of an option: ``--model on the command line``, ``AIDER_MODEL in /repo/.env``,
+        ``/repo/.aider.conf.yml``; "" where the value is the default.
         """
         if dest in self._typed:
             return f"{self._typed[dest]} on the command line"
         return self._variables.get(dest) or self._files.get(dest, "")
 
     def option_at(self, dest: str) -> str:
-        """As :meth:`at`, with the option's name before a file: for values that are about something else."""
+        """The source as in :meth:`at`, with the option's name before a file: for what an option sets elsewhere."""
         if dest in self._files and dest not in self._typed and dest not in self._variables:
             return f"{dest.replace('_', '-')} in {self._files[dest]}"
         return self.at(dest)
 
     def is_default(self, dest: str) -> bool:
-        """Whether the value is what it would have been unsaid."""
+        """Whether the value is the option's default."""
         action = self._actions.get(dest)
         return action is None or getattr(self._options, dest, None) == action.default
 
 
 def _typed_flags(parser: Any, arguments: list[str]) -> dict[str, str]:
-    """Which options the command line names, by whatever unambiguous beginning, as typed."""
+    """The options on the command line, each as typed: argparse takes any unambiguous beginning."""
     before_end = arguments[: arguments.index("--")] if "--" in arguments else arguments
     flags = {
         flag: action.dest
@@ -64,7 +64,7 @@ def _typed_flags(parser: Any, arguments: list[str]) -> dict[str, str]:
         if name in flags:
             typed[flags[name]] = name
         elif name.startswith("--") and len(name) > 2:
-            begun = {dest for flag, dest in flags.items() if flag.startswith(name)}
-            if len(begun) == 1:
-                typed[begun.pop()] = name
+            matches = {dest for flag, dest in flags.items() if flag.startswith(name)}
+            if len(matches) == 1:
+                typed[matches.pop()] = name
     return typed
