@@ -21,8 +21,8 @@ from aider_guard.core.model_names import canonical_name
 
 
 @dataclass(frozen=True)
-class Published:
-    """One file. ``name`` is what ``ollama pull`` takes; ``aliases`` are other names that mean it here."""
+class CatalogueEntry:
+    """One model file. ``name`` is what ``ollama pull`` takes; ``aliases`` are other names that mean it here."""
 
     name: str
     aliases: tuple[str, ...]
@@ -35,13 +35,13 @@ class Published:
 
     @property
     def candidate(self) -> Candidate:
-        """The file as something to place. Its blob is its name: no other entry shares its weights."""
+        """The file as core/fit takes it. Its blob is its name: no other entry shares its weights."""
         return Candidate(self.name, self.size_bytes, self.architecture)
 
 
 @dataclass(frozen=True)
-class _Numbers:
-    """An architecture as it is written in the file: all layers are alike."""
+class _ArchitectureRecord:
+    """An architecture in catalogue.json: all layers are alike."""
 
     name: str
     layers: int
@@ -59,15 +59,15 @@ class _Numbers:
     source: str = ""
 
     def architecture(self) -> Architecture:
-        """The same with one entry a layer."""
+        """The architecture with the heads of each layer."""
         facts = {key: value for key, value in vars(self).items() if key != "source"}
         facts |= {key: (facts[key],) * self.layers for key in ("heads", "kv_heads")}
         return Architecture(**facts)
 
 
 @dataclass(frozen=True)
-class _File:
-    """A file as it is written in the file."""
+class _FileRecord:
+    """A model file in catalogue.json."""
 
     name: str
     aliases: tuple[str, ...]
@@ -79,44 +79,45 @@ class _File:
 
 
 @cache
-def published() -> tuple[Published, ...]:
-    """All entries, in the order of the file. Raises ``WireError`` when the file is damaged."""
+def catalogue_entries() -> tuple[CatalogueEntry, ...]:
+    """All entries, in the order of catalogue.json. Raises ``WireError`` when it is damaged."""
     text = files("aider_guard").joinpath("catalogue.json").read_text(encoding="utf-8")
     raw: dict[str, Any] = json.loads(text)
-    kinds: dict[str, _Numbers] = build(dict[str, _Numbers], raw["architectures"])
-    found: tuple[_File, ...] = build(tuple[_File, ...], raw["files"])
-    return tuple(_published(file, kinds[file.architecture]) for file in found)
-
-
-def _published(file: _File, numbers: _Numbers) -> Published:
-    return Published(
-        name=file.name,
-        aliases=file.aliases,
-        quantization=file.quantization,
-        size_bytes=file.size_bytes,
-        is_exact=file.size_is == "exact",
-        size_source=file.source,
-        architecture=numbers.architecture(),
-        architecture_source=numbers.source,
+    architectures: dict[str, _ArchitectureRecord] = build(
+        dict[str, _ArchitectureRecord], raw["architectures"]
+    )
+    records: tuple[_FileRecord, ...] = build(tuple[_FileRecord, ...], raw["files"])
+    return tuple(
+        CatalogueEntry(
+            name=record.name,
+            aliases=record.aliases,
+            quantization=record.quantization,
+            size_bytes=record.size_bytes,
+            is_exact=record.size_is == "exact",
+            size_source=record.source,
+            architecture=architectures[record.architecture].architecture(),
+            architecture_source=architectures[record.architecture].source,
+        )
+        for record in records
     )
 
 
-def find(name: str) -> Published | None:
-    """The entry that a name of Ollama's means, without regard to case; None when there is none."""
+def find(name: str) -> CatalogueEntry | None:
+    """Find the entry that an Ollama name means, without regard to case; None when there is none."""
     return _by_name().get(canonical_name(name))
 
 
 def nearest(name: str, count: int = 3) -> tuple[str, ...]:
-    """The names in the catalogue that are most like this one, for someone who mistyped."""
-    known = {key: entry.name for key, entry in _by_name().items()}
-    close = get_close_matches(canonical_name(name), known, n=3 * count, cutoff=0.5)
-    return tuple(dict.fromkeys(known[key] for key in close))[:count]
+    """The names in the catalogue that are most like this one, to correct a typing error."""
+    entries = _by_name()
+    close = get_close_matches(canonical_name(name), entries, n=3 * count, cutoff=0.5)
+    return tuple(dict.fromkeys(entries[key].name for key in close))[:count]
 
 
 @cache
-def _by_name() -> dict[str, Published]:
+def _by_name() -> dict[str, CatalogueEntry]:
     return {
         canonical_name(name): entry
-        for entry in published()
+        for entry in catalogue_entries()
         for name in (entry.name, *entry.aliases)
     }

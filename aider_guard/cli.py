@@ -1,4 +1,4 @@
-"""The command line. Everything after ``--`` is Aider's, untouched."""
+"""Declares the command line and runs its commands. Everything after ``--`` goes to Aider untouched."""
 
 from __future__ import annotations
 
@@ -17,23 +17,21 @@ from aider_guard.errors import ConfigError, GuardError
 if TYPE_CHECKING:
     from aider_guard.core.fit import KvType
 
-# The commands beside the session itself.
-
 
 def load_settings(flags: Mapping[str, Any]) -> config.Config:
-    """The settings here, with these flags by name, None where not given. Raises ConfigError."""
+    """Read the settings for this folder; *flags* are by name, None where not given. Raises ConfigError."""
     return config.load(
         flags, project_file=config.project_file(Path.cwd()), user_file=paths.user_config_file()
     )
 
 
 def settings_of(ctx: click.Context) -> config.Config:
-    """The settings, with the flags before the command. Raises ConfigError."""
+    """Read the settings, with the flags before the command. Raises ConfigError."""
     return load_settings(ctx.find_root().obj or {})
 
 
 def aiders_arguments(ctx: click.Context, before: Sequence[str] = ()) -> list[str]:
-    """Aider's arguments: what came before a ``--``, and what came after it."""
+    """Aider's arguments: those before a ``--`` that are not ours, and those after it."""
     return [*before, *ctx.find_root().meta.get("aider_guard.after", ())]
 
 
@@ -44,8 +42,7 @@ def aiders_arguments(ctx: click.Context, before: Sequence[str] = ()) -> list[str
 def doctor(ctx: click.Context, *, as_json: bool, aider_args: tuple[str, ...]) -> int:
     """Check what a session would really run, where, and whether it fits.
 
-    The exit status is 0 when all is fine, 1 when something should be looked at, and 2 when something could not be
-    checked.
+    The exit status is 0 when no problem was found, 1 when one was, and 2 when something could not be checked.
     """
     from aider_guard.view.doctor import run_doctor
 
@@ -79,7 +76,7 @@ def fit(
     kv: KvType | None,
     as_json: bool,
 ) -> int:
-    """Say whether models fit into GPU memory, alone and together, and the largest window that does.
+    """Compute whether models fit into GPU memory, alone and together, and the largest window with which they do.
 
     For example: aider-guard fit qwen3:14b --vram 16
     """
@@ -95,7 +92,7 @@ def fit(
 @click.option("--write", is_flag=True, help="Write the files; your own lines are kept.")
 @click.pass_context
 def init(ctx: click.Context, *, vram: tuple[str, ...], write: bool) -> int:
-    """Show the .aider.conf.yml for this card, and write it when told to."""
+    """Suggest an .aider.conf.yml for this card; --write writes it."""
     from aider_guard.view.init import run_init
 
     return run_init(settings_of(ctx), vram=vram, write=write)
@@ -105,15 +102,15 @@ def init(ctx: click.Context, *, vram: tuple[str, ...], write: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="All facts, as JSON.")
 @click.option("--line", "as_line", is_flag=True, help="One line, for a status bar.")
 def status(*, as_json: bool, as_line: bool) -> int:
-    """Show the sessions that run."""
+    """Show the running sessions."""
     from aider_guard.view import status as view
 
-    facts = [_ask(session.socket, "status") for session in _running()]
-    found = [fact for fact in facts if fact is not None and "error" not in fact]
+    answers = [_ask(session.socket, "status") for session in _running()]
+    sessions = [answer for answer in answers if answer is not None and "error" not in answer]
     if as_json:
-        click.echo(json.dumps({"sessions": found}, indent=2))
+        click.echo(json.dumps({"sessions": sessions}, indent=2))
     else:
-        click.echo(view.line(found) + "\n" if as_line else view.table(found), nl=False)
+        click.echo(view.line(sessions) if as_line else view.table(sessions), nl=as_line)
     return 0
 
 
@@ -138,7 +135,7 @@ def restart(session_id: str | None) -> int:
 
 
 @click.command()
-@click.option("--remove", is_flag=True, help="Take away all that the demo installed and left.")
+@click.option("--remove", is_flag=True, help="Remove everything that the demo installed and left.")
 def demo(*, remove: bool) -> int:
     """Try it: a private Aider, Ollama and small model, and a guarded session on a sample repository."""
     if remove:
@@ -165,11 +162,8 @@ def _ask(socket_path: str, question: str) -> dict[str, Any] | None:
         return None  # it ended just now, or is stopped
 
 
-COMMANDS = (doctor, fit, init, status, restart, demo)
-
-
 class _Group(click.Group):
-    """A first word that names no command of ours begins Aider's arguments."""
+    """Takes a first word that names none of the commands as the first of Aider's arguments."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -199,7 +193,7 @@ def _setting_options(command: Callable[..., object]) -> Callable[..., object]:
     subcommand_metavar="[--] [AIDER ARGS] | COMMAND",
 )
 @_setting_options
-@click.option("--show", is_flag=True, help="Show what would be run, and do not run it.")
+@click.option("--show", is_flag=True, help="Show what would be run, without running it.")
 @click.version_option(__version__, prog_name="aider-guard")
 @click.pass_context
 def main(
@@ -225,11 +219,11 @@ def main(
 @click.argument("aider_args", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def _session(ctx: click.Context, aider_args: tuple[str, ...]) -> int:
-    words = aiders_arguments(ctx, aider_args)
-    return guarded_session(words, ctx.obj or {}, show=bool(ctx.meta.get("aider_guard.show")))
+    arguments = aiders_arguments(ctx, aider_args)
+    return guarded_session(arguments, ctx.obj or {}, show=bool(ctx.meta.get("aider_guard.show")))
 
 
-for _command in COMMANDS:
+for _command in (doctor, fit, init, status, restart, demo):
     main.add_command(_command)
 
 
@@ -238,7 +232,7 @@ def guarded_session(
 ) -> int:
     """Run Aider under guard; its exit status. *flags* are settings by name, None where not given. Raises GuardError.
 
-    With *show* it is only said what would be run.
+    With *show*, print what would be run instead.
     """
     from aider_guard.launch.start_command import is_one_shot, serves_page
 
@@ -257,8 +251,8 @@ def guarded_session(
     return run_session(settings, aider_args)
 
 
-def _kept(error: Exception) -> str:
-    """A sentence about a fault of ours, whose details are kept in a file for a report."""
+def _fault_message(error: Exception) -> str:
+    """A sentence about a fault of the guard's own; the traceback goes into a file, for a report."""
     import traceback
 
     what = f"it failed by a fault of its own ({type(error).__name__}: {error})"
@@ -273,14 +267,11 @@ def _kept(error: Exception) -> str:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; its exit status. What goes wrong is said in one sentence on standard error."""
-    ours, after = list(arguments), []
-    if "--" in ours:
-        at = ours.index("--")
-        ours, after = ours[:at], ours[at + 1 :]
+    """Run one command line and return its exit status. An error is one sentence on standard error."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
     try:
-        with main.make_context("aider-guard", ours) as context:
-            context.meta["aider_guard.after"] = after
+        with main.make_context("aider-guard", list(arguments[:end])) as context:
+            context.meta["aider_guard.after"] = list(arguments[end + 1 :])
             status = main.invoke(context)
     except click.exceptions.Exit as ended:
         return ended.exit_code
@@ -293,6 +284,6 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001  # a fault of ours; the terminal is restored by now
-        sys.stderr.write(f"aider-guard: {_kept(error)}\n")
+        sys.stderr.write(f"aider-guard: {_fault_message(error)}\n")
         return GuardError.exit_code
     return status if isinstance(status, int) else 0

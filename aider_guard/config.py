@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from aider_guard.core.egress import Place, parse_place
 from aider_guard.errors import ConfigError
+from aider_guard.paths import work_tree
 
 PROJECT_FILE = ".aider-guard.toml"
 ENVIRONMENT_PREFIX = "AIDER_GUARD_"
@@ -58,7 +59,7 @@ def _text(value: Any) -> str:
 
 
 def _log(value: Any) -> str | None:
-    """A file's path, None for the log that is found."""
+    """A file's path; None for ``auto``, the log that is found."""
     text = value.strip() if isinstance(value, str) else ""
     if text == "auto":
         return None
@@ -78,10 +79,10 @@ def _places(value: Any) -> tuple[Place, ...]:
 
 
 def _switch(value: Any) -> bool:
-    found = {"true": True, "1": True, "false": False, "0": False}.get(str(value).strip().lower())
-    if found is None:
+    switch = {"true": True, "1": True, "false": False, "0": False}.get(str(value).strip().lower())
+    if switch is None:
         raise ValueError("true or false")
-    return found
+    return switch
 
 
 def _one_of(*allowed: str) -> Callable[[Any], str]:
@@ -173,7 +174,7 @@ SETTINGS: Mapping[str, Field[Any]] = {
 
 
 def check(name: str, value: Any) -> Any:
-    """The value of a setting as it is used. Raises ValueError with what the setting takes."""
+    """Convert the value of a setting to its type. Raises ValueError with what the setting takes."""
     return SETTINGS[name].metadata["check"](value)
 
 
@@ -184,7 +185,7 @@ def load(
     project_file: Path | None = None,
     user_file: Path | None = None,
 ) -> Config:
-    """The settings from all sources, strongest first. A flag that is None was not given.
+    """Read the settings from all sources, strongest first. A flag that is None was not given.
 
     Raises ConfigError for a value or a name that cannot be used, and for a file that cannot be read.
     """
@@ -195,34 +196,33 @@ def load(
         (f"{{}} in {user_file}", _from_file(user_file)),
     ]
     checked = [
-        {name: _checked(where, name, value) for name, value in found.items()}
-        for where, found in sources
+        {name: _checked(where, name, value) for name, value in values.items()}
+        for where, values in sources
     ]
     _refuse_from_a_repository(checked[2], project_file)
-    found = {name.replace("-", "_"): value for name, value in ChainMap(*checked).items()}
-    config = Config(**found)
+    config = Config(**{key.replace("-", "_"): value for key, value in ChainMap(*checked).items()})
     if config.network == "open" and config.require_airgap:
         raise ConfigError("network is open and require-airgap is set: only one of them can hold")
     return config
 
 
-def _refuse_from_a_repository(found: Mapping[str, Any], path: Path | None) -> None:
-    """A repository that was cloned from somewhere may not send code away."""
-    said = (
-        (found.get("network") == "open", "network is open"),
-        (bool(found.get("allow")), "allow names places"),
-        (found.get("require-airgap") is False, "require-airgap is false"),
-        (not _is_here(found.get("ollama", "")), "ollama is on another machine"),
+def _refuse_from_a_repository(values: Mapping[str, Any], path: Path | None) -> None:
+    """Refuse settings in a repository's file that could send code away: the repository may be a stranger's."""
+    dangers = (
+        (values.get("network") == "open", "network is open"),
+        (bool(values.get("allow")), "allow names places"),
+        (values.get("require-airgap") is False, "require-airgap is false"),
+        (not _is_here(values.get("ollama", "")), "ollama is on another machine"),
     )
-    what = next((words for is_so, words in said if is_so), "")
+    what = next((words for is_so, words in dangers if is_so), "")
     if what:
         raise ConfigError(
-            f"{what} in {path}: a repository cannot decide that; say it in your own settings or by a flag"
+            f"{what} in {path}: a repository cannot decide that; set it in your own settings or by a flag"
         )
 
 
 def _is_here(address: str) -> bool:
-    """Whether this is an address of Ollama on this machine; what that is, is imported only where it is not plain."""
+    """Whether this is an address on this machine. The slow check is imported only for one that is no loopback."""
     from aider_guard.ollama.names import connectable_base, is_loopback
 
     base = connectable_base(address)
@@ -234,21 +234,18 @@ def _is_here(address: str) -> bool:
 
 
 def _checked(where: str, name: str, value: Any) -> Any:
-    shown = name.replace("-", "_").upper() if "variable" in where else name
+    source = where.format(name.replace("-", "_").upper() if "variable" in where else name)
     if name not in SETTINGS:
-        raise ConfigError(f"{where.format(shown)} is no setting; there are {', '.join(SETTINGS)}")
+        raise ConfigError(f"{source} is not a setting; the settings are {', '.join(SETTINGS)}")
     try:
         return check(name, value)
     except ValueError as allowed:
-        raise ConfigError(f"{where.format(shown)} is {value!r}: it takes {allowed}") from None
+        raise ConfigError(f"{source} is {value!r}: it takes {allowed}") from None
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    found = {
-        name: environment.get(ENVIRONMENT_PREFIX + name.replace("-", "_").upper(), "")
-        for name in SETTINGS
-    }
-    return {name: value for name, value in found.items() if value}
+    variables = {name: ENVIRONMENT_PREFIX + name.replace("-", "_").upper() for name in SETTINGS}
+    return {name: environment[key] for name, key in variables.items() if environment.get(key)}
 
 
 def _from_file(path: Path | None) -> dict[str, Any]:
@@ -259,15 +256,13 @@ def _from_file(path: Path | None) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # ValueError: broken TOML, other bytes, endless numbers
         raise ConfigError(f"{path} cannot be read as settings: {error}") from error
-    return found
+    return values
 
 
 def project_file(start: Path) -> Path | None:
     """``.aider-guard.toml`` of the git work tree that *start* lies in, whether it exists or not; None outside one."""
-    for folder in (start, *start.parents):
-        if (folder / ".git").exists():
-            return folder / PROJECT_FILE
-    return None
+    root = work_tree(start)
+    return root / PROJECT_FILE if root else None

@@ -1,10 +1,10 @@
-"""What can stop aider-guard itself.
+"""Declares the errors that end aider-guard itself.
 
 GuardError
 ├── ConfigError      a setting is wrong: says which, where it came from and what is allowed   (exit 64)
 ├── TerminalError    the terminal cannot be used as one                                       (exit 69)
 └── LaunchError      Aider cannot be started                                                  (exit 78)
-    └── LaunchRefusedError   Aider could be started, and must not be: what was found says why
+    └── LaunchRefusedError   Aider could be started, and must not be: the findings say why
 
 Readings never raise: what cannot be measured is ``Unavailable(reason)`` (core/readings.py).
 Exit codes are those of sysexits(3), so that they cannot be taken for Aider's own 0, 1 and 2.
@@ -38,4 +38,4 @@ class LaunchError(GuardError):
 
 
 class LaunchRefusedError(LaunchError):
-    """A check found what forbids this launch; the text is the findings with their fixes."""
+    """The checks forbid this launch; the text is their findings with the fixes."""

@@ -1,6 +1,6 @@
-"""The journal: one JSON object a line, ``event``, ``at`` (ISO, UTC), ``t`` (seconds since the start) and facts.
+"""Writes the journal: a JSON object a line with ``event``, ``at`` (ISO, UTC), ``t`` (seconds since the start), facts.
 
-No text of the user's and no file's name goes in: fields that hold such are marked ``journal: False`` where they are
+No text of the user's and no file's name goes in: fields with such content are marked ``journal: False`` where they are
 declared. When the disk is full the journal is switched off, and the session goes on.
 """
 
@@ -22,13 +22,13 @@ _REPEATING = ("memory_read", "models_read", "server_read")
 
 
 class Journal(Protocol):
-    """Where events and actions are written down."""
+    """What writes down events and actions."""
 
     def write(self, happened: object) -> None:
-        """Note an event or an action; its class gives the name."""
+        """Write an event or an action; its class gives the name."""
 
     def note(self, name: str, /, **facts: Any) -> None:
-        """Note something that is neither."""
+        """Write something that is neither an event nor an action."""
 
 
 class FileJournal:
@@ -53,7 +53,7 @@ class FileJournal:
         )
 
     def write(self, happened: object) -> None:
-        """Note an event or an action. A reading that says nothing new is noted once a minute."""
+        """Write an event or an action. A reading without anything new is written once a minute."""
         name = _WORD.sub("_", type(happened).__name__).lower()
         facts = _facts(happened)
         if name not in _REPEATING or self._is_news(name, facts):
@@ -85,13 +85,14 @@ def _in_reading_order(
 
 
 def _facts(happened: object) -> dict[str, Any]:
-    """The fields that may be written down, nested values too."""
+    """The fields that may be written down, those of nested values too."""
     if not dataclasses.is_dataclass(happened) or isinstance(happened, type):
         return {}
-    fields = [
-        field for field in dataclasses.fields(happened) if field.metadata.get("journal", True)
-    ]
-    return {field.name: _plain(getattr(happened, field.name)) for field in fields}
+    return {
+        field.name: _plain(getattr(happened, field.name))
+        for field in dataclasses.fields(happened)
+        if field.metadata.get("journal", True)
+    }
 
 
 def _plain(value: object) -> Any:
@@ -106,7 +107,7 @@ def _plain(value: object) -> Any:
 def open_journal(
     path: Path, *, clock: Callable[[], float], on_failure: Callable[[str], None]
 ) -> Iterator[FileJournal]:
-    """The journal in *path*, which only its owner may read. Raises OSError when it cannot be made."""
+    """Open the journal in *path*, which only its owner may read. Raises OSError when it cannot be made."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     file = os.fdopen(descriptor, "a", encoding="utf-8", buffering=1)
     try:

@@ -1,4 +1,4 @@
-"""Where things lie: XDG folders, or what ``AIDER_GUARD_STATE_DIR`` and ``AIDER_GUARD_CACHE_DIR`` say."""
+"""Names the folders that the guard uses: XDG folders, or ``AIDER_GUARD_STATE_DIR`` and ``AIDER_GUARD_CACHE_DIR``."""
 
 from __future__ import annotations
 
@@ -15,32 +15,36 @@ _APP = "aider-guard"
 
 
 def state_dir(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder of sessions and what was learned."""
-    named = environment.get("AIDER_GUARD_STATE_DIR")
-    # Another pane, and Aider, may be somewhere else.
-    return Path(named or platformdirs.user_state_dir(_APP)).absolute()
+    """The folder of sessions and of what they learned. Absolute: another pane, and Aider, may be in another folder."""
+    configured = environment.get("AIDER_GUARD_STATE_DIR")
+    return Path(configured or platformdirs.user_state_dir(_APP)).absolute()
 
 
 def sessions_dir(environment: Mapping[str, str] = os.environ) -> Path:
-    """One folder a session lies in here."""
+    """The folder that has one folder for each session."""
     return state_dir(environment) / "sessions"
 
 
 def user_config_file() -> Path:
-    """The user's own settings."""
+    """The file with the user's own settings."""
     return Path(platformdirs.user_config_dir(_APP)) / "config.toml"
 
 
 def vocabularies_dir(environment: Mapping[str, str] = os.environ) -> Path:
-    """What is read of models' vocabularies is kept here: it can be had again at any time."""
-    named = environment.get("AIDER_GUARD_CACHE_DIR")
-    return Path(named or platformdirs.user_cache_dir(_APP)).absolute() / "vocabularies"
+    """The folder with cached vocabularies of models; what is deleted there is read again."""
+    configured = environment.get("AIDER_GUARD_CACHE_DIR")
+    return Path(configured or platformdirs.user_cache_dir(_APP)).absolute() / "vocabularies"
+
+
+def work_tree(start: Path) -> Path | None:
+    """The top folder of the git work tree that contains *start*; None outside one."""
+    return next((path for path in (start, *start.parents) if (path / ".git").exists()), None)
 
 
 def free_bytes(folder: Path) -> int | Unavailable:
-    """The room on the disk of a folder that may not be there yet."""
-    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    """The free space on the disk of a folder that may not be there yet."""
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     try:
-        return shutil.disk_usage(there).free
+        return shutil.disk_usage(existing).free
     except OSError as error:
-        return Unavailable(f"{there} cannot be read: {error.strerror}")
+        return Unavailable(f"{existing} cannot be read: {error.strerror}")

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pytest
 
-from aider_guard.catalogue import Published, find, nearest, published
+from aider_guard.catalogue import CatalogueEntry, catalogue_entries, find, nearest
 from aider_guard.core.fit import Runtime
 from aider_guard.core.model_memory import kv_bytes
 
@@ -23,7 +23,7 @@ PARAMETERS = {  # of the model cards, in 10^9
 BITS = {"Q4_0": (4.4, 4.7), "Q4_K_M": (4.75, 5.35), "Q8_0": (8.4, 8.8), "IQ4_XS": (4.2, 4.6)}
 
 
-def entry(name: str) -> Published:
+def entry(name: str) -> CatalogueEntry:
     found = find(name)
     assert found is not None, name
     return found
@@ -48,8 +48,8 @@ def test_deepseek_in_its_default_and_two_more(name: str) -> None:
     assert (find(f"{name}-iq4_xs") is not None) is name.endswith("16b")
 
 
-@pytest.mark.parametrize("one", published(), ids=lambda one: one.name)
-def test_sizes_are_those_of_so_many_parameters(one: Published) -> None:
+@pytest.mark.parametrize("one", catalogue_entries(), ids=lambda one: one.name)
+def test_sizes_are_those_of_so_many_parameters(one: CatalogueEntry) -> None:
     """Bits for each parameter are what the quantisation has: no size belongs to another model."""
     name = next(name for name in PARAMETERS if _shape(entry(name)) == _shape(one))
     bits = one.size_bytes * 8 / (PARAMETERS[name] * 1e9)
@@ -57,13 +57,13 @@ def test_sizes_are_those_of_so_many_parameters(one: Published) -> None:
     assert least <= bits <= most
 
 
-def _shape(one: Published) -> tuple[int, int, int]:
+def _shape(one: CatalogueEntry) -> tuple[int, int, int]:
     facts = one.architecture
     return facts.layers, facts.embedding_length, facts.experts
 
 
-@pytest.mark.parametrize("one", published(), ids=lambda one: one.name)
-def test_every_number_has_a_source(one: Published) -> None:
+@pytest.mark.parametrize("one", catalogue_entries(), ids=lambda one: one.name)
+def test_every_number_has_a_source(one: CatalogueEntry) -> None:
     """Both the size and the architecture say which public page they are from."""
     assert "https://" in one.size_source
     assert one.architecture_source.startswith("https://huggingface.co/")
@@ -74,12 +74,14 @@ def test_sizes_are_marked_exact_or_approximate() -> None:
     """Nothing else is written there; round numbers are not called exact."""
     raw = json.loads(files("aider_guard").joinpath("catalogue.json").read_text(encoding="utf-8"))
     assert {file["size_is"] for file in raw["files"]} == {"exact", "approximate"}
-    assert not [one.name for one in published() if one.is_exact and one.size_bytes % 10**6 == 0]
+    assert not [
+        one.name for one in catalogue_entries() if one.is_exact and one.size_bytes % 10**6 == 0
+    ]
 
 
 def test_names_mean_one_entry() -> None:
     """No name is given twice, and all are found, in any case, with and without the library's prefix."""
-    names = [name.lower() for one in published() for name in (one.name, *one.aliases)]
+    names = [name.lower() for one in catalogue_entries() for name in (one.name, *one.aliases)]
 
     assert len(names) == len(set(names))
     assert entry("Qwen3:8B") is entry("library/qwen3:8b") is entry("qwen3:8b-Q4_K_M")

@@ -235,7 +235,7 @@ def test_an_unknown_setting_is_refused_with_those_there_are(sources: Sources, na
     with pytest.raises(ConfigError) as raised:
         sources.load()
     said = str(raised.value)
-    assert said.startswith(f"{name} in {sources.user} is no setting; there are ")
+    assert said.startswith(f"{name} in {sources.user} is not a setting; the settings are ")
     assert all(known in said for known in SETTINGS)
 
 

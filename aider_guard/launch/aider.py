@@ -1,4 +1,4 @@
-"""Finding Aider and the Python that runs it.
+"""Finds Aider and the Python that runs it.
 
 The guard starts ``INTERPRETER inside_aider.py …`` rather than the script ``aider``: the script may belong to pip,
 pipx or uv, and only its interpreter can import what it imports.
@@ -28,15 +28,16 @@ class Aider:
 
     def likely_tokenizers(self) -> str:
         """Where this Aider's litellm probably keeps its encodings: beside its interpreter; "" when not there."""
-        prefix = Path(self.interpreter[0]).parent.parent
-        found = sorted(
-            prefix.glob("lib/python3*/site-packages/litellm/litellm_core_utils/tokenizers")
-        )
-        return str(found[0]) if found else ""
+        pattern = "lib/python3*/site-packages/litellm/litellm_core_utils/tokenizers"
+        folders = sorted(Path(self.interpreter[0]).parent.parent.glob(pattern))
+        return str(folders[0]) if folders else ""
 
 
 def find_aider(name_or_path: str, *, search_path: str | None = None) -> Aider:
-    """The Aider that the user would run. Raises LaunchError when there is none, or when it is no Python script."""
+    """Find the Aider that the user would run.
+
+    Raises LaunchError when there is none, or when it is not a Python script.
+    """
     script = shutil.which(os.path.expanduser(name_or_path), path=search_path)
     if script is None:
         raise LaunchError(
@@ -49,31 +50,31 @@ def find_aider(name_or_path: str, *, search_path: str | None = None) -> Aider:
         raise LaunchError(f"{script} cannot be read: {error.strerror}") from error
     interpreter = _interpreter(lines)
     if interpreter is None:
-        raise LaunchError(f"{script} is no Python script{_what_it_is(script, lines[0])}")
+        raise LaunchError(f"{script} is not a Python script{_wrapper_hint(script, lines[0])}")
     return Aider(script, interpreter)
 
 
-def _what_it_is(script: str, first: bytes) -> str:
-    """The rest of the sentence for what cannot be started: pyenv, asdf and mise put wrappers in Aider's place."""
+def _wrapper_hint(script: str, first: bytes) -> str:
+    """The rest of the sentence: pyenv, asdf and mise put a wrapper of their own in Aider's place."""
     if b"/shims/" in os.fsencode(script) or re.match(rb"#!\s*\S*(?:/|/env )\w*sh\b", first):
         return (
-            " but starts one by itself; name that one with --aider "
-            "(pyenv which aider, asdf which aider or mise which aider tells it)"
+            " but a wrapper that starts one; name the real one with --aider "
+            "(pyenv which aider, asdf which aider or mise which aider shows it)"
         )
-    return ", so it is not known which Python runs it; name it with --aider"
+    return ", so it is not known which Python runs it; name Aider's own script with --aider"
 
 
 def _interpreter(lines: list[bytes]) -> tuple[str, ...] | None:
-    """The command after ``#!``; long paths and paths with blanks use two lines of shell (PEP 722's distlib form)."""
+    """The command after ``#!``. Long paths and paths with blanks use two lines of shell (distlib's form)."""
     first = lines[0].strip()
     if not first.startswith(b"#!"):
         return None
     words = first[2:].split()
     if words and os.path.basename(words[0]) == b"sh" and len(lines) > 1:
-        found = _EXEC_LINE.match(lines[1])
-        if not found:
+        match = _EXEC_LINE.match(lines[1])
+        if not match:
             return None
-        words = [found["quoted"].strip(b"\"'"), *found["flags"].split()]
+        words = [match["quoted"].strip(b"\"'"), *match["flags"].split()]
     if words and os.path.basename(words[0]) == b"env":
         words = [word for word in words[1:] if word != b"-S"]
     if not words or (

@@ -1,9 +1,11 @@
-"""What Aider said of itself (launch/inside_aider.py), as a value."""
+"""Decodes Aider's own description of what it will use (launch/inside_aider.py) into values."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from aider_guard.core.codec import build
 from aider_guard.core.readings import Unavailable
@@ -14,7 +16,7 @@ TRIED_VERSIONS = ("0.80.4", "0.82.3", "0.84.0", "0.85.2", "0.86.2")
 
 @dataclass(frozen=True)
 class Role:
-    """One job a model has in a session, and where that choice comes from.
+    """One role that a model has in a session, and where that choice comes from.
 
     ``asked`` is the name before aliases. ``source`` is where it was said, in words (``--model on the command line``,
     ``AIDER_MODEL in /repo/.env``, ``/repo/.aider.conf.yml``, ``the key OPENAI_API_KEY``). ``api_base`` and
@@ -32,15 +34,15 @@ class Role:
     settings_source: str = ""
     """The file whose entry gives the role its extra parameters or named the model, "" for none of the user's."""
     address: str = field(default="", repr=False)
-    """``api_base`` complete, with what may be a secret: never shown."""
+    """The complete ``api_base``, which may hold a secret: never shown."""
     redirects: tuple[str, ...] = ()
     """Extra parameters with which litellm sends requests to another model or provider: ``fallbacks: gpt-4o``."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """An environment variable as Aider will see it, and where it was set. ``value`` only where it is no secret;
-    ``address`` is a server's address complete, with what may be one, and never shown.
+    """An environment variable as Aider will see it, and where it was set. ``value`` is filled only where it is no
+    secret; ``address`` is a server's complete address, which may hold one, and is never shown.
     """
 
     name: str
@@ -74,7 +76,7 @@ class AiderSettings:
     model_metadata_files: tuple[str, ...] = ()
 
     problems: tuple[str, ...] = ()
-    """What Aider cannot read, a sentence each with the file's name: it would not start, or not as meant."""
+    """What Aider cannot read, a sentence with the file's name for each: it would not start, or not as meant."""
     roles: tuple[Role, ...] = ()
     """Main first, then editor, then weak; each has a model, the main model's own name where none is set."""
     keys: tuple[Variable, ...] = ()
@@ -107,20 +109,26 @@ class AiderSettings:
     @property
     def models(self) -> tuple[str, ...]:
         """The models that are named, main first, each once. One that is not named follows from the main model."""
-        named = (self.model, self.weak_model, self.editor_model)
-        return tuple(dict.fromkeys(name for name in named if name))
+        names = (self.model, self.weak_model, self.editor_model)
+        return tuple(dict.fromkeys(name for name in names if name))
 
 
 def decode(line: bytes) -> AiderSettings | Unavailable:
-    """The settings in one line from Aider's process, or why they are not known."""
+    """Decode one line from Aider's process: the settings, or why they are not known."""
     try:
-        found = json.loads(line)
-        if isinstance(found, dict) and "problem" in found:
-            return Unavailable(str(found["problem"]))
-        settings: AiderSettings = build(AiderSettings, found)
+        answer = json.loads(line)
+        if isinstance(answer, dict) and "problem" in answer:
+            return Unavailable(str(answer["problem"]))
+        settings: AiderSettings = build(AiderSettings, answer)
     except ValueError as error:  # WireError is one
         return Unavailable(f"Aider's answer cannot be read: {error}")
     return settings
+
+
+def extra_params(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that an entry of ``.aider.model.settings.yml`` sends with every request."""
+    params = entry.get("extra_params")
+    return params if isinstance(params, dict) else {}
 
 
 def ollama_name(model: str) -> str | None:

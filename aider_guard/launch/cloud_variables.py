@@ -1,4 +1,4 @@
-"""The environment variables that lead to a cloud: keys, addresses and proxies.
+"""Lists the environment variables that lead to a cloud: keys, addresses and proxies.
 
 Standard library only, and any Python that Aider runs on: launch/inside loads this file in Aider's own process too.
 
@@ -59,5 +59,5 @@ PROXIES = (
     "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy",
 )  # fmt: skip
 
-# What is no address, and therefore said as it is.
+# Variables among these whose values are not addresses, and are shown as they are.
 AS_THEY_ARE = ("USE_LITELLM_PROXY", "NO_PROXY", "no_proxy")

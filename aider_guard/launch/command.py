@@ -1,4 +1,4 @@
-"""What the session adds to Aider's command line."""
+"""Builds the arguments that the guard adds to Aider's command line, and sends them to the waiting Aider."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _QUIET = ("--no-check-update", "--no-analytics", "--no-show-release-notes")
 
 @dataclass(frozen=True)
 class LaunchFiles:
-    """Where one launch keeps what belongs to it."""
+    """The files of one launch."""
 
     chat_history: Path
     input_history: Path
@@ -32,19 +32,19 @@ class LaunchFiles:
 
 
 def session_arguments(files: LaunchFiles, aider: AiderSettings) -> list[str]:
-    """The arguments after the user's own at every launch: private histories, the pins, the side channels, no calls
-    home. The user's notification command still runs.
+    """The arguments after the user's own at every launch of a session: private histories, the pins, the side channels,
+    no calls home. The user's notification command still runs.
     """
-    ring = f"echo . >> {shlex.quote(str(files.bell))}"
+    notify = f"echo . >> {shlex.quote(str(files.bell))}"
     users = aider.notifications_command or aider.default_notifications_command
-    chained = f"{ring}; {users}" if aider.notifications and users else ring
+    command = f"{notify}; {users}" if aider.notifications and users else notify
     return [
         *("--chat-history-file", str(files.chat_history)),
         *("--input-history-file", str(files.input_history)),
         *("--model-settings-file", str(files.model_settings)),
         *("--model-metadata-file", str(files.model_metadata)),
         *("--analytics-log", str(files.analytics_log)),
-        *("--notifications", "--notifications-command", chained),
+        *("--notifications", "--notifications-command", command),
         *_QUIET,
     ]
 
@@ -52,10 +52,8 @@ def session_arguments(files: LaunchFiles, aider: AiderSettings) -> list[str]:
 def one_shot_arguments(model_settings: Path, model_metadata: Path) -> list[str]:
     """The arguments after the user's own when there is no session: the pins, and no calls home."""
     return [
-        "--model-settings-file",
-        str(model_settings),
-        "--model-metadata-file",
-        str(model_metadata),
+        *("--model-settings-file", str(model_settings)),
+        *("--model-metadata-file", str(model_metadata)),
         *_QUIET,
     ]
 
@@ -65,7 +63,7 @@ def send_answer(
     arguments: Sequence[str],
     environment: LocalEnvironment = LocalEnvironment(),  # noqa: B008  # a frozen value
 ) -> None:
-    """Let the Aider at the other end begin. Raises OSError when it ended meanwhile."""
+    """Let the Aider at the other end of *channel* begin. Raises OSError when it ended meanwhile."""
     after_dotenv = {"set": dict(environment.set), "unset": list(environment.unset)}
     answer = {"arguments": list(arguments), "environment": {}, "after_dotenv": after_dotenv}
     channel.sendall(json.dumps(answer).encode() + b"\n")
@@ -74,7 +72,7 @@ def send_answer(
 def handoff_arguments(
     files: LaunchFiles, handoff: Handoff, first: Announced, last: Announced
 ) -> list[str]:
-    """The arguments that give a restarted Aider what the last one had. Models are named only where they changed."""
+    """The arguments that restore the last Aider's chat in a restarted one. Models are named only where they changed."""
     arguments = ["--restore-chat-history", "--load", str(files.commands)]
     arguments.append("--multiline" if handoff.multiline else "--no-multiline")
     if last.edit_format:
@@ -90,7 +88,7 @@ def handoff_arguments(
 
 
 def load_commands(handoff: Handoff, launched_read_only: Sequence[str]) -> str:
-    """The file for ``--load``: drop what the command line added, then add what was in the chat.
+    """The content of the file for ``--load``: drop what the command line added, then add what was in the chat.
 
     A file given with ``--read`` survives a bare ``/drop``, so one that was dropped since is dropped by name.
     """

@@ -1,7 +1,7 @@
-"""The text of Aider's settings files with what is missing added: every byte of the user's stays where it is.
+"""Adds missing settings to the text of Aider's settings files: every byte of the user's stays where it is.
 
-Both functions are pure: bytes in, bytes out. What they return was parsed again, and says what the old text said and
-the new settings, nothing else.
+All functions are pure: bytes in, bytes out. A new text is parsed again before it is returned: it has the old text's
+settings and the new ones, nothing else.
 """
 
 from __future__ import annotations
@@ -13,93 +13,13 @@ from typing import Any
 import yaml
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.aider_settings import OLLAMA_PREFIXES
+from aider_guard.launch.aider_settings import OLLAMA_PREFIXES, extra_params
 from aider_guard.launch.pins import EVERY_MODEL
-
-# Adding lines to a YAML text without touching a byte of it. Pure.
-
-UNREADABLE = (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError)
-"""What PyYAML raises for a text that is none: besides its own, errors of dates, numbers and nesting."""
-
-
-def with_lines(text: str, block: str) -> str | Unavailable:
-    """The text with the block's lines added to its outermost mapping or list, in the text's own kind of new line.
-
-    The result was parsed again: it says what the text said and what the block says. ``Unavailable`` when there is no
-    place for which that holds; the text is valid YAML.
-    """
-    try:
-        before, ours = _parts(text), _parts(block)
-        for candidate in _candidates(text, block):
-            if _says(candidate, before, ours):
-                return candidate
-    except UNREADABLE as error:
-        return Unavailable(f"cannot be extended: {' '.join(str(error).split())}")
-    return Unavailable(
-        "is in a form that cannot be extended without changing it (braces or brackets around it all?)"
-    )
-
-
-def _candidates(text: str, block: str) -> Iterator[str]:
-    """The text with the block at each place where it may belong: the end, before ``...``, the beginning."""
-    newline = _newline(text)
-    root = _root(text)
-    column = root.start_mark.column if root else 0
-    block = "".join(" " * column + line + newline for line in block.splitlines())
-    has_lines = bool(text.strip("\ufeff"))
-    closed = text if not has_lines or text.endswith(("\n", "\r")) else text + newline
-    if has_lines:
-        yield closed + newline + block
-    yield closed + block
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.DocumentEndEvent) and event.explicit and event.start_mark:
-            yield text[: event.start_mark.index] + block + text[event.start_mark.index :]
-    if root:
-        start = root.start_mark.index - column
-        yield text[:start] + block + text[start:]
-
-
-def _root(text: str) -> yaml.Node | None:
-    """The outermost node; None for a text of comments only, also when ``---`` begins it."""
-    root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
-    if isinstance(root, yaml.ScalarNode) and root.start_mark.index == root.end_mark.index:
-        return None
-    return root
-
-
-def _newline(text: str) -> str:
-    if "\r\n" in text:
-        return "\r\n"
-    return "\r" if "\r" in text and "\n" not in text else "\n"
-
-
-def _says(candidate: str, before: list[str], ours: list[str]) -> bool:
-    try:
-        return _parts(candidate) in (before + ours, ours + before)
-    except UNREADABLE:
-        return False
-
-
-def _parts(text: str) -> list[str]:
-    """What a text says, part by part: compared as nodes, since a value need not be equal to itself (``.nan``)."""
-    match _root(text):
-        case None:
-            return []
-        case yaml.MappingNode(value=pairs):
-            return [_written(key) + _written(value) for key, value in pairs]
-        case yaml.SequenceNode(value=items):
-            return [_written(item) for item in items]
-        case root:
-            return [_written(root)]
-
-
-def _written(node: yaml.Node) -> str:
-    return str(yaml.serialize(node, Dumper=yaml.SafeDumper))
-
 
 CONF_NAME = ".aider.conf.yml"
 SETTINGS_NAME = ".aider.model.settings.yml"
-
+UNREADABLE = (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError)
+"""What PyYAML raises for a text that is not YAML: besides its own, errors of dates, numbers and nesting."""
 _ALSO = {
     "architect": ("edit-format", "chat-mode"),  # one destination in aider/args.py
     # aider/deprecated.py: they choose the model where none is named
@@ -123,7 +43,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Kept:
-    """What the user has set otherwise than suggested: the key as they wrote it, the value, and in which file.
+    """A setting of the user's that differs from the suggestion: the key as they wrote it, the value, and its file.
     ``problem`` says why Aider will not take it as written, "" when it does.
     """
 
@@ -136,43 +56,119 @@ class Kept:
 
 @dataclass(frozen=True)
 class Extended:
-    """A file's new content, which settings are new in it, and what was left as the user has it."""
+    """A file's new content, the names of the settings added to it, and the settings that were left as the user has
+    them.
+    """
 
     content: bytes
     added: tuple[str, ...]
     kept: tuple[Kept, ...]
 
 
-def sets(theirs: object, ours: str) -> bool:
-    """Whether a key in a user's file decides an option of Aider's.
+# Lines in a YAML text
+
+
+def with_lines(text: str, block: str) -> str | Unavailable:
+    """Add the block's lines to the text's outermost mapping or list, with the text's own line ends.
+
+    The text is valid YAML. The result has the content of both; ``Unavailable`` when no place for the lines gives that.
+    """
+    try:
+        user_parts, added_parts = _parts(text), _parts(block)
+        for candidate in _candidates(text, block):
+            if _has_both(candidate, user_parts, added_parts):
+                return candidate
+    except UNREADABLE as error:
+        return Unavailable(f"cannot be extended: {' '.join(str(error).split())}")
+    return Unavailable(
+        "is in a form that cannot be extended without changing it (braces or brackets around it all?)"
+    )
+
+
+def _candidates(text: str, block: str) -> Iterator[str]:
+    """The text with the block at each place that is tried: the end, before ``...``, the beginning."""
+    newline = "\r\n" if "\r\n" in text else "\r" if "\r" in text and "\n" not in text else "\n"
+    root = _root(text)
+    column = root.start_mark.column if root else 0
+    block = "".join(" " * column + line + newline for line in block.splitlines())
+    has_lines = bool(text.strip("\ufeff"))
+    closed = text if not has_lines or text.endswith(("\n", "\r")) else text + newline
+    if has_lines:
+        yield closed + newline + block
+    yield closed + block
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.DocumentEndEvent) and event.explicit and event.start_mark:
+            yield text[: event.start_mark.index] + block + text[event.start_mark.index :]
+    if root:
+        start = root.start_mark.index - column
+        yield text[:start] + block + text[start:]
+
+
+def _root(text: str) -> yaml.Node | None:
+    """The outermost node; None for a text of comments only, also when it begins with ``---``."""
+    root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    if isinstance(root, yaml.ScalarNode) and root.start_mark.index == root.end_mark.index:
+        return None
+    return root
+
+
+def _has_both(candidate: str, user_parts: list[str], added_parts: list[str]) -> bool:
+    try:
+        return _parts(candidate) in (user_parts + added_parts, added_parts + user_parts)
+    except UNREADABLE:
+        return False
+
+
+def _parts(text: str) -> list[str]:
+    """The content of a text, part by part: serialised nodes, since a value need not be equal to itself (``.nan``)."""
+    match _root(text):
+        case None:
+            return []
+        case yaml.MappingNode(value=pairs):
+            return [_serialise(key) + _serialise(value) for key, value in pairs]
+        case yaml.SequenceNode(value=items):
+            return [_serialise(item) for item in items]
+        case root:
+            return [_serialise(root)]
+
+
+def _serialise(node: yaml.Node) -> str:
+    return str(yaml.serialize(node, Dumper=yaml.SafeDumper))
+
+
+# The two settings files
+
+
+def sets(key: object, option: str) -> bool:
+    """Whether a key in a user's file sets an option of Aider's.
 
     configargparse takes ``name``, ``--name`` and ``no-name``, and argparse any beginning that is no other option's
-    name. ``auto_test`` for ``auto-test`` is meant as it too, although Aider refuses it.
+    name. ``auto_test`` counts for ``auto-test`` too, although Aider refuses it.
     """
-    plain = str(theirs).strip().lstrip("-").replace("_", "-").lower().removeprefix("no-")
-    if plain in (ours, *_ALSO.get(ours, ())):
+    plain = str(key).strip().lstrip("-").replace("_", "-").lower().removeprefix("no-")
+    if plain in (option, *_ALSO.get(option, ())):
         return True
-    return len(plain) > 1 and plain not in _OTHER_OPTIONS and ours.startswith(plain)
+    return len(plain) > 1 and plain not in _OTHER_OPTIONS and option.startswith(plain)
 
 
 def read_conf(name: str, content: bytes | None) -> dict[object, Any] | Unavailable:
-    """What a ``.aider.conf.yml`` sets, by the keys it uses; nothing for a file that is not there."""
-    found = _read(name, content)
-    if isinstance(found, Unavailable | dict):
-        return found
-    return {} if found is None else Unavailable(f"{name} has no settings in the form key: value")
+    """Read the settings of a ``.aider.conf.yml``, by the keys it uses; none for a file that is not there."""
+    conf = _read(name, content)
+    if isinstance(conf, Unavailable | dict):
+        return conf
+    return {} if conf is None else Unavailable(f"{name} has no settings in the form key: value")
 
 
 def read_entries(name: str, content: bytes | None) -> list[dict[str, Any]] | Unavailable:
-    """The entries of a ``.aider.model.settings.yml``; none for a file that is not there."""
-    found = _read(name, content)
-    if found is None or isinstance(found, Unavailable):
-        return found or []
-    if not isinstance(found, list) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in found
+    """Read the entries of a ``.aider.model.settings.yml``; none for a file that is not there."""
+    entries = _read(name, content)
+    if entries is None or isinstance(entries, Unavailable):
+        return entries or []
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries
     ):
-        return Unavailable(f"{name} is no list of entries that each have a name")
-    return found
+        return Unavailable(f"{name} is not a list of entries that each have a name")
+    return entries
 
 
 def extend_conf(
@@ -183,27 +179,25 @@ def extend_conf(
     header: str,
     elsewhere: Sequence[tuple[str, Mapping[object, Any]]] = (),
 ) -> Extended | Unavailable:
-    """A ``.aider.conf.yml`` with those of *settings* that neither it nor a file *elsewhere* (name, keys) decides."""
-    own = read_conf(name, content)
-    if isinstance(own, Unavailable):
-        return own
-    theirs = {
+    """Add to a ``.aider.conf.yml`` those *settings* that neither it nor a file *elsewhere* (name, keys) has."""
+    own_keys = read_conf(name, content)
+    if isinstance(own_keys, Unavailable):
+        return own_keys
+    user_values = {
         setting.key: (key, value, where)
-        for where, keys in (*elsewhere, (name, own))
+        for where, keys in (*elsewhere, (name, own_keys))
         for key, value in keys.items()
         for setting in settings
         if sets(key, setting.key)
     }
-    missing = [setting for setting in settings if setting.key not in theirs]
+    missing = [setting for setting in settings if setting.key not in user_values]
     kept = tuple(
-        _kept(setting, *theirs[setting.key])
+        _kept_setting(setting, *user_values[setting.key])
         for setting in settings
-        if setting.key in theirs and not _agrees(setting, *theirs[setting.key][:2])
+        if setting.key in user_values and not _agrees(setting, *user_values[setting.key][:2])
     )
-    extended = _extended(name, content, header, [_line(setting) for setting in missing])
-    if isinstance(extended, Unavailable):
-        return extended
-    return Extended(extended, tuple(setting.key for setting in missing), kept)
+    lines = {setting.key: _line(setting) for setting in missing}
+    return _extended(name, content, header, lines, kept)
 
 
 def extend_entries(
@@ -214,47 +208,41 @@ def extend_entries(
     header: str,
     elsewhere: Sequence[tuple[str, Sequence[Mapping[str, Any]]]] = (),
 ) -> Extended | Unavailable:
-    """A ``.aider.model.settings.yml`` with those *entries* that the user decided nothing about, here or *elsewhere*.
+    """Add to a ``.aider.model.settings.yml`` those *entries* that the user decided nothing about, here or *elsewhere*.
 
-    Decided: by an entry of the same name, which a later file's replaces as a whole; and for an entry of every model by
-    any that sets one of its parameters, which it would override (models.py, configure_model_settings).
+    The user decided about an entry with one of the same name, since a later file's entry replaces it as a whole; and
+    about the entry for every model with any entry that sets one of its parameters, which it would override (models.py,
+    configure_model_settings).
     """
     own = read_entries(name, content)
     if isinstance(own, Unavailable):
         return own
-    theirs = [(where, entry) for where, found in (*elsewhere, (name, own)) for entry in found]
-    missing = [entry for entry in entries if not any(_decides(one, entry) for _, one in theirs)]
+    users = [(where, entry) for where, file in (*elsewhere, (name, own)) for entry in file]
+    missing = [entry for entry in entries if not any(_decides(user, entry) for _, user in users)]
     kept = tuple(
-        Kept(str(one["name"]), _flow(one), _flow(entry), where)
+        Kept(str(user["name"]), _window_text(user), _window_text(entry), where)
         for entry in entries
-        for where, one in theirs
-        if _decides(one, entry) and not entry["extra_params"].items() <= extra_params(one).items()
+        for where, user in users
+        if _decides(user, entry) and not entry["extra_params"].items() <= extra_params(user).items()
     )
-    lines = [yaml.safe_dump([dict(entry)], sort_keys=False) for entry in missing]
-    extended = _extended(name, content, header, lines)
-    if isinstance(extended, Unavailable):
-        return extended
-    return Extended(extended, tuple(str(entry["name"]) for entry in missing), kept)
+    lines = {
+        str(entry["name"]): yaml.safe_dump([dict(entry)], sort_keys=False) for entry in missing
+    }
+    return _extended(name, content, header, lines, kept)
 
 
-def extra_params(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that an entry sends with every request."""
-    found = entry.get("extra_params")
-    return found if isinstance(found, dict) else {}
-
-
-def windows_pinned(entries: Sequence[Mapping[str, Any]], models: Sequence[str]) -> list[int]:
-    """The windows that entries fix for these models of Ollama's, by their own entry or the one for every model."""
+def pinned_windows(entries: Sequence[Mapping[str, Any]], models: Sequence[str]) -> list[int]:
+    """The windows that entries fix for these Ollama models, by a model's own entry or the one for every model."""
     names = {EVERY_MODEL, *(prefix + model for prefix in OLLAMA_PREFIXES for model in models)}
     windows = [extra_params(entry).get("num_ctx") for entry in entries if entry["name"] in names]
     return [window for window in windows if type(window) is int and window > 0]
 
 
-def _decides(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
-    if theirs["name"] == ours["name"]:
+def _decides(user: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    if user["name"] == entry["name"]:
         return True
-    shared = extra_params(theirs).keys() & ours["extra_params"].keys()
-    return ours["name"] == EVERY_MODEL and bool(shared)
+    shared = extra_params(user).keys() & entry["extra_params"].keys()
+    return entry["name"] == EVERY_MODEL and bool(shared)
 
 
 def _read(name: str, content: bytes | None) -> Any:
@@ -264,20 +252,20 @@ def _read(name: str, content: bytes | None) -> Any:
         return Unavailable(f"{name} is not in UTF-8")
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        return Unavailable(f"{name} is no valid YAML{line}: {error.problem or error.context}")
+        return Unavailable(f"{name} is not valid YAML{line}: {error.problem or error.context}")
     except UNREADABLE as error:
-        return Unavailable(f"{name} is no valid YAML: {' '.join(str(error).split())}")
+        return Unavailable(f"{name} is not valid YAML: {' '.join(str(error).split())}")
 
 
 def _line(setting: Setting) -> str:
-    written = yaml.safe_dump({setting.key: setting.value}, width=10_000).rstrip("\n")
-    return f"{written}  # {setting.why}\n" if setting.why else f"{written}\n"
+    line = yaml.safe_dump({setting.key: setting.value}, width=10_000).rstrip("\n")
+    return f"{line}  # {setting.why}\n" if setting.why else f"{line}\n"
 
 
-def _flow(entry: Mapping[str, Any]) -> str:
-    """An entry's window, the one parameter that is set here; others may be secret."""
+def _window_text(entry: Mapping[str, Any]) -> str:
+    """Show an entry's window, the only parameter that is suggested; others may be secret."""
     window = extra_params(entry).get("num_ctx")
-    return "no num_ctx" if window is None else f"num_ctx {shown(window)}"
+    return "no num_ctx" if window is None else f"num_ctx {value_text(window)}"
 
 
 def _agrees(setting: Setting, key: object, value: object) -> bool:
@@ -285,16 +273,15 @@ def _agrees(setting: Setting, key: object, value: object) -> bool:
     return exact and str(value).lower() == str(setting.value).lower()
 
 
-def _kept(setting: Setting, key: object, value: object, where: str) -> Kept:
+def _kept_setting(setting: Setting, key: object, value: object, where: str) -> Kept:
     text = str(key)
-    problem = ""
-    if "_" in text or text != text.lower():
-        problem = f"Aider refuses this spelling, write {setting.key}"
-    return Kept(shown(text), shown(value), shown(setting.value), where, problem)
+    is_refused = "_" in text or text != text.lower()
+    problem = f"Aider refuses this spelling, write {setting.key}" if is_refused else ""
+    return Kept(value_text(text), value_text(value), value_text(setting.value), where, problem)
 
 
-def shown(value: object) -> str:
-    """A value as it is said in a sentence."""
+def value_text(value: object) -> str:
+    """A value as it is shown in a sentence."""
     match value:
         case None:
             return "(empty)"
@@ -307,12 +294,13 @@ def shown(value: object) -> str:
 
 
 def _extended(
-    name: str, content: bytes | None, header: str, lines: Sequence[str]
-) -> bytes | Unavailable:
+    name: str, content: bytes | None, header: str, lines: Mapping[str, str], kept: tuple[Kept, ...]
+) -> Extended | Unavailable:
+    """The file with new lines, by what they add, below the header."""
     if not lines:
-        return content or b""
-    block = "".join([*(f"# {line}\n" for line in header.splitlines()), *lines])
+        return Extended(content or b"", (), kept)
+    block = "".join([*(f"# {line}\n" for line in header.splitlines()), *lines.values()])
     text = with_lines((content or b"").decode("utf-8"), block)
     if isinstance(text, Unavailable):
         return Unavailable(f"{name} {text.reason}")
-    return text.encode("utf-8")
+    return Extended(text.encode("utf-8"), tuple(lines), kept)

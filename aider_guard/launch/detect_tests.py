@@ -1,6 +1,6 @@
-"""What a repository's tests are run with, in the form that fails in few lines.
+"""Detects how a repository's tests are run, and gives the command with the shortest output.
 
-Aider puts all that a failing test command prints into the chat: a long traceback of ten tests can fill a window.
+Aider puts all that a failing test command prints into the chat: the long tracebacks of ten tests can fill a window.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 _MOST_BYTES = 1 << 18
@@ -22,7 +23,7 @@ _MAKE_TEST = re.compile(r"^test\s*:(?!=)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class TestCommand:
-    """How to run a repository's tests: the tool, the command with short output, and what in the repository says so."""
+    """How to run a repository's tests: the tool, the command with short output, and what in the repository shows it."""
 
     __test__ = False  # pytest would collect it
 
@@ -32,9 +33,9 @@ class TestCommand:
 
 
 def find_test_commands(folder: Path) -> tuple[TestCommand, ...]:
-    """Every kind of test that the files of a repository speak of, the likeliest first; nothing is run."""
-    found = (look(folder) for look in _LOOKS)
-    return tuple(command for command in found if command is not None)
+    """Find every kind of test in a repository, the likeliest first. Files are only read; nothing is run."""
+    commands = (detect(folder) for detect in _DETECTORS)
+    return tuple(command for command in commands if command is not None)
 
 
 def _python(folder: Path) -> TestCommand | None:
@@ -80,25 +81,21 @@ def _requirements(folder: Path) -> list[str]:
 
 
 def _python_tests(folder: Path) -> Iterator[Path]:
-    for seen, (root, folders, files) in enumerate(os.walk(folder)):
+    for number, (root, folders, files) in enumerate(os.walk(folder)):
         folders[:] = sorted(
             name for name in folders if name not in _NOT_OURS and not name.startswith(".")
         )
-        if seen >= _MOST_FOLDERS:
+        if number >= _MOST_FOLDERS:
             return
         yield from (Path(root, name) for name in sorted(files) if _PYTEST_FILE.match(name))
 
 
-def _cargo(folder: Path) -> TestCommand | None:
-    return _by_file(folder, "Cargo.toml", "cargo", "cargo test --quiet")
-
-
-def _go(folder: Path) -> TestCommand | None:
-    return _by_file(folder, "go.mod", "go", "go test ./...")
+def _by_file(name: str, runner: str, command: str, folder: Path) -> TestCommand | None:
+    return TestCommand(runner, command, name) if (folder / name).is_file() else None
 
 
 def _node(folder: Path) -> TestCommand | None:
-    """The package's own script. Aider runs it in a terminal, where CI=true keeps vitest and jest from staying."""
+    """The package's own script. Aider runs it in a terminal, where CI=true keeps vitest and jest from watching."""
     try:
         script = json.loads(_text(folder / "package.json"))["scripts"]["test"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -113,21 +110,9 @@ def _node(folder: Path) -> TestCommand | None:
     return TestCommand("npm", "CI=true npm test --silent", evidence)
 
 
-def _gradle(folder: Path) -> TestCommand | None:
-    return _by_file(folder, "gradlew", "gradle", "./gradlew --quiet test")
-
-
 def _maven(folder: Path) -> TestCommand | None:
     tool = "./mvnw" if (folder / "mvnw").is_file() else "mvn"
-    return _by_file(folder, "pom.xml", "maven", f"{tool} --quiet test")
-
-
-def _rspec(folder: Path) -> TestCommand | None:
-    return _by_file(folder, ".rspec", "rspec", "bundle exec rspec --format progress")
-
-
-def _mix(folder: Path) -> TestCommand | None:
-    return _by_file(folder, "mix.exs", "mix", "mix test")
+    return _by_file("pom.xml", "maven", f"{tool} --quiet test", folder)
 
 
 def _make(folder: Path) -> TestCommand | None:
@@ -137,25 +122,21 @@ def _make(folder: Path) -> TestCommand | None:
     return None
 
 
-_LOOKS: tuple[Callable[[Path], TestCommand | None], ...] = (
+_DETECTORS: tuple[Callable[[Path], TestCommand | None], ...] = (
     _python,
-    _cargo,
-    _go,
+    partial(_by_file, "Cargo.toml", "cargo", "cargo test --quiet"),
+    partial(_by_file, "go.mod", "go", "go test ./..."),
     _node,
-    _gradle,
+    partial(_by_file, "gradlew", "gradle", "./gradlew --quiet test"),
     _maven,
-    _rspec,
-    _mix,
+    partial(_by_file, ".rspec", "rspec", "bundle exec rspec --format progress"),
+    partial(_by_file, "mix.exs", "mix", "mix test"),
     _make,
 )
 
 
-def _by_file(folder: Path, name: str, runner: str, command: str) -> TestCommand | None:
-    return TestCommand(runner, command, name) if (folder / name).is_file() else None
-
-
 def _text(path: Path) -> str:
-    """A file's beginning; "" for one that cannot be read, which then says nothing."""
+    """The beginning of a file's text; "" for one that cannot be read."""
     try:
         if not path.is_file():
             return ""

@@ -1,4 +1,4 @@
-"""What a session's door serves with, from the facts of its plan. Pure."""
+"""Makes the settings of a session's door from the facts of its plan. Pure."""
 
 from __future__ import annotations
 
@@ -25,54 +25,54 @@ LEARNED = "tokens"
 _DURATION = re.compile(r"(-)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s?)?")
 _SHARES = (3 / 4, 1 / 2, 3 / 8, 1 / 4, 1 / 8)
 _SMALLEST_TOKENS = 2048
-"""Below this there is no room for Aider's own instructions."""
+"""A smaller window has no room for Aider's own instructions."""
 _ROLES: tuple[RoleName, ...] = ("main", "editor", "weak")
 
 
 @dataclass(frozen=True)
 class DoorAddresses:
-    """Where the door is, and the folder with what is remembered from session to session."""
+    """Where Aider finds the door, and the folder where the door keeps what it learns between sessions."""
 
     address: DoorAddress
     state_dir: Path
 
     def urls(self, routes: Routes) -> dict[str, str]:
-        """The door's addresses by those that they stand for."""
-        return {key: self.address.url(way) for key, way in routes.ways.items()}
+        """The door's addresses, by the server addresses that they replace."""
+        return {key: self.address.url(prefix) for key, prefix in routes.prefixes.items()}
 
     def variables(self, routes: Routes) -> dict[str, str]:
-        """The environment variables that lead through the door."""
-        ways = {"OLLAMA_API_BASE": "", **routes.variables}
-        return {name: self.address.url(way) for name, way in ways.items()}
+        """The environment variables that send Aider's requests through the door."""
+        prefixes = {"OLLAMA_API_BASE": "", **routes.variables}
+        return {name: self.address.url(prefix) for name, prefix in prefixes.items()}
 
 
 def door_settings(
-    entrance: DoorAddresses,
+    addresses: DoorAddresses,
     routes: Routes,
     facts: Facts,
     *,
     settings: AiderSettings,
-    placed: Placement | Unavailable,
+    placement: Placement | Unavailable,
     entries: Entries,
     windows: Mapping[str, int],
 ) -> DoorSettings:
-    """The settings of the door for a session whose window is chosen (``facts.window_tokens``).
+    """Make the door's settings for a session whose window is chosen (``facts.window_tokens``).
 
     *entries* are the user's model settings by name, *windows* the known windows by Aider's names.
     """
     window = facts.window_tokens if isinstance(facts.window_tokens, int) else 0
     return DoorSettings(
-        token=entrance.address.token,
+        token=addresses.address.token,
         upstreams=routes.upstreams,
         roles=tuple(_roles(settings, routes, windows, entries)),
         window_tokens=window,
-        user_keep_alive=says_keep_alive(entries, settings.models)
+        user_keep_alive=sets_keep_alive(entries, settings.models)
         or server_keeps_longer(facts.server),
         on_overflow=facts.config.on_overflow,
         refuse_cloud=facts.config.network == "offline",
-        smaller_windows=smaller_windows(placed, window),
+        smaller_windows=smaller_windows(placement, window),
         tokenizers=settings.tokenizers,
-        learned_dir=str(entrance.state_dir / LEARNED),
+        learned_dir=str(addresses.state_dir / LEARNED),
         ollama_log=facts.config.ollama_log or "",
     )
 
@@ -81,97 +81,100 @@ def served_windows(facts: Facts) -> Mapping[str, int | Unavailable]:
     """The windows of models on other servers of this machine, by Aider's names, as these servers told them."""
     if isinstance(facts.settings, Unavailable):
         return {}
-    told = {} if isinstance(facts.server, Unavailable) else facts.server.others
-    asked = (one.model for one in served_models(facts.settings))
-    return {name: told.get(name, Unavailable("its server was not asked")) for name in asked}
+    windows = {} if isinstance(facts.server, Unavailable) else facts.server.others
+    names = (model.model for model in served_models(facts.settings))
+    return {name: windows.get(name, Unavailable("its server was not asked")) for name in names}
 
 
 def _roles(
     settings: AiderSettings, routes: Routes, windows: Mapping[str, int], entries: Entries
 ) -> Iterator[DoorRole]:
     """The roles whose requests pass the door, with their models as their servers know them."""
+    roles = {role.role: role for role in reversed(settings.roles) if role.model}
     for name in _ROLES:
-        role = next((one for one in settings.roles if one.role == name and one.model), None)
-        way = way_of(role, settings, routes) if role is not None else None
-        if role is not None and way is not None:
+        role = roles.get(name)
+        prefix = door_prefix(role, settings, routes) if role is not None else None
+        if role is not None and prefix is not None:
             window = 0 if ollama_name(role.model) is not None else windows.get(role.model, 0)
-            path = "" if way == OLLAMAS_OPENAI else way.lstrip("/")
+            path = "" if prefix == OLLAMAS_OPENAI else prefix.lstrip("/")
             options = runner_options_of(entries, role.model)
-            yield DoorRole(name, name_there(role.model), path, window, options)
+            yield DoorRole(name, name_on_server(role.model), path, window, options)
 
 
 def runner_options_of(entries: Entries, model: str) -> tuple[RunnerOption, ...]:
-    """What the user's model settings start this model's process with; the entry for every model wins, as in Aider's
-    models.py. The window is not among them: it is the session's.
+    """The options in the user's model settings that decide how this model's process is started. The entry for every
+    model wins, as in Aider's models.py. The window is not among them: it is the session's.
     """
     extra: dict[str, Any] = {}
     for name in (model, EVERY_MODEL):
         extra.update(entries.get(name, {}).get("extra_params") or {})
-    named = ((name, extra.get(name)) for name in RUNNER_OPTIONS if name != "num_ctx")
-    return tuple(RunnerOption(name, value) for name, value in named if isinstance(value, int))
+    options = ((name, extra.get(name)) for name in RUNNER_OPTIONS if name != "num_ctx")
+    return tuple(RunnerOption(name, value) for name, value in options if isinstance(value, int))
 
 
 def server_keeps_longer(server: ServerReport | Unavailable) -> bool:
-    """Whether the server itself is known to keep models for ever, or for longer than the door asks for.
+    """Whether the server is known to keep models loaded for ever, or for longer than the door asks for.
 
     ``OLLAMA_KEEP_ALIVE`` is a duration of Go's or seconds (envconfig/config.go); negative is for ever.
     """
     process = server.process if isinstance(server, ServerReport) else None
     settings = process.settings if isinstance(process, ServerProcess) else None
-    said = settings.get("OLLAMA_KEEP_ALIVE", "") if isinstance(settings, dict) else ""
-    found = _DURATION.fullmatch(said.strip())
-    if found is None:
+    duration = settings.get("OLLAMA_KEEP_ALIVE", "") if isinstance(settings, dict) else ""
+    match = _DURATION.fullmatch(duration.strip())
+    if match is None:
         return False
-    minus, hours, minutes, seconds = found.groups()
+    minus, hours, minutes, seconds = match.groups()
     total = 3600 * int(hours or 0) + 60 * int(minutes or 0) + float(seconds or 0)
     return bool(minus) or total > KEEP_SECONDS
 
 
 def served_models(settings: AiderSettings) -> tuple[ServedModel, ...]:
     """The models on other servers of this machine."""
-    placed = [(role.model, place(role, settings)) for role in settings.roles]
-    found = {
-        model: ServedModel(model, name_there(model), where.address)
-        for model, where in placed
-        if where.kind == "server" and ollama_name(model) is None
+    locations = [(role.model, place(role, settings)) for role in settings.roles]
+    models = {
+        model: ServedModel(model, name_on_server(model), location.address)
+        for model, location in locations
+        if location.kind == "server" and ollama_name(model) is None
     }
-    return tuple(found.values())
+    return tuple(models.values())
 
 
-def way_of(role: Role, settings: AiderSettings, routes: Routes) -> str | None:
-    """The way of a role's requests through the door; None when they pass it by."""
-    where = place(role, settings)
-    if where.kind == "ollama":
+def door_prefix(role: Role, settings: AiderSettings, routes: Routes) -> str | None:
+    """The part of the door's address that a role's requests go to; None when they do not go through the door."""
+    location = place(role, settings)
+    if location.kind == "ollama":
         return ""
-    return routes.way(where.address) if where.kind == "server" else None
+    return routes.prefix(location.address) if location.kind == "server" else None
 
 
-def name_there(model: str) -> str:
+def name_on_server(model: str) -> str:
     """A model's name without Aider's prefix for the provider, as its server knows it."""
     name = ollama_name(model)
     return name if name is not None else model.partition("/")[2] or model
 
 
-def says_keep_alive(entries: Mapping[str, Mapping[str, Any]], models: Iterable[str]) -> bool:
+def sets_keep_alive(entries: Mapping[str, Mapping[str, Any]], models: Iterable[str]) -> bool:
     """Whether the user's model settings say how long one of these models stays loaded."""
-    named = (entries.get(name, {}) for name in (EVERY_MODEL, *models))
-    return any("keep_alive" in (entry.get("extra_params") or {}) for entry in named)
+    names = (EVERY_MODEL, *models)
+    return any("keep_alive" in (entries.get(name, {}).get("extra_params") or {}) for name in names)
 
 
-def smaller_windows(placed: Placement | Unavailable, window_tokens: int) -> tuple[WindowNeed, ...]:
-    """A handful of windows below this one and what the models need with each, largest first.
+def smaller_windows(
+    placement: Placement | Unavailable, window_tokens: int
+) -> tuple[WindowNeed, ...]:
+    """A few windows below this one and the bytes that the models need with each, largest window first.
 
-    Where they fit only one at a time, that is what the largest of them needs. None where it cannot be computed.
+    Where the models fit only one at a time, it is what the largest of them needs. Empty where it cannot be computed.
     """
-    if isinstance(placed, Unavailable):
+    if isinstance(placement, Unavailable):
         return ()
     sizes = (int(window_tokens * share) // STEP_TOKENS * STEP_TOKENS for share in _SHARES)
     windows = [size for size in dict.fromkeys(sizes) if _SMALLEST_TOKENS <= size < window_tokens]
-    return tuple(WindowNeed(window, _needed_bytes(placed, window)) for window in windows)
+    return tuple(WindowNeed(window, _needed_bytes(placement, window)) for window in windows)
 
 
-def _needed_bytes(placed: Placement, window_tokens: int) -> int:
-    candidates, cards, runtime = placed
-    answer = fit(candidates, cards, window_tokens, runtime)
-    needs = [need.total_bytes for need in answer.needs]
-    return sum(needs) if answer.fits or not answer.alone else max(needs)
+def _needed_bytes(placement: Placement, window_tokens: int) -> int:
+    candidates, cards, runtime = placement
+    result = fit(candidates, cards, window_tokens, runtime)
+    needs = [need.total_bytes for need in result.needs]
+    return sum(needs) if result.fits or not result.alone else max(needs)

@@ -1,7 +1,7 @@
-"""What makes a session local, put into Aider's environment after every ``.env`` was read.
+"""Chooses the variables that keep a session local; Aider's environment gets them after every ``.env`` was read.
 
-These settings only ask: a program that ignores proxies is not held by them. They reach everything that honours
-them, which is every client that Aider itself uses (httpx, requests, aiohttp, git, curl).
+They only ask programs to behave: a program that ignores proxies can still reach the network. Every client that Aider
+itself uses (httpx, requests, aiohttp, git, curl) honours them.
 """
 
 from __future__ import annotations
@@ -18,36 +18,38 @@ from aider_guard.ollama.names import is_this_machine
 
 INVALID_KEY = "switched-off-by-aider-guard"
 NOWHERE = "http://127.0.0.1:9"
-"""Shown for the refusing address where none is held: the discard port, on which nothing listens."""
+"""Stands for the refusing proxy where none is open, in what is only shown: the discard port, where nothing listens."""
 _HERE = ("localhost", "127.0.0.1", "::1")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-# Aider tests whether the first is there at all, and then asks GitHub before every request (models.py); the second
-# goes to Ollama only, which may be behind a server that asks for it.
+# With any value of the first, Aider asks GitHub before every request (models.py); the second goes to Ollama only,
+# which may be behind a server that asks for it.
 _NO_KEYS_OF_OURS = ("GITHUB_COPILOT_TOKEN", "OLLAMA_API_KEY")
 _OPENAIS_KEY = "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True)
 class LocalEnvironment:
-    """Variables that hold in Aider's process whatever a ``.env`` says, and variables that must not be there."""
+    """Variables that Aider's process has whatever a ``.env`` says, and variables that it must not have."""
 
     set: Mapping[str, str] = field(default_factory=dict)
     unset: tuple[str, ...] = ()
 
 
 def local_environment(
-    config: Config, settings: AiderSettings, ollama: str, refusing: str
+    config: Config, settings: AiderSettings, ollama: str, refusing_proxy: str
 ) -> LocalEnvironment:
-    """The environment for a session on the Ollama at this URL; *refusing* is a proxy that refuses.
+    """Choose the variables for a session on the Ollama at this URL; *refusing_proxy* accepts no connection.
 
-    With an open network only Ollama's address is set, and that proxies of the user's are passed by for this machine.
+    With an open network only Ollama's address is set, and this machine is made an exception from the user's proxies.
     """
     address = {"OLLAMA_API_BASE": ollama} if config.ollama else {}
     if config.network == "open":
         return LocalEnvironment({**address, **_past_proxies(settings)})
-    kept = _keys_of_local_servers(settings)
-    keys = {name: INVALID_KEY for name in CLOUD_KEYS if name not in (*kept, *_NO_KEYS_OF_OURS)}
-    proxies = {spelling: refusing for name in _PROXIES for spelling in (name, name.lower())}
+    local_keys = _keys_of_local_servers(settings)
+    keys = {
+        name: INVALID_KEY for name in CLOUD_KEYS if name not in (*local_keys, *_NO_KEYS_OF_OURS)
+    }
+    proxies = {spelling: refusing_proxy for name in _PROXIES for spelling in (name, name.lower())}
     allowed = (place.host for place in config.allow)
     reachable = ",".join(dict.fromkeys((*_HERE, *_host_of(ollama), *allowed)))
     return LocalEnvironment(
@@ -65,8 +67,8 @@ def local_environment(
 
 
 def _past_proxies(settings: AiderSettings) -> dict[str, str]:
-    """The user's exceptions from proxies, and this machine: a proxy elsewhere could not find the door."""
-    values = {one.name.upper(): one.value for one in settings.addresses}
+    """The user's exceptions from proxies, and this machine: a proxy elsewhere could not reach the door."""
+    values = {variable.name.upper(): variable.value for variable in settings.addresses}
     if not any(values.get(name) for name in _PROXIES):
         return {}
     exceptions = ",".join(filter(None, (values.get("NO_PROXY", ""), *_HERE)))
@@ -74,13 +76,13 @@ def _past_proxies(settings: AiderSettings) -> dict[str, str]:
 
 
 def _host_of(base_url: str) -> tuple[str, ...]:
-    """The host of an Ollama on another machine."""
+    """The host of an Ollama on another machine; empty for one on this machine."""
     host = urlsplit(base_url).hostname
     return (host,) if host and not is_this_machine(base_url) else ()
 
 
 def _keys_of_local_servers(settings: AiderSettings) -> frozenset[str]:
-    """The key of a local server that speaks OpenAI's protocol is no cloud's."""
+    """The keys to leave alone: OpenAI's, where all models with its prefix run on local servers."""
     roles = [role for role in settings.roles if role.model.startswith("openai/")]
     local = roles and all(place(role, settings).kind == "server" for role in roles)
     return frozenset({_OPENAIS_KEY}) if local else frozenset()

@@ -1,4 +1,4 @@
-"""Everything the checks look at. Gathered elsewhere (launch/gathering.py, the session); pure values here."""
+"""The facts that the checks look at, as plain values. launch/gathering.py and the session gather them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from aider_guard.core.server_report import ServerReport
 from aider_guard.launch.aider_settings import AiderSettings
 
 NOT_ASKED = Unavailable("not asked: nothing is sent to an address that only the repository names")
-"""The report of a server that was not asked for anything: nothing follows from it."""
-
-
+"""In place of a report on a server that was not asked."""
 NOT_TRIED = Unavailable("which layer this system allows was not tried")
 
 
 @dataclass(frozen=True)
 class RepoFacts:
-    """What else may run in a session: git hooks that are active, and what the repository's tests are run with."""
+    """What else may run in a session: active git hooks, and the program that runs the repository's tests."""
 
     hooks: tuple[str, ...] = ()
     test_runner: str = ""
@@ -30,8 +28,7 @@ class RepoFacts:
 class Facts:
     """What is known before the first prompt.
 
-    ``window_tokens`` is the window that the session pins, ``fit`` the answer for it. ``asked_base`` is the address of
-    Ollama that the user gave the guard itself (flag, setting), "" for none.
+    ``window_tokens`` is the window that the session pins, ``fit`` says whether the models fit with it.
     """
 
     config: Config
@@ -44,7 +41,7 @@ class Facts:
     state_free_bytes: int | Unavailable = Unavailable("not read")
     aider_script: str = ""
     aider_problem: str = ""
-    """Why no Aider can be started, "" when one can: it was looked for, and this is what was found."""
+    """Why no Aider can be started; "" when one can."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables of the guard's own environment that matter (addresses only, no keys)."""
     air_gap: LayerChoice | Unavailable = NOT_TRIED
@@ -52,6 +49,6 @@ class Facts:
 
     @property
     def is_held(self) -> bool:
-        """Whether the kernel keeps everything that Aider starts in this machine."""
+        """Whether the kernel keeps Aider and everything it starts from reaching other machines."""
         is_enforced = isinstance(self.air_gap, LayerChoice) and self.air_gap.layer in ENFORCED
         return is_enforced and self.config.network == "offline"

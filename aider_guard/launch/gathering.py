@@ -1,4 +1,8 @@
-"""Gathering the facts for ``doctor``: what takes long begins first, and the rest is done meanwhile."""
+"""Gathers the facts for ``doctor``, ``init`` and ``fit``: asks Aider and Ollama, and reads the memory.
+
+What takes long is started first, and the rest is done meanwhile. Modules that are slow to import (the HTTP client, the
+sensors) are imported in the functions that use them.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +19,16 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTimeError
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, TypeVar
 
 from aider_guard import paths
 from aider_guard.airgap.choose import find_layer
 from aider_guard.config import Config
-from aider_guard.core.egress import LayerChoice, Place
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.errors import LaunchError
-from aider_guard.launch import plan
 from aider_guard.launch.aider import Aider, find_aider
 from aider_guard.launch.aider_settings import AiderSettings, decode
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
@@ -35,141 +37,44 @@ from aider_guard.launch.facts import NOT_ASKED, NOT_TRIED, Facts
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.ollama_address import may_be_asked
 from aider_guard.launch.places import base_url, with_ollama
+from aider_guard.launch.plan import pin_window
 from aider_guard.launch.repository import repository_facts
+from aider_guard.launch.server_runtime import make_placement
 from aider_guard.launch.start_command import INSIDE_AIDER, aider_environment
 
 if TYPE_CHECKING:
     from aider_guard.line_process import LineProcess
 
-# Asking Aider what it would use, without starting it: its own Python describes, and ends.
-
-DESCRIPTION_SECONDS = 30.0
-"""Importing Aider takes about a second; the rest is for a cold disk."""
+ANSWER_SECONDS = 30.0
+"""How long Aider may take to describe itself: importing it takes about a second, the rest is for a cold disk."""
+MEMORY_SECONDS = 3.0
+MOST_MODELS = 64
+"""Of an Ollama with more models than these only the newest are looked at: each is a request."""
 _EXIT_SECONDS = 2.0
 _UNRECOGNIZED = "unrecognized arguments: "
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
-
-def ask_aider(
-    aider: Aider,
-    arguments: Sequence[str],
-    environment: Mapping[str, str],
-    *,
-    timeout_seconds: float = DESCRIPTION_SECONDS,
-) -> AiderSettings | Unavailable:
-    """What Aider would use if it were started in this folder with these arguments and this environment."""
-    with AiderQuestion(aider, arguments, environment) as asking:
-        return asking.result(timeout_seconds)
-
-
-class AiderQuestion:
-    """One question that is under way, so that other work can be done meanwhile. Leaving the ``with`` ends it.
-
-    Aider's process gets no terminal: nothing is shown, and it can ask nothing. What it says when its parser refuses
-    the arguments is the reason in the answer.
-    """
-
-    def __init__(
-        self, aider: Aider, arguments: Sequence[str], environment: Mapping[str, str]
-    ) -> None:
-        self._words = [str(INSIDE_AIDER), "", aider.script, *arguments]
-        self._interpreter = aider.interpreter
-        self._environment = dict(environment)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._problem = ""
-        self._wait_seconds = 0.0
-
-    def __enter__(self) -> AiderQuestion:
-        """Start the process. One that cannot be started is told by ``result``."""
-        self._channel, theirs = socket.socketpair()
-        self._said: IO[bytes] = tempfile.TemporaryFile(prefix="aider-guard-")
-        self._words[1] = f"only:{theirs.fileno()}"
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    [*self._interpreter, *self._words],
-                    env=self._environment,
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=self._said,
-                    stderr=self._said,
-                )
-            except OSError as error:
-                self._problem = f"{self._interpreter[0]} cannot be started: {error.strerror}"
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Leave nothing running."""
-        self._channel.close()
-        if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(self._wait_seconds)
-            self._process.kill()
-            self._process.wait()
-        self._said.close()
-
-    def result(self, timeout_seconds: float = DESCRIPTION_SECONDS) -> AiderSettings | Unavailable:
-        """The answer, waited for at most so long; else why there is none."""
-        if self._process is None:
-            return Unavailable(self._problem)
-        line = self._read_line(time.monotonic() + timeout_seconds)
-        if line is None:
-            return Unavailable(
-                f"Aider did not say within {timeout_seconds:g} seconds what it will use"
-            )
-        self._wait_seconds = _EXIT_SECONDS
-        return decode(line) if line.endswith(b"\n") else Unavailable(self._last_words())
-
-    def _read_line(self, deadline: float) -> bytes | None:
-        """All until the channel is closed; None when the time is up."""
-        read = bytearray()
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._channel, selectors.EVENT_READ)
-            while selector.select(max(0.0, deadline - time.monotonic())):
-                data = self._channel.recv(65536)
-                read += data
-                if not data or len(read) > _MAX_ANSWER_BYTES:
-                    return bytes(read)
-        return None
-
-    def _last_words(self) -> str:
-        """The last line that Aider printed before it ended without an answer."""
-        assert self._process is not None
-        status: int | None = None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            status = self._process.wait(_EXIT_SECONDS)
-        self._said.seek(0)
-        lines = self._said.read().decode("utf-8", "replace").splitlines()
-        last = _complaint([line.strip() for line in lines if line.strip()])
-        if status == 0 or not last:
-            return (
-                f"Aider ended at once, with status {status}, and said nothing of what it will use"
-            )
-        return last
-
-
-def _complaint(lines: list[str]) -> str:
-    """What a program printed last; of argparse's ``error:`` all lines, but no value that was not recognised: a key
-    in a configuration file with a wrong name would be one.
-    """
-    began = [index for index, line in enumerate(lines) if ": error: " in line]
-    said = " ".join(lines[began[-1] :] if began else lines[-1:])
-    start, unrecognized, values = said.partition(_UNRECOGNIZED)
-    if not unrecognized:
-        return said
-    flags = [word.partition("=")[0] for word in values.split() if word.startswith("-")]
-    return f"{start}{unrecognized}{' '.join(flags)}"
-
-
-ANSWER_SECONDS = 30.0
-MEMORY_SECONDS = 3.0
-
 T = TypeVar("T")
+
+
+def read_memory(
+    start: Callable[[], LineProcess] | None = None,
+    *,
+    patience_seconds: float = 6.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> MemoryReading:
+    """Read GPUs and main memory. A driver that was asleep can take seconds to answer; after *patience_seconds* it is
+    given up, and the GPUs are unavailable. *start* starts the process that reads GPUs.
+    """
+    from aider_guard.sidecar.gpu import NOT_YET, GpuSensor, start_worker
+    from aider_guard.sidecar.memory import MemorySensor
+
+    deadline = clock() + patience_seconds
+    with closing(MemorySensor(GpuSensor(start or start_worker))) as sensor:
+        reading = sensor.read()
+        while reading.gpus == NOT_YET and clock() < deadline:
+            reading = sensor.read()
+    return reading
 
 
 def gather(
@@ -179,15 +84,14 @@ def gather(
     environment: Mapping[str, str] = os.environ,
     state_dir: Path,
     memory_reader: Callable[[], MemoryReading] | None = None,
-    layer_finder: Callable[[Mapping[str, str], Sequence[Place]], LayerChoice] | None = None,
     answer_seconds: float = ANSWER_SECONDS,
     memory_seconds: float = MEMORY_SECONDS,
 ) -> Facts:
-    """Everything the checks look at. Never raises for what is missing or broken outside: that is a fact, too."""
-    find = layer_finder or find_layer
-    # It forks: done before there are threads.
-    air_gap = find(environment, config.allow) if config.network == "offline" else NOT_TRIED
-    memory = _begin(memory_reader or read_memory)
+    """Gather everything the checks look at. What is missing or broken outside raises nothing: it is a fact, too."""
+    # Trying the air gap forks, so it is done before there are threads.
+    is_offline = config.network == "offline"
+    air_gap = find_layer(environment, config.allow) if is_offline else NOT_TRIED
+    memory = _in_thread(memory_reader or partial(read_memory, patience_seconds=MEMORY_SECONDS))
     facts = Facts(
         config=config,
         settings=Unavailable("there is no Aider to ask"),
@@ -202,7 +106,25 @@ def gather(
         facts = _with_server(replace(facts, aider_problem=str(error)))
     else:
         facts = _with_aider(facts, aider, aider_args, environment, answer_seconds)
-    return settled(replace(facts, memory=_got(memory, memory_seconds)), read_corrections(state_dir))
+    try:
+        facts = replace(facts, memory=memory.result(memory_seconds))
+    except NotInTimeError:
+        facts = replace(facts, memory=Unavailable("the memory could not be read in time"))
+    return with_window(facts, read_corrections(state_dir))
+
+
+def _in_thread(work: Callable[[], T]) -> Future[T]:
+    """Do something in a daemon thread: one that hangs does not keep the program from ending."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001  # a bug is raised where the answer is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="memory", daemon=True).start()
+    return future
 
 
 def _with_aider(
@@ -212,21 +134,18 @@ def _with_aider(
     environment: Mapping[str, str],
     answer_seconds: float,
 ) -> Facts:
-    with AiderQuestion(aider, aider_args, aider_environment(facts.config, environment)) as asking:
-        _import_client()
-        settings = asking.result(answer_seconds)
+    with AiderQuestion(aider, aider_args, aider_environment(facts.config, environment)) as question:
+        # The HTTP client takes a fifth of a second to import: time in which Aider imports its own.
+        import aider_guard.ollama.client
+        import aider_guard.ollama.survey  # noqa: F401  # for its time only
+
+        settings = question.result(answer_seconds)
         facts = replace(facts, settings=settings, aider_script=aider.script)
         return replace(_with_server(facts), repo=repository_facts(settings))
 
 
-def _import_client() -> None:
-    """The HTTP client takes a fifth of a second to import: time in which Aider imports its own."""
-    import aider_guard.ollama.client
-    import aider_guard.ollama.survey  # noqa: F401  # for its time only
-
-
 def _with_server(facts: Facts) -> Facts:
-    """What Ollama says, where it may be asked."""
+    """Add what Ollama and the other servers of this machine say, where they may be asked."""
     from aider_guard.ollama.client import OllamaClient
     from aider_guard.ollama.survey import survey
 
@@ -238,65 +157,32 @@ def _with_server(facts: Facts) -> Facts:
         return replace(facts, server=survey(client, names, others=others))
 
 
-def settled(facts: Facts, corrections: Mapping[str, int]) -> Facts:
-    """The facts with the window that a session would take, and whether the models fit with it."""
-    if isinstance(facts.settings, Unavailable):
-        return replace(facts, fit=facts.settings)
+def with_window(facts: Facts, corrections: Mapping[str, int]) -> Facts:
+    """Add the window that a session would take, and whether the models fit with it.
+
+    *corrections* are bytes by canonical name (launch/learned.py). A file that cannot be merged leaves no window, and
+    is one of the problems of Aider's settings.
+    """
+    settings = facts.settings
+    if isinstance(settings, Unavailable):
+        return replace(facts, fit=settings)
+    placement = make_placement(facts.server, facts.memory, corrections)
     try:
-        return plan.settled(facts, facts.settings, corrections)[0]
+        return pin_window(facts, settings, placement, {})[0]
     except LaunchError as error:
-        return _unsettled(facts, facts.settings, str(error))
-
-
-def _unsettled(facts: Facts, settings: AiderSettings, problem: str) -> Facts:
-    """Without a window: a file that could not be merged is one of the problems of Aider's settings."""
-    known = any(
-        problem.split(" cannot be read", maxsplit=1)[0] in other for other in settings.problems
-    )
-    problems = settings.problems if known else (*settings.problems, problem)
-    unavailable = Unavailable(problem)
-    return replace(
-        facts,
-        settings=replace(settings, problems=problems),
-        window_tokens=unavailable,
-        fit=unavailable,
-    )
-
-
-def read_memory() -> MemoryReading:
-    """GPUs and main memory now; a driver that does not answer is given up after 3 seconds."""
-    return read_memory_within(patience_seconds=MEMORY_SECONDS)
-
-
-def _begin(work: Callable[[], T]) -> Future[T]:
-    """Do something in a thread that nobody has to wait for."""
-    done: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:  # noqa: BLE001  # a bug is raised where the answer is waited for
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="memory", daemon=True).start()
-    return done
-
-
-def _got(reading: Future[MemoryReading], within_seconds: float) -> MemoryReading | Unavailable:
-    try:
-        return reading.result(within_seconds)
-    except NotInTimeError:
-        return Unavailable("the memory could not be read in time")
-
-
-# What there is to choose from: Ollama's models and settings, and the memory, each asked once.
-
-MOST_MODELS = 64
-"""Of an Ollama with more models than these only the newest are looked at: each is a request."""
+        problem = str(error)
+    file = problem.split(" cannot be read", maxsplit=1)[0]
+    is_known = any(file in other for other in settings.problems)
+    problems = settings.problems if is_known else (*settings.problems, problem)
+    unknown = Unavailable(problem)
+    settings = replace(settings, problems=problems)
+    return replace(facts, settings=settings, window_tokens=unknown, fit=unknown)
 
 
 def ask_server(base: str) -> ServerReport:
-    """The server at this URL with the facts of all its models. Takes seconds at most; silence is in the report."""
+    """Ask the server at this URL about itself and all its local models. Takes seconds at most; why a server does not
+    answer is in the report.
+    """
     from aider_guard.ollama.client import OllamaClient
     from aider_guard.ollama.survey import survey
 
@@ -308,19 +194,100 @@ def ask_server(base: str) -> ServerReport:
         return survey(client, local[:MOST_MODELS], within_seconds=6.0)
 
 
-def read_memory_within(
-    start: Callable[[], LineProcess] | None = None,
-    *,
-    patience_seconds: float = 6.0,
-    clock: Callable[[], float] = time.monotonic,
-) -> MemoryReading:
-    """GPUs and main memory now. The first answer of a driver that was asleep can take seconds."""
-    from aider_guard.sidecar.gpu import NOT_YET, GpuSensor, start_worker
-    from aider_guard.sidecar.memory import MemorySensor
+class AiderQuestion:
+    """Asks Aider's own Python what Aider would use, without starting Aider. Other work can be done meanwhile; leaving
+    the ``with`` ends the process.
 
-    deadline = clock() + patience_seconds
-    with closing(MemorySensor(GpuSensor(start or start_worker))) as sensor:
-        reading = sensor.read()
-        while reading.gpus == NOT_YET and clock() < deadline:
-            reading = sensor.read()
-    return reading
+    Aider's process gets no terminal: it shows nothing and cannot ask the user. What it prints when its parser refuses
+    the arguments is the reason in the answer.
+    """
+
+    def __init__(
+        self, aider: Aider, arguments: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
+        self._words = [str(INSIDE_AIDER), "", aider.script, *arguments]
+        self._interpreter = aider.interpreter
+        self._environment = dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._problem = ""
+        self._wait_seconds = 0.0
+
+    def __enter__(self) -> AiderQuestion:
+        """Start the process. Where it cannot be started, ``result`` gives the reason."""
+        self._channel, aiders_end = socket.socketpair()
+        self._output: IO[bytes] = tempfile.TemporaryFile(prefix="aider-guard-")
+        self._words[1] = f"only:{aiders_end.fileno()}"
+        with aiders_end:
+            try:
+                self._process = subprocess.Popen(
+                    [*self._interpreter, *self._words],
+                    env=self._environment,
+                    pass_fds=[aiders_end.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._output,
+                    stderr=self._output,
+                )
+            except OSError as error:
+                self._problem = f"{self._interpreter[0]} cannot be started: {error.strerror}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing running."""
+        self._channel.close()
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(self._wait_seconds)
+            self._process.kill()
+            self._process.wait()
+        self._output.close()
+
+    def result(self, timeout_seconds: float = ANSWER_SECONDS) -> AiderSettings | Unavailable:
+        """Wait for the answer, at most this long. Without one: the reason."""
+        if self._process is None:
+            return Unavailable(self._problem)
+        line = self._read_line(time.monotonic() + timeout_seconds)
+        if line is None:
+            return Unavailable(
+                f"Aider did not say within {timeout_seconds:g} seconds what it will use"
+            )
+        self._wait_seconds = _EXIT_SECONDS
+        return decode(line) if line.endswith(b"\n") else Unavailable(self._last_output())
+
+    def _read_line(self, deadline: float) -> bytes | None:
+        """Read until the channel is closed; None when the time is up."""
+        content = bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._channel, selectors.EVENT_READ)
+            while selector.select(max(0.0, deadline - time.monotonic())):
+                data = self._channel.recv(65536)
+                content += data
+                if not data or len(content) > _MAX_ANSWER_BYTES:
+                    return bytes(content)
+        return None
+
+    def _last_output(self) -> str:
+        """What Aider printed last before it ended without an answer."""
+        assert self._process is not None
+        status: int | None = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = self._process.wait(_EXIT_SECONDS)
+        self._output.seek(0)
+        lines = self._output.read().decode("utf-8", "replace").splitlines()
+        complaint = _complaint([line.strip() for line in lines if line.strip()])
+        if status == 0 or not complaint:
+            return f"Aider ended at once, with status {status}, without saying what it would use"
+        return complaint
+
+
+def _complaint(lines: list[str]) -> str:
+    """Find the complaint in a program's output: the last line, or all lines of argparse's ``error:``.
+
+    Values that argparse did not recognise are left out: a key in a configuration file with a wrong name would be one.
+    """
+    starts = [index for index, line in enumerate(lines) if ": error: " in line]
+    complaint = " ".join(lines[starts[-1] :] if starts else lines[-1:])
+    start, unrecognized, values = complaint.partition(_UNRECOGNIZED)
+    if not unrecognized:
+        return complaint
+    flags = [word.partition("=")[0] for word in values.split() if word.startswith("-")]
+    return f"{start}{unrecognized}{' '.join(flags)}"

@@ -1,4 +1,4 @@
-"""What ``init`` would write, and why: the user's files, the cards and the models put together. Writes nothing."""
+"""Decides what ``init`` suggests, from the user's files, the cards and the models, and replaces files safely."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from aider_guard.catalogue import find, published
+from aider_guard.catalogue import catalogue_entries, find
 from aider_guard.core.fit import Candidate, Card
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
@@ -24,20 +24,25 @@ from aider_guard.launch.conf_file import (
     Setting,
     extend_conf,
     extend_entries,
+    pinned_windows,
     read_conf,
     read_entries,
-    windows_pinned,
 )
 from aider_guard.launch.detect_tests import TestCommand
-from aider_guard.launch.model_choice import CandidateModel, ModelPlan, choose, offers_of, plan_for
+from aider_guard.launch.model_choice import (
+    CandidateModel,
+    ModelPlan,
+    candidate_models,
+    choose,
+    plan_for,
+)
 from aider_guard.launch.server_runtime import candidates_of, cards_of, runtime_of
-
-# Giving files new content, all at once or not at all, with a copy of what was there.
+from aider_guard.paths import work_tree
 
 
 @dataclass(frozen=True)
 class Change:
-    """A file's new content; ``old`` is what it was made from, None for a file that was not there."""
+    """A file's new content; ``old`` is its content before, None for a file that was not there."""
 
     path: Path
     old: bytes | None
@@ -53,10 +58,10 @@ class Replaced:
 
 
 def read_file(path: Path) -> bytes | Unavailable | None:
-    """A file's content, None when there is none; a link is followed."""
+    """Read a file; None when there is none. A link is followed."""
     try:
         if path.exists() and not path.is_file():
-            return Unavailable(f"{path} is no file")
+            return Unavailable(f"{path} is not a regular file")
         return path.read_bytes()
     except FileNotFoundError:
         return None
@@ -65,54 +70,55 @@ def read_file(path: Path) -> bytes | Unavailable | None:
 
 
 def replace_files(changes: Sequence[Change]) -> tuple[Replaced, ...] | Unavailable:
-    """Write all files, or none when one cannot be written; backups never replace a file.
+    """Write all files, or none when one cannot be written. Backups never replace a file.
 
-    Everything is on the disk before the first file is renamed into its place. A file that is a link stays one: what
-    it leads to is replaced. The mode is kept.
+    Everything is on the disk before the first file is renamed into its place. A file that is a link stays one: its
+    target is replaced. The mode is kept.
     """
-    done: list[Replaced] = []
+    finished: list[Replaced] = []
     with ExitStack() as undo:
         try:
-            staged = [(own := undo.enter_context(ExitStack()), *_stage(c, own)) for c in changes]
-            for own, temporary, replaced in staged:
+            stacks = [undo.enter_context(ExitStack()) for _ in changes]
+            staged = [_stage(*pair) for pair in zip(changes, stacks, strict=True)]
+            for stack, (temporary, replaced) in zip(stacks, staged, strict=True):
                 temporary.replace(replaced.path)
-                own.pop_all()  # its backup stays
-                done.append(replaced)
+                stack.pop_all()  # its backup stays
+                finished.append(replaced)
         except OSError as error:
-            said = error.strerror.lower() if error.strerror else str(error)
-            names = ", ".join(str(replaced.path) for replaced in done)
-            written = f"only {names} was written" if done else "nothing was written"
-            return Unavailable(
-                f"{f'{error.filename}: ' if error.filename else ''}{said}; {written}"
-            )
-    return tuple(done)
+            reason = error.strerror.lower() if error.strerror else str(error)
+            file = f"{error.filename}: " if error.filename else ""
+            names = ", ".join(str(replaced.path) for replaced in finished)
+            outcome = f"only {names} was written" if finished else "nothing was written"
+            return Unavailable(f"{file}{reason}; {outcome}")
+    return tuple(finished)
 
 
 def _stage(change: Change, undo: ExitStack) -> tuple[Path, Replaced]:
-    """The new content in a file beside its place, and the backup. Raises OSError."""
-    place = Path(os.path.realpath(change.path))
-    mode = None if change.old is None else stat.S_IMODE(place.stat().st_mode)
-    if change.old is not None and place.read_bytes() != change.old:
+    """Write the new content into a file beside the old one, and the backup. Raises OSError."""
+    target = Path(os.path.realpath(change.path))
+    mode = None if change.old is None else stat.S_IMODE(target.stat().st_mode)
+    if change.old is not None and target.read_bytes() != change.old:
         raise OSError(f"{change.path} was changed by another program meanwhile")
-    if change.old is None and place.exists():
+    if change.old is None and target.exists():
         raise OSError(f"{change.path} was made by another program meanwhile")
     backup = None
     if change.old is not None:
-        backup = _first_free(place, ".bak", change.old, mode, undo)
-    temporary = _first_free(place, ".new", change.new, mode, undo)
-    return temporary, Replaced(place, backup)
+        backup = _write_new(target, ".bak", change.old, mode, undo)
+    temporary = _write_new(target, ".new", change.new, mode, undo)
+    return temporary, Replaced(target, backup)
 
 
-def _first_free(
-    place: Path, suffix: str, content: bytes, mode: int | None, undo: ExitStack
+def _write_new(
+    target: Path, suffix: str, content: bytes, mode: int | None, undo: ExitStack
 ) -> Path:
+    """Write a file that was not there, under the first free name."""
     for number in count():
-        path = place.with_name(f"{place.name}{suffix}{f'.{number}' if number else ''}")
+        path = target.with_name(f"{target.name}{suffix}{f'.{number}' if number else ''}")
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode or 0o666)
         except FileExistsError:
             continue
-        undo.callback(_forget, path)
+        undo.callback(_remove, path)
         _fill(descriptor, path, content, mode)
         return path
     raise AssertionError("count() does not end")
@@ -130,7 +136,7 @@ def _fill(descriptor: int, path: Path, content: bytes, mode: int | None) -> None
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _forget(path: Path) -> None:
+def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):  # renamed into its place, or on a disk that takes nothing
         path.unlink()
 
@@ -140,7 +146,7 @@ _HOME = "~/"
 
 @dataclass(frozen=True)
 class InitFolder:
-    """The folder that is written to, and what the user's files there and in the home folder hold."""
+    """The folder that is written to, and the settings in the user's files there and in the home folder."""
 
     folder: Path
     in_git: bool
@@ -153,40 +159,38 @@ class InitFolder:
 
 @dataclass(frozen=True)
 class ModelAdvice:
-    """The models for this place. ``named`` are the user's own by role; ``better`` is a preferred one to pull."""
+    """The suggested models. ``named`` are the user's own by role; ``better`` is a preferred one to pull."""
 
     plan: ModelPlan | Unavailable
     named: Mapping[str, str]
     better: CandidateModel | None = None
 
 
-def look(start: Path, home: Path) -> InitFolder | Unavailable:
-    """The git work tree around *start*, else *start* itself, and the settings that Aider would read there."""
+def read_folder(start: Path, home: Path) -> InitFolder | Unavailable:
+    """Read the settings that Aider would read in the git work tree around *start*, else in *start* itself."""
     start = start.absolute()
-    root = next((one for one in (start, *start.parents) if (one / ".git").exists()), None)
+    root = work_tree(start)
     folder = root or start
+    is_home = home.resolve() == folder.resolve()
     contents: dict[str, bytes | None] = {}
-    for name in (CONF_NAME, SETTINGS_NAME):
-        for prefix, place in (("", folder), (_HOME, home)):
-            same = prefix == _HOME and place.resolve() == folder.resolve()
-            content = None if same else read_file(place / name)
+    settings: list[Any] = []
+    for prefix, place in (("", folder), (_HOME, home)):
+        for name, read in ((CONF_NAME, read_conf), (SETTINGS_NAME, read_entries)):
+            content = None if prefix and is_home else read_file(place / name)
             if isinstance(content, Unavailable):
                 return content
+            parsed: Any = read(prefix + name, content)
+            if isinstance(parsed, Unavailable):
+                return parsed
             contents[prefix + name] = content
-    confs = [read_conf(name, contents[name]) for name in (CONF_NAME, _HOME + CONF_NAME)]
-    lists = [read_entries(name, contents[name]) for name in (SETTINGS_NAME, _HOME + SETTINGS_NAME)]
-    for problem in (*confs, *lists):
-        if isinstance(problem, Unavailable):
-            return problem
-    conf, home_conf = (one for one in confs if not isinstance(one, Unavailable))
-    entries, home_entries = (one for one in lists if not isinstance(one, Unavailable))
-    return InitFolder(folder, root is not None, contents, conf, entries, home_conf, home_entries)
+            settings.append(parsed)
+    return InitFolder(folder, root is not None, contents, *settings)
 
 
 def gpus_here(
     report: ServerReport, memory: Callable[[], MemoryReading]
 ) -> tuple[Card, ...] | Unavailable:
-    """The cards that Ollama can use on this machine; main memory is no card."""
+    """The GPUs that Ollama can use on this machine, without its main memory."""
     if not report.is_local:
         return Unavailable("Ollama is on another machine, whose memory cannot be read")
     reading = memory()
@@ -196,92 +200,100 @@ def gpus_here(
 
 
 def advise(
-    place: InitFolder, report: ServerReport, cards: Sequence[Card], corrections: Mapping[str, int]
+    target: InitFolder,
+    report: ServerReport,
+    cards: Sequence[Card],
+    corrections: Mapping[str, int],
 ) -> ModelAdvice:
-    """The models: those that the user's files name, with the window for them; else the ones that suit the cards."""
-    named = model_choice.named_models({**place.home_conf, **place.conf})
-    names = model_choice.names_for_ollama(named)
-    if names is None:
-        listed = ", ".join(named.values())
-        return ModelAdvice(Unavailable(f"your models are not all Ollama's: {listed}"), named)
+    """Suggest models: those that the user's files name, with the window for them; else the ones that suit the cards."""
+    users_models = model_choice.named_models({**target.home_conf, **target.conf})
+    ollama_names = model_choice.names_for_ollama(users_models)
+    if ollama_names is None:
+        listed = ", ".join(users_models.values())
+        return ModelAdvice(
+            Unavailable(f"not all of your models run on Ollama: {listed}"), users_models
+        )
     runtime = runtime_of(report)
-    offers = offers_of(_installed(report, corrections), _catalogue(names.values()))
-    chosen = choose(offers, cards, runtime)
-    if not names:
-        best = choose([replace(offer, installed=False) for offer in offers], cards, runtime)
-        return ModelAdvice(chosen, named, _better(chosen, best, offers))
-    if "main" not in names:
-        if isinstance(chosen, Unavailable):
-            return ModelAdvice(chosen, named)
-        names = {"main": chosen.main.name, **names}
-    return ModelAdvice(plan_for(names, offers, cards, runtime), named)
-
-
-def _installed(report: ServerReport, corrections: Mapping[str, int]) -> list[Candidate]:
-    """The models that Ollama has and whose needs can be computed; a stub of a cloud's has none."""
-    answers = (
-        candidates_of(replace(report, models={name: facts}), corrections)
-        for name, facts in report.models.items()
+    models = candidate_models(
+        _installed_candidates(report, corrections), _catalogue_candidates(ollama_names.values())
     )
-    return [one for answer in answers if not isinstance(answer, Unavailable) for one in answer]
+    choice = choose(models, cards, runtime)
+    if not ollama_names:
+        best = choose([replace(model, installed=False) for model in models], cards, runtime)
+        return ModelAdvice(choice, users_models, _better_model(choice, best, models))
+    if "main" not in ollama_names:
+        if isinstance(choice, Unavailable):
+            return ModelAdvice(choice, users_models)
+        ollama_names = {"main": choice.main.name, **ollama_names}
+    return ModelAdvice(plan_for(ollama_names, models, cards, runtime), users_models)
 
 
-def _catalogue(names: Iterable[str]) -> list[Candidate]:
-    """All that is published, and entries that the user means by another name."""
-    meant = [replace(entry.candidate, name=name) for name in names if (entry := find(name))]
-    return [*(entry.candidate for entry in published()), *meant]
+def _installed_candidates(report: ServerReport, corrections: Mapping[str, int]) -> list[Candidate]:
+    """The installed models whose needs can be computed; those of a stub of a cloud model cannot."""
+    candidates: list[Candidate] = []
+    for name, facts in report.models.items():
+        answer = candidates_of(replace(report, models={name: facts}), corrections)
+        candidates += () if isinstance(answer, Unavailable) else answer
+    return candidates
 
 
-def _better(
-    chosen: ModelPlan | Unavailable, best: ModelPlan | Unavailable, offers: Sequence[CandidateModel]
+def _catalogue_candidates(names: Iterable[str]) -> list[Candidate]:
+    """All models of the catalogue, and again under the user's own names for them."""
+    renamed = [replace(entry.candidate, name=name) for name in names if (entry := find(name))]
+    return [*(entry.candidate for entry in catalogue_entries()), *renamed]
+
+
+def _better_model(
+    choice: ModelPlan | Unavailable, best: ModelPlan | Unavailable, models: Sequence[CandidateModel]
 ) -> CandidateModel | None:
-    if isinstance(chosen, Unavailable) or isinstance(best, Unavailable):
+    if isinstance(choice, Unavailable) or isinstance(best, Unavailable):
         return None
-    by_name = {offer.name: offer for offer in offers}
-    main = by_name[best.main.name]
-    return None if main == chosen.main else main
+    main = next(model for model in models if model.name == best.main.name)
+    return None if main == choice.main else main
 
 
 def extend(
-    place: InitFolder, advised: ModelAdvice, tests: Sequence[TestCommand], header: str
+    target: InitFolder, advice: ModelAdvice, tests: Sequence[TestCommand], header: str
 ) -> dict[str, Extended] | Unavailable:
-    """Both files by name, with what is suggested and not decided by the user."""
-    plan = advised.plan if isinstance(advised.plan, ModelPlan) else None
+    """Both files by name, extended by the suggestions about which the user decided nothing."""
+    plan = advice.plan if isinstance(advice.plan, ModelPlan) else None
     settings = extend_entries(
         SETTINGS_NAME,
-        place.contents[SETTINGS_NAME],
+        target.contents[SETTINGS_NAME],
         model_choice.window_entries(plan.window_tokens) if plan else [],
         header=header,
-        elsewhere=[(_HOME + SETTINGS_NAME, place.home_entries)],
+        elsewhere=[(_HOME + SETTINGS_NAME, target.home_entries)],
     )
+    if isinstance(settings, Unavailable):
+        return settings
     conf = extend_conf(
         CONF_NAME,
-        place.contents[CONF_NAME],
-        [*_for_models(place, plan, advised), *model_choice.habits(tests[0] if tests else None)],
+        target.contents[CONF_NAME],
+        [
+            *_for_models(target, plan, advice),
+            *model_choice.habits(tests[0] if tests else None),
+        ],
         header=header,
-        elsewhere=[(_HOME + CONF_NAME, place.home_conf)],
+        elsewhere=[(_HOME + CONF_NAME, target.home_conf)],
     )
-    for problem in (settings, conf):
-        if isinstance(problem, Unavailable):
-            return problem
-    assert isinstance(settings, Extended)
-    assert isinstance(conf, Extended)
+    if isinstance(conf, Unavailable):
+        return conf
     return {CONF_NAME: conf, SETTINGS_NAME: settings}
 
 
-def _for_models(place: InitFolder, plan: ModelPlan | None, advised: ModelAdvice) -> list[Setting]:
+def _for_models(target: InitFolder, plan: ModelPlan | None, advice: ModelAdvice) -> list[Setting]:
     if plan is None:
         return []
-    entries = [*place.home_entries, *place.entries]
-    pinned = windows_pinned(entries, [offer.name for offer in plan.offers])
+    entries = [*target.home_entries, *target.entries]
+    pinned = pinned_windows(entries, [model.name for model in plan.models])
     window = min([plan.window_tokens, *pinned])
-    return model_choice.model_settings(plan, architect=not advised.named, window_tokens=window)
+    return model_choice.model_settings(plan, architect=not advice.named, window_tokens=window)
 
 
-def changes(place: InitFolder, extended: Mapping[str, Extended]) -> tuple[Change, ...]:
-    """What would be written."""
+def changes(target: InitFolder, extended: Mapping[str, Extended]) -> tuple[Change, ...]:
+    """The files that get new content."""
     return tuple(
-        Change(place.folder / name, place.contents[name], file.content)
+        Change(target.folder / name, target.contents[name], file.content)
         for name, file in extended.items()
         if file.added
     )

@@ -1,4 +1,7 @@
-"""Which models for which cards: main, editor and weak model, one window for all, computed with core/fit.py. Pure."""
+"""Chooses models for the user's cards: main, editor and weak model, and one window for all of them. Pure.
+
+core/fit.py computes what fits. The settings that ``init`` suggests follow from the choice.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,8 @@ UNLISTED_WEIGHTS_BYTES = 2 * 10**9
 
 @dataclass(frozen=True)
 class Preference:
-    """A family of models by the beginning of their names, strongest at code first. Below ``useful_tokens`` a smaller
-    model with a larger window serves better. One that does not edit well is no editor for an architect.
+    """A family of models, by the beginnings of their names. With a window below ``useful_tokens`` a smaller model with
+    a larger window does better. ``edits`` says whether it edits well enough to be an architect's editor.
     """
 
     names: tuple[str, ...]
@@ -42,7 +45,8 @@ class Preference:
 
 
 _LARGEST = "the largest that fits with a useful window"
-# The order is a judgement: made for code before general, then by size. Extend it as models come and go.
+# Strongest at code first. The order is a judgement: made for code before general, then by size. Extend it as models
+# come and go.
 PREFERENCES = (
     Preference(
         ("qwen3-coder:480b", "deepseek-v3", "qwen3:235b", "deepseek-coder-v2:236b"), _LARGEST
@@ -89,7 +93,7 @@ class CandidateModel:
 
     @property
     def name(self) -> str:
-        """As Ollama knows it."""
+        """Ollama's name for the model."""
         return self.candidate.name
 
 
@@ -108,57 +112,58 @@ class ModelPlan:
     reason: str
 
     @property
-    def offers(self) -> tuple[CandidateModel, ...]:
+    def models(self) -> tuple[CandidateModel, ...]:
         """The models, each once."""
         return _each_once(self.main, self.editor or self.main, self.weak)
 
     @property
     def to_pull(self) -> tuple[str, ...]:
-        """Those that Ollama does not have yet."""
-        return tuple(offer.name for offer in self.offers if not offer.installed)
+        """The names of the models that Ollama does not have yet."""
+        return tuple(model.name for model in self.models if not model.installed)
 
 
 def choose(
-    offers: Sequence[CandidateModel], cards: Sequence[Card], runtime: Runtime
+    models: Sequence[CandidateModel], cards: Sequence[Card], runtime: Runtime
 ) -> ModelPlan | Unavailable:
-    """The models for these cards: the first of the preferences that fits with a useful window, of the installed ones
-    if any of them does, and an editor beside it where both keep a window of 16,384.
+    """Choose the models for these cards: the first of the preferences that fits with a useful window, of the installed
+    ones if any of them does, and an editor beside it where both keep a window of 16,384.
     """
-    for some in (_only(offers, installed=True), tuple(offers)):
-        for main, preference in _ranked(some):
+    for group in ([model for model in models if model.installed], models):
+        for main, preference in _by_preference(group):
             alone = _together((main,), cards, runtime, preference.useful_tokens)
             if alone is not None:
                 plan = ModelPlan(main, None, main, *alone, preference.reason)
-                return _paired(plan, some, cards, runtime)
+                return _with_editor(plan, group, cards, runtime)
     return Unavailable(
         f"no model that is installed or in the catalogue fits with a window of {COMFORTABLE_TOKENS:,} tokens"
     )
 
 
 def plan_for(
-    named: Mapping[str, str],
-    offers: Sequence[CandidateModel],
+    names_by_role: Mapping[str, str],
+    models: Sequence[CandidateModel],
     cards: Sequence[Card],
     runtime: Runtime,
 ) -> ModelPlan | Unavailable:
-    """The window for models that the user has chosen: *named* has ``main``, and ``editor`` and ``weak`` where set."""
-    known = {canonical_name(offer.name): offer for offer in offers}
-    missing = [name for name in named.values() if canonical_name(name) not in known]
-    if missing:
-        return Unavailable(f"{missing[0]} is neither installed nor in the catalogue")
-    chosen = {role: _called(known[canonical_name(name)], name) for role, name in named.items()}
-    main, editor = chosen["main"], chosen.get("editor")
-    weak = chosen.get("weak", main)
-    models = [offer.candidate for offer in _each_once(main, editor or main, weak)]
-    window = choose_window(models, cards, runtime)
+    """Choose the window for models that the user has chosen.
+
+    *names_by_role* has ``main``, and ``editor`` and ``weak`` where they are set.
+    """
+    by_name = {canonical_name(model.name): model for model in models}
+    by_role: dict[str, CandidateModel] = {}
+    for role, name in names_by_role.items():
+        model = by_name.get(canonical_name(name))
+        if model is None:
+            return Unavailable(f"{name} is neither installed nor in the catalogue")
+        by_role[role] = replace(model, candidate=replace(model.candidate, name=name))
+    main, editor = by_role["main"], by_role.get("editor")
+    weak = by_role.get("weak", main)
+    candidates = [model.candidate for model in _each_once(main, editor or main, weak)]
+    window = choose_window(candidates, cards, runtime)
     if window is None:
-        names = " and ".join(model.name for model in models)
+        names = " and ".join(model.name for model in candidates)
         return Unavailable(f"{names} cannot be loaded with a useful window")
-    return ModelPlan(main, editor, weak, window, fit(models, cards, window, runtime), "yours")
-
-
-def _called(offer: CandidateModel, name: str) -> CandidateModel:
-    return replace(offer, candidate=replace(offer.candidate, name=name))
+    return ModelPlan(main, editor, weak, window, fit(candidates, cards, window, runtime), "yours")
 
 
 def map_tokens(window_tokens: int) -> int:
@@ -170,10 +175,10 @@ def map_tokens(window_tokens: int) -> int:
     return 2048 if window_tokens < 32_768 else 4096
 
 
-def offers_of(
+def candidate_models(
     installed: Sequence[Candidate], catalogue: Sequence[Candidate]
 ) -> tuple[CandidateModel, ...]:
-    """Both kinds of models; of the catalogue's only those that are not installed."""
+    """The models to choose from: the installed ones, and those of the catalogue that are not installed."""
     names = {canonical_name(candidate.name) for candidate in installed}
     return (
         *(CandidateModel(candidate, installed=True) for candidate in installed),
@@ -185,60 +190,58 @@ def offers_of(
     )
 
 
-def _each_once(*offers: CandidateModel) -> tuple[CandidateModel, ...]:
-    return tuple({offer.name: offer for offer in offers}.values())
+def _each_once(*models: CandidateModel) -> tuple[CandidateModel, ...]:
+    return tuple({model.name: model for model in models}.values())
 
 
-def _only(offers: Sequence[CandidateModel], *, installed: bool) -> tuple[CandidateModel, ...]:
-    return tuple(offer for offer in offers if offer.installed is installed)
-
-
-def _ranked(offers: Sequence[CandidateModel]) -> Iterator[tuple[CandidateModel, Preference]]:
-    """The offers, strongest first."""
-    left = [offer for offer in offers if _can_chat(offer)]
+def _by_preference(models: Sequence[CandidateModel]) -> Iterator[tuple[CandidateModel, Preference]]:
+    """The models that can chat, strongest first, each with its family."""
+    unranked = [model for model in models if _can_chat(model)]
     for preference in PREFERENCES:
         for start in preference.names:
-            for offer in [offer for offer in left if _begins(offer.name, start)]:
-                left.remove(offer)
-                yield offer, preference
-    for offer in sorted(left, key=lambda offer: -offer.candidate.weights_bytes):
-        if offer.installed and offer.candidate.weights_bytes >= UNLISTED_WEIGHTS_BYTES:
-            yield offer, _UNLISTED
+            for model in [model for model in unranked if _is_of_family(model.name, start)]:
+                unranked.remove(model)
+                yield model, preference
+    for model in sorted(unranked, key=lambda model: -model.candidate.weights_bytes):
+        if model.installed and model.candidate.weights_bytes >= UNLISTED_WEIGHTS_BYTES:
+            yield model, _UNLISTED
 
 
-def _begins(name: str, start: str) -> bool:
-    """``qwen3:8b`` begins ``qwen3:8b-q8_0`` and ``hf.co/someone/Qwen3-8B-GGUF:Q8_0``, and not ``qwen3:80b``."""
+def _is_of_family(name: str, start: str) -> bool:
+    """Whether a name belongs to a family: ``qwen3:8b-q8_0`` and ``hf.co/someone/Qwen3-8B-GGUF:Q8_0`` to ``qwen3:8b``,
+    and ``qwen3:80b`` not.
+    """
     words = canonical_name(name).rpartition("/")[2].replace("-", ":").split(":")
-    wanted = start.replace("-", ":").split(":")
-    return words[: len(wanted)] == wanted
+    start_words = start.replace("-", ":").split(":")
+    return words[: len(start_words)] == start_words
 
 
-def _can_chat(offer: CandidateModel) -> bool:
-    words = f"{offer.name} {offer.candidate.architecture.name}"
-    return not _NO_CHAT.search(words) and not is_cloud_name(offer.name)
+def _can_chat(model: CandidateModel) -> bool:
+    words = f"{model.name} {model.candidate.architecture.name}"
+    return not _NO_CHAT.search(words) and not is_cloud_name(model.name)
 
 
 def _together(
-    offers: Sequence[CandidateModel], cards: Sequence[Card], runtime: Runtime, useful_tokens: int
+    models: Sequence[CandidateModel], cards: Sequence[Card], runtime: Runtime, useful_tokens: int
 ) -> tuple[int, Fit] | None:
-    """The window at which all are in memory at once, and the answer for it; None when it is not a useful one."""
-    models = [offer.candidate for offer in offers]
-    window = choose_window(models, cards, runtime)
+    """The window with which all models are in memory at once, and core/fit's answer for it; None below a useful one."""
+    candidates = [model.candidate for model in models]
+    window = choose_window(candidates, cards, runtime)
     if window is None or window < useful_tokens:
         return None
-    answer = fit(models, cards, window, runtime)
-    return (window, answer) if answer.fits else None
+    result = fit(candidates, cards, window, runtime)
+    return (window, result) if result.fits else None
 
 
-def _paired(
-    plan: ModelPlan, offers: Sequence[CandidateModel], cards: Sequence[Card], runtime: Runtime
+def _with_editor(
+    plan: ModelPlan, models: Sequence[CandidateModel], cards: Sequence[Card], runtime: Runtime
 ) -> ModelPlan:
-    """The plan with the strongest editor beside the main model that leaves both a window; else as it was.
+    """Add the strongest editor that fits beside the main model and leaves both a window; else the plan as it was.
 
-    The weak model is the editor then: it is in memory anyway, and quicker at commit messages.
+    The editor is then the weak model too: it is in memory anyway, and quicker at commit messages.
     """
     main = plan.main.candidate
-    for editor, preference in _ranked(offers):
+    for editor, preference in _by_preference(models):
         # The same architecture is the main model again: another tag or quantisation of it, or a model tuned from it.
         if not preference.edits or editor.candidate.architecture == main.architecture:
             continue
@@ -248,7 +251,7 @@ def _paired(
     return plan
 
 
-# What ``init`` suggests for Aider's settings files: the plan's models, and habits that suit a small window. Pure.
+# Settings that init suggests: the plan's models, and habits that suit a small window.
 
 ROLE_KEYS = {"main": "model", "editor": "editor-model", "weak": "weak-model"}
 _ATTRIBUTION = (
@@ -261,8 +264,8 @@ _ATTRIBUTION = (
 
 
 def named_models(conf: Mapping[object, Any]) -> dict[str, str]:
-    """The models that a ``.aider.conf.yml`` names, by role; what chooses one without its name (``opus: true``) is
-    given as it is written.
+    """The models that a ``.aider.conf.yml`` names, by role. A key that chooses one without its name (``opus: true``)
+    is given as it is written.
     """
     return {
         role: str(value) if isinstance(value, str) else f"{key}: {value}"
@@ -272,51 +275,49 @@ def named_models(conf: Mapping[object, Any]) -> dict[str, str]:
     }
 
 
-def names_for_ollama(named: Mapping[str, str]) -> dict[str, str] | None:
-    """The names as Ollama knows them; None when one of them is another provider's."""
-    names = {role: ollama_name(name) for role, name in named.items()}
-    known = {role: name for role, name in names.items() if name is not None}
-    return known if len(known) == len(names) else None
+def names_for_ollama(models: Mapping[str, str]) -> dict[str, str] | None:
+    """Ollama's names for the models; None when one of them is another provider's."""
+    names = {
+        role: name for role, model in models.items() if (name := ollama_name(model)) is not None
+    }
+    return names if len(names) == len(models) else None
 
 
 def model_settings(plan: ModelPlan, *, architect: bool, window_tokens: int) -> list[Setting]:
     """The settings that follow from the models: their names, architect mode for two of them, the map's size."""
-    prefix = OLLAMA_PREFIXES[
-        0
-    ]  # /api/chat: /api/generate hides why an answer ended, and ignores keep_alive
-    found = [Setting("model", prefix + plan.main.name)]
+    # The one for /api/chat: /api/generate hides why an answer ended, and ignores keep_alive.
+    prefix = OLLAMA_PREFIXES[0]
+    settings = [Setting("model", prefix + plan.main.name)]
     if plan.editor is not None:
-        found.append(Setting("editor-model", prefix + plan.editor.name))
+        settings.append(Setting("editor-model", prefix + plan.editor.name))
     if architect and plan.editor is not None:
-        found.append(Setting("architect", True, "one model plans, the other edits; both fit"))
-    others = {offer.name for offer in (plan.main, plan.editor) if offer is not None}
-    why = "in memory anyway: no other is loaded for commit messages"
-    found.append(
-        Setting("weak-model", prefix + plan.weak.name, why if plan.weak.name in others else "")
-    )
+        settings.append(Setting("architect", True, "one model plans, the other edits; both fit"))
+    is_shared = plan.weak.name in {model.name for model in (plan.main, plan.editor) if model}
+    why = "in memory anyway: no other is loaded for commit messages" if is_shared else ""
     size = map_tokens(window_tokens)
-    return [*found, Setting("map-tokens", size, f"for a window of {window_tokens:,} tokens")]
+    return [
+        *settings,
+        Setting("weak-model", prefix + plan.weak.name, why),
+        Setting("map-tokens", size, f"for a window of {window_tokens:,} tokens"),
+    ]
 
 
 def habits(test: TestCommand | None) -> list[Setting]:
     """The settings that hold for any model."""
-    found = [Setting("map-refresh", "auto")]
-    found += [Setting(key, False) for key in _ATTRIBUTION]
-    found.append(Setting("dirty-commits", False, "your unfinished work is not committed for you"))
-    if test is not None:
-        found.append(
-            Setting("test-cmd", test.command, "for /test; all it prints goes into the window")
-        )
+    why = "for /test; all it prints goes into the window"
     return [
-        *found,
+        Setting("map-refresh", "auto"),
+        *(Setting(key, False) for key in _ATTRIBUTION),
+        Setting("dirty-commits", False, "your unfinished work is not committed for you"),
+        *([Setting("test-cmd", test.command, why)] if test is not None else []),
         Setting("auto-test", False, "a long traceback after each edit fills the window"),
     ]
 
 
 def window_entries(window_tokens: int) -> list[dict[str, Any]]:
-    """The entry of ``.aider.model.settings.yml`` that fixes the window of every model, all tags of a blob included.
+    """The entry of ``.aider.model.settings.yml`` that fixes the window of every model, whatever its tag.
 
-    An entry under a model's own name would put off what Aider knows of it (edit format, reasoning tag, temperature:
+    An entry under a model's own name would replace what Aider knows of it (edit format, reasoning tag, temperature:
     models.py, configure_model_settings looks at the name only where no entry matches it).
     """
     return [{"name": EVERY_MODEL, "extra_params": {"num_ctx": window_tokens}}]

@@ -1,4 +1,4 @@
-"""Where Ollama is, and who named that place."""
+"""Finds where Ollama is, which source named that address, and whether anything may be sent there."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HERE = "aider-guard --ollama http://127.0.0.1:11434"
 
 
 def ollama(facts: Facts) -> Iterator[Finding]:
-    """An Ollama on another machine gets all of the code: who named it decides how bad that is."""
+    """A finding for an Ollama on another machine, which gets all of the code: how bad it is depends on who named it."""
     base, source = base_url(facts), address_source(facts)
     if is_ollamas_cloud(base):
         what = f"{display_base(base)} is Ollama's cloud: all code would go there"
@@ -38,7 +38,8 @@ def ollama(facts: Facts) -> Iterator[Finding]:
         return
     if is_local(facts):
         return
-    what = f"all code goes to Ollama on {_machine(base)}"
+    # Host and port name the machine; an encrypted connection is worth showing its scheme.
+    what = f"all code goes to Ollama on {display_base(base).removeprefix('http://')}"
     only = ", and nowhere else" if facts.config.network == "offline" else ""
     if from_repository(source, facts.settings):
         yield stop("remote-ollama", what, f"named by the repository: {source}", _HERE)
@@ -49,35 +50,31 @@ def ollama(facts: Facts) -> Iterator[Finding]:
         yield warn("remote-ollama", f"{what}{plain}{only}", source, _HERE)
 
 
-def _machine(base: str) -> str:
-    """Host and port, as people name a machine; an encrypted connection is worth its scheme."""
-    shown = display_base(base)
-    return shown.removeprefix("http://")
-
-
 def is_forbidden(facts: Facts) -> bool:
-    """Whether Ollama's address is one to which nothing may be sent, not even a question."""
+    """Whether nothing may be sent to Ollama's address, not even a question."""
     return any(finding.severity == "stop" for finding in ollama(facts))
 
 
 def address_source(facts: Facts) -> str:
-    """Who named Ollama's address, in words; "" when that is not known."""
+    """The source of Ollama's address, in words; "" when it is not known."""
     if facts.config.ollama:
         return "the guard's own setting ollama"
-    named = next((name for name in OLLAMA_ADDRESSES if facts.environment.get(name)), "")
-    ours = f"{named}, the environment" if named else ""
+    name = next((name for name in OLLAMA_ADDRESSES if facts.environment.get(name)), "")
+    from_environment = f"{name}, the environment" if name else ""
     if isinstance(facts.settings, AiderSettings):
-        for one in facts.settings.addresses:
-            if one.name == "OLLAMA_API_BASE":  # in Aider's environment the guard set it itself
-                said = f"{one.name}, {one.source}"
-                return ours or said if one.source == "the environment" else said
-    return ours
+        for variable in facts.settings.addresses:
+            if variable.name == "OLLAMA_API_BASE":  # in Aider's environment the guard set it itself
+                source = f"{variable.name}, {variable.source}"
+                return (
+                    from_environment or source if variable.source == "the environment" else source
+                )
+    return from_environment
 
 
 def from_repository(source: str, settings: AiderSettings | Unavailable) -> bool:
-    """Whether a file of the repository said so, or of the folder that Aider runs in: a stranger may have written it.
+    """Whether a source is a file of the repository or of Aider's folder: a stranger may have written it.
 
-    What stands in the home folder, or in a file that was named to Aider, is the user's own word.
+    A file in the home folder, or one that the user named to Aider, is the user's own.
     """
     if isinstance(settings, Unavailable):
         return False
@@ -99,13 +96,13 @@ def host_of(base: str) -> str:
 
 
 def is_ollamas_cloud(base: str) -> bool:
-    """Whether a URL names the cloud of Ollama's makers."""
+    """Whether a URL is that of Ollama's own cloud."""
     host = host_of(base)
     return any(host == cloud or host.endswith(f".{cloud}") for cloud in _CLOUD_HOSTS)
 
 
 def _is_private(base: str) -> bool:
-    """An address of a network at home or at work: no host of the internet has it."""
+    """Whether an address belongs to a private network: no host of the internet has it."""
     host = host_of(base)
     try:
         address = ip_address(host)
@@ -114,16 +111,11 @@ def _is_private(base: str) -> bool:
     return any(address in network for network in _PRIVATE)
 
 
-# Where Ollama is, and whether anything may be sent there at all.
-
-_NOT_ASKED = Unavailable("not asked yet")
-
-
 def ollama_address(
     config: Config, settings: AiderSettings | Unavailable, environment: Mapping[str, str]
 ) -> str:
-    """Where Ollama is: what the user told the guard, else where Aider says it looks, else what the environment says,
-    else Ollama's usual address.
+    """The URL of Ollama: the guard's own setting, else what Aider uses, else what the environment says, else Ollama's
+    default.
     """
     return base_url(_facts(config, settings, environment))
 
@@ -131,9 +123,8 @@ def ollama_address(
 def may_be_asked(
     config: Config, settings: AiderSettings | Unavailable, environment: Mapping[str, str]
 ) -> bool:
-    """Whether Ollama's address is on this machine, or one that the user named outside the repository.
-
-    Ollama's own cloud is never asked, and another machine gets nothing because a repository names it.
+    """Whether anything may be sent to Ollama's address: it is on this machine, or the user named it outside the
+    repository. Ollama's own cloud is never asked.
     """
     facts = _facts(config, settings, environment)
     base = base_url(facts)
@@ -145,5 +136,5 @@ def may_be_asked(
 def _facts(
     config: Config, settings: AiderSettings | Unavailable, environment: Mapping[str, str]
 ) -> Facts:
-    named = {name: environment.get(name, "") for name in OLLAMA_ADDRESSES}
-    return Facts(config, settings, _NOT_ASKED, environment=named)
+    addresses = {name: environment.get(name, "") for name in OLLAMA_ADDRESSES}
+    return Facts(config, settings, Unavailable("not asked yet"), environment=addresses)

@@ -1,4 +1,4 @@
-"""Where a role's model would run, by its name and the addresses that Aider sees."""
+"""Tells where a role's model would run, by its name and the addresses that Aider sees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
 from aider_guard.launch.facts import Facts
 from aider_guard.ollama.names import DEFAULT_BASE, connectable_base, is_this_machine
 
-# By the prefix of its models, in the order in which litellm 1.81.10 reads them (main.py, completion).
+# By the prefix of a provider's models, in the order in which litellm 1.81.10 reads them (main.py, completion).
 ADDRESS_VARIABLES = {
     "openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"),
     "text-completion-openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"),
@@ -25,7 +25,7 @@ ADDRESS_VARIABLES = {
 }
 """The environment variables with the address of a server that speaks OpenAI's protocol."""
 DEFAULT_ADDRESSES = {"llamafile": "http://127.0.0.1:8080/v1"}
-"""Where litellm looks for a server whose address nobody names (llms/llamafile)."""
+"""Where litellm looks for a server whose address is not set (llms/llamafile)."""
 _OPENAI_NAMES = ("gpt-", "chatgpt-", "o1", "o3", "o4")
 
 Kind = Literal["ollama", "server", "cloud"]
@@ -33,8 +33,8 @@ Kind = Literal["ollama", "server", "cloud"]
 
 @dataclass(frozen=True)
 class RunLocation:
-    """Ollama; another server on this machine; or a cloud, which is everything else. ``base`` is as it may be shown,
-    ``address`` complete, with what may be a secret.
+    """Where a model runs: Ollama; another server on this machine; or a cloud, which is everything else. ``base`` is
+    the address as it may be shown, ``address`` the complete one, which may hold a secret.
     """
 
     kind: Kind
@@ -54,7 +54,8 @@ def place(role: Role, settings: AiderSettings) -> RunLocation:
     prefix, slash, _ = role.model.partition("/")
     if ollama_name(role.model) is not None and not role.api_base:
         return RunLocation("ollama")
-    provider = prefix if slash else _bare(role.model)
+    is_openai = not slash and role.model.startswith(_OPENAI_NAMES)
+    provider = "openai" if is_openai else prefix if slash else ""
     base, address = role.api_base, role.address or role.api_base
     if not base:
         base, address = address_for(provider, settings)
@@ -65,21 +66,17 @@ def place(role: Role, settings: AiderSettings) -> RunLocation:
     return RunLocation("cloud", base)
 
 
-def _bare(model: str) -> str:
-    return "openai" if model.startswith(_OPENAI_NAMES) else ""
-
-
 def address_for(provider: str, settings: AiderSettings) -> tuple[str, str]:
-    """The address that variables name for a provider's models, as it may be shown, and complete; "" for none."""
-    named = {one.name: one for one in settings.addresses if one.value}
+    """The address that variables set for a provider's models: as it may be shown, and complete; "" for none."""
+    variables = {variable.name: variable for variable in settings.addresses if variable.value}
     for name in ADDRESS_VARIABLES.get(provider, ()):
-        if name in named:
-            return named[name].value, named[name].address or named[name].value
+        if name in variables:
+            return variables[name].value, variables[name].address or variables[name].value
     return "", ""
 
 
 def in_cloud(facts: Facts) -> tuple[Role, ...]:
-    """The roles that would run in a cloud, other than through Ollama's; names that mean a model here are left out."""
+    """The roles that would run in a cloud other than Ollama's. A name that Ollama has, without its prefix, is none."""
     if isinstance(facts.settings, Unavailable):
         return ()
     return tuple(
@@ -90,14 +87,14 @@ def in_cloud(facts: Facts) -> tuple[Role, ...]:
 
 
 def lacks_prefix(role: Role, facts: Facts) -> bool:
-    """Whether the name is that of a model that Ollama has, without the prefix that would lead there."""
+    """Whether the name is that of an installed model, without the prefix that makes Aider ask Ollama."""
     if ollama_name(role.model) is not None or not role.model.strip() or role.api_base:
         return False
     return any(same_model(model.name, role.model) for model in installed(facts.server))
 
 
 def with_ollama(facts: Facts) -> Iterator[tuple[Role, str]]:
-    """The roles on the Ollama that is asked, and the names it knows them by; none of its cloud's."""
+    """The roles that run on Ollama, each with Ollama's name for its model; models of Ollama's cloud are left out."""
     if isinstance(facts.settings, Unavailable):
         return
     for role in roles(facts):
@@ -123,13 +120,13 @@ def runs_here(server: ServerReport | Unavailable) -> tuple[str, ...]:
 
 
 def base_url(facts: Facts) -> str:
-    """Where Ollama is: what the user told the guard, else where Aider says it looks, else what the environment says
-    (``OLLAMA_HOST`` last, which Aider does not know), else Ollama's usual address.
+    """The URL of Ollama: the guard's own setting, else what Aider uses, else what the environment says
+    (``OLLAMA_HOST`` last, which Aider does not know), else Ollama's default.
     """
     settings = facts.settings if isinstance(facts.settings, AiderSettings) else AiderSettings()
-    asked = facts.config.ollama or settings.ollama_api_base
-    named = (facts.environment.get(name) for name in OLLAMA_ADDRESSES)
-    return connectable_base(asked or next(filter(None, named), DEFAULT_BASE))
+    configured = facts.config.ollama or settings.ollama_api_base
+    from_environment = (facts.environment.get(name) for name in OLLAMA_ADDRESSES)
+    return connectable_base(configured or next(filter(None, from_environment), DEFAULT_BASE))
 
 
 def is_local(facts: Facts) -> bool:
@@ -140,5 +137,5 @@ def is_local(facts: Facts) -> bool:
 
 
 def first_prefix(model: str) -> str:
-    """The name for Aider of a model that Ollama has."""
+    """Aider's name for a model of Ollama's."""
     return f"ollama_chat/{model}"

@@ -1,4 +1,4 @@
-"""What a launch will be: the window, what was found, and what Aider is given. Decided from facts, nothing is done."""
+"""Plans a launch from facts: the window, the findings, and what Aider is given. Starts and writes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aider_guard.launch.environment import LocalEnvironment, local_environment
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.pins import OtherServers, Pins, make_pins, read_settings
 from aider_guard.launch.routes import find_routes
-from aider_guard.launch.server_runtime import Placement, placement
+from aider_guard.launch.server_runtime import Placement, make_placement
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,22 @@ class Plan:
     environment: LocalEnvironment = field(default_factory=LocalEnvironment)
     network: Literal["offline", "open"] = "offline"
     door: DoorSettings | None = None
-    """What the door serves with; None where the launch has none, or what Aider will use is not known."""
+    """The door's settings; None where the launch has no door, or what Aider will use is not known."""
     window_tokens: int | Unavailable = Unavailable("not known")
     """The main model's window."""
 
     @property
-    def said_at_start(self) -> tuple[str, ...]:
+    def start_messages(self) -> tuple[str, ...]:
         """What every session says once, though nothing is wrong: the one other machine that the code goes to."""
-        found = (one for one in self.findings if one.id == "remote-ollama")
-        return tuple(one.what for one in found if one.severity == "info")
+        return tuple(
+            finding.what
+            for finding in self.findings
+            if finding.id == "remote-ollama" and finding.severity == "info"
+        )
 
     @property
     def stops(self) -> tuple[Finding, ...]:
-        """What speaks against this launch."""
+        """The findings that forbid this launch while the network is offline."""
         return tuple(finding for finding in self.findings if finding.severity == "stop")
 
     @property
@@ -60,15 +63,15 @@ def make_plan(
     facts: Facts,
     *,
     ollama: str,
-    refusing: str,
+    refusing_proxy: str,
     corrections: Mapping[str, int],
     examine: Callable[[Facts], tuple[Finding, ...]],
-    entrance: DoorAddresses | None = None,
+    door_addresses: DoorAddresses | None = None,
 ) -> Plan:
-    """The plan for a launch on the Ollama at this address.
+    """Plan a launch on the Ollama at this address.
 
-    *refusing* is the proxy that takes no connection, *examine* makes findings of facts (checks/all.py), and
-    *entrance* is where the door is: without one Aider is led nowhere else than it would go.
+    *refusing_proxy* is the address of a proxy that accepts no connection, *examine* makes findings of facts
+    (checks/all.py), and *door_addresses* says where the door is; without it Aider's addresses stay as they are.
 
     Raises LaunchError when one of the user's own files cannot be merged.
     """
@@ -77,66 +80,54 @@ def make_plan(
         return Plan(examine(facts), settings, network=config.network)
     entries = read_settings(settings.model_settings_files)
     routes = find_routes(settings, ollama, entries)
-    urls = {} if entrance is None else entrance.urls(routes)
-    placed = placement(facts.server, facts.memory, corrections)
-    facts, pins = _settled(facts, settings, placed, urls)
-    ours = local_environment(config, settings, ollama, refusing)
-    window = window_of_main(facts, settings, pins)
-    plan = Plan(examine(facts), facts.fit, pins, ours, config.network, window_tokens=window)
-    if entrance is None:
+    urls = {} if door_addresses is None else door_addresses.urls(routes)
+    placement = make_placement(facts.server, facts.memory, corrections)
+    facts, pins = pin_window(facts, settings, placement, urls)
+    environment = local_environment(config, settings, ollama, refusing_proxy)
+    main = settings.model or ""
+    reported = served_windows(facts).get(main, Unavailable("no model of this machine's"))
+    window = pins.windows.get(main, reported)
+    plan = Plan(examine(facts), facts.fit, pins, environment, config.network, window_tokens=window)
+    if door_addresses is None:
         return plan
     door = door_settings(
-        entrance,
+        door_addresses,
         routes,
         facts,
         settings=settings,
-        placed=placed,
+        placement=placement,
         entries=entries,
         windows=pins.windows,
     )
-    ours = replace(ours, set={**ours.set, **entrance.variables(routes)})
-    return replace(plan, environment=ours, door=door)
+    variables = {**environment.set, **door_addresses.variables(routes)}
+    return replace(plan, environment=replace(environment, set=variables), door=door)
 
 
-def window_of_main(facts: Facts, settings: AiderSettings, pins: Pins) -> int | Unavailable:
-    """The window of the main model: the pin, or what another server of this machine said."""
-    main = settings.model or ""
-    told = served_windows(facts).get(main, Unavailable("no model of this machine's"))
-    return pins.windows.get(main, told)
-
-
-def settled(
-    facts: Facts, settings: AiderSettings, corrections: Mapping[str, int]
+def pin_window(
+    facts: Facts,
+    settings: AiderSettings,
+    placement: Placement | Unavailable,
+    urls: Mapping[str, str],
 ) -> tuple[Facts, Pins]:
-    """The facts with the window that a session takes and whether the models fit with it, and the pins.
+    """Choose the session's window: the facts with it and with whether the models fit, and the pins that fix it.
+
+    *urls* are the door's addresses by those that they replace.
 
     Raises LaunchError when one of the user's own files cannot be merged.
     """
-    return _settled(facts, settings, placement(facts.server, facts.memory, corrections), {})
-
-
-def _settled(
-    facts: Facts,
-    settings: AiderSettings,
-    placed: Placement | Unavailable,
-    urls: Mapping[str, str],
-) -> tuple[Facts, Pins]:
-    fitting = None if isinstance(placed, Unavailable) else choose_window(*placed)
+    largest = None if isinstance(placement, Unavailable) else choose_window(*placement)
     others = OtherServers(served_windows(facts), urls)
-    pins = make_pins(settings, facts.config.num_ctx, trained(facts.server), fitting, others)
+    trained = trained_contexts(facts.server)
+    pins = make_pins(settings, facts.config.num_ctx, trained, largest, others)
     window = pins.window_tokens
-    return replace(facts, window_tokens=window, fit=_fit(placed, window)), pins
+    if isinstance(placement, Unavailable):
+        return replace(facts, window_tokens=window, fit=placement), pins
+    candidates, cards, runtime = placement
+    return replace(facts, window_tokens=window, fit=fit(candidates, cards, window, runtime)), pins
 
 
-def _fit(placed: Placement | Unavailable, window_tokens: int) -> Fit | Unavailable:
-    if isinstance(placed, Unavailable):
-        return placed
-    candidates, cards, runtime = placed
-    return fit(candidates, cards, window_tokens, runtime)
-
-
-def trained(server: ServerReport | Unavailable) -> dict[str, int | Unavailable]:
-    """The trained context of each model that was asked for and is there."""
+def trained_contexts(server: ServerReport | Unavailable) -> dict[str, int | Unavailable]:
+    """The trained context of each installed model that the server was asked about."""
     if isinstance(server, Unavailable):
         return {}
     models = server.models.items()

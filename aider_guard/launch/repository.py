@@ -1,4 +1,4 @@
-"""What else a repository may run in a session: its git hooks and its tests. Only read, never run."""
+"""Finds what else a repository may run in a session: its git hooks and its tests. Nothing of them is run."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ _GIT_SECONDS = 2.0
 
 
 def repository_facts(settings: AiderSettings | Unavailable) -> RepoFacts:
-    """The active hooks, and the test runner where Aider runs tests without being told which. Never raises."""
+    """The active hooks, and the test runner where Aider runs tests without a ``test-cmd``. Never raises."""
     if isinstance(settings, Unavailable) or not settings.git_root:
         return RepoFacts()
     return RepoFacts(active_hooks(Path(settings.git_root)), runner_of_tests(settings))
 
 
 def runner_of_tests(settings: AiderSettings | Unavailable) -> str:
-    """What runs the repository's tests, where Aider runs them without being told how; "" else. Never raises."""
+    """The program that runs the repository's tests, where ``auto-test`` is on without a ``test-cmd``; "" elsewhere.
+
+    Never raises.
+    """
     if isinstance(settings, Unavailable) or not settings.git_root:
         return ""
     if not settings.auto_test or settings.test_cmd:
         return ""
     from aider_guard.launch.detect_tests import find_test_commands
 
-    return next((found.runner for found in find_test_commands(Path(settings.git_root))), "")
+    return next((command.runner for command in find_test_commands(Path(settings.git_root))), "")
 
 
 def active_hooks(root: Path) -> tuple[str, ...]:
@@ -37,19 +40,16 @@ def active_hooks(root: Path) -> tuple[str, ...]:
     if folder is None:
         return ()
     try:
-        return tuple(sorted(path.name for path in folder.iterdir() if _is_active(path)))
+        hooks = [path for path in folder.iterdir() if path.suffix == "" and path.is_file()]
     except OSError:
         return ()
-
-
-def _is_active(path: Path) -> bool:
-    return path.suffix == "" and path.is_file() and os.access(path, os.X_OK)
+    return tuple(sorted(path.name for path in hooks if os.access(path, os.X_OK)))
 
 
 def _hooks_folder(root: Path) -> Path | None:
-    """Git knows best: ``core.hooksPath`` and work trees move it (gitrepository-layout(5))."""
+    """The folder that git takes hooks from: ``core.hooksPath`` and work trees move it (gitrepository-layout(5))."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "--git-path", "hooks"],  # noqa: S607  # the git that Aider takes
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -58,5 +58,5 @@ def _hooks_folder(root: Path) -> Path | None:
         )
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
-    answer = os.fsdecode(done.stdout).rstrip("\n")
-    return root / os.path.expanduser(answer) if done.returncode == 0 and answer else None
+    path = os.fsdecode(process.stdout).rstrip("\n")
+    return root / os.path.expanduser(path) if process.returncode == 0 and path else None

@@ -144,9 +144,9 @@ def _forwarding(
 
 def _answer(channel: socket.socket, planner: Planner, folder: Path, unattended: Unattended) -> None:
     """Answer Aider's question, so that it begins. Raises LaunchRefusedError when it must not."""
-    from aider_guard.launch.gathering import read_memory_within
+    from aider_guard.launch.gathering import read_memory
 
-    memory = read_memory_within(  # while Aider imports what it needs
+    memory = read_memory(  # while Aider imports what it needs
         patience_seconds=planner.patience_seconds(_MEMORY_SECONDS)
     )
     with channel.makefile("rb") as lines:
@@ -185,7 +185,7 @@ def _begin(
         unattended.begin(planner.server(settings), door.tokenizers, door, events)
     else:
         unattended.begin(planner.first_server(), planner.aider.likely_tokenizers(), None, events)
-    for text in plan.said_at_start:
+    for text in plan.start_messages:
         unattended.say("another_machine", text)
 
 

@@ -76,10 +76,12 @@ class Planner:
         plan = make_plan(
             self._facts(settings, server, memory, self._windows.get(models, self.config.num_ctx)),
             ollama=self.server(settings) if isinstance(settings, AiderSettings) else "",
-            refusing=self.refusing,
+            refusing_proxy=self.refusing,
             corrections=read_corrections(self.state_dir),
             examine=examine,
-            entrance=DoorAddresses(self.door, self.state_dir) if self.door is not None else None,
+            door_addresses=DoorAddresses(self.door, self.state_dir)
+            if self.door is not None
+            else None,
         )
         if plan.pins is not None:
             self._windows[models] = plan.pins.window_tokens

@@ -124,7 +124,7 @@ class Startup:
             files = launch.files
             self._aider.channels = SideChannels(files.analytics_log, files.chat_history, files.bell)
         if launch.number == 1:
-            for text in plan.said_at_start:
+            for text in plan.start_messages:
                 self._warn("another_machine", text)
         for name in self._launches.unnameable_files:
             self._warn(

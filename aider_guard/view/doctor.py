@@ -1,4 +1,4 @@
-"""What the checks found, for people on one screen and for programs as JSON."""
+"""Runs ``aider-guard doctor``: prints what the checks found on one screen, or as JSON."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from aider_guard.view.page import Page
 
 _HEAD = ("aider", "ollama")
 _COUNTED = {
-    "stop": "to stop for",
-    "warn": "to look at",
-    "unknown": "not known",
-    "info": "to know",
+    "stop": ("problem that stops a session", "problems that stop a session"),
+    "warn": ("warning", "warnings"),
+    "unknown": ("check that could not be made", "checks that could not be made"),
+    "info": ("note", "notes"),
 }
 _PATIENCE_SECONDS = 0.5
 
@@ -42,9 +42,9 @@ def run_doctor(
     out: TextIO | None = None,
     err: TextIO | None = None,
 ) -> int:
-    """Check everything, say it, and return the exit status: 0 fine, 1 something is wrong, 2 something is not known."""
+    """Check everything, print it, and return the exit status: 0 no problem, 1 problems, 2 something is not known."""
     out, err = out or sys.stdout, err or sys.stderr
-    with _alive(err):
+    with _progress(err):
         facts = gather(config, aider_args, environment=environment, state_dir=state_dir)
         findings = examine(facts)
     if as_json:
@@ -61,28 +61,27 @@ def run_doctor(
 def as_data(findings: Sequence[Finding]) -> dict[str, object]:
     """The findings as ``doctor --json`` prints them."""
     keys = ("id", "severity", "what", "evidence", "fix")
-    shown = [{key: getattr(finding, key) for key in keys} for finding in findings]
-    return {"ok": doctor_status(findings) == 0, "findings": shown}
+    items = [{key: getattr(finding, key) for key in keys} for finding in findings]
+    return {"ok": doctor_status(findings) == 0, "findings": items}
 
 
 def render(facts: Facts, findings: Sequence[Finding], page: Page) -> str:
-    """The page: what would run, what was found, worst first, and how much that is.
+    """The page: what would run, the findings, worst first, and how many there are.
 
-    The fixes of what needs nothing are left out where the page would be longer than the screen.
+    Notes lose their fixes where the page would be longer than the screen.
     """
-    head = [page.headline(one.what, one.evidence) for one in findings if one.id in _HEAD]
+    head = [page.headline(each.what, each.evidence) for each in findings if each.id in _HEAD]
     head += [page.headline(*_models(facts))]
-    body = [one for one in findings if one.id not in _HEAD]
-    last = _counts(findings)
-    whole = [*head, "", *_body(body, page, SEVERITIES), "", last]
-    if not page.holds(whole):
-        whole = [*head, "", *_body(body, page, SEVERITIES[:-1]), "", last]
-    return "".join(f"{line}\n" for line in whole)
+    body = [finding for finding in findings if finding.id not in _HEAD]
+    lines = [*head, "", *_body(body, page, SEVERITIES), "", _summary(body)]
+    if not page.holds(lines):
+        lines = [*head, "", *_body(body, page, SEVERITIES[:-1]), "", _summary(body)]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _body(findings: Sequence[Finding], page: Page, with_fix: Sequence[Severity]) -> list[str]:
-    shown = (page.finding(one, with_fix=one.severity in with_fix) for one in findings)
-    return [line for lines in shown for line in lines]
+    blocks = (page.finding(each, with_fix=each.severity in with_fix) for each in findings)
+    return [line for lines in blocks for line in lines]
 
 
 def _models(facts: Facts) -> tuple[str, str]:
@@ -91,27 +90,27 @@ def _models(facts: Facts) -> tuple[str, str]:
         used.setdefault(role.model, []).append(role.role)
     models = ", ".join(f"{model} ({', '.join(jobs)})" for model, jobs in used.items())
     window = facts.window_tokens
-    known = "window not known" if isinstance(window, Unavailable) else f"window {window:,} tokens"
-    return models or "no model", known
+    size = "window not known" if isinstance(window, Unavailable) else f"window {window:,} tokens"
+    return models or "no model", size
 
 
-def _counts(findings: Sequence[Finding]) -> str:
-    counted = Counter(finding.severity for finding in findings if finding.id not in _HEAD)
-    parts = [f"{counted[each]} {_COUNTED[each]}" for each in SEVERITIES if counted[each]]
-    verdict = {0: "all fine", 1: "not fine", 2: "fine, as far as it is known"}[
-        doctor_status(findings)
+def _summary(findings: Sequence[Finding]) -> str:
+    """The last line: how many findings of each kind there are, "no problems" first where there are none."""
+    counts = Counter(finding.severity for finding in findings)
+    parts = [
+        f"{counts[each]} {_COUNTED[each][counts[each] > 1]}" for each in SEVERITIES if counts[each]
     ]
-    return f"{verdict}: {', '.join(parts)}" if parts else verdict
+    return ", ".join(parts if counts["stop"] or counts["warn"] else ["no problems", *parts])
 
 
 @contextmanager
-def _alive(err: TextIO, patience_seconds: float = _PATIENCE_SECONDS) -> Iterator[None]:
-    """On a terminal, a line that grows while it takes long, and is erased at the end."""
-    done = threading.Event()
+def _progress(err: TextIO, patience_seconds: float = _PATIENCE_SECONDS) -> Iterator[None]:
+    """Show a growing line on a terminal while the checks take long, and erase it at the end."""
+    is_over = threading.Event()
 
     def show() -> None:
         words = "asking Aider and Ollama "
-        while not done.wait(patience_seconds):
+        while not is_over.wait(patience_seconds):
             words += "."
             err.write(f"\r{words}")
             err.flush()
@@ -122,10 +121,10 @@ def _alive(err: TextIO, patience_seconds: float = _PATIENCE_SECONDS) -> Iterator
     if not err.isatty():
         yield
         return
-    thread = threading.Thread(target=show, name="alive", daemon=True)
+    thread = threading.Thread(target=show, name="progress", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        done.set()
+        is_over.set()
         thread.join()

@@ -1,4 +1,4 @@
-"""``aider-guard fit``: does it fit, alone and together, the largest window that does, and what would fit instead."""
+"""Runs ``aider-guard fit``: whether models fit, alone and together, the largest window, and what would fit instead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from aider_guard import paths
-from aider_guard.catalogue import published
+from aider_guard.catalogue import catalogue_entries
 from aider_guard.config import Config
 from aider_guard.core.fit import (
     Candidate,
@@ -30,22 +30,27 @@ from aider_guard.core.fit import (
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.errors import ConfigError
-from aider_guard.launch.gathering import read_memory_within
+from aider_guard.launch.gathering import read_memory
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 from aider_guard.launch.server_runtime import MAIN_MEMORY, cards_of, runtime_of
 from aider_guard.ollama.client import OllamaClient
 from aider_guard.ollama.survey import survey
-from aider_guard.view.fit_models import RequestedModel, known_model, named_cards, plain_name
+from aider_guard.view.fit_models import (
+    GIVE_VRAM,
+    RequestedModel,
+    known_model,
+    named_cards,
+    plain_name,
+)
 from aider_guard.view.fit_page import Alternative, FitAnswer, as_data, render
 
-GIVE_VRAM = "give the card's memory in GiB: --vram 16"
 _MOST_INSTEAD = 6
 _NO_AIDER = Unavailable("Aider is not asked")
 
 
 def ask_server(base: str, names: Sequence[str]) -> ServerReport:
-    """The server at this URL and what it knows of these models; seconds at most."""
+    """Ask the server at this URL about itself and these models. Takes seconds at most."""
     with closing(OllamaClient(base)) as client:
         return survey(client, names)
 
@@ -60,17 +65,18 @@ def run_fit(
     as_json: bool = False,
     environment: Mapping[str, str] = os.environ,
     ask: Callable[[str, Sequence[str]], ServerReport] = ask_server,
-    memory: Callable[[], MemoryReading] = read_memory_within,
+    memory: Callable[[], MemoryReading] = read_memory,
     state_dir: Path | None = None,
     out: TextIO | None = None,
 ) -> int:
-    """Say whether the models fit; the exit status is 0 when all fit at once, else 1.
+    """Print whether the models fit; the exit status is 0 when all fit at once, else 1.
 
-    *vram* names cards by their GiB (``16``, ``2x24``), else those of this machine are taken, with what others leave
-    free. *kv* is the type of the cache, else the server's. Installed models are looked up in Ollama when it answers.
+    *vram* gives cards by their GiB (``16``, ``2x24``); without it this machine's are taken, with what other programs
+    leave free. *kv* is the type of the cache, else the server's. Installed models are looked up in Ollama when it
+    answers.
 
     Raises:
-        ConfigError: a model is known neither to Ollama nor to the catalogue, or no card is known.
+        ConfigError: neither Ollama nor the catalogue has a model, or no card is known.
     """
     if not models:
         raise ConfigError("name at least one model, such as qwen3:8b")
@@ -78,9 +84,9 @@ def run_fit(
     cards = named_cards(vram)
     server = _server(config, names, environment, ask)
     corrections = read_corrections(state_dir or paths.state_dir())
-    known = tuple(known_model(name, server, corrections) for name in names)
+    requested = tuple(known_model(name, server, corrections) for name in names)
     cards = cards or _cards_here(server, memory)
-    answer = _answer(known, cards, num_ctx, _runtime(server, kv))
+    answer = _answer(requested, cards, num_ctx, _runtime(server, kv))
     text = json.dumps(as_data(answer), indent=2) + "\n" if as_json else render(answer)
     (out or sys.stdout).write(text)
     return 0 if answer.fit.fits else 1
@@ -92,7 +98,7 @@ def _server(
     environment: Mapping[str, str],
     ask: Callable[[str, Sequence[str]], ServerReport],
 ) -> ServerReport | Unavailable:
-    """The server where the guard would look for it without Aider's help."""
+    """Ask the server at the address that the guard would use without Aider's settings."""
     if not may_be_asked(config, _NO_AIDER, environment):
         return Unavailable("Ollama's own cloud is not asked")
     return ask(ollama_address(config, _NO_AIDER, environment), names)
@@ -101,7 +107,7 @@ def _server(
 def _cards_here(
     server: ServerReport | Unavailable, memory: Callable[[], MemoryReading]
 ) -> tuple[Card, ...]:
-    """The GPUs of this machine. Main memory is no answer here: whoever asks ``fit`` means a card."""
+    """The GPUs of this machine. Main memory is refused: ``fit`` is about a card."""
     if isinstance(server, Unavailable):
         raise ConfigError(f"{server.reason}; {GIVE_VRAM}")
     cards = cards_of(server, memory())
@@ -113,22 +119,23 @@ def _cards_here(
 
 
 def _runtime(server: ServerReport | Unavailable, kv: KvType | None) -> Runtime:
-    """As the server runs models; the newest Ollama with its defaults where none answers."""
-    silent = isinstance(server, Unavailable) or isinstance(server.version, Unavailable)
-    runtime = Runtime() if silent or isinstance(server, Unavailable) else runtime_of(server)
+    """How the server runs models; where none answers, the defaults of the newest Ollama."""
+    runtime = Runtime()
+    if not isinstance(server, Unavailable) and not isinstance(server.version, Unavailable):
+        runtime = runtime_of(server)
     return replace(runtime, kv_type=kv) if kv else runtime
 
 
 def _answer(
-    known: Sequence[RequestedModel],
+    requested: Sequence[RequestedModel],
     cards: Sequence[Card],
     num_ctx: int | None,
     runtime: Runtime,
 ) -> FitAnswer:
-    candidates = [model.candidate for model in known]
+    candidates = [model.candidate for model in requested]
     answer = fit(candidates, cards, num_ctx, runtime)
     return FitAnswer(
-        known=tuple(known),
+        requested=tuple(requested),
         models=distinct(candidates),
         cards=tuple(cards),
         room_bytes=sum(rooms(cards, runtime)),
@@ -144,17 +151,17 @@ def _answer(
 
 
 def _instead(
-    asked: Sequence[Candidate], cards: Sequence[Card], num_ctx: int, runtime: Runtime
+    requested: Sequence[Candidate], cards: Sequence[Card], num_ctx: int, runtime: Runtime
 ) -> tuple[Alternative, ...]:
-    """What fits by itself with at least this window, largest first; of the catalogue."""
-    not_again = {name for model in asked for name in (model.name, model.blob)}
+    """The models of the catalogue that fit by themselves with at least this window, largest first."""
+    excluded = {name for model in requested for name in (model.name, model.blob)}
     fitting = [
         Alternative(entry.name, entry.size_bytes, window)
-        for entry in published()
-        if entry.name not in not_again
+        for entry in catalogue_entries()
+        if entry.name not in excluded
         and (window := _largest_alone(entry.candidate, cards, runtime)) >= num_ctx
     ]
-    return tuple(sorted(fitting, key=lambda one: -one.weights_bytes)[:_MOST_INSTEAD])
+    return tuple(sorted(fitting, key=lambda model: -model.weights_bytes)[:_MOST_INSTEAD])
 
 
 def _largest_alone(model: Candidate, cards: Sequence[Card], runtime: Runtime) -> int:

@@ -1,9 +1,9 @@
-"""The answer of ``aider-guard fit``, for people on one screen and for programs as JSON."""
+"""Prints the answer of ``aider-guard fit``, on one screen or as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from aider_guard.core.fit import Candidate, Card, Fit, Need, Runtime, SwapCost
@@ -14,7 +14,7 @@ from aider_guard.view.fit_models import RequestedModel
 from aider_guard.view.page import Page
 
 DISK_BYTES_PER_SECOND = 2e9
-"""What is assumed for the estimate of a hand-over: a common NVMe disk, less than the system's file cache gives."""
+"""The speed assumed for the estimate of a hand-over: a common NVMe disk's, less than the system's file cache gives."""
 
 _COLUMNS = ("weights", "KV cache", "graph", "overhead", "total")
 
@@ -30,11 +30,11 @@ class Alternative:
 
 @dataclass(frozen=True)
 class FitAnswer:
-    """What was asked and what came out. ``models`` are those that take memory of their own, ``spilled`` the bytes of
-    each that go to the CPU when it has the cards to itself; ``room_bytes`` is what may be filled.
+    """The question and the answer. ``models`` are those that take memory of their own, ``spilled`` the bytes of each
+    that go to the CPU when it has the cards to itself; ``room_bytes`` is the memory that models may fill.
     """
 
-    known: tuple[RequestedModel, ...]
+    requested: tuple[RequestedModel, ...]
     models: tuple[Candidate, ...]
     cards: tuple[Card, ...]
     room_bytes: int
@@ -53,16 +53,16 @@ class FitAnswer:
 
 def as_data(answer: FitAnswer) -> dict[str, Any]:
     """The answer as ``fit --json`` prints it: bytes and tokens; 0 is a window that does not exist."""
-    found = answer.fit
-    rows = zip(answer.models, found.needs, answer.spilled, strict=True)
+    result = answer.fit
+    rows = zip(answer.models, result.needs, answer.spilled, strict=True)
     return {
-        "fits": found.fits,
-        "vram_bytes": found.vram_bytes,
-        "num_ctx": found.num_ctx,
-        "largest_num_ctx": found.largest_together,
+        "fits": result.fits,
+        "vram_bytes": result.vram_bytes,
+        "num_ctx": result.num_ctx,
+        "largest_num_ctx": result.largest_together,
         "models": [_row(answer, *row) for row in rows],
-        "alone": found.alone,
-        "largest_num_ctx_alone": found.largest_alone,
+        "alone": result.alone,
+        "largest_num_ctx_alone": result.largest_alone,
         "together_bytes": answer.together_bytes,
         "usable_bytes": answer.room_bytes,
         "kv_type": answer.runtime.kv_type,
@@ -73,21 +73,14 @@ def as_data(answer: FitAnswer) -> dict[str, Any]:
             for card in answer.cards
         ],
         "hand_overs": [
-            {"name": one.name, "load_bytes": one.load_bytes} for one in answer.hand_overs
+            {"name": cost.name, "load_bytes": cost.load_bytes} for cost in answer.hand_overs
         ],
-        "instead": [
-            {
-                "name": one.name,
-                "weights_bytes": one.weights_bytes,
-                "largest_num_ctx": one.largest_num_ctx,
-            }
-            for one in answer.instead
-        ],
+        "instead": [asdict(alternative) for alternative in answer.instead],
     }
 
 
 def _row(answer: FitAnswer, model: Candidate, need: Need, spilled_bytes: int) -> dict[str, Any]:
-    known = next(one for one in answer.known if one.candidate is model)
+    requested = next(each for each in answer.requested if each.candidate is model)
     trained = model.architecture.trained_tokens
     return {
         "name": need.name,
@@ -97,34 +90,44 @@ def _row(answer: FitAnswer, model: Candidate, need: Need, spilled_bytes: int) ->
         "overhead_bytes": need.overhead_bytes,
         "total_bytes": need.total_bytes,
         "spilled_bytes": spilled_bytes,
-        "also": [one.candidate.name for one in answer.known if _shares(one.candidate, model)],
+        "also": _same_file(answer, model),
         "kv_type": cache_type(model.architecture, answer.runtime),
         "trained_num_ctx": None if isinstance(trained, Unavailable) else trained,
-        "source": known.source,
-        "exact": known.is_exact,
+        "source": requested.source,
+        "exact": requested.is_exact,
     }
 
 
-def _shares(one: Candidate, model: Candidate) -> bool:
-    return one is not model and one.blob == model.blob != ""
+def _same_file(answer: FitAnswer, model: Candidate) -> list[str]:
+    """The other names in the question that are the same file as this model."""
+    candidates = (requested.candidate for requested in answer.requested)
+    return [
+        other.name for other in candidates if other is not model and other.blob == model.blob != ""
+    ]
 
 
 def render(answer: FitAnswer) -> str:
     """The page, as plain text."""
     lines = [*_head(answer), "", *_table(answer), "", *_verdict(answer), *_notes(answer)]
     if answer.instead:
-        lines += ["", "what fits instead, by itself, with its largest window:", *_others(answer)]
+        lines += ["", "these fit instead, each by itself (weights, largest window):"]
+        width = max(len(model.name) for model in answer.instead) + 2
+        lines += [
+            f"  {model.name.ljust(width)}{size(model.weights_bytes):>9}  {model.largest_num_ctx:>8,} tokens"
+            for model in answer.instead
+        ]
     return "".join(f"{Page.printable(line)}\n" for line in lines)
 
 
 def _head(answer: FitAnswer) -> Iterator[str]:
     free = answer.fit.vram_bytes
-    taken = sum(card.total_bytes for card in answer.cards) - free
-    kept = free - answer.room_bytes
+    used = sum(card.total_bytes for card in answer.cards) - free
+    margin = free - answer.room_bytes
     names = ", ".join(card.name for card in answer.cards)
-    parts = [f"{size(free)} free"] if taken else []
-    parts += [f"{size(kept)} of it is left free by Ollama"] if kept else []
-    yield f"{'cards' if len(answer.cards) > 1 else 'card':8}{names}{_bracketed(parts)}"
+    parts = [f"{size(free)} free"] if used else []
+    parts += [f"Ollama leaves {size(margin)} of it unused"] if margin else []
+    brackets = f"  ({', '.join(parts)})" if parts else ""
+    yield f"{'cards' if len(answer.cards) > 1 else 'card':8}{names}{brackets}"
     yield f"{'window':8}{answer.fit.num_ctx:,} tokens{_why_this_window(answer)}"
     yield f"{'ollama':8}{_engine(answer.runtime)}"
 
@@ -138,15 +141,11 @@ def _why_this_window(answer: FitAnswer) -> str:
 
 
 def _engine(runtime: Runtime) -> str:
-    """How the models would be run."""
+    """How Ollama would run the models."""
     version = {"A": "up to 0.11.10", "B": "0.11.11 to 0.24", "C": "0.30 or later"}[runtime.engine]
     flash = "on" if runtime.flash_attention else "off"
     slots = count(runtime.parallel, "slot")
     return f"{version}, KV cache {runtime.kv_type}, flash attention {flash}, {slots}"
-
-
-def _bracketed(parts: list[str]) -> str:
-    return f"  ({', '.join(parts)})" if parts else ""
 
 
 def _table(answer: FitAnswer) -> Iterator[str]:
@@ -164,15 +163,15 @@ def _table(answer: FitAnswer) -> Iterator[str]:
 
 
 def _verdict(answer: FitAnswer) -> Iterator[str]:
-    found = answer.fit
-    if found.fits:
-        what = "all fit together" if len(found.needs) > 1 else "it fits"
+    result = answer.fit
+    if result.fits:
+        what = "all fit together" if len(result.needs) > 1 else "it fits"
         yield f"{what}: {size(answer.together_bytes)} of {size(answer.room_bytes)}"
-    elif found.alone:
+    elif result.alone:
         yield "they fit only one at a time: each hand-over unloads one model and loads another"
         yield from _loads(answer)
     else:
-        for model, need, spilled in zip(answer.models, found.needs, answer.spilled, strict=True):
+        for model, need, spilled in zip(answer.models, result.needs, answer.spilled, strict=True):
             if spilled:
                 yield from _too_large(answer, model, need, spilled)
     yield _largest(answer)
@@ -181,30 +180,30 @@ def _verdict(answer: FitAnswer) -> Iterator[str]:
 def _loads(answer: FitAnswer) -> Iterator[str]:
     if answer.together_bytes <= answer.room_bytes and len(answer.cards) == 1:
         yield "  (there is room for all, but Ollama adds a model only where it takes at most 80 % of what is free)"
-    for one in answer.hand_overs:
-        seconds = max(1, round(one.estimated_seconds(DISK_BYTES_PER_SECOND)))
-        yield f"  {one.name}: {size(one.load_bytes)} to load, about {seconds} s"
+    for cost in answer.hand_overs:
+        seconds = max(1, round(cost.estimated_seconds(DISK_BYTES_PER_SECOND)))
+        yield f"  {cost.name}: {size(cost.load_bytes)} to load, about {seconds} s"
     yield f"  (seconds are an estimate, at {DISK_BYTES_PER_SECOND / 1e9:g} GB/s)"
 
 
 def _too_large(answer: FitAnswer, model: Candidate, need: Need, spilled: int) -> Iterator[str]:
     room = answer.room_bytes
     yield (
-        f"{need.name} does not fit: {size(need.total_bytes)} of {size(room)};"
+        f"{need.name} does not fit: it needs {size(need.total_bytes)} and has {size(room)};"
         f" {size(spilled)} would run on the CPU, which is many times slower"
     )
     if model.weights_bytes > room:
         yield f"  its weights alone are {size(model.weights_bytes)} ({model.weights_bytes / 1e9:.1f} GB)"
     if model.architecture.experts:
-        used, all_of_them = model.architecture.experts_used, model.architecture.experts
-        yield f"  only {used} of its {all_of_them} experts work on a token, but all must be in memory"
+        used, total = model.architecture.experts_used, model.architecture.experts
+        yield f"  only {used} of its {total} experts work on a token, but all must be in memory"
 
 
 def _largest(answer: FitAnswer) -> str:
-    found = answer.fit
-    if len(found.needs) == 1:
-        return f"largest window: {_window(found.largest_together)}"
-    together, alone = _window(found.largest_together), _window(found.largest_alone)
+    result = answer.fit
+    if len(result.needs) == 1:
+        return f"largest window: {_window(result.largest_together)}"
+    together, alone = _window(result.largest_together), _window(result.largest_alone)
     return f"largest window: together {together}, one at a time {alone}"
 
 
@@ -220,15 +219,9 @@ def _notes(answer: FitAnswer) -> Iterator[str]:
         kind = cache_type(model.architecture, answer.runtime)
         if kind != answer.runtime.kv_type:
             yield f"{model.name} has its cache in {kind}: flash attention is off, and {answer.runtime.kv_type} needs it"
-        others = [one.candidate.name for one in answer.known if _shares(one.candidate, model)]
+        others = _same_file(answer, model)
         if others:
-            yield f"{', '.join((model.name, *others))} are one file, and in memory once"
-    rough = [one.candidate.name for one in answer.known if not one.is_exact]
+            yield f"{', '.join((model.name, *others))} are the same file, which is loaded once"
+    rough = [model.candidate.name for model in answer.requested if not model.is_exact]
     if rough:
-        yield f"the size of {', '.join(rough)} is known only roughly"
-
-
-def _others(answer: FitAnswer) -> Iterator[str]:
-    width = max(len(one.name) for one in answer.instead) + 2
-    for one in answer.instead:
-        yield f"  {one.name.ljust(width)}{size(one.weights_bytes):>9}  {one.largest_num_ctx:>8,} tokens"
+        yield f"the size of {', '.join(rough)} is only approximate"

@@ -1,4 +1,4 @@
-"""``aider-guard init``: what is suggested for this card and repository, as a diff; written only when told."""
+"""Runs ``aider-guard init``: shows the settings suggested for this card and repository, and writes them on request."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from aider_guard.core.messages import size
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.errors import ConfigError
-from aider_guard.launch.conf_file import Extended, Kept
+from aider_guard.launch.conf_file import Extended
 from aider_guard.launch.detect_tests import TestCommand, find_test_commands
-from aider_guard.launch.gathering import ask_server, read_memory_within
+from aider_guard.launch.gathering import ask_server, read_memory
 from aider_guard.launch.init_files import (
     Change,
     InitFolder,
@@ -30,15 +30,13 @@ from aider_guard.launch.init_files import (
     changes,
     extend,
     gpus_here,
-    look,
+    read_folder,
     replace_files,
 )
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.model_choice import CandidateModel, ModelPlan
 from aider_guard.launch.ollama_address import may_be_asked, ollama_address
-from aider_guard.view.fit_models import named_cards
-
-# The words of ``aider-guard init``: what was chosen and why, what is kept, the diff, what was written.
+from aider_guard.view.fit_models import GIVE_VRAM, named_cards
 
 _COLOURS = {"+": "\x1b[32m", "-": "\x1b[31m", "@": "\x1b[36m"}
 _PLAIN = "\x1b[0m"
@@ -47,39 +45,39 @@ _PLAIN = "\x1b[0m"
 def header(cards: Sequence[Card]) -> str:
     """The comment above the lines that are added."""
     return (
-        f"aider-guard init, for {_sizes(cards)} of GPU memory. Change what you like: lines that are there are never\n"
-        "touched again. Without these lines, init chooses anew."
+        f"aider-guard init, for {_sizes(cards)} of GPU memory. Change what you like: init never changes lines that\n"
+        "are there. Delete these to let it choose again."
     )
 
 
-def chosen(
-    place: InitFolder,
-    advised: ModelAdvice,
+def choice_text(
+    target: InitFolder,
+    advice: ModelAdvice,
     cards: Sequence[Card],
     report: ServerReport,
     tests: Sequence[TestCommand],
 ) -> str:
     """Models, window and tests, with the reasons, a line each."""
-    lines = [] if place.in_git else [f"not in a git repository: this is for {place.folder}"]
+    lines = [] if target.in_git else [f"not in a git repository: this is for {target.folder}"]
     lines.append(f"for {_cards(cards)}:")
     if isinstance(report.installed, Unavailable):
         lines.append(f"  {report.installed.reason}; the models are from the catalogue")
-    match advised.plan:
+    match advice.plan:
         case Unavailable(reason):
             lines.append(f"  no window is suggested: {reason}")
         case plan:
             lines += [f"  {label:<8}{words}" for label, words in _of_plan(plan, cards)]
     lines.append(f"  {'tests':<8}{_tests(tests)}")
-    if advised.better is not None:
-        lines.append(f"  a preferred model would fit as well: ollama pull {advised.better.name}")
-    if isinstance(advised.plan, ModelPlan):
-        pulls = [f"ollama pull {name}" for name in advised.plan.to_pull]
+    if advice.better is not None:
+        lines.append(f"  a model that is better at code fits too: ollama pull {advice.better.name}")
+    if isinstance(advice.plan, ModelPlan):
+        pulls = [f"ollama pull {name}" for name in advice.plan.to_pull]
         lines += ["before the first start:", *pulls] if pulls else []
     return _text(lines)
 
 
 def _text(lines: Iterable[str]) -> str:
-    """The lines; what moves the cursor is shown as a sign, since names of files and models may hold it."""
+    """The lines without control characters, which names of files and models may have."""
     return "".join(
         "".join(letter if letter.isprintable() or letter == "\t" else "\ufffd" for letter in line)
         + "\n"
@@ -88,30 +86,22 @@ def _text(lines: Iterable[str]) -> str:
 
 
 def _of_plan(plan: ModelPlan, cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
-    yield "main", f"{_offer(plan.main)}: {plan.reason}"
+    yield "main", f"{_name(plan.main)}: {plan.reason}"
     if plan.editor is not None:
-        yield "editor", f"{_offer(plan.editor)}: fits beside it, so the architect has an editor"
-    shared = next(
-        (
-            role
-            for role, offer in (("main", plan.main), ("editor", plan.editor))
-            if offer == plan.weak
-        ),
-        None,
-    )
-    same = f"the {shared} model, so that no other is loaded" if shared else _offer(plan.weak)
-    yield "weak", same
+        yield "editor", f"{_name(plan.editor)}: fits beside the main model, for architect mode"
+    role = {plan.editor: "editor", plan.main: "main"}.get(plan.weak)
+    yield "weak", f"the {role} model, so that no other is loaded" if role else _name(plan.weak)
     weights = sum(need.weights_bytes for need in plan.fit.needs)
     cache = sum(need.kv_bytes for need in plan.fit.needs)
     free = sum(card.free_bytes for card in cards)
-    each = " for each" if len(plan.offers) > 1 else ""
-    takes = f"weights {size(weights)} and cache {size(cache)} in {size(free)}"
-    turns = "" if plan.fit.fits else "; not at once: a model is loaded at each hand-over"
-    yield "window", f"{plan.window_tokens:,} tokens{each}: {takes}{turns}"
+    each = " for each" if len(plan.models) > 1 else ""
+    needs = f"weights {size(weights)} and cache {size(cache)} in {size(free)}"
+    turns = "" if plan.fit.fits else "; not at once: each hand-over loads a model"
+    yield "window", f"{plan.window_tokens:,} tokens{each}: {needs}{turns}"
 
 
-def _offer(offer: CandidateModel) -> str:
-    return offer.name if offer.installed else f"{offer.name} (not installed yet)"
+def _name(model: CandidateModel) -> str:
+    return model.name if model.installed else f"{model.name} (not installed yet)"
 
 
 def _tests(tests: Sequence[TestCommand]) -> str:
@@ -122,24 +112,25 @@ def _tests(tests: Sequence[TestCommand]) -> str:
     return f"{first.command} ({first.evidence}){more}"
 
 
-def kept(files: Iterable[Extended]) -> str:
-    """What the user has set otherwise, each with what is suggested."""
-    found = [one for file in files for one in file.kept]
-    lines = [f"  {_kept(one)}" for one in found]
-    return _text(["yours, kept:", *lines] if lines else [])
+def kept_text(files: Iterable[Extended]) -> str:
+    """The user's own settings that differ from the suggestions."""
+    lines = []
+    for kept in (kept for file in files for kept in file.kept):
+        suggestion = "; ".join(filter(None, (f"suggested: {kept.suggested}", kept.problem)))
+        lines.append(f"  {kept.key}: {kept.value} in {kept.where} ({suggestion})")
+    return _text(["your own settings, which stay:", *lines] if lines else [])
 
 
-def _kept(one: Kept) -> str:
-    problem = f"; {one.problem}" if one.problem else ""
-    return f"{one.key}: {one.value} in {one.where} (suggested: {one.suggested}{problem})"
-
-
-def diffs(changes: Sequence[Change], *, colour: bool) -> str:
-    """What would change, as ``diff -u`` shows it."""
-    text = _text(line for change in changes for line in _diff(change))
-    if not colour:
-        return text
-    return "".join(f"{_coloured(line)}\n" for line in text.splitlines())
+def diff_text(changes: Sequence[Change], *, colour: bool) -> str:
+    """The changes as ``diff -u`` shows them."""
+    lines = _text(line for change in changes for line in _diff(change)).splitlines()
+    if colour:
+        colours = [_COLOURS.get(line[:1]) for line in lines]
+        lines = [
+            f"{start}{line}{_PLAIN}" if start else line
+            for start, line in zip(colours, lines, strict=True)
+        ]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _diff(change: Change) -> Iterator[str]:
@@ -152,24 +143,19 @@ def _diff(change: Change) -> Iterator[str]:
 
 
 def _lines(content: bytes) -> list[str]:
-    """The lines with their ends, which are those of YAML and not all that Python knows."""
+    """The lines with their ends: those that YAML knows, which are fewer than Python's."""
     return re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", content.decode("utf-8"))
 
 
-def _coloured(line: str) -> str:
-    colour = _COLOURS.get(line[:1])
-    return f"{colour}{line}{_PLAIN}" if colour else line
-
-
-def ending(wanted: Sequence[Change], done: Sequence[Replaced]) -> str:
-    """What was written, or how to have it written."""
-    if not wanted:
+def outcome_text(suggested: Sequence[Change], written: Sequence[Replaced]) -> str:
+    """The last lines: what was written, or how to write it."""
+    if not suggested:
         return "nothing to add\n"
-    if not done:
-        return "nothing is written; aider-guard init --write writes it\n"
+    if not written:
+        return "nothing was written; to write this: aider-guard init --write\n"
     return "".join(
-        f"{one.path} is written{f'; as it was: {one.backup.name}' if one.backup else ''}\n"
-        for one in done
+        f"{file.path} was written{f'; the old file is {file.backup.name}' if file.backup else ''}\n"
+        for file in written
     )
 
 
@@ -185,15 +171,16 @@ def _cards(cards: Sequence[Card]) -> str:
 def _sizes(cards: Sequence[Card]) -> str:
     """``24 GiB``, ``2x24 GiB``."""
     sizes = [_gib(card.total_bytes) for card in cards]
-    groups = [(one, len(list(same))) for one, same in groupby(sizes)]
-    return " + ".join(f"{number}x{one}" if number > 1 else one for one, number in groups)
+    groups = [(card_size, len(list(equal))) for card_size, equal in groupby(sizes)]
+    return " + ".join(
+        f"{number}x{card_size}" if number > 1 else card_size for card_size, number in groups
+    )
 
 
 def _gib(count_bytes: int) -> str:
     return f"{count_bytes / 2**30:.1f}".removesuffix(".0") + " GiB"
 
 
-GIVE_VRAM = "give the card's memory in GiB: --vram 16"
 _NO_AIDER = Unavailable("Aider is not asked")
 
 
@@ -206,50 +193,50 @@ def run_init(
     home: Path | None = None,
     environment: Mapping[str, str] = os.environ,
     ask: Callable[[str], ServerReport] = ask_server,
-    memory: Callable[[], MemoryReading] = read_memory_within,
+    memory: Callable[[], MemoryReading] = read_memory,
     state_dir: Path | None = None,
     out: TextIO | None = None,
     colour: bool | None = None,
 ) -> int:
-    """Suggest, and with *write* write, ``.aider.conf.yml`` and model settings for the git work tree around *folder*.
+    """Suggest ``.aider.conf.yml`` and model settings for the git work tree around *folder*; write them with *write*.
 
-    *vram* names cards by their GiB (``16``, ``2x24``), else those of this machine are taken, with what others leave
-    free. The exit status is 1 when a file of the user's cannot be read or extended, when no model fits, or when the
-    files cannot be written; they are as they were then.
+    *vram* gives cards by their GiB (``16``, ``2x24``); without it this machine's are taken, with what other programs
+    leave free. The exit status is 1 when a file of the user's cannot be read or extended, when no model fits, or when
+    the files cannot be written; the files are then as they were.
 
     Raises:
         ConfigError: *vram* is no size, or there is none and the memory of the GPU is not known.
     """
     out = out or sys.stdout
     cards = named_cards(vram)
-    place = look(folder or Path.cwd(), home or Path.home())
-    if isinstance(place, Unavailable):
-        return _refused(place)
+    target = read_folder(folder or Path.cwd(), home or Path.home())
+    if isinstance(target, Unavailable):
+        return _fail(target)
     report = _server(config, environment, ask)
     cards = cards or _cards_here(report, memory)
     corrections = read_corrections(state_dir or paths.state_dir())
-    advised = advise(place, report, cards, corrections)
-    if isinstance(advised.plan, Unavailable) and not advised.named:
-        return _refused(advised.plan)
-    tests = find_test_commands(place.folder)
-    extended = extend(place, advised, tests, header(cards))
+    advice = advise(target, report, cards, corrections)
+    if isinstance(advice.plan, Unavailable) and not advice.named:
+        return _fail(advice.plan)
+    tests = find_test_commands(target.folder)
+    extended = extend(target, advice, tests, header(cards))
     if isinstance(extended, Unavailable):
-        return _refused(extended)
-    out.write(chosen(place, advised, cards, report, tests))
-    out.write(kept(extended.values()))
-    wanted = changes(place, extended)
-    out.write(diffs(wanted, colour=_wants_colour(out, colour)))
-    done = replace_files(wanted) if write else ()
-    if isinstance(done, Unavailable):
-        return _refused(done)
-    out.write(ending(wanted, done))
+        return _fail(extended)
+    out.write(choice_text(target, advice, cards, report, tests))
+    out.write(kept_text(extended.values()))
+    suggested = changes(target, extended)
+    out.write(diff_text(suggested, colour=_wants_colour(out) if colour is None else colour))
+    written = replace_files(suggested) if write else ()
+    if isinstance(written, Unavailable):
+        return _fail(written)
+    out.write(outcome_text(suggested, written))
     return 0
 
 
 def _server(
     config: Config, environment: Mapping[str, str], ask: Callable[[str], ServerReport]
 ) -> ServerReport:
-    """The server where the guard would look for it without Aider's help."""
+    """Ask the server at the address that the guard would use without Aider's settings."""
     if may_be_asked(config, _NO_AIDER, environment):
         return ask(ollama_address(config, _NO_AIDER, environment))
     no = Unavailable("Ollama's own cloud is not asked")
@@ -271,13 +258,11 @@ def _cards_here(report: ServerReport, memory: Callable[[], MemoryReading]) -> tu
     return cards
 
 
-def _refused(why: Unavailable) -> int:
-    sys.stderr.write(f"aider-guard: {why.reason}\n")
+def _fail(problem: Unavailable) -> int:
+    sys.stderr.write(f"aider-guard: {problem.reason}\n")
     return 1
 
 
-def _wants_colour(out: TextIO, asked: bool | None) -> bool:
-    """As https://no-color.org has it: NO_COLOR holds when it is not empty."""
-    if asked is not None:
-        return asked
+def _wants_colour(out: TextIO) -> bool:
+    """Whether a terminal gets colours. As https://no-color.org says, an empty NO_COLOR does not count."""
     return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

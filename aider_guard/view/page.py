@@ -1,4 +1,4 @@
-"""Findings as lines of a terminal: wrapped at words, in the colours of the user's theme, commands left whole."""
+"""Lays findings out as lines of a terminal: wrapped at words, in the theme's colours, commands left whole."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ _NARROWEST_COLUMNS = 30
 
 @dataclass(frozen=True)
 class Page:
-    """How wide and high the terminal is; no rows: as high as it takes."""
+    """The size of the terminal, and whether it gets colours; with no rows a page may be of any length."""
 
     columns: int
     rows: int = 0
     colour: bool = False
 
     def holds(self, lines: Sequence[str]) -> bool:
-        """Whether all lines and the next prompt are on one screen."""
+        """Whether all lines and the next prompt fit on one screen."""
         return not self.rows or len(lines) < self.rows
 
     def headline(self, what: str, evidence: str) -> str:
-        """One thing that runs, with where it is."""
-        shown = self.printable(what)
-        return f"{shown}  {self._dim(self.printable(evidence))}" if evidence else shown
+        """One program that runs, with where it is."""
+        text = self.printable(what)
+        return f"{text}  {self._dim(self.printable(evidence))}" if evidence else text
 
-    def finding(self, one: Finding, *, with_fix: bool) -> list[str]:
-        """The severity's word, what was found, the evidence beside or below it, and the fix on a line of its own."""
+    def finding(self, finding: Finding, *, with_fix: bool) -> list[str]:
+        """The severity, what was found, the evidence beside or below it, and the fix on a line of its own."""
         width = max(_NARROWEST_COLUMNS, min(self.columns, _WIDEST_COLUMNS)) - _WORD_COLUMNS
-        lines = textwrap.wrap(self.printable(one.what), width, break_on_hyphens=False) or [""]
-        evidence = f"({self.printable(one.evidence)})" if one.evidence else ""
+        lines = textwrap.wrap(self.printable(finding.what), width, break_on_hyphens=False) or [""]
+        evidence = f"({self.printable(finding.evidence)})" if finding.evidence else ""
         if evidence and len(lines[-1]) + 2 + len(evidence) <= width:
             lines[-1] += "  " + self._dim(evidence)
         else:
             wrapped = textwrap.wrap(evidence, width, break_on_hyphens=False)
             lines += [self._dim(line) for line in wrapped]
-        if with_fix and one.fix:
-            lines.append(self.printable(one.fix))
-        word = f"{one.severity:<{_WORD_COLUMNS}}"
-        colour = _COLOURS[one.severity]
+        if with_fix and finding.fix:
+            lines.append(self.printable(finding.fix))
+        word = f"{finding.severity:<{_WORD_COLUMNS}}"
+        colour = _COLOURS[finding.severity]
         first = f"{colour}{word}{_RESET}" if self.colour and colour else word
         return [first + lines[0], *(" " * _WORD_COLUMNS + line for line in lines[1:])]
 
@@ -55,11 +55,6 @@ class Page:
 
     @staticmethod
     def printable(line: str) -> str:
-        """Names of models, files and processes may hold what moves the cursor."""
-        return "".join(
-            letter if letter.isprintable() else "\ufffd" for letter in _on_one_line(line)
-        )
-
-
-def _on_one_line(text: str) -> str:
-    return " ".join(text.split()) if "\n" in text else text
+        """The line without control characters: names of models, files and processes may have some."""
+        text = " ".join(line.split()) if "\n" in line else line
+        return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

@@ -1,4 +1,4 @@
-"""``--show``: what would be run, in which environment, with which files; nothing is started."""
+"""Runs ``--show``: prints what would be run, in which environment and with which files, without running it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from aider_guard import paths
 from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core import messages
-from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.readings import Unavailable
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
@@ -30,15 +29,18 @@ from aider_guard.launch.start_command import aider_environment, is_one_shot, ser
 from aider_guard.ollama.names import display_base
 
 SESSION = Path("SESSION")
-"""Stands for the session's own folder, which is made at its start."""
+"""Stands for the session's own folder, which is created when a session starts."""
 DOOR = DoorAddress(0, "TOKEN")
-"""Stands for the address of the session's door."""
+"""Stands for the address of the session's door, which is new in each session."""
 
 
 def run_show(
     config: Config, aider_args: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> int:
-    """Print it; 0. Raises LaunchError when there is no Aider, LaunchRefusedError when it would not be started."""
+    """Print what would be run, and return the exit status 0.
+
+    Raises LaunchError when there is no Aider, LaunchRefusedError when it would not be started.
+    """
     state_dir = paths.state_dir(environment)
     facts = gather(config, aider_args, environment=environment, state_dir=state_dir)
     if facts.aider_problem:
@@ -49,19 +51,19 @@ def run_show(
     plan = make_plan(
         facts,
         ollama=base,
-        refusing=NOWHERE,
+        refusing_proxy=NOWHERE,
         corrections=read_corrections(state_dir),
         examine=examine,
-        entrance=DoorAddresses(DOOR, state_dir),
+        door_addresses=DoorAddresses(DOOR, state_dir),
     )
     if plan.is_forbidden:
         raise LaunchRefusedError("\n  ".join(messages.refused(plan.stops, leaks=plan.leaks).lines))
-    lines = described(facts, facts.settings, plan, aider_args, environment)
+    lines = description(facts, facts.settings, plan, aider_args, environment)
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0
 
 
-def described(
+def description(
     facts: Facts,
     settings: AiderSettings,
     plan: Plan,
@@ -71,13 +73,15 @@ def described(
     """The command, the environment and the generated files, line by line."""
     is_page = serves_page(aider_args, environment, Path.cwd())
     arguments = _arguments(settings, is_page or is_one_shot(aider_args))
-    yield "command (after your own arguments, ours):"
+    yield "command (your own arguments, then those of the guard):"
     yield "  " + shlex.join([facts.aider_script, *aider_args])
     yield from (f"    {line}" for line in _by_option(arguments))
     if plan.door is not None:
         yield ""
         yield "requests go through the guard's door, whose port and token are new in each session:"
-        yield from (f"  {line}" for line in _ways(plan.door))
+        for upstream in plan.door.upstreams:
+            url = DOOR.url(f"/{upstream.path}" if upstream.path else "")
+            yield f"  {url} forwards to {display_base(upstream.base)}"
     yield ""
     yield "environment:"
     yield from (f"  {line}" for line in _environment(facts.config, plan.environment, environment))
@@ -89,13 +93,6 @@ def described(
     yield ""
     yield f"{SESSION / 'model.metadata.json'}:"
     yield from (f"  {line}" for line in pins.metadata_text(plan.pins).splitlines())
-
-
-def _ways(door: DoorSettings) -> Iterator[str]:
-    """Each way through the door, and the server at its end."""
-    for upstream in door.upstreams:
-        way = f"/{upstream.path}" if upstream.path else ""
-        yield f"{DOOR.url(way)} leads to {display_base(upstream.base)}"
 
 
 def _arguments(settings: AiderSettings, one_shot: bool) -> list[str]:
@@ -115,24 +112,19 @@ def _arguments(settings: AiderSettings, one_shot: bool) -> list[str]:
 
 def _by_option(arguments: Sequence[str]) -> Iterator[str]:
     """One option a line, with its value."""
-    line: list[str] = []
-    for argument in arguments:
-        if argument.startswith("--") and line:
-            yield shlex.join(line)
-            line = []
-        line.append(argument)
-    if line:
-        yield shlex.join(line)
+    starts = [index for index, argument in enumerate(arguments) if argument.startswith("--")]
+    for start, end in zip(starts, [*starts[1:], len(arguments)], strict=True):
+        yield shlex.join(arguments[start:end])
 
 
 def _environment(
-    config: Config, ours: LocalEnvironment, environment: Mapping[str, str]
+    config: Config, local: LocalEnvironment, environment: Mapping[str, str]
 ) -> Iterator[str]:
-    named = {name: environment[name] for name in OLLAMA_ADDRESSES if environment.get(name)}
-    started = aider_environment(config, named)
-    started.pop("OLLAMA_HOST", None)
-    yield from (f"{name}={shlex.quote(value)}" for name, value in sorted(started.items()))
-    if ours.set or ours.unset:
-        yield "after every .env, whatever it says:"
-    yield from (f"  {name}={shlex.quote(value)}" for name, value in sorted(ours.set.items()))
-    yield from (f"  {name} removed" for name in ours.unset)
+    addresses = {name: environment[name] for name in OLLAMA_ADDRESSES if environment.get(name)}
+    variables = aider_environment(config, addresses)
+    variables.pop("OLLAMA_HOST", None)
+    yield from (f"{name}={shlex.quote(value)}" for name, value in sorted(variables.items()))
+    if local.set or local.unset:
+        yield "set after Aider has read every .env, so that none can change it:"
+    yield from (f"  {name}={shlex.quote(value)}" for name, value in sorted(local.set.items()))
+    yield from (f"  {name} removed" for name in local.unset)

@@ -1,4 +1,4 @@
-"""The state of a session as ``aider-guard status`` shows it."""
+"""Shows the state of sessions for ``aider-guard status``: as JSON, as a table, and on one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aider_guard.core.messages import count, size
 
 
 def table(sessions: Sequence[Mapping[str, Any]]) -> str:
-    """Running sessions for people, a few lines each."""
+    """The running sessions, a few lines for each."""
     if not sessions:
         return "no session is running\n"
     return "\n".join(_block(session) for session in sessions)
@@ -50,7 +50,7 @@ def _memory_line(memory: Mapping[str, Any] | None) -> str:
 
 def _models_line(models: Sequence[Mapping[str, Any]] | None) -> str:
     if models is None:
-        return "Ollama was not read"
+        return "not read from Ollama yet"
     return (
         ", ".join(f"{model['name']} ({size(model['size_bytes'])})" for model in models)
         or "none loaded"

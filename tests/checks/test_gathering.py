@@ -19,7 +19,7 @@ from aider_guard.core.egress import LayerChoice, Place
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ServerReport
 from aider_guard.launch.facts import NOT_ASKED, Facts
-from aider_guard.launch.gathering import _with_server, gather, read_memory, settled
+from aider_guard.launch.gathering import _with_server, gather, read_memory, with_window
 
 GIB = 1 << 30
 CARD = MemoryReading((Gpu(0, "card", 16 * GIB, GIB, ()),), Unavailable("not read"), 0.0)
@@ -177,7 +177,7 @@ def test_the_room_on_the_disk_is_that_of_the_nearest_folder(tmp_path: Path) -> N
 def test_the_window_is_the_largest_that_fits() -> None:
     """From what the models need and the card has; with it goes whether they fit."""
     known = world(role("main", "ollama_chat/qwen3:8b"), memory=CARD, window_tokens=NO, fit=NO)
-    facts = settled(known, {})
+    facts = with_window(known, {})
 
     assert facts.window_tokens == 40960
     assert not isinstance(facts.fit, Unavailable)
@@ -187,7 +187,7 @@ def test_the_window_is_the_largest_that_fits() -> None:
 
 def test_what_was_learned_makes_the_window_smaller() -> None:
     """Bytes that a model needed beyond the formula are taken off."""
-    facts = settled(world(memory=CARD), {"qwen3:8b": 6 * GIB})
+    facts = with_window(world(memory=CARD), {"qwen3:8b": 6 * GIB})
 
     assert isinstance(facts.window_tokens, int)
     assert facts.window_tokens < 40960
@@ -196,7 +196,7 @@ def test_what_was_learned_makes_the_window_smaller() -> None:
 def test_the_users_own_window_goes_first() -> None:
     """And is judged: a window that does not fit is a finding."""
     card = MemoryReading((Gpu(0, "card", 8 * GIB, 0, ()),), Unavailable("not read"), 0.0)
-    facts = settled(world(config=Config(num_ctx=40960), memory=card), {})
+    facts = with_window(world(config=Config(num_ctx=40960), memory=card), {})
 
     assert facts.window_tokens == 40960
     assert not isinstance(facts.fit, Unavailable)
@@ -205,7 +205,7 @@ def test_the_users_own_window_goes_first() -> None:
 
 def test_an_unknown_memory_leaves_a_window() -> None:
     """The usual one; whether it fits is not known, with the reason."""
-    facts = settled(world(memory=NO), {})
+    facts = with_window(world(memory=NO), {})
 
     assert facts.window_tokens == 8192
     assert facts.fit == NO
@@ -213,7 +213,7 @@ def test_an_unknown_memory_leaves_a_window() -> None:
 
 def test_without_settings_there_is_no_window() -> None:
     """The reason is why there are no settings."""
-    assert settled(world(settings=NO), {}).fit == NO
+    assert with_window(world(settings=NO), {}).fit == NO
 
 
 @pytest.mark.parametrize("is_told", [True, False])
@@ -223,7 +223,7 @@ def test_a_file_that_cannot_be_merged_is_one_problem(tmp_path: Path, *, is_told:
     broken.write_text("- name: [")
     problems = (f"{broken} cannot be read as model settings: x",) if is_told else ()
     known = settings(model_settings_files=(str(broken),), problems=problems)
-    facts = settled(world(settings=known, memory=CARD), {})
+    facts = with_window(world(settings=known, memory=CARD), {})
     findings = [finding for finding in examine(facts) if finding.severity in {"stop", "unknown"}]
 
     assert [finding.id for finding in findings] == ["aider-settings"]

@@ -25,7 +25,7 @@ from aider_guard.launch.server_runtime import (
     MAIN_MEMORY,
     candidates_of,
     cards_of,
-    placement,
+    make_placement,
     runtime_of,
 )
 from aider_guard.sidecar import gpu as sidecar_gpu
@@ -139,7 +139,7 @@ INCOMPLETE: list[tuple[ServerReport, str]] = [
 @pytest.mark.parametrize(("report", "reason"), INCOMPLETE)
 def test_one_unknown_model_makes_the_set_unknown(report: ServerReport, reason: str) -> None:
     """A sum without one of its parts would be too small."""
-    placed = placement(report, memory(gpu(0)))
+    placed = make_placement(report, memory(gpu(0)))
 
     assert isinstance(placed, Unavailable)
     assert reason in placed.reason
@@ -147,7 +147,7 @@ def test_one_unknown_model_makes_the_set_unknown(report: ServerReport, reason: s
 
 def test_a_set_is_placed() -> None:
     """Candidates, cards and runtime together."""
-    placed = placement(server(), memory(gpu(0)), {MODEL: 5})
+    placed = make_placement(server(), memory(gpu(0)), {MODEL: 5})
 
     assert not isinstance(placed, Unavailable)
     candidates, cards, runtime = placed
@@ -158,7 +158,7 @@ def test_a_set_is_placed() -> None:
 
 def test_on_the_cpu_nothing_is_taken_for_cuda() -> None:
     """The runner's memory on a GPU is not counted, and what was learned there neither."""
-    placed = placement(server(), memory(), {MODEL: 5})
+    placed = make_placement(server(), memory(), {MODEL: 5})
 
     assert not isinstance(placed, Unavailable)
     assert [model.correction_bytes for model in placed[0]] == [-RUNNER_BYTES]
@@ -166,7 +166,7 @@ def test_on_the_cpu_nothing_is_taken_for_cuda() -> None:
 
 def test_what_is_unknown_of_the_server_is_the_reason() -> None:
     """Without a server there is nothing to place."""
-    assert placement(NO, memory(gpu(0))) == NO
+    assert make_placement(NO, memory(gpu(0))) == NO
 
 
 RUNTIMES: list[tuple[str, dict[str, str], Runtime]] = [

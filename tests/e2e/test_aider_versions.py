@@ -19,7 +19,7 @@ import pytest
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.aider import Aider, find_aider
 from aider_guard.launch.aider_settings import TRIED_VERSIONS, AiderSettings
-from aider_guard.launch.gathering import ask_aider
+from aider_guard.launch.gathering import AiderQuestion
 from aider_guard.launch.start_command import INSIDE_AIDER, aider_command
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def write(path: Path, text: str) -> Path:
 
 
 def describe(aider: Aider, *arguments: str, env: dict[str, str]) -> AiderSettings:
-    settings = ask_aider(aider, arguments, env)
+    with AiderQuestion(aider, arguments, env) as question:
+        settings = question.result()
     assert isinstance(settings, AiderSettings), settings
     return settings
 
@@ -153,7 +154,7 @@ def state():
 before = state()
 names = [entry.name for entry in models.MODEL_SETTINGS if entry.extra_params]
 for name in (*names, "openrouter/some/thing"):
-    roles = inside.question(["--model", name])["roles"]
+    roles = inside.describe_aider(["--model", name])["roles"]
     assert roles[0]["num_ctx"] == 4096, roles
 print(len(names), state() == before)
 """
@@ -296,7 +297,8 @@ def test_json5_is_metadata(aider: Aider, repo: Path) -> None:
 def test_a_wrong_flag_is_answered_in_aiders_words(aider: Aider, repo: Path) -> None:
     """Also one that a configuration file holds."""
     write(repo / ".aider.conf.yml", "show-model-info: 1\n")
-    found = ask_aider(aider, [], environment(repo))
+    with AiderQuestion(aider, [], environment(repo)) as question:
+        found = question.result()
     assert isinstance(found, Unavailable)
     assert "unrecognized arguments: --show-model-info" in found.reason
 
@@ -304,7 +306,8 @@ def test_a_wrong_flag_is_answered_in_aiders_words(aider: Aider, repo: Path) -> N
 def test_a_broken_file_that_is_named_is_answered_in_aiders_words(aider: Aider, repo: Path) -> None:
     """With its line; those that Aider looks for by itself are sentences among the problems instead."""
     named = write(repo / "named.yml", "a: b\nc: d: e\n")
-    found = ask_aider(aider, ["-c", str(named)], environment(repo))
+    with AiderQuestion(aider, ["-c", str(named)], environment(repo)) as question:
+        found = question.result()
     assert isinstance(found, Unavailable)
     assert f'in "{named}", line 2' in found.reason
 

@@ -16,7 +16,7 @@ import pytest
 
 from aider_guard.launch.aider import Aider, find_aider
 from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
-from aider_guard.launch.gathering import ask_aider
+from aider_guard.launch.gathering import AiderQuestion
 
 if TYPE_CHECKING:
     from aider_guard.demo.layout import Rig
@@ -309,7 +309,8 @@ def describe(
         ((home if start == "~" else repo) / rest).write_text(text)
     monkeypatch.chdir(repo)
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), **setup.environment}
-    settings = ask_aider(aider, setup.arguments, environment)
+    with AiderQuestion(aider, setup.arguments, environment) as question:
+        settings = question.result()
     assert isinstance(settings, AiderSettings), settings
     return settings
 

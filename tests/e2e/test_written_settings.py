@@ -105,4 +105,4 @@ def test_a_second_init_finds_nothing_to_do(sample_repo: Path, aider_env: dict[st
     assert len(before) == 2
     assert {path: path.read_bytes() for path in sample_repo.glob(".aider*")} == before
     assert said.endswith("nothing to add\n")
-    assert "yours, kept" not in said
+    assert "your own settings" not in said

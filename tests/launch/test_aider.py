@@ -71,7 +71,7 @@ def test_what_is_no_python_script_is_refused_in_words(
 ) -> None:
     """The sentence names the file and the flag that helps, and the status is that of a wrong configuration."""
     path = script(tmp_path, text)
-    with pytest.raises(LaunchError, match=r"aider is no Python script.*--aider") as raised:
+    with pytest.raises(LaunchError, match=r"aider is not a Python script.*--aider") as raised:
         find_aider(str(path))
     assert raised.value.exit_code == 78, what
 
@@ -90,7 +90,9 @@ def test_a_wrapper_is_told_apart(tmp_path: Path, what: str, name: str, text: str
     """Which Aider it starts is not guessed; the sentence says how to find out."""
     (tmp_path / name).parent.mkdir()
     path = script(tmp_path, text, name)
-    with pytest.raises(LaunchError, match=r"starts one by itself; name .*--aider .*which aider"):
+    with pytest.raises(
+        LaunchError, match=r"a wrapper that starts one; name .*--aider .*which aider"
+    ):
         find_aider(str(path))
     assert what
 

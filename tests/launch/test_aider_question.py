@@ -13,7 +13,7 @@ import pytest
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.aider import Aider
 from aider_guard.launch.aider_settings import AiderSettings
-from aider_guard.launch.gathering import AiderQuestion, ask_aider
+from aider_guard.launch.gathering import AiderQuestion
 
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
@@ -30,6 +30,14 @@ def aider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Aider:
     return Aider(str(tmp_path / "aider"), (sys.executable,))
 
 
+def ask(
+    aider: Aider, arguments: list[str], environment: dict[str, str]
+) -> AiderSettings | Unavailable:
+    """The answer to one question."""
+    with AiderQuestion(aider, arguments, environment) as question:
+        return question.result()
+
+
 def slow(folder: Path, line: str) -> dict[str, str]:
     """An environment with an Aider that does this at its import."""
     package = folder / "slow" / "aider"
@@ -42,7 +50,7 @@ def slow(folder: Path, line: str) -> dict[str, str]:
 def test_the_answer_is_aiders(aider: Aider) -> None:
     """Its parser's word on the arguments and on the environment that is given, and Aider does not start."""
     environment = {**ENVIRONMENT, "OPENAI_API_KEY": "x"}
-    settings = ask_aider(aider, ["--model", "m", "--", "--wrong"], environment)
+    settings = ask(aider, ["--model", "m", "--", "--wrong"], environment)
     assert isinstance(settings, AiderSettings), settings
     assert settings.model == "m"
     assert [key.name for key in settings.keys] == ["OPENAI_API_KEY"]
@@ -53,7 +61,7 @@ def test_a_wrong_argument_is_answered_in_aiders_words(
     aider: Aider, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The last line of what it printed; nothing of it is shown."""
-    found = ask_aider(aider, ["--wrong"], ENVIRONMENT)
+    found = ask(aider, ["--wrong"], ENVIRONMENT)
     assert found == Unavailable("aider: error: unrecognized arguments: --wrong")
     assert capfd.readouterr() == ("", "")
 
@@ -70,31 +78,31 @@ def test_no_value_is_told_that_aider_did_not_recognize(
 ) -> None:
     """A key under a wrong name, in a configuration file or on the command line, stays where it is."""
     line = f"sys.exit('usage: aider\\naider: error: unrecognized arguments: ' + {said!r})"
-    assert ask_aider(aider, [], slow(tmp_path, line)) == Unavailable(f"aider: error: {reason}")
+    assert ask(aider, [], slow(tmp_path, line)) == Unavailable(f"aider: error: {reason}")
 
 
 def test_an_error_of_several_lines_is_told_whole(aider: Aider, tmp_path: Path) -> None:
     """The reader of a file that was named says the line in the last one."""
     line = "sys.exit('usage\\naider: error: no YAML\\n  in \"c.yml\", line 2\\n')"
-    found = ask_aider(aider, [], slow(tmp_path, line))
+    found = ask(aider, [], slow(tmp_path, line))
     assert found == Unavailable('aider: error: no YAML in "c.yml", line 2')
 
 
 def test_an_aider_that_changed_is_answered_with_its_problem(aider: Aider) -> None:
     """What the description stumbled over."""
-    found = ask_aider(aider, [], {**ENVIRONMENT, "AIDER_LIKE_FORM": ""})
+    found = ask(aider, [], {**ENVIRONMENT, "AIDER_LIKE_FORM": ""})
     assert found == Unavailable("AttributeError: this Aider has no parser")
 
 
 def test_without_an_aider_the_last_words_are_pythons(aider: Aider, tmp_path: Path) -> None:
     """As when its installation is broken."""
-    found = ask_aider(aider, [], {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)})
+    found = ask(aider, [], {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)})
     assert found == Unavailable("ModuleNotFoundError: No module named 'aider'")
 
 
 def test_an_aider_that_ends_without_a_word_is_told(aider: Aider, tmp_path: Path) -> None:
     """As with --help, which prints and ends well."""
-    found = ask_aider(aider, [], slow(tmp_path, "print('usage'); sys.exit(0)"))
+    found = ask(aider, [], slow(tmp_path, "print('usage'); sys.exit(0)"))
     assert isinstance(found, Unavailable)
     assert found.reason.startswith("Aider ended at once, with status 0")
 
@@ -102,7 +110,7 @@ def test_an_aider_that_ends_without_a_word_is_told(aider: Aider, tmp_path: Path)
 def test_an_interpreter_that_is_not_there_is_told(aider: Aider, tmp_path: Path) -> None:
     """As when the Python of a virtual environment was removed."""
     gone = str(tmp_path / "gone")
-    found = ask_aider(Aider(aider.script, (gone,)), [], ENVIRONMENT)
+    found = ask(Aider(aider.script, (gone,)), [], ENVIRONMENT)
     assert found == Unavailable(f"{gone} cannot be started: No such file or directory")
 
 
@@ -133,5 +141,5 @@ def test_other_work_can_be_done_meanwhile(aider: Aider) -> None:
 
 def test_what_is_asked_reads_nothing_of_the_terminal(aider: Aider, tmp_path: Path) -> None:
     """Its input is empty, so that it cannot wait for an answer."""
-    found = ask_aider(aider, [], slow(tmp_path, "sys.exit(repr(sys.stdin.read()))"))
+    found = ask(aider, [], slow(tmp_path, "sys.exit(repr(sys.stdin.read()))"))
     assert found == Unavailable("''")

@@ -17,9 +17,9 @@ from aider_guard.launch.conf_file import (
     Setting,
     extend_conf,
     extend_entries,
+    pinned_windows,
     read_conf,
     sets,
-    windows_pinned,
 )
 from aider_guard.launch.pins import EVERY_MODEL
 
@@ -124,14 +124,14 @@ def test_a_second_time_nothing_is_added() -> None:
 
 
 REFUSED: list[tuple[bytes, str]] = [
-    (b"model: [", "no valid YAML, line 1"),
-    (b"a: 1\n\tb: 2\n", "no valid YAML, line 2"),
+    (b"model: [", "not valid YAML, line 1"),
+    (b"a: 1\n\tb: 2\n", "not valid YAML, line 2"),
     (b"a: 1\n---\nb: 2\n", "another document"),
-    (b"a: 2020-13-45\n", "no valid YAML"),
-    (b"a: !!python/object:os.system x\n", "no valid YAML"),
-    (b"a: *nowhere\n", "no valid YAML"),
-    (b"a: \x1b[2J\n", "no valid YAML"),
-    (b"[" * 5000, "no valid YAML"),
+    (b"a: 2020-13-45\n", "not valid YAML"),
+    (b"a: !!python/object:os.system x\n", "not valid YAML"),
+    (b"a: *nowhere\n", "not valid YAML"),
+    (b"a: \x1b[2J\n", "not valid YAML"),
+    (b"[" * 5000, "not valid YAML"),
     (b"model: caf\xe9\n", "not in UTF-8"),
     (b"- a\n- b\n", "no settings"),
     (b"just words\n", "no settings"),
@@ -325,7 +325,7 @@ def test_the_windows_that_entries_fix_are_those_of_these_models() -> None:
         {"name": "ollama/a", "extra_params": None},
     ]
 
-    assert windows_pinned(found, ["a"]) == [1, 2, 3]
+    assert pinned_windows(found, ["a"]) == [1, 2, 3]
 
 
 def test_a_conf_file_that_is_not_there_sets_nothing() -> None:

@@ -34,7 +34,7 @@ from aider_guard.launch.door_settings import (
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.routes import DoorAddress
-from aider_guard.launch.server_runtime import placement
+from aider_guard.launch.server_runtime import make_placement
 
 HERE, NOWHERE = "http://127.0.0.1:11434", "http://127.0.0.1:9"
 DOOR = "http://127.0.0.1:43210/t0ken"
@@ -46,9 +46,14 @@ CARD = MemoryReading((Gpu(0, "card", 16 * GIB, 0, ()),), NO, 0.0)
 
 def planned(facts: Facts, ollama: str = HERE) -> Plan:
     """The plan of a session that has a door."""
-    entrance = DoorAddresses(DoorAddress(43210, "t0ken"), Path("/state"))
+    addresses = DoorAddresses(DoorAddress(43210, "t0ken"), Path("/state"))
     return make_plan(
-        facts, ollama=ollama, refusing=NOWHERE, corrections={}, examine=examine, entrance=entrance
+        facts,
+        ollama=ollama,
+        refusing_proxy=NOWHERE,
+        corrections={},
+        examine=examine,
+        door_addresses=addresses,
     )
 
 
@@ -87,7 +92,7 @@ def test_ollamas_address_is_the_doors_whatever_the_network() -> None:
 
 def test_without_a_door_nothing_leads_there() -> None:
     """As the doctor plans; and where Aider did not tell what it will use, there is nothing to serve."""
-    plan = make_plan(world(), ollama=HERE, refusing=NOWHERE, corrections={}, examine=examine)
+    plan = make_plan(world(), ollama=HERE, refusing_proxy=NOWHERE, corrections={}, examine=examine)
     assert plan.door is None
     assert "OLLAMA_API_BASE" not in plan.environment.set
     assert planned(replace(world(), settings=Unavailable("another Aider"))).door is None
@@ -329,7 +334,7 @@ def test_the_options_a_models_process_is_started_with_are_known_before_its_first
 
 def test_smaller_windows_need_less_and_come_largest_first() -> None:
     """Whole 1,024 tokens below the pin; what they need is what core/fit computes for them."""
-    placed = placement(server(), CARD)
+    placed = make_placement(server(), CARD)
     assert not isinstance(placed, Unavailable)
     found = smaller_windows(placed, 40960)
     windows = [one.window_tokens for one in found]
@@ -345,8 +350,8 @@ def test_smaller_windows_need_less_and_come_largest_first() -> None:
 def test_models_that_take_turns_need_what_the_largest_of_them_needs() -> None:
     """Together they would not fit, and are never in memory together; where nothing fits, all of it is said."""
     small = model("qwen3:4b", size_bytes=3 * GIB, blob="other")
-    both = placement(server(model(), small), CARD)
-    alone = placement(server(model()), CARD)
+    both = make_placement(server(model(), small), CARD)
+    alone = make_placement(server(model()), CARD)
     assert not isinstance(both, Unavailable)
     assert not isinstance(alone, Unavailable)
     candidates, _, _ = both
@@ -376,11 +381,11 @@ def test_another_machine_is_said_at_the_start_and_nothing_is_computed_from_this_
     report = server(base=box, is_local=False)
     facts = world(environment={"OLLAMA_HOST": "gpu-box"}, server=report, memory=CARD)
     plan = planned(facts, box)
-    assert plan.said_at_start == ("all code goes to Ollama on gpu-box:11434, and nowhere else",)
+    assert plan.start_messages == ("all code goes to Ollama on gpu-box:11434, and nowhere else",)
     assert not plan.is_forbidden
     assert plan.window_tokens == 8192
     assert isinstance(plan.fit, Unavailable)
     assert plan.door is not None
     assert plan.door.upstreams == (Upstream("", box, "ollama"),)
     assert plan.door.smaller_windows == ()
-    assert planned(world(memory=CARD)).said_at_start == ()
+    assert planned(world(memory=CARD)).start_messages == ()

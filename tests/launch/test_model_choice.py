@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.catalogue import find, published
+from aider_guard.catalogue import catalogue_entries, find
 from aider_guard.core.fit import Candidate, Card, Runtime, choose_window, fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.model_choice import (
     PAIR_WINDOW_TOKENS,
     CandidateModel,
     ModelPlan,
+    candidate_models,
     choose,
     map_tokens,
-    offers_of,
     plan_for,
 )
 
 GIB = 1 << 30
-CATALOGUE = offers_of((), [entry.candidate for entry in published()])
+CATALOGUE = candidate_models((), [entry.candidate for entry in catalogue_entries()])
 RUNTIMES = (
     Runtime(),
     Runtime(engine="A", flash_attention=False),
@@ -56,7 +56,9 @@ def plan(
 
 def have(*names: str) -> tuple[CandidateModel, ...]:
     """The catalogue with these installed."""
-    return offers_of([candidate(name) for name in names], [offer.candidate for offer in CATALOGUE])
+    return candidate_models(
+        [candidate(name) for name in names], [offer.candidate for offer in CATALOGUE]
+    )
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -64,7 +66,7 @@ def have(*names: str) -> tuple[CandidateModel, ...]:
 def test_what_is_chosen_for_a_card_fits_on_it(sizes: list[float], runtime: Runtime) -> None:
     """All models at once, with the window that a session of them would get, and a useful one."""
     found = plan(sizes, runtime=runtime)
-    models = [offer.candidate for offer in found.offers]
+    models = [offer.candidate for offer in found.models]
 
     assert fit(models, cards(sizes), found.window_tokens, runtime) == found.fit
     assert found.fit.fits
@@ -103,7 +105,7 @@ def test_any_cards_get_what_fits_or_a_reason(sizes: list[float], runtime: Runtim
         )
     else:
         assert found.fit.fits
-        assert len({offer.name for offer in found.offers}) == len(found.offers)
+        assert len({offer.name for offer in found.models}) == len(found.models)
 
 
 def test_a_card_with_little_left_on_it_gets_a_smaller_model() -> None:
@@ -139,7 +141,7 @@ def test_no_second_model_is_pulled_beside_installed_ones() -> None:
 def test_an_editor_is_another_model_that_edits_well() -> None:
     """Not the main model in another quantisation or under another tag, and none of the smallest."""
     again = replace(candidate("qwen3:8b"), name="mine", blob="sha256-1")
-    offers = offers_of([replace(candidate("qwen3:8b"), blob="sha256-1"), again], ())
+    offers = candidate_models([replace(candidate("qwen3:8b"), blob="sha256-1"), again], ())
 
     assert plan([48], offers).editor is None
     assert plan([48], have("qwen3:8b-q8_0", "qwen3:8b")).editor is None
@@ -156,7 +158,7 @@ def test_a_model_that_cannot_chat_here_is_never_chosen(name: str, architecture: 
     base = candidate("qwen3:8b")
     odd = replace(base, name=name, architecture=replace(base.architecture, name=architecture))
 
-    assert isinstance(choose(offers_of([odd], ()), cards([24]), RUNTIMES[0]), Unavailable)
+    assert isinstance(choose(candidate_models([odd], ()), cards([24]), RUNTIMES[0]), Unavailable)
 
 
 def test_a_model_that_is_not_listed_comes_after_those_that_are() -> None:
@@ -165,9 +167,9 @@ def test_a_model_that_is_not_listed_comes_after_those_that_are() -> None:
     small = replace(candidate("qwen3:4b"), name="tiny:latest", weights_bytes=10**9)
 
     other = replace(candidate("qwen3:8b"), name="other:latest")
-    assert plan([24], offers_of([other, large], ())).main.name == "mine:latest"
-    assert plan([24], offers_of([large, candidate("qwen3:8b")], ())).main.name == "qwen3:8b"
-    assert isinstance(choose(offers_of([small], ()), cards([24]), RUNTIMES[0]), Unavailable)
+    assert plan([24], candidate_models([other, large], ())).main.name == "mine:latest"
+    assert plan([24], candidate_models([large, candidate("qwen3:8b")], ())).main.name == "qwen3:8b"
+    assert isinstance(choose(candidate_models([small], ()), cards([24]), RUNTIMES[0]), Unavailable)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_a_model_that_is_not_listed_comes_after_those_that_are() -> None:
 def test_a_family_is_recognised_by_the_beginning_of_a_name(name: str, listed: bool) -> None:
     """By whole words, in any registry's spelling."""
     mine = replace(candidate("qwen3:8b"), name=name, weights_bytes=10**9)  # too small unless listed
-    found = choose(offers_of([mine], ()), cards([24]), RUNTIMES[0])
+    found = choose(candidate_models([mine], ()), cards([24]), RUNTIMES[0])
 
     assert isinstance(found, ModelPlan) is listed
 
@@ -196,7 +198,7 @@ def test_the_users_own_models_get_the_window_for_their_set() -> None:
     found = plan_for(named, CATALOGUE, cards([48]), RUNTIMES[0])
 
     assert isinstance(found, ModelPlan)
-    assert [offer.name for offer in found.offers] == ["Qwen3:14B", "qwen3:8b", "qwen3:4b"]
+    assert [offer.name for offer in found.models] == ["Qwen3:14B", "qwen3:8b", "qwen3:4b"]
     models = [candidate(name) for name in named.values()]
     assert found.window_tokens == choose_window(models, cards([48]), RUNTIMES[0])
 
@@ -234,6 +236,8 @@ def test_the_map_is_about_an_eighth_of_the_window(window: int) -> None:
 
 def test_a_model_of_the_catalogue_that_is_installed_is_offered_once() -> None:
     """As installed, in whatever spelling Ollama has it."""
-    offers = offers_of([replace(candidate("qwen3:8b"), name="Qwen3:8b")], [candidate("qwen3:8b")])
+    offers = candidate_models(
+        [replace(candidate("qwen3:8b"), name="Qwen3:8b")], [candidate("qwen3:8b")]
+    )
 
     assert [(offer.name, offer.installed) for offer in offers] == [("Qwen3:8b", True)]

@@ -15,10 +15,10 @@ from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.pins import (
     EVERY_MODEL,
     Pins,
-    choose_window,
     make_pins,
     read_metadata,
     read_settings,
+    window_to_pin,
     write_pins,
 )
 
@@ -89,7 +89,7 @@ def test_the_window_is_what_was_asked_for_or_8192_and_never_more_than_the_models
     asked: int | None, trained: dict[str, int | Unavailable], window: int
 ) -> None:
     """The shortest trained context that is known bounds both."""
-    assert choose_window(asked, {}, MAIN, trained) == window
+    assert window_to_pin(asked, {}, MAIN, trained) == window
 
 
 def pinned(num_ctx: object) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def test_without_a_wish_it_is_the_largest_window_that_fits(
     asked: int | None, fitting: int | None, window: int
 ) -> None:
     """At most the trained context; a number that was asked for wins."""
-    assert choose_window(asked, {}, MAIN, {"main": 131_072}, fitting) == window
+    assert window_to_pin(asked, {}, MAIN, {"main": 131_072}, fitting) == window
 
 
 USERS: list[tuple[dict[str, dict[str, Any]], int | None, int]] = [
@@ -131,15 +131,15 @@ def test_the_users_own_window_is_respected(
 ) -> None:
     """What the user's files pin for the main model, or for every model as Aider does, unless a flag says otherwise."""
     trained: dict[str, int | Unavailable] = {"main": 40_960, "weak": 9000}
-    assert choose_window(asked, settings, MAIN, trained) == window
+    assert window_to_pin(asked, settings, MAIN, trained) == window
 
 
 def test_the_users_own_window_is_not_more_than_the_main_model_holds() -> None:
     """Ollama caps it silently; a smaller model beside it is no reason to make the main model's window smaller."""
     trained: dict[str, int | Unavailable] = {"main": 10_000, "weak": 2048}
     for settings in ({MAIN: pinned(20_000)}, {EVERY_MODEL: pinned(20_000)}):
-        assert choose_window(None, settings, MAIN, trained) == 10_000
-    assert choose_window(None, {MAIN: pinned(20_000)}, MAIN, {"main": UNKNOWN}) == 20_000
+        assert window_to_pin(None, settings, MAIN, trained) == 10_000
+    assert window_to_pin(None, {MAIN: pinned(20_000)}, MAIN, {"main": UNKNOWN}) == 20_000
 
 
 def test_every_model_gets_the_window(user: User) -> None:

@@ -75,7 +75,7 @@ def plan(
         memory=reading or memory(16),
     )
     return make_plan(
-        facts, ollama=HERE, refusing=NOWHERE, corrections=corrections or {}, examine=examine
+        facts, ollama=HERE, refusing_proxy=NOWHERE, corrections=corrections or {}, examine=examine
     )
 
 
@@ -186,7 +186,7 @@ def test_a_session_knows_who_named_another_machine(tmp_path: Path) -> None:
     done = made.plan(told, replace(server(model()), base=box, is_local=False), memory(16))
     (found,) = (one for one in done.findings if one.id == "remote-ollama")
     assert found.evidence == "OLLAMA_HOST, the environment"
-    assert done.said_at_start == (found.what,)
+    assert done.start_messages == (found.what,)
     assert done.door is not None
     assert done.door.upstreams[0].base == box
 

@@ -13,7 +13,7 @@ from fakes.ollama_server import FakeOllama, Hang
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts
 from aider_guard.launch import gathering
-from aider_guard.launch.gathering import ask_server, read_memory_within
+from aider_guard.launch.gathering import ask_server, read_memory
 from aider_guard.line_process import LineProcess
 from aider_guard.sidecar.gpu import NOT_YET
 
@@ -69,7 +69,7 @@ def test_the_memory_is_read_with_the_cards_of_the_driver(tmp_path: Path) -> None
     driver = FakeDriver(tmp_path)
     driver.write(Card(total_bytes=24 * GIB, used_bytes=3 * GIB))
     worker = LineProcess("aider_guard.sidecar.gpu", environment=driver.environment)
-    reading = read_memory_within(lambda: worker, patience_seconds=30)
+    reading = read_memory(lambda: worker, patience_seconds=30)
 
     assert not isinstance(reading.gpus, Unavailable)
     assert [(gpu.vram_total_bytes, gpu.vram_used_bytes) for gpu in reading.gpus] == [
@@ -83,6 +83,6 @@ def test_a_driver_that_stays_silent_is_given_up() -> None:
     moments = iter([0.0, 0.0, 99.0])
     worker = LineProcess("aider_guard.sidecar.gpu")
     os.kill(worker.pid, signal.SIGSTOP)
-    reading = read_memory_within(lambda: worker, clock=lambda: next(moments))
+    reading = read_memory(lambda: worker, clock=lambda: next(moments))
 
     assert reading.gpus == NOT_YET

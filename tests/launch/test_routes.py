@@ -1,4 +1,4 @@
-"""The ways through the door: one for each server of this machine, and none to another one."""
+"""The routes through the door: a prefix for each server of this machine, and none for another one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from aider_guard.core.chat.types import Upstream
 from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
-from aider_guard.launch.routes import DoorAddress, Routes, addresses_in, find_routes, redirected
+from aider_guard.launch.routes import DoorAddress, Routes, addresses_in, find_routes, redirect_entry
 
 OLLAMA = "http://127.0.0.1:11434"
 CPP = "http://127.0.0.1:8080/v1"
@@ -36,7 +36,7 @@ def entry(**extra: Any) -> Entry:
 class Case:
     upstreams: tuple[Upstream, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
-    ways: dict[str, str | None] = field(default_factory=dict)
+    prefixes: dict[str, str | None] = field(default_factory=dict)
     roles: tuple[Role, ...] = (role(MAIN),)
     addresses: tuple[Variable, ...] = ()
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Case:
 BOTH = {"OPENAI_API_BASE": "/openai", "OPENAI_BASE_URL": "/openai"}
 CASES = {
     "Ollama alone": Case(
-        ways={
+        prefixes={
             OLLAMA: "",
             f"{OLLAMA}/": "",
             "localhost": "",
@@ -119,7 +119,7 @@ CASES = {
         roles=(role(MAIN), role("ollama_chat/small", "http://127.0.0.1:11500")),
     ),
     "the same Ollama for one role": Case(
-        roles=(role(MAIN, "http://localhost:11434"),), ways={"http://localhost:11434": ""}
+        roles=(role(MAIN, "http://localhost:11434"),), prefixes={"http://localhost:11434": ""}
     ),
     "an entry for later": Case(
         (Upstream("openai", CPP, "openai"),), entries={"openai/later": entry(api_base=CPP)}
@@ -154,18 +154,18 @@ def routes(case: Case) -> Routes:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_the_ways_to_the_servers_of_this_machine(case: Case) -> None:
-    """Ollama first, then each other server once; variables lead there, other machines get no way."""
-    found = routes(case)
-    assert found.upstreams == (Upstream("", OLLAMA, "ollama"), *case.upstreams)
-    assert found.variables == case.variables
-    assert {address: found.way(address) for address in case.ways} == case.ways
+def test_the_prefixes_of_the_servers_of_this_machine(case: Case) -> None:
+    """Ollama first, then each other server once; variables get their prefixes, other machines none."""
+    routing = routes(case)
+    assert routing.upstreams == (Upstream("", OLLAMA, "ollama"), *case.upstreams)
+    assert routing.variables == case.variables
+    assert {address: routing.prefix(address) for address in case.prefixes} == case.prefixes
 
 
 def test_an_entry_gets_the_doors_address_and_keeps_the_rest() -> None:
     """Only addresses that the door leads to are replaced, and the entry that was read is as before."""
     before = {"name": "m", "lazy": True, **entry(api_base=CPP, base_url="http://x", top_k=1)}
-    after = redirected(before, {CPP: "http://127.0.0.1:7/t/openai"})
+    after = redirect_entry(before, {CPP: "http://127.0.0.1:7/t/openai"})
     assert after == {
         "name": "m",
         "lazy": True,
@@ -173,7 +173,7 @@ def test_an_entry_gets_the_doors_address_and_keeps_the_rest() -> None:
     }
     assert addresses_in(before) == ("http://x", CPP)
     plain = {"name": "m", "extra_params": None}
-    assert redirected(plain, {CPP: "x"}) == plain
+    assert redirect_entry(plain, {CPP: "x"}) == plain
 
 
 def test_the_address_of_the_door_does_not_show_its_token() -> None:

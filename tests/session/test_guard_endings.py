@@ -187,7 +187,7 @@ def test_a_fault_of_the_guards_own(where: str, program: list[str], place: Place)
 
 SENTENCES = {
     "no Aider": (("--aider", "no-such-aider"), {}, 78, b"'no-such-aider'"),
-    "no Python script": (("--aider", "/bin/sh"), {}, 78, b"/bin/sh is no Python script"),
+    "no Python script": (("--aider", "/bin/sh"), {}, 78, b"/bin/sh is not a Python script"),
     "no interpreter": (("--aider", "{folder}/stale"), {}, 78, b"python-of-old cannot be started"),
     "no state folder": ((), {"AIDER_GUARD_STATE_DIR": "/dev/null/x"}, 78, b"/dev/null/x"),
     "a wrong setting": (("--warn-at", "much"), {}, 64, b"warn-at"),

@@ -18,7 +18,7 @@ from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core.findings import SEVERITIES, Finding, doctor_status
 from aider_guard.launch.facts import Facts
-from aider_guard.view.doctor import _alive, as_data, render, run_doctor
+from aider_guard.view.doctor import _progress, as_data, render, run_doctor
 from aider_guard.view.page import Page
 
 PLAIN = Page(80)
@@ -67,21 +67,21 @@ def test_a_page_on_which_all_is_fine() -> None:
         f"{MAIN} (main, editor, weak)  window 16,384 tokens",
         "",
     ]
-    assert lines[-1] == "all fine: 4 to know"
+    assert lines[-1] == "no problems, 4 notes"
     assert len(lines) < 24
 
 
 VERDICTS = [
-    (no_model(), "not fine: 1 to stop for"),
-    (world(restore_chat_history=True), "not fine: 1 to look at"),
-    (world(state_free_bytes=NO), "fine, as far as it is known: 1 not known"),
-    (world(settings=NO, aider_problem="none"), "not fine: 1 to stop for"),
+    (no_model(), "1 problem that stops a session"),
+    (world(restore_chat_history=True), "1 warning"),
+    (world(state_free_bytes=NO), "no problems, 1 check that could not be made"),
+    (world(settings=NO, aider_problem="none"), "1 problem that stops a session"),
 ]
 
 
 @pytest.mark.parametrize(("facts", "verdict"), VERDICTS)
 def test_the_last_line_is_the_verdict(facts: Facts, verdict: str) -> None:
-    """How it is, and how much of each was found."""
+    """How many findings of each kind there are."""
     assert page_of(facts).splitlines()[-1].startswith(verdict)
 
 
@@ -225,7 +225,7 @@ def test_a_terminal_gets_colours_unless_it_wants_none(
 def test_what_takes_long_shows_that_it_lives() -> None:
     """A line that grows, and nothing of it is left."""
     err = Terminal()
-    with _alive(err, patience_seconds=0.01):
+    with _progress(err, patience_seconds=0.01):
         assert err.is_growing.wait(10)
 
     assert err.getvalue().count("\n") == 0
@@ -235,7 +235,7 @@ def test_what_takes_long_shows_that_it_lives() -> None:
 def test_what_is_quick_shows_nothing() -> None:
     """Neither a word nor an escape code."""
     err = Terminal()
-    with _alive(err, patience_seconds=60):
+    with _progress(err, patience_seconds=60):
         pass
     assert err.getvalue() == ""
 
@@ -244,7 +244,7 @@ def test_no_progress_where_nobody_looks() -> None:
     """A pipe gets none, however long it takes."""
     err = io.StringIO()
     before = threading.active_count()
-    with _alive(err, patience_seconds=0):
+    with _progress(err, patience_seconds=0):
         assert threading.active_count() == before
     assert err.getvalue() == ""
 

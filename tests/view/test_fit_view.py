@@ -66,7 +66,7 @@ def test_a_model_that_fits_a_named_card(fit: Fit) -> None:
     status, text = fit("qwen3:8b", vram=["16"])
 
     assert status == 0
-    assert "card    16 GiB  (1.0 GiB of it is left free by Ollama)" in text
+    assert "card    16 GiB  (Ollama leaves 1.0 GiB of it unused)" in text
     assert "it fits: " in text
     assert "largest window: 40,960 tokens" in text
 
@@ -74,7 +74,7 @@ def test_a_model_that_fits_a_named_card(fit: Fit) -> None:
 def test_what_an_owner_of_16_gb_needs_to_know(fit: Fit) -> None:
     """30b-a3b at four bits: 18.6 GB of weights do not fit, its few experts change nothing, and 14b fits instead."""
     status, text = fit("qwen3:30b-a3b", vram=["16"])
-    instead = [line.split()[0] for line in text.partition("what fits instead")[2].splitlines()[1:]]
+    instead = [line.split()[0] for line in text.partition("these fit instead")[2].splitlines()[1:]]
 
     assert status == 1
     assert "qwen3:30b-a3b does not fit" in text
@@ -137,7 +137,7 @@ def test_a_set_that_fits_one_at_a_time(fit: Fit) -> None:
     assert "they fit only one at a time" in text
     assert "qwen3:8b: 4.9 GiB to load, about 3 s" in text
     assert "an estimate" in text
-    assert "what fits instead" not in text
+    assert "these fit instead" not in text
 
 
 def test_two_cards_hold_more_than_one(fit: Fit) -> None:
@@ -170,7 +170,7 @@ def test_two_names_of_one_file_count_once(fit: Fit) -> None:
     _, text = fit("qwen3:8b", "qwen3:8b-q4_K_M", vram=["16"])
 
     assert [row["also"] for row in found["models"]] == [["qwen3:8b-q4_K_M"]]
-    assert "qwen3:8b, qwen3:8b-q4_K_M are one file, and in memory once" in text
+    assert "qwen3:8b, qwen3:8b-q4_K_M are the same file, which is loaded once" in text
 
 
 def test_a_window_beyond_the_trained_context_is_said(fit: Fit) -> None:
@@ -181,8 +181,8 @@ def test_a_window_beyond_the_trained_context_is_said(fit: Fit) -> None:
 
 def test_a_rough_size_is_called_rough(fit: Fit) -> None:
     """Sizes that are not published to the byte are no facts."""
-    assert "known only roughly" in fit("deepseek-coder-v2:236b", vram=["24"])[1]
-    assert "known only roughly" not in fit("qwen3:8b", vram=["24"])[1]
+    assert "only approximate" in fit("deepseek-coder-v2:236b", vram=["24"])[1]
+    assert "only approximate" not in fit("qwen3:8b", vram=["24"])[1]
 
 
 # What cannot be answered
@@ -321,7 +321,7 @@ def test_the_cards_of_this_machine_without_what_others_hold(fit: Fit) -> None:
         _, text = fit("qwen3:8b", memory=memory(gpu), server=ollama.url)
 
     assert found["cards"] == [{"name": "RTX 4090", "total_bytes": 24 * GIB, "free_bytes": 14 * GIB}]
-    assert "card    RTX 4090  (14.0 GiB free, 1.0 GiB of it is left free by Ollama)" in text
+    assert "card    RTX 4090  (14.0 GiB free, Ollama leaves 1.0 GiB of it unused)" in text
 
 
 def test_names_that_move_the_cursor_are_printed_harmlessly(fit: Fit) -> None:

@@ -193,7 +193,7 @@ def test_without_write_nothing_is_written_and_the_diff_is_shown(user: User) -> N
     said = user.init("8")
 
     assert (user.status, user.files()) == (0, before)
-    assert said.endswith("nothing is written; aider-guard init --write writes it\n")
+    assert said.endswith("nothing was written; to write this: aider-guard init --write\n")
     assert "\x1b" not in said
     user.init("8", write=True)
     added = [line[1:] for line in said.splitlines() if line.startswith("+") and line[1:2] != "+"]
@@ -220,7 +220,7 @@ def test_installed_models_need_no_pull_and_a_preferred_one_is_told(user: User) -
 
     assert user.conf()["model"] == "ollama_chat/qwen3:8b"
     assert "before the first start" not in said
-    assert "a preferred model would fit as well: ollama pull qwen3:14b" in said
+    assert "a model that is better at code fits too: ollama pull qwen3:14b" in said
 
 
 def test_the_cards_that_are_found_count_with_what_is_free(user: User) -> None:
@@ -277,7 +277,7 @@ def test_a_second_time_nothing_changes(user: User) -> None:
         said = user.init(vram, write=True)
         assert (user.status, user.files()) == (0, before)
         assert said.endswith("nothing to add\n")
-    assert "yours, kept:" not in user.init("2x24")
+    assert "your own settings, which stay:" not in user.init("2x24")
 
 
 def test_the_users_lines_are_kept_and_a_backup_left(user: User) -> None:
@@ -292,7 +292,7 @@ def test_the_users_lines_are_kept_and_a_backup_left(user: User) -> None:
     assert "architect" not in user.conf()
     assert f"  map-tokens: 0 in {CONF} (suggested: 4096)" in said
     assert f"  auto-test: true in {CONF} (suggested: false)" in said
-    assert f"{CONF} is written; as it was: {CONF}.bak" in said
+    assert f"{CONF} was written; the old file is {CONF}.bak" in said
     entry = find("qwen3:8b")
     assert entry is not None
     card = Card("", 24 * GIB, 24 * GIB)
@@ -304,7 +304,7 @@ def test_models_of_a_cloud_are_left_alone(user: User) -> None:
     user.has(CONF, "model: gpt-4o\n")
     said = user.init("24", write=True)
 
-    assert "no window is suggested: your models are not all Ollama's: gpt-4o" in said
+    assert "no window is suggested: not all of your models run on Ollama: gpt-4o" in said
     assert user.conf()["model"] == "gpt-4o"
     assert "weak-model" not in user.conf()
     assert user.conf()["dirty-commits"] is False
