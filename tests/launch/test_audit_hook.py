@@ -1,7 +1,7 @@
 """What the audit hook reports and refuses: real Pythons with real clients, and listeners that see what arrives.
 
-The listeners are on loopback addresses, which are neither reported nor refused; so the tests have the hook take 127.0.0.1
-and ::1 only for this machine, and the listeners are on another address of it.
+The listeners are on loopback addresses, which are neither reported nor refused; so the tests have the hook take only
+127.0.0.1 and ::1 for this machine, and the listeners are on another address of it.
 """
 
 from __future__ import annotations
