@@ -54,11 +54,14 @@ def doctor(ctx: click.Context, *, as_json: bool, aider_args: tuple[str, ...]) ->
     )
 
 
-@click.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option(
+_vram_option = click.option(
     "--vram", multiple=True, metavar="GIB", help="The card's memory; once for each card, or 2x24."
 )
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@_vram_option
 @click.option("--num-ctx", type=click.IntRange(min=1), metavar="N", help="The window in tokens.")
 @click.option(
     "--kv",
@@ -76,7 +79,9 @@ def fit(
     kv: KvType | None,
     as_json: bool,
 ) -> int:
-    """Compute whether models fit into GPU memory, alone and together, and the largest window with which they do.
+    """Show whether models fit into GPU memory, and the window.
+
+    It answers for each model alone and for all together, with the largest window that fits.
 
     For example: aider-guard fit qwen3:14b --vram 16
     """
@@ -86,13 +91,11 @@ def fit(
 
 
 @click.command()
-@click.option(
-    "--vram", multiple=True, metavar="GIB", help="The card's memory; once for each card, or 2x24."
-)
+@_vram_option
 @click.option("--write", is_flag=True, help="Write the files; your own lines are kept.")
 @click.pass_context
 def init(ctx: click.Context, *, vram: tuple[str, ...], write: bool) -> int:
-    """Suggest an .aider.conf.yml for this card; --write writes it."""
+    """Suggest an .aider.conf.yml for this card, or write it."""
     from aider_guard.view.init import run_init
 
     return run_init(settings_of(ctx), vram=vram, write=write)

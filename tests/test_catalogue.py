@@ -48,26 +48,30 @@ def test_deepseek_in_its_default_and_two_more(name: str) -> None:
     assert (find(f"{name}-iq4_xs") is not None) is name.endswith("16b")
 
 
-@pytest.mark.parametrize("one", catalogue_entries(), ids=lambda one: one.name)
-def test_sizes_are_those_of_so_many_parameters(one: CatalogueEntry) -> None:
+@pytest.mark.parametrize("model", catalogue_entries(), ids=lambda model: model.name)
+def test_sizes_are_those_of_so_many_parameters(model: CatalogueEntry) -> None:
     """Bits for each parameter are what the quantisation has: no size belongs to another model."""
-    name = next(name for name in PARAMETERS if _shape(entry(name)) == _shape(one))
-    bits = one.size_bytes * 8 / (PARAMETERS[name] * 1e9)
-    least, most = BITS[one.quantization]
+    name = next(name for name in PARAMETERS if _shape(entry(name)) == _shape(model))
+    bits = model.size_bytes * 8 / (PARAMETERS[name] * 1e9)
+    least, most = BITS[model.quantization]
     assert least <= bits <= most
 
 
-def _shape(one: CatalogueEntry) -> tuple[int, int, int]:
-    facts = one.architecture
+def _shape(model: CatalogueEntry) -> tuple[int, int, int]:
+    facts = model.architecture
     return facts.layers, facts.embedding_length, facts.experts
 
 
-@pytest.mark.parametrize("one", catalogue_entries(), ids=lambda one: one.name)
-def test_every_number_has_a_source(one: CatalogueEntry) -> None:
+@pytest.mark.parametrize("model", catalogue_entries(), ids=lambda model: model.name)
+def test_every_number_has_a_source(model: CatalogueEntry) -> None:
     """Both the size and the architecture say which public page they are from."""
-    assert "https://" in one.size_source
-    assert one.architecture_source.startswith("https://huggingface.co/")
-    assert one.architecture.layers == len(one.architecture.heads) == len(one.architecture.kv_heads)
+    assert "https://" in model.size_source
+    assert model.architecture_source.startswith("https://huggingface.co/")
+    assert (
+        model.architecture.layers
+        == len(model.architecture.heads)
+        == len(model.architecture.kv_heads)
+    )
 
 
 def test_sizes_are_marked_exact_or_approximate() -> None:
@@ -75,13 +79,15 @@ def test_sizes_are_marked_exact_or_approximate() -> None:
     raw = json.loads(files("aider_guard").joinpath("catalogue.json").read_text(encoding="utf-8"))
     assert {file["size_is"] for file in raw["files"]} == {"exact", "approximate"}
     assert not [
-        one.name for one in catalogue_entries() if one.is_exact and one.size_bytes % 10**6 == 0
+        model.name
+        for model in catalogue_entries()
+        if model.is_exact and model.size_bytes % 10**6 == 0
     ]
 
 
 def test_names_mean_one_entry() -> None:
     """No name is given twice, and all are found, in any case, with and without the library's prefix."""
-    names = [name.lower() for one in catalogue_entries() for name in (one.name, *one.aliases)]
+    names = [name.lower() for model in catalogue_entries() for name in (model.name, *model.aliases)]
 
     assert len(names) == len(set(names))
     assert entry("Qwen3:8B") is entry("library/qwen3:8b") is entry("qwen3:8b-Q4_K_M")

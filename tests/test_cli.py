@@ -81,15 +81,15 @@ def user(tmp_path: Path) -> User:
 def test_help_is_the_guards(capsys: pytest.CaptureFixture[str], flag: str) -> None:
     """It says how to call it, the settings and the commands; the status is 0."""
     assert cli.run([flag]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in ("[OPTIONS] [--] [AIDER ARGS]", "--num-ctx N", "status", "restart", "demo"):
-        assert word in shown
+        assert word in output
 
 
 def test_version_is_the_guards(user: User) -> None:
     """One line with the name and the number."""
-    done = user.run("--version")
-    assert (done.returncode, done.stdout) == (0, f"aider-guard, version {__version__}\n")
+    process = user.run("--version")
+    assert (process.returncode, process.stdout) == (0, f"aider-guard, version {__version__}\n")
 
 
 SPLITS: list[tuple[list[str], list[str]]] = [
@@ -152,9 +152,9 @@ def test_each_allow_is_a_place_and_the_required_gap_is_a_switch(
 
 def test_a_wrong_place_is_one_sentence(user: User) -> None:
     """The list as it was given, and what it takes."""
-    done = user.run("--allow", "github.com:22", "--allow", "github.com")
-    assert (done.returncode, done.stdout) == (64, "")
-    assert done.stderr == (
+    process = user.run("--allow", "github.com:22", "--allow", "github.com")
+    assert (process.returncode, process.stdout) == (64, "")
+    assert process.stderr == (
         "aider-guard: the flag --allow is 'github.com:22,github.com':"
         " it takes places as HOST:PORT, such as github.com:22\n"
     )
@@ -162,9 +162,9 @@ def test_a_wrong_place_is_one_sentence(user: User) -> None:
 
 def test_aider_gets_its_words_and_our_files(user: User) -> None:
     """Without a terminal it inherits what we have: its output is our output, and its errors are our errors."""
-    done = user.run("--max-turns", "3", "--model", "m", "--", "a b.py", "--x")
-    assert json.loads(done.stdout) == ["--model", "m", "a b.py", "--x"]
-    assert (done.returncode, done.stderr) == (0, "on stderr\n")
+    process = user.run("--max-turns", "3", "--model", "m", "--", "a b.py", "--x")
+    assert json.loads(process.stdout) == ["--model", "m", "a b.py", "--x"]
+    assert (process.returncode, process.stderr) == (0, "on stderr\n")
 
 
 @pytest.mark.parametrize(("word", "status"), [("0", 0), ("1", 1), ("7", 7), ("die", 137)])
@@ -175,35 +175,35 @@ def test_the_status_is_aiders(user: User, word: str, status: int) -> None:
 
 def test_a_bad_setting_is_one_sentence(user: User) -> None:
     """On standard error, with status 64, and Aider is not started."""
-    done = user.run("--warn-at", "200", "--", "a.py")
-    assert (done.returncode, done.stdout) == (64, "")
+    process = user.run("--warn-at", "200", "--", "a.py")
+    assert (process.returncode, process.stdout) == (64, "")
     assert (
-        done.stderr
+        process.stderr
         == "aider-guard: the flag --warn-at is '200': it takes a whole number from 10 to 99\n"
     )
 
 
 def test_a_flag_without_its_value_is_a_usage_error(user: User) -> None:
     """The words are click's, the status is ours: it must not be taken for Aider's 2."""
-    done = user.run("--num-ctx")
-    assert done.returncode == 64
-    assert "--num-ctx" in done.stderr
+    process = user.run("--num-ctx")
+    assert process.returncode == 64
+    assert "--num-ctx" in process.stderr
 
 
 def test_a_missing_aider_is_one_sentence(user: User) -> None:
     """With the way to get it, and status 78."""
-    done = user.run("--aider", "/nowhere/aider")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
-    assert "pipx install aider-chat" in done.stderr
+    process = user.run("--aider", "/nowhere/aider")
+    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (78, "", 1)
+    assert "pipx install aider-chat" in process.stderr
 
 
 def test_the_projects_settings_are_read(user: User) -> None:
     """From the git root of the folder it is called in, with the file's name where they are wrong."""
     (user.home / ".git").mkdir()
     (user.home / ".aider-guard.toml").write_text("max-turns = -1\n")
-    done = user.run()
-    assert done.returncode == 64
-    assert f"max-turns in {user.home / '.aider-guard.toml'} is -1" in done.stderr
+    process = user.run()
+    assert process.returncode == 64
+    assert f"max-turns in {user.home / '.aider-guard.toml'} is -1" in process.stderr
 
 
 # Sessions that run
@@ -246,8 +246,8 @@ NONE = [((), "no session is running\n"), (("--line",), "no session\n")]
 @pytest.mark.parametrize(("flags", "text"), NONE)
 def test_status_without_a_session(user: User, flags: tuple[str, ...], text: str) -> None:
     """It says so, and that is no error; a folder that was never made is none either."""
-    done = user.run("status", *flags)
-    assert (done.returncode, done.stdout, done.stderr) == (0, text, "")
+    process = user.run("status", *flags)
+    assert (process.returncode, process.stdout, process.stderr) == (0, text, "")
     assert json.loads(user.run("status", "--json").stdout) == {"sessions": []}
 
 
@@ -258,14 +258,14 @@ def test_status_shows_each_session_that_runs(user: User) -> None:
     facts = {"pid": os.getpid(), "started": 1.0, "working_directory": "/", "socket": "/s"}
     (gone / "session.json").write_text(json.dumps(facts))
     with session(user, "a-1", []), session(user, "b-2", []):
-        shown: list[dict[str, Any]] = json.loads(user.run("status", "--json").stdout)["sessions"]
+        output: list[dict[str, Any]] = json.loads(user.run("status", "--json").stdout)["sessions"]
         table, line = user.run("status").stdout, user.run("status", "--line").stdout
-    assert [one["id"] for one in shown] == ["a-1", "b-2"]
-    assert set(shown[0]) == {
+    assert [one["id"] for one in output] == ["a-1", "b-2"]
+    assert set(output[0]) == {
         *("id", "pid", "phase", "turns", "used_tokens", "window_tokens", "fill_percent"),
         *("used_is_measured", "memory", "models", "restarts", "last_notice"),
     }
-    assert (shown[0]["pid"], shown[0]["phase"], shown[0]["memory"]) == (
+    assert (output[0]["pid"], output[0]["phase"], output[0]["memory"]) == (
         os.getpid(),
         "starting",
         None,
@@ -275,21 +275,27 @@ def test_status_shows_each_session_that_runs(user: User) -> None:
 
 
 def test_a_session_that_does_not_answer_is_left_out(user: User) -> None:
-    """Its process runs, but nobody listens."""
+    """Its process runs, but nothing listens on its socket."""
     folder = user.state / "sessions" / "a-1"
     folder.mkdir(parents=True)
     registry.record(registry.SessionFolder(folder, os.getpid(), 0.0, "/", ""), str(folder / "gone"))
     assert json.loads(user.run("status", "--json").stdout) == {"sessions": []}
-    done = user.run("restart")
-    assert (done.returncode, done.stderr) == (64, "aider-guard: the session a-1 does not answer\n")
+    process = user.run("restart")
+    assert (process.returncode, process.stderr) == (
+        64,
+        "aider-guard: the session a-1 does not answer\n",
+    )
 
 
 def test_restart_reaches_the_session(user: User) -> None:
     """The only one there is, without its name."""
     posted: list[Event] = []
     with session(user, "a-1", posted):
-        done = user.run("restart")
-    assert (done.returncode, done.stdout) == (0, "Aider restarts at its next idle prompt (a-1)\n")
+        process = user.run("restart")
+    assert (process.returncode, process.stdout) == (
+        0,
+        "Aider restarts at its next idle prompt (a-1)\n",
+    )
     assert posted == [RestartRequested()]
 
 
@@ -310,5 +316,5 @@ def test_restart_of_several_needs_a_name_or_a_folder(user: User) -> None:
 def test_restart_without_a_session_says_so(user: User) -> None:
     """None at all, and none of that name."""
     assert user.run("restart").stderr == "aider-guard: no session is running\n"
-    done = user.run("restart", "x")
-    assert (done.returncode, done.stderr) == (64, "aider-guard: no such session is running\n")
+    process = user.run("restart", "x")
+    assert (process.returncode, process.stderr) == (64, "aider-guard: no such session is running\n")

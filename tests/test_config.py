@@ -47,16 +47,16 @@ def test_without_any_source_the_defaults_hold(sources: Sources) -> None:
 
 def test_the_stronger_source_wins(sources: Sources) -> None:
     """Flags, variables, the project's file, the user's file, defaults: each one over those after it."""
-    found = []
+    configs = []
     sources.user.write_text("max-turns = 4\n")
-    found.append(sources.load().max_turns)
+    configs.append(sources.load().max_turns)
     sources.project.write_text("max-turns = 3\n")
-    found.append(sources.load().max_turns)
+    configs.append(sources.load().max_turns)
     sources.environment["AIDER_GUARD_MAX_TURNS"] = "2"
-    found.append(sources.load().max_turns)
+    configs.append(sources.load().max_turns)
     sources.flags["max-turns"] = "1"
-    found.append(sources.load().max_turns)
-    assert found == [4, 3, 2, 1]
+    configs.append(sources.load().max_turns)
+    assert configs == [4, 3, 2, 1]
 
 
 def test_sources_are_mixed_setting_by_setting(sources: Sources) -> None:
@@ -94,14 +94,14 @@ SWITCHED: list[tuple[str, bool]] = [
 def test_places_are_a_list_or_a_text_with_commas(sources: Sources) -> None:
     """A flag and a variable are texts; a file has a list. Each place is kept once, in its order."""
     text = "github.com:22, 127.0.0.1:5432,GitHub.com:22"
-    found = [
+    configs = [
         load({"allow": text}, environment={}),
         load({}, environment={"AIDER_GUARD_ALLOW": text}),
     ]
     for lines in (f'allow = "{text}"\n', 'allow = ["github.com:22", "127.0.0.1:5432"]\n'):
         sources.user.write_text(lines)
-        found.append(sources.load())
-    assert [one.allow for one in found] == [PLACES] * 4
+        configs.append(sources.load())
+    assert [each.allow for each in configs] == [PLACES] * 4
 
 
 def test_a_list_of_places_replaces_the_weaker_one(sources: Sources) -> None:
@@ -140,12 +140,12 @@ def test_a_setting_reads_the_same_from_everywhere(
     """As a flag, as a variable, and in both files, where numbers are numbers."""
     variable = "AIDER_GUARD_" + name.upper().replace("-", "_")
     in_file = f'{name} = "{toml}"\n' if isinstance(toml, str) else f"{name} = {toml}\n"
-    found = [load({name: text}, environment={}), load({}, environment={variable: text})]
+    configs = [load({name: text}, environment={}), load({}, environment={variable: text})]
     for path in (sources.project, sources.user):
         path.write_text(in_file)
-        found.append(sources.load())
+        configs.append(sources.load())
         path.unlink()
-    assert [getattr(one, name.replace("-", "_")) for one in found] == [value] * 4
+    assert [getattr(each, name.replace("-", "_")) for each in configs] == [value] * 4
 
 
 BAD: list[tuple[str, str]] = [
@@ -169,10 +169,10 @@ def test_a_bad_flag_is_refused_in_one_sentence(name: str, value: str) -> None:
     """It names the flag, repeats the value, and says what is allowed."""
     with pytest.raises(ConfigError) as raised:
         load({name: value}, environment={})
-    said = str(raised.value)
-    assert said.startswith(f"the flag --{name} is {value!r}: it takes ")
-    assert "\n" not in said
-    assert "invalid literal" not in said
+    message = str(raised.value)
+    assert message.startswith(f"the flag --{name} is {value!r}: it takes ")
+    assert "\n" not in message
+    assert "invalid literal" not in message
     assert raised.value.exit_code == 64
 
 
@@ -234,9 +234,9 @@ def test_an_unknown_setting_is_refused_with_those_there_are(sources: Sources, na
     sources.user.write_text(f'"{name}" = 1\n')
     with pytest.raises(ConfigError) as raised:
         sources.load()
-    said = str(raised.value)
-    assert said.startswith(f"{name} in {sources.user} is not a setting; the settings are ")
-    assert all(known in said for known in SETTINGS)
+    message = str(raised.value)
+    assert message.startswith(f"{name} in {sources.user} is not a setting; the settings are ")
+    assert all(known in message for known in SETTINGS)
 
 
 UNREADABLE = [
@@ -291,8 +291,8 @@ def test_any_flags_give_a_config_or_a_sentence(flags: dict[str, Any]) -> None:
 def test_the_home_folder_may_be_written_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a shell would read it."""
     monkeypatch.setenv("HOME", "/home/me")
-    found = load({"ollama-log": "~/.ollama/logs/server.log"}, environment={})
-    assert found.ollama_log == "/home/me/.ollama/logs/server.log"
+    configs = load({"ollama-log": "~/.ollama/logs/server.log"}, environment={})
+    assert configs.ollama_log == "/home/me/.ollama/logs/server.log"
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -334,7 +334,7 @@ OUTSIDE = [
 
 @pytest.mark.parametrize("line", OUTSIDE)
 def test_a_repository_cannot_send_code_away(sources: Sources, line: str) -> None:
-    """What lies in a clone is somebody else's; the user's own file may say it."""
+    """A cloned repository may be a stranger's; the user's own file may set it."""
     sources.user.write_text(line + "\n")
     sources.load()
     sources.project.write_text(line + "\n")

@@ -97,7 +97,7 @@ def test_the_alias_guards_aider_and_leaves_a_way_around(
 ) -> None:
     """The alias puts the guard before Aider's arguments, which stay words; ``command aider`` is Aider alone."""
     script = f"shopt -s expand_aliases\n. {shlex.quote(str(EXAMPLES / 'alias.sh'))}\n{typed}\n"
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", "--norc", "-c", script],
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -107,7 +107,7 @@ def test_the_alias_guards_aider_and_leaves_a_way_around(
         check=False,
     )
 
-    assert (done.stdout.strip(), done.stderr) == (runs, "")
+    assert (process.stdout.strip(), process.stderr) == (runs, "")
 
 
 @pytest.mark.parametrize("name", ["alias.sh", "tmux-status.sh", "tmux-layout.sh"])
@@ -131,7 +131,7 @@ def tmux(environment: dict[str, str]) -> Iterator[dict[str, str]]:
 
 def ask_tmux(environment: dict[str, str], *words: str) -> str:
     """What one tmux command prints."""
-    done = subprocess.run(
+    process = subprocess.run(
         ["tmux", *words],
         env=environment,
         capture_output=True,
@@ -139,7 +139,7 @@ def ask_tmux(environment: dict[str, str], *words: str) -> str:
         timeout=CAP_SECONDS,
         check=False,
     )
-    return done.stdout
+    return process.stdout
 
 
 def terminal_with(environment: dict[str, str], *command: str) -> pexpect.spawn[str]:

@@ -30,7 +30,7 @@ def test_a_relative_folder_is_made_absolute(
 def test_folders_are_those_of_xdg(tmp_path: Path) -> None:
     """State and settings in the user's own folders, as the XDG variables say."""
     code = "from aider_guard import paths; print(paths.sessions_dir()); print(paths.user_config_file())"
-    shown = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", code],
         env={
             "PYTHONPATH": str(Path(paths.__file__).parents[1]),
@@ -41,7 +41,7 @@ def test_folders_are_those_of_xdg(tmp_path: Path) -> None:
         text=True,
         check=True,
     ).stdout.splitlines()
-    assert shown == [
+    assert printed == [
         str(tmp_path / "state/aider-guard/sessions"),
         str(tmp_path / "config/aider-guard/config.toml"),
     ]

@@ -21,7 +21,14 @@ from aider_guard.launch.aider_settings import (
 )
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.ollama_address import host_of
-from aider_guard.launch.places import base_url, in_cloud, installed, place, roles, with_ollama
+from aider_guard.launch.places import (
+    base_url,
+    in_cloud,
+    installed_models,
+    place,
+    roles,
+    with_ollama,
+)
 
 _ALIAS = ", an alias in "
 # "--4o on the command line", "AIDER_4O in /repo/.env", "4o in /repo/.aider.conf.yml".
@@ -122,7 +129,7 @@ def _jobs(used: Iterable[Role]) -> str:
 def _stubs(facts: Facts) -> dict[str, str]:
     if isinstance(facts.server, Unavailable):
         return {}
-    hosts = [(model.name, model.remote_host) for model in installed(facts.server)]
+    hosts = [(model.name, model.remote_host) for model in installed_models(facts.server)]
     hosts += [
         (name, model.remote_host)
         for name, model in facts.server.models.items()

@@ -11,7 +11,7 @@ from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerRepor
 from aider_guard.launch.aider_settings import ollama_name
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.places import (
-    first_prefix,
+    aider_name,
     lacks_prefix,
     place,
     roles,
@@ -42,7 +42,7 @@ def instead(role: str, facts: Facts) -> str:
     absent = {name for name, model in models.items() if isinstance(model, ModelMissing)}
     used = [name for _, name in with_ollama(facts) if name not in absent]
     here = [*used, *runs_here(facts.server)]
-    start = f"aider-guard -- {FLAGS.get(role, '--model')} {first_prefix((here or [_EXAMPLE])[0])}"
+    start = f"aider-guard -- {FLAGS.get(role, '--model')} {aider_name((here or [_EXAMPLE])[0])}"
     return start if here else f"ollama pull {_EXAMPLE} && {start}"
 
 
@@ -97,13 +97,13 @@ def prefixes(facts: Facts) -> Iterator[Finding]:
         role = next(role for role in bare if role.model == model)
         what = f"Aider does not know that {model} is a model of Ollama"
         flag = FLAGS.get(role.role, "--model")
-        fix = f"aider-guard -- {flag} {first_prefix(model)}"
+        fix = f"aider-guard -- {flag} {aider_name(model)}"
         yield stop("model-prefix", what, f"the {role.role} model, {role.source}".rstrip(", "), fix)
     old = [role for role, _ in with_ollama(facts) if role.model.startswith("ollama/")]
     if old:
         names = listed(role.model for role in old)
         flags = dict.fromkeys(
-            f"{FLAGS.get(role.role, '--model')} {first_prefix(role.model.removeprefix('ollama/'))}"
+            f"{FLAGS.get(role.role, '--model')} {aider_name(role.model.removeprefix('ollama/'))}"
             for role in old
         )
         what = f"{names}: with ollama/ Aider does not notice the end of the window, and keep_alive is not sent"

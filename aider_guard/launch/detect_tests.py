@@ -52,7 +52,9 @@ def _python(folder: Path) -> TestCommand | None:
         if (folder / name).is_file() and section in _text(folder / name):
             return TestCommand("pytest", short, f"{section} in {name}" if section else name)
     if (folder / "tox.ini").is_file():
-        return _tox(_text(folder / "tox.ini"))
+        text = _text(folder / "tox.ini")
+        passes_on = "{posargs" in text and _PYTEST_WORD.search(text)
+        return TestCommand("tox", "tox -q -- --tb=short -q" if passes_on else "tox -q", "tox.ini")
     tests = list(_python_tests(folder))
     if not tests:
         return None
@@ -61,11 +63,6 @@ def _python(folder: Path) -> TestCommand | None:
     if plain and not _mentions_pytest(folder):
         return TestCommand("unittest", "python -m unittest -q", where)
     return TestCommand("pytest", short, where)
-
-
-def _tox(text: str) -> TestCommand:
-    takes = "{posargs" in text and _PYTEST_WORD.search(text)
-    return TestCommand("tox", "tox -q -- --tb=short -q" if takes else "tox -q", "tox.ini")
 
 
 def _mentions_pytest(folder: Path) -> bool:

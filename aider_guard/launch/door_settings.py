@@ -78,7 +78,7 @@ def door_settings(
 
 
 def served_windows(facts: Facts) -> Mapping[str, int | Unavailable]:
-    """The windows of models on other servers of this machine, by Aider's names, as these servers told them."""
+    """The windows of models on other servers of this machine, by Aider's names, as these servers reported them."""
     if isinstance(facts.settings, Unavailable):
         return {}
     windows = {} if isinstance(facts.server, Unavailable) else facts.server.others

@@ -51,7 +51,8 @@ def local_environment(
     }
     proxies = {spelling: refusing_proxy for name in _PROXIES for spelling in (name, name.lower())}
     allowed = (place.host for place in config.allow)
-    reachable = ",".join(dict.fromkeys((*_HERE, *_host_of(ollama), *allowed)))
+    host = "" if is_this_machine(ollama) else urlsplit(ollama).hostname
+    reachable = ",".join(dict.fromkeys(filter(None, (*_HERE, host, *allowed))))
     return LocalEnvironment(
         {
             **address,
@@ -73,12 +74,6 @@ def _past_proxies(settings: AiderSettings) -> dict[str, str]:
         return {}
     exceptions = ",".join(filter(None, (values.get("NO_PROXY", ""), *_HERE)))
     return {"NO_PROXY": exceptions, "no_proxy": exceptions}
-
-
-def _host_of(base_url: str) -> tuple[str, ...]:
-    """The host of an Ollama on another machine; empty for one on this machine."""
-    host = urlsplit(base_url).hostname
-    return (host,) if host and not is_this_machine(base_url) else ()
 
 
 def _keys_of_local_servers(settings: AiderSettings) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import count
@@ -14,7 +14,7 @@ from typing import Any
 
 from aider_guard.catalogue import catalogue_entries, find
 from aider_guard.core.fit import Candidate, Card
-from aider_guard.core.readings import MemoryReading, Unavailable
+from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.launch import model_choice
 from aider_guard.launch.conf_file import (
@@ -36,7 +36,7 @@ from aider_guard.launch.model_choice import (
     choose,
     plan_for,
 )
-from aider_guard.launch.server_runtime import candidates_of, cards_of, runtime_of
+from aider_guard.launch.server_runtime import candidates_of, runtime_of
 from aider_guard.paths import work_tree
 
 
@@ -185,18 +185,6 @@ def read_folder(start: Path, home: Path) -> InitFolder | Unavailable:
             contents[prefix + name] = content
             settings.append(parsed)
     return InitFolder(folder, root is not None, contents, *settings)
-
-
-def gpus_here(
-    report: ServerReport, memory: Callable[[], MemoryReading]
-) -> tuple[Card, ...] | Unavailable:
-    """The GPUs that Ollama can use on this machine, without its main memory."""
-    if not report.is_local:
-        return Unavailable("Ollama is on another machine, whose memory cannot be read")
-    reading = memory()
-    if isinstance(reading.gpus, Unavailable):
-        return Unavailable(f"no GPU was found here ({reading.gpus.reason})")
-    return cards_of(report, reading)
 
 
 def advise(

@@ -1,7 +1,7 @@
 """Fixes the window with model settings and metadata files for Aider, merged with the user's own.
 
 Unpinned, Aider asks Ollama for another ``num_ctx`` with every request (aider/models.py: tokens * 1.25 + 8192), and
-Ollama loads the model anew for each. Aider reads model settings from several files; an entry replaces an earlier one
+Ollama reloads the model for each. Aider reads model settings from several files; an entry replaces an earlier one
 of the same name as a whole, so the entries written here contain everything of the user's entry.
 """
 

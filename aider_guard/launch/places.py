@@ -90,7 +90,7 @@ def lacks_prefix(role: Role, facts: Facts) -> bool:
     """Whether the name is that of an installed model, without the prefix that makes Aider ask Ollama."""
     if ollama_name(role.model) is not None or not role.model.strip() or role.api_base:
         return False
-    return any(same_model(model.name, role.model) for model in installed(facts.server))
+    return any(same_model(model.name, role.model) for model in installed_models(facts.server))
 
 
 def with_ollama(facts: Facts) -> Iterator[tuple[Role, str]]:
@@ -103,7 +103,7 @@ def with_ollama(facts: Facts) -> Iterator[tuple[Role, str]]:
             yield role, name
 
 
-def installed(server: ServerReport | Unavailable) -> tuple[InstalledModel, ...]:
+def installed_models(server: ServerReport | Unavailable) -> tuple[InstalledModel, ...]:
     """The models on the server's disk; none when they are not known."""
     if isinstance(server, Unavailable) or isinstance(server.installed, Unavailable):
         return ()
@@ -114,7 +114,7 @@ def runs_here(server: ServerReport | Unavailable) -> tuple[str, ...]:
     """The names of installed models that run on the server itself."""
     return tuple(
         model.name
-        for model in installed(server)
+        for model in installed_models(server)
         if not model.remote_host and not is_cloud_name(model.name)
     )
 
@@ -136,6 +136,6 @@ def is_local(facts: Facts) -> bool:
     return is_this_machine(base_url(facts))
 
 
-def first_prefix(model: str) -> str:
+def aider_name(model: str) -> str:
     """Aider's name for a model of Ollama's."""
     return f"ollama_chat/{model}"

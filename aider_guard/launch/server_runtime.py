@@ -70,11 +70,10 @@ def _candidate(
         return Unavailable(f"{name} is not installed")
     if model.remote_host:
         return Unavailable(f"{name} runs elsewhere")
-    for part in (model.size_bytes, model.architecture):
-        if isinstance(part, Unavailable):
-            return part
-    assert isinstance(model.size_bytes, int)
-    assert not isinstance(model.architecture, Unavailable)
+    if isinstance(model.size_bytes, Unavailable):
+        return model.size_bytes
+    if isinstance(model.architecture, Unavailable):
+        return model.architecture
     more = corrections.get(canonical_name(model.resolved or name), 0)
     return Candidate(model.resolved or name, model.size_bytes, model.architecture, model.blob, more)
 

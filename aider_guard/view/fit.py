@@ -33,12 +33,12 @@ from aider_guard.errors import ConfigError
 from aider_guard.launch.gathering import read_memory
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.ollama_address import may_be_asked, ollama_address
-from aider_guard.launch.server_runtime import MAIN_MEMORY, cards_of, runtime_of
+from aider_guard.launch.server_runtime import runtime_of
 from aider_guard.ollama.client import OllamaClient
 from aider_guard.ollama.survey import survey
 from aider_guard.view.fit_models import (
-    GIVE_VRAM,
     RequestedModel,
+    cards_here,
     known_model,
     named_cards,
     plain_name,
@@ -85,7 +85,7 @@ def run_fit(
     server = _server(config, names, environment, ask)
     corrections = read_corrections(state_dir or paths.state_dir())
     requested = tuple(known_model(name, server, corrections) for name in names)
-    cards = cards or _cards_here(server, memory)
+    cards = cards or cards_here(server, memory)
     answer = _answer(requested, cards, num_ctx, _runtime(server, kv))
     text = json.dumps(as_data(answer), indent=2) + "\n" if as_json else render(answer)
     (out or sys.stdout).write(text)
@@ -102,20 +102,6 @@ def _server(
     if not may_be_asked(config, _NO_AIDER, environment):
         return Unavailable("Ollama's own cloud is not asked")
     return ask(ollama_address(config, _NO_AIDER, environment), names)
-
-
-def _cards_here(
-    server: ServerReport | Unavailable, memory: Callable[[], MemoryReading]
-) -> tuple[Card, ...]:
-    """The GPUs of this machine. Main memory is refused: ``fit`` is about a card."""
-    if isinstance(server, Unavailable):
-        raise ConfigError(f"{server.reason}; {GIVE_VRAM}")
-    cards = cards_of(server, memory())
-    if isinstance(cards, Unavailable):
-        raise ConfigError(f"{cards.reason}; {GIVE_VRAM}")
-    if cards[0].name == MAIN_MEMORY:
-        raise ConfigError(f"no GPU was found here; {GIVE_VRAM}")
-    return cards
 
 
 def _runtime(server: ServerReport | Unavailable, kv: KvType | None) -> Runtime:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aider_guard import catalogue
 from aider_guard.core.fit import Candidate, Card
 from aider_guard.core.model_memory import Architecture
 from aider_guard.core.model_names import canonical_name, is_cloud_name
-from aider_guard.core.readings import Unavailable
+from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
 from aider_guard.errors import ConfigError
 from aider_guard.launch.aider_settings import ollama_name
+from aider_guard.launch.server_runtime import cards_of
 
 GIVE_VRAM = "give the card's memory in GiB: --vram 16"
 _GIB = 1 << 30
@@ -84,6 +85,21 @@ def _unknown(name: str, answer: ModelFacts | ModelMissing | Unavailable | None) 
             what = f"{name} is not in the catalogue"
     nearest = tuple(dict.fromkeys(names))[:3]
     return f"{what}; the nearest names: {', '.join(nearest)}" if nearest else what
+
+
+def cards_here(
+    server: ServerReport | Unavailable, memory: Callable[[], MemoryReading]
+) -> tuple[Card, ...]:
+    """The GPUs that Ollama can use on this machine. Raises ConfigError where there is none, or none that is known."""
+    if isinstance(server, Unavailable):
+        raise ConfigError(f"{server.reason}; {GIVE_VRAM}")
+    reading = memory()
+    cards = cards_of(server, reading)
+    if isinstance(cards, Unavailable):
+        raise ConfigError(f"{cards.reason}; {GIVE_VRAM}")
+    if isinstance(reading.gpus, Unavailable):  # then it is the main memory
+        raise ConfigError(f"no GPU was found here ({reading.gpus.reason}); {GIVE_VRAM}")
+    return cards
 
 
 def named_cards(sizes: Sequence[str]) -> tuple[Card, ...]:

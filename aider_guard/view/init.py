@@ -17,7 +17,6 @@ from aider_guard.core.fit import Card
 from aider_guard.core.messages import size
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
-from aider_guard.errors import ConfigError
 from aider_guard.launch.conf_file import Extended
 from aider_guard.launch.detect_tests import TestCommand, find_test_commands
 from aider_guard.launch.gathering import ask_server, read_memory
@@ -29,14 +28,13 @@ from aider_guard.launch.init_files import (
     advise,
     changes,
     extend,
-    gpus_here,
     read_folder,
     replace_files,
 )
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.model_choice import CandidateModel, ModelPlan
 from aider_guard.launch.ollama_address import may_be_asked, ollama_address
-from aider_guard.view.fit_models import GIVE_VRAM, named_cards
+from aider_guard.view.fit_models import cards_here, named_cards
 
 _COLOURS = {"+": "\x1b[32m", "-": "\x1b[31m", "@": "\x1b[36m"}
 _PLAIN = "\x1b[0m"
@@ -213,7 +211,7 @@ def run_init(
     if isinstance(target, Unavailable):
         return _fail(target)
     report = _server(config, environment, ask)
-    cards = cards or _cards_here(report, memory)
+    cards = cards or cards_here(report, memory)
     corrections = read_corrections(state_dir or paths.state_dir())
     advice = advise(target, report, cards, corrections)
     if isinstance(advice.plan, Unavailable) and not advice.named:
@@ -241,21 +239,8 @@ def _server(
         return ask(ollama_address(config, _NO_AIDER, environment))
     no = Unavailable("Ollama's own cloud is not asked")
     return ServerReport(
-        base="",
-        is_local=False,
-        version=no,
-        installed=no,
-        loaded=no,
-        cloud_disabled=no,
-        process=no,
+        base="", is_local=False, version=no, installed=no, loaded=no, cloud_disabled=no, process=no
     )
-
-
-def _cards_here(report: ServerReport, memory: Callable[[], MemoryReading]) -> tuple[Card, ...]:
-    cards = gpus_here(report, memory)
-    if isinstance(cards, Unavailable):
-        raise ConfigError(f"{cards.reason}; {GIVE_VRAM}")
-    return cards
 
 
 def _fail(problem: Unavailable) -> int:

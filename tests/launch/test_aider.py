@@ -173,8 +173,8 @@ def test_the_encodings_are_looked_for_beside_the_interpreter(tmp_path: Path) -> 
 
 def test_this_pythons_own_scripts_are_found() -> None:
     """A script that an installer really wrote: pytest's own, whose Python is the one that runs this."""
-    own = Path(sys.executable).parent
-    if not (own / "pytest").exists():
+    folder = Path(sys.executable).parent
+    if not (folder / "pytest").exists():
         pytest.skip("pytest has no script beside this Python")
-    (interpreter,) = find_aider("pytest", search_path=str(own)).interpreter
+    (interpreter,) = find_aider("pytest", search_path=str(folder)).interpreter
     assert os.path.realpath(interpreter) == os.path.realpath(sys.executable)

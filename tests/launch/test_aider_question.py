@@ -61,8 +61,8 @@ def test_a_wrong_argument_is_answered_in_aiders_words(
     aider: Aider, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The last line of what it printed; nothing of it is shown."""
-    found = ask(aider, ["--wrong"], ENVIRONMENT)
-    assert found == Unavailable("aider: error: unrecognized arguments: --wrong")
+    answer = ask(aider, ["--wrong"], ENVIRONMENT)
+    assert answer == Unavailable("aider: error: unrecognized arguments: --wrong")
     assert capfd.readouterr() == ("", "")
 
 
@@ -72,58 +72,58 @@ COMPLAINTS = [
 ]
 
 
-@pytest.mark.parametrize(("said", "reason"), COMPLAINTS)
+@pytest.mark.parametrize(("output", "reason"), COMPLAINTS)
 def test_no_value_is_told_that_aider_did_not_recognize(
-    aider: Aider, tmp_path: Path, said: str, reason: str
+    aider: Aider, tmp_path: Path, output: str, reason: str
 ) -> None:
     """A key under a wrong name, in a configuration file or on the command line, stays where it is."""
-    line = f"sys.exit('usage: aider\\naider: error: unrecognized arguments: ' + {said!r})"
+    line = f"sys.exit('usage: aider\\naider: error: unrecognized arguments: ' + {output!r})"
     assert ask(aider, [], slow(tmp_path, line)) == Unavailable(f"aider: error: {reason}")
 
 
 def test_an_error_of_several_lines_is_told_whole(aider: Aider, tmp_path: Path) -> None:
     """The reader of a file that was named says the line in the last one."""
     line = "sys.exit('usage\\naider: error: no YAML\\n  in \"c.yml\", line 2\\n')"
-    found = ask(aider, [], slow(tmp_path, line))
-    assert found == Unavailable('aider: error: no YAML in "c.yml", line 2')
+    answer = ask(aider, [], slow(tmp_path, line))
+    assert answer == Unavailable('aider: error: no YAML in "c.yml", line 2')
 
 
 def test_an_aider_that_changed_is_answered_with_its_problem(aider: Aider) -> None:
     """What the description stumbled over."""
-    found = ask(aider, [], {**ENVIRONMENT, "AIDER_LIKE_FORM": ""})
-    assert found == Unavailable("AttributeError: this Aider has no parser")
+    answer = ask(aider, [], {**ENVIRONMENT, "AIDER_LIKE_FORM": ""})
+    assert answer == Unavailable("AttributeError: this Aider has no parser")
 
 
 def test_without_an_aider_the_last_words_are_pythons(aider: Aider, tmp_path: Path) -> None:
     """As when its installation is broken."""
-    found = ask(aider, [], {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)})
-    assert found == Unavailable("ModuleNotFoundError: No module named 'aider'")
+    answer = ask(aider, [], {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)})
+    assert answer == Unavailable("ModuleNotFoundError: No module named 'aider'")
 
 
 def test_an_aider_that_ends_without_a_word_is_told(aider: Aider, tmp_path: Path) -> None:
     """As with --help, which prints and ends well."""
-    found = ask(aider, [], slow(tmp_path, "print('usage'); sys.exit(0)"))
-    assert isinstance(found, Unavailable)
-    assert found.reason.startswith("Aider ended at once, with status 0")
+    answer = ask(aider, [], slow(tmp_path, "print('usage'); sys.exit(0)"))
+    assert isinstance(answer, Unavailable)
+    assert answer.reason.startswith("Aider ended at once, with status 0")
 
 
 def test_an_interpreter_that_is_not_there_is_told(aider: Aider, tmp_path: Path) -> None:
     """As when the Python of a virtual environment was removed."""
     gone = str(tmp_path / "gone")
-    found = ask(Aider(aider.script, (gone,)), [], ENVIRONMENT)
-    assert found == Unavailable(f"{gone} cannot be started: No such file or directory")
+    answer = ask(Aider(aider.script, (gone,)), [], ENVIRONMENT)
+    assert answer == Unavailable(f"{gone} cannot be started: No such file or directory")
 
 
 def test_an_aider_that_hangs_is_given_up(aider: Aider, tmp_path: Path) -> None:
     """At the time that was given, and it is not left running."""
     environment = slow(tmp_path, "open('pid', 'w').write(str(os.getpid())); time.sleep(60)")
-    began = time.monotonic()
-    with AiderQuestion(aider, [], environment) as asking:
+    started_at = time.monotonic()
+    with AiderQuestion(aider, [], environment) as question:
         while not (Path("pid").exists() and Path("pid").read_text()):
-            assert time.monotonic() - began < 20
+            assert time.monotonic() - started_at < 20
             os.sched_yield()
-        found = asking.result(0.1)
-    assert found == Unavailable("Aider did not say within 0.1 seconds what it will use")
+        answer = question.result(0.1)
+    assert answer == Unavailable("Aider did not say within 0.1 seconds what it will use")
     with pytest.raises(ProcessLookupError):
         os.kill(int(Path("pid").read_text()), 0)
 
@@ -132,14 +132,14 @@ def test_other_work_can_be_done_meanwhile(aider: Aider) -> None:
     """The start does not wait, one that is left without asking is ended, and no descriptor stays open."""
     gc.collect()  # what earlier tests left open is closed now, and not in between
     before = len(list(Path("/dev/fd").iterdir()))
-    with AiderQuestion(aider, [], ENVIRONMENT) as left:
-        with AiderQuestion(aider, [], ENVIRONMENT) as asked:
-            assert isinstance(asked.result(20), AiderSettings)
-        assert left is not asked
+    with AiderQuestion(aider, [], ENVIRONMENT) as unused:
+        with AiderQuestion(aider, [], ENVIRONMENT) as question:
+            assert isinstance(question.result(20), AiderSettings)
+        assert unused is not question
     assert len(list(Path("/dev/fd").iterdir())) == before
 
 
 def test_what_is_asked_reads_nothing_of_the_terminal(aider: Aider, tmp_path: Path) -> None:
     """Its input is empty, so that it cannot wait for an answer."""
-    found = ask(aider, [], slow(tmp_path, "sys.exit(repr(sys.stdin.read()))"))
-    assert found == Unavailable("''")
+    answer = ask(aider, [], slow(tmp_path, "sys.exit(repr(sys.stdin.read()))"))
+    assert answer == Unavailable("''")

@@ -74,15 +74,15 @@ def test_what_does_one_thing_and_ends_is_no_session(arguments: list[str], one_sh
 
 def test_the_command_asks_on_its_channel_and_keeps_the_users_arguments() -> None:
     """The interpreter with its flags, our script, the channel, Aider's script, then the user's words untouched."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
+    guards_end, aiders_end = socket.socketpair()
+    with guards_end, aiders_end:
         words = ["--model", "m", "a b.py", "--", "-x"]
-        command = aider_command(Aider("/bin/aider", ("/p/python", "-E")), theirs, words)
+        command = aider_command(Aider("/bin/aider", ("/p/python", "-E")), aiders_end, words)
         assert command == [
             "/p/python",
             "-E",
             str(INSIDE_AIDER),
-            str(theirs.fileno()),
+            str(aiders_end.fileno()),
             "/bin/aider",
             *words,
         ]
@@ -101,13 +101,13 @@ ADDRESSES = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "environment", "address"), ADDRESSES)
+@pytest.mark.parametrize(("configured", "environment", "address"), ADDRESSES)
 def test_aider_finds_the_ollama_that_was_named(
-    asked: str, environment: dict[str, str], address: str
+    configured: str, environment: dict[str, str], address: str
 ) -> None:
     """The guard's setting, the user's variable, Ollama's usual address; everything else of the environment stays."""
     given_environment = {"HOME": "/h", **environment}
-    found = aider_environment(Config(ollama=asked), given_environment)
+    found = aider_environment(Config(ollama=configured), given_environment)
     assert found["OLLAMA_API_BASE"] == address
     assert (found["HOME"], found["LITELLM_LOCAL_MODEL_COST_MAP"]) == ("/h", "True")
     assert given_environment == {"HOME": "/h", **environment}
@@ -124,7 +124,7 @@ def value(arguments: list[str], flag: str) -> str:
     return found
 
 
-def test_a_session_gets_private_files_and_calls_nobody(tmp_path: Path) -> None:
+def test_a_session_gets_private_files_and_makes_no_calls(tmp_path: Path) -> None:
     """Histories, pins and the log in the session's folder; no update check, no analytics, no release notes."""
     arguments = session_arguments(files(tmp_path), AiderSettings())
     assert value(arguments, "--chat-history-file") == str(tmp_path / "chat")
@@ -166,8 +166,8 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_users_notification_still_runs(tmp_path: Path, command: str) -> None:
     """Ours rings first, then the user's own command runs in the same shell, quotes and all; its status counts."""
-    done = ring(tmp_path, notifications=True, notifications_command=command)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    process = ring(tmp_path, notifications=True, notifications_command=command)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
     assert (tmp_path / "the bell's").read_text() == ".\n"
     assert (tmp_path / "users").read_text().strip()
     assert ring(tmp_path, notifications=True, notifications_command="exit 3").returncode == 3
@@ -261,11 +261,11 @@ def test_aider_reads_the_names_back(names: list[str]) -> None:
 
 def test_the_answer_lets_aider_begin() -> None:
     """One line of JSON with the arguments; an Aider that is gone is an OSError."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        send_answer(ours, ["--load", "a b"])
-        answer = json.loads(theirs.makefile("rb").readline())
+    guards_end, aiders_end = socket.socketpair()
+    with guards_end, aiders_end:
+        send_answer(guards_end, ["--load", "a b"])
+        answer = json.loads(aiders_end.makefile("rb").readline())
         assert answer["arguments"] == ["--load", "a b"]
-        theirs.close()
+        aiders_end.close()
         with pytest.raises(OSError, match="pipe"):
-            send_answer(ours, [])
+            send_answer(guards_end, [])

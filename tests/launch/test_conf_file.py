@@ -33,11 +33,11 @@ VALUES = {"model": "ollama_chat/qwen3:8b", "map-tokens": 1024, "auto-test": Fals
 WINDOW = [{"name": EVERY_MODEL, "extra_params": {"num_ctx": 8192}}]
 
 
-def extended(content: bytes | None, wanted: list[Setting] = WANTED, **more: Any) -> Extended:
+def extended(content: bytes | None, settings: list[Setting] = WANTED, **more: Any) -> Extended:
     """The extension, which must succeed."""
-    found = extend_conf(NAME, content, wanted, header="by init\nfor 8 GiB", **more)
-    assert isinstance(found, Extended), found
-    return found
+    result = extend_conf(NAME, content, settings, header="by init\nfor 8 GiB", **more)
+    assert isinstance(result, Extended), result
+    return result
 
 
 def as_aider_reads(content: bytes) -> Any:
@@ -143,12 +143,12 @@ REFUSED: list[tuple[bytes, str]] = [
 @pytest.mark.parametrize(("old", "why"), REFUSED)
 def test_a_file_that_cannot_be_extended_is_refused_in_a_sentence(old: bytes, why: str) -> None:
     """The sentence names the file and the reason, on one line that is safe to print."""
-    found = extend_conf(NAME, old, WANTED, header="x")
+    result = extend_conf(NAME, old, WANTED, header="x")
 
-    assert isinstance(found, Unavailable)
-    assert found.reason.startswith(NAME)
-    assert why in found.reason
-    assert found.reason.isprintable()
+    assert isinstance(result, Unavailable)
+    assert result.reason.startswith(NAME)
+    assert why in result.reason
+    assert result.reason.isprintable()
 
 
 SPELLINGS: list[tuple[object, str, bool]] = [
@@ -180,20 +180,20 @@ SPELLINGS: list[tuple[object, str, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("theirs", "ours", "same"), SPELLINGS)
-def test_other_spellings_of_an_option_are_recognised(theirs: object, ours: str, same: bool) -> None:
+@pytest.mark.parametrize(("key", "option", "same"), SPELLINGS)
+def test_other_spellings_of_an_option_are_recognised(key: object, option: str, same: bool) -> None:
     """With dashes before it, negated, cut short as Aider's parser allows, or with an underscore."""
-    assert sets(theirs, ours) is same
+    assert sets(key, option) is same
 
 
 def test_what_the_user_has_set_is_kept_and_told_with_the_suggestion() -> None:
     """No line changes; a value that is as suggested needs no word."""
     old = b"map-tokens: 512\nmodel: ollama_chat/qwen3:8b\nauto_test: on\n"
-    found = extended(old)
+    result = extended(old)
 
-    assert found.content == old
-    assert found.added == ()
-    assert found.kept == (
+    assert result.content == old
+    assert result.added == ()
+    assert result.kept == (
         Kept("map-tokens", "512", "1024", NAME),
         Kept("auto_test", "true", "false", NAME, "Aider refuses this spelling, write auto-test"),
     )
@@ -201,32 +201,32 @@ def test_what_the_user_has_set_is_kept_and_told_with_the_suggestion() -> None:
 
 def test_what_is_kept_is_shown_without_control_characters() -> None:
     """A file that came with a repository cannot move the cursor, and a long value is not spread out."""
-    found = extended(b'map-tokens: "\\e[2J"\nmodel: [a, b]\nauto-test:\n')
+    result = extended(b'map-tokens: "\\e[2J"\nmodel: [a, b]\nauto-test:\n')
 
-    assert [one.value for one in found.kept] == ["(several values)", r"'\x1b[2J'", "(empty)"]
+    assert [kept.value for kept in result.kept] == ["(several values)", r"'\x1b[2J'", "(empty)"]
 
 
 def test_what_another_file_sets_is_kept_too() -> None:
     """Aider reads the home folder's file as well; a line here would silently beat it."""
-    found = extended(b"stream: false\n", elsewhere=[("~/" + NAME, {"map-tokens": 0})])
+    result = extended(b"stream: false\n", elsewhere=[("~/" + NAME, {"map-tokens": 0})])
 
-    assert found.added == ("model", "auto-test")
-    assert found.kept == (Kept("map-tokens", "0", "1024", "~/" + NAME),)
+    assert result.added == ("model", "auto-test")
+    assert result.kept == (Kept("map-tokens", "0", "1024", "~/" + NAME),)
 
 
 def test_the_file_that_aider_reads_last_is_the_one_that_is_told() -> None:
     """A setting in both files is told as the one that holds."""
-    found = extended(b"map-tokens: 8\n", elsewhere=[("~/" + NAME, {"map-tokens": 0})])
+    result = extended(b"map-tokens: 8\n", elsewhere=[("~/" + NAME, {"map-tokens": 0})])
 
-    assert found.kept == (Kept("map-tokens", "8", "1024", NAME),)
+    assert result.kept == (Kept("map-tokens", "8", "1024", NAME),)
 
 
 def test_a_negated_option_is_told_whatever_its_value() -> None:
     """What ``no-auto-test: false`` means to configargparse is not what it says: it switches the tests off."""
-    found = extended(b"no-auto-test: false\n")
+    result = extended(b"no-auto-test: false\n")
 
-    assert "auto-test" not in found.added
-    assert [one.key for one in found.kept] == ["no-auto-test"]
+    assert "auto-test" not in result.added
+    assert [kept.key for kept in result.kept] == ["no-auto-test"]
 
 
 def test_a_byte_order_mark_stays_the_first_thing() -> None:
@@ -241,9 +241,9 @@ def test_a_setting_with_an_empty_value_is_not_written_twice() -> None:
 
 def entries(content: bytes | None, **more: Any) -> Extended:
     """The extension of model settings, which must succeed."""
-    found = extend_entries(".aider.model.settings.yml", content, WINDOW, header="by init", **more)
-    assert isinstance(found, Extended), found
-    return found
+    result = extend_entries(".aider.model.settings.yml", content, WINDOW, header="by init", **more)
+    assert isinstance(result, Extended), result
+    return result
 
 
 @pytest.mark.parametrize(
@@ -271,10 +271,10 @@ def test_an_entry_for_every_model_is_added_to_a_list(old: bytes | None) -> None:
 def test_an_entry_of_the_users_for_every_model_is_left_alone() -> None:
     """Aider would replace it as a whole by a second one of the same name."""
     old = b"- name: aider/extra_params\n  extra_params: {num_ctx: 4096, secret: abc}\n"
-    found = entries(old)
+    result = entries(old)
 
-    assert found.content == old
-    assert found.kept == (
+    assert result.content == old
+    assert result.kept == (
         Kept(EVERY_MODEL, "num_ctx 4096", "num_ctx 8192", ".aider.model.settings.yml"),
     )
 
@@ -282,10 +282,12 @@ def test_an_entry_of_the_users_for_every_model_is_left_alone() -> None:
 def test_an_entry_for_every_model_without_a_window_is_told_too() -> None:
     """A second one would take its other parameters away."""
     old = b"- name: aider/extra_params\n  extra_params: {keep_alive: 30m}\n"
-    found = entries(old)
+    result = entries(old)
 
-    assert found.content == old
-    assert [(one.value, one.suggested) for one in found.kept] == [("no num_ctx", "num_ctx 8192")]
+    assert result.content == old
+    assert [(kept.value, kept.suggested) for kept in result.kept] == [
+        ("no num_ctx", "num_ctx 8192")
+    ]
 
 
 def test_a_window_that_the_user_fixed_for_one_model_is_not_overridden() -> None:
@@ -298,9 +300,9 @@ def test_a_window_that_the_user_fixed_for_one_model_is_not_overridden() -> None:
 
 def test_an_entry_that_says_the_same_needs_no_word() -> None:
     """A second init is silent about what the first one wrote."""
-    found = entries(b"- name: aider/extra_params\n  extra_params: {num_ctx: 8192, x: 1}\n")
+    result = entries(b"- name: aider/extra_params\n  extra_params: {num_ctx: 8192, x: 1}\n")
 
-    assert (found.added, found.kept) == ((), ())
+    assert (result.added, result.kept) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -308,15 +310,15 @@ def test_an_entry_that_says_the_same_needs_no_word() -> None:
 )
 def test_model_settings_of_another_form_are_refused(old: bytes) -> None:
     """Aider could not read them either, or nothing can be added without touching them."""
-    found = extend_entries("s.yml", old, WINDOW, header="x")
+    result = extend_entries("s.yml", old, WINDOW, header="x")
 
-    assert isinstance(found, Unavailable)
-    assert found.reason.startswith("s.yml")
+    assert isinstance(result, Unavailable)
+    assert result.reason.startswith("s.yml")
 
 
 def test_the_windows_that_entries_fix_are_those_of_these_models() -> None:
     """By either of Ollama's prefixes, or for every model; what is no number counts for nothing."""
-    found: list[dict[str, Any]] = [
+    result: list[dict[str, Any]] = [
         {"name": "ollama/a", "extra_params": {"num_ctx": 1}},
         {"name": "ollama_chat/a", "extra_params": {"num_ctx": 2}},
         {"name": EVERY_MODEL, "extra_params": {"num_ctx": 3}},
@@ -325,7 +327,7 @@ def test_the_windows_that_entries_fix_are_those_of_these_models() -> None:
         {"name": "ollama/a", "extra_params": None},
     ]
 
-    assert pinned_windows(found, ["a"]) == [1, 2, 3]
+    assert pinned_windows(result, ["a"]) == [1, 2, 3]
 
 
 def test_a_conf_file_that_is_not_there_sets_nothing() -> None:
@@ -385,27 +387,27 @@ def conf_files(draw: st.DrawFn) -> bytes:
 @given(conf_files())
 def test_any_file_is_extended_without_loss_or_refused(old: bytes) -> None:
     """Its bytes stay, its values stay, what is missing comes, and a second time changes nothing; or a sentence."""
-    found = extend_conf(NAME, old, WANTED, header="by init")
-    if isinstance(found, Unavailable):
-        assert found.reason.startswith(NAME)
-        assert found.reason.isprintable()
+    result = extend_conf(NAME, old, WANTED, header="by init")
+    if isinstance(result, Unavailable):
+        assert result.reason.startswith(NAME)
+        assert result.reason.isprintable()
         return
 
-    assert is_kept(old, found.content)
-    before, after = as_aider_reads(old) or {}, as_aider_reads(found.content) or {}
+    assert is_kept(old, result.content)
+    before, after = as_aider_reads(old) or {}, as_aider_reads(result.content) or {}
     assert repr({key: after[key] for key in before}) == repr(before)
-    assert {key: after[key] for key in found.added} == {key: VALUES[key] for key in found.added}
-    assert set(after) == {*before, *found.added}
-    again = extend_conf(NAME, found.content, WANTED, header="by init")
+    assert {key: after[key] for key in result.added} == {key: VALUES[key] for key in result.added}
+    assert set(after) == {*before, *result.added}
+    again = extend_conf(NAME, result.content, WANTED, header="by init")
     assert isinstance(again, Extended)
-    assert again.content == found.content
+    assert again.content == result.content
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8")))
 def test_garbage_is_answered_in_a_sentence(old: bytes) -> None:
     """Whatever the bytes, there is an answer, and a file is never changed in what it says."""
-    found = extend_conf(NAME, old, WANTED, header="by init")
-    if isinstance(found, Unavailable):
-        assert found.reason.isprintable()
+    result = extend_conf(NAME, old, WANTED, header="by init")
+    if isinstance(result, Unavailable):
+        assert result.reason.isprintable()
     else:
-        assert is_kept(old, found.content)
+        assert is_kept(old, result.content)

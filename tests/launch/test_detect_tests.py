@@ -71,10 +71,10 @@ def test_the_tool_and_its_short_form_follow_from_the_files(
     tmp_path: Path, files: dict[str, str], runner: str, command: str
 ) -> None:
     """The likeliest command comes first, with the file that says so."""
-    found = find_test_commands(repository(tmp_path, files))[0]
+    detected = find_test_commands(repository(tmp_path, files))[0]
 
-    assert (found.runner, found.command) == (runner, command)
-    assert any(Path(name).name in found.evidence for name in files)
+    assert (detected.runner, detected.command) == (runner, command)
+    assert any(Path(name).name in detected.evidence for name in files)
 
 
 @pytest.mark.parametrize("files", WITHOUT)
@@ -86,9 +86,9 @@ def test_a_repository_without_tests_has_no_command(tmp_path: Path, files: dict[s
 def test_all_kinds_are_found_the_likeliest_first(tmp_path: Path) -> None:
     """A repository in two languages has two commands."""
     files = {"Cargo.toml": "", "package.json": NODE, "tests/test_a.py": ""}
-    found = find_test_commands(repository(tmp_path, files))
+    commands = find_test_commands(repository(tmp_path, files))
 
-    assert [one.runner for one in found] == ["pytest", "cargo", "npm"]
+    assert [command.runner for command in commands] == ["pytest", "cargo", "npm"]
 
 
 def test_strange_files_are_passed_over(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the door of a session serves with, and what leads Aider to it, from the facts of its plan."""
+"""The settings of a session's door, and the addresses that Aider gets, from the facts of its plan."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NO = Unavailable("not told")
 CARD = MemoryReading((Gpu(0, "card", 16 * GIB, 0, ()),), NO, 0.0)
 
 
-def planned(facts: Facts, ollama: str = HERE) -> Plan:
+def plan_of(facts: Facts, ollama: str = HERE) -> Plan:
     """The plan of a session that has a door."""
     addresses = DoorAddresses(DoorAddress(43210, "t0ken"), Path("/state"))
     return make_plan(
@@ -59,9 +59,9 @@ def planned(facts: Facts, ollama: str = HERE) -> Plan:
 
 def door(facts: Facts) -> DoorSettings:
     """What its door serves with."""
-    found = planned(facts).door
-    assert found is not None
-    return found
+    result = plan_of(facts).door
+    assert result is not None
+    return result
 
 
 def entries(tmp_path: Path, text: str, **more: Any) -> AiderSettings:
@@ -74,8 +74,8 @@ def entries(tmp_path: Path, text: str, **more: Any) -> AiderSettings:
 
 def openai(name: str = "openai/small", **more: Any) -> Facts:
     """Facts with every role on another server of this machine, whose window is told."""
-    told = more.pop("others", {name: 4096})
-    return world(*same(name), addresses=(SERVED,), server=server(others=told), **more)
+    windows = more.pop("others", {name: 4096})
+    return world(*same(name), addresses=(SERVED,), server=server(others=windows), **more)
 
 
 def test_ollamas_address_is_the_doors_whatever_the_network() -> None:
@@ -83,7 +83,7 @@ def test_ollamas_address_is_the_doors_whatever_the_network() -> None:
     for network in ("offline", "open"):
         facts = world()
         facts = replace(facts, config=replace(facts.config, network=network))
-        plan = planned(facts)
+        plan = plan_of(facts)
         assert plan.environment.set["OLLAMA_API_BASE"] == DOOR
         assert plan.door is not None
         assert plan.door.upstreams == (Upstream("", HERE, "ollama"),)
@@ -95,17 +95,17 @@ def test_without_a_door_nothing_leads_there() -> None:
     plan = make_plan(world(), ollama=HERE, refusing_proxy=NOWHERE, corrections={}, examine=examine)
     assert plan.door is None
     assert "OLLAMA_API_BASE" not in plan.environment.set
-    assert planned(replace(world(), settings=Unavailable("another Aider"))).door is None
+    assert plan_of(replace(world(), settings=Unavailable("another Aider"))).door is None
 
 
 def test_what_the_user_wants_reaches_the_door() -> None:
     """The pin, the token, overflow, the log, the folders."""
     facts = world(memory=CARD, tokenizers="/aider/tokenizers")
     config = replace(facts.config, num_ctx=16384, on_overflow="warn", ollama_log="/var/log/o")
-    found = door(replace(facts, config=config))
-    assert (found.token, found.window_tokens, found.on_overflow) == ("t0ken", 16384, "warn")
-    assert (found.ollama_log, found.tokenizers) == ("/var/log/o", "/aider/tokenizers")
-    assert found.learned_dir == "/state/tokens"
+    result = door(replace(facts, config=config))
+    assert (result.token, result.window_tokens, result.on_overflow) == ("t0ken", 16384, "warn")
+    assert (result.ollama_log, result.tokenizers) == ("/var/log/o", "/aider/tokenizers")
+    assert result.learned_dir == "/state/tokens"
     assert (door(world()).on_overflow, door(world()).ollama_log) == ("refuse", "")
 
 
@@ -118,25 +118,25 @@ def test_the_roles_are_named_as_their_servers_know_them() -> None:
         addresses=(SERVED,),
         server=server(others={"openai/org/small": 4096}),
     )
-    found = door(mixed)
-    assert found.roles == (
+    result = door(mixed)
+    assert result.roles == (
         DoorRole("main", "org/small", "openai", 4096),
         DoorRole("editor", "qwen3:8b", ""),
     )
-    assert found.upstreams[1] == Upstream("openai", CPP, "openai")
+    assert result.upstreams[1] == Upstream("openai", CPP, "openai")
 
 
 def test_ollamas_models_have_the_pin_for_their_window() -> None:
     """A role's own is only what another server told."""
-    found = door(world())
-    assert found.roles[0] == DoorRole("main", "qwen3:8b")
-    assert found.window_tokens > 0
+    result = door(world())
+    assert result.roles[0] == DoorRole("main", "qwen3:8b")
+    assert result.window_tokens > 0
 
 
 def test_a_model_behind_ollamas_own_v1_is_ollamas() -> None:
     """No second server: the same one, by the door's own way to it."""
     address = variable("OPENAI_API_BASE", f"{HERE}/v1")
-    plan = planned(world(*same("openai/qwen3:8b"), addresses=(address,)))
+    plan = plan_of(world(*same("openai/qwen3:8b"), addresses=(address,)))
     assert plan.environment.set["OPENAI_API_BASE"] == f"{DOOR}/v1"
     assert plan.door is not None
     assert len(plan.door.upstreams) == 1
@@ -145,27 +145,27 @@ def test_a_model_behind_ollamas_own_v1_is_ollamas() -> None:
 
 def test_a_local_servers_address_is_the_doors() -> None:
     """In both of OpenAI's variables, and its key is kept."""
-    plan = planned(openai())
-    held = plan.environment.set
-    assert held["OPENAI_API_BASE"] == held["OPENAI_BASE_URL"] == f"{DOOR}/openai"
-    assert "OPENAI_API_KEY" not in held
+    plan = plan_of(openai())
+    variables = plan.environment.set
+    assert variables["OPENAI_API_BASE"] == variables["OPENAI_BASE_URL"] == f"{DOOR}/openai"
+    assert "OPENAI_API_KEY" not in variables
 
 
 def test_the_findings_show_the_users_address_and_nothing_the_token() -> None:
-    """Nobody is shown an address that only this session's Aider may use."""
+    """No finding shows an address that only this session's Aider may use."""
     facts = openai(memory=CARD)
-    for finding in planned(facts).findings:
+    for finding in plan_of(facts).findings:
         assert "t0ken" not in f"{finding}"
         assert "43210" not in f"{finding}"
-    assert any("127.0.0.1:8080" in finding.evidence for finding in planned(facts).findings)
+    assert any("127.0.0.1:8080" in finding.evidence for finding in plan_of(facts).findings)
 
 
 # Windows of other servers
 
 
 def test_the_window_that_a_server_tells_is_aiders_own() -> None:
-    """In its metadata, and as the session's; Ollama's num_ctx is sent to nobody."""
-    plan = planned(openai())
+    """In its metadata, and as the session's; Ollama's num_ctx is sent to no server."""
+    plan = plan_of(openai())
     assert plan.pins is not None
     described = plan.pins.metadata["openai/small"]
     assert (described["max_input_tokens"], described["litellm_provider"]) == (4096, "openai")
@@ -173,7 +173,7 @@ def test_the_window_that_a_server_tells_is_aiders_own() -> None:
     assert plan.window_tokens == plan.pins.window_tokens == 4096
 
 
-TOLD: list[tuple[int | Unavailable, int | None, str, int | None]] = [
+REPORTED: list[tuple[int | Unavailable, int | None, str, int | None]] = [
     (4096, None, "", 4096),
     (4096, 2048, "", 2048),
     (4096, 8192, "", 4096),
@@ -186,21 +186,25 @@ TOLD: list[tuple[int | Unavailable, int | None, str, int | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("told", "asked", "metadata", "window"), TOLD)
-def test_a_window_that_is_not_told_can_be_said(
-    tmp_path: Path, told: int | Unavailable, asked: int | None, metadata: str, window: int | None
+@pytest.mark.parametrize(("reported", "requested", "metadata", "window"), REPORTED)
+def test_a_window_that_is_not_reported_can_be_configured(
+    tmp_path: Path,
+    reported: int | Unavailable,
+    requested: int | None,
+    metadata: str,
+    window: int | None,
 ) -> None:
     """By num-ctx, or by the user's own metadata; neither makes a server's window larger."""
     path = tmp_path / "metadata.json"
     path.write_text(metadata)
-    facts = openai(others={"openai/small": told}, model_metadata_files=(str(path),))
-    plan = planned(replace(facts, config=replace(facts.config, num_ctx=asked)))
+    facts = openai(others={"openai/small": reported}, model_metadata_files=(str(path),))
+    plan = plan_of(replace(facts, config=replace(facts.config, num_ctx=requested)))
     assert plan.pins is not None
     assert plan.pins.windows.get("openai/small") == window
     described = plan.pins.metadata["openai/small"]
     assert described["litellm_provider"] == "openai", "else Aider asks the network for it"
-    said = described.get("max_input_tokens")
-    assert said == window or "many" in metadata
+    max_input_tokens = described.get("max_input_tokens")
+    assert max_input_tokens == window or "many" in metadata
     assert isinstance(plan.window_tokens, Unavailable) is (window is None)
 
 
@@ -214,7 +218,7 @@ def test_beside_ollamas_models_each_has_its_own_window() -> None:
         memory=CARD,
         weak_model=MAIN,
     )
-    plan = planned(facts)
+    plan = plan_of(facts)
     assert plan.pins is not None
     assert plan.window_tokens == 4096
     assert plan.pins.windows[MAIN] == plan.pins.window_tokens == 40960
@@ -224,13 +228,13 @@ def test_beside_ollamas_models_each_has_its_own_window() -> None:
 
 def test_the_servers_to_ask_are_complete_and_named_as_aider_names_the_models() -> None:
     """Each model once; Ollama's are asked in their own way, a cloud's not at all."""
-    told = settings(
+    aider_settings = settings(
         role("main", "openai/org/m"),
         role("editor", "openai/org/m"),
         role("weak", "gpt-4o", api_base="https://c.example"),
         addresses=(variable("OPENAI_API_BASE", CPP),),
     )
-    assert served_models(told) == (ServedModel("openai/org/m", "org/m", CPP),)
+    assert served_models(aider_settings) == (ServedModel("openai/org/m", "org/m", CPP),)
     assert served_models(settings()) == ()
     other = replace(role("main", MAIN), api_base="http://127.0.0.1:11500")
     assert served_models(settings(other)) == (), "another Ollama tells no window in that protocol"
@@ -248,22 +252,22 @@ def test_an_address_in_an_entry_becomes_the_doors(tmp_path: Path) -> None:
         f"- name: aider/extra_params\n  extra_params: {{api_base: '{CPP}', seed: 7}}\n"
         "- name: other\n  edit_format: whole\n"
     )
-    told = entries(
+    aider_settings = entries(
         tmp_path,
         text,
         roles=(replace(role("main", "openai/small"), api_base="http://x", address=CPP),),
     )
-    plan = planned(world(settings=told, server=server(others={"openai/small": 4096})))
+    plan = plan_of(world(settings=aider_settings, server=server(others={"openai/small": 4096})))
     assert plan.pins is not None
-    written = {entry["name"]: entry for entry in plan.pins.settings}
-    assert set(written) == {"openai/small", "openai/later", "aider/extra_params"}
-    assert written["openai/small"] == {
+    by_name = {entry["name"]: entry for entry in plan.pins.settings}
+    assert set(by_name) == {"openai/small", "openai/later", "aider/extra_params"}
+    assert by_name["openai/small"] == {
         "name": "openai/small",
         "edit_format": "diff",
         "extra_params": {"api_base": f"{DOOR}/openai", "top_k": 1},
     }
-    assert written["openai/later"]["extra_params"] == {"base_url": f"{DOOR}/openai-2"}
-    assert written["aider/extra_params"]["extra_params"] == {
+    assert by_name["openai/later"]["extra_params"] == {"base_url": f"{DOOR}/openai-2"}
+    assert by_name["aider/extra_params"]["extra_params"] == {
         "api_base": f"{DOOR}/openai",
         "seed": 7,
     }
@@ -273,8 +277,8 @@ def test_an_address_in_an_entry_becomes_the_doors(tmp_path: Path) -> None:
 def test_ollamas_own_address_in_an_entry_becomes_the_doors_too(tmp_path: Path) -> None:
     """The way around the door that an entry would be; its window is pinned as well."""
     text = f"- name: {MAIN}\n  extra_params: {{api_base: '{HERE}'}}\n"
-    told = entries(tmp_path, text, roles=(replace(role("main", MAIN), api_base=HERE),))
-    plan = planned(world(settings=told))
+    aider_settings = entries(tmp_path, text, roles=(replace(role("main", MAIN), api_base=HERE),))
+    plan = plan_of(world(settings=aider_settings))
     assert plan.pins is not None
     (main,) = [entry for entry in plan.pins.settings if entry["name"] == MAIN]
     assert main["extra_params"] == {"api_base": DOOR, "num_ctx": plan.pins.window_tokens}
@@ -299,21 +303,21 @@ def test_how_long_models_stay_is_the_users_where_he_said_so(
 
 
 @pytest.mark.parametrize(
-    ("said", "longer"),
+    ("duration", "longer"),
     [
         *(("-1", True), ("24h", True), ("1h30m", True), ("3600", True), ("-1s", True)),
         *(("", False), ("5m", False), ("30m", False), ("0", False), ("soon", False)),
     ],
 )
 def test_a_server_that_keeps_models_longer_is_not_told_otherwise(
-    tmp_path: Path, said: str, longer: bool
+    tmp_path: Path, duration: str, longer: bool
 ) -> None:
     """By what its process was started with, where that can be read."""
-    process = ServerProcess(7, "ollama", "ada", {"OLLAMA_KEEP_ALIVE": said} if said else {})
-    kept = replace(server(), process=process)
-    assert server_keeps_longer(kept) is longer
-    told = entries(tmp_path, "")
-    assert door(replace(world(settings=told), server=kept)).user_keep_alive is longer
+    process = ServerProcess(7, "ollama", "ada", {"OLLAMA_KEEP_ALIVE": duration} if duration else {})
+    report = replace(server(), process=process)
+    assert server_keeps_longer(report) is longer
+    aider_settings = entries(tmp_path, "")
+    assert door(replace(world(settings=aider_settings), server=report)).user_keep_alive is longer
 
 
 def test_the_options_a_models_process_is_started_with_are_known_before_its_first_request(
@@ -325,8 +329,8 @@ def test_the_options_a_models_process_is_started_with_are_known_before_its_first
         "- name: aider/extra_params\n  extra_params: {num_gpu: 30, use_mmap: false}\n"
     )
     (main, *_) = door(world(settings=entries(tmp_path, text))).roles
-    found = {option.name: option.value for option in main.runner_options}
-    assert found == {"num_gpu": 30, "num_batch": 256, "use_mmap": False}
+    options = {option.name: option.value for option in main.runner_options}
+    assert options == {"num_gpu": 30, "num_batch": 256, "use_mmap": False}
 
 
 # Smaller windows
@@ -334,16 +338,16 @@ def test_the_options_a_models_process_is_started_with_are_known_before_its_first
 
 def test_smaller_windows_need_less_and_come_largest_first() -> None:
     """Whole 1,024 tokens below the pin; what they need is what core/fit computes for them."""
-    placed = make_placement(server(), CARD)
-    assert not isinstance(placed, Unavailable)
-    found = smaller_windows(placed, 40960)
-    windows = [one.window_tokens for one in found]
+    resources = make_placement(server(), CARD)
+    assert not isinstance(resources, Unavailable)
+    needs_of_windows = smaller_windows(resources, 40960)
+    windows = [need.window_tokens for need in needs_of_windows]
     assert windows == [30720, 20480, 15360, 10240, 5120]
-    needs = [one.needed_bytes for one in found]
+    needs = [need.needed_bytes for need in needs_of_windows]
     assert needs == sorted(needs, reverse=True)
     assert needs[0] > 5 * GIB
-    assert [one.window_tokens for one in smaller_windows(placed, 4096)] == [3072, 2048]
-    assert smaller_windows(placed, 2048) == ()
+    assert [need.window_tokens for need in smaller_windows(resources, 4096)] == [3072, 2048]
+    assert smaller_windows(resources, 2048) == ()
     assert smaller_windows(NO, 40960) == ()
 
 
@@ -365,22 +369,22 @@ def test_models_that_take_turns_need_what_the_largest_of_them_needs() -> None:
 
 def test_a_plans_door_knows_the_windows_below_its_pin() -> None:
     """From the same placement as the plan's own answer."""
-    plan = planned(world(memory=CARD))
+    plan = plan_of(world(memory=CARD))
     assert plan.door is not None
     assert isinstance(plan.fit, Fit)
-    assert all(one.window_tokens < plan.fit.num_ctx for one in plan.door.smaller_windows)
+    assert all(need.window_tokens < plan.fit.num_ctx for need in plan.door.smaller_windows)
     assert len(plan.door.smaller_windows) == 5
 
 
 # Another machine
 
 
-def test_another_machine_is_said_at_the_start_and_nothing_is_computed_from_this_one() -> None:
+def test_another_machine_is_named_at_the_start_and_nothing_is_computed_from_this_one() -> None:
     """One line; the window is the cautious one, though a card here would hold a larger."""
     box = "http://gpu-box:11434"
     report = server(base=box, is_local=False)
     facts = world(environment={"OLLAMA_HOST": "gpu-box"}, server=report, memory=CARD)
-    plan = planned(facts, box)
+    plan = plan_of(facts, box)
     assert plan.start_messages == ("all code goes to Ollama on gpu-box:11434, and nowhere else",)
     assert not plan.is_forbidden
     assert plan.window_tokens == 8192
@@ -388,4 +392,4 @@ def test_another_machine_is_said_at_the_start_and_nothing_is_computed_from_this_
     assert plan.door is not None
     assert plan.door.upstreams == (Upstream("", box, "ollama"),)
     assert plan.door.smaller_windows == ()
-    assert planned(world(memory=CARD)).start_messages == ()
+    assert plan_of(world(memory=CARD)).start_messages == ()

@@ -27,10 +27,10 @@ def environment(
 
 def test_every_known_key_is_made_invalid() -> None:
     """Also one that is not set now: a program that Aider runs could read it from a file later."""
-    found = environment()
+    variables = environment()
     keys = [name for name in CLOUD_KEYS if name not in ("GITHUB_COPILOT_TOKEN", "OLLAMA_API_KEY")]
     assert len(keys) > 50
-    assert {found[name] for name in keys} == {INVALID_KEY}
+    assert {variables[name] for name in keys} == {INVALID_KEY}
 
 
 def test_copilots_token_is_taken_away_rather_than_made_invalid() -> None:
@@ -48,8 +48,8 @@ def test_the_key_for_ollama_goes_to_ollama_only() -> None:
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"])
 def test_proxies_lead_nowhere_in_both_spellings(name: str) -> None:
     """Everything that honours them is refused at once."""
-    found = environment()
-    assert found[name] == found[name.lower()] == NOWHERE
+    variables = environment()
+    assert variables[name] == variables[name.lower()] == NOWHERE
 
 
 NEIGHBOURS = [
@@ -64,14 +64,14 @@ NEIGHBOURS = [
 @pytest.mark.parametrize(("ollama", "reachable"), NEIGHBOURS)
 def test_only_this_machine_and_ollama_are_reached_directly(ollama: str, reachable: str) -> None:
     """Exceptions of the user's own would let others through; no password is in it."""
-    found = environment(ollama=ollama)
-    assert found["NO_PROXY"] == found["no_proxy"] == reachable
+    variables = environment(ollama=ollama)
+    assert variables["NO_PROXY"] == variables["no_proxy"] == reachable
 
 
 def test_litellms_own_proxy_and_the_hub_are_switched_off() -> None:
     """The first would carry every request, the second is asked for encodings."""
-    found = environment()
-    assert (found["USE_LITELLM_PROXY"], found["HF_HUB_OFFLINE"]) == ("False", "1")
+    variables = environment()
+    assert (variables["USE_LITELLM_PROXY"], variables["HF_HUB_OFFLINE"]) == ("False", "1")
 
 
 def test_an_open_network_changes_nothing_but_an_address_that_was_asked_for() -> None:
@@ -85,10 +85,10 @@ def test_an_open_network_changes_nothing_but_an_address_that_was_asked_for() -> 
 def test_an_open_network_leads_past_the_users_proxy_to_this_machine() -> None:
     """The door is here, whatever the proxy is for; the user's own exceptions stay."""
     proxy = Variable("https_proxy", "the environment", "http://proxy.lan:3128")
-    own = Variable("no_proxy", "the environment", ".lan")
-    found = environment(AiderSettings(addresses=(proxy, own)), network="open")
-    assert found == dict.fromkeys(("NO_PROXY", "no_proxy"), ".lan,localhost,127.0.0.1,::1")
-    assert environment(AiderSettings(addresses=(own,)), network="open") == {}
+    exceptions = Variable("no_proxy", "the environment", ".lan")
+    variables = environment(AiderSettings(addresses=(proxy, exceptions)), network="open")
+    assert variables == dict.fromkeys(("NO_PROXY", "no_proxy"), ".lan,localhost,127.0.0.1,::1")
+    assert environment(AiderSettings(addresses=(exceptions,)), network="open") == {}
 
 
 def test_an_address_for_the_guard_holds_against_every_file() -> None:
@@ -113,9 +113,11 @@ SERVERS = [
 ]
 
 
-@pytest.mark.parametrize(("roles", "base", "kept"), SERVERS)
-def test_the_key_of_a_local_server_is_kept(roles: tuple[Role, ...], base: str, kept: bool) -> None:
+@pytest.mark.parametrize(("roles", "base", "is_kept"), SERVERS)
+def test_the_key_of_a_local_server_is_kept(
+    roles: tuple[Role, ...], base: str, is_kept: bool
+) -> None:
     """It speaks OpenAI's protocol on this machine, and every role that names it does."""
     addresses = (Variable("OPENAI_API_BASE", "the environment", base),) if base else ()
-    found = environment(AiderSettings(roles=roles, addresses=addresses))
-    assert ("OPENAI_API_KEY" not in found) is kept
+    variables = environment(AiderSettings(roles=roles, addresses=addresses))
+    assert ("OPENAI_API_KEY" not in variables) is is_kept

@@ -28,9 +28,9 @@ def conf(tmp_path: Path) -> Path:
 
 def test_the_file_is_replaced_and_the_old_one_kept(conf: Path) -> None:
     """No other file is left behind."""
-    done = replace_files([Change(conf, OLD, NEW)])
+    result = replace_files([Change(conf, OLD, NEW)])
 
-    assert done == (Replaced(conf, conf.with_name("conf.bak")),)
+    assert result == (Replaced(conf, conf.with_name("conf.bak")),)
     assert tree(conf.parent) == {"conf": NEW, "conf.bak": OLD}
 
 
@@ -53,11 +53,11 @@ def test_a_new_file_has_no_backup_and_the_usual_mode(tmp_path: Path) -> None:
     """The mode is the one the user's mask gives."""
     mask = os.umask(0o027)
     try:
-        done = replace_files([Change(tmp_path / "conf", None, NEW)])
+        result = replace_files([Change(tmp_path / "conf", None, NEW)])
     finally:
         os.umask(mask)
 
-    assert done == (Replaced(tmp_path / "conf", None),)
+    assert result == (Replaced(tmp_path / "conf", None),)
     assert tree(tmp_path) == {"conf": NEW}
     assert stat.S_IMODE((tmp_path / "conf").stat().st_mode) == 0o640
 
@@ -78,9 +78,9 @@ def test_a_link_stays_one(conf: Path) -> None:
     place.mkdir()
     link = place / ".conf"
     link.symlink_to("../conf")
-    done = replace_files([Change(link, OLD, NEW)])
+    result = replace_files([Change(link, OLD, NEW)])
 
-    assert done == (Replaced(conf, conf.with_name("conf.bak")),)
+    assert result == (Replaced(conf, conf.with_name("conf.bak")),)
     assert link.is_symlink()
     assert link.read_bytes() == NEW
     assert tree(place) == {".conf": NEW}
@@ -89,10 +89,10 @@ def test_a_link_stays_one(conf: Path) -> None:
 def test_when_one_file_cannot_be_written_none_is(conf: Path, tmp_path: Path) -> None:
     """The first is complete on the disk by then, and taken back with its backup."""
     changes = [Change(conf, OLD, NEW), Change(tmp_path / "nowhere" / "other", None, NEW)]
-    found = replace_files(changes)
+    result = replace_files(changes)
 
-    assert isinstance(found, Unavailable)
-    assert "no such file or directory; nothing was written" in found.reason
+    assert isinstance(result, Unavailable)
+    assert "no such file or directory; nothing was written" in result.reason
     assert tree(tmp_path) == {"conf": OLD}
 
 
@@ -111,28 +111,28 @@ def test_a_full_disk_loses_nothing(conf: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("aider_guard.launch.init_files.os.open", full_after_the_backup)
     monkeypatch.setattr("aider_guard.launch.init_files.os.fchmod", lambda *_: None)
-    found = replace_files([Change(conf, OLD, NEW)])
+    result = replace_files([Change(conf, OLD, NEW)])
 
-    assert isinstance(found, Unavailable)
-    assert "no space left on device; nothing was written" in found.reason
+    assert isinstance(result, Unavailable)
+    assert "no space left on device; nothing was written" in result.reason
     assert tree(conf.parent) == {"conf": OLD}
 
 
 def test_a_file_that_changed_meanwhile_is_left_alone(conf: Path) -> None:
     """What was read is not what is there any more: another program's lines would be lost."""
     conf.write_bytes(b"other")
-    found = replace_files([Change(conf, OLD, NEW)])
+    result = replace_files([Change(conf, OLD, NEW)])
 
-    assert isinstance(found, Unavailable)
-    assert "changed by another program" in found.reason
+    assert isinstance(result, Unavailable)
+    assert "changed by another program" in result.reason
     assert tree(conf.parent) == {"conf": b"other"}
 
 
 def test_a_file_that_appeared_meanwhile_is_left_alone(conf: Path) -> None:
     """There was none when the change was made."""
-    found = replace_files([Change(conf, None, NEW)])
+    result = replace_files([Change(conf, None, NEW)])
 
-    assert isinstance(found, Unavailable)
+    assert isinstance(result, Unavailable)
     assert tree(conf.parent) == {"conf": OLD}
 
 
@@ -148,10 +148,10 @@ def test_a_place_that_became_a_folder_keeps_all_files(conf: Path, tmp_path: Path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "replace", fails_for_other)
-        found = replace_files([Change(conf, OLD, NEW), Change(other, None, NEW)])
+        result = replace_files([Change(conf, OLD, NEW), Change(other, None, NEW)])
 
-    assert isinstance(found, Unavailable)
-    assert f"only {conf} was written" in found.reason
+    assert isinstance(result, Unavailable)
+    assert f"only {conf} was written" in result.reason
     assert tree(tmp_path) == {"conf": NEW, "conf.bak": OLD}
 
 
@@ -160,12 +160,12 @@ def test_a_folder_that_may_not_be_written_is_said(conf: Path) -> None:
     """With the system's words."""
     conf.parent.chmod(0o555)
     try:
-        found = replace_files([Change(conf, OLD, NEW)])
+        result = replace_files([Change(conf, OLD, NEW)])
     finally:
         conf.parent.chmod(0o755)
 
-    assert isinstance(found, Unavailable)
-    assert "permission denied; nothing was written" in found.reason
+    assert isinstance(result, Unavailable)
+    assert "permission denied; nothing was written" in result.reason
     assert tree(conf.parent) == {"conf": OLD}
 
 

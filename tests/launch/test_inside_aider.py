@@ -85,7 +85,7 @@ def aider(tmp_path: Path) -> Path:
     return tmp_path / "bin" / "aider.script"
 
 
-class Asked:
+class AiderRun:
     """One run: the question that came, and what Aider got after the answer."""
 
     def __init__(
@@ -96,27 +96,27 @@ class Asked:
         only: bool = False,
         **environment: str,
     ) -> None:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            channel = f"{'only:' if only else ''}{theirs.fileno()}"
+        guards_end, aiders_end = socket.socketpair()
+        with guards_end, aiders_end:
+            channel = f"{'only:' if only else ''}{aiders_end.fileno()}"
             process = subprocess.Popen(
                 [sys.executable, str(INSIDE_AIDER), channel, str(script), *arguments],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[aiders_end.fileno()],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env={"PATH": os.environ["PATH"], "HOME": str(script.parent), **environment},
                 cwd=script.parent,
             )
-            theirs.close()
-            ours.settimeout(20)
+            aiders_end.close()
+            guards_end.settimeout(20)
             self.question = b""
             if answer is None:
-                ours.close()
+                guards_end.close()
             else:
-                self.question = ours.makefile("rb").readline()
+                self.question = guards_end.makefile("rb").readline()
                 if self.question and answer:
-                    ours.sendall(answer)
-                ours.close()
+                    guards_end.sendall(answer)
+                guards_end.close()
             out, err = process.communicate(timeout=20)
         self.status, self.error = process.returncode, err.decode()
         self.ran: dict[str, Any] = json.loads(out) if out else {}
@@ -128,30 +128,30 @@ def reply(*arguments: str, **environment: str) -> bytes:
 
 def test_aider_says_what_it_will_use_and_takes_what_is_added(aider: Path) -> None:
     """Its own parser's answer, aliases resolved, and then it runs with the user's arguments and ours after them."""
-    asked = Asked(
+    run = AiderRun(
         *(aider, "--model", "fast", "--alias", "fast:ollama_chat/m", "--weak-model", "4o"),
         *("--model-settings-file", "mine.yml", "--read", "a b.md", "a.py"),
         answer=reply("--load", "x y", EXTRA="1"),
         ROOT="/repo",
     )
-    settings = decode(asked.question)
+    settings = decode(run.question)
     assert isinstance(settings, AiderSettings)
     assert (settings.version, settings.git_root) == ("0.86.2", "/repo")
     assert (settings.model, settings.weak_model) == ("ollama_chat/m", "gpt-4o")
     assert settings.read == ("a b.md",)
     assert settings.model_settings_files == ("/repo/.aider.model.settings.yml", "mine.yml")
     assert settings.tokenizers.endswith("litellm/litellm_core_utils/tokenizers")
-    assert (asked.status, asked.error) == (7, "")
-    assert asked.ran["argv"][-3:] == ["a.py", "--load", "x y"]
-    assert asked.ran["environment"]["EXTRA"] == "1"
+    assert (run.status, run.error) == (7, "")
+    assert run.ran["argv"][-3:] == ["a.py", "--load", "x y"]
+    assert run.ran["environment"]["EXTRA"] == "1"
 
 
 def test_aider_runs_as_its_script_would_have_run_it(aider: Path) -> None:
     """Its name in sys.argv, its folder first on the path, the environment as it was before we asked."""
-    asked = Asked(aider, "a.py", answer=reply(), AIDER_MODEL="mine", KEPT="1")
-    assert asked.ran["sys_argv"] == [str(aider), "a.py"]
-    assert asked.ran["path"] == str(aider.parent)
-    environment = asked.ran["environment"]
+    run = AiderRun(aider, "a.py", answer=reply(), AIDER_MODEL="mine", KEPT="1")
+    assert run.ran["sys_argv"] == [str(aider), "a.py"]
+    assert run.ran["path"] == str(aider.parent)
+    environment = run.ran["environment"]
     assert (environment["AIDER_MODEL"], environment["KEPT"]) == ("mine", "1")
     assert "FROM_DOTENV" not in environment
     assert "OLLAMA_API_BASE" not in environment
@@ -159,11 +159,11 @@ def test_aider_runs_as_its_script_would_have_run_it(aider: Path) -> None:
 
 def test_what_the_dotenv_files_say_is_told(aider: Path) -> None:
     """They override the environment in Aider, so they do in the answer; --set-env comes after them."""
-    settings = decode(Asked(aider, answer=reply(), OLLAMA_API_BASE="http://mine").question)
+    settings = decode(AiderRun(aider, answer=reply(), OLLAMA_API_BASE="http://mine").question)
     assert isinstance(settings, AiderSettings)
     assert (settings.model, settings.ollama_api_base) == ("ollama_chat/dotenv", "http://dotenv")
     set_env = ("--set-env", "X=1", "--set-env", "OLLAMA_API_BASE= http://flag ")
-    settings = decode(Asked(aider, *set_env, answer=reply()).question)
+    settings = decode(AiderRun(aider, *set_env, answer=reply()).question)
     assert isinstance(settings, AiderSettings)
     assert settings.ollama_api_base == "http://flag"
 
@@ -181,16 +181,16 @@ def test_aiders_own_notification_is_named_where_it_would_be_used(
     aider: Path, flags: tuple[str, ...], default: str | None
 ) -> None:
     """Only when notifications are on and the user has no command: ours replaces it, so it must be chained."""
-    settings = decode(Asked(aider, *flags, answer=reply()).question)
+    settings = decode(AiderRun(aider, *flags, answer=reply()).question)
     assert isinstance(settings, AiderSettings)
     assert settings.default_notifications_command == default
 
 
 def test_another_aider_says_its_problem_and_runs_all_the_same(aider: Path) -> None:
     """What the parser raises is told; Aider starts without what is added for a session that knows nothing."""
-    asked = Asked(aider, "a.py", answer=reply(), PARSER_RAISES="1")
-    assert json.loads(asked.question) == {"problem": "RuntimeError: another parser"}
-    assert (asked.status, asked.ran["argv"]) == (7, ["a.py"])
+    run = AiderRun(aider, "a.py", answer=reply(), PARSER_RAISES="1")
+    assert json.loads(run.question) == {"problem": "RuntimeError: another parser"}
+    assert (run.status, run.ran["argv"]) == (7, ["a.py"])
 
 
 @pytest.mark.parametrize(
@@ -198,38 +198,40 @@ def test_another_aider_says_its_problem_and_runs_all_the_same(aider: Path) -> No
 )
 def test_without_the_guard_aider_runs_all_the_same(aider: Path, answer: bytes | None) -> None:
     """The guard is gone before the question, before the answer, or in the middle of it."""
-    asked = Asked(aider, "a.py", answer=answer)
-    assert (asked.status, asked.error) == (7, "")
-    assert asked.ran["argv"] == ["a.py"]
+    run = AiderRun(aider, "a.py", answer=answer)
+    assert (run.status, run.error) == (7, "")
+    assert run.ran["argv"] == ["a.py"]
 
 
 def test_a_wrong_argument_is_aiders_own_affair(aider: Path) -> None:
     """Its parser's words and its status; the guard hears nothing."""
-    asked = Asked(aider, "--wrong", answer=b"")
-    assert asked.question == b""
-    assert asked.status == 2
-    assert "unrecognized arguments: --wrong" in asked.error
+    run = AiderRun(aider, "--wrong", answer=b"")
+    assert run.question == b""
+    assert run.status == 2
+    assert "unrecognized arguments: --wrong" in run.error
 
 
 def test_nothing_of_aiders_keeps_the_channel_open(aider: Path) -> None:
     """What it starts while it is asked does not inherit it, and when Aider begins it is closed."""
-    asked = Asked(aider, answer=reply())
-    assert (asked.ran["passed_on"], asked.ran["still_open"]) == ([], [])
+    run = AiderRun(aider, answer=reply())
+    assert (run.ran["passed_on"], run.ran["still_open"]) == ([], [])
 
 
-def held(**after_dotenv: object) -> bytes:
+def forced_reply(**after_dotenv: object) -> bytes:
     return json.dumps({"after_dotenv": after_dotenv}).encode() + b"\n"
 
 
 def test_what_is_held_stands_against_whatever_aider_assigns(aider: Path) -> None:
     """Values stay ours, what is refused stays away, everything else is as it was assigned."""
-    asked = Asked(
+    run = AiderRun(
         aider,
-        answer=held(set={"OPENAI_API_KEY": "ours", "NEW": "ours"}, unset=["GITHUB_COPILOT_TOKEN"]),
+        answer=forced_reply(
+            set={"OPENAI_API_KEY": "ours", "NEW": "ours"}, unset=["GITHUB_COPILOT_TOKEN"]
+        ),
         ASSIGNS="1",
         GITHUB_COPILOT_TOKEN="from the start",
     )
-    environment = asked.ran["environment"]
+    environment = run.ran["environment"]
     assert (environment["OPENAI_API_KEY"], environment["NEW"]) == ("ours", "ours")
     assert environment["OTHER"] == "users"
     assert "GITHUB_COPILOT_TOKEN" not in environment
@@ -237,7 +239,7 @@ def test_what_is_held_stands_against_whatever_aider_assigns(aider: Path) -> None
 
 def test_without_anything_to_hold_aider_assigns_as_ever(aider: Path) -> None:
     """An answer without it, as an open network's."""
-    environment = Asked(aider, answer=reply(), ASSIGNS="1").ran["environment"]
+    environment = AiderRun(aider, answer=reply(), ASSIGNS="1").ran["environment"]
     assert (environment["OPENAI_API_KEY"], environment["GITHUB_COPILOT_TOKEN"]) == (
         "users",
         "users",
@@ -246,17 +248,17 @@ def test_without_anything_to_hold_aider_assigns_as_ever(aider: Path) -> None:
 
 def test_asked_only_to_describe_aider_does_not_start(aider: Path) -> None:
     """The line goes out, nothing is waited for, and nothing runs, not even when the guard is gone."""
-    asked = Asked(aider, "--model", "4o", answer=b"", only=True)
-    settings = decode(asked.question)
+    run = AiderRun(aider, "--model", "4o", answer=b"", only=True)
+    settings = decode(run.question)
     assert isinstance(settings, AiderSettings)
-    assert (settings.model, asked.status, asked.ran) == ("gpt-4o", 0, {})
-    assert Asked(aider, answer=None, only=True).ran == {}
+    assert (settings.model, run.status, run.ran) == ("gpt-4o", 0, {})
+    assert AiderRun(aider, answer=None, only=True).ran == {}
 
 
 def test_an_aider_of_unknown_shape_still_says_what_its_parser_says(aider: Path) -> None:
     """Without a Model to ask, the roles are those that are named; all else is known as ever."""
     settings = decode(
-        Asked(aider, "--model", "4o", "--read", "a", answer=reply(), OPENAI_API_KEY="x").question
+        AiderRun(aider, "--model", "4o", "--read", "a", answer=reply(), OPENAI_API_KEY="x").question
     )
     assert isinstance(settings, AiderSettings)
     assert (settings.model, settings.read) == ("gpt-4o", ("a",))
@@ -284,8 +286,8 @@ def test_nothing_of_the_guards_gets_on_aiders_path(aider: Path) -> None:
             1,
         )
     )
-    asked = Asked(aider, answer=reply(), PYTHONSAFEPATH="")
-    assert (asked.status, asked.error) == (9, "")
+    run = AiderRun(aider, answer=reply(), PYTHONSAFEPATH="")
+    assert (run.status, run.error) == (9, "")
 
 
 def test_a_model_that_cannot_be_made_is_a_problem_and_no_end(aider: Path) -> None:
@@ -297,10 +299,10 @@ def test_a_model_that_cannot_be_made_is_a_problem_and_no_end(aider: Path) -> Non
         "    class Model:\n        get_model_info = validate_environment = None\n",
     )
     (aider.parent / "aider" / "main.py").write_text(broken)
-    asked = Asked(aider, "--model", "4o", answer=reply())
-    settings = decode(asked.question)
+    run = AiderRun(aider, "--model", "4o", answer=reply())
+    settings = decode(run.question)
     assert isinstance(settings, AiderSettings)
     (problem,) = settings.problems
     assert problem.startswith("Aider's models cannot be resolved (")
     assert [role.model for role in settings.roles] == ["gpt-4o"] * 3
-    assert asked.status == 7
+    assert run.status == 7

@@ -88,7 +88,7 @@ def test_keys_and_addresses_are_told_with_their_source() -> None:
     assert keys_set(origins)[1:] == [
         {"name": "ODD_API_KEY", "source": "--api-key on the command line"}
     ]
-    assert [(one["name"], one["value"]) for one in addresses_set(origins)] == [
+    assert [(variable["name"], variable["value"]) for variable in addresses_set(origins)] == [
         ("OLLAMA_API_BASE", "http://box:1"),
         ("HTTPS_PROXY", "http://proxy:1"),
         ("NO_PROXY", "a/b,@c"),
@@ -98,8 +98,11 @@ def test_keys_and_addresses_are_told_with_their_source() -> None:
 def test_a_servers_address_is_told_complete_beside_what_may_be_shown() -> None:
     """The door has to find the server; a proxy and Ollama are not found that way."""
     os.environ.update(OPENAI_API_BASE="http://me:x@127.0.0.1:1/v1", HTTPS_PROXY="http://a:b@p:1/x")
-    told = {one["name"]: (one["value"], one["address"]) for one in addresses_set(Origins())}
-    assert told == {
+    addresses = {
+        variable["name"]: (variable["value"], variable["address"])
+        for variable in addresses_set(Origins())
+    }
+    assert addresses == {
         "OPENAI_API_BASE": ("http://127.0.0.1:1", "http://me:x@127.0.0.1:1/v1"),
         "HTTPS_PROXY": ("http://p:1", ""),
     }

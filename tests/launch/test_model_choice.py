@@ -45,19 +45,19 @@ def candidate(name: str) -> Candidate:
 
 def plan(
     sizes: Sequence[float],
-    offers: Sequence[CandidateModel] = CATALOGUE,
+    models: Sequence[CandidateModel] = CATALOGUE,
     runtime: Runtime = RUNTIMES[0],
 ) -> ModelPlan:
     """The plan, which there must be."""
-    found = choose(offers, cards(sizes), runtime)
-    assert isinstance(found, ModelPlan), found
-    return found
+    chosen = choose(models, cards(sizes), runtime)
+    assert isinstance(chosen, ModelPlan), chosen
+    return chosen
 
 
 def have(*names: str) -> tuple[CandidateModel, ...]:
     """The catalogue with these installed."""
     return candidate_models(
-        [candidate(name) for name in names], [offer.candidate for offer in CATALOGUE]
+        [candidate(name) for name in names], [model.candidate for model in CATALOGUE]
     )
 
 
@@ -65,20 +65,20 @@ def have(*names: str) -> tuple[CandidateModel, ...]:
 @pytest.mark.parametrize("sizes", TIERS)
 def test_what_is_chosen_for_a_card_fits_on_it(sizes: list[float], runtime: Runtime) -> None:
     """All models at once, with the window that a session of them would get, and a useful one."""
-    found = plan(sizes, runtime=runtime)
-    models = [offer.candidate for offer in found.models]
+    chosen = plan(sizes, runtime=runtime)
+    models = [model.candidate for model in chosen.models]
 
-    assert fit(models, cards(sizes), found.window_tokens, runtime) == found.fit
-    assert found.fit.fits
-    assert found.window_tokens == choose_window(models, cards(sizes), runtime)
-    assert found.window_tokens >= (PAIR_WINDOW_TOKENS if found.editor else 8192)
+    assert fit(models, cards(sizes), chosen.window_tokens, runtime) == chosen.fit
+    assert chosen.fit.fits
+    assert chosen.window_tokens == choose_window(models, cards(sizes), runtime)
+    assert chosen.window_tokens >= (PAIR_WINDOW_TOKENS if chosen.editor else 8192)
 
 
 def test_one_card_gets_one_model_and_two_get_an_architect_with_an_editor() -> None:
     """The weak model is one that is in memory already, so that no other is loaded."""
     for sizes in ([8.0], [16.0], [24.0]):
-        found = plan(sizes)
-        assert (found.editor, found.weak) == (None, found.main)
+        chosen = plan(sizes)
+        assert (chosen.editor, chosen.weak) == (None, chosen.main)
     two = plan([24.0, 24.0])
     assert two.editor is not None
     assert two.weak == two.editor != two.main
@@ -95,34 +95,34 @@ def test_larger_cards_get_larger_models() -> None:
 @given(st.lists(st.floats(1, 100), min_size=1, max_size=3), st.sampled_from(RUNTIMES))
 def test_any_cards_get_what_fits_or_a_reason(sizes: list[float], runtime: Runtime) -> None:
     """Whatever the sizes: all in memory at once, or a sentence."""
-    found = choose(CATALOGUE, cards(sizes), runtime)
+    chosen = choose(CATALOGUE, cards(sizes), runtime)
 
-    if isinstance(found, Unavailable):
-        assert "8,192" in found.reason
+    if isinstance(chosen, Unavailable):
+        assert "8,192" in chosen.reason
         assert choose_window([candidate("qwen3:4b")], cards(sizes), runtime) in (
             None,
             *range(8192),
         )
     else:
-        assert found.fit.fits
-        assert len({offer.name for offer in found.models}) == len(found.models)
+        assert chosen.fit.fits
+        assert len({model.name for model in chosen.models}) == len(chosen.models)
 
 
 def test_a_card_with_little_left_on_it_gets_a_smaller_model() -> None:
     """What other programs hold is not there."""
     busy = (Card("", 16 * GIB, 8 * GIB),)
-    found = choose(CATALOGUE, busy, RUNTIMES[0])
+    chosen = choose(CATALOGUE, busy, RUNTIMES[0])
 
-    assert isinstance(found, ModelPlan)
-    assert found.main == plan([8]).main
+    assert isinstance(chosen, ModelPlan)
+    assert chosen.main == plan([8]).main
 
 
 def test_installed_models_come_first() -> None:
     """A stronger one that must be pulled is not taken while one that is there does."""
-    found = plan([24], have("qwen3:8b", "qwen3:4b"))
+    chosen = plan([24], have("qwen3:8b", "qwen3:4b"))
 
-    assert found.main.name == "qwen3:8b"
-    assert found.to_pull == ()
+    assert chosen.main.name == "qwen3:8b"
+    assert chosen.to_pull == ()
     assert plan([24]).to_pull == (plan([24]).main.name,)
 
 
@@ -141,9 +141,9 @@ def test_no_second_model_is_pulled_beside_installed_ones() -> None:
 def test_an_editor_is_another_model_that_edits_well() -> None:
     """Not the main model in another quantisation or under another tag, and none of the smallest."""
     again = replace(candidate("qwen3:8b"), name="mine", blob="sha256-1")
-    offers = candidate_models([replace(candidate("qwen3:8b"), blob="sha256-1"), again], ())
+    models = candidate_models([replace(candidate("qwen3:8b"), blob="sha256-1"), again], ())
 
-    assert plan([48], offers).editor is None
+    assert plan([48], models).editor is None
     assert plan([48], have("qwen3:8b-q8_0", "qwen3:8b")).editor is None
     assert plan([48], have("qwen3:14b", "qwen3:4b")).editor is None
     assert plan([48], have("qwen3:14b", "qwen3:8b")).editor is not None
@@ -187,40 +187,40 @@ def test_a_model_that_is_not_listed_comes_after_those_that_are() -> None:
 def test_a_family_is_recognised_by_the_beginning_of_a_name(name: str, listed: bool) -> None:
     """By whole words, in any registry's spelling."""
     mine = replace(candidate("qwen3:8b"), name=name, weights_bytes=10**9)  # too small unless listed
-    found = choose(candidate_models([mine], ()), cards([24]), RUNTIMES[0])
+    chosen = choose(candidate_models([mine], ()), cards([24]), RUNTIMES[0])
 
-    assert isinstance(found, ModelPlan) is listed
+    assert isinstance(chosen, ModelPlan) is listed
 
 
 def test_the_users_own_models_get_the_window_for_their_set() -> None:
     """Under the names they use, and with their editor and weak model counted."""
-    named = {"main": "Qwen3:14B", "editor": "qwen3:8b", "weak": "qwen3:4b"}
-    found = plan_for(named, CATALOGUE, cards([48]), RUNTIMES[0])
+    names = {"main": "Qwen3:14B", "editor": "qwen3:8b", "weak": "qwen3:4b"}
+    chosen = plan_for(names, CATALOGUE, cards([48]), RUNTIMES[0])
 
-    assert isinstance(found, ModelPlan)
-    assert [offer.name for offer in found.models] == ["Qwen3:14B", "qwen3:8b", "qwen3:4b"]
-    models = [candidate(name) for name in named.values()]
-    assert found.window_tokens == choose_window(models, cards([48]), RUNTIMES[0])
+    assert isinstance(chosen, ModelPlan)
+    assert [model.name for model in chosen.models] == ["Qwen3:14B", "qwen3:8b", "qwen3:4b"]
+    models = [candidate(name) for name in names.values()]
+    assert chosen.window_tokens == choose_window(models, cards([48]), RUNTIMES[0])
 
 
 def test_one_model_of_the_users_does_all() -> None:
     """Without an editor and a weak model of their own there is none."""
-    found = plan_for({"main": "qwen3:8b"}, CATALOGUE, cards([8]), RUNTIMES[1])
+    chosen = plan_for({"main": "qwen3:8b"}, CATALOGUE, cards([8]), RUNTIMES[1])
 
-    assert isinstance(found, ModelPlan)
-    assert (found.editor, found.weak) == (None, found.main)
+    assert isinstance(chosen, ModelPlan)
+    assert (chosen.editor, chosen.weak) == (None, chosen.main)
 
 
 @pytest.mark.parametrize(
     ("name", "why"), [("what:1b", "neither"), ("qwen3:32b", "cannot be loaded")]
 )
 def test_no_window_for_the_users_models_is_said_with_the_reason(name: str, why: str) -> None:
-    """One that nobody knows, and one that is too large."""
-    found = plan_for({"main": name}, CATALOGUE, cards([8]), RUNTIMES[0])
+    """An unknown one, and one that is too large."""
+    chosen = plan_for({"main": name}, CATALOGUE, cards([8]), RUNTIMES[0])
 
-    assert isinstance(found, Unavailable)
-    assert name in found.reason
-    assert why in found.reason
+    assert isinstance(chosen, Unavailable)
+    assert name in chosen.reason
+    assert why in chosen.reason
 
 
 @given(st.integers(4096, 262_144))
@@ -236,8 +236,8 @@ def test_the_map_is_about_an_eighth_of_the_window(window: int) -> None:
 
 def test_a_model_of_the_catalogue_that_is_installed_is_offered_once() -> None:
     """As installed, in whatever spelling Ollama has it."""
-    offers = candidate_models(
+    models = candidate_models(
         [replace(candidate("qwen3:8b"), name="Qwen3:8b")], [candidate("qwen3:8b")]
     )
 
-    assert [(offer.name, offer.installed) for offer in offers] == [("Qwen3:8b", True)]
+    assert [(model.name, model.installed) for model in models] == [("Qwen3:8b", True)]

@@ -17,21 +17,21 @@ HERE, BOX = "http://127.0.0.1:11434", "http://192.0.2.7:11434"
 
 def says(base: str, source: str) -> AiderSettings:
     """Aider looks there, because of this."""
-    named = Variable("OLLAMA_API_BASE", source, base)
-    return AiderSettings(git_root="/repo", ollama_api_base=base, addresses=(named,))
+    variable = Variable("OLLAMA_API_BASE", source, base)
+    return AiderSettings(git_root="/repo", ollama_api_base=base, addresses=(variable,))
 
 
 @dataclass(frozen=True)
 class Case:
     address: str
-    asked: bool
+    is_asked: bool
     settings: AiderSettings | Unavailable = UNKNOWN
     config: Config = field(default_factory=Config)
     environment: dict[str, str] = field(default_factory=dict)
 
 
 CASES = {
-    "nobody says": Case(HERE, True),
+    "not set": Case(HERE, True),
     "the environment, before Aider spoke": Case(BOX, True, environment={"OLLAMA_API_BASE": BOX}),
     "the environment": Case(BOX, True, says(BOX, "the environment")),
     "Ollama's own variable, before Aider spoke": Case(
@@ -59,7 +59,7 @@ CASES = {
     "the guard's own setting wins": Case(
         "http://box:11434", True, says(BOX, "/repo/.env"), Config(ollama="box")
     ),
-    "Ollama's cloud, whoever says so": Case(
+    "Ollama's cloud, from any source": Case(
         "https://ollama.com:443", False, says("ollama.com", "the environment")
     ),
     "Ollama's cloud by the guard's setting": Case(
@@ -73,6 +73,6 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_where_ollama_is_and_whether_it_is_asked(case: Case) -> None:
-    """The user's word counts anywhere, a repository's only for this machine, and nobody's for the cloud."""
+    """The user may name any machine, a repository only this one, and no source the cloud."""
     assert ollama_address(case.config, case.settings, case.environment) == case.address
-    assert may_be_asked(case.config, case.settings, case.environment) is case.asked
+    assert may_be_asked(case.config, case.settings, case.environment) is case.is_asked

@@ -48,7 +48,7 @@ class User:
 
     def pins(
         self,
-        asked: int | None = None,
+        requested: int | None = None,
         trained: dict[str, int | Unavailable] | None = None,
         **models: str,
     ) -> Pins:
@@ -57,7 +57,7 @@ class User:
             model_settings_files=tuple(self.settings),
             model_metadata_files=tuple(self.metadata),
         )
-        return make_pins(aider, asked, trained or {})
+        return make_pins(aider, requested, trained or {})
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def user(tmp_path: Path) -> User:
 
 def entry(pins: Pins, name: str) -> dict[str, Any]:
     """The one entry of this name."""
-    (found,) = (dict(one) for one in pins.settings if one["name"] == name)
-    return found
+    (entry,) = (dict(each) for each in pins.settings if each["name"] == name)
+    return entry
 
 
 WINDOWS: list[tuple[int | None, dict[str, int | Unavailable], int]] = [
@@ -84,12 +84,12 @@ WINDOWS: list[tuple[int | None, dict[str, int | Unavailable], int]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "trained", "window"), WINDOWS)
+@pytest.mark.parametrize(("requested", "trained", "window"), WINDOWS)
 def test_the_window_is_what_was_asked_for_or_8192_and_never_more_than_the_models_own(
-    asked: int | None, trained: dict[str, int | Unavailable], window: int
+    requested: int | None, trained: dict[str, int | Unavailable], window: int
 ) -> None:
     """The shortest trained context that is known bounds both."""
-    assert window_to_pin(asked, {}, MAIN, trained) == window
+    assert window_to_pin(requested, {}, MAIN, trained) == window
 
 
 def pinned(num_ctx: object) -> dict[str, Any]:
@@ -104,12 +104,12 @@ FITTING: list[tuple[int | None, int | None, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "fitting", "window"), FITTING)
+@pytest.mark.parametrize(("requested", "fitting", "window"), FITTING)
 def test_without_a_wish_it_is_the_largest_window_that_fits(
-    asked: int | None, fitting: int | None, window: int
+    requested: int | None, fitting: int | None, window: int
 ) -> None:
     """At most the trained context; a number that was asked for wins."""
-    assert window_to_pin(asked, {}, MAIN, {"main": 131_072}, fitting) == window
+    assert window_to_pin(requested, {}, MAIN, {"main": 131_072}, fitting) == window
 
 
 USERS: list[tuple[dict[str, dict[str, Any]], int | None, int]] = [
@@ -125,13 +125,13 @@ USERS: list[tuple[dict[str, dict[str, Any]], int | None, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "asked", "window"), USERS)
+@pytest.mark.parametrize(("settings", "requested", "window"), USERS)
 def test_the_users_own_window_is_respected(
-    settings: dict[str, dict[str, Any]], asked: int | None, window: int
+    settings: dict[str, dict[str, Any]], requested: int | None, window: int
 ) -> None:
     """What the user's files pin for the main model, or for every model as Aider does, unless a flag says otherwise."""
     trained: dict[str, int | Unavailable] = {"main": 40_960, "weak": 9000}
-    assert window_to_pin(asked, settings, MAIN, trained) == window
+    assert window_to_pin(requested, settings, MAIN, trained) == window
 
 
 def test_the_users_own_window_is_not_more_than_the_main_model_holds() -> None:
@@ -180,13 +180,13 @@ def test_another_providers_model_gets_nothing(user: User) -> None:
     """num_ctx would be refused there: then only Ollama's models are named, and nothing is said for every model."""
     user.has_settings(f"- name: {EVERY_MODEL}\n  extra_params: {{keep_alive: 30m}}\n")
     pins = user.pins(model=MAIN, weak_model="gpt-4o-mini", editor_model=WEAK)
-    assert [one["name"] for one in pins.settings] == [MAIN, WEAK]
+    assert [each["name"] for each in pins.settings] == [MAIN, WEAK]
     assert set(pins.metadata) == {MAIN, WEAK}
     assert user.pins(model="gpt-4o").metadata == {}
     assert user.pins(model="gpt-4o").settings == []
 
 
-def test_the_metadata_makes_aider_ask_nobody(user: User) -> None:
+def test_with_the_metadata_aider_asks_no_network(user: User) -> None:
     """Window, provider, mode and price are there; what the user's own entry says besides is kept."""
     user.has_metadata(
         json.dumps({MAIN: {"max_input_tokens": 99, "max_output_tokens": 7, "mode": "completion"}})
@@ -232,9 +232,9 @@ def test_settings_in_other_bytes_or_a_folder_in_their_place_stop_the_launch(tmp_
     """What is no UTF-8, and what is no file."""
     path = tmp_path / "latin.yml"
     path.write_bytes(b"- name: \xff\n")
-    for one in (path, tmp_path):
+    for each in (path, tmp_path):
         with pytest.raises(LaunchError, match="cannot be read as model settings"):
-            read_settings([str(one)])
+            read_settings([str(each)])
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "[]"])

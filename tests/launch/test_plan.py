@@ -33,9 +33,9 @@ def model(name: str = "qwen3:8b", weights: int = 5_200_000_000) -> ModelFacts:
 
 def server(*models: ModelFacts | ModelMissing) -> ServerReport:
     installed = tuple(
-        InstalledModel(one.name, one.size_bytes, "")
-        for one in models
-        if isinstance(one, ModelFacts) and isinstance(one.size_bytes, int)
+        InstalledModel(each.name, each.size_bytes, "")
+        for each in models
+        if isinstance(each, ModelFacts) and isinstance(each.size_bytes, int)
     )
     return ServerReport(
         base=HERE,
@@ -45,7 +45,7 @@ def server(*models: ModelFacts | ModelMissing) -> ServerReport:
         loaded=ModelsReading((), 0.0),
         cloud_disabled=True,
         process=UNKNOWN,
-        models={one.name: one for one in models},
+        models={each.name: each for each in models},
     )
 
 
@@ -63,14 +63,14 @@ def settings(*names: str) -> AiderSettings:
 
 def plan(
     report: ServerReport | Unavailable | None = None,
-    told: AiderSettings | Unavailable | None = None,
+    aider_settings: AiderSettings | Unavailable | None = None,
     reading: MemoryReading | Unavailable | None = None,
     corrections: dict[str, int] | None = None,
     **config: object,
 ) -> Plan:
     facts = Facts(
         config=Config(**config),  # type: ignore[arg-type]  # settings by name
-        settings=told or settings(),
+        settings=aider_settings or settings(),
         server=report or server(model()),
         memory=reading or memory(16),
     )
@@ -124,8 +124,11 @@ def test_without_ollamas_answer_the_window_is_the_cautious_one(report: Unavailab
 
 def test_a_role_in_a_cloud_forbids_the_launch_unless_the_network_is_open() -> None:
     """The findings are the same; with an open network the keys are left as they are, too."""
-    told = settings("ollama_chat/qwen3:8b", "gpt-4o")
-    made, opened = plan(told=told), plan(told=told, network="open")
+    aider_settings = settings("ollama_chat/qwen3:8b", "gpt-4o")
+    made, opened = (
+        plan(aider_settings=aider_settings),
+        plan(aider_settings=aider_settings, network="open"),
+    )
     assert made.is_forbidden
     assert not opened.is_forbidden
     assert [finding.id for finding in made.stops] == [finding.id for finding in opened.stops]
@@ -142,7 +145,7 @@ def test_a_model_that_is_not_there_forbids_the_launch() -> None:
 
 def test_without_aiders_settings_nothing_is_pinned_and_nothing_forbidden() -> None:
     """Another Aider runs with the user's arguments alone."""
-    made = plan(told=Unavailable("another version"))
+    made = plan(aider_settings=Unavailable("another version"))
     assert made.pins is None
     assert not made.is_forbidden
     assert made.environment.set == {}
@@ -152,9 +155,9 @@ def test_a_file_that_cannot_be_merged_stops_the_launch(tmp_path: Path) -> None:
     """Its sentence names the file."""
     broken = tmp_path / "broken.yml"
     broken.write_text("- name: [")
-    told = replace(settings(), model_settings_files=(str(broken),))
+    aider_settings = replace(settings(), model_settings_files=(str(broken),))
     with pytest.raises(LaunchError, match=r"broken\.yml cannot be read"):
-        plan(told=told)
+        plan(aider_settings=aider_settings)
 
 
 # A session's planner
@@ -178,17 +181,19 @@ def test_the_window_of_a_session_stays(tmp_path: Path) -> None:
 def test_a_session_knows_who_named_another_machine(tmp_path: Path) -> None:
     """OLLAMA_HOST of the environment: the guard itself put it into Aider's own variable."""
     box = "http://gpu-box:11434"
-    named = Variable("OLLAMA_API_BASE", "the environment", box)
-    told = replace(settings(), ollama_api_base=box, addresses=(named,))
+    variable = Variable("OLLAMA_API_BASE", "the environment", box)
+    aider_settings = replace(settings(), ollama_api_base=box, addresses=(variable,))
     made = planner(tmp_path)
     made.environment = {"OLLAMA_HOST": "gpu-box"}
     made.door = DoorAddress(43210, "t0ken")
-    done = made.plan(told, replace(server(model()), base=box, is_local=False), memory(16))
-    (found,) = (one for one in done.findings if one.id == "remote-ollama")
-    assert found.evidence == "OLLAMA_HOST, the environment"
-    assert done.start_messages == (found.what,)
-    assert done.door is not None
-    assert done.door.upstreams[0].base == box
+    box_plan = made.plan(
+        aider_settings, replace(server(model()), base=box, is_local=False), memory(16)
+    )
+    (finding,) = (each for each in box_plan.findings if each.id == "remote-ollama")
+    assert finding.evidence == "OLLAMA_HOST, the environment"
+    assert box_plan.start_messages == (finding.what,)
+    assert box_plan.door is not None
+    assert box_plan.door.upstreams[0].base == box
 
 
 def test_other_models_get_a_window_of_their_own(tmp_path: Path) -> None:

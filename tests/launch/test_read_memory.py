@@ -33,12 +33,14 @@ def test_every_local_model_is_described_and_no_other_is_asked_for() -> None:
     )
     with FakeOllama(version="0.18.0", models=models) as ollama:
         report = ask_server(ollama.url)
-        shown = {
+        described = {
             request.body["model"] for request in ollama.received if request.path == "/api/show"
         }
 
-    assert shown == {"qwen3:8b", "mine:latest"}
-    assert {name for name, found in report.models.items() if isinstance(found, ModelFacts)} == shown
+    assert described == {"qwen3:8b", "mine:latest"}
+    assert {
+        name for name, facts in report.models.items() if isinstance(facts, ModelFacts)
+    } == described
 
 
 def test_of_very_many_models_only_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

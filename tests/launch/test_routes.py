@@ -20,8 +20,8 @@ Entry = dict[str, Any]
 def variable(name: str, address: str) -> Variable:
     """A variable whose shown value lacks the path, as Aider's process tells it."""
     scheme, _, rest = address.partition("://")
-    shown = f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
-    return Variable(name, "the environment", shown, address)
+    text = f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
+    return Variable(name, "the environment", text, address)
 
 
 def role(model: str, address: str = "") -> Role:
@@ -187,9 +187,9 @@ def test_the_address_of_the_door_does_not_show_its_token() -> None:
 def test_no_address_with_a_password_shows_in_the_settings() -> None:
     """The complete address of a variable or a role is kept out of what is printed of them."""
     secret = "http://me:hunter2@127.0.0.1:8080/v1"
-    told = AiderSettings(
+    aider_settings = AiderSettings(
         ollama_api_base=secret,
         roles=(Role("main", "openai/m", address=secret),),
         addresses=(variable("OPENAI_API_BASE", secret),),
     )
-    assert "hunter2" not in repr(told)
+    assert "hunter2" not in repr(aider_settings)

@@ -46,9 +46,9 @@ def test_the_example_of_the_docs_is_what_is_printed() -> None:
     """Word for word, but for what needs nothing."""
     facts = till()
     found = [
-        one
-        for one in examine(facts)
-        if one.id in {"aider", "ollama", "side-model", "ollama-parallel"}
+        finding
+        for finding in examine(facts)
+        if finding.id in {"aider", "ollama", "side-model", "ollama-parallel"}
     ]
     text = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
 
@@ -96,7 +96,7 @@ def test_fixes_stand_on_lines_of_their_own_and_whole() -> None:
     """However narrow the terminal is: what is pasted is one line."""
     facts = till(auto_test=True, test_cmd="python -m pytest tests/unit tests/slow -k 'not network'")
     lines = page_of(facts, Page(40)).splitlines()
-    fixes = [one.fix for one in examine(facts) if one.fix]
+    fixes = [finding.fix for finding in examine(facts) if finding.fix]
 
     assert fixes
     assert all(f"         {fix}" in lines for fix in fixes)
@@ -198,7 +198,7 @@ def test_doctor_without_anything_is_findings_and_a_status(tmp_path: Path, *, as_
     assert status == 1
     assert err.getvalue() == ""
     if as_json:
-        ids = {one["id"] for one in json.loads(out.getvalue())["findings"]}
+        ids = {finding["id"] for finding in json.loads(out.getvalue())["findings"]}
         assert {"aider-missing", "ollama-unread"} <= ids
     else:
         assert "\x1b" not in out.getvalue()
@@ -240,7 +240,7 @@ def test_what_is_quick_shows_nothing() -> None:
     assert err.getvalue() == ""
 
 
-def test_no_progress_where_nobody_looks() -> None:
+def test_no_progress_without_a_terminal() -> None:
     """A pipe gets none, however long it takes."""
     err = io.StringIO()
     before = threading.active_count()

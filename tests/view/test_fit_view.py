@@ -33,8 +33,8 @@ def no_memory() -> MemoryReading:
 
 def memory(*gpus: Gpu) -> Callable[[], MemoryReading]:
     """A machine with these GPUs."""
-    found = gpus or Unavailable("no NVIDIA driver is installed")
-    return lambda: MemoryReading(found, RamReading(32 * GIB, 20 * GIB, GIB), 0.0)
+    result = gpus or Unavailable("no NVIDIA driver is installed")
+    return lambda: MemoryReading(result, RamReading(32 * GIB, 20 * GIB, GIB), 0.0)
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def fit(tmp_path: Path) -> Fit:
 
 def data(answer: tuple[int, str]) -> dict[str, Any]:
     status, text = answer
-    found: dict[str, Any] = json.loads(text)
-    assert status == (0 if found["fits"] else 1)
-    return found
+    result: dict[str, Any] = json.loads(text)
+    assert status == (0 if result["fits"] else 1)
+    return result
 
 
 # Without a server
@@ -88,45 +88,45 @@ def test_what_an_owner_of_16_gb_needs_to_know(fit: Fit) -> None:
 
 def test_what_is_offered_instead_does_fit(fit: Fit) -> None:
     """Each model that is named fits with the window that is named, and not with a larger one."""
-    found = data(fit("qwen3:32b", vram=["12"], as_json=True))
+    result = data(fit("qwen3:32b", vram=["12"], as_json=True))
 
-    assert found["instead"]
-    for one in found["instead"]:
-        again = data(fit(one["name"], vram=["12"], as_json=True))
-        assert again["largest_num_ctx"] == one["largest_num_ctx"] >= 4096
+    assert result["instead"]
+    for model in result["instead"]:
+        again = data(fit(model["name"], vram=["12"], as_json=True))
+        assert again["largest_num_ctx"] == model["largest_num_ctx"] >= 4096
 
 
 def test_what_is_offered_instead_has_the_window_that_was_asked_for(fit: Fit) -> None:
     """Where only the window is too large, others are named that have it, and not the model itself."""
-    found = data(fit("qwen3:8b", vram=["8"], num_ctx=12_288, as_json=True))
+    result = data(fit("qwen3:8b", vram=["8"], num_ctx=12_288, as_json=True))
 
-    assert 4096 <= found["largest_num_ctx"] < 12_288
-    assert found["instead"]
-    assert all(one["largest_num_ctx"] >= 12_288 for one in found["instead"])
-    assert "qwen3:8b" not in [one["name"] for one in found["instead"]]
-    smaller = data(fit("qwen3:8b", vram=["8"], num_ctx=found["largest_num_ctx"], as_json=True))
+    assert 4096 <= result["largest_num_ctx"] < 12_288
+    assert result["instead"]
+    assert all(model["largest_num_ctx"] >= 12_288 for model in result["instead"])
+    assert "qwen3:8b" not in [model["name"] for model in result["instead"]]
+    smaller = data(fit("qwen3:8b", vram=["8"], num_ctx=result["largest_num_ctx"], as_json=True))
     assert smaller["fits"]
 
 
 def test_what_was_asked_for_is_not_offered_again(fit: Fit) -> None:
     """The one of two that fits is no news."""
-    found = data(fit("qwen3:32b", "qwen3:14b-q4_K_M", vram=["16"], as_json=True))
-    assert found["instead"]
-    assert "qwen3:14b" not in [one["name"] for one in found["instead"]]
+    result = data(fit("qwen3:32b", "qwen3:14b-q4_K_M", vram=["16"], as_json=True))
+    assert result["instead"]
+    assert "qwen3:14b" not in [model["name"] for model in result["instead"]]
 
 
 def test_the_json_has_the_promised_shape(fit: Fit) -> None:
     """The keys of the contract, whose sums are right; more keys beside them."""
-    found = data(fit("qwen3:14b", "qwen3:4b", vram=["24"], num_ctx=16_384, as_json=True))
+    result = data(fit("qwen3:14b", "qwen3:4b", vram=["24"], num_ctx=16_384, as_json=True))
 
-    assert list(found)[:5] == ["fits", "vram_bytes", "num_ctx", "largest_num_ctx", "models"]
-    assert (found["vram_bytes"], found["num_ctx"]) == (24 * GIB, 16_384)
-    assert found["usable_bytes"] == 23 * GIB
-    for row in found["models"]:
+    assert list(result)[:5] == ["fits", "vram_bytes", "num_ctx", "largest_num_ctx", "models"]
+    assert (result["vram_bytes"], result["num_ctx"]) == (24 * GIB, 16_384)
+    assert result["usable_bytes"] == 23 * GIB
+    for row in result["models"]:
         assert tuple(row)[:6] == CONTRACT
         assert row["total_bytes"] == sum(row[key] for key in CONTRACT[1:5])
         assert row["source"].startswith("https://")
-    assert found["together_bytes"] == sum(row["total_bytes"] for row in found["models"])
+    assert result["together_bytes"] == sum(row["total_bytes"] for row in result["models"])
 
 
 def test_a_set_that_fits_one_at_a_time(fit: Fit) -> None:
@@ -166,10 +166,10 @@ def test_names_as_aider_writes_them(fit: Fit) -> None:
 
 def test_two_names_of_one_file_count_once(fit: Fit) -> None:
     """One row, and a line that says so."""
-    found = data(fit("qwen3:8b", "qwen3:8b-q4_K_M", vram=["16"], as_json=True))
+    result = data(fit("qwen3:8b", "qwen3:8b-q4_K_M", vram=["16"], as_json=True))
     _, text = fit("qwen3:8b", "qwen3:8b-q4_K_M", vram=["16"])
 
-    assert [row["also"] for row in found["models"]] == [["qwen3:8b-q4_K_M"]]
+    assert [row["also"] for row in result["models"]] == [["qwen3:8b-q4_K_M"]]
     assert "qwen3:8b, qwen3:8b-q4_K_M are the same file, which is loaded once" in text
 
 
@@ -223,7 +223,7 @@ def test_cards_by_their_size() -> None:
 
 def test_without_a_card_the_flag_is_named(fit: Fit) -> None:
     """No GPU, a driver that does not answer: one sentence each, with the flag that helps."""
-    with pytest.raises(ConfigError, match=r"no GPU was found here; give .* --vram 16"):
+    with pytest.raises(ConfigError, match=r"no GPU was found here \(no .*\); give .* --vram 16"):
         fit("qwen3:8b", memory=memory())
     silent = Unavailable("the NVIDIA driver does not answer")
     with pytest.raises(ConfigError, match="the NVIDIA driver does not answer; give"):
@@ -249,9 +249,9 @@ def test_an_installed_model_is_looked_up(fit: Fit) -> None:
     with FakeOllama(
         version="0.30.11", models=(FakeModel("qwen3:8b", size_bytes=6 * GIB),)
     ) as ollama:
-        found = data(fit("qwen3:8b", vram=["16"], server=ollama.url, as_json=True))
+        result = data(fit("qwen3:8b", vram=["16"], server=ollama.url, as_json=True))
 
-    (row,) = found["models"]
+    (row,) = result["models"]
     assert row["weights_bytes"] == 6 * GIB
     assert row["source"] == "installed in Ollama"
 
@@ -259,9 +259,9 @@ def test_an_installed_model_is_looked_up(fit: Fit) -> None:
 def test_a_model_that_is_not_installed_is_looked_up_in_the_catalogue(fit: Fit) -> None:
     """Before a download of gigabytes."""
     with FakeOllama(version="0.30.11") as ollama:
-        found = data(fit("qwen3:32b", "qwen3:8b", vram=["48"], server=ollama.url, as_json=True))
+        result = data(fit("qwen3:32b", "qwen3:8b", vram=["48"], server=ollama.url, as_json=True))
 
-    assert [row["source"][:5] for row in found["models"]] == ["https", "insta"]
+    assert [row["source"][:5] for row in result["models"]] == ["https", "insta"]
 
 
 def test_installed_names_are_among_the_nearest(fit: Fit) -> None:
@@ -317,10 +317,12 @@ def test_the_cards_of_this_machine_without_what_others_hold(fit: Fit) -> None:
     own = GpuProcess(2, "ollama", 4 * GIB, is_ollama=True)
     gpu = Gpu(0, "RTX 4090", 24 * GIB, 14 * GIB, (others, own))
     with FakeOllama(version="0.30.11", loaded=["qwen3:8b"]) as ollama:
-        found = data(fit("qwen3:8b", memory=memory(gpu), server=ollama.url, as_json=True))
+        result = data(fit("qwen3:8b", memory=memory(gpu), server=ollama.url, as_json=True))
         _, text = fit("qwen3:8b", memory=memory(gpu), server=ollama.url)
 
-    assert found["cards"] == [{"name": "RTX 4090", "total_bytes": 24 * GIB, "free_bytes": 14 * GIB}]
+    assert result["cards"] == [
+        {"name": "RTX 4090", "total_bytes": 24 * GIB, "free_bytes": 14 * GIB}
+    ]
     assert "card    RTX 4090  (14.0 GiB free, Ollama leaves 1.0 GiB of it unused)" in text
 
 
@@ -364,13 +366,13 @@ def test_every_key_of_the_json_is_documented(fit: Fit) -> None:
     text = (Path(__file__).parents[2] / "docs/fit.md").read_text(encoding="utf-8")
     table = text.partition("## `aider-guard fit --json`")[2]
     named = set(re.findall(r"`(?:\w+\[\]\.)?(\w+)`", table))
-    found = data(fit("qwen3:32b", "qwen3:8b", vram=["24"], num_ctx=40_960, as_json=True))
+    result = data(fit("qwen3:32b", "qwen3:8b", vram=["24"], num_ctx=40_960, as_json=True))
     more = data(fit("qwen3:32b", vram=["16"], as_json=True))
-    lists = (found["models"], found["cards"], found["hand_overs"], more["instead"])
+    lists = (result["models"], result["cards"], result["hand_overs"], more["instead"])
     rows = [row for rows in lists for row in rows[:1]]
 
     assert len(rows) == len(lists)
-    assert {key for each in (found, *rows) for key in each} - {
+    assert {key for each in (result, *rows) for key in each} - {
         "models",
         "cards",
         "hand_overs",

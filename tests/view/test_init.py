@@ -16,7 +16,7 @@ import yaml
 from aider_guard.catalogue import find
 from aider_guard.config import Config
 from aider_guard.core.fit import Card, choose_window, fit
-from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
+from aider_guard.core.readings import Gpu, MemoryReading, RamReading, Unavailable
 from aider_guard.core.server_report import InstalledModel, ModelFacts, ServerReport
 from aider_guard.errors import ConfigError
 from aider_guard.launch.server_runtime import runtime_of
@@ -25,7 +25,8 @@ from aider_guard.view.init import run_init
 GIB = 1 << 30
 CONF, SETTINGS = ".aider.conf.yml", ".aider.model.settings.yml"
 SILENT = Unavailable("Ollama cannot be reached at http://127.0.0.1:11434 (connection refused)")
-NO_GPU = MemoryReading(Unavailable("no NVIDIA driver is installed"), Unavailable("not read"), 0.0)
+RAM = RamReading(64 * GIB, 32 * GIB, 0)
+NO_GPU = MemoryReading(Unavailable("no NVIDIA driver is installed"), RAM, 0.0)
 
 
 def facts(name: str) -> ModelFacts:
@@ -60,7 +61,7 @@ class Terminal(io.StringIO):
 
 @dataclass
 class User:
-    """Somebody with a repository, a home folder, and perhaps an Ollama and a card."""
+    """A user with a repository, a home folder, and perhaps an Ollama and a card."""
 
     folder: Path
     home: Path
@@ -143,15 +144,15 @@ def test_what_is_written_for_a_card_fits_on_it(user: User, vram: Sequence[str]) 
 def test_two_cards_get_architect_mode_and_one_does_not(user: User) -> None:
     """With an editor beside the main model; the weak model is never a third one."""
     user.init("24", write=True)
-    one = user.conf()
+    single = user.conf()
     for name in (CONF, SETTINGS):
         (user.folder / name).unlink()
     user.init("2x24", write=True)
     two = user.conf()
 
-    assert "architect" not in one
-    assert "editor-model" not in one
-    assert one["weak-model"] == one["model"]
+    assert "architect" not in single
+    assert "editor-model" not in single
+    assert single["weak-model"] == single["model"]
     assert two["architect"] is True
     assert two["weak-model"] == two["editor-model"] != two["model"]
 
@@ -190,46 +191,46 @@ def test_without_write_nothing_is_written_and_the_diff_is_shown(user: User) -> N
     """The diff is what a later --write writes."""
     user.has(CONF, "dark-mode: true\n# mine")
     before = user.files()
-    said = user.init("8")
+    output = user.init("8")
 
     assert (user.status, user.files()) == (0, before)
-    assert said.endswith("nothing was written; to write this: aider-guard init --write\n")
-    assert "\x1b" not in said
+    assert output.endswith("nothing was written; to write this: aider-guard init --write\n")
+    assert "\x1b" not in output
     user.init("8", write=True)
-    added = [line[1:] for line in said.splitlines() if line.startswith("+") and line[1:2] != "+"]
+    added = [line[1:] for line in output.splitlines() if line.startswith("+") and line[1:2] != "+"]
     written = user.files()[CONF].decode() + user.files()[SETTINGS].decode()
     assert [line for line in written.splitlines() if line not in {"dark-mode: true"}] == added
 
 
 def test_it_says_what_was_chosen_and_what_is_to_be_done_first(user: User) -> None:
     """The models with their reasons, the window with what it takes, the pull as a line to paste."""
-    said = user.init("16")
+    output = user.init("16")
 
-    assert "for 16 GiB of GPU memory that nothing else uses:" in said
-    assert "  main    qwen3:14b (not installed yet): the largest that fits" in said
-    assert "\nollama pull qwen3:14b\n" in said
-    assert "tokens: weights 8.6 GiB and cache " in said
-    assert "connection refused); the models are from the catalogue" in said
-    assert "none found, so no test-cmd is suggested" in said
+    assert "for 16 GiB of GPU memory that nothing else uses:" in output
+    assert "  main    qwen3:14b (not installed yet): the largest that fits" in output
+    assert "\nollama pull qwen3:14b\n" in output
+    assert "tokens: weights 8.6 GiB and cache " in output
+    assert "connection refused); the models are from the catalogue" in output
+    assert "none found, so no test-cmd is suggested" in output
 
 
 def test_installed_models_need_no_pull_and_a_preferred_one_is_told(user: User) -> None:
     """What is there is taken; what would be better is a line to paste."""
     user.report = server("qwen3:8b", "qwen3:4b")
-    said = user.init("16", write=True)
+    output = user.init("16", write=True)
 
     assert user.conf()["model"] == "ollama_chat/qwen3:8b"
-    assert "before the first start" not in said
-    assert "a model that is better at code fits too: ollama pull qwen3:14b" in said
+    assert "before the first start" not in output
+    assert "a model that is better at code fits too: ollama pull qwen3:14b" in output
 
 
 def test_the_cards_that_are_found_count_with_what_is_free(user: User) -> None:
     """What other programs hold is taken off, and said."""
     user.memory = replace(NO_GPU, gpus=(Gpu(0, "NVIDIA Fake", 16 * GIB, 8 * GIB, ()),))
-    said = user.init()
+    output = user.init()
 
-    assert "for NVIDIA Fake (8.0 GiB of 16 GiB free for Ollama):" in said
-    assert "qwen3:14b" not in said
+    assert "for NVIDIA Fake (8.0 GiB of 16 GiB free for Ollama):" in output
+    assert "qwen3:14b" not in output
 
 
 @pytest.mark.parametrize(
@@ -274,9 +275,9 @@ def test_a_second_time_nothing_changes(user: User) -> None:
     user.init("2x24", write=True)
     before = user.files()
     for vram in ("2x24", "16"):
-        said = user.init(vram, write=True)
+        output = user.init(vram, write=True)
         assert (user.status, user.files()) == (0, before)
-        assert said.endswith("nothing to add\n")
+        assert output.endswith("nothing to add\n")
     assert "your own settings, which stay:" not in user.init("2x24")
 
 
@@ -284,15 +285,15 @@ def test_the_users_lines_are_kept_and_a_backup_left(user: User) -> None:
     """What was set stays, is told with the suggestion, and the window is that of the user's model."""
     old = "# my settings\r\nmodel:  'ollama_chat/qwen3:8b'   # good\r\nmap-tokens: 0\r\nauto-test: on\r\n"
     user.has(CONF, old)
-    said = user.init("24", write=True)
+    output = user.init("24", write=True)
 
     assert user.files()[CONF].decode().startswith(old)
     assert user.files()[f"{CONF}.bak"].decode() == old
     assert user.conf()["weak-model"] == "ollama_chat/qwen3:8b"
     assert "architect" not in user.conf()
-    assert f"  map-tokens: 0 in {CONF} (suggested: 4096)" in said
-    assert f"  auto-test: true in {CONF} (suggested: false)" in said
-    assert f"{CONF} was written; the old file is {CONF}.bak" in said
+    assert f"  map-tokens: 0 in {CONF} (suggested: 4096)" in output
+    assert f"  auto-test: true in {CONF} (suggested: false)" in output
+    assert f"{CONF} was written; the old file is {CONF}.bak" in output
     entry = find("qwen3:8b")
     assert entry is not None
     card = Card("", 24 * GIB, 24 * GIB)
@@ -302,9 +303,9 @@ def test_the_users_lines_are_kept_and_a_backup_left(user: User) -> None:
 def test_models_of_a_cloud_are_left_alone(user: User) -> None:
     """No local editor beside them and no window for them: the habits are added, the rest is said."""
     user.has(CONF, "model: gpt-4o\n")
-    said = user.init("24", write=True)
+    output = user.init("24", write=True)
 
-    assert "no window is suggested: not all of your models run on Ollama: gpt-4o" in said
+    assert "no window is suggested: not all of your models run on Ollama: gpt-4o" in output
     assert user.conf()["model"] == "gpt-4o"
     assert "weak-model" not in user.conf()
     assert user.conf()["dirty-commits"] is False
@@ -314,11 +315,11 @@ def test_models_of_a_cloud_are_left_alone(user: User) -> None:
 def test_a_weak_model_of_the_users_is_counted(user: User) -> None:
     """The main model is chosen, and the window is the one for both."""
     user.has(CONF, "weak-model: ollama_chat/qwen3:4b\n")
-    said = user.init("24", write=True)
+    output = user.init("24", write=True)
 
     assert user.conf()["weak-model"] == "ollama_chat/qwen3:4b"
     assert "editor-model" not in user.conf()
-    assert "\nollama pull qwen3:4b\n" in said
+    assert "\nollama pull qwen3:4b\n" in output
 
 
 def test_an_editor_of_the_users_does_not_switch_architect_mode_on(user: User) -> None:
@@ -344,18 +345,18 @@ def test_the_repositorys_model_holds_over_the_one_of_the_home_folder(user: User)
 def test_a_model_by_another_of_its_published_names_is_known(user: User) -> None:
     """The tag that names its quantisation is the same file."""
     user.has(CONF, "model: ollama_chat/qwen3:8b-q4_K_M\n")
-    said = user.init("24", write=True)
+    output = user.init("24", write=True)
 
-    assert "no window" not in said
+    assert "no window" not in output
     assert user.conf()["weak-model"] == "ollama_chat/qwen3:8b-q4_K_M"
 
 
 def test_an_empty_model_names_none(user: User) -> None:
     """The line stays, and what would stand there is said."""
     user.has(CONF, "model:\n")
-    said = user.init("16", write=True)
+    output = user.init("16", write=True)
 
-    assert f"  model: (empty) in {CONF} (suggested: ollama_chat/qwen3:14b)" in said
+    assert f"  model: (empty) in {CONF} (suggested: ollama_chat/qwen3:14b)" in output
     assert user.conf()["weak-model"] == "ollama_chat/qwen3:14b"
 
 
@@ -363,35 +364,35 @@ def test_a_window_that_the_user_fixed_is_kept_and_the_map_suits_it(user: User) -
     """The suggestion is said; a map for a larger window would take too much of theirs."""
     old = "- name: aider/extra_params\n  extra_params: {num_ctx: 8192}\n"
     user.has(SETTINGS, old)
-    said = user.init("24", write=True)
+    output = user.init("24", write=True)
 
     assert user.files()[SETTINGS].decode() == old
     assert user.conf()["map-tokens"] == 1024
-    assert f"  aider/extra_params: num_ctx 8192 in {SETTINGS} (suggested: num_ctx " in said
+    assert f"  aider/extra_params: num_ctx 8192 in {SETTINGS} (suggested: num_ctx " in output
 
 
 def test_what_the_home_folder_sets_is_kept(user: User) -> None:
     """Aider reads those files first, and a line here would beat them."""
     (user.home / CONF).write_text("dirty-commits: true\nmodel: ollama_chat/qwen3:4b\n")
     (user.home / SETTINGS).write_text("- name: aider/extra_params\n  extra_params: {num_ctx: 9}\n")
-    said = user.init("24", write=True)
+    output = user.init("24", write=True)
 
     assert "dirty-commits" not in user.conf()
     assert "model" not in user.conf()
     assert SETTINGS not in user.files()
-    assert f"  dirty-commits: true in ~/{CONF} (suggested: false)" in said
-    assert f"in ~/{SETTINGS}" in said
+    assert f"  dirty-commits: true in ~/{CONF} (suggested: false)" in output
+    assert f"in ~/{SETTINGS}" in output
 
 
 def test_a_repository_that_is_the_home_folder_is_read_once(user: User) -> None:
-    """Its own settings are not somebody else's."""
+    """Its settings are not also those of the home folder."""
     user.has(CONF, "map-tokens: 0\n")
     user.has(SETTINGS, "- name: aider/extra_params\n  extra_params: {num_ctx: 9}\n")
     user.home = user.folder
-    said = user.init("8")
+    output = user.init("8")
 
-    assert said.count("map-tokens: 0 in") == said.count("num_ctx 9 in") == 1
-    assert "~/" not in said
+    assert output.count("map-tokens: 0 in") == output.count("num_ctx 9 in") == 1
+    assert "~/" not in output
 
 
 @pytest.mark.parametrize("place", ["repo", "home"])
@@ -403,9 +404,9 @@ def test_broken_yaml_is_one_sentence_and_nothing_is_written(
     folder = user.folder if place == "repo" else user.home
     (folder / name).write_text("- a: [\nb")
     before = user.files()
-    said = user.init("8", write=True)
+    output = user.init("8", write=True)
 
-    assert (said, user.status, user.files(), user.asked) == ("", 1, before, [])
+    assert (output, user.status, user.files(), user.asked) == ("", 1, before, [])
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert name in error
@@ -415,9 +416,9 @@ def test_broken_yaml_is_one_sentence_and_nothing_is_written(
 def test_outside_a_repository_it_is_for_the_folder(user: User) -> None:
     """And says so."""
     (user.folder / ".git").rmdir()
-    said = user.init("8", write=True)
+    output = user.init("8", write=True)
 
-    assert said.startswith(f"not in a git repository: this is for {user.folder}\n")
+    assert output.startswith(f"not in a git repository: this is for {user.folder}\n")
     assert CONF in user.files()
 
 
@@ -426,9 +427,9 @@ def test_in_a_folder_below_it_is_for_the_repository(user: User) -> None:
     root, below = user.folder, user.folder / "src" / "deep"
     below.mkdir(parents=True)
     user.folder = below
-    said = user.init("8", write=True)
+    output = user.init("8", write=True)
 
-    assert "not in a git repository" not in said
+    assert "not in a git repository" not in output
     assert (root / CONF).exists()
     assert user.files() == {}
 
@@ -468,10 +469,10 @@ def test_nothing_that_moves_the_cursor_is_printed(user: User) -> None:
     """Names in a repository's files may hold anything."""
     user.has(CONF, 'model: "ollama_chat/\\e[2J"\n')
     user.has("test_\x1b[2Jx.py", "")
-    said = user.init("8")
+    output = user.init("8")
 
-    assert "\x1b" not in said
-    assert "\ufffd" in said
+    assert "\x1b" not in output
+    assert "\ufffd" in output
 
 
 def test_ollamas_own_cloud_is_not_asked(user: User) -> None:

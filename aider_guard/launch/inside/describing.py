@@ -13,29 +13,21 @@ from .parsing import Parsed, parse
 from .roles import resolved_roles
 
 # Options by their names in Aider, and the types that the guard reads. An older Aider may lack some.
-_WANTED: dict[str, tuple[type, ...]] = {
-    "chat_history_file": (str,),
-    "input_history_file": (str,),
-    "restore_chat_history": (bool,),
-    "analytics_log": (str,),
-    "notifications": (bool,),
-    "notifications_command": (str,),
-    "multiline": (bool,),
-    "encoding": (str,),
-    "read": (list,),
-    "map_tokens": (int,),
-    "max_chat_history_tokens": (int,),
-    "auto_test": (bool,),
-    "test_cmd": (str,),
-    "auto_lint": (bool,),
-    "lint_cmd": (list,),
-    "detect_urls": (bool,),
-    "cache_keepalive_pings": (int,),
-    "check_update": (bool,),
-    "analytics": (bool,),
-    "show_release_notes": (bool,),
-    "verify_ssl": (bool,),
-    "load": (str,),
+_TEXTS = (
+    *("chat_history_file", "input_history_file", "analytics_log", "notifications_command"),
+    *("encoding", "test_cmd", "load"),
+)
+_SWITCHES = (
+    *("restore_chat_history", "notifications", "multiline", "auto_test", "auto_lint"),
+    *("detect_urls", "check_update", "analytics", "show_release_notes", "verify_ssl"),
+)
+_NUMBERS = ("map_tokens", "max_chat_history_tokens", "cache_keepalive_pings")
+_LISTS = ("read", "lint_cmd")
+_WANTED: dict[str, type] = {
+    **dict.fromkeys(_TEXTS, str),
+    **dict.fromkeys(_SWITCHES, bool),
+    **dict.fromkeys(_NUMBERS, int),
+    **dict.fromkeys(_LISTS, list),
 }
 _MODELS = ("model", "weak_model", "editor_model")
 
@@ -82,8 +74,8 @@ def _options(parsed: Parsed) -> dict[str, Any]:
     options, origin = parsed.options, parsed.sources
     values = {
         name: getattr(options, name)
-        for name, types in _WANTED.items()
-        if type(getattr(options, name, None)) in types
+        for name, kind in _WANTED.items()
+        if type(getattr(options, name, None)) is kind
     }
     messages = (getattr(options, name, None) for name in ("message", "message_file"))
     values["sends_message"] = any(messages)
