@@ -38,6 +38,7 @@ SMALL_FILES = {
     "__main__.py": "the entry point of a program",
     "errors.py": "the lowest layer: every package raises from it",
     "paths.py": "where files are: the lowest layer but for the core",
+    "launch/facts.py": "the values that launch, checks and session share",
     "core/policy.py": "the one place where things are decided: the order of the rules",
     "launch/learned.py": "the file that outlives a session, read by launch and written by the session",
 }

@@ -1,4 +1,4 @@
-"""Shows the state of sessions for ``aider-guard status``: as JSON, as a table, and on one line."""
+"""Shows the state of sessions for ``aider-guard status``: as a table, and on one line."""
 
 from __future__ import annotations
 
