@@ -7,15 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from aider_guard import __version__, config, paths
 from aider_guard.errors import ConfigError, GuardError
-
-if TYPE_CHECKING:
-    from aider_guard.core.fit import KvType
 
 
 def load_settings(flags: Mapping[str, Any]) -> config.Config:
@@ -70,15 +67,7 @@ _vram_option = click.option(
 )
 @click.option("--json", "as_json", is_flag=True, help="All numbers, as JSON.")
 @click.pass_context
-def fit(
-    ctx: click.Context,
-    *,
-    models: tuple[str, ...],
-    vram: tuple[str, ...],
-    num_ctx: int | None,
-    kv: KvType | None,
-    as_json: bool,
-) -> int:
+def fit(ctx: click.Context, /, **options: Any) -> int:
     """Show whether models fit into GPU memory, and the window.
 
     It answers for each model alone and for all together, with the largest window that fits.
@@ -87,7 +76,7 @@ def fit(
     """
     from aider_guard.view.fit import run_fit
 
-    return run_fit(settings_of(ctx), models, vram=vram, num_ctx=num_ctx, kv=kv, as_json=as_json)
+    return run_fit(settings_of(ctx), **options)
 
 
 @click.command()

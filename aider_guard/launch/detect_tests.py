@@ -5,6 +5,7 @@ Aider puts all that a failing test command prints into the chat: the long traceb
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -66,15 +67,10 @@ def _python(folder: Path) -> TestCommand | None:
 
 
 def _mentions_pytest(folder: Path) -> bool:
-    names = ("pyproject.toml", "setup.py", "setup.cfg", "Pipfile", *_requirements(folder))
-    return any(_PYTEST_WORD.search(_text(folder / name)) for name in names)
-
-
-def _requirements(folder: Path) -> list[str]:
-    try:
-        return sorted(path.name for path in folder.glob("*requirements*.txt"))
-    except OSError:
-        return []
+    files = [folder / name for name in ("pyproject.toml", "setup.py", "setup.cfg", "Pipfile")]
+    with contextlib.suppress(OSError):
+        files += sorted(folder.glob("*requirements*.txt"))
+    return any(_PYTEST_WORD.search(_text(file)) for file in files)
 
 
 def _python_tests(folder: Path) -> Iterator[Path]:

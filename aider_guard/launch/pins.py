@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,9 +97,10 @@ def make_pins(
         entries[name] = {**entry, "extra_params": {**extra_params(entry), "num_ctx": window}}
     elsewhere = _other_windows(others.windows, requested_tokens, metadata)
     windows = {**elsewhere, **dict.fromkeys(names, window)}
+    redirected = {name: redirect_entry(entry, others.urls) for name, entry in entries.items()}
     return Pins(
         window if names else min(elsewhere.values(), default=window),
-        list(_redirect_entries(entries, pinned, others.urls)),
+        [entry for name, entry in redirected.items() if name in pinned or entry != entries[name]],
         {
             name: _metadata_entry(metadata.get(name, {}), name, windows.get(name))
             for name in dict.fromkeys((*names, *others.windows))
@@ -124,16 +125,6 @@ def _other_windows(
         elif type(users_window) is int and users_window > 0:
             windows[name] = users_window
     return windows
-
-
-def _redirect_entries(
-    entries: Entries, pinned: Sequence[str], urls: Mapping[str, str]
-) -> Iterator[Mapping[str, Any]]:
-    """The entries that are pinned or name a server that the door reaches, with the door's address in its place."""
-    for name, entry in entries.items():
-        changed = redirect_entry(entry, urls)
-        if name in pinned or changed != entry:
-            yield changed
 
 
 def _metadata_entry(entry: Mapping[str, Any], name: str, window: int | None) -> dict[str, Any]:

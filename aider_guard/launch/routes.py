@@ -65,7 +65,9 @@ def find_routes(
     routes = _RouteBuilder(ollama)
     variables: dict[str, str] = {}
     for provider, names in ADDRESS_VARIABLES.items():
-        address = _address(provider, settings)
+        address = address_for(provider, settings)[1]
+        if not address and any(_provider(role.model) == provider for role in settings.roles):
+            address = DEFAULT_ADDRESSES.get(provider, "")
         if _is_local(address):
             variables |= dict.fromkeys(names, routes.prefix(address, provider))
     for role in settings.roles:
@@ -101,13 +103,6 @@ def redirect_entry(entry: Mapping[str, Any], urls: Mapping[str, str]) -> dict[st
 def _is_local(address: str) -> bool:
     """Whether this is the complete address of a server on this machine."""
     return "://" in address and is_this_machine(connectable_base(address))
-
-
-def _address(provider: str, settings: AiderSettings) -> str:
-    """The address of a provider's server: from its variables, else its default if a role uses the provider."""
-    usual = DEFAULT_ADDRESSES.get(provider, "")
-    used = any(_provider(role.model) == provider for role in settings.roles)
-    return address_for(provider, settings)[1] or (usual if used else "")
 
 
 def _provider(model: str) -> str:

@@ -59,9 +59,8 @@ def _models_line(models: Sequence[Mapping[str, Any]] | None) -> str:
 
 def line(sessions: Sequence[Mapping[str, Any]]) -> str:
     """All sessions on one line, for a status bar."""
-    return "  ".join(_short(session) for session in sessions) or "no session"
-
-
-def _short(facts: Mapping[str, Any]) -> str:
-    fill = facts["fill_percent"]
-    return f"aider {facts['phase']} {f'{fill:.0f}%' if fill is not None else '-'} turn {facts['turns']}"
+    parts = []
+    for facts in sessions:
+        fill = "-" if facts["fill_percent"] is None else f"{facts['fill_percent']:.0f}%"
+        parts.append(f"aider {facts['phase']} {fill} turn {facts['turns']}")
+    return "  ".join(parts) or "no session"

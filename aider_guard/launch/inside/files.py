@@ -24,11 +24,8 @@ def unreadable(path: str, error: BaseException, what: str) -> str:
     if isinstance(error, UnicodeError):
         problem = "it is not encoded as expected"
     where = f", line {line}" if line else ""
-    return f"{path}{where} cannot be read as {what}: {problem or _short(error)}"
-
-
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    first_line = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return f"{path}{where} cannot be read as {what}: {problem or first_line}"
 
 
 def readable_config_files(paths: list[str], problems: list[str]) -> list[str]:

@@ -201,12 +201,10 @@ class _Roles:
             "settings_source": self._files.get(model.name)
             or (self._files.get(EVERY_MODEL) if extra else "")
             or named_by,
-            "redirects": _redirects(extra),
+            "redirects": [
+                f"{name}: {value}" for name in _REDIRECTING for value in _names(extra.get(name))
+            ],
         }
-
-
-def _redirects(extra: dict[str, Any]) -> list[str]:
-    return [f"{name}: {value}" for name in _REDIRECTING for value in _names(extra.get(name))]
 
 
 def _names(value: Any) -> list[str]:
