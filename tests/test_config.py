@@ -1,4 +1,4 @@
-"""Where settings come from, which one wins, and what is said of one that cannot be used."""
+"""Where settings come from, which one wins, and the error for one that cannot be used."""
 
 from __future__ import annotations
 

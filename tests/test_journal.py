@@ -243,7 +243,7 @@ def test_it_is_appended_to(writes: Writes) -> None:
     not os.path.exists("/dev/full"), reason="a full disk is /dev/full, which Linux has"
 )
 def test_a_full_disk_is_reported_once_and_ends_the_journal() -> None:
-    """The first failure is said in words, nothing more is tried, and closing raises nothing."""
+    """The first failure is reported in words, nothing more is written, and closing raises nothing."""
     failures: list[str] = []
     with open_journal(Path("/dev/full"), clock=lambda: 0.0, on_failure=failures.append) as journal:
         for _ in range(3):

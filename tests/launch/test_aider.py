@@ -86,7 +86,7 @@ WRAPPERS: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(("what", "name", "text"), WRAPPERS, ids=[w[0] for w in WRAPPERS])
-def test_a_wrapper_is_told_apart(tmp_path: Path, what: str, name: str, text: str) -> None:
+def test_a_wrapper_is_recognised(tmp_path: Path, what: str, name: str, text: str) -> None:
     """Which Aider it starts is not guessed; the sentence says how to find out."""
     (tmp_path / name).parent.mkdir()
     path = script(tmp_path, text, name)
@@ -127,7 +127,7 @@ def test_a_link_that_leads_nowhere_is_not_found(tmp_path: Path) -> None:
         find_aider("aider", search_path=str(tmp_path))
 
 
-def test_a_missing_aider_is_told_with_the_way_to_get_it(tmp_path: Path) -> None:
+def test_a_missing_aider_is_reported_with_the_way_to_get_it(tmp_path: Path) -> None:
     """Neither a name that is not on the path nor a path that is not there."""
     for name in ("aider", str(tmp_path / "aider")):
         with pytest.raises(LaunchError, match=r"was not found as .*pipx install aider-chat"):

@@ -73,7 +73,7 @@ COMPLAINTS = [
 
 
 @pytest.mark.parametrize(("output", "reason"), COMPLAINTS)
-def test_no_value_is_told_that_aider_did_not_recognize(
+def test_no_value_is_shown_that_aider_did_not_recognize(
     aider: Aider, tmp_path: Path, output: str, reason: str
 ) -> None:
     """A key under a wrong name, in a configuration file or on the command line, stays where it is."""
@@ -81,7 +81,7 @@ def test_no_value_is_told_that_aider_did_not_recognize(
     assert ask(aider, [], slow(tmp_path, line)) == Unavailable(f"aider: error: {reason}")
 
 
-def test_an_error_of_several_lines_is_told_whole(aider: Aider, tmp_path: Path) -> None:
+def test_an_error_of_several_lines_is_reported_whole(aider: Aider, tmp_path: Path) -> None:
     """The reader of a file that was named says the line in the last one."""
     line = "sys.exit('usage\\naider: error: no YAML\\n  in \"c.yml\", line 2\\n')"
     answer = ask(aider, [], slow(tmp_path, line))
@@ -100,14 +100,14 @@ def test_without_an_aider_the_last_words_are_pythons(aider: Aider, tmp_path: Pat
     assert answer == Unavailable("ModuleNotFoundError: No module named 'aider'")
 
 
-def test_an_aider_that_ends_without_a_word_is_told(aider: Aider, tmp_path: Path) -> None:
+def test_an_aider_that_ends_silently_is_reported(aider: Aider, tmp_path: Path) -> None:
     """As with --help, which prints and ends well."""
     answer = ask(aider, [], slow(tmp_path, "print('usage'); sys.exit(0)"))
     assert isinstance(answer, Unavailable)
     assert answer.reason.startswith("Aider ended at once, with status 0")
 
 
-def test_an_interpreter_that_is_not_there_is_told(aider: Aider, tmp_path: Path) -> None:
+def test_an_interpreter_that_is_not_there_is_reported(aider: Aider, tmp_path: Path) -> None:
     """As when the Python of a virtual environment was removed."""
     gone = str(tmp_path / "gone")
     answer = ask(Aider(aider.script, (gone,)), [], ENVIRONMENT)

@@ -214,14 +214,14 @@ def test_what_another_file_sets_is_kept_too() -> None:
     assert result.kept == (Kept("map-tokens", "0", "1024", "~/" + NAME),)
 
 
-def test_the_file_that_aider_reads_last_is_the_one_that_is_told() -> None:
-    """A setting in both files is told as the one that holds."""
+def test_the_file_that_aider_reads_last_is_the_one_that_is_shown() -> None:
+    """A setting in both files is shown with the value that counts."""
     result = extended(b"map-tokens: 8\n", elsewhere=[("~/" + NAME, {"map-tokens": 0})])
 
     assert result.kept == (Kept("map-tokens", "8", "1024", NAME),)
 
 
-def test_a_negated_option_is_told_whatever_its_value() -> None:
+def test_a_negated_option_is_reported_whatever_its_value() -> None:
     """What ``no-auto-test: false`` means to configargparse is not what it says: it switches the tests off."""
     result = extended(b"no-auto-test: false\n")
 
@@ -279,7 +279,7 @@ def test_an_entry_of_the_users_for_every_model_is_left_alone() -> None:
     )
 
 
-def test_an_entry_for_every_model_without_a_window_is_told_too() -> None:
+def test_an_entry_for_every_model_without_a_window_is_reported_too() -> None:
     """A second one would take its other parameters away."""
     old = b"- name: aider/extra_params\n  extra_params: {keep_alive: 30m}\n"
     result = entries(old)
@@ -298,7 +298,7 @@ def test_a_window_that_the_user_fixed_for_one_model_is_not_overridden() -> None:
     assert entries(None, elsewhere=[("~", as_aider_reads(old))]).added == ()
 
 
-def test_an_entry_that_says_the_same_needs_no_word() -> None:
+def test_an_entry_that_agrees_is_not_mentioned() -> None:
     """A second init is silent about what the first one wrote."""
     result = entries(b"- name: aider/extra_params\n  extra_params: {num_ctx: 8192, x: 1}\n")
 

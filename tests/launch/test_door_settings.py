@@ -73,7 +73,7 @@ def entries(tmp_path: Path, text: str, **more: Any) -> AiderSettings:
 
 
 def openai(name: str = "openai/small", **more: Any) -> Facts:
-    """Facts with every role on another server of this machine, whose window is told."""
+    """Facts with every role on another server of this machine, which reports its window."""
     windows = more.pop("others", {name: 4096})
     return world(*same(name), addresses=(SERVED,), server=server(others=windows), **more)
 
@@ -163,7 +163,7 @@ def test_the_findings_show_the_users_address_and_nothing_the_token() -> None:
 # Windows of other servers
 
 
-def test_the_window_that_a_server_tells_is_aiders_own() -> None:
+def test_the_window_that_a_server_reports_is_aiders_own() -> None:
     """In its metadata, and as the session's; Ollama's num_ctx is sent to no server."""
     plan = plan_of(openai())
     assert plan.pins is not None
@@ -352,7 +352,7 @@ def test_smaller_windows_need_less_and_come_largest_first() -> None:
 
 
 def test_models_that_take_turns_need_what_the_largest_of_them_needs() -> None:
-    """Together they would not fit, and are never in memory together; where nothing fits, all of it is said."""
+    """Together they would not fit, and are never in memory together; where nothing fits, the need is that of all."""
     small = model("qwen3:4b", size_bytes=3 * GIB, blob="other")
     both = make_placement(server(model(), small), CARD)
     alone = make_placement(server(model()), CARD)

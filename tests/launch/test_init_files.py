@@ -156,7 +156,7 @@ def test_a_place_that_became_a_folder_keeps_all_files(conf: Path, tmp_path: Path
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_is_said(conf: Path) -> None:
+def test_a_folder_that_may_not_be_written_is_reported(conf: Path) -> None:
     """With the system's words."""
     conf.parent.chmod(0o555)
     try:

@@ -157,7 +157,7 @@ def test_aider_runs_as_its_script_would_have_run_it(aider: Path) -> None:
     assert "OLLAMA_API_BASE" not in environment
 
 
-def test_what_the_dotenv_files_say_is_told(aider: Path) -> None:
+def test_what_the_dotenv_files_set_is_described(aider: Path) -> None:
     """They override the environment in Aider, so they do in the answer; --set-env comes after them."""
     settings = decode(AiderRun(aider, answer=reply(), OLLAMA_API_BASE="http://mine").question)
     assert isinstance(settings, AiderSettings)
@@ -187,7 +187,7 @@ def test_aiders_own_notification_is_named_where_it_would_be_used(
 
 
 def test_another_aider_says_its_problem_and_runs_all_the_same(aider: Path) -> None:
-    """What the parser raises is told; Aider starts without what is added for a session that knows nothing."""
+    """The guard gets what the parser raised, and Aider starts with the guard's answer."""
     run = AiderRun(aider, "a.py", answer=reply(), PARSER_RAISES="1")
     assert json.loads(run.question) == {"problem": "RuntimeError: another parser"}
     assert (run.status, run.ran["argv"]) == (7, ["a.py"])

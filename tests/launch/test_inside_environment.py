@@ -69,7 +69,7 @@ def test_no_secret_of_an_address_is_shown(host: str, separator: str) -> None:
     assert "SECRET" not in shown_address(f"http://host{separator}{host}SECRET")
 
 
-def test_keys_and_addresses_are_told_with_their_source() -> None:
+def test_keys_and_addresses_are_reported_with_their_source() -> None:
     """Names only for keys; addresses as they may be shown; what is empty is not set."""
     os.environ.update(
         OPENAI_API_KEY="secret",
@@ -95,7 +95,7 @@ def test_keys_and_addresses_are_told_with_their_source() -> None:
     ]
 
 
-def test_a_servers_address_is_told_complete_beside_what_may_be_shown() -> None:
+def test_a_servers_address_is_described_completely_beside_its_short_form() -> None:
     """The door has to find the server; a proxy and Ollama are not found that way."""
     os.environ.update(OPENAI_API_BASE="http://me:x@127.0.0.1:1/v1", HTTPS_PROXY="http://a:b@p:1/x")
     addresses = {

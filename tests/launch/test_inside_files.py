@@ -46,7 +46,7 @@ def test_a_folder_in_place_of_a_file_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_a_sentence(tmp_path: Path) -> None:
-    """It is said which, and why."""
+    """The sentence names the file and the reason."""
     path = tmp_path / ".aider.conf.yml"
     path.write_text("model: x\n")
     path.chmod(0)

@@ -214,7 +214,7 @@ def test_one_model_of_the_users_does_all() -> None:
 @pytest.mark.parametrize(
     ("name", "why"), [("what:1b", "neither"), ("qwen3:32b", "cannot be loaded")]
 )
-def test_no_window_for_the_users_models_is_said_with_the_reason(name: str, why: str) -> None:
+def test_no_window_for_the_users_models_is_reported_with_the_reason(name: str, why: str) -> None:
     """An unknown one, and one that is too large."""
     chosen = plan_for({"main": name}, CATALOGUE, cards([8]), RUNTIMES[0])
 

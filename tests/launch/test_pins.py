@@ -177,7 +177,7 @@ def test_a_later_file_replaces_an_earlier_entry_as_aider_does(user: User) -> Non
 
 
 def test_another_providers_model_gets_nothing(user: User) -> None:
-    """num_ctx would be refused there: then only Ollama's models are named, and nothing is said for every model."""
+    """num_ctx would be refused there: then only Ollama's models are named, and there is no entry for every model."""
     user.has_settings(f"- name: {EVERY_MODEL}\n  extra_params: {{keep_alive: 30m}}\n")
     pins = user.pins(model=MAIN, weak_model="gpt-4o-mini", editor_model=WEAK)
     assert [each["name"] for each in pins.settings] == [MAIN, WEAK]
@@ -271,6 +271,6 @@ def test_both_files_are_written_and_the_users_own_are_not(user: User, tmp_path: 
 
 
 def test_a_folder_that_cannot_be_written_stops_the_launch(user: User, tmp_path: Path) -> None:
-    """Without the pins the window is not fixed, and that is said."""
+    """Without the files the window is not fixed, and the error says so."""
     with pytest.raises(LaunchError, match=r"the window cannot be fixed: .*No such file"):
         write_pins(user.pins(), tmp_path / "missing")

@@ -183,7 +183,7 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_doctor_without_anything_is_findings_and_a_status(tmp_path: Path, *, as_json: bool) -> None:
-    """No Aider, no Ollama: status 1, and both are said."""
+    """No Aider, no Ollama: status 1, and a finding for each."""
     out, err = io.StringIO(), io.StringIO()
     status = run_doctor(
         Config(ollama="http://127.0.0.1:9"),

@@ -173,7 +173,7 @@ def test_two_names_of_one_file_count_once(fit: Fit) -> None:
     assert "qwen3:8b, qwen3:8b-q4_K_M are the same file, which is loaded once" in text
 
 
-def test_a_window_beyond_the_trained_context_is_said(fit: Fit) -> None:
+def test_a_window_beyond_the_trained_context_is_reported(fit: Fit) -> None:
     """Ollama loads no more than the model was trained for."""
     _, text = fit("qwen3:8b", vram=["24"], num_ctx=100_000)
     assert "qwen3:8b was trained for 40,960 tokens: Ollama loads no more" in text
@@ -283,7 +283,7 @@ def test_a_stub_runs_elsewhere(fit: Fit) -> None:
         fit("mine", vram=["16"], server=ollama.url)
 
 
-def test_an_architecture_that_is_not_told_is_said(fit: Fit) -> None:
+def test_an_architecture_that_is_not_known_is_reported(fit: Fit) -> None:
     """An installed model whose numbers are garbage, and that the catalogue does not know."""
     strange = FakeModel("odd:1b", facts={"general.architecture": "odd", "odd.block_count": "many"})
     with (

@@ -214,7 +214,7 @@ def test_it_says_what_was_chosen_and_what_is_to_be_done_first(user: User) -> Non
     assert "none found, so no test-cmd is suggested" in output
 
 
-def test_installed_models_need_no_pull_and_a_preferred_one_is_told(user: User) -> None:
+def test_installed_models_need_no_pull_and_a_preferred_one_is_reported(user: User) -> None:
     """What is there is taken; what would be better is a line to paste."""
     user.report = server("qwen3:8b", "qwen3:4b")
     output = user.init("16", write=True)
@@ -261,7 +261,9 @@ def test_a_size_that_is_none_is_refused_before_anyone_is_asked(user: User) -> No
     assert user.asked == []
 
 
-def test_a_card_that_is_too_small_is_said(user: User, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_card_that_is_too_small_is_reported(
+    user: User, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Nothing of the list fits: one sentence on standard error, status 1, no file."""
     user.init("1", write=True)
 
@@ -282,7 +284,7 @@ def test_a_second_time_nothing_changes(user: User) -> None:
 
 
 def test_the_users_lines_are_kept_and_a_backup_left(user: User) -> None:
-    """What was set stays, is told with the suggestion, and the window is that of the user's model."""
+    """What was set stays and is shown with the suggestion; the window is that of the user's model."""
     old = "# my settings\r\nmodel:  'ollama_chat/qwen3:8b'   # good\r\nmap-tokens: 0\r\nauto-test: on\r\n"
     user.has(CONF, old)
     output = user.init("24", write=True)
@@ -301,7 +303,7 @@ def test_the_users_lines_are_kept_and_a_backup_left(user: User) -> None:
 
 
 def test_models_of_a_cloud_are_left_alone(user: User) -> None:
-    """No local editor beside them and no window for them: the habits are added, the rest is said."""
+    """No local editor beside them and no window for them: the habits are added, and the output says why."""
     user.has(CONF, "model: gpt-4o\n")
     output = user.init("24", write=True)
 
@@ -352,7 +354,7 @@ def test_a_model_by_another_of_its_published_names_is_known(user: User) -> None:
 
 
 def test_an_empty_model_names_none(user: User) -> None:
-    """The line stays, and what would stand there is said."""
+    """The line stays, and the output shows what is suggested."""
     user.has(CONF, "model:\n")
     output = user.init("16", write=True)
 
@@ -361,7 +363,7 @@ def test_an_empty_model_names_none(user: User) -> None:
 
 
 def test_a_window_that_the_user_fixed_is_kept_and_the_map_suits_it(user: User) -> None:
-    """The suggestion is said; a map for a larger window would take too much of theirs."""
+    """The suggestion is shown; a map for a larger window would take too much of theirs."""
     old = "- name: aider/extra_params\n  extra_params: {num_ctx: 8192}\n"
     user.has(SETTINGS, old)
     output = user.init("24", write=True)
@@ -434,7 +436,7 @@ def test_in_a_folder_below_it_is_for_the_repository(user: User) -> None:
     assert user.files() == {}
 
 
-def test_a_folder_that_cannot_be_written_is_said(
+def test_a_folder_that_cannot_be_written_is_reported(
     user: User, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Here the model settings' place leads nowhere: neither file is written."""
