@@ -126,6 +126,8 @@ def _shifted(prompt: Verdict, seen: int, answer: int, over: int, held: int) -> V
         f"a prompt of {seen:,} tokens and an answer of {answer:,} do not fit the window: about {gone:,} tokens of the "
         "prompt were given up while the answer was written"
     )
+    if seen <= KEEPS[1]:  # with a BOS token in front all of it is kept, and that is not known here
+        return replace(prompt, outcome="unknown", evidence=words)
     if prompt.outcome == "unknown":
         return Verdict("cut", words, "generation", Unavailable("more may have been cut before"))
     return Verdict("cut", words, "generation", gone)

@@ -40,8 +40,7 @@ class Account:
         """How it ended for Aider: an answer that the server broke off is broken, though all of it was passed on."""
         if self.outcome in ("cancelled", "broken"):
             return "cancelled" if self.outcome == "cancelled" else "broken"
-        unfinished = self.usage.pieces and not self.usage.ended
-        return "broken" if self.usage.error or unfinished else "answered"
+        return "broken" if self.usage.is_broken else "answered"
 
     def verdict(self) -> Verdict:
         """Judge whether the model saw all of the prompt."""

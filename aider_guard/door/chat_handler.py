@@ -213,7 +213,12 @@ class ChatExchange:
         return refusals.failed(result)
 
     def remainder(self) -> bytes:
-        """Return what was held back of an answer that has ended."""
+        """Return what was held back of an answer that has ended.
+
+        Whether it was broken is remembered here, and not in ``end``: with the last byte Aider may try again at once.
+        """
+        if self._started:
+            self._remember(self._stream.usage if self._stream else Usage())
         return self._stream.remainder() if self._stream is not None else b""
 
     def on_broken(self, trouble: Trouble) -> Reply | Abort:
@@ -263,19 +268,18 @@ class ChatExchange:
         verdict = account.verdict()
         if (tokens := account.true_tokens(verdict)) is not None:
             services.counter.learn(request, counted, tokens)
-        self._remember_broken(account)
         prompt_parts = parts(request) if request.purpose in _COUNTED_PURPOSES else ()
         total = usage.prompt_tokens if isinstance(counted, Unavailable) else counted
         rows = await part_rows(services.counter, request.model, prompt_parts, total)
         context.emit(account.event(verdict, rows))
 
-    def _remember_broken(self, account: Account) -> None:
+    def _remember(self, usage: Usage) -> None:
         """Remember an answer that the server ended with an error in the middle, which was passed on as it came."""
         broken_answers, body = self._context.broken_answers, self._incoming.body
-        if account.outcome == "answered" and account.finished == "broken":
-            words = account.usage.error or "the answer ended in the middle"
+        if usage.is_broken:
+            words = usage.error or "the answer ended in the middle"
             broken_answers.record(body, chat_errors.failure_of_words(words))
-        elif account.finished == "answered":
+        else:
             broken_answers.forget(body)
 
     def _silence_reason(self) -> Reason:

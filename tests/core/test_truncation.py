@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from fakes.ollama_eras import Answered, Part, Prompt, answered, slot_window
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from aider_guard.core.chat.types import Count, Verdict
@@ -161,7 +161,20 @@ def test_exact_counts_where_cached_tokens_are_not_counted(
     assert not told.lost or verdict.cut_tokens in (told.lost, NOT_KNOWN)
 
 
+A_KEPT_PROMPT = Prompt(
+    parts=(Part("system", 1),),
+    window_tokens=256,
+    tail_tokens=4,
+    answer_tokens=252,
+    num_predict=0,
+    adds_bos=True,
+    native=True,
+)
+"""The answer overflows the window, and the whole prompt is among the first tokens, which are kept."""
+
+
 @given(st.sampled_from(VERSIONS), prompts(), st.floats(0, 60), st.floats(0, 1), st.booleans())
+@example(version="0.30.1", prompt=A_KEPT_PROMPT, error_percent=0.0, place=0.0, log=False)
 def test_estimates_are_honest(
     version: str, prompt: Prompt, error_percent: float, place: float, log: bool
 ) -> None:
@@ -425,7 +438,16 @@ FULL = replace(BASE, answer_tokens=25, window_tokens=1000, log=LOG_NOT_READ)
         (era_of("0.9.3"), 1000, 25, "stop", "cut", "generation", 498),
         (era_of("0.9.3"), 1001, 25, "stop", "whole", "", 0),
         (era_of("0.9.3"), 4, 5000, "stop", "whole", "", 0),
-        (era_of("0.9.3"), 5, 5000, "stop", "cut", "generation", 1),
+        (
+            era_of("0.9.3"),
+            5,
+            5000,
+            "stop",
+            "unknown",
+            "",
+            0,
+        ),  # all of it is kept if one is a BOS token
+        (era_of("0.9.3"), 6, 5000, "stop", "cut", "generation", 2),
         (era_of("0.33.0"), 999, 25, "length", "whole", "generation", 0),
         (era_of("0.33.0"), 1000, 25, "stop", "cut", "generation", 509),
         (UNKNOWN_ERA, 975, 25, "stop", "whole", "", 0),

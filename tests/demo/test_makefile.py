@@ -14,15 +14,19 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
 
+def outside_make() -> dict[str, str]:
+    """The environment without what the make that runs these tests set for its own children."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+
+
 def pretend(folder: Path, target: str) -> str:
     """Return the commands that ``make`` would run for ``target`` in a folder without ``.venv``."""
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     return subprocess.run(
         ["make", "--dry-run", target],
         cwd=folder,
-        env=inherited,
+        env=outside_make(),
         capture_output=True,
         text=True,
         check=True,
@@ -69,7 +73,7 @@ def test_a_silent_program_shows_that_it_is_alive_and_its_failure_counts(tmp_path
     )
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(
-        ["make"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ["make"], cwd=tmp_path, env=outside_make(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as make:
         assert make.stdout is not None
         said = make.stdout.read(len("Waiting .."))

@@ -537,6 +537,7 @@ def test_an_error_after_some_text_makes_aider_try_again() -> None:
             assert isinstance(await exchange.begin(), Forward)
             assert exchange.on_chunk(piece("half")) == piece("half")
             assert exchange.on_chunk(error) == error
+            assert exchange.remainder() == b""
             await exchange.end("answered")
         return text_of(await setup.exchange(BODY).begin())
 

@@ -37,6 +37,11 @@ class Usage:
     texts: int = 0
     pieces: int = 0
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether the server broke the answer off, though the connection ended in order."""
+        return bool(self.error or (self.pieces and not self.ended))
+
 
 def with_piece(usage: Usage, piece: Mapping[str, Any]) -> Usage:
     """Return the usage after one more decoded piece of an answer."""
