@@ -150,6 +150,7 @@ class Session:
                 self._loop.change(fd, events)
             self._loop.run_once()
             self._reap()
+        self._sidecar.finish()
 
     def warn(self, name: str, text: str) -> None:
         """Show a notice that the policy does not know of."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from aider_guard.core.events import Event
 
 MAX_CHUNKS_A_READ: Final = 16
+_FINISH_SECONDS: Final = 0.5
 MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -134,6 +137,21 @@ class SidecarProcess(LinePipes):
         self.pending += line
         self.flush()
         return True
+
+    def finish(self, within_seconds: float) -> tuple[Event, ...]:
+        """Have the sidecar end by itself, and return what it still reported; nothing more can be sent."""
+        with suppress(OSError):  # it ended with a request unread
+            self._to.close()
+        self.pending.clear()
+        events: list[Event] = []
+        deadline = time.monotonic() + within_seconds
+        while (
+            not self.lost
+            and select.select([self], [], [], max(0.0, deadline - time.monotonic()))[0]
+        ):
+            events += self.read()
+        self.lost = True
+        return tuple(event for event in events if not isinstance(event, SidecarLost))
 
     def stop(self, grace_seconds: float = 0.8) -> None:
         """End the sidecar and its helpers within a second: close its stdin, wait a little, kill.
@@ -241,13 +259,26 @@ class SidecarSupervisor:
         self._flush()
         return True
 
+    def finish(self) -> None:
+        """End the sidecar at the end of a run, and post what it still reports: what was let through at last."""
+        if (process := self._detach()) is not None:
+            with process:
+                events = process.finish(_FINISH_SECONDS)
+            for event in events:
+                self.post(event)
+
     def stop(self) -> None:
         """End the sidecar, if one runs."""
+        if (process := self._detach()) is not None:
+            process.stop()
+
+    def _detach(self) -> SidecarProcess | None:
+        """Take the sidecar that runs out of the loop."""
         process, self._process = self._process, None
         if process is not None:
             self._loop.forget(process.fileno())
             self._loop.forget(process.requests_fileno)
-            process.stop()
+        return process
 
     def _flush(self) -> None:
         if self._process is not None:

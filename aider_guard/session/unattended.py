@@ -207,6 +207,8 @@ class Unattended:
             self._journal.write(AiderStarted(1, self._aider_pid))
             self._engine.post(AirGapChosen(choice.layer, choice.because))
             self._loop.run(until=lambda: self._ended)
+            if self._sidecar is not None:
+                self._sidecar.finish()
             self._sandbox.flush()
             self._sandbox.close()
             if self._status is not None:

@@ -6,6 +6,7 @@ import argparse
 import os
 import queue
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -56,12 +57,14 @@ if TYPE_CHECKING:
 
 _READINGS = (MemoryRead, ModelsRead, ServerRead)
 _MANY_LINES = 1000
+_FLUSH_SECONDS = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the sidecar until the guard closes its stdin, also while a thread hangs."""
     options = _parse(arguments)
-    emit = _emitter(claim_stdout())
+    writer = EventWriter(claim_stdout())
+    emit = writer.emit
     try:
         emit(SidecarStarted(os.getpid(), __version__))
         sensor = _start_memory(options.ollama, emit)
@@ -70,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (BrokenPipeError, KeyboardInterrupt):
         end_process(0)
     sensor.close()
+    writer.flush(_FLUSH_SECONDS)
     end_process(status)
 
 
@@ -82,24 +86,36 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _emitter(lines_fd: int) -> Callable[[Event], None]:
-    """A function that writes events as whole lines, from any thread, in their order.
+class EventWriter:
+    """Writes events as whole lines, from any thread, in their order.
 
     It never waits for the guard, which may be stopped: the door must go on. While very many lines wait to be written,
     readings are left out, because newer ones follow.
     """
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
-    def write() -> None:
+    def __init__(self, lines_fd: int) -> None:
+        self._lines_fd = lines_fd
+        self._lines: queue.SimpleQueue[bytes | threading.Event] = queue.SimpleQueue()
+        start_thread("lines", self._write)
+
+    def emit(self, event: Event) -> None:
+        """Have an event written."""
+        if self._lines.qsize() < _MANY_LINES or not isinstance(event, _READINGS):
+            self._lines.put(encode(event))
+
+    def flush(self, within_seconds: float) -> None:
+        """Wait until what was emitted is written, but not longer than that: the guard may read no more."""
+        written = threading.Event()
+        self._lines.put(written)
+        written.wait(within_seconds)
+
+    def _write(self) -> None:
         while True:
-            write_all(lines_fd, lines.get())
-
-    def emit(event: Event) -> None:
-        if lines.qsize() < _MANY_LINES or not isinstance(event, _READINGS):
-            lines.put(encode(event))
-
-    start_thread("lines", write)
-    return emit
+            line = self._lines.get()
+            if isinstance(line, threading.Event):
+                line.set()
+            else:
+                write_all(self._lines_fd, line)
 
 
 def _start_memory(ollama: str, emit: Callable[[Event], None]) -> MemorySensor:

@@ -93,6 +93,16 @@ def test_a_module_of_the_users_is_not_taken_for_ours(
         assert ServerRead in [type(event) for event in events_until(sidecar, ModelsRead)]
 
 
+def test_what_a_sidecar_reports_at_its_end_is_read() -> None:
+    """It ends because its stdin closes, and is heard to its last line; one that does not end is not waited for."""
+    line = encode(STARTED)
+    with running(script(f"while os.read(0, 1): pass\nos.write(1, {line!r})")) as sidecar:
+        assert sidecar.finish(CAP_SECONDS) == (STARTED,)
+        assert not sidecar.send(StopSidecar())
+    with running(script("signal.pause()")) as sidecar:
+        assert sidecar.finish(0.1) == ()
+
+
 def test_read_never_blocks_and_keeps_partial_lines() -> None:
     """Half a line is nothing yet; with its other half it is an event."""
     line = encode(STARTED)

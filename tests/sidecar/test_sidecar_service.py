@@ -294,9 +294,9 @@ _TALKS = """
 import os, sys
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.events import ModelsRead, SidecarStarted
-from aider_guard.sidecar.__main__ import _emitter
+from aider_guard.sidecar.__main__ import EventWriter
 
-emit = _emitter(1)
+emit = EventWriter(1).emit
 for number in range(5000):
     emit(SidecarStarted(number, "1"))
     emit(ModelsRead(Unavailable("not read")))
