@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("errors", "loop", "signals"),
     ("core",),
-    ("paths", "line_process", "journal"),
+    ("paths", "line_process", "journal", "proc_net"),
     ("ollama",),
     ("config", "catalogue", "counting"),
     ("airgap",),
@@ -39,6 +39,9 @@ SMALL_FILES = {
     "errors.py": "the lowest layer: every package raises from it",
     "paths.py": "where files are: the lowest layer but for the core",
     "launch/facts.py": "the values that launch, checks and session share",
+    "checks/all.py": "the list of all checks, in the order of their findings",
+    "core/wire.py": "the one file that knows every event and request; codec.py below it knows none",
+    "ollama/installed.py": "pure, and the door's: it must not load the HTTP client",
     "core/policy.py": "the one place where things are decided: the order of the rules",
     "launch/learned.py": "the file that outlives a session, read by launch and written by the session",
 }
