@@ -1,4 +1,4 @@
-"""What the texts say of the program is what the program does."""
+"""The documentation says what the program does."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ THROUGH = EgressAllowed("github.com", 22, 3)
 
 
 def attempts_to_leave() -> Iterator[Notice]:
-    """What is said of the air gap: calls home, a database, and the last line."""
+    """The notices of the air gap: calls home, a database, and the last line."""
     for events in ((PRICES, ANALYTICS), (DATABASE,)):
         ledger = gone_through(*events).egress
         yield egress_messages.attempts(ledger, ledger.news())
@@ -256,7 +256,7 @@ def gone_through(*events: Event) -> State:
 
 
 def last_line(*events: Event) -> Notice:
-    """What is said at the end of such a session."""
+    """The last line of such a session."""
     notice = egress_messages.end_line(gone_through(*events))
     assert notice is not None
     return notice
