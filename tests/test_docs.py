@@ -318,7 +318,7 @@ def names(kinds: tuple[type, ...]) -> dict[str, type]:
 
 @pytest.mark.parametrize(("at", "union"), [(0, Event), (1, Action)])
 def test_the_journals_names_and_facts_are_those_of_the_classes(at: int, union: Any) -> None:
-    """Each event and action that is written down stands in docs/journal.md with its facts, and nothing else does."""
+    """docs/journal.md lists each event and action that is written down, with its facts, and no other."""
     kinds = names(get_args(union))
     for unwritten in (
         SetDeadline,

@@ -103,7 +103,7 @@ def offering(status: int = -9) -> Story:
 
 
 def backing_off() -> Story:
-    """The user said yes."""
+    """The state after the user accepted the offer."""
     story = offering()
     story.tell(OfferAnswered(accepted=True))
     return story

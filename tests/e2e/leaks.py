@@ -52,7 +52,7 @@ class Leak:
     """What the guard says when it does not start Aider; "" where it starts, and keeps the way closed."""
 
     def is_open(self, seen: Iterable[Seen]) -> bool:
-        """Whether it was gone to its end: what is typed was seen, where the connection is not encrypted."""
+        """Whether the code really left: the typed text was seen, where the connection is not encrypted."""
         kind = "connection" if self.port else "ollama"
         said = [
             one for one in seen if (one.kind, one.host, one.port) == (kind, self.host, self.port)

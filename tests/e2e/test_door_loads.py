@@ -117,7 +117,7 @@ def one_shot(
     *words: str,
     message: tuple[str, ...] = ("--message", "Say hello."),
 ) -> str:
-    """What is said to ``--message``; its status is 0."""
+    """The output of Aider with ``--message``; its status is 0."""
     guard = [sys.executable, "-m", "aider_guard", "--aider", str(desk.aider)]
     pinned = ["--num-ctx", str(WINDOW_TOKENS)]
     ended = subprocess.run(

@@ -80,7 +80,7 @@ def test_go_on_after_the_drop(desk: Desk) -> None:
 
 @pytest.mark.parametrize("name", ["pack/__init__.py", "_a_*b*.py", "<b>.py"])
 def test_a_name_that_is_not_markdown(desk: Desk, name: str) -> None:
-    """Aider shows an answer as Markdown; the command is still to be typed as it stands there."""
+    """Aider shows an answer as Markdown; the command on the screen can still be typed as it is."""
     desk.file(name, 150)
     with fake("0.24.0") as server, desk.session(server.url, name) as person:
         person.wait_for_prompt()

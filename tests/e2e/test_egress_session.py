@@ -115,7 +115,7 @@ def test_nothing_tried_to_leave(seat: Seat) -> None:
 
 
 def test_where_nothing_is_enforced_they_are_asked(seat: Seat) -> None:
-    """Aider's Python and programs that honour proxies are turned away and counted; others get out, and notices say so."""
+    """Aider's Python and programs that honour proxies are refused and counted; others get out, and notices say so."""
     word, since = seat.await_word(), seat.world.mark()
     with seat.session("asked", arguments=["--disable-playwright"]) as person:
         person.wait_for_prompt(seconds=PATIENCE_SECONDS)

@@ -1,4 +1,4 @@
-"""Whatever is killed, the terminal stays usable, no work is lost, no process is left, and a notice says what happened."""
+"""Whatever is killed, the terminal stays usable, no work is lost, no process is left, and a notice tells it."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_answers_break_as_they_are_told_to(ollama: FakeOllama) -> None:
 
 
 def test_a_script_comes_before_the_version_s_own_answer(ollama: FakeOllama) -> None:
-    """And is told once."""
+    """It is used once."""
     ollama.script["/api/chat"] = [busy()]
     assert post(ollama, "/api/chat", ASK).status_code == 503
     assert post(ollama, "/api/chat", ASK).status_code == 200
