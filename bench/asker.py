@@ -32,7 +32,7 @@ class Calls:
         self._door = (_HERE, port)
         self._own = socket.create_server((_HERE, 0))
         self._closed = socket.socket()
-        self._closed.bind((_HERE, 0))  # and nobody listens there
+        self._closed.bind((_HERE, 0))  # and nothing listens there
         # Without an air gap there is no other address that refuses at once.
         self._refuses = self._closed.getsockname() if layer == "open" else _NOBODY
         self._kept = _connected(self._door)

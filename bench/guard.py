@@ -82,7 +82,7 @@ class Idle:
 
 
 def idle(folder: Path, ollama: str, seconds: float) -> Idle:
-    """Watch a session in which nobody types. Aider's own process is not counted."""
+    """Watch a session without typing. Aider's own process is not counted."""
     place = bench_place(folder, ollama)
     with place.person(child("echo_raw", 1)) as person:
         person.until(b"READY")

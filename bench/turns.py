@@ -2,7 +2,7 @@
 sent straight to Ollama.
 
 ``python -m bench.turns``. All three are measured by the same relay before Ollama, by Ollama's own log (its loads, and
-the tokens that it really evaluated) and by the clock of somebody who types.
+the tokens that it really evaluated) and by the clock of a user who types.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# Makes `aider` the guarded one. Put this line into ~/.bashrc, ~/.zshrc or ~/.profile:
+# Makes `aider` start a guarded session. Put this line into ~/.bashrc, ~/.zshrc or ~/.profile:
 #
 #     . /path/to/alias.sh
 #

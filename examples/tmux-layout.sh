@@ -1,8 +1,8 @@
 #!/bin/sh
-# A guarded session with a status pane of seven lines below it, in tmux.
+# Starts a guarded session with a status pane of seven lines below it, in tmux.
 # Usage: tmux-layout.sh [AIDER ARGS]
 #
-# Inside tmux it splits the present pane; outside it starts tmux. The status pane ends with the session.
+# Inside tmux it splits the current pane; outside it starts tmux. The status pane ends with the session.
 
 here=$(cd "$(dirname "$0")" && pwd) || exit
 

@@ -24,7 +24,7 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
 # The markers come before xdist reads them, and the order after pytest-randomly has made its own.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share an expensive server run on one worker, and the long ones are begun first."""
+    """Tests that share an expensive server run on one worker, and the long ones start first."""
     for item in items:
         for server in SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.xdist_group(server))

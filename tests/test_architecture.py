@@ -82,7 +82,7 @@ def imports_of(path: Path) -> Iterator[str]:
 
 
 def test_packages_import_downwards_only() -> None:
-    """Whoever reads a package needs to know only those below it, and none is part of a cycle."""
+    """To read a package it is enough to know those below it, and none is part of a cycle."""
     level = {part: height for height, layer in enumerate(LAYERS) for part in layer}
     upwards = {
         f"{name_of(path)} imports {part}"

@@ -17,7 +17,7 @@ from aider_guard.errors import ConfigError
 
 
 class Sources:
-    """All the places a setting can stand in."""
+    """All the places that a setting can come from."""
 
     def __init__(self, folder: Path) -> None:
         self.flags: dict[str, Any] = {}
@@ -126,7 +126,7 @@ def test_a_switch_is_true_or_false(sources: Sources, text: str, *, value: bool) 
 
 
 def test_an_open_network_and_a_required_gap_exclude_each_other(sources: Sources) -> None:
-    """Wherever they were said; one sentence."""
+    """From whichever sources they come, with one sentence."""
     sources.user.write_text("require-airgap = true\n")
     sources.flags["network"] = "open"
     with pytest.raises(ConfigError, match=r"^network is open and require-airgap is set: [^\n]*$"):

@@ -1,4 +1,4 @@
-"""What the texts say of the program is what the program does."""
+"""The documentation says what the program does."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ THROUGH = EgressAllowed("github.com", 22, 3)
 
 
 def attempts_to_leave() -> Iterator[Notice]:
-    """What is said of the air gap: calls home, a database, and the last line."""
+    """The notices of the air gap: calls home, a database, and the last line."""
     for events in ((PRICES, ANALYTICS), (DATABASE,)):
         ledger = gone_through(*events).egress
         yield egress_messages.attempts(ledger, ledger.news())
@@ -256,7 +256,7 @@ def gone_through(*events: Event) -> State:
 
 
 def last_line(*events: Event) -> Notice:
-    """What is said at the end of such a session."""
+    """The last line of such a session."""
     notice = egress_messages.end_line(gone_through(*events))
     assert notice is not None
     return notice
@@ -318,7 +318,7 @@ def names(kinds: tuple[type, ...]) -> dict[str, type]:
 
 @pytest.mark.parametrize(("at", "union"), [(0, Event), (1, Action)])
 def test_the_journals_names_and_facts_are_those_of_the_classes(at: int, union: Any) -> None:
-    """Each event and action that is written down stands in docs/journal.md with its facts, and nothing else does."""
+    """docs/journal.md lists each event and action that is written down, with its facts, and no other."""
     kinds = names(get_args(union))
     for unwritten in (
         SetDeadline,

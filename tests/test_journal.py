@@ -234,7 +234,7 @@ def test_a_line_is_there_as_soon_as_it_is_written(writes: Writes) -> None:
 
 
 def test_it_is_appended_to(writes: Writes) -> None:
-    """What stands there stays."""
+    """Earlier lines are kept."""
     writes(KeyTyped())
     assert len(writes(KeyTyped())) == 2
 

@@ -83,7 +83,7 @@ def test_connections_of_ssh_are_found_and_its_agent_is_left(home: Path) -> None:
     ],
 )
 def test_variables_name_sockets_in_many_ways(value: str, home: Path) -> None:
-    """A list of D-Bus, what tmux says of itself, and addresses of containers."""
+    """A list of D-Bus, the variable that tmux sets, and addresses of containers."""
     with socket.socket(socket.AF_UNIX) as one:
         one.bind("s")
         path = str(home / "s")

@@ -199,7 +199,7 @@ IDLES = """
 import subprocess, sys
 children = [subprocess.Popen(one) for one in eval(sys.argv[1])]
 while not all(open(f"/proc/{child.pid}/cmdline").read() for child in children):
-    pass  # a program that has only just begun has no arguments yet
+    pass  # a program that has only just started has no arguments yet
 print("ready", flush=True)
 sys.stdin.read(1)
 for child in children: child.kill(); child.wait()

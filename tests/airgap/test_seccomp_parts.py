@@ -73,7 +73,7 @@ def test_any_bytes_are_something(raw: bytes) -> None:
     ],
 )
 def test_addresses(raw: bytes, expected: object) -> None:
-    """Each kind is told apart, and "any" is the loopback, as the kernel takes it."""
+    """Each kind is recognised, and "any" is the loopback, as the kernel takes it."""
     assert parse(raw) == expected
 
 

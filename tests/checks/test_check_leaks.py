@@ -388,7 +388,7 @@ def test_a_file_of_the_working_folder_is_a_strangers_word_too() -> None:
 
 
 def test_plain_http_to_another_network_is_said() -> None:
-    """The code travels readable for anybody on the way."""
+    """Every machine on the way can read the code."""
     facts = world(ollama_api_base=REMOTE, server=server(is_local=False))
     assert "unencrypted" in finding_of(facts, "remote-ollama").what
 

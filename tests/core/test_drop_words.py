@@ -101,7 +101,7 @@ def test_a_glob_without_a_match_is_taken_literally() -> None:
 
 
 def test_read_only_files_are_found_by_substring_also_for_a_glob() -> None:
-    """A read-only file goes whenever its path contains the word as it stands."""
+    """A read-only file goes whenever its path contains the word literally."""
     chat = (ChatFile("notes.md", read_only=True), ChatFile("x[1].md", read_only=True))
     assert dropped_by("notes", chat, ROOT) == {chat[0]}
     assert dropped_by("[1]", chat, ROOT) == {chat[1]}

@@ -58,7 +58,7 @@ def test_only_a_measured_fill_is_said_without_about(steps: list[Step]) -> None:
     ],
 )
 def test_the_limits_themselves_are_full_and_not_free(prompts: list[int], warnings: int) -> None:
-    """At 80 % it is said; again only after less than 75 %."""
+    """At 80 % the notice appears; again only after less than 75 %."""
     story = at_first_prompt()
     for prompt in prompts:
         story.measured_turn(prompt)

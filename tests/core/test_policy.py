@@ -222,7 +222,7 @@ def test_it_ends_once_and_says_nothing_afterwards(steps: list[Step]) -> None:
 
 @given(histories())
 def test_a_notice_never_comes_in_the_middle_of_a_stop(steps: list[Step]) -> None:
-    """The step that types /exit says nothing: what it is about is said when the new prompt is there."""
+    """The step that types /exit shows no notice: it is shown when the new prompt is there."""
     for step in steps:
         if any(isinstance(action, StopAider) for action in step.actions):
             assert not any(isinstance(action, ShowNotice) for action in step.actions)

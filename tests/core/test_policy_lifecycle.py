@@ -103,7 +103,7 @@ def offering(status: int = -9) -> Story:
 
 
 def backing_off() -> Story:
-    """The user said yes."""
+    """The state after the user accepted the offer."""
     story = offering()
     story.tell(OfferAnswered(accepted=True))
     return story
@@ -230,7 +230,7 @@ def test_typing_during_the_hidden_save_puts_the_restart_off() -> None:
 
 
 def test_a_restart_without_the_list_of_files_is_given_up_after_two_tries() -> None:
-    """A failed save stops nothing; the second one in a row is said, and restarts by count end."""
+    """A failed save stops nothing; the second one in a row is a notice, and restarts by count end."""
     story = saving(Limits(max_turns=1, probe="never"))
     assert names(story.tell(ChatSaved(problem="no list"))) == ["RunHidden"]
     said = story.tell(ChatSaved(problem="no list"))

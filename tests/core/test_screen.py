@@ -104,7 +104,7 @@ RECORDED: dict[str, tuple[ScreenEvent, ...]] = {
 
 
 def events(data: bytes, cuts: tuple[int, ...] = ()) -> tuple[ScreenEvent, ...]:
-    """What a new recogniser says of *data*, fed in pieces that end at *cuts*."""
+    """The events of a new recogniser for *data*, fed in pieces that end at *cuts*."""
     screen = Recogniser()
     said: list[ScreenEvent] = []
     ends = sorted({cut for cut in cuts if 0 < cut < len(data)})

@@ -94,7 +94,7 @@ def test_a_count_that_was_right_leaves_nothing_to_remember() -> None:
 
 @pytest.mark.parametrize("thinks", [True, False])
 def test_whether_ollama_lets_a_model_think_is_learned(thinks: bool) -> None:
-    """Newer versions do unless told otherwise: the first answer shows it, and every count after it is exact."""
+    """Newer versions do unless a request forbids it: the first answer shows it, and every count after it is exact."""
     model_counter = counter(PromptFormat(THINKING, thinks=True))
     bare = tokens(rendered("a"))
     first = model_counter.weigh(chat("a"))

@@ -47,7 +47,7 @@ def test_as_many_tokens_as_llama_cpp_makes(recorded: dict[str, Any]) -> None:
 
 
 def test_every_known_name_was_compared() -> None:
-    """No pattern is in the table on trust; the name "" stands for a model without one."""
+    """Each pattern in the table was compared; the name "" stands for a model without one."""
     assert set(NAMES) == set(SPLITTINGS) - {""}
 
 

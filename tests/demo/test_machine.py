@@ -1,4 +1,4 @@
-"""Where the private programs cannot run or be built is said before anything is downloaded."""
+"""A machine that cannot run or build the private programs is refused before anything is downloaded."""
 
 from __future__ import annotations
 

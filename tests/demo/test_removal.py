@@ -60,7 +60,7 @@ def sample(parent: Path, name: str = "one") -> Path:
 
 
 def remove(cache: Path) -> str:
-    """Remove, and return what was said on stdout."""
+    """Remove, and return the output on stdout."""
     out = io.StringIO()
     assert run_removal(cache, out, Progress(io.StringIO(), pulse_seconds=None)) == 0
     return out.getvalue()
@@ -188,7 +188,7 @@ def test_a_running_demo_is_not_disturbed(cache: Path) -> None:
 
 
 def test_no_demo_starts_while_one_is_removed(cache: Path) -> None:
-    """It is told to come again; once the lock's file is removed, a new one counts."""
+    """A demo is refused; once the lock's file is removed, only a new file's lock counts."""
     lock = cache / DEMO_LOCK
     with locked(lock):
         with pytest.raises(RigError, match="--remove` is at work"), demo_runs(cache):
@@ -271,7 +271,7 @@ def test_a_wrong_word_removes_nothing(
 
 
 def test_what_the_system_forbids_is_said(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """The sentence has the system's reason; what was removed before is said, and no more."""
+    """The error has the system's reason, and only what was removed before is reported."""
     part(cache, AIDER_FOLDER)
     part(cache, OLLAMA_FOLDER)
     out, remove_tree = io.StringIO(), shutil.rmtree

@@ -1,4 +1,4 @@
-"""Where the server of llama.cpp finds its model, and what is said when it does not start."""
+"""Where the server of llama.cpp finds its model, and the error when it does not start."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Clock:
 def unpulsed(
     stream: io.StringIO, *, live: bool, clock: Clock, columns: Callable[[], int] = lambda: 80
 ) -> Progress:
-    """Progress that ticks only when it is told to."""
+    """Progress that ticks only when the test calls for it."""
     return Progress(stream, live=live, clock=clock, columns=columns, pulse_seconds=None)
 
 

@@ -80,7 +80,7 @@ def test_where_the_server_does_not_say_it_is_not_known() -> None:
 
 
 def test_it_is_read_again_and_again_once_it_is_begun() -> None:
-    """Begun twice it is still read by one thread only; soon again where the server did not answer."""
+    """Started twice, it is still read by one thread only, and soon again where the server did not answer."""
     slept, go_on = threading.Semaphore(0), threading.Semaphore(0)
     pauses: list[float] = []
 

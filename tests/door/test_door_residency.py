@@ -265,7 +265,7 @@ async def test_a_request_for_the_model_that_is_being_loaded_joins_the_load(
 async def test_a_request_that_joins_the_load_of_a_lost_model_is_no_reload(
     setup: ResidencySetup,
 ) -> None:
-    """Its waiting was begun by us."""
+    """This session started the load that the request waits for."""
     await setup.send()
     setup.client.unload(MAIN.name)
     setup.ollama.talking.speed = type(setup.ollama.talking.speed)(share=0.2)

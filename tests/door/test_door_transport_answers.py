@@ -413,7 +413,7 @@ def _fail(*_: object) -> bytes:
 def test_a_bug_of_the_handlers_ends_one_request_only(
     method: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """500 in words, or a cut where the answer had begun; the place goes to stderr, the prompt does not."""
+    """500 in words, or a cut where the answer had started; stderr has the place in the code, not the prompt."""
 
     class Buggy(PlainExchange):
         async def begin(self) -> Forward | Reply:

@@ -18,7 +18,7 @@ class Bare(Onlooker):
         return re.search(r"(^|\n)\w*>$", self.text().rstrip()) is not None
 
     def say(self, line: str, question: str = "") -> None:
-        """Type a line at the prompt, or at the question, and look until it stands there."""
+        """Type a line at the prompt, or at the question, and wait until the screen shows it."""
         self.wait_for(question or self.is_asked)
         self.type(line.encode() + b"\r")
         self.wait_for(lambda: line in self.text())

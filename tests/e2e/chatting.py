@@ -1,4 +1,4 @@
-"""A fake Ollama that chats with the real Aider: small models, and a short answer to whatever it is told."""
+"""A fake Ollama that chats with the real Aider: small models, and a short answer to each message."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _COMMAND = re.compile(
 
 @dataclass(frozen=True)
 class Desk:
-    """Where somebody sits. ``env`` is the whole environment of the programs started here."""
+    """A user's working place. ``env`` is the whole environment of the programs started here."""
 
     aider: Path
     repo: Path

@@ -1,4 +1,4 @@
-"""The 18 ways in which code can leave the machine of somebody who meant Ollama, each as somebody would set it up."""
+"""The 18 ways by which code can leave the machine of a user who means to use Ollama, each as a user would set it up."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Leak:
     home: Mapping[str, str] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
     host: str = ""
-    """Whom bare Aider reaches; a model that Ollama passes on; "" for nobody."""
+    """The host that bare Aider reaches, or a model that Ollama passes on; "" for none."""
     port: int = 443
     """0 where it is Ollama that goes out."""
     why_nobody: str = ""
@@ -52,7 +52,7 @@ class Leak:
     """What the guard says when it does not start Aider; "" where it starts, and keeps the way closed."""
 
     def is_open(self, seen: Iterable[Seen]) -> bool:
-        """Whether it was gone to its end: what is typed was seen, where the connection is not encrypted."""
+        """Whether the code really left: the typed text was seen, where the connection is not encrypted."""
         kind = "connection" if self.port else "ollama"
         said = [
             one for one in seen if (one.kind, one.host, one.port) == (kind, self.host, self.port)

@@ -1,4 +1,4 @@
-"""The listeners of a world: each connection and each datagram is a line of the witness before anybody is answered.
+"""The listeners of a world: each connection and each datagram is a line of the witness before it is answered.
 
 What the world itself sends to learn that all before it is written down comes from addresses of its own, and is none.
 """
@@ -93,7 +93,7 @@ class Listeners:
         self._start(serve, lambda: ask(family, address, b"?"))
 
     def answering(self, address: tuple[str, int], answer: Callable[[bytes, bool], bytes]) -> None:
-        """Answer datagrams; whether one is the world's own is told. It has to write down the others itself."""
+        """Answer datagrams. The callback learns whether one is the world's own, and writes down the others itself."""
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         server.bind(address)
 
@@ -129,7 +129,7 @@ class Listeners:
         thread = threading.Thread(target=look, daemon=True)
         with self._lock:
             self._looks.add(thread)
-            thread.start()  # it has begun before it can be waited for
+            thread.start()  # started before it can be waited for
 
     def _look(self, connection: socket.socket, facts: dict[str, Any]) -> None:
         with connection:

@@ -103,7 +103,7 @@ class Onlooker(Person):
 
 
 class Guarded(Onlooker):
-    """A person who runs aider-guard; the journal tells when something happened that nobody sees."""
+    """A person who runs aider-guard; the journal shows what the screen does not."""
 
     def __init__(
         self,

@@ -313,7 +313,7 @@ def test_a_broken_file_that_is_named_is_answered_in_aiders_words(aider: Aider, r
 
 
 def test_neither_litellm_nor_the_net_is_needed(aider: Aider, repo: Path) -> None:
-    """Asking costs what importing Aider costs: its heaviest part is not imported, and nobody is looked up."""
+    """Asking costs what importing Aider costs: its heaviest part is not imported, and no host is looked up."""
     program = repo.parent / "program"
     program.mkdir()
     write(

@@ -103,7 +103,7 @@ def test_the_witness_sees_who_goes_out_by_ipv6(world: Box, tmp_path: Path) -> No
 
 
 def test_a_mark_waits_for_what_is_still_looked_at(world: Box, tmp_path: Path) -> None:
-    """A connection that says nothing is written down before the mark, not after the next test has begun."""
+    """A connection that says nothing is written down before the mark, not after the next test has started."""
     program = f"""
 import socket, sys
 silent = socket.create_connection(({OUTSIDE!r}, 443))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aider_guard.demo.layout import Rig
 
 LOCAL = "ollama_chat/small"
-SECRET = "sk-a-secret-that-must-stay"  # of nobody
+SECRET = "sk-a-secret-that-must-stay"  # no real key
 
 
 @dataclass(frozen=True)

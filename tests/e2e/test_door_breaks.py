@@ -74,7 +74,7 @@ def test_ctrl_c_ends_the_answer_at_ollama(desk: Desk, slow: ChattingOllama) -> N
 
 
 def test_ctrl_c_while_the_prompt_is_read(desk: Desk, slow: ChattingOllama) -> None:
-    """Before the first byte as well: nobody waits for an answer that nobody wants."""
+    """Before the first byte as well, the request ends at once."""
     slow.talking.speed = Speed(load_seconds=0.1, prompt_tokens_per_second=1, share=1)
     with desk.session(slow.url) as person:
         person.wait_for_prompt()

@@ -62,7 +62,7 @@ def test_each_model_is_loaded_once(desk: Desk, server: ChattingOllama) -> None:
 
 
 def test_the_model_is_there_before_the_first_message(desk: Desk, server: ChattingOllama) -> None:
-    """It is loaded while nobody has typed yet, with the very options of the first message."""
+    """It is loaded before the user types, with the very options of the first message."""
     with desk.session(server.url, window_tokens=WINDOW_TOKENS) as person:
         person.wait_for_prompt()
         person.wait_for(lambda: windows(server) == [WINDOW_TOKENS])
@@ -117,7 +117,7 @@ def one_shot(
     *words: str,
     message: tuple[str, ...] = ("--message", "Say hello."),
 ) -> str:
-    """What is said to ``--message``; its status is 0."""
+    """The output of Aider with ``--message``; its status is 0."""
     guard = [sys.executable, "-m", "aider_guard", "--aider", str(desk.aider)]
     pinned = ["--num-ctx", str(WINDOW_TOKENS)]
     ended = subprocess.run(
@@ -161,7 +161,7 @@ def test_one_shot_without_a_message(desk: Desk, server: ChattingOllama) -> None:
 
 
 def test_one_shot_that_does_not_fit(desk: Desk, server: ChattingOllama) -> None:
-    """It is not sent, and that is said."""
+    """It is not sent, and a line says so."""
     said = one_shot(desk, server, desk.file("large.py", 150))
     assert "aider-guard: not sent: " in said
     assert not server.chats

@@ -1,4 +1,4 @@
-"""A prompt that does not fit, in a real Aider session: not sent, and said how to go on; or sent, and the cut told."""
+"""A prompt that does not fit, in real Aider sessions: it is not sent, with advice, or sent, and the cut is reported."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_shorter_message(desk: Desk) -> None:
 
 
 def test_go_on_after_the_drop(desk: Desk) -> None:
-    """The refused message goes with whatever is said next."""
+    """The refused message goes with the next message."""
     large = desk.file("large.py", 150)
     with fake("0.24.0") as server, desk.session(server.url, large) as person:
         person.wait_for_prompt()
@@ -80,7 +80,7 @@ def test_go_on_after_the_drop(desk: Desk) -> None:
 
 @pytest.mark.parametrize("name", ["pack/__init__.py", "_a_*b*.py", "<b>.py"])
 def test_a_name_that_is_not_markdown(desk: Desk, name: str) -> None:
-    """Aider shows an answer as Markdown; the command is still to be typed as it stands there."""
+    """Aider shows an answer as Markdown; the command on the screen can still be typed as it is."""
     desk.file(name, 150)
     with fake("0.24.0") as server, desk.session(server.url, name) as person:
         person.wait_for_prompt()
@@ -94,7 +94,7 @@ def test_a_name_that_is_not_markdown(desk: Desk, name: str) -> None:
 def test_sent_and_the_cut_told_in_the_same_turn(desk: Desk, version: str) -> None:
     """With ``warn`` the model gets what the server leaves of it, and the next prompt comes with how much it lost.
 
-    0.30.0 does not count what it had in its cache: nobody can say how much.
+    0.30.0 does not count what it had in its cache, so the number is not known.
     """
     large = desk.file("large.py", 150)
     warn = ("--on-overflow", "warn")
@@ -133,7 +133,7 @@ def test_refused_on_a_real_ollama(desk: Desk, ollama: PrivateOllama, terse: str)
 
 @pytest.mark.slow
 def test_cut_by_a_real_ollama(desk: Desk, ollama: PrivateOllama, terse: str) -> None:
-    """With ``warn`` the cut is told in the same turn, with the number of tokens that its log names."""
+    """With ``warn`` the cut is reported in the same turn, with the number of tokens that its log names."""
     large = desk.file("large.py", 90)
     model, warn = f"ollama_chat/{terse}", ("--on-overflow", "warn")
     arguments = (ollama.url, large)

@@ -25,7 +25,7 @@ LARGER = replace(COUNTABLE, kv_bytes_per_token=1024**2)
 
 @dataclass(frozen=True)
 class Trouble:
-    """What goes wrong, what is said, and how it ends."""
+    """What goes wrong, the line that explains it, and how it ends."""
 
     begin: Callable[[FakeOllama], None]
     words: str

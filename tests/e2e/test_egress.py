@@ -1,6 +1,6 @@
-"""The honest test of the air gap: without it the outside is reached, with it nobody is, and each attempt is named.
+"""Tests the air gap: without it programs reach the outside, with it none does, and each attempt is named.
 
-The judge is the witness of the box, never what a program says. A gap that does nothing, and one that only talks, fail.
+The box's witness decides, never a program's output. A gap that does nothing, and one that only reports, fail.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def test_nothing_leaves_and_every_attempt_is_named(
 @pytest.mark.parametrize("layer", ["open", "words"])
 @pytest.mark.parametrize("way", CHEAP, ids=lambda way: way.id)
 def test_a_gap_that_lets_out_is_found_out(way: Way, layer: str, user: str, here: Lab) -> None:
-    """One that does nothing, and one that reports the very attempt but blocks nothing, are said to leak."""
+    """One that does nothing, and one that reports the very attempt but blocks nothing, count as leaking."""
     ran = here.gapped(way, layer, user, CLAIMED=way.named)
     assert bool(ran.attempts) is (layer == "words")
     with pytest.raises(AssertionError, match="got out"):

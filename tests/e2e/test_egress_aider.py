@@ -35,7 +35,7 @@ if sys.prefix == AIDER:
 
     argparse.ArgumentParser.parse_known_args = not_quiet
 """
-"""An Aider that asks the outside although the guard tells it not to: else there would be nobody to keep in."""
+"""Makes Aider connect to the outside although its flags forbid it: else the air gap had nothing to block."""
 _FEWEST_HOSTS = 2
 ANALYTICS = ("us.i.posthog.com", 443)
 """Sent in batches of what gathers in half a second, each of them tried again: how often depends on the machine."""
@@ -82,8 +82,10 @@ class GuardedInside(Guarded):
 def test_what_aider_asks_for_stays_inside_and_is_written_down(
     layer: Layer, counted: Counter[tuple[str, int]], world: Box, rig: Rig, tmp_path: Path
 ) -> None:
-    """The answer arrives, nobody outside is reached, and the journal has whom bare Aider reached, and no others."""
-    assert len(counted) >= _FEWEST_HOSTS, "bare Aider asks nobody: it proves nothing"
+    """The answer arrives, no host outside is reached, and the journal has exactly the hosts that bare Aider reached."""
+    assert len(counted) >= _FEWEST_HOSTS, (
+        "bare Aider reaches too few hosts: the test proves nothing"
+    )
     repo, env = set_up(tmp_path, world, rig)
     guard = [*guard_program([layer]), "--aider", str(rig.aider_command)]
     command = world.inside([*guard, "--probe", "never", "--", *TALKATIVE], repo)

@@ -1,4 +1,4 @@
-"""Whoever knows of the air gap and wants to get out stays inside: of its namespaces, its guard's memory, its daemons.
+"""A program that attacks the air gap stays inside: its namespaces, the guard's memory, the daemons outside.
 
 Each escape is tried without an air gap first: there it gains something, as root, or the test says nothing.
 """
@@ -108,8 +108,8 @@ def test_a_killed_guard_lets_nobody_out(
 def rounds_in(
     here: Lab, layer: str, user: str, killer: str, path: Path
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A program in a gap that tries and tries, and the end of its pipe. It has ended afterwards: what one that nobody
-    kept in still sends would be another's.
+    """A program in a gap that tries and tries, and the end of its pipe. It has ended afterwards: what
+    it sends later would count for another test.
     """
     os.mkfifo(path)
     path.chmod(0o666)

@@ -1,4 +1,4 @@
-"""Whole sessions of real Aider behind the air gap: what is let through, what is said, and what holds when parts die."""
+"""Whole sessions of real Aider behind the air gap: what is let through and reported, and what holds when parts die."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_new_destination_is_said_once_and_the_last_line_sums_up(layer: Layer, 
 
 
 def test_nothing_tried_to_leave(seat: Seat) -> None:
-    """A session of one message in which nobody tries ends with that."""
+    """A session of one message without an attempt ends with that line."""
     since = seat.world.mark()
     with seat.session("netns") as person:
         person.wait_for_prompt(seconds=PATIENCE_SECONDS)
@@ -115,7 +115,7 @@ def test_nothing_tried_to_leave(seat: Seat) -> None:
 
 
 def test_where_nothing_is_enforced_they_are_asked(seat: Seat) -> None:
-    """Aider's Python and programs that honour proxies are turned away and counted; others get out, as is said."""
+    """Aider's Python and programs that honour proxies are refused and counted; others get out, and notices say so."""
     word, since = seat.await_word(), seat.world.mark()
     with seat.session("asked", arguments=["--disable-playwright"]) as person:
         person.wait_for_prompt(seconds=PATIENCE_SECONDS)
@@ -166,7 +166,7 @@ def test_a_required_air_gap_is_refused_where_there_is_none(seat: Seat) -> None:
 
 
 def test_an_open_network_is_said_once_and_lets_out(seat: Seat) -> None:
-    """With --network open it is said so, and programs get out."""
+    """With --network open a notice says so, and programs get out."""
     since = seat.world.mark()
     with seat.session("netns", "--network", "open") as person:
         person.wait_for_prompt(seconds=PATIENCE_SECONDS)
@@ -181,8 +181,8 @@ def test_an_open_network_is_said_once_and_lets_out(seat: Seat) -> None:
 
 @every_enforced
 def test_without_a_terminal_it_is_the_same(layer: Layer, seat: Seat) -> None:
-    """A commit by one message: its text comes from the model, its hook gets nowhere, and that is said beside it and
-    written down.
+    """A commit by one message: its text comes from the model, its hook gets nowhere, and standard error and
+    the journal say so.
     """
     set_up(HOOKED, seat.repo, seat.home, seat.world.ollama)
     since = seat.world.mark()

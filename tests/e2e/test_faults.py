@@ -1,4 +1,4 @@
-"""Whatever is killed: the terminal stays usable, nothing of the user's is lost, no process is left, and it is said."""
+"""Whatever is killed, the terminal stays usable, no work is lost, no process is left, and a notice tells it."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_the_shell_has_its_terminal_back_after_the_guard_was_killed(
 
 @pytest.mark.parametrize("moment", ["at the prompt", "probing", "busy"])
 def test_aider_is_killed_and_taken_back(start: Start, moment: str) -> None:
-    """What happened is said, the session is offered back with its file, and a y brings it back."""
+    """A notice says what happened, the session is offered back with its file, and a y brings it back."""
     with start(busy=moment == "busy") as person:
         reach(person, moment)
         os.kill(person.aider_pid(), signal.SIGKILL)

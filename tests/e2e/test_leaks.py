@@ -1,4 +1,4 @@
-"""Every known way out, on real Aider, in a box whose witness sees whoever tries to get out: bare, guarded, examined."""
+"""Tries every known way out on real Aider, bare, guarded and examined, in a box whose witness sees every attempt."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_table_is_complete() -> None:
 
 @every_leak
 def test_bare_aider_goes_out(leak: Leak, world: Box, rig: Rig, repo: Path, home: Path) -> None:
-    """Without the guard somebody outside is reached; where nobody can be, nobody is, and it is said why."""
+    """Without the guard a host outside is reached, except where a reason is given why none can be."""
     env = set_up(leak, repo, home, world.ollama)
     since = begun = world.mark()
     command = [str(rig.aider_command), *leak.arguments, *PLAIN, *UNASKED]
@@ -96,7 +96,7 @@ def test_bare_aider_goes_out(leak: Leak, world: Box, rig: Rig, repo: Path, home:
 def test_a_guarded_session_does_not(
     leak: Leak, world: Box, rig: Rig, repo: Path, home: Path
 ) -> None:
-    """With the guard the launch is refused with the reason, or it begins; nobody outside hears anything either way."""
+    """With the guard the launch is refused with the reason, or it starts; either way no host outside is reached."""
     env = set_up(leak, repo, home, world.ollama)
     since = world.mark()
     with GuardedInside(world, leak, rig.aider_command, env, repo) as person:
@@ -121,7 +121,7 @@ def test_a_guarded_session_does_not(
 def test_a_guarded_one_shot_does_not(
     leak: Leak, world: Box, rig: Rig, repo: Path, home: Path
 ) -> None:
-    """Without a terminal it is the same: refused with the reason, or answered by Ollama; nobody outside hears."""
+    """Without a terminal it is the same: refused with the reason, or answered by Ollama; no host outside is reached."""
     env = set_up(leak, repo, home, world.ollama)
     since = world.mark()
     guard = [sys.executable, "-m", "aider_guard", "--aider", str(rig.aider_command), "--"]
@@ -138,7 +138,7 @@ def test_a_guarded_one_shot_does_not(
 
 @every_leak
 def test_the_doctor_names_it(leak: Leak, world: Box, rig: Rig, repo: Path, home: Path) -> None:
-    """The checks have a finding with the way's id; it stops a launch exactly where one is refused; nobody hears."""
+    """The checks have a finding with the way's id; it stops a launch exactly where one is refused; no host hears."""
     env = set_up(leak, repo, home, world.ollama)
     since = world.mark()
     doctor = [sys.executable, "-m", "aider_guard", "--aider", str(rig.aider_command), "doctor"]
@@ -151,7 +151,7 @@ def test_the_doctor_names_it(leak: Leak, world: Box, rig: Rig, repo: Path, home:
 
 
 def tell(person: Guarded, line: str) -> None:
-    """Type a line and look until it is over; one that fails is broken off: nobody waits a minute for nothing."""
+    """Type a line and wait for its end; a failing one is interrupted, which saves a minute of retries."""
     prompts = len(person.journal("prompt_shown"))
     if line:
         person.say(line)

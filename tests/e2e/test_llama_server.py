@@ -141,7 +141,7 @@ def test_a_session_is_counted_and_watched(desk: Desk, llama: str) -> None:
 
 
 def test_a_prompt_too_large_for_the_server_is_answered_in_words(desk: Desk, llama: str) -> None:
-    """Whoever finds it out, the door or the server, and the session goes on. By Aider's count of digits it fits."""
+    """The door or the server refuses it, and the session goes on. By Aider's count of digits it fits."""
     (desk.repo / "large.csv").write_text("1234567890\n" * (WINDOW_TOKENS // 10))
     words = ["--model", MODEL, *QUIET, "--read", "large.csv"]
     with Guarded(

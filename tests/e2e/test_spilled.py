@@ -1,4 +1,4 @@
-"""A model that needed more than was computed: said once, kept, and the next start takes a smaller window.
+"""A model needs more than was computed: a notice says so once, and the next start takes a smaller window.
 
 The card is the fake driver's, under the real bindings; Aider is real.
 """

@@ -103,7 +103,7 @@ def test_a_name_that_is_none(client: OllamaClient, name: str) -> None:
 
 
 def test_the_cloud_switch_of_this_version(client: OllamaClient) -> None:
-    """It answers from 0.16.2 on, and is said to be too old before."""
+    """It answers from 0.16.2 on, and counts as too old before."""
     version = client.version()
     assert isinstance(version, str)
     answer = client.cloud_disabled()

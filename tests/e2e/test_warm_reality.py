@@ -58,7 +58,7 @@ QUESTION = [{"role": "user", "content": "And a box?"}]
 
 @dataclass(frozen=True)
 class House:
-    """A residency of a real Ollama, and what it told."""
+    """A residency of a real Ollama, and the events that it emitted."""
 
     server: PrivateOllama
     client: OllamaClient
@@ -92,7 +92,7 @@ class House:
         await until(lambda: not self.server.loaded())
 
     async def told(self, kind: type[Kind], count: int = 1) -> Kind:
-        """Until so many events of a kind were told."""
+        """Wait until so many events of a kind were emitted."""
 
         def found() -> list[Kind]:
             return [event for event in self.seen if isinstance(event, kind)]
@@ -154,7 +154,7 @@ def once(story: Callable[[House], Coroutine[Any, Any, bool]], server: PrivateOll
 
 
 def test_the_first_request_does_not_load(ollama: PrivateOllama) -> None:
-    """One load, while nobody waits for it; the request finds the model with its window."""
+    """One load, before any request waits for it; the request finds the model with its window."""
 
     async def story(home: House) -> None:
         before = ollama.loads()
@@ -219,7 +219,7 @@ def test_a_load_that_is_ended_leaves_nothing(ollama: PrivateOllama) -> None:
 
 
 def test_another_s_model_stays(ollama: PrivateOllama) -> None:
-    """Nothing is loaded beside it, and it is said which it is."""
+    """Nothing is loaded beside it, and the event names it."""
 
     async def story(home: House) -> None:
         httpx.post(

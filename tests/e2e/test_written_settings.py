@@ -71,7 +71,7 @@ def test_settings_for_two_cards_are_taken_by_aider(
     """Architect mode with the editor and weak model that were written; nothing of the file is refused."""
     init(sample_repo, aider_env, "--vram", "2x24", "--write")
     conf = yaml.safe_load((sample_repo / CONF).read_text())
-    # The models are not there: with this, Aider asks nobody for them.
+    # The models are not there: with this, Aider does not look for them.
     known = {
         conf[key]: {"max_input_tokens": 8192, "mode": "chat"} for key in ("model", "editor-model")
     }
@@ -97,7 +97,7 @@ def test_settings_for_two_cards_are_taken_by_aider(
 
 
 def test_a_second_init_finds_nothing_to_do(sample_repo: Path, aider_env: dict[str, str]) -> None:
-    """On a real repository with a real server: the same files, and no word of what is kept."""
+    """On a real repository with a real server: the files stay as they are, and no kept line is reported."""
     init(sample_repo, aider_env, "--vram", "16", "--write")
     before = {path: path.read_bytes() for path in sample_repo.glob(".aider*")}
     said = init(sample_repo, aider_env, "--vram", "16", "--write")

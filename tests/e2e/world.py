@@ -36,7 +36,7 @@ DATAGRAMS = 9999
 SERVICE = 5432
 """The port of 127.0.0.1 where another service of the machine listens, for connections and for datagrams."""
 DAEMON = "/run/docker.sock"
-"""The socket of a service that acts for whoever asks it, and so leads out."""
+"""The socket of a service that acts for any client, and so leads out."""
 ABSTRACT = b"\0of-another-service"
 """A name without a file (unix(7)), for connections; with ``-datagrams`` after it, for datagrams."""
 
@@ -164,7 +164,7 @@ class BoxOllama(ChattingOllama):
 
 
 def main() -> None:
-    """Build the world, say where its Ollama is, and stay until nobody is there any more."""
+    """Build the world, say where its Ollama is, and stay until no program is left."""
     folder, ports = Path(sys.argv[1]), [int(port) for port in sys.argv[2:]]
     bring_up()
     become_the_name_server(folder)

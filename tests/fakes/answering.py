@@ -98,7 +98,7 @@ class Answering(Protocol):
     closing: threading.Event
 
     def answer(self, request: Received) -> Answer:
-        """What is said to a request."""
+        """The answer to a request."""
 
     def gone(self, request: Received) -> None:
         """The client went away before it had the whole answer."""
@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.answering.gone(request)
 
     def _content(self) -> bytes:
-        """The body, of a length that was told or in chunks (RFC 9112, 7.1)."""
+        """The body, of a given length or in chunks (RFC 9112, 7.1)."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         pieces = []

@@ -78,7 +78,7 @@ class Runners:
     _uses: int = 0
 
     def get(self, model: FakeModel) -> Runner | None:
-        """The runner of this model's weights, whoever loaded it."""
+        """The runner of this model's weights, whichever request loaded it."""
         with self.lock:
             for name in self.listed():
                 other = self.find(name)
@@ -91,8 +91,8 @@ class Runners:
     def take(
         self, model: FakeModel, options: Mapping[str, Any], *, auto_differs: bool
     ) -> tuple[Runner, bool] | TooLarge:
-        """The runner for a request, and whether it had to be loaded. ``auto_differs``: a window that nobody asked for
-        is another one than the same number asked for (0.30 and later).
+        """The runner for a request, and whether it had to be loaded. ``auto_differs``: a default window
+        differs from the same number in a request (0.30 and later).
         """
         with self.lock:
             asked = {name: options[name] for name in RUNNER_OPTIONS if options.get(name)}

@@ -1,4 +1,4 @@
-"""The fake Ollama: whoever is tested on it must be able to trust it."""
+"""The fake Ollama answers as Ollama does: other tests rely on it."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_client_that_goes_away_is_seen(ollama: FakeOllama) -> None:
 
 
 def test_requests_stand_in_a_queue(ollama: FakeOllama) -> None:
-    """One after the other; who finds the queue full is told so."""
+    """One after the other; a request that finds the queue full gets an error."""
     ollama.talking = Talking(speed=Speed(load_seconds=0.2, share=1), max_queue=1)
     statuses: list[int] = []
     threads = [
@@ -159,7 +159,7 @@ def test_answers_break_as_they_are_told_to(ollama: FakeOllama) -> None:
 
 
 def test_a_script_comes_before_the_version_s_own_answer(ollama: FakeOllama) -> None:
-    """And is told once."""
+    """It is used once."""
     ollama.script["/api/chat"] = [busy()]
     assert post(ollama, "/api/chat", ASK).status_code == 503
     assert post(ollama, "/api/chat", ASK).status_code == 200

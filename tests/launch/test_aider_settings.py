@@ -1,4 +1,4 @@
-"""What Aider said of itself, read back."""
+"""Reading back the settings that Aider reports."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_the_roles_are_named_as_their_servers_know_them() -> None:
 
 
 def test_ollamas_models_have_the_pin_for_their_window() -> None:
-    """A role's own is only what another server told."""
+    """A role has its own window only where another server reports one."""
     result = door(world())
     assert result.roles[0] == DoorRole("main", "qwen3:8b")
     assert result.window_tokens > 0

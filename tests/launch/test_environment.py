@@ -92,7 +92,7 @@ def test_an_open_network_leads_past_the_users_proxy_to_this_machine() -> None:
 
 
 def test_an_address_for_the_guard_holds_against_every_file() -> None:
-    """The user said it to us."""
+    """The user named it to the guard."""
     made = local_environment(Config(ollama="box"), AiderSettings(), "http://box:11434", NOWHERE)
     assert made.set["OLLAMA_API_BASE"] == "http://box:11434"
 

@@ -137,7 +137,7 @@ def test_a_file_that_appeared_meanwhile_is_left_alone(conf: Path) -> None:
 
 
 def test_a_place_that_became_a_folder_keeps_all_files(conf: Path, tmp_path: Path) -> None:
-    """When the last step fails for the second file, the first is written and said, with its backup."""
+    """When the last step fails for the second file, the first is written and reported, with its backup."""
     other = tmp_path / "other"
     real = Path.replace
 

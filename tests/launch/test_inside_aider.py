@@ -291,7 +291,7 @@ def test_nothing_of_the_guards_gets_on_aiders_path(aider: Path) -> None:
 
 
 def test_a_model_that_cannot_be_made_is_a_problem_and_no_end(aider: Path) -> None:
-    """As when another version wants other arguments: said, with the roles as far as they are named."""
+    """As when another version wants other arguments: the problem is reported, with the roles that have a name."""
     broken = MAIN.replace(
         '    MODEL_ALIASES = {"4o": "gpt-4o"}',
         '    MODEL_ALIASES = {"4o": "gpt-4o"}\n    MODEL_SETTINGS = []\n'

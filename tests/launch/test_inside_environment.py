@@ -1,4 +1,4 @@
-"""The environment in Aider's process: what is shown of it, and how it is held."""
+"""The environment in Aider's process: what is reported of it, and how its values are kept."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_a_log_inside_a_prompt(line: str) -> None:
     st.binary(max_size=300), st.sampled_from([b"", CUT.encode(), NEW_PROMPT.encode()]), st.binary()
 )
 def test_any_bytes(before: bytes, line: bytes, after: bytes) -> None:
-    """Nothing that can stand in a log is too strange."""
+    """Any bytes in a log can be read."""
     read_line(before + line + after)
 
 

@@ -221,7 +221,7 @@ NO_REPORT: list[tuple[Event, ...]] = [
 def test_numbers_that_never_come_are_not_waited_for(
     aider: Aider, events: tuple[Event, Event]
 ) -> None:
-    """The sidecar died, or the user goes on: the turn counts with what is known of it."""
+    """The sidecar died, or the user goes on: the turn counts with the numbers that are known."""
     aider.sends()
     aider.passes(begins(1), ends(1, **FULL), begins(2), events[0])
     turn = aider.on_event(events[1])

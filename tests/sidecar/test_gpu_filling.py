@@ -58,7 +58,7 @@ class Filled(Protocol):
 
 @contextmanager
 def waiting(command: list[str]) -> Iterator[int]:
-    """A program that has said READY, until it is told to end."""
+    """A program that has printed READY, until it is asked to end."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"READY\n"

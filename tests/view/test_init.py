@@ -225,7 +225,7 @@ def test_installed_models_need_no_pull_and_a_preferred_one_is_reported(user: Use
 
 
 def test_the_cards_that_are_found_count_with_what_is_free(user: User) -> None:
-    """What other programs hold is taken off, and said."""
+    """The memory of other programs is subtracted, and reported."""
     user.memory = replace(NO_GPU, gpus=(Gpu(0, "NVIDIA Fake", 16 * GIB, 8 * GIB, ()),))
     output = user.init()
 

@@ -43,7 +43,7 @@ FILES = [message("user", prompts.CHAT_FILES), message("assistant", "Ok.")]
 def test_the_purpose_and_role_are_seen_by_the_shape_in_each_protocol(
     form: Form, system: str, user: str, stream: bool, purpose: str, role: str
 ) -> None:
-    """Commit message, summary, editor and chat are told apart, flattened by litellm or not."""
+    """Commit message, summary, editor and chat are recognised, flattened by litellm or not."""
     between = [] if purpose in ("commit", "summary") else FILES
     messages = [message("system", system), *between, message("user", user)]
     chat_request = request_of(form, body(form, messages, stream=stream))
