@@ -125,10 +125,15 @@ def model_facts(name: str, answer: dict[str, Any], installed: Installed) -> Mode
     resolved = listed.name if listed else full_name(name)
     if remote := remote_host(answer):
         return stub_facts(name, resolved, remote)
+    size: int | Unavailable = Unavailable(f"Ollama does not list {name}")
+    if listed is not None:
+        size = listed.size_bytes
+    elif isinstance(installed, Unavailable):
+        size = installed
     return ModelFacts(
         name=name,
         resolved=resolved,
-        size_bytes=_size(name, listed, installed),
+        size_bytes=size,
         trained_tokens=trained_tokens(name, answer.get("model_info")),
         architecture=_architecture(name, answer),
         blob=blob(answer.get("modelfile")),
@@ -172,12 +177,6 @@ def _architecture(name: str, answer: dict[str, Any]) -> Architecture | Unavailab
             tensors = more.get("tensors")
             return parse_architecture(facts, tensors if isinstance(tensors, list) else ())
     return Unavailable(f"Ollama does not report the architecture of {name}")
-
-
-def _size(name: str, listed: InstalledModel | None, installed: Installed) -> int | Unavailable:
-    if isinstance(installed, Unavailable):
-        return installed
-    return listed.size_bytes if listed else Unavailable(f"Ollama does not list {name}")
 
 
 def blob(modelfile: object) -> str:
@@ -314,12 +313,9 @@ class OllamaClient:
 
     def loaded_models(self, timeout_seconds: float | None = None) -> ModelsReading | Unavailable:
         """The loaded models from ``/api/ps``, with the time at which the answer was complete."""
-        answer = self._ask("GET", "/api/ps", timeout_seconds=timeout_seconds)
-        if isinstance(answer, Unavailable):
-            return answer
-        models = entries(answer, loaded_model)
-        if models is None:
-            return self._strange("/api/ps")
+        models = self._list("/api/ps", loaded_model, timeout_seconds)
+        if isinstance(models, Unavailable):
+            return models
         self._last_list = reading = ModelsReading(models, self._clock())
         return reading
 
@@ -330,17 +326,10 @@ class OllamaClient:
 
     def installed(self, timeout_seconds: float | None = None) -> Installed:
         """The list of ``/api/tags``: the models on disk, and stubs of models that run on other machines."""
-        answer = self._ask("GET", "/api/tags", timeout_seconds=timeout_seconds)
-        if isinstance(answer, Unavailable):
-            return answer
-        models = entries(answer, installed_model)
-        return self._strange("/api/tags") if models is None else models
+        return self._list("/api/tags", installed_model, timeout_seconds)
 
     def model_facts(
-        self,
-        name: str,
-        installed: Installed,
-        timeout_seconds: float | None = None,
+        self, name: str, installed: Installed, timeout_seconds: float | None = None
     ) -> ModelFacts | ModelMissing | Unavailable:
         """What ``/api/show`` says of a model, completed by the list of ``installed`` ones.
 
@@ -414,10 +403,16 @@ class OllamaClient:
             return None
         return self._decoded("/api/show", answer)
 
+    def _list(
+        self, path: str, decode: Callable[[object], Entry | None], timeout_seconds: float | None
+    ) -> tuple[Entry, ...] | Unavailable:
+        answer = self._ask("GET", path, timeout_seconds=timeout_seconds)
+        models = answer if isinstance(answer, Unavailable) else entries(answer, decode)
+        return self._strange(path) if models is None else models
+
     def _ask(
         self, method: str, path: str, body: Any = None, timeout_seconds: float | None = None
     ) -> dict[str, Any] | Unavailable:
-        """The JSON object of an answer."""
         return self._decoded(path, self._exchange(method, path, body, timeout_seconds))
 
     def _exchange(
