@@ -76,12 +76,8 @@ def _demonstrate(guarded: Session, cache: Path, out: TextIO, progress: Progress)
 def demo_arguments() -> list[str]:
     """Return Aider's arguments, with every role named: no settings file may bring a cloud in."""
     roles = ["--model", MODEL, "--weak-model", MODEL, "--editor-model", MODEL]
-    quiet = [
-        "--no-show-model-warnings",
-        "--no-show-release-notes",
-        "--no-check-update",
-        "--no-analytics",
-    ]
+    quiet = ["--no-show-model-warnings", "--no-show-release-notes"]
+    quiet += ["--no-check-update", "--no-analytics"]
     return [*roles, *quiet, "--read", CONVENTIONS_FILE, BUGGY_FILE, TEST_FILE]
 
 
