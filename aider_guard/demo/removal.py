@@ -56,7 +56,7 @@ def run_removal(
     folder = cache or cache_folder()
     removed: list[tuple[Path, int]] = []
     try:
-        # An unfinished build, too; and a lock, if nothing else is there.
+        # Whether anything of the demo's is there, if only a lock or an unfinished build.
         named = (folder / SAMPLES_FILE, *_locks(folder), *_places(folder))
         unfinished = (path for place in _places(folder) for path in partial_folders(place))
         if any(map(os.path.lexists, (*named, *unfinished))):

@@ -283,10 +283,12 @@ class OllamaClient:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shown = display_base(base_url)
-        self._base = base_url.rstrip("/")
+        self.base_url = base_url.rstrip("/")
+        """The server's address. It may hold a password: show ``names.display_base`` of it."""
         self._answer_seconds = answer_seconds
         self._clock = clock
-        self._last_list: ModelsReading | Unavailable = NOT_LISTED
+        self.last_list: ModelsReading | Unavailable = NOT_LISTED
+        """The last result of ``loaded_models`` in any thread, without asking again."""
         # trust_env: HTTP_PROXY would catch even 127.0.0.1. No redirect is followed, so a plain http
         # address never needs certificates.
         self._http = httpx.Client(
@@ -296,11 +298,6 @@ class OllamaClient:
     def close(self) -> None:
         """Close the connections that were kept open between the calls."""
         self._http.close()
-
-    @property
-    def base_url(self) -> str:
-        """The server's address. It may hold a password: show ``names.display_base`` of it."""
-        return self._base
 
     def version(self, timeout_seconds: float | None = None) -> str | Unavailable:
         """The server's version from ``/api/version``, for example ``0.9.3``."""
@@ -316,13 +313,8 @@ class OllamaClient:
         models = self._list("/api/ps", loaded_model, timeout_seconds)
         if isinstance(models, Unavailable):
             return models
-        self._last_list = reading = ModelsReading(models, self._clock())
+        self.last_list = reading = ModelsReading(models, self._clock())
         return reading
-
-    @property
-    def last_list(self) -> ModelsReading | Unavailable:
-        """The last result of ``loaded_models`` in any thread, without asking again."""
-        return self._last_list
 
     def installed(self, timeout_seconds: float | None = None) -> Installed:
         """The list of ``/api/tags``: the models on disk, and stubs of models that run on other machines."""
@@ -419,12 +411,12 @@ class OllamaClient:
         self, method: str, path: str, body: Any, timeout_seconds: float | None
     ) -> tuple[int, bytes] | Unavailable:
         """The status and body of an answer, or why there is none."""
-        if is_cloud_base(self._base):
+        if is_cloud_base(self.base_url):
             return Unavailable(f"{self._shown} is Ollama's cloud: nothing is sent there")
         seconds = min(self._answer_seconds, timeout_seconds or self._answer_seconds)
         try:
             return fetch(
-                partial(self._http.stream, method, self._base + path, json=body),
+                partial(self._http.stream, method, self.base_url + path, json=body),
                 seconds=seconds,
                 connect_seconds=CONNECT_SECONDS,
                 max_bytes=MAX_ANSWER_BYTES,

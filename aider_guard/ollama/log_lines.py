@@ -55,7 +55,10 @@ _CUT: Final = re.compile(r" limit=\d+ prompt=(\d+) keep=-?\d+ new=(\d+)")
 _CACHE: Final = re.compile(r" id=\d+ cache=\d+ prompt=(\d+) ")
 _NEW_PROMPT: Final = re.compile(r"new prompt, n_ctx_slot = (\d+), .*?n_tokens = (\d+)")
 _DROPPED: Final = frozenset(
-    f"truncating {what} messages which exceed context length" for what in ("input", "native chat")
+    (
+        "truncating input messages which exceed context length",
+        "truncating native chat messages which exceed context length",
+    )
 )
 
 
