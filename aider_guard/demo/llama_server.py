@@ -30,12 +30,11 @@ STOP_SECONDS: Final = 5.0
 _PACKAGE: Final = "xllamacpp"
 
 
-def ensure_llama_server(rig: Rig, progress: Progress | None = None) -> Path:
+def ensure_llama_server(rig: Rig) -> Path:
     """The folder with the server beside the rig's own parts, installed if it is not there. Raises RigError."""
     place = rig.aider.parent / LLAMA_FOLDER
     if not place.is_dir():
-        shown = progress or Progress()
-        with shown.step("Installing llama.cpp's server (34 MB, 106 MB on disk)") as step:
+        with Progress().step("Installing llama.cpp's server (34 MB, 106 MB on disk)") as step:
             ensure_part(
                 place, lambda partial, step: install_llama_server(partial, rig.aider, step), step
             )

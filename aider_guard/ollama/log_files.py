@@ -225,13 +225,13 @@ class LogLines:
     line.
     """
 
-    def __init__(self, start: int = 0) -> None:
-        self.at = start
+    def __init__(self) -> None:
+        self.at = 0
         """The place up to which the log has been read."""
         self.tells_all = False
         self._line = bytearray()
         self._recognised: deque[tuple[int, LogLine]] = deque()
-        self._known_from = start
+        self._known_from = 0
 
     def feed(self, chunk: bytes) -> None:
         """Take in the next bytes."""
