@@ -137,7 +137,7 @@ def session_facts(state: State, *, session_id: str, pid: int) -> dict[str, Any]:
             }
             for model in state.loaded.models
         ]
-    if state.phase is Phase.RUNNING:
+    if state.phase is Phase.RUNNING:  # whether Aider waits or works
         phase = "prompt" if state.prompt is not None else "busy"
     return {
         "id": session_id,

@@ -281,8 +281,8 @@ class Launches:
         )
 
     def _load_commands(self, handoff: Handoff, settings: AiderSettings) -> str:
-        # Aider asks whether to create a file that is gone, and its default is Yes.
         root = self.root
+        # Aider asks whether to create a file that is gone, and its default is Yes.
         existing = tuple(
             name for name in handoff.editable if os.path.exists(os.path.join(root, name))
         )

@@ -97,9 +97,8 @@ class SidecarProcess(LinePipes):
             return ()
         self.flush()
         try:
-            for _ in range(
-                MAX_CHUNKS_A_READ
-            ):  # one that never stops writing must not keep the guard
+            # Up to a bound: a sidecar that never stops writing must not keep the guard.
+            for _ in range(MAX_CHUNKS_A_READ):
                 lines = self.read_lines()
                 if lines is None:
                     events.append(self._lose(self._end()))
