@@ -126,9 +126,7 @@ class Loop:
     def _timeout(self, max_wait: float | None) -> float | None:
         waits = [] if max_wait is None else [max_wait]
         if self._deadlines:
-            waits.append(
-                min(deadline.when for deadline in self._deadlines.values()) - self._clock()
-            )
+            waits.append(min(self.deadlines.values()) - self._clock())
         return max(0.0, min(waits)) if waits else None
 
     def _fire(self) -> None:
@@ -152,12 +150,9 @@ class Loop:
             self._selector.register(fd, events, callback)
         except PermissionError:
             # epoll refuses regular files and /dev/null, which are always ready; select takes them.
-            self._replace_selector()
+            self._selector.close()
+            self._selector = selectors.SelectSelector()
+            for other, watch in self._watches.items():
+                if watch.events:
+                    self._selector.register(other, watch.events, watch.callback)
             self._selector.register(fd, events, callback)
-
-    def _replace_selector(self) -> None:
-        self._selector.close()
-        self._selector = selectors.SelectSelector()
-        for fd, watch in self._watches.items():
-            if watch.events:
-                self._selector.register(fd, watch.events, watch.callback)

@@ -23,7 +23,6 @@ from aider_guard.errors import GuardError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from typing import TextIO
 
     Session = Callable[[list[str], dict[str, str]], int]
 
@@ -32,7 +31,7 @@ INTERRUPTED = 130  # what a shell reports for SIGINT
 SIGNALLED = 128  # an exit status above it says that a signal ended the session
 
 
-def run_demo(guarded: Session, out: TextIO | None = None) -> int:
+def run_demo(guarded: Session) -> int:
     """Install what is missing, run a guarded session on a sample repository, return its status.
 
     ``guarded`` runs Aider under guard, by Aider's arguments and the settings that a flag would give.
@@ -45,7 +44,7 @@ def run_demo(guarded: Session, out: TextIO | None = None) -> int:
         check_system()
         cache = cache_folder()
         with demo_runs(cache):
-            return _demonstrate(guarded, cache, out or sys.stdout, Progress())
+            return _demonstrate(guarded, cache, Progress())
     except GuardError as error:
         sys.stderr.write(f"aider-guard: {error}\n")
         return error.exit_code
@@ -53,7 +52,7 @@ def run_demo(guarded: Session, out: TextIO | None = None) -> int:
         return INTERRUPTED
 
 
-def _demonstrate(guarded: Session, cache: Path, out: TextIO, progress: Progress) -> int:
+def _demonstrate(guarded: Session, cache: Path, progress: Progress) -> int:
     rig = ensure_rig(cache, progress)
     with progress.step("Making the sample repository"):
         parent = Path(tempfile.mkdtemp(prefix=SAMPLE_PREFIX))
@@ -62,26 +61,22 @@ def _demonstrate(guarded: Session, cache: Path, out: TextIO, progress: Progress)
     with contextlib.ExitStack() as running:
         with progress.step("Starting the private Ollama"):
             server = running.enter_context(private_ollama(rig.ollama, rig.models))
-        out.write(introduction(folder, _own_command()))
-        out.flush()
+        sys.stdout.write(introduction(folder, _own_command()))
+        sys.stdout.flush()
         status = _session(guarded, rig.aider_command, server.url, folder)
         if status > SIGNALLED:
             return status  # the terminal may be gone
         with progress.step("Stopping the private Ollama"):
             running.close()
-    out.write(farewell(folder, _own_command()))
+    sys.stdout.write(farewell(folder, _own_command()))
     return status
 
 
 def demo_arguments() -> list[str]:
     """Return Aider's arguments, with every role named: no settings file may bring a cloud in."""
     roles = ["--model", MODEL, "--weak-model", MODEL, "--editor-model", MODEL]
-    quiet = [
-        "--no-show-model-warnings",
-        "--no-show-release-notes",
-        "--no-check-update",
-        "--no-analytics",
-    ]
+    quiet = ["--no-show-model-warnings", "--no-show-release-notes"]
+    quiet += ["--no-check-update", "--no-analytics"]
     return [*roles, *quiet, "--read", CONVENTIONS_FILE, BUGGY_FILE, TEST_FILE]
 
 

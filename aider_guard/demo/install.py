@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from aider_guard.demo.layout import AIDER_VERSION, RigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from aider_guard.demo.progress import Step
 
@@ -39,12 +39,8 @@ def install_aider(partial: Path, place: Path, step: Step) -> None:
 def pip(venv: Path, step: Step, *words: str | Path) -> None:
     """Run ``venv``'s own pip; the user's pip settings (index, proxy, timeouts) hold."""
     command = [venv / "bin" / "python", "-m", "pip", *words, "--progress-bar=off", "--no-input"]
-    run_command(command, step, environ=_pip_environ(os.environ))
-
-
-def _pip_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in environ.items() if not name.startswith("PYTHON")}
-    return {**kept, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    run_command(command, step, environ={**kept, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
 
 
 def relocate(venv: Path, place: Path) -> None:
@@ -74,7 +70,10 @@ def choose_python(
     """
     first = running or Path(sys.executable)
     searched = os.environ.get("PATH", "") if search_path is None else search_path
-    for candidate in (first, *_on_path(searched)):
+    folders = [Path(folder) for folder in searched.split(os.pathsep) if folder]
+    names = [f"python{major}.{minor}" for major, minor in SUITABLE]
+    on_path = (folder / name for name in names for folder in folders)
+    for candidate in (first, *(path for path in on_path if os.access(path, os.X_OK))):
         if (version_of or probe_version)(candidate) in SUITABLE:
             return candidate
     raise RigError(
@@ -104,18 +103,6 @@ def probe_version(python: Path) -> tuple[int, int] | None:
     return int(major), int(minor)
 
 
-def _on_path(search_path: str) -> Iterator[Path]:
-    for major, minor in SUITABLE:
-        yield from _executables(f"python{major}.{minor}", search_path.split(os.pathsep))
-
-
-def _executables(name: str, folders: Iterable[str]) -> Iterator[Path]:
-    for folder in folders:
-        candidate = Path(folder) / name
-        if folder and os.access(candidate, os.X_OK):
-            yield candidate
-
-
 def run_command(
     command: Sequence[str | Path], step: Step, *, environ: Mapping[str, str] | None = None
 ) -> None:
@@ -132,7 +119,7 @@ def run_command(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=None if environ is None else dict(environ),
+            env=environ,
         )
     except OSError as error:
         raise RigError(f"Cannot run {words[0]}: {error.strerror}.") from error

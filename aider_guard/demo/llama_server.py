@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from aider_guard.demo.layout import LLAMA_FOLDER, SMALL, RigError
 from aider_guard.demo.ollama_files import download, extract
-from aider_guard.demo.parts import build_once
+from aider_guard.demo.parts import ensure_part
 from aider_guard.demo.progress import Progress
 
 if TYPE_CHECKING:
@@ -30,16 +30,13 @@ STOP_SECONDS: Final = 5.0
 _PACKAGE: Final = "xllamacpp"
 
 
-def ensure_llama_server(rig: Rig, progress: Progress | None = None) -> Path:
+def ensure_llama_server(rig: Rig) -> Path:
     """The folder with the server beside the rig's own parts, installed if it is not there. Raises RigError."""
     place = rig.aider.parent / LLAMA_FOLDER
     if not place.is_dir():
-        shown = progress or Progress()
-        with shown.step("Installing llama.cpp's server (34 MB, 106 MB on disk)") as step:
-            build_once(
-                place,
-                lambda partial: install_llama_server(partial, rig.aider, step),
-                lambda: step.tick("another process is installing it"),
+        with Progress().step("Installing llama.cpp's server (34 MB, 106 MB on disk)") as step:
+            ensure_part(
+                place, lambda partial, step: install_llama_server(partial, rig.aider, step), step
             )
     return place
 
@@ -78,7 +75,11 @@ def private_llama_server(
             try:
                 yield _address(process, log)
             finally:
-                _stop(process)
+                assert process.stdin is not None
+                process.stdin.close()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_SECONDS)
+                process.kill()
 
 
 def model_file(models: Path, name: str = SMALL) -> Path:
@@ -95,16 +96,7 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     assert process.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        said = process.stdout.readline() if selector.select(START_SECONDS) else b""
-    if not said.startswith(b"http://"):
+        address = process.stdout.readline() if selector.select(START_SECONDS) else b""
+    if not address.startswith(b"http://"):
         raise RigError(f"llama.cpp's server did not start; its log is {log}")
-    return said.decode().strip()
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_SECONDS)
-        return
-    process.kill()
+    return address.decode().strip()

@@ -73,20 +73,13 @@ def _try_lock(path: Path, *, shared: bool) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        if _is_at(descriptor, path):
+        # The open file may have been removed meanwhile, and another one may have its name.
+        if os.path.samestat(os.fstat(descriptor), path.lstat()):
             return descriptor
-    except BlockingIOError:
+    except (BlockingIOError, FileNotFoundError):
         pass
     except BaseException:
         os.close(descriptor)
         raise
     os.close(descriptor)
     return None
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Return whether the open file is still the one with this name, not one that was removed."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
-        return False

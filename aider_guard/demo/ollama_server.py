@@ -91,11 +91,15 @@ def private_ollama(
             start = log.tell()
             process = _spawn(program, _environ(program, models, home, port), log.fileno())
         try:
-            url = f"http://127.0.0.1:{_await_port(process, log_path, start)}"
-            _await_answer(process, log_path, url)
+            url = _await_url(process, log_path, start)
             yield PrivateOllama(url, process.pid, log_path)
         finally:
-            _stop(process)
+            process.terminate()  # it ends its runners; then goes what is left of its process group
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_TIMEOUT_SECONDS)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _environ(program: Path, models: Path, home: Path, port: int) -> dict[str, str]:
@@ -127,26 +131,15 @@ def _spawn(program: Path, environ: dict[str, str], log: int) -> subprocess.Popen
     )
 
 
-def _await_port(process: subprocess.Popen[bytes], log_path: Path, start: int) -> int:
-    """Return the port that the server says it listens on; with port 0 only its log knows."""
-    for _ in _until_deadline(process, log_path):
-        if listening := _LISTENING.search(log_path.read_bytes(), start):
-            return int(listening[1])
-    raise AssertionError("unreachable: the deadline raises")
-
-
-def _await_answer(process: subprocess.Popen[bytes], log_path: Path, url: str) -> None:
-    for _ in _until_deadline(process, log_path):
-        with suppress(httpx.TransportError):
-            if httpx.get(f"{url}/api/version", timeout=5, trust_env=False).is_success:
-                return
-
-
-def _until_deadline(process: subprocess.Popen[bytes], log_path: Path) -> Iterator[None]:
-    """Yield a few times a second until the server ends or takes too long; both raise `RigError`."""
+def _await_url(process: subprocess.Popen[bytes], log_path: Path, start: int) -> str:
+    """Return the server's address once it answers there. With port 0 only its log knows the port."""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
-        yield
+        if listening := _LISTENING.search(log_path.read_bytes(), start):
+            url = f"http://127.0.0.1:{int(listening[1])}"
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{url}/api/version", timeout=5, trust_env=False).is_success:
+                    return url
         with suppress(subprocess.TimeoutExpired):
             status = process.wait(POLL_SECONDS)
             raise RigError(f"The private Ollama ended with status {status}.{_tail(log_path)}")
@@ -158,13 +151,3 @@ def _until_deadline(process: subprocess.Popen[bytes], log_path: Path) -> Iterato
 def _tail(log_path: Path) -> str:
     lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
     return "".join(["\nIts log ends:", *(f"\n  {line}" for line in lines)]) if lines else ""
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server, which ends its runners, and then whatever is left of its process group."""
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_TIMEOUT_SECONDS)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aider_guard.demo.layout import RigError
@@ -15,7 +16,19 @@ from aider_guard.demo.locks import locked, part_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
+
+    from aider_guard.demo.progress import Step
+
+    Build = Callable[[Path, Step], None]
+
+
+def ensure_part(place: Path, build: Build, step: Step) -> None:
+    """Make sure that the folder ``place`` exists, as `build_once` does; ``step`` shows what goes on."""
+    build_once(
+        place,
+        lambda partial: build(partial, step),
+        lambda: step.tick("another process is installing it"),
+    )
 
 
 def build_once(
@@ -47,15 +60,11 @@ def partial_folders(place: Path) -> Iterable[Path]:
 
 
 def _build(place: Path, build: Callable[[Path], None]) -> None:
-    for leftover in partial_folders(place):
-        shutil.rmtree(
-            leftover, ignore_errors=True
-        )  # of a process that was killed: we hold its lock
-    partial = place.parent / tempfile.mkdtemp(
-        prefix=f".{place.name}.", suffix=".partial", dir=place.parent
-    )
+    for leftover in partial_folders(place):  # of a process that was killed: we hold its lock
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
     try:
-        build(partial)
-        partial.rename(place)
+        build(folder)
+        folder.rename(place)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -54,20 +54,17 @@ class Step:
             if self.clock() < self.next_at:
                 return
             self.next_at = self.clock() + (REDRAW_SECONDS if self.live else REPORT_SECONDS)
-            self._write(self._moving_line() if self.live else self._report_line())
+            detail = f": {self.detail[:DETAIL_COLUMNS]}" if self.detail else ""
+            text = f"  {self.elapsed_seconds} s{detail}\n"
+            if self.live:
+                line = f"{next(self.frames)} {self.title}, {self.elapsed_seconds} s  {self.detail}"
+                text = f"\r\x1b[K{line[: max(self.columns() - 1, 1)]}"
+            self._write(text)
 
     def end(self, outcome: str) -> None:
         """Write the step's last line."""
         clear = "\r\x1b[K" if self.live else ""
         self._write(f"{clear}{self.title}: {outcome} ({self.elapsed_seconds} s)\n")
-
-    def _moving_line(self) -> str:
-        line = f"{next(self.frames)} {self.title}, {self.elapsed_seconds} s  {self.detail}"
-        return f"\r\x1b[K{line[: max(self.columns() - 1, 1)]}"
-
-    def _report_line(self) -> str:
-        detail = f": {self.detail[:DETAIL_COLUMNS]}" if self.detail else ""
-        return f"  {self.elapsed_seconds} s{detail}\n"
 
     def _write(self, text: str) -> None:
         self.stream.write(text)
@@ -91,7 +88,9 @@ class Progress:
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
         """Report one wait, from its beginning to ``done``, ``failed`` or ``interrupted``."""
-        live = _can_redraw(self.stream) if self.live is None else self.live
+        live = self.live
+        if live is None:
+            live = self.stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         step = Step(title, self.stream, live, self.clock, self.columns)
         try:
             with _pulse(step, self.pulse_seconds):
@@ -124,7 +123,3 @@ def _pulse(step: Step, interval: float | None) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-def _can_redraw(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"

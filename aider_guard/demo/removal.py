@@ -56,7 +56,10 @@ def run_removal(
     folder = cache or cache_folder()
     removed: list[tuple[Path, int]] = []
     try:
-        if _anything(folder):
+        # Whether anything of the demo's is there, if only a lock or an unfinished build.
+        named = (folder / SAMPLES_FILE, *_locks(folder), *_places(folder))
+        unfinished = (path for place in _places(folder) for path in partial_folders(place))
+        if any(map(os.path.lexists, (*named, *unfinished))):
             with ExitStack() as held:
                 for path in _locks(folder):
                     held.enter_context(locked(path))
@@ -64,8 +67,7 @@ def run_removal(
                     _remove_all(folder, removed, step)
     except LockHeldError as error:
         raise RigError(
-            "A demo is running, or its programs are being installed; "
-            "end that first, then run this again."
+            "A demo is running, or its programs are being installed; end that first, then run this again."
         ) from error
     except OSError as error:
         raise RigError(f"Cannot remove all that the demo installed: {error}.") from error
@@ -84,14 +86,6 @@ def _report(cache: Path, removed: list[tuple[Path, int]]) -> str:
     kept = [path for path in _places(cache) if os.path.lexists(path) and not _is_folder(path)]
     lines += [f"Left alone: {path} (a link, or not a folder of yours)" for path in kept]
     return "".join(f"{line}\n" for line in lines)
-
-
-def _anything(cache: Path) -> bool:
-    """Return whether the folder holds anything of the demo's, if only a lock."""
-    named = (cache / SAMPLES_FILE, *_locks(cache), *_places(cache))
-    return any(os.path.lexists(path) for path in named) or any(
-        True for place in _places(cache) for _ in partial_folders(place)
-    )
 
 
 def _locks(cache: Path) -> list[Path]:
@@ -114,10 +108,14 @@ def _remove_all(cache: Path, removed: list[tuple[Path, int]], step: Step) -> Non
 def _remove(path: Path, gone: Path, removed: list[tuple[Path, int]], step: Step) -> None:
     """Remove a folder, first renamed to ``gone``: an interruption leaves no half of a part."""
     step.tick(str(path))
-    size = _size(path)
+    blocks: dict[tuple[int, int], int] = {}  # on disk: a file with several names here counts once
+    for parent, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            status = os.lstat(os.path.join(parent, name))
+            blocks[status.st_dev, status.st_ino] = status.st_blocks
     path.rename(gone)
     shutil.rmtree(gone)
-    removed.append((path, size))
+    removed.append((path, 512 * sum(blocks.values())))
 
 
 def _places(cache: Path) -> list[Path]:
@@ -139,36 +137,22 @@ def _samples(notes: Path) -> Iterator[Path]:
     for line in dict.fromkeys(lines):
         try:
             text = json.loads(line)
-            is_sample = isinstance(text, str) and _is_sample(text)
+            is_real = isinstance(text, str) and os.path.realpath(text) == text  # absolute, no link
+            folder = Path(text) if is_real else Path()
+            is_sample = folder.name.startswith(SAMPLE_PREFIX) and _is_folder(folder)
         except (OSError, ValueError, RecursionError):
             continue  # not a line of ours: not JSON, or a name that no folder can have
         if is_sample:
-            yield Path(text)
-
-
-def _is_sample(text: str) -> bool:
-    folder = Path(text)
-    is_real = os.path.realpath(text) == text  # absolute, and no link on the way
-    return is_real and folder.name.startswith(SAMPLE_PREFIX) and _is_folder(folder)
+            yield folder
 
 
 def _is_folder(path: Path) -> bool:
     """Return whether this is a folder of this user's, and no link to one."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-
-
-def _size(folder: Path) -> int:
-    """Return the bytes on disk below ``folder``; a file with several names there counts once."""
-    seen: dict[tuple[int, int], int] = {}
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            found = os.lstat(os.path.join(parent, name))
-            seen[found.st_dev, found.st_ino] = found.st_blocks * 512
-    return sum(seen.values())
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
 
 
 def _megabytes(size: int) -> str:

@@ -16,16 +16,13 @@ from aider_guard.demo.locks import demo_runs
 from aider_guard.demo.machine import check_machine
 from aider_guard.demo.model import install_models
 from aider_guard.demo.ollama_files import install_ollama
-from aider_guard.demo.parts import build_once
+from aider_guard.demo.parts import ensure_part
 from aider_guard.demo.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from aider_guard.demo.progress import Step
-
-    Build = Callable[[Path, Step], None]
+    from aider_guard.demo.parts import Build
 
 
 def ensure_rig(cache: Path | None = None, progress: Progress | None = None) -> Rig:
@@ -45,16 +42,8 @@ def ensure_rig(cache: Path | None = None, progress: Progress | None = None) -> R
         for place, title, build in _parts(rig):
             if not place.is_dir():
                 with shown.step(title) as step:
-                    _ensure_part(place, build, step)
+                    ensure_part(place, build, step)
     return rig
-
-
-def _ensure_part(place: Path, build: Build, step: Step) -> None:
-    build_once(
-        place,
-        lambda partial: build(partial, step),
-        lambda: step.tick("another process is installing it"),
-    )
 
 
 def _parts(rig: Rig) -> list[tuple[Path, str, Build]]:

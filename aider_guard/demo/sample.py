@@ -124,9 +124,8 @@ def make_sample(folder: Path) -> Path:
     _git(folder, "symbolic-ref", "HEAD", "refs/heads/main")  # `init -b` needs git 2.28
     _git(folder, "config", "user.name", "Sam Ple")
     _git(folder, "config", "user.email", "sam@example.invalid")
-    _git(
-        folder, "config", "commit.gpgsign", "false"
-    )  # Aider commits here, and would ask for a passphrase
+    # Aider commits here, and would ask for a passphrase.
+    _git(folder, "config", "commit.gpgsign", "false")
     _git(folder, "add", ".")
     _git(folder, "commit", "--quiet", "-m", "A till that forgets quantities")
     return folder

@@ -125,10 +125,15 @@ def model_facts(name: str, answer: dict[str, Any], installed: Installed) -> Mode
     resolved = listed.name if listed else full_name(name)
     if remote := remote_host(answer):
         return stub_facts(name, resolved, remote)
+    size: int | Unavailable = Unavailable(f"Ollama does not list {name}")
+    if listed is not None:
+        size = listed.size_bytes
+    elif isinstance(installed, Unavailable):
+        size = installed
     return ModelFacts(
         name=name,
         resolved=resolved,
-        size_bytes=_size(name, listed, installed),
+        size_bytes=size,
         trained_tokens=trained_tokens(name, answer.get("model_info")),
         architecture=_architecture(name, answer),
         blob=blob(answer.get("modelfile")),
@@ -172,12 +177,6 @@ def _architecture(name: str, answer: dict[str, Any]) -> Architecture | Unavailab
             tensors = more.get("tensors")
             return parse_architecture(facts, tensors if isinstance(tensors, list) else ())
     return Unavailable(f"Ollama does not report the architecture of {name}")
-
-
-def _size(name: str, listed: InstalledModel | None, installed: Installed) -> int | Unavailable:
-    if isinstance(installed, Unavailable):
-        return installed
-    return listed.size_bytes if listed else Unavailable(f"Ollama does not list {name}")
 
 
 def blob(modelfile: object) -> str:
@@ -284,10 +283,12 @@ class OllamaClient:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shown = display_base(base_url)
-        self._base = base_url.rstrip("/")
+        self.base_url = base_url.rstrip("/")
+        """The server's address. It may hold a password: show ``names.display_base`` of it."""
         self._answer_seconds = answer_seconds
         self._clock = clock
-        self._last_list: ModelsReading | Unavailable = NOT_LISTED
+        self.last_list: ModelsReading | Unavailable = NOT_LISTED
+        """The last result of ``loaded_models`` in any thread, without asking again."""
         # trust_env: HTTP_PROXY would catch even 127.0.0.1. No redirect is followed, so a plain http
         # address never needs certificates.
         self._http = httpx.Client(
@@ -297,11 +298,6 @@ class OllamaClient:
     def close(self) -> None:
         """Close the connections that were kept open between the calls."""
         self._http.close()
-
-    @property
-    def base_url(self) -> str:
-        """The server's address. It may hold a password: show ``names.display_base`` of it."""
-        return self._base
 
     def version(self, timeout_seconds: float | None = None) -> str | Unavailable:
         """The server's version from ``/api/version``, for example ``0.9.3``."""
@@ -314,33 +310,18 @@ class OllamaClient:
 
     def loaded_models(self, timeout_seconds: float | None = None) -> ModelsReading | Unavailable:
         """The loaded models from ``/api/ps``, with the time at which the answer was complete."""
-        answer = self._ask("GET", "/api/ps", timeout_seconds=timeout_seconds)
-        if isinstance(answer, Unavailable):
-            return answer
-        models = entries(answer, loaded_model)
-        if models is None:
-            return self._strange("/api/ps")
-        self._last_list = reading = ModelsReading(models, self._clock())
+        models = self._list("/api/ps", loaded_model, timeout_seconds)
+        if isinstance(models, Unavailable):
+            return models
+        self.last_list = reading = ModelsReading(models, self._clock())
         return reading
-
-    @property
-    def last_list(self) -> ModelsReading | Unavailable:
-        """The last result of ``loaded_models`` in any thread, without asking again."""
-        return self._last_list
 
     def installed(self, timeout_seconds: float | None = None) -> Installed:
         """The list of ``/api/tags``: the models on disk, and stubs of models that run on other machines."""
-        answer = self._ask("GET", "/api/tags", timeout_seconds=timeout_seconds)
-        if isinstance(answer, Unavailable):
-            return answer
-        models = entries(answer, installed_model)
-        return self._strange("/api/tags") if models is None else models
+        return self._list("/api/tags", installed_model, timeout_seconds)
 
     def model_facts(
-        self,
-        name: str,
-        installed: Installed,
-        timeout_seconds: float | None = None,
+        self, name: str, installed: Installed, timeout_seconds: float | None = None
     ) -> ModelFacts | ModelMissing | Unavailable:
         """What ``/api/show`` says of a model, completed by the list of ``installed`` ones.
 
@@ -414,22 +395,28 @@ class OllamaClient:
             return None
         return self._decoded("/api/show", answer)
 
+    def _list(
+        self, path: str, decode: Callable[[object], Entry | None], timeout_seconds: float | None
+    ) -> tuple[Entry, ...] | Unavailable:
+        answer = self._ask("GET", path, timeout_seconds=timeout_seconds)
+        models = answer if isinstance(answer, Unavailable) else entries(answer, decode)
+        return self._strange(path) if models is None else models
+
     def _ask(
         self, method: str, path: str, body: Any = None, timeout_seconds: float | None = None
     ) -> dict[str, Any] | Unavailable:
-        """The JSON object of an answer."""
         return self._decoded(path, self._exchange(method, path, body, timeout_seconds))
 
     def _exchange(
         self, method: str, path: str, body: Any, timeout_seconds: float | None
     ) -> tuple[int, bytes] | Unavailable:
         """The status and body of an answer, or why there is none."""
-        if is_cloud_base(self._base):
+        if is_cloud_base(self.base_url):
             return Unavailable(f"{self._shown} is Ollama's cloud: nothing is sent there")
         seconds = min(self._answer_seconds, timeout_seconds or self._answer_seconds)
         try:
             return fetch(
-                partial(self._http.stream, method, self._base + path, json=body),
+                partial(self._http.stream, method, self.base_url + path, json=body),
                 seconds=seconds,
                 connect_seconds=CONNECT_SECONDS,
                 max_bytes=MAX_ANSWER_BYTES,

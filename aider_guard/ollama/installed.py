@@ -33,21 +33,15 @@ def nearest_names(name: str, installed: Installed) -> tuple[str, ...]:
     """
     if isinstance(installed, Unavailable):
         return ()
-    wanted = canonical_name(name)
-    ranked = sorted(
-        (_distance(wanted, canonical_name(model.name)), model.name)
-        for model in installed
-        if not model.remote_host
-    )
-    return tuple(near for ((far, _), near) in ranked if far <= _FAR)[:MAX_NEAREST]
-
-
-def _distance(wanted: str, name: str) -> tuple[float, float]:
-    """How different two canonical names are, from 0 to 1: the names of the models, then the tags."""
-    (model, tag), (other, other_tag) = wanted.rsplit(":", 1), name.rsplit(":", 1)
-    bare, other_bare = model.rpartition("/")[2], other.rpartition("/")[2]
-    return min(_unlike(model, other), _unlike(bare, other_bare)), _unlike(tag, other_tag)
+    wanted, tag = canonical_name(name).rsplit(":", 1)
+    ranked = []
+    for listed in (model.name for model in installed if not model.remote_host):
+        model, other_tag = canonical_name(listed).rsplit(":", 1)
+        bare = _unlike(wanted.rpartition("/")[2], model.rpartition("/")[2])
+        ranked.append((min(_unlike(wanted, model), bare), _unlike(tag, other_tag), listed))
+    return tuple(near for far, _, near in sorted(ranked) if far <= _FAR)[:MAX_NEAREST]
 
 
 def _unlike(left: str, right: str) -> float:
+    """How different two names are, from 0 to 1."""
     return 1 - SequenceMatcher(None, left, right).ratio()

@@ -83,19 +83,15 @@ def find_log(
         return ELSEWHERE
     server = machine.process(base_url)
     pid = server.pid if isinstance(server, ServerProcess) and is_ollama_name(server.name) else 0
-    if pid:
-        return _of_process(pid, machine) or _of_app(machine) or NOT_FOUND
-    return _of_app(machine) or _of_the_one_container(machine) or NOT_FOUND
-
-
-def _of_process(pid: int, machine: Machine) -> LogFileAt | LogOf | None:
-    """The log of a process. Standard error comes first: gin's lines are on stdout, all others on stderr."""
-    for fd in (2, 1):
+    if not pid:
+        return _of_app(machine) or _of_the_one_container(machine) or NOT_FOUND
+    for fd in (2, 1):  # standard error first: gin's lines are on stdout, all others on stderr
         open_file = machine.proc / str(pid) / "fd" / str(fd)
         if _is_readable_file(open_file):
             return LogFileAt(_path_of(open_file))
     groups = _groups(pid, machine)
-    return _of_container(groups, machine) or _of_unit(groups, machine)
+    log = _of_container(groups, machine) or _of_unit(groups, machine)
+    return log or _of_app(machine) or NOT_FOUND
 
 
 def _path_of(open_file: Path) -> Path:
@@ -183,9 +179,8 @@ def _servers(machine: Machine) -> Iterator[int]:
             if entry.name.isdecimal():
                 with suppress(OSError):
                     program, verb, *_ = [*(entry / "cmdline").read_bytes().split(b"\0"), b"", b""]
-                    if verb in (b"serve", b"start") and is_ollama_name(
-                        Path(os.fsdecode(program)).name
-                    ):
+                    name = Path(os.fsdecode(program)).name
+                    if verb in (b"serve", b"start") and is_ollama_name(name):
                         yield int(entry.name)
 
 
@@ -199,8 +194,6 @@ CHUNK_BYTES: Final = 65536
 MAX_BEHIND_BYTES: Final = 16 * 1024 * 1024
 """How much of a file is read at once; if there is more, only its end is read."""
 MAX_LINES: Final = 2000
-
-_NEWLINE: Final = b"\n"
 
 
 class FollowedLog(ABC):
@@ -232,22 +225,28 @@ class LogLines:
     line.
     """
 
-    def __init__(self, start: int = 0) -> None:
-        self.at = start
+    def __init__(self) -> None:
+        self.at = 0
         """The place up to which the log has been read."""
         self.tells_all = False
         self._line = bytearray()
         self._recognised: deque[tuple[int, LogLine]] = deque()
-        self._known_from = start
+        self._known_from = 0
 
     def feed(self, chunk: bytes) -> None:
         """Take in the next bytes."""
-        *complete, rest = chunk.split(_NEWLINE)
+        *complete, rest = chunk.split(b"\n")
         for piece in complete:
             self.at += len(piece) + 1
             self._add(piece)
-            self._recognise(bytes(self._line))
+            line = read_line(bytes(self._line))
             self._line.clear()
+            if isinstance(line, DebugLine):
+                self.tells_all = True
+            elif line is not None:
+                self._recognised.append((self.at, line))
+            while len(self._recognised) > MAX_LINES:
+                self._known_from = self._recognised.popleft()[0]
         self.at += len(rest)
         self._add(rest)
 
@@ -265,15 +264,6 @@ class LogLines:
 
     def _add(self, piece: bytes) -> None:
         self._line += piece[: max(LINE_BYTES - len(self._line), 0)]
-
-    def _recognise(self, content: bytes) -> None:
-        line = read_line(content)
-        if isinstance(line, DebugLine):
-            self.tells_all = True
-        elif line is not None:
-            self._recognised.append((self.at, line))
-        while len(self._recognised) > MAX_LINES:
-            self._known_from = self._recognised.popleft()[0]
 
 
 @dataclass(frozen=True)
@@ -338,9 +328,8 @@ class LogFile(FollowedLog):
         if size < offset:
             offset = 0
         if size - offset > MAX_BEHIND_BYTES:
-            skipped = size - offset - MAX_BEHIND_BYTES
-            self._lines.skip(skipped)
-            offset += skipped
+            self._lines.skip(size - MAX_BEHIND_BYTES - offset)
+            offset = size - MAX_BEHIND_BYTES
         while chunk := os.pread(fd, CHUNK_BYTES, offset):
             self._lines.feed(chunk)
             offset += len(chunk)

@@ -54,7 +54,6 @@ _ENDED: Final = re.compile(_PREFIX + r"\[GIN\] .{1,120}\| +POST +", re.DOTALL)
 _CUT: Final = re.compile(r" limit=\d+ prompt=(\d+) keep=-?\d+ new=(\d+)")
 _CACHE: Final = re.compile(r" id=\d+ cache=\d+ prompt=(\d+) ")
 _NEW_PROMPT: Final = re.compile(r"new prompt, n_ctx_slot = (\d+), .*?n_tokens = (\d+)")
-_SHIFT: Final = "slot context shift, "
 _DROPPED: Final = frozenset(
     (
         "truncating input messages which exceed context length",
@@ -69,7 +68,9 @@ def read_line(line: bytes) -> LogLine | None:
     if "level=" in text and (slog := _SLOG.match(text)):
         return _read_slog(slog["level"], slog["words"] or slog["word"] or "", slog["rest"])
     if "slot " in text and (slot := _SLOT.match(text)):
-        return _read_slot(slot["rest"])
+        if prompt := _NEW_PROMPT.match(slot["rest"]):
+            return LoggedPrompt(int(prompt[2]), int(prompt[1]))
+        return ContextShifted() if slot["rest"].startswith("slot context shift, ") else None
     return RequestEnded() if "[GIN]" in text and _ENDED.match(text) else None
 
 
@@ -85,26 +86,18 @@ def _read_slog(level: str, words: str, rest: str) -> LogLine | None:
     return DebugLine() if level == "DEBUG" else None
 
 
-def _read_slot(rest: str) -> LogLine | None:
-    if prompt := _NEW_PROMPT.match(rest):
-        return LoggedPrompt(int(prompt[2]), int(prompt[1]))
-    return ContextShifted() if rest.startswith(_SHIFT) else None
-
-
 def evidence(lines: Iterable[LogLine], *, tells_all: bool = False) -> LogEvidence:
     """The evidence of several lines together; ``tells_all`` if earlier lines were of the level DEBUG."""
     lines = tuple(lines)
+    of_debug_level = (
+        isinstance(line, DebugLine | MessagesDropped)
+        or (isinstance(line, LoggedPrompt) and line.window_tokens == 0)
+        for line in lines
+    )
     return LogEvidence(
         cuts=tuple(line for line in lines if isinstance(line, LoggedCut)),
         prompts=tuple(line for line in lines if isinstance(line, LoggedPrompt)),
         dropped_messages=any(isinstance(line, MessagesDropped) for line in lines),
         shifts=sum(isinstance(line, ContextShifted) for line in lines),
-        tells_all=tells_all or any(map(_is_of_debug_level, lines)),
+        tells_all=tells_all or any(of_debug_level),
     )
-
-
-def _is_of_debug_level(line: LogLine) -> bool:
-    match line:
-        case DebugLine() | MessagesDropped() | LoggedPrompt(window_tokens=0):
-            return True
-    return False

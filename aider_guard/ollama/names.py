@@ -107,10 +107,7 @@ def is_this_machine(
 
 
 def targets(
-    base_url: str,
-    own_addresses: Callable[[], Iterable[str]] | None = None,
-    *,
-    hosts: Path = HOSTS,
+    base_url: str, own_addresses: Callable[[], Iterable[str]] | None = None, *, hosts: Path = HOSTS
 ) -> tuple[Address, ...]:
     """The addresses of this machine that a URL may mean, loopback first; none for another machine."""
     try:

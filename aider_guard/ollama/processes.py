@@ -81,16 +81,9 @@ def _read(pid: int) -> _Process | None:
         process = psutil.Process(pid)
         with process.oneshot():
             name = process.name()
-            return _Process(name, process.ppid(), _is_ollama(process, name.lower()))
+            is_ollama = name.lower() in _SERVER_NAMES
+            if name.lower() in _RUNNER_NAMES:  # users run their own llama-server: its path tells
+                is_ollama = "ollama" in "".join(process.cmdline()[:1]).lower()
+            return _Process(name, process.ppid(), is_ollama)
     except (psutil.Error, OSError):
         return None
-
-
-def _is_ollama(process: psutil.Process, name: str) -> bool:
-    """Whether a process is Ollama by its name; a llama-server by its path, as users run their own ones."""
-    if name in _SERVER_NAMES:
-        return True
-    if name not in _RUNNER_NAMES:
-        return False
-    program, *_ = [*process.cmdline(), ""]
-    return "ollama" in program.lower()

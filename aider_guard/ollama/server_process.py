@@ -85,17 +85,12 @@ def from_log(log: Path, pid: int) -> dict[str, str] | None:
     except (psutil.Error, OSError):
         return None
     for at, zone, words in _CONFIG.findall(text):
-        if abs(_seconds(at, zone) - started_at) <= LOGGED_WITHIN_SECONDS:
-            pairs = _PAIR.findall(words)
-            return ollama_settings(pair for pair in pairs if pair[1] and pair != (_FLASH, "false"))
+        with suppress(ValueError, OverflowError):  # not a time
+            logged_at = datetime.fromisoformat(at + zone.replace("Z", "+00:00")).timestamp()
+            if abs(logged_at - started_at) <= LOGGED_WITHIN_SECONDS:
+                pairs = [pair for pair in _PAIR.findall(words) if pair[1]]
+                return ollama_settings(pair for pair in pairs if pair != (_FLASH, "false"))
     return None
-
-
-def _seconds(at: str, zone: str) -> float:
-    """Seconds since 1970; minus infinity if it is not a time."""
-    with suppress(ValueError, OverflowError):
-        return datetime.fromisoformat(at + zone.replace("Z", "+00:00")).timestamp()
-    return float("-inf")
 
 
 def from_runner(pid: int) -> dict[str, str] | None:
@@ -109,8 +104,7 @@ def from_runner(pid: int) -> dict[str, str] | None:
         return None
     for runner in runners:
         with suppress(psutil.Error, OSError):
-            settings = from_command_line(runner.cmdline())
-            if settings:
+            if settings := from_command_line(runner.cmdline()):
                 return settings
     return None
 
@@ -243,19 +237,15 @@ def _find_own_listener(
         if clock() > deadline:
             break
         with suppress(psutil.Error, OSError):
-            if _listens(process, addresses, port):
+            connections = getattr(process, "net_connections", None) or process.connections
+            bound = [
+                parse_address(each.laddr.ip)
+                for each in connections(kind="tcp")
+                if each.status == psutil.CONN_LISTEN and each.laddr.port == port
+            ]
+            if any(_rank(own, wanted) is not None for own in bound if own for wanted in addresses):
                 return ListeningProcess(process.uids().real, process.pid)
     return Unavailable(f"this system does not show this user which process listens on port {port}")
-
-
-def _listens(process: psutil.Process, addresses: tuple[Address, ...], port: int) -> bool:
-    connections = getattr(process, "net_connections", None) or process.connections
-    for connection in connections(kind="tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-            bound = parse_address(connection.laddr.ip)
-            if bound and any(_rank(bound, wanted) is not None for wanted in addresses):
-                return True
-    return False
 
 
 # The log of the macOS app (cmd and app/server in Ollama's source); a new file at each start of the server.
@@ -275,37 +265,22 @@ def server_process(
     addresses = targets(base_url)
     if not addresses:
         return Unavailable("Ollama runs on another machine")
-    port = _port(base_url)
+    try:
+        port = urlsplit(base_url).port
+    except ValueError:
+        port = None
     if not port:
         return Unavailable("Ollama's address has no port")
     listener = find(addresses, port)
     if isinstance(listener, Unavailable):
         return listener
-    user, name = _user_name(listener.uid), _name(listener.pid) if listener.pid else ""
+    user, name = str(listener.uid), ""
+    with suppress(KeyError):  # a container's user has no name here
+        user = pwd.getpwuid(listener.uid).pw_name
+    with suppress(psutil.Error, OSError):
+        name = psutil.Process(listener.pid).name() if listener.pid else ""
     settings, source = _settings(listener, name, user, app_log)
     return ServerProcess(listener.pid, name, user, settings, source, listener.inferred)
-
-
-def _port(base_url: str) -> int:
-    """The port in an address from names.connectable_base, or 0."""
-    try:
-        return urlsplit(base_url).port or 0
-    except ValueError:
-        return 0
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:  # a container's user
-        return str(uid)
-
-
-def _name(pid: int) -> str:
-    try:
-        return psutil.Process(pid).name()
-    except (psutil.Error, OSError):
-        return ""
 
 
 def _settings(
@@ -323,6 +298,4 @@ def _settings(
         return settings, "log"
     if (settings := from_runner(pid)) is not None:
         return settings, "runner"
-    return Unavailable(
-        f"this user may not read the settings of {user}'s process {listener.pid}"
-    ), ""
+    return Unavailable(f"this user may not read the settings of {user}'s process {pid}"), ""

@@ -75,18 +75,17 @@ class _OpenAIServer:
         entry = _entry(listed, name)
         if entry is None:
             return Unavailable(f"{display_base(self._base)} does not list {name}")
-        tokens = next(_windows_in(entry), None) or self._window_by_kind(name)
-        return tokens or Unavailable(f"{display_base(self._base)} does not report the window")
-
-    def _window_by_kind(self, name: str) -> int | None:
-        """The window from the calls that only one kind of server has."""
+        if tokens := next(_windows_in(entry), None):
+            return tokens
+        # The calls that only one kind of server has.
         root = self._base.removesuffix("/v1")
         match self._get(f"{root}/props"):
             case {"default_generation_settings": {"n_ctx": tokens}} if _is_window(tokens):
                 return tokens
         listed = self._get(f"{root}/api/v0/models")
         entry = None if isinstance(listed, Unavailable) else _entry(listed, name)
-        return next(_windows_in(entry or {}), None)
+        unknown = Unavailable(f"{display_base(self._base)} does not report the window")
+        return next(_windows_in(entry or {}), unknown)
 
     def _get(self, url: str) -> dict[str, Any] | Unavailable:
         """The JSON object at this address."""
@@ -116,15 +115,12 @@ def _entry(listed: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     match listed:
         case {"data": list(items)}:
             entries = [item for item in items if isinstance(item, dict)]
-            if len(entries) == 1:
-                return entries[0]
-            return next((entry for entry in entries if name in _names(entry)), None)
+            for entry in entries:
+                aliases = entry.get("aliases")
+                is_alias = isinstance(aliases, list) and name in aliases
+                if is_alias or entry.get("id") == name or len(entries) == 1:
+                    return entry
     return None
-
-
-def _names(entry: Mapping[str, Any]) -> list[Any]:
-    aliases = entry.get("aliases")
-    return [entry.get("id"), *(aliases if isinstance(aliases, list) else ())]
 
 
 def _windows_in(entry: Mapping[str, Any]) -> Iterator[int]:

@@ -51,11 +51,7 @@ class _Spawn(_PexpectSpawn):
     """
 
     def __init__(
-        self,
-        argv: Sequence[str],
-        pass_fds: Sequence[int],
-        forked: list[_Pty],
-        **options: Any,
+        self, argv: Sequence[str], pass_fds: Sequence[int], forked: list[_Pty], **options: Any
     ) -> None:
         self._argv = list(argv)
         self._pass_fds = tuple(pass_fds)
@@ -103,23 +99,20 @@ class Preparation:
     def __call__(self) -> None:
         """Prepare; an error reaches ``spawn`` in the parent as a sentence."""
         try:
-            self._prepare()
+            put_size(0, self.size)
+            if self.attributes is not None:
+                termios.tcsetattr(0, termios.TCSANOW, self.attributes)
+            for fd in self.pass_fds:
+                fcntl.fcntl(fd, fcntl.F_SETFD, 0)
+            # Not by ptyprocess, which does not catch a missing folder: see below.
+            if self.cwd is not None:
+                os.chdir(self.cwd)
+            INHERITED.restore()
+            if self.preexec is not None:
+                self.preexec()
         except BaseException as error:  # noqa: BLE001  # raised again
             # ptyprocess catches Exception only; another would let the fork go on as a guard.
             raise RuntimeError(_in_words(error)) from None
-
-    def _prepare(self) -> None:
-        put_size(0, self.size)
-        if self.attributes is not None:
-            termios.tcsetattr(0, termios.TCSANOW, self.attributes)
-        for fd in self.pass_fds:
-            fcntl.fcntl(fd, fcntl.F_SETFD, 0)
-        # Not by ptyprocess, which does not catch a missing folder: see above.
-        if self.cwd is not None:
-            os.chdir(self.cwd)
-        INHERITED.restore()
-        if self.preexec is not None:
-            self.preexec()
 
 
 def spawn(argv: Sequence[str], env: Mapping[str, str], prepare: Preparation) -> Spawned:
@@ -128,12 +121,15 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], prepare: Preparation) -> 
     Raises:
         LaunchError: the program was not found, or something before its start failed.
     """
-    program = _find(argv[0], env)
+    program = shutil.which(argv[0], path=env.get("PATH", os.defpath))  # as execvpe(3) would
+    if program is None:
+        reason = "it is not executable" if Path(argv[0]).is_file() else "it was not found"
+        raise LaunchError(f"{argv[0]} cannot be started: {reason}.")
     forked: list[_Pty] = []
     with all_blocked():  # no handler of ours may run in the fork
         try:
             spawned = _Spawn(
-                [program, *argv[1:]],
+                [os.path.abspath(program), *argv[1:]],
                 pass_fds=[*prepare.pass_fds, *prepare.preexec_fds],
                 forked=forked,
                 env=dict(env),
@@ -152,15 +148,6 @@ def _close(pty: _Pty) -> None:
     """Close the master end. ptyprocess's own close, and its finaliser, sleep, wait and kill."""
     pty.fileobj.close()
     pty.closed = True
-
-
-def _find(program: str, env: Mapping[str, str]) -> str:
-    """Return the program's absolute path, found as execvpe(3) would with this environment."""
-    path = shutil.which(program, path=env.get("PATH", os.defpath))
-    if path is None:
-        reason = "it is not executable" if Path(program).is_file() else "it was not found"
-        raise LaunchError(f"{program} cannot be started: {reason}.")
-    return os.path.abspath(path)
 
 
 def _in_words(error: BaseException) -> str:
@@ -317,14 +304,11 @@ class Child:
             self.signal(signal.SIGHUP)
             self.signal(signal.SIGCONT)  # a stopped process would never see the other one
             self.wait(grace_seconds)
-            self._kill_all(grace_seconds)
-
-    def _kill_all(self, seconds: float) -> None:
-        """Kill until nothing is left, also what was forked meanwhile; give up on the unkillable."""
-        deadline = time.monotonic() + seconds
-        while (self.poll() is None or self.survivors()) and time.monotonic() < deadline:
-            self.kill_group()
-            time.sleep(_LOOK_AGAIN_SECONDS)
+            # Until nothing is left, also of what was forked meanwhile; the unkillable is given up.
+            deadline = time.monotonic() + grace_seconds
+            while (self.poll() is None or self.survivors()) and time.monotonic() < deadline:
+                self.kill_group()
+                time.sleep(_LOOK_AGAIN_SECONDS)
 
 
 class AiderProcess:
@@ -337,8 +321,8 @@ class AiderProcess:
         self.child: Child | None = None
         self.channels: SideChannels | None = None
         """What Aider writes beside the screen, once its files are there."""
-        self.on_output: Callable[[], None] = lambda: None
-        """Called when Aider wrote something."""
+        self.on_output: Callable[[bytes], None] = lambda _data: None
+        """Called with what Aider wrote."""
 
     def __enter__(self) -> AiderProcess:
         return self
@@ -353,7 +337,11 @@ class AiderProcess:
         self.child, self.channels = child, None
         child.resize(self._terminal.size())
         self._relay.attach(child.fd)
-        self._loop.watch(child.fd, READ, lambda _events: self.on_output())
+        self._loop.watch(child.fd, READ, self._read)
+
+    def _read(self, _events: int) -> None:
+        if data := self._relay.read_child():
+            self.on_output(data)
 
     def line_modes(self) -> LineModes | None:
         """Return how Aider's terminal treats what is typed; None when no Aider runs."""
@@ -369,14 +357,14 @@ class AiderProcess:
         if self.child is not None:
             self.child.signal(signum)
 
-    def reap(self, take: Callable[[bytes], None]) -> int | None:
-        """Return Aider's status once it ended, after *take* got all that it wrote; None while it runs."""
+    def reap(self) -> int | None:
+        """Return Aider's status once it ended, after ``on_output`` got all that it wrote; None while it runs."""
         child = self.child
         status = child.poll() if child is not None else None
         if child is None or status is None:
             return None
         while data := self._relay.read_child():
-            take(data)
+            self.on_output(data)
         self.child = None
         self._loop.forget(child.fd)
         self._relay.detach()

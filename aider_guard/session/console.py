@@ -12,13 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from aider_guard.core.actions import Notice
-from aider_guard.core.events import (
-    Event,
-    KeyTyped,
-    NoticeShown,
-    PromptRedrawn,
-    PromptShown,
-)
+from aider_guard.core.events import Event, KeyTyped, NoticeShown, PromptRedrawn, PromptShown
 from aider_guard.core.screen import Recogniser, ScreenEvent, ShownPrompt
 from aider_guard.session import notices
 from aider_guard.session.aider_process import LineModes
@@ -112,11 +106,8 @@ class Console:
         if isinstance(event, PromptShown) and not self.reads_keys():
             return  # text that looks like a prompt, printed while nothing waits for the user
         if isinstance(event, PromptShown):
-            self.prompt = event
-            self.key_typed = False
-        elif isinstance(event, PromptRedrawn):
-            pass
-        else:
+            self.prompt, self.key_typed = event, False
+        elif not isinstance(event, PromptRedrawn):
             self.prompt = None
         if self.hold is not None:
             self._held(event)
@@ -185,9 +176,8 @@ class Console:
 
     def _print_above(self) -> None:
         shown = self.screen.shown_prompt()
-        if shown is None:
-            return
-        self.to_screen(notices.above(shown, self._take_waiting()))
+        if shown is not None:
+            self.to_screen(notices.above(shown, self._take_waiting()))
 
     def _take_waiting(self) -> str:
         waiting, self._waiting = self._waiting, []
@@ -206,18 +196,16 @@ class Console:
 
     def begin_hold(self, purpose: Purpose) -> None:
         """Keep the child's output from the screen, and the user's keys from the child, from now on."""
-        self.hold = Hold(purpose, self.screen.shown_prompt(), self._answer_query)
-
-    def _answer_query(self) -> None:
         # A terminal that never answered is not answered for: prompt_toolkit then goes without.
-        self._relay.to_child(self._cursor_answer)
+        self.hold = Hold(
+            purpose, self.screen.shown_prompt(), lambda: self._relay.to_child(self._cursor_answer)
+        )
 
     def drop_hold(self) -> None:
         """Forget the output that was held, as the prompt is back as it was, and deliver the user's keys."""
         hold, self.hold = self.hold, None
-        if hold is None:
-            return
-        self._deliver(bytes(hold.keys))
+        if hold is not None:
+            self._deliver(bytes(hold.keys))
 
     def redraw_from_hold(self) -> None:
         """Draw the new prompt in the place of the old one, as it changed meanwhile, and deliver the user's keys."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aider_guard.core.events import Event, RestartRequested
-from aider_guard.core.readings import MemoryReading, ModelsReading, Unavailable
+from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.state import (
     Phase,
     State,
@@ -71,19 +71,15 @@ class Control:
         with contextlib.suppress(OSError):  # it went away, and does not wait for the answer
             question = client.recv(_MAX_REQUEST_BYTES)
             if question:
-                answer = self._answer_to(question.decode("utf-8", "replace").strip())
+                answer: dict[str, Any] = {"error": "the questions are status and restart"}
+                match question.decode("utf-8", "replace").strip():
+                    case "status":
+                        answer = self._status()
+                    case "restart":
+                        self._post(RestartRequested())
+                        answer = {"ok": True}
                 client.send(json.dumps(answer).encode() + b"\n")
         self._drop(client)
-
-    def _answer_to(self, question: str) -> dict[str, Any]:
-        match question:
-            case "status":
-                return self._status()
-            case "restart":
-                self._post(RestartRequested())
-                return {"ok": True}
-            case _:
-                return {"error": "the questions are status and restart"}
 
     def _drop(self, client: socket.socket) -> None:
         self._clients.pop(client.fileno(), None)
@@ -130,35 +126,37 @@ def ask(path: str, question: str, *, timeout_seconds: float = 2.0) -> dict[str, 
 
 def session_facts(state: State, *, session_id: str, pid: int) -> dict[str, Any]:
     """Return the session's state as ``status --json`` prints it. What is not known is null."""
+    phase, percent, models = state.phase.value, fill_percent(state), None
+    if not isinstance(state.loaded, Unavailable):
+        models = [
+            {
+                "name": model.name,
+                "size_bytes": model.size_bytes,
+                "vram_bytes": model.vram_bytes,
+                "window_tokens": _known(model.window_tokens),
+            }
+            for model in state.loaded.models
+        ]
+    if state.phase is Phase.RUNNING:  # whether Aider waits or works
+        phase = "prompt" if state.prompt is not None else "busy"
     return {
         "id": session_id,
         "pid": pid,
-        "phase": _phase_word(state),
+        "phase": phase,
         "turns": state.turns,
         "used_tokens": _known(used_tokens(state)),
         "used_is_measured": is_measured(state),
         "window_tokens": _known(window_tokens(state)),
-        "fill_percent": _rounded(fill_percent(state)),
+        "fill_percent": None if isinstance(percent, Unavailable) else round(percent, 1),
         "memory": _memory(state.memory),
-        "models": _models(state.loaded),
+        "models": models,
         "restarts": state.restarts,
         "last_notice": state.last_notice or None,
     }
 
 
-def _phase_word(state: State) -> str:
-    """Return the phase in a word: of a running Aider, whether it waits or works."""
-    if state.phase is Phase.RUNNING:
-        return "prompt" if state.prompt is not None else "busy"
-    return str(state.phase.value)
-
-
 def _known(value: int | Unavailable) -> int | None:
     return None if isinstance(value, Unavailable) else value
-
-
-def _rounded(value: float | Unavailable) -> float | None:
-    return None if isinstance(value, Unavailable) else round(value, 1)
 
 
 def _memory(reading: MemoryReading | Unavailable) -> dict[str, Any] | None:
@@ -181,17 +179,3 @@ def _memory(reading: MemoryReading | Unavailable) -> dict[str, Any] | None:
         "ram_total_bytes": ram and ram.total_bytes,
         "ollama_bytes": _known(ram.ollama_bytes) if ram else None,
     }
-
-
-def _models(reading: ModelsReading | Unavailable) -> list[dict[str, Any]] | None:
-    if isinstance(reading, Unavailable):
-        return None
-    return [
-        {
-            "name": model.name,
-            "size_bytes": model.size_bytes,
-            "vram_bytes": model.vram_bytes,
-            "window_tokens": _known(model.window_tokens),
-        }
-        for model in reading.models
-    ]

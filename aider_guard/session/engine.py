@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 
 from aider_guard.core.actions import Action, Announce, CancelDeadline, SetDeadline
@@ -14,6 +15,7 @@ from aider_guard.core.state import State
 from aider_guard.loop import Loop
 
 
+@dataclass
 class Engine:
     """Takes events one after the other (``post``); every event, and every action carried out, is journaled.
 
@@ -27,26 +29,16 @@ class Engine:
         clock: monotonic seconds, the same as the loop's.
     """
 
-    def __init__(
-        self,
-        state: State,
-        loop: Loop,
-        *,
-        write: Callable[[object], None],
-        perform: Callable[[Action], None],
-        accepts: Callable[[Action], bool] = lambda _action: True,
-        on_event: Callable[[Event], None] = lambda _event: None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.state = state
-        self._loop = loop
-        self._write = write
-        self._perform = perform
-        self._accepts = accepts
-        self._on_event = on_event
-        self._clock = clock
-        self._events: deque[Event] = deque()
-        self._is_deciding = False
+    state: State
+    loop: Loop
+    _: KW_ONLY
+    write: Callable[[object], None]
+    perform: Callable[[Action], None]
+    accepts: Callable[[Action], bool] = lambda _action: True
+    on_event: Callable[[Event], None] = lambda _event: None
+    clock: Callable[[], float] = time.monotonic
+    _events: deque[Event] = field(default_factory=deque)
+    _is_deciding: bool = False
 
     def post(self, event: Event) -> None:
         """Decide about an event and carry the actions out. Events that come meanwhile wait for their turn."""
@@ -56,25 +48,23 @@ class Engine:
         self._is_deciding = True
         try:
             while self._events:
-                self._decide(self._events.popleft())
+                event = self._events.popleft()
+                self.write(event)
+                self.state, actions = decide(self.state, event, self.clock())
+                for action in actions:
+                    self._carry_out(action)
+                self.on_event(event)
         finally:
             self._is_deciding = False
-
-    def _decide(self, event: Event) -> None:
-        self._write(event)
-        self.state, actions = decide(self.state, event, self._clock())
-        for action in actions:
-            self._carry_out(action)
-        self._on_event(event)
 
     def _carry_out(self, action: Action) -> None:
         match action:
             case SetDeadline(name, at):
-                self._loop.at(name, at, partial(self.post, DeadlinePassed(name)))
+                self.loop.at(name, at, partial(self.post, DeadlinePassed(name)))
             case CancelDeadline(name):
-                self._loop.cancel(name)
+                self.loop.cancel(name)
             case Announce(event):
                 self.post(event)
-            case _ if self._accepts(action):
-                self._write(action)
-                self._perform(action)
+            case _ if self.accepts(action):
+                self.write(action)
+                self.perform(action)

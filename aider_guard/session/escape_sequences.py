@@ -13,22 +13,9 @@ from dataclasses import dataclass
 _DEFAULT_ON = frozenset({7, 25})
 """Autowrap and the visible cursor: on in a fresh terminal."""
 _ALTERNATE_SCREENS = frozenset({47, 1047, 1049})
-_DEFAULT_OFF = _ALTERNATE_SCREENS | {
-    1,
-    9,
-    1000,
-    1002,
-    1003,
-    1004,
-    1005,
-    1006,
-    1015,
-    1016,
-    2004,
-    2026,
-}
-"""Cursor keys, mouse and focus reports, bracketed paste, synchronised output."""
 _RESET_ORDER = (2026, 1016, 1015, 1006, 1005, 1003, 1002, 1000, 9, 1004, 2004, 1)
+"""Synchronised output, mouse and focus reports, bracketed paste, cursor keys."""
+_DEFAULT_OFF = _ALTERNATE_SCREENS | set(_RESET_ORDER)
 
 _UNCOMMON = re.compile(rb"\x1b(?!\[[0-9;:]{0,64}[A-HJKPXdmn])")
 """The next sequence that is neither a colour nor a cursor move, which most are."""
@@ -56,9 +43,8 @@ class OutputModes:
 
     def _forget(self) -> None:
         self._changed: set[int] = set()
-        self._styled = self._keypad = self._shaped = self._region = self._charset = (
-            self._other_keys
-        ) = False
+        self._styled = self._keypad = self._shaped = False
+        self._region = self._charset = self._other_keys = False
         self._kitty = {False: 0, True: 0}
 
     @property
@@ -116,32 +102,22 @@ class OutputModes:
         return control.start() if control[0] == b"\x1b" else control.end()
 
     def _apply(self, sequence: re.Match[bytes]) -> None:
+        parameters, final = sequence["parameters"], sequence["final"]
         if sequence["string"]:
             self._string = sequence["string"]
-        elif sequence["short"]:
-            self._apply_short(sequence["short"])
-        elif sequence["final"] in b"hl" and sequence["parameters"][:1] == b"?":
-            self._apply_modes(sequence["parameters"][1:], on=sequence["final"] == b"h")
+        elif short := sequence["short"]:
+            if short in {b"=", b">"}:
+                self._keypad = short == b"="
+            elif short == b"c":
+                self._forget()
+            elif short[:1] == b"(":
+                self._charset = short != b"(B"
+        elif final in b"hl" and parameters[:1] == b"?":
+            modes = {int(mode) for mode in parameters[1:].split(b";") if mode.isdigit()}
+            others = _DEFAULT_OFF if final == b"h" else _DEFAULT_ON
+            self._changed = (self._changed - modes) | (modes & others)
         else:
-            self._apply_control(
-                sequence["parameters"], sequence["intermediates"], sequence["final"]
-            )
-
-    def _apply_short(self, sequence: bytes) -> None:
-        if sequence in {b"=", b">"}:
-            self._keypad = sequence == b"="
-        elif sequence == b"c":
-            self._forget()
-        elif sequence[:1] == b"(":
-            self._charset = sequence != b"(B"
-
-    def _apply_modes(self, parameters: bytes, *, on: bool) -> None:
-        for parameter in parameters.split(b";"):
-            mode = int(parameter) if parameter.isdigit() else -1
-            if mode in (_DEFAULT_OFF if on else _DEFAULT_ON):
-                self._changed.add(mode)
-            else:
-                self._changed.discard(mode)
+            self._apply_control(parameters, sequence["intermediates"], final)
 
     def _apply_control(self, parameters: bytes, intermediates: bytes, final: bytes) -> None:
         match intermediates, final:
@@ -258,15 +234,11 @@ class SuspendKey:
                 if position >= 0:
                     return position - before
             if stop < 0:
-                self._half_mark = _half_of(mark, text[at:])
+                halves = (mark[:size] for size in range(len(mark) - 1, 0, -1))
+                self._half_mark = next((half for half in halves if text.endswith(half, at)), b"")
                 return -1
             self._in_paste = not self._in_paste
             at = stop + len(mark)
-
-
-def _half_of(mark: bytes, text: bytes) -> bytes:
-    halves = (mark[:size] for size in range(len(mark) - 1, 0, -1))
-    return next((half for half in halves if text.endswith(half)), b"")
 
 
 def without_answers(data: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from aider_guard.core.actions import (
     Action,
@@ -31,8 +32,6 @@ from aider_guard.core.chatlog import Exchange
 from aider_guard.core.events import (
     AiderExited,
     AiderStarted,
-    ChatSaved,
-    ContextRead,
     Event,
     ExchangesCarried,
     ModelsChosen,
@@ -64,60 +63,45 @@ _PROGRESS = {
 _SIGNALS = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL}
 
 
+@dataclass(kw_only=True)
 class ActionExecutor:
     """Carries actions out, and keeps what they wait for."""
 
-    def __init__(
-        self,
-        *,
-        terminal: Terminal,
-        console: Console,
-        relay: Relay,
-        loop: Loop,
-        launches: Launches,
-        aider: AiderProcess,
-        sidecar: SidecarSupervisor,
-        hidden: HiddenCommands,
-        await_question: Callable[[], None],
-        state: Callable[[], State],
-        colour: bool,
-        post: Callable[[Event], None],
-        remember: Callable[[str, int], None],
-        clock: Callable[[], float],
-    ) -> None:
-        self._terminal = terminal
-        self._console = console
-        self._relay = relay
-        self._loop = loop
-        self._launches = launches
-        self._aider = aider
-        self._sidecar = sidecar
-        self._hidden = hidden
-        self._await_question = await_question
-        self._state = state
-        self._colour = colour
-        self._post = post
-        self._remember = remember
-        self._clock = clock
-        self._exchanges: tuple[Exchange, ...] = ()
-        self._counted: TextsCounted | None = None
-        self.offer = RestartOffer(self._on_offer_answered, clock)
-        self.exit_status = 0
-        self.parting: Notice | None = None
+    terminal: Terminal
+    console: Console
+    relay: Relay
+    loop: Loop
+    launches: Launches
+    aider: AiderProcess
+    sidecar: SidecarSupervisor
+    hidden: HiddenCommands
+    await_question: Callable[[], None]
+    state: Callable[[], State]
+    colour: bool
+    post: Callable[[Event], None]
+    remember: Callable[[str, int], None]
+    clock: Callable[[], float]
+    exit_status: int = 0
+    parting: Notice | None = None
+    _exchanges: tuple[Exchange, ...] = ()
+    _counted: TextsCounted | None = None
+
+    def __post_init__(self) -> None:
+        self.offer = RestartOffer(self._on_offer_answered, self.clock)
 
     def perform(self, action: Action) -> None:
         """Carry one action out."""
         match action:
             case ShowNotice(notice):
-                self._console.show(notice)
+                self.console.show(notice)
             case RunHidden(command):
-                self._run_hidden(command)
+                self.hidden.run(command, self.launches)
             case CountFiles() | WarmModel() | WakeCounter():
-                self._sidecar.send(action)
+                self.sidecar.send(action)
             case StopAider():
                 self._stop()
             case SignalAider(name):
-                self._aider.signal(_SIGNALS[name])
+                self.aider.signal(_SIGNALS[name])
             case UnloadModels(names, wait_seconds):
                 self._unload(names, wait_seconds)
             case StartAider(_, handoff):
@@ -125,110 +109,94 @@ class ActionExecutor:
             case OfferRestart(notice):
                 self._offer_restart(notice)
             case EndSession(status, notice):
-                self._console.abandon_restart()
+                self.console.abandon_restart()
                 self.exit_status, self.parting = status, notice
             case StartSidecar():
-                self._sidecar.start()
+                self.sidecar.start()
             case RememberNeed(name, error_bytes):
                 # A cache: at worst the next start computes what this one did.
                 with contextlib.suppress(OSError):
-                    self._remember(name, error_bytes)
+                    self.remember(name, error_bytes)
 
     def on_event(self, event: Event) -> None:
         """Take note of an answer that an action waits for, and of what other sessions must know."""
         match event:
             case ModelsChosen(models=models):
-                self._launches.note_models(models)
+                self.launches.note_models(models)
             case RequestStarted(model=model, server="ollama"):  # one that /model turned to, maybe
-                self._launches.note_models((model,))
-            case TextsCounted(request=request) if request == self._launches.count:
+                self.launches.note_models((model,))
+            case TextsCounted(request=request) if request == self.launches.count:
                 self._counted = event
 
     def announce_launch(self) -> None:
         """Report that Aider was started, and wait for its question."""
-        self._await_question()
-        pid = self._aider.child.pid if self._aider.child else 0
-        self._post(AiderStarted(self._launches.count, pid))
-
-    def _run_hidden(self, command: str) -> None:
-        launch, histories = self._launches.current, self._launches.histories
-        if launch is None or launch.files is None or histories is None:
-            problem = "Aider's settings could not be read"
-            self._post(
-                ContextRead(Unavailable(problem))
-                if command == "tokens"
-                else ChatSaved(problem=problem)
-            )
-            return
-        self._hidden.run("tokens" if command == "tokens" else "save", launch, histories)
+        self.await_question()
+        pid = self.aider.child.pid if self.aider.child else 0
+        self.post(AiderStarted(self.launches.count, pid))
 
     def _stop(self) -> None:
         """Type /exit without showing it; from here to the next prompt the user sees one line of progress."""
-        multiline = self._console.prompt is not None and self._console.prompt.multiline
+        multiline = self.console.prompt is not None and self.console.prompt.multiline
         self._snapshot_chat()
-        if self._launches.histories is not None:
+        if self.launches.histories is not None:
             # If the mark cannot be written, "/exit" stays in the user's history: no reason not to go on.
-            self._launches.histories.begin_hidden()
+            self.launches.histories.begin_hidden()
         self._begin_restart()
-        self._relay.to_child(b"/exit" + (b"\x1b\r" if multiline else b"\r"))
+        self.relay.to_child(b"/exit" + (b"\x1b\r" if multiline else b"\r"))
 
     def _begin_restart(self) -> None:
-        self._console.begin_restart()
-        self._loop.after("tick", 0.0, self._show_progress)
+        self.console.begin_restart()
+        self.loop.after("tick", 0.0, self._show_progress)
 
     def _show_progress(self) -> None:
         """Draw the line of progress, again and again until the restart is over."""
-        state, hold = self._state(), self._console.hold
+        state, hold = self.state(), self.console.hold
         if state.restart is None or hold is None or hold.purpose != "restart":
             return
         step = _PROGRESS.get(state.phase, "waiting")
-        seconds = self._clock() - state.restart.started_at
-        self._console.progress(
-            f"restarting Aider ({state.restart.reason}): {step}, {seconds:.0f} s"
-        )
-        self._loop.after("tick", _TICK_SECONDS, self._show_progress)
+        seconds = self.clock() - state.restart.started_at
+        self.console.progress(f"restarting Aider ({state.restart.reason}): {step}, {seconds:.0f} s")
+        self.loop.after("tick", _TICK_SECONDS, self._show_progress)
 
     def _snapshot_chat(self) -> None:
         """Keep the exchanges of the chat, and have them counted while Aider stops."""
-        self._exchanges, self._counted = self._launches.snapshot_chat(), None
+        self._exchanges, self._counted = self.launches.snapshot_chat(), None
         texts = tuple(f"{exchange.user}\n{exchange.assistant}" for exchange in self._exchanges)
         if texts:
-            self._sidecar.send(CountTexts(self._launches.count, texts))
+            self.sidecar.send(CountTexts(self.launches.count, texts))
 
     def _unload(self, names: tuple[str, ...], wait_seconds: float) -> None:
-        others = self._launches.models_of_others()
+        others = self.launches.models_of_others()
         ours = tuple(name for name in names if not is_among(name, others))
-        if not ours or not self._sidecar.send(UnloadModels(ours, wait_seconds)):
-            kept = Unavailable(
-                "another session works with the model" if not ours else "the sidecar does not run"
-            )
-            self._post(ModelsUnloaded((), kept, 0.0))
+        if not ours or not self.sidecar.send(UnloadModels(ours, wait_seconds)):
+            why = "the sidecar does not run" if ours else "another session works with the model"
+            self.post(ModelsUnloaded((), Unavailable(why), 0.0))
 
     def _start_aider(self, handoff: Handoff) -> None:
         tokens = self._counted.tokens if self._counted is not None else Unavailable("not counted")
         if isinstance(tokens, Unavailable) or len(tokens) != len(self._exchanges):
             tokens = tuple(estimate_tokens(exchange) for exchange in self._exchanges)
-        self._post(ExchangesCarried(self._launches.select_exchanges(self._exchanges, tokens)))
-        self._console.new_child()
-        self._loop.after(SHOW_START, _SHOW_START_SECONDS, self._console.abandon_restart)
-        size, attributes = self._terminal.size(), self._terminal.attributes()
+        self.post(ExchangesCarried(self.launches.select_exchanges(self._exchanges, tokens)))
+        self.console.new_child()
+        self.loop.after(SHOW_START, _SHOW_START_SECONDS, self.console.abandon_restart)
+        size, attributes = self.terminal.size(), self.terminal.attributes()
         try:
-            self._aider.adopt(self._launches.start(size, attributes, handoff))
+            self.aider.adopt(self.launches.start(size, attributes, handoff))
             self.announce_launch()
         except LaunchError as error:
             # For the policy it is an Aider that ended at once: tried again, and given up in the end.
-            self._console.show(Notice("launch_failed", (str(error),)))
-            self._post(AiderExited(error.exit_code))
+            self.console.show(Notice("launch_failed", (str(error),)))
+            self.post(AiderExited(error.exit_code))
 
     def _on_offer_answered(self, accepted: bool) -> None:
-        self._console.to_screen(b"\r\n")
+        self.console.to_screen(b"\r\n")
         if accepted:
             self._begin_restart()
-        self._post(OfferAnswered(accepted))
+        self.post(OfferAnswered(accepted))
 
     def _offer_restart(self, notice: Notice) -> None:
         self._snapshot_chat()
-        self._console.new_child()
-        text = notices.render(notice, self._terminal.size().columns, colour=self._colour)
-        self._console.to_screen(b"\r\n" + text.encode("utf-8", "replace") + QUESTION)
+        self.console.new_child()
+        text = notices.render(notice, self.terminal.size().columns, colour=self.colour)
+        self.console.to_screen(b"\r\n" + text.encode("utf-8", "replace") + QUESTION)
         self.offer.make()

@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -60,8 +60,13 @@ def visible_spans(launch: Path, kind: str, start: int, size: int) -> list[tuple[
 
 
 def _hidden(launch: Path, column: int) -> Iterator[tuple[int, int | None]]:
+    path = launch / "hidden.jsonl"
     begin: int | None = None
-    for mark, sizes in _marks(launch):
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            mark, sizes = json.loads(line)
+        except ValueError:
+            continue  # cut short by a kill: what it announced was not sent
         if mark == "begin" and begin is None:
             begin = sizes[column]
         elif mark == "end" and begin is not None:
@@ -69,16 +74,6 @@ def _hidden(launch: Path, column: int) -> Iterator[tuple[int, int | None]]:
             begin = None
     if begin is not None:
         yield begin, None
-
-
-def _marks(launch: Path) -> Iterator[tuple[str, list[int]]]:
-    path = launch / "hidden.jsonl"
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            mark, sizes = json.loads(line)
-        except ValueError:
-            continue  # cut short by a kill: what it announced was not sent
-        yield mark, sizes
 
 
 def launches(folder: Path) -> list[Path]:
@@ -152,15 +147,25 @@ def merge_leftovers(sessions: Path, is_alive: Callable[[Path], bool]) -> tuple[s
         What went wrong, in words for the user, without what was reported at an earlier start.
     """
     problems: list[str] = []
-    for folder in sorted((path.parent for path in sessions.glob(f"*/{USERS_FILE}")), key=_age):
+    written_at: dict[Path, int] = {}
+    for path in sessions.glob(f"*/{USERS_FILE}"):
+        with suppress(OSError):  # merged meanwhile by another start
+            written_at[path.parent] = path.stat().st_mtime_ns
+    for folder in sorted(written_at, key=written_at.__getitem__):
         if is_alive(folder):
             continue
         session_problems = merge_session(folder)
+        reported, text = folder / _PROBLEM_FILE, "\n".join(session_problems)
         # Another start may be doing the same; and a full disk must not stop this one.
         with suppress(OSError):
             if not session_problems:
                 (folder / USERS_FILE).rename(folder / _DONE_FILE)
-            session_problems = _new_problems(folder, session_problems)
+            elif session_problems == (_BUSY,) or (
+                reported.exists() and reported.read_text() == text
+            ):
+                continue
+            else:
+                reported.write_text(text)
         problems += session_problems
     return tuple(problems)
 
@@ -170,7 +175,9 @@ def merge_steps(folder: Path, problems: list[str]) -> Generator[str, None, None]
     if not (folder / USERS_FILE).exists():
         return
     try:
-        with _locked(folder):
+        with (folder / "histories.lock").open("ab") as lock:
+            # No other may merge the same session; the kernel frees the lock of a killed one.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for kind, target in (read_json(folder / USERS_FILE) or {}).items():
                 if target is not None:
                     yield from _merge_kind(folder, kind, Path(target), problems)
@@ -203,7 +210,10 @@ def _merge_launch(launch: Path, kind: str, target: Path) -> Iterator[str]:
     if not spans:
         return
     end = spans[-1][1]
-    with _appendable(target) as fd:
+    # O_NONBLOCK: a FIFO without a reader is an error then, and no hang.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    with os.fdopen(os.open(target, flags, 0o666), "wb", buffering=0) as file:
+        fd = file.fileno()
         save_progress(launch, kind, MergeProgress(progress.done, end, os.fstat(fd).st_size))
         yield "announced"
         rest = _joined(data, spans)
@@ -240,41 +250,6 @@ def _already_there(data: bytes, target: Path, size: int) -> int:
         return len(data)
     # Only a write that was cut short leaves just a part. When in doubt, twice is better than never.
     return len(tail) if data.startswith(tail) else 0
-
-
-@contextmanager
-def _appendable(target: Path) -> Iterator[int]:
-    # O_NONBLOCK: a FIFO without a reader is an error then, and no hang.
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-    fd = os.open(target, flags, 0o666)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep others from merging the same session; the kernel frees the lock of a killed one."""
-    with (folder / "histories.lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-
-
-def _age(folder: Path) -> int:
-    try:
-        return (folder / USERS_FILE).stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
-def _new_problems(folder: Path, problems: tuple[str, ...]) -> tuple[str, ...]:
-    reported = folder / _PROBLEM_FILE
-    text = "\n".join(problems)
-    if not problems or problems == (_BUSY,) or (reported.exists() and reported.read_text() == text):
-        return ()
-    reported.write_text(text)
-    return problems
 
 
 class PrivateFiles(NamedTuple):
@@ -314,7 +289,9 @@ class PrivateHistories:
             seeds = {"chat": seed.encode(encoding, errors="replace"), "input": self._input_seed()}
             launch.mkdir(mode=0o700, exist_ok=True)
             for kind, data in seeds.items():
-                _write_private(launch / FILE_NAMES[kind], data)
+                private = launch / FILE_NAMES[kind]
+                private.touch(mode=0o600)
+                private.write_bytes(data)
             self._record_users_files()
             # Last, because a launch without this file has not begun and is never merged.
             write_json(launch / "seeds.json", {kind: len(data) for kind, data in seeds.items()})
@@ -383,24 +360,12 @@ class PrivateHistories:
 
     def _input_seed(self) -> bytes:
         """Return the user's input history and what earlier launches would add to it, for the Up key."""
-        data = _read_regular(self._users["input"])
+        path, data = self._users["input"], b""
+        with suppress(OSError):  # Aider could not read it either
+            if path is not None and path.is_file():
+                data = path.read_bytes()
         for launch in launches(self._folder):
             added = (launch / FILE_NAMES["input"]).read_bytes()
             done = read_progress(launch, "input").done
-            spans = visible_spans(launch, "input", done, len(added))
-            data += _joined(added, spans)
+            data += _joined(added, visible_spans(launch, "input", done, len(added)))
         return data
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-
-
-def _read_regular(path: Path | None) -> bytes:
-    """Return what a file of the user's holds; nothing when Aider could not read it either."""
-    try:
-        return path.read_bytes() if path is not None and path.is_file() else b""
-    except OSError:
-        return b""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from aider_guard.core.events import Event, OfferAnswered, TerminationRequested
 from aider_guard.core.state import Phase, State
@@ -39,104 +39,80 @@ def suspend_key(child: Child, console: Console) -> int:
 
 def suspend(terminal: Terminal, relay: Relay, console: Console, child: Child) -> None:
     """Stop this job until the shell continues it, then have Aider draw its prompt again."""
-    with _prompt_taken_off(console):
-        console.to_screen(console.modes.resets())
-        relay.flush()
-        child.signal(signal.SIGSTOP)
-        with terminal.cooked():
-            _stop_this_job()
-        child.signal(signal.SIGCONT)
+    shown, rows = console.screen.shown_prompt(), console.screen.cursor_row()
+    # The shell's lines must not run into the prompt.
+    if shown is not None:
+        console.to_screen(notices.erase(shown))
+    elif console.screen.prompt_open:
+        console.to_screen(b"\r" + b"\x1b[A" * rows + b"\x1b[J")
+    console.to_screen(console.modes.resets())
+    relay.flush()
+    child.signal(signal.SIGSTOP)
+    with terminal.cooked():
+        before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        try:
+            os.killpg(os.getpgrp(), signal.SIGTSTP)
+        finally:
+            signal.signal(signal.SIGTSTP, before)
+    child.signal(signal.SIGCONT)
+    # Before it draws, Aider goes up from the cursor to where it believes the rule to be.
+    rule = shown.rule.replace(b"\x1b[6n", b"") if shown is not None else b""
+    console.to_screen(rule + b"\r\n" * rows)
     child.resize(terminal.size())
     # The size may be the same; prompt_toolkit draws again all the same.
     child.signal(signal.SIGWINCH)
 
 
-@contextlib.contextmanager
-def _prompt_taken_off(console: Console) -> Iterator[None]:
-    """Take the prompt off the screen inside the block, so that the shell's lines do not run into it.
-
-    Afterwards the cursor is as many rows below the rule as Aider believes: it goes up by that many before it draws.
-    """
-    shown, rows = console.screen.shown_prompt(), console.screen.cursor_row()
-    if shown is not None:
-        console.to_screen(notices.erase(shown))
-    elif console.screen.prompt_open:
-        console.to_screen(b"\r" + b"\x1b[A" * rows + b"\x1b[J")
-    yield
-    rule = shown.rule.replace(b"\x1b[6n", b"") if shown is not None else b""
-    console.to_screen(rule + b"\r\n" * rows)
-
-
-def _stop_this_job() -> None:
-    before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-    try:
-        os.killpg(os.getpgrp(), signal.SIGTSTP)
-    finally:
-        signal.signal(signal.SIGTSTP, before)
-
-
+@dataclass(kw_only=True)
 class Input:
     """Hands keys to the console, or to the restart offer that is open, and suspends the job."""
 
-    def __init__(
-        self,
-        *,
-        terminal: Terminal,
-        relay: Relay,
-        console: Console,
-        aider: AiderProcess,
-        offer: RestartOffer,
-        state: Callable[[], State],
-        post: Callable[[Event], None],
-    ) -> None:
-        self._terminal = terminal
-        self._relay = relay
-        self._console = console
-        self._aider = aider
-        self._offer = offer
-        self._state = state
-        self._post = post
-        self._suspend_key = SuspendKey()
+    terminal: Terminal
+    relay: Relay
+    console: Console
+    aider: AiderProcess
+    offer: RestartOffer
+    state: Callable[[], State]
+    post: Callable[[Event], None]
+    _suspend_key: SuspendKey = field(default_factory=SuspendKey)
 
     def readable(self) -> None:
         """Read what the user typed; a terminal that went away ends the session as SIGHUP does."""
-        data = self._relay.read_terminal()
+        data = self.relay.read_terminal()
         if data == b"":
-            self._post(TerminationRequested(signal.SIGHUP))
+            self.post(TerminationRequested(signal.SIGHUP))
         elif data:
             self._typed(data)
 
     def _typed(self, data: bytes) -> None:
-        if self._state().phase is Phase.OFFERING:
-            self._offer.typed(data)
+        if self.state().phase is Phase.OFFERING:
+            self.offer.typed(data)
             return
-        at = self._suspend_key.find(data, self._current_suspend_key())
+        child = self.aider.child
+        key = -1 if child is None or self.console.hold else suspend_key(child, self.console)
+        at = self._suspend_key.find(data, key)
         if at < 0:
-            self._console.user_typed(data)
+            self.console.user_typed(data)
             return
         if at:
-            self._console.user_typed(data[:at])
+            self.console.user_typed(data[:at])
         self._suspend()
         if data[at + 1 :]:
             self._typed(data[at + 1 :])
 
-    def _current_suspend_key(self) -> int:
-        child = self._aider.child
-        return -1 if child is None or self._console.hold else suspend_key(child, self._console)
-
     def _suspend(self) -> None:
-        if self._aider.child is not None:
-            suspend(self._terminal, self._relay, self._console, self._aider.child)
+        if self.aider.child is not None:
+            suspend(self.terminal, self.relay, self.console, self.aider.child)
 
     def signals(self, signums: tuple[int, ...]) -> None:
         """Act on the signals that the guard got."""
         for signum in signums:
             match signum:
                 case signal.SIGWINCH:
-                    self._aider.resize()
+                    self.aider.resize()
                 case signal.SIGTERM | signal.SIGHUP:
-                    self._post(TerminationRequested(signum))
+                    self.post(TerminationRequested(signum))
                 case signal.SIGTSTP:
                     self._suspend()
-                case signal.SIGINT if self._state().phase is Phase.OFFERING:
-                    self._post(OfferAnswered(accepted=False))
+                case signal.SIGINT if self.state().phase is Phase.OFFERING:
+                    self.post(OfferAnswered(accepted=False))

@@ -87,6 +87,11 @@ class Launch:
             command.send_answer(self.channel, arguments, environment)
 
 
+def ollama_names(settings: AiderSettings) -> tuple[str, ...]:
+    """Return the names of Aider's models as Ollama knows them, without those that it does not serve."""
+    return tuple(name for name in map(ollama_name, settings.models) if name is not None)
+
+
 def parse_saved(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the editable and the read-only files from what ``/save`` wrote: a fixed prefix, then the name as it is."""
     editable, read_only = "/add       ", "/read-only "
@@ -227,10 +232,7 @@ class Launches:
         """Read the settings out of Aider's question, and return the names of its models as Ollama knows them."""
         assert self.current is not None
         settings = self.current.settings = decode(question)
-        if isinstance(settings, Unavailable):
-            return ()
-        names = (ollama_name(model) for model in settings.models)
-        return tuple(name for name in names if name is not None)
+        return () if isinstance(settings, Unavailable) else ollama_names(settings)
 
     def let_begin(self, plan: Plan) -> None:
         """Write this launch's files and answer Aider's question. Raises LaunchError when they cannot be written."""
@@ -246,9 +248,8 @@ class Launches:
         launch.files = self._files(launch, settings, model_settings, metadata)
         arguments = command.session_arguments(launch.files, settings)
         if launch.handoff is not None:
-            launch.files.commands.write_text(
-                self._load_commands(launch.handoff, settings), encoding="utf-8"
-            )
+            commands = self._load_commands(launch.handoff, settings)
+            launch.files.commands.write_text(commands, encoding="utf-8")
             arguments += command.handoff_arguments(
                 launch.files, launch.handoff, self._first or _NOT_ANNOUNCED, self._last
             )
@@ -259,12 +260,16 @@ class Launches:
     def _files(
         self, launch: Launch, settings: AiderSettings, model_settings: Path, metadata: Path
     ) -> command.LaunchFiles:
+        users_chat, encoding = _path(settings.chat_history_file), _encoding(settings)
         if self.histories is None:
-            self.histories = PrivateHistories(
-                self._folder, _path(settings.chat_history_file), _path(settings.input_history_file)
-            )
-        seed = self._seed if launch.handoff is not None else _users_chat(settings)
-        private = self.histories.begin_launch(launch.number, seed, _encoding(settings))
+            users_input = _path(settings.input_history_file)
+            self.histories = PrivateHistories(self._folder, users_chat, users_input)
+        seed = self._seed
+        # Aider does not read the user's own chat history: what it shall restore of it is in the private one.
+        restores = launch.handoff is None and settings.restore_chat_history
+        if restores and users_chat is not None and users_chat.is_file():
+            seed = users_chat.read_text(encoding=encoding, errors="replace")
+        private = self.histories.begin_launch(launch.number, seed, encoding)
         return command.LaunchFiles(
             chat_history=private.chat,
             input_history=private.input,
@@ -276,15 +281,14 @@ class Launches:
         )
 
     def _load_commands(self, handoff: Handoff, settings: AiderSettings) -> str:
+        root = self.root
         # Aider asks whether to create a file that is gone, and its default is Yes.
-        existing = [
-            name for name in handoff.editable if os.path.exists(os.path.join(self.root, name))
-        ]
-        launched = [os.path.relpath(name, self.root) for name in settings.read or ()]
-        self.unnameable_files = tuple(
-            name for name in (*existing, *handoff.read_only) if why_not(name)
+        existing = tuple(
+            name for name in handoff.editable if os.path.exists(os.path.join(root, name))
         )
-        return command.load_commands(replace(handoff, editable=tuple(existing)), launched)
+        launched = [os.path.relpath(name, root) for name in settings.read or ()]
+        self.unnameable_files = tuple(filter(why_not, (*existing, *handoff.read_only)))
+        return command.load_commands(replace(handoff, editable=existing), launched)
 
     def forget_cleared_chat(self, text: str) -> None:
         """Keep a chat that was cleared in *text* from coming back with the next switch of the mode.
@@ -350,14 +354,6 @@ class Launches:
 
 def _path(name: str | None) -> Path | None:
     return Path(name).absolute() if name else None
-
-
-def _users_chat(settings: AiderSettings) -> str:
-    """Return the user's own chat history where the user wants Aider to restore it, else "": Aider does not read it."""
-    path = _path(settings.chat_history_file)
-    if not settings.restore_chat_history or path is None or not path.is_file():
-        return ""
-    return path.read_text(encoding=_encoding(settings), errors="replace")
 
 
 def _encoding(settings: AiderSettings) -> str:

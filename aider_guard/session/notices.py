@@ -28,7 +28,11 @@ def render(notice: Notice, columns: int, *, colour: bool, newline: str = "\r\n")
 
     Prose is wrapped at words; commands are not wrapped, so that what is copied from the terminal is one line.
     """
-    first, *more = map(_printable, notice.lines)
+    # What moves the cursor is replaced: names of processes, models and files may hold it.
+    first, *more = (
+        "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
+        for line in notice.lines
+    )
     lines = [_wrapped(PREFIX + first, columns)]
     lines += [
         _wrapped("  " + line, columns) if not line.startswith("/") else ["  " + line]
@@ -38,11 +42,6 @@ def render(notice: Notice, columns: int, *, colour: bool, newline: str = "\r\n")
     if colour:
         text = text.replace(PREFIX, f"{_HIGHLIGHT}{PREFIX}{_RESET}", 1)
     return text + newline
-
-
-def _printable(line: str) -> str:
-    """Replace what moves the cursor: names of processes, models and files may hold it."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
 
 
 def _wrapped(line: str, columns: int) -> list[str]:

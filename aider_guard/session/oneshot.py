@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,12 +29,12 @@ from aider_guard.core.state import Limits
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
 from aider_guard.launch.aider import find_aider
-from aider_guard.launch.aider_settings import AiderSettings, decode, ollama_name
+from aider_guard.launch.aider_settings import AiderSettings, decode
 from aider_guard.launch.door_settings import served_models
 from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.launch.plan import Plan
 from aider_guard.launch.start_command import aider_environment, serves_page
-from aider_guard.session.launches import entering, passed_fds, sandboxed_command
+from aider_guard.session.launches import entering, ollama_names, passed_fds, sandboxed_command
 from aider_guard.session.notices import print_notices
 from aider_guard.session.planning import Planner, planner_behind
 from aider_guard.session.sidecar_process import door_socket
@@ -70,6 +70,7 @@ def run_one_shot(
         with theirs:
             program = sandboxed_command(aider, theirs, arguments, sandbox)
             process = _start(program, aider_environment(config, environment), theirs, sandbox)
+        stack.callback(_end, process)
         unattended = Unattended(
             listener,
             sandbox,
@@ -77,8 +78,7 @@ def run_one_shot(
             environment=environment,
             limits=Limits(max_turns=0, probe="never"),
         )
-        forwarding = _forwarding(process, (signal.SIGTERM, signal.SIGHUP))
-        with _ending(process), unattended, forwarding:
+        with unattended, _forwarding(process):
             _answer(ours, planner, Path(folder), unattended)
             status = process.wait()
             unattended.end(status)
@@ -91,6 +91,12 @@ def _start(
     program: Sequence[str], environment: Mapping[str, str], channel: socket.socket, sandbox: Sandbox
 ) -> subprocess.Popen[bytes]:
     """Start Aider, which then waits for our answer on the channel. Raises LaunchError when it cannot be started."""
+
+    def prepare(enter: Enter | None) -> None:
+        INHERITED.restore()
+        if enter is not None:
+            enter()
+
     try:
         with ExitStack() as unless_inside:
             with entering(sandbox.gap) as enter:
@@ -98,7 +104,7 @@ def _start(
                     program,
                     env=environment,
                     pass_fds=passed_fds(channel, sandbox),
-                    preexec_fn=partial(_prepare, enter),  # noqa: PLW1509  # no other thread runs Python code
+                    preexec_fn=partial(prepare, enter),  # noqa: PLW1509  # no other thread runs Python code
                 )
                 unless_inside.callback(_end, process)
             unless_inside.pop_all()
@@ -109,34 +115,18 @@ def _start(
         raise LaunchError(f"{program[0]} cannot be started: {error.strerror}") from error
 
 
-def _prepare(enter: Enter | None) -> None:
-    INHERITED.restore()
-    if enter is not None:
-        enter()
-
-
-@contextmanager
-def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End an Aider that still waits for our answer at the end of the block, because it must not begin or we failed."""
-    try:
-        yield
-    finally:
-        _end(process)
-
-
 def _end(process: subprocess.Popen[bytes]) -> None:
+    """End an Aider that still waits for our answer, because it must not begin or we failed."""
     if process.poll() is None:
         process.kill()
         process.wait()
 
 
 @contextmanager
-def _forwarding(
-    process: subprocess.Popen[bytes], signums: Sequence[signal.Signals]
-) -> Iterator[None]:
+def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Forward signals to Aider, which ends by them; then we end with its status."""
     with ExitStack() as stack:
-        for signum in signums:
+        for signum in (signal.SIGTERM, signal.SIGHUP):
             before = signal.signal(signum, lambda number, _frame: process.send_signal(number))
             stack.callback(signal.signal, signum, before)
         yield
@@ -178,7 +168,13 @@ def _begin(
     report: ServerReport | Unavailable,
 ) -> None:
     """Serve the door and the air gap for an Aider that begins, and add the notices of its start."""
-    events = _start_events(settings, plan, report)
+    needs = plan.fit.needs if isinstance(plan.fit, Fit) else ()
+    events: list[Event] = [models_chosen(settings, plan.window_tokens, os.getcwd(), needs)]
+    # Without a message it is not certain that Aider will use the model at all: then the policy is not told of the
+    # server, so that no model is loaded ahead.
+    sends = isinstance(settings, AiderSettings) and settings.sends_message
+    if sends and not isinstance(report, Unavailable):
+        events.insert(0, ServerSurveyed(report))
     if plan.door is not None and isinstance(settings, AiderSettings):
         # A script may run many of these: the model stays loaded as long as Ollama keeps it, as with Aider alone.
         door = replace(plan.door, user_keep_alive=True)
@@ -189,35 +185,13 @@ def _begin(
         unattended.say("another_machine", text)
 
 
-def _start_events(
-    settings: AiderSettings | Unavailable, plan: Plan, report: ServerReport | Unavailable
-) -> tuple[Event, ...]:
-    """Return what the policy is to know of the start.
-
-    Without a message it is not certain that Aider will use the model at all: then the server is left out, so that no
-    model is loaded ahead.
-    """
-    needs = plan.fit.needs if isinstance(plan.fit, Fit) else ()
-    chosen = models_chosen(settings, plan.window_tokens, os.getcwd(), needs)
-    if isinstance(settings, Unavailable) or isinstance(report, Unavailable):
-        return (chosen,)
-    return (ServerSurveyed(report), chosen) if settings.sends_message else (chosen,)
-
-
 def _survey(planner: Planner, settings: AiderSettings | Unavailable) -> ServerReport | Unavailable:
     from aider_guard.ollama.client import OllamaClient
     from aider_guard.ollama.survey import survey
 
     if isinstance(settings, Unavailable) or not planner.may_ask(settings):
         return NOT_ASKED
-    names = [name for name in map(ollama_name, settings.models) if name is not None]
-    client = OllamaClient(planner.server(settings))
-    try:
-        return survey(
-            client,
-            names,
-            others=served_models(settings),
-            within_seconds=planner.patience_seconds(_SURVEY_SECONDS),
-        )
-    finally:
-        client.close()
+    names, others = ollama_names(settings), served_models(settings)
+    seconds = planner.patience_seconds(_SURVEY_SECONDS)
+    with closing(OllamaClient(planner.server(settings))) as client:
+        return survey(client, names, others=others, within_seconds=seconds)

@@ -40,7 +40,7 @@ class SessionFolder:
         return self.path.name
 
 
-def create(sessions: Path, *, socket_path: str = "") -> SessionFolder:
+def create(sessions: Path) -> SessionFolder:
     """Make the folder of a session of this process, which only its owner may read. Raises LaunchError."""
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
     path = sessions / f"{stamp}-{os.getpid()}"
@@ -51,7 +51,7 @@ def create(sessions: Path, *, socket_path: str = "") -> SessionFolder:
         raise LaunchError(
             f"no session can be kept in {sessions}: {error.strerror}; AIDER_GUARD_STATE_DIR names another folder"
         ) from error
-    return SessionFolder(path, os.getpid(), 0.0, os.getcwd(), socket_path)
+    return SessionFolder(path, os.getpid(), 0.0, os.getcwd(), "")
 
 
 def record(session: SessionFolder, socket_path: str) -> SessionFolder:

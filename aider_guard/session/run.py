@@ -16,7 +16,7 @@ from aider_guard.config import Config
 from aider_guard.core.events import EgressBlocked
 from aider_guard.core.state import Limits, State
 from aider_guard.journal import open_journal
-from aider_guard.launch.aider import Aider, find_aider
+from aider_guard.launch.aider import find_aider
 from aider_guard.launch.start_command import aider_environment
 from aider_guard.loop import Loop
 from aider_guard.session import registry
@@ -66,9 +66,10 @@ def run_session(
         stack.enter_context(started.child)
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
 
-        parts = SessionParts(
-            config, environment, aider, folder, terminal, fds, listener, sandbox, stack
+        planner = planner_behind(
+            sandbox, listener, config=config, aider=aider, environment=environment
         )
+        parts = SessionParts(planner, folder, terminal, fds, listener, sandbox, stack)
         session = assemble(parts, started, arguments, aiders_environment)
         session.watch(fds, wakeups)
         with terminal.raw_mode():
@@ -123,9 +124,7 @@ def _leave_screen(session: Session, fds: TerminalFds) -> None:
 class SessionParts:
     """What a session is made from. What is opened for it is closed by ``stack``."""
 
-    config: Config
-    environment: Mapping[str, str]
-    aider: Aider
+    planner: Planner
     folder: registry.SessionFolder
     terminal: Terminal
     fds: TerminalFds
@@ -138,16 +137,15 @@ def assemble(
     parts: SessionParts, started: Started, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> Session:
     """Make the session of an Aider that was started with these arguments and this environment, while it starts."""
-    config, folder, stack = parts.config, parts.folder, parts.stack
+    planner, folder, stack = parts.planner, parts.folder, parts.stack
     loop = stack.enter_context(Loop())
     relay = Relay(parts.fds.in_fd, parts.fds.out_fd)
     launches = Launches(
-        folder.path, parts.aider, config, arguments, environment, sandbox=parts.sandbox
+        folder.path, planner.aider, planner.config, arguments, environment, sandbox=parts.sandbox
     )
     launches.adopt(started)
     aider = stack.enter_context(AiderProcess(parts.terminal, relay, loop))
     aider.adopt(started.child)
-    planner = _planner(parts)
     session: Session
     journal = stack.enter_context(
         open_journal(
@@ -157,16 +155,16 @@ def assemble(
         )
     )
     session = Session(
-        State(_limits(config)),
+        State(_limits(planner.config)),
         terminal=parts.terminal,
         relay=relay,
         loop=loop,
         launches=launches,
         aider=aider,
-        sidecar=stack.enter_context(_sidecar(parts, loop, planner)),
+        sidecar=stack.enter_context(_sidecar(parts, loop)),
         planner=planner,
         journal=journal,
-        colour=not parts.environment.get("NO_COLOR"),
+        colour=not planner.environment.get("NO_COLOR"),
     )
     _open_control(session, loop, folder, stack)
     parts.sandbox.watch(
@@ -180,22 +178,12 @@ def assemble(
     return session
 
 
-def _planner(parts: SessionParts) -> Planner:
-    return planner_behind(
-        parts.sandbox,
-        parts.listener,
-        config=parts.config,
-        aider=parts.aider,
-        environment=parts.environment,
-    )
-
-
-def _sidecar(parts: SessionParts, loop: Loop, planner: Planner) -> SidecarSupervisor:
+def _sidecar(parts: SessionParts, loop: Loop) -> SidecarSupervisor:
     return SidecarSupervisor(
         loop,
-        ollama=planner.first_server(),
-        tokenizers=parts.aider.likely_tokenizers(),
-        environment=parts.environment,
+        ollama=parts.planner.first_server(),
+        tokenizers=parts.planner.aider.likely_tokenizers(),
+        environment=parts.planner.environment,
         door_fd=parts.listener.fileno(),
         relays=parts.sandbox.gap.relays,
     )

@@ -79,7 +79,6 @@ class Session:
         )
         self.post = self._engine.post
         sidecar.post = self.post
-        aider.on_output = self._child_readable
         self.console = Console(
             relay,
             post=self.post,
@@ -89,6 +88,7 @@ class Session:
             colour=colour,
             clock=clock,
         )
+        aider.on_output = self.console.child_wrote
         self._hidden = HiddenCommands(self.console, relay, loop, post=self.post, clock=clock)
         self._startup = Startup(
             launches, aider, sidecar, loop, planner=planner, post=self.post, warn=self.warn
@@ -143,13 +143,18 @@ class Session:
         self._sidecar.start()
 
     def run(self) -> None:
-        """Serve the loop until the session is over."""
+        """Serve the loop until the session is over. Aider has ended once all that it wrote is on its way."""
         while self.state.phase is not Phase.ENDED:
             self.relay.flush()
             for fd, events in self.relay.wants().items():
                 self._loop.change(fd, events)
             self._loop.run_once()
-            self._reap()
+            status = self._aider.reap()
+            if status is not None:
+                self._last_status = status
+                self._startup.abort()
+                self._hidden.abort()
+                self.post(AiderExited(status))
         self._sidecar.finish()
 
     def warn(self, name: str, text: str) -> None:
@@ -222,19 +227,3 @@ class Session:
         elif self.state.phase is Phase.STARTING and isinstance(event, ConfirmShown):
             self.console.abandon_restart()
             self.post(event)
-
-    # Descriptors
-
-    def _child_readable(self) -> None:
-        data = self.relay.read_child()
-        if data:
-            self.console.child_wrote(data)
-
-    def _reap(self) -> None:
-        """Notice that Aider ended, once all it wrote is on its way."""
-        status = self._aider.reap(self.console.child_wrote)
-        if status is not None:
-            self._last_status = status
-            self._startup.abort()
-            self._hidden.abort()
-            self.post(AiderExited(status))

@@ -53,7 +53,14 @@ class AnalyticsTail:
         """Return how many requests were started since the last ``take``."""
         *lines, self._partial = (self._partial + self._tail.read()).split(b"\n")
         for line in lines:
-            self._note(line)
+            try:
+                entry = json.loads(line)
+                name, properties = entry["event"], entry["properties"]
+            except (ValueError, KeyError, TypeError):
+                continue  # another version's line: it counts as nothing; the bell still tells of the message
+            self._starts += name == "message_send_starting"
+            if name == "message_send" and isinstance(properties, dict):
+                self._last = properties
         return self._starts
 
     def take(self) -> Sent:
@@ -66,16 +73,6 @@ class AnalyticsTail:
         )
         self._starts, self._last = 0, {}
         return sent
-
-    def _note(self, line: bytes) -> None:
-        try:
-            entry = json.loads(line)
-            name, properties = entry["event"], entry["properties"]
-        except (ValueError, KeyError, TypeError):
-            return  # another version's line: it counts as nothing; the bell still tells of the message
-        self._starts += name == "message_send_starting"
-        if name == "message_send" and isinstance(properties, dict):
-            self._last = properties
 
 
 def _tokens(properties: dict[str, Any], name: str) -> int | Unavailable:

@@ -41,10 +41,7 @@ MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
 
 
 def sidecar_command(
-    ollama: str,
-    tokenizers: str,
-    door_fd: int = -1,
-    relays: Sequence[tuple[int, Place]] = (),
+    ollama: str, tokenizers: str, door_fd: int = -1, relays: Sequence[tuple[int, Place]] = ()
 ) -> list[str]:
     """Return the command line of a sidecar; ``tokenizers`` is the folder of Aider's encodings, or "".
 
@@ -99,21 +96,19 @@ class SidecarProcess(LinePipes):
         if self.lost:
             return ()
         self.flush()
-        with suppress(BlockingIOError):  # nothing more for now
-            self._read_into(events)
-        return tuple(events)
-
-    def _read_into(self, events: list[Event]) -> None:
-        """Read up to a bound: a sidecar that never stops writing must not keep the guard."""
         try:
+            # Up to a bound: a sidecar that never stops writing must not keep the guard.
             for _ in range(MAX_CHUNKS_A_READ):
                 lines = self.read_lines()
                 if lines is None:
                     events.append(self._lose(self._end()))
                     break
                 events.extend(map(_event, lines))
+        except BlockingIOError:
+            pass  # nothing more for now
         except WireError as error:
             events.append(self._lose(f"the sidecar cannot be understood: {error}"))
+        return tuple(events)
 
     def _lose(self, reason: str) -> SidecarLost:
         self.lost = True
@@ -121,13 +116,11 @@ class SidecarProcess(LinePipes):
         return SidecarLost(reason)
 
     def _end(self) -> str:
-        match self._process.poll():
-            case None:
-                return "the sidecar closed its output"
-            case status if status < 0:
-                return f"the sidecar was ended by signal {-status}"
-            case status:
-                return f"the sidecar ended with status {status}"
+        status = self._process.poll()
+        if status is None:
+            return "the sidecar closed its output"
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        return f"the sidecar {how}"
 
     def send(self, request: Request) -> bool:
         """Pass a request on; False when it is dropped: the sidecar is lost or does not keep up."""

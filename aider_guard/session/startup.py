@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 
 from aider_guard.core.actions import SurveyServer
 from aider_guard.core.events import Event, LaunchForbidden, MemoryRead, ModelsChosen, ServerSurveyed
@@ -14,7 +15,7 @@ from aider_guard.launch.door_settings import served_models
 from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.loop import READ, Loop
 from aider_guard.session.aider_process import AiderProcess
-from aider_guard.session.launches import Launches
+from aider_guard.session.launches import Launches, ollama_names
 from aider_guard.session.planning import Planner
 from aider_guard.session.side_channels import SideChannels
 from aider_guard.session.sidecar_process import SidecarSupervisor
@@ -26,36 +27,27 @@ _WAIT_SECONDS = 1.5
 _SILENT = Unavailable("Ollama did not answer in time")
 
 
+@dataclass
 class Startup:
     """Answers the question once Ollama and the memory were read, or when the time for that is over."""
 
-    def __init__(
-        self,
-        launches: Launches,
-        aider: AiderProcess,
-        sidecar: SidecarSupervisor,
-        loop: Loop,
-        *,
-        planner: Planner,
-        post: Callable[[Event], None],
-        warn: Callable[[str, str], None],
-    ) -> None:
-        self._launches = launches
-        self._aider = aider
-        self._sidecar = sidecar
-        self._loop = loop
-        self._planner = planner
-        self._post = post
-        self._warn = warn
-        self._expected: frozenset[str] | None = None
-        self._report: ServerReport | Unavailable = _SILENT
-        self._memory: MemoryReading | Unavailable = Unavailable("the memory was not read in time")
+    launches: Launches
+    aider: AiderProcess
+    sidecar: SidecarSupervisor
+    loop: Loop
+    _: KW_ONLY
+    planner: Planner
+    post: Callable[[Event], None]
+    warn: Callable[[str, str], None]
+    _expected: frozenset[str] | None = None
+    _report: ServerReport | Unavailable = _SILENT
+    _memory: MemoryReading | Unavailable = Unavailable("the memory was not read in time")
 
     def await_question(self) -> None:
         """Wait for the question of an Aider that was just started."""
-        launch = self._launches.current
+        launch = self.launches.current
         if launch is not None:
-            self._loop.watch(launch.channel.fileno(), READ, lambda _events: self._read_question())
+            self.loop.watch(launch.channel.fileno(), READ, lambda _events: self._read_question())
 
     def on_event(self, event: Event) -> None:
         """Take note of what the sidecar read, and answer Aider once all of it is there."""
@@ -71,69 +63,63 @@ class Startup:
 
     def abort(self) -> None:
         """Stop waiting, because Aider ended."""
-        launch = self._launches.current
+        launch = self.launches.current
         self._expected = None
-        self._loop.cancel(_DEADLINE)
+        self.loop.cancel(_DEADLINE)
         if launch is not None and launch.channel.fileno() >= 0:
-            self._loop.forget(launch.channel.fileno())
+            self.loop.forget(launch.channel.fileno())
             launch.channel.close()
 
     def _read_question(self) -> None:
-        launch = self._launches.current
+        launch = self.launches.current
         question = launch.read_question() if launch is not None else b""
         if question is None or launch is None:
             return
-        self._loop.forget(launch.channel.fileno())
+        self.loop.forget(launch.channel.fileno())
         if not question:
             launch.channel.close()
             return
-        names = self._launches.understand(question)
+        names = self.launches.understand(question)
         settings = launch.settings
-        if isinstance(settings, AiderSettings) and self._planner.may_ask(settings):
-            self._survey_server(settings, names)
-        else:
+        if not isinstance(settings, AiderSettings) or not self.planner.may_ask(settings):
             self._report = NOT_ASKED
             self._answer()
-
-    def _survey_server(self, settings: AiderSettings, names: tuple[str, ...]) -> None:
+            return
         self._report = _SILENT
-        self._sidecar.watch_server(self._planner.server(settings), settings.tokenizers)
-        if self._sidecar.send(SurveyServer(names, others=served_models(settings))):
+        self.sidecar.watch_server(self.planner.server(settings), settings.tokenizers)
+        if self.sidecar.send(SurveyServer(names, others=served_models(settings))):
             self._expected = frozenset(names)
-            patience = self._planner.patience_seconds(_WAIT_SECONDS)
-            self._loop.after(_DEADLINE, patience, self._answer)
+            patience = self.planner.patience_seconds(_WAIT_SECONDS)
+            self.loop.after(_DEADLINE, patience, self._answer)
         else:
             self._answer()
 
     def _answer(self) -> None:
         """Answer with what is known now; the session ends when Aider must not begin."""
-        self._loop.cancel(_DEADLINE)
+        self.loop.cancel(_DEADLINE)
         self._expected = None
-        launch = self._launches.current
+        launch = self.launches.current
         assert launch is not None
-        plan = self._planner.plan(launch.settings, self._report, self._memory)
+        plan = self.planner.plan(launch.settings, self._report, self._memory)
         for finding in plan.findings:
-            self._post(finding)
+            self.post(finding)
         if plan.is_forbidden:
-            self._post(LaunchForbidden(plan.stops, plan.leaks))
+            self.post(LaunchForbidden(plan.stops, plan.leaks))
             return
         if plan.door is not None:
-            self._sidecar.serve_door(plan.door)
-        self._launches.let_begin(plan)
-        if launch.files is not None:
-            files = launch.files
-            self._aider.channels = SideChannels(files.analytics_log, files.chat_history, files.bell)
+            self.sidecar.serve_door(plan.door)
+        self.launches.let_begin(plan)
+        if (files := launch.files) is not None:
+            self.aider.channels = SideChannels(files.analytics_log, files.chat_history, files.bell)
         if launch.number == 1:
             for text in plan.start_messages:
-                self._warn("another_machine", text)
-        for name in self._launches.unnameable_files:
-            self._warn(
-                "not_handed_over", f"no command of Aider's can name {name!r}: add it again by hand"
-            )
+                self.warn("another_machine", text)
+        for name in self.launches.unnameable_files:
+            text = f"no command of Aider's can name {name!r}: add it again by hand"
+            self.warn("not_handed_over", text)
         launch.channel.close()
-        self._post(
-            models_chosen(launch.settings, launch.window_tokens, self._launches.root, launch.needs)
-        )
+        root = self.launches.root
+        self.post(models_chosen(launch.settings, launch.window_tokens, root, launch.needs))
 
 
 def models_chosen(
@@ -145,6 +131,5 @@ def models_chosen(
     """Return the event that names the session's models as Ollama knows them."""
     if isinstance(settings, Unavailable):
         return ModelsChosen("", (), Unavailable(settings.reason), root)
-    names = tuple(name for name in map(ollama_name, settings.models) if name is not None)
     main = (ollama_name(settings.models[0]) or "") if settings.models else ""
-    return ModelsChosen(main, names, window, root, needs)
+    return ModelsChosen(main, ollama_names(settings), window, root, needs)

@@ -18,14 +18,7 @@ from typing import TYPE_CHECKING
 
 from aider_guard import paths
 from aider_guard.airgap.served import Sandbox
-from aider_guard.core.actions import (
-    Action,
-    EndSession,
-    Notice,
-    ShowNotice,
-    StartSidecar,
-    WarmModel,
-)
+from aider_guard.core.actions import Action, EndSession, Notice, ShowNotice, StartSidecar, WarmModel
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.egress_messages import NETWORK_OPEN, end_line
 from aider_guard.core.events import AiderExited, AiderStarted, AirGapChosen, EgressBlocked, Event
@@ -118,6 +111,8 @@ class Unattended:
         self._stack = ExitStack()
         self._thread = threading.Thread(target=self._run, name="unattended", daemon=True)
         self._sidecar: SidecarSupervisor | None = None
+        # What needs neither Aider nor a prompt; and the sidecar's, once there is one.
+        self._accepted: tuple[type, ...] = (ShowNotice,)
         self._loop = Loop()
         self._journal = RunJournal(
             paths.sessions_dir(environment), on_failure=lambda text: self.say("journal", text)
@@ -127,7 +122,7 @@ class Unattended:
             self._loop,
             write=self._journal.write,
             perform=self._perform,
-            accepts=self._accepts,
+            accepts=lambda action: isinstance(action, self._accepted),
         )
         self.notices: list[Notice] = []
         """What is to be printed once the run is over."""
@@ -150,8 +145,22 @@ class Unattended:
         """
 
         def serve() -> None:
-            if door is not None or self._sandbox.gap.relays:
-                self._start_sidecar(server, tokenizers, door)
+            relays = self._sandbox.gap.relays
+            if door is not None or relays:
+                sidecar = SidecarSupervisor(
+                    self._loop,
+                    ollama=server,
+                    tokenizers=tokenizers,
+                    environment=self._environment,
+                    door_fd=self._listener.fileno(),
+                    relays=relays,
+                )
+                self._sidecar = self._stack.enter_context(sidecar)
+                self._accepted = (ShowNotice, StartSidecar, WarmModel)
+                sidecar.post = self._engine.post
+                sidecar.start()
+                if door is not None:
+                    sidecar.serve_door(door)
             for event in events:
                 self._engine.post(event)
 
@@ -214,27 +223,6 @@ class Unattended:
             if self._status is not None:
                 self._journal.write(AiderExited(self._status))
                 self._journal.write(EndSession(exit_status(self._status)))
-
-    def _start_sidecar(self, server: str, tokenizers: str, door: DoorSettings | None) -> None:
-        self._sidecar = self._stack.enter_context(
-            SidecarSupervisor(
-                self._loop,
-                ollama=server,
-                tokenizers=tokenizers,
-                environment=self._environment,
-                door_fd=self._listener.fileno(),
-                relays=self._sandbox.gap.relays,
-            )
-        )
-        self._sidecar.post = self._engine.post
-        self._sidecar.start()
-        if door is not None:
-            self._sidecar.serve_door(door)
-
-    def _accepts(self, action: Action) -> bool:
-        """Whether an action needs neither Aider nor a prompt."""
-        for_sidecar = self._sidecar is not None and isinstance(action, StartSidecar | WarmModel)
-        return for_sidecar or isinstance(action, ShowNotice)
 
     def _perform(self, action: Action) -> None:
         match action:

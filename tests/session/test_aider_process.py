@@ -150,9 +150,9 @@ def ended(argv: list[str]) -> tuple[int, bytes, list[int]]:
     relay, shown = Relay(0, 1), bytearray()
     with Loop() as loop, AiderProcess(Terminal(), relay, loop) as aider:
         running = start(argv)
-        aider.on_output = lambda: shown.extend(relay.read_child() or b"")
+        aider.on_output = shown.extend
         aider.adopt(running)
-        while (status := aider.reap(shown.extend)) is None:
+        while (status := aider.reap()) is None:
             loop.run_once(0.05)
         left = running.survivors()
         running.kill_group()
