@@ -387,7 +387,9 @@ class _Evaluation:
         else:
             value = self._variables[self._index(start)][1] if start else dot
         for field in operand.fields:
-            value = _field(value, field)
+            if not isinstance(value, Mapping) or (isinstance(value, Record) and field not in value):
+                raise TemplateError(f"there is no {field}")
+            value = value.get(field, ABSENT)
         return value
 
     def _index(self, name: str) -> int:
@@ -397,12 +399,6 @@ class _Evaluation:
         raise TemplateError(f"{name} is not declared")
 
 
-def _field(value: Any, name: str) -> Any:
-    if isinstance(value, Mapping) and (name in value or not isinstance(value, Record)):
-        return value.get(name, ABSENT)
-    raise TemplateError(f"there is no {name}")
-
-
 def truth(value: Any) -> bool:
     """Return whether Go's templates take a value as true: not empty, and not zero."""
     return bool(value)
@@ -410,15 +406,12 @@ def truth(value: Any) -> bool:
 
 def written(value: Any) -> str:
     """Return a value as it is written."""
-    match value:
-        case str():
-            return value
-        case None:
-            return "<no value>"
-        case bool():
-            return "true" if value else "false"
-        case int():
-            return str(value)
+    if value is ABSENT:
+        return "<no value>"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int):
+        return str(value)
     raise TemplateError("a value that is not written here")
 
 

@@ -343,16 +343,13 @@ def vocabulary_of(facts: Mapping[str, Any]) -> Vocabulary | Unavailable:
         return Unavailable("the model's vocabulary was not told")
     types = facts.get("tokenizer.ggml.token_type")
     specials = Specials.of(tokens, types if isinstance(types, list) else [], facts)
-    return Vocabulary(splitting, merges, tokens, specials, added=_added(facts, splitting))
+    first = facts.get("tokenizer.ggml.add_bos_token", splitting.adds_bos)
+    last = facts.get("tokenizer.ggml.add_eos_token", False)
+    added = (first is True) + (last is True)
+    return Vocabulary(splitting, merges, tokens, specials, added=added)
 
 
 def _texts(value: object) -> list[str]:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return value
     return []
-
-
-def _added(facts: Mapping[str, Any], splitting: Pretokenizer) -> int:
-    first = facts.get("tokenizer.ggml.add_bos_token", splitting.adds_bos)
-    last = facts.get("tokenizer.ggml.add_eos_token", False)
-    return (first is True) + (last is True)
