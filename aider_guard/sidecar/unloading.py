@@ -101,13 +101,10 @@ class Unloader:
         reading = self.client.loaded_models(self._left(deadline))
         if isinstance(reading, Unavailable):
             return dict.fromkeys(unlisted, reading)
-        others = [
-            model.name
-            for model in reading.models
-            if not any(same_model(model.name, name) for name in ours)
-        ]
+        loaded = [model.name for model in reading.models]
+        others = [other for other in loaded if not any(same_model(other, name) for name in ours)]
         kept = {}
-        for name in [] if not others else unlisted:
+        for name in unlisted if others else ():
             left = self._left(deadline)
             same = () if _is_listed(reading, name) else same_file(self.client, name, others, left)
             if isinstance(same, Unavailable):
@@ -204,9 +201,9 @@ def _problems(
 ) -> dict[str, None]:
     """The sentences about what went wrong, each once."""
     problems = [refusal.reason for refusal in refusals.values() if refusal is not None]
-    agreed = [name for name, refusal in refusals.items() if refusal is None]
     if isinstance(after, Unavailable):
         problems.append(after.reason)
     else:
+        agreed = [name for name, refusal in refusals.items() if refusal is None]
         problems += [f"Ollama still lists {name}" for name in agreed if _is_listed(after, name)]
     return dict.fromkeys(problems)
