@@ -66,7 +66,11 @@ class AccessRules:
         if refused := _judge_names(names):
             return refused
         if path == "/api/delete":
-            return self._judge_deleting(upstream, names)
+            keys = {(upstream.base, _plain(name)) for name in names}
+            if keys & self._bases:  # Ollama may build and delete in any order
+                return RefusedRequest(names[0], cloud.still_needed(names[0]))
+            self._deleted.update(keys)
+            return None
         for name in names if path not in _NOT_SENT_ON else ():
             host = await self.installed.host_of(upstream, name)
             if isinstance(host, Unavailable):
@@ -89,22 +93,11 @@ class AccessRules:
             self._bases.add(key)
         return None
 
-    def _judge_deleting(self, upstream: Upstream, names: tuple[str, ...]) -> RefusedRequest | None:
-        """Refuse to delete a model that another is built on: Ollama may do the two in any order."""
-        keys = {(upstream.base, _plain(name)) for name in names}
-        if keys & self._bases:
-            return RefusedRequest(names[0], cloud.still_needed(names[0]))
-        self._deleted.update(keys)
-        return None
-
 
 def _judge_names(names: Sequence[str]) -> RefusedRequest | None:
-    cloud_name = next(filter(is_cloud_name, names), None)
-    return (
-        None
-        if cloud_name is None
-        else RefusedRequest(cloud_name, cloud.refused_words(cloud_name), "cloud")
-    )
+    for name in filter(is_cloud_name, names):
+        return RefusedRequest(name, cloud.refused_words(name), "cloud")
+    return None
 
 
 def _plain(name: str) -> str:

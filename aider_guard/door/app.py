@@ -95,24 +95,21 @@ class DoorApp:
             return
         client = Client(scope, receive, send)
         try:
-            await self._serve(client, scope["raw_path"])
+            route = find_route(scope["raw_path"], self._door.settings())
+            if route is None:
+                await client.reply(FORBIDDEN)
+            elif is_coded(client.headers):
+                await client.reply(_CODED)
+            elif self._door.handler.handles(route.upstream, client.method, route.path):
+                await self._exchange(client, route)
+            else:
+                await self._pass_on(client, route)
         except GoneError:
             pass
         except Exception as error:  # noqa: BLE001  # a bug, whatever it is, must not end the door
             report_bug(error)
             if not client.started:
                 await client.reply(BUG)
-
-    async def _serve(self, client: Client, raw_path: bytes) -> None:
-        route = find_route(raw_path, self._door.settings())
-        if route is None:
-            await client.reply(FORBIDDEN)
-        elif is_coded(client.headers):
-            await client.reply(_CODED)
-        elif self._door.handler.handles(route.upstream, client.method, route.path):
-            await self._exchange(client, route)
-        else:
-            await self._pass_on(client, route)
 
     async def _exchange(self, client: Client, route: Route) -> None:
         body, complete = b"", (body_length(client.headers) or 0) <= MAX_HANDLED_BYTES

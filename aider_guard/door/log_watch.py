@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -134,12 +134,11 @@ class OllamaLogWatch:
         with ExitStack() as undo:
             log: FollowedLog
             try:
-                match location:
-                    case LogFileAt(path):
-                        log = file = LogFile(path)
-                        undo.callback(file.close)
-                    case LogOf(command, environment):
-                        log = undo.enter_context(followed_child(command, environment))
+                if isinstance(location, LogFileAt):
+                    log = undo.enter_context(closing(LogFile(location.path)))
+                else:
+                    child = followed_child(location.command, location.environment)
+                    log = undo.enter_context(child)
             except OSError as error:
                 return Unavailable(f"Ollama's log cannot be read ({error.strerror})")
             return _Following(log, self._number, undo.pop_all())

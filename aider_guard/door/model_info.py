@@ -37,13 +37,14 @@ class OllamaTags:
 
     def start(self) -> None:
         """Read the list from now on, every half minute, and soon where that failed."""
+
+        def read_for_ever() -> None:
+            while True:
+                self.sleep(self.read_seconds if self.read() else RETRY_SECONDS)
+
         if not self._reading:
             self._reading = True
-            start_thread("installed models", self._read_for_ever)
-
-    def _read_for_ever(self) -> None:
-        while True:
-            self.sleep(self.read_seconds if self.read() else RETRY_SECONDS)
+            start_thread("installed models", read_for_ever)
 
     def read(self) -> bool:
         """Read the list once. When the server does not answer (False), the one before stays known."""

@@ -172,10 +172,10 @@ def to_upstream(headers: Iterable[tuple[bytes, bytes]], base: str) -> RawHeaders
     kept = [(name, value) for name, value in end_to_end(headers) if name not in _OURS]
     kept.append((b"Accept-Encoding", b"identity"))
     credentials = basic_credentials(base)
-    if not credentials:
-        return kept
-    others = [(name, value) for name, value in kept if name != b"authorization"]
-    return [*others, (b"Authorization", credentials)]
+    if credentials:
+        kept = [(name, value) for name, value in kept if name != b"authorization"]
+        kept.append((b"Authorization", credentials))
+    return kept
 
 
 def to_aider(headers: Iterable[tuple[bytes, bytes]], *, remade: bool) -> RawHeaders:
