@@ -63,7 +63,9 @@ def parse(data: bytes, ethernet_type: int) -> Packet | None:
         source, destination = data[12:16], data[16:20]
         ignored = (_ICMP, _IGMP)
     elif ethernet_type == ETH_P_IPV6 and len(data) >= _IPV6_HEADER:
-        start, protocol = _after_extensions(data)
+        start, protocol = _IPV6_HEADER, data[6]
+        while protocol in _EXTENSIONS and len(data) > start + 1:  # RFC 8200, 4
+            start, protocol = start + (data[start + 1] + 1) * 8, data[start]
         source, destination = data[8:24], data[24:40]
         ignored = (_ICMPV6,)
     else:
@@ -71,14 +73,6 @@ def parse(data: bytes, ethernet_type: int) -> Packet | None:
     if protocol in ignored:
         return None  # sent by the kernel itself
     return _transported(data[start:], protocol, _text(source), _text(destination))
-
-
-def _after_extensions(data: bytes) -> tuple[int, int]:
-    """Where the content of an IPv6 packet begins, and its protocol (RFC 8200, 4)."""
-    start, protocol = _IPV6_HEADER, data[6]
-    while protocol in _EXTENSIONS and len(data) > start + 1:
-        start, protocol = start + (data[start + 1] + 1) * 8, data[start]
-    return start, protocol
 
 
 def _transported(data: bytes, protocol: int, source: str, destination: str) -> Packet | None:

@@ -107,11 +107,9 @@ class Datagrams:
     ) -> Result | Continue:
         """Let data of a stream go on: it goes where it is connected to. MSG_FASTOPEN, which connects, is refused."""
         if flags & _FAST_OPEN and sock.family in _INTERNET:
-            match parse(to):
-                case Internet(host, port):
-                    self._rules.refuse(host, port, "tcp", caller)
-                case _:
-                    self._rules.refuse("", 0, "tcp", caller)
+            place = parse(to)
+            host, port = (place.address, place.port) if isinstance(place, Internet) else ("", 0)
+            self._rules.refuse(host, port, "tcp", caller)
             return Result(error=errno.EPERM)
         return Continue()
 
@@ -148,20 +146,17 @@ class Datagrams:
     def _route(
         self, sock: socket.socket, to: Internet, data: bytes, caller: CallingThread
     ) -> Internet | None:
-        kind = kind_of(sock)
-        if kind != "udp":
+        if kind_of(sock) != "udp":
             self._rules.refuse(to.address, to.port, "other", caller)
-            return None
-        if to.port == DNS_PORT:
+        elif to.port == DNS_PORT:
             reply = answer(data, NameTable())
-            host = to.address if reply is None else reply.name
-            self._rules.refuse(host, to.port, "dns", caller)
-            return None
-        route = self._rules.route(kind, to)
-        if isinstance(route, Internet):
-            return route
-        if route == "refused":
-            self._rules.refuse(to.address, to.port, kind, caller)
+            self._rules.refuse(reply.name if reply else to.address, to.port, "dns", caller)
+        else:
+            route = self._rules.route("udp", to)
+            if isinstance(route, Internet):
+                return route
+            if route == "refused":
+                self._rules.refuse(to.address, to.port, "udp", caller)
         return None
 
     def _send_unix(
@@ -173,25 +168,16 @@ class Datagrams:
             case Abstract(name) if self._rules.refuses_abstract(name, caller):
                 return Result(error=errno.EPERM)
             case UnixPath(path):
-                return self._send_to_file(sock, path, datagram, flags, caller)
+                with open_as_caller(path, caller) as file:
+                    if self._rules.refuses_file(file, caller):
+                        return Result(error=errno.EPERM)
+                    if datagram.has_control or not caller.is_ours:
+                        return Continue()
+                    held = pack_path(file.through)
+                    return Result(*sockets.send(sock, datagram.data, flags, held))
         if datagram.has_control:
             return Continue()
         return Result(*sockets.send(sock, datagram.data, flags, datagram.to))
-
-    def _send_to_file(
-        self,
-        sock: socket.socket,
-        path: bytes,
-        datagram: _Datagram,
-        flags: int,
-        caller: CallingThread,
-    ) -> Result | Continue:
-        with open_as_caller(path, caller) as file:
-            if self._rules.refuses_file(file, caller):
-                return Result(error=errno.EPERM)
-            if datagram.has_control or not caller.is_ours:
-                return Continue()
-            return Result(*sockets.send(sock, datagram.data, flags, pack_path(file.through)))
 
 
 def _is_stream(sock: socket.socket) -> bool:
@@ -336,11 +322,17 @@ class SyscallHandlers:
         if kind == "udp" and to.port == DNS_PORT:
             return self._connect_resolver(sock, to, caller)
         route = self._rules.route(kind, to)
-        if isinstance(route, Internet):
-            return self._connect_to(sock, route, kind)
-        if route == "refused":
-            self._rules.refuse(to.address, to.port, kind, caller)
-        return Result(error=errno.ECONNREFUSED)
+        if not isinstance(route, Internet):
+            if route == "refused":
+                self._rules.refuse(to.address, to.port, kind, caller)
+            return Result(error=errno.ECONNREFUSED)
+        sockets.keep_on_loopback(sock)
+        error = sockets.connect(sock, pack(route.address, route.port, sock.family))
+        if kind == "udp":
+            self._rules.own_servers.add(sock.fileno())
+        if error == errno.EINPROGRESS and os.get_blocking(sock.fileno()):
+            return InProgress(sock)
+        return Result(error=error)
 
     def _connect_resolver(self, sock: socket.socket, to: Internet, caller: CallingThread) -> Answer:
         """Connect to the guard's name server, whichever server was meant.
@@ -350,15 +342,6 @@ class SyscallHandlers:
         error = sockets.connect(sock, pack(*self._rules.dns, sock.family))
         if error:
             self._rules.refuse(to.address, to.port, "udp", caller)
-        return Result(error=error)
-
-    def _connect_to(self, sock: socket.socket, to: Internet, kind: str) -> Answer:
-        sockets.keep_on_loopback(sock)
-        error = sockets.connect(sock, pack(to.address, to.port, sock.family))
-        if kind == "udp":
-            self._rules.own_servers.add(sock.fileno())
-        if error == errno.EINPROGRESS and os.get_blocking(sock.fileno()):
-            return InProgress(sock)
         return Result(error=error)
 
     def _connect_unix(
@@ -392,7 +375,7 @@ class SyscallHandlers:
             raise
         with sock:
             sockets.keep_on_loopback(sock)
-            if sock.type == kind and sock.family in {socket.AF_INET, socket.AF_INET6}:
+            if sock.type == kind and sock.family in _INTERNET:
                 self._rules.own_servers.add(sock.fileno())
         return Continue()
 
