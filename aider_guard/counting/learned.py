@@ -66,10 +66,9 @@ class Ratios:
             return replace(self, errors_percent=errors)
         squares = sum(count * count for count in tokens.values())
         step = missing / squares * length / (length + _HALF_WEIGHT)
-        raised = {
-            kind: min(MAX_RATIO, self._ratio(kind) + step * count) for kind, count in tokens.items()
-        }
-        return Ratios({**self.by_kind, **raised}, errors)
+        raised = {kind: self._ratio(kind) + step * count for kind, count in tokens.items()}
+        limited = {kind: min(MAX_RATIO, ratio) for kind, ratio in raised.items()}
+        return Ratios({**self.by_kind, **limited}, errors)
 
     def _total(self, tokens: Mapping[str, int], messages: int) -> float:
         content = sum(count * self._ratio(kind) for kind, count in tokens.items())

@@ -129,14 +129,9 @@ def prompt_of(request: ChatRequest) -> Prompt:
     """Return the parts of a request that its count depends on."""
     think = request.body.get(_THINK)
     present = tuple(key for key in _PRESENT if request.body.get(key))
-    return Prompt(
-        request.form,
-        request.model,
-        request.messages,
-        request.raw_prompt,
-        None if think is None else bool(think),
-        present,
-    )
+    think = None if think is None else bool(think)
+    form, model, messages = request.form, request.model, request.messages
+    return Prompt(form, model, messages, request.raw_prompt, think, present)
 
 
 def encode(value: Question | Answer) -> bytes | None:
@@ -151,9 +146,9 @@ def decode(line: bytes) -> Any:
     try:
         name, value = json.loads(line)
         return build(_KINDS[name], value)
+    except WireError:
+        raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, WireError):
-            raise
         raise WireError(f"not a line of the counter's ({type(error).__name__})") from None
 
 
@@ -240,9 +235,8 @@ class TokenizerService:
             return previous or self._make_with(server, prompt_format, None)
         self._complete.add(server)
         vocabulary = vocabulary_of(facts)
-        return self._make_with(
-            server, prompt_format, vocabulary if isinstance(vocabulary, Vocabulary) else None
-        )
+        known = vocabulary if isinstance(vocabulary, Vocabulary) else None
+        return self._make_with(server, prompt_format, known)
 
     def _make_with(
         self, server: ModelServer, prompt_format: PromptFormat, vocabulary: Vocabulary | None

@@ -84,11 +84,10 @@ def messages_of(prompt_format: PromptFormat, request: ChatRequest) -> tuple[Mess
     if request.form == "openai_text" and request.raw_prompt is not None:
         messages = (Message("user", request.raw_prompt),)
     own_system = messages[:1] if messages and messages[0].role == "system" else ()
-    system = own_system or (
-        (Message("system", prompt_format.system),) if prompt_format.system else ()
-    )
+    default = (Message("system", prompt_format.system),) if prompt_format.system else ()
+    system = own_system or default
     if request.form in ("chat", "openai_chat"):
-        first = () if own_system else system
+        first = () if own_system else default
         return without_thoughts(prompt_format, (*first, *prompt_format.messages, *messages))
     return (*system, *prompt_format.messages, *messages[len(own_system) :])
 
