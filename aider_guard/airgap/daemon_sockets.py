@@ -97,7 +97,7 @@ def masked_paths(environment: Mapping[str, str], *, also_absent: bool = False) -
         visible.append(os.getcwd())
     needed = [os.path.realpath(path) for path in visible if path]
     masked: list[str] = []
-    for pattern in (*patterns(environment), *_named(environment)):
+    for pattern in patterns(environment):
         is_path = also_absent and not glob.has_magic(pattern)
         for path in [pattern] if is_path else glob.iglob(pattern):  # noqa: PTH207  # patterns are of whole paths
             masked += _masked(path, needed, also_absent=also_absent)
@@ -113,14 +113,10 @@ def patterns(environment: Mapping[str, str]) -> tuple[str, ...]:
         "uid": str(uid),
         "tmux": glob.escape(environment.get("TMUX_TMPDIR") or "/tmp"),  # noqa: S108  # tmux's own place
     }
-    return (*_SYSTEM, *(pattern.format(**known) for pattern in _USERS))
-
-
-def _named(environment: Mapping[str, str]) -> Iterator[str]:
-    for name in _VARIABLES:
-        for part in environment.get(name, "").split(";"):
-            if path := part.partition("/")[2].partition(",")[0].strip("/"):  # unix:///run/…
-                yield glob.escape(f"/{path}")
+    users = (pattern.format(**known) for pattern in _USERS)
+    values = (value for name in _VARIABLES for value in environment.get(name, "").split(";"))
+    paths = (value.partition("/")[2].partition(",")[0].strip("/") for value in values)
+    return (*_SYSTEM, *users, *(glob.escape(f"/{path}") for path in paths if path))
 
 
 def _masked(path: str, needed: Sequence[str], *, also_absent: bool) -> Iterator[str]:

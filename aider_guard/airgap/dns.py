@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,11 +70,10 @@ class NameTable:
 
 @dataclass(frozen=True)
 class DnsAnswer:
-    """The name of a question and the whole reply. ``is_new``: the name was never asked for before."""
+    """The name of a question and the whole reply."""
 
     name: str
     reply: bytes
-    is_new: bool = True
 
 
 def answer(
@@ -95,7 +94,6 @@ def answer(
         head = _HEADER.pack(identifier, before | _NOT_IMPLEMENTED, 1, 0, 0, 0)
         return DnsAnswer(name, head + raw)
     is_local = name in names.local and name not in names
-    is_new = not is_local and name not in names
     address = "127.0.0.1" if is_local else None if is_absent(name) else names.address_of(name)
     if address is None:
         return DnsAnswer(name, _HEADER.pack(identifier, before | _NO_SUCH_NAME, 1, 0, 0, 0) + raw)
@@ -104,7 +102,7 @@ def answer(
         fixed = struct.pack("!HHIH", _A, _IN, _SECONDS_KEPT, 4)
         records = _COMPRESSED + fixed + ipaddress.IPv4Address(address).packed
     head = _HEADER.pack(identifier, before, 1, 1 if records else 0, 0, 0)
-    return DnsAnswer(name, head + raw + records, is_new)
+    return DnsAnswer(name, head + raw + records)
 
 
 def _question(query: bytes) -> tuple[str, int, bytes] | None:
@@ -193,8 +191,12 @@ class NameServer:
 
     def _serve(self, dns: socket.socket, seconds: float = _BUDGET_SECONDS) -> None:
         until = time.monotonic() + seconds
-        for question in _queries(dns):
-            self._reply(dns, *question)
+        for _ in range(_MOST_AT_ONCE):
+            try:
+                query, ancillary, _flags, asker = dns.recvmsg(_MOST_BYTES, 256)
+            except OSError:  # no more
+                return
+            self._reply(dns, query, ancillary, asker)
             if time.monotonic() > until:
                 return
 
@@ -221,15 +223,6 @@ class NameServer:
         prefixes = (f"{known}." for known in self._unreported)
         domains = (name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix))
         return any(domain in search_domains() for domain in domains)
-
-
-def _queries(dns: socket.socket) -> Iterator[tuple[bytes, Ancillary, Any]]:
-    for _ in range(_MOST_AT_ONCE):
-        try:
-            query, ancillary, _flags, asker = dns.recvmsg(_MOST_BYTES, 256)
-        except OSError:  # no more
-            return
-        yield query, ancillary, asker
 
 
 def _reply_source(ancillary: Ancillary) -> Ancillary:

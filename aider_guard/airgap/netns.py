@@ -293,7 +293,6 @@ _BUDGET_SECONDS: Final = 0.01
 _MOST_AT_ONCE: Final = 1 << 16
 """More than the kernel queues: only a program that keeps on sending sends more."""
 _MOST_BYTES: Final = 256
-_HERE: Final = "127.0.0.1"
 _ROOM_BYTES: Final = 1 << 22
 _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h
 # linux/if_packet.h: struct tpacket_stats is how many packets came, and how many of them found no room
@@ -312,7 +311,8 @@ class NetnsGap(Gap):
         self._name_server = NameServer(jail.dns, names, allowed)
         self.diag = jail.diag
         self.relays = tuple(zip((sock.fileno() for sock in jail.allowed), allowed, strict=True))
-        known: dict[Kind, End] = {"udp": (_HERE, DNS_PORT), "tcp": jail.spare[0].getsockname()}
+        tcp: End = jail.spare[0].getsockname()
+        known: dict[Kind, End] = {"udp": ("127.0.0.1", DNS_PORT), "tcp": tcp}
         self._listeners = ListenerLookup(jail.diag, jail.tables, known)
         self._packets_read, self._attempts_seen = 0, 0
         # Room for as many waiting packets as the system allows; only root outside may exceed its limit.
@@ -351,13 +351,6 @@ class NetnsGap(Gap):
 
     def _serve(self, seconds: float = _BUDGET_SECONDS) -> None:
         until = time.monotonic() + seconds
-        for packet in self._packets():
-            self._judge(packet)
-            if time.monotonic() > until:
-                return
-
-    def _packets(self) -> Iterator[packet_capture.Packet]:
-        """The packets that wait; reports those that the kernel dropped when there are no more."""
         for _ in range(_MOST_AT_ONCE):
             try:
                 data, (_, ethernet_type, *_rest) = self._jail.tap.recvfrom(_MOST_BYTES)
@@ -367,9 +360,10 @@ class NetnsGap(Gap):
             except OSError:  # the interface was switched off, or all is closed
                 return
             self._packets_read += 1
-            packet = packet_capture.parse(data, ethernet_type)
-            if packet is not None:
-                yield packet
+            if packet := packet_capture.parse(data, ethernet_type):
+                self._judge(packet)
+            if time.monotonic() > until:
+                return
 
     def _report_lost(self) -> None:
         """Report packets that the kernel dropped, taking the same share of them for attempts as of those read."""

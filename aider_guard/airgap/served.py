@@ -26,7 +26,6 @@ EACH_SECONDS: Final = 1.0
 """The same attempt is reported again after this long at the earliest."""
 MOST_KINDS: Final = 4096
 """How many different attempts are told apart in a session: random names must not cost memory."""
-_MANY: Final = Attempt("(many others)", 0, "other")
 
 
 class AttemptBuffer:
@@ -40,7 +39,7 @@ class AttemptBuffer:
         """Add an attempt; return those to report now: this one if it is new, and those that waited long enough."""
         kind = replace(attempt, count=1)
         if kind not in self._reported_at and len(self._reported_at) >= MOST_KINDS:
-            kind = _MANY
+            kind = Attempt("(many others)", 0, "other")
         self._waiting[kind] = self._waiting.get(kind, 0) + attempt.count
         return self.due(now)
 

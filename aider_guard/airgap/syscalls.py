@@ -131,7 +131,10 @@ class Datagrams:
             return Result(error=errno.EINVAL)
         to = datagram.to
         if to is not None:
-            address = parse(_as_kernel_reads(to, sock.family))
+            if to[:2] == b"\0\0" and sock.family == socket.AF_INET:
+                # AF_UNSPEC, which an IPv4 socket reads as IPv4 (udp_sendmsg, net/ipv4/udp.c).
+                to = socket.AF_INET.to_bytes(2, "little") + to[2:]
+            address = parse(to)
             if not isinstance(address, Internet):
                 return Result(error=errno.EAFNOSUPPORT)
             route = self._route(sock, address, datagram.data, caller)
@@ -182,13 +185,6 @@ class Datagrams:
 
 def _is_stream(sock: socket.socket) -> bool:
     return sock.type in {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}
-
-
-def _as_kernel_reads(to: bytes, family: int) -> bytes:
-    """Read AF_UNSPEC as IPv4 where an IPv4 socket does (udp_sendmsg, net/ipv4/udp.c)."""
-    if to[:2] == b"\0\0" and family == socket.AF_INET:
-        return socket.AF_INET.to_bytes(2, "little") + to[2:]
-    return to
 
 
 def _address_length(length: int) -> int:
@@ -355,13 +351,18 @@ class SyscallHandlers:
         if isinstance(to, Abstract):
             if self._rules.refuses_abstract(to.name, caller):
                 return Result(error=errno.ECONNREFUSED)
-            return _connect_unix_socket(sock, raw, stack)
-        file = stack.enter_context(open_as_caller(to.path, caller))
-        if self._rules.refuses_file(file, caller):
-            return Result(error=errno.ECONNREFUSED)
-        if not caller.is_ours:
-            return Continue()
-        return _connect_unix_socket(sock, pack_path(file.through), stack)
+        else:
+            file = stack.enter_context(open_as_caller(to.path, caller))
+            if self._rules.refuses_file(file, caller):
+                return Result(error=errno.ECONNREFUSED)
+            if not caller.is_ours:
+                return Continue()
+            raw = pack_path(file.through)
+        attempt = partial(sockets.connect, sock, raw)
+        error, patience_seconds = attempt(), sockets.patience_seconds(sock)
+        if error in FULL and patience_seconds:  # the answer takes over what is on the stack
+            return RetryConnect(attempt, patience_seconds, stack.pop_all().close)
+        return Result(error=error)
 
     def _remember_server(
         self, call: Notification, caller: CallingThread, kind: socket.SocketKind
@@ -378,12 +379,3 @@ class SyscallHandlers:
             if sock.type == kind and sock.family in _INTERNET:
                 self._rules.own_servers.add(sock.fileno())
         return Continue()
-
-
-def _connect_unix_socket(sock: socket.socket, raw: bytes, stack: contextlib.ExitStack) -> Answer:
-    """Connect a Unix socket. Where it must be tried again, the answer takes over what is on the stack."""
-    attempt = partial(sockets.connect, sock, raw)
-    error, patience_seconds = attempt(), sockets.patience_seconds(sock)
-    if error in FULL and patience_seconds:
-        return RetryConnect(attempt, patience_seconds, stack.pop_all().close)
-    return Result(error=error)
