@@ -72,7 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     emit = writer.emit
     try:
         emit(SidecarStarted(os.getpid(), __version__))
-        sensor = _start_memory(options.ollama, emit)
+        from aider_guard.sidecar.gpu import GpuSensor
+        from aider_guard.sidecar.memory import MemorySensor
+
+        is_here = is_this_machine(connectable_base(options.ollama))
+        sensor = MemorySensor(GpuSensor(), is_here=is_here)
+        start_thread("memory", lambda: poll_memory(sensor, emit))
         _start_relays(options.relay, emit)
         status = _serve(_start_ollama(options, sensor, emit))
     except (BrokenPipeError, KeyboardInterrupt):
@@ -112,15 +117,6 @@ class EventWriter:
                 line.set()
             else:
                 write_all(self._lines_fd, line)
-
-
-def _start_memory(ollama: str, emit: Callable[[Event], None]) -> MemorySensor:
-    from aider_guard.sidecar.gpu import GpuSensor
-    from aider_guard.sidecar.memory import MemorySensor
-
-    sensor = MemorySensor(GpuSensor(), is_here=is_this_machine(connectable_base(ollama)))
-    start_thread("memory", lambda: poll_memory(sensor, emit))
-    return sensor
 
 
 def _start_relays(relays: Sequence[str], emit: Callable[[Event], None]) -> None:
