@@ -16,7 +16,6 @@ from aider_guard.door.interfaces import InstalledModels
 
 _NOT_SENT_ON: Final = ("/api/show", "/api/delete")
 """Paths that Ollama answers by itself, also for a stub of a model that runs elsewhere (server/routes.go)."""
-_READING: Final = ("GET", "HEAD")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class AccessRules:
             return _judge_names(cloud.named_models(path, fields))  # it may be an Ollama
         if words := cloud.unsafe(path, fields):
             return RefusedRequest(next(iter(cloud.named_models(path, fields)), path), words)
-        if body is None and method not in _READING:
+        if body is None and method not in ("GET", "HEAD"):
             return RefusedRequest(path, cloud.refused_words("what is too large to be looked at"))
         if decoded_body is None and (body or b"").strip():
             return RefusedRequest(path, "the request cannot be read", status=400)

@@ -26,7 +26,6 @@ from aider_guard.door.upstream import (
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
-OLLAMA_SEGMENTS: Final = ("api", "v1")
 _NOT_A_SEGMENT: Final = frozenset({b"", b".", b".."})
 MAX_HANDLED_BYTES: Final = 64 * 1024 * 1024
 MAX_SHOWN_BYTES: Final = 1024 * 1024
@@ -64,7 +63,7 @@ def find_route(raw_path: bytes, settings: DoorSettings) -> Route | None:
         return None
     upstreams = {upstream.path: upstream for upstream in settings.upstreams}
     upstream, sent = upstreams.get(first), f"/{behind}"
-    if (upstream is None or not first) and first in OLLAMA_SEGMENTS:
+    if upstream is None and first in ("api", "v1"):  # Ollama's own
         upstream, sent = upstreams.get(""), f"/{first}/{behind}"
     if upstream is None:
         return None

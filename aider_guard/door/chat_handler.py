@@ -89,16 +89,14 @@ class ResponseStream:
         so_far = self._meter.so_far
         if so_far.error and not so_far.texts:
             return failure_of_words(so_far.error)
-        checked: bytes | None = chunk
-        if self._head is not None and refuses_remote:
-            checked = self._head.feed(chunk)
+        checked = self._head.feed(chunk) if self._head and refuses_remote else chunk
         if checked is None:
             return Failure("cloud", self._meter.usage.remote)
         return self._filter.feed(checked) if self._filter else checked
 
     def remainder(self) -> bytes:
         """Return what was held back of an answer that has ended."""
-        held = self._head.rest() if self._head is not None else b""
+        held = self._head.rest() if self._head else b""
         return self._filter.feed(held) + self._filter.rest() if self._filter else held
 
 
@@ -183,9 +181,8 @@ class ChatExchange:
             return Pass()
         failure = chat_errors.failure_of_answer(status, content)
         if failure.waits and (seconds := self._retries.until_free()) is not None:
-            message = self._retries.message(
-                chat_errors.printable(failure.words) or "the server is busy"
-            )
+            why = chat_errors.printable(failure.words) or "the server is busy"
+            message = self._retries.message(why)
             if not message:
                 return Retry(seconds)
             reply = waiting(refusals.request, message, self._context.timestamp())
@@ -320,11 +317,9 @@ class ChatHandler:
 
         Ollama has its own protocol and OpenAI's, other servers have the latter.
         """
-        form = FORMS.get(path)
-        if method != "POST" or form is None:
-            return False
+        form = FORMS.get(path) if method == "POST" else None
         if upstream.kind == "ollama":
-            return path.startswith(("/api/", "/v1/"))
+            return form is not None and path.startswith(("/api/", "/v1/"))
         return form in ("openai_chat", "openai_text")
 
     def open_exchange(self, incoming: IncomingRequest) -> ChatExchange:

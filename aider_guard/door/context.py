@@ -63,9 +63,8 @@ class BrokenAnswers:
 
     def _recent(self, body: bytes) -> _Broken | None:
         broken = self._broken.get(_key(body)) if self._broken else None
-        if broken is None or self._clock() - broken.at > FORGOTTEN_SECONDS:
-            return None
-        return broken
+        is_recent = broken and self._clock() - broken.at <= FORGOTTEN_SECONDS
+        return broken if is_recent else None
 
 
 def _key(body: bytes) -> bytes:

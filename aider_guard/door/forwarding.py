@@ -6,7 +6,7 @@ import asyncio
 import sys
 import traceback
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -193,9 +193,7 @@ async def pass_on(client: Client, upstreams: Upstreams, outgoing: OutgoingReques
                 await client.reply(redirected(answer))
                 return
             await client.start(answer.status_code, to_aider(answer.headers.raw, remade=False))
-            try:
+            with suppress(httpx.HTTPError):
                 async for piece in answer.aiter_raw():
                     await client.write(piece)
-            except httpx.HTTPError:
-                return
-            await client.finish()
+                await client.finish()

@@ -98,9 +98,8 @@ def keep_alive(model: SessionModel, settings: DoorSettings) -> object:
 
 def find_listed(reading: ModelsReading | Unavailable, name: str) -> LoadedModel | None:
     """Return a model's entry in a list."""
-    if isinstance(reading, Unavailable):
-        return None
-    return next((model for model in reading.models if same_model(model.name, name)), None)
+    models = () if isinstance(reading, Unavailable) else reading.models
+    return next((model for model in models if same_model(model.name, name)), None)
 
 
 def _content(reading: ModelsReading | Unavailable) -> object:

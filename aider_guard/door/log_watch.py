@@ -74,8 +74,8 @@ class OllamaLogWatch:
 
     def serve(self, settings: DoorSettings) -> None:
         """Find the log of this server and follow it, in the background."""
-        ollama = (upstream for upstream in settings.upstreams if upstream.kind == "ollama")
-        target = (next((upstream.base for upstream in ollama), ""), settings.ollama_log)
+        bases = (upstream.base for upstream in settings.upstreams if upstream.kind == "ollama")
+        target = (next(bases, ""), settings.ollama_log)
         if self._target != target:
             self._target = target
             self._search_soon()

@@ -195,10 +195,8 @@ class BackgroundTasks:
 
     def is_loading(self, model: str, options: Mapping[str, Any] | None = None) -> bool:
         """Return whether a model is being loaded, with these options if they matter."""
-        if self._loading is None:
-            return False
-        name, with_options = self._loading
-        return same_model(name, model) and options in (None, with_options)
+        name, with_options = self._loading or ("", {})
+        return bool(name) and same_model(name, model) and options in (None, with_options)
 
     async def cancel(self) -> None:
         """Cancel the task, and wait until its connection is closed."""
@@ -306,9 +304,8 @@ class Prewarmer:
         # First of all, so that the guard knows what others had loaded before.
         self.emit(ModelsRead(reading))
         self.loaded.update(reading)
-        decision = decide_load(
-            reading, model, settings.window_tokens, self.loaded.all, session_models
-        )
+        window, own = settings.window_tokens, self.loaded.all
+        decision = decide_load(reading, model, window, own, session_models)
         if decision.problem or decision.loaded:
             return decision
         host = await asyncio.to_thread(self.reload_watch.inspector.remote_host, model)

@@ -109,11 +109,7 @@ class Refusals:
             return error_reply("; ".join(lines), status, incoming.path)
         window = excess.window_tokens if excess else self.context.window(request, incoming.upstream)
         refused = RequestRefused(
-            incoming.number,
-            request.role,
-            request.purpose,
-            request.model,
-            reason,
+            *(incoming.number, request.role, request.purpose, request.model, reason),
             counted_tokens=excess.counted.tokens if excess else NOT_TOLD,
             over_tokens=excess.over_tokens if excess else 0,
             window_tokens=window,

@@ -141,10 +141,7 @@ class OllamaResidency:
         return listed.window_tokens if listed else Unavailable(f"{model} is not loaded")
 
     def warm(self, session_models: Sequence[str] = ()) -> None:
-        """Load the main model ahead, and evaluate the head of the last request ahead; in the background.
-
-        ``session_models`` are this session's own, too: those that a sidecar before this one has loaded.
-        """
+        """See ``interfaces.Residency``. ``session_models`` are those that a sidecar before this one has loaded."""
         settings = self._settings
         roles = settings.roles if settings is not None else ()
         model = next((role.model for role in roles if role.role == "main" and not role.path), "")
