@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from aider_guard.airgap import kernel
 from aider_guard.airgap.daemon_sockets import masked_paths
 from aider_guard.airgap.dns import NameTable
-from aider_guard.airgap.gap import Enter, Unenforced
+from aider_guard.airgap.gap import Enter, Gap, Unenforced
 from aider_guard.airgap.seccomp import SeccompGap
 from aider_guard.airgap.syscalls import FAULT
 from aider_guard.core import egress_messages
@@ -22,7 +22,6 @@ from aider_guard.core.egress import ENFORCED, Attempt, Layer, LayerChoice, Place
 from aider_guard.loop import Loop
 
 if TYPE_CHECKING:
-    from aider_guard.airgap.gap import Gap
     from aider_guard.airgap.netns import NamespaceSetup
 
 LAYERS: tuple[Layer, ...] = ENFORCED
@@ -128,8 +127,6 @@ class LayerSelection:
     def _seccomp(self) -> Gap | None:
         if not self._may_try("seccomp"):
             return None
-        from aider_guard.airgap.seccomp import SeccompGap
-
         masked = masked_paths(self._environment, also_absent=True)
         try:
             try_filter()
@@ -175,7 +172,6 @@ def find_layer(
 # The trial of the system call filter: a child enters it and must be refused a connection.
 
 TRIAL_SECONDS: Final = 1.0
-_UNUSED_ADDRESS: Final = ("192.0.2.1", 9)  # documentation (RFC 5737), the discard port
 
 
 def try_filter(within_seconds: float = TRIAL_SECONDS) -> None:
@@ -233,7 +229,7 @@ def _trial_status(enter: Enter) -> int:
     try:
         enter()
         with socket.socket() as sock:
-            sock.connect(_UNUSED_ADDRESS)
+            sock.connect(("192.0.2.1", 9))  # documentation (RFC 5737), the discard port
     except ConnectionRefusedError:
         return 0
     except BaseException:  # noqa: BLE001  # a child that must not go on as the guard

@@ -91,10 +91,15 @@ def masked_paths(environment: Mapping[str, str], *, also_absent: bool = False) -
 
     With *also_absent* also those that do not exist yet, as far as their whole names are known.
     """
-    needed = [os.path.realpath(path) for path in _needed(environment)]
+    # These must stay visible: ssh's agent, which only signs, the home, and the current folder.
+    visible = [environment.get("SSH_AUTH_SOCK"), environment.get("HOME")]
+    with contextlib.suppress(OSError):  # a folder that was removed
+        visible.append(os.getcwd())
+    needed = [os.path.realpath(path) for path in visible if path]
     masked: list[str] = []
-    for pattern in (*patterns(environment), *_named(environment)):
-        for path in _matching(pattern, also_absent=also_absent):
+    for pattern in patterns(environment):
+        is_path = also_absent and not glob.has_magic(pattern)
+        for path in [pattern] if is_path else glob.iglob(pattern):  # noqa: PTH207  # patterns are of whole paths
             masked += _masked(path, needed, also_absent=also_absent)
     return tuple(dict.fromkeys(masked))
 
@@ -108,30 +113,10 @@ def patterns(environment: Mapping[str, str]) -> tuple[str, ...]:
         "uid": str(uid),
         "tmux": glob.escape(environment.get("TMUX_TMPDIR") or "/tmp"),  # noqa: S108  # tmux's own place
     }
-    return (*_SYSTEM, *(pattern.format(**known) for pattern in _USERS))
-
-
-def _named(environment: Mapping[str, str]) -> Iterator[str]:
-    for name in _VARIABLES:
-        value = environment.get(name, "")
-        for part in value.split(";"):
-            path = part[part.find("/") :].partition(",")[0] if "/" in part else ""
-            if path := path.strip("/"):  # unix:///run/…
-                yield glob.escape(f"/{path}")
-
-
-def _needed(environment: Mapping[str, str]) -> Iterator[str]:
-    """Paths that must stay visible: ssh's agent, which only signs, the home, and the current folder."""
-    yield from filter(None, (environment.get("SSH_AUTH_SOCK"), environment.get("HOME")))
-    with contextlib.suppress(OSError):  # a folder that was removed
-        yield os.getcwd()
-
-
-def _matching(pattern: str, *, also_absent: bool) -> Iterator[str]:
-    if also_absent and not glob.has_magic(pattern):
-        yield pattern
-    else:
-        yield from glob.iglob(pattern)  # noqa: PTH207  # patterns are of whole paths
+    users = (pattern.format(**known) for pattern in _USERS)
+    values = (value for name in _VARIABLES for value in environment.get(name, "").split(";"))
+    paths = (value.partition("/")[2].partition(",")[0].strip("/") for value in values)
+    return (*_SYSTEM, *users, *(glob.escape(f"/{path}") for path in paths if path))
 
 
 def _masked(path: str, needed: Sequence[str], *, also_absent: bool) -> Iterator[str]:

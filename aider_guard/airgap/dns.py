@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,6 @@ _SECONDS_KEPT: Final = 1
 _COMPRESSED: Final = b"\xc0\x0c"  # the name of the question, which begins at byte 12
 LOCAL: Final = ("localhost", "localhost.localdomain")
 """Names of this machine, besides its own host name."""
-_HERE: Final = "127.0.0.1"
 
 
 class NameTable:
@@ -70,11 +70,10 @@ class NameTable:
 
 @dataclass(frozen=True)
 class DnsAnswer:
-    """The name of a question and the whole reply. ``is_new``: the name was never asked for before."""
+    """The name of a question and the whole reply."""
 
     name: str
     reply: bytes
-    is_new: bool = True
 
 
 def answer(
@@ -92,12 +91,10 @@ def answer(
     identifier, flags, *_ = _HEADER.unpack_from(query)
     before = _RESPONSE | _RECURSION_AVAILABLE | flags & (_OPCODES | _RECURSION_DESIRED)
     if flags & _OPCODES:
-        return DnsAnswer(
-            name, _HEADER.pack(identifier, before | _NOT_IMPLEMENTED, 1, 0, 0, 0) + raw
-        )
+        head = _HEADER.pack(identifier, before | _NOT_IMPLEMENTED, 1, 0, 0, 0)
+        return DnsAnswer(name, head + raw)
     is_local = name in names.local and name not in names
-    is_new = not is_local and name not in names
-    address = _HERE if is_local else None if is_absent(name) else names.address_of(name)
+    address = "127.0.0.1" if is_local else None if is_absent(name) else names.address_of(name)
     if address is None:
         return DnsAnswer(name, _HEADER.pack(identifier, before | _NO_SUCH_NAME, 1, 0, 0, 0) + raw)
     records = b""
@@ -105,7 +102,7 @@ def answer(
         fixed = struct.pack("!HHIH", _A, _IN, _SECONDS_KEPT, 4)
         records = _COMPRESSED + fixed + ipaddress.IPv4Address(address).packed
     head = _HEADER.pack(identifier, before, 1, 1 if records else 0, 0, 0)
-    return DnsAnswer(name, head + raw + records, is_new)
+    return DnsAnswer(name, head + raw + records)
 
 
 def _question(query: bytes) -> tuple[str, int, bytes] | None:
@@ -125,31 +122,20 @@ def _question(query: bytes) -> tuple[str, int, bytes] | None:
     return name, int.from_bytes(query[at + 1 : at + 3], "big"), query[_HEADER.size : at + 5]
 
 
-_PATH: Final = Path("/etc/resolv.conf")
-
-
 def search_domains(
-    environment: Mapping[str, str] = os.environ, path: Path = _PATH
+    environment: Mapping[str, str] = os.environ, path: Path = Path("/etc/resolv.conf")
 ) -> frozenset[str]:
     """Return the domains in which resolvers look for short names, in lower case (resolv.conf(5)).
 
     Those of the file, of LOCALDOMAIN, and this machine's own.
     """
-    domains = [*environment.get("LOCALDOMAIN", "").split(), *_in_file(path)]
+    domains = environment.get("LOCALDOMAIN", "").split()
     domains.append(socket.gethostname().partition(".")[2])
-    plain = (domain.strip(".").lower() for domain in domains)
-    return frozenset(domain for domain in plain if domain)
-
-
-def _in_file(path: Path) -> Iterator[str]:
-    try:
-        text = path.read_text("utf-8", "replace")
-    except OSError:
-        return  # without the file there are none
-    for line in text.splitlines():
-        keyword, *domains = line.split() or [""]
-        if keyword in {"search", "domain"}:
-            yield from domains
+    with suppress(OSError):  # without the file there are none
+        for line in path.read_text("utf-8", "replace").splitlines():
+            keyword, *values = line.split() or [""]
+            domains += values if keyword in {"search", "domain"} else []
+    return frozenset(domain.strip(".").lower() for domain in domains) - {""}
 
 
 PORT: Final = 53
@@ -189,8 +175,7 @@ class NameServer:
     def flush(self) -> None:
         """Answer and report the questions that wait."""
         for sock in self._sockets:
-            for question in _queries(sock):
-                self._reply(sock, *question)
+            self._serve(sock, math.inf)
 
     def close(self) -> None:
         """Stop serving and close the sockets. Twice is no error."""
@@ -204,10 +189,14 @@ class NameServer:
         """Return the program that asked for this name last; "" where that is not known."""
         return self._askers.get(name, "")
 
-    def _serve(self, dns: socket.socket) -> None:
-        until = time.monotonic() + _BUDGET_SECONDS
-        for question in _queries(dns):
-            self._reply(dns, *question)
+    def _serve(self, dns: socket.socket, seconds: float = _BUDGET_SECONDS) -> None:
+        until = time.monotonic() + seconds
+        for _ in range(_MOST_AT_ONCE):
+            try:
+                query, ancillary, _flags, asker = dns.recvmsg(_MOST_BYTES, 256)
+            except OSError:  # no more
+                return
+            self._reply(dns, query, ancillary, asker)
             if time.monotonic() > until:
                 return
 
@@ -218,10 +207,12 @@ class NameServer:
         if answered is None:
             self._report(Attempt("(no question for a name)", PORT, "udp"))
             return
-        if answered.name not in self._unreported and not self._is_in_search_domain(answered.name):
-            self._report(
-                Attempt(answered.name, PORT, "dns", self._program_asking(answered.name, asker))
-            )
+        name = answered.name
+        if name not in self._unreported and not self._is_in_search_domain(name):
+            program = self._programs.asker(asker[1])  # found while it waits for the reply
+            if name in self._names:  # the others could be without end
+                self._askers[name] = program
+            self._report(Attempt(name, PORT, "dns", program))
         with suppress(OSError):  # the program has gone
             dns.sendmsg([answered.reply], _reply_source(ancillary), 0, asker)
 
@@ -232,25 +223,6 @@ class NameServer:
         prefixes = (f"{known}." for known in self._unreported)
         domains = (name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix))
         return any(domain in search_domains() for domain in domains)
-
-    def _program_asking(self, name: str, asker: tuple[Any, ...]) -> str:
-        """The program that asks, found while it waits for the reply.
-
-        Remembered for names that have an address only: the others could be without end.
-        """
-        program = self._programs.asker(asker[1])
-        if name in self._names:
-            self._askers[name] = program
-        return program
-
-
-def _queries(dns: socket.socket) -> Iterator[tuple[bytes, Ancillary, Any]]:
-    for _ in range(_MOST_AT_ONCE):
-        try:
-            query, ancillary, _flags, asker = dns.recvmsg(_MOST_BYTES, 256)
-        except OSError:  # no more
-            return
-        yield query, ancillary, asker
 
 
 def _reply_source(ancillary: Ancillary) -> Ancillary:

@@ -11,8 +11,6 @@ from typing import Final, Protocol
 from aider_guard.core.egress import Attempt, Layer, Place
 from aider_guard.loop import Loop
 
-_QUEUE: Final = 128
-
 Report = Callable[[Attempt], None]
 """Takes each attempt."""
 
@@ -109,7 +107,7 @@ class Unenforced(Gap):
 
     def listen(self) -> tuple[int, int]:
         """See ``Gap``: the socket is this machine's."""
-        with socket.create_server(("127.0.0.1", 0), backlog=_QUEUE) as listener:
+        with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
             port: int = listener.getsockname()[1]
             return listener.detach(), port
 

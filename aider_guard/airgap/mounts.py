@@ -38,27 +38,21 @@ def checked_files(system: tuple[str, ...] = _SYSTEM) -> tuple[str, ...]:
 
 def _included(path: str, folder: str, depth: int = 1) -> Iterator[str]:
     """The files that this file includes, and those that they include; a relative name is one in *folder*."""
-    for line in _lines(path) if depth <= _MOST_DEPTH else ():
-        match = _INCLUDE.match(line)
-        for word in _words(match[1]) if match else ():
-            for name in glob.iglob(os.path.join(folder, os.path.expanduser(word))):  # noqa: PTH207  # ssh's patterns are of whole paths
-                yield os.path.realpath(name)
-                yield from _included(name, folder, depth + 1)
+    for pattern in _patterns(path) if depth <= _MOST_DEPTH else ():
+        for name in glob.iglob(os.path.join(folder, os.path.expanduser(pattern))):  # noqa: PTH207  # ssh's patterns are of whole paths
+            yield os.path.realpath(name)
+            yield from _included(name, folder, depth + 1)
 
 
-def _lines(path: str) -> Iterator[str]:
+def _patterns(path: str) -> Iterator[str]:
+    """What the ``Include`` lines of a file say; ssh, too, goes on without a file that it cannot read."""
     with (
-        contextlib.suppress(OSError),  # ssh, too, goes on without a file that it cannot read
+        contextlib.suppress(OSError),
         open(path, encoding="utf-8", errors="surrogateescape") as file,
     ):
-        yield from file
-
-
-def _words(text: str) -> list[str]:
-    try:
-        return shlex.split(text, comments=True)
-    except ValueError:  # an open quote: ssh reports it
-        return []
+        for match in filter(None, map(_INCLUDE.match, file)):
+            with contextlib.suppress(ValueError):  # an open quote: ssh reports it
+                yield from shlex.split(match[1], comments=True)
 
 
 _MOST_BYTES: Final = 1 << 16
@@ -109,7 +103,9 @@ def hide(paths: Sequence[str]) -> None:
         with contextlib.suppress(FileNotFoundError):
             status = os.stat(path)
             if stat.S_ISDIR(status.st_mode):
-                files = _plain_files(path)
+                files: dict[str, _Copy] = {}
+                with contextlib.suppress(PermissionError), os.scandir(path) as entries:
+                    files = {entry.name: copy for entry in entries if (copy := _read(entry.path))}
                 kernel.mount_memory(path, f"mode={stat.S_IMODE(status.st_mode):o},{_FOLDER}")
                 for name, copy in files.items():
                     _write(f"{path}/{name}", copy)
@@ -124,14 +120,6 @@ def protect_kernel_settings() -> None:
     for folder in filter(os.path.isdir, _ROOTS):
         kernel.bind_mount(folder, folder)
         kernel.forbid_writing(folder)
-
-
-def _plain_files(folder: str) -> dict[str, _Copy]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name: copy for entry in entries if (copy := _read(entry.path))}
-    except PermissionError:
-        return {}
 
 
 def _read(path: str) -> _Copy | None:

@@ -10,8 +10,8 @@ serves programs inside by such sockets.
 from __future__ import annotations
 
 import array
-import contextlib
 import fcntl
+import math
 import os
 import platform
 import select
@@ -77,22 +77,17 @@ def write_maps(process: int) -> None:
     For root all users are mapped; any other user may map only itself, and other users' files belong to the overflow
     user inside.
     """
-    if os.geteuid() == 0 and _write_all(process):
-        return
+    if os.geteuid() == 0:
+        with suppress(PermissionError):  # a root of a container that may not
+            for name in ("uid_map", "gid_map"):
+                with open(f"/proc/self/{name}", encoding="ascii") as lines:
+                    ours = [line.split() for line in lines]
+                all_users = "".join(f"{first} {first} {count}\n" for first, _, count in ours)
+                _write(process, name, all_users)
+            return
     _write(process, "setgroups", "deny")
     _write(process, "uid_map", f"{os.geteuid()} {os.geteuid()} 1")
     _write(process, "gid_map", f"{os.getegid()} {os.getegid()} 1")
-
-
-def _write_all(process: int) -> bool:
-    try:
-        for name in ("uid_map", "gid_map"):
-            with open(f"/proc/self/{name}", encoding="ascii") as lines:
-                ours = [line.split() for line in lines]
-            _write(process, name, "".join(f"{first} {first} {count}\n" for first, _, count in ours))
-    except PermissionError:  # a root of a container that may not
-        return False
-    return True
 
 
 def _write(process: int, name: str, text: str) -> None:
@@ -158,7 +153,7 @@ class NamespaceSetup:
     def __exit__(self, *_: object) -> None:
         self._ours.close()
         if self._child:
-            with contextlib.suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):
                 os.kill(self._child, signal.SIGKILL)
             os.waitpid(self._child, 0)
             self._child = 0
@@ -201,7 +196,7 @@ def _run_child(channel: socket.socket, allowed: Sequence[Address], masked: Seque
     except BaseException as error:  # noqa: BLE001  # reported to the parent
         number = error.errno or 0 if isinstance(error, OSError) else 0
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             channel.send(f"!{number} {words}".encode("utf-8", "replace"))
     finally:
         os._exit(0)
@@ -216,10 +211,11 @@ def _make_jail(channel: socket.socket, allowed: Sequence[Address], masked: Seque
     mounts.hide(masked)
     mounts.show_as_own(own)
     mounts.protect_kernel_settings()
-    _bring_loopback_up()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _UP_AND_RUNNING))
     _make_all_local(socket.AF_INET)
     families = [socket.AF_INET]
-    with contextlib.suppress(OSError):  # a kernel without IPv6 has no way out by it
+    with suppress(OSError):  # a kernel without IPv6 has no way out by it
         _make_all_local(socket.AF_INET6)
         families.append(socket.AF_INET6)
     dns = [_dns_socket(family) for family in families]
@@ -234,11 +230,6 @@ def _make_jail(channel: socket.socket, allowed: Sequence[Address], masked: Seque
     fds = [*opened, *(sock.detach() for sock in (*dns, *spare, *listeners))]
     filter_calls()  # tried here first: where it fails, this layer is not chosen
     socket.send_fds(channel, [bytes([len(dns)])], fds)
-
-
-def _bring_loopback_up() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _UP_AND_RUNNING))
 
 
 def _make_all_local(family: int) -> None:
@@ -293,8 +284,7 @@ def _tap() -> socket.socket:
     buffer = array.array("B", program)
     whole = struct.pack("HxxxxxxQ", len(program) // 8, buffer.buffer_info()[0])
     tap.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, whole)
-    everything = 3  # ETH_P_ALL, linux/if_ether.h
-    tap.bind(("lo", everything))
+    tap.bind(("lo", 3))  # ETH_P_ALL, linux/if_ether.h
     return tap
 
 
@@ -303,7 +293,6 @@ _BUDGET_SECONDS: Final = 0.01
 _MOST_AT_ONCE: Final = 1 << 16
 """More than the kernel queues: only a program that keeps on sending sends more."""
 _MOST_BYTES: Final = 256
-_HERE: Final = "127.0.0.1"
 _ROOM_BYTES: Final = 1 << 22
 _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h
 # linux/if_packet.h: struct tpacket_stats is how many packets came, and how many of them found no room
@@ -322,10 +311,14 @@ class NetnsGap(Gap):
         self._name_server = NameServer(jail.dns, names, allowed)
         self.diag = jail.diag
         self.relays = tuple(zip((sock.fileno() for sock in jail.allowed), allowed, strict=True))
-        known: dict[Kind, End] = {"udp": (_HERE, DNS_PORT), "tcp": jail.spare[0].getsockname()}
+        tcp: End = jail.spare[0].getsockname()
+        known: dict[Kind, End] = {"udp": ("127.0.0.1", DNS_PORT), "tcp": tcp}
         self._listeners = ListenerLookup(jail.diag, jail.tables, known)
         self._packets_read, self._attempts_seen = 0, 0
-        _enlarge_buffer(jail.tap)
+        # Room for as many waiting packets as the system allows; only root outside may exceed its limit.
+        for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):
+            with suppress(OSError):
+                jail.tap.setsockopt(socket.SOL_SOCKET, option, _ROOM_BYTES)
         self._allowed_addresses = {sock.getsockname()[:2] for sock in jail.allowed}
         self._report: Report = lambda _attempt: None
         self._loop: Loop | None = None
@@ -353,20 +346,12 @@ class NetnsGap(Gap):
 
     def flush(self) -> None:
         """See ``Gap``."""
-        for packet in self._packets(_MOST_AT_ONCE):
-            self._judge(packet)
+        self._serve(math.inf)
         self._name_server.flush()
 
-    def _serve(self) -> None:
-        until = time.monotonic() + _BUDGET_SECONDS
-        for packet in self._packets(_MOST_AT_ONCE):
-            self._judge(packet)
-            if time.monotonic() > until:
-                return
-
-    def _packets(self, most: int) -> Iterator[packet_capture.Packet]:
-        """The packets that wait; reports those that the kernel dropped when there are no more."""
-        for _ in range(most):
+    def _serve(self, seconds: float = _BUDGET_SECONDS) -> None:
+        until = time.monotonic() + seconds
+        for _ in range(_MOST_AT_ONCE):
             try:
                 data, (_, ethernet_type, *_rest) = self._jail.tap.recvfrom(_MOST_BYTES)
             except BlockingIOError:  # no more
@@ -375,9 +360,10 @@ class NetnsGap(Gap):
             except OSError:  # the interface was switched off, or all is closed
                 return
             self._packets_read += 1
-            packet = packet_capture.parse(data, ethernet_type)
-            if packet is not None:
-                yield packet
+            if packet := packet_capture.parse(data, ethernet_type):
+                self._judge(packet)
+            if time.monotonic() > until:
+                return
 
     def _report_lost(self) -> None:
         """Report packets that the kernel dropped, taking the same share of them for attempts as of those read."""
@@ -415,10 +401,3 @@ class NetnsGap(Gap):
         # name is known: it waited for the reply.
         self._attempts_seen += 1
         self._report(Attempt(host, port, protocol, asker or self._programs.only()))
-
-
-def _enlarge_buffer(tap: socket.socket) -> None:
-    """Make room for as many waiting packets as the system allows; only root outside may exceed its limit."""
-    for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):
-        with suppress(OSError):
-            tap.setsockopt(socket.SOL_SOCKET, option, _ROOM_BYTES)

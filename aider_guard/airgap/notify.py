@@ -110,14 +110,11 @@ class FilterListener:
                 request = _GIVEN.pack(identifier, _AND_SEND, sock.fileno(), 0, flags)
                 try:
                     self._send(_ADD_FD, request)
-                except (
-                    OSError
-                ) as error:  # the caller has too many, or the kernel is older than 5.14
-                    is_old = error.errno in {errno.EINVAL, errno.ENOTTY}
-                    self.answer(
-                        identifier,
-                        Continue() if is_old else Result(error=error.errno or errno.EMFILE),
-                    )
+                except OSError as error:
+                    if error.errno in {errno.EINVAL, errno.ENOTTY}:  # a kernel older than 5.14
+                        self.answer(identifier, Continue())
+                    else:  # the caller has too many
+                        self.answer(identifier, Result(error=error.errno or errno.EMFILE))
 
     def _send(self, request: int, raw: bytes) -> None:
         try:
@@ -217,7 +214,7 @@ class CallingThread:
         self.check()
         if self.thread != self.process:
             mine, its = os.fstat(fd), os.stat(f"/proc/{self.thread}/fd/{number}")
-            if (mine.st_dev, mine.st_ino) != (its.st_dev, its.st_ino):
+            if not os.path.samestat(mine, its):
                 raise OSError(errno.EPERM, "a thread with descriptors of its own")
 
     def check(self) -> None:

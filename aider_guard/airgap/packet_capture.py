@@ -57,28 +57,21 @@ class Packet:
 
 def parse(data: bytes, ethernet_type: int) -> Packet | None:
     """Parse an IP packet without a link header; None for one that does not try to reach a program."""
-    ignored: tuple[int, ...]
     if ethernet_type == ETH_P_IP and len(data) >= 20:
         start, protocol = (data[0] & 15) * 4, data[9]
         source, destination = data[12:16], data[16:20]
-        ignored = (_ICMP, _IGMP)
+        from_kernel = protocol in (_ICMP, _IGMP)
     elif ethernet_type == ETH_P_IPV6 and len(data) >= _IPV6_HEADER:
-        start, protocol = _after_extensions(data)
+        start, protocol = _IPV6_HEADER, data[6]
+        while protocol in _EXTENSIONS and len(data) > start + 1:  # RFC 8200, 4
+            start, protocol = start + (data[start + 1] + 1) * 8, data[start]
         source, destination = data[8:24], data[24:40]
-        ignored = (_ICMPV6,)
+        from_kernel = protocol == _ICMPV6
     else:
         return None
-    if protocol in ignored:
-        return None  # sent by the kernel itself
+    if from_kernel:
+        return None
     return _transported(data[start:], protocol, _text(source), _text(destination))
-
-
-def _after_extensions(data: bytes) -> tuple[int, int]:
-    """Where the content of an IPv6 packet begins, and its protocol (RFC 8200, 4)."""
-    start, protocol = _IPV6_HEADER, data[6]
-    while protocol in _EXTENSIONS and len(data) > start + 1:
-        start, protocol = start + (data[start + 1] + 1) * 8, data[start]
-    return start, protocol
 
 
 def _transported(data: bytes, protocol: int, source: str, destination: str) -> Packet | None:

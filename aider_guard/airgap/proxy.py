@@ -41,20 +41,15 @@ def requested_place(line: bytes) -> Place | None:
         return None
     method, target = match.groups()
     if method != b"CONNECT":
-        target = _authority(target)
+        address = _ABSOLUTE.match(target)
+        if address is None:
+            return None
+        port = address["port"] or _PORTS.get(address["scheme"].lower(), b"")
+        target = address["host"] + b":" + port
     try:
         return parse_place(target.decode("ascii"))
     except ValueError:
         return None
-
-
-def _authority(target: bytes) -> bytes:
-    """Host and port of an absolute address, with the scheme's port where it has none; empty for any other."""
-    match = _ABSOLUTE.match(target)
-    if match is None:
-        return b""
-    port = match["port"] or _PORTS.get(match["scheme"].lower(), b"")
-    return match["host"] + b":" + port
 
 
 def refusal(place: Place | None) -> bytes:
@@ -132,16 +127,12 @@ class RefusingProxy:
                 break
             except ConnectionAbortedError:
                 continue  # it went away before it was accepted
-            except OSError:
-                self._pause()
+            except OSError:  # no descriptors, say: the loop would be woken again and again
+                self._loop.change(self._listener.fileno(), 0)
+                self._loop.after(DEADLINE, _PAUSE_SECONDS, self._on_deadline)
                 return
             self._admit(connection, port)
         self._set_deadline()
-
-    def _pause(self) -> None:
-        """Pause accepting, where there are no descriptors, say: the loop would be woken again and again."""
-        self._loop.change(self._listener.fileno(), 0)
-        self._loop.after(DEADLINE, _PAUSE_SECONDS, self._on_deadline)
 
     def _admit(self, connection: socket.socket, port: int) -> None:
         if len(self._clients) >= MOST_CLIENTS:

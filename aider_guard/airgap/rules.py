@@ -100,7 +100,10 @@ def _listening(channel: socket.socket, family: int, port: int) -> Iterator[Serve
         _HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _REQUEST_DUMP, 0, 0) + request
     )
     while True:
-        for kind, body in _messages(channel.recv(_MOST_BYTES)):
+        data = channel.recv(_MOST_BYTES)
+        while len(data) >= _HEADER.size:
+            length, kind, *_ = _HEADER.unpack_from(data)
+            body, data = data[_HEADER.size : length], data[max(_HEADER.size, length + 3 & ~3) :]
             if kind == _DONE:
                 return
             if kind == _ERROR:
@@ -111,17 +114,8 @@ def _listening(channel: socket.socket, family: int, port: int) -> Iterator[Serve
                 yield ipaddress.ip_address(address[:size]), inode
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= _HEADER.size:
-        length, kind, *_ = _HEADER.unpack_from(data)
-        yield kind, data[_HEADER.size : length]
-        data = data[max(_HEADER.size, length + 3 & ~3) :]
-
-
 # The file of a Unix socket is opened once, judged, and connected to by that descriptor, so that it cannot be exchanged
 # in between.
-
-_DELETED = " (deleted)"  # what the kernel adds to the path of a file without a name
 
 
 @dataclass(frozen=True)
@@ -148,7 +142,7 @@ class MaskedSockets:
 
     def __contains__(self, file: HeldFile) -> bool:
         self._read_numbers()
-        path = file.real_path.removesuffix(_DELETED)
+        path = file.real_path.removesuffix(" (deleted)")  # the kernel's word for a removed file
         named = any(path == masked or path.startswith(masked + "/") for masked in self._paths)
         return named or file.number in self._numbers
 
@@ -190,7 +184,6 @@ def _number(status: os.stat_result) -> tuple[int, int]:
 
 DNS_PORT: Final = 53
 _DISPLAYS: Final = "/tmp/.X11-unix/"  # noqa: S108  # names of sockets
-_LISTENERS_ADDRESS: Final = "127.0.0.1"
 
 Endpoint = tuple[str, int]
 
@@ -230,18 +223,15 @@ class EgressRules:
             for host in (name, to.address):
                 if instead := self.redirects.get((host, to.port)):
                     return Internet(*instead)
-            if to.address == _LISTENERS_ADDRESS and to.port in self.ports:
+            if to.address == "127.0.0.1" and to.port in self.ports:
                 return to
-        if self.names.stands_for_a_name(to.address):
+        is_here = to.is_loopback or _is_of_this_machine(to.address)
+        if self.names.stands_for_a_name(to.address) or not is_here:
             return "refused"
-        if not to.is_loopback and not _is_of_this_machine(to.address):
-            return "refused"
-        match self.own_servers.at(kind, to.address, to.port):
-            case "own":
-                return to
-            case "none" if to.is_loopback:
-                return "absent"
-        return "refused"
+        server = self.own_servers.at(kind, to.address, to.port)
+        if server == "own":
+            return to
+        return "absent" if server == "none" and to.is_loopback else "refused"
 
     def refuse(self, host: str, port: int, protocol: Protocol, caller: CallingThread) -> None:
         """Report an attempt of the caller."""

@@ -287,11 +287,16 @@ class SeccompGap(Gap):
             self._owned.enter_context(adopt_orphans())
             self._is_prepared = True
         mine, theirs = socket.socketpair()
-        with mine, theirs, self._reap_afterwards():
-            yield Enter(partial(install_filter, theirs, self._program), (theirs.fileno(),))
-            theirs.close()  # so that a fork that ended is noticed
-            fd, process = receive_listener(mine)
-            self._started.add(process)
+        self._entering += 1  # nothing is reaped until the process that is started is known
+        try:
+            with mine, theirs:
+                yield Enter(partial(install_filter, theirs, self._program), (theirs.fileno(),))
+                theirs.close()  # so that a fork that ended is noticed
+                fd, process = receive_listener(mine)
+                self._started.add(process)
+        finally:
+            self._entering -= 1
+        self.reap()
         listener = FilterListener(fd)
         self._listeners.append(listener)
         if self._loop is not None:
@@ -303,16 +308,6 @@ class SeccompGap(Gap):
         for listener in self._listeners:
             self._watch(loop, listener)
         self._name_server.watch(loop, report, programs)
-
-    @contextlib.contextmanager
-    def _reap_afterwards(self) -> Iterator[None]:
-        """Reap nothing until the process that the guard is starting is known."""
-        self._entering += 1
-        try:
-            yield
-        finally:
-            self._entering -= 1
-        self.reap()
 
     def reap(self) -> None:
         """See ``Gap``. Processes that outlive the gap are adopted by the guard's own parent."""

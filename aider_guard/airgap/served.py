@@ -26,7 +26,6 @@ EACH_SECONDS: Final = 1.0
 """The same attempt is reported again after this long at the earliest."""
 MOST_KINDS: Final = 4096
 """How many different attempts are told apart in a session: random names must not cost memory."""
-_MANY: Final = Attempt("(many others)", 0, "other")
 
 
 class AttemptBuffer:
@@ -40,7 +39,7 @@ class AttemptBuffer:
         """Add an attempt; return those to report now: this one if it is new, and those that waited long enough."""
         kind = replace(attempt, count=1)
         if kind not in self._reported_at and len(self._reported_at) >= MOST_KINDS:
-            kind = _MANY
+            kind = Attempt("(many others)", 0, "other")
         self._waiting[kind] = self._waiting.get(kind, 0) + attempt.count
         return self.due(now)
 
@@ -57,13 +56,9 @@ class AttemptBuffer:
 
     def due(self, now: float) -> tuple[Attempt, ...]:
         """Return the attempts that have waited long enough; they no longer wait."""
-        due = [
-            kind
-            for kind in self._waiting
-            if now - self._reported_at.get(kind, now - EACH_SECONDS) >= EACH_SECONDS
-        ]
-        for kind in due:
-            self._reported_at[kind] = now
+        long_ago = now - EACH_SECONDS
+        due = [kind for kind in self._waiting if self._reported_at.get(kind, long_ago) <= long_ago]
+        self._reported_at.update(dict.fromkeys(due, now))
         return tuple(replace(kind, count=self._waiting.pop(kind)) for kind in due)
 
 
@@ -88,11 +83,8 @@ class Sandbox:
         self.gap = gap
         self.choice = LayerChoice(gap.layer, because)
         """The layer, and why there is no better one."""
-        self._listener, self._report_socket, self._sending_end = (
-            proxy_listener,
-            report_socket,
-            sending_end,
-        )
+        self._listener = proxy_listener
+        self._report_socket, self._sending_end = report_socket, sending_end
         self.allowed = tuple(allowed)
         """The places that the user allows."""
         self._clock = clock
@@ -140,10 +132,11 @@ class Sandbox:
         for attempt in attempts:
             self._report(attempt)
         if self._loop is not None and self._buffer.has_waiting:
-            self._loop.after(_SUMMARY_DEADLINE, EACH_SECONDS, self._report_due)
-
-    def _report_due(self) -> None:
-        self._report_all(self._buffer.due(self._clock()))
+            self._loop.after(
+                _SUMMARY_DEADLINE,
+                EACH_SECONDS,
+                lambda: self._report_all(self._buffer.due(self._clock())),
+            )
 
     def close(self) -> None:
         """Stop serving: programs that still run inside can connect to nothing. Twice is no error."""
@@ -220,14 +213,11 @@ def attempt_of(datagram: bytes) -> Attempt | None:
             "port": int(port),
             "protocol": ("tcp" | "udp" | "dns" | "other") as protocol,
             **flush,
-        } if not flush and _is_host(host) and type(port) is int and 0 <= port <= 0xFFFF:
-            return Attempt(host, port, protocol, PROGRAM)
+        } if not flush and type(port) is int and 0 <= port <= 0xFFFF:
+            is_printable = all("!" <= letter <= "~" for letter in host)  # it is shown to the user
+            if is_printable and 0 < len(host) <= _MOST_LETTERS:
+                return Attempt(host, port, protocol, PROGRAM)
     return None
-
-
-def _is_host(host: str) -> bool:
-    """Whether it is printable: it is shown on the user's terminal."""
-    return 0 < len(host) <= _MOST_LETTERS and all("!" <= letter <= "~" for letter in host)
 
 
 class AuditReports:
@@ -253,6 +243,5 @@ class AuditReports:
             except OSError:
                 self.close()  # the other end is gone for good
                 return
-            attempt = attempt_of(datagram)
-            if attempt is not None:
+            if attempt := attempt_of(datagram):
                 self._report(attempt)

@@ -13,7 +13,6 @@ import math
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,12 +44,18 @@ def connect(sock: socket.socket, raw: bytes) -> int:
 
     For a Unix socket the kernel does not go on: EAGAIN, its server's queue is full (unix(7)).
     """
-    if os.get_blocking(sock.fileno()):
-        is_unix = sock.family == socket.AF_UNIX
-        with _short_timeout(sock, _SHORTEST_SECONDS if is_unix else SHORT_SECONDS):
-            error = _connect(sock, raw)
-        return errno.EINPROGRESS if error in _UNFINISHED and not is_unix else error
-    return _connect(sock, raw)
+    if not os.get_blocking(sock.fileno()):
+        return _connect(sock, raw)
+    is_unix = sock.family == socket.AF_UNIX
+    short = _TIMEVAL.pack(0, round((_SHORTEST_SECONDS if is_unix else SHORT_SECONDS) * 1e6))
+    # SO_SNDTIMEO limits connect(2), too (socket(7)).
+    before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.size)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, short)
+    try:
+        error = _connect(sock, raw)
+    finally:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, before)
+    return errno.EINPROGRESS if error in _UNFINISHED and not is_unix else error
 
 
 def patience_seconds(sock: socket.socket) -> float:
@@ -83,18 +88,6 @@ def outcome(sock: socket.socket) -> int:
 def _connect(sock: socket.socket, raw: bytes) -> int:
     failed = kernel.libc().connect(sock.fileno(), raw, len(raw)) < 0
     return ctypes.get_errno() if failed else 0
-
-
-@contextlib.contextmanager
-def _short_timeout(sock: socket.socket, seconds: float) -> Iterator[None]:
-    """Set SO_SNDTIMEO, which limits connect(2) too (socket(7)), and restore the program's value."""
-    before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.size)
-    short = _TIMEVAL.pack(0, round(seconds * 1e6))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, short)
-    try:
-        yield
-    finally:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, before)
 
 
 # Addresses of sockets: as the kernel's bytes (sockaddr), and as values.

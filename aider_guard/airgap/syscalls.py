@@ -107,11 +107,9 @@ class Datagrams:
     ) -> Result | Continue:
         """Let data of a stream go on: it goes where it is connected to. MSG_FASTOPEN, which connects, is refused."""
         if flags & _FAST_OPEN and sock.family in _INTERNET:
-            match parse(to):
-                case Internet(host, port):
-                    self._rules.refuse(host, port, "tcp", caller)
-                case _:
-                    self._rules.refuse("", 0, "tcp", caller)
+            place = parse(to)
+            host, port = (place.address, place.port) if isinstance(place, Internet) else ("", 0)
+            self._rules.refuse(host, port, "tcp", caller)
             return Result(error=errno.EPERM)
         return Continue()
 
@@ -133,7 +131,10 @@ class Datagrams:
             return Result(error=errno.EINVAL)
         to = datagram.to
         if to is not None:
-            address = parse(_as_kernel_reads(to, sock.family))
+            if to[:2] == b"\0\0" and sock.family == socket.AF_INET:
+                # AF_UNSPEC, which an IPv4 socket reads as IPv4 (udp_sendmsg, net/ipv4/udp.c).
+                to = socket.AF_INET.to_bytes(2, "little") + to[2:]
+            address = parse(to)
             if not isinstance(address, Internet):
                 return Result(error=errno.EAFNOSUPPORT)
             route = self._route(sock, address, datagram.data, caller)
@@ -148,20 +149,17 @@ class Datagrams:
     def _route(
         self, sock: socket.socket, to: Internet, data: bytes, caller: CallingThread
     ) -> Internet | None:
-        kind = kind_of(sock)
-        if kind != "udp":
+        if kind_of(sock) != "udp":
             self._rules.refuse(to.address, to.port, "other", caller)
-            return None
-        if to.port == DNS_PORT:
+        elif to.port == DNS_PORT:
             reply = answer(data, NameTable())
-            host = to.address if reply is None else reply.name
-            self._rules.refuse(host, to.port, "dns", caller)
-            return None
-        route = self._rules.route(kind, to)
-        if isinstance(route, Internet):
-            return route
-        if route == "refused":
-            self._rules.refuse(to.address, to.port, kind, caller)
+            self._rules.refuse(reply.name if reply else to.address, to.port, "dns", caller)
+        else:
+            route = self._rules.route("udp", to)
+            if isinstance(route, Internet):
+                return route
+            if route == "refused":
+                self._rules.refuse(to.address, to.port, "udp", caller)
         return None
 
     def _send_unix(
@@ -173,36 +171,20 @@ class Datagrams:
             case Abstract(name) if self._rules.refuses_abstract(name, caller):
                 return Result(error=errno.EPERM)
             case UnixPath(path):
-                return self._send_to_file(sock, path, datagram, flags, caller)
+                with open_as_caller(path, caller) as file:
+                    if self._rules.refuses_file(file, caller):
+                        return Result(error=errno.EPERM)
+                    if datagram.has_control or not caller.is_ours:
+                        return Continue()
+                    held = pack_path(file.through)
+                    return Result(*sockets.send(sock, datagram.data, flags, held))
         if datagram.has_control:
             return Continue()
         return Result(*sockets.send(sock, datagram.data, flags, datagram.to))
 
-    def _send_to_file(
-        self,
-        sock: socket.socket,
-        path: bytes,
-        datagram: _Datagram,
-        flags: int,
-        caller: CallingThread,
-    ) -> Result | Continue:
-        with open_as_caller(path, caller) as file:
-            if self._rules.refuses_file(file, caller):
-                return Result(error=errno.EPERM)
-            if datagram.has_control or not caller.is_ours:
-                return Continue()
-            return Result(*sockets.send(sock, datagram.data, flags, pack_path(file.through)))
-
 
 def _is_stream(sock: socket.socket) -> bool:
     return sock.type in {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}
-
-
-def _as_kernel_reads(to: bytes, family: int) -> bytes:
-    """Read AF_UNSPEC as IPv4 where an IPv4 socket does (udp_sendmsg, net/ipv4/udp.c)."""
-    if to[:2] == b"\0\0" and family == socket.AF_INET:
-        return socket.AF_INET.to_bytes(2, "little") + to[2:]
-    return to
 
 
 def _address_length(length: int) -> int:
@@ -336,11 +318,17 @@ class SyscallHandlers:
         if kind == "udp" and to.port == DNS_PORT:
             return self._connect_resolver(sock, to, caller)
         route = self._rules.route(kind, to)
-        if isinstance(route, Internet):
-            return self._connect_to(sock, route, kind)
-        if route == "refused":
-            self._rules.refuse(to.address, to.port, kind, caller)
-        return Result(error=errno.ECONNREFUSED)
+        if not isinstance(route, Internet):
+            if route == "refused":
+                self._rules.refuse(to.address, to.port, kind, caller)
+            return Result(error=errno.ECONNREFUSED)
+        sockets.keep_on_loopback(sock)
+        error = sockets.connect(sock, pack(route.address, route.port, sock.family))
+        if kind == "udp":
+            self._rules.own_servers.add(sock.fileno())
+        if error == errno.EINPROGRESS and os.get_blocking(sock.fileno()):
+            return InProgress(sock)
+        return Result(error=error)
 
     def _connect_resolver(self, sock: socket.socket, to: Internet, caller: CallingThread) -> Answer:
         """Connect to the guard's name server, whichever server was meant.
@@ -350,15 +338,6 @@ class SyscallHandlers:
         error = sockets.connect(sock, pack(*self._rules.dns, sock.family))
         if error:
             self._rules.refuse(to.address, to.port, "udp", caller)
-        return Result(error=error)
-
-    def _connect_to(self, sock: socket.socket, to: Internet, kind: str) -> Answer:
-        sockets.keep_on_loopback(sock)
-        error = sockets.connect(sock, pack(to.address, to.port, sock.family))
-        if kind == "udp":
-            self._rules.own_servers.add(sock.fileno())
-        if error == errno.EINPROGRESS and os.get_blocking(sock.fileno()):
-            return InProgress(sock)
         return Result(error=error)
 
     def _connect_unix(
@@ -372,13 +351,18 @@ class SyscallHandlers:
         if isinstance(to, Abstract):
             if self._rules.refuses_abstract(to.name, caller):
                 return Result(error=errno.ECONNREFUSED)
-            return _connect_unix_socket(sock, raw, stack)
-        file = stack.enter_context(open_as_caller(to.path, caller))
-        if self._rules.refuses_file(file, caller):
-            return Result(error=errno.ECONNREFUSED)
-        if not caller.is_ours:
-            return Continue()
-        return _connect_unix_socket(sock, pack_path(file.through), stack)
+        else:
+            file = stack.enter_context(open_as_caller(to.path, caller))
+            if self._rules.refuses_file(file, caller):
+                return Result(error=errno.ECONNREFUSED)
+            if not caller.is_ours:
+                return Continue()
+            raw = pack_path(file.through)
+        attempt = partial(sockets.connect, sock, raw)
+        error, patience_seconds = attempt(), sockets.patience_seconds(sock)
+        if error in FULL and patience_seconds:  # the answer takes over what is on the stack
+            return RetryConnect(attempt, patience_seconds, stack.pop_all().close)
+        return Result(error=error)
 
     def _remember_server(
         self, call: Notification, caller: CallingThread, kind: socket.SocketKind
@@ -392,15 +376,6 @@ class SyscallHandlers:
             raise
         with sock:
             sockets.keep_on_loopback(sock)
-            if sock.type == kind and sock.family in {socket.AF_INET, socket.AF_INET6}:
+            if sock.type == kind and sock.family in _INTERNET:
                 self._rules.own_servers.add(sock.fileno())
         return Continue()
-
-
-def _connect_unix_socket(sock: socket.socket, raw: bytes, stack: contextlib.ExitStack) -> Answer:
-    """Connect a Unix socket. Where it must be tried again, the answer takes over what is on the stack."""
-    attempt = partial(sockets.connect, sock, raw)
-    error, patience_seconds = attempt(), sockets.patience_seconds(sock)
-    if error in FULL and patience_seconds:
-        return RetryConnect(attempt, patience_seconds, stack.pop_all().close)
-    return Result(error=error)

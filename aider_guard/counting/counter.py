@@ -8,6 +8,7 @@ from collections import Counter as Sums
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Final, Generic, Literal, TypeVar
 
 from aider_guard.core.chat.request import ChatRequest
@@ -132,11 +133,9 @@ class ModelCounter:
         self._knows_encoding = encoding is not None
         if vocabulary is not None:
             self._plain = Memo(vocabulary.count_plain)
-        encode = encoding or _guess_by_bytes
+        encode = encoding or (lambda text: round(len(_in_bytes(text)) / _BYTES_A_TOKEN))
         self._kinds: Memo[tuple[Kind, int]] = Memo(lambda piece: (kind_of(piece), encode(piece)))
-        template = f"{prompt_format.own_renderer}{prompt_format.template}".encode(
-            "utf-8", "replace"
-        )
+        template = _in_bytes(f"{prompt_format.own_renderer}{prompt_format.template}")
         digest = hashlib.sha256(template).hexdigest()[:16]
         same = learned.template == digest
         self.learned = learned if same else Learned(learned.ratios, template=digest)
@@ -223,8 +222,7 @@ class ModelCounter:
         return self.learned != before
 
     def _with_sample(self, weighted: WeightedCount, true_tokens: int) -> Learned:
-        learned = self.learned
-        bases = weighted.bases
+        learned, bases = self.learned, weighted.bases
         if len(set(bases)) > 1 and true_tokens in bases:
             learned = replace(learned, thinks=true_tokens == bases[-1])
         base = bases[-1] if learned.thinks else bases[0]
@@ -240,12 +238,10 @@ class ModelCounter:
 
     def _by_kind(self, texts: list[str]) -> Mapping[str, int]:
         sums: Sums[str] = Sums()
-        for text in texts:
-            for piece in pieces(text):
-                kind, tokens = self._kinds(piece)
-                sums[kind] += tokens
+        for kind, tokens in map(self._kinds, chain.from_iterable(map(pieces, texts))):
+            sums[kind] += tokens
         return dict(sums)
 
 
-def _guess_by_bytes(text: str) -> int:
-    return round(len(text.encode("utf-8", "replace")) / _BYTES_A_TOKEN)
+def _in_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "replace")

@@ -7,10 +7,11 @@ import os
 import queue
 import stat
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aider_guard.core.actions import CountFiles, CountTexts
 from aider_guard.core.codec import WireError
@@ -18,9 +19,6 @@ from aider_guard.core.events import FilesCounted, TextsCounted
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.wire import decode, encode
 from aider_guard.line_process import LineProcess, OnDemandProcess, serve_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 IDLE_SECONDS: Final = 10.0
 COUNT_SECONDS: Final = 30.0
@@ -45,16 +43,13 @@ class FileCounter:
     ) -> None:
         """Serve requests for ever; end the counter after ``idle_seconds`` without one."""
         while True:
-            emit(self.count(self._next(requests, idle_seconds)))
-
-    def _next(
-        self, requests: queue.SimpleQueue[CountFiles | CountTexts], idle_seconds: float
-    ) -> CountFiles | CountTexts:
-        if self._process.is_running:
+            request = None
             with suppress(queue.Empty):
-                return requests.get(timeout=idle_seconds)
-            self.close()
-        return requests.get()
+                request = requests.get(timeout=idle_seconds if self._process.is_running else None)
+            if request is None:
+                self.close()
+            else:
+                emit(self.count(request))
 
     def count(self, request: CountFiles | CountTexts) -> Counted:
         """Return the answer to one request; Unavailable when the counter takes too long, dies or cannot start."""
@@ -81,11 +76,9 @@ def start_counter(tokenizers: str) -> LineProcess:
 
 def uncounted(request: CountFiles | CountTexts, why: Unavailable) -> Counted:
     """Return the answer to a request that could not be served."""
-    match request:
-        case CountFiles(paths=paths):
-            return FilesCounted(dict.fromkeys(paths, why))
-        case CountTexts(request=number):
-            return TextsCounted(number, why)
+    if isinstance(request, CountFiles):
+        return FilesCounted(dict.fromkeys(request.paths, why))
+    return TextsCounted(request.request, why)
 
 
 # The counter's process: estimates tokens with cl100k_base, offline.
@@ -165,30 +158,19 @@ def read_regular_file(path: str) -> bytes | Unavailable:
 
 def answer(tokenizers: str, line: bytes) -> bytes:
     """Return the event line for a request line. Raises ``WireError`` for any other, to end the process."""
-    counter = load_counter(tokenizers)
-    match decode(line):
-        case CountFiles(root, paths):
-            return encode(FilesCounted({path: _count_path(counter, root, path) for path in paths}))
-        case CountTexts(request, texts):
-            return encode(TextsCounted(request, _count_texts(counter, texts)))
-        case other:
-            raise WireError(f"{type(other).__name__} is nothing to count")
-
-
-def _count_path(counter: Callable[[str], int] | Unavailable, root: str, path: str) -> Count:
+    request, counter = decode(line), load_counter(tokenizers)
+    if not isinstance(request, CountFiles | CountTexts):
+        raise WireError(f"{type(request).__name__} is nothing to count")
     if isinstance(counter, Unavailable):
-        return counter
-    return count_file(counter, os.path.join(root, path))  # as Aider prints it
-
-
-def _count_texts(
-    counter: Callable[[str], int] | Unavailable, texts: tuple[str, ...]
-) -> tuple[int, ...] | Unavailable:
-    if isinstance(counter, Unavailable):
-        return counter
-    counts = [count_text(counter, text) for text in texts]
+        return encode(uncounted(request, counter))
+    if isinstance(request, CountFiles):
+        places = {path: os.path.join(request.root, path) for path in request.paths}
+        return encode(FilesCounted({path: count_file(counter, places[path]) for path in places}))
+    counts = [count_text(counter, text) for text in request.texts]
     known = tuple(count for count in counts if isinstance(count, int))
-    return known if len(known) == len(counts) else Unavailable("a text cannot be counted")
+    if len(known) < len(counts):
+        return encode(uncounted(request, Unavailable("a text cannot be counted")))
+    return encode(TextsCounted(request.request, known))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ calls of methods) raises: a prompt that is rendered wrongly would be counted wro
 from __future__ import annotations
 
 import json
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ class TemplateError(ValueError):
 
 
 # The lexer (text/template/parse/lex.go).
-
 
 _ACTION: Final = re.compile(
     r"""\{\{(?P<left>-(?=[ \t\r\n]))?(?P<inside>(?:/\*.*?\*/|"(?:\\.|[^"\\\n])*"|`[^`]*`|[^"`}]|\}(?!\}))*?)"""
@@ -269,7 +269,7 @@ class _Parser:
             del self._tokens[0]
 
 
-# The evaluator.
+# The evaluator. Go's templates take a value as true when Python does: it is not empty, and not zero.
 
 ABSENT: Final = None
 """The value of a missing key: false, and written as ``<no value>``."""
@@ -311,8 +311,8 @@ class _Evaluation:
             self._range(node, dot)
         else:
             value = self._pipe(node.pipe, dot)
-            inner = value if node.kind == "with" and truth(value) else dot
-            self.walk(node.body if truth(value) else node.otherwise, inner)
+            inner = value if node.kind == "with" and value else dot
+            self.walk(node.body if value else node.otherwise, inner)
         del self._variables[mark:]
 
     def _range(self, node: Branch, dot: Any) -> None:
@@ -354,7 +354,12 @@ class _Evaluation:
 
     def _call(self, name: str, rest: Sequence[Operand], dot: Any, piped: tuple[Any, ...]) -> Any:
         if name in ("and", "or"):
-            return self._first(rest, dot, piped, true=name == "or")
+            value: Any = ABSENT
+            for operand in rest:  # up to the first one that decides
+                value = self._operand(operand, dot)
+                if bool(value) == (name == "or"):
+                    return value
+            return piped[0] if piped else value
         function = FUNCTIONS.get(name)
         if function is None:
             raise TemplateError(f"the function {name} is not known")
@@ -363,17 +368,6 @@ class _Evaluation:
             return function(*arguments)
         except (TypeError, LookupError, AttributeError):
             raise TemplateError(f"{name} of what it is not for") from None
-
-    def _first(
-        self, operands: Sequence[Operand], dot: Any, piped: tuple[Any, ...], *, true: bool
-    ) -> Any:
-        """Return the first value that decides; the others are not evaluated."""
-        value: Any = ABSENT
-        for operand in operands:
-            value = self._operand(operand, dot)
-            if truth(value) == true:
-                return value
-        return piped[0] if piped else value
 
     def _operand(self, operand: Operand, dot: Any) -> Any:
         match operand:
@@ -387,7 +381,9 @@ class _Evaluation:
         else:
             value = self._variables[self._index(start)][1] if start else dot
         for field in operand.fields:
-            value = _field(value, field)
+            if not isinstance(value, Mapping) or (isinstance(value, Record) and field not in value):
+                raise TemplateError(f"there is no {field}")
+            value = value.get(field, ABSENT)
         return value
 
     def _index(self, name: str) -> int:
@@ -397,28 +393,14 @@ class _Evaluation:
         raise TemplateError(f"{name} is not declared")
 
 
-def _field(value: Any, name: str) -> Any:
-    if isinstance(value, Mapping) and (name in value or not isinstance(value, Record)):
-        return value.get(name, ABSENT)
-    raise TemplateError(f"there is no {name}")
-
-
-def truth(value: Any) -> bool:
-    """Return whether Go's templates take a value as true: not empty, and not zero."""
-    return bool(value)
-
-
 def written(value: Any) -> str:
     """Return a value as it is written."""
-    match value:
-        case str():
-            return value
-        case None:
-            return "<no value>"
-        case bool():
-            return "true" if value else "false"
-        case int():
-            return str(value)
+    if value is ABSENT:
+        return "<no value>"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int):
+        return str(value)
     raise TemplateError("a value that is not written here")
 
 
@@ -462,13 +444,13 @@ def _json(value: Any) -> str:
 
 
 FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
-    "not": lambda value: not truth(value),
+    "not": operator.not_,
     "eq": _equal,
     "ne": lambda first, other: not _equal(first, other),
-    "lt": lambda first, other: first < other,
-    "le": lambda first, other: first <= other,
-    "gt": lambda first, other: first > other,
-    "ge": lambda first, other: first >= other,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
     "len": _length,
     "slice": _slice,
     "index": _index,

@@ -45,8 +45,8 @@ class Ratios:
 
     def estimate(self, tokens: Mapping[str, int], messages: int) -> Count:
         """Estimate the tokens of a prompt, from those of cl100k by kind."""
-        total = self._total(tokens, messages)
-        return Count(round(total), exact=False, error_percent=self.error_percent)
+        total = round(self._total(tokens, messages))
+        return Count(total, exact=False, error_percent=self.error_percent)
 
     @property
     def error_percent(self) -> float:
@@ -66,10 +66,9 @@ class Ratios:
             return replace(self, errors_percent=errors)
         squares = sum(count * count for count in tokens.values())
         step = missing / squares * length / (length + _HALF_WEIGHT)
-        raised = {
-            kind: min(MAX_RATIO, self._ratio(kind) + step * count) for kind, count in tokens.items()
-        }
-        return Ratios({**self.by_kind, **raised}, errors)
+        raised = {kind: self._ratio(kind) + step * count for kind, count in tokens.items()}
+        limited = {kind: min(MAX_RATIO, ratio) for kind, ratio in raised.items()}
+        return Ratios({**self.by_kind, **limited}, errors)
 
     def _total(self, tokens: Mapping[str, int], messages: int) -> float:
         content = sum(count * self._ratio(kind) for kind, count in tokens.items())
@@ -147,10 +146,8 @@ def _eliminated(rows: Sequence[list[Fraction]]) -> list[list[Fraction]]:
     done: list[list[Fraction]] = []
     for row in rows:
         left = _reduced(row, done)
-        lead = next((index for index, value in enumerate(left[:-1]) if value), None)
-        if lead is not None:
-            left = [value / left[lead] for value in left]
-        done.append(left)
+        lead = next(filter(None, left[:-1]), 1)
+        done.append([value / lead for value in left])
     return done
 
 
@@ -190,20 +187,15 @@ def read_learned(folder: str) -> dict[str, Learned]:
         kept = json.loads(content) if len(content) < _MAX_BYTES else None
     except (OSError, ValueError, RecursionError):
         return {}
-    entries = kept.items() if isinstance(kept, dict) else ()
-    return {name: learned for name, entry in entries if (learned := _learned(entry)) is not None}
-
-
-def _learned(entry: object) -> Learned | None:
-    try:
-        learned: Learned = build(Learned, entry)
-    except WireError:
-        return None
-    ratios, errors = learned.ratios.by_kind.values(), learned.ratios.errors_percent
-    sane = all(0.1 <= ratio <= MAX_RATIO for ratio in ratios) and all(
-        0 <= error <= 1000 for error in errors
-    )
-    return learned if sane else None
+    models: dict[str, Learned] = {}
+    for name, entry in kept.items() if isinstance(kept, dict) else ():
+        with suppress(WireError):
+            learned: Learned = build(Learned, entry)
+            ratios, errors = learned.ratios.by_kind.values(), learned.ratios.errors_percent
+            is_sane = all(0.1 <= ratio <= MAX_RATIO for ratio in ratios)
+            if is_sane and all(0 <= error <= 1000 for error in errors):
+                models[name] = learned
+    return models
 
 
 def keep_learned(folder: str, name: str, learned: Learned) -> None:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from aider_guard.core.chat.request import ChatRequest, Form, Message
@@ -114,7 +114,7 @@ class CountedTexts:
 class Acknowledgement:
     """The answer to the others: "" or what went wrong."""
 
-    problem: str = field(default="")
+    problem: str = ""
 
 
 Question = LearnModel | CountPrompt | CountPlain | MeasuredPrompt
@@ -129,14 +129,9 @@ def prompt_of(request: ChatRequest) -> Prompt:
     """Return the parts of a request that its count depends on."""
     think = request.body.get(_THINK)
     present = tuple(key for key in _PRESENT if request.body.get(key))
-    return Prompt(
-        request.form,
-        request.model,
-        request.messages,
-        request.raw_prompt,
-        None if think is None else bool(think),
-        present,
-    )
+    think = None if think is None else bool(think)
+    form, model, messages = request.form, request.model, request.messages
+    return Prompt(form, model, messages, request.raw_prompt, think, present)
 
 
 def encode(value: Question | Answer) -> bytes | None:
@@ -151,9 +146,9 @@ def decode(line: bytes) -> Any:
     try:
         name, value = json.loads(line)
         return build(_KINDS[name], value)
+    except WireError:
+        raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, WireError):
-            raise
         raise WireError(f"not a line of the counter's ({type(error).__name__})") from None
 
 
@@ -192,25 +187,20 @@ class TokenizerService:
                 self._complete.discard(server)
                 self._asked_at.pop(server, None)
                 self._counter(server)
-                answer = Acknowledgement(
-                    "" if server in self._complete else "the model was not told"
-                )
-            case CountPrompt() as question:
-                answer = self._count(question)
+                problem = "" if server in self._complete else "the model was not told"
+                answer = Acknowledgement(problem)
+            case CountPrompt(number, server, prompt):
+                weighted = self._counter(server).weigh(prompt.request())
+                self._weighed[number] = (server, weighted)
+                while len(self._weighed) > _UNANSWERED:
+                    self._weighed.popitem(last=False)
+                count = weighted.count
+                answer = PromptCount(count.tokens, count.exact, float(count.error_percent))
             case CountPlain(server, texts):
-                counter = self._counter(server)
-                answer = CountedTexts(tuple(map(counter.text, texts)))
+                answer = CountedTexts(tuple(map(self._counter(server).text, texts)))
             case MeasuredPrompt(number, tokens):
                 answer = self._learn(number, tokens)
         return encode(answer) or b"\n"
-
-    def _count(self, question: CountPrompt) -> PromptCount:
-        weighted = self._counter(question.server).weigh(question.prompt.request())
-        self._weighed[question.number] = (question.server, weighted)
-        while len(self._weighed) > _UNANSWERED:
-            self._weighed.popitem(last=False)
-        count = weighted.count
-        return PromptCount(count.tokens, count.exact, float(count.error_percent))
 
     def _learn(self, number: int, tokens: int) -> Acknowledgement:
         server, weighted = self._weighed.pop(number, (None, None))
@@ -223,18 +213,15 @@ class TokenizerService:
 
     def _counter(self, server: ModelServer) -> ModelCounter:
         counter = self._counters.get(server)
-        if counter is None or self._is_due(server):
+        pause_seconds = self._clock() - self._asked_at.get(server, -AGAIN_SECONDS)
+        may_ask = server.base and server not in self._complete
+        if counter is None or (may_ask and pause_seconds >= AGAIN_SECONDS):
             counter = self._counters[server] = self._make(server, counter)
         self._counters.move_to_end(server)
         while len(self._counters) > _MODELS:
             dropped, _ = self._counters.popitem(last=False)
             self._complete.discard(dropped)
         return counter
-
-    def _is_due(self, server: ModelServer) -> bool:
-        asked_at = self._asked_at.get(server, -AGAIN_SECONDS)
-        is_due = self._clock() - asked_at >= AGAIN_SECONDS
-        return bool(server.base) and server not in self._complete and is_due
 
     def _make(self, server: ModelServer, previous: ModelCounter | None) -> ModelCounter:
         """Return a counter for a model; the previous one while its server does not answer."""
@@ -248,17 +235,16 @@ class TokenizerService:
             return previous or self._make_with(server, prompt_format, None)
         self._complete.add(server)
         vocabulary = vocabulary_of(facts)
-        return self._make_with(
-            server, prompt_format, vocabulary if isinstance(vocabulary, Vocabulary) else None
-        )
+        known = vocabulary if isinstance(vocabulary, Vocabulary) else None
+        return self._make_with(server, prompt_format, known)
 
     def _make_with(
         self, server: ModelServer, prompt_format: PromptFormat, vocabulary: Vocabulary | None
     ) -> ModelCounter:
         encoding = load_counter(self._folders.tokenizers) if vocabulary is None else None
-        count_tokens = encoding if not isinstance(encoding, Unavailable) else None
+        encoding = None if isinstance(encoding, Unavailable) else encoding
         learned = read_learned(self._folders.learned).get(_key(server), Learned())
-        return ModelCounter(prompt_format, vocabulary, count_tokens, learned)
+        return ModelCounter(prompt_format, vocabulary, encoding, learned)
 
 
 def _key(server: ModelServer) -> str:

@@ -84,11 +84,10 @@ def messages_of(prompt_format: PromptFormat, request: ChatRequest) -> tuple[Mess
     if request.form == "openai_text" and request.raw_prompt is not None:
         messages = (Message("user", request.raw_prompt),)
     own_system = messages[:1] if messages and messages[0].role == "system" else ()
-    system = own_system or (
-        (Message("system", prompt_format.system),) if prompt_format.system else ()
-    )
+    default = (Message("system", prompt_format.system),) if prompt_format.system else ()
+    system = own_system or default
     if request.form in ("chat", "openai_chat"):
-        first = () if own_system else system
+        first = () if own_system else default
         return without_thoughts(prompt_format, (*first, *prompt_format.messages, *messages))
     return (*system, *prompt_format.messages, *messages[len(own_system) :])
 
@@ -181,23 +180,9 @@ def collate(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 def _chat_values(messages: Sequence[Message], merged: Sequence[Message]) -> dict[str, Any]:
     systems = [message.content for message in messages if message.role == "system"]
-    return {
-        "System": _BETWEEN.join(systems),
-        "Messages": [_record(message) for message in merged],
-        "Tools": (),
-        "Response": "",
-    }
-
-
-def _record(message: Message) -> Record:
-    return Record(
-        Role=message.role,
-        Content=message.content,
-        Thinking="",
-        Images=(),
-        ToolCalls=(),
-        ToolName="",
-    )
+    empty = {"Thinking": "", "Images": (), "ToolCalls": (), "ToolName": ""}
+    records = [Record(Role=entry.role, Content=entry.content, **empty) for entry in merged]
+    return {"System": _BETWEEN.join(systems), "Messages": records, "Tools": (), "Response": ""}
 
 
 def _turn_by_turn(
@@ -207,8 +192,7 @@ def _turn_by_turn(
     turn = {"System": "", "Prompt": "", "Response": ""}
     fields = {"system": "System", "user": "Prompt", "assistant": "Response"}
     for message in messages:
-        name = fields.get(message.role)
-        if name is None:
+        if (name := fields.get(message.role)) is None:
             continue
         earlier = {"System": turn["Prompt"] or turn["Response"], "Prompt": turn["Response"]}
         if earlier.get(name):
@@ -228,7 +212,8 @@ def _upto_response(nodes: Sequence[Node]) -> tuple[tuple[Node, ...], bool]:
         match node:
             case Action(pipe):
                 kept.append(node)
-                if any(_writes_response(operand) for operand in chain(*pipe.commands)):
+                paths = [part for part in chain(*pipe.commands) if isinstance(part, FieldPath)]
+                if any(path.start == "" and "Response" in path.fields for path in paths):
                     return tuple(kept), True
             case Branch(kind, pipe, body, otherwise):
                 body, in_body = _upto_response(body)
@@ -241,7 +226,3 @@ def _upto_response(nodes: Sequence[Node]) -> tuple[tuple[Node, ...], bool]:
             case _:
                 kept.append(node)
     return tuple(kept), False
-
-
-def _writes_response(operand: object) -> bool:
-    return isinstance(operand, FieldPath) and operand.start == "" and "Response" in operand.fields

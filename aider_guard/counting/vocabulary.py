@@ -261,11 +261,8 @@ FACTS: Final = (
 """The keys of ``model_info`` that a vocabulary is made of; their values are small enough to be kept."""
 
 # GPT-2 writes every byte as a printable character: itself, or one above 255, in order.
-_PRINTABLE: Final = (*range(33, 127), *range(161, 173), *range(174, 256))
-_OTHERS: Final = [byte for byte in range(256) if byte not in _PRINTABLE]
-_CHARACTERS: Final = {byte: byte for byte in _PRINTABLE} | {
-    b: 256 + n for n, b in enumerate(_OTHERS)
-}
+_OTHERS: Final = (*range(33), *range(127, 161), 173)
+_CHARACTERS: Final = {byte: number for number, byte in enumerate(_OTHERS, 256)}
 _SURROGATES: Final = regex.compile("[\ud800-\udfff]")
 # At most so many words are remembered with their numbers of tokens (some 10 MB).
 _REMEMBERED: Final = 60_000
@@ -338,21 +335,14 @@ def vocabulary_of(facts: Mapping[str, Any]) -> Vocabulary | Unavailable:
     splitting = SPLITTINGS.get(name) if isinstance(name, str) else None
     if splitting is None:
         return Unavailable(f"the pre-tokeniser {str(name)[:20]!r} is not known")
-    tokens, merges = (_texts(facts.get(f"tokenizer.ggml.{key}")) for key in ("tokens", "merges"))
-    if not tokens or not merges:
-        return Unavailable("the model's vocabulary was not told")
+    tokens, merges = (facts.get(f"tokenizer.ggml.{key}", []) for key in ("tokens", "merges"))
+    for texts in (tokens, merges):
+        is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        if not texts or not is_list:
+            return Unavailable("the model's vocabulary was not told")
     types = facts.get("tokenizer.ggml.token_type")
     specials = Specials.of(tokens, types if isinstance(types, list) else [], facts)
-    return Vocabulary(splitting, merges, tokens, specials, added=_added(facts, splitting))
-
-
-def _texts(value: object) -> list[str]:
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return value
-    return []
-
-
-def _added(facts: Mapping[str, Any], splitting: Pretokenizer) -> int:
     first = facts.get("tokenizer.ggml.add_bos_token", splitting.adds_bos)
     last = facts.get("tokenizer.ggml.add_eos_token", False)
-    return (first is True) + (last is True)
+    added = (first is True) + (last is True)
+    return Vocabulary(splitting, merges, tokens, specials, added=added)

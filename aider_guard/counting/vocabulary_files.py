@@ -85,8 +85,12 @@ def vocabulary_facts(
         return facts  # its lists are of no use here
     digest = blob(description.get("modelfile"))  # the file is named by the model's weights
     file = Path(folder) / f"{digest}.json" if digest and folder else None
-    if file is not None and (kept := _read(file)) is not None:
-        return kept
+    if file is not None:
+        with suppress(OSError, ValueError, RecursionError):
+            kept = json.loads(file.read_bytes())
+            os.utime(file)
+            if isinstance(kept, dict):
+                return kept
     verbose = show(base, model, verbose=True)
     if isinstance(verbose, Unavailable):
         return verbose
@@ -98,15 +102,6 @@ def vocabulary_facts(
         with suppress(OSError):  # a full disk costs a second the next time
             _write(file, facts)
     return facts
-
-
-def _read(file: Path) -> Mapping[str, Any] | None:
-    try:
-        facts = json.loads(file.read_bytes())
-        os.utime(file)
-    except (OSError, ValueError, RecursionError):
-        return None
-    return facts if isinstance(facts, dict) else None
 
 
 def _write(file: Path, facts: Mapping[str, Any]) -> None:

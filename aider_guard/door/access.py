@@ -16,7 +16,6 @@ from aider_guard.door.interfaces import InstalledModels
 
 _NOT_SENT_ON: Final = ("/api/show", "/api/delete")
 """Paths that Ollama answers by itself, also for a stub of a model that runs elsewhere (server/routes.go)."""
-_READING: Final = ("GET", "HEAD")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class AccessRules:
             return _judge_names(cloud.named_models(path, fields))  # it may be an Ollama
         if words := cloud.unsafe(path, fields):
             return RefusedRequest(next(iter(cloud.named_models(path, fields)), path), words)
-        if body is None and method not in _READING:
+        if body is None and method not in ("GET", "HEAD"):
             return RefusedRequest(path, cloud.refused_words("what is too large to be looked at"))
         if decoded_body is None and (body or b"").strip():
             return RefusedRequest(path, "the request cannot be read", status=400)
@@ -66,7 +65,11 @@ class AccessRules:
         if refused := _judge_names(names):
             return refused
         if path == "/api/delete":
-            return self._judge_deleting(upstream, names)
+            keys = {(upstream.base, _plain(name)) for name in names}
+            if keys & self._bases:  # Ollama may build and delete in any order
+                return RefusedRequest(names[0], cloud.still_needed(names[0]))
+            self._deleted.update(keys)
+            return None
         for name in names if path not in _NOT_SENT_ON else ():
             host = await self.installed.host_of(upstream, name)
             if isinstance(host, Unavailable):
@@ -89,22 +92,11 @@ class AccessRules:
             self._bases.add(key)
         return None
 
-    def _judge_deleting(self, upstream: Upstream, names: tuple[str, ...]) -> RefusedRequest | None:
-        """Refuse to delete a model that another is built on: Ollama may do the two in any order."""
-        keys = {(upstream.base, _plain(name)) for name in names}
-        if keys & self._bases:
-            return RefusedRequest(names[0], cloud.still_needed(names[0]))
-        self._deleted.update(keys)
-        return None
-
 
 def _judge_names(names: Sequence[str]) -> RefusedRequest | None:
-    cloud_name = next(filter(is_cloud_name, names), None)
-    return (
-        None
-        if cloud_name is None
-        else RefusedRequest(cloud_name, cloud.refused_words(cloud_name), "cloud")
-    )
+    for name in filter(is_cloud_name, names):
+        return RefusedRequest(name, cloud.refused_words(name), "cloud")
+    return None
 
 
 def _plain(name: str) -> str:

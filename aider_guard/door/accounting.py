@@ -107,9 +107,5 @@ async def part_rows(
     if isinstance(total, Unavailable) or not prompt_parts:
         return ()
     tokens = await counter.count_texts(model, [part.text for part in prompt_parts])
-    sizes = (
-        [len(part.text) for part in prompt_parts]
-        if isinstance(tokens, Unavailable)
-        else list(tokens)
-    )
+    sizes = list(tokens) if isinstance(tokens, tuple) else [len(part.text) for part in prompt_parts]
     return rows(prompt_parts, sizes, total.tokens if isinstance(total, Count) else total)

@@ -26,7 +26,6 @@ from aider_guard.door.upstream import (
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
-OLLAMA_SEGMENTS: Final = ("api", "v1")
 _NOT_A_SEGMENT: Final = frozenset({b"", b".", b".."})
 MAX_HANDLED_BYTES: Final = 64 * 1024 * 1024
 MAX_SHOWN_BYTES: Final = 1024 * 1024
@@ -64,7 +63,7 @@ def find_route(raw_path: bytes, settings: DoorSettings) -> Route | None:
         return None
     upstreams = {upstream.path: upstream for upstream in settings.upstreams}
     upstream, sent = upstreams.get(first), f"/{behind}"
-    if (upstream is None or not first) and first in OLLAMA_SEGMENTS:
+    if upstream is None and first in ("api", "v1"):  # Ollama's own
         upstream, sent = upstreams.get(""), f"/{first}/{behind}"
     if upstream is None:
         return None
@@ -95,24 +94,21 @@ class DoorApp:
             return
         client = Client(scope, receive, send)
         try:
-            await self._serve(client, scope["raw_path"])
+            route = find_route(scope["raw_path"], self._door.settings())
+            if route is None:
+                await client.reply(FORBIDDEN)
+            elif is_coded(client.headers):
+                await client.reply(_CODED)
+            elif self._door.handler.handles(route.upstream, client.method, route.path):
+                await self._exchange(client, route)
+            else:
+                await self._pass_on(client, route)
         except GoneError:
             pass
         except Exception as error:  # noqa: BLE001  # a bug, whatever it is, must not end the door
             report_bug(error)
             if not client.started:
                 await client.reply(BUG)
-
-    async def _serve(self, client: Client, raw_path: bytes) -> None:
-        route = find_route(raw_path, self._door.settings())
-        if route is None:
-            await client.reply(FORBIDDEN)
-        elif is_coded(client.headers):
-            await client.reply(_CODED)
-        elif self._door.handler.handles(route.upstream, client.method, route.path):
-            await self._exchange(client, route)
-        else:
-            await self._pass_on(client, route)
 
     async def _exchange(self, client: Client, route: Route) -> None:
         body, complete = b"", (body_length(client.headers) or 0) <= MAX_HANDLED_BYTES

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aider_guard.core.chat import cloud
 from aider_guard.core.chat import errors as chat_errors
@@ -30,6 +30,7 @@ from aider_guard.core.chat.request import (
 from aider_guard.core.chat.response import AnswerHead, Meter, Usage, UsageFilter
 from aider_guard.core.chat.size import parts
 from aider_guard.core.chat.types import DoorSettings, Upstream
+from aider_guard.core.events import Event
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.access import AccessRules
 from aider_guard.door.accounting import Account, part_rows
@@ -48,9 +49,6 @@ from aider_guard.door.interfaces import (
 )
 from aider_guard.door.refusals import PromptSizing, Refusals, SizedRequest
 from aider_guard.ollama.names import is_this_machine
-
-if TYPE_CHECKING:
-    from aider_guard.core.events import Event
 
 _STREAM_STARTS: Final = (b"{", b"data:", b"event:", b"error:", b"id:", b"retry:", b":")
 _COUNTED_PURPOSES: Final = ("chat", "edit", "other")
@@ -91,16 +89,14 @@ class ResponseStream:
         so_far = self._meter.so_far
         if so_far.error and not so_far.texts:
             return failure_of_words(so_far.error)
-        checked: bytes | None = chunk
-        if self._head is not None and refuses_remote:
-            checked = self._head.feed(chunk)
+        checked = self._head.feed(chunk) if self._head and refuses_remote else chunk
         if checked is None:
             return Failure("cloud", self._meter.usage.remote)
         return self._filter.feed(checked) if self._filter else checked
 
     def remainder(self) -> bytes:
         """Return what was held back of an answer that has ended."""
-        held = self._head.rest() if self._head is not None else b""
+        held = self._head.rest() if self._head else b""
         return self._filter.feed(held) + self._filter.rest() if self._filter else held
 
 
@@ -128,11 +124,9 @@ class ChatExchange:
         settings, incoming = self._context.settings, self._incoming
         body = decode_body(incoming.body)
         form, upstream = FORMS[incoming.path], incoming.upstream
-        if (
-            body is None and incoming.body.strip() and settings.refuse_cloud
-        ):  # the server may read it
-            return error_reply("the request cannot be read", 400, incoming.path)
         if body is None:
+            if incoming.body.strip() and settings.refuse_cloud:  # the server may read it
+                return error_reply("the request cannot be read", 400, incoming.path)
             return Forward(incoming.body)  # the server's own error is right
         self._request = request = read(form, body, settings, upstream.path)
         self._refusals = refusals = Refusals(incoming, self._context, request)
@@ -142,8 +136,10 @@ class ChatExchange:
         version = self._context.version
         if asks_for_nothing(request):
             return Forward(body_to_send(request, incoming.body, settings, upstream, version))
-        if request.purpose == "edit" and is_own(_last_message(request)):
-            return refusals.nothing_to_edit()
+        if request.purpose == "edit":
+            users = [message.content for message in conversation(request) if message.role == "user"]
+            if users and is_own(users[-1]):
+                return refusals.nothing_to_edit()
         if failure := self._context.broken_answers.due(incoming.body):
             return refusals.failed(failure)
         return await self._forward(await self._sizing.fit(request), version)
@@ -185,7 +181,12 @@ class ChatExchange:
             return Pass()
         failure = chat_errors.failure_of_answer(status, content)
         if failure.waits and (seconds := self._retries.until_free()) is not None:
-            return self._wait(refusals.request, seconds, failure)
+            why = chat_errors.printable(failure.words) or "the server is busy"
+            message = self._retries.message(why)
+            if not message:
+                return Retry(seconds)
+            reply = waiting(refusals.request, message, self._context.timestamp())
+            return Retry(seconds, reply.content, reply.content_type)
         if failure.reason == "overflow":
             counted = await self._sizing.counted()
             return await refusals.too_large(refusals.overflow_of(failure, counted))
@@ -286,19 +287,6 @@ class ChatExchange:
         """Return what a connection that ended without a word means: to another machine, it may be the network."""
         return "crashed" if is_this_machine(self._incoming.upstream.base) else "lost"
 
-    def _wait(self, request: ChatRequest, seconds: float, failure: Failure) -> Retry:
-        why = chat_errors.printable(failure.words) or "the server is busy"
-        message = self._retries.message(why)
-        reply = waiting(request, message, self._context.timestamp()) if message else None
-        if reply is None:
-            return Retry(seconds)
-        return Retry(seconds, reply.content, reply.content_type)
-
-
-def _last_message(request: ChatRequest) -> str:
-    users = [message.content for message in conversation(request) if message.role == "user"]
-    return users[-1] if users else ""
-
 
 def now() -> Timestamp:
     """Return this moment, as Ollama writes it."""
@@ -329,11 +317,9 @@ class ChatHandler:
 
         Ollama has its own protocol and OpenAI's, other servers have the latter.
         """
-        form = FORMS.get(path)
-        if method != "POST" or form is None:
-            return False
+        form = FORMS.get(path) if method == "POST" else None
         if upstream.kind == "ollama":
-            return path.startswith(("/api/", "/v1/"))
+            return form is not None and path.startswith(("/api/", "/v1/"))
         return form in ("openai_chat", "openai_text")
 
     def open_exchange(self, incoming: IncomingRequest) -> ChatExchange:

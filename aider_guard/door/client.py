@@ -75,22 +75,24 @@ class Client:
         connection back) with shields that only such a scope respects.
         """
         with CancelScope() as scope:
-            watcher = asyncio.create_task(self._watch(scope))
+
+            async def watch() -> None:
+                await self._body_over.wait()
+                while (await self._receive())["type"] != "http.disconnect":
+                    pass
+                scope.cancel()
+
+            watcher = asyncio.create_task(watch())
             try:
                 yield scope
             finally:
                 watcher.cancel()
 
-    async def _watch(self, scope: CancelScope) -> None:
-        await self._body_over.wait()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
-
     async def start(self, status: int, headers: RawHeaders) -> None:
-        """Begin the answer."""
-        self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        """Begin the answer, unless it has begun."""
+        if not self.started:
+            self.started = True
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, content: bytes) -> None:
         """Send a piece of the answer; waits while Aider does not read."""
@@ -102,9 +104,8 @@ class Client:
 
     async def reply(self, reply: Reply) -> None:
         """Send a whole answer; one that has begun already ends with the content."""
-        if not self.started:
-            headers = [(b"content-length", str(len(reply.content)).encode())]
-            if reply.content:
-                headers.append((b"content-type", reply.content_type.encode("latin-1")))
-            await self.start(reply.status, headers)
+        headers = [(b"content-length", str(len(reply.content)).encode())]
+        if reply.content:
+            headers.append((b"content-type", reply.content_type.encode("latin-1")))
+        await self.start(reply.status, headers)
         await self.finish(reply.content)

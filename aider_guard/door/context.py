@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aider_guard.core.chat.errors import Failure
 from aider_guard.core.chat.replies import Timestamp
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import DoorSettings, Upstream
+from aider_guard.core.events import Event
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.interfaces import Services
-
-if TYPE_CHECKING:
-    from aider_guard.core.events import Event
 
 FORGOTTEN_SECONDS: Final = 60.0
 _TRIES: Final = 2
@@ -65,9 +63,8 @@ class BrokenAnswers:
 
     def _recent(self, body: bytes) -> _Broken | None:
         broken = self._broken.get(_key(body)) if self._broken else None
-        if broken is None or self._clock() - broken.at > FORGOTTEN_SECONDS:
-            return None
-        return broken
+        is_recent = broken and self._clock() - broken.at <= FORGOTTEN_SECONDS
+        return broken if is_recent else None
 
 
 def _key(body: bytes) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import traceback
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -100,20 +100,16 @@ class _Run:
             outgoing = replace(outgoing, body=step.body)
             step = await self._attempt(outgoing)
         while isinstance(step, Retry):
-            await self._wait(step)
+            if step.meanwhile:
+                kind = step.content_type.encode("latin-1")
+                await self.client.start(200, [(b"content-type", kind)])
+                await self.client.write(step.meanwhile)
+            await asyncio.sleep(step.after_seconds)
             step = await self._attempt(outgoing)
         if isinstance(step, Reply):
             await self.client.reply(step)
             return "replied"
         return step
-
-    async def _wait(self, retry: Retry) -> None:
-        if retry.meanwhile:
-            if not self.client.started:
-                kind = retry.content_type.encode("latin-1")
-                await self.client.start(200, [(b"content-type", kind)])
-            await self.client.write(retry.meanwhile)
-        await asyncio.sleep(retry.after_seconds)
 
     async def _attempt(self, outgoing: OutgoingRequest) -> Step:
         answer = await self.upstreams.ask(outgoing)
@@ -128,23 +124,17 @@ class _Run:
             content = await _read(pieces)
         if isinstance(content, Trouble):
             return await uninterrupted(self.exchange.on_trouble(content))
-        return await self._refused(answer, content)
-
-    async def _refused(self, answer: httpx.Response, content: bytes) -> Step:
         step = await uninterrupted(self.exchange.on_refusal(answer.status_code, content))
         if not isinstance(step, Pass):
             return step
         if is_redirect(answer):
             return redirected(answer)
-        if not self.client.started:
-            headers = to_aider(answer.headers.raw, remade=True)
-            await self.client.start(answer.status_code, headers)
+        await self.client.start(answer.status_code, to_aider(answer.headers.raw, remade=True))
         await self.client.finish(content)
         return "answered"
 
     async def _answer(self, answer: httpx.Response, pieces: AsyncIterator[bytes]) -> Step:
-        if not self.client.started:
-            await self.client.start(200, to_aider(answer.headers.raw, remade=True))
+        await self.client.start(200, to_aider(answer.headers.raw, remade=True))
         try:
             async for piece in pieces:
                 result = self.exchange.on_chunk(piece)
@@ -153,12 +143,8 @@ class _Run:
                 if result:
                     await self.client.write(result)
         except httpx.HTTPError as error:
-            trouble = replace(trouble_of(error), kind="broken")
-            match self.exchange.on_broken(trouble):
-                case Reply() as reply:
-                    return reply
-                case Abort():
-                    return "broken"
+            step = self.exchange.on_broken(replace(trouble_of(error), kind="broken"))
+            return "broken" if isinstance(step, Abort) else step
         await self.client.finish(self.exchange.remainder())
         return "answered"
 
@@ -207,9 +193,7 @@ async def pass_on(client: Client, upstreams: Upstreams, outgoing: OutgoingReques
                 await client.reply(redirected(answer))
                 return
             await client.start(answer.status_code, to_aider(answer.headers.raw, remade=False))
-            try:
+            with suppress(httpx.HTTPError):
                 async for piece in answer.aiter_raw():
                     await client.write(piece)
-            except httpx.HTTPError:
-                return
-            await client.finish()
+                await client.finish()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aider_guard.core.chat.body import KEEP_ALIVE, loading_body, runner_options
@@ -71,7 +71,7 @@ class LoadedModels:
     def update(self, reading: ModelsReading | Unavailable) -> None:
         """Take in the newest list, in place of an equal one, and learn how the session's models are listed."""
         older = self.readings
-        if older and _same(older[-1], reading):
+        if older and _content(older[-1]) == _content(reading):
             older = older[:-1]
         self.readings = (*older[1 - KEPT_READINGS :], reading)
         if isinstance(reading, Unavailable):
@@ -98,12 +98,9 @@ def keep_alive(model: SessionModel, settings: DoorSettings) -> object:
 
 def find_listed(reading: ModelsReading | Unavailable, name: str) -> LoadedModel | None:
     """Return a model's entry in a list."""
-    if isinstance(reading, Unavailable):
-        return None
-    return next((model for model in reading.models if same_model(model.name, name)), None)
+    models = () if isinstance(reading, Unavailable) else reading.models
+    return next((model for model in models if same_model(model.name, name)), None)
 
 
-def _same(first: ModelsReading | Unavailable, second: ModelsReading | Unavailable) -> bool:
-    if isinstance(first, Unavailable) or isinstance(second, Unavailable):
-        return first == second
-    return replace(first, taken_at=0.0) == replace(second, taken_at=0.0)
+def _content(reading: ModelsReading | Unavailable) -> object:
+    return reading.models if isinstance(reading, ModelsReading) else reading

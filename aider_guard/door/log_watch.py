@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,8 +74,8 @@ class OllamaLogWatch:
 
     def serve(self, settings: DoorSettings) -> None:
         """Find the log of this server and follow it, in the background."""
-        ollama = (upstream for upstream in settings.upstreams if upstream.kind == "ollama")
-        target = (next((upstream.base for upstream in ollama), ""), settings.ollama_log)
+        bases = (upstream.base for upstream in settings.upstreams if upstream.kind == "ollama")
+        target = (next(bases, ""), settings.ollama_log)
         if self._target != target:
             self._target = target
             self._search_soon()
@@ -134,12 +134,11 @@ class OllamaLogWatch:
         with ExitStack() as undo:
             log: FollowedLog
             try:
-                match location:
-                    case LogFileAt(path):
-                        log = file = LogFile(path)
-                        undo.callback(file.close)
-                    case LogOf(command, environment):
-                        log = undo.enter_context(followed_child(command, environment))
+                if isinstance(location, LogFileAt):
+                    log = undo.enter_context(closing(LogFile(location.path)))
+                else:
+                    child = followed_child(location.command, location.environment)
+                    log = undo.enter_context(child)
             except OSError as error:
                 return Unavailable(f"Ollama's log cannot be read ({error.strerror})")
             return _Following(log, self._number, undo.pop_all())

@@ -37,13 +37,14 @@ class OllamaTags:
 
     def start(self) -> None:
         """Read the list from now on, every half minute, and soon where that failed."""
+
+        def read_for_ever() -> None:
+            while True:
+                self.sleep(self.read_seconds if self.read() else RETRY_SECONDS)
+
         if not self._reading:
             self._reading = True
-            start_thread("installed models", self._read_for_ever)
-
-    def _read_for_ever(self) -> None:
-        while True:
-            self.sleep(self.read_seconds if self.read() else RETRY_SECONDS)
+            start_thread("installed models", read_for_ever)
 
     def read(self) -> bool:
         """Read the list once. When the server does not answer (False), the one before stays known."""
@@ -153,8 +154,7 @@ class OllamaModelInfo:
 
     async def learn(self, model: str, *, version: bool) -> None:
         """Ask for what is not known. What a server does not tell is asked again after a while."""
-        tasks = []
-        name, now = canonical_name(model), self._clock()
+        tasks, name, now = [], canonical_name(model), self._clock()
         asked_at = self._unanswered_at.get(name, -AGAIN_SECONDS)
         is_known = isinstance(self.trained(model), int)
         if model and not is_known and now - asked_at >= AGAIN_SECONDS:
@@ -170,12 +170,11 @@ class OllamaModelInfo:
 
     def _start(self, key: str, ask: Callable[[], None]) -> asyncio.Task[None]:
         """Ask in a thread, one at a time for each key."""
-        task = self._tasks.get(key)
-        if task is None:
+        if key not in self._tasks:
             task = asyncio.get_running_loop().create_task(asyncio.to_thread(ask))
-            self._tasks[key] = task
             task.add_done_callback(lambda _task: self._tasks.pop(key))
-        return task
+            self._tasks[key] = task
+        return self._tasks[key]
 
     def _ask_trained(self, model: str) -> None:
         tokens, name = self._client.trained_tokens(model, _ANSWER_SECONDS), canonical_name(model)

@@ -16,14 +16,14 @@ from collections.abc import (
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import httpx
 
 from aider_guard.core.chat.body import PromptHead, loading_body, runner_options
 from aider_guard.core.chat.events import ModelWarmed
 from aider_guard.core.chat.types import DoorSettings
-from aider_guard.core.events import ModelsRead
+from aider_guard.core.events import Event, ModelsRead
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.door.loaded_models import LoadedModels, SessionModel, find_listed, keep_alive
@@ -37,9 +37,6 @@ from aider_guard.ollama.client import (
     verification,
 )
 
-if TYPE_CHECKING:
-    from aider_guard.core.events import Event
-
 # A load ends by itself after 5 minutes (OLLAMA_LOAD_TIMEOUT).
 _TIMEOUT: Final = httpx.Timeout(600.0, connect=2.0)
 
@@ -50,10 +47,7 @@ Post = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any] | Unavailable
 def http_client(base: str) -> httpx.AsyncClient:
     """Return a client for a few requests: no proxy, no redirect, no certificates where they are not needed."""
     return httpx.AsyncClient(
-        trust_env=False,
-        verify=verification(base),
-        follow_redirects=False,
-        timeout=_TIMEOUT,
+        trust_env=False, verify=verification(base), follow_redirects=False, timeout=_TIMEOUT
     )
 
 
@@ -141,7 +135,11 @@ class HeadEvaluation:
                 return
             speed = pace.update(done, end, seconds)
             if pace.suspects >= _SUSPECTS:
-                if not await self._is_kept(post, end, seconds):
+                # A busy machine looks the same at first. What is kept takes less time once more.
+                again = await self._seconds(post, end)
+                if again is not None and again > seconds / 2:
+                    self.problem = NOT_KEPT
+                if self.problem:
                     return
                 pace = _Pace()
             done = end
@@ -157,16 +155,6 @@ class HeadEvaluation:
         tokens = answer.get("prompt_eval_count")
         self.tokens = tokens if is_count(tokens) else self.tokens
         return max(self.clock() - started_at, 0.001)
-
-    async def _is_kept(self, post: Post, end: int, seconds: float) -> bool:
-        """Return whether the beginning that took so long takes less the second time.
-
-        A busy machine looks the same at first.
-        """
-        again = await self._seconds(post, end)
-        if again is not None and again > seconds / 2:
-            self.problem = NOT_KEPT
-        return not self.problem
 
 
 @dataclass
@@ -207,10 +195,8 @@ class BackgroundTasks:
 
     def is_loading(self, model: str, options: Mapping[str, Any] | None = None) -> bool:
         """Return whether a model is being loaded, with these options if they matter."""
-        if self._loading is None:
-            return False
-        name, with_options = self._loading
-        return same_model(name, model) and options in (None, with_options)
+        name, with_options = self._loading or ("", {})
+        return bool(name) and same_model(name, model) and options in (None, with_options)
 
     async def cancel(self) -> None:
         """Cancel the task, and wait until its connection is closed."""
@@ -318,9 +304,8 @@ class Prewarmer:
         # First of all, so that the guard knows what others had loaded before.
         self.emit(ModelsRead(reading))
         self.loaded.update(reading)
-        decision = decide_load(
-            reading, model, settings.window_tokens, self.loaded.all, session_models
-        )
+        window, own = settings.window_tokens, self.loaded.all
+        decision = decide_load(reading, model, window, own, session_models)
         if decision.problem or decision.loaded:
             return decision
         host = await asyncio.to_thread(self.reload_watch.inspector.remote_host, model)
@@ -356,5 +341,4 @@ class Prewarmer:
             raise
         finally:
             seconds = self.clock() - started_at
-            tokens, problem = evaluation.tokens, evaluation.problem
-            self.emit(ModelWarmed(model, "head", seconds, tokens, problem))
+            self.emit(ModelWarmed(model, "head", seconds, evaluation.tokens, evaluation.problem))

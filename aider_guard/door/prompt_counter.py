@@ -43,6 +43,7 @@ ANSWER_SECONDS: Final = 30.0
 IDLE_SECONDS: Final = 60.0
 AHEAD_SECONDS: Final = 3.0
 """How long the process stays when it has only learned vocabularies: they are on the disk now."""
+_NOTHING_COUNTED: Final = Unavailable("nothing was counted")
 _REMEMBERED: Final = 8
 _END, _FIRST, _LATER = 0, 1, 2
 
@@ -105,22 +106,20 @@ class CounterProcess:
         number = next(self._numbers)
         self._counted.append((request, number))
         answer = await self._answer(CountPrompt(number, server, prompt_of(request)))
-        match answer:
-            case PromptCount(tokens, exact, error_percent):
-                self._error_percent[request.model] = 0.0 if exact else error_percent
-                return Count(tokens, exact, error_percent)
-        return answer if isinstance(answer, Unavailable) else Unavailable("nothing was counted")
+        if not isinstance(answer, PromptCount):
+            return answer if isinstance(answer, Unavailable) else _NOTHING_COUNTED
+        self._error_percent[request.model] = 0.0 if answer.exact else answer.error_percent
+        return Count(answer.tokens, answer.exact, answer.error_percent)
 
     async def count_texts(self, model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
         """Count the tokens of single texts, in the same way and without any template."""
         server = self._server_of(model, ollama=True)
         answer = await self._answer(CountPlain(server, tuple(texts)))
-        match answer:
-            case CountedTexts(tokens):
-                if (error_percent := self._error_percent.get(model)) is not None:
-                    self._sizes.note_counts(model, texts, tokens, error_percent)
-                return tokens
-        return answer if isinstance(answer, Unavailable) else Unavailable("nothing was counted")
+        if not isinstance(answer, CountedTexts):
+            return answer if isinstance(answer, Unavailable) else _NOTHING_COUNTED
+        if (error_percent := self._error_percent.get(model)) is not None:
+            self._sizes.note_counts(model, texts, answer.tokens, error_percent)
+        return answer.tokens
 
     def fits(self, request: ChatRequest, room_tokens: int) -> bool:
         """Return whether a prompt certainly has no more tokens than that, by the counts of earlier prompts."""

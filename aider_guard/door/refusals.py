@@ -24,8 +24,6 @@ from aider_guard.door.context import RequestContext, RetrySchedule
 from aider_guard.door.interfaces import IncomingRequest, Reply, error_reply
 from aider_guard.ollama.names import display_base, is_this_machine
 
-_NOTHING_TO_EDIT: Final = ("nothing to edit: the request was not answered by a model",)
-
 
 @dataclass(frozen=True)
 class Refusals:
@@ -37,7 +35,7 @@ class Refusals:
 
     def nothing_to_edit(self) -> Reply:
         """Answer an architect's editor whose instructions are the door's own words, which were reported already."""
-        return self._answer(_NOTHING_TO_EDIT)
+        return self._answer(["nothing to edit: the request was not answered by a model"])
 
     async def if_elsewhere(self, retries: RetrySchedule) -> Reply | None:
         """Refuse a model that does not run here, or whose host the server does not tell; return None for others.
@@ -111,11 +109,7 @@ class Refusals:
             return error_reply("; ".join(lines), status, incoming.path)
         window = excess.window_tokens if excess else self.context.window(request, incoming.upstream)
         refused = RequestRefused(
-            incoming.number,
-            request.role,
-            request.purpose,
-            request.model,
-            reason,
+            *(incoming.number, request.role, request.purpose, request.model, reason),
             counted_tokens=excess.counted.tokens if excess else NOT_TOLD,
             over_tokens=excess.over_tokens if excess else 0,
             window_tokens=window,
@@ -131,7 +125,6 @@ class Refusals:
 
 # The size of a prompt, and what is sent of one that does not fit, before it is refused.
 
-_NOT_COUNTED: Final = Unavailable("the prompt was not counted")
 _COUNT_DELAY_SECONDS: Final = 0.005
 _MOST_COUNTS: Final = 8
 """How often one prompt is counted: with all messages that were not sent before, and with ever fewer of them."""
@@ -164,25 +157,25 @@ class PromptSizing:
         overflow = await self._overflow(request)
         sized = SizedRequest(request, self._incoming.body, overflow=overflow)
         messages = count_unanswered(request) if overflow is not None else 0
+        form, path = FORMS[self._incoming.path], self._incoming.upstream.path
         for leave_out in range(max(1, messages - _MOST_COUNTS + 2), messages + 1):
-            sized = await self._without(request, leave_out)
-            if sized.overflow is None:
+            body = without_unanswered(request, leave_out)
+            shorter = read(form, body, self._context.settings, path)
+            overflow = await self._overflow(shorter)
+            sized = SizedRequest(shorter, encode_body(body), leave_out, overflow)
+            if overflow is None:
                 break
         return sized
 
     async def counted(self) -> Count | Unavailable:
         """Return the count of the prompt that is sent."""
-        return await self._counting if self._counting is not None else _NOT_COUNTED
+        unknown = Unavailable("the prompt was not counted")
+        return unknown if self._counting is None else await self._counting
 
     def stop(self) -> None:
         """Stop counting: the count is not needed any more."""
         if self._counting is not None:
             self._counting.cancel()
-
-    async def _without(self, request: ChatRequest, leave_out: int) -> SizedRequest:
-        incoming, body = self._incoming, without_unanswered(request, leave_out)
-        shorter = read(FORMS[incoming.path], body, self._context.settings, incoming.upstream.path)
-        return SizedRequest(shorter, encode_body(body), leave_out, await self._overflow(shorter))
 
     async def _overflow(self, request: ChatRequest) -> Overflow | None:
         """Return by how much a prompt is too large; None for one that is sent.

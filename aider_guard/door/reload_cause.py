@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import psutil
 
 from aider_guard.core.chat.events import ReloadSeen
+from aider_guard.core.events import Event
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.reloads import ReloadEvidence, cause
 from aider_guard.core.server_report import ModelFacts
@@ -19,9 +19,6 @@ from aider_guard.ollama.names import targets
 from aider_guard.ollama.processes import ProcessTable
 from aider_guard.ollama.server_process import ListeningProcess, find_listener
 from aider_guard.ollama.survey import same_file
-
-if TYPE_CHECKING:
-    from aider_guard.core.events import Event
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from concurrent.futures import TimeoutError as NotInTimeError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from aider_guard.core.chat.body import PromptHead, head_of, may_have_head
+from aider_guard.core.chat.body import head_of, may_have_head
 from aider_guard.core.chat.events import ModelWarmed
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import DoorSettings, Upstream
-from aider_guard.core.events import ModelsRead, ServerRead
+from aider_guard.core.events import Event, ModelsRead, ServerRead
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.reloads import ReloadEvidence, is_load, stay_seconds
@@ -41,8 +41,6 @@ from aider_guard.ollama.client import OllamaClient
 if TYPE_CHECKING:
     import httpx
 
-    from aider_guard.core.events import Event
-
 RENEW_SECONDS: Final = 600.0
 """A third of the 30 minutes that each request asks for: one renewal may fail."""
 # After a meeting or a meal the model is still loaded. Over night the card and its electricity are
@@ -51,15 +49,11 @@ AWAY_SECONDS: Final = 4 * 3600.0
 
 
 def is_due(
-    model: SessionModel,
-    reading: ModelsReading | Unavailable,
-    now: float,
-    last_request_at: float,
+    model: SessionModel, reading: ModelsReading | Unavailable, now: float, last_request_at: float
 ) -> bool:
     """Return whether to renew the stay of a model: only while Ollama lists it as this session loaded it."""
-    if not model.loaded or now - model.renewed_at < RENEW_SECONDS:
-        return False
-    if now - last_request_at > AWAY_SECONDS:
+    is_away = now - last_request_at > AWAY_SECONDS
+    if not model.loaded or is_away or now - model.renewed_at < RENEW_SECONDS:
         return False
     listed = find_listed(reading, model.name)
     return listed is not None and model.entry is not None and not model.entry.differs(listed)
@@ -141,17 +135,13 @@ class OllamaResidency:
     def loaded_window(self, model: str) -> int | Unavailable:
         """Return the window that Ollama has loaded for a model, as last read."""
         reading = self._loaded_models.newest
+        if isinstance(reading, Unavailable):
+            return reading
         listed = find_listed(reading, model)
-        if listed is not None:
-            return listed.window_tokens
-        not_loaded = Unavailable(f"{model} is not loaded")
-        return reading if isinstance(reading, Unavailable) else not_loaded
+        return listed.window_tokens if listed else Unavailable(f"{model} is not loaded")
 
     def warm(self, session_models: Sequence[str] = ()) -> None:
-        """Load the main model ahead, and evaluate the head of the last request ahead; in the background.
-
-        ``session_models`` are this session's own, too: those that a sidecar before this one has loaded.
-        """
+        """See ``interfaces.Residency``. ``session_models`` are those that a sidecar before this one has loaded."""
         settings = self._settings
         roles = settings.roles if settings is not None else ()
         model = next((role.model for role in roles if role.role == "main" and not role.path), "")
@@ -159,9 +149,13 @@ class OllamaResidency:
             return
         if self._running:
             self._emit(ModelWarmed(model, "load", problem=CANCELLED))
-        else:
-            head = self._head_for(model, settings)
-            self._tasks.start(self._prewarmer.warm(model, head, settings, session_models))
+            return
+        last, head = self._last_chat, None
+        ollama = next((up for up in settings.upstreams if up.kind == "ollama"), None)
+        # To evaluate the head of another model's request would load that model.
+        if last is not None and ollama is not None and same_model(last.model, model):
+            head = head_of(last, settings, ollama, self.version)  # with today's pin
+        self._tasks.start(self._prewarmer.warm(model, head, settings, session_models))
 
     async def on_request_start(self, request: ChatRequest, upstream: Upstream) -> None:
         """Make way for a request: cancel the background task, and wait until its connection is closed.
@@ -172,7 +166,13 @@ class OllamaResidency:
         settings = self._settings
         if not _is_ours(upstream) or settings is None:
             return
-        self._running[id(request)] = self._describe(request)
+        now, model = self._clock(), self._loaded_models.get(request.model)
+        was_loaded = model.loaded and not self._tasks.is_loading(request.model)
+        idle_seconds, readings = now - model.renewed_at, self._loaded_models.readings
+        self._last_request_at = now
+        self._running[id(request)] = _RunningRequest(
+            request, now, was_loaded, idle_seconds, readings
+        )
         if self._tasks.is_loading(request.model, pinned_options(request, settings)):
             self._tasks.is_awaited = True
             return
@@ -201,38 +201,19 @@ class OllamaResidency:
 
         From another thread.
         """
+
+        async def release_here() -> None:
+            for name in names:
+                self._loaded_models.get(name).mark_unloaded(self._clock())
+            await self._tasks.cancel()
+
         if self._loop is None:
             return
-        future = asyncio.run_coroutine_threadsafe(self._release(names), self._loop)
+        future = asyncio.run_coroutine_threadsafe(release_here(), self._loop)
         try:
             future.result(RELEASE_SECONDS)
         except NotInTimeError:
             future.cancel()
-
-    async def _release(self, names: tuple[str, ...]) -> None:
-        for name in names:
-            self._loaded_models.get(name).mark_unloaded(self._clock())
-        await self._tasks.cancel()
-
-    def _head_for(self, model: str, settings: DoorSettings) -> PromptHead | None:
-        """Return the head of the last request, with today's pin; None where it was another model's.
-
-        Evaluating it would load that model.
-        """
-        last = self._last_chat
-        ollama = (upstream for upstream in settings.upstreams if upstream.kind == "ollama")
-        upstream = next(ollama, None)
-        if last is None or upstream is None or not same_model(last.model, model):
-            return None
-        return head_of(last, settings, upstream, self.version)
-
-    def _describe(self, request: ChatRequest) -> _RunningRequest:
-        now, model = self._clock(), self._loaded_models.get(request.model)
-        self._last_request_at = now
-        was_loaded = model.loaded and not self._tasks.is_loading(request.model)
-        idle_seconds = now - model.renewed_at
-        readings = self._loaded_models.readings
-        return _RunningRequest(request, now, was_loaded, idle_seconds, readings)
 
     def _on_loaded(
         self, running: _RunningRequest, settings: DoorSettings, load_seconds: float

@@ -63,28 +63,24 @@ class DoorServer:
 
     async def _serve(self) -> None:
         async with aclosing(self._make_upstreams()) as upstreams:
-            config = _config(DoorApp(self._door, upstreams))
+            config = uvicorn.Config(
+                DoorApp(self._door, upstreams),
+                http="httptools",
+                ws="none",
+                interface="asgi3",
+                lifespan="off",
+                log_config=None,
+                log_level=_SILENT,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                date_header=False,
+                workers=1,  # or an environment variable says how many
+                timeout_keep_alive=_KEPT_SECONDS,
+                timeout_graceful_shutdown=0,
+            )
             self._server = _Server(config, lambda: self._on_open(self._sock.getsockname()[1]))
             await self._server.serve([self._sock])
-
-
-def _config(app: DoorApp) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        interface="asgi3",
-        lifespan="off",
-        log_config=None,
-        log_level=_SILENT,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        workers=1,  # or an environment variable says how many
-        timeout_keep_alive=_KEPT_SECONDS,
-        timeout_graceful_shutdown=0,
-    )
 
 
 class _Server(uvicorn.Server):
@@ -132,10 +128,7 @@ class DoorHost:
     """
 
     def __init__(
-        self,
-        listener: socket.socket,
-        services: Services,
-        emit: Callable[[Event], None],
+        self, listener: socket.socket, services: Services, emit: Callable[[Event], None]
     ) -> None:
         self._listener = listener
         self._services = services
@@ -152,7 +145,8 @@ class DoorHost:
         if isinstance(request, ServeDoor):
             first, self._settings = self._settings is None, request.settings
             if first:
-                start_thread("door", self._run)
+                door = Door(self._current, ChatHandler(self._current, self._services, self._emit))
+                start_thread("door", DoorServer(self._listener, door, on_open=self._opened).serve)
         loop = self._loop
         if loop is None:
             self._waiting.append(request)
@@ -160,10 +154,6 @@ class DoorHost:
             if loop is None:
                 return
         loop.call_soon_threadsafe(self._catch_up, request)
-
-    def _run(self) -> None:
-        handler = ChatHandler(self._current, self._services, self._emit)
-        DoorServer(self._listener, Door(self._current, handler), on_open=self._opened).serve()
 
     def _current(self) -> DoorSettings:
         assert self._settings is not None
@@ -176,18 +166,16 @@ class DoorHost:
 
     def _catch_up(self, *requests: DoorRequest) -> None:
         waiting, self._waiting = self._waiting, []
+        services = self._services
         for request in dict.fromkeys((*waiting, *requests)):
-            self._perform(request)
-
-    def _perform(self, request: DoorRequest) -> None:
-        match request:
-            case WarmModel(session_models):
-                self._services.residency.warm(session_models)
-            case WakeCounter():
-                self._services.counter.wake()
-            case ServeDoor(settings):
-                self._services.counter.serve(settings)
-                self._services.log_watch.serve(settings)
-                self._services.installed.serve(settings)
-                self._services.model_info.serve(settings)
-                self._services.residency.serve(settings)
+            match request:
+                case WarmModel(session_models):
+                    services.residency.warm(session_models)
+                case WakeCounter():
+                    services.counter.wake()
+                case ServeDoor(settings):
+                    services.counter.serve(settings)
+                    services.log_watch.serve(settings)
+                    services.installed.serve(settings)
+                    services.model_info.serve(settings)
+                    services.residency.serve(settings)

@@ -145,17 +145,8 @@ def _system_errors(error: BaseException, depth: int = _DEPTH) -> Iterator[OSErro
 RawHeaders = list[tuple[bytes, bytes]]
 
 HOP_BY_HOP: Final = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer"
+    b" transfer-encoding upgrade".split()
 )
 """Headers of one connection only (RFC 9110 7.6.1, and 11.7 for the proxy's own)."""
 # Host and the body's framing are those of the new request; what was expected was answered here.
@@ -172,18 +163,16 @@ def to_upstream(headers: Iterable[tuple[bytes, bytes]], base: str) -> RawHeaders
     kept = [(name, value) for name, value in end_to_end(headers) if name not in _OURS]
     kept.append((b"Accept-Encoding", b"identity"))
     credentials = basic_credentials(base)
-    if not credentials:
-        return kept
-    others = [(name, value) for name, value in kept if name != b"authorization"]
-    return [*others, (b"Authorization", credentials)]
+    if credentials:
+        kept = [(name, value) for name, value in kept if name != b"authorization"]
+        kept.append((b"Authorization", credentials))
+    return kept
 
 
 def to_aider(headers: Iterable[tuple[bytes, bytes]], *, remade: bool) -> RawHeaders:
     """Return the headers of an answer as Aider gets them. ``remade``: its body is decoded, and may change in length."""
     kept = end_to_end(headers)
-    if not remade:
-        return kept
-    return [(name, value) for name, value in kept if name not in _REDONE]
+    return [(name, value) for name, value in kept if not (remade and name in _REDONE)]
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:

@@ -62,12 +62,22 @@ _FLUSH_SECONDS = 0.5
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the sidecar until the guard closes its stdin, also while a thread hangs."""
-    options = _parse(arguments)
+    parser = argparse.ArgumentParser(prog="python -m aider_guard.sidecar", description=__doc__)
+    parser.add_argument("--ollama", default=DEFAULT_BASE, metavar="URL")
+    parser.add_argument("--tokenizers", default="", metavar="DIR")
+    parser.add_argument("--door-fd", type=int, default=-1, metavar="FD")
+    parser.add_argument("--relay", action="append", default=[], metavar="FD=HOST:PORT")
+    options = parser.parse_args(arguments)
     writer = EventWriter(claim_stdout())
     emit = writer.emit
     try:
         emit(SidecarStarted(os.getpid(), __version__))
-        sensor = _start_memory(options.ollama, emit)
+        from aider_guard.sidecar.gpu import GpuSensor
+        from aider_guard.sidecar.memory import MemorySensor
+
+        is_here = is_this_machine(connectable_base(options.ollama))
+        sensor = MemorySensor(GpuSensor(), is_here=is_here)
+        start_thread("memory", lambda: poll_memory(sensor, emit))
         _start_relays(options.relay, emit)
         status = _serve(_start_ollama(options, sensor, emit))
     except (BrokenPipeError, KeyboardInterrupt):
@@ -75,15 +85,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sensor.close()
     writer.flush(_FLUSH_SECONDS)
     end_process(status)
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m aider_guard.sidecar", description=__doc__)
-    parser.add_argument("--ollama", default=DEFAULT_BASE, metavar="URL")
-    parser.add_argument("--tokenizers", default="", metavar="DIR")
-    parser.add_argument("--door-fd", type=int, default=-1, metavar="FD")
-    parser.add_argument("--relay", action="append", default=[], metavar="FD=HOST:PORT")
-    return parser.parse_args(arguments)
 
 
 class EventWriter:
@@ -116,15 +117,6 @@ class EventWriter:
                 line.set()
             else:
                 write_all(self._lines_fd, line)
-
-
-def _start_memory(ollama: str, emit: Callable[[Event], None]) -> MemorySensor:
-    from aider_guard.sidecar.gpu import GpuSensor
-    from aider_guard.sidecar.memory import MemorySensor
-
-    sensor = MemorySensor(GpuSensor(), is_here=is_this_machine(connectable_base(ollama)))
-    start_thread("memory", lambda: poll_memory(sensor, emit))
-    return sensor
 
 
 def _start_relays(relays: Sequence[str], emit: Callable[[Event], None]) -> None:
@@ -163,7 +155,7 @@ def _start_ollama(
 
     start_thread("ollama", lambda: poll_ollama(client, report))
     door = _door(options.door_fd, client, residency, emit)
-    dispatcher = RequestDispatcher() if door is None else RequestDispatcher(door=door.take)
+    dispatcher = RequestDispatcher(door.take if door else _no_door)
     memory = sensor.read if is_this_machine(base_url) else None
     unloader = Unloader(client, memory, release=residency.release)
     dispatcher.start(client, unloader, FileCounter(options.tokenizers), emit)
@@ -185,13 +177,13 @@ def _door(
     from aider_guard.door.server import DoorHost
     from aider_guard.paths import vocabularies_dir
 
-    counter = CounterProcess(vocabularies=str(vocabularies_dir()))
-    log_watch, installed, info = (
-        OllamaLogWatch(),
-        InstalledModelsByServer(),
-        OllamaModelInfo(client),
+    services = Services(
+        counter=CounterProcess(vocabularies=str(vocabularies_dir())),
+        log_watch=OllamaLogWatch(),
+        residency=residency,
+        installed=InstalledModelsByServer(),
+        model_info=OllamaModelInfo(client),
     )
-    services = Services(counter, log_watch, residency, installed, info)
     return DoorHost(socket.socket(fileno=door_fd), services, emit)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import cache
+from typing import Any, Final
 
 import pynvml
 
@@ -13,9 +15,6 @@ from aider_guard.core.events import MemoryRead
 from aider_guard.core.readings import GPU_NOT_YET, Gpu, GpuProcess, MemoryReading, Unavailable
 from aider_guard.core.wire import decode, encode
 from aider_guard.line_process import LineProcess, serve_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SILENT: Final = Unavailable("the NVIDIA driver does not answer")
 NOT_YET: Final = GPU_NOT_YET
@@ -85,13 +84,11 @@ class GpuSensor:
             event = decode(line)
         except WireError:
             return self._give_up(DIED)
-        match event:
-            case MemoryRead(reading) if isinstance(reading.gpus, tuple):
-                self._failures = 0
-                return reading.gpus
-            case MemoryRead(reading) if isinstance(reading.gpus, Unavailable):
-                return self._give_up(reading.gpus)
-        return self._give_up(DIED)
+        gpus = event.reading.gpus if isinstance(event, MemoryRead) else DIED
+        if isinstance(gpus, Unavailable):
+            return self._give_up(gpus)
+        self._failures = 0
+        return gpus
 
     def _give_up(self, reason: Unavailable) -> Unavailable:
         self.close()
@@ -134,13 +131,9 @@ def read_gpus() -> tuple[Gpu, ...] | Unavailable:
         answers = [_read_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError as error:
         return in_words(error)
+    problems = [answer for answer in answers if isinstance(answer, Unavailable)]
     gpus = tuple(answer for answer in answers if isinstance(answer, Gpu))
-    if gpus:
-        return gpus
-    return next(
-        (answer for answer in answers if isinstance(answer, Unavailable)),
-        Unavailable("the NVIDIA driver knows no GPU"),
-    )
+    return gpus or next(iter(problems), Unavailable("the NVIDIA driver knows no GPU"))
 
 
 def _read_gpu(index: int) -> Gpu | Unavailable:
@@ -151,13 +144,7 @@ def _read_gpu(index: int) -> Gpu | Unavailable:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     except pynvml.NVMLError_NotSupported:
         return Unavailable(f"{name} does not report its memory")
-    return Gpu(
-        index=index,
-        name=name,
-        vram_total_bytes=memory.total,
-        vram_used_bytes=memory.used,
-        processes=_read_processes(handle),
-    )
+    return Gpu(index, name, memory.total, memory.used, _read_processes(handle))
 
 
 def _read_processes(handle: object) -> tuple[GpuProcess, ...] | Unavailable:
@@ -190,25 +177,20 @@ def _listed(kind: str, handle: object) -> list[Any]:
     return entries
 
 
-class _Worker:
-    """Answers questions for a reading; opens the driver at the first one, never at import."""
+_open_driver = cache(pynvml.nvmlInit)
+"""Opens the driver once; one that could not be opened is tried again."""
 
-    def __init__(self) -> None:
-        self._open = False
 
-    def answer(self, _question: bytes) -> bytes:
-        no_ram = Unavailable("not read here")
-        return encode(MemoryRead(MemoryReading(self._read(), no_ram, time.monotonic())))
-
-    def _read(self) -> tuple[Gpu, ...] | Unavailable:
-        try:
-            if not self._open:
-                pynvml.nvmlInit()
-                self._open = True
-        except pynvml.NVMLError as error:
-            return in_words(error)
-        return read_gpus()
+def answer(_question: bytes) -> bytes:
+    """Answer a question for a reading; the driver is opened at the first one, never at import."""
+    gpus: tuple[Gpu, ...] | Unavailable
+    try:
+        _open_driver()
+        gpus = read_gpus()
+    except pynvml.NVMLError as error:
+        gpus = in_words(error)
+    return encode(MemoryRead(MemoryReading(gpus, Unavailable("not read here"), time.monotonic())))
 
 
 if __name__ == "__main__":
-    serve_lines(_Worker().answer)
+    serve_lines(answer)

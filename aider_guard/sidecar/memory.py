@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,8 +23,6 @@ from aider_guard.core.readings import (
 from aider_guard.ollama.processes import ProcessTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aider_guard.sidecar.gpu import GpuSensor
 
 OTHER_GPUS: Final = Path("/dev/kfd")
@@ -81,17 +81,14 @@ def resident_bytes(pids: tuple[int, ...]) -> int | Unavailable:
     """
     if not pids:
         return Unavailable("no process of Ollama is visible here (another machine or a container)")
+    total = 0
     try:
-        return sum(map(_resident_bytes, pids))
+        for pid in pids:
+            with suppress(psutil.NoSuchProcess):
+                total += psutil.Process(pid).memory_info().rss
     except (psutil.Error, OSError):
         return Unavailable("this user may not read the memory of Ollama's processes")
-
-
-def _resident_bytes(pid: int) -> int:
-    try:
-        return psutil.Process(pid).memory_info().rss
-    except psutil.NoSuchProcess:
-        return 0
+    return total
 
 
 def _with_names(gpu: Gpu, table: ProcessTable) -> Gpu:

@@ -49,7 +49,11 @@ class Unloader:
         started_at = self.clock()
         deadline = started_at + request.wait_seconds
         self.release(request.names)
-        listed, before = self._measure(request, deadline)
+        listed: ModelsReading | Unavailable = self.client.last_list
+        before: MemoryReading | None = None
+        if request.wait_seconds > 0:
+            listed = self.client.loaded_models(self._left(deadline))
+            before = self.memory() if self.memory else None
         refusals = self._unload_all(request.names, listed, deadline)
         agreed = tuple(name for name, refusal in refusals.items() if refusal is None)
         after = self._wait_until_gone(agreed, deadline)
@@ -61,15 +65,6 @@ class Unloader:
             seconds=self.clock() - started_at,
             problem="; ".join(_problems(refusals, after)),
         )
-
-    def _measure(
-        self, request: UnloadModels, deadline: float
-    ) -> tuple[ModelsReading | Unavailable, MemoryReading | None]:
-        """The loaded models and the memory; with no time to wait, only the list that was read last."""
-        if request.wait_seconds <= 0:
-            return self.client.last_list, None
-        listed = self.client.loaded_models(self._left(deadline))
-        return listed, self.memory() if self.memory else None
 
     def _unload_all(
         self, names: Sequence[str], listed: ModelsReading | Unavailable, deadline: float
@@ -101,13 +96,10 @@ class Unloader:
         reading = self.client.loaded_models(self._left(deadline))
         if isinstance(reading, Unavailable):
             return dict.fromkeys(unlisted, reading)
-        others = [
-            model.name
-            for model in reading.models
-            if not any(same_model(model.name, name) for name in ours)
-        ]
+        loaded = [model.name for model in reading.models]
+        others = [other for other in loaded if not any(same_model(other, name) for name in ours)]
         kept = {}
-        for name in [] if not others else unlisted:
+        for name in unlisted if others else ():
             left = self._left(deadline)
             same = () if _is_listed(reading, name) else same_file(self.client, name, others, left)
             if isinstance(same, Unavailable):
@@ -204,9 +196,9 @@ def _problems(
 ) -> dict[str, None]:
     """The sentences about what went wrong, each once."""
     problems = [refusal.reason for refusal in refusals.values() if refusal is not None]
-    agreed = [name for name, refusal in refusals.items() if refusal is None]
     if isinstance(after, Unavailable):
         problems.append(after.reason)
     else:
+        agreed = [name for name, refusal in refusals.items() if refusal is None]
         problems += [f"Ollama still lists {name}" for name in agreed if _is_listed(after, name)]
     return dict.fromkeys(problems)
