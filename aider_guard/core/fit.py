@@ -5,22 +5,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final
 
 from aider_guard.core.model_memory import (
     MIB,
     RUNNER_BYTES,
-    Architecture,
+    Candidate,
+    Runtime,
     graph_bytes,
     kv_bytes,
     ollamas_guess_bytes,
     overhead_bytes,
 )
-from aider_guard.core.ollama_versions import Engine
 from aider_guard.core.readings import Unavailable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MARGIN_BYTES: Final = 1024 * MIB
 """What llama.cpp leaves free on each card before it moves layers to the CPU (``--fit-target``; Ollama 0.30 on)."""
@@ -131,8 +128,6 @@ def stay_together(
     return True
 
 
-KvType = Literal["f16", "q8_0", "q4_0"]
-
 STEP_TOKENS: Final = 1024
 MINIMUM_TOKENS: Final = 4096
 """The smallest useful window. Aider's instructions have 600 (whole) to 1,700 tokens (diff) by its own count in 0.86.2,
@@ -150,30 +145,6 @@ class Card:
     name: str
     total_bytes: int
     free_bytes: int
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """How the server runs models."""
-
-    engine: Engine = "C"
-    kv_type: KvType = "f16"
-    parallel: int = 1
-    flash_attention: bool = True
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One model whose need is computed. ``correction_bytes`` is its measured need beyond the formula.
-
-    Candidates with the same ``blob`` (not "") are one model in memory.
-    """
-
-    name: str
-    weights_bytes: int
-    architecture: Architecture
-    blob: str = ""
-    correction_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,62 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Literal
 
+from aider_guard.core.ollama_versions import Engine
 from aider_guard.core.readings import Unavailable
 
-if TYPE_CHECKING:
-    from aider_guard.core.fit import Candidate, KvType, Runtime
+KvType = Literal["f16", "q8_0", "q4_0"]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How the server runs models."""
+
+    engine: Engine = "C"
+    kv_type: KvType = "f16"
+    parallel: int = 1
+    flash_attention: bool = True
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The numbers that decide a model's memory, from ``model_info`` of ``/api/show`` (GGUF keys after its name).
+
+    ``heads`` and ``kv_heads`` have one entry a layer. A length that a model does not have is 0.
+    """
+
+    name: str
+    layers: int
+    embedding_length: int
+    heads: tuple[int, ...]
+    kv_heads: tuple[int, ...]
+    key_length: int
+    value_length: int
+    vocabulary: int | Unavailable
+    trained_tokens: int | Unavailable
+    sliding_window_tokens: int = 0
+    kv_lora_rank: int = 0
+    key_length_mla: int = 0
+    rope_dimensions: int = 0
+    full_attention_interval: int = 0
+    experts: int = 0
+    experts_used: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model whose need is computed. ``correction_bytes`` is its measured need beyond the formula.
+
+    Candidates with the same ``blob`` (not "") are one model in memory.
+    """
+
+    name: str
+    weights_bytes: int
+    architecture: Architecture
+    blob: str = ""
+    correction_bytes: int = 0
+
 
 MIB: Final = 1 << 20
 
@@ -186,31 +236,6 @@ def ollamas_guess_bytes(candidate: Candidate, num_ctx: int, runtime: Runtime) ->
     head = model.embedding_length // max(model.heads)
     tokens = capped_tokens(model, num_ctx) * runtime.parallel
     return candidate.weights_bytes + 2 * model.layers * min(model.kv_heads) * head * tokens * 2
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The numbers that decide a model's memory, from ``model_info`` of ``/api/show`` (GGUF keys after its name).
-
-    ``heads`` and ``kv_heads`` have one entry a layer. A length that a model does not have is 0.
-    """
-
-    name: str
-    layers: int
-    embedding_length: int
-    heads: tuple[int, ...]
-    kv_heads: tuple[int, ...]
-    key_length: int
-    value_length: int
-    vocabulary: int | Unavailable
-    trained_tokens: int | Unavailable
-    sliding_window_tokens: int = 0
-    kv_lora_rank: int = 0
-    key_length_mla: int = 0
-    rope_dimensions: int = 0
-    full_attention_interval: int = 0
-    experts: int = 0
-    experts_used: int = 0
 
 
 _MOST: Final = 1 << 31
