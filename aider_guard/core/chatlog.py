@@ -109,8 +109,10 @@ def announcements(text: str) -> Announced | None:
             aider_speaks = block.kind == "start" or block.is_command
         elif aider_speaks:
             for match in _ANNOUNCED.finditer(block.text):
-                if not match["format"].startswith("editor-"):
-                    newest = _announced(match)
+                main, edit_format, editor = match["main"], match["format"], match["editor"]
+                if not edit_format.startswith("editor-"):
+                    weak = match["weak"] or main
+                    newest = Announced(main, edit_format, weak, editor, match["editor_format"])
     return newest
 
 
@@ -121,7 +123,14 @@ def chat_was_cleared(text: str) -> bool:
 
 def files_mentioned(text: str, names: Sequence[str]) -> tuple[str, ...]:
     """Return those of ``names`` that are in ``text`` as whole words, by path or by last part alone."""
-    return tuple(name for name in names if _mention(name).search(text))
+    mentioned = []
+    for name in names:
+        parts = dict.fromkeys((name, name.rpartition("/")[2]))
+        spellings = "|".join(map(re.escape, parts))
+        # "./a.py" and "a.py." mention a.py; "lib/a.py", "my-a.py", "a.pyc" and "a.py.bak" do not.
+        if re.search(rf"(?<![\w/.\-])(?:\./)?(?:{spellings})(?![\w/]|\.\w)", text):
+            mentioned.append(name)
+    return tuple(mentioned)
 
 
 @dataclass(frozen=True)
@@ -231,16 +240,3 @@ def _finished(kind: _Kind, lines: Sequence[str]) -> Iterator[_Block]:
         yield _Block(kind, "\n".join(lines).strip("\n"))
     elif kind != "gap":
         yield _Block(kind, "\n".join(lines))
-
-
-def _announced(match: re.Match[str]) -> Announced:
-    main = match["main"]
-    return Announced(
-        main, match["format"], match["weak"] or main, match["editor"], match["editor_format"]
-    )
-
-
-def _mention(name: str) -> re.Pattern[str]:
-    spellings = "|".join(re.escape(part) for part in dict.fromkeys((name, name.rpartition("/")[2])))
-    # "./a.py" and "a.py." mention a.py; "lib/a.py", "my-a.py", "a.pyc" and "a.py.bak" do not.
-    return re.compile(rf"(?<![\w/.\-])(?:\./)?(?:{spellings})(?![\w/]|\.\w)")

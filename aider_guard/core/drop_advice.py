@@ -75,14 +75,14 @@ def dropped_by(name: str, files: Sequence[ChatFile], root: str = "") -> frozense
     A glob is tried on the files in the chat only. Where another file of the repository matches it, Aider drops nothing
     for a word like ``[a].py``, which cannot be known here.
     """
-    read_only = {f for f in files if f.read_only and _is_or_contains(name, f, root)}
+    exact, paths = _absolute(name, root), {f: _absolute(f.name, root) for f in files}
+    read_only = {f for f in files if f.read_only and (name in paths[f] or paths[f] == exact)}
     if _GLOB.search(name):
         matched = {f for f in files if _glob_matches(name, f.name)}
     else:
-        matched = {f for f in files if not f.read_only and name in _absolute(f.name, root)}
+        matched = {f for f in files if not f.read_only and name in paths[f]}
     if not matched:
-        exact = _absolute(name, root)
-        matched = {f for f in files if _absolute(f.name, root) == exact}
+        matched = {f for f in files if paths[f] == exact}
     return frozenset(read_only | {f for f in matched if not f.read_only})
 
 
@@ -111,11 +111,6 @@ def _spellings(file: ChatFile, root: str) -> Iterable[str]:
 @lru_cache(maxsize=1024)
 def _absolute(name: str, root: str) -> str:
     return posixpath.normpath(posixpath.join(root or "/", name))
-
-
-def _is_or_contains(word: str, file: ChatFile, root: str) -> bool:
-    path = _absolute(file.name, root)
-    return word in path or _absolute(word, root) == path
 
 
 def _glob_matches(pattern: str, name: str) -> bool:

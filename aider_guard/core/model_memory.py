@@ -100,12 +100,8 @@ SWA_PERIODS: Final = {
 
 In an architecture that is not listed all layers count as seeing the whole window, which is never too little.
 """
-_SWA_IN_ENGINE_A: Final = {
-    "gemma3",
-    "gemma3n",
-    "gptoss",
-    "gpt-oss",
-}  # Ollama's own engine; llama.cpp had none yet
+_SWA_IN_ENGINE_A: Final = {"gemma3", "gemma3n", "gptoss", "gpt-oss"}
+"""Those of Ollama's own engine; llama.cpp had none yet."""
 
 
 def capped_tokens(architecture: Architecture, num_ctx: int) -> int:
@@ -152,30 +148,23 @@ def kv_bytes(architecture: Architecture, num_ctx: int, runtime: Runtime) -> int:
     full = _padded(capped_tokens(architecture, num_ctx) * runtime.parallel)
     window = min(capped_tokens(architecture, num_ctx), architecture.sliding_window_tokens)
     sliding = min(full, _padded(window * runtime.parallel + ubatch_tokens(full, runtime)))
+    interval = architecture.full_attention_interval
     elements = states = 0
     for layer, kv_heads in enumerate(architecture.kv_heads):
-        if _is_recurrent(architecture, layer):
+        row = kv_heads * (architecture.key_length + architecture.value_length)
+        if is_mla(architecture):
+            row = architecture.kv_lora_rank + architecture.rope_dimensions
+        if kv_heads == 0 or (interval > 0 and (layer + 1) % interval != 0):  # a recurrent layer
             states += RECURRENT_LAYER_BYTES * runtime.parallel
         else:
             tokens = sliding if _is_sliding(architecture, layer, runtime) else full
-            elements += tokens * _row_elements(architecture, kv_heads)
+            elements += tokens * row
     size, count = BLOCK_BYTES[cache_type(architecture, runtime)]
     return -(-elements * size // count) + states
 
 
-def _row_elements(architecture: Architecture, kv_heads: int) -> int:
-    if is_mla(architecture):
-        return architecture.kv_lora_rank + architecture.rope_dimensions
-    return kv_heads * (architecture.key_length + architecture.value_length)
-
-
 def _padded(tokens: int) -> int:
     return -(-tokens // PADDING_TOKENS) * PADDING_TOKENS
-
-
-def _is_recurrent(architecture: Architecture, layer: int) -> bool:
-    interval = architecture.full_attention_interval
-    return architecture.kv_heads[layer] == 0 or (interval > 0 and (layer + 1) % interval != 0)
 
 
 def _is_sliding(architecture: Architecture, layer: int, runtime: Runtime) -> bool:

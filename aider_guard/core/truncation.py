@@ -10,13 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from aider_guard.core.chat.types import Count, Stage, Verdict
-from aider_guard.core.ollama_versions import (
-    KEEPS,
-    REFUSES,
-    UNKNOWN_ERA,
-    Era,
-    era_of,
-)
+from aider_guard.core.ollama_versions import KEEPS, REFUSES, UNKNOWN_ERA, Era, era_of
 from aider_guard.core.readings import Unavailable
 
 LOG_NOT_READ: Final = Unavailable("the server's log is not read")
@@ -140,6 +134,9 @@ def _by_log_alone(log: LogEvidence | Unavailable, prompt: Verdict) -> Verdict:
     return prompt
 
 
+_NOT_REFUSED: Final = Verdict(
+    "whole", "Ollama was told to refuse a prompt that does not fit, and did not"
+)
 NOT_KNOWN: Final = Unavailable("the server does not tell how much it saw")
 
 
@@ -197,36 +194,29 @@ def _case(given: Evidence) -> _Case:
     log = given.log if isinstance(given.log, LogEvidence) else LogEvidence()
     window = given.window_tokens if isinstance(given.window_tokens, int) else None
     reported = given.prompt_tokens if isinstance(given.prompt_tokens, int) else None
-    evaluated = reported if era.counts_cached else _logged(log, reported)
+    evaluated = reported if era.counts_cached else None
+    if not era.counts_cached and reported is not None and len(log.prompts) == 1:
+        # Without the cached tokens: the log has them all, if it can only be about this request.
+        logged = log.prompts[0].tokens
+        evaluated = logged if logged >= reported else None
     return _Case(given, era, log, window, reported, evaluated)
-
-
-def _logged(log: LogEvidence, reported: int | None) -> int | None:
-    """Return the evaluated tokens by the log, where it can only be about this request."""
-    if reported is not None and len(log.prompts) == 1 and log.prompts[0].tokens >= reported:
-        return log.prompts[0].tokens
-    return None
 
 
 def _of_the_prompt(case: _Case) -> Verdict:
     counted = case.given.counted
     exact = counted if isinstance(counted, Count) and counted.exact else None
     estimate = counted if isinstance(counted, Count) and not counted.exact else None
+    if exact and exact.tokens in (case.reported, case.evaluated):
+        words = f"{exact.tokens:,} tokens counted before, and as many evaluated"
+        return Verdict("whole", words)
     return (
-        (_by_equality(case, exact.tokens) if exact else None)
-        or _by_logged_cut(case, counted)
+        _by_logged_cut(case, counted)
         or (_by_exact_count(case, exact.tokens) if exact else None)
         or _by_bytes(case)
         or _by_logged_silence(case, estimate)
         or (_by_estimate(case, estimate) if estimate else None)
         or _undecided(case)
     )
-
-
-def _by_equality(case: _Case, tokens: int) -> Verdict | None:
-    if tokens in (case.reported, case.evaluated):
-        return Verdict("whole", f"{tokens:,} tokens counted before, and as many evaluated")
-    return None
 
 
 def _by_logged_cut(case: _Case, counted: Count | Unavailable) -> Verdict | None:
@@ -259,7 +249,7 @@ def _by_exact_count(case: _Case, tokens: int) -> Verdict | None:
     evaluated = case.evaluated
     if evaluated is not None and evaluated < tokens:
         if case.given.truncation_forbidden and case.fits(tokens):
-            return _forbidden()
+            return _NOT_REFUSED
         stage: Stage = "tokens" if case.at_cut_size else "" if case.fits(tokens) else "messages"
         words = f"{tokens:,} tokens counted before, {evaluated:,} evaluated"
         return Verdict("cut", words, stage, tokens - evaluated)
@@ -328,14 +318,10 @@ def _by_estimate(case: _Case, estimate: Count) -> Verdict | None:
 
 def _undecided(case: _Case) -> Verdict:
     if case.given.truncation_forbidden:
-        return _forbidden()
+        return _NOT_REFUSED
     if case.at_cut_size:
         words = (
             f"{case.evaluated:,} tokens were evaluated: as many as are left of a prompt that is cut"
         )
         return Verdict("unknown", words)
     return Verdict("unknown", "nothing shows whether the prompt was cut")
-
-
-def _forbidden() -> Verdict:
-    return Verdict("whole", "Ollama was told to refuse a prompt that does not fit, and did not")

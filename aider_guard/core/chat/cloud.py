@@ -54,8 +54,8 @@ def named_models(path: str, body: Mapping[str, Any]) -> tuple[str, ...]:
     named = [
         value for key, value in body.items() if key.casefold() in _NAMES and isinstance(value, str)
     ]
-    listed = [path[len(_LISTED) :]] if path.startswith(_LISTED) else []
-    return (*named, *(name for name in listed if name))
+    listed = path.removeprefix(_LISTED) if path.startswith(_LISTED) else ""
+    return (*named, *([listed] if listed else []))
 
 
 def bases_of(body: Mapping[str, Any]) -> tuple[str, ...]:

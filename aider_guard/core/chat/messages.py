@@ -6,7 +6,6 @@ from aider_guard.core.actions import Notice
 from aider_guard.core.chat.events import ReloadSeen, RequestFinished, RequestRefused
 from aider_guard.core.chat.request import PREFIX
 from aider_guard.core.drop_advice import Advice
-from aider_guard.core.readings import Unavailable
 
 _STAGES = {
     "messages": "never reached the model: whole messages were left out",
@@ -36,12 +35,9 @@ _REASONS = {
 def truncation_seen(event: RequestFinished, advice: Advice | None) -> Notice:
     """A part of a prompt was lost: how much, how, the evidence, and what makes room."""
     cut, verdict = event.verdict.cut_tokens, event.verdict
-    if isinstance(cut, Unavailable) or cut <= 0:
-        much = "a part"
-    else:
-        much = f"{cut:,} tokens" if event.counted_exactly else f"about {cut:,} tokens"
-    stage = _STAGES[verdict.stage]
-    if much.endswith("tokens"):
+    much, stage = "a part", _STAGES[verdict.stage]
+    if isinstance(cut, int) and cut > 0:
+        much = f"{'' if event.counted_exactly else 'about '}{cut:,} tokens"
         stage = stage.replace("was pushed", "were pushed")
     first = f"{much} of {_prompt(event)} {stage}{_evidence(verdict.evidence)}"
     return Notice("truncation_seen", (first, _room(event, advice)))

@@ -73,22 +73,19 @@ def _advice(
     if not overflow.window_tokens:
         return None
     used = overflow.counted.tokens + overflow.reserve_tokens
+    # The files that the message names are needed, so they are dropped last.
+    text = " ".join(part.text for part in pieces if part.current)
+    names = [row.name for row in rows if row.kind == "file"]
+    mentioned = {name: 1 for name in names if name in text or posixpath.basename(name) in text}
     reading = ContextReading("", rows, sum(row.tokens for row in rows), overflow.window_tokens, 0.0)
     return advise(
         reading,
         window_tokens=overflow.window_tokens,
         used_tokens=used - 1,  # what leaves the window exactly full does fit
-        last_seen=_mentioned(rows, pieces),
+        last_seen=mentioned,
         turn=1,
         aim_percent=100.0,
     )
-
-
-def _mentioned(rows: Sequence[ContextRow], pieces: Sequence[Part]) -> dict[str, int]:
-    """Return the files that the message names: they are needed, so they are dropped last."""
-    text = " ".join(part.text for part in pieces if part.current)
-    names = [row.name for row in rows if row.kind == "file"]
-    return {name: 1 for name in names if name in text or posixpath.basename(name) in text}
 
 
 def _current_tokens(rows: Sequence[ContextRow], pieces: Sequence[Part]) -> int:

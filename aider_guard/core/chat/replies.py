@@ -23,7 +23,6 @@ from aider_guard.core.chat.request import PREFIX, ChatRequest, wants_files_only
 _NDJSON: Final = "application/x-ndjson"
 _SSE: Final = "text/event-stream"
 _JSON: Final = "application/json"
-_NOT_TRIED_AGAIN: Final = "no such file or directory"
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,6 @@ class Timestamp:
     unix_seconds: int
 
 
-_LINE = "\n"
 _BREAK = "  \n"
 """Markdown joins lines that do not end in two blanks (CommonMark 6.7)."""
 _GAP = "   "
@@ -56,7 +54,9 @@ def answer(request: ChatRequest, lines: Sequence[str], at: Timestamp) -> WireRep
     For a commit message and a summary it is one that makes Aider give up at once and lose nothing.
     """
     if request.purpose == "summary" and request.form == "chat" and not request.stream:
-        error = f"{PREFIX}{_LINE.join(lines)} ({_NOT_TRIED_AGAIN})"
+        error = (
+            PREFIX + "\n".join(lines) + " (no such file or directory)"
+        )  # which litellm does not retry
         return _as_json({"error": error}, status=400)
     text = PREFIX + _BREAK.join(map(_as_markdown, lines))
     if not request.stream:

@@ -58,8 +58,7 @@ def error_words(error: object) -> str:
     match error:
         case {"message": str(words)} | str(words):
             return words
-        case _:
-            return str(error)
+    return str(error)
 
 
 def _with_ollama(usage: Usage, piece: Mapping[str, Any]) -> Usage:
@@ -125,8 +124,7 @@ def _has_text(piece: Mapping[str, Any]) -> bool:
             return bool(delta.get("content") or delta.get("tool_calls"))
         case {"choices": [{"text": str(text)}, *_]}:
             return bool(text)
-        case _:
-            return False
+    return False
 
 
 def _count(value: object, otherwise: int | Unavailable = NOT_TOLD) -> int | Unavailable:
@@ -165,7 +163,10 @@ class Meter:
         *lines, rest = chunk.split(b"\n")
         for line in lines:
             self._add(line)
-            self._read_line()
+            if not self._too_long:
+                self._usage = _read(self._usage, bytes(self._line))
+            self._too_long = False
+            self._line.clear()
         self._add(rest)
 
     @property
@@ -184,12 +185,6 @@ class Meter:
             self._line.clear()
         if not self._too_long:
             self._line += piece
-
-    def _read_line(self) -> None:
-        if not self._too_long:
-            self._usage = _read(self._usage, bytes(self._line))
-        self._too_long = False
-        self._line.clear()
 
 
 def _read(usage: Usage, line: bytes) -> Usage:
