@@ -51,9 +51,8 @@ _MAX_FAILURES = 2
 _CHANGED = Unavailable("the chat changed since the last request")
 
 
-def watch_fill(state: State, event: Event, now: float) -> Step:
+def watch_fill(state: State, event: Event, _now: float) -> Step:
     """Keep the fill up to date, and warn each time it crosses the limit."""
-    del now
     match event:
         case TurnFinished():
             return _after_turn(state)
@@ -64,7 +63,9 @@ def watch_fill(state: State, event: Event, now: float) -> Step:
         case ContextRead(ContextReading() as reading):
             return _warn(_with_table(state, reading))
         case ContextRead(Unavailable(reason)):
-            return _probe_failed(state, reason)
+            state = replace(state, probe_failures=state.probe_failures + 1)
+            if state.probe_failures == _MAX_FAILURES:
+                return state, (ShowNotice(messages.probing_off(reason)),)
     return state, ()
 
 
@@ -112,12 +113,8 @@ def _files_counted(state: State, tokens: dict[str, int | Unavailable]) -> Step:
 
 
 def _probe(state: State) -> Step:
-    if (
-        state.phase is not Phase.RUNNING
-        or not state.settled
-        or state.hidden
-        or not probe_due(state)
-    ):
+    is_free = state.phase is Phase.RUNNING and state.settled and not state.hidden
+    if not is_free or not probe_due(state):
         return state, ()
     return replace(state, hidden="tokens"), (RunHidden("tokens"),)
 
@@ -145,11 +142,7 @@ def _warn_if_measured(state: State) -> Step:
 def _warn(state: State) -> Step:
     fill, limits = fill_percent(state), state.limits
     used, window = used_tokens(state), window_tokens(state)
-    if (
-        isinstance(fill, Unavailable)
-        or isinstance(used, Unavailable)
-        or isinstance(window, Unavailable)
-    ):
+    if not (isinstance(fill, float) and isinstance(used, int) and isinstance(window, int)):
         return state, ()
     if fill < limits.warn_at_percent - limits.hysteresis_percent:
         return replace(state, warned=False), ()
@@ -166,14 +159,6 @@ def _warn(state: State) -> Step:
     return replace(state, warned=True), (ShowNotice(notice),)
 
 
-def _probe_failed(state: State, reason: str) -> Step:
-    failures = state.probe_failures + 1
-    state = replace(state, probe_failures=failures)
-    if failures != _MAX_FAILURES:
-        return state, ()
-    return state, (ShowNotice(messages.probing_off(reason)),)
-
-
 # The fill as measured at the door.
 #
 # From the first measured request on the fill is measured. Aider's own estimate counts again where the door has nothing
@@ -185,9 +170,8 @@ _LEAST, _MOST = 0.5, 3.0
 """The bounds of how many tokens a model counts for one of Aider's: 0.8 on Chinese to 2 on digits were seen."""
 
 
-def note_requests(state: State, event: Event, now: float) -> Step:
+def note_requests(state: State, event: Event, _now: float) -> Step:
     """Keep the measured requests up to date; there are no actions here."""
-    del now
     match event:
         case RequestFinished(purpose=purpose) if purpose in CONVERSATION:
             return _with_finished(state, event), ()
@@ -196,22 +180,18 @@ def note_requests(state: State, event: Event, now: float) -> Step:
         case TurnFinished():
             return _end_turn(state, event), ()
         case AiderStarted():
-            return _new_chat(state), ()
+            # The chat of the last Aider is forgotten.
+            state = replace(
+                state,
+                last_request=Unavailable("no request was measured yet"),
+                last_prompt_tokens=Unavailable("no request was measured yet"),
+                file_sizes={},
+                counted_sizes={},
+                turn_measured=False,
+                prompt_accounted=False,
+                reported_in_turn=frozenset(),
+            )
     return state, ()
-
-
-def _new_chat(state: State) -> State:
-    """Forget the chat of the last Aider."""
-    return replace(
-        state,
-        last_request=Unavailable("no request was measured yet"),
-        last_prompt_tokens=Unavailable("no request was measured yet"),
-        file_sizes={},
-        counted_sizes={},
-        turn_measured=False,
-        prompt_accounted=False,
-        reported_in_turn=frozenset(),
-    )
 
 
 def _is_of_main_model(state: State, event: RequestFinished | RequestRefused) -> bool:
@@ -220,29 +200,23 @@ def _is_of_main_model(state: State, event: RequestFinished | RequestRefused) -> 
 
 def _with_finished(state: State, event: RequestFinished) -> State:
     if not _is_of_main_model(state, event):
-        other = Unavailable("the last request was another model's")
-        return replace(state, last_prompt_tokens=other)
+        return replace(
+            state, last_prompt_tokens=Unavailable("the last request was another model's")
+        )
     last_request = _request_of(event)
     if isinstance(last_request, Unavailable):
         # Cancelled in the middle: the part that stays in the chat was not counted.
         changed = state.context_changed or _is_known(state)
         return replace(
-            state,
-            last_prompt_tokens=last_request,
-            prompt_accounted=False,
-            context_changed=changed,
+            state, last_prompt_tokens=last_request, prompt_accounted=False, context_changed=changed
         )
     state = replace(state, last_prompt_tokens=last_request.prompt_tokens)
-    if event.purpose == "edit" and _used_in_turn(state) >= last_request.used_tokens:
+    before = state.last_request if state.turn_measured else None
+    used_before = before.used_tokens if isinstance(before, LastRequest) else 0
+    if event.purpose == "edit" and used_before >= last_request.used_tokens:
         # The editor saw the files and one proposal: the next prompt holds the larger one of the architect.
         return state
     return _with_request(state, last_request)
-
-
-def _used_in_turn(state: State) -> int:
-    if not state.turn_measured or isinstance(state.last_request, Unavailable):
-        return 0
-    return state.last_request.used_tokens
 
 
 def _request_of(event: RequestFinished) -> LastRequest | Unavailable:
@@ -337,9 +311,8 @@ def _ratio(state: State, event: TurnFinished) -> float:
 # Bookkeeping of the prompt, of turns and of models; it has no actions.
 
 
-def note_prompt(state: State, event: Event, now: float) -> Step:
+def note_prompt(state: State, event: Event, _now: float) -> Step:
     """Keep what Aider shows and reports."""
-    del now
     return _after_event(state, event), ()
 
 

@@ -55,17 +55,14 @@ def _models_read(state: State, reading: ModelsReading | Unavailable) -> State:
     if isinstance(reading, Unavailable) or state.foreign_settled:
         return state
     known = state.foreign_models
-    if state.turns or state.requested or (known is not None and not _is_first_start(state)):
+    # Until Aider's first prompt no message can be on its way.
+    is_first_start = state.phase is Phase.STARTING and state.launch <= 1
+    if state.turns or state.requested or (known is not None and not is_first_start):
         return replace(state, foreign_models=known or frozenset(), foreign_settled=True)
     # Models that are loaded before this session's first request belong to other programs. The sidecar reads the list
     # before it loads a model ahead: the first list after that action is the last one without our model.
     names = frozenset(model.name for model in reading.models)
     return replace(state, foreign_models=names, foreign_settled=bool(state.unlisted))
-
-
-def _is_first_start(state: State) -> bool:
-    """Whether Aider has not shown its first prompt, so that no message can be on its way."""
-    return state.phase is Phase.STARTING and state.launch <= 1
 
 
 def _memory_read(state: State, reading: MemoryReading, now: float) -> Step:
@@ -160,7 +157,9 @@ def _is_usable(reading: MemoryReading | ModelsReading, state: State, now: float)
 
 
 def _compare(state: State, gpus: tuple[Gpu, ...], now: float) -> Step:
-    loaded = _fresh_models(state, now)
+    if not isinstance(state.loaded, ModelsReading) or not _is_usable(state.loaded, state, now):
+        return state, ()
+    loaded = state.loaded.models
     actions: list[Action] = []
     for model in loaded:
         need = next((need for need in state.needs if same_model(need.name, model.name)), None)
@@ -172,19 +171,8 @@ def _compare(state: State, gpus: tuple[Gpu, ...], now: float) -> Step:
     return state, tuple(actions)
 
 
-def _fresh_models(state: State, now: float) -> tuple[LoadedModel, ...]:
-    if not isinstance(state.loaded, ModelsReading) or not _is_usable(state.loaded, state, now):
-        return ()
-    return state.loaded.models
-
-
 def _actions_for(
-    model: LoadedModel,
-    need: Need,
-    gpus: tuple[Gpu, ...],
-    window: int | Unavailable,
-    *,
-    alone: bool,
+    model: LoadedModel, need: Need, gpus: tuple[Gpu, ...], window: int | Unavailable, *, alone: bool
 ) -> list[Action]:
     spilled = max(0, model.size_bytes - model.vram_bytes)
     on_gpu = ollama_bytes(gpus) if alone else Unavailable("several models are loaded")

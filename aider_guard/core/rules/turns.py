@@ -31,9 +31,8 @@ _ON_ITS_OWN = ("commit", "summary")
 _Number = TypeVar("_Number", int, float)
 
 
-def note_reports(state: State, event: Event, now: float) -> Step:
+def note_reports(state: State, event: Event, _now: float) -> Step:
     """Keep what the door and Aider report of the turn up to date. The door's may come a moment after the prompt."""
-    del now
     turn = state.turn
     match event:
         case RequestStarted(number=number, purpose=purpose) if purpose in CONVERSATION:
@@ -100,13 +99,12 @@ def has_begun(state: State, *, logged_requests: int) -> bool:
     return not state.turn.started and bool(logged_requests or state.open_requests)
 
 
-def finish_turn(state: State, event: Event, now: float) -> Step:
+def finish_turn(state: State, _event: Event, _now: float) -> Step:
     """Announce the end of a turn: the main prompt is back, and all of its requests were reported on.
 
     Reports may come a moment after the prompt. One that does not come at all is waited for until the user's next
     message.
     """
-    del event, now
     turn, logged = state.turn, state.turn.logged
     if logged is None or state.open_requests or state.phase is Phase.ENDED:
         return state, ()
