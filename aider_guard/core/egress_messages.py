@@ -167,20 +167,17 @@ _FIXES_NAMED = 3
 def attempts(ledger: Ledger, news: Mapping[Destination, AttemptCount]) -> Notice:
     """Report the first attempts to new destinations, one or more, in two lines at most."""
     first, *others = sorted(news, key=lambda place: not _may_be_needed(place, news[place]))
-    line = f"{_refused(ledger, first)}: {_explained(first, news[first].program)}"
+    what = f"asked to stay away from {_named(first)}"
+    if ledger.is_enforced:
+        what = f"blocked {_named(first)}"
+    elif first.kind == "lookup":
+        what = f"asked not to look up {first.host or _ROOT}"
+    line = f"{what}: {_explained(first, news[first].program)}"
     names = [_named(place) for place in others[:_OTHERS_NAMED]]
     rest = f" and {len(others) - len(names)} more" if len(others) > len(names) else ""
     more = [f"and {count(len(others), 'other')}: {', '.join(names)}{rest}"] if others else []
     more += _fixes(news)
     return Notice("egress", (line, *(["; ".join(more)] if more else [])))
-
-
-def _refused(ledger: Ledger, place: Destination) -> str:
-    if ledger.is_enforced:
-        return f"blocked {_named(place)}"
-    if place.kind == "lookup":
-        return f"asked not to look up {place.host or _ROOT}"
-    return f"asked to stay away from {_named(place)}"
 
 
 def _named(place: Destination) -> str:

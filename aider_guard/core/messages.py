@@ -130,12 +130,9 @@ def memory_short(
         gpu = max(reading.gpus, key=lambda gpu: gpu.vram_used_bytes / max(1, gpu.vram_total_bytes))
         unused = [model.name for model in models if not same_model(model.name, main_model)]
         return Notice("memory_short", _gpu_lines(gpu, held, unused))
-    ram = reading.ram if isinstance(reading.ram, RamReading) else None
-    used = (
-        f"{size(ram.total_bytes - ram.available_bytes)} of {size(ram.total_bytes)}"
-        if ram
-        else "nearly all"
-    )
+    used, ram = "nearly all", reading.ram
+    if isinstance(ram, RamReading):
+        used = f"{size(ram.total_bytes - ram.available_bytes)} of {size(ram.total_bytes)}"
     help_line = (
         f"{', '.join(held) or 'no model is loaded'}; a smaller --num-ctx or model needs less"
     )
@@ -175,12 +172,10 @@ def spilled(model: LoadedModel, spilled_bytes: int, window: int) -> Notice:
     """A model did not fit after all: how much of it runs on the CPU, and the window that would do."""
     share = 100 * spilled_bytes / max(1, model.size_bytes)
     first = f"{model.name} does not fit: {size(spilled_bytes)} of it ({share:.0f} %) runs on the CPU, which is slow"
-    if not window:
-        return Notice("model_spilled", (first, "no window of this model fits; a smaller one would"))
-    return Notice(
-        "model_spilled",
-        (first, f"--num-ctx {window} would fit; auto takes it from the next start on"),
-    )
+    helps = "no window of this model fits; a smaller one would"
+    if window:
+        helps = f"--num-ctx {window} would fit; auto takes it from the next start on"
+    return Notice("model_spilled", (first, helps))
 
 
 def _gpu_lines(gpu: Gpu, held: list[str], unused: list[str]) -> tuple[str, str]:

@@ -44,15 +44,10 @@ _TIPS: tuple[tuple[str, RowKind], ...] = (
 
 
 def parse_context(text: str, taken_at: float) -> ContextReading | Unavailable:
-    """Parse the last complete ``/tokens`` table in ``text``; other text around it does not matter.
+    """Return the last complete ``/tokens`` table in a part of Aider's chat history file, read at ``taken_at``.
 
-    Args:
-        text: A part of Aider's chat history file.
-        taken_at: When it was read, in monotonic seconds.
-
-    Returns:
-        The table, or ``Unavailable`` when no table is complete and adds up. A file whose own name ends in
-        " (read-only)" cannot be told from a read-only file. Trailing blanks of a file's name are lost.
+    It is ``Unavailable`` when no table is complete and adds up. A file whose own name ends in " (read-only)" cannot be
+    told from a read-only file. Trailing blanks of a file's name are lost.
     """
     # An entry is written at once: only a file's name can hold a line break of its own.
     pieces = (piece.strip("\n") for piece in re.split(r"\n\n+|\n(?=> )", text))

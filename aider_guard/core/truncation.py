@@ -86,7 +86,11 @@ def after_the_answer(
     """
     answer, window = evidence.answer_tokens, evidence.window_tokens
     if not (isinstance(answer, int) and isinstance(window, int) and isinstance(seen, int)):
-        return _by_log_alone(evidence.log, prompt)
+        log = evidence.log
+        if isinstance(log, LogEvidence) and log.shifts and len(log.prompts) <= 1:
+            words = "Ollama's log tells that the context was shifted while an answer was written"
+            return Verdict("unknown", f"{prompt.evidence}; {words}", "generation")
+        return prompt
     held = _held(evidence.log, era, window, seen)
     over = seen + answer - 1 - held
     if seen > held:
@@ -125,13 +129,6 @@ def _shifted(prompt: Verdict, seen: int, answer: int, over: int, held: int) -> V
     if prompt.outcome == "unknown":
         return Verdict("cut", words, "generation", Unavailable("more may have been cut before"))
     return Verdict("cut", words, "generation", gone)
-
-
-def _by_log_alone(log: LogEvidence | Unavailable, prompt: Verdict) -> Verdict:
-    if isinstance(log, LogEvidence) and log.shifts and len(log.prompts) <= 1:
-        words = "Ollama's log tells that the context was shifted while an answer was written"
-        return Verdict("unknown", f"{prompt.evidence}; {words}", "generation")
-    return prompt
 
 
 _NOT_REFUSED: Final = Verdict(
@@ -209,14 +206,23 @@ def _of_the_prompt(case: _Case) -> Verdict:
     if exact and exact.tokens in (case.reported, case.evaluated):
         words = f"{exact.tokens:,} tokens counted before, and as many evaluated"
         return Verdict("whole", words)
-    return (
+    verdict = (
         _by_logged_cut(case, counted)
         or (_by_exact_count(case, exact.tokens) if exact else None)
         or _by_bytes(case)
         or _by_logged_silence(case, estimate)
         or (_by_estimate(case, estimate) if estimate else None)
-        or _undecided(case)
     )
+    if verdict is not None:
+        return verdict
+    if case.given.truncation_forbidden:
+        return _NOT_REFUSED
+    if case.at_cut_size:
+        words = (
+            f"{case.evaluated:,} tokens were evaluated: as many as are left of a prompt that is cut"
+        )
+        return Verdict("unknown", words)
+    return Verdict("unknown", "nothing shows whether the prompt was cut")
 
 
 def _by_logged_cut(case: _Case, counted: Count | Unavailable) -> Verdict | None:
@@ -254,23 +260,17 @@ def _by_exact_count(case: _Case, tokens: int) -> Verdict | None:
         words = f"{tokens:,} tokens counted before, {evaluated:,} evaluated"
         return Verdict("cut", words, stage, tokens - evaluated)
     if evaluated is not None or (case.reported or 0) > tokens:
-        return _by_short_count(case, tokens, max(evaluated or 0, case.reported or 0))
+        # As many were evaluated as counted, or more: with much room left, nothing was cut.
+        seen, room = max(evaluated or 0, case.reported or 0), max(16, tokens // 50)
+        if seen - tokens <= room and case.fits(tokens + 2 * room) and case.fits(seen):
+            words = f"{seen:,} tokens evaluated, {seen - tokens:,} more than counted before"
+            return Verdict("whole", words)
+        return None
     if case.fits(tokens):
         return Verdict("whole", f"{tokens:,} tokens counted before fit the window")
     if case.overflows(tokens) and not case.given.truncation_forbidden:
         words = f"{tokens:,} tokens counted before do not fit the window of {case.window:,}"
         return Verdict("cut", words, "", NOT_KNOWN)
-    return None
-
-
-def _by_short_count(case: _Case, tokens: int, evaluated: int) -> Verdict | None:
-    """Return the verdict where more was evaluated than counted: with much room left, nothing was cut."""
-    missed = evaluated - tokens
-    room = max(16, tokens // 50)
-    if missed <= room and case.fits(tokens + 2 * room) and case.fits(evaluated):
-        return Verdict(
-            "whole", f"{evaluated:,} tokens evaluated, {missed:,} more than counted before"
-        )
     return None
 
 
@@ -314,14 +314,3 @@ def _by_estimate(case: _Case, estimate: Count) -> Verdict | None:
     if not case.given.is_ollama and evaluated is not None and not is_more:
         return Verdict("whole", f"{evaluated:,} tokens evaluated, as many as estimated before")
     return None
-
-
-def _undecided(case: _Case) -> Verdict:
-    if case.given.truncation_forbidden:
-        return _NOT_REFUSED
-    if case.at_cut_size:
-        words = (
-            f"{case.evaluated:,} tokens were evaluated: as many as are left of a prompt that is cut"
-        )
-        return Verdict("unknown", words)
-    return Verdict("unknown", "nothing shows whether the prompt was cut")

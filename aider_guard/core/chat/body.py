@@ -247,11 +247,9 @@ def head_of(
     listed = body.get("messages")
     plain = itertools.takewhile(_is_plain, listed if isinstance(listed, list) else ())
     messages = tuple(_cut(plain, length))
-    return (
-        PromptHead("/api/chat", _shortest_answer(body, "messages"), messages, "")
-        if messages
-        else None
-    )
+    if not messages:
+        return None
+    return PromptHead("/api/chat", _shortest_answer(body, "messages"), messages, "")
 
 
 def may_have_head(request: ChatRequest) -> bool:
@@ -290,11 +288,9 @@ def _flattened_head(request: ChatRequest, body: dict[str, Any], length: int) -> 
             end += heading + left if left else 0
             break
         end, left = end + len(block.whole), left - len(block.content)
-    return (
-        PromptHead("/api/generate", _shortest_answer(body, "prompt"), (), prompt[:end])
-        if end
-        else None
-    )
+    if not end:
+        return None
+    return PromptHead("/api/generate", _shortest_answer(body, "prompt"), (), prompt[:end])
 
 
 def _is_plain(message: object) -> bool:

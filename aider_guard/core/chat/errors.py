@@ -140,39 +140,35 @@ def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
     """Return two lines: what happened, and what helps."""
     server = "Ollama" if request.is_ollama else "the model server"
     words = f": {printable(failure.words)}" if failure.words else ""
+    model, address = request.model, request.address
     match failure.reason:
         case "missing":
-            return f"{server} has no model {request.model}", _get_model(request)
+            return f"{server} has no model {model}", _get_model(request)
         case "memory":
-            return f"{request.model} does not fit into memory{words}", _less_memory(
-                failure, request
-            )
+            what, helps = f"{model} does not fit into memory", _less_memory(failure, request)
         case "crashed":
-            return f"the process of {request.model} crashed{words}", _try_again(request)
+            what, helps = f"the process of {model} crashed", _try_again(request)
         case "lost":
-            return (
-                f"the connection to {request.address} was lost{words}",
-                f"see that {server} runs there and that the network is up, {_AGAIN}",
-            )
+            what = f"the connection to {address} was lost"
+            helps = f"see that {server} runs there and that the network is up, {_AGAIN}"
         case "busy":
-            return f"{server} stayed busy{words}", "wait for its other requests, " + _AGAIN
+            what, helps = f"{server} stayed busy", f"wait for its other requests, {_AGAIN}"
         case "cloud":
-            return f"not sent: {request.model} would run in Ollama's cloud{words}", _LOCAL
+            what, helps = f"not sent: {model} would run in Ollama's cloud", _LOCAL
         case "down":
-            return f"{server} does not answer at {request.address}{words}", _start(request)
+            what, helps = f"{server} does not answer at {address}", _start(request)
         case "strange":
-            what = f"status {failure.status}" if failure.status else "no answer in its protocol"
-            return (
-                f"what answers at {request.address} is not {server}: {what}{words}",
-                f"curl {request.address}{'/api/version' if request.is_ollama else ''}   shows what it is",
+            answer = f"status {failure.status}" if failure.status else "no answer in its protocol"
+            what = f"what answers at {address} is not {server}: {answer}"
+            helps = (
+                f"curl {address}{'/api/version' if request.is_ollama else ''}   shows what it is"
             )
         case "forbidden":
-            return (
-                f"{server} at {request.address} did not allow it: status {failure.status}{words}",
-                "is it the right server, and does it want a key?",
-            )
+            what = f"{server} at {address} did not allow it: status {failure.status}"
+            helps = "is it the right server, and does it want a key?"
         case _:
-            return f"{server} refused it{words}", _more(request)
+            what, helps = f"{server} refused it", _more(request)
+    return f"{what}{words}", helps
 
 
 def _try_again(request: FailedRequest) -> str:

@@ -103,18 +103,12 @@ def reload_seen(event: ReloadSeen) -> Notice:
 
 def request_refused(event: RequestRefused) -> Notice:
     """A request that Aider makes by itself was refused: what was not done, and why."""
-    what = _NOT_DONE.get(event.purpose, "a request was not sent")
-    why, *fix = _reason_and_fix(event)
-    return Notice("request_refused", (f"{what}: {why}", *fix[:1]))
-
-
-def _reason_and_fix(event: RequestRefused) -> tuple[str, ...]:
-    """Return the reason and the fix; the door's own advice on room is for the chat, not for Aider's own requests."""
+    not_done = _NOT_DONE.get(event.purpose, "a request was not sent")
+    why, *fix = event.said or (_REASONS.get(event.reason, event.reason),)
     if event.reason == "overflow":
+        # The door's own advice on room is for the chat, not for Aider's own requests.
         over = f" by {event.over_tokens:,} tokens" if event.over_tokens > 0 else ""
-        fix = ("/clear   (forgets the conversation)",) if event.purpose == "summary" else ()
         what = "the changes are" if event.purpose == "commit" else "it is"
-        return (f"{what} too large for the window{over}", *fix)
-    if not event.said:
-        return (_REASONS.get(event.reason, event.reason),)
-    return (event.said[0].removeprefix(PREFIX), *event.said[1:])
+        why = f"{what} too large for the window{over}"
+        fix = ["/clear   (forgets the conversation)"] if event.purpose == "summary" else []
+    return Notice("request_refused", (f"{not_done}: {why.removeprefix(PREFIX)}", *fix[:1]))

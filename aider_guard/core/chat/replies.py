@@ -121,16 +121,10 @@ def _piece(request: ChatRequest, text: str, at: Timestamp, *, thinking: str = ""
 
 
 def _end(request: ChatRequest, at: Timestamp) -> dict[str, Any]:
-    match request.form:
-        case "chat":
-            message = {"role": "assistant", "content": ""}
-            return _ollama(request, at, message=message) | {"done": True, "done_reason": "stop"}
-        case "generate":
-            return _ollama(request, at, response="") | {"done": True, "done_reason": "stop"}
-        case "openai_chat":
-            return _openai(request, at, {"delta": {}, "finish_reason": "stop"})
-        case "openai_text":
-            return _openai(request, at, {"text": "", "finish_reason": "stop"})
+    if request.form in ("chat", "generate"):
+        return _piece(request, "", at) | {"done": True, "done_reason": "stop"}
+    nothing: dict[str, Any] = {"delta": {}} if request.form == "openai_chat" else {"text": ""}
+    return _openai(request, at, {**nothing, "finish_reason": "stop"})
 
 
 def _ollama(request: ChatRequest, at: Timestamp, **text_or_null: Any) -> dict[str, Any]:
@@ -145,8 +139,7 @@ def _openai(request: ChatRequest, at: Timestamp, choice: dict[str, Any]) -> dict
 
 def _whole(request: ChatRequest, text: str, at: Timestamp) -> WireReply:
     text_or_null = {"commit": "", "summary": None}.get(request.purpose, text)
-    counts = {"prompt_eval_count": 0, "eval_count": 0}
-    ended = {"done": True, "done_reason": "stop", **counts}
+    ended = {"done": True, "done_reason": "stop", "prompt_eval_count": 0, "eval_count": 0}
     message = {"role": "assistant", "content": text_or_null}
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     match request.form:
@@ -156,10 +149,10 @@ def _whole(request: ChatRequest, text: str, at: Timestamp) -> WireReply:
             return _as_json(_ollama(request, at, response=text_or_null) | ended)
         case "openai_chat":
             body = _openai(request, at, {"message": message, "finish_reason": "stop"})
-            return _as_json({**body, "object": "chat.completion", "usage": usage})
+            return _as_json(body | {"object": "chat.completion", "usage": usage})
         case "openai_text":
             body = _openai(request, at, {"text": text_or_null, "finish_reason": "stop"})
-            return _as_json({**body, "usage": usage})
+            return _as_json(body | {"usage": usage})
 
 
 def _as_json(value: dict[str, Any], *, status: int = 200) -> WireReply:

@@ -55,9 +55,13 @@ def watch_fill(state: State, event: Event, _now: float) -> Step:
     """Keep the fill up to date, and warn each time it crosses the limit."""
     match event:
         case TurnFinished():
-            return _after_turn(state)
+            return _warn_and_probe(state, file_names(state))
         case FilesCounted(tokens):
-            return _files_counted(state, tokens)
+            counted = {name: size for name, size in tokens.items() if isinstance(size, int)}
+            sizes = state.file_sizes
+            growth = sum(size - sizes[name] for name, size in counted.items() if name in sizes)
+            state = replace(state, file_growth_tokens=growth, counted_sizes=counted)
+            return _warn_and_probe(state)
         case PromptSettled():
             return _probe(state)
         case ContextRead(ContextReading() as reading):
@@ -93,23 +97,12 @@ def probe_due(state: State) -> bool:
     return state.context_changed and (near or overdue)
 
 
-def _after_turn(state: State) -> Step:
-    """Warn by the turn's own numbers, have its files counted, and ask Aider where the turn was not measured."""
-    state, warning = _warn_if_measured(state)
+def _warn_and_probe(state: State, to_count: tuple[str, ...] = ()) -> Step:
+    """Warn by measured numbers, have files counted, and ask Aider where its own numbers are needed."""
+    state, warning = _warn(state) if isinstance(state.last_request, LastRequest) else (state, ())
     state, probe = _probe(state)
-    paths = file_names(state)
-    counting = (CountFiles(state.root, paths),) if paths else ()
+    counting = (CountFiles(state.root, to_count),) if to_count else ()
     return state, (*warning, *counting, *probe)
-
-
-def _files_counted(state: State, tokens: dict[str, int | Unavailable]) -> Step:
-    counted = {name: now for name, now in tokens.items() if isinstance(now, int)}
-    sizes = state.file_sizes
-    growth = sum(now - sizes[name] for name, now in counted.items() if name in sizes)
-    state = replace(state, file_growth_tokens=growth, counted_sizes=counted)
-    state, warning = _warn_if_measured(state)
-    state, probe = _probe(state)
-    return state, (*warning, *probe)
 
 
 def _probe(state: State) -> Step:
@@ -133,10 +126,6 @@ def _with_table(state: State, reading: ContextReading) -> State:
         turns_since_probe=0,
         probe_failures=0,
     )
-
-
-def _warn_if_measured(state: State) -> Step:
-    return _warn(state) if isinstance(state.last_request, LastRequest) else (state, ())
 
 
 def _warn(state: State) -> Step:
@@ -284,7 +273,11 @@ def _is_known(state: State) -> bool:
 
 
 def _end_turn(state: State, event: TurnFinished) -> State:
-    ratio = _ratio(state, event)
+    ratio = state.tokens_per_estimate
+    match state.last_prompt_tokens, event.sent_tokens:
+        # Where both are equal Aider took over the server's number (``--no-stream``): nothing is learned.
+        case int() as counted, int() as estimated if estimated > 0 and counted != estimated:
+            ratio = min(max(counted / estimated, _LEAST), _MOST)
     # Where neither the door nor Aider counted the turn, an old measurement is the best there is.
     passed_by = not state.turn_measured and isinstance(event.sent_tokens, int)
     return replace(
@@ -295,17 +288,6 @@ def _end_turn(state: State, event: TurnFinished) -> State:
         turn_measured=False,
         reported_in_turn=frozenset(),
     )
-
-
-def _ratio(state: State, event: TurnFinished) -> float:
-    """Return how many tokens the model counts for one of Aider's, by the request that both counted.
-
-    Where both numbers are equal Aider took over the server's (``--no-stream``), and nothing is learned.
-    """
-    match state.last_prompt_tokens, event.sent_tokens:
-        case int() as counted, int() as estimated if estimated > 0 and counted != estimated:
-            return min(max(counted / estimated, _LEAST), _MOST)
-    return state.tokens_per_estimate
 
 
 # Bookkeeping of the prompt, of turns and of models; it has no actions.

@@ -42,7 +42,12 @@ def warm(state: State, event: Event, now: float) -> Step:
         case KeyTyped():
             return _if_due(state, now, is_here=True)
         case ModelsRead(ModelsReading(models=models)):
-            return _if_due(_with_list(state, tuple(model.name for model in models)), now)
+            names = tuple(model.name for model in models)
+            before, there = state.presence, is_among(state.main_model, names)
+            left = before.listed and not there and state.phase is Phase.RUNNING
+            due = not there and (before.due or (left and not before.loaded_again))
+            state = _with_presence(state, listed=there, due=due)
+            return _if_due(_without_unlisted(state, names), now)
         case ServerRead(version):
             return replace(state, server_answered=not isinstance(version, Unavailable)), ()
     return _after_event(state, event), ()
@@ -88,14 +93,6 @@ def _warm(state: State, main: str) -> Step:
     foreign = state.foreign_models or frozenset()
     ours = (name for name in sorted(state.requested) if not is_among(name, {main, *foreign}))
     return state, (WarmModel(tuple(ours)),)
-
-
-def _with_list(state: State, names: tuple[str, ...]) -> State:
-    """Keep Ollama's newest list."""
-    before, there = state.presence, is_among(state.main_model, names)
-    left = before.listed and not there and state.phase is Phase.RUNNING
-    due = not there and (before.due or (left and not before.loaded_again))
-    return _without_unlisted(_with_presence(state, listed=there, due=due), names)
 
 
 def _with_presence(state: State, **changes: Any) -> State:

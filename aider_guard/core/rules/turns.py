@@ -53,7 +53,11 @@ def note_reports(state: State, event: Event, _now: float) -> Step:
         case TurnStarted():
             return replace(state, turn=replace(turn, started=True)), ()
         case AiderLogged():
-            return replace(state, turn=_at_prompt(state, event)), ()
+            # The main prompt is back. Without a message, what was reported since the last one belongs to no turn.
+            if event.requests or state.open_requests or turn.answered:
+                return replace(state, turn=replace(turn, started=False, logged=event)), ()
+            kept = TurnReports() if turn.logged is None else replace(turn, started=False)
+            return replace(state, turn=kept), ()
     return state, ()
 
 
@@ -84,14 +88,6 @@ def _sum(total: _Number | Unavailable, number: _Number | Unavailable) -> _Number
     if isinstance(number, Unavailable):
         return total
     return round(number if isinstance(total, Unavailable) else total + number, 6)
-
-
-def _at_prompt(state: State, logged: AiderLogged) -> TurnReports:
-    """The main prompt is back. Without a message, what was reported since the last one belongs to no turn."""
-    turn = replace(state.turn, started=False)
-    if logged.requests or state.open_requests or turn.answered:
-        return replace(turn, logged=logged)
-    return turn if turn.logged is not None else TurnReports()
 
 
 def has_begun(state: State, *, logged_requests: int) -> bool:
