@@ -156,7 +156,14 @@ class _ExchangeBuilder:
     def add(self, block: _Block) -> None:
         match block.kind:
             case "user":
-                self._add_user(block)
+                # The architect's answer is logged once more, as the editor's message; neither that nor the
+                # editor's answer stays in Aider's own chat (coders/architect_coder.py).
+                repeated = bool(self._answers) and _flat(block.text) == _flat(self._answers[-1])
+                self.close()
+                if block.is_command and block.text.split()[0] in _CLEARING:
+                    self._clear()
+                elif not block.is_command and not repeated:
+                    self._message = block.text
             case "carried":
                 self.close()
                 self._message = block.text
@@ -173,17 +180,6 @@ class _ExchangeBuilder:
         if self._message is not None and self._answers:
             self.exchanges.append(Exchange(self._message, "\n\n".join(self._answers)))
         self._message, self._answers = None, []
-
-    def _add_user(self, block: _Block) -> None:
-        # The architect's answer is logged once more, as the editor's message; neither that nor the
-        # editor's answer stays in Aider's own chat (coders/architect_coder.py).
-        repeated = bool(self._answers) and _flat(block.text) == _flat(self._answers[-1])
-        self.close()
-        if block.is_command:
-            if block.text.split()[0] in _CLEARING:
-                self._clear()
-        elif not repeated:
-            self._message = block.text
 
     def _clear(self) -> None:
         self.close()

@@ -176,7 +176,10 @@ def attempts(ledger: Ledger, news: Mapping[Destination, AttemptCount]) -> Notice
     names = [_named(place) for place in others[:_OTHERS_NAMED]]
     rest = f" and {len(others) - len(names)} more" if len(others) > len(names) else ""
     more = [f"and {count(len(others), 'other')}: {', '.join(names)}{rest}"] if others else []
-    more += _fixes(news)
+    needed = [place for place in news if _may_be_needed(place, news[place])][:_FIXES_NAMED]
+    if needed:
+        flags = " ".join(f"--allow {Place(place.host, place.port)}" for place in needed)
+        more.append(f"aider-guard {flags} lets {'it' if len(needed) == 1 else 'them'} through")
     return Notice("egress", (line, *(["; ".join(more)] if more else [])))
 
 
@@ -199,15 +202,6 @@ def _explained(place: Destination, program: str) -> str:
 
 def _may_be_needed(place: Destination, tried: AttemptCount) -> bool:
     return place.kind == "host" and may_be_needed(place.host, place.port, tried.program)
-
-
-def _fixes(news: Mapping[Destination, AttemptCount]) -> list[str]:
-    """Return the flags that allow the destinations that the user may need, if there are any."""
-    needed = [place for place in news if _may_be_needed(place, news[place])][:_FIXES_NAMED]
-    if not needed:
-        return []
-    flags = " ".join(f"--allow {Place(place.host, place.port)}" for place in needed)
-    return [f"aider-guard {flags} lets {'it' if len(needed) == 1 else 'them'} through"]
 
 
 def no_more() -> Notice:

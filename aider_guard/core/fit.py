@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from aider_guard.core.model_memory import (
@@ -223,11 +224,9 @@ def fit(
         fits=fits_together(models, cards, num_ctx, runtime),
         alone=fits_alone(models, cards, num_ctx, runtime),
         largest_together=largest_window(
-            models, lambda window: fits_together(models, cards, window, runtime)
+            models, partial(fits_together, models, cards, runtime=runtime)
         ),
-        largest_alone=largest_window(
-            models, lambda window: fits_alone(models, cards, window, runtime)
-        ),
+        largest_alone=largest_window(models, partial(fits_alone, models, cards, runtime=runtime)),
     )
 
 
@@ -240,10 +239,10 @@ def choose_window(
     that is shorter than the smallest useful window is used whole.
     """
     models = distinct(candidates)
-    together = largest_window(models, lambda window: fits_together(models, cards, window, runtime))
+    together = largest_window(models, partial(fits_together, models, cards, runtime=runtime))
     if together >= min(COMFORTABLE_TOKENS, longest_window(models)) > 0:
         return together
-    alone = largest_window(models, lambda window: fits_alone(models, cards, window, runtime))
+    alone = largest_window(models, partial(fits_alone, models, cards, runtime=runtime))
     return alone if alone >= min(MINIMUM_TOKENS, longest_window(models)) > 0 else None
 
 

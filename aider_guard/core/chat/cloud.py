@@ -95,13 +95,8 @@ def _searches(body: Mapping[str, Any]) -> bool:
     """Whether a request lets Ollama search the web (/v1/messages and /v1/responses, 0.18 and later)."""
     lists = [value for key, value in body.items() if key.casefold() == "tools"]
     tools = [tool for tools in lists if isinstance(tools, list) for tool in tools]
-    kinds = [
-        value
-        for tool in tools
-        if isinstance(tool, dict)
-        for key, value in tool.items()
-        if key.casefold() == "type" and isinstance(value, str)
-    ]
+    fields = [field for tool in tools if isinstance(tool, dict) for field in tool.items()]
+    kinds = [kind for key, kind in fields if key.casefold() == "type" and isinstance(kind, str)]
     return any(kind.strip().lower().startswith(_WEB) for kind in kinds)
 
 

@@ -19,7 +19,6 @@ from aider_guard.core.fit import Need
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import (
     Gpu,
-    LoadedModel,
     MemoryReading,
     ModelsReading,
     Unavailable,
@@ -167,22 +166,16 @@ def _compare(state: State, gpus: tuple[Gpu, ...], now: float) -> Step:
         if need is None or not model.vram_bytes or model.name in state.fit_checked:
             continue
         state = replace(state, fit_checked=state.fit_checked | {model.name})
-        actions += _actions_for(model, need, gpus, state.pinned_tokens, alone=len(loaded) == 1)
+        spilled = max(0, model.size_bytes - model.vram_bytes)
+        # The size in /api/ps leaves the overhead out (in each engine: buffers only, or an estimate of them).
+        measured = ollama_bytes(gpus) if len(loaded) == 1 else None
+        if not isinstance(measured, int):
+            measured = model.vram_bytes + need.overhead_bytes
+        actions.append(RememberNeed(need.name, measured + spilled - need.total_bytes))
+        if spilled:
+            fitting = smaller_window(need, spilled, state.pinned_tokens)
+            actions.append(ShowNotice(messages.spilled(model, spilled, fitting)))
     return state, tuple(actions)
-
-
-def _actions_for(
-    model: LoadedModel, need: Need, gpus: tuple[Gpu, ...], window: int | Unavailable, *, alone: bool
-) -> list[Action]:
-    spilled = max(0, model.size_bytes - model.vram_bytes)
-    on_gpu = ollama_bytes(gpus) if alone else Unavailable("several models are loaded")
-    # The size in /api/ps leaves the overhead out (in each engine: buffers only, or an estimate of them).
-    measured = on_gpu if isinstance(on_gpu, int) else model.vram_bytes + need.overhead_bytes
-    actions: list[Action] = [RememberNeed(need.name, measured + spilled - need.total_bytes)]
-    if spilled:
-        fitting = smaller_window(need, spilled, window)
-        actions.append(ShowNotice(messages.spilled(model, spilled, fitting)))
-    return actions
 
 
 def ollama_bytes(gpus: tuple[Gpu, ...]) -> int | Unavailable:
