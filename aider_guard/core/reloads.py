@@ -115,12 +115,19 @@ def _shown(options: Mapping[str, Any], name: str) -> str:
 
 
 def _why_gone(evidence: ReloadEvidence) -> str:
-    newest = evidence.before[-1]
-    models = newest.models if isinstance(newest, ModelsReading) else ()
+    models: Sequence[LoadedModel] = ()
+    known: Sequence[LoadedModel] = ()
+    pusher: str | None = None
+    for reading in evidence.before:
+        models = () if isinstance(reading, Unavailable) else reading.models
+        if _named(models, evidence.model):
+            pusher, known = None, models
+        # The newest model that came when this one went is only in lists after the last one with this model.
+        came = [model.name for model in models if not _named(known, model.name)]
+        pusher = came[-1] if came else pusher
     twin = next((name for name in evidence.same_file if _named(models, name)), None)
     if twin is not None:
         return f"{twin} runs from the same file, and only one of the two is loaded at a time"
-    pusher = _pusher(evidence)
     if pusher is not None:
         if any(same_model(pusher, name) for name in evidence.ours):
             return f"{pusher}, which this session uses as well, took its place: both do not fit"
@@ -130,19 +137,6 @@ def _why_gone(evidence: ReloadEvidence) -> str:
         idle = f"{minutes} minutes" if minutes != 1 else "a minute"
         return f"it was not used for {idle}, and Ollama let it go"
     return "it was unloaded before its time, by another program or for lack of memory"
-
-
-def _pusher(evidence: ReloadEvidence) -> str | None:
-    """Return the newest model that came when this one went: it is only in lists after the last one with this model."""
-    pusher: str | None = None
-    known: Sequence[LoadedModel] = ()
-    for reading in evidence.before:
-        models = () if isinstance(reading, Unavailable) else reading.models
-        if _named(models, evidence.model):
-            pusher, known = None, models
-        came = [model.name for model in models if not _named(known, model.name)]
-        pusher = came[-1] if came else pusher
-    return pusher
 
 
 def _named(models: Iterable[LoadedModel], name: str) -> LoadedModel | None:

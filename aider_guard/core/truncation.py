@@ -141,12 +141,20 @@ def judge(evidence: Evidence) -> Verdict:
     """Return the verdict; ``unknown`` wherever neither can be shown."""
     if evidence.never_truncates:
         return Verdict("whole", "this model's runner refuses what is too long")
-    case = _case(evidence)
+    era = era_of(evidence.version) if evidence.is_ollama else REFUSES
+    log = evidence.log if isinstance(evidence.log, LogEvidence) else LogEvidence()
+    window = evidence.window_tokens if isinstance(evidence.window_tokens, int) else None
+    reported = evidence.prompt_tokens if isinstance(evidence.prompt_tokens, int) else None
+    seen = reported if era.counts_cached else None
+    if not era.counts_cached and reported is not None and len(log.prompts) == 1:
+        # Without the cached tokens: the log has them all, if it can only be about this request.
+        logged = log.prompts[0].tokens
+        seen = logged if logged >= reported else None
+    case = _Case(evidence, era, log, window, reported, seen)
     prompt = _of_the_prompt(case)
     if prompt.outcome == "cut" or not evidence.is_ollama:
         return prompt
     counted = evidence.counted
-    seen = case.evaluated
     if seen is None and prompt.outcome == "whole" and isinstance(counted, Count) and counted.exact:
         seen = counted.tokens
     return after_the_answer(evidence, case.era, prompt, NOT_KNOWN if seen is None else seen)
@@ -184,19 +192,6 @@ class _Case:
         if self.window is None or self.era.leaves == "nothing":
             return False
         return tokens > self.era.longest_tokens(self.window)
-
-
-def _case(given: Evidence) -> _Case:
-    era = era_of(given.version) if given.is_ollama else REFUSES
-    log = given.log if isinstance(given.log, LogEvidence) else LogEvidence()
-    window = given.window_tokens if isinstance(given.window_tokens, int) else None
-    reported = given.prompt_tokens if isinstance(given.prompt_tokens, int) else None
-    evaluated = reported if era.counts_cached else None
-    if not era.counts_cached and reported is not None and len(log.prompts) == 1:
-        # Without the cached tokens: the log has them all, if it can only be about this request.
-        logged = log.prompts[0].tokens
-        evaluated = logged if logged >= reported else None
-    return _Case(given, era, log, window, reported, evaluated)
 
 
 def _of_the_prompt(case: _Case) -> Verdict:

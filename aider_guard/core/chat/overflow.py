@@ -44,7 +44,12 @@ def lines(
 
 
 def _help(overflow: Overflow, rows: tuple[ContextRow, ...], pieces: Sequence[Part]) -> str:
-    message = _current_tokens(rows, pieces)
+    # /clear does not remove the newest message, which has its share of the history's text.
+    texts = [part for part in pieces if part.kind == "history"]
+    characters = sum(len(part.text) for part in texts)
+    current = sum(len(part.text) for part in texts if part.current)
+    history = sum(row.tokens for row in rows if row.kind == "history")
+    message = round(history * current / characters) if characters else 0
     removable = tuple(
         replace(row, tokens=max(0, row.tokens - message)) if row.kind == "history" else row
         for row in rows
@@ -86,15 +91,6 @@ def _advice(
         turn=1,
         aim_percent=100.0,
     )
-
-
-def _current_tokens(rows: Sequence[ContextRow], pieces: Sequence[Part]) -> int:
-    """Return the tokens of the newest message, which /clear does not remove, by its share of the history's text."""
-    texts = [part for part in pieces if part.kind == "history"]
-    characters = sum(len(part.text) for part in texts)
-    current = sum(len(part.text) for part in texts if part.current)
-    history = sum(row.tokens for row in rows if row.kind == "history")
-    return round(history * current / characters) if characters else 0
 
 
 def unknown_lines(window_tokens: int | Unavailable) -> tuple[str, str]:

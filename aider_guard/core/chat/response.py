@@ -86,30 +86,26 @@ def _with_openai(usage: Usage, piece: Mapping[str, Any]) -> Usage:
             usage = replace(usage, done_reason=reason, ended=True)
     match piece.get("timings"):
         case {} as timings:
-            usage = _with_timings(usage, timings)
+            evaluated, cached = _count(timings.get("prompt_n")), _count(timings.get("cache_n"))
+            if isinstance(evaluated, int) and isinstance(cached, int):
+                usage = replace(usage, prompt_tokens=evaluated + cached, cached_tokens=cached)
+            usage = replace(
+                usage,
+                answer_tokens=_count(timings.get("predicted_n"), usage.answer_tokens),
+                prefill_seconds=_seconds(timings.get("prompt_ms"), 1e3),
+                generation_seconds=_seconds(timings.get("predicted_ms"), 1e3),
+            )
     match piece.get("usage"):
         case {} as counts:
             details = counts.get("prompt_tokens_details")
-            cached = details.get("cached_tokens") if isinstance(details, dict) else None
+            reused = details.get("cached_tokens") if isinstance(details, dict) else None
             usage = replace(
                 usage,
                 prompt_tokens=_count(counts.get("prompt_tokens"), usage.prompt_tokens),
                 answer_tokens=_count(counts.get("completion_tokens"), usage.answer_tokens),
-                cached_tokens=_count(cached, usage.cached_tokens),
+                cached_tokens=_count(reused, usage.cached_tokens),
             )
     return usage
-
-
-def _with_timings(usage: Usage, timings: Mapping[str, Any]) -> Usage:
-    match _count(timings.get("prompt_n")), _count(timings.get("cache_n")):
-        case int(evaluated), int(cached):
-            usage = replace(usage, prompt_tokens=evaluated + cached, cached_tokens=cached)
-    return replace(
-        usage,
-        answer_tokens=_count(timings.get("predicted_n"), usage.answer_tokens),
-        prefill_seconds=_seconds(timings.get("prompt_ms"), 1e3),
-        generation_seconds=_seconds(timings.get("predicted_ms"), 1e3),
-    )
 
 
 def _has_text(piece: Mapping[str, Any]) -> bool:
