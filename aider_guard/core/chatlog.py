@@ -212,18 +212,15 @@ def _blocks(text: str) -> Iterator[_Block]:
 
 def _kind(line: str, kind: _Kind, previous: str) -> _Kind:
     """Return the writer of a ``line`` in Aider's file; ``kind`` is the writer of the line before."""
-    new: _Kind = "answer"
     if _STARTED.fullmatch(line):
-        new = "start"
-    elif line.startswith("> ") and line.endswith("  "):
-        new = "tool"
-    elif line.startswith("#### ") and line.endswith("  ") and (not previous or kind == "user"):
-        new = "user"
-    elif not line and kind != "answer":
-        new = "gap"
-    elif kind == "tool":
-        new = "tool"  # only the first line of a longer text of a tool has the sign
-    return new
+        return "start"
+    if line.startswith("> ") and line.endswith("  "):
+        return "tool"
+    if line.startswith("#### ") and line.endswith("  ") and (not previous or kind == "user"):
+        return "user"
+    if not line and kind != "answer":
+        return "gap"
+    return "tool" if kind == "tool" else "answer"  # only a tool's first line has the sign
 
 
 def _finished(kind: _Kind, lines: Sequence[str]) -> Iterator[_Block]:

@@ -159,8 +159,7 @@ _UNKNOWN_PROGRAM = "a program that Aider started"
 _UNSEEN = "what a program sends past proxies is not seen, and not held back"
 _UNREAD = "an address that could not be read"
 _ROOT = "."
-_OTHERS_NAMED = 4
-_PLACES_NAMED = 4
+_MOST_NAMED = 4
 _FIXES_NAMED = 3
 
 
@@ -173,7 +172,7 @@ def attempts(ledger: Ledger, news: Mapping[Destination, AttemptCount]) -> Notice
     elif first.kind == "lookup":
         what = f"asked not to look up {first.host or _ROOT}"
     line = f"{what}: {_explained(first, news[first].program)}"
-    names = [_named(place) for place in others[:_OTHERS_NAMED]]
+    names = [_named(place) for place in others[:_MOST_NAMED]]
     rest = f" and {len(others) - len(names)} more" if len(others) > len(names) else ""
     more = [f"and {count(len(others), 'other')}: {', '.join(names)}{rest}"] if others else []
     needed = [place for place in news if _may_be_needed(place, news[place])][:_FIXES_NAMED]
@@ -238,7 +237,7 @@ def _sum(ledger: Ledger) -> str:
     outside = ledger.outside()
     attempts_made = sum(tried.count for tried in outside.values()) + ledger.others
     most = sorted(outside.items(), key=lambda item: -item[1].count)
-    named = [f"{_named(place)} {_times(tried.count)}" for place, tried in most[:_PLACES_NAMED]]
+    named = [f"{_named(place)} {_times(tried.count)}" for place, tried in most[:_MOST_NAMED]]
     rest = len(most) - len(named)
     more = f" and {rest} more" if rest else ""
     beyond = " and others" if ledger.others else ""

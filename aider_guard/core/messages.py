@@ -61,9 +61,8 @@ def probing_off(reason: str) -> Notice:
 
 def cannot_restart(problem: str) -> Notice:
     """A planned restart was given up."""
-    return Notice(
-        "restart_given_up", (f"not restarting Aider by itself in this session: {problem}",)
-    )
+    line = f"not restarting Aider by itself in this session: {problem}"
+    return Notice("restart_given_up", (line,))
 
 
 def restarted(restart: Restart, seconds: float) -> Notice:
@@ -71,17 +70,11 @@ def restarted(restart: Restart, seconds: float) -> Notice:
     kept, exchanges = _files(restart.handoff), restart.exchanges
     if exchanges:
         kept += f" and the last {f'{exchanges} exchanges' if exchanges > 1 else 'exchange'}"
+    freed = f", {' and '.join(restart.unloaded)} unloaded" if restart.unloaded else ""
     if isinstance(restart.freed_bytes, int) and restart.unloaded:
         freed = f", {size(restart.freed_bytes)} freed"
-    else:
-        freed = f", {' and '.join(restart.unloaded)} unloaded" if restart.unloaded else ""
-    return Notice(
-        "restarted",
-        (
-            f"Aider restarted in {seconds:.1f} s ({restart.reason}): {kept} kept{freed}",
-            "/undo no longer knows the commits before this line",
-        ),
-    )
+    first = f"Aider restarted in {seconds:.1f} s ({restart.reason}): {kept} kept{freed}"
+    return Notice("restarted", (first, "/undo no longer knows the commits before this line"))
 
 
 def _files(handoff: Handoff) -> str:
@@ -99,10 +92,8 @@ def offer(status: int, handoff: Handoff, *, talked: bool) -> Notice:
 
 def gave_up(status: int, attempts: int) -> Notice:
     """Aider could not be started again."""
-    return Notice(
-        "gave_up",
-        (f"Aider {ended(status)}; it was started {attempts} times. Nothing of yours is lost.",),
-    )
+    line = f"Aider {ended(status)}; it was started {attempts} times. Nothing of yours is lost."
+    return Notice("gave_up", (line,))
 
 
 def ended(status: int) -> str:
@@ -114,10 +105,8 @@ def ended(status: int) -> str:
 
 def sidecar_lost(reason: str) -> Notice:
     """The sidecar is lost, so that nothing is measured."""
-    return Notice(
-        "sidecar_lost",
-        (f"memory and models are not watched at the moment ({reason}); Aider goes on",),
-    )
+    line = f"memory and models are not watched at the moment ({reason}); Aider goes on"
+    return Notice("sidecar_lost", (line,))
 
 
 def memory_short(

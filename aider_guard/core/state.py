@@ -293,17 +293,11 @@ def window_tokens(state: State) -> int | Unavailable:
 
     Without a pin it is Ollama's, else that of the newest request.
     """
-    loaded = loaded_window_tokens(state)
-    judged = (
-        state.last_request.window_tokens if isinstance(state.last_request, LastRequest) else loaded
-    )
-    match state.pinned_tokens, loaded:
-        case int() as pinned, _:
-            return min([pinned, *(size for size in (loaded, judged) if isinstance(size, int))])
-        case _, Unavailable() if isinstance(state.last_request, LastRequest):
-            return state.last_request.window_tokens
-        case _:
-            return loaded
+    pinned, loaded, last = state.pinned_tokens, loaded_window_tokens(state), state.last_request
+    judged = last.window_tokens if isinstance(last, LastRequest) else loaded
+    if isinstance(pinned, int):
+        return min([pinned, *(size for size in (loaded, judged) if isinstance(size, int))])
+    return judged if isinstance(loaded, Unavailable) else loaded
 
 
 def loaded_window_tokens(state: State) -> int | Unavailable:

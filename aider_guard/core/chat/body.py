@@ -183,16 +183,8 @@ def encode_body(body: Mapping[str, Any]) -> bytes:
 # has an answer to send), so a head is evaluated in pieces, each the beginning of the next: only one is wasted.
 
 RUNNER_OPTIONS: Final = (
-    "num_ctx",
-    "num_batch",
-    "num_gpu",
-    "main_gpu",
-    "use_mmap",
-    "use_mlock",
-    "num_thread",
-    "numa",
-    "low_vram",
-    "draft_num_predict",
+    *("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "use_mlock"),
+    *("num_thread", "numa", "low_vram", "draft_num_predict"),
 )
 """The options that a runner is started with (api/types.go, Runner): other values load the model again."""
 _ANSWERS: Final = ("num_predict", "stop", "seed", "temperature")

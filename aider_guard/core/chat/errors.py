@@ -160,9 +160,8 @@ def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
         case "strange":
             answer = f"status {failure.status}" if failure.status else "no answer in its protocol"
             what = f"what answers at {address} is not {server}: {answer}"
-            helps = (
-                f"curl {address}{'/api/version' if request.is_ollama else ''}   shows what it is"
-            )
+            page = "/api/version" if request.is_ollama else ""
+            helps = f"curl {address}{page}   shows what it is"
         case "forbidden":
             what = f"{server} at {address} did not allow it: status {failure.status}"
             helps = "is it the right server, and does it want a key?"

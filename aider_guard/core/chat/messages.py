@@ -95,10 +95,9 @@ def _room(event: RequestFinished, advice: Advice | None) -> str:
 
 def reload_seen(event: ReloadSeen) -> Notice:
     """A turn had to wait until its model was loaded again: how long, and why."""
-    return Notice(
-        "reload_seen",
-        (f"{event.model} was loaded again, which took {event.load_seconds:.1f} s: {event.cause}",),
-    )
+    seconds = f"{event.load_seconds:.1f} s"
+    line = f"{event.model} was loaded again, which took {seconds}: {event.cause}"
+    return Notice("reload_seen", (line,))
 
 
 def request_refused(event: RequestRefused) -> Notice:

@@ -20,8 +20,6 @@ from typing import Any, Final
 
 from aider_guard.core.chat.request import PREFIX, ChatRequest, wants_files_only
 
-_NDJSON: Final = "application/x-ndjson"
-_SSE: Final = "text/event-stream"
 _JSON: Final = "application/json"
 
 
@@ -89,7 +87,8 @@ def waiting(request: ChatRequest, words: str, at: Timestamp) -> WireReply:
 def _content_type(request: ChatRequest) -> str:
     if not request.stream:
         return _JSON
-    return _NDJSON if request.form in ("chat", "generate") else _SSE
+    is_ollamas = request.form in ("chat", "generate")
+    return "application/x-ndjson" if is_ollamas else "text/event-stream"
 
 
 def _streamed(

@@ -240,14 +240,12 @@ def _whole_prompt(event: RequestFinished, evaluated: int) -> tuple[int, bool]:
 
 def _with_refused(state: State, event: RequestRefused) -> State:
     """Keep the size of a prompt that was too large: it stays in the chat, and its advice is on the screen."""
-    if event.reason != "overflow" or isinstance(event.counted_tokens, Unavailable):
+    counted, measured = event.counted_tokens, state.turn_measured
+    is_of_chat = event.reason == "overflow" and _is_of_main_model(state, event)
+    if isinstance(counted, Unavailable) or not is_of_chat:
         return state
-    if not _is_of_main_model(state, event):
-        return state
-    last_request = LastRequest(event.counted_tokens, 0, event.window_tokens, is_sure=False)
-    return replace(
-        _with_request(state, last_request), warned=True, turn_measured=state.turn_measured
-    )
+    last_request = LastRequest(counted, 0, event.window_tokens, is_sure=False)
+    return replace(_with_request(state, last_request), warned=True, turn_measured=measured)
 
 
 def _with_request(state: State, last_request: LastRequest) -> State:

@@ -71,8 +71,8 @@ def _memory_read(state: State, reading: MemoryReading, now: float) -> Step:
     used = pressure_percent(state, reading)
     if isinstance(used, Unavailable):
         return replace(state, pressure_readings=0), ()
-    limit = state.limits.vram_warn_at_percent
-    if used < limit - state.limits.hysteresis_percent:
+    limits, limit = state.limits, state.limits.vram_warn_at_percent
+    if used < limit - limits.hysteresis_percent:
         # Memory always falls when the model is unloaded: a restart has helped only if it is loaded again.
         tried = state.memory_restart_tried and not _works_with_our_models(state)
         return replace(
@@ -80,11 +80,7 @@ def _memory_read(state: State, reading: MemoryReading, now: float) -> Step:
         ), ()
     if used < limit:
         return replace(state, pressure_readings=0), ()
-    return _under_pressure(replace(state, pressure_readings=state.pressure_readings + 1), reading)
-
-
-def _under_pressure(state: State, reading: MemoryReading) -> Step:
-    limits = state.limits
+    state = replace(state, pressure_readings=state.pressure_readings + 1)
     could_help = _works_with_our_models(state) and not state.memory_restart_tried
     if state.pressure_readings >= limits.readings_for_restart and could_help:
         # Only once: if memory stays short after a restart, another one would not help either.

@@ -22,7 +22,6 @@ from aider_guard.core.events import (
     PromptShown,
 )
 from aider_guard.core.findings import Finding
-from aider_guard.core.readings import ContextRow
 from aider_guard.core.rules import Step
 from aider_guard.core.state import State, with_allowed, with_blocked
 
@@ -90,8 +89,8 @@ def _advice(state: State, event: RequestFinished) -> Advice | None:
     if event.purpose not in CONVERSATION or not isinstance(window, int) or window <= 0 or not known:
         return None
     answer = event.answer_tokens if isinstance(event.answer_tokens, int) else 0
-    rows: tuple[ContextRow, ...] = rows_of_request(event.parts, max(known), answer)
-    return advise_room(state, rows or newest_rows(state), max(known) + answer, window)
+    rows = rows_of_request(event.parts, max(known), answer) or newest_rows(state)
+    return advise_room(state, rows, max(known) + answer, window)
 
 
 # The air gap: each attempt is counted, and the first one to a new destination is reported at the next prompt.
