@@ -15,8 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from aider_guard.core.codec import build
-from aider_guard.core.fit import Candidate
-from aider_guard.core.model_memory import Architecture
+from aider_guard.core.model_memory import Architecture, Candidate
 from aider_guard.core.model_names import canonical_name
 
 

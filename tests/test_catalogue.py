@@ -8,8 +8,7 @@ from importlib.resources import files
 import pytest
 
 from aider_guard.catalogue import CatalogueEntry, catalogue_entries, find, nearest
-from aider_guard.core.fit import Runtime
-from aider_guard.core.model_memory import kv_bytes
+from aider_guard.core.model_memory import Runtime, kv_bytes
 
 PARAMETERS = {  # of the model cards, in 10^9
     "qwen3:4b": 4.02,

@@ -109,8 +109,10 @@ def announcements(text: str) -> Announced | None:
             aider_speaks = block.kind == "start" or block.is_command
         elif aider_speaks:
             for match in _ANNOUNCED.finditer(block.text):
-                if not match["format"].startswith("editor-"):
-                    newest = _announced(match)
+                main, edit_format, editor = match["main"], match["format"], match["editor"]
+                if not edit_format.startswith("editor-"):
+                    weak = match["weak"] or main
+                    newest = Announced(main, edit_format, weak, editor, match["editor_format"])
     return newest
 
 
@@ -121,7 +123,14 @@ def chat_was_cleared(text: str) -> bool:
 
 def files_mentioned(text: str, names: Sequence[str]) -> tuple[str, ...]:
     """Return those of ``names`` that are in ``text`` as whole words, by path or by last part alone."""
-    return tuple(name for name in names if _mention(name).search(text))
+    mentioned = []
+    for name in names:
+        parts = dict.fromkeys((name, name.rpartition("/")[2]))
+        spellings = "|".join(map(re.escape, parts))
+        # "./a.py" and "a.py." mention a.py; "lib/a.py", "my-a.py", "a.pyc" and "a.py.bak" do not.
+        if re.search(rf"(?<![\w/.\-])(?:\./)?(?:{spellings})(?![\w/]|\.\w)", text):
+            mentioned.append(name)
+    return tuple(mentioned)
 
 
 @dataclass(frozen=True)
@@ -147,7 +156,14 @@ class _ExchangeBuilder:
     def add(self, block: _Block) -> None:
         match block.kind:
             case "user":
-                self._add_user(block)
+                # The architect's answer is logged once more, as the editor's message; neither that nor the
+                # editor's answer stays in Aider's own chat (coders/architect_coder.py).
+                repeated = bool(self._answers) and _flat(block.text) == _flat(self._answers[-1])
+                self.close()
+                if block.is_command and block.text.split()[0] in _CLEARING:
+                    self._clear()
+                elif not block.is_command and not repeated:
+                    self._message = block.text
             case "carried":
                 self.close()
                 self._message = block.text
@@ -164,17 +180,6 @@ class _ExchangeBuilder:
         if self._message is not None and self._answers:
             self.exchanges.append(Exchange(self._message, "\n\n".join(self._answers)))
         self._message, self._answers = None, []
-
-    def _add_user(self, block: _Block) -> None:
-        # The architect's answer is logged once more, as the editor's message; neither that nor the
-        # editor's answer stays in Aider's own chat (coders/architect_coder.py).
-        repeated = bool(self._answers) and _flat(block.text) == _flat(self._answers[-1])
-        self.close()
-        if block.is_command:
-            if block.text.split()[0] in _CLEARING:
-                self._clear()
-        elif not repeated:
-            self._message = block.text
 
     def _clear(self) -> None:
         self.close()
@@ -207,18 +212,15 @@ def _blocks(text: str) -> Iterator[_Block]:
 
 def _kind(line: str, kind: _Kind, previous: str) -> _Kind:
     """Return the writer of a ``line`` in Aider's file; ``kind`` is the writer of the line before."""
-    new: _Kind = "answer"
     if _STARTED.fullmatch(line):
-        new = "start"
-    elif line.startswith("> ") and line.endswith("  "):
-        new = "tool"
-    elif line.startswith("#### ") and line.endswith("  ") and (not previous or kind == "user"):
-        new = "user"
-    elif not line and kind != "answer":
-        new = "gap"
-    elif kind == "tool":
-        new = "tool"  # only the first line of a longer text of a tool has the sign
-    return new
+        return "start"
+    if line.startswith("> ") and line.endswith("  "):
+        return "tool"
+    if line.startswith("#### ") and line.endswith("  ") and (not previous or kind == "user"):
+        return "user"
+    if not line and kind != "answer":
+        return "gap"
+    return "tool" if kind == "tool" else "answer"  # only a tool's first line has the sign
 
 
 def _finished(kind: _Kind, lines: Sequence[str]) -> Iterator[_Block]:
@@ -231,16 +233,3 @@ def _finished(kind: _Kind, lines: Sequence[str]) -> Iterator[_Block]:
         yield _Block(kind, "\n".join(lines).strip("\n"))
     elif kind != "gap":
         yield _Block(kind, "\n".join(lines))
-
-
-def _announced(match: re.Match[str]) -> Announced:
-    main = match["main"]
-    return Announced(
-        main, match["format"], match["weak"] or main, match["editor"], match["editor_format"]
-    )
-
-
-def _mention(name: str) -> re.Pattern[str]:
-    spellings = "|".join(re.escape(part) for part in dict.fromkeys((name, name.rpartition("/")[2])))
-    # "./a.py" and "a.py." mention a.py; "lib/a.py", "my-a.py", "a.pyc" and "a.py.bak" do not.
-    return re.compile(rf"(?<![\w/.\-])(?:\./)?(?:{spellings})(?![\w/]|\.\w)")

@@ -38,7 +38,10 @@ def build(kind: Any, raw: object) -> Any:
         case origin if origin is dict and isinstance(raw, dict):
             return {key: build(get_args(kind)[1], item) for key, item in raw.items()}
         case origin if origin in (UnionType, Union):
-            return _build_union(get_args(kind), raw)
+            for member in get_args(kind):
+                with suppress(WireError):
+                    return build(member, raw)
+            raise WireError(f"{type(raw).__name__} fits no type of a union")
     raise WireError(f"{type(raw).__name__} where {kind} belongs")
 
 
@@ -60,13 +63,6 @@ def _shape(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
         if entry.default is MISSING and entry.default_factory is MISSING
     )
     return get_type_hints(kind), frozenset(required)
-
-
-def _build_union(kinds: tuple[Any, ...], raw: object) -> object:
-    for kind in kinds:
-        with suppress(WireError):
-            return build(kind, raw)
-    raise WireError(f"{type(raw).__name__} fits no type of a union")
 
 
 def _build_float(raw: object) -> float:

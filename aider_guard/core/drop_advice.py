@@ -64,25 +64,22 @@ def quote_for_aider(name: str) -> str | None:
 
 
 def dropped_by(name: str, files: Sequence[ChatFile], root: str = "") -> frozenset[ChatFile]:
-    """Return the files that ``/drop`` with this (unquoted) word drops from the chat.
+    """Return the files of the chat that ``/drop`` with this word drops: unquoted, and not beginning with ``~``.
 
-    Args:
-        name: The word, already without quotes; it must not begin with ``~``.
-        files: Every file in the chat.
-        root: The folder that names are relative to, absolute, links resolved; "" when unknown: then matches inside the
-            root's own path are not seen.
+    ``root`` is the folder that names are relative to, absolute, links resolved; "" when unknown: then matches inside
+    the root's own path are not seen.
 
     A glob is tried on the files in the chat only. Where another file of the repository matches it, Aider drops nothing
     for a word like ``[a].py``, which cannot be known here.
     """
-    read_only = {f for f in files if f.read_only and _is_or_contains(name, f, root)}
+    exact, paths = _absolute(name, root), {f: _absolute(f.name, root) for f in files}
+    read_only = {f for f in files if f.read_only and (name in paths[f] or paths[f] == exact)}
     if _GLOB.search(name):
         matched = {f for f in files if _glob_matches(name, f.name)}
     else:
-        matched = {f for f in files if not f.read_only and name in _absolute(f.name, root)}
+        matched = {f for f in files if not f.read_only and name in paths[f]}
     if not matched:
-        exact = _absolute(name, root)
-        matched = {f for f in files if _absolute(f.name, root) == exact}
+        matched = {f for f in files if paths[f] == exact}
     return frozenset(read_only | {f for f in matched if not f.read_only})
 
 
@@ -111,11 +108,6 @@ def _spellings(file: ChatFile, root: str) -> Iterable[str]:
 @lru_cache(maxsize=1024)
 def _absolute(name: str, root: str) -> str:
     return posixpath.normpath(posixpath.join(root or "/", name))
-
-
-def _is_or_contains(word: str, file: ChatFile, root: str) -> bool:
-    path = _absolute(file.name, root)
-    return word in path or _absolute(word, root) == path
 
 
 def _glob_matches(pattern: str, name: str) -> bool:
@@ -163,22 +155,15 @@ def advise(
 ) -> Advice | None:
     """Return the command that brings the fill below ``aim_percent`` of the window with the least harm.
 
+    It is None when the fill is below that already, or nothing can be freed. ``used_tokens`` are those of the last
+    request and its answer, ``last_seen`` has the turn of each file's last mention or edit (a missing one: never),
+    ``turn`` is the last finished one, and ``root`` the folder that names are relative to (absolute, links resolved; ""
+    when unknown).
+
     It names the fewest files that suffice; among as many, those that were not mentioned or edited for longest.
     Read-only files (conventions) are named only when the others do not suffice, and files of the last turn only when
     ``/clear`` does not suffice either. ``/clear`` comes first when the history is larger than all files together. When
     nothing suffices, it is the command that frees most.
-
-    Args:
-        reading: The newest ``/tokens`` table.
-        window_tokens: The window of the loaded model; positive.
-        used_tokens: The tokens of the last request and its answer.
-        last_seen: For each file, the turn of its last mention or edit. A missing one: never.
-        turn: The number of the last finished turn.
-        aim_percent: The fill to get below, in per cent of the window.
-        root: The folder that names are relative to, absolute, links resolved; "" when unknown.
-
-    Returns:
-        The command; None when the fill is below the aim already, or nothing can be freed.
     """
     need = used_tokens - aim_percent * window_tokens / 100
     if need < 0:

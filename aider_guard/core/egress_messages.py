@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aider_guard.core.actions import Notice
@@ -159,26 +159,27 @@ _UNKNOWN_PROGRAM = "a program that Aider started"
 _UNSEEN = "what a program sends past proxies is not seen, and not held back"
 _UNREAD = "an address that could not be read"
 _ROOT = "."
-_OTHERS_NAMED = 4
-_PLACES_NAMED = 4
+_MOST_NAMED = 4
 _FIXES_NAMED = 3
 
 
 def attempts(ledger: Ledger, news: Mapping[Destination, AttemptCount]) -> Notice:
     """Report the first attempts to new destinations, one or more, in two lines at most."""
     first, *others = sorted(news, key=lambda place: not _may_be_needed(place, news[place]))
-    line = f"{_refused(ledger, first)}: {_explained(first, news[first].program)}"
-    more = [_others(others)] if others else []
-    more += [_fix(news)] if _fix(news) else []
-    return Notice("egress", (line, *(["; ".join(more)] if more else [])))
-
-
-def _refused(ledger: Ledger, place: Destination) -> str:
+    what = f"asked to stay away from {_named(first)}"
     if ledger.is_enforced:
-        return f"blocked {_named(place)}"
-    if place.kind == "lookup":
-        return f"asked not to look up {place.host or _ROOT}"
-    return f"asked to stay away from {_named(place)}"
+        what = f"blocked {_named(first)}"
+    elif first.kind == "lookup":
+        what = f"asked not to look up {first.host or _ROOT}"
+    line = f"{what}: {_explained(first, news[first].program)}"
+    names = [_named(place) for place in others[:_MOST_NAMED]]
+    rest = f" and {len(others) - len(names)} more" if len(others) > len(names) else ""
+    more = [f"and {count(len(others), 'other')}: {', '.join(names)}{rest}"] if others else []
+    needed = [place for place in news if _may_be_needed(place, news[place])][:_FIXES_NAMED]
+    if needed:
+        flags = " ".join(f"--allow {Place(place.host, place.port)}" for place in needed)
+        more.append(f"aider-guard {flags} lets {'it' if len(needed) == 1 else 'them'} through")
+    return Notice("egress", (line, *(["; ".join(more)] if more else [])))
 
 
 def _named(place: Destination) -> str:
@@ -191,32 +192,15 @@ def _named(place: Destination) -> str:
 
 def _explained(place: Destination, program: str) -> str:
     """Return what a destination is, if known, and the program that tried it where that says more."""
-    is_socket = place.kind == "socket"
-    known = what_socket(place.host) if is_socket else what_is(place.host, program)
+    known = what_socket(place.host) if place.kind == "socket" else what_is(place.host, program)
     tried = f"tried by {program or _UNKNOWN_PROGRAM}"
     if not known:
         return tried
     return known if program in AIDERS else f"{known}, {tried}"
 
 
-def _others(others: Sequence[Destination]) -> str:
-    names = [_named(place) for place in others[:_OTHERS_NAMED]]
-    rest = len(others) - len(names)
-    listed = ", ".join(names) + (f" and {rest} more" if rest else "")
-    return f"and {count(len(others), 'other')}: {listed}"
-
-
 def _may_be_needed(place: Destination, tried: AttemptCount) -> bool:
     return place.kind == "host" and may_be_needed(place.host, place.port, tried.program)
-
-
-def _fix(news: Mapping[Destination, AttemptCount]) -> str:
-    """Return the flags that allow the destinations that the user may need."""
-    needed = [place for place in news if _may_be_needed(place, news[place])][:_FIXES_NAMED]
-    if not needed:
-        return ""
-    flags = " ".join(f"--allow {Place(place.host, place.port)}" for place in needed)
-    return f"aider-guard {flags} lets {'it' if len(needed) == 1 else 'them'} through"
 
 
 def no_more() -> Notice:
@@ -237,7 +221,8 @@ def end_line(state: State, *, even_nothing: bool = True) -> Notice | None:
     is_empty = not (ledger.tried or ledger.others or ledger.through)
     if ledger.layer == "open" or (is_empty and not (even_nothing and ledger.began)):
         return None
-    through = (_through(ledger.through),) if ledger.through else ()
+    reached = (f"{place} {_times(times)}" for place, times in ledger.through.items())
+    through = (f"let through: {', '.join(reached)}",) if ledger.through else ()
     attempts = _sum(ledger) if ledger.tried or ledger.others else ""
     if not ledger.is_enforced:
         line = f"asked to behave, not blocked: {attempts or 'no attempt to leave was seen'}"
@@ -252,25 +237,18 @@ def _sum(ledger: Ledger) -> str:
     outside = ledger.outside()
     attempts_made = sum(tried.count for tried in outside.values()) + ledger.others
     most = sorted(outside.items(), key=lambda item: -item[1].count)
-    named = [f"{_named(place)} {_times(tried.count)}" for place, tried in most[:_PLACES_NAMED]]
+    named = [f"{_named(place)} {_times(tried.count)}" for place, tried in most[:_MOST_NAMED]]
     rest = len(most) - len(named)
     more = f" and {rest} more" if rest else ""
     beyond = " and others" if ledger.others else ""
     noun = "attempt" if attempts_made == 1 else "attempts"
-    where = f"{_places(outside)}{beyond} ({', '.join(named)}{more})"
-    return f"{attempts_made:,} {noun} to {where}"
-
-
-def _places(outside: Iterable[Destination]) -> str:
     hosts = len({place.host for place in outside if place.kind != "socket"})
     sockets = sum(place.kind == "socket" for place in outside)
-    parts = ((hosts, "host"), (sockets, "socket"))
-    return " and ".join(count(number, noun) for number, noun in parts if number)
-
-
-def _through(through: Mapping[Place, int]) -> str:
-    parts = (f"{place} {_times(times)}" for place, times in through.items())
-    return f"let through: {', '.join(parts)}"
+    kinds = (
+        count(number, kind) for number, kind in ((hosts, "host"), (sockets, "socket")) if number
+    )
+    where = f"{' and '.join(kinds)}{beyond} ({', '.join(named)}{more})"
+    return f"{attempts_made:,} {noun} to {where}"
 
 
 def _times(number: int) -> str:

@@ -5,22 +5,20 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from functools import partial
+from typing import Final
 
 from aider_guard.core.model_memory import (
     MIB,
     RUNNER_BYTES,
-    Architecture,
+    Candidate,
+    Runtime,
     graph_bytes,
     kv_bytes,
     ollamas_guess_bytes,
     overhead_bytes,
 )
-from aider_guard.core.ollama_versions import Engine
 from aider_guard.core.readings import Unavailable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MARGIN_BYTES: Final = 1024 * MIB
 """What llama.cpp leaves free on each card before it moves layers to the CPU (``--fit-target``; Ollama 0.30 on)."""
@@ -131,8 +129,6 @@ def stay_together(
     return True
 
 
-KvType = Literal["f16", "q8_0", "q4_0"]
-
 STEP_TOKENS: Final = 1024
 MINIMUM_TOKENS: Final = 4096
 """The smallest useful window. Aider's instructions have 600 (whole) to 1,700 tokens (diff) by its own count in 0.86.2,
@@ -150,30 +146,6 @@ class Card:
     name: str
     total_bytes: int
     free_bytes: int
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """How the server runs models."""
-
-    engine: Engine = "C"
-    kv_type: KvType = "f16"
-    parallel: int = 1
-    flash_attention: bool = True
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One model whose need is computed. ``correction_bytes`` is its measured need beyond the formula.
-
-    Candidates with the same ``blob`` (not "") are one model in memory.
-    """
-
-    name: str
-    weights_bytes: int
-    architecture: Architecture
-    blob: str = ""
-    correction_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -252,11 +224,9 @@ def fit(
         fits=fits_together(models, cards, num_ctx, runtime),
         alone=fits_alone(models, cards, num_ctx, runtime),
         largest_together=largest_window(
-            models, lambda window: fits_together(models, cards, window, runtime)
+            models, partial(fits_together, models, cards, runtime=runtime)
         ),
-        largest_alone=largest_window(
-            models, lambda window: fits_alone(models, cards, window, runtime)
-        ),
+        largest_alone=largest_window(models, partial(fits_alone, models, cards, runtime=runtime)),
     )
 
 
@@ -269,10 +239,10 @@ def choose_window(
     that is shorter than the smallest useful window is used whole.
     """
     models = distinct(candidates)
-    together = largest_window(models, lambda window: fits_together(models, cards, window, runtime))
+    together = largest_window(models, partial(fits_together, models, cards, runtime=runtime))
     if together >= min(COMFORTABLE_TOKENS, longest_window(models)) > 0:
         return together
-    alone = largest_window(models, lambda window: fits_alone(models, cards, window, runtime))
+    alone = largest_window(models, partial(fits_alone, models, cards, runtime=runtime))
     return alone if alone >= min(MINIMUM_TOKENS, longest_window(models)) > 0 else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from aider_guard.core.actions import Handoff, Notice
@@ -11,7 +12,6 @@ from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import (
     ContextReading,
     Gpu,
-    GpuProcess,
     LoadedModel,
     MemoryReading,
     ModelsReading,
@@ -42,23 +42,16 @@ def context_filling(
 ) -> Notice:
     """The window fills up: how far, with what, and the command that helps; an estimate is "about"."""
     about = "" if is_measured else "about "
-    parts = f" ({_parts(reading)})" if reading.rows else ""
-    first = f"context {about}{100 * used / window:.0f} % full: {used:,} of {window:,} tokens{parts}"
-    if advice is not None:
-        return Notice("context_filling", (first, advice.line))
-    if not reading.rows:
-        return Notice("context_filling", (first, "/tokens   (shows what takes the room)"))
-    return Notice(
-        "context_filling", (first, "no file can be dropped; /clear forgets the conversation")
-    )
-
-
-def _parts(reading: ContextReading) -> str:
-    sums: dict[str, int] = {}
+    sums: Counter[str] = Counter()
     for row in reading.rows:
-        sums[row.kind] = sums.get(row.kind, 0) + row.tokens
-    largest = sorted(sums.items(), key=lambda part: -part[1])
-    return ", ".join(f"{_KINDS[kind]} {tokens:,}" for kind, tokens in largest if tokens)
+        sums[row.kind] += row.tokens
+    listed = (f"{_KINDS[kind]} {tokens:,}" for kind, tokens in sums.most_common() if tokens)
+    parts = f" ({', '.join(listed)})" if reading.rows else ""
+    first = f"context {about}{100 * used / window:.0f} % full: {used:,} of {window:,} tokens{parts}"
+    helps = "/tokens   (shows what takes the room)"
+    if reading.rows:
+        helps = "no file can be dropped; /clear forgets the conversation"
+    return Notice("context_filling", (first, advice.line if advice else helps))
 
 
 def probing_off(reason: str) -> Notice:
@@ -68,49 +61,39 @@ def probing_off(reason: str) -> Notice:
 
 def cannot_restart(problem: str) -> Notice:
     """A planned restart was given up."""
-    return Notice(
-        "restart_given_up", (f"not restarting Aider by itself in this session: {problem}",)
-    )
+    line = f"not restarting Aider by itself in this session: {problem}"
+    return Notice("restart_given_up", (line,))
 
 
 def restarted(restart: Restart, seconds: float) -> Notice:
     """A restart is over: why, what was kept, what was freed, how long it took, and what is lost."""
-    kept = f"{_kept(restart.handoff, restart.exchanges)} kept"
+    kept, exchanges = _files(restart.handoff), restart.exchanges
+    if exchanges:
+        kept += f" and the last {f'{exchanges} exchanges' if exchanges > 1 else 'exchange'}"
+    freed = f", {' and '.join(restart.unloaded)} unloaded" if restart.unloaded else ""
     if isinstance(restart.freed_bytes, int) and restart.unloaded:
         freed = f", {size(restart.freed_bytes)} freed"
-    else:
-        freed = f", {' and '.join(restart.unloaded)} unloaded" if restart.unloaded else ""
-    return Notice(
-        "restarted",
-        (
-            f"Aider restarted in {seconds:.1f} s ({restart.reason}): {kept}{freed}",
-            "/undo no longer knows the commits before this line",
-        ),
-    )
+    first = f"Aider restarted in {seconds:.1f} s ({restart.reason}): {kept} kept{freed}"
+    return Notice("restarted", (first, "/undo no longer knows the commits before this line"))
 
 
-def _kept(handoff: Handoff, exchanges: int) -> str:
-    files = count(handoff.files, "file") if handoff.known else "the files of the command line"
-    if not exchanges:
-        return files
-    return f"{files} and the last {f'{exchanges} exchanges' if exchanges > 1 else 'exchange'}"
+def _files(handoff: Handoff) -> str:
+    return count(handoff.files, "file") if handoff.known else "the files of the command line"
 
 
 def offer(status: int, handoff: Handoff, *, talked: bool) -> Notice:
     """Aider died: how, and what a new start restores."""
-    files = count(handoff.files, "file") if handoff.known else "the files of the command line"
     exchanges = " and the last exchanges" if talked else ""
     return Notice(
-        "aider_died", (f"Aider {ended(status)}.", f"Start it again with {files}{exchanges}?")
+        "aider_died",
+        (f"Aider {ended(status)}.", f"Start it again with {_files(handoff)}{exchanges}?"),
     )
 
 
 def gave_up(status: int, attempts: int) -> Notice:
     """Aider could not be started again."""
-    return Notice(
-        "gave_up",
-        (f"Aider {ended(status)}; it was started {attempts} times. Nothing of yours is lost.",),
-    )
+    line = f"Aider {ended(status)}; it was started {attempts} times. Nothing of yours is lost."
+    return Notice("gave_up", (line,))
 
 
 def ended(status: int) -> str:
@@ -122,10 +105,8 @@ def ended(status: int) -> str:
 
 def sidecar_lost(reason: str) -> Notice:
     """The sidecar is lost, so that nothing is measured."""
-    return Notice(
-        "sidecar_lost",
-        (f"memory and models are not watched at the moment ({reason}); Aider goes on",),
-    )
+    line = f"memory and models are not watched at the moment ({reason}); Aider goes on"
+    return Notice("sidecar_lost", (line,))
 
 
 def memory_short(
@@ -136,13 +117,11 @@ def memory_short(
     held = [_model_share(model) for model in models]
     if isinstance(reading.gpus, tuple) and reading.gpus:
         gpu = max(reading.gpus, key=lambda gpu: gpu.vram_used_bytes / max(1, gpu.vram_total_bytes))
-        return Notice("memory_short", (_gpu_line(gpu), _gpu_help(gpu, held, models, main_model)))
-    ram = reading.ram if isinstance(reading.ram, RamReading) else None
-    used = (
-        f"{size(ram.total_bytes - ram.available_bytes)} of {size(ram.total_bytes)}"
-        if ram
-        else "nearly all"
-    )
+        unused = [model.name for model in models if not same_model(model.name, main_model)]
+        return Notice("memory_short", _gpu_lines(gpu, held, unused))
+    used, ram = "nearly all", reading.ram
+    if isinstance(ram, RamReading):
+        used = f"{size(ram.total_bytes - ram.available_bytes)} of {size(ram.total_bytes)}"
     help_line = (
         f"{', '.join(held) or 'no model is loaded'}; a smaller --num-ctx or model needs less"
     )
@@ -182,42 +161,31 @@ def spilled(model: LoadedModel, spilled_bytes: int, window: int) -> Notice:
     """A model did not fit after all: how much of it runs on the CPU, and the window that would do."""
     share = 100 * spilled_bytes / max(1, model.size_bytes)
     first = f"{model.name} does not fit: {size(spilled_bytes)} of it ({share:.0f} %) runs on the CPU, which is slow"
-    if not window:
-        return Notice("model_spilled", (first, "no window of this model fits; a smaller one would"))
-    return Notice(
-        "model_spilled",
-        (first, f"--num-ctx {window} would fit; auto takes it from the next start on"),
-    )
+    helps = "no window of this model fits; a smaller one would"
+    if window:
+        helps = f"--num-ctx {window} would fit; auto takes it from the next start on"
+    return Notice("model_spilled", (first, helps))
 
 
-def _gpu_line(gpu: Gpu) -> str:
+def _gpu_lines(gpu: Gpu, held: list[str], unused: list[str]) -> tuple[str, str]:
     share = 100 * gpu.vram_used_bytes / max(1, gpu.vram_total_bytes)
-    return f"GPU memory {share:.0f} % full: {size(gpu.vram_used_bytes)} of {size(gpu.vram_total_bytes)} ({gpu.name})"
-
-
-def _gpu_help(gpu: Gpu, held: list[str], models: tuple[LoadedModel, ...], main_model: str) -> str:
-    others = [process for process in _largest_first(gpu) if not process.is_ollama]
-    unused = [model.name for model in models if not same_model(model.name, main_model)]
-    what = (
-        ", ".join(held[:2] + [f"{_named(process)} ({process.pid})" for process in others[:2]])
-        or "unknown holder"
-    )
-    if unused:
-        return f"held by {what}; ollama stop {unused[0]}"
-    if others:
-        return f"held by {what}; close {_named(others[0])}, or use a smaller --num-ctx"
-    return f"held by {what}; a smaller --num-ctx or model needs less"
-
-
-def _named(process: GpuProcess) -> str:
-    return process.name or "a hidden process"
-
-
-def _largest_first(gpu: Gpu) -> list[GpuProcess]:
+    first = f"GPU memory {share:.0f} % full: {size(gpu.vram_used_bytes)} of {size(gpu.vram_total_bytes)} ({gpu.name})"
     processes = gpu.processes if isinstance(gpu.processes, tuple) else ()
-    return sorted(
+    largest_first = sorted(
         processes, key=lambda p: -p.vram_used_bytes if isinstance(p.vram_used_bytes, int) else 0
     )
+    others = [
+        (process.name or "a hidden process", process.pid)
+        for process in largest_first
+        if not process.is_ollama
+    ]
+    what = ", ".join([*held[:2], *(f"{name} ({pid})" for name, pid in others[:2])])
+    helps = "a smaller --num-ctx or model needs less"
+    if unused:
+        helps = f"ollama stop {unused[0]}"
+    elif others:
+        helps = f"close {others[0][0]}, or use a smaller --num-ctx"
+    return first, f"held by {what or 'unknown holder'}; {helps}"
 
 
 def _model_share(model: LoadedModel) -> str:

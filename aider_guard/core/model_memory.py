@@ -9,12 +9,62 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Literal
 
+from aider_guard.core.ollama_versions import Engine
 from aider_guard.core.readings import Unavailable
 
-if TYPE_CHECKING:
-    from aider_guard.core.fit import Candidate, KvType, Runtime
+KvType = Literal["f16", "q8_0", "q4_0"]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How the server runs models."""
+
+    engine: Engine = "C"
+    kv_type: KvType = "f16"
+    parallel: int = 1
+    flash_attention: bool = True
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The numbers that decide a model's memory, from ``model_info`` of ``/api/show`` (GGUF keys after its name).
+
+    ``heads`` and ``kv_heads`` have one entry a layer. A length that a model does not have is 0.
+    """
+
+    name: str
+    layers: int
+    embedding_length: int
+    heads: tuple[int, ...]
+    kv_heads: tuple[int, ...]
+    key_length: int
+    value_length: int
+    vocabulary: int | Unavailable
+    trained_tokens: int | Unavailable
+    sliding_window_tokens: int = 0
+    kv_lora_rank: int = 0
+    key_length_mla: int = 0
+    rope_dimensions: int = 0
+    full_attention_interval: int = 0
+    experts: int = 0
+    experts_used: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model whose need is computed. ``correction_bytes`` is its measured need beyond the formula.
+
+    Candidates with the same ``blob`` (not "") are one model in memory.
+    """
+
+    name: str
+    weights_bytes: int
+    architecture: Architecture
+    blob: str = ""
+    correction_bytes: int = 0
+
 
 MIB: Final = 1 << 20
 
@@ -50,12 +100,8 @@ SWA_PERIODS: Final = {
 
 In an architecture that is not listed all layers count as seeing the whole window, which is never too little.
 """
-_SWA_IN_ENGINE_A: Final = {
-    "gemma3",
-    "gemma3n",
-    "gptoss",
-    "gpt-oss",
-}  # Ollama's own engine; llama.cpp had none yet
+_SWA_IN_ENGINE_A: Final = {"gemma3", "gemma3n", "gptoss", "gpt-oss"}
+"""Those of Ollama's own engine; llama.cpp had none yet."""
 
 
 def capped_tokens(architecture: Architecture, num_ctx: int) -> int:
@@ -102,30 +148,23 @@ def kv_bytes(architecture: Architecture, num_ctx: int, runtime: Runtime) -> int:
     full = _padded(capped_tokens(architecture, num_ctx) * runtime.parallel)
     window = min(capped_tokens(architecture, num_ctx), architecture.sliding_window_tokens)
     sliding = min(full, _padded(window * runtime.parallel + ubatch_tokens(full, runtime)))
+    interval = architecture.full_attention_interval
     elements = states = 0
     for layer, kv_heads in enumerate(architecture.kv_heads):
-        if _is_recurrent(architecture, layer):
+        row = kv_heads * (architecture.key_length + architecture.value_length)
+        if is_mla(architecture):
+            row = architecture.kv_lora_rank + architecture.rope_dimensions
+        if kv_heads == 0 or (interval > 0 and (layer + 1) % interval != 0):  # a recurrent layer
             states += RECURRENT_LAYER_BYTES * runtime.parallel
         else:
             tokens = sliding if _is_sliding(architecture, layer, runtime) else full
-            elements += tokens * _row_elements(architecture, kv_heads)
+            elements += tokens * row
     size, count = BLOCK_BYTES[cache_type(architecture, runtime)]
     return -(-elements * size // count) + states
 
 
-def _row_elements(architecture: Architecture, kv_heads: int) -> int:
-    if is_mla(architecture):
-        return architecture.kv_lora_rank + architecture.rope_dimensions
-    return kv_heads * (architecture.key_length + architecture.value_length)
-
-
 def _padded(tokens: int) -> int:
     return -(-tokens // PADDING_TOKENS) * PADDING_TOKENS
-
-
-def _is_recurrent(architecture: Architecture, layer: int) -> bool:
-    interval = architecture.full_attention_interval
-    return architecture.kv_heads[layer] == 0 or (interval > 0 and (layer + 1) % interval != 0)
 
 
 def _is_sliding(architecture: Architecture, layer: int, runtime: Runtime) -> bool:
@@ -186,31 +225,6 @@ def ollamas_guess_bytes(candidate: Candidate, num_ctx: int, runtime: Runtime) ->
     head = model.embedding_length // max(model.heads)
     tokens = capped_tokens(model, num_ctx) * runtime.parallel
     return candidate.weights_bytes + 2 * model.layers * min(model.kv_heads) * head * tokens * 2
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The numbers that decide a model's memory, from ``model_info`` of ``/api/show`` (GGUF keys after its name).
-
-    ``heads`` and ``kv_heads`` have one entry a layer. A length that a model does not have is 0.
-    """
-
-    name: str
-    layers: int
-    embedding_length: int
-    heads: tuple[int, ...]
-    kv_heads: tuple[int, ...]
-    key_length: int
-    value_length: int
-    vocabulary: int | Unavailable
-    trained_tokens: int | Unavailable
-    sliding_window_tokens: int = 0
-    kv_lora_rank: int = 0
-    key_length_mla: int = 0
-    rope_dimensions: int = 0
-    full_attention_interval: int = 0
-    experts: int = 0
-    experts_used: int = 0
 
 
 _MOST: Final = 1 << 31

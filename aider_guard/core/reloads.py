@@ -15,6 +15,7 @@ LOAD_SECONDS: Final = 0.5
 """A loaded model costs about 0.02 s of ``load_duration``, one that is loaded again more than this (0.9.3)."""
 SHORTEST_LOAD_SECONDS: Final = 0.2
 _UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_WORDS: Final = {"num_ctx": "window"}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|us|µs|ns|m|s)")
 DEFAULT_KEEP_ALIVE_SECONDS: Final = 300.0
 """The default of ``OLLAMA_KEEP_ALIVE`` (envconfig/config.go)."""
@@ -88,8 +89,14 @@ def cause(evidence: ReloadEvidence) -> str:
     """Return why the model was loaded again, in one clause without a full stop."""
     if evidence.server_restarted:
         return "Ollama itself was started again"
-    if changed := _changed(evidence.options, evidence.options_before):
-        return f"this session asked for it with {changed}"
+    now, before = evidence.options, evidence.options_before
+    changed = sorted(name for name in {*now, *before} if now.get(name) != before.get(name))
+    if changed:
+        differences = ", ".join(
+            f"another {_WORDS.get(name, name)} than before ({_shown(before, name)}, now {_shown(now, name)})"
+            for name in changed
+        )
+        return f"this session asked for it with {differences}"
     if not evidence.before or isinstance(evidence.before[-1], Unavailable):
         return "it is not known why: Ollama did not list its models before"
     listed = _named(evidence.before[-1].models, evidence.model)
@@ -102,30 +109,25 @@ def cause(evidence: ReloadEvidence) -> str:
     return "its process had ended at Ollama, by a crash or for lack of memory"
 
 
-def _changed(options: Mapping[str, Any], before: Mapping[str, Any]) -> str:
-    """Return the options that this session itself changed."""
-    names = sorted(name for name in {*options, *before} if options.get(name) != before.get(name))
-    return ", ".join(
-        f"another {_WORDS.get(name, name)} than before ({_shown(before, name)}, now {_shown(options, name)})"
-        for name in names
-    )
-
-
-_WORDS: Final = {"num_ctx": "window"}
-
-
 def _shown(options: Mapping[str, Any], name: str) -> str:
     value = options.get(name, "none")
     return str(value) if isinstance(value, int | float | str) and len(str(value)) < 20 else "?"
 
 
 def _why_gone(evidence: ReloadEvidence) -> str:
-    newest = evidence.before[-1]
-    models = newest.models if isinstance(newest, ModelsReading) else ()
+    models: Sequence[LoadedModel] = ()
+    known: Sequence[LoadedModel] = ()
+    pusher: str | None = None
+    for reading in evidence.before:
+        models = () if isinstance(reading, Unavailable) else reading.models
+        if _named(models, evidence.model):
+            pusher, known = None, models
+        # The newest model that came when this one went is only in lists after the last one with this model.
+        came = [model.name for model in models if not _named(known, model.name)]
+        pusher = came[-1] if came else pusher
     twin = next((name for name in evidence.same_file if _named(models, name)), None)
     if twin is not None:
         return f"{twin} runs from the same file, and only one of the two is loaded at a time"
-    pusher = _pusher(evidence)
     if pusher is not None:
         if any(same_model(pusher, name) for name in evidence.ours):
             return f"{pusher}, which this session uses as well, took its place: both do not fit"
@@ -135,20 +137,6 @@ def _why_gone(evidence: ReloadEvidence) -> str:
         idle = f"{minutes} minutes" if minutes != 1 else "a minute"
         return f"it was not used for {idle}, and Ollama let it go"
     return "it was unloaded before its time, by another program or for lack of memory"
-
-
-def _pusher(evidence: ReloadEvidence) -> str | None:
-    """Return the newest model that came when this one went: it is only in lists after the last one with this model."""
-    readings = [reading for reading in evidence.before if isinstance(reading, ModelsReading)]
-    with_it = [at for at, reading in enumerate(readings) if _named(reading.models, evidence.model)]
-    known = readings[with_it[-1]].models if with_it else ()
-    came = [
-        model.name
-        for reading in readings[(with_it[-1] + 1 if with_it else 0) :]
-        for model in reading.models
-        if not _named(known, model.name)
-    ]
-    return came[-1] if came else None
 
 
 def _named(models: Iterable[LoadedModel], name: str) -> LoadedModel | None:

@@ -269,7 +269,9 @@ class Recogniser:
 
     def _classify(self, drawn: bytes) -> PromptShown | ConfirmShown | ContinuationShown:
         rows = lay_out(drawn).rows
-        if _is_confirm("".join(rows)):
+        text = "".join(rows)
+        choice = text.find(_CHOICE)
+        if choice >= 0 and _DEFAULT.search(text, choice):
             return ConfirmShown()
         prompt = _main_prompt(rows)
         if prompt is None or not (self._lead or self._redraws is PromptShown):
@@ -285,7 +287,10 @@ class Recogniser:
             self._buffer = self._buffer[1:]
             return True
         if at < 0:
-            self._bound_open_prompt()
+            if len(self._buffer) > _MAX_PROMPT_BYTES:
+                # After long typing the prompt can no longer be restored from its bytes: only its end matters.
+                self._lead = b""
+                self._buffer = self._buffer[-_KEPT_BYTES:]
             return False
         if self._buffer[:at].endswith(_ERASED):
             self._redraws = self._kind
@@ -300,17 +305,6 @@ class Recogniser:
         self._lead = b""
         self._kind = None
         self._phase = _Phase.BUSY
-
-    def _bound_open_prompt(self) -> None:
-        if len(self._buffer) > _MAX_PROMPT_BYTES:
-            # After long typing the prompt can no longer be restored from its bytes: only its end matters.
-            self._lead = b""
-            self._buffer = self._buffer[-_KEPT_BYTES:]
-
-
-def _is_confirm(text: str) -> bool:
-    at = text.find(_CHOICE)
-    return at >= 0 and _DEFAULT.search(text, at) is not None
 
 
 def _main_prompt(rows: tuple[str, ...]) -> PromptShown | None:

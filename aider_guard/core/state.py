@@ -101,12 +101,12 @@ def with_blocked(ledger: Ledger, event: EgressBlocked) -> Ledger:
     """Return the ledger after an attempt."""
     place, count = destination(event), max(event.count, 0)
     before = ledger.tried.get(place)
-    if before is None and len(ledger.tried) >= MOST_DESTINATIONS:
-        return replace(ledger, others=ledger.others + count)
     if before is None:
+        if len(ledger.tried) >= MOST_DESTINATIONS:
+            return replace(ledger, others=ledger.others + count)
+        before = AttemptCount(0, "")
         ledger = replace(ledger, unreported=(*ledger.unreported, place))
-    tried = AttemptCount((before.count if before else 0) + count, before.program if before else "")
-    tried = replace(tried, program=tried.program or event.program)
+    tried = AttemptCount(before.count + count, before.program or event.program)
     return replace(ledger, tried={**ledger.tried, place: tried})
 
 
@@ -293,17 +293,11 @@ def window_tokens(state: State) -> int | Unavailable:
 
     Without a pin it is Ollama's, else that of the newest request.
     """
-    loaded = loaded_window_tokens(state)
-    judged = (
-        state.last_request.window_tokens if isinstance(state.last_request, LastRequest) else loaded
-    )
-    match state.pinned_tokens, loaded:
-        case int() as pinned, _:
-            return min([pinned, *(size for size in (loaded, judged) if isinstance(size, int))])
-        case _, Unavailable() if isinstance(state.last_request, LastRequest):
-            return state.last_request.window_tokens
-        case _:
-            return loaded
+    pinned, loaded, last = state.pinned_tokens, loaded_window_tokens(state), state.last_request
+    judged = last.window_tokens if isinstance(last, LastRequest) else loaded
+    if isinstance(pinned, int):
+        return min([pinned, *(size for size in (loaded, judged) if isinstance(size, int))])
+    return judged if isinstance(loaded, Unavailable) else loaded
 
 
 def loaded_window_tokens(state: State) -> int | Unavailable:
@@ -324,8 +318,13 @@ def used_tokens(state: State) -> int | Unavailable:
     """
     if isinstance(state.last_request, LastRequest):
         return state.last_request.used_tokens + in_tokens(state, state.file_growth_tokens)
-    estimate = _estimated_tokens(state)
-    return in_tokens(state, estimate) if isinstance(estimate, int) else estimate
+    context, turn = state.context, state.turn_tokens
+    if isinstance(context, Unavailable):
+        return in_tokens(state, turn) if isinstance(turn, int) else context
+    estimate = context.total_tokens + state.file_growth_tokens
+    if state.context_changed and isinstance(turn, int):
+        estimate = max(estimate, turn)
+    return in_tokens(state, estimate)
 
 
 def is_measured(state: State) -> bool:
@@ -339,18 +338,6 @@ def is_measured(state: State) -> bool:
 def in_tokens(state: State, estimate: int) -> int:
     """Scale an estimate of Aider's to tokens of the main model."""
     return round(estimate * state.tokens_per_estimate)
-
-
-def _estimated_tokens(state: State) -> int | Unavailable:
-    match state.context, state.turn_tokens:
-        case ContextReading() as context, int() as turn if state.context_changed:
-            return max(context.total_tokens + state.file_growth_tokens, turn)
-        case ContextReading() as context, _:
-            return context.total_tokens + state.file_growth_tokens
-        case _, int() as turn:
-            return turn
-        case Unavailable() as unavailable, _:
-            return unavailable
 
 
 def fill_percent(state: State) -> float | Unavailable:

@@ -20,13 +20,12 @@ The rows for the history and the map may be absent, and so are the last two line
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aider_guard.core.readings import ContextReading, ContextRow, RowKind, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 _HEADER = re.compile(r"> Approximate context window usage for (.*), in tokens:\s*", re.DOTALL)
 _ROW = re.compile(r"> \$ *[0-9]+\.[0-9]+ +([0-9][0-9,]{0,18}) (.*)", re.DOTALL)
@@ -45,17 +44,14 @@ _TIPS: tuple[tuple[str, RowKind], ...] = (
 
 
 def parse_context(text: str, taken_at: float) -> ContextReading | Unavailable:
-    """Parse the last complete ``/tokens`` table in ``text``; other text around it does not matter.
+    """Return the last complete ``/tokens`` table in a part of Aider's chat history file, read at ``taken_at``.
 
-    Args:
-        text: A part of Aider's chat history file.
-        taken_at: When it was read, in monotonic seconds.
-
-    Returns:
-        The table, or ``Unavailable`` when no table is complete and adds up. A file whose own name ends in
-        " (read-only)" cannot be told from a read-only file. Trailing blanks of a file's name are lost.
+    It is ``Unavailable`` when no table is complete and adds up. A file whose own name ends in " (read-only)" cannot be
+    told from a read-only file. Trailing blanks of a file's name are lost.
     """
-    entries = tuple(_entries(text))
+    # An entry is written at once: only a file's name can hold a line break of its own.
+    pieces = (piece.strip("\n") for piece in re.split(r"\n\n+|\n(?=> )", text))
+    entries = tuple(piece for piece in pieces if piece)
     starts = [i for i, entry in enumerate(entries) if _HEADER.fullmatch(entry)]
     outcome: ContextReading | Unavailable = Unavailable("Aider printed no /tokens table")
     for start in reversed(starts):
@@ -63,19 +59,6 @@ def parse_context(text: str, taken_at: float) -> ContextReading | Unavailable:
         if isinstance(outcome, ContextReading):
             return outcome
     return outcome
-
-
-def _entries(text: str) -> Iterator[str]:
-    """Split the text into entries, each written at once: only a file's name can hold a line break of its own."""
-    entry: list[str] = []
-    for line in text.split("\n"):
-        if entry and (line.startswith("> ") or not line):
-            yield "\n".join(entry)
-            entry = []
-        if line:
-            entry.append(line)
-    if entry:
-        yield "\n".join(entry)
 
 
 def _parse_table(entries: Sequence[str], taken_at: float) -> ContextReading | Unavailable:
@@ -93,10 +76,11 @@ def _parse_table(entries: Sequence[str], taken_at: float) -> ContextReading | Un
         return Unavailable("Aider's /tokens table has no end")
     if header is None or foot is None or not rows:
         return Unavailable("Aider's /tokens table is not complete")
+    total_tokens, max_tokens = foot
     # Every number is cut to an integer on its own, so each row may be off by one.
-    if abs(sum(row.tokens for row in rows) - foot.total_tokens) > len(rows):
+    if abs(sum(row.tokens for row in rows) - total_tokens) > len(rows):
         return Unavailable("the rows of Aider's /tokens table do not add up to its total")
-    return ContextReading(header[1], tuple(rows), foot.total_tokens, foot.max_tokens, taken_at)
+    return ContextReading(header[1], tuple(rows), total_tokens, max_tokens, taken_at)
 
 
 def _parse_row(entry: str, *, first: bool) -> ContextRow | None:
@@ -116,20 +100,15 @@ def _parse_row(entry: str, *, first: bool) -> ContextRow | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Foot:
-    total_tokens: int
-    max_tokens: int | Unavailable
-
-
-def _parse_foot(entries: Sequence[str]) -> _Foot | None:
+def _parse_foot(entries: Sequence[str]) -> tuple[int, int | Unavailable] | None:
+    """Return the total and the maximum."""
     total = _TOTAL.fullmatch(entries[0]) if entries else None
     if total is None:
         return None
     if len(entries) > 1 and _REMAINING.fullmatch(entries[1]):
         maximum = _MAX.fullmatch(entries[2]) if len(entries) > 2 else None
-        return _Foot(_number(total[1]), _number(maximum[1])) if maximum else None
-    return _Foot(_number(total[1]), Unavailable("Aider knows no maximum for this model"))
+        return (_number(total[1]), _number(maximum[1])) if maximum else None
+    return _number(total[1]), Unavailable("Aider knows no maximum for this model")
 
 
 def _number(digits: str) -> int:

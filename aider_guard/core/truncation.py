@@ -10,13 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from aider_guard.core.chat.types import Count, Stage, Verdict
-from aider_guard.core.ollama_versions import (
-    KEEPS,
-    REFUSES,
-    UNKNOWN_ERA,
-    Era,
-    era_of,
-)
+from aider_guard.core.ollama_versions import KEEPS, REFUSES, UNKNOWN_ERA, Era, era_of
 from aider_guard.core.readings import Unavailable
 
 LOG_NOT_READ: Final = Unavailable("the server's log is not read")
@@ -92,7 +86,11 @@ def after_the_answer(
     """
     answer, window = evidence.answer_tokens, evidence.window_tokens
     if not (isinstance(answer, int) and isinstance(window, int) and isinstance(seen, int)):
-        return _by_log_alone(evidence.log, prompt)
+        log = evidence.log
+        if isinstance(log, LogEvidence) and log.shifts and len(log.prompts) <= 1:
+            words = "Ollama's log tells that the context was shifted while an answer was written"
+            return Verdict("unknown", f"{prompt.evidence}; {words}", "generation")
+        return prompt
     held = _held(evidence.log, era, window, seen)
     over = seen + answer - 1 - held
     if seen > held:
@@ -133,13 +131,9 @@ def _shifted(prompt: Verdict, seen: int, answer: int, over: int, held: int) -> V
     return Verdict("cut", words, "generation", gone)
 
 
-def _by_log_alone(log: LogEvidence | Unavailable, prompt: Verdict) -> Verdict:
-    if isinstance(log, LogEvidence) and log.shifts and len(log.prompts) <= 1:
-        words = "Ollama's log tells that the context was shifted while an answer was written"
-        return Verdict("unknown", f"{prompt.evidence}; {words}", "generation")
-    return prompt
-
-
+_NOT_REFUSED: Final = Verdict(
+    "whole", "Ollama was told to refuse a prompt that does not fit, and did not"
+)
 NOT_KNOWN: Final = Unavailable("the server does not tell how much it saw")
 
 
@@ -147,12 +141,20 @@ def judge(evidence: Evidence) -> Verdict:
     """Return the verdict; ``unknown`` wherever neither can be shown."""
     if evidence.never_truncates:
         return Verdict("whole", "this model's runner refuses what is too long")
-    case = _case(evidence)
+    era = era_of(evidence.version) if evidence.is_ollama else REFUSES
+    log = evidence.log if isinstance(evidence.log, LogEvidence) else LogEvidence()
+    window = evidence.window_tokens if isinstance(evidence.window_tokens, int) else None
+    reported = evidence.prompt_tokens if isinstance(evidence.prompt_tokens, int) else None
+    seen = reported if era.counts_cached else None
+    if not era.counts_cached and reported is not None and len(log.prompts) == 1:
+        # Without the cached tokens: the log has them all, if it can only be about this request.
+        logged = log.prompts[0].tokens
+        seen = logged if logged >= reported else None
+    case = _Case(evidence, era, log, window, reported, seen)
     prompt = _of_the_prompt(case)
     if prompt.outcome == "cut" or not evidence.is_ollama:
         return prompt
     counted = evidence.counted
-    seen = case.evaluated
     if seen is None and prompt.outcome == "whole" and isinstance(counted, Count) and counted.exact:
         seen = counted.tokens
     return after_the_answer(evidence, case.era, prompt, NOT_KNOWN if seen is None else seen)
@@ -192,41 +194,30 @@ class _Case:
         return tokens > self.era.longest_tokens(self.window)
 
 
-def _case(given: Evidence) -> _Case:
-    era = era_of(given.version) if given.is_ollama else REFUSES
-    log = given.log if isinstance(given.log, LogEvidence) else LogEvidence()
-    window = given.window_tokens if isinstance(given.window_tokens, int) else None
-    reported = given.prompt_tokens if isinstance(given.prompt_tokens, int) else None
-    evaluated = reported if era.counts_cached else _logged(log, reported)
-    return _Case(given, era, log, window, reported, evaluated)
-
-
-def _logged(log: LogEvidence, reported: int | None) -> int | None:
-    """Return the evaluated tokens by the log, where it can only be about this request."""
-    if reported is not None and len(log.prompts) == 1 and log.prompts[0].tokens >= reported:
-        return log.prompts[0].tokens
-    return None
-
-
 def _of_the_prompt(case: _Case) -> Verdict:
     counted = case.given.counted
     exact = counted if isinstance(counted, Count) and counted.exact else None
     estimate = counted if isinstance(counted, Count) and not counted.exact else None
-    return (
-        (_by_equality(case, exact.tokens) if exact else None)
-        or _by_logged_cut(case, counted)
+    if exact and exact.tokens in (case.reported, case.evaluated):
+        words = f"{exact.tokens:,} tokens counted before, and as many evaluated"
+        return Verdict("whole", words)
+    verdict = (
+        _by_logged_cut(case, counted)
         or (_by_exact_count(case, exact.tokens) if exact else None)
         or _by_bytes(case)
         or _by_logged_silence(case, estimate)
         or (_by_estimate(case, estimate) if estimate else None)
-        or _undecided(case)
     )
-
-
-def _by_equality(case: _Case, tokens: int) -> Verdict | None:
-    if tokens in (case.reported, case.evaluated):
-        return Verdict("whole", f"{tokens:,} tokens counted before, and as many evaluated")
-    return None
+    if verdict is not None:
+        return verdict
+    if case.given.truncation_forbidden:
+        return _NOT_REFUSED
+    if case.at_cut_size:
+        words = (
+            f"{case.evaluated:,} tokens were evaluated: as many as are left of a prompt that is cut"
+        )
+        return Verdict("unknown", words)
+    return Verdict("unknown", "nothing shows whether the prompt was cut")
 
 
 def _by_logged_cut(case: _Case, counted: Count | Unavailable) -> Verdict | None:
@@ -259,28 +250,22 @@ def _by_exact_count(case: _Case, tokens: int) -> Verdict | None:
     evaluated = case.evaluated
     if evaluated is not None and evaluated < tokens:
         if case.given.truncation_forbidden and case.fits(tokens):
-            return _forbidden()
+            return _NOT_REFUSED
         stage: Stage = "tokens" if case.at_cut_size else "" if case.fits(tokens) else "messages"
         words = f"{tokens:,} tokens counted before, {evaluated:,} evaluated"
         return Verdict("cut", words, stage, tokens - evaluated)
     if evaluated is not None or (case.reported or 0) > tokens:
-        return _by_short_count(case, tokens, max(evaluated or 0, case.reported or 0))
+        # As many were evaluated as counted, or more: with much room left, nothing was cut.
+        seen, room = max(evaluated or 0, case.reported or 0), max(16, tokens // 50)
+        if seen - tokens <= room and case.fits(tokens + 2 * room) and case.fits(seen):
+            words = f"{seen:,} tokens evaluated, {seen - tokens:,} more than counted before"
+            return Verdict("whole", words)
+        return None
     if case.fits(tokens):
         return Verdict("whole", f"{tokens:,} tokens counted before fit the window")
     if case.overflows(tokens) and not case.given.truncation_forbidden:
         words = f"{tokens:,} tokens counted before do not fit the window of {case.window:,}"
         return Verdict("cut", words, "", NOT_KNOWN)
-    return None
-
-
-def _by_short_count(case: _Case, tokens: int, evaluated: int) -> Verdict | None:
-    """Return the verdict where more was evaluated than counted: with much room left, nothing was cut."""
-    missed = evaluated - tokens
-    room = max(16, tokens // 50)
-    if missed <= room and case.fits(tokens + 2 * room) and case.fits(evaluated):
-        return Verdict(
-            "whole", f"{evaluated:,} tokens evaluated, {missed:,} more than counted before"
-        )
     return None
 
 
@@ -324,18 +309,3 @@ def _by_estimate(case: _Case, estimate: Count) -> Verdict | None:
     if not case.given.is_ollama and evaluated is not None and not is_more:
         return Verdict("whole", f"{evaluated:,} tokens evaluated, as many as estimated before")
     return None
-
-
-def _undecided(case: _Case) -> Verdict:
-    if case.given.truncation_forbidden:
-        return _forbidden()
-    if case.at_cut_size:
-        words = (
-            f"{case.evaluated:,} tokens were evaluated: as many as are left of a prompt that is cut"
-        )
-        return Verdict("unknown", words)
-    return Verdict("unknown", "nothing shows whether the prompt was cut")
-
-
-def _forbidden() -> Verdict:
-    return Verdict("whole", "Ollama was told to refuse a prompt that does not fit, and did not")

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from aider_guard.catalogue import catalogue_entries, find
-from aider_guard.core.fit import Candidate, Card
+from aider_guard.core.fit import Card
+from aider_guard.core.model_memory import Candidate
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.launch import model_choice

@@ -10,15 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aider_guard.core.fit import (
-    COMFORTABLE_TOKENS,
-    Candidate,
-    Card,
-    Fit,
-    Runtime,
-    choose_window,
-    fit,
-)
+from aider_guard.core.fit import COMFORTABLE_TOKENS, Card, Fit, choose_window, fit
+from aider_guard.core.model_memory import Candidate, Runtime
 from aider_guard.core.model_names import canonical_name, is_cloud_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.aider_settings import OLLAMA_PREFIXES, ollama_name

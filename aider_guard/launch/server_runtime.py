@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from aider_guard.core.fit import Candidate, Card, KvType, Runtime
-from aider_guard.core.model_memory import RUNNER_BYTES
+from aider_guard.core.fit import Card
+from aider_guard.core.model_memory import RUNNER_BYTES, Candidate, KvType, Runtime
 from aider_guard.core.model_names import canonical_name
 from aider_guard.core.ollama_versions import Engine, era_of, release
 from aider_guard.core.readings import (

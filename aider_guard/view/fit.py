@@ -15,10 +15,7 @@ from aider_guard import paths
 from aider_guard.catalogue import catalogue_entries
 from aider_guard.config import Config
 from aider_guard.core.fit import (
-    Candidate,
     Card,
-    KvType,
-    Runtime,
     distinct,
     fit,
     fits_alone,
@@ -27,6 +24,7 @@ from aider_guard.core.fit import (
     rooms,
     spilled_bytes,
 )
+from aider_guard.core.model_memory import Candidate, KvType, Runtime
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.errors import ConfigError

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aider_guard import catalogue
-from aider_guard.core.fit import Candidate, Card
-from aider_guard.core.model_memory import Architecture
+from aider_guard.core.fit import Card
+from aider_guard.core.model_memory import Architecture, Candidate
 from aider_guard.core.model_names import canonical_name, is_cloud_name
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport

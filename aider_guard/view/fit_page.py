@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from aider_guard.core.fit import Candidate, Card, Fit, Need, Runtime, SwapCost
+from aider_guard.core.fit import Card, Fit, Need, SwapCost
 from aider_guard.core.messages import count, size
-from aider_guard.core.model_memory import cache_type, capped_tokens
+from aider_guard.core.model_memory import Candidate, Runtime, cache_type, capped_tokens
 from aider_guard.core.readings import Unavailable
 from aider_guard.view.fit_models import RequestedModel
 from aider_guard.view.page import Page

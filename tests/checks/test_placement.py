@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from checks.worlds import GIB, MODEL, NO, QWEN, installed, model, process, server
 
-from aider_guard.core.fit import Card, Runtime
-from aider_guard.core.model_memory import RUNNER_BYTES
+from aider_guard.core.fit import Card
+from aider_guard.core.model_memory import RUNNER_BYTES, Runtime
 from aider_guard.core.ollama_versions import era_of, release
 from aider_guard.core.readings import (
     NO_NVIDIA_GPU,

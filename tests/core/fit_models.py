@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from aider_guard.core.fit import Candidate, Card
-from aider_guard.core.model_memory import Architecture
+from aider_guard.core.fit import Card
+from aider_guard.core.model_memory import Architecture, Candidate
 
 MIB, GIB = 1 << 20, 1 << 30
 

@@ -25,10 +25,8 @@ from hypothesis import strategies as st
 
 from aider_guard.core.fit import (
     MARGIN_BYTES,
-    Candidate,
     Card,
     Load,
-    Runtime,
     SwapCost,
     choose_window,
     distinct,
@@ -43,7 +41,7 @@ from aider_guard.core.fit import (
     split,
     stay_together,
 )
-from aider_guard.core.model_memory import ollamas_guess_bytes
+from aider_guard.core.model_memory import Candidate, Runtime, ollamas_guess_bytes
 from aider_guard.core.readings import Unavailable
 
 NEW = Runtime()

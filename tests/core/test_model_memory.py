@@ -24,11 +24,14 @@ from core.fit_models import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.fit import Candidate, KvType, Runtime, need
+from aider_guard.core.fit import need
 from aider_guard.core.model_memory import (
     RECURRENT_LAYER_BYTES,
     RUNNER_BYTES,
     Architecture,
+    Candidate,
+    KvType,
+    Runtime,
     cache_type,
     flash_attention,
     graph_bytes,

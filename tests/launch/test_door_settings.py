@@ -21,7 +21,8 @@ from checks.worlds import (
 
 from aider_guard.checks.all import examine
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
-from aider_guard.core.fit import Card, Fit, Runtime
+from aider_guard.core.fit import Card, Fit
+from aider_guard.core.model_memory import Runtime
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
 from aider_guard.core.server_report import ServedModel, ServerProcess
 from aider_guard.launch.aider_settings import AiderSettings

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.catalogue import catalogue_entries, find
-from aider_guard.core.fit import Candidate, Card, Runtime, choose_window, fit
+from aider_guard.core.fit import Card, choose_window, fit
+from aider_guard.core.model_memory import Candidate, Runtime
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.model_choice import (
     PAIR_WINDOW_TOKENS,

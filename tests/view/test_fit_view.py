@@ -13,7 +13,7 @@ import pytest
 from fakes.ollama_server import FakeModel, FakeOllama, Raw
 
 from aider_guard.config import Config
-from aider_guard.core.fit import KvType
+from aider_guard.core.model_memory import KvType
 from aider_guard.core.readings import Gpu, GpuProcess, MemoryReading, RamReading, Unavailable
 from aider_guard.errors import ConfigError
 from aider_guard.view.fit import run_fit

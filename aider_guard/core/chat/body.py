@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -95,11 +95,8 @@ def asks_for_usage(request: ChatRequest) -> bool:
     """Whether the door requests the usage of a stream, because the client did not."""
     if request.form not in ("openai_chat", "openai_text") or not request.stream:
         return False
-    match request.body.get("stream_options"):
-        case {"include_usage": True}:
-            return False
-        case _:
-            return True
+    options = request.body.get("stream_options")
+    return not (isinstance(options, dict) and options.get("include_usage") is True)
 
 
 def _unloads(request: ChatRequest) -> bool:
@@ -135,11 +132,10 @@ def _remove_own(changed: dict[str, Any], request: ChatRequest, leave_out: int = 
     texts = [_role_and_text(message) for message in messages]
     is_summary = request.purpose == "summary"
     places = visible_places(texts, 0 if is_summary else leave_out)
-    changed["messages"] = [messages[place] for place in places]
-    if is_summary:
-        changed["messages"] = [
-            _cleaned_summary(message, leave_out) for message in changed["messages"]
-        ]
+    visible = [messages[place] for place in places]
+    changed["messages"] = (
+        [_cleaned_summary(message, leave_out) for message in visible] if is_summary else visible
+    )
 
 
 def _role_and_text(message: object) -> tuple[str, str]:
@@ -187,16 +183,8 @@ def encode_body(body: Mapping[str, Any]) -> bytes:
 # has an answer to send), so a head is evaluated in pieces, each the beginning of the next: only one is wasted.
 
 RUNNER_OPTIONS: Final = (
-    "num_ctx",
-    "num_batch",
-    "num_gpu",
-    "main_gpu",
-    "use_mmap",
-    "use_mlock",
-    "num_thread",
-    "numa",
-    "low_vram",
-    "draft_num_predict",
+    *("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "use_mlock"),
+    *("num_thread", "numa", "low_vram", "draft_num_predict"),
 )
 """The options that a runner is started with (api/types.go, Runner): other values load the model again."""
 _ANSWERS: Final = ("num_predict", "stop", "seed", "temperature")
@@ -225,7 +213,7 @@ class PromptHead:
         """Return the body that evaluates so many characters of the head, with the shortest answer."""
         if self.prompt:
             return {**self.body, "prompt": self.prompt[:characters]}
-        messages = list(_cut(self.messages, characters))
+        messages = _cut(self.messages, characters)
         if not any(message.get("role") == "user" for message in messages):
             messages.append(_QUESTION)
         return {**self.body, "messages": messages}
@@ -240,15 +228,20 @@ def head_of(
     body = json.loads(
         body_to_send(request, json.dumps(request.body).encode("ascii"), settings, upstream, version)
     )
-    length = _fixed_length(request)
+    # What the next Aider will send again.
+    fixed = itertools.takewhile(
+        lambda part: part.kind in ("system", "map") or (part.kind == "file" and part.read_only),
+        parts(request),
+    )
+    length = sum(len(part.text) for part in fixed)
     if request.form == "generate":
         return _flattened_head(request, body, length)
-    messages = tuple(_cut(_plain(body.get("messages")), length))
-    return (
-        PromptHead("/api/chat", _shortest_answer(body, "messages"), messages, "")
-        if messages
-        else None
-    )
+    listed = body.get("messages")
+    plain = itertools.takewhile(_is_plain, listed if isinstance(listed, list) else ())
+    messages = tuple(_cut(plain, length))
+    if not messages:
+        return None
+    return PromptHead("/api/chat", _shortest_answer(body, "messages"), messages, "")
 
 
 def may_have_head(request: ChatRequest) -> bool:
@@ -276,15 +269,6 @@ def runner_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: options[name] for name in RUNNER_OPTIONS if options.get(name) is not None}
 
 
-def _fixed_length(request: ChatRequest) -> int:
-    """Return how many characters of the messages the next Aider will send again."""
-    fixed = itertools.takewhile(
-        lambda part: part.kind in ("system", "map") or (part.kind == "file" and part.read_only),
-        parts(request),
-    )
-    return sum(len(part.text) for part in fixed)
-
-
 def _flattened_head(request: ChatRequest, body: dict[str, Any], length: int) -> PromptHead | None:
     prompt = body.get("prompt")
     if body.get("system") or not isinstance(prompt, str) or len(request.messages) != 1:
@@ -296,29 +280,22 @@ def _flattened_head(request: ChatRequest, body: dict[str, Any], length: int) -> 
             end += heading + left if left else 0
             break
         end, left = end + len(block.whole), left - len(block.content)
-    return (
-        PromptHead("/api/generate", _shortest_answer(body, "prompt"), (), prompt[:end])
-        if end
-        else None
-    )
-
-
-def _plain(messages: object) -> Sequence[Mapping[str, Any]]:
-    """Return the messages before the first that holds more than text."""
-    listed = messages if isinstance(messages, list) else []
-    return tuple(itertools.takewhile(_is_plain, listed))
+    if not end:
+        return None
+    return PromptHead("/api/generate", _shortest_answer(body, "prompt"), (), prompt[:end])
 
 
 def _is_plain(message: object) -> bool:
+    """Whether a message holds nothing but text."""
     match message:
         case {"role": str(), "content": str(), **more}:
             return not any(more.values())
     return False
 
 
-def _cut(messages: Sequence[Mapping[str, Any]], characters: int) -> Sequence[Mapping[str, Any]]:
+def _cut(messages: Iterable[Mapping[str, Any]], characters: int) -> list[Mapping[str, Any]]:
     """Return the messages that hold the first ``characters`` characters, the last one cut."""
-    beginning = []
+    beginning: list[Mapping[str, Any]] = []
     for message in messages:
         if characters <= 0:
             break

@@ -13,14 +13,8 @@ _TRANSFERS: Final = {"/api/pull": ("fetched", "pull"), "/api/push": ("sent away"
 """The paths that contact the host in a model's name: the participle for it, and the command."""
 _LEAVING: Final = (
     *_TRANSFERS,
-    "/api/create",
-    "/api/signin",
-    "/api/signout",
-    "/api/me",
-    "/api/user/",
-    "/api/web_search",
-    "/api/web_fetch",
-    "/api/experimental/",
+    *(f"/api/{name}" for name in ("create", "signin", "signout", "me", "user/")),
+    *(f"/api/{name}" for name in ("web_search", "web_fetch", "experimental/")),
 )
 """The paths by which Ollama itself can send something out of the machine, whatever the model."""
 _STAYING: Final = frozenset(
@@ -32,7 +26,6 @@ _STAYING: Final = frozenset(
     }
 )
 """The paths that Ollama answers on this machine if the models run here (server/routes.go)."""
-_BY_DIGEST: Final = "/api/blobs/"
 _LISTED: Final = "/v1/models/"
 _BUILDING: Final = frozenset(
     {
@@ -54,8 +47,8 @@ def named_models(path: str, body: Mapping[str, Any]) -> tuple[str, ...]:
     named = [
         value for key, value in body.items() if key.casefold() in _NAMES and isinstance(value, str)
     ]
-    listed = [path[len(_LISTED) :]] if path.startswith(_LISTED) else []
-    return (*named, *(name for name in listed if name))
+    listed = path.removeprefix(_LISTED) if path.startswith(_LISTED) else ""
+    return (*named, *([listed] if listed else []))
 
 
 def bases_of(body: Mapping[str, Any]) -> tuple[str, ...]:
@@ -71,7 +64,7 @@ def leaves(path: str) -> bool:
 
 def is_content(path: str) -> bool:
     """Whether the body of such a request is a file, which names no model."""
-    return path.startswith(_BY_DIGEST)
+    return path.startswith("/api/blobs/")
 
 
 def unsafe(path: str, body: Mapping[str, Any]) -> str:
@@ -85,9 +78,8 @@ def unsafe(path: str, body: Mapping[str, Any]) -> str:
     if path == "/api/create":
         strange = next((key for key in body if key.casefold() not in _BUILDING), None)
         if strange is not None:
-            return (
-                f"{PREFIX}{shown(strange)} in {path} is not known to stay on this machine; {_OPEN}"
-            )
+            what = f"{shown(strange)} in {path}"
+            return f"{PREFIX}{what} is not known to stay on this machine; {_OPEN}"
     return refused_words("a search of the web") if _searches(body) else ""
 
 
@@ -95,23 +87,16 @@ def _searches(body: Mapping[str, Any]) -> bool:
     """Whether a request lets Ollama search the web (/v1/messages and /v1/responses, 0.18 and later)."""
     lists = [value for key, value in body.items() if key.casefold() == "tools"]
     tools = [tool for tools in lists if isinstance(tools, list) for tool in tools]
-    kinds = [
-        value
-        for tool in tools
-        if isinstance(tool, dict)
-        for key, value in tool.items()
-        if key.casefold() == "type" and isinstance(value, str)
-    ]
+    fields = [field for tool in tools if isinstance(tool, dict) for field in tool.items()]
+    kinds = [kind for key, kind in fields if key.casefold() == "type" and isinstance(kind, str)]
     return any(kind.strip().lower().startswith(_WEB) for kind in kinds)
 
 
 def not_transferred(name: str, done: str = "fetched", command: str = "pull") -> str:
     """Return one line for a model that would be fetched from another machine or sent to one."""
     model = shown(name)
-    return (
-        f"{PREFIX}{model} is not {done} from inside a session;"
-        f" run `ollama {command} {model}` in another terminal"
-    )
+    where = f"run `ollama {command} {model}` in another terminal"
+    return f"{PREFIX}{model} is not {done} from inside a session; {where}"
 
 
 def still_needed(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from aider_guard.core.chat.events import NOT_TOLD, Reason
@@ -21,6 +21,7 @@ from aider_guard.core.readings import Unavailable
 _MAX_WORDS: Final = 160
 _UNITS: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _AGAIN: Final = "then send your message again"
+_LOCAL: Final = "ollama list   shows the models of this machine; /model ollama_chat/NAME takes one"
 
 
 @dataclass(frozen=True)
@@ -76,29 +77,26 @@ _KNOWN: Final[tuple[tuple[str, Reason], ...]] = (
     (r"connection (refused|reset)|connectex|forcibly closed", "crashed"),  # Ollama's own runner
 )
 _NUMBERS: Final = (
-    re.compile(r"request \((\d+) tokens\) exceeds the available context size \((\d+) tokens"),
-    re.compile(r"input length \((\d+) tokens\).*maximum context length \((\d+) tokens"),
-    re.compile(r"prompt \(length (\d+)\).*maximum model length of (\d+)"),
+    r"request \((?P<prompt>\d+) tokens\) exceeds the available context size \((?P<window>\d+) tokens",
+    r"input length \((?P<prompt>\d+) tokens\).*maximum context length \((?P<window>\d+) tokens",
+    r"prompt \(length (?P<prompt>\d+)\).*maximum model length of (?P<window>\d+)",
+    # vLLM's:
+    r"maximum context length is (?P<window>\d+) tokens.*?(?:requested|request has|contains at least) (?P<prompt>\d+)",
 )
-_VLLM_NUMBERS: Final = re.compile(
-    r"maximum context length is (\d+) tokens.*?(?:requested|request has|contains at least) (\d+)"
-)
+_BY_STATUS: Final[dict[int, Reason]] = {503: "busy", 404: "missing", 401: "cloud"}
+"""What a refusal in unknown words is, by its status. Ollama needs a login (401) for its cloud only."""
 
 
 def failure_of_answer(status: int, content: bytes) -> Failure:
     """Return the failure that an answer with another status than 200 reports."""
     words = error_text(content)
     if not words:
-        if status in (401, 403):
-            return Failure("forbidden", _first_words(content), status)
-        return Failure("strange", _first_words(content), status)
+        plain = re.sub(r"<[^>]*>", " ", content[:4096].decode("utf-8", "replace"))
+        return Failure("forbidden" if status in (401, 403) else "strange", printable(plain), status)
     failure = failure_of_words(words, status)
-    if failure.reason == "refused" and status == 503:
-        return Failure("busy", words, status, waits=True)
-    if failure.reason == "refused" and status == 404:
-        return Failure("missing", words, status)
-    if failure.reason == "refused" and status == 401:  # Ollama needs a login for its cloud only
-        return Failure("cloud", words, status)
+    if failure.reason == "refused" and status in _BY_STATUS:
+        reason = _BY_STATUS[status]
+        return Failure(reason, words, status, waits=reason == "busy")
     return failure
 
 
@@ -106,10 +104,12 @@ def failure_of_words(words: str, status: int = 0) -> Failure:
     """Return the failure that a server's own words report, also those in the middle of an answer."""
     matching = (reason for known, reason in _KNOWN if re.search(known, words, re.IGNORECASE))
     reason: Reason = next(matching, "refused")
-    if reason != "overflow":
-        return Failure(reason, words, status, waits=reason == "busy")
-    prompt, window = _numbers(words)
-    return Failure(reason, words, status, prompt_tokens=prompt, window_tokens=window)
+    failure = Failure(reason, words, status, waits=reason == "busy")
+    numbers = next((match for known in _NUMBERS if (match := re.search(known, words))), None)
+    if reason != "overflow" or numbers is None:
+        return failure
+    prompt, window = int(numbers["prompt"]), int(numbers["window"])
+    return replace(failure, prompt_tokens=prompt, window_tokens=window)
 
 
 def error_text(content: bytes) -> str:
@@ -129,20 +129,6 @@ def error_text(content: bytes) -> str:
     return (error_text(words.encode("utf-8", "replace")) if words.startswith("{") else "") or words
 
 
-def _first_words(content: bytes) -> str:
-    text = re.sub(r"<[^>]*>", " ", content[:4096].decode("utf-8", "replace"))
-    return printable(text)
-
-
-def _numbers(words: str) -> tuple[int | Unavailable, int | Unavailable]:
-    for pattern in _NUMBERS:
-        if match := pattern.search(words):
-            return int(match[1]), int(match[2])
-    if match := _VLLM_NUMBERS.search(words):
-        return int(match[2]), int(match[1])
-    return NOT_TOLD, NOT_TOLD
-
-
 def printable(words: str) -> str:
     """Return a server's words on one line: short, and without control characters."""
     plain = "".join(char if char.isprintable() else " " for char in words)
@@ -154,39 +140,34 @@ def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
     """Return two lines: what happened, and what helps."""
     server = "Ollama" if request.is_ollama else "the model server"
     words = f": {printable(failure.words)}" if failure.words else ""
+    model, address = request.model, request.address
     match failure.reason:
         case "missing":
-            return f"{server} has no model {request.model}", _get_model(request)
+            return f"{server} has no model {model}", _get_model(request)
         case "memory":
-            return f"{request.model} does not fit into memory{words}", _less_memory(
-                failure, request
-            )
+            what, helps = f"{model} does not fit into memory", _less_memory(failure, request)
         case "crashed":
-            return f"the process of {request.model} crashed{words}", _try_again(request)
+            what, helps = f"the process of {model} crashed", _try_again(request)
         case "lost":
-            return (
-                f"the connection to {request.address} was lost{words}",
-                f"see that {server} runs there and that the network is up, {_AGAIN}",
-            )
+            what = f"the connection to {address} was lost"
+            helps = f"see that {server} runs there and that the network is up, {_AGAIN}"
         case "busy":
-            return f"{server} stayed busy{words}", "wait for its other requests, " + _AGAIN
+            what, helps = f"{server} stayed busy", f"wait for its other requests, {_AGAIN}"
         case "cloud":
-            return f"not sent: {request.model} would run in Ollama's cloud{words}", _LOCAL
+            what, helps = f"not sent: {model} would run in Ollama's cloud", _LOCAL
         case "down":
-            return f"{server} does not answer at {request.address}{words}", _start(request)
+            what, helps = f"{server} does not answer at {address}", _start(request)
         case "strange":
-            what = f"status {failure.status}" if failure.status else "no answer in its protocol"
-            return (
-                f"what answers at {request.address} is not {server}: {what}{words}",
-                f"curl {request.address}{'/api/version' if request.is_ollama else ''}   shows what it is",
-            )
+            answer = f"status {failure.status}" if failure.status else "no answer in its protocol"
+            what = f"what answers at {address} is not {server}: {answer}"
+            page = "/api/version" if request.is_ollama else ""
+            helps = f"curl {address}{page}   shows what it is"
         case "forbidden":
-            return (
-                f"{server} at {request.address} did not allow it: status {failure.status}{words}",
-                "is it the right server, and does it want a key?",
-            )
+            what = f"{server} at {address} did not allow it: status {failure.status}"
+            helps = "is it the right server, and does it want a key?"
         case _:
-            return f"{server} refused it{words}", _more(request)
+            what, helps = f"{server} refused it", _more(request)
+    return f"{what}{words}", helps
 
 
 def _try_again(request: FailedRequest) -> str:
@@ -211,9 +192,6 @@ def _more(request: FailedRequest) -> str:
     if not request.is_here:
         return f"its log on that machine ({request.address}) says more"
     return "its log says more: journalctl -u ollama"
-
-
-_LOCAL: Final = "ollama list   shows the models of this machine; /model ollama_chat/NAME takes one"
 
 
 def _get_model(request: FailedRequest) -> str:

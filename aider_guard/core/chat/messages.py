@@ -6,7 +6,6 @@ from aider_guard.core.actions import Notice
 from aider_guard.core.chat.events import ReloadSeen, RequestFinished, RequestRefused
 from aider_guard.core.chat.request import PREFIX
 from aider_guard.core.drop_advice import Advice
-from aider_guard.core.readings import Unavailable
 
 _STAGES = {
     "messages": "never reached the model: whole messages were left out",
@@ -36,12 +35,9 @@ _REASONS = {
 def truncation_seen(event: RequestFinished, advice: Advice | None) -> Notice:
     """A part of a prompt was lost: how much, how, the evidence, and what makes room."""
     cut, verdict = event.verdict.cut_tokens, event.verdict
-    if isinstance(cut, Unavailable) or cut <= 0:
-        much = "a part"
-    else:
-        much = f"{cut:,} tokens" if event.counted_exactly else f"about {cut:,} tokens"
-    stage = _STAGES[verdict.stage]
-    if much.endswith("tokens"):
+    much, stage = "a part", _STAGES[verdict.stage]
+    if isinstance(cut, int) and cut > 0:
+        much = f"{'' if event.counted_exactly else 'about '}{cut:,} tokens"
         stage = stage.replace("was pushed", "were pushed")
     first = f"{much} of {_prompt(event)} {stage}{_evidence(verdict.evidence)}"
     return Notice("truncation_seen", (first, _room(event, advice)))
@@ -99,26 +95,19 @@ def _room(event: RequestFinished, advice: Advice | None) -> str:
 
 def reload_seen(event: ReloadSeen) -> Notice:
     """A turn had to wait until its model was loaded again: how long, and why."""
-    return Notice(
-        "reload_seen",
-        (f"{event.model} was loaded again, which took {event.load_seconds:.1f} s: {event.cause}",),
-    )
+    seconds = f"{event.load_seconds:.1f} s"
+    line = f"{event.model} was loaded again, which took {seconds}: {event.cause}"
+    return Notice("reload_seen", (line,))
 
 
 def request_refused(event: RequestRefused) -> Notice:
     """A request that Aider makes by itself was refused: what was not done, and why."""
-    what = _NOT_DONE.get(event.purpose, "a request was not sent")
-    why, *fix = _reason_and_fix(event)
-    return Notice("request_refused", (f"{what}: {why}", *fix[:1]))
-
-
-def _reason_and_fix(event: RequestRefused) -> tuple[str, ...]:
-    """Return the reason and the fix; the door's own advice on room is for the chat, not for Aider's own requests."""
+    not_done = _NOT_DONE.get(event.purpose, "a request was not sent")
+    why, *fix = event.said or (_REASONS.get(event.reason, event.reason),)
     if event.reason == "overflow":
+        # The door's own advice on room is for the chat, not for Aider's own requests.
         over = f" by {event.over_tokens:,} tokens" if event.over_tokens > 0 else ""
-        fix = ("/clear   (forgets the conversation)",) if event.purpose == "summary" else ()
         what = "the changes are" if event.purpose == "commit" else "it is"
-        return (f"{what} too large for the window{over}", *fix)
-    if not event.said:
-        return (_REASONS.get(event.reason, event.reason),)
-    return (event.said[0].removeprefix(PREFIX), *event.said[1:])
+        why = f"{what} too large for the window{over}"
+        fix = ["/clear   (forgets the conversation)"] if event.purpose == "summary" else []
+    return Notice("request_refused", (f"{not_done}: {why.removeprefix(PREFIX)}", *fix[:1]))

@@ -44,7 +44,12 @@ def lines(
 
 
 def _help(overflow: Overflow, rows: tuple[ContextRow, ...], pieces: Sequence[Part]) -> str:
-    message = _current_tokens(rows, pieces)
+    # /clear does not remove the newest message, which has its share of the history's text.
+    texts = [part for part in pieces if part.kind == "history"]
+    characters = sum(len(part.text) for part in texts)
+    current = sum(len(part.text) for part in texts if part.current)
+    history = sum(row.tokens for row in rows if row.kind == "history")
+    message = round(history * current / characters) if characters else 0
     removable = tuple(
         replace(row, tokens=max(0, row.tokens - message)) if row.kind == "history" else row
         for row in rows
@@ -73,31 +78,19 @@ def _advice(
     if not overflow.window_tokens:
         return None
     used = overflow.counted.tokens + overflow.reserve_tokens
+    # The files that the message names are needed, so they are dropped last.
+    text = " ".join(part.text for part in pieces if part.current)
+    names = [row.name for row in rows if row.kind == "file"]
+    mentioned = {name: 1 for name in names if name in text or posixpath.basename(name) in text}
     reading = ContextReading("", rows, sum(row.tokens for row in rows), overflow.window_tokens, 0.0)
     return advise(
         reading,
         window_tokens=overflow.window_tokens,
         used_tokens=used - 1,  # what leaves the window exactly full does fit
-        last_seen=_mentioned(rows, pieces),
+        last_seen=mentioned,
         turn=1,
         aim_percent=100.0,
     )
-
-
-def _mentioned(rows: Sequence[ContextRow], pieces: Sequence[Part]) -> dict[str, int]:
-    """Return the files that the message names: they are needed, so they are dropped last."""
-    text = " ".join(part.text for part in pieces if part.current)
-    names = [row.name for row in rows if row.kind == "file"]
-    return {name: 1 for name in names if name in text or posixpath.basename(name) in text}
-
-
-def _current_tokens(rows: Sequence[ContextRow], pieces: Sequence[Part]) -> int:
-    """Return the tokens of the newest message, which /clear does not remove, by its share of the history's text."""
-    texts = [part for part in pieces if part.kind == "history"]
-    characters = sum(len(part.text) for part in texts)
-    current = sum(len(part.text) for part in texts if part.current)
-    history = sum(row.tokens for row in rows if row.kind == "history")
-    return round(history * current / characters) if characters else 0
 
 
 def unknown_lines(window_tokens: int | Unavailable) -> tuple[str, str]:

@@ -20,10 +20,7 @@ from typing import Any, Final
 
 from aider_guard.core.chat.request import PREFIX, ChatRequest, wants_files_only
 
-_NDJSON: Final = "application/x-ndjson"
-_SSE: Final = "text/event-stream"
 _JSON: Final = "application/json"
-_NOT_TRIED_AGAIN: Final = "no such file or directory"
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,6 @@ class Timestamp:
     unix_seconds: int
 
 
-_LINE = "\n"
 _BREAK = "  \n"
 """Markdown joins lines that do not end in two blanks (CommonMark 6.7)."""
 _GAP = "   "
@@ -56,7 +52,9 @@ def answer(request: ChatRequest, lines: Sequence[str], at: Timestamp) -> WireRep
     For a commit message and a summary it is one that makes Aider give up at once and lose nothing.
     """
     if request.purpose == "summary" and request.form == "chat" and not request.stream:
-        error = f"{PREFIX}{_LINE.join(lines)} ({_NOT_TRIED_AGAIN})"
+        error = (
+            PREFIX + "\n".join(lines) + " (no such file or directory)"
+        )  # which litellm does not retry
         return _as_json({"error": error}, status=400)
     text = PREFIX + _BREAK.join(map(_as_markdown, lines))
     if not request.stream:
@@ -89,7 +87,8 @@ def waiting(request: ChatRequest, words: str, at: Timestamp) -> WireReply:
 def _content_type(request: ChatRequest) -> str:
     if not request.stream:
         return _JSON
-    return _NDJSON if request.form in ("chat", "generate") else _SSE
+    is_ollamas = request.form in ("chat", "generate")
+    return "application/x-ndjson" if is_ollamas else "text/event-stream"
 
 
 def _streamed(
@@ -121,16 +120,10 @@ def _piece(request: ChatRequest, text: str, at: Timestamp, *, thinking: str = ""
 
 
 def _end(request: ChatRequest, at: Timestamp) -> dict[str, Any]:
-    match request.form:
-        case "chat":
-            message = {"role": "assistant", "content": ""}
-            return _ollama(request, at, message=message) | {"done": True, "done_reason": "stop"}
-        case "generate":
-            return _ollama(request, at, response="") | {"done": True, "done_reason": "stop"}
-        case "openai_chat":
-            return _openai(request, at, {"delta": {}, "finish_reason": "stop"})
-        case "openai_text":
-            return _openai(request, at, {"text": "", "finish_reason": "stop"})
+    if request.form in ("chat", "generate"):
+        return _piece(request, "", at) | {"done": True, "done_reason": "stop"}
+    nothing: dict[str, Any] = {"delta": {}} if request.form == "openai_chat" else {"text": ""}
+    return _openai(request, at, {**nothing, "finish_reason": "stop"})
 
 
 def _ollama(request: ChatRequest, at: Timestamp, **text_or_null: Any) -> dict[str, Any]:
@@ -145,8 +138,7 @@ def _openai(request: ChatRequest, at: Timestamp, choice: dict[str, Any]) -> dict
 
 def _whole(request: ChatRequest, text: str, at: Timestamp) -> WireReply:
     text_or_null = {"commit": "", "summary": None}.get(request.purpose, text)
-    counts = {"prompt_eval_count": 0, "eval_count": 0}
-    ended = {"done": True, "done_reason": "stop", **counts}
+    ended = {"done": True, "done_reason": "stop", "prompt_eval_count": 0, "eval_count": 0}
     message = {"role": "assistant", "content": text_or_null}
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     match request.form:
@@ -156,10 +148,10 @@ def _whole(request: ChatRequest, text: str, at: Timestamp) -> WireReply:
             return _as_json(_ollama(request, at, response=text_or_null) | ended)
         case "openai_chat":
             body = _openai(request, at, {"message": message, "finish_reason": "stop"})
-            return _as_json({**body, "object": "chat.completion", "usage": usage})
+            return _as_json(body | {"object": "chat.completion", "usage": usage})
         case "openai_text":
             body = _openai(request, at, {"text": text_or_null, "finish_reason": "stop"})
-            return _as_json({**body, "usage": usage})
+            return _as_json(body | {"usage": usage})
 
 
 def _as_json(value: dict[str, Any], *, status: int = 200) -> WireReply:

@@ -180,7 +180,6 @@ _CHAT: Final = ("Act as an expert", "You are an expert on the AI coding tool cal
 _CONTEXT: Final = (
     "solely to determine ALL the existing sources files which will need to be modified"
 )
-_NO_SYSTEM_REPLY: Final = "Ok."
 
 
 def system_text(messages: Sequence[Message]) -> str:
@@ -191,12 +190,9 @@ def system_text(messages: Sequence[Message]) -> str:
     match messages:
         case [Message("system", content), *_]:
             return content
-        case [Message("user", content), Message("assistant", reply), _, *_] if (
-            reply == _NO_SYSTEM_REPLY
-        ):
+        case [Message("user", content), Message("assistant", "Ok."), _, *_]:
             return content
-        case _:
-            return ""
+    return ""
 
 
 def purpose(messages: Sequence[Message], *, stream: bool) -> Purpose:
@@ -208,7 +204,10 @@ def purpose(messages: Sequence[Message], *, stream: bool) -> Purpose:
         # With a prompt of the user's own (--commit-prompt) only the diffs show it.
         if _COMMIT in system or f"\n{_DIFFS}" in f"\n{messages[1].content}":
             return "commit"
-    if any(phrase in system for phrase in _EDITORS) or _is_fenced_editor(system):
+    is_fenced = _FENCED_EDITOR_WITH in system and not any(
+        phrase in system for phrase in _FENCED_EDITOR_WITHOUT
+    )
+    if is_fenced or any(phrase in system for phrase in _EDITORS):
         return "edit"
     return "chat" if any(phrase in system for phrase in _CHAT) else "other"
 
@@ -216,12 +215,6 @@ def purpose(messages: Sequence[Message], *, stream: bool) -> Purpose:
 def wants_files_only(messages: Sequence[Message]) -> bool:
     """Whether Aider adds every file that the answer names to the chat, and drops all others (context mode)."""
     return _CONTEXT in system_text(messages)
-
-
-def _is_fenced_editor(system: str) -> bool:
-    return _FENCED_EDITOR_WITH in system and not any(
-        phrase in system for phrase in _FENCED_EDITOR_WITHOUT
-    )
 
 
 FORMS: Final[Mapping[str, Form]] = {
@@ -269,7 +262,10 @@ def read(
     messages = tuple(
         all_messages[place] for place in visible_places([(m.role, m.content) for m in all_messages])
     )
-    stream = _streams(form, body)
+    # An answer is a stream by default in Ollama's protocol, on request in OpenAI's.
+    streams = body.get("stream")
+    stream = streams is not False if form in ("chat", "generate") else streams is True
+    is_raw = form == "openai_text" or (form == "generate" and body.get("raw") is True)
     request_purpose = purpose(_unflattened(form, body, messages), stream=stream)
     options = body.get("options")
     options = options if isinstance(options, dict) else {}
@@ -280,7 +276,7 @@ def read(
         stream=stream,
         role=_role(model, request_purpose, settings, upstream_path),
         purpose=request_purpose,
-        raw_prompt=_raw_prompt(form, body),
+        raw_prompt=_text(body.get("prompt")) if is_raw else None,
         num_ctx=_positive(options.get("num_ctx")),
         num_predict=_longest_answer(form, body, options),
         has_tools=bool(body.get("tools") or body.get("functions")),
@@ -310,8 +306,7 @@ def _messages(form: Form, body: Mapping[str, Any]) -> Sequence[Message]:
         case "chat" | "openai_chat":
             messages = body.get("messages")
             return [_message(item) for item in messages] if isinstance(messages, list) else []
-        case _:
-            return []
+    return []
 
 
 def _message(value: object) -> Message:
@@ -319,22 +314,19 @@ def _message(value: object) -> Message:
         case {"role": str(role), "content": str(content), **more}:
             return Message(role, content, not any(more.values()))
         case {"role": str(role), "content": list(parts), **more}:
-            texts = [part["text"] for part in parts if _is_text(part)]
-            return Message(
-                role, "".join(texts), len(texts) == len(parts) and not any(more.values())
-            )
+            texts = [text for part in parts if (text := _text_of(part)) is not None]
+            plain = len(texts) == len(parts) and not any(more.values())
+            return Message(role, "".join(texts), plain)
         case {"role": str(role)}:
             return Message(role, "", plain=False)
-        case _:
-            return Message("", "", plain=False)
+    return Message("", "", plain=False)
 
 
-def _is_text(part: object) -> bool:
+def _text_of(part: object) -> str | None:
     match part:
-        case {"type": "text", "text": str()}:
-            return True
-        case _:
-            return False
+        case {"type": "text", "text": str(text)}:
+            return text
+    return None
 
 
 def _unflattened(
@@ -354,21 +346,6 @@ def without_own_answers(prompt: str, leave_out: int = 0) -> str:
     blocks = prompt_blocks(prompt)
     places = visible_places([(block.role, block.content) for block in blocks], leave_out)
     return prompt if len(places) == len(blocks) else "".join(blocks[p].whole for p in places)
-
-
-def _raw_prompt(form: Form, body: Mapping[str, Any]) -> str | None:
-    if form == "openai_text" or (form == "generate" and body.get("raw") is True):
-        return _text(body.get("prompt"))
-    return None
-
-
-def _streams(form: Form, body: Mapping[str, Any]) -> bool:
-    """Whether the answer is a stream: by default in Ollama's protocol, on request in OpenAI's."""
-    return (
-        body.get("stream") is not False
-        if form in ("chat", "generate")
-        else body.get("stream") is True
-    )
 
 
 def _role(

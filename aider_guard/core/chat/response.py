@@ -58,8 +58,7 @@ def error_words(error: object) -> str:
     match error:
         case {"message": str(words)} | str(words):
             return words
-        case _:
-            return str(error)
+    return str(error)
 
 
 def _with_ollama(usage: Usage, piece: Mapping[str, Any]) -> Usage:
@@ -87,30 +86,26 @@ def _with_openai(usage: Usage, piece: Mapping[str, Any]) -> Usage:
             usage = replace(usage, done_reason=reason, ended=True)
     match piece.get("timings"):
         case {} as timings:
-            usage = _with_timings(usage, timings)
+            evaluated, cached = _count(timings.get("prompt_n")), _count(timings.get("cache_n"))
+            if isinstance(evaluated, int) and isinstance(cached, int):
+                usage = replace(usage, prompt_tokens=evaluated + cached, cached_tokens=cached)
+            usage = replace(
+                usage,
+                answer_tokens=_count(timings.get("predicted_n"), usage.answer_tokens),
+                prefill_seconds=_seconds(timings.get("prompt_ms"), 1e3),
+                generation_seconds=_seconds(timings.get("predicted_ms"), 1e3),
+            )
     match piece.get("usage"):
         case {} as counts:
             details = counts.get("prompt_tokens_details")
-            cached = details.get("cached_tokens") if isinstance(details, dict) else None
+            reused = details.get("cached_tokens") if isinstance(details, dict) else None
             usage = replace(
                 usage,
                 prompt_tokens=_count(counts.get("prompt_tokens"), usage.prompt_tokens),
                 answer_tokens=_count(counts.get("completion_tokens"), usage.answer_tokens),
-                cached_tokens=_count(cached, usage.cached_tokens),
+                cached_tokens=_count(reused, usage.cached_tokens),
             )
     return usage
-
-
-def _with_timings(usage: Usage, timings: Mapping[str, Any]) -> Usage:
-    match _count(timings.get("prompt_n")), _count(timings.get("cache_n")):
-        case int(evaluated), int(cached):
-            usage = replace(usage, prompt_tokens=evaluated + cached, cached_tokens=cached)
-    return replace(
-        usage,
-        answer_tokens=_count(timings.get("predicted_n"), usage.answer_tokens),
-        prefill_seconds=_seconds(timings.get("prompt_ms"), 1e3),
-        generation_seconds=_seconds(timings.get("predicted_ms"), 1e3),
-    )
 
 
 def _has_text(piece: Mapping[str, Any]) -> bool:
@@ -125,8 +120,7 @@ def _has_text(piece: Mapping[str, Any]) -> bool:
             return bool(delta.get("content") or delta.get("tool_calls"))
         case {"choices": [{"text": str(text)}, *_]}:
             return bool(text)
-        case _:
-            return False
+    return False
 
 
 def _count(value: object, otherwise: int | Unavailable = NOT_TOLD) -> int | Unavailable:
@@ -165,7 +159,10 @@ class Meter:
         *lines, rest = chunk.split(b"\n")
         for line in lines:
             self._add(line)
-            self._read_line()
+            if not self._too_long:
+                self._usage = _read(self._usage, bytes(self._line))
+            self._too_long = False
+            self._line.clear()
         self._add(rest)
 
     @property
@@ -184,12 +181,6 @@ class Meter:
             self._line.clear()
         if not self._too_long:
             self._line += piece
-
-    def _read_line(self) -> None:
-        if not self._too_long:
-            self._usage = _read(self._usage, bytes(self._line))
-        self._too_long = False
-        self._line.clear()
 
 
 def _read(usage: Usage, line: bytes) -> Usage:

@@ -83,23 +83,18 @@ def rows(
     for part, size in zip(pieces, tokens, strict=True):
         key = (part.kind, part.name, part.read_only)
         sums[key] = sums.get(key, 0) + size
-    counted = sum(sums.values())
-    scaled = _scaled([*sums.values()], counted, total_tokens)
+    counted = sum(sums.values()) or 1
+    # Each end is rounded, not each row: the sum is exactly the total.
+    ends = [
+        round(end * total_tokens / counted)
+        for end in itertools.accumulate(sums.values(), initial=0)
+    ]
     return tuple(
-        ContextRow(kind, name, size, read_only)
-        for (kind, name, read_only), size in zip(sums, scaled, strict=True)
+        ContextRow(kind, name, end - start, read_only)
+        for (kind, name, read_only), (start, end) in zip(
+            sums, itertools.pairwise(ends), strict=True
+        )
     )
-
-
-def _scaled(sizes: Sequence[int], counted: int, total: int) -> list[int]:
-    """Return whole numbers in the proportions of *sizes* whose sum is exactly *total*."""
-    if not counted:
-        return list(sizes)
-    ends, before = [0], 0
-    for size in sizes:
-        before += size
-        ends.append(round(before * total / counted))
-    return [end - start for start, end in itertools.pairwise(ends)]
 
 
 def _instructions(messages: Sequence[Message]) -> int:
@@ -195,10 +190,10 @@ def bound_tokens(request: ChatRequest) -> int | None:
     if request.has_tools or not all(message.plain for message in request.messages):
         return None
     if request.raw_prompt is not None:
-        return len(request.raw_prompt.encode("utf-8", "replace")) + _TEMPLATE_TOKENS
+        return _bytes(request.raw_prompt) + _TEMPLATE_TOKENS
     if not any(message.role == "system" for message in request.messages):
         return None
-    sizes = (len(message.content.encode("utf-8", "replace")) for message in request.messages)
+    sizes = (_bytes(message.content) for message in request.messages)
     return sum(sizes) + template_tokens(len(request.messages))
 
 
@@ -210,7 +205,7 @@ def template_tokens(messages: int) -> int:
 def prompt_bytes(request: ChatRequest) -> int:
     """Return the number of bytes in the prompt's text, without any template."""
     texts = [message.content for message in request.messages] or [request.raw_prompt or ""]
-    return sum(len(text.encode("utf-8", "replace")) for text in texts)
+    return sum(map(_bytes, texts))
 
 
 # Sizes learned from prompts that were counted, for the next prompt. Of a text only its digest is kept.
@@ -249,16 +244,13 @@ class Sizes:
         bound = bound_tokens(request)
         if bound is None or bound <= room_tokens:
             return bound is not None
-        return request.raw_prompt is None and self._bound(request) <= room_tokens
-
-    def _bound(self, request: ChatRequest) -> int:
-        texts = [part.text for part in parts(request)]
-        known = (self._texts.get(_key(request.model, text)) for text in texts)
-        sizes = (
-            _bytes(text) if tokens is None else tokens + _BORDER_TOKENS
-            for text, tokens in zip(texts, known, strict=True)
-        )
-        return sum(sizes) + template_tokens(len(conversation(request)))
+        if request.raw_prompt is not None:
+            return False
+        bound = template_tokens(len(conversation(request)))
+        for part in parts(request):
+            tokens = self._texts.get(_key(request.model, part.text))
+            bound += _bytes(part.text) if tokens is None else tokens + _BORDER_TOKENS
+        return bound <= room_tokens
 
     def note_size(self, request: ChatRequest, prompt_tokens: int) -> None:
         """Note that a server evaluated so many tokens of a prompt, and all of it."""

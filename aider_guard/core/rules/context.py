@@ -51,20 +51,25 @@ _MAX_FAILURES = 2
 _CHANGED = Unavailable("the chat changed since the last request")
 
 
-def watch_fill(state: State, event: Event, now: float) -> Step:
+def watch_fill(state: State, event: Event, _now: float) -> Step:
     """Keep the fill up to date, and warn each time it crosses the limit."""
-    del now
     match event:
         case TurnFinished():
-            return _after_turn(state)
+            return _warn_and_probe(state, file_names(state))
         case FilesCounted(tokens):
-            return _files_counted(state, tokens)
+            counted = {name: size for name, size in tokens.items() if isinstance(size, int)}
+            sizes = state.file_sizes
+            growth = sum(size - sizes[name] for name, size in counted.items() if name in sizes)
+            state = replace(state, file_growth_tokens=growth, counted_sizes=counted)
+            return _warn_and_probe(state)
         case PromptSettled():
             return _probe(state)
         case ContextRead(ContextReading() as reading):
             return _warn(_with_table(state, reading))
         case ContextRead(Unavailable(reason)):
-            return _probe_failed(state, reason)
+            state = replace(state, probe_failures=state.probe_failures + 1)
+            if state.probe_failures == _MAX_FAILURES:
+                return state, (ShowNotice(messages.probing_off(reason)),)
     return state, ()
 
 
@@ -92,32 +97,17 @@ def probe_due(state: State) -> bool:
     return state.context_changed and (near or overdue)
 
 
-def _after_turn(state: State) -> Step:
-    """Warn by the turn's own numbers, have its files counted, and ask Aider where the turn was not measured."""
-    state, warning = _warn_if_measured(state)
+def _warn_and_probe(state: State, to_count: tuple[str, ...] = ()) -> Step:
+    """Warn by measured numbers, have files counted, and ask Aider where its own numbers are needed."""
+    state, warning = _warn(state) if isinstance(state.last_request, LastRequest) else (state, ())
     state, probe = _probe(state)
-    paths = file_names(state)
-    counting = (CountFiles(state.root, paths),) if paths else ()
+    counting = (CountFiles(state.root, to_count),) if to_count else ()
     return state, (*warning, *counting, *probe)
 
 
-def _files_counted(state: State, tokens: dict[str, int | Unavailable]) -> Step:
-    counted = {name: now for name, now in tokens.items() if isinstance(now, int)}
-    sizes = state.file_sizes
-    growth = sum(now - sizes[name] for name, now in counted.items() if name in sizes)
-    state = replace(state, file_growth_tokens=growth, counted_sizes=counted)
-    state, warning = _warn_if_measured(state)
-    state, probe = _probe(state)
-    return state, (*warning, *probe)
-
-
 def _probe(state: State) -> Step:
-    if (
-        state.phase is not Phase.RUNNING
-        or not state.settled
-        or state.hidden
-        or not probe_due(state)
-    ):
+    is_free = state.phase is Phase.RUNNING and state.settled and not state.hidden
+    if not is_free or not probe_due(state):
         return state, ()
     return replace(state, hidden="tokens"), (RunHidden("tokens"),)
 
@@ -138,18 +128,10 @@ def _with_table(state: State, reading: ContextReading) -> State:
     )
 
 
-def _warn_if_measured(state: State) -> Step:
-    return _warn(state) if isinstance(state.last_request, LastRequest) else (state, ())
-
-
 def _warn(state: State) -> Step:
     fill, limits = fill_percent(state), state.limits
     used, window = used_tokens(state), window_tokens(state)
-    if (
-        isinstance(fill, Unavailable)
-        or isinstance(used, Unavailable)
-        or isinstance(window, Unavailable)
-    ):
+    if not (isinstance(fill, float) and isinstance(used, int) and isinstance(window, int)):
         return state, ()
     if fill < limits.warn_at_percent - limits.hysteresis_percent:
         return replace(state, warned=False), ()
@@ -166,14 +148,6 @@ def _warn(state: State) -> Step:
     return replace(state, warned=True), (ShowNotice(notice),)
 
 
-def _probe_failed(state: State, reason: str) -> Step:
-    failures = state.probe_failures + 1
-    state = replace(state, probe_failures=failures)
-    if failures != _MAX_FAILURES:
-        return state, ()
-    return state, (ShowNotice(messages.probing_off(reason)),)
-
-
 # The fill as measured at the door.
 #
 # From the first measured request on the fill is measured. Aider's own estimate counts again where the door has nothing
@@ -185,9 +159,8 @@ _LEAST, _MOST = 0.5, 3.0
 """The bounds of how many tokens a model counts for one of Aider's: 0.8 on Chinese to 2 on digits were seen."""
 
 
-def note_requests(state: State, event: Event, now: float) -> Step:
+def note_requests(state: State, event: Event, _now: float) -> Step:
     """Keep the measured requests up to date; there are no actions here."""
-    del now
     match event:
         case RequestFinished(purpose=purpose) if purpose in CONVERSATION:
             return _with_finished(state, event), ()
@@ -196,22 +169,18 @@ def note_requests(state: State, event: Event, now: float) -> Step:
         case TurnFinished():
             return _end_turn(state, event), ()
         case AiderStarted():
-            return _new_chat(state), ()
+            # The chat of the last Aider is forgotten.
+            state = replace(
+                state,
+                last_request=Unavailable("no request was measured yet"),
+                last_prompt_tokens=Unavailable("no request was measured yet"),
+                file_sizes={},
+                counted_sizes={},
+                turn_measured=False,
+                prompt_accounted=False,
+                reported_in_turn=frozenset(),
+            )
     return state, ()
-
-
-def _new_chat(state: State) -> State:
-    """Forget the chat of the last Aider."""
-    return replace(
-        state,
-        last_request=Unavailable("no request was measured yet"),
-        last_prompt_tokens=Unavailable("no request was measured yet"),
-        file_sizes={},
-        counted_sizes={},
-        turn_measured=False,
-        prompt_accounted=False,
-        reported_in_turn=frozenset(),
-    )
 
 
 def _is_of_main_model(state: State, event: RequestFinished | RequestRefused) -> bool:
@@ -220,29 +189,23 @@ def _is_of_main_model(state: State, event: RequestFinished | RequestRefused) -> 
 
 def _with_finished(state: State, event: RequestFinished) -> State:
     if not _is_of_main_model(state, event):
-        other = Unavailable("the last request was another model's")
-        return replace(state, last_prompt_tokens=other)
+        return replace(
+            state, last_prompt_tokens=Unavailable("the last request was another model's")
+        )
     last_request = _request_of(event)
     if isinstance(last_request, Unavailable):
         # Cancelled in the middle: the part that stays in the chat was not counted.
         changed = state.context_changed or _is_known(state)
         return replace(
-            state,
-            last_prompt_tokens=last_request,
-            prompt_accounted=False,
-            context_changed=changed,
+            state, last_prompt_tokens=last_request, prompt_accounted=False, context_changed=changed
         )
     state = replace(state, last_prompt_tokens=last_request.prompt_tokens)
-    if event.purpose == "edit" and _used_in_turn(state) >= last_request.used_tokens:
+    before = state.last_request if state.turn_measured else None
+    used_before = before.used_tokens if isinstance(before, LastRequest) else 0
+    if event.purpose == "edit" and used_before >= last_request.used_tokens:
         # The editor saw the files and one proposal: the next prompt holds the larger one of the architect.
         return state
     return _with_request(state, last_request)
-
-
-def _used_in_turn(state: State) -> int:
-    if not state.turn_measured or isinstance(state.last_request, Unavailable):
-        return 0
-    return state.last_request.used_tokens
 
 
 def _request_of(event: RequestFinished) -> LastRequest | Unavailable:
@@ -277,14 +240,12 @@ def _whole_prompt(event: RequestFinished, evaluated: int) -> tuple[int, bool]:
 
 def _with_refused(state: State, event: RequestRefused) -> State:
     """Keep the size of a prompt that was too large: it stays in the chat, and its advice is on the screen."""
-    if event.reason != "overflow" or isinstance(event.counted_tokens, Unavailable):
+    counted, measured = event.counted_tokens, state.turn_measured
+    is_of_chat = event.reason == "overflow" and _is_of_main_model(state, event)
+    if isinstance(counted, Unavailable) or not is_of_chat:
         return state
-    if not _is_of_main_model(state, event):
-        return state
-    last_request = LastRequest(event.counted_tokens, 0, event.window_tokens, is_sure=False)
-    return replace(
-        _with_request(state, last_request), warned=True, turn_measured=state.turn_measured
-    )
+    last_request = LastRequest(counted, 0, event.window_tokens, is_sure=False)
+    return replace(_with_request(state, last_request), warned=True, turn_measured=measured)
 
 
 def _with_request(state: State, last_request: LastRequest) -> State:
@@ -310,7 +271,11 @@ def _is_known(state: State) -> bool:
 
 
 def _end_turn(state: State, event: TurnFinished) -> State:
-    ratio = _ratio(state, event)
+    ratio = state.tokens_per_estimate
+    match state.last_prompt_tokens, event.sent_tokens:
+        # Where both are equal Aider took over the server's number (``--no-stream``): nothing is learned.
+        case int() as counted, int() as estimated if estimated > 0 and counted != estimated:
+            ratio = min(max(counted / estimated, _LEAST), _MOST)
     # Where neither the door nor Aider counted the turn, an old measurement is the best there is.
     passed_by = not state.turn_measured and isinstance(event.sent_tokens, int)
     return replace(
@@ -323,23 +288,11 @@ def _end_turn(state: State, event: TurnFinished) -> State:
     )
 
 
-def _ratio(state: State, event: TurnFinished) -> float:
-    """Return how many tokens the model counts for one of Aider's, by the request that both counted.
-
-    Where both numbers are equal Aider took over the server's (``--no-stream``), and nothing is learned.
-    """
-    match state.last_prompt_tokens, event.sent_tokens:
-        case int() as counted, int() as estimated if estimated > 0 and counted != estimated:
-            return min(max(counted / estimated, _LEAST), _MOST)
-    return state.tokens_per_estimate
-
-
 # Bookkeeping of the prompt, of turns and of models; it has no actions.
 
 
-def note_prompt(state: State, event: Event, now: float) -> Step:
+def note_prompt(state: State, event: Event, _now: float) -> Step:
     """Keep what Aider shows and reports."""
-    del now
     return _after_event(state, event), ()
 
 

@@ -19,7 +19,6 @@ from aider_guard.core.fit import Need
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import (
     Gpu,
-    LoadedModel,
     MemoryReading,
     ModelsReading,
     Unavailable,
@@ -55,17 +54,14 @@ def _models_read(state: State, reading: ModelsReading | Unavailable) -> State:
     if isinstance(reading, Unavailable) or state.foreign_settled:
         return state
     known = state.foreign_models
-    if state.turns or state.requested or (known is not None and not _is_first_start(state)):
+    # Until Aider's first prompt no message can be on its way.
+    is_first_start = state.phase is Phase.STARTING and state.launch <= 1
+    if state.turns or state.requested or (known is not None and not is_first_start):
         return replace(state, foreign_models=known or frozenset(), foreign_settled=True)
     # Models that are loaded before this session's first request belong to other programs. The sidecar reads the list
     # before it loads a model ahead: the first list after that action is the last one without our model.
     names = frozenset(model.name for model in reading.models)
     return replace(state, foreign_models=names, foreign_settled=bool(state.unlisted))
-
-
-def _is_first_start(state: State) -> bool:
-    """Whether Aider has not shown its first prompt, so that no message can be on its way."""
-    return state.phase is Phase.STARTING and state.launch <= 1
 
 
 def _memory_read(state: State, reading: MemoryReading, now: float) -> Step:
@@ -75,8 +71,8 @@ def _memory_read(state: State, reading: MemoryReading, now: float) -> Step:
     used = pressure_percent(state, reading)
     if isinstance(used, Unavailable):
         return replace(state, pressure_readings=0), ()
-    limit = state.limits.vram_warn_at_percent
-    if used < limit - state.limits.hysteresis_percent:
+    limits, limit = state.limits, state.limits.vram_warn_at_percent
+    if used < limit - limits.hysteresis_percent:
         # Memory always falls when the model is unloaded: a restart has helped only if it is loaded again.
         tried = state.memory_restart_tried and not _works_with_our_models(state)
         return replace(
@@ -84,11 +80,7 @@ def _memory_read(state: State, reading: MemoryReading, now: float) -> Step:
         ), ()
     if used < limit:
         return replace(state, pressure_readings=0), ()
-    return _under_pressure(replace(state, pressure_readings=state.pressure_readings + 1), reading)
-
-
-def _under_pressure(state: State, reading: MemoryReading) -> Step:
-    limits = state.limits
+    state = replace(state, pressure_readings=state.pressure_readings + 1)
     could_help = _works_with_our_models(state) and not state.memory_restart_tried
     if state.pressure_readings >= limits.readings_for_restart and could_help:
         # Only once: if memory stays short after a restart, another one would not help either.
@@ -160,7 +152,9 @@ def _is_usable(reading: MemoryReading | ModelsReading, state: State, now: float)
 
 
 def _compare(state: State, gpus: tuple[Gpu, ...], now: float) -> Step:
-    loaded = _fresh_models(state, now)
+    if not isinstance(state.loaded, ModelsReading) or not _is_usable(state.loaded, state, now):
+        return state, ()
+    loaded = state.loaded.models
     actions: list[Action] = []
     for model in loaded:
         need = next((need for need in state.needs if same_model(need.name, model.name)), None)
@@ -168,33 +162,16 @@ def _compare(state: State, gpus: tuple[Gpu, ...], now: float) -> Step:
         if need is None or not model.vram_bytes or model.name in state.fit_checked:
             continue
         state = replace(state, fit_checked=state.fit_checked | {model.name})
-        actions += _actions_for(model, need, gpus, state.pinned_tokens, alone=len(loaded) == 1)
+        spilled = max(0, model.size_bytes - model.vram_bytes)
+        # The size in /api/ps leaves the overhead out (in each engine: buffers only, or an estimate of them).
+        measured = ollama_bytes(gpus) if len(loaded) == 1 else None
+        if not isinstance(measured, int):
+            measured = model.vram_bytes + need.overhead_bytes
+        actions.append(RememberNeed(need.name, measured + spilled - need.total_bytes))
+        if spilled:
+            fitting = smaller_window(need, spilled, state.pinned_tokens)
+            actions.append(ShowNotice(messages.spilled(model, spilled, fitting)))
     return state, tuple(actions)
-
-
-def _fresh_models(state: State, now: float) -> tuple[LoadedModel, ...]:
-    if not isinstance(state.loaded, ModelsReading) or not _is_usable(state.loaded, state, now):
-        return ()
-    return state.loaded.models
-
-
-def _actions_for(
-    model: LoadedModel,
-    need: Need,
-    gpus: tuple[Gpu, ...],
-    window: int | Unavailable,
-    *,
-    alone: bool,
-) -> list[Action]:
-    spilled = max(0, model.size_bytes - model.vram_bytes)
-    on_gpu = ollama_bytes(gpus) if alone else Unavailable("several models are loaded")
-    # The size in /api/ps leaves the overhead out (in each engine: buffers only, or an estimate of them).
-    measured = on_gpu if isinstance(on_gpu, int) else model.vram_bytes + need.overhead_bytes
-    actions: list[Action] = [RememberNeed(need.name, measured + spilled - need.total_bytes)]
-    if spilled:
-        fitting = smaller_window(need, spilled, window)
-        actions.append(ShowNotice(messages.spilled(model, spilled, fitting)))
-    return actions
 
 
 def ollama_bytes(gpus: tuple[Gpu, ...]) -> int | Unavailable:

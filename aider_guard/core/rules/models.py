@@ -31,13 +31,23 @@ def warm(state: State, event: Event, now: float) -> Step:
     """Have the main model loaded at each launch and when it left; track the models that the session must unload."""
     match event:
         case ModelsChosen(main=main) if main:
-            return _at_launch(state, main)
+            if state.phase is not Phase.STARTING:
+                return state, ()
+            # Before the first launch only if Ollama has answered, else at a later prompt.
+            if state.launch <= 1 and not state.server_answered:
+                return _with_presence(state, due=True), ()
+            return _warm(state, main)
         case PromptShown():
             return _if_due(state, now)
         case KeyTyped():
             return _if_due(state, now, is_here=True)
         case ModelsRead(ModelsReading(models=models)):
-            return _if_due(_with_list(state, tuple(model.name for model in models)), now)
+            names = tuple(model.name for model in models)
+            before, there = state.presence, is_among(state.main_model, names)
+            left = before.listed and not there and state.phase is Phase.RUNNING
+            due = not there and (before.due or (left and not before.loaded_again))
+            state = _with_presence(state, listed=there, due=due)
+            return _if_due(_without_unlisted(state, names), now)
         case ServerRead(version):
             return replace(state, server_answered=not isinstance(version, Unavailable)), ()
     return _after_event(state, event), ()
@@ -46,8 +56,7 @@ def warm(state: State, event: Event, now: float) -> Step:
 def _after_event(state: State, event: Event) -> State:
     match event:
         case ServerSurveyed(report):
-            known = not isinstance(report.version, Unavailable)
-            return replace(state, server_answered=known)
+            return replace(state, server_answered=not isinstance(report.version, Unavailable))
         case RequestStarted(server="ollama"):
             return _with_request(state, event)
         case ModelWarmed(model=model, problem=""):
@@ -61,15 +70,6 @@ def _after_event(state: State, event: Event) -> State:
 
 
 # When it is loaded
-
-
-def _at_launch(state: State, main: str) -> Step:
-    """Load the model at once; before the first launch only if Ollama has answered, else at a later prompt."""
-    if state.phase is not Phase.STARTING:
-        return state, ()
-    if state.launch <= 1 and not state.server_answered:
-        return _with_presence(state, due=True), ()
-    return _warm(state, main)
 
 
 def _if_due(state: State, now: float, *, is_here: bool = False) -> Step:
@@ -95,14 +95,6 @@ def _warm(state: State, main: str) -> Step:
     return state, (WarmModel(tuple(ours)),)
 
 
-def _with_list(state: State, names: tuple[str, ...]) -> State:
-    """Keep Ollama's newest list."""
-    before, there = state.presence, is_among(state.main_model, names)
-    left = before.listed and not there and state.phase is Phase.RUNNING
-    due = not there and (before.due or (left and not before.loaded_again))
-    return _without_unlisted(_with_presence(state, listed=there, due=due), names)
-
-
 def _with_presence(state: State, **changes: Any) -> State:
     return replace(state, presence=replace(state.presence, **changes))
 
@@ -117,19 +109,14 @@ def _with_request(state: State, event: RequestStarted) -> State:
     """
     model = event.model
     is_new = not is_among(model, {state.main_model, *state.requested})
-    if is_new and _is_loaded(state, model):
+    loaded = state.loaded.models if isinstance(state.loaded, ModelsReading) else ()
+    if is_new and is_among(model, (entry.name for entry in loaded)):
         state = replace(state, foreign_models=(state.foreign_models or frozenset()) | {model})
     if event.purpose == "chat":
         state = _with_presence(state, newest_model=model)
     if same_model(model, state.main_model):
         state = _with_presence(state, due=False, loaded_again=False)
     return _may_be_loaded(state, model)
-
-
-def _is_loaded(state: State, model: str) -> bool:
-    loaded = state.loaded
-    names = [entry.name for entry in loaded.models] if isinstance(loaded, ModelsReading) else []
-    return is_among(model, names)
 
 
 def _may_be_loaded(state: State, model: str) -> State:
@@ -146,9 +133,8 @@ def _without_unlisted(state: State, names: tuple[str, ...]) -> State:
 # The counting process: it ends when idle for a while, and takes a second to start.
 
 
-def wake_counter(state: State, event: Event, now: float) -> Step:
+def wake_counter(state: State, event: Event, _now: float) -> Step:
     """Have it started at the first key of a prompt, if there is a model of Ollama's to count for."""
-    del now
     if isinstance(event, KeyTyped) and state.prompt is not None and state.main_model:
         return state, (WakeCounter(),)
     return state, ()

@@ -22,7 +22,6 @@ from aider_guard.core.events import (
     PromptShown,
 )
 from aider_guard.core.findings import Finding
-from aider_guard.core.readings import ContextRow
 from aider_guard.core.rules import Step
 from aider_guard.core.state import State, with_allowed, with_blocked
 
@@ -35,47 +34,40 @@ _LEFT_OUT = "left out"
 _DIGITS = re.compile(r"\d[\d.,]*")
 
 
-def report_traffic(state: State, event: Event, now: float) -> Step:
+def report_traffic(state: State, event: Event, _now: float) -> Step:
     """Report what the user cannot see: each once a turn, or once a session where a repetition says nothing new."""
-    del now
     match event:
         case RequestFinished():
             return _report_request(state, event)
         case ReloadSeen(cause=cause):
             # "it was not used for 31 minutes" and for 32 are one cause.
-            return _report_once(
-                state, f"reload: {_DIGITS.sub('', cause)}", chat_messages.reload_seen(event)
-            )
+            once = f"reload: {_DIGITS.sub('', cause)}"
+            return _report_once(state, once, chat_messages.reload_seen(event))
         case RequestRefused(purpose="commit"):
             return _report_in_turn(state, "commit", chat_messages.request_refused(event))
         case RequestRefused(purpose="summary"):
             # Aider tries again after each turn.
-            return _report_once(
-                state, f"summary: {event.reason}", chat_messages.request_refused(event)
-            )
+            once = f"summary: {event.reason}"
+            return _report_once(state, once, chat_messages.request_refused(event))
         case RequestRefused(reason="overflow"):
             return replace(state, reported=state.reported - {_LEFT_OUT}), ()
     return state, ()
 
 
 def _report_request(state: State, event: RequestFinished) -> Step:
+    is_of_the_user, window = event.purpose in CONVERSATION, event.window_tokens
     if event.verdict.outcome == "cut":
-        return _report_cut(state, event)
-    if event.verdict.outcome == "unknown" and _is_near(event):
-        return _report_once(
-            state, "unknown", chat_messages.truncation_unknown(event, _advice(state, event))
-        )
-    if event.left_out and event.purpose in CONVERSATION:
+        notice = chat_messages.truncation_seen(event, _advice(state, event))
+        if is_of_the_user and event.role == "main":
+            state = replace(state, warned=True)  # the notice on a filling window would say less
+        return _report_in_turn(state, f"{event.role} {event.purpose}", notice)
+    is_near = isinstance(window, int) and any(n >= _NEAR * window for n in event.known_sizes)
+    if event.verdict.outcome == "unknown" and is_near:
+        notice = chat_messages.truncation_unknown(event, _advice(state, event))
+        return _report_once(state, "unknown", notice)
+    if event.left_out and is_of_the_user:
         return _report_once(state, _LEFT_OUT, chat_messages.message_left_out(event))
     return state, ()
-
-
-def _report_cut(state: State, event: RequestFinished) -> Step:
-    what = f"{event.role} {event.purpose}"
-    notice = chat_messages.truncation_seen(event, _advice(state, event))
-    if event.purpose in CONVERSATION and event.role == "main":
-        state = replace(state, warned=True)  # the notice on a filling window would say less
-    return _report_in_turn(state, what, notice)
 
 
 def _report_once(state: State, what: str, notice: Notice) -> Step:
@@ -90,12 +82,6 @@ def _report_in_turn(state: State, what: str, notice: Notice) -> Step:
     return replace(state, reported_in_turn=state.reported_in_turn | {what}), (ShowNotice(notice),)
 
 
-def _is_near(event: RequestFinished) -> bool:
-    """Whether the prompt was so large that something may have been cut."""
-    window = event.window_tokens
-    return isinstance(window, int) and any(n >= _NEAR * window for n in event.known_sizes)
-
-
 def _advice(state: State, event: RequestFinished) -> Advice | None:
     """Return what the user could have dropped from the chat to make room for this request."""
     window = event.window_tokens
@@ -103,8 +89,8 @@ def _advice(state: State, event: RequestFinished) -> Advice | None:
     if event.purpose not in CONVERSATION or not isinstance(window, int) or window <= 0 or not known:
         return None
     answer = event.answer_tokens if isinstance(event.answer_tokens, int) else 0
-    rows: tuple[ContextRow, ...] = rows_of_request(event.parts, max(known), answer)
-    return advise_room(state, rows or newest_rows(state), max(known) + answer, window)
+    rows = rows_of_request(event.parts, max(known), answer) or newest_rows(state)
+    return advise_room(state, rows, max(known) + answer, window)
 
 
 # The air gap: each attempt is counted, and the first one to a new destination is reported at the next prompt.
@@ -115,9 +101,8 @@ _GATHER_SECONDS = 1.0
 _MOST_EGRESS_NOTICES = 5
 
 
-def note_egress(state: State, event: Event, now: float) -> Step:
+def note_egress(state: State, event: Event, _now: float) -> Step:
     """Count attempts; nothing is reported here."""
-    del now
     ledger = state.egress
     match event:
         case AirGapChosen(layer, because):
@@ -136,13 +121,11 @@ def report_egress(state: State, event: Event, now: float) -> Step:
     had_news = bool(state.egress.unreported)
     state, _ = note_egress(state, event, now)
     match event:
-        case EgressBlocked() if (
-            state.egress.unreported and not had_news and state.prompt is not None
-        ):
+        case EgressBlocked() if state.egress.unreported and not had_news and state.prompt:
             return state, (SetDeadline(GATHERED, now + _GATHER_SECONDS),)
         case PromptShown():
             return _report_attempts(state)
-        case DeadlinePassed("egress_gathered") if state.prompt is not None:
+        case DeadlinePassed("egress_gathered") if state.prompt:
             return _report_attempts(state)
     return state, ()
 
@@ -168,15 +151,12 @@ _MOST_FINDINGS = 2
 
 def report_finding(state: State, event: Event, _now: float) -> Step:
     """Report a warning that was not reported yet."""
-    if (
-        not isinstance(event, Finding)
-        or event.severity != "warn"
-        or event.id in state.reported_findings
-    ):
+    reported = state.reported_findings
+    if not isinstance(event, Finding) or event.severity != "warn" or event.id in reported:
         return state, ()
-    state = replace(state, reported_findings=state.reported_findings | {event.id})
-    if len(state.reported_findings) <= _MOST_FINDINGS:
+    state = replace(state, reported_findings=reported | {event.id})
+    if len(reported) < _MOST_FINDINGS:
         return state, (ShowNotice(messages.finding_notice(event)),)
-    if len(state.reported_findings) == _MOST_FINDINGS + 1:
+    if len(reported) == _MOST_FINDINGS:
         return state, (ShowNotice(messages.more_found()),)
     return state, ()

@@ -25,9 +25,13 @@ def watch(state: State, event: Event, now: float) -> Step:
     """Start the sidecar again when it is lost or silent."""
     match event:
         case SidecarLost(reason):
-            return _restart_later(state, reason, now)
+            state, notices = _count_failure(state, reason)
+            wait = min(0.5 * 2.0 ** min(state.sidecar_failures - 1, 10), _MAX_WAIT_SECONDS)
+            again = SetDeadline("sidecar_start", now + wait)
+            return state, (CancelDeadline("sidecar_silent"), again, *notices)
         case DeadlinePassed("sidecar_silent"):
-            return _restart_now(state, now)
+            state, notices = _count_failure(state, "the sidecar fell silent")
+            return state, (StartSidecar(), _silence(state, now), *notices)
         case DeadlinePassed("sidecar_start"):
             return state, (StartSidecar(), _silence(state, now))
         case AiderStarted():
@@ -43,18 +47,6 @@ def watch(state: State, event: Event, now: float) -> Step:
 
 def _silence(state: State, now: float) -> SetDeadline:
     return SetDeadline("sidecar_silent", now + state.limits.sidecar_silence_seconds)
-
-
-def _restart_later(state: State, reason: str, now: float) -> Step:
-    state, notices = _count_failure(state, reason)
-    wait = min(0.5 * 2.0 ** min(state.sidecar_failures - 1, 10), _MAX_WAIT_SECONDS)
-    again = SetDeadline("sidecar_start", now + wait)
-    return state, (CancelDeadline("sidecar_silent"), again, *notices)
-
-
-def _restart_now(state: State, now: float) -> Step:
-    state, notices = _count_failure(state, "the sidecar fell silent")
-    return state, (StartSidecar(), _silence(state, now), *notices)
 
 
 def _count_failure(state: State, reason: str) -> tuple[State, tuple[Action, ...]]:

@@ -31,9 +31,8 @@ _ON_ITS_OWN = ("commit", "summary")
 _Number = TypeVar("_Number", int, float)
 
 
-def note_reports(state: State, event: Event, now: float) -> Step:
+def note_reports(state: State, event: Event, _now: float) -> Step:
     """Keep what the door and Aider report of the turn up to date. The door's may come a moment after the prompt."""
-    del now
     turn = state.turn
     match event:
         case RequestStarted(number=number, purpose=purpose) if purpose in CONVERSATION:
@@ -54,7 +53,11 @@ def note_reports(state: State, event: Event, now: float) -> Step:
         case TurnStarted():
             return replace(state, turn=replace(turn, started=True)), ()
         case AiderLogged():
-            return replace(state, turn=_at_prompt(state, event)), ()
+            # The main prompt is back. Without a message, what was reported since the last one belongs to no turn.
+            if event.requests or state.open_requests or turn.answered:
+                return replace(state, turn=replace(turn, started=False, logged=event)), ()
+            kept = TurnReports() if turn.logged is None else replace(turn, started=False)
+            return replace(state, turn=kept), ()
     return state, ()
 
 
@@ -87,26 +90,17 @@ def _sum(total: _Number | Unavailable, number: _Number | Unavailable) -> _Number
     return round(number if isinstance(total, Unavailable) else total + number, 6)
 
 
-def _at_prompt(state: State, logged: AiderLogged) -> TurnReports:
-    """The main prompt is back. Without a message, what was reported since the last one belongs to no turn."""
-    turn = replace(state.turn, started=False)
-    if logged.requests or state.open_requests or turn.answered:
-        return replace(turn, logged=logged)
-    return turn if turn.logged is not None else TurnReports()
-
-
 def has_begun(state: State, *, logged_requests: int) -> bool:
     """Whether a turn began that was not announced yet: Aider logged a request of it, or the door reported one."""
     return not state.turn.started and bool(logged_requests or state.open_requests)
 
 
-def finish_turn(state: State, event: Event, now: float) -> Step:
+def finish_turn(state: State, _event: Event, _now: float) -> Step:
     """Announce the end of a turn: the main prompt is back, and all of its requests were reported on.
 
     Reports may come a moment after the prompt. One that does not come at all is waited for until the user's next
     message.
     """
-    del event, now
     turn, logged = state.turn, state.turn.logged
     if logged is None or state.open_requests or state.phase is Phase.ENDED:
         return state, ()
