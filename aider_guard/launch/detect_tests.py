@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 _MOST_BYTES = 1 << 18
@@ -74,12 +75,9 @@ def _mentions_pytest(folder: Path) -> bool:
 
 
 def _python_tests(folder: Path) -> Iterator[Path]:
-    for number, (root, folders, files) in enumerate(os.walk(folder)):
-        folders[:] = sorted(
-            name for name in folders if name not in _NOT_OURS and not name.startswith(".")
-        )
-        if number >= _MOST_FOLDERS:
-            return
+    for root, folders, files in islice(os.walk(folder), _MOST_FOLDERS):
+        kept = {name for name in folders if not name.startswith(".")} - _NOT_OURS
+        folders[:] = sorted(kept)
         yield from (Path(root, name) for name in sorted(files) if _PYTEST_FILE.match(name))
 
 

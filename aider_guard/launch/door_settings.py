@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from aider_guard.core.chat.types import DoorRole, DoorSettings, RoleName, Runner
 from aider_guard.core.fit import STEP_TOKENS, fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServedModel, ServerProcess, ServerReport
-from aider_guard.launch.aider_settings import AiderSettings, Role, ollama_name
+from aider_guard.launch.aider_settings import AiderSettings, Role, extra_params, ollama_name
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.pins import EVERY_MODEL, Entries
 from aider_guard.launch.places import place
@@ -105,9 +106,8 @@ def runner_options_of(entries: Entries, model: str) -> tuple[RunnerOption, ...]:
     """The options in the user's model settings that decide how this model's process is started. The entry for every
     model wins, as in Aider's models.py. The window is not among them: it is the session's.
     """
-    extra: dict[str, Any] = {}
-    for name in (model, EVERY_MODEL):
-        extra.update(entries.get(name, {}).get("extra_params") or {})
+    models = (entries.get(name, {}) for name in (EVERY_MODEL, model))
+    extra = ChainMap(*map(extra_params, models))
     options = ((name, extra.get(name)) for name in RUNNER_OPTIONS if name != "num_ctx")
     return tuple(RunnerOption(name, value) for name, value in options if isinstance(value, int))
 
@@ -156,7 +156,7 @@ def name_on_server(model: str) -> str:
 def sets_keep_alive(entries: Mapping[str, Mapping[str, Any]], models: Iterable[str]) -> bool:
     """Whether the user's model settings say how long one of these models stays loaded."""
     names = (EVERY_MODEL, *models)
-    return any("keep_alive" in (entries.get(name, {}).get("extra_params") or {}) for name in names)
+    return any("keep_alive" in extra_params(entries.get(name, {})) for name in names)
 
 
 def smaller_windows(
@@ -168,13 +168,13 @@ def smaller_windows(
     """
     if isinstance(placement, Unavailable):
         return ()
-    sizes = (int(window_tokens * share) // STEP_TOKENS * STEP_TOKENS for share in _SHARES)
-    windows = [size for size in dict.fromkeys(sizes) if _SMALLEST_TOKENS <= size < window_tokens]
-    return tuple(WindowNeed(window, _needed_bytes(placement, window)) for window in windows)
-
-
-def _needed_bytes(placement: Placement, window_tokens: int) -> int:
     candidates, cards, runtime = placement
-    result = fit(candidates, cards, window_tokens, runtime)
-    needs = [need.total_bytes for need in result.needs]
-    return sum(needs) if result.fits or not result.alone else max(needs)
+    windows: list[WindowNeed] = []
+    sizes = (int(window_tokens * share) // STEP_TOKENS * STEP_TOKENS for share in _SHARES)
+    for size in dict.fromkeys(sizes):
+        if _SMALLEST_TOKENS <= size < window_tokens:
+            result = fit(candidates, cards, size, runtime)
+            needs = [need.total_bytes for need in result.needs]
+            together = result.fits or not result.alone
+            windows.append(WindowNeed(size, sum(needs) if together else max(needs)))
+    return tuple(windows)

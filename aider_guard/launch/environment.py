@@ -24,7 +24,6 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 # With any value of the first, Aider asks GitHub before every request (models.py); the second goes to Ollama only,
 # which may be behind a server that asks for it.
 _NO_KEYS_OF_OURS = ("GITHUB_COPILOT_TOKEN", "OLLAMA_API_KEY")
-_OPENAIS_KEY = "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,8 @@ def local_environment(
     address = {"OLLAMA_API_BASE": ollama} if config.ollama else {}
     if config.network == "open":
         return LocalEnvironment({**address, **_past_proxies(settings)})
-    local_keys = _keys_of_local_servers(settings)
-    keys = {
-        name: INVALID_KEY for name in CLOUD_KEYS if name not in (*local_keys, *_NO_KEYS_OF_OURS)
-    }
+    kept = (*_NO_KEYS_OF_OURS, *_keys_of_local_servers(settings))
+    keys = {name: INVALID_KEY for name in CLOUD_KEYS if name not in kept}
     proxies = {spelling: refusing_proxy for name in _PROXIES for spelling in (name, name.lower())}
     allowed = (place.host for place in config.allow)
     host = "" if is_this_machine(ollama) else urlsplit(ollama).hostname
@@ -76,8 +73,9 @@ def _past_proxies(settings: AiderSettings) -> dict[str, str]:
     return {"NO_PROXY": exceptions, "no_proxy": exceptions}
 
 
-def _keys_of_local_servers(settings: AiderSettings) -> frozenset[str]:
+def _keys_of_local_servers(settings: AiderSettings) -> tuple[str, ...]:
     """The keys to leave alone: OpenAI's, where all models with its prefix run on local servers."""
-    roles = [role for role in settings.roles if role.model.startswith("openai/")]
-    local = roles and all(place(role, settings).kind == "server" for role in roles)
-    return frozenset({_OPENAIS_KEY}) if local else frozenset()
+    roles = (role for role in settings.roles if role.model.startswith("openai/"))
+    return (
+        ("OPENAI_API_KEY",) if {place(role, settings).kind for role in roles} == {"server"} else ()
+    )

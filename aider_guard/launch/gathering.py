@@ -21,7 +21,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING
 
 from aider_guard import paths
 from aider_guard.airgap.choose import find_layer
@@ -53,8 +53,6 @@ MOST_MODELS = 64
 _EXIT_SECONDS = 2.0
 _UNRECOGNIZED = "unrecognized arguments: "
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
-
-T = TypeVar("T")
 
 
 def read_memory(
@@ -113,13 +111,13 @@ def gather(
     return with_window(facts, read_corrections(state_dir))
 
 
-def _in_thread(work: Callable[[], T]) -> Future[T]:
-    """Do something in a daemon thread: one that hangs does not keep the program from ending."""
-    future: Future[T] = Future()
+def _in_thread(read: Callable[[], MemoryReading]) -> Future[MemoryReading]:
+    """Read in a daemon thread: one that hangs does not keep the program from ending."""
+    future: Future[MemoryReading] = Future()
 
     def run() -> None:
         try:
-            future.set_result(work())
+            future.set_result(read())
         except BaseException as error:  # noqa: BLE001  # a bug is raised where the answer is waited for
             future.set_exception(error)
 
@@ -172,10 +170,9 @@ def with_window(facts: Facts, corrections: Mapping[str, int]) -> Facts:
     except LaunchError as error:
         problem = str(error)
     file = problem.split(" cannot be read", maxsplit=1)[0]
-    is_known = any(file in other for other in settings.problems)
-    problems = settings.problems if is_known else (*settings.problems, problem)
+    if not any(file in other for other in settings.problems):
+        settings = replace(settings, problems=(*settings.problems, problem))
     unknown = Unavailable(problem)
-    settings = replace(settings, problems=problems)
     return replace(facts, settings=settings, window_tokens=unknown, fit=unknown)
 
 
@@ -247,9 +244,8 @@ class AiderQuestion:
             return Unavailable(self._problem)
         line = self._read_line(time.monotonic() + timeout_seconds)
         if line is None:
-            return Unavailable(
-                f"Aider did not say within {timeout_seconds:g} seconds what it will use"
-            )
+            seconds = f"{timeout_seconds:g} seconds"
+            return Unavailable(f"Aider did not say within {seconds} what it will use")
         self._wait_seconds = _EXIT_SECONDS
         return decode(line) if line.endswith(b"\n") else Unavailable(self._last_output())
 

@@ -78,9 +78,8 @@ def place(role: Role, settings: AiderSettings) -> RunLocation:
 def address_for(provider: str, settings: AiderSettings) -> tuple[str, str]:
     """The address that variables set for a provider's models: as it may be shown, and complete; "" for none."""
     variables = {variable.name: variable for variable in settings.addresses if variable.value}
-    for name in ADDRESS_VARIABLES.get(provider, ()):
-        if name in variables:
-            return variables[name].value, variables[name].address or variables[name].value
+    for variable in filter(None, map(variables.get, ADDRESS_VARIABLES.get(provider, ()))):
+        return variable.value, variable.address or variable.value
     return "", ""
 
 
