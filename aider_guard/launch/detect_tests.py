@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,6 +18,7 @@ from pathlib import Path
 _MOST_BYTES = 1 << 18
 _MOST_FOLDERS = 400
 _NOT_OURS = {"node_modules", "venv", "env", "site-packages", "build", "dist", "target", "vendor"}
+_PYTEST = "python -m pytest --tb=short -q"
 _PYTEST_FILE = re.compile(r"^(test_.*|.*_test)\.py$")
 _PYTEST_WORD = re.compile(r"\bpytest\b")
 _MAKE_TEST = re.compile(r"^test\s*:(?!=)", re.MULTILINE)
@@ -42,7 +43,6 @@ def find_test_commands(folder: Path) -> tuple[TestCommand, ...]:
 
 def _python(folder: Path) -> TestCommand | None:
     """Pytest where it is configured or used, unittest where the tests need no more, else tox where it is set up."""
-    short = "python -m pytest --tb=short -q"
     for name, section in (
         ("pytest.ini", ""),
         (".pytest.ini", ""),
@@ -52,19 +52,22 @@ def _python(folder: Path) -> TestCommand | None:
         ("conftest.py", ""),
     ):
         if (folder / name).is_file() and section in _text(folder / name):
-            return TestCommand("pytest", short, f"{section} in {name}" if section else name)
+            return TestCommand("pytest", _PYTEST, f"{section} in {name}" if section else name)
     if (folder / "tox.ini").is_file():
         text = _text(folder / "tox.ini")
         passes_on = "{posargs" in text and _PYTEST_WORD.search(text)
         return TestCommand("tox", "tox -q -- --tb=short -q" if passes_on else "tox -q", "tox.ini")
-    tests = list(_python_tests(folder))
+    tests: list[Path] = []
+    for root, folders, files in islice(os.walk(folder), _MOST_FOLDERS):
+        folders[:] = sorted({name for name in folders if name[0] != "."} - _NOT_OURS)
+        tests += (Path(root, name) for name in sorted(files) if _PYTEST_FILE.match(name))
     if not tests:
         return None
     where = str(tests[0].relative_to(folder))
     plain = all("unittest" in _text(path) and "pytest" not in _text(path) for path in tests[:20])
     if plain and not _mentions_pytest(folder):
         return TestCommand("unittest", "python -m unittest -q", where)
-    return TestCommand("pytest", short, where)
+    return TestCommand("pytest", _PYTEST, where)
 
 
 def _mentions_pytest(folder: Path) -> bool:
@@ -72,13 +75,6 @@ def _mentions_pytest(folder: Path) -> bool:
     with contextlib.suppress(OSError):
         files += sorted(folder.glob("*requirements*.txt"))
     return any(_PYTEST_WORD.search(_text(file)) for file in files)
-
-
-def _python_tests(folder: Path) -> Iterator[Path]:
-    for root, folders, files in islice(os.walk(folder), _MOST_FOLDERS):
-        kept = {name for name in folders if not name.startswith(".")} - _NOT_OURS
-        folders[:] = sorted(kept)
-        yield from (Path(root, name) for name in sorted(files) if _PYTEST_FILE.match(name))
 
 
 def _by_file(name: str, runner: str, command: str, folder: Path) -> TestCommand | None:

@@ -51,7 +51,6 @@ MEMORY_SECONDS = 3.0
 MOST_MODELS = 64
 """Of an Ollama with more models than these only the newest are looked at: each is a request."""
 _EXIT_SECONDS = 2.0
-_UNRECOGNIZED = "unrecognized arguments: "
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 
@@ -262,28 +261,21 @@ class AiderQuestion:
         return None
 
     def _last_output(self) -> str:
-        """What Aider printed last before it ended without an answer."""
+        """What Aider printed before it ended without an answer: the last line, or all lines of argparse's ``error:``.
+
+        Values that argparse did not recognise are left out: a key in a configuration file with a wrong name may be one.
+        """
         assert self._process is not None
         status: int | None = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = self._process.wait(_EXIT_SECONDS)
         self._output.seek(0)
-        lines = self._output.read().decode("utf-8", "replace").splitlines()
-        complaint = _complaint([line.strip() for line in lines if line.strip()])
+        output = self._output.read().decode("utf-8", "replace")
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
+        starts = [index for index, line in enumerate(lines) if ": error: " in line]
+        complaint = " ".join(lines[starts[-1] :] if starts else lines[-1:])
         if status == 0 or not complaint:
             return f"Aider ended at once, with status {status}, without saying what it would use"
-        return complaint
-
-
-def _complaint(lines: list[str]) -> str:
-    """Find the complaint in a program's output: the last line, or all lines of argparse's ``error:``.
-
-    Values that argparse did not recognise are left out: a key in a configuration file with a wrong name would be one.
-    """
-    starts = [index for index, line in enumerate(lines) if ": error: " in line]
-    complaint = " ".join(lines[starts[-1] :] if starts else lines[-1:])
-    start, unrecognized, values = complaint.partition(_UNRECOGNIZED)
-    if not unrecognized:
-        return complaint
-    flags = [word.partition("=")[0] for word in values.split() if word.startswith("-")]
-    return f"{start}{unrecognized}{' '.join(flags)}"
+        start, unrecognized, values = complaint.partition("unrecognized arguments: ")
+        flags = [word.partition("=")[0] for word in values.split() if word.startswith("-")]
+        return f"{start}{unrecognized}{' '.join(flags)}"

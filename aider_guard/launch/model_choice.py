@@ -196,7 +196,12 @@ def _each_once(*models: CandidateModel) -> tuple[CandidateModel, ...]:
 
 def _by_preference(models: Sequence[CandidateModel]) -> Iterator[tuple[CandidateModel, Preference]]:
     """The models that can chat, strongest first, each with its family."""
-    unranked = [model for model in models if _can_chat(model)]
+    unranked = [
+        model
+        for model in models
+        if not _NO_CHAT.search(f"{model.name} {model.candidate.architecture.name}")
+        and not is_cloud_name(model.name)
+    ]
     for preference in PREFERENCES:
         for start in preference.names:
             for model in [model for model in unranked if _is_of_family(model.name, start)]:
@@ -214,11 +219,6 @@ def _is_of_family(name: str, start: str) -> bool:
     words = canonical_name(name).rpartition("/")[2].replace("-", ":").split(":")
     start_words = start.replace("-", ":").split(":")
     return words[: len(start_words)] == start_words
-
-
-def _can_chat(model: CandidateModel) -> bool:
-    words = f"{model.name} {model.candidate.architecture.name}"
-    return not _NO_CHAT.search(words) and not is_cloud_name(model.name)
 
 
 def _together(

@@ -100,20 +100,14 @@ def _named_models(aider_main: Any, parsed: Parsed) -> dict[str, str | None]:
 
 
 def _roles(aider_main: Any, parsed: Parsed, settings_files: list[str]) -> list[dict[str, Any]]:
-    named_roles = _named_roles(_named_models(aider_main, parsed))
-    if not hasattr(aider_main.models, "Model"):
-        return named_roles
-    try:
-        return resolved_roles(aider_main, parsed, settings_files)
-    except Exception as error:  # noqa: BLE001  # another Aider than those tried: what was named is still known
-        parsed.problems.append(
-            f"Aider's models cannot be resolved ({type(error).__name__}: {error})"
-        )
-        return named_roles
-
-
-def _named_roles(models: dict[str, str | None]) -> list[dict[str, Any]]:
-    """The roles by the models that are named; editor and weak model are the main model where they are not."""
+    if hasattr(aider_main.models, "Model"):
+        try:
+            return resolved_roles(aider_main, parsed, settings_files)
+        except Exception as error:  # noqa: BLE001  # another Aider than those tried: what was named is still known
+            reason = f"{type(error).__name__}: {error}"
+            parsed.problems.append(f"Aider's models cannot be resolved ({reason})")
+    # Editor and weak model are the main model where they are not named.
+    models = _named_models(aider_main, parsed)
     main = models["model"]
     roles = {"main": main, "editor": models["editor_model"], "weak": models["weak_model"]}
     return [{"role": role, "model": name or main} for role, name in roles.items()] if main else []
