@@ -40,28 +40,23 @@ def local_environment(
     """Choose the variables for a session on the Ollama at this URL; *refusing_proxy* accepts no connection.
 
     With an open network only Ollama's address is set, and this machine is made an exception from the user's proxies.
+    OpenAI's key is left alone where all models with its prefix run on local servers.
     """
     address = {"OLLAMA_API_BASE": ollama} if config.ollama else {}
     if config.network == "open":
         return LocalEnvironment({**address, **_past_proxies(settings)})
-    kept = (*_NO_KEYS_OF_OURS, *_keys_of_local_servers(settings))
+    roles = (role for role in settings.roles if role.model.startswith("openai/"))
+    is_local = {place(role, settings).kind for role in roles} == {"server"}
+    kept = (*_NO_KEYS_OF_OURS, "OPENAI_API_KEY" if is_local else "")
     keys = {name: INVALID_KEY for name in CLOUD_KEYS if name not in kept}
     proxies = {spelling: refusing_proxy for name in _PROXIES for spelling in (name, name.lower())}
     allowed = (place.host for place in config.allow)
     host = "" if is_this_machine(ollama) else urlsplit(ollama).hostname
     reachable = ",".join(dict.fromkeys(filter(None, (*_HERE, host, *allowed))))
-    return LocalEnvironment(
-        {
-            **address,
-            **keys,
-            **proxies,
-            "NO_PROXY": reachable,
-            "no_proxy": reachable,
-            "USE_LITELLM_PROXY": "False",
-            "HF_HUB_OFFLINE": "1",
-        },
-        ("GITHUB_COPILOT_TOKEN",),
-    )
+    proxies |= {"NO_PROXY": reachable, "no_proxy": reachable}
+    switches = {"USE_LITELLM_PROXY": "False", "HF_HUB_OFFLINE": "1"}
+    values = {**address, **keys, **proxies, **switches}
+    return LocalEnvironment(values, unset=("GITHUB_COPILOT_TOKEN",))
 
 
 def _past_proxies(settings: AiderSettings) -> dict[str, str]:
@@ -71,11 +66,3 @@ def _past_proxies(settings: AiderSettings) -> dict[str, str]:
         return {}
     exceptions = ",".join(filter(None, (values.get("NO_PROXY", ""), *_HERE)))
     return {"NO_PROXY": exceptions, "no_proxy": exceptions}
-
-
-def _keys_of_local_servers(settings: AiderSettings) -> tuple[str, ...]:
-    """The keys to leave alone: OpenAI's, where all models with its prefix run on local servers."""
-    roles = (role for role in settings.roles if role.model.startswith("openai/"))
-    return (
-        ("OPENAI_API_KEY",) if {place(role, settings).kind for role in roles} == {"server"} else ()
-    )

@@ -135,8 +135,13 @@ def runtime_of(server: ServerReport, *, on_cpu: bool = False) -> Runtime:
     kv_type: KvType = "q8_0" if kv_text == "q8_0" else "q4_0" if kv_text == "q4_0" else "f16"
     if engine != "C" and not flash:  # then a quantised cache falls back to f16 (llm/server.go)
         kv_type = "f16"
-    parallel = _parallel(settings.get("OLLAMA_NUM_PARALLEL", ""), version, on_cpu=on_cpu)
-    return Runtime(engine=engine, kv_type=kv_type, parallel=parallel, flash_attention=flash)
+    text = settings.get("OLLAMA_NUM_PARALLEL", "").strip()
+    parallel = int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else 0
+    # Unset, versions before 0.10 make more slots: on a GPU only where they fit, on the CPU always (sched.go:
+    # defaultParallel).
+    if not parallel and on_cpu and fills_memory(version):
+        parallel = 2 if release(version) >= (0, 6, 8) else 4
+    return Runtime(engine, kv_type, max(parallel, 1), flash)
 
 
 def is_on(text: str) -> bool:
@@ -144,17 +149,6 @@ def is_on(text: str) -> bool:
     cannot read does.
     """
     return text.strip().lower() not in {"", "0", "f", "false"}
-
-
-def _parallel(text: str, version: str, *, on_cpu: bool) -> int:
-    """The number of slots that the server makes whatever the memory. Unset, versions before 0.10 make more of them: on
-    a GPU only where they fit, on the CPU always (sched.go: defaultParallel).
-    """
-    text = text.strip()
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else 0
-    if number or not (on_cpu and fills_memory(version)):
-        return max(number, 1)
-    return 2 if release(version) >= (0, 6, 8) else 4
 
 
 def fills_memory(version: str | Unavailable) -> bool:

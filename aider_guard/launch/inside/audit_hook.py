@@ -187,16 +187,12 @@ def _normal(host: Any) -> Host:
             return _socket.inet_aton(text)  # "127.1" and "0x7f.1" are addresses too
         except (OSError, ValueError):
             pass
-    return _name_as_sent(text).lower().rstrip(".")
-
-
-def _name_as_sent(text: str) -> str:
-    if text.isascii():
-        return text
-    try:
-        return text.encode("idna").decode("ascii")
-    except UnicodeError:
-        return text.encode("ascii", "backslashreplace").decode("ascii")
+    if not text.isascii():  # as it is sent
+        try:
+            text = text.encode("idna").decode("ascii")
+        except UnicodeError:
+            text = text.encode("ascii", "backslashreplace").decode("ascii")
+    return text.lower().rstrip(".")
 
 
 def _host_text(host: Host) -> str:

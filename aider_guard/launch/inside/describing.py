@@ -13,21 +13,14 @@ from .parsing import Parsed, parse
 from .roles import resolved_roles
 
 # Options by their names in Aider, and the types that the guard reads. An older Aider may lack some.
-_TEXTS = (
-    *("chat_history_file", "input_history_file", "analytics_log", "notifications_command"),
-    *("encoding", "test_cmd", "load"),
-)
-_SWITCHES = (
-    *("restore_chat_history", "notifications", "multiline", "auto_test", "auto_lint"),
-    *("detect_urls", "check_update", "analytics", "show_release_notes", "verify_ssl"),
-)
-_NUMBERS = ("map_tokens", "max_chat_history_tokens", "cache_keepalive_pings")
-_LISTS = ("read", "lint_cmd")
 _WANTED: dict[str, type] = {
-    **dict.fromkeys(_TEXTS, str),
-    **dict.fromkeys(_SWITCHES, bool),
-    **dict.fromkeys(_NUMBERS, int),
-    **dict.fromkeys(_LISTS, list),
+    **dict.fromkeys(("chat_history_file", "input_history_file", "analytics_log"), str),
+    **dict.fromkeys(("notifications_command", "encoding", "test_cmd", "load"), str),
+    **dict.fromkeys(("restore_chat_history", "notifications", "multiline", "auto_test"), bool),
+    **dict.fromkeys(("auto_lint", "detect_urls", "check_update", "analytics"), bool),
+    **dict.fromkeys(("show_release_notes", "verify_ssl"), bool),
+    **dict.fromkeys(("map_tokens", "max_chat_history_tokens", "cache_keepalive_pings"), int),
+    **dict.fromkeys(("read", "lint_cmd"), list),
 }
 _MODELS = ("model", "weak_model", "editor_model")
 
@@ -42,23 +35,20 @@ def describe(arguments: list[str]) -> dict[str, Any]:
 
     with restore_environment():
         parsed = parse(aider_main, arguments)
+        root, options = parsed.git_root, parsed.options
         search = aider_main.generate_search_path_list
-        settings_files = search(
-            ".aider.model.settings.yml", parsed.git_root, parsed.options.model_settings_file
-        )
-        metadata_files = search(
-            ".aider.model.metadata.json", parsed.git_root, parsed.options.model_metadata_file
-        )
+        settings_files = search(".aider.model.settings.yml", root, options.model_settings_file)
+        metadata_files = search(".aider.model.metadata.json", root, options.model_metadata_file)
         check_metadata(metadata_files, parsed.problems)
         return {
             "version": __version__,
             "python": platform.python_version(),
-            "git_root": parsed.git_root,
+            "git_root": root,
             **_named_models(aider_main, parsed),
             "roles": _roles(aider_main, parsed, settings_files),
             **_options(parsed),
             "ollama_api_base": os.environ.get("OLLAMA_API_BASE", ""),
-            "default_notifications_command": _default_notifications_command(parsed.options),
+            "default_notifications_command": _default_notifications_command(options),
             "tokenizers": _tokenizers(),
             "model_settings_files": settings_files,
             "model_metadata_files": metadata_files,
