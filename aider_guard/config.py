@@ -18,7 +18,6 @@ from aider_guard.core.egress import Place, parse_place
 from aider_guard.errors import ConfigError
 from aider_guard.paths import work_tree
 
-PROJECT_FILE = ".aider-guard.toml"
 ENVIRONMENT_PREFIX = "AIDER_GUARD_"
 _MAX_DIGITS = 12  # Python refuses to read numbers of thousands
 
@@ -115,22 +114,13 @@ class Config:
         "The window for every model, in tokens.  [default: auto, the largest that fits]",
     )
     warn_at: int = _setting(
-        80,
-        _integer(10, 99),
-        "PERCENT",
-        "Warn when the window is this full.  [default: 80]",
+        80, _integer(10, 99), "PERCENT", "Warn when the window is this full.  [default: 80]"
     )
     max_turns: int = _setting(
-        20,
-        _integer(0, 100_000),
-        "N",
-        "Restart Aider after so many turns; 0: never.  [default: 20]",
+        20, _integer(0, 100_000), "N", "Restart Aider after so many turns; 0: never.  [default: 20]"
     )
     vram_warn_at: int = _setting(
-        90,
-        _integer(10, 100),
-        "PERCENT",
-        "Warn when GPU memory is this full.  [default: 90]",
+        90, _integer(10, 100), "PERCENT", "Warn when GPU memory is this full.  [default: 90]"
     )
     probe: Literal["auto", "always", "never"] = _setting(
         "auto",
@@ -189,9 +179,11 @@ def load(
 
     Raises ConfigError for a value or a name that cannot be used, and for a file that cannot be read.
     """
+    variables = {name: ENVIRONMENT_PREFIX + name.replace("-", "_").upper() for name in SETTINGS}
+    set_here = {name: environment[key] for name, key in variables.items() if environment.get(key)}
     sources = [
         ("the flag --{}", {name: value for name, value in flags.items() if value is not None}),
-        ("the variable AIDER_GUARD_{}", _from_environment(environment)),
+        ("the variable AIDER_GUARD_{}", set_here),
         (f"{{}} in {project_file}", _from_file(project_file)),
         (f"{{}} in {user_file}", _from_file(user_file)),
     ]
@@ -208,29 +200,20 @@ def load(
 
 def _refuse_from_a_repository(values: Mapping[str, Any], path: Path | None) -> None:
     """Refuse settings in a repository's file that could send code away: the repository may be a stranger's."""
+    from aider_guard.ollama.names import connectable_base, is_this_machine
+
+    ollama = connectable_base(values.get("ollama", ""))
     dangers = (
         (values.get("network") == "open", "network is open"),
         (bool(values.get("allow")), "allow names places"),
         (values.get("require-airgap") is False, "require-airgap is false"),
-        (not _is_here(values.get("ollama", "")), "ollama is on another machine"),
+        (not is_this_machine(ollama), "ollama is on another machine"),
     )
     what = next((words for is_so, words in dangers if is_so), "")
     if what:
         raise ConfigError(
             f"{what} in {path}: a repository cannot decide that; set it in your own settings or by a flag"
         )
-
-
-def _is_here(address: str) -> bool:
-    """Whether this is an address on this machine. The slow check is imported only for one that is no loopback."""
-    from aider_guard.ollama.names import connectable_base, is_loopback
-
-    base = connectable_base(address)
-    if is_loopback(base):
-        return True
-    from aider_guard.ollama.names import is_this_machine
-
-    return is_this_machine(base)
 
 
 def _checked(where: str, name: str, value: Any) -> Any:
@@ -241,11 +224,6 @@ def _checked(where: str, name: str, value: Any) -> Any:
         return check(name, value)
     except ValueError as allowed:
         raise ConfigError(f"{source} is {value!r}: it takes {allowed}") from None
-
-
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    variables = {name: ENVIRONMENT_PREFIX + name.replace("-", "_").upper() for name in SETTINGS}
-    return {name: environment[key] for name, key in variables.items() if environment.get(key)}
 
 
 def _from_file(path: Path | None) -> dict[str, Any]:
@@ -265,4 +243,4 @@ def _from_file(path: Path | None) -> dict[str, Any]:
 def project_file(start: Path) -> Path | None:
     """``.aider-guard.toml`` of the git work tree that *start* lies in, whether it exists or not; None outside one."""
     root = work_tree(start)
-    return root / PROJECT_FILE if root else None
+    return root / ".aider-guard.toml" if root else None

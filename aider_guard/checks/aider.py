@@ -11,13 +11,8 @@ from aider_guard.core.egress_messages import layer_in_words
 from aider_guard.core.findings import Finding, info, stop, unknown, warn
 from aider_guard.core.ollama_versions import release
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.aider_settings import TRIED_VERSIONS, AiderSettings
+from aider_guard.launch.aider_settings import TRIED_VERSIONS, UNRESOLVED
 from aider_guard.launch.facts import NOT_TRIED, Facts
-
-OLDEST = (0, 80)
-# From inside/describing.py, for an Aider that was never tried.
-_UNRESOLVED = "Aider's models cannot be resolved"
-_UPGRADE = "python -m pip install --upgrade aider-chat"
 
 
 def aider_program(facts: Facts) -> Iterator[Finding]:
@@ -29,23 +24,14 @@ def aider_program(facts: Facts) -> Iterator[Finding]:
         what = "Aider did not report its settings, so models, keys and addresses are not checked"
         yield unknown("aider-settings", what, reason, "aider --exit")
     else:
-        version = facts.settings.version or "of an unknown version"
-        yield info("aider", f"Aider {version}", facts.aider_script)
-        yield from _version(facts.settings.version)
-
-
-def _version(version: str) -> Iterator[Finding]:
-    numbers = release(version)
-    if numbers and numbers < OLDEST:
-        what = f"Aider {version} is older than 0.80, which is the oldest that is supported"
-        yield warn("aider-old", what, "", _UPGRADE)
-    elif version not in TRIED_VERSIONS:
-        tried = ", ".join(TRIED_VERSIONS)
-        yield info(
-            "aider-untried",
-            "the guard was never tried with this version of Aider",
-            f"tried: {tried}",
-        )
+        version = facts.settings.version
+        yield info("aider", f"Aider {version or 'of an unknown version'}", facts.aider_script)
+        if () < release(version) < (0, 80):
+            what = f"Aider {version} is older than 0.80, which is the oldest that is supported"
+            yield warn("aider-old", what, "", "python -m pip install --upgrade aider-chat")
+        elif version not in TRIED_VERSIONS:
+            what = "the guard was never tried with this version of Aider"
+            yield info("aider-untried", what, f"tried: {', '.join(TRIED_VERSIONS)}")
 
 
 def settings_files(facts: Facts) -> Iterator[Finding]:
@@ -53,14 +39,9 @@ def settings_files(facts: Facts) -> Iterator[Finding]:
     if isinstance(facts.settings, Unavailable) or facts.aider_problem:
         return
     for problem in filter(None, facts.settings.problems):
-        severity = unknown if problem.startswith(_UNRESOLVED) else stop
+        severity = unknown if problem.startswith(UNRESOLVED) else stop
         fix = "correct it; Aider cannot use it until then"
         yield severity("aider-settings", problem, "", fix)
-
-
-def are_roles_known(settings: AiderSettings) -> bool:
-    """Whether Aider reported its models; if it did and named none, there are none."""
-    return not any(problem.startswith(_UNRESOLVED) for problem in settings.problems)
 
 
 # Settings that fill a small window: the repository map, the history, and the output of tests.
@@ -90,8 +71,7 @@ def default_map_tokens(window: int) -> int:
 
 def _quarter(window: int) -> int:
     """At most a quarter of the window, rounded down to 256 tokens where it is more than that."""
-    quarter = window // 4
-    return quarter // 256 * 256 if quarter >= 256 else quarter
+    return window // 1024 * 256 or window // 4
 
 
 def chat_history(facts: Facts) -> Iterator[Finding]:
@@ -115,41 +95,28 @@ def test_output(facts: Facts) -> Iterator[Finding]:
     """Tests after each edit and long tracebacks: their output goes into the window."""
     if isinstance(facts.settings, Unavailable):
         return
-    settings = facts.settings
-    long = prints_long_tracebacks(settings.test_cmd or "")
+    settings, command = facts.settings, facts.settings.test_cmd or ""
+    long = prints_long_tracebacks(command)
     if not (settings.auto_test or long):
         return
-    when = "after each edit" if settings.auto_test else "with /test"
-    command = settings.test_cmd or facts.repo.test_runner or "no test command"
-    fix = (
-        f"aider-guard -- --test-cmd {_quoted(_shortened(settings.test_cmd or ''))}" if long else ""
-    )
+    fix = "aider-guard -- --no-auto-test"
+    if long:
+        short = _PYTEST.sub(r"\g<0> -q --tb=short", command, count=1)
+        fix = "aider-guard -- --test-cmd '" + short.replace("'", "'\\''") + "'"
+    source = settings.sources.get("auto_test" if settings.auto_test else "test_cmd", "")
+    runner = command or facts.repo.test_runner or "no test command"
+    where = f"{runner}; {source}" if source else runner
     if settings.auto_test and long:
-        what = f"the tests run {when}, and their whole tracebacks go into the window"
-        yield warn("auto-test", what, _where(settings, command), fix)
+        what = "the tests run after each edit, and their whole tracebacks go into the window"
+        yield warn("auto-test", what, where, fix)
         return
-    what = f"the output of the tests goes into the window {when}"
-    yield info("auto-test", what, _where(settings, command), fix or "aider-guard -- --no-auto-test")
-
-
-def _where(settings: AiderSettings, command: str) -> str:
-    name = "auto_test" if settings.auto_test else "test_cmd"
-    where = settings.sources.get(name, "")
-    return f"{command}; {where}" if where else command
+    when = "after each edit" if settings.auto_test else "with /test"
+    yield info("auto-test", f"the output of the tests goes into the window {when}", where, fix)
 
 
 def prints_long_tracebacks(command: str) -> bool:
     """Whether a command runs pytest with its long tracebacks."""
     return bool(_PYTEST.search(command)) and not _SHORT_TRACEBACK.search(command)
-
-
-def _shortened(command: str) -> str:
-    match = _PYTEST.search(command)
-    return f"{command[: match.end()]} -q --tb=short{command[match.end() :]}" if match else command
-
-
-def _quoted(command: str) -> str:
-    return "'" + command.replace("'", "'\\''") + "'"
 
 
 # The layer of the air gap.
@@ -162,10 +129,9 @@ def air_gap_layer(facts: Facts) -> Iterator[Finding]:
     elif facts.config.require_airgap and not facts.is_held:
         yield stop("air-gap", egress_messages.NOT_ENFORCED, *_why_no_better(facts.air_gap))
     elif isinstance(facts.air_gap, LayerChoice):
-        severity = info if facts.air_gap.layer in ENFORCED else warn
-        yield severity(
-            "air-gap", layer_in_words(facts.air_gap.layer), *_why_no_better(facts.air_gap)
-        )
+        layer = facts.air_gap.layer
+        severity = info if layer in ENFORCED else warn
+        yield severity("air-gap", layer_in_words(layer), *_why_no_better(facts.air_gap))
     elif facts.air_gap != NOT_TRIED:
         what = "how well the air gap works here is not known"
         yield unknown("air-gap", what, facts.air_gap.reason)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from aider_guard.checks.models import instead
 from aider_guard.core.findings import GUARDED, Finding, info, listed, stop, unknown, verb, warn
 from aider_guard.core.messages import size
 from aider_guard.core.model_names import canonical_name, is_cloud_name
@@ -23,8 +22,10 @@ from aider_guard.launch.facts import Facts
 from aider_guard.launch.ollama_address import host_of
 from aider_guard.launch.places import (
     base_url,
+    by_model,
     in_cloud,
     installed_models,
+    local_model_command,
     place,
     roles,
     with_ollama,
@@ -43,26 +44,22 @@ def roles_in_cloud(facts: Facts) -> Iterator[Finding]:
     away = in_cloud(facts)
     main = next((role for role in away if role.role == "main"), None)
     for role in away:
-        if role is main or main is None or _is_set_by_user(role):
-            yield _finding(role, facts, facts.settings)
+        if role is not main and main is not None and not _is_set_by_user(role):
+            continue
+        base = place(role, facts.settings).base
+        what = f"the {role.role} model, {role.model}, would run in a cloud{f' at {base}' if base else ''}"
+        path = path_of(role)
+        if path == "alias":
+            what = f"{role.asked}, the {role.role} model, is an alias of {role.model}, which would run in a cloud"
+        names_file = path == "model-settings" and role.settings_source not in role.source
+        evidence = role.settings_source if names_file else role.source
+        yield stop(path, what, evidence, local_model_command(role.role, facts))
 
 
 def _is_set_by_user(role: Role) -> bool:
     """Whether the role's model comes from the user, and not from Aider's table of models."""
     follows = role.source.startswith(("the main model", "Aider's settings"))
     return bool(role.source or role.settings_source) and not follows
-
-
-def _finding(role: Role, facts: Facts, settings: AiderSettings) -> Finding:
-    base = place(role, settings).base
-    where = f" at {base}" if base else ""
-    what = f"the {role.role} model, {role.model}, would run in a cloud{where}"
-    path = path_of(role)
-    if path == "alias":
-        what = f"{role.asked}, the {role.role} model, is an alias of {role.model}, which would run in a cloud"
-    names_file = path == "model-settings" and role.settings_source not in role.source
-    evidence = role.settings_source if names_file else role.source
-    return stop(path, what, evidence, instead(role.role, facts))
 
 
 def path_of(role: Role) -> str:
@@ -83,59 +80,39 @@ def path_of(role: Role) -> str:
 
 def redirected_requests(facts: Facts) -> Iterator[Finding]:
     """Extra parameters with which litellm sends the requests of a role to another server."""
-    for model, used in _by_model(roles(facts)).items():
+    for model, used in by_model(roles(facts)).items():
         away = [text for role in used for text in role.redirects if not _leads_to_ollama(text)]
         if away:
             source = listed(role.settings_source for role in used if role.redirects)
-            what = (
-                f"requests of the {_jobs(used)} model, {model}, would go to a cloud: {listed(away)}"
-            )
+            what = f"requests of the {_jobs(used)} model, {model}, would go to a cloud: "
             fix = f"remove {listed(text.partition(':')[0] for text in away)} from {source}"
-            yield stop("model-settings", what, source, fix)
+            yield stop("model-settings", what + listed(away), source, fix)
 
 
 def _leads_to_ollama(redirect: str) -> bool:
-    target = redirect.partition(":")[2].strip()
-    return target.startswith(OLLAMA_PREFIXES) or f"{target}/" in OLLAMA_PREFIXES
+    """Whether the target is a model of Ollama's, or only its name as a provider."""
+    return f"{redirect.partition(':')[2].strip()}/".startswith(OLLAMA_PREFIXES)
 
 
 def ollama_cloud(facts: Facts) -> Iterator[Finding]:
     """Names that Ollama forwards to its cloud (0.18 and later), and stubs of models that run on other machines."""
-    stubs = _stubs(facts)
-    for model, used in _by_model(roles(facts)).items():
+    hosts = [(model.name, model.remote_host) for model in installed_models(facts.server)]
+    if isinstance(facts.server, ServerReport):
+        models = facts.server.models.items()
+        hosts += [(name, each.remote_host) for name, each in models if isinstance(each, ModelFacts)]
+    stubs = {canonical_name(name): host for name, host in hosts if host}
+    for model, used in by_model(roles(facts)).items():
         name = ollama_name(model)
         host = stubs.get(canonical_name(name), "") if name is not None else ""
         if name is not None and (is_cloud_name(name) or host):
             what = f"the {_jobs(used)} model, {name}, would run in Ollama's cloud"
-            evidence = (
-                f"it is a stub for {host}"
-                if host
-                else "its name says so; the name is not sent to find out"
-            )
-            yield stop("ollama-cloud", what, evidence, instead(used[0].role, facts))
-
-
-def _by_model(used: Iterable[Role]) -> dict[str, list[Role]]:
-    by_model: dict[str, list[Role]] = {}
-    for role in used:
-        by_model.setdefault(role.model, []).append(role)
-    return by_model
+            evidence = "its name says so; the name is not sent to find out"
+            evidence = f"it is a stub for {host}" if host else evidence
+            yield stop("ollama-cloud", what, evidence, local_model_command(used[0].role, facts))
 
 
 def _jobs(used: Iterable[Role]) -> str:
     return listed(role.role for role in used)
-
-
-def _stubs(facts: Facts) -> dict[str, str]:
-    if isinstance(facts.server, Unavailable):
-        return {}
-    hosts = [(model.name, model.remote_host) for model in installed_models(facts.server)]
-    hosts += [
-        (name, model.remote_host)
-        for name, model in facts.server.models.items()
-        if isinstance(model, ModelFacts)
-    ]
-    return {canonical_name(name): host for name, host in hosts if host}
 
 
 def cloud_switch(facts: Facts) -> Iterator[Finding]:
@@ -147,13 +124,12 @@ def cloud_switch(facts: Facts) -> Iterator[Finding]:
 
 def fallback(facts: Facts) -> Iterator[Finding]:
     """A main or weak model in a cloud: Aider uses each if the other fails (repo.py, history.py)."""
-    away = {role.role for role in in_cloud(facts)}
+    away = {role.role: role.model for role in in_cloud(facts)}
     here = {role.role for role, _ in with_ollama(facts)}
     for first, second in (("main", "weak"), ("weak", "main")):
         if first in here and second in away:
-            model = next(role.model for role in in_cloud(facts) if role.role == second)
-            what = f"when the {first} model fails at a commit message or summary, {model} gets the text"
-            fix = instead(second, facts)
+            what = f"when the {first} model fails at a commit message or summary, {away[second]} gets the text"
+            fix = local_model_command(second, facts)
             yield warn("fallback", what, f"{listed(sorted(here))} here, {second} in a cloud", fix)
 
 
@@ -220,18 +196,14 @@ def proxies(facts: Facts) -> Iterator[Finding]:
 
 def _proxies(settings: AiderSettings, base: str) -> list[Variable]:
     """The proxies for Ollama's address: those of its scheme or of all, unless an exception names its host."""
-    wanted = {"ALL_PROXY", "HTTPS_PROXY" if base.startswith("https:") else "HTTP_PROXY"}
-    proxies = [variable for variable in settings.addresses if variable.name.upper() in wanted]
+    host = host_of(base)
     exceptions = [each.value for each in settings.addresses if each.name.upper() == "NO_PROXY"]
-    return [] if any(_excepts(text, host_of(base)) for text in exceptions) else proxies
-
-
-def _excepts(no_proxy: str, host: str) -> bool:
-    names = [name.strip().lower().partition(":")[0] for name in no_proxy.split(",")]
-    return any(
-        name == "*" or (name and (name == host or fnmatchcase(host, f"*.{name.lstrip('.')}")))
-        for name in names
-    )
+    excepted = (text.strip().partition(":")[0] for text in ",".join(exceptions).lower().split(","))
+    for name in filter(None, excepted):
+        if name in ("*", host) or fnmatchcase(host, f"*.{name.lstrip('.')}"):
+            return []
+    wanted = {"ALL_PROXY", "HTTPS_PROXY" if base.startswith("https:") else "HTTP_PROXY"}
+    return [variable for variable in settings.addresses if variable.name.upper() in wanted]
 
 
 def typed_requests(facts: Facts) -> Iterator[Finding]:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aider_guard.checks.aider import are_roles_known
 from aider_guard.core.findings import Finding, info, listed, stop, unknown, warn
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
 from aider_guard.launch.aider_settings import ollama_name
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.places import (
-    aider_name,
+    by_model,
     lacks_prefix,
+    local_model_command,
+    model_option,
     place,
     roles,
     runs_here,
     with_ollama,
 )
-
-_EXAMPLE = "qwen3:8b"
-FLAGS = {"main": "--model", "editor": "--editor-model", "weak": "--weak-model"}
 
 
 def main_model(facts: Facts) -> Iterator[Finding]:
@@ -28,22 +26,12 @@ def main_model(facts: Facts) -> Iterator[Finding]:
     if isinstance(facts.settings, Unavailable) or facts.aider_problem:
         return
     named = facts.settings.model or any(role.role == "main" for role in roles(facts))
-    if named or not are_roles_known(facts.settings):
+    if named or not facts.settings.are_roles_known:
         return
     here = runs_here(facts.server)
     evidence = f"installed: {listed(here, 6)}" if here else ""
     what = "no model is named, and Aider would offer a login to OpenRouter"
-    yield stop("no-model", what, evidence, instead("main", facts))
-
-
-def instead(role: str, facts: Facts) -> str:
-    """The command that gives a role an installed model, or an example to pull if none is installed."""
-    models = {} if isinstance(facts.server, Unavailable) else facts.server.models
-    absent = {name for name, model in models.items() if isinstance(model, ModelMissing)}
-    used = [name for _, name in with_ollama(facts) if name not in absent]
-    here = [*used, *runs_here(facts.server)]
-    start = f"aider-guard -- {FLAGS.get(role, '--model')} {aider_name((here or [_EXAMPLE])[0])}"
-    return start if here else f"ollama pull {_EXAMPLE} && {start}"
+    yield stop("no-model", what, evidence, local_model_command("main", facts))
 
 
 def installed_models(facts: Facts) -> Iterator[Finding]:
@@ -54,9 +42,17 @@ def installed_models(facts: Facts) -> Iterator[Finding]:
     for name in dict.fromkeys(name for _, name in with_ollama(facts)):
         match facts.server.models.get(name):
             case ModelMissing(nearest=nearest):
-                yield _missing(name, nearest, facts)
-            case ModelFacts(resolved=resolved) if _incomplete(name, resolved):
-                short[name] = resolved
+                near = f"installed with a similar name: {listed(nearest)}"
+                jobs = listed(role.role for role, used in with_ollama(facts) if used == name)
+                yield stop(
+                    "model-missing",
+                    f"Ollama has no {name}, the {jobs} model",
+                    near if nearest else "no model with a similar name is installed",
+                    f"ollama pull {name}",
+                )
+            case ModelFacts(resolved=resolved) if resolved and ":" not in name.rpartition("/")[2]:
+                if resolved.casefold() != name.casefold():
+                    short[name] = resolved
             case Unavailable(reason) if not _is_silent(facts.server):
                 what = f"Ollama did not describe {name}, so its window and size are unchecked"
                 yield unknown("model-unread", what, reason, f"ollama show {name}")
@@ -72,50 +68,28 @@ def _is_silent(server: ServerReport) -> bool:
     return isinstance(server.version, Unavailable) and isinstance(server.installed, Unavailable)
 
 
-def _missing(name: str, nearest: tuple[str, ...], facts: Facts) -> Finding:
-    jobs = listed(role.role for role, used in with_ollama(facts) if used == name)
-    near = (
-        f"installed with a similar name: {listed(nearest)}"
-        if nearest
-        else "no model with a similar name is installed"
-    )
-    what = f"Ollama has no {name}, the {jobs} model"
-    return stop("model-missing", what, near, f"ollama pull {name}")
-
-
-def _incomplete(name: str, resolved: str) -> bool:
-    last = name.rpartition("/")[2]
-    return ":" not in last and resolved.casefold() != name.casefold() and bool(resolved)
-
-
 def prefixes(facts: Facts) -> Iterator[Finding]:
     """Names of installed models without Ollama's prefix, and names with the prefix of the older interface."""
     if isinstance(facts.settings, Unavailable):
         return
-    bare = [role for role in roles(facts) if lacks_prefix(role, facts)]
-    for model in dict.fromkeys(role.model for role in bare):
-        role = next(role for role in bare if role.model == model)
+    bare = by_model(role for role in roles(facts) if lacks_prefix(role, facts))
+    for model, (role, *_) in bare.items():
         what = f"Aider does not know that {model} is a model of Ollama"
-        flag = FLAGS.get(role.role, "--model")
-        fix = f"aider-guard -- {flag} {aider_name(model)}"
+        fix = f"aider-guard -- {model_option(role.role, model)}"
         yield stop("model-prefix", what, f"the {role.role} model, {role.source}".rstrip(", "), fix)
-    old = [role for role, _ in with_ollama(facts) if role.model.startswith("ollama/")]
+    old = [(role, name) for role, name in with_ollama(facts) if role.model.startswith("ollama/")]
     if old:
-        names = listed(role.model for role in old)
-        flags = dict.fromkeys(
-            f"{FLAGS.get(role.role, '--model')} {aider_name(role.model.removeprefix('ollama/'))}"
-            for role in old
-        )
+        names = listed(role.model for role, _ in old)
+        options = dict.fromkeys(model_option(role.role, name) for role, name in old)
         what = f"{names}: with ollama/ Aider does not notice the end of the window, and keep_alive is not sent"
-        yield warn("model-prefix", what, "", f"aider-guard -- {' '.join(flags)}")
+        yield warn("model-prefix", what, "", f"aider-guard -- {' '.join(options)}")
 
 
 def other_servers(facts: Facts) -> Iterator[Finding]:
     """Models on another server on this machine: the guard watches their window but cannot fix it."""
     if isinstance(facts.settings, Unavailable):
         return
-    for model in dict.fromkeys(role.model for role in roles(facts)):
-        role = next(role for role in roles(facts) if role.model == model)
+    for model, (role, *_) in by_model(roles(facts)).items():
         where = place(role, facts.settings)
         if where.kind == "server":
             yield _served(model, where.base or "its usual address", facts)

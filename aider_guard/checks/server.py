@@ -23,30 +23,24 @@ _FEATURES = ("OLLAMA_NUM_PARALLEL", "OLLAMA_KV_CACHE_TYPE", "OLLAMA_FLASH_ATTENT
 def availability(facts: Facts) -> Iterator[Finding]:
     """Whether Ollama answers, its version and era, and the process that holds its port."""
     match facts.server:
-        case Unavailable(reason):
-            yield from _silent(facts, reason)
-        case ServerReport(version=Unavailable(reason), installed=Unavailable()):
-            yield from _silent(facts, reason)
+        case (
+            Unavailable(reason) | ServerReport(version=Unavailable(reason), installed=Unavailable())
+        ):
+            is_unused = roles(facts) and not any(with_ollama(facts))
+            if facts.server == NOT_ASKED or ollama_address.is_forbidden(facts) or is_unused:
+                return
+            shown = display_base(base_url(facts))
+            what = f"Ollama does not answer at {shown} as it should"
+            start = "ollama serve" if is_local(facts) else f"start Ollama on the machine of {shown}"
+            yield warn("ollama-unread", what, reason, start)
         case ServerReport() as report:
             where = "local" if report.is_local else "on another machine"
-            version = report.version
-            name = (
-                f"{version} (era {era_of(version).engine})"
-                if isinstance(version, str)
-                else "answers"
-            )
+            name = "answers"
+            if isinstance(report.version, str):
+                name = f"{report.version} (era {era_of(report.version).engine})"
             what = f"Ollama {name} at {report.base}, {where}"
             yield info("ollama", what, _holder(report.process))
             yield from _port(report)
-
-
-def _silent(facts: Facts, reason: str) -> Iterator[Finding]:
-    is_unused = roles(facts) and not any(with_ollama(facts))
-    if facts.server == NOT_ASKED or ollama_address.is_forbidden(facts) or is_unused:
-        return
-    shown = display_base(base_url(facts))
-    start = "ollama serve" if is_local(facts) else f"start Ollama on the machine of {shown}"
-    yield warn("ollama-unread", f"Ollama does not answer at {shown} as it should", reason, start)
 
 
 def _holder(process: ServerProcess | Unavailable) -> str:
@@ -79,16 +73,18 @@ def runtime_settings(facts: Facts) -> Iterator[Finding]:
     process = facts.server.process
     settings = process if isinstance(process, Unavailable) else process.settings
     if isinstance(settings, Unavailable):
-        what = (
-            "how Ollama runs models cannot be read (parallel requests, KV cache, flash attention)"
-        )
-        yield unknown(
-            "ollama-runtime", what, settings.reason, "journalctl -u ollama | grep 'server config'"
-        )
+        what = "how Ollama runs models cannot be read"
+        features = "(parallel requests, KV cache, flash attention)"
+        fix = "journalctl -u ollama | grep 'server config'"
+        yield unknown("ollama-runtime", f"{what} {features}", settings.reason, fix)
         return
     source = "" if isinstance(process, Unavailable) else process.settings_from
     yield _runtime(facts.server, settings, source)
-    yield from _parallel(settings)
+    slots = runtime_of(facts.server).parallel
+    if slots > 1:
+        what = f"Ollama keeps a KV cache for {slots} requests at once; Aider sends one at a time"
+        evidence = f"OLLAMA_NUM_PARALLEL={settings['OLLAMA_NUM_PARALLEL'].strip()}"
+        yield warn("ollama-parallel", what, evidence, "OLLAMA_NUM_PARALLEL=1 ollama serve")
     yield from _kv_cache(facts.server, settings)
 
 
@@ -102,19 +98,7 @@ def _runtime(report: ServerReport, settings: Mapping[str, str], source: str) -> 
     what = f"KV cache {runtime.kv_type}, flash attention {flash}, {parallel}"
     named = [f"{name}={settings[name]}" for name in _FEATURES if settings.get(name)]
     evidence = ", ".join(named) or "none of these variables is set"
-    return info(
-        "ollama-runtime", what, f"{evidence} (read from its {source})" if source else evidence
-    )
-
-
-def _parallel(settings: Mapping[str, str]) -> Iterator[Finding]:
-    text = settings.get("OLLAMA_NUM_PARALLEL", "").strip()
-    if text.isascii() and text.isdecimal() and len(text) < 6 and int(text) > 1:
-        what = (
-            f"Ollama keeps a KV cache for {int(text)} requests at once; Aider sends one at a time"
-        )
-        fix = "OLLAMA_NUM_PARALLEL=1 ollama serve"
-        yield warn("ollama-parallel", what, f"OLLAMA_NUM_PARALLEL={text}", fix)
+    return info("ollama-runtime", what, evidence + (f" (read from its {source})" if source else ""))
 
 
 def _kv_cache(report: ServerReport, settings: Mapping[str, str]) -> Iterator[Finding]:

@@ -27,9 +27,8 @@ def window_pins(facts: Facts) -> Iterator[Finding]:
     if own:
         windows = listed(f"{role.num_ctx:,}" for role in own if role.num_ctx is not None)
         what = f"your settings fix the window at {windows} tokens"
-        yield info(
-            "window-pinned", what, listed(role.settings_source or role.model for role in own)
-        )
+        sources = listed(role.settings_source or role.model for role in own)
+        yield info("window-pinned", what, sources)
     if free:
         names = listed(role.model for role in free)
         what = f"without the guard each request would change the window and reload the model; the guard fixes {window}"
@@ -38,9 +37,12 @@ def window_pins(facts: Facts) -> Iterator[Finding]:
 
 def same_for_one_model(facts: Facts) -> Iterator[Finding]:
     """Tags of one file with weights with different windows: they share a runner, which is reloaded at each change."""
+    models = {} if isinstance(facts.server, Unavailable) else facts.server.models
     by_file: dict[str, list[Role]] = {}
     for role, name in with_ollama(facts):
-        by_file.setdefault(_file_of(name, facts), []).append(role)
+        model = models.get(name)
+        blob = model.blob if isinstance(model, ModelFacts) else ""
+        by_file.setdefault(blob or canonical_name(name), []).append(role)
     for used in by_file.values():
         windows = {role.num_ctx for role in used}
         if len(windows) > 1:
@@ -49,18 +51,9 @@ def same_for_one_model(facts: Facts) -> Iterator[Finding]:
                 for role in used
             )
             what = f"one model with different windows is reloaded at each change: {shown}"
-            numbers = [number for number in windows if number is not None]
-            fix = f"aider-guard --num-ctx {min(numbers)}"
+            fix = f"aider-guard --num-ctx {min(number for number in windows if number is not None)}"
             where = listed(role.settings_source for role in used if role.settings_source)
             yield warn("window-differs", what, where, fix)
-
-
-def _file_of(name: str, facts: Facts) -> str:
-    """A key that is the same for all names of one model: the file with the weights, else the canonical name."""
-    model = None if isinstance(facts.server, Unavailable) else facts.server.models.get(name)
-    if isinstance(model, ModelFacts) and model.blob:
-        return model.blob
-    return canonical_name(name)
 
 
 def trained_context(facts: Facts) -> Iterator[Finding]:
@@ -71,9 +64,9 @@ def trained_context(facts: Facts) -> Iterator[Finding]:
     for role, name in with_ollama(facts):
         num_ctx = facts.config.num_ctx or role.num_ctx
         match facts.server.models.get(name):
-            case ModelFacts(trained_tokens=int(most)) if num_ctx and num_ctx > most > 0:
-                if name in seen:
-                    continue
+            case ModelFacts(trained_tokens=int(most)) if (
+                num_ctx and num_ctx > most > 0 and name not in seen
+            ):
                 seen.add(name)
                 what = f"{name} was trained for {most:,} tokens; a window of {num_ctx:,} is cut to that"
                 source = "num-ctx" if facts.config.num_ctx else role.settings_source
@@ -98,10 +91,8 @@ def memory_fit(facts: Facts) -> Iterator[Finding]:
             what = "whether the models fit into memory is not known"
             yield unknown("fit", what, reason, f"aider-guard fit {' '.join(names)} --vram 16")
         case Fit(fits=True) as fit:
-            models = (
-                "the model fits into memory" if len(fit.needs) < 2 else "all models fit together"
-            )
-            yield info("fit", f"{models} at {fit.num_ctx:,} tokens", _sizes(fit, facts))
+            what = "all models fit together" if fit.needs[1:] else "the model fits into memory"
+            yield info("fit", f"{what} at {fit.num_ctx:,} tokens", _sizes(fit, facts))
         case Fit(alone=True) as fit:
             yield _one_at_a_time(fit, names, facts)
         case Fit() as fit:
@@ -115,11 +106,10 @@ def _has_other_finding(facts: Facts) -> bool:
     if isinstance(server, Unavailable) or (broken and isinstance(facts.window_tokens, Unavailable)):
         return True
     silent = isinstance(server.version, Unavailable) and isinstance(server.installed, Unavailable)
-    absent = any(
+    return silent or any(
         isinstance(model, ModelMissing) or (isinstance(model, ModelFacts) and model.remote_host)
         for model in server.models.values()
     )
-    return silent or absent
 
 
 def _sizes(fit: Fit, facts: Facts) -> str:
@@ -138,10 +128,9 @@ def _one_at_a_time(fit: Fit, names: tuple[str, ...], facts: Facts) -> Finding:
         f"the models fit one at a time, not together, at {fit.num_ctx:,} tokens: each change between them "
         f"reloads a model, about {seconds:.0f} s, and reads the whole prompt again"
     )
+    fix = _fit_command(names, fit.num_ctx)
     if fit.largest_together > 0:
         fix = f"aider-guard --num-ctx {fit.largest_together}"
-    else:
-        fix = _fit_command(names, fit.num_ctx)
     return warn("fit", what, f"{listed(moved)}; {_sizes(fit, facts)}", fix)
 
 

@@ -49,19 +49,16 @@ def find_aider(name_or_path: str, *, search_path: str | None = None) -> Aider:
     except OSError as error:
         raise LaunchError(f"{script} cannot be read: {error.strerror}") from error
     interpreter = _interpreter(lines)
-    if interpreter is None:
-        raise LaunchError(f"{script} is not a Python script{_wrapper_hint(script, lines[0])}")
-    return Aider(script, interpreter)
-
-
-def _wrapper_hint(script: str, first: bytes) -> str:
-    """The rest of the sentence: pyenv, asdf and mise put a wrapper of their own in Aider's place."""
-    if b"/shims/" in os.fsencode(script) or re.match(rb"#!\s*\S*(?:/|/env )\w*sh\b", first):
-        return (
+    if interpreter is not None:
+        return Aider(script, interpreter)
+    hint = ", so it is not known which Python runs it; name Aider's own script with --aider"
+    # pyenv, asdf and mise put a wrapper of their own in Aider's place.
+    if "/shims/" in script or re.match(rb"#!\s*\S*(?:/|/env )\w*sh\b", lines[0]):
+        hint = (
             " but a wrapper that starts one; name the real one with --aider "
             "(pyenv which aider, asdf which aider or mise which aider shows it)"
         )
-    return ", so it is not known which Python runs it; name Aider's own script with --aider"
+    raise LaunchError(f"{script} is not a Python script{hint}")
 
 
 def _interpreter(lines: list[bytes]) -> tuple[str, ...] | None:
@@ -77,8 +74,6 @@ def _interpreter(lines: list[bytes]) -> tuple[str, ...] | None:
         words = [match["quoted"].strip(b"\"'"), *match["flags"].split()]
     if words and os.path.basename(words[0]) == b"env":
         words = [word for word in words[1:] if word != b"-S"]
-    if not words or (
-        b"python" not in os.path.basename(words[0]) and b"pypy" not in os.path.basename(words[0])
-    ):
+    if not words or not re.search(rb"python|pypy", os.path.basename(words[0])):
         return None
     return tuple(os.fsdecode(word) for word in words)

@@ -12,6 +12,8 @@ from aider_guard.core.readings import Unavailable
 
 OLLAMA_PREFIXES = ("ollama_chat/", "ollama/")
 TRIED_VERSIONS = ("0.80.4", "0.82.3", "0.84.0", "0.85.2", "0.86.2")
+UNRESOLVED = "Aider's models cannot be resolved"
+"""The beginning of a problem from inside/describing.py, for an Aider that was never tried."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,11 @@ class AiderSettings:
         """The models that are named, main first, each once. One that is not named follows from the main model."""
         names = (self.model, self.weak_model, self.editor_model)
         return tuple(dict.fromkeys(name for name in names if name))
+
+    @property
+    def are_roles_known(self) -> bool:
+        """Whether Aider reported its models; if it did and named none, there are none."""
+        return not any(problem.startswith(UNRESOLVED) for problem in self.problems)
 
 
 def decode(line: bytes) -> AiderSettings | Unavailable:

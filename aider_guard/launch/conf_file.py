@@ -6,6 +6,7 @@ settings and the new ones, nothing else.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,8 +77,9 @@ def with_lines(text: str, block: str) -> str | Unavailable:
     try:
         user_parts, added_parts = _parts(text), _parts(block)
         for candidate in _candidates(text, block):
-            if _has_both(candidate, user_parts, added_parts):
-                return candidate
+            with contextlib.suppress(*UNREADABLE):
+                if _parts(candidate) in (user_parts + added_parts, added_parts + user_parts):
+                    return candidate
     except UNREADABLE as error:
         return Unavailable(f"cannot be extended: {' '.join(str(error).split())}")
     return Unavailable(
@@ -110,13 +112,6 @@ def _root(text: str) -> yaml.Node | None:
     if isinstance(root, yaml.ScalarNode) and root.start_mark.index == root.end_mark.index:
         return None
     return root
-
-
-def _has_both(candidate: str, user_parts: list[str], added_parts: list[str]) -> bool:
-    try:
-        return _parts(candidate) in (user_parts + added_parts, added_parts + user_parts)
-    except UNREADABLE:
-        return False
 
 
 def _parts(text: str) -> list[str]:
@@ -190,14 +185,15 @@ def extend_conf(
         for setting in settings
         if sets(key, setting.key)
     }
-    missing = [setting for setting in settings if setting.key not in user_values]
-    kept = tuple(
-        _kept_setting(setting, *user_values[setting.key])
-        for setting in settings
-        if setting.key in user_values and not _agrees(setting, *user_values[setting.key][:2])
-    )
-    lines = {setting.key: _line(setting) for setting in missing}
-    return _extended(name, content, header, lines, kept)
+    lines: dict[str, str] = {}
+    kept: list[Kept] = []
+    for setting in settings:
+        if setting.key in user_values:
+            kept += _kept_setting(setting, *user_values[setting.key])
+        else:
+            line = yaml.safe_dump({setting.key: setting.value}, width=10_000).rstrip("\n")
+            lines[setting.key] = f"{line}  # {setting.why}\n" if setting.why else f"{line}\n"
+    return _extended(name, content, header, lines, tuple(kept))
 
 
 def extend_entries(
@@ -218,7 +214,6 @@ def extend_entries(
     if isinstance(own, Unavailable):
         return own
     users = [(where, entry) for where, file in (*elsewhere, (name, own)) for entry in file]
-    missing = [entry for entry in entries if not any(_decides(user, entry) for _, user in users)]
     kept = tuple(
         Kept(str(user["name"]), _window_text(user), _window_text(entry), where)
         for entry in entries
@@ -226,7 +221,9 @@ def extend_entries(
         if _decides(user, entry) and not entry["extra_params"].items() <= extra_params(user).items()
     )
     lines = {
-        str(entry["name"]): yaml.safe_dump([dict(entry)], sort_keys=False) for entry in missing
+        str(entry["name"]): yaml.safe_dump([dict(entry)], sort_keys=False)
+        for entry in entries
+        if not any(_decides(user, entry) for _, user in users)
     }
     return _extended(name, content, header, lines, kept)
 
@@ -257,27 +254,20 @@ def _read(name: str, content: bytes | None) -> Any:
         return Unavailable(f"{name} is not valid YAML: {' '.join(str(error).split())}")
 
 
-def _line(setting: Setting) -> str:
-    line = yaml.safe_dump({setting.key: setting.value}, width=10_000).rstrip("\n")
-    return f"{line}  # {setting.why}\n" if setting.why else f"{line}\n"
-
-
 def _window_text(entry: Mapping[str, Any]) -> str:
     """Show an entry's window, the only parameter that is suggested; others may be secret."""
     window = extra_params(entry).get("num_ctx")
     return "no num_ctx" if window is None else f"num_ctx {value_text(window)}"
 
 
-def _agrees(setting: Setting, key: object, value: object) -> bool:
-    exact = str(key).lstrip("-") == setting.key
-    return exact and str(value).lower() == str(setting.value).lower()
-
-
-def _kept_setting(setting: Setting, key: object, value: object, where: str) -> Kept:
-    text = str(key)
+def _kept_setting(setting: Setting, key: object, value: object, where: str) -> list[Kept]:
+    """The user's setting, where it differs from the suggestion."""
+    text, suggested = str(key), setting.value
+    if text.lstrip("-") == setting.key and str(value).lower() == str(suggested).lower():
+        return []
     is_refused = "_" in text or text != text.lower()
     problem = f"Aider refuses this spelling, write {setting.key}" if is_refused else ""
-    return Kept(value_text(text), value_text(value), value_text(setting.value), where, problem)
+    return [Kept(value_text(text), value_text(value), value_text(suggested), where, problem)]
 
 
 def value_text(value: object) -> str:

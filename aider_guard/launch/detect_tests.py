@@ -9,14 +9,25 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 _MOST_BYTES = 1 << 18
 _MOST_FOLDERS = 400
 _NOT_OURS = {"node_modules", "venv", "env", "site-packages", "build", "dist", "target", "vendor"}
+_PYTEST = "python -m pytest --tb=short -q"
+_PYTEST_SECTIONS = {
+    "pytest.ini": "",
+    ".pytest.ini": "",
+    "pyproject.toml": "[tool.pytest",
+    "tox.ini": "[pytest]",
+    "setup.cfg": "[tool:pytest]",
+    "conftest.py": "",
+}
+"""The files that set pytest up, and the section that does where it is not the whole file."""
 _PYTEST_FILE = re.compile(r"^(test_.*|.*_test)\.py$")
 _PYTEST_WORD = re.compile(r"\bpytest\b")
 _MAKE_TEST = re.compile(r"^test\s*:(?!=)", re.MULTILINE)
@@ -41,46 +52,27 @@ def find_test_commands(folder: Path) -> tuple[TestCommand, ...]:
 
 def _python(folder: Path) -> TestCommand | None:
     """Pytest where it is configured or used, unittest where the tests need no more, else tox where it is set up."""
-    short = "python -m pytest --tb=short -q"
-    for name, section in (
-        ("pytest.ini", ""),
-        (".pytest.ini", ""),
-        ("pyproject.toml", "[tool.pytest"),
-        ("tox.ini", "[pytest]"),
-        ("setup.cfg", "[tool:pytest]"),
-        ("conftest.py", ""),
-    ):
+    for name, section in _PYTEST_SECTIONS.items():
         if (folder / name).is_file() and section in _text(folder / name):
-            return TestCommand("pytest", short, f"{section} in {name}" if section else name)
+            return TestCommand("pytest", _PYTEST, f"{section} in {name}" if section else name)
     if (folder / "tox.ini").is_file():
         text = _text(folder / "tox.ini")
         passes_on = "{posargs" in text and _PYTEST_WORD.search(text)
         return TestCommand("tox", "tox -q -- --tb=short -q" if passes_on else "tox -q", "tox.ini")
-    tests = list(_python_tests(folder))
+    tests: list[Path] = []
+    for root, folders, files in islice(os.walk(folder), _MOST_FOLDERS):
+        folders[:] = sorted({name for name in folders if name[0] != "."} - _NOT_OURS)
+        tests += (Path(root, name) for name in sorted(files) if _PYTEST_FILE.match(name))
     if not tests:
         return None
     where = str(tests[0].relative_to(folder))
     plain = all("unittest" in _text(path) and "pytest" not in _text(path) for path in tests[:20])
-    if plain and not _mentions_pytest(folder):
-        return TestCommand("unittest", "python -m unittest -q", where)
-    return TestCommand("pytest", short, where)
-
-
-def _mentions_pytest(folder: Path) -> bool:
-    files = [folder / name for name in ("pyproject.toml", "setup.py", "setup.cfg", "Pipfile")]
+    needs = [folder / name for name in ("pyproject.toml", "setup.py", "setup.cfg", "Pipfile")]
     with contextlib.suppress(OSError):
-        files += sorted(folder.glob("*requirements*.txt"))
-    return any(_PYTEST_WORD.search(_text(file)) for file in files)
-
-
-def _python_tests(folder: Path) -> Iterator[Path]:
-    for number, (root, folders, files) in enumerate(os.walk(folder)):
-        folders[:] = sorted(
-            name for name in folders if name not in _NOT_OURS and not name.startswith(".")
-        )
-        if number >= _MOST_FOLDERS:
-            return
-        yield from (Path(root, name) for name in sorted(files) if _PYTEST_FILE.match(name))
+        needs += sorted(folder.glob("*requirements*.txt"))
+    if plain and not any(_PYTEST_WORD.search(_text(file)) for file in needs):
+        return TestCommand("unittest", "python -m unittest -q", where)
+    return TestCommand("pytest", _PYTEST, where)
 
 
 def _by_file(name: str, runner: str, command: str, folder: Path) -> TestCommand | None:

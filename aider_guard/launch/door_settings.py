@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aider_guard.core.chat.body import KEEP_SECONDS, RUNNER_OPTIONS
 from aider_guard.core.chat.types import DoorRole, DoorSettings, RoleName, RunnerOption, WindowNeed
 from aider_guard.core.fit import STEP_TOKENS, fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServedModel, ServerProcess, ServerReport
-from aider_guard.launch.aider_settings import AiderSettings, Role, ollama_name
+from aider_guard.launch.aider_settings import AiderSettings, extra_params, ollama_name
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.pins import EVERY_MODEL, Entries
 from aider_guard.launch.places import place
@@ -61,13 +61,14 @@ def door_settings(
     *entries* are the user's model settings by name, *windows* the known windows by Aider's names.
     """
     window = facts.window_tokens if isinstance(facts.window_tokens, int) else 0
+    of_models = (extra_params(entries.get(name, {})) for name in (EVERY_MODEL, *settings.models))
+    sets_keep_alive = any("keep_alive" in params for params in of_models)
     return DoorSettings(
         token=addresses.address.token,
         upstreams=routes.upstreams,
         roles=tuple(_roles(settings, routes, windows, entries)),
         window_tokens=window,
-        user_keep_alive=sets_keep_alive(entries, settings.models)
-        or server_keeps_longer(facts.server),
+        user_keep_alive=sets_keep_alive or server_keeps_longer(facts.server),
         on_overflow=facts.config.on_overflow,
         refuse_cloud=facts.config.network == "offline",
         smaller_windows=smaller_windows(placement, window),
@@ -91,23 +92,24 @@ def _roles(
 ) -> Iterator[DoorRole]:
     """The roles whose requests pass the door, with their models as their servers know them."""
     roles = {role.role: role for role in reversed(settings.roles) if role.model}
-    for name in _ROLES:
-        role = roles.get(name)
-        prefix = door_prefix(role, settings, routes) if role is not None else None
-        if role is not None and prefix is not None:
-            window = 0 if ollama_name(role.model) is not None else windows.get(role.model, 0)
+    for name in filter(roles.get, _ROLES):
+        model, location = roles[name].model, place(roles[name], settings)
+        prefix = "" if location.kind == "ollama" else None
+        if location.kind == "server":
+            prefix = routes.prefix(location.address)
+        if prefix is not None:
+            window = 0 if ollama_name(model) is not None else windows.get(model, 0)
             path = "" if prefix == OLLAMAS_OPENAI else prefix.lstrip("/")
-            options = runner_options_of(entries, role.model)
-            yield DoorRole(name, name_on_server(role.model), path, window, options)
+            options = runner_options_of(entries, model)
+            yield DoorRole(name, name_on_server(model), path, window, options)
 
 
 def runner_options_of(entries: Entries, model: str) -> tuple[RunnerOption, ...]:
     """The options in the user's model settings that decide how this model's process is started. The entry for every
     model wins, as in Aider's models.py. The window is not among them: it is the session's.
     """
-    extra: dict[str, Any] = {}
-    for name in (model, EVERY_MODEL):
-        extra.update(entries.get(name, {}).get("extra_params") or {})
+    models = (entries.get(name, {}) for name in (EVERY_MODEL, model))
+    extra = ChainMap(*map(extra_params, models))
     options = ((name, extra.get(name)) for name in RUNNER_OPTIONS if name != "num_ctx")
     return tuple(RunnerOption(name, value) for name, value in options if isinstance(value, int))
 
@@ -139,24 +141,10 @@ def served_models(settings: AiderSettings) -> tuple[ServedModel, ...]:
     return tuple(models.values())
 
 
-def door_prefix(role: Role, settings: AiderSettings, routes: Routes) -> str | None:
-    """The part of the door's address that a role's requests go to; None when they do not go through the door."""
-    location = place(role, settings)
-    if location.kind == "ollama":
-        return ""
-    return routes.prefix(location.address) if location.kind == "server" else None
-
-
 def name_on_server(model: str) -> str:
     """A model's name without Aider's prefix for the provider, as its server knows it."""
     name = ollama_name(model)
     return name if name is not None else model.partition("/")[2] or model
-
-
-def sets_keep_alive(entries: Mapping[str, Mapping[str, Any]], models: Iterable[str]) -> bool:
-    """Whether the user's model settings say how long one of these models stays loaded."""
-    names = (EVERY_MODEL, *models)
-    return any("keep_alive" in (entries.get(name, {}).get("extra_params") or {}) for name in names)
 
 
 def smaller_windows(
@@ -168,13 +156,13 @@ def smaller_windows(
     """
     if isinstance(placement, Unavailable):
         return ()
-    sizes = (int(window_tokens * share) // STEP_TOKENS * STEP_TOKENS for share in _SHARES)
-    windows = [size for size in dict.fromkeys(sizes) if _SMALLEST_TOKENS <= size < window_tokens]
-    return tuple(WindowNeed(window, _needed_bytes(placement, window)) for window in windows)
-
-
-def _needed_bytes(placement: Placement, window_tokens: int) -> int:
     candidates, cards, runtime = placement
-    result = fit(candidates, cards, window_tokens, runtime)
-    needs = [need.total_bytes for need in result.needs]
-    return sum(needs) if result.fits or not result.alone else max(needs)
+    windows: list[WindowNeed] = []
+    sizes = (int(window_tokens * share) // STEP_TOKENS * STEP_TOKENS for share in _SHARES)
+    for size in dict.fromkeys(sizes):
+        if _SMALLEST_TOKENS <= size < window_tokens:
+            result = fit(candidates, cards, size, runtime)
+            needs = [need.total_bytes for need in result.needs]
+            together = result.fits or not result.alone
+            windows.append(WindowNeed(size, sum(needs) if together else max(needs)))
+    return tuple(windows)

@@ -24,7 +24,6 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 # With any value of the first, Aider asks GitHub before every request (models.py); the second goes to Ollama only,
 # which may be behind a server that asks for it.
 _NO_KEYS_OF_OURS = ("GITHUB_COPILOT_TOKEN", "OLLAMA_API_KEY")
-_OPENAIS_KEY = "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -41,30 +40,23 @@ def local_environment(
     """Choose the variables for a session on the Ollama at this URL; *refusing_proxy* accepts no connection.
 
     With an open network only Ollama's address is set, and this machine is made an exception from the user's proxies.
+    OpenAI's key is left alone where all models with its prefix run on local servers.
     """
     address = {"OLLAMA_API_BASE": ollama} if config.ollama else {}
     if config.network == "open":
         return LocalEnvironment({**address, **_past_proxies(settings)})
-    local_keys = _keys_of_local_servers(settings)
-    keys = {
-        name: INVALID_KEY for name in CLOUD_KEYS if name not in (*local_keys, *_NO_KEYS_OF_OURS)
-    }
+    roles = (role for role in settings.roles if role.model.startswith("openai/"))
+    is_local = {place(role, settings).kind for role in roles} == {"server"}
+    kept = (*_NO_KEYS_OF_OURS, "OPENAI_API_KEY" if is_local else "")
+    keys = {name: INVALID_KEY for name in CLOUD_KEYS if name not in kept}
     proxies = {spelling: refusing_proxy for name in _PROXIES for spelling in (name, name.lower())}
     allowed = (place.host for place in config.allow)
     host = "" if is_this_machine(ollama) else urlsplit(ollama).hostname
     reachable = ",".join(dict.fromkeys(filter(None, (*_HERE, host, *allowed))))
-    return LocalEnvironment(
-        {
-            **address,
-            **keys,
-            **proxies,
-            "NO_PROXY": reachable,
-            "no_proxy": reachable,
-            "USE_LITELLM_PROXY": "False",
-            "HF_HUB_OFFLINE": "1",
-        },
-        ("GITHUB_COPILOT_TOKEN",),
-    )
+    proxies |= {"NO_PROXY": reachable, "no_proxy": reachable}
+    switches = {"USE_LITELLM_PROXY": "False", "HF_HUB_OFFLINE": "1"}
+    values = {**address, **keys, **proxies, **switches}
+    return LocalEnvironment(values, unset=("GITHUB_COPILOT_TOKEN",))
 
 
 def _past_proxies(settings: AiderSettings) -> dict[str, str]:
@@ -74,10 +66,3 @@ def _past_proxies(settings: AiderSettings) -> dict[str, str]:
         return {}
     exceptions = ",".join(filter(None, (values.get("NO_PROXY", ""), *_HERE)))
     return {"NO_PROXY": exceptions, "no_proxy": exceptions}
-
-
-def _keys_of_local_servers(settings: AiderSettings) -> frozenset[str]:
-    """The keys to leave alone: OpenAI's, where all models with its prefix run on local servers."""
-    roles = [role for role in settings.roles if role.model.startswith("openai/")]
-    local = roles and all(place(role, settings).kind == "server" for role in roles)
-    return frozenset({_OPENAIS_KEY}) if local else frozenset()

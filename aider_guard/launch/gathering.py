@@ -21,7 +21,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING
 
 from aider_guard import paths
 from aider_guard.airgap.choose import find_layer
@@ -51,10 +51,7 @@ MEMORY_SECONDS = 3.0
 MOST_MODELS = 64
 """Of an Ollama with more models than these only the newest are looked at: each is a request."""
 _EXIT_SECONDS = 2.0
-_UNRECOGNIZED = "unrecognized arguments: "
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
-
-T = TypeVar("T")
 
 
 def read_memory(
@@ -113,13 +110,13 @@ def gather(
     return with_window(facts, read_corrections(state_dir))
 
 
-def _in_thread(work: Callable[[], T]) -> Future[T]:
-    """Do something in a daemon thread: one that hangs does not keep the program from ending."""
-    future: Future[T] = Future()
+def _in_thread(read: Callable[[], MemoryReading]) -> Future[MemoryReading]:
+    """Read in a daemon thread: one that hangs does not keep the program from ending."""
+    future: Future[MemoryReading] = Future()
 
     def run() -> None:
         try:
-            future.set_result(work())
+            future.set_result(read())
         except BaseException as error:  # noqa: BLE001  # a bug is raised where the answer is waited for
             future.set_exception(error)
 
@@ -172,10 +169,9 @@ def with_window(facts: Facts, corrections: Mapping[str, int]) -> Facts:
     except LaunchError as error:
         problem = str(error)
     file = problem.split(" cannot be read", maxsplit=1)[0]
-    is_known = any(file in other for other in settings.problems)
-    problems = settings.problems if is_known else (*settings.problems, problem)
+    if not any(file in other for other in settings.problems):
+        settings = replace(settings, problems=(*settings.problems, problem))
     unknown = Unavailable(problem)
-    settings = replace(settings, problems=problems)
     return replace(facts, settings=settings, window_tokens=unknown, fit=unknown)
 
 
@@ -247,9 +243,8 @@ class AiderQuestion:
             return Unavailable(self._problem)
         line = self._read_line(time.monotonic() + timeout_seconds)
         if line is None:
-            return Unavailable(
-                f"Aider did not say within {timeout_seconds:g} seconds what it will use"
-            )
+            seconds = f"{timeout_seconds:g} seconds"
+            return Unavailable(f"Aider did not say within {seconds} what it will use")
         self._wait_seconds = _EXIT_SECONDS
         return decode(line) if line.endswith(b"\n") else Unavailable(self._last_output())
 
@@ -266,28 +261,21 @@ class AiderQuestion:
         return None
 
     def _last_output(self) -> str:
-        """What Aider printed last before it ended without an answer."""
+        """What Aider printed before it ended without an answer: the last line, or all lines of argparse's ``error:``.
+
+        Values that argparse did not recognise are left out: a key in a configuration file with a wrong name may be one.
+        """
         assert self._process is not None
         status: int | None = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = self._process.wait(_EXIT_SECONDS)
         self._output.seek(0)
-        lines = self._output.read().decode("utf-8", "replace").splitlines()
-        complaint = _complaint([line.strip() for line in lines if line.strip()])
+        output = self._output.read().decode("utf-8", "replace")
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
+        starts = [index for index, line in enumerate(lines) if ": error: " in line]
+        complaint = " ".join(lines[starts[-1] :] if starts else lines[-1:])
         if status == 0 or not complaint:
             return f"Aider ended at once, with status {status}, without saying what it would use"
-        return complaint
-
-
-def _complaint(lines: list[str]) -> str:
-    """Find the complaint in a program's output: the last line, or all lines of argparse's ``error:``.
-
-    Values that argparse did not recognise are left out: a key in a configuration file with a wrong name would be one.
-    """
-    starts = [index for index, line in enumerate(lines) if ": error: " in line]
-    complaint = " ".join(lines[starts[-1] :] if starts else lines[-1:])
-    start, unrecognized, values = complaint.partition(_UNRECOGNIZED)
-    if not unrecognized:
-        return complaint
-    flags = [word.partition("=")[0] for word in values.split() if word.startswith("-")]
-    return f"{start}{unrecognized}{' '.join(flags)}"
+        start, unrecognized, values = complaint.partition("unrecognized arguments: ")
+        flags = [word.partition("=")[0] for word in values.split() if word.startswith("-")]
+        return f"{start}{unrecognized}{' '.join(flags)}"

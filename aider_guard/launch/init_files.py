@@ -198,18 +198,18 @@ def advise(
     users_models = model_choice.named_models({**target.home_conf, **target.conf})
     ollama_names = model_choice.names_for_ollama(users_models)
     if ollama_names is None:
-        listed = ", ".join(users_models.values())
-        return ModelAdvice(
-            Unavailable(f"not all of your models run on Ollama: {listed}"), users_models
-        )
+        why = f"not all of your models run on Ollama: {', '.join(users_models.values())}"
+        return ModelAdvice(Unavailable(why), users_models)
     runtime = runtime_of(report)
-    models = candidate_models(
-        _installed_candidates(report, corrections), _catalogue_candidates(ollama_names.values())
-    )
+    models = _models_to_choose_from(report, corrections, ollama_names.values())
     choice = choose(models, cards, runtime)
     if not ollama_names:
         best = choose([replace(model, installed=False) for model in models], cards, runtime)
-        return ModelAdvice(choice, users_models, _better_model(choice, best, models))
+        better = None
+        if isinstance(choice, ModelPlan) and isinstance(best, ModelPlan):
+            better = next(model for model in models if model.name == best.main.name)
+            better = None if better == choice.main else better
+        return ModelAdvice(choice, users_models, better)
     if "main" not in ollama_names:
         if isinstance(choice, Unavailable):
             return ModelAdvice(choice, users_models)
@@ -217,28 +217,20 @@ def advise(
     return ModelAdvice(plan_for(ollama_names, models, cards, runtime), users_models)
 
 
-def _installed_candidates(report: ServerReport, corrections: Mapping[str, int]) -> list[Candidate]:
-    """The installed models whose needs can be computed; those of a stub of a cloud model cannot."""
-    candidates: list[Candidate] = []
+def _models_to_choose_from(
+    report: ServerReport, corrections: Mapping[str, int], users_names: Iterable[str]
+) -> tuple[CandidateModel, ...]:
+    """The installed models whose needs can be computed (those of a stub of a cloud model cannot), all models of the
+    catalogue, and these again under the user's own names for them.
+    """
+    installed: list[Candidate] = []
     for name, facts in report.models.items():
         answer = candidates_of(replace(report, models={name: facts}), corrections)
-        candidates += () if isinstance(answer, Unavailable) else answer
-    return candidates
-
-
-def _catalogue_candidates(names: Iterable[str]) -> list[Candidate]:
-    """All models of the catalogue, and again under the user's own names for them."""
-    renamed = [replace(entry.candidate, name=name) for name in names if (entry := find(name))]
-    return [*(entry.candidate for entry in catalogue_entries()), *renamed]
-
-
-def _better_model(
-    choice: ModelPlan | Unavailable, best: ModelPlan | Unavailable, models: Sequence[CandidateModel]
-) -> CandidateModel | None:
-    if isinstance(choice, Unavailable) or isinstance(best, Unavailable):
-        return None
-    main = next(model for model in models if model.name == best.main.name)
-    return None if main == choice.main else main
+        installed += () if isinstance(answer, Unavailable) else answer
+    catalogue = [entry.candidate for entry in catalogue_entries()]
+    named = ((name, find(name)) for name in users_names)
+    catalogue += [replace(entry.candidate, name=name) for name, entry in named if entry]
+    return candidate_models(installed, catalogue)
 
 
 def extend(
@@ -258,10 +250,7 @@ def extend(
     conf = extend_conf(
         CONF_NAME,
         target.contents[CONF_NAME],
-        [
-            *_for_models(target, plan, advice),
-            *model_choice.habits(tests[0] if tests else None),
-        ],
+        _for_models(target, plan, advice) + model_choice.habits(tests[0] if tests else None),
         header=header,
         elsewhere=[(_HOME + CONF_NAME, target.home_conf)],
     )

@@ -32,24 +32,23 @@ class Preference:
     """
 
     names: tuple[str, ...]
-    reason: str
+    reason: str = "the largest that fits with a useful window"
     useful_tokens: int = COMFORTABLE_TOKENS
     edits: bool = True
 
 
-_LARGEST = "the largest that fits with a useful window"
 # Strongest at code first. The order is a judgement: made for code before general, then by size. Extend it as models
 # come and go.
 PREFERENCES = (
+    Preference(("qwen3-coder:480b", "deepseek-v3", "qwen3:235b", "deepseek-coder-v2:236b")),
     Preference(
-        ("qwen3-coder:480b", "deepseek-v3", "qwen3:235b", "deepseek-coder-v2:236b"), _LARGEST
+        ("qwen3-coder-next", "gpt-oss:120b", "llama3.3:70b"), useful_tokens=PAIR_WINDOW_TOKENS
     ),
-    Preference(("qwen3-coder-next", "gpt-oss:120b", "llama3.3:70b"), _LARGEST, PAIR_WINDOW_TOKENS),
     Preference(
         ("qwen3-coder:30b", "qwen3-coder:latest"),
         "made for code; 3 of its 30 billion parameters work on a token, so it is fast",
     ),
-    Preference(("qwen3:32b", "qwen2.5-coder:32b"), _LARGEST, PAIR_WINDOW_TOKENS),
+    Preference(("qwen3:32b", "qwen2.5-coder:32b"), useful_tokens=PAIR_WINDOW_TOKENS),
     Preference(
         ("qwen3:30b",),
         "3 of its 30 billion parameters work on a token, so it is fast, and its cache is small",
@@ -58,15 +57,14 @@ PREFERENCES = (
         (
             *("devstral", "codestral", "gpt-oss:20b", "gemma3:27b"),
             *("mistral-small", "mistral-small3.1", "mistral-small3.2"),
-        ),
-        _LARGEST,
+        )
     ),
-    Preference(("qwen3:14b", "qwen2.5-coder:14b"), _LARGEST),
+    Preference(("qwen3:14b", "qwen2.5-coder:14b")),
     Preference(
         ("deepseek-coder-v2:16b", "deepseek-coder-v2:lite", "deepseek-coder-v2:latest"),
         "made for code and fast, but its cache is large",
     ),
-    Preference(("qwen3:8b", "qwen3:latest", "qwen2.5-coder:7b", "qwen2.5-coder:latest"), _LARGEST),
+    Preference(("qwen3:8b", "qwen3:latest", "qwen2.5-coder:7b", "qwen2.5-coder:latest")),
     Preference(
         ("qwen3:4b", "qwen2.5-coder:3b"),
         "the card holds no larger one; models of this size often miss Aider's edit formats",
@@ -173,14 +171,9 @@ def candidate_models(
 ) -> tuple[CandidateModel, ...]:
     """The models to choose from: the installed ones, and those of the catalogue that are not installed."""
     names = {canonical_name(candidate.name) for candidate in installed}
-    return (
-        *(CandidateModel(candidate, installed=True) for candidate in installed),
-        *(
-            CandidateModel(candidate, installed=False)
-            for candidate in catalogue
-            if canonical_name(candidate.name) not in names
-        ),
-    )
+    others = [each for each in catalogue if canonical_name(each.name) not in names]
+    here = (CandidateModel(candidate, installed=True) for candidate in installed)
+    return (*here, *(CandidateModel(candidate, installed=False) for candidate in others))
 
 
 def _each_once(*models: CandidateModel) -> tuple[CandidateModel, ...]:
@@ -189,7 +182,12 @@ def _each_once(*models: CandidateModel) -> tuple[CandidateModel, ...]:
 
 def _by_preference(models: Sequence[CandidateModel]) -> Iterator[tuple[CandidateModel, Preference]]:
     """The models that can chat, strongest first, each with its family."""
-    unranked = [model for model in models if _can_chat(model)]
+    unranked = [
+        model
+        for model in models
+        if not _NO_CHAT.search(f"{model.name} {model.candidate.architecture.name}")
+        and not is_cloud_name(model.name)
+    ]
     for preference in PREFERENCES:
         for start in preference.names:
             for model in [model for model in unranked if _is_of_family(model.name, start)]:
@@ -207,11 +205,6 @@ def _is_of_family(name: str, start: str) -> bool:
     words = canonical_name(name).rpartition("/")[2].replace("-", ":").split(":")
     start_words = start.replace("-", ":").split(":")
     return words[: len(start_words)] == start_words
-
-
-def _can_chat(model: CandidateModel) -> bool:
-    words = f"{model.name} {model.candidate.architecture.name}"
-    return not _NO_CHAT.search(words) and not is_cloud_name(model.name)
 
 
 def _together(

@@ -14,10 +14,9 @@ from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.places import base_url, is_local
-from aider_guard.ollama.names import display_base, is_this_machine
+from aider_guard.ollama.names import display_base, is_cloud_base, is_this_machine
 
 _FOUND_BY_NAME = (".env", ".aider.conf.yml")
-_CLOUD_HOSTS = ("ollama.com", "ollama.ai")
 _PRIVATE = tuple(
     ip_network(text)
     for text in (
@@ -32,7 +31,7 @@ _HERE = "aider-guard --ollama http://127.0.0.1:11434"
 def ollama(facts: Facts) -> Iterator[Finding]:
     """A finding for an Ollama on another machine, which gets all of the code: how bad it is depends on who named it."""
     base, source = base_url(facts), address_source(facts)
-    if is_ollamas_cloud(base):
+    if is_cloud_base(base):
         what = f"{display_base(base)} is Ollama's cloud: all code would go there"
         yield stop("remote-ollama", what, source, _HERE)
         return
@@ -61,13 +60,12 @@ def address_source(facts: Facts) -> str:
         return "the guard's own setting ollama"
     name = next((name for name in OLLAMA_ADDRESSES if facts.environment.get(name)), "")
     from_environment = f"{name}, the environment" if name else ""
-    if isinstance(facts.settings, AiderSettings):
-        for variable in facts.settings.addresses:
-            if variable.name == "OLLAMA_API_BASE":  # in Aider's environment the guard set it itself
-                source = f"{variable.name}, {variable.source}"
-                return (
-                    from_environment or source if variable.source == "the environment" else source
-                )
+    addresses = facts.settings.addresses if isinstance(facts.settings, AiderSettings) else ()
+    for variable in addresses:
+        # In Aider's environment the guard set it itself.
+        is_own = variable.source == "the environment" and from_environment
+        if variable.name == "OLLAMA_API_BASE" and not is_own:
+            return f"{variable.name}, {variable.source}"
     return from_environment
 
 
@@ -93,12 +91,6 @@ def host_of(base: str) -> str:
         return (urlsplit(base).hostname or "").rstrip(".").lower()
     except ValueError:
         return ""
-
-
-def is_ollamas_cloud(base: str) -> bool:
-    """Whether a URL is that of Ollama's own cloud."""
-    host = host_of(base)
-    return any(host == cloud or host.endswith(f".{cloud}") for cloud in _CLOUD_HOSTS)
 
 
 def _is_private(base: str) -> bool:
@@ -128,9 +120,9 @@ def may_be_asked(
     """
     facts = _facts(config, settings, environment)
     base = base_url(facts)
-    if is_this_machine(base):
-        return True
-    return not is_ollamas_cloud(base) and not from_repository(address_source(facts), settings)
+    return is_this_machine(base) or not (
+        is_cloud_base(base) or from_repository(address_source(facts), settings)
+    )
 
 
 def _facts(

@@ -133,12 +133,8 @@ def _metadata_entry(entry: Mapping[str, Any], name: str, window: int | None) -> 
 
     A window that is not known is left out, and Aider then assumes none.
     """
-    defaults = {
-        "litellm_provider": name.partition("/")[0],
-        "mode": "chat",
-        "input_cost_per_token": 0,
-        "output_cost_per_token": 0,
-    }
+    prices = dict.fromkeys(("input_cost_per_token", "output_cost_per_token"), 0)
+    defaults = {"litellm_provider": name.partition("/")[0], "mode": "chat", **prices}
     window_keys = {} if window is None else {"max_input_tokens": window, "max_tokens": window}
     return {**defaults, **entry, **window_keys}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from aider_guard.core.model_names import is_cloud_name, same_model
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.server_report import InstalledModel, ServerReport
+from aider_guard.core.server_report import InstalledModel, ModelMissing, ServerReport
 from aider_guard.launch.aider_settings import AiderSettings, Role, ollama_name
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
 from aider_guard.launch.facts import Facts
@@ -27,6 +27,7 @@ ADDRESS_VARIABLES = {
 DEFAULT_ADDRESSES = {"llamafile": "http://127.0.0.1:8080/v1"}
 """Where litellm looks for a server whose address is not set (llms/llamafile)."""
 _OPENAI_NAMES = ("gpt-", "chatgpt-", "o1", "o3", "o4")
+_EXAMPLE = "qwen3:8b"
 
 Kind = Literal["ollama", "server", "cloud"]
 
@@ -49,6 +50,14 @@ def roles(facts: Facts) -> tuple[Role, ...]:
     return tuple(role for role in facts.settings.roles if role.model)
 
 
+def by_model(roles: Iterable[Role]) -> dict[str, list[Role]]:
+    """Group roles by their models, in their order."""
+    used: dict[str, list[Role]] = {}
+    for role in roles:
+        used.setdefault(role.model, []).append(role)
+    return used
+
+
 def place(role: Role, settings: AiderSettings) -> RunLocation:
     """Where this role's requests go, before the guard changes anything."""
     prefix, slash, _ = role.model.partition("/")
@@ -69,9 +78,8 @@ def place(role: Role, settings: AiderSettings) -> RunLocation:
 def address_for(provider: str, settings: AiderSettings) -> tuple[str, str]:
     """The address that variables set for a provider's models: as it may be shown, and complete; "" for none."""
     variables = {variable.name: variable for variable in settings.addresses if variable.value}
-    for name in ADDRESS_VARIABLES.get(provider, ()):
-        if name in variables:
-            return variables[name].value, variables[name].address or variables[name].value
+    for variable in filter(None, map(variables.get, ADDRESS_VARIABLES.get(provider, ()))):
+        return variable.value, variable.address or variable.value
     return "", ""
 
 
@@ -136,6 +144,17 @@ def is_local(facts: Facts) -> bool:
     return is_this_machine(base_url(facts))
 
 
-def aider_name(model: str) -> str:
-    """Aider's name for a model of Ollama's."""
-    return f"ollama_chat/{model}"
+def model_option(role: str, model: str) -> str:
+    """Aider's option that gives a role this model of Ollama's."""
+    option = {"editor": "--editor-model", "weak": "--weak-model"}.get(role, "--model")
+    return f"{option} ollama_chat/{model}"
+
+
+def local_model_command(role: str, facts: Facts) -> str:
+    """The command that gives a role an installed model, or an example to pull if none is installed."""
+    models = {} if isinstance(facts.server, Unavailable) else facts.server.models
+    used = [name for _, name in with_ollama(facts)]
+    here = [name for name in used if not isinstance(models.get(name), ModelMissing)]
+    here += runs_here(facts.server)
+    start = f"aider-guard -- {model_option(role, (here or [_EXAMPLE])[0])}"
+    return start if here else f"ollama pull {_EXAMPLE} && {start}"

@@ -10,7 +10,7 @@ from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.findings import LEAVES, Finding
 from aider_guard.core.fit import Fit, choose_window, fit
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.server_report import ModelFacts, ServerReport
+from aider_guard.core.server_report import ModelFacts
 from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.door_settings import DoorAddresses, door_settings, served_windows
 from aider_guard.launch.environment import LocalEnvironment, local_environment
@@ -117,18 +117,15 @@ def pin_window(
     """
     largest = None if isinstance(placement, Unavailable) else choose_window(*placement)
     others = OtherServers(served_windows(facts), urls)
-    trained = trained_contexts(facts.server)
+    models = {} if isinstance(facts.server, Unavailable) else facts.server.models
+    trained = {
+        name: model.trained_tokens
+        for name, model in models.items()
+        if isinstance(model, ModelFacts)
+    }
     pins = make_pins(settings, facts.config.num_ctx, trained, largest, others)
     window = pins.window_tokens
     if isinstance(placement, Unavailable):
         return replace(facts, window_tokens=window, fit=placement), pins
     candidates, cards, runtime = placement
     return replace(facts, window_tokens=window, fit=fit(candidates, cards, window, runtime)), pins
-
-
-def trained_contexts(server: ServerReport | Unavailable) -> dict[str, int | Unavailable]:
-    """The trained context of each installed model that the server was asked about."""
-    if isinstance(server, Unavailable):
-        return {}
-    models = server.models.items()
-    return {name: model.trained_tokens for name, model in models if isinstance(model, ModelFacts)}

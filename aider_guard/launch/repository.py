@@ -35,19 +35,10 @@ def runner_of_tests(settings: AiderSettings | Unavailable) -> str:
 
 
 def active_hooks(root: Path) -> tuple[str, ...]:
-    """The names of the hooks that git would run here: executable, and not one of its samples."""
-    folder = _hooks_folder(root)
-    if folder is None:
-        return ()
-    try:
-        hooks = [path for path in folder.iterdir() if path.suffix == "" and path.is_file()]
-    except OSError:
-        return ()
-    return tuple(sorted(path.name for path in hooks if os.access(path, os.X_OK)))
+    """The names of the hooks that git would run here: executable, and not one of its samples.
 
-
-def _hooks_folder(root: Path) -> Path | None:
-    """The folder that git takes hooks from: ``core.hooksPath`` and work trees move it (gitrepository-layout(5))."""
+    Git tells their folder: ``core.hooksPath`` and work trees move it (gitrepository-layout(5)).
+    """
     try:
         process = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "--git-path", "hooks"],  # noqa: S607  # the git that Aider takes
@@ -56,7 +47,11 @@ def _hooks_folder(root: Path) -> Path | None:
             timeout=_GIT_SECONDS,
             check=False,
         )
+        folder = os.fsdecode(process.stdout).rstrip("\n")
+        if process.returncode or not folder:
+            return ()
+        files = (root / os.path.expanduser(folder)).iterdir()
+        hooks = [path for path in files if path.suffix == "" and path.is_file()]
     except (OSError, ValueError, subprocess.TimeoutExpired):
-        return None
-    path = os.fsdecode(process.stdout).rstrip("\n")
-    return root / os.path.expanduser(path) if process.returncode == 0 and path else None
+        return ()
+    return tuple(sorted(path.name for path in hooks if os.access(path, os.X_OK)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any, Literal
 
 from aider_guard.core.chat.types import Upstream
@@ -121,16 +122,13 @@ class _RouteBuilder:
         """The prefix of this server, a new one where it has none yet."""
         key = key_of(address)
         if key not in self.prefixes:
-            path = self._unused_path(provider)
+            # One segment of a path that is neither used nor Ollama's own (``api``, ``v1``).
+            name = "".join(char for char in provider.lower() if char.isascii() and char.isalnum())
+            name = "server" if name in {"", "api", "v1"} else name
+            used = {upstream.path for upstream in self.upstreams}
+            names = chain([name], (f"{name}-{number}" for number in count(2)))
+            path = next(path for path in names if path not in used)
             kind: Literal["ollama", "openai"] = "ollama" if provider == _OLLAMA else "openai"
             self.upstreams.append(Upstream(path, connectable_base(address), kind))
             self.prefixes[key] = f"/{path}"
         return self.prefixes[key]
-
-    def _unused_path(self, provider: str) -> str:
-        """A provider's name as one segment of a path that is neither used nor Ollama's own (``api``, ``v1``)."""
-        name = "".join(char for char in provider.lower() if char.isascii() and char.isalnum())
-        name = "server" if name in {"", "api", "v1"} else name
-        used = {upstream.path for upstream in self.upstreams}
-        numbered = (f"{name}-{number}" for number in range(2, len(used) + 3))
-        return next(path for path in (name, *numbered) if path not in used)

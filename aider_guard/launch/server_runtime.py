@@ -8,7 +8,7 @@ from dataclasses import replace
 from aider_guard.core.fit import Card
 from aider_guard.core.model_memory import RUNNER_BYTES, Candidate, KvType, Runtime
 from aider_guard.core.model_names import canonical_name
-from aider_guard.core.ollama_versions import Engine, era_of, release
+from aider_guard.core.ollama_versions import era_of, release
 from aider_guard.core.readings import (
     NO_NVIDIA_GPU,
     Gpu,
@@ -17,7 +17,7 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
-from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
+from aider_guard.core.server_report import ModelMissing, ServerReport
 
 MAIN_MEMORY = "main memory"
 
@@ -54,28 +54,22 @@ def candidates_of(
     """The models that the server was asked about, each once; unavailable as soon as one of them is."""
     candidates: dict[str, Candidate] = {}
     for name, model in server.models.items():
-        candidate = _candidate(name, model, corrections)
-        if isinstance(candidate, Unavailable):
-            return candidate
-        candidates.setdefault(candidate.blob or canonical_name(candidate.name), candidate)
+        if isinstance(model, Unavailable):
+            return model
+        if isinstance(model, ModelMissing):
+            return Unavailable(f"{name} is not installed")
+        if model.remote_host:
+            return Unavailable(f"{name} runs elsewhere")
+        size, architecture = model.size_bytes, model.architecture
+        if isinstance(size, Unavailable):
+            return size
+        if isinstance(architecture, Unavailable):
+            return architecture
+        resolved = model.resolved or name
+        more = corrections.get(canonical_name(resolved), 0)
+        candidate = Candidate(resolved, size, architecture, model.blob, more)
+        candidates.setdefault(model.blob or canonical_name(resolved), candidate)
     return tuple(candidates.values()) or Unavailable("no model of Ollama's is used")
-
-
-def _candidate(
-    name: str, model: ModelFacts | ModelMissing | Unavailable, corrections: Mapping[str, int]
-) -> Candidate | Unavailable:
-    if isinstance(model, Unavailable):
-        return model
-    if isinstance(model, ModelMissing):
-        return Unavailable(f"{name} is not installed")
-    if model.remote_host:
-        return Unavailable(f"{name} runs elsewhere")
-    if isinstance(model.size_bytes, Unavailable):
-        return model.size_bytes
-    if isinstance(model.architecture, Unavailable):
-        return model.architecture
-    more = corrections.get(canonical_name(model.resolved or name), 0)
-    return Candidate(model.resolved or name, model.size_bytes, model.architecture, model.blob, more)
 
 
 def cards_of(
@@ -104,9 +98,8 @@ def _card(gpu: Gpu, loaded: ModelsReading | None, cards: int) -> Card:
     processes = () if isinstance(gpu.processes, Unavailable) else gpu.processes
     used = [process.vram_used_bytes for process in processes if process.is_ollama]
     ollama_bytes = sum(count_bytes for count_bytes in used if isinstance(count_bytes, int))
-    if (
-        not ollama_bytes and loaded is not None and cards == 1
-    ):  # the driver does not tell (WSL, containers)
+    if not ollama_bytes and loaded is not None and cards == 1:
+        # The driver does not tell (WSL, containers).
         ollama_bytes = sum(model.vram_bytes for model in loaded.models)
     free = gpu.vram_total_bytes - gpu.vram_used_bytes + ollama_bytes
     return Card(gpu.name, gpu.vram_total_bytes, min(max(free, 0), gpu.vram_total_bytes))
@@ -138,12 +131,17 @@ def runtime_of(server: ServerReport, *, on_cpu: bool = False) -> Runtime:
     flash_text = settings.get("OLLAMA_FLASH_ATTENTION", "").strip()
     # 0.30 and later leave it to llama.cpp, which takes it wherever the GPU can; before, it was off for most models.
     flash = is_on(flash_text) if flash_text else engine == "C"
-    return Runtime(
-        engine=engine,
-        kv_type=_kv_type(settings.get("OLLAMA_KV_CACHE_TYPE", ""), engine, flash=flash),
-        parallel=_parallel(settings.get("OLLAMA_NUM_PARALLEL", ""), version, on_cpu=on_cpu),
-        flash_attention=flash,
-    )
+    kv_text = settings.get("OLLAMA_KV_CACHE_TYPE", "").strip().lower()
+    kv_type: KvType = "q8_0" if kv_text == "q8_0" else "q4_0" if kv_text == "q4_0" else "f16"
+    if engine != "C" and not flash:  # then a quantised cache falls back to f16 (llm/server.go)
+        kv_type = "f16"
+    text = settings.get("OLLAMA_NUM_PARALLEL", "").strip()
+    parallel = int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else 0
+    # Unset, versions before 0.10 make more slots: on a GPU only where they fit, on the CPU always (sched.go:
+    # defaultParallel).
+    if not parallel and on_cpu and fills_memory(version):
+        parallel = 2 if release(version) >= (0, 6, 8) else 4
+    return Runtime(engine, kv_type, max(parallel, 1), flash)
 
 
 def is_on(text: str) -> bool:
@@ -151,25 +149,6 @@ def is_on(text: str) -> bool:
     cannot read does.
     """
     return text.strip().lower() not in {"", "0", "f", "false"}
-
-
-def _kv_type(text: str, engine: Engine, *, flash: bool) -> KvType:
-    """The cache's type. Before 0.30 a quantised cache without flash attention falls back to f16 (llm/server.go)."""
-    kv_type = text.strip().lower()
-    if engine != "C" and not flash:
-        return "f16"
-    return "q8_0" if kv_type == "q8_0" else "q4_0" if kv_type == "q4_0" else "f16"
-
-
-def _parallel(text: str, version: str, *, on_cpu: bool) -> int:
-    """The number of slots that the server makes whatever the memory. Unset, versions before 0.10 make more of them: on
-    a GPU only where they fit, on the CPU always (sched.go: defaultParallel).
-    """
-    text = text.strip()
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else 0
-    if number or not (on_cpu and fills_memory(version)):
-        return max(number, 1)
-    return 2 if release(version) >= (0, 6, 8) else 4
 
 
 def fills_memory(version: str | Unavailable) -> bool:

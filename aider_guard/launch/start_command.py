@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aider_guard.config import Config
 from aider_guard.core.egress import Place
 from aider_guard.launch.aider import Aider
-from aider_guard.ollama.names import connectable_base
+from aider_guard.ollama.names import DEFAULT_BASE, connectable_base
 from aider_guard.paths import work_tree
 
-DEFAULT_OLLAMA = "http://127.0.0.1:11434"
 INSIDE_AIDER = Path(__file__).with_name("inside_aider.py")
 
 # The flags after which Aider ends by itself (aider/args.py 0.86.2), or shows no prompt in this terminal.
@@ -29,7 +28,6 @@ _ONE_SHOT = (
 _PAGE_FLAGS = frozenset(("--gu", "--gui", *("--browser"[:length] for length in range(3, 10))))
 """``--gui`` and ``--browser``, as short as argparse takes them: any beginning that no other flag has."""
 _YES = ("true", "yes", "1")
-_CONF = ".aider.conf.yml"
 
 
 def is_one_shot(arguments: Sequence[str]) -> bool:
@@ -44,25 +42,18 @@ def serves_page(arguments: Sequence[str], environment: Mapping[str, str], folder
     aider/args.py 0.86.2) takes it from the command line, ``AIDER_GUI`` and every ``.aider.conf.yml``. What only a
     ``.env`` or a file of ``--config`` sets is not seen here.
     """
+    # Aider looks for its settings here, at the top of the repository, and at home.
+    folders = {folder, work_tree(folder) or folder, Path(os.path.expanduser("~"))}
     return (
         not _PAGE_FLAGS.isdisjoint(before_end(arguments))
         or environment.get("AIDER_GUI", "").lower() in _YES
-        or any(map(_sets_page, _conf_files(folder)))
+        or any(_sets_page(each / ".aider.conf.yml") for each in folders)
     )
 
 
 def before_end(arguments: Sequence[str]) -> Sequence[str]:
     """The arguments before a ``--``: after it there are names of files only."""
     return arguments[: arguments.index("--")] if "--" in arguments else arguments
-
-
-def _conf_files(folder: Path) -> Iterator[Path]:
-    """Where Aider looks for its settings: here, at the top of the repository, at home."""
-    yield folder / _CONF
-    root = work_tree(folder)
-    if root not in (None, folder):
-        yield root / _CONF
-    yield Path(os.path.expanduser("~")) / _CONF
 
 
 def _sets_page(path: Path) -> bool:
@@ -109,6 +100,6 @@ def aider_environment(config: Config, environment: Mapping[str, str]) -> dict[st
     """
     configured = connectable_base(config.ollama) if config.ollama else ""
     host = connectable_base(environment["OLLAMA_HOST"]) if environment.get("OLLAMA_HOST") else ""
-    ollama = configured or environment.get("OLLAMA_API_BASE") or host or DEFAULT_OLLAMA
+    ollama = configured or environment.get("OLLAMA_API_BASE") or host or DEFAULT_BASE
     added = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "AIDER_GUARD": "1", "OLLAMA_API_BASE": ollama}
     return {**environment, **added}

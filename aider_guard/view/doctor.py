@@ -19,7 +19,7 @@ from aider_guard.core.findings import SEVERITIES, Finding, Severity, doctor_stat
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.gathering import gather
-from aider_guard.launch.places import roles
+from aider_guard.launch.places import by_model, roles
 from aider_guard.view.page import Page
 
 _HEAD = ("aider", "ollama")
@@ -71,7 +71,11 @@ def render(facts: Facts, findings: Sequence[Finding], page: Page) -> str:
     Notes lose their fixes where the page would be longer than the screen.
     """
     head = [page.headline(each.what, each.evidence) for each in findings if each.id in _HEAD]
-    head += [page.headline(*_models(facts))]
+    used = by_model(roles(facts)).items()
+    models = (f"{model} ({', '.join(role.role for role in each)})" for model, each in used)
+    window = facts.window_tokens
+    size = "window not known" if isinstance(window, Unavailable) else f"window {window:,} tokens"
+    head += [page.headline(", ".join(models) or "no model", size)]
     body = [finding for finding in findings if finding.id not in _HEAD]
     lines = [*head, "", *_body(body, page, SEVERITIES), "", _summary(body)]
     if not page.holds(lines):
@@ -82,16 +86,6 @@ def render(facts: Facts, findings: Sequence[Finding], page: Page) -> str:
 def _body(findings: Sequence[Finding], page: Page, with_fix: Sequence[Severity]) -> list[str]:
     blocks = (page.finding(each, with_fix=each.severity in with_fix) for each in findings)
     return [line for lines in blocks for line in lines]
-
-
-def _models(facts: Facts) -> tuple[str, str]:
-    used: dict[str, list[str]] = {}
-    for role in roles(facts):
-        used.setdefault(role.model, []).append(role.role)
-    models = ", ".join(f"{model} ({', '.join(jobs)})" for model, jobs in used.items())
-    window = facts.window_tokens
-    size = "window not known" if isinstance(window, Unavailable) else f"window {window:,} tokens"
-    return models or "no model", size
 
 
 def _summary(findings: Sequence[Finding]) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -30,7 +31,6 @@ from aider_guard.core.server_report import ServerReport
 from aider_guard.errors import ConfigError
 from aider_guard.launch.gathering import read_memory
 from aider_guard.launch.learned import read_corrections
-from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 from aider_guard.launch.server_runtime import runtime_of
 from aider_guard.ollama.client import OllamaClient
 from aider_guard.ollama.survey import survey
@@ -40,11 +40,11 @@ from aider_guard.view.fit_models import (
     known_model,
     named_cards,
     plain_name,
+    server_address,
 )
 from aider_guard.view.fit_page import Alternative, FitAnswer, as_data, render
 
 _MOST_INSTEAD = 6
-_NO_AIDER = Unavailable("Aider is not asked")
 
 
 def ask_server(base: str, names: Sequence[str]) -> ServerReport:
@@ -80,34 +80,18 @@ def run_fit(
         raise ConfigError("name at least one model, such as qwen3:8b")
     names = tuple(dict.fromkeys(map(plain_name, models)))
     cards = named_cards(vram)
-    server = _server(config, names, environment, ask)
+    base = server_address(config, environment)
+    server = base if isinstance(base, Unavailable) else ask(base, names)
     corrections = read_corrections(state_dir or paths.state_dir())
     requested = tuple(known_model(name, server, corrections) for name in names)
     cards = cards or cards_here(server, memory)
-    answer = _answer(requested, cards, num_ctx, _runtime(server, kv))
+    runtime = Runtime()  # where no server answers, the defaults of the newest Ollama
+    if isinstance(server, ServerReport) and isinstance(server.version, str):
+        runtime = runtime_of(server)
+    answer = _answer(requested, cards, num_ctx, replace(runtime, kv_type=kv) if kv else runtime)
     text = json.dumps(as_data(answer), indent=2) + "\n" if as_json else render(answer)
     (out or sys.stdout).write(text)
     return 0 if answer.fit.fits else 1
-
-
-def _server(
-    config: Config,
-    names: Sequence[str],
-    environment: Mapping[str, str],
-    ask: Callable[[str, Sequence[str]], ServerReport],
-) -> ServerReport | Unavailable:
-    """Ask the server at the address that the guard would use without Aider's settings."""
-    if not may_be_asked(config, _NO_AIDER, environment):
-        return Unavailable("Ollama's own cloud is not asked")
-    return ask(ollama_address(config, _NO_AIDER, environment), names)
-
-
-def _runtime(server: ServerReport | Unavailable, kv: KvType | None) -> Runtime:
-    """How the server runs models; where none answers, the defaults of the newest Ollama."""
-    runtime = Runtime()
-    if not isinstance(server, Unavailable) and not isinstance(server.version, Unavailable):
-        runtime = runtime_of(server)
-    return replace(runtime, kv_type=kv) if kv else runtime
 
 
 def _answer(
@@ -118,18 +102,18 @@ def _answer(
 ) -> FitAnswer:
     candidates = [model.candidate for model in requested]
     answer = fit(candidates, cards, num_ctx, runtime)
+    models = distinct(candidates)
+    spilled = (spilled_bytes(model, cards, answer.num_ctx, runtime) for model in models)
     return FitAnswer(
         requested=tuple(requested),
-        models=distinct(candidates),
+        models=models,
         cards=tuple(cards),
         room_bytes=sum(rooms(cards, runtime)),
         runtime=runtime,
         window_asked=num_ctx is not None,
         fit=answer,
         hand_overs=() if answer.fits else hand_overs(candidates),
-        spilled=tuple(
-            spilled_bytes(model, cards, answer.num_ctx, runtime) for model in distinct(candidates)
-        ),
+        spilled=tuple(spilled),
         instead=() if answer.alone else _instead(candidates, cards, answer.num_ctx, runtime),
     )
 
@@ -139,14 +123,12 @@ def _instead(
 ) -> tuple[Alternative, ...]:
     """The models of the catalogue that fit by themselves with at least this window, largest first."""
     excluded = {name for model in requested for name in (model.name, model.blob)}
-    fitting = [
-        Alternative(entry.name, entry.size_bytes, window)
-        for entry in catalogue_entries()
-        if entry.name not in excluded
-        and (window := _largest_alone(entry.candidate, cards, runtime)) >= num_ctx
-    ]
+    fitting: list[Alternative] = []
+    for entry in catalogue_entries():
+        if entry.name in excluded:
+            continue
+        model = [entry.candidate]
+        window = largest_window(model, partial(fits_alone, model, cards, runtime=runtime))
+        if window >= num_ctx:
+            fitting.append(Alternative(entry.name, entry.size_bytes, window))
     return tuple(sorted(fitting, key=lambda model: -model.weights_bytes)[:_MOST_INSTEAD])
-
-
-def _largest_alone(model: Candidate, cards: Sequence[Card], runtime: Runtime) -> int:
-    return largest_window([model], lambda window: fits_alone([model], cards, window, runtime))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aider_guard import catalogue
+from aider_guard.config import Config
 from aider_guard.core.fit import Card
 from aider_guard.core.model_memory import Architecture, Candidate
 from aider_guard.core.model_names import canonical_name, is_cloud_name
@@ -15,6 +16,7 @@ from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
 from aider_guard.errors import ConfigError
 from aider_guard.launch.aider_settings import ollama_name
+from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 from aider_guard.launch.server_runtime import cards_of
 
 GIVE_VRAM = "give the card's memory in GiB: --vram 16"
@@ -29,6 +31,14 @@ class RequestedModel:
     candidate: Candidate
     source: str
     is_exact: bool = True
+
+
+def server_address(config: Config, environment: Mapping[str, str]) -> str | Unavailable:
+    """The address of Ollama that the guard would use without Aider's settings; unavailable where it is its cloud."""
+    no_aider = Unavailable("Aider is not asked")
+    if may_be_asked(config, no_aider, environment):
+        return ollama_address(config, no_aider, environment)
+    return Unavailable("Ollama's own cloud is not asked")
 
 
 def plain_name(model: str) -> str:

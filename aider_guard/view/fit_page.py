@@ -68,13 +68,8 @@ def as_data(answer: FitAnswer) -> dict[str, Any]:
         "kv_type": answer.runtime.kv_type,
         "flash_attention": answer.runtime.flash_attention,
         "parallel": answer.runtime.parallel,
-        "cards": [
-            {"name": card.name, "total_bytes": card.total_bytes, "free_bytes": card.free_bytes}
-            for card in answer.cards
-        ],
-        "hand_overs": [
-            {"name": cost.name, "load_bytes": cost.load_bytes} for cost in answer.hand_overs
-        ],
+        "cards": [asdict(card) for card in answer.cards],
+        "hand_overs": [asdict(cost) for cost in answer.hand_overs],
         "instead": [asdict(alternative) for alternative in answer.instead],
     }
 
@@ -83,11 +78,7 @@ def _row(answer: FitAnswer, model: Candidate, need: Need, spilled_bytes: int) ->
     requested = next(each for each in answer.requested if each.candidate is model)
     trained = model.architecture.trained_tokens
     return {
-        "name": need.name,
-        "weights_bytes": need.weights_bytes,
-        "kv_bytes": need.kv_bytes,
-        "graph_bytes": need.graph_bytes,
-        "overhead_bytes": need.overhead_bytes,
+        **asdict(need),
         "total_bytes": need.total_bytes,
         "spilled_bytes": spilled_bytes,
         "also": _same_file(answer, model),
@@ -128,24 +119,14 @@ def _head(answer: FitAnswer) -> Iterator[str]:
     parts += [f"Ollama leaves {size(margin)} of it unused"] if margin else []
     brackets = f"  ({', '.join(parts)})" if parts else ""
     yield f"{'cards' if len(answer.cards) > 1 else 'card':8}{names}{brackets}"
-    yield f"{'window':8}{answer.fit.num_ctx:,} tokens{_why_this_window(answer)}"
-    yield f"{'ollama':8}{_engine(answer.runtime)}"
-
-
-def _why_this_window(answer: FitAnswer) -> str:
-    if answer.window_asked:
-        return ""
-    if answer.fit.fits or answer.fit.alone:
-        return ", the largest that fits"
-    return ", the smallest that is useful"
-
-
-def _engine(runtime: Runtime) -> str:
-    """How Ollama would run the models."""
+    useful = ", the smallest that is useful"
+    why = ", the largest that fits" if answer.fit.fits or answer.fit.alone else useful
+    yield f"{'window':8}{answer.fit.num_ctx:,} tokens{'' if answer.window_asked else why}"
+    runtime = answer.runtime
     version = {"A": "up to 0.11.10", "B": "0.11.11 to 0.24", "C": "0.30 or later"}[runtime.engine]
     flash = "on" if runtime.flash_attention else "off"
     slots = count(runtime.parallel, "slot")
-    return f"{version}, KV cache {runtime.kv_type}, flash attention {flash}, {slots}"
+    yield f"{'ollama':8}{version}, KV cache {runtime.kv_type}, flash attention {flash}, {slots}"
 
 
 def _table(answer: FitAnswer) -> Iterator[str]:
@@ -169,21 +150,19 @@ def _verdict(answer: FitAnswer) -> Iterator[str]:
         yield f"{what}: {size(answer.together_bytes)} of {size(answer.room_bytes)}"
     elif result.alone:
         yield "they fit only one at a time: each hand-over unloads one model and loads another"
-        yield from _loads(answer)
+        if answer.together_bytes <= answer.room_bytes and len(answer.cards) == 1:
+            yield "  (there is room for all, but Ollama adds a model only where it takes at most 80 % of what is free)"
+        for cost in answer.hand_overs:
+            seconds = max(1, round(cost.estimated_seconds(DISK_BYTES_PER_SECOND)))
+            yield f"  {cost.name}: {size(cost.load_bytes)} to load, about {seconds} s"
+        yield f"  (seconds are an estimate, at {DISK_BYTES_PER_SECOND / 1e9:g} GB/s)"
     else:
         for model, need, spilled in zip(answer.models, result.needs, answer.spilled, strict=True):
             if spilled:
                 yield from _too_large(answer, model, need, spilled)
-    yield _largest(answer)
-
-
-def _loads(answer: FitAnswer) -> Iterator[str]:
-    if answer.together_bytes <= answer.room_bytes and len(answer.cards) == 1:
-        yield "  (there is room for all, but Ollama adds a model only where it takes at most 80 % of what is free)"
-    for cost in answer.hand_overs:
-        seconds = max(1, round(cost.estimated_seconds(DISK_BYTES_PER_SECOND)))
-        yield f"  {cost.name}: {size(cost.load_bytes)} to load, about {seconds} s"
-    yield f"  (seconds are an estimate, at {DISK_BYTES_PER_SECOND / 1e9:g} GB/s)"
+    together, alone = _window(result.largest_together), _window(result.largest_alone)
+    windows = f"together {together}, one at a time {alone}"
+    yield f"largest window: {windows if len(result.needs) > 1 else together}"
 
 
 def _too_large(answer: FitAnswer, model: Candidate, need: Need, spilled: int) -> Iterator[str]:
@@ -197,14 +176,6 @@ def _too_large(answer: FitAnswer, model: Candidate, need: Need, spilled: int) ->
     if model.architecture.experts:
         used, total = model.architecture.experts_used, model.architecture.experts
         yield f"  only {used} of its {total} experts work on a token, but all must be in memory"
-
-
-def _largest(answer: FitAnswer) -> str:
-    result = answer.fit
-    if len(result.needs) == 1:
-        return f"largest window: {_window(result.largest_together)}"
-    together, alone = _window(result.largest_together), _window(result.largest_alone)
-    return f"largest window: together {together}, one at a time {alone}"
 
 
 def _window(tokens: int) -> str:

@@ -33,11 +33,10 @@ from aider_guard.launch.init_files import (
 )
 from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.model_choice import CandidateModel, ModelPlan
-from aider_guard.launch.ollama_address import may_be_asked, ollama_address
-from aider_guard.view.fit_models import cards_here, named_cards
+from aider_guard.view.fit_models import cards_here, named_cards, server_address
 
 _COLOURS = {"+": "\x1b[32m", "-": "\x1b[31m", "@": "\x1b[36m"}
-_PLAIN = "\x1b[0m"
+_CHANGED_LINE = re.compile(r"^([-+@]).*", re.MULTILINE)
 
 
 def header(cards: Sequence[Card]) -> str:
@@ -60,18 +59,21 @@ def choice_text(
     lines.append(f"for {_cards(cards)}:")
     if isinstance(report.installed, Unavailable):
         lines.append(f"  {report.installed.reason}; the models are from the catalogue")
-    match advice.plan:
-        case Unavailable(reason):
-            lines.append(f"  no window is suggested: {reason}")
-        case plan:
-            lines += [f"  {label:<8}{words}" for label, words in _of_plan(plan, cards)]
-    lines.append(f"  {'tests':<8}{_tests(tests)}")
+    pulls: list[str] = []
+    if isinstance(advice.plan, Unavailable):
+        lines.append(f"  no window is suggested: {advice.plan.reason}")
+    else:
+        lines += [f"  {label:<8}{words}" for label, words in _of_plan(advice.plan, cards)]
+        pulls = [f"ollama pull {name}" for name in advice.plan.to_pull]
+    found = "none found, so no test-cmd is suggested"
+    if tests:
+        others = ", ".join(test.command for test in tests[1:])
+        more = f"; also found: {others}" if others else ""
+        found = f"{tests[0].command} ({tests[0].evidence}){more}"
+    lines.append(f"  {'tests':<8}{found}")
     if advice.better is not None:
         lines.append(f"  a model that is better at code fits too: ollama pull {advice.better.name}")
-    if isinstance(advice.plan, ModelPlan):
-        pulls = [f"ollama pull {name}" for name in advice.plan.to_pull]
-        lines += ["before the first start:", *pulls] if pulls else []
-    return _text(lines)
+    return _text([*lines, "before the first start:", *pulls] if pulls else lines)
 
 
 def _text(lines: Iterable[str]) -> str:
@@ -102,14 +104,6 @@ def _name(model: CandidateModel) -> str:
     return model.name if model.installed else f"{model.name} (not installed yet)"
 
 
-def _tests(tests: Sequence[TestCommand]) -> str:
-    if not tests:
-        return "none found, so no test-cmd is suggested"
-    first, *others = tests
-    more = f"; also found: {', '.join(other.command for other in others)}" if others else ""
-    return f"{first.command} ({first.evidence}){more}"
-
-
 def kept_text(files: Iterable[Extended]) -> str:
     """The user's own settings that differ from the suggestions."""
     lines = []
@@ -121,23 +115,18 @@ def kept_text(files: Iterable[Extended]) -> str:
 
 def diff_text(changes: Sequence[Change], *, colour: bool) -> str:
     """The changes as ``diff -u`` shows them."""
-    lines = _text(line for change in changes for line in _diff(change)).splitlines()
-    if colour:
-        colours = [_COLOURS.get(line[:1]) for line in lines]
-        lines = [
-            f"{start}{line}{_PLAIN}" if start else line
-            for start, line in zip(colours, lines, strict=True)
-        ]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _diff(change: Change) -> Iterator[str]:
-    name = change.path.name
-    before = "/dev/null" if change.old is None else name
-    for line in unified_diff(_lines(change.old or b""), _lines(change.new), before, name):
-        yield line.rstrip("\r\n")
-        if not line.endswith(("\n", "\r")):
-            yield "\\ No newline at end of file"
+    lines: list[str] = []
+    for change in changes:
+        name = change.path.name
+        before = "/dev/null" if change.old is None else name
+        for line in unified_diff(_lines(change.old or b""), _lines(change.new), before, name):
+            lines.append(line.rstrip("\r\n"))
+            if not line.endswith(("\n", "\r")):
+                lines.append("\\ No newline at end of file")
+    text = _text(lines)
+    if not colour:
+        return text
+    return _CHANGED_LINE.sub(lambda line: f"{_COLOURS[line[1]]}{line[0]}\x1b[0m", text)
 
 
 def _lines(content: bytes) -> list[str]:
@@ -179,9 +168,6 @@ def _gib(count_bytes: int) -> str:
     return f"{count_bytes / 2**30:.1f}".removesuffix(".0") + " GiB"
 
 
-_NO_AIDER = Unavailable("Aider is not asked")
-
-
 def run_init(
     config: Config,
     *,
@@ -210,7 +196,8 @@ def run_init(
     target = read_folder(folder or Path.cwd(), home or Path.home())
     if isinstance(target, Unavailable):
         return _fail(target)
-    report = _server(config, environment, ask)
+    base = server_address(config, environment)
+    report = _no_report(base) if isinstance(base, Unavailable) else ask(base)
     cards = cards or cards_here(report, memory)
     corrections = read_corrections(state_dir or paths.state_dir())
     advice = advise(target, report, cards, corrections)
@@ -231,13 +218,7 @@ def run_init(
     return 0
 
 
-def _server(
-    config: Config, environment: Mapping[str, str], ask: Callable[[str], ServerReport]
-) -> ServerReport:
-    """Ask the server at the address that the guard would use without Aider's settings."""
-    if may_be_asked(config, _NO_AIDER, environment):
-        return ask(ollama_address(config, _NO_AIDER, environment))
-    no = Unavailable("Ollama's own cloud is not asked")
+def _no_report(no: Unavailable) -> ServerReport:
     return ServerReport(
         base="", is_local=False, version=no, installed=no, loaded=no, cloud_disabled=no, process=no
     )

@@ -16,12 +16,14 @@ def table(sessions: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _block(facts: Mapping[str, Any]) -> str:
+    models = [f"{each['name']} ({size(each['size_bytes'])})" for each in facts["models"] or ()]
+    nothing = "not read from Ollama yet" if facts["models"] is None else "none loaded"
     lines = [
         f"session   {facts['id']}  (process {facts['pid']})",
         f"Aider     {facts['phase']}, {count(facts['turns'], 'turn')}, {count(facts['restarts'], 'restart')}",
         f"context   {_fill(facts)}",
         f"memory    {_memory_line(facts['memory'])}",
-        f"models    {_models_line(facts['models'])}",
+        f"models    {', '.join(models) or nothing}",
     ]
     if facts["last_notice"]:
         lines.append(f"notice    {facts['last_notice']}")
@@ -46,15 +48,6 @@ def _memory_line(memory: Mapping[str, Any] | None) -> str:
     if memory["ram_total_bytes"]:
         parts.append(f"RAM {size(memory['ram_used_bytes'])} of {size(memory['ram_total_bytes'])}")
     return ", ".join(parts) or "not known"
-
-
-def _models_line(models: Sequence[Mapping[str, Any]] | None) -> str:
-    if models is None:
-        return "not read from Ollama yet"
-    return (
-        ", ".join(f"{model['name']} ({size(model['size_bytes'])})" for model in models)
-        or "none loaded"
-    )
 
 
 def line(sessions: Sequence[Mapping[str, Any]]) -> str:

@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ _MOST_REMEMBERED = 4096
 _MOST_LETTERS = 253  # in a name (RFC 1035, 2.3.4)
 _NAMES_OF_THIS_MACHINE = ("", "localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
 _MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address as an IPv6 one (RFC 4291, 2.5.5.2)
+_NO_SUCH_NAME = partial(_socket.gaierror, _socket.EAI_NONAME)
+_NO_SUCH_HOST = partial(_socket.herror, 1)  # HOST_NOT_FOUND, netdb.h
+_REFUSED = partial(ConnectionRefusedError, errno.ECONNREFUSED)
 # Socket families whose other end is a process or the kernel of this machine.
 _HERE = frozenset(
     getattr(_socket, name)
@@ -84,10 +88,10 @@ class _EventRules:
         self._allowed = {(_normal(host), port) for host, port in allowed}
         self._allowed_hosts = {host for host, _ in self._allowed}
         self._this_machine = {*_NAMES_OF_THIS_MACHINE, _normal(_socket.gethostname())}
-        self._names: dict[bytes, str] = {}
+        self._names: dict[Host, str] = {}
         self.events: dict[str, Callable[..., None]] = {
             "socket.getaddrinfo": self._check_getaddrinfo,
-            "socket.gethostbyname": self._check_gethostbyname,
+            "socket.gethostbyname": lambda host: self._check_getaddrinfo(host, None, 0, 0),
             "socket.gethostbyaddr": self._check_gethostbyaddr,
             "socket.connect": self._check_connect,
             "socket.sendto": self._check_connect,
@@ -107,16 +111,13 @@ class _EventRules:
             return
         # Without blocks the connection comes next, and is reported then.
         where = (number, _protocol(kind)) if number and self._blocks else (53, "dns")
-        self._refuse(name, *where, _no_such_name)
-
-    def _check_gethostbyname(self, host: Any) -> None:
-        self._check_getaddrinfo(host, None, 0, 0)
+        self._refuse(name, *where, _NO_SUCH_NAME)
 
     def _check_gethostbyaddr(self, host: Any) -> None:
         """Refuse to look up the name of an address: a name server would learn the address."""
         name = _normal(host)
         if not self._is_here(name) and name not in self._allowed_hosts:
-            self._refuse(_host_text(name), 53, "dns", _no_such_host)
+            self._refuse(_host_text(name), 53, "dns", _NO_SUCH_HOST)
 
     def _check_connect(self, channel: Any, address: Any) -> None:
         if address is None:  # a message on a socket that is connected already
@@ -124,12 +125,13 @@ class _EventRules:
         family = _socket.socket.family.__get__(channel)
         if family not in (_socket.AF_INET, _socket.AF_INET6):
             if family not in _HERE:
-                self._refuse(f"family-{int(family)}", 0, "other", _refused)
+                self._refuse(f"family-{int(family)}", 0, "other", _REFUSED)
             return
         host, port = _normal(address[0]), int(address[1])
-        if not self._is_here(host) and not self._is_allowed(host, port):
+        name = self._names.get(host)  # known where the address was looked up
+        if not self._is_here(host) and self._allowed.isdisjoint({(host, port), (name, port)}):
             kind = _socket.socket.type.__get__(channel)
-            self._refuse(self._name(host), port, _protocol(kind), _refused)
+            self._refuse(name or _host_text(host), port, _protocol(kind), _REFUSED)
 
     def _is_here(self, host: Host) -> bool:
         if isinstance(host, str):
@@ -137,13 +139,6 @@ class _EventRules:
         if len(host) == 4:
             return host[0] == 127 or not any(host)
         return host[:15] == bytes(15) and host[15] in (0, 1)
-
-    def _is_allowed(self, host: Host, port: int) -> bool:
-        name = self._names.get(host) if isinstance(host, bytes) else None
-        return (host, port) in self._allowed or (name, port) in self._allowed
-
-    def _name(self, host: Host) -> str:
-        return host if isinstance(host, str) else self._names.get(host) or _host_text(host)
 
     def _refuse(self, host: str, port: int, protocol: str, error: Callable[[str], OSError]) -> None:
         self._reporter.report(host, port, protocol)
@@ -192,16 +187,12 @@ def _normal(host: Any) -> Host:
             return _socket.inet_aton(text)  # "127.1" and "0x7f.1" are addresses too
         except (OSError, ValueError):
             pass
-    return _name_as_sent(text).lower().rstrip(".")
-
-
-def _name_as_sent(text: str) -> str:
-    if text.isascii():
-        return text
-    try:
-        return text.encode("idna").decode("ascii")
-    except UnicodeError:
-        return text.encode("ascii", "backslashreplace").decode("ascii")
+    if not text.isascii():  # as it is sent
+        try:
+            text = text.encode("idna").decode("ascii")
+        except UnicodeError:
+            text = text.encode("ascii", "backslashreplace").decode("ascii")
+    return text.lower().rstrip(".")
 
 
 def _host_text(host: Host) -> str:
@@ -223,15 +214,3 @@ def _port_number(port: Any) -> int:
 
 def _protocol(kind: Any) -> str:
     return "udp" if int(kind) & 0xF == _socket.SOCK_DGRAM else "tcp"
-
-
-def _no_such_name(words: str) -> OSError:
-    return _socket.gaierror(_socket.EAI_NONAME, words)
-
-
-def _no_such_host(words: str) -> OSError:
-    return _socket.herror(1, words)  # HOST_NOT_FOUND, netdb.h
-
-
-def _refused(words: str) -> OSError:
-    return ConnectionRefusedError(errno.ECONNREFUSED, words)

@@ -13,21 +13,14 @@ from .parsing import Parsed, parse
 from .roles import resolved_roles
 
 # Options by their names in Aider, and the types that the guard reads. An older Aider may lack some.
-_TEXTS = (
-    *("chat_history_file", "input_history_file", "analytics_log", "notifications_command"),
-    *("encoding", "test_cmd", "load"),
-)
-_SWITCHES = (
-    *("restore_chat_history", "notifications", "multiline", "auto_test", "auto_lint"),
-    *("detect_urls", "check_update", "analytics", "show_release_notes", "verify_ssl"),
-)
-_NUMBERS = ("map_tokens", "max_chat_history_tokens", "cache_keepalive_pings")
-_LISTS = ("read", "lint_cmd")
 _WANTED: dict[str, type] = {
-    **dict.fromkeys(_TEXTS, str),
-    **dict.fromkeys(_SWITCHES, bool),
-    **dict.fromkeys(_NUMBERS, int),
-    **dict.fromkeys(_LISTS, list),
+    **dict.fromkeys(("chat_history_file", "input_history_file", "analytics_log"), str),
+    **dict.fromkeys(("notifications_command", "encoding", "test_cmd", "load"), str),
+    **dict.fromkeys(("restore_chat_history", "notifications", "multiline", "auto_test"), bool),
+    **dict.fromkeys(("auto_lint", "detect_urls", "check_update", "analytics"), bool),
+    **dict.fromkeys(("show_release_notes", "verify_ssl"), bool),
+    **dict.fromkeys(("map_tokens", "max_chat_history_tokens", "cache_keepalive_pings"), int),
+    **dict.fromkeys(("read", "lint_cmd"), list),
 }
 _MODELS = ("model", "weak_model", "editor_model")
 
@@ -42,23 +35,20 @@ def describe(arguments: list[str]) -> dict[str, Any]:
 
     with restore_environment():
         parsed = parse(aider_main, arguments)
+        root, options = parsed.git_root, parsed.options
         search = aider_main.generate_search_path_list
-        settings_files = search(
-            ".aider.model.settings.yml", parsed.git_root, parsed.options.model_settings_file
-        )
-        metadata_files = search(
-            ".aider.model.metadata.json", parsed.git_root, parsed.options.model_metadata_file
-        )
+        settings_files = search(".aider.model.settings.yml", root, options.model_settings_file)
+        metadata_files = search(".aider.model.metadata.json", root, options.model_metadata_file)
         check_metadata(metadata_files, parsed.problems)
         return {
             "version": __version__,
             "python": platform.python_version(),
-            "git_root": parsed.git_root,
+            "git_root": root,
             **_named_models(aider_main, parsed),
             "roles": _roles(aider_main, parsed, settings_files),
             **_options(parsed),
             "ollama_api_base": os.environ.get("OLLAMA_API_BASE", ""),
-            "default_notifications_command": _default_notifications_command(parsed.options),
+            "default_notifications_command": _default_notifications_command(options),
             "tokenizers": _tokenizers(),
             "model_settings_files": settings_files,
             "model_metadata_files": metadata_files,
@@ -100,20 +90,14 @@ def _named_models(aider_main: Any, parsed: Parsed) -> dict[str, str | None]:
 
 
 def _roles(aider_main: Any, parsed: Parsed, settings_files: list[str]) -> list[dict[str, Any]]:
-    named_roles = _named_roles(_named_models(aider_main, parsed))
-    if not hasattr(aider_main.models, "Model"):
-        return named_roles
-    try:
-        return resolved_roles(aider_main, parsed, settings_files)
-    except Exception as error:  # noqa: BLE001  # another Aider than those tried: what was named is still known
-        parsed.problems.append(
-            f"Aider's models cannot be resolved ({type(error).__name__}: {error})"
-        )
-        return named_roles
-
-
-def _named_roles(models: dict[str, str | None]) -> list[dict[str, Any]]:
-    """The roles by the models that are named; editor and weak model are the main model where they are not."""
+    if hasattr(aider_main.models, "Model"):
+        try:
+            return resolved_roles(aider_main, parsed, settings_files)
+        except Exception as error:  # noqa: BLE001  # another Aider than those tried: what was named is still known
+            reason = f"{type(error).__name__}: {error}"
+            parsed.problems.append(f"Aider's models cannot be resolved ({reason})")
+    # Editor and weak model are the main model where they are not named.
+    models = _named_models(aider_main, parsed)
     main = models["model"]
     roles = {"main": main, "editor": models["editor_model"], "weak": models["weak_model"]}
     return [{"role": role, "model": name or main} for role, name in roles.items()] if main else []

@@ -55,19 +55,13 @@ def _is_mapping(path: str, problems: list[str]) -> bool:
 
 def check_metadata(paths: list[str], problems: list[str]) -> None:
     """Add a sentence for the first metadata file that Aider cannot read: it reads none after it (models.py:1091)."""
-    for path in filter(os.path.exists, paths):
-        reason = _json_problem(path)
-        if reason:
-            problems.append(f"{reason}. Aider then reads no metadata file after it")
-            return
-
-
-def _json_problem(path: str) -> str:
+    path = ""
     try:
-        _check_json(path)
+        for path in filter(os.path.exists, paths):
+            _check_json(path)
     except Exception as error:  # noqa: BLE001  # whatever json5 raises, Aider takes for an error
-        return unreadable(path, error, "model metadata")
-    return ""
+        reason = unreadable(path, error, "model metadata")
+        problems.append(f"{reason}. Aider then reads no metadata file after it")
 
 
 def _check_json(path: str) -> None:

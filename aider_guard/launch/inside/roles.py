@@ -61,7 +61,10 @@ def _prepare_models(models: Any) -> Iterator[None]:
     """
     table, aliases = list(models.MODEL_SETTINGS), dict(models.MODEL_ALIASES)
     ask_info, ask_keys = models.Model.get_model_info, models.Model.validate_environment
-    models.MODEL_SETTINGS[:] = [_copy_entry(entry) for entry in table]
+    models.MODEL_SETTINGS[:] = map(copy.copy, table)
+    for entry in models.MODEL_SETTINGS:
+        entry.extra_params = copy.deepcopy(entry.extra_params)
+        entry.accepts_settings = copy.copy(getattr(entry, "accepts_settings", None))
     models.Model.get_model_info = lambda _self, _name: {}
     models.Model.validate_environment = lambda _self: {
         "keys_in_environment": True,
@@ -74,13 +77,6 @@ def _prepare_models(models: Any) -> Iterator[None]:
         models.MODEL_SETTINGS[:] = table
         models.MODEL_ALIASES.clear()
         models.MODEL_ALIASES.update(aliases)
-
-
-def _copy_entry(entry: Any) -> Any:
-    entry = copy.copy(entry)
-    entry.extra_params = copy.deepcopy(entry.extra_params)
-    entry.accepts_settings = copy.copy(getattr(entry, "accepts_settings", None))
-    return entry
 
 
 def _register(models: Any, paths: list[str], problems: list[str]) -> dict[str, str]:
@@ -130,9 +126,8 @@ def _main_model(parsed: Parsed) -> tuple[str, str]:
 
     chosen = onboarding.try_to_select_default_model()
     for name in _DEFAULT_KEYS[1:]:
-        with (
-            restore_environment()
-        ):  # the key that chose it is the one without which another model comes out
+        with restore_environment():
+            # The key that chose it is the one without which another model comes out.
             if os.environ.pop(name, "") and onboarding.try_to_select_default_model() != chosen:
                 return chosen, _key_source(name, parsed.origins)
     return chosen or "", ""
@@ -165,11 +160,8 @@ class _Roles:
             asked, source = by_option, self._parsed.sources.at(dest)
         elif by_entry:
             asked, named_by = by_entry, self._files.get(self._main.name, "")
-            source = (
-                f"{dest}_name in {named_by}"
-                if named_by
-                else f"Aider's settings for {self._main.name}"
-            )
+            source = f"Aider's settings for {self._main.name}"
+            source = f"{dest}_name in {named_by}" if named_by else source
         return self._describe(
             role, model, asked, source, edit_format=edit_format, named_by=named_by
         )
@@ -189,6 +181,9 @@ class _Roles:
             source = f"{source}, an alias in {self._aliases[asked]}"
         num_ctx = extra.get("num_ctx")
         address = extra.get("base_url") or extra.get("api_base") or ""  # litellm's order
+        of_every_model = self._files.get(EVERY_MODEL) if extra else ""
+        values = {name: _names(extra.get(name)) for name in _REDIRECTING}
+        redirects = [f"{name}: {value}" for name in values for value in values[name]]
         return {
             "role": role,
             "model": model.name,
@@ -198,12 +193,8 @@ class _Roles:
             "address": str(address) if address else "",
             "num_ctx": num_ctx if type(num_ctx) is int else None,
             "edit_format": edit_format or "",
-            "settings_source": self._files.get(model.name)
-            or (self._files.get(EVERY_MODEL) if extra else "")
-            or named_by,
-            "redirects": [
-                f"{name}: {value}" for name in _REDIRECTING for value in _names(extra.get(name))
-            ],
+            "settings_source": self._files.get(model.name) or of_every_model or named_by,
+            "redirects": redirects,
         }
 
 
