@@ -43,10 +43,8 @@ SMALL_FILES = {
     "view/status.py": "a status bar runs it every few seconds: it imports neither launch nor checks",
     "checks/all.py": "the list of all checks, in the order of their findings",
     "core/wire.py": "the one file that knows every event and request; codec.py below it knows none",
-    "ollama/installed.py": "pure, and the door's: it must not load the HTTP client",
     "core/rules/sidecar.py": "one rule of the policy; the others are about other things",
     "core/policy.py": "the one place where things are decided: the order of the rules",
-    "launch/learned.py": "the file that outlives a session, read by launch and written by the session",
 }
 """Why each file of fewer than 60 lines is a file of its own."""
 

@@ -15,9 +15,6 @@ from aider_guard.airgap import kernel
 from aider_guard.airgap.daemon_sockets import masked_paths
 from aider_guard.airgap.dns import NameTable
 from aider_guard.airgap.gap import Enter, Gap, Unenforced
-from aider_guard.airgap.seccomp import SeccompGap
-from aider_guard.airgap.syscalls import FAULT
-from aider_guard.core import egress_messages
 from aider_guard.core.egress import ENFORCED, Attempt, Layer, LayerChoice, Place
 from aider_guard.loop import Loop
 
@@ -127,11 +124,15 @@ class LayerSelection:
     def _seccomp(self) -> Gap | None:
         if not self._may_try("seccomp"):
             return None
+        from aider_guard.airgap.seccomp import SeccompGap
+
         masked = masked_paths(self._environment, also_absent=True)
         try:
             try_filter()
             return SeccompGap(self._names, tuple(self._allowed.values()), masked=masked)
         except OSError as error:
+            from aider_guard.core import egress_messages
+
             otherwise = "no-notify" if error.errno == errno.EINVAL else "pidfd"
             self._causes.append(egress_messages.cause_of(egress_messages.FILTER, _read, otherwise))
             return None
@@ -146,6 +147,8 @@ def _why_no_namespaces(error: OSError) -> str:
     words = f"a network namespace could not be made ({fault})"
     if error.errno not in _FORBIDDEN:
         return words
+    from aider_guard.core import egress_messages
+
     otherwise = "container" if error.errno in _BY_CONTAINERS else words
     return egress_messages.cause_of(egress_messages.NAMESPACES, _read, otherwise)
 
@@ -179,6 +182,9 @@ def try_filter(within_seconds: float = TRIAL_SECONDS) -> None:
 
     Raises OSError when the filter does not work, and RuntimeError when the guard cannot judge a call.
     """
+    from aider_guard.airgap.seccomp import SeccompGap
+    from aider_guard.airgap.syscalls import FAULT
+
     attempts: list[Attempt] = []
     with closing(SeccompGap(NameTable())) as gap, ExitStack() as stack:
         with gap.entering() as enter:

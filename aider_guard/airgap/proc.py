@@ -12,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 from aider_guard.proc_net import PROC, Kind, SocketRow, holder, read_tables, rows
 
 _MOST_LETTERS: Final = 40
@@ -55,6 +53,8 @@ def _script(arguments: Sequence[str]) -> str:
 
 def program_of(pid: int) -> str:
     """Return the name of a process's program; "" where it is gone or may not be looked at."""
+    import psutil
+
     try:
         process = psutil.Process(pid)
         with process.oneshot():

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-import psutil
-
 from aider_guard.airgap.dns import NameTable
 from aider_guard.airgap.gap import Report
 from aider_guard.airgap.notify import CallingThread
@@ -260,6 +258,8 @@ class EgressRules:
 
 def _is_of_this_machine(address: str) -> bool:
     """Whether an interface of this machine has the address: packets to it stay on the loopback interface."""
+    import psutil
+
     interfaces = psutil.net_if_addrs().values()
     own = (entry.address for entries in interfaces for entry in entries)
     return any(text.partition("%")[0] == address for text in own)

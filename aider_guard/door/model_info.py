@@ -12,9 +12,9 @@ from typing import Final
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.model_names import canonical_name
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.server_report import Installed, find_installed, nearest_names
 from aider_guard.line_process import start_thread
 from aider_guard.ollama.client import OllamaClient
-from aider_guard.ollama.installed import Installed, find_installed, nearest_names
 
 READ_SECONDS: Final = 30.0
 NOT_READ: Final = Unavailable("what is installed is not read yet")

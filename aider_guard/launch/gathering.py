@@ -34,12 +34,11 @@ from aider_guard.launch.aider_settings import AiderSettings, decode
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
 from aider_guard.launch.door_settings import served_models
 from aider_guard.launch.facts import NOT_ASKED, NOT_TRIED, Facts
-from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.ollama_address import may_be_asked
 from aider_guard.launch.places import base_url, with_ollama
 from aider_guard.launch.plan import pin_window
 from aider_guard.launch.repository import repository_facts
-from aider_guard.launch.server_runtime import make_placement
+from aider_guard.launch.server_runtime import make_placement, read_corrections
 from aider_guard.launch.start_command import INSIDE_AIDER, aider_environment
 
 if TYPE_CHECKING:
@@ -157,8 +156,8 @@ def _with_server(facts: Facts) -> Facts:
 def with_window(facts: Facts, corrections: Mapping[str, int]) -> Facts:
     """Add the window that a session would take, and whether the models fit with it.
 
-    *corrections* are bytes by canonical name (launch/learned.py). A file that cannot be merged leaves no window, and
-    is one of the problems of Aider's settings.
+    *corrections* are bytes by canonical name, from launch/server_runtime.py. A file that cannot be merged leaves no
+    window, and is one of the problems of Aider's settings.
     """
     settings = facts.settings
     if isinstance(settings, Unavailable):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from aider_guard.core.fit import Card
 from aider_guard.core.model_memory import RUNNER_BYTES, Candidate, KvType, Runtime
@@ -31,7 +35,7 @@ def make_placement(
 ) -> Placement | Unavailable:
     """Put together what core/fit needs for the models that the server was asked about, or say why that is not known.
 
-    *corrections* are bytes by canonical name (launch/learned.py).
+    *corrections* are bytes by canonical name, as ``read_corrections`` returns them.
     """
     if isinstance(server, Unavailable):
         return server
@@ -155,3 +159,39 @@ def fills_memory(version: str | Unavailable) -> bool:
     """Whether a server of this version makes room for several requests by default where there is memory for them."""
     numbers = () if isinstance(version, Unavailable) else release(version)
     return (0, 0, 0) < numbers < (0, 10)
+
+
+# How much more memory models needed than was computed, kept between sessions. Losing the file costs little.
+
+CORRECTIONS_FILE = "needs.json"
+_MAX_BYTES = 1 << 40
+
+
+def read_corrections(folder: Path) -> Mapping[str, int]:
+    """Read the differences in bytes by canonical name; empty when there are none or they cannot be read."""
+    try:
+        corrections = json.loads((folder / CORRECTIONS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(corrections, dict):
+        return {}
+    return {
+        name: error
+        for name, error in corrections.items()
+        if type(error) is int and abs(error) < _MAX_BYTES
+    }
+
+
+def remember(folder: Path, name: str, error_bytes: int) -> None:
+    """Write one model's difference. Raises OSError when it cannot be written; the file is then as it was."""
+    corrections = {**read_corrections(folder), canonical_name(name): error_bytes}
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Two sessions may write at once: each writes a file of its own, and the last one wins as a whole.
+    draft = folder / f"{CORRECTIONS_FILE}.{os.getpid()}"
+    try:
+        draft.write_text(json.dumps(corrections, indent=1, sort_keys=True), encoding="utf-8")
+        draft.replace(folder / CORRECTIONS_FILE)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise

@@ -18,8 +18,14 @@ import httpx
 from aider_guard.core.model_memory import Architecture, parse_architecture
 from aider_guard.core.model_names import full_name, is_cloud_name
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
-from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing
-from aider_guard.ollama.installed import Installed, find_installed, nearest_names
+from aider_guard.core.server_report import (
+    Installed,
+    InstalledModel,
+    ModelFacts,
+    ModelMissing,
+    find_installed,
+    nearest_names,
+)
 from aider_guard.ollama.names import display_base, is_cloud_base
 
 if TYPE_CHECKING:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import psutil
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -157,6 +155,8 @@ def _parsed(texts: Iterable[str]) -> tuple[Address, ...]:
 
 def interface_addresses() -> tuple[str, ...]:
     """The addresses of this machine's network interfaces; none if they cannot be listed."""
+    import psutil
+
     try:
         interfaces = psutil.net_if_addrs()
     except (psutil.Error, OSError):

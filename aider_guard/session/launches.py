@@ -6,13 +6,11 @@ import codecs
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aider_guard.airgap.gap import Enter, Gap
 from aider_guard.airgap.served import Sandbox
 from aider_guard.config import Config
 from aider_guard.core.actions import Handoff
@@ -35,10 +33,10 @@ from aider_guard.launch.aider_settings import AiderSettings, decode, ollama_name
 from aider_guard.launch.environment import LocalEnvironment
 from aider_guard.launch.pins import DEFAULT_WINDOW_TOKENS
 from aider_guard.launch.plan import Plan
-from aider_guard.launch.start_command import aider_command
 from aider_guard.session import registry
 from aider_guard.session.aider_process import Child
 from aider_guard.session.histories import PrivateHistories
+from aider_guard.session.start_aider import Started, start_aider
 from aider_guard.session.terminal import Size
 
 
@@ -115,65 +113,6 @@ def limit_tokens(keep: float, window_tokens: int | None) -> int:
 def estimate_tokens(exchange: Exchange) -> int:
     """Estimate an exchange's cl100k tokens on the high side, two bytes each, for when the sidecar cannot count."""
     return (len(exchange.user.encode()) + len(exchange.assistant.encode())) // 2 + 8
-
-
-@dataclass(frozen=True)
-class Started:
-    """The process of an Aider that was just started, and the socket on which it asks before it begins."""
-
-    child: Child
-    channel: socket.socket
-
-
-def start_aider(
-    aider: Aider,
-    arguments: Sequence[str],
-    environment: Mapping[str, str],
-    size: Size,
-    attributes: list[Any] | None,
-    *,
-    sandbox: Sandbox,
-) -> Started:
-    """Start Aider in the air gap, in a pty of this size. Raises LaunchError when it cannot be started."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    with ExitStack() as unless_inside:
-        with theirs, entering(sandbox.gap) as enter:
-            child = Child.spawn(
-                sandboxed_command(aider, theirs, arguments, sandbox),
-                size=size,
-                env=environment,
-                pass_fds=passed_fds(theirs, sandbox),
-                attributes=attributes,
-                preexec=enter,
-                preexec_fds=enter.fds if enter is not None else (),
-            )
-            unless_inside.enter_context(child)
-        unless_inside.pop_all()
-    return Started(child, ours)
-
-
-def sandboxed_command(
-    aider: Aider, channel: socket.socket, arguments: Sequence[str], sandbox: Sandbox
-) -> list[str]:
-    """Return the command line of an Aider inside this sandbox."""
-    report_fd, allowed = sandbox.report_fd, sandbox.allowed
-    return aider_command(aider, channel, arguments, report_fd=report_fd, allowed=allowed)
-
-
-def passed_fds(channel: socket.socket, sandbox: Sandbox) -> list[int]:
-    """Return the descriptors that an Aider inside this sandbox inherits."""
-    return [channel.fileno(), *([sandbox.report_fd] if sandbox.report_fd >= 0 else [])]
-
-
-@contextmanager
-def entering(gap: Gap) -> Iterator[Enter | None]:
-    """Enter the air gap as ``Gap.entering`` does, with its errors as LaunchError."""
-    try:
-        with gap.entering() as enter:
-            yield enter
-    except OSError as error:
-        raise LaunchError(f"Aider cannot be started in the air gap: {error}.") from error
 
 
 _NOT_ANNOUNCED = Announced("", "", "")

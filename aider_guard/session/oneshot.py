@@ -34,10 +34,10 @@ from aider_guard.launch.door_settings import served_models
 from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.launch.plan import Plan
 from aider_guard.launch.start_command import aider_environment, serves_page
-from aider_guard.session.launches import entering, ollama_names, passed_fds, sandboxed_command
+from aider_guard.session.launches import ollama_names
 from aider_guard.session.notices import print_notices
 from aider_guard.session.planning import Planner, planner_behind
-from aider_guard.session.sidecar_process import door_socket
+from aider_guard.session.start_aider import door_socket, entering, passed_fds, sandboxed_command
 from aider_guard.session.startup import models_chosen
 from aider_guard.session.unattended import Unattended
 from aider_guard.signals import INHERITED, signals_as_wakeups

@@ -19,12 +19,12 @@ from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
 from aider_guard.launch.door_settings import DoorAddresses
 from aider_guard.launch.facts import NOT_TRIED, Facts, RepoFacts
-from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.repository import runner_of_tests
 from aider_guard.launch.routes import DoorAddress
-from aider_guard.session.sidecar_process import DoorListener
+from aider_guard.launch.server_runtime import read_corrections
+from aider_guard.session.start_aider import DoorListener
 
 _SWITCH: Final = "AIDER_GUARD_TEST_WAIT_SECONDS"
 """How long Ollama and the memory are waited for at most, where this is named: tests on a busy machine wait longer."""

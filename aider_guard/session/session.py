@@ -25,7 +25,7 @@ from aider_guard.core.rules.turns import has_begun
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.state import Phase, State
 from aider_guard.journal import Journal
-from aider_guard.launch.learned import remember
+from aider_guard.launch.server_runtime import remember
 from aider_guard.loop import READ, Loop
 from aider_guard.session.aider_process import AiderProcess
 from aider_guard.session.console import Console

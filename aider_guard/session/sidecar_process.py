@@ -6,31 +6,26 @@ No call here blocks, but for stopping the sidecar, which takes a second at most.
 from __future__ import annotations
 
 import os
-import secrets
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.core.actions import Request, ServeDoor
 from aider_guard.core.codec import WireError
 from aider_guard.core.events import SidecarLost
 from aider_guard.core.wire import decode, encode
-from aider_guard.errors import LaunchError
 from aider_guard.line_process import LinePipes
 from aider_guard.loop import READ, WRITE, Loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from typing_extensions import Self
 
-    from aider_guard.airgap.gap import Gap
     from aider_guard.core.chat.types import DoorSettings
     from aider_guard.core.egress import Place
     from aider_guard.core.events import Event
@@ -289,41 +284,3 @@ class SidecarSupervisor:
             self.stop()
         for event in events:
             self.post(event)
-
-
-# The door's socket, which each sidecar inherits.
-
-_TOKEN_BYTES = 24
-
-
-@dataclass(frozen=True)
-class DoorListener:
-    """The door's listening socket, and the secret in its address, which only this session's Aider is told."""
-
-    socket: socket.socket
-    token: str
-
-    @property
-    def port(self) -> int:
-        """The port on 127.0.0.1."""
-        port: int = self.socket.getsockname()[1]
-        return port
-
-    def fileno(self) -> int:
-        """The descriptor that a sidecar inherits."""
-        return self.socket.fileno()
-
-
-@contextmanager
-def door_socket(gap: Gap) -> Iterator[DoorListener]:
-    """Listen on a free port of the loopback that Aider has in its air gap. Raises LaunchError when that cannot be.
-
-    The guard holds the socket for the whole session, so that each new sidecar takes over its port. A connection that
-    comes while no sidecar serves waits in the socket's queue: Aider sees a slow answer, not a refusal.
-    """
-    try:
-        fd, _port = gap.listen()
-    except OSError as error:
-        raise LaunchError(f"the door cannot listen on 127.0.0.1: {error.strerror}") from error
-    with socket.socket(fileno=fd) as listener:
-        yield DoorListener(listener, secrets.token_urlsafe(_TOKEN_BYTES))

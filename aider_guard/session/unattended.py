@@ -28,7 +28,8 @@ from aider_guard.errors import LaunchError
 from aider_guard.loop import READ, Loop
 from aider_guard.session import registry
 from aider_guard.session.engine import Engine
-from aider_guard.session.sidecar_process import DoorListener, SidecarSupervisor
+from aider_guard.session.sidecar_process import SidecarSupervisor
+from aider_guard.session.start_aider import DoorListener
 
 if TYPE_CHECKING:
     from aider_guard.journal import Journal

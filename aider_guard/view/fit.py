@@ -30,8 +30,7 @@ from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.errors import ConfigError
 from aider_guard.launch.gathering import read_memory
-from aider_guard.launch.learned import read_corrections
-from aider_guard.launch.server_runtime import runtime_of
+from aider_guard.launch.server_runtime import read_corrections, runtime_of
 from aider_guard.ollama.client import OllamaClient
 from aider_guard.ollama.survey import survey
 from aider_guard.view.fit_models import (

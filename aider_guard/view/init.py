@@ -31,8 +31,8 @@ from aider_guard.launch.init_files import (
     read_folder,
     replace_files,
 )
-from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.model_choice import CandidateModel, ModelPlan
+from aider_guard.launch.server_runtime import read_corrections
 from aider_guard.view.fit_models import cards_here, named_cards, server_address
 
 _COLOURS = {"+": "\x1b[32m", "-": "\x1b[31m", "@": "\x1b[36m"}

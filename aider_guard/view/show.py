@@ -21,10 +21,10 @@ from aider_guard.launch.door_settings import DoorAddresses
 from aider_guard.launch.environment import NOWHERE, LocalEnvironment
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.gathering import gather
-from aider_guard.launch.learned import read_corrections
 from aider_guard.launch.ollama_address import ollama_address
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.routes import DoorAddress
+from aider_guard.launch.server_runtime import read_corrections
 from aider_guard.launch.start_command import aider_environment, is_one_shot, serves_page
 from aider_guard.ollama.names import display_base
 

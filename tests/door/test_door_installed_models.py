@@ -12,9 +12,9 @@ from fakes.ollama_server import FakeOllama, Json
 
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.server_report import find_installed
 from aider_guard.door.model_info import NOT_READ, RETRY_SECONDS, InstalledModelsByServer, OllamaTags
 from aider_guard.ollama.client import OllamaClient
-from aider_guard.ollama.installed import find_installed
 
 CLOUD = "https://ollama.com:443"
 HERE = FakeModel("here:latest")

@@ -9,10 +9,15 @@ from hypothesis import strategies as st
 
 from aider_guard.core.events import ServerSurveyed
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.server_report import InstalledModel, ModelFacts, ServerReport
+from aider_guard.core.server_report import (
+    InstalledModel,
+    ModelFacts,
+    ServerReport,
+    find_installed,
+    nearest_names,
+)
 from aider_guard.core.wire import decode, encode
 from aider_guard.ollama import client
-from aider_guard.ollama.installed import find_installed, nearest_names
 
 WORDS = st.text("aé:/-.\x1b\ud800\n0", max_size=6) | st.sampled_from(
     ["qwen3", "qwen3:8b", "not found", f"FROM /b/sha256-{'0' * 64}", "num_ctx 1e+99"]

@@ -23,9 +23,8 @@ from fakes.ollama_server import (
 
 from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing
+from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing, nearest_names
 from aider_guard.ollama.client import NO_SWITCH, OllamaClient
-from aider_guard.ollama.installed import nearest_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

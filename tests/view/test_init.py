@@ -495,7 +495,7 @@ def test_ollamas_own_cloud_is_not_asked(user: User) -> None:
 
 
 def test_what_a_model_was_measured_to_need_beyond_the_formula_counts(user: User) -> None:
-    """The differences that sessions remember (launch/learned.py) make the window smaller."""
+    """The differences that sessions remember (launch/server_runtime.py) make the window smaller."""
     user.report = server("qwen3:8b")
     user.init("16", write=True)
     before = user.window()
