@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aider_guard.demo.layout import SMALL, cache_folder
-from aider_guard.demo.locks import demo_runs
 from aider_guard.demo.machine import check_system
 from aider_guard.demo.ollama_server import private_ollama
+from aider_guard.demo.parts import demo_runs
 from aider_guard.demo.progress import Progress
 from aider_guard.demo.removal import SAMPLE_PREFIX, note_sample
 from aider_guard.demo.rig import ensure_rig

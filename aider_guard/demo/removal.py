@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aider_guard.demo.layout import PART_FOLDERS, RigError, cache_folder
-from aider_guard.demo.locks import DEMO_LOCK, LockHeldError, locked, part_lock
-from aider_guard.demo.parts import partial_folders
+from aider_guard.demo.parts import DEMO_LOCK, LockHeldError, locked, part_lock, partial_folders
 from aider_guard.demo.progress import Progress
 
 if TYPE_CHECKING:

@@ -12,11 +12,10 @@ from aider_guard.demo.answers import check_answers
 from aider_guard.demo.install import install_aider
 from aider_guard.demo.layout import AIDER_VERSION, Rig, RigError, cache_folder, rig_in
 from aider_guard.demo.llama_server import ensure_llama_server
-from aider_guard.demo.locks import demo_runs
 from aider_guard.demo.machine import check_machine
 from aider_guard.demo.model import install_models
 from aider_guard.demo.ollama_files import install_ollama
-from aider_guard.demo.parts import ensure_part
+from aider_guard.demo.parts import demo_runs, ensure_part
 from aider_guard.demo.progress import Progress
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from aider_guard.core.chat.types import Count, DoorSettings
 from aider_guard.core.codec import WireError
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import Unavailable
-from aider_guard.counting.process import (
+from aider_guard.counting.wire import (
     CountedTexts,
     CountPlain,
     CountPrompt,

@@ -29,7 +29,6 @@ from aider_guard.launch.conf_file import (
     read_conf,
     read_entries,
 )
-from aider_guard.launch.detect_tests import TestCommand
 from aider_guard.launch.model_choice import (
     CandidateModel,
     ModelPlan,
@@ -37,6 +36,7 @@ from aider_guard.launch.model_choice import (
     choose,
     plan_for,
 )
+from aider_guard.launch.repository import TestCommand
 from aider_guard.launch.server_runtime import candidates_of, runtime_of
 from aider_guard.paths import work_tree
 

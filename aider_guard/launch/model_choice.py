@@ -16,8 +16,8 @@ from aider_guard.core.model_names import canonical_name, is_cloud_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.aider_settings import OLLAMA_PREFIXES, ollama_name
 from aider_guard.launch.conf_file import Setting, sets
-from aider_guard.launch.detect_tests import TestCommand
 from aider_guard.launch.pins import EVERY_MODEL
+from aider_guard.launch.repository import TestCommand
 
 PAIR_WINDOW_TOKENS = 16_384
 """A second model is worth its memory only while both keep a window in which a few files can be discussed."""

@@ -18,7 +18,6 @@ from aider_guard.core.messages import size
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.launch.conf_file import Extended
-from aider_guard.launch.detect_tests import TestCommand, find_test_commands
 from aider_guard.launch.gathering import ask_server, read_memory
 from aider_guard.launch.init_files import (
     Change,
@@ -32,6 +31,7 @@ from aider_guard.launch.init_files import (
     replace_files,
 )
 from aider_guard.launch.model_choice import CandidateModel, ModelPlan
+from aider_guard.launch.repository import TestCommand, find_test_commands
 from aider_guard.launch.server_runtime import read_corrections
 from aider_guard.view.fit_models import cards_here, named_cards, server_address
 

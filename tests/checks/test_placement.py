@@ -28,7 +28,7 @@ from aider_guard.launch.server_runtime import (
     make_placement,
     runtime_of,
 )
-from aider_guard.sidecar import gpu as sidecar_gpu
+from aider_guard.sidecar import nvml
 
 NONE = Unavailable("no NVIDIA driver is installed")
 RAM = RamReading(32 * GIB, 20 * GIB, 0)
@@ -106,7 +106,7 @@ def test_memory_that_cannot_be_known_has_a_reason(
 
 def test_the_words_for_no_gpu_are_the_sensors() -> None:
     """They decide between a machine without a GPU and one whose GPU does not answer."""
-    sentences = {*sidecar_gpu._SENTENCES.values(), "the NVIDIA driver knows no GPU"}
+    sentences = {*nvml._SENTENCES.values(), "the NVIDIA driver knows no GPU"}
     assert sentences >= {none.reason for none in NO_NVIDIA_GPU}
 
 

@@ -21,24 +21,22 @@ from aider_guard.core.codec import WireError
 from aider_guard.core.readings import Unavailable
 from aider_guard.counting import vocabulary_files
 from aider_guard.counting.learned import FILE, Learned, Ratios, keep_learned, read_learned
-from aider_guard.counting.process import (
-    AGAIN_SECONDS,
+from aider_guard.counting.process import AGAIN_SECONDS, Folders, TokenizerService
+from aider_guard.counting.vocabulary_files import show, vocabulary_facts
+from aider_guard.counting.wire import (
     Acknowledgement,
     CountedTexts,
     CountPlain,
     CountPrompt,
-    Folders,
     LearnModel,
     MeasuredPrompt,
     ModelServer,
     PromptCount,
     Question,
-    TokenizerService,
     decode,
     encode,
     prompt_of,
 )
-from aider_guard.counting.vocabulary_files import show, vocabulary_facts
 
 TEMPLATE = "{{ range .Messages }}<|im_start|>{{ .Content }}{{ end }}"
 MODEL = FakeModel("exact:latest", vocabulary=tiny(), template=TEMPLATE, blob="e" * 64)

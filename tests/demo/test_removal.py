@@ -24,8 +24,14 @@ from aider_guard.demo.layout import (
     PART_FOLDERS,
     RigError,
 )
-from aider_guard.demo.locks import DEMO_LOCK, LockHeldError, demo_runs, locked, part_lock
-from aider_guard.demo.parts import build_once
+from aider_guard.demo.parts import (
+    DEMO_LOCK,
+    LockHeldError,
+    build_once,
+    demo_runs,
+    locked,
+    part_lock,
+)
 from aider_guard.demo.progress import Progress
 from aider_guard.demo.removal import SAMPLE_PREFIX, SAMPLES_FILE, note_sample, run_removal
 
@@ -293,7 +299,7 @@ def test_what_the_system_forbids_is_said(monkeypatch: pytest.MonkeyPatch, cache:
 def test_a_killed_demo_holds_nothing(cache: Path) -> None:
     """The kernel lets go of the lock when the process ends, however it does."""
     program = (
-        "import os, sys; from pathlib import Path; from aider_guard.demo.locks import demo_runs\n"
+        "import os, sys; from pathlib import Path; from aider_guard.demo.parts import demo_runs\n"
         "with demo_runs(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", program, str(cache)], check=False)

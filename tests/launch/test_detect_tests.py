@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aider_guard.demo.sample import make_sample
-from aider_guard.launch.detect_tests import find_test_commands
+from aider_guard.launch.repository import find_test_commands
 
 PYTEST = "python -m pytest --tb=short -q"
 NODE = '{"scripts": {"test": "vitest"}}'
@@ -106,7 +106,7 @@ def test_a_huge_repository_is_not_walked_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tests beyond the first folders are not looked for: a guess must not take seconds."""
-    monkeypatch.setattr("aider_guard.launch.detect_tests._MOST_FOLDERS", 3)
+    monkeypatch.setattr("aider_guard.launch.repository._MOST_FOLDERS", 3)
     repository(tmp_path, {f"{letter}/x.py": "" for letter in "abc"} | {"z/test_a.py": ""})
 
     assert find_test_commands(tmp_path) == ()

@@ -70,7 +70,7 @@ def test_the_memory_is_read_with_the_cards_of_the_driver(tmp_path: Path) -> None
     """Totals and what is used, as the driver tells them."""
     driver = FakeDriver(tmp_path)
     driver.write(Card(total_bytes=24 * GIB, used_bytes=3 * GIB))
-    worker = LineProcess("aider_guard.sidecar.gpu", environment=driver.environment)
+    worker = LineProcess("aider_guard.sidecar.nvml", environment=driver.environment)
     reading = read_memory(lambda: worker, patience_seconds=30)
 
     assert not isinstance(reading.gpus, Unavailable)
@@ -83,7 +83,7 @@ def test_the_memory_is_read_with_the_cards_of_the_driver(tmp_path: Path) -> None
 def test_a_driver_that_stays_silent_is_given_up() -> None:
     """After more than the sensor's own second, and with its reason."""
     moments = iter([0.0, 0.0, 99.0])
-    worker = LineProcess("aider_guard.sidecar.gpu")
+    worker = LineProcess("aider_guard.sidecar.nvml")
     os.kill(worker.pid, signal.SIGSTOP)
     reading = read_memory(lambda: worker, clock=lambda: next(moments))
 

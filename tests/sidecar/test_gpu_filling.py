@@ -23,7 +23,7 @@ from aider_guard.line_process import LineProcess
 from aider_guard.sidecar.gpu import GpuSensor
 from aider_guard.sidecar.memory import MemorySensor
 
-WORKER = "aider_guard.sidecar.gpu"
+WORKER = "aider_guard.sidecar.nvml"
 FILLED_SHARE = 0.93
 """The filled share of the card: over the limit of the notice."""
 OVERHEAD_BYTES = 2 * GIB

@@ -30,7 +30,7 @@ from aider_guard.sidecar.gpu import DIED, NOT_YET, SILENT, GpuSensor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-WORKER = "aider_guard.sidecar.gpu"
+WORKER = "aider_guard.sidecar.nvml"
 
 
 @pytest.fixture(scope="module")
