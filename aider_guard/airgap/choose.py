@@ -15,6 +15,7 @@ from aider_guard.airgap import kernel
 from aider_guard.airgap.daemon_sockets import masked_paths
 from aider_guard.airgap.dns import NameTable
 from aider_guard.airgap.gap import Enter, Gap, Unenforced
+from aider_guard.core import egress
 from aider_guard.core.egress import ENFORCED, Attempt, Layer, LayerChoice, Place
 from aider_guard.loop import Loop
 
@@ -131,10 +132,8 @@ class LayerSelection:
             try_filter()
             return SeccompGap(self._names, tuple(self._allowed.values()), masked=masked)
         except OSError as error:
-            from aider_guard.core import egress_messages
-
             otherwise = "no-notify" if error.errno == errno.EINVAL else "pidfd"
-            self._causes.append(egress_messages.cause_of(egress_messages.FILTER, _read, otherwise))
+            self._causes.append(egress.cause_of(egress.FILTER, _read, otherwise))
             return None
 
 
@@ -147,10 +146,8 @@ def _why_no_namespaces(error: OSError) -> str:
     words = f"a network namespace could not be made ({fault})"
     if error.errno not in _FORBIDDEN:
         return words
-    from aider_guard.core import egress_messages
-
     otherwise = "container" if error.errno in _BY_CONTAINERS else words
-    return egress_messages.cause_of(egress_messages.NAMESPACES, _read, otherwise)
+    return egress.cause_of(egress.NAMESPACES, _read, otherwise)
 
 
 def _read(switch: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from aider_guard.airgap.choose import LayerSelection
 from aider_guard.airgap.gap import Gap, Report
 from aider_guard.config import Config
+from aider_guard.core import egress
 from aider_guard.core.egress import ENFORCED, Attempt, LayerChoice, Place
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.loop import READ, Loop
@@ -183,11 +184,9 @@ def build_sandbox(selection: LayerSelection, config: Config) -> Iterator[Sandbox
     """
     with closing(selection.finish()) as gap:
         if config.require_airgap and gap.layer not in ENFORCED:
-            from aider_guard.core import egress_messages
-
             cause = selection.because
-            words, fix = egress_messages.in_words(cause), egress_messages.fix(cause)
-            lines = (f"{egress_messages.NOT_ENFORCED}: {words}", fix)
+            words, fix = egress.in_words(cause), egress.fix(cause)
+            lines = (f"{egress.NOT_ENFORCED}: {words}", fix)
             raise LaunchRefusedError("\n  ".join(filter(None, lines)))
         with open_sandbox(gap, config.allow, selection.because) as sandbox:
             yield sandbox

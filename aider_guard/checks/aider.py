@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from aider_guard.core import egress_messages
-from aider_guard.core.egress import ENFORCED, LayerChoice
-from aider_guard.core.egress_messages import layer_in_words
+from aider_guard.core import egress
+from aider_guard.core.egress import ENFORCED, LayerChoice, layer_in_words
 from aider_guard.core.findings import Finding, info, stop, unknown, warn
 from aider_guard.core.ollama_versions import release
 from aider_guard.core.readings import Unavailable
@@ -127,7 +126,7 @@ def air_gap_layer(facts: Facts) -> Iterator[Finding]:
     if facts.config.network == "open":
         yield info("air-gap", layer_in_words("open"), "network is open")
     elif facts.config.require_airgap and not facts.is_held:
-        yield stop("air-gap", egress_messages.NOT_ENFORCED, *_why_no_better(facts.air_gap))
+        yield stop("air-gap", egress.NOT_ENFORCED, *_why_no_better(facts.air_gap))
     elif isinstance(facts.air_gap, LayerChoice):
         layer = facts.air_gap.layer
         severity = info if layer in ENFORCED else warn
@@ -141,4 +140,4 @@ def _why_no_better(air_gap: LayerChoice | Unavailable) -> tuple[str, str]:
     """Why it is not a better layer, and the setting that would change that."""
     if isinstance(air_gap, Unavailable):
         return air_gap.reason, ""
-    return egress_messages.in_words(air_gap.because), egress_messages.fix(air_gap.because)
+    return egress.in_words(air_gap.because), egress.fix(air_gap.because)

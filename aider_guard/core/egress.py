@@ -1,9 +1,10 @@
-"""Values of the air gap: its layers, attempts to leave it, and the places that the user allows."""
+"""Values of the air gap: its layers, why there is no better one, attempts to leave it, and the allowed places."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -49,7 +50,7 @@ class Attempt:
 class LayerChoice:
     """The best layer that worked when it was tried, and why no better one did.
 
-    ``because`` is "" for the best, else ids of ``CAUSES`` (core/egress_messages.py) or free words, split by ``"; "``.
+    ``because`` is "" for the best, else ids of ``CAUSES`` below or free words, split by ``"; "``.
     """
 
     layer: Layer
@@ -69,3 +70,97 @@ def parse_place(text: str) -> Place:
     if not _NAME.match(host):
         raise ValueError(text)
     return Place(host, int(port))
+
+
+def layer_in_words(layer: Layer) -> str:
+    """Return in words what a layer does."""
+    return {
+        "netns": "the kernel blocks: Aider runs in a network of its own",
+        "seccomp": "the kernel blocks: each connection of Aider's is decided by the guard",
+        "asked": "nothing is blocked: Aider and its programs are only asked to behave",
+        "open": "the network is open: nothing is blocked",
+    }[layer]
+
+
+# Why a system has no better layer of the air gap, and the setting that would change that.
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a layer is not possible, in words, and a command that would change that, "" where none would."""
+
+    words: str
+    fix: str = ""
+
+
+NOT_ENFORCED = "require-airgap is set, and the kernel does not enforce the air gap here"
+_CONTAINER = "docker run --security-opt seccomp=unconfined"
+
+CAUSES: Mapping[str, Cause] = {
+    # kernel.org Documentation/admin-guide/sysctl/user.rst; 0 forbids them.
+    "max-user-namespaces": Cause(
+        "user namespaces are switched off (user.max_user_namespaces is 0)",
+        "sudo sysctl user.max_user_namespaces=15000",
+    ),
+    # Ubuntu 23.10 and later: a namespace can be made, and has no capabilities in it.
+    "apparmor": Cause(
+        "AppArmor keeps user namespaces from ordinary users"
+        " (kernel.apparmor_restrict_unprivileged_userns is 1)",
+        "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+    # Debian's and Arch's own switch, before they took the kernel's.
+    "userns-clone": Cause(
+        "user namespaces are switched off for ordinary users (kernel.unprivileged_userns_clone is 0)",
+        "sudo sysctl kernel.unprivileged_userns_clone=1",
+    ),
+    # The default profile of Docker allows unshare(2) and pidfd_getfd(2) only with CAP_SYS_ADMIN.
+    "container": Cause("the container forbids namespaces", _CONTAINER),
+    "pidfd": Cause("the container forbids to take a descriptor of another process", _CONTAINER),
+    "ptrace": Cause(
+        "no process may look into another one (kernel.yama.ptrace_scope is 2 or more)",
+        "sudo sysctl kernel.yama.ptrace_scope=1",
+    ),
+    "no-namespaces": Cause("this kernel has no user namespaces"),
+    "no-notify": Cause("this kernel is older than Linux 5.9, the first that can ask about a call"),
+    "no-table": Cause("the numbers of this processor's system calls are not known"),
+    "page": Cause("a browser outside must reach the page that Aider serves"),
+    "not-linux": Cause("only Linux has such a layer"),
+}
+
+NAMESPACES: Sequence[tuple[str, str, str]] = (
+    ("user/max_user_namespaces", "0", "max-user-namespaces"),
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", "apparmor"),
+    ("kernel/unprivileged_userns_clone", "0", "userns-clone"),
+)
+"""The settings that forbid namespaces: a file below /proc/sys, the value that forbids, and the cause."""
+FILTER: Sequence[tuple[str, str, str]] = (
+    ("kernel/yama/ptrace_scope", "2", "ptrace"),
+    ("kernel/yama/ptrace_scope", "3", "ptrace"),
+)
+"""The settings that forbid to decide about another process's system calls, likewise."""
+
+
+def cause_of(
+    switches: Sequence[tuple[str, str, str]], read: Callable[[str], str], otherwise: str
+) -> str:
+    """Return the cause by the system's own settings, else *otherwise*.
+
+    *read* returns the content of a file below /proc/sys, "" where it cannot be read.
+    """
+    forbidding = (cause for name, forbids, cause in switches if read(name).strip() == forbids)
+    return next(forbidding, otherwise)
+
+
+def causes(because: str) -> tuple[Cause, ...]:
+    """Return the causes in a ``because``, in order; free words are a cause of their own."""
+    return tuple(CAUSES.get(place, Cause(place)) for place in because.split("; ") if place)
+
+
+def in_words(because: str) -> str:
+    """Return in words why there is no better layer."""
+    return "; ".join(cause.words for cause in causes(because))
+
+
+def fix(because: str) -> str:
+    """Return the first command that would allow a better layer; "" where none is known."""
+    return next((cause.fix for cause in causes(because) if cause.fix), "")

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from aider_guard.core.ollama_versions import Engine
 from aider_guard.core.readings import Unavailable
 
+Engine = Literal["A", "B", "C"]
+"""What runs the models: A up to 0.11.10, B up to 0.24, C (llama.cpp's ``llama-server``) from 0.30 on."""
 KvType = Literal["f16", "q8_0", "q4_0"]
 
 

@@ -11,10 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from aider_guard.core.model_memory import Engine
 from aider_guard.core.readings import Unavailable
-
-Engine = Literal["A", "B", "C"]
-"""What runs the models: A up to 0.11.10, B up to 0.24, C (llama.cpp's ``llama-server``) from 0.30 on."""
 
 KEEPS: Final = (4, 5)
 """How many tokens at the beginning are kept: ``num_keep``'s default (api/types.go), one more with a BOS token."""

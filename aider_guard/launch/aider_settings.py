@@ -11,6 +11,7 @@ from aider_guard.core.codec import build
 from aider_guard.core.readings import Unavailable
 
 OLLAMA_PREFIXES = ("ollama_chat/", "ollama/")
+EVERY_MODEL = "aider/extra_params"
 TRIED_VERSIONS = ("0.80.4", "0.82.3", "0.84.0", "0.85.2", "0.86.2")
 UNRESOLVED = "Aider's models cannot be resolved"
 """The beginning of a problem from inside/describing.py, for an Aider that was never tried."""

@@ -14,8 +14,7 @@ from typing import Any
 import yaml
 
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.aider_settings import OLLAMA_PREFIXES, extra_params
-from aider_guard.launch.pins import EVERY_MODEL
+from aider_guard.launch.aider_settings import EVERY_MODEL, OLLAMA_PREFIXES, extra_params
 
 CONF_NAME = ".aider.conf.yml"
 SETTINGS_NAME = ".aider.model.settings.yml"

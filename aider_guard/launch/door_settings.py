@@ -13,9 +13,9 @@ from aider_guard.core.chat.types import DoorRole, DoorSettings, RoleName, Runner
 from aider_guard.core.fit import STEP_TOKENS, fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServedModel, ServerProcess, ServerReport
-from aider_guard.launch.aider_settings import AiderSettings, extra_params, ollama_name
+from aider_guard.launch.aider_settings import EVERY_MODEL, AiderSettings, extra_params, ollama_name
 from aider_guard.launch.facts import Facts
-from aider_guard.launch.pins import EVERY_MODEL, Entries
+from aider_guard.launch.pins import Entries
 from aider_guard.launch.places import place
 from aider_guard.launch.routes import OLLAMAS_OPENAI, DoorAddress, Routes
 from aider_guard.launch.server_runtime import Placement

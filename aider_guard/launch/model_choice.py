@@ -14,9 +14,8 @@ from aider_guard.core.fit import COMFORTABLE_TOKENS, Card, Fit, choose_window, f
 from aider_guard.core.model_memory import Candidate, Runtime
 from aider_guard.core.model_names import canonical_name, is_cloud_name
 from aider_guard.core.readings import Unavailable
-from aider_guard.launch.aider_settings import OLLAMA_PREFIXES, ollama_name
+from aider_guard.launch.aider_settings import EVERY_MODEL, OLLAMA_PREFIXES, ollama_name
 from aider_guard.launch.conf_file import Setting, sets
-from aider_guard.launch.pins import EVERY_MODEL
 from aider_guard.launch.repository import TestCommand
 
 PAIR_WINDOW_TOKENS = 16_384

@@ -18,11 +18,10 @@ import yaml
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.errors import LaunchError
-from aider_guard.launch.aider_settings import AiderSettings, extra_params, ollama_name
-from aider_guard.launch.routes import redirect_entry
+from aider_guard.launch.aider_settings import EVERY_MODEL, AiderSettings, extra_params, ollama_name
+from aider_guard.launch.places import redirect_entry
 
 DEFAULT_WINDOW_TOKENS = 8192
-EVERY_MODEL = "aider/extra_params"
 
 Entries = dict[str, dict[str, Any]]
 

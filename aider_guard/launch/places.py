@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from aider_guard.core.model_names import is_cloud_name, same_model
 from aider_guard.core.readings import Unavailable
@@ -158,3 +158,29 @@ def local_model_command(role: str, facts: Facts) -> str:
     here += runs_here(facts.server)
     start = f"aider-guard -- {model_option(role, (here or [_EXAMPLE])[0])}"
     return start if here else f"ollama pull {_EXAMPLE} && {start}"
+
+
+ADDRESS_PARAMETERS = ("base_url", "api_base")
+"""The extra parameters that are an address; the first goes before the second (litellm/main.py, completion)."""
+
+
+def key_of(address: str) -> str:
+    """Spell an address in one way, so that addresses can be compared."""
+    return connectable_base(address).replace("//localhost:", "//127.0.0.1:", 1)
+
+
+def addresses_in(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """The complete addresses among an entry's extra parameters."""
+    extra = entry.get("extra_params") or {}
+    return tuple(extra[name] for name in ADDRESS_PARAMETERS if isinstance(extra.get(name), str))
+
+
+def redirect_entry(entry: Mapping[str, Any], urls: Mapping[str, str]) -> dict[str, Any]:
+    """Replace the addresses in an entry's extra parameters; *urls* has the new ones by ``key_of`` the old ones."""
+    if not addresses_in(entry):
+        return dict(entry)
+    extra = dict(entry["extra_params"])
+    for name in ADDRESS_PARAMETERS:
+        if isinstance(extra.get(name), str):
+            extra[name] = urls.get(key_of(extra[name]), extra[name])
+    return {**entry, "extra_params": extra}

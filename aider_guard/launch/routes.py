@@ -9,11 +9,16 @@ from typing import Any, Literal
 
 from aider_guard.core.chat.types import Upstream
 from aider_guard.launch.aider_settings import AiderSettings, ollama_name
-from aider_guard.launch.places import ADDRESS_VARIABLES, DEFAULT_ADDRESSES, address_for, place
+from aider_guard.launch.places import (
+    ADDRESS_VARIABLES,
+    DEFAULT_ADDRESSES,
+    address_for,
+    addresses_in,
+    key_of,
+    place,
+)
 from aider_guard.ollama.names import connectable_base, is_this_machine
 
-ADDRESS_PARAMETERS = ("base_url", "api_base")
-"""The extra parameters that are an address; the first goes before the second (litellm/main.py, completion)."""
 OLLAMAS_OPENAI = "/v1"
 _OLLAMA = "ollama"
 _PREFIX_OF_EVERY_MODEL = "aider"
@@ -50,11 +55,6 @@ class Routes:
         return self.prefixes.get(key_of(address)) if address else None
 
 
-def key_of(address: str) -> str:
-    """Spell an address in one way, so that addresses can be compared."""
-    return connectable_base(address).replace("//localhost:", "//127.0.0.1:", 1)
-
-
 def find_routes(
     settings: AiderSettings, ollama: str, entries: Mapping[str, Mapping[str, Any]]
 ) -> Routes:
@@ -82,23 +82,6 @@ def find_routes(
         for address in filter(_is_local, addresses_in(entry)):
             routes.prefix(address, provider)
     return Routes(tuple(routes.upstreams), routes.prefixes, variables)
-
-
-def addresses_in(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """The complete addresses among an entry's extra parameters."""
-    extra = entry.get("extra_params") or {}
-    return tuple(extra[name] for name in ADDRESS_PARAMETERS if isinstance(extra.get(name), str))
-
-
-def redirect_entry(entry: Mapping[str, Any], urls: Mapping[str, str]) -> dict[str, Any]:
-    """Replace the addresses in an entry's extra parameters; *urls* has the new ones by ``key_of`` the old ones."""
-    if not addresses_in(entry):
-        return dict(entry)
-    extra = dict(entry["extra_params"])
-    for name in ADDRESS_PARAMETERS:
-        if isinstance(extra.get(name), str):
-            extra[name] = urls.get(key_of(extra[name]), extra[name])
-    return {**entry, "extra_params": extra}
 
 
 def _is_local(address: str) -> bool:

@@ -56,8 +56,8 @@ def run_session(
         started = start_aider(aider, arguments, aiders_environment, *pty, sandbox=sandbox)
         stack.enter_context(started.child)
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
-        from aider_guard.session.assembly import SessionParts, assemble
         from aider_guard.session.planning import planner_behind
+        from aider_guard.session.session import SessionParts, assemble
 
         planner = planner_behind(
             sandbox, listener, config=config, aider=aider, environment=environment

@@ -17,7 +17,7 @@ from aider_guard.airgap import choose
 from aider_guard.airgap.choose import LayerSelection, find_layer
 from aider_guard.airgap.served import build_sandbox
 from aider_guard.config import Config
-from aider_guard.core import egress_messages
+from aider_guard.core import egress
 from aider_guard.core.egress import Layer, LayerChoice, Place
 from aider_guard.errors import LaunchRefusedError
 
@@ -140,7 +140,7 @@ def test_why_there_are_no_namespaces(
     monkeypatch.setattr("aider_guard.airgap.netns.kernel.unshare", fail)
     monkeypatch.setattr(choose, "_read", lambda name: switches.get(name, ""))
     assert best_of("netns").because.split("; ")[0] == cause
-    assert cause in egress_messages.CAUSES
+    assert cause in egress.CAUSES
 
 
 @netns

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core import egress_messages
+from aider_guard.core import egress, egress_messages
 from aider_guard.core.egress import Attempt, Place, parse_place
 from aider_guard.core.events import (
     MOST_CHARACTERS,
@@ -153,14 +153,14 @@ def test_the_systems_own_settings_tell_the_cause(settings: dict[str, str], cause
     def read(name: str) -> str:
         return settings.get(name, "")
 
-    assert egress_messages.cause_of(egress_messages.NAMESPACES, read, "no luck") == cause
+    assert egress.cause_of(egress.NAMESPACES, read, "no luck") == cause
 
 
 def test_every_switch_has_a_cause_with_the_command_that_turns_it() -> None:
     """The command names the very setting that was read."""
-    for name, forbids, cause in (*egress_messages.NAMESPACES, *egress_messages.FILTER):
+    for name, forbids, cause in (*egress.NAMESPACES, *egress.FILTER):
         setting = name.replace("/", ".")
-        known = egress_messages.CAUSES[cause]
+        known = egress.CAUSES[cause]
         assert setting in known.words
         assert known.fix.startswith(f"sudo sysctl {setting}=")
         assert not known.fix.endswith(f"={forbids}")
@@ -169,14 +169,7 @@ def test_every_switch_has_a_cause_with_the_command_that_turns_it() -> None:
 def test_causes_are_put_into_words() -> None:
     """Several causes and free words are joined; the fix is the first known one."""
     because = "no idea; apparmor; pidfd"
-    words = egress_messages.in_words(because)
+    words = egress.in_words(because)
     assert words.startswith("no idea; AppArmor keeps user namespaces")
-    assert (
-        egress_messages.fix(because) == "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
-    )
-    assert (
-        egress_messages.in_words("")
-        == egress_messages.fix("")
-        == egress_messages.fix("no idea")
-        == ""
-    )
+    assert egress.fix(because) == "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+    assert egress.in_words("") == egress.fix("") == egress.fix("no idea") == ""

@@ -30,6 +30,7 @@ from aider_guard.core.model_memory import (
     RUNNER_BYTES,
     Architecture,
     Candidate,
+    Engine,
     KvType,
     Runtime,
     cache_type,
@@ -40,7 +41,6 @@ from aider_guard.core.model_memory import (
     ollamas_guess_bytes,
     ubatch_tokens,
 )
-from aider_guard.core.ollama_versions import Engine
 from aider_guard.core.readings import Unavailable
 
 OLD = Runtime(engine="A", flash_attention=False)

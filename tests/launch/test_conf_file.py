@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.readings import Unavailable
+from aider_guard.launch.aider_settings import EVERY_MODEL
 from aider_guard.launch.conf_file import (
     Extended,
     Kept,
@@ -21,7 +22,6 @@ from aider_guard.launch.conf_file import (
     read_conf,
     sets,
 )
-from aider_guard.launch.pins import EVERY_MODEL
 
 NAME = ".aider.conf.yml"
 WANTED = [

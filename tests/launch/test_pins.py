@@ -11,9 +11,8 @@ import yaml
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.errors import LaunchError
-from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.aider_settings import EVERY_MODEL, AiderSettings
 from aider_guard.launch.pins import (
-    EVERY_MODEL,
     Pins,
     make_pins,
     read_metadata,

@@ -9,7 +9,8 @@ import pytest
 
 from aider_guard.core.chat.types import Upstream
 from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
-from aider_guard.launch.routes import DoorAddress, Routes, addresses_in, find_routes, redirect_entry
+from aider_guard.launch.places import addresses_in, redirect_entry
+from aider_guard.launch.routes import DoorAddress, Routes, find_routes
 
 OLLAMA = "http://127.0.0.1:11434"
 CPP = "http://127.0.0.1:8080/v1"
