@@ -88,7 +88,7 @@ def test_what_aider_is_given_leads_through_the_door(desk: Desk, llama: str) -> N
     """Its address and, in the metadata, the window of the server."""
     done = guard("--show", "--", "--model", MODEL, desk=desk, llama=llama)
     assert "    OPENAI_API_BASE=http://127.0.0.1:PORT/TOKEN/openai" in done.stdout.splitlines()
-    assert f"http://127.0.0.1:PORT/TOKEN/openai leads to {llama}" in done.stdout
+    assert f"http://127.0.0.1:PORT/TOKEN/openai forwards to {llama}" in done.stdout
     metadata = json.loads(done.stdout.partition("model.metadata.json:\n")[2])
     assert metadata[MODEL]["max_input_tokens"] == WINDOW_TOKENS
 
