@@ -1,4 +1,4 @@
-"""Every value of the core stays as it was made."""
+"""Every value of the core and of counting stays as it was made."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from dataclasses import is_dataclass
 import pytest
 
 import aider_guard.core
+import aider_guard.counting
 
 DRAWN_ON = "_Cells"  # the screen's cells, which no other module sees
 
 MODULES = [
     importlib.import_module(found.name)
-    for found in pkgutil.walk_packages(aider_guard.core.__path__, "aider_guard.core.")
+    for package in (aider_guard.core, aider_guard.counting)
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
 ]
 VALUES = sorted(
     {
         value
         for module in MODULES
         for _, value in inspect.getmembers(module, inspect.isclass)
-        if is_dataclass(value) and value.__module__.startswith("aider_guard.core.")
+        if is_dataclass(value)
+        and value.__module__.startswith(("aider_guard.core.", "aider_guard.counting."))
         if value.__name__ != DRAWN_ON
     },
     key=lambda value: (value.__module__, value.__qualname__),

@@ -143,7 +143,9 @@ def test_a_flattened_prompt_is_cut_in_its_text() -> None:
     sent = found.beginning(found.characters)
     assert found.path == "/api/generate"
     assert body["prompt"].startswith(sent["prompt"])
-    assert sent["prompt"].rstrip().endswith(MAP[1][1])
+    assert sent["prompt"].endswith(
+        f"{MAP[1][1]}\n\n"
+    )  # the block is complete with what separates it from the next
     assert "messages" not in sent
 
 
