@@ -28,6 +28,23 @@ def test_an_attempts_texts_are_made_printable_and_short(
         assert event.host == host
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "program", "needed"),
+    [
+        *(
+            ("example.org", port, "git", port in (22, 443, 9418))
+            for port in (21, 22, 23, 443, 9417, 9418, 9419)
+        ),
+        ("github.com", 443, "pip", True),
+        ("example.org", 443, "pip", False),
+        ("127.0.0.1", 5432, "psql", True),
+    ],
+)
+def test_which_places_work_needs(host: str, port: int, program: str, *, needed: bool) -> None:
+    """Git's ports for git and for where code is kept, and whatever runs on this machine."""
+    assert egress_messages.may_be_needed(host, port, program) == needed
+
+
 def test_a_long_name_is_cut_and_what_moves_the_cursor_is_replaced() -> None:
     """The event itself does that, in every constructor."""
     event = EgressBlocked("\x1b[2J" + 300 * "a", 0, "unix", "a\nb")

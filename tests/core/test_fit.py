@@ -220,6 +220,7 @@ def test_one_is_split_so_that_the_other_stays_whole() -> None:
 
     assert packs([large, small], (80, 60))
     assert not packs([large, small], (70, 69))
+    assert not packs([Load(15, 0, 1)], (10, 10))  # enough in all, and no card has room for a layer
 
 
 def test_the_largest_card_is_not_always_the_right_one() -> None:

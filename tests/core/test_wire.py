@@ -241,7 +241,7 @@ def test_refuses(line: bytes) -> None:
 
 def test_a_default_may_be_left_out() -> None:
     """An older sidecar does not know a newer field; a whole number is a number of seconds, too."""
-    assert decode(b'{"type":"UnloadModels","value":{"names":["a"]}}') == UnloadModels(("a",))
+    assert decode(b'{"type":"UnloadModels","value":{"names":["a"]}}') == UnloadModels(("a",), 6.0)
     line = b'{"type":"UnloadModels","value":{"names":[],"wait_seconds":2}}'
     assert decode(line) == UnloadModels((), 2.0)
 
