@@ -21,7 +21,7 @@ help:
 	@echo "make test    lint, types, every test; installs the same private programs"
 	@echo "make lint | types | unit | e2e    parts of it (unit: all that needs no model)"
 	@echo "make bench   what the guard costs, next to a plain terminal"
-	@echo "make mutants changes operators of core and counting, a sample, and lists what no test notices (10 minutes)"
+	@echo "make mutants changes operators of core and counting, a sample, and lists what no test notices (about 5 minutes)"
 	@echo "make clean   remove .venv and caches; the private programs stay in the user's cache folder"
 
 venv: $(DEV)
