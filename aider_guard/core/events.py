@@ -7,6 +7,7 @@ the session. None carries the user's text or a file's content; the journal leave
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from aider_guard.core.chat.events import (
     DoorOpened,
@@ -322,6 +323,16 @@ class ChatSaved:
 
 
 @dataclass(frozen=True)
+class CommandNotTyped:
+    """``/tokens``, ``/save`` or ``/exit`` was not given to Aider: the line was not empty, or Aider did not draw it.
+
+    What was typed of it is taken back, and never followed by Enter.
+    """
+
+    command: Literal["tokens", "save", "exit"]
+
+
+@dataclass(frozen=True)
 class ExchangesCarried:
     """The next Aider was given so many of the last exchanges."""
 
@@ -382,6 +393,7 @@ Event = (
     | AiderExited
     | ContextRead
     | ChatSaved
+    | CommandNotTyped
     | ExchangesCarried
     | NoticeShown
     | OfferAnswered

@@ -49,10 +49,35 @@ _MAX_DIGITS = 6
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows of a drawn prompt without trailing blanks, and the cursor's row, counted from the prompt's first."""
+    """Rows of a drawn prompt without trailing blanks, and the cursor's row, counted from the prompt's first.
+
+    ``before_cursor`` is what stands to the left of the cursor on its row, trailing blanks included.
+    """
 
     rows: tuple[str, ...]
     cursor_row: int
+    before_cursor: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """The line of an open main prompt: the text before the cursor, the text after it, and whether more is drawn below.
+
+    Below the line stand its further lines, or a menu of completions.
+    """
+
+    before: str
+    after: str
+    more_below: bool
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing stands on the line or below it."""
+        return not (self.before.strip() or self.after or self.more_below)
+
+    def is_only(self, text: str) -> bool:
+        """Whether the line is this text and nothing else. Blanks do not count, as some are lost where it is wrapped."""
+        return not self.after and "".join(self.before.split()) == "".join(text.split())
 
 
 @dataclass
@@ -121,14 +146,12 @@ def lay_out(drawn: bytes) -> Layout:
             cells.control(token["control"])
         elif token["final"]:
             cells.sequence(token["final"], token["parameters"])
-    return Layout(tuple(_line(row) for row in cells.rows), cells.row)
+    rows = tuple(_text(row, max(row, default=-1) + 1).rstrip() for row in cells.rows)
+    return Layout(rows, cells.row, _text(cells.rows[cells.row], cells.column))
 
 
-def _line(cells: dict[int, str]) -> str:
-    if not cells:
-        return ""
-    line = (cells.get(column, " ") for column in range(max(cells) + 1))
-    return "".join(line).rstrip()
+def _text(cells: dict[int, str], columns: int) -> str:
+    return "".join(cells.get(column, " ") for column in range(columns))
 
 
 def _columns_of(character: str) -> int:
@@ -152,7 +175,7 @@ _BEFORE_MAIN = re.compile(
     rb"|(?<=\n)\r\n|(?<=\x1b\[\?2004l)\r\n|\A\r\n)\x07?(?:\x1b\[6n)?\Z"
 )
 _BEFORE_CONTINUATION = re.compile(rb"\x1b\[\?2004l(?:\x1b\[6n)?\Z")
-_MAIN_LINE = re.compile(r"(?P<mode>[a-z][a-z-]*)?(?: ?(?P<multi>multi))?> ?(?P<typed>.*)")
+_MAIN_LINE = re.compile(r"(?P<mode>[a-z][a-z-]*)?(?: ?(?P<multi>multi))?(?P<sign>>) ?(?P<typed>.*)")
 _CHOICE: Final = "(Y)es/(N)o"
 _DEFAULT = re.compile(r"\[(?:Yes|No)\]:")
 
@@ -212,6 +235,20 @@ class Recogniser:
         if not self.prompt_open or not self._buffer.startswith(OPENED):
             return 0
         return lay_out(self._buffer[len(OPENED) :]).cursor_row
+
+    def line(self) -> Line | None:
+        """Return the line of the main prompt as it is drawn now; None when none is open, or it cannot be told."""
+        if not self.main_prompt_open or not self._buffer.startswith(OPENED):
+            return None
+        layout = lay_out(self._buffer[len(OPENED) :])
+        found = _find_main_line(layout.rows)
+        if found is None or found[0] > layout.cursor_row:
+            return None
+        at, match = found
+        before = "".join(layout.rows[at : layout.cursor_row]) + layout.before_cursor
+        after = layout.rows[layout.cursor_row][len(layout.before_cursor) :]
+        more_below = any(layout.rows[layout.cursor_row + 1 :])
+        return Line(before[match.end("sign") + 1 :], after, more_below)
 
     def feed(self, data: bytes) -> tuple[ScreenEvent, ...]:
         """Return the events of the next bytes, in order. Never raises, whatever the bytes are."""
@@ -307,13 +344,19 @@ class Recogniser:
         self._phase = _Phase.BUSY
 
 
+def _find_main_line(rows: tuple[str, ...]) -> tuple[int, re.Match[str]] | None:
+    """Return the first row that is a main prompt's, with its parts; None when no row is."""
+    matches = ((at, _MAIN_LINE.fullmatch(row)) for at, row in enumerate(rows))
+    return next(((at, match) for at, match in matches if match), None)
+
+
 def _main_prompt(rows: tuple[str, ...]) -> PromptShown | None:
     """Return the prompt in *rows*, None when no row is a main prompt's."""
-    for at, row in enumerate(rows):
-        match = _MAIN_LINE.fullmatch(row)
-        if match:
-            empty = not match["typed"] and not any(rows[at + 1 :])
-            mode = match["mode"] or ""
-            multiline = bool(match["multi"]) or mode == "multi"
-            return PromptShown("" if mode == "multi" else mode, multiline, empty, rows[:at])
-    return None
+    found = _find_main_line(rows)
+    if found is None:
+        return None
+    at, match = found
+    empty = not match["typed"] and not any(rows[at + 1 :])
+    mode = match["mode"] or ""
+    multiline = bool(match["multi"]) or mode == "multi"
+    return PromptShown("" if mode == "multi" else mode, multiline, empty, rows[:at])

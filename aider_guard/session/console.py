@@ -1,18 +1,27 @@
 """Connects the user's screen and keys with Aider's output and input, and shows notices between them.
 
 Bytes pass untouched, and copies go to the recogniser. Only inside a hold, and for the moment it takes to print a
-notice above the prompt, does anything else reach the screen.
+notice above the prompt, does anything else reach the screen. Keys that come inside a hold wait in one queue for the
+main prompt, which is what the user sees; later keys never overtake them on the way there.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from aider_guard.core.actions import Notice
-from aider_guard.core.events import Event, KeyTyped, NoticeShown, PromptRedrawn, PromptShown
+from aider_guard.core.events import (
+    Event,
+    KeyTyped,
+    NoticeShown,
+    PromptClosed,
+    PromptRedrawn,
+    PromptShown,
+)
 from aider_guard.core.screen import Recogniser, ScreenEvent, ShownPrompt
 from aider_guard.session import notices
 from aider_guard.session.aider_process import LineModes
@@ -24,12 +33,44 @@ from aider_guard.session.escape_sequences import (
 )
 from aider_guard.session.relay import Relay
 
-Purpose = Literal["tokens", "save", "restart"]
+Purpose = Literal["tokens", "save", "exit", "restart"]
+
+_CLOSING_KEY = re.compile(rb"[\r\n\x03\x04]")  # Enter, Ctrl-C, Ctrl-D
+_INTERRUPTS = (b"\x03", b"\x1c")
+_READ_BY_NOW_SECONDS = 1.0
+
+
+@dataclass
+class SentKeys:
+    """Tells whether keys that were sent to Aider may still come to stand on the line of a main prompt.
+
+    Keys that were typed while Aider worked do, before they are drawn. So do keys that follow the one which closed a
+    prompt: prompt_toolkit keeps what it read together with that key for the next prompt (its typeahead.py, 3.0.52).
+    """
+
+    may_come: bool = False
+    _closing: bool = False
+    _after_closing: bool = False
+
+    def sent(self, keys: bytes, *, prompt_open: bool) -> None:
+        """Take note of keys that were sent while a prompt was open, or none."""
+        self.may_come = True
+        if not prompt_open:
+            return
+        if self._closing:
+            self._after_closing = True
+        elif closing := _CLOSING_KEY.search(keys):
+            self._closing, self._after_closing = True, closing.end() < len(keys)
+
+    def prompt_closed(self) -> None:
+        """Take note that a prompt closed: it has read all keys up to the one that closed it."""
+        self.may_come = self._after_closing or (self.may_come and not self._closing)
+        self._closing = self._after_closing = False
 
 
 @dataclass
 class Hold:
-    """Holds Aider's output and the user's keys back, in order, while the screen stays as it is.
+    """Holds Aider's output back while the screen stays as it is.
 
     ``screen`` is the prompt that stands there meanwhile.
 
@@ -41,7 +82,6 @@ class Hold:
     screen: ShownPrompt | None
     answer: Callable[[], None]
     output: bytearray = field(default_factory=bytearray)
-    keys: bytearray = field(default_factory=bytearray)
     _half_query: bytes = b""
 
     def child_wrote(self, data: bytes) -> None:
@@ -52,20 +92,19 @@ class Hold:
         for _ in range(seen.count(CURSOR_QUERY)):
             self.answer()
 
-    def user_typed(self, data: bytes) -> None:
-        """Keep the user's keys, without the terminal's late answers to earlier queries."""
-        self.keys += without_answers(data)
-
 
 class Console:
-    """Between the relay and the policy: ``post`` takes events, ``held`` those that are recognised inside a hold."""
+    """Between the relay and the policy: ``post`` takes events, ``held`` those that are recognised inside a hold.
+
+    ``held`` is also called, with None, after all output inside a hold.
+    """
 
     def __init__(
         self,
         relay: Relay,
         *,
         post: Callable[[Event], None],
-        held: Callable[[ScreenEvent], None],
+        held: Callable[[ScreenEvent | None], None],
         line_modes: Callable[[], LineModes | None],
         columns: Callable[[], int],
         colour: bool,
@@ -81,7 +120,8 @@ class Console:
         self._keyboard = Keyboard()
         self._cursor_answer = b""
         self._waiting: list[Notice] = []
-        self._keys_for_prompt = bytearray()
+        self._queue = bytearray()
+        self._sent = SentKeys()
         self.screen = Recogniser()
         self.modes = OutputModes()
         self.hold: Hold | None = None
@@ -101,6 +141,8 @@ class Console:
             self.hold.child_wrote(data)
         for event in events:
             self._note(event)
+        if self.hold is not None:
+            self._held(None)
 
     def _note(self, event: ScreenEvent) -> None:
         if isinstance(event, PromptShown) and not self.reads_keys():
@@ -109,6 +151,8 @@ class Console:
             self.prompt, self.key_typed = event, False
         elif not isinstance(event, PromptRedrawn):
             self.prompt = None
+        if isinstance(event, PromptClosed):
+            self._sent.prompt_closed()
         if self.hold is not None:
             self._held(event)
             return
@@ -116,8 +160,7 @@ class Console:
         if isinstance(event, PromptShown):
             if self._waiting:
                 self._print_above()
-            keys, self._keys_for_prompt = self._keys_for_prompt, bytearray()
-            self._deliver(bytes(keys))
+            self._deliver_queue()
 
     def reads_keys(self) -> bool:
         """Whether prompt_toolkit waits at a prompt: the child's terminal hands keys over one by one, but still
@@ -127,16 +170,33 @@ class Console:
         return modes is not None and not modes.canonical and modes.post_processing
 
     def untouched(self, quiet_seconds: float) -> bool:
-        """Whether the main prompt waits with no key typed since it was shown, and nothing moved for a while."""
+        """Whether the main prompt waits with an empty line and no key typed since, and nothing moved for a while.
+
+        Keys that were typed before have their time to be drawn: one that stays unseen was read by something else.
+        """
+        # What Aider draws later all the same, as it was stopped, is seen before our command is submitted (hidden.py).
+        quiet_seconds = (
+            max(quiet_seconds, _READ_BY_NOW_SECONDS) if self._sent.may_come else quiet_seconds
+        )
+        return self.line_is_free() and self._clock() - self.last_output_at >= quiet_seconds
+
+    def line_is_free(self) -> bool:
+        """Whether the line of the main prompt is drawn as empty now, with no key typed since the prompt was shown."""
+        line = self.screen.line()
         return (
             self.hold is None
             and self.prompt is not None
             and not self.key_typed
-            and self.screen.main_prompt_open
-            and self._clock() - self.last_output_at >= quiet_seconds
+            and line is not None
+            and line.is_empty
             and not self._relay.pending_for_child
             and self.reads_keys()
         )
+
+    def may_become_free(self) -> bool:
+        """Whether the main prompt may yet become untouched without another key."""
+        line = self.screen.line()
+        return self.prompt is not None and not self.key_typed and (line is None or line.is_empty)
 
     # From the user
 
@@ -144,22 +204,32 @@ class Console:
         """Take what came from the terminal."""
         typed = self._keyboard.feed(data)
         self._cursor_answer = typed.cursor_answer or self._cursor_answer
-        if self.hold is not None:
-            self.hold.user_typed(data)
+        if self.hold is not None or (self._queue and not self._is_for_another(data)):
+            # The terminal's answers to queries of the prompt that is held were given already.
+            self._queue += without_answers(data)
             return
         self._relay.to_child(data)
         if typed.keys:
-            self._note_key()
+            self._note_keys(data)
 
-    def _note_key(self) -> None:
+    def _is_for_another(self, data: bytes) -> bool:
+        """Whether keys are for a question or a program that is in front while others wait for the main prompt."""
+        modes = self._line_modes()
+        if self.screen.prompt_open or modes is None or not (modes.canonical and modes.echo):
+            return True
+        return modes.signals and data in _INTERRUPTS
+
+    def _note_keys(self, keys: bytes) -> None:
+        self._sent.sent(keys, prompt_open=self.screen.prompt_open)
         if not self.key_typed:
             self.key_typed = True
             self._post(KeyTyped())
 
-    def _deliver(self, keys: bytes) -> None:
+    def _deliver_queue(self) -> None:
+        keys, self._queue = bytes(self._queue), bytearray()
         self._relay.to_child(keys)
         if keys:
-            self._note_key()
+            self._note_keys(keys)
 
     # To the screen
 
@@ -195,7 +265,7 @@ class Console:
     # Holding back
 
     def begin_hold(self, purpose: Purpose) -> None:
-        """Keep the child's output from the screen, and the user's keys from the child, from now on."""
+        """Keep the child's output from the screen, and queue the user's keys, from now on."""
         # A terminal that never answered is not answered for: prompt_toolkit then goes without.
         self.hold = Hold(
             purpose, self.screen.shown_prompt(), lambda: self._relay.to_child(self._cursor_answer)
@@ -203,9 +273,9 @@ class Console:
 
     def drop_hold(self) -> None:
         """Forget the output that was held, as the prompt is back as it was, and deliver the user's keys."""
-        hold, self.hold = self.hold, None
-        if hold is not None:
-            self._deliver(bytes(hold.keys))
+        if self.hold is not None:
+            self.hold = None
+            self._deliver_queue()
 
     def redraw_from_hold(self) -> None:
         """Draw the new prompt in the place of the old one, as it changed meanwhile, and deliver the user's keys."""
@@ -217,23 +287,26 @@ class Console:
         self.drop_hold()
 
     def release_hold(self) -> None:
-        """Show all output that was held, and deliver the keys; without a prompt they wait for the next one."""
+        """Show all output that was held, and deliver the keys; without a main prompt they wait for the next one."""
         hold, self.hold = self.hold, None
         if hold is None:
             return
         self.to_screen(bytes(hold.output))
         if self.prompt is not None:
-            self._deliver(bytes(hold.keys))
-        else:
-            self._keys_for_prompt += hold.keys
+            self._deliver_queue()
 
     # A restart
 
     def begin_restart(self) -> None:
         """Take the prompt off the screen and hold everything back until the next Aider's prompt."""
-        self.begin_hold("restart")
-        if self.hold is not None and self.hold.screen is not None:
-            self.to_screen(notices.erase(self.hold.screen))
+        if self.hold is None:
+            self.begin_hold("restart")
+        hold = self.hold
+        if hold is not None:
+            hold.purpose = "restart"
+            hold.output.clear()
+            if hold.screen is not None:
+                self.to_screen(notices.erase(hold.screen))
 
     def progress(self, text: str) -> None:
         """Draw the line of progress of a restart over the last one."""
@@ -245,6 +318,7 @@ class Console:
         self.screen = Recogniser()
         self.prompt = None
         self.key_typed = False
+        self._sent = SentKeys()
         self.to_screen(self.modes.resets())
         if self.hold is not None:
             self.hold.output.clear()
@@ -260,7 +334,7 @@ class Console:
             self.to_screen(bytes(hold.output))
         else:
             self.to_screen(self._take_waiting().encode("utf-8", "replace") + shown.drawn)
-        self._deliver(bytes(hold.keys))
+        self._deliver_queue()
 
     def leave(self, *, killed: bool) -> None:
         """Show what was held at the end of the session, and undo what a killed Aider left on in the terminal.

@@ -48,7 +48,6 @@ from aider_guard.session.aider_process import AiderProcess
 from aider_guard.session.console import QUESTION, Console, RestartOffer
 from aider_guard.session.hidden import HiddenCommands
 from aider_guard.session.launches import Launches, estimate_tokens
-from aider_guard.session.relay import Relay
 from aider_guard.session.sidecar_process import SidecarSupervisor
 from aider_guard.session.terminal import Terminal
 
@@ -69,7 +68,6 @@ class ActionExecutor:
 
     terminal: Terminal
     console: Console
-    relay: Relay
     loop: Loop
     launches: Launches
     aider: AiderProcess
@@ -136,13 +134,9 @@ class ActionExecutor:
 
     def _stop(self) -> None:
         """Type /exit without showing it; from here to the next prompt the user sees one line of progress."""
-        multiline = self.console.prompt is not None and self.console.prompt.multiline
         self._snapshot_chat()
-        if self.launches.histories is not None:
-            # If the mark cannot be written, "/exit" stays in the user's history: no reason not to go on.
-            self.launches.histories.begin_hidden()
-        self._begin_restart()
-        self.relay.to_child(b"/exit" + (b"\x1b\r" if multiline else b"\r"))
+        self.hidden.run("exit", self.launches)
+        self.loop.after("tick", 0.0, self._show_progress)
 
     def _begin_restart(self) -> None:
         self.console.begin_restart()
@@ -150,8 +144,8 @@ class ActionExecutor:
 
     def _show_progress(self) -> None:
         """Draw the line of progress, again and again until the restart is over."""
-        state, hold = self.state(), self.console.hold
-        if state.restart is None or hold is None or hold.purpose != "restart":
+        state = self.state()
+        if state.restart is None:
             return
         step = _PROGRESS.get(state.phase, "waiting")
         seconds = self.clock() - state.restart.started_at

@@ -1,13 +1,27 @@
-"""Runs ``/tokens`` and ``/save`` at the main prompt without showing them to the user."""
+"""Gives Aider ``/tokens``, ``/save`` and ``/exit`` at the main prompt without showing it to the user.
+
+A command is typed first, and Enter follows only when the line, as Aider draws it, is that command and nothing else.
+Keys arrive in order, so keys of the user's that were still on their way stand before the command then. In that case, or
+if Aider does not draw the line, the command is taken back key by key, and the user's line is as it would have been.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from enum import Enum
 from functools import partial
 from typing import Literal
 
-from aider_guard.core.events import ChatSaved, ConfirmShown, ContextRead, Event, PromptShown
+from aider_guard.core.events import (
+    ChatSaved,
+    CommandNotTyped,
+    ConfirmShown,
+    ContextRead,
+    Event,
+    PromptRedrawn,
+    PromptShown,
+)
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.tokens import parse_context
@@ -18,12 +32,23 @@ from aider_guard.session.launches import Launch, Launches, parse_saved
 from aider_guard.session.relay import Relay
 from aider_guard.session.side_channels import FileTail
 
-Command = Literal["tokens", "save"]
+Command = Literal["tokens", "save", "exit"]
 
-_TIMEOUT, _SETTLED = "hidden_timeout", "hidden_settled"
-_TIMEOUT_SECONDS = 5.0
+_TIMEOUT, _QUIET = "hidden_timeout", "hidden_quiet"
+_ANSWER_SECONDS = 5.0
+# Less than the policy waits for Aider to end (Limits.stop_wait_seconds), as /exit is typed in that time.
+_ECHO_SECONDS = 3.0
+_TAKE_BACK_SECONDS = 1.0
 # prompt_toolkit draws the prompt a second time when its cursor query was answered.
 _QUIET_SECONDS = 0.08
+_BACKSPACE = b"\x7f"
+
+
+class _Stage(Enum):
+    IDLE = "no command runs"
+    TYPED = "the command was typed, and is not drawn yet"
+    ENTERED = "Enter was sent"
+    TAKEN_BACK = "the command was taken back, and is drawn still"
 
 
 @dataclass
@@ -36,49 +61,119 @@ class HiddenCommands:
     _: KW_ONLY
     post: Callable[[Event], None]
     clock: Callable[[], float]
-    _command: Command | None = None
+    _stage: _Stage = _Stage.IDLE
+    _command: Command = "tokens"
+    _text: str = ""
     _before: PromptShown | None = None
     _chat: FileTail | None = None
     _launch: Launch | None = None
     _histories: PrivateHistories | None = None
 
     def run(self, command: Command, launches: Launches) -> None:
-        """Type the command at the empty main prompt and hold everything back until the next prompt."""
+        """Type the command at the empty main prompt and hold everything back until the next prompt.
+
+        ``/exit`` begins the hold of a restart, which ends with the prompt of the next Aider.
+        """
         launch, histories = launches.current, launches.histories
-        if launch is None or launch.files is None or histories is None:
+        if command != "exit" and (launch is None or launch.files is None or histories is None):
             self.post(_failed(command, "Aider's settings could not be read"))
             return
-        self._command, self._launch, self._histories = command, launch, histories
-        self._before = self.console.prompt
-        problem = histories.begin_hidden()
-        if problem:
-            self._command = None
-            self.post(_failed(command, problem))
+        if not self.console.line_is_free():
+            self.post(CommandNotTyped(command))
             return
-        self._chat = FileTail(launch.files.chat_history, from_end=True)
+        self._command, self._launch, self._histories = command, launch, histories
+        self._text = f"/save {launch.saved_to}" if command == "save" and launch else f"/{command}"
+        self._before = self.console.prompt
         self.console.begin_hold(command)
-        on_timeout = partial(self._give_up, "Aider did not answer /tokens in time")
-        self.loop.after(_TIMEOUT, _TIMEOUT_SECONDS, on_timeout)
-        text = "/tokens" if command == "tokens" else f"/save {launch.saved_to}"
-        multiline = self._before is not None and self._before.multiline
-        self.relay.to_child(text.encode() + (b"\x1b\r" if multiline else b"\r"))
+        self._stage = _Stage.TYPED
+        self.relay.to_child(self._text.encode())
+        self.wait_again()
 
-    def on_event(self, event: ScreenEvent) -> None:
-        """Take what the recogniser found while a hidden command runs."""
-        if isinstance(event, ConfirmShown):
-            self._give_up("Aider asks something")
-        elif isinstance(event, PromptShown):
-            self.loop.after(_SETTLED, _QUIET_SECONDS, self._finish_when_quiet)
+    def wait_again(self) -> None:
+        """Begin the time that Aider has for its next step again, as the session was stopped meanwhile."""
+        match self._stage:
+            case _Stage.TYPED:
+                self.loop.after(_TIMEOUT, _ECHO_SECONDS, self._take_back)
+            case _Stage.ENTERED:
+                reason = f"Aider did not answer /{self._command} in time"
+                self.loop.after(_TIMEOUT, _ANSWER_SECONDS, partial(self._give_up, reason))
+            case _Stage.TAKEN_BACK:
+                self.loop.after(_TIMEOUT, _TAKE_BACK_SECONDS, self._postpone)
+
+    def on_event(self, event: ScreenEvent | None) -> None:
+        """Take what the recogniser found while a hidden command runs, or None after other output."""
+        match self._stage, event:
+            case _Stage.TYPED, None:
+                self._look_at_line()
+            case _Stage.TYPED, _ if not isinstance(event, PromptRedrawn):
+                # A key of the user's closed the prompt, and something else will read what was typed.
+                self._erase()
+                self._postpone()
+            case _Stage.TAKEN_BACK, None:
+                self.loop.after(_QUIET, _QUIET_SECONDS, self._postpone)
+            case _Stage.TAKEN_BACK, _ if not isinstance(event, PromptRedrawn):
+                self._postpone()
+            case _Stage.ENTERED, ConfirmShown():
+                self._give_up("Aider asks something")
+            case _Stage.ENTERED, PromptShown():
+                self.loop.after(_QUIET, _QUIET_SECONDS, self._finish_when_quiet)
+
+    def _look_at_line(self) -> None:
+        line = self.console.screen.line()
+        if line is not None and line.is_only(self._text):
+            self._enter()
+        elif line is not None and not self._text.startswith(line.before):
+            self.loop.after(_QUIET, _QUIET_SECONDS, self._take_back)
+        else:
+            self.loop.cancel(_QUIET)
+
+    def _enter(self) -> None:
+        self.loop.cancel(_QUIET)
+        # Only from here on does Aider log what is not the user's.
+        problem = self._histories.begin_hidden() if self._histories is not None else ""
+        if problem and self._command != "exit":
+            self._erase()
+            self._end()
+            self.console.release_hold()
+            self.post(_failed(self._command, problem))
+            return
+        multiline = self._before is not None and self._before.multiline
+        self.relay.to_child(b"\x1b\r" if multiline else b"\r")
+        if self._command == "exit":
+            # If the mark cannot be written, "/exit" stays in the user's history: no reason not to go on.
+            self._stop_waiting()
+            self.console.begin_restart()
+            return
+        if self._launch is not None and self._launch.files is not None:
+            self._chat = FileTail(self._launch.files.chat_history, from_end=True)
+        self._stage = _Stage.ENTERED
+        self.wait_again()
+
+    def _erase(self) -> None:
+        self.relay.to_child(_BACKSPACE * len(self._text))
+
+    def _take_back(self) -> None:
+        """Delete what was typed. The line was not ours alone, or Aider did not draw it in time."""
+        self._erase()
+        self._stage = _Stage.TAKEN_BACK
+        self.loop.cancel(_QUIET)
+        self.wait_again()
+
+    def _postpone(self) -> None:
+        self._stop_waiting()
+        if self.console.prompt is not None:
+            self.console.redraw_from_hold()
+        else:
+            self.console.release_hold()
+        self.post(CommandNotTyped(self._command))
 
     def _finish_when_quiet(self) -> None:
-        if self._command is None:
-            return
         quiet_at = self.console.last_output_at + _QUIET_SECONDS
         if self.clock() < quiet_at:
-            self.loop.at(_SETTLED, quiet_at, self._finish_when_quiet)
+            self.loop.at(_QUIET, quiet_at, self._finish_when_quiet)
             return
         outcome, unchanged = self._outcome(), self.console.prompt == self._before
-        self._forget()
+        self._end()
         if unchanged:
             self.console.drop_hold()
         else:
@@ -89,8 +184,11 @@ class HiddenCommands:
 
     def abort(self) -> None:
         """Give up the command that runs, if any, because Aider ended."""
-        if self._command is not None:
-            self._give_up("Aider ended")
+        match self._stage:
+            case _Stage.ENTERED:
+                self._give_up("Aider ended")
+            case _Stage.TYPED | _Stage.TAKEN_BACK:
+                self._postpone()
 
     def _outcome(self) -> Event:
         assert self._chat is not None
@@ -105,18 +203,19 @@ class HiddenCommands:
         return ChatSaved(editable, read_only)
 
     def _give_up(self, reason: str) -> None:
-        command = self._command
-        self._forget()
+        self._end()
         self.console.release_hold()
-        if command is not None:
-            self.post(_failed(command, reason))
+        self.post(_failed(self._command, reason))
 
-    def _forget(self) -> None:
-        self._command = None
-        self.loop.cancel(_TIMEOUT)
-        self.loop.cancel(_SETTLED)
+    def _end(self) -> None:
+        self._stop_waiting()
         if self._histories is not None:
             self._histories.end_hidden()
+
+    def _stop_waiting(self) -> None:
+        self._stage = _Stage.IDLE
+        self.loop.cancel(_TIMEOUT)
+        self.loop.cancel(_QUIET)
 
 
 def _failed(command: Command, reason: str) -> Event:

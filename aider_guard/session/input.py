@@ -11,7 +11,7 @@ from aider_guard.core.events import Event, OfferAnswered, TerminationRequested
 from aider_guard.core.state import Phase, State
 from aider_guard.session import notices
 from aider_guard.session.aider_process import AiderProcess, Child
-from aider_guard.session.console import Console, RestartOffer
+from aider_guard.session.console import QUESTION, Console, RestartOffer
 from aider_guard.session.escape_sequences import SuspendKey
 from aider_guard.session.relay import Relay
 from aider_guard.session.terminal import Terminal
@@ -37,30 +37,41 @@ def suspend_key(child: Child, console: Console) -> int:
     return CTRL_Z if console.screen.prompt_open and console.reads_keys() else -1
 
 
-def suspend(terminal: Terminal, relay: Relay, console: Console, child: Child) -> None:
-    """Stop this job until the shell continues it, then have Aider draw its prompt again."""
-    shown, rows = console.screen.shown_prompt(), console.screen.cursor_row()
-    # The shell's lines must not run into the prompt.
-    if shown is not None:
+def suspend(terminal: Terminal, relay: Relay, console: Console, child: Child | None) -> None:
+    """Stop this job until the shell continues it, then have what stood on the screen drawn again."""
+    hold = console.hold
+    shown = console.screen.shown_prompt() if hold is None else hold.screen
+    rows = console.screen.cursor_row()
+    # The shell's lines must not run into the prompt, or into the line of progress of a restart.
+    if hold is not None and hold.purpose == "restart":
+        shown = None
+        console.to_screen(notices.PROGRESS_DONE)
+    elif shown is not None:
         console.to_screen(notices.erase(shown))
     elif console.screen.prompt_open:
         console.to_screen(b"\r" + b"\x1b[A" * rows + b"\x1b[J")
     console.to_screen(console.modes.resets())
     relay.flush()
-    child.signal(signal.SIGSTOP)
+    if child is not None:
+        child.signal(signal.SIGSTOP)
     with terminal.cooked():
         before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         try:
             os.killpg(os.getpgrp(), signal.SIGTSTP)
         finally:
             signal.signal(signal.SIGTSTP, before)
-    child.signal(signal.SIGCONT)
-    # Before it draws, Aider goes up from the cursor to where it believes the rule to be.
-    rule = shown.rule.replace(b"\x1b[6n", b"") if shown is not None else b""
-    console.to_screen(rule + b"\r\n" * rows)
-    child.resize(terminal.size())
-    # The size may be the same; prompt_toolkit draws again all the same.
-    child.signal(signal.SIGWINCH)
+    if hold is not None:
+        # What Aider draws is held: the prompt that the user saw is put back from its bytes.
+        console.to_screen(shown.drawn if shown is not None else b"")
+    else:
+        # Before it draws, Aider goes up from the cursor to where it believes the rule to be.
+        rule = shown.rule.replace(b"\x1b[6n", b"") if shown is not None else b""
+        console.to_screen(rule + b"\r\n" * rows)
+    if child is not None:
+        child.signal(signal.SIGCONT)
+        child.resize(terminal.size())
+        # The size may be the same; prompt_toolkit draws again all the same.
+        child.signal(signal.SIGWINCH)
 
 
 @dataclass(kw_only=True)
@@ -74,6 +85,7 @@ class Input:
     offer: RestartOffer
     state: Callable[[], State]
     post: Callable[[Event], None]
+    resumed: Callable[[], None]
     _suspend_key: SuspendKey = field(default_factory=SuspendKey)
 
     def readable(self) -> None:
@@ -85,24 +97,29 @@ class Input:
             self._typed(data)
 
     def _typed(self, data: bytes) -> None:
-        if self.state().phase is Phase.OFFERING:
-            self.offer.typed(data)
-            return
         child = self.aider.child
-        key = -1 if child is None or self.console.hold else suspend_key(child, self.console)
+        key = CTRL_Z if child is None else suspend_key(child, self.console)
         at = self._suspend_key.find(data, key)
         if at < 0:
-            self.console.user_typed(data)
+            self._take(data)
             return
         if at:
-            self.console.user_typed(data[:at])
+            self._take(data[:at])
         self._suspend()
         if data[at + 1 :]:
             self._typed(data[at + 1 :])
 
+    def _take(self, data: bytes) -> None:
+        if self.state().phase is Phase.OFFERING:
+            self.offer.typed(data)
+        else:
+            self.console.user_typed(data)
+
     def _suspend(self) -> None:
-        if self.aider.child is not None:
-            suspend(self.terminal, self.relay, self.console, self.aider.child)
+        suspend(self.terminal, self.relay, self.console, self.aider.child)
+        self.resumed()
+        if self.state().phase is Phase.OFFERING:
+            self.console.to_screen(QUESTION)
 
     def signals(self, signums: tuple[int, ...]) -> None:
         """Act on the signals that the guard got."""

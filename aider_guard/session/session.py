@@ -105,7 +105,6 @@ class Session:
         self._executor = ActionExecutor(
             terminal=terminal,
             console=self.console,
-            relay=relay,
             loop=loop,
             launches=launches,
             aider=aider,
@@ -126,6 +125,7 @@ class Session:
             offer=self._executor.offer,
             state=lambda: self.state,
             post=self.post,
+            resumed=self._hidden.wait_again,
         )
 
     @property
@@ -213,7 +213,7 @@ class Session:
         """Look whether the prompt came to rest, untouched."""
         if self.console.untouched(_QUIET_SECONDS):
             self.post(PromptSettled())
-        elif self.console.prompt is not None and not self.console.key_typed:
+        elif self.console.may_become_free():
             self._loop.after("settled", _QUIET_SECONDS, self._check_settled)
 
     def _check_turn(self) -> None:
@@ -225,8 +225,8 @@ class Session:
         elif self.console.prompt is None and self.state.phase is Phase.RUNNING:
             self._loop.after("turn", _TURN_CHECK_SECONDS, self._check_turn)
 
-    def _on_held_event(self, event: ScreenEvent) -> None:
-        """Take what is recognised while everything is held back."""
+    def _on_held_event(self, event: ScreenEvent | None) -> None:
+        """Take what is recognised while everything is held back; None after other output."""
         hold = self.console.hold
         if hold is None or hold.purpose != "restart":
             self._hidden.on_event(event)

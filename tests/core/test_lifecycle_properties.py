@@ -27,6 +27,7 @@ from aider_guard.core.events import (
     AiderExited,
     AiderStarted,
     ChatSaved,
+    CommandNotTyped,
     ConfirmShown,
     ContextRead,
     ContinuationShown,
@@ -72,6 +73,8 @@ def test_something_is_typed_only_at_an_untouched_prompt(steps: list[Step]) -> No
                 settled = True
             case ContextRead() | ChatSaved():
                 runs = False
+            case CommandNotTyped():
+                runs = settled = False
         for action in step.actions:
             if isinstance(action, RunHidden | StopAider):
                 assert (is_open, empty, settled, runs) == (True, True, True, False)

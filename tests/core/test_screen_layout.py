@@ -8,9 +8,10 @@ from core.recordings import GREEN, OPENED, drawn
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from aider_guard.core.screen import Layout, lay_out
+from aider_guard.core.screen import Layout, Line, Recogniser, lay_out
 
 ROWS, COLUMNS = 60, 300
+RULE = "─".encode() * 20 + b"\r\n"
 TOP = 20
 """The emulator's cursor begins here, so that it can go up and down."""
 
@@ -44,7 +45,82 @@ CASES: list[tuple[bytes, Layout]] = [
 @pytest.mark.parametrize(("data", "expected"), CASES)
 def test_letters_stand_where_the_bytes_put_them(data: bytes, expected: Layout) -> None:
     """Text, carriage returns, line feeds, backspaces and the few moves, each by itself."""
-    assert lay_out(data) == expected
+    layout = lay_out(data)
+    assert Layout(layout.rows, layout.cursor_row) == expected
+
+
+BEFORE_CURSOR = [
+    (b"", ""),
+    (b"> a b ", "> a b "),
+    (b"> ab\x1b[2D", "> "),
+    (b"> ab\r", ""),
+    (b"\x1b[4Cx", "    x"),
+    (b"> \xe6\x96\x87x", "> \u6587x"),
+    (b"one\r\ntwo\x1b[A", "one"),
+    (b"one\r\n", ""),
+]
+
+
+@pytest.mark.parametrize(("data", "expected"), BEFORE_CURSOR)
+def test_what_stands_before_the_cursor(data: bytes, expected: str) -> None:
+    """All of the cursor's row to its left, with its blanks."""
+    assert lay_out(data).before_cursor == expected
+
+
+LINES: list[tuple[str, Line | None]] = [
+    ("> ", Line("", "", more_below=False)),
+    ("ask> ", Line("", "", more_below=False)),
+    ("a.py\r\nask multi> half", Line("half", "", more_below=False)),
+    ("> half ", Line("half ", "", more_below=False)),
+    ("> half\x1b[2D", Line("ha", "lf", more_below=False)),
+    ("> one\r\n  two", Line("one  two", "", more_below=False)),
+    ("> /to\r\n  /tokens\x1b[A\r\x1b[5C", Line("/to", "", more_below=True)),
+    ("> one\r\n\x1b[A\r\x1b[5C", Line("one", "", more_below=False)),
+    ("half", None),
+    ("\r\n> half\x1b[A", None),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), LINES)
+def test_the_line_as_it_is_drawn(text: str, expected: Line | None) -> None:
+    """Before the cursor, after it, and whether more stands below; None where no prompt's line can be told."""
+    recogniser = Recogniser()
+    recogniser.feed(RULE + OPENED + b"> \x1b[?25h")
+    assert recogniser.line() == Line("", "", more_below=False)
+    recogniser.feed(b"\r\x1b[J" + text.encode())
+    assert recogniser.line() == expected
+    recogniser.feed(b"\x1b[?12l\x1b[?25h\x1b[?2004l\r\n")
+    assert recogniser.line() is None
+
+
+IS_ONLY = [
+    (Line("/tokens", "", more_below=True), True),
+    (Line("/to kens ", "", more_below=False), True),
+    (Line("half/tokens", "", more_below=False), False),
+    (Line("/tokens", "half", more_below=False), False),
+    (Line("/token", "", more_below=False), False),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), IS_ONLY)
+def test_a_line_is_only_a_text(line: Line, *, expected: bool) -> None:
+    """Blanks may be lost at the end of a row; a menu may be below."""
+    assert line.is_only("/tokens") is expected
+
+
+EMPTY = [
+    (Line("", "", more_below=False), True),
+    (Line(" ", "", more_below=False), True),
+    (Line("x", "", more_below=False), False),
+    (Line("", "x", more_below=False), False),
+    (Line("", "", more_below=True), False),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), EMPTY)
+def test_a_line_is_empty(line: Line, *, expected: bool) -> None:
+    """Nothing stands before the cursor, after it, or below."""
+    assert line.is_empty is expected
 
 
 def test_a_drawn_prompt_is_laid_out() -> None:

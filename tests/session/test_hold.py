@@ -54,11 +54,3 @@ def test_the_next_aiders_queries_are_answered_after_the_lasts_output_was_forgott
     hold.output.clear()
     hold.child_wrote(b"\x1b[38;5;40m\r\n" + CURSOR_QUERY)
     assert len(answers) == 3
-
-
-def test_the_users_keys_are_kept_without_the_terminals_answers() -> None:
-    """What was typed is delivered later; answers to queries that are over are left out."""
-    hold, _ = held()
-    hold.user_typed(b"he\x1b[5;1R")
-    hold.user_typed(b"llo\x1b[A\x1b[I\r")
-    assert bytes(hold.keys) == b"hello\x1b[A\r"

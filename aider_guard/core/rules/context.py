@@ -19,6 +19,7 @@ from aider_guard.core.events import (
     AiderExited,
     AiderStarted,
     ChatSaved,
+    CommandNotTyped,
     ConfirmShown,
     ContextRead,
     ContinuationShown,
@@ -320,6 +321,8 @@ def _after_event(state: State, event: Event) -> State:
             return _turn_finished(state, event)
         case ContextRead() | ChatSaved():
             return replace(state, hidden="")
+        case CommandNotTyped():
+            return replace(state, hidden="", settled=False)
         case ExchangesCarried(exchanges) if state.restart:
             return replace(state, restart=replace(state.restart, exchanges=exchanges))
         case NoticeShown(name):

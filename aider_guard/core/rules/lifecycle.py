@@ -24,6 +24,7 @@ from aider_guard.core.chat_contents import last_known_handoff, session_models
 from aider_guard.core.events import (
     AiderExited,
     ChatSaved,
+    CommandNotTyped,
     DeadlinePassed,
     Event,
     LaunchForbidden,
@@ -69,6 +70,8 @@ def _transition(state: State, event: Event, now: float) -> Step:
             return _count_turns(state), ()
         case Phase.SAVING, ChatSaved():
             return _saved(state, event, now)
+        case ((Phase.SAVING | Phase.STOPPING), CommandNotTyped()):
+            return _postponed(state)
         case Phase.STOPPING, DeadlinePassed("stop"):
             return state, (
                 SignalAider("TERM"),
@@ -126,6 +129,15 @@ def _saved(state: State, event: ChatSaved, now: float) -> Step:
         save_failures=0,
     )
     return state, (StopAider(), SetDeadline("stop", now + state.limits.stop_wait_seconds))
+
+
+def _postponed(state: State) -> Step:
+    """Wait for the next untouched prompt, because there is text of the user's on this one's line."""
+    if state.termination or state.restart is None:
+        return state, ()
+    reason = state.restart.reason
+    state = replace(state, phase=Phase.RUNNING, restart=None, restart_due=reason)
+    return state, (CancelDeadline("stop"), CancelDeadline("kill"))
 
 
 def _give_up_saving(state: State, problem: str) -> Step:
