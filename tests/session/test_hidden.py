@@ -412,6 +412,12 @@ def _carry_out(scene: Scene, what: str, value: Any) -> None:
 @example(
     [("type", b"d\r"), ("read", 9), ("type", b"a"), ("ask", None), ("wait", 1.1), ("run", None)]
 )
+@example(
+    [
+        *[("run", None), ("read", 1000), ("read", 1000), ("type", b"a")],
+        *[("wait", 5.1), ("type", b"bc"), ("ask", None)],
+    ]
+)
 @given(st.lists(STEPS, max_size=60))
 def test_every_line_arrives_whole_once_and_in_order(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Step]
