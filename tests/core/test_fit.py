@@ -240,7 +240,7 @@ def test_a_model_takes_as_many_cards_as_its_layers_need(room: tuple[int, ...], c
     ("loads", "room", "have_room"),
     [
         ((50, 50), (50, 50), True),
-        ((90, 60), (90, 60), True),
+        ((90, 60, 50, 35), (95, 90, 50), True),
         ((90, 90), (80, 100), False),
         ((90, 90), (90, 89), False),
         ((30, 30, 30), (60, 29), False),

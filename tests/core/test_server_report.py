@@ -53,6 +53,7 @@ def test_which_model_a_name_means(name: str, listed: tuple[str, ...], found: str
         ("qwen3", ("someone/qwen3:8b",), ("someone/qwen3:8b",)),
         ("someone/qwen3", ("qwen3:8b",), ("qwen3:8b",)),
         ("localhost:5000/me/own", ("hf.co/me/own:q4",), ("hf.co/me/own:q4",)),
+        ("me/own", ("localhost:5000/me/own:q4",), ("localhost:5000/me/own:q4",)),
         ("gpt-oss", ("qwen3:8b",), ()),
     ],
 )
