@@ -32,7 +32,7 @@ def rows_of_request(
     Empty where the parts are unknown.
     """
     total = sum(row.tokens for row in parts)
-    if total <= 0:
+    if not total:
         return ()
     return (*scaled(parts, prompt_tokens / total), ContextRow("history", "", answer_tokens))
 

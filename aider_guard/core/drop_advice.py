@@ -7,7 +7,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -105,16 +105,14 @@ def _spellings(file: ChatFile, root: str) -> Iterable[str]:
         yield _absolute(file.name, root)
 
 
-@lru_cache(maxsize=1024)
+@cache
 def _absolute(name: str, root: str) -> str:
     return posixpath.normpath(posixpath.join(root or "/", name))
 
 
 def _glob_matches(pattern: str, name: str) -> bool:
     wanted, parts = posixpath.normpath(pattern).split("/"), name.split("/")
-    if len(wanted) != len(parts):
-        return False
-    return all(fnmatchcase(part, glob) for part, glob in zip(parts, wanted, strict=True))
+    return len(wanted) == len(parts) and all(map(fnmatchcase, parts, wanted))
 
 
 _WORTHWHILE = 0.9
@@ -177,9 +175,10 @@ def advise(
         return Advice(command, names, frees_tokens, 100 * after / window_tokens)
 
     clear = [costed("/clear", (), history)] if history else []
+    pools = [[drop for drop in drops if drop.tier <= tier] for tier in (0, 1)]
     gentle, rough = (
-        [costed(*_spelled(chosen))] if (chosen := _choose(drops, need, tiers)) else []
-        for tiers in ((0, 1), (2,))
+        [costed(*_spelled(chosen))] if (chosen := _choose(some, need)) else []
+        for some in (pools, [drops])
     )
     first, second = (clear, gentle) if history > files else (gentle, clear)
     enough = [a for a in (*first, *second, *rough) if a.frees_tokens > need]
@@ -220,14 +219,13 @@ def _possible_drops(
     return tuple(sorted(drops, key=lambda d: (d.tier, -d.idle_turns, -d.tokens, d.word)))
 
 
-def _choose(drops: Sequence[_Drop], need: float, tiers: Sequence[int]) -> tuple[_Drop, ...]:
-    """Return the fewest drops that free more than ``need``, from the least harmful tiers that can.
+def _choose(pools: Sequence[Sequence[_Drop]], need: float) -> tuple[_Drop, ...]:
+    """Return the fewest drops that free more than ``need``, from the first pool that can.
 
-    If all tiers up to the last of ``tiers`` are too small, return the ones that are worthwhile.
+    If the last one is too small as well, return the ones of it that are worthwhile.
     """
-    pool: list[_Drop] = []
-    for tier in tiers:
-        pool = [drop for drop in drops if drop.tier <= tier]
+    pool: Sequence[_Drop] = ()
+    for pool in pools:
         if _freed(pool) > need:
             return _fewest(pool, need)
     return _fewest(pool, _WORTHWHILE * _freed(pool))
@@ -236,7 +234,7 @@ def _choose(drops: Sequence[_Drop], need: float, tiers: Sequence[int]) -> tuple[
 def _fewest(pool: Sequence[_Drop], need: float) -> tuple[_Drop, ...]:
     """Return the fewest of ``pool`` that free more than ``need``; among as many, the first ones of ``pool``."""
     by_size = sorted(pool, key=lambda drop: -drop.tokens)
-    count = next((n for n in range(1, len(pool) + 1) if _freed(by_size[:n]) > need), len(pool))
+    count = next((n for n in range(1, len(pool)) if _freed(by_size[:n]) > need), len(pool))
     chosen: list[_Drop] = []
     for drop in pool:
         others = [other for other in by_size if other is not drop]

@@ -71,12 +71,11 @@ def _pack(loads: Sequence[Load], room: tuple[int, ...]) -> bool:
     if sum(load.whole_bytes for load in loads) > sum(room):
         return False
     first, *rest = loads
-    for free in sorted(set(room), reverse=True):
-        if free >= first.whole_bytes:
-            at = room.index(free)
-            if _pack(rest, (*room[:at], free - first.whole_bytes, *room[at + 1 :])):
-                return True
-    left = split(first, room) if len(room) > 1 else None
+    for at, free in enumerate(room):
+        taken = (*room[:at], free - first.whole_bytes, *room[at + 1 :])
+        if free >= first.whole_bytes and _pack(rest, taken):
+            return True
+    left = split(first, room)
     return left is not None and _pack(rest, left)
 
 
@@ -85,8 +84,8 @@ def split(load: Load, room: Sequence[int]) -> tuple[int, ...] | None:
     placed = _layers_on(load, room)
     if sum(placed) < load.layers:
         return None
-    taken = (here * load.layer_bytes + (load.fixed_bytes if here else 0) for here in placed)
-    return tuple(free - bytes_ for free, bytes_ in zip(room, taken, strict=True))
+    taken = [here * load.layer_bytes + (load.fixed_bytes if here else 0) for here in placed]
+    return tuple(free - taken[card] for card, free in enumerate(room))
 
 
 def _layers_on(load: Load, room: Sequence[int]) -> tuple[int, ...]:
@@ -108,7 +107,6 @@ def cards_taken(load: Load, room: Sequence[int]) -> int:
 
 def stay_together(
     candidates: Sequence[Candidate],
-    needs: Sequence[Need],
     cards: Sequence[Card],
     num_ctx: int,
     runtime: Runtime,
@@ -121,11 +119,11 @@ def stay_together(
     if runtime.engine != "C":
         return True
     free = sum(card.free_bytes for card in cards)
-    for place, (candidate, need) in enumerate(zip(candidates, needs, strict=True)):
+    for place, candidate in enumerate(candidates):
         guess = ollamas_guess_bytes(candidate, num_ctx, runtime)
         if place and guess * 100 > free * _BESIDE_OTHERS_PERCENT:
             return False
-        free -= need.total_bytes
+        free -= need(candidate, num_ctx, runtime).total_bytes
     return True
 
 
@@ -135,7 +133,7 @@ MINIMUM_TOKENS: Final = 4096
 its repository map 1,024, and a file and the answer must fit as well; 4,096 is also Ollama's own smallest default."""
 COMFORTABLE_TOKENS: Final = 8192
 """From here on, all models in memory together is worth more than a larger window with a load at each hand-over."""
-UNKNOWN_TRAINED_TOKENS: Final = 8192
+UNKNOWN_TRAINED_TOKENS: Final = 8 * STEP_TOKENS
 """The largest window for a model with an unknown trained context: beyond that, answers may be noise."""
 
 
@@ -240,10 +238,10 @@ def choose_window(
     """
     models = distinct(candidates)
     together = largest_window(models, partial(fits_together, models, cards, runtime=runtime))
-    if together >= min(COMFORTABLE_TOKENS, longest_window(models)) > 0:
+    if together and together >= min(COMFORTABLE_TOKENS, longest_window(models)):
         return together
     alone = largest_window(models, partial(fits_alone, models, cards, runtime=runtime))
-    return alone if alone >= min(MINIMUM_TOKENS, longest_window(models)) > 0 else None
+    return alone if alone and alone >= min(MINIMUM_TOKENS, longest_window(models)) else None
 
 
 def fits_together(
@@ -251,11 +249,8 @@ def fits_together(
 ) -> bool:
     """Whether all are in memory at once, and Ollama leaves them there."""
     models = distinct(candidates)
-    needs = [need(model, num_ctx, runtime) for model in models]
-    loads = [load_of(model, its) for model, its in zip(models, needs, strict=True)]
-    return packs(loads, rooms(cards, runtime)) and stay_together(
-        models, needs, cards, num_ctx, runtime
-    )
+    loads = [load_of(model, need(model, num_ctx, runtime)) for model in models]
+    return packs(loads, rooms(cards, runtime)) and stay_together(models, cards, num_ctx, runtime)
 
 
 def fits_alone(
@@ -326,5 +321,4 @@ def spilled_bytes(
     room = rooms(cards, runtime)
     if packs([load], room):
         return 0
-    held = sum(max(0, free - load.fixed_bytes) // load.layer_bytes for free in room)
-    return load.pool_bytes - held * load.layer_bytes
+    return load.pool_bytes - sum(_layers_on(load, room)) * load.layer_bytes

@@ -116,7 +116,7 @@ def memory_short(
     models = loaded.models if isinstance(loaded, ModelsReading) else ()
     held = [_model_share(model) for model in models]
     if isinstance(reading.gpus, tuple) and reading.gpus:
-        gpu = max(reading.gpus, key=lambda gpu: gpu.vram_used_bytes / max(1, gpu.vram_total_bytes))
+        gpu = max(reading.gpus, key=_share_used)
         unused = [model.name for model in models if not same_model(model.name, main_model)]
         return Notice("memory_short", _gpu_lines(gpu, held, unused))
     used, ram = "nearly all", reading.ram
@@ -159,7 +159,7 @@ def more_found() -> Notice:
 
 def spilled(model: LoadedModel, spilled_bytes: int, window: int) -> Notice:
     """A model did not fit after all: how much of it runs on the CPU, and the window that would do."""
-    share = 100 * spilled_bytes / max(1, model.size_bytes)
+    share = _percent(spilled_bytes, model.size_bytes)
     first = f"{model.name} does not fit: {size(spilled_bytes)} of it ({share:.0f} %) runs on the CPU, which is slow"
     helps = "no window of this model fits; a smaller one would"
     if window:
@@ -167,8 +167,17 @@ def spilled(model: LoadedModel, spilled_bytes: int, window: int) -> Notice:
     return Notice("model_spilled", (first, helps))
 
 
+def _percent(part: int, whole: int) -> float:
+    """Return a share in per cent; of nothing it is none."""
+    return 100 * part / whole if whole else 0.0
+
+
+def _share_used(gpu: Gpu) -> float:
+    return _percent(gpu.vram_used_bytes, gpu.vram_total_bytes)
+
+
 def _gpu_lines(gpu: Gpu, held: list[str], unused: list[str]) -> tuple[str, str]:
-    share = 100 * gpu.vram_used_bytes / max(1, gpu.vram_total_bytes)
+    share = _share_used(gpu)
     first = f"GPU memory {share:.0f} % full: {size(gpu.vram_used_bytes)} of {size(gpu.vram_total_bytes)} ({gpu.name})"
     processes = gpu.processes if isinstance(gpu.processes, tuple) else ()
     largest_first = sorted(
@@ -189,9 +198,9 @@ def _gpu_lines(gpu: Gpu, held: list[str], unused: list[str]) -> tuple[str, str]:
 
 
 def _model_share(model: LoadedModel) -> str:
-    if not model.size_bytes or model.vram_bytes >= model.size_bytes:
+    if model.vram_bytes >= model.size_bytes:
         return f"{model.name} {size(model.size_bytes)}"
-    on_cpu = 100 * (model.size_bytes - model.vram_bytes) / model.size_bytes
+    on_cpu = _percent(model.size_bytes - model.vram_bytes, model.size_bytes)
     return f"{model.name} {size(model.size_bytes)}, {on_cpu:.0f} % of it on the CPU"
 
 

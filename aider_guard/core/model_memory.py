@@ -155,7 +155,7 @@ def kv_bytes(architecture: Architecture, num_ctx: int, runtime: Runtime) -> int:
         row = kv_heads * (architecture.key_length + architecture.value_length)
         if is_mla(architecture):
             row = architecture.kv_lora_rank + architecture.rope_dimensions
-        if kv_heads == 0 or (interval > 0 and (layer + 1) % interval != 0):  # a recurrent layer
+        if kv_heads == 0 or (interval and (layer + 1) % interval != 0):  # a recurrent layer
             states += RECURRENT_LAYER_BYTES * runtime.parallel
         else:
             tokens = sliding if _is_sliding(architecture, layer, runtime) else full
@@ -289,7 +289,10 @@ def _architecture(name: str, facts: Mapping[str, object], tensors: object) -> Ar
 
 
 def _number(facts: Mapping[str, object], key: str, default: int) -> int:
-    value = facts.get(key, default)
+    return _checked(facts.get(key, default), key)
+
+
+def _checked(value: object, key: str) -> int:
     if type(value) is not int or not 0 <= value < _MOST:  # not isinstance: true is no number
         raise _NoNumberError(key)
     return value
@@ -303,10 +306,10 @@ def _for_each_layer(
         raise _NoNumberError(key)
     value = facts.get(key, default)
     if isinstance(value, list | tuple) and len(value) == layers:
-        return tuple(_number({key: item}, key, 0) for item in value)
+        return tuple(_checked(item, key) for item in value)
     if value is None or isinstance(value, list | tuple):
         raise _NoNumberError(f"{key} for each layer (only when asked verbosely)")
-    return (_number(facts, key, 0),) * layers
+    return (_checked(value, key),) * layers
 
 
 def _vocabulary(facts: Mapping[str, object], tensors: object) -> int | Unavailable:

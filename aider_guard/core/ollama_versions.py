@@ -77,7 +77,7 @@ ERAS: Final = (
 )
 UNKNOWN_ERA: Final = Era((), "C", 1, counts_cached=False, leaves="any", pads=True)
 """What holds for every version; the engine is taken to be the newest."""
-REFUSES: Final = Era((), "C", 1, counts_cached=True, leaves="nothing", pads=True)
+REFUSES: Final = Era((), "C", 1, counts_cached=True, leaves="nothing")
 """Servers that refuse a prompt that is too large: llama.cpp's, vLLM."""
 
 

@@ -66,7 +66,7 @@ def _parse_table(entries: Sequence[str], taken_at: float) -> ContextReading | Un
     rows: list[ContextRow] = []
     for place, entry in enumerate(entries[1:], start=1):
         if _RULE.fullmatch(entry):
-            foot = _parse_foot(entries[place + 1 : place + 4])
+            foot = _parse_foot(entries[place + 1 :])
             break
         row = _parse_row(entry, first=place == 1)
         if row is None:

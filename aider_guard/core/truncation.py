@@ -181,7 +181,9 @@ class _Case:
     @property
     def is_beyond(self) -> bool:
         """Whether more was evaluated than the window holds: dropping messages has not made the prompt fit."""
-        return self.window is not None and (self.evaluated or 0) > self.window
+        if self.window is None or self.evaluated is None:
+            return False
+        return self.evaluated > self.window
 
     def fits(self, tokens: int) -> bool:
         """Whether a prompt of this size is certainly not cut."""
@@ -235,15 +237,15 @@ def _by_logged_cut(case: _Case, counted: Count | Unavailable) -> Verdict | None:
 
 def _is_ours(case: _Case, cut: LoggedCut, counted: Count | Unavailable) -> bool:
     """Whether a logged cut is of this request: its rest was evaluated, and the prompt was large enough."""
-    is_reported = case.era.counts_cached and case.reported is not None
+    reported, exactly = case.reported, case.era.counts_cached
     most = case.given.prompt_bytes or cut.prompt_tokens
-    if isinstance(counted, Count) and (counted.exact or not is_reported):
+    if isinstance(counted, Count) and (counted.exact or reported is None or not exactly):
         most = min(most, counted.at_most)
     if most < cut.prompt_tokens or case.fits(most):
         return False
-    return (
-        cut.left_tokens == case.reported if is_reported else cut.left_tokens >= (case.reported or 0)
-    )
+    if reported is None:
+        return True
+    return cut.left_tokens == reported if exactly else cut.left_tokens >= reported
 
 
 def _by_exact_count(case: _Case, tokens: int) -> Verdict | None:
@@ -254,10 +256,11 @@ def _by_exact_count(case: _Case, tokens: int) -> Verdict | None:
         stage: Stage = "tokens" if case.at_cut_size else "" if case.fits(tokens) else "messages"
         words = f"{tokens:,} tokens counted before, {evaluated:,} evaluated"
         return Verdict("cut", words, stage, tokens - evaluated)
-    if evaluated is not None or (case.reported or 0) > tokens:
-        # As many were evaluated as counted, or more: with much room left, nothing was cut.
-        seen, room = max(evaluated or 0, case.reported or 0), max(16, tokens // 50)
-        if seen - tokens <= room and case.fits(tokens + 2 * room) and case.fits(seen):
+    seen = case.reported if evaluated is None else evaluated
+    if seen is not None and seen > tokens:
+        # More were evaluated than counted: with much room left, nothing was cut.
+        room = max(16, tokens // 50)
+        if seen - tokens <= room and case.fits(tokens + 2 * room):
             words = f"{seen:,} tokens evaluated, {seen - tokens:,} more than counted before"
             return Verdict("whole", words)
         return None
@@ -271,7 +274,7 @@ def _by_exact_count(case: _Case, tokens: int) -> Verdict | None:
 
 def _by_bytes(case: _Case) -> Verdict | None:
     size = case.given.prompt_bytes
-    if size and case.fits(size) and (case.reported or 0) <= size:
+    if size and case.fits(size) and (case.reported is None or case.reported <= size):
         return Verdict("whole", f"the prompt has {size:,} bytes: not more tokens than the window")
     return None
 

@@ -84,6 +84,9 @@ def test_the_one_file_that_suffices() -> None:
         ({"a.py": 400, "b.py": 300, "c.py": 350}, {}, "/drop a.py c.py"),
         ({"a.py": 400, "b.py": 300, "c.py": 350}, {"a.py": 3}, "/drop c.py b.py"),
         ({"a.py": 1000, "data.py": 50}, {}, "/drop ./a.py"),
+        ({"a.py": 600, "b.py": 100}, {}, "/drop a.py b.py"),
+        ({"a.py": 400, "b.py": 300, "c.py": 200}, {"a.py": 3, "b.py": 3}, "/drop a.py b.py"),
+        ({"a.py": 400, "b.py": 200, "c.py": 300}, {"a.py": 3, "b.py": 2}, "/drop a.py c.py"),
         ({"two\nlines": 1000, "b.py": 900}, {}, "/drop b.py"),
         ({"\x1b[2J": 1000, "b.py": 900}, {}, "/drop b.py"),
     ],
@@ -140,6 +143,41 @@ def test_what_frees_most_when_nothing_suffices() -> None:
     assert (advice.command, advice.frees_tokens) == ("/drop a.py", 900)
     assert advice.fill_after_percent == 90.0
     assert [other.command for other in advice.alternatives] == ["/clear"]
+
+
+def commands(advice: Advice | None) -> list[str]:
+    """The command and its alternatives."""
+    assert advice is not None
+    return [one.command for one in (advice, *advice.alternatives)]
+
+
+def test_at_the_aim_is_not_below_it() -> None:
+    """What frees just as much as brings the fill to the aim does not suffice."""
+    reading = chat({"a.py": 900}, history=1000)
+    assert commands(advice_for(reading, 8499)) == ["/clear"]
+    assert commands(advice_for(reading, 8500)) == ["/clear", "/drop a.py"]
+    assert commands(advice_for(chat({"a.py": 1000}), 8500)) == ["/drop a.py"]
+    assert advice_for(chat({"a.py": 1000}), 7499) is None
+    assert commands(advice_for(chat({"a.py": 1000}), 7500)) == ["/drop a.py"]
+
+
+def test_files_go_first_when_the_history_is_as_large() -> None:
+    """The conversation is lost only where that frees more."""
+    assert commands(advice_for(chat({"a.py": 2000}, history=2000), 8500)) == [
+        "/drop a.py",
+        "/clear",
+    ]
+    assert commands(advice_for(chat({"a.py": 2000}, history=2001), 8500)) == [
+        "/clear",
+        "/drop a.py",
+    ]
+
+
+def test_no_fill_is_below_zero() -> None:
+    """Where Aider counts more in a file than the server in the whole request."""
+    advice = advice_for(chat({"a.py": 9000}), 8000)
+    assert advice is not None
+    assert (advice.frees_tokens, advice.fill_after_percent) == (9000, 0.0)
 
 
 def test_what_aider_drops_along_is_counted() -> None:

@@ -28,6 +28,11 @@ def test_an_attempts_texts_are_made_printable_and_short(
         assert event.host == host
 
 
+def test_an_attempt_is_one_where_no_number_is_told() -> None:
+    """The name of the program may be unknown, too."""
+    assert EgressBlocked.of(Attempt("a.b", 443, "tcp")) == EgressBlocked("a.b", 443, "tcp", "", 1)
+
+
 @pytest.mark.parametrize(
     ("host", "port", "program", "needed"),
     [

@@ -28,6 +28,7 @@ from aider_guard.core.fit import (
     Card,
     Load,
     SwapCost,
+    cards_taken,
     choose_window,
     distinct,
     fit,
@@ -37,6 +38,7 @@ from aider_guard.core.fit import (
     longest_window,
     need,
     packs,
+    rooms,
     spilled_bytes,
     split,
     stay_together,
@@ -81,8 +83,9 @@ def test_the_margin_is_kept_free_on_every_card_from_0_30_on() -> None:
 
     assert fits_together([FOUR], [full], 8192, OLD)
     assert not fits_together([FOUR], [replace(full, free_bytes=needed - 1)], 8192, OLD)
-    assert fits_together([FOUR], [Card("c", GIB, newly + MARGIN_BYTES)], 8192, NEW)
-    assert not fits_together([FOUR], [Card("c", GIB, newly + MARGIN_BYTES - 1)], 8192, NEW)
+    assert fits_together([FOUR], [Card("c", GIB, newly + GIB)], 8192, NEW)
+    assert not fits_together([FOUR], [Card("c", GIB, newly + GIB - 1)], 8192, NEW)
+    assert rooms([Card("c", GIB, GIB - 1), Card("c", GIB, GIB + 1)], NEW) == (0, 1)
 
 
 def test_what_others_hold_does_not_count_as_free() -> None:
@@ -166,12 +169,12 @@ def test_ollama_evicts_what_it_believes_not_to_fit() -> None:
 
 def test_80_percent_of_what_is_left_are_80_percent() -> None:
     """The guess for the second model is compared with the rest that the first leaves, to the byte."""
-    first, second = need(FOUR, 8192, NEW), need(EIGHT, 8192, NEW)
-    least = first.total_bytes + -(-ollamas_guess_bytes(EIGHT, 8192, NEW) * 100 // 80)
+    second = replace(EIGHT, weights_bytes=5 * GIB)
+    least = need(FOUR, 8192, NEW).total_bytes + ollamas_guess_bytes(second, 8192, NEW) * 5 // 4
 
     for free, stays in ((least, True), (least - 1, False)):
         cards = [Card("card", free, free)]
-        assert stay_together([FOUR, EIGHT], [first, second], cards, 8192, NEW) is stays
+        assert stay_together([FOUR, second], cards, 8192, NEW) is stays
 
 
 def test_the_first_model_is_not_held_to_80_percent() -> None:
@@ -212,6 +215,43 @@ def test_layers_are_not_cut() -> None:
     assert split(load, (4, 105)) == (4, 0)
     assert packs([load], (105,))
     assert not packs([load], (104,))
+    assert split(Load(pool_bytes=10, fixed_bytes=5, layers=10), (5, 15)) == (5, 0)
+    assert split(Load(pool_bytes=10, fixed_bytes=5, layers=10), (4, 14)) is None
+
+
+@pytest.mark.parametrize(
+    ("room", "cards"),
+    [
+        ((), 1),
+        ((4, 4), 1),
+        ((55, 105), 1),
+        ((55, 104), 2),
+        ((15, 95), 2),
+        ((4, 55, 104), 2),
+        ((35, 45, 55), 3),
+    ],
+)
+def test_a_model_takes_as_many_cards_as_its_layers_need(room: tuple[int, ...], cards: int) -> None:
+    """One if it holds the whole model, else all that hold a layer; one as well where there is no room at all."""
+    assert cards_taken(Load(pool_bytes=100, fixed_bytes=5, layers=10), room) == cards
+
+
+@pytest.mark.parametrize(
+    ("loads", "room", "have_room"),
+    [
+        ((50, 50), (50, 50), True),
+        ((90, 60, 50, 35), (95, 90, 50), True),
+        ((90, 90), (80, 100), False),
+        ((90, 90), (90, 89), False),
+        ((30, 30, 30), (60, 29), False),
+        ((30, 30, 30), (30, 60), True),
+    ],
+)
+def test_each_model_takes_its_room(
+    loads: tuple[int, ...], room: tuple[int, ...], *, have_room: bool
+) -> None:
+    """What one has taken of a card the next cannot have, and the other cards stay as they are."""
+    assert packs([Load(size, 0, 1) for size in loads], room) is have_room
 
 
 def test_one_is_split_so_that_the_other_stays_whole() -> None:

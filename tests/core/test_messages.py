@@ -336,8 +336,28 @@ def test_two_programs_at_most_hold_the_memory() -> None:
     """The largest; one whose share is hidden counts for nothing."""
     many = [process(name, size) for name, size in (("c", 1), ("b", 2), ("a", 3))]
     assert short((card(7.6, *many),)).lines[1].startswith("held by a (7), b (7); close a")
-    unknown = [process("known", 0), process("hidden", None)]
+    unknown = [process("hidden", None), process("none", 0), process("known", 0.1)]
     assert short((card(7.6, *unknown),)).lines[1].startswith("held by known (7), hidden (7);")
+
+
+def test_two_models_at_most_hold_the_memory() -> None:
+    """In Ollama's order; the rest would make the line too long."""
+    held = short((card(7.6),), model("m"), model("n", 2), model("o", 1)).lines[1]
+    assert held == "held by m 4.0 GiB, n 2.0 GiB; ollama stop n"
+
+
+def test_the_fullest_card_is_shown() -> None:
+    """By its share: a small card may be full while a large one with more in use is not."""
+    large = Gpu(1, "large", 80 * GIB, 40 * GIB, ())
+    for cards in ((card(7.6), large), (large, card(7.6))):
+        assert short(cards).lines[0] == "GPU memory 95 % full: 7.6 GiB of 8.0 GiB (card)"
+    assert short((Gpu(0, "none", 0, GIB, ()), large)).lines[0].endswith("(large)")
+
+
+def test_a_share_of_nothing_is_none() -> None:
+    """A card or a model whose size is told as 0 is no reason to fail, and not full."""
+    assert short((Gpu(0, "none", 0, 0, ()),)).lines[0].startswith("GPU memory 0 % full: 0 MiB of")
+    assert "0 MiB of it (0 %) runs" in messages.spilled(model("m", 0, 0), 0, 0).lines[0]
 
 
 def test_a_warning_has_its_fix_below_it() -> None:

@@ -172,6 +172,13 @@ def test_what_every_model_has_must_be_told(key: str) -> None:
     assert reason({**INFO, key: 0})
 
 
+def test_a_reason_names_at_most_40_characters_of_the_model() -> None:
+    """Its name comes from a file, and may have any length."""
+    words = "Ollama does not tell the layers and their width of the {} model"
+    assert reason({"general.architecture": "x" * 40}) == words.format("x" * 40)
+    assert reason({"general.architecture": "x" * 40 + "y"}) == words.format("x" * 40)
+
+
 def test_no_endless_list_is_made() -> None:
     """An absurd number of layers is refused before a list is made."""
     assert reason({**INFO, "llama.block_count": 1 << 30})

@@ -74,6 +74,7 @@ def test_any_text_has_one_form(text: str) -> None:
         ("http://localhost:5000/me/own", "localhost:5000/me/own:latest"),
         ("hf.co/library/own", "hf.co/library/own:latest"),
         ("library/me/own", "library/me/own:latest"),
+        ("a/b/c/own", "a/b/c/own:latest"),
         ("qwen3:8b:local", "qwen3:8b:local"),
     ],
 )

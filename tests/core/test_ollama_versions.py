@@ -22,6 +22,7 @@ from aider_guard.core.readings import Unavailable
         ("0.12.10", True),
         ("v0.24.0", True),
         ("0.30.0-rc1", True),
+        ("0.30.1", True),
         ("1.0.0", True),
         ("", False),
         ("dev", False),
@@ -38,6 +39,7 @@ def test_who_knows_truncate(version: str, knows: bool) -> None:
 SIZES: list[tuple[str, int, int, int, set[int]]] = [
     ("0.3.14", 999, 999, 1000, set()),
     ("0.4.0", 1000, 1000, 1000, {1000}),
+    ("0.11.11", 1000, 1000, 1000, {1000}),
     ("0.12.5", 1000, 1000, 1000, {1000}),
     ("0.12.6", 1000, 1000, 1000, {1000}),
     ("0.24.9", 1000, 1000, 1000, {1000}),
@@ -80,6 +82,7 @@ def test_half_of_a_small_window_is_at_least_a_token(window: int, sizes: set[int]
     [
         ("0.3.99", False),
         ("0.4.0", True),
+        ("0.11.11", True),
         ("0.29.9", True),
         ("0.30.0", False),
         ("0.30.1", True),
@@ -90,3 +93,27 @@ def test_half_of_a_small_window_is_at_least_a_token(window: int, sizes: set[int]
 def test_who_counts_cached_tokens(version: str, counts: bool) -> None:
     assert era_of(version).counts_cached is counts
     assert REFUSES.counts_cached
+
+
+@pytest.mark.parametrize(
+    ("version", "engine"),
+    [
+        ("0.3.14", "A"),
+        ("0.11.10", "A"),
+        ("0.11.11", "B"),
+        ("0.12", "B"),
+        ("0.24.9", "B"),
+        ("0.30", "C"),
+        ("1.0.0", "C"),
+        ("dev", "C"),
+        ("7", "C"),
+    ],
+)
+def test_which_engine_runs_the_models(version: str, engine: str) -> None:
+    """An unknown version counts as new; two numbers are a version."""
+    assert era_of(version).engine == engine
+
+
+def test_the_largest_prompt_of_a_server_that_refuses() -> None:
+    """One token of the window is for the answer."""
+    assert REFUSES.whole_tokens(1000) == 999

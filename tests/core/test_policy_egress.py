@@ -238,6 +238,13 @@ def test_several_that_can_be_let_through_are_one_command() -> None:
     )
 
 
+def test_three_flags_are_enough_for_one_command() -> None:
+    """A longer line would be cut."""
+    ((_, second),) = lines_after(*(blocked("localhost", port) for port in (1, 2, 3, 4)))
+    flags = " ".join(f"--allow localhost:{port}" for port in (1, 2, 3))
+    assert second.endswith(f"; aider-guard {flags} lets them through")
+
+
 def test_five_notices_and_then_where_the_rest_is() -> None:
     """The sixth notice says that it is the last."""
     story = busy()

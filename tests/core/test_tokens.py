@@ -266,3 +266,66 @@ def test_a_line_break_in_a_name_does_not_break_the_table() -> None:
         "> ==================  \n> $ 0.0000       15 tokens total  \n"
     )
     assert reading.rows[1] == row("file", 3, "odd\nname.py")
+
+
+HEADER = "> Approximate context window usage for m, in tokens:"
+SYSTEM = "> $ 0.0000  12 system messages"
+FILE = "> $ 0.0000  3 a.py /drop to remove"
+RULE = "> ====="
+REMAINING = "> 985 tokens remaining in context window"
+MOST = "> 1,000 tokens max context window size"
+
+
+def total(tokens: int) -> str:
+    return f"> $ 0.0000  {tokens} tokens total"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "is_read"), [(12, False), (13, True), (15, True), (17, True), (18, False)]
+)
+def test_a_total_may_be_off_by_one_for_each_row(tokens: int, *, is_read: bool) -> None:
+    """Aider cuts each number to an integer on its own."""
+    reading = parse_context("\n".join((HEADER, SYSTEM, FILE, RULE, total(tokens))), 5.0)
+    assert isinstance(reading, ContextReading) is is_read
+
+
+@pytest.mark.parametrize(
+    ("after", "maximum"),
+    [
+        ((), "unknown"),
+        ((REMAINING, MOST), 1000),
+        ((REMAINING, MOST, "> more"), 1000),
+        ((REMAINING,), None),
+        ((REMAINING, "> more", MOST), None),
+        (("> more", MOST), "unknown"),
+        ((MOST,), "unknown"),
+    ],
+)
+def test_the_maximum_is_the_line_after_what_remains(
+    after: tuple[str, ...], maximum: int | str | None
+) -> None:
+    """Where Aider says what remains, it has a maximum, which must follow; without that it knows none."""
+    reading = parse_context("\n".join((HEADER, SYSTEM, FILE, RULE, total(15), *after)), 5.0)
+    if maximum is None:
+        assert reading == Unavailable("Aider's /tokens table is not complete")
+    else:
+        assert isinstance(reading, ContextReading)
+        unknown = Unavailable("Aider knows no maximum for this model")
+        assert reading.max_tokens == (unknown if maximum == "unknown" else maximum)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ((HEADER, RULE, total(0)), "Aider's /tokens table is not complete"),
+        ((HEADER, SYSTEM, RULE), "Aider's /tokens table is not complete"),
+        ((HEADER, SYSTEM, RULE, "> more", total(12)), "Aider's /tokens table is not complete"),
+        ((HEADER, SYSTEM), "Aider's /tokens table has no end"),
+        ((HEADER, FILE, SYSTEM), "a row of Aider's /tokens table has an unknown form"),
+        ((HEADER, SYSTEM, SYSTEM), "a row of Aider's /tokens table has an unknown form"),
+        ((HEADER, SYSTEM, "> more"), "a row of Aider's /tokens table has an unknown form"),
+    ],
+)
+def test_why_a_table_is_not_read(lines: tuple[str, ...], reason: str) -> None:
+    """Word for word: the system's row is first, and only there."""
+    assert parse_context("\n".join(lines), 5.0) == Unavailable(reason)

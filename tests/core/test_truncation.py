@@ -411,6 +411,21 @@ def all_told(told: int, logged: int) -> Evidence:
         pytest.param(dropping(1010, 1010), "unknown", "", 0, id="nothing that helped was dropped"),
         pytest.param(all_told(900, 900), "whole", "", 0, id="the log tells all"),
         pytest.param(all_told(900, 800), "unknown", "", 0, id="a log of another request"),
+        pytest.param(dropping(1000, 1000), "cut", "messages", NOT_KNOWN, id="dropped till it fit"),
+        pytest.param(
+            replace(dropping(900), prompt_tokens=NOT_TOLD),
+            "cut",
+            "messages",
+            NOT_KNOWN,
+            id="messages, by the log alone",
+        ),
+        pytest.param(
+            replace(BASE, prompt_tokens=900, log=LogEvidence(prompts=(LoggedPrompt(900),))),
+            "unknown",
+            "",
+            0,
+            id="a log without debug lines",
+        ),
     ],
 )
 def test_cases(evidence: Evidence, outcome: str, stage: str, cut_tokens: int | Unavailable) -> None:
@@ -495,3 +510,177 @@ def test_the_runners_own_window_is_in_the_log(
     log = LogEvidence(prompts=tuple(LoggedPrompt(*one) for one in logged))
     verdict = after_the_answer(replace(FULL, log=log), era_of(version), PROMPT, 976)
     assert verdict.outcome == outcome
+
+
+def broken_off(version: str, window: int, counted: Count) -> Evidence:
+    """A request whose answer never came to its end: nothing is known but what was counted before."""
+    return replace(BROKEN_OFF, version=version, window_tokens=window, counted=counted)
+
+
+@pytest.mark.parametrize(
+    ("version", "window", "tokens", "outcome"),
+    [
+        ("0.9.3", 1024, 1024, "whole"),
+        ("0.9.3", 1024, 1025, "cut"),
+        ("0.33.0", 1000, 999, "whole"),
+        ("0.33.0", 1000, 1000, "unknown"),
+        ("0.33.0", 1000, 1023, "unknown"),
+        ("0.33.0", 1000, 1024, "cut"),
+    ],
+)
+def test_an_exact_count_against_the_window(
+    version: str, window: int, tokens: int, outcome: str
+) -> None:
+    """Without an answer: whole up to the window, cut beyond the runner's, which may be a little larger."""
+    assert judge(broken_off(version, window, Count(tokens, exact=True))).outcome == outcome
+
+
+def test_an_estimate_beyond_the_window_without_an_answer() -> None:
+    """It is cut if even the least that it may be does not fit, and if nobody told Ollama to refuse."""
+    sure = broken_off("0.12.6", 1024, Count(2000, exact=False, error_percent=10))
+    perhaps = replace(sure, counted=Count(1100, exact=False, error_percent=10))
+    words = "about 2,000 tokens do not fit the window of 1,024"
+    assert judge(sure) == Verdict("cut", words, "", NOT_KNOWN)
+    assert judge(perhaps).outcome == "unknown"
+    assert judge(replace(sure, truncation_forbidden=True)).outcome == "whole"
+
+
+@pytest.mark.parametrize(
+    ("base", "counted", "told", "more"),
+    [
+        (BASE, 500, 511, 11),
+        (BASE, 500, 516, 16),
+        (BASE, 500, 517, None),
+        (NEW, 2000, 2040, 40),
+        (NEW, 2000, 2041, None),
+        (BASE, 986, 987, 1),
+        (BASE, 987, 988, None),
+        (replace(NEW, version="0.30.0"), 2000, 2040, 40),
+        (replace(NEW, version="0.30.0"), 2000, 2041, None),
+    ],
+)
+def test_a_little_more_than_counted(
+    base: Evidence, counted: int, told: int, more: int | None
+) -> None:
+    """Up to 16 tokens or 2 % more than counted are the template's; twice that must still fit the window."""
+    verdict = judge(exactly(base, counted, told, 1))
+    if more is None:
+        assert verdict.outcome == "unknown"
+    else:
+        words = f"{told:,} tokens evaluated, {more} more than counted before"
+        assert verdict == Verdict("whole", words)
+
+
+def test_tokens_beyond_the_count_take_room_from_the_answer() -> None:
+    """The server's own number decides whether the answer fits, not the smaller one that was counted."""
+    assert judge(exactly(BASE, 500, 511, 514)).outcome == "whole"
+    assert judge(exactly(BASE, 500, 511, 515)).stage == "generation"
+
+
+def test_the_count_decides_about_the_answer_where_the_server_does_not_tell() -> None:
+    """Ollama 0.30.0 leaves cached tokens out of its number: then the exact count shows how full the window was."""
+    base = replace(BASE, version="0.30.0")
+    assert judge(exactly(base, 1000, 300, 24)).outcome == "whole"
+    verdict = judge(exactly(base, 1000, 300, 25))
+    assert (verdict.outcome, verdict.stage, verdict.cut_tokens) == ("cut", "generation", 509)
+
+
+@pytest.mark.parametrize(
+    ("version", "told", "logged", "cut_tokens"),
+    [
+        ("0.30.0", 300, (900,), 100),
+        ("0.30.0", 900, (900,), 100),
+        ("0.30.0", 901, (900,), 0),
+        ("0.30.0", 300, (900, 800), 0),
+        ("0.30.0", 300, (), 0),
+        ("0.30.1", 900, (1000,), 100),
+        ("0.30.1", 900, (), 100),
+    ],
+)
+def test_the_log_has_the_cached_tokens(
+    version: str, told: int, logged: tuple[int, ...], cut_tokens: int
+) -> None:
+    """Where the server's number leaves them out, the log tells how much the model saw, if it is of this request."""
+    log = LogEvidence(prompts=tuple(map(LoggedPrompt, logged)))
+    base = replace(BASE, version=version, window_tokens=4096, log=log)
+    assert judge(exactly(base, 1000, told)).cut_tokens == cut_tokens
+
+
+@pytest.mark.parametrize(
+    ("evidence", "size", "gone"),
+    [
+        (BASE, 5000, 3976),
+        (about(BASE, 5800, 1024), 6000, 4976),
+        (about(BASE, 5200, 1024), 5000, 4176),
+    ],
+)
+def test_several_logged_cuts(evidence: Evidence, size: int, gone: int) -> None:
+    """The one that is nearest to the count is ours, without a count the last one."""
+    cuts = (LoggedCut(6000, 1024), LoggedCut(5000, 1024))
+    words = f"Ollama's log: a prompt of {size:,} tokens was cut to 1,024"
+    verdict = judge(replace(evidence, log=LogEvidence(cuts=cuts)))
+    assert verdict == Verdict("cut", words, "tokens", gone)
+    turned = judge(replace(evidence, log=LogEvidence(cuts=cuts[::-1])))
+    assert turned.cut_tokens == (4976 if evidence is BASE else gone)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "is_ours"),
+    [
+        (exactly(BASE, 3000, 1024), False),
+        (exactly(BASE, 5610, 1000), False),
+        (about(BASE, 4000, 1024), True),
+        (about(replace(BASE, version="0.30.0"), 4000, 1024), False),
+        (broken_off("0.9.3", 1024, Count(1100, exact=False, error_percent=10)), False),
+        (replace(BASE, version="0.30.0", prompt_tokens=300), True),
+        (replace(BASE, version="0.30.0", prompt_tokens=1024), True),
+        (replace(BASE, version="0.30.0", prompt_tokens=1025), False),
+        (replace(BASE, prompt_tokens=300), False),
+        (BROKEN_OFF, True),
+    ],
+)
+def test_whose_cut_was_logged(evidence: Evidence, *, is_ours: bool) -> None:
+    """Ours, if the prompt may have been so large, and what was left of it is what the server evaluated.
+
+    An estimate bounds the prompt only where the server's number does not show what was left.
+    """
+    verdict = judge(replace(evidence, log=CUT))
+    words = "Ollama's log: a prompt of 5,610 tokens was cut to 1,024"
+    assert (verdict.evidence == words) is is_ours
+
+
+@pytest.mark.parametrize(
+    ("size", "told", "outcome"),
+    [(900, 900, "whole"), (900, 901, "unknown"), (900, NOT_TOLD, "whole"), (0, 900, "unknown")],
+)
+def test_few_bytes_are_few_tokens(size: int, told: int | Unavailable, outcome: str) -> None:
+    """Unless the server evaluated more tokens than bytes were sent; no size is no evidence."""
+    evidence = replace(BASE, prompt_bytes=size, prompt_tokens=told)
+    assert judge(evidence).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("estimated", "told", "gone"), [(3000, 900, 2100), (950, 949, 1), (950, 950, NOT_KNOWN)]
+)
+def test_how_much_of_dropped_messages_is_gone(
+    estimated: int, told: int, gone: int | Unavailable
+) -> None:
+    """As many tokens as were estimated and not evaluated, if the estimate shows any."""
+    counted = Count(estimated, exact=False, error_percent=10)
+    verdict = judge(replace(dropping(told, told), counted=counted))
+    words = "Ollama's log: messages were dropped because they did not fit the window"
+    assert verdict == Verdict("cut", words, "messages", gone)
+
+
+@pytest.mark.parametrize(("window", "answer", "gone"), [(6, 2, 1), (6, 3, 2)])
+def test_a_shift_of_a_tiny_window_is_at_least_a_token(window: int, answer: int, gone: int) -> None:
+    evidence = replace(FULL, window_tokens=window, answer_tokens=answer)
+    verdict = after_the_answer(evidence, era_of("0.9.3"), PROMPT, window)
+    assert verdict.cut_tokens == gone
+
+
+def test_a_prompt_logged_without_a_window() -> None:
+    """The window that was asked for counts then."""
+    log = LogEvidence(prompts=(LoggedPrompt(977),))
+    verdict = after_the_answer(replace(FULL, log=log), era_of("0.9.3"), PROMPT, 977)
+    assert (verdict.outcome, verdict.stage) == ("cut", "generation")

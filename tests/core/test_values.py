@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 
 import pytest
 
@@ -36,3 +36,35 @@ VALUES = sorted(
 def test_values_are_frozen(value: type) -> None:
     """An event, an action, a state or a reading is handed on without a copy: it must not change there."""
     assert value.__dataclass_params__.frozen  # type: ignore[attr-defined]  # dataclasses tell it nowhere else
+
+
+NOT_IN_THE_JOURNAL = {
+    "AiderLogged": "mentioned",
+    "ChatSaved": "editable read_only",
+    "ContextRow": "name",
+    "CountFiles": "root paths",
+    "DoorSettings": "token",
+    "FilesCounted": "tokens",
+    "Finding": "what evidence fix",
+    "Handoff": "editable read_only",
+    "ModelsChosen": "root",
+    "Notice": "lines",
+    "PromptShown": "files",
+    "RequestFinished": "parts",
+    "RequestRefused": "said",
+    "ServerProcess": "settings",
+    "ServerReport": "installed models others",
+    "TurnFinished": "mentioned",
+    "Upstream": "base",
+}
+
+
+def test_what_is_not_in_the_journal() -> None:
+    """Names of files and folders, addresses, tokens, settings, and texts that may have one of these."""
+    left_out = {
+        value.__name__: " ".join(
+            field.name for field in fields(value) if not field.metadata.get("journal", True)
+        )
+        for value in VALUES
+    }
+    assert {name: names for name, names in left_out.items() if names} == NOT_IN_THE_JOURNAL

@@ -1,0 +1,66 @@
+"""What the chat holds, what a session unloads, and what it hands over when Aider can no longer be asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from aider_guard.core.actions import Handoff
+from aider_guard.core.chat_contents import last_known_handoff, rows_of_request, session_models
+from aider_guard.core.readings import (
+    ContextReading,
+    ContextRow,
+    LastRequest,
+    LoadedModel,
+    ModelsReading,
+    Unavailable,
+)
+from aider_guard.core.state import Limits, State
+
+UNKNOWN = Unavailable("not told")
+SYSTEM = ContextRow("system", "", 500)
+EDITABLE = ContextRow("file", "a.py", 300)
+READ_ONLY = ContextRow("file", "NOTES.md", 200, read_only=True)
+
+
+def test_the_parts_of_a_prompt_are_scaled_to_the_servers_count() -> None:
+    """The answer is history from then on, and not scaled; without parts, or with empty ones, nothing is known."""
+    assert rows_of_request((SYSTEM, EDITABLE, READ_ONLY), 2000, 70) == (
+        ContextRow("system", "", 1000),
+        ContextRow("file", "a.py", 600),
+        ContextRow("file", "NOTES.md", 400, read_only=True),
+        ContextRow("history", "", 70),
+    )
+    assert rows_of_request((ContextRow("map", "", 1),), 3, 2) == (
+        ContextRow("map", "", 3),
+        ContextRow("history", "", 2),
+    )
+    assert rows_of_request((), 2000, 70) == ()
+    assert rows_of_request((ContextRow("map", "", 0),), 2000, 70) == ()
+
+
+@pytest.mark.parametrize(("age", "unloaded"), [(9.9, True), (10.0, True), (10.1, False)])
+def test_an_old_list_unloads_nothing(age: float, *, unloaded: bool) -> None:
+    """A list of ten seconds ago still counts; an older one may have models that are gone."""
+    listed = ModelsReading((LoadedModel("ours:latest", "", 1, 1, 8192),), 100.0)
+    state = State(Limits(stale_after_seconds=10.0), models=("ours",), loaded=listed)
+    assert session_models(state, 100.0 + age) == (("ours:latest",) if unloaded else ())
+
+
+def test_the_handoff_has_the_files_of_the_newest_request() -> None:
+    """Each as it was in the chat, with the mode that Aider was in."""
+    request = LastRequest(1000, rows=(SYSTEM, EDITABLE, READ_ONLY))
+    state = State(last_request=request, last_mode="ask", last_multiline=True)
+    handoff = Handoff(("a.py",), ("NOTES.md",), mode="ask", multiline=True)
+    assert last_known_handoff(state) == handoff
+
+
+def test_a_handoff_without_a_request_or_a_table_is_the_last_one() -> None:
+    """What this Aider took over when it started; a table without files says that there are none."""
+    before = Handoff(("old.py",))
+    state = State(handoff=before, last_mode="ask", last_multiline=True)
+    assert last_known_handoff(state) == Handoff(("old.py",), mode="ask", multiline=True)
+    table = ContextReading("m", (SYSTEM,), 500, UNKNOWN, 100.0)
+    emptied = State(handoff=before, context=table)
+    assert last_known_handoff(emptied) == Handoff()
+    measured = State(handoff=before, last_request=LastRequest(1000, rows=(SYSTEM,)))
+    assert last_known_handoff(measured) == Handoff()
