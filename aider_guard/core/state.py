@@ -40,7 +40,7 @@ class Destination:
 
     kind: Kind
     host: str
-    port: int
+    port: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def destination(event: EgressBlocked) -> Destination:
     name = event.host.lower().removesuffix(".")
     match event.protocol:
         case "unix":
-            return Destination("socket", event.host, 0)
+            return Destination("socket", event.host)
         case "dns":
-            return Destination("lookup", name, 0)
+            return Destination("lookup", name)
     return Destination("host", name, event.port)
 
 

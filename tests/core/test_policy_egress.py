@@ -357,6 +357,23 @@ def test_the_last_line(events: list[EgressBlocked], line: str) -> None:
     assert end(*events) == (line,)
 
 
+def test_a_count_below_zero_counts_for_nothing() -> None:
+    """Neither of what was blocked nor of what was let through."""
+    events = [blocked("a.b", count=count) for count in (2, -5)]
+    allowed = [EgressAllowed("c", 1, count) for count in (2, -5)]
+    assert end(*events, *allowed) == (
+        "blocked by the kernel: 2 attempts to 1 host (a.b:443 2 times)",
+        "let through: c:1 2 times",
+    )
+
+
+@pytest.mark.parametrize(("size", "shown_characters"), [(253, 253), (254, 253)])
+def test_a_name_has_253_characters_at_most(size: int, shown_characters: int) -> None:
+    """As those of hosts have, and each can be shown."""
+    event = EgressBlocked("\x1b" * size, 443, "tcp", "\x07" * size)
+    assert event.host == event.program == "\ufffd" * shown_characters
+
+
 def test_what_was_let_through_stands_beside_it() -> None:
     """If there were no other attempts, it says "nothing else"."""
     github = EgressAllowed("github.com", 22)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
+from typing import get_args
 
 import pytest
 
 import aider_guard.core
 import aider_guard.counting
+from aider_guard.core.actions import Action, Handoff, Notice
+from aider_guard.core.events import Event
 
 DRAWN_ON = "_Cells"  # the screen's cells, which no other module sees
 
@@ -36,3 +39,37 @@ VALUES = sorted(
 def test_values_are_frozen(value: type) -> None:
     """An event, an action, a state or a reading is handed on without a copy: it must not change there."""
     assert value.__dataclass_params__.frozen  # type: ignore[attr-defined]  # dataclasses tell it nowhere else
+
+
+FACTS = {
+    "reason",
+    "id",
+    "problem",
+    "version",
+    "name",
+    "command",
+    "signal",
+    "main",
+    "models",
+    "ours",  # models, too
+    "names",
+    "mode",
+    "digest",
+    "model",
+    "cause",
+    "done_reason",
+    # Of the air gap: they tell where a program went, which may be a text it sends away by a lookup.
+    *("because", "host", "program"),
+    "notice",
+}
+"""The texts in events and actions that the journal writes down: none is the user's, and none names a file."""
+
+
+@pytest.mark.parametrize(
+    "kind", [*get_args(Event), *get_args(Action), Handoff, Notice], ids=lambda kind: kind.__name__
+)
+def test_a_field_with_texts_is_marked_or_known_to_hold_none(kind: type) -> None:
+    """Every text that is written down is one of those that name no file: a new field fails here until it is judged."""
+    for field in fields(kind):
+        texts = "str" in str(field.type) and field.metadata.get("journal", True)
+        assert not texts or field.name in FACTS, field.name

@@ -224,6 +224,8 @@ def test_any_json_is_a_value_or_an_error(name: str, value: object) -> None:
         b'{"type":"UnloadModels","value":{"names":["a"],"wait_seconds":NaN}}',
         b'{"type":"UnloadModels","value":{"names":["a"],"wait_seconds":1e999}}',
         b'{"type":"UnloadModels","value":{"names":["a"],"wait_seconds":1' + b"0" * 400 + b"}}",
+        b'{"type":"UnloadModels","value":{"names":["a"],"wait_seconds":"1"}}',
+        b'{"type":"UnloadModels","value":{"names":["a"],"wait_seconds":true}}',
         b'{"type":"UnloadModels","value":{"names":"a"}}',
         b'{"type":"UnloadModels","value":{"names":[1]}}',
         b'{"type":"ServerRead","value":{"version":{"reason":"x","more":1}}}',
@@ -242,6 +244,7 @@ def test_refuses(line: bytes) -> None:
 def test_a_default_may_be_left_out() -> None:
     """An older sidecar does not know a newer field; a whole number is a number of seconds, too."""
     assert decode(b'{"type":"UnloadModels","value":{"names":["a"]}}') == UnloadModels(("a",), 6.0)
+    assert decode(b'{"type":"SurveyServer","value":{"names":["a"]}}') == SurveyServer(("a",), 3.0)
     line = b'{"type":"UnloadModels","value":{"names":[],"wait_seconds":2}}'
     assert decode(line) == UnloadModels((), 2.0)
 
@@ -277,6 +280,14 @@ def test_lines_survive_any_chunking(lines: list[bytes], data: st.DataObject) -> 
 
     assert found == lines
     assert splitter.feed(b"\n") == (b"unfinished",)
+
+
+def test_a_line_has_8_mib_at_most() -> None:
+    """Its newline not counted."""
+    longest = b"x" * (8 << 20)
+    assert LineSplitter().feed(longest + b"\n") == (longest,)
+    with pytest.raises(WireError, match="more than 8388608 bytes"):
+        LineSplitter().feed(longest + b"x")
 
 
 @pytest.mark.parametrize("chunks", [[b"12345"], [b"123", b"45"], [b"12345\n"], [b"a\n12345\nb\n"]])
