@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -204,7 +205,8 @@ class State:
     save_failures: int = 0
 
     turns: int = 0
-    turn_ended_at: float = 0.0
+    turn_ended_at: float = math.inf
+    """When the newest turn ended; never, as long as there was none."""
     turns_in_launch: int = 0
     restarts: int = 0
     restart_due: str = ""

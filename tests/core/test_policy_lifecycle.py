@@ -164,8 +164,8 @@ def test_a_planned_restart_step_by_step() -> None:
     assert StartAider("you asked for it", handoff) in unloaded
     (shown,) = story.tell(AiderStarted(2, 43), Wait(3.0), PromptShown())[1:]
     assert isinstance(shown, ShowNotice)
-    assert "restarted in 6.0 s (you asked for it): 3 files" in shown.notice.lines[0]
-    assert "1.0 GiB freed" in shown.notice.lines[0]
+    line = "Aider restarted in 6.0 s (you asked for it): 3 files kept, 1.0 GiB freed"
+    assert shown.notice.lines[0] == line
     assert (story.state.restarts, story.state.restart_due) == (1, "")
 
 
@@ -490,7 +490,7 @@ def test_starts_after_a_death_are_one_two_and_three_seconds_apart() -> None:
 
 @pytest.mark.parametrize(("turns", "is_due"), [(19, False), (20, True)])
 def test_the_limit_of_turns_is_reached_with_its_last(turns: int, is_due: bool) -> None:
-    story = at_first_prompt(Limits(max_turns=20, probe="never"))
+    story = at_first_prompt(Limits(probe="never"))
     for _ in range(turns):
         story.turn()
     assert bool(story.state.restart_due) is is_due

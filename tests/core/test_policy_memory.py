@@ -158,6 +158,14 @@ def test_pressure_that_persists_asks_for_a_restart() -> None:
     assert SAVES in pressed(5).prompt()
 
 
+@pytest.mark.parametrize(("count", "is_due"), [(29, False), (30, True)])
+def test_memory_that_stays_short_for_a_minute_is_a_reason_for_a_restart(
+    count: int, is_due: bool
+) -> None:
+    """It is read every two seconds."""
+    assert bool(pressed(count, Limits(probe="never")).state.restart_due) is is_due
+
+
 @pytest.mark.parametrize(
     "story",
     [

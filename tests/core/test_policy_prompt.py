@@ -48,6 +48,7 @@ SETTLED = (PromptShown("ask", files=("c.py",)), PromptSettled())
 
 # Whether a prompt is open, and whether it is settled, after these events.
 PROMPTS: list[tuple[tuple[Event, ...], bool, bool]] = [
+    ((), False, False),
     ((PromptShown(),), True, False),
     (SETTLED, True, True),
     ((PromptShown(empty=False), PromptSettled()), True, False),

@@ -15,7 +15,7 @@ from core.histories_of_events import (
     table,
 )
 
-from aider_guard.core.actions import CountFiles, RunHidden, ShowNotice
+from aider_guard.core.actions import CountFiles, Handoff, RunHidden, ShowNotice
 from aider_guard.core.chat.events import RequestRefused, RequestStarted
 from aider_guard.core.chat.types import Verdict
 from aider_guard.core.chat_contents import file_names, last_known_handoff, newest_rows
@@ -422,6 +422,7 @@ def test_what_a_death_hands_over_are_the_newest_requests_files() -> None:
     """An older table does not count; without a request or table it is what this Aider took over."""
     story = at_first_prompt()
     story.tell(ContextRead(table(900, files={"old.py": 10})))
+    assert last_known_handoff(State()) == Handoff(known=False)
     assert last_known_handoff(story.state).editable == ("old.py",)
     story.measured_turn(5_000, files_of_prompt=FILES)
     assert last_known_handoff(story.state).editable == ("a.py", "b.py")

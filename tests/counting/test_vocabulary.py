@@ -123,6 +123,13 @@ def test_the_leftmost_of_equal_pairs_is_joined_first() -> None:
     assert counting_vocabulary.merge(list("aaa") * 100, {"a a": 0}) == ["aa"] * 150
 
 
+def test_nothing_is_joined_with_what_is_beyond_a_word() -> None:
+    """Though a file may list a pair with an empty half."""
+    for size in (1, 100):
+        ranks = {" a": 0, "b ": 1, "a b": 2}
+        assert counting_vocabulary.merge(list("ab") * size, ranks) == ["ab"] * size
+
+
 def test_a_byte_that_the_vocabulary_lacks_is_no_token() -> None:
     """As in llama.cpp, which drops it."""
     made = Vocabulary(SPLITTINGS["gpt-2"], ["a b"], ["a", "b", "ab"], Specials(()))
