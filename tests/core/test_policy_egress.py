@@ -321,6 +321,7 @@ def test_the_measured_start_of_aider_is_one_line() -> None:
 ENDS: list[tuple[list[EgressBlocked], str]] = [
     ([], "nothing tried to leave"),
     ([blocked("a.b")], "blocked by the kernel: 1 attempt to 1 host (a.b:443 once)"),
+    ([EgressBlocked("a.b", 80, "tcp")], "blocked by the kernel: 1 attempt to 1 host (a.b:80 once)"),
     (
         [blocked("", 0, "other")],
         "blocked by the kernel: 1 attempt to 1 host (an address that could not be read once)",

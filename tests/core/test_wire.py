@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ from aider_guard.core.chat.events import (
     RequestStarted,
 )
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream, Verdict, WindowNeed
-from aider_guard.core.codec import LineSplitter, WireError
+from aider_guard.core.codec import LineSplitter, WireError, build
 from aider_guard.core.events import (
     AiderStarted,
     FilesCounted,
@@ -247,6 +248,23 @@ def test_a_default_may_be_left_out() -> None:
     assert decode(b'{"type":"SurveyServer","value":{"names":["a"]}}') == SurveyServer(("a",), 3.0)
     line = b'{"type":"UnloadModels","value":{"names":[],"wait_seconds":2}}'
     assert decode(line) == UnloadModels((), 2.0)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A value with a field of each kind: one that is needed, one with a default, and one that is made anew."""
+
+    name: str
+    count: int = 1
+    by_file: dict[str, int] = field(default_factory=dict)
+
+
+def test_only_a_field_without_a_default_is_needed() -> None:
+    """A default may be a value or be made for each."""
+    assert build(Sizes, {"name": "a"}) == Sizes("a")
+    assert build(Sizes, {"name": "a", "by_file": {"b": 2}}) == Sizes("a", 1, {"b": 2})
+    with pytest.raises(WireError, match="wrong fields for Sizes"):
+        build(Sizes, {"count": 2, "by_file": {}})
 
 
 def test_an_error_does_not_repeat_the_line() -> None:
