@@ -23,7 +23,7 @@ from aider_guard.core.events import (
     PromptShown,
 )
 from aider_guard.core.findings import Finding
-from aider_guard.core.state import MOST_DESTINATIONS, State
+from aider_guard.core.state import State
 
 PRICES = EgressBlocked("raw.githubusercontent.com", 443, "tcp", "aider")
 
@@ -460,13 +460,10 @@ def test_no_attempt_is_lost(events: list[EgressBlocked]) -> None:
 
 
 def test_names_without_end_cost_no_memory() -> None:
-    """Random names are counted, but not kept."""
+    """Random names are counted, but only 256 are kept."""
     story = busy()
-    story.tell(*(blocked(f"{number}.b", 53, "dns") for number in range(MOST_DESTINATIONS + 100)))
-    assert len(story.state.egress.tried) == len(story.state.egress.unreported) == MOST_DESTINATIONS
+    story.tell(*(blocked(f"{number}.b", 53, "dns") for number in range(356)))
+    assert len(story.state.egress.tried) == len(story.state.egress.unreported) == 256
     notice = egress_messages.end_line(story.state)
     assert notice is not None
-    assert (
-        f": {MOST_DESTINATIONS + 100} attempts to {MOST_DESTINATIONS} hosts and others ("
-        in notice.lines[0]
-    )
+    assert ": 356 attempts to 256 hosts and others (" in notice.lines[0]
