@@ -247,7 +247,7 @@ class Recogniser:
         return True
 
     def _look_for_drawn(self, events: list[ScreenEvent]) -> bool:
-        end = _DRAWN.search(self._buffer, 0, _MAX_PROMPT_BYTES)
+        end = _DRAWN.search(self._buffer, len(OPENED), _MAX_PROMPT_BYTES)
         if end is None:
             if len(self._buffer) < _MAX_PROMPT_BYTES:
                 return False
