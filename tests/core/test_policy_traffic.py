@@ -163,6 +163,7 @@ LOST: list[tuple[str, dict[str, Any], tuple[int, bool]]] = [
         {"verdict": Verdict("cut", "e", "tokens", UNKNOWN), "counted_tokens": 8_000, "error_percent": 50.0},
         (8_000, False),
     ),
+    ("cut, nothing else known", {"verdict": Verdict("cut", "e", "tokens", UNKNOWN)}, (5_000, False)),
     ("pushed out later", {"verdict": Verdict("cut", "e", "generation", 4_000)}, (5_000, True)),
     ("cached tokens left out", {"counted_tokens": 9_000, "counted_exactly": True}, (9_000, True)),
     ("the same, estimated", {"counted_tokens": 9_000, "error_percent": 10.0}, (9_000, False)),
