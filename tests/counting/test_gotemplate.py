@@ -80,6 +80,7 @@ def test_what_is_not_known_is_said(template: str) -> None:
         ("a {{- /* b */ -}} c", "ac"),
         ("{{- 1 }}{{ -1 }}", "1-1"),
         (" {{ 1 }} ", " 1 "),
+        ("{{ true }}{{ false }}", "truefalse"),
         ("{{ $x:=1 }}{{ $x }}", "1"),
         ("{{ range $i , $e := .List }}{{ $i }}{{ $e }}{{ end }}", "0x1y"),
         ("{{ .Text | or 0 }}{{ 0 | and .Text }}", "ab0"),

@@ -136,6 +136,7 @@ def test_a_byte_that_the_vocabulary_lacks_is_no_token() -> None:
     assert made.count("ab") == 1
     assert made.count("abc") == 1
     assert made.count("é") == 0
+    assert made.added == 0
 
 
 def test_every_byte_has_its_letter() -> None:
