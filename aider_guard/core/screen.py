@@ -164,7 +164,6 @@ ScreenEvent = PromptShown | ConfirmShown | ContinuationShown | PromptClosed | Pr
 
 OPENED: Final = b"\x1b[?2004h"
 CLOSED: Final = b"\x1b[?2004l"
-CURSOR_SHOWN: Final = b"\x1b[?25h"
 _ERASED: Final = b"\x1b[0m\x1b[?7h"
 _KEPT_BYTES: Final = 16 * 1024  # a rule across 1000 columns is 3 kB
 _MAX_PROMPT_BYTES: Final = 256 * 1024
@@ -176,6 +175,9 @@ _BEFORE_MAIN = re.compile(
 )
 _BEFORE_CONTINUATION = re.compile(rb"\x1b\[\?2004l(?:\x1b\[6n)?\Z")
 _MAIN_LINE = re.compile(r"(?P<mode>[a-z][a-z-]*)?(?: ?(?P<multi>multi))?(?P<sign>>) ?(?P<typed>.*)")
+# Where a prompt is drawn or given up, and where another prompt opens or this one closes.
+_DRAWN = re.compile(rb"\x1b\[\?(?:25h|2004l)")
+_SWITCHED = re.compile(rb"\x1b\[\?2004[hl]")
 _CHOICE: Final = "(Y)es/(N)o"
 _DEFAULT = re.compile(r"\[(?:Yes|No)\]:")
 
@@ -205,7 +207,6 @@ class Recogniser:
         self._phase = _Phase.BUSY
         self._buffer = b""
         self._lead = b""
-        self._continues = False
         self._redraws: type[ScreenEvent] | None = None
         self._kind: type[ScreenEvent] | None = None
 
@@ -274,8 +275,7 @@ class Recogniser:
             return False
         before = self._buffer[max(0, at - _KEPT_BYTES) : at]
         main = _BEFORE_MAIN.search(before)
-        self._continues = bool(_BEFORE_CONTINUATION.search(before))
-        if not self._continues:
+        if not _BEFORE_CONTINUATION.search(before):
             self._redraws = None
         self._lead = before[main.start("line") :] if main else b""
         self._buffer = self._buffer[at:]
@@ -283,18 +283,17 @@ class Recogniser:
         return True
 
     def _look_for_drawn(self, events: list[ScreenEvent]) -> bool:
-        shown = self._buffer.find(CURSOR_SHOWN, 0, _MAX_PROMPT_BYTES)
-        closed = self._buffer.find(CLOSED, 0, _MAX_PROMPT_BYTES)
-        if shown < 0 and closed < 0:
+        end = _DRAWN.search(self._buffer, len(OPENED), _MAX_PROMPT_BYTES)
+        if end is None:
             if len(self._buffer) < _MAX_PROMPT_BYTES:
                 return False
             self._lead = b""
-            shown = _MAX_PROMPT_BYTES
-        if closed >= 0 and not 0 <= shown < closed:
-            # Closed before it was drawn: it never waited for the user.
-            self._close(closed)
+        elif end.group() == CLOSED:
+            # It never waited for the user.
+            self._close(end.start())
             return True
-        event = self._classify(self._buffer[len(OPENED) : shown])
+        drawn = self._buffer[: end.start() if end else _MAX_PROMPT_BYTES]
+        event = self._classify(drawn.removeprefix(OPENED))
         self._kind = self._redraws or type(event)
         events.append(
             PromptRedrawn(event.empty)
@@ -307,8 +306,8 @@ class Recogniser:
     def _classify(self, drawn: bytes) -> PromptShown | ConfirmShown | ContinuationShown:
         rows = lay_out(drawn).rows
         text = "".join(rows)
-        choice = text.find(_CHOICE)
-        if choice >= 0 and _DEFAULT.search(text, choice):
+        _, choice, rest = text.partition(_CHOICE)
+        if choice and _DEFAULT.search(rest):
             return ConfirmShown()
         prompt = _main_prompt(rows)
         if prompt is None or not (self._lead or self._redraws is PromptShown):
@@ -316,19 +315,20 @@ class Recogniser:
         return prompt
 
     def _look_for_closing(self, events: list[ScreenEvent]) -> bool:
-        at, opened = self._buffer.find(CLOSED), self._buffer.find(OPENED, 1)
-        if opened >= 0 and not 0 <= at < opened:
-            # Something else asks now; the prompt that was shown was text, or a program runs in front of it.
-            self._kind = None
-            self._phase = _Phase.BUSY
-            self._buffer = self._buffer[1:]
-            return True
-        if at < 0:
+        switch = _SWITCHED.search(self._buffer, len(OPENED))
+        if switch is None:
             if len(self._buffer) > _MAX_PROMPT_BYTES:
                 # After long typing the prompt can no longer be restored from its bytes: only its end matters.
                 self._lead = b""
                 self._buffer = self._buffer[-_KEPT_BYTES:]
             return False
+        if switch.group() == OPENED:
+            # Something else asks now; the prompt that was shown was text, or a program runs in front of it.
+            self._kind = None
+            self._phase = _Phase.BUSY
+            self._buffer = self._buffer.removeprefix(OPENED)
+            return True
+        at = switch.start()
         if self._buffer[:at].endswith(_ERASED):
             self._redraws = self._kind
         else:

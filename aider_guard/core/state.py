@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -40,7 +41,7 @@ class Destination:
 
     kind: Kind
     host: str
-    port: int
+    port: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,9 @@ def destination(event: EgressBlocked) -> Destination:
     name = event.host.lower().removesuffix(".")
     match event.protocol:
         case "unix":
-            return Destination("socket", event.host, 0)
+            return Destination("socket", event.host)
         case "dns":
-            return Destination("lookup", name, 0)
+            return Destination("lookup", name)
     return Destination("host", name, event.port)
 
 
@@ -204,7 +205,8 @@ class State:
     save_failures: int = 0
 
     turns: int = 0
-    turn_ended_at: float = 0.0
+    turn_ended_at: float = math.inf
+    """When the newest turn ended; never, as long as there was none."""
     turns_in_launch: int = 0
     restarts: int = 0
     restart_due: str = ""

@@ -40,8 +40,7 @@ def kind_of(text: str) -> Kind:
     beyond = size - len(text.encode("ascii", "ignore"))
     if beyond > 0.2 * size:
         return "wide" if 2 * len(_WIDE.findall(text)) > beyond else "strange"
-    blank = sum(map(text.count, " \n\t"))
-    signs = max(1, size - blank)
+    signs = size - sum(map(text.count, " \n\t"))
     if sum(map(text.count, _DIGITS)) > 0.3 * signs:
         return "data"
     return "code" if sum(map(text.count, _CODE)) > 0.08 * signs else "prose"
@@ -62,10 +61,7 @@ def pieces(text: str) -> Iterator[str]:
     The cuts are where no token reaches over. Equal beginnings have equal pieces.
     """
     start = 0
-    while len(text) - start > PIECE_CHARACTERS:
-        cut = _CUT.search(text, start + PIECE_CHARACTERS)
-        if cut is None:
-            break
+    while cut := _CUT.search(text, start + PIECE_CHARACTERS):
         yield text[start : cut.start()]
         start = cut.start()
     if start < len(text):
@@ -226,9 +222,8 @@ class ModelCounter:
         if len(set(bases)) > 1 and true_tokens in bases:
             learned = replace(learned, thinks=true_tokens == bases[-1])
         base = bases[-1] if learned.thinks else bases[0]
-        if base == true_tokens and learned.overhead == Overhead():
-            return learned  # nothing is added, so there is nothing to remember
         overhead = learned.overhead.learn(weighted.roles, true_tokens - base)
+        # As long as nothing is added, there is nothing to remember.
         return replace(learned, overhead=Overhead() if overhead.nothing else overhead)
 
     def _exactly(self, text: str) -> int:

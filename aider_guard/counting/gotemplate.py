@@ -108,7 +108,8 @@ class Pipe:
 
     commands: tuple[tuple[Operand, ...], ...]
     variables: tuple[str, ...] = ()
-    declares: bool = False
+    sign: str = ""
+    """``:=`` where the variables are new, ``=`` where they are not."""
 
 
 @dataclass(frozen=True)
@@ -202,15 +203,15 @@ class _Parser:
         return pipe
 
     def _pipe(self) -> Pipe:
-        variables, declares = self._variables()
+        variables, sign = self._variables()
         commands = [self._command()]
         while self._take("|"):
             commands.append(self._command())
-        return Pipe(tuple(commands), variables, declares)
+        return Pipe(tuple(commands), variables, sign)
 
-    def _variables(self) -> tuple[tuple[str, ...], bool]:
+    def _variables(self) -> tuple[tuple[str, ...], str]:
         """Read ``$a, $b :=`` at the beginning of a pipe."""
-        signs = [token for token in self._tokens[:6] if token[0] != "blank"]
+        signs = [token for token in self._tokens if token[0] != "blank"]
         names = [text for kind, text in signs if kind == "path"]
         for count in (1, 2):
             expected = [*names[:1], *([",", *names[1:2]] if count == 2 else [])]
@@ -219,8 +220,8 @@ class _Parser:
                 while self._tokens[0][1] != sign:
                     del self._tokens[0]
                 self._take(sign)
-                return tuple(names[:count]), sign == ":="
-        return (), False
+                return tuple(names[:count]), sign
+        return (), ""
 
     def _command(self) -> tuple[Operand, ...]:
         self._skip_blank()
@@ -332,7 +333,7 @@ class _Evaluation:
     def _pipe(self, pipe: Pipe, dot: Any) -> Any:
         value = self._value(pipe, dot)
         for name in pipe.variables:
-            if pipe.declares:
+            if pipe.sign == ":=":
                 self._variables.append((name, value))
             else:
                 self._variables[self._index(name)] = (name, value)
@@ -387,10 +388,10 @@ class _Evaluation:
         return value
 
     def _index(self, name: str) -> int:
-        for index in range(len(self._variables) - 1, -1, -1):
-            if self._variables[index][0] == name:
-                return index
-        raise TemplateError(f"{name} is not declared")
+        places = [index for index, (known, _) in enumerate(self._variables) if known == name]
+        if not places:
+            raise TemplateError(f"{name} is not declared")
+        return places[-1]
 
 
 def written(value: Any) -> str:
@@ -418,7 +419,7 @@ def _length(value: Any) -> int:
 
 
 def _slice(value: Any, *bounds: int) -> Any:
-    start, end = (*bounds, 0)[0] if bounds else 0, bounds[1] if len(bounds) > 1 else _length(value)
+    start, end = (*bounds, *(0, _length(value))[len(bounds) :])[:2]
     if not 0 <= start <= end <= _length(value):
         raise LookupError
     if isinstance(value, str):
@@ -428,7 +429,7 @@ def _slice(value: Any, *bounds: int) -> Any:
 
 def _index(value: Any, *keys: Any) -> Any:
     for key in keys:
-        if isinstance(value, list | tuple) and not 0 <= key < len(value):
+        if isinstance(value, list | tuple) and key < 0:
             raise LookupError
         value = value.get(key, ABSENT) if isinstance(value, dict) else value[key]
     return value

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from aider_guard.core.readings import Unavailable
 # that make a known token, in the order of the tokens; models made by others have lists of *pairs*, and a pair that is
 # not listed is not joined. The two differ now and then, and a count that is off by one is not exact.
 
-NEVER = 1 << 60
+NEVER = math.inf
 LONG = 200
 """The number of symbols from which a heap is faster than looking for the lowest rank again and again."""
 
@@ -46,18 +47,19 @@ def merge(symbols: list[str], ranks: Mapping[str, int]) -> list[str]:
 
 def _merge_long(symbols: list[str], ranks: Mapping[str, int]) -> list[str]:
     """Do the same in n log n steps, on a chain in which a joined symbol is empty."""
-    after = [*range(1, len(symbols)), -1]
-    before = [*range(-1, len(symbols) - 1)]
+    symbols = [*symbols, ""]  # beyond both ends
+    after = [*range(1, len(symbols))]
+    before = [-1, *range(len(symbols))]
     queue: list[tuple[int, int, int, str]] = []
 
     def offer(left: int, right: int) -> None:
-        if left >= 0 and right >= 0:
-            pair = f"{symbols[left]} {symbols[right]}"
-            if (rank := ranks.get(pair)) is not None:
-                heapq.heappush(queue, (rank, left, right, pair))
+        pair = f"{symbols[left]} {symbols[right]}"
+        rank = ranks.get(pair) if symbols[left] and symbols[right] else None
+        if rank is not None:
+            heapq.heappush(queue, (rank, left, right, pair))
 
-    for left in range(len(symbols) - 1):
-        offer(left, left + 1)
+    for left, right in enumerate(after):
+        offer(left, right)
     while queue:
         _, left, right, pair = heapq.heappop(queue)
         if f"{symbols[left]} {symbols[right]}" != pair:
@@ -65,8 +67,7 @@ def _merge_long(symbols: list[str], ranks: Mapping[str, int]) -> list[str]:
         symbols[left] += symbols[right]
         symbols[right] = ""
         after[left] = after[right]
-        if after[right] >= 0:
-            before[after[right]] = left
+        before[after[right]] = left
         offer(before[left], left)
         offer(left, after[left])
     return [symbol for symbol in symbols if symbol]
@@ -105,7 +106,7 @@ class Specials:
         cls, tokens: Sequence[str], types: Sequence[object], facts: Mapping[str, Any]
     ) -> Specials:
         """Select the special tokens of a vocabulary."""
-        typed = zip(tokens, [*types, *[0] * (len(tokens) - len(types))], strict=False)
+        typed = itertools.zip_longest(tokens, types)
         special = (_UNKNOWN, _CONTROL, _USER_DEFINED)
         texts = [text for text, kind in typed if text and (kind in special or text in _ALWAYS)]
         name = str(facts.get("general.name", "")).lower()

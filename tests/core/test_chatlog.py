@@ -185,6 +185,14 @@ def test_a_handed_over_chat_is_read_again(chat: list[Exchange]) -> None:
     assert again == (*once, Exchange("hello", "Hi."))
 
 
+def test_what_follows_a_handed_over_chat_is_read_as_aider_writes_it() -> None:
+    """In the part handed over a tool's line is the answer's and the user's need no blanks; after it they do."""
+    handed = render_for_restore([Exchange("why?", "So  \n#### A  \n> b  \n")])
+    assert said(handed) == [("why?", "So  \n #### A  \n > b  ")]
+    text = handed + HEADER + tool("aider") + user("q") + answer("a\n#### b")
+    assert said(text) == [("why?", "So  \n #### A  \n > b  "), ("q", "a\n#### b")]
+
+
 plain = st.lists(
     st.sampled_from(["a", "b c", "# t", "> q", "#### h", "```", "", "é"]), min_size=1
 ).map("\n".join)
@@ -262,6 +270,7 @@ WEAK = tool("Weak model: ollama_chat/w")
             Announced("m", "whole", "m"),
         ),
         (HEADER + MODELS + WEAK, Announced("ollama_chat/a:7b", "ask", "ollama_chat/w")),
+        (MODELS + WEAK, Announced("ollama_chat/a:7b", "ask", "ollama_chat/w")),
         (
             HEADER
             + tool("Aider v0.86.2")

@@ -67,6 +67,7 @@ def test_the_setting_never_asks_never_and_always_asks_each_turn() -> None:
     assert ASKS not in after_turn(at_first_prompt(NEVER))
     assert ASKS not in at_first_prompt(NEVER).prompt("c.py")
     assert ASKS in after_turn(read(100, ALWAYS))
+    assert ASKS not in at_first_prompt(ALWAYS).prompt()
     nothing_new = read(100, ALWAYS)
     nothing_new.prompt()
     nothing_new.tell(ContextRead(table(100)))
@@ -156,6 +157,16 @@ def test_it_is_asked_only_at_an_untouched_prompt(event: Event) -> None:
     asked.turn()
     asked.tell(PromptShown(), event)
     assert ASKS not in asked.tell(FilesCounted({"calc.py": 5_000}))
+
+
+def test_before_any_request_a_prompt_may_show_a_chat_that_changed() -> None:
+    """A table was read, and then a command may have done anything; a turn, too."""
+    story = Story(main_model="ours", pinned_tokens=WINDOW)
+    story.tell(ContextRead(table(7_000)))
+    assert ASKS in story.prompt()
+    story = Story(phase=Phase.RUNNING)
+    story.tell(TurnFinished(1))
+    assert probe_due(story.state)
 
 
 def test_after_a_restored_start_it_is_asked_from_the_first_turn_on() -> None:

@@ -23,7 +23,7 @@ from aider_guard.core.events import (
     PromptShown,
 )
 from aider_guard.core.findings import Finding
-from aider_guard.core.state import MOST_DESTINATIONS, State
+from aider_guard.core.state import State
 
 PRICES = EgressBlocked("raw.githubusercontent.com", 443, "tcp", "aider")
 
@@ -328,6 +328,7 @@ def test_the_measured_start_of_aider_is_one_line() -> None:
 ENDS: list[tuple[list[EgressBlocked], str]] = [
     ([], "nothing tried to leave"),
     ([blocked("a.b")], "blocked by the kernel: 1 attempt to 1 host (a.b:443 once)"),
+    ([EgressBlocked("a.b", 80, "tcp")], "blocked by the kernel: 1 attempt to 1 host (a.b:80 once)"),
     (
         [blocked("", 0, "other")],
         "blocked by the kernel: 1 attempt to 1 host (an address that could not be read once)",
@@ -362,6 +363,23 @@ ENDS: list[tuple[list[EgressBlocked], str]] = [
 def test_the_last_line(events: list[EgressBlocked], line: str) -> None:
     """It counts the attempts and names their destinations, or says that there were none."""
     assert end(*events) == (line,)
+
+
+def test_a_count_below_zero_counts_for_nothing() -> None:
+    """Neither of what was blocked nor of what was let through."""
+    events = [blocked("a.b", count=count) for count in (2, -5)]
+    allowed = [EgressAllowed("c", 1, count) for count in (2, -5)]
+    assert end(*events, *allowed) == (
+        "blocked by the kernel: 2 attempts to 1 host (a.b:443 2 times)",
+        "let through: c:1 2 times",
+    )
+
+
+@pytest.mark.parametrize(("size", "shown_characters"), [(253, 253), (254, 253)])
+def test_a_name_has_253_characters_at_most(size: int, shown_characters: int) -> None:
+    """As those of hosts have, and each can be shown."""
+    event = EgressBlocked("\x1b" * size, 443, "tcp", "\x07" * size)
+    assert event.host == event.program == "\ufffd" * shown_characters
 
 
 def test_what_was_let_through_stands_beside_it() -> None:
@@ -449,13 +467,10 @@ def test_no_attempt_is_lost(events: list[EgressBlocked]) -> None:
 
 
 def test_names_without_end_cost_no_memory() -> None:
-    """Random names are counted, but not kept."""
+    """Random names are counted, but only 256 are kept."""
     story = busy()
-    story.tell(*(blocked(f"{number}.b", 53, "dns") for number in range(MOST_DESTINATIONS + 100)))
-    assert len(story.state.egress.tried) == len(story.state.egress.unreported) == MOST_DESTINATIONS
+    story.tell(*(blocked(f"{number}.b", 53, "dns") for number in range(356)))
+    assert len(story.state.egress.tried) == len(story.state.egress.unreported) == 256
     notice = egress_messages.end_line(story.state)
     assert notice is not None
-    assert (
-        f": {MOST_DESTINATIONS + 100} attempts to {MOST_DESTINATIONS} hosts and others ("
-        in notice.lines[0]
-    )
+    assert ": 356 attempts to 256 hosts and others (" in notice.lines[0]

@@ -31,9 +31,14 @@ def test_without_a_fix_there_is_one_line() -> None:
 
 def test_two_are_said_and_then_where_the_rest_is() -> None:
     """The third notice is the last."""
-    lines = lines_after(Story(), *map(warning, "abcd"))
-    assert lines[:2] == [("a is wrong", "fix it"), ("b is wrong", "fix it")]
-    assert lines[2:] == [("there is more to know before you start: aider-guard doctor",)]
+    story = Story()
+    assert [lines_after(story, warning(name)) for name in "abcde"] == [
+        [("a is wrong", "fix it")],
+        [("b is wrong", "fix it")],
+        [("there is more to know before you start: aider-guard doctor",)],
+        [],
+        [],
+    ]
 
 
 @pytest.mark.parametrize("severity", ["stop", "info", "unknown"])

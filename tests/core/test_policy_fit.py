@@ -132,6 +132,17 @@ def test_nothing_is_concluded_from_what_is_old_absent_or_too_early() -> None:
     assert of_fit(late.tell(memory(late, gpu(GIB)))) == []
 
 
+@pytest.mark.parametrize(("age", "is_compared"), [(10.0, True), (10.1, False)])
+def test_readings_are_compared_for_ten_seconds(age: float, is_compared: bool) -> None:
+    """The list of models and the memory may both be so old."""
+    story = with_needs()
+    story.tell(Wait(20.0))
+    actions = story.tell(
+        loaded(story, 8 * GIB, 8 * GIB, age=age), memory(story, gpu(9 * GIB), age=age)
+    )
+    assert bool(of_fit(actions)) is is_compared
+
+
 def test_only_ollamas_processes_count_and_all_cards_do() -> None:
     """Two cards, with one process of another program."""
     assert ollama_bytes((gpu(GIB), gpu(2 * GIB), gpu(GIB, is_ollama=False))) == 3 * GIB
@@ -142,6 +153,7 @@ SMALLER = [
     (Need("m", 0, 2 * GIB, 0, 0), 1, 8192, 7168),
     (Need("m", 0, 2 * GIB, 0, 0), 3 * GIB, 8192, 0),
     (Need("m", 0, 0, 0, 0), 1, 8192, 0),
+    (Need("m", 0, 1, 0, 0), 0, 8192, 8192),
     (Need("m", 0, GIB, 0, 0), 1, Unavailable("x"), 0),
 ]
 

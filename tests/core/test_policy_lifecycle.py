@@ -164,8 +164,8 @@ def test_a_planned_restart_step_by_step() -> None:
     assert StartAider("you asked for it", handoff) in unloaded
     (shown,) = story.tell(AiderStarted(2, 43), Wait(3.0), PromptShown())[1:]
     assert isinstance(shown, ShowNotice)
-    assert "restarted in 6.0 s (you asked for it): 3 files" in shown.notice.lines[0]
-    assert "1.0 GiB freed" in shown.notice.lines[0]
+    line = "Aider restarted in 6.0 s (you asked for it): 3 files kept, 1.0 GiB freed"
+    assert shown.notice.lines[0] == line
     assert (story.state.restarts, story.state.restart_due) == (1, "")
 
 
@@ -239,6 +239,15 @@ def test_a_restart_without_the_list_of_files_is_given_up_after_two_tries() -> No
     ]
     story.turn()
     assert names(story.prompt()) == []
+
+
+def test_only_failures_in_a_row_give_a_restart_up() -> None:
+    """A list of files that was saved in between makes the next failure the first again."""
+    story = saving(Limits(probe="never"))
+    story.tell(ChatSaved(problem="no list"), ChatSaved(("c.py",)))
+    story.tell(AiderExited(0), AiderStarted(2, 43), PromptShown(), RestartRequested())
+    story.prompt()
+    assert names(story.tell(ChatSaved(problem="no list"))) == ["RunHidden"]
 
 
 def test_aider_that_does_not_stop_is_terminated_and_then_killed() -> None:
@@ -364,6 +373,31 @@ def test_deaths_right_after_the_prompt_count_as_well() -> None:
     assert works.state.phase is Phase.RUNNING
 
 
+def test_after_a_turn_the_waits_before_a_start_begin_anew() -> None:
+    """The first new start comes after a second."""
+    story = backing_off()
+    story.tell(Wait(1.0), AiderStarted(2, 43), PromptShown())
+    story.turn()
+    story.tell(AiderExited(1))
+    assert story.tell(OfferAnswered(accepted=True)) == [SetDeadline("backoff", story.now + 1)]
+
+
+@pytest.mark.parametrize(
+    ("turns", "line"),
+    [
+        (0, "Start it again with the files of the command line?"),
+        (1, "Start it again with the files of the command line and the last exchanges?"),
+    ],
+)
+def test_the_last_exchanges_are_offered_once_there_are_some(turns: int, line: str) -> None:
+    """Without a turn there was no exchange."""
+    story = at_first_prompt()
+    for _ in range(turns):
+        story.turn()
+    (offer,) = (a for a in story.tell(AiderExited(1)) if isinstance(a, OfferRestart))
+    assert offer.notice.lines[1] == line
+
+
 def test_aider_that_dies_before_its_first_table_keeps_what_it_was_given() -> None:
     """After a restart no table is read before the first turn, so the last handoff is handed over again."""
     story = stopping()
@@ -382,7 +416,7 @@ def test_a_termination_ends_every_phase(phase: Phase) -> None:
     begin, alive = story.now, phase not in (Phase.UNLOADING, Phase.OFFERING, Phase.BACKOFF)
     asked = story.tell(TerminationRequested(SIGTERM))
     if alive:
-        assert SignalAider("TERM") in asked
+        assert asked == [SignalAider("TERM"), SetDeadline("kill", begin + 1.0)]
         assert SignalAider("KILL") in story.tell(Wait(1.0))
         story.tell(AiderExited(-9))
     assert [a.exit_status for a in actions_of(story.steps, EndSession)] == [143]
@@ -456,7 +490,7 @@ def test_starts_after_a_death_are_one_two_and_three_seconds_apart() -> None:
 
 @pytest.mark.parametrize(("turns", "is_due"), [(19, False), (20, True)])
 def test_the_limit_of_turns_is_reached_with_its_last(turns: int, is_due: bool) -> None:
-    story = at_first_prompt(Limits(max_turns=20, probe="never"))
+    story = at_first_prompt(Limits(probe="never"))
     for _ in range(turns):
         story.turn()
     assert bool(story.state.restart_due) is is_due

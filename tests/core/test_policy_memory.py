@@ -79,6 +79,8 @@ PRESSURES: list[tuple[str, State, MemoryReading, float | None]] = [
     ("a card of no size", with_model(GIB), memory((card(1, 0),), 4), None),
     ("one card of no size", with_model(GIB), memory((card(1, 0), card(4))), 50.0),
     ("a machine of no size", with_model(0), memory(UNKNOWN, 0, 0), None),
+    ("a card of one byte", with_model(GIB), memory((Gpu(0, "card", 1, 1, ()),)), 100.0),
+    ("a machine of one byte", with_model(0), memory(UNKNOWN, 1 / GIB, 1 / GIB), 100.0),
 ]
 
 
@@ -156,6 +158,14 @@ def test_pressure_that_persists_asks_for_a_restart() -> None:
     assert SAVES in pressed(5).prompt()
 
 
+@pytest.mark.parametrize(("count", "is_due"), [(29, False), (30, True)])
+def test_memory_that_stays_short_for_a_minute_is_a_reason_for_a_restart(
+    count: int, is_due: bool
+) -> None:
+    """It is read every two seconds."""
+    assert bool(pressed(count, Limits(probe="never")).state.restart_due) is is_due
+
+
 @pytest.mark.parametrize(
     "story",
     [
@@ -211,6 +221,38 @@ def test_an_absent_reading_never_leads_to_a_restart(event: Event) -> None:
     press(story, 1)
     story.prompt()
     assert saves(story) == 0
+
+
+@pytest.mark.parametrize(
+    "event",
+    [*ABSENT[:3], gpu_memory(89, at=0.0), gpu_memory(50, at=0.0)],
+    ids=["lost", "silent", "no memory", "below the limit", "free"],
+)
+def test_after_an_interruption_as_many_readings_are_needed_as_at_first(event: Event) -> None:
+    """Four more are not enough where five are needed."""
+    story = pressed(4)
+    story.tell(with_age_at(event, story.now), models(OURS, at=story.now))
+    press(story, 4)
+    assert not story.state.restart_due
+    press(story, 1)
+    assert story.state.restart_due
+
+
+@pytest.mark.parametrize(("age", "notices"), [(10.0, 1), (10.1, 0)])
+def test_a_reading_counts_for_ten_seconds(age: float, notices: int) -> None:
+    """An older one is no reason for a notice."""
+    story = at_first_prompt()
+    story.tell(*[gpu_memory(95, at=story.now - age)] * 3)
+    assert len(actions_of(story.steps, ShowNotice)) == notices
+
+
+def test_a_due_restart_is_dropped_when_nothing_is_read_any_more() -> None:
+    """The sidecar was lost before the next prompt."""
+    story = pressed(5)
+    assert story.state.restart_due
+    story.tell(SidecarLost("it died"))
+    story.prompt()
+    assert (saves(story), story.state.restart_due) == (0, "")
 
 
 def test_old_readings_count_for_nothing() -> None:

@@ -142,6 +142,26 @@ def test_a_model_that_left_is_loaded_again_while_the_user_types() -> None:
     assert left(story) == [WarmModel()]
 
 
+def test_a_model_that_could_not_be_loaded_ahead_is_not_tried_again() -> None:
+    """It was never in the list, so it did not leave."""
+    story = launched(ANSWERS, CHOSEN, ModelWarmed("ours", "load", problem="busy"), PromptShown())
+    assert left(story) == []
+
+
+def test_a_model_that_the_session_unloaded_itself_did_not_leave() -> None:
+    """After a restart it was to be loaded ahead, which failed. What else was unloaded makes no difference."""
+    story = used()
+    story.tell(RestartRequested())
+    story.prompt()
+    story.tell(ChatSaved(), AiderExited(0), ModelsUnloaded((OURS,), UNKNOWN, 1.0))
+    story.tell(AiderStarted(2, 43), CHOSEN, ModelWarmed("ours", "load", problem="busy"))
+    story.tell(PromptShown())
+    assert left(story) == []
+    other = used()
+    other.tell(ModelsUnloaded(("weak",), UNKNOWN, 1.0))
+    assert left(other) == [WarmModel()]
+
+
 def test_a_server_that_was_started_again_has_lost_the_model() -> None:
     """The server does not answer in between."""
     story = used()
@@ -152,6 +172,16 @@ def test_a_server_that_was_started_again_has_lost_the_model() -> None:
 def test_it_is_no_obstacle_what_the_session_has_loaded_besides() -> None:
     """The action names the session's other models, as a new sidecar does not know them."""
     assert left(used("editor"), "editor:latest") == [WarmModel(("editor",))]
+
+
+def test_a_model_of_another_program_is_not_among_the_sessions_other_models() -> None:
+    """It was in memory before the session's first request for it."""
+    story = at_first_prompt()
+    story.tell(ANSWERS, models("theirs:latest", at=story.now))
+    story.tell(RequestStarted(9, "editor", "edit", "theirs"))
+    story.measured_turn(100)
+    story.tell(models(OURS, "theirs:latest", at=story.now))
+    assert left(story, "theirs:latest") == [WarmModel()]
 
 
 def test_a_model_that_leaves_while_nobody_can_type_is_loaded_at_the_prompt() -> None:
@@ -188,6 +218,17 @@ def test_who_is_gone_for_the_day_finds_it_loaded_with_the_first_key() -> None:
     story.tell(Wait(5 * 3600.0))
     assert left(story) == []
     assert WarmModel() in story.tell(KeyTyped())
+
+
+@pytest.mark.parametrize(("more_seconds", "is_loaded"), [(0.0, True), (0.1, False)])
+def test_the_user_is_away_after_four_hours_without_a_turn(
+    more_seconds: float, is_loaded: bool
+) -> None:
+    """Up to then the model is loaded again as soon as it left."""
+    story = used()
+    until = story.state.turn_ended_at + 4 * 3600.0 + more_seconds
+    story.tell(Wait(until - story.now))
+    assert bool(left(story)) is is_loaded
 
 
 def test_an_ollama_that_comes_after_aider_is_asked_then() -> None:
@@ -251,6 +292,14 @@ def test_a_model_that_others_had_loaded_before_the_first_request_for_it_is_their
     assert unloads(story) == [OURS]
 
 
+def test_models_of_others_stay_theirs_when_another_one_is_seen() -> None:
+    """One was loaded before the session, one before the first request for it."""
+    story = launched(models(OURS, at=100.0), CHOSEN, PromptShown(), STARTED)
+    story.tell(models(OURS, "other:latest", at=story.now))
+    story.tell(RequestStarted(2, "main", "chat", "other"))
+    assert unloads(story) == []
+
+
 @pytest.mark.parametrize(
     "name",
     ["library/small", "registry.ollama.ai/library/small:latest", "Small:Latest", "small:local"],
@@ -311,6 +360,20 @@ def test_the_list_that_the_sidecar_reads_before_it_loads_is_the_last_of_others()
     story = launched(ANSWERS, models(at=100.0), CHOSEN)
     story.tell(models(OTHERS, at=story.now), models(OTHERS, OURS, at=story.now))
     assert story.state.foreign_models == frozenset({OTHERS})
+    assert unloads(story) == [OURS]
+
+
+@pytest.mark.parametrize("launch", [1, 2])
+def test_a_list_read_during_a_restart_says_nothing_of_others(launch: int) -> None:
+    """One that was read before shows what others had loaded, even if no message was sent since."""
+    story = at_first_prompt()
+    if launch == 1:
+        story.tell(models(at=story.now))
+    story.tell(RestartRequested())
+    story.prompt()
+    story.tell(ChatSaved(), AiderExited(0), *[AiderStarted(2, 43)] * (launch - 1))
+    assert (story.state.phase, story.state.launch) == (Phase.STARTING, launch)
+    story.tell(models(OURS, at=story.now))
     assert unloads(story) == [OURS]
 
 

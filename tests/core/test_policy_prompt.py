@@ -48,6 +48,7 @@ SETTLED = (PromptShown("ask", files=("c.py",)), PromptSettled())
 
 # Whether a prompt is open, and whether it is settled, after these events.
 PROMPTS: list[tuple[tuple[Event, ...], bool, bool]] = [
+    ((), False, False),
     ((PromptShown(),), True, False),
     (SETTLED, True, True),
     ((PromptShown(empty=False), PromptSettled()), True, False),
@@ -199,6 +200,7 @@ def test_the_tokens_in_use_are_the_newest_that_is_known() -> None:
 def test_the_fill_needs_both_numbers() -> None:
     """Per cent of the window, or the reason why it is not known; a window of nothing is never full."""
     assert fill_percent(State(context=table(2500), pinned_tokens=WINDOW)) == 25.0
+    assert fill_percent(State(context=table(1), pinned_tokens=1)) == 100.0
     assert fill_percent(State(pinned_tokens=WINDOW)) == Unavailable("no /tokens was run yet")
     assert isinstance(fill_percent(State(context=table(1))), Unavailable)
     assert isinstance(fill_percent(State(context=table(1), pinned_tokens=0)), Unavailable)

@@ -169,7 +169,24 @@ def test_a_window_of_nothing_is_no_error() -> None:
     """A server may report a window of 0."""
     story = at_first_prompt()
     story.tell(cut(window_tokens=0), cut(role="weak", window_tokens=Unavailable("not told")))
-    assert names(story) == ["truncation_seen"] * 2
+    nothing = "nothing in the chat can be dropped; a larger --num-ctx holds more"
+    assert [notice.lines[1] for notice in notices_after(story)] == [nothing] * 2
+    one_token = at_first_prompt()
+    one_token.tell(cut(window_tokens=1))
+    assert notices_after(one_token)[0].lines[1].startswith("/drop a.py ")
+
+
+@pytest.mark.parametrize(("answer", "percent"), [(4, 44), (UNKNOWN, 40)])
+def test_the_advice_counts_the_answer_where_it_was_counted(
+    answer: int | Unavailable, percent: int
+) -> None:
+    """The next prompt begins with it: 80 and 4 tokens less the 40 of the file, in a window of 100."""
+    story = at_first_prompt()
+    story.tell(cut(80, answer_tokens=answer, window_tokens=100, files_of_prompt={"a.py": 40}))
+    assert (
+        notices_after(story)[0].lines[1]
+        == f"/drop a.py   (frees about 40 tokens, then {percent} %)"
+    )
 
 
 @settings(max_examples=200)

@@ -15,7 +15,7 @@ from core.histories_of_events import (
     table,
 )
 
-from aider_guard.core.actions import CountFiles, RunHidden, ShowNotice
+from aider_guard.core.actions import CountFiles, Handoff, RunHidden, ShowNotice
 from aider_guard.core.chat.events import RequestRefused, RequestStarted
 from aider_guard.core.chat.types import Verdict
 from aider_guard.core.chat_contents import file_names, last_known_handoff, newest_rows
@@ -131,6 +131,21 @@ def test_in_architect_mode_the_larger_of_the_two_counts() -> None:
         assert used_tokens(story.state) == 1_000
 
 
+def test_of_two_equal_requests_the_architects_counts() -> None:
+    """Its parts are those of the next prompt."""
+    story = at_first_prompt()
+    story.tell(finished(5_000, files_of_prompt=FILES))
+    story.tell(finished(5_000, purpose="edit", role="editor"))
+    assert file_names(story.state) == ("a.py", "b.py")
+
+
+def test_an_answer_that_was_not_counted_adds_nothing() -> None:
+    """The prompt alone is known."""
+    story = at_first_prompt()
+    story.tell(finished(5_000, answer_tokens=UNKNOWN))
+    assert used_tokens(story.state) == 5_000
+
+
 def test_a_server_without_an_account_of_tokens_leaves_the_estimate() -> None:
     """Without token counts the estimate counts, and the table is read after the turn."""
     story = at_first_prompt()
@@ -148,6 +163,7 @@ LOST: list[tuple[str, dict[str, Any], tuple[int, bool]]] = [
         {"verdict": Verdict("cut", "e", "tokens", UNKNOWN), "counted_tokens": 8_000, "error_percent": 50.0},
         (8_000, False),
     ),
+    ("cut, nothing else known", {"verdict": Verdict("cut", "e", "tokens", UNKNOWN)}, (5_000, False)),
     ("pushed out later", {"verdict": Verdict("cut", "e", "generation", 4_000)}, (5_000, True)),
     ("cached tokens left out", {"counted_tokens": 9_000, "counted_exactly": True}, (9_000, True)),
     ("the same, estimated", {"counted_tokens": 9_000, "error_percent": 10.0}, (9_000, False)),
@@ -298,6 +314,7 @@ RATIOS: list[tuple[int, int | Unavailable, float]] = [
     (5_000, 5_000, 1.0),
     (5_000, UNKNOWN, 1.0),
     (5_000, 0, 1.0),
+    (5_000, 1, 3.0),
     (9_000, 1_000, 3.0),
     (1_000, 9_000, 0.5),
 ]
@@ -353,6 +370,26 @@ def test_a_reflection_that_was_given_up_makes_the_turn_an_estimate() -> None:
     assert known(story) == (5_000, False)
 
 
+def test_a_reflection_that_was_given_up_counts_when_its_report_is_late_as_well() -> None:
+    """The prompt is shown before the door reports that the second request was cancelled."""
+    story = at_first_prompt()
+    story.tell(PromptClosed(), finished(5_000), RequestStarted(2, "main", "chat", "ours"))
+    story.tell(PromptShown(), finished(UNKNOWN, number=2, outcome="cancelled"))
+    story.tell(TurnFinished(2, UNKNOWN, UNKNOWN))
+    assert known(story) == (5_000, False)
+
+
+def test_a_table_replaces_the_measurement_whatever_changed() -> None:
+    """It does so after a command with the same files, and after a turn that ended with another one in the chat."""
+    cleared = after(7_000)
+    cleared.prompt()
+    cleared.tell(ContextRead(table(300)))
+    assert known(cleared) == (300, False)
+    added = after(500, files=("new.py",))
+    added.tell(ContextRead(table(900)))
+    assert known(added) == (900, False)
+
+
 # Files
 
 
@@ -386,6 +423,7 @@ def test_what_a_death_hands_over_are_the_newest_requests_files() -> None:
     """An older table does not count; without a request or table it is what this Aider took over."""
     story = at_first_prompt()
     story.tell(ContextRead(table(900, files={"old.py": 10})))
+    assert last_known_handoff(State()) == Handoff(known=False)
     assert last_known_handoff(story.state).editable == ("old.py",)
     story.measured_turn(5_000, files_of_prompt=FILES)
     assert last_known_handoff(story.state).editable == ("a.py", "b.py")
@@ -485,3 +523,11 @@ def test_after_a_restart_all_is_learned_anew() -> None:
     assert ASKS not in story.prompt("a.py")
     story.measured_turn(1_000, files=("a.py",))
     assert (known(story), was_probed(story)) == ((1_000, True), False)
+
+
+def test_a_turn_that_a_death_cut_short_is_not_taken_for_the_next_aiders_first() -> None:
+    """Its request was measured, but the first turn of the new Aider was not: there Aider is asked."""
+    story = at_first_prompt()
+    story.tell(PromptClosed(), finished(5_000), AiderStarted(2, 43), PromptShown())
+    story.turn()
+    assert ASKS in story.prompt()

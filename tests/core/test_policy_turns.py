@@ -128,6 +128,13 @@ def test_the_numbers_of_a_turn() -> None:
     assert told(AiderLogged(3, 100, 10))[1][0].requests == 3
 
 
+def test_sums_of_seconds_are_rounded_to_microseconds() -> None:
+    """Half a microsecond more is not written down."""
+    reports = [ends(number, load_seconds=0.1000002) for number in (1, 2)]
+    _, (turn,) = told(starts(1), starts(2), *reports, LOGGED)
+    assert turn.load_seconds == 0.2
+
+
 def test_what_came_before_a_message_belongs_to_no_turn() -> None:
     """A prompt without a message forgets what was reported; one that waits for its reports does not."""
     _, (turn,) = told(
@@ -146,6 +153,7 @@ def test_what_came_before_a_message_belongs_to_no_turn() -> None:
         ((starts(),), 0, True),
         ((TurnStarted(),), 1, False),
         ((TurnStarted(), NOTHING), 1, True),
+        ((TurnStarted(), LOGGED), 1, True),
         ((starts(), TurnStarted()), 0, False),
     ],
 )

@@ -334,6 +334,56 @@ def test_output_between_ends_a_redraw() -> None:
     assert events(main_prompt() + ERASED + b"text\r\n" + drawn("> ")) == (main(), OTHER)
 
 
+@pytest.mark.parametrize(
+    "text", ["> (Y)es/(N)o", "> [Yes]:", "> [Yes]: (Y)es/(N)o", "> (Y)es/(N)o [Maybe]:"]
+)
+def test_a_confirm_needs_its_choice_and_then_its_default(text: str) -> None:
+    """With less of it below a rule, the user types into the main prompt."""
+    assert events(rule() + drawn(text)) == (main(empty=False),)
+
+
+def test_a_prompt_that_was_never_drawn_does_not_hold_up_the_next() -> None:
+    """Both come in one piece."""
+    assert events(OPENED + CLOSED + b"\r\n" + main_prompt()) == (main(),)
+
+
+@pytest.mark.parametrize(("opening", "event"), [(OPENED + b"> ", OTHER), (OPENED, OTHER)])
+def test_what_is_not_drawn_in_256_kib_counts_as_shown(opening: bytes, event: ScreenEvent) -> None:
+    """It does so with the last byte of them, and is no main prompt though a rule stands before it."""
+    screen = Recogniser()
+    assert screen.feed(rule() + opening.ljust(256 * 1024 - 1, b"x")) == ()
+    assert screen.feed(b"x") == (event,)
+    assert screen.prompt_open
+
+
+def test_after_256_kib_of_typing_the_prompt_cannot_be_put_back() -> None:
+    """Up to then it can, and its cursor is known."""
+    screen = Recogniser()
+    prompt = drawn("> ")
+    screen.feed(rule() + prompt + b"\n" * 3 + b"x" * (256 * 1024 - len(prompt) - 3))
+    assert screen.shown_prompt() is not None
+    assert screen.cursor_row() == 3
+    screen.feed(b"\n")
+    assert (screen.shown_prompt(), screen.cursor_row(), screen.main_prompt_open) == (None, 0, True)
+    assert screen.feed(ACCEPTED) == (CLOSE,)
+
+
+def test_before_a_prompt_is_drawn_its_cursor_is_nowhere() -> None:
+    """Its rows are not known yet."""
+    screen = Recogniser()
+    screen.feed(rule() + OPENED + b"a.py\r\n> ")
+    assert screen.cursor_row() == 0
+
+
+def test_the_last_16_kib_before_a_prompt_are_kept() -> None:
+    """No rule is so long: one that is counts by its end."""
+    screen = Recogniser()
+    screen.feed(main_prompt(columns=6000))
+    shown = screen.shown_prompt()
+    assert shown is not None
+    assert len(shown.rule) == 16 * 1024
+
+
 def test_a_program_in_front_of_the_prompt_takes_it_off() -> None:
     """An opening while a prompt is open: the new one counts, the old one is not open any more."""
     screen = Recogniser()

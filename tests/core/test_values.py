@@ -6,11 +6,14 @@ import importlib
 import inspect
 import pkgutil
 from dataclasses import fields, is_dataclass
+from typing import get_args
 
 import pytest
 
 import aider_guard.core
 import aider_guard.counting
+from aider_guard.core.actions import Action, Handoff, Notice
+from aider_guard.core.events import Event
 
 DRAWN_ON = "_Cells"  # the screen's cells, which no other module sees
 
@@ -68,3 +71,37 @@ def test_what_is_not_in_the_journal() -> None:
         for value in VALUES
     }
     assert {name: names for name, names in left_out.items() if names} == NOT_IN_THE_JOURNAL
+
+
+FACTS = {
+    "reason",
+    "id",
+    "problem",
+    "version",
+    "name",
+    "command",
+    "signal",
+    "main",
+    "models",
+    "ours",  # models, too
+    "names",
+    "mode",
+    "digest",
+    "model",
+    "cause",
+    "done_reason",
+    # Of the air gap: they tell where a program went, which may be a text it sends away by a lookup.
+    *("because", "host", "program"),
+    "notice",
+}
+"""The texts in events and actions that the journal writes down: none is the user's, and none names a file."""
+
+
+@pytest.mark.parametrize(
+    "kind", [*get_args(Event), *get_args(Action), Handoff, Notice], ids=lambda kind: kind.__name__
+)
+def test_a_field_with_texts_is_marked_or_known_to_hold_none(kind: type) -> None:
+    """Every text that is written down is one of those that name no file: a new field fails here until it is judged."""
+    for field in fields(kind):
+        texts = "str" in str(field.type) and field.metadata.get("journal", True)
+        assert not texts or field.name in FACTS, field.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ from aider_guard.core.chat.events import (
     RequestStarted,
 )
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream, Verdict, WindowNeed
-from aider_guard.core.codec import LineSplitter, WireError
+from aider_guard.core.codec import LineSplitter, WireError, build
 from aider_guard.core.events import (
     AiderStarted,
     FilesCounted,
@@ -224,6 +225,8 @@ def test_any_json_is_a_value_or_an_error(name: str, value: object) -> None:
         b'{"type":"UnloadModels","value":{"names":["a"],"wait_seconds":NaN}}',
         b'{"type":"UnloadModels","value":{"names":["a"],"wait_seconds":1e999}}',
         b'{"type":"UnloadModels","value":{"names":["a"],"wait_seconds":1' + b"0" * 400 + b"}}",
+        b'{"type":"UnloadModels","value":{"names":["a"],"wait_seconds":"1"}}',
+        b'{"type":"UnloadModels","value":{"names":["a"],"wait_seconds":true}}',
         b'{"type":"UnloadModels","value":{"names":"a"}}',
         b'{"type":"UnloadModels","value":{"names":[1]}}',
         b'{"type":"ServerRead","value":{"version":{"reason":"x","more":1}}}',
@@ -242,8 +245,26 @@ def test_refuses(line: bytes) -> None:
 def test_a_default_may_be_left_out() -> None:
     """An older sidecar does not know a newer field; a whole number is a number of seconds, too."""
     assert decode(b'{"type":"UnloadModels","value":{"names":["a"]}}') == UnloadModels(("a",), 6.0)
+    assert decode(b'{"type":"SurveyServer","value":{"names":["a"]}}') == SurveyServer(("a",), 3.0)
     line = b'{"type":"UnloadModels","value":{"names":[],"wait_seconds":2}}'
     assert decode(line) == UnloadModels((), 2.0)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A value with a field of each kind: one that is needed, one with a default, and one that is made anew."""
+
+    name: str
+    count: int = 1
+    by_file: dict[str, int] = field(default_factory=dict)
+
+
+def test_only_a_field_without_a_default_is_needed() -> None:
+    """A default may be a value or be made for each."""
+    assert build(Sizes, {"name": "a"}) == Sizes("a")
+    assert build(Sizes, {"name": "a", "by_file": {"b": 2}}) == Sizes("a", 1, {"b": 2})
+    with pytest.raises(WireError, match="wrong fields for Sizes"):
+        build(Sizes, {"count": 2, "by_file": {}})
 
 
 def test_an_error_does_not_repeat_the_line() -> None:
@@ -277,6 +298,14 @@ def test_lines_survive_any_chunking(lines: list[bytes], data: st.DataObject) -> 
 
     assert found == lines
     assert splitter.feed(b"\n") == (b"unfinished",)
+
+
+def test_a_line_has_8_mib_at_most() -> None:
+    """Its newline not counted."""
+    longest = b"x" * (8 << 20)
+    assert LineSplitter().feed(longest + b"\n") == (longest,)
+    with pytest.raises(WireError, match="more than 8388608 bytes"):
+        LineSplitter().feed(longest + b"x")
 
 
 @pytest.mark.parametrize("chunks", [[b"12345"], [b"123", b"45"], [b"12345\n"], [b"a\n12345\nb\n"]])

@@ -60,12 +60,18 @@ def test_what_go_writes(name: str) -> None:
         '{{ eq 1 "1" }}',
         '{{ "\\x" }}',
         "{{ $x, $y, $z := .A }}",
+        "{{ $x := 1 }}{{ (.Map)$x }}",
+        "{{ (.Map). }}",
+        "{{ index .List -1 }}",
+        "{{ index .List 1 }}",
+        "{{ slice .Text -1 }}",
+        "{{ slice .Text 0 3 }}",
     ],
 )
 def test_what_is_not_known_is_said(template: str) -> None:
     """No template is rendered wrongly in silence."""
     with pytest.raises(TemplateError):
-        evaluate(parse(template), {"List": ["a"], "Text": "ab"})
+        evaluate(parse(template), {"List": ["a"], "Text": "ab", "Map": {"x": 1}})
 
 
 @pytest.mark.parametrize(
@@ -73,6 +79,13 @@ def test_what_is_not_known_is_said(template: str) -> None:
     [
         ("a {{- /* b */ -}} c", "ac"),
         ("{{- 1 }}{{ -1 }}", "1-1"),
+        (" {{ 1 }} ", " 1 "),
+        ("{{ true }}{{ false }}", "truefalse"),
+        ("{{ $x:=1 }}{{ $x }}", "1"),
+        ("{{ range $i , $e := .List }}{{ $i }}{{ $e }}{{ end }}", "0x1y"),
+        ("{{ .Text | or 0 }}{{ 0 | and .Text }}", "ab0"),
+        ("{{ slice .Text }}{{ slice .Text 1 }}{{ slice .Text 0 1 }}{{ slice .Text 1 1 }}", "abba"),
+        ("{{ len (slice .List 0 1 1) }}", "1"),
         ("{{ $x := 1 }}{{ if true }}{{ $x = 2 }}{{ $x := 3 }}{{ end }}{{ $x }}", "2"),
         ('{{ $x := "o" }}{{ range .List }}{{ $x }}{{ $x := "i" }}{{ $x }}{{ end }}', "oioi"),
         ("{{ with $y := .Text }}{{ $y }}{{ . }}{{ end }}", "abab"),

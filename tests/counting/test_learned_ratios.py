@@ -21,6 +21,26 @@ from aider_guard.counting.learned import (
 TOKENS = st.dictionaries(st.sampled_from(get_args(Kind)), st.integers(1, 20_000), min_size=1)
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("", "prose"),
+        (" \n\t", "prose"),
+        ("a" * 80 + "é" * 20, "prose"),
+        ("a" * 79 + "é" * 21, "strange"),
+        ("中" * 50 + "é" * 50, "strange"),
+        ("中" * 51 + "é" * 49, "wide"),
+        ("a " * 7 + "1\t" * 3, "prose"),
+        ("a\n" * 69 + "1 " * 31, "data"),
+        ("a " * 92 + "; " * 8, "prose"),
+        ("a " * 91 + "; " * 9, "code"),
+    ],
+)
+def test_the_kind_of_a_text_is_that_of_its_signs(text: str, kind: Kind) -> None:
+    """More than a fifth beyond ASCII, mostly wide or not; more than 30 per cent digits, more than 8 of code."""
+    assert kind_of(text) == kind
+
+
 @given(TOKENS, st.integers(1, 9), st.floats(0.5, 4))
 def test_ratios_only_rise(tokens: dict[str, int], messages: int, factor: float) -> None:
     """With any measurement; and never above their bound."""

@@ -84,6 +84,13 @@ def test_a_text_in_pieces_has_the_tokens_of_the_text(text: str, pre: str) -> Non
     assert sum(map(vocabulary(pre).count_plain, parts)) == vocabulary(pre).count_plain(text)
 
 
+def test_pieces_end_with_the_first_line_after_2000_characters() -> None:
+    """Where the next line begins with a letter; an empty text has none."""
+    assert list(map(len, counter.pieces("a\n" * 3001))) == [2000, 2000, 2000, 2]
+    assert list(map(len, counter.pieces("abc\n" * 300 + "   d\n" * 300 + "e"))) == [2700, 1]
+    assert list(counter.pieces("")) == []
+
+
 def test_equal_beginnings_have_equal_pieces() -> None:
     """What was counted once is found again when something is added at the end."""
     text = "def price(item):\n    return item\n" * 500
@@ -116,12 +123,44 @@ def test_the_leftmost_of_equal_pairs_is_joined_first() -> None:
     assert counting_vocabulary.merge(list("aaa") * 100, {"a a": 0}) == ["aa"] * 150
 
 
+def test_nothing_is_joined_with_what_is_beyond_a_word() -> None:
+    """Though a file may list a pair with an empty half."""
+    for size in (1, 100):
+        ranks = {" a": 0, "b ": 1, "a b": 2}
+        assert counting_vocabulary.merge(list("ab") * size, ranks) == ["ab"] * size
+
+
 def test_a_byte_that_the_vocabulary_lacks_is_no_token() -> None:
     """As in llama.cpp, which drops it."""
     made = Vocabulary(SPLITTINGS["gpt-2"], ["a b"], ["a", "b", "ab"], Specials(()))
     assert made.count("ab") == 1
     assert made.count("abc") == 1
     assert made.count("é") == 0
+    assert made.added == 0
+
+
+def test_every_byte_has_its_letter() -> None:
+    """Also those that GPT-2 writes as another one."""
+    made = vocabulary_of(tiny().facts())
+    assert isinstance(made, Vocabulary)
+    for text in map(chr, range(256)):
+        assert made.count(text) == len(tiny().encode(text)) > 0
+
+
+def test_words_are_merged_once_as_long_as_they_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one word more than may be kept, all are forgotten at the next text."""
+    merged: list[str] = []
+
+    def merge(symbols: list[str], _ranks: object) -> list[str]:
+        merged.append("".join(symbols))
+        return symbols
+
+    monkeypatch.setattr(counting_vocabulary, "merge", merge)
+    monkeypatch.setattr(counting_vocabulary, "_REMEMBERED", 2)
+    made = Vocabulary(SPLITTINGS["gpt-2"], [], ["a", "1", "!"], Specials(()))
+    for text in ("a1", "a1", "a1!", "a"):
+        made.count_plain(text)
+    assert merged == ["a", "1", "!", "a"]
 
 
 def test_lone_surrogates_are_what_go_makes_of_them() -> None:
@@ -139,12 +178,24 @@ def test_special_tokens_wherever_they_stand() -> None:
     family = Specials.of(["<|x1|>", "<|x22|>", "<|x"], [3, 3, 3], {})
     pieces_found = list(family.split("<|x1|><|x22|><|x"))
     assert pieces_found == [("<|x1|>", True), ("<|x22|>", True), ("<|x", True)]
+    assert list(Specials(["aaab"]).split("aaaab")) == [("a", False), ("aaab", True)]
 
 
 def test_a_token_that_looks_special_is() -> None:
     """Some files call their end of a turn a normal token."""
     assert Specials.of(["<|im_end|>", "</s>"], [1, 1], {}).texts == ["<|im_end|>"]
     assert Specials.of(["<|im_end|>"], [], {}).texts == ["<|im_end|>"]
+
+
+def test_unknown_control_and_user_defined_tokens_are_special() -> None:
+    """Normal, unused and byte tokens are not, nor is one without a type; a type without a token is left alone."""
+    names = ["normal", "unknown", "control", "user", "unused", "byte", "", "last"]
+    assert set(Specials.of(names, [1, 2, 3, 4, 5, 6, 3], {}).texts) == {
+        "unknown",
+        "control",
+        "user",
+    }
+    assert Specials.of(["a"], [3, 3], {}).texts == ["a"]
 
 
 def test_phi_3_swallows_blanks_after_its_marks() -> None:
@@ -170,20 +221,23 @@ def test_the_fake_models_vocabulary() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"tokenizer.ggml.model": "llama"}, "only estimated"),
-        ({"tokenizer.ggml.model": None}, "only estimated"),
-        ({"tokenizer.ggml.pre": "kimi-k2"}, "'kimi-k2' is not known"),
-        ({"tokenizer.ggml.pre": ["qwen2"]}, "not known"),
-        ({"tokenizer.ggml.tokens": None}, "not told"),
-        ({"tokenizer.ggml.merges": []}, "not told"),
-        ({"tokenizer.ggml.merges": ["a b", 7]}, "not told"),
+        ({"tokenizer.ggml.model": "llama"}, "tokens of the kind 'llama' are only estimated"),
+        ({"tokenizer.ggml.model": None}, "tokens of the kind 'None' are only estimated"),
+        (
+            {"tokenizer.ggml.model": "x" * 21},
+            "tokens of the kind 'xxxxxxxxxxxxxxxxxxxx' are only estimated",
+        ),
+        ({"tokenizer.ggml.pre": "kimi-k2"}, "the pre-tokeniser 'kimi-k2' is not known"),
+        ({"tokenizer.ggml.pre": "x" * 21}, "the pre-tokeniser 'xxxxxxxxxxxxxxxxxxxx' is not known"),
+        ({"tokenizer.ggml.pre": ["qwen2"]}, "the pre-tokeniser \"['qwen2']\" is not known"),
+        ({"tokenizer.ggml.tokens": None}, "the model's vocabulary was not told"),
+        ({"tokenizer.ggml.merges": []}, "the model's vocabulary was not told"),
+        ({"tokenizer.ggml.merges": ["a b", 7]}, "the model's vocabulary was not told"),
     ],
 )
 def test_a_vocabulary_that_is_none(changes: dict[str, Any], reason: str) -> None:
     """Other kinds, unknown names, and the answer of a plain /api/show."""
-    made = vocabulary_of({**tiny().facts(), **changes})
-    assert isinstance(made, Unavailable)
-    assert reason in made.reason
+    assert vocabulary_of({**tiny().facts(), **changes}) == Unavailable(reason)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +268,17 @@ def test_remembered_values_are_bounded() -> None:
     for text in ("aaaa", "bbbb", "aaaa", "cccc", "aaaa", "bbbb"):
         assert remembered(text) == 4
     assert calls == ["aaaa", "bbbb", "cccc", "bbbb"]
+    calls.clear()
+    full = counter.Memo(size, max_characters=8)
+    for text in ("aaaa", "bbbb", "aaaa", "bbbb"):
+        full(text)
+    assert calls == ["aaaa", "bbbb"]
+    calls.clear()
+    half = "a" * 4_000_000
+    usual = counter.Memo(size)
+    for text in (half, half[1:] + "b", half, "c", half[1:] + "b"):
+        usual(text)
+    assert len(calls) == 4
 
 
 def test_ranks_are_those_of_the_first_mention() -> None:

@@ -178,7 +178,6 @@ def note_requests(state: State, event: Event, _now: float) -> Step:
                 file_sizes={},
                 counted_sizes={},
                 turn_measured=False,
-                prompt_accounted=False,
                 reported_in_turn=frozenset(),
             )
     return state, ()
@@ -197,15 +196,13 @@ def _with_finished(state: State, event: RequestFinished) -> State:
     if isinstance(last_request, Unavailable):
         # Cancelled in the middle: the part that stays in the chat was not counted.
         changed = state.context_changed or _is_known(state)
-        return replace(
-            state, last_prompt_tokens=last_request, prompt_accounted=False, context_changed=changed
-        )
+        return replace(state, last_prompt_tokens=last_request, context_changed=changed)
     state = replace(state, last_prompt_tokens=last_request.prompt_tokens)
     before = state.last_request if state.turn_measured else None
-    used_before = before.used_tokens if isinstance(before, LastRequest) else 0
-    if event.purpose == "edit" and used_before >= last_request.used_tokens:
-        # The editor saw the files and one proposal: the next prompt holds the larger one of the architect.
-        return state
+    match event.purpose, before:
+        case "edit", LastRequest(used_tokens=used) if used >= last_request.used_tokens:
+            # The editor saw the files and one proposal: the next prompt holds the larger one of the architect.
+            return state
     return _with_request(state, last_request)
 
 

@@ -80,11 +80,11 @@ def _transition(state: State, event: Event, now: float) -> Step:
         case Phase.STOPPING, DeadlinePassed("kill"):
             return state, (SignalAider("KILL"),)
         case Phase.UNLOADING, (ModelsUnloaded() | DeadlinePassed("unload") | SidecarLost()):
-            return _unloaded(state, event)
+            return _unloaded(state, event, now)
         case Phase.OFFERING, OfferAnswered(accepted):
             return _answered(state, accepted=accepted, now=now)
         case Phase.BACKOFF, DeadlinePassed("backoff"):
-            return _start(state)
+            return _start(state, now)
     return state, ()
 
 
@@ -170,21 +170,21 @@ def _unload(state: State, now: float, before: tuple[Action, ...]) -> Step:
     wait = state.limits.unload_wait_seconds
     state = replace(state, phase=Phase.UNLOADING)
     if not names:
-        state, actions = _start(state)
+        state, actions = _start(state, now)
         return state, before + actions
     return state, (*before, UnloadModels(names, wait), SetDeadline("unload", now + wait + 2.0))
 
 
-def _unloaded(state: State, event: Event) -> Step:
+def _unloaded(state: State, event: Event, now: float) -> Step:
     if isinstance(event, ModelsUnloaded) and state.restart:
         restart = replace(state.restart, freed_bytes=event.freed_bytes, unloaded=event.names)
         state = replace(state, restart=restart)
-    state, actions = _start(state)
+    state, actions = _start(state, now)
     return state, (CancelDeadline("unload"), *actions)
 
 
-def _start(state: State) -> Step:
-    restart = state.restart or Restart("Aider died", 0.0)
+def _start(state: State, now: float) -> Step:
+    restart = state.restart or Restart("Aider died", now)
     state = replace(
         state,
         phase=Phase.STARTING,
@@ -193,8 +193,6 @@ def _start(state: State) -> Step:
         handoff=restart.handoff,
         context=Unavailable("no /tokens was run yet"),
         turn_tokens=Unavailable("no turn was taken yet"),
-        file_growth_tokens=0,
-        turns_since_probe=0,
     )
     return state, (StartAider(restart.reason, restart.handoff),)
 
@@ -210,7 +208,7 @@ def _started(state: State, now: float) -> Step:
 
 def _died(state: State, status: int, now: float, before: tuple[Action, ...]) -> Step:
     handoff = last_known_handoff(state)
-    restart = Restart("Aider died", 0.0, handoff)
+    restart = Restart("Aider died", now, handoff)
     if state.start_failures >= state.limits.start_attempts:
         return _end(
             state, exit_status(status), before, now, messages.gave_up(status, state.start_failures)

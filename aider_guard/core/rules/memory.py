@@ -139,7 +139,7 @@ def compare_with_need(state: State, event: Event, now: float) -> Step:
             return replace(state, needs=needs), ()
         case TurnFinished():
             return replace(state, turn_ended_at=now), ()
-        case MemoryRead(MemoryReading(gpus=tuple() as gpus) as reading) if gpus and state.turns:
+        case MemoryRead(MemoryReading(gpus=tuple() as gpus) as reading) if gpus:
             if _is_usable(reading, state, now):
                 return _compare(state, gpus, now)
     return state, ()

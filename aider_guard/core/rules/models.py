@@ -82,7 +82,7 @@ def _if_due(state: State, now: float, *, is_here: bool = False) -> Step:
     talks_to_it = not presence.newest_model or same_model(presence.newest_model, main)
     if not talks_to_it or is_among(main, state.foreign_models or ()):
         return state, ()
-    if state.turns and now - state.turn_ended_at > AWAY_SECONDS and not is_here:
+    if now - state.turn_ended_at > AWAY_SECONDS and not is_here:
         return state, ()
     return _warm(_with_presence(state, loaded_again=True), main)
 

@@ -26,7 +26,7 @@ def watch(state: State, event: Event, now: float) -> Step:
     match event:
         case SidecarLost(reason):
             state, notices = _count_failure(state, reason)
-            wait = min(0.5 * 2.0 ** min(state.sidecar_failures - 1, 10), _MAX_WAIT_SECONDS)
+            wait = min(2 ** (state.sidecar_failures - 1), 2 * _MAX_WAIT_SECONDS) / 2
             again = SetDeadline("sidecar_start", now + wait)
             return state, (CancelDeadline("sidecar_silent"), again, *notices)
         case DeadlinePassed("sidecar_silent"):

@@ -56,8 +56,7 @@ def note_reports(state: State, event: Event, _now: float) -> Step:
             # The main prompt is back. Without a message, what was reported since the last one belongs to no turn.
             if event.requests or state.open_requests or turn.answered:
                 return replace(state, turn=replace(turn, started=False, logged=event)), ()
-            kept = TurnReports() if turn.logged is None else replace(turn, started=False)
-            return replace(state, turn=kept), ()
+            return replace(state, turn=TurnReports()), ()
     return state, ()
 
 
