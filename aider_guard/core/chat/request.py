@@ -345,7 +345,7 @@ def without_own_answers(prompt: str, leave_out: int = 0) -> str:
         return prompt
     blocks = prompt_blocks(prompt)
     places = visible_places([(block.role, block.content) for block in blocks], leave_out)
-    return prompt if len(places) == len(blocks) else "".join(blocks[p].whole for p in places)
+    return "".join(blocks[place].whole for place in places)
 
 
 def _role(
