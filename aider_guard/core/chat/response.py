@@ -224,7 +224,7 @@ class AnswerHead:
 
     def rest(self) -> bytes:
         """Return the bytes held at the answer's end, which nowhere names another machine."""
-        held, self._held, self._over = self._held, b"", True
+        held, self._held = self._held, b""
         return held
 
 
