@@ -128,7 +128,7 @@ def _remove_own(changed: dict[str, Any], request: ChatRequest, leave_out: int = 
         return
     texts = [_role_and_text(message) for message in messages]
     is_summary = request.purpose == "summary"
-    places = visible_places(texts, 0 if is_summary else leave_out)
+    places = visible_places(texts, leave_out)
     visible = [messages[place] for place in places]
     changed["messages"] = (
         [_cleaned_summary(message, leave_out) for message in visible] if is_summary else visible

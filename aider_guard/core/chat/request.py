@@ -64,7 +64,7 @@ def _visible_places(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
         after = messages[place + 1 : place + 3]
         if after == [("user", _SAID_AFTER_EDITING[0]), ("assistant", _SAID_AFTER_EDITING[1])]:
             gone |= {place + 1, place + 2}
-            after = messages[place + 3 : place + 4]
+            after = messages[place + 3 :]
         if place and after and _sent_again(messages[place - 1], after[0]):
             gone.add(place - 1)
     return tuple(place for place in range(len(messages)) if place not in gone)

@@ -12,13 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.chat.body import (
+    KEEP_ALIVE,
+    KEEP_SECONDS,
     asks_for_usage,
     body_to_send,
     count_unanswered,
     forbids_truncation,
     without_unanswered,
 )
-from aider_guard.core.chat.request import Form
+from aider_guard.core.chat.request import Form, conversation
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 
@@ -198,6 +200,9 @@ def test_a_flattened_prompt_can_do_without_what_was_not_sent() -> None:
     """The rest of the text stays to the letter."""
     chat_request = request_of("generate", body("generate", REFUSED))
     assert count_unanswered(chat_request) == 2
+    assert [m.content for m in conversation(chat_request)] == [
+        REFUSED[place]["content"] for place in (0, 1, 3, 4, 5, 7)
+    ]
     left = [REFUSED[place] for place in (0, 3, 4, 5, 7)]
     assert without_unanswered(chat_request, 1)["prompt"] == (
         prompts.flattened(left[:-1]) + prompts.flattened(left[-1:])
@@ -325,3 +330,12 @@ def test_text_that_utf_8_cannot_hold_survives() -> None:
     chat_request = request_of("chat", content)
     found = json.loads(body_to_send(chat_request, content, settings(), OLLAMA, "0.24.0"))
     assert found["messages"][0]["content"] == "\ud800 é"
+    content = '{"model":"a","prompt":"é"}'.encode()
+    sent = body_to_send(request_of("generate", content), content, settings(), OLLAMA, "0.12.5")
+    expected = '{"model":"a","prompt":"é","options":{"num_ctx":8192},"keep_alive":"30m"}'
+    assert sent == expected.encode()
+
+
+def test_the_time_that_a_model_stays_loaded_is_one_in_both_forms() -> None:
+    """Ollama is told what the door counts on."""
+    assert f"{KEEP_SECONDS / 60:g}m" == KEEP_ALIVE

@@ -245,6 +245,9 @@ def test_an_image_ends_it() -> None:
     body = chat(*FIXED, *QUESTION)
     body["messages"][7]["images"] = ["AAAA"]
     assert texts(head(body)) == list(FIXED[:7])
+    parts = chat(SYSTEM, *MAP, *QUESTION)
+    parts["messages"][1]["content"] = [{"type": "text", "text": MAP[0][1]}]
+    assert texts(head(parts)) == [SYSTEM, ("user", ".")]
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([chat, flattened]))
