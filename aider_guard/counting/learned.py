@@ -144,8 +144,8 @@ def _eliminated(rows: Sequence[list[Fraction]]) -> list[list[Fraction]]:
     done: list[list[Fraction]] = []
     for row in rows:
         left = _reduced(row, done)
-        lead = next(filter(None, left[:-1]), 1)
-        done.append([value / lead for value in left])
+        lead = next(filter(None, left[:-1]), None)
+        done.append([value / lead for value in left] if lead else left)
     return done
 
 

@@ -89,10 +89,11 @@ class TokenizerService:
         return encode(answer) or b"\n"
 
     def _learn(self, number: int, tokens: int) -> Acknowledgement:
-        server, weighted = self._weighed.pop(number, (None, None))
-        counter = self._counters.get(server) if server is not None else None
-        if counter is None or server is None or weighted is None:
+        weighed = self._weighed.pop(number, None)
+        counter = self._counters.get(weighed[0]) if weighed else None
+        if weighed is None or counter is None:
             return Acknowledgement("that prompt was not counted")
+        server, weighted = weighed
         if counter.learn(weighted, tokens):
             keep_learned(self._folders.learned, _key(server), counter.learned)
         return Acknowledgement()

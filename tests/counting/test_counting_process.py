@@ -148,6 +148,16 @@ def test_64_prompts_wait_for_what_was_measured(later: int, is_known: bool) -> No
     assert ask(service, MeasuredPrompt(1, 5)) == Acknowledgement()
 
 
+def test_what_was_measured_of_a_model_that_is_held_no_more_teaches_nothing() -> None:
+    """Its prompt was weighed by a counter that is gone."""
+    service = TokenizerService(Folders())
+    for number in range(5):
+        prompt = prompt_of(chat("a"))
+        ask(service, CountPrompt(number, ModelServer("", f"m{number}"), prompt))
+    words = [ask(service, MeasuredPrompt(number, 5)) for number in (0, 1)]
+    assert words == [Acknowledgement("that prompt was not counted"), Acknowledgement()]
+
+
 def test_the_process_has_three_folders(tmp_path: Path) -> None:
     """Of encodings, of what was learned, and of vocabularies."""
     learned, vocabularies = tmp_path / "learned", tmp_path / "vocabularies"

@@ -218,6 +218,8 @@ def test_with_nothing_known_a_guess_with_its_error() -> None:
     """Some tokens a message."""
     assert Overhead().about((1, 2, 1)) == (20, 100)
     assert Overhead().nothing
+    assert overhead(((1, 0, 0), 0), ((1, 1, 0), 0)).nothing
+    assert not overhead(((1, 0, 0), 0), ((1, 1, 0), 1)).nothing
     assert not overhead(((1, 0, 0), 3)).nothing
 
 
