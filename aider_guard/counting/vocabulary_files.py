@@ -114,4 +114,4 @@ def _write(file: Path, facts: Mapping[str, Any]) -> None:
         draft.unlink(missing_ok=True)
     others = sorted(file.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
     for old in others[:-_MOST_KEPT]:
-        old.unlink(missing_ok=True)
+        old.unlink()

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from aider_guard.core.chat.request import ChatRequest, Message
 from aider_guard.core.codec import WireError
 from aider_guard.core.readings import Unavailable
+from aider_guard.counting import process as process_module
 from aider_guard.counting import vocabulary_files
 from aider_guard.counting.learned import FILE, Learned, Ratios, keep_learned, read_learned
 from aider_guard.counting.process import Folders, TokenizerService
@@ -126,14 +127,38 @@ def test_a_model_that_cannot_be_learned_anew_is_counted_as_before(
 
 
 def test_a_server_without_an_address_is_never_asked(tmp_path: Path) -> None:
-    """Its models are estimated, and known by the names that it gave them."""
-    service = TokenizerService(Folders(learned=str(tmp_path)))
+    """Its models are estimated all the time, and known by the names that it gave them."""
+    now = 1000.0
+    service = TokenizerService(Folders(learned=str(tmp_path)), clock=lambda: now)
     server = ModelServer("", "M")
     assert ask(service, LearnModel(server)) == Acknowledgement("the model was not told")
     keep_learned(str(tmp_path), "M", Learned(Ratios({"prose": 5.0})))
+    now += 20.0
     assert ask(service, CountPlain(server, ("word " * 7,))) == CountedTexts((11,))
     again = TokenizerService(Folders(learned=str(tmp_path)))
     assert ask(again, CountPlain(server, ("word " * 7,))) == CountedTexts((50,))
+
+
+def test_an_encoding_is_loaded_for_models_without_a_vocabulary(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes 60 MB."""
+    folders: list[str] = []
+
+    def load(folder: str) -> Any:
+        folders.append(folder)
+        return lambda text: len(text.split())
+
+    monkeypatch.setattr(process_module, "load_counter", load)
+    service = TokenizerService(Folders(tokenizers="encodings"))
+    with FakeOllama(models=(MODEL,)) as ollama:
+        exact = ask(service, CountPlain(ModelServer(ollama.url, "exact"), ("the log",)))
+    assert exact == CountedTexts((len(tiny().encode("the log")),))
+    assert folders == []
+    prompt = prompt_of(chat("word " * 100))
+    estimate = ask(service, CountPrompt(1, ModelServer("", "m"), prompt))
+    assert estimate == PromptCount(115, False, 35.0)
+    assert folders == ["encodings"]
 
 
 @pytest.mark.parametrize(("later", "is_known"), [(63, True), (64, False)])

@@ -149,6 +149,12 @@ def test_a_machine_that_starts_no_process_is_a_reason(monkeypatch: pytest.Monkey
     assert FileCounter("").count(CountTexts(1, ("a",))) == TextsCounted(1, why)
 
 
+def test_another_file_in_the_encodings_place_is_damaged(tmp_path: Path) -> None:
+    """It is known by its hash, without tiktoken."""
+    (tmp_path / ENCODING_FILE).write_text("IQ== 0")
+    assert encoding_problem(str(tmp_path)) == Unavailable("Aider's token encoding is damaged")
+
+
 def test_without_encodings_nothing_is_counted(tmp_path: Path) -> None:
     """A missing folder and a folder without the file are reasons, not downloads."""
     for folder, reason in (("", "not found"), (str(tmp_path), "No such file")):
