@@ -130,7 +130,7 @@ def _count(value: object, otherwise: int | Unavailable = NOT_TOLD) -> int | Unav
 
 
 def _seconds(value: object, per_second: float) -> float | Unavailable:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e18:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 10**18:
         return NOT_TOLD
     return value / per_second
 

@@ -179,10 +179,10 @@ def test_a_raw_prompt_has_no_pieces_that_are_known() -> None:
 
 def test_known_pieces_fit_to_the_last_token() -> None:
     """A piece has at most four tokens more beside others, and an estimate as many as its error allows, rounded up."""
-    chat_request = chat("s" * 1000, ("u" * 1000,))
+    chat_request = chat("s" * 20_000, ("u" * 1000,))
     sizes = Sizes()
-    sizes.note_counts("qwen3:8b", ["s" * 1000], [101], 10.0)
-    room = 64 + 2 * 16 + 112 + 4 + 1000
+    sizes.note_counts("qwen3:8b", ["s" * 20_000], [10_001], 50.0)
+    room = 64 + 2 * 16 + 15_002 + 4 + 1000
     assert sizes.fits(chat_request, room)
     assert not sizes.fits(chat_request, room - 1)
     sizes.note_counts("qwen3:8b", ["u" * 1000], [100], 0.0)
