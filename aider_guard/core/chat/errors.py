@@ -35,7 +35,6 @@ class FailedRequest:
     address: str
     is_ollama: bool = True
     is_here: bool = True
-    window_tokens: int = 0
     smaller_windows: tuple[WindowNeed, ...] = ()
     alike: tuple[str, ...] = ()
     """Installed models with similar names."""

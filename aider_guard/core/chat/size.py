@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 import re
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -79,10 +79,9 @@ def rows(
 
     The tokens that the template adds to the messages are thereby shared out in proportion.
     """
-    sums: dict[tuple[RowKind, str, bool], int] = {}
+    sums: Counter[tuple[RowKind, str, bool]] = Counter()
     for part, size in zip(pieces, tokens, strict=True):
-        key = (part.kind, part.name, part.read_only)
-        sums[key] = sums.get(key, 0) + size
+        sums[part.kind, part.name, part.read_only] += size
     counted = sum(sums.values())
     # Each end is rounded, not each row: the sum is exactly the total.
     ends = [
