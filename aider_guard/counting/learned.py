@@ -56,12 +56,13 @@ class Ratios:
 
     def learn(self, tokens: Mapping[str, int], messages: int, true_tokens: int) -> Ratios:
         """Return the ratios after a prompt of this composition had so many tokens. They rise, and never fall."""
-        missing = true_tokens - self._total(tokens, messages)
-        off = 100 * abs(missing) / max(1, true_tokens)
+        before = self._total(tokens, messages)
+        off = 100 * abs(true_tokens - before) / max(1, true_tokens)
         errors = (*self.errors_percent, round(off, 2))[-_ERRORS:]
         length = sum(tokens.values())
-        if missing < 0 or not length:
+        if not length:
             return replace(self, errors_percent=errors)
+        missing = max(0.0, true_tokens - before)
         squares = sum(count * count for count in tokens.values())
         step = missing / squares * length / (length + _HALF_WEIGHT)
         raised = {kind: self._ratio(kind) + step * count for kind, count in tokens.items()}
