@@ -101,8 +101,8 @@ class TokenizerService:
     def _counter(self, server: ModelServer) -> ModelCounter:
         counter = self._counters.get(server)
         pause_seconds = self._clock() - self._asked_at.get(server, -AGAIN_SECONDS)
-        may_ask = server.base and server not in self._complete
-        if counter is None or (may_ask and pause_seconds >= AGAIN_SECONDS):
+        may_ask = server not in self._complete and pause_seconds >= AGAIN_SECONDS
+        if counter is None or may_ask:
             counter = self._counters[server] = self._make(server, counter)
         self._counters.move_to_end(server)
         while len(self._counters) > _MODELS:
