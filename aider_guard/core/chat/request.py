@@ -375,4 +375,4 @@ def _text(value: object) -> str:
 
 
 def _positive(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else 0

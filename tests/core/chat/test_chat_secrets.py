@@ -56,7 +56,19 @@ def test_no_text_is_in_a_values_own_words(value: object) -> None:
 )
 def test_no_name_and_no_password_is_in_the_journal(happened: object) -> None:
     """The journal is for others to read, so names of files, answers and what opens the door are left out."""
+    assert SECRET not in journaled(happened)
+
+
+def test_what_a_prompt_is_made_of_is_not_in_the_journal() -> None:
+    """Only its size is: the sizes of the files in it tell which files they are."""
+    line = journaled(finished(500, parts=(ContextRow("file", "a.py", 4321),)))
+    assert '"prompt_tokens": 500' in line
+    assert "4321" not in line
+
+
+def journaled(happened: object) -> str:
+    """The line of the journal for this."""
     file = io.StringIO()
     FileJournal(file, clock=lambda: 0.0, on_failure=pytest.fail).write(happened)
     assert '"event": "' in file.getvalue()
-    assert SECRET not in file.getvalue()
+    return file.getvalue()
