@@ -51,19 +51,18 @@ class Ratios:
     @property
     def error_percent(self) -> float:
         """The worst of the last errors, with a margin; more as long as few are known."""
-        worst = max(self.errors_percent, default=0.0) * 1.25
         least = LEAST_ERROR if len(self.errors_percent) >= _ENOUGH_ERRORS else FIRST_ERROR
-        return round(max(worst, least), 1)
+        return round(max([least, *(1.25 * error for error in self.errors_percent)]), 1)
 
     def learn(self, tokens: Mapping[str, int], messages: int, true_tokens: int) -> Ratios:
         """Return the ratios after a prompt of this composition had so many tokens. They rise, and never fall."""
         before = self._total(tokens, messages)
         off = 100 * abs(true_tokens - before) / max(1, true_tokens)
         errors = (*self.errors_percent, round(off, 2))[-_ERRORS:]
-        missing = true_tokens - before
         length = sum(tokens.values())
-        if missing <= 0 or not length:
+        if not length:
             return replace(self, errors_percent=errors)
+        missing = max(0.0, true_tokens - before)
         squares = sum(count * count for count in tokens.values())
         step = missing / squares * length / (length + _HALF_WEIGHT)
         raised = {kind: self._ratio(kind) + step * count for kind, count in tokens.items()}
@@ -116,7 +115,7 @@ class Overhead:
             return None  # they contradict each other
         same = [sample.tokens for sample in self.samples if sample.roles == roles]
         if len(same) >= _SPARE:
-            return same[0]
+            return same.pop()
         solved = [row for row in solved if any(row)]
         if len({sample.roles for sample in self.samples}) < len(solved) + _SPARE:
             return None
@@ -146,8 +145,8 @@ def _eliminated(rows: Sequence[list[Fraction]]) -> list[list[Fraction]]:
     done: list[list[Fraction]] = []
     for row in rows:
         left = _reduced(row, done)
-        lead = next(filter(None, left[:-1]), 1)
-        done.append([value / lead for value in left])
+        lead = next(filter(None, left[:-1]), None)
+        done.append([value / lead for value in left] if lead else left)
     return done
 
 
@@ -211,7 +210,7 @@ def keep_learned(folder: str, name: str, learned: Learned) -> None:
     draft = file.with_name(f"{FILE}.{os.getpid()}")
     with suppress(OSError):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+        draft.write_text(json.dumps(entries), encoding="utf-8")
         draft.replace(file)
     with suppress(OSError):
-        draft.unlink(missing_ok=True)
+        draft.unlink()

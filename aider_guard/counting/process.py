@@ -89,10 +89,11 @@ class TokenizerService:
         return encode(answer) or b"\n"
 
     def _learn(self, number: int, tokens: int) -> Acknowledgement:
-        server, weighted = self._weighed.pop(number, (None, None))
-        counter = self._counters.get(server) if server is not None else None
-        if counter is None or server is None or weighted is None:
+        weighed = self._weighed.pop(number, None)
+        counter = self._counters.get(weighed[0]) if weighed else None
+        if weighed is None or counter is None:
             return Acknowledgement("that prompt was not counted")
+        server, weighted = weighed
         if counter.learn(weighted, tokens):
             keep_learned(self._folders.learned, _key(server), counter.learned)
         return Acknowledgement()
@@ -100,8 +101,8 @@ class TokenizerService:
     def _counter(self, server: ModelServer) -> ModelCounter:
         counter = self._counters.get(server)
         pause_seconds = self._clock() - self._asked_at.get(server, -AGAIN_SECONDS)
-        may_ask = server.base and server not in self._complete
-        if counter is None or (may_ask and pause_seconds >= AGAIN_SECONDS):
+        may_ask = server not in self._complete and pause_seconds >= AGAIN_SECONDS
+        if counter is None or may_ask:
             counter = self._counters[server] = self._make(server, counter)
         self._counters.move_to_end(server)
         while len(self._counters) > _MODELS:

@@ -137,7 +137,7 @@ def depends_on_thinking(prompt_format: PromptFormat) -> bool:
     return "Think" in prompt_format.template
 
 
-@lru_cache(maxsize=16)
+@lru_cache
 def _parsed(template: str) -> tuple[tuple[Node, ...], frozenset[str]]:
     """Return the tree and the names in it. Ollama adds the answer to a template that does not name it."""
     tree = parse(template)

@@ -28,7 +28,7 @@ CONNECT_SECONDS: Final = 1.0
 SECONDS: Final = 3.0
 VERBOSE_SECONDS: Final = 20.0
 MAX_BYTES: Final = 64 * 1024 * 1024
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 1_000_000
 _MOST_KEPT: Final = 8
 
 
@@ -114,4 +114,4 @@ def _write(file: Path, facts: Mapping[str, Any]) -> None:
         draft.unlink(missing_ok=True)
     others = sorted(file.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
     for old in others[:-_MOST_KEPT]:
-        old.unlink(missing_ok=True)
+        old.unlink()

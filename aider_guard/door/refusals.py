@@ -88,14 +88,13 @@ class Refusals:
 
     def failed(self, failure: Failure) -> Reply:
         """Explain a failure of the server."""
-        upstream, settings = self.incoming.upstream, self.context.settings
+        upstream = self.incoming.upstream
         failed_request = FailedRequest(
             self.request.model,
             display_base(upstream.base),
             is_ollama=upstream.kind == "ollama",
             is_here=is_this_machine(upstream.base),
-            window_tokens=settings.window_tokens,
-            smaller_windows=settings.smaller_windows,
+            smaller_windows=self.context.settings.smaller_windows,
             alike=self.context.services.installed.similar_names(upstream, self.request.model),
         )
         return self._refuse(failure.reason, chat_errors.lines(failure, failed_request))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,9 +20,10 @@ from hypothesis import strategies as st
 from aider_guard.core.chat.request import ChatRequest, Message
 from aider_guard.core.codec import WireError
 from aider_guard.core.readings import Unavailable
+from aider_guard.counting import process as process_module
 from aider_guard.counting import vocabulary_files
 from aider_guard.counting.learned import FILE, Learned, Ratios, keep_learned, read_learned
-from aider_guard.counting.process import AGAIN_SECONDS, Folders, TokenizerService
+from aider_guard.counting.process import Folders, TokenizerService
 from aider_guard.counting.vocabulary_files import show, vocabulary_facts
 from aider_guard.counting.wire import (
     Acknowledgement,
@@ -37,6 +39,7 @@ from aider_guard.counting.wire import (
     encode,
     prompt_of,
 )
+from aider_guard.line_process import LineProcess
 
 TEMPLATE = "{{ range .Messages }}<|im_start|>{{ .Content }}{{ end }}"
 MODEL = FakeModel("exact:latest", vocabulary=tiny(), template=TEMPLATE, blob="e" * 64)
@@ -96,12 +99,109 @@ def test_a_server_without_an_answer_is_left_alone_for_a_while() -> None:
         ollama.answers["/api/show"] = Json({"error": "busy"}, 500)
         server = ModelServer(ollama.url, "exact")
         service = TokenizerService(Folders(), clock=lambda: now)
-        for later, requests in ((0.0, 1), (AGAIN_SECONDS - 1, 1), (1.0, 2)):
+        for later, requests in ((0.0, 1), (14.9, 1), (0.1, 2), (14.9, 2)):
             now += later
             ask(service, CountPlain(server, ("a",)))
             assert len(ollama.received) == requests
         assert ask(service, LearnModel(server)) == Acknowledgement("the model was not told")
         assert len(ollama.received) == 3
+
+
+@pytest.mark.parametrize("answers", [[Json({}, 500)], [None, Json({}, 500)]])
+def test_a_model_that_cannot_be_learned_anew_is_counted_as_before(
+    answers: list[Json | None],
+) -> None:
+    """Whether its server tells nothing of it or only no vocabulary; and a new one is estimated."""
+    with FakeOllama(models=(MODEL,)) as ollama:
+        server, other = ModelServer(ollama.url, "exact"), ModelServer(ollama.url, "exact:latest")
+        service = TokenizerService(Folders())
+        exact = ask(service, CountPrompt(1, server, prompt_of(chat("the log"))))
+        assert exact == PromptCount(1 + len(tiny().encode("the log")), True, 0.0)
+        ollama.script["/api/show"] = [*answers, *answers]
+        assert ask(service, LearnModel(server)) == Acknowledgement("the model was not told")
+        assert ask(service, CountPrompt(2, server, prompt_of(chat("the log")))) == exact
+        estimate = ask(service, CountPrompt(3, other, prompt_of(chat("the log"))))
+        assert isinstance(estimate, PromptCount)
+        assert not estimate.exact
+        assert len(ollama.received) == 2 + 2 * len(answers)
+
+
+def test_a_server_without_an_address_is_never_asked(tmp_path: Path) -> None:
+    """Its models are estimated all the time, and known by the names that it gave them."""
+    now = 1000.0
+    service = TokenizerService(Folders(learned=str(tmp_path)), clock=lambda: now)
+    server = ModelServer("", "M")
+    assert ask(service, LearnModel(server)) == Acknowledgement("the model was not told")
+    keep_learned(str(tmp_path), "M", Learned(Ratios({"prose": 5.0})))
+    now += 20.0
+    assert ask(service, CountPlain(server, ("word " * 7,))) == CountedTexts((11,))
+    again = TokenizerService(Folders(learned=str(tmp_path)))
+    assert ask(again, CountPlain(server, ("word " * 7,))) == CountedTexts((50,))
+
+
+def test_an_encoding_is_loaded_for_models_without_a_vocabulary(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes 60 MB."""
+    folders: list[str] = []
+
+    def load(folder: str) -> Any:
+        folders.append(folder)
+        return lambda text: len(text.split())
+
+    monkeypatch.setattr(process_module, "load_counter", load)
+    service = TokenizerService(Folders(tokenizers="encodings"))
+    with FakeOllama(models=(MODEL,)) as ollama:
+        exact = ask(service, CountPlain(ModelServer(ollama.url, "exact"), ("the log",)))
+    assert exact == CountedTexts((len(tiny().encode("the log")),))
+    assert folders == []
+    prompt = prompt_of(chat("word " * 100))
+    estimate = ask(service, CountPrompt(1, ModelServer("", "m"), prompt))
+    assert estimate == PromptCount(115, False, 35.0)
+    assert folders == ["encodings"]
+
+
+@pytest.mark.parametrize(("later", "is_known"), [(63, True), (64, False)])
+def test_64_prompts_wait_for_what_was_measured(later: int, is_known: bool) -> None:
+    """The oldest is forgotten for the next."""
+    service = TokenizerService(Folders())
+    prompt = prompt_of(chat("a"))
+    for number in range(later + 1):
+        ask(service, CountPrompt(number, ModelServer("", "m"), prompt))
+    words = "" if is_known else "that prompt was not counted"
+    assert ask(service, MeasuredPrompt(0, 5)) == Acknowledgement(words)
+    assert ask(service, MeasuredPrompt(1, 5)) == Acknowledgement()
+
+
+def test_what_was_measured_of_a_model_that_is_held_no_more_teaches_nothing() -> None:
+    """Its prompt was weighed by a counter that is gone."""
+    service = TokenizerService(Folders())
+    for number in range(5):
+        prompt = prompt_of(chat("a"))
+        ask(service, CountPrompt(number, ModelServer("", f"m{number}"), prompt))
+    words = [ask(service, MeasuredPrompt(number, 5)) for number in (0, 1)]
+    assert words == [Acknowledgement("that prompt was not counted"), Acknowledgement()]
+
+
+def test_the_process_has_three_folders(tmp_path: Path) -> None:
+    """Of encodings, of what was learned, and of vocabularies."""
+    learned, vocabularies = tmp_path / "learned", tmp_path / "vocabularies"
+    folders = ("", str(learned), str(vocabularies), "unknown")
+    process = LineProcess("aider_guard.counting.process", *folders)
+    answers = []
+    with FakeOllama(models=(MODEL,)) as ollama:
+        server = ModelServer(ollama.url, "exact")
+        prompt = prompt_of(chat("the log"))
+        for question in (LearnModel(server), CountPrompt(7, server, prompt), MeasuredPrompt(7, 99)):
+            line = encode(question)
+            assert line is not None
+            process.ask(line)
+            answers.append(decode(process.answer(30.0) or b""))
+    process.close()
+    count = PromptCount(1 + len(tiny().encode("the log")), True, 0.0)
+    assert answers == [Acknowledgement(), count, Acknowledgement()]
+    assert read_learned(str(learned)).keys() == {"exact:latest"}
+    assert [path.name for path in vocabularies.iterdir()] == [f"{'e' * 64}.json"]
 
 
 def test_vocabularies_of_four_models_are_held_at_most() -> None:
@@ -151,8 +251,33 @@ def test_requests_survive_the_wire(text: str, plain: bool, form: Any) -> None:
 
 
 def test_a_line_has_a_bound() -> None:
-    """Larger prompts are not counted."""
-    assert encode(CountPlain(ModelServer("", "m"), ("a" * 9_000_000,))) is None
+    """Larger prompts are not counted: a line is shorter than eight mebibytes, without its newline."""
+    empty = encode(CountPlain(ModelServer("", "m"), ("",)))
+    assert empty is not None
+    room = 8 * 1024 * 1024 - len(empty)
+    line = encode(CountPlain(ModelServer("", "m"), ("a" * room,)))
+    assert line is not None
+    assert len(line) == 8 * 1024 * 1024
+    assert encode(CountPlain(ModelServer("", "m"), ("a" * (room + 1),))) is None
+
+
+@pytest.mark.parametrize(
+    ("think", "there"),
+    [(None, None), (False, False), (True, True), ("high", True), ("", False), (0, False)],
+)
+def test_whether_to_think_is_sent_where_it_is_said(think: Any, there: bool | None) -> None:
+    """A level counts as yes."""
+    assert prompt_of(chat("a", think=think)).request().body == {"think": there}
+    assert prompt_of(chat("a")).request().body == {"think": None}
+
+
+def test_a_form_that_is_not_known_is_read_as_a_chat() -> None:
+    """As another version may send it."""
+    prompt = replace(prompt_of(chat("a", suffix="}")), form="other")
+    expected = ChatRequest(
+        "chat", "exact", (Message("user", "a"),), True, body={"suffix": True, "think": None}
+    )
+    assert prompt.request() == expected
 
 
 @pytest.mark.parametrize(
@@ -240,6 +365,44 @@ def test_garbage_in_what_was_learned_is_ignored(content: bytes, tmp_path: Path) 
     learned = Learned(Ratios({"code": 1.5}, (2.0,)), thinks=True, template="x")
     keep_learned(str(tmp_path), "other", learned)
     assert read_learned(str(tmp_path)) == {"other": learned}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "error", "is_sane"),
+    [
+        (0.1, 0.0, True),
+        (8.0, 1000.0, True),
+        (0.099, 0.0, False),
+        (8.001, 0.0, False),
+        (1.0, 1000.1, False),
+        (1.0, -0.1, False),
+    ],
+)
+def test_what_cannot_have_been_learned_is_ignored(
+    ratio: float, error: float, is_sane: bool, tmp_path: Path
+) -> None:
+    """Ratios and errors beyond their bounds, as a damaged file may hold them."""
+    learned = Learned(Ratios({"code": 1.0, "prose": ratio}, (1.0, error)))
+    keep_learned(str(tmp_path), "m", learned)
+    assert read_learned(str(tmp_path)) == ({"m": learned} if is_sane else {})
+
+
+@pytest.mark.parametrize(("size", "is_read"), [(2**20 - 1, True), (2**20, False)])
+def test_a_file_that_no_session_wrote_is_ignored(size: int, is_read: bool, tmp_path: Path) -> None:
+    """What was learned of forty models takes less than a mebibyte."""
+    keep_learned(str(tmp_path), "m", Learned())
+    file = tmp_path / FILE
+    file.write_bytes(file.read_bytes().ljust(size))
+    assert read_learned(str(tmp_path)).keys() == ({"m"} if is_read else set())
+
+
+def test_only_its_owner_may_see_what_was_learned(tmp_path: Path) -> None:
+    """The folder is made when it is needed, with those above it."""
+    folder = tmp_path / "a" / "learned"
+    for name in ("m", "n"):
+        keep_learned(str(folder), name, Learned())
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert list(read_learned(str(folder))) == ["m", "n"]
 
 
 def test_what_was_learned_of_each_model_is_kept(tmp_path: Path) -> None:

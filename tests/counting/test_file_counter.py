@@ -13,18 +13,22 @@ from typing import TYPE_CHECKING, NoReturn
 import psutil
 import pytest
 
-from aider_guard.core.actions import CountFiles, CountTexts
+from aider_guard.core.actions import CountFiles, CountTexts, StopSidecar
+from aider_guard.core.codec import WireError
 from aider_guard.core.events import FilesCounted, TextsCounted
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.wire import decode, encode
 from aider_guard.counting import files as files_module
 from aider_guard.counting.files import (
     ENCODING_FILE,
     MAX_FILE_BYTES,
     FileCounter,
+    answer,
     count_file,
     count_text,
     encoding_problem,
     read_regular_file,
+    uncounted,
 )
 from aider_guard.demo.layout import cache_folder, rig_in
 
@@ -145,6 +149,12 @@ def test_a_machine_that_starts_no_process_is_a_reason(monkeypatch: pytest.Monkey
     assert FileCounter("").count(CountTexts(1, ("a",))) == TextsCounted(1, why)
 
 
+def test_another_file_in_the_encodings_place_is_damaged(tmp_path: Path) -> None:
+    """It is known by its hash, without tiktoken."""
+    (tmp_path / ENCODING_FILE).write_text("IQ== 0")
+    assert encoding_problem(str(tmp_path)) == Unavailable("Aider's token encoding is damaged")
+
+
 def test_without_encodings_nothing_is_counted(tmp_path: Path) -> None:
     """A missing folder and a folder without the file are reasons, not downloads."""
     for folder, reason in (("", "not found"), (str(tmp_path), "No such file")):
@@ -174,6 +184,121 @@ def test_only_regular_files_of_some_size_are_read(tmp_path: Path) -> None:
         }
         found = {name: read_regular_file(str(tmp_path / name)) for name in expected}
     assert found == {name: Unavailable(reason) for name, reason in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [(4_999_999, 4_999_999), (5_000_000, 5_000_000), (5_000_001, "larger than 5 MB")],
+)
+def test_a_file_of_five_megabytes_is_read(size: int, found: int | str, tmp_path: Path) -> None:
+    """And none that is larger by a byte."""
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(size)
+    content = read_regular_file(str(tmp_path / "file"))
+    assert (content.reason if isinstance(content, Unavailable) else len(content)) == found
+
+
+def refuses_q(text: str) -> int:
+    """An encoding with a token for each character, and none for a q."""
+    if "q" in text:
+        raise ValueError("q")
+    return len(text)
+
+
+Q = Unavailable("the text cannot be counted (ValueError)")
+
+
+@pytest.mark.parametrize(
+    ("request_", "event"),
+    [
+        (CountTexts(3, ("a", "", "bc")), TextsCounted(3, (1, 0, 2))),
+        (CountTexts(3, ()), TextsCounted(3, ())),
+        (CountTexts(3, ("a", "q")), TextsCounted(3, Unavailable("a text cannot be counted"))),
+        (
+            CountFiles("ROOT", ("a", "q", "gone")),
+            FilesCounted({"a": 2, "q": Q, "gone": Unavailable("No such file or directory")}),
+        ),
+        (CountFiles("ROOT", ()), FilesCounted({})),
+    ],
+)
+def test_each_request_has_its_answer(
+    request_: CountFiles | CountTexts,
+    event: FilesCounted | TextsCounted,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Files each by itself, texts all or none."""
+    (tmp_path / "a").write_text("aa")
+    (tmp_path / "q").write_text("qq")
+    if isinstance(request_, CountFiles):
+        request_ = CountFiles(str(tmp_path), request_.paths)
+    monkeypatch.setattr(files_module, "load_counter", lambda _folder: refuses_q)
+    assert decode(answer("", encode(request_))) == event
+    why = Unavailable("no encoding")
+    monkeypatch.setattr(files_module, "load_counter", lambda _folder: why)
+    assert decode(answer("", encode(request_))) == uncounted(request_, why)
+
+
+def test_a_line_that_is_no_request_ends_the_process() -> None:
+    """The guard sends no such line."""
+    with pytest.raises(WireError, match="StopSidecar is nothing to count"):
+        answer("", encode(StopSidecar()))
+
+
+class NoProcess:
+    """Answers at once, and notes how long it would have been waited for."""
+
+    def __init__(self, *_arguments: object) -> None:
+        self.is_running = False
+        self.limits: list[float] = []
+
+    def ask(self, _line: bytes, seconds: float) -> Unavailable:
+        self.is_running = True
+        self.limits.append(seconds)
+        return Unavailable("no process")
+
+    def close(self) -> None:
+        self.is_running = False
+
+
+class Requests(queue.SimpleQueue[CountFiles | CountTexts]):
+    """Requests that are there at once or never; after the last, StopIteration ends the reader."""
+
+    def __init__(self, *requests: CountFiles | CountTexts | None) -> None:
+        super().__init__()
+        self._requests = iter(requests)
+        self.waits: list[float | None] = []
+
+    def get(
+        self,
+        block: bool = True,  # noqa: ARG002  # the base class's
+        timeout: float | None = None,
+    ) -> CountFiles | CountTexts:
+        """Return the next request, or say that none came in time."""
+        self.waits.append(timeout)
+        request = next(self._requests)
+        if request is None:
+            raise queue.Empty
+        return request
+
+
+def test_how_long_is_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a minute for an answer; ten seconds for the next request, and then the process is ended."""
+    processes: list[NoProcess] = []
+
+    def made(*arguments: object) -> NoProcess:
+        processes.append(NoProcess(*arguments))
+        return processes[-1]
+
+    monkeypatch.setattr(files_module, "OnDemandProcess", made)
+    requests = Requests(CountTexts(1, ()), CountTexts(2, ()), None)
+    answers: list[FilesCounted | TextsCounted] = []
+    with pytest.raises(StopIteration):
+        FileCounter("").run(requests, answers.append)
+    why = Unavailable("no process")
+    assert answers == [TextsCounted(1, why), TextsCounted(2, why)]
+    assert requests.waits == [None, 10.0, 10.0, None]
+    assert (processes[0].limits, len(processes)) == ([30.0, 30.0], 1)
 
 
 def test_text_that_the_encoding_cannot_take_is_unavailable() -> None:

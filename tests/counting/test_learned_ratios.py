@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aider_guard.core.chat.types import Count
 from aider_guard.counting.counter import Kind, kind_of
 from aider_guard.counting.learned import (
     FIRST_ERROR,
@@ -70,6 +71,64 @@ def test_digits_teach_about_digits() -> None:
     assert learned.by_kind["code"] == FIRST_RATIOS["code"]
 
 
+@pytest.mark.parametrize(
+    ("tokens", "messages", "true_tokens", "ratios", "error"),
+    [
+        # Too few by 60 tokens; 60 of cl100k count half.
+        ({"code": 60}, 1, 137, {"code": 1.7}, 43.8),
+        # The larger part is raised by more: 0.02 for each hundred tokens, and two thirds of it count.
+        ({"prose": 40, "wide": 80}, 0, 132 + 120, {"prose": 1.5, "wide": 1.9}, 47.62),
+        ({"code": 60}, 1, 77, {}, 0.0),
+        ({"code": 60}, 1, 76, {}, 1.32),
+        ({}, 2, 20, {}, 50.0),
+        ({"code": 0}, 2, 20, {}, 50.0),
+        ({"data": 60}, 0, 6000, {"data": 8.0}, 98.4),
+        ({"other": 60}, 0, 72 + 60, {"other": 1.7}, 45.45),
+        ({"code": 1}, 0, 1, {}, 20.0),
+    ],
+)
+def test_a_measurement_raises_the_ratios_of_its_kinds(
+    tokens: dict[str, int],
+    messages: int,
+    true_tokens: int,
+    ratios: dict[str, float],
+    error: float,
+) -> None:
+    """By what was missing, shared out by their parts; and it is noted how far the estimate was off, in per cent."""
+    learned = Ratios().learn(tokens, messages, true_tokens)
+    assert learned.by_kind == pytest.approx({**FIRST_RATIOS, **ratios})
+    assert learned.errors_percent == (error,)
+
+
+@pytest.mark.parametrize(
+    ("errors", "error"),
+    [
+        ((), 35.0),
+        ((1.0, 1.0), 35.0),
+        ((30.0,), 37.5),
+        ((1.0, 1.0, 1.0), 3.0),
+        ((4.0, 2.0, 1.0), 5.0),
+        ((2.43, 0.0, 0.0, 0.0), 3.0),
+        ((2.53, 0.0, 0.0, 0.0), 3.2),
+    ],
+)
+def test_an_estimate_is_off_by_the_worst_of_the_last_and_a_quarter(
+    errors: tuple[float, ...], error: float
+) -> None:
+    """By 35 % at least as long as fewer than three are known, then by 3 %."""
+    count = Ratios(errors_percent=errors).estimate({"code": 100, "data": 10}, 2)
+    assert count == Count(120 + 16 + 10, exact=False, error_percent=error)
+
+
+def test_sixteen_errors_are_remembered() -> None:
+    """The next one takes the place of the first."""
+    learned = Ratios().learn({"code": 1000}, 0, 1000)
+    for _ in range(15):
+        learned = learned.learn({"code": 1000}, 0, 1200)
+    assert learned.error_percent == 25.0
+    assert learned.learn({"code": 1000}, 0, 1200).error_percent == LEAST_ERROR
+
+
 def test_short_texts_say_little() -> None:
     """Six tokens for one of cl100k raise a ratio by little."""
     assert Ratios().learn({"prose": 1}, 1, 6 + 5).by_kind["prose"] < 1.2
@@ -121,6 +180,49 @@ def test_roles_of_another_kind_are_not_shown() -> None:
     assert overhead(*turns).exactly((0, 9, 7)) is None
 
 
+def test_sixteen_measurements_are_remembered() -> None:
+    """A wrong one is forgotten when sixteen others came after it."""
+    turns = [((n,), 3 * n) for n in range(2, 18)]
+    assert overhead(((1,), 99), *turns[:15]).exactly((20,)) is None
+    assert overhead(((1,), 99), *turns).exactly((20,)) == 60
+
+
+def test_no_part_of_a_token_is_added() -> None:
+    """Where three tokens came with each two messages, an odd number of messages is only estimated."""
+    turns = [((2 * n,), 3 * n) for n in range(1, 5)]
+    assert overhead(*turns).exactly((10,)) == 15
+    assert overhead(*turns).exactly((3,)) is None
+
+
+@pytest.mark.parametrize(
+    ("samples", "messages", "about"),
+    [
+        ([], 0, (0, 60)),
+        ([], 3, (15, 90)),
+        # One measurement: five tokens for each message more, and ten for each that they may be off.
+        ([(3, 20)], 3, (20, 2)),
+        ([(3, 20)], 5, (30, 22)),
+        ([(3, 20)], 1, (10, 22)),
+        ([(3, 20), (3, 22)], 4, (27, 14)),
+        # Two that differ say what a message has:
+        ([(2, 10), (4, 18)], 6, (26, 2)),
+        ([(4, 18), (2, 10)], 6, (26, 2)),
+        ([(2, 10), (4, 18), (4, 19)], 6, (28, 3)),
+        ([(2, 10), (5, 11)], 6, (11, 2)),
+        # What the last four say else shows how far it may be off:
+        ([(1, 99), (1, 6), (3, 14), (2, 10), (4, 18)], 6, (26, 2)),
+        ([(1, 9), (3, 14), (2, 10), (4, 18)], 6, (26, 5)),
+        ([(1, 2), (3, 14), (2, 10), (4, 18)], 6, (26, 6)),
+    ],
+)
+def test_what_is_not_shown_is_estimated_from_the_last_measurement(
+    samples: list[tuple[int, int]], messages: int, about: tuple[int, int]
+) -> None:
+    """And by how many tokens it may be off."""
+    learned = overhead(*(((0, count), tokens) for count, tokens in samples))
+    assert learned.about((1, messages - 1)) == about
+
+
 def test_measurements_that_contradict_each_other_show_nothing() -> None:
     """A template that cuts blanks off adds now this, now that: an estimate, and by how much it may be off."""
     turns = [((1, 1 + n, n), 5 * (2 + 2 * n) - n % 2) for n in range(8)]
@@ -136,6 +238,8 @@ def test_with_nothing_known_a_guess_with_its_error() -> None:
     """Some tokens a message."""
     assert Overhead().about((1, 2, 1)) == (20, 100)
     assert Overhead().nothing
+    assert overhead(((1, 0, 0), 0), ((1, 1, 0), 0)).nothing
+    assert not overhead(((1, 0, 0), 0), ((1, 1, 0), 1)).nothing
     assert not overhead(((1, 0, 0), 3)).nothing
 
 

@@ -75,6 +75,11 @@ def test_where_the_template_is_not_all(description: dict[str, Any], known: bool)
             ["system:x", "assistant:said", "user:hi"],
         ),
         (chat(form="openai_text", raw="hi"), ["system:own", "assistant:said", "user:hi"]),
+        # What is raw is no message:
+        (chat(form="generate", raw="hi"), ["system:own", "assistant:said"]),
+        (chat(Message("system", "x"), form="openai_chat"), ["assistant:said", "system:x"]),
+        (chat(Message("system", "x"), form="generate"), ["system:x", "assistant:said"]),
+        (chat(), ["system:own", "assistant:said"]),
     ],
 )
 def test_the_models_own_messages_come_first(request_: ChatRequest, roles: list[str]) -> None:
@@ -116,6 +121,10 @@ def test_earlier_thoughts_are_dropped(content: str, left: str) -> None:
             for one in messages_of(prompt_format, chat(question, answer, question, answer))
         ]
         assert texts == ["?", left, "?", content]
+        later = messages_of(prompt_format, chat(question, answer, question, answer, answer))
+        assert [one.content for one in later] == ["?", left, "?", content, content]
+        alone = messages_of(prompt_format, chat(answer, answer))
+        assert [one.content for one in alone] == [content, content]
     other = messages_of(PromptFormat(TEMPLATE, family="llama"), chat(question, answer, question))
     assert other[1].content == content
 
@@ -159,3 +168,50 @@ def test_which_templates_depend_on_thinking() -> None:
     """Those that name it."""
     assert depends_on_thinking(PromptFormat("{{ if $.IsThinkSet }}x{{ end }}"))
     assert not depends_on_thinking(PromptFormat(TEMPLATE))
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("<{{ .System }}|{{ .Prompt }}>{{ .Response }}!", "<s|a>b!<|c>"),
+        ("<{{ .Prompt }}>", "<a>b<c>"),
+        ("{{ if .Prompt }}{{ if .Prompt }}<{{ .Prompt }}>{{ .Response }}!{{ end }}?{{ end }}.", "<a>b!?.<c>"),
+        ("{{ if .Think }}x{{ else }}<{{ .Prompt }}>{{ .Response }}!{{ end }}?", "<a>b!?<c>"),
+        ("{{ if .IsThinkSet }}x{{ end }}<{{ .Prompt }}>{{ .Response }}!", "<a>b!<c>"),
+        ("<{{ .Prompt }}>{{ .Thinking.Response }}{{ .Response }}", None),
+        ("{{ if .Prompt }}{{ .Response }}{{ else }}x{{ end }}", None),
+    ],
+)  # fmt: skip
+def test_a_template_without_messages_is_written_for_each_turn(
+    template: str, text: str | None
+) -> None:
+    """The last time up to the answer; messages of other roles are not in it."""
+    turns = [
+        Message(role, text) for role, text in (("user", "a"), ("tool", "t"), ("assistant", "b"))
+    ]
+    system, last = Message("system", "s"), Message("user", "c")
+    found = render(PromptFormat(template), chat(system, *turns, last), think=None)
+    assert (None if isinstance(found, Unavailable) else found) == text
+
+
+@pytest.mark.parametrize(("think", "text"), [(None, "-"), (False, "set"), (True, "set think")])
+def test_a_template_knows_whether_the_model_shall_think(think: bool | None, text: str) -> None:
+    """And whether the request says so at all."""
+    template = "{{ if .IsThinkSet }}set{{ if .Think }} think{{ end }}{{ else }}-{{ end }}"
+    for more in ("", "{{ range .Messages }}{{ end }}"):
+        assert render(PromptFormat(template + more), chat(USER), think=think) == text
+
+
+def test_the_values_of_a_template_with_messages() -> None:
+    """All system texts at once, and each message by its role."""
+    template = (
+        "{{ .System }}|{{ range .Messages }}{{ .Role }}:{{ .Content }};{{ end }}|{{ .Response }}"
+    )
+    system = Message("system", "s")
+    text = render(PromptFormat(template), chat(system, USER, system, USER, USER), think=None)
+    assert text == "s\n\ns|system:s;user:hi;system:s;user:hi\n\nhi;|"
+
+
+def test_no_text_is_in_a_formats_own_words() -> None:
+    """A system prompt may be the user's."""
+    assert "secret" not in repr(PromptFormat("the secret", "the secret"))

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aider_guard.core.chat.request import (
-    PREFIX,
     ChatRequest,
     asks_for_nothing,
     prompt_blocks,
@@ -71,17 +70,15 @@ def body_to_send(
 def count_unanswered(request: ChatRequest) -> int:
     """Return how many of the user's messages in the prompt only the door has answered."""
     messages, prompt = request.body.get("messages"), request.body.get("prompt")
-    if request.form == "generate" and isinstance(prompt, str) and PREFIX in prompt:
-        blocks = prompt_blocks(prompt) if request.raw_prompt is None else ()
-        return len(unanswered_places([(block.role, block.content) for block in blocks]))
+    if request.form == "generate" and isinstance(prompt, str) and request.raw_prompt is None:
+        blocks = [(block.role, block.content) for block in prompt_blocks(prompt)]
+        return len(unanswered_places(blocks))
     if request.form not in ("chat", "openai_chat") or not isinstance(messages, list):
         return 0
     texts = [_role_and_text(message) for message in messages]
     if request.purpose != "summary":
         return len(unanswered_places(texts))
-    return sum(
-        len(unanswered_places(_summary_messages(text))) for _, text in texts if PREFIX in text
-    )
+    return sum(len(unanswered_places(_summary_messages(text))) for _, text in texts)
 
 
 def without_unanswered(request: ChatRequest, leave_out: int) -> dict[str, Any]:
@@ -131,7 +128,7 @@ def _remove_own(changed: dict[str, Any], request: ChatRequest, leave_out: int = 
         return
     texts = [_role_and_text(message) for message in messages]
     is_summary = request.purpose == "summary"
-    places = visible_places(texts, 0 if is_summary else leave_out)
+    places = visible_places(texts, leave_out)
     visible = [messages[place] for place in places]
     changed["messages"] = (
         [_cleaned_summary(message, leave_out) for message in visible] if is_summary else visible
@@ -151,7 +148,7 @@ def _role_and_text(message: object) -> tuple[str, str]:
 def _cleaned_summary(message: Any, leave_out: int) -> Any:
     """Return a conversation to summarise without the door's own answers."""
     match message:
-        case {"role": "user", "content": str(content)} if PREFIX in content:
+        case {"role": "user", "content": str(content)}:
             blocks = summary_blocks(content)
             places = visible_places(_summary_messages(content), leave_out)
             left = "".join(blocks[place].whole for place in places)
@@ -235,7 +232,7 @@ def head_of(
     )
     length = sum(len(part.text) for part in fixed)
     if request.form == "generate":
-        return _flattened_head(request, body, length)
+        return _flattened_head(body, length)
     listed = body.get("messages")
     plain = itertools.takewhile(_is_plain, listed if isinstance(listed, list) else ())
     messages = tuple(_cut(plain, length))
@@ -269,15 +266,14 @@ def runner_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: options[name] for name in RUNNER_OPTIONS if options.get(name) is not None}
 
 
-def _flattened_head(request: ChatRequest, body: dict[str, Any], length: int) -> PromptHead | None:
+def _flattened_head(body: dict[str, Any], length: int) -> PromptHead | None:
     prompt = body.get("prompt")
-    if body.get("system") or not isinstance(prompt, str) or len(request.messages) != 1:
+    if body.get("system") or not isinstance(prompt, str):
         return None
     end, left = 0, length
     for block in prompt_blocks(prompt):
         if left < len(block.content):
-            heading = 0 if block.whole == block.content else block.whole.index("\n") + 1
-            end += heading + left if left else 0
+            end += block.whole.index("\n") + 1 + left if left else 0
             break
         end, left = end + len(block.whole), left - len(block.content)
     if not end:

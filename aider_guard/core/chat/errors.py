@@ -35,7 +35,6 @@ class FailedRequest:
     address: str
     is_ollama: bool = True
     is_here: bool = True
-    window_tokens: int = 0
     smaller_windows: tuple[WindowNeed, ...] = ()
     alike: tuple[str, ...] = ()
     """Installed models with similar names."""
@@ -216,8 +215,8 @@ def fitting_window(words: str, smaller: Sequence[WindowNeed]) -> WindowNeed | No
 
     Where the server names no available memory, it is the largest of all.
     """
-    available = re.search(r"available \(([\d.]+) ([KMGT]?i?B)\)", words)
+    available = re.search(rf"available \((\d+(?:\.\d+)?) ({'|'.join(_UNITS)})\)", words)
     if not available:
         return smaller[0] if smaller else None
-    limit = float(available[1]) * _UNITS.get(available[2], 1)
+    limit = float(available[1]) * _UNITS[available[2]]
     return next((need for need in smaller if need.needed_bytes <= limit), None)

@@ -51,8 +51,7 @@ def _help(overflow: Overflow, rows: tuple[ContextRow, ...], pieces: Sequence[Par
     history = sum(row.tokens for row in rows if row.kind == "history")
     message = round(history * current / characters) if characters else 0
     removable = tuple(
-        replace(row, tokens=max(0, row.tokens - message)) if row.kind == "history" else row
-        for row in rows
+        replace(row, tokens=row.tokens - message) if row.kind == "history" else row for row in rows
     )
     advice = _advice(overflow, removable, pieces)
     if advice is not None and advice.frees_tokens >= overflow.over_tokens:

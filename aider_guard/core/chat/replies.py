@@ -94,7 +94,7 @@ def _content_type(request: ChatRequest) -> str:
 def _streamed(
     request: ChatRequest, pieces: Iterable[dict[str, Any]], *, done: bool = True
 ) -> WireReply:
-    lines = [json.dumps(piece, ensure_ascii=True) for piece in pieces]
+    lines = [json.dumps(piece) for piece in pieces]
     if request.form in ("chat", "generate"):
         text = "".join(f"{line}\n" for line in lines)
     else:

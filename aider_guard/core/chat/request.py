@@ -64,7 +64,7 @@ def _visible_places(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
         after = messages[place + 1 : place + 3]
         if after == [("user", _SAID_AFTER_EDITING[0]), ("assistant", _SAID_AFTER_EDITING[1])]:
             gone |= {place + 1, place + 2}
-            after = messages[place + 3 : place + 4]
+            after = messages[place + 3 :]
         if place and after and _sent_again(messages[place - 1], after[0]):
             gone.add(place - 1)
     return tuple(place for place in range(len(messages)) if place not in gone)
@@ -345,7 +345,7 @@ def without_own_answers(prompt: str, leave_out: int = 0) -> str:
         return prompt
     blocks = prompt_blocks(prompt)
     places = visible_places([(block.role, block.content) for block in blocks], leave_out)
-    return prompt if len(places) == len(blocks) else "".join(blocks[p].whole for p in places)
+    return "".join(blocks[place].whole for place in places)
 
 
 def _role(
@@ -375,4 +375,4 @@ def _text(value: object) -> str:
 
 
 def _positive(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else 0

@@ -130,7 +130,7 @@ def _count(value: object, otherwise: int | Unavailable = NOT_TOLD) -> int | Unav
 
 
 def _seconds(value: object, per_second: float) -> float | Unavailable:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e18:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 10**18:
         return NOT_TOLD
     return value / per_second
 
@@ -212,11 +212,11 @@ class AnswerHead:
         if self._over:
             return chunk
         held = self._held + chunk
-        start = held.find(_BEFORE_TEXT)
-        if _REMOTE.search(held, 0, start if start >= 0 else len(held)):
+        before_text, is_whole, _ = held.partition(_BEFORE_TEXT)
+        if _REMOTE.search(before_text):
             return None
         ours = held.startswith(_OPENING) or _OPENING.startswith(held)
-        if ours and start < 0 and b"\n" not in held and len(held) < _MAX_HEAD_BYTES:
+        if ours and not is_whole and b"\n" not in held and len(held) < _MAX_HEAD_BYTES:
             self._held = held
             return b""
         self._over, self._held = True, b""
@@ -224,7 +224,7 @@ class AnswerHead:
 
     def rest(self) -> bytes:
         """Return the bytes held at the answer's end, which nowhere names another machine."""
-        held, self._held, self._over = self._held, b"", True
+        held, self._held = self._held, b""
         return held
 
 
@@ -269,7 +269,7 @@ def _is_usage_only(line: bytes) -> bool:
     if not line.startswith(_DATA) or not _USAGE_ONLY.search(line):
         return False
     try:
-        event = json.loads(line[5:])
+        event = json.loads(line.removeprefix(_DATA))
     except (ValueError, RecursionError):
         return False
     return isinstance(event, dict) and event.get("choices") == [] and bool(event.get("usage"))

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 import re
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -62,7 +62,7 @@ def parts(request: ChatRequest) -> tuple[Part, ...]:
         return (Part("history", request.raw_prompt, current=True),)
     messages = conversation(request)
     instructions = _instructions(messages)
-    last = max((at for at, item in enumerate(messages) if item.role == "user"), default=-1)
+    last = max((at for at, item in enumerate(messages) if item.role == "user"), default=None)
     pieces: list[Part] = []
     for at, message in enumerate(messages):
         if at < instructions or message.role == "system":
@@ -79,14 +79,13 @@ def rows(
 
     The tokens that the template adds to the messages are thereby shared out in proportion.
     """
-    sums: dict[tuple[RowKind, str, bool], int] = {}
+    sums: Counter[tuple[RowKind, str, bool]] = Counter()
     for part, size in zip(pieces, tokens, strict=True):
-        key = (part.kind, part.name, part.read_only)
-        sums[key] = sums.get(key, 0) + size
-    counted = sum(sums.values()) or 1
+        sums[part.kind, part.name, part.read_only] += size
+    counted = sum(sums.values())
     # Each end is rounded, not each row: the sum is exactly the total.
     ends = [
-        round(end * total_tokens / counted)
+        round(end * total_tokens / counted) if counted else end
         for end in itertools.accumulate(sums.values(), initial=0)
     ]
     return tuple(
@@ -102,12 +101,11 @@ def _instructions(messages: Sequence[Message]) -> int:
     for at, message in enumerate(messages):
         if message.role == "user" and message.content.startswith(_EXAMPLES_END):
             return at + 2
-    if not messages or messages[0].role == "system" or not system_text(messages):
-        return 0
-    return 2 if "Act as an expert" in messages[0].content else 0
+    is_the_users = any(message.role == "user" for message in messages[:1])
+    return 2 if is_the_users and "Act as an expert" in system_text(messages) else 0
 
 
-def _parts_of(message: Message, at: int, last: int, before: Sequence[Part]) -> list[Part]:
+def _parts_of(message: Message, at: int, last: int | None, before: Sequence[Part]) -> list[Part]:
     text = message.content
     if message.role == "assistant" and before and before[-1].kind in ("file", "map"):
         return [Part(before[-1].kind if before[-1].kind == "map" else "system", text)]
@@ -273,6 +271,6 @@ def _bytes(text: str) -> int:
 
 
 def _key(model: str, text: str) -> bytes:
-    digest = hashlib.blake2b(model.encode("utf-8", "replace"), digest_size=16)
+    digest = hashlib.blake2b(model.encode("utf-8", "replace"))
     digest.update(b"\n" + text.encode("utf-8", "replace"))
     return digest.digest()

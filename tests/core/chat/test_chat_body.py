@@ -12,13 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.chat.body import (
+    KEEP_ALIVE,
+    KEEP_SECONDS,
     asks_for_usage,
     body_to_send,
     count_unanswered,
     forbids_truncation,
     without_unanswered,
 )
-from aider_guard.core.chat.request import Form
+from aider_guard.core.chat.request import Form, conversation
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 
@@ -82,7 +84,50 @@ def test_a_model_stays_loaded_unless_the_user_decides(
     assert after("chat", body("chat", CHAT, **more), chosen).get("keep_alive") == found
 
 
-@pytest.mark.parametrize("keep_alive", [0, "0", "0s", "0m", 0.0])
+@pytest.mark.parametrize(
+    ("window_tokens", "options", "found"),
+    [
+        (1, None, {"num_ctx": 1}),
+        (1, "x", {"num_ctx": 1}),
+        (0, None, None),
+        (0, {"num_ctx": 14043}, {"num_ctx": 14043}),
+    ],
+)
+def test_without_a_pin_the_options_stay_as_they_are(
+    window_tokens: int, options: Any, found: Any
+) -> None:
+    """A window of 0 is no pin."""
+    content = body("chat", CHAT, options=options)
+    assert after("chat", content, settings(window_tokens))["options"] == found
+
+
+@pytest.mark.parametrize("keep_alive", [False, "10s", "0x", 1, -1])
+def test_a_time_to_stay_loaded_is_no_request_to_unload(keep_alive: Any) -> None:
+    """The model is loaded with the pin, and stays for that long."""
+    content = json.dumps({"model": "a", "keep_alive": keep_alive}).encode()
+    expected = {"model": "a", "keep_alive": keep_alive, "options": {"num_ctx": 8192}}
+    assert after("generate", content) == expected
+
+
+def test_a_prompt_is_answered_before_its_model_is_unloaded() -> None:
+    """Such a request is pinned as any other."""
+    content = body("chat", CHAT, keep_alive=0)
+    assert (after("chat", content)["options"]["num_ctx"], after("chat", content)["keep_alive"]) == (
+        8192,
+        0,
+    )
+
+
+def test_a_request_of_another_protocol_or_server_has_no_pin() -> None:
+    """Only Ollama takes it, and only on its own paths."""
+    content = body("chat", CHAT)
+    assert after("chat", content, upstream=LOCAL) == json.loads(content)
+    assert not forbids_truncation(request_of("chat", content), settings(), LOCAL, "0.24.0")
+    openai = request_of("openai_chat", body("openai_chat", CHAT))
+    assert not forbids_truncation(openai, settings(), OLLAMA, "0.24.0")
+
+
+@pytest.mark.parametrize("keep_alive", [0, "0", "0s", "0m", 0.0, "-0", "00ms"])
 def test_a_request_to_unload_is_sent_as_it_came(keep_alive: Any) -> None:
     """A window in it would load the model first."""
     for form in ("generate", "chat"):
@@ -155,6 +200,9 @@ def test_a_flattened_prompt_can_do_without_what_was_not_sent() -> None:
     """The rest of the text stays to the letter."""
     chat_request = request_of("generate", body("generate", REFUSED))
     assert count_unanswered(chat_request) == 2
+    assert [m.content for m in conversation(chat_request)] == [
+        REFUSED[place]["content"] for place in (0, 1, 3, 4, 5, 7)
+    ]
     left = [REFUSED[place] for place in (0, 3, 4, 5, 7)]
     assert without_unanswered(chat_request, 1)["prompt"] == (
         prompts.flattened(left[:-1]) + prompts.flattened(left[-1:])
@@ -169,6 +217,53 @@ def test_a_summary_can_do_without_what_was_not_sent() -> None:
     assert count_unanswered(chat_request) == 1
     left = without_unanswered(chat_request, 1)["messages"]
     assert left == [said[0], message("user", "# USER\nsecond\n# ASSISTANT\nyes\n")]
+
+
+@pytest.mark.parametrize(
+    ("form", "content"),
+    [
+        ("openai_text", {"prompt": prompts.flattened(REFUSED), "messages": REFUSED}),
+        ("generate", {"prompt": prompts.flattened(REFUSED), "raw": True}),
+        ("generate", {"prompt": 5, "messages": REFUSED}),
+        ("generate", {"messages": REFUSED}),
+        ("chat", {"messages": {"a": 1}}),
+        ("chat", {"prompt": prompts.flattened(REFUSED)}),
+    ],
+)
+def test_nothing_is_left_out_where_no_conversation_is_known(
+    form: Form, content: dict[str, Any]
+) -> None:
+    """Raw prompts and fields of another protocol are sent as they are."""
+    chat_request = request_of(form, json.dumps(content).encode())
+    assert count_unanswered(chat_request) == 0
+    assert without_unanswered(chat_request, 9) == content
+
+
+def test_messages_in_one_part_are_read_as_texts_are() -> None:
+    """Some clients send a list with one text; a message of several parts, or of another form, is left alone."""
+
+    def part(role: str, *texts: str) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "text": text} for text in texts]}
+
+    said = [CHAT[0], part("user", "a"), part("assistant", OWN), part("user", "b"), part("user")]
+    other = [part("assistant", OWN, "x"), {"role": "assistant", "content": None}, "x"]
+    chat_request = request_of("openai_chat", body("openai_chat", [*said, *other]))  # type: ignore[list-item]
+    assert count_unanswered(chat_request) == 1
+    left = without_unanswered(chat_request, 1)["messages"]
+    assert left == [said[0], said[3], said[4], *other]
+
+
+def test_a_summary_of_nothing_but_what_was_not_sent_is_sent_as_it_is() -> None:
+    """An empty prompt would be refused; nor is a message changed that is no conversation."""
+    text = f"# USER\nlog\n# ASSISTANT\n{OWN}\n"
+    said = [message("system", f"{prompts.SUMMARY}{text}"), message("user", text)]
+    chat_request = request_of("chat", body("chat", said, stream=False))
+    assert count_unanswered(chat_request) == 1
+    assert without_unanswered(chat_request, 1)["messages"] == said
+    assert without_unanswered(chat_request, 0)["messages"] == [
+        said[0],
+        message("user", "# USER\nlog\n"),
+    ]
 
 
 def test_what_was_sent_again_is_not_there_twice_to_be_left_out() -> None:
@@ -196,6 +291,9 @@ def test_openais_protocol_has_no_window_and_is_asked_for_usage() -> None:
     assert "truncate" not in found
     assert "keep_alive" not in found
     assert found["stream_options"] == {"include_usage": True}
+    for options, more in (({"x": 1, "include_usage": False}, {"x": 1}), ("x", {}), (None, {})):
+        other = body("openai_chat", CHAT, stream_options=options)
+        assert after("openai_chat", other)["stream_options"] == {**more, "include_usage": True}
     told = body("openai_chat", CHAT, stream_options={"include_usage": True})
     assert not asks_for_usage(request_of("openai_chat", told))
     whole = body("openai_chat", CHAT, stream=False)
@@ -232,3 +330,12 @@ def test_text_that_utf_8_cannot_hold_survives() -> None:
     chat_request = request_of("chat", content)
     found = json.loads(body_to_send(chat_request, content, settings(), OLLAMA, "0.24.0"))
     assert found["messages"][0]["content"] == "\ud800 é"
+    content = '{"model":"a","prompt":"é"}'.encode()
+    sent = body_to_send(request_of("generate", content), content, settings(), OLLAMA, "0.12.5")
+    expected = '{"model":"a","prompt":"é","options":{"num_ctx":8192},"keep_alive":"30m"}'
+    assert sent == expected.encode()
+
+
+def test_the_time_that_a_model_stays_loaded_is_one_in_both_forms() -> None:
+    """Ollama is told what the door counts on."""
+    assert f"{KEEP_SECONDS / 60:g}m" == KEEP_ALIVE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -196,6 +197,30 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
             "curl http://127.0.0.1:11434/api/version",
         ),
         (
+            Failure("strange"),
+            LLAMA,
+            "what answers at http://127.0.0.1:8080 is not the model server: no answer in its protocol",
+            "curl http://127.0.0.1:8080   shows what it is",
+        ),
+        (
+            failure_of_words(STOPPED),
+            OLLAMA,
+            "the process of qwen3:8b crashed: model runner",
+            "send your message again: Ollama starts it anew; if it crashes again, aider-guard --num-ctx 16384",
+        ),
+        (
+            Failure("crashed"),
+            REMOTE,
+            "the process of qwen3:8b crashed",
+            "send your message again: Ollama starts it anew; if it crashes again, a smaller model",
+        ),
+        (
+            Failure("memory"),
+            replace(LLAMA, smaller_windows=SMALLER),
+            "m does not fit into memory",
+            "a smaller model, or closing what else uses the memory, helps",
+        ),
+        (
             Failure("forbidden", "", 403),
             OLLAMA,
             "Ollama at http://127.0.0.1:11434 did not",
@@ -294,6 +319,10 @@ def test_no_log_or_service_is_named_that_is_not_there(reason: Reason, asker: Fai
         ("than is available (0.0087 TiB)", 8192),
         ("than is available (6442450943 B)", None),
         ("than is available (900.0 MiB)", None),
+        # Not known for a size:
+        ("than is available (1.2.3 GiB)", 16384),
+        ("than is available (. GiB)", 16384),
+        ("than is available (5 GB)", 16384),
     ],
 )
 def test_the_window_named_fits_into_what_is_there(words: str, window: int | None) -> None:
@@ -352,6 +381,59 @@ def test_a_status_speaks_where_the_words_do_not(
     content = json.dumps({"error": words}).encode() if words else b"<html>"
     failure = failure_of_answer(status, content)
     assert (failure.reason, failure.waits, failure.status) == (reason, waits, status)
+
+
+@pytest.mark.parametrize(
+    ("words", "failure"),
+    [
+        ("loading model", Failure("busy", "loading model", 0, True)),
+        ("something new", Failure("refused", "something new")),
+        (
+            "request (9 tokens) exceeds the available context size (8 tokens)",
+            Failure(
+                "overflow",
+                "request (9 tokens) exceeds the available context size (8 tokens)",
+                prompt_tokens=9,
+                window_tokens=8,
+            ),
+        ),
+        (
+            "out of memory: prompt (length 9) ... maximum model length of 8",
+            Failure("memory", "out of memory: prompt (length 9) ... maximum model length of 8"),
+        ),
+    ],
+)
+def test_words_in_the_middle_of_an_answer_have_no_status(words: str, failure: Failure) -> None:
+    """Only a busy server is waited for, and numbers count only where the prompt was too large."""
+    assert failure_of_words(words) == failure
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"error":"a"}', "a"),
+        (b'{"error":{"error":"a"}}', "a"),
+        (b'{"error":{"message":"a"}}', "a"),
+        (b'{"error":{"code":5}}', "{'code': 5}"),
+        (b'{"message":"a"}', "a"),
+        (b'{"detail":"a"}', "a"),
+        (b'{"detail":5}', ""),
+        (b'{"x":"a"}', ""),
+        (b'{"error":""}', ""),
+        (b'{"error":"{\\"x\\":1}"}', '{"x":1}'),
+        (b'{"error":"a\xff"}', "a\ufffd"),
+        (b"[" * 9999, ""),
+    ],
+)
+def test_the_words_of_an_error(content: bytes, words: str) -> None:
+    """In each form that a server writes; none where it is no error's form."""
+    assert error_text(content) == words
+
+
+def test_a_page_is_shown_without_its_marks() -> None:
+    """The first 4096 bytes of it, on one line."""
+    page = b"<html><h1>502\n Bad</h1></html>".ljust(4093) + b"xyz0"
+    assert failure_of_answer(502, page) == Failure("strange", "502 Bad xyz", 502)
 
 
 def test_other_words_are_cut_to_a_line() -> None:

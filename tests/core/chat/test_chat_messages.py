@@ -113,6 +113,7 @@ LINES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         refused("commit", "overflow", 2_500),
         ("the model wrote no commit message: the changes are too large for the window by 2,500 tokens",),
     ),
+    (refused("other", "overflow", 1), ("a request was not sent: it is too large for the window by 1 tokens",)),
     (
         refused("summary", "overflow"),
         (

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from aider_guard.core.chat.overflow import Overflow, lines, unknown_lines
 from aider_guard.core.chat.request import ChatRequest
-from aider_guard.core.chat.size import bound_tokens, parts, prompt_bytes, reply_reserve, rows
+from aider_guard.core.chat.size import Part, bound_tokens, parts, prompt_bytes, reply_reserve, rows
 from aider_guard.core.chat.types import Count
-from aider_guard.core.readings import ContextRow
+from aider_guard.core.readings import ContextRow, Unavailable
 
 
 def prompt(
@@ -122,8 +122,15 @@ def test_a_command_that_is_named_makes_it_fit(
 
 def test_without_any_number_the_way_to_one_is_named() -> None:
     """Without a count the answer names the command that shows the sizes."""
-    assert "4,096" in unknown_lines(4096)[0]
-    assert "/tokens" in unknown_lines(4096)[1]
+    helps = "/tokens shows what takes how much; /drop FILE or /clear makes room"
+    assert unknown_lines(4096) == (
+        "not answered: the prompt is too large for the window of 4,096 tokens, says the server",
+        helps,
+    )
+    assert unknown_lines(Unavailable("?")) == (
+        "not answered: the prompt is too large for the window, says the server",
+        helps,
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,6 +226,23 @@ def test_each_way_is_named_as_far_as_it_goes(over: int, words: str) -> None:
     found = Overflow(Count(1600, exact=True), 1600 + 200 - over, 200)
     assert found.over_tokens == over
     assert lines(found, TABLE, ())[1].startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        (299, "a shorter message fits (this one has 300 tokens), or start with --num-ctx 2048"),
+        (300, "only a larger window helps: aider-guard --num-ctx 2048"),
+    ],
+)
+def test_a_shorter_message_is_named_where_something_of_it_would_be_left(
+    over: int, words: str
+) -> None:
+    """Not where it would have to be empty. Its tokens are its share of the history's."""
+    pieces = [Part("history", "h" * 200), Part("history", "x" * 600, current=True)]
+    table = (ContextRow("system", "", 1200), ContextRow("history", "", 400))
+    found = Overflow(Count(1600, exact=True), 1600 + 200 - over, 200)
+    assert lines(found, table, pieces)[1] == words
 
 
 @pytest.mark.parametrize(("window", "over"), [(1799, 1), (1800, 0), (1801, 0)])

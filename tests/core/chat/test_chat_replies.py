@@ -67,6 +67,82 @@ def test_a_streamed_answer_is_the_text_and_then_an_end(form: Form) -> None:
     assert [text_of(form, piece) for piece in found] == [TEXT, ""]
 
 
+OLLAMA = {"model": "qwen3:8b", "created_at": AT.iso}
+OPENAI = {"id": "aider-guard", "created": AT.unix_seconds}
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        (
+            "chat",
+            [
+                {**OLLAMA, "message": {"role": "assistant", "content": TEXT}, "done": False},
+                {
+                    **OLLAMA,
+                    "message": {"role": "assistant", "content": ""},
+                    "done": True,
+                    "done_reason": "stop",
+                },
+            ],
+        ),
+        (
+            "generate",
+            [
+                {**OLLAMA, "response": TEXT, "done": False},
+                {**OLLAMA, "response": "", "done": True, "done_reason": "stop"},
+            ],
+        ),
+        (
+            "openai_chat",
+            [
+                {
+                    **OPENAI,
+                    "object": "chat.completion.chunk",
+                    "model": "qwen3:8b",
+                    "choices": [
+                        {
+                            "index": 0,
+                            "delta": {"role": "assistant", "content": TEXT},
+                            "finish_reason": None,
+                        }
+                    ],
+                },
+                {
+                    **OPENAI,
+                    "object": "chat.completion.chunk",
+                    "model": "qwen3:8b",
+                    "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+                },
+                "[DONE]",
+            ],
+        ),
+        (
+            "openai_text",
+            [
+                {
+                    **OPENAI,
+                    "object": "text_completion",
+                    "model": "a",
+                    "choices": [{"index": 0, "text": TEXT, "finish_reason": None}],
+                },
+                {
+                    **OPENAI,
+                    "object": "text_completion",
+                    "model": "a",
+                    "choices": [{"index": 0, "text": "", "finish_reason": "stop"}],
+                },
+                "[DONE]",
+            ],
+        ),
+    ],
+)
+def test_each_field_of_a_streamed_answer(form: Form, expected: list[Any]) -> None:
+    """It has the fields that the server's own answers have."""
+    spoken = answer(request_in(form, stream=True), LINES, AT)
+    assert (spoken.status, pieces(spoken)) == (200, expected)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_an_answer_that_is_not_streamed_is_one_document(form: Form) -> None:
     """It has all fields that litellm reads."""
@@ -88,7 +164,22 @@ def test_an_answer_that_is_not_streamed_is_one_document(form: Form) -> None:
             assert (found["object"], set(found["usage"].values())) == ("chat.completion", {0})
             assert found["choices"][0]["index"] == 0
         case "openai_text":
-            assert found["choices"][0]["text"] == TEXT
+            assert (found["choices"][0]["text"], set(found["usage"].values())) == (TEXT, {0})
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("/clear", "/clear"),
+        ("/drop a.py   (frees 7)", "`/drop a.py`   (frees 7)"),
+        ("/drop `a`.py   (frees 7)   x", "``/drop `a`.py``   (frees 7)   x"),
+        ("no  gap", "no  gap"),
+    ],
+)
+def test_a_command_before_a_gap_is_code(line: str, shown: str) -> None:
+    """In marks that the command itself does not end."""
+    found = json.loads(answer(request_in("chat", stream=False), [line], AT).content)
+    assert found["message"]["content"] == f"aider-guard: {shown}"
 
 
 @pytest.mark.parametrize(
@@ -118,6 +209,7 @@ def test_aider_gives_up_a_commit_message_and_a_summary_at_once(
 def test_waiting_is_shown_as_thinking(form: Form) -> None:
     """Aider shows it and strips it at the end; the stream goes on after it."""
     shown = waiting(request_in(form, stream=True), "waiting: busy", AT)
+    assert shown.status == 200
     (piece,) = pieces(shown)
     assert text_of(form, piece, "reasoning_content") == "aider-guard: waiting: busy\n"
     assert text_of(form, piece) == ""
@@ -131,7 +223,9 @@ def test_nothing_is_shown_while_waiting_where_there_is_no_place_for_it(
     form: Form, stream: bool
 ) -> None:
     """No byte is sent in these protocols, as it would fix the status of the answer."""
-    assert waiting(request_in(form, stream=stream), "waiting", AT).content == b""
+    spoken = waiting(request_in(form, stream=stream), "waiting", AT)
+    kinds = {"generate": "application/x-ndjson", "openai_text": "text/event-stream"}
+    assert (spoken.content, spoken.content_type) == (b"", kinds.get(form, "application/json"))
 
 
 @pytest.mark.parametrize("form", ["chat", "openai_chat"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aider_guard.core.chat.events import NOT_TOLD
 from aider_guard.core.chat.response import AnswerHead, Meter, Usage, UsageFilter
+from aider_guard.core.readings import Unavailable
 
 AT = "2026-01-02T03:04:05.123456789Z"
 DONE = {
@@ -114,6 +115,60 @@ def test_llama_cpps_times_are_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("timings", "prompt", "cached", "answer"),
+    [
+        ({"prompt_n": 21, "cache_n": 0}, 21, 0, NOT_TOLD),
+        ({"prompt_n": 21}, NOT_TOLD, NOT_TOLD, NOT_TOLD),
+        ({"cache_n": 300}, NOT_TOLD, NOT_TOLD, NOT_TOLD),
+        ({"predicted_n": 0}, NOT_TOLD, NOT_TOLD, 0),
+        ([], NOT_TOLD, NOT_TOLD, NOT_TOLD),
+    ],
+)
+def test_llama_cpps_prompt_is_known_by_both_of_its_numbers(
+    timings: Any, prompt: int | Unavailable, cached: int | Unavailable, answer: int | Unavailable
+) -> None:
+    """What was evaluated without what was cached would be too few tokens."""
+    usage = read(ndjson({"timings": timings}))
+    assert (usage.prompt_tokens, usage.cached_tokens) == (prompt, cached)
+    assert usage.answer_tokens == answer
+
+
+def test_numbers_that_a_later_piece_does_not_tell_stay_known() -> None:
+    """A server may send its usage and its timings in different events."""
+    timings = {"cache_n": 300, "prompt_n": 21, "predicted_n": 12}
+    usage = read(ndjson({"timings": timings}, {"usage": {"prompt_tokens_details": 5}}))
+    assert (usage.prompt_tokens, usage.answer_tokens, usage.cached_tokens) == (321, 12, 300)
+    later = read(ndjson({"usage": {"completion_tokens": 7}}, {"timings": {}}))
+    assert (later.prompt_tokens, later.answer_tokens) == (NOT_TOLD, 7)
+
+
+@pytest.mark.parametrize(
+    ("content", "is_broken"),
+    [
+        (b"", False),
+        (b"<html>", False),
+        (CHAT, False),
+        (OPENAI, False),
+        (ndjson(said("a")), True),
+        (sse(chunk({"content": "a"})), True),
+        (ndjson(said("a"), {"error": "out of memory"}), True),
+        (ndjson(said("", **DONE), {"error": "out of memory"}), True),
+    ],
+)
+def test_an_answer_without_its_end_or_with_an_error_is_broken(
+    content: bytes, is_broken: bool
+) -> None:
+    """Though the connection ended in order; where nothing was answered, nothing was broken off."""
+    assert read(content).is_broken is is_broken
+
+
+def test_pieces_are_counted() -> None:
+    """Whatever they hold; lines that are no JSON objects are none."""
+    usage = read(ndjson(said("a"), said(""), {"x": 1}) + b"[1]\nx\n\n{\n")
+    assert (usage.pieces, usage.texts) == (3, 1)
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         (ndjson(said("a"), {"error": "model runner has unexpectedly stopped"}), "model runner has"),
@@ -160,6 +215,26 @@ def test_a_line_without_an_end_is_not_kept_for_ever() -> None:
     assert meter.usage.ended
 
 
+MOST_OF_A_LINE = 4 * 1024 * 1024
+
+
+@pytest.mark.parametrize("cut", [0, 1, MOST_OF_A_LINE - 1, MOST_OF_A_LINE])
+@pytest.mark.parametrize(("more", "is_read"), [(0, True), (1, False)])
+def test_a_line_of_four_mebibytes_is_read(cut: int, more: int, is_read: bool) -> None:
+    """And none that is longer by a byte, in one chunk or in two; what follows it is read again."""
+    line = json.dumps({"response": "x"}).encode()
+    line += b" " * (MOST_OF_A_LINE - len(line) + more)
+    meter = Meter()
+    meter.feed(line[:cut])
+    meter.feed(line[cut:])
+    assert meter.usage.texts == is_read
+    assert meter.so_far.texts == 0
+    meter.feed(b"\n")
+    assert meter.so_far.texts == is_read
+    meter.feed(line[: -1 - more] + b"\n")
+    assert meter.so_far.texts == is_read + 1
+
+
 CALL = {"function": {"name": "f", "arguments": {"remote_host": "x"}}}
 NESTED = {"choices": [{"delta": {"content": "x"}}], "usage": {}, "more": {"choices": []}}
 REMOTE = ndjson(
@@ -203,6 +278,37 @@ def test_all_other_answers_pass_whole(content: bytes, size: int) -> None:
     assert b"".join(piece or b"" for piece in pieces) == content
 
 
+@pytest.mark.parametrize(("size", "held"), [(4095, True), (4096, False)])
+def test_an_answer_that_does_not_come_to_its_time_is_held_for_a_while(
+    size: int, held: bool
+) -> None:
+    """For fewer than 4096 bytes; from then on nothing is held."""
+    begin = b'{"model":"' + b"a" * (size - 10)
+    head = AnswerHead()
+    assert head.feed(begin) == (b"" if held else begin)
+    assert head.feed(b'","created_at":') == ((begin if held else b"") + b'","created_at":')
+    assert head.feed(b'"remote_host":"x"') == b'"remote_host":"x"'
+    assert head.rest() == b""
+
+
+@pytest.mark.parametrize(
+    ("content", "passed"),
+    [
+        (b'{"model":"a","remote_host":"","created_at":', b'{"model":"a","remote_host":"","created_at":'),
+        (b'{"model":"a","remote_host":"x', None),
+        (b'{"model":"a","remote_model" : "x', None),
+        (b'{"remote_host":"x"', None),
+        (b'"created_at":"","remote_host":"x"', b'"created_at":"","remote_host":"x"'),
+        (b'{"model":"a"}\n', b'{"model":"a"}\n'),
+        (b'{"mod', b""),
+        (b'{"MODEL":', b'{"MODEL":'),
+    ],
+)  # fmt: skip
+def test_what_stands_before_the_time_decides(content: bytes, passed: bytes | None) -> None:
+    """A host or a model that is not empty, in an answer that begins as Ollama's do."""
+    assert AnswerHead().feed(content) == passed
+
+
 @given(st.integers(1, len(OPENAI)))
 def test_usage_that_was_not_asked_for_is_taken_out(size: int) -> None:
     """Only the event without a choice is removed from the stream."""
@@ -233,6 +339,32 @@ def test_other_streams_pass_the_filter_whole(content: bytes, size: int) -> None:
     pieces = [found.feed(content[at : at + size]) for at in range(0, len(content), size)]
     assert b"".join(pieces) + found.rest() == content
     assert found.rest() == b""
+
+
+@pytest.mark.parametrize(
+    ("content", "left"),
+    [
+        (b'data: {"choices": [], "usage": {"x": 1}}\n\nx\n', b"x\n"),
+        (b'data:{"choices":[],"usage":{"x":1}}\n\nx\n', b"x\n"),
+        (b'data:{"choices":[],"usage":{"x":1}}\n\n\nx\n', b"\nx\n"),
+        (b'data:{"choices":[],"usage":{"x":1}}\nx\n\n', b"x\n\n"),
+        (b'data:{"choices":[],"usage":{}}\n\n', None),
+        (b'data:{"choices":[],"usage":{"x":1}\n\n', None),
+        (b'data:{"choices":[1],"usage":{"x":1},"more":{"choices":[]}}\n\n', None),
+        (b'data:[{"choices":[],"usage":{"x":1}}]\n\n', None),
+        (b'{"choices":[],"usage":{"x":1}}\n\n', None),
+    ],
+)
+def test_an_event_of_usage_goes_with_its_empty_line(content: bytes, left: bytes | None) -> None:
+    """And nothing else does: no later empty line, and no event that is no usage."""
+    assert UsageFilter().feed(content) == (content if left is None else left)
+
+
+@pytest.mark.parametrize(("more", "is_held"), [(0, True), (1, False)])
+def test_a_line_of_one_mebibyte_is_held(more: int, is_held: bool) -> None:
+    """And none that is longer by a byte: no server writes such usage."""
+    start = b"data: ".ljust(1024 * 1024 + more, b" ")
+    assert UsageFilter().feed(start) == (b"" if is_held else start)
 
 
 @given(st.integers(1, 300))

@@ -8,9 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.chat.body import PromptHead, head_of, loading_body, runner_options
-from aider_guard.core.chat.request import read
-from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
+from aider_guard.core.chat.body import (
+    PromptHead,
+    head_of,
+    loading_body,
+    may_have_head,
+    runner_options,
+)
+from aider_guard.core.chat.request import ChatRequest, Form, read
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Purpose, RoleName, Upstream
 from aider_guard.core.readings import Unavailable
 
 OLLAMA = Upstream("", "http://127.0.0.1:11434", "ollama")
@@ -153,6 +159,10 @@ def test_a_flattened_prompt_is_cut_in_its_text() -> None:
     "body",
     [
         chat(*QUESTION),
+        flattened(*QUESTION),
+        flattened(*HISTORY, *QUESTION),
+        {"model": "qwen3:8b", "prompt": "hello\nyou"},
+        {"model": "qwen3:8b", "prompt": None, "images": ["aGk="]},
         chat(*HISTORY, *QUESTION),
         chat(),
         {"model": "qwen3:8b", "messages": [{"role": "user"}]},
@@ -173,11 +183,71 @@ def test_only_of_the_main_model() -> None:
     assert head(chat(*WHOLE), settings=editor) is None
 
 
+@pytest.mark.parametrize(
+    ("purpose", "role", "form", "raw", "may"),
+    [
+        ("chat", "main", "chat", None, True),
+        ("other", "main", "generate", None, True),
+        ("edit", "main", "chat", None, False),
+        ("chat", "editor", "chat", None, False),
+        ("chat", "main", "openai_chat", None, False),
+        ("chat", "main", "generate", "x", False),
+    ],
+)
+def test_which_requests_may_have_one(
+    purpose: Purpose, role: RoleName, form: Form, raw: str | None, may: bool
+) -> None:
+    """The main model's, in Ollama's own protocol, with messages or a text that litellm flattened."""
+    asked = ChatRequest(form, "m", (), stream=True, role=role, purpose=purpose, raw_prompt=raw)
+    assert may_have_head(asked) is may
+
+
+def test_only_of_ollama() -> None:
+    """Another server keeps what it evaluated in its own way."""
+    request = read("chat", chat(*WHOLE), SETTINGS, "")
+    other = Upstream("local", "http://127.0.0.1:8080/v1", "openai")
+    assert head_of(request, SETTINGS, OLLAMA, OLD) is not None
+    assert head_of(request, SETTINGS, other, OLD) is None
+
+
+@pytest.mark.parametrize(
+    ("characters", "found"),
+    [
+        (0, [("user", ".")]),
+        (1, [("system", "A"), ("user", ".")]),
+        (len(SYSTEM[1]), [SYSTEM, ("user", ".")]),
+        (len(SYSTEM[1]) + 1, [SYSTEM, ("user", "H")]),
+        (len(SYSTEM[1]) + len(READ_ONLY[0][1]), [SYSTEM, READ_ONLY[0]]),
+        (9_999, [SYSTEM, *READ_ONLY]),
+    ],
+)
+def test_a_piece_has_so_many_characters(characters: int, found: list[tuple[str, str]]) -> None:
+    """Whole messages, the last one cut."""
+    made = head(chat(SYSTEM, *READ_ONLY, *QUESTION))
+    assert made is not None
+    assert made.characters == sum(len(text) for _, text in (SYSTEM, *READ_ONLY))
+    assert texts(made, characters) == found
+
+
+def test_a_flattened_head_may_end_within_a_message() -> None:
+    """What introduces the files in the chat is the same in each prompt, their content is not."""
+    body = flattened(SYSTEM, *FILES, *QUESTION)
+    found = head(body)
+    assert found is not None
+    end = body["prompt"].index("\ntill.py")
+    assert found.beginning(9_999)["prompt"] == body["prompt"][:end]
+    assert found.beginning(20)["prompt"] == body["prompt"][:20]
+    assert found.characters == end
+
+
 def test_an_image_ends_it() -> None:
     """A message with more than text ends the head."""
     body = chat(*FIXED, *QUESTION)
     body["messages"][7]["images"] = ["AAAA"]
     assert texts(head(body)) == list(FIXED[:7])
+    parts = chat(SYSTEM, *MAP, *QUESTION)
+    parts["messages"][1]["content"] = [{"type": "text", "text": MAP[0][1]}]
+    assert texts(head(parts)) == [SYSTEM, ("user", ".")]
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([chat, flattened]))
@@ -200,7 +270,8 @@ def _text(body: dict[str, Any]) -> str:
 
 def test_loading_asks_for_nothing_but_the_runner() -> None:
     """The request that loads has the runner's options and the pin, and no prompt."""
-    options = runner_options({"options": {"num_gpu": 20, "temperature": 1, "num_ctx": 4096}})
+    wanted = {"num_gpu": 20, "temperature": 1, "num_ctx": 4096, "num_batch": None}
+    options = runner_options({"options": wanted})
     assert options == {"num_gpu": 20, "num_ctx": 4096}
     body = loading_body("qwen3:8b", options, SETTINGS, "2m")
     assert body == {
@@ -210,6 +281,9 @@ def test_loading_asks_for_nothing_but_the_runner() -> None:
         "keep_alive": "2m",
     }
     assert "keep_alive" not in loading_body("qwen3:8b", {}, SETTINGS, None)
+    for window, found in ((0, {}), (1, {"num_ctx": 1})):
+        pinned = DoorSettings("token", (OLLAMA,), (), window)
+        assert loading_body("m", {}, pinned, None)["options"] == found
 
 
 @pytest.mark.parametrize("options", [None, "x", []])

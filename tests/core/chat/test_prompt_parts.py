@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aider_guard.core.chat.request import Form, conversation
 from aider_guard.core.chat.size import Part, parts, rows
-from aider_guard.core.readings import RowKind
+from aider_guard.core.readings import ContextRow, RowKind
 
 FILES = {
     "src/a b.py": "def a():\n    pass\n",
@@ -71,6 +71,101 @@ def test_the_examples_of_an_edit_format_are_instructions() -> None:
     system = "".join(part.text for part in parts(chat_request) if part.kind == "system")
     assert "get_factorial" in system
     assert prompts.SWITCHED in system
+
+
+def test_a_whole_prompt_in_its_parts() -> None:
+    """Each message of Aider's order, with what answers it: the answers to files are instructions."""
+    messages = whole_prompt(prompts.DIFF, prompts.CHAT_FILES, prompts.MAP)
+    texts = [one["content"] for one in messages]
+    listed = [listing("", {name: text}) for name, text in FILES.items()]
+    assert parts(request_of("chat", body("chat", messages))) == (
+        *(Part("system", text) for text in texts[:5]),
+        Part("system", prompts.READ_ONLY),
+        Part(
+            "file", listing("", {"CONVENTIONS.md": "be kind\n"}), "CONVENTIONS.md", read_only=True
+        ),
+        Part("system", texts[6]),
+        Part("map", texts[7]),
+        Part("map", texts[8]),
+        Part("history", texts[9]),
+        Part("history", texts[10]),
+        Part("system", prompts.CHAT_FILES),
+        *(Part("file", text, name) for text, name in zip(listed, FILES, strict=True)),
+        Part("system", texts[12]),
+        Part("history", "fix it", current=True),
+        Part("system", f"\n\n{prompts.REMINDER}"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        # A system text that is sent as the user's (use_system_prompt: false):
+        (
+            [("user", prompts.DIFF), ("assistant", "Ok."), ("user", "a"), ("assistant", "b"), ("user", "c")],
+            ["system", "system", "history", "history", "current"],
+        ),
+        ([("user", prompts.DIFF), ("assistant", "No."), ("user", "c")], ["history", "history", "current"]),
+        ([("user", "hello"), ("assistant", "Ok."), ("user", "c")], ["history", "history", "current"]),
+        ([("system", prompts.DIFF), ("user", "a"), ("assistant", "b")], ["system", "current", "history"]),
+        ([("user", "a"), ("system", "s"), ("user", "c")], ["history", "system", "current"]),
+        ([("assistant", "b")], ["history"]),
+        # What begins as a message of Aider's own is one only where no newer message of the user's follows it not:
+        ([("user", prompts.MAP)], ["current"]),
+        ([("user", prompts.MAP), ("user", "c")], ["map", "current"]),
+        ([("assistant", prompts.MAP), ("user", "c")], ["history", "current"]),
+        ([("user", "I am not sharing any files."), ("user", "c")], ["system", "current"]),
+        ([("user", "I am not sharing any files.")], ["current"]),
+        # Without a file in it, it is a message on files:
+        ([("user", prompts.CHAT_FILES), ("assistant", "b"), ("user", "c")], ["history", "history", "current"]),
+    ],
+)  # fmt: skip
+def test_each_message_is_known_by_its_place_and_its_beginning(
+    said: list[tuple[str, str]], found: list[str]
+) -> None:
+    """Instructions come first, and the newest message of the user's is never one of Aider's own."""
+    pieces = parts(request_of("chat", body("chat", [message(role, text) for role, text in said])))
+    assert ["current" if part.current else part.kind for part in pieces] == found
+
+
+@pytest.mark.parametrize(
+    ("system", "said", "message_end"),
+    [
+        ("s\nrules\n", "fix it\n\nrules\n", 6),
+        ("s\nrules\n", "\n\nrules\n", 0),
+        ("s\nrules\n", "one\n\ntwo\n\nrules\n", 8),
+        ("s\nrules\n", "fix it\n\n\nrules\n", 7),
+        ("s\nrules\n", "fix it\n\nrules", None),
+        ("s\nrules\n", "fix it\n\n", None),
+        ("s\nrules\n", "fix it", None),
+        ("no\nother", "fix it\n\nrules\n", None),
+        ("rules\n", "fix it\n\nrules\n", None),
+    ],
+)
+def test_the_reminder_at_the_end_of_the_newest_message_is_an_instruction(
+    system: str, said: str, message_end: int | None
+) -> None:
+    """It is known by the system text, which ends with the same lines."""
+    end = len(said) if message_end is None else message_end
+    expected = (
+        Part("system", system),
+        Part("history", said[:end], current=True),
+        Part("system", said[end:]),
+    )
+    assert parts(chat(system, (said,))) == tuple(part for part in expected if part.text)
+
+
+def test_a_reminder_needs_a_system_text() -> None:
+    """Without one the message is the user's to its end."""
+    said = [message("user", "a"), message("user", "fix it\n\na")]
+    pieces = parts(request_of("chat", body("chat", said)))
+    assert pieces == (Part("history", "a"), Part("history", "fix it\n\na", current=True))
+
+
+def test_a_raw_prompt_is_one_part() -> None:
+    """Nothing is known of its composition."""
+    pieces = parts(request_of("openai_text", b'{"prompt":"### User:\\nx"}'))
+    assert pieces == (Part("history", "### User:\nx", current=True),)
 
 
 @pytest.mark.parametrize(
@@ -155,3 +250,27 @@ def test_rows_sum_up_to_the_total(sizes_of_kinds: list[tuple[RowKind, int]], tot
     assert sum(row.tokens for row in made) == (total if sum(sizes) else 0)
     assert all(row.tokens >= 0 for row in made)
     assert len({(row.kind, row.name) for row in made}) == len(made)
+
+
+def test_rows_are_in_proportion() -> None:
+    """One row for each kind and file in the order of the prompt; each end is rounded, so no token is lost."""
+    pieces = [
+        Part("system", "x"),
+        Part("file", "x", "a.py", read_only=True),
+        Part("history", "x"),
+        Part("file", "x", "a.py"),
+        Part("system", "x"),
+        Part("history", "x", current=True),
+    ]
+    assert rows(pieces, [10, 20, 5, 1, 4, 0], 60) == (
+        ContextRow("system", "", 21),
+        ContextRow("file", "a.py", 30, read_only=True),
+        ContextRow("history", "", 7),
+        ContextRow("file", "a.py", 2),
+    )
+    assert rows(pieces[:2], [0, 0], 60) == (
+        ContextRow("system", "", 0),
+        ContextRow("file", "a.py", 0, read_only=True),
+    )
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        rows(pieces, [10], 60)

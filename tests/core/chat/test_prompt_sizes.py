@@ -8,8 +8,17 @@ from core.chat.aider_prompts import body, chat, listing, message, request_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.chat.request import ChatRequest
-from aider_guard.core.chat.size import FIRST_ERROR, LEARNED_ERROR, Sizes, bound_tokens, parts
+from aider_guard.core.chat.request import ChatRequest, Message
+from aider_guard.core.chat.size import (
+    FIRST_ERROR,
+    LEARNED_ERROR,
+    Sizes,
+    bound_tokens,
+    parts,
+    prompt_bytes,
+    reply_reserve,
+)
+from aider_guard.core.chat.types import Count
 
 
 def session(*said: str, files: dict[str, str] | None = None) -> ChatRequest:
@@ -78,15 +87,12 @@ def test_a_guess_is_by_the_bytes_and_then_by_what_was_evaluated() -> None:
     """After measurements, the highest ratio of tokens to bytes of this model is used."""
     sizes, chat_request = Sizes(), chat(said=("x" * 3500,))
     size = len(prompts.DIFF) + 3500
-    assert (sizes.guess(chat_request).tokens, sizes.guess(chat_request).exact) == (
-        -(-size * 2 // 7) + 10,
-        False,
-    )
-    assert sizes.guess(chat_request).error_percent == FIRST_ERROR
+    assert sizes.guess(chat_request) == Count(-(-size * 2 // 7) + 10, False, 60.0)
     for tokens in (size // 4, size // 2, size // 5):
         sizes.note_size(chat_request, tokens)
-    assert abs(sizes.guess(chat_request).tokens - size // 2) <= 1
-    assert sizes.guess(chat_request).error_percent == LEARNED_ERROR
+    assert sizes.guess(chat_request) == Count(size // 2, False, 35.0)
+    other = chat(said=("x" * 3500,), model="other")
+    assert sizes.guess(other).error_percent == FIRST_ERROR
 
 
 @pytest.mark.parametrize(("others", "is_known"), [(1996, True), (1997, False)])
@@ -128,3 +134,80 @@ def test_a_bound_at_its_edge_is_enough() -> None:
     assert bound is not None
     assert Sizes().fits(chat_request, bound)
     assert not Sizes().fits(chat_request, bound - 1)
+
+
+def test_an_empty_prompt_teaches_nothing() -> None:
+    """It has no ratio that another size could be guessed by."""
+    sizes, empty = Sizes(), ChatRequest("chat", "qwen3:8b", (), stream=True)
+    sizes.note_size(empty, 7)
+    assert sizes.guess(chat()).error_percent == FIRST_ERROR
+    assert sizes.guess(empty).tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("chat_request", "bound"),
+    [
+        (chat("s\u00e9", ("u", "aa")), 6 + 64 + 3 * 16),
+        (ChatRequest("chat", "m", (Message("system", "s"),), stream=True), 1 + 64 + 16),
+        (ChatRequest("chat", "m", (Message("user", "s"),), stream=True), None),
+        (
+            ChatRequest("chat", "m", (Message("system", "s"), Message("user", "", False)), True),
+            None,
+        ),
+        (ChatRequest("generate", "m", (), stream=True, raw_prompt="s\u00e9"), 3 + 64),
+        (ChatRequest("generate", "m", (), stream=True, raw_prompt=""), 64),
+        (ChatRequest("generate", "m", (), stream=True, raw_prompt="x", has_tools=True), None),
+    ],
+)
+def test_a_bound_is_the_bytes_and_what_a_template_adds(
+    chat_request: ChatRequest, bound: int | None
+) -> None:
+    """No token is shorter than a byte; a template adds some for the prompt, and some for each message."""
+    assert bound_tokens(chat_request) == bound
+    room = 1_000_000 if bound is None else bound
+    assert Sizes().fits(chat_request, room) is (bound is not None)
+    assert not Sizes().fits(chat_request, room - 1)
+
+
+def test_a_raw_prompt_has_no_pieces_that_are_known() -> None:
+    """It fits by its bytes or not at all."""
+    raw = ChatRequest("generate", "m", (), stream=True, raw_prompt="x" * 1000)
+    sizes = Sizes()
+    sizes.note_counts("m", ["x" * 1000], [10], 0.0)
+    assert not sizes.fits(raw, 1000)
+
+
+def test_known_pieces_fit_to_the_last_token() -> None:
+    """A piece has at most four tokens more beside others, and an estimate as many as its error allows, rounded up."""
+    chat_request = chat("s" * 20_000, ("u" * 1000,))
+    sizes = Sizes()
+    sizes.note_counts("qwen3:8b", ["s" * 20_000], [10_001], 50.0)
+    room = 64 + 2 * 16 + 15_002 + 4 + 1000
+    assert sizes.fits(chat_request, room)
+    assert not sizes.fits(chat_request, room - 1)
+    sizes.note_counts("qwen3:8b", ["u" * 1000], [100], 0.0)
+    assert sizes.fits(chat_request, room - 1000 + 104)
+    assert not sizes.fits(chat_request, room - 1000 + 103)
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        sizes.note_counts("qwen3:8b", ["a", "b"], [1], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("chat_request", "size"),
+    [
+        (chat("s\u00e9", ("u", "aa")), 6),
+        (ChatRequest("generate", "m", (), stream=True, raw_prompt="\u00e9"), 2),
+        (ChatRequest("generate", "m", (), stream=True), 0),
+    ],
+)
+def test_the_bytes_of_a_prompt(chat_request: ChatRequest, size: int) -> None:
+    assert prompt_bytes(chat_request) == size
+
+
+@pytest.mark.parametrize(
+    ("window", "reserve"),
+    [(100, 50), (512, 256), (2055, 256), (2056, 257), (16_383, 2047), (16_384, 2048), (90_000, 2048)],
+)  # fmt: skip
+def test_an_eighth_of_the_window_is_kept_for_an_answer(window: int, reserve: int) -> None:
+    """Within its bounds, and half of a tiny window."""
+    assert reply_reserve(ChatRequest("chat", "m", (), stream=True), window) == reserve
