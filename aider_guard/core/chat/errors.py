@@ -76,11 +76,11 @@ _KNOWN: Final[tuple[tuple[str, Reason], ...]] = (
     (r"connection (refused|reset)|connectex|forcibly closed", "crashed"),  # Ollama's own runner
 )
 _NUMBERS: Final = (
-    r"request \((?P<prompt>\d+) tokens\) exceeds the available context size \((?P<window>\d+) tokens",
-    r"input length \((?P<prompt>\d+) tokens\).*maximum context length \((?P<window>\d+) tokens",
-    r"prompt \(length (?P<prompt>\d+)\).*maximum model length of (?P<window>\d+)",
+    r"request \((?P<prompt>\d{1,18}) tokens\) exceeds the available context size \((?P<window>\d{1,18}) tokens",
+    r"input length \((?P<prompt>\d{1,18}) tokens\).*maximum context length \((?P<window>\d{1,18}) tokens",
+    r"prompt \(length (?P<prompt>\d{1,18})\).*maximum model length of (?P<window>\d{1,18})",
     # vLLM's:
-    r"maximum context length is (?P<window>\d+) tokens.*?(?:requested|request has|contains at least) (?P<prompt>\d+)",
+    r"maximum context length is (?P<window>\d{1,18}) tokens.*?(?:requested|request has|contains at least) (?P<prompt>\d{1,18})",
 )
 _BY_STATUS: Final[dict[int, Reason]] = {503: "busy", 404: "missing", 401: "cloud"}
 """What a refusal in unknown words is, by its status. Ollama needs a login (401) for its cloud only."""

@@ -389,6 +389,13 @@ def test_a_status_speaks_where_the_words_do_not(
         ("loading model", Failure("busy", "loading model", 0, True)),
         ("something new", Failure("refused", "something new")),
         (
+            f"request (9 tokens) exceeds the available context size ({'8' * 5000} tokens)",
+            Failure(
+                "overflow",
+                f"request (9 tokens) exceeds the available context size ({'8' * 5000} tokens)",
+            ),
+        ),
+        (
             "request (9 tokens) exceeds the available context size (8 tokens)",
             Failure(
                 "overflow",
