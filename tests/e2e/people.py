@@ -16,7 +16,7 @@ from session.ptys import PATIENT, Person
 from aider_guard.core.egress import Layer
 from aider_guard.session.console import DEAF_SECONDS
 
-PATIENCE_SECONDS = 25.0
+PATIENCE_SECONDS = 180.0
 """The longest wait for anything that the small model or a busy machine may delay."""
 
 

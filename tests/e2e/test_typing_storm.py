@@ -11,12 +11,13 @@ import random
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from e2e.bare import UNASKED, Bare
 from e2e.desk import QUIET, Desk
-from e2e.typist import Script, Typist, script
+from e2e.typist import Script, Typist, script_of
 from fakes.ollama_chat import Talking
 from fakes.ollama_models import FakeModel
 from fakes.ollama_server import FakeOllama
@@ -27,7 +28,7 @@ from aider_guard.demo.sample import make_sample
 
 MODEL = FakeModel("small:latest", size_bytes=300 * 1024**2, vram_bytes=0, trained_tokens=32768)
 FILE = "till/prices.py"
-SESSIONS, TURNS = 2, 25
+SESSIONS, TURNS = 4, 25
 """Sessions at the same time in each of the two tests, and turns in each."""
 OPTIONS = ("--probe", "always", "--max-turns", "3")
 
@@ -70,8 +71,17 @@ def chat_history(repo: Path) -> list[str]:
     return [line[5:].strip() for line in lines if line.startswith("#### ")]
 
 
-def guarded(place: Desk, storm: Script) -> list[str]:
-    """Type all of it into a guarded session; what was delivered."""
+@dataclass(frozen=True)
+class Storm:
+    """What came of a script: the messages that the model got, and what the guard did meanwhile."""
+
+    delivered: list[str]
+    restarts: int = 0
+    probes: int = 0
+
+
+def guarded(place: Desk, script: Script) -> Storm:
+    """Type all of it into a guarded session."""
     with FakeOllama(models=(MODEL,), talking=Talking(says="It is well.")) as server:
         with place.session(server.url, FILE, window_tokens=8192, options=OPTIONS) as person:
             person.wait_for_prompt()
@@ -80,53 +90,30 @@ def guarded(place: Desk, storm: Script) -> list[str]:
                 aider_pid=person.aider_pid,
                 hidden_runs=lambda: len(person.journal("run_hidden")),
             )
-            typist.follow(storm)
+            typist.follow(script)
             person.type(b"/exit\r")
             assert person.end() == 0
-            print(
-                "TURNS",
-                len(person.journal("turn_finished")),
-                [
-                    (j["event"], j.get("number"), j.get("purpose"))
-                    for j in person.journal()
-                    if j["event"]
-                    in (
-                        "turn_finished",
-                        "request_finished",
-                        "request_started",
-                        "aider_logged",
-                        "prompt_shown",
-                        "prompt_closed",
-                        "restart",
-                        "start_aider",
-                    )
-                ],
-                file=sys.stderr,
+            restarts, probes = (
+                len(person.journal("start_aider")),
+                len(person.journal("context_read")),
             )
-            restarts, probes = len(person.journal("start_aider")), person.journal("context_read")
-        assert restarts >= len(storm.messages) // 6
-        assert len(probes) >= len(storm.messages) // 4
-        assert input_history(place.repo) == [*storm.messages, "/exit"]
-        assert chat_history(place.repo) == [*storm.messages, "/exit"]
-        return delivered(server)
+        assert input_history(place.repo) == [*script.messages, "/exit"]
+        assert chat_history(place.repo) == [*script.messages, "/exit"]
+        return Storm(delivered(server), restarts, probes)
 
 
-def bare(place: Desk, storm: Script) -> list[str]:
-    """Type all of it into Aider itself; what was delivered."""
+def bare(place: Desk, script: Script) -> Storm:
+    """Type all of it into Aider itself."""
     with FakeOllama(models=(MODEL,), talking=Talking(says="It is well.")) as server:
         argv = [str(place.aider), "--model", "ollama_chat/small", *QUIET, *UNASKED, FILE]
         env = {**place.env, "OLLAMA_API_BASE": server.url}
         with Bare(argv, rows=40, columns=160, env=env, cwd=place.repo) as person:
             person.wait_for(person.is_asked)
-            typist = Typist(
-                person,
-                aider_pid=lambda: person.process.pid,
-                hidden_runs=lambda: 0,
-            )
-            typist.follow(storm)
+            typist = Typist(person, aider_pid=lambda: person.process.pid, hidden_runs=lambda: 0)
+            typist.follow(script)
             person.type(b"/exit\r")
             assert person.end() == 0
-        return delivered(server)
+        return Storm(delivered(server))
 
 
 @pytest.mark.parametrize("half", [1, 2])
@@ -135,18 +122,21 @@ def test_every_message_arrives_whole_once_and_in_order(rig: Rig, tmp_path: Path,
     base = seed()
     print(f"seed {base}", file=sys.stderr)
 
-    def run(number: int, hold: Callable[[Desk, Script], list[str]]) -> None:
+    def run(number: int, hold: Callable[[Desk, Script], Storm]) -> Storm:
         name = f"{base}-{half}-{number}"
-        storm = script(name, TURNS)
+        script = script_of(name, TURNS)
         place = desk(rig, tmp_path / f"{hold.__name__}-{number}")
         try:
-            got = hold(place, storm)
+            storm = hold(place, script)
         except BaseException as error:
             raise AssertionError(f"seed {name}, {hold.__name__}: {error}") from error
-        assert got == list(storm.messages), f"seed {name}, {hold.__name__}"
+        assert storm.delivered == list(script.messages), f"seed {name}, {hold.__name__}"
+        return storm
 
     with ThreadPoolExecutor(SESSIONS + 1) as pool:
         sessions = [pool.submit(run, number, guarded) for number in range(SESSIONS)]
         sessions += [pool.submit(run, number, bare) for number in range(SESSIONS)]
-        for session in sessions:
-            session.result()
+        storms = [session.result() for session in sessions]
+    # Where the person typed on at once, a probe or a restart waited for a later prompt.
+    assert sum(storm.restarts for storm in storms) >= SESSIONS * TURNS // 8
+    assert sum(storm.probes for storm in storms) >= SESSIONS * TURNS // 8

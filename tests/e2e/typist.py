@@ -58,7 +58,7 @@ class Script:
     steps: tuple[Step, ...]
 
 
-def script(seed: str, turns: int) -> Script:
+def script_of(seed: str, turns: int) -> Script:
     """The script of a seed."""
     choice = random.Random(seed)
     messages: list[str] = []
