@@ -29,6 +29,8 @@ class LaunchFiles:
     commands: Path
     model_settings: Path
     model_metadata: Path
+    encoding: str = "utf-8"
+    """What Aider reads and writes the chat history and the commands in (``--encoding``)."""
 
 
 def session_arguments(files: LaunchFiles, aider: AiderSettings) -> list[str]:
@@ -69,11 +71,21 @@ def send_answer(
     channel.sendall(json.dumps(answer).encode() + b"\n")
 
 
+# Aider asks at its start whether to create a repository, what to add to .gitignore, and whether to open a page on the
+# model (aider/main.py, 0.86.2). That was answered at the first start, and a Yes needs no question any more.
+_ANSWERED = ("--no-gitignore", "--no-show-model-warnings")
+
+
 def handoff_arguments(
-    files: LaunchFiles, handoff: Handoff, first: Announced, last: Announced
+    files: LaunchFiles, handoff: Handoff, first: Announced, last: Announced, *, has_git: bool
 ) -> list[str]:
-    """The arguments that restore the last Aider's chat in a restarted one. Models are named only where they changed."""
-    arguments = ["--restore-chat-history", "--load", str(files.commands)]
+    """The arguments that restore the last Aider's chat in a restarted one, which asks nothing at its start again.
+
+    Models are named only where they changed. An Aider that worked without git, *has_git* tells, goes on so.
+    """
+    arguments = ["--restore-chat-history", "--load", str(files.commands), *_ANSWERED]
+    if not has_git:
+        arguments.append("--no-git")
     arguments.append("--multiline" if handoff.multiline else "--no-multiline")
     if last.edit_format:
         arguments += ["--edit-format", last.edit_format]

@@ -9,7 +9,7 @@ import shutil
 import signal
 import termios
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,7 @@ class Preparation:
     attributes: list[Any] | None = None
     preexec: Callable[[], None] | None = None
     preexec_fds: Sequence[int] = ()
+    name_terminal: Callable[[], None] = lambda: None
 
     def __call__(self) -> None:
         """Prepare; an error reaches ``spawn`` in the parent as a sentence."""
@@ -107,6 +108,7 @@ class Preparation:
             # Not by ptyprocess, which does not catch a missing folder: see below.
             if self.cwd is not None:
                 os.chdir(self.cwd)
+            self.name_terminal()
             INHERITED.restore()
             if self.preexec is not None:
                 self.preexec()
@@ -126,13 +128,16 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], prepare: Preparation) -> 
         reason = "it is not executable" if Path(argv[0]).is_file() else "it was not found"
         raise LaunchError(f"{argv[0]} cannot be started: {reason}.")
     forked: list[_Pty] = []
+    variables = dict(env)
+    outer = _terminal_names()
+    prepare = replace(prepare, name_terminal=lambda: _name_terminal(variables, outer))
     with all_blocked():  # no handler of ours may run in the fork
         try:
             spawned = _Spawn(
                 [os.path.abspath(program), *argv[1:]],
                 pass_fds=[*prepare.pass_fds, *prepare.preexec_fds],
                 forked=forked,
-                env=dict(env),
+                env=variables,
                 dimensions=(prepare.size.rows, prepare.size.columns),
                 preexec_fn=prepare,
             )
@@ -142,6 +147,26 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], prepare: Preparation) -> 
                 os.waitpid(pty.pid, 0)
             raise LaunchError(f"{argv[0]} cannot be started: {_in_words(error)}.") from None
     return Spawned(forked[0].pid, spawned.child_fd, forked[0], spawned)
+
+
+def _terminal_names() -> frozenset[str]:
+    """Return the names of the terminals that this process reads and writes."""
+    names = set()
+    for fd in (0, 1, 2):
+        with contextlib.suppress(OSError):
+            names.add(os.ttyname(fd))
+    return frozenset(names)
+
+
+def _name_terminal(variables: dict[str, str], outer: frozenset[str]) -> None:
+    """Give each variable that names the outer terminal the name of the terminal on the standard input.
+
+    ``GPG_TTY`` is the usual one: gpg-agent has the passphrase asked for there (gpg-agent(1)), and on the outer terminal
+    the guard would read the keys. Called in the fork, before the program: ptyprocess hands these variables to it.
+    """
+    for name, value in variables.items():
+        if value in outer:
+            variables[name] = os.ttyname(0)
 
 
 def _close(pty: _Pty) -> None:

@@ -7,6 +7,7 @@ if Aider does not draw the line, the command is taken back key by key, and the u
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from enum import Enum
@@ -193,11 +194,15 @@ class HiddenCommands:
     def _outcome(self) -> Event:
         assert self._chat is not None
         assert self._launch is not None
+        assert self._launch.files is not None
+        encoding = self._launch.files.encoding
+        text = self._chat.read().decode(encoding, "replace")
         if self._command == "tokens":
-            text = self._chat.read().decode("utf-8", "replace")
             return ContextRead(parse_context(text, self.clock()))
+        if error := re.search(r"^> (Error saving commands to file: .*?)\s*$", text, re.MULTILINE):
+            return ChatSaved(problem=f"Aider could not write the list of files: {error[1]}")
         try:
-            editable, read_only = parse_saved(self._launch.saved_to.read_text(encoding="utf-8"))
+            editable, read_only = parse_saved(self._launch.saved_to.read_text(encoding=encoding))
         except (OSError, UnicodeDecodeError) as error:
             return ChatSaved(problem=f"the list of files could not be read: {error}")
         return ChatSaved(editable, read_only)

@@ -141,6 +141,7 @@ class Launches:
         self._seed = ""
         self._models: frozenset[str] = frozenset()
         self._last: Announced = _NOT_ANNOUNCED
+        self._has_git = True
         self.histories: PrivateHistories | None = None
         self.current: Launch | None = None
         self.count = 0
@@ -188,9 +189,13 @@ class Launches:
         arguments = command.session_arguments(launch.files, settings)
         if launch.handoff is not None:
             commands = self._load_commands(launch.handoff, settings)
-            launch.files.commands.write_text(commands, encoding="utf-8")
+            launch.files.commands.write_text(commands, encoding=launch.files.encoding)
             arguments += command.handoff_arguments(
-                launch.files, launch.handoff, self._first or _NOT_ANNOUNCED, self._last
+                launch.files,
+                launch.handoff,
+                self._first or _NOT_ANNOUNCED,
+                self._last,
+                has_git=self._has_git,
             )
         elif settings.restore_chat_history:
             arguments.append("--restore-chat-history")
@@ -217,6 +222,7 @@ class Launches:
             commands=launch.folder / "load.commands",
             model_settings=model_settings,
             model_metadata=metadata,
+            encoding=encoding,
         )
 
     def _load_commands(self, handoff: Handoff, settings: AiderSettings) -> str:
@@ -226,8 +232,19 @@ class Launches:
             name for name in handoff.editable if os.path.exists(os.path.join(root, name))
         )
         launched = [os.path.relpath(name, root) for name in settings.read or ()]
-        self.unnameable_files = tuple(filter(why_not, (*existing, *handoff.read_only)))
-        return command.load_commands(replace(handoff, editable=existing), launched)
+        encoding = _encoding(settings)
+
+        def is_nameable(name: str) -> bool:
+            return not why_not(name) and name.encode(encoding, "replace").decode(encoding) == name
+
+        names = (*existing, *handoff.read_only)
+        self.unnameable_files = tuple(name for name in names if not is_nameable(name))
+        handoff = replace(
+            handoff,
+            editable=tuple(filter(is_nameable, existing)),
+            read_only=tuple(filter(is_nameable, handoff.read_only)),
+        )
+        return command.load_commands(handoff, launched)
 
     def forget_cleared_chat(self, text: str) -> None:
         """Keep a chat that was cleared in *text* from coming back with the next switch of the mode.
@@ -264,8 +281,9 @@ class Launches:
         """Return the private chat history of this launch so far."""
         if self.current is None or self.current.files is None:
             return ""
+        files = self.current.files
         try:
-            return self.current.files.chat_history.read_text(encoding="utf-8", errors="replace")
+            return files.chat_history.read_text(encoding=files.encoding, errors="replace")
         except OSError:
             return ""
 
@@ -275,6 +293,7 @@ class Launches:
         announced = announcements(text)
         if announced is not None:
             self._last = announced
+        self._has_git = "\n> Git repo: none" not in text  # base_coder.py, get_announcements
         return exchanges(text)
 
     def note_first_announcement(self) -> None:

@@ -83,7 +83,10 @@ def _tokens(properties: dict[str, Any], name: str) -> int | Unavailable:
 class SideChannels:
     """The files that one launch of Aider writes to, read from where they ended at its start."""
 
-    def __init__(self, analytics_log: Path, chat_history: Path, bell: Path) -> None:
+    def __init__(
+        self, analytics_log: Path, chat_history: Path, bell: Path, encoding: str = "utf-8"
+    ) -> None:
+        self._encoding = encoding
         self._analytics = AnalyticsTail(analytics_log)
         self._chat = FileTail(chat_history, from_end=True)
         self._bell = FileTail(bell, from_end=True)
@@ -100,5 +103,5 @@ class SideChannels:
         """
         sent = self._analytics.take()
         rang = bool(self._bell.read())
-        text = self._chat.read().decode("utf-8", "replace")
+        text = self._chat.read().decode(self._encoding, "replace")
         return replace(sent, requests=max(sent.requests, int(rang))), text

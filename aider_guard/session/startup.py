@@ -110,7 +110,9 @@ class Startup:
             self.sidecar.serve_door(plan.door)
         self.launches.let_begin(plan)
         if (files := launch.files) is not None:
-            self.aider.channels = SideChannels(files.analytics_log, files.chat_history, files.bell)
+            self.aider.channels = SideChannels(
+                files.analytics_log, files.chat_history, files.bell, files.encoding
+            )
         if launch.number == 1:
             for text in plan.start_messages:
                 self.warn("another_machine", text)

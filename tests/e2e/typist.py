@@ -89,8 +89,9 @@ def typed(message: str, choice: random.Random) -> Iterator[Step]:
         for letter in burst:
             if choice.random() < 0.05:
                 wrong = choice.choice("xyz").encode() * choice.randint(1, 3)
-                yield Keys(0.1, wrong)
-                yield Keys(0.2, b"\x7f" * len(wrong))
+                # At once: a letter that came before Aider switched the terminal's mode is not erased by a key that
+                # came after it (n_tty.c: eraser), with Aider itself as well.
+                yield Keys(0.1, wrong + b"\x7f" * len(wrong))
             yield Keys(pause, letter.encode())
             pause = choice.uniform(0.01, 0.08)
     yield Keys(choice.choice([0.0, 0.05, 0.5]), b"\r")

@@ -115,7 +115,8 @@ def test_aider_finds_the_ollama_that_was_named(
 
 def files(folder: Path) -> LaunchFiles:
     names = ("chat", "input", "log", "the bell's", "load", "settings.yml", "metadata.json")
-    return LaunchFiles(*(folder / name for name in names))
+    paths = [folder / name for name in names]
+    return LaunchFiles(paths[0], paths[1], paths[2], paths[3], paths[4], paths[5], paths[6])
 
 
 def value(arguments: list[str], flag: str) -> str:
@@ -205,15 +206,23 @@ def test_only_what_changed_is_named(
 ) -> None:
     """The mode, and models that were switched since the first launch; the rest is in the user's own arguments."""
     load = ["--restore-chat-history", "--load", str(tmp_path / "load")]
-    arguments = handoff_arguments(files(tmp_path), Handoff(), first, last)
-    assert arguments == [*load, "--no-multiline", *expected]
+    answered = ["--no-gitignore", "--no-show-model-warnings"]
+    arguments = handoff_arguments(files(tmp_path), Handoff(), first, last, has_git=True)
+    assert arguments == [*load, *answered, "--no-multiline", *expected]
+
+
+def test_an_aider_without_git_goes_on_so(tmp_path: Path) -> None:
+    """It asked once whether to create a repository."""
+    for has_git in (True, False):
+        arguments = handoff_arguments(files(tmp_path), Handoff(), FIRST, FIRST, has_git=has_git)
+        assert ("--no-git" in arguments) is not has_git
 
 
 def test_multiline_mode_is_handed_over(tmp_path: Path) -> None:
     """On and off alike: a settings file of the user's may say otherwise."""
     for multiline, flag in ((True, "--multiline"), (False, "--no-multiline")):
         handoff = Handoff(multiline=multiline)
-        assert flag in handoff_arguments(files(tmp_path), handoff, FIRST, FIRST)
+        assert flag in handoff_arguments(files(tmp_path), handoff, FIRST, FIRST, has_git=True)
 
 
 LOADS: list[tuple[Handoff, tuple[str, ...], str]] = [
