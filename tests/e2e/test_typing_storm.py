@@ -54,8 +54,12 @@ def desk(rig: Rig, folder: Path) -> Desk:
 
 
 def delivered(server: FakeOllama) -> list[str]:
-    """The messages that the model got, without what Aider adds to each."""
-    last = [body["messages"][-1] for body in server.chats]
+    """The messages that the model got, without what Aider adds to each.
+
+    The door itself asks for one token after the beginning of a prompt, to have it read ahead; that is no message.
+    """
+    sent = [body for body in server.chats if body["options"].get("num_predict") != 1]
+    last = [body["messages"][-1] for body in sent]
     return [message["content"].split("\n")[0] for message in last]
 
 
@@ -135,7 +139,8 @@ def test_every_message_arrives_whole_once_and_in_order(rig: Rig, tmp_path: Path,
 
     with ThreadPoolExecutor(SESSIONS + 1) as pool:
         sessions = [pool.submit(run, number, guarded) for number in range(SESSIONS)]
-        sessions += [pool.submit(run, number, bare) for number in range(SESSIONS)]
+        if half == 1:  # the reference; half of it, to save minutes
+            sessions += [pool.submit(run, number, bare) for number in range(SESSIONS)]
         storms = [session.result() for session in sessions]
     # Where the person typed on at once, a probe or a restart waited for a later prompt.
     assert sum(storm.restarts for storm in storms) >= SESSIONS * TURNS // 8

@@ -252,6 +252,15 @@ def test_the_end_of_input_reaches_the_program(talking: Place) -> None:
         assert person.shown == b"READY\r\nline\r\nline\r\nover\r\n"
 
 
+def test_variables_that_name_the_terminal_name_the_programs_own(talking: Place) -> None:
+    """Such as GPG_TTY, where gpg-agent asks for a passphrase; one that names another terminal stays."""
+    program = ["sh", "-c", 'test "$GPG_TTY" = "$(tty)" && echo "same, $OTHER_TTY"']
+    named = ["sh", "-c", 'GPG_TTY=$(tty) OTHER_TTY=/dev/pts/x exec "$@"', "sh"]
+    with talking.person(program, [*named, *talking.guarded()]) as person:
+        assert person.finish() == 0
+        assert person.shown == b"same, /dev/pts/x\r\n"
+
+
 def test_suspending_in_a_shell(talking: Place) -> None:
     """^Z gives the shell its terminal back, with its modes; ``fg`` goes on where it was."""
     if not shutil.which("bash"):
