@@ -214,6 +214,8 @@ class Console:
 
     def _is_for_another(self, data: bytes) -> bool:
         """Whether keys are for a question or a program that is in front while others wait for the main prompt."""
+        if self.screen.main_prompt_open:
+            return False  # Enter was sent to it, and it is followed by the one that is waited for
         modes = self._line_modes()
         if self.screen.prompt_open or modes is None or not (modes.canonical and modes.echo):
             return True
@@ -286,13 +288,16 @@ class Console:
         self.to_screen(notices.erase(hold.screen) + new.drawn)
         self.drop_hold()
 
-    def release_hold(self) -> None:
-        """Show all output that was held, and deliver the keys; without a main prompt they wait for the next one."""
+    def release_hold(self, *, answered: bool = True) -> None:
+        """Show all output that was held, and deliver the keys; without a main prompt they wait for the next one.
+
+        So they do when the one that is open is not *answered*, as Aider has not read the Enter that was sent to it.
+        """
         hold, self.hold = self.hold, None
         if hold is None:
             return
         self.to_screen(bytes(hold.output))
-        if self.prompt is not None:
+        if self.prompt is not None and answered:
             self._deliver_queue()
 
     # A restart

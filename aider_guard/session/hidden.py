@@ -69,6 +69,10 @@ class HiddenCommands:
     _chat: FileTail | None = None
     _launch: Launch | None = None
     _histories: PrivateHistories | None = None
+    _is_answered: bool = False
+    """Whether the main prompt is back after the command."""
+    _is_late: bool = False
+    """Whether the command was given up before that, and may still run."""
 
     def run(self, command: Command, launches: Launches) -> None:
         """Type the command at the empty main prompt and hold everything back until the next prompt.
@@ -101,6 +105,12 @@ class HiddenCommands:
             case _Stage.TAKEN_BACK:
                 self.loop.after(_TIMEOUT, _TAKE_BACK_SECONDS, self._postpone)
 
+    def prompt_shown(self) -> None:
+        """Take note that the main prompt is back, so that a command that was given up is over."""
+        if self._is_late:
+            self._is_late = False
+            self._end()
+
     def on_event(self, event: ScreenEvent | None) -> None:
         """Take what the recogniser found while a hidden command runs, or None after other output."""
         match self._stage, event:
@@ -117,6 +127,7 @@ class HiddenCommands:
             case _Stage.ENTERED, ConfirmShown():
                 self._give_up("Aider asks something")
             case _Stage.ENTERED, PromptShown():
+                self._is_answered = True
                 self.loop.after(_QUIET, _QUIET_SECONDS, self._finish_when_quiet)
 
     def _look_at_line(self) -> None:
@@ -147,7 +158,7 @@ class HiddenCommands:
             return
         if self._launch is not None and self._launch.files is not None:
             self._chat = FileTail(self._launch.files.chat_history, from_end=True)
-        self._stage = _Stage.ENTERED
+        self._stage, self._is_answered = _Stage.ENTERED, False
         self.wait_again()
 
     def _erase(self) -> None:
@@ -188,6 +199,7 @@ class HiddenCommands:
         match self._stage:
             case _Stage.ENTERED:
                 self._give_up("Aider ended")
+                self._is_late = False
             case _Stage.TYPED | _Stage.TAKEN_BACK:
                 self._postpone()
 
@@ -208,8 +220,12 @@ class HiddenCommands:
         return ChatSaved(editable, read_only)
 
     def _give_up(self, reason: str) -> None:
-        self._end()
-        self.console.release_hold()
+        self._stop_waiting()
+        # Aider may log the command only now. No line of the user's comes before the next main prompt.
+        self._is_late = not self._is_answered
+        if self._is_answered:
+            self._end()
+        self.console.release_hold(answered=self._is_answered)
         self.post(_failed(self._command, reason))
 
     def _end(self) -> None:

@@ -194,6 +194,7 @@ class Session:
         self._executor.on_event(event)
         match event:
             case PromptShown():
+                self._hidden.prompt_shown()
                 self._launches.note_first_announcement()
                 self._loop.cancel(SHOW_START)
                 self._loop.after("settled", _QUIET_SECONDS, self._check_settled)

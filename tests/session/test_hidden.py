@@ -13,7 +13,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aider_guard.core.events import ChatSaved, CommandNotTyped, ContextRead, Event
+from aider_guard.core.events import (
+    ChatSaved,
+    CommandNotTyped,
+    ContextRead,
+    Event,
+    PromptShown,
+)
 from aider_guard.core.readings import ContextReading
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.session.aider_process import LineModes
@@ -116,7 +122,7 @@ class Scene:
         self.aider, self.loop, self.typed = LineEditor(chat), Clock(), b""
         self.screen, self.events, self.marks = bytearray(), list[Event](), list[str]()
         histories = SimpleNamespace(begin_hidden=self._begin, end_hidden=self._end)
-        files = SimpleNamespace(chat_history=chat)
+        files = SimpleNamespace(chat_history=chat, encoding="utf-8")
         launch = SimpleNamespace(files=files, saved_to=folder / "saved")
         self.launches = cast("Any", SimpleNamespace(current=launch, histories=histories))
         relay = SimpleNamespace(
@@ -124,7 +130,7 @@ class Scene:
         )
         self.console = Console(
             cast("Any", relay),
-            post=self.events.append,
+            post=self._post,
             held=self._held,
             line_modes=self._modes,
             columns=lambda: 80,
@@ -135,6 +141,11 @@ class Scene:
         self.hidden = HiddenCommands(
             self.console, cast("Any", relay), loop, post=post, clock=lambda: self.loop.now
         )
+
+    def _post(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, PromptShown):
+            self.hidden.prompt_shown()
 
     def _begin(self) -> str:
         self.marks.append("begin")
@@ -305,6 +316,27 @@ def test_a_command_that_takes_too_long_is_named(scene: Scene, command: Command, 
     scene.loop.wait(5.1)
     (event,) = scene.of(ContextRead if command == "tokens" else ChatSaved)
     assert f"Aider did not answer {name} in time" in str(event)
+
+
+def test_a_command_that_was_given_up_is_hidden_to_its_end(scene: Scene) -> None:
+    """Aider may put it into the histories only once it goes on; it is no line of the user's all the same."""
+    scene.runs()
+    scene.reads()
+    scene.type(b"mine\r")
+    scene.loop.wait(5.1)
+    assert scene.console.hold is None
+    assert scene.marks == ["begin"]
+    scene.type(b"more")
+    assert scene.aider.queue == b"\r"
+    scene.reads()
+    assert scene.aider.lines == ["/tokens"]
+    assert scene.marks == ["begin"]
+    scene.asks()
+    assert scene.marks == ["begin", "end"]
+    scene.reads()
+    scene.settles()
+    assert scene.aider.lines == ["/tokens", "mine"]
+    assert scene.aider.line == "more"
 
 
 def test_keys_wait_in_one_queue_for_the_main_prompt(scene: Scene) -> None:
