@@ -40,6 +40,7 @@ SMALL_FILES = {
     "paths.py": "where files are: the lowest layer but for the core",
     "launch/facts.py": "the values that launch, checks and session share",
     "view/status.py": "a status bar runs it every few seconds: it imports neither launch nor checks",
+    "launch/inside/price_lists.py": "what Aider would fetch: a concern apart from what it may connect to",
     "checks/all.py": "the list of all checks, in the order of their findings",
     "core/wire.py": "the one file that knows every event and request; codec.py below it knows none",
     "core/rules/sidecar.py": "one rule of the policy; the others are about other things",

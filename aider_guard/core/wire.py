@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Final, NoReturn, get_args
 
 from aider_guard.core.actions import Request
 from aider_guard.core.codec import WireError, build
-from aider_guard.core.events import EgressAllowed, SidecarEvent
+from aider_guard.core.events import EgressAllowed, EgressBlocked, SidecarEvent
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
 
 _TYPES: Final[dict[str, type]] = {
-    kind.__name__: kind for kind in (*get_args(SidecarEvent), EgressAllowed, *get_args(Request))
+    kind.__name__: kind
+    for kind in (*get_args(SidecarEvent), EgressAllowed, EgressBlocked, *get_args(Request))
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from hmac import compare_digest
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from aider_guard.core.chat.types import DoorSettings, Upstream
+from aider_guard.core.egress import Place, parse_place
 from aider_guard.door.chat_handler import ChatHandler
 from aider_guard.door.client import Client, GoneError
 from aider_guard.door.forwarding import BUG, FORBIDDEN, pass_on, report_bug, run_exchange
@@ -26,6 +28,10 @@ from aider_guard.door.upstream import (
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
+_CLOUD: Final = re.compile(
+    rb"cloud/(?P<place>(?:\[[0-9a-f:.]+\]|[^][/:]+):[0-9]+)(?P<path>.*)", re.DOTALL
+)
+"""A place that a client of a cloud would have sent its request to, and the path there (launch/environment.py)."""
 _NOT_A_SEGMENT: Final = frozenset({b"", b".", b".."})
 MAX_HANDLED_BYTES: Final = 64 * 1024 * 1024
 MAX_SHOWN_BYTES: Final = 1024 * 1024
@@ -51,9 +57,8 @@ def find_route(raw_path: bytes, settings: DoorSettings) -> Route | None:
 
     A path with a segment that is empty, ``.`` or ``..`` leads nowhere, so none leaves an upstream's own prefix.
     """
-    # The token comes first and is compared in constant time: an answer's time tells nothing of it.
-    token, _, rest = raw_path.removeprefix(b"/").partition(b"/")
-    if not compare_digest(token, settings.token.encode()) or not settings.token:
+    rest = _behind_token(raw_path, settings)
+    if rest is None:
         return None
     segments = unquote_to_bytes(rest).split(b"/")
     if not _NOT_A_SEGMENT.isdisjoint(segments[:-1]) or segments[-1] in (b".", b".."):
@@ -68,6 +73,30 @@ def find_route(raw_path: bytes, settings: DoorSettings) -> Route | None:
     if upstream is None:
         return None
     return Route(upstream, unquote_to_bytes(sent).decode(errors="replace"), sent)
+
+
+def find_cloud(raw_path: bytes, settings: DoorSettings) -> tuple[Place, str] | None:
+    """Find where a request of a cloud's client (``/TOKEN/cloud/HOST:PORT/…``) would have gone, and its path there."""
+    rest = _behind_token(raw_path, settings) if settings.refuse_cloud else None
+    match = _CLOUD.fullmatch(rest or b"")
+    if match is None:
+        return None
+    try:
+        place = parse_place(match["place"].decode("ascii"))
+    except ValueError:
+        return None
+    return place, unquote_to_bytes(match["path"]).decode(errors="replace")
+
+
+def _behind_token(raw_path: bytes, settings: DoorSettings) -> bytes | None:
+    """Return what follows the token in a path; None for a wrong one.
+
+    It comes first and is compared in constant time: an answer's time tells nothing of it.
+    """
+    token, _, rest = raw_path.removeprefix(b"/").partition(b"/")
+    if not compare_digest(token, settings.token.encode()) or not settings.token:
+        return None
+    return rest
 
 
 @dataclass(frozen=True)
@@ -94,8 +123,11 @@ class DoorApp:
             return
         client = Client(scope, receive, send)
         try:
-            route = find_route(scope["raw_path"], self._door.settings())
-            if route is None:
+            settings = self._door.settings()
+            route = find_route(scope["raw_path"], settings)
+            if found := find_cloud(scope["raw_path"], settings):
+                await self._answer_for_cloud(client, *found)
+            elif route is None:
                 await client.reply(FORBIDDEN)
             elif is_coded(client.headers):
                 await client.reply(_CODED)
@@ -109,6 +141,12 @@ class DoorApp:
             report_bug(error)
             if not client.started:
                 await client.reply(BUG)
+
+    async def _answer_for_cloud(self, client: Client, place: Place, path: str) -> None:
+        """Answer once the body is read: most clients take an earlier answer for a lost connection."""
+        body, complete = await client.body(MAX_HANDLED_BYTES)
+        reply = self._door.handler.answer_for_cloud(place, path, body if complete else b"")
+        await client.reply(reply)
 
     async def _exchange(self, client: Client, route: Route) -> None:
         body, complete = b"", (body_length(client.headers) or 0) <= MAX_HANDLED_BYTES

@@ -30,7 +30,8 @@ from aider_guard.core.chat.request import (
 from aider_guard.core.chat.response import AnswerHead, Meter, Usage, UsageFilter
 from aider_guard.core.chat.size import parts
 from aider_guard.core.chat.types import DoorSettings, Upstream
-from aider_guard.core.events import Event
+from aider_guard.core.egress import Place
+from aider_guard.core.events import EgressBlocked, Event
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.access import AccessRules
 from aider_guard.door.accounting import Account, part_rows
@@ -345,3 +346,9 @@ class ChatHandler:
         what, words = cloud.shown(refused.what), refused.words
         self._emit(RequestRefused(0, "main", "other", what, refused.reason, said=(words,)))
         return error_reply(words.removeprefix(PREFIX), refused.status, path)
+
+    def answer_for_cloud(self, place: Place, path: str, body: bytes) -> Reply:
+        """Return the answer to a request that a provider's client would have sent to this place. It is reported."""
+        self._emit(EgressBlocked(place.host, place.port, "tcp"))
+        reply = cloud.answer_offline(place.host, path, decode_body(body) or {})
+        return Reply(reply.content, reply.status, reply.content_type)

@@ -44,14 +44,64 @@ SHARED_CREDENTIALS = (
 
 OLLAMA_ADDRESSES = ("OLLAMA_API_BASE", "OLLAMA_HOST")
 
+# Where litellm sends a provider's requests when nothing else is said, and the variables that say something else. The
+# first of them is read by litellm alone, so that it can be set without harm to other programs.
+CLOUD_BASES = {
+    "ai-gateway.vercel.sh": ("VERCEL_AI_GATEWAY_API_BASE",),
+    "api.ai21.com": ("AI21_API_BASE",),
+    "api.aimlapi.com": ("AIML_API_BASE",),
+    "api.anthropic.com": ("ANTHROPIC_API_BASE", "ANTHROPIC_BASE_URL"),
+    "api.cerebras.ai": ("CEREBRAS_API_BASE",),
+    "api.cohere.com": ("COHERE_API_BASE",),
+    "api.cometapi.com": ("COMETAPI_API_BASE",),
+    "api.deepinfra.com": ("DEEPINFRA_API_BASE",),
+    "api.deepseek.com": ("DEEPSEEK_API_BASE",),
+    "api.featherless.ai": ("FEATHERLESS_API_BASE",),
+    "api.fireworks.ai": ("FIREWORKS_API_BASE",),
+    "api.friendli.ai": ("FRIENDLI_API_BASE",),
+    "api.galadriel.com": ("GALADRIEL_API_BASE",),
+    "api.groq.com": ("GROQ_API_BASE",),
+    "api.hyperbolic.xyz": ("HYPERBOLIC_API_BASE",),
+    "api.inference.wandb.ai": ("WANDB_API_BASE",),
+    "api.lambda.ai": ("LAMBDA_API_BASE",),
+    "api.llama.com": ("LLAMA_API_BASE",),
+    "api.minimax.io": ("MINIMAX_API_BASE",),
+    "api.mistral.ai": ("MISTRAL_AZURE_API_BASE", "MISTRAL_API_BASE"),
+    "api.moonshot.ai": ("MOONSHOT_API_BASE",),
+    "api.morphllm.com": ("MORPH_API_BASE",),
+    "api.nova.amazon.com": ("AMAZON_NOVA_API_BASE",),
+    "api.novita.ai": ("NOVITA_API_BASE",),
+    "api.openai.com": ("OPENAI_API_BASE", "OPENAI_BASE_URL"),
+    "api.perplexity.ai": ("PERPLEXITY_API_BASE",),
+    "api.publicai.co": ("PUBLICAI_API_BASE",),
+    "api.sambanova.ai": ("SAMBANOVA_API_BASE",),
+    "api.studio.nebius.ai": ("NEBIUS_API_BASE",),
+    "api.together.xyz": ("TOGETHER_AI_API_BASE",),
+    "api.v0.dev": ("V0_API_BASE",),
+    "api.x.ai": ("XAI_API_BASE",),
+    "api.z.ai": ("ZAI_API_BASE",),
+    "app.empower.dev": ("EMPOWER_API_BASE",),
+    "ark.cn-beijing.volces.com": ("VOLCENGINE_API_BASE",),
+    "codestral.mistral.ai": ("CODESTRAL_API_BASE",),
+    "dashscope.aliyuncs.com": ("DASHSCOPE_API_BASE",),
+    "generativelanguage.googleapis.com": ("GEMINI_API_BASE",),
+    "inference.api.nscale.com": ("NSCALE_API_BASE",),
+    "integrate.api.nvidia.com": ("NVIDIA_NIM_API_BASE",),
+    "models.inference.ai.azure.com": ("GITHUB_API_BASE",),
+    "oai.endpoints.kepler.ai.cloud.ovh.net": ("OVHCLOUD_API_BASE",),
+    "openrouter.ai": ("OPENROUTER_API_BASE",),
+}
+
+# Addresses of the user's own servers, which have no default; each says where one provider's requests go.
+SERVER_BASES = (
+    "AZURE_AI_API_BASE", "AZURE_API_BASE", "CLOUDFLARE_API_BASE", "HF_API_BASE", "HOSTED_VLLM_API_BASE",
+    "HUGGINGFACE_API_BASE", "LITELLM_PROXY_API_BASE", "LLAMAFILE_API_BASE", "LM_STUDIO_API_BASE",
+    "OPENAI_LIKE_API_BASE", "VERTEXAI_API_BASE", "VERTEX_API_BASE", "VLLM_API_BASE", "XINFERENCE_API_BASE",
+)  # fmt: skip
+
 # litellm sends every model's requests to a proxy of its own with the first; the others move one provider's.
 CLOUD_ADDRESSES = (
-    "USE_LITELLM_PROXY", "LITELLM_PROXY_API_BASE", "OPENAI_API_BASE", "OPENAI_BASE_URL", "ANTHROPIC_API_BASE",
-    "ANTHROPIC_BASE_URL", "AZURE_AI_API_BASE", "AZURE_API_BASE", "CLOUDFLARE_API_BASE", "COHERE_API_BASE",
-    "DEEPINFRA_API_BASE", "DEEPSEEK_API_BASE", "FIREWORKS_API_BASE", "GEMINI_API_BASE", "GROQ_API_BASE",
-    "HF_API_BASE", "HOSTED_VLLM_API_BASE", "HUGGINGFACE_API_BASE", "LLAMAFILE_API_BASE", "LM_STUDIO_API_BASE",
-    "MISTRAL_API_BASE", "OPENAI_LIKE_API_BASE", "OPENROUTER_API_BASE", "TOGETHER_AI_API_BASE", "VERTEXAI_API_BASE",
-    "VERTEX_API_BASE", "VLLM_API_BASE", "XAI_API_BASE", "XINFERENCE_API_BASE",
+    "USE_LITELLM_PROXY", *SERVER_BASES, *(name for names in CLOUD_BASES.values() for name in names),
 )  # fmt: skip
 
 # httpx and requests read both cases (urllib.request.getproxies_environment).

@@ -2,7 +2,8 @@
 
 Started as ``INTERPRETER inside_aider.py FD SCRIPT ARGS…``. It sends one JSON line on the socket FD, reads one, and then
 runs Aider as its script would have run it. With ``only:FD`` it sends the line and ends. With ``FD/REPORTS/HOST:PORT,…``
-attempts to reach other places than these are refused, and reported on the socket REPORTS.
+attempts to reach other places than these are refused, and reported on the socket REPORTS, and Aider fetches no lists
+from there.
 
 Describing Aider in its own process costs little, since nearly everything that is imported for it is what Aider imports
 anyway, and the description is right by construction: it is Aider's own parser and ``Model`` that resolve the command
@@ -72,12 +73,16 @@ def send_line(channel: socket.socket, description: dict[str, Any]) -> None:
     channel.sendall(json.dumps(description, default=str).encode() + b"\n")
 
 
-def install_audit_hook(hook: str) -> None:
-    """Report attempts to connect from now on, and refuse all but the allowed ones: *hook* is ``FD/HOST:PORT,…``."""
+def install_audit_hook(hook: str) -> list[str]:
+    """Report attempts to connect from now on, and refuse all but the allowed ones: *hook* is ``FD/HOST:PORT,…``.
+
+    Returns the allowed hosts.
+    """
     report_fd, _, places = hook.partition("/")
     allowed = [place.rpartition(":") for place in places.split(",") if place]
     parsed = [(host.strip("[]"), int(port)) for host, _, port in allowed]
     load_inside("audit_hook").install_audit_hook(int(report_fd), parsed)
+    return [host for host, _ in parsed]
 
 
 def main() -> Any:
@@ -86,10 +91,11 @@ def main() -> Any:
     number, _, hook = channels.partition("/")
     only = number.startswith("only:")
     become_script(script, arguments)
-    if hook:
-        install_audit_hook(hook)
+    allowed_hosts = install_audit_hook(hook) if hook else None
     from aider.main import main as run_aider
 
+    if allowed_hosts is not None:
+        load_inside("price_lists").skip_fetches(allowed_hosts)
     with socket.socket(fileno=int(number.rpartition(":")[2])) as channel:
         channel.set_inheritable(False)
         description = describe_aider(arguments)

@@ -13,7 +13,11 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts
 from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.door_settings import DoorAddresses, door_settings, served_windows
-from aider_guard.launch.environment import LocalEnvironment, local_environment
+from aider_guard.launch.environment import (
+    LocalEnvironment,
+    cloud_addresses,
+    local_environment,
+)
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.pins import OtherServers, Pins, make_pins, read_settings
 from aider_guard.launch.routes import find_routes
@@ -99,7 +103,8 @@ def make_plan(
         entries=entries,
         windows=pins.windows,
     )
-    variables = {**environment.set, **door_addresses.variables(routes)}
+    clouds = cloud_addresses(config, settings, ollama, door_addresses.address)
+    variables = {**environment.set, **clouds, **door_addresses.variables(routes)}
     return replace(plan, environment=replace(environment, set=variables), door=door)
 
 

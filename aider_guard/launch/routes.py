@@ -20,6 +20,8 @@ from aider_guard.launch.places import (
 from aider_guard.ollama.names import connectable_base, is_this_machine
 
 OLLAMAS_OPENAI = "/v1"
+CLOUD_PREFIX = "/cloud"
+"""The part of the door that answers for clouds; what follows is the place that a request would go to."""
 _OLLAMA = "ollama"
 _PREFIX_OF_EVERY_MODEL = "aider"
 
@@ -105,9 +107,9 @@ class _RouteBuilder:
         """The prefix of this server, a new one where it has none yet."""
         key = key_of(address)
         if key not in self.prefixes:
-            # One segment of a path that is neither used nor Ollama's own (``api``, ``v1``).
+            # One segment of a path that is neither used nor Ollama's own (``api``, ``v1``) or the clouds'.
             name = "".join(char for char in provider.lower() if char.isascii() and char.isalnum())
-            name = "server" if name in {"", "api", "v1"} else name
+            name = "server" if name in {"", "api", "v1", "cloud"} else name
             used = {upstream.path for upstream in self.upstreams}
             names = chain([name], (f"{name}-{number}" for number in count(2)))
             path = next(path for path in names if path not in used)

@@ -32,6 +32,8 @@ from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream, Verdic
 from aider_guard.core.codec import LineSplitter, WireError, build
 from aider_guard.core.events import (
     AiderStarted,
+    EgressAllowed,
+    EgressBlocked,
     FilesCounted,
     MemoryRead,
     ModelsRead,
@@ -158,6 +160,8 @@ VALUES = st.one_of(
     st.builds(CountTexts, BYTES, NAMES),
     st.builds(UnloadModels, NAMES, SECONDS),
     st.builds(StopSidecar),
+    st.builds(EgressAllowed, WORDS, BYTES, BYTES),
+    st.builds(EgressBlocked, WORDS, BYTES, st.sampled_from(["tcp", "dns"]), WORDS, BYTES),
 )
 
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.chat.types import DoorSettings, Upstream
-from aider_guard.door.app import find_route
+from aider_guard.core.egress import Place
+from aider_guard.door.app import find_cloud, find_route
 from aider_guard.door.interfaces import Reply
 
 OLLAMA = Upstream("", "http://127.0.0.1:11434", "ollama")
@@ -70,6 +71,34 @@ def test_a_path_behind_the_token_leads_to_its_upstream(
 def test_any_other_path_leads_nowhere(path: bytes) -> None:
     """A wrong token, an unknown upstream, and a path that would leave the upstream's own part."""
     assert find_route(path, SETTINGS) is None
+
+
+CLOUDS = [
+    (b"/t0ken/cloud/api.openai.com:443/chat/completions", "api.openai.com", 443, "/chat/completions"),
+    (b"/t0ken/cloud/api.cohere.com:443", "api.cohere.com", 443, ""),
+    (b"/t0ken/cloud/llm.example:8000/a%20b", "llm.example", 8000, "/a b"),
+    (b"/t0ken/cloud/[2001:db8::1]:443/v1/messages", "2001:db8::1", 443, "/v1/messages"),
+    # Older versions of litellm put Google's verb behind the address (llms/vertex_ai).
+    (b"/t0ken/cloud/x.example:443:generateContent", "x.example", 443, ":generateContent"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "host", "port", "rest"), CLOUDS)
+def test_a_place_in_a_cloud_is_read(path: bytes, host: str, port: int, rest: str) -> None:
+    """And the path there; it leads to no upstream, and where clouds are allowed nothing is answered for them."""
+    assert find_cloud(path, SETTINGS) == (Place(host, port), rest)
+    assert find_route(path, SETTINGS) is None
+    assert find_cloud(path, replace(SETTINGS, refuse_cloud=False)) is None
+    assert find_cloud(path.replace(b"t0ken", b"other"), SETTINGS) is None
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"", b"/", b"/api.openai.com", b"/api.openai.com/v1", b"/:443", b"/a b:443", b"/x:0", b"/x:99999", b"/[::g]:1"],
+)  # fmt: skip
+def test_a_cloud_without_a_place_leads_nowhere(rest: bytes) -> None:
+    """A name and a port are needed."""
+    assert find_cloud(b"/t0ken/cloud" + rest, SETTINGS) is None
 
 
 @given(st.binary(max_size=40).map(lambda data: data.replace(b"\x00", b"")))

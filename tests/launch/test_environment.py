@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from aider_guard.config import Config
+from aider_guard.core.egress import Place
 from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
-from aider_guard.launch.cloud_variables import CLOUD_KEYS
-from aider_guard.launch.environment import INVALID_KEY, local_environment
+from aider_guard.launch.cloud_variables import CLOUD_BASES, CLOUD_KEYS
+from aider_guard.launch.environment import INVALID_KEY, cloud_addresses, local_environment
+from aider_guard.launch.routes import DoorAddress
 
 HERE = "http://127.0.0.1:11434"
 NOWHERE = "http://127.0.0.1:9"
@@ -121,3 +123,69 @@ def test_the_key_of_a_local_server_is_kept(
     addresses = (Variable("OPENAI_API_BASE", "the environment", base),) if base else ()
     variables = environment(AiderSettings(roles=roles, addresses=addresses))
     assert ("OPENAI_API_KEY" not in variables) is is_kept
+
+
+DOOR = DoorAddress(4321, "t0ken")
+CLOUD = "http://127.0.0.1:4321/t0ken/cloud/"
+
+
+def addresses(
+    users: dict[str, str] | None = None, *, config: Config | None = None, ollama: str = HERE
+) -> dict[str, str]:
+    """The variables for clouds in a session of a user who has set these."""
+    variables = tuple(
+        Variable(name, "the environment", value, value) for name, value in (users or {}).items()
+    )
+    settings = AiderSettings(addresses=variables)
+    return cloud_addresses(config or Config(), settings, ollama, DOOR)
+
+
+def test_every_provider_is_asked_at_the_door() -> None:
+    """By the one variable that only litellm reads: the client of another program finds what it found before."""
+    assert addresses() == {names[0]: f"{CLOUD}{host}:443" for host, names in CLOUD_BASES.items()}
+    assert {"OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"}.isdisjoint(addresses())
+
+
+OF_USERS = [
+    # A server of this machine: both variables stay, whichever of them is set.
+    ({"OPENAI_API_BASE": "http://127.0.0.1:8080/v1"}, {}),
+    ({"OPENAI_BASE_URL": "http://localhost:8080/v1"}, {}),
+    ({"OPENAI_API_BASE": "localhost:8080"}, {}),
+    # Another place: what was set there is said to be there, with its port.
+    (
+        {"OPENAI_API_BASE": "https://llm.example/v1"},
+        {"OPENAI_API_BASE": "llm.example:443"},
+    ),
+    (
+        {"OPENAI_BASE_URL": "http://llm.example:8000/v1?key=secret"},
+        {"OPENAI_API_BASE": "llm.example:8000", "OPENAI_BASE_URL": "llm.example:8000"},
+    ),
+    ({"AZURE_API_BASE": "https://mine.openai.azure.com"}, {"AZURE_API_BASE": "mine.openai.azure.com:443"}),
+    ({"LITELLM_PROXY_API_BASE": "http://[2001:db8::1]:4000"}, {"LITELLM_PROXY_API_BASE": "[2001:db8::1]:4000"}),
+    ({"HOSTED_VLLM_API_BASE": "http://127.0.0.1:8000/v1"}, {}),
+    # No address at all.
+    ({"OPENAI_API_BASE": "http://"}, {}),
+    ({"OPENAI_API_BASE": "http://not a host"}, {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("users", "asked"), OF_USERS)
+def test_an_address_of_the_users_own(users: dict[str, str], asked: dict[str, str]) -> None:
+    """One on this machine is left alone; elsewhere it is the place that the door names."""
+    names = {*CLOUD_BASES["api.openai.com"], *users}
+    made = {name: value for name, value in addresses(users).items() if name in names}
+    if "OPENAI_API_BASE" not in {*users, *asked} and "OPENAI_BASE_URL" not in users:
+        assert made.pop("OPENAI_API_BASE") == f"{CLOUD}api.openai.com:443"
+    assert made == {name: f"{CLOUD}{place}" for name, place in asked.items()}
+
+
+def test_a_host_that_may_be_reached_is_left_alone() -> None:
+    """What the user allows, and the machine that Ollama is on; all of it where the network is open."""
+    allowed = Config(allow=(Place("api.openai.com", 443),))
+    assert "OPENAI_API_BASE" not in addresses(config=allowed)
+    assert "ANTHROPIC_API_BASE" in addresses(config=allowed)
+    box = "http://box.lan:11434"
+    assert "OPENAI_API_BASE" not in addresses(
+        {"OPENAI_API_BASE": "http://box.lan:8000/v1"}, ollama=box
+    )
+    assert addresses(config=Config(network="open")) == {}

@@ -15,6 +15,7 @@ from aider_guard.core.readings import Gpu, MemoryReading, ModelsReading, RamRead
 from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing, ServerReport
 from aider_guard.errors import LaunchError
 from aider_guard.launch.aider_settings import AiderSettings, Role, Variable
+from aider_guard.launch.door_settings import DoorAddresses
 from aider_guard.launch.facts import NOT_ASKED, Facts
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.routes import DoorAddress
@@ -134,6 +135,33 @@ def test_a_role_in_a_cloud_forbids_the_launch_unless_the_network_is_open() -> No
     assert [finding.id for finding in made.stops] == [finding.id for finding in opened.stops]
     assert "OPENAI_API_KEY" in made.environment.set
     assert opened.environment.set == {}
+
+
+def test_clouds_are_asked_at_the_door_and_a_server_of_this_machine_as_ever() -> None:
+    """OpenAI's address is this machine's server, which the door forwards to; the others lead to its own answers."""
+    variable = Variable(
+        "OPENAI_API_BASE", ".env", "http://127.0.0.1:8080/v1", "http://127.0.0.1:8080/v1"
+    )
+    facts = Facts(
+        config=Config(),
+        settings=replace(settings("openai/local"), addresses=(variable,)),
+        server=server(model()),
+        memory=memory(16),
+    )
+    door = DoorAddresses(DoorAddress(4321, "t0ken"), Path("/state"))
+    made = make_plan(
+        facts,
+        ollama=HERE,
+        refusing_proxy=NOWHERE,
+        corrections={},
+        examine=examine,
+        door_addresses=door,
+    )
+    base = "http://127.0.0.1:4321/t0ken"
+    assert made.environment.set["OPENAI_API_BASE"] == f"{base}/openai"
+    assert made.environment.set["GROQ_API_BASE"] == f"{base}/cloud/api.groq.com:443"
+    assert made.door is not None
+    assert [upstream.path for upstream in made.door.upstreams] == ["", "openai"]
 
 
 def test_a_model_that_is_not_there_forbids_the_launch() -> None:

@@ -146,6 +146,9 @@ CASES = {
     "a provider named as a path of Ollama's": Case(
         (Upstream("server", CPP, "openai"),), entries={"api/x": entry(api_base=CPP)}
     ),
+    "a provider named as the clouds' part of the door": Case(
+        (Upstream("server", CPP, "openai"),), entries={"cloud/x": entry(api_base=CPP)}
+    ),
 }
 
 

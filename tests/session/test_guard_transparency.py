@@ -22,7 +22,8 @@ from session.ptys import child
 
 from aider_guard.config import Config
 from aider_guard.launch.aider_settings import AiderSettings
-from aider_guard.launch.environment import local_environment
+from aider_guard.launch.environment import cloud_addresses, local_environment
+from aider_guard.launch.routes import DoorAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -201,6 +202,8 @@ def test_what_the_program_finds_is_what_it_found_without_a_guard(place: Place) -
         added |= local_environment(Config(), AiderSettings(), place.ollama, nowhere).set
         door, secret = environment["OLLAMA_API_BASE"].rsplit("/", 1)
         assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+", door)
+        address = DoorAddress(int(door.rpartition(":")[2]), secret)
+        added |= cloud_addresses(Config(), AiderSettings(), place.ollama, address)
         assert len(secret) >= 32
         added |= {"OLLAMA_API_BASE": f"{door}/{secret}"}
         added |= {"LLAMAFILE_API_BASE": f"{door}/{secret}/llamafile"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from aider_guard.core.chat.replies import WireReply
 from aider_guard.core.chat.request import PREFIX
 
 _NAMES: Final = frozenset({"model", "name", "from", "source", "destination"})
@@ -120,6 +123,43 @@ def refusal(model: str, host: str = "") -> tuple[str, str]:
 def refused_words(what: str) -> str:
     """Return one line for a request of another kind that would leave this machine."""
     return f"{PREFIX}{shown(what)} would leave this machine; {_OPEN}"
+
+
+# What a provider's client is told, in a session that stays on this machine.
+
+_MODEL_IN_PATH: Final = re.compile(r"/(?:models|deployments)/([^/:]+)")
+"""How Google's and Azure's protocols name the model."""
+
+
+def answer_offline(host: str, path: str, body: Mapping[str, Any]) -> WireReply:
+    """Return an answer to a request for a provider's host: one line, which Aider shows and does not try again after.
+
+    Tried with Aider 0.86.2 and litellm 1.81.10. Of status 400 litellm makes an error that Aider does not retry
+    (exceptions.py), for nearly every provider, and all of the body is shown: a plain text is read best. With OpenAI's
+    newer protocol, /responses, any error breaks litellm itself (utils.py expects ``metadata``), and Aider retries that.
+    So there it is an answer that reports a failure, or the text of one that is streamed: summaries and commit
+    messages, in which such a text would be kept, are not streamed.
+    """
+    words = _offline_words(host, path, body)
+    if not path.endswith("/responses"):
+        return WireReply(words.encode(), "text/plain; charset=utf-8", 400)
+    if body.get("stream"):
+        place = {"item_id": "aider-guard", "output_index": 0, "content_index": 0}
+        event = {"type": "response.output_text.delta", **place, "delta": words}
+        return WireReply(
+            f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n".encode(), "text/event-stream"
+        )
+    error = {"code": "invalid_request_error", "message": words}
+    head = {"id": "aider-guard", "object": "response", "created_at": 0, "output": []}
+    return WireReply(json.dumps({**head, "status": "failed", "error": error}).encode())
+
+
+def _offline_words(host: str, path: str, body: Mapping[str, Any]) -> str:
+    in_path = _MODEL_IN_PATH.search(path)
+    model = body.get("model") or (in_path[1] if in_path else None)
+    what = shown(model) if isinstance(model, str) else "this model"
+    back = "/model NAME goes back to a local model"
+    return f"{PREFIX}this session is offline: {what} would run at {host}; {back}"
 
 
 def shown(text: str) -> str:

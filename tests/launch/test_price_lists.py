@@ -1,0 +1,85 @@
+"""Which lists Aider does not fetch in a session; the classes are those of Aider's own modules."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from aider_guard.launch.inside.price_lists import skip_fetches
+
+PRICES, ROUTER = "raw.githubusercontent.com", "openrouter.ai"
+
+
+class Manager:
+    """Fetches, as both of Aider's managers do."""
+
+    def __init__(self) -> None:
+        self.fetched: list[str] = []
+
+    def _update_cache(self) -> None:
+        self.fetched.append("list")
+
+    def fetch_openrouter_model_info(self, model: str) -> dict[str, str]:
+        self.fetched.append(model)
+        return {"of": model}
+
+
+@pytest.fixture
+def managers(monkeypatch: pytest.MonkeyPatch) -> tuple[Manager, Manager]:
+    """The two that Aider has: of prices, and of OpenRouter's models."""
+    made = []
+    for module, name in (
+        ("aider.models", "ModelInfoManager"),
+        ("aider.openrouter", "OpenRouterModelManager"),
+    ):
+        kind = type(name, (Manager,), dict(vars(Manager)))
+        holder: Any = ModuleType(module)
+        setattr(holder, name, kind)
+        monkeypatch.setitem(sys.modules, module, holder)
+        made.append(kind())
+    return made[0], made[1]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "fetched"),
+    [
+        ([], ([], [])),
+        ([PRICES], (["list"], [])),
+        ([ROUTER, "other.example"], (["a/b"], ["list"])),
+        ([PRICES, ROUTER], (["list", "a/b"], ["list"])),
+    ],
+)
+def test_only_allowed_hosts_are_asked(
+    managers: tuple[Manager, Manager], allowed: list[str], fetched: tuple[list[str], list[str]]
+) -> None:
+    """Aider goes on without the list: it takes what is false for nothing known."""
+    prices, router = managers
+    skip_fetches(allowed)
+    prices._update_cache()  # the names are Aider's
+    assert bool(prices.fetch_openrouter_model_info("a/b")) is (ROUTER in allowed)
+    router._update_cache()  # as above
+    assert (prices.fetched, router.fetched) == fetched
+
+
+@pytest.mark.parametrize("holder", [None, object(), ModuleType("aider.models")])
+def test_another_aider_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, holder: Any) -> None:
+    """Without the module, or without the classes in it."""
+    for module in ("aider.models", "aider.openrouter"):
+        if holder is None:
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        else:
+            monkeypatch.setitem(sys.modules, module, holder)
+    skip_fetches([])
+
+
+def test_a_class_without_the_methods_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is made up."""
+    holder: Any = ModuleType("aider.models")
+    holder.ModelInfoManager = type("ModelInfoManager", (), {"_update_cache": "no method"})
+    monkeypatch.setitem(sys.modules, "aider.models", holder)
+    skip_fetches([])
+    assert holder.ModelInfoManager._update_cache == "no method"  # as above
+    assert not hasattr(holder.ModelInfoManager, "fetch_openrouter_model_info")
