@@ -66,7 +66,9 @@ def suspend(terminal: Terminal, relay: Relay, console: Console, child: Child | N
     else:
         # Before it draws, Aider goes up from the cursor to where it believes the rule to be.
         rule = shown.rule.replace(b"\x1b[6n", b"") if shown is not None else b""
-        console.to_screen(rule + b"\r\n" * rows)
+        # It does not draw a prompt of plain text again.
+        plain = shown.drawn if shown is not None and not shown.rule else b""
+        console.to_screen(rule + b"\r\n" * rows + plain)
     if child is not None:
         child.signal(signal.SIGCONT)
         child.resize(terminal.size())
