@@ -46,8 +46,8 @@ class PlainRecogniser:
         return found if found is not None and found.empty else None
 
     def shown_prompt(self) -> ShownPrompt | None:
-        """Return the open prompt's line, which has no rule of its own; None when something stands on it."""
-        if not self.prompt_open or self.prompt() is None:
+        """Return the open prompt's line with what was typed there, without a rule; None when none is open."""
+        if not self.prompt_open:
             return None
         return ShownPrompt(b"", self._output.rpartition(b"\n")[2], 0)
 

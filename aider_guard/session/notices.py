@@ -57,7 +57,8 @@ def _wrapped(line: str, columns: int) -> list[str]:
 
 def has_colour(environment: Mapping[str, str]) -> bool:
     """Whether the terminal may get colours: neither the user nor its type says otherwise."""
-    return not environment.get("NO_COLOR") and environment.get("TERM") not in ("dumb", "unknown")
+    is_dumb = environment.get("TERM", "").lower() in ("dumb", "unknown")
+    return not environment.get("NO_COLOR") and not is_dumb
 
 
 def print_notices(notices: Sequence[Notice], columns: int) -> None:

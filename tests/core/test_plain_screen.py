@@ -109,13 +109,12 @@ def test_other_output(output: bytes) -> None:
 
 
 def test_keys_at_a_prompt() -> None:
-    """Their echo leaves it open, and hides where its line begins; the end of the line closes it."""
+    """Their echo leaves it open, and belongs to its line; the end of the line closes it."""
     screen = PlainRecogniser()
     screen.feed(b"\r\n> ")
     screen.prompt_open = True
     assert screen.feed(b"hello") == ()
-    assert screen.prompt_open
-    assert screen.shown_prompt() is None
+    assert screen.shown_prompt() == ShownPrompt(b"", b"> hello", 0)
     assert screen.feed(b"\r\n\r\n> ") == (PromptClosed(),)
     assert (screen.prompt_open, screen.prompt()) == (False, PromptShown())
 

@@ -97,14 +97,16 @@ def test_an_answer_that_is_interrupted(desk: Desk, server: FakeOllama) -> None:
 
 @pytest.mark.parametrize("flags", [("--no-fancy-input",), ("--no-pretty",), ("--vim",)])
 def test_ctrl_z_at_the_prompt(desk: Desk, server: FakeOllama, flags: tuple[str, ...]) -> None:
-    """The job stops; continued, the prompt stands there again and takes a message."""
+    """The job stops; continued, the prompt stands there again with what was typed, and takes the rest."""
     with InShell(desk, server.url, "--probe=never", arguments=flags) as person:
         person.wait_for_prompt()
+        person.type(b"aft")
+        person.wait_for(r"^ask> aft$")
         person.type(b"\x1a")
         person.wait_for(r"Stopped(.|\n)*shell\$\s*$")
         person.type(b"fg\n")
-        person.wait_for(r"^ask>$")
-        person.ask("after")
+        person.wait_for(r"^ask> aft$")
+        person.ask("er")
         person.type(b"/exit\r")
         person.wait_for(r"shell\$\s*$")
         person.type(b"exit\n")

@@ -112,7 +112,7 @@ def test_a_dumb_terminal_gets_no_colours() -> None:
     """Nor does one whose user wants none."""
     assert notices.has_colour({"TERM": "xterm-256color", "NO_COLOR": ""})
     assert not notices.has_colour({"TERM": "xterm-256color", "NO_COLOR": "1"})
-    assert not any(notices.has_colour({"TERM": name}) for name in ("dumb", "unknown"))
+    assert not any(notices.has_colour({"TERM": name}) for name in ("dumb", "Unknown"))
 
 
 @pytest.mark.parametrize("columns", [1, 2, 20, 80])
