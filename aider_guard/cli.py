@@ -120,8 +120,10 @@ def restart(session_id: str | None) -> int:
         raise ConfigError(
             f"several sessions are running; name one: {', '.join(session.id for session in sessions)}"
         )
-    if _ask(sessions[0].socket, "restart") is None:
-        raise ConfigError(f"the session {sessions[0].id} does not answer")
+    answer = _ask(sessions[0].socket, "restart")
+    if answer is None or "error" in answer:
+        problem = answer and answer["error"]
+        raise ConfigError(problem or f"the session {sessions[0].id} does not answer")
     click.echo(f"Aider restarts at its next idle prompt ({sessions[0].id})")
     return 0
 

@@ -229,6 +229,7 @@ def examples() -> Iterator[Notice]:
     three = Handoff(("a", "b", "c"))
     freed = Restart("20 turns", 0.0, three, freed_bytes=424 << 20, unloaded=("m",), exchanges=4)
     yield messages.restarted(freed, 4.2)
+    yield messages.no_restarts()
     yield messages.offer(-9, three, talked=True)
     yield refused()
 

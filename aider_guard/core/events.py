@@ -199,6 +199,8 @@ class ModelsChosen:
     """The folder that the names of files in the chat are relative to."""
     needs: tuple[Need, ...] = ()
     """The GPU memory that each model was computed to need; empty where that is not known."""
+    plain_input: bool = False
+    """Whether Aider reads lines without prompt_toolkit, so that nothing can be typed for the user."""
 
 
 @dataclass(frozen=True)

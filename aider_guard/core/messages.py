@@ -65,6 +65,16 @@ def cannot_restart(problem: str) -> Notice:
     return Notice("restart_given_up", (line,))
 
 
+PLAIN_INPUT = "without fancy input nothing is typed for you: Aider is not restarted here, nor asked for /tokens"
+"""What does not work where Aider reads lines without prompt_toolkit."""
+
+
+def no_restarts() -> Notice:
+    """A restart is due in a session without prompt_toolkit."""
+    helps = "to begin afresh, leave with /exit, which unloads the model, and start again"
+    return Notice("no_restarts", (PLAIN_INPUT, helps))
+
+
 def restarted(restart: Restart, seconds: float) -> Notice:
     """A restart is over: why, what was kept, what was freed, how long it took, and what is lost."""
     kept, exchanges = _files(restart.handoff), restart.exchanges

@@ -165,7 +165,7 @@ ScreenEvent = PromptShown | ConfirmShown | ContinuationShown | PromptClosed | Pr
 OPENED: Final = b"\x1b[?2004h"
 CLOSED: Final = b"\x1b[?2004l"
 _ERASED: Final = b"\x1b[0m\x1b[?7h"
-_KEPT_BYTES: Final = 16 * 1024  # a rule across 1000 columns is 3 kB
+KEPT_BYTES: Final = 16 * 1024  # a rule across 1000 columns is 3 kB
 _MAX_PROMPT_BYTES: Final = 256 * 1024
 
 # Bounded, and tried once for each run of ─, as a model could print text that makes it slow otherwise.
@@ -192,7 +192,8 @@ class _Phase(Enum):
 class ShownPrompt:
     """The bytes that put the main prompt on the screen, and how many rows its rule stands above the cursor.
 
-    ``rule`` is their beginning: what stands above the prompt proper.
+    ``rule`` is their beginning: what stands above the prompt proper. It is empty where the prompt is one line of plain
+    text (core/plain_screen.py).
     """
 
     rule: bytes
@@ -271,9 +272,9 @@ class Recogniser:
     def _look_for_opening(self) -> bool:
         at = self._buffer.find(OPENED)
         if at < 0:
-            self._buffer = self._buffer[-_KEPT_BYTES:]
+            self._buffer = self._buffer[-KEPT_BYTES:]
             return False
-        before = self._buffer[max(0, at - _KEPT_BYTES) : at]
+        before = self._buffer[max(0, at - KEPT_BYTES) : at]
         main = _BEFORE_MAIN.search(before)
         if not _BEFORE_CONTINUATION.search(before):
             self._redraws = None
@@ -309,7 +310,7 @@ class Recogniser:
         _, choice, rest = text.partition(_CHOICE)
         if choice and _DEFAULT.search(rest):
             return ConfirmShown()
-        prompt = _main_prompt(rows)
+        prompt = main_prompt(rows)
         if prompt is None or not (self._lead or self._redraws is PromptShown):
             return ContinuationShown()
         return prompt
@@ -320,7 +321,7 @@ class Recogniser:
             if len(self._buffer) > _MAX_PROMPT_BYTES:
                 # After long typing the prompt can no longer be restored from its bytes: only its end matters.
                 self._lead = b""
-                self._buffer = self._buffer[-_KEPT_BYTES:]
+                self._buffer = self._buffer[-KEPT_BYTES:]
             return False
         if switch.group() == OPENED:
             # Something else asks now; the prompt that was shown was text, or a program runs in front of it.
@@ -350,7 +351,7 @@ def _find_main_line(rows: tuple[str, ...]) -> tuple[int, re.Match[str]] | None:
     return next(((at, match) for at, match in matches if match), None)
 
 
-def _main_prompt(rows: tuple[str, ...]) -> PromptShown | None:
+def main_prompt(rows: tuple[str, ...]) -> PromptShown | None:
     """Return the prompt in *rows*, None when no row is a main prompt's."""
     found = _find_main_line(rows)
     if found is None:

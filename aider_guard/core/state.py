@@ -221,6 +221,8 @@ class State:
     termination: int = 0
     """The signal that ends the session, if one came."""
 
+    plain_input: bool = False
+    """Whether Aider reads lines without prompt_toolkit: there is no hidden command and no planned restart."""
     root: str = ""
     main_model: str = ""
     models: tuple[str, ...] = ()

@@ -71,6 +71,8 @@ class AiderSettings:
     notifications_command: str | None = None
     default_notifications_command: str | None = None
     multiline: bool = False
+    fancy_input: bool = True
+    """Whether Aider reads with prompt_toolkit; on a dumb terminal it does not."""
     encoding: str = "utf-8"
     read: tuple[str, ...] | None = None
     ollama_api_base: str = field(default="", repr=False)

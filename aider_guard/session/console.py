@@ -22,6 +22,7 @@ from aider_guard.core.events import (
     PromptRedrawn,
     PromptShown,
 )
+from aider_guard.core.plain_screen import PlainRecogniser
 from aider_guard.core.screen import Recogniser, ScreenEvent, ShownPrompt
 from aider_guard.session import notices
 from aider_guard.session.aider_process import LineModes
@@ -122,7 +123,7 @@ class Console:
         self._waiting: list[Notice] = []
         self._queue = bytearray()
         self._sent = SentKeys()
-        self.screen = Recogniser()
+        self.screen: Recogniser | PlainRecogniser = Recogniser()
         self.modes = OutputModes()
         self.hold: Hold | None = None
         self.prompt: PromptShown | None = None
@@ -144,9 +145,32 @@ class Console:
         if self.hold is not None:
             self._held(None)
 
+    def expect_plain_prompts(self) -> None:
+        """Look for prompts of plain text from now on: Aider reads lines without prompt_toolkit."""
+        if not isinstance(self.screen, PlainRecogniser):
+            self.screen = PlainRecogniser()
+
+    def plain_prompt(self) -> PromptShown | None:
+        """Return the prompt of plain text that the output ends with, if it is not open yet and the terminal edits."""
+        if not isinstance(self.screen, PlainRecogniser) or self.screen.prompt_open:
+            return None
+        modes = self._line_modes()
+        return (
+            self.screen.prompt() if modes is not None and modes.canonical and modes.echo else None
+        )
+
+    def open_plain_prompt(self, prompt: PromptShown) -> None:
+        """Take a prompt of plain text as open: Aider is silent, and waits for no answer."""
+        if isinstance(self.screen, PlainRecogniser):
+            self.screen.prompt_open = True
+            self._accept(prompt)
+
     def _note(self, event: ScreenEvent) -> None:
         if isinstance(event, PromptShown) and not self.reads_keys():
             return  # text that looks like a prompt, printed while nothing waits for the user
+        self._accept(event)
+
+    def _accept(self, event: ScreenEvent) -> None:
         if isinstance(event, PromptShown):
             self.prompt, self.key_typed = event, False
         elif not isinstance(event, PromptRedrawn):
@@ -196,7 +220,9 @@ class Console:
     def may_become_free(self) -> bool:
         """Whether the main prompt may yet become untouched without another key."""
         line = self.screen.line()
-        return self.prompt is not None and not self.key_typed and (line is None or line.is_empty)
+        is_plain = isinstance(self.screen, PlainRecogniser)
+        is_free = not is_plain and (line is None or line.is_empty)
+        return self.prompt is not None and not self.key_typed and is_free
 
     # From the user
 
@@ -303,7 +329,12 @@ class Console:
     # A restart
 
     def begin_restart(self) -> None:
-        """Take the prompt off the screen and hold everything back until the next Aider's prompt."""
+        """Take the prompt off the screen and hold everything back until the next Aider's prompt.
+
+        Where prompts are plain text nothing is held: only what was shown tells that one is there.
+        """
+        if isinstance(self.screen, PlainRecogniser):
+            return
         if self.hold is None:
             self.begin_hold("restart")
         hold = self.hold
@@ -320,7 +351,7 @@ class Console:
 
     def new_child(self) -> None:
         """Forget the last process's output and undo what it left on: another one writes from now on."""
-        self.screen = Recogniser()
+        self.screen = type(self.screen)()
         self.prompt = None
         self.key_typed = False
         self._sent = SentKeys()

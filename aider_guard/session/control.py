@@ -33,6 +33,8 @@ _MAX_PATH_BYTES = 103
 class Control:
     """Answers the clients of the socket in the guard's loop.
 
+    ``refusal`` is why Aider cannot be restarted in this session, "" when it can.
+
     A client that sends nothing stays connected until there are too many; one that does not read is dropped.
     """
 
@@ -43,11 +45,13 @@ class Control:
         *,
         status: Callable[[], dict[str, Any]],
         post: Callable[[Event], None],
+        refusal: Callable[[], str] = lambda: "",
     ) -> None:
         self._listener = listener
         self._loop = loop
         self._status = status
         self._post = post
+        self._refusal = refusal
         self._clients: dict[int, socket.socket] = {}
         loop.watch(listener.fileno(), READ, lambda _events: self._accept())
 
@@ -75,6 +79,8 @@ class Control:
                 match question.decode("utf-8", "replace").strip():
                     case "status":
                         answer = self._status()
+                    case "restart" if refusal := self._refusal():
+                        answer = {"error": refusal}
                     case "restart":
                         self._post(RestartRequested())
                         answer = {"ok": True}

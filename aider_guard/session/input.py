@@ -46,9 +46,9 @@ def suspend(terminal: Terminal, relay: Relay, console: Console, child: Child | N
     if hold is not None and hold.purpose == "restart":
         shown = None
         console.to_screen(notices.PROGRESS_DONE)
-    elif shown is not None:
+    elif shown is not None and shown.rule:
         console.to_screen(notices.erase(shown))
-    elif console.screen.prompt_open:
+    elif shown is None and console.screen.prompt_open:
         console.to_screen(b"\r" + b"\x1b[A" * rows + b"\x1b[J")
     console.to_screen(console.modes.resets())
     relay.flush()
@@ -66,7 +66,9 @@ def suspend(terminal: Terminal, relay: Relay, console: Console, child: Child | N
     else:
         # Before it draws, Aider goes up from the cursor to where it believes the rule to be.
         rule = shown.rule.replace(b"\x1b[6n", b"") if shown is not None else b""
-        console.to_screen(rule + b"\r\n" * rows)
+        # A prompt of plain text was left standing, and Aider does not draw it again.
+        plain = shown.drawn if shown is not None and not shown.rule else b""
+        console.to_screen(rule + b"\r\n" * rows + plain)
     if child is not None:
         child.signal(signal.SIGCONT)
         child.resize(terminal.size())

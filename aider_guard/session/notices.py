@@ -4,6 +4,9 @@ A notice goes just above the rule line of the main prompt. When the prompt is sh
 untouched, the prompt is erased, the notice printed, and the prompt put back from the very bytes that drew it: they
 move relative to the cursor only, so they are right at the new place too, and the cursor query among them makes
 prompt_toolkit learn where it now stands.
+
+A prompt of plain text is one line, and its terminal may know no escape sequences: the notice is printed over it, and
+the line printed again below.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from aider_guard.core.actions import Notice
@@ -52,9 +55,15 @@ def _wrapped(line: str, columns: int) -> list[str]:
     )
 
 
+def has_colour(environment: Mapping[str, str]) -> bool:
+    """Whether the terminal may get colours: neither the user nor its type says otherwise."""
+    is_dumb = environment.get("TERM", "").lower() in ("dumb", "unknown")
+    return not environment.get("NO_COLOR") and not is_dumb
+
+
 def print_notices(notices: Sequence[Notice], columns: int) -> None:
     """Print notices to the standard error, when Aider has ended or has no prompt."""
-    colour = not os.environ.get("NO_COLOR") and sys.stderr.isatty()
+    colour = has_colour(os.environ) and sys.stderr.isatty()
     for notice in notices:
         with suppress(OSError):  # the terminal or the reader has gone
             os.write(2, render(notice, columns, colour=colour, newline="\n").encode())
@@ -62,6 +71,8 @@ def print_notices(notices: Sequence[Notice], columns: int) -> None:
 
 def erase(prompt: ShownPrompt) -> bytes:
     """Return the bytes that take the prompt and its rule off the screen; the cursor ends where the rule began."""
+    if not prompt.rule:
+        return b"\r" + b" " * len(prompt.drawn) + b"\r"
     up = f"\x1b[{prompt.rows_above_cursor}A" if prompt.rows_above_cursor else ""
     return b"\r" + up.encode() + b"\x1b[0m" + _CLEAR_BELOW
 

@@ -21,18 +21,20 @@ from aider_guard.core.events import (
     ConfirmShown,
     EgressBlocked,
     Event,
+    ModelsChosen,
     PromptClosed,
     PromptSettled,
     PromptShown,
     TurnStarted,
 )
+from aider_guard.core.messages import PLAIN_INPUT
 from aider_guard.core.rules.turns import has_begun
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.state import Limits, Phase, State
 from aider_guard.journal import Journal, open_journal
 from aider_guard.launch.server_runtime import remember
 from aider_guard.loop import READ, Loop
-from aider_guard.session import registry
+from aider_guard.session import notices, registry
 from aider_guard.session.aider_process import AiderProcess
 from aider_guard.session.console import Console
 from aider_guard.session.control import Control, control_socket, session_facts
@@ -51,6 +53,7 @@ from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.signals import Wakeups
 
 _QUIET_SECONDS = 0.3
+_PLAIN_PROMPT = "plain_prompt"
 _TURN_CHECK_SECONDS = 1.0
 
 
@@ -97,7 +100,7 @@ class Session:
             colour=colour,
             clock=clock,
         )
-        aider.on_output = self.console.child_wrote
+        aider.on_output = self._on_output
         self._hidden = HiddenCommands(self.console, relay, loop, post=self.post, clock=clock)
         self._startup = Startup(
             launches, aider, sidecar, loop, planner=planner, post=self.post, warn=self.warn
@@ -140,7 +143,7 @@ class Session:
 
     def watch(self, fds: TerminalFds, wakeups: Wakeups) -> None:
         """Listen to the terminal and to the signals from now on."""
-        self._loop.watch(fds.in_fd, READ, lambda _events: self._input.readable())
+        self._loop.watch(fds.in_fd, READ, lambda _events: self._on_keys())
         self._loop.watch(fds.out_fd, 0, lambda _events: None)
         self._loop.watch(
             wakeups.fileno(), READ, lambda _events: self._input.signals(wakeups.read())
@@ -193,6 +196,8 @@ class Session:
         self._startup.on_event(event)
         self._executor.on_event(event)
         match event:
+            case ModelsChosen(plain_input=True):
+                self.console.expect_plain_prompts()
             case PromptShown():
                 self._hidden.prompt_shown()
                 self._launches.note_first_announcement()
@@ -201,6 +206,26 @@ class Session:
                 self._read_side_channels()
             case PromptClosed():
                 self._loop.after("turn", _QUIET_SECONDS, self._check_turn)
+
+    def _on_output(self, data: bytes) -> None:
+        self.console.child_wrote(data)
+        if self.state.plain_input:
+            self._loop.after(_PLAIN_PROMPT, _QUIET_SECONDS, self._look_for_plain_prompt)
+
+    def _on_keys(self) -> None:
+        # A key is typed to what is on the screen now.
+        self._look_for_plain_prompt()
+        self._input.readable()
+
+    def _look_for_plain_prompt(self) -> None:
+        """Take what Aider's output ends with for its prompt, unless a model is still to answer."""
+        prompt = self.console.plain_prompt()
+        if prompt is None:
+            return
+        if self.state.open_requests:
+            self._loop.after(_PLAIN_PROMPT, _QUIET_SECONDS, self._look_for_plain_prompt)
+        else:
+            self.console.open_plain_prompt(prompt)
 
     def _read_side_channels(self) -> None:
         if self._aider.channels is None:
@@ -286,7 +311,7 @@ def assemble(
         sidecar=stack.enter_context(_sidecar(parts, loop)),
         planner=planner,
         journal=journal,
-        colour=not planner.environment.get("NO_COLOR"),
+        colour=notices.has_colour(planner.environment),
     )
     _open_control(session, loop, folder, stack)
     parts.sandbox.watch(
@@ -321,6 +346,7 @@ def _open_control(
         loop,
         status=lambda: session_facts(session.state, session_id=recorded.id, pid=recorded.pid),
         post=session.post,
+        refusal=lambda: PLAIN_INPUT if session.state.plain_input else "",
     )
     stack.callback(control.close)
 

@@ -134,4 +134,5 @@ def models_chosen(
     if isinstance(settings, Unavailable):
         return ModelsChosen("", (), Unavailable(settings.reason), root)
     main = (ollama_name(settings.models[0]) or "") if settings.models else ""
-    return ModelsChosen(main, ollama_names(settings), window, root, needs)
+    plain = not settings.fancy_input
+    return ModelsChosen(main, ollama_names(settings), window, root, needs, plain_input=plain)

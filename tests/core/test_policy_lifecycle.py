@@ -221,6 +221,23 @@ def test_a_restart_that_is_asked_for_begins_at_once_at_an_untouched_prompt() -> 
     assert names(story.tell(RestartRequested())) == ["RunHidden"]
 
 
+def test_without_prompt_toolkit_there_are_no_restarts() -> None:
+    """A notice says so when the first one is due, and nothing is ever typed; turns are counted as always."""
+    story = Story(Limits(max_turns=1, probe="always"))
+    story.tell(AiderStarted(1, 42), ModelsChosen("ours", (), WINDOW, plain_input=True))
+    assert story.prompt() == []
+    told = []
+    for _ in range(3):
+        story.turn()
+        told += story.prompt()
+    told += story.tell(RestartRequested())
+    assert (story.state.phase, story.state.turns) == (Phase.RUNNING, 3)
+    assert (story.state.restart_due, names(told)) == ("", [])
+    shown = actions_of(story.steps, ShowNotice)
+    assert [action.notice.name for action in shown] == ["no_restarts"]
+    assert actions_of(story.steps, RunHidden) == []
+
+
 def test_typing_during_the_hidden_save_puts_the_restart_off() -> None:
     """Aider is not stopped under the user's hands; the restart stays due."""
     story = saving()

@@ -111,10 +111,12 @@ def given_up(person: Guarded) -> bool:
 class InShell(Guarded):
     """A person who starts the guard from a shell, where a job can be stopped."""
 
-    def __init__(self, desk: Desk, ollama: str, *options: str) -> None:
+    def __init__(
+        self, desk: Desk, ollama: str, *options: str, arguments: tuple[str, ...] = ()
+    ) -> None:
         self.state = Path(desk.env["AIDER_GUARD_STATE_DIR"])
         command = [*guard_program(None), "--aider", str(desk.aider), "--num-ctx", "4096", *options]
-        command += ["--", "--model", "ollama_chat/small", *QUIET, FILE]
+        command += ["--", "--model", "ollama_chat/small", *QUIET, *arguments, FILE]
         env = {**desk.env, "OLLAMA_API_BASE": ollama, "PS1": "shell$ "}
         shell = ["bash", "--norc", "--noprofile", "--noediting", "-i"]
         Onlooker.__init__(self, shell, rows=40, columns=160, env=env, cwd=desk.repo)

@@ -45,6 +45,7 @@ def get_parser(files, root):
     for flag in ("--alias", "--set-env", "--read"):
         parser.add_argument(flag, action="append")
     parser.add_argument("--notifications", action="store_true")
+    parser.add_argument("--no-fancy-input", action="store_false", dest="fancy_input")
     parser.add_argument("files", nargs="*")
     parser.set_defaults(encoding="utf-8")
     return parser
@@ -184,6 +185,25 @@ def test_aiders_own_notification_is_named_where_it_would_be_used(
     settings = decode(AiderRun(aider, *flags, answer=reply()).question)
     assert isinstance(settings, AiderSettings)
     assert settings.default_notifications_command == default
+
+
+@pytest.mark.parametrize(
+    ("flags", "term", "is_fancy"),
+    [
+        ((), "xterm-256color", True),
+        ((), "", True),
+        ((), "DUMB", False),
+        ((), "unknown", False),
+        (("--no-fancy-input",), "xterm-256color", False),
+    ],
+)
+def test_whether_aider_reads_with_prompt_toolkit(
+    aider: Path, flags: tuple[str, ...], term: str, is_fancy: bool
+) -> None:
+    """Neither with its flag nor on a dumb terminal."""
+    settings = decode(AiderRun(aider, *flags, answer=reply(), TERM=term).question)
+    assert isinstance(settings, AiderSettings)
+    assert settings.fancy_input is is_fancy
 
 
 def test_another_aider_says_its_problem_and_runs_all_the_same(aider: Path) -> None:

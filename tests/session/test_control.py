@@ -25,10 +25,15 @@ class Session:
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         self.posted: list[Event] = []
+        self.refusal = ""
         self.loop = stack.enter_context(Loop())
         self.listener, self.path = stack.enter_context(control_socket(folder))
         self.control = Control(
-            self.listener, self.loop, status=lambda: FACTS, post=self.posted.append
+            self.listener,
+            self.loop,
+            status=lambda: FACTS,
+            post=self.posted.append,
+            refusal=lambda: self.refusal,
         )
         self._stack = stack
         stack.callback(self.control.close)
@@ -70,6 +75,14 @@ def test_restart_becomes_an_event(session: Session) -> None:
     """The answer says only that the request was accepted."""
     assert session.answer(b"restart\n") == {"ok": True}
     assert session.posted == [RestartRequested()]
+
+
+def test_a_restart_that_cannot_be_is_refused(session: Session) -> None:
+    """The answer is why, and nothing happens."""
+    session.refusal = "not here"
+    assert session.answer(b"restart\n") == {"error": "not here"}
+    assert session.answer(b"status\n") == FACTS
+    assert session.posted == []
 
 
 GARBAGE = [

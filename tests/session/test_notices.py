@@ -90,8 +90,8 @@ def test_what_moves_the_cursor_is_not_printed(name: str) -> None:
 
 def test_erasing_goes_up_to_the_rule_and_clears_below() -> None:
     """With the colours off, so that nothing of the prompt's is left on the cleared rows."""
-    assert notices.erase(ShownPrompt(b"", b"", 3)) == b"\r\x1b[3A\x1b[0m\x1b[J"
-    assert notices.erase(ShownPrompt(b"", b"", 0)) == b"\r\x1b[0m\x1b[J"
+    assert notices.erase(ShownPrompt(b"-\r\n", b"", 3)) == b"\r\x1b[3A\x1b[0m\x1b[J"
+    assert notices.erase(ShownPrompt(b"-\r\n", b"", 0)) == b"\r\x1b[0m\x1b[J"
 
 
 def test_above_puts_the_prompt_back() -> None:
@@ -101,6 +101,18 @@ def test_above_puts_the_prompt_back() -> None:
         notices.above(shown, "größe\r\n")
         == notices.erase(shown) + "größe\r\n".encode() + b"-\r\n> "
     )
+
+
+def test_a_prompt_of_plain_text_is_printed_over() -> None:
+    """Without an escape sequence: the terminal may know none."""
+    assert notices.above(ShownPrompt(b"", b"ask> ", 0), "text\r\n") == b"\r     \rtext\r\nask> "
+
+
+def test_a_dumb_terminal_gets_no_colours() -> None:
+    """Nor does one whose user wants none."""
+    assert notices.has_colour({"TERM": "xterm-256color", "NO_COLOR": ""})
+    assert not notices.has_colour({"TERM": "xterm-256color", "NO_COLOR": "1"})
+    assert not any(notices.has_colour({"TERM": name}) for name in ("dumb", "Unknown"))
 
 
 @pytest.mark.parametrize("columns", [1, 2, 20, 80])

@@ -301,6 +301,7 @@ def _after_event(state: State, event: Event) -> State:
                 state, launch=launch, prompt=None, settled=False, hidden="", turns_in_launch=0
             )
         case ModelsChosen(main=main, models=models, window_tokens=window, root=root):
+            state = replace(state, plain_input=event.plain_input)
             return replace(state, main_model=main, models=models, pinned_tokens=window, root=root)
         case PromptShown():
             return _prompt_shown(state, event)
@@ -313,7 +314,8 @@ def _after_event(state: State, event: Event) -> State:
         case KeyTyped():
             return replace(state, settled=False)
         case PromptSettled():
-            return replace(state, settled=state.prompt is not None and state.prompt.empty)
+            may_type = not state.plain_input and state.prompt is not None and state.prompt.empty
+            return replace(state, settled=may_type)
         case TurnFinished():
             return _turn_finished(state, event)
         case ContextRead() | ChatSaved():

@@ -41,13 +41,14 @@ from aider_guard.core.rules import Step, memory
 from aider_guard.core.state import Phase, Restart, State
 from aider_guard.errors import LaunchError
 
+_NO_RESTARTS = "no restarts"
 SIGINT = 2  # the third Ctrl-C during Aider's shutdown kills it: the user wanted to leave
 
 
 def advance(state: State, event: Event, now: float) -> Step:
     """Move the life of Aider on, and begin a restart that is due where the prompt is untouched."""
     state, actions = _transition(state, event, now)
-    state, more = _begin_restart(state, now)
+    state, more = _refuse_restart(state) if state.plain_input else _begin_restart(state, now)
     return state, actions + more
 
 
@@ -99,6 +100,17 @@ def _count_turns(state: State) -> State:
     if limit and state.turns_in_launch >= limit:
         return _due(state, messages.count(state.turns_in_launch, "turn"))
     return state
+
+
+def _refuse_restart(state: State) -> Step:
+    """Say once that there are no restarts, where nothing can be typed for the user."""
+    if not state.restart_due:
+        return state, ()
+    state = replace(state, restart_due="")
+    if _NO_RESTARTS in state.reported:
+        return state, ()
+    reported = state.reported | {_NO_RESTARTS}
+    return replace(state, reported=reported), (ShowNotice(messages.no_restarts()),)
 
 
 def _begin_restart(state: State, now: float) -> Step:

@@ -69,6 +69,9 @@ def _options(parsed: Parsed) -> dict[str, Any]:
     }
     messages = (getattr(options, name, None) for name in ("message", "message_file"))
     values["sends_message"] = any(messages)
+    # As InputOutput decides (aider/io.py), with prompt_toolkit's is_dumb_terminal.
+    is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    values["fancy_input"] = getattr(options, "fancy_input", True) and not is_dumb
     values["architect"] = getattr(options, "edit_format", None) == "architect"
     sources = {
         name: origin.at(name) for name in (*_WANTED, *_MODELS) if not origin.is_default(name)
