@@ -51,6 +51,11 @@ class PlainRecogniser:
             return None
         return ShownPrompt(b"", self._output.rpartition(b"\n")[2], 0)
 
+    @property
+    def main_prompt_open(self) -> bool:
+        """Whether the main prompt is open: the only one that is recognised."""
+        return self.prompt_open
+
     def cursor_row(self) -> int:
         """Return 0: the cursor is on the prompt's line."""
         return 0
