@@ -121,6 +121,10 @@ def bare(place: Desk, script: Script) -> Storm:
         return Storm(delivered(server))
 
 
+@pytest.mark.timeout(1800)
+@pytest.mark.xdist_group(
+    "typing storm"
+)  # one after the other: there are three sessions at a time in each
 @pytest.mark.parametrize("half", [1, 2])
 def test_every_message_arrives_whole_once_and_in_order(rig: Rig, tmp_path: Path, half: int) -> None:
     """Nothing reaches the model that was not sent, and the histories are what was typed, as with Aider itself."""
