@@ -1,8 +1,9 @@
 """Gives Aider ``/tokens``, ``/save`` and ``/exit`` at the main prompt without showing it to the user.
 
-A command is typed first, and Enter follows only when the line, as Aider draws it, is that command and nothing else.
-Keys arrive in order, so keys of the user's that were still on their way stand before the command then. In that case, or
-if Aider does not draw the line, the command is taken back key by key, and the user's line is as it would have been.
+A command's first word is typed alone. The rest and Enter follow only when the line, as Aider draws it, is that word and
+nothing else. Keys arrive in order, so keys of the user's that were still on their way stand before the word then. In
+that case, or if Aider does not draw the line, the word is taken back key by key, and the user's line is as it would have
+been. The rest is not looked at: no other key can come by now, and a long path may not fit into a small terminal.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ _BACKSPACE = b"\x7f"
 
 class _Stage(Enum):
     IDLE = "no command runs"
-    TYPED = "the command was typed, and is not drawn yet"
-    ENTERED = "Enter was sent"
-    TAKEN_BACK = "the command was taken back, and is drawn still"
+    TYPED = "the first word was typed, and is not drawn yet"
+    ENTERED = "the rest and Enter were sent"
+    TAKEN_BACK = "the word was taken back, and is drawn still"
 
 
 @dataclass
@@ -64,7 +65,8 @@ class HiddenCommands:
     clock: Callable[[], float]
     _stage: _Stage = _Stage.IDLE
     _command: Command = "tokens"
-    _text: str = ""
+    _word: str = ""
+    _rest: str = ""
     _before: PromptShown | None = None
     _chat: FileTail | None = None
     _launch: Launch | None = None
@@ -87,11 +89,12 @@ class HiddenCommands:
             self.post(CommandNotTyped(command))
             return
         self._command, self._launch, self._histories = command, launch, histories
-        self._text = f"/save {launch.saved_to}" if command == "save" and launch else f"/{command}"
+        self._word = f"/{command}"
+        self._rest = f" {launch.saved_to}" if command == "save" and launch is not None else ""
         self._before = self.console.prompt
         self.console.begin_hold(command)
         self._stage = _Stage.TYPED
-        self.relay.to_child(self._text.encode())
+        self.relay.to_child(self._word.encode())
         self.wait_again()
 
     def wait_again(self) -> None:
@@ -132,9 +135,9 @@ class HiddenCommands:
 
     def _look_at_line(self) -> None:
         line = self.console.screen.line()
-        if line is not None and line.is_only(self._text):
+        if line is not None and line.is_only(self._word):
             self._enter()
-        elif line is not None and not self._text.startswith(line.before):
+        elif line is not None and not self._word.startswith(line.before):
             self.loop.after(_QUIET, _QUIET_SECONDS, self._take_back)
         else:
             self.loop.cancel(_QUIET)
@@ -150,7 +153,7 @@ class HiddenCommands:
             self.post(_failed(self._command, problem))
             return
         multiline = self._before is not None and self._before.multiline
-        self.relay.to_child(b"\x1b\r" if multiline else b"\r")
+        self.relay.to_child(self._rest.encode() + (b"\x1b\r" if multiline else b"\r"))
         if self._command == "exit":
             # If the mark cannot be written, "/exit" stays in the user's history: no reason not to go on.
             self._stop_waiting()
@@ -162,7 +165,7 @@ class HiddenCommands:
         self.wait_again()
 
     def _erase(self) -> None:
-        self.relay.to_child(_BACKSPACE * len(self._text))
+        self.relay.to_child(_BACKSPACE * len(self._word))
 
     def _take_back(self) -> None:
         """Delete what was typed. The line was not ours alone, or Aider did not draw it in time."""

@@ -295,6 +295,17 @@ def test_a_line_that_is_not_empty_gets_no_command(scene: Scene) -> None:
     assert not scene.aider.queue
 
 
+def test_the_path_follows_the_word(scene: Scene) -> None:
+    """It need not fit on the screen: once the word stands alone, no other key can come before it."""
+    scene.runs("save")
+    assert scene.aider.queue == b"/save"
+    scene.reads()
+    saved_to = scene.launches.current.saved_to
+    assert scene.aider.queue == f" {saved_to}\r".encode()
+    scene.settles()
+    assert scene.aider.lines == [f"/save {saved_to}"]
+
+
 def test_exit_begins_the_hold_of_a_restart(scene: Scene) -> None:
     """The prompt leaves the screen only when Enter is sent."""
     before = len(scene.screen)
