@@ -2,8 +2,8 @@
 
 A command's first word is typed alone. The rest and Enter follow only when the line, as Aider draws it, is that word and
 nothing else. Keys arrive in order, so keys of the user's that were still on their way stand before the word then. In
-that case, or if Aider does not draw the line, the word is deleted key by key, and the line is as it would have been. The
-rest is not looked at: no other key can come by now, and a long path may not fit into a small terminal.
+that case, or if Aider does not draw the line, the word is deleted key by key, and the line is as it would have been.
+The rest is not looked at: no other key can come by now, and a long path may not fit into a small terminal.
 """
 
 from __future__ import annotations
