@@ -93,6 +93,8 @@ _SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
 _STREAMS: Final = (0, 6, 262)  # TCP, MPTCP
 _DATAGRAMS: Final = (0, 17, 1, 58)  # UDP; echo requests, which are refused and named when sent
 
+_SET_MODE_FILTER, _NEW_LISTENER = 1, 1 << 3  # seccomp(2), linux/seccomp.h
+
 _KEYS_OF_OTHERS: Final = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX (asm-generic/ioctls.h) put keys into a terminal, for its next reader: in a run
 without a conversation the user's shell, outside. The kernel looks at 32 bits of a request."""
@@ -126,6 +128,7 @@ class SyscallNumbers:
     setsockopt: int
     ioctl: int
     request_key: int
+    seccomp: int
     other_table: tuple[int, ...]
     """What makes sockets or looks names up, by the numbers of this machine's 32 bit programs."""
 
@@ -143,6 +146,7 @@ CALLS: Final[Mapping[str, SyscallNumbers]] = {
         setsockopt=54,
         ioctl=16,
         request_key=249,
+        seccomp=317,
         other_table=(102, 359, 287),  # socketcall, socket, request_key: asm/unistd_32.h
     ),
     "aarch64": SyscallNumbers(
@@ -157,6 +161,7 @@ CALLS: Final[Mapping[str, SyscallNumbers]] = {
         setsockopt=208,
         ioctl=29,
         request_key=218,
+        seccomp=277,
         other_table=(281, 310),  # socket, request_key: asm/unistd32.h
     ),
 }
@@ -170,7 +175,8 @@ def program(calls: SyscallNumbers) -> bytes:
     datagrams, which the guard makes. Other architectures' calls
     (32 bit programs) get EPERM, x32 and io_uring ENOSYS, sockets that the guard does not know what they do
     EAFNOSUPPORT, EPROTONOSUPPORT or EPERM, options that lead a packet away EPERM, and so do keys that are put into a
-    terminal. All other calls are allowed.
+    terminal. A filter with a listener of its own gets EBUSY: it would be asked in the guard's place once the guard's
+    listener is closed, and let calls go on. All other calls are allowed.
     """
     asked = (calls.connect, calls.bind, calls.listen, calls.sendmsg, calls.sendmmsg)
     # A kernel that resolves a name for a program does it by a program of root's, outside (request-key(8)).
@@ -187,6 +193,7 @@ def program(calls: SyscallNumbers) -> bytes:
             *when(calls.socket, _socket()),
             *when(calls.setsockopt, _setsockopt()),
             *when(calls.ioctl, _ioctl()),
+            *when(calls.seccomp, _seccomp()),
             give(ALLOW),
         ]
     )
@@ -265,6 +272,17 @@ def _setsockopt() -> list[bytes]:
 def _ioctl() -> list[bytes]:
     """ioctl(2): descriptor, request."""
     return [argument(1), *when_any(_KEYS_OF_OTHERS, [refuse(errno.EPERM)]), give(ALLOW)]
+
+
+def _seccomp() -> list[bytes]:
+    """seccomp(2): operation, flags. The kernel, too, says EBUSY while the guard's listener is there."""
+    with_listener = [
+        argument(1),
+        lower_bits(_NEW_LISTENER),
+        *when(_NEW_LISTENER, [refuse(errno.EBUSY)]),
+        give(ALLOW),
+    ]
+    return [argument(0), *when(_SET_MODE_FILTER, with_listener), give(ALLOW)]
 
 
 def _one_of(number: int, values: Iterable[int], otherwise: int, then: int) -> list[bytes]:

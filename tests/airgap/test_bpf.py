@@ -162,6 +162,17 @@ def test_ways_around_are_absent(machine: str) -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
+def test_a_filter_may_be_added_but_no_listener(machine: str) -> None:
+    """A sandbox inside, such as a browser's, adds filters; one with a listener could answer in the guard's place."""
+    seccomp = CALLS[machine].seccomp
+    busy = refused(errno.EBUSY)
+    for flags in (8, 8 | 16, 8 | 32, 0xFFFFFFFF, 1 << 32 | 8):
+        assert verdict(machine, seccomp, 1, flags) == busy
+    for operation, flags in ((1, 0), (1, 1), (1, 1 << 35), (0, 8), (2, 8), (3, 0)):
+        assert verdict(machine, seccomp, operation, flags) == ALLOW
+
+
+@pytest.mark.parametrize("machine", MACHINES)
 @given(number=st.integers(0, 600), arguments=st.lists(st.integers(0, (1 << 64) - 1), max_size=6))
 def test_everything_else_is_let_through(machine: str, number: int, arguments: list[int]) -> None:
     """No other call is looked at, and every path through the instructions ends."""
@@ -175,7 +186,7 @@ def test_everything_else_is_let_through(machine: str, number: int, arguments: li
 @pytest.mark.parametrize("machine", MACHINES)
 def test_short_enough(machine: str) -> None:
     """A jump reaches 255 instructions, and every call of every program passes them."""
-    assert len(program(CALLS[machine])) // 8 < 130
+    assert len(program(CALLS[machine])) // 8 < 150
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from airgap.seccomp_world import PRELUDE, HostServers, World, host_servers, world
+
+from aider_guard.airgap.bpf import CALLS
 
 TIMES = 400
 
@@ -239,3 +242,34 @@ tell(count)
 """
     assert here.run(code) == 600
     assert here.run("tell(1)") == 1
+
+
+SECOND_LISTENER = """
+import time
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+code = ctypes.create_string_buffer(struct.pack("<HBBI", 6, 0, 0, 0x7FFF0000))  # allow every call
+program = Program(1, ctypes.addressof(code))
+def listen():
+    if libc.syscall(arguments[1], 1, 8, ctypes.byref(program)) < 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
+tell(error_of(listen))
+os.read(arguments[0], 1)
+tell(error_of(listen))
+"""
+
+
+def test_a_listener_of_its_own_once_the_guards_is_closed() -> None:
+    """It would answer in the guard's place; the kernel itself allows one again when the first is gone."""
+    reading, writing = os.pipe()
+    number = CALLS[os.uname().machine].seccomp
+    with os.fdopen(writing, "wb", 0) as go, os.fdopen(reading, "rb", 0):
+        with world() as here:
+            program = here.start(SECOND_LISTENER, [reading, number], pass_fds=(reading,))
+            before = here.next(program)
+        go.write(b".")
+        assert program.stdout is not None
+        with program.stdout:
+            after = json.loads(program.stdout.readline())
+        program.wait()
+    assert (before, after) == ("EBUSY", "EBUSY")
