@@ -187,6 +187,8 @@ def test_how_ollama_runs_models_is_one_finding() -> None:
 MODELS: list[tuple[Facts, Notable]] = [
     (no_model(), {("stop", "no-model")}),
     (world(server=server(ModelMissing(MODEL, ("qwen3:4b",)))), {("stop", "model-missing")}),
+    (world(*same("ollama_chat/qwen3: 8b"), server=server(ModelMissing("qwen3: 8b")), fit=NO),
+     {("stop", "model-name")}),
     (world(*same("ollama_chat/qwen3"), server=server(model("qwen3", resolved="qwen3:latest"))),
      {("info", "model-tag")}),
     (world(*same("ollama_chat/QWEN3:8B"), server=server(model("QWEN3:8B", resolved=MODEL))), set()),
