@@ -12,7 +12,10 @@ from typing import Any
 import click
 
 from aider_guard import __version__, config, paths
+from aider_guard.core.printable import printable
 from aider_guard.errors import ConfigError, GuardError
+
+_LINE_END = "\n"
 
 
 def load_settings(flags: Mapping[str, Any]) -> config.Config:
@@ -98,7 +101,7 @@ def status(*, as_json: bool, as_line: bool) -> int:
     from aider_guard.view import status as view
 
     answers = [_ask(session.socket, "status") for session in _running()]
-    sessions = [answer for answer in answers if answer is not None and "error" not in answer]
+    sessions = [answer for answer in answers if answer is not None and view.is_answer(answer)]
     if as_json:
         click.echo(json.dumps({"sessions": sessions}, indent=2))
     else:
@@ -122,7 +125,7 @@ def restart(session_id: str | None) -> int:
         )
     if _ask(sessions[0].socket, "restart") is None:
         raise ConfigError(f"the session {sessions[0].id} does not answer")
-    click.echo(f"Aider restarts at its next idle prompt ({sessions[0].id})")
+    click.echo(f"Aider restarts at its next idle prompt ({printable(sessions[0].id)})")
     return 0
 
 
@@ -150,7 +153,7 @@ def _ask(socket_path: str, question: str) -> dict[str, Any] | None:
 
     try:
         return ask(socket_path, question)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None  # it ended just now, or is stopped
 
 
@@ -271,11 +274,11 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return ConfigError.exit_code
     except GuardError as error:
-        sys.stderr.write(f"aider-guard: {error}\n")
+        sys.stderr.write(f"aider-guard: {printable(str(error), kept=_LINE_END)}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001  # a fault of ours; the terminal is restored by now
-        sys.stderr.write(f"aider-guard: {_fault_message(error)}\n")
+        sys.stderr.write(f"aider-guard: {printable(_fault_message(error), kept=_LINE_END)}\n")
         return GuardError.exit_code
     return status if isinstance(status, int) else 0

@@ -41,6 +41,7 @@ SMALL_FILES = {
     "launch/facts.py": "the values that launch, checks and session share",
     "view/status.py": "a status bar runs it every few seconds: it imports neither launch nor checks",
     "checks/all.py": "the list of all checks, in the order of their findings",
+    "core/printable.py": "the one place that makes text printable, for every package and the status bar",
     "core/wire.py": "the one file that knows every event and request; codec.py below it knows none",
     "core/rules/sidecar.py": "one rule of the policy; the others are about other things",
     "core/policy.py": "the one place where things are decided: the order of the rules",

@@ -59,12 +59,14 @@ class Refusals:
                     return self.failed(Failure("down", host.reason))
                 await asyncio.sleep(seconds)
             if host:
-                return self._refuse("cloud", cloud.refusal(name, chat_errors.printable(host)))
+                return self._refuse("cloud", cloud.refusal(name, chat_errors.short_words(host)))
         return None
 
     def answered_elsewhere(self, host: str) -> Reply:
         """End the answer of a model that turned out not to run here."""
-        return self._refuse("cloud", cloud.refusal(self.request.model, chat_errors.printable(host)))
+        return self._refuse(
+            "cloud", cloud.refusal(self.request.model, chat_errors.short_words(host))
+        )
 
     async def too_large(self, excess: Overflow | None) -> Reply:
         """Refuse a prompt that does not fit.

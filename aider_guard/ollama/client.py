@@ -17,6 +17,7 @@ import httpx
 
 from aider_guard.core.model_memory import Architecture, parse_architecture
 from aider_guard.core.model_names import full_name, is_cloud_name, is_valid_name
+from aider_guard.core.printable import printable
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
 from aider_guard.core.server_report import (
     Installed,
@@ -220,11 +221,6 @@ def is_count(value: object) -> TypeGuard[int]:
 
 def _text(value: object) -> str:
     return printable(value) if isinstance(value, str) else ""
-
-
-def printable(text: str) -> str:
-    """The text with a ``?`` for every character that a terminal could act on."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 # The client

@@ -89,14 +89,11 @@ def read(folder: Path) -> SessionFolder | None:
     """Return the record of a session; None when there is none that can be read."""
     try:
         facts: Any = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        return SessionFolder(
-            folder,
-            int(facts["pid"]),
-            float(facts["started"]),
-            facts["working_directory"],
-            facts["socket"],
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        where, socket = facts["working_directory"], facts["socket"]
+        if not (isinstance(where, str) and isinstance(socket, str)):
+            return None
+        return SessionFolder(folder, int(facts["pid"]), float(facts["started"]), where, socket)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from aider_guard.core.chat.request import PREFIX
 from aider_guard.core.model_names import is_valid_name
+from aider_guard.core.printable import printable
 
 _NAMES: Final = frozenset({"model", "name", "from", "source", "destination"})
 """The fields that name a model (Ollama's api/types.go), in any case, as Go's decoder reads them."""
@@ -145,4 +146,4 @@ def refused_words(what: str) -> str:
 
 def shown(text: str) -> str:
     """Return a text of a request as it may be shown: without control characters, and no longer than a name."""
-    return "".join(char if char.isprintable() else "?" for char in text[:_MAX_SHOWN])
+    return printable(text[:_MAX_SHOWN], replacement="?")
