@@ -39,7 +39,6 @@ SMALL_FILES = {
     "errors.py": "the lowest layer: every package raises from it",
     "paths.py": "where files are: the lowest layer but for the core",
     "launch/facts.py": "the values that launch, checks and session share",
-    "view/status.py": "a status bar runs it every few seconds: it imports neither launch nor checks",
     "checks/all.py": "the list of all checks, in the order of their findings",
     "core/printable.py": "the one place that makes text printable, for every package and the status bar",
     "core/wire.py": "the one file that knows every event and request; codec.py below it knows none",
