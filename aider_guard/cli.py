@@ -13,7 +13,7 @@ import click
 
 from aider_guard import __version__, config, paths
 from aider_guard.core.printable import printable
-from aider_guard.errors import ConfigError, GuardError
+from aider_guard.errors import ConfigError, GuardError, LaunchError
 
 _LINE_END = "\n"
 
@@ -202,12 +202,23 @@ def main(
     watches memory, and restarts Aider after some turns without losing anything. Options must come before Aider's
     arguments.
     """
+    _check_place()
     ctx.obj = {name.replace("_", "-"): value for name, value in flags.items()}
     ctx.obj["allow"] = ",".join(allow) if allow else None
     ctx.meta["aider_guard.show"] = show
     if ctx.invoked_subcommand is None:
         return ctx.invoke(_session, aider_args=())
     return None
+
+
+def _check_place() -> None:
+    """Refuse to run in a folder that is gone. Raises LaunchError."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        gone = isinstance(error, FileNotFoundError)
+        what = "was removed" if gone else f"cannot be read ({error.strerror})"
+        raise LaunchError(f"the folder you are in {what}; cd to one that exists") from None
 
 
 @main.command("session", hidden=True, context_settings={"ignore_unknown_options": True})
