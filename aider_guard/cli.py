@@ -212,13 +212,14 @@ def main(
 
 
 def _check_place() -> None:
-    """Refuse to run in a folder that is gone. Raises LaunchError."""
+    """Refuse to run in a folder that is gone, and with folders of somebody else's. Raises LaunchError."""
     try:
         os.getcwd()
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)
         what = "was removed" if gone else f"cannot be read ({error.strerror})"
         raise LaunchError(f"the folder you are in {what}; cd to one that exists") from None
+    paths.check_folders()
 
 
 @main.command("session", hidden=True, context_settings={"ignore_unknown_options": True})

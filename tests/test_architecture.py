@@ -37,7 +37,6 @@ FEW_LINES = 60
 SMALL_FILES = {
     "__main__.py": "the entry point of a program",
     "errors.py": "the lowest layer: every package raises from it",
-    "paths.py": "where files are: the lowest layer but for the core",
     "launch/facts.py": "the values that launch, checks and session share",
     "checks/all.py": "the list of all checks, in the order of their findings",
     "core/printable.py": "the one place that makes text printable, for every package and the status bar",

@@ -344,3 +344,16 @@ def test_a_working_folder_that_was_removed_is_said_in_one_sentence(
     expected = "aider-guard: the folder you are in was removed; cd to one that exists\n"
     assert (process.returncode, process.stdout) == (78, "")
     assert process.stderr.splitlines(keepends=True)[-1] == expected
+
+
+def test_a_state_folder_that_others_may_write_into_is_not_used(user: User) -> None:
+    """The sentence has the command that helps, which helps."""
+    user.state.mkdir()
+    user.state.chmod(0o777)
+    process = user.run("--", "0")
+    assert process.returncode == 78
+    assert process.stderr == (
+        f"aider-guard: other users may write into {user.state}; chmod go-w {user.state} ends that\n"
+    )
+    user.state.chmod(0o755)
+    assert user.run("--", "0").returncode == 0
