@@ -205,6 +205,17 @@ def test_each_model_is_there_under_its_exact_tag(facts: Facts, expected: Notable
     assert notable(facts) == expected
 
 
+def test_an_impossible_name_is_not_in_the_line_to_paste() -> None:
+    """Also where the server does not answer, and nothing is known to be missing."""
+    facts = world(*same("ollama_chat/qwen3 8b"), server=Unavailable("not asked"))
+    finding = finding_of(facts, "model-name")
+
+    assert finding.what == (
+        "the main, editor and weak model, 'qwen3 8b', is not a name that Ollama accepts"
+    )
+    assert finding.fix == "ollama pull qwen3:8b && aider-guard -- --model ollama_chat/qwen3:8b"
+
+
 def test_a_missing_model_is_pulled() -> None:
     """With the installed models of similar names as evidence, and the roles that need it."""
     finding = finding_of(world(server=server(ModelMissing(MODEL, ("qwen3:4b",)))), "model-missing")
