@@ -59,7 +59,7 @@ def environment_of(folder: Path) -> dict[str, str]:
 def test_only_own_folders_are_used(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not those that others may write into, nor links to nothing, nor files, nor what another user owns."""
+    """Not those that others may write into, nor what another user owns."""
     environment, folder = environment_of(tmp_path), tmp_path / name
     paths.check_folders(environment)
     folder.mkdir(parents=True)
@@ -73,12 +73,10 @@ def test_only_own_folders_are_used(
     folder.symlink_to(tmp_path / "moved")
     paths.check_folders(environment)  # the user's own link to the user's own folder
     (tmp_path / "moved").rename(tmp_path / "away")
-    with pytest.raises(LaunchError, match="a link to nothing"):
-        paths.check_folders(environment)
+    paths.check_folders(environment)  # a link to nothing, or a file: whoever writes there says so
     folder.unlink()
     folder.write_text("")
-    with pytest.raises(LaunchError, match="not a folder"):
-        paths.check_folders(environment)
+    paths.check_folders(environment)
     folder.unlink()
     folder.mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)

@@ -81,8 +81,10 @@ _NUMBERS: Final = (
     r"input length \((?P<prompt>\d{1,18}) tokens\).*maximum context length \((?P<window>\d{1,18}) tokens",
     r"prompt \(length (?P<prompt>\d{1,18})\).*maximum model length of (?P<window>\d{1,18})",
     # vLLM's:
-    r"maximum context length is (?P<window>\d{1,18}) tokens"
-    r".*?(?:requested|request has|contains at least) (?P<prompt>\d{1,18})",
+    (
+        r"maximum context length is (?P<window>\d{1,18}) tokens"
+        r".*?(?:requested|request has|contains at least) (?P<prompt>\d{1,18})"
+    ),
 )
 _BY_STATUS: Final[dict[int, Reason]] = {503: "busy", 404: "missing", 401: "cloud"}
 """What a refusal in unknown words is, by its status. Ollama needs a login (401) for its cloud only."""
