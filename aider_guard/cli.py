@@ -12,7 +12,10 @@ from typing import Any
 import click
 
 from aider_guard import __version__, config, paths
-from aider_guard.errors import ConfigError, GuardError
+from aider_guard.core.printable import printable
+from aider_guard.errors import ConfigError, GuardError, LaunchError
+
+_LINE_END = "\n"
 
 
 def load_settings(flags: Mapping[str, Any]) -> config.Config:
@@ -98,7 +101,7 @@ def status(*, as_json: bool, as_line: bool) -> int:
     from aider_guard.view import status as view
 
     answers = [_ask(session.socket, "status") for session in _running()]
-    sessions = [answer for answer in answers if answer is not None and "error" not in answer]
+    sessions = [answer for answer in answers if answer is not None and view.is_answer(answer)]
     if as_json:
         click.echo(json.dumps({"sessions": sessions}, indent=2))
     else:
@@ -124,7 +127,7 @@ def restart(session_id: str | None) -> int:
     if answer is None or "error" in answer:
         problem = answer and answer["error"]
         raise ConfigError(problem or f"the session {sessions[0].id} does not answer")
-    click.echo(f"Aider restarts at its next idle prompt ({sessions[0].id})")
+    click.echo(f"Aider restarts at its next idle prompt ({printable(sessions[0].id)})")
     return 0
 
 
@@ -152,7 +155,7 @@ def _ask(socket_path: str, question: str) -> dict[str, Any] | None:
 
     try:
         return ask(socket_path, question)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None  # it ended just now, or is stopped
 
 
@@ -201,12 +204,24 @@ def main(
     watches memory, and restarts Aider after some turns without losing anything. Options must come before Aider's
     arguments.
     """
+    _check_place()
     ctx.obj = {name.replace("_", "-"): value for name, value in flags.items()}
     ctx.obj["allow"] = ",".join(allow) if allow else None
     ctx.meta["aider_guard.show"] = show
     if ctx.invoked_subcommand is None:
         return ctx.invoke(_session, aider_args=())
     return None
+
+
+def _check_place() -> None:
+    """Refuse to run in a folder that is gone, and with folders of somebody else's. Raises LaunchError."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        gone = isinstance(error, FileNotFoundError)
+        what = "was removed" if gone else f"cannot be read ({error.strerror})"
+        raise LaunchError(f"the folder you are in {what}; cd to one that exists") from None
+    paths.check_folders()
 
 
 @main.command("session", hidden=True, context_settings={"ignore_unknown_options": True})
@@ -273,11 +288,11 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return ConfigError.exit_code
     except GuardError as error:
-        sys.stderr.write(f"aider-guard: {error}\n")
+        sys.stderr.write(f"aider-guard: {printable(str(error), kept=_LINE_END)}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001  # a fault of ours; the terminal is restored by now
-        sys.stderr.write(f"aider-guard: {_fault_message(error)}\n")
+        sys.stderr.write(f"aider-guard: {printable(_fault_message(error), kept=_LINE_END)}\n")
         return GuardError.exit_code
     return status if isinstance(status, int) else 0

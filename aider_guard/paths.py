@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 import platformdirs
 
 from aider_guard.core.readings import Unavailable
+from aider_guard.errors import LaunchError
 
 _APP = "aider-guard"
 
@@ -23,6 +25,36 @@ def state_dir(environment: Mapping[str, str] = os.environ) -> Path:
 def sessions_dir(environment: Mapping[str, str] = os.environ) -> Path:
     """The folder that has one folder for each session."""
     return state_dir(environment) / "sessions"
+
+
+def check_folders(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse a folder of the guard's that somebody else owns or may write into; one that is not there yet is fine.
+
+    Whoever can put a session into it says to which files the histories are appended, and which sockets are asked.
+
+    Raises:
+        LaunchError: with the command or variable that helps.
+    """
+    for folder, variable in (
+        (state_dir(environment), "AIDER_GUARD_STATE_DIR"),
+        (sessions_dir(environment), "AIDER_GUARD_STATE_DIR"),
+        (vocabularies_dir(environment), "AIDER_GUARD_CACHE_DIR"),
+    ):
+        found: list[os.stat_result] = []
+        try:
+            found.append(folder.lstat())  # whoever owns a link can turn it to another folder
+            found.append(folder.stat())
+        except OSError:
+            pass  # whoever writes there says what is wrong
+        if not all(map(is_own, found)):
+            raise LaunchError(f"{folder} belongs to another user; {variable} names another folder")
+        if len(found) == 2 and found[1].st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise LaunchError(f"other users may write into {folder}; chmod go-w {folder} ends that")
+
+
+def is_own(status: os.stat_result) -> bool:
+    """Whether a file belongs to the user of this process."""
+    return status.st_uid == os.geteuid()
 
 
 def user_config_file() -> Path:

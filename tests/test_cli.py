@@ -318,3 +318,42 @@ def test_restart_without_a_session_says_so(user: User) -> None:
     assert user.run("restart").stderr == "aider-guard: no session is running\n"
     process = user.run("restart", "x")
     assert (process.returncode, process.stderr) == (64, "aider-guard: no such session is running\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--", "a.py"], ["--show"], ["doctor"], ["fit", "qwen3:8b"], ["init"], ["status"]),
+        *(["status", "--line"], ["restart"], ["demo", "--remove"], ["--", "--message", "hi"], []),
+    ],
+)
+def test_a_working_folder_that_was_removed_is_said_in_one_sentence(
+    user: User, arguments: list[str]
+) -> None:
+    """By every command, and Aider is not started."""
+    gone = user.home / "gone"
+    gone.mkdir()
+    command = [sys.executable, "-m", "aider_guard", *arguments]
+    process = subprocess.run(
+        ["sh", "-c", 'cd "$1" && rmdir "$1" && shift && exec "$@"', "sh", str(gone), *command],
+        env={**os.environ, "HOME": str(user.home), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    expected = "aider-guard: the folder you are in was removed; cd to one that exists\n"
+    assert (process.returncode, process.stdout) == (78, "")
+    assert process.stderr.splitlines(keepends=True)[-1] == expected
+
+
+def test_a_state_folder_that_others_may_write_into_is_not_used(user: User) -> None:
+    """The sentence has the command that helps, which helps."""
+    user.state.mkdir()
+    user.state.chmod(0o777)
+    process = user.run("--", "0")
+    assert process.returncode == 78
+    assert process.stderr == (
+        f"aider-guard: other users may write into {user.state}; chmod go-w {user.state} ends that\n"
+    )
+    user.state.chmod(0o755)
+    assert user.run("--", "0").returncode == 0

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from aider_guard.airgap.gap import UNKNOWN_PROGRAM, ProgramFinder, Report
 from aider_guard.core.egress import Attempt, Place
+from aider_guard.core.printable import printable
 from aider_guard.loop import READ, Loop
 
 # Each name gets a loopback address of its own, so that a later connection is reported by its name. Messages are those
@@ -118,7 +119,7 @@ def _question(query: bytes) -> tuple[str, int, bytes] | None:
         at += 1 + length
     if len(query) < at + 5:
         return None
-    name = "".join(c if c.isprintable() else "\ufffd" for c in ".".join(labels)).lower()
+    name = printable(".".join(labels)).lower()
     return name, int.from_bytes(query[at + 1 : at + 3], "big"), query[_HEADER.size : at + 5]
 
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from aider_guard.core.printable import printable
 from aider_guard.proc_net import PROC, Kind, SocketRow, holder, read_tables, rows
 
 _MOST_LETTERS: Final = 40
@@ -32,7 +33,7 @@ def display_name(arguments: Sequence[str], name: str) -> str:
     program = os.path.basename(arguments[0].rstrip("/")).lstrip("-") if arguments else ""
     if _INTERPRETER.fullmatch(program):
         program = _script(arguments[1:]) or program
-    shown = "".join(letter if letter.isprintable() else "?" for letter in program or name)
+    shown = printable(program or name, replacement="?")
     return shown[:_MOST_LETTERS].strip()
 
 

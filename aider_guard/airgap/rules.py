@@ -17,6 +17,7 @@ from aider_guard.airgap.notify import CallingThread
 from aider_guard.airgap.proc import diag_socket
 from aider_guard.airgap.sockets import Internet
 from aider_guard.core.egress import Attempt, Protocol
+from aider_guard.core.printable import printable
 from aider_guard.proc_net import LISTENING, PROC, IpAddress, Kind, read_tables, rows
 
 Server = tuple[IpAddress, int]
@@ -233,7 +234,7 @@ class EgressRules:
 
     def refuse(self, host: str, port: int, protocol: Protocol, caller: CallingThread) -> None:
         """Report an attempt of the caller."""
-        name = "".join(c if c.isprintable() else "\ufffd" for c in self.names.name_of(host))
+        name = printable(self.names.name_of(host))
         self.report(Attempt(name, port, protocol, caller.program))
 
     def refuses_file(self, file: HeldFile, caller: CallingThread) -> bool:

@@ -22,6 +22,7 @@ CHECKS: tuple[Check, ...] = (
     cloud.ollama_cloud,
     ollama_address.ollama,
     models.prefixes,
+    models.invalid_names,
     models.installed_models,
     models.other_servers,
     cloud.fallback,

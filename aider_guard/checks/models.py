@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aider_guard.core.findings import Finding, info, listed, stop, unknown, warn
+from aider_guard.core.model_names import is_valid_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
-from aider_guard.launch.aider_settings import ollama_name
+from aider_guard.launch.aider_settings import Role, ollama_name
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.places import (
     by_model,
@@ -34,16 +35,32 @@ def main_model(facts: Facts) -> Iterator[Finding]:
     yield stop("no-model", what, evidence, local_model_command("main", facts))
 
 
+def invalid_names(facts: Facts) -> Iterator[Finding]:
+    """Names that Ollama accepts for no model, whatever is installed: they are sent nowhere."""
+    for name, used in _jobs_by_name(facts).items():
+        if not is_valid_name(name):
+            what = f"the {listed(role.role for role in used)} model, {name!r}, is not a name that Ollama accepts"
+            why = "only letters, digits, - _ . and one : before the tag; no space"
+            yield stop("model-name", what, why, local_model_command(used[0].role, facts))
+
+
+def _jobs_by_name(facts: Facts) -> dict[str, list[Role]]:
+    names: dict[str, list[Role]] = {}
+    for role, name in with_ollama(facts):
+        names.setdefault(name, []).append(role)
+    return names
+
+
 def installed_models(facts: Facts) -> Iterator[Finding]:
     """Each model under its exact tag. A server that does not answer is a finding of ``server.availability``."""
     if isinstance(facts.server, Unavailable):
         return
     short = {}
-    for name in dict.fromkeys(name for _, name in with_ollama(facts)):
+    for name, used in _jobs_by_name(facts).items():
         match facts.server.models.get(name):
-            case ModelMissing(nearest=nearest):
+            case ModelMissing(nearest=nearest) if is_valid_name(name):
                 near = f"installed with a similar name: {listed(nearest)}"
-                jobs = listed(role.role for role, used in with_ollama(facts) if used == name)
+                jobs = listed(role.role for role in used)
                 yield stop(
                     "model-missing",
                     f"Ollama has no {name}, the {jobs} model",

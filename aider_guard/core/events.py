@@ -20,6 +20,7 @@ from aider_guard.core.chat.events import (
 from aider_guard.core.egress import Attempt, Layer, Protocol
 from aider_guard.core.findings import Finding
 from aider_guard.core.fit import Need
+from aider_guard.core.printable import printable
 from aider_guard.core.readings import ContextReading, MemoryReading, ModelsReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 
@@ -123,9 +124,9 @@ MOST_CHARACTERS = 253
 """The longest name or path of an attempt that is kept: a host's name has no more (RFC 1035)."""
 
 
-def printable(text: str) -> str:
+def shown(text: str) -> str:
     """Return a text of an attempt as it may be shown and written: a program can put anything into it."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)[:MOST_CHARACTERS]
+    return printable(text)[:MOST_CHARACTERS]
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,8 @@ class EgressBlocked:
 
     def __post_init__(self) -> None:
         """Keep only characters that may be shown."""
-        object.__setattr__(self, "host", printable(self.host))
-        object.__setattr__(self, "program", printable(self.program))
+        object.__setattr__(self, "host", shown(self.host))
+        object.__setattr__(self, "program", shown(self.program))
 
     @classmethod
     def of(cls, attempt: Attempt) -> EgressBlocked:

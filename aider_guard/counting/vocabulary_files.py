@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from aider_guard.core.model_names import is_cloud_name
+from aider_guard.core.model_names import is_cloud_name, is_valid_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.counting.vocabulary import FACTS
 from aider_guard.ollama.client import blob
@@ -36,6 +36,8 @@ def show(base: str, model: str, *, verbose: bool = False) -> dict[str, Any] | Un
     """Return the answer of ``/api/show``. No proxy is used, and no redirect followed."""
     if is_cloud_name(model) or is_cloud_base(base):
         return Unavailable("a cloud's model is not asked about")
+    if not is_valid_name(model):
+        return Unavailable("Ollama has no model under such a name")
     body = {"model": model, **({"verbose": True} if verbose else {})}
     try:
         seconds = VERBOSE_SECONDS if verbose else SECONDS

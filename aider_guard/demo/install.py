@@ -15,6 +15,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aider_guard.core.printable import printable
 from aider_guard.demo.layout import AIDER_VERSION, RigError
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _chunks(descriptor: int) -> Iterator[bytes]:
 
 def _readable(line: bytes) -> str:
     text = line.decode("utf-8", "replace")
-    return "".join(char if char.isprintable() else " " for char in text).strip()
+    return printable(text, replacement=" ").strip()
 
 
 def _failure(words: Sequence[str], status: int, last: deque[str]) -> str:

@@ -64,6 +64,8 @@ class AccessRules:
         names = cloud.named_models(path, fields)
         if refused := _judge_names(names):
             return refused
+        if (invalid := cloud.invalid_name(path, fields)) is not None:
+            return RefusedRequest(invalid, "; ".join(cloud.invalid_lines(invalid)), "missing")
         if path == "/api/delete":
             keys = {(upstream.base, _plain(name)) for name in names}
             if keys & self._bases:  # Ollama may build and delete in any order

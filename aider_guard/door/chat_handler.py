@@ -182,7 +182,7 @@ class ChatExchange:
             return Pass()
         failure = chat_errors.failure_of_answer(status, content)
         if failure.waits and (seconds := self._retries.until_free()) is not None:
-            why = chat_errors.printable(failure.words) or "the server is busy"
+            why = chat_errors.short_words(failure.words) or "the server is busy"
             message = self._retries.message(why)
             if not message:
                 return Retry(seconds)

@@ -25,6 +25,7 @@ from aider_guard.core.chat.events import ModelWarmed
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import Event, ModelsRead
 from aider_guard.core.model_names import same_model
+from aider_guard.core.printable import printable
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.door.loaded_models import LoadedModels, SessionModel, find_listed, keep_alive
 from aider_guard.door.reload_cause import ReloadWatch
@@ -32,7 +33,6 @@ from aider_guard.ollama.client import (
     OllamaClient,
     is_count,
     json_object,
-    printable,
     refusal,
     verification,
 )

@@ -38,7 +38,8 @@ class Refusals:
         return self._answer(["nothing to edit: the request was not answered by a model"])
 
     async def if_elsewhere(self, retries: RetrySchedule) -> Reply | None:
-        """Refuse a model that does not run here, or whose host the server does not tell; return None for others.
+        """Refuse a model that does not run here, whose host the server does not tell, or whose name Ollama does not
+        accept; return None for others.
 
         A server that may be restarting is waited for.
         """
@@ -48,6 +49,9 @@ class Refusals:
         if cloud_name := next(filter(is_cloud_name, names), None):
             return self._refuse("cloud", cloud.refusal(cloud_name))
         installed, upstream = self.context.services.installed, self.incoming.upstream
+        invalid = cloud.invalid_name(self.incoming.path, self.request.body)
+        if invalid is not None and upstream.kind == "ollama":
+            return self._refuse("missing", cloud.invalid_lines(invalid))
         for name in names:
             while isinstance(host := await installed.host_of(upstream, name), Unavailable):
                 seconds = retries.until_reachable()
@@ -55,12 +59,14 @@ class Refusals:
                     return self.failed(Failure("down", host.reason))
                 await asyncio.sleep(seconds)
             if host:
-                return self._refuse("cloud", cloud.refusal(name, chat_errors.printable(host)))
+                return self._refuse("cloud", cloud.refusal(name, chat_errors.short_words(host)))
         return None
 
     def answered_elsewhere(self, host: str) -> Reply:
         """End the answer of a model that turned out not to run here."""
-        return self._refuse("cloud", cloud.refusal(self.request.model, chat_errors.printable(host)))
+        return self._refuse(
+            "cloud", cloud.refusal(self.request.model, chat_errors.short_words(host))
+        )
 
     async def too_large(self, excess: Overflow | None) -> Reply:
         """Refuse a prompt that does not fit.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from aider_guard.core.model_names import is_cloud_name, same_model
+from aider_guard.core.model_names import is_cloud_name, is_valid_name, same_model
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import InstalledModel, ModelMissing, ServerReport
 from aider_guard.launch.aider_settings import AiderSettings, Role, ollama_name
@@ -153,7 +153,7 @@ def model_option(role: str, model: str) -> str:
 def local_model_command(role: str, facts: Facts) -> str:
     """The command that gives a role an installed model, or an example to pull if none is installed."""
     models = {} if isinstance(facts.server, Unavailable) else facts.server.models
-    used = [name for _, name in with_ollama(facts)]
+    used = [name for _, name in with_ollama(facts) if is_valid_name(name)]
     here = [name for name in used if not isinstance(models.get(name), ModelMissing)]
     here += runs_here(facts.server)
     start = f"aider-guard -- {model_option(role, (here or [_EXAMPLE])[0])}"

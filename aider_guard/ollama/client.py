@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 import httpx
 
 from aider_guard.core.model_memory import Architecture, parse_architecture
-from aider_guard.core.model_names import full_name, is_cloud_name
+from aider_guard.core.model_names import full_name, is_cloud_name, is_valid_name
+from aider_guard.core.printable import printable
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
 from aider_guard.core.server_report import (
     Installed,
@@ -222,11 +223,6 @@ def _text(value: object) -> str:
     return printable(value) if isinstance(value, str) else ""
 
 
-def printable(text: str) -> str:
-    """The text with a ``?`` for every character that a terminal could act on."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
 # The client
 
 CONNECT_SECONDS: Final = 2.0
@@ -385,6 +381,8 @@ class OllamaClient:
         """
         if is_cloud_name(name):
             return _not_sent(name)
+        if not is_valid_name(name):
+            return _missing(name)
         body = {"model": name, "keep_alive": 0}
         answer = self._ask("POST", "/api/generate", body, timeout_seconds)
         return answer if isinstance(answer, Unavailable) else None
@@ -392,9 +390,14 @@ class OllamaClient:
     def _show(
         self, name: str, timeout_seconds: float | None, *, verbose: bool = False
     ) -> dict[str, Any] | Unavailable | None:
-        """The answer of ``/api/show``; None where there is no such model. The name of a cloud model is not sent."""
+        """The answer of ``/api/show``; None where there is no such model.
+
+        Neither the name of a cloud model is sent, nor one under which Ollama can have no model.
+        """
         if is_cloud_name(name):
             return _not_sent(name)
+        if not is_valid_name(name):
+            return None
         body = {"model": name, **({"verbose": True} if verbose else {})}
         answer = self._exchange("POST", "/api/show", body, timeout_seconds)
         if isinstance(answer, tuple) and says_missing(*answer):

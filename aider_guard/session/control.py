@@ -25,6 +25,7 @@ from aider_guard.core.state import (
 from aider_guard.loop import READ, Loop
 
 _MAX_REQUEST_BYTES = 4096
+_MAX_ANSWER_BYTES = 1024 * 1024
 _MAX_CLIENTS = 16  # silent clients must not use up the session's descriptors
 # sun_path holds 108 bytes on Linux and 104 on macOS, the final zero included.
 _MAX_PATH_BYTES = 103
@@ -121,7 +122,7 @@ def ask(path: str, question: str, *, timeout_seconds: float = 2.0) -> dict[str, 
         client.connect(path)
         client.sendall(question.encode() + b"\n")
         with client.makefile("rb") as lines:
-            answer = json.loads(lines.readline())
+            answer = json.loads(lines.readline(_MAX_ANSWER_BYTES))
     if not isinstance(answer, dict):
         raise ValueError("the session answered in another language")  # noqa: TRY004  # it is about its words
     return answer

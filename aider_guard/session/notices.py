@@ -19,6 +19,7 @@ from contextlib import suppress
 
 from aider_guard.core.actions import Notice
 from aider_guard.core.chat.request import PREFIX
+from aider_guard.core.printable import printable
 from aider_guard.core.screen import ShownPrompt
 
 _CLEAR_BELOW = b"\x1b[J"
@@ -32,10 +33,7 @@ def render(notice: Notice, columns: int, *, colour: bool, newline: str = "\r\n")
     Prose is wrapped at words; commands are not wrapped, so that what is copied from the terminal is one line.
     """
     # What moves the cursor is replaced: names of processes, models and files may hold it.
-    first, *more = (
-        "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
-        for line in notice.lines
-    )
+    first, *more = map(printable, notice.lines)
     lines = [_wrapped(PREFIX + first, columns)]
     lines += [
         _wrapped("  " + line, columns) if not line.startswith("/") else ["  " + line]
@@ -84,7 +82,7 @@ def above(prompt: ShownPrompt, text: str) -> bytes:
 
 def progress(text: str, columns: int) -> bytes:
     """Return the bytes of a line of progress, drawn over the last one."""
-    return b"\r\x1b[2K" + (PREFIX + text)[: max(1, columns - 1)].encode("utf-8", "replace")
+    return b"\r\x1b[2K" + printable(PREFIX + text)[: max(1, columns - 1)].encode("utf-8", "replace")
 
 
 PROGRESS_DONE = b"\r\x1b[2K"

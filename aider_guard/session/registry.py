@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aider_guard.errors import LaunchError
+from aider_guard.paths import is_own
 
 _RECORD = "session.json"
 _MODELS = "models.json"
@@ -45,7 +46,8 @@ def create(sessions: Path) -> SessionFolder:
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
     path = sessions / f"{stamp}-{os.getpid()}"
     try:
-        sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (sessions.parent, sessions):  # with parents, the umask decides on their modes
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
     except OSError as error:
         raise LaunchError(
@@ -86,17 +88,16 @@ def is_alive(folder: Path) -> bool:
 
 
 def read(folder: Path) -> SessionFolder | None:
-    """Return the record of a session; None when there is none that can be read."""
+    """Return the record of a session; None when there is none that can be read, or it is somebody else's."""
     try:
+        if not is_own(folder.lstat()) or not is_own((folder / _RECORD).lstat()):
+            return None
         facts: Any = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        return SessionFolder(
-            folder,
-            int(facts["pid"]),
-            float(facts["started"]),
-            facts["working_directory"],
-            facts["socket"],
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        where, socket = facts["working_directory"], facts["socket"]
+        if not (isinstance(where, str) and isinstance(socket, str)):
+            return None
+        return SessionFolder(folder, int(facts["pid"]), float(facts["started"]), where, socket)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -11,7 +11,7 @@ from aider_guard import catalogue
 from aider_guard.config import Config
 from aider_guard.core.fit import Card
 from aider_guard.core.model_memory import Architecture, Candidate
-from aider_guard.core.model_names import canonical_name, is_cloud_name
+from aider_guard.core.model_names import canonical_name, is_cloud_name, is_valid_name
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
 from aider_guard.errors import ConfigError
@@ -49,6 +49,8 @@ def plain_name(model: str) -> str:
         raise ConfigError("a model needs a name, such as qwen3:8b")
     if is_cloud_name(name):
         raise ConfigError(f"{name} runs in Ollama's cloud, not on a card")
+    if not is_valid_name(name):
+        raise ConfigError(f"{name} is not a name that Ollama accepts for a model, as qwen3:8b is")
     return name
 
 

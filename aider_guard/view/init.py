@@ -15,6 +15,7 @@ from aider_guard import paths
 from aider_guard.config import Config
 from aider_guard.core.fit import Card
 from aider_guard.core.messages import size
+from aider_guard.core.printable import printable
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.launch.conf_file import Extended
@@ -78,11 +79,7 @@ def choice_text(
 
 def _text(lines: Iterable[str]) -> str:
     """The lines without control characters, which names of files and models may have."""
-    return "".join(
-        "".join(letter if letter.isprintable() or letter == "\t" else "\ufffd" for letter in line)
-        + "\n"
-        for line in lines
-    )
+    return "".join(printable(line, kept="\t") + "\n" for line in lines)
 
 
 def _of_plan(plan: ModelPlan, cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
@@ -140,8 +137,8 @@ def outcome_text(suggested: Sequence[Change], written: Sequence[Replaced]) -> st
         return "nothing to add\n"
     if not written:
         return "nothing was written; to write this: aider-guard init --write\n"
-    return "".join(
-        f"{file.path} was written{f'; the old file is {file.backup.name}' if file.backup else ''}\n"
+    return _text(
+        f"{file.path} was written{f'; the old file is {file.backup.name}' if file.backup else ''}"
         for file in written
     )
 
@@ -225,7 +222,7 @@ def _no_report(no: Unavailable) -> ServerReport:
 
 
 def _fail(problem: Unavailable) -> int:
-    sys.stderr.write(f"aider-guard: {problem.reason}\n")
+    sys.stderr.write(f"aider-guard: {printable(problem.reason)}\n")
     return 1
 
 

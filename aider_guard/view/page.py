@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aider_guard.core.findings import Finding
+from aider_guard.core.printable import printable
 
 _WORD_COLUMNS = 9
 _COLOURS = {"stop": "\x1b[31m", "warn": "\x1b[33m", "unknown": "\x1b[36m", "info": ""}
@@ -57,4 +58,4 @@ class Page:
     def printable(line: str) -> str:
         """The line without control characters: names of models, files and processes may have some."""
         text = " ".join(line.split()) if "\n" in line else line
-        return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+        return printable(text)

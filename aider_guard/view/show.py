@@ -12,6 +12,7 @@ from aider_guard import paths
 from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core import messages
+from aider_guard.core.printable import printable
 from aider_guard.core.readings import Unavailable
 from aider_guard.errors import LaunchError, LaunchRefusedError
 from aider_guard.launch import command, pins
@@ -59,7 +60,7 @@ def run_show(
     if plan.is_forbidden:
         raise LaunchRefusedError("\n  ".join(messages.refused(plan.stops, leaks=plan.leaks).lines))
     lines = description(facts, facts.settings, plan, aider_args, environment)
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
     return 0
 
 

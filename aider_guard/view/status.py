@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aider_guard.core.messages import count, size
+from aider_guard.core.printable import printable
 
 
 def table(sessions: Sequence[Mapping[str, Any]]) -> str:
@@ -13,6 +14,14 @@ def table(sessions: Sequence[Mapping[str, Any]]) -> str:
     if not sessions:
         return "no session is running\n"
     return "\n".join(_block(session) for session in sessions)
+
+
+def is_answer(facts: Mapping[str, Any]) -> bool:
+    """Whether an answer is one of the guard's: any program can answer at the path that a session's file names."""
+    try:
+        return bool(line([facts]) and table([facts]))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return False
 
 
 def _block(facts: Mapping[str, Any]) -> str:
@@ -27,7 +36,7 @@ def _block(facts: Mapping[str, Any]) -> str:
     ]
     if facts["last_notice"]:
         lines.append(f"notice    {facts['last_notice']}")
-    return "\n".join(lines) + "\n"
+    return "".join(f"{printable(each)}\n" for each in lines)
 
 
 def _fill(facts: Mapping[str, Any]) -> str:
@@ -56,4 +65,4 @@ def line(sessions: Sequence[Mapping[str, Any]]) -> str:
     for facts in sessions:
         fill = "-" if facts["fill_percent"] is None else f"{facts['fill_percent']:.0f}%"
         parts.append(f"aider {facts['phase']} {fill} turn {facts['turns']}")
-    return "  ".join(parts) or "no session"
+    return printable("  ".join(parts)) or "no session"

@@ -128,6 +128,12 @@ WAYS: list[tuple[str, Facts, Severity, str]] = [
     ),
     (
         "ollama-cloud",
+        world(*same("ollama_chat/gpt-oss: cloud"), server=server(models={})),
+        "stop",
+        "not sent",
+    ),
+    (
+        "ollama-cloud",
         world(server=server(installed=(installed(remote_host="https://ollama.com:443"),))),
         "stop",
         "https://ollama.com:443",

@@ -187,6 +187,8 @@ def test_how_ollama_runs_models_is_one_finding() -> None:
 MODELS: list[tuple[Facts, Notable]] = [
     (no_model(), {("stop", "no-model")}),
     (world(server=server(ModelMissing(MODEL, ("qwen3:4b",)))), {("stop", "model-missing")}),
+    (world(*same("ollama_chat/qwen3: 8b"), server=server(ModelMissing("qwen3: 8b")), fit=NO),
+     {("stop", "model-name")}),
     (world(*same("ollama_chat/qwen3"), server=server(model("qwen3", resolved="qwen3:latest"))),
      {("info", "model-tag")}),
     (world(*same("ollama_chat/QWEN3:8B"), server=server(model("QWEN3:8B", resolved=MODEL))), set()),
@@ -201,6 +203,17 @@ MODELS: list[tuple[Facts, Notable]] = [
 def test_each_model_is_there_under_its_exact_tag(facts: Facts, expected: Notable) -> None:
     """None named, none installed, a tag left out, the wrong prefix or none: one finding each."""
     assert notable(facts) == expected
+
+
+def test_an_impossible_name_is_not_in_the_line_to_paste() -> None:
+    """Also where the server does not answer, and nothing is known to be missing."""
+    facts = world(*same("ollama_chat/qwen3 8b"), server=Unavailable("not asked"))
+    finding = finding_of(facts, "model-name")
+
+    assert finding.what == (
+        "the main, editor and weak model, 'qwen3 8b', is not a name that Ollama accepts"
+    )
+    assert finding.fix == "ollama pull qwen3:8b && aider-guard -- --model ollama_chat/qwen3:8b"
 
 
 def test_a_missing_model_is_pulled() -> None:

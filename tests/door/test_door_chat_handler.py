@@ -311,6 +311,9 @@ def test_an_editor_with_the_doors_words_has_nothing_to_edit() -> None:
         ("/api/generate", {"model": "x:cloud"}),
         ("/v1/chat/completions", {"model": "x:cloud", "messages": CHAT}),
         ("/v1/completions", {"model": "x:cloud", "prompt": "y"}),
+        ("/api/chat", {"model": "gpt-oss: cloud", "messages": CHAT}),
+        ("/api/generate", {"model": "gpt-oss:\u00a0cloud", "prompt": "y"}),
+        ("/v1/chat/completions", {"model": "gpt-oss:\n20b-cloud\t", "messages": CHAT}),
         ("/api/chat", {"model": "stub", "messages": CHAT}),
     ],
 )
@@ -325,6 +328,23 @@ def test_a_model_that_runs_on_another_host_is_refused(path: str, content: dict[s
     open_setup.counter.result = Unavailable("?")
     allowed = run(open_setup.exchange(json.dumps(content).encode(), path).begin())
     assert isinstance(allowed, Forward)
+
+
+@pytest.mark.parametrize("model", ["gpt oss", "x:\x1ccloud", "a:b:c", "x\x1b[31m", "a:local:cloud"])
+def test_a_name_that_ollama_does_not_accept_is_not_sent(model: str) -> None:
+    """Nor asked about; another server may have models of any name."""
+    setup = HandlerSetup()
+    content = json.dumps({"model": model, "messages": CHAT}).encode()
+    reply = run(setup.exchange(content).begin())
+    assert isinstance(reply, Reply)
+    assert "this session stays" in text_of(reply) or "not a name that Ollama accepts" in text_of(
+        reply
+    )
+    assert text_of(reply).replace("\n", "").isprintable()
+    if model == "gpt oss":
+        setup.counter.result = Unavailable("?")
+        there = setup.exchange(content, "/chat/completions", LOCAL)
+        assert isinstance(run(there.begin()), Forward)
 
 
 def test_an_answer_from_another_host_ends_before_its_first_word() -> None:
@@ -685,6 +705,24 @@ def test_requests_for_text_are_handled(
         ("POST", "/api/show", b'{"name":"qwen3:8b"}', True),
         ("POST", "/api/show", b'{"name":"x:cloud"}', False),
         ("POST", "/api/show", b'{"name":"stub"}', True),
+        *(
+            (*case, False)
+            for case in (
+                ("POST", "/api/show", b'{"name":"x: cloud"}'),
+                ("POST", "/api/show", b'{"model":"x:\\tcloud"}'),
+                ("POST", "/api/show", b'{"model":"x y"}'),
+                ("POST", "/api/embed", b'{"model":"x:\\u00a0cloud"}'),
+                ("POST", "/api/embed", b'{"model":"x:\\u001ccloud"}'),
+                ("POST", "/api/copy", b'{"source":"qwen3:8b","destination":"x:\\ncloud"}'),
+                ("POST", "/api/copy", b'{"source":"qwen3:8b","destination":"a: b"}'),
+                ("POST", "/api/create", b'{"model":"new","from":"x: 20b-Cloud"}'),
+                ("POST", "/api/create", b'{"model":"new","from":"a/b/c/d"}'),
+                ("POST", "/api/delete", b'{"model":"x: cloud"}'),
+                ("GET", "/v1/models/x:\u2003cloud", b""),
+                ("GET", "/v1/models/x y", b""),
+            )
+        ),
+        ("POST", "/api/embed", b'{"model":"qwen3:8b","name":"my text"}', True),
         ("POST", "/api/embed", b'{"model":"qwen3:8b"}', True),
         ("POST", "/api/embed", b'{"model":"stub"}', False),
         ("POST", "/api/copy", b'{"source":"stub","destination":"mine"}', False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -25,6 +26,7 @@ STUB = FakeModel("mine:latest", size_bytes=384, remote_host="https://ollama.com:
     [
         ("gpt-oss:120b-cloud", "cloud"),
         ("qwen3:CLOUD", "cloud"),
+        ("gpt-oss: cloud", "cloud"),
         ("mine", "https://ollama.com:443"),
     ],
 )
@@ -103,6 +105,37 @@ def test_an_alias_that_is_not_listed_yet(path: str, said: str, listed: str) -> N
         assert not server.sent_out
         assert not any(SECRET in str(request.body) for request in server.received)
         assert door.wait_for(RequestRefused).reason == "cloud"
+
+
+@pytest.mark.parametrize("space", [" ", "\t", "\n", "\u00a0", "\u3000"])
+def test_a_clouds_name_with_space_reaches_ollama_on_no_path(space: str) -> None:
+    """Ollama does not count the space, and would send such a request out: it does not even hear the name."""
+    server = ChattingOllama(models=(COUNTABLE,))
+    name = f"gpt-oss:{space}120b-cloud"
+    bodies = {
+        **{f"/api/{path}": {"model": name} for path in ("chat", "generate", "show", "embed")},
+        **{f"/api/{path}": {"model": name} for path in ("embeddings", "delete", "pull", "push")},
+        "/api/create": {"model": "new", "from": name},
+        "/api/copy": {"source": "small", "destination": name},
+        **{f"/v1/{path}": {"model": name} for path in ("chat/completions", "completions")},
+        **{f"/v1/{path}": {"model": name} for path in ("embeddings", "responses", "messages")},
+    }
+    with server, open_door(server.url, settings_for(server.url, "small", 4096)) as door:
+        until(lambda: "/api/tags" in server.paths())
+        for path, body in bodies.items():
+            text = {"prompt": SECRET, "messages": [{"role": "user", "content": SECRET}]}
+            answer = httpx.post(
+                f"{door.url}{path}",
+                json={**text, **body},
+                trust_env=False,
+                verify=False,
+                timeout=20,
+            )
+            assert "aider-guard: " in answer.text, path
+        listed = httpx.get(f"{door.url}/v1/models/{quote(name)}", trust_env=False, verify=False)
+        assert "would leave this machine" in listed.text
+        assert not server.sent_out
+        assert not any("cloud" in str(request.body) for request in server.received)
 
 
 def test_nothing_is_fetched_or_sent_away_for_a_program_inside() -> None:

@@ -82,5 +82,6 @@ def has_cloud_name(request: Received) -> bool:
     """Whether the name alone says that the model runs in Ollama's cloud (internal/modelref, 0.18 and later)."""
     match request.body:
         case {"model": str(name)}:
-            return name.lower().endswith((":cloud", "-cloud")) and ":" in name
+            ending = name.rpartition(":")[2].strip().lower()
+            return ":" in name and (ending == "cloud" or ending.endswith("-cloud"))
     return False

@@ -11,6 +11,7 @@ import pytest
 from fakes.ollama_server import GIB, Answer, Cut, Drip, FakeModel, FakeOllama, Hang, Json, Raw
 
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
+from aider_guard.core.server_report import ModelMissing
 from aider_guard.ollama.client import OllamaClient
 
 if TYPE_CHECKING:
@@ -165,6 +166,9 @@ def test_no_server_is_unavailable(base: str, reason: str) -> None:
 def test_a_cloud_name_is_never_sent(client: OllamaClient, ollama: FakeOllama) -> None:
     """Even asking about such a name would leave the machine (Ollama 0.18 and later)."""
     assert isinstance(client.model_facts("gpt-oss:120b-cloud", ()), Unavailable)
+    assert isinstance(client.model_facts("gpt-oss:\u00a0cloud", ()), Unavailable)
+    assert isinstance(client.model_facts("a b", ()), ModelMissing)  # no model can have this name
+    assert isinstance(client.unload("a b"), Unavailable)
     assert isinstance(client.unload("kimi-k2:cloud"), Unavailable)
     assert ollama.received == []
 

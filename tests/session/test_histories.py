@@ -397,3 +397,22 @@ def test_a_mark_that_cannot_be_written(story: Story) -> None:
     """When a hidden command cannot be put on record, the caller learns that it must not be sent."""
     (story.folder / "launch-1" / "hidden.jsonl").mkdir()
     assert "could not be put on record" in story.histories.begin_hidden()
+
+
+def test_a_session_of_somebody_else_is_not_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it names would be a file of its owner's choice."""
+    story = Story(tmp_path)
+    story.log("planted")
+    before = story.chat.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        assert merge_leftovers(tmp_path / "sessions", lambda _: False) == ()
+    assert story.chat.read_bytes() == before
+    link = tmp_path / "others"
+    (tmp_path / "sessions").rename(link)
+    (tmp_path / "sessions").mkdir()
+    (tmp_path / "sessions" / "s1").symlink_to(link / "s1")
+    assert merge_leftovers(tmp_path / "sessions", lambda _: False) == ()
+    assert story.chat.read_bytes() == before

@@ -194,6 +194,8 @@ def test_a_rough_size_is_called_rough(fit: Fit) -> None:
         ("qwen3:14", "qwen3:14b"),
         ("qwen3:9b", "qwen3:8b"),
         ("gpt-oss:120b-cloud", "runs in Ollama's cloud"),
+        ("gpt-oss: cloud", "runs in Ollama's cloud"),
+        ("gpt oss", "is not a name that Ollama accepts"),
         ("ollama_chat/", "a model needs a name"),
     ],
 )

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pytest
 from core.histories_of_events import UNKNOWN, at_first_prompt
 
+from aider_guard import cli
+from aider_guard.core.actions import Notice
 from aider_guard.core.events import PromptShown
-from aider_guard.session import control
+from aider_guard.core.findings import stop
+from aider_guard.errors import ConfigError
+from aider_guard.session import control, notices, registry
 from aider_guard.view import status
+from aider_guard.view.page import Page
 
 
 def test_a_measured_fill_is_not_called_an_estimate() -> None:
@@ -26,3 +35,70 @@ def test_a_measured_fill_is_not_called_an_estimate() -> None:
     assert "context   about 51 % full: 5,100 of 10,000 tokens" in status.table([facts])
     del facts["used_is_measured"]  # a session of an older guard does not say
     assert "about 51 %" in status.table([facts])
+
+
+EVIL = "x\x1b]0;y\x07\x9b2J\r\u202e\udc80"
+
+
+def _forged(**changes: Any) -> dict[str, Any]:
+    facts = control.session_facts(at_first_prompt().state, session_id=EVIL, pid=1)
+    models = [{"name": EVIL, "size_bytes": 5}]
+    forged = {"phase": EVIL, "turns": EVIL, "models": models, "last_notice": f"{EVIL}\nAider  fine"}
+    return {**facts, **forged, **changes}
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--line"], ["status", "--json"]])
+def test_nothing_of_a_forged_session_moves_the_cursor(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A session's file and socket may be anyone's: only text reaches the screen, and each fact is one line."""
+    _answer_with(_forged(turns=1), monkeypatch)
+    assert cli.run(arguments) == 0
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable()
+    assert not any(line.startswith("Aider  fine") for line in printed.splitlines())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"used_tokens": EVIL, "fill_percent": 5.0},
+        {"memory": 5},
+        {"models": [5]},
+        {"used_tokens": [], "fill_percent": "a"},
+    ],
+)
+def test_an_answer_of_another_form_is_no_session(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is left out, and is no fault of the guard's."""
+    for forged in (_forged(**changes), {}, {"id": "a"}):
+        _answer_with(forged, monkeypatch)
+        assert cli.run(["status"]) == 0
+        assert capsys.readouterr().out == "no session is running\n"
+
+
+def _answer_with(forged: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_running", lambda: [registry.SessionFolder(*_FOLDER)])
+    monkeypatch.setattr(cli, "_ask", lambda *_: forged)
+
+
+_FOLDER: Any = (Path("/s"), 1, 0.0, "/", "/socket")
+
+
+def test_every_way_to_the_screen_prints_text_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Notices, findings, progress, and errors with what a file of the repository holds."""
+    shown = notices.render(Notice("kind", (EVIL, EVIL)), 80, colour=False, newline="")
+    assert shown.isprintable()
+    assert notices.progress(EVIL, 80).decode().removeprefix("\r\x1b[2K").isprintable()
+    page = Page(80).finding(stop("id", EVIL, EVIL, EVIL), with_fix=True)
+    assert all(line.isprintable() for line in page)
+
+    def fail(*_: object) -> None:
+        raise ConfigError(EVIL)
+
+    monkeypatch.setattr(cli, "load_settings", fail)
+    assert cli.run(["doctor"]) == ConfigError.exit_code
+    assert capsys.readouterr().err.removesuffix("\n").isprintable()

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from aider_guard.core.chat.replies import WireReply
 from aider_guard.core.chat.request import PREFIX
+from aider_guard.core.model_names import is_valid_name
+from aider_guard.core.printable import printable
 
 _NAMES: Final = frozenset({"model", "name", "from", "source", "destination"})
 """The fields that name a model (Ollama's api/types.go), in any case, as Go's decoder reads them."""
@@ -30,6 +32,8 @@ _STAYING: Final = frozenset(
 )
 """The paths that Ollama answers on this machine if the models run here (server/routes.go)."""
 _LISTED: Final = "/v1/models/"
+_NAMING: Final = frozenset({"/api/show", "/api/delete", "/api/copy", "/api/create"})
+"""The paths on which Ollama reads more than one field for the name of a model (api/types.go)."""
 _BUILDING: Final = frozenset(
     {
         *("model", "name", "from", "files", "adapters", "stream", "quantize", "quantization"),
@@ -52,6 +56,16 @@ def named_models(path: str, body: Mapping[str, Any]) -> tuple[str, ...]:
     ]
     listed = path.removeprefix(_LISTED) if path.startswith(_LISTED) else ""
     return (*named, *([listed] if listed else []))
+
+
+def invalid_name(path: str, body: Mapping[str, Any]) -> str | None:
+    """Return the first name in a request that Ollama accepts for no model; None for a request without one.
+
+    On other paths than `_NAMING` only ``model`` is a name: a client may send more fields, which Ollama does not read.
+    """
+    fields = body if path in _NAMING else {k: v for k, v in body.items() if k.casefold() == "model"}
+    names = (name for name in named_models(path, fields) if name)
+    return next((name for name in names if not is_valid_name(name)), None)
 
 
 def bases_of(body: Mapping[str, Any]) -> tuple[str, ...]:
@@ -115,8 +129,16 @@ def refusal(model: str, host: str = "") -> tuple[str, str]:
     """Return two lines for a model of a cloud: why the request is not sent, and what to do."""
     where = f"at {host}" if host else "in Ollama's cloud"
     return (
-        f"not sent: {model} runs {where}, and this session stays on this machine",
+        f"not sent: {shown(model)} runs {where}, and this session stays on this machine",
         f"/model ollama_chat/NAME takes a local one (ollama list); {_OPEN}",
+    )
+
+
+def invalid_lines(model: str) -> tuple[str, str]:
+    """Return two lines for a name that Ollama accepts for no model: why it is not sent, and what to do."""
+    return (
+        f"not sent: {shown(model)!r} is not a name that Ollama accepts for a model",
+        "/model ollama_chat/NAME takes one that is installed (ollama list)",
     )
 
 
@@ -164,4 +186,4 @@ def _offline_words(host: str, path: str, body: Mapping[str, Any]) -> str:
 
 def shown(text: str) -> str:
     """Return a text of a request as it may be shown: without control characters, and no longer than a name."""
-    return "".join(char if char.isprintable() else "?" for char in text[:_MAX_SHOWN])
+    return printable(text[:_MAX_SHOWN], replacement="?")

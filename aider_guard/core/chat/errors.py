@@ -16,6 +16,7 @@ from aider_guard.core.chat.events import NOT_TOLD, Reason
 from aider_guard.core.chat.response import error_words
 from aider_guard.core.chat.types import WindowNeed
 from aider_guard.core.messages import size
+from aider_guard.core.printable import printable
 from aider_guard.core.readings import Unavailable
 
 _MAX_WORDS: Final = 160
@@ -81,8 +82,8 @@ _NUMBERS: Final = (
     r"prompt \(length (?P<prompt>\d{1,18})\).*maximum model length of (?P<window>\d{1,18})",
     # vLLM's:
     (
-        r"maximum context length is (?P<window>\d{1,18}) "
-        r"tokens.*?(?:requested|request has|contains at least) (?P<prompt>\d{1,18})"
+        r"maximum context length is (?P<window>\d{1,18}) tokens"
+        r".*?(?:requested|request has|contains at least) (?P<prompt>\d{1,18})"
     ),
 )
 _BY_STATUS: Final[dict[int, Reason]] = {503: "busy", 404: "missing", 401: "cloud"}
@@ -94,7 +95,9 @@ def failure_of_answer(status: int, content: bytes) -> Failure:
     words = error_text(content)
     if not words:
         plain = re.sub(r"<[^>]*>", " ", content[:4096].decode("utf-8", "replace"))
-        return Failure("forbidden" if status in (401, 403) else "strange", printable(plain), status)
+        return Failure(
+            "forbidden" if status in (401, 403) else "strange", short_words(plain), status
+        )
     failure = failure_of_words(words, status)
     if failure.reason == "refused" and status in _BY_STATUS:
         reason = _BY_STATUS[status]
@@ -131,9 +134,9 @@ def error_text(content: bytes) -> str:
     return (error_text(words.encode("utf-8", "replace")) if words.startswith("{") else "") or words
 
 
-def printable(words: str) -> str:
+def short_words(words: str) -> str:
     """Return a server's words on one line: short, and without control characters."""
-    plain = "".join(char if char.isprintable() else " " for char in words)
+    plain = printable(words, replacement=" ")
     short = " ".join(plain.split())
     return short if len(short) <= _MAX_WORDS else f"{short[: _MAX_WORDS - 1]}…"
 
@@ -141,7 +144,7 @@ def printable(words: str) -> str:
 def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
     """Return two lines: what happened, and what helps."""
     server = "Ollama" if request.is_ollama else "the model server"
-    words = f": {printable(failure.words)}" if failure.words else ""
+    words = f": {short_words(failure.words)}" if failure.words else ""
     model, address = request.model, request.address
     match failure.reason:
         case "missing":

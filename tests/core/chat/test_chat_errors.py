@@ -18,7 +18,7 @@ from aider_guard.core.chat.errors import (
     failure_of_words,
     fitting_window,
     lines,
-    printable,
+    short_words,
 )
 from aider_guard.core.chat.events import NOT_TOLD, Reason
 from aider_guard.core.chat.types import WindowNeed
@@ -335,7 +335,7 @@ def test_the_window_named_fits_into_what_is_there(words: str, window: int | None
 @given(st.text(max_size=500))
 def test_a_servers_words_are_safe_to_print(words: str) -> None:
     """They become one short line without control characters."""
-    shown = printable(words)
+    shown = short_words(words)
     assert len(shown) <= 160
     assert shown.isprintable()
     one, two = lines(Failure("refused", words), OLLAMA)
@@ -445,6 +445,6 @@ def test_a_page_is_shown_without_its_marks() -> None:
 
 def test_other_words_are_cut_to_a_line() -> None:
     """160 characters with the mark of what is left out, and blanks for what is no character."""
-    assert printable("x" * 160) == "x" * 160
-    assert printable("x" * 161) == f"{'x' * 159}…"
-    assert printable("a\n\tb  c\x1b") == "a b c"
+    assert short_words("x" * 160) == "x" * 160
+    assert short_words("x" * 161) == f"{'x' * 159}…"
+    assert short_words("a\n\tb  c\x1b") == "a b c"
