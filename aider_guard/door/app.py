@@ -14,6 +14,7 @@ from aider_guard.door.chat_handler import ChatHandler
 from aider_guard.door.client import Client, GoneError
 from aider_guard.door.forwarding import BUG, FORBIDDEN, pass_on, report_bug, run_exchange
 from aider_guard.door.interfaces import IncomingRequest, error_reply
+from aider_guard.door.limits import DEFAULT_LIMITS, BodyMemory, DoorLimits, NoRoomError
 from aider_guard.door.upstream import (
     OutgoingRequest,
     RawHeaders,
@@ -33,6 +34,10 @@ MAX_SHOWN_BYTES: Final = 1024 * 1024
 _TOO_LARGE: Final = error_reply(
     f"a request of more than {MAX_HANDLED_BYTES // 1024**2} MiB is not taken", 413
 )
+_NO_ROOM: Final = error_reply(
+    "requests that are not yet answered take all the memory for them; send this one again later",
+    503,
+)
 _CODED: Final = error_reply("a request in a content coding is not taken", 415)
 """Some versions of Ollama would read it (zstd), but the door could not check it."""
 
@@ -46,15 +51,21 @@ class Route:
     sent: str
 
 
+def has_token(raw_path: bytes, settings: DoorSettings) -> bool:
+    """Return whether the path of a request begins with the session's token."""
+    # Compared in constant time: an answer's time tells nothing of it.
+    token = raw_path.removeprefix(b"/").partition(b"/")[0]
+    return compare_digest(token, settings.token.encode()) and bool(settings.token)
+
+
 def find_route(raw_path: bytes, settings: DoorSettings) -> Route | None:
     """Find the upstream of a request by its path (``/TOKEN/api/chat``); None for a wrong token or any other path.
 
     A path with a segment that is empty, ``.`` or ``..`` leads nowhere, so none leaves an upstream's own prefix.
     """
-    # The token comes first and is compared in constant time: an answer's time tells nothing of it.
-    token, _, rest = raw_path.removeprefix(b"/").partition(b"/")
-    if not compare_digest(token, settings.token.encode()) or not settings.token:
+    if not has_token(raw_path, settings):
         return None
+    rest = raw_path.removeprefix(b"/").partition(b"/")[2]
     segments = unquote_to_bytes(rest).split(b"/")
     if not _NOT_A_SEGMENT.isdisjoint(segments[:-1]) or segments[-1] in (b".", b".."):
         return None
@@ -81,9 +92,12 @@ class Door:
 class DoorApp:
     """Serves the requests of one session."""
 
-    def __init__(self, door: Door, upstreams: Upstreams) -> None:
+    def __init__(
+        self, door: Door, upstreams: Upstreams, limits: DoorLimits = DEFAULT_LIMITS
+    ) -> None:
         self._door = door
         self._upstreams = upstreams
+        self._memory = BodyMemory(limits)
         self._numbers = count(1)
 
     async def __call__(
@@ -92,9 +106,12 @@ class DoorApp:
         """Serve one request."""
         if scope["type"] != "http":
             return
-        client = Client(scope, receive, send)
+        with self._memory.share() as share:
+            await self._serve(Client(scope, receive, send, share), scope["raw_path"])
+
+    async def _serve(self, client: Client, raw_path: bytes) -> None:
         try:
-            route = find_route(scope["raw_path"], self._door.settings())
+            route = find_route(raw_path, self._door.settings())
             if route is None:
                 await client.reply(FORBIDDEN)
             elif is_coded(client.headers):
@@ -105,6 +122,8 @@ class DoorApp:
                 await self._pass_on(client, route)
         except GoneError:
             pass
+        except NoRoomError:
+            await client.reply(_NO_ROOM)
         except Exception as error:  # noqa: BLE001  # a bug, whatever it is, must not end the door
             report_bug(error)
             if not client.started:
