@@ -38,6 +38,9 @@ _NO_ROOM: Final = error_reply(
     "requests that are not yet answered take all the memory for them; send this one again later",
     503,
 )
+_METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+_STRANGE_METHOD: Final = error_reply("a request with this method is not taken", 405)
+"""CONNECT has an answer without a body, and others are not of a model server."""
 _CODED: Final = error_reply("a request in a content coding is not taken", 415)
 """Some versions of Ollama would read it (zstd), but the door could not check it."""
 
@@ -114,6 +117,8 @@ class DoorApp:
             route = find_route(raw_path, self._door.settings())
             if route is None:
                 await client.reply(FORBIDDEN)
+            elif client.method not in _METHODS:
+                await client.reply(_STRANGE_METHOD)
             elif is_coded(client.headers):
                 await client.reply(_CODED)
             elif self._door.handler.handles(route.upstream, client.method, route.path):
