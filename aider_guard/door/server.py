@@ -32,6 +32,8 @@ _KEPT_SECONDS: Final = 180
 # so many would be closed as the oldest without the token although it has come.
 _ACCEPTED_AT_ONCE: Final = 8
 _QUEUED: Final = 2048
+_ACCEPTING_TURNS: Final = 5
+"""Turns of asyncio's loop after which an accepted connection is made: asyncio leaves it open if its server closes."""
 _SILENT: Final = logging.CRITICAL + 1
 
 
@@ -122,6 +124,10 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close every connection, also those that were accepted in the last moment."""
+        for sock in sockets or ():
+            self._loop.remove_reader(sock)
+        for _ in range(_ACCEPTING_TURNS):
+            await asyncio.sleep(0)
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
             connection.transport.abort()

@@ -32,6 +32,7 @@ UNCLEAR_SECONDS = 0.03
 _REQUEST_LINE = re.compile(rb"[A-Z]+ /(api|v1)/[\x21-\x7e]* HTTP/1\.1")
 _FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+: ?[^\r\n\0]*")
 _NAMES = ("model", "name", "from", "source", "destination")
+_LISTED = "/v1/models/"
 _SEARCHING = ("/v1/messages", "/v1/responses")
 _ANSWER = b'{"model":"m","message":{"role":"assistant","content":"ok"},"done":true}\n'
 
@@ -55,10 +56,10 @@ def leak(head: bytes, body: bytes, host: bytes, *, judges_names: bool = True) ->
         return "a content coding"
     target = unquote_to_bytes(line.split(b" ")[1].partition(b"?")[0]).decode("utf-8", "replace")
     path = posixpath.normpath(target).lower()
+    if path.startswith(_LISTED):  # what is behind a slash there leads nowhere
+        return "a name in a path" if _runs_elsewhere(path.removeprefix(_LISTED)) else ""
     if any(path == leaving or path.startswith(f"{leaving}/") for leaving in LEAVING):
         return "a path"
-    if path.startswith("/v1/models/") and _runs_elsewhere(path.removeprefix("/v1/models/")):
-        return "a name in a path"
     return _leak_in(body, path) if body.strip() and judges_names else ""
 
 
