@@ -16,6 +16,7 @@ from aider_guard.door.chat_handler import ChatHandler
 from aider_guard.door.client import Client, GoneError
 from aider_guard.door.forwarding import BUG, FORBIDDEN, pass_on, report_bug, run_exchange
 from aider_guard.door.interfaces import IncomingRequest, error_reply
+from aider_guard.door.limits import DEFAULT_LIMITS, BodyMemory, DoorLimits, NoRoomError
 from aider_guard.door.upstream import (
     OutgoingRequest,
     RawHeaders,
@@ -39,6 +40,13 @@ MAX_SHOWN_BYTES: Final = 1024 * 1024
 _TOO_LARGE: Final = error_reply(
     f"a request of more than {MAX_HANDLED_BYTES // 1024**2} MiB is not taken", 413
 )
+_NO_ROOM: Final = error_reply(
+    "requests that are not yet answered take all the memory for them; send this one again later",
+    503,
+)
+_METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+_STRANGE_METHOD: Final = error_reply("a request with this method is not taken", 405)
+"""CONNECT has an answer without a body, and others are not of a model server."""
 _CODED: Final = error_reply("a request in a content coding is not taken", 415)
 """Some versions of Ollama would read it (zstd), but the door could not check it."""
 
@@ -52,14 +60,21 @@ class Route:
     sent: str
 
 
+def has_token(raw_path: bytes, settings: DoorSettings) -> bool:
+    """Return whether the path of a request begins with the session's token."""
+    # Compared in constant time: an answer's time tells nothing of it.
+    token = raw_path.removeprefix(b"/").partition(b"/")[0]
+    return compare_digest(token, settings.token.encode()) and bool(settings.token)
+
+
 def find_route(raw_path: bytes, settings: DoorSettings) -> Route | None:
     """Find the upstream of a request by its path (``/TOKEN/api/chat``); None for a wrong token or any other path.
 
     A path with a segment that is empty, ``.`` or ``..`` leads nowhere, so none leaves an upstream's own prefix.
     """
-    rest = _behind_token(raw_path, settings)
-    if rest is None:
+    if not has_token(raw_path, settings):
         return None
+    rest = _behind_token(raw_path)
     segments = unquote_to_bytes(rest).split(b"/")
     if not _NOT_A_SEGMENT.isdisjoint(segments[:-1]) or segments[-1] in (b".", b".."):
         return None
@@ -77,8 +92,9 @@ def find_route(raw_path: bytes, settings: DoorSettings) -> Route | None:
 
 def find_cloud(raw_path: bytes, settings: DoorSettings) -> tuple[Place, str] | None:
     """Find where a request of a cloud's client (``/TOKEN/cloud/HOST:PORT/…``) would have gone, and its path there."""
-    rest = _behind_token(raw_path, settings) if settings.refuse_cloud else None
-    match = _CLOUD.fullmatch(rest or b"")
+    if not settings.refuse_cloud or not has_token(raw_path, settings):
+        return None
+    match = _CLOUD.fullmatch(_behind_token(raw_path))
     if match is None:
         return None
     try:
@@ -88,15 +104,8 @@ def find_cloud(raw_path: bytes, settings: DoorSettings) -> tuple[Place, str] | N
     return place, unquote_to_bytes(match["path"]).decode(errors="replace")
 
 
-def _behind_token(raw_path: bytes, settings: DoorSettings) -> bytes | None:
-    """Return what follows the token in a path; None for a wrong one.
-
-    It comes first and is compared in constant time: an answer's time tells nothing of it.
-    """
-    token, _, rest = raw_path.removeprefix(b"/").partition(b"/")
-    if not compare_digest(token, settings.token.encode()) or not settings.token:
-        return None
-    return rest
+def _behind_token(raw_path: bytes) -> bytes:
+    return raw_path.removeprefix(b"/").partition(b"/")[2]
 
 
 @dataclass(frozen=True)
@@ -110,9 +119,12 @@ class Door:
 class DoorApp:
     """Serves the requests of one session."""
 
-    def __init__(self, door: Door, upstreams: Upstreams) -> None:
+    def __init__(
+        self, door: Door, upstreams: Upstreams, limits: DoorLimits = DEFAULT_LIMITS
+    ) -> None:
         self._door = door
         self._upstreams = upstreams
+        self._memory = BodyMemory(limits)
         self._numbers = count(1)
 
     async def __call__(
@@ -121,14 +133,19 @@ class DoorApp:
         """Serve one request."""
         if scope["type"] != "http":
             return
-        client = Client(scope, receive, send)
+        with self._memory.share() as share:
+            await self._serve(Client(scope, receive, send, share), scope["raw_path"])
+
+    async def _serve(self, client: Client, raw_path: bytes) -> None:
         try:
             settings = self._door.settings()
-            route = find_route(scope["raw_path"], settings)
-            if found := find_cloud(scope["raw_path"], settings):
+            route = find_route(raw_path, settings)
+            if found := find_cloud(raw_path, settings):
                 await self._answer_for_cloud(client, *found)
             elif route is None:
                 await client.reply(FORBIDDEN)
+            elif client.method not in _METHODS:
+                await client.reply(_STRANGE_METHOD)
             elif is_coded(client.headers):
                 await client.reply(_CODED)
             elif self._door.handler.handles(route.upstream, client.method, route.path):
@@ -137,6 +154,8 @@ class DoorApp:
                 await self._pass_on(client, route)
         except GoneError:
             pass
+        except NoRoomError:
+            await client.reply(_NO_ROOM)
         except Exception as error:  # noqa: BLE001  # a bug, whatever it is, must not end the door
             report_bug(error)
             if not client.started:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from anyio import CancelScope
 
 from aider_guard.door.interfaces import Reply
-from aider_guard.door.upstream import RawHeaders
+from aider_guard.door.limits import BodyShare
+from aider_guard.door.upstream import RawHeaders, body_length
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope
@@ -25,13 +26,18 @@ class Client:
     """One HTTP request over ASGI (asgi.readthedocs.io). Only the request's own task may use it."""
 
     def __init__(
-        self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable
+        self,
+        scope: HTTPScope,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+        memory: BodyShare,
     ) -> None:
         self.method = scope["method"]
         self.query = scope["query_string"].decode("ascii", "replace")
         self.headers: RawHeaders = list(scope["headers"])
         self.received_at = time.monotonic()
         self.started = False
+        self._memory = memory
         self._receive = receive
         self._send = send
         self._body_over = asyncio.Event()
@@ -39,11 +45,13 @@ class Client:
     async def body(self, limit_bytes: int) -> tuple[bytes, bool]:
         """Return the body, and True; or the beginning of one that is longer than ``limit_bytes``, and False.
 
-        Raises ``GoneError`` when Aider goes.
+        Raises ``GoneError`` when Aider goes, and ``NoRoomError``, before a body is read if it says how long it is.
         """
         read = bytearray()
+        self._memory.grow_to(min(body_length(self.headers) or 0, limit_bytes))
         while not self._body_over.is_set() and len(read) <= limit_bytes:
             read += await self._piece()
+            self._memory.grow_to(len(read))
         return bytes(read), len(read) <= limit_bytes
 
     async def pieces(self, before: bytes) -> AsyncIterator[bytes]:

@@ -7,7 +7,8 @@ import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
-from typing import Final
+from functools import partial
+from typing import Final, cast
 
 import uvicorn
 
@@ -15,9 +16,11 @@ from aider_guard.core.actions import ServeDoor, WakeCounter, WarmModel
 from aider_guard.core.chat.events import DoorOpened
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import Event
-from aider_guard.door.app import Door, DoorApp
+from aider_guard.door.app import Door, DoorApp, has_token
 from aider_guard.door.chat_handler import ChatHandler
+from aider_guard.door.connections import Connections, DoorConnection
 from aider_guard.door.interfaces import Services
+from aider_guard.door.limits import DEFAULT_LIMITS, DoorLimits
 from aider_guard.door.upstream import Upstreams
 from aider_guard.line_process import start_thread
 
@@ -25,6 +28,12 @@ from aider_guard.line_process import start_thread
 # closes first can do it in the moment in which a request is on its way. Not for ever: uvicorn
 # keeps what it knows of a connection that was reset for as long.
 _KEPT_SECONDS: Final = 180
+# asyncio accepts as many connections as the queue of the kernel holds before it reads from the first,
+# so many would be closed as the oldest without the token although it has come.
+_ACCEPTED_AT_ONCE: Final = 8
+_QUEUED: Final = 2048
+_ACCEPTING_TURNS: Final = 5
+"""Turns of asyncio's loop after which an accepted connection is made: asyncio leaves it open if its server closes."""
 _SILENT: Final = logging.CRITICAL + 1
 
 
@@ -42,6 +51,7 @@ class DoorServer:
         *,
         on_open: Callable[[int], None],
         make_upstreams: Callable[[], Upstreams] = Upstreams,
+        limits: DoorLimits = DEFAULT_LIMITS,
     ) -> None:
         # Connections inherit it. asyncio sets it only where the socket knows its protocol, which an
         # inherited one does not everywhere.
@@ -50,6 +60,7 @@ class DoorServer:
         self._door = door
         self._on_open = on_open
         self._make_upstreams = make_upstreams
+        self._limits = limits
         self._server: _Server | None = None
 
     def serve(self) -> None:
@@ -63,9 +74,12 @@ class DoorServer:
 
     async def _serve(self) -> None:
         async with aclosing(self._make_upstreams()) as upstreams:
+            connections = Connections(
+                self._limits, lambda raw_path: has_token(raw_path, self._door.settings())
+            )
             config = uvicorn.Config(
-                DoorApp(self._door, upstreams),
-                http="httptools",
+                DoorApp(self._door, upstreams, self._limits),
+                http=cast("type[asyncio.Protocol]", partial(DoorConnection, connections)),
                 ws="none",
                 interface="asgi3",
                 lifespan="off",
@@ -78,6 +92,7 @@ class DoorServer:
                 workers=1,  # or an environment variable says how many
                 timeout_keep_alive=_KEPT_SECONDS,
                 timeout_graceful_shutdown=0,
+                backlog=_ACCEPTED_AT_ONCE,
             )
             self._server = _Server(config, lambda: self._on_open(self._sock.getsockname()[1]))
             await self._server.serve([self._sock])
@@ -99,6 +114,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections."""
         await super().startup(sockets)
+        for sock in sockets or ():
+            sock.listen(_QUEUED)
         self._on_open()
 
     async def main_loop(self) -> None:
@@ -107,6 +124,10 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close every connection, also those that were accepted in the last moment."""
+        for sock in sockets or ():
+            self._loop.remove_reader(sock)
+        for _ in range(_ACCEPTING_TURNS):
+            await asyncio.sleep(0)
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
             connection.transport.abort()

@@ -67,10 +67,14 @@ class CoalescingStream(httpcore.AsyncNetworkStream):
         return await self._stream.read(max_bytes, timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Keep a piece until the next read, or until more than ``MAX_HELD_BYTES`` are kept."""
-        self._held += buffer
-        if len(self._held) > MAX_HELD_BYTES:
-            await self._send(timeout)
+        """Keep a piece until the next read; what makes it more than ``MAX_HELD_BYTES`` is sent, by so many bytes.
+
+        A large body is not copied as a whole.
+        """
+        for start in range(0, len(buffer), MAX_HELD_BYTES):
+            self._held += buffer[start : start + MAX_HELD_BYTES]
+            if len(self._held) > MAX_HELD_BYTES:
+                await self._send(timeout)
 
     async def _send(self, seconds: float | None) -> None:
         held, self._held = bytes(self._held), bytearray()

@@ -14,6 +14,7 @@ from typing import Any
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.door.app import Door
 from aider_guard.door.chat_handler import ChatHandler
+from aider_guard.door.limits import DEFAULT_LIMITS, DoorLimits
 from aider_guard.door.server import DoorServer
 from aider_guard.door.upstream import Upstreams
 
@@ -236,6 +237,7 @@ def door_to(
     paths: tuple[str, ...] = ("",),
     make_upstreams: Callable[[], Upstreams] = Upstreams,
     on_open: Callable[[DoorSettings], None] = lambda _settings: None,
+    limits: DoorLimits = DEFAULT_LIMITS,
     **more: Any,
 ) -> Iterator[OpenDoor]:
     """Open a door in a thread of its own, to servers by their paths.
@@ -255,7 +257,9 @@ def door_to(
             on_open(settings[-1])
             opened.set()
 
-        server = DoorServer(listener, door, on_open=is_open, make_upstreams=make_upstreams)
+        server = DoorServer(
+            listener, door, on_open=is_open, make_upstreams=make_upstreams, limits=limits
+        )
         thread = threading.Thread(target=server.serve)
         thread.start()
         try:

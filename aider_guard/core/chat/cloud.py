@@ -54,7 +54,7 @@ def named_models(path: str, body: Mapping[str, Any]) -> tuple[str, ...]:
     named = [
         value for key, value in body.items() if key.casefold() in _NAMES and isinstance(value, str)
     ]
-    listed = path.removeprefix(_LISTED) if path.startswith(_LISTED) else ""
+    listed = path.removeprefix(_LISTED).rstrip("/") if path.startswith(_LISTED) else ""
     return (*named, *([listed] if listed else []))
 
 

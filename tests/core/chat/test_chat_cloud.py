@@ -23,6 +23,7 @@ from aider_guard.core.chat.cloud import (
         ("/api/copy", {"source": "a", "destination": "b"}, ("a", "b")),
         ("/api/create", {"from": "a", "modelfile": "x"}, ("a",)),
         ("/v1/models/a:cloud", {}, ("a:cloud",)),
+        ("/v1/models/a:cloud/", {}, ("a:cloud",)),
         ("/v1/models", {}, ()),
         ("/api/show", {"model": 5}, ()),
         ("/api/chat", {"\u017fource": "a"}, ("a",)),  # Go folds the long s, too
