@@ -172,7 +172,7 @@ def test_vocabularies_are_read_once(
     assert file.name == "e" * 64 + ".json"
     assert "secret" not in file.read_text()
     first = [one.body for one in ollama.received if one.path == "/api/show"]
-    assert [body.get("verbose", False) for body in first] == [False, True]
+    assert [body.get("verbose", False) for body in first].count(True) == 1
     for process in own_processes():
         process.kill()
         process.wait(5)
