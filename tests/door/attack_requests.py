@@ -18,6 +18,7 @@ LOCAL = ("qwen3:8b", "llama3.2", "hf.co/a/b:Q4_K_M", "cloud", "clouds:8b", "clou
 CLOUD = (
     *("gpt-oss:120b-cloud", "x:cloud", "library/x:cloud", "registry.ollama.ai/library/x:cloud"),
     *("https://ollama.com/library/x:cloud", "deepseek-v3.1:671b-cloud", "hf.co/a/b:q-cloud"),
+    *("x: cloud", "x:\tcloud\n", " x:\u00a0Cloud ", "gpt-oss: 120b-cloud\u2003"),
 )
 ALIAS = "alias:latest"
 """Installed, but runs elsewhere."""

@@ -90,7 +90,7 @@ def _leak_in(body: bytes, path: str) -> str:
 
 
 def _runs_elsewhere(name: str) -> bool:
-    tag = name.strip().lower().rpartition(":")[2]
+    tag = name.strip().lower().rpartition(":")[2].strip()
     return ":" in name and (tag == "cloud" or (tag.endswith("-cloud") and "/" not in tag))
 
 
