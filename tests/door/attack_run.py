@@ -60,10 +60,10 @@ def leak(head: bytes, body: bytes, host: bytes, *, judges_names: bool = True) ->
         return "a name in a path" if _runs_elsewhere(path.removeprefix(_LISTED)) else ""
     if any(path == leaving or path.startswith(f"{leaving}/") for leaving in LEAVING):
         return "a path"
-    return _leak_in(body, path) if body.strip() and judges_names else ""
+    return leak_in(body, path) if body.strip() and judges_names else ""
 
 
-def _leak_in(body: bytes, path: str) -> str:
+def leak_in(body: bytes, path: str) -> str:
     """Read a body as Go's decoder does: the first JSON value, fields in any case; all of a field's values count."""
     text = body.decode("utf-8", "replace").lstrip(" \t\r\n")
     try:

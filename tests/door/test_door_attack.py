@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 import pytest
-from door.attack_run import Attack
+from door.attack_run import Attack, leak_in
 from door.plain_handler import PlainHandler
 from door.scripted import TOKEN, door_to
 from fakes.ollama_server import FakeOllama
@@ -31,9 +31,10 @@ def test_nothing_that_could_leave_the_machine_passes(
 
 def test_the_reading_sees_what_passes_a_door_that_refuses_nothing() -> None:
     """Else the test above would show nothing."""
-    report = Attack(3, refuse_cloud=False).run(REQUESTS // 2)
+    report = Attack(3, refuse_cloud=False).run(REQUESTS // 5)
     kinds = {what for what, _, _ in report.leaks}
-    assert kinds >= {"a name", "a path", "a search", "a base"}
+    assert kinds >= {"a name", "a path", "a search"}
+    assert leak_in(b'{"model": "m", "from": "absent:1b"}', "/api/create") == "a base"
 
 
 @pytest.mark.parametrize("method", ["CONNECT", "TRACE", "PRI", "PROPFIND"])
