@@ -270,7 +270,7 @@ def test_a_journal_that_cannot_grow(talking: Place) -> None:
 def test_a_full_disk(tmp_path: Path) -> None:
     """The same on a disk that is full: a tiny file system of the guard's own."""
     place = Place.make(tmp_path / "place", "problem")
-    mount = f"mount -t tmpfs -o size=8k none {shlex.quote(str(tmp_path / 'disk'))}"
+    mount = f"mount -t tmpfs -o size=8k,mode=700 none {shlex.quote(str(tmp_path / 'disk'))}"
     (tmp_path / "disk").mkdir()
     unshare = ["unshare", "-rm", "sh", "-c"]
     if not shutil.which("unshare") or subprocess.run([*unshare, mount], check=False).returncode:
