@@ -214,7 +214,7 @@ def main(
 
 
 def _check_place() -> None:
-    """Refuse to run in a folder that is gone, and with folders of somebody else's. Raises LaunchError."""
+    """Refuse to run in a folder that is gone, and with folders of another user's. Raises LaunchError."""
     try:
         os.getcwd()
     except OSError as error:

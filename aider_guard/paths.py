@@ -28,9 +28,9 @@ def sessions_dir(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def check_folders(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse a folder of the guard's that somebody else owns or may write into; one that is not there yet is fine.
+    """Refuse a folder of the guard's that another user owns or may write into; one that is not there yet is fine.
 
-    Whoever can put a session into it says to which files the histories are appended, and which sockets are asked.
+    A session that another user puts there would name the files that histories are appended to, and a socket to ask.
 
     Raises:
         LaunchError: with the command or variable that helps.
@@ -42,17 +42,17 @@ def check_folders(environment: Mapping[str, str] = os.environ) -> None:
     ):
         found: list[os.stat_result] = []
         try:
-            found.append(folder.lstat())  # whoever owns a link can turn it to another folder
+            found.append(folder.lstat())  # the owner of a link can turn it to another folder
             found.append(folder.stat())
         except OSError:
-            pass  # whoever writes there says what is wrong
-        if not all(map(is_own, found)):
+            pass  # the first write there reports what is wrong
+        if not all(map(belongs_to_user, found)):
             raise LaunchError(f"{folder} belongs to another user; {variable} names another folder")
         if len(found) == 2 and found[1].st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise LaunchError(f"other users may write into {folder}; chmod go-w {folder} ends that")
 
 
-def is_own(status: os.stat_result) -> bool:
+def belongs_to_user(status: os.stat_result) -> bool:
     """Whether a file belongs to the user of this process."""
     return status.st_uid == os.geteuid()
 

@@ -148,7 +148,7 @@ class HiddenCommands:
         problem = self._histories.begin_hidden() if self._histories is not None else ""
         if problem and self._command != "exit":
             self._erase()
-            self._end()
+            self._stop_waiting()
             self.console.release_hold()
             self.post(_failed(self._command, problem))
             return

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aider_guard.errors import LaunchError
-from aider_guard.paths import is_own
+from aider_guard.paths import belongs_to_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -152,7 +152,11 @@ def merge_leftovers(sessions: Path, is_alive: Callable[[Path], bool]) -> tuple[s
     for path in sessions.glob(f"*/{USERS_FILE}"):
         with suppress(OSError):  # merged meanwhile by another start
             status = path.lstat()
-            if is_own(status) and is_own(path.parent.lstat()) and not path.parent.is_symlink():
+            if (
+                belongs_to_user(status)
+                and belongs_to_user(path.parent.lstat())
+                and not path.parent.is_symlink()
+            ):
                 written_at[path.parent] = status.st_mtime_ns
     for folder in sorted(written_at, key=written_at.__getitem__):
         if is_alive(folder):

@@ -39,17 +39,8 @@ def suspend_key(child: Child, console: Console) -> int:
 
 def suspend(terminal: Terminal, relay: Relay, console: Console, child: Child | None) -> None:
     """Stop this job until the shell continues it, then have what stood on the screen drawn again."""
-    hold = console.hold
-    shown = console.screen.shown_prompt() if hold is None else hold.screen
-    rows = console.screen.cursor_row()
-    # The shell's lines must not run into the prompt, or into the line of progress of a restart.
-    if hold is not None and hold.purpose == "restart":
-        shown = None
-        console.to_screen(notices.PROGRESS_DONE)
-    elif shown is not None and shown.rule:
-        console.to_screen(notices.erase(shown))
-    elif shown is None and console.screen.prompt_open:
-        console.to_screen(b"\r" + b"\x1b[A" * rows + b"\x1b[J")
+    erase, draw_again = _around_the_shell(console)
+    console.to_screen(erase)
     console.to_screen(console.modes.resets())
     relay.flush()
     if child is not None:
@@ -60,20 +51,34 @@ def suspend(terminal: Terminal, relay: Relay, console: Console, child: Child | N
             os.killpg(os.getpgrp(), signal.SIGTSTP)
         finally:
             signal.signal(signal.SIGTSTP, before)
-    if hold is not None:
-        # What Aider draws is held: the prompt that the user saw is put back from its bytes.
-        console.to_screen(shown.drawn if shown is not None else b"")
-    else:
-        # Before it draws, Aider goes up from the cursor to where it believes the rule to be.
-        rule = shown.rule.replace(b"\x1b[6n", b"") if shown is not None else b""
-        # A prompt of plain text was left standing, and Aider does not draw it again.
-        plain = shown.drawn if shown is not None and not shown.rule else b""
-        console.to_screen(rule + b"\r\n" * rows + plain)
+    console.to_screen(draw_again)
     if child is not None:
         child.signal(signal.SIGCONT)
         child.resize(terminal.size())
         # The size may be the same; prompt_toolkit draws again all the same.
         child.signal(signal.SIGWINCH)
+
+
+def _around_the_shell(console: Console) -> tuple[bytes, bytes]:
+    """Return the bytes that clear the screen for the shell, and those that put back what Aider will not draw."""
+    hold, rows = console.hold, console.screen.cursor_row()
+    if hold is not None and hold.purpose == "restart":
+        return notices.PROGRESS_DONE, b""  # the line of progress is drawn again by itself
+    if hold is not None:
+        # What Aider draws is held: the prompt that the user saw is put back from its bytes.
+        return (notices.erase(hold.screen), hold.screen.drawn) if hold.screen else (b"", b"")
+    # Before it draws, Aider goes up from the cursor to where it believes the rule to be.
+    below = b"\r\n" * rows
+    shown = console.screen.shown_prompt()
+    if shown is None:
+        is_open = console.screen.prompt_open
+        return (b"\r" + b"\x1b[A" * rows + b"\x1b[J" if is_open else b""), below
+    if not shown.rule:
+        return (
+            b"",
+            shown.drawn,
+        )  # a prompt of plain text is left standing, and Aider does not draw it again
+    return notices.erase(shown), shown.rule.replace(b"\x1b[6n", b"") + below
 
 
 @dataclass(kw_only=True)

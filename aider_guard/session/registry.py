@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aider_guard.errors import LaunchError
-from aider_guard.paths import is_own
+from aider_guard.paths import belongs_to_user
 
 _RECORD = "session.json"
 _MODELS = "models.json"
@@ -88,9 +88,9 @@ def is_alive(folder: Path) -> bool:
 
 
 def read(folder: Path) -> SessionFolder | None:
-    """Return the record of a session; None when there is none that can be read, or it is somebody else's."""
+    """Return the record of a session; None when there is none that can be read, or it is another user's."""
     try:
-        if not is_own(folder.lstat()) or not is_own((folder / _RECORD).lstat()):
+        if not belongs_to_user(folder.lstat()) or not belongs_to_user((folder / _RECORD).lstat()):
             return None
         facts: Any = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         where, socket = facts["working_directory"], facts["socket"]

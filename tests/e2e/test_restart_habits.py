@@ -41,6 +41,13 @@ def session(desk: Desk, server: FakeOllama, *arguments: str) -> Guarded:
     )
 
 
+def answer(person: Guarded, question: str, key: bytes) -> None:
+    """Answer a question of Aider's start, and look until it asks for a message."""
+    person.wait_for(question)
+    person.type(key + b"\r")
+    person.wait_for_prompt()
+
+
 def restart(person: Guarded, count: int = 1) -> None:
     """Take a turn, and look until the next Aider asks for a message."""
     person.say(f"message {count}")
@@ -50,7 +57,7 @@ def restart(person: Guarded, count: int = 1) -> None:
 
 
 def leave(person: Guarded) -> None:
-    """Say that no more questions came than were answered, and leave."""
+    """Leave Aider."""
     person.type(b"/exit\r")
     assert person.end() == 0
 
@@ -59,9 +66,7 @@ def test_what_to_ignore_is_asked_once(desk: Desk, server: FakeOllama) -> None:
     """The user said No: no restart asks again, when a stray Enter would mean Yes."""
     (desk.repo / ".gitignore").unlink(missing_ok=True)
     with session(desk, server) as person:
-        person.wait_for(r"Add \.aider\* to \.gitignore")
-        person.type(b"n\r")
-        person.wait_for_prompt()
+        answer(person, r"Add \.aider\* to \.gitignore", b"n")
         restart(person)
         assert len(person.journal("confirm_shown")) == 1
         leave(person)
@@ -72,9 +77,7 @@ def test_a_repository_is_offered_once(desk: Desk, server: FakeOllama) -> None:
     """The user said No: the session goes on without git, also when there is one by now."""
     shutil.rmtree(desk.repo / ".git")
     with session(desk, server) as person:
-        person.wait_for("No git repo found, create one")
-        person.type(b"n\r")
-        person.wait_for_prompt()
+        answer(person, "No git repo found, create one", b"n")
         restart(person)
         subprocess.run(["git", "init", "--quiet"], cwd=desk.repo, check=True)
         restart(person, 2)
@@ -87,9 +90,7 @@ def test_a_repository_that_was_created_stays_in_use(desk: Desk, server: FakeOlla
     """The user said Yes."""
     shutil.rmtree(desk.repo / ".git")
     with session(desk, server) as person:
-        person.wait_for("No git repo found, create one")
-        person.type(b"y\r")
-        person.wait_for_prompt()
+        answer(person, "No git repo found, create one", b"y")
         restart(person)
         assert len(person.journal("confirm_shown")) == 1
         assert "Git repo: .git" in (person.folder() / "launch-2" / "chat.md").read_text()

@@ -1,4 +1,4 @@
-"""Somebody types through 200 turns, with probes, restarts and stalls: every message arrives whole, once, in order.
+"""A person types through 200 turns, with probes, restarts and stalls: every message arrives whole, once, in order.
 
 The same storm on Aider itself is the reference of what a terminal delivers. The seed is in the names of what failed;
 ``AIDER_GUARD_TEST_SEED`` repeats it.

@@ -1,4 +1,4 @@
-"""Hidden commands on a line editor that reads, draws and stalls at any moment, while somebody types."""
+"""Hidden commands on a line editor that reads, draws and stalls at any moment, while the user types."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Scene:
         return LineModes(busy, busy, busy, post_processing=True, suspend_byte=26)
 
     def type(self, keys: bytes) -> None:
-        """Somebody types."""
+        """The user types."""
         self.typed += keys
         self.console.user_typed(keys)
 
