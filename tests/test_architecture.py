@@ -111,6 +111,12 @@ def test_a_class_name_stands_for_one_class() -> None:
     assert not [name for name, count in names.items() if count > 1 and not name.startswith("_")]
 
 
+def test_a_test_file_has_a_name_of_its_own() -> None:
+    """pytest imports test files by their name alone, and refuses a second one of a name when both run."""
+    count = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, times in count.items() if times > 1] == []
+
+
 def test_no_code_stands_twice() -> None:
     """Six lines of code in a row that stand in two places are one function, or have a reason above."""
     places: dict[tuple[str, ...], set[str]] = defaultdict(set)
