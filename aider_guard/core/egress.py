@@ -10,7 +10,8 @@ from typing import Final, Literal
 
 Layer = Literal["netns", "seccomp", "asked", "open"]
 """How Aider is confined: in a network namespace, by a filter of system calls, by mere requests to behave, or not."""
-Protocol = Literal["tcp", "udp", "dns", "unix", "other"]
+Protocol = Literal["tcp", "udp", "dns", "unix", "http", "other"]
+"""How it was tried; ``http`` is a request to a cloud that came to the door, which answered it."""
 
 ENFORCED: Final[tuple[Layer, ...]] = ("netns", "seccomp")
 """The layers that the kernel enforces; only for these the words say "blocked"."""

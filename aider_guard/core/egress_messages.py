@@ -164,14 +164,21 @@ _FIXES_NAMED = 3
 
 def attempts(ledger: Ledger, news: Mapping[Destination, AttemptCount]) -> Notice:
     """Report the first attempts to new destinations, one or more, in two lines at most."""
-    first, *others = sorted(news, key=lambda place: not _may_be_needed(place, news[place]))
+    first, *others = sorted(
+        news, key=lambda place: (not _may_be_needed(place, news[place]), place.kind == "request")
+    )
     what = f"asked to stay away from {_named(first)}"
-    if ledger.is_enforced:
+    if first.kind == "request":
+        what = f"the door refused a request to {_named(first)}"
+    elif ledger.is_enforced:
         what = f"blocked {_named(first)}"
     elif first.kind == "lookup":
         what = f"asked not to look up {first.host or _ROOT}"
     line = f"{what}: {_explained(first, news[first].program)}"
-    names = [_named(place) for place in others[:_MOST_NAMED]]
+    names = [
+        f"{_named(place)} (refused by the door)" if place.kind == "request" else _named(place)
+        for place in others[:_MOST_NAMED]
+    ]
     rest = f" and {len(others) - len(names)} more" if len(others) > len(names) else ""
     more = [f"and {count(len(others), 'other')}: {', '.join(names)}{rest}"] if others else []
     needed = [place for place in news if _may_be_needed(place, news[place])][:_FIXES_NAMED]
@@ -222,32 +229,37 @@ def end_line(state: State, *, even_nothing: bool = True) -> Notice | None:
         return None
     reached = (f"{place} {_times(times)}" for place, times in ledger.through.items())
     through = (f"let through: {', '.join(reached)}",) if ledger.through else ()
-    attempts = _sum(ledger) if ledger.tried or ledger.others else ""
+    outside = ledger.outside()
+    asked = {place: tried for place, tried in outside.items() if place.kind == "request"}
+    held = {place: tried for place, tried in outside.items() if place.kind != "request"}
+    door = (f"refused by the door: {_sum(asked, 'request')}",) if asked else ()
+    attempts = _sum(held, "attempt", ledger.others) if held or ledger.others else ""
     if not ledger.is_enforced:
         line = f"asked to behave, not blocked: {attempts or 'no attempt to leave was seen'}"
-        return Notice("egress_end", (line, *through, _UNSEEN))
+        return Notice("egress_end", (line, *door, *through, _UNSEEN))
     nothing = "nothing else tried to leave" if ledger.through else "nothing tried to leave"
-    line = f"blocked by the kernel: {attempts}" if attempts else nothing
-    return Notice("egress_end", (line, *through))
+    kernel = (f"blocked by the kernel: {attempts}",) if attempts else ()
+    return Notice("egress_end", (*(kernel + door or (nothing,)), *through))
 
 
-def _sum(ledger: Ledger) -> str:
-    """Return how many attempts there were, and the destinations that were tried most often."""
-    outside = ledger.outside()
-    attempts_made = sum(tried.count for tried in outside.values()) + ledger.others
+def _sum(outside: Mapping[Destination, AttemptCount], noun: str, others: int = 0) -> str:
+    """Return how many attempts there were, and the destinations that were tried most often.
+
+    *others* are attempts to destinations that are not known.
+    """
+    attempts_made = sum(tried.count for tried in outside.values()) + others
     most = sorted(outside.items(), key=lambda item: -item[1].count)
     named = [f"{_named(place)} {_times(tried.count)}" for place, tried in most[:_MOST_NAMED]]
     rest = len(most) - len(named)
     more = f" and {rest} more" if rest else ""
-    beyond = " and others" if ledger.others else ""
-    noun = "attempt" if attempts_made == 1 else "attempts"
+    beyond = " and others" if others else ""
     hosts = len({place.host for place in outside if place.kind != "socket"})
     sockets = sum(place.kind == "socket" for place in outside)
     kinds = (
         count(number, kind) for number, kind in ((hosts, "host"), (sockets, "socket")) if number
     )
     where = f"{' and '.join(kinds)}{beyond} ({', '.join(named)}{more})"
-    return f"{attempts_made:,} {noun} to {where}"
+    return f"{attempts_made:,} {noun}{'' if attempts_made == 1 else 's'} to {where}"
 
 
 def _times(number: int) -> str:

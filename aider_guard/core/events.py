@@ -141,7 +141,8 @@ class AirGapChosen:
 class EgressBlocked:
     """A program in the air gap tried to reach something else than the door, ``count`` times more.
 
-    The facts are those of ``Attempt``. With the layer ``asked`` the proxy refused it, which is no block by the kernel.
+    The facts are those of ``Attempt``. With the layer ``asked`` the proxy refused it, with the protocol ``http`` the
+    door did: neither is a block by the kernel.
     """
 
     host: str

@@ -32,12 +32,15 @@ from aider_guard.core.readings import (
 
 MOST_DESTINATIONS: Final = 256
 """The most destinations that are kept apart: a program can look up names without end."""
-Kind = Literal["host", "lookup", "socket"]
+Kind = Literal["host", "lookup", "socket", "request"]
 
 
 @dataclass(frozen=True)
 class Destination:
-    """The destination of an attempt: a port of a host, the address of a name, or the socket at a path."""
+    """The destination of an attempt: a port of a host, the address of a name, or the socket at a path.
+
+    A ``request`` is one for a port of a host that the door answered in its place.
+    """
 
     kind: Kind
     host: str
@@ -95,6 +98,8 @@ def destination(event: EgressBlocked) -> Destination:
             return Destination("socket", event.host)
         case "dns":
             return Destination("lookup", name)
+        case "http":
+            return Destination("request", name, event.port)
     return Destination("host", name, event.port)
 
 

@@ -349,6 +349,6 @@ class ChatHandler:
 
     def answer_for_cloud(self, place: Place, path: str, body: bytes) -> Reply:
         """Return the answer to a request that a provider's client would have sent to this place. It is reported."""
-        self._emit(EgressBlocked(place.host, place.port, "tcp"))
+        self._emit(EgressBlocked(place.host, place.port, "http"))
         reply = cloud.answer_offline(place.host, path, decode_body(body) or {})
         return Reply(reply.content, reply.status, reply.content_type)

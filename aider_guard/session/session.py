@@ -27,7 +27,7 @@ from aider_guard.core.events import (
     PromptShown,
     TurnStarted,
 )
-from aider_guard.core.messages import PLAIN_INPUT
+from aider_guard.core.rules.lifecycle import why_not_restarted
 from aider_guard.core.rules.turns import has_begun
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.state import Limits, Phase, State
@@ -346,7 +346,7 @@ def _open_control(
         loop,
         status=lambda: session_facts(session.state, session_id=recorded.id, pid=recorded.pid),
         post=session.post,
-        refusal=lambda: PLAIN_INPUT if session.state.plain_input else "",
+        refusal=lambda: why_not_restarted(session.state),
     )
     stack.callback(control.close)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from core.histories_of_events import Step, Story, Wait, actions_of, at_first_prompt, histories
@@ -325,6 +325,8 @@ def test_the_measured_start_of_aider_is_one_line() -> None:
     )
 
 
+CLOUD = blocked("api.openai.com", 443, "http", count=2)
+
 ENDS: list[tuple[list[EgressBlocked], str]] = [
     ([], "nothing tried to leave"),
     ([blocked("a.b")], "blocked by the kernel: 1 attempt to 1 host (a.b:443 once)"),
@@ -350,6 +352,10 @@ ENDS: list[tuple[list[EgressBlocked], str]] = [
         "blocked by the kernel: 2 attempts to 1 host and 1 socket (a.b:443 once, /run/docker.sock once)",
     ),
     (
+        [CLOUD],
+        "refused by the door: 2 requests to 1 host (api.openai.com:443 2 times)",
+    ),
+    (
         [blocked(f"{number}.b") for number in range(6)],
         (
             "blocked by the kernel: 6 attempts to 6 hosts"
@@ -363,6 +369,33 @@ ENDS: list[tuple[list[EgressBlocked], str]] = [
 def test_the_last_line(events: list[EgressBlocked], line: str) -> None:
     """It counts the attempts and names their destinations, or says that there were none."""
     assert end(*events) == (line,)
+
+
+def test_what_the_door_answered_is_not_called_blocked_by_the_kernel() -> None:
+    """The door refused it before anything reached the air gap; a connection to the same host is another matter."""
+    assert end(blocked("api.openai.com"), CLOUD) == (
+        "blocked by the kernel: 1 attempt to 1 host (api.openai.com:443 once)",
+        "refused by the door: 2 requests to 1 host (api.openai.com:443 2 times)",
+    )
+    assert end(CLOUD, EgressAllowed("c", 1)) == (
+        "refused by the door: 2 requests to 1 host (api.openai.com:443 2 times)",
+        "let through: c:1 once",
+    )
+
+
+def test_a_request_that_the_door_refused_is_named_so_at_the_prompt() -> None:
+    """In every layer: the door refuses where nothing is blocked, too."""
+    layers: tuple[Layer, ...] = ("netns", "asked")
+    for layer in layers:
+        assert lines_after(CLOUD, layer=layer) == [
+            ("the door refused a request to api.openai.com:443: OpenAI's models",)
+        ]
+    assert lines_after(CLOUD, blocked("us.i.posthog.com")) == [
+        (
+            "blocked us.i.posthog.com:443: Aider's analytics",
+            "and 1 other: api.openai.com:443 (refused by the door)",
+        )
+    ]
 
 
 def test_a_count_below_zero_counts_for_nothing() -> None:
@@ -439,7 +472,7 @@ BLOCKED = st.builds(
     EgressBlocked,
     NAMES,
     st.sampled_from([80, 443]),
-    st.sampled_from(["tcp", "udp", "dns", "unix", "other"]),
+    st.sampled_from(list(get_args(Protocol))),
     st.sampled_from(["", "curl"]),
     st.integers(1, 1000),
 )
@@ -447,7 +480,7 @@ BLOCKED = st.builds(
 
 @given(st.lists(BLOCKED, max_size=20))
 def test_no_attempt_is_lost(events: list[EgressBlocked]) -> None:
-    """The sum has all reported attempts, without lookups of names that were connected to."""
+    """The sums have all reported attempts, without lookups of names that were connected to."""
     story = busy()
     story.tell(*events)
     connected = {
@@ -455,15 +488,19 @@ def test_no_attempt_is_lost(events: list[EgressBlocked]) -> None:
         for event in events
         if event.protocol in ("tcp", "udp", "other")
     }
-    counted = sum(
+    kernel = sum(
         event.count
         for event in events
-        if event.protocol != "dns" or event.host.lower().rstrip(".") not in connected
+        if event.protocol not in ("dns", "http")
+        or (event.protocol == "dns" and event.host.lower().rstrip(".") not in connected)
     )
+    door = sum(event.count for event in events if event.protocol == "http")
     notice = egress_messages.end_line(story.state)
     assert notice is not None
-    expected = f"blocked by the kernel: {counted:,} attempt" if events else "nothing tried to leave"
-    assert notice.lines[0].startswith(expected)
+    expected = [f"blocked by the kernel: {kernel:,} attempt"] if kernel else []
+    expected += [f"refused by the door: {door:,} request"] if door else []
+    lines = zip(notice.lines, expected or ["nothing tried to leave"], strict=True)
+    assert all(line.startswith(words) for line, words in lines)
 
 
 def test_names_without_end_cost_no_memory() -> None:

@@ -55,7 +55,7 @@ def test_one_line_says_where_the_model_would_run(path: str, body: Any, model: st
     host = path.partition(":")[0]
     assert (answer.status_code, answer.text) == (400, words(model, host))
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
-    assert setup.events == [EgressBlocked(host, 443, "tcp")]
+    assert setup.events == [EgressBlocked(host, 443, "http")]
 
 
 def test_a_program_that_asks_for_a_list_of_models_is_told_too() -> None:

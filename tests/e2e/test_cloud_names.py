@@ -70,7 +70,7 @@ def test_the_model_of_a_cloud_is_refused_in_words_at_once(desk: Desk, server: Fa
         person.wait_for("It is well.")
         said = leave(person)
     assert "Retrying in" not in said
-    assert "6 attempts to 5 hosts (api.openai.com:443 2 times, " in said
+    assert "refused by the door: 6 requests to 5 hosts (api.openai.com:443 2 times, " in said
     assert len(server.chats) >= 1
 
 

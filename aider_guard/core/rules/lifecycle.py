@@ -45,10 +45,16 @@ _NO_RESTARTS = "no restarts"
 SIGINT = 2  # the third Ctrl-C during Aider's shutdown kills it: the user wanted to leave
 
 
+def why_not_restarted(state: State) -> str:
+    """Return why Aider cannot be restarted in this session, in words, "" when it can."""
+    return messages.PLAIN_INPUT if state.plain_input else ""
+
+
 def advance(state: State, event: Event, now: float) -> Step:
     """Move the life of Aider on, and begin a restart that is due where the prompt is untouched."""
     state, actions = _transition(state, event, now)
-    state, more = _refuse_restart(state) if state.plain_input else _begin_restart(state, now)
+    step = _refuse_restart(state) if why_not_restarted(state) else _begin_restart(state, now)
+    state, more = step
     return state, actions + more
 
 
