@@ -16,6 +16,7 @@ from aider_guard.core.printable import printable
 from aider_guard.errors import ConfigError, GuardError, LaunchError
 
 _LINE_END = "\n"
+_AIDERS_TOO = ("--help", "--version")
 
 
 def load_settings(flags: Mapping[str, Any]) -> config.Config:
@@ -93,6 +94,37 @@ def init(ctx: click.Context, *, vram: tuple[str, ...], write: bool) -> int:
     return run_init(settings_of(ctx), vram=vram, write=write)
 
 
+@click.group(invoke_without_command=True, subcommand_metavar="show | init")
+@click.pass_context
+def config_group(ctx: click.Context) -> None:
+    """Show the settings with their sources, or write a file for them."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@config_group.command("show")
+@click.option("--json", "as_json", is_flag=True, help="The settings, as JSON.")
+@click.pass_context
+def config_show(ctx: click.Context, *, as_json: bool) -> int:
+    """Show each setting, its value here, and where that comes from."""
+    from aider_guard.view.settings import run_show_settings
+
+    settings, sources = config.load_with_sources(
+        ctx.find_root().obj or {},
+        project_file=config.project_file(Path.cwd()),
+        user_file=paths.user_config_file(),
+    )
+    return run_show_settings(settings, sources, as_json=as_json)
+
+
+@config_group.command("init")
+def config_init() -> int:
+    """Write a settings file of your own, with every setting commented out."""
+    from aider_guard.view.settings import run_write_settings
+
+    return run_write_settings(paths.user_config_file())
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="All facts, as JSON.")
 @click.option("--line", "as_line", is_flag=True, help="One line, for a status bar.")
@@ -113,16 +145,18 @@ def status(*, as_json: bool, as_line: bool) -> int:
 @click.argument("session_id", required=False, metavar="[SESSION]")
 def restart(session_id: str | None) -> int:
     """Restart Aider in a running session, at its next idle prompt. Nothing is lost."""
-    sessions = [session for session in _running() if session_id in (None, session.id)]
+    running = _running()
+    sessions = [session for session in running if session_id in (None, session.id)]
     if len(sessions) > 1:
         here = [session for session in sessions if session.working_directory == os.getcwd()]
         sessions = here if len(here) == 1 else sessions
+    ids = ", ".join(session.id for session in running)
+    if not running:
+        raise ConfigError("no session is running")
     if not sessions:
-        raise ConfigError("no such session is running" if session_id else "no session is running")
+        raise ConfigError(f"no session {session_id} is running; these are: {ids}")
     if len(sessions) > 1:
-        raise ConfigError(
-            f"several sessions are running; name one: {', '.join(session.id for session in sessions)}"
-        )
+        raise ConfigError(f"several sessions are running; name one: {ids}")
     answer = _ask(sessions[0].socket, "restart")
     if answer is None or "error" in answer:
         problem = answer and answer["error"]
@@ -144,6 +178,19 @@ def demo(*, remove: bool) -> int:
     return run_demo(guarded_session)
 
 
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="bash|zsh|fish")
+def completion(shell: str) -> int:
+    """Print what makes a shell complete commands, options and Aider's own.
+
+    For example, in ~/.bashrc: eval "$(aider-guard completion bash)"
+    """
+    from aider_guard.completion import script
+
+    click.echo(script(main, shell))
+    return 0
+
+
 def _running() -> list[Any]:
     from aider_guard.session import registry
 
@@ -159,6 +206,31 @@ def _ask(socket_path: str, question: str) -> dict[str, Any] | None:
         return None  # it ended just now, or is stopped
 
 
+def _refuse_misspelt(words: Sequence[str], group: click.Group) -> None:
+    """Refuse what is nearly a command or an option of ours, among the words before a ``--``. Raises ConfigError.
+
+    Aider would create a file for the one, and print its 80 lines of usage for the other.
+    """
+    first = words[0]
+    if first.isalpha() and not os.path.lexists(first):
+        shown = [name for name, command in group.commands.items() if not command.hidden]
+        if meant := config.nearest(first, shown):
+            raise ConfigError(
+                f"no such command: {first}; did you mean {meant}? A file of that name: aider-guard -- {first}"
+            )
+    ours = [option for parameter in group.params for option in parameter.opts if option[:2] == "--"]
+    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+        meant = config.nearest(option, ours)
+        if meant == option and option not in _AIDERS_TOO:
+            raise ConfigError(
+                f"{option} is an option of aider-guard: it goes before Aider's arguments"
+            )
+        if meant and meant != option:
+            raise ConfigError(
+                f"no such option: {option}; did you mean {meant}? One of Aider's goes behind a --"
+            )
+
+
 class _Group(click.Group):
     """Takes a first word that names none of the commands as the first of Aider's arguments."""
 
@@ -166,8 +238,16 @@ class _Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.commands:
+            _refuse_misspelt(args, self)
             return "session", _session, args
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """Complete files, too: Aider's may follow without a ``--``."""
+        from click.shell_completion import CompletionItem
+
+        files = [] if incomplete.startswith("-") else [CompletionItem(incomplete, type="file")]
+        return [*files, *super().shell_complete(ctx, incomplete)]
 
 
 def _setting_options(command: Callable[..., object]) -> Callable[..., object]:
@@ -232,8 +312,9 @@ def _session(ctx: click.Context, aider_args: tuple[str, ...]) -> int:
     return guarded_session(arguments, ctx.obj or {}, show=bool(ctx.meta.get("aider_guard.show")))
 
 
-for _command in (doctor, fit, init, status, restart, demo):
+for _command in (doctor, fit, init, status, restart, demo, completion):
     main.add_command(_command)
+main.add_command(config_group, "config")
 
 
 def guarded_session(
@@ -275,8 +356,21 @@ def _fault_message(error: Exception) -> str:
     return f"{what}; the details are in {path}"
 
 
+def _sentence(error: click.ClickException) -> str:
+    """Return the words of an error of click's as those of ours, with where the usage is."""
+    words = error.format_message().rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    usage = f"{context.command_path} --help shows what it takes" if context else ""
+    between = "" if not usage else " " if words.endswith("?") else "; "
+    return f"{words[:1].lower()}{words[1:]}{between}{usage}"
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status. An error is one sentence on standard error."""
+    if instruction := os.environ.get("_AIDER_GUARD_COMPLETE"):
+        from aider_guard.completion import complete
+
+        return complete(main, instruction)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     try:
         with main.make_context("aider-guard", list(arguments[:end])) as context:
@@ -285,7 +379,7 @@ def run(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.ClickException as error:
-        error.show()
+        sys.stderr.write(f"aider-guard: {printable(_sentence(error), kept=_LINE_END)}\n")
         return ConfigError.exit_code
     except GuardError as error:
         sys.stderr.write(f"aider-guard: {printable(str(error), kept=_LINE_END)}\n")

@@ -7,9 +7,10 @@ defaults. Every value is checked here, once, and an error says which setting, fr
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,9 @@ from aider_guard.errors import ConfigError
 from aider_guard.paths import work_tree
 
 ENVIRONMENT_PREFIX = "AIDER_GUARD_"
+_OTHER_VARIABLES = ("AIDER_GUARD_CACHE_DIR", "AIDER_GUARD_STATE_DIR")
+_NEAR = 0.8
+"""How alike two names are, from 0 to 1, when one is taken for the other misspelt; no flag of Aider's is so near."""
 _MAX_DIGITS = 12  # Python refuses to read numbers of thousands
 
 
@@ -55,6 +59,23 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("a text")
     return value.strip()
+
+
+def _server(value: Any) -> str:
+    """An address as ``OLLAMA_HOST`` takes it, also without scheme or port."""
+    from urllib.parse import urlsplit
+
+    from aider_guard.ollama.names import connectable_base
+
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        address = urlsplit(connectable_base(text))
+        host = address.hostname if address.scheme in ("http", "https") and address.port else ""
+    except ValueError:  # a port that is none, half an IPv6 address
+        host = ""
+    if not (text and re.fullmatch(r"[\w.:%-]+", host or "")):
+        raise ValueError("the address of a server, such as http://127.0.0.1:11434")
+    return text
 
 
 def _log(value: Any) -> str | None:
@@ -106,7 +127,7 @@ class Config:
     """The values of all settings. Percentages are of the window and of the memory; None means automatic."""
 
     aider: str = _setting("aider", _text, "PATH", "Which Aider to run.  [default: aider on PATH]")
-    ollama: str = _setting("", _text, "URL", "Where Ollama is.  [default: where Aider looks]")
+    ollama: str = _setting("", _server, "URL", "Where Ollama is.  [default: where Aider looks]")
     num_ctx: int | None = _setting(
         None,
         _window,
@@ -179,6 +200,20 @@ def load(
 
     Raises ConfigError for a value or a name that cannot be used, and for a file that cannot be read.
     """
+    config, _ = load_with_sources(
+        flags, environment=environment, project_file=project_file, user_file=user_file
+    )
+    return config
+
+
+def load_with_sources(
+    flags: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str] = os.environ,
+    project_file: Path | None = None,
+    user_file: Path | None = None,
+) -> tuple[Config, dict[str, str]]:
+    """Read the settings as ``load`` does, and say in words where the value of each comes from, by its name."""
     variables = {name: ENVIRONMENT_PREFIX + name.replace("-", "_").upper() for name in SETTINGS}
     set_here = {name: environment[key] for name, key in variables.items() if environment.get(key)}
     sources = [
@@ -187,15 +222,47 @@ def load(
         (f"{{}} in {project_file}", _from_file(project_file)),
         (f"{{}} in {user_file}", _from_file(user_file)),
     ]
+    _refuse_misspelt(environment, variables)
     checked = [
         {name: _checked(where, name, value) for name, value in values.items()}
         for where, values in sources
     ]
     _refuse_from_a_repository(checked[2], project_file)
-    config = Config(**{key.replace("-", "_"): value for key, value in ChainMap(*checked).items()})
+    values = ChainMap(*checked)
+    config = Config(**{key.replace("-", "_"): value for key, value in values.items()})
     if config.network == "open" and config.require_airgap:
         raise ConfigError("network is open and require-airgap is set: only one of them can hold")
-    return config
+    shown = ("the flag --{}", "AIDER_GUARD_{}", str(project_file), str(user_file))
+    found = {
+        name: _named(where, name)
+        for where, given in reversed([*zip(shown, checked, strict=True)])
+        for name in given
+    }
+    return config, {name: found.get(name, "default") for name in SETTINGS}
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return the name that a word was probably meant to be, "" where none is near."""
+    import difflib
+
+    plain = {name.replace("-", "").replace("_", "").lower(): name for name in names}
+    found = difflib.get_close_matches(
+        word.replace("-", "").replace("_", "").lower(), plain, n=1, cutoff=_NEAR
+    )
+    return plain[found[0]] if found else ""
+
+
+def _refuse_misspelt(environment: Mapping[str, str], variables: Mapping[str, str]) -> None:
+    """Refuse a variable that is nearly one of a setting: it would be without effect, and unnoticed."""
+    known = {*variables.values(), *_OTHER_VARIABLES}
+    for key in environment:
+        if key.startswith(ENVIRONMENT_PREFIX) and key not in known:
+            names = {variable.removeprefix(ENVIRONMENT_PREFIX): variable for variable in known}
+            meant = nearest(key.removeprefix(ENVIRONMENT_PREFIX), names)
+            if meant:
+                raise ConfigError(
+                    f"the variable {key} is not one of the guard's; did you mean {names[meant]}?"
+                )
 
 
 def _refuse_from_a_repository(values: Mapping[str, Any], path: Path | None) -> None:
@@ -216,10 +283,18 @@ def _refuse_from_a_repository(values: Mapping[str, Any], path: Path | None) -> N
         )
 
 
+def _named(where: str, name: str) -> str:
+    """Return the words for a source, with the name of a setting as it stands there."""
+    is_variable = ENVIRONMENT_PREFIX in where
+    return where.format(name.replace("-", "_").upper() if is_variable else name)
+
+
 def _checked(where: str, name: str, value: Any) -> Any:
-    source = where.format(name.replace("-", "_").upper() if "variable" in where else name)
+    source = _named(where, name)
     if name not in SETTINGS:
-        raise ConfigError(f"{source} is not a setting; the settings are {', '.join(SETTINGS)}")
+        meant = nearest(name, SETTINGS)
+        helps = f"did you mean {meant}?" if meant else f"the settings are {', '.join(SETTINGS)}"
+        raise ConfigError(f"{source} is not a setting; {helps}")
     try:
         return check(name, value)
     except ValueError as allowed:

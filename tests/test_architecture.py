@@ -27,6 +27,7 @@ LAYERS = (
     ("session",),
     ("view",),
     ("demo",),
+    ("completion",),
     ("cli",),
     ("__main__",),
 )

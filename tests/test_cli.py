@@ -52,17 +52,19 @@ class User:
         (home / "bin" / "aider").symlink_to(script)
         self.script = script
 
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(self.home),
+            "PYTHONPATH": str(ROOT),
+            "AIDER_GUARD_STATE_DIR": str(self.state),
+            "AIDER_GUARD_AIDER": str(self.script),
+        }
+
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "aider_guard", *arguments],
-            env={
-                "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",
-                "HOME": str(self.home),
-                "PYTHONPATH": str(ROOT),
-                "AIDER_GUARD_STATE_DIR": str(self.state),
-                "AIDER_GUARD_AIDER": str(self.script),
-                **environment,
-            },
+            env={**self.environment(), **environment},
             cwd=self.home,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -107,7 +109,9 @@ SPLITS: list[tuple[list[str], list[str]]] = [
     (["--", "--warn-at", "nonsense"], ["--warn-at", "nonsense"]),
     (["--", "--", "-x"], ["--", "-x"]),
     (["--model", "m", "--", "b.py"], ["--model", "m", "b.py"]),
-    (["statuses"], ["statuses"]),
+    (["--", "statsu"], ["statsu"]),
+    (["stats.py"], ["stats.py"]),
+    (["--map-tokens", "0"], ["--map-tokens", "0"]),
     (["", "--model"], ["", "--model"]),
 ]
 
@@ -129,7 +133,7 @@ def test_flags_before_aiders_words_are_settings(monkeypatch: pytest.MonkeyPatch)
     """By their names, with None where they were not given."""
     given: list[dict[str, str]] = []
     monkeypatch.setattr(cli, "guarded_session", lambda _words, flags, **_: given.append(flags))
-    cli.run(["--warn-at", "70", "--keep=0.2", "--model", "m", "--max-turns", "3"])
+    cli.run(["--warn-at", "70", "--keep=0.2", "--model", "m", "-x", "3"])
     assert {name: value for name, value in given[0].items() if value} == {
         "warn-at": "70",
         "keep": "0.2",
@@ -314,10 +318,12 @@ def test_restart_of_several_needs_a_name_or_a_folder(user: User) -> None:
 
 
 def test_restart_without_a_session_says_so(user: User) -> None:
-    """None at all, and none of that name."""
+    """None at all, and none of that name: then those that run are listed."""
     assert user.run("restart").stderr == "aider-guard: no session is running\n"
-    process = user.run("restart", "x")
-    assert (process.returncode, process.stderr) == (64, "aider-guard: no such session is running\n")
+    with session(user, "a-1", []), session(user, "b-2", []):
+        process = user.run("restart", "x")
+    said = "aider-guard: no session x is running; these are: a-1, b-2\n"
+    assert (process.returncode, process.stderr) == (64, said)
 
 
 @pytest.mark.parametrize(

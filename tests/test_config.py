@@ -228,15 +228,59 @@ def test_a_bad_value_in_a_file_is_refused_with_the_files_name(
         path.unlink()
 
 
-@pytest.mark.parametrize("name", ["warn_at", "Warn-At", "colour", "num-ctx "])
-def test_an_unknown_setting_is_refused_with_those_there_are(sources: Sources, name: str) -> None:
-    """A misspelt name must not be ignored: the user would rely on it."""
+@pytest.mark.parametrize("name", ["warn_at", "Warn-At", "warn-a", "colour", "num-ctx ", "numctx"])
+def test_an_unknown_setting_is_refused_with_what_was_meant(sources: Sources, name: str) -> None:
+    """A misspelt name must not be ignored: the user would rely on it. Without a near one all are listed."""
     sources.user.write_text(f'"{name}" = 1\n')
     with pytest.raises(ConfigError) as raised:
         sources.load()
     message = str(raised.value)
-    assert message.startswith(f"{name} in {sources.user} is not a setting; the settings are ")
-    assert all(known in message for known in SETTINGS)
+    meant = "warn-at" if name.lower().startswith("w") else "num-ctx" if "n" in name else ""
+    helps = f"did you mean {meant}?" if meant else f"the settings are {', '.join(SETTINGS)}"
+    assert message == f"{name} in {sources.user} is not a setting; {helps}"
+
+
+@pytest.mark.parametrize("name", ["WARNAT", "WARN_A", "Max_Turns", "MAXTURN", "STATE_DIRS"])
+def test_a_misspelt_variable_is_refused(sources: Sources, name: str) -> None:
+    """It would be without effect."""
+    meant = {"W": "WARN_AT", "M": "MAX_TURNS", "S": "STATE_DIR"}[name[0]]
+    sources.environment[f"AIDER_GUARD_{name}"] = "1"
+    with pytest.raises(ConfigError) as raised:
+        sources.load()
+    said = f"the variable AIDER_GUARD_{name} is not one of the guard's; did you mean AIDER_GUARD_{meant}?"
+    assert str(raised.value) == said
+
+
+def test_a_variable_that_is_like_none_of_ours_is_let_be(sources: Sources) -> None:
+    """It may be a script's own."""
+    sources.environment["AIDER_GUARD_HOOK"] = "1"
+    assert sources.load() == Config()
+
+
+WRONG_SERVERS = ["notaurl:::x", "a b", "tcp://h:1", "h!", " "]
+
+
+@pytest.mark.parametrize("address", WRONG_SERVERS)
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    """Before Aider starts, rather than by a failed connection."""
+    with pytest.raises(ConfigError, match="it takes the address of a server"):
+        load({"ollama": address}, environment={})
+
+
+SERVERS = [
+    "localhost",
+    ":11434",
+    "192.168.1.4:11434",
+    "::1",
+    "https://u:p@h.example/ollama/",
+    "h/p",
+]
+
+
+@pytest.mark.parametrize("address", SERVERS)
+def test_an_address_is_taken_as_ollama_takes_it(address: str) -> None:
+    """Without scheme or port, too."""
+    assert load({"ollama": address}, environment={}).ollama == address
 
 
 UNREADABLE = [

@@ -18,6 +18,8 @@ from aider_guard import config
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
+TEMPLATE = ROOT / "aider_guard/view/settings_template.toml"
+"""What ``aider-guard config init`` writes."""
 CAP_SECONDS = 30.0
 
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
@@ -38,14 +40,14 @@ def load(text: str, folder: Path) -> config.Config:
 
 def test_the_settings_file_as_it_stands_changes_nothing(tmp_path: Path) -> None:
     """It is copied first and edited later."""
-    text = (EXAMPLES / "config.toml").read_text(encoding="utf-8")
+    text = TEMPLATE.read_text(encoding="utf-8")
 
     assert load(text, tmp_path) == config.Config()
 
 
 def test_the_settings_file_holds_every_setting_with_its_default(tmp_path: Path) -> None:
     """Each setting is there once, and what it says is the default; for ``ollama`` that is nothing one can write."""
-    settings = uncommented((EXAMPLES / "config.toml").read_text(encoding="utf-8"))
+    settings = uncommented(TEMPLATE.read_text(encoding="utf-8"))
     names = [line.partition(" = ")[0] for line in settings.splitlines()]
 
     assert sorted(names) == sorted(config.SETTINGS)
