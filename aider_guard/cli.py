@@ -128,11 +128,12 @@ def config_init() -> int:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="All facts, as JSON.")
 @click.option("--line", "as_line", is_flag=True, help="One line, for a status bar.")
-def status(*, as_json: bool, as_line: bool) -> int:
-    """Show the running sessions."""
+@click.argument("place", required=False, metavar="[SESSION|FOLDER]")
+def status(*, as_json: bool, as_line: bool, place: str | None) -> int:
+    """Show the running sessions, or those of a folder."""
     from aider_guard.view import status as view
 
-    answers = [_ask(session.socket, "status") for session in _running()]
+    answers = [_status_of(session) for session in _running(place)]
     sessions = [answer for answer in answers if answer is not None and view.is_answer(answer)]
     if as_json:
         click.echo(json.dumps({"sessions": sessions}, indent=2))
@@ -142,11 +143,11 @@ def status(*, as_json: bool, as_line: bool) -> int:
 
 
 @click.command()
-@click.argument("session_id", required=False, metavar="[SESSION]")
-def restart(session_id: str | None) -> int:
+@click.argument("place", required=False, metavar="[SESSION|FOLDER]")
+def restart(place: str | None) -> int:
     """Restart Aider in a running session, at its next idle prompt. Nothing is lost."""
     running = _running()
-    sessions = [session for session in running if session_id in (None, session.id)]
+    sessions = _running(place)
     if len(sessions) > 1:
         here = [session for session in sessions if session.working_directory == os.getcwd()]
         sessions = here if len(here) == 1 else sessions
@@ -154,9 +155,13 @@ def restart(session_id: str | None) -> int:
     if not running:
         raise ConfigError("no session is running")
     if not sessions:
-        raise ConfigError(f"no session {session_id} is running; these are: {ids}")
+        raise ConfigError(f"no session {place} is running; these are: {ids}")
     if len(sessions) > 1:
         raise ConfigError(f"several sessions are running; name one: {ids}")
+    if _is_stopped(sessions[0]):
+        raise ConfigError(
+            f"the session {sessions[0].id} is stopped; fg in its terminal continues it"
+        )
     answer = _ask(sessions[0].socket, "restart")
     if answer is None or "error" in answer:
         problem = answer and answer["error"]
@@ -191,10 +196,22 @@ def completion(shell: str) -> int:
     return 0
 
 
-def _running() -> list[Any]:
+def _running(place: str | None = None) -> list[Any]:
     from aider_guard.session import registry
 
-    return list(registry.running(paths.sessions_dir()))
+    return registry.at(registry.running(paths.sessions_dir()), place)
+
+
+def _is_stopped(session: Any) -> bool:
+    from aider_guard.session import registry
+
+    return registry.is_stopped(session)
+
+
+def _status_of(session: Any) -> dict[str, Any] | None:
+    from aider_guard.session.control import stopped_facts
+
+    return stopped_facts(session) if _is_stopped(session) else _ask(session.socket, "status")
 
 
 def _ask(socket_path: str, question: str) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -229,7 +230,9 @@ def session(
         control = Control(
             listener,
             loop,
-            status=lambda: session_facts(State(), session_id=recorded.id, pid=recorded.pid),
+            status=lambda: session_facts(
+                State(), session_id=recorded.id, pid=recorded.pid, folder=folder
+            ),
             post=posted.append,
         )
         stack.callback(control.close)
@@ -267,7 +270,7 @@ def test_status_shows_each_session_that_runs(user: User) -> None:
     assert [one["id"] for one in output] == ["a-1", "b-2"]
     assert set(output[0]) == {
         *("id", "pid", "phase", "turns", "used_tokens", "window_tokens", "fill_percent"),
-        *("used_is_measured", "memory", "models", "restarts", "last_notice"),
+        *("used_is_measured", "memory", "models", "restarts", "last_notice", "folder", "model"),
     }
     assert (output[0]["pid"], output[0]["phase"], output[0]["memory"]) == (
         os.getpid(),
@@ -315,6 +318,44 @@ def test_restart_of_several_needs_a_name_or_a_folder(user: User) -> None:
         with session(user, "c-3", first, folder=str(user.home)):
             assert "(c-3)" in user.run("restart").stdout
     assert first == [RestartRequested()]
+
+
+def test_a_session_is_found_by_its_folder(user: User) -> None:
+    """By any way to write it; one that is no session's is none."""
+    posted: list[Event] = []
+    (user.home / "a").mkdir()
+    folder = str(user.home / "a")
+    with session(user, "a-1", posted, folder), session(user, "b-2", [], "/elsewhere"):
+        shown = user.run("status", "a/").stdout
+        assert f"session   a-1  (process {os.getpid()})\nfolder    {folder}\n" in shown
+        assert "b-2" not in shown
+        assert user.run("restart", f"{folder}/../a").returncode == 0
+        assert user.run("status", "b").stdout == "no session is running\n"
+    assert posted == [RestartRequested()]
+
+
+@pytest.fixture
+def stopped() -> Iterator[int]:
+    """A process that was stopped, as a session is by Ctrl-Z."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        yield process.pid
+        process.kill()
+
+
+def test_a_stopped_session_is_said_to_be_stopped(user: User, stopped: int) -> None:
+    """At once: it would not answer."""
+    folder = user.state / "sessions" / "20260101-000000-1"
+    folder.mkdir(parents=True)
+    registry.record(registry.SessionFolder(folder, stopped, 0.0, "/repo", ""), "/nowhere")
+    shown = user.run("status").stdout
+    assert "folder    /repo\nAider     stopped; fg in its terminal continues it\n" in shown
+    assert user.run("status", "--line").stdout == "aider stopped\n"
+    (facts,) = json.loads(user.run("status", "--json").stdout)["sessions"]
+    assert (facts["phase"], facts["turns"], facts["folder"]) == ("stopped", None, "/repo")
+    asked = user.run("restart")
+    assert (asked.returncode, "is stopped; fg in its terminal" in asked.stderr) == (64, True)
 
 
 def test_restart_without_a_session_says_so(user: User) -> None:

@@ -23,6 +23,7 @@ from aider_guard.core.state import (
     window_tokens,
 )
 from aider_guard.loop import READ, Loop
+from aider_guard.session.registry import SessionFolder
 
 _MAX_REQUEST_BYTES = 4096
 _MAX_ANSWER_BYTES = 1024 * 1024
@@ -131,7 +132,18 @@ def ask(path: str, question: str, *, timeout_seconds: float = 2.0) -> dict[str, 
 # The answer to ``status``.
 
 
-def session_facts(state: State, *, session_id: str, pid: int) -> dict[str, Any]:
+STOPPED = "stopped"
+"""The phase of a session whose processes were stopped (Ctrl-Z): it answers when it is continued."""
+
+
+def stopped_facts(session: SessionFolder) -> dict[str, Any]:
+    """Return what is known of a session that cannot answer now, in the form of ``session_facts``."""
+    folder, ours = session.working_directory, State()
+    facts = session_facts(ours, session_id=session.id, pid=session.pid, folder=folder)
+    return {**facts, "phase": STOPPED, "turns": None, "restarts": None}
+
+
+def session_facts(state: State, *, session_id: str, pid: int, folder: str = "") -> dict[str, Any]:
     """Return the session's state as ``status --json`` prints it. What is not known is null."""
     phase, percent, models = state.phase.value, fill_percent(state), None
     if not isinstance(state.loaded, Unavailable):
@@ -149,6 +161,8 @@ def session_facts(state: State, *, session_id: str, pid: int) -> dict[str, Any]:
     return {
         "id": session_id,
         "pid": pid,
+        "folder": folder,
+        "model": state.main_model or None,
         "phase": phase,
         "turns": state.turns,
         "used_tokens": _known(used_tokens(state)),

@@ -87,6 +87,28 @@ def is_alive(folder: Path) -> bool:
     return _exists(session.pid) and abs(_start_of(session.pid) - session.started) < 1.0
 
 
+def is_stopped(session: SessionFolder) -> bool:
+    """Whether its process is stopped, by Ctrl-Z or a signal, and answers nobody until it is continued."""
+    import psutil
+
+    try:
+        return psutil.Process(session.pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
+
+
+def at(sessions: Iterable[SessionFolder], place: str | None) -> list[SessionFolder]:
+    """Return those with this name, or else those that work in this folder; all where no place is given."""
+    if place is None:
+        return [*sessions]
+    listed = [*sessions]
+    named = [session for session in listed if session.id == place]
+    folder = os.path.realpath(os.path.expanduser(place))
+    return named or [
+        session for session in listed if os.path.realpath(session.working_directory) == folder
+    ]
+
+
 def read(folder: Path) -> SessionFolder | None:
     """Return the record of a session; None when there is none that can be read, or it is another user's."""
     try:

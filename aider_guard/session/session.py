@@ -344,7 +344,12 @@ def _open_control(
     control = Control(
         listener,
         loop,
-        status=lambda: session_facts(session.state, session_id=recorded.id, pid=recorded.pid),
+        status=lambda: session_facts(
+            session.state,
+            session_id=recorded.id,
+            pid=recorded.pid,
+            folder=recorded.working_directory,
+        ),
         post=session.post,
         refusal=lambda: why_not_restarted(session.state),
     )

@@ -27,12 +27,21 @@ def is_answer(facts: Mapping[str, Any]) -> bool:
 def _block(facts: Mapping[str, Any]) -> str:
     models = [f"{each['name']} ({size(each['size_bytes'])})" for each in facts["models"] or ()]
     nothing = "not read from Ollama yet" if facts["models"] is None else "none loaded"
+    where = facts.get("folder")
     lines = [
         f"session   {facts['id']}  (process {facts['pid']})",
+        *([f"folder    {where}"] if where else []),  # a session of an older guard does not say
+    ]
+    if facts["phase"] == "stopped":
+        lines.append("Aider     stopped; fg in its terminal continues it")
+        return "".join(f"{printable(each)}\n" for each in lines)
+    model = facts.get("model")
+    lines += [
         f"Aider     {facts['phase']}, {count(facts['turns'], 'turn')}, {count(facts['restarts'], 'restart')}",
+        *([f"model     {model}"] if model else []),
         f"context   {_fill(facts)}",
         f"memory    {_memory_line(facts['memory'])}",
-        f"models    {', '.join(models) or nothing}",
+        f"loaded    {', '.join(models) or nothing}",
     ]
     if facts["last_notice"]:
         lines.append(f"notice    {facts['last_notice']}")
@@ -63,6 +72,9 @@ def line(sessions: Sequence[Mapping[str, Any]]) -> str:
     """All sessions on one line, for a status bar."""
     parts = []
     for facts in sessions:
+        if facts["phase"] == "stopped":
+            parts.append("aider stopped")
+            continue
         fill = "-" if facts["fill_percent"] is None else f"{facts['fill_percent']:.0f}%"
         parts.append(f"aider {facts['phase']} {fill} turn {facts['turns']}")
     return printable("  ".join(parts)) or "no session"

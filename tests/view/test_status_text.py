@@ -79,7 +79,7 @@ def test_an_answer_of_another_form_is_no_session(
 
 
 def _answer_with(forged: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_running", lambda: [registry.SessionFolder(*_FOLDER)])
+    monkeypatch.setattr(cli, "_running", lambda *_: [registry.SessionFolder(*_FOLDER)])
     monkeypatch.setattr(cli, "_ask", lambda *_: forged)
 
 
