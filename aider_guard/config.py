@@ -173,6 +173,9 @@ class Config:
         "refuse|warn",
         "What happens to a request that does not fit the window.  [default: refuse]",
     )
+    think_for_side_work: bool = _setting(
+        False, _switch, "", "Let models think for commit messages and summaries."
+    )
     ollama_log: str | None = _setting(
         None, _log, "PATH", "The file with Ollama's log.  [default: auto, where it usually is]"
     )

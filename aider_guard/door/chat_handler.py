@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Final
 
 from aider_guard.core.chat import cloud
 from aider_guard.core.chat import errors as chat_errors
-from aider_guard.core.chat.body import asks_for_usage, body_to_send, forbids_truncation
+from aider_guard.core.chat.body import (
+    asks_for_usage,
+    body_to_send,
+    encode_body,
+    forbids_truncation,
+    without_thinking,
+)
 from aider_guard.core.chat.errors import Failure, failure_of_words
 from aider_guard.core.chat.events import NOT_TOLD, Reason, RequestRefused, RequestStarted
 from aider_guard.core.chat.replies import Timestamp, waiting
@@ -134,6 +141,11 @@ class ChatExchange:
         if refused := await refusals.if_elsewhere(self._retries):
             return refused
         await self._context.learn(request, upstream)
+        if self._thinks_in_vain(request):
+            self._request = request = without_thinking(request)
+            self._incoming = incoming = replace(incoming, body=encode_body(request.body))
+            self._sizing = PromptSizing(incoming, self._context)
+            self._refusals = refusals = Refusals(incoming, self._context, request)
         version = self._context.version
         if asks_for_nothing(request):
             return Forward(body_to_send(request, incoming.body, settings, upstream, version))
@@ -144,6 +156,12 @@ class ChatExchange:
         if failure := self._context.broken_answers.due(incoming.body):
             return refusals.failed(failure)
         return await self._forward(await self._sizing.fit(request), version)
+
+    def _thinks_in_vain(self, request: ChatRequest) -> bool:
+        """Whether a model would think for an answer of which the thoughts are thrown away."""
+        context = self._context
+        may_not = not context.settings.think_for_side_work
+        return may_not and context.services.model_info.thinks(request.model)
 
     async def _forward(self, sized: SizedRequest, version: str | Unavailable) -> Forward | Reply:
         incoming, context, request = self._incoming, self._context, sized.request

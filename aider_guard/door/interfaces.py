@@ -188,7 +188,7 @@ class InstalledModels(Protocol):
 
 
 class ModelInfo(Protocol):
-    """Knows the version of Ollama, and the context that each model was trained for."""
+    """Knows the version of Ollama, the context that each model was trained for, and which can think."""
 
     def serve(self, settings: DoorSettings) -> None:
         """Begin to ask about these models, in the background."""
@@ -198,6 +198,9 @@ class ModelInfo(Protocol):
 
     def trained(self, model: str) -> int | Unavailable:
         """Return the longest context that a model was trained for, in tokens."""
+
+    def thinks(self, model: str) -> bool:
+        """Return whether a model can think before it answers; False where that is not known."""
 
     @property
     def version(self) -> str | Unavailable:

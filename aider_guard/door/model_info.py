@@ -141,6 +141,7 @@ class OllamaModelInfo:
         self._unanswered_at: dict[str, float] = {}
         self._version_asked_at = float("-inf")
         self._trained: dict[str, int | Unavailable] = {}
+        self._thinking: set[str] = set()
         self.version: str | Unavailable = _NOT_ASKED
         """The version of this Ollama, as last read."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -168,6 +169,10 @@ class OllamaModelInfo:
         """Return the longest context that a model was trained for, as last read, in tokens."""
         return self._trained.get(canonical_name(model), _NOT_ASKED)
 
+    def thinks(self, model: str) -> bool:
+        """Return whether a model can think before it answers, as last read; False where it is not known."""
+        return canonical_name(model) in self._thinking
+
     def _start(self, key: str, ask: Callable[[], None]) -> asyncio.Task[None]:
         """Ask in a thread, one at a time for each key."""
         if key not in self._tasks:
@@ -177,11 +182,13 @@ class OllamaModelInfo:
         return self._tasks[key]
 
     def _ask_trained(self, model: str) -> None:
-        tokens, name = self._client.trained_tokens(model, _ANSWER_SECONDS), canonical_name(model)
+        tokens, thinks = self._client.context_and_thinking(model, _ANSWER_SECONDS)
+        name = canonical_name(model)
         if not isinstance(tokens, int):
             self._unanswered_at[name] = self._clock()
         if isinstance(tokens, int) or name not in self._trained:
             self._trained[name] = tokens
+            (self._thinking.add if thinks else self._thinking.discard)(name)
 
     def _ask_version(self) -> None:
         self.version = self._client.version(_ANSWER_SECONDS)

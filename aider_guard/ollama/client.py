@@ -355,12 +355,19 @@ class OllamaClient:
         shown = self._show(name, timeout_seconds)
         return remote_host(shown) if isinstance(shown, dict) else shown
 
-    def trained_tokens(self, name: str, timeout_seconds: float | None = None) -> int | Unavailable:
-        """The longest context of an installed model: Ollama loads no longer one, whatever it is asked for."""
+    def context_and_thinking(
+        self, name: str, timeout_seconds: float | None = None
+    ) -> tuple[int | Unavailable, bool]:
+        """The longest context of an installed model, and whether it can think; False where that is not said.
+
+        Ollama loads no longer context, whatever it is asked for.
+        """
         shown = self._show(name, timeout_seconds)
-        if isinstance(shown, dict):
-            return trained_tokens(name, shown.get("model_info"))
-        return shown or _missing(name)
+        if not isinstance(shown, dict):
+            return shown or _missing(name), False
+        can = shown.get("capabilities")
+        thinks = isinstance(can, list) and "thinking" in can
+        return trained_tokens(name, shown.get("model_info")), thinks
 
     def cloud_disabled(self, timeout_seconds: float | None = None) -> bool | Unavailable:
         """Whether the server's cloud switch is off (``/api/status``, 0.16.2 and later)."""

@@ -37,6 +37,8 @@ class FixedCounter:
     """Until it is set, no count is ready."""
     waiting: asyncio.Event | None = None
     """Set when a count waits at the gate."""
+    seen: list[ChatRequest] = field(default_factory=list)
+    """The requests that it was asked about."""
     counted: int = 0
     cancelled: int = 0
     learned: list[tuple[Count | Unavailable, int]] = field(default_factory=list)
@@ -62,6 +64,7 @@ class FixedCounter:
         return Count(size, exact=True) if self.result is None else self.result
 
     def fits(self, request: ChatRequest, room_tokens: int) -> bool:
+        self.seen.append(request)
         return self.sizes.fits(request, room_tokens)
 
     def guess(self, request: ChatRequest) -> Count:
@@ -159,6 +162,7 @@ class FixedModelInfo:
     """Knows the facts that it is given, once ``learn`` was called for them."""
 
     contexts: dict[str, int] = field(default_factory=dict)
+    thinking: set[str] = field(default_factory=set)
     known_version: str | Unavailable = Unavailable("Ollama was not asked")
     requests: list[tuple[str, bool]] = field(default_factory=list)
 
@@ -167,6 +171,9 @@ class FixedModelInfo:
 
     async def learn(self, model: str, *, version: bool) -> None:
         self.requests.append((model, version))
+
+    def thinks(self, model: str) -> bool:
+        return model in self.thinking and any(model == name for name, _ in self.requests)
 
     def trained(self, model: str) -> int | Unavailable:
         is_known = model in self.contexts and any(model == name for name, _ in self.requests)

@@ -202,6 +202,29 @@ def test_a_loss_in_a_smaller_window_is_judged_by_that_window() -> None:
     assert (finished.window_tokens, finished.verdict.outcome) == (8192, "cut")
 
 
+SUMMARY = body(
+    "chat",
+    [message("system", prompts.SUMMARY), message("user", "# USER\nfix it\n")],
+    stream=False,
+)
+
+
+@pytest.mark.parametrize("content", [COMMIT, SUMMARY], ids=["commit", "summary"])
+def test_what_the_user_never_reads_is_asked_for_without_thinking(content: bytes) -> None:
+    """Of models that can think, and unless the user wants it; what is counted is what is sent."""
+    setup = HandlerSetup()
+    setup.model_info.thinking = {"qwen3:8b"}
+    assert sent_body(run(setup.exchange(content).begin()))["think"] is False
+    assert setup.counter.seen[-1].body["think"] is False
+    assert "think" not in sent_body(run(setup.exchange(BODY).begin()))
+    its_own = json.dumps({**json.loads(content), "think": "low"}).encode()
+    assert sent_body(run(setup.exchange(its_own).begin()))["think"] == "low"
+    wanted = HandlerSetup(settings(think_for_side_work=True))
+    wanted.model_info.thinking = {"qwen3:8b"}
+    assert "think" not in sent_body(run(wanted.exchange(content).begin()))
+    assert "think" not in sent_body(run(HandlerSetup().exchange(content).begin()))
+
+
 def test_a_version_that_no_poll_has_read_yet_is_asked_for() -> None:
     """A new sidecar's first prompt is not sent without the word that nothing may be cut."""
     setup = HandlerSetup()

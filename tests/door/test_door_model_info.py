@@ -48,6 +48,20 @@ def test_a_model_is_asked_about_once() -> None:
         asyncio.run(story(fake, OllamaModelInfo(asked, clock=lambda: now[0])))
 
 
+def test_which_models_can_think_is_known() -> None:
+    """By their capabilities; of a model that was not asked about nothing is known."""
+    thinker = FakeModel("thinker:latest", thinks=True)
+
+    async def story(model_info: OllamaModelInfo) -> None:
+        assert not model_info.thinks("thinker")
+        for name in ("thinker", "small"):
+            await model_info.learn(name, version=False)
+        assert (model_info.thinks("Thinker:latest"), model_info.thinks("small")) == (True, False)
+
+    with FakeOllama(models=(SMALL, thinker)) as fake, closing(client(fake)) as asked:
+        asyncio.run(story(OllamaModelInfo(asked)))
+
+
 def test_the_sessions_models_are_known_before_the_first_prompt() -> None:
     """Models of other servers are not asked about; served again, all others are asked about again."""
 
@@ -73,10 +87,12 @@ def test_a_server_that_hangs_holds_up_no_prompt() -> None:
     go_on = threading.Event()
 
     class Slow(OllamaClient):
-        def trained_tokens(self, name: str, timeout_seconds: float | None = None) -> int:
+        def context_and_thinking(
+            self, name: str, timeout_seconds: float | None = None
+        ) -> tuple[int, bool]:
             del name, timeout_seconds
             assert go_on.wait(20)
-            return 4096
+            return 4096, False
 
     async def story(model_info: OllamaModelInfo) -> None:
         await model_info.learn("small", version=False)

@@ -57,6 +57,8 @@ class FakeModel:
     native: bool = False
     """Whether it has no template of Ollama's, so that llama-server renders its own (0.30 and later)."""
     kv_bytes_per_token: int = 0
+    thinks: bool = False
+    """Whether it can think before it answers."""
 
     @property
     def weights(self) -> str:
@@ -87,7 +89,7 @@ class FakeModel:
             **({"template": self.template} if self.template else {}),
             "details": self._details(),
             "model_info": {**self.facts, **trained, **self._tokens(verbose)},
-            "capabilities": ["completion"],
+            "capabilities": ["completion", *(["thinking"] if self.thinks else [])],
             **({"parameters": self._parameters()} if self.num_ctx is not None else {}),
             **({"tensors": tensors} if version >= (0, 6) else {}),
         }

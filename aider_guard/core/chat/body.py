@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from aider_guard.core.chat.request import (
@@ -65,6 +65,18 @@ def body_to_send(
         }
     _remove_own(changed, request)
     return body if changed == request.body else encode_body(changed)
+
+
+def without_thinking(request: ChatRequest) -> ChatRequest:
+    """Return a request for a commit message or a summary as one without thinking, which Aider would throw away.
+
+    A request that says itself whether to think is returned as it is, as are all others. ``think`` is Ollama's field,
+    from 0.9.0 on; a server before that ignores it.
+    """
+    is_side_work = request.purpose in ("commit", "summary") and request.form in ("chat", "generate")
+    if not is_side_work or request.body.get("think") is not None:
+        return request
+    return replace(request, body={**request.body, "think": False})
 
 
 def count_unanswered(request: ChatRequest) -> int:

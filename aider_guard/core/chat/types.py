@@ -109,6 +109,8 @@ class DoorSettings:
     """Whether the user's own settings decide how long a model stays loaded; then the door does not."""
     on_overflow: Literal["refuse", "warn"] = "refuse"
     refuse_cloud: bool = True
+    think_for_side_work: bool = False
+    """Whether a model that can think may do so for commit messages and summaries."""
     smaller_windows: tuple[WindowNeed, ...] = ()
     """Windows below the pin and what they need, largest first; for advice when memory does not suffice."""
     tokenizers: str = ""
