@@ -17,6 +17,7 @@ from aider_guard.core.model_memory import (
     kv_bytes,
     ollamas_guess_bytes,
     overhead_bytes,
+    weights_on_card,
 )
 from aider_guard.core.readings import Unavailable
 
@@ -183,12 +184,12 @@ class Fit:
 def need(candidate: Candidate, num_ctx: int, runtime: Runtime) -> Need:
     """Return the need of one model at this window, on one card.
 
-    The weights are the file (for MoE all of its experts); the KV cache holds ``num_ctx`` tokens, at most the trained
-    context, for each slot; see core/model_memory.py for the formulas and their sources.
+    The weights are those that a card holds (for MoE all experts); the KV cache holds ``num_ctx`` tokens, at most the
+    trained context, for each slot; see core/model_memory.py for the formulas and their sources.
     """
     return Need(
         candidate.name,
-        candidate.weights_bytes,
+        weights_on_card(candidate),
         kv_bytes(candidate.architecture, num_ctx, runtime),
         graph_bytes(candidate.architecture, num_ctx, runtime),
         overhead_bytes(candidate, num_ctx, runtime),

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from aider_guard import catalogue
 from aider_guard.config import Config
+from aider_guard.core.architecture import Architecture
 from aider_guard.core.fit import Card
-from aider_guard.core.model_memory import Architecture, Candidate
+from aider_guard.core.model_memory import Candidate
 from aider_guard.core.model_names import canonical_name, is_cloud_name, is_valid_name
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
