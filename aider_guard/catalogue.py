@@ -133,8 +133,9 @@ def find(name: str) -> CatalogueEntry | None:
 
 def nearest(name: str, count: int = 3) -> tuple[str, ...]:
     """The names in the catalogue that are most like this one, to correct a typing error."""
-    entries = _by_name()
-    close = get_close_matches(canonical_name(name), entries, n=3 * count, cutoff=0.5)
+    entries = {key.removesuffix(":latest"): entry for key, entry in _by_name().items()}
+    wanted = canonical_name(name).removesuffix(":latest")
+    close = get_close_matches(wanted, entries, n=3 * count, cutoff=0.5)
     return tuple(dict.fromkeys(entries[key].name for key in close))[:count]
 
 

@@ -153,3 +153,33 @@ LOGGED: Final = (
         "https://github.com/ollama/ollama/issues/7548",
     ),
 )
+
+WITH_ALL_LOGITS: Final = (
+    LoggedMemory("gpt-oss:20b", 131_072, 512, "f16", 3072 + 18, 420.08, UNADDRESSED + " (Metal)"),
+    LoggedMemory("qwen3.8:27b", 262_144, 512, "f16", 18_455.38, 976, UNADDRESSED, draft=6),
+)
+"""Builds of llama.cpp that reserve room for the logits of a whole batch (before llama.cpp#23861): too small here."""
+
+
+def markdown_table(rows: tuple[LoggedMemory, ...]) -> str:
+    """The rows as docs/fit.md has them: logged and computed MiB, and the difference of all that was logged."""
+    lines = [
+        "| model | window | batch | cache | logged: cache, graph, weights | computed | difference | from |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        more = f", {row.slots} slots" if row.slots > 1 else ""
+        more += f", draft of {row.draft}" if row.draft else ""
+        logged = (row.cache, row.graph, row.weights)
+        cells = (
+            f"`{row.model}`{more}",
+            f"{row.num_ctx:,}",
+            f"{row.batch:,}",
+            row.kv,
+            ", ".join(f"{part:,.0f}" for part in logged if part is not None),
+            ", ".join(f"{part:,.0f}" for part in row.computed if part is not None),
+            f"{row.error_percent:+.1f} %",
+            row.source,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
