@@ -1,5 +1,5 @@
-"""Reads the header of a GGUF file in the form of a ``/api/show`` answer, so that a model can be asked about before it is
-installed. Only the header is read, of a file that need not be complete.
+"""Reads the header of a GGUF file in the form of a ``/api/show`` answer, so that a model can be asked about before it
+is installed. Only the header is read, of a file that need not be complete.
 
 Source of the format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Its own package (``gguf`` 0.19) is not
 used: it needs numpy, the whole file, 46 s and 841 MiB for the header of a model with 248,320 tokens.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from core.logged_memory import WITH_ALL_LOGITS, LOGGED, LoggedMemory, markdown_table
+from core.logged_memory import LOGGED, WITH_ALL_LOGITS, LoggedMemory, markdown_table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "fit.md"
 

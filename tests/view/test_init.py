@@ -503,7 +503,7 @@ def test_what_a_model_was_measured_to_need_beyond_the_formula_counts(user: User)
     before = user.window()
     (user.folder / SETTINGS).unlink()
     (user.home / "state").mkdir()
-    (user.home / "state" / "needs.json").write_text(f'{{"qwen3:8b": {4 * GIB}}}')
+    (user.home / "state" / "needs.json").write_text(f'{{"qwen3:8b": {6 * GIB}}}')
     user.init("16", write=True)
 
     assert user.window() < before
