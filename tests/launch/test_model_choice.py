@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -99,6 +100,21 @@ def test_larger_cards_get_larger_models() -> None:
         *["qwen3.8:27b-mtp-q4_K_M"] * 3,
     ]
     assert all(plan(sizes).window_tokens >= 8192 for sizes in TIERS)
+
+
+def tier_row(sizes: Sequence[float]) -> str:
+    """A row of the table in docs/init.md."""
+    chosen = plan(sizes)
+    size = f"{sizes[0]:g}" if len(sizes) == 1 else f"{len(sizes)} x {sizes[0]:g}"
+    editor = f" `{chosen.editor.name}` " if chosen.editor else " "
+    return f"| {size} GiB | `{chosen.main.name}` | {chosen.window_tokens:,} |{editor}|"
+
+
+def test_the_documentation_names_what_each_card_gets() -> None:
+    """docs/init.md, row by row."""
+    documented = (Path(__file__).parents[2] / "docs" / "init.md").read_text(encoding="utf-8")
+
+    assert "\n".join(tier_row(sizes) for sizes in TIERS) in documented
 
 
 def test_models_of_ollamas_library_are_pulled_before_others() -> None:
