@@ -1,22 +1,29 @@
 """The catalogue: sizes and architectures of published models, each number with where it comes from.
 
-A size is that of the file with the weights. It is ``exact`` where its bytes are published, else ``approximate``
-(rounded there, or derived as its source says). Names mean what Ollama's library means by them: ``qwen3:8b`` is its
-default quantisation. The library has no IQ4_XS; such files are pulled by their ``hf.co`` names.
+A size is that of the file with the weights, and of its tower for pictures. How a number was obtained is one of three:
+``exact`` (published to the byte, or by the maker), ``computed`` (the sum of a file's tensors, or derived as its source
+says) and ``estimated`` (rounded where it is published, or that of a model of the same shape). Names mean what Ollama's
+library means by them: ``qwen3:8b`` is its default quantisation. The library has no IQ4_XS; such files are pulled by
+their ``hf.co`` names.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
+from aider_guard.core.architecture import Architecture, parse_architecture
 from aider_guard.core.codec import build
-from aider_guard.core.model_memory import Architecture, Candidate
+from aider_guard.core.model_memory import Candidate
 from aider_guard.core.model_names import canonical_name
+from aider_guard.errors import ConfigError
+
+Obtained = Literal["exact", "computed", "estimated"]
+"""How a number was obtained."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,16 @@ class CatalogueEntry:
     aliases: tuple[str, ...]
     quantization: str
     size_bytes: int
-    is_exact: bool
+    size_obtained: Obtained
     size_source: str
     architecture: Architecture
+    architecture_obtained: Obtained
     architecture_source: str
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the size is known to the byte."""
+        return self.size_obtained == "exact"
 
     @property
     def candidate(self) -> Candidate:
@@ -40,28 +53,22 @@ class CatalogueEntry:
 
 @dataclass(frozen=True)
 class _ArchitectureRecord:
-    """An architecture in catalogue.json: all layers are alike."""
+    """An architecture in catalogue.json: ``facts`` are keys of a GGUF file, without the name before them."""
 
     name: str
-    layers: int
-    embedding_length: int
-    heads: int
-    kv_heads: int
-    key_length: int
-    value_length: int
     vocabulary: int
-    trained_tokens: int
-    rope_dimensions: int
-    experts_used: int = 0
-    experts: int = 0
-    kv_lora_rank: int = 0
-    source: str = ""
+    obtained: Obtained
+    source: str
+    facts: dict[str, int | tuple[int, ...]]
 
     def architecture(self) -> Architecture:
-        """The architecture with the heads of each layer."""
-        facts = {key: value for key, value in vars(self).items() if key != "source"}
-        facts |= {key: (facts[key],) * self.layers for key in ("heads", "kv_heads")}
-        return Architecture(**facts)
+        """The architecture, parsed as Ollama's answer is. Raises ``ConfigError`` when its facts are not whole."""
+        facts = {f"{self.name}.{key}": value for key, value in self.facts.items()}
+        table = {"name": "token_embd.weight", "shape": [1, self.vocabulary]}
+        found = parse_architecture({"general.architecture": self.name, **facts}, [table])
+        if isinstance(found, Architecture):
+            return found
+        raise ConfigError(f"the catalogue is damaged, install aider-guard again: {found.reason}")
 
 
 @dataclass(frozen=True)
@@ -73,31 +80,49 @@ class _FileRecord:
     architecture: str
     quantization: str
     size_bytes: int
-    size_is: str
+    obtained: Obtained
     source: str
+    main_memory_bytes: int = 0
+    draft_bytes: int = 0
+    draft_tokens: int = 0
+    has_vision: bool = False
 
 
 @cache
 def catalogue_entries() -> tuple[CatalogueEntry, ...]:
-    """All entries, in the order of catalogue.json. Raises ``WireError`` when it is damaged."""
+    """All entries, in the order of catalogue.json. Raises ``WireError`` or ``ConfigError`` when it is damaged."""
     text = files("aider_guard").joinpath("catalogue.json").read_text(encoding="utf-8")
     raw: dict[str, Any] = json.loads(text)
-    architectures: dict[str, _ArchitectureRecord] = build(
+    shapes: dict[str, _ArchitectureRecord] = build(
         dict[str, _ArchitectureRecord], raw["architectures"]
     )
+    parsed = {key: shape.architecture() for key, shape in shapes.items()}
     records: tuple[_FileRecord, ...] = build(tuple[_FileRecord, ...], raw["files"])
     return tuple(
-        CatalogueEntry(
-            name=record.name,
-            aliases=record.aliases,
-            quantization=record.quantization,
-            size_bytes=record.size_bytes,
-            is_exact=record.size_is == "exact",
-            size_source=record.source,
-            architecture=architectures[record.architecture].architecture(),
-            architecture_source=architectures[record.architecture].source,
-        )
+        _entry(record, shapes[record.architecture], parsed[record.architecture])
         for record in records
+    )
+
+
+def _entry(
+    record: _FileRecord, shape: _ArchitectureRecord, architecture: Architecture
+) -> CatalogueEntry:
+    return CatalogueEntry(
+        name=record.name,
+        aliases=record.aliases,
+        quantization=record.quantization,
+        size_bytes=record.size_bytes,
+        size_obtained=record.obtained,
+        size_source=record.source,
+        architecture=replace(
+            architecture,
+            main_memory_bytes=record.main_memory_bytes,
+            draft_bytes=record.draft_bytes,
+            draft_tokens=record.draft_tokens,
+            has_vision=record.has_vision,
+        ),
+        architecture_obtained=shape.obtained,
+        architecture_source=shape.source,
     )
 
 
@@ -108,8 +133,9 @@ def find(name: str) -> CatalogueEntry | None:
 
 def nearest(name: str, count: int = 3) -> tuple[str, ...]:
     """The names in the catalogue that are most like this one, to correct a typing error."""
-    entries = _by_name()
-    close = get_close_matches(canonical_name(name), entries, n=3 * count, cutoff=0.5)
+    entries = {key.removesuffix(":latest"): entry for key, entry in _by_name().items()}
+    wanted = canonical_name(name).removesuffix(":latest")
+    close = get_close_matches(wanted, entries, n=3 * count, cutoff=0.5)
     return tuple(dict.fromkeys(entries[key].name for key in close))[:count]
 
 

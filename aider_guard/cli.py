@@ -76,7 +76,7 @@ def fit(ctx: click.Context, /, **options: Any) -> int:
 
     It answers for each model alone and for all together, with the largest window that fits.
 
-    For example: aider-guard fit qwen3:14b --vram 16
+    For example: aider-guard fit qwen3:14b --vram 16, or with a file: aider-guard fit model.gguf
     """
     from aider_guard.view.fit import run_fit
 

@@ -17,6 +17,8 @@ from aider_guard.core.model_memory import (
     kv_bytes,
     ollamas_guess_bytes,
     overhead_bytes,
+    ubatch_tokens,
+    weights_on_card,
 )
 from aider_guard.core.readings import Unavailable
 
@@ -24,6 +26,9 @@ MARGIN_BYTES: Final = 1024 * MIB
 """What llama.cpp leaves free on each card before it moves layers to the CPU (``--fit-target``; Ollama 0.30 on)."""
 
 _BESIDE_OTHERS_PERCENT: Final = 80  # server/sched.go:544-571
+
+_BATCHES: Final = ((2048, 60, 2048 * MIB), (1024, 75, 768 * MIB))
+"""Batches, what Ollama's guess may be of the free memory in per cent, and what each adds to it (sched.go:860-915)."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +128,27 @@ def stay_together(
         guess = ollamas_guess_bytes(candidate, num_ctx, runtime)
         if place and guess * 100 > free * _BESIDE_OTHERS_PERCENT:
             return False
-        free -= need(candidate, num_ctx, runtime).total_bytes
+        free -= need(candidate, num_ctx, with_batch(candidate, cards, num_ctx, runtime)).total_bytes
     return True
+
+
+def with_batch(
+    candidate: Candidate, cards: Sequence[Card], num_ctx: int, runtime: Runtime
+) -> Runtime:
+    """Return the runtime with the batch that Ollama chooses for a model alone on these cards.
+
+    From 0.30 on it takes a smaller one than the window would have where its own guess says that memory is short.
+    """
+    if runtime.engine != "C" or runtime.batch_tokens:
+        return runtime
+    free = sum(card.free_bytes for card in cards)
+    guess = ollamas_guess_bytes(candidate, num_ctx, runtime)
+    most = ubatch_tokens(num_ctx * runtime.parallel, runtime)
+    for batch, percent, added in _BATCHES:
+        has_room = guess * 100 <= free * percent
+        if batch <= most and has_room and (guess + added) * 100 <= free * _BESIDE_OTHERS_PERCENT:
+            return replace(runtime, batch_tokens=batch)
+    return replace(runtime, batch_tokens=512)
 
 
 STEP_TOKENS: Final = 1024
@@ -183,12 +207,12 @@ class Fit:
 def need(candidate: Candidate, num_ctx: int, runtime: Runtime) -> Need:
     """Return the need of one model at this window, on one card.
 
-    The weights are the file (for MoE all of its experts); the KV cache holds ``num_ctx`` tokens, at most the trained
-    context, for each slot; see core/model_memory.py for the formulas and their sources.
+    The weights are those that a card holds (for MoE all experts); the KV cache holds ``num_ctx`` tokens, at most the
+    trained context, for each slot; see core/model_memory.py for the formulas and their sources.
     """
     return Need(
         candidate.name,
-        candidate.weights_bytes,
+        weights_on_card(candidate),
         kv_bytes(candidate.architecture, num_ctx, runtime),
         graph_bytes(candidate.architecture, num_ctx, runtime),
         overhead_bytes(candidate, num_ctx, runtime),
@@ -249,7 +273,10 @@ def fits_together(
 ) -> bool:
     """Whether all are in memory at once, and Ollama leaves them there."""
     models = distinct(candidates)
-    loads = [load_of(model, need(model, num_ctx, runtime)) for model in models]
+    loads = [
+        load_of(model, need(model, num_ctx, with_batch(model, cards, num_ctx, runtime)))
+        for model in models
+    ]
     return packs(loads, rooms(cards, runtime)) and stay_together(models, cards, num_ctx, runtime)
 
 
@@ -263,7 +290,8 @@ def fits_alone(
 def largest_window(candidates: Sequence[Candidate], fitting: Callable[[int], bool]) -> int:
     """Return the largest multiple of 1,024 up to the shortest trained context that is fitting; 0 for none.
 
-    If a window fits, a smaller one fits, too: no part of a need shrinks when the window grows.
+    If a window fits, a smaller one fits, too: no part of a need shrinks when the window grows. Only where Ollama takes
+    a larger batch for the smaller window may it need more; then a window is returned that fits, and a larger one might.
     """
     steps = range(longest_window(candidates) // STEP_TOKENS + 1)
     first_that_fails = bisect_left(
@@ -281,7 +309,7 @@ def longest_window(candidates: Sequence[Candidate]) -> int:
 
 def _need_on(candidate: Candidate, cards: Sequence[Card], num_ctx: int, runtime: Runtime) -> Need:
     """Return the need of a model that has the cards to itself: more than on one card when it must be split."""
-    its = need(candidate, num_ctx, runtime)
+    its = need(candidate, num_ctx, with_batch(candidate, cards, num_ctx, runtime))
     load = load_of(candidate, its)
     more = cards_taken(load, rooms(cards, runtime)) - 1
     return replace(its, overhead_bytes=its.overhead_bytes + more * load.fixed_bytes)
@@ -317,7 +345,9 @@ def spilled_bytes(
 
     Without a card that is all of its weights and cache.
     """
-    load = load_of(candidate, need(candidate, num_ctx, runtime))
+    load = load_of(
+        candidate, need(candidate, num_ctx, with_batch(candidate, cards, num_ctx, runtime))
+    )
     room = rooms(cards, runtime)
     if packs([load], room):
         return 0

@@ -1,16 +1,19 @@
-"""Computes the memory of one runner: KV cache, compute graph and overhead, by the formulas of llama.cpp and Ollama.
+"""Computes the memory of one runner: weights, KV cache, compute graph and overhead, by the formulas of llama.cpp and
+Ollama.
 
 Sources: llama.cpp's buffer sizes, as Ollama 0.9.3 logs them for SmolLM2-135M at 2,048 to 65,536 tokens, f16, q8_0
-and q4_0, with and without flash attention (all reproduced within 1.2 %; tests/e2e/test_fit_reality.py);
+and q4_0, with and without flash attention (all reproduced within 1.2 %; tests/e2e/test_fit_reality.py), and as
+llama.cpp of 2026 and Ollama 0.30 and later log them for the models of today (tests/core/logged_memory.py);
+llama.cpp's ``src/llama-kv-cache-iswa.cpp``, ``src/llama-memory-recurrent.cpp`` and ``src/llama-hparams.cpp``;
 Ollama's ``fs/ggml/ggml.go``, ``ml/device.go``, ``llm/llama_server.go`` and ``server/sched.go``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from aider_guard.core.architecture import SWA_PERIODS, Architecture, periodic
 from aider_guard.core.readings import Unavailable
 
 Engine = Literal["A", "B", "C"]
@@ -20,42 +23,19 @@ KvType = Literal["f16", "q8_0", "q4_0"]
 
 @dataclass(frozen=True)
 class Runtime:
-    """How the server runs models."""
+    """How the server runs models. ``batch_tokens`` are computed at once; 0: what Ollama chooses for the window."""
 
     engine: Engine = "C"
     kv_type: KvType = "f16"
     parallel: int = 1
     flash_attention: bool = True
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The numbers that decide a model's memory, from ``model_info`` of ``/api/show`` (GGUF keys after its name).
-
-    ``heads`` and ``kv_heads`` have one entry a layer. A length that a model does not have is 0.
-    """
-
-    name: str
-    layers: int
-    embedding_length: int
-    heads: tuple[int, ...]
-    kv_heads: tuple[int, ...]
-    key_length: int
-    value_length: int
-    vocabulary: int | Unavailable
-    trained_tokens: int | Unavailable
-    sliding_window_tokens: int = 0
-    kv_lora_rank: int = 0
-    key_length_mla: int = 0
-    rope_dimensions: int = 0
-    full_attention_interval: int = 0
-    experts: int = 0
-    experts_used: int = 0
+    batch_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model whose need is computed. ``correction_bytes`` is its measured need beyond the formula.
+    """One model whose need is computed. ``weights_bytes`` is the size of its files, with a tower for pictures.
+    ``correction_bytes`` is its measured need beyond the formula.
 
     Candidates with the same ``blob`` (not "") are one model in memory.
     """
@@ -83,26 +63,19 @@ RUNNER_BYTES: Final = 457 * MIB
 """CUDA's own memory for one process on one card (Ollama's ml/device.go)."""
 
 RECURRENT_LAYER_BYTES: Final = 4 * MIB
-"""State of a layer without a cache, for one slot: qwen3next keeps 32 heads * 128 * 128 * 4 bytes = 2 MiB; doubled."""
+"""State of a layer without a cache, for one slot, in models whose keys do not tell it."""
 
 UNKNOWN_VOCABULARY: Final = 262_144
 """The largest vocabulary in use (Gemma), for models with an unknown one."""
 
-SWA_PERIODS: Final = {
-    "gemma2": 2,
-    "gemma3": 6,
-    "gemma3n": 5,
-    "gptoss": 2,
-    "gpt-oss": 2,
-    "cohere2": 4,
-    "exaone4": 4,
-}
-"""Every n-th layer sees the whole window, the others a sliding one (llama-model.cpp, ``set_swa_pattern``).
+VISION_GRAPH_BYTES: Final = 256 * MIB
+"""The graph of a tower for pictures: 248 MiB in the logs of qwen3.6 on CUDA and Vulkan (reserve_compute_meta)."""
 
-In an architecture that is not listed all layers count as seeing the whole window, which is never too little.
-"""
+HOST_PROMPT_CACHE_BYTES: Final = 8192 * MIB
+"""What each ``llama-server`` may keep of earlier prompts in main memory, if ``LLAMA_ARG_CACHE_RAM`` is not set."""
+
 _SWA_IN_ENGINE_A: Final = {"gemma3", "gemma3n", "gptoss", "gpt-oss"}
-"""Those of Ollama's own engine; llama.cpp had none yet."""
+"""Architectures with sliding layers in Ollama's own engine; llama.cpp had none yet."""
 
 
 def capped_tokens(architecture: Architecture, num_ctx: int) -> int:
@@ -140,41 +113,112 @@ def is_mla(architecture: Architecture) -> bool:
     return architecture.key_length_mla > 0 and architecture.kv_lora_rank > 0
 
 
-def kv_bytes(architecture: Architecture, num_ctx: int, runtime: Runtime) -> int:
-    """Return the KV cache for all slots: sum over layers of tokens * kv_heads * (key_length + value_length) * width.
+def weights_on_card(candidate: Candidate) -> int:
+    """Return the bytes of the weights that a card holds when the whole model is on it: without the tables that stay in
+    main memory, and without the layers that draft where the tag does not use them.
+    """
+    model = candidate.architecture
+    unused = model.main_memory_bytes + (0 if model.draft_tokens else model.draft_bytes)
+    return max(0, candidate.weights_bytes - unused)
 
-    It is allocated whole when the model is loaded. A sliding layer holds its window for each slot and one batch; a
-    recurrent layer a constant; MLA one row of ``kv_lora_rank + rope_dimensions`` a token, and no values.
+
+def kv_bytes(architecture: Architecture, num_ctx: int, runtime: Runtime) -> int:
+    """Return the cache for all slots: sum over layers of tokens * kv_heads * (key_length + value_length) * width.
+
+    It is allocated whole when the model is loaded. A sliding layer holds its window and one batch; a layer that shares
+    the cache of another one nothing; a recurrent layer a constant, and one more for each token of a draft, to go back
+    to; MLA one row of ``kv_lora_rank + rope_dimensions`` a token, and no values. Layers that draft have a cache of
+    their own, always f16.
     """
     full = _padded(capped_tokens(architecture, num_ctx) * runtime.parallel)
-    window = min(capped_tokens(architecture, num_ctx), architecture.sliding_window_tokens)
-    sliding = min(full, _padded(window * runtime.parallel + ubatch_tokens(full, runtime)))
-    interval = architecture.full_attention_interval
-    elements = states = 0
-    for layer, kv_heads in enumerate(architecture.kv_heads):
-        row = kv_heads * (architecture.key_length + architecture.value_length)
-        if is_mla(architecture):
-            row = architecture.kv_lora_rank + architecture.rope_dimensions
-        if kv_heads == 0 or (interval and (layer + 1) % interval != 0):  # a recurrent layer
-            states += RECURRENT_LAYER_BYTES * runtime.parallel
-        else:
-            tokens = sliding if _is_sliding(architecture, layer, runtime) else full
-            elements += tokens * row
+    sliding = sliding_tokens(architecture, num_ctx, runtime)
+    own = architecture.layers - max(architecture.nextn_layers, architecture.shared_kv_layers)
+    slides = _sliding_layers(architecture, runtime)
+    elements = sum(
+        (sliding if slides[layer] else full) * _row(architecture, layer, slides=slides[layer])
+        for layer in range(own)
+        if not _has_no_cache(architecture, layer)
+    )
     size, count = BLOCK_BYTES[cache_type(architecture, runtime)]
-    return -(-elements * size // count) + states
+    states = runtime.parallel * (1 + architecture.draft_tokens) * state_bytes(architecture)
+    draft = (
+        full
+        * 2
+        * sum(
+            _row(architecture, layer, slides=False)
+            for layer in range(architecture.layers - architecture.nextn_layers, architecture.layers)
+            if architecture.draft_tokens
+        )
+    )
+    return -(-elements * size // count) + states + draft
+
+
+def sliding_tokens(architecture: Architecture, num_ctx: int, runtime: Runtime) -> int:
+    """Return the tokens that a sliding layer holds for all slots.
+
+    From 0.30 on each slot has room for a batch of its own (llama-kv-cache-iswa.cpp, without a unified cache).
+    """
+    tokens = capped_tokens(architecture, num_ctx)
+    full = _padded(tokens * runtime.parallel)
+    window = min(tokens, architecture.sliding_window_tokens)
+    batch = ubatch_tokens(full, runtime)
+    if runtime.engine == "C":
+        return min(full, runtime.parallel * _padded(window + batch))
+    return min(full, _padded(window * runtime.parallel + batch))
+
+
+def state_bytes(architecture: Architecture) -> int:
+    """Return the state of the recurrent layers for one slot, in 32-bit numbers (llama-hparams.cpp, n_embd_r and
+    n_embd_s): what a convolution looks back on, and the state itself.
+    """
+    model = architecture
+    recurrent = sum(
+        _has_no_cache(model, layer) and _is_recurrent(model, layer)
+        for layer in range(model.layers - model.nextn_layers)
+    )
+    if model.conv_cache:
+        return 4 * recurrent * model.embedding_length * (model.conv_cache - 1)
+    if not model.state_inner:
+        return recurrent * RECURRENT_LAYER_BYTES
+    width = model.state_inner + 2 * model.state_groups * model.state_size
+    looks_back = max(0, model.conv_kernel - 1) * width
+    layers = recurrent or model.layers  # each layer has both (falcon-h1)
+    return 4 * layers * (looks_back + model.state_size * model.state_inner)
 
 
 def _padded(tokens: int) -> int:
     return -(-tokens // PADDING_TOKENS) * PADDING_TOKENS
 
 
-def _is_sliding(architecture: Architecture, layer: int, runtime: Runtime) -> bool:
-    period = SWA_PERIODS.get(architecture.name)
-    if not period or not architecture.sliding_window_tokens:
-        return False
-    if runtime.engine == "A" and architecture.name not in _SWA_IN_ENGINE_A:
-        return False
-    return layer % period < period - 1
+def _has_no_cache(architecture: Architecture, layer: int) -> bool:
+    interval = architecture.full_attention_interval
+    return not architecture.kv_heads[layer] or bool(interval and (layer + 1) % interval)
+
+
+def _is_recurrent(architecture: Architecture, layer: int) -> bool:
+    """Whether a layer without a cache has a state. In nemotron_h it has none if it is a feed-forward layer."""
+    if not architecture.name.startswith("nemotron_h"):
+        return True
+    return not (architecture.feed_forward and architecture.feed_forward[layer])
+
+
+def _row(architecture: Architecture, layer: int, *, slides: bool) -> int:
+    """Return the elements that a layer caches for each token."""
+    if is_mla(architecture):
+        return architecture.kv_lora_rank + architecture.rope_dimensions
+    lengths = architecture.key_length + architecture.value_length
+    if slides and architecture.key_length_swa:
+        lengths = architecture.key_length_swa + architecture.value_length_swa
+    return architecture.kv_heads[layer] * lengths
+
+
+def _sliding_layers(architecture: Architecture, runtime: Runtime) -> tuple[bool, ...]:
+    """Return for each layer whether it has a sliding window: as the file says, else as the architecture has it."""
+    can = runtime.engine != "A" or architecture.name in _SWA_IN_ENGINE_A
+    if not architecture.sliding_window_tokens or not can:
+        return (False,) * architecture.layers
+    period = SWA_PERIODS.get(architecture.name, 1)
+    return architecture.sliding_layers or periodic(period, architecture.layers)
 
 
 def ubatch_tokens(tokens: int, runtime: Runtime) -> int:
@@ -182,27 +226,75 @@ def ubatch_tokens(tokens: int, runtime: Runtime) -> int:
 
     Ollama lowers that again when it expects memory to be short: this is the upper bound.
     """
+    if runtime.batch_tokens:
+        return runtime.batch_tokens
     if runtime.engine != "C" or tokens <= 4096:
         return 512
     return 1024 if tokens <= 32768 else 2048
 
 
 def graph_bytes(architecture: Architecture, num_ctx: int, runtime: Runtime) -> int:
-    """Return the compute graph: the most that is alive at one time, in 32-bit numbers for each token of a batch.
+    """Return the compute graphs: the most that is alive at one time, in 32-bit numbers for each token of a batch.
 
-    Either the logits with two rows of the model's width; or, in a layer, four such rows with the mask (6 bytes a token
-    of the window: 32 bits, and 16 for flash attention's copy), or without flash attention with all heads' scores.
+    Up to 0.24 it is either the logits with two rows of the model's width; or, in a layer, four such rows with the mask
+    (6 bytes a token of the window: 32 bits, and 16 for flash attention's copy), or without flash attention with all
+    heads' scores. Since then only the last token's logits are computed (llama.cpp#23861), and the mask has 16 bits.
     """
     tokens = _padded(capped_tokens(architecture, num_ctx) * runtime.parallel)
     batch = ubatch_tokens(tokens, runtime)
     heads, width = max(architecture.heads), architecture.embedding_length
     rows = 2 * width + 2 * max(width, heads * architecture.key_length)
-    vocabulary = architecture.vocabulary
-    known = UNKNOWN_VOCABULARY if isinstance(vocabulary, Unavailable) else vocabulary
-    logits = 4 * batch * (known + 2 * width)
-    if flash_attention(architecture, runtime):
-        return max(logits, batch * (6 * tokens + 4 * rows))
-    return max(logits, 4 * batch * (tokens * (heads + 1) + rows))
+    scores = 4 * batch * (tokens * (heads + 1) + rows)
+    flash = flash_attention(architecture, runtime)
+    if runtime.engine != "C":
+        vocabulary = architecture.vocabulary
+        known = UNKNOWN_VOCABULARY if isinstance(vocabulary, Unavailable) else vocabulary
+        logits = 4 * batch * (known + 2 * width)
+        return max(logits, batch * (6 * tokens + 4 * rows) if flash else scores)
+    mask = 2 * batch * tokens
+    if any(_sliding_layers(architecture, runtime)):
+        mask += 2 * batch * sliding_tokens(architecture, num_ctx, runtime)
+    inside = 4 * batch * _feed_forward_rows(architecture)
+    layer = max(inside, _attention_bytes(architecture, tokens, batch, runtime))
+    main = mask + layer if flash else max(inside, scores)
+    vision = VISION_GRAPH_BYTES if architecture.has_vision else 0
+    draft = 4 * batch * 13 * width if architecture.draft_tokens else 0
+    if draft:  # as logged: thirteen rows of the width, or ten with the mask
+        draft = max(draft, mask + 4 * batch * 10 * width)
+    return main + vision + draft
+
+
+def _feed_forward_rows(architecture: Architecture) -> int:
+    """Return the numbers that a feed-forward layer holds for a token: gate, up and their product, or those of each
+    expert at work with what it adds, and rows of the model's width.
+    """
+    width = architecture.embedding_length
+    inner = max(architecture.feed_forward, default=0) or 4 * width
+    dense = 3 * inner + 4 * width
+    expert = architecture.expert_feed_forward or inner
+    experts = architecture.experts_used * max(3 * expert, 2 * width) + 4 * width
+    used = max(dense, experts) if architecture.experts_used else dense
+    return used + architecture.layer_embedding_length * architecture.layers
+
+
+def _attention_bytes(architecture: Architecture, tokens: int, batch: int, runtime: Runtime) -> int:
+    """Return what flash attention holds with a quantised cache: on CUDA a whole layer of it in f16 (llama.cpp#23907),
+    with rows of queries and answers. With a cache of f16 it is less than the feed-forward layer's.
+    """
+    if cache_type(architecture, runtime) == "f16":
+        return 0
+    heads = max(architecture.heads) * architecture.key_length
+    rows = 4 * batch * (4 * heads + 2 * architecture.embedding_length)
+    slides = _sliding_layers(architecture, runtime)
+    longest = max(
+        (
+            _row(architecture, layer, slides=False)
+            for layer in range(architecture.layers)
+            if not slides[layer] and not _has_no_cache(architecture, layer)
+        ),
+        default=0,
+    )
+    return rows + 2 * tokens * longest
 
 
 def overhead_bytes(candidate: Candidate, num_ctx: int, runtime: Runtime) -> int:
@@ -212,7 +304,7 @@ def overhead_bytes(candidate: Candidate, num_ctx: int, runtime: Runtime) -> int:
     """
     layer = 0
     if runtime.engine == "A":
-        pool = candidate.weights_bytes + kv_bytes(candidate.architecture, num_ctx, runtime)
+        pool = weights_on_card(candidate) + kv_bytes(candidate.architecture, num_ctx, runtime)
         layer = pool // candidate.architecture.layers
     return max(0, RUNNER_BYTES + layer + candidate.correction_bytes)
 
@@ -226,102 +318,3 @@ def ollamas_guess_bytes(candidate: Candidate, num_ctx: int, runtime: Runtime) ->
     head = model.embedding_length // max(model.heads)
     tokens = capped_tokens(model, num_ctx) * runtime.parallel
     return candidate.weights_bytes + 2 * model.layers * min(model.kv_heads) * head * tokens * 2
-
-
-_MOST: Final = 1 << 31
-"""No length, count or window of a model comes near this; a larger number is an error."""
-
-
-def parse_architecture(model_info: object, tensors: object) -> Architecture | Unavailable:
-    """Parse an architecture from ``model_info`` and ``tensors`` of a plain ``/api/show`` answer.
-
-    Without ``"verbose": true`` lists come as null (routes.go, getModelData), among them the head counts of models whose
-    layers differ: then the result is ``Unavailable``, and a verbose request may have it. The size of the vocabulary is
-    the second dimension of ``token_embd.weight``, since the list of tokens is null, too. Where a positive number is
-    missing the result is ``Unavailable`` with a reason.
-    """
-    name = model_info.get("general.architecture") if isinstance(model_info, dict) else None
-    if not isinstance(model_info, dict) or not isinstance(name, str) or not name:
-        return Unavailable("Ollama does not tell the model's architecture")
-    facts = {
-        key.removeprefix(f"{name}."): value
-        for key, value in model_info.items()
-        if isinstance(key, str) and key.startswith(f"{name}.")
-    }
-    try:
-        return _architecture(name, facts, tensors)
-    except _NoNumberError as error:
-        return Unavailable(f"Ollama does not tell {error} of the {name[:40]} model")
-
-
-class _NoNumberError(ValueError):
-    """A number of the model is missing or out of range; the message names it."""
-
-
-def _architecture(name: str, facts: Mapping[str, object], tensors: object) -> Architecture:
-    layers, width = _number(facts, "block_count", 0), _number(facts, "embedding_length", 0)
-    if not layers or not width or layers > 10_000:
-        raise _NoNumberError("the layers and their width")
-    heads = _for_each_layer(facts, "attention.head_count", layers, None)
-    kv_heads = _for_each_layer(facts, "attention.head_count_kv", layers, heads)
-    if not max(heads):
-        raise _NoNumberError("attention.head_count")
-    head_length = width // max(heads)
-    trained = _number(facts, "context_length", 0)
-    return Architecture(
-        name=name,
-        layers=layers,
-        embedding_length=width,
-        heads=heads,
-        kv_heads=kv_heads,
-        key_length=_number(facts, "attention.key_length", head_length),
-        value_length=_number(facts, "attention.value_length", head_length),
-        vocabulary=_vocabulary(facts, tensors),
-        trained_tokens=trained or Unavailable("the model does not tell its trained context"),
-        sliding_window_tokens=_number(facts, "attention.sliding_window", 0),
-        kv_lora_rank=_number(facts, "attention.kv_lora_rank", 0),
-        key_length_mla=_number(facts, "attention.key_length_mla", 0),
-        rope_dimensions=_number(facts, "rope.dimension_count", 0),
-        full_attention_interval=_number(facts, "full_attention_interval", 0),
-        experts=_number(facts, "expert_count", 0),
-        experts_used=_number(facts, "expert_used_count", 0),
-    )
-
-
-def _number(facts: Mapping[str, object], key: str, default: int) -> int:
-    return _checked(facts.get(key, default), key)
-
-
-def _checked(value: object, key: str) -> int:
-    if type(value) is not int or not 0 <= value < _MOST:  # not isinstance: true is no number
-        raise _NoNumberError(key)
-    return value
-
-
-def _for_each_layer(
-    facts: Mapping[str, object], key: str, layers: int, default: tuple[int, ...] | None
-) -> tuple[int, ...]:
-    """Return one number for each layer, given once for all or as a list."""
-    if key not in facts and default is None:
-        raise _NoNumberError(key)
-    value = facts.get(key, default)
-    if isinstance(value, list | tuple) and len(value) == layers:
-        return tuple(_checked(item, key) for item in value)
-    if value is None or isinstance(value, list | tuple):
-        raise _NoNumberError(f"{key} for each layer (only when asked verbosely)")
-    return (_checked(value, key),) * layers
-
-
-def _vocabulary(facts: Mapping[str, object], tensors: object) -> int | Unavailable:
-    for tensor in tensors if isinstance(tensors, list) else ():
-        match tensor:
-            case {"name": "token_embd.weight", "shape": [_, int(tokens), *_]} if _is_size(tokens):
-                return tokens
-    size = facts.get("vocab_size")
-    if isinstance(size, int) and _is_size(size):
-        return size
-    return Unavailable("the model does not tell its vocabulary")
-
-
-def _is_size(value: int) -> bool:
-    return type(value) is int and 0 < value < _MOST

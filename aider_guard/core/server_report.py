@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Final
 
-from aider_guard.core.model_memory import Architecture
+from aider_guard.core.architecture import Architecture
 from aider_guard.core.model_names import canonical_name, without_local
 from aider_guard.core.readings import ModelsReading, Unavailable
 

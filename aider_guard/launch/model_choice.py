@@ -36,39 +36,63 @@ class Preference:
     edits: bool = True
 
 
-# Strongest at code first. The order is a judgement: made for code before general, then by size. Extend it as models
-# come and go.
+_HYBRID = "only every fourth of its layers has a cache, so that its window can be large"
+_MIXTURE = "3 of its {} billion parameters work on a token, so it is fast"
+_SMALL = "the card holds no larger one; models of this size often miss Aider's edit formats"
+
+# Strongest at code first. The order is a judgement: newer before older, made for code before general, then by size.
+# Extend it as models come and go.
 PREFERENCES = (
     Preference(("qwen3-coder:480b", "deepseek-v3", "qwen3:235b", "deepseek-coder-v2:236b")),
     Preference(
         ("qwen3-coder-next", "gpt-oss:120b", "llama3.3:70b"), useful_tokens=PAIR_WINDOW_TOKENS
     ),
     Preference(
-        ("qwen3-coder:30b", "qwen3-coder:latest"),
-        "made for code; 3 of its 30 billion parameters work on a token, so it is fast",
+        ("qwen3.8:27b", "qwen3.8:latest", "qwen3.6:27b", "qwen3.5:27b"),
+        _HYBRID,
+        PAIR_WINDOW_TOKENS,
     ),
+    Preference(
+        ("qwen3.6:35b", "qwen3.6:latest", "qwen3.5:35b", "ornith-1.5"),
+        f"{_MIXTURE.format(35)}; {_HYBRID}",
+    ),
+    Preference(("qwen3-coder:30b", "qwen3-coder:latest"), f"made for code; {_MIXTURE.format(30)}"),
+    Preference(("devstral-small-2", "devstral", "codestral"), "made for code", PAIR_WINDOW_TOKENS),
+    Preference(("gemma4:31b", "gemma-4:31b"), useful_tokens=PAIR_WINDOW_TOKENS),
     Preference(("qwen3:32b", "qwen2.5-coder:32b"), useful_tokens=PAIR_WINDOW_TOKENS),
     Preference(
-        ("qwen3:30b",),
-        "3 of its 30 billion parameters work on a token, so it is fast, and its cache is small",
+        (
+            *("gpt-oss:20b", "gpt-oss:latest", "gemma4:26b", "gemma-4:26b"),
+            *("glm-4.7-flash", "nemotron-3-nano:30b", "qwen3:30b"),
+        ),
+        "a part of its parameters works on a token, so it is fast, and its cache is small",
     ),
     Preference(
         (
-            *("devstral", "codestral", "gpt-oss:20b", "gemma3:27b"),
+            *("granite4.2:30b", "granite-4.2:30b", "gemma3:27b"),
             *("mistral-small", "mistral-small3.1", "mistral-small3.2"),
         )
     ),
-    Preference(("qwen3:14b", "qwen2.5-coder:14b")),
+    Preference(
+        (
+            *("gemma4:12b", "gemma-4:12b", "ministral-3:14b"),
+            *("qwen3:14b", "qwen2.5-coder:14b", "phi4"),
+        )
+    ),
     Preference(
         ("deepseek-coder-v2:16b", "deepseek-coder-v2:lite", "deepseek-coder-v2:latest"),
         "made for code and fast, but its cache is large",
     ),
-    Preference(("qwen3:8b", "qwen3:latest", "qwen2.5-coder:7b", "qwen2.5-coder:latest")),
     Preference(
-        ("qwen3:4b", "qwen2.5-coder:3b"),
-        "the card holds no larger one; models of this size often miss Aider's edit formats",
-        edits=False,
+        (
+            *("qwen3.5:9b", "qwen3.5:latest", "qwen3:8b", "qwen3:latest"),
+            *("qwen2.5-coder:7b", "qwen2.5-coder:latest", "ministral-3:8b", "ministral-3:latest"),
+            *("granite4.2:8b", "granite-4.2:8b", "llama3.1:8b", "llama3.1:latest"),
+        )
     ),
+    Preference(("gemma4:e4b", "gemma4:latest", "gemma-4:e4b"), _SMALL, edits=False),
+    Preference(("qwen3.5:4b", "qwen3:4b", "qwen2.5-coder:3b"), _SMALL, edits=False),
+    Preference(("gemma-4:e2b", "qwen3.5:2b", "qwen2.5-coder:1.5b"), _SMALL, edits=False),
 )
 _UNLISTED = Preference((), "the largest of your models that fits", edits=False)
 _NO_CHAT = re.compile(r"bert|embed", re.IGNORECASE)
@@ -116,9 +140,11 @@ def choose(
     models: Sequence[CandidateModel], cards: Sequence[Card], runtime: Runtime
 ) -> ModelPlan | Unavailable:
     """Choose the models for these cards: the first of the preferences that fits with a useful window, of the installed
-    ones if any of them does, and an editor beside it where both keep a window of 16,384.
+    ones if any of them does, else of Ollama's library, and an editor beside it where both keep a window of 16,384.
     """
-    for group in ([model for model in models if model.installed], models):
+    installed = [model for model in models if model.installed]
+    library = [model for model in models if model.installed or not is_from_elsewhere(model.name)]
+    for group in (installed, library, models):
         for main, preference in _by_preference(group):
             alone = _together((main,), cards, runtime, preference.useful_tokens)
             if alone is not None:
@@ -127,6 +153,11 @@ def choose(
     return Unavailable(
         f"no model that is installed or in the catalogue fits with a window of {COMFORTABLE_TOKENS:,} tokens"
     )
+
+
+def is_from_elsewhere(name: str) -> bool:
+    """Whether a model is pulled from another place than Ollama's library, which then makes up its template."""
+    return canonical_name(name).startswith(("hf.co/", "huggingface.co/"))
 
 
 def plan_for(
@@ -226,9 +257,13 @@ def _with_editor(
     The editor is then the weak model too: it is in memory anyway, and quicker at commit messages.
     """
     main = plan.main.candidate
-    for editor, preference in _by_preference(models):
+    ranked = list(_by_preference(models))
+    family = next((preference for model, preference in ranked if model == plan.main), None)
+    for editor, preference in ranked:
         # The same architecture is the main model again: another tag or quantisation of it, or a model tuned from it.
-        if not preference.edits or editor.candidate.architecture == main.architecture:
+        # One of the same family is as slow as the main model, and no stronger.
+        same = editor.candidate.architecture == main.architecture or preference is family
+        if not preference.edits or same:
             continue
         both = _together((plan.main, editor), cards, runtime, PAIR_WINDOW_TOKENS)
         if both is not None:

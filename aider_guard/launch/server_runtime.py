@@ -46,9 +46,11 @@ def make_placement(
     if isinstance(cards, Unavailable):
         return cards
     on_cpu = any(card.name == MAIN_MEMORY for card in cards)
-    if on_cpu:  # no runner takes memory for CUDA, and what was learned was learned on a GPU
-        correction = -RUNNER_BYTES
-        candidates = tuple(replace(each, correction_bytes=correction) for each in candidates)
+    if on_cpu:  # no runner takes memory for CUDA, and what was learned was learned on a GPU; no card takes weights away
+        candidates = tuple(
+            replace(each, correction_bytes=each.architecture.main_memory_bytes - RUNNER_BYTES)
+            for each in candidates
+        )
     return candidates, cards, runtime_of(server, on_cpu=on_cpu)
 
 

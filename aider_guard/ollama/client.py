@@ -10,12 +10,13 @@ import json
 import re
 import ssl
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
 import httpx
 
-from aider_guard.core.model_memory import Architecture, parse_architecture
+from aider_guard.core.architecture import LISTS, Architecture, parse_architecture
 from aider_guard.core.model_names import full_name, is_cloud_name, is_valid_name
 from aider_guard.core.printable import printable
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
@@ -38,6 +39,7 @@ NO_WINDOW: Final = Unavailable("this Ollama does not report the window (0.10 and
 _FROM: Final = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\"?\s*$", re.MULTILINE)
 # Go prints a million and more as 1.048576e+06.
 _NUM_CTX: Final = re.compile(r"^num_ctx\s+\"?([0-9.]{1,20}(?:e\+[0-9]{1,2})?)\"?\s*$", re.MULTILINE)
+_DRAFT_TOKENS: Final = re.compile(r"^draft_num_predict\s+\"?([0-9]{1,4})\"?\s*$", re.MULTILINE)
 
 Entry = TypeVar("Entry")
 
@@ -144,7 +146,7 @@ def model_facts(name: str, answer: dict[str, Any], installed: Installed) -> Mode
         trained_tokens=trained_tokens(name, answer.get("model_info")),
         architecture=_architecture(name, answer),
         blob=blob(answer.get("modelfile")),
-        num_ctx_parameter=_num_ctx(answer.get("parameters")),
+        num_ctx_parameter=_parameter(_NUM_CTX, answer.get("parameters")),
         quantization=_detail(answer, "quantization_level")
         or (listed.quantization if listed else ""),
     )
@@ -157,7 +159,7 @@ def hides_layers(answer: dict[str, Any]) -> bool:
     """
     match answer:
         case {"model_info": {"general.architecture": str(architecture), **facts}}:
-            keys = (f"{architecture}.attention.{key}" for key in ("head_count", "head_count_kv"))
+            keys = (f"{architecture}.{key}" for key in LISTS)
             return any(key in facts and facts[key] in (None, []) for key in keys)
     return False
 
@@ -181,8 +183,11 @@ def trained_tokens(name: str, model_info: object) -> int | Unavailable:
 def _architecture(name: str, answer: dict[str, Any]) -> Architecture | Unavailable:
     match answer:
         case {"model_info": dict(facts), **more}:
-            tensors = more.get("tensors")
-            return parse_architecture(facts, tensors if isinstance(tensors, list) else ())
+            found = parse_architecture(facts, more.get("tensors"), more.get("projector_info"))
+            if isinstance(found, Unavailable):
+                return found
+            drafts = _parameter(_DRAFT_TOKENS, more.get("parameters"))
+            return replace(found, draft_tokens=drafts if found.nextn_layers else 0)
     return Unavailable(f"Ollama does not report the architecture of {name}")
 
 
@@ -192,8 +197,9 @@ def blob(modelfile: object) -> str:
     return match[1] if match else ""
 
 
-def _num_ctx(parameters: object) -> int:
-    match = _NUM_CTX.search(parameters) if isinstance(parameters, str) else None
+def _parameter(pattern: re.Pattern[str], parameters: object) -> int:
+    """A number among the parameters of a model file; 0 when it sets none."""
+    match = pattern.search(parameters) if isinstance(parameters, str) else None
     try:
         tokens = int(float(match[1])) if match else 0
     except ValueError:  # more than one point

@@ -36,6 +36,8 @@ from aider_guard.ollama.survey import survey
 from aider_guard.view.fit_models import (
     RequestedModel,
     cards_here,
+    file_model,
+    is_file_name,
     known_model,
     named_cards,
     plain_name,
@@ -70,19 +72,21 @@ def run_fit(
 
     *vram* gives cards by their GiB (``16``, ``2x24``); without it this machine's are taken, with what other programs
     leave free. *kv* is the type of the cache, else the server's. Installed models are looked up in Ollama when it
-    answers.
+    answers; a name that ends in ``.gguf`` is a file.
 
     Raises:
-        ConfigError: neither Ollama nor the catalogue has a model, or no card is known.
+        ConfigError: neither Ollama nor the catalogue has a model, a file cannot be read, or no card is known.
     """
     if not models:
         raise ConfigError("name at least one model, such as qwen3:8b")
-    names = tuple(dict.fromkeys(map(plain_name, models)))
+    names = dict.fromkeys(each if is_file_name(each) else plain_name(each) for each in models)
     cards = named_cards(vram)
+    files = {name: file_model(name) for name in names if is_file_name(name)}
     base = server_address(config, environment)
-    server = base if isinstance(base, Unavailable) else ask(base, names)
+    asked = [name for name in names if name not in files]
+    server = base if isinstance(base, Unavailable) else ask(base, asked)
     corrections = read_corrections(state_dir or paths.state_dir())
-    requested = tuple(known_model(name, server, corrections) for name in names)
+    requested = tuple(files.get(name) or known_model(name, server, corrections) for name in names)
     cards = cards or cards_here(server, memory)
     runtime = Runtime()  # where no server answers, the defaults of the newest Ollama
     if isinstance(server, ServerReport) and isinstance(server.version, str):

@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from aider_guard import catalogue
 from aider_guard.config import Config
+from aider_guard.core.architecture import Architecture
 from aider_guard.core.fit import Card
-from aider_guard.core.model_memory import Architecture, Candidate
+from aider_guard.core.model_memory import Candidate
 from aider_guard.core.model_names import canonical_name, is_cloud_name, is_valid_name
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
@@ -18,6 +20,7 @@ from aider_guard.errors import ConfigError
 from aider_guard.launch.aider_settings import ollama_name
 from aider_guard.launch.ollama_address import may_be_asked, ollama_address
 from aider_guard.launch.server_runtime import cards_of
+from aider_guard.ollama.gguf_header import read_gguf
 
 GIVE_VRAM = "give the card's memory in GiB: --vram 16"
 _GIB = 1 << 30
@@ -52,6 +55,23 @@ def plain_name(model: str) -> str:
     if not is_valid_name(name):
         raise ConfigError(f"{name} is not a name that Ollama accepts for a model, as qwen3:8b is")
     return name
+
+
+def is_file_name(model: str) -> bool:
+    """Whether the user means a file, and not a model of Ollama's: it ends in ``.gguf``, and is not to be pulled."""
+    text = model.strip().lower()
+    return text.endswith(".gguf") and not text.startswith(("hf.co/", "huggingface.co/"))
+
+
+def file_model(name: str) -> RequestedModel:
+    """Read a model from a GGUF file, as Ollama would run it. Raises ConfigError for a file that cannot be read."""
+    path = Path(name.strip()).expanduser()
+    found = read_gguf(path)
+    if isinstance(found, Unavailable):
+        raise ConfigError(f"{found.reason}; give a language model's GGUF file, or a model's name")
+    blob = str(path.resolve())
+    candidate = Candidate(path.name, found.size_bytes, found.architecture, blob)
+    return RequestedModel(candidate, f"the header of {path}")
 
 
 def known_model(
@@ -96,7 +116,8 @@ def _unknown(name: str, answer: ModelFacts | ModelMissing | Unavailable | None) 
             names = catalogue.nearest(name)
             what = f"{name} is not in the catalogue"
     nearest = tuple(dict.fromkeys(names))[:3]
-    return f"{what}; the nearest names: {', '.join(nearest)}" if nearest else what
+    words = f"; the nearest names: {', '.join(nearest)}" if nearest else ""
+    return f"{what}{words}; of a model that is not pulled yet, give the file: aider-guard fit FILE.gguf"
 
 
 def cards_here(

@@ -8,7 +8,13 @@ from typing import Any
 
 from aider_guard.core.fit import Card, Fit, Need, SwapCost
 from aider_guard.core.messages import count, size
-from aider_guard.core.model_memory import Candidate, Runtime, cache_type, capped_tokens
+from aider_guard.core.model_memory import (
+    HOST_PROMPT_CACHE_BYTES,
+    Candidate,
+    Runtime,
+    cache_type,
+    capped_tokens,
+)
 from aider_guard.core.readings import Unavailable
 from aider_guard.view.fit_models import RequestedModel
 from aider_guard.view.page import Page
@@ -71,7 +77,14 @@ def as_data(answer: FitAnswer) -> dict[str, Any]:
         "cards": [asdict(card) for card in answer.cards],
         "hand_overs": [asdict(cost) for cost in answer.hand_overs],
         "instead": [asdict(alternative) for alternative in answer.instead],
+        "host_prompt_cache_bytes": _host_prompt_cache_bytes(answer),
     }
+
+
+def _host_prompt_cache_bytes(answer: FitAnswer) -> int:
+    """What the models may keep of earlier prompts in main memory; older versions of Ollama kept none."""
+    each = HOST_PROMPT_CACHE_BYTES if answer.runtime.engine == "C" else 0
+    return each * len(answer.models)
 
 
 def _row(answer: FitAnswer, model: Candidate, need: Need, spilled_bytes: int) -> dict[str, Any]:
@@ -81,6 +94,7 @@ def _row(answer: FitAnswer, model: Candidate, need: Need, spilled_bytes: int) ->
         **asdict(need),
         "total_bytes": need.total_bytes,
         "spilled_bytes": spilled_bytes,
+        "main_memory_bytes": model.weights_bytes - need.weights_bytes,
         "also": _same_file(answer, model),
         "kv_type": cache_type(model.architecture, answer.runtime),
         "trained_num_ctx": None if isinstance(trained, Unavailable) else trained,
@@ -171,8 +185,8 @@ def _too_large(answer: FitAnswer, model: Candidate, need: Need, spilled: int) ->
         f"{need.name} does not fit: it needs {size(need.total_bytes)} and has {size(room)};"
         f" {size(spilled)} would run on the CPU, which is many times slower"
     )
-    if model.weights_bytes > room:
-        yield f"  its weights alone are {size(model.weights_bytes)} ({model.weights_bytes / 1e9:.1f} GB)"
+    if need.weights_bytes > room:
+        yield f"  its weights alone are {size(need.weights_bytes)} ({need.weights_bytes / 1e9:.1f} GB)"
     if model.architecture.experts:
         used, total = model.architecture.experts_used, model.architecture.experts
         yield f"  only {used} of its {total} experts work on a token, but all must be in memory"
@@ -196,3 +210,6 @@ def _notes(answer: FitAnswer) -> Iterator[str]:
     rough = [model.candidate.name for model in answer.requested if not model.is_exact]
     if rough:
         yield f"the size of {', '.join(rough)} is only approximate"
+    kept = _host_prompt_cache_bytes(answer)
+    if kept:
+        yield f"Ollama may keep {size(kept)} of earlier prompts in main memory (LLAMA_ARG_CACHE_RAM sets less)"

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from aider_guard.checks.all import examine
 from aider_guard.config import Config
+from aider_guard.core.architecture import Architecture
 from aider_guard.core.findings import IDS, SEVERITIES
 from aider_guard.core.fit import Fit, Need
-from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import MemoryReading, ModelsReading, Unavailable
 from aider_guard.core.server_report import (
     InstalledModel,

@@ -7,9 +7,9 @@ from typing import Any
 
 from aider_guard.checks.all import examine
 from aider_guard.config import Config
+from aider_guard.core.architecture import Architecture
 from aider_guard.core.findings import Finding, Severity
 from aider_guard.core.fit import Fit, Need
-from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.server_report import (
     InstalledModel,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from aider_guard.core.architecture import Architecture
 from aider_guard.core.fit import Card
-from aider_guard.core.model_memory import Architecture, Candidate
+from aider_guard.core.model_memory import Candidate
 
 MIB, GIB = 1 << 20, 1 << 30
 

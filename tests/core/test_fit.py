@@ -42,6 +42,7 @@ from aider_guard.core.fit import (
     spilled_bytes,
     split,
     stay_together,
+    with_batch,
 )
 from aider_guard.core.model_memory import Candidate, Runtime, ollamas_guess_bytes
 from aider_guard.core.readings import Unavailable
@@ -344,7 +345,8 @@ def test_what_fits_is_never_more_than_the_cards_have(
 def test_what_fits_a_window_fits_smaller_ones_and_larger_cards(
     candidates: list[Candidate], gib: float, runtime: Runtime
 ) -> None:
-    """On one card: monotone in the window and in the card; together implies alone."""
+    """On one card and with one batch: monotone in the window and in the card; together implies alone."""
+    runtime = replace(runtime, batch_tokens=512)
     answer = fit(candidates, [card(gib)], None, runtime)
     assume(answer.largest_together > 1024)
 
@@ -387,3 +389,35 @@ def test_a_hand_over_loads_the_weights_again() -> None:
     )
     assert hand_overs([EIGHT]) == ()
     assert SwapCost("m", 500 * MIB).estimated_seconds(250 * MIB) == 2
+
+
+@pytest.mark.parametrize(
+    ("gib", "window", "parallel", "batch"),
+    [
+        (80, 4096, 1, 512),
+        (80, 4097, 1, 1024),
+        (80, 32_768, 1, 1024),
+        (80, 32_769, 1, 2048),
+        (80, 16_385, 2, 2048),
+        (24, 32_768, 1, 1024),
+        (24, 40_960, 1, 1024),
+        (22, 8192, 1, 1024),
+        (20, 8192, 1, 512),
+        (10, 8192, 1, 512),
+    ],
+)
+def test_the_batch_is_smaller_where_memory_is_short(
+    gib: float, window: int, parallel: int, batch: int
+) -> None:
+    """By Ollama's own guess: at most 75 per cent for 1,024, 60 for 2,048, and 80 with what it adds."""
+    runtime = replace(NEW, parallel=parallel)
+    chosen = with_batch(replace(A3B, weights_bytes=int(15.6 * GIB)), [card(gib)], window, runtime)
+    assert chosen == replace(runtime, batch_tokens=batch)
+
+
+def test_a_batch_that_is_given_stays() -> None:
+    """And versions before 0.30 know one only."""
+    given_batch = replace(NEW, batch_tokens=256)
+    assert with_batch(A3B, [card(80)], 65_536, given_batch) is given_batch
+    old = Runtime("B")
+    assert with_batch(A3B, [card(80)], 65_536, old) is old

@@ -9,7 +9,7 @@ from core.fit_models import GEMMA_3, LITE_MLA, QWEN_8B, SMOL
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.model_memory import Architecture, parse_architecture
+from aider_guard.core.architecture import Architecture, parse_architecture
 from aider_guard.core.readings import Unavailable
 
 # Ollama 0.9.3 on SmolLM2-135M; what does not matter is left out.
@@ -55,7 +55,19 @@ def reason(info: object) -> str:
 def test_an_answer_of_ollamas() -> None:
     """All numbers are read; missing head lengths follow from the width."""
     assert parsed(INFO) == Architecture(
-        "llama", 30, 576, (9,) * 30, (3,) * 30, 64, 64, 49_152, 8192, rope_dimensions=64
+        "llama",
+        30,
+        576,
+        (9,) * 30,
+        (3,) * 30,
+        64,
+        64,
+        49_152,
+        8192,
+        rope_dimensions=64,
+        key_length_swa=64,
+        value_length_swa=64,
+        feed_forward=(1536,) * 30,
     )
     assert parsed(INFO).heads == SMOL.heads
 
@@ -231,8 +243,101 @@ def test_the_vocabulary_at_its_limits() -> None:
         ("full_attention_interval", "full_attention_interval"),
         ("expert_count", "experts"),
         ("expert_used_count", "experts_used"),
+        ("expert_feed_forward_length", "expert_feed_forward"),
+        ("embedding_length_per_layer_input", "layer_embedding_length"),
+        ("attention__shared_kv_layers", "shared_kv_layers"),
+        ("nextn_predict_layers", "nextn_layers"),
+        ("ssm__conv_kernel", "conv_kernel"),
+        ("ssm__inner_size", "state_inner"),
+        ("ssm__state_size", "state_size"),
+        ("ssm__group_count", "state_groups"),
+        ("shortconv__l_cache", "conv_cache"),
     ],
 )
 def test_what_a_model_does_not_have_is_zero(key: str, field: str) -> None:
     assert getattr(parsed(changed(**{key: None})), field) == 0
     assert getattr(parsed(changed(**{key: 7})), field) == 7
+
+
+@pytest.mark.parametrize(
+    ("pattern", "slides"),
+    [
+        (6, (True, True, True, True, True, False) * 5),
+        (1, (False,) * 30),
+        (0, (True,) * 30),
+        ([True, True, False], (True, True, False) * 10),
+        ([1, 0], (True, False) * 15),
+        ([True] * 29 + [False], (True,) * 29 + (False,)),
+    ],
+)
+def test_a_pattern_is_a_period_or_a_list(pattern: object, slides: tuple[bool, ...]) -> None:
+    """A list that is shorter than the model repeats."""
+    assert parsed(changed(attention__sliding_window_pattern=pattern)).sliding_layers == slides
+    assert parsed(INFO).sliding_layers == ()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [(None, "only when asked verbosely"), ([], "verbosely"), ("x", "pattern"), (["x"], "pattern")],
+)
+def test_a_strange_pattern_is_unavailable(pattern: object, words: str) -> None:
+    found = reason({**INFO, "llama.attention.sliding_window_pattern": pattern})
+    assert "attention.sliding_window_pattern" in found
+    assert words in found
+
+
+def test_lengths_of_sliding_layers_are_those_of_the_others_if_not_told() -> None:
+    told = changed(attention__key_length_swa=256, attention__value_length_swa=128)
+    assert (parsed(told).key_length_swa, parsed(told).value_length_swa) == (256, 128)
+    assert (parsed(INFO).key_length_swa, parsed(INFO).value_length_swa) == (64, 64)
+
+
+def test_twenty_layers_of_gemma3n_have_a_cache() -> None:
+    """No key says so."""
+    info = {key.replace("llama.", "gemma3n."): value for key, value in INFO.items()}
+    found = parsed({**info, "general.architecture": "gemma3n"})
+    assert found.shared_kv_layers == 10
+
+
+def test_all_layers_cannot_draft() -> None:
+    assert parsed(changed(nextn_predict_layers=29)).nextn_layers == 29
+    assert "nextn_predict_layers" in reason(changed(nextn_predict_layers=30))
+
+
+def test_feed_forward_lengths_may_differ() -> None:
+    lengths = [0, 1856] * 15
+    assert parsed(changed(feed_forward_length=lengths)).feed_forward == tuple(lengths)
+    assert parsed(changed(feed_forward_length=None)).feed_forward == (0,) * 30
+
+
+def tensor(name: str, kind: str, *shape: int) -> dict[str, Any]:
+    return {"name": name, "type": kind, "shape": list(shape)}
+
+
+def test_what_no_card_holds() -> None:
+    """The table of tokens, unless it is the output layer too; tables of rows for each layer."""
+    table = tensor("token_embd.weight", "Q4_K", 1024, 4096)
+    assert parsed(INFO, [table]).main_memory_bytes == 0
+    output = tensor("output.weight", "Q6_K", 1024, 4096)
+    assert parsed(INFO, [table, output]).main_memory_bytes == 1024 * 4096 * 144 // 256
+    rows = tensor("per_layer_token_embd.weight", "q8_0", 256, 4096)
+    assert parsed(INFO, [table, rows]).main_memory_bytes == 256 * 4096 * 34 // 32
+    strange = tensor("per_layer_token_embd.weight", "Q9_X", 256, 4096)
+    assert parsed(INFO, [strange]).main_memory_bytes == 0
+
+
+def test_layers_that_draft_have_a_size() -> None:
+    """The last ones by their number, or those of Ollama's own files by their name."""
+    info = changed(nextn_predict_layers=2)
+    blocks = [tensor(f"blk.{number}.attn_q.weight", "F16", 8, 8) for number in (0, 27, 28, 29)]
+    assert parsed(info, blocks).draft_bytes == 2 * 128
+    assert parsed(INFO, blocks).draft_bytes == 0
+    assert parsed(INFO, [tensor("mtp.fc.weight", "F32", 4, 4)]).draft_bytes == 64
+
+
+def test_a_tower_for_pictures_is_in_the_file_or_beside_it() -> None:
+    assert not parsed(INFO).has_vision
+    assert parsed(INFO, [tensor("v.patch_embd.weight", "F16", 16, 16)]).has_vision
+    beside = parse_architecture(INFO, TENSORS, {"general.architecture": "clip"})
+    assert isinstance(beside, Architecture)
+    assert beside.has_vision

@@ -20,15 +20,17 @@ from core.fit_models import (
     QWEN_32B,
     SMOL,
     candidate,
+    model,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aider_guard.core.architecture import Architecture
 from aider_guard.core.fit import need
 from aider_guard.core.model_memory import (
     RECURRENT_LAYER_BYTES,
     RUNNER_BYTES,
-    Architecture,
+    VISION_GRAPH_BYTES,
     Candidate,
     Engine,
     KvType,
@@ -39,7 +41,9 @@ from aider_guard.core.model_memory import (
     is_mla,
     kv_bytes,
     ollamas_guess_bytes,
+    state_bytes,
     ubatch_tokens,
+    weights_on_card,
 )
 from aider_guard.core.readings import Unavailable
 
@@ -196,12 +200,47 @@ def test_the_graph_grows_with_the_window_where_heads_are_wide() -> None:
     rows = 2 * 2560 + 2 * 32 * 128
     tokens = 163_840
 
-    assert graph_bytes(QWEN_4B, tokens, NEW) == 2048 * (6 * tokens + 4 * rows)
+    assert graph_bytes(QWEN_4B, tokens, OLD_FLASH) == 512 * (6 * tokens + 4 * rows)
     assert graph_bytes(QWEN_4B, tokens, OLD) == 4 * 512 * (33 * tokens + rows)
+    without = replace(NEW, flash_attention=False)
+    assert graph_bytes(QWEN_4B, tokens, without) == 4 * 2048 * (33 * tokens + rows)
+
+
+def test_the_graph_of_today_is_a_mask_and_a_feed_forward_layer() -> None:
+    """Two bytes of mask for each token of the window and of the batch; three inner rows and four of the width."""
+    known = replace(QWEN_4B, feed_forward=(9728,) * 36)
+    rows = 3 * 9728 + 4 * 2560
+    assert graph_bytes(known, 8192, NEW) == 1024 * (2 * 8192 + 4 * rows)
+    guessed = 3 * 4 * 2560 + 4 * 2560
+    assert graph_bytes(QWEN_4B, 8192, NEW) == 1024 * (2 * 8192 + 4 * guessed)
+    experts = replace(known, experts=128, experts_used=8, expert_feed_forward=4096)
+    assert graph_bytes(experts, 8192, NEW) == 1024 * (2 * 8192 + 4 * (8 * 3 * 4096 + 4 * 2560))
+    narrow = replace(experts, expert_feed_forward=768)
+    assert graph_bytes(narrow, 8192, NEW) == 1024 * (2 * 8192 + 4 * (8 * 2 * 2560 + 4 * 2560))
+    each_layer = replace(known, layer_embedding_length=256)
+    assert graph_bytes(each_layer, 8192, NEW) == 1024 * (2 * 8192 + 4 * (rows + 256 * 36))
+
+
+def test_a_quantised_cache_is_in_the_graph_once_more() -> None:
+    """CUDA turns one layer of it into f16 for flash attention."""
+    tokens, rows = 163_840, 4 * 32 * 128 + 2 * 2560
+    quantised = replace(NEW, kv_type="q8_0")
+    layer = 2 * tokens * 8 * 256
+    assert graph_bytes(QWEN_4B, tokens, quantised) == 2048 * (2 * tokens + 4 * rows) + layer
+
+
+def test_a_tower_for_pictures_and_a_draft_have_graphs_of_their_own() -> None:
+    tower = graph_bytes(replace(QWEN_4B, has_vision=True), 8192, NEW)
+    assert tower == graph_bytes(QWEN_4B, 8192, NEW) + VISION_GRAPH_BYTES
+    for tokens, draft in ((8192, 13 * 4 * 2560), (40_960, 2 * 40_960 + 10 * 4 * 2560)):
+        drafting = graph_bytes(replace(QWEN_4B, draft_tokens=2), tokens, NEW)
+        more = drafting - graph_bytes(QWEN_4B, tokens, NEW)
+        assert more == ubatch_tokens(tokens, NEW) * draft
 
 
 def test_the_constants_are_those_of_their_sources() -> None:
     """CUDA's own memory as Ollama has it, and twice qwen3next's state."""
+    assert VISION_GRAPH_BYTES == 256 * MIB
     assert RUNNER_BYTES == 457 * MIB
     assert RECURRENT_LAYER_BYTES == 2 * (32 * 128 * 128 * 4)
 
@@ -209,7 +248,7 @@ def test_the_constants_are_those_of_their_sources() -> None:
 def test_an_unknown_vocabulary_counts_as_a_large_one() -> None:
     """The logits are then as large as Gemma's."""
     unknown = replace(SMOL, vocabulary=Unavailable("not told"))
-    assert graph_bytes(unknown, 2048, NEW) == 4 * 512 * (262_144 + 2 * 576)
+    assert graph_bytes(unknown, 2048, OLD) == 4 * 512 * (262_144 + 2 * 576)
 
 
 def test_overhead_is_cudas_and_what_was_measured() -> None:
@@ -285,6 +324,9 @@ def test_slots_and_wider_caches_cost_more(
         ("gpt-oss", 2),
         ("cohere2", 4),
         ("exaone4", 4),
+        ("gemma4", 6),
+        ("glimmer", 4),
+        ("cohere2moe", 4),
         ("llama", 1),
     ],
 )
@@ -331,3 +373,100 @@ def test_layers_without_a_cache_keep_a_constant() -> None:
     states = (30 - full) * RECURRENT_LAYER_BYTES
     assert kv_bytes(hybrid, 256, NEW) == bytes_a_token * 256 + states
     assert kv_bytes(replace(hybrid, full_attention_interval=1), 256, NEW) == 3 * bytes_a_token * 256
+
+
+def test_sliding_layers_have_lengths_and_heads_of_their_own() -> None:
+    """gemma4:12b at 8,192 q8_0: eight layers with one head of 512, forty with eight heads of 256."""
+    slides = ((True,) * 5 + (False,)) * 8
+    gemma = replace(
+        model(48, 3840, 16, 1, 512, 512, name="gemma4"),
+        kv_heads=((8,) * 5 + (1,)) * 8,
+        key_length_swa=256,
+        value_length_swa=256,
+        sliding_window_tokens=1024,
+        sliding_layers=slides,
+    )
+    runtime = replace(NEW, kv_type="q8_0", batch_tokens=512)
+    assert kv_bytes(gemma, 8192, runtime) == 323 * MIB
+    assert kv_bytes(replace(gemma, sliding_layers=()), 8192, runtime) == 323 * MIB
+    unlike = replace(gemma, sliding_layers=(True,) * 48)
+    assert kv_bytes(unlike, 8192, runtime) < kv_bytes(gemma, 8192, runtime)
+
+
+def test_layers_that_share_a_cache_have_none() -> None:
+    """The last ones use that of a layer before them."""
+    shared = replace(QWEN_8B, shared_kv_layers=12)
+    assert kv_bytes(shared, 8192, NEW) * 36 == kv_bytes(QWEN_8B, 8192, NEW) * 24
+
+
+def test_each_slot_slides_for_itself_from_0_30_on() -> None:
+    """gemma4:12b with two slots of 4,096 tokens: 1,536 cells in each."""
+    two = kv_bytes(GEMMA_3, 4096, replace(NEW, parallel=2, batch_tokens=512))
+    assert two == 2 * kv_bytes(GEMMA_3, 4096, replace(NEW, batch_tokens=512))
+
+
+QWEN_35 = replace(
+    model(64, 5120, 24, 4, 256, 256, vocabulary=248_320, name="qwen35"),
+    full_attention_interval=4,
+    conv_kernel=4,
+    state_inner=6144,
+    state_size=128,
+    state_groups=16,
+)
+
+
+def test_a_recurrent_state_has_its_real_size() -> None:
+    """qwen3.8:27b: 149.62 MiB for a slot, of which 5.62 are what the convolutions look back on."""
+    assert state_bytes(QWEN_35) == 48 * 4 * (3 * (6144 + 2 * 16 * 128) + 128 * 6144)
+    assert state_bytes(QWEN_35) / MIB == pytest.approx(149.62, abs=0.01)
+    assert kv_bytes(QWEN_35, 8192, NEW) == 512 * MIB + state_bytes(QWEN_35)
+    slots = kv_bytes(QWEN_35, 8192, replace(NEW, parallel=3))
+    assert slots == 3 * (512 * MIB + state_bytes(QWEN_35))
+    assert (
+        state_bytes(replace(QWEN_35, full_attention_interval=0)) == 64 * state_bytes(QWEN_35) / 48
+    )
+    assert state_bytes(replace(QWEN_35, conv_kernel=0)) == 144 * MIB
+
+
+def test_lfm2_looks_back_only() -> None:
+    """Ten of sixteen layers keep two rows: 0.16 MiB in public logs."""
+    heads = (0, 0, 8, 0, 0, 8, 0, 0, 8, 0, 8, 0, 8, 0, 8, 0)
+    lfm2 = replace(model(16, 2048, 32, 8, 64, 64, name="lfm2"), kv_heads=heads, conv_cache=3)
+    assert state_bytes(lfm2) == 10 * 2048 * 2 * 4
+    assert kv_bytes(lfm2, 4096, NEW) == 48 * MIB + state_bytes(lfm2)
+
+
+def test_feed_forward_layers_of_nemotron_have_no_state() -> None:
+    """Layers without heads for keys are recurrent only where they feed nothing forward."""
+    hybrid = replace(
+        QWEN_35,
+        name="nemotron_h_moe",
+        layers=4,
+        heads=(32,) * 4,
+        kv_heads=(0, 0, 2, 0),
+        feed_forward=(0, 1856, 0, 1856),
+        full_attention_interval=0,
+    )
+    assert state_bytes(hybrid) * 48 == state_bytes(QWEN_35)
+    assert state_bytes(replace(hybrid, name="qwen35")) * 16 == state_bytes(QWEN_35)
+
+
+def test_layers_that_draft_cost_only_where_the_tag_drafts() -> None:
+    """qwen3.8:27b with 4 tokens: a cache of one layer in f16, and five states."""
+    has = replace(
+        QWEN_35, layers=65, heads=(24,) * 65, kv_heads=(4,) * 65, nextn_layers=1, draft_bytes=1000
+    )
+    runtime = replace(NEW, kv_type="q4_0")
+    alone = kv_bytes(QWEN_35, 32_768, runtime)
+    assert kv_bytes(has, 32_768, runtime) == alone
+    drafts = replace(has, draft_tokens=4)
+    assert kv_bytes(drafts, 32_768, runtime) == alone + 128 * MIB + 4 * state_bytes(QWEN_35)
+    assert weights_on_card(Candidate("m", 5000, has)) == 4000
+    assert weights_on_card(Candidate("m", 5000, drafts)) == 5000
+
+
+def test_tables_of_tokens_are_not_on_the_card() -> None:
+    in_memory = replace(QWEN_8B, main_memory_bytes=300)
+    assert need(Candidate("m", 5000, in_memory), 8192, NEW).weights_bytes == 4700
+    assert weights_on_card(Candidate("m", 200, in_memory)) == 0
+    assert in_memory == QWEN_8B  # another quantisation of it

@@ -20,6 +20,7 @@ from aider_guard.core.actions import (
     WakeCounter,
     WarmModel,
 )
+from aider_guard.core.architecture import Architecture
 from aider_guard.core.chat.events import (
     DoorOpened,
     ModelWarmed,
@@ -43,7 +44,6 @@ from aider_guard.core.events import (
     SidecarStarted,
     TextsCounted,
 )
-from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import (
     ContextRow,
     Gpu,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from aider_guard.core.architecture import Architecture
 from aider_guard.core.fit import Need, need
-from aider_guard.core.model_memory import Architecture, Candidate, KvType, Runtime
+from aider_guard.core.model_memory import Candidate, KvType, Runtime
 from aider_guard.core.server_report import ModelFacts
 from aider_guard.demo import ollama_server
 from aider_guard.demo.ollama_server import PrivateOllama, private_ollama

@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 
-from aider_guard.core.model_memory import Architecture
+from aider_guard.core.architecture import Architecture
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerProcess, ServerReport
 from aider_guard.ollama.client import OllamaClient

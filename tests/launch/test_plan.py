@@ -9,8 +9,8 @@ import pytest
 
 from aider_guard.checks.all import examine
 from aider_guard.config import Config
+from aider_guard.core.architecture import Architecture
 from aider_guard.core.fit import Fit
-from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import Gpu, MemoryReading, ModelsReading, RamReading, Unavailable
 from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing, ServerReport
 from aider_guard.errors import LaunchError

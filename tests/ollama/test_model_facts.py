@@ -21,7 +21,7 @@ from fakes.ollama_server import (
     Raw,
 )
 
-from aider_guard.core.model_memory import Architecture
+from aider_guard.core.architecture import Architecture
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing, nearest_names
 from aider_guard.ollama.client import NO_SWITCH, OllamaClient

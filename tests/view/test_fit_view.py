@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from fakes.ollama_server import FakeModel, FakeOllama, Raw
+from ollama.gguf_files import write_gguf
 
 from aider_guard.config import Config
-from aider_guard.core.model_memory import KvType
+from aider_guard.core.model_memory import HOST_PROMPT_CACHE_BYTES, KvType
 from aider_guard.core.readings import Gpu, GpuProcess, MemoryReading, RamReading, Unavailable
 from aider_guard.errors import ConfigError
 from aider_guard.view.fit import run_fit
@@ -61,6 +62,44 @@ def data(answer: tuple[int, str]) -> dict[str, Any]:
 # Without a server
 
 
+def test_a_file_is_read_by_its_header(fit: Fit, tmp_path: Path) -> None:
+    """Before it is installed: alone, and beside a model of the catalogue; its name is the file's."""
+    path = write_gguf(tmp_path / "smol.gguf", size_bytes=140 << 20)
+    status, text = fit(str(path), vram=["8"])
+    assert status == 0
+    assert "smol.gguf" in text
+    assert "largest window: 8,192 tokens" in text
+
+    result = data(fit(str(path), "qwen3:8b", str(path), vram=["24"], as_json=True))
+    file, other = result["models"]
+    assert (file["name"], other["name"]) == ("smol.gguf", "qwen3:8b")
+    assert file["main_memory_bytes"] == 576 * 49_152 * 34 // 32
+    assert file["weights_bytes"] + file["main_memory_bytes"] == 140 << 20
+    assert (file["source"], file["exact"]) == (f"the header of {path}", True)
+    assert result["host_prompt_cache_bytes"] == 2 * HOST_PROMPT_CACHE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("none.gguf", "cannot be read: No such file"), ("~/none.GGUF", "No such file")],
+)
+def test_a_file_that_is_none_is_one_sentence(fit: Fit, name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        fit(name, vram=["8"])
+    assert "give a language model's GGUF file" in str(caught.value)
+
+
+def test_a_file_of_hugging_face_is_a_name(fit: Fit) -> None:
+    """Ollama pulls such files by their names."""
+    with pytest.raises(ConfigError, match="is not in the catalogue"):
+        fit("hf.co/someone/Some-GGUF:some-q4.gguf", vram=["8"])
+
+
+def test_what_may_be_in_main_memory_is_said(fit: Fit) -> None:
+    """From 0.30 on each model's process keeps earlier prompts there."""
+    assert "may keep 8.0 GiB of earlier prompts in main memory" in fit("qwen3:8b", vram=["16"])[1]
+
+
 def test_a_model_that_fits_a_named_card(fit: Fit) -> None:
     """qwen3:8b on 16 GiB: exit 0, its numbers in one row, and the largest window."""
     status, text = fit("qwen3:8b", vram=["16"])
@@ -72,16 +111,16 @@ def test_a_model_that_fits_a_named_card(fit: Fit) -> None:
 
 
 def test_what_an_owner_of_16_gb_needs_to_know(fit: Fit) -> None:
-    """30b-a3b at four bits: 18.6 GB of weights do not fit, its few experts change nothing, and 14b fits instead."""
+    """30b-a3b at four bits: 18.4 GB of weights do not fit, its few experts change nothing, and 20b fits instead."""
     status, text = fit("qwen3:30b-a3b", vram=["16"])
     instead = [line.split()[0] for line in text.partition("these fit instead")[2].splitlines()[1:]]
 
     assert status == 1
     assert "qwen3:30b-a3b does not fit" in text
-    assert "its weights alone are 17.3 GiB (18.6 GB)" in text
+    assert "its weights alone are 17.1 GiB (18.4 GB)" in text
     assert "only 8 of its 128 experts work on a token, but all must be in memory" in text
     assert "largest window: none" in text
-    assert "qwen3:14b" in instead
+    assert "gpt-oss:20b" in instead
     assert not any("30b" in name for name in instead)
     assert len(text.splitlines()) <= 24
 
@@ -98,11 +137,11 @@ def test_what_is_offered_instead_does_fit(fit: Fit) -> None:
 
 def test_what_is_offered_instead_has_the_window_that_was_asked_for(fit: Fit) -> None:
     """Where only the window is too large, others are named that have it, and not the model itself."""
-    result = data(fit("qwen3:8b", vram=["8"], num_ctx=12_288, as_json=True))
+    result = data(fit("qwen3:8b", vram=["8"], num_ctx=16_384, as_json=True))
 
-    assert 4096 <= result["largest_num_ctx"] < 12_288
+    assert 4096 <= result["largest_num_ctx"] < 16_384
     assert result["instead"]
-    assert all(model["largest_num_ctx"] >= 12_288 for model in result["instead"])
+    assert all(model["largest_num_ctx"] >= 16_384 for model in result["instead"])
     assert "qwen3:8b" not in [model["name"] for model in result["instead"]]
     smaller = data(fit("qwen3:8b", vram=["8"], num_ctx=result["largest_num_ctx"], as_json=True))
     assert smaller["fits"]
@@ -193,6 +232,8 @@ def test_a_rough_size_is_called_rough(fit: Fit) -> None:
     [
         ("qwen3:14", "qwen3:14b"),
         ("qwen3:9b", "qwen3:8b"),
+        ("gemma4:27b", "gemma4:26b"),
+        ("qwen3:14", r"give the file: aider-guard fit FILE\.gguf"),
         ("gpt-oss:120b-cloud", "runs in Ollama's cloud"),
         ("gpt-oss: cloud", "runs in Ollama's cloud"),
         ("gpt oss", "is not a name that Ollama accepts"),

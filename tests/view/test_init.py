@@ -160,7 +160,7 @@ def test_two_cards_get_architect_mode_and_one_does_not(user: User) -> None:
 def test_the_habits_suit_a_small_window(user: User) -> None:
     """Map refreshed automatically, no attribution, no commits of unfinished work, no tests after each edit."""
     user.has("pytest.ini", "")
-    user.init("8", write=True)
+    user.init("4", write=True)
     conf = user.conf()
 
     assert conf["map-tokens"] == 1024
@@ -207,9 +207,11 @@ def test_it_says_what_was_chosen_and_what_is_to_be_done_first(user: User) -> Non
     output = user.init("16")
 
     assert "for 16 GiB of GPU memory that nothing else uses:" in output
-    assert "  main    qwen3:14b (not installed yet): the largest that fits" in output
-    assert "\nollama pull qwen3:14b\n" in output
-    assert "tokens: weights 8.6 GiB and cache " in output
+    assert (
+        "  main    gpt-oss:20b (not installed yet): a part of its parameters works on a" in output
+    )
+    assert "\nollama pull gpt-oss:20b\n" in output
+    assert "tokens: weights 11.8 GiB and cache " in output
     assert "connection refused); the models are from the catalogue" in output
     assert "none found, so no test-cmd is suggested" in output
 
@@ -221,7 +223,7 @@ def test_installed_models_need_no_pull_and_a_preferred_one_is_reported(user: Use
 
     assert user.conf()["model"] == "ollama_chat/qwen3:8b"
     assert "before the first start" not in output
-    assert "a model that is better at code fits too: ollama pull qwen3:14b" in output
+    assert "a model that is better at code fits too: ollama pull gpt-oss:20b" in output
 
 
 def test_the_cards_that_are_found_count_with_what_is_free(user: User) -> None:
@@ -230,7 +232,7 @@ def test_the_cards_that_are_found_count_with_what_is_free(user: User) -> None:
     output = user.init()
 
     assert "for NVIDIA Fake (8.0 GiB of 16 GiB free for Ollama):" in output
-    assert "qwen3:14b" not in output
+    assert "gpt-oss:20b" not in output
 
 
 @pytest.mark.parametrize(
@@ -358,8 +360,8 @@ def test_an_empty_model_names_none(user: User) -> None:
     user.has(CONF, "model:\n")
     output = user.init("16", write=True)
 
-    assert f"  model: (empty) in {CONF} (suggested: ollama_chat/qwen3:14b)" in output
-    assert user.conf()["weak-model"] == "ollama_chat/qwen3:14b"
+    assert f"  model: (empty) in {CONF} (suggested: ollama_chat/gpt-oss:20b)" in output
+    assert user.conf()["weak-model"] == "ollama_chat/gpt-oss:20b"
 
 
 def test_a_window_that_the_user_fixed_is_kept_and_the_map_suits_it(user: User) -> None:
@@ -501,7 +503,7 @@ def test_what_a_model_was_measured_to_need_beyond_the_formula_counts(user: User)
     before = user.window()
     (user.folder / SETTINGS).unlink()
     (user.home / "state").mkdir()
-    (user.home / "state" / "needs.json").write_text(f'{{"qwen3:8b": {4 * GIB}}}')
+    (user.home / "state" / "needs.json").write_text(f'{{"qwen3:8b": {6 * GIB}}}')
     user.init("16", write=True)
 
     assert user.window() < before
