@@ -353,7 +353,10 @@ def test_smaller_windows_need_less_and_come_largest_first() -> None:
 
 
 def test_models_that_take_turns_need_what_the_largest_of_them_needs() -> None:
-    """Together they would not fit, and are never in memory together; where nothing fits, the need is that of all."""
+    """Together they would not fit, and are never in memory together; where nothing fits, the need is that of all.
+
+    That is a little less than with room, where Ollama takes a larger batch.
+    """
     small = model("qwen3:4b", size_bytes=3 * GIB, blob="other")
     both = make_placement(server(model(), small), CARD)
     alone = make_placement(server(model()), CARD)
@@ -365,7 +368,7 @@ def test_models_that_take_turns_need_what_the_largest_of_them_needs() -> None:
     hopeless = (candidates, (Card("card", GIB, GIB),), Runtime())
     at = [smaller_windows(each, 16384)[0].needed_bytes for each in (tight, roomy, hopeless)]
     largest = smaller_windows((alone[0], *tight[1:]), 16384)[0].needed_bytes
-    assert at[0] == largest < at[1] <= at[2]
+    assert at[0] == largest < at[2] <= at[1]
 
 
 def test_a_plans_door_knows_the_windows_below_its_pin() -> None:
