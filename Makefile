@@ -50,7 +50,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 $(DEV): $(READY)
-	@$(call alive,Installing what the checks and tests need,$(BIN)/python -m pip install --quiet --group lint --group types --group audit --group test)
+	@$(call alive,Installing what the checks and tests need,$(BIN)/python -m pip install --quiet --group lint --group types --group audit --group release --group test)
 	@touch $@
 
 rig: $(READY)

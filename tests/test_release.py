@@ -1,0 +1,102 @@
+"""What is released: the archives install and run by themselves, and the workflows and forms are valid."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from aider_guard import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+GITHUB = ROOT / ".github"
+SCHEMAS = {
+    "vendor.github-workflows": sorted(GITHUB.glob("workflows/*.yml")),
+    "vendor.github-issue-config": [GITHUB / "ISSUE_TEMPLATE" / "config.yml"],
+    "vendor.github-issue-forms": [
+        path for path in sorted(GITHUB.glob("ISSUE_TEMPLATE/*.yml")) if path.name != "config.yml"
+    ],
+}
+
+
+def run(*command: str | Path, folder: Path) -> str:
+    """What a program prints; its words are shown where it fails."""
+    words = [str(part) for part in command]
+    done = subprocess.run(
+        words, cwd=folder, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the wheel and the source archive, made as a release makes them."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", folder, ROOT, folder=folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.xdist_group("release")
+@pytest.mark.parametrize("pattern", ["*.whl", "*.tar.gz"])
+def test_an_archive_installs_and_runs(archives: Path, tmp_path: Path, pattern: str) -> None:
+    """In an environment of its own, without the repository."""
+    (archive,) = archives.glob(pattern)
+    run(sys.executable, "-m", "venv", tmp_path / "venv", folder=tmp_path)
+    programs = tmp_path / "venv" / "bin"
+    run(programs / "python", "-m", "pip", "install", "--quiet", archive, folder=tmp_path)
+    shown = run(programs / "aider-guard", "--version", folder=tmp_path)
+    assert shown == f"aider-guard, version {__version__}\n"
+    assert "qwen3" in run(
+        programs / "aider-guard", "fit", "qwen3:8b", "--vram", "16", folder=tmp_path
+    )
+    assert "num-ctx" in run(programs / "aider-guard", "config", "show", folder=tmp_path)
+
+
+@pytest.mark.xdist_group("release")
+@pytest.mark.timeout(600)
+def test_the_wheel_holds_the_package_and_nothing_else(archives: Path) -> None:
+    """With its data, and the mark that it is typed."""
+    (wheel,) = archives.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.partition("/")[0] for name in names}
+    assert tops == {"aider_guard", f"aider_guard-{__version__}.dist-info"}
+    assert {"aider_guard/py.typed", "aider_guard/view/settings_template.toml"} <= set(names)
+
+
+@pytest.mark.xdist_group("release")
+@pytest.mark.timeout(600)
+def test_the_source_archive_holds_what_a_packager_needs(archives: Path) -> None:
+    """The tests and documents as well; no caches."""
+    (archive,) = archives.glob("*.tar.gz")
+    with tarfile.open(archive) as source:
+        names = {name.partition("/")[2] for name in source.getnames()}
+    assert {"Makefile", "LICENSE", "docs/air-gap.md", "tests/test_release.py"} <= names
+    assert not [name for name in names if name.endswith(".pyc") or name.startswith(".venv")]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_workflows_and_forms_are_valid(schema: str) -> None:
+    """By the published schemas, which the checker brings with it."""
+    files = SCHEMAS[schema]
+    assert files
+    check = (sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema)
+    run(*check, *files, folder=ROOT)
+
+
+def test_ci_tries_each_python_that_is_named() -> None:
+    """The versions of the workflow are those of the classifiers."""
+    named = [
+        line.rpartition(" :: ")[2].rstrip('",')
+        for line in (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+        if line.strip().startswith('"Programming Language :: Python :: ')
+    ]
+    workflow = (GITHUB / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    listed = ", ".join(f'"{version}"' for version in named)
+    assert f"python: [{listed}]" in workflow
