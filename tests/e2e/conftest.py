@@ -14,6 +14,7 @@ from e2e.emptying import empty
 from e2e.shallow import BRIEF, upload
 from e2e.shallow import NAME as SHALLOW
 from session.ptys import PATIENT
+from standin.program import standin_ollama
 
 from aider_guard.demo.layout import SMALL
 from aider_guard.demo.model import PARAMETERS, TEMPLATE
@@ -55,6 +56,16 @@ def ollama(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Priva
     models = tmp_path_factory.mktemp("models") / "models"
     shutil.copytree(rig.models, models, copy_function=os.symlink)
     with private_ollama(rig.ollama, models, folder=folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def standin(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateOllama]:
+    """A stand-in for an Ollama of 0.33, on the same models."""
+    folder = tmp_path_factory.mktemp("standin")
+    models = folder / "models"
+    shutil.copytree(rig.models, models, copy_function=os.symlink)
+    with standin_ollama(rig, models, folder) as server:
         yield server
 
 
