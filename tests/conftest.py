@@ -7,7 +7,7 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-SERVERS = {"ollama", "llama", "standin"}
+SERVERS = {"ollama", "llama"}
 """Fixtures of which a run has one: two models that compute at the same time are slower than one after the other."""
 
 # A busy machine is slow now and then: that says nothing of the code. What must be fast has tests of its own.

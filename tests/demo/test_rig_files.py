@@ -67,5 +67,5 @@ def test_the_pinned_wheels_have_hashes() -> None:
         if not line.startswith("#")
     ]
 
-    assert len(lines) == 8
+    assert len(lines) == 12
     assert all("==" in line and " --hash=sha256:" in line for line in lines)

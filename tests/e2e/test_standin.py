@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import psutil
 import pytest
+from e2e.conftest import TODAY
 
 from aider_guard.demo.layout import SMALL
 
 if TYPE_CHECKING:
     from aider_guard.demo.ollama_server import PrivateOllama
 
+pytestmark = pytest.mark.servers(TODAY)
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say hi."}]
 OPTIONS = {"num_ctx": 2048, "num_predict": 4, "temperature": 0, "seed": 1}
 
@@ -51,46 +53,46 @@ def counted(server: PrivateOllama, **body: Any) -> int:
     return len(found.json()["tokens"])
 
 
-def test_a_prompt_is_counted_before_it_is_evaluated(standin: PrivateOllama) -> None:
+def test_a_prompt_is_counted_before_it_is_evaluated(ollama: PrivateOllama) -> None:
     """The same number, streamed and whole, and the model is loaded once."""
-    loads = standin.loads()
-    tokens = counted(standin, messages=MESSAGES, options=OPTIONS)
-    streamed = ask(standin, "/api/chat", messages=MESSAGES, options=OPTIONS)
+    loads = ollama.loads()
+    tokens = counted(ollama, messages=MESSAGES, options=OPTIONS)
+    streamed = ask(ollama, "/api/chat", messages=MESSAGES, options=OPTIONS)
     *pieces, last = map(json.loads, streamed.text.splitlines())
     assert all(set(piece) == {"model", "created_at", "message", "done"} for piece in pieces)
-    whole = ask(standin, "/api/chat", messages=MESSAGES, options=OPTIONS, stream=False).json()
+    whole = ask(ollama, "/api/chat", messages=MESSAGES, options=OPTIONS, stream=False).json()
     assert (last["prompt_eval_count"], whole["prompt_eval_count"]) == (tokens, tokens)
     assert "".join(piece["message"]["content"] for piece in pieces) == whole["message"]["content"]
-    assert standin.loads() == loads + 1
+    assert ollama.loads() == loads + 1
 
 
-def test_the_processes_are_those_of_ollama(standin: PrivateOllama) -> None:
+def test_the_processes_are_those_of_ollama(ollama: PrivateOllama) -> None:
     """Their names and command lines, as every user of the machine sees them."""
-    ask(standin, "/api/generate", options=OPTIONS)
-    server = psutil.Process(standin.pid)
+    ask(ollama, "/api/generate", options=OPTIONS)
+    server = psutil.Process(ollama.pid)
     assert (server.name(), server.cmdline()[:2]) == ("ollama", ["/usr/local/bin/ollama", "serve"])
-    assert child(standin).name() == "llama-server"
-    assert child(standin).cmdline()[-3:] == ["--context-shift", "--keep", "4"]
-    content = Path(f"/proc/{child(standin).pid}/cmdline").read_bytes()
+    assert child(ollama).name() == "llama-server"
+    assert child(ollama).cmdline()[-3:] == ["--context-shift", "--keep", "4"]
+    content = Path(f"/proc/{child(ollama).pid}/cmdline").read_bytes()
     assert content.endswith(b"4\0")
     assert b"\0\0" not in content
 
 
 @pytest.mark.parametrize("window", [2048, 1024])
-def test_a_window_that_differs_loads_anew(standin: PrivateOllama, window: int) -> None:
+def test_a_window_that_differs_loads_anew(ollama: PrivateOllama, window: int) -> None:
     """One that is larger than the model was trained for is that of its training."""
-    ask(standin, "/api/generate", options={"num_ctx": 8192})
-    before = standin.loads()
-    ask(standin, "/api/generate", options={"num_ctx": 99999})
-    assert standin.loads() == before
-    ask(standin, "/api/generate", options={"num_ctx": window})
-    assert standin.loads() == before + 1
+    ask(ollama, "/api/generate", options={"num_ctx": 8192})
+    before = ollama.loads()
+    ask(ollama, "/api/generate", options={"num_ctx": 99999})
+    assert ollama.loads() == before
+    ask(ollama, "/api/generate", options={"num_ctx": window})
+    assert ollama.loads() == before + 1
 
 
-def test_unloaded_is_gone(standin: PrivateOllama) -> None:
+def test_unloaded_is_gone(ollama: PrivateOllama) -> None:
     """From the list, and from the machine."""
-    ask(standin, "/api/generate", options=OPTIONS)
-    process = child(standin)
-    standin.unload(SMALL)
+    ask(ollama, "/api/generate", options=OPTIONS)
+    process = child(ollama)
+    ollama.unload(SMALL)
     process.wait(10)
-    assert standin.loaded() == []
+    assert ollama.loaded() == []

@@ -15,14 +15,12 @@ from fakes.ollama_troubles import has_cloud_name, is_allowed
 
 from standin.log import gin
 from standin.models import InvalidNameError, ModelStore, StoredModel, go_time
-from standin.shapes import Shape, compact
+from standin.shapes import JSON, PLAIN_JSON, Shape, compact
 from standin.talk import Talk
 
 if TYPE_CHECKING:
     from standin.scheduler import Runner, Scheduler
 
-JSON: Final = "application/json; charset=utf-8"
-PLAIN_JSON: Final = "application/json"
 TEXT: Final = "text/plain"
 FOR_TEXT: Final = ("/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completions")
 ASKED_WITH_POST: Final = (*FOR_TEXT, "/api/show", "/api/create", "/api/copy")
@@ -153,7 +151,8 @@ class StandinApp:
         shape = Shape(request.path, self._numbers, name, _wants_usage(body))
         model, words, status = self._found(name)
         if model is None:
-            await reply.json(shape.error(words, status), status)
+            kind = PLAIN_JSON if shape.is_openai else JSON
+            await reply.json(shape.error(words, status), status, kind)
             return
         if shape.is_openai:
             body = _from_openai(body)

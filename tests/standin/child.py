@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -29,6 +30,7 @@ STOPPED: Final = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal "
     "error, check ollama server logs for details"
 )
+BROKEN: Final = "an error was encountered while running the model: unexpected EOF"
 _BUFFER: Final = re.compile(
     r"(\w+):\s+(\S+)\s+(model|KV|compute|output|RS) buffer size\s*=\s*([\d.]+) MiB"
 )
@@ -88,8 +90,9 @@ class Child:
     client: httpx.AsyncClient
     buffers: dict[tuple[str, str, str], int] = field(default_factory=dict)
     """Bytes, by what the log names: who has them, where, and for what."""
-    is_wanted: bool = True
-    """Whether its end would be a fault."""
+    logs_end: bool = True
+    """Whether Ollama logs its end as an error: when it was not asked for, or when it had logged an error before."""
+    _had_error: bool = False
     _reading: asyncio.Task[None] | None = None
 
     @classmethod
@@ -135,12 +138,8 @@ class Child:
 
     async def stop(self) -> None:
         """Kill it, as Ollama does, and wait for its end."""
-        self.is_wanted = False
-        with suppress(ProcessLookupError):
-            self.process.kill()
-        await self.process.wait()
-        if self._reading is not None:
-            await self._reading
+        self.logs_end = self._had_error
+        await self._break()
         await self.client.aclose()
 
     async def ask(self, path: str, body: Mapping[str, Any]) -> Any:
@@ -172,7 +171,7 @@ class Child:
                     raise ChildError(text.strip(), answer.status_code)
                 yield self._pieces(answer)
         except httpx.TransportError as error:
-            await self.process.wait()
+            await self._break()
             raise ChildError(STOPPED) from error
 
     async def _pieces(self, answer: httpx.Response) -> AsyncIterator[Any]:
@@ -181,9 +180,17 @@ class Child:
                 if line.startswith("data: ") and line != "data: [DONE]":
                     yield json.loads(line.removeprefix("data: "))
         except httpx.TransportError as error:
-            raise ChildError(
-                "an error was encountered while running the model: unexpected EOF"
-            ) from error
+            await self._break()
+            raise ChildError(BROKEN) from error
+
+    async def _break(self) -> None:
+        """End a child that broke off, and have all that it said in the log."""
+        if not self.has_ended:  # asyncio's own kill() would take the status from asyncio's wait()
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        await self.process.wait()
+        if self._reading is not None:
+            await self._reading
 
     async def _ready(self) -> None:
         since = time.monotonic()
@@ -216,10 +223,11 @@ class Child:
         assert self.process.stdout is not None
         while line := await self.process.stdout.readline():
             plain = of_child(line.decode("utf-8", "replace").rstrip("\n"))
+            self._had_error = self._had_error or " error: " in plain
             if found := _BUFFER.search(plain):
                 self.buffers[found[1], found[2], found[3]] = int(float(found[4]) * _MIB)
         await self.process.wait()
-        if self.process.returncode and self.is_wanted:
+        if self.process.returncode and self.logs_end:
             words = {"error": self._exit_words(), "exit": "unknown"}
             slog("ERROR", "llama_server.go:1023", "llama-server terminated", **words)
 

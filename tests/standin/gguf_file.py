@@ -1,4 +1,4 @@
-"""Reads the head of a model's file: its metadata and its table of tensors (GGUF 3, ggml's docs/gguf.md)."""
+"""Reads the head of a model's file, its metadata and table of tensors, and changes it (GGUF 3, ggml's docs/gguf.md)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _FORMATS = {
@@ -25,7 +26,9 @@ _FORMATS = {
     11: "q",
     12: "d",
 }
-_STRING, _ARRAY, _FLOAT32 = 8, 9, 6
+_STRING, _ARRAY, _FLOAT32, _UINT32 = 8, 9, 6, 4
+_ALIGNMENT = 32
+_TEMPLATE_KEY = "tokenizer.chat_template"
 _TENSOR_TYPES = {
     0: "F32",
     1: "F16",
@@ -96,7 +99,7 @@ class GgufHead:
     @property
     def chat_template(self) -> str:
         """The Jinja template in the file; "" where it has none."""
-        return str(self.metadata.get("tokenizer.chat_template", ""))
+        return str(self.metadata.get(_TEMPLATE_KEY, ""))
 
     @property
     def adds_bos(self) -> bool:
@@ -104,10 +107,59 @@ class GgufHead:
         return self.metadata.get("tokenizer.ggml.add_bos_token") is True
 
 
+@dataclass(frozen=True)
+class _Tensor:
+    entry: bytes
+    """In the table, but for the offset."""
+    described: dict[str, Any]
+    content: bytes
+
+    @property
+    def layer(self) -> int:
+        """The layer that it belongs to; -1 for none."""
+        name: str = self.described["name"]
+        return int(name.split(".")[1]) if name.startswith("blk.") else -1
+
+
 class _Reader:
     def __init__(self, data: mmap.mmap) -> None:
+        if data[:4] != b"GGUF":
+            raise ValueError("invalid file magic")
         self._data = data
         self._at = 4
+        self.version, self.tensor_count, self.pair_count = (self.number(code) for code in "IQQ")
+
+    def pairs(self) -> Iterator[tuple[str, Any, bytes]]:
+        """Key, value, and the bytes of both."""
+        for _ in range(self.pair_count):
+            begin = self._at
+            key = self.string()
+            value = self.value(self.number("I"))
+            yield key, value, self._data[begin : self._at]
+
+    def tensors(self) -> list[_Tensor]:
+        """The table, in the order of the data, which lie behind it."""
+        entries = []
+        for _ in range(self.tensor_count):
+            begin = self._at
+            described = self._tensor()
+            entry = self._data[begin : self._at]
+            entries.append((self.number("Q"), entry, described))
+        base = _aligned(self._at)
+        entries.sort(key=lambda one: one[0])
+        ends = [*(offset for offset, _, _ in entries[1:]), len(self._data) - base]
+        return [
+            _Tensor(entry, described, self._data[base + offset : base + end])
+            for (offset, entry, described), end in zip(entries, ends, strict=True)
+        ]
+
+    def table(self) -> list[dict[str, Any]]:
+        """The tensors in the order of the table, without their data."""
+        found = []
+        for _ in range(self.tensor_count):
+            found.append(self._tensor())
+            self.number("Q")
+        return found
 
     def number(self, code: str) -> Any:
         (value,) = struct.unpack_from(f"<{code}", self._data, self._at)
@@ -132,10 +184,11 @@ class _Reader:
         number = self.number(_FORMATS[kind])
         return _short(number) if kind == _FLOAT32 else number
 
-    def tensor(self) -> dict[str, Any]:
+    def _tensor(self) -> dict[str, Any]:
+        """An entry but for its offset."""
         name, dimensions = self.string(), self.number("I")
         shape = [self.number("Q") for _ in range(dimensions)]
-        kind, _ = self.number("I"), self.number("Q")
+        kind = self.number("I")
         return {"name": name, "type": _TENSOR_TYPES.get(kind, f"unknown {kind}"), "shape": shape}
 
 
@@ -143,12 +196,41 @@ class _Reader:
 def read_head(path: Path) -> GgufHead:
     """Read a file's head once. Raises ``OSError``, or ``ValueError`` for a file of another kind."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data[:4] != b"GGUF":
-            raise ValueError("invalid file magic")
         reader = _Reader(data)
-        _version, tensors, pairs = (reader.number(code) for code in "IQQ")
-        metadata = {reader.string(): reader.value(reader.number("I")) for _ in range(pairs)}
-        return GgufHead(metadata, tuple(reader.tensor() for _ in range(tensors)))
+        metadata = {key: value for key, value, _ in reader.pairs()}
+        return GgufHead(metadata, tuple(reader.table()))
+
+
+def rewritten(path: Path, *, template: str | None = None, layers: int | None = None) -> bytes:
+    """A file's content with another Jinja template, or with its first layers alone. Raises as `read_head`."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        reader = _Reader(data)
+        pairs = []
+        for key, _, content in reader.pairs():
+            if layers is not None and key.endswith(".block_count"):
+                pairs.append(_text(key) + struct.pack("<II", _UINT32, layers))
+            elif template is None or key != _TEMPLATE_KEY:
+                pairs.append(content)
+        if template is not None:
+            pairs.append(_text(_TEMPLATE_KEY) + struct.pack("<I", _STRING) + _text(template))
+        kept = [one for one in reader.tensors() if layers is None or one.layer < layers]
+    table, contents, size = [], [], 0
+    for tensor in kept:
+        table.append(tensor.entry + struct.pack("<Q", size))
+        contents.append(tensor.content.ljust(_aligned(len(tensor.content)), b"\0"))
+        size += len(contents[-1])
+    counts = struct.pack("<IQQ", reader.version, len(kept), len(pairs))
+    head = b"".join([b"GGUF", counts, *pairs, *table])
+    return b"".join([head.ljust(_aligned(len(head)), b"\0"), *contents])
+
+
+def _text(text: str) -> bytes:
+    content = text.encode()
+    return struct.pack("<Q", len(content)) + content
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def _short(number: float) -> float:

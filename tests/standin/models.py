@@ -124,16 +124,17 @@ class StoredModel:
     def capabilities(self) -> list[str]:
         """What the model can do, by the template that is used."""
         if self.is_native:
-            return [*_chat_abilities(self.template), "completion"]
-        own = ["tools"] if self.parser and ".Tools" not in (self.go_template or "") else []
-        return ["completion", *self._go_abilities, *own]
+            return self.abilities("chat")
+        return self.abilities("go" if self.template_kind == "go_template" else "parser")
 
-    def template_abilities(self, kind: Literal["go", "chat"]) -> str:
-        """What the log says that a template can do."""
-        if kind == "go":
-            return _listed(None if self.go_template is None else self._go_abilities)
-        chat = self.head.chat_template
-        return _listed(_chat_abilities(chat) if chat else None)
+    def abilities(self, source: Literal["go", "chat", "parser"]) -> list[str]:
+        """What the model could do if its prompts were made in this way."""
+        own = ["tools"] if self.parser else []
+        if source == "chat":
+            found = [*_chat_abilities(self.head.chat_template), "completion", *own]
+        else:
+            found = ["completion", *self._go_abilities, *own]
+        return list(dict.fromkeys(found))
 
     @property
     def details(self) -> dict[str, Any]:
@@ -370,10 +371,6 @@ def _chat_abilities(template: str) -> list[str]:
     tools = "tools" in template or "tool_call" in template
     thinks = "<think>" in template and "</think>" in template
     return [ability for ability, has in {"tools": tools, "thinking": thinks}.items() if has]
-
-
-def _listed(abilities: list[str] | None) -> str:
-    return "null" if abilities is None else f"[{' '.join(['completion', *abilities])}]"
 
 
 def _quoted(text: str) -> str:

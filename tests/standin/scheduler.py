@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from standin.child import Child, ChildError, ChildProgram, Launch
 from standin.log import slog
@@ -221,17 +221,21 @@ def _batch(window_tokens: int) -> int:
 
 
 def _log_template(model: StoredModel) -> None:
-    own = str(model.capabilities).replace("'", "").replace(",", "")
-    slog(
-        "INFO",
-        "images.go:381",
-        "template selection",
-        model=f"{model.name.host}/{model.name.namespace}/{model.name.model}:{model.name.tag}",
-        selected=model.template_kind,
-        renderer=model.renderer,
-        parser=model.parser,
-        go_template=model.template_abilities("go"),
-        chat_template=model.template_abilities("chat"),
-        harmony="null",
-        renderer_parser=own if model.renderer or model.parser else "null",
-    )
+    """The line that says who makes a model's prompts (``logTemplateSelection``)."""
+    sources: dict[str, tuple[object, Literal["go", "chat", "parser"]]] = {
+        "go_template": (model.go_template is not None, "go"),
+        "chat_template": (model.head.chat_template, "chat"),
+        "harmony": (None, "parser"),
+        "renderer_parser": (model.renderer or model.parser, "parser"),
+    }
+    abilities = {
+        key: f"[{' '.join(model.abilities(source))}]" if has else "null"
+        for key, (has, source) in sources.items()
+    }
+    name = f"{model.name.host}/{model.name.namespace}/{model.name.model}:{model.name.tag}"
+    used = {
+        "selected": model.template_kind,
+        "renderer": model.renderer,
+        "parser": model.parser,
+    }
+    slog("INFO", "images.go:381", "template selection", model=name, **used, **abilities)

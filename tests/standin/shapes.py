@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from standin.models import go_time
 
+JSON, PLAIN_JSON = "application/json; charset=utf-8", "application/json"
 CACHED_COUNT_SINCE = (0, 33, 3)
 """From this version on an answer says how much of its prompt came from the cache."""
 WITHOUT_CACHED_SINCE = (0, 30, 1)
@@ -49,9 +50,6 @@ class Piece:
     done_reason: str = ""
     numbers: Numbers | None = None
     context: tuple[int, ...] = ()
-
-
-Path = Literal["/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completions"]
 
 
 @dataclass

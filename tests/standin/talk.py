@@ -16,7 +16,7 @@ from standin.child import ChildError
 from standin.log import slog
 from standin.prompts import Cut, Messages, by_template, fitting, rendered, with_own
 from standin.scheduler import Runner, Scheduler, seconds
-from standin.shapes import Numbers, Piece, Shape, gathered
+from standin.shapes import JSON, PLAIN_JSON, Numbers, Piece, Shape, gathered
 
 if TYPE_CHECKING:
     from standin.models import StoredModel
@@ -43,7 +43,7 @@ _SAMPLING: Final[dict[str, Any]] = {
 class Reply(Protocol):
     """Where an answer goes."""
 
-    async def json(self, body: object, status: int = 200) -> None:
+    async def json(self, body: object, status: int = 200, content_type: str = JSON) -> None:
         """Send a whole answer."""
 
     async def piece(self, content: bytes, content_type: str) -> None:
@@ -64,6 +64,8 @@ class Talk:
     shape: Shape
     body: Mapping[str, Any]
     reply: Reply
+    _computes: bool = False
+    """Whether llama.cpp was asked; from then on an error is one of the stream."""
 
     async def answer(self) -> None:
         """Load, answer, or say what is wrong."""
@@ -72,7 +74,9 @@ class Talk:
         except ChildError as error:
             words, status = str(error), error.status
             if not self.reply.has_begun:
-                await self.reply.json(self.shape.error(words, status), status)
+                plain = self.shape.is_openai or (self._computes and self._streams)
+                kind = PLAIN_JSON if plain else JSON
+                await self.reply.json(self.shape.error(words, status), status, kind)
             else:
                 await self.reply.piece(self.shape.error_piece(words), self.shape.content_type)
 
@@ -128,6 +132,7 @@ class Talk:
             else:
                 prompt = await self._text(runner, messages, think)
                 pieces = self._completion(runner, prompt, think, load_ns)
+            self._computes = True
             async with runner.turn, aclosing(pieces):
                 await self._send(pieces, begun)
 
@@ -141,7 +146,8 @@ class Talk:
                 await self.reply.piece(self.shape.stream(piece), self.shape.content_type)
             heard.append(piece)
         if not self._streams:
-            await self.reply.json(self.shape.whole(gathered(heard)))
+            kind = PLAIN_JSON if self.shape.is_openai else JSON
+            await self.reply.json(self.shape.whole(gathered(heard)), content_type=kind)
         elif not heard:
             await self.reply.piece(b"", self.shape.content_type)
 
