@@ -26,6 +26,7 @@ from standin.process_title import padded
 SCRIPT: Final = Path(__file__).with_name("llama_server.py")
 POLL_SECONDS: Final = 0.02
 """Ollama's own is 250 ms: a test would wait for that at each load."""
+LONGEST_LINE_BYTES: Final = 16 * 1024 * 1024
 READY: Final = "ok"
 STOPPED: Final = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal "
@@ -109,11 +110,14 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            limit=LONGEST_LINE_BYTES,
         )
         assert process.stdin is not None
         process.stdin.write(f"{json.dumps(words)}\n".encode())
         base = f"http://127.0.0.1:{port}"
-        child = cls(port, process, httpx.AsyncClient(base_url=base, timeout=None, trust_env=False))
+        # Without certificates, which take long to read.
+        client = httpx.AsyncClient(base_url=base, timeout=None, trust_env=False, verify=False)
+        child = cls(port, process, client)
         child._reading = asyncio.create_task(child._read_log())
         try:
             await child._ready()
