@@ -13,7 +13,7 @@ from aider_guard.demo.install import install_aider
 from aider_guard.demo.layout import AIDER_VERSION, Rig, RigError, cache_folder, rig_in
 from aider_guard.demo.llama_server import ensure_llama_server
 from aider_guard.demo.machine import check_machine
-from aider_guard.demo.model import install_models
+from aider_guard.demo.model import ensure_gemma, install_models
 from aider_guard.demo.ollama_files import install_ollama
 from aider_guard.demo.parts import demo_runs, ensure_part
 from aider_guard.demo.progress import Progress
@@ -77,6 +77,7 @@ def main() -> int:
         with demo_runs(cache_folder()):
             rig = ensure_rig()
             ensure_llama_server(rig)
+            ensure_gemma(rig)
     except RigError as error:
         sys.stderr.write(f"aider-guard: {error}\n")
         return error.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from e2e.emptying import empty
 from e2e.shallow import BRIEF, upload
 from e2e.shallow import NAME as SHALLOW
 from session.ptys import PATIENT
+from standin.program import VERSION, standin_ollama
 
 from aider_guard.demo.layout import SMALL
 from aider_guard.demo.model import PARAMETERS, TEMPLATE
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from aider_guard.demo.layout import Rig
 
 TEST_TIMEOUT_SECONDS = 600
+PRIVATE, TODAY = "0.9.3", VERSION
+"""The servers of these tests: a real Ollama, and a stand-in for one of today (``tests/standin``)."""
 FILE = pytest.StashKey[Path]()
 """The file whose tests used the shared server last."""
 _HERE = Path(__file__).parent
@@ -48,11 +52,25 @@ def rig() -> Rig:
     return ensure_rig()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of ``ollama`` runs on the servers of its marker ``servers``, without one on the private Ollama."""
+    if "ollama" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("servers")
+        chosen = marker.args if marker else (PRIVATE,)
+        metafunc.parametrize("ollama", chosen, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def ollama(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateOllama]:
-    """One private server for all tests of a run, on models that tests may add to."""
+def ollama(
+    request: pytest.FixtureRequest, rig: Rig, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PrivateOllama]:
+    """One server for all tests of a run, on models that tests may add to: the private Ollama, or a stand-in."""
     folder = tmp_path_factory.mktemp("ollama")
-    models = tmp_path_factory.mktemp("models") / "models"
+    if request.param != PRIVATE:
+        with standin_ollama(rig, folder, request.param) as server:
+            yield server
+        return
+    models = folder / "models"
     shutil.copytree(rig.models, models, copy_function=os.symlink)
     with private_ollama(rig.ollama, models, folder=folder) as server:
         yield server
@@ -64,6 +82,11 @@ def _nothing_loaded(request: pytest.FixtureRequest) -> None:
     if "ollama" in request.fixturenames and request.config.stash.get(FILE, None) != request.path:
         request.config.stash[FILE] = request.path
         empty(request.getfixturevalue("ollama"))
+
+
+def windows_tokens(log: str) -> list[int]:
+    """The window of each runner whose start a server has logged, in tokens."""
+    return [int(window) for window in re.findall(r" cmd=.* (?:--ctx-size|-c) (\d+)", log)]
 
 
 def create(ollama: PrivateOllama, name: str, **facts: object) -> str:
@@ -87,8 +110,10 @@ def shallow(ollama: PrivateOllama, rig: Rig) -> str:
 @pytest.fixture(scope="session")
 def terse(ollama: PrivateOllama, shallow: str) -> str:
     """The shallow model, made to end in its first word: a turn takes a second."""
-    # Not by num_predict: Aider takes an answer that is cut for one that found no room.
-    return create(ollama, "terse", **{"from": shallow}, parameters={**BRIEF, "stop": [*"nst"]})
+    # Not by num_predict: Aider takes an answer that is cut for one that found no room. Each stop leaves a word before
+    # it (" the|n", " Ie|nsely"): llama.cpp cuts at the first of them in the text, 0.9.3 at the first of the list.
+    stop = [*"ns", "ro", "\u00a0"]
+    return create(ollama, "terse", **{"from": shallow}, parameters={**BRIEF, "stop": stop})
 
 
 @pytest.fixture(scope="session")
