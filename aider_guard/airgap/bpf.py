@@ -90,7 +90,7 @@ _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _HELD_TOO: Final = (17, 38)  # AF_PACKET, of a network namespace; AF_ALG, the kernel's ciphers
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
 # linux/in.h. Others connect by other calls than connect(2), as SCTP by setsockopt(2), or need root anyway.
-_STREAMS: Final = (0, 6, 262)  # TCP, MPTCP
+_STREAMS: Final = (0, 6, 262)  # TCP; MPTCP, in whose place the guard makes TCP
 _DATAGRAMS: Final = (0, 17, 1, 58)  # UDP; echo requests, which are refused and named when sent
 
 _SET_MODE_FILTER, _NEW_LISTENER = 1, 1 << 3  # seccomp(2), linux/seccomp.h
@@ -100,17 +100,44 @@ _KEYS_OF_OTHERS: Final = (0x5412, 0x541C)
 without a conversation the user's shell, outside. The kernel looks at 32 bits of a request."""
 _OTHER_IOCTL: Final = 54  # of 32 bit programs: asm/unistd_32.h, asm/unistd32.h
 
-_OPTIONS_THAT_LEAD_AWAY: Final = (
-    (0, 4),  # IP_OPTIONS: a source route goes to its first hop, whatever the address says
-    (0, 50),  # IP_UNICAST_IF: 127.0.0.1 through a network card
-    (1, 25),  # SO_BINDTODEVICE, likewise, and undoes what the guard sets
-    (1, 62),  # SO_BINDTOIFINDEX
-    (41, 6),  # IPV6_2292PKTOPTIONS: carries a routing header
-    (41, 50),  # IPV6_PKTINFO: names a network card
-    (41, 57),  # IPV6_RTHDR
-    (41, 76),  # IPV6_UNICAST_IF
+_OPTIONS: Final = (
+    (
+        0,
+        4,
+        _ERRNO | errno.EPERM,
+    ),  # IP_OPTIONS: a source route goes to its first hop, whatever the address says
+    (
+        0,
+        35,
+        ASK,
+    ),  # IP_ADD_MEMBERSHIP: the kernel tells the neighbours which group, in a packet of its own
+    (0, 39, ASK),  # IP_ADD_SOURCE_MEMBERSHIP
+    (0, 42, ASK),  # MCAST_JOIN_GROUP
+    (0, 46, ASK),  # MCAST_JOIN_SOURCE_GROUP
+    (0, 50, _ERRNO | errno.EPERM),  # IP_UNICAST_IF: 127.0.0.1 through a network card
+    (1, 25, _ERRNO | errno.EPERM),  # SO_BINDTODEVICE, likewise, and undoes what the guard sets
+    (
+        1,
+        60,
+        _ERRNO | errno.ENOPROTOOPT,
+    ),  # SO_ZEROCOPY: the guard sends a copy, of which no word comes back
+    (1, 62, _ERRNO | errno.EPERM),  # SO_BINDTOIFINDEX
+    (
+        6,
+        30,
+        _ERRNO | errno.ENOPROTOOPT,
+    ),  # TCP_FASTOPEN_CONNECT: connects later, when something is sent
+    (41, 6, _ERRNO | errno.EPERM),  # IPV6_2292PKTOPTIONS: carries a routing header
+    (41, 20, ASK),  # IPV6_JOIN_GROUP
+    (41, 27, ASK),  # IPV6_JOIN_ANYCAST
+    (41, 42, ASK),  # MCAST_JOIN_GROUP
+    (41, 46, ASK),  # MCAST_JOIN_SOURCE_GROUP
+    (41, 50, _ERRNO | errno.EPERM),  # IPV6_PKTINFO: names a network card
+    (41, 57, _ERRNO | errno.EPERM),  # IPV6_RTHDR
+    (41, 76, _ERRNO | errno.EPERM),  # IPV6_UNICAST_IF
 )
-"""Level and name of options of a socket (linux/in.h, linux/in6.h, asm-generic/socket.h)."""
+"""Level and name of options of a socket, with their verdicts (linux/in.h, linux/in6.h, linux/tcp.h,
+asm-generic/socket.h). All others are allowed."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +146,8 @@ class SyscallNumbers:
 
     architecture: int  # AUDIT_ARCH_…, linux/audit.h
     socket: int
+    socketpair: int
     connect: int
-    bind: int
     listen: int
     sendto: int
     sendmsg: int
@@ -137,8 +164,8 @@ CALLS: Final[Mapping[str, SyscallNumbers]] = {
     "x86_64": SyscallNumbers(
         architecture=0xC000003E,
         socket=41,
+        socketpair=53,
         connect=42,
-        bind=49,
         listen=50,
         sendto=44,
         sendmsg=46,
@@ -152,8 +179,8 @@ CALLS: Final[Mapping[str, SyscallNumbers]] = {
     "aarch64": SyscallNumbers(
         architecture=0xC00000B7,
         socket=198,
+        socketpair=199,
         connect=203,
-        bind=200,
         listen=201,
         sendto=206,
         sendmsg=211,
@@ -171,14 +198,14 @@ CALLS: Final[Mapping[str, SyscallNumbers]] = {
 def program(calls: SyscallNumbers) -> bytes:
     """The instructions for this kind of machine, eight bytes each.
 
-    They say ASK for connect, bind, listen, sendmsg, sendmmsg, sendto with an address, and a new socket for internet
-    datagrams, which the guard makes. Other architectures' calls
-    (32 bit programs) get EPERM, x32 and io_uring ENOSYS, sockets that the guard does not know what they do
-    EAFNOSUPPORT, EPROTONOSUPPORT or EPERM, options that lead a packet away EPERM, and so do keys that are put into a
-    terminal. A filter with a listener of its own gets EBUSY: it would be asked in the guard's place once the guard's
-    listener is closed, and let calls go on. All other calls are allowed.
+    They say ASK for connect, listen, sendmsg, sendmmsg, sendto with an address, a new socket of the internet, which the
+    guard makes, and joining a group of receivers. Other architectures' calls (32 bit programs) get EPERM, x32 and
+    io_uring ENOSYS, sockets that the guard does not know what they do EAFNOSUPPORT, EPROTONOSUPPORT or EPERM, options
+    that lead a packet away EPERM, and so do keys that are put into a terminal. A filter with a listener of its own gets
+    EBUSY: it would be asked in the guard's place once the guard's listener is closed, and let calls go on. All other
+    calls are allowed, bind among them.
     """
-    asked = (calls.connect, calls.bind, calls.listen, calls.sendmsg, calls.sendmmsg)
+    asked = (calls.connect, calls.listen, calls.sendmsg, calls.sendmmsg)
     # A kernel that resolves a name for a program does it by a program of root's, outside (request-key(8)).
     absent = (*_IO_URING, calls.request_key)
     return b"".join(
@@ -191,6 +218,7 @@ def program(calls: SyscallNumbers) -> bytes:
             *when_any(asked, [give(ASK)]),
             *when(calls.sendto, _ask_if_pointer(4)),
             *when(calls.socket, _socket()),
+            *when(calls.socketpair, _socketpair()),
             *when(calls.setsockopt, _setsockopt()),
             *when(calls.ioctl, _ioctl()),
             *when(calls.seccomp, _seccomp()),
@@ -247,8 +275,8 @@ def _socket() -> list[bytes]:
     internet = [
         argument(1),
         lower_bits(_SOCK_TYPE_MASK),
-        *when(_SOCK_STREAM, _one_of(2, _STREAMS, errno.EPROTONOSUPPORT, ALLOW)),
-        *when(_SOCK_DGRAM, _one_of(2, _DATAGRAMS, errno.EPROTONOSUPPORT, ASK)),
+        *when(_SOCK_STREAM, _ask_for(2, _STREAMS, errno.EPROTONOSUPPORT)),
+        *when(_SOCK_DGRAM, _ask_for(2, _DATAGRAMS, errno.EPROTONOSUPPORT)),
         refuse(errno.EPERM),
     ]
     return [
@@ -259,13 +287,18 @@ def _socket() -> list[bytes]:
     ]
 
 
+def _socketpair() -> list[bytes]:
+    """socketpair(2): family. Another family's pair, such as TIPC's, is a way to others of its kind."""
+    return [argument(0), *when(_AF_UNIX, [give(ALLOW)]), refuse(errno.EAFNOSUPPORT)]
+
+
 def _setsockopt() -> list[bytes]:
     """setsockopt(2): descriptor, level, name."""
     block = []
-    for level in sorted({level for level, _ in _OPTIONS_THAT_LEAD_AWAY}):
-        names = [name for at, name in _OPTIONS_THAT_LEAD_AWAY if at == level]
-        refused = [argument(2), *when_any(names, [refuse(errno.EPERM)]), give(ALLOW)]
-        block += when(level, refused)
+    for level in sorted({level for level, _, _ in _OPTIONS}):
+        named = [(name, verdict) for at, name, verdict in _OPTIONS if at == level]
+        judged = [one for name, verdict in named for one in when(name, [give(verdict)])]
+        block += when(level, [argument(2), *judged, give(ALLOW)])
     return [argument(1), *block, give(ALLOW)]
 
 
@@ -285,5 +318,5 @@ def _seccomp() -> list[bytes]:
     return [argument(0), *when(_SET_MODE_FILTER, with_listener), give(ALLOW)]
 
 
-def _one_of(number: int, values: Iterable[int], otherwise: int, then: int) -> list[bytes]:
-    return [argument(number), *when_any(values, [give(then)]), refuse(otherwise)]
+def _ask_for(number: int, values: Iterable[int], otherwise: int) -> list[bytes]:
+    return [argument(number), *when_any(values, [give(ASK)]), refuse(otherwise)]

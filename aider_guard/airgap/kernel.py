@@ -13,7 +13,7 @@ import os
 import platform
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 IS_LINUX: Final = sys.platform == "linux"
@@ -36,6 +36,9 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _SECCOMP_SET_MODE_FILTER: Final = 1
 # asm/unistd_64.h and asm-generic/unistd.h; the others are the same numbers on every architecture
 _SECCOMP: Final = {"x86_64": 317, "aarch64": 277}
+_SETGROUPS: Final = {"x86_64": 116, "aarch64": 159}
+_SETRESUID: Final = {"x86_64": 117, "aarch64": 147}
+_SETRESGID: Final = {"x86_64": 119, "aarch64": 149}
 _PIDFD_OPEN: Final = 434
 _PIDFD_GETFD: Final = 438
 
@@ -130,6 +133,28 @@ def pidfd_open(process: int) -> int:
 def take_fd(process: int, number: int) -> int:
     """A duplicate of another process's descriptor; *process* is a pidfd (pidfd_getfd(2))."""
     return _checked(libc().syscall(_PIDFD_GETFD, process, number, 0), "pidfd_getfd")
+
+
+@contextlib.contextmanager
+def acting_as(user: int, group: int, groups: Sequence[int]) -> Iterator[None]:
+    """Be another user in this thread, for the length of a ``with``: for files, and to those that ask who connects.
+
+    Needs root. The calls are made directly, as the C library would make all threads follow (nptl(7)). Raises OSError.
+    """
+    calls = [numbers[platform.machine()] for numbers in (_SETGROUPS, _SETRESGID, _SETRESUID)]
+    own_groups, own_group, own_user = os.getgroups(), os.getegid(), os.geteuid()
+
+    def become(user: int, group: int, groups: Sequence[int], order: int) -> None:
+        listed = (ctypes.c_uint32 * len(groups))(*groups)
+        steps = [(len(groups), listed), (-1, group, -1), (-1, user, -1)]
+        for call, arguments in [*zip(calls, steps, strict=True)][::order]:
+            _checked(libc().syscall(call, *arguments), "another user")
+
+    try:
+        become(user, group, groups, 1)
+        yield
+    finally:
+        become(own_user, own_group, own_groups, -1)
 
 
 # The capabilities that root keeps in the air gap (linux/capability.h): those about files, users and its own processes.

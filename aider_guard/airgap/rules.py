@@ -38,8 +38,9 @@ _MOST_BYTES: Final = 1 << 16
 class OwnServers:
     """Knows which servers are those of programs inside, which may be reached from inside, unlike those of others.
 
-    A socket is known by its number (inode). The kernel decides which one gets a packet, so a port is the programs' own
-    when every socket that could answer there is. Beyond 65,536 the oldest are forgotten.
+    A socket is known by its number (inode), from its creation on. The kernel decides which one gets a packet, so a port
+    is the programs' own when every socket that could answer there is. Beyond 65,536 the older half are forgotten, but
+    for those that wait for packets; of these the newest 16,384 are kept.
     """
 
     def __init__(self, servers: Callable[[Kind, int], Iterable[Server]] | None = None) -> None:
@@ -49,8 +50,10 @@ class OwnServers:
     def add(self, fd: int) -> None:
         """Remember a socket of a program inside."""
         self._inodes[os.fstat(fd).st_ino] = None
-        while len(self._inodes) > _MOST:
-            del self._inodes[next(iter(self._inodes))]
+        if len(self._inodes) > _MOST:
+            inodes, waiting = list(self._inodes), waiting_inodes()
+            kept = [inode for inode in inodes[: _MOST // 2] if inode in waiting]
+            self._inodes = dict.fromkeys([*kept[-_MOST // 4 :], *inodes[_MOST // 2 :]])
 
     def at(self, kind: Kind, address: str, port: int) -> Literal["own", "others", "none"]:
         """Tell whose server answers at this loopback address."""
@@ -90,6 +93,18 @@ def on_port(kind: Kind, port: int) -> list[Server]:
     states = (LISTENING,) if kind == "tcp" else ()  # a UDP sender may be answered, too
     table = read_tables(PROC / "net", kind)
     return [(row.address, row.inode) for row in rows(table, port, *states)]
+
+
+def waiting_inodes() -> set[int]:
+    """Return the numbers of this machine's sockets that wait for connections, or may receive datagrams."""
+    found: set[int] = set()
+    kinds: tuple[Kind, ...] = ("tcp", "udp")
+    for kind in kinds:
+        for fields in map(bytes.split, read_tables(PROC / "net", kind).splitlines()):
+            if fields[3] == LISTENING or kind == "udp":
+                with contextlib.suppress(ValueError):  # the heading
+                    found.add(int(fields[9]))
+    return found
 
 
 def _listening(channel: socket.socket, family: int, port: int) -> Iterator[Server]:
@@ -158,7 +173,13 @@ class MaskedSockets:
 @contextlib.contextmanager
 def open_as_caller(path: bytes, caller: CallingThread) -> Iterator[HeldFile]:
     """Open the file as the caller would, from its root and folder. Raises OSError as a connection would."""
-    fd = os.open(_path_for_guard(path, caller), os.O_PATH | os.O_CLOEXEC)
+    start, path = _start_for_guard(path, caller)
+    folder = os.open(start, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with caller.rights():
+            fd = os.open(path or b".", os.O_PATH | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
     try:
         caller.check()
         through = f"/proc/self/fd/{fd}"
@@ -167,14 +188,18 @@ def open_as_caller(path: bytes, caller: CallingThread) -> Iterator[HeldFile]:
         os.close(fd)
 
 
-def _path_for_guard(path: bytes, caller: CallingThread) -> bytes:
-    """The caller's path as the guard can open it: the guard has another root, folder and ``/proc/self``."""
+def _start_for_guard(path: bytes, caller: CallingThread) -> tuple[bytes, bytes]:
+    """A folder and the caller's path from there: the guard has another root, folder and ``/proc/self``."""
     itself = b"/proc/%d/" % caller.process
-    for prefix in (b"/proc/self/", b"/proc/thread-self/", b"/dev/fd/"):
+    for prefix, start in (
+        (b"/proc/self/", b""),
+        (b"/proc/thread-self/", b""),
+        (b"/dev/fd/", b"fd/"),
+    ):
         if path.startswith(prefix):
-            return itself + (b"fd/" if prefix == b"/dev/fd/" else b"") + path.removeprefix(prefix)
+            return itself + start, path.removeprefix(prefix).lstrip(b"/")
     start = b"root" if path.startswith(b"/") else b"cwd"
-    return b"/proc/%d/%s/%s" % (caller.thread, start, path.lstrip(b"/"))
+    return b"/proc/%d/%s" % (caller.thread, start), path.lstrip(b"/")
 
 
 def _number(status: os.stat_result) -> tuple[int, int]:
@@ -190,7 +215,7 @@ Endpoint = tuple[str, int]
 def kind_of(sock: socket.socket) -> Kind | None:
     """Return the protocol of an internet socket; None for one other than TCP and UDP."""
     match sock.type, sock.proto:
-        case socket.SOCK_STREAM, (socket.IPPROTO_TCP | 262):  # MPTCP, linux/in.h
+        case socket.SOCK_STREAM, socket.IPPROTO_TCP:
             return "tcp"
         case socket.SOCK_DGRAM, socket.IPPROTO_UDP:
             return "udp"

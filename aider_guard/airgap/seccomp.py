@@ -20,7 +20,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from typing import Final
 
-from aider_guard.airgap import bpf, kernel, sockets
+from aider_guard.airgap import bpf, kernel
 from aider_guard.airgap.dns import NameServer, NameTable
 from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Enter, Gap, ProgramFinder, Report
 from aider_guard.airgap.kernel import KEPT
@@ -29,11 +29,12 @@ from aider_guard.airgap.notify import (
     FilterListener,
     GiveDescriptor,
     Notification,
+    Pending,
     Result,
 )
 from aider_guard.airgap.proc import children
 from aider_guard.airgap.rules import EgressRules, MaskedSockets
-from aider_guard.airgap.syscalls import FULL, InProgress, RetryConnect, SyscallHandlers
+from aider_guard.airgap.syscalls import SyscallHandlers
 from aider_guard.core.egress import Layer, Place
 from aider_guard.loop import WRITE, Loop
 from aider_guard.proc_net import PROC
@@ -98,62 +99,73 @@ def _install(program: bytes) -> int:
 
 
 _AGAIN_SECONDS: Final = 0.02
-"""Times the number of waiting connections: the pause before one is tried again, which takes milliseconds."""
+"""Times the number of waiting calls: the pause before one is tried again, which takes milliseconds."""
+_LOOK_SECONDS: Final = 0.1
+"""The pause between two looks at a program whose call is tried again when its socket is ready."""
 _MOST: Final = 128
-"""How many may wait for a full queue; further ones fail at once."""
+"""How many calls may wait; further ones fail at once."""
+_START_AGAIN: Final = (
+    512  # ERESTARTSYS, linux/errno.h: the kernel makes it EINTR where the handler wants that
+)
 
 
-class PendingConnects:
-    """Answers calls whose connections take time, while the guard serves others. Owns their sockets."""
+class PendingCalls:
+    """Carries out calls that take time, while the guard serves others. Owns what they need."""
 
     def __init__(self) -> None:
         self._ends: dict[tuple[FilterListener, int], Callable[[], None]] = {}
 
-    def wait(self, loop: Loop, listener: FilterListener, call: int, progress: InProgress) -> None:
-        """Answer the call when its connection has been made or has failed."""
-        sock = progress.socket
-
-        def finish(_events: int) -> None:
-            error = sockets.outcome(sock)
-            self._end(listener, call)
-            listener.answer(call, Result(error=error))
-
-        def end() -> None:
-            loop.forget(sock.fileno())
-            sock.close()
-
-        self._ends[listener, call] = end
-        loop.watch(sock.fileno(), WRITE, finish)
-
-    def try_again(
-        self, loop: Loop, listener: FilterListener, call: int, retry: RetryConnect
+    def wait(
+        self,
+        loop: Loop,
+        listener: FilterListener,
+        call: int,
+        caller: CallingThread,
+        pending: Pending,
     ) -> None:
-        """Answer the call when its server has accepted, or when the program would have given up."""
-        until = time.monotonic() + retry.patience_seconds
-        name = f"queue of {listener.fd} {call}"
+        """Answer the call when it has a result, when the program would have given up, or at a signal for it."""
+        until = time.monotonic() + pending.patience_seconds
+        name = f"call of {listener.fd} {call}"
 
         def end() -> None:
             loop.cancel(name)
-            retry.close()
+            if pending.ready is not None:
+                loop.forget(pending.ready.fileno())
+            pending.close()
 
-        def attempt() -> None:
-            is_over = time.monotonic() >= until or not listener.is_valid(call)
-            error = errno.EAGAIN if is_over else retry.attempt()
-            if error in FULL and not is_over:
-                loop.after(name, _AGAIN_SECONDS * len(self._ends), attempt)
-            else:
+        def settle(action: Callable[[], Result | None]) -> None:
+            try:
+                result = action()
+            except OSError as error:
+                result = Result(error=error.errno or errno.EPERM)
+            if result is not None:
                 self._end(listener, call)
-                listener.answer(call, Result(error=error))
+                listener.answer(call, result)
+
+        def look() -> None:
+            if not listener.is_valid(call) or time.monotonic() >= until:
+                settle(partial(pending.give_up, errno.EAGAIN))
+            elif caller.is_interrupted():
+                settle(partial(pending.give_up, _START_AGAIN))
+            elif pending.ready is None:
+                settle(pending.attempt)
+            if (listener, call) in self._ends:
+                look_again()
+
+        def look_again() -> None:
+            pause_seconds = _LOOK_SECONDS if pending.ready else _AGAIN_SECONDS * len(self._ends)
+            loop.after(name, min(pause_seconds, max(0.0, until - time.monotonic())), look)
 
         self._ends[listener, call] = end
         if len(self._ends) > _MOST:
-            self._end(listener, call)
-            listener.answer(call, Result(error=errno.EAGAIN))
-        else:
-            loop.after(name, _AGAIN_SECONDS, attempt)
+            settle(partial(pending.give_up, errno.EAGAIN))
+            return
+        if pending.ready is not None:
+            loop.watch(pending.ready.fileno(), WRITE, lambda _events: settle(pending.attempt))
+        look_again()
 
     def forget(self, listener: FilterListener) -> None:
-        """Drop all connections of this listener's calls."""
+        """Drop all calls of this listener."""
         for owner, call in [key for key in self._ends if key[0] is listener]:
             self._end(owner, call)
 
@@ -248,7 +260,7 @@ class SeccompGap(Gap):
             raise OSError(f"seccomp: not tried on {machine}")
         self._program = bpf.program(numbers)
         self._listeners: list[FilterListener] = []
-        self._pending = PendingConnects()
+        self._pending = PendingCalls()
         self._loop: Loop | None = None
         self._is_prepared = False
         self._entering = 0
@@ -347,19 +359,14 @@ class SeccompGap(Gap):
         caller = CallingThread(call.thread, lambda: listener.is_valid(call.id))
         answer = self._calls.decide(call, caller)
         match answer:
-            case InProgress():
-                self._pending.wait(self._served_from(), listener, call.id, answer)
-            case RetryConnect():
-                self._pending.try_again(self._served_from(), listener, call.id, answer)
+            case Pending():
+                assert self._loop is not None, "calls are served from a loop"
+                self._pending.wait(self._loop, listener, call.id, caller, answer)
             case GiveDescriptor(sock):
                 with sock:
                     listener.answer(call.id, answer)
             case _:
                 listener.answer(call.id, answer)
-
-    def _served_from(self) -> Loop:
-        assert self._loop is not None, "calls are served from a loop"
-        return self._loop
 
     def _forget(self, listener: FilterListener) -> None:
         self._pending.forget(listener)

@@ -1,10 +1,11 @@
-"""Connects a program's socket, or sends a datagram on it, by the guard's duplicate; parses socket addresses.
+"""Makes sockets that stay on this machine, connects them and sends on them by a duplicate; parses socket addresses.
 
 The C functions are called directly, as Python's wait for the end of a connection; each returns 0 or an error's number.
 """
 
 from __future__ import annotations
 
+import array
 import contextlib
 import ctypes
 import errno
@@ -13,6 +14,7 @@ import math
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,20 +25,77 @@ SHORT_SECONDS: Final = 0.02
 _SHORTEST_SECONDS: Final = 1e-6
 """The kernel rounds it up to one tick, a few milliseconds."""
 _UNFINISHED: Final = (errno.EINPROGRESS, errno.EINTR, errno.EALREADY)
+LATER: Final = (errno.EAGAIN, errno.EINTR)
+"""Errors after which a connection to a Unix socket, or a message, must be tried again."""
 _TIMEVAL: Final = struct.Struct("@ll")
 # linux/socket.h: flags of one datagram that are passed on. MSG_ZEROCOPY would refer to the guard's own memory.
 _KNOWN_FLAGS: Final = 0x1 | 0x4 | 0x80 | 0x800 | 0x8000  # OOB, DONTROUTE, EOR, CONFIRM, MORE
 _LOOPBACK: Final = b"lo"
+_NAME_BYTES: Final = 16  # IFNAMSIZ, linux/if.h
 
 
-def keep_on_loopback(sock: socket.socket) -> None:
-    """Bind an internet socket to the loopback interface: the kernel sends and receives nothing elsewhere.
+# A filter of packets (classic BPF, linux/filter.h): those that came by the loopback interface, whose index is 1 in
+# every network (LOOPBACK_IFINDEX, net/flow.h), and no others: load the index, compare, take all of it, take nothing.
+_BY_LOOPBACK: Final = ctypes.create_string_buffer(
+    b"".join(
+        struct.pack("<HBBI", *instruction)
+        for instruction in (
+            (0x20, 0, 0, 0xFFFFF008),  # SKF_AD_OFF + SKF_AD_IFINDEX
+            (0x15, 0, 1, 1),
+            (0x06, 0, 0, 0xFFFFFFFF),
+            (0x06, 0, 0, 0),
+        )
+    )
+)
+_FILTER: Final = struct.pack("@HP", 4, ctypes.addressof(_BY_LOOPBACK))  # struct sock_fprog
+# asm-generic/socket.h
+_SO_ATTACH_FILTER: Final = 26
+_SO_LOCK_FILTER: Final = 44
+_IPPROTO_MPTCP: Final = 262  # linux/in.h
 
-    Needs no right from Linux 5.7 on (socket(7), SO_BINDTODEVICE); before, and for other sockets, it does nothing.
+
+def make(family: int, kind: int, protocol: int) -> socket.socket:
+    """Make an internet socket that sends and receives by the loopback interface only. Raises OSError.
+
+    It is bound to the interface, which needs no right from Linux 5.7 on, and is given up by nothing that a program
+    inside may do but one: bind(2) to an address of IPv6 with a scope names another interface (``__inet6_bind``,
+    net/ipv6/af_inet6.c). Against that the guard looks before it connects, sends and listens, and a filter that cannot
+    be taken away (SO_LOCK_FILTER) receives only what came by the loopback interface. From Linux 6.16 on a filter of TCP
+    needs a right that ordinary users lack.
+
+    In place of MPTCP, which takes no filter, it is TCP: what MPTCP is, too, when the other end does not know it.
     """
-    if sock.family in {socket.AF_INET, socket.AF_INET6}:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _LOOPBACK)
+    sock = socket.socket(
+        family, kind, socket.IPPROTO_TCP if protocol == _IPPROTO_MPTCP else protocol
+    )
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _LOOPBACK)
+        with contextlib.suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FILTER)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def keep_on_loopback(sock: socket.socket, *, fixed: bool = True) -> None:
+    """Bind an internet socket to the loopback interface, if it is not.
+
+    A socket that came from outside may be bound to none, and one whose association ended is (``__udp_disconnect``,
+    net/ipv4/udp.c). *fixed*: so that no other thread's bind(2) changes it from now on: a socket that has a port cannot
+    be bound again. Raises OSError(EPERM) when it is bound to another interface.
+    """
+    if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    if fixed and sock.family == socket.AF_INET6:
+        with contextlib.suppress(OSError):  # it has a port
+            sock.bind(("::", 0))
+    with contextlib.suppress(OSError):  # bound already, or to another one
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _LOOPBACK)
+    device = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _NAME_BYTES)
+    if device.rstrip(b"\0") != _LOOPBACK:
+        raise OSError(errno.EPERM, "bound to another interface")
 
 
 def connect(sock: socket.socket, raw: bytes) -> int:
@@ -68,16 +127,30 @@ def patience_seconds(sock: socket.socket) -> float:
     return seconds + microseconds / 1e6 or math.inf
 
 
-def send(sock: socket.socket, data: bytes, flags: int, raw: bytes | None) -> tuple[int, int]:
-    """Send one datagram without waiting; returns the number of bytes and the error."""
+def send(
+    sock: socket.socket,
+    data: bytes,
+    flags: int,
+    raw: bytes | None = None,
+    descriptors: Sequence[int] = (),
+) -> tuple[int, int]:
+    """Send without waiting; returns the number of bytes and the error. *descriptors* go over a Unix socket only."""
     flags = flags & _KNOWN_FLAGS | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+    if descriptors:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        try:
+            return sock.sendmsg([data], rights, flags, *([_python_address(raw)] if raw else [])), 0
+        except OSError as error:
+            return 0, error.errno or errno.EIO
     length = 0 if raw is None else len(raw)
     sent = kernel.libc().sendto(sock.fileno(), data, ctypes.c_size_t(len(data)), flags, raw, length)
-    if sent >= 0:
-        return sent, 0
-    error = ctypes.get_errno()
-    is_full = error == errno.EAGAIN and os.get_blocking(sock.fileno())
-    return 0, errno.ENOBUFS if is_full else error
+    return (sent, 0) if sent >= 0 else (0, ctypes.get_errno())
+
+
+def _python_address(raw: bytes) -> bytes:
+    """The name in the bytes of a Unix address."""
+    name = raw[2:]
+    return name if name.startswith(b"\0") else name.partition(b"\0")[0]
 
 
 def outcome(sock: socket.socket) -> int:
