@@ -1,4 +1,4 @@
-"""Changes what programs in a jail see of some files: hides them, shows a copy, or makes them read-only.
+"""Changes what programs in a jail see of some files: shows a copy, or makes them read-only.
 
 For a process that has just got a mount namespace of its own, with all rights there. Its mounts are not visible outside.
 """
@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -91,26 +91,6 @@ def show_as_own(files: Mapping[str, _Copy]) -> None:
             new = f"{folder}/{targets[path]}"
             _write(new, copy)
             kernel.bind_mount(new, f"/proc/self/fd/{targets[path]}")
-
-
-def hide(paths: Sequence[str]) -> None:
-    """Hide sockets: show a folder with its plain files only, and a socket as /dev/null. Raises OSError.
-
-    Programs inside may make files in such a folder; a new socket in the folder outside stays hidden. Paths that are
-    gone by now are passed over.
-    """
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            status = os.stat(path)
-            if stat.S_ISDIR(status.st_mode):
-                files: dict[str, _Copy] = {}
-                with contextlib.suppress(PermissionError), os.scandir(path) as entries:
-                    files = {entry.name: copy for entry in entries if (copy := _read(entry.path))}
-                kernel.mount_memory(path, f"mode={stat.S_IMODE(status.st_mode):o},{_FOLDER}")
-                for name, copy in files.items():
-                    _write(f"{path}/{name}", copy)
-            else:
-                kernel.bind_mount(os.devnull, path)
 
 
 def protect_kernel_settings() -> None:

@@ -188,7 +188,7 @@ def build_sandbox(selection: LayerSelection, config: Config) -> Iterator[Sandbox
             words, fix = egress.in_words(cause), egress.fix(cause)
             lines = (f"{egress.NOT_ENFORCED}: {words}", fix)
             raise LaunchRefusedError("\n  ".join(filter(None, lines)))
-        with open_sandbox(gap, config.allow, selection.because) as sandbox:
+        with open_sandbox(gap, egress.places(config.allow), selection.because) as sandbox:
             yield sandbox
 
 

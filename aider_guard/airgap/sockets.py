@@ -68,11 +68,33 @@ def patience_seconds(sock: socket.socket) -> float:
     return seconds + microseconds / 1e6 or math.inf
 
 
-def send(sock: socket.socket, data: bytes, flags: int, raw: bytes | None) -> tuple[int, int]:
-    """Send one datagram without waiting; returns the number of bytes and the error."""
+class _Part(ctypes.Structure):  # struct iovec, linux/uio.h
+    _fields_ = (("data", ctypes.c_char_p), ("length", ctypes.c_size_t))
+
+
+class _Message(ctypes.Structure):  # struct msghdr, recvmsg(2)
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("name_length", ctypes.c_uint),
+        ("parts", ctypes.POINTER(_Part)),
+        ("part_count", ctypes.c_size_t),
+        ("control", ctypes.c_char_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    )
+
+
+def send(
+    sock: socket.socket, data: bytes, flags: int, raw: bytes | None, control: bytes = b""
+) -> tuple[int, int]:
+    """Send one datagram without waiting, with control messages as they are (cmsg(3)).
+
+    Returns the number of bytes and the error.
+    """
     flags = flags & _KNOWN_FLAGS | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-    length = 0 if raw is None else len(raw)
-    sent = kernel.libc().sendto(sock.fileno(), data, ctypes.c_size_t(len(data)), flags, raw, length)
+    part = _Part(data, len(data))
+    message = _Message(raw, len(raw or b""), ctypes.pointer(part), 1, control, len(control), 0)
+    sent = kernel.libc().sendmsg(sock.fileno(), ctypes.byref(message), flags)
     if sent >= 0:
         return sent, 0
     error = ctypes.get_errno()

@@ -23,7 +23,7 @@ from aider_guard.airgap import sockets
 from aider_guard.airgap.bpf import SyscallNumbers as Numbers
 from aider_guard.airgap.dns import NameTable, answer
 from aider_guard.airgap.notify import CallingThread, Continue, GiveDescriptor, Notification, Result
-from aider_guard.airgap.rules import DNS_PORT, EgressRules, kind_of, open_as_caller
+from aider_guard.airgap.rules import DNS_PORT, EgressRules, kind_of
 from aider_guard.airgap.sockets import (
     MOST_BYTES,
     Abstract,
@@ -34,6 +34,7 @@ from aider_guard.airgap.sockets import (
     pack_path,
     parse,
 )
+from aider_guard.airgap.unix_sockets import open_as_caller
 
 # Datagrams have 64 KiB at most. Over internet sockets none has control messages, which could carry a route.
 
@@ -57,7 +58,7 @@ class _Datagram:
 
     data: bytes
     to: bytes | None
-    has_control: bool = False
+    control: bytes = b""
 
 
 class Datagrams:
@@ -106,7 +107,7 @@ class Datagrams:
         self, sock: socket.socket, flags: int, to: bytes, caller: CallingThread
     ) -> Result | Continue:
         """Let data of a stream go on: it goes where it is connected to. MSG_FASTOPEN, which connects, is refused."""
-        if flags & _FAST_OPEN and sock.family in _INTERNET:
+        if flags & _FAST_OPEN and sock.family in _INTERNET and not self._rules.has_own_network:
             place = parse(to)
             host, port = (place.address, place.port) if isinstance(place, Internet) else ("", 0)
             self._rules.refuse(host, port, "tcp", caller)
@@ -116,18 +117,21 @@ class Datagrams:
     def _send(
         self, sock: socket.socket, datagram: _Datagram, flags: int, caller: CallingThread
     ) -> Result | Continue:
-        if sock.family in _INTERNET:
-            return self._send_internet(sock, datagram, flags, caller)
         if sock.family == socket.AF_UNIX:
             return self._send_unix(sock, datagram, flags, caller)
-        if sock.family == socket.AF_NETLINK and not datagram.has_control:
+        if self._rules.has_own_network:
+            sent = sockets.send(sock, datagram.data, flags, datagram.to, datagram.control)
+            return Result(*sent)
+        if sock.family in _INTERNET:
+            return self._send_internet(sock, datagram, flags, caller)
+        if sock.family == socket.AF_NETLINK and not datagram.control:
             return Result(*sockets.send(sock, datagram.data, flags, datagram.to))
         return Result(error=errno.EPERM)
 
     def _send_internet(
         self, sock: socket.socket, datagram: _Datagram, flags: int, caller: CallingThread
     ) -> Result:
-        if datagram.has_control:
+        if datagram.control:
             return Result(error=errno.EINVAL)
         to = datagram.to
         if to is not None:
@@ -174,11 +178,11 @@ class Datagrams:
                 with open_as_caller(path, caller) as file:
                     if self._rules.refuses_file(file, caller):
                         return Result(error=errno.EPERM)
-                    if datagram.has_control or not caller.is_ours:
+                    if datagram.control or not caller.is_ours:
                         return Continue()
                     held = pack_path(file.through)
                     return Result(*sockets.send(sock, datagram.data, flags, held))
-        if datagram.has_control:
+        if datagram.control:
             return Continue()
         return Result(*sockets.send(sock, datagram.data, flags, datagram.to))
 
@@ -208,7 +212,10 @@ def _message(caller: CallingThread, address: int) -> _Datagram:
     _bounded(sum(length for _, length in pieces))
     data = b"".join(caller.read(at, length) for at, length in pieces if length)
     to = caller.read(name, min(name_length, MOST_BYTES)) if name and name_length else None
-    return _Datagram(data, to, bool(control and control_length))
+    if not control:
+        control_length = 0
+    _bounded(control_length)
+    return _Datagram(data, to, caller.read(control, control_length) if control_length else b"")
 
 
 _FORBIDDEN = (errno.EPERM, errno.EACCES)
@@ -272,13 +279,17 @@ class SyscallHandlers:
             return Result(error=errno.EPERM)
 
     def _socket(self, call: Notification, _caller: CallingThread) -> Answer:
-        """Create the socket, and bind it to the loopback interface before the program has it."""
+        """Create the socket, and bind it to the loopback interface before the program has it; remember a Unix one."""
         family, kind, protocol = (call.integer(argument) for argument in range(3))
         try:
             sock = socket.socket(family, kind & _SOCK_TYPE_MASK, protocol)
         except OSError as error:
             return Result(error=error.errno or errno.EACCES)
         sockets.keep_on_loopback(sock)
+        if (
+            family == socket.AF_UNIX
+        ):  # here, as an agent forbids to be traced before it binds its socket
+            self._rules.own_servers.add(sock.fileno())
         sock.setblocking(not kind & socket.SOCK_NONBLOCK)
         return GiveDescriptor(sock, bool(kind & socket.SOCK_CLOEXEC))
 
@@ -294,6 +305,8 @@ class SyscallHandlers:
     def _connect_by_family(
         self, sock: socket.socket, raw: bytes, caller: CallingThread, stack: contextlib.ExitStack
     ) -> Answer:
+        if self._rules.has_own_network and sock.family != socket.AF_UNIX:
+            return self._connect_freely(sock, raw)
         match parse(raw), sock.family:
             case Internet() as to, (socket.AF_INET | socket.AF_INET6):
                 return self._connect_internet(sock, to, caller)
@@ -306,6 +319,13 @@ class SyscallHandlers:
                 return Result(error=errno.EAFNOSUPPORT)
         error = sockets.connect(sock, raw)  # AF_UNSPEC ends an association; netlink is the kernel
         sockets.keep_on_loopback(sock)
+        return Result(error=error)
+
+    def _connect_freely(self, sock: socket.socket, raw: bytes) -> Answer:
+        """Connect an internet socket to an address that was judged, or that leads nowhere but inside."""
+        error = sockets.connect(sock, raw)
+        if error == errno.EINPROGRESS and os.get_blocking(sock.fileno()):
+            return InProgress(sock)
         return Result(error=error)
 
     def _connect_internet(self, sock: socket.socket, to: Internet, caller: CallingThread) -> Answer:
@@ -323,12 +343,9 @@ class SyscallHandlers:
                 self._rules.refuse(to.address, to.port, kind, caller)
             return Result(error=errno.ECONNREFUSED)
         sockets.keep_on_loopback(sock)
-        error = sockets.connect(sock, pack(route.address, route.port, sock.family))
         if kind == "udp":
             self._rules.own_servers.add(sock.fileno())
-        if error == errno.EINPROGRESS and os.get_blocking(sock.fileno()):
-            return InProgress(sock)
-        return Result(error=error)
+        return self._connect_freely(sock, pack(route.address, route.port, sock.family))
 
     def _connect_resolver(self, sock: socket.socket, to: Internet, caller: CallingThread) -> Answer:
         """Connect to the guard's name server, whichever server was meant.
@@ -376,6 +393,6 @@ class SyscallHandlers:
             raise
         with sock:
             sockets.keep_on_loopback(sock)
-            if sock.type == kind and sock.family in _INTERNET:
+            if sock.family == socket.AF_UNIX or (sock.type == kind and sock.family in _INTERNET):
                 self._rules.own_servers.add(sock.fileno())
         return Continue()

@@ -134,7 +134,7 @@ def interpreter_for(user: int, paths: str) -> str | None:
     return None
 
 
-@pytest.mark.timeout(900)  # five files of tests, on a busy machine
+@pytest.mark.timeout(900)  # six files of tests, on a busy machine
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 def test_as_an_ordinary_user() -> None:
     """All of this holds without any right."""
@@ -145,6 +145,7 @@ def test_as_an_ordinary_user() -> None:
         pytest.skip("an ordinary user may start no Python that has the tests' packages")
     names = ("", "_entering", "_unix", "_hostile", "_orphans")
     files = [str(Path(__file__).with_name(f"test_seccomp{name}.py")) for name in names]
+    files.append(str(Path(__file__).with_name("test_unix_sockets.py")))
     with tempfile.TemporaryDirectory() as folder:  # pytest's own is root's
         os.chown(folder, USER, USER)
         options = [
