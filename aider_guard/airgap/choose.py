@@ -31,7 +31,8 @@ _FORBIDDEN: Final = (*_BY_CONTAINERS, errno.EACCES, errno.ENOSPC, errno.EUSERS)
 class LayerSelection:
     """Chooses a layer, beginning when its ``with`` does. Leaving the ``with`` closes what was opened and not used.
 
-    With *is_open* no layer is tried. A program that *serves_page* must be reachable by a browser outside.
+    With *is_open* no layer is tried. A program that *serves_page* must be reachable by a browser outside. Of the
+    guard's own files programs inside may change those in the *writable* folders.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class LayerSelection:
         *,
         is_open: bool = False,
         serves_page: bool = False,
+        writable: Sequence[str] = (),
     ) -> None:
+        self._writable = writable
         self._serves_page = serves_page
         self._environment, self._is_open = environment, is_open
         self._names = NameTable()
@@ -65,7 +68,7 @@ class LayerSelection:
             from aider_guard.airgap.jail import NamespaceSetup
 
             try:
-                setup = NamespaceSetup(tuple(self._allowed))
+                setup = NamespaceSetup(tuple(self._allowed), self._environment, self._writable)
             except OSError as error:
                 self._causes.append(_why_no_namespaces(error))
             else:

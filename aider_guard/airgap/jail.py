@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +22,7 @@ from typing import Final
 from aider_guard.airgap import bpf, filter_install, kernel, mounts, packet_capture
 from aider_guard.airgap.dns import PORT as DNS_PORT
 from aider_guard.airgap.kernel import KEPT
+from aider_guard.airgap.own_files import own_files
 from aider_guard.airgap.proc import diag_socket
 
 _KINDS: Final = (kernel.CLONE_NEWUSER, kernel.CLONE_NEWNET, kernel.CLONE_NEWNS)
@@ -131,14 +132,19 @@ class Jail:
 
 
 class NamespaceSetup:
-    """Makes a jail in a child process. As a ``with``: ``finish`` gives the jail, leaving it ends the child."""
+    """Makes a jail in a child process. As a ``with``: ``finish`` gives the jail, leaving it ends the child.
 
-    def __init__(self, allowed: Sequence[Address]) -> None:
+    The guard's own files are read-only in it, but for the *writable* folders (own_files.py).
+    """
+
+    def __init__(
+        self, allowed: Sequence[Address], environment: Mapping[str, str], writable: Sequence[str]
+    ) -> None:
         self._ours, theirs = socket.socketpair()
         self._channel_fd = theirs.fileno()
         self._child = os.fork()
         if self._child == 0:
-            _run_child(theirs, allowed)
+            _run_child(theirs, allowed, environment, writable)
         theirs.close()
         self._allowed = len(allowed)
 
@@ -199,10 +205,16 @@ class NamespaceSetup:
         return message, fds
 
 
-def _run_child(channel: socket.socket, allowed: Sequence[Address]) -> None:
+def _run_child(
+    channel: socket.socket,
+    allowed: Sequence[Address],
+    environment: Mapping[str, str],
+    writable: Sequence[str],
+) -> None:
     """Run in the child: make the jail, send its descriptors, and end. Never returns."""
     try:
-        _make_jail(channel, allowed)
+        files = own_files(environment, os.getcwd())
+        _make_jail(channel, allowed, files, writable)
     except BaseException as error:  # noqa: BLE001  # reported to the parent
         number = error.errno or 0 if isinstance(error, OSError) else 0
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -212,12 +224,18 @@ def _run_child(channel: socket.socket, allowed: Sequence[Address]) -> None:
         os._exit(0)
 
 
-def _make_jail(channel: socket.socket, allowed: Sequence[Address]) -> None:
+def _make_jail(
+    channel: socket.socket,
+    allowed: Sequence[Address],
+    files: Sequence[str],
+    writable: Sequence[str],
+) -> None:
     own = mounts.readable_by_owner()
     kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET | kernel.CLONE_NEWNS)
     channel.send(b"u")
     if channel.recv(1) != b"m":
         return
+    mounts.forbid_changes(files, writable)
     mounts.show_as_own(own)
     mounts.protect_kernel_settings()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:

@@ -11,11 +11,12 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from aider_guard.airgap import kernel
+from aider_guard.airgap.own_files import movable_folders
 
 # ssh reads some of its settings only when they are root's or the user's own (readconf.c of OpenSSH).
 #
@@ -91,6 +92,20 @@ def show_as_own(files: Mapping[str, _Copy]) -> None:
             new = f"{folder}/{targets[path]}"
             _write(new, copy)
             kernel.bind_mount(new, f"/proc/self/fd/{targets[path]}")
+
+
+def forbid_changes(files: Sequence[str], but: Sequence[str]) -> None:
+    """Make files and folders read-only, with all below them *but* for some folders. Raises OSError.
+
+    The folders above them become mounts, too, which no program can rename: another folder could take the place of one.
+    """
+    above = {folder for path in files for folder in movable_folders(path)}
+    for path in (*sorted(above), *files, *filter(os.path.isdir, but)):
+        with contextlib.suppress(FileNotFoundError):
+            kernel.bind_mount(path, path)
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            kernel.keep_as_it_is(path)
 
 
 def protect_kernel_settings() -> None:

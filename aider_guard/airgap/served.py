@@ -169,11 +169,23 @@ def open_sandbox(gap: Gap, allowed: Sequence[Place], because: str = "") -> Itera
 
 
 def choose(
-    config: Config, environment: Mapping[str, str], *, serves_page: bool = False
+    config: Config,
+    environment: Mapping[str, str],
+    *,
+    serves_page: bool = False,
+    writable: Sequence[str] = (),
 ) -> LayerSelection:
-    """The choice of a layer by the user's settings; it begins when its ``with`` does."""
-    is_open = config.network == "open"
-    return LayerSelection(config.allow, environment, is_open=is_open, serves_page=serves_page)
+    """The choice of a layer by the user's settings, for a session that has Aider write into the *writable* folders.
+
+    It begins when its ``with`` does.
+    """
+    return LayerSelection(
+        config.allow,
+        environment,
+        is_open=config.network == "open",
+        serves_page=serves_page,
+        writable=writable,
+    )
 
 
 @contextmanager
