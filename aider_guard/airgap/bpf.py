@@ -89,6 +89,7 @@ _IO_URING: Final = (425, 426, 427)
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _HELD_TOO: Final = (17, 38)  # AF_PACKET, of a network namespace; AF_ALG, the kernel's ciphers
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
+_CONNECTED_KINDS: Final = (_SOCK_STREAM, 5)  # SOCK_SEQPACKET, linux/net.h
 # linux/in.h. Others connect by other calls than connect(2), as SCTP by setsockopt(2), or need root anyway.
 _STREAMS: Final = (0, 6, 262)  # TCP; MPTCP, in whose place the guard makes TCP
 _DATAGRAMS: Final = (0, 17, 1, 58)  # UDP; echo requests, which are refused and named when sent
@@ -157,7 +158,7 @@ class SyscallNumbers:
     request_key: int
     seccomp: int
     other_table: tuple[int, ...]
-    """What makes sockets or looks names up, by the numbers of this machine's 32 bit programs."""
+    """What makes sockets, connects, sends, looks names up or asks, by the numbers of this machine's 32 bit programs."""
 
 
 CALLS: Final[Mapping[str, SyscallNumbers]] = {
@@ -174,7 +175,8 @@ CALLS: Final[Mapping[str, SyscallNumbers]] = {
         ioctl=16,
         request_key=249,
         seccomp=317,
-        other_table=(102, 359, 287),  # socketcall, socket, request_key: asm/unistd_32.h
+        # socketcall, socket, request_key, connect, sendto, sendmsg, sendmmsg, seccomp: asm/unistd_32.h
+        other_table=(102, 359, 287, 362, 369, 370, 345, 354),
     ),
     "aarch64": SyscallNumbers(
         architecture=0xC00000B7,
@@ -189,7 +191,8 @@ CALLS: Final[Mapping[str, SyscallNumbers]] = {
         ioctl=29,
         request_key=218,
         seccomp=277,
-        other_table=(281, 310),  # socket, request_key: asm/unistd32.h
+        # socket, request_key, connect, sendto, sendmsg, sendmmsg, seccomp: asm/unistd32.h
+        other_table=(281, 310, 283, 290, 296, 374, 383),
     ),
 }
 """By the name that uname(2) gives the machine."""
@@ -198,12 +201,12 @@ CALLS: Final[Mapping[str, SyscallNumbers]] = {
 def program(calls: SyscallNumbers) -> bytes:
     """The instructions for this kind of machine, eight bytes each.
 
-    They say ASK for connect, listen, sendmsg, sendmmsg, sendto with an address, a new socket of the internet, which the
-    guard makes, and joining a group of receivers. Other architectures' calls (32 bit programs) get EPERM, x32 and
-    io_uring ENOSYS, sockets that the guard does not know what they do EAFNOSUPPORT, EPROTONOSUPPORT or EPERM, options
-    that lead a packet away EPERM, and so do keys that are put into a terminal. A filter with a listener of its own gets
-    EBUSY: it would be asked in the guard's place once the guard's listener is closed, and let calls go on. All other
-    calls are allowed, bind among them.
+    They say ASK for connect, listen, sendmsg, sendmmsg, sendto with an address, a new Unix socket or one of the
+    internet, which the guard makes, and joining a group of receivers. Other architectures' calls (32 bit programs) get
+    EPERM, x32 and io_uring ENOSYS, sockets that the guard does not know what they do EAFNOSUPPORT, EPROTONOSUPPORT or
+    EPERM, options that lead a packet away EPERM, and so do keys that are put into a terminal. A filter with a listener
+    of its own gets EBUSY: it would be asked in the guard's place once the guard's listener is closed, and let calls go
+    on. All other calls are allowed, bind among them.
     """
     asked = (calls.connect, calls.listen, calls.sendmsg, calls.sendmmsg)
     # A kernel that resolves a name for a program does it by a program of root's, outside (request-key(8)).
@@ -227,20 +230,30 @@ def program(calls: SyscallNumbers) -> bytes:
     )
 
 
-def program_in_a_jail(calls: SyscallNumbers) -> bytes:
-    """The instructions beside a network namespace: refuse what the namespace does not restrict, without asking.
+def program_in_a_jail(calls: SyscallNumbers, *, asks: bool) -> bytes:
+    """The instructions beside a network namespace: they refuse what the namespace does not restrict.
 
     These are sockets of families that belong to no network namespace (to a virtual machine's host, say: EAFNOSUPPORT),
     rings, which make sockets without a call, lookups by a program of root's (ENOSYS), and keys that are put into a
-    terminal (EPERM).
+    terminal (EPERM). Unix sockets do not belong to it either, where they are files: with *asks* they say ASK for
+    connect, sendmsg, sendmmsg and sendto with an address, and EBUSY as ``program`` does; without it, for kernels that
+    cannot ask, there are no Unix sockets but pairs of streams (EACCES).
     """
-    held = (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, *_HELD_TOO)
+    held = (*([_AF_UNIX] if asks else []), _AF_INET, _AF_INET6, _AF_NETLINK, *_HELD_TOO)
     absent = (*_IO_URING, calls.request_key)
     sockets = [
         argument(0),
         *when_any(held, [give(ALLOW)]),
+        *when(_AF_UNIX, [refuse(errno.EACCES)]),
         refuse(errno.EAFNOSUPPORT),
     ]
+    unix_sockets = [
+        *when_any((calls.connect, calls.sendmsg, calls.sendmmsg), [give(ASK)]),
+        *when(calls.sendto, _ask_if_pointer(4)),
+        *when(calls.seccomp, _seccomp()),
+    ]
+    if not asks:
+        unix_sockets = when(calls.socketpair, _pairs_of_streams())
     return b"".join(
         [
             load(ARCHITECTURE),
@@ -257,6 +270,7 @@ def program_in_a_jail(calls: SyscallNumbers) -> bytes:
             *when_at_least(_X32, [refuse(errno.ENOSYS)]),
             *when_any(absent, [refuse(errno.ENOSYS)]),
             *when(calls.socket, sockets),
+            *unix_sockets,
             *when(calls.ioctl, _ioctl()),
             give(ALLOW),
         ]
@@ -281,7 +295,8 @@ def _socket() -> list[bytes]:
     ]
     return [
         argument(0),
-        *when_any((_AF_UNIX, _AF_NETLINK), [give(ALLOW)]),
+        *when(_AF_UNIX, [give(ASK)]),
+        *when(_AF_NETLINK, [give(ALLOW)]),
         *when_any((_AF_INET, _AF_INET6), internet),
         refuse(errno.EAFNOSUPPORT),
     ]
@@ -290,6 +305,16 @@ def _socket() -> list[bytes]:
 def _socketpair() -> list[bytes]:
     """socketpair(2): family. Another family's pair, such as TIPC's, is a way to others of its kind."""
     return [argument(0), *when(_AF_UNIX, [give(ALLOW)]), refuse(errno.EAFNOSUPPORT)]
+
+
+def _pairs_of_streams() -> list[bytes]:
+    """socketpair(2): family, type. One of datagrams could send to any address."""
+    return [
+        argument(1),
+        lower_bits(_SOCK_TYPE_MASK),
+        *when_any(_CONNECTED_KINDS, [give(ALLOW)]),
+        refuse(errno.EACCES),
+    ]
 
 
 def _setsockopt() -> list[bytes]:

@@ -24,7 +24,7 @@ CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWNET: Final = 0x40000000
 # linux/mount.h
 _MS_RDONLY: Final = 1
-_NOT_RUN: Final = 2 | 4 | 8  # MS_NOSUID | MS_NODEV | MS_NOEXEC
+_NOT_RUN: Final = 2 | 4 | 8  # MS_NOSUID | MS_NODEV | MS_NOEXEC; statvfs(3) has the same numbers
 _MS_REMOUNT: Final = 32
 _MS_BIND: Final = 0x1000
 _MS_REC: Final = 0x4000
@@ -79,6 +79,12 @@ def mount_memory(target: str, options: str) -> None:
 def forbid_writing(target: str) -> None:
     """Make the mount at *target* read-only in this mount namespace, and let no program be run from it."""
     _mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _NOT_RUN, None)
+
+
+def keep_as_it_is(target: str) -> None:
+    """Make the mount at *target* read-only in this mount namespace; programs may still be run from it."""
+    kept = os.statvfs(target).f_flag & _NOT_RUN  # these a user namespace may not clear
+    _mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | kept, None)
 
 
 def unmount(target: str) -> None:

@@ -1,4 +1,4 @@
-"""Sends what programs in the seccomp layer send with an address, with descriptors, or piece by piece.
+"""Sends what programs inside send with an address, with descriptors, or piece by piece.
 
 The guard sends its own copy, on its own duplicate of the socket: a program could exchange either while it is judged,
 from another thread. So what a connected stream carries passes the guard here, too.
@@ -13,7 +13,7 @@ import re
 import signal
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Final
@@ -21,7 +21,7 @@ from typing import Final
 from aider_guard.airgap import sockets
 from aider_guard.airgap.dns import NameTable, answer
 from aider_guard.airgap.notify import Answer, CallingThread, Notification, Pending, Result
-from aider_guard.airgap.rules import DNS_PORT, EgressRules, kind_of, open_as_caller
+from aider_guard.airgap.rules import DNS_PORT, EgressRules, kind_of
 from aider_guard.airgap.sockets import (
     MOST_BYTES,
     Abstract,
@@ -31,6 +31,7 @@ from aider_guard.airgap.sockets import (
     pack_path,
     parse,
 )
+from aider_guard.airgap.unix_sockets import open_as_caller
 
 _MOST_BYTES: Final = 1 << 20
 """Of one message that is sent as a whole, and of what a stream is sent before the guard serves others."""
@@ -81,14 +82,14 @@ class _Sending:
 
     def __init__(
         self,
-        send: Callable[[bytes, Sequence[int]], tuple[int, int]],
+        send: Callable[[bytes, bytes], tuple[int, int]],
         pieces: Iterator[bytes],
-        descriptors: Sequence[int] = (),
+        control: bytes,
     ) -> None:
         self._send = send
         self._pieces = pieces
         self._piece: bytes | None = None
-        self._descriptors = descriptors
+        self._control = control
         self._sent_bytes = 0
 
     def attempt(self) -> Result | None:
@@ -100,13 +101,13 @@ class _Sending:
                     self._piece = next(self._pieces, None)
                     if self._piece is None:
                         return Result(self._sent_bytes)
-                sent, error = self._send(self._piece, self._descriptors)
+                sent, error = self._send(self._piece, self._control)
                 if error in sockets.LATER:
                     return self.give_up(error) if self._sent_bytes and _STARTS_AGAIN else None
                 if error:
                     return self.give_up(error)
                 self._sent_bytes += sent
-                self._piece, self._descriptors = self._piece[sent:], ()
+                self._piece, self._control = self._piece[sent:], b""
         except OSError as error:  # the program's memory, or its user
             return self.give_up(error.errno or errno.EFAULT)
         return None
@@ -151,10 +152,16 @@ class MessageHandlers:
         return Result(count)
 
     def _send(self, number: int, message: _Message, flags: int, caller: CallingThread) -> Answer:
-        if flags & _FAST_OPEN:
+        if flags & _FAST_OPEN and not self._rules.has_own_network:
             return self._refuse_fast_open(message, caller)
         with ExitStack() as held:
             sock = held.enter_context(caller.take(number))
+            if flags & _FAST_OPEN and sock.family in _INTERNET and message.to:
+                # In a network of its own it connects first, and sends then what it would have sent along.
+                error = sockets.connect(sock, message.to)
+                if error not in (0, errno.EISCONN):
+                    return Result(error=error)
+                message = replace(message, to=None)
             sending = self._sending(sock, message, flags, caller, held)
             if isinstance(sending, Result):
                 return sending
@@ -193,9 +200,10 @@ class MessageHandlers:
         held: ExitStack,
     ) -> _Sending | Result:
         """Judge a message; returns how to send it, or why not."""
-        descriptors: list[int] = []
-        to = message.to
-        if sock.family in _INTERNET:
+        control, to = b"", message.to
+        if self._rules.has_own_network and sock.family != socket.AF_UNIX:
+            control = message.control
+        elif sock.family in _INTERNET:
             if to is not None and sock.type != socket.SOCK_STREAM:
                 to = self._internet_address(sock, to, message, caller)
                 if to is None:
@@ -204,7 +212,7 @@ class MessageHandlers:
             if message.control:  # it could carry a route
                 return Result(error=errno.EINVAL)
         elif sock.family == socket.AF_UNIX:
-            descriptors = _rights(message.control, caller, held)
+            control = _rights(message.control, caller, held)
             if to and sock.type == socket.SOCK_STREAM:
                 return Result(error=errno.EISCONN)
             if to and sock.type == socket.SOCK_DGRAM:
@@ -217,13 +225,13 @@ class MessageHandlers:
         is_connected = sock.type in {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}
         place = None if is_connected else to
 
-        def send(piece: bytes, descriptors: Sequence[int]) -> tuple[int, int]:
+        def send(piece: bytes, control: bytes) -> tuple[int, int]:
             with caller.rights() if place else nullcontext():
-                return sockets.send(sock, piece, flags, place, descriptors)
+                return sockets.send(sock, piece, flags, place, control)
 
         if sock.type == socket.SOCK_STREAM:
-            return _Sending(send, _pieces(message.parts, caller), descriptors)
-        return _Sending(send, iter([message.copy(caller)]), descriptors)
+            return _Sending(send, _pieces(message.parts, caller), control)
+        return _Sending(send, iter([message.copy(caller)]), control)
 
     def _internet_address(
         self, sock: socket.socket, raw: bytes, message: _Message, caller: CallingThread
@@ -274,8 +282,8 @@ def _first_of_many(pending: Pending, at: int, caller: CallingThread) -> Pending:
     return replace(pending, attempt=attempt, give_up=lambda error: counted(pending.give_up(error)))
 
 
-def _rights(control: bytes, caller: CallingThread, held: ExitStack) -> list[int]:
-    """Duplicate the descriptors that control messages carry (unix(7)). Raises OSError.
+def _rights(control: bytes, caller: CallingThread, held: ExitStack) -> bytes:
+    """Return a control message with duplicates of the descriptors that these carry (unix(7)). Raises OSError.
 
     A program's own number, user and group (SCM_CREDENTIALS) are left out: a receiver is told those of the guard.
     """
@@ -290,7 +298,9 @@ def _rights(control: bytes, caller: CallingThread, held: ExitStack) -> list[int]
         elif (level, kind, body[:4]) != _own_credentials(caller):
             raise OSError(errno.EINVAL, "a control message that the guard does not know")
         control = control[max(length + 7 & ~7, _CONTROL.size) :]
-    return found
+    numbers = struct.pack(f"<{len(found)}i", *found)
+    head = _CONTROL.pack(_CONTROL.size + len(numbers), socket.SOL_SOCKET, socket.SCM_RIGHTS)
+    return (head + numbers).ljust(_CONTROL.size + len(numbers) + 7 & ~7, b"\0") if found else b""
 
 
 def _own_credentials(caller: CallingThread) -> tuple[int, int, bytes]:

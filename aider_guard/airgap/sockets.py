@@ -5,7 +5,6 @@ The C functions are called directly, as Python's wait for the end of a connectio
 
 from __future__ import annotations
 
-import array
 import contextlib
 import ctypes
 import errno
@@ -14,7 +13,6 @@ import math
 import os
 import socket
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -127,30 +125,31 @@ def patience_seconds(sock: socket.socket) -> float:
     return seconds + microseconds / 1e6 or math.inf
 
 
+class _Part(ctypes.Structure):  # struct iovec, linux/uio.h
+    _fields_ = (("data", ctypes.c_char_p), ("length", ctypes.c_size_t))
+
+
+class _Message(ctypes.Structure):  # struct msghdr, recvmsg(2)
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("name_length", ctypes.c_uint),
+        ("parts", ctypes.POINTER(_Part)),
+        ("part_count", ctypes.c_size_t),
+        ("control", ctypes.c_char_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    )
+
+
 def send(
-    sock: socket.socket,
-    data: bytes,
-    flags: int,
-    raw: bytes | None = None,
-    descriptors: Sequence[int] = (),
+    sock: socket.socket, data: bytes, flags: int, raw: bytes | None = None, control: bytes = b""
 ) -> tuple[int, int]:
-    """Send without waiting; returns the number of bytes and the error. *descriptors* go over a Unix socket only."""
+    """Send without waiting, with control messages as they are (cmsg(3)); the number of bytes and the error."""
     flags = flags & _KNOWN_FLAGS | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-    if descriptors:
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-        try:
-            return sock.sendmsg([data], rights, flags, *([_python_address(raw)] if raw else [])), 0
-        except OSError as error:
-            return 0, error.errno or errno.EIO
-    length = 0 if raw is None else len(raw)
-    sent = kernel.libc().sendto(sock.fileno(), data, ctypes.c_size_t(len(data)), flags, raw, length)
+    part = _Part(data, len(data))
+    message = _Message(raw, len(raw or b""), ctypes.pointer(part), 1, control, len(control), 0)
+    sent = kernel.libc().sendmsg(sock.fileno(), ctypes.byref(message), flags)
     return (sent, 0) if sent >= 0 else (0, ctypes.get_errno())
-
-
-def _python_address(raw: bytes) -> bytes:
-    """The name in the bytes of a Unix address."""
-    name = raw[2:]
-    return name if name.startswith(b"\0") else name.partition(b"\0")[0]
 
 
 def outcome(sock: socket.socket) -> int:

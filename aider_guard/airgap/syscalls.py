@@ -26,9 +26,10 @@ from aider_guard.airgap.notify import (
     Pending,
     Result,
 )
-from aider_guard.airgap.rules import DNS_PORT, EgressRules, kind_of, open_as_caller
+from aider_guard.airgap.rules import DNS_PORT, EgressRules, kind_of
 from aider_guard.airgap.sends import MessageHandlers, address_length
 from aider_guard.airgap.sockets import Abstract, Internet, UnixPath, Unknown, pack, pack_path, parse
+from aider_guard.airgap.unix_sockets import open_as_caller
 
 _FORBIDDEN = (errno.EPERM, errno.EACCES)
 FAULT: Final = "a fault in aider-guard"
@@ -73,10 +74,11 @@ class SyscallHandlers:
             return Result(error=errno.EPERM)
 
     def _socket(self, call: Notification, _caller: CallingThread) -> Answer:
-        """Make the socket: the program has it once it stays on this machine."""
+        """Make the socket: the program has it once it stays on this machine, and is known as its own."""
         family, kind, protocol = (call.integer(argument) for argument in range(3))
         try:
-            sock = sockets.make(family, kind & _SOCK_TYPE_MASK, protocol)
+            make = socket.socket if family == socket.AF_UNIX else sockets.make
+            sock = make(family, kind & _SOCK_TYPE_MASK, protocol)
         except OSError as error:
             return Result(error=error.errno or errno.EACCES)
         self._rules.own_servers.add(sock.fileno())
@@ -131,6 +133,8 @@ class SyscallHandlers:
     def _connect_by_family(
         self, sock: socket.socket, raw: bytes, caller: CallingThread, stack: contextlib.ExitStack
     ) -> Answer:
+        if self._rules.has_own_network and sock.family != socket.AF_UNIX:
+            return self._connect_freely(sock, raw, stack)
         match parse(raw), sock.family:
             case Internet() as to, (socket.AF_INET | socket.AF_INET6):
                 return self._connect_internet(sock, to, caller, stack)
@@ -143,6 +147,21 @@ class SyscallHandlers:
                 return Result(error=errno.EAFNOSUPPORT)
         error = sockets.connect(sock, raw)  # AF_UNSPEC ends an association; netlink is the kernel
         sockets.keep_on_loopback(sock, fixed=False)
+        return Result(error=error)
+
+    def _connect_freely(
+        self, sock: socket.socket, raw: bytes, stack: contextlib.ExitStack
+    ) -> Answer:
+        """Connect an internet socket to an address that was judged, or that leads nowhere but inside."""
+        error = sockets.connect(sock, raw)
+        if error == errno.EINPROGRESS and os.get_blocking(sock.fileno()):
+            return Pending(
+                lambda: Result(error=sockets.outcome(sock)),
+                lambda error: Result(error=error),
+                stack.pop_all().close,
+                math.inf,
+                sock,
+            )
         return Result(error=error)
 
     def _connect_internet(
@@ -167,16 +186,7 @@ class SyscallHandlers:
             return Result(error=errno.ECONNREFUSED)
         # An address of IPv4 is reached by no socket that is bound to one of IPv6 with a scope.
         sockets.keep_on_loopback(sock, fixed=kind == "udp" or ":" in route.address)
-        error = sockets.connect(sock, pack(route.address, route.port, sock.family))
-        if error == errno.EINPROGRESS and os.get_blocking(sock.fileno()):
-            return Pending(
-                lambda: Result(error=sockets.outcome(sock)),
-                lambda error: Result(error=error),
-                stack.pop_all().close,
-                math.inf,
-                sock,
-            )
-        return Result(error=error)
+        return self._connect_freely(sock, pack(route.address, route.port, sock.family), stack)
 
     def _connect_resolver(self, sock: socket.socket, to: Internet, caller: CallingThread) -> Answer:
         """Connect to the guard's name server, whichever server was meant.

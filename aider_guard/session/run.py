@@ -42,9 +42,9 @@ def run_session(
     Raises GuardError when it cannot be started.
     """
     with ExitStack() as stack:
-        choosing = stack.enter_context(choose(config, environment))
         aider = find_aider(config.aider, search_path=environment.get("PATH"))
         folder = registry.create(paths.sessions_dir(environment))
+        choosing = stack.enter_context(choose(config, environment, writable=[str(folder.path)]))
         terminal = Terminal()
         fds = stack.enter_context(terminal.private_fds())
         sandbox = stack.enter_context(build_sandbox(choosing, config))

@@ -93,7 +93,7 @@ class World:
     def serve_until_forgotten(self) -> None:
         """Serve until no program is left inside."""
         until = time.monotonic() + CAP_SECONDS
-        while self.gap._listeners:
+        while self.gap._server._listeners:
             assert time.monotonic() < until, "a program is left"
             self.loop.run_once(1.0)
 

@@ -136,7 +136,7 @@ def interpreter_for(user: int, paths: str) -> str | None:
     return None
 
 
-@pytest.mark.timeout(900)  # five files of tests, on a busy machine
+@pytest.mark.timeout(900)  # seven files of tests, on a busy machine
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 def test_as_an_ordinary_user() -> None:
     """All of this holds without any right."""
@@ -147,6 +147,8 @@ def test_as_an_ordinary_user() -> None:
         pytest.skip("an ordinary user may start no Python that has the tests' packages")
     names = ("", "_entering", "_unix", "_hostile", "_orphans", "_races", "_neighbours", "_sends")
     files = [str(Path(__file__).with_name(f"test_seccomp{name}.py")) for name in names]
+    both_layers = ("test_unix_sockets.py", "test_own_files.py")
+    files += [str(Path(__file__).with_name(name)) for name in both_layers]
     with tempfile.TemporaryDirectory() as folder:  # pytest's own is root's
         os.chown(folder, USER, USER)
         options = [

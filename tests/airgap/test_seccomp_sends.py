@@ -141,7 +141,7 @@ tell([found, bad([(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", 999))]
 
 def test_descriptors_are_carried() -> None:
     """By each kind of Unix socket, with an address and without; not those that are not the program's own."""
-    with world(abstract=lambda _name: True) as here:
+    with world() as here:
         found, missing, own, others = here.run(DESCRIPTORS)
 
     assert found == [["data", 2, "through"]] * 4
@@ -263,12 +263,14 @@ os.waitpid(pid, 0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
-def test_the_guard_connects_as_the_programs_user(here: World) -> None:
+def test_the_guard_connects_as_the_programs_user() -> None:
     """A program of another user's reaches what that one may, and who is asked hears that one."""
     folder = Path("/tmp") / f"aider-guard-users-{os.getpid()}"  # one that others may enter
     folder.mkdir(mode=0o755)
+    known = [str(folder / name) for name in ("closed", "open", "closed-too")]
     try:
         with (
+            world(known=known) as here,
             socket.socket(socket.AF_UNIX) as closed,
             socket.socket(socket.AF_UNIX) as opened,
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as closed_too,

@@ -25,7 +25,7 @@ import pytest
 from airgap.seccomp_world import ended, world
 
 from aider_guard.airgap import kernel
-from aider_guard.airgap.netns import write_maps
+from aider_guard.airgap.jail import write_maps
 
 OWN, OWN6 = "192.0.2.1", "fe80::1"  # documentation, RFC 5737; link-local
 NEIGHBOUR, NEIGHBOUR6 = "192.0.2.2", "fe80::2"

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core import egress, egress_messages
-from aider_guard.core.egress import Attempt, Place, parse_place
+from aider_guard.core.egress import (
+    Allowed,
+    Attempt,
+    Place,
+    SocketPath,
+    parse_allowed,
+    parse_place,
+)
 from aider_guard.core.events import (
     MOST_CHARACTERS,
     EgressBlocked,
@@ -71,6 +80,26 @@ PLACES: list[tuple[str, Place]] = [
 def test_a_place_is_a_host_and_one_port(text: str, place: Place) -> None:
     """Names are in small letters, addresses in their shortest form; the text of a place parses to the same."""
     assert parse_place(text) == place == parse_place(str(place))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("github.com:22", Place("github.com", 22)),
+        (" /run//docker.sock ", SocketPath("/run/docker.sock")),
+        ("/run/a b.sock", SocketPath("/run/a b.sock")),
+    ],
+)
+def test_what_is_allowed_is_a_place_or_a_socket(text: str, expected: Allowed) -> None:
+    """A complete path is a socket's."""
+    assert parse_allowed(text) == expected == parse_allowed(str(expected))
+
+
+@pytest.mark.parametrize("text", ["/run/*.sock", "/run/", "/a/../b", "/run/\x1b", "run/x.sock"])
+def test_there_are_no_patterns(text: str) -> None:
+    """Nor folders, nor paths that are not complete."""
+    with pytest.raises(ValueError, match=re.escape(text)):
+        parse_allowed(text)
 
 
 def read_place(text: str) -> Place | None:
