@@ -14,12 +14,14 @@ import re
 import socket
 import stat
 import struct
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from aider_guard.airgap.notify import CallingThread
 from aider_guard.airgap.proc import diag_socket, dump
+from aider_guard.paths import sessions_dir
 
 _AGENTS: Final = ("S.gpg-agent", "S.gpg-agent.ssh", "S.gpg-agent.extra", "S.scdaemon", "S.keyboxd")
 """Sockets of GnuPG: they sign, and know keys. Its dirmngr is none of them: it fetches keys from servers."""
@@ -28,7 +30,8 @@ _AGENTS: Final = ("S.gpg-agent", "S.gpg-agent.ssh", "S.gpg-agent.extra", "S.scda
 def known_sockets(environment: Mapping[str, str], allowed: Sequence[str]) -> tuple[str, ...]:
     """Return the paths of sockets outside that may be reached: ``*`` is any part of a name.
 
-    These are the agents of ssh and GnuPG, which sign and do not connect, the display, and the *allowed* ones.
+    These are the agents of ssh and GnuPG, which sign and do not connect, the display, sessions of the guard, and the
+    *allowed* ones.
     """
     runtime = environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     home = environment.get("HOME") or "/nonexistent"
@@ -42,6 +45,8 @@ def known_sockets(environment: Mapping[str, str], allowed: Sequence[str]) -> tup
         "/tmp/.X11-unix/X*",  # noqa: S108  # the X server's own place
         f"{runtime}/wayland-*",
         display,
+        f"{sessions_dir(environment)}/*/control",  # for ``aider-guard status``: it answers, and may restart Aider
+        f"{tempfile.gettempdir()}/aider-guard-*/control",  # where the other path is too long
     ]
     names = (name for path in paths if path.startswith("/") for name in _names(path))
     return tuple(dict.fromkeys(names))
