@@ -20,6 +20,7 @@ from aider_guard.loop import Loop
 
 if TYPE_CHECKING:
     from aider_guard.airgap.jail import NamespaceSetup
+    from aider_guard.airgap.unix_sockets import KnownSockets
 
 LAYERS: tuple[Layer, ...] = ENFORCED
 """The layers to try. No setting and no variable changes them: tests replace them to see a system that allows fewer."""
@@ -112,7 +113,7 @@ class LayerSelection:
         address = "" if host == "localhost" else self._names.address_of(host)
         return address or "127.0.0.1", place.port
 
-    def _known(self) -> tuple[str, ...]:
+    def _known(self) -> KnownSockets:
         """The Unix sockets outside that programs inside may reach."""
         from aider_guard.airgap.unix_sockets import known_sockets
 

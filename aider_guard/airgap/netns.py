@@ -32,7 +32,7 @@ from aider_guard.proc_net import Kind
 
 if TYPE_CHECKING:
     from aider_guard.airgap.filter_server import FilterServer
-    from aider_guard.airgap.unix_sockets import UnixSockets
+    from aider_guard.airgap.unix_sockets import KnownSockets, UnixSockets
 
 _BUDGET_SECONDS: Final = 0.01
 """How long packets are read in a row before the loop serves the terminal."""
@@ -60,7 +60,7 @@ def _enter(namespaces: Namespaces, channel: socket.socket | None) -> None:
 class NetnsGap(Gap):
     """Enforces by a jail, which it owns. Its listeners stand for the *allowed* places, in their order.
 
-    *known* are paths of Unix sockets outside that may be reached (unix_sockets.py).
+    *known* are the Unix sockets outside that may be reached; none by default.
     """
 
     layer: Layer = "netns"
@@ -71,7 +71,7 @@ class NetnsGap(Gap):
         names: NameTable,
         allowed: Sequence[Place] = (),
         *,
-        known: Sequence[str] = (),
+        known: KnownSockets | None = None,
     ) -> None:
         self._jail, self._names = jail, names
         self._reachable, self._filters = known, list[int]()
@@ -131,11 +131,11 @@ class NetnsGap(Gap):
         from aider_guard.airgap.filter_server import FilterServer
         from aider_guard.airgap.rules import EgressRules, OwnServers
         from aider_guard.airgap.syscalls import SyscallHandlers
-        from aider_guard.airgap.unix_sockets import UnixSockets
+        from aider_guard.airgap.unix_sockets import NONE_KNOWN, UnixSockets
 
         calls = bpf.CALLS[platform.machine()]
         own = OwnServers()
-        self._unix = UnixSockets(self._reachable, own.__contains__, self._jail.diag)
+        self._unix = UnixSockets(self._reachable or NONE_KNOWN, own.__contains__, self._jail.diag)
         rules = EgressRules({}, ("", 0), self._names, self._unix, own, True, report)
         self._calls = FilterServer(SyscallHandlers(calls, rules))
         while self._filters:

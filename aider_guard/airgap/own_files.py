@@ -16,7 +16,7 @@ from typing import Final
 
 from aider_guard import paths
 
-STARTED: Final = ("git", "journalctl", "docker", "podman")
+STARTED: Final = ("journalctl", "docker", "podman")
 """The programs that the guard looks for on PATH and starts outside."""
 
 

@@ -183,8 +183,13 @@ class EgressRules:
         self.report(Attempt(name, port, protocol, caller.program))
 
     def refuses_file(self, file: HeldFile, caller: CallingThread) -> bool:
-        """Whether the socket behind this file must not be reached; if so, the attempt is reported."""
-        if not file.is_socket or self.unix.may_reach_file(file):
+        """Whether the socket behind this file must not be reached. That is reported, and what the user lets through."""
+        if not file.is_socket:
+            return False
+        if self.unix.may_reach_file(file):
+            if self.unix.is_allowed(file):
+                path = printable(file.real_path)
+                self.report(Attempt(path, 0, "unix", caller.program, is_allowed=True))
             return False
         self.refuse(file.real_path, 0, "unix", caller)
         return True

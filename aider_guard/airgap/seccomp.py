@@ -23,7 +23,7 @@ from aider_guard.airgap.kernel import KEPT
 from aider_guard.airgap.proc import children
 from aider_guard.airgap.rules import EgressRules, OwnServers
 from aider_guard.airgap.syscalls import SyscallHandlers
-from aider_guard.airgap.unix_sockets import UnixSockets
+from aider_guard.airgap.unix_sockets import NONE_KNOWN, KnownSockets, UnixSockets
 from aider_guard.core.egress import Layer, Place
 from aider_guard.loop import Loop
 from aider_guard.proc_net import PROC
@@ -87,7 +87,7 @@ class SeccompGap(Gap):
     Args:
         names: the names that addresses inside stand for.
         allowed: places that may be reached, each by a relay of its own.
-        known: paths of Unix sockets outside that may be reached (unix_sockets.py).
+        known: the Unix sockets outside that may be reached.
         machine: the machine's name, as in uname(2).
 
     Raises:
@@ -101,7 +101,7 @@ class SeccompGap(Gap):
         names: NameTable,
         allowed: Sequence[Place] = (),
         *,
-        known: Sequence[str] = (),
+        known: KnownSockets = NONE_KNOWN,
         machine: str = platform.machine(),
     ) -> None:
         numbers = bpf.CALLS.get(machine)

@@ -14,21 +14,35 @@ import re
 import socket
 import stat
 import struct
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from aider_guard.airgap.notify import CallingThread
 from aider_guard.airgap.proc import diag_socket, dump
+from aider_guard.paths import sessions_dir
 
 _AGENTS: Final = ("S.gpg-agent", "S.gpg-agent.ssh", "S.gpg-agent.extra", "S.scdaemon", "S.keyboxd")
 """Sockets of GnuPG: they sign, and know keys. Its dirmngr is none of them: it fetches keys from servers."""
 
 
-def known_sockets(environment: Mapping[str, str], allowed: Sequence[str]) -> tuple[str, ...]:
-    """Return the paths of sockets outside that may be reached: ``*`` is any part of a name.
+@dataclass(frozen=True)
+class KnownSockets:
+    """Paths of sockets outside that may be reached: ``*`` is any part of a name. The user's *allowed* ones are counted."""
 
-    These are the agents of ssh and GnuPG, which sign and do not connect, the display, and the *allowed* ones.
+    paths: tuple[str, ...] = ()
+    allowed: frozenset[str] = frozenset()
+
+
+NONE_KNOWN: Final = KnownSockets()
+
+
+def known_sockets(environment: Mapping[str, str], allowed: Sequence[str]) -> KnownSockets:
+    """Return which sockets outside may be reached.
+
+    These are the agents of ssh and GnuPG, which sign and do not connect, the display, sessions of the guard, and the
+    *allowed* ones.
     """
     runtime = environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     home = environment.get("HOME") or "/nonexistent"
@@ -42,9 +56,13 @@ def known_sockets(environment: Mapping[str, str], allowed: Sequence[str]) -> tup
         "/tmp/.X11-unix/X*",  # noqa: S108  # the X server's own place
         f"{runtime}/wayland-*",
         display,
+        f"{sessions_dir(environment)}/*/control",  # for ``aider-guard status``: it answers, and may restart Aider
+        f"{tempfile.gettempdir()}/aider-guard-*/control",  # where the other path is too long
     ]
     names = (name for path in paths if path.startswith("/") for name in _names(path))
-    return tuple(dict.fromkeys(names))
+    return KnownSockets(
+        tuple(dict.fromkeys(names)), frozenset(name for path in allowed for name in _names(path))
+    )
 
 
 def _names(path: str) -> Iterator[str]:
@@ -191,7 +209,7 @@ class UnixSockets:
     """Tells which Unix sockets programs inside may reach.
 
     Args:
-        known: paths of sockets outside that may be reached, as ``known_sockets`` gives them.
+        known: which sockets outside may be reached.
         is_own: whether a socket is one of the programs inside, by its number.
         inside: a socket that asks the kernel about the network inside; None where that is this machine's. All sockets
             in a network of their own are the programs' own.
@@ -199,16 +217,16 @@ class UnixSockets:
 
     def __init__(
         self,
-        known: Sequence[str],
+        known: KnownSockets,
         is_own: Callable[[int], bool],
         inside: socket.socket | None = None,
     ) -> None:
-        self._known = _pattern(known)
+        self._known, self._allowed = _pattern(known.paths), known.allowed
         self._is_own, self._inside = is_own, inside
         self._channel = diag_socket()
         # A server may bind one name and link it to another (ssh's shared connections): the sockets that are at a
         # known place now are known by their numbers.
-        self._numbers = set(self._at(known))
+        self._numbers = set(self._at(known.paths))
 
     def close(self) -> None:
         """Close what it asks the kernel with. Twice is no error."""
@@ -223,6 +241,10 @@ class UnixSockets:
                 self._is_known(one) for one in bound_sockets(self._channel) if file.is_of(one)
             )
         return False
+
+    def is_allowed(self, file: HeldFile) -> bool:
+        """Whether a file that may be reached is one that the user lets through."""
+        return file.real_path in self._allowed
 
     def may_reach_name(self, name: bytes) -> bool:
         """Whether an abstract socket may be reached: one of a program inside. Those outside belong to anybody."""

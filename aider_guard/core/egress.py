@@ -29,6 +29,8 @@ class Place:
     port: int
 
     def __str__(self) -> str:
+        if not self.port:  # of a socket, in what was let through
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -59,6 +61,8 @@ class Attempt:
     protocol: Protocol
     program: str = ""
     count: int = 1
+    is_allowed: bool = False
+    """Whether the user lets it through: then it was no attempt to leave, and is counted as what passed."""
 
 
 @dataclass(frozen=True)

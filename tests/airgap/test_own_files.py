@@ -93,10 +93,10 @@ def test_a_program_that_the_guard_starts_is_read_only(home: Path) -> None:
     """Also in the user's own folder of programs."""
     tools = home / "bin"
     tools.mkdir()
-    (tools / "git").write_text("#!/bin/sh\n")
-    (tools / "git").chmod(0o755)
+    (tools / "podman").write_text("#!/bin/sh\n")
+    (tools / "podman").chmod(0o755)
     code = 'tell([error_of(open, arguments, "w"), error_of(os.unlink, arguments)])'
-    shown = run(code, str(tools / "git"), home, {"PATH": f"{tools}:/usr/bin:/bin"})
+    shown = run(code, str(tools / "podman"), home, {"PATH": f"{tools}:/usr/bin:/bin"})
     assert shown == ["EROFS", "EBUSY"]
 
 

@@ -174,7 +174,9 @@ def test_agents_the_display_and_what_is_allowed(folder: Path, serve: Serve) -> N
 
         assert result == ["", "", "ECONNREFUSED", "", ""]
         assert [came(one) for one in (relative, *others)] == [1, 1, 0, 1, 1]
-        assert here.kinds() == {(f"{runtime}/gnupg/S.dirmngr", 0, "unix")}
+        allowed, blocked = sorted(here.attempts, key=lambda one: not one.is_allowed)
+        assert (allowed.host, allowed.is_allowed) == (f"{runtime}/db", True)
+        assert (blocked.host, blocked.is_allowed) == (f"{runtime}/gnupg/S.dirmngr", False)
 
 
 @pytest.mark.parametrize("send", ["sendto(b'x', to)", "sendmsg([b'x'], [], 0, to)"])
@@ -283,6 +285,8 @@ def test_what_is_known(folder: Path) -> None:
         {"SSH_AUTH_SOCK": f"{folder}/link/agent", "WAYLAND_DISPLAY": "wayland-0", "HOME": "/h"},
         ["/run/docker.sock"],
     )
-    assert {f"{folder}/link/agent", f"{folder}/run/agent", "/run/docker.sock"} <= set(known)
-    assert {"/var/run/docker.sock", "/h/.gnupg/S.gpg-agent"} <= set(known)
-    assert not [path for path in known if not path.startswith("/") or "dirmngr" in path]
+    assert {f"{folder}/link/agent", f"{folder}/run/agent", "/h/.gnupg/S.gpg-agent"} <= set(
+        known.paths
+    )
+    assert known.allowed == {"/run/docker.sock", "/var/run/docker.sock"} <= set(known.paths)
+    assert not [path for path in known.paths if not path.startswith("/") or "dirmngr" in path]

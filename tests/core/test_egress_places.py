@@ -19,6 +19,7 @@ from aider_guard.core.egress import (
 )
 from aider_guard.core.events import (
     MOST_CHARACTERS,
+    EgressAllowed,
     EgressBlocked,
 )
 
@@ -29,6 +30,7 @@ def test_an_attempts_texts_are_made_printable_and_short(
 ) -> None:
     """A name can carry data out by a lookup, or control characters."""
     event = EgressBlocked.of(Attempt(host, port, "dns", program, count))
+    assert isinstance(event, EgressBlocked)
     for text in (event.host, event.program):
         assert text.isprintable()
         assert len(text) <= MOST_CHARACTERS
@@ -40,6 +42,8 @@ def test_an_attempts_texts_are_made_printable_and_short(
 def test_an_attempt_is_one_where_no_number_is_told() -> None:
     """The name of the program may be unknown, too."""
     assert EgressBlocked.of(Attempt("a.b", 443, "tcp")) == EgressBlocked("a.b", 443, "tcp", "", 1)
+    passed = EgressBlocked.of(Attempt("/run/x", 0, "unix", "y", 2, is_allowed=True))
+    assert passed == EgressAllowed("/run/x", 0, 2)
 
 
 @pytest.mark.parametrize(
