@@ -13,8 +13,8 @@ import re
 import signal
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -32,14 +32,14 @@ from aider_guard.airgap.sockets import (
     parse,
 )
 
-_MOST_BYTES: Final = 1 << 20
+_MOST_BYTES: Final = 1 << 19
 """Of one message that is sent as a whole, and of what a stream is sent before the guard serves others."""
 _MOST_MESSAGES: Final = 16
 """Of one sendmmsg. For more messages the result is how many were sent, and the program sends the rest."""
 _MOST_PARTS: Final = 1024  # UIO_MAXIOV, linux/uio.h
 _MOST_CONTROL_BYTES: Final = 4096
 _FAST_OPEN: Final = 0x20000000  # MSG_FASTOPEN, linux/socket.h: connects, too
-_PIECE_BYTES: Final = 1 << 18
+_PIECE_BYTES: Final = 1 << 16
 _STARTS_AGAIN: Final = [int(one) for one in re.findall(r"\d+", platform.release())[:2]] < [5, 19]
 _BROKEN: Final = Result(error=errno.EPIPE)
 _INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
@@ -81,14 +81,14 @@ class _Sending:
 
     def __init__(
         self,
-        send: Callable[[bytes, Sequence[int]], tuple[int, int]],
+        send: Callable[[bytes, bytes], tuple[int, int]],
         pieces: Iterator[bytes],
-        descriptors: Sequence[int] = (),
+        control: bytes,
     ) -> None:
         self._send = send
         self._pieces = pieces
         self._piece: bytes | None = None
-        self._descriptors = descriptors
+        self._control = control
         self._sent_bytes = 0
 
     def attempt(self) -> Result | None:
@@ -100,13 +100,13 @@ class _Sending:
                     self._piece = next(self._pieces, None)
                     if self._piece is None:
                         return Result(self._sent_bytes)
-                sent, error = self._send(self._piece, self._descriptors)
+                sent, error = self._send(self._piece, self._control)
                 if error in sockets.LATER:
                     return self.give_up(error) if self._sent_bytes and _STARTS_AGAIN else None
                 if error:
                     return self.give_up(error)
                 self._sent_bytes += sent
-                self._piece, self._descriptors = self._piece[sent:], ()
+                self._piece, self._control = self._piece[sent:], b""
         except OSError as error:  # the program's memory, or its user
             return self.give_up(error.errno or errno.EFAULT)
         return None
@@ -193,18 +193,15 @@ class MessageHandlers:
         held: ExitStack,
     ) -> _Sending | Result:
         """Judge a message; returns how to send it, or why not."""
-        descriptors: list[int] = []
         to = message.to
         if sock.family in _INTERNET:
             if to is not None and sock.type != socket.SOCK_STREAM:
                 to = self._internet_address(sock, to, message, caller)
                 if to is None:
                     return Result(error=errno.EPERM)
-                sockets.keep_on_loopback(sock)
             if message.control:  # it could carry a route
                 return Result(error=errno.EINVAL)
         elif sock.family == socket.AF_UNIX:
-            descriptors = _rights(message.control, caller, held)
             if to and sock.type == socket.SOCK_STREAM:
                 return Result(error=errno.EISCONN)
             if to and sock.type == socket.SOCK_DGRAM:
@@ -217,13 +214,16 @@ class MessageHandlers:
         is_connected = sock.type in {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}
         place = None if is_connected else to
 
-        def send(piece: bytes, descriptors: Sequence[int]) -> tuple[int, int]:
-            with caller.rights() if place else nullcontext():
+        def send(piece: bytes, control: bytes) -> tuple[int, int]:
+            with ExitStack() as taken:
+                descriptors = _rights(control, caller, taken)
+                if place:
+                    taken.enter_context(caller.rights())
                 return sockets.send(sock, piece, flags, place, descriptors)
 
-        if sock.type == socket.SOCK_STREAM:
-            return _Sending(send, _pieces(message.parts, caller), descriptors)
-        return _Sending(send, iter([message.copy(caller)]), descriptors)
+        is_stream = sock.type == socket.SOCK_STREAM
+        pieces = _pieces(message.parts, caller) if is_stream else iter([message.copy(caller)])
+        return _Sending(send, pieces, message.control)
 
     def _internet_address(
         self, sock: socket.socket, raw: bytes, message: _Message, caller: CallingThread
@@ -242,9 +242,9 @@ class MessageHandlers:
             self._rules.refuse(reply.name if reply else to.address, to.port, "dns", caller)
         else:
             route = self._rules.route("udp", to)
-            if isinstance(route, Internet):
+            if isinstance(route, Internet) and sockets.keep_on_loopback(sock):
                 return pack(route.address, route.port, sock.family)
-            if route == "refused":
+            if route != "absent":
                 self._rules.refuse(to.address, to.port, "udp", caller)
         return None
 
@@ -275,7 +275,7 @@ def _first_of_many(pending: Pending, at: int, caller: CallingThread) -> Pending:
 
 
 def _rights(control: bytes, caller: CallingThread, held: ExitStack) -> list[int]:
-    """Duplicate the descriptors that control messages carry (unix(7)). Raises OSError.
+    """Duplicate the descriptors that control messages carry (unix(7)), until *held* ends. Raises OSError.
 
     A program's own number, user and group (SCM_CREDENTIALS) are left out: a receiver is told those of the guard.
     """

@@ -79,23 +79,28 @@ def make(family: int, kind: int, protocol: int) -> socket.socket:
     return sock
 
 
-def keep_on_loopback(sock: socket.socket, *, fixed: bool = True) -> None:
-    """Bind an internet socket to the loopback interface, if it is not.
+def keep_on_loopback(sock: socket.socket, *, fixed: bool = True) -> bool:
+    """Bind an internet socket to the loopback interface, if it is not; False when it is bound to another one.
 
     A socket that came from outside may be bound to none, and one whose association ended is (``__udp_disconnect``,
     net/ipv4/udp.c). *fixed*: so that no other thread's bind(2) changes it from now on: a socket that has a port cannot
-    be bound again. Raises OSError(EPERM) when it is bound to another interface.
+    be bound again.
     """
     if sock.family not in {socket.AF_INET, socket.AF_INET6}:
-        return
+        return True
     if fixed and sock.family == socket.AF_INET6:
         with contextlib.suppress(OSError):  # it has a port
             sock.bind(("::", 0))
     with contextlib.suppress(OSError):  # bound already, or to another one
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _LOOPBACK)
     device = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _NAME_BYTES)
-    if device.rstrip(b"\0") != _LOOPBACK:
-        raise OSError(errno.EPERM, "bound to another interface")
+    return device.rstrip(b"\0") == _LOOPBACK
+
+
+def listen(sock: socket.socket, backlog: int) -> int:
+    """Wait for connections; returns the error. Python would take a negative length of the queue for 0."""
+    failed = kernel.libc().listen(sock.fileno(), backlog) < 0
+    return ctypes.get_errno() if failed else 0
 
 
 def connect(sock: socket.socket, raw: bytes) -> int:

@@ -95,14 +95,11 @@ class SyscallHandlers:
                 return Continue()
             raise
         with sock, caller.rights():
-            try:
-                sockets.keep_on_loopback(sock)
-            except OSError:
+            if not sockets.keep_on_loopback(sock):
                 address, port, *_ = sock.getsockname()
                 self._rules.refuse(address, port, "tcp", caller)
                 return Result(error=errno.EACCES)
-            sock.listen(call.integer(1))
-        return Result()
+            return Result(error=sockets.listen(sock, call.integer(1)))
 
     def _join_group(self, call: Notification, caller: CallingThread) -> Answer:
         """Refuse to join a group of receivers: the kernel would tell the neighbours its number.
@@ -166,7 +163,10 @@ class SyscallHandlers:
                 self._rules.refuse(to.address, to.port, kind, caller)
             return Result(error=errno.ECONNREFUSED)
         # An address of IPv4 is reached by no socket that is bound to one of IPv6 with a scope.
-        sockets.keep_on_loopback(sock, fixed=kind == "udp" or ":" in route.address)
+        is_fixed = kind == "udp" or ":" in route.address
+        if not sockets.keep_on_loopback(sock, fixed=is_fixed):
+            self._rules.refuse(to.address, to.port, kind, caller)
+            return Result(error=errno.ENETUNREACH)
         error = sockets.connect(sock, pack(route.address, route.port, sock.family))
         if error == errno.EINPROGRESS and os.get_blocking(sock.fileno()):
             return Pending(
@@ -183,8 +183,10 @@ class SyscallHandlers:
 
         An IPv6 socket is connected to its IPv4 address. One that takes no IPv4 cannot ask, which is reported.
         """
-        sockets.keep_on_loopback(sock)
-        error = sockets.connect(sock, pack(*self._rules.dns, sock.family))
+        is_held = sockets.keep_on_loopback(sock)
+        error = errno.ENETUNREACH
+        if is_held:
+            error = sockets.connect(sock, pack(*self._rules.dns, sock.family))
         if error:
             self._rules.refuse(to.address, to.port, "udp", caller)
         return Result(error=error)
