@@ -60,8 +60,8 @@ def make(family: int, kind: int, protocol: int) -> socket.socket:
     It is bound to the interface, which needs no right from Linux 5.7 on, and is given up by nothing that a program
     inside may do but one: bind(2) to an address of IPv6 with a scope names another interface (``__inet6_bind``,
     net/ipv6/af_inet6.c). Against that the guard looks before it connects, sends and listens, and a filter that cannot
-    be taken away (SO_LOCK_FILTER) receives only what came by the loopback interface. From Linux 6.16 on a filter of TCP
-    needs a right that ordinary users lack.
+    be taken away (SO_LOCK_FILTER) receives only what came by the loopback interface. Newer kernels (6.18 is one) refuse
+    ordinary users a filter of TCP.
 
     In place of MPTCP, which takes no filter, it is TCP: what MPTCP is, too, when the other end does not know it.
     """
