@@ -101,44 +101,28 @@ _KEYS_OF_OTHERS: Final = (0x5412, 0x541C)
 without a conversation the user's shell, outside. The kernel looks at 32 bits of a request."""
 _OTHER_IOCTL: Final = 54  # of 32 bit programs: asm/unistd_32.h, asm/unistd32.h
 
+_NO: Final = _ERRNO | errno.EPERM
+_UNKNOWN: Final = _ERRNO | errno.ENOPROTOOPT
 _OPTIONS: Final = (
-    (
-        0,
-        4,
-        _ERRNO | errno.EPERM,
-    ),  # IP_OPTIONS: a source route goes to its first hop, whatever the address says
-    (
-        0,
-        35,
-        ASK,
-    ),  # IP_ADD_MEMBERSHIP: the kernel tells the neighbours which group, in a packet of its own
-    (0, 39, ASK),  # IP_ADD_SOURCE_MEMBERSHIP
+    (0, 4, _NO),  # IP_OPTIONS: a source route goes to its first hop, whatever the address says
+    (0, 35, ASK),  # IP_ADD_MEMBERSHIP: the kernel itself tells the neighbours which group
+    (0, 39, ASK),  # IP_ADD_SOURCE_MEMBERSHIP, likewise
     (0, 42, ASK),  # MCAST_JOIN_GROUP
     (0, 46, ASK),  # MCAST_JOIN_SOURCE_GROUP
-    (0, 50, _ERRNO | errno.EPERM),  # IP_UNICAST_IF: 127.0.0.1 through a network card
-    (1, 25, _ERRNO | errno.EPERM),  # SO_BINDTODEVICE, likewise, and undoes what the guard sets
-    (
-        1,
-        60,
-        _ERRNO | errno.ENOPROTOOPT,
-    ),  # SO_ZEROCOPY: the guard sends a copy, of which no word comes back
-    (1, 62, _ERRNO | errno.EPERM),  # SO_BINDTOIFINDEX
-    (
-        6,
-        30,
-        _ERRNO | errno.ENOPROTOOPT,
-    ),  # TCP_FASTOPEN_CONNECT: connects later, when something is sent
-    (41, 6, _ERRNO | errno.EPERM),  # IPV6_2292PKTOPTIONS: carries a routing header
+    (0, 50, _NO),  # IP_UNICAST_IF: 127.0.0.1 through a network card
+    (1, 25, _NO),  # SO_BINDTODEVICE, likewise, and undoes what the guard sets
+    (1, 60, _UNKNOWN),  # SO_ZEROCOPY: the guard sends a copy, of which no word comes back
+    (1, 62, _NO),  # SO_BINDTOIFINDEX
+    (41, 6, _NO),  # IPV6_2292PKTOPTIONS: carries a routing header
     (41, 20, ASK),  # IPV6_JOIN_GROUP
     (41, 27, ASK),  # IPV6_JOIN_ANYCAST
     (41, 42, ASK),  # MCAST_JOIN_GROUP
     (41, 46, ASK),  # MCAST_JOIN_SOURCE_GROUP
-    (41, 50, _ERRNO | errno.EPERM),  # IPV6_PKTINFO: names a network card
-    (41, 57, _ERRNO | errno.EPERM),  # IPV6_RTHDR
-    (41, 76, _ERRNO | errno.EPERM),  # IPV6_UNICAST_IF
+    (41, 50, _NO),  # IPV6_PKTINFO: names a network card
+    (41, 57, _NO),  # IPV6_RTHDR
+    (41, 76, _NO),  # IPV6_UNICAST_IF
 )
-"""Level and name of options of a socket, with their verdicts (linux/in.h, linux/in6.h, linux/tcp.h,
-asm-generic/socket.h). All others are allowed."""
+"""Level, name and verdict of options of a socket (linux/in.h, linux/in6.h, asm-generic/socket.h)."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ _AGAIN_SECONDS: Final = 0.02
 _LOOK_SECONDS: Final = 0.1
 """The pause between two looks at a program whose call is tried again when its socket is ready."""
 _MOST: Final = 128
-"""How many calls may wait; further ones fail at once."""
+_MOST_READY: Final = 512
+"""How many calls may wait, by the clock or for their sockets; further ones fail at once."""
 _START_AGAIN: Final = (
     512  # ERESTARTSYS, linux/errno.h: the kernel makes it EINTR where the handler wants that
 )
@@ -79,7 +80,7 @@ class PendingCalls:
             loop.after(name, min(pause_seconds, max(0.0, until - time.monotonic())), look)
 
         self._ends[listener, call] = end
-        if len(self._ends) > _MOST:
+        if len(self._ends) > (_MOST_READY if pending.ready else _MOST):
             settle(partial(pending.give_up, errno.EAGAIN))
             return
         if pending.ready is not None:

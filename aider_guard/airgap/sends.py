@@ -14,7 +14,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -33,14 +33,14 @@ from aider_guard.airgap.sockets import (
 )
 from aider_guard.airgap.unix_sockets import open_as_caller
 
-_MOST_BYTES: Final = 1 << 20
+_MOST_BYTES: Final = 1 << 19
 """Of one message that is sent as a whole, and of what a stream is sent before the guard serves others."""
 _MOST_MESSAGES: Final = 16
 """Of one sendmmsg. For more messages the result is how many were sent, and the program sends the rest."""
 _MOST_PARTS: Final = 1024  # UIO_MAXIOV, linux/uio.h
 _MOST_CONTROL_BYTES: Final = 4096
 _FAST_OPEN: Final = 0x20000000  # MSG_FASTOPEN, linux/socket.h: connects, too
-_PIECE_BYTES: Final = 1 << 18
+_PIECE_BYTES: Final = 1 << 16
 _STARTS_AGAIN: Final = [int(one) for one in re.findall(r"\d+", platform.release())[:2]] < [5, 19]
 _BROKEN: Final = Result(error=errno.EPIPE)
 _INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
@@ -200,19 +200,17 @@ class MessageHandlers:
         held: ExitStack,
     ) -> _Sending | Result:
         """Judge a message; returns how to send it, or why not."""
-        control, to = b"", message.to
-        if self._rules.has_own_network and sock.family != socket.AF_UNIX:
-            control = message.control
+        to, is_unix = message.to, sock.family == socket.AF_UNIX
+        if self._rules.has_own_network and not is_unix:
+            pass  # it leads nowhere but inside
         elif sock.family in _INTERNET:
             if to is not None and sock.type != socket.SOCK_STREAM:
                 to = self._internet_address(sock, to, message, caller)
                 if to is None:
                     return Result(error=errno.EPERM)
-                sockets.keep_on_loopback(sock)
             if message.control:  # it could carry a route
                 return Result(error=errno.EINVAL)
-        elif sock.family == socket.AF_UNIX:
-            control = _rights(message.control, caller, held)
+        elif is_unix:
             if to and sock.type == socket.SOCK_STREAM:
                 return Result(error=errno.EISCONN)
             if to and sock.type == socket.SOCK_DGRAM:
@@ -226,12 +224,16 @@ class MessageHandlers:
         place = None if is_connected else to
 
         def send(piece: bytes, control: bytes) -> tuple[int, int]:
-            with caller.rights() if place else nullcontext():
+            with ExitStack() as taken:
+                if is_unix:
+                    control = _rights(control, caller, taken)
+                if place:
+                    taken.enter_context(caller.rights())
                 return sockets.send(sock, piece, flags, place, control)
 
-        if sock.type == socket.SOCK_STREAM:
-            return _Sending(send, _pieces(message.parts, caller), control)
-        return _Sending(send, iter([message.copy(caller)]), control)
+        is_stream = sock.type == socket.SOCK_STREAM
+        pieces = _pieces(message.parts, caller) if is_stream else iter([message.copy(caller)])
+        return _Sending(send, pieces, message.control)
 
     def _internet_address(
         self, sock: socket.socket, raw: bytes, message: _Message, caller: CallingThread
@@ -250,9 +252,9 @@ class MessageHandlers:
             self._rules.refuse(reply.name if reply else to.address, to.port, "dns", caller)
         else:
             route = self._rules.route("udp", to)
-            if isinstance(route, Internet):
+            if isinstance(route, Internet) and sockets.keep_on_loopback(sock):
                 return pack(route.address, route.port, sock.family)
-            if route == "refused":
+            if route != "absent":
                 self._rules.refuse(to.address, to.port, "udp", caller)
         return None
 
@@ -283,7 +285,9 @@ def _first_of_many(pending: Pending, at: int, caller: CallingThread) -> Pending:
 
 
 def _rights(control: bytes, caller: CallingThread, held: ExitStack) -> bytes:
-    """Return a control message with duplicates of the descriptors that these carry (unix(7)). Raises OSError.
+    """Return a control message with duplicates of the descriptors that these carry (unix(7)), until *held* ends.
+
+    Raises OSError.
 
     A program's own number, user and group (SCM_CREDENTIALS) are left out: a receiver is told those of the guard.
     """

@@ -58,8 +58,8 @@ def make(family: int, kind: int, protocol: int) -> socket.socket:
     It is bound to the interface, which needs no right from Linux 5.7 on, and is given up by nothing that a program
     inside may do but one: bind(2) to an address of IPv6 with a scope names another interface (``__inet6_bind``,
     net/ipv6/af_inet6.c). Against that the guard looks before it connects, sends and listens, and a filter that cannot
-    be taken away (SO_LOCK_FILTER) receives only what came by the loopback interface. From Linux 6.16 on a filter of TCP
-    needs a right that ordinary users lack.
+    be taken away (SO_LOCK_FILTER) receives only what came by the loopback interface. Newer kernels (6.18 is one) refuse
+    ordinary users a filter of TCP.
 
     In place of MPTCP, which takes no filter, it is TCP: what MPTCP is, too, when the other end does not know it.
     """
@@ -77,23 +77,28 @@ def make(family: int, kind: int, protocol: int) -> socket.socket:
     return sock
 
 
-def keep_on_loopback(sock: socket.socket, *, fixed: bool = True) -> None:
-    """Bind an internet socket to the loopback interface, if it is not.
+def keep_on_loopback(sock: socket.socket, *, fixed: bool = True) -> bool:
+    """Bind an internet socket to the loopback interface, if it is not; False when it is bound to another one.
 
     A socket that came from outside may be bound to none, and one whose association ended is (``__udp_disconnect``,
     net/ipv4/udp.c). *fixed*: so that no other thread's bind(2) changes it from now on: a socket that has a port cannot
-    be bound again. Raises OSError(EPERM) when it is bound to another interface.
+    be bound again.
     """
     if sock.family not in {socket.AF_INET, socket.AF_INET6}:
-        return
+        return True
     if fixed and sock.family == socket.AF_INET6:
         with contextlib.suppress(OSError):  # it has a port
             sock.bind(("::", 0))
     with contextlib.suppress(OSError):  # bound already, or to another one
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _LOOPBACK)
     device = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _NAME_BYTES)
-    if device.rstrip(b"\0") != _LOOPBACK:
-        raise OSError(errno.EPERM, "bound to another interface")
+    return device.rstrip(b"\0") == _LOOPBACK
+
+
+def listen(sock: socket.socket, backlog: int) -> int:
+    """Wait for connections; returns the error. Python would take a negative length of the queue for 0."""
+    failed = kernel.libc().listen(sock.fileno(), backlog) < 0
+    return ctypes.get_errno() if failed else 0
 
 
 def connect(sock: socket.socket, raw: bytes) -> int:

@@ -97,14 +97,11 @@ class SyscallHandlers:
                 return Continue()
             raise
         with sock, caller.rights():
-            try:
-                sockets.keep_on_loopback(sock)
-            except OSError:
+            if not sockets.keep_on_loopback(sock):
                 address, port, *_ = sock.getsockname()
                 self._rules.refuse(address, port, "tcp", caller)
                 return Result(error=errno.EACCES)
-            sock.listen(call.integer(1))
-        return Result()
+            return Result(error=sockets.listen(sock, call.integer(1)))
 
     def _join_group(self, call: Notification, caller: CallingThread) -> Answer:
         """Refuse to join a group of receivers: the kernel would tell the neighbours its number.
@@ -185,7 +182,10 @@ class SyscallHandlers:
                 self._rules.refuse(to.address, to.port, kind, caller)
             return Result(error=errno.ECONNREFUSED)
         # An address of IPv4 is reached by no socket that is bound to one of IPv6 with a scope.
-        sockets.keep_on_loopback(sock, fixed=kind == "udp" or ":" in route.address)
+        is_fixed = kind == "udp" or ":" in route.address
+        if not sockets.keep_on_loopback(sock, fixed=is_fixed):
+            self._rules.refuse(to.address, to.port, kind, caller)
+            return Result(error=errno.ENETUNREACH)
         return self._connect_freely(sock, pack(route.address, route.port, sock.family), stack)
 
     def _connect_resolver(self, sock: socket.socket, to: Internet, caller: CallingThread) -> Answer:
@@ -193,8 +193,10 @@ class SyscallHandlers:
 
         An IPv6 socket is connected to its IPv4 address. One that takes no IPv4 cannot ask, which is reported.
         """
-        sockets.keep_on_loopback(sock)
-        error = sockets.connect(sock, pack(*self._rules.dns, sock.family))
+        is_held = sockets.keep_on_loopback(sock)
+        error = errno.ENETUNREACH
+        if is_held:
+            error = sockets.connect(sock, pack(*self._rules.dns, sock.family))
         if error:
             self._rules.refuse(to.address, to.port, "udp", caller)
         return Result(error=error)
