@@ -12,6 +12,7 @@ from airgap.seccomp_world import World, world
 
 from aider_guard.airgap import notify, rules
 from aider_guard.airgap.rules import OwnServers
+from aider_guard.airgap.unix_sockets import KnownSockets
 
 PAIRS = """
 import hashlib
@@ -268,7 +269,7 @@ def test_the_guard_connects_as_the_programs_user() -> None:
     """A program of another user's reaches what that one may, and who is asked hears that one."""
     folder = Path("/tmp") / f"aider-guard-users-{os.getpid()}"  # one that others may enter
     folder.mkdir(mode=0o755)
-    known = [str(folder / name) for name in ("closed", "open", "closed-too")]
+    known = KnownSockets(tuple(str(folder / name) for name in ("closed", "open", "closed-too")))
     try:
         with (
             world(known=known) as here,
