@@ -28,10 +28,13 @@ _MOST: Final = 1 << 16
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h: struct nlmsghdr, inet_diag_req_v2, inet_diag_msg
 _HEADER: Final = struct.Struct("=IHHII")
 _QUESTION: Final = struct.Struct("=BBBxI2s46x")
-_ANSWER: Final = struct.Struct("=4x2s2x16s28x16xI")
+_ANSWER: Final = struct.Struct("=4x2s2x16s16xI8x16xI")
 _BY_FAMILY, _ERROR, _DONE = 20, 2, 3
 _REQUEST_DUMP: Final = 0x301
-_LISTENING: Final = 1 << 10  # 1 << TCP_LISTEN, net/tcp_states.h
+# 1 << TCP_LISTEN, 1 << TCP_BOUND_INACTIVE (net/tcp_states.h): the latter, for bound sockets, from Linux 6.8 on
+_LISTENING: Final = 1 << 10
+_BOUND: Final = 1 << 13
+_LOOPBACK_INDEX: Final = 1  # the first interface of every network
 _MOST_BYTES: Final = 1 << 16
 
 
@@ -54,6 +57,17 @@ class OwnServers:
             inodes, waiting = list(self._inodes), waiting_inodes()
             kept = [inode for inode in inodes[: _MOST // 2] if inode in waiting]
             self._inodes = dict.fromkeys([*kept[-_MOST // 4 :], *inodes[_MOST // 2 :]])
+
+    def on_a_card(self) -> tuple[str, int]:
+        """The address and port of an own TCP socket that is bound to another interface than the loopback, or ("", 0).
+
+        Only an address of IPv6 binds it there. Kernels before 6.8 tell nothing of sockets that do not listen yet.
+        """
+        with contextlib.suppress(OSError), diag_socket() as channel:
+            for row in _ask(channel, socket.AF_INET6, _LISTENING | _BOUND):
+                if row.inode in self._inodes and row.interface != _LOOPBACK_INDEX:
+                    return str(row.address), row.port
+        return "", 0
 
     def at(self, kind: Kind, address: str, port: int) -> Literal["own", "others", "none"]:
         """Tell whose server answers at this loopback address."""
@@ -84,9 +98,10 @@ def on_port(kind: Kind, port: int) -> list[Server]:
         try:
             with diag_socket() as channel:
                 return [
-                    server
+                    (row.address, row.inode)
                     for family in (socket.AF_INET, socket.AF_INET6)
-                    for server in _listening(channel, family, port)
+                    for row in _ask(channel, family, _LISTENING, port)
+                    if row.port == port
                 ]
         except OSError:
             pass  # a kernel without sock_diag(7)
@@ -107,9 +122,19 @@ def waiting_inodes() -> set[int]:
     return found
 
 
-def _listening(channel: socket.socket, family: int, port: int) -> Iterator[Server]:
-    """Ask the kernel for listening sockets (sock_diag(7)). Raises OSError where it does not answer."""
-    request = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, _LISTENING, port.to_bytes(2, "big"))
+@dataclass(frozen=True)
+class _Row:
+    """A TCP socket of this machine, as the kernel tells it; ``interface`` is 0 for all."""
+
+    address: IpAddress
+    port: int
+    interface: int
+    inode: int
+
+
+def _ask(channel: socket.socket, family: int, states: int, port: int = 0) -> Iterator[_Row]:
+    """Ask the kernel for TCP sockets, of one port or of all (sock_diag(7)). Raises OSError where it does not answer."""
+    request = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, states, port.to_bytes(2, "big"))
     channel.send(
         _HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _REQUEST_DUMP, 0, 0) + request
     )
@@ -122,10 +147,10 @@ def _listening(channel: socket.socket, family: int, port: int) -> Iterator[Serve
                 return
             if kind == _ERROR:
                 raise OSError("sock_diag")
-            bound_port, address, inode = _ANSWER.unpack_from(body)
-            if bound_port == port.to_bytes(2, "big"):
-                size = 4 if family == socket.AF_INET else 16
-                yield ipaddress.ip_address(address[:size]), inode
+            bound_port, address, interface, inode = _ANSWER.unpack_from(body)
+            size = 4 if family == socket.AF_INET else 16
+            found = int.from_bytes(bound_port, "big")
+            yield _Row(ipaddress.ip_address(address[:size]), found, interface, inode)
 
 
 # The file of a Unix socket is opened once, judged, and connected to by that descriptor, so that it cannot be exchanged
