@@ -181,7 +181,8 @@ def find_layer(
 
 # The trial of the system call filter: a child enters it and must be refused a connection.
 
-TRIAL_SECONDS: Final = 1.0
+TRIAL_SECONDS: Final = 5.0
+"""It takes some milliseconds; a machine that is busy must not be taken for one that cannot."""
 
 
 def try_filter(within_seconds: float = TRIAL_SECONDS) -> None:

@@ -28,8 +28,11 @@ _MOST: Final = 1 << 16
 
 # linux/inet_diag.h: struct inet_diag_req_v2, inet_diag_msg
 _QUESTION: Final = struct.Struct("=BBBxI2s46x")
-_ANSWER: Final = struct.Struct("=4x2s2x16s28x16xI")
-_LISTENING: Final = 1 << 10  # 1 << TCP_LISTEN, net/tcp_states.h
+_ANSWER: Final = struct.Struct("=4x2s2x16s16xI8x16xI")
+# 1 << TCP_LISTEN, 1 << TCP_BOUND_INACTIVE (net/tcp_states.h): the latter, for bound sockets, from Linux 6.8 on
+_LISTENING: Final = 1 << 10
+_BOUND: Final = 1 << 13
+_LOOPBACK_INDEX: Final = 1  # the first interface of every network
 
 
 class OwnServers:
@@ -54,6 +57,17 @@ class OwnServers:
 
     def __contains__(self, number: int) -> bool:
         return number in self._inodes
+
+    def on_a_card(self) -> tuple[str, int]:
+        """The address and port of an own TCP socket that is bound to another interface than the loopback, or ("", 0).
+
+        Only an address of IPv6 binds it there. Kernels before 6.8 tell nothing of sockets that do not listen yet.
+        """
+        with contextlib.suppress(OSError), diag_socket() as channel:
+            for row in _ask(channel, socket.AF_INET6, _LISTENING | _BOUND):
+                if row.inode in self._inodes and row.interface != _LOOPBACK_INDEX:
+                    return str(row.address), row.port
+        return "", 0
 
     def at(self, kind: Kind, address: str, port: int) -> Literal["own", "others", "none"]:
         """Tell whose server answers at this loopback address."""
@@ -84,9 +98,10 @@ def on_port(kind: Kind, port: int) -> list[Server]:
         try:
             with diag_socket() as channel:
                 return [
-                    server
+                    (row.address, row.inode)
                     for family in (socket.AF_INET, socket.AF_INET6)
-                    for server in _listening(channel, family, port)
+                    for row in _ask(channel, family, _LISTENING, port)
+                    if row.port == port
                 ]
         except OSError:
             pass  # a kernel without sock_diag(7)
@@ -115,14 +130,23 @@ def _bound_unix_sockets() -> list[BoundSocket]:
         return []
 
 
-def _listening(channel: socket.socket, family: int, port: int) -> Iterator[Server]:
-    """Ask the kernel for listening sockets (sock_diag(7)). Raises OSError where it does not answer."""
-    packed = port.to_bytes(2, "big")
-    question = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, _LISTENING, packed)
-    for bound_port, address, inode in map(_ANSWER.unpack_from, dump(channel, question)):
-        if bound_port == packed:
-            size = 4 if family == socket.AF_INET else 16
-            yield ipaddress.ip_address(address[:size]), inode
+@dataclass(frozen=True)
+class _Row:
+    """A TCP socket of this machine, as the kernel tells it; ``interface`` is 0 for all."""
+
+    address: IpAddress
+    port: int
+    interface: int
+    inode: int
+
+
+def _ask(channel: socket.socket, family: int, states: int, port: int = 0) -> Iterator[_Row]:
+    """Ask the kernel for TCP sockets, of one port or of all (sock_diag(7)). Raises OSError where it does not answer."""
+    question = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, states, port.to_bytes(2, "big"))
+    for found, address, interface, inode in map(_ANSWER.unpack_from, dump(channel, question)):
+        size = 4 if family == socket.AF_INET else 16
+        bound_port = int.from_bytes(found, "big")
+        yield _Row(ipaddress.ip_address(address[:size]), bound_port, interface, inode)
 
 
 DNS_PORT: Final = 53

@@ -89,13 +89,18 @@ class SyscallHandlers:
         """Listen, on the loopback interface only.
 
         A program that may not be looked into listens by itself, as ssh-agent does: its socket was made to stay there.
+        Where one of the session's sockets has left it, it may be the one that is meant.
         """
         try:
             sock = caller.take(call.integer(0))
         except OSError as error:
-            if error.errno in _FORBIDDEN:
+            if error.errno not in _FORBIDDEN:
+                raise
+            address, port = self._rules.own_servers.on_a_card()
+            if not port:
                 return Continue()
-            raise
+            self._rules.refuse(address, port, "tcp", caller)
+            return Result(error=errno.EACCES)
         with sock, caller.rights():
             if not sockets.keep_on_loopback(sock):
                 address, port, *_ = sock.getsockname()
