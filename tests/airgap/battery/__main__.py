@@ -29,14 +29,20 @@ def main() -> int:
     for one in outcomes:
         if "--all" in sys.argv or one.fails or one.lacks:
             print(_line(one))
-    print(f"\n{'layer':8} {'user':5} {'ways':>5} {'out':>5} {'named':>6} {'unnamed':>8} {'by design':>10}")
+    print(
+        f"\n{'layer':8} {'user':5} {'ways':>5} {'out':>5} {'named':>6} {'unnamed':>8} {'by design':>10}"
+    )
     for layer in LAYERS:
         for user in USERS:
-            those = [one for one in outcomes if (one.layer, one.user) == (layer, user) and not one.lacks]
+            those = [
+                one for one in outcomes if (one.layer, one.user) == (layer, user) and not one.lacks
+            ]
             silent = sum(bool(one.silent) and not one.is_named for one in those)
             named = sum(one.is_named for one in those)
             out = sum(bool(one.out) for one in those)
-            print(f"{layer:8} {user:5} {len(those):5} {out:5} {named:6} {len(those) - named - silent:8} {silent:10}")
+            print(
+                f"{layer:8} {user:5} {len(those):5} {out:5} {named:6} {len(those) - named - silent:8} {silent:10}"
+            )
     for (layer, user), run in battery.runs.items():
         if strange := run.seen.get(-1):
             print(f"{layer} {user}: of no way: {strange}")

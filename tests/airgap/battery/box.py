@@ -107,6 +107,7 @@ def _build_files(root: Path) -> None:
 def _answer_names() -> None:
     texts = {
         "/etc/resolv.conf": f"nameserver {NAME_SERVER}\noptions timeout:2 attempts:1\n",
+        "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     }
     for path, text in texts.items():
@@ -237,7 +238,11 @@ def _write_maps(child: int) -> None:
     """Map all users where root may, else this user to the box's root."""
     texts = {"uid_map": _ALL_USERS, "gid_map": _ALL_USERS}
     if os.geteuid():
-        texts = {"setgroups": "deny", "uid_map": f"0 {os.geteuid()} 1", "gid_map": f"0 {os.getegid()} 1"}
+        texts = {
+            "setgroups": "deny",
+            "uid_map": f"0 {os.geteuid()} 1",
+            "gid_map": f"0 {os.getegid()} 1",
+        }
     for name, text in texts.items():
         Path(f"/proc/{child}/{name}").write_text(text)
 
@@ -250,7 +255,11 @@ def become_user() -> bool:
         os.setresuid(USER, USER, USER)
     except OSError:
         kernel.unshare(kernel.CLONE_NEWUSER)
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{USER} 0 1"), ("gid_map", f"{USER} 0 1")):
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{USER} 0 1"),
+            ("gid_map", f"{USER} 0 1"),
+        ):
             Path(f"/proc/self/{name}").write_text(text)
         return False
     kernel.libc().prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: /proc/self is the user's own again

@@ -49,7 +49,9 @@ def trying() -> contextlib.AbstractContextManager[None]:
 def address(host: str, port: int) -> bytes:
     """A struct sockaddr_in, or sockaddr_in6."""
     if ":" in host:
-        return struct.pack("=H", 10) + struct.pack("!HI16sI", port, 0, socket.inet_pton(10, host), 0)
+        return struct.pack("=H", 10) + struct.pack(
+            "!HI16sI", port, 0, socket.inet_pton(10, host), 0
+        )
     return struct.pack("=H", 2) + struct.pack("!H4s8x", port, socket.inet_aton(host))
 
 
@@ -95,7 +97,7 @@ def bystander(order: str = "") -> dict[str, Any]:
 
 def sidecar() -> int:
     """The process of the guard's sidecar."""
-    for name in filter(str.isdecimal, os.listdir("/proc")):
+    for name in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208  # it starts faster without pathlib
         with trying(), open(f"/proc/{name}/cmdline", "rb") as file:
             if b"aider_guard.sidecar" in file.read():
                 return int(name)
@@ -110,7 +112,9 @@ def compiled() -> str:
 def attack(name: str, *words: object) -> str:
     """Run one of them, and return what it says."""
     arguments = [compiled(), name, *map(str, words)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=CAP_SECONDS)
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, check=False, timeout=CAP_SECONDS
+    )
     if done.returncode == 77:
         lacks(done.stdout.strip() or f"no {name}")
     return done.stdout
@@ -122,9 +126,13 @@ def ask_guards_door(path: str) -> bytes:
     return ask_door("GET", FACTS["guards_base"] + path)
 
 
-def ask_door(method: str, path: str, body: object = None, headers: tuple[tuple[str, str], ...] = ()) -> bytes:
+def ask_door(
+    method: str, path: str, body: object = None, headers: tuple[tuple[str, str], ...] = ()
+) -> bytes:
     """Send a request to the door, and return what it says. A body is JSON, or bytes as they are."""
-    content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    content = (
+        body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    )
     lines = [f"{method} {path} HTTP/1.1", f"Host: {FACTS['door_host']}", "Connection: close"]
     names = {name.lower() for name, _ in headers}
     if content and not names & {"content-length", "transfer-encoding"}:
@@ -140,6 +148,7 @@ def say_to_door(data: bytes) -> bytes:
         door.sendall(data)
         while more := door.recv(65536):
             said += more
+    print(said[:300], flush=True)
     return said
 
 
@@ -189,7 +198,7 @@ def _run(one: dict[str, Any]) -> None:
     names = dict(globals(), **{key.upper(): value for key, value in FACTS.items()})
     status = 0
     try:
-        exec(compile(one["code"], one["id"], "exec"), names)  # noqa: S102  # what this file is for
+        exec(compile(one["code"], one["id"], "exec"), names)  # what this file is for
     except LackingError as error:
         print(error, flush=True)
         status = 77

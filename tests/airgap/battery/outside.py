@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import selectors
 import socket
 import struct
@@ -29,7 +28,9 @@ from airgap.battery.way import (
     MACHINE_6,
     NAME_SERVER,
     OLLAMA_PORT,
+    OUTSIDE,
     Numbered,
+    words_in,
 )
 
 from aider_guard.airgap import kernel
@@ -41,9 +42,13 @@ MARK_PORT = 19998
 ASKING, ANSWERING = box.HOME / "work" / ".asking", box.HOME / "work" / ".answering"
 """Pipes by which a way has the other machine do something: a line each."""
 _PATIENCE_SECONDS = 5.0
-_WORD = re.compile(rb"zq(\d{3})x", re.IGNORECASE)
-_NEIGHBOURS = range(130, 144)  # ICMPv6 by which machines on one cable find each other (RFC 4861, RFC 3810)
-_ERRORS = ((1, 3), (58, 1))  # "unreachable", by which a kernel answers a visitor (RFC 792, RFC 4443)
+_NEIGHBOURS = range(
+    130, 144
+)  # ICMPv6 by which machines on one cable find each other (RFC 4861, RFC 3810)
+_ERRORS = (
+    (1, 3),
+    (58, 1),
+)  # "unreachable", by which a kernel answers a visitor (RFC 792, RFC 4443)
 _REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 
 
@@ -62,8 +67,7 @@ class Witness:
 
     def saw_bytes(self, data: bytes, what: str, number: int = -1) -> None:
         """Count some bytes, by the words in them, else for the way of this number."""
-        words = {int(word) for word in _WORD.findall(data)}
-        for one in words or ({number} if number != NO_WAY else ()):
+        for one in words_in(data) or ({number} if number != NO_WAY else ()):
             self.saw(one, what)
 
     def take(self) -> list[tuple[int, str, int]]:
@@ -87,7 +91,8 @@ class Outside:
         """Serve what is ready; False when nothing was."""
         ready = self._selector.select(seconds)
         for key, _ in ready:
-            key.data()
+            if self._selector.get_map().get(key.fd) is key:  # it may be gone: ``settle`` serves as well
+                key.data()
         return bool(ready)
 
     def settle(self) -> None:
@@ -105,7 +110,15 @@ class Outside:
         """Do this whenever there is something to read."""
         self._selector.register(fd, selectors.EVENT_READ, work)
 
-    def stream(self, server: socket.socket, number: int, what: str, *, silent: bool = False, is_kept: bool = False) -> None:
+    def stream(
+        self,
+        server: socket.socket,
+        number: int,
+        what: str,
+        *,
+        silent: bool = False,
+        is_kept: bool = False,
+    ) -> None:
         """Take connections, and the first bytes of each; all bytes of one that *is_kept*.
 
         With *silent* a connection alone counts for nothing.
@@ -252,7 +265,7 @@ def _send_mark(processor: int) -> None:
         os.sched_setaffinity(0, {processor})
         kernel.setns(first, kernel.CLONE_NEWNET)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.sendto(b"%d" % processor, (box.OUTSIDE, MARK_PORT))
+            sender.sendto(b"%d" % processor, (OUTSIDE, MARK_PORT))
     finally:
         kernel.setns(own, kernel.CLONE_NEWNET)
         os.sched_setaffinity(0, before)
@@ -266,7 +279,7 @@ def _name_answer(query: bytes) -> bytes:
         end = query.index(0, 12) + 5
         is_address = query[end - 4 : end - 2] == b"\0\1"
         counts = struct.pack(">HHHH", 1, int(is_address), 0, 0)
-        record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(box.OUTSIDE)
+        record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(OUTSIDE)
         return query[:2] + b"\x81\x80" + counts + query[12:end] + (record if is_address else b"")
     return b""
 
@@ -283,14 +296,28 @@ def _bound(family: int, kind: int, address: str, port: int) -> socket.socket:
 
 
 def _listen(outside: Outside, ways: Sequence[Numbered]) -> None:
-    families = [(socket.AF_INET6, "::")] if os.path.exists("/proc/net/if_inet6") else [(socket.AF_INET, "0.0.0.0")]
+    families = (
+        [(socket.AF_INET6, "::")]
+        if os.path.exists("/proc/net/if_inet6")
+        else [(socket.AF_INET, "0.0.0.0")]
+    )
     for family, any_address in families:
         for one in ways:
             stream = _bound(family, socket.SOCK_STREAM, any_address, one.port)
             stream.setsockopt(socket.IPPROTO_TCP, 23, 64)
             outside.stream(stream, one.number, "connection")
-        outside.stream(_bound(family, socket.SOCK_STREAM, any_address, BYSTANDERS_PORT), -1, "stolen", silent=True, is_kept=True)
-    outside.stream(_bound(socket.AF_INET, socket.SOCK_STREAM, "0.0.0.0", 53), outside._by_name_port, "connection")
+        outside.stream(
+            _bound(family, socket.SOCK_STREAM, any_address, BYSTANDERS_PORT),
+            -1,
+            "stolen",
+            silent=True,
+            is_kept=True,
+        )
+    outside.stream(
+        _bound(socket.AF_INET, socket.SOCK_STREAM, "0.0.0.0", 53),
+        outside._by_name_port,
+        "connection",
+    )
     outside.datagrams(_bound(socket.AF_INET, socket.SOCK_DGRAM, NAME_SERVER, 53), -1, "question")
 
 
@@ -299,13 +326,20 @@ def main() -> None:
     from airgap.battery.catalogue import WAYS
 
     outside, uid = Outside(WAYS), int(sys.argv[1])
-    for one in WAYS:
-        for path in one.way.sockets:
-            outside.daemon(f"{one.number} {path.format(runtime=f'/run/user/{uid}', uid=uid)}")
-        if one.way.has_service:
-            for kind, take in ((socket.SOCK_STREAM, outside.stream), (socket.SOCK_DGRAM, outside.datagrams)):
-                take(_bound(socket.AF_INET, kind, "127.0.0.1", one.service), one.number, "service")
     with WatchedOllama(port=OLLAMA_PORT, witness=outside.witness):
+        for one in WAYS:
+            for path in one.way.sockets:
+                outside.daemon(f"{one.number} {path.format(runtime=f'/run/user/{uid}', uid=uid)}")
+            if one.way.has_service:
+                for kind, take in (
+                    (socket.SOCK_STREAM, outside.stream),
+                    (socket.SOCK_DGRAM, outside.datagrams),
+                ):
+                    take(
+                        _bound(socket.AF_INET, kind, "127.0.0.1", one.service),
+                        one.number,
+                        "service",
+                    )
         kernel.unshare(kernel.CLONE_NEWNET)
         print("unshared", flush=True)
         orders = _orders()

@@ -133,7 +133,9 @@ class Battery:
                     lacks = self.why_useless(way, user)
                     wanted = way.name(0 if user == "root" else USER)
                     is_named = any(wanted.lower() in one.lower() for one in run.named)
-                    yield Outcome(way, layer, user, lacks, tuple(run.seen.get(way.number, ())), is_named)
+                    yield Outcome(
+                        way, layer, user, lacks, tuple(run.seen.get(way.number, ())), is_named
+                    )
 
     @property
     def no_box(self) -> str:

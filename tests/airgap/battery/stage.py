@@ -27,6 +27,7 @@ from airgap.battery.way import (
     OUTSIDE,
     OUTSIDE_6,
     Numbered,
+    words_in,
 )
 from airgap.layers import guard_program
 
@@ -36,7 +37,7 @@ from aider_guard.core.egress import Layer
 _HERE = Path(__file__).parent
 _PREFIX = box.HOME / ".local" / "pipx" / "guard"
 _WORK = box.HOME / "work"
-_CAP_SECONDS = 45.0
+_CAP_SECONDS = 120.0
 _NO_DOOR = {"door": ("127.0.0.1", OLLAMA_PORT), "door_host": f"127.0.0.1:{OLLAMA_PORT}", "base": ""}
 """Without an air gap programs speak to Ollama itself."""
 _FAKES = box.CHECKOUT / "tests" / "fakes" / "aider_like"
@@ -105,7 +106,13 @@ class Stage:
 
 def _install(uid: int) -> None:
     """Make the user's home: an installation of the guard, an Aider, a working folder with pipes."""
-    for folder in (_WORK, _PREFIX / "bin", box.HOME / ".local" / "bin", box.HOME / ".pylib", Path(f"/run/user/{uid}")):
+    for folder in (
+        _WORK,
+        _PREFIX / "bin",
+        box.HOME / ".local" / "bin",
+        box.HOME / ".pylib",
+        Path(f"/run/user/{uid}"),
+    ):
         folder.mkdir(parents=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     library = _PREFIX / "lib" / version / "site-packages"
@@ -185,13 +192,17 @@ def _write_batch(stage: Stage, ways: Sequence[Numbered], name: str, attacks: str
         ],
     }
     if name == "killed":  # what those ways wait for
-        content["ways"].append({"number": -1, "id": "", "code": "os.kill(GUARD, 9)", "facts": {"word": ""}})
+        content["ways"].append(
+            {"number": -1, "id": "", "code": "os.kill(GUARD, 9)", "facts": {"word": ""}}
+        )
     batch.write_text(json.dumps(content))
     return batch
 
 
-def _run_as(stage: Stage, command: Sequence[str], batch: Path) -> str:
-    """Run the guard as the user at a terminal until it ends; what it shows."""
+def _run_as(
+    stage: Stage, command: Sequence[str], batch: Path
+) -> tuple[str, list[tuple[int, str, int]]]:
+    """Run the guard as the user at a terminal until it ends; what it shows, and what is left to be read there."""
     master, terminal = os.openpty()
     os.set_blocking(master, False)
 
@@ -206,7 +217,6 @@ def _run_as(stage: Stage, command: Sequence[str], batch: Path) -> str:
         command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=_WORK, env=stage.environment(batch),
         preexec_fn=become_leader,  # noqa: PLW1509  # one thread
     ) as guard:  # fmt: skip
-        os.close(terminal)
         ended = kernel.pidfd_open(guard.pid)
         is_over = False
         while not is_over:
@@ -224,8 +234,20 @@ def _run_as(stage: Stage, command: Sequence[str], batch: Path) -> str:
                 is_over = ended in ready
         guard.wait()
         os.close(ended)
+    typed = _typed(terminal)
+    os.close(terminal)
     os.close(master)
-    return shown[-4000:].decode("utf-8", "replace")
+    return shown[-4000:].decode("utf-8", "replace"), typed
+
+
+def _typed(terminal: int) -> list[tuple[int, str, int]]:
+    """What the user's shell would read next: words that were put into the terminal, as things that were seen."""
+    os.set_blocking(terminal, False)
+    text = b""
+    with contextlib.suppress(BlockingIOError):
+        while more := os.read(terminal, 4096):
+            text += more
+    return [(number, "typed into the terminal", 1) for number in words_in(text)]
 
 
 def _wait_for_those_left_behind(life: int) -> None:
@@ -237,7 +259,9 @@ def _wait_for_those_left_behind(life: int) -> None:
 def _journals() -> list[Any]:
     """What the guard reported of each attempt, in all sessions so far."""
     lines = []
-    for path in (box.HOME / ".local" / "state" / "aider-guard" / "sessions").glob("*/journal.jsonl"):
+    for path in (box.HOME / ".local" / "state" / "aider-guard" / "sessions").glob(
+        "*/journal.jsonl"
+    ):
         for line in path.read_bytes().splitlines():
             with contextlib.suppress(ValueError):
                 lines.append(json.loads(line))
@@ -264,14 +288,21 @@ def run(layer: str, user: str) -> None:
         assert asides.stdout is not None
         assert asides.stdout.readline() == b"ready\n"
         _tell("before", _seen(world))
-        for name in ("session", "killed"):
-            stages = ("session", "end") if name == "session" else ("killed",)
+        for name in ("session", "keys", "killed"):
+            stages = ("session", "end") if name == "session" else (name,)
             ways = [one for one in WAYS if one.way.stage in stages]
             life = os.open(stage.life, os.O_RDONLY | os.O_NONBLOCK)
+            own_end = os.open(stage.life, os.O_WRONLY)  # a pipe that never had a writer has no end
             batch = _write_batch(stage, ways, name, attacks)
             with contextlib.suppress(OSError):
                 os.chown(batch, stage.uid, stage.uid)
-            _tell("shown", _run_as(stage, stage.command(), batch))
+            words = (
+                ["--message", "hello"] if name == "keys" else []
+            )  # Aider has the user's own terminal then
+            shown, typed = _run_as(stage, [*stage.command(), *words], batch)
+            _tell("shown", shown)
+            _tell("seen", typed)
+            os.close(own_end)
             _wait_for_those_left_behind(life)
             os.close(life)
             _tell("seen", _seen(world))
@@ -291,7 +322,9 @@ def _compile() -> str:
     source = str(_HERE / "attacks.c")
     if compiler is None or not os.path.exists(source):
         return ""
-    done = subprocess.run([compiler, "-O1", "-pthread", "-o", program, source], capture_output=True, check=False)
+    done = subprocess.run(
+        [compiler, "-O1", "-pthread", "-o", program, source], capture_output=True, check=False
+    )
     return program if done.returncode == 0 else ""
 
 

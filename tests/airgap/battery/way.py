@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ FIRST_PORT, FIRST_SERVICE, FIRST_SERVER = 20000, 22000, 24000
 BYSTANDERS_PORT = 19999
 """Where a program outside the air gap is connected before anything is tried."""
 OLLAMA_PORT = 11434
+
+_WORD = re.compile(rb"zq(\d{3})x", re.IGNORECASE)
 
 LAYERS = ("netns", "seccomp")
 USERS = ("root", "user")
@@ -38,7 +41,8 @@ class Way:
     has_service: bool = False
     """Whether it is after a service of the machine itself, on its loopback interface."""
     stage: str = "session"
-    """When it runs: in a ``session``, in one whose guard is ``killed``; or it waits for the ``end`` of the session."""
+    """When it runs: in a ``session``; it waits for the ``end`` of that; in one whose guard is ``killed``; or in a run
+    without a conversation, which has the user's terminal (``keys``)."""
 
     def why_silent(self, layer: str) -> str:
         """Why no report of this layer can name it; "" when one must."""
@@ -76,3 +80,8 @@ class Numbered:
 def numbered(ways: Iterable[Way]) -> tuple[Numbered, ...]:
     """Give each its number."""
     return tuple(Numbered(way, number) for number, way in enumerate(ways))
+
+
+def words_in(data: bytes) -> set[int]:
+    """The numbers of the ways whose words are in some bytes."""
+    return {int(word) for word in _WORD.findall(data)}

@@ -77,7 +77,13 @@ _LISTED = tuple(
 def _trick(name: str, code: str, kind: str = "stream", *, named: str = "") -> Way:
     """Another way to a socket in a folder of sockets of a daemon."""
     path = f"/run/podman/{name}.sock"
-    return Way(f"socket-{name}", "sockets", f"PATH = {path!r}\n{code}", named or path, sockets=(f"{path} {kind}",))
+    return Way(
+        f"socket-{name}",
+        "sockets",
+        f"PATH = {path!r}\n{code}",
+        named or path,
+        sockets=(f"{path} {kind}",),
+    )
 
 
 _LATE = 'outside(f"daemon {NUMBER} {PATH} stream")\nunix(PATH)'

@@ -11,9 +11,7 @@ from airgap.battery.way import Way
 _NO_6 = "if not os.path.exists('/proc/net/if_inet6'): lacks('no IPv6')\n"
 _NAMED_6 = "[2001:db8::10]:{port}"
 _UNASKED = {"both": "the call that makes the socket is refused: no place was named yet"}
-_OPTION = {"seccomp": "the option is refused, and what is left is a place of the program's own"}
-_STRAY = "198.51.100.{number}"
-"""A place without ports is known by its address."""
+_OPTION = {"both": "the option is refused, and it alone says where to"}
 
 
 def _tcp(name: str, code: str, named: str = "{out}:{port}", **more: object) -> Way:
@@ -236,7 +234,7 @@ def _dns(name: str, code: str, named: str = _NAME, **more: object) -> Way:
 DNS = (
     _dns("dns", "socket.getaddrinfo(NAME, 80)"),
     _dns("dns-libc", _BY_LIBC),
-    _dns("dns-getent", "subprocess.run(['getent', 'ahostsv4', NAME], stdout=2)"),
+    _dns("dns-getent", "subprocess.run(['getent', 'hosts', NAME], stdout=2)"),
     _dns("dns-connected", "one = socket.socket(2, 2); one.connect(SERVER); one.send(question(NAME))"),
     _dns("dns-not-connected", "socket.socket(2, 2).sendto(question(NAME), SERVER)"),
     _dns("dns-text", "socket.socket(2, 2).sendto(question(NAME, 16), SERVER)"),
@@ -259,7 +257,6 @@ total = sum(struct.unpack(f"!{len(head + b'x' * (len(head) % 2)) // 2}H", head +
 total = (total & 0xFFFF) + (total >> 16); total = ~(total + (total >> 16)) & 0xFFFF
 echo = head[:2] + struct.pack("!H", total) + head[4:]
 """
-_STRAY_TO = "TO = f'198.51.100.{NUMBER % 250 + 1}'\n"
 _RAW = """
 datagram = struct.pack("!HHHH", 4444, PORT, 8 + len(WORD), 0) + WORD
 packet = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(datagram), 1, 0, 64, 17, 0,
@@ -272,7 +269,9 @@ except PermissionError: lacks("echo requests are for root here")
 """
 
 
-def _low(name: str, kind: str, code: str, named: str = "{out}:{port}", *, asked: bool = False) -> Way:
+def _low(
+    name: str, kind: str, code: str, named: str = "{out}:{port}", *, asked: bool = False
+) -> Way:
     return Way(name, kind, code, named, silent={} if asked else _UNASKED)
 
 

@@ -175,12 +175,19 @@ CHILDREN = (
     _process("setuid", _SETUID, "users"),
 )  # fmt: skip
 
-_PLACES = (("guards", "PROCESS = GUARD\n"), ("first", "PROCESS = 1\n"), ("bystanders", "PROCESS = bystander()['process']\n"))
+_PLACES = (
+    ("guards", "PROCESS = GUARD\n"),
+    ("first", "PROCESS = 1\n"),
+    ("bystanders", "PROCESS = bystander()['process']\n"),
+)
 
 NAMESPACES = (
     _process("new-user", _NEW_USER, "namespaces"),
     *(_process(f"{name}-namespaces", process + _ENTER, "namespaces") for name, process in _PLACES),
-    *(_process(f"{name}-namespaces-at-once", process + _ENTER_ALL, "namespaces") for name, process in _PLACES),
+    *(
+        _process(f"{name}-namespaces-at-once", process + _ENTER_ALL, "namespaces")
+        for name, process in _PLACES
+    ),
     _process("nsenter", "PROCESS = GUARD\n" + _NSENTER, "namespaces"),
     _process("nsenter-first", "PROCESS = 1\n" + _NSENTER, "namespaces"),
     _process("netlink", _LINK, "netlink"),
@@ -193,7 +200,9 @@ OTHERS = (
     _process("bystanders-memory", _MEMORY, "tracing"),
     _process("bystanders-memory-by-call", _VECTORS, "tracing"),
     _process("bystanders-memory-by-trace", _POKED, "tracing"),
-    _process("bystanders-connection", _TAKEN.format(number="facts['connections'][0]"), "descriptors"),
+    _process(
+        "bystanders-connection", _TAKEN.format(number="facts['connections'][0]"), "descriptors"
+    ),
     _process("bystanders-datagrams", _TAKEN.format(number="facts['datagrams']"), "descriptors"),
     _process("sidecars-connection", _SIDECARS, "descriptors"),
 )
@@ -228,4 +237,26 @@ AFTER_ITS_KILLING = (
     Way("killed-sidecar-first", "the guard's end",
         _LATER.format(then="speak()") + "else:\n    os.kill(sidecar(), 9)\n", silent=_END, stage="killed"),
 )  # fmt: skip
-WAYS = (*CHILDREN, *NAMESPACES, *OTHERS, *FILTERS, *AFTER_ITS_END, *AFTER_ITS_KILLING)
+_TYPED = {"both": "keys that are put into a terminal name no place"}
+_KEYS = """
+def raise_error(): raise OSError(ctypes.get_errno(), "ioctl")
+number = {{"x86_64": 16, "aarch64": 29}}[os.uname().machine]
+for fd in (0, os.open("/dev/tty", os.O_RDWR)):
+    for letter in WORD + b"\\n":
+        key = ctypes.create_string_buffer(bytes([letter]), 1)
+        if call(number, fd, {request}, ctypes.addressof(key)): raise_error()
+"""
+
+
+def _keys(name: str, request: str) -> Way:
+    code = _KEYS.format(request=request)
+    return Way(name, "the terminal", code, silent=_TYPED, stage="keys")
+
+
+KEYS = (
+    _keys("keys", "0x5412"),  # TIOCSTI, asm-generic/ioctls.h
+    _keys("keys-long-number", "0x5412 | 0x7FFFFFFF << 32"),
+    _keys("keys-of-console", "0x541C"),  # TIOCLINUX
+)
+
+WAYS = (*KEYS, *CHILDREN, *NAMESPACES, *OTHERS, *FILTERS, *AFTER_ITS_END, *AFTER_ITS_KILLING)
