@@ -17,6 +17,7 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/user.h>
@@ -26,8 +27,8 @@
 
 #define ROUNDS 60
 #define CALLS 5
-#define MOST_CALLS 40
-#define LEAST_MICROSECONDS 1500
+#define MOST_CALLS 25
+#define LEAST_MICROSECONDS 1000
 #define LACKING 77
 #ifndef MSG_FASTOPEN
 #define MSG_FASTOPEN 0x20000000
@@ -326,45 +327,59 @@ static int race_path(const char *how, char *own, char *other, int kind)
     return 0;
 }
 
-/* Another thread changes the user of this process while it connects. */
-static volatile uid_t others[2];
-
-static void *flip_user(void *unused)
+/* user HOST PORT HOW OWN OTHER: a process of root's becomes another user's, whose files the guard must not open as
+   itself. Then its Unix socket's path becomes another one, or the socket and its address those of the internet. */
+static void *flip_both(void *unused)
 {
-    for (unsigned n = 0; going; n++, flips++)
-        setresuid(-1, others[n & 1], -1);
+    for (unsigned n = 0; going; n++, flips++) {
+        dup2(n & 1 ? harmful : harmless, swapped);
+        memcpy((void *)&shared, n & 1 ? (void *)&second : (void *)&first, shared_size);
+    }
     return unused;
 }
 
-static int race_user(const char *host, int port)
+static int race_user(const char *how, char *own, char *other, const char *host, int port)
 {
     if (getuid())
         return lacks("only root changes its user");
-    struct sockaddr_in own;
-    own_server(SOCK_STREAM, &own);
-    first.internet = own;
-    second.internet = place(host, port);
+    int server = socket(AF_UNIX, SOCK_STREAM, 0), taken, is_path = !strcmp(how, "path");
+    unlink(own);
+    first.path.sun_family = second.path.sun_family = AF_UNIX;
+    strncpy(first.path.sun_path, own, sizeof first.path.sun_path - 1);
+    strncpy(second.path.sun_path, other, sizeof second.path.sun_path - 1);
+    bind(server, (void *)&first.path, sizeof first.path);
+    listen(server, 4096);
+    fcntl(server, F_SETFL, O_NONBLOCK);
+    chmod(own, 0777);
+    if (!is_path)
+        second.internet = place(host, port);
     shared = first;
-    shared_size = sizeof own;
-    others[1] = 1234;
-    if (setresuid(-1, 1234, -1))
+    shared_size = sizeof shared;
+    if (setresuid(1234, 1234, 1234))
         return lacks("no other user is mapped here");
-    setresuid(-1, 0, -1);
-    pthread_t users, memory;
+    pthread_t thread;
     for (int round = 0; round < ROUNDS; round++) {
+        harmless = socket(AF_UNIX, SOCK_STREAM, 0);
+        harmful = is_path ? socket(AF_UNIX, SOCK_STREAM, 0) : socket(AF_INET, SOCK_STREAM, 0);
+        fcntl(harmless, F_SETFL, O_NONBLOCK);
+        patience(harmful);
+        swapped = dup(harmless);
         struct timespec began = now();
-        users = changing(flip_user);
-        memory = changing(flip_memory);
+        thread = changing(is_path ? flip_memory : flip_both);
         for (int n = 0; goes_on(n, &began); n++) {
-            int fd = socket(AF_INET, SOCK_STREAM, 0);
-            patience(fd);
-            if (connect(fd, (void *)&shared, sizeof own) == 0)
+            int fd = is_path ? socket(AF_UNIX, SOCK_STREAM, 0) : swapped;
+            if (is_path)
+                fcntl(fd, F_SETFL, O_NONBLOCK);
+            if (connect(fd, (void *)&shared, sizeof shared.path) == 0 && is_path)
                 send(fd, word, strlen(word), MSG_NOSIGNAL);
-            close(fd);
+            if (is_path)
+                close(fd);
+            while ((taken = accept(server, 0, 0)) >= 0)
+                close(taken);
         }
         going = 0;
-        pthread_join(users, 0);
-        pthread_join(memory, 0);
+        pthread_join(thread, 0);
+        close(harmless), close(harmful), close(swapped);
     }
     return 0;
 }
@@ -480,8 +495,6 @@ int main(int argc, char **argv)
         return speak(place(argv[3], atoi(argv[4])), SOCK_STREAM);
     if (!strcmp(name, "header"))
         return race_header(argv[3], atoi(argv[4]));
-    if (!strcmp(name, "user"))
-        return race_user(argv[3], atoi(argv[4]));
     if (!strcmp(name, "listener"))
         return own_listener(place(argv[3], atoi(argv[4])), 0);
     if (argc < 6)
@@ -494,6 +507,8 @@ int main(int argc, char **argv)
         return by_registers(atoi(argv[5]), place(argv[3], atoi(argv[4])));
     if (!strcmp(name, "path"))
         return race_path(argv[5], argv[3], argv[4], SOCK_STREAM);
+    if (!strcmp(name, "user") && argc == 8)
+        return race_user(argv[5], argv[6], argv[7], argv[3], atoi(argv[4]));
     if (!strcmp(name, "path-datagrams"))
         return race_path(argv[5], argv[3], argv[4], SOCK_DGRAM);
     return 2;

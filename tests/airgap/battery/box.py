@@ -206,7 +206,7 @@ def run_in_box(work: Callable[[], None], folder: Path) -> None:
 
 
 def _run_child(work: Callable[[], None], folder: Path, fds: Sequence[int]) -> None:
-    """Become the box's first process. Never returns. What goes wrong before *work* is written to the last descriptor."""
+    """Become the box's first process; never returns. A fault before *work* is written to the last descriptor."""
     go, unshared, words = fds
     try:
         kernel.libc().prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)

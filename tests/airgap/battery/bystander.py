@@ -1,7 +1,7 @@
 """Stands for the user's other programs outside: it has connections, and memory that says where to connect next.
 
-Runs with the standard library alone. Each line on its pipe is answered with what it is, as JSON; before that it connects
-to the ports that are in its memory, of which there are none unless another process writes them there.
+Runs with the standard library alone. Each line on its pipe is answered with what it is, as JSON; before that it
+connects to the ports that are in its memory, of which there are none unless another process writes them there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The other machine of a box, the witness: all that comes over the cable, and to the services of the first machine.
 
-What a way reaches is known by its port or by its word (way.py). A packet counts as soon as it has come, whether anything
-was said or not. A fake Ollama and the sockets of daemons belong to the first machine; they lead out, so they count too.
+What a way reaches is known by its port or by its word (way.py). A packet counts as soon as it has come, whether it says
+anything or not. A fake Ollama and the sockets of daemons belong to the first machine; they lead out, so they count too.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ class Outside:
         """Serve what is ready; False when nothing was."""
         ready = self._selector.select(seconds)
         for key, _ in ready:
-            if self._selector.get_map().get(key.fd) is key:  # it may be gone: ``settle`` serves as well
+            if (
+                self._selector.get_map().get(key.fd) is key
+            ):  # it may be gone: ``settle`` serves as well
                 key.data()
         return bool(ready)
 

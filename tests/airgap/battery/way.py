@@ -28,8 +28,8 @@ class Way:
     """One way out.
 
     ``code`` runs inside, in a process of its own, with the names of inside.py. ``named`` is what a report of the guard
-    must hold; in it ``{out}``, ``{port}``, ``{service}`` and ``{word}`` are replaced. ``silent`` says for a layer, or for
-    "both", why no report can name it. ``sockets`` are paths where a daemon listens, each with a kind after a space.
+    must hold; in it ``{out}``, ``{port}``, ``{service}`` and ``{word}`` are replaced. ``silent`` says for a layer, or
+    for "both", why no report can name it. ``sockets`` are paths where a daemon listens, each with a kind after a space.
     """
 
     id: str

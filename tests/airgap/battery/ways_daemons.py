@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from airgap.battery.way import Way
+from airgap.battery.ways_processes import UNREADABLE
 
 _APART = {"netns": "a name without a file belongs to another network: the kernel finds none there"}
 _DISPLAY = {"both": "programs with a window try this name first, and go on to the file"}
@@ -74,15 +77,18 @@ _LISTED = tuple(
 )  # fmt: skip
 
 
-def _trick(name: str, code: str, kind: str = "stream", *, named: str = "") -> Way:
+def _trick(
+    name: str, code: str, kind: str = "stream", silent: Mapping[str, str] | None = None
+) -> Way:
     """Another way to a socket in a folder of sockets of a daemon."""
     path = f"/run/podman/{name}.sock"
     return Way(
         f"socket-{name}",
         "sockets",
         f"PATH = {path!r}\n{code}",
-        named or path,
-        sockets=(f"{path} {kind}",),
+        path,
+        silent or {},
+        (f"{path} {kind}",),
     )
 
 
@@ -154,7 +160,7 @@ TRICKS = (
     _trick("changed-root", _CHANGED_ROOT),
     _trick("thread", _IN_THREAD),
     _trick("curl", _CURL),
-    _trick("undumpable", _UNDUMPABLE),
+    _trick("undumpable", _UNDUMPABLE, silent=UNREADABLE),
     _trick("other-user", _OTHER_USER),
     _trick("renamed", _RENAMED),
     _trick("second-name", _SECOND_NAME),
@@ -169,7 +175,8 @@ LATER = (
 )
 
 NAMELESS = (
-    Way("abstract", "names without a file", "unix('@of-a-service')", "@of-a-service", _APART, ("@of-a-service stream",)),
+    Way("abstract", "names without a file", "unix('@of-a-service')", "@of-a-service", _APART,
+        ("@of-a-service stream",)),
     Way("abstract-datagram", "names without a file", "unix('@of-datagrams', 'dgram')", "@of-datagrams", _APART,
         ("@of-datagrams dgram",)),
     Way("abstract-packets", "names without a file", "unix('@of-packets', 'seqpacket')", "@of-packets", _APART,

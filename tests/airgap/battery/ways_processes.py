@@ -7,6 +7,8 @@ linux/sched.h, linux/prctl.h, linux/seccomp.h, asm-generic/unistd.h.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from airgap.battery.way import Way
 
 PLAINLY = "goes on plainly"
@@ -16,6 +18,9 @@ def plainly():
     print({PLAINLY!r}, flush=True)
     speak()
 """
+UNREADABLE = {
+    "seccomp": "the program forbids to read its memory; the report says that an address could not be read"
+}
 _END = {"both": "the guard has ended, so nothing can report it"}
 _LACKS_USERS = """
 if os.getuid(): lacks("only root changes its user")
@@ -91,7 +96,10 @@ for words in ("route del local 0.0.0.0/0 dev lo table local", "rule add from all
     with trying(): subprocess.run(["ip", *words.split()], stderr=subprocess.DEVNULL)
 speak()
 """
-_REGISTERS = "said = attack('registers', WORD.decode(), OUT, PORT, PROCESS); print(said)\nif 'refused' in said: plainly()\n"
+_REGISTERS = """
+said = attack("registers", WORD.decode(), OUT, PORT, PROCESS); print(said)
+if "refused" in said: plainly()
+"""
 _VECTORS = """
 class Vector(ctypes.Structure):
     _fields_ = (("at", ctypes.c_void_p), ("length", ctypes.c_size_t))
@@ -152,8 +160,10 @@ _UNDUMPABLE = "libc.prctl(4, 0, 0, 0, 0)\nspeak()\n"
 _NO_DEATH = "libc.prctl(36, 1, 0, 0, 0)\n" + _DOUBLE
 
 
-def _process(name: str, code: str, kind: str = "processes") -> Way:
-    return Way(name, kind, _HEAD + code)
+def _process(
+    name: str, code: str, kind: str = "processes", silent: Mapping[str, str] | None = None
+) -> Way:
+    return Way(name, kind, _HEAD + code, silent=silent or {})
 
 
 CHILDREN = (
@@ -168,8 +178,8 @@ CHILDREN = (
     _process("isolated-python", "subprocess.run([sys.executable, '-I', '-S', '-c', f'import socket;"
              " socket.create_connection((\"{OUT}\", {PORT}), 3)'])"),
     _process("memory-file", _MEMORY_FILE),
-    _process("undumpable", _UNDUMPABLE),
-    _process("undumpable-udp", "libc.prctl(4, 0, 0, 0, 0)\nspeak(kind=2)\n"),
+    _process("undumpable", _UNDUMPABLE, silent=UNREADABLE),
+    _process("undumpable-udp", "libc.prctl(4, 0, 0, 0, 0)\nspeak(kind=2)\n", silent=UNREADABLE),
     _process("other-user", _LACKS_USERS + "speak()", "users"),
     _process("other-user-udp", _LACKS_USERS + "speak(kind=2)", "users"),
     _process("setuid", _SETUID, "users"),
