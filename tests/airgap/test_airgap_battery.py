@@ -14,7 +14,7 @@ LEAST_WAYS = 120
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1800),  # a minute or two, unless the machine is busy
     pytest.mark.xdist_group("battery"),  # the boxes are run once
 ]
 every_layer = pytest.mark.parametrize("layer", LAYERS)

@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 #define ROUNDS 60
-#define CALLS 5
+#define CALLS 3
 #define MOST_CALLS 25
 #define LEAST_MICROSECONDS 1000
 #define LACKING 77
@@ -78,6 +78,13 @@ static struct timespec now(void)
     return at;
 }
 
+/* After each change: now and then the processor is for others, of whom the guard is one. */
+static void changed(void)
+{
+    if (++flips % 64 == 0)
+        sched_yield();
+}
+
 static void patience(int fd)
 {
     struct timeval limit = {.tv_usec = 300000};
@@ -117,7 +124,7 @@ static size_t shared_size;
 
 static void *flip_memory(void *unused)
 {
-    for (unsigned n = 0; going; n++, flips++)
+    for (unsigned n = 0; going; n++, changed())
         memcpy((void *)&shared, n & 1 ? (void *)&second : (void *)&first, shared_size);
     return unused;
 }
@@ -128,7 +135,7 @@ static void *flip_link(void *unused)
 {
     char spare[200];
     snprintf(spare, sizeof spare, "%s.new", flipped_link);
-    for (unsigned n = 0; going; n++, flips++) {
+    for (unsigned n = 0; going; n++, changed()) {
         unlink(spare);
         if (symlink(n & 1 ? other_path : own_path, spare) == 0)
             rename(spare, flipped_link);
@@ -141,7 +148,7 @@ static int swapped, harmless, harmful;
 
 static void *flip_descriptor(void *unused)
 {
-    for (; going; flips++) {
+    for (; going; changed()) {
         dup2(harmful, swapped);
         dup2(harmless, swapped);
     }
@@ -193,7 +200,7 @@ static struct iovec own_part, long_part;
 
 static void *flip_header(void *unused)
 {
-    for (unsigned n = 0; going; n++, flips++) {
+    for (unsigned n = 0; going; n++, changed()) {
         *(void *volatile *)&header.msg_name = n & 1 ? (void *)&second : (void *)&first;
         *(struct iovec *volatile *)&header.msg_iov = n & 1 ? &long_part : &own_part;
     }
@@ -331,7 +338,7 @@ static int race_path(const char *how, char *own, char *other, int kind)
    itself. Then its Unix socket's path becomes another one, or the socket and its address those of the internet. */
 static void *flip_both(void *unused)
 {
-    for (unsigned n = 0; going; n++, flips++) {
+    for (unsigned n = 0; going; n++, changed()) {
         dup2(n & 1 ? harmful : harmless, swapped);
         memcpy((void *)&shared, n & 1 ? (void *)&second : (void *)&first, shared_size);
     }

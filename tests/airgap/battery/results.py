@@ -18,7 +18,7 @@ from airgap.battery.catalogue import WAYS
 from airgap.battery.way import LAYERS, USERS, Numbered
 from airgap.battery.ways_processes import PLAINLY
 
-_CAP_SECONDS = 300.0
+_CAP_SECONDS = 600.0
 _EVENTS = ("egress_blocked", "request_refused")
 
 

@@ -37,7 +37,7 @@ from aider_guard.core.egress import Layer
 _HERE = Path(__file__).parent
 _PREFIX = box.HOME / ".local" / "pipx" / "guard"
 _WORK = box.HOME / "work"
-_CAP_SECONDS = 120.0
+_CAP_SECONDS = 240.0
 _NO_DOOR = {"door": ("127.0.0.1", OLLAMA_PORT), "door_host": f"127.0.0.1:{OLLAMA_PORT}", "base": ""}
 """Without an air gap programs speak to Ollama itself."""
 _FAKES = box.CHECKOUT / "tests" / "fakes" / "aider_like"

@@ -167,7 +167,8 @@ TCP = (
     _tcp("fast-open-message", "socket.socket().sendmsg([WORD], [], 0x20000000, (OUT, PORT))"),
     _tcp("fast-open-messages",
          _MESSAGE + "one = socket.socket(); sendmmsg(one, (address(OUT, PORT),), flags=0x20000000)"),
-    _tcp("fast-open-option", "one = socket.socket(); one.setsockopt(6, 30, 1)\n"
+    _tcp("fast-open-option", "one = socket.socket()\n"
+         "with trying(): one.setsockopt(6, 30, 1)\n"
          "one.connect((OUT, PORT)); one.send(WORD)"),
     _tcp("fast-open-mptcp", _MPTCP.format(family=2) + "one.sendto(WORD, 0x20000000, (OUT, PORT))"),
     _tcp("splice", _SPLICE),
