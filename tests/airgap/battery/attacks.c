@@ -27,7 +27,8 @@
 
 #define ROUNDS 60
 #define CALLS 3
-#define MOST_CALLS 25
+#define MOST_CALLS 40
+#define MOST_SWAPS 600 /* few of them meet the right moment */
 #define LEAST_MICROSECONDS 1000
 #define LACKING 77
 #ifndef MSG_FASTOPEN
@@ -63,12 +64,12 @@ static pthread_t changing(void *(*change)(void *))
 }
 
 /* Whether a round goes on: some calls, and as many as find room in some time. */
-static int goes_on(int number, const struct timespec *began)
+static int goes_on(int number, int most, const struct timespec *began)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     long passed = (now.tv_sec - began->tv_sec) * 1000000 + (now.tv_nsec - began->tv_nsec) / 1000;
-    return number < CALLS || (number < MOST_CALLS && passed < LEAST_MICROSECONDS);
+    return number < CALLS || (number < most && passed < LEAST_MICROSECONDS);
 }
 
 static struct timespec now(void)
@@ -169,7 +170,7 @@ static int race_address(const char *how, const char *host, int port)
     for (int round = 0; round < ROUNDS; round++) {
         struct timespec began = now();
         thread = changing(flip_memory);
-        for (int n = 0; goes_on(n, &began); n++) {
+        for (int n = 0; goes_on(n, MOST_CALLS, &began); n++) {
             int fd = socket(AF_INET, kind, 0);
             struct iovec part = {(void *)word, strlen(word)};
             struct mmsghdr many[1] = {{.msg_hdr = {&shared, sizeof own, &part, 1, 0, 0, 0}}};
@@ -220,7 +221,7 @@ static int race_header(const char *host, int port)
         header = (struct msghdr){&first, sizeof own, &own_part, 1, 0, 0, 0};
         struct timespec began = now();
         thread = changing(flip_header);
-        for (int n = 0; goes_on(n, &began); n++) {
+        for (int n = 0; goes_on(n, MOST_CALLS, &began); n++) {
             int fd = socket(AF_INET, SOCK_DGRAM, 0);
             sendmsg(fd, &header, 0);
             close(fd);
@@ -248,7 +249,7 @@ static int race_descriptor(const char *how, const char *host, int port)
         swapped = dup(harmless);
         struct timespec began = now();
         thread = changing(flip_descriptor);
-        for (int n = 0; goes_on(n, &began); n++) {
+        for (int n = 0; goes_on(n, MOST_SWAPS, &began); n++) {
             struct iovec part = {(void *)word, strlen(word)};
             union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } control = {
                 .head = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
@@ -313,7 +314,7 @@ static int race_path(const char *how, char *own, char *other, int kind)
     for (int round = 0; round < ROUNDS; round++) {
         struct timespec began = now();
         thread = changing(!strcmp(how, "link") ? flip_link : flip_memory);
-        for (int n = 0; goes_on(n, &began); n++) {
+        for (int n = 0; goes_on(n, MOST_CALLS, &began); n++) {
             int fd = socket(AF_UNIX, kind, 0), taken;
             char rest[4096];
             fcntl(fd, F_SETFL, O_NONBLOCK);
@@ -373,7 +374,7 @@ static int race_user(const char *how, char *own, char *other, const char *host, 
         swapped = dup(harmless);
         struct timespec began = now();
         thread = changing(is_path ? flip_memory : flip_both);
-        for (int n = 0; goes_on(n, &began); n++) {
+        for (int n = 0; goes_on(n, is_path ? MOST_CALLS : MOST_SWAPS, &began); n++) {
             int fd = is_path ? socket(AF_UNIX, SOCK_STREAM, 0) : swapped;
             if (is_path)
                 fcntl(fd, F_SETFL, O_NONBLOCK);
