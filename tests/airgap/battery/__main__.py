@@ -50,6 +50,8 @@ def main() -> int:
             print(f"{layer} {user}: {run.problem[-2000:]}")
         if layer != "open" and run.layers != {layer}:
             print(f"{layer} {user}: the sessions had {run.layers}")
+        if "--all" in sys.argv:
+            print(f"{layer} {user} showed: {run.shown}")
         faults = Counter(what["said"][-300:] for what in run.tried.values() if what["fault"])
         for said, count in faults.items():
             print(f"{layer} {user}: {count} faults: {said}")

@@ -21,6 +21,7 @@ WAYS: tuple[Numbered, ...] = numbered(
         *ways_door.WAYS,
         *ways_processes.WAYS,
         *ways_races.WAYS,
+        *ways_processes.ROUTES,
         *ways_files.WAYS,
     )
 )

@@ -57,6 +57,11 @@ class BoxRun:
         return frozenset(places)
 
     @property
+    def shown(self) -> list[str]:
+        """What the sessions showed at their ends."""
+        return [str(what) for kind, what in self.lines if kind == "shown"]
+
+    @property
     def layers(self) -> set[str]:
         """The layers that the sessions in it had."""
         reports = [one for kind, what in self.lines if kind == "reports" for one in what]

@@ -89,11 +89,12 @@ for namespaces in (["-n"], ["-U", "--preserve-credentials", "-n"]):
 speak()
 """
 _LINK = """
-with trying():
-    subprocess.run(["ip", "link", "add", f"way{NUMBER}", "type", "veth", "peer", "name", f"yaw{NUMBER}", "netns", "1"],
-                   stderr=subprocess.DEVNULL)
+words = ["ip", "link", "add", f"way{NUMBER}", "type", "veth", "peer", "name", f"yaw{NUMBER}", "netns", "1"]
+if subprocess.run(words, stderr=subprocess.DEVNULL).returncode: plainly()
+"""
+_ROUTES = """
 for words in ("route del local 0.0.0.0/0 dev lo table local", "rule add from all lookup main pref 0"):
-    with trying(): subprocess.run(["ip", *words.split()], stderr=subprocess.DEVNULL)
+    subprocess.run(["ip", *words.split()], stderr=subprocess.DEVNULL)
 speak()
 """
 _REGISTERS = """
@@ -268,5 +269,8 @@ KEYS = (
     _keys("keys-long-number", "0x5412 | 0x7FFFFFFF << 32"),
     _keys("keys-of-console", "0x541C"),  # TIOCLINUX
 )
+
+ROUTES = (_process("netlink-routes", _ROUTES, "netlink"),)
+"""Is tried after all others: without its routes the network of the inside shows no attempt."""
 
 WAYS = (*KEYS, *CHILDREN, *NAMESPACES, *OTHERS, *FILTERS, *AFTER_ITS_END, *AFTER_ITS_KILLING)
