@@ -29,7 +29,7 @@
 #define CALLS 3
 #define MOST_CALLS 40
 #define MOST_SWAPS 600 /* few of them meet the right moment */
-#define LEAST_MICROSECONDS 1000
+#define LEAST_MICROSECONDS 2000
 #define LACKING 77
 #ifndef MSG_FASTOPEN
 #define MSG_FASTOPEN 0x20000000
@@ -82,7 +82,7 @@ static struct timespec now(void)
 /* After each change: now and then the processor is for others, of whom the guard is one. */
 static void changed(void)
 {
-    if (++flips % 64 == 0)
+    if (++flips % 1024 == 0)
         sched_yield();
 }
 
