@@ -201,7 +201,12 @@ class MessageHandlers:
     ) -> _Sending | Result:
         """Judge a message; returns how to send it, or why not."""
         to, is_unix = message.to, sock.family == socket.AF_UNIX
-        if self._rules.has_own_network and not is_unix:
+        if sock.family == socket.AF_NETLINK:
+            if message.control or not _is_kernel(to):
+                self._rules.refuse(f"address family {sock.family:d}", 0, "other", caller)
+                return Result(error=errno.EPERM)
+            to = None
+        elif self._rules.has_own_network and not is_unix:
             pass  # it leads nowhere but inside
         elif sock.family in _INTERNET:
             if to is not None and sock.type != socket.SOCK_STREAM:
@@ -217,7 +222,7 @@ class MessageHandlers:
                 to = self._unix_address(to, caller, held)
                 if to is None:
                     return Result(error=errno.EPERM)
-        elif sock.family != socket.AF_NETLINK or message.control:
+        else:
             return Result(error=errno.EPERM)
 
         is_connected = sock.type in {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}
@@ -282,6 +287,15 @@ def _first_of_many(pending: Pending, at: int, caller: CallingThread) -> Pending:
         return None if result is None else counted(result)
 
     return replace(pending, attempt=attempt, give_up=lambda error: counted(pending.give_up(error)))
+
+
+def _is_kernel(raw: bytes | None) -> bool:
+    """Whether an address of netlink's is the kernel's, which a message without an address is for (netlink(7)).
+
+    It is then sent without: with an address the kernel asks for the rights of who sends, the guard, and without it for
+    those of the program, too, which made the socket (``__netlink_ns_capable``, net/netlink/af_netlink.c).
+    """
+    return raw is None or raw[4:12] == bytes(8)
 
 
 def _rights(control: bytes, caller: CallingThread, held: ExitStack) -> bytes:

@@ -129,8 +129,24 @@ class SyscallHandlers:
     def _connect(self, call: Notification, caller: CallingThread) -> Answer:
         raw = caller.read(call.arguments[1], address_length(call.integer(2)))
         with contextlib.ExitStack() as stack:
-            sock = stack.enter_context(caller.take(call.integer(0)))
+            try:
+                sock = stack.enter_context(caller.take(call.integer(0)))
+            except OSError as error:
+                if error.errno not in _FORBIDDEN:
+                    raise
+                self._refuse_untaken(raw, caller)
+                return Result(error=error.errno)
             return self._connect_by_family(sock, raw, caller, stack)
+
+    def _refuse_untaken(self, raw: bytes, caller: CallingThread) -> None:
+        """Report an attempt of a program whose descriptors may not be looked at, by the address that it gave."""
+        match parse(raw):
+            case Internet(address, port):
+                self._rules.refuse(address, port, "other", caller)
+            case UnixPath(path):
+                self._rules.refuse(os.fsdecode(path), 0, "unix", caller)
+            case _:
+                self._rules.refuse("", 0, "other", caller)
 
     def _connect_by_family(
         self, sock: socket.socket, raw: bytes, caller: CallingThread, stack: contextlib.ExitStack
