@@ -29,7 +29,7 @@ _AGENTS: Final = ("S.gpg-agent", "S.gpg-agent.ssh", "S.gpg-agent.extra", "S.scda
 
 @dataclass(frozen=True)
 class KnownSockets:
-    """Paths of sockets outside that may be reached: ``*`` is any part of a name. The user's *allowed* ones are counted."""
+    """Paths of sockets outside that may be reached: ``*`` is any part of a name. *allowed* ones are counted."""
 
     paths: tuple[str, ...] = ()
     allowed: frozenset[str] = frozenset()
