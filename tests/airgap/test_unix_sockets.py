@@ -290,3 +290,21 @@ def test_what_is_known(folder: Path) -> None:
     )
     assert known.allowed == {"/run/docker.sock", "/var/run/docker.sock"} <= set(known.paths)
     assert not [path for path in known.paths if not path.startswith("/") or "dirmngr" in path]
+
+
+def test_where_the_kernel_cannot_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are no Unix sockets but pairs of streams, and the network inside works without being served."""
+    if best_of("netns").layer != "netns":
+        pytest.skip("this system allows no network namespaces")
+    monkeypatch.setattr("aider_guard.airgap.filter_install.can_ask", lambda _program: False)
+    code = """
+server = socket.create_server(("127.0.0.1", 0))
+one, other = socket.socketpair(); one.sendall(b"x")
+tell([error_of(socket.socket, socket.AF_UNIX), error_of(socket.socketpair, socket.AF_UNIX, socket.SOCK_DGRAM),
+      error_of(socket.create_connection, server.getsockname()), other.recv(1).decode()])
+"""
+    with open_gap("netns", (), {}) as gap, Loop() as loop:
+        here = World(cast("Any", gap), loop)
+        gap.watch(loop, here.attempts.append)
+        assert here.run(code) == ["EACCES", "EACCES", "", "x"]
+        gap.close()
