@@ -31,6 +31,7 @@ _CONTINUE: Final = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 _AND_SEND: Final = 2  # SECCOMP_ADDFD_FLAG_SEND
 
 _GONE: Final = (errno.ENOENT, errno.EINTR)
+_OWN_DESCRIPTORS: Final = "a thread with descriptors of its own"
 _SIGNALS: Final = (b"SigPnd", b"ShdPnd", b"SigBlk", b"SigCgt")
 _IDS: Final = (b"Uid", b"Gid", b"Groups")
 """Lines of a thread's status; the first two are its real, effective and saved numbers, and that for files."""
@@ -241,6 +242,10 @@ class CallingThread:
         pidfd = kernel.pidfd_open(self.process)
         try:
             fd = kernel.take_fd(pidfd, number)
+        except OSError as error:
+            if error.errno == errno.EBADF and os.path.lexists(f"/proc/{self.thread}/fd/{number}"):
+                raise OSError(errno.EPERM, _OWN_DESCRIPTORS) from None
+            raise
         finally:
             os.close(pidfd)
         try:
@@ -270,7 +275,7 @@ class CallingThread:
         if self.thread != self.process:
             mine, its = os.fstat(fd), os.stat(f"/proc/{self.thread}/fd/{number}")
             if not os.path.samestat(mine, its):
-                raise OSError(errno.EPERM, "a thread with descriptors of its own")
+                raise OSError(errno.EPERM, _OWN_DESCRIPTORS)
 
     def check(self) -> None:
         """Raise OSError(ESRCH) when the thread is gone: what was read may be another's."""

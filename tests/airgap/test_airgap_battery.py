@@ -46,6 +46,16 @@ def test_nothing_comes_out(battery: Battery, layer: str, user: str) -> None:
 
 @every_user
 @every_layer
+def test_what_is_left_behind_does_nothing_at_the_next_start(
+    battery: Battery, layer: str, user: str
+) -> None:
+    """But where the way says why: a folder that is not the guard's, and in seccomp files that can be written."""
+    those = [one for one in of(battery, layer, user) if one.out_later]
+    assert [one.way.way.id for one in those if not one.way.way.why_later(layer)] == []
+
+
+@every_user
+@every_layer
 def test_every_attempt_is_named(battery: Battery, layer: str, user: str) -> None:
     """By host and port, the path of a socket, or the model; but for those with a reason why it cannot be."""
     those = of(battery, layer, user)

@@ -15,7 +15,10 @@ from airgap.battery.way import LAYERS, USERS
 def _line(one: Outcome) -> str:
     out = "; ".join(one.out) or "0"
     named = "yes" if one.is_named else one.silent or "NO"
-    words = f"not counted: {one.lacks}" if one.lacks else f"out {out}; named {named}"
+    later = (
+        f"; at the next start: {one.way.way.why_later(one.layer) or 'OUT'}" if one.out_later else ""
+    )
+    words = f"not counted: {one.lacks}" if one.lacks else f"out {out}{later}; named {named}"
     return f"{one.way.way.id:32} {one.layer:8} {one.user:5} {words}"
 
 
@@ -29,9 +32,8 @@ def main() -> int:
     for one in outcomes:
         if "--all" in sys.argv or one.fails or one.lacks:
             print(_line(one))
-    print(
-        f"\n{'layer':8} {'user':5} {'ways':>5} {'out':>5} {'named':>6} {'unnamed':>8} {'by design':>10}"
-    )
+    heads = f"{'out':>5} {'next start':>11} {'named':>6} {'unnamed':>8} {'by design':>10}"
+    print(f"\n{'layer':8} {'user':5} {'ways':>5} {heads}")
     for layer in LAYERS:
         for user in USERS:
             those = [
@@ -40,8 +42,10 @@ def main() -> int:
             silent = sum(bool(one.silent) and not one.is_named for one in those)
             named = sum(one.is_named for one in those)
             out = sum(bool(one.out) for one in those)
+            later = sum(bool(one.out_later) for one in those)
+            rest = len(those) - named - silent
             print(
-                f"{layer:8} {user:5} {len(those):5} {out:5} {named:6} {len(those) - named - silent:8} {silent:10}"
+                f"{layer:8} {user:5} {len(those):5} {out:5} {later:11} {named:6} {rest:8} {silent:10}"
             )
     for (layer, user), run in battery.runs.items():
         if strange := run.seen.get(-1):

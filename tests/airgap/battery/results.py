@@ -38,9 +38,17 @@ class BoxRun:
     @cached_property
     def seen(self) -> Mapping[int, list[str]]:
         """What the witness saw, by the number of the way; -1 for what no way sent."""
+        return self._witnessed("before", "seen")
+
+    @cached_property
+    def later(self) -> Mapping[int, list[str]]:
+        """What the witness saw of a way in later sessions than its own."""
+        return self._witnessed("later")
+
+    def _witnessed(self, *kinds: str) -> Mapping[int, list[str]]:
         seen: dict[int, list[str]] = {}
         for kind, what in self.lines:
-            for number, words, count in what if kind in ("before", "seen") else ():
+            for number, words, count in what if kind in kinds else ():
                 seen.setdefault(number, []).append(f"{words} {count} times" if count > 1 else words)
         return seen
 
@@ -98,6 +106,8 @@ class Outcome:
     lacks: str
     """Why it says nothing here: without a guard it does not work either; "" when it does."""
     out: tuple[str, ...]
+    out_later: tuple[str, ...]
+    """What came out at the guard's next start."""
     is_named: bool
 
     @property
@@ -108,7 +118,8 @@ class Outcome:
     @property
     def fails(self) -> bool:
         """Whether something came out, or nothing was reported that had to be."""
-        return bool(not self.lacks and (self.out or not (self.is_named or self.silent)))
+        is_out = self.out or (self.out_later and not self.way.way.why_later(self.layer))
+        return bool(not self.lacks and (is_out or not (self.is_named or self.silent)))
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ class Battery:
             return str(tried["lacks"])
         if tried is not None and PLAINLY in tried["said"]:
             return "gained nothing, without a guard either"
-        if control.seen.get(way.number):
+        if control.seen.get(way.number) or control.later.get(way.number):
             return ""
         said = tried["said"].strip().rpartition("\n")[2] if tried is not None else ""
         return f"reached nothing, without a guard either; {said[:100]}".rstrip("; ")
@@ -138,9 +149,8 @@ class Battery:
                     lacks = self.why_useless(way, user)
                     wanted = way.name(0 if user == "root" else USER)
                     is_named = any(wanted.lower() in one.lower() for one in run.named)
-                    yield Outcome(
-                        way, layer, user, lacks, tuple(run.seen.get(way.number, ())), is_named
-                    )
+                    out, later = (tuple(seen.get(way.number, ())) for seen in (run.seen, run.later))
+                    yield Outcome(way, layer, user, lacks, out, later, is_named)
 
     @property
     def no_box(self) -> str:

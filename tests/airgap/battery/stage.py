@@ -170,6 +170,12 @@ def _tell(kind: str, what: object) -> None:
     print(json.dumps({kind: what}), flush=True)
 
 
+def _tell_seen(seen: list[Any], ways: set[int]) -> None:
+    """Tell what the witness saw: of the ways of this session, and of earlier ones, whose files a later one ran."""
+    _tell("seen", [one for one in seen if one[0] in ways or one[0] < 0])
+    _tell("later", [one for one in seen if one[0] not in ways and one[0] >= 0])
+
+
 def _write_batch(stage: Stage, ways: Sequence[Numbered], name: str, attacks: str) -> Path:
     batch = _WORK / f"{name}.json"
     content: dict[str, Any] = {
@@ -305,7 +311,7 @@ def run(layer: str, user: str) -> None:
             os.close(own_end)
             _wait_for_those_left_behind(life)
             os.close(life)
-            _tell("seen", _seen(world))
+            _tell_seen(_seen(world), {one.number for one in ways})
             results = Path(_WORK / f"{name}.results")
             for line in results.read_text().splitlines() if results.exists() else ():
                 _tell("tried", json.loads(line))

@@ -38,6 +38,8 @@ class Way:
     named: str = "{out}:{port}"
     silent: Mapping[str, str] = field(default_factory=dict)
     sockets: Sequence[str] = ()
+    later: Mapping[str, str] = field(default_factory=dict)
+    """Why something may come out at the next start of the guard, for a layer or for "both"; not in this session."""
     has_service: bool = False
     """Whether it is after a service of the machine itself, on its loopback interface."""
     stage: str = "session"
@@ -47,6 +49,10 @@ class Way:
     def why_silent(self, layer: str) -> str:
         """Why no report of this layer can name it; "" when one must."""
         return self.silent.get(layer) or self.silent.get("both", "")
+
+    def why_later(self, layer: str) -> str:
+        """Why it may do something at the guard's next start in this layer; "" when it must not."""
+        return self.later.get(layer) or self.later.get("both", "")
 
 
 @dataclass(frozen=True)

