@@ -15,7 +15,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from aider_guard.core.egress import Place, parse_place
+from aider_guard.core.egress import Allowed, parse_allowed
 from aider_guard.errors import ConfigError
 from aider_guard.paths import work_tree
 
@@ -89,13 +89,17 @@ def _log(value: Any) -> str | None:
     return path
 
 
-def _places(value: Any) -> tuple[Place, ...]:
+def _allowed(value: Any) -> tuple[Allowed, ...]:
     """A list of texts, or one text with commas."""
     parts = value.split(",") if isinstance(value, str) else value
     try:
-        return tuple(dict.fromkeys(parse_place(part) for part in parts))
+        return tuple(
+            dict.fromkeys(parse_allowed(os.path.expanduser(part.strip())) for part in parts)
+        )
     except (TypeError, ValueError, AttributeError):
-        raise ValueError("places as HOST:PORT, such as github.com:22") from None
+        raise ValueError(
+            "places as HOST:PORT, such as github.com:22, and complete paths of sockets"
+        ) from None
 
 
 def _switch(value: Any) -> bool:
@@ -161,8 +165,11 @@ class Config:
         "offline|open",
         "Whether anything may leave this machine.  [default: offline]",
     )
-    allow: tuple[Place, ...] = _setting(
-        (), _places, "HOST:PORT", "Let this through the air gap; repeat it for each place."
+    allow: tuple[Allowed, ...] = _setting(
+        (),
+        _allowed,
+        "HOST:PORT|SOCKET",
+        "Let this through the air gap, a place or the path of a socket; repeat it for each.",
     )
     require_airgap: bool = _setting(
         False, _switch, "", "Start only where the kernel enforces the air gap."

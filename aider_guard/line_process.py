@@ -10,19 +10,19 @@ import os
 import queue
 import select
 import signal
-import subprocess
 import sys
 import threading
 import time
 import traceback
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from aider_guard import process_starter
 from aider_guard.core.codec import LineSplitter, WireError
 from aider_guard.core.readings import Unavailable
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 CHUNK_BYTES: Final = 65536
@@ -93,10 +93,7 @@ def serve_lines(answer: Callable[[bytes], bytes]) -> NoReturn:
 
 # The parent's end.
 
-# `python -m` looks for modules in the working directory first, and the user's may hold a json.py.
-PACKAGE_PARENT: Final = Path(__file__).resolve().parents[1]
-
-_given_up: list[subprocess.Popen[bytes]] = []
+_given_up: list[subprocess.Popen[bytes] | process_starter.ForkedProcess] = []
 
 
 class LinePipes:
@@ -115,15 +112,8 @@ class LinePipes:
         own_session: bool = False,
     ) -> None:
         reap()
-        self._process = subprocess.Popen(
-            command,
-            cwd=PACKAGE_PARENT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            pass_fds=pass_fds,
-            start_new_session=own_session,
+        self._process = process_starter.start(
+            command, environment, stderr=stderr, pass_fds=pass_fds, own_session=own_session
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -135,7 +125,7 @@ class LinePipes:
 
     @property
     def pid(self) -> int:
-        """The child's process id."""
+        """The child's process id; 0 for one that is not forked yet."""
         return self._process.pid
 
     def flush(self) -> None:
@@ -207,13 +197,18 @@ class LineProcess(LinePipes):
         self._lines += lines or []
         self.ended = lines is None
 
+    def kill(self) -> None:
+        """Kill the child, from any thread. One that is not forked yet ends when its pipes are closed."""
+        if self._process.poll() is None and self.pid:
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
+
     def close(self) -> None:
         """Kill the child and give it up. Never waits: one stuck in the kernel does not die."""
         self.ended = True
         self.close_pipes()
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
-            self.give_up()
+        self.kill()
+        self.give_up()
 
 
 class OnDemandProcess:
@@ -255,8 +250,7 @@ class OnDemandProcess:
     def kill(self) -> None:
         """Kill the process from another thread: the one that asks gets no answer."""
         if (process := self._process) is not None:
-            with suppress(OSError):
-                os.kill(process.pid, signal.SIGKILL)
+            process.kill()
 
 
 def reap() -> None:

@@ -26,7 +26,7 @@ _REQUEST: Final = (
 
 
 class Calls:
-    """What an asker times, by its kind: seconds of one."""
+    """What an asker times, by its kind: seconds of one. A connection is timed with its socket."""
 
     def __init__(self, layer: str, port: int) -> None:
         self._door = (_HERE, port)
@@ -50,8 +50,8 @@ class Calls:
         return seconds
 
     def _refused_seconds(self) -> float:
+        started = time.perf_counter()
         with socket.socket() as one:
-            started = time.perf_counter()
             try:
                 one.connect(self._refuses)
             except ConnectionRefusedError:
@@ -66,8 +66,8 @@ class Calls:
 
 
 def _connect_seconds(address: tuple[str, int]) -> float:
+    started = time.perf_counter()
     with socket.socket() as one:
-        started = time.perf_counter()
         one.connect(address)
         return time.perf_counter() - started
 

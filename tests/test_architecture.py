@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "aider_guard"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
-    ("errors", "loop", "signals"),
+    ("errors", "loop", "signals", "process_starter"),
     ("core",),
     ("paths", "line_process", "journal", "proc_net"),
     ("ollama",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.config import SETTINGS, Config, check, load, project_file
-from aider_guard.core.egress import Place
+from aider_guard.core.egress import Place, SocketPath, places
 from aider_guard.core.state import Limits
 from aider_guard.errors import ConfigError
 
@@ -102,6 +103,14 @@ def test_places_are_a_list_or_a_text_with_commas(sources: Sources) -> None:
         sources.user.write_text(lines)
         configs.append(sources.load())
     assert [each.allow for each in configs] == [PLACES] * 4
+
+
+def test_sockets_are_allowed_by_their_paths(sources: Sources) -> None:
+    """In the same list, below the home folder too."""
+    sources.user.write_text('allow = ["/run/docker.sock", "~/.pm2/rpc.sock", "a:1"]\n')
+    home = os.path.expanduser("~")
+    expected = SocketPath("/run/docker.sock"), SocketPath(f"{home}/.pm2/rpc.sock"), Place("a", 1)
+    assert sources.load().allow == expected
 
 
 def test_a_list_of_places_replaces_the_weaker_one(sources: Sources) -> None:
@@ -328,7 +337,7 @@ def test_any_flags_give_a_config_or_a_sentence(flags: dict[str, Any]) -> None:
     assert config.probe in ("auto", "always", "never")
     assert config.on_overflow in ("refuse", "warn")
     assert config.ollama_log is None or config.ollama_log.startswith("/")
-    assert all(1 <= place.port <= 65535 for place in config.allow)
+    assert all(1 <= place.port <= 65535 for place in places(config.allow))
     assert not (config.require_airgap and config.network == "open")
 
 
@@ -369,6 +378,7 @@ def test_the_projects_file_is_the_git_roots(tmp_path: Path) -> None:
 
 OUTSIDE = [
     'allow = ["github.com:22"]',
+    'allow = ["/run/docker.sock"]',
     "require-airgap = false",
     'network = "open"',
     'ollama = "http://192.0.2.7:11434"',

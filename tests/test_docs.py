@@ -237,6 +237,7 @@ def examples() -> Iterator[Notice]:
 MODELS = EgressBlocked("api.openai.com", 443, "tcp", count=5)
 ANALYTICS = EgressBlocked("us.i.posthog.com", 443, "tcp", "aider", 12)
 DATABASE = EgressBlocked("127.0.0.1", 5432, "tcp", "psql")
+DOCKER = EgressBlocked("/run/docker.sock", 0, "unix", "docker")
 RAW = EgressBlocked("192.0.2.10", 9999, "udp", "nc")
 THROUGH = EgressAllowed("github.com", 22, 3)
 
@@ -244,9 +245,14 @@ THROUGH = EgressAllowed("github.com", 22, 3)
 def attempts_to_leave() -> Iterator[Notice]:
     """The notices of the air gap: a cloud and a call home, a database, and the last line."""
     for events in ((MODELS, ANALYTICS), (DATABASE,)):
-        ledger = gone_through(*events).egress
-        yield egress_messages.attempts(ledger, ledger.news())
+        yield first_notice(*events)
     yield last_line(MODELS, ANALYTICS, THROUGH)
+
+
+def first_notice(*events: Event) -> Notice:
+    """The notice of attempts to destinations that are new."""
+    ledger = gone_through(*events).egress
+    return egress_messages.attempts(ledger, ledger.news())
 
 
 def gone_through(*events: Event) -> State:
@@ -307,7 +313,11 @@ def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:
     (last,) = (block for block in shown if "blocked by the kernel" in block)
     assert in_readme == [shown[0], shown[-1], last]
     in_air_gap = [block for block in blocks("docs/air-gap.md") if block.startswith(PREFIX)]
-    assert in_air_gap == [wide(last_line(MODELS, ANALYTICS, RAW)), wide(last_line(THROUGH))]
+    assert in_air_gap == [
+        wide(last_line(MODELS, ANALYTICS, RAW)),
+        wide(last_line(THROUGH)),
+        wide(first_notice(DOCKER)),
+    ]
 
 
 # Journal

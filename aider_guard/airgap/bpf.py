@@ -89,8 +89,9 @@ _IO_URING: Final = (425, 426, 427)
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _HELD_TOO: Final = (17, 38)  # AF_PACKET, of a network namespace; AF_ALG, the kernel's ciphers
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
+_CONNECTED_KINDS: Final = (_SOCK_STREAM, 5)  # SOCK_SEQPACKET, linux/net.h
 # linux/in.h. Others connect by other calls than connect(2), as SCTP by setsockopt(2), or need root anyway.
-_STREAMS: Final = (0, 6, 262)  # TCP, MPTCP
+_STREAMS: Final = (0, 6, 262)  # TCP; MPTCP, in whose place the guard makes TCP
 _DATAGRAMS: Final = (0, 17, 1, 58)  # UDP; echo requests, which are refused and named when sent
 
 _SET_MODE_FILTER, _NEW_LISTENER = 1, 1 << 3  # seccomp(2), linux/seccomp.h
@@ -100,17 +101,28 @@ _KEYS_OF_OTHERS: Final = (0x5412, 0x541C)
 without a conversation the user's shell, outside. The kernel looks at 32 bits of a request."""
 _OTHER_IOCTL: Final = 54  # of 32 bit programs: asm/unistd_32.h, asm/unistd32.h
 
-_OPTIONS_THAT_LEAD_AWAY: Final = (
-    (0, 4),  # IP_OPTIONS: a source route goes to its first hop, whatever the address says
-    (0, 50),  # IP_UNICAST_IF: 127.0.0.1 through a network card
-    (1, 25),  # SO_BINDTODEVICE, likewise, and undoes what the guard sets
-    (1, 62),  # SO_BINDTOIFINDEX
-    (41, 6),  # IPV6_2292PKTOPTIONS: carries a routing header
-    (41, 50),  # IPV6_PKTINFO: names a network card
-    (41, 57),  # IPV6_RTHDR
-    (41, 76),  # IPV6_UNICAST_IF
+_NO: Final = _ERRNO | errno.EPERM
+_UNKNOWN: Final = _ERRNO | errno.ENOPROTOOPT
+_OPTIONS: Final = (
+    (0, 4, _NO),  # IP_OPTIONS: a source route goes to its first hop, whatever the address says
+    (0, 35, ASK),  # IP_ADD_MEMBERSHIP: the kernel itself tells the neighbours which group
+    (0, 39, ASK),  # IP_ADD_SOURCE_MEMBERSHIP, likewise
+    (0, 42, ASK),  # MCAST_JOIN_GROUP
+    (0, 46, ASK),  # MCAST_JOIN_SOURCE_GROUP
+    (0, 50, _NO),  # IP_UNICAST_IF: 127.0.0.1 through a network card
+    (1, 25, _NO),  # SO_BINDTODEVICE, likewise, and undoes what the guard sets
+    (1, 60, _UNKNOWN),  # SO_ZEROCOPY: the guard sends a copy, of which no word comes back
+    (1, 62, _NO),  # SO_BINDTOIFINDEX
+    (41, 6, _NO),  # IPV6_2292PKTOPTIONS: carries a routing header
+    (41, 20, ASK),  # IPV6_JOIN_GROUP
+    (41, 27, ASK),  # IPV6_JOIN_ANYCAST
+    (41, 42, ASK),  # MCAST_JOIN_GROUP
+    (41, 46, ASK),  # MCAST_JOIN_SOURCE_GROUP
+    (41, 50, _NO),  # IPV6_PKTINFO: names a network card
+    (41, 57, _NO),  # IPV6_RTHDR
+    (41, 76, _NO),  # IPV6_UNICAST_IF
 )
-"""Level and name of options of a socket (linux/in.h, linux/in6.h, asm-generic/socket.h)."""
+"""Level, name and verdict of options of a socket (linux/in.h, linux/in6.h, asm-generic/socket.h)."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +131,8 @@ class SyscallNumbers:
 
     architecture: int  # AUDIT_ARCH_…, linux/audit.h
     socket: int
+    socketpair: int
     connect: int
-    bind: int
     listen: int
     sendto: int
     sendmsg: int
@@ -130,15 +142,15 @@ class SyscallNumbers:
     request_key: int
     seccomp: int
     other_table: tuple[int, ...]
-    """What makes sockets or looks names up, by the numbers of this machine's 32 bit programs."""
+    """What makes sockets, connects, sends, looks names up or asks, by the numbers of this machine's 32 bit programs."""
 
 
 CALLS: Final[Mapping[str, SyscallNumbers]] = {
     "x86_64": SyscallNumbers(
         architecture=0xC000003E,
         socket=41,
+        socketpair=53,
         connect=42,
-        bind=49,
         listen=50,
         sendto=44,
         sendmsg=46,
@@ -147,13 +159,14 @@ CALLS: Final[Mapping[str, SyscallNumbers]] = {
         ioctl=16,
         request_key=249,
         seccomp=317,
-        other_table=(102, 359, 287),  # socketcall, socket, request_key: asm/unistd_32.h
+        # socketcall, socket, request_key, connect, sendto, sendmsg, sendmmsg, seccomp: asm/unistd_32.h
+        other_table=(102, 359, 287, 362, 369, 370, 345, 354),
     ),
     "aarch64": SyscallNumbers(
         architecture=0xC00000B7,
         socket=198,
+        socketpair=199,
         connect=203,
-        bind=200,
         listen=201,
         sendto=206,
         sendmsg=211,
@@ -162,7 +175,8 @@ CALLS: Final[Mapping[str, SyscallNumbers]] = {
         ioctl=29,
         request_key=218,
         seccomp=277,
-        other_table=(281, 310),  # socket, request_key: asm/unistd32.h
+        # socket, request_key, connect, sendto, sendmsg, sendmmsg, seccomp: asm/unistd32.h
+        other_table=(281, 310, 283, 290, 296, 374, 383),
     ),
 }
 """By the name that uname(2) gives the machine."""
@@ -171,14 +185,14 @@ CALLS: Final[Mapping[str, SyscallNumbers]] = {
 def program(calls: SyscallNumbers) -> bytes:
     """The instructions for this kind of machine, eight bytes each.
 
-    They say ASK for connect, bind, listen, sendmsg, sendmmsg, sendto with an address, and a new socket for internet
-    datagrams, which the guard makes. Other architectures' calls
-    (32 bit programs) get EPERM, x32 and io_uring ENOSYS, sockets that the guard does not know what they do
-    EAFNOSUPPORT, EPROTONOSUPPORT or EPERM, options that lead a packet away EPERM, and so do keys that are put into a
-    terminal. A filter with a listener of its own gets EBUSY: it would be asked in the guard's place once the guard's
-    listener is closed, and let calls go on. All other calls are allowed.
+    They say ASK for connect, listen, sendmsg, sendmmsg, sendto with an address, a new Unix socket or one of the
+    internet, which the guard makes, and joining a group of receivers. Other architectures' calls (32 bit programs) get
+    EPERM, x32 and io_uring ENOSYS, sockets that the guard does not know what they do EAFNOSUPPORT, EPROTONOSUPPORT or
+    EPERM, options that lead a packet away EPERM, and so do keys that are put into a terminal. A filter with a listener
+    of its own gets EBUSY: it would be asked in the guard's place once the guard's listener is closed, and let calls go
+    on. All other calls are allowed, bind among them.
     """
-    asked = (calls.connect, calls.bind, calls.listen, calls.sendmsg, calls.sendmmsg)
+    asked = (calls.connect, calls.listen, calls.sendmsg, calls.sendmmsg)
     # A kernel that resolves a name for a program does it by a program of root's, outside (request-key(8)).
     absent = (*_IO_URING, calls.request_key)
     return b"".join(
@@ -191,6 +205,7 @@ def program(calls: SyscallNumbers) -> bytes:
             *when_any(asked, [give(ASK)]),
             *when(calls.sendto, _ask_if_pointer(4)),
             *when(calls.socket, _socket()),
+            *when(calls.socketpair, _socketpair()),
             *when(calls.setsockopt, _setsockopt()),
             *when(calls.ioctl, _ioctl()),
             *when(calls.seccomp, _seccomp()),
@@ -199,20 +214,30 @@ def program(calls: SyscallNumbers) -> bytes:
     )
 
 
-def program_in_a_jail(calls: SyscallNumbers) -> bytes:
-    """The instructions beside a network namespace: refuse what the namespace does not restrict, without asking.
+def program_in_a_jail(calls: SyscallNumbers, *, asks: bool) -> bytes:
+    """The instructions beside a network namespace: they refuse what the namespace does not restrict.
 
     These are sockets of families that belong to no network namespace (to a virtual machine's host, say: EAFNOSUPPORT),
     rings, which make sockets without a call, lookups by a program of root's (ENOSYS), and keys that are put into a
-    terminal (EPERM).
+    terminal (EPERM). Unix sockets do not belong to it either, where they are files: with *asks* they say ASK for
+    connect, sendmsg, sendmmsg and sendto with an address, and EBUSY as ``program`` does; without it, for kernels that
+    cannot ask, there are no Unix sockets but pairs of streams (EACCES).
     """
-    held = (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, *_HELD_TOO)
+    held = (*([_AF_UNIX] if asks else []), _AF_INET, _AF_INET6, _AF_NETLINK, *_HELD_TOO)
     absent = (*_IO_URING, calls.request_key)
     sockets = [
         argument(0),
         *when_any(held, [give(ALLOW)]),
+        *when(_AF_UNIX, [refuse(errno.EACCES)]),
         refuse(errno.EAFNOSUPPORT),
     ]
+    unix_sockets = [
+        *when_any((calls.connect, calls.sendmsg, calls.sendmmsg), [give(ASK)]),
+        *when(calls.sendto, _ask_if_pointer(4)),
+        *when(calls.seccomp, _seccomp()),
+    ]
+    if not asks:
+        unix_sockets = when(calls.socketpair, _pairs_of_streams())
     return b"".join(
         [
             load(ARCHITECTURE),
@@ -229,6 +254,7 @@ def program_in_a_jail(calls: SyscallNumbers) -> bytes:
             *when_at_least(_X32, [refuse(errno.ENOSYS)]),
             *when_any(absent, [refuse(errno.ENOSYS)]),
             *when(calls.socket, sockets),
+            *unix_sockets,
             *when(calls.ioctl, _ioctl()),
             give(ALLOW),
         ]
@@ -247,25 +273,41 @@ def _socket() -> list[bytes]:
     internet = [
         argument(1),
         lower_bits(_SOCK_TYPE_MASK),
-        *when(_SOCK_STREAM, _one_of(2, _STREAMS, errno.EPROTONOSUPPORT, ALLOW)),
-        *when(_SOCK_DGRAM, _one_of(2, _DATAGRAMS, errno.EPROTONOSUPPORT, ASK)),
+        *when(_SOCK_STREAM, _ask_for(2, _STREAMS, errno.EPROTONOSUPPORT)),
+        *when(_SOCK_DGRAM, _ask_for(2, _DATAGRAMS, errno.EPROTONOSUPPORT)),
         refuse(errno.EPERM),
     ]
     return [
         argument(0),
-        *when_any((_AF_UNIX, _AF_NETLINK), [give(ALLOW)]),
+        *when(_AF_UNIX, [give(ASK)]),
+        *when(_AF_NETLINK, [give(ALLOW)]),
         *when_any((_AF_INET, _AF_INET6), internet),
         refuse(errno.EAFNOSUPPORT),
+    ]
+
+
+def _socketpair() -> list[bytes]:
+    """socketpair(2): family. Another family's pair, such as TIPC's, is a way to others of its kind."""
+    return [argument(0), *when(_AF_UNIX, [give(ALLOW)]), refuse(errno.EAFNOSUPPORT)]
+
+
+def _pairs_of_streams() -> list[bytes]:
+    """socketpair(2): family, type. One of datagrams could send to any address."""
+    return [
+        argument(1),
+        lower_bits(_SOCK_TYPE_MASK),
+        *when_any(_CONNECTED_KINDS, [give(ALLOW)]),
+        refuse(errno.EACCES),
     ]
 
 
 def _setsockopt() -> list[bytes]:
     """setsockopt(2): descriptor, level, name."""
     block = []
-    for level in sorted({level for level, _ in _OPTIONS_THAT_LEAD_AWAY}):
-        names = [name for at, name in _OPTIONS_THAT_LEAD_AWAY if at == level]
-        refused = [argument(2), *when_any(names, [refuse(errno.EPERM)]), give(ALLOW)]
-        block += when(level, refused)
+    for level in sorted({level for level, _, _ in _OPTIONS}):
+        named = [(name, verdict) for at, name, verdict in _OPTIONS if at == level]
+        judged = [one for name, verdict in named for one in when(name, [give(verdict)])]
+        block += when(level, [argument(2), *judged, give(ALLOW)])
     return [argument(1), *block, give(ALLOW)]
 
 
@@ -285,5 +327,5 @@ def _seccomp() -> list[bytes]:
     return [argument(0), *when(_SET_MODE_FILTER, with_listener), give(ALLOW)]
 
 
-def _one_of(number: int, values: Iterable[int], otherwise: int, then: int) -> list[bytes]:
-    return [argument(number), *when_any(values, [give(then)]), refuse(otherwise)]
+def _ask_for(number: int, values: Iterable[int], otherwise: int) -> list[bytes]:
+    return [argument(number), *when_any(values, [give(ASK)]), refuse(otherwise)]

@@ -12,15 +12,15 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.airgap import kernel
-from aider_guard.airgap.daemon_sockets import masked_paths
 from aider_guard.airgap.dns import NameTable
 from aider_guard.airgap.gap import Enter, Gap, Unenforced
 from aider_guard.core import egress
-from aider_guard.core.egress import ENFORCED, Attempt, Layer, LayerChoice, Place
+from aider_guard.core.egress import ENFORCED, Allowed, Attempt, Layer, LayerChoice, Place
 from aider_guard.loop import Loop
 
 if TYPE_CHECKING:
-    from aider_guard.airgap.netns import NamespaceSetup
+    from aider_guard.airgap.jail import NamespaceSetup
+    from aider_guard.airgap.unix_sockets import KnownSockets
 
 LAYERS: tuple[Layer, ...] = ENFORCED
 """The layers to try. No setting and no variable changes them: tests replace them to see a system that allows fewer."""
@@ -32,22 +32,26 @@ _FORBIDDEN: Final = (*_BY_CONTAINERS, errno.EACCES, errno.ENOSPC, errno.EUSERS)
 class LayerSelection:
     """Chooses a layer, beginning when its ``with`` does. Leaving the ``with`` closes what was opened and not used.
 
-    With *is_open* no layer is tried. A program that *serves_page* must be reachable by a browser outside.
+    With *is_open* no layer is tried. A program that *serves_page* must be reachable by a browser outside. Of the
+    guard's own files programs inside may change those in the *writable* folders.
     """
 
     def __init__(
         self,
-        allowed: Sequence[Place],
+        allowed: Sequence[Allowed],
         environment: Mapping[str, str],
         *,
         is_open: bool = False,
         serves_page: bool = False,
+        writable: Sequence[str] = (),
     ) -> None:
+        self._writable = writable
         self._serves_page = serves_page
         self._environment, self._is_open = environment, is_open
         self._names = NameTable()
+        self._sockets = egress.socket_paths(allowed)
         self._allowed: dict[tuple[str, int], Place] = {}
-        for place in allowed:  # two names may be the same address inside
+        for place in egress.places(allowed):  # two names may be the same address inside
             self._allowed.setdefault(self._inside(place), place)
         self._layers = LAYERS
         self._stack = ExitStack()
@@ -62,10 +66,10 @@ class LayerSelection:
     def __enter__(self) -> LayerSelection:
         """Begin to make the network namespace, in a child process; it takes a few milliseconds."""
         if self._may_try("netns"):
-            from aider_guard.airgap.netns import NamespaceSetup
+            from aider_guard.airgap.jail import NamespaceSetup
 
             try:
-                setup = NamespaceSetup(tuple(self._allowed), masked_paths(self._environment))
+                setup = NamespaceSetup(tuple(self._allowed), self._environment, self._writable)
             except OSError as error:
                 self._causes.append(_why_no_namespaces(error))
             else:
@@ -109,13 +113,20 @@ class LayerSelection:
         address = "" if host == "localhost" else self._names.address_of(host)
         return address or "127.0.0.1", place.port
 
+    def _known(self) -> KnownSockets:
+        """The Unix sockets outside that programs inside may reach."""
+        from aider_guard.airgap.unix_sockets import known_sockets
+
+        return known_sockets(self._environment, self._sockets)
+
     def _netns(self) -> Gap | None:
         if self._setup is None:
             return None
         from aider_guard.airgap.netns import NetnsGap
 
         try:
-            return NetnsGap(self._setup.finish(), self._names, tuple(self._allowed.values()))
+            jail, places = self._setup.finish(), tuple(self._allowed.values())
+            return NetnsGap(jail, self._names, places, known=self._known())
         except OSError as error:
             self._causes.append(_why_no_namespaces(error))
             return None
@@ -127,10 +138,9 @@ class LayerSelection:
             return None
         from aider_guard.airgap.seccomp import SeccompGap
 
-        masked = masked_paths(self._environment, also_absent=True)
         try:
             try_filter()
-            return SeccompGap(self._names, tuple(self._allowed.values()), masked=masked)
+            return SeccompGap(self._names, tuple(self._allowed.values()), known=self._known())
         except OSError as error:
             otherwise = "no-notify" if error.errno == errno.EINVAL else "pidfd"
             self._causes.append(egress.cause_of(egress.FILTER, _read, otherwise))
@@ -160,7 +170,7 @@ def _read(switch: str) -> str:
 
 
 def find_layer(
-    environment: Mapping[str, str] = os.environ, allowed: Sequence[Place] = ()
+    environment: Mapping[str, str] = os.environ, allowed: Sequence[Allowed] = ()
 ) -> LayerChoice:
     """Make the best layer that this system allows, close it, and say which it was and why it is no better one."""
     with LayerSelection(allowed, environment) as selection:
@@ -171,7 +181,8 @@ def find_layer(
 
 # The trial of the system call filter: a child enters it and must be refused a connection.
 
-TRIAL_SECONDS: Final = 1.0
+TRIAL_SECONDS: Final = 5.0
+"""It takes some milliseconds; a machine that is busy must not be taken for one that cannot."""
 
 
 def try_filter(within_seconds: float = TRIAL_SECONDS) -> None:

@@ -206,7 +206,7 @@ class NameServer:
     ) -> None:
         answered = answer(query, self._names, self._is_in_search_domain)
         if answered is None:
-            self._report(Attempt("(no question for a name)", PORT, "udp"))
+            self._report(Attempt(_meant_address(ancillary), PORT, "udp"))
             return
         name = answered.name
         if name not in self._unreported and not self._is_in_search_domain(name):
@@ -224,6 +224,16 @@ class NameServer:
         prefixes = (f"{known}." for known in self._unreported)
         domains = (name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix))
         return any(domain in search_domains() for domain in domains)
+
+
+def _meant_address(ancillary: Ancillary) -> str:
+    """Return the address that bytes were sent to which are no question for a name, where the kernel tells it."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+            return socket.inet_ntoa(data[8:12])
+        if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
+            return socket.inet_ntop(socket.AF_INET6, data[:16])
+    return "(no question for a name)"
 
 
 def _reply_source(ancillary: Ancillary) -> Ancillary:

@@ -13,7 +13,7 @@ import os
 import platform
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 IS_LINUX: Final = sys.platform == "linux"
@@ -24,7 +24,7 @@ CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWNET: Final = 0x40000000
 # linux/mount.h
 _MS_RDONLY: Final = 1
-_NOT_RUN: Final = 2 | 4 | 8  # MS_NOSUID | MS_NODEV | MS_NOEXEC
+_NOT_RUN: Final = 2 | 4 | 8  # MS_NOSUID | MS_NODEV | MS_NOEXEC; statvfs(3) has the same numbers
 _MS_REMOUNT: Final = 32
 _MS_BIND: Final = 0x1000
 _MS_REC: Final = 0x4000
@@ -36,6 +36,9 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _SECCOMP_SET_MODE_FILTER: Final = 1
 # asm/unistd_64.h and asm-generic/unistd.h; the others are the same numbers on every architecture
 _SECCOMP: Final = {"x86_64": 317, "aarch64": 277}
+_SETGROUPS: Final = {"x86_64": 116, "aarch64": 159}
+_SETRESUID: Final = {"x86_64": 117, "aarch64": 147}
+_SETRESGID: Final = {"x86_64": 119, "aarch64": 149}
 _PIDFD_OPEN: Final = 434
 _PIDFD_GETFD: Final = 438
 
@@ -76,6 +79,12 @@ def mount_memory(target: str, options: str) -> None:
 def forbid_writing(target: str) -> None:
     """Make the mount at *target* read-only in this mount namespace, and let no program be run from it."""
     _mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _NOT_RUN, None)
+
+
+def keep_as_it_is(target: str) -> None:
+    """Make the mount at *target* read-only in this mount namespace; programs may still be run from it."""
+    kept = os.statvfs(target).f_flag & _NOT_RUN  # these a user namespace may not clear
+    _mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | kept, None)
 
 
 def unmount(target: str) -> None:
@@ -130,6 +139,28 @@ def pidfd_open(process: int) -> int:
 def take_fd(process: int, number: int) -> int:
     """A duplicate of another process's descriptor; *process* is a pidfd (pidfd_getfd(2))."""
     return _checked(libc().syscall(_PIDFD_GETFD, process, number, 0), "pidfd_getfd")
+
+
+@contextlib.contextmanager
+def acting_as(user: int, group: int, groups: Sequence[int]) -> Iterator[None]:
+    """Be another user in this thread, for the length of a ``with``: for files, and to those that ask who connects.
+
+    Needs root. The calls are made directly, as the C library would make all threads follow (nptl(7)). Raises OSError.
+    """
+    calls = [numbers[platform.machine()] for numbers in (_SETGROUPS, _SETRESGID, _SETRESUID)]
+    own_groups, own_group, own_user = os.getgroups(), os.getegid(), os.geteuid()
+
+    def become(user: int, group: int, groups: Sequence[int], order: int) -> None:
+        listed = (ctypes.c_uint32 * len(groups))(*groups)
+        steps = [(len(groups), listed), (-1, group, -1), (-1, user, -1)]
+        for call, arguments in [*zip(calls, steps, strict=True)][::order]:
+            _checked(libc().syscall(call, *arguments), "another user")
+
+    try:
+        become(user, group, groups, 1)
+        yield
+    finally:
+        become(own_user, own_group, own_groups, -1)
 
 
 # The capabilities that root keeps in the air gap (linux/capability.h): those about files, users and its own processes.

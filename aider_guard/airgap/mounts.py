@@ -1,4 +1,4 @@
-"""Changes what programs in a jail see of some files: hides them, shows a copy, or makes them read-only.
+"""Changes what programs in a jail see of some files: shows a copy, or makes them read-only.
 
 For a process that has just got a mount namespace of its own, with all rights there. Its mounts are not visible outside.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aider_guard.airgap import kernel
+from aider_guard.airgap.own_files import movable_folders
 
 # ssh reads some of its settings only when they are root's or the user's own (readconf.c of OpenSSH).
 #
@@ -93,24 +94,18 @@ def show_as_own(files: Mapping[str, _Copy]) -> None:
             kernel.bind_mount(new, f"/proc/self/fd/{targets[path]}")
 
 
-def hide(paths: Sequence[str]) -> None:
-    """Hide sockets: show a folder with its plain files only, and a socket as /dev/null. Raises OSError.
+def forbid_changes(files: Sequence[str], but: Sequence[str]) -> None:
+    """Make files and folders read-only, with all below them *but* for some folders. Raises OSError.
 
-    Programs inside may make files in such a folder; a new socket in the folder outside stays hidden. Paths that are
-    gone by now are passed over.
+    The folders above them become mounts, too, which no program can rename: another folder could take the place of one.
     """
-    for path in paths:
+    above = {folder for path in files for folder in movable_folders(path)}
+    for path in (*sorted(above), *files, *filter(os.path.isdir, but)):
         with contextlib.suppress(FileNotFoundError):
-            status = os.stat(path)
-            if stat.S_ISDIR(status.st_mode):
-                files: dict[str, _Copy] = {}
-                with contextlib.suppress(PermissionError), os.scandir(path) as entries:
-                    files = {entry.name: copy for entry in entries if (copy := _read(entry.path))}
-                kernel.mount_memory(path, f"mode={stat.S_IMODE(status.st_mode):o},{_FOLDER}")
-                for name, copy in files.items():
-                    _write(f"{path}/{name}", copy)
-            else:
-                kernel.bind_mount(os.devnull, path)
+            kernel.bind_mount(path, path)
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            kernel.keep_as_it_is(path)
 
 
 def protect_kernel_settings() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -26,10 +27,14 @@ _RECEIVE: Final = 0xC0502100  # SECCOMP_IOCTL_NOTIF_RECV
 _SEND: Final = 0xC0182101  # SECCOMP_IOCTL_NOTIF_SEND
 _IS_VALID: Final = 0x40082102  # SECCOMP_IOCTL_NOTIF_ID_VALID
 _ADD_FD: Final = 0x40182103  # SECCOMP_IOCTL_NOTIF_ADDFD
-_AND_SEND: Final = 2  # SECCOMP_ADDFD_FLAG_SEND
 _CONTINUE: Final = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
+_AND_SEND: Final = 2  # SECCOMP_ADDFD_FLAG_SEND
 
 _GONE: Final = (errno.ENOENT, errno.EINTR)
+_OWN_DESCRIPTORS: Final = "a thread with descriptors of its own"
+_SIGNALS: Final = (b"SigPnd", b"ShdPnd", b"SigBlk", b"SigCgt")
+_IDS: Final = (b"Uid", b"Gid", b"Groups")
+"""Lines of a thread's status; the first two are its real, effective and saved numbers, and that for files."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Continue:
-    """Lets the kernel carry the call out as it is. The caller's memory may have changed since it was read."""
+    """Lets the kernel carry the call out as it is. What its descriptor stands for may have changed since."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,23 @@ class GiveDescriptor:
 
     socket: socket.socket
     close_on_exec: bool
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A call that takes time: it is attempted until it has a result, or the program would have given up."""
+
+    attempt: Callable[[], Result | None]
+    give_up: Callable[[int], Result]
+    """The result when it ends before, by this error, unless a part is done."""
+    close: Callable[[], None]
+    """Closes what the attempts need."""
+    patience_seconds: float
+    ready: socket.socket | None = None
+    """Turns writable when the next attempt may have a result. Without it they follow each other by the clock."""
+
+
+Answer = Result | Continue | GiveDescriptor | Pending
 
 
 class FilterListener:
@@ -107,21 +129,29 @@ class FilterListener:
                 self._send(_SEND, _ANSWER.pack(identifier, 0, 0, _CONTINUE))
             case GiveDescriptor(sock, close_on_exec):
                 flags = os.O_CLOEXEC if close_on_exec else 0
-                request = _GIVEN.pack(identifier, _AND_SEND, sock.fileno(), 0, flags)
-                try:
-                    self._send(_ADD_FD, request)
-                except OSError as error:
-                    if error.errno in {errno.EINVAL, errno.ENOTTY}:  # a kernel older than 5.14
-                        self.answer(identifier, Continue())
-                    else:  # the caller has too many
-                        self.answer(identifier, Result(error=error.errno or errno.EMFILE))
+                self._give(identifier, sock.fileno(), flags)
 
-    def _send(self, request: int, raw: bytes) -> None:
+    def _give(self, identifier: int, fd: int, flags: int) -> None:
         try:
-            fcntl.ioctl(self.fd, request, raw)
+            try:
+                self._send(_ADD_FD, _GIVEN.pack(identifier, _AND_SEND, fd, 0, flags))
+            except OSError as error:
+                if error.errno not in {errno.EINVAL, errno.ENOTTY}:
+                    raise
+                # A kernel older than 5.14 adds the descriptor first, and is answered with its number.
+                number = self._send(_ADD_FD, _GIVEN.pack(identifier, 0, fd, 0, flags))
+                self.answer(identifier, Result(number))
+        except OSError as error:  # the caller has too many
+            self.answer(identifier, Result(error=error.errno or errno.EMFILE))
+
+    def _send(self, request: int, raw: bytes) -> int:
+        try:
+            result: int = fcntl.ioctl(self.fd, request, bytearray(raw))
         except OSError as error:
             if error.errno not in _GONE:
                 raise
+            return 0
+        return result
 
     def is_valid(self, identifier: int) -> bool:
         """Whether this call still waits, and its thread's number does not belong to another thread by now."""
@@ -154,10 +184,13 @@ class CallingThread:
         """The number of its process. Raises OSError when it is gone."""
         return int(self._status(b"Tgid"))
 
-    @property
-    def is_ours(self) -> bool:
-        """Whether it runs as the guard's user: root may have started it as another one."""
-        return int(self._status(b"Uid").split()[3]) == os.geteuid()
+    def rights(self) -> contextlib.AbstractContextManager[None]:
+        """Be its user for the length of a ``with``, which for root may be another than the guard's. Raises OSError."""
+        ids = {name: [int(one) for one in self._status(name).split()] for name in _IDS}
+        (_, user, _, files), (_, group, *_), groups = ids.values()
+        if {user, files} == {os.geteuid()}:
+            return contextlib.nullcontext()
+        return kernel.acting_as(user, group, groups)
 
     @property
     def program(self) -> str:
@@ -197,17 +230,44 @@ class CallingThread:
 
         Raises OSError: it has no such socket (EBADF, ENOTSOCK), or may not be traced (EPERM).
         """
-        pidfd = kernel.pidfd_open(self.process)
+        fd = self.take_file(number)
         try:
-            fd = kernel.take_fd(pidfd, number)
-        finally:
-            os.close(pidfd)
-        try:
-            self._check_ownership(fd, number)
             return socket.socket(fileno=fd)
         except OSError:
             os.close(fd)
             raise
+
+    def take_file(self, number: int) -> int:
+        """Duplicate its descriptor with this number, whatever it is of. Raises OSError as ``take`` does."""
+        pidfd = kernel.pidfd_open(self.process)
+        try:
+            fd = kernel.take_fd(pidfd, number)
+        except OSError as error:
+            if error.errno == errno.EBADF and os.path.lexists(f"/proc/{self.thread}/fd/{number}"):
+                raise OSError(errno.EPERM, _OWN_DESCRIPTORS) from None
+            raise
+        finally:
+            os.close(pidfd)
+        try:
+            self._check_ownership(fd, number)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def is_interrupted(self) -> bool:
+        """Whether a signal waits for it that it handles: such a one ends a call (signal(7)).
+
+        The kernel gives one for a whole process to its first thread, where that takes it (``complete_signal``,
+        kernel/signal.c).
+        """
+        self._lines = b""
+        try:
+            pending, common, blocked, caught = (int(self._status(one), 16) for one in _SIGNALS)
+            common *= self.thread == self.process
+        except (OSError, ValueError):  # it is gone
+            return False
+        return bool((pending | common) & ~blocked & caught)
 
     def _check_ownership(self, fd: int, number: int) -> None:
         """Check that the duplicate is the thread's: it may have descriptors of its own (CLONE_FILES, clone(2))."""
@@ -215,7 +275,7 @@ class CallingThread:
         if self.thread != self.process:
             mine, its = os.fstat(fd), os.stat(f"/proc/{self.thread}/fd/{number}")
             if not os.path.samestat(mine, its):
-                raise OSError(errno.EPERM, "a thread with descriptors of its own")
+                raise OSError(errno.EPERM, _OWN_DESCRIPTORS)
 
     def check(self) -> None:
         """Raise OSError(ESRCH) when the thread is gone: what was read may be another's."""

@@ -161,6 +161,28 @@ def diag_socket() -> socket.socket:
     return channel
 
 
+_ERROR, _DONE = 2, 3  # NLMSG_ERROR, NLMSG_DONE, linux/netlink.h
+_DUMP: Final = 0x300  # NLM_F_DUMP
+_MOST_BYTES: Final = 1 << 16
+
+
+def dump(channel: socket.socket, question: bytes) -> list[bytes]:
+    """Ask the kernel for all sockets of a kind: the bodies of its answers. Raises OSError where it does not answer."""
+    size = _HEADER.size + len(question)
+    channel.send(_HEADER.pack(size, _BY_FAMILY, _REQUEST | _DUMP, 0, 0) + question)
+    found: list[bytes] = []
+    while True:
+        data = channel.recv(_MOST_BYTES)
+        while len(data) >= _HEADER.size:
+            length, kind, *_ = _HEADER.unpack_from(data)
+            body, data = data[_HEADER.size : length], data[max(_HEADER.size, length + 3 & ~3) :]
+            if kind == _DONE:
+                return found
+            if kind == _ERROR:
+                raise OSError("sock_diag")
+            found.append(body)
+
+
 def connection_inode(channel: socket.socket, port: int, server_port: int) -> int:
     """Return the number of the socket that is connected from this port of 127.0.0.1 to that one; 0 without one."""
     answer = _connection(channel, (_HERE, port), (_HERE, server_port))

@@ -7,15 +7,16 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from aider_guard.airgap.dns import NameTable
 from aider_guard.airgap.gap import Report
 from aider_guard.airgap.notify import CallingThread
-from aider_guard.airgap.proc import diag_socket
+from aider_guard.airgap.proc import diag_socket, dump
 from aider_guard.airgap.sockets import Internet
+from aider_guard.airgap.unix_sockets import BoundSocket, HeldFile, UnixSockets, bound_sockets
 from aider_guard.core.egress import Attempt, Protocol
 from aider_guard.core.printable import printable
 from aider_guard.proc_net import LISTENING, PROC, IpAddress, Kind, read_tables, rows
@@ -25,21 +26,21 @@ Server = tuple[IpAddress, int]
 
 _MOST: Final = 1 << 16
 
-# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h: struct nlmsghdr, inet_diag_req_v2, inet_diag_msg
-_HEADER: Final = struct.Struct("=IHHII")
+# linux/inet_diag.h: struct inet_diag_req_v2, inet_diag_msg
 _QUESTION: Final = struct.Struct("=BBBxI2s46x")
-_ANSWER: Final = struct.Struct("=4x2s2x16s28x16xI")
-_BY_FAMILY, _ERROR, _DONE = 20, 2, 3
-_REQUEST_DUMP: Final = 0x301
-_LISTENING: Final = 1 << 10  # 1 << TCP_LISTEN, net/tcp_states.h
-_MOST_BYTES: Final = 1 << 16
+_ANSWER: Final = struct.Struct("=4x2s2x16s16xI8x16xI")
+# 1 << TCP_LISTEN, 1 << TCP_BOUND_INACTIVE (net/tcp_states.h): the latter, for bound sockets, from Linux 6.8 on
+_LISTENING: Final = 1 << 10
+_BOUND: Final = 1 << 13
+_LOOPBACK_INDEX: Final = 1  # the first interface of every network
 
 
 class OwnServers:
     """Knows which servers are those of programs inside, which may be reached from inside, unlike those of others.
 
-    A socket is known by its number (inode). The kernel decides which one gets a packet, so a port is the programs' own
-    when every socket that could answer there is. Beyond 65,536 the oldest are forgotten.
+    A socket is known by its number (inode), from its creation on. The kernel decides which one gets a packet, so a port
+    is the programs' own when every socket that could answer there is. Beyond 65,536 the older half are forgotten, but
+    for those that wait for packets; of these the newest 16,384 are kept.
     """
 
     def __init__(self, servers: Callable[[Kind, int], Iterable[Server]] | None = None) -> None:
@@ -49,8 +50,24 @@ class OwnServers:
     def add(self, fd: int) -> None:
         """Remember a socket of a program inside."""
         self._inodes[os.fstat(fd).st_ino] = None
-        while len(self._inodes) > _MOST:
-            del self._inodes[next(iter(self._inodes))]
+        if len(self._inodes) > _MOST:
+            inodes, waiting = list(self._inodes), waiting_inodes()
+            kept = [inode for inode in inodes[: _MOST // 2] if inode in waiting]
+            self._inodes = dict.fromkeys([*kept[-_MOST // 4 :], *inodes[_MOST // 2 :]])
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._inodes
+
+    def on_a_card(self) -> tuple[str, int]:
+        """The address and port of an own TCP socket that is bound to another interface than the loopback, or ("", 0).
+
+        Only an address of IPv6 binds it there. Kernels before 6.8 tell nothing of sockets that do not listen yet.
+        """
+        with contextlib.suppress(OSError), diag_socket() as channel:
+            for row in _ask(channel, socket.AF_INET6, _LISTENING | _BOUND):
+                if row.inode in self._inodes and row.interface != _LOOPBACK_INDEX:
+                    return str(row.address), row.port
+        return "", 0
 
     def at(self, kind: Kind, address: str, port: int) -> Literal["own", "others", "none"]:
         """Tell whose server answers at this loopback address."""
@@ -81,9 +98,10 @@ def on_port(kind: Kind, port: int) -> list[Server]:
         try:
             with diag_socket() as channel:
                 return [
-                    server
+                    (row.address, row.inode)
                     for family in (socket.AF_INET, socket.AF_INET6)
-                    for server in _listening(channel, family, port)
+                    for row in _ask(channel, family, _LISTENING, port)
+                    if row.port == port
                 ]
         except OSError:
             pass  # a kernel without sock_diag(7)
@@ -92,93 +110,43 @@ def on_port(kind: Kind, port: int) -> list[Server]:
     return [(row.address, row.inode) for row in rows(table, port, *states)]
 
 
-def _listening(channel: socket.socket, family: int, port: int) -> Iterator[Server]:
-    """Ask the kernel for listening sockets (sock_diag(7)). Raises OSError where it does not answer."""
-    request = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, _LISTENING, port.to_bytes(2, "big"))
-    channel.send(
-        _HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _REQUEST_DUMP, 0, 0) + request
-    )
-    while True:
-        data = channel.recv(_MOST_BYTES)
-        while len(data) >= _HEADER.size:
-            length, kind, *_ = _HEADER.unpack_from(data)
-            body, data = data[_HEADER.size : length], data[max(_HEADER.size, length + 3 & ~3) :]
-            if kind == _DONE:
-                return
-            if kind == _ERROR:
-                raise OSError("sock_diag")
-            bound_port, address, inode = _ANSWER.unpack_from(body)
-            if bound_port == port.to_bytes(2, "big"):
-                size = 4 if family == socket.AF_INET else 16
-                yield ipaddress.ip_address(address[:size]), inode
+def waiting_inodes() -> set[int]:
+    """Return the numbers of this machine's sockets that wait for connections, or may receive datagrams."""
+    found = {bound.number for bound in _bound_unix_sockets()}
+    kinds: tuple[Kind, ...] = ("tcp", "udp")
+    for kind in kinds:
+        for fields in map(bytes.split, read_tables(PROC / "net", kind).splitlines()):
+            if fields[3] == LISTENING or kind == "udp":
+                with contextlib.suppress(ValueError):  # the heading
+                    found.add(int(fields[9]))
+    return found
 
 
-# The file of a Unix socket is opened once, judged, and connected to by that descriptor, so that it cannot be exchanged
-# in between.
+def _bound_unix_sockets() -> list[BoundSocket]:
+    try:
+        with diag_socket() as channel:
+            return bound_sockets(channel)
+    except OSError:  # a kernel without unix_diag: none is known as a program's own there
+        return []
 
 
 @dataclass(frozen=True)
-class HeldFile:
-    """A file that is held open: its real path, and a path that leads to it even when files are renamed."""
+class _Row:
+    """A TCP socket of this machine, as the kernel tells it; ``interface`` is 0 for all."""
 
-    real_path: str
-    through: str
-    number: tuple[int, int]
-    """Device and inode."""
-
-
-class MaskedSockets:
-    """The sockets of daemons, known by path and by number: a socket may have a second name, or another mount.
-
-    ``paths`` are real paths of sockets, or of folders of them. Their numbers are read at the start and at each
-    question, so that a socket that was moved away is still known.
-    """
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = tuple(path.rstrip("/") for path in paths)
-        self._numbers: set[tuple[int, int]] = set()
-        self._read_numbers()
-
-    def __contains__(self, file: HeldFile) -> bool:
-        self._read_numbers()
-        path = file.real_path.removesuffix(" (deleted)")  # the kernel's word for a removed file
-        named = any(path == masked or path.startswith(masked + "/") for masked in self._paths)
-        return named or file.number in self._numbers
-
-    def _read_numbers(self) -> None:
-        for path in self._paths:
-            with contextlib.suppress(OSError):
-                self._numbers.add(_number(os.stat(path)))
-            with contextlib.suppress(OSError), os.scandir(path) as entries:
-                for entry in entries:
-                    with contextlib.suppress(OSError):
-                        self._numbers.add(_number(entry.stat()))
+    address: IpAddress
+    port: int
+    interface: int
+    inode: int
 
 
-@contextlib.contextmanager
-def open_as_caller(path: bytes, caller: CallingThread) -> Iterator[HeldFile]:
-    """Open the file as the caller would, from its root and folder. Raises OSError as a connection would."""
-    fd = os.open(_path_for_guard(path, caller), os.O_PATH | os.O_CLOEXEC)
-    try:
-        caller.check()
-        through = f"/proc/self/fd/{fd}"
-        yield HeldFile(os.readlink(through), through, _number(os.fstat(fd)))
-    finally:
-        os.close(fd)
-
-
-def _path_for_guard(path: bytes, caller: CallingThread) -> bytes:
-    """The caller's path as the guard can open it: the guard has another root, folder and ``/proc/self``."""
-    itself = b"/proc/%d/" % caller.process
-    for prefix in (b"/proc/self/", b"/proc/thread-self/", b"/dev/fd/"):
-        if path.startswith(prefix):
-            return itself + (b"fd/" if prefix == b"/dev/fd/" else b"") + path.removeprefix(prefix)
-    start = b"root" if path.startswith(b"/") else b"cwd"
-    return b"/proc/%d/%s/%s" % (caller.thread, start, path.lstrip(b"/"))
-
-
-def _number(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
+def _ask(channel: socket.socket, family: int, states: int, port: int = 0) -> Iterator[_Row]:
+    """Ask the kernel for TCP sockets, of one port or of all (sock_diag(7)). Raises OSError where it does not answer."""
+    question = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, states, port.to_bytes(2, "big"))
+    for found, address, interface, inode in map(_ANSWER.unpack_from, dump(channel, question)):
+        size = 4 if family == socket.AF_INET else 16
+        bound_port = int.from_bytes(found, "big")
+        yield _Row(ipaddress.ip_address(address[:size]), bound_port, interface, inode)
 
 
 DNS_PORT: Final = 53
@@ -190,7 +158,7 @@ Endpoint = tuple[str, int]
 def kind_of(sock: socket.socket) -> Kind | None:
     """Return the protocol of an internet socket; None for one other than TCP and UDP."""
     match sock.type, sock.proto:
-        case socket.SOCK_STREAM, (socket.IPPROTO_TCP | 262):  # MPTCP, linux/in.h
+        case socket.SOCK_STREAM, socket.IPPROTO_TCP:
             return "tcp"
         case socket.SOCK_DGRAM, socket.IPPROTO_UDP:
             return "udp"
@@ -202,16 +170,17 @@ class EgressRules:
     """What programs inside may reach: the guard's listeners, allowed places by their relays, and their own servers.
 
     ``redirects`` maps a host's name or address and a port to the address and port to connect to instead. ``dns`` is the
-    address of the name server. ``abstract`` tells which abstract Unix sockets may be reached.
+    address of the name server.
     """
 
     redirects: Mapping[Endpoint, Endpoint]
     dns: Endpoint
     names: NameTable
-    masked: MaskedSockets
-    abstract: Callable[[str], bool]
+    unix: UnixSockets
+    own_servers: OwnServers
+    has_own_network: bool = False
+    """Whether programs inside have a network of their own: then only Unix sockets are judged here."""
     report: Report = lambda _attempt: None
-    own_servers: OwnServers = field(default_factory=OwnServers)
     ports: set[int] = field(default_factory=set)
     """The ports of the guard's listeners on 127.0.0.1."""
 
@@ -238,8 +207,13 @@ class EgressRules:
         self.report(Attempt(name, port, protocol, caller.program))
 
     def refuses_file(self, file: HeldFile, caller: CallingThread) -> bool:
-        """Whether this is a daemon's socket; if so, the attempt is reported."""
-        if file not in self.masked:
+        """Whether the socket behind this file must not be reached. That is reported, and what the user lets through."""
+        if not file.is_socket:
+            return False
+        if self.unix.may_reach_file(file):
+            if self.unix.is_allowed(file):
+                path = printable(file.real_path)
+                self.report(Attempt(path, 0, "unix", caller.program, is_allowed=True))
             return False
         self.refuse(file.real_path, 0, "unix", caller)
         return True
@@ -249,9 +223,9 @@ class EgressRules:
 
         That of an X server is not reported: programs with a window try it first, and go on to the file.
         """
-        text = name.decode(errors="replace")
-        if self.abstract(text):
+        if self.unix.may_reach_name(name):
             return False
+        text = name.decode(errors="replace")
         if not text.startswith(_DISPLAYS):
             self.refuse(f"@{text}", 0, "unix", caller)
         return True

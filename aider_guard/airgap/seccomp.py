@@ -8,158 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import os
 import platform
-import queue
-import selectors
 import socket
-import threading
-import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import partial
 from typing import Final
 
-from aider_guard.airgap import bpf, kernel, sockets
+from aider_guard.airgap import bpf, filter_install, kernel
 from aider_guard.airgap.dns import NameServer, NameTable
+from aider_guard.airgap.filter_server import FilterServer
 from aider_guard.airgap.gap import UNKNOWN_PROGRAM, Enter, Gap, ProgramFinder, Report
 from aider_guard.airgap.kernel import KEPT
-from aider_guard.airgap.notify import (
-    CallingThread,
-    FilterListener,
-    GiveDescriptor,
-    Notification,
-    Result,
-)
 from aider_guard.airgap.proc import children
-from aider_guard.airgap.rules import EgressRules, MaskedSockets
-from aider_guard.airgap.syscalls import FULL, InProgress, RetryConnect, SyscallHandlers
+from aider_guard.airgap.rules import EgressRules, OwnServers
+from aider_guard.airgap.syscalls import SyscallHandlers
+from aider_guard.airgap.unix_sockets import NONE_KNOWN, KnownSockets, UnixSockets
 from aider_guard.core.egress import Layer, Place
-from aider_guard.loop import WRITE, Loop
+from aider_guard.loop import Loop
 from aider_guard.proc_net import PROC
-
-# The filter is installed in the fork, which gets its listener (seccomp_unotify(2)) and must send it to the guard. From
-# then on the fork's own sendmsg(2) waits for the guard, so a second thread sends the descriptor: it began before the
-# filter, which does not hold it, and ends before the program starts.
-
-# linux/seccomp.h
-_NEW_LISTENER: Final = 1 << 3
-# From Linux 5.19 on: a signal handler does not make a call start again that the guard is carrying out.
-_WAIT_KILLABLE: Final = 1 << 5
-_PATIENCE_SECONDS: Final = 10.0
-
-
-def install_filter(channel: socket.socket, program: bytes) -> None:
-    """Run in the fork: install the filter, and send its listener through *channel*. Raises OSError."""
-    kernel.forbid_new_privileges()
-    kernel.keep_capabilities(KEPT)
-    kernel.restrict_tracing()
-    listeners: queue.SimpleQueue[int] = queue.SimpleQueue()
-    failures: list[OSError] = []
-
-    def send() -> None:
-        listener = listeners.get()
-        try:
-            if listener >= 0:
-                socket.send_fds(channel, [b"%d" % os.getpid()], [listener])
-        except OSError as error:
-            failures.append(error)
-
-    outside = threading.Thread(target=send)
-    outside.start()
-    listener = -1
-    try:
-        listener = _install(program)
-    finally:
-        listeners.put(listener)
-        outside.join()
-    os.close(listener)
-    if failures:
-        raise failures[0]
-    kernel.allow_tracing()
-
-
-def receive_listener(channel: socket.socket, seconds: float = _PATIENCE_SECONDS) -> tuple[int, int]:
-    """Run in the guard: receive the listener and the fork's process number. Raises OSError when none comes."""
-    channel.settimeout(seconds)
-    process, fds, _, _ = socket.recv_fds(channel, 16, 1, socket.MSG_CMSG_CLOEXEC)
-    if not fds:
-        raise OSError(errno.ECHILD, "no filter was installed")
-    return fds[0], int(process)
-
-
-def _install(program: bytes) -> int:
-    try:
-        return kernel.filter_calls(program, _NEW_LISTENER | _WAIT_KILLABLE)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return kernel.filter_calls(program, _NEW_LISTENER)
-
-
-_AGAIN_SECONDS: Final = 0.02
-"""Times the number of waiting connections: the pause before one is tried again, which takes milliseconds."""
-_MOST: Final = 128
-"""How many may wait for a full queue; further ones fail at once."""
-
-
-class PendingConnects:
-    """Answers calls whose connections take time, while the guard serves others. Owns their sockets."""
-
-    def __init__(self) -> None:
-        self._ends: dict[tuple[FilterListener, int], Callable[[], None]] = {}
-
-    def wait(self, loop: Loop, listener: FilterListener, call: int, progress: InProgress) -> None:
-        """Answer the call when its connection has been made or has failed."""
-        sock = progress.socket
-
-        def finish(_events: int) -> None:
-            error = sockets.outcome(sock)
-            self._end(listener, call)
-            listener.answer(call, Result(error=error))
-
-        def end() -> None:
-            loop.forget(sock.fileno())
-            sock.close()
-
-        self._ends[listener, call] = end
-        loop.watch(sock.fileno(), WRITE, finish)
-
-    def try_again(
-        self, loop: Loop, listener: FilterListener, call: int, retry: RetryConnect
-    ) -> None:
-        """Answer the call when its server has accepted, or when the program would have given up."""
-        until = time.monotonic() + retry.patience_seconds
-        name = f"queue of {listener.fd} {call}"
-
-        def end() -> None:
-            loop.cancel(name)
-            retry.close()
-
-        def attempt() -> None:
-            is_over = time.monotonic() >= until or not listener.is_valid(call)
-            error = errno.EAGAIN if is_over else retry.attempt()
-            if error in FULL and not is_over:
-                loop.after(name, _AGAIN_SECONDS * len(self._ends), attempt)
-            else:
-                self._end(listener, call)
-                listener.answer(call, Result(error=error))
-
-        self._ends[listener, call] = end
-        if len(self._ends) > _MOST:
-            self._end(listener, call)
-            listener.answer(call, Result(error=errno.EAGAIN))
-        else:
-            loop.after(name, _AGAIN_SECONDS, attempt)
-
-    def forget(self, listener: FilterListener) -> None:
-        """Drop all connections of this listener's calls."""
-        for owner, call in [key for key in self._ends if key[0] is listener]:
-            self._end(owner, call)
-
-    def _end(self, listener: FilterListener, call: int) -> None:
-        self._ends.pop((listener, call))()
-
 
 # The guard adopts processes inside whose parents have ended, in place of init.
 #
@@ -210,9 +77,6 @@ def _state(process: int) -> tuple[str, int]:
     return fields.get("State", "")[:1], int(fields.get("Seccomp_filters", "0"))
 
 
-_AT_ONCE: Final = 16
-_BUDGET_SECONDS: Final = 0.01
-"""How many calls are answered in a row, and for how long, before the loop serves the terminal."""
 _QUEUE: Final = 128
 _HERE: Final = "127.0.0.1"
 
@@ -223,9 +87,7 @@ class SeccompGap(Gap):
     Args:
         names: the names that addresses inside stand for.
         allowed: places that may be reached, each by a relay of its own.
-        masked: real paths of sockets, or of folders of them, that must not be reached.
-        abstract: whether an abstract Unix socket may be reached, by its name. None by default: their owners are not
-            known, and a network namespace keeps programs from all of them.
+        known: the Unix sockets outside that may be reached.
         machine: the machine's name, as in uname(2).
 
     Raises:
@@ -239,17 +101,13 @@ class SeccompGap(Gap):
         names: NameTable,
         allowed: Sequence[Place] = (),
         *,
-        masked: Sequence[str] = (),
-        abstract: Callable[[str], bool] = lambda _name: False,
+        known: KnownSockets = NONE_KNOWN,
         machine: str = platform.machine(),
     ) -> None:
         numbers = bpf.CALLS.get(machine)
         if numbers is None:
             raise OSError(f"seccomp: not tried on {machine}")
         self._program = bpf.program(numbers)
-        self._listeners: list[FilterListener] = []
-        self._pending = PendingConnects()
-        self._loop: Loop | None = None
         self._is_prepared = False
         self._entering = 0
         self._started: set[int] = set()
@@ -266,10 +124,10 @@ class SeccompGap(Gap):
                 (_HERE if place.host == "localhost" else place.host, place.port): sock.getsockname()
                 for sock, place in relays
             }
-            self._rules = EgressRules(
-                redirects, dns.getsockname(), names, MaskedSockets(masked), abstract
-            )
-            self._calls = SyscallHandlers(numbers, self._rules)
+            own = OwnServers()
+            unix = stack.enter_context(contextlib.closing(UnixSockets(known, own.__contains__)))
+            self._rules = EgressRules(redirects, dns.getsockname(), names, unix, own)
+            self._server = FilterServer(SyscallHandlers(numbers, self._rules))
             self._owned = stack.pop_all()
 
     def listen(self) -> tuple[int, int]:
@@ -286,27 +144,22 @@ class SeccompGap(Gap):
             self._owned.enter_context(kernel.forbid_tracing())
             self._owned.enter_context(adopt_orphans())
             self._is_prepared = True
-        mine, theirs = socket.socketpair()
         self._entering += 1  # nothing is reaped until the process that is started is known
         try:
-            with mine, theirs:
-                yield Enter(partial(install_filter, theirs, self._program), (theirs.fileno(),))
-                theirs.close()  # so that a fork that ended is noticed
-                fd, process = receive_listener(mine)
-                self._started.add(process)
+            with filter_install.entering(partial(_enter, self._program), self._took) as enter:
+                yield enter
         finally:
             self._entering -= 1
         self.reap()
-        listener = FilterListener(fd)
-        self._listeners.append(listener)
-        if self._loop is not None:
-            self._watch(self._loop, listener)
+
+    def _took(self, listener: int, process: int) -> None:
+        self._started.add(process)
+        self._server.add(listener)
 
     def watch(self, loop: Loop, report: Report, programs: ProgramFinder = UNKNOWN_PROGRAM) -> None:
         """See ``Gap``. Until then each call that needs an answer waits."""
-        self._loop, self._rules.report = loop, report
-        for listener in self._listeners:
-            self._watch(loop, listener)
+        self._rules.report = report
+        self._server.watch(loop)
         self._name_server.watch(loop, report, programs)
 
     def reap(self) -> None:
@@ -316,57 +169,21 @@ class SeccompGap(Gap):
 
     def flush(self) -> None:
         """See ``Gap``."""
-        for listener in tuple(self._listeners):
-            self._serve(listener)
+        self._server.flush()
         self._name_server.flush()
 
     def close(self) -> None:
         """See ``Gap``: calls that need an answer fail with ENOSYS from now on."""
-        for listener in tuple(self._listeners):
-            self._forget(listener)
+        self._server.close()
         self._owned.close()
 
-    def _watch(self, loop: Loop, listener: FilterListener) -> None:
-        loop.watch(listener.fd, selectors.EVENT_READ, lambda _events: self._serve(listener))
 
-    def _serve(self, listener: FilterListener) -> None:
-        until = time.monotonic() + _BUDGET_SECONDS
-        for _ in range(_AT_ONCE):
-            try:
-                call = listener.receive()
-            except EOFError:
-                self._forget(listener)
-                return
-            if call is None:
-                return
-            self._answer(listener, call)
-            if time.monotonic() > until:
-                return
-
-    def _answer(self, listener: FilterListener, call: Notification) -> None:
-        caller = CallingThread(call.thread, lambda: listener.is_valid(call.id))
-        answer = self._calls.decide(call, caller)
-        match answer:
-            case InProgress():
-                self._pending.wait(self._served_from(), listener, call.id, answer)
-            case RetryConnect():
-                self._pending.try_again(self._served_from(), listener, call.id, answer)
-            case GiveDescriptor(sock):
-                with sock:
-                    listener.answer(call.id, answer)
-            case _:
-                listener.answer(call.id, answer)
-
-    def _served_from(self) -> Loop:
-        assert self._loop is not None, "calls are served from a loop"
-        return self._loop
-
-    def _forget(self, listener: FilterListener) -> None:
-        self._pending.forget(listener)
-        if self._loop is not None:
-            self._loop.forget(listener.fd)
-        self._listeners.remove(listener)
-        listener.close()
+def _enter(program: bytes, channel: socket.socket) -> None:
+    """Run in the fork."""
+    kernel.forbid_new_privileges()
+    kernel.keep_capabilities(KEPT)
+    kernel.restrict_tracing()
+    filter_install.install_filter(channel, program)
 
 
 def _listener() -> socket.socket:

@@ -169,11 +169,23 @@ def open_sandbox(gap: Gap, allowed: Sequence[Place], because: str = "") -> Itera
 
 
 def choose(
-    config: Config, environment: Mapping[str, str], *, serves_page: bool = False
+    config: Config,
+    environment: Mapping[str, str],
+    *,
+    serves_page: bool = False,
+    writable: Sequence[str] = (),
 ) -> LayerSelection:
-    """The choice of a layer by the user's settings; it begins when its ``with`` does."""
-    is_open = config.network == "open"
-    return LayerSelection(config.allow, environment, is_open=is_open, serves_page=serves_page)
+    """The choice of a layer by the user's settings, for a session that has Aider write into the *writable* folders.
+
+    It begins when its ``with`` does.
+    """
+    return LayerSelection(
+        config.allow,
+        environment,
+        is_open=config.network == "open",
+        serves_page=serves_page,
+        writable=writable,
+    )
 
 
 @contextmanager
@@ -188,7 +200,7 @@ def build_sandbox(selection: LayerSelection, config: Config) -> Iterator[Sandbox
             words, fix = egress.in_words(cause), egress.fix(cause)
             lines = (f"{egress.NOT_ENFORCED}: {words}", fix)
             raise LaunchRefusedError("\n  ".join(filter(None, lines)))
-        with open_sandbox(gap, config.allow, selection.because) as sandbox:
+        with open_sandbox(gap, egress.places(config.allow), selection.because) as sandbox:
             yield sandbox
 
 

@@ -1,4 +1,4 @@
-"""Connects a program's socket, or sends a datagram on it, by the guard's duplicate; parses socket addresses.
+"""Makes sockets that stay on this machine, connects them and sends on them by a duplicate; parses socket addresses.
 
 The C functions are called directly, as Python's wait for the end of a connection; each returns 0 or an error's number.
 """
@@ -23,20 +23,82 @@ SHORT_SECONDS: Final = 0.02
 _SHORTEST_SECONDS: Final = 1e-6
 """The kernel rounds it up to one tick, a few milliseconds."""
 _UNFINISHED: Final = (errno.EINPROGRESS, errno.EINTR, errno.EALREADY)
+LATER: Final = (errno.EAGAIN, errno.EINTR)
+"""Errors after which a connection to a Unix socket, or a message, must be tried again."""
 _TIMEVAL: Final = struct.Struct("@ll")
 # linux/socket.h: flags of one datagram that are passed on. MSG_ZEROCOPY would refer to the guard's own memory.
 _KNOWN_FLAGS: Final = 0x1 | 0x4 | 0x80 | 0x800 | 0x8000  # OOB, DONTROUTE, EOR, CONFIRM, MORE
 _LOOPBACK: Final = b"lo"
+_NAME_BYTES: Final = 16  # IFNAMSIZ, linux/if.h
 
 
-def keep_on_loopback(sock: socket.socket) -> None:
-    """Bind an internet socket to the loopback interface: the kernel sends and receives nothing elsewhere.
+# A filter of packets (classic BPF, linux/filter.h): those that came by the loopback interface, whose index is 1 in
+# every network (LOOPBACK_IFINDEX, net/flow.h), and no others: load the index, compare, take all of it, take nothing.
+_BY_LOOPBACK: Final = ctypes.create_string_buffer(
+    b"".join(
+        struct.pack("<HBBI", *instruction)
+        for instruction in (
+            (0x20, 0, 0, 0xFFFFF008),  # SKF_AD_OFF + SKF_AD_IFINDEX
+            (0x15, 0, 1, 1),
+            (0x06, 0, 0, 0xFFFFFFFF),
+            (0x06, 0, 0, 0),
+        )
+    )
+)
+_FILTER: Final = struct.pack("@HP", 4, ctypes.addressof(_BY_LOOPBACK))  # struct sock_fprog
+# asm-generic/socket.h
+_SO_ATTACH_FILTER: Final = 26
+_SO_LOCK_FILTER: Final = 44
+_IPPROTO_MPTCP: Final = 262  # linux/in.h
 
-    Needs no right from Linux 5.7 on (socket(7), SO_BINDTODEVICE); before, and for other sockets, it does nothing.
+
+def make(family: int, kind: int, protocol: int) -> socket.socket:
+    """Make an internet socket that sends and receives by the loopback interface only. Raises OSError.
+
+    It is bound to the interface, which needs no right from Linux 5.7 on, and is given up by nothing that a program
+    inside may do but one: bind(2) to an address of IPv6 with a scope names another interface (``__inet6_bind``,
+    net/ipv6/af_inet6.c). Against that the guard looks before it connects, sends and listens, and a filter that cannot
+    be taken away (SO_LOCK_FILTER) receives only what came by the loopback interface. Newer kernels (6.18 is one) refuse
+    ordinary users a filter of TCP.
+
+    In place of MPTCP, which takes no filter, it is TCP: what MPTCP is, too, when the other end does not know it.
     """
-    if sock.family in {socket.AF_INET, socket.AF_INET6}:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _LOOPBACK)
+    sock = socket.socket(
+        family, kind, socket.IPPROTO_TCP if protocol == _IPPROTO_MPTCP else protocol
+    )
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _LOOPBACK)
+        with contextlib.suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FILTER)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def keep_on_loopback(sock: socket.socket, *, fixed: bool = True) -> bool:
+    """Bind an internet socket to the loopback interface, if it is not; False when it is bound to another one.
+
+    A socket that came from outside may be bound to none, and one whose association ended is (``__udp_disconnect``,
+    net/ipv4/udp.c). *fixed*: so that no other thread's bind(2) changes it from now on: a socket that has a port cannot
+    be bound again.
+    """
+    if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return True
+    if fixed and sock.family == socket.AF_INET6:
+        with contextlib.suppress(OSError):  # it has a port
+            sock.bind(("::", 0))
+    with contextlib.suppress(OSError):  # bound already, or to another one
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _LOOPBACK)
+    device = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _NAME_BYTES)
+    return device.rstrip(b"\0") == _LOOPBACK
+
+
+def listen(sock: socket.socket, backlog: int) -> int:
+    """Wait for connections; returns the error. Python would take a negative length of the queue for 0."""
+    failed = kernel.libc().listen(sock.fileno(), backlog) < 0
+    return ctypes.get_errno() if failed else 0
 
 
 def connect(sock: socket.socket, raw: bytes) -> int:
@@ -68,16 +130,31 @@ def patience_seconds(sock: socket.socket) -> float:
     return seconds + microseconds / 1e6 or math.inf
 
 
-def send(sock: socket.socket, data: bytes, flags: int, raw: bytes | None) -> tuple[int, int]:
-    """Send one datagram without waiting; returns the number of bytes and the error."""
+class _Part(ctypes.Structure):  # struct iovec, linux/uio.h
+    _fields_ = (("data", ctypes.c_char_p), ("length", ctypes.c_size_t))
+
+
+class _Message(ctypes.Structure):  # struct msghdr, recvmsg(2)
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("name_length", ctypes.c_uint),
+        ("parts", ctypes.POINTER(_Part)),
+        ("part_count", ctypes.c_size_t),
+        ("control", ctypes.c_char_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    )
+
+
+def send(
+    sock: socket.socket, data: bytes, flags: int, raw: bytes | None = None, control: bytes = b""
+) -> tuple[int, int]:
+    """Send without waiting, with control messages as they are (cmsg(3)); the number of bytes and the error."""
     flags = flags & _KNOWN_FLAGS | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-    length = 0 if raw is None else len(raw)
-    sent = kernel.libc().sendto(sock.fileno(), data, ctypes.c_size_t(len(data)), flags, raw, length)
-    if sent >= 0:
-        return sent, 0
-    error = ctypes.get_errno()
-    is_full = error == errno.EAGAIN and os.get_blocking(sock.fileno())
-    return 0, errno.ENOBUFS if is_full else error
+    part = _Part(data, len(data))
+    message = _Message(raw, len(raw or b""), ctypes.pointer(part), 1, control, len(control), 0)
+    sent = kernel.libc().sendmsg(sock.fileno(), ctypes.byref(message), flags)
+    return (sent, 0) if sent >= 0 else (0, ctypes.get_errno())
 
 
 def outcome(sock: socket.socket) -> int:

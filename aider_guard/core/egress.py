@@ -29,7 +29,23 @@ class Place:
     port: int
 
     def __str__(self) -> str:
+        if not self.port:  # of a socket, in what was let through
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class SocketPath:
+    """A Unix socket by its path, as in ``--allow``."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
+Allowed = Place | SocketPath
+"""What the user lets through the air gap."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,8 @@ class Attempt:
     protocol: Protocol
     program: str = ""
     count: int = 1
+    is_allowed: bool = False
+    """Whether the user lets it through: then it was no attempt to leave, and is counted as what passed."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,26 @@ def parse_place(text: str) -> Place:
     if not _NAME.match(host):
         raise ValueError(text)
     return Place(host, int(port))
+
+
+def parse_allowed(text: str) -> Allowed:
+    """Parse a place, or the complete path of a socket. Raises ValueError for anything else, patterns included."""
+    path = text.strip()
+    if not path.startswith("/"):
+        return parse_place(text)
+    if not path.isprintable() or "*" in path or path.endswith("/") or ".." in path.split("/"):
+        raise ValueError(text)
+    return SocketPath(re.sub("/+", "/", path))
+
+
+def places(allowed: Sequence[Allowed]) -> tuple[Place, ...]:
+    """Return the hosts and ports among what the user allows."""
+    return tuple(one for one in allowed if isinstance(one, Place))
+
+
+def socket_paths(allowed: Sequence[Allowed]) -> tuple[str, ...]:
+    """Return the paths of sockets among what the user allows."""
+    return tuple(one.path for one in allowed if isinstance(one, SocketPath))
 
 
 def layer_in_words(layer: Layer) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 
 from aider_guard.core.actions import Notice
@@ -183,7 +184,7 @@ def attempts(ledger: Ledger, news: Mapping[Destination, AttemptCount]) -> Notice
     more = [f"and {count(len(others), 'other')}: {', '.join(names)}{rest}"] if others else []
     needed = [place for place in news if _may_be_needed(place, news[place])][:_FIXES_NAMED]
     if needed:
-        flags = " ".join(f"--allow {Place(place.host, place.port)}" for place in needed)
+        flags = " ".join(f"--allow {_as_allowed(place)}" for place in needed)
         more.append(f"aider-guard {flags} lets {'it' if len(needed) == 1 else 'them'} through")
     return Notice("egress", (line, *(["; ".join(more)] if more else [])))
 
@@ -205,7 +206,16 @@ def _explained(place: Destination, program: str) -> str:
     return known if program in AIDERS else f"{known}, {tried}"
 
 
+def _as_allowed(place: Destination) -> str:
+    """Return what ``--allow`` takes for this destination."""
+    if place.kind == "socket":
+        return shlex.quote(place.host)
+    return str(Place(place.host, place.port))
+
+
 def _may_be_needed(place: Destination, tried: AttemptCount) -> bool:
+    if place.kind == "socket":  # an abstract one has no path
+        return place.host.startswith("/")
     return place.kind == "host" and may_be_needed(place.host, place.port, tried.program)
 
 

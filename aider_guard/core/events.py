@@ -157,8 +157,10 @@ class EgressBlocked:
         object.__setattr__(self, "program", shown(self.program))
 
     @classmethod
-    def of(cls, attempt: Attempt) -> EgressBlocked:
-        """Return the event of an attempt."""
+    def of(cls, attempt: Attempt) -> EgressBlocked | EgressAllowed:
+        """Return the event of an attempt, or of what the user lets through."""
+        if attempt.is_allowed:
+            return EgressAllowed(attempt.host, attempt.port, attempt.count)
         return cls(
             attempt.host, attempt.port, attempt.protocol, attempt.program, count=attempt.count
         )
@@ -166,7 +168,7 @@ class EgressBlocked:
 
 @dataclass(frozen=True)
 class EgressAllowed:
-    """A place that the user allows was reached, ``count`` times more."""
+    """A place that the user allows was reached, ``count`` times more; the path of a socket has the port 0."""
 
     host: str
     port: int

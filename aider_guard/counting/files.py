@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from aider_guard.core.actions import CountFiles, CountTexts
 from aider_guard.core.codec import WireError
@@ -173,5 +173,10 @@ def answer(tokenizers: str, line: bytes) -> bytes:
     return encode(TextsCounted(request.request, known))
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Answer questions until stdin closes."""
     serve_lines(partial(answer, sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

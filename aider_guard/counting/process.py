@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 from aider_guard.core.model_names import canonical_name
 from aider_guard.core.readings import Unavailable
@@ -138,5 +138,10 @@ def _key(server: ModelServer) -> str:
     return canonical_name(server.model) if server.base else server.model
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Answer questions until stdin closes."""
     serve_lines(TokenizerService(Folders(*sys.argv[1:4])).answer)
+
+
+if __name__ == "__main__":
+    main()

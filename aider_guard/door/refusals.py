@@ -109,9 +109,9 @@ class Refusals:
         self, reason: Reason, lines: Sequence[str], excess: Overflow | None = None
     ) -> Reply:
         request, incoming = self.request, self.incoming
-        if asks_for_nothing(request):
-            status = 403 if reason == "cloud" else 502
-            return error_reply("; ".join(lines), status, incoming.path)
+        loads_only = asks_for_nothing(request)
+        if loads_only and reason != "cloud":
+            return error_reply("; ".join(lines), 502, incoming.path)
         window = excess.window_tokens if excess else self.context.window(request, incoming.upstream)
         refused = RequestRefused(
             *(incoming.number, request.role, request.purpose, request.model, reason),
@@ -121,6 +121,8 @@ class Refusals:
             said=tuple(lines),
         )
         self.context.emit(refused)
+        if loads_only:
+            return error_reply("; ".join(lines), 403, incoming.path)
         return self._answer(lines)
 
     def _answer(self, lines: Sequence[str]) -> Reply:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from aider_guard.config import Config
-from aider_guard.core.egress import Place, parse_place
+from aider_guard.core.egress import Place, parse_place, places
 from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.cloud_variables import CLOUD_BASES, CLOUD_KEYS, SERVER_BASES
 from aider_guard.launch.places import place
@@ -107,7 +107,9 @@ def _place_of(base: str) -> Place | None:
 def _other_machines(config: Config, ollama: str) -> tuple[str, ...]:
     """The hosts of other machines that a session may reach: Ollama's and the allowed ones."""
     host = "" if is_this_machine(ollama) else urlsplit(ollama).hostname
-    return tuple(dict.fromkeys(filter(None, (host, *(place.host for place in config.allow)))))
+    return tuple(
+        dict.fromkeys(filter(None, (host, *(place.host for place in places(config.allow)))))
+    )
 
 
 def _past_proxies(settings: AiderSettings) -> dict[str, str]:

@@ -6,6 +6,7 @@ was started by hand may write to one (Ollama's docs/troubleshooting.md).
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -28,6 +29,7 @@ from aider_guard.ollama.log_lines import LINE_BYTES, DebugLine, LogLine, read_li
 from aider_guard.ollama.names import is_this_machine
 from aider_guard.ollama.server_process import APP_LOG, is_ollama_name, server_process
 from aider_guard.proc_net import PROC
+from aider_guard.process_starter import may_change
 
 NOT_FOUND: Final = Unavailable("no readable log of this Ollama server was found")
 ELSEWHERE: Final = Unavailable("Ollama runs on another machine, where its log is")
@@ -116,6 +118,23 @@ def _groups(pid: int, machine: Machine) -> str:
     return ""
 
 
+@functools.cache
+def find_program(name: str, search_path: str) -> str | None:
+    """Return the absolute path of a program on a PATH, as it was at the first question: one that comes later is not it.
+
+    One that this user may not change is preferred: a program inside the air gap could have written any other.
+    """
+    folders = [folder for folder in search_path.split(os.pathsep) if os.path.isabs(folder)]
+    found = [path for folder in folders if (path := shutil.which(name, path=folder)) is not None]
+    return next((path for path in found if not may_change(path)), next(iter(found), None))
+
+
+def find_programs() -> None:
+    """Look for all of them now, before Aider begins."""
+    for name in ("podman", "docker", "journalctl"):
+        find_program(name, os.environ.get("PATH", os.defpath))
+
+
 def _of_container(groups: str, machine: Machine) -> LogOf | None:
     """The log of a container. ``docker`` gets its socket as an option: its settings may lead to another machine."""
     match = _CONTAINER.search(groups)
@@ -123,9 +142,9 @@ def _of_container(groups: str, machine: Machine) -> LogOf | None:
         return None
     follow = ("logs", "--follow", "--tail", "0", match["id"])
     if match["kind"] == "libpod":
-        podman = shutil.which("podman", path=machine.environment.get("PATH"))
+        podman = find_program("podman", machine.environment.get("PATH", os.defpath))
         return LogOf((podman, *follow), _environment(machine)) if podman else None
-    docker = shutil.which("docker", path=machine.environment.get("PATH"))
+    docker = find_program("docker", machine.environment.get("PATH", os.defpath))
     folder = machine.environment.get("XDG_RUNTIME_DIR")
     for socket in (*machine.docker_sockets, *([Path(folder) / "docker.sock"] if folder else [])):
         if docker and os.access(socket, os.R_OK | os.W_OK):
@@ -136,7 +155,7 @@ def _of_container(groups: str, machine: Machine) -> LogOf | None:
 def _of_unit(groups: str, machine: Machine) -> LogOf | None:
     """The log of a unit, of the system's service manager or the user's."""
     match = _UNIT.search(groups)
-    journalctl = shutil.which("journalctl", path=machine.environment.get("PATH"))
+    journalctl = find_program("journalctl", machine.environment.get("PATH", os.defpath))
     if match is None or journalctl is None:
         return None
     of_user = "/user@" in groups

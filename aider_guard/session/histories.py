@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from aider_guard.airgap.own_files import own_files
 from aider_guard.errors import LaunchError
 from aider_guard.paths import belongs_to_user
 
@@ -219,8 +220,10 @@ def _merge_launch(launch: Path, kind: str, target: Path) -> Iterator[str]:
     end = spans[-1][1]
     # O_NONBLOCK: a FIFO without a reader is an error then, and no hang.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    _refuse_own_file(target)
     with os.fdopen(os.open(target, flags, 0o666), "wb", buffering=0) as file:
         fd = file.fileno()
+        _refuse_own_file(Path(f"/proc/self/fd/{fd}"))  # a link may have been exchanged meanwhile
         save_progress(launch, kind, MergeProgress(progress.done, end, os.fstat(fd).st_size))
         yield "announced"
         rest = _joined(data, spans)
@@ -231,6 +234,15 @@ def _merge_launch(launch: Path, kind: str, target: Path) -> Iterator[str]:
             os.fsync(fd)
     save_progress(launch, kind, MergeProgress(end))
     yield "recorded"
+
+
+def _refuse_own_file(target: Path) -> None:
+    """Raise OSError where a link leads to one of the guard's own files: a program inside may have made it."""
+    real, folder = os.path.realpath(target), "/"
+    with suppress(FileNotFoundError):  # the working folder was removed
+        folder = os.getcwd()
+    if any(f"{real}/".startswith(f"{own}/") for own in own_files(os.environ, folder)):
+        raise OSError(errno.EPERM, "it leads to a file of aider-guard's own")
 
 
 def _joined(data: bytes, spans: Sequence[tuple[int, int]]) -> bytes:

@@ -34,7 +34,9 @@ from aider_guard.launch.door_settings import served_models
 from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.launch.plan import Plan
 from aider_guard.launch.start_command import aider_environment, serves_page
+from aider_guard.process_starter import ProcessStarter
 from aider_guard.session.launches import ollama_names
+from aider_guard.session.loaded_code import finish_loading, helper_starter
 from aider_guard.session.notices import print_notices
 from aider_guard.session.planning import Planner, planner_behind
 from aider_guard.session.start_aider import door_socket, entering, passed_fds, sandboxed_command
@@ -71,6 +73,7 @@ def run_one_shot(
             program = sandboxed_command(aider, theirs, arguments, sandbox)
             process = _start(program, aider_environment(config, environment), theirs, sandbox)
         stack.callback(_end, process)
+        starter = stack.enter_context(helper_starter(sandbox))
         unattended = Unattended(
             listener,
             sandbox,
@@ -79,7 +82,7 @@ def run_one_shot(
             limits=Limits(max_turns=0, probe="never"),
         )
         with unattended, _forwarding(process):
-            _answer(ours, planner, Path(folder), unattended)
+            _answer(ours, planner, Path(folder), unattended, starter)
             status = process.wait()
             unattended.end(status)
         notices = unattended.all_notices(even_nothing=sys.stderr.isatty())
@@ -132,7 +135,13 @@ def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[None]:
         yield
 
 
-def _answer(channel: socket.socket, planner: Planner, folder: Path, unattended: Unattended) -> None:
+def _answer(
+    channel: socket.socket,
+    planner: Planner,
+    folder: Path,
+    unattended: Unattended,
+    starter: ProcessStarter | None,
+) -> None:
     """Answer Aider's question, so that it begins. Raises LaunchRefusedError when it must not."""
     from aider_guard.launch.gathering import read_memory
 
@@ -156,6 +165,9 @@ def _answer(channel: socket.socket, planner: Planner, folder: Path, unattended: 
     if plan.pins is not None:
         model_settings, metadata = pins.write_pins(plan.pins, folder)
         arguments = command.one_shot_arguments(model_settings, metadata)
+    if starter is not None:
+        starter.has_loaded(within_seconds=None)
+    finish_loading(starter)
     with suppress(BrokenPipeError):  # Aider ended meanwhile; its status says so
         command.send_answer(channel, arguments, plan.environment)
 

@@ -42,9 +42,9 @@ def run_session(
     Raises GuardError when it cannot be started.
     """
     with ExitStack() as stack:
-        choosing = stack.enter_context(choose(config, environment))
         aider = find_aider(config.aider, search_path=environment.get("PATH"))
         folder = registry.create(paths.sessions_dir(environment))
+        choosing = stack.enter_context(choose(config, environment, writable=[str(folder.path)]))
         terminal = Terminal()
         fds = stack.enter_context(terminal.private_fds())
         sandbox = stack.enter_context(build_sandbox(choosing, config))
@@ -56,13 +56,16 @@ def run_session(
         started = start_aider(aider, arguments, aiders_environment, *pty, sandbox=sandbox)
         stack.enter_context(started.child)
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
+        from aider_guard.session.loaded_code import helper_starter
+
+        starter = stack.enter_context(helper_starter(sandbox))
         from aider_guard.session.planning import planner_behind
         from aider_guard.session.session import SessionParts, assemble
 
         planner = planner_behind(
             sandbox, listener, config=config, aider=aider, environment=environment
         )
-        parts = SessionParts(planner, folder, terminal, fds, listener, sandbox, stack)
+        parts = SessionParts(planner, folder, terminal, fds, listener, sandbox, stack, starter)
         session = assemble(parts, started, arguments, aiders_environment)
         session.watch(fds, wakeups)
         with terminal.raw_mode():

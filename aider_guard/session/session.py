@@ -34,6 +34,7 @@ from aider_guard.core.state import Limits, Phase, State
 from aider_guard.journal import Journal, open_journal
 from aider_guard.launch.server_runtime import remember
 from aider_guard.loop import READ, Loop
+from aider_guard.process_starter import ProcessStarter
 from aider_guard.session import notices, registry
 from aider_guard.session.aider_process import AiderProcess
 from aider_guard.session.console import Console
@@ -71,6 +72,7 @@ class Session:
         aider: AiderProcess,
         sidecar: SidecarSupervisor,
         planner: Planner,
+        starter: ProcessStarter | None,
         journal: Journal,
         colour: bool,
         clock: Callable[[], float] = time.monotonic,
@@ -103,7 +105,14 @@ class Session:
         aider.on_output = self._on_output
         self._hidden = HiddenCommands(self.console, relay, loop, post=self.post, clock=clock)
         self._startup = Startup(
-            launches, aider, sidecar, loop, planner=planner, post=self.post, warn=self.warn
+            launches,
+            aider,
+            sidecar,
+            loop,
+            planner=planner,
+            starter=starter,
+            post=self.post,
+            warn=self.warn,
         )
         self._executor = ActionExecutor(
             terminal=terminal,
@@ -278,6 +287,7 @@ class SessionParts:
     listener: DoorListener
     sandbox: Sandbox
     stack: ExitStack
+    starter: ProcessStarter | None = None
 
 
 def assemble(
@@ -310,6 +320,7 @@ def assemble(
         aider=aider,
         sidecar=stack.enter_context(_sidecar(parts, loop)),
         planner=planner,
+        starter=parts.starter,
         journal=journal,
         colour=notices.has_colour(planner.environment),
     )

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MAX_CHUNKS_A_READ: Final = 16
 _FINISH_SECONDS: Final = 0.5
+_STATUS_SECONDS: Final = 0.05
+"""How long after the end of its output its status may come."""
 MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -111,7 +113,7 @@ class SidecarProcess(LinePipes):
         return SidecarLost(reason)
 
     def _end(self) -> str:
-        status = self._process.poll()
+        status = self._process.poll() if self._ends_within(_STATUS_SECONDS) else None
         if status is None:
             return "the sidecar closed its output"
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
@@ -151,12 +153,15 @@ class SidecarProcess(LinePipes):
         self.pending.clear()
         self.close_pipes()
         if not self._ends_within(grace_seconds):
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            if self.pid:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, signal.SIGKILL)
             if not self._ends_within(0.1):
                 self.give_up()
 
     def _ends_within(self, seconds: float) -> bool:
+        if not self.pid:  # it was not forked yet, and ends as soon as it is
+            return True
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -14,8 +14,10 @@ from aider_guard.launch.aider_settings import AiderSettings, ollama_name
 from aider_guard.launch.door_settings import served_models
 from aider_guard.launch.facts import NOT_ASKED
 from aider_guard.loop import READ, Loop
+from aider_guard.process_starter import ProcessStarter
 from aider_guard.session.aider_process import AiderProcess
 from aider_guard.session.launches import Launches, ollama_names
+from aider_guard.session.loaded_code import finish_loading
 from aider_guard.session.planning import Planner
 from aider_guard.session.side_channels import SideChannels
 from aider_guard.session.sidecar_process import SidecarSupervisor
@@ -37,6 +39,8 @@ class Startup:
     loop: Loop
     _: KW_ONLY
     planner: Planner
+    starter: ProcessStarter | None = None
+    """What starts the helpers: Aider begins once it has loaded their code."""
     post: Callable[[Event], None]
     warn: Callable[[str, str], None]
     _expected: frozenset[str] | None = None
@@ -94,10 +98,19 @@ class Startup:
         else:
             self._answer()
 
+    def _on_loaded(self) -> None:
+        assert self.starter is not None
+        self.loop.forget(self.starter.fileno())
+        if self.launches.current is not None and self.launches.current.channel.fileno() >= 0:
+            self._answer()
+
     def _answer(self) -> None:
         """Answer with what is known now; the session ends when Aider must not begin."""
         self.loop.cancel(_DEADLINE)
         self._expected = None
+        if self.starter is not None and not self.starter.has_loaded():
+            self.loop.watch(self.starter.fileno(), READ, lambda _events: self._on_loaded())
+            return
         launch = self.launches.current
         assert launch is not None
         plan = self.planner.plan(launch.settings, self._report, self._memory)
@@ -108,6 +121,7 @@ class Startup:
             return
         if plan.door is not None:
             self.sidecar.serve_door(plan.door)
+        finish_loading(self.starter)
         self.launches.let_begin(plan)
         if (files := launch.files) is not None:
             self.aider.channels = SideChannels(

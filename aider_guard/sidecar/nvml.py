@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import pynvml
 
@@ -106,5 +106,10 @@ def answer(_question: bytes) -> bytes:
     return encode(MemoryRead(MemoryReading(gpus, Unavailable("not read here"), time.monotonic())))
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Answer questions until stdin closes."""
     serve_lines(answer)
+
+
+if __name__ == "__main__":
+    main()

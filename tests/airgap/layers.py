@@ -10,7 +10,7 @@ from unittest import mock
 
 from aider_guard.airgap import choose
 from aider_guard.airgap.gap import Gap
-from aider_guard.core.egress import Layer, LayerChoice, Place
+from aider_guard.core.egress import Allowed, Layer, LayerChoice
 
 _LIMITED = """
 from aider_guard.airgap import choose
@@ -35,7 +35,7 @@ def best_of(*layers: Layer) -> LayerChoice:
 
 @contextmanager
 def open_gap(
-    layer: Layer, allowed: Sequence[Place] = (), environment: Mapping[str, str] = os.environ
+    layer: Layer, allowed: Sequence[Allowed] = (), environment: Mapping[str, str] = os.environ
 ) -> Iterator[Gap]:
     """An air gap of one layer. Raises OSError where the system does not allow it."""
     with only(layer):

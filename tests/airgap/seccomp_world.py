@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import selectors
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from aider_guard.airgap.dns import NameTable
 from aider_guard.airgap.seccomp import SeccompGap
@@ -89,7 +93,7 @@ class World:
     def serve_until_forgotten(self) -> None:
         """Serve until no program is left inside."""
         until = time.monotonic() + CAP_SECONDS
-        while self.gap._listeners:
+        while self.gap._server._listeners:
             assert time.monotonic() < until, "a program is left"
             self.loop.run_once(1.0)
 
@@ -115,6 +119,16 @@ def world(allowed: Sequence[Place] = (), **options: Any) -> Iterator[World]:
         here = World(gap, loop)
         gap.watch(loop, here.attempts.append)
         yield here
+
+
+def compiled(name: str, folder: Path) -> str:
+    """A C program of this folder, compiled into *folder*: two threads that race. Skips the test without a compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler, for a program with two threads that race")
+    source = Path(__file__).with_name(f"{name}.c")
+    subprocess.run([compiler, "-O1", "-pthread", "-o", folder / name, source], check=True)
+    return str(folder / name)
 
 
 @dataclass

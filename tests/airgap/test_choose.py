@@ -77,7 +77,7 @@ def test_a_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_better_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the next one is taken."""
     before = psutil.Process().children()
-    monkeypatch.setattr("aider_guard.airgap.netns.write_maps", None)
+    monkeypatch.setattr("aider_guard.airgap.jail.write_maps", None)
     found = find_layer({})
     assert (found.layer, "TypeError" in found.because) == ("seccomp", True)
     assert psutil.Process().children() == before

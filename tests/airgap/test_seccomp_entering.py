@@ -103,8 +103,10 @@ def test_a_fork_that_never_enters(here: World) -> None:
 def test_closing_is_closing(host: HostServers) -> None:
     """After ``close`` programs inside reach nothing: the kernel refuses each call. Twice is no error."""
     code = """
+made = [socket.socket() for _ in arguments[1:]]
 tell("in"); os.read(arguments[0], 1)
-tell([error_of(socket.socket().connect, ("127.0.0.1", port)) for port in arguments[1:]])
+tell([error_of(sock.connect, ("127.0.0.1", port)) for sock, port in zip(made, arguments[1:])]
+     + [error_of(socket.socket)])
 """
     reading, writing = os.pipe()
     with world() as here, os.fdopen(writing, "wb", 0) as go, os.fdopen(reading, "rb", 0):
@@ -116,7 +118,7 @@ tell([error_of(socket.socket().connect, ("127.0.0.1", port)) for port in argumen
                 here.gap.close()
                 here.gap.close()
                 go.write(b".")
-                assert here.next(process) == ["ENOSYS", "ENOSYS"]
+                assert here.next(process) == ["ENOSYS"] * 3
     assert host.seen() == 0
 
 
@@ -134,7 +136,7 @@ def interpreter_for(user: int, paths: str) -> str | None:
     return None
 
 
-@pytest.mark.timeout(900)  # five files of tests, on a busy machine
+@pytest.mark.timeout(900)  # seven files of tests, on a busy machine
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 def test_as_an_ordinary_user() -> None:
     """All of this holds without any right."""
@@ -143,8 +145,10 @@ def test_as_an_ordinary_user() -> None:
     python = interpreter_for(USER, paths)
     if python is None:
         pytest.skip("an ordinary user may start no Python that has the tests' packages")
-    names = ("", "_entering", "_unix", "_hostile", "_orphans")
+    names = ("", "_entering", "_unix", "_hostile", "_orphans", "_races", "_neighbours", "_sends")
     files = [str(Path(__file__).with_name(f"test_seccomp{name}.py")) for name in names]
+    both_layers = ("test_unix_sockets.py", "test_own_files.py")
+    files += [str(Path(__file__).with_name(name)) for name in both_layers]
     with tempfile.TemporaryDirectory() as folder:  # pytest's own is root's
         os.chown(folder, USER, USER)
         options = [

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core import egress, egress_messages
-from aider_guard.core.egress import Attempt, Place, parse_place
+from aider_guard.core.egress import (
+    Allowed,
+    Attempt,
+    Place,
+    SocketPath,
+    parse_allowed,
+    parse_place,
+)
 from aider_guard.core.events import (
     MOST_CHARACTERS,
+    EgressAllowed,
     EgressBlocked,
 )
 
@@ -20,6 +30,7 @@ def test_an_attempts_texts_are_made_printable_and_short(
 ) -> None:
     """A name can carry data out by a lookup, or control characters."""
     event = EgressBlocked.of(Attempt(host, port, "dns", program, count))
+    assert isinstance(event, EgressBlocked)
     for text in (event.host, event.program):
         assert text.isprintable()
         assert len(text) <= MOST_CHARACTERS
@@ -31,6 +42,8 @@ def test_an_attempts_texts_are_made_printable_and_short(
 def test_an_attempt_is_one_where_no_number_is_told() -> None:
     """The name of the program may be unknown, too."""
     assert EgressBlocked.of(Attempt("a.b", 443, "tcp")) == EgressBlocked("a.b", 443, "tcp", "", 1)
+    passed = EgressBlocked.of(Attempt("/run/x", 0, "unix", "y", 2, is_allowed=True))
+    assert passed == EgressAllowed("/run/x", 0, 2)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +84,26 @@ PLACES: list[tuple[str, Place]] = [
 def test_a_place_is_a_host_and_one_port(text: str, place: Place) -> None:
     """Names are in small letters, addresses in their shortest form; the text of a place parses to the same."""
     assert parse_place(text) == place == parse_place(str(place))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("github.com:22", Place("github.com", 22)),
+        (" /run//docker.sock ", SocketPath("/run/docker.sock")),
+        ("/run/a b.sock", SocketPath("/run/a b.sock")),
+    ],
+)
+def test_what_is_allowed_is_a_place_or_a_socket(text: str, expected: Allowed) -> None:
+    """A complete path is a socket's."""
+    assert parse_allowed(text) == expected == parse_allowed(str(expected))
+
+
+@pytest.mark.parametrize("text", ["/run/*.sock", "/run/", "/a/../b", "/run/\x1b", "run/x.sock"])
+def test_there_are_no_patterns(text: str) -> None:
+    """Nor folders, nor paths that are not complete."""
+    with pytest.raises(ValueError, match=re.escape(text)):
+        parse_allowed(text)
 
 
 def read_place(text: str) -> Place | None:

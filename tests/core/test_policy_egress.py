@@ -127,15 +127,28 @@ ONE: list[tuple[EgressBlocked, tuple[str, ...]]] = [
     ),
     (
         blocked("/var/run/docker.sock", 0, "unix", "docker"),
-        ("blocked /var/run/docker.sock: the container daemon's socket, tried by docker",),
+        (
+            "blocked /var/run/docker.sock: the container daemon's socket, tried by docker",
+            "aider-guard --allow /var/run/docker.sock lets it through",
+        ),
     ),
     (
         blocked("/run/systemd/resolve/io.systemd.Resolve", 0, "unix"),
-        ("blocked /run/systemd/resolve/io.systemd.Resolve: the resolver's socket",),
+        (
+            "blocked /run/systemd/resolve/io.systemd.Resolve: the resolver's socket",
+            "aider-guard --allow /run/systemd/resolve/io.systemd.Resolve lets it through",
+        ),
     ),
     (
-        blocked("/srv/x.sock", 0, "unix"),
-        ("blocked /srv/x.sock: tried by a program that Aider started",),
+        blocked("/srv/x y.sock", 0, "unix"),
+        (
+            "blocked /srv/x y.sock: tried by a program that Aider started",
+            "aider-guard --allow '/srv/x y.sock' lets it through",
+        ),
+    ),
+    (
+        blocked("@/tmp/dbus-x", 0, "unix", "a.out"),
+        ("blocked @/tmp/dbus-x: D-Bus, which starts programs outside, tried by a.out",),
     ),
     (
         blocked("", 0, "other", "gradle"),
@@ -168,8 +181,8 @@ ASKED = [
         "asked not to look up a.example.org: tried by a program that Aider started",
     ),
     (
-        blocked("/run/nscd/socket", 0, "unix"),
-        "asked to stay away from /run/nscd/socket: the resolver's socket",
+        blocked("@/run/nscd/socket", 0, "unix"),
+        "asked to stay away from @/run/nscd/socket: the resolver's socket",
     ),
 ]
 

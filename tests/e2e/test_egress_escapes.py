@@ -70,10 +70,11 @@ def test_nobody_escapes(
 
 
 @every_user
-def test_a_daemon_is_named_where_the_guard_is_asked(user: str, here: Lab) -> None:
-    """In the layer that sees each call, the daemon's socket is reported by its path."""
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_daemon_is_named(layer: str, user: str, here: Lab) -> None:
+    """Its socket is reported by its path."""
     (escape,) = (one for one in ESCAPES if one.id == "daemon-socket")
-    attempts = here.gapped(escape.way, "seccomp", user).attempts
+    attempts = here.gapped(escape.way, layer, user).attempts
     assert (DAEMON, 0, "unix") in {(one.host, one.port, one.protocol) for one in attempts}
 
 

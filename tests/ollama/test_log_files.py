@@ -57,6 +57,12 @@ def unreadable(_base: str) -> Unavailable:
 # --- where the log is ---------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _forgotten_programs() -> None:
+    """Programs are looked for once a process."""
+    log_files.find_program.cache_clear()
+
+
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     """A machine on which nothing is found."""
@@ -228,6 +234,8 @@ def test_podman(machine: Machine) -> None:
     process(machine, 7, PODMAN)
     assert find_log(LOCAL, "", replace(machine, process=running(7))) == NOT_FOUND
     podman = program(machine, "podman")
+    assert find_log(LOCAL, "", replace(machine, process=running(7))) == NOT_FOUND  # it came later
+    log_files.find_program.cache_clear()
     source = find_log(LOCAL, "", replace(machine, process=running(7)))
     assert isinstance(source, LogOf)
     assert source.command == (podman, "logs", "--follow", "--tail", "0", CONTAINER)
@@ -482,3 +490,27 @@ def _lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def test_a_program_is_the_one_that_was_there_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that a program inside puts on PATH later is not taken, nor one in the working folder."""
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    for folder in (mine, theirs):
+        folder.mkdir()
+    path = f"{mine}:.:{theirs}"
+
+    def put(folder: Path) -> Path:
+        (folder / "podman").write_text("#!/bin/sh\n")
+        (folder / "podman").chmod(0o755)
+        return folder / "podman"
+
+    there = put(theirs)
+    monkeypatch.chdir(mine)
+    monkeypatch.setattr(log_files, "may_change", lambda _path: True)
+    assert log_files.find_program("podman", path) == str(there)
+    put(mine)
+    assert log_files.find_program("podman", path) == str(there)
+    monkeypatch.setattr(log_files, "may_change", lambda one: one.startswith(str(mine)))
+    assert log_files.find_program("podman", f"{path}:/") == str(there)

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess
-from aider_guard.line_process import PACKAGE_PARENT
 from aider_guard.ollama.server_process import ListeningProcess, server_process
+from aider_guard.process_starter import PACKAGE_PARENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -416,3 +416,21 @@ def test_a_session_of_somebody_else_is_not_merged(
     (tmp_path / "sessions" / "s1").symlink_to(link / "s1")
     assert merge_leftovers(tmp_path / "sessions", lambda _: False) == ()
     assert story.chat.read_bytes() == before
+
+
+def test_a_link_to_a_file_of_the_guards_own(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program inside may make one of the user's history; the guard, outside, does not write there for it."""
+    own = tmp_path / "state" / "config.toml"
+    own.parent.mkdir()
+    own.write_text("as it was")
+    monkeypatch.setenv("AIDER_GUARD_STATE_DIR", str(own.parent))
+    story.log("hello")
+    for path in (own, own.with_name("new.toml")):
+        story.chat.unlink()
+        story.chat.symlink_to(path)
+        (problem,) = story.histories.merge()
+        assert "a file of aider-guard's own" in problem
+    assert [path.name for path in own.parent.iterdir()] == ["config.toml"]
+    assert own.read_text() == "as it was"

@@ -26,7 +26,7 @@ from aider_guard.core.events import (
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts
 from aider_guard.core.wire import encode
-from aider_guard.line_process import PACKAGE_PARENT
+from aider_guard.process_starter import PACKAGE_PARENT
 from aider_guard.session import sidecar_process as module
 from aider_guard.session.sidecar_process import SidecarProcess, sidecar_command
 
@@ -198,7 +198,7 @@ os.read(0, 1)
 def test_sending_to_a_dead_sidecar_is_harmless() -> None:
     """No SIGPIPE, no exception: the end of its output tells."""
     with running(script("signal.pause()")) as sidecar:
-        sidecar._process.kill()
+        sidecar._process.send_signal(signal.SIGKILL)
         sidecar._process.wait(CAP_SECONDS)
         assert sidecar.send(StopSidecar())
         assert not sidecar.wants_write
@@ -234,7 +234,7 @@ def test_a_real_sidecar_stops_at_once() -> None:
         sidecar = SidecarProcess(sidecar_command(ollama.url, ""))
         events_until(sidecar, ModelsRead)
         sidecar.stop(grace_seconds=CAP_SECONDS)
-        assert sidecar._process.returncode == 0
+        assert sidecar._process.poll() == 0
 
 
 @needs_pidfd

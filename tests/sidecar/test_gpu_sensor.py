@@ -24,7 +24,8 @@ from fakes.nvml import (
 )
 
 from aider_guard.core.readings import Gpu, GpuProcess, Unavailable
-from aider_guard.line_process import PACKAGE_PARENT, LineProcess
+from aider_guard.line_process import LineProcess
+from aider_guard.process_starter import PACKAGE_PARENT
 from aider_guard.sidecar.gpu import DIED, NOT_YET, SILENT, GpuSensor
 
 if TYPE_CHECKING:

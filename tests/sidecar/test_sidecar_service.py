@@ -42,7 +42,7 @@ from aider_guard.core.events import (
 from aider_guard.core.readings import ModelsReading, RamReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerProcess
 from aider_guard.core.wire import decode, encode
-from aider_guard.line_process import PACKAGE_PARENT
+from aider_guard.process_starter import PACKAGE_PARENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
