@@ -21,7 +21,7 @@ from aider_guard.core.model_names import is_cloud_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.accounting import part_rows
 from aider_guard.door.context import RequestContext, RetrySchedule
-from aider_guard.door.interfaces import IncomingRequest, Reply, error_reply
+from aider_guard.door.interfaces import IncomingRequest, Reply, RequestTarget, error_reply
 from aider_guard.ollama.names import display_base, is_this_machine
 
 
@@ -78,7 +78,8 @@ class Refusals:
             return self._refuse("overflow", overflow.unknown_lines(window))
         prompt_parts = parts(self.request)
         counter = self.context.services.counter
-        rows = await part_rows(counter, self.request.model, prompt_parts, excess.counted)
+        target = self.context.target(self.request, self.incoming.upstream)
+        rows = await part_rows(counter, self.request.model, prompt_parts, excess.counted, target)
         return self._refuse("overflow", overflow.lines(excess, rows, prompt_parts), excess)
 
     def overflow_of(self, failure: Failure, counted: Count | Unavailable) -> Overflow | None:
@@ -87,7 +88,7 @@ class Refusals:
         if isinstance(window, Unavailable):
             window = self.context.window(self.request, self.incoming.upstream)
         if isinstance(failure.prompt_tokens, int):
-            counted = Count(failure.prompt_tokens, exact=True)
+            counted = Count(failure.prompt_tokens, exact=True, counted_by="refusal")
         if isinstance(window, Unavailable) or isinstance(counted, Unavailable):
             return None
         return Overflow(counted, window, reply_reserve(self.request, window))
@@ -116,6 +117,7 @@ class Refusals:
         refused = RequestRefused(
             *(incoming.number, request.role, request.purpose, request.model, reason),
             counted_tokens=excess.counted.tokens if excess else NOT_TOLD,
+            counted_by=excess.counted.counted_by if excess else "",
             over_tokens=excess.over_tokens if excess else 0,
             window_tokens=window,
             said=tuple(lines),
@@ -195,7 +197,7 @@ class PromptSizing:
         if warns or isinstance(window, Unavailable) or counter.fits(request, window - reserve):
             self._counting = asyncio.ensure_future(self._count_later(request))
             return None
-        self._counting = asyncio.ensure_future(counter.count(request))
+        self._counting = asyncio.ensure_future(counter.count(request, self._target(request)))
         counted = await self.counted()
         size = counter.guess(request) if isinstance(counted, Unavailable) else counted
         excess = Overflow(size, window, reserve)
@@ -204,4 +206,8 @@ class PromptSizing:
     async def _count_later(self, request: ChatRequest) -> Count | Unavailable:
         """Count once the request is sent: handing the prompt to the counter takes a millisecond of this loop."""
         await asyncio.sleep(_COUNT_DELAY_SECONDS)
-        return await self._context.services.counter.count(request)
+        counter = self._context.services.counter
+        return await counter.count(request, self._target(request))
+
+    def _target(self, request: ChatRequest) -> RequestTarget:
+        return self._context.target(request, self._incoming.upstream)

@@ -362,6 +362,20 @@ class OllamaClient:
             return trained_tokens(name, shown.get("model_info"))
         return shown or _missing(name)
 
+    def render(
+        self, path: str, body: Mapping[str, Any], timeout_seconds: float | None = None
+    ) -> str | Unavailable:
+        """The text that Ollama makes of a prompt, by a body with ``_debug_render_only`` (0.11.5 and later).
+
+        An older Ollama ignores the field, and generates. The model is loaded if it is not.
+        """
+        match self._ask("POST", path, body, timeout_seconds):
+            case {"_debug_info": {"rendered_template": str(text)}}:
+                return text
+            case Unavailable() as unavailable:
+                return unavailable
+        return self._strange(path)
+
     def cloud_disabled(self, timeout_seconds: float | None = None) -> bool | Unavailable:
         """Whether the server's cloud switch is off (``/api/status``, 0.16.2 and later)."""
         answer = self._exchange("GET", "/api/status", None, timeout_seconds)

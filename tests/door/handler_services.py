@@ -18,7 +18,7 @@ from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
 from aider_guard.door.chat_handler import ChatExchange, ChatHandler
-from aider_guard.door.interfaces import Forward, IncomingRequest, Reply, Services
+from aider_guard.door.interfaces import Forward, IncomingRequest, Reply, RequestTarget, Services
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
@@ -48,7 +48,9 @@ class FixedCounter:
     def wake(self) -> None:
         """Do nothing."""
 
-    async def count(self, request: ChatRequest) -> Count | Unavailable:
+    async def count(
+        self, request: ChatRequest, _target: RequestTarget | None = None
+    ) -> Count | Unavailable:
         try:
             if self.waiting is not None:
                 self.waiting.set()
@@ -67,7 +69,9 @@ class FixedCounter:
     def guess(self, request: ChatRequest) -> Count:
         return self.sizes.guess(request)
 
-    async def count_texts(self, _model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
+    async def count_texts(
+        self, _model: str, texts: Sequence[str], _target: RequestTarget | None = None
+    ) -> tuple[int, ...] | Unavailable:
         return tuple(len(text) for text in texts)
 
     def learn(self, _asked: ChatRequest, counted: Count | Unavailable, prompt_tokens: int) -> None:
