@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,6 +84,11 @@ def _nothing_loaded(request: pytest.FixtureRequest) -> None:
     if "ollama" in request.fixturenames and request.config.stash.get(FILE, None) != request.path:
         request.config.stash[FILE] = request.path
         empty(request.getfixturevalue("ollama"))
+
+
+def windows_tokens(log: str) -> list[int]:
+    """The window of each runner whose start a server has logged, in tokens."""
+    return [int(window) for window in re.findall(r" cmd=.* (?:--ctx-size|-c) (\d+)", log)]
 
 
 def create(ollama: PrivateOllama, name: str, **facts: object) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fakes.ollama_eras import Part, Prompt
+from fakes.ollama_eras import Part, Prompt, numbers
 
 from aider_guard.core.chat.types import Stage
 
@@ -31,6 +31,14 @@ class Overflowing:
     prompt: Prompt
     outcome: Literal["whole", "cut"]
     stage: Stage
+    since_0_30: tuple[Literal["whole", "cut"], Stage] | None = None
+    """The same from 0.30 on, where it is another: the last place of the window is kept free."""
+
+    def verdict(self, version: str) -> tuple[Literal["whole", "cut"], Stage]:
+        """What is true on a server of this version."""
+        if self.since_0_30 is not None and numbers(version) >= (0, 30):
+            return self.since_0_30
+        return self.outcome, self.stage
 
     @property
     def tokens(self) -> int:
@@ -78,12 +86,13 @@ def _generate(
     *,
     raw: bool = False,
     num_predict: int = 1,
+    since_0_30: tuple[Literal["whole", "cut"], Stage] | None = None,
 ) -> Overflowing:
     body = {"model": MODEL, "prompt": words(size), "raw": raw, "options": _options(num_predict)}
     parts = (Part("user", size if raw else size + MESSAGE_TOKENS["user"]),)
     tail = 0 if raw else TAIL_TOKENS
     prompt = Prompt(parts, WINDOW_TOKENS, tail, num_predict=num_predict, raw=raw)
-    return Overflowing(name, "/api/generate", body, prompt, outcome, stage)
+    return Overflowing(name, "/api/generate", body, prompt, outcome, stage, since_0_30)
 
 
 _HISTORY = [("user", 25), ("assistant", 30)] * 6
@@ -96,8 +105,24 @@ TEN = (
     _generate("a generated text, too long", 400, "cut", "tokens"),
     _generate("a raw prompt, too long", 400, "cut", "tokens", raw=True),
     _chat("one token too many", [("user", _FULL + 1)], "cut", "tokens"),
-    _generate("exactly the window", WINDOW_TOKENS, "cut", "generation", raw=True, num_predict=4),
+    _generate(
+        "exactly the window",
+        WINDOW_TOKENS,
+        "cut",
+        "generation",
+        raw=True,
+        num_predict=4,
+        since_0_30=("cut", "tokens"),
+    ),
     _generate("an answer beyond the window", 240, "cut", "generation", raw=True, num_predict=18),
-    _generate("an answer to its end", 240, "whole", "generation", raw=True, num_predict=17),
+    _generate(
+        "an answer to its end",
+        240,
+        "whole",
+        "generation",
+        raw=True,
+        num_predict=17,
+        since_0_30=("cut", "generation"),
+    ),
     _chat("one that fits", [("system", 20), *_HISTORY[:4], ("user", 25)], "whole", ""),
 )

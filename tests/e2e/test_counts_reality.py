@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from e2e.conftest import PRIVATE, TODAY
 from e2e.shallow import NAME
 from e2e.texts import texts
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from aider_guard.demo.ollama_server import PrivateOllama
 
+pytestmark = pytest.mark.servers(PRIVATE, TODAY)
 WINDOW = 4096  # what /v1 has, too: another one would load the model anew
 OPTIONS = {"num_ctx": WINDOW, "num_predict": 1, "temperature": 0}
 CHAT, GENERATE, V1 = "/api/chat", "/api/generate", "/v1/chat/completions"

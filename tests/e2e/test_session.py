@@ -7,11 +7,13 @@ import termios
 from pathlib import Path
 
 import pytest
+from e2e.conftest import PRIVATE, TODAY, windows_tokens
 from e2e.people import Guarded
 
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.ollama_server import PrivateOllama
 
+pytestmark = pytest.mark.servers(PRIVATE, TODAY)
 QUIET = ["--no-show-model-warnings", "--no-gitignore", "--map-tokens", "0", "--chat-mode", "ask"]
 
 
@@ -137,7 +139,7 @@ def test_the_window_is_pinned_for_every_request(
         for question in ("Hello.", "Hello again.", "And once more, with more words than before."):
             person.ask(question)
         assert ollama.loads() == loads + 1
-        assert "--ctx-size 2048" in ollama.log_path.read_text()[-200_000:]
+        assert windows_tokens(ollama.log_path.read_text())[-1] == 2048
         person.type(b"/exit\r")
         assert person.end() == 0
 

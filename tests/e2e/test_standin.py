@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
 import pytest
-from e2e.conftest import TODAY
+from e2e.conftest import TODAY, create
+from standin.program import standin_ollama
 
 from aider_guard.demo.layout import SMALL
 
 if TYPE_CHECKING:
+    from aider_guard.demo.layout import Rig
     from aider_guard.demo.ollama_server import PrivateOllama
 
 pytestmark = pytest.mark.servers(TODAY)
@@ -89,6 +92,17 @@ def test_a_window_that_differs_loads_anew(ollama: PrivateOllama, window: int) ->
     assert ollama.loads() == before + 1
 
 
+def test_shift_is_a_setting_of_the_load(ollama: PrivateOllama) -> None:
+    """A request that says otherwise loads anew; one that says the same does not."""
+    ask(ollama, "/api/generate", options=OPTIONS)
+    before = ollama.loads()
+    ask(ollama, "/api/generate", options=OPTIONS, shift=True)
+    assert ollama.loads() == before
+    ask(ollama, "/api/generate", options=OPTIONS, shift=False)
+    assert ollama.loads() == before + 1
+    assert "--context-shift" not in child(ollama).cmdline()
+
+
 def test_unloaded_is_gone(ollama: PrivateOllama) -> None:
     """From the list, and from the machine."""
     ask(ollama, "/api/generate", options=OPTIONS)
@@ -96,3 +110,58 @@ def test_unloaded_is_gone(ollama: PrivateOllama) -> None:
     ollama.unload(SMALL)
     process.wait(10)
     assert ollama.loaded() == []
+
+
+def test_a_model_leaves_after_its_time(ollama: PrivateOllama) -> None:
+    """The time is that of the last request that named one."""
+    ask(ollama, "/api/generate", options=OPTIONS, keep_alive="200ms")
+    child(ollama).wait(10)
+    ask(ollama, "/api/generate", options=OPTIONS, keep_alive=-1)
+    (entry,) = httpx.get(f"{ollama.url}/api/ps", trust_env=False).json()["models"]
+    assert entry["expires_at"].startswith("23")
+
+
+def test_a_child_that_was_killed_is_started_again(ollama: PrivateOllama) -> None:
+    """It stays in the list until the next request needs it."""
+    ask(ollama, "/api/generate", options=OPTIONS)
+    process = child(ollama)
+    process.kill()
+    process.wait(10)
+    assert ollama.loaded() == [f"{SMALL}:latest"]
+    answer = ask(ollama, "/api/chat", messages=MESSAGES, options=OPTIONS, stream=False)
+    assert answer.json()["prompt_eval_count"] > 0
+    assert child(ollama).pid != process.pid
+
+
+def test_a_model_that_is_removed_is_not_found(ollama: PrivateOllama) -> None:
+    """It is not in the list any more, and a request for it names it."""
+    create(ollama, "passing", **{"from": SMALL})
+    removed = httpx.request(
+        "DELETE", f"{ollama.url}/api/delete", json={"model": "passing"}, trust_env=False
+    )
+    assert removed.status_code == 200
+    listed = httpx.get(f"{ollama.url}/api/tags", trust_env=False).json()["models"]
+    assert "passing:latest" not in [model["name"] for model in listed]
+    for path in ("/api/chat", "/api/show"):
+        answer = ask(ollama, path, model="passing")
+        assert (answer.status_code, answer.json()) == (404, {"error": "model 'passing' not found"})
+
+
+def test_two_loads_at_once_are_one(ollama: PrivateOllama) -> None:
+    """Whoever asks while a model is loaded gets the same one."""
+    before = ollama.loads()
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(
+            pool.map(lambda _: ask(ollama, "/api/generate", options=OPTIONS, prompt="Hi"), range(4))
+        )
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert ollama.loads() <= before + 1
+
+
+def test_none_is_left_when_it_ends(rig: Rig, tmp_path: Path) -> None:
+    """Its children end with it, also when it is killed itself."""
+    with standin_ollama(rig, tmp_path) as server:
+        ask(server, "/api/generate", options=OPTIONS)
+        process = child(server)
+        psutil.Process(server.pid).kill()
+        process.wait(10)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 import psutil
 import pytest
+from e2e.conftest import PRIVATE, TODAY
 
 from aider_guard.core.model_memory import Architecture
 from aider_guard.core.readings import Unavailable
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aider_guard.demo.ollama_server import PrivateOllama
+
+
+pytestmark = pytest.mark.servers(PRIVATE, TODAY)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 import psutil
 import pytest
+from e2e.conftest import PRIVATE, TODAY
 from e2e.emptying import empty, has_nothing
 
 from aider_guard.core.chat.body import body_to_send
@@ -32,6 +33,7 @@ from aider_guard.ollama.client import OllamaClient
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
 
+pytestmark = pytest.mark.servers(PRIVATE, TODAY)
 CAP_SECONDS = 300.0
 WINDOW_TOKENS = 2048
 ATTEMPTS = 3

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
 import yaml
+from e2e.conftest import TODAY, windows_tokens
 from e2e.emptying import empty
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from aider_guard.demo.layout import Rig
     from aider_guard.demo.ollama_server import PrivateOllama
 
+pytestmark = pytest.mark.servers(TODAY)
 QUIET = ["--no-pretty", "--yes-always", "--no-check-update", "--no-analytics"]
 LOCAL = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 CONF = ".aider.conf.yml"
@@ -62,7 +65,7 @@ def test_the_window_and_the_settings_arrive_in_a_turn(
             key
         )
     assert f"Model: ollama_chat/{terse} with whole edit format" in shown
-    assert set(re.findall(r"--ctx-size (\d+)", log)) == {str(window)}
+    assert set(windows_tokens(log)) == {window}
 
 
 def test_settings_for_two_cards_are_taken_by_aider(

@@ -382,6 +382,15 @@ def _quoted(text: str) -> str:
 
 def _go_literal(value: object) -> str:
     """A setting as Go's ``%#v`` writes it."""
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
+    match value:
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case bool():
+            return str(value).lower()
+        case int() | float() if value >= 1e6 and value == int(value):
+            digits = str(int(value))
+            first, *rest = digits.rstrip("0")
+            return f"{first}{'.' if rest else ''}{''.join(rest)}e+{len(digits) - 1:02}"
+        case float() if value.is_integer():
+            return str(int(value))
+    return str(value)
