@@ -295,8 +295,9 @@ def _by_shortness(case: _Case, estimate: Count) -> Verdict | None:
     evaluated = case.evaluated
     if evaluated is None or evaluated + _SLACK_TOKENS >= estimate.at_least:
         return None
-    if case.log.dropped_messages or case.exceeds(estimate.at_least):
-        return None  # the log, or the estimate alone, says more
+    may_be_cut = not (case.fits(estimate.at_most) or case.given.truncation_forbidden)
+    if case.log.dropped_messages or may_be_cut or case.exceeds(estimate.at_least):
+        return None  # the log, or the estimate with the window, says more
     words = f"about {estimate.tokens:,} tokens estimated before, only {evaluated:,} evaluated"
     return Verdict("unknown", words)
 
@@ -330,10 +331,12 @@ def _by_estimate(case: _Case, estimate: Count) -> Verdict | None:
     if case.fits(estimate.at_most):
         fits = f"about {estimate.tokens:,} tokens fit the window"
         return None if is_short or is_more else Verdict("whole", fits)
-    if is_short and case.exceeds(estimate.at_least):
+    is_larger = case.exceeds(estimate.at_least)
+    if is_short and (is_larger or not forbidden):
         assert evaluated is not None
         words = f"about {estimate.tokens:,} tokens estimated before, {evaluated:,} evaluated"
-        return Verdict("cut", words, case.cut_stage, estimate.tokens - evaluated)
+        stage: Stage = case.cut_stage if is_larger else ""
+        return Verdict("cut", words, stage, estimate.tokens - evaluated)
     if evaluated is None and case.overflows(estimate.at_least) and not forbidden:
         words = f"about {estimate.tokens:,} tokens do not fit the window of {case.window:,}"
         return Verdict("cut", words, "", NOT_KNOWN)

@@ -84,9 +84,10 @@ class Refusals:
 
     def overflow_of(self, failure: Failure, counted: Count | Unavailable) -> Overflow | None:
         """Return what the server found too large, in its own numbers where it tells them; None without any numbers."""
-        window = failure.window_tokens
-        if isinstance(window, Unavailable):
-            window = self.context.window(self.request, self.incoming.upstream)
+        # The process's own window may be a little larger than the one in the request, which is kept to the next time.
+        known = (failure.window_tokens, self.context.window(self.request, self.incoming.upstream))
+        windows = [window for window in known if isinstance(window, int)]
+        window = min(windows, default=Unavailable("no window is known"))
         if isinstance(failure.prompt_tokens, int):
             counted = Count(failure.prompt_tokens, exact=True, counted_by="refusal")
         if isinstance(window, Unavailable) or isinstance(counted, Unavailable):

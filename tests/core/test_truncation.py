@@ -382,6 +382,7 @@ def all_told(told: int, logged: int) -> Evidence:
         pytest.param(
             replace(about(BASE, 800, 703), prompt_bytes=1000), "unknown", "", 0, id="short"
         ),
+        pytest.param(about(BASE, 1100, 900), "cut", "", 200, id="cut, or lost by a template"),
         pytest.param(
             replace(exactly(NEW, 800, 90), truncation_forbidden=True),
             *("unknown", "", 0),

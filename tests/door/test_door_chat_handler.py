@@ -520,6 +520,10 @@ def test_a_server_that_finds_a_prompt_too_large_is_believed() -> None:
         return text_of(await exchange.on_refusal(400, json.dumps({"error": error}).encode()))
 
     assert "exactly 1,832 tokens too large for the window of 8,192" in run(story(native))
+    assert setup.last(RequestRefused).counted_by == "refusal"
+    setup.settings = settings(8100)  # for which the process has some tokens more
+    assert "exactly 1,912 tokens too large for the window of 8,100" in run(story(native))
+    setup.settings = settings()
     vague = run(story("the input length exceeds the context length"))
     assert "too large for the window of 8,192 tokens, says the server" in vague
 
