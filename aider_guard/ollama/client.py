@@ -25,6 +25,7 @@ from aider_guard.core.server_report import (
     ModelFacts,
     ModelMissing,
     find_installed,
+    loses_system,
     nearest_names,
 )
 from aider_guard.ollama.names import display_base, is_cloud_base
@@ -147,6 +148,7 @@ def model_facts(name: str, answer: dict[str, Any], installed: Installed) -> Mode
         num_ctx_parameter=_num_ctx(answer.get("parameters")),
         quantization=_detail(answer, "quantization_level")
         or (listed.quantization if listed else ""),
+        loses_system=loses_system(answer.get("template"), answer.get("modelfile")),
     )
 
 
