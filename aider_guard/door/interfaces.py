@@ -168,6 +168,9 @@ class Residency(Protocol):
         ``session_models`` count as this session's own, whichever program loaded them.
         """
 
+    async def wait_for_load(self, request: ChatRequest, upstream: Upstream) -> bool:
+        """Wait until a request's model is loaded that is being loaded ahead; return whether that was so."""
+
     async def on_request_start(self, request: ChatRequest, upstream: Upstream) -> None:
         """Make way for a request: cancel what is evaluated ahead, and wait until its connection is closed."""
 

@@ -199,10 +199,21 @@ class PromptSizing:
             self._counting = asyncio.ensure_future(self._count_later(request))
             return None
         self._counting = asyncio.ensure_future(counter.count(request, self._target(request)))
-        counted = await self.counted()
-        size = counter.guess(request) if isinstance(counted, Unavailable) else counted
+        size = await self._size(request)
+        is_unsure = size.at_least + reserve <= window < size.at_most + reserve
+        residency, upstream = self._context.services.residency, self._incoming.upstream
+        # The request would wait for the model in any case, and its server can count as soon as it is there.
+        if is_unsure and not size.exact and await residency.wait_for_load(request, upstream):
+            self._counting = asyncio.ensure_future(counter.count(request, self._target(request)))
+            size = await self._size(request)
         excess = Overflow(size, window, reserve)
         return excess if excess.over_tokens else None
+
+    async def _size(self, request: ChatRequest) -> Count:
+        """Return the count of the prompt, or a guess where there is none in time."""
+        counted = await self.counted()
+        guess = self._context.services.counter.guess
+        return guess(request) if isinstance(counted, Unavailable) else counted
 
     async def _count_later(self, request: ChatRequest) -> Count | Unavailable:
         """Count once the request is sent: handing the prompt to the counter takes a millisecond of this loop."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -103,12 +103,21 @@ class RecordingResidency:
     version: str | Unavailable = "0.24.0"
     windows: dict[str, int] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    loading: Callable[[], None] | None = None
+    """What happens when the model that is being loaded is there."""
 
     def serve(self, _settings: DoorSettings) -> None:
         """Do nothing."""
 
     def warm(self, _ours: Sequence[str] = ()) -> None:
         self.calls.append("warm")
+
+    async def wait_for_load(self, _request: ChatRequest, _upstream: Upstream) -> bool:
+        if self.loading is None:
+            return False
+        self.calls.append("wait")
+        self.loading()
+        return True
 
     async def on_request_start(self, request: ChatRequest, _upstream: Upstream) -> None:
         self.calls.append(f"start {request.model}")
