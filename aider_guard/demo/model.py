@@ -63,9 +63,7 @@ def ensure_gemma(rig: Rig) -> Path:
     place = rig.aider.parent / GEMMA_FOLDER
     if not place.is_dir():
         with Progress().step("Installing the model gemma3-270m (238 MB, 253 MB on disk)") as step:
-            ensure_part(
-                place, lambda partial, step: install_gemma(partial, rig.aider, step), step
-            )
+            ensure_part(place, lambda partial, step: install_gemma(partial, rig.aider, step), step)
     return place / GEMMA_FILE
 
 

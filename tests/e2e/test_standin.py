@@ -158,6 +158,23 @@ def test_two_loads_at_once_are_one(ollama: PrivateOllama) -> None:
     assert ollama.loads() <= before + 1
 
 
+def test_thoughts_are_a_field_of_their_own(ollama: PrivateOllama) -> None:
+    """For a model that can think, unless it is told not to; another model refuses to."""
+    template = (
+        "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Thinking }}{{ .Content }}<|im_end|>\n"
+        "{{ end }}<|im_start|>assistant\n{{ if .Think }}<think>\n{{ end }}"
+    )
+    model = create(ollama, "thinker", **{"from": SMALL}, template=template)
+    assert "thinking" in ask(ollama, "/api/show", model=model).json()["capabilities"]
+    same = {"model": model, "messages": MESSAGES, "options": OPTIONS, "stream": False}
+    thinking = ask(ollama, "/api/chat", **same).json()["message"]
+    assert (thinking["content"], len(thinking["thinking"]) > 2) == ("", True)
+    plain = ask(ollama, "/api/chat", **same, think=False).json()["message"]
+    assert (len(plain["content"]) > 2, "thinking" in plain) == (True, False)
+    refused = ask(ollama, "/api/chat", messages=MESSAGES, think=True)
+    assert refused.json() == {"error": f'"{SMALL}" does not support thinking'}
+
+
 def test_none_is_left_when_it_ends(rig: Rig, tmp_path: Path) -> None:
     """Its children end with it, also when it is killed itself."""
     with standin_ollama(rig, tmp_path) as server:

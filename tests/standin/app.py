@@ -6,8 +6,8 @@ import asyncio
 import json
 import os
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from fakes.answering import Received
@@ -88,8 +88,14 @@ class StandinApp:
         await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
         leaving.cancel()
         answering.cancel()  # does nothing when it is done
-        with suppress(asyncio.CancelledError):
+        try:
             await answering
+        except asyncio.CancelledError:
+            pass
+        except Exception:  # noqa: BLE001  # whatever it is, the log must tell
+            traceback.print_exc()
+            if not reply.has_begun:
+                await reply.json({"error": "a fault of the stand-in; its log has it"}, 500)
         gin(reply.status or 499, time.monotonic() - since, request.method, request.path)
 
     async def _answer(self, request: Received, reply: HttpReply) -> None:

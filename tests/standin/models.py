@@ -389,8 +389,8 @@ def _go_literal(value: object) -> str:
             return str(value).lower()
         case int() | float() if value >= 1e6 and value == int(value):
             digits = str(int(value))
-            first, *rest = digits.rstrip("0")
-            return f"{first}{'.' if rest else ''}{''.join(rest)}e+{len(digits) - 1:02}"
+            mantissa = f"{digits[0]}.{digits[1:]}".rstrip("0").rstrip(".")
+            return f"{mantissa}e+{len(digits) - 1:02}"
         case float() if value.is_integer():
             return str(int(value))
     return str(value)

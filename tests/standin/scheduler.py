@@ -126,7 +126,6 @@ class Scheduler:
             self._waiting -= 1
         if keep_alive is not None:
             runner.keep_seconds = seconds(keep_alive)
-        runner.model = model
         runner.expires_at = time.time() + runner.keep_seconds
         try:
             yield runner

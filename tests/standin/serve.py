@@ -22,6 +22,8 @@ from standin.models import ModelStore
 from standin.scheduler import Scheduler, ServerSettings, seconds
 
 LOGS_TEMPLATES_SINCE = (0, 30, 1)
+IDLE_SECONDS = 24 * 3600
+"""How long a connection may wait for its next request: Go's server closes none."""
 
 
 class _Server(uvicorn.Server):
@@ -48,6 +50,7 @@ async def serve(version: str, program: ChildProgram) -> None:
             server_header=False,
             access_log=False,
             log_level=logging.CRITICAL,
+            timeout_keep_alive=IDLE_SECONDS,
         )
     )
 

@@ -156,7 +156,8 @@ class Talk:
         if not self.shape.is_chat and self.body.get("raw"):
             return []
         messages = self._conversation()
-        if not self._truncates or (self.model.is_native and len(messages) < 2):
+        own_template = not self.shape.is_chat and self.body.get("template")
+        if own_template or not self._truncates or (self.model.is_native and len(messages) < 2):
             return messages
 
         async def count(some: Messages) -> int:
