@@ -77,6 +77,8 @@ class ServerCounter:
         self._digests: dict[tuple[str, str], tuple[float, str]] = {}
         self._loaded: dict[tuple[str, str], _LoadedModel] = {}
         self._left_alone_until: dict[str, float] = {}
+        self._unseen: dict[str, tuple[float, Unavailable]] = {}
+        self._versions: dict[str, str | Unavailable] = {}
         self._sizes = Sizes()
 
     def render(
@@ -90,6 +92,7 @@ class ServerCounter:
             return Unavailable("a prompt with images, or without a fixed window, is not made ahead")
         if self._is_left_alone(upstream.base):
             return Unavailable("Ollama did not answer a moment ago")
+        self._versions[upstream.base] = target.version
         loaded = self.loaded_model(upstream.base, request.model)
         if isinstance(loaded, _LoadedModel):
             if loaded.process.window_tokens != target.window_tokens:
@@ -133,19 +136,31 @@ class ServerCounter:
         """Return the process that has this model loaded, below the Ollama at this address."""
         if not is_this_machine(base):
             return Unavailable("Ollama runs on another machine")
+        if era_of(self._versions.get(base, NO_PROCESS)).engine != "C":
+            return NO_PROCESS  # its models run in processes that count nothing
         key = (base, canonical_name(model))
         digest = self._digest(*key)
         if isinstance(digest, Unavailable):
             return digest
         known = self._loaded.pop(key, None)
         if known is None or known.process.digest != digest or not known.process.still_runs:
-            process = self._find(base, digest)
+            process = self._look_for(base, digest)
             loaded = process if isinstance(process, Unavailable) else self._greet(process)
             if isinstance(loaded, Unavailable):
                 return loaded
             known = loaded
         self._loaded[key] = known
         return known
+
+    def _look_for(self, base: str, digest: str) -> ModelProcess | Unavailable:
+        """Find a process. What hides all of them, as a container does, is taken to last for a while."""
+        until, reason = self._unseen.get(base, (float("-inf"), NO_PROCESS))
+        if self._clock() < until:
+            return reason
+        found = self._find(base, digest)
+        if isinstance(found, Unavailable) and found is not NO_PROCESS:
+            self._unseen[base] = (self._clock() + AGAIN_SECONDS, found)
+        return found
 
     def _digest(self, base: str, model: str) -> str | Unavailable:
         now = self._clock()

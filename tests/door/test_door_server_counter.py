@@ -194,7 +194,8 @@ def test_without_a_process_ollama_only_renders(
     server.target = replace(server.target, version=version, loaded_tokens=loaded)
     rendered = server.render()
     if renders:
-        assert rendered == RenderedPrompt(TEXT, Unavailable("in a container"))
+        assert isinstance(rendered, RenderedPrompt)
+        assert (rendered.text, isinstance(rendered.tokens, Unavailable)) == (TEXT, True)
     assert server.asked() == (["/api/chat"] if renders else [])
 
 
@@ -263,6 +264,31 @@ def test_a_process_is_looked_for_again_when_it_ended(server: CountingServer) -> 
     server.render()
     server.render()  # the one that was found does not run
     assert server.lookups == ["e" * 64, "f" * 64, "f" * 64]
+
+
+@pytest.mark.parametrize(
+    ("version", "lookups"),
+    [("0.24.0", 0), ("0.9.3", 0), ("0.33.0", 1), (NOT_READ, 1), ("0.0.0", 1)],
+)
+def test_an_older_ollamas_processes_are_not_looked_for(
+    server: CountingServer, version: str | Unavailable, lookups: int
+) -> None:
+    """It has none that count."""
+    server.target = replace(server.target, version=version)
+    server.render()
+    assert len(server.lookups) == lookups
+
+
+def test_what_hides_all_processes_is_taken_to_last_for_a_while(server: CountingServer) -> None:
+    """To look for them takes some hundredths of a second; that a model is not loaded changes at any moment."""
+    for reason, lookups in ((NO_PROCESS, 2), (Unavailable("in a container"), 3)):
+        server.process = reason
+        for _ in range(2):
+            assert server.render() == reason
+        assert len(server.lookups) == lookups
+    server.process = process_at(server.child.port)
+    server.now += AGAIN_SECONDS
+    assert server.render() == RenderedPrompt(TEXT, 4)
 
 
 def test_texts_are_counted_once(server: CountingServer) -> None:
