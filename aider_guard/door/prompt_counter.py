@@ -74,13 +74,14 @@ class CounterProcess:
         *,
         vocabularies: str = "",
         wait_seconds: float = WAIT_SECONDS,
+        server_seconds: float = SERVER_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
         ahead_seconds: float = AHEAD_SECONDS,
         server: ServerCounter | None = None,
         start: Callable[..., LineProcess] = LineProcess,
     ) -> None:
         self._vocabularies = vocabularies
-        self._wait_seconds = wait_seconds
+        self._wait_seconds, self._server_seconds = wait_seconds, server_seconds
         self._idle_seconds, self._ahead_seconds = idle_seconds, ahead_seconds
         self._server, self._server_counts = server or ServerCounter(), False
         self._settings = DoorSettings("", (), (), 0)
@@ -114,9 +115,12 @@ class CounterProcess:
             start_thread("ready-to-count", partial(self._get_ready, server))
 
     def _get_ready(self, server: ModelServer) -> None:
-        counts = server.base and self._server.loaded_model(server.base, server.model)
-        if not counts or isinstance(counts, Unavailable):
-            self._put(CountPlain(server, ()))
+        with suppress(RuntimeError):  # closed meanwhile (httpx)
+            if server.base and not isinstance(
+                self._server.loaded_model(server.base, server.model), Unavailable
+            ):
+                return
+        self._put(CountPlain(server, ()))
 
     async def count(
         self, request: ChatRequest, target: RequestTarget | None = None
@@ -147,7 +151,7 @@ class CounterProcess:
         if target is None:
             return _NOTHING_COUNTED
         render = partial(self._server.render, request, target, self._settings)
-        return await _within(SERVER_SECONDS, render)
+        return await _within(self._server_seconds, render)
 
     async def count_texts(
         self, model: str, texts: Sequence[str], target: RequestTarget | None = None
@@ -156,7 +160,7 @@ class CounterProcess:
         if self._server_counts and target is not None:
             base = target.upstream.base
             count = partial(self._server.count_texts, base, model, tuple(texts))
-            if isinstance(counted := await _within(SERVER_SECONDS, count), tuple):
+            if isinstance(counted := await _within(self._server_seconds, count), tuple):
                 self._sizes.note_counts(model, texts, counted, 0.0)
                 return counted
         server = self._server_of(model, ollama=True)
@@ -266,3 +270,5 @@ async def _within(seconds: float, ask: Callable[[], Result]) -> Result | Unavail
         return await asyncio.wait_for(asyncio.to_thread(ask), seconds)
     except asyncio.TimeoutError:
         return Unavailable(f"the server took longer than {seconds:.2g} s")
+    except RuntimeError:  # httpx's, of a client that is closed
+        return Unavailable("the counter was closed")

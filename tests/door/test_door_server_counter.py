@@ -361,3 +361,14 @@ def test_where_nothing_can_be_asked_it_is_counted_here(
     server.process = process_at(server.child.port)
     server.ollama.answers["/api/chat"] = Hang()
     assert count(counter, server) == counted
+
+
+def test_the_end_may_come_in_the_middle_of_a_question(
+    counter: CounterProcess, server: CountingServer
+) -> None:
+    """A question to a server, and one that a key at the prompt has begun, end in order."""
+    counted = count(counter, server)
+    server.counter.close()
+    assert count(counter, server).counted_by == "vocabulary"
+    counter.wake()
+    assert counted.counted_by == "server"

@@ -27,7 +27,7 @@ from aider_guard.core.chat.types import Count, DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.interfaces import RequestTarget
 from aider_guard.door.prompt_counter import CounterProcess
-from aider_guard.door.server_counter import ANSWER_SECONDS
+from aider_guard.door.server_counter import ANSWER_SECONDS, ServerCounter
 
 if TYPE_CHECKING:
     from aider_guard.demo.ollama_server import PrivateOllama
@@ -36,21 +36,26 @@ __all__ = ["server"]
 WINDOW = 2048
 OPTIONS = {"num_ctx": WINDOW, "num_predict": 1, "temperature": 0}
 CHAT, GENERATE = "/api/chat", "/api/generate"
-PATIENCE_SECONDS = 5.0
-"""How long a new counting process may take on a busy machine."""
+PATIENCE_SECONDS = 20.0
+"""How long a server, or a new counting process, may take on a busy machine."""
 EACH = pytest.mark.parametrize("model", [NAME, CODER, JINJA, GEMMA, GEMMA_JINJA])
 
 
 class DoorCounter:
     """The door's counter of one model on a server, and what the server evaluates."""
 
-    def __init__(self, server: PrivateOllama, model: str, folder: Path, window: int) -> None:
+    def __init__(
+        self, server: PrivateOllama, model: str, folder: Path, window: int, seconds: float
+    ) -> None:
         self.model = model
         upstream = Upstream("", server.url, "ollama")
         self._settings = DoorSettings("t", (upstream,), (DoorRole("main", model),), window)
         unread = Unavailable("not read")
         self.target = RequestTarget(upstream, "0.33.0", window, unread)
-        self.counter = CounterProcess(vocabularies=str(folder), wait_seconds=30)
+        asking = ServerCounter(answer_seconds=seconds)
+        self.counter = CounterProcess(
+            vocabularies=str(folder), wait_seconds=30, server_seconds=seconds, server=asking
+        )
         self.counter.serve(self._settings)
         self._http = httpx.Client(base_url=server.url, timeout=60, trust_env=False, verify=False)
 
@@ -79,11 +84,15 @@ class DoorCounter:
 
 @contextlib.contextmanager
 def counting(
-    server: PrivateOllama, model: str, folder: Path, window: int = WINDOW
+    server: PrivateOllama,
+    model: str,
+    folder: Path,
+    window: int = WINDOW,
+    seconds: float = PATIENCE_SECONDS,
 ) -> Iterator[DoorCounter]:
-    """A counter of a model, on a server that has nothing loaded."""
+    """A counter of a model, on a server that has nothing loaded and may be slow to answer."""
     empty(server)
-    with contextlib.closing(DoorCounter(server, model, folder, window)) as counter:
+    with contextlib.closing(DoorCounter(server, model, folder, window, seconds)) as counter:
         yield counter
 
 
@@ -152,7 +161,7 @@ def test_a_process_that_was_killed_is_replaced(server: PrivateOllama, tmp_path: 
 
 def test_a_process_that_hangs_is_not_waited_for(server: PrivateOllama, tmp_path: Path) -> None:
     """The text is counted by the vocabulary, within the time that a prompt waits for its count."""
-    with counting(server, NAME, tmp_path) as counter:
+    with counting(server, NAME, tmp_path, seconds=ANSWER_SECONDS) as counter:
         counter.load()
         counted = counter.before(TEXT)
         (child,) = psutil.Process(server.pid).children()
