@@ -24,7 +24,13 @@ from aider_guard.core.model_names import canonical_name
 from aider_guard.core.ollama_versions import era_of
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.interfaces import RequestTarget
-from aider_guard.ollama.client import MAX_ANSWER_BYTES, OllamaClient, fetch, json_object
+from aider_guard.ollama.client import (
+    MAX_ANSWER_BYTES,
+    NOT_RENDERED,
+    OllamaClient,
+    fetch,
+    json_object,
+)
 from aider_guard.ollama.model_process import NO_PROCESS, ModelProcess, find_model_process
 from aider_guard.ollama.names import is_this_machine
 
@@ -33,6 +39,7 @@ ANSWER_SECONDS: Final = 1.0
 CONNECT_SECONDS: Final = 0.2
 AGAIN_SECONDS: Final = 15.0
 """How long a server is left alone that did not answer in time, or not as it should."""
+FOR_EVER: Final = float("inf")
 KNOWN_SECONDS: Final = 30.0
 """How long the file of a model is taken to be the same: ``ollama create`` may put another under its name."""
 _PATHS: Final = {"chat": "/api/chat", "generate": "/api/generate"}
@@ -102,7 +109,7 @@ class ServerCounter:
         body = rendering_body(request, settings, upstream, target.version)
         text = self._client(upstream.base).render(path, body, self._answer_seconds)
         if isinstance(text, Unavailable):
-            self._leave_alone(upstream.base)
+            self._leave_alone(upstream.base, FOR_EVER if text is NOT_RENDERED else AGAIN_SECONDS)
             return text
         tokens = self._count(loaded, text) if isinstance(loaded, _LoadedModel) else loaded
         return RenderedPrompt(text, tokens, is_partial=_leaves_out(text, request))
@@ -227,8 +234,8 @@ class ServerCounter:
             self._clients[base] = OllamaClient(base)
         return self._clients[base]
 
-    def _leave_alone(self, base: str) -> None:
-        self._left_alone_until[base] = self._clock() + AGAIN_SECONDS
+    def _leave_alone(self, base: str, seconds: float = AGAIN_SECONDS) -> None:
+        self._left_alone_until[base] = self._clock() + seconds
 
     def _is_left_alone(self, base: str) -> bool:
         return self._clock() < self._left_alone_until.get(base, float("-inf"))

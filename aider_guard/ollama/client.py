@@ -231,6 +231,7 @@ CONNECT_SECONDS: Final = 2.0
 # /api/ps takes locks that Ollama holds for up to 10 s while it talks to a runner (0.32.4 and later).
 ANSWER_SECONDS: Final = 12.0
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+NOT_RENDERED: Final = Unavailable("this server does not make the text of a prompt on request")
 NOT_LISTED: Final = Unavailable("Ollama has not been asked yet which models are loaded")
 NO_SWITCH: Final = Unavailable("this Ollama has no switch for its cloud (0.16.2 and later do)")
 
@@ -369,14 +370,14 @@ class OllamaClient:
     ) -> str | Unavailable:
         """The text that Ollama makes of a prompt, by a body with ``_debug_render_only`` (0.11.5 and later).
 
-        An older Ollama ignores the field, and generates. The model is loaded if it is not.
+        An older Ollama ignores the field, and generates (``NOT_RENDERED``). The model is loaded if it is not.
         """
         match self._ask("POST", path, body, timeout_seconds):
             case {"_debug_info": {"rendered_template": str(text)}}:
                 return text
             case Unavailable() as unavailable:
                 return unavailable
-        return self._strange(path)
+        return NOT_RENDERED
 
     def cloud_disabled(self, timeout_seconds: float | None = None) -> bool | Unavailable:
         """Whether the server's cloud switch is off (``/api/status``, 0.16.2 and later)."""

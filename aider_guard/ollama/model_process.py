@@ -84,7 +84,9 @@ def find_model_process(
         return Unavailable("the system does not show which process is Ollama's")
     try:
         parent = psutil.Process(server.pid)
-        children = parent.children() if is_ollama_name(parent.name()) else []
+        if not is_ollama_name(parent.name()):  # a tunnel, or the proxy of a container
+            return Unavailable("what listens at Ollama's address is another program")
+        children = parent.children()
         found = [one for child in children if (one := _read(child, server.pid, digest)) is not None]
     except (psutil.Error, OSError):
         return NO_PROCESS

@@ -24,7 +24,6 @@ from fakes.vocabulary import SPECIAL, Vocabulary, letters
 
 from aider_guard.core.chat.events import RequestFinished, RequestRefused
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
-from aider_guard.core.ollama_versions import era_of
 from aider_guard.door.prompt_counter import CounterProcess
 
 VERSIONS = ("0.12.6", "0.24.0", "0.30.0", "0.30.11", "0.33.0-rc2")
@@ -91,9 +90,7 @@ def test_none_of_the_ten_is_sent_that_would_be_cut(
         assert (event.reason, event.over_tokens) == ("overflow", over)
         assert (event.counted_tokens, event.window_tokens) == (case.tokens, WINDOW_TOKENS)
         assert text.startswith(f"aider-guard: not sent: exactly {over:,} tokens too large")
-        # From 0.30 on it is in no process that is seen here, which then runs no model.
-        renders = era_of(door_setup.ollama.version).engine == "B"
-        assert event.counted_by == ("rendered" if renders else "vocabulary")
+        assert event.counted_by == "rendered"
     else:
         (sent,) = door_setup.ollama.chats
         assert sent["truncate"] is False

@@ -235,18 +235,21 @@ def test_a_process_that_hangs_is_left_alone_for_a_while(server: CountingServer) 
     assert server.render() == RenderedPrompt(TEXT, 1)
 
 
-@pytest.mark.parametrize("answer", [Hang(), Json({"message": {"content": "an answer"}})])
-def test_an_ollama_that_does_not_render_is_left_alone_for_a_while(
-    server: CountingServer, answer: Any
+@pytest.mark.parametrize(
+    ("answer", "comes_back"),
+    [(Hang(), True), (Json({"error": "busy"}, 503), True), (Json({"message": {}}), False)],
+)
+def test_an_ollama_that_does_not_render_is_left_alone(
+    server: CountingServer, answer: Any, comes_back: bool
 ) -> None:
-    """One that hangs, and one that is another program and has generated."""
+    """For a while; and for ever if it is another program, which has generated."""
     server.ollama.answers["/api/chat"] = answer
     for _ in range(2):
         assert isinstance(server.render(), Unavailable)
     assert server.asked() == ["/api/chat"]
     server.ollama.answers["/api/chat"] = rendering(TEXT)
     server.now += AGAIN_SECONDS
-    assert isinstance(server.render(), RenderedPrompt)
+    assert isinstance(server.render(), RenderedPrompt) == comes_back
 
 
 def test_a_process_is_looked_for_again_when_it_ended(server: CountingServer) -> None:

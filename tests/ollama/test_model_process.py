@@ -158,8 +158,8 @@ def test_nothing_is_found_where_nothing_may_be_seen(machine: FakeMachine) -> Non
     machine.children = []
     assert find(machine) is NO_PROCESS
     machine.children = [FakeProcess(PID, command())]
-    machine.server = FakeProcess(SERVER_PID, ["/usr/bin/lemonade"])
-    assert find(machine) is NO_PROCESS
+    machine.server = FakeProcess(SERVER_PID, ["/usr/bin/docker-proxy"])
+    assert find(machine) == Unavailable("what listens at Ollama's address is another program")
     machine.at_base = ListeningProcess(UID)
     assert find(machine) == Unavailable("the system does not show which process is Ollama's")
     machine.at_base = UNREAD
@@ -223,8 +223,8 @@ def test_a_process_that_ended_does_not_run(
     assert FOUND.still_runs == runs
 
 
-def test_a_real_process_that_is_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of this machine, unchanged."""
-    monkeypatch.undo()
+def test_a_real_process_that_is_not_ollama() -> None:
+    """This one."""
     at_base = ListeningProcess(os.getuid(), os.getpid())
-    assert find_model_process(BASE, DIGEST, find=lambda *_: at_base) is NO_PROCESS
+    found = find_model_process(BASE, DIGEST, find=lambda *_: at_base)
+    assert found == Unavailable("what listens at Ollama's address is another program")
