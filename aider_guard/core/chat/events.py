@@ -67,7 +67,7 @@ class RequestFinished:
     counted_tokens: int | Unavailable = NOT_TOLD
     counted_exactly: bool = False
     error_percent: float = 0.0
-    counted_by: CountedBy = ""
+    counted_by: CountedBy = field(default="", kw_only=True)
     load_seconds: float | Unavailable = NOT_TOLD
     prefill_seconds: float | Unavailable = NOT_TOLD
     generation_seconds: float | Unavailable = NOT_TOLD
