@@ -261,7 +261,7 @@ async def _crashed(home: House) -> None:
 @pytest.mark.parametrize(
     ("loses", "words"),
     [
-        (_widened, "another program had asked for it with another window"),
+        (_widened, "another program had asked for it with a"),
         (_unloaded, "it was unloaded before its time"),
         (_crashed, "its process had ended at Ollama"),
     ],

@@ -26,6 +26,8 @@ from standin.process_title import padded
 SCRIPT: Final = Path(__file__).with_name("llama_server.py")
 POLL_SECONDS: Final = 0.02
 """Ollama's own is 250 ms: a test would wait for that at each load."""
+LONGEST_LINE_BYTES: Final = 16 * 1024 * 1024
+READY: Final = "ok"
 STOPPED: Final = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal "
     "error, check ollama server logs for details"
@@ -108,11 +110,14 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            limit=LONGEST_LINE_BYTES,
         )
         assert process.stdin is not None
         process.stdin.write(f"{json.dumps(words)}\n".encode())
         base = f"http://127.0.0.1:{port}"
-        child = cls(port, process, httpx.AsyncClient(base_url=base, timeout=None, trust_env=False))
+        # Without certificates, which take long to read.
+        client = httpx.AsyncClient(base_url=base, timeout=None, trust_env=False, verify=False)
+        child = cls(port, process, client)
         child._reading = asyncio.create_task(child._read_log())
         try:
             await child._ready()
@@ -130,6 +135,10 @@ class Child:
     def has_ended(self) -> bool:
         """Whether the process is gone."""
         return self.process.returncode is not None
+
+    async def answers(self) -> bool:
+        """Whether it is there, which Ollama asks before each request (``Ping``)."""
+        return not self.has_ended and await self._status() == READY
 
     def memory_bytes(self) -> tuple[int, int]:
         """What it has allocated, by its own log: all, and on cards."""
@@ -200,7 +209,7 @@ class Child:
             if self.has_ended:
                 raise ChildError(f"llama-server process has terminated: {self._exit_words()}")
             status = await self._status()
-            if status == "ok":
+            if status == READY:
                 break
             if status != said:
                 words = "waiting for llama-server to become available"
@@ -216,7 +225,7 @@ class Child:
             answer = await self.client.get("/health")
         except httpx.TransportError:
             return "llm server not responding"
-        return "ok" if answer.is_success else "llm server loading model"
+        return READY if answer.is_success else "llm server loading model"
 
     async def _read_log(self) -> None:
         """Pass its log on, and add up what it allocates, as ``memoryParsingWriter`` does."""

@@ -151,7 +151,7 @@ class Scheduler:
     async def _runner(self, model: StoredModel, wish: Wish) -> Runner:
         key = str(model.file)
         if runner := self._runners.get(key):
-            if runner.suits(wish):
+            if runner.suits(wish) and await runner.child.answers():
                 return runner
             await self._unload(runner)
         while len(self._runners) >= self._settings.most_loaded:

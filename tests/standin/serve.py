@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -85,6 +86,7 @@ def read_settings() -> ServerSettings:
 def main(version: str, program: ChildProgram) -> None:
     """Run as ``ollama serve``, as far as others can see."""
     process_title.show(["/usr/local/bin/ollama", "serve"])
+    faulthandler.register(signal.SIGUSR1)  # its log then has where it is
     asyncio.run(serve(version, program))
 
 
