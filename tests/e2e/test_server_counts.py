@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import psutil
 import pytest
+from e2e.conftest import create
 from e2e.doors import open_door, settings_for
 from e2e.emptying import empty
 from e2e.overflowing import TEN, WINDOW_TOKENS
@@ -228,3 +229,29 @@ def test_a_door_with_a_model_that_only_its_server_can_count(server: PrivateOllam
         assert refused.counted_by == "server"
         assert answer.startswith(f"aider-guard: not sent: exactly {refused.over_tokens:,} tokens")
         assert server.loads() == loads
+
+
+def test_a_template_that_loses_the_system_text(server: PrivateOllama) -> None:
+    """All that Ollama made of the prompt is evaluated, and the model never saw the instructions: it is not whole."""
+    create(server, "plain", **{"from": NAME, "template": "{{ .Prompt }}"})
+    empty(server)
+    body = {
+        "model": "plain",
+        "messages": [
+            {"role": "system", "content": "You are a till. Add prices."},
+            {"role": "user", "content": "lemon 17"},
+        ],
+        "options": {"num_predict": 1},
+        "stream": False,
+    }
+    with open_door(server.url, settings_for(server.url, "plain", WINDOW)) as door:
+        for number in (1, 2):  # the first one loads the model
+            httpx.post(
+                f"{door.url}{CHAT}", json=body, timeout=120, trust_env=False, verify=False
+            ).raise_for_status()
+            door.wait_for(RequestFinished, number)
+        finished = door.wait_for(RequestFinished, 2)
+        assert finished.counted_by == "server"
+        assert finished.counted_tokens == finished.prompt_tokens
+        assert finished.verdict.outcome == "unknown"
+        assert "leaves messages out" in finished.verdict.evidence
