@@ -24,6 +24,7 @@ CHECKS: tuple[Check, ...] = (
     models.prefixes,
     models.invalid_names,
     models.installed_models,
+    models.templates,
     models.other_servers,
     cloud.fallback,
     window.memory_fit,

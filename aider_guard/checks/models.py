@@ -85,6 +85,21 @@ def _is_silent(server: ServerReport) -> bool:
     return isinstance(server.version, Unavailable) and isinstance(server.installed, Unavailable)
 
 
+def templates(facts: Facts) -> Iterator[Finding]:
+    """Models whose template has no place for system text: Aider's instructions never reach them."""
+    if isinstance(facts.server, Unavailable):
+        return
+    for name in _jobs_by_name(facts):
+        match facts.server.models.get(name):
+            case ModelFacts(loses_system=True):
+                yield warn(
+                    "model-template",
+                    f"{name} never sees Aider's instructions: its template leaves system text out",
+                    "its TEMPLATE names neither .System nor .Messages",
+                    f"ollama show --modelfile {name} > Modelfile   (correct its TEMPLATE, then ollama create)",
+                )
+
+
 def prefixes(facts: Facts) -> Iterator[Finding]:
     """Names of installed models without Ollama's prefix, and names with the prefix of the older interface."""
     if isinstance(facts.settings, Unavailable):

@@ -124,6 +124,7 @@ CHECKS: Mapping[str, str] = {
     "model-name": "Ollama accepts no such name for a model",
     "model-missing": "Ollama does not have a model under this tag",
     "model-tag": "a name without its tag, and what it means",
+    "model-template": "the model's template leaves out Aider's instructions",
     "model-unread": "Ollama did not describe a model, or did not list them",
     "model-prefix": "the name lacks `ollama_chat/`, or has `ollama/` where that is better",
     "window-pinned": "your own settings fix the window",

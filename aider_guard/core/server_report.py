@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Final
@@ -9,6 +10,9 @@ from typing import Final
 from aider_guard.core.architecture import Architecture
 from aider_guard.core.model_names import canonical_name, without_local
 from aider_guard.core.readings import ModelsReading, Unavailable
+
+_RENDERER: Final = re.compile(r"^RENDERER\s", re.MULTILINE)
+_SYSTEM: Final = re.compile(r"\.(?:System|Messages)\b")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,20 @@ class ModelFacts:
     num_ctx_parameter: int = 0
     quantization: str = ""
     remote_host: str = ""
+    loses_system: bool = False
+    """Whether the model's template leaves out system text (``loses_system``)."""
+
+
+def loses_system(template: object, modelfile: object) -> bool:
+    """Whether prompts that are made with this template, of this model file, lack their system text.
+
+    Ollama's templates are in Go, and get it as ``.System`` or within ``.Messages`` (template/template.go). Where a
+    model has a RENDERER the template is not used, and one of Jinja's (``{%``) gets all messages.
+    """
+    if not isinstance(template, str) or not template.strip() or "{%" in template:
+        return False
+    has_renderer = isinstance(modelfile, str) and _RENDERER.search(modelfile)
+    return not has_renderer and _SYSTEM.search(template) is None
 
 
 @dataclass(frozen=True)

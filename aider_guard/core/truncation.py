@@ -131,6 +131,8 @@ def _shifted(prompt: Verdict, seen: int, answer: int, over: int, held: int) -> V
     return Verdict("cut", words, "generation", gone)
 
 
+_SLACK_TOKENS: Final = 16
+"""By how many tokens a template that is not known in full may differ."""
 _NOT_REFUSED: Final = Verdict(
     "whole", "Ollama was told to refuse a prompt that does not fit, and did not"
 )
@@ -152,9 +154,11 @@ def judge(evidence: Evidence) -> Verdict:
         seen = logged if logged >= reported else None
     case = _Case(evidence, era, log, window, reported, seen)
     prompt = _of_the_prompt(case)
+    counted = evidence.counted
+    if prompt.outcome == "whole" and isinstance(counted, Count) and counted.is_partial:
+        prompt = Verdict("unknown", f"the model's template leaves messages out; {prompt.evidence}")
     if prompt.outcome == "cut" or not evidence.is_ollama:
         return prompt
-    counted = evidence.counted
     if seen is None and prompt.outcome == "whole" and isinstance(counted, Count) and counted.exact:
         seen = counted.tokens
     return after_the_answer(evidence, case.era, prompt, NOT_KNOWN if seen is None else seen)
@@ -179,6 +183,13 @@ class _Case:
         return self.evaluated in sizes
 
     @property
+    def cut_stage(self) -> Stage:
+        """How a prompt was cut that is larger than the window: "" where the size of the rest does not show it."""
+        if self.at_cut_size:
+            return "tokens"
+        return "messages" if self.window and self.era.cut_sizes(self.window) else ""
+
+    @property
     def is_beyond(self) -> bool:
         """Whether more was evaluated than the window holds: dropping messages has not made the prompt fit."""
         if self.window is None or self.evaluated is None:
@@ -189,11 +200,13 @@ class _Case:
         """Whether a prompt of this size is certainly not cut."""
         return self.window is not None and tokens <= self.era.whole_tokens(self.window)
 
+    def exceeds(self, tokens: int) -> bool:
+        """Whether a prompt of this size is certainly larger than the window."""
+        return self.window is not None and tokens > self.era.longest_tokens(self.window)
+
     def overflows(self, tokens: int) -> bool:
         """Whether a prompt of this size is certainly cut."""
-        if self.window is None or self.era.leaves == "nothing":
-            return False
-        return tokens > self.era.longest_tokens(self.window)
+        return self.exceeds(tokens) and self.era.leaves != "nothing"
 
 
 def _of_the_prompt(case: _Case) -> Verdict:
@@ -206,6 +219,7 @@ def _of_the_prompt(case: _Case) -> Verdict:
     verdict = (
         _by_logged_cut(case, counted)
         or (_by_exact_count(case, exact.tokens) if exact else None)
+        or (_by_shortness(case, estimate) if estimate else None)
         or _by_bytes(case)
         or _by_logged_silence(case, estimate)
         or (_by_estimate(case, estimate) if estimate else None)
@@ -251,15 +265,16 @@ def _is_ours(case: _Case, cut: LoggedCut, counted: Count | Unavailable) -> bool:
 def _by_exact_count(case: _Case, tokens: int) -> Verdict | None:
     evaluated = case.evaluated
     if evaluated is not None and evaluated < tokens:
-        if case.given.truncation_forbidden and case.fits(tokens):
-            return _NOT_REFUSED
-        stage: Stage = "tokens" if case.at_cut_size else "" if case.fits(tokens) else "messages"
         words = f"{tokens:,} tokens counted before, {evaluated:,} evaluated"
+        if case.given.truncation_forbidden and case.fits(tokens):
+            is_close = tokens - evaluated <= max(_SLACK_TOKENS, tokens // 50)
+            return _NOT_REFUSED if is_close else Verdict("unknown", words)
+        stage: Stage = "" if case.fits(tokens) else case.cut_stage
         return Verdict("cut", words, stage, tokens - evaluated)
     seen = case.reported if evaluated is None else evaluated
     if seen is not None and seen > tokens:
         # More were evaluated than counted: with much room left, nothing was cut.
-        room = max(16, tokens // 50)
+        room = max(_SLACK_TOKENS, tokens // 50)
         if seen - tokens <= room and case.fits(tokens + 2 * room):
             words = f"{seen:,} tokens evaluated, {seen - tokens:,} more than counted before"
             return Verdict("whole", words)
@@ -270,6 +285,21 @@ def _by_exact_count(case: _Case, tokens: int) -> Verdict | None:
         words = f"{tokens:,} tokens counted before do not fit the window of {case.window:,}"
         return Verdict("cut", words, "", NOT_KNOWN)
     return None
+
+
+def _by_shortness(case: _Case, estimate: Count) -> Verdict | None:
+    """Return the verdict on a prompt of which far fewer tokens were evaluated than estimated: it is never whole.
+
+    Ollama need not have cut it: a template without the system text loses that of every prompt.
+    """
+    evaluated = case.evaluated
+    if evaluated is None or evaluated + _SLACK_TOKENS >= estimate.at_least:
+        return None
+    may_be_cut = not (case.fits(estimate.at_most) or case.given.truncation_forbidden)
+    if case.log.dropped_messages or may_be_cut or case.exceeds(estimate.at_least):
+        return None  # the log, or the estimate with the window, says more
+    words = f"about {estimate.tokens:,} tokens estimated before, only {evaluated:,} evaluated"
+    return Verdict("unknown", words)
 
 
 def _by_bytes(case: _Case) -> Verdict | None:
@@ -301,10 +331,11 @@ def _by_estimate(case: _Case, estimate: Count) -> Verdict | None:
     if case.fits(estimate.at_most):
         fits = f"about {estimate.tokens:,} tokens fit the window"
         return None if is_short or is_more else Verdict("whole", fits)
-    if is_short and (case.overflows(estimate.at_least) or not forbidden):
+    is_larger = case.exceeds(estimate.at_least)
+    if is_short and (is_larger or not forbidden):
         assert evaluated is not None
         words = f"about {estimate.tokens:,} tokens estimated before, {evaluated:,} evaluated"
-        stage: Stage = "tokens" if case.at_cut_size else "messages"
+        stage: Stage = case.cut_stage if is_larger else ""
         return Verdict("cut", words, stage, estimate.tokens - evaluated)
     if evaluated is None and case.overflows(estimate.at_least) and not forbidden:
         words = f"about {estimate.tokens:,} tokens do not fit the window of {case.window:,}"

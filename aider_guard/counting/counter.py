@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Final, Generic, Literal, TypeVar
 
 from aider_guard.core.chat.request import ChatRequest
-from aider_guard.core.chat.types import Count
+from aider_guard.core.chat.types import Count, CountedBy
 from aider_guard.counting.learned import Learned, Overhead
 from aider_guard.counting.prompt import (
     PromptFormat,
@@ -142,8 +142,19 @@ class ModelCounter:
             return self._exactly(text)
         return self.learned.ratios.estimate(self._by_kind([text]), 0).tokens
 
-    def weigh(self, request: ChatRequest) -> WeightedCount:
-        """Count the tokens of a prompt."""
+    def weigh(self, request: ChatRequest, rendered_text: str | None = None) -> WeightedCount:
+        """Count the tokens of a prompt.
+
+        ``rendered_text`` is its text as the server makes it, where that is known: with a vocabulary it is enough.
+        """
+        if rendered_text is not None and self._vocabulary is not None:
+            tokens = self._exactly(rendered_text) + self._vocabulary.added
+            return WeightedCount(Count(tokens, exact=True, counted_by="rendered"), teaches=False)
+        weighted = self._weigh_messages(request)
+        counted_by: CountedBy = "estimate" if self._vocabulary is None else "vocabulary"
+        return replace(weighted, count=replace(weighted.count, counted_by=counted_by))
+
+    def _weigh_messages(self, request: ChatRequest) -> WeightedCount:
         messages = messages_of(self._format, request)
         roles = tuple(sum(message.role == role for message in messages) for role in _ROLES)
         if request.raw_prompt is not None and request.form == "generate":

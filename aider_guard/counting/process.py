@@ -75,13 +75,14 @@ class TokenizerService:
                 self._counter(server)
                 problem = "" if server in self._complete else "the model was not told"
                 answer = Acknowledgement(problem)
-            case CountPrompt(number, server, prompt):
-                weighted = self._counter(server).weigh(prompt.request())
+            case CountPrompt(number, server, prompt, rendered):
+                weighted = self._counter(server).weigh(prompt.request(), rendered)
                 self._weighed[number] = (server, weighted)
                 while len(self._weighed) > _UNANSWERED:
                     self._weighed.popitem(last=False)
                 count = weighted.count
-                answer = PromptCount(count.tokens, count.exact, float(count.error_percent))
+                error_percent = float(count.error_percent)
+                answer = PromptCount(count.tokens, count.exact, error_percent, count.counted_by)
             case CountPlain(server, texts):
                 answer = CountedTexts(tuple(map(self._counter(server).text, texts)))
             case MeasuredPrompt(number, tokens):

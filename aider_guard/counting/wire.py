@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from aider_guard.core.chat.request import ChatRequest, Form, Message
+from aider_guard.core.chat.types import CountedBy
 from aider_guard.core.codec import MAX_LINE_BYTES, WireError, build
 
 # Keys of a body that a prompt depends on, besides its messages; of most only whether they are there.
@@ -56,11 +57,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class CountPrompt:
-    """Count a prompt. ``number`` names it in a ``MeasuredPrompt`` that may follow."""
+    """Count a prompt. ``number`` names it in a ``MeasuredPrompt`` that may follow.
+
+    ``rendered`` is its text as the server makes it, with the template; None where that is not known.
+    """
 
     number: int
     server: ModelServer
     prompt: Prompt
+    rendered: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class PromptCount:
     tokens: int
     exact: bool
     error_percent: float
+    counted_by: CountedBy = ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from aider_guard.core.chat.types import Count, Verdict
 from aider_guard.core.ollama_versions import era_of
 from aider_guard.core.readings import ContextRow, Unavailable
 from aider_guard.core.truncation import LOG_NOT_READ, Evidence, LogEvidence, judge
-from aider_guard.door.interfaces import IncomingRequest, Outcome, PromptCounter
+from aider_guard.door.interfaces import IncomingRequest, Outcome, PromptCounter, RequestTarget
 
 FinishedOutcome = Literal["answered", "cancelled", "broken"]
 
@@ -84,6 +84,7 @@ class Account:
             counted_tokens=count.tokens if count else NOT_TOLD,
             counted_exactly=count.exact if count else False,
             error_percent=count.error_percent if count else 0.0,
+            counted_by=count.counted_by if count else "",
             load_seconds=usage.load_seconds,
             prefill_seconds=usage.prefill_seconds,
             generation_seconds=usage.generation_seconds,
@@ -99,6 +100,7 @@ async def part_rows(
     model: str,
     prompt_parts: tuple[Part, ...],
     total: Count | int | Unavailable,
+    target: RequestTarget,
 ) -> tuple[ContextRow, ...]:
     """Return the parts of a prompt in tokens that sum up to the total; nothing where there is no total.
 
@@ -106,6 +108,6 @@ async def part_rows(
     """
     if isinstance(total, Unavailable) or not prompt_parts:
         return ()
-    tokens = await counter.count_texts(model, [part.text for part in prompt_parts])
+    tokens = await counter.count_texts(model, [part.text for part in prompt_parts], target)
     sizes = list(tokens) if isinstance(tokens, tuple) else [len(part.text) for part in prompt_parts]
     return rows(prompt_parts, sizes, total.tokens if isinstance(total, Count) else total)

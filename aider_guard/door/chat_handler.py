@@ -290,7 +290,8 @@ class ChatExchange:
             services.counter.learn(request, counted, tokens)
         prompt_parts = parts(request) if request.purpose in _COUNTED_PURPOSES else ()
         total = usage.prompt_tokens if isinstance(counted, Unavailable) else counted
-        rows = await part_rows(services.counter, request.model, prompt_parts, total)
+        target = context.target(request, upstream)
+        rows = await part_rows(services.counter, request.model, prompt_parts, total, target)
         context.emit(account.event(verdict, rows))
 
     def _remember(self, usage: Usage) -> None:

@@ -14,7 +14,7 @@ from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.events import Event
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import Unavailable
-from aider_guard.door.interfaces import Services
+from aider_guard.door.interfaces import RequestTarget, Services
 
 FORGOTTEN_SECONDS: Final = 60.0
 _TRIES: Final = 2
@@ -102,6 +102,13 @@ class RequestContext:
             trained = self.services.model_info.trained(request.model)
             return min(pin, trained) if isinstance(trained, int) else pin
         return self.services.residency.loaded_window(request.model)
+
+    def target(self, request: ChatRequest, upstream: Upstream) -> RequestTarget:
+        """Return where a request goes, as it is known now."""
+        is_own = upstream.kind == "ollama" and not upstream.path
+        unknown = Unavailable("what this server has loaded is not read")
+        loaded = self.services.residency.loaded_window(request.model) if is_own else unknown
+        return RequestTarget(upstream, self.version, self.window(request, upstream), loaded)
 
     @property
     def version(self) -> str | Unavailable:

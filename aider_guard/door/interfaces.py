@@ -38,6 +38,19 @@ class IncomingRequest:
 
 
 @dataclass(frozen=True)
+class RequestTarget:
+    """Where a request goes: its server, that server's version, and the window in which the request is evaluated.
+
+    ``loaded_tokens`` is the window with which its model is loaded there, as last read.
+    """
+
+    upstream: Upstream
+    version: str | Unavailable
+    window_tokens: int | Unavailable
+    loaded_tokens: int | Unavailable
+
+
+@dataclass(frozen=True)
 class Forward:
     """Send this body to the upstream."""
 
@@ -104,10 +117,17 @@ class PromptCounter(Protocol):
     def wake(self) -> None:
         """Get ready to count: a prompt is being typed."""
 
-    async def count(self, request: ChatRequest) -> Count | Unavailable:
-        """Count the tokens of the whole prompt, template included; Unavailable within 2 s when it cannot be counted."""
+    async def count(
+        self, request: ChatRequest, target: RequestTarget | None = None
+    ) -> Count | Unavailable:
+        """Count the tokens of the whole prompt, template included; Unavailable within 2 s when it cannot be counted.
 
-    async def count_texts(self, model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
+        Its server is asked where ``target`` says that it may be.
+        """
+
+    async def count_texts(
+        self, model: str, texts: Sequence[str], target: RequestTarget | None = None
+    ) -> tuple[int, ...] | Unavailable:
         """Count the tokens of single texts, in the same way and without any template."""
 
     def fits(self, request: ChatRequest, room_tokens: int) -> bool:
@@ -147,6 +167,9 @@ class Residency(Protocol):
 
         ``session_models`` count as this session's own, whichever program loaded them.
         """
+
+    async def wait_for_load(self, request: ChatRequest, upstream: Upstream) -> bool:
+        """Wait until a request's model is loaded that is being loaded ahead; return whether that was so."""
 
     async def on_request_start(self, request: ChatRequest, upstream: Upstream) -> None:
         """Make way for a request: cancel what is evaluated ahead, and wait until its connection is closed."""

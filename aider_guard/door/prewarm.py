@@ -193,6 +193,12 @@ class BackgroundTasks:
         finally:
             self._loading = None
 
+    async def join(self) -> None:
+        """Wait until the task has ended, well or not; it evaluates nothing ahead any more."""
+        self.is_awaited = True
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
     def is_loading(self, model: str, options: Mapping[str, Any] | None = None) -> bool:
         """Return whether a model is being loaded, with these options if they matter."""
         name, with_options = self._loading or ("", {})

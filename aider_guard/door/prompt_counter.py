@@ -1,7 +1,7 @@
-"""Counts prompts for the door in a process of its own (counting/process.py), so that the door's loop never waits.
+"""Counts prompts for the door: the server is asked first, else a process beside the door counts (counting/process.py).
 
-A thread hands questions to the process and answers to the loop. The process is ended when nothing was counted for a
-while; its next start reads the vocabularies again from the disk.
+The door's loop never waits. A thread hands questions to the process and answers to the loop. The process is ended when
+nothing was counted for a while; its next start reads the vocabularies again from the disk.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import asyncio
 import itertools
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.size import Sizes
@@ -35,17 +37,22 @@ from aider_guard.counting.wire import (
     encode,
     prompt_of,
 )
-from aider_guard.line_process import LineProcess, OnDemandProcess
+from aider_guard.door.interfaces import RequestTarget
+from aider_guard.door.server_counter import RenderedPrompt, ServerCounter
+from aider_guard.line_process import LineProcess, OnDemandProcess, start_thread
 
 WAIT_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 30.0
 """A process that is silent for longer is given up."""
+SERVER_SECONDS: Final = 1.2
+"""How long the server is asked, before the process counts in what is left of ``WAIT_SECONDS``."""
 IDLE_SECONDS: Final = 60.0
 AHEAD_SECONDS: Final = 3.0
 """How long the process stays when it has only learned vocabularies: they are on the disk now."""
 _NOTHING_COUNTED: Final = Unavailable("nothing was counted")
 _REMEMBERED: Final = 8
 _END, _FIRST, _LATER = 0, 1, 2
+Result = TypeVar("Result")
 
 
 @dataclass(order=True)
@@ -57,7 +64,7 @@ class _Job:
 
 
 class CounterProcess:
-    """Counts prompts in a process of its own (``interfaces.PromptCounter``).
+    """Counts prompts, by their server or in a process of its own (``interfaces.PromptCounter``).
 
     ``vocabularies`` is the folder that keeps vocabularies, "" for none.
     """
@@ -67,13 +74,16 @@ class CounterProcess:
         *,
         vocabularies: str = "",
         wait_seconds: float = WAIT_SECONDS,
+        server_seconds: float = SERVER_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
         ahead_seconds: float = AHEAD_SECONDS,
+        server: ServerCounter | None = None,
         start: Callable[..., LineProcess] = LineProcess,
     ) -> None:
         self._vocabularies = vocabularies
-        self._wait_seconds = wait_seconds
+        self._wait_seconds, self._server_seconds = wait_seconds, server_seconds
         self._idle_seconds, self._ahead_seconds = idle_seconds, ahead_seconds
+        self._server, self._server_counts = server or ServerCounter(), False
         self._settings = DoorSettings("", (), (), 0)
         self._numbers = itertools.count(1)
         self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
@@ -95,26 +105,66 @@ class CounterProcess:
                 self._put(LearnModel(server), urgency=_LATER)
 
     def wake(self) -> None:
-        """Start the process and load the main model's vocabulary: a prompt is being typed."""
+        """Get ready to count: a prompt is being typed.
+
+        Where the main model's process does not answer, the counting process is started and reads its vocabulary.
+        """
         mains = [role for role in self._settings.roles if role.role == "main"]
         for role in mains[:1]:
-            self._put(CountPlain(self._server_of(role.model, ollama=not role.path), ()))
+            server = self._server_of(role.model, ollama=not role.path)
+            start_thread("ready-to-count", partial(self._get_ready, server))
 
-    async def count(self, request: ChatRequest) -> Count | Unavailable:
+    def _get_ready(self, server: ModelServer) -> None:
+        with suppress(RuntimeError):  # closed meanwhile (httpx)
+            if server.base and not isinstance(
+                self._server.loaded_model(server.base, server.model), Unavailable
+            ):
+                return
+        self._put(CountPlain(server, ()))
+
+    async def count(
+        self, request: ChatRequest, target: RequestTarget | None = None
+    ) -> Count | Unavailable:
         """Count the tokens of the whole prompt, template included; Unavailable when that takes too long."""
+        until, text, is_partial = time.monotonic() + self._wait_seconds, None, False
+        rendered = await self._render(request, target)
+        if isinstance(rendered, RenderedPrompt):
+            text, is_partial = rendered.text, rendered.is_partial
+            if isinstance(rendered.tokens, int):
+                self._server_counts, self._error_percent[request.model] = True, 0.0
+                return Count(rendered.tokens, True, 0.0, "server", is_partial)
+        self._server_counts = False
         server = self._server_of(request.model, ollama=request.form in ("chat", "generate"))
         number = next(self._numbers)
         self._counted.append((request, number))
-        answer = await self._answer(CountPrompt(number, server, prompt_of(request)))
+        question = CountPrompt(number, server, prompt_of(request), text)
+        answer = await self._answer(question, until - time.monotonic())
         if not isinstance(answer, PromptCount):
             return answer if isinstance(answer, Unavailable) else _NOTHING_COUNTED
         self._error_percent[request.model] = 0.0 if answer.exact else answer.error_percent
-        return Count(answer.tokens, answer.exact, answer.error_percent)
+        error_percent, is_partial = answer.error_percent, is_partial and answer.exact
+        return Count(answer.tokens, answer.exact, error_percent, answer.counted_by, is_partial)
 
-    async def count_texts(self, model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
+    async def _render(
+        self, request: ChatRequest, target: RequestTarget | None
+    ) -> RenderedPrompt | Unavailable:
+        if target is None:
+            return _NOTHING_COUNTED
+        render = partial(self._server.render, request, target, self._settings)
+        return await _within(self._server_seconds, render)
+
+    async def count_texts(
+        self, model: str, texts: Sequence[str], target: RequestTarget | None = None
+    ) -> tuple[int, ...] | Unavailable:
         """Count the tokens of single texts, in the same way and without any template."""
+        if self._server_counts and target is not None:
+            base = target.upstream.base
+            count = partial(self._server.count_texts, base, model, tuple(texts))
+            if isinstance(counted := await _within(self._server_seconds, count), tuple):
+                self._sizes.note_counts(model, texts, counted, 0.0)
+                return counted
         server = self._server_of(model, ollama=True)
-        answer = await self._answer(CountPlain(server, tuple(texts)))
+        answer = await self._answer(CountPlain(server, tuple(texts)), self._wait_seconds)
         if not isinstance(answer, CountedTexts):
             return answer if isinstance(answer, Unavailable) else _NOTHING_COUNTED
         if (error_percent := self._error_percent.get(model)) is not None:
@@ -142,6 +192,7 @@ class CounterProcess:
         while self._thread.is_alive():
             self._process.kill()
             self._thread.join(0.1)
+        self._server.close()
 
     def _server_of(self, model: str, *, ollama: bool) -> ModelServer:
         """Return the server to ask about a model: by its role, else by the protocol of the request."""
@@ -153,7 +204,7 @@ class CounterProcess:
         best = next(iter((*by_role, *by_kind, *upstreams)), None)
         return ModelServer(best.base if best and best.kind == "ollama" else "", model)
 
-    async def _answer(self, question: Question) -> Any:
+    async def _answer(self, question: Question, seconds: float) -> Any:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
 
@@ -167,7 +218,7 @@ class CounterProcess:
 
         self._put(question, on_answer)
         try:
-            return await asyncio.wait_for(future, self._wait_seconds)
+            return await asyncio.wait_for(future, seconds)
         except asyncio.TimeoutError:
             return Unavailable(f"counting took longer than {self._wait_seconds:.2g} s")
 
@@ -211,3 +262,13 @@ class CounterProcess:
             return decode(answer)
         except WireError as error:
             return Unavailable(str(error))
+
+
+async def _within(seconds: float, ask: Callable[[], Result]) -> Result | Unavailable:
+    """Ask in a thread; what takes longer than this is left to end by itself."""
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(ask), seconds)
+    except asyncio.TimeoutError:
+        return Unavailable(f"the server took longer than {seconds:.2g} s")
+    except RuntimeError:  # httpx's, of a client that is closed
+        return Unavailable("the counter was closed")

@@ -21,7 +21,7 @@ from aider_guard.core.model_names import is_cloud_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.accounting import part_rows
 from aider_guard.door.context import RequestContext, RetrySchedule
-from aider_guard.door.interfaces import IncomingRequest, Reply, error_reply
+from aider_guard.door.interfaces import IncomingRequest, Reply, RequestTarget, error_reply
 from aider_guard.ollama.names import display_base, is_this_machine
 
 
@@ -78,16 +78,18 @@ class Refusals:
             return self._refuse("overflow", overflow.unknown_lines(window))
         prompt_parts = parts(self.request)
         counter = self.context.services.counter
-        rows = await part_rows(counter, self.request.model, prompt_parts, excess.counted)
+        target = self.context.target(self.request, self.incoming.upstream)
+        rows = await part_rows(counter, self.request.model, prompt_parts, excess.counted, target)
         return self._refuse("overflow", overflow.lines(excess, rows, prompt_parts), excess)
 
     def overflow_of(self, failure: Failure, counted: Count | Unavailable) -> Overflow | None:
         """Return what the server found too large, in its own numbers where it tells them; None without any numbers."""
-        window = failure.window_tokens
-        if isinstance(window, Unavailable):
-            window = self.context.window(self.request, self.incoming.upstream)
+        # The process's own window may be a little larger than the one in the request, which is kept to the next time.
+        known = (failure.window_tokens, self.context.window(self.request, self.incoming.upstream))
+        windows = [window for window in known if isinstance(window, int)]
+        window = min(windows, default=Unavailable("no window is known"))
         if isinstance(failure.prompt_tokens, int):
-            counted = Count(failure.prompt_tokens, exact=True)
+            counted = Count(failure.prompt_tokens, exact=True, counted_by="refusal")
         if isinstance(window, Unavailable) or isinstance(counted, Unavailable):
             return None
         return Overflow(counted, window, reply_reserve(self.request, window))
@@ -116,6 +118,7 @@ class Refusals:
         refused = RequestRefused(
             *(incoming.number, request.role, request.purpose, request.model, reason),
             counted_tokens=excess.counted.tokens if excess else NOT_TOLD,
+            counted_by=excess.counted.counted_by if excess else "",
             over_tokens=excess.over_tokens if excess else 0,
             window_tokens=window,
             said=tuple(lines),
@@ -197,13 +200,28 @@ class PromptSizing:
         if warns or isinstance(window, Unavailable) or counter.fits(request, window - reserve):
             self._counting = asyncio.ensure_future(self._count_later(request))
             return None
-        self._counting = asyncio.ensure_future(counter.count(request))
-        counted = await self.counted()
-        size = counter.guess(request) if isinstance(counted, Unavailable) else counted
+        self._counting = asyncio.ensure_future(counter.count(request, self._target(request)))
+        size = await self._size(request)
+        is_unsure = size.at_least + reserve <= window < size.at_most + reserve
+        residency, upstream = self._context.services.residency, self._incoming.upstream
+        # The request would wait for the model in any case, and its server can count as soon as it is there.
+        if is_unsure and not size.exact and await residency.wait_for_load(request, upstream):
+            self._counting = asyncio.ensure_future(counter.count(request, self._target(request)))
+            size = await self._size(request)
         excess = Overflow(size, window, reserve)
         return excess if excess.over_tokens else None
+
+    async def _size(self, request: ChatRequest) -> Count:
+        """Return the count of the prompt, or a guess where there is none in time."""
+        counted = await self.counted()
+        guess = self._context.services.counter.guess
+        return guess(request) if isinstance(counted, Unavailable) else counted
 
     async def _count_later(self, request: ChatRequest) -> Count | Unavailable:
         """Count once the request is sent: handing the prompt to the counter takes a millisecond of this loop."""
         await asyncio.sleep(_COUNT_DELAY_SECONDS)
-        return await self._context.services.counter.count(request)
+        counter = self._context.services.counter
+        return await counter.count(request, self._target(request))
+
+    def _target(self, request: ChatRequest) -> RequestTarget:
+        return self._context.target(request, self._incoming.upstream)

@@ -157,6 +157,16 @@ class OllamaResidency:
             head = head_of(last, settings, ollama, self.version)  # with today's pin
         self._tasks.start(self._prewarmer.warm(model, head, settings, session_models))
 
+    async def wait_for_load(self, request: ChatRequest, upstream: Upstream) -> bool:
+        """See ``interfaces.Residency``."""
+        settings = self._settings
+        if not _is_ours(upstream) or settings is None:
+            return False
+        is_loading = self._tasks.is_loading(request.model, pinned_options(request, settings))
+        if is_loading:
+            await self._tasks.join()
+        return is_loading
+
     async def on_request_start(self, request: ChatRequest, upstream: Upstream) -> None:
         """Make way for a request: cancel the background task, and wait until its connection is closed.
 

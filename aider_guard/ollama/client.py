@@ -26,6 +26,7 @@ from aider_guard.core.server_report import (
     ModelFacts,
     ModelMissing,
     find_installed,
+    loses_system,
     nearest_names,
 )
 from aider_guard.ollama.names import display_base, is_cloud_base
@@ -149,6 +150,7 @@ def model_facts(name: str, answer: dict[str, Any], installed: Installed) -> Mode
         num_ctx_parameter=_parameter(_NUM_CTX, answer.get("parameters")),
         quantization=_detail(answer, "quantization_level")
         or (listed.quantization if listed else ""),
+        loses_system=loses_system(answer.get("template"), answer.get("modelfile")),
     )
 
 
@@ -235,6 +237,7 @@ CONNECT_SECONDS: Final = 2.0
 # /api/ps takes locks that Ollama holds for up to 10 s while it talks to a runner (0.32.4 and later).
 ANSWER_SECONDS: Final = 12.0
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+NOT_RENDERED: Final = Unavailable("this server does not make the text of a prompt on request")
 NOT_LISTED: Final = Unavailable("Ollama has not been asked yet which models are loaded")
 NO_SWITCH: Final = Unavailable("this Ollama has no switch for its cloud (0.16.2 and later do)")
 
@@ -374,6 +377,20 @@ class OllamaClient:
         can = shown.get("capabilities")
         thinks = isinstance(can, list) and "thinking" in can
         return trained_tokens(name, shown.get("model_info")), thinks
+
+    def render(
+        self, path: str, body: Mapping[str, Any], timeout_seconds: float | None = None
+    ) -> str | Unavailable:
+        """The text that Ollama makes of a prompt, by a body with ``_debug_render_only`` (0.11.5 and later).
+
+        An older Ollama ignores the field, and generates (``NOT_RENDERED``). The model is loaded if it is not.
+        """
+        match self._ask("POST", path, body, timeout_seconds):
+            case {"_debug_info": {"rendered_template": str(text)}}:
+                return text
+            case Unavailable() as unavailable:
+                return unavailable
+        return NOT_RENDERED
 
     def cloud_disabled(self, timeout_seconds: float | None = None) -> bool | Unavailable:
         """Whether the server's cloud switch is off (``/api/status``, 0.16.2 and later)."""

@@ -192,6 +192,7 @@ MODELS: list[tuple[Facts, Notable]] = [
     (world(*same("ollama_chat/qwen3"), server=server(model("qwen3", resolved="qwen3:latest"))),
      {("info", "model-tag")}),
     (world(*same("ollama_chat/QWEN3:8B"), server=server(model("QWEN3:8B", resolved=MODEL))), set()),
+    (world(server=server(model(loses_system=True))), {("warn", "model-template")}),
     (world(*same(f"ollama/{MODEL}")), {("warn", "model-prefix")}),
     (world(*same(MODEL)), {("stop", "model-prefix")}),
     (world(*same("library/qwen3:8b")), {("stop", "model-prefix")}),

@@ -11,6 +11,7 @@ from aider_guard.core.server_report import (
     ServedModel,
     ServerProcess,
     find_installed,
+    loses_system,
     nearest_names,
 )
 
@@ -78,3 +79,26 @@ def test_what_is_not_told_of_a_model_or_a_process() -> None:
 def test_the_address_of_a_served_model_is_not_shown() -> None:
     """It may hold a password."""
     assert "secret" not in repr(ServedModel("m", "openai/m", "http://me:secret@localhost:1/v1"))
+
+
+@pytest.mark.parametrize(
+    ("template", "modelfile", "loses"),
+    [
+        ("{{ .Prompt }}", "TEMPLATE {{ .Prompt }}", True),
+        ("{{- if .Prompt }}User: {{ .Prompt }}{{ end }}{{ .Response }}", "", True),
+        ("{{ .Systematic }}{{ .Prompt }}", "", True),
+        ("{{ if .System }}{{ .System }}{{ end }}{{ .Prompt }}", "", False),
+        ("{{ range $.Messages }}{{ .Content }}{{ end }}", "", False),
+        ("{%- for message in messages %}{{ message.content }}{%- endfor %}", "", False),
+        ("{{ .Prompt }}", "FROM x\nRENDERER qwen3-coder\n", False),
+        ("", "", False),
+        (" \n", "", False),
+        (None, None, False),
+        ("{{ .Prompt }}", 7, True),
+    ],
+)
+def test_a_template_without_a_place_for_system_text(
+    template: object, modelfile: object, loses: bool
+) -> None:
+    """One in Go that is used, and names neither the system text nor the messages."""
+    assert loses_system(template, modelfile) == loses

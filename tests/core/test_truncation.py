@@ -358,7 +358,47 @@ def all_told(told: int, logged: int) -> Evidence:
             0,
             id="servers that refuse",
         ),
-        pytest.param(about(OTHER, 2000, 1024), "cut", "messages", 976, id="others that cut"),
+        pytest.param(about(OTHER, 2000, 1024), "cut", "", 976, id="others that cut"),
+        pytest.param(
+            replace(about(BASE, 800, 90), prompt_bytes=1000),
+            "unknown",
+            "",
+            0,
+            id="lost by a template",
+        ),
+        pytest.param(
+            replace(about(BASE, 800, 90), prompt_bytes=1000, truncation_forbidden=True),
+            *("unknown", "", 0),
+            id="lost by a template, cutting was forbidden",
+        ),
+        pytest.param(
+            replace(all_told(90, 90), counted=Count(800, exact=False, error_percent=10)),
+            *("unknown", "", 0),
+            id="lost by a template, and the log tells all",
+        ),
+        pytest.param(
+            replace(about(BASE, 800, 704), prompt_bytes=1000), "whole", "", 0, id="a little short"
+        ),
+        pytest.param(
+            replace(about(BASE, 800, 703), prompt_bytes=1000), "unknown", "", 0, id="short"
+        ),
+        pytest.param(about(BASE, 1100, 900), "cut", "", 200, id="cut, or lost by a template"),
+        pytest.param(
+            replace(exactly(NEW, 800, 90), truncation_forbidden=True),
+            *("unknown", "", 0),
+            id="forbidden, and far fewer than counted",
+        ),
+        pytest.param(
+            replace(exactly(NEW, 800, 784), truncation_forbidden=True),
+            *("whole", "", 0),
+            id="forbidden, and a few fewer than counted",
+        ),
+        pytest.param(
+            replace(BASE, counted=Count(1024, exact=True, is_partial=True), answer_tokens=1),
+            *("unknown", "", 0),
+            id="counted without what the template leaves out",
+        ),
+        pytest.param(exactly(NEW, 3000, 2050), "cut", "", 950, id="one that fits has no stage"),
         pytest.param(OTHER, "unknown", "", 0, id="others, nothing counted"),
         pytest.param(
             replace(exactly(OTHER, 5000, 0), prompt_tokens=NOT_TOLD),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,14 @@ from aider_guard.core.chat.events import (
     RequestRefused,
     RequestStarted,
 )
-from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream, Verdict, WindowNeed
+from aider_guard.core.chat.types import (
+    CountedBy,
+    DoorRole,
+    DoorSettings,
+    Upstream,
+    Verdict,
+    WindowNeed,
+)
 from aider_guard.core.codec import LineSplitter, WireError, build
 from aider_guard.core.events import (
     AiderStarted,
@@ -116,6 +124,7 @@ ROLES = st.sampled_from(["main", "editor", "weak"])
 PURPOSES = st.sampled_from(["chat", "edit", "commit", "summary", "other"])
 OUTCOMES = st.sampled_from(["answered", "cancelled", "broken"])
 ROW_KINDS = st.sampled_from(["system", "history", "map", "file"])
+COUNTED_BY = st.sampled_from(get_args(CountedBy))
 FINISHED = st.builds(
     RequestFinished,
     *(BYTES, ROLES, PURPOSES, WORDS, OUTCOMES, VERDICT),
@@ -124,6 +133,7 @@ FINISHED = st.builds(
     WORDS,
     BYTES,
     tuples(st.builds(ContextRow, ROW_KINDS, WORDS, BYTES, st.booleans())),
+    counted_by=COUNTED_BY,
 )
 REASONS = st.sampled_from(["overflow", "cloud", "down", "busy"])
 SETTINGS_OF_DOOR = st.builds(
@@ -138,7 +148,11 @@ TRAFFIC = st.one_of(
     st.builds(DoorOpened, BYTES),
     st.builds(RequestStarted, BYTES, ROLES, PURPOSES, WORDS, st.sampled_from(["ollama", "openai"])),
     FINISHED,
-    st.builds(RequestRefused, BYTES, ROLES, PURPOSES, WORDS, REASONS, COUNT, BYTES, COUNT, NAMES),
+    st.builds(
+        RequestRefused,
+        *(BYTES, ROLES, PURPOSES, WORDS, REASONS, COUNT, BYTES, COUNT, NAMES),
+        counted_by=COUNTED_BY,
+    ),
     st.builds(ModelWarmed, WORDS, st.sampled_from(["load", "head"]), SECONDS, BYTES, WORDS),
     st.builds(ReloadSeen, WORDS, SECONDS, WORDS),
     st.builds(ServeDoor, SETTINGS_OF_DOOR),

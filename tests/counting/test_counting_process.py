@@ -65,7 +65,7 @@ def test_questions_and_answers(tmp_path: Path) -> None:
         assert ask(service, LearnModel(server)) == Acknowledgement()
         for number, text in ((1, "the log"), (2, "the lazy dog")):
             counted = ask(service, CountPrompt(number, server, prompt_of(chat(text))))
-            assert counted == PromptCount(1 + len(tiny().encode(text)), True, 0.0)
+            assert counted == PromptCount(1 + len(tiny().encode(text)), True, 0.0, "vocabulary")
         assert ask(service, CountPlain(server, ("the log",))) == CountedTexts(
             (len(tiny().encode("the log")),)
         )
@@ -88,7 +88,7 @@ def test_a_model_that_was_made_anew_is_learned_anew() -> None:
         assert ask(service, CountPrompt(2, server, prompt_of(chat("the log")))) == before
         assert ask(service, LearnModel(server)) == Acknowledgement()
         assert isinstance(before, PromptCount)
-        after = PromptCount(before.tokens + 1, True, 0.0)
+        after = PromptCount(before.tokens + 1, True, 0.0, "vocabulary")
         assert ask(service, CountPrompt(3, server, prompt_of(chat("the log")))) == after
 
 
@@ -116,7 +116,7 @@ def test_a_model_that_cannot_be_learned_anew_is_counted_as_before(
         server, other = ModelServer(ollama.url, "exact"), ModelServer(ollama.url, "exact:latest")
         service = TokenizerService(Folders())
         exact = ask(service, CountPrompt(1, server, prompt_of(chat("the log"))))
-        assert exact == PromptCount(1 + len(tiny().encode("the log")), True, 0.0)
+        assert exact == PromptCount(1 + len(tiny().encode("the log")), True, 0.0, "vocabulary")
         ollama.script["/api/show"] = [*answers, *answers]
         assert ask(service, LearnModel(server)) == Acknowledgement("the model was not told")
         assert ask(service, CountPrompt(2, server, prompt_of(chat("the log")))) == exact
@@ -157,7 +157,7 @@ def test_an_encoding_is_loaded_for_models_without_a_vocabulary(
     assert folders == []
     prompt = prompt_of(chat("word " * 100))
     estimate = ask(service, CountPrompt(1, ModelServer("", "m"), prompt))
-    assert estimate == PromptCount(115, False, 35.0)
+    assert estimate == PromptCount(115, False, 35.0, "estimate")
     assert folders == ["encodings"]
 
 
@@ -198,7 +198,7 @@ def test_the_process_has_three_folders(tmp_path: Path) -> None:
             process.ask(line)
             answers.append(decode(process.answer(30.0) or b""))
     process.close()
-    count = PromptCount(1 + len(tiny().encode("the log")), True, 0.0)
+    count = PromptCount(1 + len(tiny().encode("the log")), True, 0.0, "vocabulary")
     assert answers == [Acknowledgement(), count, Acknowledgement()]
     assert read_learned(str(learned)).keys() == {"exact:latest"}
     assert [path.name for path in vocabularies.iterdir()] == [f"{'e' * 64}.json"]

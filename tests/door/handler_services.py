@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +18,7 @@ from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
 from aider_guard.door.chat_handler import ChatExchange, ChatHandler
-from aider_guard.door.interfaces import Forward, IncomingRequest, Reply, Services
+from aider_guard.door.interfaces import Forward, IncomingRequest, Reply, RequestTarget, Services
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
@@ -50,7 +50,9 @@ class FixedCounter:
     def wake(self) -> None:
         """Do nothing."""
 
-    async def count(self, request: ChatRequest) -> Count | Unavailable:
+    async def count(
+        self, request: ChatRequest, _target: RequestTarget | None = None
+    ) -> Count | Unavailable:
         try:
             if self.waiting is not None:
                 self.waiting.set()
@@ -70,7 +72,9 @@ class FixedCounter:
     def guess(self, request: ChatRequest) -> Count:
         return self.sizes.guess(request)
 
-    async def count_texts(self, _model: str, texts: Sequence[str]) -> tuple[int, ...] | Unavailable:
+    async def count_texts(
+        self, _model: str, texts: Sequence[str], _target: RequestTarget | None = None
+    ) -> tuple[int, ...] | Unavailable:
         return tuple(len(text) for text in texts)
 
     def learn(self, _asked: ChatRequest, counted: Count | Unavailable, prompt_tokens: int) -> None:
@@ -102,12 +106,21 @@ class RecordingResidency:
     version: str | Unavailable = "0.24.0"
     windows: dict[str, int] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    loading: Callable[[], None] | None = None
+    """What happens when the model that is being loaded is there."""
 
     def serve(self, _settings: DoorSettings) -> None:
         """Do nothing."""
 
     def warm(self, _ours: Sequence[str] = ()) -> None:
         self.calls.append("warm")
+
+    async def wait_for_load(self, _request: ChatRequest, _upstream: Upstream) -> bool:
+        if self.loading is None:
+            return False
+        self.calls.append("wait")
+        self.loading()
+        return True
 
     async def on_request_start(self, request: ChatRequest, _upstream: Upstream) -> None:
         self.calls.append(f"start {request.model}")

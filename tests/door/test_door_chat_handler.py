@@ -262,6 +262,33 @@ def after_refusals(*sizes: int) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
+    ("estimate", "waits", "forwarded"),
+    [
+        (Count(6000, exact=False, error_percent=35), True, True),  # from 3,900 to 8,100: it may fit
+        (Count(9000, exact=False, error_percent=35), True, True),
+        (Unavailable("counting took longer than 2 s"), True, True),
+        (Count(20_000, exact=False, error_percent=35), False, False),
+        (Count(5000, exact=False, error_percent=10), False, True),
+        (Count(7500, exact=True), False, False),
+    ],
+)
+def test_an_uncertain_prompt_waits_for_the_model_and_is_counted_again(
+    estimate: Count | Unavailable, waits: bool, forwarded: bool
+) -> None:
+    """A model that is loaded ahead is waited for anyway; then its server says how large the prompt is."""
+    setup = HandlerSetup()
+    setup.counter.result = estimate
+
+    def load() -> None:
+        setup.counter.result = Count(6000, exact=True)
+
+    setup.residency.loading = load
+    decision = run(setup.exchange(BIG).begin())
+    assert isinstance(decision, Forward) == forwarded
+    assert ("wait" in setup.residency.calls) == waits
+
+
+@pytest.mark.parametrize(
     ("sizes", "left_out"), [((3000,), 0), ((9000,), 1), ((9000, 2000), 1), ((2000, 9000), 2)]
 )
 def test_a_shorter_message_fits_although_the_refused_one_stays_in_aiders_chat(
@@ -543,6 +570,10 @@ def test_a_server_that_finds_a_prompt_too_large_is_believed() -> None:
         return text_of(await exchange.on_refusal(400, json.dumps({"error": error}).encode()))
 
     assert "exactly 1,832 tokens too large for the window of 8,192" in run(story(native))
+    assert setup.last(RequestRefused).counted_by == "refusal"
+    setup.settings = settings(8100)  # for which the process has some tokens more
+    assert "exactly 1,912 tokens too large for the window of 8,100" in run(story(native))
+    setup.settings = settings()
     vague = run(story("the input length exceeds the context length"))
     assert "too large for the window of 8,192 tokens, says the server" in vague
 

@@ -70,6 +70,7 @@ def door_setup(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterato
         served = DoorSettings("token", upstreams, (DoorRole("main", MODEL),), WINDOW_TOKENS)
         counter.serve(served)
         setup = HandlerSetup(served, counter=counter)  # type: ignore[arg-type]  # the real ones
+        setup.residency.windows[MODEL] = WINDOW_TOKENS
         with door(ollama, setup) as base:
             yield OpenDoorSetup(setup, ollama, base)
 
@@ -89,6 +90,7 @@ def test_none_of_the_ten_is_sent_that_would_be_cut(
         assert (event.reason, event.over_tokens) == ("overflow", over)
         assert (event.counted_tokens, event.window_tokens) == (case.tokens, WINDOW_TOKENS)
         assert text.startswith(f"aider-guard: not sent: exactly {over:,} tokens too large")
+        assert event.counted_by == "rendered"
     else:
         (sent,) = door_setup.ollama.chats
         assert sent["truncate"] is False

@@ -262,6 +262,26 @@ async def test_a_request_for_the_model_that_is_being_loaded_joins_the_load(
 
 
 @in_residency
+async def test_a_prompt_waits_for_the_load_of_its_model(setup: ResidencySetup) -> None:
+    """Before it is a request; for no other load, and no head is evaluated after it."""
+    await setup.send()
+    await asyncio.to_thread(setup.residency.release, (MAIN.name,))
+    setup.client.unload(MAIN.name)
+    setup.ollama.talking.speed = type(setup.ollama.talking.speed)(share=0.2)
+    setup.residency.warm()
+    await until(setup.loads)
+    wait, request = setup.residency.wait_for_load, setup.request()
+    assert not await wait(setup.request(model=EDITOR.name), setup.upstream)
+    assert not await wait(setup.request(num_gpu=3), setup.upstream)
+    assert not await wait(request, replace(setup.upstream, path="other"))
+    assert await wait(request, setup.upstream)
+    assert (await setup.wait_for(ModelWarmed)).problem == ""
+    assert not await wait(request, setup.upstream)
+    await setup.settled()
+    assert len(setup.ollama.chats) == 1
+
+
+@in_residency
 async def test_a_request_that_joins_the_load_of_a_lost_model_is_no_reload(
     setup: ResidencySetup,
 ) -> None:

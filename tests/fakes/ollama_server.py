@@ -34,7 +34,7 @@ from fakes.ollama_chat import Conversation, Talking, converse
 from fakes.ollama_forms import PATHS, Form
 from fakes.ollama_log import Log
 from fakes.ollama_models import GIB, QWEN3_8B, FakeModel
-from fakes.ollama_prompts import is_unload
+from fakes.ollama_prompts import is_unload, rendered
 from fakes.ollama_runners import Runners
 from fakes.ollama_troubles import has_cloud_name, is_allowed, not_found
 
@@ -190,9 +190,10 @@ class FakeOllama:
 
     @property
     def chats(self) -> list[dict[str, Any]]:
-        """The bodies of the requests for text, without those that only load or unload."""
+        """The bodies of the requests for text, without those that only load, unload or render."""
         bodies = [request.body for request in self.received if request.path in PATHS]
-        return [body for body in bodies if body.get("messages") or body.get("prompt")]
+        asking = [body for body in bodies if body.get("messages") or body.get("prompt")]
+        return [body for body in asking if not body.get("_debug_render_only")]
 
     @property
     def sent_out(self) -> list[Received]:
@@ -235,8 +236,18 @@ class FakeOllama:
         stamp = f"{until:%Y-%m-%dT%H:%M:%S.%f}123Z"
         return model.entry(self.version_numbers, runner.window_tokens, stamp)
 
+    def _render(self, request: Received) -> Answer:
+        """The text of a prompt, of which nothing is dropped (``truncate`` is false)."""
+        name, text = request.body["model"], "".join(rendered(request) or ())
+        if self._find(name) is None:
+            return not_found(name)
+        return Json({"model": name, "_debug_info": {"rendered_template": text}})
+
     def _talk(self, request: Received) -> Answer:
         self.runners.expire()
+        is_rendered = request.body.get("_debug_render_only") and self.version_numbers >= (0, 11, 5)
+        if is_rendered and request.path.startswith("/api/"):
+            return self._render(request)
         self.runners.memory_bytes = self.memory_bytes
 
         def conversation(model: FakeModel, form: Form) -> Conversation:

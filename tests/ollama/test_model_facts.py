@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fakes.ollama_models import CHATML
 from fakes.ollama_server import (
     ERAS,
     GIB,
@@ -188,6 +190,15 @@ def test_the_facts_of_a_model(version: str) -> None:
         num_ctx_parameter=16384,
         quantization="Q4_K_M",
     )
+
+
+@pytest.mark.parametrize(("template", "loses"), [("{{ .Prompt }}", True), (CHATML, False)])
+def test_a_template_that_leaves_system_text_out(template: str, loses: bool) -> None:
+    """It is told with the model's facts."""
+    with client_of(FakeOllama(models=(replace(QWEN, template=template),))) as client:
+        facts = client.model_facts("qwen3:8b", ())
+    assert isinstance(facts, ModelFacts)
+    assert facts.loses_system == loses
 
 
 def test_facts_without_a_list(ollama: FakeOllama) -> None:

@@ -79,6 +79,23 @@ def without_thinking(request: ChatRequest) -> ChatRequest:
     return replace(request, body={**request.body, "think": False})
 
 
+def rendering_body(
+    request: ChatRequest, settings: DoorSettings, upstream: Upstream, version: str | Unavailable
+) -> dict[str, Any]:
+    """Return the body by which Ollama makes the text of a request's prompt and generates nothing.
+
+    ``_debug_render_only`` is a field of api/types.go (0.11.5 and later). All that a model is loaded with is the
+    request's own, or rendering would load it anew; ``truncate`` keeps messages that do not fit (0.12.6 and later). A
+    server that takes itself for such an Ollama and does not know the field generates one token.
+    """
+    changed = dict(request.body)
+    _pin(changed, request, settings, upstream, version)
+    _remove_own(changed, request)
+    options = {**(changed.get("options") or {}), "num_predict": 1}
+    rendering = {"stream": False, "truncate": False, "_debug_render_only": True}
+    return {**changed, **rendering, "options": options}
+
+
 def count_unanswered(request: ChatRequest) -> int:
     """Return how many of the user's messages in the prompt only the door has answered."""
     messages, prompt = request.body.get("messages"), request.body.get("prompt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from aider_guard.core.chat.types import Purpose, RoleName, Verdict
+from aider_guard.core.chat.types import CountedBy, Purpose, RoleName, Verdict
 from aider_guard.core.readings import ContextRow, Unavailable
 
 NOT_TOLD = Unavailable("the server did not tell")
@@ -48,11 +48,11 @@ class RequestFinished:
     """A request for text that reached the model is over.
 
     ``prompt_tokens`` and ``answer_tokens`` are the server's own numbers, ``counted_tokens`` is the door's count before
-    the answer. ``window_tokens`` is the window in the request (the pin), or the one that the server is known to have
-    loaded. Seconds are the server's own, but for ``first_byte_seconds``, from the request to the first byte of the
-    answer. ``left_out`` is how many of the user's messages were left out: the door had refused them before, and the
-    prompt does not fit with them. ``parts`` are the parts of the prompt, in tokens that sum up to about
-    ``counted_tokens``.
+    the answer, made as ``counted_by`` says. ``window_tokens`` is the window in the request (the pin), or the one that
+    the server is known to have loaded. Seconds are the server's own, but for ``first_byte_seconds``, from the request
+    to the first byte of the answer. ``left_out`` is how many of the user's messages were left out: the door had refused
+    them before, and the prompt does not fit with them. ``parts`` are the parts of the prompt, in tokens that sum up to
+    about ``counted_tokens``.
     """
 
     number: int
@@ -67,6 +67,7 @@ class RequestFinished:
     counted_tokens: int | Unavailable = NOT_TOLD
     counted_exactly: bool = False
     error_percent: float = 0.0
+    counted_by: CountedBy = field(default="", kw_only=True)
     load_seconds: float | Unavailable = NOT_TOLD
     prefill_seconds: float | Unavailable = NOT_TOLD
     generation_seconds: float | Unavailable = NOT_TOLD
@@ -96,6 +97,7 @@ class RequestRefused:
     counted_tokens: int | Unavailable = NOT_TOLD
     over_tokens: int = 0
     window_tokens: int | Unavailable = NOT_TOLD
+    counted_by: CountedBy = field(default="", kw_only=True)
     said: tuple[str, ...] = field(default=(), metadata={"journal": False})
 
 

@@ -237,6 +237,10 @@ class Sizes:
         while len(self._texts) > _TEXTS:
             self._texts.popitem(last=False)
 
+    def noted(self, model: str, text: str) -> int | None:
+        """Return the size that was noted of a text, None for none."""
+        return self._texts.get(_key(model, text))
+
     def fits(self, request: ChatRequest, room_tokens: int) -> bool:
         """Whether a prompt certainly has at most *room_tokens*, by its bytes or by the known sizes of its pieces."""
         bound = bound_tokens(request)
@@ -263,7 +267,8 @@ class Sizes:
         bytes_a_token = min(learned) if learned else FIRST_BYTES_A_TOKEN
         messages = 0 if learned else _MESSAGE_TOKENS * len(conversation(request))
         tokens = math.ceil(prompt_bytes(request) / bytes_a_token) + messages
-        return Count(tokens, exact=False, error_percent=LEARNED_ERROR if learned else FIRST_ERROR)
+        error_percent = LEARNED_ERROR if learned else FIRST_ERROR
+        return Count(tokens, exact=False, error_percent=error_percent, counted_by="bytes")
 
 
 def _bytes(text: str) -> int:

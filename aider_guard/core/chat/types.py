@@ -18,6 +18,16 @@ Stage = Literal["", "messages", "tokens", "generation"]
 the answer was written."""
 
 
+CountedBy = Literal["", "server", "rendered", "vocabulary", "estimate", "bytes", "refusal"]
+"""How a prompt was counted.
+
+``server``: Ollama made its text, and the process of its model counted that. ``rendered``: Ollama made the text, which
+was counted here with the model's vocabulary. ``vocabulary``: both were made here, by the model's template and
+vocabulary. ``estimate``: by another encoding and a ratio. ``bytes``: by its size in bytes. ``refusal``: by the server,
+when it refused it. "" where it was not counted.
+"""
+
+
 @dataclass(frozen=True)
 class Count:
     """The number of tokens in a text or a prompt. ``exact`` counts come from the model's own vocabulary and template.
@@ -28,6 +38,9 @@ class Count:
     tokens: int
     exact: bool
     error_percent: float = 0.0
+    counted_by: CountedBy = field(default="", compare=False)
+    is_partial: bool = False
+    """Whether the server's template leaves out some of the prompt's messages: the count is of what is left."""
 
     @property
     def at_most(self) -> int:
