@@ -484,6 +484,10 @@ def test_a_busy_server_is_waited_for_visibly() -> None:
         (404, "model 'qwen3:8b' not found", "missing", "ollama pull qwen3:8b"),
         (500, "cudaMalloc failed: out of memory", "memory", "does not fit into memory"),
         (500, "llama runner process has terminated: exit status 2", "crashed", "crashed"),
+        (
+            *(500, "error loading model: unknown model architecture: 'mllama'"),
+            *("unsupported", "update Ollama"),
+        ),
         (403, "ollama cloud is disabled: remote model is unavailable", "cloud", "ollama list"),
         (418, "teapot", "refused", "Ollama refused it: teapot"),
     ],

@@ -59,7 +59,8 @@ class Failure:
 _KNOWN: Final[tuple[tuple[str, Reason], ...]] = (
     # The first match counts: a crash may name memory, and a refusal by the cloud is also a 403.
     (r"maximum pending requests exceeded|server busy", "busy"),
-    (r"loading model|llm server loading", "busy"),
+    # llama.cpp's own text, and Ollama's states of a runner; "error loading model" is final.
+    (r"^loading model\W*$|llm server (loading|launched)|no slots available", "busy"),
     (r"input length exceeds the context length", "overflow"),
     (r"prompt is longer than the context length", "overflow"),
     (r"exceed_context_size_error|exceeds the available context size", "overflow"),
@@ -70,12 +71,21 @@ _KNOWN: Final[tuple[tuple[str, Reason], ...]] = (
     (r"requires more (system|gpu) memory|model request too large for system", "memory"),
     (r"out of memory|out-of-memory|cudaMalloc failed|hipMalloc failed", "memory"),
     (r"failed to allocate|allocation failed|unable to allocate", "memory"),
-    (r"vk_error_out_of_(device|host)_memory|insufficient memory|cannot allocate", "memory"),
+    (r"vk_error_out_of_(device|host)_memory|ErrorOutOf(Device|Host)Memory", "memory"),
+    (r"insufficient memory|cannot allocate", "memory"),
+    # Before "not found" (a tensor) and "terminated" (the process that read the file).
+    (r"error loading model|(unable|failed) to load model", "unsupported"),
+    (r"unknown model architecture|incompatible with your version of Ollama", "unsupported"),
     (r"model ['\"]?.*['\"]? not found|try pulling it first|does not exist", "missing"),
     (r"unexpectedly stopped|process has terminated|process no longer running", "crashed"),
+    (r"llm server (error|not responding)", "crashed"),
     (r"error starting|runner process|timed out waiting for llama|CUDA error|EOF$", "crashed"),
     (r"connection (refused|reset)|connectex|forcibly closed", "crashed"),  # Ollama's own runner
 )
+_BROKEN_FILE: Final = re.compile(
+    r"corrupted or incomplete|within the file bounds|invalid (file )?magic|tensor .* not found"
+)
+"""Words of a file that is not whole (llama.cpp's llama-model-loader.cpp and gguf.cpp)."""
 _NUMBERS: Final = (
     r"request \((?P<prompt>\d{1,18}) tokens\) exceeds the available context size \((?P<window>\d{1,18}) tokens",
     r"input length \((?P<prompt>\d{1,18}) tokens\).*maximum context length \((?P<window>\d{1,18}) tokens",
@@ -149,6 +159,8 @@ def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
     match failure.reason:
         case "missing":
             return f"{server} has no model {model}", _get_model(request)
+        case "unsupported":
+            what, helps = f"{server} cannot run {model}", _runnable(failure, request)
         case "memory":
             what, helps = f"{model} does not fit into memory", _less_memory(failure, request)
         case "crashed":
@@ -197,6 +209,19 @@ def _more(request: FailedRequest) -> str:
     if not request.is_here:
         return f"its log on that machine ({request.address}) says more"
     return "its log says more: journalctl -u ollama"
+
+
+def _runnable(failure: Failure, request: FailedRequest) -> str:
+    """Return what helps where a model's file cannot be run, now or later: it is too new, or not whole."""
+    if not request.is_ollama:
+        return "update it, or start it with another model"
+    if _BROKEN_FILE.search(failure.words):
+        ollama = "" if request.is_here else f"OLLAMA_HOST={request.address} "
+        commands = (f"{ollama}ollama {verb} {request.model}" for verb in ("rm", "pull"))
+        return f"{' && '.join(commands)}   fetches its file again"
+    where = "(ollama -v shows its version)"
+    where = where if request.is_here else f"on that machine ({request.address})"
+    return f"update Ollama {where}, or take another model: /model ollama_chat/NAME"
 
 
 def _get_model(request: FailedRequest) -> str:

@@ -16,6 +16,7 @@ Reason = Literal[
     "down",
     "missing",
     "memory",
+    "unsupported",
     "crashed",
     "lost",
     "busy",

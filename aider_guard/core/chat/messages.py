@@ -23,6 +23,7 @@ _REASONS = {
     "down": "Ollama does not answer",
     "missing": "the model is not installed",
     "memory": "memory does not suffice",
+    "unsupported": "the server cannot run the model",
     "crashed": "the model's process crashed",
     "lost": "the connection to the server was lost",
     "busy": "Ollama stayed busy",

@@ -32,6 +32,16 @@ STOPPED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
     "check ollama server logs for details"
 )
+ENDED = "process has terminated"
+UNKNOWN = "error loading model: unknown model architecture: 'mllama'"
+UNKNOWN_TOKENISER = (
+    "error loading model: error loading model vocabulary: unknown pre-tokenizer type: 'qwen35'"
+)
+BROKEN_FILE = "tensor 'blk.3.ffn_up.weight' data is not within the file bounds, model is corrupted or incomplete"
+INCOMPATIBLE = (
+    "this model may be incompatible with your version of Ollama. If you previously pulled this model, try updating it"
+    " by running `ollama pull x`"
+)
 TOO_LONG = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the"
     " context length in settings, or use a model with a longer context length"
@@ -64,6 +74,21 @@ NATIVE = json.dumps(
         (500, "VK_ERROR_OUT_OF_DEVICE_MEMORY", "memory"),
         (500, "llama runner process has terminated: exit status 2", "crashed"),
         (500, "llama-server process has terminated: signal: killed", "crashed"),
+        (500, f"llama-server {ENDED}: exit status 1: {UNKNOWN}\n{UNKNOWN}", "unsupported"),
+        (500, f"exception error loading model architecture: {UNKNOWN}", "unsupported"),
+        (500, "unable to load model: /models/blobs/sha256-a3f1", "unsupported"),
+        (500, f"llama runner: failed to load model '/models/x': {INCOMPATIBLE}", "unsupported"),
+        (500, f"llama runner {ENDED}: {INCOMPATIBLE}", "unsupported"),
+        (500, f"llama runner {ENDED}: error loading model: {BROKEN_FILE}", "unsupported"),
+        (500, f"{UNKNOWN_TOKENISER}", "unsupported"),
+        (503, f"{UNKNOWN}", "unsupported"),
+        (500, "error loading model: unable to allocate CUDA0 buffer", "memory"),
+        (500, "error loading model: vk::Device::allocateMemory: ErrorOutOfDeviceMemory", "memory"),
+        (500, "unexpected server status: llm busy - no slots available", "busy"),
+        (500, "unexpected server status: llm server loading model", "busy"),
+        (500, "unexpected server status: llm server launched", "busy"),
+        (500, "unexpected server status: llm server not responding", "crashed"),
+        (500, "unexpected server status: llm server error", "crashed"),
         (500, STOPPED, "crashed"),
         (500, "an error was encountered while running the model: unexpected EOF", "crashed"),
         (503, "server busy, please try again.  maximum pending requests exceeded", "busy"),
@@ -182,6 +207,36 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
             OLLAMA,
             "the process of qwen3:8b crashed: model runner",
             "send your message again",
+        ),
+        (
+            failure_of_words(f"llama-server {ENDED}: exit status 1: {UNKNOWN}"),
+            OLLAMA,
+            "Ollama cannot run qwen3:8b: llama-server process has terminated: exit status 1: error loading",
+            "update Ollama (ollama -v shows its version), or take another model: /model ollama_chat/NAME",
+        ),
+        (
+            failure_of_words(f"unable to load model: {BROKEN_FILE}"),
+            OLLAMA,
+            "Ollama cannot run qwen3:8b: unable to load model: tensor",
+            "ollama rm qwen3:8b && ollama pull qwen3:8b   fetches its file again",
+        ),
+        (
+            failure_of_words(f"unable to load model: {BROKEN_FILE}"),
+            REMOTE,
+            "Ollama cannot run qwen3:8b: unable to load model: tensor",
+            "OLLAMA_HOST=http://gpu-box:11434 ollama rm qwen3:8b && OLLAMA_HOST=http://gpu-box:11434 ollama pull",
+        ),
+        (
+            Failure("unsupported", UNKNOWN),
+            REMOTE,
+            "Ollama cannot run qwen3:8b: error loading model: unknown",
+            "update Ollama on that machine (http://gpu-box:11434), or take another model",
+        ),
+        (
+            Failure("unsupported", UNKNOWN),
+            LLAMA,
+            "the model server cannot run m: error loading model: unknown",
+            "update it, or start it with another model",
         ),
         (Failure("busy"), OLLAMA, "Ollama stayed busy", "wait for its other"),
         (
@@ -387,6 +442,7 @@ def test_a_status_speaks_where_the_words_do_not(
     ("words", "failure"),
     [
         ("loading model", Failure("busy", "loading model", 0, True)),
+        (UNKNOWN, Failure("unsupported", UNKNOWN)),
         ("something new", Failure("refused", "something new")),
         (
             f"request (9 tokens) exceeds the available context size ({'8' * 5000} tokens)",
