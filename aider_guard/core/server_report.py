@@ -79,8 +79,12 @@ class ServedModel:
 
     model: str
     name: str
-    base: str = field(repr=False)
+    base: str = field(repr=False, metadata={"journal": False})
     """The server's address, complete: it may hold a password."""
+    headers: tuple[tuple[str, str], ...] = field(
+        default=(), repr=False, metadata={"journal": False}
+    )
+    """The key and headers that Aider sends there."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,10 @@ class InstalledModelsByServer:
     """The installed models of each Ollama that the door leads to (``interfaces.InstalledModels``)."""
 
     def __init__(
-        self, make: Callable[[str], OllamaTags] = lambda base: OllamaTags(OllamaClient(base))
+        self,
+        make: Callable[[Upstream], OllamaTags] = lambda upstream: OllamaTags(
+            OllamaClient(upstream.base, headers=upstream.headers)
+        ),
     ) -> None:
         self._make = make
         self._tags: dict[str, OllamaTags] = {}
@@ -90,7 +93,7 @@ class InstalledModelsByServer:
     def of(self, upstream: Upstream) -> OllamaTags:
         """Return the installed models of one Ollama."""
         if upstream.base not in self._tags:
-            self._tags[upstream.base] = self._make(upstream.base)
+            self._tags[upstream.base] = self._make(upstream)
         return self._tags[upstream.base]
 
     async def host_of(self, upstream: Upstream, model: str) -> str | Unavailable | None:

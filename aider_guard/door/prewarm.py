@@ -29,6 +29,7 @@ from aider_guard.core.printable import printable
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.door.loaded_models import LoadedModels, SessionModel, find_listed, keep_alive
 from aider_guard.door.reload_cause import ReloadWatch
+from aider_guard.ollama.access import Headers
 from aider_guard.ollama.client import (
     OllamaClient,
     is_count,
@@ -44,10 +45,14 @@ Post = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any] | Unavailable
 """Sends a body to a path of Ollama's; returns its answer, or why there is none."""
 
 
-def http_client(base: str) -> httpx.AsyncClient:
+def http_client(base: str, headers: Headers = ()) -> httpx.AsyncClient:
     """Return a client for a few requests: no proxy, no redirect, no certificates where they are not needed."""
     return httpx.AsyncClient(
-        trust_env=False, verify=verification(base), follow_redirects=False, timeout=_TIMEOUT
+        headers=headers,
+        trust_env=False,
+        verify=verification(base),
+        follow_redirects=False,
+        timeout=_TIMEOUT,
     )
 
 

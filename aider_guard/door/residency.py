@@ -100,7 +100,7 @@ class OllamaResidency:
         self._reload_watch = ReloadWatch(inspector or ReloadInspector(client), emit)
         self._prewarmer = Prewarmer(
             client,
-            PrewarmRequests(base, connect or (lambda: http_client(base))),
+            PrewarmRequests(base, connect or (lambda: http_client(base, client.headers))),
             self._loaded_models,
             self._tasks,
             self._reload_watch,

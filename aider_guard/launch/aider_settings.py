@@ -40,6 +40,8 @@ class Role:
     """The complete ``api_base``, which may hold a secret: never shown."""
     redirects: tuple[str, ...] = ()
     """Extra parameters with which litellm sends requests to another model or provider: ``fallbacks: gpt-4o``."""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """The key, as a header, and the extra headers that litellm sends to the server: secrets, never shown."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from aider_guard.launch.pins import Entries
 from aider_guard.launch.places import place
 from aider_guard.launch.routes import OLLAMAS_OPENAI, DoorAddress, Routes
 from aider_guard.launch.server_runtime import Placement
+from aider_guard.ollama.access import valid_headers
 
 LEARNED = "tokens"
 """The folder in the state folder where ratios of tokens are remembered."""
@@ -132,11 +133,14 @@ def server_keeps_longer(server: ServerReport | Unavailable) -> bool:
 
 def served_models(settings: AiderSettings) -> tuple[ServedModel, ...]:
     """The models on other servers of this machine."""
-    locations = [(role.model, place(role, settings)) for role in settings.roles]
+    locations = [(role, place(role, settings)) for role in settings.roles]
     models = {
-        model: ServedModel(model, name_on_server(model), location.address)
-        for model, location in locations
-        if location.kind == "server" and ollama_name(model) is None
+        role.model: ServedModel(
+            *(role.model, name_on_server(role.model), location.address),
+            headers=valid_headers(role.headers),
+        )
+        for role, location in locations
+        if location.kind == "server" and ollama_name(role.model) is None
     }
     return tuple(models.values())
 

@@ -13,7 +13,8 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
 from aider_guard.launch.facts import Facts
-from aider_guard.launch.places import base_url, is_local
+from aider_guard.launch.places import base_url, is_local, ollama_headers
+from aider_guard.ollama.access import ServerAccess, environment_headers
 from aider_guard.ollama.names import display_base, is_cloud_base, is_this_machine
 
 _FOUND_BY_NAME = (".env", ".aider.conf.yml")
@@ -123,6 +124,16 @@ def may_be_asked(
     return is_this_machine(base) or not (
         is_cloud_base(base) or from_repository(address_source(facts), settings)
     )
+
+
+def ollama_access(
+    config: Config, settings: AiderSettings | Unavailable, environment: Mapping[str, str]
+) -> ServerAccess:
+    """Ollama's URL, with the key and headers that Aider sends it; before Aider has said, the environment's key."""
+    base = ollama_address(config, settings, environment)
+    if isinstance(settings, Unavailable):
+        return ServerAccess(base, environment_headers(environment))
+    return ServerAccess(base, ollama_headers(settings) or environment_headers(environment))
 
 
 def _facts(

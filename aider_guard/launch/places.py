@@ -12,6 +12,7 @@ from aider_guard.core.server_report import InstalledModel, ModelMissing, ServerR
 from aider_guard.launch.aider_settings import AiderSettings, Role, ollama_name
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
 from aider_guard.launch.facts import Facts
+from aider_guard.ollama.access import Headers, valid_headers
 from aider_guard.ollama.names import DEFAULT_BASE, connectable_base, is_this_machine
 
 # By the prefix of a provider's models, in the order in which litellm 1.81.10 reads them (main.py, completion).
@@ -73,6 +74,12 @@ def place(role: Role, settings: AiderSettings) -> RunLocation:
     if not base and provider in DEFAULT_ADDRESSES:
         return RunLocation("server", "", DEFAULT_ADDRESSES[provider])
     return RunLocation("cloud", base)
+
+
+def ollama_headers(settings: AiderSettings) -> Headers:
+    """The key and headers that Aider sends to the session's Ollama; the main model's win."""
+    used = (role for role in settings.roles if place(role, settings).kind == "ollama")
+    return valid_headers(header for role in used for header in role.headers)
 
 
 def address_for(provider: str, settings: AiderSettings) -> tuple[str, str]:
@@ -173,6 +180,15 @@ def addresses_in(entry: Mapping[str, Any]) -> tuple[str, ...]:
     """The complete addresses among an entry's extra parameters."""
     extra = entry.get("extra_params") or {}
     return tuple(extra[name] for name in ADDRESS_PARAMETERS if isinstance(extra.get(name), str))
+
+
+def headers_in(entry: Mapping[str, Any]) -> Headers:
+    """The extra headers of an entry's extra parameters, and its key as one (litellm/main.py, completion)."""
+    extra = entry.get("extra_params") or {}
+    more, key = extra.get("extra_headers"), extra.get("api_key")
+    pairs = list(more.items()) if isinstance(more, dict) else []
+    pairs += [("Authorization", f"Bearer {key}")] if key else []
+    return valid_headers((str(name), str(value)) for name, value in pairs)
 
 
 def redirect_entry(entry: Mapping[str, Any], urls: Mapping[str, str]) -> dict[str, Any]:

@@ -14,9 +14,12 @@ from aider_guard.launch.places import (
     DEFAULT_ADDRESSES,
     address_for,
     addresses_in,
+    headers_in,
     key_of,
+    ollama_headers,
     place,
 )
+from aider_guard.ollama.access import Headers, valid_headers
 from aider_guard.ollama.names import connectable_base, is_this_machine
 
 OLLAMAS_OPENAI = "/v1"
@@ -65,7 +68,7 @@ def find_routes(
     Every server of this machine that a variable, a role or an entry names gets a prefix. Other machines are for the
     checks to judge: the door reaches none but Ollama's.
     """
-    routes = _RouteBuilder(ollama)
+    routes = _RouteBuilder(ollama, ollama_headers(settings))
     variables: dict[str, str] = {}
     for provider, names in ADDRESS_VARIABLES.items():
         address = address_for(provider, settings)[1]
@@ -76,13 +79,13 @@ def find_routes(
     for role in settings.roles:
         address = place(role, settings).address
         if _is_local(address):
-            routes.prefix(address, _provider(role.model))
+            routes.prefix(address, _provider(role.model), valid_headers(role.headers))
     main = settings.roles[0].model if settings.roles else ""
     for name, entry in entries.items():
         provider = _provider(name)
         provider = _provider(main) if provider == _PREFIX_OF_EVERY_MODEL else provider
         for address in filter(_is_local, addresses_in(entry)):
-            routes.prefix(address, provider)
+            routes.prefix(address, provider, headers_in(entry))
     return Routes(tuple(routes.upstreams), routes.prefixes, variables)
 
 
@@ -99,11 +102,11 @@ def _provider(model: str) -> str:
 class _RouteBuilder:
     """Collects servers, each once, and gives each a prefix."""
 
-    def __init__(self, ollama: str) -> None:
-        self.upstreams = [Upstream("", ollama, "ollama")]
+    def __init__(self, ollama: str, headers: Headers) -> None:
+        self.upstreams = [Upstream("", ollama, "ollama", headers)]
         self.prefixes = {key_of(ollama): "", key_of(ollama) + OLLAMAS_OPENAI: OLLAMAS_OPENAI}
 
-    def prefix(self, address: str, provider: str) -> str:
+    def prefix(self, address: str, provider: str, headers: Headers = ()) -> str:
         """The prefix of this server, a new one where it has none yet."""
         key = key_of(address)
         if key not in self.prefixes:
@@ -114,6 +117,7 @@ class _RouteBuilder:
             names = chain([name], (f"{name}-{number}" for number in count(2)))
             path = next(path for path in names if path not in used)
             kind: Literal["ollama", "openai"] = "ollama" if provider == _OLLAMA else "openai"
-            self.upstreams.append(Upstream(path, connectable_base(address), kind))
+            asked = headers if kind == "ollama" else ()  # others are asked before the start only
+            self.upstreams.append(Upstream(path, connectable_base(address), kind, asked))
             self.prefixes[key] = f"/{path}"
         return self.prefixes[key]

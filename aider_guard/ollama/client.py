@@ -27,10 +27,13 @@ from aider_guard.core.server_report import (
     find_installed,
     nearest_names,
 )
+from aider_guard.ollama.access import environment_headers
 from aider_guard.ollama.names import display_base, is_cloud_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from aider_guard.ollama.access import Headers
 
 NO_WINDOW: Final = Unavailable("this Ollama does not report the window (0.10 and later do)")
 # The line of a model file that names the weights: a blob's path, or its digest. Others (a
@@ -275,18 +278,23 @@ def fetch(
 
 
 class OllamaClient:
-    """A client of one server. Safe to use from several threads; each call ends, however the server behaves."""
+    """A client of one server. Safe to use from several threads; each call ends, however the server behaves.
+
+    ``headers`` go with every question; None means the key in ``OLLAMA_API_KEY``.
+    """
 
     def __init__(
         self,
         base_url: str,
         *,
+        headers: Headers | None = None,
         answer_seconds: float = ANSWER_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shown = display_base(base_url)
         self.base_url = base_url.rstrip("/")
         """The server's address. It may hold a password: show ``names.display_base`` of it."""
+        self.headers = environment_headers() if headers is None else headers
         self._answer_seconds = answer_seconds
         self._clock = clock
         self.last_list: ModelsReading | Unavailable = NOT_LISTED
@@ -294,7 +302,10 @@ class OllamaClient:
         # trust_env: HTTP_PROXY would catch even 127.0.0.1. No redirect is followed, so a plain http
         # address never needs certificates.
         self._http = httpx.Client(
-            trust_env=False, verify=verification(base_url), follow_redirects=False
+            headers=self.headers,
+            trust_env=False,
+            verify=verification(base_url),
+            follow_redirects=False,
         )
 
     def close(self) -> None:

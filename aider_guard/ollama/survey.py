@@ -52,7 +52,7 @@ def window_of(
     if not is_this_machine(base):
         return Unavailable(f"{display_base(base)} is on another machine and is not asked")
     # As in client.py: no proxy from the environment, no redirect, certificates only for https.
-    with httpx.Client(trust_env=False, verify=verification(base)) as http:
+    with httpx.Client(headers=model.headers, trust_env=False, verify=verification(base)) as http:
         return _OpenAIServer(http, base, clock() + within_seconds, clock).window(model.name)
 
 

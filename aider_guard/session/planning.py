@@ -19,11 +19,12 @@ from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
 from aider_guard.launch.door_settings import DoorAddresses
 from aider_guard.launch.facts import NOT_TRIED, Facts, RepoFacts
-from aider_guard.launch.ollama_address import may_be_asked, ollama_address
+from aider_guard.launch.ollama_address import may_be_asked, ollama_access, ollama_address
 from aider_guard.launch.plan import Plan, make_plan
 from aider_guard.launch.repository import runner_of_tests
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.server_runtime import read_corrections
+from aider_guard.ollama.access import ServerAccess
 from aider_guard.session.start_aider import DoorListener
 
 _SWITCH: Final = "AIDER_GUARD_TEST_WAIT_SECONDS"
@@ -51,9 +52,13 @@ class Planner:
         """Return the address of this session's Ollama."""
         return ollama_address(self.config, settings, self.environment)
 
-    def first_server(self) -> str:
-        """Return the probable address of Ollama, before Aider has named its settings."""
-        return ollama_address(self.config, Unavailable("not said yet"), self.environment)
+    def access(self, settings: AiderSettings) -> ServerAccess:
+        """Return this session's Ollama, with the key and headers that Aider sends it."""
+        return ollama_access(self.config, settings, self.environment)
+
+    def first_access(self) -> ServerAccess:
+        """Return what is probably Ollama, before Aider has named its settings."""
+        return ollama_access(self.config, Unavailable("not said yet"), self.environment)
 
     def patience_seconds(self, usual: float) -> float:
         """Return how long to wait for a reading before Aider begins: the *usual* time, but in tests."""

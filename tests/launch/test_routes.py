@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -197,3 +197,25 @@ def test_no_address_with_a_password_shows_in_the_settings() -> None:
         addresses=(variable("OPENAI_API_BASE", secret),),
     )
     assert "hunter2" not in repr(aider_settings)
+
+
+def test_each_ollama_has_the_headers_that_aider_sends_there() -> None:
+    """Those of its models, the main one first; a key is for no other server."""
+    second, third = "http://127.0.0.1:11500", "http://127.0.0.1:11600"
+    roles = (
+        replace(role("openai/m", CPP), headers=(("Authorization", "Bearer other"),)),
+        replace(role("ollama_chat/a"), headers=(("Authorization", "Bearer key"), ("X-A", "1"))),
+        replace(role("ollama_chat/b"), headers=(("authorization", "Bearer 2"), ("X-B", "2"))),
+        replace(role("ollama_chat/c", second), headers=(("X-C", "3"),)),
+    )
+    more = {"X-D": "4", "Authorization": "Basic x"}
+    entries = {"ollama/d": entry(api_base=third, api_key="no", extra_headers=more)}
+    upstreams = find_routes(AiderSettings(roles=roles), OLLAMA, entries).upstreams
+    headers = {upstream.base: upstream.headers for upstream in upstreams}
+    assert headers == {
+        OLLAMA: (("Authorization", "Bearer key"), ("X-A", "1"), ("X-B", "2")),
+        CPP: (),
+        second: (("X-C", "3"),),
+        third: (("X-D", "4"), ("Authorization", "Basic x")),
+    }
+    assert "key" not in repr(upstreams)

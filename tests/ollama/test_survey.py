@@ -160,11 +160,11 @@ def test_a_bug_is_not_hidden() -> None:
 
 
 def test_a_remote_address_is_shown_without_its_password() -> None:
-    """The report has the address and nothing else of the URL."""
+    """The report has the address with its path."""
     client = OllamaClient("http://me:secret@127.0.0.1:1/x")
     report = survey(client, ["a"])
     client.close()
-    assert report.base == "http://127.0.0.1:1"
+    assert report.base == "http://127.0.0.1:1/x"
     assert "secret" not in str(report)
 
 
