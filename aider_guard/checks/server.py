@@ -11,7 +11,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess, ServerReport
 from aider_guard.launch import ollama_address
 from aider_guard.launch.facts import NOT_ASKED, Facts
-from aider_guard.launch.places import base_url, is_local, roles, with_ollama
+from aider_guard.launch.places import base_url, roles, with_ollama
 from aider_guard.launch.server_runtime import fills_memory, is_on, runtime_of
 from aider_guard.ollama.names import display_base
 
@@ -31,8 +31,8 @@ def availability(facts: Facts) -> Iterator[Finding]:
                 return
             shown = display_base(base_url(facts))
             what = f"Ollama does not answer at {shown} as it should"
-            start = "ollama serve" if is_local(facts) else f"start Ollama on the machine of {shown}"
-            yield warn("ollama-unread", what, reason, start)
+            helps = facts.server.helps if isinstance(facts.server, ServerReport) else ""
+            yield warn("ollama-unread", what, reason, helps or f"curl {shown}/api/version")
         case ServerReport() as report:
             where = "local" if report.is_local else "on another machine"
             name = "answers"

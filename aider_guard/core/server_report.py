@@ -105,6 +105,8 @@ class ServerReport:
     )
     others: dict[str, int | Unavailable] = field(default_factory=dict, metadata={"journal": False})
     """The windows, in tokens, of models on other servers of this machine, by Aider's names for them."""
+    helps: str = field(default="", metadata={"journal": False})
+    """What helps where the version is not known, as a line to paste or a sentence."""
 
 
 # Names of installed models.

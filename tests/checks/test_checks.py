@@ -139,12 +139,15 @@ def test_an_ollama_that_answers_is_described() -> None:
     assert finding.evidence == "process 812, ollama, of ollama"
 
 
-def test_a_silent_ollama_is_started() -> None:
-    """Here by its command; on another machine in words."""
-    elsewhere = world(server=NO, config=Config(ollama="http://192.168.1.5:11434"))
+def test_a_silent_ollama_is_started_where_that_helps() -> None:
+    """As the survey says; where it did not come to an end, a question shows what is there."""
+    elsewhere = Config(ollama="http://192.168.1.5:3000/ollama")
+    silent = server(version=NO, installed=NO, loaded=NO, helps="ollama serve")
 
-    assert finding_of(world(server=NO), "ollama-unread").fix == "ollama serve"
-    assert "192.168.1.5" in finding_of(elsewhere, "ollama-unread").fix
+    assert finding_of(world(server=silent), "ollama-unread").fix == "ollama serve"
+    finding = finding_of(world(server=NO, config=elsewhere), "ollama-unread")
+    assert finding.what == "Ollama does not answer at http://192.168.1.5:3000/ollama as it should"
+    assert finding.fix == "curl http://192.168.1.5:3000/ollama/api/version"
 
 
 def test_an_ollama_that_is_not_used_is_not_missed() -> None:

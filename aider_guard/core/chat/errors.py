@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -18,6 +18,17 @@ from aider_guard.core.chat.types import WindowNeed
 from aider_guard.core.messages import size
 from aider_guard.core.printable import printable
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.server_answers import (
+    Meaning,
+    Question,
+    is_refused,
+    meaning_of,
+    passes,
+    shown_location,
+    what_happened,
+    what_helps,
+    what_helps_connecting,
+)
 
 _MAX_WORDS: Final = 160
 _UNITS: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -36,6 +47,8 @@ class FailedRequest:
     address: str
     is_ollama: bool = True
     is_here: bool = True
+    path: str = ""
+    """What was asked for, behind the address."""
     smaller_windows: tuple[WindowNeed, ...] = ()
     alike: tuple[str, ...] = ()
     """Installed models with similar names."""
@@ -52,6 +65,8 @@ class Failure:
     words: str = field(default="", repr=False)
     status: int = 0
     waits: bool = False
+    location: str = ""
+    """Where a redirect leads, as it may be shown."""
     prompt_tokens: int | Unavailable = NOT_TOLD
     window_tokens: int | Unavailable = NOT_TOLD
 
@@ -76,7 +91,7 @@ _KNOWN: Final[tuple[tuple[str, Reason], ...]] = (
     # Before "not found" (a tensor) and "terminated" (the process that read the file).
     (r"error loading model|(unable|failed) to load model", "unsupported"),
     (r"unknown model architecture|incompatible with your version of Ollama", "unsupported"),
-    (r"model ['\"]?.*['\"]? not found|try pulling it first|does not exist", "missing"),
+    (r"\bmodel\b.*\bnot found|model_not_found|try pulling it first|does not exist", "missing"),
     (r"unexpectedly stopped|process has terminated|process no longer running", "crashed"),
     (r"llm server (error|not responding)", "crashed"),
     (r"error starting|runner process|timed out waiting for llama|CUDA error|EOF$", "crashed"),
@@ -96,23 +111,39 @@ _NUMBERS: Final = (
         r".*?(?:requested|request has|contains at least) (?P<prompt>\d{1,18})"
     ),
 )
-_BY_STATUS: Final[dict[int, Reason]] = {503: "busy", 404: "missing", 401: "cloud"}
-"""What a refusal in unknown words is, by its status. Ollama needs a login (401) for its cloud only."""
+_BY_MEANING: Final[Mapping[Meaning, Reason]] = {
+    "key": "forbidden",
+    "not allowed": "forbidden",
+    "path": "strange",
+    "moved": "strange",
+    "too large": "proxy",
+    "gone": "proxy",
+    "slow": "proxy",
+}
+_BUSY: Final = 503
 
 
-def failure_of_answer(status: int, content: bytes) -> Failure:
-    """Return the failure that an answer with another status than 200 reports."""
+def failure_of_answer(status: int, content: bytes, location: str = "") -> Failure:
+    """Return the failure that an answer with another status than 200 reports. ``location`` is that of a redirect."""
     words = error_text(content)
-    if not words:
+    if words:
+        failure = failure_of_words(words, status)
+        if failure.reason != "refused":
+            return failure
+        if status == _BUSY:
+            return Failure("busy", words, status, waits=True)
+    else:
         plain = re.sub(r"<[^>]*>", " ", content[:4096].decode("utf-8", "replace"))
-        return Failure(
-            "forbidden" if status in (401, 403) else "strange", short_words(plain), status
-        )
-    failure = failure_of_words(words, status)
-    if failure.reason == "refused" and status in _BY_STATUS:
-        reason = _BY_STATUS[status]
-        return Failure(reason, words, status, waits=reason == "busy")
-    return failure
+        failure = Failure("strange", short_words(plain), status)
+    meaning = meaning_of(status)
+    if meaning is None:
+        return failure
+    return replace(
+        failure,
+        reason=_BY_MEANING[meaning],
+        waits=passes(meaning),
+        location=shown_location(location),
+    )
 
 
 def failure_of_words(words: str, status: int = 0) -> Failure:
@@ -173,15 +204,16 @@ def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
         case "cloud":
             what, helps = f"not sent: {model} would run in Ollama's cloud", _LOCAL
         case "down":
-            what, helps = f"{server} does not answer at {address}", _start(request)
+            what, helps = f"{server} does not answer at {address}", _reach(failure, request)
+        case "strange" | "forbidden" | "proxy" if meaning := meaning_of(failure.status):
+            question = Question(server, address, request.path, failure.location)
+            what = what_happened(meaning, failure.status, question)
+            helps = what_helps(meaning, question, is_ollama=request.is_ollama)
         case "strange":
             answer = f"status {failure.status}" if failure.status else "no answer in its protocol"
             what = f"what answers at {address} is not {server}: {answer}"
             page = "/api/version" if request.is_ollama else ""
             helps = f"curl {address}{page}   shows what it is"
-        case "forbidden":
-            what = f"{server} at {address} did not allow it: status {failure.status}"
-            helps = "is it the right server, and does it want a key?"
         case _:
             what, helps = f"{server} refused it", _more(request)
     return f"{what}{words}", helps
@@ -194,6 +226,21 @@ def _try_again(request: FailedRequest) -> str:
     window = fitting_window("", request.smaller_windows)
     smaller = f"aider-guard --num-ctx {window.window_tokens}" if window else "a smaller model"
     return f"send your message again: Ollama starts it anew; if it crashes again, {smaller}"
+
+
+def _reach(failure: Failure, request: FailedRequest) -> str:
+    """What helps where there is no connection: to start the server, but only where nothing listens."""
+    if not request.is_here or is_refused(failure.words):
+        return _start(request)
+    page = "/api/version" if request.is_ollama else "/models"
+    return what_helps_connecting(failure.words, Question("", request.address, page))
+
+
+def waiting_words(failure: Failure) -> str:
+    """Return why a server is waited for, in one clause."""
+    if failure.reason == "proxy":
+        return f"what stands in front of it has no answer of the model server's (status {failure.status})"
+    return short_words(failure.words) or "the server is busy"
 
 
 def _start(request: FailedRequest) -> str:

@@ -21,6 +21,7 @@ Reason = Literal[
     "lost",
     "busy",
     "strange",
+    "proxy",
     "refused",
     "forbidden",
 ]

@@ -28,6 +28,7 @@ _REASONS = {
     "lost": "the connection to the server was lost",
     "busy": "Ollama stayed busy",
     "strange": "the server's answer makes no sense",
+    "proxy": "what stands in front of the server has no answer of it",
     "refused": "the server refused it",
     "forbidden": "it is not allowed",
 }

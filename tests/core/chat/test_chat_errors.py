@@ -28,6 +28,7 @@ SMALLER = (WindowNeed(16384, 9 * GIB), WindowNeed(8192, 7 * GIB), WindowNeed(409
 REMOTE = FailedRequest("qwen3:8b", "http://gpu-box:11434", is_here=False)
 LLAMA = FailedRequest("m", "http://127.0.0.1:8080", is_ollama=False)
 OLLAMA = FailedRequest("qwen3:8b", "http://127.0.0.1:11434", smaller_windows=SMALLER)
+PROXY = FailedRequest("qwen3:8b", "http://box:3000/ollama", is_here=False, path="/api/chat")
 STOPPED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
     "check ollama server logs for details"
@@ -110,7 +111,8 @@ NATIVE = json.dumps(
             "overflow",
         ),
         (403, "ollama cloud is disabled: remote model is unavailable", "cloud"),
-        (401, "unauthorized", "cloud"),
+        (401, "unauthorized", "forbidden"),
+        (413, "x", "proxy"),
         (400, "invalid options: num_gpu", "refused"),
         (500, "something new", "refused"),
     ],
@@ -154,7 +156,12 @@ def test_the_servers_own_numbers_are_read(error: str, prompt: Any, window: Any) 
 @pytest.mark.parametrize(
     ("status", "content", "reason"),
     [
-        (502, b"<html><h1>502 Bad Gateway</h1></html>", "strange"),
+        (502, b"<html><h1>502 Bad Gateway</h1></html>", "proxy"),
+        (503, b"<html>503 Service Temporarily Unavailable</html>", "proxy"),
+        (504, b"<html>504 Gateway Time-out</html>", "proxy"),
+        (413, b"<html>413 Request Entity Too Large</html>", "proxy"),
+        (401, b"<html>401 Authorization Required</html>", "forbidden"),
+        (301, b"<html>301 Moved Permanently</html>", "strange"),
         (404, b"404 page not found", "strange"),
         (403, b"", "forbidden"),
         (500, b"", "strange"),
@@ -162,9 +169,13 @@ def test_the_servers_own_numbers_are_read(error: str, prompt: Any, window: Any) 
         (418, b"[]", "strange"),
     ],
 )
-def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reason: str) -> None:
-    """Another program than a model server answers there."""
-    assert failure_of_answer(status, content).reason == reason
+def test_an_answer_in_no_known_form_is_not_the_servers(
+    status: int, content: bytes, reason: str
+) -> None:
+    """It is a proxy's, which is waited for where it says that it will pass, or another program's."""
+    failure = failure_of_answer(status, content)
+    assert failure.reason == reason
+    assert failure.waits is (status in (502, 503, 504))
 
 
 @pytest.mark.parametrize(
@@ -246,10 +257,76 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
             "ollama list",
         ),
         (
-            Failure("strange", "Bad Gateway", 502),
+            Failure("strange", "teapot", 418),
             OLLAMA,
-            "what answers at http://127.0.0.1:11434 is not Ollama: status 502: Bad Gateway",
+            "what answers at http://127.0.0.1:11434 is not Ollama: status 418: teapot",
             "curl http://127.0.0.1:11434/api/version",
+        ),
+        (
+            failure_of_answer(502, b"<html><h1>502 Bad Gateway</h1>nginx</html>"),
+            PROXY,
+            "the proxy at http://box:3000/ollama does not reach Ollama: status 502: 502 Bad Gateway nginx",
+            "see that Ollama runs behind it, then send your message again",
+        ),
+        (
+            failure_of_answer(504, b"<html>"),
+            PROXY,
+            "the proxy at http://box:3000/ollama gave up waiting for Ollama: status 504",
+            "let it wait longer (nginx: proxy_read_timeout 600s), then send your message again",
+        ),
+        (
+            failure_of_answer(413, b"<html>"),
+            PROXY,
+            "the proxy at http://box:3000/ollama takes no request of this size: status 413",
+            "let it take more (nginx: client_max_body_size 64m), or make the prompt smaller: /drop FILE",
+        ),
+        (
+            failure_of_answer(401, b'{"detail":"Not authenticated"}'),
+            PROXY,
+            "Ollama at http://box:3000/ollama wants a key, or another one: status 401: Not authenticated",
+            "export OLLAMA_API_KEY=KEY   or a user and password in the address",
+        ),
+        (
+            failure_of_answer(401, b'{"detail":"Not authenticated"}'),
+            LLAMA,
+            "the model server at http://127.0.0.1:8080 wants a key, or another one: status 401",
+            "set the key of its provider (OPENAI_API_KEY)",
+        ),
+        (
+            failure_of_answer(404, b'{"detail":"Not Found"}'),
+            PROXY,
+            "nothing answers at http://box:3000/ollama/api/chat: status 404: Not Found",
+            "curl http://box:3000/ollama/api/version   shows whether the path",
+        ),
+        (
+            failure_of_answer(301, b"", "https://me:secret@box:3443/ollama/api/chat?key=secret"),
+            PROXY,
+            "http://box:3000/ollama redirects to https://box:3443/ollama/api/chat, which is not followed: status 301",
+            "export OLLAMA_API_BASE=https://box:3443/ollama   if that is your server",
+        ),
+        (
+            failure_of_answer(302, b"", "/login"),
+            PROXY,
+            "http://box:3000/ollama redirects to /login, which is not followed: status 302",
+            "name the address that it leads to (OLLAMA_API_BASE)",
+        ),
+        (
+            failure_of_answer(307, b""),
+            LLAMA,
+            "http://127.0.0.1:8080 redirects, which is not followed: status 307",
+            "name the address that it leads to (OPENAI_API_BASE)",
+        ),
+        (
+            Failure("down", "no connection in time"),
+            OLLAMA,
+            "Ollama does not answer at http://127.0.0.1:11434: no connection in time",
+            "curl http://127.0.0.1:11434/api/version   shows whether the address is right",
+        ),
+        (
+            Failure("down", "certificate verify failed"),
+            replace(OLLAMA, address="https://localhost:443"),
+            "Ollama does not answer at https://localhost:443: certificate verify failed",
+            "export SSL_CERT_FILE=CA.pem ",
         ),
         (
             Failure("strange"),
@@ -419,12 +496,16 @@ def test_an_error_in_an_error_in_an_error_is_opened() -> None:
         (404, "", "strange", False),
         (500, "", "strange", False),
         (503, "not now", "busy", True),
-        (502, "not now", "refused", False),
-        (404, "not here", "missing", False),
-        (405, "not here", "refused", False),
-        (401, "who are you", "cloud", False),
+        (502, "not now", "proxy", True),
+        (504, "not now", "proxy", True),
+        (524, "not now", "proxy", True),
+        (404, "Not Found", "strange", False),
+        (404, "Model not found", "missing", False),
+        (405, "not here", "strange", False),
+        (401, "who are you", "forbidden", False),
         (402, "who are you", "refused", False),
-        (403, "who are you", "refused", False),
+        (403, "who are you", "forbidden", False),
+        (304, "not modified", "refused", False),
         (503, "out of memory", "memory", False),
         (404, "out of memory", "memory", False),
         (401, "out of memory", "memory", False),
@@ -495,8 +576,8 @@ def test_the_words_of_an_error(content: bytes, words: str) -> None:
 
 def test_a_page_is_shown_without_its_marks() -> None:
     """The first 4096 bytes of it, on one line."""
-    page = b"<html><h1>502\n Bad</h1></html>".ljust(4093) + b"xyz0"
-    assert failure_of_answer(502, page) == Failure("strange", "502 Bad xyz", 502)
+    page = b"<html><h1>500\n Bad</h1></html>".ljust(4093) + b"xyz0"
+    assert failure_of_answer(500, page) == Failure("strange", "500 Bad xyz", 500)
 
 
 def test_other_words_are_cut_to_a_line() -> None:
