@@ -19,17 +19,19 @@ from aider_guard.launch.aider_settings import (
     ollama_name,
 )
 from aider_guard.launch.facts import Facts
-from aider_guard.launch.ollama_address import host_of
 from aider_guard.launch.places import (
     base_url,
     by_model,
+    host_of,
     in_cloud,
     installed_models,
+    is_private,
     local_model_command,
     place,
     roles,
     with_ollama,
 )
+from aider_guard.ollama.names import connectable_base
 
 _ALIAS = ", an alias in "
 # "--4o on the command line", "AIDER_4O in /repo/.env", "4o in /repo/.aider.conf.yml".
@@ -48,6 +50,8 @@ def roles_in_cloud(facts: Facts) -> Iterator[Finding]:
             continue
         base = place(role, facts.settings).base
         what = f"the {role.role} model, {role.model}, would run in a cloud{f' at {base}' if base else ''}"
+        if base and is_private(connectable_base(base)):
+            what = f"the {role.role} model, {role.model}, would run at {base}, which only the repository names"
         path = path_of(role)
         if path == "alias":
             what = f"{role.asked}, the {role.role} model, is an alias of {role.model}, which would run in a cloud"

@@ -20,6 +20,7 @@ from aider_guard.launch.places import (
     runs_here,
     with_ollama,
 )
+from aider_guard.ollama.names import connectable_base, is_this_machine
 
 
 def main_model(facts: Facts) -> Iterator[Finding]:
@@ -103,19 +104,26 @@ def prefixes(facts: Facts) -> Iterator[Finding]:
 
 
 def other_servers(facts: Facts) -> Iterator[Finding]:
-    """Models on another server on this machine: the guard watches their window but cannot fix it."""
+    """Models on another server of this machine or network: the guard watches their window but cannot fix it."""
     if isinstance(facts.settings, Unavailable):
         return
     for model, (role, *_) in by_model(roles(facts)).items():
         where = place(role, facts.settings)
         if where.kind == "server":
-            yield _served(model, where.base or "its usual address", facts)
+            base = where.base or "its usual address"
+            if where.base and not is_this_machine(connectable_base(where.base)):
+                host = where.base.removeprefix("http://")
+                what = f"all code for {model} goes to {host}"
+                yield info("remote-server", what, where.source)
+            yield _served(model, base, facts)
 
 
 def _served(model: str, base: str, facts: Facts) -> Finding:
     report = facts.server
     window = None if isinstance(report, Unavailable) else report.others.get(model)
-    what = f"{model} runs on another server on this machine"
+    is_elsewhere = "://" in base and not is_this_machine(connectable_base(base))
+    where = "in your network" if is_elsewhere else "on this machine"
+    what = f"{model} runs on another server {where}"
     if ollama_name(model) is not None:
         return info("local-server", what, base)
     if isinstance(window, int):

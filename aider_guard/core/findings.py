@@ -121,6 +121,7 @@ CHECKS: Mapping[str, str] = {
     "cloud-model": "a model of a cloud was asked for",
     "cloud-keys": "keys or tokens of clouds are set",
     "local-server": "a model runs on another server on this machine",
+    "remote-server": "a model runs on another server in your network",
     "model-name": "Ollama accepts no such name for a model",
     "model-missing": "Ollama does not have a model under this tag",
     "model-tag": "a name without its tag, and what it means",

@@ -44,7 +44,7 @@ class Plan:
         return tuple(
             finding.what
             for finding in self.findings
-            if finding.id == "remote-ollama" and finding.severity == "info"
+            if finding.id in ("remote-ollama", "remote-server") and finding.severity == "info"
         )
 
     @property

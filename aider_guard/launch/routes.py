@@ -1,4 +1,4 @@
-"""Finds the servers of this machine that a session uses, and gives each a part of the door's address. Pure."""
+"""Finds the servers that a session may use, and gives each a part of the door's address. Pure."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from aider_guard.launch.places import (
     addresses_in,
     headers_in,
     key_of,
+    may_be_reached,
     ollama_headers,
     place,
 )
@@ -65,20 +66,22 @@ def find_routes(
 ) -> Routes:
     """Find the routes of a session on the Ollama at this URL; *entries* are the user's model settings by name.
 
-    Every server of this machine that a variable, a role or an entry names gets a prefix. Other machines are for the
-    checks to judge: the door reaches none but Ollama's.
+    Every server of this machine that a variable, a role or an entry names gets a prefix, and so does one of another
+    machine that a session may use (``places.may_be_reached``), where a variable or a role names it.
     """
     routes = _RouteBuilder(ollama, ollama_headers(settings))
     variables: dict[str, str] = {}
     for provider, names in ADDRESS_VARIABLES.items():
-        address = address_for(provider, settings)[1]
-        if not address and any(_provider(role.model) == provider for role in settings.roles):
+        location = address_for(provider, settings)
+        address = location.address if may_be_reached(location, settings) else ""
+        is_used = any(_provider(role.model) == provider for role in settings.roles)
+        if not location.address and is_used:
             address = DEFAULT_ADDRESSES.get(provider, "")
-        if _is_local(address):
+        if "://" in address:
             variables |= dict.fromkeys(names, routes.prefix(address, provider))
     for role in settings.roles:
         address = place(role, settings).address
-        if _is_local(address):
+        if "://" in address:
             routes.prefix(address, _provider(role.model), valid_headers(role.headers))
     main = settings.roles[0].model if settings.roles else ""
     for name, entry in entries.items():

@@ -324,7 +324,7 @@ def test_an_entry_with_a_loopback_address_is_no_cloud() -> None:
     assert notable(facts) == {("info", "local-server")}
 
 
-@pytest.mark.parametrize("base", ["", "https://example.com/v1", "http://10.0.0.5:8080"])
+@pytest.mark.parametrize("base", ["", "https://example.com/v1", "http://8.8.8.8:8080"])
 def test_an_openai_model_elsewhere_is_in_a_cloud(base: str) -> None:
     """Without an address, or with one that is not of this machine."""
     addresses = (variable("OPENAI_API_BASE", base),)
@@ -391,6 +391,45 @@ def test_a_file_of_the_working_folder_is_a_strangers_word_too() -> None:
         server=Unavailable("not asked"),
     )
     assert notable(facts) == {("stop", "remote-ollama")}
+
+
+LAN = "http://192.168.1.7:8000/v1"
+SERVERS = [
+    (LAN, "the environment", "info"),
+    ("http://gpu-box:8000/v1", "--openai-api-base on the command line", "info"),
+    ("http://box.home.arpa:8000/v1", "/home/ada/.env", "info"),
+    (LAN, ENV, "stop"),
+    ("https://llm.example.com/v1", "the environment", "stop"),
+    ("https://1.1.1.1/v1", "the environment", "stop"),
+]
+
+
+@pytest.mark.parametrize(("address", "source", "severity"), SERVERS)
+def test_a_server_of_the_users_own_network_is_no_cloud(
+    monkeypatch: pytest.MonkeyPatch, address: str, source: str, severity: Severity
+) -> None:
+    """As for an Ollama there: it depends on who named it. A public address may be any cloud's."""
+    monkeypatch.setenv("HOME", "/home/ada")
+    facts = world(
+        *same("openai/m"),
+        settings=settings(
+            *same("openai/m"),
+            addresses=(replace(variable("OPENAI_API_BASE", address, source), address=address),),
+            env_files=("/home/ada/.env", ENV),
+        ),
+        server=server(others={"openai/m": 4096}),
+    )
+    found = notable(facts)
+    is_used = severity == "info"
+    assert (("info", "remote-server") in found) is is_used
+    assert (("stop", "cloud-model") in found) is not is_used
+    if is_used:
+        finding = finding_of(facts, "remote-server")
+        assert finding.what == f"all code for openai/m goes to {address.removeprefix('http://')}"
+        assert finding.evidence == f"OPENAI_API_BASE, {source}"
+        assert "in your network; its window is 4,096" in finding_of(facts, "local-server").what
+    elif source == ENV:
+        assert "which only the repository names" in finding_of(facts, "cloud-model").what
 
 
 def test_plain_http_to_another_network_is_said() -> None:

@@ -78,6 +78,24 @@ CASES = {
     "a cloud": Case(
         roles=(role("openai/m"),), addresses=(variable("OPENAI_API_BASE", "https://c.example/v1"),)
     ),
+    "a server of the user's network": Case(
+        (Upstream("openai", "http://192.168.1.7:8000/v1", "openai"),),
+        BOTH,
+        {"http://192.168.1.7:8000/v1": "/openai"},
+        (role("openai/m"),),
+        (variable("OPENAI_API_BASE", "http://192.168.1.7:8000/v1"),),
+    ),
+    "one of the user's network that the repository names": Case(
+        roles=(role("openai/m"),),
+        addresses=(
+            replace(variable("OPENAI_API_BASE", "http://box/v1"), source=".env in /repo/.env"),
+        ),
+    ),
+    "an Ollama of the user's network for one role": Case(
+        (Upstream("ollama", "http://192.168.1.7:11434", "ollama"),),
+        prefixes={"http://192.168.1.7:11434": "/ollama"},
+        roles=(role(MAIN), role("ollama_chat/b", "http://192.168.1.7:11434")),
+    ),
     "no address at all": Case(addresses=(variable("OPENAI_API_BASE", "127.0.0.1:8080"),)),
     "several servers": Case(
         (
@@ -153,7 +171,7 @@ CASES = {
 
 
 def routes(case: Case) -> Routes:
-    settings = AiderSettings(roles=case.roles, addresses=case.addresses)
+    settings = AiderSettings(git_root="/repo", roles=case.roles, addresses=case.addresses)
     return find_routes(settings, OLLAMA, case.entries)
 
 

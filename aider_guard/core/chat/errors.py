@@ -120,12 +120,14 @@ _BY_MEANING: Final[Mapping[Meaning, Reason]] = {
     "gone": "proxy",
     "slow": "proxy",
 }
-_BUSY: Final = 503
+_BUSY, _NO_LOGIN = 503, 401
 
 
 def failure_of_answer(status: int, content: bytes, location: str = "") -> Failure:
     """Return the failure that an answer with another status than 200 reports. ``location`` is that of a redirect."""
     words = error_text(content)
+    if status == _NO_LOGIN and _names_login(content):
+        return Failure("cloud", words, status)
     if words:
         failure = failure_of_words(words, status)
         if failure.reason != "refused":
@@ -156,6 +158,16 @@ def failure_of_words(words: str, status: int = 0) -> Failure:
         return failure
     prompt, window = int(numbers["prompt"]), int(numbers["window"])
     return replace(failure, prompt_tokens=prompt, window_tokens=window)
+
+
+def _names_login(content: bytes) -> bool:
+    """Whether Ollama says where to sign in to its cloud (server/routes.go, AuthorizationError)."""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    url = body.get("signin_url") if isinstance(body, dict) else None
+    return isinstance(url, str) and bool(url)
 
 
 def error_text(content: bytes) -> str:

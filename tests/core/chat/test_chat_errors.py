@@ -519,6 +519,24 @@ def test_a_status_speaks_where_the_words_do_not(
     assert (failure.reason, failure.waits, failure.status) == (reason, waits, status)
 
 
+SIGN_IN = {"error": "unauthorized", "signin_url": "https://ollama.com/connect?name=box&key=abc"}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (SIGN_IN, "cloud"),
+        ({**SIGN_IN, "signin_url": ""}, "forbidden"),
+        ({"error": "unauthorized"}, "forbidden"),
+        ({"detail": "Not authenticated"}, "forbidden"),
+        ({"signin_url": 1, "error": "unauthorized"}, "forbidden"),
+    ],
+)
+def test_only_ollama_itself_says_that_its_cloud_wants_a_login(body: object, reason: str) -> None:
+    """By the address at which to sign in. Any other 401 is of a proxy that wants a key."""
+    assert failure_of_answer(401, json.dumps(body).encode()).reason == reason
+
+
 @pytest.mark.parametrize(
     ("words", "failure"),
     [
