@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from aider_guard.core.findings import Finding, info, unknown, warn
 from aider_guard.core.messages import count
-from aider_guard.core.ollama_versions import era_of
+from aider_guard.core.ollama_versions import UNKNOWN_ERA, era_of
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess, ServerReport
 from aider_guard.launch import ollama_address
@@ -37,7 +37,10 @@ def availability(facts: Facts) -> Iterator[Finding]:
             where = "local" if report.is_local else "on another machine"
             name = "answers"
             if isinstance(report.version, str):
-                name = f"{report.version} (era {era_of(report.version).engine})"
+                era = era_of(report.version)
+                name = f"{report.version} (era {era.engine})"
+                if era is UNKNOWN_ERA:
+                    name = f"of an unknown version ({report.version}, as a build from source)"
             what = f"Ollama {name} at {report.base}, {where}"
             yield info("ollama", what, _holder(report.process))
             yield from _port(report)

@@ -23,7 +23,14 @@ def window_pins(facts: Facts) -> Iterator[Finding]:
     tokens = facts.window_tokens
     window = f"it at {tokens:,} tokens" if isinstance(tokens, int) else "it"
     own = [role for role in used if role.num_ctx is not None]
+    models = {} if isinstance(facts.server, Unavailable) else facts.server.models
     free = [role for role in used if role.num_ctx is None]
+    main = next((name for role, name in with_ollama(facts) if role.role == "main"), "")
+    model = models.get(main)
+    in_file = model.num_ctx_parameter if isinstance(model, ModelFacts) else 0
+    if in_file and not own and facts.config.num_ctx is None:
+        what = f"{main}'s own file has a window of {in_file:,} tokens, which the guard takes"
+        yield info("window-pinned", what, "PARAMETER num_ctx", f"ollama show {main} --parameters")
     if own:
         windows = listed(f"{role.num_ctx:,}" for role in own if role.num_ctx is not None)
         what = f"your settings fix the window at {windows} tokens"

@@ -131,7 +131,7 @@ def find_installed(name: str, installed: Installed) -> InstalledModel | None:
 def nearest_names(name: str, installed: Installed) -> tuple[str, ...]:
     """Installed names that are similar to this one, the most similar first: other tags of the same model come first.
 
-    Stubs of models that run on other machines are left out.
+    Stubs of models that run on other machines are left out, and so is the name itself.
     """
     if isinstance(installed, Unavailable):
         return ()
@@ -139,6 +139,8 @@ def nearest_names(name: str, installed: Installed) -> tuple[str, ...]:
     ranked = []
     for listed in (model.name for model in installed if not model.remote_host):
         model, other_tag = canonical_name(listed).rsplit(":", 1)
+        if (model, other_tag) == (wanted, tag):
+            continue  # it was asked for because it is not there: the list is older
         bare = _unlike(wanted.rpartition("/")[2], model.rpartition("/")[2])
         ranked.append((min(_unlike(wanted, model), bare), _unlike(tag, other_tag), listed))
     return tuple(near for far, _, near in sorted(ranked) if far <= _FAR)[:MAX_NEAREST]

@@ -192,6 +192,8 @@ class ChatExchange:
         if failure.reason == "overflow":
             counted = await self._sizing.counted()
             return await refusals.too_large(refusals.overflow_of(failure, counted))
+        if failure.reason == "missing":  # the list may be half a minute old
+            await self._context.services.installed.reread(self._incoming.upstream)
         return refusals.failed(failure)
 
     def on_chunk(self, chunk: bytes) -> bytes | Reply:

@@ -104,6 +104,14 @@ class InstalledModelsByServer:
         """Return the same as the server says now; None on a server that is no Ollama."""
         return await self.of(upstream).host_now(model) if upstream.kind == "ollama" else None
 
+    async def reread(self, upstream: Upstream) -> None:
+        """Read an Ollama's list now; one that does not answer within a second is read later."""
+        if upstream.kind == "ollama":
+            await asyncio.wait(
+                [asyncio.ensure_future(asyncio.to_thread(self.of(upstream).read))],
+                timeout=LEARN_SECONDS,
+            )
+
     def never_truncates(self, upstream: Upstream, model: str) -> bool:
         """Return whether a model is known to be run by MLX, which refuses long prompts (x/mlxrunner/pipeline.go)."""
         listed = find_installed(model, self._installed(upstream))

@@ -143,6 +143,13 @@ def extra_params(entry: Mapping[str, Any]) -> dict[str, Any]:
     return params if isinstance(params, dict) else {}
 
 
+def whole_number(value: object) -> int | None:
+    """A number as Ollama reads it, which takes 16384.0 for a whole one; None for any other value."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
 def ollama_name(model: str) -> str | None:
     """The name that Ollama knows the model by; None for a model of another provider."""
     for prefix in OLLAMA_PREFIXES:

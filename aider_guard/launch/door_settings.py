@@ -13,7 +13,13 @@ from aider_guard.core.chat.types import DoorRole, DoorSettings, RoleName, Runner
 from aider_guard.core.fit import STEP_TOKENS, fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServedModel, ServerProcess, ServerReport
-from aider_guard.launch.aider_settings import EVERY_MODEL, AiderSettings, extra_params, ollama_name
+from aider_guard.launch.aider_settings import (
+    EVERY_MODEL,
+    AiderSettings,
+    extra_params,
+    ollama_name,
+    whole_number,
+)
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.pins import Entries
 from aider_guard.launch.places import place
@@ -112,7 +118,10 @@ def runner_options_of(entries: Entries, model: str) -> tuple[RunnerOption, ...]:
     models = (entries.get(name, {}) for name in (EVERY_MODEL, model))
     extra = ChainMap(*map(extra_params, models))
     options = ((name, extra.get(name)) for name in RUNNER_OPTIONS if name != "num_ctx")
-    return tuple(RunnerOption(name, value) for name, value in options if isinstance(value, int))
+    whole = (
+        (name, value if isinstance(value, bool) else whole_number(value)) for name, value in options
+    )
+    return tuple(RunnerOption(name, value) for name, value in whole if value is not None)
 
 
 def server_keeps_longer(server: ServerReport | Unavailable) -> bool:

@@ -11,7 +11,7 @@ from aider_guard.core.findings import LEAVES, Finding
 from aider_guard.core.fit import Fit, choose_window, fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts
-from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.launch.aider_settings import AiderSettings, ollama_name
 from aider_guard.launch.door_settings import DoorAddresses, door_settings, served_windows
 from aider_guard.launch.environment import (
     LocalEnvironment,
@@ -116,6 +116,9 @@ def pin_window(
 ) -> tuple[Facts, Pins]:
     """Choose the session's window: the facts with it and with whether the models fit, and the pins that fix it.
 
+    Where the user's settings fix none, it is that of the main model's own file (``PARAMETER num_ctx``, which Ollama
+    takes where a request names none), else the largest that fits.
+
     *urls* are the door's addresses by those that they replace.
 
     Raises LaunchError when one of the user's own files cannot be merged.
@@ -128,7 +131,9 @@ def pin_window(
         for name, model in models.items()
         if isinstance(model, ModelFacts)
     }
-    pins = make_pins(settings, facts.config.num_ctx, trained, largest, others)
+    main = models.get(ollama_name(settings.model or "") or "")
+    own = main.num_ctx_parameter if isinstance(main, ModelFacts) else 0
+    pins = make_pins(settings, facts.config.num_ctx, trained, own or largest, others)
     window = pins.window_tokens
     if isinstance(placement, Unavailable):
         return replace(facts, window_tokens=window, fit=placement), pins

@@ -139,6 +139,13 @@ def test_an_ollama_that_answers_is_described() -> None:
     assert finding.evidence == "process 812, ollama, of ollama"
 
 
+@pytest.mark.parametrize("version", ["0.0.0", "0.0.0-dirty", "dev"])
+def test_a_build_from_source_has_no_version_that_is_known(version: str) -> None:
+    """Nothing is said of its era."""
+    what = finding_of(world(server=server(version=version)), "ollama").what
+    assert what.startswith(f"Ollama of an unknown version ({version}, as a build from source)")
+
+
 def test_a_silent_ollama_is_started_where_that_helps() -> None:
     """As the survey says; where it did not come to an end, a question shows what is there."""
     elsewhere = Config(ollama="http://192.168.1.5:3000/ollama")
@@ -275,6 +282,7 @@ WINDOWS: list[tuple[Facts, Notable]] = [
     ),
     (world(role("main", MAIN, num_ctx=40_960)), {("info", "window-pinned")}),
     (world(config=Config(num_ctx=50_000)), {("warn", "window-too-long")}),
+    (world(server=server(model(num_ctx_parameter=12_288))), {("info", "window-pinned")}),
 ]
 
 

@@ -78,3 +78,10 @@ def test_what_is_not_told_of_a_model_or_a_process() -> None:
 def test_the_address_of_a_served_model_is_not_shown() -> None:
     """It may hold a password."""
     assert "secret" not in repr(ServedModel("m", "openai/m", "http://me:secret@localhost:1/v1"))
+
+
+def test_a_name_that_is_not_there_is_not_suggested() -> None:
+    """The list may be older than the deletion."""
+    listed = tuple(InstalledModel(name, 1, "") for name in ("qwen3:8b", "qwen3:4b"))
+    assert nearest_names("qwen3:8b", listed) == ("qwen3:4b",)
+    assert nearest_names("library/QWEN3:8b", listed) == ("qwen3:4b",)

@@ -131,6 +131,7 @@ class FixedInstalled:
     """Whether the server does not answer."""
     lookups: list[str] = field(default_factory=list)
     names: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
     mlx: tuple[str, ...] = ()
 
     def serve(self, _settings: DoorSettings) -> None:
@@ -148,6 +149,9 @@ class FixedInstalled:
         if self.silent or isinstance(self.why_silent, NoAnswer):
             return self.why_silent
         return None if model in self.absent else self.remote.get(model, "")
+
+    async def reread(self, _upstream: Upstream) -> None:
+        self.names = tuple(name for name in self.names if name not in self.deleted)
 
     def similar_names(self, _upstream: Upstream, _model: str) -> tuple[str, ...]:
         return self.names

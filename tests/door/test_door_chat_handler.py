@@ -553,6 +553,21 @@ def test_a_servers_error_is_answered_at_once(
     assert refused.reason == reason
 
 
+def test_a_deleted_model_is_not_suggested_from_an_older_list() -> None:
+    """The list is read again before names are taken from it."""
+    setup = HandlerSetup()
+    setup.installed.names, setup.installed.deleted = ("qwen3:14b", "qwen3:4b"), ("qwen3:14b",)
+
+    async def story() -> str:
+        exchange = setup.exchange(BODY)
+        await exchange.begin()
+        return text_of(await exchange.on_refusal(404, b'{"error":"model \'qwen3:8b\' not found"}'))
+
+    said = run(story())
+    assert "installed: qwen3:4b" in said
+    assert "qwen3:14b" not in said
+
+
 def test_a_server_that_finds_a_prompt_too_large_is_believed() -> None:
     """With its own numbers, if it has any in its answer."""
     setup = HandlerSetup()

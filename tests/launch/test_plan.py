@@ -97,6 +97,16 @@ def test_the_largest_window_that_fits_is_pinned() -> None:
     assert made.fit.num_ctx == less
 
 
+@pytest.mark.parametrize(("own", "expected"), [(12_288, 12_288), (500_000, 40_960)])
+def test_a_window_in_the_models_own_file_is_taken(own: int, expected: int) -> None:
+    """``PARAMETER num_ctx`` is the user's choice, too, and at most the trained context; a number that was asked for
+    and the user's model settings win.
+    """
+    report = server(replace(model(), num_ctx_parameter=own))
+    assert window(plan(report)) == expected
+    assert window(plan(report, num_ctx=4096)) == 4096
+
+
 def test_what_was_learned_of_a_model_makes_its_window_smaller() -> None:
     """A gigabyte more than computed."""
     assert window(plan(reading=memory(9), corrections={"qwen3:8b": GIB})) < window(

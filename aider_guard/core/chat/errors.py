@@ -227,7 +227,7 @@ def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
             page = "/api/version" if request.is_ollama else ""
             helps = f"curl {address}{page}   shows what it is"
         case _:
-            what, helps = f"{server} refused it", _more(request)
+            what, helps = f"{server} refused it", _lacking(failure.words) or _more(request)
     return f"{what}{words}", helps
 
 
@@ -259,6 +259,18 @@ def _start(request: FailedRequest) -> str:
     if not request.is_here:
         return f"see that it runs there and that the network is up, {_AGAIN}"
     return f"ollama serve   {_AGAIN}" if request.is_ollama else f"start it, {_AGAIN}"
+
+
+_THINKING: Final = "/think-tokens 0   or take reasoning_effort, thinking_tokens and think out of the model's settings"
+
+
+def _lacking(words: str) -> str:
+    """Return what helps where a model cannot do what it was asked for (server/routes.go, capabilities); "" else."""
+    if re.search(r"does not support thinking|think value .* is not supported", words):
+        return _THINKING
+    if re.search(r"does not support \w+", words):
+        return "/model ollama_chat/NAME   takes a model that does (ollama show NAME tells what it can do)"
+    return ""
 
 
 def _more(request: FailedRequest) -> str:

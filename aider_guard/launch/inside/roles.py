@@ -199,12 +199,19 @@ class _Roles:
             "source": source,
             "api_base": shown_address(str(address)) if address else "",
             "address": str(address) if address else "",
-            "num_ctx": num_ctx if type(num_ctx) is int else None,
+            "num_ctx": whole_number(num_ctx),
             "edit_format": edit_format or "",
             "settings_source": self._files.get(model.name) or of_every_model or named_by,
             "redirects": redirects,
             "headers": role_headers(model.name.partition("/")[0], extra),
         }
+
+
+def whole_number(value: Any) -> int | None:
+    """Return a number as Ollama reads it: 16384.0 is a whole one (api/types.go, FromMap); None for any other value."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
 
 
 def role_headers(provider: str, extra: dict[str, Any]) -> list[list[str]]:

@@ -360,6 +360,26 @@ def test_an_answer_in_no_known_form_is_not_the_servers(
         ),
         (Failure("refused", "no", 400), OLLAMA, "Ollama refused it: no", "its log says more"),
         (
+            failure_of_answer(400, b'{"error":"\\"terse:latest\\" does not support thinking"}'),
+            OLLAMA,
+            'Ollama refused it: "terse:latest" does not support thinking',
+            "/think-tokens 0   or take reasoning_effort",
+        ),
+        (
+            failure_of_answer(
+                400, b'{"error":"think value \\"low\\" is not supported for this model"}'
+            ),
+            OLLAMA,
+            'Ollama refused it: think value "low" is not supported',
+            "/think-tokens 0   or take reasoning_effort",
+        ),
+        (
+            failure_of_answer(400, b'{"error":"\\"bge:latest\\" does not support chat"}'),
+            OLLAMA,
+            'Ollama refused it: "bge:latest" does not support chat',
+            "/model ollama_chat/NAME   takes a model that does",
+        ),
+        (
             Failure("missing"),
             FailedRequest("m", "x", is_ollama=False),
             "the model server has no model m",
