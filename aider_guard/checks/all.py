@@ -28,6 +28,7 @@ CHECKS: tuple[Check, ...] = (
     cloud.fallback,
     window.memory_fit,
     window.same_for_one_model,
+    window.contested,
     window.trained_context,
     window.window_pins,
     server.runtime_settings,

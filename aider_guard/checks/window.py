@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from aider_guard.core.findings import Finding, info, listed, unknown, warn
 from aider_guard.core.fit import Fit
 from aider_guard.core.messages import size
-from aider_guard.core.model_names import canonical_name
+from aider_guard.core.model_names import canonical_name, same_model
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing
 from aider_guard.launch.aider_settings import AiderSettings, Role
@@ -61,6 +61,23 @@ def same_for_one_model(facts: Facts) -> Iterator[Finding]:
             fix = f"aider-guard --num-ctx {min(number for number in windows if number is not None)}"
             where = listed(role.settings_source for role in used if role.settings_source)
             yield warn("window-differs", what, where, fix)
+
+
+def contested(facts: Facts) -> Iterator[Finding]:
+    """Another running session that fixes another window for one of the models: they reload it by turns."""
+    window = facts.window_tokens
+    names = dict.fromkeys(name for _, name in with_ollama(facts))
+    for name in names if isinstance(window, int) else ():
+        held = next(
+            (t for other, t in facts.held_windows.items() if same_model(other, name)), window
+        )
+        if held != window:
+            what = (
+                f"another session has {name} with a window of {held:,} tokens, this one with {window:,}: "
+                "each reloads it after the other"
+            )
+            yield warn("window-contested", what, "", f"aider-guard --num-ctx {held}")
+            return
 
 
 def trained_context(facts: Facts) -> Iterator[Finding]:

@@ -130,6 +130,7 @@ CHECKS: Mapping[str, str] = {
     "window-pinned": "your own settings fix the window",
     "window-unpinned": "nothing but the guard fixes the window",
     "window-differs": "two names of one model have different windows",
+    "window-contested": "another running session fixes another window for the model",
     "window-too-long": "the window is longer than the model was trained for",
     "fit": "whether the models fit into memory with this window",
     "map-tokens": "the repository map takes much of the window",

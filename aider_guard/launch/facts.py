@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aider_guard.config import Config
@@ -44,6 +45,8 @@ class Facts:
     """Why no Aider can be started; "" when one can."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables of the guard's own environment that matter (addresses only, no keys)."""
+    held_windows: Mapping[str, int] = field(default_factory=dict)
+    """The windows that other running sessions fix, in tokens, by Ollama's names for their models."""
     air_gap: LayerChoice | Unavailable = NOT_TRIED
     """The best layer of the air gap that this system allows."""
 

@@ -82,6 +82,7 @@ def gather(
     memory_reader: Callable[[], MemoryReading] | None = None,
     answer_seconds: float = ANSWER_SECONDS,
     memory_seconds: float = MEMORY_SECONDS,
+    held_windows: Mapping[str, int] | None = None,
 ) -> Facts:
     """Gather everything the checks look at. What is missing or broken outside raises nothing: it is a fact, too."""
     # Trying the air gap forks, so it is done before there are threads.
@@ -94,6 +95,7 @@ def gather(
         server=NOT_ASKED,
         state_free_bytes=paths.free_bytes(state_dir),
         environment={name: environment.get(name, "") for name in OLLAMA_ADDRESSES},
+        held_windows=held_windows or {},
         air_gap=air_gap,
     )
     try:

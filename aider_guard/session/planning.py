@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from aider_guard.launch.repository import runner_of_tests
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.server_runtime import read_corrections
 from aider_guard.ollama.access import ServerAccess
+from aider_guard.session import registry
 from aider_guard.session.start_aider import DoorListener
 
 _SWITCH: Final = "AIDER_GUARD_TEST_WAIT_SECONDS"
@@ -109,6 +111,7 @@ class Planner:
             state_free_bytes=paths.free_bytes(self.state_dir),
             aider_script=self.aider.script,
             air_gap=self.air_gap,
+            held_windows=registry.windows_of_others(self.state_dir / "sessions", os.getpid()),
             environment={name: self.environment.get(name, "") for name in OLLAMA_ADDRESSES},
         )
 
