@@ -136,12 +136,15 @@ def _metadata_entry(entry: Mapping[str, Any], name: str, window: int | None) -> 
     """A model's metadata entry with all that Aider would otherwise ask for: prices, of its server, and the context a
     model could have, of Ollama.
 
-    A window that is not known is left out, and Aider then assumes none.
+    A window that is not known is left out, and Aider then assumes none. An answer may fill the window, unless the user's
+    own entry says less: without a number Aider takes any answer for one that is too long (base_coder.py,
+    show_exhausted_error). Aider sends no limit because of it.
     """
     prices = dict.fromkeys(("input_cost_per_token", "output_cost_per_token"), 0)
     defaults = {"litellm_provider": name.partition("/")[0], "mode": "chat", **prices}
     window_keys = {} if window is None else {"max_input_tokens": window, "max_tokens": window}
-    return {**defaults, **entry, **window_keys}
+    longest = {} if window is None else {"max_output_tokens": window}
+    return {**defaults, **longest, **entry, **window_keys}
 
 
 def read_settings(paths: Sequence[str]) -> Entries:

@@ -200,6 +200,7 @@ def test_with_the_metadata_aider_asks_no_network(user: User) -> None:
         "input_cost_per_token": 0,
         "output_cost_per_token": 0,
         "max_input_tokens": 8192,
+        "max_output_tokens": 8192,
         "max_tokens": 8192,
     }
     main = pins.metadata[MAIN]
