@@ -8,6 +8,7 @@ from aider_guard.core.findings import Finding, info, listed, unknown, warn
 from aider_guard.core.fit import Fit
 from aider_guard.core.messages import size
 from aider_guard.core.model_names import canonical_name, same_model
+from aider_guard.core.ollama_versions import UNKNOWN_ERA, era_of
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing
 from aider_guard.launch.aider_settings import AiderSettings, Role
@@ -38,8 +39,31 @@ def window_pins(facts: Facts) -> Iterator[Finding]:
         yield info("window-pinned", what, sources)
     if free:
         names = listed(role.model for role in free)
-        what = f"without the guard each request would change the window and reload the model; the guard fixes {window}"
+        change = "each request would change the window and reload the model"
+        if is_never_reloaded(facts):
+            change = "each request would ask for another window, which Ollama cuts to what the model was trained for"
+        what = f"without the guard {change}; the guard fixes {window}"
         yield info("window-unpinned", what, f"no num_ctx for {names}")
+
+
+_AIDERS_LEAST_TOKENS = 8192
+"""What Aider asks for beyond its prompt, at the least (models.py: tokens * 1.25 + 8192)."""
+
+
+def is_never_reloaded(facts: Facts) -> bool:
+    """Whether requests without a pin reload no model: all of them were trained for less than Aider asks for, and Ollama
+    compares windows as it has cut them. From 0.30 on it does (server/sched.go, needsReload); 0.9.3 did not.
+    """
+    report = facts.server
+    if isinstance(report, Unavailable) or era_of(report.version) is UNKNOWN_ERA:
+        return False
+    models = [report.models.get(name) for _, name in with_ollama(facts)]
+    return era_of(report.version).engine == "C" and all(
+        isinstance(model, ModelFacts)
+        and isinstance(model.trained_tokens, int)
+        and model.trained_tokens <= _AIDERS_LEAST_TOKENS
+        for model in models
+    )
 
 
 def same_for_one_model(facts: Facts) -> Iterator[Finding]:

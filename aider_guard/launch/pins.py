@@ -1,8 +1,9 @@
 """Fixes the window with model settings and metadata files for Aider, merged with the user's own.
 
 Unpinned, Aider asks Ollama for another ``num_ctx`` with every request (aider/models.py: tokens * 1.25 + 8192), and
-Ollama reloads the model for each. Aider reads model settings from several files; an entry replaces an earlier one
-of the same name as a whole, so the entries written here contain everything of the user's entry.
+Ollama reloads the model for each, unless it cuts all of them to the same trained context. Aider reads model settings
+from several files; an entry replaces an earlier one of the same name as a whole, so the entries written here contain
+everything of the user's entry.
 """
 
 from __future__ import annotations
@@ -136,8 +137,8 @@ def _metadata_entry(entry: Mapping[str, Any], name: str, window: int | None) -> 
     """A model's metadata entry with all that Aider would otherwise ask for: prices, of its server, and the context a
     model could have, of Ollama.
 
-    A window that is not known is left out, and Aider then assumes none. An answer may fill the window, unless the user's
-    own entry says less: without a number Aider takes any answer for one that is too long (base_coder.py,
+    A window that is not known is left out, and Aider then assumes none. An answer may fill the window, unless the
+    user's own entry says less: without a number Aider takes any answer for one that is too long (base_coder.py,
     show_exhausted_error). Aider sends no limit because of it.
     """
     prices = dict.fromkeys(("input_cost_per_token", "output_cost_per_token"), 0)

@@ -299,6 +299,29 @@ def test_two_files_may_have_two_windows() -> None:
     assert not by_id(replace(facts, server=report), "window-differs")
 
 
+ALIKE = [
+    ("0.31.0", 40_960, True),
+    ("0.31.0", 8193, True),
+    ("0.31.0", 8192, False),
+    ("0.31.0", 2048, False),
+    ("0.31.0", Unavailable("not told"), True),
+    ("0.9.3", 8192, True),
+    ("0.24.0", 8192, True),
+    ("0.0.0", 8192, True),
+]
+
+
+@pytest.mark.parametrize(("version", "trained", "reloads"), ALIKE)
+def test_a_model_whose_window_is_cut_to_8192_is_not_reloaded_by_each_request(
+    version: str, trained: int | Unavailable, reloads: bool
+) -> None:
+    """Aider always asks for more than that, and from 0.30 on Ollama compares what the model can have of it."""
+    report = server(model(trained_tokens=trained), version=version)
+    what = finding_of(world(server=report), "window-unpinned").what
+    assert ("reload the model" in what) is reloads
+    assert "the guard fixes it at 16,384 tokens" in what
+
+
 def test_the_guard_says_what_it_fixes() -> None:
     """With the number, so that the user knows where it comes from."""
     assert "the guard fixes it at 16,384 tokens" in finding_of(FINE, "window-unpinned").what
