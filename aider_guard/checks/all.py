@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from aider_guard.checks import aider, cloud, models, server, window
+from aider_guard.checks import aider, cloud, models, runtime, server, window
 from aider_guard.core.findings import Finding, worst_first
 from aider_guard.launch import ollama_address
 from aider_guard.launch.facts import Facts
@@ -32,6 +32,11 @@ CHECKS: tuple[Check, ...] = (
     window.trained_context,
     window.window_pins,
     server.runtime_settings,
+    runtime.reach,
+    runtime.host_cache,
+    runtime.without_effect,
+    runtime.processor_quota,
+    runtime.sampling,
     aider.repository_map,
     aider.chat_history,
     aider.test_output,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
+from aider_guard.checks.runtime import set_variable
 from aider_guard.core.findings import GUARDED, Finding, info, listed, stop, unknown, verb, warn
 from aider_guard.core.messages import size
 from aider_guard.core.model_names import canonical_name, is_cloud_name
@@ -38,7 +39,6 @@ from aider_guard.ollama.names import connectable_base, display_base
 _ALIAS = ", an alias in "
 # "--4o on the command line", "AIDER_4O in /repo/.env", "4o in /repo/.aider.conf.yml".
 _OLD_FLAG = re.compile(r"(?!--?mo?d?e?l?\b)-\S+ on |AIDER_\w+ in |[\w-]+ in /")
-_NO_CLOUD = "set OLLAMA_NO_CLOUD=1 in the environment of ollama serve, and restart it"
 
 
 def roles_in_cloud(facts: Facts) -> Iterator[Finding]:
@@ -125,7 +125,8 @@ def cloud_switch(facts: Facts) -> Iterator[Finding]:
     """Ollama's switch for its cloud, where it has one (0.16.2 and later)."""
     if isinstance(facts.server, ServerReport) and facts.server.cloud_disabled is False:
         what = "Ollama's own cloud is not switched off: a name that ends in cloud goes there"
-        yield info("ollama-cloud-switch", what, "/api/status", _NO_CLOUD)
+        fix = set_variable(facts, "OLLAMA_NO_CLOUD", "1")
+        yield info("ollama-cloud-switch", what, "/api/status", fix)
 
 
 def fallback(facts: Facts) -> Iterator[Finding]:

@@ -42,6 +42,8 @@ class ModelFacts:
     num_ctx_parameter: int = 0
     quantization: str = ""
     remote_host: str = ""
+    sampling: dict[str, float] = field(default_factory=dict)
+    """The penalties in the model file, by the names of Ollama's parameters."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,12 @@ class ServerProcess:
     settings: Unavailable | dict[str, str] = field(metadata={"journal": False})
     settings_from: str = ""
     inferred: bool = False
+    run_by: str = field(default="", compare=False)
+    """``systemctl UNIT`` or ``systemctl --user UNIT`` for a service of systemd's, ``container``, or "" for neither."""
+    bound: str = field(default="", compare=False)
+    """The address that it listens at; "" where the system does not show it."""
+    cpu_quota: float = field(default=0.0, compare=False)
+    """How many processors its control group lets it use at once; 0 for no limit, and where that is not known."""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,11 @@ _FROM: Final = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\"?\s*$", re.MULTILI
 # Go prints a million and more as 1.048576e+06.
 _NUM_CTX: Final = re.compile(r"^num_ctx\s+\"?([0-9.]{1,20}(?:e\+[0-9]{1,2})?)\"?\s*$", re.MULTILINE)
 
+_PENALTY: Final = re.compile(
+    r"^((?:repeat|presence|frequency)_penalty)\s+\"?(-?[0-9]{1,6}(?:\.[0-9]{1,9})?)\"?\s*$",
+    re.MULTILINE,
+)
+
 Entry = TypeVar("Entry")
 
 
@@ -123,6 +128,7 @@ def model_facts(name: str, answer: dict[str, Any], installed: Installed) -> Mode
         num_ctx_parameter=_num_ctx(answer.get("parameters")),
         quantization=_detail(answer, "quantization_level")
         or (listed.quantization if listed else ""),
+        sampling=_penalties(answer.get("parameters")),
     )
 
 
@@ -175,6 +181,11 @@ def _num_ctx(parameters: object) -> int:
     except ValueError:  # more than one point
         return 0
     return tokens if is_count(tokens) else 0
+
+
+def _penalties(parameters: object) -> dict[str, float]:
+    found = _PENALTY.findall(parameters) if isinstance(parameters, str) else []
+    return {name: float(value) for name, value in found}
 
 
 def _detail(answer: Mapping[Any, Any], name: str) -> str:
