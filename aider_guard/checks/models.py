@@ -66,7 +66,7 @@ def installed_models(facts: Facts) -> Iterator[Finding]:
                     "model-missing",
                     f"Ollama has no {name}, the {jobs} model",
                     near if nearest else "no model with a similar name is installed",
-                    f"ollama pull {name}",
+                    _installed_first(used[0].role, name, nearest),
                 )
             case ModelFacts(resolved=resolved) if resolved and ":" not in name.rpartition("/")[2]:
                 if resolved.casefold() != name.casefold():
@@ -80,6 +80,12 @@ def installed_models(facts: Facts) -> Iterator[Finding]:
     if isinstance(facts.server.installed, Unavailable) and not _is_silent(facts.server):
         reason = facts.server.installed.reason
         yield unknown("model-unread", "Ollama did not list its models", reason, "ollama list")
+
+
+def _installed_first(role: str, name: str, nearest: tuple[str, ...]) -> str:
+    """The command for a model that is not installed: with a similar one that is, else to pull it."""
+    pull = f"ollama pull {name}"
+    return f"aider-guard -- {model_option(role, nearest[0])}   # or: {pull}" if nearest else pull
 
 
 def _is_silent(server: ServerReport) -> bool:

@@ -139,6 +139,7 @@ CHECKS: Mapping[str, str] = {
     "window-contested": "another running session fixes another window for the model",
     "window-too-long": "the window is longer than the model was trained for",
     "fit": "whether the models fit into memory with this window",
+    "large-repository": "Aider reads very many files for its map",
     "map-tokens": "the repository map takes much of the window",
     "history-tokens": "the chat history may take much of the window",
     "history-restored": "the whole chat history is read at the start",

@@ -106,6 +106,7 @@ class AiderSettings:
     analytics: bool | None = None
     show_release_notes: bool | None = None
     verify_ssl: bool = True
+    subtree_only: bool = False
     load: str | None = None
     architect: bool = False
     sends_message: bool = False

@@ -96,6 +96,7 @@ def gather(
         state_free_bytes=paths.free_bytes(state_dir),
         environment={name: environment.get(name, "") for name in OLLAMA_ADDRESSES},
         held_windows=held_windows or {},
+        arguments=tuple(aider_args),
         air_gap=air_gap,
     )
     try:

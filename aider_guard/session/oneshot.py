@@ -67,6 +67,7 @@ def run_one_shot(
         planner = planner_behind(
             sandbox, listener, config=config, aider=aider, environment=environment
         )
+        planner.arguments = tuple(arguments)
         with theirs:
             program = sandboxed_command(aider, theirs, arguments, sandbox)
             process = _start(program, aider_environment(config, environment), theirs, sandbox)

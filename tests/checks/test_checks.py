@@ -232,7 +232,11 @@ def test_a_missing_model_is_pulled() -> None:
 
     assert finding.what == "Ollama has no qwen3:8b, the main, editor and weak model"
     assert finding.evidence == "installed with a similar name: qwen3:4b"
-    assert finding.fix == "ollama pull qwen3:8b"
+    assert finding.fix == (
+        "aider-guard -- --model ollama_chat/qwen3:4b   # or: ollama pull qwen3:8b"
+    )
+    alone = finding_of(world(server=server(ModelMissing(MODEL))), "model-missing")
+    assert alone.fix == "ollama pull qwen3:8b"
 
 
 def test_how_to_choose_a_model_when_there_is_none() -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from checks.worlds import GIB, by_id, finding_of, model, process, server, world
 
+from aider_guard.checks.all import with_arguments
 from aider_guard.checks.runtime import set_variable
 from aider_guard.core.findings import Severity
 from aider_guard.core.readings import MemoryReading, RamReading, Unavailable
-from aider_guard.launch.facts import Facts
+from aider_guard.launch.facts import Facts, RepoFacts
+from aider_guard.launch.repository import tracked_files
 
 NO = Unavailable("not read")
 
@@ -192,3 +195,82 @@ def test_penalties_of_a_models_own_file_are_named() -> None:
     assert finding.evidence == "its own file: presence_penalty 1.5"
     assert "add presence_penalty: 0 to extra_params" in finding.fix
     assert not by_id(world(server=server(model(sampling={"repeat_penalty": 1.0}))), "sampling")
+
+
+@pytest.mark.parametrize(
+    ("fix", "arguments", "whole"),
+    [
+        (
+            "aider-guard -- --subtree-only",
+            ("--model", "m x"),
+            "aider-guard -- --model 'm x' --subtree-only",
+        ),
+        ("aider-guard --num-ctx 8192", ("a.py",), "aider-guard --num-ctx 8192 -- a.py"),
+        ("aider-guard --num-ctx 8192", (), "aider-guard --num-ctx 8192"),
+        (
+            "ollama pull q && aider-guard -- --model ollama_chat/q",
+            ("--no-git",),
+            "ollama pull q && aider-guard -- --no-git --model ollama_chat/q",
+        ),
+        (
+            "aider-guard -- --model q   # or: ollama pull p",
+            ("--no-git",),
+            "aider-guard -- --no-git --model q   # or: ollama pull p",
+        ),
+        ("aider-guard fit q --vram 16", ("a.py",), "aider-guard fit q --vram 16"),
+        ("ollama serve", ("a.py",), "ollama serve"),
+        ("aider-guard --network open", ("a.py",), "aider-guard --network open"),
+        ("aider-guard doctor", ("a.py",), "aider-guard doctor"),
+        ("aider-guard -- --x", ("--api-key", "openai=sk-1"), "aider-guard -- --x"),
+        ("aider-guard -- --x", ("--openai-api-key=sk-1",), "aider-guard -- --x"),
+        ("aider-guard -- --x", ("--message", "two\nlines"), "aider-guard -- --x"),
+    ],
+)
+def test_a_command_keeps_the_users_own_arguments(
+    fix: str, arguments: tuple[str, ...], whole: str
+) -> None:
+    """Before the new ones, as Aider takes the last of each; a key is never repeated on the screen."""
+    assert with_arguments(fix, arguments) == whole
+
+
+def test_the_findings_of_a_launch_repeat_its_arguments() -> None:
+    facts = world(auto_test=True, arguments=("--model", "ollama_chat/qwen3:8b", "--auto-test"))
+    assert finding_of(facts, "auto-test").fix == (
+        "aider-guard -- --model ollama_chat/qwen3:8b --auto-test --no-auto-test"
+    )
+
+
+LARGE: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
+    ({"tracked_files": 10_000}, {}, True),
+    ({"tracked_files": 9_999}, {}, False),
+    ({"tracked_files": Unavailable("not read")}, {}, False),
+    ({"tracked_files": 50_000, "has_aiderignore": True}, {}, False),
+    ({"tracked_files": 50_000}, {"subtree_only": True}, False),
+    ({"tracked_files": 50_000}, {"map_tokens": 0}, False),
+]
+
+
+@pytest.mark.parametrize(("repo", "aiders", "is_said"), LARGE)
+def test_a_very_large_repository_is_named(
+    repo: dict[str, Any], aiders: dict[str, Any], is_said: bool
+) -> None:
+    """Unless the user limits it already."""
+    found = by_id(world(repo=RepoFacts(**repo), **aiders), "large-repository")
+    assert len(found) == is_said
+    assert all(each.fix.startswith("aider-guard -- --subtree-only ") for each in found)
+
+
+def test_the_files_of_a_repository_are_counted_by_gits_own_index(tmp_path: Path) -> None:
+    """Of a work tree, too; what is no index is not known."""
+    assert isinstance(tracked_files(tmp_path), Unavailable)
+    (tmp_path / ".git").mkdir()
+    index = tmp_path / ".git" / "index"
+    index.write_bytes(b"DIRC" + (2).to_bytes(4, "big") + (70_000).to_bytes(4, "big") + b"more")
+    assert tracked_files(tmp_path) == 70_000
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / ".git").write_text("gitdir: ../.git\n")
+    assert tracked_files(tree) == 70_000
+    for content in (b"", b"DIRC", b"x" * 20):
+        index.write_bytes(content)
+        assert isinstance(tracked_files(tmp_path), Unavailable)

@@ -234,7 +234,7 @@ def test_a_model_that_is_not_there_forbids_the_launch() -> None:
     """Nothing could work."""
     made = plan(server(ModelMissing("qwen3:8b", ("qwen3:4b",))))
     assert made.is_forbidden
-    assert "ollama pull qwen3:8b" in [finding.fix for finding in made.stops]
+    assert any("ollama pull qwen3:8b" in finding.fix for finding in made.stops)
 
 
 def test_without_aiders_settings_nothing_is_pinned_and_nothing_forbidden() -> None:
