@@ -84,6 +84,13 @@ def rows(results: Results) -> Iterator[str]:
         lambda talk: excess_percent(talk, results.vocabulary),
         aim,
     )
+    yield NOTE
+
+
+NOTE = (
+    "The model was trained for 8,192 tokens: from Ollama 0.30 on such a model is not loaded anew for each request"
+    " of bare Aider's, one that was trained for more is."
+)
 
 
 def excess_percent(talk: Talk, vocabulary: Vocabulary) -> float:

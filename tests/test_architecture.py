@@ -38,9 +38,7 @@ FEW_LINES = 60
 SMALL_FILES = {
     "__main__.py": "the entry point of a program",
     "errors.py": "the lowest layer: every package raises from it",
-    "launch/facts.py": "the values that launch, checks and session share",
     "launch/inside/price_lists.py": "what Aider would fetch: a concern apart from what it may connect to",
-    "checks/all.py": "the list of all checks, in the order of their findings",
     "core/printable.py": "the one place that makes text printable, for every package and the status bar",
     "core/wire.py": "the one file that knows every event and request; codec.py below it knows none",
     "core/rules/sidecar.py": "one rule of the policy; the others are about other things",

@@ -63,6 +63,22 @@ def repository_map(facts: Facts) -> Iterator[Finding]:
         yield warn("map-tokens", what, where, f"aider-guard -- --map-tokens {_quarter(window)}")
 
 
+_MANY_FILES = 10_000
+"""Aider itself advises the same from 1,000 files on (main.py)."""
+
+
+def large_repository(facts: Facts) -> Iterator[Finding]:
+    """A repository of very many files, all of which Aider reads for its map."""
+    files, settings = facts.repo.tracked_files, facts.settings
+    if isinstance(settings, Unavailable) or isinstance(files, Unavailable) or files < _MANY_FILES:
+        return
+    if settings.subtree_only or settings.map_tokens == 0 or facts.repo.has_aiderignore:
+        return
+    what = f"Aider reads all {files:,} files of the repository for its map, which takes long at the start"
+    fix = "aider-guard -- --subtree-only   # in the folder you work in; or --map-tokens 0, or a .aiderignore"
+    yield warn("large-repository", what, settings.git_root or "", fix)
+
+
 def default_map_tokens(window: int) -> int:
     """Aider's own size of the map: an eighth of the window, 1,024 to 4,096 (models.py, get_repo_map_tokens)."""
     return min(max(window // 8, 1024), 4096)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
-from aider_guard.checks import aider, cloud, models, server, window
+from aider_guard.checks import aider, cloud, models, runtime, server, window
 from aider_guard.core.findings import Finding, worst_first
 from aider_guard.launch import ollama_address
 from aider_guard.launch.facts import Facts
@@ -29,10 +32,17 @@ CHECKS: tuple[Check, ...] = (
     cloud.fallback,
     window.memory_fit,
     window.same_for_one_model,
+    window.contested,
     window.trained_context,
     window.window_pins,
     server.runtime_settings,
+    runtime.reach,
+    runtime.host_cache,
+    runtime.without_effect,
+    runtime.processor_quota,
+    runtime.sampling,
     aider.repository_map,
+    aider.large_repository,
     aider.chat_history,
     aider.test_output,
     cloud.cloud_keys,
@@ -49,4 +59,26 @@ CHECKS: tuple[Check, ...] = (
 
 def examine(facts: Facts) -> tuple[Finding, ...]:
     """The findings about these facts, the worst first. A fact that could not be read never leads to a ``stop``."""
-    return worst_first(finding for check in CHECKS for finding in check(facts))
+    found = (finding for check in CHECKS for finding in check(facts))
+    return worst_first(
+        replace(each, fix=with_arguments(each.fix, facts.arguments)) for each in found
+    )
+
+
+# A command that starts the guard repeats the user's own arguments before the new ones: Aider takes the last of each.
+_START = re.compile(
+    r"aider-guard(?P<options>(?: --(?:num-ctx|ollama) \S+)*)(?: --(?= |$)|(?!\S| ))"
+)
+_MAY_BE_SECRET = re.compile(r"key|token|secret|passw|set-env|@", re.IGNORECASE)
+
+
+def with_arguments(fix: str, arguments: Sequence[str]) -> str:
+    """The command of a fix with the user's own arguments for Aider. Where one of these may be a secret or is no line of
+    text, the fix stays as it is.
+    """
+    may_be_shown = all(word.isprintable() and not _MAY_BE_SECRET.search(word) for word in arguments)
+    match = _START.search(fix)
+    if not arguments or match is None or not may_be_shown:
+        return fix
+    start = f"aider-guard{match['options']} -- {shlex.join(arguments)}"
+    return f"{fix[: match.start()]}{start}{fix[match.end() :]}"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
+from aider_guard.checks.runtime import set_variable
 from aider_guard.core.findings import GUARDED, Finding, info, listed, stop, unknown, verb, warn
 from aider_guard.core.messages import size
 from aider_guard.core.model_names import canonical_name, is_cloud_name
@@ -18,23 +19,26 @@ from aider_guard.launch.aider_settings import (
     Variable,
     ollama_name,
 )
+from aider_guard.launch.environment import INVALID_KEY, NOWHERE, local_environment
 from aider_guard.launch.facts import Facts
-from aider_guard.launch.ollama_address import host_of
 from aider_guard.launch.places import (
     base_url,
     by_model,
+    host_of,
     in_cloud,
     installed_models,
+    is_private,
     local_model_command,
     place,
     roles,
     with_ollama,
 )
+from aider_guard.ollama.access import KEY_VARIABLE
+from aider_guard.ollama.names import connectable_base, display_base
 
 _ALIAS = ", an alias in "
 # "--4o on the command line", "AIDER_4O in /repo/.env", "4o in /repo/.aider.conf.yml".
 _OLD_FLAG = re.compile(r"(?!--?mo?d?e?l?\b)-\S+ on |AIDER_\w+ in |[\w-]+ in /")
-_NO_CLOUD = "set OLLAMA_NO_CLOUD=1 in the environment of ollama serve, and restart it"
 
 
 def roles_in_cloud(facts: Facts) -> Iterator[Finding]:
@@ -48,6 +52,8 @@ def roles_in_cloud(facts: Facts) -> Iterator[Finding]:
             continue
         base = place(role, facts.settings).base
         what = f"the {role.role} model, {role.model}, would run in a cloud{f' at {base}' if base else ''}"
+        if base and is_private(connectable_base(base)):
+            what = f"the {role.role} model, {role.model}, would run at {base}, which only the repository names"
         path = path_of(role)
         if path == "alias":
             what = f"{role.asked}, the {role.role} model, is an alias of {role.model}, which would run in a cloud"
@@ -119,7 +125,8 @@ def cloud_switch(facts: Facts) -> Iterator[Finding]:
     """Ollama's switch for its cloud, where it has one (0.16.2 and later)."""
     if isinstance(facts.server, ServerReport) and facts.server.cloud_disabled is False:
         what = "Ollama's own cloud is not switched off: a name that ends in cloud goes there"
-        yield info("ollama-cloud-switch", what, "/api/status", _NO_CLOUD)
+        fix = set_variable(facts, "OLLAMA_NO_CLOUD", "1")
+        yield info("ollama-cloud-switch", what, "/api/status", fix)
 
 
 def fallback(facts: Facts) -> Iterator[Finding]:
@@ -140,16 +147,49 @@ _OAUTH_FILE = "oauth-keys.env"
 
 
 def cloud_keys(facts: Facts) -> Iterator[Finding]:
-    """The keys of clouds with their sources, and that `/model` could use them."""
+    """The keys of clouds with their sources, what becomes of each in a session, and that `/model` could use them."""
     variables = [key for key in _keys(facts) if key.name != _COPILOT]
-    if not variables:
-        return
+    invalid = [key for key in variables if _session_value(key, facts) == INVALID_KEY]
+    kept = [key for key in variables if key not in invalid]
+    if invalid:
+        what = f"{_are_set(invalid)}; {GUARDED} Aider gets invalid values instead"
+        yield info("cloud-keys", what, _sources(invalid), undo(invalid))
+    if kept:
+        what = f"{_are_set(kept)}, and {GUARDED} Aider has {_pronoun(kept)} all the same"
+        yield info("cloud-keys", what + _why_kept(kept, facts), _sources(kept), undo(kept))
+    usable = [key for key in kept if key.name != KEY_VARIABLE]
+    what = "/model, /weak-model and /editor-model can name a cloud's model"
+    if invalid:
+        names = listed(key.name for key in invalid)
+        yield info("switch-model", f"{what}; {GUARDED} its key is invalid", names)
+    elif usable:
+        held = f"{GUARDED} the kernel blocks it" if facts.is_held else "its key is valid"
+        yield info("switch-model", f"{what}; {held}", listed(key.name for key in usable))
+
+
+def _session_value(key: Variable, facts: Facts) -> str | None:
+    """What a session makes of a variable: another value, "" for none, None where it stays as it is."""
+    if isinstance(facts.settings, Unavailable):
+        return None
+    made = local_environment(facts.config, facts.settings, base_url(facts), NOWHERE)
+    return "" if key.name in made.unset else made.set.get(key.name)
+
+
+def _are_set(variables: Sequence[Variable]) -> str:
     names = listed(key.name for key in variables)
-    is_set = verb((key.name for key in variables), "is", "are")
-    what = f"{names} {is_set} set; {GUARDED} Aider gets invalid values instead"
-    yield info("cloud-keys", what, _sources(variables), undo(variables))
-    what = f"/model, /weak-model and /editor-model can name a cloud's model; {GUARDED} its key is invalid"
-    yield info("switch-model", what, names)
+    return f"{names} {verb((key.name for key in variables), 'is', 'are')} set"
+
+
+def _pronoun(variables: Sequence[Variable]) -> str:
+    return verb((key.name for key in variables), "it", "them")
+
+
+def _why_kept(kept: Sequence[Variable], facts: Facts) -> str:
+    if facts.config.network == "open":
+        return ": the network is open"
+    if all(key.name == KEY_VARIABLE for key in kept):
+        return f": it goes to Ollama at {display_base(base_url(facts))}"
+    return ": a server of your own or another program may need it"
 
 
 def _keys(facts: Facts) -> tuple[Variable, ...]:
@@ -164,14 +204,21 @@ def cloud_tokens(facts: Facts) -> Iterator[Finding]:
     """Tokens that cause requests without a model of their cloud: one finding for the first of each kind."""
     by_name = {key.name: key for key in reversed(_keys(facts))}
     if copilot := by_name.get(_COPILOT):
-        what = f"with {_COPILOT} Aider asks api.github.com before each request; {GUARDED} it is removed"
+        what = f"with {_COPILOT} Aider asks api.github.com before each request"
+        what += f"; {GUARDED} it is removed" if _session_value(copilot, facts) == "" else ""
         yield info("copilot-token", what, copilot.source, undo([copilot]))
     login = next((key for key in _keys(facts) if _OAUTH_FILE in key.source), None)
     if login is not None:
-        what = f"Aider's login to OpenRouter left {login.name}; {GUARDED} it is invalid"
+        what = f"Aider's login to OpenRouter left {login.name}"
+        what += f"; {GUARDED} it is invalid" if _session_value(login, facts) == INVALID_KEY else ""
         yield info("openrouter-oauth", what, login.source, f"rm ~/.aider/{_OAUTH_FILE}")
     if openai := by_name.get("OPENAI_API_KEY"):
-        what = f"/voice would send what you say to OpenAI; {GUARDED} its key is invalid"
+        what = "/voice would send what you say to OpenAI"
+        what += (
+            f"; {GUARDED} its key is invalid"
+            if _session_value(openai, facts) == INVALID_KEY
+            else ""
+        )
         yield info("voice", what, _sources([openai]))
 
 
@@ -190,7 +237,10 @@ def proxies(facts: Facts) -> Iterator[Finding]:
     if switched is not None and switched.value.strip().lower() not in {"false", "0", "no"}:
         to = variables.get("LITELLM_PROXY_API_BASE")
         shown = f" at {to.value}" if to and to.value else ""
-        what = f"a LiteLLM proxy{shown} would get Ollama's requests; {GUARDED} it is switched off"
+        what = f"a LiteLLM proxy{shown} would get Ollama's requests"
+        what += (
+            f"; {GUARDED} it is switched off" if _session_value(switched, facts) == "False" else ""
+        )
         yield info("litellm-proxy", what, _sources(filter(None, (switched, to))), undo([switched]))
 
 

@@ -20,6 +20,7 @@ from aider_guard.launch.places import (
     runs_here,
     with_ollama,
 )
+from aider_guard.ollama.names import connectable_base, is_this_machine
 
 
 def main_model(facts: Facts) -> Iterator[Finding]:
@@ -65,7 +66,7 @@ def installed_models(facts: Facts) -> Iterator[Finding]:
                     "model-missing",
                     f"Ollama has no {name}, the {jobs} model",
                     near if nearest else "no model with a similar name is installed",
-                    f"ollama pull {name}",
+                    _installed_first(used[0].role, name, nearest),
                 )
             case ModelFacts(resolved=resolved) if resolved and ":" not in name.rpartition("/")[2]:
                 if resolved.casefold() != name.casefold():
@@ -79,6 +80,12 @@ def installed_models(facts: Facts) -> Iterator[Finding]:
     if isinstance(facts.server.installed, Unavailable) and not _is_silent(facts.server):
         reason = facts.server.installed.reason
         yield unknown("model-unread", "Ollama did not list its models", reason, "ollama list")
+
+
+def _installed_first(role: str, name: str, nearest: tuple[str, ...]) -> str:
+    """The command for a model that is not installed: with a similar one that is, else to pull it."""
+    pull = f"ollama pull {name}"
+    return f"aider-guard -- {model_option(role, nearest[0])}   # or: {pull}" if nearest else pull
 
 
 def _is_silent(server: ServerReport) -> bool:
@@ -118,19 +125,26 @@ def prefixes(facts: Facts) -> Iterator[Finding]:
 
 
 def other_servers(facts: Facts) -> Iterator[Finding]:
-    """Models on another server on this machine: the guard watches their window but cannot fix it."""
+    """Models on another server of this machine or network: the guard watches their window but cannot fix it."""
     if isinstance(facts.settings, Unavailable):
         return
     for model, (role, *_) in by_model(roles(facts)).items():
         where = place(role, facts.settings)
         if where.kind == "server":
-            yield _served(model, where.base or "its usual address", facts)
+            base = where.base or "its usual address"
+            if where.base and not is_this_machine(connectable_base(where.base)):
+                host = where.base.removeprefix("http://")
+                what = f"all code for {model} goes to {host}"
+                yield info("remote-server", what, where.source)
+            yield _served(model, base, facts)
 
 
 def _served(model: str, base: str, facts: Facts) -> Finding:
     report = facts.server
     window = None if isinstance(report, Unavailable) else report.others.get(model)
-    what = f"{model} runs on another server on this machine"
+    is_elsewhere = "://" in base and not is_this_machine(connectable_base(base))
+    where = "in your network" if is_elsewhere else "on this machine"
+    what = f"{model} runs on another server {where}"
     if ollama_name(model) is not None:
         return info("local-server", what, base)
     if isinstance(window, int):

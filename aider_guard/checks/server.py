@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from aider_guard.checks.runtime import is_relay, set_variable
 from aider_guard.core.findings import Finding, info, unknown, warn
 from aider_guard.core.messages import count
-from aider_guard.core.ollama_versions import era_of
+from aider_guard.core.ollama_versions import UNKNOWN_ERA, era_of
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess, ServerReport
 from aider_guard.launch import ollama_address
 from aider_guard.launch.facts import NOT_ASKED, Facts
-from aider_guard.launch.places import base_url, is_local, roles, with_ollama
+from aider_guard.launch.places import base_url, roles, with_ollama
 from aider_guard.launch.server_runtime import fills_memory, is_on, runtime_of
 from aider_guard.ollama.names import display_base
 
-# Programs that forward a port of a container or a virtual machine, which is on the same machine.
-_RELAYS = ("docker", "podman", "rootless", "slirp4netns", "pasta", "wsl", "containerd", "colima")
 _FEATURES = ("OLLAMA_NUM_PARALLEL", "OLLAMA_KV_CACHE_TYPE", "OLLAMA_FLASH_ATTENTION")
 
 
@@ -31,13 +30,16 @@ def availability(facts: Facts) -> Iterator[Finding]:
                 return
             shown = display_base(base_url(facts))
             what = f"Ollama does not answer at {shown} as it should"
-            start = "ollama serve" if is_local(facts) else f"start Ollama on the machine of {shown}"
-            yield warn("ollama-unread", what, reason, start)
+            helps = facts.server.helps if isinstance(facts.server, ServerReport) else ""
+            yield warn("ollama-unread", what, reason, helps or f"curl {shown}/api/version")
         case ServerReport() as report:
             where = "local" if report.is_local else "on another machine"
             name = "answers"
             if isinstance(report.version, str):
-                name = f"{report.version} (era {era_of(report.version).engine})"
+                era = era_of(report.version)
+                name = f"{report.version} (era {era.engine})"
+                if era is UNKNOWN_ERA:
+                    name = f"of an unknown version ({report.version}, as a build from source)"
             what = f"Ollama {name} at {report.base}, {where}"
             yield info("ollama", what, _holder(report.process))
             yield from _port(report)
@@ -57,7 +59,7 @@ def _port(report: ServerReport) -> Iterator[Finding]:
     if isinstance(process, Unavailable) or not process.pid or "ollama" in process.name.lower():
         return
     name = process.name or "a process without a name"
-    if name.lower().startswith(_RELAYS) or "docker" in name.lower():
+    if is_relay(name):
         what = f"Ollama runs in a container or a virtual machine: {name} holds its port"
         yield info("ollama-port", what, _holder(process))
         return
@@ -84,8 +86,10 @@ def runtime_settings(facts: Facts) -> Iterator[Finding]:
     if slots > 1:
         what = f"Ollama keeps a KV cache for {slots} requests at once; Aider sends one at a time"
         evidence = f"OLLAMA_NUM_PARALLEL={settings['OLLAMA_NUM_PARALLEL'].strip()}"
-        yield warn("ollama-parallel", what, evidence, "OLLAMA_NUM_PARALLEL=1 ollama serve")
-    yield from _kv_cache(facts.server, settings)
+        yield warn(
+            "ollama-parallel", what, evidence, set_variable(facts, "OLLAMA_NUM_PARALLEL", "1")
+        )
+    yield from _kv_cache(facts, facts.server, settings)
 
 
 def _runtime(report: ServerReport, settings: Mapping[str, str], source: str) -> Finding:
@@ -101,7 +105,7 @@ def _runtime(report: ServerReport, settings: Mapping[str, str], source: str) -> 
     return info("ollama-runtime", what, evidence + (f" (read from its {source})" if source else ""))
 
 
-def _kv_cache(report: ServerReport, settings: Mapping[str, str]) -> Iterator[Finding]:
+def _kv_cache(facts: Facts, report: ServerReport, settings: Mapping[str, str]) -> Iterator[Finding]:
     kind = settings.get("OLLAMA_KV_CACHE_TYPE", "").strip()
     if kind in {"", "f16", "f32", "bf16"}:
         return
@@ -112,5 +116,5 @@ def _kv_cache(report: ServerReport, settings: Mapping[str, str]) -> Iterator[Fin
         # Up to 0.24 Ollama warns and takes f16; from 0.30 on llama.cpp refuses to start the model.
         then = "models do not load" if engine == "C" else "f16 is used, twice the size or more"
         what = f"a KV cache of {kind} needs flash attention, which is off: {then}"
-        fix = "OLLAMA_FLASH_ATTENTION=1 ollama serve"
+        fix = set_variable(facts, "OLLAMA_FLASH_ATTENTION", "1")
         yield warn("ollama-kv-cache", what, f"OLLAMA_KV_CACHE_TYPE={kind}", fix)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from aider_guard.core.findings import Finding, info, listed, unknown, warn
 from aider_guard.core.fit import Fit
 from aider_guard.core.messages import size
-from aider_guard.core.model_names import canonical_name
+from aider_guard.core.model_names import canonical_name, same_model
+from aider_guard.core.ollama_versions import UNKNOWN_ERA, era_of
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing
 from aider_guard.launch.aider_settings import AiderSettings, Role
@@ -23,7 +24,14 @@ def window_pins(facts: Facts) -> Iterator[Finding]:
     tokens = facts.window_tokens
     window = f"it at {tokens:,} tokens" if isinstance(tokens, int) else "it"
     own = [role for role in used if role.num_ctx is not None]
+    models = {} if isinstance(facts.server, Unavailable) else facts.server.models
     free = [role for role in used if role.num_ctx is None]
+    main = next((name for role, name in with_ollama(facts) if role.role == "main"), "")
+    model = models.get(main)
+    in_file = model.num_ctx_parameter if isinstance(model, ModelFacts) else 0
+    if in_file and not own and facts.config.num_ctx is None:
+        what = f"{main}'s own file has a window of {in_file:,} tokens, which the guard takes"
+        yield info("window-pinned", what, "PARAMETER num_ctx", f"ollama show {main} --parameters")
     if own:
         windows = listed(f"{role.num_ctx:,}" for role in own if role.num_ctx is not None)
         what = f"your settings fix the window at {windows} tokens"
@@ -31,8 +39,31 @@ def window_pins(facts: Facts) -> Iterator[Finding]:
         yield info("window-pinned", what, sources)
     if free:
         names = listed(role.model for role in free)
-        what = f"without the guard each request would change the window and reload the model; the guard fixes {window}"
+        change = "each request would change the window and reload the model"
+        if is_never_reloaded(facts):
+            change = "each request would ask for another window, which Ollama cuts to what the model was trained for"
+        what = f"without the guard {change}; the guard fixes {window}"
         yield info("window-unpinned", what, f"no num_ctx for {names}")
+
+
+_AIDERS_LEAST_TOKENS = 8192
+"""What Aider asks for beyond its prompt, at the least (models.py: tokens * 1.25 + 8192)."""
+
+
+def is_never_reloaded(facts: Facts) -> bool:
+    """Whether requests without a pin reload no model: all of them were trained for less than Aider asks for, and Ollama
+    compares windows as it has cut them. From 0.30 on it does (server/sched.go, needsReload); 0.9.3 did not.
+    """
+    report = facts.server
+    if isinstance(report, Unavailable) or era_of(report.version) is UNKNOWN_ERA:
+        return False
+    models = [report.models.get(name) for _, name in with_ollama(facts)]
+    return era_of(report.version).engine == "C" and all(
+        isinstance(model, ModelFacts)
+        and isinstance(model.trained_tokens, int)
+        and model.trained_tokens <= _AIDERS_LEAST_TOKENS
+        for model in models
+    )
 
 
 def same_for_one_model(facts: Facts) -> Iterator[Finding]:
@@ -54,6 +85,23 @@ def same_for_one_model(facts: Facts) -> Iterator[Finding]:
             fix = f"aider-guard --num-ctx {min(number for number in windows if number is not None)}"
             where = listed(role.settings_source for role in used if role.settings_source)
             yield warn("window-differs", what, where, fix)
+
+
+def contested(facts: Facts) -> Iterator[Finding]:
+    """Another running session that fixes another window for one of the models: they reload it by turns."""
+    window = facts.window_tokens
+    names = dict.fromkeys(name for _, name in with_ollama(facts))
+    for name in names if isinstance(window, int) else ():
+        held = next(
+            (t for other, t in facts.held_windows.items() if same_model(other, name)), window
+        )
+        if held != window:
+            what = (
+                f"another session has {name} with a window of {held:,} tokens, this one with {window:,}: "
+                "each reloads it after the other"
+            )
+            yield warn("window-contested", what, "", f"aider-guard --num-ctx {held}")
+            return
 
 
 def trained_context(facts: Facts) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ LOAD_SECONDS: Final = 0.5
 """A loaded model costs about 0.02 s of ``load_duration``, one that is loaded again more than this (0.9.3)."""
 SHORTEST_LOAD_SECONDS: Final = 0.2
 _UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-_WORDS: Final = {"num_ctx": "window"}
+_WORDS: Final = {"num_ctx": "window", "shift": "context shift"}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|us|µs|ns|m|s)")
 DEFAULT_KEEP_ALIVE_SECONDS: Final = 300.0
 """The default of ``OLLAMA_KEEP_ALIVE`` (envconfig/config.go)."""
@@ -110,6 +110,8 @@ def cause(evidence: ReloadEvidence) -> str:
 
 
 def _shown(options: Mapping[str, Any], name: str) -> str:
+    if name == "shift":
+        return "off" if options.get(name) is False else "on"
     value = options.get(name, "none")
     return str(value) if isinstance(value, int | float | str) and len(str(value)) < 20 else "?"
 

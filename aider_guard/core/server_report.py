@@ -48,6 +48,8 @@ class ModelFacts:
     remote_host: str = ""
     loses_system: bool = False
     """Whether the model's template leaves out system text (``loses_system``)."""
+    sampling: dict[str, float] = field(default_factory=dict)
+    """The penalties in the model file, by the names of Ollama's parameters."""
 
 
 def loses_system(template: object, modelfile: object) -> bool:
@@ -89,6 +91,12 @@ class ServerProcess:
     settings: Unavailable | dict[str, str] = field(metadata={"journal": False})
     settings_from: str = ""
     inferred: bool = False
+    run_by: str = field(default="", compare=False)
+    """``systemctl UNIT`` or ``systemctl --user UNIT`` for a service of systemd's, ``container``, or "" for neither."""
+    bound: str = field(default="", compare=False)
+    """The address that it listens at; "" where the system does not show it."""
+    cpu_quota: float = field(default=0.0, compare=False)
+    """How many processors its control group lets it use at once; 0 for no limit, and where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +105,12 @@ class ServedModel:
 
     model: str
     name: str
-    base: str = field(repr=False)
+    base: str = field(repr=False, metadata={"journal": False})
     """The server's address, complete: it may hold a password."""
+    headers: tuple[tuple[str, str], ...] = field(
+        default=(), repr=False, metadata={"journal": False}
+    )
+    """The key and headers that Aider sends there."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,8 @@ class ServerReport:
     )
     others: dict[str, int | Unavailable] = field(default_factory=dict, metadata={"journal": False})
     """The windows, in tokens, of models on other servers of this machine, by Aider's names for them."""
+    helps: str = field(default="", metadata={"journal": False})
+    """What helps where the version is not known, as a line to paste or a sentence."""
 
 
 # Names of installed models.
@@ -143,7 +157,7 @@ def find_installed(name: str, installed: Installed) -> InstalledModel | None:
 def nearest_names(name: str, installed: Installed) -> tuple[str, ...]:
     """Installed names that are similar to this one, the most similar first: other tags of the same model come first.
 
-    Stubs of models that run on other machines are left out.
+    Stubs of models that run on other machines are left out, and so is the name itself.
     """
     if isinstance(installed, Unavailable):
         return ()
@@ -151,6 +165,8 @@ def nearest_names(name: str, installed: Installed) -> tuple[str, ...]:
     ranked = []
     for listed in (model.name for model in installed if not model.remote_host):
         model, other_tag = canonical_name(listed).rsplit(":", 1)
+        if (model, other_tag) == (wanted, tag):
+            continue  # it was asked for because it is not there: the list is older
         bare = _unlike(wanted.rpartition("/")[2], model.rpartition("/")[2])
         ranked.append((min(_unlike(wanted, model), bare), _unlike(tag, other_tag), listed))
     return tuple(near for far, _, near in sorted(ranked) if far <= _FAR)[:MAX_NEAREST]

@@ -189,19 +189,20 @@ class ChatExchange:
         reason = self._silence_reason() if trouble.kind == "silent" else "down"
         return self._refusals.failed(Failure(reason, trouble.words))
 
-    async def on_refusal(self, status: int, content: bytes) -> Reply | Retry | Pass:
+    async def on_refusal(
+        self, status: int, content: bytes, location: str = ""
+    ) -> Reply | Retry | Pass:
         """Decide about an answer with another status than 200: wait for a busy server, explain any other error.
 
-        ``content`` is all of the answer, any coding undone. A redirect comes here, too; it is not handed on as it is:
-        the transport makes ``Pass`` an error of the door's.
+        ``content`` is all of the answer, any coding undone. A redirect comes here, too, with its ``location``; it is
+        not handed on as it is: the transport makes ``Pass`` an error of the door's.
         """
         refusals = self._refusals
         if refusals is None or not self._started:
             return Pass()
-        failure = chat_errors.failure_of_answer(status, content)
+        failure = chat_errors.failure_of_answer(status, content, location)
         if failure.waits and (seconds := self._retries.until_free()) is not None:
-            why = chat_errors.short_words(failure.words) or "the server is busy"
-            message = self._retries.message(why)
+            message = self._retries.message(chat_errors.waiting_words(failure))
             if not message:
                 return Retry(seconds)
             reply = waiting(refusals.request, message, self._context.timestamp())
@@ -209,6 +210,8 @@ class ChatExchange:
         if failure.reason == "overflow":
             counted = await self._sizing.counted()
             return await refusals.too_large(refusals.overflow_of(failure, counted))
+        if failure.reason == "missing":  # the list may be half a minute old
+            await self._context.services.installed.reread(self._incoming.upstream)
         return refusals.failed(failure)
 
     def on_chunk(self, chunk: bytes) -> bytes | Reply:

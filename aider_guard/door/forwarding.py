@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import httpx
 from anyio import CancelScope
 
+from aider_guard.core.server_answers import shown_location
 from aider_guard.door.chat_handler import ChatExchange
 from aider_guard.door.client import Client
 from aider_guard.door.interfaces import (
@@ -43,12 +44,10 @@ def is_redirect(answer: httpx.Response) -> bool:
 
 
 def redirected(answer: httpx.Response) -> Reply:
-    """Return the error for a redirect. The new address may be anywhere, and is not told."""
-    return error_reply(
-        f"the model server redirects to another address ({answer.status_code}),"
-        " which is not followed",
-        502,
-    )
+    """Return the error for a redirect. The new address may be anywhere: it is told, but not followed."""
+    where = shown_location(answer.headers.get("location", "")) or "another address"
+    words = f"the model server redirects to {where} ({answer.status_code}), which is not followed"
+    return error_reply(words, 502)
 
 
 def decoded(answer: httpx.Response) -> AsyncIterator[bytes] | Trouble:
@@ -124,7 +123,8 @@ class _Run:
             content = await _read(pieces)
         if isinstance(content, Trouble):
             return await uninterrupted(self.exchange.on_trouble(content))
-        step = await uninterrupted(self.exchange.on_refusal(answer.status_code, content))
+        location = answer.headers.get("location", "")
+        step = await uninterrupted(self.exchange.on_refusal(answer.status_code, content, location))
         if not isinstance(step, Pass):
             return step
         if is_redirect(answer):

@@ -203,6 +203,9 @@ class InstalledModels(Protocol):
     async def host_now(self, upstream: Upstream, model: str) -> str | Unavailable | None:
         """Return the same as the server says now, whatever is known. Of a server that is no Ollama it is None."""
 
+    async def reread(self, upstream: Upstream) -> None:
+        """Read an Ollama's list now, in bounded time: a model that was on it is gone."""
+
     def similar_names(self, upstream: Upstream, model: str) -> tuple[str, ...]:
         """Return installed models of a similar name, nearest first; none when nothing is known."""
 

@@ -76,7 +76,10 @@ class InstalledModelsByServer:
     """The installed models of each Ollama that the door leads to (``interfaces.InstalledModels``)."""
 
     def __init__(
-        self, make: Callable[[str], OllamaTags] = lambda base: OllamaTags(OllamaClient(base))
+        self,
+        make: Callable[[Upstream], OllamaTags] = lambda upstream: OllamaTags(
+            OllamaClient(upstream.base, headers=upstream.headers)
+        ),
     ) -> None:
         self._make = make
         self._tags: dict[str, OllamaTags] = {}
@@ -90,7 +93,7 @@ class InstalledModelsByServer:
     def of(self, upstream: Upstream) -> OllamaTags:
         """Return the installed models of one Ollama."""
         if upstream.base not in self._tags:
-            self._tags[upstream.base] = self._make(upstream.base)
+            self._tags[upstream.base] = self._make(upstream)
         return self._tags[upstream.base]
 
     async def host_of(self, upstream: Upstream, model: str) -> str | Unavailable | None:
@@ -100,6 +103,14 @@ class InstalledModelsByServer:
     async def host_now(self, upstream: Upstream, model: str) -> str | Unavailable | None:
         """Return the same as the server says now; None on a server that is no Ollama."""
         return await self.of(upstream).host_now(model) if upstream.kind == "ollama" else None
+
+    async def reread(self, upstream: Upstream) -> None:
+        """Read an Ollama's list now; one that does not answer within a second is read later."""
+        if upstream.kind == "ollama":
+            await asyncio.wait(
+                [asyncio.ensure_future(asyncio.to_thread(self.of(upstream).read))],
+                timeout=LEARN_SECONDS,
+            )
 
     def never_truncates(self, upstream: Upstream, model: str) -> bool:
         """Return whether a model is known to be run by MLX, which refuses long prompts (x/mlxrunner/pipeline.go)."""

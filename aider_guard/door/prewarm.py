@@ -29,13 +29,10 @@ from aider_guard.core.printable import printable
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.door.loaded_models import LoadedModels, SessionModel, find_listed, keep_alive
 from aider_guard.door.reload_cause import ReloadWatch
-from aider_guard.ollama.client import (
-    OllamaClient,
-    is_count,
-    json_object,
-    refusal,
-    verification,
-)
+from aider_guard.ollama.access import Headers
+from aider_guard.ollama.client import OllamaClient, is_count
+from aider_guard.ollama.http import Answer, json_object, refusal, verification
+from aider_guard.ollama.names import display_base
 
 # A load ends by itself after 5 minutes (OLLAMA_LOAD_TIMEOUT).
 _TIMEOUT: Final = httpx.Timeout(600.0, connect=2.0)
@@ -44,10 +41,14 @@ Post = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any] | Unavailable
 """Sends a body to a path of Ollama's; returns its answer, or why there is none."""
 
 
-def http_client(base: str) -> httpx.AsyncClient:
+def http_client(base: str, headers: Headers = ()) -> httpx.AsyncClient:
     """Return a client for a few requests: no proxy, no redirect, no certificates where they are not needed."""
     return httpx.AsyncClient(
-        trust_env=False, verify=verification(base), follow_redirects=False, timeout=_TIMEOUT
+        headers=headers,
+        trust_env=False,
+        verify=verification(base),
+        follow_redirects=False,
+        timeout=_TIMEOUT,
     )
 
 
@@ -73,7 +74,8 @@ async def _post(
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
         return Unavailable(f"Ollama cannot be reached ({str(error) or type(error).__name__})")
     if response.status_code != httpx.codes.OK:
-        return Unavailable(refusal(response.status_code, response.content, path))
+        refused = Answer(response.status_code, response.content)
+        return refusal(refused, display_base(base), path).plain
     match json_object(response.content):
         case {"error": str(words)}:
             return Unavailable(f"Ollama refused {path}: {printable(words)[:200]}")

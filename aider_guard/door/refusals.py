@@ -19,6 +19,7 @@ from aider_guard.core.chat.size import parts, reply_reserve
 from aider_guard.core.chat.types import Count
 from aider_guard.core.model_names import is_cloud_name
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.server_answers import NoAnswer
 from aider_guard.door.accounting import part_rows
 from aider_guard.door.context import RequestContext, RetrySchedule
 from aider_guard.door.interfaces import IncomingRequest, Reply, RequestTarget, error_reply
@@ -54,9 +55,10 @@ class Refusals:
             return self._refuse("missing", cloud.invalid_lines(invalid))
         for name in names:
             while isinstance(host := await installed.host_of(upstream, name), Unavailable):
-                seconds = retries.until_reachable()
+                failure = _failure_of(host)
+                seconds = retries.until_reachable() if failure.waits else None
                 if seconds is None:
-                    return self.failed(Failure("down", host.reason))
+                    return self.failed(failure, "/api/show")
                 await asyncio.sleep(seconds)
             if host:
                 return self._refuse("cloud", cloud.refusal(name, chat_errors.short_words(host)))
@@ -94,14 +96,15 @@ class Refusals:
             return None
         return Overflow(counted, window, reply_reserve(self.request, window))
 
-    def failed(self, failure: Failure) -> Reply:
-        """Explain a failure of the server."""
+    def failed(self, failure: Failure, path: str = "") -> Reply:
+        """Explain a failure of the server, at the request's own path if no other is given."""
         upstream = self.incoming.upstream
         failed_request = FailedRequest(
             self.request.model,
             display_base(upstream.base),
             is_ollama=upstream.kind == "ollama",
             is_here=is_this_machine(upstream.base),
+            path=path or self.incoming.path,
             smaller_windows=self.context.settings.smaller_windows,
             alike=self.context.services.installed.similar_names(upstream, self.request.model),
         )
@@ -131,6 +134,14 @@ class Refusals:
     def _answer(self, lines: Sequence[str]) -> Reply:
         reply = answer(self.request, lines, self.context.timestamp())
         return Reply(reply.content, reply.status, reply.content_type)
+
+
+def _failure_of(why: Unavailable) -> Failure:
+    """Return the failure of the door's own question where a model runs. One without a status may go away."""
+    if isinstance(why, NoAnswer) and why.status:
+        return chat_errors.failure_of_answer(why.status, why.content, why.location)
+    words = why.cause if isinstance(why, NoAnswer) and why.cause else why.reason
+    return Failure("down", words, waits=True)
 
 
 # The size of a prompt, and what is sent of one that does not fit, before it is refused.

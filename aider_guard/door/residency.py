@@ -13,12 +13,13 @@ from concurrent.futures import TimeoutError as NotInTimeError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from aider_guard.core.chat.body import head_of, may_have_head
+from aider_guard.core.chat.body import SHIFT, head_of, may_have_head
 from aider_guard.core.chat.events import ModelWarmed
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.events import Event, ModelsRead, ServerRead
 from aider_guard.core.model_names import same_model
+from aider_guard.core.ollama_versions import era_of
 from aider_guard.core.readings import ModelsReading, Unavailable
 from aider_guard.core.reloads import ReloadEvidence, is_load, stay_seconds
 from aider_guard.door.loaded_models import (
@@ -100,7 +101,7 @@ class OllamaResidency:
         self._reload_watch = ReloadWatch(inspector or ReloadInspector(client), emit)
         self._prewarmer = Prewarmer(
             client,
-            PrewarmRequests(base, connect or (lambda: http_client(base))),
+            PrewarmRequests(base, connect or (lambda: http_client(base, client.headers))),
             self._loaded_models,
             self._tasks,
             self._reload_watch,
@@ -233,13 +234,16 @@ class OllamaResidency:
         if not running.was_loaded:
             self._tasks.start_side_task(self._reload_watch.record_processes())
         elif is_load(load_seconds, model.first_load_seconds):
+            old = {SHIFT} if era_of(self.version).engine != "C" else set()  # no reason to load then
             evidence = ReloadEvidence(
                 model=model.name,
                 before=running.before,
                 entry=model.entry,
                 ours=tuple(known.name for known in self._loaded_models.all),
-                options=options,
-                options_before=model.options,
+                options={name: options[name] for name in options if name not in old},
+                options_before={
+                    name: value for name, value in model.options.items() if name not in old
+                },
                 idle_seconds=running.idle_seconds,
                 keep_alive_seconds=stay_seconds(keep_alive(model, settings)),
             )

@@ -24,13 +24,9 @@ from aider_guard.core.model_names import canonical_name
 from aider_guard.core.ollama_versions import era_of
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.interfaces import RequestTarget
-from aider_guard.ollama.client import (
-    MAX_ANSWER_BYTES,
-    NOT_RENDERED,
-    OllamaClient,
-    fetch,
-    json_object,
-)
+from aider_guard.ollama.access import Headers
+from aider_guard.ollama.client import MAX_ANSWER_BYTES, NOT_RENDERED, OllamaClient
+from aider_guard.ollama.http import fetch, json_object
 from aider_guard.ollama.model_process import NO_PROCESS, ModelProcess, find_model_process
 from aider_guard.ollama.names import is_this_machine
 
@@ -100,6 +96,7 @@ class ServerCounter:
         if self._is_left_alone(upstream.base):
             return Unavailable("Ollama did not answer a moment ago")
         self._versions[upstream.base] = target.version
+        client = self._client(upstream.base, upstream.headers or None)
         loaded = self.loaded_model(upstream.base, request.model)
         if isinstance(loaded, _LoadedModel):
             if loaded.process.window_tokens != target.window_tokens:
@@ -107,7 +104,7 @@ class ServerCounter:
         elif not _may_render(loaded, target, settings):
             return loaded
         body = rendering_body(request, settings, upstream, target.version)
-        text = self._client(upstream.base).render(path, body, self._answer_seconds)
+        text = client.render(path, body, self._answer_seconds)
         if isinstance(text, Unavailable):
             self._leave_alone(upstream.base, FOR_EVER if text is NOT_RENDERED else AGAIN_SECONDS)
             return text
@@ -214,7 +211,7 @@ class ServerCounter:
         if self._is_left_alone(process.base):
             return Unavailable("the model's process did not answer a moment ago")
         try:
-            status, content = fetch(
+            answered = fetch(
                 partial(self._http.stream, method, process.base + path, json=body),
                 seconds=self._answer_seconds,
                 connect_seconds=CONNECT_SECONDS,
@@ -224,14 +221,16 @@ class ServerCounter:
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
             self._leave_alone(process.base)
             return Unavailable(f"the model's process did not answer ({type(error).__name__})")
-        if status == httpx.codes.SERVICE_UNAVAILABLE:
+        if answered.status == httpx.codes.SERVICE_UNAVAILABLE:
             return LOADING
-        answer = json_object(content) if status == httpx.codes.OK else None
-        return Unavailable(f"the model's process answered {status}") if answer is None else answer
+        if answered.status == httpx.codes.OK and (answer := json_object(answered.content)):
+            return answer
+        return Unavailable(f"the model's process answered {answered.status}")
 
-    def _client(self, base: str) -> OllamaClient:
+    def _client(self, base: str, headers: Headers | None = None) -> OllamaClient:
+        """The client for an Ollama; the first call for each says what it gets with every question."""
         if base not in self._clients:
-            self._clients[base] = OllamaClient(base)
+            self._clients[base] = OllamaClient(base, headers=headers)
         return self._clients[base]
 
     def _leave_alone(self, base: str, seconds: float = AGAIN_SECONDS) -> None:

@@ -40,6 +40,8 @@ class Role:
     """The complete ``api_base``, which may hold a secret: never shown."""
     redirects: tuple[str, ...] = ()
     """Extra parameters with which litellm sends requests to another model or provider: ``fallbacks: gpt-4o``."""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """The key, as a header, and the extra headers that litellm sends to the server: secrets, never shown."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class AiderSettings:
     analytics: bool | None = None
     show_release_notes: bool | None = None
     verify_ssl: bool = True
+    subtree_only: bool = False
     load: str | None = None
     architect: bool = False
     sends_message: bool = False
@@ -139,6 +142,13 @@ def extra_params(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that an entry of ``.aider.model.settings.yml`` sends with every request."""
     params = entry.get("extra_params")
     return params if isinstance(params, dict) else {}
+
+
+def whole_number(value: object) -> int | None:
+    """A number as Ollama reads it, which takes 16384.0 for a whole one; None for any other value."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
 
 
 def ollama_name(model: str) -> str | None:

@@ -13,12 +13,19 @@ from aider_guard.core.chat.types import DoorRole, DoorSettings, RoleName, Runner
 from aider_guard.core.fit import STEP_TOKENS, fit
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServedModel, ServerProcess, ServerReport
-from aider_guard.launch.aider_settings import EVERY_MODEL, AiderSettings, extra_params, ollama_name
+from aider_guard.launch.aider_settings import (
+    EVERY_MODEL,
+    AiderSettings,
+    extra_params,
+    ollama_name,
+    whole_number,
+)
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.pins import Entries
 from aider_guard.launch.places import place
 from aider_guard.launch.routes import OLLAMAS_OPENAI, DoorAddress, Routes
 from aider_guard.launch.server_runtime import Placement
+from aider_guard.ollama.access import valid_headers
 
 LEARNED = "tokens"
 """The folder in the state folder where ratios of tokens are remembered."""
@@ -112,7 +119,10 @@ def runner_options_of(entries: Entries, model: str) -> tuple[RunnerOption, ...]:
     models = (entries.get(name, {}) for name in (EVERY_MODEL, model))
     extra = ChainMap(*map(extra_params, models))
     options = ((name, extra.get(name)) for name in RUNNER_OPTIONS if name != "num_ctx")
-    return tuple(RunnerOption(name, value) for name, value in options if isinstance(value, int))
+    whole = (
+        (name, value if isinstance(value, bool) else whole_number(value)) for name, value in options
+    )
+    return tuple(RunnerOption(name, value) for name, value in whole if value is not None)
 
 
 def server_keeps_longer(server: ServerReport | Unavailable) -> bool:
@@ -133,11 +143,14 @@ def server_keeps_longer(server: ServerReport | Unavailable) -> bool:
 
 def served_models(settings: AiderSettings) -> tuple[ServedModel, ...]:
     """The models on other servers of this machine."""
-    locations = [(role.model, place(role, settings)) for role in settings.roles]
+    locations = [(role, place(role, settings)) for role in settings.roles]
     models = {
-        model: ServedModel(model, name_on_server(model), location.address)
-        for model, location in locations
-        if location.kind == "server" and ollama_name(model) is None
+        role.model: ServedModel(
+            *(role.model, name_on_server(role.model), location.address),
+            headers=valid_headers(role.headers),
+        )
+        for role, location in locations
+        if location.kind == "server" and ollama_name(role.model) is None
     }
     return tuple(models.values())
 

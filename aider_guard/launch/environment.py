@@ -14,7 +14,7 @@ from aider_guard.config import Config
 from aider_guard.core.egress import Place, parse_place, places
 from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.cloud_variables import CLOUD_BASES, CLOUD_KEYS, SERVER_BASES
-from aider_guard.launch.places import place
+from aider_guard.launch.places import host_of, place
 from aider_guard.launch.routes import CLOUD_PREFIX, DoorAddress
 from aider_guard.ollama.names import connectable_base, is_this_machine
 
@@ -106,10 +106,9 @@ def _place_of(base: str) -> Place | None:
 
 def _other_machines(config: Config, ollama: str) -> tuple[str, ...]:
     """The hosts of other machines that a session may reach: Ollama's and the allowed ones."""
-    host = "" if is_this_machine(ollama) else urlsplit(ollama).hostname
-    return tuple(
-        dict.fromkeys(filter(None, (host, *(place.host for place in places(config.allow)))))
-    )
+    host = "" if is_this_machine(ollama) else host_of(ollama)
+    allowed = (place.host for place in places(config.allow))
+    return tuple(dict.fromkeys(filter(None, (host, *allowed))))
 
 
 def _past_proxies(settings: AiderSettings) -> dict[str, str]:

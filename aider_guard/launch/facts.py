@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aider_guard.config import Config
@@ -18,10 +19,13 @@ NOT_TRIED = Unavailable("which layer this system allows was not tried")
 
 @dataclass(frozen=True)
 class RepoFacts:
-    """What else may run in a session: active git hooks, and the program that runs the repository's tests."""
+    """What of the repository matters: active git hooks, the program that runs its tests, and its size."""
 
     hooks: tuple[str, ...] = ()
     test_runner: str = ""
+    tracked_files: int | Unavailable = Unavailable("git's index was not read")
+    """How many files git has in the repository."""
+    has_aiderignore: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,12 @@ class Facts:
     aider_script: str = ""
     aider_problem: str = ""
     """Why no Aider can be started; "" when one can."""
+    arguments: tuple[str, ...] = ()
+    """The user's own arguments for Aider, which a command to paste repeats."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables of the guard's own environment that matter (addresses only, no keys)."""
+    held_windows: Mapping[str, int] = field(default_factory=dict)
+    """The windows that other running sessions fix, in tokens, by Ollama's names for their models."""
     air_gap: LayerChoice | Unavailable = NOT_TRIED
     """The best layer of the air gap that this system allows."""
 

@@ -34,8 +34,8 @@ from aider_guard.launch.aider_settings import AiderSettings, decode
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
 from aider_guard.launch.door_settings import served_models
 from aider_guard.launch.facts import NOT_ASKED, NOT_TRIED, Facts
-from aider_guard.launch.ollama_address import may_be_asked
-from aider_guard.launch.places import base_url, with_ollama
+from aider_guard.launch.ollama_address import may_be_asked, ollama_access
+from aider_guard.launch.places import with_ollama
 from aider_guard.launch.plan import pin_window
 from aider_guard.launch.repository import repository_facts
 from aider_guard.launch.server_runtime import make_placement, read_corrections
@@ -82,6 +82,7 @@ def gather(
     memory_reader: Callable[[], MemoryReading] | None = None,
     answer_seconds: float = ANSWER_SECONDS,
     memory_seconds: float = MEMORY_SECONDS,
+    held_windows: Mapping[str, int] | None = None,
 ) -> Facts:
     """Gather everything the checks look at. What is missing or broken outside raises nothing: it is a fact, too."""
     # Trying the air gap forks, so it is done before there are threads.
@@ -94,12 +95,14 @@ def gather(
         server=NOT_ASKED,
         state_free_bytes=paths.free_bytes(state_dir),
         environment={name: environment.get(name, "") for name in OLLAMA_ADDRESSES},
+        held_windows=held_windows or {},
+        arguments=tuple(aider_args),
         air_gap=air_gap,
     )
     try:
         aider = find_aider(config.aider, search_path=environment.get("PATH"))
     except LaunchError as error:
-        facts = _with_server(replace(facts, aider_problem=str(error)))
+        facts = _with_server(replace(facts, aider_problem=str(error)), environment)
     else:
         facts = _with_aider(facts, aider, aider_args, environment, answer_seconds)
     try:
@@ -137,10 +140,10 @@ def _with_aider(
 
         settings = question.result(answer_seconds)
         facts = replace(facts, settings=settings, aider_script=aider.script)
-        return replace(_with_server(facts), repo=repository_facts(settings))
+        return replace(_with_server(facts, environment), repo=repository_facts(settings))
 
 
-def _with_server(facts: Facts) -> Facts:
+def _with_server(facts: Facts, environment: Mapping[str, str] = os.environ) -> Facts:
     """Add what Ollama and the other servers of this machine say, where they may be asked."""
     from aider_guard.ollama.client import OllamaClient
     from aider_guard.ollama.survey import survey
@@ -148,7 +151,8 @@ def _with_server(facts: Facts) -> Facts:
     if not may_be_asked(facts.config, facts.settings, facts.environment):
         return facts
     names = dict.fromkeys(name for _, name in with_ollama(facts))
-    with closing(OllamaClient(base_url(facts))) as client:
+    server = ollama_access(facts.config, facts.settings, {**environment, **facts.environment})
+    with closing(OllamaClient(server.base, headers=server.headers)) as client:
         others = () if isinstance(facts.settings, Unavailable) else served_models(facts.settings)
         return replace(facts, server=survey(client, names, others=others))
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address, ip_network
-from urllib.parse import urlsplit
 
 from aider_guard.config import Config
 from aider_guard.core.findings import Finding, info, stop, warn
@@ -13,18 +10,16 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
 from aider_guard.launch.facts import Facts
-from aider_guard.launch.places import base_url, is_local
+from aider_guard.launch.places import (
+    base_url,
+    from_repository,
+    is_local,
+    is_private,
+    ollama_headers,
+)
+from aider_guard.ollama.access import ServerAccess, environment_headers
 from aider_guard.ollama.names import display_base, is_cloud_base, is_this_machine
 
-_FOUND_BY_NAME = (".env", ".aider.conf.yml")
-_PRIVATE = tuple(
-    ip_network(text)
-    for text in (
-        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),  # RFC 1918, RFC 4193
-        *("169.254.0.0/16", "fe80::/10", "127.0.0.0/8", "::1/128"),  # this link, this machine
-        "100.64.0.0/10",  # RFC 6598; networks laid over others use it
-    )
-)
 _HERE = "aider-guard --ollama http://127.0.0.1:11434"
 
 
@@ -42,7 +37,7 @@ def ollama(facts: Facts) -> Iterator[Finding]:
     only = ", and nowhere else" if facts.config.network == "offline" else ""
     if from_repository(source, facts.settings):
         yield stop("remote-ollama", what, f"named by the repository: {source}", _HERE)
-    elif _is_private(base):
+    elif is_private(base):
         yield info("remote-ollama", f"{what}{only}", source)
     else:
         plain = ", unencrypted" if base.startswith("http:") else ""
@@ -69,40 +64,6 @@ def address_source(facts: Facts) -> str:
     return from_environment
 
 
-def from_repository(source: str, settings: AiderSettings | Unavailable) -> bool:
-    """Whether a source is a file of the repository or of Aider's folder: a stranger may have written it.
-
-    A file in the home folder, or one that the user named to Aider, is the user's own.
-    """
-    if isinstance(settings, Unavailable):
-        return False
-    home = os.path.expanduser("~")
-    files = [file for file in (*settings.env_files, *settings.config_files) if file in source]
-    if any(os.path.dirname(file) == home for file in files):
-        return False
-    if settings.git_root and settings.git_root.rstrip("/") + "/" in source:
-        return True
-    return any(os.path.basename(file) in _FOUND_BY_NAME for file in files)
-
-
-def host_of(base: str) -> str:
-    """The host in a URL; "" when it has none."""
-    try:
-        return (urlsplit(base).hostname or "").rstrip(".").lower()
-    except ValueError:
-        return ""
-
-
-def _is_private(base: str) -> bool:
-    """Whether an address belongs to a private network: no host of the internet has it."""
-    host = host_of(base)
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return bool(host) and ("." not in host or host.endswith((".local", ".internal", ".lan")))
-    return any(address in network for network in _PRIVATE)
-
-
 def ollama_address(
     config: Config, settings: AiderSettings | Unavailable, environment: Mapping[str, str]
 ) -> str:
@@ -123,6 +84,16 @@ def may_be_asked(
     return is_this_machine(base) or not (
         is_cloud_base(base) or from_repository(address_source(facts), settings)
     )
+
+
+def ollama_access(
+    config: Config, settings: AiderSettings | Unavailable, environment: Mapping[str, str]
+) -> ServerAccess:
+    """Ollama's URL, with the key and headers that Aider sends it; before Aider has said, the environment's key."""
+    base = ollama_address(config, settings, environment)
+    if isinstance(settings, Unavailable):
+        return ServerAccess(base, environment_headers(environment))
+    return ServerAccess(base, ollama_headers(settings) or environment_headers(environment))
 
 
 def _facts(

@@ -1,8 +1,9 @@
 """Fixes the window with model settings and metadata files for Aider, merged with the user's own.
 
 Unpinned, Aider asks Ollama for another ``num_ctx`` with every request (aider/models.py: tokens * 1.25 + 8192), and
-Ollama reloads the model for each. Aider reads model settings from several files; an entry replaces an earlier one
-of the same name as a whole, so the entries written here contain everything of the user's entry.
+Ollama reloads the model for each, unless it cuts all of them to the same trained context. Aider reads model settings
+from several files; an entry replaces an earlier one of the same name as a whole, so the entries written here contain
+everything of the user's entry.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ import yaml
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.errors import LaunchError
-from aider_guard.launch.aider_settings import EVERY_MODEL, AiderSettings, extra_params, ollama_name
+from aider_guard.launch.aider_settings import (
+    EVERY_MODEL,
+    AiderSettings,
+    extra_params,
+    ollama_name,
+    whole_number,
+)
 from aider_guard.launch.places import redirect_entry
 
 DEFAULT_WINDOW_TOKENS = 8192
@@ -53,9 +60,9 @@ def window_to_pin(
     settings: Entries,
     model: str,
     trained: Mapping[str, int | Unavailable],
-    largest_fitting: int | None = None,
+    automatic: int | None = None,
 ) -> int:
-    """Choose the window in tokens: the requested one, else what the user's files pin, else the largest that fits, else
+    """Choose the window in tokens: the requested one, else what the user's files pin, else the automatic one, else
     8192. It is at most the shortest of the trained contexts that are known, and what the user's files pin at most the
     main model's own: Ollama loads no more, and does not say so.
     """
@@ -63,28 +70,28 @@ def window_to_pin(
     if requested_tokens is not None:
         return min([requested_tokens, *trained_tokens])
     for name in (EVERY_MODEL, model):
-        pinned = extra_params(settings.get(name, {})).get("num_ctx")
-        if isinstance(pinned, int) and pinned > 0:
+        pinned = whole_number(extra_params(settings.get(name, {})).get("num_ctx"))
+        if pinned is not None and pinned > 0:
             trained_here = trained.get(ollama_name(model) or model)
             return min(pinned, trained_here) if isinstance(trained_here, int) else pinned
-    return min([largest_fitting or DEFAULT_WINDOW_TOKENS, *trained_tokens])
+    return min([automatic or DEFAULT_WINDOW_TOKENS, *trained_tokens])
 
 
 def make_pins(
     aider: AiderSettings,
     requested_tokens: int | None,
     trained: Mapping[str, int | Unavailable],
-    largest_fitting: int | None = None,
+    automatic: int | None = None,
     others: OtherServers = OtherServers(),  # a frozen value
 ) -> Pins:
-    """Make the pins for a session; *largest_fitting* is the largest window that fits, None when it is not known.
+    """Make the pins for a session; *automatic* is the window where the user pins none, None when it is not known.
 
     Raises LaunchError when one of the user's files cannot be read.
     """
     settings = read_settings(aider.model_settings_files)
     metadata = read_metadata(aider.model_metadata_files)
     names = [name for name in aider.models if ollama_name(name) is not None]
-    window = window_to_pin(requested_tokens, settings, aider.model or "", trained, largest_fitting)
+    window = window_to_pin(requested_tokens, settings, aider.model or "", trained, automatic)
     # The entry for every model also reaches one that is switched to later; with a model of another provider in the
     # session it would send num_ctx to a server that refuses it, so then only Ollama's models get an entry.
     pinned = [EVERY_MODEL, *(name for name in names if name in settings)]
@@ -130,12 +137,15 @@ def _metadata_entry(entry: Mapping[str, Any], name: str, window: int | None) -> 
     """A model's metadata entry with all that Aider would otherwise ask for: prices, of its server, and the context a
     model could have, of Ollama.
 
-    A window that is not known is left out, and Aider then assumes none.
+    A window that is not known is left out, and Aider then assumes none. An answer may fill the window, unless the
+    user's own entry says less: without a number Aider takes any answer for one that is too long (base_coder.py,
+    show_exhausted_error). Aider sends no limit because of it.
     """
     prices = dict.fromkeys(("input_cost_per_token", "output_cost_per_token"), 0)
     defaults = {"litellm_provider": name.partition("/")[0], "mode": "chat", **prices}
     window_keys = {} if window is None else {"max_input_tokens": window, "max_tokens": window}
-    return {**defaults, **entry, **window_keys}
+    longest = {} if window is None else {"max_output_tokens": window}
+    return {**defaults, **longest, **entry, **window_keys}
 
 
 def read_settings(paths: Sequence[str]) -> Entries:

@@ -9,9 +9,10 @@ from typing import Literal
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.findings import LEAVES, Finding
 from aider_guard.core.fit import Fit, choose_window, fit
-from aider_guard.core.readings import Unavailable
-from aider_guard.core.server_report import ModelFacts
-from aider_guard.launch.aider_settings import AiderSettings
+from aider_guard.core.model_names import same_model
+from aider_guard.core.readings import ModelsReading, Unavailable
+from aider_guard.core.server_report import ModelFacts, ServerReport
+from aider_guard.launch.aider_settings import AiderSettings, ollama_name
 from aider_guard.launch.door_settings import DoorAddresses, door_settings, served_windows
 from aider_guard.launch.environment import (
     LocalEnvironment,
@@ -19,7 +20,13 @@ from aider_guard.launch.environment import (
     local_environment,
 )
 from aider_guard.launch.facts import Facts
-from aider_guard.launch.pins import OtherServers, Pins, make_pins, read_settings
+from aider_guard.launch.pins import (
+    DEFAULT_WINDOW_TOKENS,
+    OtherServers,
+    Pins,
+    make_pins,
+    read_settings,
+)
 from aider_guard.launch.routes import find_routes
 from aider_guard.launch.server_runtime import Placement, make_placement
 
@@ -44,7 +51,7 @@ class Plan:
         return tuple(
             finding.what
             for finding in self.findings
-            if finding.id == "remote-ollama" and finding.severity == "info"
+            if finding.id in ("remote-ollama", "remote-server") and finding.severity == "info"
         )
 
     @property
@@ -108,6 +115,29 @@ def make_plan(
     return replace(plan, environment=replace(environment, set=variables), door=door)
 
 
+def shared_window(model: str, facts: Facts, largest: int | None) -> int | None:
+    """The window that a session takes over, so that it and others do not reload the model by turns; None for none.
+
+    It is the one that another running session fixes, else the one with which the model is loaded, as it may be left
+    from an earlier session: one of at least three quarters of the largest that fits (8192 where that is not known), as
+    other programs load models with Ollama's small default, and no larger one than fits that is partly on the CPU.
+    """
+    held = next(
+        (tokens for name, tokens in facts.held_windows.items() if same_model(name, model)), 0
+    )
+    if held:
+        return held
+    reading = facts.server.loaded if isinstance(facts.server, ServerReport) else None
+    loaded = reading.models if isinstance(reading, ModelsReading) else ()
+    listed = next((each for each in loaded if same_model(each.name, model)), None)
+    if listed is None or not isinstance(listed.window_tokens, int):
+        return None
+    if largest is None:
+        return listed.window_tokens if listed.window_tokens >= DEFAULT_WINDOW_TOKENS else None
+    is_spilled = 0 < listed.vram_bytes < listed.size_bytes and listed.window_tokens > largest
+    return None if is_spilled or 4 * listed.window_tokens < 3 * largest else listed.window_tokens
+
+
 def pin_window(
     facts: Facts,
     settings: AiderSettings,
@@ -115,6 +145,10 @@ def pin_window(
     urls: Mapping[str, str],
 ) -> tuple[Facts, Pins]:
     """Choose the session's window: the facts with it and with whether the models fit, and the pins that fix it.
+
+    Where the user's settings fix none, it is that of the main model's own file (``PARAMETER num_ctx``, which Ollama
+    takes where a request names none), else the one that is shared with others (``shared_window``), else the largest
+    that fits.
 
     *urls* are the door's addresses by those that they replace.
 
@@ -128,7 +162,11 @@ def pin_window(
         for name, model in models.items()
         if isinstance(model, ModelFacts)
     }
-    pins = make_pins(settings, facts.config.num_ctx, trained, largest, others)
+    name = ollama_name(settings.model or "") or ""
+    main = models.get(name)
+    own = main.num_ctx_parameter if isinstance(main, ModelFacts) else 0
+    automatic = own or shared_window(name, facts, largest) or largest
+    pins = make_pins(settings, facts.config.num_ctx, trained, automatic, others)
     window = pins.window_tokens
     if isinstance(placement, Unavailable):
         return replace(facts, window_tokens=window, fit=placement), pins

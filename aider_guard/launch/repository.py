@@ -143,7 +143,28 @@ def repository_facts(settings: AiderSettings | Unavailable) -> RepoFacts:
     """The active hooks, and the test runner where Aider runs tests without a ``test-cmd``. Never raises."""
     if isinstance(settings, Unavailable) or not settings.git_root:
         return RepoFacts()
-    return RepoFacts(active_hooks(Path(settings.git_root)), runner_of_tests(settings))
+    root = Path(settings.git_root)
+    return RepoFacts(
+        active_hooks(root),
+        runner_of_tests(settings),
+        tracked_files(root),
+        (root / ".aiderignore").exists(),
+    )
+
+
+def tracked_files(root: Path) -> int | Unavailable:
+    """How many files git's index has, by its head (gitformat-index(5)); a work tree's or submodule's is found, too."""
+    folder = root / ".git"
+    try:
+        if folder.is_file():
+            folder = root / folder.read_text("utf-8").removeprefix("gitdir:").strip()
+        with (folder / "index").open("rb") as file:
+            head = file.read(12)
+    except (OSError, ValueError):
+        return Unavailable("git's index cannot be read")
+    if len(head) < 12 or not head.startswith(b"DIRC"):
+        return Unavailable("git's index is of an unknown form")
+    return int.from_bytes(head[8:], "big")
 
 
 def runner_of_tests(settings: AiderSettings | Unavailable) -> str:

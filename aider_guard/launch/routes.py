@@ -1,4 +1,4 @@
-"""Finds the servers of this machine that a session uses, and gives each a part of the door's address. Pure."""
+"""Finds the servers that a session may use, and gives each a part of the door's address. Pure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from aider_guard.launch.places import (
     DEFAULT_ADDRESSES,
     address_for,
     addresses_in,
+    headers_in,
     key_of,
+    may_be_reached,
+    ollama_headers,
     place,
 )
+from aider_guard.ollama.access import Headers, valid_headers
 from aider_guard.ollama.names import connectable_base, is_this_machine
 
 OLLAMAS_OPENAI = "/v1"
@@ -62,27 +66,29 @@ def find_routes(
 ) -> Routes:
     """Find the routes of a session on the Ollama at this URL; *entries* are the user's model settings by name.
 
-    Every server of this machine that a variable, a role or an entry names gets a prefix. Other machines are for the
-    checks to judge: the door reaches none but Ollama's.
+    Every server of this machine that a variable, a role or an entry names gets a prefix, and so does one of another
+    machine that a session may use (``places.may_be_reached``), where a variable or a role names it.
     """
-    routes = _RouteBuilder(ollama)
+    routes = _RouteBuilder(ollama, ollama_headers(settings))
     variables: dict[str, str] = {}
     for provider, names in ADDRESS_VARIABLES.items():
-        address = address_for(provider, settings)[1]
-        if not address and any(_provider(role.model) == provider for role in settings.roles):
+        location = address_for(provider, settings)
+        address = location.address if may_be_reached(location, settings) else ""
+        is_used = any(_provider(role.model) == provider for role in settings.roles)
+        if not location.address and is_used:
             address = DEFAULT_ADDRESSES.get(provider, "")
-        if _is_local(address):
+        if "://" in address:
             variables |= dict.fromkeys(names, routes.prefix(address, provider))
     for role in settings.roles:
         address = place(role, settings).address
-        if _is_local(address):
-            routes.prefix(address, _provider(role.model))
+        if "://" in address:
+            routes.prefix(address, _provider(role.model), valid_headers(role.headers))
     main = settings.roles[0].model if settings.roles else ""
     for name, entry in entries.items():
         provider = _provider(name)
         provider = _provider(main) if provider == _PREFIX_OF_EVERY_MODEL else provider
         for address in filter(_is_local, addresses_in(entry)):
-            routes.prefix(address, provider)
+            routes.prefix(address, provider, headers_in(entry))
     return Routes(tuple(routes.upstreams), routes.prefixes, variables)
 
 
@@ -99,11 +105,11 @@ def _provider(model: str) -> str:
 class _RouteBuilder:
     """Collects servers, each once, and gives each a prefix."""
 
-    def __init__(self, ollama: str) -> None:
-        self.upstreams = [Upstream("", ollama, "ollama")]
+    def __init__(self, ollama: str, headers: Headers) -> None:
+        self.upstreams = [Upstream("", ollama, "ollama", headers)]
         self.prefixes = {key_of(ollama): "", key_of(ollama) + OLLAMAS_OPENAI: OLLAMAS_OPENAI}
 
-    def prefix(self, address: str, provider: str) -> str:
+    def prefix(self, address: str, provider: str, headers: Headers = ()) -> str:
         """The prefix of this server, a new one where it has none yet."""
         key = key_of(address)
         if key not in self.prefixes:
@@ -114,6 +120,7 @@ class _RouteBuilder:
             names = chain([name], (f"{name}-{number}" for number in count(2)))
             path = next(path for path in names if path not in used)
             kind: Literal["ollama", "openai"] = "ollama" if provider == _OLLAMA else "openai"
-            self.upstreams.append(Upstream(path, connectable_base(address), kind))
+            asked = headers if kind == "ollama" else ()  # others are asked before the start only
+            self.upstreams.append(Upstream(path, connectable_base(address), kind, asked))
             self.prefixes[key] = f"/{path}"
         return self.prefixes[key]

@@ -6,9 +6,7 @@ decoded JSON, whatever server sent it, and return None for a form that is not Ol
 
 from __future__ import annotations
 
-import json
 import re
-import ssl
 import time
 from dataclasses import replace
 from functools import partial
@@ -20,6 +18,7 @@ from aider_guard.core.architecture import LISTS, Architecture, parse_architectur
 from aider_guard.core.model_names import full_name, is_cloud_name, is_valid_name
 from aider_guard.core.printable import printable
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
+from aider_guard.core.server_answers import NoAnswer
 from aider_guard.core.server_report import (
     Installed,
     InstalledModel,
@@ -29,10 +28,22 @@ from aider_guard.core.server_report import (
     loses_system,
     nearest_names,
 )
+from aider_guard.ollama.access import environment_headers
+from aider_guard.ollama.http import (
+    Answer,
+    cause_of,
+    fetch,
+    json_object,
+    refusal,
+    says_missing,
+    verification,
+)
 from aider_guard.ollama.names import display_base, is_cloud_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from aider_guard.ollama.access import Headers
 
 NO_WINDOW: Final = Unavailable("this Ollama does not report the window (0.10 and later do)")
 # The line of a model file that names the weights: a blob's path, or its digest. Others (a
@@ -42,42 +53,12 @@ _FROM: Final = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\"?\s*$", re.MULTILI
 _NUM_CTX: Final = re.compile(r"^num_ctx\s+\"?([0-9.]{1,20}(?:e\+[0-9]{1,2})?)\"?\s*$", re.MULTILINE)
 _DRAFT_TOKENS: Final = re.compile(r"^draft_num_predict\s+\"?([0-9]{1,4})\"?\s*$", re.MULTILINE)
 
+_PENALTY: Final = re.compile(
+    r"^((?:repeat|presence|frequency)_penalty)\s+\"?(-?[0-9]{1,6}(?:\.[0-9]{1,9})?)\"?\s*$",
+    re.MULTILINE,
+)
+
 Entry = TypeVar("Entry")
-
-
-def json_object(content: bytes) -> dict[str, Any] | None:
-    """The JSON object in a body; None for anything else."""
-    try:
-        answer = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return answer if isinstance(answer, dict) else None
-
-
-def refusal(status: int, content: bytes, path: str) -> str:
-    """A sentence for an answer other than 200, with the beginning of Ollama's own error text if there is one."""
-    if words := _error(content):
-        return f"Ollama refused {path}: {printable(words)[:200]} ({status})"
-    return f"Ollama answered {path} with status {status}"
-
-
-def says_missing(status: int, content: bytes) -> bool:
-    """Whether ``/api/show`` was refused because the model does not exist or its name is impossible.
-
-    404 ``model 'x' not found``; a name of an impossible form is 500 ``invalid model path`` (0.9)
-    or 400 ``invalid model name`` (later).
-    """
-    words = _error(content)
-    if status == 404:
-        return "not found" in words
-    return status in (400, 500) and words.startswith("invalid model")
-
-
-def _error(content: bytes) -> str:
-    match json_object(content):
-        case {"error": str(words)}:
-            return words
-    return ""
 
 
 def entries(
@@ -151,6 +132,7 @@ def model_facts(name: str, answer: dict[str, Any], installed: Installed) -> Mode
         quantization=_detail(answer, "quantization_level")
         or (listed.quantization if listed else ""),
         loses_system=loses_system(answer.get("template"), answer.get("modelfile")),
+        sampling=_penalties(answer.get("parameters")),
     )
 
 
@@ -209,6 +191,11 @@ def _parameter(pattern: re.Pattern[str], parameters: object) -> int:
     return tokens if is_count(tokens) else 0
 
 
+def _penalties(parameters: object) -> dict[str, float]:
+    found = _PENALTY.findall(parameters) if isinstance(parameters, str) else []
+    return {name: float(value) for name, value in found}
+
+
 def _detail(answer: Mapping[Any, Any], name: str) -> str:
     details = answer.get("details")
     return _text(details.get(name)) if isinstance(details, dict) else ""
@@ -242,60 +229,24 @@ NOT_LISTED: Final = Unavailable("Ollama has not been asked yet which models are 
 NO_SWITCH: Final = Unavailable("this Ollama has no switch for its cloud (0.16.2 and later do)")
 
 
-def verification(base: str) -> ssl.SSLContext | bool:
-    """The value of httpx's ``verify`` for this address: the certificate authorities that SSL_CERT_FILE or SSL_CERT_DIR
-    names, which the door and Aider itself use; False for plain http, because they take 70 ms and a megabyte to load.
-
-    Where those cannot be read the usual ones are taken, and the request reports what is wrong.
-    """
-    if not base.startswith("https"):
-        return False
-    try:
-        return httpx.create_ssl_context()
-    except OSError:  # ssl.SSLError among them
-        return httpx.create_ssl_context(trust_env=False)
-
-
-def fetch(
-    request: Callable[..., Any],
-    *,
-    seconds: float,
-    connect_seconds: float,
-    max_bytes: int,
-    clock: Callable[[], float],
-) -> tuple[int, bytes]:
-    """The status and body of a whole answer; ``request`` is an httpx client's ``stream`` that is called with a timeout.
-
-    The limits hold for the whole answer, also when it comes in small pieces. Raises TimeoutError or
-    httpx.TimeoutException when it takes longer than ``seconds``, ValueError when it is larger than ``max_bytes``, and
-    httpx's other errors.
-    """
-    deadline = clock() + seconds
-    timeout = httpx.Timeout(seconds, connect=min(connect_seconds, seconds))
-    content = bytearray()
-    with request(timeout=timeout) as response:
-        for chunk in response.iter_bytes():
-            content += chunk
-            if len(content) > max_bytes:
-                raise ValueError("an endless answer")
-            if clock() > deadline:
-                raise TimeoutError
-    return response.status_code, bytes(content)
-
-
 class OllamaClient:
-    """A client of one server. Safe to use from several threads; each call ends, however the server behaves."""
+    """A client of one server. Safe to use from several threads; each call ends, however the server behaves.
+
+    ``headers`` go with every question; None means the key in ``OLLAMA_API_KEY``.
+    """
 
     def __init__(
         self,
         base_url: str,
         *,
+        headers: Headers | None = None,
         answer_seconds: float = ANSWER_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shown = display_base(base_url)
         self.base_url = base_url.rstrip("/")
         """The server's address. It may hold a password: show ``names.display_base`` of it."""
+        self.headers = environment_headers() if headers is None else headers
         self._answer_seconds = answer_seconds
         self._clock = clock
         self.last_list: ModelsReading | Unavailable = NOT_LISTED
@@ -303,7 +254,10 @@ class OllamaClient:
         # trust_env: HTTP_PROXY would catch even 127.0.0.1. No redirect is followed, so a plain http
         # address never needs certificates.
         self._http = httpx.Client(
-            trust_env=False, verify=verification(base_url), follow_redirects=False
+            headers=self.headers,
+            trust_env=False,
+            verify=verification(base_url),
+            follow_redirects=False,
         )
 
     def close(self) -> None:
@@ -312,11 +266,17 @@ class OllamaClient:
 
     def version(self, timeout_seconds: float | None = None) -> str | Unavailable:
         """The server's version from ``/api/version``, for example ``0.9.3``."""
-        match self._ask("GET", "/api/version", timeout_seconds=timeout_seconds):
+        version = self.reach(timeout_seconds)
+        return version.plain if isinstance(version, NoAnswer) else version
+
+    def reach(self, timeout_seconds: float | None = None) -> str | NoAnswer:
+        """The same as ``version``, with all that is known where the server does not tell it."""
+        answer = self._exchange("GET", "/api/version", None, timeout_seconds)
+        match self._decoded("/api/version", answer):
             case {"version": str(version)} if version and version.isprintable():
                 return version
-            case Unavailable() as unavailable:
-                return unavailable
+            case NoAnswer() as why:
+                return why
         return self._strange("/api/version")
 
     def loaded_models(self, timeout_seconds: float | None = None) -> ModelsReading | Unavailable:
@@ -344,22 +304,20 @@ class OllamaClient:
         shown = self._show(name, timeout_seconds)
         if shown is None:
             return ModelMissing(name, nearest_names(name, installed))
-        if isinstance(shown, Unavailable):
-            return shown
+        if isinstance(shown, NoAnswer):
+            return shown.plain
         if hides_layers(shown):
             # Megabytes, with every token of the vocabulary: only where the short answer is not enough.
             verbose = self._show(name, timeout_seconds, verbose=True)
             shown = verbose if isinstance(verbose, dict) else shown
-        return model_facts(name, shown, installed) or self._strange("/api/show")
+        return model_facts(name, shown, installed) or self._strange("/api/show").plain
 
     def blob(self, name: str, timeout_seconds: float | None = None) -> str | Unavailable:
         """The digest of the file with a model's weights, "" where its model file names none."""
         shown = self._show(name, timeout_seconds)
-        return blob(shown.get("modelfile")) if isinstance(shown, dict) else shown or _missing(name)
+        return blob(shown.get("modelfile")) if isinstance(shown, dict) else _why_not(name, shown)
 
-    def whereabouts(
-        self, name: str, timeout_seconds: float | None = None
-    ) -> str | Unavailable | None:
+    def whereabouts(self, name: str, timeout_seconds: float | None = None) -> str | NoAnswer | None:
         """Where ``/api/show`` says that a model runs: "" for here; None where there is no such model."""
         shown = self._show(name, timeout_seconds)
         return remote_host(shown) if isinstance(shown, dict) else shown
@@ -373,7 +331,7 @@ class OllamaClient:
         """
         shown = self._show(name, timeout_seconds)
         if not isinstance(shown, dict):
-            return shown or _missing(name), False
+            return _why_not(name, shown), False
         can = shown.get("capabilities")
         thinks = isinstance(can, list) and "thinking" in can
         return trained_tokens(name, shown.get("model_info")), thinks
@@ -395,14 +353,14 @@ class OllamaClient:
     def cloud_disabled(self, timeout_seconds: float | None = None) -> bool | Unavailable:
         """Whether the server's cloud switch is off (``/api/status``, 0.16.2 and later)."""
         answer = self._exchange("GET", "/api/status", None, timeout_seconds)
-        if isinstance(answer, tuple) and answer[0] == httpx.codes.NOT_FOUND:
+        if isinstance(answer, Answer) and answer.status == httpx.codes.NOT_FOUND:
             return NO_SWITCH
         match self._decoded("/api/status", answer):
             case {"cloud": {"disabled": bool(disabled)}}:
                 return disabled
-            case Unavailable() as unavailable:
-                return unavailable
-        return self._strange("/api/status")
+            case NoAnswer() as why:
+                return why.plain
+        return self._strange("/api/status").plain
 
     def unload(self, name: str, timeout_seconds: float | None = None) -> Unavailable | None:
         """Ask Ollama to unload a model: None when it agreed. The model's process ends a little later.
@@ -410,7 +368,7 @@ class OllamaClient:
         Ollama also agrees when the model is not loaded; a model that it does not have is refused (404).
         """
         if is_cloud_name(name):
-            return _not_sent(name)
+            return _not_sent(name).plain
         if not is_valid_name(name):
             return _missing(name)
         body = {"model": name, "keep_alive": 0}
@@ -419,7 +377,7 @@ class OllamaClient:
 
     def _show(
         self, name: str, timeout_seconds: float | None, *, verbose: bool = False
-    ) -> dict[str, Any] | Unavailable | None:
+    ) -> dict[str, Any] | NoAnswer | None:
         """The answer of ``/api/show``; None where there is no such model.
 
         Neither the name of a cloud model is sent, nor one under which Ollama can have no model.
@@ -430,7 +388,7 @@ class OllamaClient:
             return None
         body = {"model": name, **({"verbose": True} if verbose else {})}
         answer = self._exchange("POST", "/api/show", body, timeout_seconds)
-        if isinstance(answer, tuple) and says_missing(*answer):
+        if isinstance(answer, Answer) and says_missing(answer.status, answer.content):
             return None
         return self._decoded("/api/show", answer)
 
@@ -439,19 +397,20 @@ class OllamaClient:
     ) -> tuple[Entry, ...] | Unavailable:
         answer = self._ask("GET", path, timeout_seconds=timeout_seconds)
         models = answer if isinstance(answer, Unavailable) else entries(answer, decode)
-        return self._strange(path) if models is None else models
+        return self._strange(path).plain if models is None else models
 
     def _ask(
         self, method: str, path: str, body: Any = None, timeout_seconds: float | None = None
     ) -> dict[str, Any] | Unavailable:
-        return self._decoded(path, self._exchange(method, path, body, timeout_seconds))
+        answer = self._decoded(path, self._exchange(method, path, body, timeout_seconds))
+        return answer.plain if isinstance(answer, NoAnswer) else answer
 
     def _exchange(
         self, method: str, path: str, body: Any, timeout_seconds: float | None
-    ) -> tuple[int, bytes] | Unavailable:
-        """The status and body of an answer, or why there is none."""
+    ) -> Answer | NoAnswer:
+        """A whole answer of any status, or why there is none."""
         if is_cloud_base(self.base_url):
-            return Unavailable(f"{self._shown} is Ollama's cloud: nothing is sent there")
+            return NoAnswer(f"{self._shown} is Ollama's cloud: nothing is sent there")
         seconds = min(self._answer_seconds, timeout_seconds or self._answer_seconds)
         try:
             return fetch(
@@ -462,40 +421,34 @@ class OllamaClient:
                 clock=self._clock,
             )
         except httpx.ConnectTimeout:
-            return Unavailable(f"Ollama cannot be reached at {self._shown} (no connection in time)")
+            cause = "no connection in time"
         except (httpx.TimeoutException, TimeoutError):
-            return Unavailable(f"Ollama at {self._shown} did not answer within {seconds:.2g} s")
+            cause = f"no answer within {seconds:.2g} s"
+            reason = f"Ollama at {self._shown} did not answer within {seconds:.2g} s"
+            return NoAnswer(reason, cause=cause)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
-            return Unavailable(f"Ollama cannot be reached at {self._shown} ({_cause(error)})")
+            cause = cause_of(error)
+        return NoAnswer(f"Ollama cannot be reached at {self._shown} ({cause})", cause=cause)
 
-    def _decoded(
-        self, path: str, answer: tuple[int, bytes] | Unavailable
-    ) -> dict[str, Any] | Unavailable:
-        if isinstance(answer, Unavailable):
+    def _decoded(self, path: str, answer: Answer | NoAnswer) -> dict[str, Any] | NoAnswer:
+        if isinstance(answer, NoAnswer):
             return answer
-        status, content = answer
-        if status != httpx.codes.OK:
-            return Unavailable(refusal(status, content, path))
-        decoded = json_object(content)
+        if answer.status != httpx.codes.OK:
+            return refusal(answer, self._shown, path)
+        decoded = json_object(answer.content)
         return self._strange(path) if decoded is None else decoded
 
-    def _strange(self, path: str) -> Unavailable:
-        return Unavailable(f"{self._shown}{path} answered in a form that is not Ollama's")
+    def _strange(self, path: str) -> NoAnswer:
+        return NoAnswer(f"{self._shown}{path} answered in a form that is not Ollama's")
 
 
-def _not_sent(name: str) -> Unavailable:
-    return Unavailable(f"{name} is a cloud model: its name is not sent")
+def _not_sent(name: str) -> NoAnswer:
+    return NoAnswer(f"{name} is a cloud model: its name is not sent")
+
+
+def _why_not(name: str, shown: NoAnswer | None) -> Unavailable:
+    return _missing(name) if shown is None else shown.plain
 
 
 def _missing(name: str) -> Unavailable:
     return Unavailable(f"Ollama has no model {name}")
-
-
-def _cause(error: Exception) -> str:
-    """Why a connection failed, in the system's words where it has some."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
-        cause = cause.__cause__ or cause.__context__
-    return str(error) or type(error).__name__

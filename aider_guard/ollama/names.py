@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 DEFAULT_BASE: Final = "http://127.0.0.1:11434"
 
 _PORTS: Final = {"http": "80", "https": "443"}
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._~-]{0,15}")
+"""A part of a path that is no secret: a key is longer."""
 _CLOUD_HOSTS: Final = ("ollama.com", "ollama.ai")
 
 
@@ -63,7 +65,18 @@ def _loopback_if_unspecified(host: str) -> str:
 
 
 def display_base(base_url: str) -> str:
-    """An address for display: without a user name, a password or a path."""
+    """An address for display: without a user name or a password, and with "…" for a part of its path that may be a
+    secret, as in the address of another session's door.
+    """
+    path = re.split(r"[?#]", base_url.partition("://")[2], maxsplit=1)[0].partition("/")[2]
+    parts = (part if _PLAIN.fullmatch(part) else "…" for part in path.rstrip("/").split("/"))
+    return (
+        f"{public_base(base_url)}/{'/'.join(parts)}" if path.strip("/") else public_base(base_url)
+    )
+
+
+def public_base(base_url: str) -> str:
+    """An address by its scheme, host and port alone: without a user name, a password or a path."""
     scheme, _, rest = base_url.partition("://")
     return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
 

@@ -11,7 +11,7 @@ import pwd
 import re
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -130,6 +130,39 @@ def ollama_settings(variables: Iterable[tuple[str, str]]) -> dict[str, str]:
     }
 
 
+# How the server is run, by its control group (cgroups(7)), which every user may read.
+
+CGROUPS: Final = Path("/sys/fs/cgroup")
+_CONTAINER: Final = re.compile(r"docker|containerd|libpod|kubepods|lxc|crio")
+
+
+def control_group(pid: int, *, proc: Path = PROC, cgroups: Path = CGROUPS) -> tuple[str, float]:
+    """How a process is run (``ServerProcess.run_by``), and how many processors it may use at once, 0 for no limit."""
+    try:
+        lines = (proc / str(pid) / "cgroup").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return "", 0.0
+    path = next((line[3:] for line in lines if line.startswith("0::")), "")
+    if _CONTAINER.search(path):
+        return "container", _quota(path, cgroups)
+    unit = path.rpartition("/")[2]
+    if not unit.endswith(".service") or unit.startswith("user@"):
+        return "", _quota(path, cgroups)
+    user = "--user " if "/user@" in path else ""
+    return f"systemctl {user}{unit.removesuffix('.service')}", _quota(path, cgroups)
+
+
+def _quota(path: str, cgroups: Path) -> float:
+    """The least of the limits of a control group and of those above it (cgroup-v2, ``cpu.max``)."""
+    limits = []
+    for folder in (Path(path), *Path(path).parents):
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            text = (cgroups / str(folder).lstrip("/") / "cpu.max").read_text("ascii")
+            quota, period = text.split()
+            limits.append(int(quota) / int(period))  # "max" for no limit
+    return min(limits, default=0.0)
+
+
 # The process that listens on a port of this machine, and its user.
 #
 # Linux lists the user of every socket (``/proc/net/tcp``, proc_pid_net(5)), but shows the process that
@@ -146,6 +179,8 @@ class ListeningProcess:
     pid: int = 0
     inferred: bool = False
     """Whether ``pid`` is a conclusion: the only Ollama server that this user runs."""
+    bound: str = field(default="", compare=False)
+    """The address of the socket."""
 
 
 def find_listener(
@@ -171,9 +206,10 @@ def find_listener(
     pids = sorted(processes, key=lambda each: (not is_ollama_name(each[1]), -each[0]))
     until = clock() + SEARCH_SECONDS
     if pid := holder(socket.inode, (pid for pid, _ in pids), until=until, proc=proc, clock=clock):
-        return ListeningProcess(socket.uid, pid)
+        return ListeningProcess(socket.uid, pid, bound=str(socket.address))
     servers = [pid for pid, name in processes if _is_server(proc, pid, name, socket.uid)]
-    return ListeningProcess(socket.uid, *((servers[0], True) if len(servers) == 1 else ()))
+    found = ListeningProcess(socket.uid, *((servers[0], True) if len(servers) == 1 else ()))
+    return replace(found, bound=str(socket.address))
 
 
 def is_ollama_name(name: str) -> bool:
@@ -280,7 +316,9 @@ def server_process(
     with suppress(psutil.Error, OSError):
         name = psutil.Process(listener.pid).name() if listener.pid else ""
     settings, source = _settings(listener, name, user, app_log)
-    return ServerProcess(listener.pid, name, user, settings, source, listener.inferred)
+    process = ServerProcess(listener.pid, name, user, settings, source, listener.inferred)
+    run_by, quota = control_group(listener.pid) if listener.pid else ("", 0.0)
+    return replace(process, run_by=run_by, bound=listener.bound, cpu_quota=quota)
 
 
 def _settings(

@@ -13,9 +13,16 @@ import httpx
 
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.server_answers import NoAnswer, Question, help_for
 from aider_guard.core.server_report import ServerReport
-from aider_guard.ollama.client import fetch, is_count, json_object, verification
-from aider_guard.ollama.names import connectable_base, display_base, is_this_machine
+from aider_guard.ollama.client import is_count
+from aider_guard.ollama.http import fetch, json_object, verification
+from aider_guard.ollama.names import (
+    connectable_base,
+    display_base,
+    is_this_machine,
+    public_base,
+)
 from aider_guard.ollama.server_process import server_process
 
 if TYPE_CHECKING:
@@ -46,13 +53,11 @@ def window_of(
 ) -> int | Unavailable:
     """The window in tokens that this model's server has for it, or why it is not known. Never raises.
 
-    It takes at most the time given. Only servers of this machine are asked.
+    It takes at most the time given. Which servers may be asked is for the caller to decide (launch/places.py).
     """
     base = connectable_base(model.base)
-    if not is_this_machine(base):
-        return Unavailable(f"{display_base(base)} is on another machine and is not asked")
     # As in client.py: no proxy from the environment, no redirect, certificates only for https.
-    with httpx.Client(trust_env=False, verify=verification(base)) as http:
+    with httpx.Client(headers=model.headers, trust_env=False, verify=verification(base)) as http:
         return _OpenAIServer(http, base, clock() + within_seconds, clock).window(model.name)
 
 
@@ -91,7 +96,7 @@ class _OpenAIServer:
         """The JSON object at this address."""
         shown = display_base(self._base)
         try:
-            status, content = fetch(
+            status, content, _location = fetch(
                 partial(self._http.stream, "GET", url),
                 seconds=max(0.001, self._deadline - self._clock()),
                 connect_seconds=CONNECT_SECONDS,
@@ -163,8 +168,10 @@ def survey(
     calls = _ParallelCalls(base, within_seconds, clock)
     windows = {model.model: calls.start(partial(window_of, model)) for model in others}
     process = calls.start(lambda _left: find_process(base))
-    version = calls.result(calls.start(client.version))
+    version, helps = calls.result(calls.start(client.reach)), ""
     if isinstance(version, Unavailable):
+        helps = what_helps_reaching(version, base)
+        version = Unavailable(version.reason)
         calls.give_up(version)
     loaded, cloud = calls.start(client.loaded_models), calls.start(client.cloud_disabled)
     installed = calls.result(calls.start(client.installed))
@@ -173,6 +180,7 @@ def survey(
         base=display_base(base),
         is_local=is_this_machine(base),
         version=version,
+        helps=helps,
         installed=installed,
         loaded=calls.result(loaded),
         cloud_disabled=calls.result(cloud),
@@ -180,6 +188,14 @@ def survey(
         models={name: calls.result(facts) for name, facts in models.items()},
         others={name: calls.result(window) for name, window in windows.items()},
     )
+
+
+def what_helps_reaching(why: Unavailable, base: str) -> str:
+    """What helps where a server did not tell its version. ``ollama serve`` helps only where nothing listens."""
+    local, shown = is_this_machine(base), display_base(base)
+    there = "ollama serve" if local else f"start Ollama on the machine of {public_base(base)}"
+    question = Question("Ollama", shown, "/api/version")
+    return help_for(why, question, start=there) if isinstance(why, NoAnswer) else "ollama ps"
 
 
 class _ParallelCalls:

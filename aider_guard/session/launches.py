@@ -269,7 +269,16 @@ class Launches:
             return
         # When it fails, another session may unload one of them, and it is loaded again.
         with contextlib.suppress(OSError):
-            registry.note_models(self._folder, self._models)
+            registry.note_models(self._folder, self._models, self._pinned_tokens())
+
+    def _pinned_tokens(self) -> int:
+        """Return the window that is fixed for Ollama's models; 0 where it is not known, or of another server's."""
+        launch = self.current
+        settings = launch.settings if launch is not None else None
+        if launch is None or not isinstance(settings, AiderSettings) or not settings.models:
+            return 0
+        is_ollamas = ollama_name(settings.models[0]) is not None
+        return launch.window_tokens if is_ollamas and isinstance(launch.window_tokens, int) else 0
 
     def models_of_others(self) -> frozenset[str]:
         """Return the models that other running sessions work with."""

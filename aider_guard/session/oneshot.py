@@ -69,6 +69,7 @@ def run_one_shot(
         planner = planner_behind(
             sandbox, listener, config=config, aider=aider, environment=environment
         )
+        planner.arguments = tuple(arguments)
         with theirs:
             program = sandboxed_command(aider, theirs, arguments, sandbox)
             process = _start(program, aider_environment(config, environment), theirs, sandbox)
@@ -190,9 +191,9 @@ def _begin(
     if plan.door is not None and isinstance(settings, AiderSettings):
         # A script may run many of these: the model stays loaded as long as Ollama keeps it, as with Aider alone.
         door = replace(plan.door, user_keep_alive=True)
-        unattended.begin(planner.server(settings), door.tokenizers, door, events)
+        unattended.begin(planner.access(settings), door.tokenizers, door, events)
     else:
-        unattended.begin(planner.first_server(), planner.aider.likely_tokenizers(), None, events)
+        unattended.begin(planner.first_access(), planner.aider.likely_tokenizers(), None, events)
     for text in plan.start_messages:
         unattended.say("another_machine", text)
 
@@ -205,5 +206,6 @@ def _survey(planner: Planner, settings: AiderSettings | Unavailable) -> ServerRe
         return NOT_ASKED
     names, others = ollama_names(settings), served_models(settings)
     seconds = planner.patience_seconds(_SURVEY_SECONDS)
-    with closing(OllamaClient(planner.server(settings))) as client:
+    server = planner.access(settings)
+    with closing(OllamaClient(server.base, headers=server.headers)) as client:
         return survey(client, names, others=others, within_seconds=seconds)

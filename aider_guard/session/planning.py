@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from aider_guard import paths
 from aider_guard.airgap.served import Sandbox
@@ -19,11 +20,13 @@ from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
 from aider_guard.launch.door_settings import DoorAddresses
 from aider_guard.launch.facts import NOT_TRIED, Facts, RepoFacts
-from aider_guard.launch.ollama_address import may_be_asked, ollama_address
+from aider_guard.launch.ollama_address import may_be_asked, ollama_access, ollama_address
 from aider_guard.launch.plan import Plan, make_plan
-from aider_guard.launch.repository import runner_of_tests
+from aider_guard.launch.repository import runner_of_tests, tracked_files
 from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.server_runtime import read_corrections
+from aider_guard.ollama.access import ServerAccess
+from aider_guard.session import registry
 from aider_guard.session.start_aider import DoorListener
 
 _SWITCH: Final = "AIDER_GUARD_TEST_WAIT_SECONDS"
@@ -45,15 +48,21 @@ class Planner:
     state_dir: Path
     door: DoorAddress | None = None
     air_gap: LayerChoice | Unavailable = NOT_TRIED
+    arguments: tuple[str, ...] = ()
+    """The user's own for Aider."""
     _windows: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def server(self, settings: AiderSettings) -> str:
         """Return the address of this session's Ollama."""
         return ollama_address(self.config, settings, self.environment)
 
-    def first_server(self) -> str:
-        """Return the probable address of Ollama, before Aider has named its settings."""
-        return ollama_address(self.config, Unavailable("not said yet"), self.environment)
+    def access(self, settings: AiderSettings) -> ServerAccess:
+        """Return this session's Ollama, with the key and headers that Aider sends it."""
+        return ollama_access(self.config, settings, self.environment)
+
+    def first_access(self) -> ServerAccess:
+        """Return what is probably Ollama, before Aider has named its settings."""
+        return ollama_access(self.config, Unavailable("not said yet"), self.environment)
 
     def patience_seconds(self, usual: float) -> float:
         """Return how long to wait for a reading before Aider begins: the *usual* time, but in tests."""
@@ -100,12 +109,22 @@ class Planner:
             server=server,
             memory=memory,
             # To find git's hooks a program would have to run, and the guard's loop waits for none: they are left out.
-            repo=RepoFacts(test_runner=runner_of_tests(settings)),
+            repo=RepoFacts(test_runner=runner_of_tests(settings), **_size_of_repository(settings)),
             state_free_bytes=paths.free_bytes(self.state_dir),
             aider_script=self.aider.script,
             air_gap=self.air_gap,
+            arguments=self.arguments,
+            held_windows=registry.windows_of_others(self.state_dir / "sessions", os.getpid()),
             environment={name: self.environment.get(name, "") for name in OLLAMA_ADDRESSES},
         )
+
+
+def _size_of_repository(settings: AiderSettings | Unavailable) -> dict[str, Any]:
+    root = settings.git_root if isinstance(settings, AiderSettings) else None
+    if not root:
+        return {}
+    ignores = (Path(root) / ".aiderignore").exists()
+    return {"tracked_files": tracked_files(Path(root)), "has_aiderignore": ignores}
 
 
 def planner_behind(

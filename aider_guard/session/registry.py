@@ -123,24 +123,40 @@ def read(folder: Path) -> SessionFolder | None:
         return None
 
 
-def note_models(session: Path, models: Iterable[str]) -> None:
-    """Write down which models of Ollama's a session works with. Other sessions may read it at any time.
+def note_models(session: Path, models: Iterable[str], window_tokens: int = 0) -> None:
+    """Write down which models of Ollama's a session works with, and the window it fixes; 0 where that is not known.
 
-    Raises OSError.
+    Other sessions may read it at any time. Raises OSError.
     """
     draft = session / f"{_MODELS}.new"
-    draft.write_text(json.dumps(sorted(models)), encoding="utf-8")
+    windows = dict.fromkeys(sorted(models), window_tokens)
+    draft.write_text(json.dumps(windows), encoding="utf-8")
     draft.replace(session / _MODELS)
 
 
 def models_of_others(session: Path) -> frozenset[str]:
     """Return the models that the other running sessions work with."""
-    models: set[str] = set()
-    for other in session.parent.glob(f"*/{_MODELS}"):
-        if other.parent != session and is_alive(other.parent):
-            with contextlib.suppress(OSError, ValueError):
-                models.update(str(name) for name in json.loads(other.read_text(encoding="utf-8")))
-    return frozenset(models)
+    others = _noted(path for path in session.parent.glob(f"*/{_MODELS}") if path.parent != session)
+    return frozenset(name for windows in others for name in windows)
+
+
+def windows_of_others(sessions: Path, own_pid: int) -> dict[str, int]:
+    """Return the windows that sessions of other processes fix, by the names of their models; the oldest session's."""
+    paths = sorted(sessions.glob(f"*/{_MODELS}"), reverse=True)
+    others = _noted(path for path in paths if not path.parent.name.endswith(f"-{own_pid}"))
+    return {name: window for windows in others for name, window in windows.items() if window > 0}
+
+
+def _noted(files: Iterable[Path]) -> Iterator[dict[str, int]]:
+    """Yield the windows by model of the sessions that run; what cannot be read counts as none."""
+    for file in files:
+        if is_alive(file.parent):
+            with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+                noted = json.loads(file.read_text(encoding="utf-8"))
+                windows = (
+                    noted.items() if isinstance(noted, dict) else ((name, 0) for name in noted)
+                )
+                yield {str(name): tokens if type(tokens) is int else 0 for name, tokens in windows}
 
 
 def forget_launches(session: Path) -> None:

@@ -65,6 +65,7 @@ def run_session(
         planner = planner_behind(
             sandbox, listener, config=config, aider=aider, environment=environment
         )
+        planner.arguments = tuple(arguments)
         parts = SessionParts(planner, folder, terminal, fds, listener, sandbox, stack, starter)
         session = assemble(parts, started, arguments, aiders_environment)
         session.watch(fds, wakeups)

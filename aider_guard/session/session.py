@@ -339,7 +339,7 @@ def assemble(
 def _sidecar(parts: SessionParts, loop: Loop) -> SidecarSupervisor:
     return SidecarSupervisor(
         loop,
-        ollama=parts.planner.first_server(),
+        ollama=parts.planner.first_access(),
         tokenizers=parts.planner.aider.likely_tokenizers(),
         environment=parts.planner.environment,
         door_fd=parts.listener.fileno(),

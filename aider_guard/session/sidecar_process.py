@@ -20,6 +20,8 @@ from aider_guard.core.events import SidecarLost
 from aider_guard.core.wire import decode, encode
 from aider_guard.line_process import LinePipes
 from aider_guard.loop import READ, WRITE, Loop
+from aider_guard.ollama.access import ServerAccess, to_environment
+from aider_guard.ollama.names import public_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +43,9 @@ def sidecar_command(
     ollama: str, tokenizers: str, door_fd: int = -1, relays: Sequence[tuple[int, Place]] = ()
 ) -> list[str]:
     """Return the command line of a sidecar; ``tokenizers`` is the folder of Aider's encodings, or "".
+
+    Every user can read it, so ``ollama`` is an address without a secret; ``SidecarSupervisor`` hands the complete one
+    over in the environment.
 
     ``door_fd`` is the listening socket it inherits for the door, -1 for none; it relays those of ``relays`` to places.
     """
@@ -189,7 +194,7 @@ class SidecarSupervisor:
         self,
         loop: Loop,
         *,
-        ollama: str,
+        ollama: ServerAccess,
         tokenizers: str,
         environment: Mapping[str, str],
         door_fd: int,
@@ -221,8 +226,11 @@ class SidecarSupervisor:
         self.stop()
         try:
             process = SidecarProcess(
-                sidecar_command(self._ollama, self._tokenizers, self._door_fd, self._relays),
-                self._environment,
+                sidecar_command(
+                    *(public_base(self._ollama.base), self._tokenizers),
+                    *(self._door_fd, self._relays),
+                ),
+                {**self._environment, **to_environment(self._ollama)},
                 pass_fds=[self._door_fd, *(fd for fd, _ in self._relays)],
             )
         except OSError as error:
@@ -239,7 +247,7 @@ class SidecarSupervisor:
         self._serving = ServeDoor(settings)
         self.send(self._serving)
 
-    def watch_server(self, ollama: str, tokenizers: str) -> None:
+    def watch_server(self, ollama: ServerAccess, tokenizers: str) -> None:
         """Watch this Ollama with these encodings; the sidecar is started again if either changed."""
         if (ollama, tokenizers) != (self._ollama, self._tokenizers):
             self._ollama, self._tokenizers = ollama, tokenizers

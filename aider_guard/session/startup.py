@@ -90,7 +90,7 @@ class Startup:
             self._answer()
             return
         self._report = _SILENT
-        self.sidecar.watch_server(self.planner.server(settings), settings.tokenizers)
+        self.sidecar.watch_server(self.planner.access(settings), settings.tokenizers)
         if self.sidecar.send(SurveyServer(names, others=served_models(settings))):
             self._expected = frozenset(names)
             patience = self.planner.patience_seconds(_WAIT_SECONDS)

@@ -26,6 +26,7 @@ from aider_guard.core.rules.lifecycle import exit_status
 from aider_guard.core.state import Limits, State
 from aider_guard.errors import LaunchError
 from aider_guard.loop import READ, Loop
+from aider_guard.ollama.access import ServerAccess
 from aider_guard.session import registry
 from aider_guard.session.engine import Engine
 from aider_guard.session.sidecar_process import SidecarSupervisor
@@ -138,7 +139,11 @@ class Unattended:
         self._woken.close()
 
     def begin(
-        self, server: str, tokenizers: str, door: DoorSettings | None, events: Sequence[Event]
+        self,
+        server: ServerAccess,
+        tokenizers: str,
+        door: DoorSettings | None,
+        events: Sequence[Event],
     ) -> None:
         """Serve the door, where there are settings for it, and the allowed places from now on: Aider begins.
 

@@ -41,6 +41,7 @@ from aider_guard.line_process import (
     start_thread,
     write_all,
 )
+from aider_guard.ollama.access import ServerAccess, environment_headers, take_from_environment
 from aider_guard.ollama.names import DEFAULT_BASE, connectable_base, is_this_machine
 from aider_guard.ollama.survey import survey
 
@@ -68,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--door-fd", type=int, default=-1, metavar="FD")
     parser.add_argument("--relay", action="append", default=[], metavar="FD=HOST:PORT")
     options = parser.parse_args(arguments)
+    server = take_from_environment(os.environ) or ServerAccess(
+        connectable_base(options.ollama), environment_headers()
+    )
     writer = EventWriter(claim_stdout())
     emit = writer.emit
     try:
@@ -75,11 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from aider_guard.sidecar.gpu import GpuSensor
         from aider_guard.sidecar.memory import MemorySensor
 
-        is_here = is_this_machine(connectable_base(options.ollama))
+        is_here = is_this_machine(server.base)
         sensor = MemorySensor(GpuSensor(), is_here=is_here)
         start_thread("memory", lambda: poll_memory(sensor, emit))
         _start_relays(options.relay, emit)
-        status = _serve(_start_ollama(options, sensor, emit))
+        status = _serve(_start_ollama(options, server, sensor, emit))
     except (BrokenPipeError, KeyboardInterrupt):
         end_process(0)
     sensor.close()
@@ -138,15 +142,17 @@ def _start_relays(relays: Sequence[str], emit: Callable[[Event], None]) -> None:
 
 
 def _start_ollama(
-    options: argparse.Namespace, sensor: MemorySensor, emit: Callable[[Event], None]
+    options: argparse.Namespace,
+    server: ServerAccess,
+    sensor: MemorySensor,
+    emit: Callable[[Event], None],
 ) -> RequestDispatcher:
     from aider_guard.counting.files import FileCounter
     from aider_guard.door.residency import OllamaResidency
     from aider_guard.ollama.client import OllamaClient
     from aider_guard.sidecar.unloading import Unloader
 
-    base_url = connectable_base(options.ollama)
-    client = OllamaClient(base_url)
+    client = OllamaClient(server.base, headers=server.headers)
     residency = OllamaResidency(client, emit)
 
     def report(event: Event) -> None:
@@ -156,7 +162,7 @@ def _start_ollama(
     start_thread("ollama", lambda: poll_ollama(client, report))
     door = _door(options.door_fd, client, residency, emit)
     dispatcher = RequestDispatcher(door.take if door else _no_door)
-    memory = sensor.read if is_this_machine(base_url) else None
+    memory = sensor.read if is_this_machine(server.base) else None
     unloader = Unloader(client, memory, release=residency.release)
     dispatcher.start(client, unloader, FileCounter(options.tokenizers), emit)
     return dispatcher

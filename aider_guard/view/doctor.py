@@ -20,6 +20,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.gathering import gather
 from aider_guard.launch.places import by_model, roles
+from aider_guard.session.registry import windows_of_others
 from aider_guard.view.page import Page
 
 _HEAD = ("aider", "ollama")
@@ -45,7 +46,10 @@ def run_doctor(
     """Check everything, print it, and return the exit status: 0 no problem, 1 problems, 2 something is not known."""
     out, err = out or sys.stdout, err or sys.stderr
     with _progress(err):
-        facts = gather(config, aider_args, environment=environment, state_dir=state_dir)
+        held = windows_of_others(state_dir / "sessions", os.getpid())
+        facts = gather(
+            config, aider_args, environment=environment, state_dir=state_dir, held_windows=held
+        )
         findings = examine(facts)
     if as_json:
         text = json.dumps(as_data(findings), indent=2) + "\n"

@@ -28,6 +28,7 @@ from aider_guard.launch.routes import DoorAddress
 from aider_guard.launch.server_runtime import read_corrections
 from aider_guard.launch.start_command import aider_environment, is_one_shot, serves_page
 from aider_guard.ollama.names import display_base
+from aider_guard.session.registry import windows_of_others
 
 SESSION = Path("SESSION")
 """Stands for the session's own folder, which is created when a session starts."""
@@ -43,7 +44,10 @@ def run_show(
     Raises LaunchError when there is no Aider, LaunchRefusedError when it would not be started.
     """
     state_dir = paths.state_dir(environment)
-    facts = gather(config, aider_args, environment=environment, state_dir=state_dir)
+    held = windows_of_others(state_dir / "sessions", os.getpid())
+    facts = gather(
+        config, aider_args, environment=environment, state_dir=state_dir, held_windows=held
+    )
     if facts.aider_problem:
         raise LaunchError(facts.aider_problem)
     if isinstance(facts.settings, Unavailable):

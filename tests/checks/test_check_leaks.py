@@ -22,6 +22,7 @@ from checks.worlds import (
 )
 
 from aider_guard.config import Config
+from aider_guard.core.egress import LayerChoice
 from aider_guard.core.findings import LEAKS, Severity
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.facts import Facts, RepoFacts
@@ -324,7 +325,7 @@ def test_an_entry_with_a_loopback_address_is_no_cloud() -> None:
     assert notable(facts) == {("info", "local-server")}
 
 
-@pytest.mark.parametrize("base", ["", "https://example.com/v1", "http://10.0.0.5:8080"])
+@pytest.mark.parametrize("base", ["", "https://example.com/v1", "http://8.8.8.8:8080"])
 def test_an_openai_model_elsewhere_is_in_a_cloud(base: str) -> None:
     """Without an address, or with one that is not of this machine."""
     addresses = (variable("OPENAI_API_BASE", base),)
@@ -391,6 +392,45 @@ def test_a_file_of_the_working_folder_is_a_strangers_word_too() -> None:
         server=Unavailable("not asked"),
     )
     assert notable(facts) == {("stop", "remote-ollama")}
+
+
+LAN = "http://192.168.1.7:8000/v1"
+SERVERS = [
+    (LAN, "the environment", "info"),
+    ("http://gpu-box:8000/v1", "--openai-api-base on the command line", "info"),
+    ("http://box.home.arpa:8000/v1", "/home/ada/.env", "info"),
+    (LAN, ENV, "stop"),
+    ("https://llm.example.com/v1", "the environment", "stop"),
+    ("https://1.1.1.1/v1", "the environment", "stop"),
+]
+
+
+@pytest.mark.parametrize(("address", "source", "severity"), SERVERS)
+def test_a_server_of_the_users_own_network_is_no_cloud(
+    monkeypatch: pytest.MonkeyPatch, address: str, source: str, severity: Severity
+) -> None:
+    """As for an Ollama there: it depends on who named it. A public address may be any cloud's."""
+    monkeypatch.setenv("HOME", "/home/ada")
+    facts = world(
+        *same("openai/m"),
+        settings=settings(
+            *same("openai/m"),
+            addresses=(replace(variable("OPENAI_API_BASE", address, source), address=address),),
+            env_files=("/home/ada/.env", ENV),
+        ),
+        server=server(others={"openai/m": 4096}),
+    )
+    found = notable(facts)
+    is_used = severity == "info"
+    assert (("info", "remote-server") in found) is is_used
+    assert (("stop", "cloud-model") in found) is not is_used
+    if is_used:
+        finding = finding_of(facts, "remote-server")
+        assert finding.what == f"all code for openai/m goes to {address.removeprefix('http://')}"
+        assert finding.evidence == f"OPENAI_API_BASE, {source}"
+        assert "in your network; its window is 4,096" in finding_of(facts, "local-server").what
+    elif source == ENV:
+        assert "which only the repository names" in finding_of(facts, "cloud-model").what
 
 
 def test_plain_http_to_another_network_is_said() -> None:
@@ -476,6 +516,70 @@ def test_keys_are_listed_with_their_sources_and_never_their_values() -> None:
     assert finding.evidence == f"OPENAI_API_KEY, {ENV} and GROQ_API_KEY, the environment"
     assert finding.fix == f"remove OPENAI_API_KEY from {ENV} and GROQ_API_KEY from the environment"
     assert finding_of(world(keys=keys[1:]), "cloud-keys").fix == "unset GROQ_API_KEY"
+
+
+OPENAI_HERE = variable("OPENAI_API_BASE", "http://127.0.0.1:8080/v1")
+KEPT = [
+    (
+        world(keys=(variable("OLLAMA_API_KEY"),)),
+        ("goes to Ollama at http://127.0.0.1:11434",),
+        False,
+    ),
+    (world(keys=(variable("AWS_SECRET_ACCESS_KEY"),)), ("another program may need it",), True),
+    (world(keys=(variable("MY_API_KEY"),)), ("another program may need it",), True),
+    (
+        world(*same("openai/m"), keys=(KEY,), addresses=(OPENAI_HERE,)),
+        ("a server of your own",),
+        True,
+    ),
+    (world(keys=(KEY,), config=Config(network="open")), ("the network is open",), True),
+]
+
+
+@pytest.mark.parametrize(("facts", "said", "opens"), KEPT)
+def test_a_key_that_aider_keeps_is_not_called_invalid(
+    facts: Facts, said: tuple[str, ...], *, opens: bool
+) -> None:
+    """What is said is what the session's environment will have."""
+    finding = finding_of(facts, "cloud-keys")
+    assert "invalid" not in finding.what
+    assert all(words in finding.what for words in said)
+    assert [each.what.partition("; ")[2] for each in by_id(facts, "switch-model")] == (
+        ["its key is valid"] if opens else []
+    )
+    assert not [each for each in by_id(facts, "voice") if "invalid" in each.what]
+
+
+def test_both_kinds_of_keys_are_told_apart() -> None:
+    """The one goes to Ollama, the other nowhere."""
+    keys = (variable("OLLAMA_API_KEY"), variable("GROQ_API_KEY"))
+    first, second = by_id(world(keys=keys), "cloud-keys")
+    assert (
+        first.what == "GROQ_API_KEY is set; in a guarded session Aider gets invalid values instead"
+    )
+    assert second.what.startswith("OLLAMA_API_KEY is set, and in a guarded session Aider has it")
+    held = world(keys=(variable("AWS_PROFILE"),), air_gap=LayerChoice("netns"))
+    assert "the kernel blocks it" in finding_of(held, "switch-model").what
+
+
+def test_with_an_open_network_nothing_is_said_to_be_switched_off() -> None:
+    """There every variable stays as it is."""
+    keys = (
+        variable("GITHUB_COPILOT_TOKEN"),
+        KEY,
+        variable("OPENROUTER_API_KEY", "", "/h/oauth-keys.env"),
+    )
+    facts = world(
+        keys=keys,
+        addresses=(variable("USE_LITELLM_PROXY", "True"),),
+        config=Config(network="open"),
+    )
+    ids = ("copilot-token", "openrouter-oauth", "voice", "litellm-proxy")
+    assert not [each for each in ids if "in a guarded session" in finding_of(facts, each).what]
+    assert all(
+        "in a guarded session" in finding_of(replace(facts, config=Config()), each).what
+        for each in ids
+    )
 
 
 def test_a_copilot_token_opens_no_model() -> None:

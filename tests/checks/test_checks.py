@@ -139,12 +139,22 @@ def test_an_ollama_that_answers_is_described() -> None:
     assert finding.evidence == "process 812, ollama, of ollama"
 
 
-def test_a_silent_ollama_is_started() -> None:
-    """Here by its command; on another machine in words."""
-    elsewhere = world(server=NO, config=Config(ollama="http://192.168.1.5:11434"))
+@pytest.mark.parametrize("version", ["0.0.0", "0.0.0-dirty", "dev"])
+def test_a_build_from_source_has_no_version_that_is_known(version: str) -> None:
+    """Nothing is said of its era."""
+    what = finding_of(world(server=server(version=version)), "ollama").what
+    assert what.startswith(f"Ollama of an unknown version ({version}, as a build from source)")
 
-    assert finding_of(world(server=NO), "ollama-unread").fix == "ollama serve"
-    assert "192.168.1.5" in finding_of(elsewhere, "ollama-unread").fix
+
+def test_a_silent_ollama_is_started_where_that_helps() -> None:
+    """As the survey says; where it did not come to an end, a question shows what is there."""
+    elsewhere = Config(ollama="http://192.168.1.5:3000/ollama")
+    silent = server(version=NO, installed=NO, loaded=NO, helps="ollama serve")
+
+    assert finding_of(world(server=silent), "ollama-unread").fix == "ollama serve"
+    finding = finding_of(world(server=NO, config=elsewhere), "ollama-unread")
+    assert finding.what == "Ollama does not answer at http://192.168.1.5:3000/ollama as it should"
+    assert finding.fix == "curl http://192.168.1.5:3000/ollama/api/version"
 
 
 def test_an_ollama_that_is_not_used_is_not_missed() -> None:
@@ -223,7 +233,11 @@ def test_a_missing_model_is_pulled() -> None:
 
     assert finding.what == "Ollama has no qwen3:8b, the main, editor and weak model"
     assert finding.evidence == "installed with a similar name: qwen3:4b"
-    assert finding.fix == "ollama pull qwen3:8b"
+    assert finding.fix == (
+        "aider-guard -- --model ollama_chat/qwen3:4b   # or: ollama pull qwen3:8b"
+    )
+    alone = finding_of(world(server=server(ModelMissing(MODEL))), "model-missing")
+    assert alone.fix == "ollama pull qwen3:8b"
 
 
 def test_how_to_choose_a_model_when_there_is_none() -> None:
@@ -273,6 +287,7 @@ WINDOWS: list[tuple[Facts, Notable]] = [
     ),
     (world(role("main", MAIN, num_ctx=40_960)), {("info", "window-pinned")}),
     (world(config=Config(num_ctx=50_000)), {("warn", "window-too-long")}),
+    (world(server=server(model(num_ctx_parameter=12_288))), {("info", "window-pinned")}),
 ]
 
 
@@ -287,6 +302,29 @@ def test_two_files_may_have_two_windows() -> None:
     facts = two(8192, 16384)
     report = server(model(blob="sha256-1"), model("terse:8b", blob="sha256-2"))
     assert not by_id(replace(facts, server=report), "window-differs")
+
+
+ALIKE = [
+    ("0.31.0", 40_960, True),
+    ("0.31.0", 8193, True),
+    ("0.31.0", 8192, False),
+    ("0.31.0", 2048, False),
+    ("0.31.0", Unavailable("not told"), True),
+    ("0.9.3", 8192, True),
+    ("0.24.0", 8192, True),
+    ("0.0.0", 8192, True),
+]
+
+
+@pytest.mark.parametrize(("version", "trained", "reloads"), ALIKE)
+def test_a_model_whose_window_is_cut_to_8192_is_not_reloaded_by_each_request(
+    version: str, trained: int | Unavailable, reloads: bool
+) -> None:
+    """Aider always asks for more than that, and from 0.30 on Ollama compares what the model can have of it."""
+    report = server(model(trained_tokens=trained), version=version)
+    what = finding_of(world(server=report), "window-unpinned").what
+    assert ("reload the model" in what) is reloads
+    assert "the guard fixes it at 16,384 tokens" in what
 
 
 def test_the_guard_says_what_it_fixes() -> None:

@@ -135,7 +135,10 @@ FINE = Facts(
     aider_script="/usr/bin/aider",
 )
 
-ALWAYS = {"aider", "ollama", "fit", "window-unpinned", "ollama-runtime", "calls-home"}
+ALWAYS = {
+    *("aider", "ollama", "fit", "window-unpinned", "ollama-runtime", "calls-home"),
+    "ollama-host-cache",
+}
 """The findings on a machine on which all is fine."""
 
 

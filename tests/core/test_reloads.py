@@ -193,3 +193,11 @@ def test_a_load_takes_time(seconds: float, first: float | None, expected: bool) 
 def test_how_long_a_model_stays(value: object, seconds: float) -> None:
     """Every spelling of ``keep_alive`` that Ollama takes."""
     assert stay_seconds(value) == pytest.approx(seconds)
+
+
+def test_a_context_shift_that_was_switched_is_the_cause() -> None:
+    """``shift`` in a request is a flag of the model's process (0.30 and later)."""
+    evidence = ReloadEvidence("m", (), options={"shift": False}, options_before={})
+    assert cause(evidence) == (
+        "this session asked for it with another context shift than before (on, now off)"
+    )

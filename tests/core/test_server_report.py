@@ -102,3 +102,10 @@ def test_a_template_without_a_place_for_system_text(
 ) -> None:
     """One in Go that is used, and names neither the system text nor the messages."""
     assert loses_system(template, modelfile) == loses
+
+
+def test_a_name_that_is_not_there_is_not_suggested() -> None:
+    """The list may be older than the deletion."""
+    listed = tuple(InstalledModel(name, 1, "") for name in ("qwen3:8b", "qwen3:4b"))
+    assert nearest_names("qwen3:8b", listed) == ("qwen3:4b",)
+    assert nearest_names("library/QWEN3:8b", listed) == ("qwen3:4b",)

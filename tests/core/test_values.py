@@ -56,9 +56,10 @@ NOT_IN_THE_JOURNAL = {
     "RequestFinished": "parts",
     "RequestRefused": "said",
     "ServerProcess": "settings",
-    "ServerReport": "installed models others",
+    "ServerReport": "installed models others helps",
+    "ServedModel": "base headers",
     "TurnFinished": "mentioned",
-    "Upstream": "base",
+    "Upstream": "base headers",
 }
 
 

@@ -16,6 +16,7 @@ from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.size import Sizes
 from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.server_answers import NoAnswer
 from aider_guard.core.truncation import LogEvidence
 from aider_guard.door.chat_handler import ChatExchange, ChatHandler
 from aider_guard.door.interfaces import Forward, IncomingRequest, Reply, RequestTarget, Services
@@ -141,10 +142,12 @@ class FixedInstalled:
 
     remote: dict[str, str] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    why_silent: Unavailable = Unavailable("connection refused")
     silent: bool = False
     """Whether the server does not answer."""
     lookups: list[str] = field(default_factory=list)
     names: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
     mlx: tuple[str, ...] = ()
 
     def serve(self, _settings: DoorSettings) -> None:
@@ -159,9 +162,12 @@ class FixedInstalled:
     async def host_now(self, upstream: Upstream, model: str) -> str | Unavailable | None:
         if upstream.kind != "ollama":
             return None
-        if self.silent:
-            return Unavailable("connection refused")
+        if self.silent or isinstance(self.why_silent, NoAnswer):
+            return self.why_silent
         return None if model in self.absent else self.remote.get(model, "")
+
+    async def reread(self, _upstream: Upstream) -> None:
+        self.names = tuple(name for name in self.names if name not in self.deleted)
 
     def similar_names(self, _upstream: Upstream, _model: str) -> tuple[str, ...]:
         return self.names

@@ -34,7 +34,12 @@ class PlainExchange(ChatExchange):
     async def on_trouble(self, trouble: Trouble) -> Reply | Retry:
         return Reply(f"{trouble.kind}: {trouble.words}".encode(), 502, "text/plain")
 
-    async def on_refusal(self, status: int, content: bytes) -> Reply | Retry | Pass:  # noqa: ARG002  # as in ChatExchange
+    async def on_refusal(
+        self,
+        status: int,  # noqa: ARG002  # as in ChatExchange
+        content: bytes,  # noqa: ARG002
+        location: str = "",  # noqa: ARG002
+    ) -> Reply | Retry | Pass:
         return Pass()
 
     def on_chunk(self, chunk: bytes) -> bytes | Reply:

@@ -15,6 +15,7 @@ from door.handler_services import HandlerSetup, run, text_of
 from aider_guard.core.chat.events import RequestFinished, RequestRefused, RequestStarted
 from aider_guard.core.chat.types import Count, DoorRole, Upstream
 from aider_guard.core.readings import ContextRow, Unavailable
+from aider_guard.core.server_answers import NoAnswer
 from aider_guard.door.interfaces import Abort, Forward, Pass, Reply, Retry, Trouble
 
 CHAT = [message("system", prompts.DIFF), message("user", "fix it")]
@@ -478,6 +479,45 @@ def test_where_a_model_runs_is_asked_before_it_is_sent_anything() -> None:
     assert setup.event_names() == ["RequestStarted", "RequestRefused"]
 
 
+@pytest.mark.parametrize(
+    ("why", "reason", "said"),
+    [
+        (NoAnswer("x", 401, b"<html>"), "forbidden", "wants a key, or another one: status 401"),
+        (NoAnswer("x", 404, b"<html>"), "strange", "nothing answers at {base}/api/show: status"),
+        (NoAnswer("x", 301, b"", "http://b/"), "strange", "redirects to http://b/, which is not"),
+    ],
+)
+def test_a_proxy_that_does_not_tell_where_a_model_runs_is_explained_at_once(
+    why: NoAnswer, reason: str, said: str
+) -> None:
+    """It is neither waited for nor taken for a server that is down."""
+    setup = HandlerSetup()
+    setup.installed.why_silent = why
+    words = text_of(run(setup.exchange(BODY).begin()))
+    assert said.format(base="http://127.0.0.1:11434") in words
+    assert "ollama serve" not in words
+    refused = setup.last(RequestRefused)
+    assert refused.reason == reason
+
+
+def test_a_proxy_whose_server_is_gone_is_waited_for_visibly() -> None:
+    """For two minutes, as a busy server; then it is said what does not answer."""
+    setup, page = HandlerSetup(), b"<html><h1>502 Bad Gateway</h1></html>"
+
+    async def story() -> tuple[list[Retry], Reply | Retry | Pass]:
+        exchange, retries = setup.exchange(BODY), []
+        await exchange.begin()
+        while isinstance(step := await exchange.on_refusal(502, page), Retry):
+            retries.append(step)
+            setup.now += step.after_seconds
+        return retries, step
+
+    retries, last = run(story())
+    assert 115 <= sum(retry.after_seconds for retry in retries) <= 125
+    assert b"(status 502)" in retries[0].meanwhile
+    assert "the proxy at http://127.0.0.1:11434 does not reach Ollama: status 502" in text_of(last)
+
+
 def test_loading_and_unloading_are_not_told() -> None:
     """They are no requests for text; a load is pinned."""
     setup = HandlerSetup()
@@ -534,6 +574,10 @@ def test_a_busy_server_is_waited_for_visibly() -> None:
         (404, "model 'qwen3:8b' not found", "missing", "ollama pull qwen3:8b"),
         (500, "cudaMalloc failed: out of memory", "memory", "does not fit into memory"),
         (500, "llama runner process has terminated: exit status 2", "crashed", "crashed"),
+        (
+            *(500, "error loading model: unknown model architecture: 'mllama'"),
+            *("unsupported", "update Ollama"),
+        ),
         (403, "ollama cloud is disabled: remote model is unavailable", "cloud", "ollama list"),
         (418, "teapot", "refused", "Ollama refused it: teapot"),
     ],
@@ -557,6 +601,21 @@ def test_a_servers_error_is_answered_at_once(
     assert words in text_of(reply)
     refused = setup.last(RequestRefused)
     assert refused.reason == reason
+
+
+def test_a_deleted_model_is_not_suggested_from_an_older_list() -> None:
+    """The list is read again before names are taken from it."""
+    setup = HandlerSetup()
+    setup.installed.names, setup.installed.deleted = ("qwen3:14b", "qwen3:4b"), ("qwen3:14b",)
+
+    async def story() -> str:
+        exchange = setup.exchange(BODY)
+        await exchange.begin()
+        return text_of(await exchange.on_refusal(404, b'{"error":"model \'qwen3:8b\' not found"}'))
+
+    said = run(story())
+    assert "installed: qwen3:4b" in said
+    assert "qwen3:14b" not in said
 
 
 def test_a_server_that_finds_a_prompt_too_large_is_believed() -> None:

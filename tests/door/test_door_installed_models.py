@@ -115,8 +115,8 @@ class Parked:
         self._stack = stack
         self.read = threading.Semaphore(0)
 
-    def make(self, base: str) -> OllamaTags:
-        client = self._stack.enter_context(closing(OllamaClient(base)))
+    def make(self, upstream: Upstream) -> OllamaTags:
+        client = self._stack.enter_context(closing(OllamaClient(upstream.base)))
         return OllamaTags(client, sleep=self._sleep)
 
     def _sleep(self, _seconds: float) -> None:

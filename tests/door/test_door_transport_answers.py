@@ -44,7 +44,12 @@ class ScriptedExchange(PlainExchange):
         self.received.append(trouble)
         return self.troubles.pop(0)
 
-    async def on_refusal(self, status: int, content: bytes) -> Reply | Retry | Pass:
+    async def on_refusal(
+        self,
+        status: int,
+        content: bytes,
+        location: str = "",  # noqa: ARG002  # as in ChatExchange
+    ) -> Reply | Retry | Pass:
         self.received.append((status, content))
         return self.refusals.pop(0)
 

@@ -67,12 +67,14 @@ class Slow(PlainExchange):
         await self._at("on_trouble")
         return await super().on_trouble(trouble)
 
-    async def on_refusal(self, status: int, content: bytes) -> Reply | Retry | Pass:
+    async def on_refusal(
+        self, status: int, content: bytes, location: str = ""
+    ) -> Reply | Retry | Pass:
         await self._at("on_refusal")
         if self.where == "retry":
             self.moments.reached.set()
             return Retry(CAP_SECONDS * 10, b"wait")
-        return await super().on_refusal(status, content)
+        return await super().on_refusal(status, content, location)
 
     async def _at(self, where: str) -> None:
         if where == self.where:

@@ -135,7 +135,12 @@ def test_an_exchange_may_answer_a_redirect_in_its_own_words() -> None:
     """It sees the status."""
 
     class Telling(PlainExchange):
-        async def on_refusal(self, status: int, content: bytes) -> Reply | Retry | Pass:
+        async def on_refusal(
+            self,
+            status: int,
+            content: bytes,
+            location: str = "",  # noqa: ARG002  # as in ChatExchange
+        ) -> Reply | Retry | Pass:
             assert not content
             return Reply(f"aider-guard: {status}".encode())
 

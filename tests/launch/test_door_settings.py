@@ -327,7 +327,7 @@ def test_the_options_a_models_process_is_started_with_are_known_before_its_first
     """Or loading ahead would load it twice. The entry for every model wins; the window is the session's."""
     text = (
         f"- name: {MAIN}\n  extra_params: {{num_gpu: 20, num_batch: 256, num_ctx: 9, temperature: 0}}\n"
-        "- name: aider/extra_params\n  extra_params: {num_gpu: 30, use_mmap: false}\n"
+        "- name: aider/extra_params\n  extra_params: {num_gpu: 30.0, num_thread: 1.5, use_mmap: false}\n"
     )
     (main, *_) = door(world(settings=entries(tmp_path, text))).roles
     options = {option.name: option.value for option in main.runner_options}

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from aider_guard.launch.inside.environment import (
     restore_environment,
     shown_address,
 )
+from aider_guard.launch.inside.roles import role_headers
 
 
 @pytest.fixture(autouse=True)
@@ -151,3 +153,33 @@ def test_the_lists_name_each_variable_once() -> None:
     ]
     assert len(names) == len(set(names))
     assert all(name in names for name in cloud_variables.AS_THEY_ARE)
+
+
+@pytest.mark.parametrize(
+    ("provider", "extra", "headers"),
+    [
+        ("ollama_chat", {}, [["Authorization", "Bearer from-environment"]]),
+        ("ollama", {"api_key": "own"}, [["Authorization", "Bearer own"]]),
+        (
+            "ollama_chat",
+            {"extra_headers": {"X-A": 1, "authorization": "Basic x"}},
+            [["X-A", "1"], ["authorization", "Basic x"]],
+        ),
+        (
+            "ollama_chat",
+            {"extra_headers": "X-A: 1"},
+            [["Authorization", "Bearer from-environment"]],
+        ),
+        ("openai", {}, []),
+        ("gemini", {}, []),
+        ("", {}, []),
+    ],
+)
+def test_the_key_and_headers_of_a_role_are_told(
+    monkeypatch: pytest.MonkeyPatch, provider: str, extra: dict[str, Any], headers: list[list[str]]
+) -> None:
+    """As litellm sends them. The keys of clouds stay where they are."""
+    monkeypatch.setenv("OLLAMA_API_KEY", "from-environment")
+    monkeypatch.setenv("GEMINI_API_KEY", "secret")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert role_headers(provider, extra) == headers

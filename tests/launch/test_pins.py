@@ -117,6 +117,9 @@ USERS: list[tuple[dict[str, dict[str, Any]], int | None, int]] = [
     ({EVERY_MODEL: pinned(30_000), MAIN: pinned(20_000)}, None, 30_000),
     ({MAIN: pinned(20_000)}, 4096, 4096),
     ({WEAK: pinned(20_000)}, None, 8192),
+    ({MAIN: pinned(16384.0)}, None, 16_384),
+    ({MAIN: pinned(16384.5)}, None, 8192),
+    ({MAIN: pinned(True)}, None, 8192),
     ({MAIN: pinned(0)}, None, 8192),
     ({MAIN: pinned("many")}, None, 8192),
     ({MAIN: {"extra_params": None}}, None, 8192),
@@ -197,6 +200,7 @@ def test_with_the_metadata_aider_asks_no_network(user: User) -> None:
         "input_cost_per_token": 0,
         "output_cost_per_token": 0,
         "max_input_tokens": 8192,
+        "max_output_tokens": 8192,
         "max_tokens": 8192,
     }
     main = pins.metadata[MAIN]

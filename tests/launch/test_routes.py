@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -77,6 +77,24 @@ CASES = {
     ),
     "a cloud": Case(
         roles=(role("openai/m"),), addresses=(variable("OPENAI_API_BASE", "https://c.example/v1"),)
+    ),
+    "a server of the user's network": Case(
+        (Upstream("openai", "http://192.168.1.7:8000/v1", "openai"),),
+        BOTH,
+        {"http://192.168.1.7:8000/v1": "/openai"},
+        (role("openai/m"),),
+        (variable("OPENAI_API_BASE", "http://192.168.1.7:8000/v1"),),
+    ),
+    "one of the user's network that the repository names": Case(
+        roles=(role("openai/m"),),
+        addresses=(
+            replace(variable("OPENAI_API_BASE", "http://box/v1"), source=".env in /repo/.env"),
+        ),
+    ),
+    "an Ollama of the user's network for one role": Case(
+        (Upstream("ollama", "http://192.168.1.7:11434", "ollama"),),
+        prefixes={"http://192.168.1.7:11434": "/ollama"},
+        roles=(role(MAIN), role("ollama_chat/b", "http://192.168.1.7:11434")),
     ),
     "no address at all": Case(addresses=(variable("OPENAI_API_BASE", "127.0.0.1:8080"),)),
     "several servers": Case(
@@ -153,7 +171,7 @@ CASES = {
 
 
 def routes(case: Case) -> Routes:
-    settings = AiderSettings(roles=case.roles, addresses=case.addresses)
+    settings = AiderSettings(git_root="/repo", roles=case.roles, addresses=case.addresses)
     return find_routes(settings, OLLAMA, case.entries)
 
 
@@ -197,3 +215,25 @@ def test_no_address_with_a_password_shows_in_the_settings() -> None:
         addresses=(variable("OPENAI_API_BASE", secret),),
     )
     assert "hunter2" not in repr(aider_settings)
+
+
+def test_each_ollama_has_the_headers_that_aider_sends_there() -> None:
+    """Those of its models, the main one first; a key is for no other server."""
+    second, third = "http://127.0.0.1:11500", "http://127.0.0.1:11600"
+    roles = (
+        replace(role("openai/m", CPP), headers=(("Authorization", "Bearer other"),)),
+        replace(role("ollama_chat/a"), headers=(("Authorization", "Bearer key"), ("X-A", "1"))),
+        replace(role("ollama_chat/b"), headers=(("authorization", "Bearer 2"), ("X-B", "2"))),
+        replace(role("ollama_chat/c", second), headers=(("X-C", "3"),)),
+    )
+    more = {"X-D": "4", "Authorization": "Basic x"}
+    entries = {"ollama/d": entry(api_base=third, api_key="no", extra_headers=more)}
+    upstreams = find_routes(AiderSettings(roles=roles), OLLAMA, entries).upstreams
+    headers = {upstream.base: upstream.headers for upstream in upstreams}
+    assert headers == {
+        OLLAMA: (("Authorization", "Bearer key"), ("X-A", "1"), ("X-B", "2")),
+        CPP: (),
+        second: (("X-C", "3"),),
+        third: (("X-D", "4"), ("Authorization", "Basic x")),
+    }
+    assert "key" not in repr(upstreams)

@@ -18,6 +18,7 @@ from aider_guard.core.server_report import (
 )
 from aider_guard.core.wire import decode, encode
 from aider_guard.ollama import client
+from aider_guard.ollama.http import Answer, refusal, says_missing
 
 WORDS = st.text("aé:/-.\x1b\ud800\n0", max_size=6) | st.sampled_from(
     ["qwen3", "qwen3:8b", "not found", f"FROM /b/sha256-{'0' * 64}", "num_ctx 1e+99"]
@@ -66,10 +67,10 @@ def test_any_answer_is_facts_or_none(tags: dict[str, object], show: dict[str, ob
 )
 def test_any_refusal_is_a_sentence(status: int, content: bytes) -> None:
     """It is printable, and short."""
-    words = client.refusal(status, content, "/api/show")
+    words = refusal(Answer(status, content), "http://x", "/api/show").reason
     assert words.isprintable()
     assert len(words) < 300
-    assert isinstance(client.says_missing(status, content), bool)
+    assert isinstance(says_missing(status, content), bool)
 
 
 @given(WORDS, st.lists(WORDS, max_size=4))

@@ -337,6 +337,16 @@ def test_the_model_files_own_window(
     assert facts.num_ctx_parameter == num_ctx
 
 
+def test_the_penalties_of_a_model_file_are_read(ollama: FakeOllama) -> None:
+    """As Go prints them; other parameters are of no matter."""
+    text = 'presence_penalty   1.5\nrepeat_penalty  "1"\ntop_k 20\nstop "frequency_penalty 2"'
+    ollama.answers["/api/show"] = Json({**SHOWN, "parameters": text})
+    with client_of(ollama) as client:
+        facts = client.model_facts("qwen3:8b", ())
+    assert isinstance(facts, ModelFacts)
+    assert facts.sampling == {"presence_penalty": 1.5, "repeat_penalty": 1.0}
+
+
 BLOB = "0123456789abcdef" * 4
 
 

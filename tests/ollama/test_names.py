@@ -75,11 +75,17 @@ def test_any_text_is_an_address(text: str) -> None:
     ("base", "shown"),
     [
         ("http://127.0.0.1:11434", "http://127.0.0.1:11434"),
-        ("https://me:secret@box:443/x", "https://box:443"),
+        ("https://me:secret@box:443/x", "https://box:443/x"),
+        ("http://box:3000/ollama/", "http://box:3000/ollama"),
+        ("http://127.0.0.1:4321/hV7c1P0QmN3bXw8tYzK2aL5d", "http://127.0.0.1:4321/…"),
+        ("http://box:3000/proxy/sk-4711471147114711/v1", "http://box:3000/proxy/…/v1"),
+        ("http://box:3000/a?key=secret#secret", "http://box:3000/a"),
+        ("http://box:3000/a b", "http://box:3000/…"),
+        ("http://box:3000/?key=secret", "http://box:3000"),
     ],
 )
 def test_display_base(base: str, shown: str) -> None:
-    """A password in an address is not shown."""
+    """The path is shown, as a proxy may serve Ollama below one. A password is not, nor what may be a key."""
     assert display_base(base) == shown
 
 

@@ -92,7 +92,7 @@ STRANGE = "a form that is not Ollama's"
         (Json({"models": [{**GOOD, "name": ""}]}), STRANGE),
         (Json({"models": [GOOD, {}]}), STRANGE),
         (Json({"error": "server busy"}, 503), "server busy (503)"),
-        (Json({"error": {"message": "x"}}, 500), "status 500"),
+        (Json({"error": {"message": "x"}}, 500), "Ollama refused /api/ps: x (500)"),
         (Raw(b"Bad Gateway", 502), "status 502"),
         (Raw(b"", 302, (("Location", "http://127.0.0.1:1/"),)), "status 302"),
         (Raw(b"not gzip", headers=(("Content-Encoding", "gzip"),)), "cannot be reached"),

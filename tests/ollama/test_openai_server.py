@@ -136,7 +136,7 @@ def test_an_address_without_a_server_is_reported() -> None:
     """With the address, without its password."""
     window = window_of(ServedModel("openai/m", "m", "http://me:secret@127.0.0.1:9/v1"))
     assert isinstance(window, Unavailable)
-    assert "http://127.0.0.1:9 cannot be reached" in window.reason
+    assert "http://127.0.0.1:9/v1 cannot be reached" in window.reason
     assert "secret" not in window.reason
 
 

@@ -102,7 +102,9 @@ def test_a_server_of_another_users(tmp_path: Path) -> None:
             check=False,
         )
     settings = {"OLLAMA_NUM_PARALLEL": "2"}
-    expected = ServerProcess(pid, "ollama", "daemon", settings, "runner", inferred=True)
+    expected = ServerProcess(
+        pid, "ollama", "daemon", settings, "runner", inferred=True, bound="127.0.0.1"
+    )
     assert lookup.stdout.strip() == str(expected), lookup.stderr
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.ollama.server_process import (
+    control_group,
     from_command_line,
     from_log,
     from_process,
@@ -182,3 +183,37 @@ def test_a_runner_of_a_real_process() -> None:
         runner.stdout.readline()
         assert from_runner(os.getpid()) == {PARALLEL: "2"}
         runner.kill()
+
+
+GROUPS = [
+    ("0::/system.slice/ollama.service\n", "systemctl ollama"),
+    ("0::/user.slice/user-7.slice/user@7.service/app.slice/llm.service\n", "systemctl --user llm"),
+    ("0::/user.slice/user-7.slice/user@7.service\n", ""),
+    ("0::/user.slice/user-7.slice/session-3.scope\n", ""),
+    ("0::/system.slice/docker-0123.scope\n", "container"),
+    ("1:name=systemd:/x\n0::/kubepods/pod1/c\n", "container"),
+    ("0::/\n", ""),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "run_by"), GROUPS)
+def test_how_a_server_is_run_is_in_its_control_group(
+    tmp_path: Path, text: str, run_by: str
+) -> None:
+    """Which every user may read."""
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_text(text)
+    assert control_group(7, proc=tmp_path, cgroups=tmp_path) == (run_by, 0.0)
+    assert control_group(8, proc=tmp_path, cgroups=tmp_path) == ("", 0.0)
+
+
+def test_the_least_limit_of_processors_counts(tmp_path: Path) -> None:
+    """Of the group and of those above it; "max" is none."""
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_text("0::/a/b/c\n")
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "cpu.max").write_text("400000 100000\n")
+    (tmp_path / "a" / "cpu.max").write_text("150000 100000\n")
+    (tmp_path / "a" / "b" / "cpu.max").write_text("max 100000\n")
+    assert control_group(7, proc=tmp_path, cgroups=tmp_path) == ("", 1.5)

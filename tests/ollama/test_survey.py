@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -160,11 +161,11 @@ def test_a_bug_is_not_hidden() -> None:
 
 
 def test_a_remote_address_is_shown_without_its_password() -> None:
-    """The report has the address and nothing else of the URL."""
+    """The report has the address with its path."""
     client = OllamaClient("http://me:secret@127.0.0.1:1/x")
     report = survey(client, ["a"])
     client.close()
-    assert report.base == "http://127.0.0.1:1"
+    assert report.base == "http://127.0.0.1:1/x"
     assert "secret" not in str(report)
 
 
@@ -180,3 +181,46 @@ def test_a_name_is_asked_for_once() -> None:
         quantization="Q4_K_M",
         format="gguf",
     )
+
+
+REFUSED = [
+    (Raw(b"<html>", 401), "Ollama at {base}/x wants a key, or another one: status 401", "OLLAMA_API_KEY"),
+    (Json({"detail": "no"}, 403), "Ollama at {base}/x did not allow it: status 403, no", "right key"),
+    (Raw(b"<html>", 404), "nothing answers at {base}/x/api/version: status 404", "curl {base}/x/api"),
+    (Raw(b"<html>", 502), "the proxy at {base}/x does not reach Ollama: status 502", "runs behind it"),
+    (
+        Raw(b"", 301, (("Location", "https://me:pw@box/x/api/version"),)),
+        "{base}/x redirects to https://box/x/api/version, which is not followed: status 301",
+        "export OLLAMA_API_BASE=https://box/x ",
+    ),
+    (Json({"a": 1}), "{base}/x/api/version answered in a form that is not Ollama's", "curl {base}/x/api"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "reason", "helps"), REFUSED)
+def test_what_stands_in_front_of_ollama_is_told_from_it(
+    answer: Answer, reason: str, helps: str
+) -> None:
+    """``ollama serve`` would not help against any of these."""
+    fake = FakeOllama(answers={"/x/api/version": answer})
+    with fake as ollama, closing(OllamaClient(f"{ollama.url}/x")) as client:
+        report = survey(client, ())
+    assert isinstance(report.version, Unavailable)
+    assert type(report.version) is Unavailable  # it goes to another process
+    assert report.version.reason == reason.format(base=ollama.url)
+    assert helps.format(base=ollama.url) in report.helps
+    assert "ollama serve" not in report.helps
+
+
+@pytest.mark.parametrize(
+    ("base", "helps"),
+    [
+        ("http://127.0.0.1:1", "ollama serve"),
+        ("http://no-such-host.invalid:1", "curl http://no-such-host.invalid:1/api/version "),
+    ],
+)
+def test_a_server_is_to_be_started_where_nothing_listens(base: str, helps: str) -> None:
+    """Not where there is no such name."""
+    with closing(OllamaClient(base)) as client:
+        report = survey(client, (), within_seconds=4.0)
+    assert report.helps.startswith(helps)

@@ -153,6 +153,26 @@ def test_the_models_of_other_running_sessions_are_known(sessions: Path) -> None:
     assert registry.models_of_others(ours) == {"m", "w"}
 
 
+def test_the_windows_of_other_running_sessions_are_known(sessions: Path) -> None:
+    """By the names of their models, the oldest session's first; older files have no windows."""
+    ours = folder(sessions, f"20260104-000000-{os.getpid()}", record_of(os.getpid()))
+    new = folder(sessions, "20260103-000000-1", record_of(os.getpid()))
+    old = folder(sessions, "20260102-000000-1", record_of(os.getpid()))
+    gone = folder(sessions, f"20260101-000000-{dead_pid()}")
+    registry.note_models(ours, ("m", "mine"), 1024)
+    registry.note_models(new, ("m", "w"), 31_744)
+    registry.note_models(old, ("m",), 40_960)
+    registry.note_models(gone, ("m",), 8192)
+    assert registry.windows_of_others(sessions, os.getpid()) == {"m": 40_960, "w": 31_744}
+    (new / "models.json").write_text('["a", "b"]')
+    (old / "models.json").write_text('{"m": "many", "n": 0, "o": true}')
+    assert registry.windows_of_others(sessions, os.getpid()) == {}
+    assert {"a", "b", "m"} <= registry.models_of_others(ours)
+    for broken in ("[[]]", "7", "{", "[" * 100_000):
+        (new / "models.json").write_text(broken)
+        assert registry.windows_of_others(sessions, os.getpid()) == {}
+
+
 def test_the_oldest_that_ended_are_removed(sessions: Path) -> None:
     """Only so many are kept; one that runs stays, and so does one with histories that wait to be merged."""
     pid = dead_pid()

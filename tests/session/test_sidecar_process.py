@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from fakes.ollama_server import FakeOllama
 
@@ -26,9 +28,15 @@ from aider_guard.core.events import (
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts
 from aider_guard.core.wire import encode
+from aider_guard.loop import Loop
+from aider_guard.ollama.access import ServerAccess
 from aider_guard.process_starter import PACKAGE_PARENT
 from aider_guard.session import sidecar_process as module
-from aider_guard.session.sidecar_process import SidecarProcess, sidecar_command
+from aider_guard.session.sidecar_process import (
+    SidecarProcess,
+    SidecarSupervisor,
+    sidecar_command,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +88,31 @@ def test_a_real_sidecar() -> None:
         assert facts.trained_tokens == 40960
         assert sidecar.send(StopSidecar())
         assert isinstance(events_until(sidecar, SidecarLost)[-1], SidecarLost)
+
+
+def test_a_sidecars_command_line_holds_no_secret() -> None:
+    """Every user of the machine can read it. The server gets its key and its password all the same."""
+    with FakeOllama() as ollama, Loop() as loop, socket.create_server(("127.0.0.1", 0)) as door:
+        base = ollama.url.replace("//", "//me:secret@") + "/p4ssw0rd-p4ssw0rd"
+        access = ServerAccess(base, (("X-Key", "sk-secret"),))
+        events: list[object] = []
+        with SidecarSupervisor(
+            loop, ollama=access, environment=os.environ, tokenizers="", door_fd=door.fileno()
+        ) as supervisor:
+            supervisor.post = events.append
+            supervisor.start()
+            deadline = time.monotonic() + CAP_SECONDS
+            while not any(isinstance(event, ModelsRead) for event in events):
+                assert time.monotonic() < deadline
+                loop.run_once(1.0)
+            words = " ".join(psutil.Process(supervisor.pid).cmdline())
+        seen = [
+            (one.path, one.headers["x-key"], one.headers["authorization"])
+            for one in ollama.received
+        ]
+    assert "secret" not in words
+    assert "p4ssw0rd" not in words
+    assert ("/p4ssw0rd-p4ssw0rd/api/version", "sk-secret", "Basic bWU6c2VjcmV0") in seen
 
 
 def test_a_module_of_the_users_is_not_taken_for_ours(

@@ -67,7 +67,7 @@ def test_a_page_on_which_all_is_fine() -> None:
         f"{MAIN} (main, editor, weak)  window 16,384 tokens",
         "",
     ]
-    assert lines[-1] == "no problems, 4 notes"
+    assert lines[-1] == "no problems, 5 notes"
     assert len(lines) < 24
 
 

@@ -213,6 +213,7 @@ RUNNER_OPTIONS: Final = (
     *("num_thread", "numa", "low_vram", "draft_num_predict"),
 )
 """The options that a runner is started with (api/types.go, Runner): other values load the model again."""
+SHIFT: Final = "shift"
 _ANSWERS: Final = ("num_predict", "stop", "seed", "temperature")
 _QUESTION: Final = {"role": "user", "content": "."}
 """Some templates refuse a conversation without a message of the user's."""
@@ -284,15 +285,21 @@ def loading_body(
     It has the runner's options of the last request and the pin: with any other option the model would be loaded again.
     """
     pin = {"num_ctx": settings.window_tokens} if settings.window_tokens > 0 else {}
-    body: dict[str, Any] = {"model": model, "stream": False, "options": {**options, **pin}}
+    shift = {SHIFT: options[SHIFT]} if SHIFT in options else {}
+    merged = {name: value for name, value in {**options, **pin}.items() if name != SHIFT}
+    body: dict[str, Any] = {"model": model, "stream": False, **shift, "options": merged}
     return body if keep_alive is None else {**body, "keep_alive": keep_alive}
 
 
 def runner_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the options of a request that a runner is started with."""
+    """Return the options of a request that a runner is started with, and ``shift``, which is beside them, if it is off.
+
+    From 0.30 on that is a flag of llama-server's (llm/llama_server.go), and needsReload compares it (server/sched.go).
+    """
     options = body.get("options")
     options = options if isinstance(options, dict) else {}
-    return {name: options[name] for name in RUNNER_OPTIONS if options.get(name) is not None}
+    found = {name: options[name] for name in RUNNER_OPTIONS if options.get(name) is not None}
+    return {**found, SHIFT: False} if body.get(SHIFT) is False else found
 
 
 def _flattened_head(body: dict[str, Any], length: int) -> PromptHead | None:

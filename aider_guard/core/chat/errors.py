@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -18,6 +18,17 @@ from aider_guard.core.chat.types import WindowNeed
 from aider_guard.core.messages import size
 from aider_guard.core.printable import printable
 from aider_guard.core.readings import Unavailable
+from aider_guard.core.server_answers import (
+    Meaning,
+    Question,
+    is_refused,
+    meaning_of,
+    passes,
+    shown_location,
+    what_happened,
+    what_helps,
+    what_helps_connecting,
+)
 
 _MAX_WORDS: Final = 160
 _UNITS: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -36,6 +47,8 @@ class FailedRequest:
     address: str
     is_ollama: bool = True
     is_here: bool = True
+    path: str = ""
+    """What was asked for, behind the address."""
     smaller_windows: tuple[WindowNeed, ...] = ()
     alike: tuple[str, ...] = ()
     """Installed models with similar names."""
@@ -52,6 +65,8 @@ class Failure:
     words: str = field(default="", repr=False)
     status: int = 0
     waits: bool = False
+    location: str = ""
+    """Where a redirect leads, as it may be shown."""
     prompt_tokens: int | Unavailable = NOT_TOLD
     window_tokens: int | Unavailable = NOT_TOLD
 
@@ -59,7 +74,8 @@ class Failure:
 _KNOWN: Final[tuple[tuple[str, Reason], ...]] = (
     # The first match counts: a crash may name memory, and a refusal by the cloud is also a 403.
     (r"maximum pending requests exceeded|server busy", "busy"),
-    (r"loading model|llm server loading", "busy"),
+    # llama.cpp's own text, and Ollama's states of a runner; "error loading model" is final.
+    (r"^loading model\W*$|llm server (loading|launched)|no slots available", "busy"),
     (r"input length exceeds the context length", "overflow"),
     (r"prompt is longer than the context length", "overflow"),
     (r"exceed_context_size_error|exceeds the available context size", "overflow"),
@@ -70,12 +86,21 @@ _KNOWN: Final[tuple[tuple[str, Reason], ...]] = (
     (r"requires more (system|gpu) memory|model request too large for system", "memory"),
     (r"out of memory|out-of-memory|cudaMalloc failed|hipMalloc failed", "memory"),
     (r"failed to allocate|allocation failed|unable to allocate", "memory"),
-    (r"vk_error_out_of_(device|host)_memory|insufficient memory|cannot allocate", "memory"),
-    (r"model ['\"]?.*['\"]? not found|try pulling it first|does not exist", "missing"),
+    (r"vk_error_out_of_(device|host)_memory|ErrorOutOf(Device|Host)Memory", "memory"),
+    (r"insufficient memory|cannot allocate", "memory"),
+    # Before "not found" (a tensor) and "terminated" (the process that read the file).
+    (r"error loading model|(unable|failed) to load model", "unsupported"),
+    (r"unknown model architecture|incompatible with your version of Ollama", "unsupported"),
+    (r"\bmodel\b.*\bnot found|model_not_found|try pulling it first|does not exist", "missing"),
     (r"unexpectedly stopped|process has terminated|process no longer running", "crashed"),
+    (r"llm server (error|not responding)", "crashed"),
     (r"error starting|runner process|timed out waiting for llama|CUDA error|EOF$", "crashed"),
     (r"connection (refused|reset)|connectex|forcibly closed", "crashed"),  # Ollama's own runner
 )
+_BROKEN_FILE: Final = re.compile(
+    r"corrupted or incomplete|within the file bounds|invalid (file )?magic|tensor .* not found"
+)
+"""Words of a file that is not whole (llama.cpp's llama-model-loader.cpp and gguf.cpp)."""
 _NUMBERS: Final = (
     r"request \((?P<prompt>\d{1,18}) tokens\) exceeds the available context size \((?P<window>\d{1,18}) tokens",
     r"input length \((?P<prompt>\d{1,18}) tokens\).*maximum context length \((?P<window>\d{1,18}) tokens",
@@ -86,23 +111,41 @@ _NUMBERS: Final = (
         r".*?(?:requested|request has|contains at least) (?P<prompt>\d{1,18})"
     ),
 )
-_BY_STATUS: Final[dict[int, Reason]] = {503: "busy", 404: "missing", 401: "cloud"}
-"""What a refusal in unknown words is, by its status. Ollama needs a login (401) for its cloud only."""
+_BY_MEANING: Final[Mapping[Meaning, Reason]] = {
+    "key": "forbidden",
+    "not allowed": "forbidden",
+    "path": "strange",
+    "moved": "strange",
+    "too large": "proxy",
+    "gone": "proxy",
+    "slow": "proxy",
+}
+_BUSY, _NO_LOGIN = 503, 401
 
 
-def failure_of_answer(status: int, content: bytes) -> Failure:
-    """Return the failure that an answer with another status than 200 reports."""
+def failure_of_answer(status: int, content: bytes, location: str = "") -> Failure:
+    """Return the failure that an answer with another status than 200 reports. ``location`` is that of a redirect."""
     words = error_text(content)
-    if not words:
+    if status == _NO_LOGIN and _names_login(content):
+        return Failure("cloud", words, status)
+    if words:
+        failure = failure_of_words(words, status)
+        if failure.reason != "refused":
+            return failure
+        if status == _BUSY:
+            return Failure("busy", words, status, waits=True)
+    else:
         plain = re.sub(r"<[^>]*>", " ", content[:4096].decode("utf-8", "replace"))
-        return Failure(
-            "forbidden" if status in (401, 403) else "strange", short_words(plain), status
-        )
-    failure = failure_of_words(words, status)
-    if failure.reason == "refused" and status in _BY_STATUS:
-        reason = _BY_STATUS[status]
-        return Failure(reason, words, status, waits=reason == "busy")
-    return failure
+        failure = Failure("strange", short_words(plain), status)
+    meaning = meaning_of(status)
+    if meaning is None:
+        return failure
+    return replace(
+        failure,
+        reason=_BY_MEANING[meaning],
+        waits=passes(meaning),
+        location=shown_location(location),
+    )
 
 
 def failure_of_words(words: str, status: int = 0) -> Failure:
@@ -115,6 +158,16 @@ def failure_of_words(words: str, status: int = 0) -> Failure:
         return failure
     prompt, window = int(numbers["prompt"]), int(numbers["window"])
     return replace(failure, prompt_tokens=prompt, window_tokens=window)
+
+
+def _names_login(content: bytes) -> bool:
+    """Whether Ollama says where to sign in to its cloud (server/routes.go, AuthorizationError)."""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    url = body.get("signin_url") if isinstance(body, dict) else None
+    return isinstance(url, str) and bool(url)
 
 
 def error_text(content: bytes) -> str:
@@ -149,6 +202,8 @@ def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
     match failure.reason:
         case "missing":
             return f"{server} has no model {model}", _get_model(request)
+        case "unsupported":
+            what, helps = f"{server} cannot run {model}", _runnable(failure, request)
         case "memory":
             what, helps = f"{model} does not fit into memory", _less_memory(failure, request)
         case "crashed":
@@ -161,17 +216,18 @@ def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
         case "cloud":
             what, helps = f"not sent: {model} would run in Ollama's cloud", _LOCAL
         case "down":
-            what, helps = f"{server} does not answer at {address}", _start(request)
+            what, helps = f"{server} does not answer at {address}", _reach(failure, request)
+        case "strange" | "forbidden" | "proxy" if meaning := meaning_of(failure.status):
+            question = Question(server, address, request.path, failure.location)
+            what = what_happened(meaning, failure.status, question)
+            helps = what_helps(meaning, question, is_ollama=request.is_ollama)
         case "strange":
             answer = f"status {failure.status}" if failure.status else "no answer in its protocol"
             what = f"what answers at {address} is not {server}: {answer}"
             page = "/api/version" if request.is_ollama else ""
             helps = f"curl {address}{page}   shows what it is"
-        case "forbidden":
-            what = f"{server} at {address} did not allow it: status {failure.status}"
-            helps = "is it the right server, and does it want a key?"
         case _:
-            what, helps = f"{server} refused it", _more(request)
+            what, helps = f"{server} refused it", _lacking(failure.words) or _more(request)
     return f"{what}{words}", helps
 
 
@@ -184,10 +240,37 @@ def _try_again(request: FailedRequest) -> str:
     return f"send your message again: Ollama starts it anew; if it crashes again, {smaller}"
 
 
+def _reach(failure: Failure, request: FailedRequest) -> str:
+    """What helps where there is no connection: to start the server, but only where nothing listens."""
+    if not request.is_here or is_refused(failure.words):
+        return _start(request)
+    page = "/api/version" if request.is_ollama else "/models"
+    return what_helps_connecting(failure.words, Question("", request.address, page))
+
+
+def waiting_words(failure: Failure) -> str:
+    """Return why a server is waited for, in one clause."""
+    if failure.reason == "proxy":
+        return f"what stands in front of it has no answer of the model server's (status {failure.status})"
+    return short_words(failure.words) or "the server is busy"
+
+
 def _start(request: FailedRequest) -> str:
     if not request.is_here:
         return f"see that it runs there and that the network is up, {_AGAIN}"
     return f"ollama serve   {_AGAIN}" if request.is_ollama else f"start it, {_AGAIN}"
+
+
+_THINKING: Final = "/think-tokens 0   or take reasoning_effort, thinking_tokens and think out of the model's settings"
+
+
+def _lacking(words: str) -> str:
+    """Return what helps where a model cannot do what it was asked for (server/routes.go, capabilities); "" else."""
+    if re.search(r"does not support thinking|think value .* is not supported", words):
+        return _THINKING
+    if re.search(r"does not support \w+", words):
+        return "/model ollama_chat/NAME   takes a model that does (ollama show NAME tells what it can do)"
+    return ""
 
 
 def _more(request: FailedRequest) -> str:
@@ -197,6 +280,19 @@ def _more(request: FailedRequest) -> str:
     if not request.is_here:
         return f"its log on that machine ({request.address}) says more"
     return "its log says more: journalctl -u ollama"
+
+
+def _runnable(failure: Failure, request: FailedRequest) -> str:
+    """Return what helps where a model's file cannot be run, now or later: it is too new, or not whole."""
+    if not request.is_ollama:
+        return "update it, or start it with another model"
+    if _BROKEN_FILE.search(failure.words):
+        ollama = "" if request.is_here else f"OLLAMA_HOST={request.address} "
+        commands = (f"{ollama}ollama {verb} {request.model}" for verb in ("rm", "pull"))
+        return f"{' && '.join(commands)}   fetches its file again"
+    where = "(ollama -v shows its version)"
+    where = where if request.is_here else f"on that machine ({request.address})"
+    return f"update Ollama {where}, or take another model: /model ollama_chat/NAME"
 
 
 def _get_model(request: FailedRequest) -> str:

@@ -16,10 +16,12 @@ Reason = Literal[
     "down",
     "missing",
     "memory",
+    "unsupported",
     "crashed",
     "lost",
     "busy",
     "strange",
+    "proxy",
     "refused",
     "forbidden",
 ]

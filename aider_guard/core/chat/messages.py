@@ -23,10 +23,12 @@ _REASONS = {
     "down": "Ollama does not answer",
     "missing": "the model is not installed",
     "memory": "memory does not suffice",
+    "unsupported": "the server cannot run the model",
     "crashed": "the model's process crashed",
     "lost": "the connection to the server was lost",
     "busy": "Ollama stayed busy",
     "strange": "the server's answer makes no sense",
+    "proxy": "what stands in front of the server has no answer of it",
     "refused": "the server refused it",
     "forbidden": "it is not allowed",
 }

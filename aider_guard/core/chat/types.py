@@ -77,6 +77,10 @@ class Upstream:
     path: str
     base: str = field(metadata={"journal": False})
     kind: Literal["ollama", "openai"]
+    headers: tuple[tuple[str, str], ...] = field(
+        default=(), repr=False, metadata={"journal": False}
+    )
+    """What the guard's own questions carry: the key and headers that Aider sends there."""
 
 
 @dataclass(frozen=True)

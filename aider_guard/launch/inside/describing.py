@@ -18,7 +18,7 @@ _WANTED: dict[str, type] = {
     **dict.fromkeys(("notifications_command", "encoding", "test_cmd", "load"), str),
     **dict.fromkeys(("restore_chat_history", "notifications", "multiline", "auto_test"), bool),
     **dict.fromkeys(("auto_lint", "detect_urls", "check_update", "analytics"), bool),
-    **dict.fromkeys(("show_release_notes", "verify_ssl"), bool),
+    **dict.fromkeys(("show_release_notes", "verify_ssl", "subtree_only"), bool),
     **dict.fromkeys(("map_tokens", "max_chat_history_tokens", "cache_keepalive_pings"), int),
     **dict.fromkeys(("read", "lint_cmd"), list),
 }

@@ -23,6 +23,14 @@ _DEFAULT_KEYS = (
     "VERTEXAI_PROJECT",
 )
 # litellm.completion() takes another model or provider from these (litellm/main.py).
+# Where litellm finds the key for a server of the user's own (main.py; llms/, by provider).
+_KEYS = {
+    "ollama": "OLLAMA_API_KEY",
+    "ollama_chat": "OLLAMA_API_KEY",
+    "openai": "OPENAI_API_KEY",
+    "hosted_vllm": "HOSTED_VLLM_API_KEY",
+    "lm_studio": "LM_STUDIO_API_KEY",
+}
 _REDIRECTING = ("model", "custom_llm_provider", "fallbacks", "context_window_fallback_dict")
 
 
@@ -191,11 +199,31 @@ class _Roles:
             "source": source,
             "api_base": shown_address(str(address)) if address else "",
             "address": str(address) if address else "",
-            "num_ctx": num_ctx if type(num_ctx) is int else None,
+            "num_ctx": whole_number(num_ctx),
             "edit_format": edit_format or "",
             "settings_source": self._files.get(model.name) or of_every_model or named_by,
             "redirects": redirects,
+            "headers": role_headers(model.name.partition("/")[0], extra),
         }
+
+
+def whole_number(value: Any) -> int | None:
+    """Return a number as Ollama reads it: 16384.0 is a whole one (api/types.go, FromMap); None for any other value."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def role_headers(provider: str, extra: dict[str, Any]) -> list[list[str]]:
+    """Return the headers that litellm sends for a role: the extra ones, and its key unless these have one."""
+    more = extra.get("extra_headers")
+    pairs = (
+        [[str(name), str(value)] for name, value in more.items()] if isinstance(more, dict) else []
+    )
+    key = extra.get("api_key") or os.environ.get(_KEYS.get(provider, "")) or ""
+    if key and "authorization" not in {name.lower() for name, _ in pairs}:
+        pairs.append(["Authorization", f"Bearer {key}"])
+    return pairs
 
 
 def _names(value: Any) -> list[str]:

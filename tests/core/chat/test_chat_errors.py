@@ -28,9 +28,20 @@ SMALLER = (WindowNeed(16384, 9 * GIB), WindowNeed(8192, 7 * GIB), WindowNeed(409
 REMOTE = FailedRequest("qwen3:8b", "http://gpu-box:11434", is_here=False)
 LLAMA = FailedRequest("m", "http://127.0.0.1:8080", is_ollama=False)
 OLLAMA = FailedRequest("qwen3:8b", "http://127.0.0.1:11434", smaller_windows=SMALLER)
+PROXY = FailedRequest("qwen3:8b", "http://box:3000/ollama", is_here=False, path="/api/chat")
 STOPPED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
     "check ollama server logs for details"
+)
+ENDED = "process has terminated"
+UNKNOWN = "error loading model: unknown model architecture: 'mllama'"
+UNKNOWN_TOKENISER = (
+    "error loading model: error loading model vocabulary: unknown pre-tokenizer type: 'qwen35'"
+)
+BROKEN_FILE = "tensor 'blk.3.ffn_up.weight' data is not within the file bounds, model is corrupted or incomplete"
+INCOMPATIBLE = (
+    "this model may be incompatible with your version of Ollama. If you previously pulled this model, try updating it"
+    " by running `ollama pull x`"
 )
 TOO_LONG = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the"
@@ -64,6 +75,21 @@ NATIVE = json.dumps(
         (500, "VK_ERROR_OUT_OF_DEVICE_MEMORY", "memory"),
         (500, "llama runner process has terminated: exit status 2", "crashed"),
         (500, "llama-server process has terminated: signal: killed", "crashed"),
+        (500, f"llama-server {ENDED}: exit status 1: {UNKNOWN}\n{UNKNOWN}", "unsupported"),
+        (500, f"exception error loading model architecture: {UNKNOWN}", "unsupported"),
+        (500, "unable to load model: /models/blobs/sha256-a3f1", "unsupported"),
+        (500, f"llama runner: failed to load model '/models/x': {INCOMPATIBLE}", "unsupported"),
+        (500, f"llama runner {ENDED}: {INCOMPATIBLE}", "unsupported"),
+        (500, f"llama runner {ENDED}: error loading model: {BROKEN_FILE}", "unsupported"),
+        (500, f"{UNKNOWN_TOKENISER}", "unsupported"),
+        (503, f"{UNKNOWN}", "unsupported"),
+        (500, "error loading model: unable to allocate CUDA0 buffer", "memory"),
+        (500, "error loading model: vk::Device::allocateMemory: ErrorOutOfDeviceMemory", "memory"),
+        (500, "unexpected server status: llm busy - no slots available", "busy"),
+        (500, "unexpected server status: llm server loading model", "busy"),
+        (500, "unexpected server status: llm server launched", "busy"),
+        (500, "unexpected server status: llm server not responding", "crashed"),
+        (500, "unexpected server status: llm server error", "crashed"),
         (500, STOPPED, "crashed"),
         (500, "an error was encountered while running the model: unexpected EOF", "crashed"),
         (503, "server busy, please try again.  maximum pending requests exceeded", "busy"),
@@ -85,7 +111,8 @@ NATIVE = json.dumps(
             "overflow",
         ),
         (403, "ollama cloud is disabled: remote model is unavailable", "cloud"),
-        (401, "unauthorized", "cloud"),
+        (401, "unauthorized", "forbidden"),
+        (413, "x", "proxy"),
         (400, "invalid options: num_gpu", "refused"),
         (500, "something new", "refused"),
     ],
@@ -129,7 +156,12 @@ def test_the_servers_own_numbers_are_read(error: str, prompt: Any, window: Any) 
 @pytest.mark.parametrize(
     ("status", "content", "reason"),
     [
-        (502, b"<html><h1>502 Bad Gateway</h1></html>", "strange"),
+        (502, b"<html><h1>502 Bad Gateway</h1></html>", "proxy"),
+        (503, b"<html>503 Service Temporarily Unavailable</html>", "proxy"),
+        (504, b"<html>504 Gateway Time-out</html>", "proxy"),
+        (413, b"<html>413 Request Entity Too Large</html>", "proxy"),
+        (401, b"<html>401 Authorization Required</html>", "forbidden"),
+        (301, b"<html>301 Moved Permanently</html>", "strange"),
         (404, b"404 page not found", "strange"),
         (403, b"", "forbidden"),
         (500, b"", "strange"),
@@ -137,9 +169,13 @@ def test_the_servers_own_numbers_are_read(error: str, prompt: Any, window: Any) 
         (418, b"[]", "strange"),
     ],
 )
-def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reason: str) -> None:
-    """Another program than a model server answers there."""
-    assert failure_of_answer(status, content).reason == reason
+def test_an_answer_in_no_known_form_is_not_the_servers(
+    status: int, content: bytes, reason: str
+) -> None:
+    """It is a proxy's, which is waited for where it says that it will pass, or another program's."""
+    failure = failure_of_answer(status, content)
+    assert failure.reason == reason
+    assert failure.waits is (status in (502, 503, 504))
 
 
 @pytest.mark.parametrize(
@@ -183,6 +219,36 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
             "the process of qwen3:8b crashed: model runner",
             "send your message again",
         ),
+        (
+            failure_of_words(f"llama-server {ENDED}: exit status 1: {UNKNOWN}"),
+            OLLAMA,
+            "Ollama cannot run qwen3:8b: llama-server process has terminated: exit status 1: error loading",
+            "update Ollama (ollama -v shows its version), or take another model: /model ollama_chat/NAME",
+        ),
+        (
+            failure_of_words(f"unable to load model: {BROKEN_FILE}"),
+            OLLAMA,
+            "Ollama cannot run qwen3:8b: unable to load model: tensor",
+            "ollama rm qwen3:8b && ollama pull qwen3:8b   fetches its file again",
+        ),
+        (
+            failure_of_words(f"unable to load model: {BROKEN_FILE}"),
+            REMOTE,
+            "Ollama cannot run qwen3:8b: unable to load model: tensor",
+            "OLLAMA_HOST=http://gpu-box:11434 ollama rm qwen3:8b && OLLAMA_HOST=http://gpu-box:11434 ollama pull",
+        ),
+        (
+            Failure("unsupported", UNKNOWN),
+            REMOTE,
+            "Ollama cannot run qwen3:8b: error loading model: unknown",
+            "update Ollama on that machine (http://gpu-box:11434), or take another model",
+        ),
+        (
+            Failure("unsupported", UNKNOWN),
+            LLAMA,
+            "the model server cannot run m: error loading model: unknown",
+            "update it, or start it with another model",
+        ),
         (Failure("busy"), OLLAMA, "Ollama stayed busy", "wait for its other"),
         (
             Failure("cloud", "x"),
@@ -191,10 +257,76 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
             "ollama list",
         ),
         (
-            Failure("strange", "Bad Gateway", 502),
+            Failure("strange", "teapot", 418),
             OLLAMA,
-            "what answers at http://127.0.0.1:11434 is not Ollama: status 502: Bad Gateway",
+            "what answers at http://127.0.0.1:11434 is not Ollama: status 418: teapot",
             "curl http://127.0.0.1:11434/api/version",
+        ),
+        (
+            failure_of_answer(502, b"<html><h1>502 Bad Gateway</h1>nginx</html>"),
+            PROXY,
+            "the proxy at http://box:3000/ollama does not reach Ollama: status 502: 502 Bad Gateway nginx",
+            "see that Ollama runs behind it, then send your message again",
+        ),
+        (
+            failure_of_answer(504, b"<html>"),
+            PROXY,
+            "the proxy at http://box:3000/ollama gave up waiting for Ollama: status 504",
+            "let it wait longer (nginx: proxy_read_timeout 600s), then send your message again",
+        ),
+        (
+            failure_of_answer(413, b"<html>"),
+            PROXY,
+            "the proxy at http://box:3000/ollama takes no request of this size: status 413",
+            "let it take more (nginx: client_max_body_size 64m), or make the prompt smaller: /drop FILE",
+        ),
+        (
+            failure_of_answer(401, b'{"detail":"Not authenticated"}'),
+            PROXY,
+            "Ollama at http://box:3000/ollama wants a key, or another one: status 401: Not authenticated",
+            "export OLLAMA_API_KEY=KEY   or a user and password in the address",
+        ),
+        (
+            failure_of_answer(401, b'{"detail":"Not authenticated"}'),
+            LLAMA,
+            "the model server at http://127.0.0.1:8080 wants a key, or another one: status 401",
+            "set the key of its provider (OPENAI_API_KEY)",
+        ),
+        (
+            failure_of_answer(404, b'{"detail":"Not Found"}'),
+            PROXY,
+            "nothing answers at http://box:3000/ollama/api/chat: status 404: Not Found",
+            "curl http://box:3000/ollama/api/version   shows whether the path",
+        ),
+        (
+            failure_of_answer(301, b"", "https://me:secret@box:3443/ollama/api/chat?key=secret"),
+            PROXY,
+            "http://box:3000/ollama redirects to https://box:3443/ollama/api/chat, which is not followed: status 301",
+            "export OLLAMA_API_BASE=https://box:3443/ollama   if that is your server",
+        ),
+        (
+            failure_of_answer(302, b"", "/login"),
+            PROXY,
+            "http://box:3000/ollama redirects to /login, which is not followed: status 302",
+            "name the address that it leads to (OLLAMA_API_BASE)",
+        ),
+        (
+            failure_of_answer(307, b""),
+            LLAMA,
+            "http://127.0.0.1:8080 redirects, which is not followed: status 307",
+            "name the address that it leads to (OPENAI_API_BASE)",
+        ),
+        (
+            Failure("down", "no connection in time"),
+            OLLAMA,
+            "Ollama does not answer at http://127.0.0.1:11434: no connection in time",
+            "curl http://127.0.0.1:11434/api/version   shows whether the address is right",
+        ),
+        (
+            Failure("down", "certificate verify failed"),
+            replace(OLLAMA, address="https://localhost:443"),
+            "Ollama does not answer at https://localhost:443: certificate verify failed",
+            "export SSL_CERT_FILE=CA.pem ",
         ),
         (
             Failure("strange"),
@@ -227,6 +359,26 @@ def test_an_answer_in_no_known_form_is_strange(status: int, content: bytes, reas
             "is it the",
         ),
         (Failure("refused", "no", 400), OLLAMA, "Ollama refused it: no", "its log says more"),
+        (
+            failure_of_answer(400, b'{"error":"\\"terse:latest\\" does not support thinking"}'),
+            OLLAMA,
+            'Ollama refused it: "terse:latest" does not support thinking',
+            "/think-tokens 0   or take reasoning_effort",
+        ),
+        (
+            failure_of_answer(
+                400, b'{"error":"think value \\"low\\" is not supported for this model"}'
+            ),
+            OLLAMA,
+            'Ollama refused it: think value "low" is not supported',
+            "/think-tokens 0   or take reasoning_effort",
+        ),
+        (
+            failure_of_answer(400, b'{"error":"\\"bge:latest\\" does not support chat"}'),
+            OLLAMA,
+            'Ollama refused it: "bge:latest" does not support chat',
+            "/model ollama_chat/NAME   takes a model that does",
+        ),
         (
             Failure("missing"),
             FailedRequest("m", "x", is_ollama=False),
@@ -364,12 +516,16 @@ def test_an_error_in_an_error_in_an_error_is_opened() -> None:
         (404, "", "strange", False),
         (500, "", "strange", False),
         (503, "not now", "busy", True),
-        (502, "not now", "refused", False),
-        (404, "not here", "missing", False),
-        (405, "not here", "refused", False),
-        (401, "who are you", "cloud", False),
+        (502, "not now", "proxy", True),
+        (504, "not now", "proxy", True),
+        (524, "not now", "proxy", True),
+        (404, "Not Found", "strange", False),
+        (404, "Model not found", "missing", False),
+        (405, "not here", "strange", False),
+        (401, "who are you", "forbidden", False),
         (402, "who are you", "refused", False),
-        (403, "who are you", "refused", False),
+        (403, "who are you", "forbidden", False),
+        (304, "not modified", "refused", False),
         (503, "out of memory", "memory", False),
         (404, "out of memory", "memory", False),
         (401, "out of memory", "memory", False),
@@ -383,10 +539,29 @@ def test_a_status_speaks_where_the_words_do_not(
     assert (failure.reason, failure.waits, failure.status) == (reason, waits, status)
 
 
+SIGN_IN = {"error": "unauthorized", "signin_url": "https://ollama.com/connect?name=box&key=abc"}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (SIGN_IN, "cloud"),
+        ({**SIGN_IN, "signin_url": ""}, "forbidden"),
+        ({"error": "unauthorized"}, "forbidden"),
+        ({"detail": "Not authenticated"}, "forbidden"),
+        ({"signin_url": 1, "error": "unauthorized"}, "forbidden"),
+    ],
+)
+def test_only_ollama_itself_says_that_its_cloud_wants_a_login(body: object, reason: str) -> None:
+    """By the address at which to sign in. Any other 401 is of a proxy that wants a key."""
+    assert failure_of_answer(401, json.dumps(body).encode()).reason == reason
+
+
 @pytest.mark.parametrize(
     ("words", "failure"),
     [
         ("loading model", Failure("busy", "loading model", 0, True)),
+        (UNKNOWN, Failure("unsupported", UNKNOWN)),
         ("something new", Failure("refused", "something new")),
         (
             f"request (9 tokens) exceeds the available context size ({'8' * 5000} tokens)",
@@ -439,8 +614,8 @@ def test_the_words_of_an_error(content: bytes, words: str) -> None:
 
 def test_a_page_is_shown_without_its_marks() -> None:
     """The first 4096 bytes of it, on one line."""
-    page = b"<html><h1>502\n Bad</h1></html>".ljust(4093) + b"xyz0"
-    assert failure_of_answer(502, page) == Failure("strange", "502 Bad xyz", 502)
+    page = b"<html><h1>500\n Bad</h1></html>".ljust(4093) + b"xyz0"
+    assert failure_of_answer(500, page) == Failure("strange", "500 Bad xyz", 500)
 
 
 def test_other_words_are_cut_to_a_line() -> None:

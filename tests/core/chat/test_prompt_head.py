@@ -290,3 +290,15 @@ def test_loading_asks_for_nothing_but_the_runner() -> None:
 def test_options_of_another_form_are_none(options: Any) -> None:
     """Options of another type are ignored, as any program may send a body."""
     assert runner_options({"options": options}) == {}
+
+
+def test_a_shift_that_is_off_loads_the_model_with_it() -> None:
+    """It is beside the options, and a flag of the model's process: with another the model would be loaded again."""
+    options = runner_options({"options": {"num_gpu": 9}, "shift": False})
+    assert options == {"num_gpu": 9, "shift": False}
+    body = loading_body("m", options, SETTINGS, None)
+    assert body["shift"] is False
+    assert "shift" not in body["options"]
+    for shift in (True, None, "no"):
+        assert runner_options({"shift": shift}) == {}
+    assert "shift" not in loading_body("m", {}, SETTINGS, None)
