@@ -161,7 +161,7 @@ def test_a_wrong_place_is_one_sentence(user: User) -> None:
     assert (process.returncode, process.stdout) == (64, "")
     assert process.stderr == (
         "aider-guard: the flag --allow is 'github.com:22,github.com':"
-        " it takes places as HOST:PORT, such as github.com:22\n"
+        " it takes places as HOST:PORT, such as github.com:22, and complete paths of sockets\n"
     )
 
 
