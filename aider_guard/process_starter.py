@@ -17,7 +17,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,7 +99,8 @@ class ForkedProcess:
             os.set_blocking(status_read, False)
             no_output = theirs.enter_context(open(os.devnull, "wb"))
             errors = no_output.fileno() if stderr == subprocess.DEVNULL else stderr or 2
-            body = theirs.enter_context(tempfile.TemporaryFile())
+            # In memory: the environment may hold a key.
+            body = theirs.enter_context(open(os.memfd_create("request"), "wb"))
             body.write(json.dumps(request).encode("ascii"))
             body.flush()
             fds = [body.fileno(), status_write, to_read, from_write, errors, *pass_fds]
