@@ -36,9 +36,8 @@ def availability(facts: Facts) -> Iterator[Finding]:
             where = "local" if report.is_local else "on another machine"
             name = "answers"
             if isinstance(report.version, str):
-                era = era_of(report.version)
-                name = f"{report.version} (era {era.engine})"
-                if era is UNKNOWN_ERA:
+                name = report.version
+                if era_of(report.version) is UNKNOWN_ERA:
                     name = f"of an unknown version ({report.version}, as a build from source)"
             what = f"Ollama {name} at {report.base}, {where}"
             yield info("ollama", what, _holder(report.process))

@@ -39,6 +39,7 @@ def run_doctor(
     *,
     state_dir: Path,
     as_json: bool = False,
+    verbose: bool = False,
     environment: Mapping[str, str] = os.environ,
     out: TextIO | None = None,
     err: TextIO | None = None,
@@ -55,9 +56,11 @@ def run_doctor(
         text = json.dumps(as_data(findings), indent=2) + "\n"
     else:
         size = shutil.get_terminal_size()
-        colour = out.isatty() and not environment.get("NO_COLOR")
+        is_plain = environment.get("NO_COLOR") or environment.get("TERM") == "dumb"
+        colour = out.isatty() and not is_plain
         rows = size.lines if out.isatty() else 0
-        text = render(facts, findings, Page(size.columns, rows, colour=colour))
+        page = Page(size.columns, rows, colour=colour)
+        text = render(facts, findings, page, verbose=verbose)
     out.write(text)
     return doctor_status(findings)
 
@@ -69,10 +72,10 @@ def as_data(findings: Sequence[Finding]) -> dict[str, object]:
     return {"ok": doctor_status(findings) == 0, "findings": items}
 
 
-def render(facts: Facts, findings: Sequence[Finding], page: Page) -> str:
+def render(facts: Facts, findings: Sequence[Finding], page: Page, *, verbose: bool = False) -> str:
     """The page: what would run, the findings, worst first, and how many there are.
 
-    Notes lose their fixes where the page would be longer than the screen.
+    Notes are shown with *verbose* only, and lose their fixes where the page would be longer than the screen.
     """
     head = [page.headline(each.what, each.evidence) for each in findings if each.id in _HEAD]
     used = by_model(roles(facts)).items()
@@ -81,15 +84,24 @@ def render(facts: Facts, findings: Sequence[Finding], page: Page) -> str:
     size = "window not known" if isinstance(window, Unavailable) else f"window {window:,} tokens"
     head += [page.headline(", ".join(models) or "no model", size)]
     body = [finding for finding in findings if finding.id not in _HEAD]
-    lines = [*head, "", *_body(body, page, SEVERITIES), "", _summary(body)]
+    shown = [finding for finding in body if verbose or finding.severity != "info"]
+    hidden = len(body) - len(shown)
+    last = _summary(body) + (
+        " (-v shows them)" if hidden > 1 else " (-v shows it)" if hidden else ""
+    )
+    lines = [*head, "", *_with_space(_body(shown, page, SEVERITIES)), last]
     if not page.holds(lines):
-        lines = [*head, "", *_body(body, page, SEVERITIES[:-1]), "", _summary(body)]
+        lines = [*head, "", *_with_space(_body(shown, page, SEVERITIES[:-1])), last]
     return "".join(f"{line}\n" for line in lines)
 
 
 def _body(findings: Sequence[Finding], page: Page, with_fix: Sequence[Severity]) -> list[str]:
     blocks = (page.finding(each, with_fix=each.severity in with_fix) for each in findings)
     return [line for lines in blocks for line in lines]
+
+
+def _with_space(lines: Sequence[str]) -> list[str]:
+    return [*lines, ""] if lines else []
 
 
 def _summary(findings: Sequence[Finding]) -> str:

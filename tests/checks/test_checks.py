@@ -135,7 +135,7 @@ def test_an_ollama_that_answers_is_described() -> None:
     """Version, era, address, and the process that holds the port."""
     finding = finding_of(FINE, "ollama")
 
-    assert finding.what == "Ollama 0.31.0 (era C) at http://127.0.0.1:11434, local"
+    assert finding.what == "Ollama 0.31.0 at http://127.0.0.1:11434, local"
     assert finding.evidence == "process 812, ollama, of ollama"
 
 

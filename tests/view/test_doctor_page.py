@@ -39,7 +39,7 @@ def till(**more: object) -> Facts:
 
 
 def page_of(facts: Facts, page: Page = PLAIN) -> str:
-    return render(facts, examine(facts), page)
+    return render(facts, examine(facts), page, verbose=True)
 
 
 def test_the_example_of_the_docs_is_what_is_printed() -> None:
@@ -52,7 +52,7 @@ def test_the_example_of_the_docs_is_what_is_printed() -> None:
     ]
     text = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
 
-    assert render(facts, found, PLAIN) in re.findall(
+    assert render(facts, found, PLAIN, verbose=True) in re.findall(
         r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE
     )
 
@@ -63,12 +63,23 @@ def test_a_page_on_which_all_is_fine() -> None:
 
     assert lines[:4] == [
         "Aider 0.86.2  /usr/bin/aider",
-        "Ollama 0.31.0 (era C) at http://127.0.0.1:11434, local  process 812, ollama, of ollama",
+        "Ollama 0.31.0 at http://127.0.0.1:11434, local  process 812, ollama, of ollama",
         f"{MAIN} (main, editor, weak)  window 16,384 tokens",
         "",
     ]
     assert lines[-1] == "no problems, 5 notes"
     assert len(lines) < 24
+
+
+def test_notes_are_counted_and_shown_on_request_only() -> None:
+    """A system on which all is fine fits any screen."""
+    lines = render(world(), examine(world()), PLAIN).splitlines()
+    assert lines[3:] == ["", "no problems, 5 notes (-v shows them)"]
+    one = [finding for finding in examine(world()) if finding.severity == "info"][:3]
+    assert render(world(), one, PLAIN).splitlines()[-1] == "no problems, 1 note (-v shows it)"
+    with_problem = render(till(), examine(till()), PLAIN)
+    assert "info " not in with_problem
+    assert "--weak-model" in with_problem
 
 
 VERDICTS = [
