@@ -226,6 +226,17 @@ def test_what_the_user_never_reads_is_asked_for_without_thinking(content: bytes)
     assert "think" not in sent_body(run(HandlerSetup().exchange(content).begin()))
 
 
+def test_a_model_of_a_cloud_that_was_only_to_be_loaded_is_refused_and_told() -> None:
+    """It is an attempt as any other; a failure to load one of this machine's is no refusal."""
+    setup = HandlerSetup()
+    load = json.dumps({"model": "gpt-oss:120b-cloud", "messages": []}).encode()
+    reply = run(setup.exchange(load).begin())
+    assert isinstance(reply, Reply)
+    assert reply.status == 403
+    refused = setup.last(RequestRefused)
+    assert (refused.model, refused.reason) == ("gpt-oss:120b-cloud", "cloud")
+
+
 def test_a_version_that_no_poll_has_read_yet_is_asked_for() -> None:
     """A new sidecar's first prompt is not sent without the word that nothing may be cut."""
     setup = HandlerSetup()
