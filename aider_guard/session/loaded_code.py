@@ -6,9 +6,10 @@ more from files that this user may change, and not by a helper that is started a
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Final
 
@@ -66,10 +67,15 @@ def helper_starter(sandbox: Sandbox) -> Iterator[ProcessStarter | None]:
         yield None
 
 
-def finish_loading(starter: ProcessStarter | None) -> None:
-    """Load what the guard needs later, and nothing from then on. Called before each time that Aider begins."""
+def finish_loading(starter: ProcessStarter | None, encoding: str = "utf-8") -> None:
+    """Load what the guard needs later, and nothing from then on. Called before each time that Aider begins.
+
+    ``encoding`` is that of Aider's files: Python loads the module of one when it is used first.
+    """
     if starter is not None and not starter.is_final:
         for module in _GUARD:
             import_module(module)
+        with suppress(LookupError):  # Aider refuses it
+            codecs.lookup(encoding)
         forbid_loading()
         starter.is_final = True

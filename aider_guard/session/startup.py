@@ -121,7 +121,9 @@ class Startup:
             return
         if plan.door is not None:
             self.sidecar.serve_door(plan.door)
-        finish_loading(self.starter)
+        settings = launch.settings
+        encoding = settings.encoding if isinstance(settings, AiderSettings) else "utf-8"
+        finish_loading(self.starter, encoding)
         self.launches.let_begin(plan)
         if (files := launch.files) is not None:
             self.aider.channels = SideChannels(

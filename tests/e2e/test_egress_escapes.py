@@ -59,8 +59,14 @@ def test_nobody_escapes(
     free: dict[str, Ran],
 ) -> None:
     """It gains something without an air gap; in one it is tried to its end, and gains nothing."""
-    if escape.id not in free:
-        free[escape.id] = here.gapped(escape.way, "open", "root")
+    # A race may be lost a few times, too, where nothing is in its way.
+    for _ in range(5):
+        if escape.id not in free or not any(
+            escape.shows in gain for gain in gains(free[escape.id])
+        ):
+            free[escape.id] = here.gapped(escape.way, "open", "root")
+        if escape.may_lack and free[escape.id].status == NOT_HERE:
+            break
     if escape.may_lack and free[escape.id].status == NOT_HERE:
         pytest.skip(f"this system has no {escape.id}")
     assert any(escape.shows in gain for gain in gains(free[escape.id])), free[escape.id].said

@@ -171,8 +171,9 @@ def tell(person: Guarded, line: str) -> None:
 
 
 def chats(seen: Iterable[Seen]) -> list[Seen]:
-    """The messages that Ollama got."""
-    return [one for one in seen if one.path == "/api/chat"]
+    """The messages that Ollama got, to answer them."""
+    asked = [one for one in seen if one.path == "/api/chat"]
+    return [one for one in asked if "_debug_render_only" not in one.text]
 
 
 def left(seen: Iterable[Seen]) -> list[Seen]:

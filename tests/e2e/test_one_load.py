@@ -122,7 +122,9 @@ def test_one_load_for_all_turns(
         logs[talk] = log_since(ollama, place)
         assert logs[talk].is_clean
         assert commits(sample_repo) == 1 + number
-    assert logs[bare].calls == logs[guarded].calls == CALLS
+    assert logs[bare].calls == CALLS
+    # The guard has an Ollama of today make the text of each prompt, too, which generates nothing.
+    assert CALLS <= logs[guarded].calls <= CALLS * (1 if "--ctx-size" in logs[bare].text else 2)
     if "--ctx-size" in logs[bare].text:  # before 0.30
         assert len(logs[bare].windows_tokens) == CALLS
     else:

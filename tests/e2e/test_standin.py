@@ -124,6 +124,9 @@ def test_a_model_leaves_after_its_time(ollama: PrivateOllama) -> None:
 def test_a_child_that_was_killed_is_started_again(ollama: PrivateOllama) -> None:
     """It stays in the list until the next request needs it."""
     ask(ollama, "/api/generate", options=OPTIONS)
+    for other in set(ollama.loaded()) - {f"{SMALL}:latest"}:  # what another test had loaded
+        ollama.unload(other)
+    ask(ollama, "/api/generate", options=OPTIONS)
     process = child(ollama)
     process.kill()
     process.wait(10)

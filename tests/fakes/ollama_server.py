@@ -149,7 +149,9 @@ class FakeOllama:
         self.received.append(request)
         if request.path in self.answers:
             return self.answers[request.path]
-        scripted = self.script.get(request.path)
+        body = request.body if isinstance(request.body, dict) else {}
+        renders = body.get("_debug_render_only") is True
+        scripted = None if renders else self.script.get(request.path)
         if scripted and (answer := scripted.pop(0)) is not None:
             return answer
         if not is_allowed(request.headers.get("host", "")):
