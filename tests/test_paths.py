@@ -73,7 +73,7 @@ def test_only_own_folders_are_used(
     folder.symlink_to(tmp_path / "moved")
     paths.check_folders(environment)  # the user's own link to the user's own folder
     (tmp_path / "moved").rename(tmp_path / "away")
-    paths.check_folders(environment)  # a link to nothing, or a file: whoever writes there says so
+    paths.check_folders(environment)  # a link to nothing, or a file: writing there fails with words
     folder.unlink()
     folder.write_text("")
     paths.check_folders(environment)

@@ -200,37 +200,15 @@ class MessageHandlers:
         held: ExitStack,
     ) -> _Sending | Result:
         """Judge a message; returns how to send it, or why not."""
-        to, is_unix = message.to, sock.family == socket.AF_UNIX
-        if sock.family == socket.AF_NETLINK:
-            if message.control or not _is_kernel(to):
-                self._rules.refuse(f"address family {sock.family:d}", 0, "other", caller)
-                return Result(error=errno.EPERM)
-            to = None
-        elif self._rules.has_own_network and not is_unix:
-            pass  # it leads nowhere but inside
-        elif sock.family in _INTERNET:
-            if to is not None and sock.type != socket.SOCK_STREAM:
-                to = self._internet_address(sock, to, message, caller)
-                if to is None:
-                    return Result(error=errno.EPERM)
-            if message.control:  # it could carry a route
-                return Result(error=errno.EINVAL)
-        elif is_unix:
-            if to and sock.type == socket.SOCK_STREAM:
-                return Result(error=errno.EISCONN)
-            if to and sock.type == socket.SOCK_DGRAM:
-                to = self._unix_address(to, caller, held)
-                if to is None:
-                    return Result(error=errno.EPERM)
-        else:
-            return Result(error=errno.EPERM)
-
+        to = self._judge(sock, message, caller, held)
+        if isinstance(to, Result):
+            return to
         is_connected = sock.type in {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}
         place = None if is_connected else to
 
         def send(piece: bytes, control: bytes) -> tuple[int, int]:
             with ExitStack() as taken:
-                if is_unix:
+                if sock.family == socket.AF_UNIX:
                     control = _rights(control, caller, taken)
                 if place:
                     taken.enter_context(caller.rights())
@@ -239,6 +217,33 @@ class MessageHandlers:
         is_stream = sock.type == socket.SOCK_STREAM
         pieces = _pieces(message.parts, caller) if is_stream else iter([message.copy(caller)])
         return _Sending(send, pieces, message.control)
+
+    def _judge(
+        self, sock: socket.socket, message: _Message, caller: CallingThread, held: ExitStack
+    ) -> bytes | Result | None:
+        """Return the address to send to, None for that of the connection, or the result of a refusal."""
+        to = message.to
+        if sock.family == socket.AF_UNIX:
+            if to and sock.type == socket.SOCK_STREAM:
+                return Result(error=errno.EISCONN)
+            if to and sock.type == socket.SOCK_DGRAM:
+                return self._unix_address(to, caller, held) or Result(error=errno.EPERM)
+            return to
+        if sock.family == socket.AF_NETLINK:
+            if message.control or not _is_kernel(to):
+                self._rules.refuse(f"address family {sock.family:d}", 0, "other", caller)
+                return Result(error=errno.EPERM)
+            return None
+        if self._rules.has_own_network:
+            return to  # it leads nowhere but inside
+        if sock.family not in _INTERNET:
+            return Result(error=errno.EPERM)
+        if to is not None and sock.type != socket.SOCK_STREAM:
+            to = self._internet_address(sock, to, message, caller)
+            if to is None:
+                return Result(error=errno.EPERM)
+        # A control message could carry a route.
+        return Result(error=errno.EINVAL) if message.control else to
 
     def _internet_address(
         self, sock: socket.socket, raw: bytes, message: _Message, caller: CallingThread

@@ -141,8 +141,8 @@ class ChatExchange:
         if refused := await refusals.if_elsewhere(self._retries):
             return refused
         await self._context.learn(request, upstream)
-        if self._thinks_in_vain(request):
-            self._request = request = without_thinking(request)
+        if (quiet := self._without_vain_thoughts(request)) is not request:
+            self._request = request = quiet
             self._incoming = incoming = replace(incoming, body=encode_body(request.body))
             self._sizing = PromptSizing(incoming, self._context)
             self._refusals = refusals = Refusals(incoming, self._context, request)
@@ -157,11 +157,13 @@ class ChatExchange:
             return refusals.failed(failure)
         return await self._forward(await self._sizing.fit(request), version)
 
-    def _thinks_in_vain(self, request: ChatRequest) -> bool:
-        """Whether a model would think for an answer of which the thoughts are thrown away."""
+    def _without_vain_thoughts(self, request: ChatRequest) -> ChatRequest:
+        """Return the request without thinking where Aider would throw the thoughts away, else as it is."""
         context = self._context
-        may_not = not context.settings.think_for_side_work
-        return may_not and context.services.model_info.thinks(request.model)
+        may_think = context.settings.think_for_side_work
+        if may_think or not context.services.model_info.thinks(request.model):
+            return request
+        return without_thinking(request)
 
     async def _forward(self, sized: SizedRequest, version: str | Unavailable) -> Forward | Reply:
         incoming, context, request = self._incoming, self._context, sized.request

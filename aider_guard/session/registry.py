@@ -88,7 +88,7 @@ def is_alive(folder: Path) -> bool:
 
 
 def is_stopped(session: SessionFolder) -> bool:
-    """Whether its process is stopped, by Ctrl-Z or a signal, and answers nobody until it is continued."""
+    """Whether its process is stopped, by Ctrl-Z or a signal: it does not answer until it is continued."""
     import psutil
 
     try:

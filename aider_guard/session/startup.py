@@ -121,9 +121,7 @@ class Startup:
             return
         if plan.door is not None:
             self.sidecar.serve_door(plan.door)
-        settings = launch.settings
-        encoding = settings.encoding if isinstance(settings, AiderSettings) else "utf-8"
-        finish_loading(self.starter, encoding)
+        finish_loading(self.starter, _encoding_of(launch.settings))
         self.launches.let_begin(plan)
         if (files := launch.files) is not None:
             self.aider.channels = SideChannels(
@@ -152,3 +150,8 @@ def models_chosen(
     main = (ollama_name(settings.models[0]) or "") if settings.models else ""
     plain = not settings.fancy_input
     return ModelsChosen(main, ollama_names(settings), window, root, needs, plain_input=plain)
+
+
+def _encoding_of(settings: AiderSettings | Unavailable) -> str:
+    """Return the encoding of Aider's files, its default where the settings are not known."""
+    return settings.encoding if isinstance(settings, AiderSettings) else "utf-8"

@@ -151,7 +151,7 @@ def test_a_model_that_is_removed_is_not_found(ollama: PrivateOllama) -> None:
 
 
 def test_two_loads_at_once_are_one(ollama: PrivateOllama) -> None:
-    """Whoever asks while a model is loaded gets the same one."""
+    """Requests that come while a model is being loaded get the same child."""
     before = ollama.loads()
     with ThreadPoolExecutor(4) as pool:
         answers = list(

@@ -217,7 +217,7 @@ def test_the_port_is_its_own(
 def test_a_process_that_ended_does_not_run(
     machine: FakeMachine, changed: dict[str, Any], runs: bool
 ) -> None:
-    """Nor one that has its id, nor one whose Ollama was killed: that one is nobody's any more."""
+    """Nor one that has its id, nor one whose Ollama was killed: that one has no server any more."""
     for name, value in changed.items():
         setattr(machine.children[0], name, value)
     assert FOUND.still_runs == runs

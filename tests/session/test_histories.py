@@ -399,7 +399,7 @@ def test_a_mark_that_cannot_be_written(story: Story) -> None:
     assert "could not be put on record" in story.histories.begin_hidden()
 
 
-def test_a_session_of_somebody_else_is_not_merged(
+def test_a_session_of_another_user_is_not_merged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it names would be a file of its owner's choice."""

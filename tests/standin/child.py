@@ -172,7 +172,7 @@ class Child:
 
     @asynccontextmanager
     async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[Any]]:
-        """The pieces of an answer. Whoever leaves early cancels it. Raises ``ChildError``."""
+        """The pieces of an answer. A client that leaves early cancels it. Raises ``ChildError``."""
         try:
             async with self.client.stream("POST", path, json=body) as answer:
                 if answer.is_error:
