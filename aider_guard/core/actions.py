@@ -30,6 +30,13 @@ class ShowNotice:
 
 
 @dataclass(frozen=True)
+class ShowTitle:
+    """Show a text as the title of the terminal's window until the next one; "" gives it back the title it had."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class RunHidden:
     """Run a command at the main prompt so that the user sees nothing of it."""
 
@@ -160,6 +167,7 @@ class Announce:
 
 Action = (
     ShowNotice
+    | ShowTitle
     | RunHidden
     | CountFiles
     | StopAider

@@ -317,3 +317,21 @@ def _vocabulary(facts: Mapping[str, object], tensors: Iterable[Tensor]) -> int |
 
 def _is_size(value: object) -> bool:
     return type(value) is int and 0 < value < _MOST
+
+
+_CONSTANT_STATE: Final = ("ssm.state_size", "full_attention_interval", "shortconv.l_cache")
+"""Keys of models with recurrent layers, whose state is of all that was read (src/llama-arch.cpp)."""
+
+
+def goes_back(model_info: object) -> bool:
+    """Return whether the cache of a model can be cut back to the beginning that two prompts have in common.
+
+    Layers with a sliding window have forgotten it, and recurrent ones hold one state: llama.cpp reads again from a
+    checkpoint, or all (``llama_memory_can_shift``, ``n_swa`` in tools/server). What is not known counts as if it could.
+    """
+    match model_info:
+        case {"general.architecture": str(name), **facts}:
+            recurrent = any(facts.get(f"{name}.{key}") for key in _CONSTANT_STATE)
+            slides = name in SWA_PERIODS and facts.get(f"{name}.attention.sliding_window")
+            return not (recurrent or slides)
+    return True

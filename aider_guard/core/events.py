@@ -12,6 +12,9 @@ from typing import Literal
 from aider_guard.core.chat.events import (
     DoorOpened,
     ModelWarmed,
+    PromptReread,
+    ReadingEstimated,
+    ReadingFinished,
     ReloadSeen,
     RequestFinished,
     RequestRefused,
@@ -114,6 +117,9 @@ SidecarEvent = (
     | RequestRefused
     | ModelWarmed
     | ReloadSeen
+    | ReadingEstimated
+    | ReadingFinished
+    | PromptReread
 )
 """What only the sidecar reports: each of these shows that it is alive, and may come over its pipe."""
 
@@ -288,7 +294,8 @@ class TurnFinished:
     """A message went to the model and the main prompt is back.
 
     ``sent_tokens`` and ``received_tokens`` are Aider's estimate for its last request; the other numbers were measured
-    at the door and are sums over the turn's requests.
+    at the door and are sums over the turn's requests. ``cached_tokens`` of the prompts were known to the server, and
+    ``read_tokens`` were read: of those requests of which the server told.
     """
 
     requests: int
@@ -296,6 +303,8 @@ class TurnFinished:
     received_tokens: int | Unavailable = Unavailable("not reported")
     mentioned: tuple[str, ...] = field(default=(), metadata={"journal": False})
     prompt_tokens: int | Unavailable = Unavailable("not measured")
+    cached_tokens: int | Unavailable = field(default=Unavailable("not measured"), kw_only=True)
+    read_tokens: int | Unavailable = field(default=Unavailable("not measured"), kw_only=True)
     answer_tokens: int | Unavailable = Unavailable("not measured")
     load_seconds: float | Unavailable = Unavailable("not measured")
     prefill_seconds: float | Unavailable = Unavailable("not measured")

@@ -21,6 +21,7 @@ RULES: tuple[Rule, ...] = (
     reports.report_egress,
     memory.compare_with_need,
     lifecycle.advance,
+    reports.follow_reading,
     reports.report_traffic,
     context.watch_fill,
     turns.finish_turn,

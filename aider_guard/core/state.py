@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Final, Literal
 
 from aider_guard.core.actions import Handoff
+from aider_guard.core.chat.events import ReadingEstimated
 from aider_guard.core.egress import ENFORCED, Layer, Place
 from aider_guard.core.events import (
     AiderLogged,
@@ -295,6 +296,9 @@ class State:
 
     sidecar_failures: int = 0
     last_notice: str = ""
+    reading: ReadingEstimated | None = None
+    """How far the prompt is that is read now, if that takes long."""
+    last_turn: TurnFinished | None = None
 
 
 def window_tokens(state: State) -> int | Unavailable:

@@ -78,6 +78,7 @@ def door_settings(
         user_keep_alive=sets_keep_alive or server_keeps_longer(facts.server),
         on_overflow=facts.config.on_overflow,
         think_for_side_work=facts.config.think_for_side_work,
+        shows_progress=facts.config.progress == "on",
         refuse_cloud=facts.config.network == "offline",
         smaller_windows=smaller_windows(placement, window),
         tokenizers=settings.tokenizers,

@@ -18,6 +18,7 @@ from aider_guard.core.actions import (
     RememberNeed,
     RunHidden,
     ShowNotice,
+    ShowTitle,
     SignalAider,
     StartAider,
     StartSidecar,
@@ -92,6 +93,8 @@ class ActionExecutor:
         match action:
             case ShowNotice(notice):
                 self.console.show(notice)
+            case ShowTitle(text):
+                self.console.set_title(text)
             case RunHidden(command):
                 self.hidden.run(command, self.launches)
             case CountFiles() | WarmModel() | WakeCounter():

@@ -75,6 +75,7 @@ class Session:
         starter: ProcessStarter | None,
         journal: Journal,
         colour: bool,
+        titles: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.relay = relay
@@ -100,6 +101,7 @@ class Session:
             line_modes=aider.line_modes,
             columns=lambda: terminal.size().columns,
             colour=colour,
+            titles=titles,
             clock=clock,
         )
         aider.on_output = self._on_output
@@ -323,6 +325,7 @@ def assemble(
         starter=parts.starter,
         journal=journal,
         colour=notices.has_colour(planner.environment),
+        titles=notices.has_titles(planner.environment),
     )
     _open_control(session, loop, folder, stack)
     parts.sandbox.watch(

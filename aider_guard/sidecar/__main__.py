@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from aider_guard.core.events import Event
     from aider_guard.counting.files import FileCounter
+    from aider_guard.door.reading import ReadingWatch
     from aider_guard.door.residency import OllamaResidency
     from aider_guard.door.server import DoorHost
     from aider_guard.ollama.client import OllamaClient
@@ -148,19 +149,26 @@ def _start_ollama(
     emit: Callable[[Event], None],
 ) -> RequestDispatcher:
     from aider_guard.counting.files import FileCounter
+    from aider_guard.door.reading import ReadingWatch
     from aider_guard.door.residency import OllamaResidency
     from aider_guard.ollama.client import OllamaClient
     from aider_guard.sidecar.unloading import Unloader
 
     client = OllamaClient(server.base, headers=server.headers)
-    residency = OllamaResidency(client, emit)
+    readings = ReadingWatch()
+
+    def report_of_residency(event: Event) -> None:
+        readings.observe(event)
+        emit(event)
+
+    residency = OllamaResidency(client, report_of_residency)
 
     def report(event: Event) -> None:
         residency.observe(event)
         emit(event)
 
     start_thread("ollama", lambda: poll_ollama(client, report))
-    door = _door(options.door_fd, client, residency, emit)
+    door = _door(options.door_fd, client, residency, readings, emit)
     dispatcher = RequestDispatcher(door.take if door else _no_door)
     memory = sensor.read if is_this_machine(server.base) else None
     unloader = Unloader(client, memory, release=residency.release)
@@ -169,7 +177,11 @@ def _start_ollama(
 
 
 def _door(
-    door_fd: int, client: OllamaClient, residency: OllamaResidency, emit: Callable[[Event], None]
+    door_fd: int,
+    client: OllamaClient,
+    residency: OllamaResidency,
+    readings: ReadingWatch,
+    emit: Callable[[Event], None],
 ) -> DoorHost | None:
     """The door, which opens when its settings come; None without a socket."""
     if door_fd < 0:
@@ -181,14 +193,22 @@ def _door(
     from aider_guard.door.model_info import InstalledModelsByServer, OllamaModelInfo
     from aider_guard.door.prompt_counter import CounterProcess
     from aider_guard.door.server import DoorHost
+    from aider_guard.door.server_counter import ServerCounter
+    from aider_guard.door.slots import SlotReader
     from aider_guard.paths import vocabularies_dir
 
+    server_counter, model_info = ServerCounter(), OllamaModelInfo(client)
+    readings.slots, readings.goes_back = (
+        SlotReader(server_counter.process_of).read,
+        model_info.goes_back,
+    )
     services = Services(
-        counter=CounterProcess(vocabularies=str(vocabularies_dir())),
+        counter=CounterProcess(vocabularies=str(vocabularies_dir()), server=server_counter),
         log_watch=OllamaLogWatch(),
         residency=residency,
         installed=InstalledModelsByServer(),
-        model_info=OllamaModelInfo(client),
+        model_info=model_info,
+        readings=readings,
     )
     return DoorHost(socket.socket(fileno=door_fd), services, emit)
 

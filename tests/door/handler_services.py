@@ -20,6 +20,8 @@ from aider_guard.core.server_answers import NoAnswer
 from aider_guard.core.truncation import LogEvidence
 from aider_guard.door.chat_handler import ChatExchange, ChatHandler
 from aider_guard.door.interfaces import Forward, IncomingRequest, Reply, RequestTarget, Services
+from aider_guard.door.reading import ReadingWatch
+from aider_guard.door.slots import Slot
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
@@ -182,6 +184,7 @@ class FixedModelInfo:
 
     contexts: dict[str, int] = field(default_factory=dict)
     thinking: set[str] = field(default_factory=set)
+    sliding: set[str] = field(default_factory=set)
     known_version: str | Unavailable = Unavailable("Ollama was not asked")
     requests: list[tuple[str, bool]] = field(default_factory=list)
 
@@ -190,6 +193,9 @@ class FixedModelInfo:
 
     async def learn(self, model: str, *, version: bool) -> None:
         self.requests.append((model, version))
+
+    def goes_back(self, model: str) -> bool:
+        return model not in self.sliding
 
     def thinks(self, model: str) -> bool:
         return model in self.thinking and any(model == name for name, _ in self.requests)
@@ -216,15 +222,30 @@ class HandlerSetup:
     model_info: FixedModelInfo = field(default_factory=FixedModelInfo)
     events: list[Event] = field(default_factory=list)
     now: float = 100.0
+    slots: list[Slot | Unavailable] = field(default_factory=list)
+    """What the process of the model shows, look for look; the last of it again and again."""
 
     def __post_init__(self) -> None:
+        self.readings = ReadingWatch(
+            self._look, self.model_info.goes_back, clock=lambda: self.now, sleep=self._pass
+        )
+        self.readings.serve(self.settings)
         services = Services(
-            self.counter, self.log_watch, self.residency, self.installed, self.model_info
+            *(self.counter, self.log_watch, self.residency, self.installed, self.model_info),
+            self.readings,
         )
         self.handler = ChatHandler(
             lambda: self.settings, services, self.events.append, lambda: self.now, lambda: AT
         )
         self._number = 0
+
+    def _look(self, _base: str, _model: str) -> Slot | Unavailable:
+        unseen = Unavailable("it is not seen")
+        return self.slots.pop(0) if len(self.slots) > 1 else next(iter(self.slots), unseen)
+
+    async def _pass(self, seconds: float) -> None:
+        self.now += seconds
+        await asyncio.sleep(0)
 
     def exchange(
         self, body: bytes, path: str = "/api/chat", upstream: Upstream = OLLAMA

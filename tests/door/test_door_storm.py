@@ -40,6 +40,7 @@ from aider_guard.door.interfaces import IncomingRequest, Services
 from aider_guard.door.log_watch import OllamaLogWatch
 from aider_guard.door.model_info import InstalledModelsByServer, OllamaModelInfo, OllamaTags
 from aider_guard.door.prompt_counter import CounterProcess
+from aider_guard.door.reading import ReadingWatch
 from aider_guard.door.residency import OllamaResidency
 from aider_guard.ollama.client import OllamaClient
 
@@ -108,7 +109,10 @@ def door_setup(folder: Path) -> Iterator[DoorSetup]:
             InstalledModelsByServer(lambda _base: installed),
             OllamaModelInfo(client),
         )
-        services = Services(counter, log_watch, setup.residency, installed_models, model_info)
+        readings = ReadingWatch(goes_back=model_info.goes_back)
+        services = Services(
+            counter, log_watch, setup.residency, installed_models, model_info, readings
+        )
 
         def on_open(settings: DoorSettings) -> None:
             setup.loop = asyncio.get_running_loop()

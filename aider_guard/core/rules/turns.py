@@ -74,6 +74,8 @@ def _finished(turn: TurnReports, event: RequestFinished) -> TurnReports:
             totals,
             requests=totals.requests + 1,
             prompt_tokens=_sum(totals.prompt_tokens, event.prompt_tokens),
+            cached_tokens=_sum(totals.cached_tokens, event.cached_tokens),
+            read_tokens=_sum(totals.read_tokens, event.read_tokens),
             answer_tokens=_sum(totals.answer_tokens, event.answer_tokens),
             load_seconds=_sum(totals.load_seconds, event.load_seconds),
             prefill_seconds=_sum(totals.prefill_seconds, event.prefill_seconds),
@@ -114,4 +116,4 @@ def finish_turn(state: State, _event: Event, _now: float) -> Step:
         received_tokens=logged.received_tokens,
         mentioned=logged.mentioned,
     )
-    return state, (Announce(finished),)
+    return replace(state, last_turn=finished), (Announce(finished),)
