@@ -185,8 +185,9 @@ class ChatExchange:
         numbered = (incoming.number, request.role, request.purpose, request.model)
         context.emit(RequestStarted(*numbered, server=upstream.kind))
         self.turn = turn_of(request, upstream)
-        sent = SentPrompt(incoming.number, request, context.target(request, upstream))
-        self.reading = context.services.readings.open(sent, self._sizing.counted, context.emit)
+        target = context.target(request, upstream)
+        sent = SentPrompt(incoming.number, request, target, self._sizing)
+        self.reading = context.services.readings.open(sent, context.emit)
         return Forward(body_to_send(request, sized.body, context.settings, upstream, version))
 
     async def follow_reading(self, show: Callable[[Reply], Awaitable[None]]) -> None:

@@ -38,6 +38,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.reloads import LOAD_SECONDS
 from aider_guard.door.interfaces import RequestTarget
 from aider_guard.door.prompt_memory import PaceStore, PromptMemory, place_of
+from aider_guard.door.refusals import PromptSizing
 from aider_guard.door.server_counter import LOADING
 from aider_guard.door.slots import IDLE, Slot
 from aider_guard.ollama.model_process import NO_PROCESS
@@ -58,16 +59,16 @@ _UNSEEN: Final = Unavailable("this server does not show how far it has read")
 
 Show = Callable[[str], Awaitable[None]]
 """Shows a line in Aider's own output."""
-Counting = Callable[[], Awaitable["Count | Unavailable"]]
 
 
 @dataclass(frozen=True)
 class SentPrompt:
-    """A request by its number, and where it goes."""
+    """A request by its number, where it goes, and what counts its tokens."""
 
     number: int
     request: ChatRequest
     target: RequestTarget
+    sizing: PromptSizing
 
 
 class ReadingWatch:
@@ -103,11 +104,9 @@ class ReadingWatch:
         if isinstance(event, ModelWarmed):
             self.prompts.note_ahead(event.model)
 
-    def open(
-        self, sent: SentPrompt, counting: Counting, emit: Callable[[Event], None]
-    ) -> PromptReading:
-        """Begin to follow a prompt that is sent now. ``counting`` waits for its number of tokens."""
-        return PromptReading(self, sent, counting, emit)
+    def open(self, sent: SentPrompt, emit: Callable[[Event], None]) -> PromptReading:
+        """Begin to follow a prompt that is sent now."""
+        return PromptReading(self, sent, emit)
 
 
 @dataclass(frozen=True)
@@ -129,16 +128,13 @@ class PromptReading:
     """Follows one prompt, from when it is sent to when its answer has ended."""
 
     def __init__(
-        self,
-        watch: ReadingWatch,
-        sent: SentPrompt,
-        counting: Counting,
-        emit: Callable[[Event], None],
+        self, watch: ReadingWatch, sent: SentPrompt, emit: Callable[[Event], None]
     ) -> None:
-        self._watch, self._counting, self._emit = watch, counting, emit
+        self._watch, self._sizing, self._emit = watch, sent.sizing, emit
         self._number, self._request, self._target = sent.number, sent.request, sent.target
         self._place = place_of(sent.request.model, sent.target.upstream)
         self._began_at = watch.clock()
+        self._counted_again: Count | Unavailable | None = None
         self._task: int | None = None
         self._position: ReadingPosition | None = None
         self._cached_seen: int | Unavailable = NOT_TOLD
@@ -155,14 +151,14 @@ class PromptReading:
         """Tell of the reading while it goes on and takes long, until cancelled. ``show`` shows lines in Aider."""
         watch = self._watch
         await watch.sleep(LOOK_AFTER_SECONDS)
-        counted = await self._counting()
-        if isinstance(counted, Unavailable):
-            return
+        counted = await self._sizing.counted()
         told_at = shown_at = float("-inf")
         while not self._is_over:
             looked = await self._look()
+            if isinstance(looked, Slot) and self._counted_again is None and not _is_exact(counted):
+                counted = self._counted_again = await self._sizing.counted_again(self._request)
             now = watch.clock()
-            estimate = self._estimate(counted.tokens, looked, now)
+            estimate = self._estimate(counted, looked, now)
             if estimate is not None and self._is_long(estimate):
                 if now - told_at >= _TOLD_EVERY_SECONDS:
                     told_at = now
@@ -205,13 +201,15 @@ class PromptReading:
         return await asyncio.to_thread(self._watch.slots, upstream.base, self._request.model)
 
     def _estimate(
-        self, prompt_tokens: int, looked: Slot | Unavailable, now: float
+        self, counted: Count | Unavailable, looked: Slot | Unavailable, now: float
     ) -> _Estimate | None:
         """Return how far the prompt is by the newest look; None while it is not read, or nothing can be told."""
+        if isinstance(counted, Unavailable):
+            return None
         if isinstance(looked, Slot):
             if looked.answers:
                 return None
-            self._note(prompt_tokens, looked, now)
+            self._note(counted.tokens, looked, now)
             known_by: KNOWN_BY = "slots"
         elif self._task is not None:  # one look that failed
             known_by = "slots"
@@ -221,7 +219,7 @@ class PromptReading:
         else:
             known_by = "pace"
             if self._position is None:
-                self._position = self._by_the_last(prompt_tokens)
+                self._position = self._by_the_last(counted.tokens)
         if self._position is None:
             return None
         elapsed = now - self._began_at
@@ -286,6 +284,8 @@ class PromptReading:
         Returns how many tokens of the prompt the server knew already.
         """
         watch, request = self._watch, self._request
+        if self._counted_again is not None:
+            counted = self._counted_again
         if self._last_look is not None:
             await self._last_look
         prompt, cached = usage.prompt_tokens, usage.cached_tokens
@@ -341,3 +341,7 @@ class PromptReading:
                     seconds=usage.prefill_seconds,
                 )
             )
+
+
+def _is_exact(counted: Count | Unavailable) -> bool:
+    return isinstance(counted, Count) and counted.exact
