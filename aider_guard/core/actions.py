@@ -33,7 +33,7 @@ class ShowNotice:
 class ShowTitle:
     """Show a text as the title of the terminal's window until the next one; "" gives it back the title it had."""
 
-    text: str
+    text: str = field(metadata={"journal": False})
 
 
 @dataclass(frozen=True)

@@ -303,12 +303,12 @@ class TurnFinished:
     received_tokens: int | Unavailable = Unavailable("not reported")
     mentioned: tuple[str, ...] = field(default=(), metadata={"journal": False})
     prompt_tokens: int | Unavailable = Unavailable("not measured")
-    cached_tokens: int | Unavailable = field(default=Unavailable("not measured"), kw_only=True)
-    read_tokens: int | Unavailable = field(default=Unavailable("not measured"), kw_only=True)
     answer_tokens: int | Unavailable = Unavailable("not measured")
     load_seconds: float | Unavailable = Unavailable("not measured")
     prefill_seconds: float | Unavailable = Unavailable("not measured")
     generation_seconds: float | Unavailable = Unavailable("not measured")
+    cached_tokens: int | Unavailable = Unavailable("not measured")
+    read_tokens: int | Unavailable = Unavailable("not measured")
 
 
 @dataclass(frozen=True)

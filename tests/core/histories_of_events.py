@@ -13,6 +13,9 @@ from aider_guard.core.actions import Action, Announce, CancelDeadline, SetDeadli
 from aider_guard.core.chat.events import (
     DoorOpened,
     ModelWarmed,
+    PromptReread,
+    ReadingEstimated,
+    ReadingFinished,
     ReloadSeen,
     RequestFinished,
     RequestRefused,
@@ -323,6 +326,15 @@ EGRESS: tuple[st.SearchStrategy[Any], ...] = (
 NUMBERS = st.integers(1, 3)
 TRAFFIC: tuple[st.SearchStrategy[Any], ...] = (
     st.builds(DoorOpened, st.just(4711)),
+    st.builds(
+        ReadingEstimated, NUMBERS, NAMES, TOKENS, TOKENS, TOKENS, st.just(9.0), st.just("slots")
+    ),
+    st.builds(ReadingFinished, NUMBERS, NAMES, st.just(9.0), st.just(8.0)),
+    st.builds(
+        PromptReread,
+        *(NUMBERS, NAMES, st.sampled_from(["map", "other_program"]), TOKENS, TOKENS, TOKENS),
+        is_exact=st.booleans(),
+    ),
     st.builds(RequestStarted, NUMBERS, ROLES, PURPOSES, NAMES),
     st.builds(
         RequestFinished,

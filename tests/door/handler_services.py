@@ -36,6 +36,8 @@ class FixedCounter:
     """Counts characters, exactly, or returns ``result``."""
 
     result: Count | Unavailable | None = None
+    later: Count | None = None
+    """What it returns from the second time on."""
     gate: asyncio.Event | None = None
     """Until it is set, no count is ready."""
     waiting: asyncio.Event | None = None
@@ -65,6 +67,8 @@ class FixedCounter:
             self.cancelled += 1
             raise
         self.counted += 1
+        if self.later is not None and self.counted > 1:
+            return self.later
         size = sum(len(message.content) for message in request.messages)
         return Count(size, exact=True) if self.result is None else self.result
 

@@ -78,7 +78,9 @@ def read(
     setup.slots, setup.passes, setup.most_passes = [*looks], 0, len(looks)
 
     async def show(reply: Reply) -> None:
-        shown.append(json.loads(reply.content.removeprefix(b"data: "))["message"]["thinking"])
+        piece = json.loads(reply.content.removeprefix(b"data: "))
+        choices = piece.get("choices") or [{"delta": {}}]
+        shown.append(piece.get("message", choices[0]["delta"]).popitem()[1])
 
     async def story() -> None:
         path = "/api/chat" if upstream == OLLAMA else "/v1/chat/completions"
@@ -163,14 +165,7 @@ def test_a_prompt_that_was_counted_while_its_model_loaded_is_counted_again() -> 
     """Then its server can be asked: the first prompt of a session takes longest."""
     setup = setup_of()
     setup.counter.result = Unavailable("the model is being loaded")
-    original = setup.counter.count
-
-    async def count(*arguments: Any) -> Count | Unavailable:
-        if setup.counter.counted:
-            setup.counter.result = Count(3_000, exact=True)
-        return await original(*arguments)
-
-    setup.counter.count = count  # type: ignore[method-assign]  # the server can be asked only now
+    setup.counter.later = Count(3_000, exact=True)
     read(setup, [LOADING, *[Slot(0, 0, 0, False)] * 9, Slot(0, 0, 1_000, False)])
     assert events(setup, ReadingEstimated)[0].prompt_tokens == 3_000
 
@@ -201,19 +196,16 @@ def test_a_model_that_may_be_loading_is_not_judged_by_its_pace() -> None:
 def test_another_server_is_judged_by_its_pace() -> None:
     """It has its model loaded, and tells in its answer what it had in its cache."""
     setup = setup_of(2_000)
+    setup.residency.windows.clear()
     timings = {"prompt_n": 2_000, "cache_n": 0, "prompt_ms": 20_000, "predicted_n": 3}
     choice = {"delta": {}, "finish_reason": "stop", "index": 0}
     ends = f"data: {json.dumps({'choices': [choice], 'timings': timings})}\n\n".encode()
-    first, second = (chat(text, form="openai_chat") for text in ("one", "two"))
-    read(setup, [IDLE], first, ends, LOCAL)
-    setup.readings.prompts.note(
-        "local", setup_request(setup, second), Count(1, True), answered=False
-    )
+    first, second = (chat(files="y" * size, form="openai_chat") for size in (3_000, 9_000))
+    read(setup, [IDLE] * 3, first, ends, LOCAL)
+    shown = read(setup, [IDLE] * 3, second, ends, LOCAL)
     assert events(setup, RequestFinished)[0].cached_tokens == 0
-
-
-def setup_request(setup: HandlerSetup, content: bytes) -> Any:
-    return prompts.request_of("openai_chat", content, setup.settings)
+    assert events(setup, ReadingEstimated)[0].known_by == "pace"
+    assert len(shown) == 1
 
 
 @pytest.mark.parametrize("more", [{"shows_progress": False}, {}], ids=["off", "summary"])
@@ -277,7 +269,7 @@ CAUSES: list[tuple[str | None, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("cause", "what"), CAUSES, ids=lambda each: str(each))
+@pytest.mark.parametrize(("cause", "what"), CAUSES, ids=str)
 def test_what_the_server_had_forgotten_has_a_cause(cause: str | None, what: dict[str, Any]) -> None:
     """All but the message was the same, and all of it was read."""
     setup = setup_of(6_000)

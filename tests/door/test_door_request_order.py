@@ -227,7 +227,7 @@ def test_aider_does_not_notice_that_side_work_was_cut_off(status: int) -> None:
             f"{base}/api/chat", content=what, trust_env=False, verify=False, timeout=CAP_SECONDS
         )
 
-    handler = PlainHandler(lambda incoming, ended: InTurn(incoming, ended))
+    handler = PlainHandler(InTurn)
     with Scripted(serve) as upstream, door_to(handler, upstream.base) as door:
         threads = [threading.Thread(target=ask, args=(door.base, "side"))]
         threads[0].start()

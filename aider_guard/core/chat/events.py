@@ -79,7 +79,6 @@ class RequestFinished:
     verdict: Verdict
     window_tokens: int | Unavailable = NOT_TOLD
     prompt_tokens: int | Unavailable = NOT_TOLD
-    cached_tokens: int | Unavailable = field(default=NOT_TOLD, kw_only=True)
     answer_tokens: int | Unavailable = NOT_TOLD
     counted_tokens: int | Unavailable = NOT_TOLD
     counted_exactly: bool = False
@@ -91,6 +90,7 @@ class RequestFinished:
     first_byte_seconds: float | Unavailable = NOT_TOLD
     done_reason: str = ""
     left_out: int = 0
+    cached_tokens: int | Unavailable = field(default=NOT_TOLD, kw_only=True)
     parts: tuple[ContextRow, ...] = field(default=(), metadata={"journal": False})
 
     @property

@@ -20,6 +20,7 @@ from aider_guard.core.events import (
     PromptClosed,
     SidecarLost,
     SidecarStarted,
+    TurnFinished,
     TurnStarted,
 )
 from aider_guard.core.readings import Unavailable
@@ -50,6 +51,8 @@ def note_reports(state: State, event: Event, _now: float) -> Step:
             return replace(state, open_requests=frozenset(), turn=lost), ()
         case AiderStarted():
             return replace(state, open_requests=frozenset(), turn=TurnReports()), ()
+        case TurnFinished():
+            return replace(state, last_turn=event), ()
         case TurnStarted():
             return replace(state, turn=replace(turn, started=True)), ()
         case AiderLogged():
@@ -116,4 +119,4 @@ def finish_turn(state: State, _event: Event, _now: float) -> Step:
         received_tokens=logged.received_tokens,
         mentioned=logged.mentioned,
     )
-    return replace(state, last_turn=finished), (Announce(finished),)
+    return state, (Announce(finished),)

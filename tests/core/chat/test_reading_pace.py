@@ -120,8 +120,17 @@ def test_paces_are_kept_as_numbers_and_read_again() -> None:
 
 @pytest.mark.parametrize(
     "garbage",
-    [None, [], {"m": 3}, {"m": [[0, 500]]}, {"m": [[True, 500, 1.0]]}, {"m": [[0, 500, -1]]}]
-    + [{"m": [[0, 1 << 40, 1.0]]}, {"m": ["abc"]}, {"m": [[0, 500, float("inf")]]}],
+    [
+        None,
+        [],
+        {"m": 3},
+        {"m": [[0, 500]]},
+        {"m": [[True, 500, 1.0]]},
+        {"m": [[0, 500, -1]]},
+        {"m": [[0, 1 << 40, 1.0]]},
+        {"m": ["abc"]},
+        {"m": [[0, 500, float("inf")]]},
+    ],
 )
 def test_a_file_of_garbage_says_nothing(garbage: object) -> None:
     assert ReadingPaces.of_plain(garbage).models == {}

@@ -131,8 +131,10 @@ def test_why_much_was_read_again(cause: RereadCause | None, more: dict[str, Any]
 def test_a_notice_says_how_much_why_from_where_and_what_helps() -> None:
     event = PromptReread(3, "qwen3:8b", "history_grew", 6_000, 4_000, 2_000, True, 20.4)
     assert prompt_reread(event).lines == (
-        "qwen3:8b read 4,000 of 6,000 tokens in 20 s: the conversation grew, which stands before the files"
-        " (from token 2,001 on)",
+        (
+            "qwen3:8b read 4,000 of 6,000 tokens in 20 s: the conversation grew, which stands before the files"
+            " (from token 2,001 on)"
+        ),
         "/read-only FILE   (for files that are not to be edited: they stand before it)",
     )
 
