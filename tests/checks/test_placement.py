@@ -59,7 +59,7 @@ CARDS: list[tuple[ServerReport, MemoryReading | Unavailable, tuple[Card, ...]]] 
     (
         server(loaded=loaded(6 * GIB)),
         memory(gpu(8, GAME), gpu(1)),
-        (Card("card", 16 * GIB, 8 * GIB), Card("card", 16 * GIB, 15 * GIB)),
+        (Card("card", 16 * GIB, 14 * GIB), Card("card", 16 * GIB, 15 * GIB)),
     ),
     (server(loaded=loaded(20 * GIB)), memory(gpu(8)), (Card("card", 16 * GIB, 16 * GIB),)),
     (

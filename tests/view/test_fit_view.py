@@ -363,9 +363,8 @@ def test_the_cards_of_this_machine_without_what_others_hold(fit: Fit) -> None:
         result = data(fit("qwen3:8b", memory=memory(gpu), server=ollama.url, as_json=True))
         _, text = fit("qwen3:8b", memory=memory(gpu), server=ollama.url)
 
-    assert result["cards"] == [
-        {"name": "RTX 4090", "total_bytes": 24 * GIB, "free_bytes": 14 * GIB}
-    ]
+    free = {"total_bytes": 24 * GIB, "free_bytes": 14 * GIB}
+    assert result["cards"] == [{"name": "RTX 4090", **free, "shares_main_memory": False}]
     assert "card    RTX 4090  (14.0 GiB free, Ollama leaves 1.0 GiB of it unused)" in text
 
 
