@@ -29,10 +29,10 @@ from aider_guard.sidecar.drm_cards import (
     read_bytes_count,
     read_word,
 )
-from aider_guard.sidecar.drm_clients import PROC, Client, clients_by_process
+from aider_guard.sidecar.drm_clients import PROC, DrmClient, clients_by_process
 from aider_guard.sidecar.intel_regions import USE_NOT_TOLD, card_total_bytes
 
-Clients = Mapping[int, tuple[Client, ...]]
+Clients = Mapping[int, tuple[DrmClient, ...]]
 
 _GIB: Final = 1 << 30
 _VENDOR_UNKNOWN: Final = ("", "unknown")

@@ -27,7 +27,7 @@ also what is not in memory now."""
 
 
 @dataclass(frozen=True)
-class Client:
+class DrmClient:
     """One program's use of one card: what it holds of the card's own memory and of the main memory."""
 
     pci_address: str
@@ -36,14 +36,14 @@ class Client:
     main_bytes: int
 
 
-def clients_by_process(proc_root: Path = PROC) -> dict[int, tuple[Client, ...]]:
+def clients_by_process(proc_root: Path = PROC) -> dict[int, tuple[DrmClient, ...]]:
     """Return the clients of each process that may be looked into. One that several processes have is the first's.
 
     A client shows in each of its descriptors, and in each process that a descriptor was given to: counted by its id,
     which is unique for each card.
     """
     seen: set[tuple[str, str]] = set()
-    found: dict[int, tuple[Client, ...]] = {}
+    found: dict[int, tuple[DrmClient, ...]] = {}
     for pid in _pids(proc_root):
         new = {}
         for client in _clients_of(proc_root / str(pid), pid):
@@ -64,7 +64,7 @@ def _pids(proc_root: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
 
-def _clients_of(folder: Path, pid: int) -> Iterator[Client]:
+def _clients_of(folder: Path, pid: int) -> Iterator[DrmClient]:
     """The clients of one process, those of several descriptors several times; none if it ended or is another user's."""
     try:
         with os.scandir(
@@ -91,7 +91,7 @@ def _is_card(path: str) -> bool:
         return False
 
 
-def parse_client(text: str, pid: int = 0) -> Client | None:
+def parse_client(text: str, pid: int = 0) -> DrmClient | None:
     """Parse one file of ``fdinfo``; None where it names no card. Kernels before 5.19 give no ids: *pid* stands in."""
     values: dict[str, str] = {}
     held: dict[str, list[int]] = {}
@@ -109,4 +109,6 @@ def parse_client(text: str, pid: int = 0) -> Client | None:
     if not address:
         return None
     card_bytes, main_bytes = next((held[kind] for kind in _KINDS if kind in held), [0, 0])
-    return Client(address, values.get("drm-client-id") or f"process {pid}", card_bytes, main_bytes)
+    return DrmClient(
+        address, values.get("drm-client-id") or f"process {pid}", card_bytes, main_bytes
+    )

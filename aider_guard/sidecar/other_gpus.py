@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -133,6 +132,8 @@ def _number(sysctl: Sysctl, name: str) -> int:
 
 def _sysctl(name: str) -> bytes:
     """Ask the kernel of macOS for a value, as sysctl(3) does. Raises OSError for a name that it does not know."""
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     size = ctypes.c_size_t(256)
     buffer = ctypes.create_string_buffer(size.value)

@@ -28,7 +28,7 @@ from fakes.drm_tree import (
 from aider_guard.core.readings import INTEGRATED_INTEL, Gpu, GpuProcess, Unavailable
 from aider_guard.sidecar import drm
 from aider_guard.sidecar.drm_cards import NO_SYSFS, DrmCard, list_cards, name_of
-from aider_guard.sidecar.drm_clients import Client, parse_client
+from aider_guard.sidecar.drm_clients import DrmClient, parse_client
 from aider_guard.sidecar.intel_regions import USE_NOT_TOLD
 
 if TYPE_CHECKING:
@@ -243,18 +243,18 @@ def test_reads_a_card_of_intel(
     assert gpu.least_used_bytes == 23992 << 10
 
 
-CLIENTS: list[tuple[str, Client | None]] = [
-    (OLD_AMD_CLIENT, Client("0000:03:00.0", "9", 1 * MIB, 512 << 10)),
-    (XE_CLIENT, Client("0000:04:00.0", "3", 23992 << 10, 192 << 10)),
-    (I915_CLIENT, Client("0000:03:00.0", "7", 5 * GIB, 1 * MIB)),
-    ("drm-pdev:\t0000:03:00.0\n", Client("0000:03:00.0", "process 5", 0, 0)),
+CLIENTS: list[tuple[str, DrmClient | None]] = [
+    (OLD_AMD_CLIENT, DrmClient("0000:03:00.0", "9", 1 * MIB, 512 << 10)),
+    (XE_CLIENT, DrmClient("0000:04:00.0", "3", 23992 << 10, 192 << 10)),
+    (I915_CLIENT, DrmClient("0000:03:00.0", "7", 5 * GIB, 1 * MIB)),
+    ("drm-pdev:\t0000:03:00.0\n", DrmClient("0000:03:00.0", "process 5", 0, 0)),
     (
         "drm-pdev: 0:0\ndrm-client-id: 1\ndrm-total-vram0:\t1 MiB\ndrm-total-vram1:\t2 MiB\n",
-        Client("0:0", "1", 3 * MIB, 0),
+        DrmClient("0:0", "1", 3 * MIB, 0),
     ),
     (
         "drm-pdev: 0:0\ndrm-client-id: 1\ndrm-resident-vram: 7 parsecs\ndrm-memory-vram: 1 KiB\n",
-        Client("0:0", "1", 1024, 0),
+        DrmClient("0:0", "1", 1024, 0),
     ),
     ("drm-pdev: 0:0\ndrm-client-id: 1\ndrm-resident-vram:\ndrm-resident-gtt: -4\n:\n::", None),
     ("pos:\t0\nflags:\t02\n", None),
@@ -264,11 +264,13 @@ CLIENTS: list[tuple[str, Client | None]] = [
 
 
 @pytest.mark.parametrize(("text", "client"), CLIENTS)
-def test_what_a_process_holds_is_read_from_its_descriptor(text: str, client: Client | None) -> None:
+def test_what_a_process_holds_is_read_from_its_descriptor(
+    text: str, client: DrmClient | None
+) -> None:
     """By the names of each driver, in its units; what is in memory before what was asked for; garbage is nothing."""
     parsed = parse_client(text, 5)
     if client is None:
-        assert parsed is None or parsed == Client("0:0", "1", 0, 0)
+        assert parsed is None or parsed == DrmClient("0:0", "1", 0, 0)
     else:
         assert parsed == client
 
