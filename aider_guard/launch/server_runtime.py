@@ -104,7 +104,11 @@ def cards_of(
     if isinstance(memory.ram, Unavailable):
         return memory.ram
     main = _main_memory(memory.ram, server)
-    if isinstance(memory.gpus, Unavailable) or not _may_use_shared(server, loaded):
+    is_used = _uses_shared(server, loaded)
+    if isinstance(memory.gpus, Unavailable):
+        most = main.total_bytes * 3 // 4 if is_used else main.free_bytes
+        return (replace(main, free_bytes=min(main.free_bytes, most)),)
+    if is_used is False:
         return (main,)
     return tuple(
         replace(card, free_bytes=min(card.free_bytes, main.free_bytes), shares_main_memory=True)
@@ -112,18 +116,19 @@ def cards_of(
     )
 
 
-def _may_use_shared(server: ServerReport, loaded: ModelsReading | None) -> bool:
-    """Whether Ollama may run models on a GPU that shares the main memory: by what is loaded, else by its settings.
+def _uses_shared(server: ServerReport, loaded: ModelsReading | None) -> bool | None:
+    """Whether Ollama runs models on a GPU that shares the main memory: by what is loaded, else by its settings.
 
-    From 0.30 on it uses such GPUs of AMD for one processor, and others where ``OLLAMA_IGPU_ENABLE`` is set
-    (discover/runner.go, ``filterIntegratedGPUs``); Apple's always. Where that is open, the smaller memory is taken.
+    None where that is open: from 0.30 on it leaves most such GPUs aside unless ``OLLAMA_IGPU_ENABLE`` is set
+    (discover/runner.go, ``filterIntegratedGPUs``), but for Apple's and those of one AMD processor. The smaller memory
+    is taken then. Mesa lets a GPU of Intel use three quarters of the main memory (``anv_compute_sys_heap_size``).
     """
     if loaded is not None and loaded.models:
         return any(model.vram_bytes for model in loaded.models)
     process = server.process
     settings = {} if isinstance(process, Unavailable) else process.settings
     wanted = "" if isinstance(settings, Unavailable) else settings.get("OLLAMA_IGPU_ENABLE", "")
-    return not wanted or is_on(wanted)
+    return is_on(wanted) if wanted else None
 
 
 def _cards(gpus: Sequence[Gpu], loaded: ModelsReading | None) -> tuple[Card, ...]:

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,11 +17,12 @@ SYS: Final = Path("/sys")
 NO_SYSFS: Final = Unavailable("there is no /sys/class/drm here")
 
 _MAKERS: Final = {"0x1002": "AMD", "0x8086": "Intel"}
+_NVIDIA: Final = "0x10de"
 _NUMBERS: Final = {maker: number.removeprefix("0x") for number, maker in _MAKERS.items()}
 _DRIVERS: Final = frozenset({"amdgpu", "i915", "xe"})
 """The drivers whose cards Ollama can use; NVIDIA's cards are read by NVIDIA's own library."""
 _INTEGRATED_INTEL: Final = "0000:00:02.0"
-"""Where Intel's processors have their own GPU (libdrm's intel/intel_chipset.h counts on it, too)."""
+"""Where Intel's processors have their own GPU (nvtop's extract_gpuinfo_intel.c has the same rule)."""
 _CARD: Final = re.compile(r"card(\d{1,4})")  # card0-HDMI-A-1 is a connector
 _PCI_IDS: Final = ("usr/share/hwdata/pci.ids", "usr/share/misc/pci.ids")
 _MOST_BYTES: Final = 4096  # sysfs gives at most a page
@@ -64,6 +66,15 @@ def list_cards(sys_root: Path = SYS) -> tuple[DrmCard, ...] | Unavailable:
     numbers = sorted(int(match[1]) for name in names if (match := _CARD.fullmatch(name)))
     cards = (_card(number, folder / f"card{number}/device") for number in numbers)
     return tuple(card for card in cards if card is not None)
+
+
+def has_nvidia_card(sys_root: Path = SYS) -> bool:
+    """Whether Linux knows a card of NVIDIA, which may be in use where its library is not: outside this container."""
+    for vendor in sys_root.glob("class/drm/card*/device/vendor"):
+        with suppress(OSError):
+            if read_word(vendor) == _NVIDIA:
+                return True
+    return False
 
 
 def _card(number: int, folder: Path) -> DrmCard | None:

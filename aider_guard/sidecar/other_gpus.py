@@ -16,7 +16,7 @@ from aider_guard.core.readings import (
     Unavailable,
 )
 from aider_guard.line_process import LineProcess
-from aider_guard.sidecar.drm_cards import SYS, list_cards
+from aider_guard.sidecar.drm_cards import SYS, has_nvidia_card, list_cards
 from aider_guard.sidecar.gpu import GpuSensor
 
 Gpus = tuple[Gpu, ...] | Unavailable
@@ -56,7 +56,10 @@ class OtherGpus:
     platform: str = sys.platform
 
     def read(self) -> Gpus:
-        """Read the GPUs now; ``NONE`` where there is none, another reason where one cannot be read."""
+        """Read the GPUs now; ``NONE`` where there is none, another reason where one cannot be read.
+
+        One that shares the main memory is none beside a card of NVIDIA, also where NVIDIA's library is missing.
+        """
         if self.platform == "darwin":
             apple = apple_gpu()
             return NONE if apple is None else (apple,)
@@ -64,10 +67,14 @@ class OtherGpus:
         if isinstance(cards, Unavailable):
             return HIDDEN_AMD if self.kfd.exists() else NONE
         if any(not card.is_integrated_intel for card in cards):
-            return self.sensor.read()
+            gpus = self.sensor.read()
+            is_card = isinstance(gpus, Unavailable) or not all(
+                gpu.shares_main_memory for gpu in gpus
+            )
+            return gpus if is_card or not has_nvidia_card(self.sys_root) else NONE
         if self.kfd.exists():
             return HIDDEN_AMD
-        return INTEGRATED_INTEL if cards else NONE
+        return INTEGRATED_INTEL if cards and not has_nvidia_card(self.sys_root) else NONE
 
     def close(self) -> None:
         """End the worker, without waiting for it."""

@@ -111,6 +111,17 @@ SHARED: list[tuple[ServerReport, MemoryReading, tuple[Card, ...]]] = [
         memory(why=INTEGRATED_INTEL, ram=LITTLE),
         (Card(MAIN_MEMORY, 32 * GIB, 14 * GIB - 32 * GIB // 10),),
     ),
+    # Mesa lets a GPU of Intel use three quarters.
+    (
+        server(process=ON),
+        memory(why=INTEGRATED_INTEL, ram=RamReading(32 * GIB, 30 * GIB, 0)),
+        (Card(MAIN_MEMORY, 32 * GIB, 24 * GIB),),
+    ),
+    (
+        server(),
+        memory(why=INTEGRATED_INTEL, ram=RamReading(32 * GIB, 30 * GIB, 0)),
+        (Card(MAIN_MEMORY, 32 * GIB, 30 * GIB - 32 * GIB // 10),),
+    ),
     # A card whose use is not told: what is seen to be held by others is not free.
     (server(), memory(ARC), (Card("card", 16 * GIB, 14 * GIB),)),
     (server(loaded=loaded(6 * GIB)), memory(ARC), (Card("card", 16 * GIB, 14 * GIB),)),

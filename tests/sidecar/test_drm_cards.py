@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from checks.worlds import server
 from fakes.drm_tree import (
     ARC_B580,
     GIB,
@@ -25,7 +26,16 @@ from fakes.drm_tree import (
     amd_client,
 )
 
-from aider_guard.core.readings import INTEGRATED_INTEL, Gpu, GpuProcess, Unavailable
+from aider_guard.core.events import MemoryRead
+from aider_guard.core.readings import (
+    INTEGRATED_INTEL,
+    Gpu,
+    GpuProcess,
+    MemoryReading,
+    Unavailable,
+)
+from aider_guard.core.wire import decode, encode
+from aider_guard.launch.server_runtime import cards_of
 from aider_guard.sidecar import drm
 from aider_guard.sidecar.drm_cards import NO_SYSFS, DrmCard, list_cards, name_of
 from aider_guard.sidecar.drm_clients import DrmClient, parse_client
@@ -241,6 +251,22 @@ def test_reads_a_card_of_intel(
     assert (gpu.vram_total_bytes, gpu.vram_used_bytes) == (expected, USE_NOT_TOLD)
     assert gpu.processes == (GpuProcess(42, "", 23992 << 10, is_ollama=False),)
     assert gpu.least_used_bytes == 23992 << 10
+
+
+def test_a_reading_reaches_the_window(tree: DrmTree) -> None:
+    """From the kernel's files over the wire to what is free for Ollama: what a game holds is not."""
+    tree.add(0, RX_7900_XTX)
+    tree.open_by(4711, 4, amd_client(1, 2048))
+    gpus, unread = read(tree)
+    sent = MemoryRead(MemoryReading(gpus, Unavailable("not read here"), 1.0, unread))
+    received = decode(encode(sent))
+    assert received == sent
+    assert isinstance(received, MemoryRead)
+    cards = cards_of(server(), received.reading)
+    assert isinstance(cards, tuple)
+    assert [(card.total_bytes, card.free_bytes) for card in cards] == [
+        (25753026560, 25753026560 - 3 * GIB)
+    ]
 
 
 CLIENTS: list[tuple[str, DrmClient | None]] = [

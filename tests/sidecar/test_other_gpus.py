@@ -10,7 +10,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from fakes.drm_tree import ARC_B580, RX_7900_XTX, SERVER_CONSOLE, UHD, CardFiles, DrmTree
+from fakes.drm_tree import (
+    ARC_B580,
+    RADEON_780M,
+    RTX_4080,
+    RX_7900_XTX,
+    SERVER_CONSOLE,
+    UHD,
+    CardFiles,
+    DrmTree,
+)
 
 from aider_guard.core.readings import (
     GPU_NOT_YET,
@@ -110,6 +119,10 @@ MACHINES: list[tuple[tuple[CardFiles, ...], bool, Gpus]] = [
     ((), False, NONE),
     ((SERVER_CONSOLE,), False, NONE),
     ((UHD,), False, INTEGRATED_INTEL),
+    ((UHD, RTX_4080), False, NONE),
+    ((RADEON_780M,), True, (APU,)),
+    ((RADEON_780M, RTX_4080), True, NONE),
+    ((RX_7900_XTX, RTX_4080), True, (RX,)),
     ((), True, HIDDEN_AMD),
     ((UHD,), True, HIDDEN_AMD),
     ((RX_7900_XTX,), True, (RX,)),
@@ -128,7 +141,7 @@ def test_a_process_is_started_for_a_card_only(
     kfd = tmp_path / "kfd"
     if has_kfd:
         kfd.touch()
-    sensor = FixedSensor((RX,))
+    sensor = FixedSensor((APU,) if RADEON_780M in cards else (RX,))
     assert OtherGpus(sensor, tree.sys, kfd, "linux").read() == reading
 
 
