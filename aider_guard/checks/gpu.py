@@ -8,7 +8,7 @@ from aider_guard.checks.runtime import process_of
 from aider_guard.core.findings import Finding, info, warn
 from aider_guard.core.messages import size
 from aider_guard.core.ollama_versions import UNKNOWN_ERA, era_of
-from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
+from aider_guard.core.readings import GPU_NOT_YET, NO_NVIDIA_GPU, Gpu, MemoryReading, Unavailable
 from aider_guard.core.server_report import ServerReport
 from aider_guard.launch.facts import Facts
 
@@ -20,14 +20,17 @@ def gpus(facts: Facts) -> Iterator[Finding]:
     reading = facts.memory
     if not isinstance(reading, MemoryReading) or not _is_local(facts):
         return
-    for why in reading.unread:
-        what = "a GPU of this machine is not read, and does not count for what fits"
-        yield warn("gpu-unread", what, why.reason)
+    unread = reading.unread
     if not isinstance(reading.gpus, Unavailable):
         for gpu in reading.gpus:
             yield info("gpu", _in_words(gpu), _shared(facts) if gpu.shares_main_memory else "")
     elif reading.shares_main_memory:
         yield info("gpu", reading.gpus.reason, _shared(facts))
+    elif reading.gpus not in (*NO_NVIDIA_GPU, GPU_NOT_YET):
+        unread = (reading.gpus, *unread)
+    for why in unread:
+        what = "a GPU of this machine is not read, and does not count for what fits"
+        yield warn("gpu-unread", what, why.reason)
 
 
 def _is_local(facts: Facts) -> bool:

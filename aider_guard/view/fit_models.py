@@ -23,7 +23,7 @@ from aider_guard.launch.server_runtime import MAIN_MEMORY, cards_of
 from aider_guard.ollama.gguf_header import read_gguf
 
 GIVE_VRAM = "give the card's memory in GiB: --vram 16"
-_NOT_USED = "the GPU here shares the main memory, and this Ollama runs models on the CPU"
+GIVE_SHARE = "give the part of the main memory that models may have, in GiB: --vram 16"
 _GIB = 1 << 30
 _VRAM = re.compile(r"(?:(\d{1,2})\s*[x*]\s*)?(\d+(?:\.\d+)?)\s*(?:gib|gb|g)?", re.IGNORECASE)
 
@@ -132,11 +132,9 @@ def cards_here(
     if isinstance(cards, Unavailable):
         raise ConfigError(f"{cards.reason}; {GIVE_VRAM}")
     if cards[0].name == MAIN_MEMORY:
-        gpus = reading.gpus
-        why = (
-            f"no GPU was found here ({gpus.reason})" if isinstance(gpus, Unavailable) else _NOT_USED
-        )
-        raise ConfigError(f"{why}; {GIVE_VRAM}")
+        if isinstance(reading.gpus, Unavailable) and not reading.shares_main_memory:
+            raise ConfigError(f"no GPU was found here ({reading.gpus.reason}); {GIVE_VRAM}")
+        raise ConfigError(f"the GPU here has no memory of its own; {GIVE_SHARE}")
     return cards
 
 

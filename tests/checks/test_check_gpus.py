@@ -6,6 +6,7 @@ import pytest
 from checks.worlds import GIB, NO, by_id, finding_of, process, server, world
 
 from aider_guard.core.readings import (
+    GPU_NOT_YET,
     INTEGRATED_INTEL,
     NO_NVIDIA_GPU,
     Gpu,
@@ -78,12 +79,16 @@ def test_a_gpu_that_is_not_read_is_a_warning() -> None:
     row = finding_of(facts, "gpu-unread")
     assert (row.severity, row.evidence) == ("warn", GONE.reason)
     assert len(by_id(facts, "gpu")) == 1
+    alone = world(memory=memory(GONE))
+    assert finding_of(alone, "gpu-unread").evidence == GONE.reason
+    assert not by_id(alone, "gpu")
 
 
 @pytest.mark.parametrize(
     "facts",
     [
         world(memory=memory(NO_NVIDIA_GPU[0])),
+        world(memory=memory(GPU_NOT_YET)),
         world(memory=memory((RX,), GONE), server=server(is_local=False)),
         world(memory=memory((RX,), GONE), server=NO),
         world(memory=NO),
