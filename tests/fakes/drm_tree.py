@@ -1,7 +1,7 @@
 """Trees of files as Linux shows them for graphics cards: ``/sys/class/drm``, ``/dev/dri`` and ``/proc/PID/fdinfo``.
 
 The shapes are those of the kernel's documentation (gpu/drm-usage-stats.rst, gpu/amdgpu/driver-misc.rst,
-gpu/amdgpu/thermal.rst, xe_drm_client.c); the numbers are those of cards that are sold.
+gpu/amdgpu/thermal.rst, xe_drm_client.c); the sizes are about those of cards that are sold.
 """
 
 from __future__ import annotations
