@@ -93,11 +93,13 @@ def _read_amd(card: DrmCard, clients: Clients) -> Gpu | Unavailable:
 def is_inside_processor(card: DrmCard, vram_bytes: int, gtt_bytes: int) -> bool:
     """Whether an AMD GPU is part of a processor.
 
-    Only those have a sensor ``vddnb`` (amdgpu_pm.c, "only APUs have vddnb"). Where that is hidden, as Ollama decides it
-    (discover/amd.go): no maker of memory chips, little memory of its own, and much of the machine's.
+    Only those have a sensor ``vddnb``, and only the others a clock ``mclk`` (amdgpu_pm.c, "only APUs have vddnb", "no
+    mclk on APUs"). Where both are hidden, as Ollama decides it (discover/amd.go): no maker of memory chips, little
+    memory of its own, and much of the machine's.
     """
-    if any(_word(path) == "vddnb" for path in card.folder.glob("hwmon/hwmon*/in1_label")):
-        return True
+    labels = {_word(path) for path in card.folder.glob("hwmon/hwmon*/*_label")}
+    if labels & {"vddnb", "mclk"}:
+        return "vddnb" in labels
     has_chips = _word(card.folder / "mem_info_vram_vendor") not in _VENDOR_UNKNOWN
     if has_chips or (card.folder / "board_info").exists():
         return False

@@ -53,6 +53,17 @@ RX_580 = CardFiles(  # from before the maker of its memory chips was told
     "0x67df",
     {**amd_memory(8 * GIB, GIB, 16 * GIB, 0), "hwmon/hwmon2/in0_label": "vddgfx\n"},
 )
+RX_570 = CardFiles(  # with little memory, in a machine with much
+    "0000:05:00.0",
+    "amdgpu",
+    "0x1002",
+    "0x67df",
+    {
+        **amd_memory(4 * GIB, GIB, 16 * GIB, 0),
+        "hwmon/hwmon2/freq1_label": "sclk\n",
+        "hwmon/hwmon2/freq2_label": "mclk\n",
+    },
+)
 RADEON_780M = CardFiles(  # in a processor, with 64 GiB beside it
     "0000:c4:00.0",
     "amdgpu",

@@ -14,6 +14,7 @@ from fakes.drm_tree import (
     OLD_AMD_CLIENT,
     RADEON_780M,
     RTX_4080,
+    RX_570,
     RX_580,
     RX_7900_XTX,
     SERVER_CONSOLE,
@@ -108,6 +109,7 @@ SHARED: list[tuple[CardFiles, bool, int, int]] = [
     (SMALL_APU, True, 15 * GIB, 30 * MIB),
     (STRIX_HALO_CARVED, False, 96 * GIB, 20 * GIB),
     (RX_580, False, 8 * GIB, GIB),
+    (RX_570, False, 4 * GIB, GIB),
     (RX_7900_XTX, False, 25753026560, 3 * GIB),
 ]
 
