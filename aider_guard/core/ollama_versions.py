@@ -97,6 +97,14 @@ def knows_truncate(version: str | Unavailable) -> bool:
     return era_of(version).knows_truncate
 
 
+_TELLS_CACHED_SINCE: Final = (0, 33, 3)
+
+
+def tells_cached(version: str | Unavailable) -> bool:
+    """Whether this Ollama's answers say how much of a prompt came from the cache (``prompt_eval_cached_count``)."""
+    return not isinstance(version, Unavailable) and release(version) >= _TELLS_CACHED_SINCE
+
+
 def release(version: str) -> tuple[int, ...]:
     """Return the numbers at the beginning of a version, (0, 9, 3) for ``0.9.3-rc1``; empty when there are none."""
     match = re.match(r"v?([0-9]{1,6}(?:\.[0-9]{1,6})*)(?![0-9])", version.strip())

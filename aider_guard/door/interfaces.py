@@ -234,6 +234,9 @@ class ModelInfo(Protocol):
     def goes_back(self, model: str) -> bool:
         """Return whether a model's cache can be cut back to a common beginning; True where that is not known."""
 
+    def even_tokens(self, model: str) -> float | Unavailable:
+        """Return behind how many tokens a model's attention takes as long as its weights."""
+
     @property
     def version(self) -> str | Unavailable:
         """The version of this Ollama, as ``learn`` read it last."""

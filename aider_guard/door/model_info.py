@@ -188,6 +188,10 @@ class OllamaModelInfo:
         """Return whether a model's cache can be cut back to a common beginning; True where that is not known."""
         return self._traits.get(canonical_name(model), _UNKNOWN).goes_back
 
+    def even_tokens(self, model: str) -> float | Unavailable:
+        """Return behind how many tokens a model's attention takes as long as its weights."""
+        return self._traits.get(canonical_name(model), _UNKNOWN).even_tokens
+
     def _start(self, key: str, ask: Callable[[], None]) -> asyncio.Task[None]:
         """Ask in a thread, one at a time for each key."""
         if key not in self._tasks:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from aider_guard.core.chat.events import (
@@ -21,6 +21,8 @@ from aider_guard.core.chat.events import (
 )
 from aider_guard.core.chat.pace import (
     KNOWN_BY,
+    NO_PACE,
+    ReadingPace,
     ReadingPosition,
     ReadingSample,
     progress_words,
@@ -33,7 +35,7 @@ from aider_guard.core.chat.response import Usage
 from aider_guard.core.chat.size import parts
 from aider_guard.core.chat.types import CONVERSATION, Count, DoorSettings
 from aider_guard.core.events import Event
-from aider_guard.core.ollama_versions import era_of
+from aider_guard.core.ollama_versions import era_of, tells_cached
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.reloads import LOAD_SECONDS
 from aider_guard.door.interfaces import RequestTarget
@@ -77,6 +79,7 @@ class ReadingWatch:
     Args:
         slots: Looks at the process of a model, by server and model.
         goes_back: Whether a model's cache can be cut back to a common beginning.
+        even_tokens: Behind how many tokens a model's attention takes as long as its weights.
         clock: Monotonic seconds.
         sleep: Waits so many seconds.
     """
@@ -85,11 +88,12 @@ class ReadingWatch:
         self,
         slots: Callable[[str, str], Slot | Unavailable] = lambda _base, _model: _UNSEEN,
         goes_back: Callable[[str], bool] = lambda _model: True,
+        even_tokens: Callable[[str], float | Unavailable] = lambda _model: NO_PACE,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.slots, self.goes_back = slots, goes_back
+        self.slots, self.goes_back, self.even_tokens = slots, goes_back, even_tokens
         self.clock, self.sleep = clock, sleep
         self.prompts, self.paces = PromptMemory(), PaceStore()
         self.shows_progress = False
@@ -141,6 +145,11 @@ class PromptReading:
         self._estimated_seconds: float | None = None
         self._is_over = False
         self._last_look: asyncio.Task[None] | None = None
+
+    @property
+    def _pace(self) -> ReadingPace:
+        pace, even = self._watch.paces.of(self._place), self._watch.even_tokens(self._request.model)
+        return pace if isinstance(even, Unavailable) else replace(pace, even_tokens=even)
 
     @property
     def is_followed(self) -> bool:
@@ -223,7 +232,7 @@ class PromptReading:
         if self._position is None:
             return None
         elapsed = now - self._began_at
-        left = seconds_left(self._watch.paces.of(self._place), self._position, elapsed)
+        left = seconds_left(self._pace, self._position, elapsed)
         if isinstance(left, Unavailable):
             return None
         return _Estimate(self._position, elapsed, left, known_by)
@@ -254,8 +263,10 @@ class PromptReading:
     def answer_began(self) -> None:
         """Note that the prompt is read. A server that does not tell what it knew is looked at while it answers."""
         self._finish()
-        era = era_of(self._target.version)
-        if self._request.purpose in CONVERSATION and era.engine == "C" and self._last_look is None:
+        is_silent = self._target.upstream.kind == "ollama" and not tells_cached(
+            self._target.version
+        )
+        if self._request.purpose in CONVERSATION and is_silent and self._last_look is None:
             self._last_look = asyncio.ensure_future(self._look_once())
 
     async def _look_once(self) -> None:

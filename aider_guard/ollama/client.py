@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
 import httpx
 
-from aider_guard.core.architecture import LISTS, Architecture, goes_back, parse_architecture
+from aider_guard.core.architecture import (
+    LISTS,
+    Architecture,
+    even_tokens,
+    goes_back,
+    parse_architecture,
+)
 from aider_guard.core.model_names import full_name, is_cloud_name, is_valid_name
 from aider_guard.core.printable import printable
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
@@ -163,6 +169,8 @@ class ModelTraits:
     trained_tokens: int | Unavailable
     thinks: bool = False
     goes_back: bool = True
+    even_tokens: float | Unavailable = Unavailable("the model's shape is not known")
+    """Behind how many tokens its attention takes as long as its weights."""
 
 
 def trained_tokens(name: str, model_info: object) -> int | Unavailable:
@@ -340,7 +348,7 @@ class OllamaClient:
             return ModelTraits(_why_not(name, shown))
         can, info = shown.get("capabilities"), shown.get("model_info")
         thinks = isinstance(can, list) and "thinking" in can
-        return ModelTraits(trained_tokens(name, info), thinks, goes_back(info))
+        return ModelTraits(trained_tokens(name, info), thinks, goes_back(info), even_tokens(info))
 
     def render(
         self, path: str, body: Mapping[str, Any], timeout_seconds: float | None = None

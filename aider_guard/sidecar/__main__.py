@@ -205,7 +205,8 @@ def _door(
         server=asked,
     )
     model_info = OllamaModelInfo(client)
-    readings.slots, readings.goes_back = SlotReader(asked.process_of).read, model_info.goes_back
+    readings.slots = SlotReader(asked.process_of).read
+    readings.goes_back, readings.even_tokens = model_info.goes_back, model_info.even_tokens
     services = Services(
         counter=counter,
         log_watch=OllamaLogWatch(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -201,6 +202,9 @@ class FixedModelInfo:
     def goes_back(self, model: str) -> bool:
         return model not in self.sliding
 
+    def even_tokens(self, _model: str) -> float | Unavailable:
+        return math.inf
+
     def thinks(self, model: str) -> bool:
         return model in self.thinking and any(model == name for name, _ in self.requests)
 
@@ -235,7 +239,9 @@ class HandlerSetup:
 
     def __post_init__(self) -> None:
         self.readings = ReadingWatch(
-            self._look, self.model_info.goes_back, clock=lambda: self.now, sleep=self._pass
+            *(self._look, self.model_info.goes_back, self.model_info.even_tokens),
+            clock=lambda: self.now,
+            sleep=self._pass,
         )
         self.readings.serve(self.settings)
         services = Services(

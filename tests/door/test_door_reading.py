@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_a_long_prompt_is_told_as_soon_as_its_time_is_known() -> None:
     assert [event.seconds_left for event in told] == [15.0, 13.0]
     assert finished.estimated_seconds == 20.0
     assert shown == [
-        "aider-guard: the model reads 2,000 tokens (1,000 more are known): about 15 s\n"
+        "aider-guard: the model reads 2,000 tokens (1,000 more are known): about 15 s  \n"
     ]
 
 
@@ -123,7 +124,7 @@ def test_it_is_shown_again_while_it_goes_on() -> None:
     reads = [Slot(5, 0, 500 * (1 + look // 8), False) for look in range(40)]
     shown = read(setup, [*[Slot(5, 0, 0, False)] * 8, *reads])
     assert len(shown) == 2
-    assert shown[1].endswith("% read, about 25 s\n")
+    assert re.search(r" 4\d % read, about 2[05] s  \n$", shown[1])
 
 
 @pytest.mark.parametrize(

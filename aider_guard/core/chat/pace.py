@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from aider_guard.core.chat.events import ReadingEstimated
@@ -14,6 +14,10 @@ KNOWN_BY = Literal["slots", "pace"]
 NO_PACE: Final = Unavailable("this model has read no prompt on this machine yet")
 _FEWEST_TOKENS: Final = 64
 """A shorter piece says little: what each request takes anyway is most of its time."""
+EVEN_TOKENS: Final = 12_000.0
+"""For a model whose shape is not known: that of 7 billion weights, about."""
+_UNLIKE: Final = 0.05
+"""How much samples must differ in kind (the square of a sine) to tell the two costs apart."""
 _KEPT: Final = 12
 _NEWER_COUNTS: Final = 1.2
 """By how much more a sample counts than the one before it: the machine may have more to do than yesterday."""
@@ -45,47 +49,57 @@ def _costs(start_tokens: int, tokens: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class ReadingPace:
-    """How fast one model reads on this machine. The newest samples stand last."""
+    """How fast one model reads on this machine. The newest samples stand last.
+
+    ``even_tokens`` is behind how many tokens attention takes as long as the model's weights: what its shape tells, for
+    as long as its samples do not.
+    """
 
     samples: tuple[ReadingSample, ...] = ()
+    even_tokens: float = EVEN_TOKENS
 
     def with_sample(self, sample: ReadingSample) -> ReadingPace:
         """Return the pace after one more prompt; the same where it says nothing."""
-        return ReadingPace((*self.samples, sample)[-_KEPT:]) if sample.is_sound else self
+        if not sample.is_sound:
+            return self
+        return replace(self, samples=(*self.samples, sample)[-_KEPT:])
 
     def seconds(self, start_tokens: int, tokens: int) -> float | Unavailable:
         """Return how long so many tokens take behind so many that are known."""
         weights = self._weights()
-        if weights is None:
-            return NO_PACE
-        return sum(w * cost for w, cost in zip(weights, _costs(start_tokens, tokens), strict=True))
+        return _weighted(weights, start_tokens, tokens) if weights else NO_PACE
+
+    def share(self, start_tokens: int, tokens: int) -> float:
+        """Return how long these take beside others, also where no sample says how long that is."""
+        return _weighted(self._weights() or (1.0, 1 / self.even_tokens), start_tokens, tokens)
 
     def _weights(self) -> tuple[float, float] | None:
-        """Return the seconds for a token and for a pair, by least squares of the relative errors; none is negative."""
+        """Return the seconds for a token and for a pair, by least squares of the relative errors.
+
+        Samples that are too much alike, or that contradict each other, tell only how fast the model is as a whole.
+        """
         rows = [
             (_NEWER_COUNTS**at, *(cost / sample.seconds for cost in sample.costs))
             for at, sample in enumerate(self.samples)
         ]
         if not rows:
             return None
-        aa, ab, bb, a1, b1 = (
-            sum(weight * left * right for weight, left, right in terms)
-            for terms in (
-                [(w, a, a) for w, a, _ in rows],
-                [(w, a, b) for w, a, b in rows],
-                [(w, b, b) for w, _, b in rows],
-                [(w, a, 1.0) for w, a, _ in rows],
-                [(w, b, 1.0) for w, _, b in rows],
-            )
-        )
+        aa = sum(w * a * a for w, a, _ in rows)
+        ab = sum(w * a * b for w, a, b in rows)
+        bb = sum(w * b * b for w, _, b in rows)
+        a1, b1 = sum(w * a for w, a, _ in rows), sum(w * b for w, _, b in rows)
         determinant = aa * bb - ab * ab
-        if determinant > 1e-6 * aa * bb:  # else all samples are of one kind
+        if determinant > _UNLIKE * aa * bb:
             token, pair = (a1 * bb - b1 * ab) / determinant, (b1 * aa - a1 * ab) / determinant
             if token >= 0 and pair >= 0:
                 return token, pair
-            if token < 0:
-                return 0.0, b1 / bb
-        return a1 / aa, 0.0
+        whole = [(w, a + b / self.even_tokens) for w, a, b in rows]
+        speed = sum(w * cost for w, cost in whole) / sum(w * cost * cost for w, cost in whole)
+        return speed, speed / self.even_tokens
+
+
+def _weighted(weights: tuple[float, float], start_tokens: int, tokens: int) -> float:
+    return sum(w * cost for w, cost in zip(weights, _costs(start_tokens, tokens), strict=True))
 
 
 @dataclass(frozen=True)
@@ -116,12 +130,9 @@ def seconds_left(
     """
     known, read = position.cached_tokens, position.read_tokens
     rest = pace.seconds(known + read, position.unread_tokens)
-    before = pace.seconds(known, read)
     if read > 0 and position.at_seconds > 0:
-        if isinstance(rest, Unavailable) or isinstance(before, Unavailable) or before <= 0:
-            rest = position.at_seconds / read * position.unread_tokens
-        else:
-            rest *= position.at_seconds / before
+        before, after = pace.share(known, read), pace.share(known + read, position.unread_tokens)
+        rest = position.at_seconds * after / before
     if isinstance(rest, Unavailable):
         return rest
     return max(0.0, rest - max(0.0, elapsed_seconds - position.at_seconds))

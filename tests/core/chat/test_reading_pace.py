@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from aider_guard.core.chat.pace import (
@@ -15,6 +18,9 @@ from aider_guard.core.chat.pace import (
     seconds_left,
 )
 
+EVEN = ReadingPace(even_tokens=math.inf)
+"""Of a model whose attention takes no time."""
+
 
 def takes(start: int, tokens: int, token: float, pair: float) -> ReadingSample:
     """A sample of a machine that needs so long for a token and for each pair that attention compares."""
@@ -22,7 +28,7 @@ def takes(start: int, tokens: int, token: float, pair: float) -> ReadingSample:
 
 
 def pace(*samples: ReadingSample) -> ReadingPace:
-    known = ReadingPace()
+    known = EVEN
     for sample in samples:
         known = known.with_sample(sample)
     return known
@@ -40,6 +46,17 @@ def test_samples_of_one_kind_tell_of_the_tokens_only() -> None:
     """What attention costs cannot be told apart then, and nothing wild is concluded."""
     known = pace(*[ReadingSample(0, 1_000, seconds) for seconds in (9.9, 10.0, 10.1)])
     assert known.seconds(0, 3_000) == pytest.approx(30.0, rel=0.02)
+
+
+def test_before_the_samples_tell_it_the_shape_of_the_model_says_that_later_tokens_take_longer() -> (
+    None
+):
+    """Behind 1,000 tokens each takes twice as long as the first, where attention then takes as long as the weights."""
+    known = replace(pace(ReadingSample(0, 1_000, 15.0)), even_tokens=1_000)
+    assert known.seconds(1_000, 1_000) == pytest.approx(25.0)
+    position = ReadingPosition(2_000, 0, 1_000, at_seconds=30.0)
+    for some in (known, ReadingPace(even_tokens=1_000)):
+        assert seconds_left(some, position, 30.0) == pytest.approx(50.0)
 
 
 def test_noise_makes_no_time_negative() -> None:
@@ -77,9 +94,9 @@ def test_what_is_read_of_a_prompt_says_how_fast_the_machine_is_now() -> None:
 def test_without_a_pace_the_prompt_itself_tells_once_a_piece_of_it_is_read() -> None:
     """Before that nothing is known, and nothing is said."""
     position = ReadingPosition(3_000, 1_000)
-    assert seconds_left(ReadingPace(), position, 5.0) == NO_PACE
+    assert seconds_left(EVEN, position, 5.0) == NO_PACE
     position = ReadingPosition(3_000, 1_000, 500, at_seconds=4.0)
-    assert seconds_left(ReadingPace(), position, 4.0) == pytest.approx(12.0)
+    assert seconds_left(EVEN, position, 4.0) == pytest.approx(12.0)
 
 
 def test_only_what_is_not_known_already_is_waited_for() -> None:
