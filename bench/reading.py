@@ -61,10 +61,10 @@ class Told:
         ]
 
 
-def prompts(session: int) -> Iterator[list[dict[str, str]]]:
+def prompts(session: int, functions: int) -> Iterator[list[dict[str, str]]]:
     """The prompts of one session: read anew, continued, a file edited, and the conversation grown before the files."""
-    first = _file(f"parser_{session}", 14)
-    second = _file(f"writer_{session}", 14)
+    first = _file(f"parser_{session}", functions)
+    second = _file(f"writer_{session}", functions)
     said: list[str] = []
     for turn in range(4):
         if turn == 2:
@@ -138,7 +138,7 @@ def _events(door: OpenDoor) -> list[Event]:
     return list(door.sidecar.read())
 
 
-def measure(sessions: int, *, unseen: bool) -> list[Told]:
+def measure(sessions: int, functions: int, *, unseen: bool) -> list[Told]:
     """All prompts of so many sessions, of which those that were long are told."""
     rig, found = ensure_rig(), list[Told]()
     with tempfile.TemporaryDirectory(prefix="aider-guard-bench-") as folder:
@@ -149,7 +149,7 @@ def measure(sessions: int, *, unseen: bool) -> list[Told]:
                 plain = settings_for(server.url, SMALL_Q4, WINDOW_TOKENS)
                 settings = replace(plain, shows_progress=True, learned_dir=learned)
                 with open_door(server.url, settings) as door:
-                    for messages in prompts(session):
+                    for messages in prompts(session, functions):
                         found.append(ask(door, messages))
                         print(_row(found[-1]), flush=True)
     return found
@@ -176,9 +176,10 @@ def main() -> None:
     """Measure, and print each prompt and the sum."""
     parser = argparse.ArgumentParser(prog="python -m bench.reading", description=__doc__)
     parser.add_argument("--sessions", type=int, default=3)
+    parser.add_argument("--functions", type=int, default=14, help="of each of the two files")
     parser.add_argument("--unseen", action="store_true")
     options = parser.parse_args()
-    found = measure(options.sessions, unseen=options.unseen)
+    found = measure(options.sessions, options.functions, unseen=options.unseen)
     first = [abs(e) for one in found if (e := one.first_error_percent) is not None]
     rest = [abs(error) for one in found for error in one.errors_percent]
     for name, errors in (("first estimate", first), ("all estimates", rest)):

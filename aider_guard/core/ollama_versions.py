@@ -97,6 +97,14 @@ def knows_truncate(version: str | Unavailable) -> bool:
     return era_of(version).knows_truncate
 
 
+_TELLS_WINDOW_SINCE: Final = (0, 10)
+
+
+def tells_window(version: str | Unavailable) -> bool:
+    """Whether this Ollama lists the window of a loaded model (``context_length`` in /api/ps, api/types.go)."""
+    return not isinstance(version, Unavailable) and release(version) >= _TELLS_WINDOW_SINCE
+
+
 _TELLS_CACHED_SINCE: Final = (0, 33, 3)
 
 

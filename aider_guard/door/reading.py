@@ -35,7 +35,7 @@ from aider_guard.core.chat.response import Usage
 from aider_guard.core.chat.size import parts
 from aider_guard.core.chat.types import CONVERSATION, Count, DoorSettings
 from aider_guard.core.events import Event
-from aider_guard.core.ollama_versions import era_of, tells_cached
+from aider_guard.core.ollama_versions import era_of, tells_cached, tells_window
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.reloads import LOAD_SECONDS
 from aider_guard.door.interfaces import RequestTarget
@@ -251,8 +251,12 @@ class PromptReading:
 
     def _by_the_last(self, prompt_tokens: int) -> ReadingPosition | None:
         """Return where it begins, by what the last prompt has in common; None where the model may be loading."""
-        target = self._target
-        if target.upstream.kind == "ollama" and isinstance(target.loaded_tokens, Unavailable):
+        target, known = self._target, self._watch.prompts.last(self._place) is not None
+        # A list without windows does not say that it is loaded; that it has answered does, as it is kept.
+        is_loaded = isinstance(target.loaded_tokens, int) or (
+            known and not tells_window(target.version)
+        )
+        if target.upstream.kind == "ollama" and not is_loaded:
             return None
         return ReadingPosition(prompt_tokens, self._common_tokens(prompt_tokens))
 
