@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from aider_guard.checks import aider, cloud, models, runtime, server, window
+from aider_guard.checks import aider, cloud, models, other_servers, runtime, server, window
 from aider_guard.core.findings import Finding, worst_first
 from aider_guard.launch import ollama_address
 from aider_guard.launch.facts import Facts
@@ -28,7 +28,7 @@ CHECKS: tuple[Check, ...] = (
     models.invalid_names,
     models.installed_models,
     models.templates,
-    models.other_servers,
+    other_servers.other_servers,
     cloud.fallback,
     window.memory_fit,
     window.same_for_one_model,

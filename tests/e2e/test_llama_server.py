@@ -14,10 +14,11 @@ from e2e.desk import QUIET, Desk
 from e2e.people import Guarded
 from e2e.shallow import shallow_rig
 
+from aider_guard.core.other_servers import OtherModel
 from aider_guard.core.server_report import ServedModel
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.llama_server import ensure_llama_server, private_llama_server
-from aider_guard.ollama.survey import window_of
+from aider_guard.ollama.other_server import describe_model
 
 WINDOW_TOKENS = 4096
 MODEL = "openai/whatever"
@@ -71,7 +72,9 @@ def guard(*words: str, desk: Desk, llama: str) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize("path", ["/v1", ""])
 def test_the_server_tells_its_window(llama: str, path: str) -> None:
     """What it was started with, not what the model was trained for."""
-    assert window_of(ServedModel(MODEL, "whatever", llama + path)) == WINDOW_TOKENS
+    told = describe_model(ServedModel(MODEL, "whatever", llama + path), 60.0)
+    assert isinstance(told, OtherModel)
+    assert (told.server, told.window_tokens) == ("llama.cpp", WINDOW_TOKENS)
 
 
 def test_the_doctor_names_the_server_and_its_window(desk: Desk, llama: str) -> None:
