@@ -108,7 +108,7 @@ def _ollamas(role: Role, found: OtherModel, base: str, facts: Facts) -> Finding:
     root = base.removesuffix("/").removesuffix("/v1")
     if key_of(root) != key_of(base_url(facts)):
         start = f"OLLAMA_API_BASE={display_base(root)} {start}"
-    return warn("ollama-v1", what, base, start)
+    return warn("ollama-openai", what, base, start)
 
 
 def _is_known(found: OtherModel) -> bool:
