@@ -24,6 +24,7 @@ from aider_guard.core.server_report import ServedModel
 from aider_guard.ollama.access import Headers
 from aider_guard.ollama.http import Answer, cause_of, fetch, json_object, verification
 from aider_guard.ollama.names import connectable_base, display_base
+from aider_guard.ollama.swap_config import configured_window
 
 ANSWER_SECONDS: Final = 2.0
 CONNECT_SECONDS: Final = 1.0
@@ -248,6 +249,8 @@ class OtherServer:
         if state == "loaded":
             url = f"{self._root}/upstream/{quote(found.name)}/props"
             window = self._props(url, deadline) or window
+        elif not isinstance(found.window_tokens, int):
+            window = configured_window(self._root, found.name)
         tokens = window if is_window(window) else found.window_tokens
         return replace(found, state=state, window_tokens=tokens)
 
