@@ -22,7 +22,7 @@ from aider_guard.launch.aider_settings import (
     whole_number,
 )
 from aider_guard.launch.facts import Facts
-from aider_guard.launch.pins import Entries
+from aider_guard.launch.pins import DEFAULT_WINDOW_TOKENS, Entries
 from aider_guard.launch.places import place
 from aider_guard.launch.routes import DoorAddress, Routes
 from aider_guard.launch.server_runtime import Placement
@@ -69,7 +69,8 @@ def door_settings(
 
     *entries* are the user's model settings by name, *windows* the known windows by Aider's names.
     """
-    window = facts.window_tokens if isinstance(facts.window_tokens, int) else 0
+    # The window of Ollama's models, to which a session that begins on another server may turn.
+    window = facts.window_tokens if isinstance(facts.window_tokens, int) else DEFAULT_WINDOW_TOKENS
     of_models = (extra_params(entries.get(name, {})) for name in (EVERY_MODEL, *settings.models))
     sets_keep_alive = any("keep_alive" in params for params in of_models)
     return DoorSettings(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -68,8 +69,12 @@ def test_the_file_is_found_by_the_process_that_listens(tmp_path: Path, option: l
     (tmp_path / ("my.yaml" if option else "config.yaml")).write_text(CONFIG, encoding="utf-8")
     swap = tmp_path / "llama-swap"
     swap.symlink_to(os.path.realpath(sys.executable))
-    words = [swap, "-S", "-c", "print(flush=True); input()", *option]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    words: list[str | Path] = [swap, "-S", "-c", "print(flush=True); input()", *option]
+    pipes: dict[str, Any] = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+    }
     with subprocess.Popen(words, cwd=tmp_path, **pipes) as process:
         assert process.stdout is not None
         process.stdout.readline()  # it runs under its name
