@@ -16,6 +16,7 @@ from core.chat.aider_prompts import message
 from door.handler_services import HandlerSetup
 from door.scripted import OpenDoor, door_to
 from fakes.model_servers import LlamaRouter, LlamaSwap, LMStudio, Model, ModelServer
+from fakes.ollama_server import FakeModel, FakeOllama
 
 from aider_guard.core.chat.errors import Failure
 from aider_guard.core.chat.events import RequestFinished, RequestRefused
@@ -288,3 +289,25 @@ def test_a_peers_model_is_refused() -> None:
         assert session.events.wait_for(RequestRefused).reason == "cloud"
         assert not server.asked("/v1/chat/completions")
     assert "cloudy, a peer of llama-swap" in said
+
+
+def test_the_first_prompt_for_ollamas_own_v1_is_judged() -> None:
+    """By the window with which Ollama itself loads the model, which is not fixed there."""
+    models = (FakeModel("small:latest"),)
+    with ExitStack() as stack:
+        ollama = stack.enter_context(FakeOllama("0.33.0", models))
+        others, events = other_models(), ToldEvents()
+        stack.callback(others.close)
+        setup = HandlerSetup(others=others, events=events)  # type: ignore[arg-type]
+        roles = (DoorRole("main", "small", "v1"),)
+        door = stack.enter_context(door_to(setup.handler, ollama.url, roles=roles))
+        setup.settings = door.settings[-1]
+        asked = {"model": "small", "messages": [message("user", "word " * 60_000)], "stream": True}
+        said = httpx.post(f"{door.base}/v1/chat/completions", json=asked, timeout=SECONDS * 3).text
+        refused = events.wait_for(RequestRefused)
+        assert ollama.loaded == ["small:latest"]
+        paths = [one.path for one in ollama.received]
+    assert "aider-guard: waiting: Ollama is loading small" in said
+    assert "--model ollama_chat/small" in said
+    assert (refused.reason, refused.window_tokens) == ("overflow", ollama.models[0].window_tokens)
+    assert "/v1/chat/completions" not in paths

@@ -139,6 +139,8 @@ def test_a_session_is_counted_and_watched(desk: Desk, llama: str) -> None:
     assert (finished["role"], finished["outcome"]) == ("main", "answered")
     assert finished["window_tokens"] == WINDOW_TOKENS
     assert finished["prompt_tokens"] > 50
+    assert finished["counted_by"] == "server"
+    assert finished["counted_tokens"] == finished["prompt_tokens"]
     assert finished["answer_tokens"] > 0
     assert not re.search(r"127\.0\.0\.1:\d+/[\w-]{20}", journal)
 
@@ -160,4 +162,5 @@ def test_a_prompt_too_large_for_the_server_is_answered_in_words(desk: Desk, llam
         person.type(b"/exit\r")
         assert person.end() == 0
     assert refused["reason"] == "overflow"
+    assert refused["counted_by"] == "server"
     assert refused["over_tokens"] > 0

@@ -1,0 +1,37 @@
+"""Real Aider on an LM Studio that is played from its documents, and the guard between them."""
+
+from __future__ import annotations
+
+from e2e.desk import QUIET, Desk
+from e2e.people import Guarded
+from fakes.model_servers import LMStudio, Model
+
+NOBODY = "http://127.0.0.1:9"
+"""Where no Ollama is: none is needed."""
+
+
+def test_a_session_has_its_model_loaded_and_unloaded(desk: Desk) -> None:
+    """With the window that was wished, which is Aider's too; what another program has loaded stays."""
+    with LMStudio([Model("qwen/small"), Model("other", loaded=True)]) as studio:
+        addresses = {"LM_STUDIO_API_BASE": f"{studio.url}/v1", "LM_STUDIO_API_KEY": "none"}
+        person = Guarded(
+            str(desk.aider),
+            ["--model", "lm_studio/qwen/small", *QUIET],
+            options=["--num-ctx", "12288"],
+            env={**desk.env, **addresses, "OLLAMA_API_BASE": NOBODY},
+            cwd=desk.repo,
+            columns=160,
+        )
+        with person:
+            person.wait_for_prompt()
+            person.ask("Say hello.")
+            (chosen,) = person.journal("models_chosen")
+            finished = person.wait_for_event("request_finished")
+            person.type(b"/exit\r")
+            assert person.end() == 0
+        assert chosen["window_tokens"] == finished["window_tokens"] == 12288
+        assert finished["outcome"] == "answered"
+        loads = studio.asked("/api/v1/models/load")
+        assert loads == [{"model": "qwen/small", "context_length": 12288}]
+        assert studio.asked("/api/v1/models/unload") == [{"instance_id": "qwen/small"}]
+        assert [model.loaded for model in studio.models] == [False, True]
