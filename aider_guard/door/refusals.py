@@ -109,15 +109,15 @@ class Refusals:
 
     def failed(self, failure: Failure, path: str = "") -> Reply:
         """Explain a failure of the server, at the request's own path if no other is given."""
-        upstream = self.incoming.upstream
+        upstream, fixed_server = self.incoming.upstream, self._fixed_server()
         failed_request = FailedRequest(
             self.request.model,
             display_base(upstream.base),
             is_ollama=upstream.kind == "ollama",
-            server=self._fixed_server() or "",
+            server=fixed_server or "",
             is_here=is_this_machine(upstream.base),
             path=path or self.incoming.path,
-            smaller_windows=self.context.settings.smaller_windows,
+            smaller_windows=() if fixed_server else self.context.settings.smaller_windows,
             alike=self.context.services.installed.similar_names(upstream, self.request.model),
         )
         return self._refuse(failure.reason, chat_errors.lines(failure, failed_request))

@@ -16,12 +16,13 @@ from urllib.parse import quote
 import httpx
 
 from aider_guard.core import other_servers
-from aider_guard.core.model_names import same_model
+from aider_guard.core.model_names import is_cloud_name, same_model
 from aider_guard.core.other_servers import OtherModel, find_entry, is_window, listed_model
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_answers import NoAnswer
 from aider_guard.core.server_report import ServedModel
 from aider_guard.ollama.access import Headers
+from aider_guard.ollama.client import remote_host
 from aider_guard.ollama.http import Answer, cause_of, fetch, json_object, verification
 from aider_guard.ollama.names import connectable_base, display_base
 from aider_guard.ollama.swap_config import configured_window
@@ -265,7 +266,16 @@ class OtherServer:
         if not any(same_model(one, name) for one in names):
             return Unavailable(f"Ollama at {self._shown} does not list {name}")
         loaded = self._get(f"{self._root}/api/ps", deadline)
-        return other_servers.ollamas_model({} if isinstance(loaded, Unavailable) else loaded, name)
+        found = other_servers.ollamas_model({} if isinstance(loaded, Unavailable) else loaded, name)
+        return replace(found, elsewhere=self._ollamas_host(name, deadline))
+
+    def _ollamas_host(self, name: str, deadline: float) -> str:
+        """Where an Ollama runs a model if not itself (a stub of its cloud's); a cloud's name is not sent."""
+        if is_cloud_name(name):
+            return "Ollama's cloud"
+        answer = self._exchange("POST", f"{self._root}/api/show", {"model": name}, deadline)
+        shown = None if isinstance(answer, NoAnswer) else json_object(answer.content)
+        return remote_host(shown) if shown is not None else ""
 
     def _load_in_studio(
         self, model: OtherModel, window_tokens: int, deadline: float

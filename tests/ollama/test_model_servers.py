@@ -150,6 +150,17 @@ def test_ollamas_own_v1_is_noticed() -> None:
     assert load == {"model": "qwen3"}
 
 
+def test_a_stub_of_ollamas_cloud_is_no_model_of_that_ollama() -> None:
+    """Also where it is asked by OpenAI's protocol; a cloud's name is sent to nothing that could ask for it."""
+    stub = FakeModel("glm:latest", remote_host="https://ollama.com:443")
+    names = (stub, FakeModel("qwen:cloud"))
+    with FakeOllama("0.33.0", names) as ollama, closing(OtherServer(f"{ollama.url}/v1")) as client:
+        assert described(client, "glm").elsewhere == "https://ollama.com:443"
+        assert described(client, "qwen:cloud").elsewhere == "Ollama's cloud"
+        shown = [one.body["model"] for one in ollama.received if one.path == "/api/show"]
+    assert shown == ["glm"]
+
+
 def test_the_default_window_has_room_for_a_file() -> None:
     """Aider's own instructions take some 2,500 tokens, and an answer an eighth."""
     assert STUDIO_WINDOW_TOKENS >= 8192
