@@ -36,6 +36,8 @@ KNOWN_SECONDS: Final = 60.0
 END_SECONDS: Final = 0.6
 """How long the end of a session waits for LM Studio: it has the request by then, and carries it out."""
 RECENT_SECONDS: Final = 0.2
+AGAIN_SECONDS: Final = 15.0
+"""How long a server is left alone that told nothing of a model: requests do not wait for it each time."""
 FRESH_SECONDS: Final = 5.0
 """How long the outcome of a load is told to a request: after that the server is asked to load the model again."""
 _NOT_COUNTED: Final = Unavailable("this server does not count prompts")
@@ -48,6 +50,7 @@ class _KnownModel:
 
     model: OtherModel | None = None
     asked_at: float = float("-inf")
+    left_alone_until: float = float("-inf")
     load: Future[Loaded | NoAnswer] | None = None
     loaded_at: float = float("-inf")
     """When the last load ended, well or not."""
@@ -92,11 +95,18 @@ class OtherServerModels:
         server = self._server(upstream)
         known = server.models.setdefault(model, _KnownModel())
         is_fixed = known.model is not None and known.model.server in ("", "llama.cpp")
-        if self._clock() - known.asked_at < (KNOWN_SECONDS if is_fixed else RECENT_SECONDS):
+        now = self._clock()
+        if now - known.asked_at < (KNOWN_SECONDS if is_fixed else RECENT_SECONDS):
+            return known.model
+        if now < known.left_alone_until:
             return known.model
         ask = partial(self._ask, server, known, model)
-        with suppress(asyncio.TimeoutError, RuntimeError):  # httpx's, of a client that is closed
+        try:
             await asyncio.wait_for(asyncio.to_thread(ask), self._answer_seconds)
+        except asyncio.TimeoutError:
+            known.left_alone_until = now + AGAIN_SECONDS
+        except RuntimeError:  # httpx's, of a client that is closed
+            pass
         return known.model
 
     async def prepare(
@@ -182,6 +192,8 @@ class OtherServerModels:
         described = server.client.describe(model, self._answer_seconds)
         if isinstance(described, OtherModel):
             known.model, known.asked_at = described, self._clock()
+        else:
+            known.left_alone_until = self._clock() + AGAIN_SECONDS
 
     def _load_ahead(self, upstream: Upstream, name: str) -> None:
         server = self._server(upstream)

@@ -151,9 +151,11 @@ def _start_ollama(
     emit: Callable[[Event], None],
 ) -> RequestDispatcher:
     from aider_guard.counting.files import FileCounter
+    from aider_guard.door.other_servers import ANSWER_SECONDS as OTHERS_SECONDS
     from aider_guard.door.other_servers import OtherServerModels
     from aider_guard.door.residency import OllamaResidency
     from aider_guard.ollama.client import OllamaClient
+    from aider_guard.paths import patience_seconds
     from aider_guard.sidecar.unloading import Unloader
 
     client = OllamaClient(server.base, headers=server.headers)
@@ -164,7 +166,7 @@ def _start_ollama(
         emit(event)
 
     start_thread("ollama", lambda: poll_ollama(client, report))
-    others = OtherServerModels()
+    others = OtherServerModels(answer_seconds=patience_seconds(OTHERS_SECONDS))
     door = _door(options.door_fd, client, residency, others, emit)
     dispatcher = RequestDispatcher(door.take if door else _no_door, others.close)
     memory = sensor.read if is_this_machine(server.base) else None
@@ -188,12 +190,20 @@ def _door(
     from aider_guard.door.interfaces import Services
     from aider_guard.door.log_watch import OllamaLogWatch
     from aider_guard.door.model_info import InstalledModelsByServer, OllamaModelInfo
-    from aider_guard.door.prompt_counter import CounterProcess
+    from aider_guard.door.prompt_counter import SERVER_SECONDS, WAIT_SECONDS, CounterProcess
     from aider_guard.door.server import DoorHost
-    from aider_guard.paths import vocabularies_dir
+    from aider_guard.door.server_counter import ANSWER_SECONDS, ServerCounter
+    from aider_guard.paths import patience_seconds, vocabularies_dir
 
+    counter = CounterProcess(
+        vocabularies=str(vocabularies_dir()),
+        wait_seconds=patience_seconds(WAIT_SECONDS),
+        server_seconds=patience_seconds(SERVER_SECONDS),
+        server=ServerCounter(answer_seconds=patience_seconds(ANSWER_SECONDS)),
+        others=others,
+    )
     services = Services(
-        counter=CounterProcess(vocabularies=str(vocabularies_dir()), others=others),
+        counter=counter,
         log_watch=OllamaLogWatch(),
         residency=residency,
         installed=InstalledModelsByServer(others=others),

@@ -137,6 +137,15 @@ def test_a_name_that_the_server_does_not_have_is_left_to_it(world: World) -> Non
     assert isinstance(world.models.window(world.request("none"), world.upstream), Unavailable)
 
 
+def test_a_server_that_tells_nothing_is_left_alone_for_a_while(world: World) -> None:
+    """Its requests are not held up by questions."""
+    world.run(lambda: world.prepared(model="none"))
+    asked = len(world.server.received)
+    for number in (2, 3):
+        assert world.run(lambda number=number: world.prepared(number, "none")) == [None]
+    assert len(world.server.received) == asked
+
+
 def test_prompts_are_counted_where_the_server_does(world: World) -> None:
     """Exactly, once the model is loaded; not by LM Studio, which has no way to."""
     world.run(world.prepared)
