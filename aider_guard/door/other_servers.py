@@ -10,6 +10,7 @@ Everything runs on the door's event loop, but for ``count`` and ``count_texts``,
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -81,6 +82,7 @@ class OtherServerModels:
         self._connect, self._answer_seconds, self._clock = connect, answer_seconds, clock
         self._servers: dict[str, _KnownServer] = {}
         self._settings = DoorSettings("", (), (), 0)
+        self._lock = threading.Lock()
 
     def serve(self, settings: DoorSettings) -> None:
         """Take the session's models, and have the main one loaded while the user types."""
@@ -124,13 +126,13 @@ class OtherServerModels:
         result = finished.result() if finished is not None and is_fresh else None
         if isinstance(result, NoAnswer):
             return _failure_of(result)
+        began = self._clock()
         model = await self.describe(upstream, request.model)
         if model is None:
             return None
         if model.loads_first and result is None:
-            known.load = self._start(
-                server, known, model, self._window_for(upstream, request.model)
-            )
+            window = self._window_for(upstream, request.model)
+            self._load_once(server, known, model, window, began)
             return ModelLoading(loading_words(model, request.model))
         if model.server == _STUDIO:
             if server.turn not in (None, number):
@@ -184,12 +186,16 @@ class OtherServerModels:
 
     def _server(self, upstream: Upstream) -> _KnownServer:
         base = upstream.base if upstream.kind == "openai" else f"{upstream.base}/v1"
-        if base not in self._servers:
-            self._servers[base] = _KnownServer(self._connect(base, upstream.headers))
-        return self._servers[base]
+        with self._lock:
+            if base not in self._servers:
+                self._servers[base] = _KnownServer(self._connect(base, upstream.headers))
+            return self._servers[base]
 
     def _ask(self, server: _KnownServer, known: _KnownModel, model: str) -> None:
+        began = self._clock()
         described = server.client.describe(model, self._answer_seconds)
+        if known.loaded_at >= began:  # what was told may be of before
+            return
         if isinstance(described, OtherModel):
             known.model, known.asked_at = described, self._clock()
         else:
@@ -199,21 +205,34 @@ class OtherServerModels:
         server = self._server(upstream)
         known = server.models.setdefault(name, _KnownModel())
         with suppress(RuntimeError):  # the session has ended
+            began = self._clock()
             self._ask(server, known, name)
-            if known.model is not None and known.model.loads_first and known.load is None:
+            if known.model is not None and known.model.loads_first:
                 window = self._window_for(upstream, name)
-                known.load = self._start(server, known, known.model, window)
+                self._load_once(server, known, known.model, window, began)
 
     def _window_for(self, upstream: Upstream, name: str) -> int:
         """The window that the session wants for a model; 0 where it has none for it."""
         roles = (role for role in self._settings.roles if role.path == upstream.path)
         return next((role.window_tokens for role in roles if role.model == name), 0)
 
-    def _start(
-        self, server: _KnownServer, known: _KnownModel, model: OtherModel, window_tokens: int
-    ) -> Future[Loaded | NoAnswer]:
-        """Have a model loaded in a thread of its own: that may take minutes."""
+    def _load_once(
+        self,
+        server: _KnownServer,
+        known: _KnownModel,
+        model: OtherModel,
+        window_tokens: int,
+        asked_at: float,
+    ) -> None:
+        """Have a model loaded that was not in memory when its server was asked at that time, in a thread of its own.
+
+        It is not loaded if it was loaded since, or is being loaded: LM Studio would make a second copy of it.
+        """
         future: Future[Loaded | NoAnswer] = Future()
+        with self._lock:
+            if known.load is not None or known.loaded_at >= asked_at:
+                return
+            known.load = future
 
         def load() -> None:
             try:
@@ -226,7 +245,6 @@ class OtherServerModels:
 
         known.asked_at = float("-inf")
         start_thread("load", load)
-        return future
 
     def _note(self, server: _KnownServer, load: Future[Loaded | NoAnswer] | None) -> None:
         """Remember the copy of a model that a load made, to have it unloaded at the end."""

@@ -8,6 +8,7 @@ import queue
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -142,7 +143,7 @@ def test_a_server_that_tells_nothing_is_left_alone_for_a_while(world: World) -> 
     world.run(lambda: world.prepared(model="none"))
     asked = len(world.server.received)
     for number in (2, 3):
-        assert world.run(lambda number=number: world.prepared(number, "none")) == [None]
+        assert world.run(partial(world.prepared, number, "none")) == [None]
     assert len(world.server.received) == asked
 
 
@@ -198,6 +199,19 @@ def test_the_main_model_is_loaded_while_the_user_types(world: World) -> None:
             await asyncio.sleep(0.01)
 
     world.run(story)
+
+
+def test_a_model_is_not_loaded_twice_at_the_same_time(studio: World) -> None:
+    """The session's start and its first message may come together."""
+    main = DoorRole("main", "small", "openai", window_tokens=4096)
+    studio.server.may_load.clear()
+
+    async def story() -> None:
+        studio.models.serve(replace(studio.settings, roles=(main,)))
+        await studio.prepared()
+
+    studio.run(story)
+    assert len(studio.server.asked("/api/v1/models/load")) == 1
 
 
 # Through a door.

@@ -141,7 +141,6 @@ class LMStudio(ModelServer):
     """LM Studio: 0.4.0 and later has the API v1, one before only v0, and loads a model by its first request."""
 
     has_v1: bool = True
-    busy: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(1))
 
     def reply(self, path: str, _query: Mapping[str, str], body: Mapping[str, Any]) -> Answer:
         """See the base class."""
