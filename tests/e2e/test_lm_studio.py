@@ -6,8 +6,8 @@ from e2e.desk import QUIET, Desk
 from e2e.people import Guarded
 from fakes.model_servers import LMStudio, Model
 
-NOBODY = "http://127.0.0.1:9"
-"""Where no Ollama is: none is needed."""
+NO_OLLAMA = "http://127.0.0.1:9"
+"""Where none answers: none is needed."""
 
 
 def test_a_session_has_its_model_loaded_with_its_window(desk: Desk) -> None:
@@ -18,7 +18,7 @@ def test_a_session_has_its_model_loaded_with_its_window(desk: Desk) -> None:
             str(desk.aider),
             ["--model", "lm_studio/qwen/small", *QUIET],
             options=["--num-ctx", "12288"],
-            env={**desk.env, **addresses, "OLLAMA_API_BASE": NOBODY},
+            env={**desk.env, **addresses, "OLLAMA_API_BASE": NO_OLLAMA},
             cwd=desk.repo,
             columns=160,
         )
