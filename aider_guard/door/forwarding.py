@@ -100,14 +100,15 @@ class _Run:
 
     async def run(self) -> Outcome:
         step: Step | Forward = await uninterrupted(self.exchange.begin())
+        while isinstance(step, Retry):  # its model is being loaded
+            await self._wait(step)
+            step = await uninterrupted(self.exchange.begin())
         outgoing = self.outgoing
         if isinstance(step, Forward):
             outgoing = replace(outgoing, body=step.body)
             step = await self._attempt(outgoing)
         while isinstance(step, Retry):
-            if step.meanwhile:
-                await self._show(Reply(step.meanwhile, content_type=step.content_type))
-            await asyncio.sleep(step.after_seconds)
+            await self._wait(step)
             step = await self._attempt(outgoing)
         if isinstance(step, Reply):
             await self.client.reply(step)
@@ -119,6 +120,11 @@ class _Run:
         kind = piece.content_type.encode("latin-1")
         await self.client.start(piece.status, [(b"content-type", kind)])
         await self.client.write(piece.content)
+
+    async def _wait(self, retry: Retry) -> None:
+        if retry.meanwhile:
+            await self._show(Reply(retry.meanwhile, content_type=retry.content_type))
+        await asyncio.sleep(retry.after_seconds)
 
     async def _attempt(self, outgoing: OutgoingRequest) -> Step:
         """Ask when its turn has come; again, later, if it had to make way."""

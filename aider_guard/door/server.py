@@ -200,4 +200,5 @@ class DoorHost:
                     services.installed.serve(settings)
                     services.model_info.serve(settings)
                     services.readings.serve(settings)
+                    services.others.serve(settings)
                     services.residency.serve(settings)

@@ -12,7 +12,7 @@ from pathlib import Path
 from aider_guard.core.fit import Card
 from aider_guard.core.model_memory import RUNNER_BYTES, Candidate, KvType, Runtime
 from aider_guard.core.model_names import canonical_name
-from aider_guard.core.ollama_versions import era_of, release
+from aider_guard.core.ollama_versions import era_of, release, reserves_all_logits
 from aider_guard.core.readings import (
     NO_NVIDIA_GPU,
     Gpu,
@@ -195,7 +195,13 @@ def runtime_of(server: ServerReport, *, on_cpu: bool = False) -> Runtime:
     # defaultParallel).
     if not parallel and on_cpu and fills_memory(version):
         parallel = 2 if release(version) >= (0, 6, 8) else 4
-    return Runtime(engine, kv_type, max(parallel, 1), flash)
+    return Runtime(
+        engine,
+        kv_type,
+        max(parallel, 1),
+        flash,
+        reserves_all_logits=reserves_all_logits(version),
+    )
 
 
 def is_on(text: str) -> bool:

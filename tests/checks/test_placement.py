@@ -243,6 +243,9 @@ def test_what_is_unknown_of_the_server_is_the_reason() -> None:
 
 RUNTIMES: list[tuple[str, dict[str, str], Runtime]] = [
     ("0.31.0", {}, Runtime("C", "f16", 1, flash_attention=True)),
+    ("0.30.0", {}, Runtime("C", "f16", 1, flash_attention=True, reserves_all_logits=True)),
+    ("0.30.3", {}, Runtime("C", "f16", 1, flash_attention=True, reserves_all_logits=True)),
+    ("0.30.4", {}, Runtime("C", "f16", 1, flash_attention=True)),
     ("0.31.0", {"OLLAMA_FLASH_ATTENTION": "0"}, Runtime("C", "f16", 1, flash_attention=False)),
     ("0.31.0", {"OLLAMA_KV_CACHE_TYPE": "q8_0"}, Runtime("C", "q8_0", 1, flash_attention=True)),
     ("0.9.3", {}, Runtime("A", "f16", 1, flash_attention=False)),
