@@ -159,6 +159,12 @@ class Config:
         "SHARE",
         "Share of the window for the last exchanges, at a restart.  [default: 0.1]",
     )
+    keep_sessions: int = _setting(
+        20,
+        _integer(0, 1000),
+        "N",
+        "How many sessions are kept, to resume them; 0: none.  [default: 20]",
+    )
     network: Literal["offline", "open"] = _setting(
         "offline",
         _one_of("offline", "open"),

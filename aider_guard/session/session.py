@@ -44,7 +44,8 @@ from aider_guard.session.executor import SHOW_START, ActionExecutor
 from aider_guard.session.hidden import HiddenCommands
 from aider_guard.session.histories import merge_leftovers
 from aider_guard.session.input import Input
-from aider_guard.session.launches import Launches
+from aider_guard.session.kept_sessions import SessionKeeper
+from aider_guard.session.launches import Launches, Resumed
 from aider_guard.session.planning import Planner
 from aider_guard.session.relay import Relay
 from aider_guard.session.sidecar_process import SidecarSupervisor
@@ -75,9 +76,11 @@ class Session:
         starter: ProcessStarter | None,
         journal: Journal,
         colour: bool,
+        keeper: SessionKeeper | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.relay = relay
+        self._keeper = keeper
         self._loop = loop
         self._launches = launches
         self._aider = aider
@@ -186,6 +189,11 @@ class Session:
         """Leave the screen as Aider left it, or tidied up when it could not do that itself."""
         self.console.leave(killed=self._last_status < 0)
 
+    def keep_chat(self) -> None:
+        """Keep what is open for a session that resumes this one; the histories must not be merged yet."""
+        if self._keeper is not None:
+            self._keeper.finish(self.state)
+
     def merge_histories(self) -> tuple[str, ...]:
         """Bring what was said and typed into the user's own files; what went wrong, in words."""
         histories = self._launches.histories
@@ -204,6 +212,8 @@ class Session:
     def _on_event(self, event: Event) -> None:
         self._startup.on_event(event)
         self._executor.on_event(event)
+        if self._keeper is not None:
+            self._keeper.on_event(event, self.state)
         match event:
             case ModelsChosen(plain_input=True):
                 self.console.expect_plain_prompts()
@@ -288,6 +298,7 @@ class SessionParts:
     sandbox: Sandbox
     stack: ExitStack
     starter: ProcessStarter | None = None
+    resumed: Resumed | None = None
 
 
 def assemble(
@@ -300,7 +311,10 @@ def assemble(
     launches = Launches(
         folder.path, planner.aider, planner.config, arguments, environment, sandbox=parts.sandbox
     )
-    launches.adopt(started)
+    resumed = parts.resumed
+    if resumed is not None:
+        launches.take_over(resumed)
+    launches.adopt(started, resumed.handoff if resumed is not None else None)
     aider = stack.enter_context(AiderProcess(parts.terminal, relay, loop))
     aider.adopt(started.child)
     session: Session
@@ -312,7 +326,7 @@ def assemble(
         )
     )
     session = Session(
-        State(_limits(planner.config)),
+        _first_state(planner.config, resumed),
         terminal=parts.terminal,
         relay=relay,
         loop=loop,
@@ -323,7 +337,10 @@ def assemble(
         starter=parts.starter,
         journal=journal,
         colour=notices.has_colour(planner.environment),
+        keeper=_keeper(planner.config, folder, launches, arguments),
     )
+    if resumed is not None:
+        session.console.show(resumed.notice)
     _open_control(session, loop, folder, stack)
     parts.sandbox.watch(
         loop,
@@ -334,6 +351,21 @@ def assemble(
     for problem in merge_leftovers(folder.path.parent, registry.is_alive):
         session.warn("histories", problem)
     return session
+
+
+def _first_state(config: Config, resumed: Resumed | None) -> State:
+    if resumed is None:
+        return State(_limits(config))
+    return State(_limits(config), handoff=resumed.handoff, restored=True)
+
+
+def _keeper(
+    config: Config, folder: registry.SessionFolder, launches: Launches, arguments: Sequence[str]
+) -> SessionKeeper | None:
+    """Return what keeps this session for ``resume``; None where none are kept."""
+    if not config.keep_sessions:
+        return None
+    return SessionKeeper(folder, launches, arguments, keep=config.keep)
 
 
 def _sidecar(parts: SessionParts, loop: Loop) -> SidecarSupervisor:

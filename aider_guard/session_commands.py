@@ -1,0 +1,77 @@
+"""Declares the commands about sessions as a whole: what was open, opening it again, and what a session was like."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import click
+
+from aider_guard import config, paths
+from aider_guard.errors import LaunchError, TerminalError
+
+
+def _settings(ctx: click.Context) -> config.Config:
+    """Read the settings for the working folder, with the flags before the command. Raises ConfigError."""
+    folder = Path.cwd()
+    return config.load(
+        ctx.find_root().obj or {},
+        project_file=config.project_file(folder),
+        user_file=paths.user_config_file(),
+    )
+
+
+@click.command()
+@click.option("--all", "every", is_flag=True, help="Those of every folder.")
+@click.option("--last", is_flag=True, help="Your last message of each, too.")
+@click.option("--json", "as_json", is_flag=True, help="All facts, as JSON.")
+@click.argument("folder", required=False, metavar="[FOLDER]")
+@click.pass_context
+def sessions(
+    ctx: click.Context, *, every: bool, last: bool, as_json: bool, folder: str | None
+) -> int:
+    """Show what sessions had open in this repository."""
+    from aider_guard.view.sessions import run_sessions
+
+    return run_sessions(
+        paths.sessions_dir(),
+        folder,
+        keep=_settings(ctx).keep_sessions,
+        every=every,
+        last=last,
+        as_json=as_json,
+        columns=shutil.get_terminal_size().columns,
+    )
+
+
+@click.command()
+@click.argument("place", required=False, metavar="[SESSION|FOLDER]")
+@click.pass_context
+def resume(ctx: click.Context, place: str | None) -> int:
+    """Open a session again that ended: its files, mode, models and last exchanges.
+
+    Without a name it is the newest of this repository. Arguments behind a -- are added to those it had.
+    """
+    from aider_guard.launch.aider import find_aider
+    from aider_guard.session import resuming
+    from aider_guard.session.run import run_session
+
+    folder = paths.sessions_dir()
+    kept = resuming.choose(folder, place)
+    if not (os.isatty(0) and os.isatty(1)):
+        raise TerminalError("resume needs a terminal")
+    try:
+        os.chdir(kept.folder)
+    except OSError as error:
+        raise LaunchError(
+            f"the folder of that session cannot be entered: {kept.folder}: {error.strerror}"
+        ) from None
+    settings = _settings(ctx)
+    tokenizers = find_aider(settings.aider).likely_tokenizers()
+    words, resumed = resuming.resume(folder, kept, keep=settings.keep, tokenizers=tokenizers)
+    more = ctx.find_root().meta.get("aider_guard.after", ())
+    return run_session(settings, [*words, *more], resumed=resumed)
+
+
+COMMANDS = (sessions, resume)
