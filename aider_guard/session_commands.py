@@ -74,4 +74,33 @@ def resume(ctx: click.Context, place: str | None) -> int:
     return run_session(settings, [*words, *more], resumed=resumed)
 
 
-COMMANDS = (sessions, resume)
+@click.command()
+@click.option("--open", "opens", is_flag=True, help="Open it in the browser.")
+@click.option("--text", "as_text", is_flag=True, help="Print it here, without charts.")
+@click.option("--names", is_flag=True, help="With the names of folder, files and programs.")
+@click.option(
+    "-o", "--output", metavar="FILE", help="Where to write it.  [default: beside the journal]"
+)
+@click.argument("place", required=False, metavar="[SESSION|FOLDER]")
+def report(
+    *, opens: bool, as_text: bool, names: bool, output: str | None, place: str | None
+) -> int:
+    """Write a page about a session: what it waited for, its window, its memory, what to change.
+
+    Without a name it is the newest of this repository. The page is one file, which needs no network; it has no text of
+    yours, and names of files only with --names.
+    """
+    from aider_guard.view.report import run_report
+
+    return run_report(
+        paths.sessions_dir(),
+        place,
+        output=output,
+        opens=opens,
+        as_text=as_text,
+        names=names,
+        columns=shutil.get_terminal_size().columns,
+    )
+
+
+COMMANDS = (sessions, resume, report)

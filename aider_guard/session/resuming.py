@@ -41,10 +41,12 @@ def kept_in(sessions: Path, place: str | None) -> list[KeptSession]:
     kept = kept_sessions(sessions)
     named = [session for session in kept if session.id == place]
     folder = os.path.realpath(os.path.expanduser(place or "."))
-    return named or [session for session in kept if _tree(session.folder) == _tree(folder)]
+    return named or [
+        session for session in kept if work_tree_of(session.folder) == work_tree_of(folder)
+    ]
 
 
-def _tree(folder: str) -> str:
+def work_tree_of(folder: str) -> str:
     """Return the top folder of the work tree that a folder belongs to, else the folder."""
     real = os.path.realpath(folder)
     return str(work_tree(Path(real)) or real)
