@@ -103,4 +103,19 @@ def report(
     )
 
 
-COMMANDS = (sessions, resume, report)
+@click.command()
+@click.option("--once", is_flag=True, help="Print it once, and end.")
+@click.option("--json", "as_json", is_flag=True, help="All facts, as JSON.")
+@click.argument("place", required=False, metavar="[SESSION|FOLDER]")
+def top(*, once: bool, as_json: bool, place: str | None) -> int:
+    """Watch the running sessions: window, speed, memory, notices.
+
+    Keys: r restarts Aider at its next idle prompt, d copies the /drop that makes room, o writes the report, tab selects
+    the next session, q ends.
+    """
+    from aider_guard.view.top import run_top
+
+    return run_top(paths.sessions_dir(), place, once=once, as_json=as_json)
+
+
+COMMANDS = (sessions, resume, report, top)

@@ -58,12 +58,21 @@ def run_report(
 ) -> int:
     """Write the page, or print the text; the exit status. Raises ConfigError."""
     folder = find_session(sessions, place)
-    found = read_report(folder, names=names)
     if as_text:
-        click.echo(text(found, columns), nl=False)
+        click.echo(text(read_report(folder, names=names), columns), nl=False)
         return 0
+    path = write_page(folder, names=names, output=output)
+    click.echo(printable(str(path)))
+    if opens and not open_page(path):
+        raise ConfigError(f"no browser was found; open {path} in one")
+    return 0
+
+
+def write_page(folder: Path, *, names: bool = False, output: str | None = None) -> Path:
+    """Write the page on a session, beside its journal or to *output*, and return where it is. Raises ConfigError."""
     from aider_guard.view.report_page import page
 
+    found = read_report(folder, names=names)
     path = Path(output).absolute() if output else folder / _PAGE
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -71,13 +80,14 @@ def run_report(
             file.write(page(found))
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
-    click.echo(printable(str(path)))
-    if opens:
-        import webbrowser
+    return path
 
-        if not webbrowser.open(path.as_uri()):
-            raise ConfigError(f"no browser was found; open {path} in one")
-    return 0
+
+def open_page(path: Path) -> bool:
+    """Have the browser show a page; whether there is one."""
+    import webbrowser
+
+    return webbrowser.open(path.as_uri())
 
 
 def find_session(sessions: Path, place: str | None) -> Path:

@@ -40,7 +40,7 @@ def _block(facts: Mapping[str, Any]) -> str:
         f"Aider     {facts['phase']}, {count(facts['turns'], 'turn')}, {count(facts['restarts'], 'restart')}",
         *([f"model     {model}"] if model else []),
         f"context   {_fill(facts)}",
-        f"memory    {_memory_line(facts['memory'])}",
+        f"memory    {memory_line(facts['memory'])}",
         f"loaded    {', '.join(models) or nothing}",
     ]
     if facts["last_notice"]:
@@ -56,7 +56,8 @@ def _fill(facts: Mapping[str, Any]) -> str:
     return f"not measured yet; window {window:,} tokens" if window else "not measured yet"
 
 
-def _memory_line(memory: Mapping[str, Any] | None) -> str:
+def memory_line(memory: Mapping[str, Any] | None) -> str:
+    """Return the memory of the cards and of the machine that is in use."""
     if memory is None:
         return "not read yet"
     parts = [

@@ -135,7 +135,7 @@ def test_lines_of_other_kinds_count_as_not_written() -> None:
         event("turn_finished", load_seconds={"reason": "not told"}, prompt_tokens=True),
     ]
     report = sum_up(wild)
-    assert report.blocked == report.memory == report.fills == ()
+    assert [*report.blocked, *report.memory, *report.fills] == []
     (turn,) = report.turns
     assert isinstance(turn.load_seconds, Unavailable)
     assert isinstance(turn.prompt_tokens, Unavailable)
@@ -146,4 +146,5 @@ def test_lines_of_other_kinds_count_as_not_written() -> None:
 def test_only_numbers_are_numbers() -> None:
     """Neither true nor a text is one."""
     assert number(3) == 3.0
-    assert all(isinstance(number(value), Unavailable) for value in (True, "3", None, {}))
+    others: tuple[object, ...] = (True, "3", None, {})
+    assert all(isinstance(number(value), Unavailable) for value in others)

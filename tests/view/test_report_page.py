@@ -128,7 +128,12 @@ def test_the_page_lies_beside_the_journal(
 def test_a_browser_opens_it(sessions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is none, the path is named."""
     opened: list[str] = []
-    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or len(opened) == 1)
+
+    def browse(url: str) -> bool:
+        opened.append(url)
+        return len(opened) == 1
+
+    monkeypatch.setattr("webbrowser.open", browse)
     assert run(sessions, ID, opens=True) == 0
     assert opened == [(sessions / ID / "report.html").as_uri()]
     with pytest.raises(ConfigError, match="no browser was found; open "):
