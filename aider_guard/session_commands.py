@@ -79,7 +79,7 @@ def resume(ctx: click.Context, place: str | None) -> int:
 @click.option("--text", "as_text", is_flag=True, help="Print it here, without charts.")
 @click.option("--names", is_flag=True, help="With the names of folder, files and programs.")
 @click.option(
-    "-o", "--output", metavar="FILE", help="Where to write it.  [default: beside the journal]"
+    "-o", "--output", metavar="FILE", help="Where to write it.  [default: where sessions are kept]"
 )
 @click.argument("place", required=False, metavar="[SESSION|FOLDER]")
 def report(

@@ -1,8 +1,9 @@
 """Keeps what a session had open, so that ``sessions`` can list it and ``resume`` can open it again.
 
-``kept.json`` in the session's folder is written at each main prompt whose facts are new, so that it is there after a
+``kept/ID.json`` in the state folder is written at each main prompt whose facts are new, so that it is there after a
 kill, too. It names the files of the chat, the arguments and the mode; only the user can read it. The exchanges are in
-the private chat history of the newest launch until the session ends, and in ``kept.md`` afterwards.
+the private chat history of the newest launch until the session ends, and in ``kept/ID.md`` afterwards. It is not in the
+session's own folder, as programs in the air gap may write there: they would choose the arguments of a later session.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ from aider_guard.core.events import (
 )
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.state import State, fill_percent, window_tokens
+from aider_guard.counting.files import read_regular_file
 from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.paths import belongs_to_user
 from aider_guard.session import registry
-from aider_guard.session.histories import launches, read_json
+from aider_guard.session.histories import launches
 from aider_guard.session.launches import Launches, encoding_of
 
-_FILE, _CHAT = "kept.json", "kept.md"
 _MOST_CHAT_BYTES: Final = 64 * 1024
 """How much of a chat is kept: more than eight thousand tokens are never carried on (launches.py, ``limit_tokens``)."""
 _TELLING = (PromptShown, ContextRead, TurnFinished, FilesCounted, ModelsChosen)
@@ -118,7 +119,7 @@ class SessionKeeper:
         clock: Callable[[], float] = time.time,
     ) -> None:
         kept, left_out = without_secrets(arguments)
-        self._folder = folder.path
+        self._sessions = folder.path.parent
         self._launches = launches
         self._keeps_chat = keep > 0
         self._clock = clock
@@ -142,7 +143,7 @@ class SessionKeeper:
             kept = replace(kept, announced=announcements(text), has_git=works_with_git(text))
             if self._keeps_chat:
                 chat = render_for_restore(_newest(exchanges(text)))
-                self._replace(_CHAT, chat.encode("utf-8", "replace"))
+                self._replace(".md", chat.encode("utf-8", "replace"))
         self._write(kept)
 
     def _describe(self, state: State) -> KeptSession:
@@ -171,20 +172,22 @@ class SessionKeeper:
             return
         self._written = kept
         facts = json.dumps(asdict(replace(kept, saved_at=self._clock())))
-        self._replace(_FILE, facts.encode("ascii"))
+        self._replace(".json", facts.encode("ascii"))
 
-    def _replace(self, name: str, data: bytes) -> None:
+    def _replace(self, ending: str, data: bytes) -> None:
         """Write a file that only the user can read, so that a kill leaves the old or the new one.
 
         It does not wait for the disk: the session's loop would wait with it.
         """
-        new = self._folder / f"{name}.new"
+        path = kept_file(self._sessions, self._of_all.id, ending)
+        new = path.with_name(f"{path.name}.new")
         with contextlib.suppress(OSError):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             with os.fdopen(
                 os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"
             ) as file:
                 file.write(data)
-            new.replace(self._folder / name)
+            new.replace(path)
 
 
 def _newest(chat: Sequence[Exchange]) -> tuple[Exchange, ...]:
@@ -195,22 +198,45 @@ def _newest(chat: Sequence[Exchange]) -> tuple[Exchange, ...]:
 # Reading
 
 
+def kept_file(sessions: Path, name: str, ending: str) -> Path:
+    """Return the path of what is kept of a session, beside the folder of all sessions."""
+    return sessions.parent / "kept" / f"{name}{ending}"
+
+
 def kept_sessions(sessions: Path) -> list[KeptSession]:
     """Return the sessions that were kept, the newest first. What cannot be read, or is another user's, is left out."""
-    found = (read_kept(path.parent) for path in sessions.glob(f"*/{_FILE}"))
+    names = (path.stem for path in (sessions.parent / "kept").glob("*.json"))
+    found = (read_kept(sessions, name) for name in names)
     return sorted((kept for kept in found if kept), key=lambda kept: kept.saved_at, reverse=True)
 
 
-def read_kept(folder: Path) -> KeptSession | None:
+def still_runs(sessions: Path, kept: KeptSession) -> bool:
+    """Whether a session runs: its folder names its process. Another process may have the number in its name by now."""
+    folder = sessions / kept.id
+    return registry.read(folder) is not None and registry.is_alive(folder)
+
+
+def prune_kept(sessions: Path, *, keep: int) -> None:
+    """Remove what is kept of sessions that ended: all but the newest *keep*, and those of 30 days ago."""
+    ended = [kept for kept in kept_sessions(sessions) if not still_runs(sessions, kept)]
+    oldest = time.time() - registry.KEPT_DAYS * 86_400
+    for place, kept in enumerate(ended):
+        if place >= keep or kept.saved_at < oldest:
+            for ending in (".json", ".md", ".html"):
+                kept_file(sessions, kept.id, ending).unlink(missing_ok=True)
+
+
+def read_kept(sessions: Path, name: str) -> KeptSession | None:
     """Return what a session had open; None where that was not kept or cannot be read."""
+    path = kept_file(sessions, name, ".json")
     try:
-        if not belongs_to_user(folder.lstat()) or not belongs_to_user((folder / _FILE).lstat()):
+        if not belongs_to_user(path.lstat()):
             return None
-        facts: Any = read_json(folder / _FILE)
+        facts: Any = json.loads(path.read_bytes())
         kept = KeptSession(
             **{
                 **facts,
-                "id": folder.name,
+                "id": name,
                 "arguments": _texts(facts["arguments"]),
                 "left_out": _texts(facts["left_out"]),
                 "files_given": _texts(facts["files_given"]),
@@ -257,16 +283,24 @@ class KeptChat:
     has_git: bool = True
 
 
-def read_chat(folder: Path, kept: KeptSession) -> KeptChat:
+def read_chat(sessions: Path, kept: KeptSession) -> KeptChat:
     """Return the chat of a session: what it kept at its end, or the private history of one that was killed."""
-    with contextlib.suppress(OSError):
-        text = (folder / _CHAT).read_text("utf-8", "replace")
+    text = _text(kept_file(sessions, kept.id, ".md"), "utf-8")
+    if text is not None:
         return KeptChat(exchanges(text), kept.announced, kept.has_git)
-    for launch in reversed(launches(folder)):
-        with contextlib.suppress(OSError, LookupError):
-            text = (launch / "chat.md").read_text(kept.encoding, "replace")
-            if announced := announcements(
-                text
-            ):  # without, the launch was killed before its first prompt
-                return KeptChat(exchanges(text), announced, works_with_git(text))
+    for launch in reversed(launches(sessions / kept.id)):
+        text = _text(launch / "chat.md", kept.encoding)
+        if text and (
+            announced := announcements(text)
+        ):  # else it was killed before its first prompt
+            return KeptChat(exchanges(text), announced, works_with_git(text))
     return KeptChat((), kept.announced, kept.has_git)
+
+
+def _text(path: Path, encoding: str) -> str | None:
+    """Return the text of a file; a pipe that a program put in its place is not read."""
+    data = read_regular_file(str(path))
+    try:
+        return None if isinstance(data, Unavailable) else data.decode(encoding, "replace")
+    except LookupError:
+        return None

@@ -17,8 +17,13 @@ from aider_guard.core.printable import printable
 from aider_guard.counting.files import FileCounter
 from aider_guard.errors import ConfigError
 from aider_guard.paths import work_tree
-from aider_guard.session import registry
-from aider_guard.session.kept_sessions import KeptSession, kept_sessions, local_time, read_chat
+from aider_guard.session.kept_sessions import (
+    KeptSession,
+    kept_sessions,
+    local_time,
+    read_chat,
+    still_runs,
+)
 from aider_guard.session.launches import Resumed, estimate_tokens, limit_tokens
 
 _GIT_SECONDS: Final = 5.0
@@ -58,7 +63,7 @@ def choose(sessions: Path, place: str | None) -> KeptSession:
     Raises ConfigError where there is none.
     """
     found = kept_in(sessions, place)
-    ended = [session for session in found if not registry.is_alive(sessions / session.id)]
+    ended = [session for session in found if not still_runs(sessions, session)]
     if ended:
         return ended[0]
     if found:
@@ -160,7 +165,12 @@ def _pairs(fields: Sequence[str]) -> dict[str, str]:
 
 
 def _git(root: str, *arguments: str) -> list[str]:
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
+    environment = {
+        **os.environ,
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_ALLOW_PROTOCOL": "none",
+    }
     try:
         done = subprocess.run(
             [*_GIT, "-C", root, *arguments],
@@ -198,7 +208,7 @@ def resume(
     sessions: Path, kept: KeptSession, *, keep: float, tokenizers: str
 ) -> tuple[tuple[str, ...], Resumed]:
     """Return the arguments for Aider, and what a new session takes over from a kept one; it runs in its folder."""
-    chat = read_chat(sessions / kept.id, kept)
+    chat = read_chat(sessions, kept)
     files = find_files(kept)
     carried = select_exchanges(chat.exchanges, keep, kept.window_tokens, tokenizers)
     handoff = replace(kept.handoff, editable=files.editable, read_only=files.read_only)

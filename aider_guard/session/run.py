@@ -102,6 +102,7 @@ def _close(session: Session, folder: registry.SessionFolder, keep_sessions: int)
     """Merge the histories, print the remaining notices, and tidy up."""
     from aider_guard.core.actions import Notice
     from aider_guard.core.egress_messages import end_line
+    from aider_guard.session.kept_sessions import prune_kept
     from aider_guard.session.notices import print_notices
 
     session.keep_chat()
@@ -114,6 +115,7 @@ def _close(session: Session, folder: registry.SessionFolder, keep_sessions: int)
         registry.forget_launches(folder.path)
         (folder.path / "histories.json").unlink(missing_ok=True)
     registry.prune(folder.path.parent, keep=keep_sessions)
+    prune_kept(folder.path.parent, keep=keep_sessions)
     if not keep_sessions:
         registry.remove(folder.path)
     return session.exit_status

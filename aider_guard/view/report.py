@@ -27,13 +27,12 @@ from aider_guard.core.session_report import (
 )
 from aider_guard.errors import ConfigError
 from aider_guard.session import registry
-from aider_guard.session.kept_sessions import read_kept
+from aider_guard.session.kept_sessions import kept_file, read_kept
 from aider_guard.session.resuming import work_tree_of
 from aider_guard.view.charts import minutes
 from aider_guard.view.status import notice_words
 
 _JOURNAL = "journal.jsonl"
-_PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,18 @@ def run_report(
 
 
 def write_page(folder: Path, *, names: bool = False, output: str | None = None) -> Path:
-    """Write the page on a session, beside its journal or to *output*, and return where it is. Raises ConfigError."""
+    """Write the page on a session to *output*, or to the folder of kept sessions, and return where it is.
+
+    Not beside the journal: a program in the air gap could put a link to another file of the user's there. Raises
+    ConfigError.
+    """
     from aider_guard.view.report_page import page
 
     found = read_report(folder, names=names)
-    path = Path(output).absolute() if output else folder / _PAGE
+    path = Path(output).absolute() if output else kept_file(folder.parent, folder.name, ".html")
     try:
+        if not output:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
             file.write(page(found))
@@ -112,14 +117,16 @@ def find_session(sessions: Path, place: str | None) -> Path:
 def read_report(folder: Path, *, names: bool) -> NamedReport:
     """Read the journal of a session. With *names*, folder, files, programs and paths are named. Raises ConfigError."""
     try:
-        with (folder / _JOURNAL).open(encoding="utf-8", errors="replace") as file:
+        # A program in the air gap may have put a pipe there, which would have no end.
+        descriptor = os.open(folder / _JOURNAL, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
             report = sum_up(_lines(file))
     except OSError as error:
         raise ConfigError(f"{folder / _JOURNAL} cannot be read: {error.strerror}") from error
     if not names:
         blocked = tuple(map(_without_names, report.blocked))
         return NamedReport(folder.name, replace(report, blocked=blocked))
-    kept, session = read_kept(folder), registry.read(folder)
+    kept, session = read_kept(folder.parent, folder.name), registry.read(folder)
     files = (*kept.handoff.editable, *kept.handoff.read_only) if kept is not None else ()
     return NamedReport(folder.name, report, session.working_directory if session else "", files)
 

@@ -14,8 +14,14 @@ import click
 
 from aider_guard.core.messages import count
 from aider_guard.core.printable import printable
-from aider_guard.session import registry
-from aider_guard.session.kept_sessions import KeptSession, kept_sessions, local_time, read_chat
+from aider_guard.session.kept_sessions import (
+    KeptSession,
+    kept_sessions,
+    local_time,
+    prune_kept,
+    read_chat,
+    still_runs,
+)
 from aider_guard.session.resuming import kept_in
 
 _MOST_CHARACTERS = 200
@@ -41,9 +47,9 @@ def run_sessions(
     columns: int,
 ) -> int:
     """Print the sessions of a folder's work tree, or *every* one; the exit status. *keep* of them stay on disk."""
-    registry.prune(sessions, keep=keep)
+    prune_kept(sessions, keep=keep)
     found = kept_sessions(sessions) if every else kept_in(sessions, place)
-    listed = [_listed(sessions / kept.id, kept, with_last=last) for kept in found]
+    listed = [_listed(sessions, kept, with_last=last) for kept in found]
     if as_json:
         click.echo(json.dumps({"sessions": [_facts(each, with_last=last) for each in listed]}))
     else:
@@ -51,11 +57,11 @@ def run_sessions(
     return 0
 
 
-def _listed(folder: Path, kept: KeptSession, *, with_last: bool) -> ListedSession:
+def _listed(sessions: Path, kept: KeptSession, *, with_last: bool) -> ListedSession:
     state = "ended" if kept.ended else "killed"
-    if registry.is_alive(folder):
+    if still_runs(sessions, kept):
         state = "runs"
-    chat = read_chat(folder, kept).exchanges if with_last else ()
+    chat = read_chat(sessions, kept).exchanges if with_last else ()
     return ListedSession(kept, state, chat[-1].user if chat else "")
 
 

@@ -46,7 +46,7 @@ def test_a_session_that_ended_is_kept_and_listed(place: Place) -> None:
     )
     run(place)
     (folder,) = place.sessions
-    kept = read_kept(folder)
+    kept = read_kept(folder.parent, folder.name)
     assert kept is not None
     assert (kept.ended, kept.arguments) == (True, ("--model", "ollama_chat/qwen3:8b"))
     listed = said(place, "sessions")
@@ -61,4 +61,5 @@ def test_nothing_is_kept_where_none_shall_be(place: Place) -> None:
     run(place)
     run(place, "--keep-sessions", "0")
     assert place.sessions == []
+    assert [*(place.state / "kept").iterdir()] == []
     assert said(place, "sessions").stdout.startswith("no session was kept")

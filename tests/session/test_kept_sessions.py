@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
-from dataclasses import replace
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from aider_guard.session import registry
 from aider_guard.session.kept_sessions import (
     KeptSession,
     SessionKeeper,
+    kept_file,
     kept_sessions,
+    prune_kept,
     read_chat,
     read_kept,
     without_secrets,
@@ -63,15 +67,15 @@ class Launched:
 
 
 def keeper(tmp_path: Path, *arguments: str, keep: float = 0.1) -> SessionKeeper:
-    path = tmp_path / "20261130-100000-1"
-    path.mkdir(exist_ok=True)
+    path = tmp_path / "sessions" / "20261130-100000-1"
+    path.mkdir(parents=True, exist_ok=True)
     folder = registry.SessionFolder(path, 1, 0.0, str(tmp_path), "")
     launches: Any = Launched()
     return SessionKeeper(folder, launches, arguments, keep=keep, clock=lambda: 7.0)
 
 
 def only(tmp_path: Path) -> KeptSession:
-    (kept,) = kept_sessions(tmp_path)
+    (kept,) = kept_sessions(tmp_path / "sessions")
     return kept
 
 
@@ -80,7 +84,7 @@ def test_it_is_there_from_the_first_prompt_on(tmp_path: Path) -> None:
     (tmp_path / "a.py").touch()
     ours = keeper(tmp_path, "--model", "m", "--file=a.py", "gone.py", "--api-key", "openai=secret")
     ours.on_event(TurnFinished(1), State())
-    assert kept_sessions(tmp_path) == []
+    assert kept_sessions(tmp_path / "sessions") == []
     ours.on_event(PromptShown("ask"), AT_PROMPT)
     kept = only(tmp_path)
     assert kept == KeptSession(
@@ -97,7 +101,7 @@ def test_it_is_there_from_the_first_prompt_on(tmp_path: Path) -> None:
         window_tokens=1000,
         fill_percent=41.0,
     )
-    path = tmp_path / kept.id / "kept.json"
+    path = kept_file(tmp_path / "sessions", kept.id, ".json")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert b"secret" not in path.read_bytes()
     path.unlink()
@@ -115,10 +119,10 @@ def test_the_end_keeps_models_and_exchanges(tmp_path: Path) -> None:
     ours.finish(AT_PROMPT)
     kept = only(tmp_path)
     assert (kept.ended, kept.announced, kept.has_git) == (True, ANNOUNCED, False)
-    chat = read_chat(tmp_path / kept.id, kept)
+    chat = read_chat(tmp_path / "sessions", kept)
     assert chat.exchanges == (Exchange("How is it?", "It is well."),)
     assert (chat.announced, chat.has_git) == (ANNOUNCED, False)
-    modes = {path.stat().st_mode for path in (tmp_path / kept.id).iterdir()}
+    modes = {path.stat().st_mode for path in (tmp_path / "kept").iterdir()}
     assert {stat.S_IMODE(mode) for mode in modes} == {0o600}
 
 
@@ -127,20 +131,21 @@ def test_without_a_share_for_exchanges_none_are_kept(tmp_path: Path) -> None:
     ours = keeper(tmp_path, keep=0)
     ours.on_event(PromptShown("ask"), AT_PROMPT)
     ours.finish(AT_PROMPT)
-    assert not (tmp_path / only(tmp_path).id / "kept.md").exists()
+    assert not kept_file(tmp_path / "sessions", only(tmp_path).id, ".md").exists()
 
 
 def test_a_session_that_showed_no_prompt_is_not_kept(tmp_path: Path) -> None:
     """There is nothing to open again."""
     ours = keeper(tmp_path)
     ours.finish(State())
-    assert kept_sessions(tmp_path) == []
+    assert kept_sessions(tmp_path / "sessions") == []
 
 
 def test_a_full_disk_stops_nothing(tmp_path: Path) -> None:
     """Nor does a folder that was removed."""
     ours = keeper(tmp_path)
-    (tmp_path / "20261130-100000-1").rmdir()
+    shutil.rmtree(tmp_path / "sessions")
+    (tmp_path / "kept").touch()
     ours.on_event(PromptShown("ask"), AT_PROMPT)
     ours.finish(AT_PROMPT)
 
@@ -152,11 +157,11 @@ def test_the_chat_of_a_killed_session_is_read_from_its_newest_launch(tmp_path: P
     kept = only(tmp_path)
     seed = render_for_restore([Exchange("Before?", "Before.")])
     for number, text in ((1, "#### older  \n"), (2, seed + CHAT), (10, seed)):
-        launch = tmp_path / kept.id / f"launch-{number}"
+        launch = tmp_path / "sessions" / kept.id / f"launch-{number}"
         launch.mkdir()
         (launch / "seeds.json").write_text("{}")
         (launch / "chat.md").write_text(text)
-    chat = read_chat(tmp_path / kept.id, kept)
+    chat = read_chat(tmp_path / "sessions", kept)
     assert [exchange.user for exchange in chat.exchanges] == ["Before?", "How is it?"]
     assert (chat.announced, chat.has_git) == (ANNOUNCED, False)
 
@@ -167,10 +172,9 @@ BROKEN = ["", "{", "7", "{}", "[" * 100_000, '{"arguments": "abc"}']
 @pytest.mark.parametrize("text", BROKEN, ids=range(len(BROKEN)))
 def test_what_cannot_be_read_is_left_out(tmp_path: Path, text: str) -> None:
     """A program of the user's may have written anything there."""
-    folder = tmp_path / "a-1"
-    folder.mkdir()
-    (folder / "kept.json").write_text(text)
-    assert read_kept(folder) is None
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "a-1.json").write_text(text)
+    assert read_kept(tmp_path / "sessions", "a-1") is None
 
 
 @pytest.mark.parametrize(
@@ -181,18 +185,19 @@ def test_a_record_with_other_facts_is_left_out(tmp_path: Path, key: str, value: 
     """Each fact must be of its kind."""
     ours = keeper(tmp_path)
     ours.on_event(PromptShown("ask"), AT_PROMPT)
-    path = tmp_path / only(tmp_path).id / "kept.json"
+    name = only(tmp_path).id
+    path = kept_file(tmp_path / "sessions", name, ".json")
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
-    assert read_kept(path.parent) is None
+    assert read_kept(tmp_path / "sessions", name) is None
 
 
 def test_another_users_record_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would name arguments for a program that the user then runs."""
     ours = keeper(tmp_path)
     ours.on_event(PromptShown("ask"), AT_PROMPT)
-    assert kept_sessions(tmp_path)
+    assert kept_sessions(tmp_path / "sessions")
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    assert kept_sessions(tmp_path) == []
+    assert kept_sessions(tmp_path / "sessions") == []
 
 
 ARGUMENTS: list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = [
@@ -210,3 +215,38 @@ def test_secrets_among_the_arguments_are_not_kept(
 ) -> None:
     """The names of their options are, so that it can be said."""
     assert without_secrets(given) == (kept, left_out)
+
+
+def test_only_so_many_are_kept_and_for_so_long(tmp_path: Path) -> None:
+    """The newest, for 30 days, with all that is kept of each; one that runs stays."""
+    sessions = tmp_path / "sessions"
+    (tmp_path / "kept").mkdir()
+    days = {f"e-{os.getpid()}": 31, "d-4": 29, "c-3": 2, "b-2": 1, f"a-{os.getpid()}": 40}
+    for name, age in days.items():
+        facts = asdict(KeptSession(name, "/", time.time() - age * 86_400))
+        kept_file(sessions, name, ".json").write_text(json.dumps(facts))
+        for ending in (".md", ".html"):
+            kept_file(sessions, name, ending).touch()
+    running = sessions / f"a-{os.getpid()}"
+    running.mkdir(parents=True)
+    registry.record(registry.SessionFolder(running, os.getpid(), 0.0, "/", ""), "")
+
+    def left() -> set[str]:
+        return {kept.id.partition("-")[0] for kept in kept_sessions(sessions)}
+
+    prune_kept(sessions, keep=20)
+    assert left() == {"a", "b", "c", "d"}
+    prune_kept(sessions, keep=1)
+    assert left() == {"a", "b"}
+    prune_kept(sessions, keep=0)
+    assert left() == {"a"}
+    assert len([*(tmp_path / "kept").iterdir()]) == 3
+
+
+def test_a_pipe_in_the_place_of_a_chat_is_not_read(tmp_path: Path) -> None:
+    """A program in the air gap may write in the session's folder."""
+    launch = tmp_path / "sessions" / "a-1" / "launch-1"
+    launch.mkdir(parents=True)
+    (launch / "seeds.json").write_text("{}")
+    os.mkfifo(launch / "chat.md")
+    assert read_chat(tmp_path / "sessions", KeptSession("a-1", "/")).exchanges == ()

@@ -15,7 +15,7 @@ from aider_guard.core.actions import Handoff
 from aider_guard.core.chatlog import Exchange
 from aider_guard.errors import ConfigError
 from aider_guard.session import registry
-from aider_guard.session.kept_sessions import KeptSession
+from aider_guard.session.kept_sessions import KeptSession, kept_file
 from aider_guard.session.resuming import (
     FoundFiles,
     choose,
@@ -35,7 +35,9 @@ def keep(sessions: Path, name: str, folder: Path, saved_at: float, pid: int = GO
     path = sessions / name
     path.mkdir(parents=True)
     kept = KeptSession(name, str(folder), saved_at)
-    (path / "kept.json").write_text(json.dumps(asdict(kept)))
+    record = kept_file(sessions, name, ".json")
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(json.dumps(asdict(kept)))
     registry.record(registry.SessionFolder(path, pid, 0.0, str(folder), ""), "")
     return kept
 

@@ -20,7 +20,7 @@ from aider_guard.core.actions import Handoff
 from aider_guard.core.session_report import SessionReport
 from aider_guard.errors import ConfigError
 from aider_guard.session import registry
-from aider_guard.session.kept_sessions import KeptSession
+from aider_guard.session.kept_sessions import KeptSession, kept_file
 from aider_guard.view import report
 from aider_guard.view.charts import Axis, Series, line_chart, minutes, stacked_bars
 from aider_guard.view.report_page import page
@@ -90,7 +90,9 @@ def test_the_page_is_one_file_that_needs_no_network(sessions: Path) -> None:
 def test_names_are_shown_only_on_request(sessions: Path, form: Any) -> None:
     """Of the folder, of files, of sockets and of programs."""
     kept = KeptSession(ID, "/", handoff=Handoff(("secret.py",)))
-    (sessions / ID / "kept.json").write_text(json.dumps(asdict(kept)))
+    path = kept_file(sessions, ID, ".json")
+    path.parent.mkdir()
+    path.write_text(json.dumps(asdict(kept)))
     shown = form(report.read_report(sessions / ID, names=False))
     assert "secret" not in shown
     assert "a Unix socket" in shown
@@ -111,13 +113,13 @@ def run(sessions: Path, place: str | None = None, **options: Any) -> int:
     return report.run_report(sessions, place, **{**given, **options})
 
 
-def test_the_page_lies_beside_the_journal(
+def test_the_page_is_kept_with_the_session(
     sessions: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """For the user alone, and its path is printed; or where it is wanted."""
     assert run(sessions, ID) == 0
     path = Path(capsys.readouterr().out.strip())
-    assert path == sessions / ID / "report.html"
+    assert path == kept_file(sessions, ID, ".html")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert run(sessions, str(tmp_path), output=str(tmp_path / "a.html")) == 0
     assert (tmp_path / "a.html").exists()
@@ -135,7 +137,7 @@ def test_a_browser_opens_it(sessions: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("webbrowser.open", browse)
     assert run(sessions, ID, opens=True) == 0
-    assert opened == [(sessions / ID / "report.html").as_uri()]
+    assert opened == [kept_file(sessions, ID, ".html").as_uri()]
     with pytest.raises(ConfigError, match="no browser was found; open "):
         run(sessions, ID, opens=True)
 

@@ -13,7 +13,7 @@ from view.screens import check_screen
 from aider_guard.core.actions import Handoff
 from aider_guard.core.chatlog import Exchange, render_for_restore
 from aider_guard.session import registry
-from aider_guard.session.kept_sessions import KeptSession
+from aider_guard.session.kept_sessions import KeptSession, kept_file
 from aider_guard.view.sessions import ListedSession, page, run_sessions
 
 SAVED_AT = 1_772_360_141.0
@@ -63,13 +63,17 @@ def test_nothing_was_kept() -> None:
 
 def test_json_has_all_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The last message only where it was asked for."""
-    folder = tmp_path / FULL.id
-    folder.mkdir()
-    (folder / "kept.json").write_text(json.dumps(asdict(FULL)))
-    (folder / "kept.md").write_text(render_for_restore([Exchange("Why?\nHow?", "So.")]))
+    sessions = tmp_path / "sessions"
+    folder = sessions / FULL.id
+    folder.mkdir(parents=True)
+    (tmp_path / "kept").mkdir()
+    kept_file(sessions, FULL.id, ".json").write_text(json.dumps(asdict(FULL)))
+    kept_file(sessions, FULL.id, ".md").write_text(
+        render_for_restore([Exchange("Why?\nHow?", "So.")])
+    )
     registry.record(registry.SessionFolder(folder, os.getpid(), 0.0, FULL.folder, ""), "")
     for last in (False, True):
-        run_sessions(tmp_path, None, keep=20, every=True, last=last, as_json=True, columns=80)
+        run_sessions(sessions, None, keep=20, every=True, last=last, as_json=True, columns=80)
     without, with_last = (
         json.loads(line)["sessions"][0] for line in capsys.readouterr().out.splitlines()
     )

@@ -22,6 +22,7 @@ from view.screens import check_screen
 from aider_guard.core.screen import columns_of
 from aider_guard.core.session_report import SessionReport, sum_up
 from aider_guard.session import registry
+from aider_guard.session.kept_sessions import kept_file
 from aider_guard.view.top import has_screen, run_top
 from aider_guard.view.top_page import TopSession, TopView, screen
 
@@ -199,7 +200,7 @@ def test_its_keys(tmp_path: Path) -> None:
         assert b"\x1b]52;c;" + copied + b"\x07" in person.shown
         person.type(b"o")
         person.wait_for("wrote ")
-        assert (folder / "report.html").exists()
+        assert kept_file(folder.parent, folder.name, ".html").exists()
         person.resize_to(24, 80)
         person.wait_for(lambda: "q quit" in person.lines()[-1] or "wrote" in person.lines()[-1])
         person.type(b"q")
