@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,6 +21,20 @@ def _settings(ctx: click.Context) -> config.Config:
         project_file=config.project_file(folder),
         user_file=paths.user_config_file(),
     )
+
+
+def _session_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[Any]:
+    """Return the sessions whose names begin so, the newest first, for a shell; else it completes folders."""
+    from click.shell_completion import CompletionItem
+
+    names = sorted((path.name for path in paths.sessions_dir().glob("*-*")), reverse=True)
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="dir")]
+
+
+_place = click.argument(
+    "place", required=False, metavar="[SESSION|FOLDER]", shell_complete=_session_names
+)
 
 
 @click.command()
@@ -46,7 +61,7 @@ def sessions(
 
 
 @click.command()
-@click.argument("place", required=False, metavar="[SESSION|FOLDER]")
+@_place
 @click.pass_context
 def resume(ctx: click.Context, place: str | None) -> int:
     """Open a session again that ended: its files, mode, models and last exchanges.
@@ -81,7 +96,7 @@ def resume(ctx: click.Context, place: str | None) -> int:
 @click.option(
     "-o", "--output", metavar="FILE", help="Where to write it.  [default: where sessions are kept]"
 )
-@click.argument("place", required=False, metavar="[SESSION|FOLDER]")
+@_place
 def report(
     *, opens: bool, as_text: bool, names: bool, output: str | None, place: str | None
 ) -> int:
@@ -106,7 +121,7 @@ def report(
 @click.command()
 @click.option("--once", is_flag=True, help="Print it once, and end.")
 @click.option("--json", "as_json", is_flag=True, help="All facts, as JSON.")
-@click.argument("place", required=False, metavar="[SESSION|FOLDER]")
+@_place
 def top(*, once: bool, as_json: bool, place: str | None) -> int:
     """Watch the running sessions: window, speed, memory, notices.
 
