@@ -182,31 +182,6 @@ def session_facts(state: State, *, session_id: str, pid: int, folder: str = "") 
     }
 
 
-def _turns_until_restart(state: State) -> int | None:
-    """Return how many turns Aider has left; None where it is not restarted by their number."""
-    limit = state.limits.max_turns
-    if not limit or why_not_restarted(state):
-        return None
-    return max(0, limit - state.turns_in_launch)
-
-
-def _parts(state: State) -> list[dict[str, Any]]:
-    """Return what takes the window, in tokens by the kind of it."""
-    sums: Counter[str] = Counter()
-    for row in newest_rows(state):
-        sums[row.kind] += row.tokens
-    return [{"kind": kind, "tokens": tokens} for kind, tokens in sums.most_common()]
-
-
-def _drop_command(state: State) -> str | None:
-    """Return the command that makes room, as a notice would name it; None where none is needed or known."""
-    used, window = used_tokens(state), window_tokens(state)
-    if isinstance(used, Unavailable) or isinstance(window, Unavailable) or window <= 0:
-        return None
-    advice = advise_room(state, newest_rows(state), used, window)
-    return advice.command if advice is not None else None
-
-
 def _known(value: int | Unavailable) -> int | None:
     return None if isinstance(value, Unavailable) else value
 
@@ -231,3 +206,28 @@ def _memory(reading: MemoryReading | Unavailable) -> dict[str, Any] | None:
         "ram_total_bytes": ram and ram.total_bytes,
         "ollama_bytes": _known(ram.ollama_bytes) if ram else None,
     }
+
+
+def _turns_until_restart(state: State) -> int | None:
+    """Return how many turns Aider has left; None where it is not restarted by their number."""
+    limit = state.limits.max_turns
+    if not limit or why_not_restarted(state):
+        return None
+    return max(0, limit - state.turns_in_launch)
+
+
+def _parts(state: State) -> list[dict[str, Any]]:
+    """Return what takes the window, in tokens by the kind of it."""
+    sums: Counter[str] = Counter()
+    for row in newest_rows(state):
+        sums[row.kind] += row.tokens
+    return [{"kind": kind, "tokens": tokens} for kind, tokens in sums.most_common()]
+
+
+def _drop_command(state: State) -> str | None:
+    """Return the command that makes room, as a notice would name it; None where none is needed or known."""
+    used, window = used_tokens(state), window_tokens(state)
+    if isinstance(used, Unavailable) or isinstance(window, Unavailable) or window <= 0:
+        return None
+    advice = advise_room(state, newest_rows(state), used, window)
+    return advice.command if advice is not None else None

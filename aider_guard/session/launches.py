@@ -300,13 +300,15 @@ class Launches:
     # What the next launch takes over
 
     def take_over(self, resumed: Resumed) -> None:
-        """Begin with the chat of an earlier session: to be called before the first launch may begin.
+        """Begin the first launch, which was adopted already, with the chat of an earlier session.
 
         Its models are named at each launch of this session, as what the user's own settings name may be others by now.
         """
         self._first, self._last = _NOT_ANNOUNCED, resumed.announced or _NOT_ANNOUNCED
         self._has_git = resumed.has_git
         self._seed = render_for_restore(resumed.exchanges)
+        assert self.current is not None
+        self.current.handoff = resumed.handoff
 
     def chat_text(self) -> str:
         """Return the private chat history of this launch so far."""

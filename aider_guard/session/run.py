@@ -73,10 +73,12 @@ def run_session(
             sandbox, listener, config=config, aider=aider, environment=environment
         )
         planner.arguments = tuple(arguments)
-        parts = SessionParts(
-            planner, folder, terminal, fds, listener, sandbox, stack, starter, resumed
-        )
+        parts = SessionParts(planner, folder, terminal, fds, listener, sandbox, stack, starter)
         session = assemble(parts, started, arguments, aiders_environment)
+        if resumed is not None:
+            session.take_over(resumed)
+        if config.keep_sessions:
+            session.keep_for_resuming(folder, arguments, keep=config.keep)
         session.watch(fds, wakeups)
         with terminal.raw_mode():
             try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aider_guard.airgap.served import Sandbox
 from aider_guard.config import Config
@@ -76,16 +76,15 @@ class Session:
         starter: ProcessStarter | None,
         journal: Journal,
         colour: bool,
-        keeper: SessionKeeper | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.relay = relay
-        self._keeper = keeper
         self._loop = loop
         self._launches = launches
         self._aider = aider
         self._sidecar = sidecar
         self._last_status = -1  # until it ended, it may be us who fail
+        self._keeper: SessionKeeper | None = None
         self._engine = Engine(
             state,
             loop,
@@ -189,8 +188,20 @@ class Session:
         """Leave the screen as Aider left it, or tidied up when it could not do that itself."""
         self.console.leave(killed=self._last_status < 0)
 
+    def take_over(self, resumed: Resumed) -> None:
+        """Begin with the chat of an earlier session: to be called before the loop runs."""
+        self._launches.take_over(resumed)
+        self._engine.state = replace(self.state, handoff=resumed.handoff, restored=True)
+        self.console.show(resumed.notice)
+
+    def keep_for_resuming(
+        self, folder: registry.SessionFolder, arguments: Sequence[str], *, keep: float
+    ) -> None:
+        """Keep what is open from the first prompt on; exchanges where *keep*, their share of the window, is not 0."""
+        self._keeper = SessionKeeper(folder, self._launches, arguments, keep=keep)
+
     def keep_chat(self) -> None:
-        """Keep what is open for a session that resumes this one; the histories must not be merged yet."""
+        """Keep what is open at the end; the histories must not be merged yet."""
         if self._keeper is not None:
             self._keeper.finish(self.state)
 
@@ -298,7 +309,6 @@ class SessionParts:
     sandbox: Sandbox
     stack: ExitStack
     starter: ProcessStarter | None = None
-    resumed: Resumed | None = None
 
 
 def assemble(
@@ -311,10 +321,7 @@ def assemble(
     launches = Launches(
         folder.path, planner.aider, planner.config, arguments, environment, sandbox=parts.sandbox
     )
-    resumed = parts.resumed
-    if resumed is not None:
-        launches.take_over(resumed)
-    launches.adopt(started, resumed.handoff if resumed is not None else None)
+    launches.adopt(started)
     aider = stack.enter_context(AiderProcess(parts.terminal, relay, loop))
     aider.adopt(started.child)
     session: Session
@@ -326,7 +333,7 @@ def assemble(
         )
     )
     session = Session(
-        _first_state(planner.config, resumed),
+        State(_limits(planner.config)),
         terminal=parts.terminal,
         relay=relay,
         loop=loop,
@@ -337,10 +344,7 @@ def assemble(
         starter=parts.starter,
         journal=journal,
         colour=notices.has_colour(planner.environment),
-        keeper=_keeper(planner.config, folder, launches, arguments),
     )
-    if resumed is not None:
-        session.console.show(resumed.notice)
     _open_control(session, loop, folder, stack)
     parts.sandbox.watch(
         loop,
@@ -351,21 +355,6 @@ def assemble(
     for problem in merge_leftovers(folder.path.parent, registry.is_alive):
         session.warn("histories", problem)
     return session
-
-
-def _first_state(config: Config, resumed: Resumed | None) -> State:
-    if resumed is None:
-        return State(_limits(config))
-    return State(_limits(config), handoff=resumed.handoff, restored=True)
-
-
-def _keeper(
-    config: Config, folder: registry.SessionFolder, launches: Launches, arguments: Sequence[str]
-) -> SessionKeeper | None:
-    """Return what keeps this session for ``resume``; None where none are kept."""
-    if not config.keep_sessions:
-        return None
-    return SessionKeeper(folder, launches, arguments, keep=config.keep)
 
 
 def _sidecar(parts: SessionParts, loop: Loop) -> SidecarSupervisor:

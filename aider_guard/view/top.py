@@ -40,18 +40,20 @@ _LEAVE = b"\x1b[?25h\x1b[?1049l"
 
 @dataclass
 class Watcher:
-    """Gathers what is shown; a journal is read again only where it grew."""
+    """Gathers what is shown. A journal is read again only where it grew; a session that is slow to answer stays."""
 
     sessions: Path
     place: str | None = None
     _reports: dict[Path, tuple[int, SessionReport]] = field(default_factory=dict)
+    _last: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
 
     def look(self) -> list[tuple[SessionFolder, TopSession]]:
         """Return the sessions that run and answer, oldest first."""
         found = []
         for folder in registry.at(registry.running(self.sessions), self.place):
-            facts = _facts(folder)
+            facts = _facts(folder) or self._last.get(folder.path)
             if facts is not None and status.is_answer(facts):
+                self._last[folder.path] = facts
                 report = self._report(folder.path)
                 found.append((folder, TopSession(facts, report, _age_seconds(report.started_at))))
         return found
@@ -74,7 +76,7 @@ def _facts(folder: SessionFolder) -> Mapping[str, Any] | None:
     try:
         return ask(folder.socket, "status", timeout_seconds=_ASK_SECONDS)
     except (OSError, ValueError, RecursionError):
-        return None  # it ended just now
+        return None  # it ended just now, or the machine is busy
 
 
 def _age_seconds(started_at: str) -> float:
@@ -228,7 +230,7 @@ class Top:
         if chosen is None:
             return "no session is running"
         try:
-            answer = ask(chosen[0].socket, "restart", timeout_seconds=_ASK_SECONDS)
+            answer = ask(chosen[0].socket, "restart")
         except (OSError, ValueError, RecursionError):
             return "the session does not answer"
         return str(answer.get("error") or "Aider restarts at its next idle prompt")

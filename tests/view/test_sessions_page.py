@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from test_docs import blocks
 from view.screens import check_screen
 
 from aider_guard.core.actions import Handoff
@@ -51,6 +52,16 @@ def test_the_page(columns: int) -> None:
     message = "Why does the price of a bundle differ from the sum of its parts, and where is that decided?"
     listed = [ListedSession(FULL, "runs", message), ListedSession(BARE, "killed")]
     check_screen(f"sessions-{columns}", page(listed, columns, with_folder=True))
+
+
+def test_the_example_in_the_documentation_is_the_page() -> None:
+    """With the last message, in a wide terminal."""
+    handoff = replace(FULL.handoff, editable=FULL.handoff.editable[:2])
+    listed = ListedSession(
+        replace(FULL, handoff=handoff), "ended", "Why does the price of a bundle differ?"
+    )
+    printed = page([listed], 120, with_folder=False)
+    assert f"$ aider-guard sessions --last\n{printed}" in blocks("docs/usage.md")
 
 
 def test_nothing_was_kept() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from e2e.people import Onlooker
 from session.guards import CHECKOUT
+from test_docs import blocks
 from view import journals
 from view.screens import check_screen
 
@@ -23,7 +24,8 @@ from aider_guard.core.screen import columns_of
 from aider_guard.core.session_report import SessionReport, sum_up
 from aider_guard.session import registry
 from aider_guard.session.kept_sessions import kept_file
-from aider_guard.view.top import has_screen, run_top
+from aider_guard.view import top
+from aider_guard.view.top import Watcher, has_screen, run_top
 from aider_guard.view.top_page import TopSession, TopView, screen
 
 GIB = 1 << 30
@@ -136,6 +138,13 @@ def test_a_terminal_that_cannot_be_drawn_on_is_known(term: str, *, has: bool) ->
     assert not has_screen({})
 
 
+def test_the_picture_in_the_documentation_is_the_screen() -> None:
+    """As it is while the model answers nothing."""
+    session = TopSession({**FACTS, "reading": None}, SESSIONS[0].report, 900.0)
+    drawn = screen([session], "18:30:12", TopView(60, 13))
+    assert "".join(f"{line.rstrip()}\n" for line in drawn) in blocks("docs/usage.md")
+
+
 # In a terminal
 
 
@@ -207,6 +216,19 @@ def test_its_keys(tmp_path: Path) -> None:
         assert person.end() == 0
         assert person.attributes() == before
         assert person.shown.endswith(b"\x1b[?25h\x1b[?1049l")
+
+
+def test_a_session_that_is_slow_to_answer_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it said last is shown; one that never answered is left out."""
+    watcher = Watcher(tmp_path)
+    with answering(tmp_path, []):
+        (before,) = watcher.look()
+        monkeypatch.setattr(top, "ask", lambda *_, **__: (_ for _ in ()).throw(TimeoutError))
+        (after,) = watcher.look()
+        assert after[1].facts == before[1].facts
+        assert Watcher(tmp_path).look() == []
 
 
 def test_once_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
