@@ -12,6 +12,7 @@ from e2e.people import Guarded, Onlooker
 from fakes.ollama_chat import Talking
 from fakes.ollama_models import FakeModel
 from fakes.ollama_server import FakeOllama
+from session.guards import CHECKOUT
 
 if TYPE_CHECKING:
     from e2e.desk import Desk
@@ -27,6 +28,16 @@ class Resuming(Guarded):
         argv = [sys.executable, "-m", "aider_guard", "--aider", str(desk.aider), "resume", *words]
         env = {**desk.env, "OLLAMA_API_BASE": ollama}
         Onlooker.__init__(self, argv, rows=40, columns=160, env=env, cwd=desk.repo)
+
+
+def said(desk: Desk, *words: str) -> str:
+    """What a command prints in another terminal."""
+    command = [sys.executable, "-m", "aider_guard", *words]
+    environment = {**desk.env, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(
+        command, env=environment, cwd=desk.repo, capture_output=True, text=True, check=True
+    )
+    return done.stdout
 
 
 def leave(person: Guarded) -> None:
@@ -45,7 +56,12 @@ def test_a_session_comes_back_after_its_end_and_after_a_kill(desk: Desk) -> None
             person.ask(f'/add "{two}"')
             person.ask("/read-only README.md")
             person.ask("How is the till?")
+            shown = said(desk, "top", "--once")
+            assert f"  {desk.repo.name}  prompt\n" in shown
+            assert "small" in shown
+            assert "1 turn, restart in 19" in shown
             leave(person)
+        assert "1 turn\n" in said(desk, "report", "--text").splitlines(keepends=True)[0]
         subprocess.run(["git", "mv", one, "first.py"], cwd=desk.repo, check=True)
 
         with Resuming(desk, ollama.url) as person:
