@@ -34,6 +34,7 @@ from aider_guard.view.top_page import TopSession, TopView, block, screen
 
 _REFRESH_SECONDS = 1.0
 _ASK_SECONDS = 0.5
+_ASK_ONCE_SECONDS = 2.0
 _ENTER = b"\x1b[?1049h\x1b[?25l"
 _LEAVE = b"\x1b[?25h\x1b[?1049l"
 
@@ -44,6 +45,8 @@ class Watcher:
 
     sessions: Path
     place: str | None = None
+    ask_seconds: float = _ASK_SECONDS
+    """How long an answer is waited for, while keys wait as well."""
     _reports: dict[Path, tuple[int, SessionReport]] = field(default_factory=dict)
     _last: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -51,7 +54,7 @@ class Watcher:
         """Return the sessions that run and answer, oldest first."""
         found = []
         for folder in registry.at(registry.running(self.sessions), self.place):
-            facts = _facts(folder) or self._last.get(folder.path)
+            facts = _facts(folder, self.ask_seconds) or self._last.get(folder.path)
             if facts is not None and status.is_answer(facts):
                 self._last[folder.path] = facts
                 report = self._report(folder.path)
@@ -70,11 +73,11 @@ class Watcher:
         return known[1]
 
 
-def _facts(folder: SessionFolder) -> Mapping[str, Any] | None:
+def _facts(folder: SessionFolder, ask_seconds: float) -> Mapping[str, Any] | None:
     if registry.is_stopped(folder):
         return stopped_facts(folder)
     try:
-        return ask(folder.socket, "status", timeout_seconds=_ASK_SECONDS)
+        return ask(folder.socket, "status", timeout_seconds=ask_seconds)
     except (OSError, ValueError, RecursionError):
         return None  # it ended just now, or the machine is busy
 
@@ -87,9 +90,19 @@ def _age_seconds(started_at: str) -> float:
     return max(0.0, time.time() - started.timestamp())
 
 
-def run_top(sessions: Path, place: str | None, *, once: bool, as_json: bool) -> int:
-    """Show the sessions until ``q``; the exit status. At no terminal, or with *once*, print them and end."""
-    watcher = Watcher(sessions, place)
+def run_top(
+    sessions: Path,
+    place: str | None,
+    *,
+    once: bool,
+    as_json: bool,
+    once_seconds: float = _ASK_ONCE_SECONDS,
+) -> int:
+    """Show the sessions until ``q``; the exit status. At no terminal, or with *once*, print them and end.
+
+    A session is waited for so many seconds where it is asked only once.
+    """
+    watcher = Watcher(sessions, place, once_seconds)
     if as_json:
         click.echo(
             json.dumps({"sessions": [_as_json(each) for _, each in watcher.look()]}, indent=2)
@@ -103,7 +116,7 @@ def run_top(sessions: Path, place: str | None, *, once: bool, as_json: bool) -> 
         return 0
     watched = (signal.SIGWINCH, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with signals_as_wakeups(watched) as wakeups, _full_screen(), Loop() as loop:
-        return Top(watcher, loop, wakeups).run()
+        return Top(Watcher(sessions, place), loop, wakeups).run()
 
 
 def has_screen(environment: Mapping[str, str]) -> bool:
