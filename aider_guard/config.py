@@ -282,7 +282,7 @@ def _refuse_misspelt(environment: Mapping[str, str], variables: Mapping[str, str
 
 
 def _refuse_from_a_repository(values: Mapping[str, Any], path: Path | None) -> None:
-    """Refuse settings in a repository's file that could send code away: the repository may be a stranger's."""
+    """Refuse settings in a repository's file that could send code away, or remove sessions: it may be a stranger's."""
     from aider_guard.ollama.names import connectable_base, is_this_machine
 
     ollama = connectable_base(values.get("ollama", ""))
@@ -291,6 +291,7 @@ def _refuse_from_a_repository(values: Mapping[str, Any], path: Path | None) -> N
         (bool(values.get("allow")), "allow names places"),
         (values.get("require-airgap") is False, "require-airgap is false"),
         (not is_this_machine(ollama), "ollama is on another machine"),
+        ("keep-sessions" in values, "keep-sessions is set"),
     )
     what = next((words for is_so, words in dangers if is_so), "")
     if what:

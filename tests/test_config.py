@@ -376,18 +376,19 @@ def test_the_projects_file_is_the_git_roots(tmp_path: Path) -> None:
     assert project_file(below) == root / "a" / ".aider-guard.toml"
 
 
-OUTSIDE = [
+USERS_ALONE = [
     'allow = ["github.com:22"]',
     'allow = ["/run/docker.sock"]',
     "require-airgap = false",
     'network = "open"',
     'ollama = "http://192.0.2.7:11434"',
     'ollama = "ollama.com"',
+    "keep-sessions = 0",
 ]
 
 
-@pytest.mark.parametrize("line", OUTSIDE)
-def test_a_repository_cannot_send_code_away(sources: Sources, line: str) -> None:
+@pytest.mark.parametrize("line", USERS_ALONE)
+def test_a_repository_cannot_send_code_away_or_remove_sessions(sources: Sources, line: str) -> None:
     """A cloned repository may be a stranger's; the user's own file may set it."""
     sources.user.write_text(line + "\n")
     sources.load()

@@ -131,6 +131,10 @@ def _handoff_of_prompt(state: State) -> Handoff:
     return Handoff(editable, read_only, state.last_mode, state.last_multiline)
 
 
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
 _LABELS = {"Editable:": False, "Readonly:": True}
 _READ_ONLY = "(read only)"
 
@@ -141,8 +145,8 @@ def files_of_prompt(
     """Return the editable and the read-only files that the lines above a prompt name.
 
     Aider prints them in columns, after the labels ``Readonly:`` and ``Editable:`` where there are both, or one a line
-    with ``(read only)`` behind it (io.py 0.86.2, ``format_files_for_input``). A name with a blank in it is recognised
-    where it is one of *known*.
+    with ``(read only)`` behind it (io.py 0.86.2, ``format_files_for_input``). A name with a blank in it, or one that
+    is wider than the terminal and continues in the next line, is recognised where it is one of *known*.
     """
     files: dict[str, bool] = {}
     longest = sorted(known, key=len, reverse=True)
@@ -162,6 +166,12 @@ def files_of_prompt(
             else:
                 files[name] = is_read_only
             rest = rest[len(name) :].lstrip()
+    all_text, widest = _squeezed("".join(rows)), max(map(len, rows), default=0)
+    for name in longest:
+        if len(name) > widest and _squeezed(name) in all_text:
+            parts = [each for each in files if each not in known and each in name]
+            files = {each: locked for each, locked in files.items() if each not in parts}
+            files[name] = is_read_only
     return (
         tuple(each for each, locked in files.items() if not locked),
         tuple(each for each, locked in files.items() if locked),

@@ -73,12 +73,17 @@ def test_a_handoff_without_a_request_or_a_table_is_the_last_one() -> None:
     assert last_known_handoff(measured) == Handoff()
 
 
+LONG = "src/main/java/org/example/Long.java"
 PROMPTS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "none": ((), ((), ())),
     "columns": (("a.py lib/b.py", "c.py"), (("a.py", "lib/b.py", "c.py"), ())),
     "both kinds": (
         ("Readonly: NOTES.md two words.md", "", "Editable: a.py", "two words.md.py"),
         (("a.py", "two", "words.md.py"), ("NOTES.md", "two words.md")),
+    ),
+    "wider than the terminal": (
+        ("src/main/java/org/exam", "ple/Long.java", "a.py"),
+        (("a.py", "src/main/java/org/example/Long.java"), ()),
     ),
     "not pretty": (
         ("NOTES.md (read only)", "two words.md (read only)", "a.py"),
@@ -92,7 +97,7 @@ def test_the_files_are_those_that_the_prompt_names(
     rows: tuple[str, ...], files: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> None:
     """In each of the ways in which Aider prints them; a name with a blank where it is known."""
-    assert files_of_prompt(rows, ("two words.md", "a.py")) == files
+    assert files_of_prompt(rows, ("two words.md", "a.py", LONG)) == files
 
 
 def test_files_that_no_request_or_table_has_yet_are_handed_over() -> None:
