@@ -163,7 +163,7 @@ def _add(sums: _Sums, line: Mapping[str, Any], at: float) -> None:
             _add_memory(sums, line["reading"], at)
         case "notice_shown":
             sums.counts[str(line["notice"])] += 1
-            if line["notice"] != "restarted":  # the restart has a mark of its own
+            if line["notice"] not in ("restarted", "reload_seen"):  # these have marks of their own
                 sums.marks.append(Mark(at, str(line["notice"])))
         case "start_aider":
             sums.counts["restart"] += 1

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from aider_guard.core.chat.size import usual_reserve
 from aider_guard.core.chat_contents import advise_room, newest_rows
 from aider_guard.core.events import Event, RestartRequested
 from aider_guard.core.readings import MemoryReading, Unavailable
@@ -175,6 +176,7 @@ def session_facts(state: State, *, session_id: str, pid: int, folder: str = "") 
         "fill_percent": None if isinstance(percent, Unavailable) else round(percent, 1),
         "parts": _parts(state),
         "drop_command": _drop_command(state),
+        "reserve_tokens": _reserve(state),
         "memory": _memory(state.memory),
         "models": models,
         "restarts": state.restarts,
@@ -222,6 +224,11 @@ def _parts(state: State) -> list[dict[str, Any]]:
     for row in newest_rows(state):
         sums[row.kind] += row.tokens
     return [{"kind": kind, "tokens": tokens} for kind, tokens in sums.most_common()]
+
+
+def _reserve(state: State) -> int | None:
+    window = window_tokens(state)
+    return None if isinstance(window, Unavailable) else usual_reserve(window)
 
 
 def _drop_command(state: State) -> str | None:

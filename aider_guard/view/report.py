@@ -219,8 +219,8 @@ def blocked_words(place: BlockedPlace) -> str:
 
 def mark_words(name: str) -> str:
     """Return in words what a mark on the line of time is."""
-    words = {"restart": "Aider is restarted", "death": "Aider died", "reload": "a reload"}
-    return words.get(name) or notice_words(name)
+    notices = {"restart": "restarted", "reload": "reload_seen"}
+    return "Aider died" if name == "death" else notice_words(notices.get(name, name))
 
 
 # The text

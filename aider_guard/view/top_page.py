@@ -32,7 +32,7 @@ _PARTS = {
     "history": ("history", "░", "\x1b[35m"),
 }
 """The words, the sign and the colour of each kind of part."""
-_FREE = "·"
+_FREE, _RESERVED = "·", "╌"
 _WIDEST_BAR = 60
 _MOST_NOTICES = 2
 
@@ -139,11 +139,13 @@ def _fill(facts: Mapping[str, Any]) -> str:
     if fill is None:
         return "the context is not measured yet"
     about = "" if facts.get("used_is_measured") else "about "
-    return f"context {about}{fill:.0f} % full: {used:,} of {window:,} tokens"
+    reserve = facts.get("reserve_tokens")
+    answer = f", {_RESERVED}{reserve:,} to answer" if reserve else ""
+    return f"{fill:.0f} % full: {about}{used:,} of {window:,} tokens{answer}"
 
 
 def _bar(facts: Mapping[str, Any], view: TopView) -> str:
-    """Return the window as a bar: a stretch for each part, then what is free."""
+    """Return the window as a bar: a stretch for each part, then what is free, its end kept for the answer."""
     width = max(1, min(view.columns - 4, _WIDEST_BAR))
     used, window = facts["used_tokens"], facts["window_tokens"]
     if not used or not window:
@@ -160,7 +162,9 @@ def _bar(facts: Mapping[str, Any], view: TopView) -> str:
         done = end
     if not total:
         drawn = "█" * filled
-    return f"  {drawn}{_FREE * (width - filled)}"
+    free = width - filled
+    kept = min(free, round(width * (facts.get("reserve_tokens") or 0) / window))
+    return f"  {drawn}{_FREE * (free - kept)}{_RESERVED * kept}"
 
 
 def _legend(facts: Mapping[str, Any]) -> str:

@@ -48,6 +48,7 @@ FACTS: dict[str, Any] = {
         {"kind": "map", "tokens": 350},
     ],
     "drop_command": "/drop till/catalogue.py",
+    "reserve_tokens": 1024,
     "memory": {
         "gpus": [{"index": 0, "vram_used_bytes": 12 * GIB, "vram_total_bytes": 16 * GIB}],
         "ram_used_bytes": 9 * GIB,
