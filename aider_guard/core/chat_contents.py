@@ -99,11 +99,11 @@ def is_among(name: str, others: Iterable[str]) -> bool:
 def last_known_handoff(state: State) -> Handoff:
     """Return the handoff when Aider can no longer be asked: the files of the newest request or table.
 
-    Where a later prompt names other files, it is those; before the first request or table, what this Aider itself took
-    over.
+    Where a later prompt names other files, it is those, and before the first request or table what this Aider itself
+    took over. A prompt that names none says nothing: to bring a file back that was dropped harms less than to lose one.
     """
     rows = newest_rows(state)
-    if state.files_changed:
+    if state.files_changed and state.prompt_files:
         return _handoff_of_prompt(state)
     if not rows and isinstance(state.context, Unavailable):
         return replace(state.handoff, mode=state.last_mode, multiline=state.last_multiline)
@@ -117,17 +117,10 @@ def last_known_handoff(state: State) -> Handoff:
 
 
 def _handoff_of_prompt(state: State) -> Handoff:
-    """Return the files that the newest prompt names, for when no request or table has them yet.
-
-    Aider names no read-only files where none is editable (io.py 0.86.2, ``get_input``): they are taken to be there
-    still.
-    """
-    known = {row.name: row.read_only for row in newest_rows(state) if row.kind == "file"}
-    known |= dict.fromkeys(state.handoff.editable, False)
-    known |= dict.fromkeys(state.handoff.read_only, True)
-    editable, read_only = files_of_prompt(state.prompt_files, tuple(known))
-    if not state.prompt_files:
-        read_only = tuple(name for name, is_read_only in known.items() if is_read_only)
+    """Return the files that the newest prompt names, for when no request or table has them yet."""
+    known = [row.name for row in newest_rows(state) if row.kind == "file"]
+    known += [*state.handoff.editable, *state.handoff.read_only]
+    editable, read_only = files_of_prompt(state.prompt_files, known)
     return Handoff(editable, read_only, state.last_mode, state.last_multiline)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from aider_guard.core.readings import Unavailable
@@ -102,20 +102,20 @@ def number(value: object) -> Number:
     return float(value) if is_number else NOT_WRITTEN  # type: ignore[arg-type]
 
 
-@dataclass
 class _Sums:
     """What is added up while the lines are read."""
 
-    report: dict[str, Any] = field(default_factory=dict)
-    turns: list[TurnCost] = field(default_factory=list)
-    fills: list[tuple[float, float]] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
-    memory: list[MemoryPoint] = field(default_factory=list)
-    blocked: Counter[tuple[str, int, str, str]] = field(default_factory=Counter)
-    counts: Counter[str] = field(default_factory=Counter)
-    reloads: list[tuple[str, float]] = field(default_factory=list)
-    rereads: list[tuple[str, Number]] = field(default_factory=list)
-    side_seconds: float = 0.0
+    def __init__(self) -> None:
+        self.report: dict[str, Any] = {}
+        self.turns: list[TurnCost] = []
+        self.fills: list[tuple[float, float]] = []
+        self.marks: list[Mark] = []
+        self.memory: list[MemoryPoint] = []
+        self.blocked: Counter[tuple[str, int, str, str]] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.reloads: list[tuple[str, float]] = []
+        self.rereads: list[tuple[str, Number]] = []
+        self.side_seconds = 0.0
 
 
 def sum_up(lines: Iterable[Mapping[str, Any]]) -> SessionReport:

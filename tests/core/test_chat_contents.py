@@ -106,7 +106,7 @@ def test_files_that_no_request_or_table_has_yet_are_handed_over() -> None:
     later = State(last_request=request, files_changed=True)
     shown = replace(later, prompt_files=("Readonly: NOTES.md", "Editable: new.py"))
     assert last_known_handoff(shown) == Handoff(("new.py",), ("NOTES.md",))
-    # Aider names no read-only file where none is editable.
-    assert last_known_handoff(later) == Handoff((), ("NOTES.md",))
+    # A prompt without names, as before the files of a restart are loaded, takes none away.
+    assert last_known_handoff(later) == Handoff(("a.py",), ("NOTES.md",))
     named = State(files_changed=True, prompt_files=("new.py",), handoff=Handoff(known=False))
     assert last_known_handoff(named) == Handoff(("new.py",))
