@@ -50,7 +50,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class MemoryPoint:
-    """The memory in use at one moment: that of the first GPU, or of the machine where there is none."""
+    """The memory in use at one moment: that of the GPU with most in use, or of the machine where none tells."""
 
     at_seconds: float
     used_bytes: int
@@ -214,9 +214,14 @@ def _add_fill(sums: _Sums, at: float, used: object, window: object) -> None:
 
 def _add_memory(sums: _Sums, reading: Mapping[str, Any], at: float) -> None:
     gpus, ram = reading.get("gpus"), reading.get("ram")
-    if isinstance(gpus, list) and gpus:
-        first = gpus[0]
-        used, total = int(first["vram_used_bytes"]), int(first["vram_total_bytes"])
+    told = (
+        [gpu for gpu in gpus if isinstance(gpu["vram_used_bytes"], int)]
+        if isinstance(gpus, list)
+        else []
+    )
+    if told:
+        most = max(told, key=lambda gpu: int(gpu["vram_used_bytes"]))
+        used, total = most["vram_used_bytes"], int(most["vram_total_bytes"])
         sums.memory.append(MemoryPoint(at, used, total, is_gpu=True))
     elif isinstance(ram, Mapping) and "total_bytes" in ram:
         total = int(ram["total_bytes"])

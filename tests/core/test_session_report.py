@@ -121,6 +121,20 @@ def test_without_a_reason_there_is_no_advice(journal: list[dict[str, Any]]) -> N
     assert sum_up(journal).advice == ()
 
 
+def test_the_memory_is_that_of_the_gpu_with_most_in_use() -> None:
+    """Some do not tell; where none does, it is the machine's."""
+    silent = {"vram_used_bytes": {"reason": "not told"}, "vram_total_bytes": 8}
+    ram = {"total_bytes": 32, "available_bytes": 20}
+    cards = [silent, *({"vram_used_bytes": used, "vram_total_bytes": 16} for used in (3, 5))]
+    lines = [
+        event("memory_read", reading={"gpus": gpus, "ram": ram})
+        for gpus in (cards, [silent], {"reason": "no driver"})
+    ]
+    assert [(point.used_bytes, point.is_gpu) for point in sum_up(lines).memory] == [
+        *((5, True), (12, False), (12, False)),
+    ]
+
+
 def test_lines_of_other_kinds_count_as_not_written() -> None:
     """An older or a newer version wrote them, or anything."""
     wild: list[dict[str, Any]] = [
