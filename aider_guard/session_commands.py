@@ -92,13 +92,14 @@ def resume(ctx: click.Context, place: str | None) -> int:
 @click.command()
 @click.option("--open", "opens", is_flag=True, help="Open it in the browser.")
 @click.option("--text", "as_text", is_flag=True, help="Print it here, without charts.")
+@click.option("--json", "as_json", is_flag=True, help="All facts, as JSON.")
 @click.option("--names", is_flag=True, help="With the names of folder, files and programs.")
 @click.option(
     "-o", "--output", metavar="FILE", help="Where to write it.  [default: where sessions are kept]"
 )
 @_place
 def report(
-    *, opens: bool, as_text: bool, names: bool, output: str | None, place: str | None
+    *, opens: bool, as_text: bool, as_json: bool, names: bool, output: str | None, place: str | None
 ) -> int:
     """Write a page about a session: what it waited for, its window, its memory, what to change.
 
@@ -113,6 +114,7 @@ def report(
         output=output,
         opens=opens,
         as_text=as_text,
+        as_json=as_json,
         names=names,
         columns=shutil.get_terminal_size().columns,
     )

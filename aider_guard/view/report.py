@@ -6,7 +6,7 @@ import json
 import os
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,17 @@ def run_report(
     output: str | None,
     opens: bool,
     as_text: bool,
+    as_json: bool,
     names: bool,
     columns: int,
 ) -> int:
-    """Write the page, or print the text; the exit status. Raises ConfigError."""
+    """Write the page, or print the text or all facts; the exit status. Raises ConfigError."""
     folder = find_session(sessions, place)
+    if as_json:
+        found = read_report(folder, names=names)
+        told = {"folder": found.folder, "files": found.files} if names else {}
+        click.echo(json.dumps({"id": found.id, **asdict(found.report), **told}, indent=2))
+        return 0
     if as_text:
         click.echo(text(read_report(folder, names=names), columns), nl=False)
         return 0

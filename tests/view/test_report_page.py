@@ -109,7 +109,14 @@ def test_a_session_without_a_turn_has_a_page() -> None:
 
 
 def run(sessions: Path, place: str | None = None, **options: Any) -> int:
-    given = {"output": None, "opens": False, "as_text": False, "names": False, "columns": 80}
+    given = {
+        "output": None,
+        "opens": False,
+        "as_text": False,
+        "as_json": False,
+        "names": False,
+        "columns": 80,
+    }
     return report.run_report(sessions, place, **{**given, **options})
 
 
@@ -125,6 +132,19 @@ def test_the_page_is_kept_with_the_session(
     assert (tmp_path / "a.html").exists()
     with pytest.raises(ConfigError, match=r"/nowhere/a.html cannot be written: No such file"):
         run(sessions, ID, output="/nowhere/a.html")
+
+
+def test_json_has_all_facts_of_the_report(
+    sessions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is not known has a reason, as in the journal."""
+    assert run(sessions, ID, as_json=True) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["id"], facts["model"], len(facts["turns"])) == (ID, "qwen3:8b", 12)
+    assert facts["turns"][0]["load_seconds"] == 12.0
+    assert "folder" not in facts
+    assert run(sessions, ID, as_json=True, names=True) == 0
+    assert json.loads(capsys.readouterr().out)["folder"] == str(sessions.parent)
 
 
 def test_a_browser_opens_it(sessions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
