@@ -282,7 +282,10 @@ def _refuse_misspelt(environment: Mapping[str, str], variables: Mapping[str, str
 
 
 def _refuse_from_a_repository(values: Mapping[str, Any], path: Path | None) -> None:
-    """Refuse settings in a repository's file that could send code away, or remove sessions: it may be a stranger's."""
+    """Refuse settings in a repository's file that could send code away, run a program or remove sessions.
+
+    It may be a stranger's.
+    """
     from aider_guard.ollama.names import connectable_base, is_this_machine
 
     ollama = connectable_base(values.get("ollama", ""))
@@ -292,6 +295,7 @@ def _refuse_from_a_repository(values: Mapping[str, Any], path: Path | None) -> N
         (values.get("require-airgap") is False, "require-airgap is false"),
         (not is_this_machine(ollama), "ollama is on another machine"),
         ("keep-sessions" in values, "keep-sessions is set"),
+        ("aider" in values, "aider names a program to run"),
     )
     what = next((words for is_so, words in dangers if is_so), "")
     if what:

@@ -41,7 +41,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.state import State, fill_percent, window_tokens
 from aider_guard.counting.files import read_regular_file
 from aider_guard.launch.aider_settings import AiderSettings
-from aider_guard.paths import belongs_to_user
+from aider_guard.paths import belongs_to_user, replace_file
 from aider_guard.session import registry
 from aider_guard.session.histories import launches
 from aider_guard.session.launches import Launches, encoding_of
@@ -180,14 +180,9 @@ class SessionKeeper:
         It does not wait for the disk: the session's loop would wait with it.
         """
         path = kept_file(self._sessions, self._of_all.id, ending)
-        new = path.with_name(f"{path.name}.new")
         with contextlib.suppress(OSError):
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            with os.fdopen(
-                os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"
-            ) as file:
-                file.write(data)
-            new.replace(path)
+            replace_file(path, data)
 
 
 def _newest(chat: Sequence[Exchange]) -> tuple[Exchange, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aider_guard.errors import LaunchError
-from aider_guard.paths import belongs_to_user
+from aider_guard.paths import belongs_to_user, replace_file
 
 _RECORD = "session.json"
 _MODELS = "models.json"
@@ -130,10 +130,8 @@ def note_models(session: Path, models: Iterable[str], window_tokens: int = 0) ->
 
     Other sessions may read it at any time. Raises OSError.
     """
-    draft = session / f"{_MODELS}.new"
     windows = dict.fromkeys(sorted(models), window_tokens)
-    draft.write_text(json.dumps(windows), encoding="utf-8")
-    draft.replace(session / _MODELS)
+    replace_file(session / _MODELS, json.dumps(windows).encode("ascii"))
 
 
 def models_of_others(session: Path) -> frozenset[str]:

@@ -222,3 +222,14 @@ def test_the_private_copies_of_the_talk_are_removed(sessions: Path) -> None:
     (path / "journal.jsonl").write_text("")
     registry.forget_launches(path)
     assert [entry.name for entry in path.iterdir()] == ["journal.jsonl"]
+
+
+def test_a_link_in_the_session_s_folder_is_not_followed(tmp_path: Path) -> None:
+    """A program inside the air gap may write there: what a link leads to stays as it is."""
+    theirs = tmp_path / "module.py"
+    theirs.write_text("kept")
+    for name in ("models.json", f"models.json.{os.getpid()}.new", "models.json.new"):
+        (tmp_path / name).symlink_to(theirs)
+    registry.note_models(tmp_path, ("m",))
+    assert theirs.read_text() == "kept"
+    assert json.loads((tmp_path / "models.json").read_text()) == {"m": 0}
