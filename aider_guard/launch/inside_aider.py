@@ -1,7 +1,8 @@
 """Runs in Aider's own process, before Aider: describes to the guard what Aider will use, and adds what it answers.
 
 Started as ``INTERPRETER inside_aider.py FD SCRIPT ARGS…``. It sends one JSON line on the socket FD, reads one, and then
-runs Aider as its script would have run it. With ``only:FD`` it sends the line and ends. With ``FD/REPORTS/HOST:PORT,…``
+runs Aider as its script would have run it. With ``only:FD`` it sends the line and ends. With ``standby:FD`` it loads
+Aider's code first, and waits until the guard says that it is its turn. With ``FD/REPORTS/HOST:PORT,…``
 attempts to reach other places than these are refused, and reported on the socket REPORTS, and Aider fetches no lists
 from there.
 
@@ -89,17 +90,21 @@ def main() -> Any:
     """Describe Aider, wait for the guard, and run Aider; or only describe it."""
     channels, script, *arguments = sys.argv[1:]
     number, _, hook = channels.partition("/")
-    only = number.startswith("only:")
+    way, _, number = number.rpartition(":")
     become_script(script, arguments)
     allowed_hosts = install_audit_hook(hook) if hook else None
     from aider.main import main as run_aider
 
+    price_lists = load_inside("price_lists")
     if allowed_hosts is not None:
-        load_inside("price_lists").skip_fetches(allowed_hosts)
-    with socket.socket(fileno=int(number.rpartition(":")[2])) as channel:
+        price_lists.skip_fetches(allowed_hosts)
+    price_lists.read_faster()
+    with socket.socket(fileno=int(number)) as channel:
         channel.set_inheritable(False)
+        if way == "standby":
+            load_inside("standby").wait_for_turn(channel, arguments)
         description = describe_aider(arguments)
-        if only:
+        if way == "only":
             return send_line(channel, description)
         answer = ask_guard(channel, description)
     os.environ.update(answer.get("environment", {}))

@@ -12,10 +12,12 @@ from aider_guard.core.actions import (
     Handoff,
     Notice,
     OfferRestart,
+    RetireAider,
     RunHidden,
     SetDeadline,
     ShowNotice,
     SignalAider,
+    SignalRetired,
     StartAider,
     StopAider,
     UnloadModels,
@@ -23,6 +25,7 @@ from aider_guard.core.actions import (
 from aider_guard.core.chat_contents import last_known_handoff, session_models
 from aider_guard.core.events import (
     AiderExited,
+    AiderRetired,
     ChatSaved,
     CommandNotTyped,
     DeadlinePassed,
@@ -37,7 +40,7 @@ from aider_guard.core.events import (
     TurnFinished,
 )
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.rules import Step, memory
+from aider_guard.core.rules import Step, memory, standby
 from aider_guard.core.state import Phase, Restart, State
 from aider_guard.errors import LaunchError
 
@@ -79,6 +82,9 @@ def _transition(state: State, event: Event, now: float) -> Step:
             return _saved(state, event, now)
         case ((Phase.SAVING | Phase.STOPPING), CommandNotTyped()):
             return _postponed(state)
+        case Phase.STOPPING, AiderRetired():
+            state, actions = _start(state, now)
+            return state, (CancelDeadline("stop"), *actions)
         case Phase.STOPPING, DeadlinePassed("stop"):
             return state, (
                 SignalAider("TERM"),
@@ -126,6 +132,8 @@ def _begin_restart(state: State, now: float) -> Step:
     if state.restart_due == memory.STAYED_SHORT and not memory.is_short(state, now):
         # What was short a while ago is no reason any more, and nothing was tried.
         return replace(state, restart_due="", memory_restart_tried=False), ()
+    if standby.is_awaited(state, now):
+        return state, ()
     handoff = Handoff(mode=state.prompt.mode, multiline=state.prompt.multiline)
     restart = Restart(state.restart_due, now, handoff)
     state = replace(state, phase=Phase.SAVING, hidden="save", restart=restart)
@@ -138,6 +146,8 @@ def _saved(state: State, event: ChatSaved, now: float) -> Step:
     if not state.settled:
         # The user typed meanwhile: the restart stays due, and waits for the next untouched prompt.
         return replace(state, phase=Phase.RUNNING, restart=None), ()
+    frees_first = state.restart.reason == memory.STAYED_SHORT
+    is_ready = state.standby.stage == "ready" and not frees_first
     handoff = replace(state.restart.handoff, editable=event.editable, read_only=event.read_only)
     state = replace(
         state,
@@ -146,7 +156,8 @@ def _saved(state: State, event: ChatSaved, now: float) -> Step:
         restart=replace(state.restart, handoff=handoff),
         save_failures=0,
     )
-    return state, (StopAider(), SetDeadline("stop", now + state.limits.stop_wait_seconds))
+    stop = RetireAider() if is_ready else StopAider()
+    return state, (stop, SetDeadline("stop", now + state.limits.stop_wait_seconds))
 
 
 def _postponed(state: State) -> Step:
@@ -203,6 +214,7 @@ def _unloaded(state: State, event: Event, now: float) -> Step:
 
 def _start(state: State, now: float) -> Step:
     restart = state.restart or Restart("Aider died", now)
+    state, is_ready, ended = standby.take(state)
     state = replace(
         state,
         phase=Phase.STARTING,
@@ -212,7 +224,7 @@ def _start(state: State, now: float) -> Step:
         context=Unavailable("no /tokens was run yet"),
         turn_tokens=Unavailable("no turn was taken yet"),
     )
-    return state, (StartAider(restart.reason, restart.handoff),)
+    return state, (*ended, StartAider(restart.reason, restart.handoff, is_ready))
 
 
 def _started(state: State, now: float) -> Step:
@@ -279,6 +291,8 @@ def _end(
 
     After a signal the wait for Ollama's answer is shorter, as SIGKILL may follow.
     """
+    if state.retired == "ending":  # a summary of its own would load a model again
+        before += (SignalRetired("KILL"),)
     names = session_models(state, now)
     end = EndSession(status, notice)
     if not names:
