@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from fakes.ollama_server import FakeOllama
 from aider_guard.demo.layout import cache_folder, rig_in
 from aider_guard.demo.sample import make_sample
 
-MODEL = FakeModel("small:latest", size_bytes=300 * 1024**2, vram_bytes=0, trained_tokens=8192)
+MODEL = FakeModel("small:latest", size_bytes=0, vram_bytes=0, trained_tokens=8192)
+"""A model without memory: a restart does not wait for that to be free."""
 ARGUMENTS = (
     *("--model", "ollama_chat/small", "--chat-mode", "ask", "--no-show-model-warnings"),
     *("--no-gitignore", "till/prices.py", "tests/test_prices.py"),
@@ -73,6 +75,7 @@ def measure(folder: Path, aider: str, sessions: int, restarts: int) -> tuple[Gap
             with FakeOllama(models=(MODEL,), talking=Talking(says="It is well.")) as server:
                 place = folder / f"{name}-{number}"
                 for gap, held in restarted(place, server.url, aider, restarts, name == "ahead"):
+                    print(f"  {name}: {gap:.2f} s", flush=True)
                     gaps.seconds.append(gap)
                     gaps.standby_bytes += held
     return serial, ahead
@@ -104,13 +107,20 @@ def restarted(
             person.ask(f"message {count}")
             began = person.journal("prompt_shown")[-1]["t"]
             started = person.wait_for_event("aider_started", count + 1)["t"]
-            person.wait_for(lambda after=started: person.journal("prompt_shown")[-1]["t"] > after)
+            shown = partial(_newest_prompt_is_later, person, started)
+            person.wait_for(shown)
             yield (
                 person.journal("prompt_shown")[-1]["t"] - began,
                 [line["memory_bytes"] for line in person.journal("standby_ready")[count - 1 :]],
             )
+            if is_ahead:  # the user reads on: nothing of this restart is left for the next
+                person.wait_for_event("retired_exited", count)
         person.type(b"/exit\r")
         person.end()
+
+
+def _newest_prompt_is_later(person: Guarded, than: float) -> bool:
+    return bool(person.journal("prompt_shown")[-1]["t"] > than)
 
 
 def main() -> None:
@@ -126,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -35,8 +35,11 @@ def wait_for_turn(channel: socket.socket, arguments: list[str]) -> None:
     """Load the code, tell the guard so, and return when it is this Aider's turn.
 
     The guard's two lines give the variables that Aider gets after every ``.env`` was read, in the form of its answer.
-    The process ends where the guard does, and where the settings cannot be read: the usual start says why.
+    The process ends where the guard does, and where the settings cannot be read: the usual start says why. So it does
+    on Python 3.9, which does not tell its own command line.
     """
+    if not hasattr(sys, "orig_argv"):
+        os._exit(1)
     variables = _variables(arguments, _line(channel))
     with _as_environment(variables) as before:
         load_code()
@@ -47,7 +50,7 @@ def wait_for_turn(channel: socket.socket, arguments: list[str]) -> None:
     _send(channel, {"standby": {"memory_bytes": _resident_bytes()}})
     turn = _line(channel)
     if _variables(arguments, turn) != {**variables, **added}:
-        _begin_anew(channel, len(arguments))
+        _begin_anew(len(arguments))
 
 
 def load_code() -> None:
@@ -80,12 +83,15 @@ def _as_environment(variables: dict[str, str]) -> Any:
         yield dict(os.environ)
 
 
-def _begin_anew(channel: socket.socket, arguments: int) -> None:
-    """Become an Aider that was not started ahead: it asks on the same channel."""
-    channel.set_inheritable(True)
+def _begin_anew(arguments: int) -> None:
+    """Become an Aider that was not started ahead, and asks on the same channel; *arguments* is how many Aider has."""
     command = list(sys.orig_argv)
-    channels = len(command) - arguments - 2  # before the script
-    command[channels] = command[channels].removeprefix(_WAY)
+    place = len(command) - arguments - 2  # before the script
+    command[place] = channels = command[place].removeprefix(_WAY)
+    for number in channels.split("/")[
+        :2
+    ]:  # the guard's, and that of the reports where there is one
+        os.set_inheritable(int(number), True)
     os.execv(sys.executable, command)
 
 
