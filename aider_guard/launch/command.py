@@ -72,11 +72,10 @@ def send_answer(
 
 
 def send_variables(channel: socket.socket, environment: LocalEnvironment) -> None:
-    """Tell an Aider that was started ahead its variables: first to load its code with, then that it is its turn.
-
-    Raises OSError when it ended meanwhile.
+    """Tell Aider the variables with which it may load its code; one that was started ahead, then also that it is its
+    turn. Raises OSError when it ended meanwhile.
     """
-    channel.sendall(json.dumps(_after_dotenv(environment)).encode() + b"\n")
+    channel.sendall(json.dumps({"variables": _after_dotenv(environment)}).encode() + b"\n")
 
 
 def _after_dotenv(environment: LocalEnvironment) -> dict[str, object]:

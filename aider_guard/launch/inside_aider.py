@@ -19,10 +19,12 @@ import importlib
 import importlib.util
 import json
 import os
+import select
 import socket
 import sys
 from typing import Any
 
+_AT_ONCE_SECONDS = 0.1
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _PACKAGE = "_aider_guard_launch"
 
@@ -58,15 +60,36 @@ def describe_aider(arguments: list[str]) -> dict[str, Any]:
     return description
 
 
-def ask_guard(channel: socket.socket, description: dict[str, Any]) -> dict[str, Any]:
-    """Send the description and wait for the guard's answer; an empty one when the guard is gone."""
+def ask_guard(
+    channel: socket.socket, description: dict[str, Any], arguments: list[str]
+) -> dict[str, Any]:
+    """Send the description and wait for the guard's answer; an empty one when the guard is gone.
+
+    Where the answer does not come at once, as a server is asked first, Aider's code is loaded meanwhile, with the
+    variables that the guard has told before.
+    """
     try:
         send_line(channel, description)
-        with channel.makefile("rb") as lines:
-            answer = lines.readline()
+        answer = receive_line(channel)
+        if "variables" in answer:
+            if not select.select([channel], [], [], _AT_ONCE_SECONDS)[0]:
+                load_inside("standby").load_beside(arguments, answer["variables"])
+            answer = receive_line(channel)
     except OSError:
         return {}
-    return json.loads(answer) if answer.endswith(b"\n") else {}
+    return answer
+
+
+def receive_line(channel: socket.socket) -> dict[str, Any]:
+    """Receive one line, and nothing of the next; an empty value at the end. Raises OSError."""
+    line = b""
+    while not line.endswith(b"\n"):
+        seen = channel.recv(65536, socket.MSG_PEEK)
+        if not seen:
+            return {}
+        line += channel.recv(seen.find(b"\n") + 1 or len(seen))
+    value: dict[str, Any] = json.loads(line)
+    return value
 
 
 def send_line(channel: socket.socket, description: dict[str, Any]) -> None:
@@ -102,11 +125,11 @@ def main() -> Any:
     with socket.socket(fileno=int(number)) as channel:
         channel.set_inheritable(False)
         if way == "standby":
-            load_inside("standby").wait_for_turn(channel, arguments)
+            load_inside("standby").wait_for_turn(channel, arguments, receive_line)
         description = describe_aider(arguments)
         if way == "only":
             return send_line(channel, description)
-        answer = ask_guard(channel, description)
+        answer = ask_guard(channel, description, arguments)
     os.environ.update(answer.get("environment", {}))
     forced = answer.get("after_dotenv", {})
     if forced:

@@ -74,6 +74,11 @@ class Launch:
             return bytes(self.received)
         return None if data else b""
 
+    def tell_variables(self, environment: LocalEnvironment) -> None:
+        """Let Aider load its code with these variables while it waits for the answer."""
+        with contextlib.suppress(OSError):  # as below
+            command.send_variables(self.channel, environment)
+
     def answer(
         self,
         arguments: Sequence[str],

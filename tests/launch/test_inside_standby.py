@@ -7,7 +7,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,12 @@ class Waiting:
         said: dict[str, Any] = json.loads(received)
         return said
 
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Look until something holds, or it has ended."""
+        while not holds():
+            assert self.process.poll() is None
+            time.sleep(0.01)
+
     def command(self) -> list[str]:
         """Its command line now."""
         words = Path(f"/proc/{self.process.pid}/cmdline").read_bytes().split(b"\0")
@@ -53,7 +60,7 @@ class Waiting:
 
 
 @contextmanager
-def started(folder: Path, **environment: str) -> Iterator[Waiting]:
+def started(folder: Path, way: str = "standby:", **environment: str) -> Iterator[Waiting]:
     """Start one in this folder."""
     ours, theirs = socket.socketpair()
     ours.settimeout(CAP_SECONDS)
@@ -65,7 +72,7 @@ def started(folder: Path, **environment: str) -> Iterator[Waiting]:
         "REFUSED": "users",
         **environment,
     }
-    command = [sys.executable, "-S", str(INSIDE_AIDER), f"standby:{theirs.fileno()}", "aider"]
+    command = [sys.executable, "-S", str(INSIDE_AIDER), f"{way}{theirs.fileno()}", "aider"]
     process = subprocess.Popen(
         [*command, *ARGUMENTS],
         cwd=folder,
@@ -84,7 +91,7 @@ def started(folder: Path, **environment: str) -> Iterator[Waiting]:
 
 def ready(one: Waiting) -> dict[str, Any]:
     """Have it load its code; what it says then."""
-    one.send(FORCED)
+    one.send({"variables": FORCED})
     said = one.line()
     assert said is not None
     return said
@@ -102,7 +109,7 @@ def test_it_asks_when_it_is_its_turn(tmp_path: Path) -> None:
     """It tells its memory when it is ready, describes what it will use at its turn, and becomes Aider."""
     with started(tmp_path) as one:
         assert ready(one)["standby"]["memory_bytes"] > 0
-        one.send(FORCED)
+        one.send({"variables": FORCED})
         question = one.line()
         assert question is not None
         assert question["model"] == "ollama_chat/m"
@@ -115,7 +122,7 @@ def test_other_variables_at_its_turn_make_it_begin_anew(tmp_path: Path) -> None:
     """Libraries read variables when they are imported: it becomes one that was not started ahead."""
     with started(tmp_path) as one:
         ready(one)
-        one.send({**FORCED, "set": {"FORCED": "1", "LITELLM_LOG": "DEBUG"}})
+        one.send({"variables": {"set": {"FORCED": "1", "LITELLM_LOG": "DEBUG"}, "unset": []}})
         question = one.line()
         assert question is not None
         assert question["model"] == "ollama_chat/m"
@@ -139,7 +146,21 @@ def test_it_ends_where_it_cannot_prepare(tmp_path: Path, form: str) -> None:
     (tmp_path / "httpcore.py").write_text("import os; os.environ['USERS'] = 'changed'")
     path = os.pathsep.join([str(AIDER_LIKE), str(tmp_path)])
     with started(tmp_path, AIDER_LIKE_FORM=form, USERS="own", PYTHONPATH=path) as one:
-        one.send(FORCED)
+        one.send({"variables": FORCED})
         assert one.line() is None
         assert one.process.wait(CAP_SECONDS) == 1
         assert one.process.communicate() == (b"", b"")
+
+
+def test_code_is_loaded_while_the_answer_is_waited_for(tmp_path: Path) -> None:
+    """With the variables that were told; the environment of the question, and of Aider, is as without."""
+    (tmp_path / "httpcore.py").write_text(
+        "import os; open('loaded', 'w').write(os.environ['FORCED']); os.environ['SET_BY_IT'] = '1'"
+    )
+    path = os.pathsep.join([str(AIDER_LIKE), str(tmp_path)])
+    with started(tmp_path, way="", PYTHONPATH=path) as one:
+        assert one.line() is not None
+        one.send({"variables": FORCED})
+        one.until((tmp_path / "loaded").exists)
+        assert begin(one) == "became 1\n"
+    assert (tmp_path / "loaded").read_text() == "1"

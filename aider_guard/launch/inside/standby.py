@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -31,7 +32,11 @@ _LATER = (
 _WAY = "standby:"
 
 
-def wait_for_turn(channel: socket.socket, arguments: list[str]) -> None:
+def wait_for_turn(
+    channel: socket.socket,
+    arguments: list[str],
+    receive_line: Callable[[socket.socket], dict[str, Any]],
+) -> None:
     """Load the code, tell the guard so, and return when it is this Aider's turn.
 
     The guard's two lines give the variables that Aider gets after every ``.env`` was read, in the form of its answer.
@@ -40,47 +45,57 @@ def wait_for_turn(channel: socket.socket, arguments: list[str]) -> None:
     """
     if not hasattr(sys, "orig_argv"):
         os._exit(1)
-    variables = _variables(arguments, _line(channel))
-    with _as_environment(variables) as before:
-        load_code()
-        added = {name: text for name, text in os.environ.items() if before.get(name) != text}
-    if any(name in variables for name in added):
-        os._exit(1)  # the user's own value would win at a usual start, as it is set later there
-    os.environ.update(added)
-    _send(channel, {"standby": {"memory_bytes": _resident_bytes()}})
-    turn = _line(channel)
-    if _variables(arguments, turn) != {**variables, **added}:
+    try:
+        variables = _variables(arguments, receive_line(channel)["variables"])
+        added = _load_code(variables)
+        if any(name in variables for name in added):
+            os._exit(1)  # at a usual start, what Aider reads from a .env is set before
+        message = {"standby": {"memory_bytes": _resident_bytes()}}
+        channel.sendall(json.dumps(message).encode() + b"\n")
+        at_turn = _variables(arguments, receive_line(channel)["variables"])
+    except KeyError:  # the guard has ended
+        os._exit(0)
+    except (Exception, SystemExit):  # noqa: BLE001  # the usual start says what is wrong
+        os._exit(1)
+    if at_turn != {**variables, **added}:
         _begin_anew(len(arguments))
 
 
-def load_code() -> None:
-    """Import what Aider imports on the way to its first prompt; another version may lack some of it."""
-    with contextlib.suppress(Exception):
-        import_module("aider.main").load_slow_imports()
-    for module in _LATER:
+def load_beside(arguments: list[str], forced: dict[str, Any]) -> None:
+    """Load the code while the guard waits for a server; where the settings cannot be read, Aider says why."""
+    with contextlib.suppress(Exception, SystemExit):
+        _load_code(_variables(arguments, forced))
+
+
+def _load_code(variables: dict[str, str]) -> dict[str, str]:
+    """Import, with these variables, what Aider imports on the way to its first prompt; another version may lack some.
+
+    Returns the variables that this set; they stay.
+    """
+    with restore_environment():
+        os.environ.clear()
+        os.environ.update(variables)
         with contextlib.suppress(Exception):
-            import_module(module)
+            import_module("aider.main").load_slow_imports()
+        for module in _LATER:
+            with contextlib.suppress(Exception):
+                import_module(module)
+        added = {name: text for name, text in os.environ.items() if variables.get(name) != text}
+    os.environ.update(added)
+    return added
 
 
 def _variables(arguments: list[str], forced: dict[str, Any]) -> dict[str, str]:
-    """The environment as Aider will have it, with the settings as they are now; it is as before afterwards."""
+    """The environment as Aider will have it, with the settings as they are now; it is as before afterwards.
+
+    Raises what Aider's parser raises.
+    """
     with restore_environment(), contextlib.redirect_stderr(io.StringIO()):
-        try:
-            parse(import_module("aider.main"), arguments)
-        except (Exception, SystemExit):  # noqa: BLE001  # the usual start says what is wrong
-            os._exit(1)
+        parse(import_module("aider.main"), arguments)
         os.environ.update(forced.get("set", {}))
         for name in forced.get("unset", []):
             os.environ.pop(name, None)
         return dict(os.environ)
-
-
-@contextlib.contextmanager
-def _as_environment(variables: dict[str, str]) -> Any:
-    with restore_environment():
-        os.environ.clear()
-        os.environ.update(variables)
-        yield dict(os.environ)
 
 
 def _begin_anew(arguments: int) -> None:
@@ -93,26 +108,6 @@ def _begin_anew(arguments: int) -> None:
     ]:  # the guard's, and that of the reports where there is one
         os.set_inheritable(int(number), True)
     os.execv(sys.executable, command)
-
-
-def _line(channel: socket.socket) -> dict[str, Any]:
-    """The guard's next line; the process ends with the guard."""
-    try:
-        with channel.makefile("rb") as lines:
-            line = lines.readline()
-    except OSError:
-        line = b""
-    if not line.endswith(b"\n"):
-        os._exit(0)
-    value: dict[str, Any] = json.loads(line)
-    return value
-
-
-def _send(channel: socket.socket, value: dict[str, Any]) -> None:
-    try:
-        channel.sendall(json.dumps(value).encode() + b"\n")
-    except OSError:
-        os._exit(0)
 
 
 def _resident_bytes() -> int:
