@@ -89,8 +89,8 @@ def restarted(restart: Restart, seconds: float) -> Notice:
 
 
 def freed_behind(unloaded: ModelsUnloaded) -> Notice | None:
-    """Models were unloaded behind a restart that is over: what that freed; None where it was not measured."""
-    if not unloaded.names or not isinstance(unloaded.freed_bytes, int):
+    """Models were unloaded behind a restart that is over: what that freed; None where it was not measured, or nothing."""
+    if not unloaded.names or not isinstance(unloaded.freed_bytes, int) or not unloaded.freed_bytes:
         return None
     names = " and ".join(unloaded.names)
     return Notice("restart_freed", (f"{names} unloaded, {size(unloaded.freed_bytes)} freed",))

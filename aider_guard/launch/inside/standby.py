@@ -29,6 +29,8 @@ _LATER = (
     "httpcore",
 )
 """What Aider and litellm import on the way to the first prompt, beside what Aider itself names as slow to import."""
+_ENCODING = "litellm.litellm_core_utils.default_encoding"
+"""Reads the encoding with which Aider counts a chat that it restores: most of the way to its prompt (litellm 1.81)."""
 _WAY = "standby:"
 
 
@@ -47,7 +49,7 @@ def wait_for_turn(
         os._exit(1)
     try:
         variables = _variables(arguments, receive_line(channel)["variables"])
-        added = _load_code(variables)
+        added = _load_code(variables, (*_LATER, _ENCODING))
         if any(name in variables for name in added):
             os._exit(1)  # at a usual start, what Aider reads from a .env is set before
         message = {"standby": {"memory_bytes": _resident_bytes()}}
@@ -64,11 +66,11 @@ def wait_for_turn(
 def load_beside(arguments: list[str], forced: dict[str, Any]) -> None:
     """Load the code while the guard waits for a server; where the settings cannot be read, Aider says why."""
     with contextlib.suppress(Exception, SystemExit):
-        _load_code(_variables(arguments, forced))
+        _load_code(_variables(arguments, forced), _LATER)
 
 
-def _load_code(variables: dict[str, str]) -> dict[str, str]:
-    """Import, with these variables, what Aider imports on the way to its first prompt; another version may lack some.
+def _load_code(variables: dict[str, str], modules: tuple[str, ...]) -> dict[str, str]:
+    """Import with these variables what Aider names as slow, and these modules; another version may lack some.
 
     Returns the variables that this set; they stay.
     """
@@ -77,7 +79,7 @@ def _load_code(variables: dict[str, str]) -> dict[str, str]:
         os.environ.update(variables)
         with contextlib.suppress(Exception):
             import_module("aider.main").load_slow_imports()
-        for module in _LATER:
+        for module in modules:
             with contextlib.suppress(Exception):
                 import_module(module)
         added = {name: text for name, text in os.environ.items() if variables.get(name) != text}
