@@ -89,7 +89,7 @@ def restarted(restart: Restart, seconds: float) -> Notice:
 
 
 def freed_behind(unloaded: ModelsUnloaded) -> Notice | None:
-    """Models were unloaded behind a restart that is over: what that freed; None where it was not measured, or nothing."""
+    """Models were unloaded behind a restart: what that freed; None where that was not measured, or nothing."""
     if not unloaded.names or not isinstance(unloaded.freed_bytes, int) or not unloaded.freed_bytes:
         return None
     names = " and ".join(unloaded.names)
