@@ -62,6 +62,11 @@ class StartStandby:
 
 
 @dataclass(frozen=True)
+class AskStandby:
+    """Tell the Aider that was started ahead that it is its turn: it reads the settings, and asks."""
+
+
+@dataclass(frozen=True)
 class StopStandby:
     """End the Aider that was started ahead."""
 
@@ -191,6 +196,7 @@ Action = (
     | StopAider
     | SignalAider
     | StartStandby
+    | AskStandby
     | StopStandby
     | RetireAider
     | SignalRetired

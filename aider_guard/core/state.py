@@ -182,7 +182,7 @@ class Restart:
 class Standby:
     """The Aider that is started ahead of a restart."""
 
-    stage: Literal["none", "starting", "ready"] = "none"
+    stage: Literal["none", "starting", "ready", "asked"] = "none"
     failures: int = 0
     """How many ended before their time; after two no other is started."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from aider_guard.core.actions import (
     Action,
+    AskStandby,
     CountFiles,
     CountTexts,
     EndSession,
@@ -114,6 +115,8 @@ class ActionExecutor:
                 self.aider.signal(_SIGNALS[name])
             case StartStandby():
                 self.standby.start()
+            case AskStandby():
+                self.standby.ask()
             case StopStandby():
                 self.standby.stop()
             case RetireAider():

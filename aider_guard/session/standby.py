@@ -33,6 +33,7 @@ class StandbyAider:
     variables: Callable[[], LocalEnvironment]
     post: Callable[[Event], None] = lambda _event: None
     _started: Started | None = None
+    _is_asked: bool = False
 
     def __enter__(self) -> StandbyAider:
         return self
@@ -58,18 +59,21 @@ class StandbyAider:
             started.channel.close()
             started.child.end()
 
-    def take(self) -> Started | None:
-        """Tell it that it is its turn, and hand it over: it asks next. None when there is none any more."""
-        started = self._detach()
-        if started is None:
-            return None
+    def ask(self) -> None:
+        """Tell it that it is its turn: its question waits on the channel for who takes it."""
+        if self._started is None or self._is_asked:
+            return
+        self.loop.forget(self._started.channel.fileno())
+        self._is_asked = True
         try:
-            send_variables(started.channel, self.variables())
+            send_variables(self._started.channel, self.variables())
         except OSError:
-            started.channel.close()
-            started.child.end()
-            return None
-        return started
+            self._lose("it ended before its turn")
+
+    def take(self) -> Started | None:
+        """Hand it over, after it was told that it is its turn. None when there is none any more."""
+        self.ask()
+        return self._detach()
 
     def _read(self, received: bytearray, _events: int) -> None:
         started = self._started
@@ -92,7 +96,7 @@ class StandbyAider:
         self.post(StandbyLost(reason))
 
     def _detach(self) -> Started | None:
-        started, self._started = self._started, None
+        started, self._started, self._is_asked = self._started, None, False
         if started is not None:
             self.loop.forget(started.channel.fileno())
         return started

@@ -407,7 +407,7 @@ def next_events(story: Story) -> list[tuple[Event, ...]]:
             return [*usual, (AiderExited(-9),)]
         case Phase.SAVING:
             return [(ChatSaved(("c.py",), ("a b.py",)),), (ChatSaved(problem="it failed"),)]
-        case Phase.STOPPING if story.state.standby.stage == "ready":
+        case Phase.STOPPING if story.state.standby.stage == "asked":
             return [(AiderRetired(),), (CommandNotTyped("exit"),)]
         case Phase.UNLOADING:
             return [(ModelsUnloaded((OURS,), GIB, 1.0),)]

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from core.histories_of_events import GIB, OURS, WINDOW, Story, actions_of, at_first_prompt, models
+from core.histories_of_events import (
+    GIB,
+    OURS,
+    WINDOW,
+    Story,
+    actions_of,
+    at_first_prompt,
+    gpu_memory,
+    models,
+)
 
 from aider_guard.core.actions import (
     Action,
+    AskStandby,
     RetireAider,
     RunHidden,
     ShowNotice,
@@ -42,11 +54,21 @@ from aider_guard.core.events import (
     TerminationRequested,
 )
 from aider_guard.core.readings import MemoryReading, RamReading, Unavailable
+from aider_guard.core.rules.memory import STAYED_SHORT
 from aider_guard.core.state import Limits, Phase
 
 NO_GPU = Unavailable("no driver")
 KINDS = (
-    *(StartStandby, StopStandby, RetireAider, SignalRetired, RunHidden, StopAider, StartAider),
+    *(
+        StartStandby,
+        AskStandby,
+        StopStandby,
+        RetireAider,
+        SignalRetired,
+        RunHidden,
+        StopAider,
+        StartAider,
+    ),
     *(UnloadModels, WarmModel),
 )
 
@@ -140,7 +162,7 @@ def test_a_restart_that_is_due_begins_when_it_is_ready() -> None:
     story = at_prompt()
     story.tell(RestartRequested())
     assert kinds(story.prompt()) == []
-    assert kinds(story.tell(StandbyReady(43, GIB))) == ["RunHidden"]
+    assert kinds(story.tell(StandbyReady(43, GIB))) == ["RunHidden", "AskStandby"]
 
 
 @pytest.mark.parametrize("event", [StandbyLost("it ended"), DeadlinePassed("standby")])
@@ -164,14 +186,41 @@ def test_it_takes_over_while_the_old_one_ends() -> None:
     assert story.state.phase is Phase.STARTING
 
 
-def test_a_key_that_came_meanwhile_postpones_it() -> None:
-    """The one that waits goes on waiting."""
+@pytest.mark.parametrize(
+    "events",
+    [
+        (KeyTyped(), ChatSaved()),
+        (CommandNotTyped("save"),),
+        (ChatSaved(), CommandNotTyped("exit")),
+        (ChatSaved(problem="it took too long"),),
+    ],
+)
+def test_a_restart_that_is_postponed_begins_with_another_one(events: tuple[Event, ...]) -> None:
+    """The one that was asked has read the settings, which may be others by then."""
     story = ready()
     story.prompt()
-    story.tell(ChatSaved())
-    assert kinds(story.tell(CommandNotTyped("exit"))) == []
-    assert (story.state.phase, story.state.standby.stage) == (Phase.RUNNING, "ready")
+    assert kinds(story.tell(*events))[-1] == "StopStandby"
+    assert story.state.phase is Phase.RUNNING
+    assert kinds(story.tell(KeyTyped())) == ["StartStandby"]
+    story.tell(StandbyReady(44, GIB))
+    assert kinds(story.prompt()) == ["RunHidden", "AskStandby"]
+
+
+def test_one_against_short_memory_is_not_asked_before_that_is_freed() -> None:
+    """It is started after it: the old Aider ends, its models are unloaded."""
+    story = at_prompt(max_turns=1)
+    story.tell(StandbyReady(43, GIB), models(OURS, at=story.now))
+    story.state = replace(
+        story.state, restart_due=STAYED_SHORT, memory=gpu_memory(99, at=story.now).reading
+    )
     assert kinds(story.prompt()) == ["RunHidden"]
+    assert kinds(story.tell(ChatSaved())) == ["StopAider"]
+    story.tell(models(OURS, at=story.now))
+    assert kinds(story.tell(AiderExited(0))) == ["UnloadModels"]
+    (start,) = [
+        a for a in story.tell(ModelsUnloaded((OURS,), GIB, 1.0)) if isinstance(a, StartAider)
+    ]
+    assert start.standby
 
 
 def test_an_aider_that_dies_is_replaced_by_the_one_that_waits() -> None:

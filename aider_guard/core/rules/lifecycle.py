@@ -136,8 +136,9 @@ def _begin_restart(state: State, now: float) -> Step:
         return state, ()
     handoff = Handoff(mode=state.prompt.mode, multiline=state.prompt.multiline)
     restart = Restart(state.restart_due, now, handoff)
+    state, asked = standby.ask(state)
     state = replace(state, phase=Phase.SAVING, hidden="save", restart=restart)
-    return state, (RunHidden("save"),)
+    return state, (RunHidden("save"), *asked)
 
 
 def _saved(state: State, event: ChatSaved, now: float) -> Step:
@@ -146,8 +147,6 @@ def _saved(state: State, event: ChatSaved, now: float) -> Step:
     if not state.settled:
         # The user typed meanwhile: the restart stays due, and waits for the next untouched prompt.
         return replace(state, phase=Phase.RUNNING, restart=None), ()
-    frees_first = state.restart.reason == memory.STAYED_SHORT
-    is_ready = state.standby.stage == "ready" and not frees_first
     handoff = replace(state.restart.handoff, editable=event.editable, read_only=event.read_only)
     state = replace(
         state,
@@ -156,7 +155,7 @@ def _saved(state: State, event: ChatSaved, now: float) -> Step:
         restart=replace(state.restart, handoff=handoff),
         save_failures=0,
     )
-    stop = RetireAider() if is_ready else StopAider()
+    stop = RetireAider() if state.standby.stage == "asked" else StopAider()
     return state, (stop, SetDeadline("stop", now + state.limits.stop_wait_seconds))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from aider_guard.core import messages
 from aider_guard.core.actions import (
     Action,
+    AskStandby,
     CancelDeadline,
     SetDeadline,
     ShowNotice,
@@ -55,14 +56,18 @@ def note(state: State, event: Event, now: float) -> Step:
 
 
 def start(state: State, _event: Event, now: float) -> Step:
-    """Start the next Aider ahead when a restart is near; end it where none is any more, or memory runs short."""
+    """Start the next Aider ahead when a restart is near; end it where none is any more, or memory runs short.
+
+    One that was asked and did not take over, as the user typed, knows old settings: another is started.
+    """
     if is_wanted(state, now):
         slow = SetDeadline(_SLOW, now + state.limits.standby_wait_seconds)
         return _with_standby(state, stage="starting"), (StartStandby(), slow)
     if state.standby.stage == "none" or state.phase is not Phase.RUNNING:
         return state, ()
     available = _available_bytes(state, now)
-    if _is_near(state) and (available is None or available >= state.limits.standby_least_bytes):
+    has_memory = available is None or available >= state.limits.standby_least_bytes
+    if _is_near(state) and has_memory and state.standby.stage != "asked":
         return state, ()
     return _with_standby(state, stage="none"), (CancelDeadline(_SLOW), StopStandby())
 
@@ -85,15 +90,22 @@ def is_wanted(state: State, now: float) -> bool:
 
 def is_awaited(state: State, now: float) -> bool:
     """Whether a restart that is due waits for the Aider that is started ahead, or for the one before to be gone."""
-    waits = state.standby.stage == "starting" or is_wanted(state, now)
+    waits = state.standby.stage in ("starting", "asked") or is_wanted(state, now)
     return state.retired != "none" or (waits and state.restart_due != memory.STAYED_SHORT)
+
+
+def ask(state: State) -> Step:
+    """Have the one that is ready read the settings while the old one saves its chat."""
+    if state.standby.stage != "ready" or state.restart_due == memory.STAYED_SHORT:
+        return state, ()
+    return _with_standby(state, stage="asked"), (AskStandby(),)
 
 
 def take(state: State) -> tuple[State, bool, tuple[Action, ...]]:
     """Let a start use the Aider that is ready; one that is not ready yet is ended. Returns whether it is used."""
     stage = state.standby.stage
     ended = (CancelDeadline(_SLOW), StopStandby()) if stage == "starting" else ()
-    return _with_standby(state, stage="none"), stage == "ready", ended
+    return _with_standby(state, stage="none"), stage in ("ready", "asked"), ended
 
 
 def _is_near(state: State) -> bool:
