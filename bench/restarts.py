@@ -58,9 +58,9 @@ class Gaps:
     def row(self, name: str) -> str:
         """Median and spread."""
         tenths = statistics.quantiles(self.seconds, n=10)
-        held = f", {statistics.median(self.standby_bytes) / 1e6:.0f} MB waiting" * bool(
-            self.standby_bytes
-        )
+        held = ""
+        if self.standby_bytes:
+            held = f", {statistics.median(self.standby_bytes) / 1e6:.0f} MB waiting"
         return (
             f"{name}: median {statistics.median(self.seconds):.2f} s, p10 to p90"
             f" {tenths[0]:.2f} to {tenths[-1]:.2f} s, n = {len(self.seconds)}{held}"

@@ -160,7 +160,7 @@ class Limits:
     standby_wait_seconds: float = 30.0
     """How long a restart that is due waits for the Aider that is started ahead."""
     standby_needs_bytes: int = 1 << 30
-    """No Aider is started ahead with less main memory available: it holds about a fifth of that."""
+    """No Aider is started ahead with less main memory available: it holds about a quarter of that."""
     standby_least_bytes: int = 1 << 29
     """The one that waits is ended when less than this is left."""
     sidecar_silence_seconds: float = 30.0

@@ -25,6 +25,7 @@ import sys
 from typing import Any
 
 _AT_ONCE_SECONDS = 0.1
+"""A server on this machine has mostly answered by then, and Aider begins as early as without the guard."""
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _PACKAGE = "_aider_guard_launch"
 

@@ -164,3 +164,13 @@ def test_code_is_loaded_while_the_answer_is_waited_for(tmp_path: Path) -> None:
         one.until((tmp_path / "loaded").exists)
         assert begin(one) == "became 1\n"
     assert (tmp_path / "loaded").read_text() == "1"
+
+
+def test_an_answer_that_comes_at_once_is_not_delayed(tmp_path: Path) -> None:
+    """Aider then loads its code in its own way."""
+    (tmp_path / "httpcore.py").write_text("open('loaded', 'w')")
+    path = os.pathsep.join([str(AIDER_LIKE), str(tmp_path)])
+    with started(tmp_path, way="", PYTHONPATH=path) as one:
+        one.send({"variables": FORCED})
+        assert begin(one) == "became 1\n"
+    assert not (tmp_path / "loaded").exists()
