@@ -33,6 +33,7 @@ from aider_guard.core.chat.types import Count
 from aider_guard.core.drop_advice import Advice
 from aider_guard.core.events import (
     AiderExited,
+    AiderRetired,
     AiderStarted,
     AirGapChosen,
     ChatSaved,
@@ -432,6 +433,7 @@ EVENTS: tuple[Event, ...] = (
     ChatSaved(),
     ChatSaved(problem="x"),
     CommandNotTyped("exit"),
+    AiderRetired(),
     *(OfferAnswered(accepted) for accepted in (True, False)),
     SidecarLost("x"),
     ModelsUnloaded((), 0, 0.0),

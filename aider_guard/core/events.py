@@ -318,6 +318,33 @@ class AiderExited:
     status: int
 
 
+@dataclass(frozen=True)
+class StandbyReady:
+    """The Aider that was started ahead has loaded its code, and waits. ``memory_bytes`` is what it holds resident."""
+
+    pid: int
+    memory_bytes: int | Unavailable
+
+
+@dataclass(frozen=True)
+class StandbyLost:
+    """The Aider that was started ahead ended, or could not be started."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class AiderRetired:
+    """Aider was taken off the terminal; it was told to end, and the next one may begin."""
+
+
+@dataclass(frozen=True)
+class RetiredExited:
+    """The Aider that was retired ended, with a status as in ``AiderExited``."""
+
+    status: int
+
+
 # Answers to actions
 
 
@@ -406,6 +433,10 @@ Event = (
     | AiderLogged
     | TurnFinished
     | AiderExited
+    | StandbyReady
+    | StandbyLost
+    | AiderRetired
+    | RetiredExited
     | ContextRead
     | ChatSaved
     | CommandNotTyped

@@ -214,10 +214,13 @@ class Console:
         Keys that were typed before have their time to be drawn: one that stays unseen was read by something else.
         """
         # What Aider draws later all the same, as it was stopped, is seen before our command is submitted (hidden.py).
-        quiet_seconds = (
-            max(quiet_seconds, _READ_BY_NOW_SECONDS) if self._sent.may_come else quiet_seconds
-        )
-        return self.line_is_free() and self._clock() - self.last_output_at >= quiet_seconds
+        return self.line_is_free() and not self.quiet_in(quiet_seconds)
+
+    def quiet_in(self, quiet_seconds: float) -> float:
+        """Return the seconds until Aider was silent for so long, and keys were drawn; 0 when it was already."""
+        if self._sent.may_come:
+            quiet_seconds = max(quiet_seconds, _READ_BY_NOW_SECONDS)
+        return max(0.0, self.last_output_at + quiet_seconds - self._clock())
 
     def line_is_free(self) -> bool:
         """Whether the line of the main prompt is drawn as empty now, with no key typed since the prompt was shown."""
