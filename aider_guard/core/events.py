@@ -12,6 +12,9 @@ from typing import Literal
 from aider_guard.core.chat.events import (
     DoorOpened,
     ModelWarmed,
+    NextPromptCompared,
+    NextPromptUnknown,
+    PromptReadAhead,
     ReloadSeen,
     RequestFinished,
     RequestRefused,
@@ -113,6 +116,9 @@ SidecarEvent = (
     | RequestFinished
     | RequestRefused
     | ModelWarmed
+    | PromptReadAhead
+    | NextPromptCompared
+    | NextPromptUnknown
     | ReloadSeen
 )
 """What only the sidecar reports: each of these shows that it is alive, and may come over its pipe."""

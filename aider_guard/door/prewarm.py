@@ -89,6 +89,7 @@ PIECE_SECONDS: Final = 0.5
 FIRST_CHARACTERS: Final = 128
 """The smallest piece, about 40 tokens: each costs some ten more, of the template and of the answer."""
 NOT_KEPT: Final = "Ollama does not keep what it has evaluated of this model's prompts"
+NO_ROOM: Final = "the rest does not fit the window"
 _GROWTH: Final = 4
 _SUSPECTS: Final = 3
 
@@ -122,6 +123,10 @@ class HeadEvaluation:
     clock: Callable[[], float]
     tokens: int = 0
     problem: str = ""
+    most_tokens: int = 0
+    """How many may be evaluated at most, 0 for any number: some servers cut what does not fit, and say nothing."""
+    done: int = 0
+    """How many characters were evaluated so far; at first, how many the server has in its cache already."""
 
     async def run(self, post: Post) -> None:
         """Evaluate the head, until the end or a problem.
@@ -129,13 +134,19 @@ class HeadEvaluation:
         Stops where each piece is evaluated from the beginning, as a cache that cannot be cut back (recurrent layers,
         some sliding windows) makes it: that would take longer than to evaluate it once.
         """
-        pace, done, size = _Pace(), 0, FIRST_CHARACTERS
-        while done < self.head.characters:
-            end = min(self.head.characters, done + size)
+        pace, size = _Pace(), FIRST_CHARACTERS
+        # All that is in the cache at once: a shorter beginning would have the cache cut back.
+        if self.done and await self._seconds(post, self.done) is None:
+            return
+        while self.done < self.head.characters:
+            end = min(self.head.characters, self.done + size)
+            if self.most_tokens and self.tokens * end > self.most_tokens * max(self.done, 1):
+                self.problem = NO_ROOM
+                return
             seconds = await self._seconds(post, end)
             if seconds is None:
                 return
-            speed = pace.update(done, end, seconds)
+            speed = pace.update(self.done, end, seconds)
             if pace.suspects >= _SUSPECTS:
                 # A busy machine looks the same at first. What is kept takes less time once more.
                 again = await self._seconds(post, end)
@@ -144,7 +155,7 @@ class HeadEvaluation:
                 if self.problem:
                     return
                 pace = _Pace()
-            done = end
+            self.done = end
             size = int(min(max(speed * PIECE_SECONDS, FIRST_CHARACTERS), size * _GROWTH))
 
     async def _seconds(self, post: Post, end: int) -> float | None:

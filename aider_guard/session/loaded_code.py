@@ -37,6 +37,7 @@ HELPERS: Final = (
     "aider_guard.door.residency",
     "aider_guard.door.server",
     "aider_guard.sidecar.gpu",
+    "aider_guard.sidecar.machine_use",
     "aider_guard.sidecar.memory",
     "aider_guard.sidecar.relays",
     "aider_guard.sidecar.unloading",
