@@ -175,7 +175,9 @@ class BackgroundTasks:
     """Tasks on the door's event loop: one at a time that makes way for requests, and side tasks that need not."""
 
     is_awaited: bool = False
-    """Whether a request waits for the same model that the task loads."""
+    """Whether a request waits for the same model that the task loads, or something better is to be read after it."""
+    may_be_cut: bool = False
+    """Whether the task only evaluates ahead now, and may make way for something better to be evaluated."""
     _task: asyncio.Task[None] | None = None
     _loading: tuple[str, Mapping[str, Any]] | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -187,7 +189,7 @@ class BackgroundTasks:
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Start the task. Only when none is running."""
-        self.is_awaited = False
+        self.is_awaited = self.may_be_cut = False
         self._task = self.start_side_task(work)
 
     def start_side_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -351,6 +353,7 @@ class Prewarmer:
         return ""
 
     async def _evaluate(self, model: str, head: PromptHead) -> None:
+        self.tasks.may_be_cut = True
         started_at, evaluation = self.clock(), HeadEvaluation(head, self.clock)
         try:
             async with self.requests.connection() as post:

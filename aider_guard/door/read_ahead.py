@@ -88,7 +88,6 @@ class ReadAhead:
     _last: ChatRequest | None = None
     _expected: _Expected | None = None
     _cached: _Cached | None = None
-    _is_renewing: bool = False
     _usefulness: Usefulness = field(default_factory=Usefulness)
     _rested_because: str = ""
     _unknown_because: str = ""
@@ -124,9 +123,9 @@ class ReadAhead:
             self._retry.cancel()
             self._retry = None
         expected = self._expected
-        if expected is None or expected.is_read or self._is_renewing or not self.is_idle():
+        if expected is None or expected.is_read or not self.is_idle():
             return
-        if self.tasks.is_loading(expected.prompt.model):  # what is read after the load is this
+        if self.tasks.busy and not self.tasks.may_be_cut:  # it is read after that
             self.tasks.is_awaited = True
         else:
             self.tasks.start_side_task(self._start_anew())
@@ -136,25 +135,15 @@ class ReadAhead:
         if self.is_idle() and not self.tasks.busy:
             self.tasks.start(self.read())
 
-    async def after(self, load: Callable[[], Awaitable[None]]) -> None:
-        """Load first, then read."""
-        await load()
-        if self.is_idle():
-            await self.read()
-
-    async def after_renewal(self, renew: Callable[[], Awaitable[None]]) -> None:
-        """Renew first, which is not cut off for reading, then read."""
-        self._is_renewing = True
-        try:
-            await renew()
-        finally:
-            self._is_renewing = False
+    async def after(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Load or renew first, then read."""
+        await work()
         if self.is_idle():
             await self.read()
 
     async def read(self) -> None:
         """Read what is expected, in pieces, and report how much it was."""
-        self.is_reading = True
+        self.is_reading = self.tasks.may_be_cut = True
         try:
             await self._read()
         finally:

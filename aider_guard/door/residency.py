@@ -309,7 +309,7 @@ class OllamaResidency:
         due = [model for model in self._loaded_models.all if is_due(model, reading, now, last)]
         if due:
             renew = partial(self._prewarmer.renew, due, settings)
-            self._tasks.start(self._read_ahead.after_renewal(renew))
+            self._tasks.start(self._read_ahead.after(renew))
 
 
 def _is_ours(upstream: Upstream) -> bool:

@@ -174,8 +174,7 @@ def _start_ollama(
 
 def _why_rest() -> str:
     """Return why the machine should be left alone now, "" for no reason. Takes half a second."""
-    from aider_guard.core.chat.next_prompt import why_rest
-    from aider_guard.sidecar.machine_use import read_machine_use
+    from aider_guard.sidecar.machine_use import read_machine_use, why_rest
 
     return why_rest(read_machine_use())
 

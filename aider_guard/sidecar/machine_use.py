@@ -1,17 +1,44 @@
-"""Reads what speaks against work ahead of time: the battery, the heat, and what other programs compute."""
+"""Reads what speaks against work ahead of time (battery, heat, what other programs compute), and decides about it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import psutil
 
-from aider_guard.core.chat.next_prompt import MachineUse
 from aider_guard.core.readings import Unavailable
 
 SAMPLE_SECONDS: Final = 0.5
 """How long the processors are watched. No request of Aider's is running then, and nothing is read ahead."""
 _NOT_TOLD: Final = Unavailable("this system does not tell")
+
+
+@dataclass(frozen=True)
+class MachineUse:
+    """What speaks against work that may be in vain. Unavailable speaks for nothing."""
+
+    on_battery: bool | Unavailable
+    busy_percent: float | Unavailable
+    """How much of all processors other programs use."""
+    degrees_below_limit: float | Unavailable
+    """How far the hottest part is from where the machine slows itself down, in degrees Celsius."""
+
+
+BUSY_PERCENT: Final = 60.0
+NEAR_LIMIT_DEGREES: Final = 5.0
+
+
+def why_rest(use: MachineUse) -> str:
+    """Return why the machine is better left alone now, "" where nothing is known to speak against work."""
+    if use.on_battery is True:
+        return "the machine runs on its battery"
+    below = use.degrees_below_limit
+    if isinstance(below, float) and below < NEAR_LIMIT_DEGREES:
+        return "the machine is hot"
+    if isinstance(use.busy_percent, float) and use.busy_percent > BUSY_PERCENT:
+        return "the machine is busy with other work"
+    return ""
 
 
 def read_machine_use(sample_seconds: float = SAMPLE_SECONDS) -> MachineUse:

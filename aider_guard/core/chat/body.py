@@ -242,7 +242,7 @@ class PromptHead:
         if self.prompt:
             return {**self.body, "prompt": self.prompt[:characters]}
         messages = _cut(self.messages, characters)
-        if messages[-1]["role"] != "user":
+        if not messages or messages[-1]["role"] != "user":
             messages.append(_QUESTION)
         return {**self.body, "messages": messages}
 

@@ -77,6 +77,8 @@ def next_head(
     ``last`` is the last request of the main model, whose options and format the next one will have. Before the first
     request they are the user's own settings of the model, as far as they decide what the model is loaded with.
     """
+    if not prompt.messages:
+        return None
     body = _body(prompt, last, settings)
     listed = [*prompt.messages, {"role": "user", "content": _MESSAGE}]
     is_chat = prompt.path == "/api/chat"
@@ -232,31 +234,4 @@ class Usefulness:
         """Why nothing is read ahead, "" where it is."""
         if self.unused < UNUSED_TO_REST:
             return ""
-        return f"the last {self.unused} prompts did not begin with what was expected"
-
-
-@dataclass(frozen=True)
-class MachineUse:
-    """What speaks against work that may be in vain. Unavailable speaks for nothing."""
-
-    on_battery: bool | Unavailable
-    busy_percent: float | Unavailable
-    """How much of all processors other programs use."""
-    degrees_below_limit: float | Unavailable
-    """How far the hottest part is from where the machine slows itself down, in degrees Celsius."""
-
-
-BUSY_PERCENT: Final = 60.0
-NEAR_LIMIT_DEGREES: Final = 5.0
-
-
-def why_rest(use: MachineUse) -> str:
-    """Return why the machine is better left alone now, "" where nothing is known to speak against work."""
-    if use.on_battery is True:
-        return "the machine runs on its battery"
-    below = use.degrees_below_limit
-    if isinstance(below, float) and below < NEAR_LIMIT_DEGREES:
-        return "the machine is hot"
-    if isinstance(use.busy_percent, float) and use.busy_percent > BUSY_PERCENT:
-        return "the machine is busy with other work"
-    return ""
+        return "the last prompts did not begin with what was expected"
