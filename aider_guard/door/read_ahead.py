@@ -47,12 +47,17 @@ _OTHERS: Final = "the model was loaded by another program, with a window of its 
 
 @dataclass
 class _Expected:
-    """The prompt that is expected next. ``tokens`` is how much of it was evaluated."""
+    """The prompt that is expected next."""
 
     prompt: NextPrompt
     head: PromptHead | None = None
-    tokens: int = 0
+    evaluation: HeadEvaluation | None = None
     is_read: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """How much of it was evaluated so far."""
+        return self.evaluation.tokens if self.evaluation is not None else 0
 
 
 @dataclass(frozen=True)
@@ -214,6 +219,7 @@ class ReadAhead:
         windows = (settings.window_tokens, listed.window_tokens if listed is not None else 0)
         most = min((tokens for tokens in windows if isinstance(tokens, int) and tokens), default=0)
         evaluation = HeadEvaluation(head, self.clock, most_tokens=most, done=known)
+        expected.evaluation = evaluation
         try:
             async with self.requests.connection() as post:
                 await evaluation.run(self._while_loaded(model, settings, post))
@@ -222,7 +228,6 @@ class ReadAhead:
             evaluation.problem = CANCELLED
             raise
         finally:
-            expected.tokens = evaluation.tokens
             self._cached = _Cached(model, head, evaluation.done)
             seconds = self.clock() - started_at
             self.emit(PromptReadAhead(model, evaluation.tokens, seconds, evaluation.problem))
