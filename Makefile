@@ -5,8 +5,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.dev
 
-# One worker a processor, up to four; the durations show what became slow.
-PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --durations 20
+# One worker a processor and one more, as each waits now and then, up to five; the durations show what became slow.
+WORKERS := $(shell expr `getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2` + 1)
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 5 --dist loadgroup --durations 20
 
 # A package index that is slow is waited for; a value of the user's own wins.
 export PIP_DEFAULT_TIMEOUT ?= 60

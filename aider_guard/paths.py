@@ -1,4 +1,7 @@
-"""Names the folders that the guard uses: XDG folders, or ``AIDER_GUARD_STATE_DIR`` and ``AIDER_GUARD_CACHE_DIR``."""
+"""Names the folders that the guard uses: XDG folders, or ``AIDER_GUARD_STATE_DIR`` and ``AIDER_GUARD_CACHE_DIR``.
+
+One more variable, for tests on a busy machine, is read here: how long to wait for an answer at most.
+"""
 
 from __future__ import annotations
 
@@ -66,6 +69,11 @@ def vocabularies_dir(environment: Mapping[str, str] = os.environ) -> Path:
     """The folder with cached vocabularies of models; what is deleted there is read again."""
     configured = environment.get("AIDER_GUARD_CACHE_DIR")
     return Path(configured or platformdirs.user_cache_dir(_APP)).absolute() / "vocabularies"
+
+
+def patience_seconds(usual: float, environment: Mapping[str, str] = os.environ) -> float:
+    """How long an answer is waited for: the *usual* time, or what ``AIDER_GUARD_TEST_WAIT_SECONDS`` names in tests."""
+    return float(environment.get("AIDER_GUARD_TEST_WAIT_SECONDS") or usual)
 
 
 def work_tree(start: Path) -> Path | None:

@@ -71,7 +71,7 @@ def print_reading(count: int) -> None:
         f" {measured.worker_cpu_seconds * 1000:.2f} ms of CPU a reading"
     )
     for gpu in measured.gpus:
-        print(f"  {gpu.name}: {gpu.vram_used_bytes // _MIB} of {gpu.vram_total_bytes // _MIB} MiB")
+        print(f"  {gpu.name}: {gpu.least_used_bytes // _MIB} of {gpu.vram_total_bytes // _MIB} MiB")
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name,memory.used,memory.total", "--format=csv,noheader"]
         shown = subprocess.run(query, check=True, capture_output=True, text=True).stdout

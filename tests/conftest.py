@@ -21,11 +21,27 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(_number, _usual)
 
 
+def shared_by(item: pytest.Item) -> str:
+    """The server that a test shares with others, or else its file, where a fixture is made once for that; else ""."""
+    names = set(getattr(item, "fixturenames", ()))
+    if servers := SERVERS & names:
+        return min(servers)
+    definitions = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+    scopes = {name: found[-1].scope for name, found in definitions.items()}
+    shared = sorted(name for name in names if scopes.get(name) == "module")
+    if not shared:
+        return ""
+    # A fixture with parameters is made once for each.
+    called = getattr(item, "callspec", None)
+    which = [str(called.params[name]) for name in shared if called and name in called.params]
+    return " ".join((item.path.stem, *which))
+
+
 # The markers come before xdist reads them, and the order after pytest-randomly has made its own.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share an expensive server run on one worker, and the long ones start first."""
+    """Tests that share what is expensive run on one worker, which makes it once, and the long ones start first."""
     for item in items:
-        for server in SERVERS & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(server))
+        if item.get_closest_marker("xdist_group") is None and (group := shared_by(item)):
+            item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -64,6 +64,7 @@ def run(*command: str | Path, seconds: float) -> subprocess.CompletedProcess[str
     words = [str(part) for part in command]
     # Another pytest would take itself for a worker of this one.
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    env["AIDER_GUARD_TEST_REQUESTS"] = "500"
     return subprocess.run(
         words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=seconds, check=False
     )

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from aider_guard.checks import aider, cloud, models, runtime, server, window
+from aider_guard.checks import aider, cloud, gpu, models, runtime, server, window
 from aider_guard.core.findings import Finding, worst_first
 from aider_guard.launch import ollama_address
 from aider_guard.launch.facts import Facts
@@ -30,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     models.templates,
     models.other_servers,
     cloud.fallback,
+    gpu.gpus,
     window.memory_fit,
     window.same_for_one_model,
     window.contested,

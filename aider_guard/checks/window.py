@@ -165,6 +165,8 @@ def _sizes(fit: Fit, facts: Facts) -> str:
     where = ""
     if isinstance(facts.memory, MemoryReading) and isinstance(facts.memory.gpus, Unavailable):
         where = f" in main memory: {facts.memory.gpus.reason}"
+    elif isinstance(facts.memory, MemoryReading) and facts.memory.shares_main_memory:
+        where = " in main memory, which the GPU shares"
     return f"{parts}; {size(fit.vram_bytes)} free for Ollama{where}"
 
 

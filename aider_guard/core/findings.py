@@ -139,6 +139,8 @@ CHECKS: Mapping[str, str] = {
     "window-differs": "two names of one model have different windows",
     "window-contested": "another running session fixes another window for the model",
     "window-too-long": "the window is longer than the model was trained for",
+    "gpu": "a GPU of this machine, its memory, and whether it shares the main memory",
+    "gpu-unread": "a GPU of this machine cannot be read",
     "fit": "whether the models fit into memory with this window",
     "large-repository": "Aider reads very many files for its map",
     "map-tokens": "the repository map takes much of the window",

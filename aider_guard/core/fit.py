@@ -163,11 +163,15 @@ UNKNOWN_TRAINED_TOKENS: Final = 8 * STEP_TOKENS
 
 @dataclass(frozen=True)
 class Card:
-    """One GPU, or the main memory when there is none. ``free_bytes`` is what other programs leave to Ollama."""
+    """One GPU, or the main memory when there is none. ``free_bytes`` is what other programs leave to Ollama.
+
+    ``shares_main_memory`` is for a GPU without memory of its own: what stays in main memory takes room there, too.
+    """
 
     name: str
     total_bytes: int
     free_bytes: int
+    shares_main_memory: bool = False
 
 
 @dataclass(frozen=True)

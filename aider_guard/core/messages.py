@@ -17,6 +17,7 @@ from aider_guard.core.readings import (
     ModelsReading,
     RamReading,
     Unavailable,
+    share_used_percent,
 )
 from aider_guard.core.state import Restart
 
@@ -126,7 +127,7 @@ def memory_short(
     models = loaded.models if isinstance(loaded, ModelsReading) else ()
     held = [_model_share(model) for model in models]
     if isinstance(reading.gpus, tuple) and reading.gpus:
-        gpu = max(reading.gpus, key=_share_used)
+        gpu = max(reading.gpus, key=share_used_percent)
         unused = [model.name for model in models if not same_model(model.name, main_model)]
         return Notice("memory_short", _gpu_lines(gpu, held, unused))
     used, ram = "nearly all", reading.ram
@@ -182,13 +183,12 @@ def _percent(part: int, whole: int) -> float:
     return 100 * part / whole if whole else 0.0
 
 
-def _share_used(gpu: Gpu) -> float:
-    return _percent(gpu.vram_used_bytes, gpu.vram_total_bytes)
-
-
 def _gpu_lines(gpu: Gpu, held: list[str], unused: list[str]) -> tuple[str, str]:
-    share = _share_used(gpu)
-    first = f"GPU memory {share:.0f} % full: {size(gpu.vram_used_bytes)} of {size(gpu.vram_total_bytes)} ({gpu.name})"
+    least = "" if isinstance(gpu.vram_used_bytes, int) else "at least "
+    share, used = share_used_percent(gpu), size(gpu.least_used_bytes)
+    first = (
+        f"GPU memory {least}{share:.0f} % full: {used} of {size(gpu.vram_total_bytes)} ({gpu.name})"
+    )
     processes = gpu.processes if isinstance(gpu.processes, tuple) else ()
     largest_first = sorted(
         processes, key=lambda p: -p.vram_used_bytes if isinstance(p.vram_used_bytes, int) else 0

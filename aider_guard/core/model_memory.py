@@ -23,13 +23,18 @@ KvType = Literal["f16", "q8_0", "q4_0"]
 
 @dataclass(frozen=True)
 class Runtime:
-    """How the server runs models. ``batch_tokens`` are computed at once; 0: what Ollama chooses for the window."""
+    """How the server runs models. ``batch_tokens`` are computed at once; 0: what Ollama chooses for the window.
+
+    ``reserves_all_logits`` is whether a build of engine C has room for the logits of a whole batch, as all had before
+    llama.cpp#23861.
+    """
 
     engine: Engine = "C"
     kv_type: KvType = "f16"
     parallel: int = 1
     flash_attention: bool = True
     batch_tokens: int = 0
+    reserves_all_logits: bool = False
 
 
 @dataclass(frozen=True)
@@ -238,7 +243,8 @@ def graph_bytes(architecture: Architecture, num_ctx: int, runtime: Runtime) -> i
 
     Up to 0.24 it is either the logits with two rows of the model's width; or, in a layer, four such rows with the mask
     (6 bytes a token of the window: 32 bits, and 16 for flash attention's copy), or without flash attention with all
-    heads' scores. Since then only the last token's logits are computed (llama.cpp#23861), and the mask has 16 bits.
+    heads' scores. Since then the mask has 16 bits, and from 0.30.4 on room is made for the last token's logits only
+    (llama.cpp#23861); before, the graphs of a model and of its draft have room for all.
     """
     tokens = _padded(capped_tokens(architecture, num_ctx) * runtime.parallel)
     batch = ubatch_tokens(tokens, runtime)
@@ -246,10 +252,10 @@ def graph_bytes(architecture: Architecture, num_ctx: int, runtime: Runtime) -> i
     rows = 2 * width + 2 * max(width, heads * architecture.key_length)
     scores = 4 * batch * (tokens * (heads + 1) + rows)
     flash = flash_attention(architecture, runtime)
+    vocabulary = architecture.vocabulary
+    known = UNKNOWN_VOCABULARY if isinstance(vocabulary, Unavailable) else vocabulary
+    logits = 4 * batch * (known + 2 * width)
     if runtime.engine != "C":
-        vocabulary = architecture.vocabulary
-        known = UNKNOWN_VOCABULARY if isinstance(vocabulary, Unavailable) else vocabulary
-        logits = 4 * batch * (known + 2 * width)
         return max(logits, batch * (6 * tokens + 4 * rows) if flash else scores)
     mask = 2 * batch * tokens
     if any(_sliding_layers(architecture, runtime)):
@@ -261,6 +267,8 @@ def graph_bytes(architecture: Architecture, num_ctx: int, runtime: Runtime) -> i
     draft = 4 * batch * 13 * width if architecture.draft_tokens else 0
     if draft:  # as logged: thirteen rows of the width, or ten with the mask
         draft = max(draft, mask + 4 * batch * 10 * width)
+    if runtime.reserves_all_logits:
+        main, draft = max(main, logits), max(draft, logits) if draft else 0
     return main + vision + draft
 
 

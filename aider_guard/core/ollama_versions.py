@@ -97,6 +97,15 @@ def knows_truncate(version: str | Unavailable) -> bool:
     return era_of(version).knows_truncate
 
 
+def reserves_all_logits(version: str) -> bool:
+    """Whether this Ollama's llama.cpp has room for the logits of a whole batch: that of 0.30.0 (b9452) does.
+
+    llama.cpp#23861 ended that on 1 or 2 June 2026. The build of 0.30.1 to 0.30.3 (b9479) is of the same two days, so it
+    is taken to do so too; 0.30.4 has one of the day after (b9493).
+    """
+    return (0, 30) <= release(version) < (0, 30, 4)
+
+
 def release(version: str) -> tuple[int, ...]:
     """Return the numbers at the beginning of a version, (0, 9, 3) for ``0.9.3-rc1``; empty when there are none."""
     match = re.match(r"v?([0-9]{1,6}(?:\.[0-9]{1,6})*)(?![0-9])", version.strip())

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,8 +23,11 @@ NO_NVIDIA_GPU = (
     Unavailable("the NVIDIA driver knows no GPU"),
 )
 """The readings of a machine without an NVIDIA GPU; any other reason means that there is one that does not answer."""
-OTHER_GPU = Unavailable("there is a GPU of another maker than NVIDIA, which is not read")
-GPU_NOT_YET = Unavailable("the NVIDIA driver has not answered yet")
+INTEGRATED_INTEL = Unavailable(
+    "the GPU here is Intel's integrated one, which shares the main memory"
+)
+"""The reading of a machine whose only GPU has no memory of its own, and whose use of the main memory is not told."""
+GPU_NOT_YET = Unavailable("the driver of the GPU has not answered yet")
 """A driver that was asleep takes seconds for its first answer."""
 
 
@@ -57,15 +61,39 @@ class GpuProcess:
     is_ollama: bool
 
 
+def held_bytes(
+    processes: Iterable[GpuProcess] | Unavailable, *, by_ollama: bool | None = None
+) -> int:
+    """Return what these processes hold as far as it is known, or only Ollama's, or only the others."""
+    if isinstance(processes, Unavailable):
+        return 0
+    return sum(
+        process.vram_used_bytes
+        for process in processes
+        if by_ollama in (None, process.is_ollama) and isinstance(process.vram_used_bytes, int)
+    )
+
+
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as its driver sees it."""
+    """One GPU as its driver sees it.
+
+    ``shares_main_memory`` is whether it has no memory of its own: the total is then what it may use of the machine's.
+    """
 
     index: int
     name: str
     vram_total_bytes: int
-    vram_used_bytes: int
+    vram_used_bytes: int | Unavailable
     processes: tuple[GpuProcess, ...] | Unavailable
+    shares_main_memory: bool = False
+
+    @property
+    def least_used_bytes(self) -> int:
+        """What is used as far as it is known: all of it, or where that is not told, what the listed processes hold."""
+        if isinstance(self.vram_used_bytes, int):
+            return self.vram_used_bytes
+        return held_bytes(self.processes)
 
 
 @dataclass(frozen=True)
@@ -77,13 +105,33 @@ class RamReading:
     ollama_bytes: int | Unavailable
 
 
+def share_used_percent(memory: Gpu | RamReading) -> float:
+    """Return how much of a memory is used as far as it is known, in per cent; of nothing it is none."""
+    if isinstance(memory, Gpu):
+        used, total = memory.least_used_bytes, memory.vram_total_bytes
+    else:
+        used, total = memory.total_bytes - memory.available_bytes, memory.total_bytes
+    return 100.0 * used / total if total else 0.0
+
+
 @dataclass(frozen=True)
 class MemoryReading:
-    """All memory at one moment. No GPU and an unreadable GPU are both ``Unavailable``, each with its reason."""
+    """All memory at one moment. No GPU and an unreadable GPU are both ``Unavailable``, each with its reason.
+
+    ``unread`` says why further GPUs of this machine were not read.
+    """
 
     gpus: tuple[Gpu, ...] | Unavailable
     ram: RamReading | Unavailable
     taken_at: float
+    unread: tuple[Unavailable, ...] = ()
+
+    @property
+    def shares_main_memory(self) -> bool:
+        """Whether a model on the GPU is in the main memory, because no GPU here has memory of its own."""
+        if isinstance(self.gpus, Unavailable):
+            return self.gpus == INTEGRATED_INTEL
+        return bool(self.gpus) and all(gpu.shares_main_memory for gpu in self.gpus)
 
 
 RowKind = Literal["system", "history", "map", "file"]

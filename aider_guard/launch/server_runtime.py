@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from aider_guard.core.fit import Card
 from aider_guard.core.model_memory import RUNNER_BYTES, Candidate, KvType, Runtime
 from aider_guard.core.model_names import canonical_name
-from aider_guard.core.ollama_versions import era_of, release
+from aider_guard.core.ollama_versions import era_of, release, reserves_all_logits
 from aider_guard.core.readings import (
     NO_NVIDIA_GPU,
     Gpu,
@@ -20,6 +20,7 @@ from aider_guard.core.readings import (
     ModelsReading,
     RamReading,
     Unavailable,
+    held_bytes,
 )
 from aider_guard.core.server_report import ModelMissing, ServerReport
 
@@ -46,9 +47,15 @@ def make_placement(
     if isinstance(cards, Unavailable):
         return cards
     on_cpu = any(card.name == MAIN_MEMORY for card in cards)
-    if on_cpu:  # no runner takes memory for CUDA, and what was learned was learned on a GPU; no card takes weights away
+    if on_cpu or any(card.shares_main_memory for card in cards):
+        # Tables that no card holds take room there, too. On the CPU no runner takes memory for CUDA, and what was
+        # learned was learned on a GPU.
         candidates = tuple(
-            replace(each, correction_bytes=each.architecture.main_memory_bytes - RUNNER_BYTES)
+            replace(
+                each,
+                correction_bytes=each.architecture.main_memory_bytes
+                + (-RUNNER_BYTES if on_cpu else each.correction_bytes),
+            )
             for each in candidates
         )
     return candidates, cards, runtime_of(server, on_cpu=on_cpu)
@@ -81,40 +88,80 @@ def candidates_of(
 def cards_of(
     server: ServerReport, memory: MemoryReading | Unavailable
 ) -> tuple[Card, ...] | Unavailable:
-    """The GPUs with what Ollama may use of each; the main memory where there is no GPU."""
+    """The GPUs with what Ollama may use of each; the main memory where there is no GPU that Ollama uses."""
     if not server.is_local:
         return Unavailable("Ollama is on another machine, whose memory cannot be read")
     if isinstance(memory, Unavailable):
         return memory
     loaded = server.loaded if isinstance(server.loaded, ModelsReading) else None
-    if not isinstance(memory.gpus, Unavailable):
-        cards = tuple(_card(gpu, loaded, len(memory.gpus)) for gpu in memory.gpus)
-        return cards or Unavailable("no GPU was read")
-    if loaded is not None and any(model.vram_bytes for model in loaded.models):
-        return Unavailable(f"Ollama uses a GPU that is not read here ({memory.gpus.reason})")
-    if memory.gpus not in NO_NVIDIA_GPU:
-        return memory.gpus
+    if not memory.shares_main_memory:
+        if not isinstance(memory.gpus, Unavailable):
+            return _cards(memory.gpus, loaded) or Unavailable("no GPU was read")
+        if loaded is not None and any(model.vram_bytes for model in loaded.models):
+            return Unavailable(f"Ollama uses a GPU that is not read here ({memory.gpus.reason})")
+        if memory.gpus not in NO_NVIDIA_GPU:
+            return memory.gpus
     if isinstance(memory.ram, Unavailable):
         return memory.ram
-    return (_main_memory(memory.ram, server),)
+    main = _main_memory(memory.ram, server)
+    is_used = _uses_shared(server, loaded)
+    if isinstance(memory.gpus, Unavailable):
+        most = main.total_bytes * 3 // 4 if is_used else main.free_bytes
+        return (replace(main, free_bytes=min(main.free_bytes, most)),)
+    if is_used is False:
+        return (main,)
+    return tuple(
+        replace(card, free_bytes=min(card.free_bytes, main.free_bytes), shares_main_memory=True)
+        for card in _cards(memory.gpus, loaded)
+    )
 
 
-def _card(gpu: Gpu, loaded: ModelsReading | None, cards: int) -> Card:
-    """Describe a GPU. Ollama's own share counts as free: what it has loaded makes room for what a session needs."""
-    processes = () if isinstance(gpu.processes, Unavailable) else gpu.processes
-    used = [process.vram_used_bytes for process in processes if process.is_ollama]
-    ollama_bytes = sum(count_bytes for count_bytes in used if isinstance(count_bytes, int))
-    if not ollama_bytes and loaded is not None and cards == 1:
-        # The driver does not tell (WSL, containers).
-        ollama_bytes = sum(model.vram_bytes for model in loaded.models)
-    free = gpu.vram_total_bytes - gpu.vram_used_bytes + ollama_bytes
-    return Card(gpu.name, gpu.vram_total_bytes, min(max(free, 0), gpu.vram_total_bytes))
+def _uses_shared(server: ServerReport, loaded: ModelsReading | None) -> bool | None:
+    """Whether Ollama runs models on a GPU that shares the main memory: by what is loaded, else by its settings.
+
+    None where that is open: from 0.30 on it leaves most such GPUs aside unless ``OLLAMA_IGPU_ENABLE`` is set
+    (discover/runner.go, ``filterIntegratedGPUs``), but for Apple's and those of one AMD processor. The smaller memory
+    is taken then. Mesa lets a GPU of Intel use three quarters of the main memory (``anv_compute_sys_heap_size``).
+    """
+    if loaded is not None and loaded.models:
+        return any(model.vram_bytes for model in loaded.models)
+    process = server.process
+    settings = {} if isinstance(process, Unavailable) else process.settings
+    wanted = "" if isinstance(settings, Unavailable) else settings.get("OLLAMA_IGPU_ENABLE", "")
+    return is_on(wanted) if wanted else None
+
+
+def _cards(gpus: Sequence[Gpu], loaded: ModelsReading | None) -> tuple[Card, ...]:
+    """Describe GPUs. Ollama's own share counts as free: what it has loaded makes room for what a session needs."""
+    ours = [held_bytes(gpu.processes, by_ollama=True) for gpu in gpus]
+    if not any(ours) and loaded is not None:
+        ours = _hidden_shares(gpus, sum(model.vram_bytes for model in loaded.models))
+    cards = []
+    for gpu, own in zip(gpus, ours, strict=True):
+        total, used = gpu.vram_total_bytes, gpu.vram_used_bytes
+        others = held_bytes(gpu.processes, by_ollama=False)
+        taken = used - own if isinstance(used, int) else others
+        cards.append(Card(gpu.name, total, min(max(total - taken, 0), total)))
+    return tuple(cards)
+
+
+def _hidden_shares(gpus: Sequence[Gpu], left_bytes: int) -> list[int]:
+    """Return what Ollama holds of each GPU where its processes are not shown (WSL, a container, another user's).
+
+    It is in what is used and held by no process that is shown; where that is most, it is Ollama's first.
+    """
+    hidden = [max(0, gpu.least_used_bytes - held_bytes(gpu.processes)) for gpu in gpus]
+    shares = [0] * len(gpus)
+    for at in sorted(range(len(gpus)), key=lambda at: -hidden[at]):
+        shares[at] = min(hidden[at], left_bytes)
+        left_bytes -= shares[at]
+    return shares
 
 
 def _main_memory(ram: RamReading, server: ServerReport) -> Card:
     """Describe the main memory as a card. Free is what the system calls available, and what Ollama's processes hold
     beyond the weights: those are mapped files, which the system counts as available already. A tenth is left to
-    everything else on the machine.
+    everything else on the machine. What a GPU uses of it is no mapped file, and is free once it is unloaded.
     """
     resident = ram.ollama_bytes if isinstance(ram.ollama_bytes, int) else 0
     loaded = server.loaded.models if isinstance(server.loaded, ModelsReading) else ()
@@ -122,6 +169,7 @@ def _main_memory(ram: RamReading, server: ServerReport) -> Card:
     installed = server.installed if isinstance(server.installed, tuple) else ()
     weights = sum(model.size_bytes for model in installed if canonical_name(model.name) in names)
     ollama_bytes = max(0, resident - weights) if loaded else 0
+    ollama_bytes = max(ollama_bytes, sum(model.vram_bytes for model in loaded))
     free = min(ram.available_bytes + ollama_bytes, ram.total_bytes) - ram.total_bytes // 10
     return Card(MAIN_MEMORY, ram.total_bytes, max(0, free))
 
@@ -147,7 +195,13 @@ def runtime_of(server: ServerReport, *, on_cpu: bool = False) -> Runtime:
     # defaultParallel).
     if not parallel and on_cpu and fills_memory(version):
         parallel = 2 if release(version) >= (0, 6, 8) else 4
-    return Runtime(engine, kv_type, max(parallel, 1), flash)
+    return Runtime(
+        engine,
+        kv_type,
+        max(parallel, 1),
+        flash,
+        reserves_all_logits=reserves_all_logits(version),
+    )
 
 
 def is_on(text: str) -> bool:

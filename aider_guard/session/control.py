@@ -191,8 +191,9 @@ def _memory(reading: MemoryReading | Unavailable) -> dict[str, Any] | None:
             {
                 "index": gpu.index,
                 "name": gpu.name,
-                "vram_used_bytes": gpu.vram_used_bytes,
+                "vram_used_bytes": _known(gpu.vram_used_bytes),
                 "vram_total_bytes": gpu.vram_total_bytes,
+                "shares_main_memory": gpu.shares_main_memory,
             }
             for gpu in reading.gpus
         ],

@@ -18,8 +18,10 @@ from aider_guard.core.egress import ENFORCED
 from aider_guard.process_starter import ProcessStarter, forbid_loading
 
 HELPERS: Final = (
-    # What the driver's process loads; what the sidecar loads, then or later, and the libraries it uses; the counter's.
+    # What the processes for drivers load; what the sidecar loads, then or later, and the libraries it uses; the
+    # counter's.
     "aider_guard.sidecar.nvml",
+    "aider_guard.sidecar.drm",
     "encodings.idna",
     "psutil",
     "anyio._backends._asyncio",
@@ -39,6 +41,7 @@ HELPERS: Final = (
     "aider_guard.sidecar.gpu",
     "aider_guard.sidecar.machine_use",
     "aider_guard.sidecar.memory",
+    "aider_guard.sidecar.other_gpus",
     "aider_guard.sidecar.relays",
     "aider_guard.sidecar.unloading",
     "aider_guard.sidecar.__main__",

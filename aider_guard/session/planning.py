@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from aider_guard import paths
 from aider_guard.airgap.served import Sandbox
@@ -28,9 +28,6 @@ from aider_guard.launch.server_runtime import read_corrections
 from aider_guard.ollama.access import ServerAccess
 from aider_guard.session import registry
 from aider_guard.session.start_aider import DoorListener
-
-_SWITCH: Final = "AIDER_GUARD_TEST_WAIT_SECONDS"
-"""How long Ollama and the memory are waited for at most, where this is named: tests on a busy machine wait longer."""
 
 
 @dataclass
@@ -66,7 +63,7 @@ class Planner:
 
     def patience_seconds(self, usual: float) -> float:
         """Return how long to wait for a reading before Aider begins: the *usual* time, but in tests."""
-        return float(self.environment.get(_SWITCH) or usual)
+        return paths.patience_seconds(usual, self.environment)
 
     def may_ask(self, settings: AiderSettings) -> bool:
         """Whether Ollama may be asked: it is on this machine, or at an address that the user gave."""

@@ -207,12 +207,19 @@ def _door(
     from aider_guard.door.interfaces import Services
     from aider_guard.door.log_watch import OllamaLogWatch
     from aider_guard.door.model_info import InstalledModelsByServer, OllamaModelInfo
-    from aider_guard.door.prompt_counter import CounterProcess
+    from aider_guard.door.prompt_counter import SERVER_SECONDS, WAIT_SECONDS, CounterProcess
     from aider_guard.door.server import DoorHost
-    from aider_guard.paths import vocabularies_dir
+    from aider_guard.door.server_counter import ANSWER_SECONDS, ServerCounter
+    from aider_guard.paths import patience_seconds, vocabularies_dir
 
+    counter = CounterProcess(
+        vocabularies=str(vocabularies_dir()),
+        wait_seconds=patience_seconds(WAIT_SECONDS),
+        server_seconds=patience_seconds(SERVER_SECONDS),
+        server=ServerCounter(answer_seconds=patience_seconds(ANSWER_SECONDS)),
+    )
     services = Services(
-        counter=CounterProcess(vocabularies=str(vocabularies_dir())),
+        counter=counter,
         log_watch=OllamaLogWatch(),
         residency=residency,
         installed=InstalledModelsByServer(),

@@ -1,4 +1,4 @@
-"""Reads the NVIDIA GPUs through a worker process, which is ended when it does not answer."""
+"""Reads GPUs through a worker process for their driver, which is ended when it does not answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIED: Final = Unavailable("the NVIDIA library crashed")
 
 
 def start_worker() -> LineProcess:
-    """Start the process that talks to the driver."""
+    """Start the process that talks to NVIDIA's driver."""
     return LineProcess("aider_guard.sidecar.nvml")
 
 
@@ -27,9 +27,9 @@ def start_worker() -> LineProcess:
 class GpuSensor:
     """Reads all GPUs, and returns within ``patience_seconds`` whatever the driver does.
 
-    The worker is ended if it has no answer within ``answer_seconds``, or an answer that is not a reading: without an
-    NVIDIA driver no process stays in memory. The next worker is started after 30 s, then 60 s, and so on
-    up to ten minutes.
+    The worker is ended if it has no answer within ``answer_seconds``, or an answer that is not a reading: without a
+    driver no process stays in memory. ``silent`` and ``died`` are the reasons then. The next worker is started after
+    30 s, then 60 s, and so on up to ten minutes.
     """
 
     start: Callable[[], LineProcess] = start_worker
@@ -39,6 +39,8 @@ class GpuSensor:
     first_pause_seconds: float = 30.0
     last_pause_seconds: float = 600.0
     clock: Callable[[], float] = time.monotonic
+    silent: Unavailable = SILENT
+    died: Unavailable = DIED
 
     def __post_init__(self) -> None:
         self._worker: LineProcess | None = None
@@ -46,26 +48,35 @@ class GpuSensor:
         self._failures = 0
         self._retry_at = float("-inf")
         self._reason = NOT_YET
+        self.unread: tuple[Unavailable, ...] = ()
+        """Why other GPUs of this driver were not in the last reading."""
 
-    def read(self) -> tuple[Gpu, ...] | Unavailable:
-        """The GPUs now. The processes on them have no names yet: see ``memory.MemorySensor``."""
+    def ask(self) -> None:
+        """Start a reading, and do not wait for it: ``read`` takes its answer."""
+        if self._asked_at is not None or self.clock() < self._retry_at:
+            return
         if self._worker is None:
-            if self.clock() < self._retry_at:
-                return self._reason
             try:
                 self._worker = self.start()
             except OSError as error:
-                return self._give_up(Unavailable(f"no process can be started ({error.strerror})"))
-        if self._asked_at is None:
-            self._worker.ask(b"\n")
-            self._asked_at = self.clock()
+                self._give_up(Unavailable(f"no process can be started ({error.strerror})"))
+                return
+        self._worker.ask(b"\n")
+        self._asked_at = self.clock()
+
+    def read(self) -> tuple[Gpu, ...] | Unavailable:
+        """The GPUs now. The processes on them have no names yet: see ``memory.MemorySensor``."""
+        self.unread = ()
+        self.ask()
+        if self._worker is None or self._asked_at is None:
+            return self._reason
         line = self._worker.answer(self.patience_seconds)
         if line is not None:
             return self._accept(line)
         if self._worker.ended:
-            return self._give_up(DIED)
+            return self._give_up(self.died)
         if self.clock() - self._asked_at >= self.answer_seconds:
-            return self._give_up(SILENT)
+            return self._give_up(self.silent)
         return NOT_YET
 
     def close(self) -> None:
@@ -80,8 +91,10 @@ class GpuSensor:
         try:
             event = decode(line)
         except WireError:
-            return self._give_up(DIED)
-        gpus = event.reading.gpus if isinstance(event, MemoryRead) else DIED
+            return self._give_up(self.died)
+        if not isinstance(event, MemoryRead):
+            return self._give_up(self.died)
+        gpus, self.unread = event.reading.gpus, event.reading.unread
         if isinstance(gpus, Unavailable):
             return self._give_up(gpus)
         self._failures = 0

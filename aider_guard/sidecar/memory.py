@@ -6,27 +6,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass, replace
-from pathlib import Path
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from aider_guard.core.readings import (
-    NO_NVIDIA_GPU,
-    OTHER_GPU,
-    Gpu,
-    MemoryReading,
-    RamReading,
-    Unavailable,
-)
+from aider_guard.core.readings import Gpu, MemoryReading, RamReading, Unavailable
 from aider_guard.ollama.processes import ProcessTable
+from aider_guard.sidecar.other_gpus import OtherGpus, put_together
 
 if TYPE_CHECKING:
     from aider_guard.sidecar.gpu import GpuSensor
 
-OTHER_GPUS: Final = Path("/dev/kfd")
-"""The device through which ROCm, and Ollama with it, uses AMD's GPUs (docs.kernel.org, amdkfd)."""
 ELSEWHERE: Final = Unavailable("Ollama runs on another machine, whose memory is not read")
 
 
@@ -40,7 +31,7 @@ class MemorySensor:
     gpu: GpuSensor
     clock: Callable[[], float] = time.monotonic
     _: KW_ONLY
-    other_gpus: Path = OTHER_GPUS
+    others: OtherGpus = field(default_factory=OtherGpus)
     is_here: bool = True
 
     def __post_init__(self) -> None:
@@ -52,17 +43,18 @@ class MemorySensor:
         if not self.is_here:
             return MemoryReading(ELSEWHERE, ELSEWHERE, self.clock())
         with self._lock:
-            gpus = self.gpu.read()
+            self.gpu.ask()  # both processes start at once
+            other = self.others.read()
+            gpus, unread = put_together(self.gpu.read(), other, self.others.sensor.unread)
             ram = self._read_ram()
             if isinstance(gpus, tuple):
                 gpus = tuple(_with_names(gpu, self._table) for gpu in gpus)
-            elif gpus in NO_NVIDIA_GPU and self.other_gpus.exists():
-                gpus = OTHER_GPU
-            return MemoryReading(gpus, ram, self.clock())
+            return MemoryReading(gpus, ram, self.clock(), unread)
 
     def close(self) -> None:
-        """End the GPU worker, without waiting for a reading that hangs in it."""
+        """End the workers for GPUs, without waiting for a reading that hangs in one."""
         self.gpu.close()
+        self.others.close()
 
     def _read_ram(self) -> RamReading | Unavailable:
         try:

@@ -161,7 +161,11 @@ def used_bytes(reading: MemoryReading, on_gpu: bool) -> int | Unavailable:
     if on_gpu:
         if isinstance(reading.gpus, Unavailable):
             return reading.gpus
-        return sum(gpu.vram_used_bytes for gpu in reading.gpus)
+        untold = (gpu.vram_used_bytes for gpu in reading.gpus)
+        return next(
+            (used for used in untold if isinstance(used, Unavailable)),
+            sum(gpu.least_used_bytes for gpu in reading.gpus),
+        )
     return reading.ram if isinstance(reading.ram, Unavailable) else reading.ram.ollama_bytes
 
 

@@ -19,10 +19,11 @@ from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerRepor
 from aider_guard.errors import ConfigError
 from aider_guard.launch.aider_settings import ollama_name
 from aider_guard.launch.ollama_address import may_be_asked, ollama_address
-from aider_guard.launch.server_runtime import cards_of
+from aider_guard.launch.server_runtime import MAIN_MEMORY, cards_of
 from aider_guard.ollama.gguf_header import read_gguf
 
 GIVE_VRAM = "give the card's memory in GiB: --vram 16"
+GIVE_SHARE = "give the part of the main memory that models may have, in GiB: --vram 16"
 _GIB = 1 << 30
 _VRAM = re.compile(r"(?:(\d{1,2})\s*[x*]\s*)?(\d+(?:\.\d+)?)\s*(?:gib|gb|g)?", re.IGNORECASE)
 
@@ -130,8 +131,10 @@ def cards_here(
     cards = cards_of(server, reading)
     if isinstance(cards, Unavailable):
         raise ConfigError(f"{cards.reason}; {GIVE_VRAM}")
-    if isinstance(reading.gpus, Unavailable):  # then it is the main memory
-        raise ConfigError(f"no GPU was found here ({reading.gpus.reason}); {GIVE_VRAM}")
+    if cards[0].name == MAIN_MEMORY:
+        if isinstance(reading.gpus, Unavailable) and not reading.shares_main_memory:
+            raise ConfigError(f"no GPU was found here ({reading.gpus.reason}); {GIVE_VRAM}")
+        raise ConfigError(f"the GPU here has no memory of its own; {GIVE_SHARE}")
     return cards
 
 

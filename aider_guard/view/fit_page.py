@@ -129,7 +129,8 @@ def _head(answer: FitAnswer) -> Iterator[str]:
     used = sum(card.total_bytes for card in answer.cards) - free
     margin = free - answer.room_bytes
     names = ", ".join(card.name for card in answer.cards)
-    parts = [f"{size(free)} free"] if used else []
+    parts = ["it shares the main memory"] if answer.cards[0].shares_main_memory else []
+    parts += [f"{size(free)} free"] if used else []
     parts += [f"Ollama leaves {size(margin)} of it unused"] if margin else []
     brackets = f"  ({', '.join(parts)})" if parts else ""
     yield f"{'cards' if len(answer.cards) > 1 else 'card':8}{names}{brackets}"

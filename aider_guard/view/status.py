@@ -59,10 +59,12 @@ def _fill(facts: Mapping[str, Any]) -> str:
 def _memory_line(memory: Mapping[str, Any] | None) -> str:
     if memory is None:
         return "not read yet"
-    parts = [
-        f"GPU {gpu['index']} {size(gpu['vram_used_bytes'])} of {size(gpu['vram_total_bytes'])}"
-        for gpu in memory["gpus"] or ()
-    ]
+    parts = []
+    for gpu in memory["gpus"] or ():
+        used, total = gpu["vram_used_bytes"], size(gpu["vram_total_bytes"])
+        told = f"{total}, use not told" if used is None else f"{size(used)} of {total}"
+        shared = " of the main memory" if gpu.get("shares_main_memory") else ""
+        parts.append(f"GPU {gpu['index']} {told}{shared}")
     if memory["ram_total_bytes"]:
         parts.append(f"RAM {size(memory['ram_used_bytes'])} of {size(memory['ram_total_bytes'])}")
     return ", ".join(parts) or "not known"

@@ -11,6 +11,7 @@ from aider_guard.core.fit import Card
 from aider_guard.core.model_memory import RUNNER_BYTES, Runtime
 from aider_guard.core.ollama_versions import era_of, release
 from aider_guard.core.readings import (
+    INTEGRATED_INTEL,
     NO_NVIDIA_GPU,
     Gpu,
     GpuProcess,
@@ -59,7 +60,7 @@ CARDS: list[tuple[ServerReport, MemoryReading | Unavailable, tuple[Card, ...]]] 
     (
         server(loaded=loaded(6 * GIB)),
         memory(gpu(8, GAME), gpu(1)),
-        (Card("card", 16 * GIB, 8 * GIB), Card("card", 16 * GIB, 15 * GIB)),
+        (Card("card", 16 * GIB, 14 * GIB), Card("card", 16 * GIB, 15 * GIB)),
     ),
     (server(loaded=loaded(20 * GIB)), memory(gpu(8)), (Card("card", 16 * GIB, 16 * GIB),)),
     (
@@ -74,6 +75,77 @@ CARDS: list[tuple[ServerReport, MemoryReading | Unavailable, tuple[Card, ...]]] 
     ),
     (server(), memory(ram=RamReading(32 * GIB, GIB, 0)), (Card(MAIN_MEMORY, 32 * GIB, 0),)),
 ]
+
+
+APU = replace(gpu(2, total=16), shares_main_memory=True)
+APPLE = replace(APU, vram_used_bytes=NO, processes=NO)
+ARC = replace(gpu(0, GAME), vram_used_bytes=NO)
+MAIN_CARD = Card(MAIN_MEMORY, 32 * GIB, 20 * GIB - 32 * GIB // 10)
+LITTLE = RamReading(32 * GIB, 8 * GIB, 0)
+ON = process(OLLAMA_IGPU_ENABLE="1")
+OFF = process(OLLAMA_IGPU_ENABLE="0")
+
+SHARED: list[tuple[ServerReport, MemoryReading, tuple[Card, ...]]] = [
+    # What the GPU may use, or what the machine has left, whichever is less.
+    (server(), memory(APU), (Card("card", 16 * GIB, 14 * GIB, shares_main_memory=True),)),
+    (
+        server(),
+        memory(APU, ram=LITTLE),
+        (Card("card", 16 * GIB, 8 * GIB - 32 * GIB // 10, shares_main_memory=True),),
+    ),
+    (server(), memory(APPLE), (Card("card", 16 * GIB, 16 * GIB, shares_main_memory=True),)),
+    # What Ollama has loaded there is free again for what the session loads.
+    (
+        server(loaded=loaded(6 * GIB)),
+        memory(replace(APU, vram_used_bytes=7 * GIB), ram=LITTLE),
+        (Card("card", 16 * GIB, 14 * GIB - 32 * GIB // 10, shares_main_memory=True),),
+    ),
+    # A model that is loaded shows whether Ollama uses it; else its settings do.
+    (server(loaded=loaded(0)), memory(APU), (MAIN_CARD,)),
+    (server(process=OFF), memory(APU), (MAIN_CARD,)),
+    (server(process=ON), memory(APU), (Card("card", 16 * GIB, 14 * GIB, shares_main_memory=True),)),
+    (server(process=NO), memory(APU), (Card("card", 16 * GIB, 14 * GIB, shares_main_memory=True),)),
+    (server(), memory(why=INTEGRATED_INTEL), (MAIN_CARD,)),
+    (
+        server(loaded=loaded(6 * GIB)),
+        memory(why=INTEGRATED_INTEL, ram=LITTLE),
+        (Card(MAIN_MEMORY, 32 * GIB, 14 * GIB - 32 * GIB // 10),),
+    ),
+    # Mesa lets a GPU of Intel use three quarters.
+    (
+        server(process=ON),
+        memory(why=INTEGRATED_INTEL, ram=RamReading(32 * GIB, 30 * GIB, 0)),
+        (Card(MAIN_MEMORY, 32 * GIB, 24 * GIB),),
+    ),
+    (
+        server(),
+        memory(why=INTEGRATED_INTEL, ram=RamReading(32 * GIB, 30 * GIB, 0)),
+        (Card(MAIN_MEMORY, 32 * GIB, 30 * GIB - 32 * GIB // 10),),
+    ),
+    # A card whose use is not told: what is seen to be held by others is not free.
+    (server(), memory(ARC), (Card("card", 16 * GIB, 14 * GIB),)),
+    (server(loaded=loaded(6 * GIB)), memory(ARC), (Card("card", 16 * GIB, 14 * GIB),)),
+]
+
+
+@pytest.mark.parametrize(("report", "reading", "cards"), SHARED)
+def test_a_gpu_that_shares_the_main_memory_has_what_both_have(
+    report: ServerReport, reading: MemoryReading, cards: tuple[Card, ...]
+) -> None:
+    """An AMD or Intel GPU inside a processor, or Apple's: never more than is left of the main memory."""
+    assert cards_of(report, reading) == cards
+
+
+def test_tables_take_room_beside_a_gpu_that_shares_the_main_memory() -> None:
+    """What no card holds is in the same memory there; what was learned on a GPU counts."""
+    tables = replace(QWEN, main_memory_bytes=300)
+    report = server(model(architecture=tables))
+    found = {}
+    for name, reading in (("card", memory(gpu(0))), ("shared", memory(APU)), ("none", memory())):
+        placed = make_placement(report, reading, {MODEL: 5})
+        assert not isinstance(placed, Unavailable)
+        found[name] = placed[0][0].correction_bytes
+    assert found == {"card": 5, "shared": 305, "none": 300 - RUNNER_BYTES}
 
 
 @pytest.mark.parametrize(("report", "reading", "cards"), CARDS)
@@ -171,6 +243,9 @@ def test_what_is_unknown_of_the_server_is_the_reason() -> None:
 
 RUNTIMES: list[tuple[str, dict[str, str], Runtime]] = [
     ("0.31.0", {}, Runtime("C", "f16", 1, flash_attention=True)),
+    ("0.30.0", {}, Runtime("C", "f16", 1, flash_attention=True, reserves_all_logits=True)),
+    ("0.30.3", {}, Runtime("C", "f16", 1, flash_attention=True, reserves_all_logits=True)),
+    ("0.30.4", {}, Runtime("C", "f16", 1, flash_attention=True)),
     ("0.31.0", {"OLLAMA_FLASH_ATTENTION": "0"}, Runtime("C", "f16", 1, flash_attention=False)),
     ("0.31.0", {"OLLAMA_KV_CACHE_TYPE": "q8_0"}, Runtime("C", "q8_0", 1, flash_attention=True)),
     ("0.9.3", {}, Runtime("A", "f16", 1, flash_attention=False)),

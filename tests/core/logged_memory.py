@@ -34,7 +34,7 @@ class LoggedMemory:
     """One load: the model by its name in the catalogue, how it was run, and what was logged, in MiB.
 
     ``cache`` is all caches and states; ``graph`` the compute buffers on the card, and ``weights`` the model buffer
-    there, None where the log does not say them or where a build of before June 2026 still reserved room for all logits.
+    there, None where the log does not say them. ``all_logits`` is for builds of before June 2026.
     """
 
     model: str
@@ -47,11 +47,18 @@ class LoggedMemory:
     draft: int = 0
     slots: int = 1
     weights: float | None = None
+    all_logits: bool = False
 
     @property
     def runtime(self) -> Runtime:
         """How it was run."""
-        return Runtime("C", self.kv, self.slots, batch_tokens=self.batch)
+        return Runtime(
+            "C",
+            self.kv,
+            self.slots,
+            batch_tokens=self.batch,
+            reserves_all_logits=self.all_logits,
+        )
 
     @property
     def architecture(self) -> Architecture:
@@ -152,13 +159,28 @@ LOGGED: Final = (
         None,
         "https://github.com/ollama/ollama/issues/7548",
     ),
+    LoggedMemory(
+        "gpt-oss:20b",
+        131_072,
+        512,
+        "f16",
+        3072 + 18,
+        420.08,
+        UNADDRESSED + " (Metal; room for all logits)",
+        all_logits=True,
+    ),
+    LoggedMemory(
+        "qwen3.8:27b",
+        262_144,
+        512,
+        "f16",
+        18_455.38,
+        976,
+        UNADDRESSED + " (room for all logits)",
+        draft=6,
+        all_logits=True,
+    ),
 )
-
-WITH_ALL_LOGITS: Final = (
-    LoggedMemory("gpt-oss:20b", 131_072, 512, "f16", 3072 + 18, 420.08, UNADDRESSED + " (Metal)"),
-    LoggedMemory("qwen3.8:27b", 262_144, 512, "f16", 18_455.38, 976, UNADDRESSED, draft=6),
-)
-"""Builds of llama.cpp that reserve room for the logits of a whole batch (before llama.cpp#23861): too small here."""
 
 
 def markdown_table(rows: tuple[LoggedMemory, ...]) -> str:

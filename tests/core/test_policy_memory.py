@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from core.histories_of_events import (
@@ -37,7 +38,14 @@ from aider_guard.core.events import (
     PromptShown,
     SidecarLost,
 )
-from aider_guard.core.readings import Gpu, MemoryReading, RamReading, Unavailable
+from aider_guard.core.readings import (
+    INTEGRATED_INTEL,
+    Gpu,
+    GpuProcess,
+    MemoryReading,
+    RamReading,
+    Unavailable,
+)
 from aider_guard.core.rules.memory import is_short, on_cpu, pressure_percent
 from aider_guard.core.state import Limits, State
 
@@ -67,6 +75,17 @@ def with_model(vram: int | None) -> State:
     return story.state
 
 
+NOT_TOLD = Unavailable("not told")
+APU = replace(card(2), shares_main_memory=True)
+APPLE = replace(APU, vram_used_bytes=NOT_TOLD, processes=NOT_TOLD)
+
+
+def arc(held_gib: float) -> Gpu:
+    """A card whose use is not told but for what one process is seen to hold."""
+    process = GpuProcess(7, "ollama", int(held_gib * GIB), is_ollama=True)
+    return Gpu(0, "Arc", 8 * GIB, NOT_TOLD, (process,))
+
+
 PRESSURES: list[tuple[str, State, MemoryReading, float | None]] = [
     ("one card", with_model(GIB), memory((card(6),)), 75.0),
     ("the fuller of two", with_model(GIB), memory((card(2), card(6))), 75.0),
@@ -79,6 +98,16 @@ PRESSURES: list[tuple[str, State, MemoryReading, float | None]] = [
     ("a card of no size", with_model(GIB), memory((card(1, 0),), 4), None),
     ("one card of no size", with_model(GIB), memory((card(1, 0), card(4))), 50.0),
     ("a machine of no size", with_model(0), memory(UNKNOWN, 0, 0), None),
+    ("a GPU in main memory", with_model(GIB), memory((APU,), 12), 75.0),
+    ("a GPU in main memory that has room", with_model(GIB), memory((APU,), 2), 25.0),
+    ("a GPU in main memory, no model", with_model(None), memory((APU,), 12), 25.0),
+    ("Intel's own GPU", with_model(GIB), memory(INTEGRATED_INTEL, 12), 75.0),
+    ("Intel's own GPU, no model", with_model(None), memory(INTEGRATED_INTEL, 12), None),
+    ("Apple's GPU", with_model(GIB), memory((APPLE,), 12), 75.0),
+    ("Apple's GPU, no model", with_model(None), memory((APPLE,), 12), None),
+    ("a use that is not told", with_model(GIB), memory((arc(7),), 12), None),
+    ("a use that is enough anyway", with_model(GIB), memory((arc(7.6),), 12), 95.0),
+    ("not told beside one that is", with_model(GIB), memory((arc(7), card(4)), 12), 50.0),
     ("a card of one byte", with_model(GIB), memory((Gpu(0, "card", 1, 1, ()),)), 100.0),
     ("a machine of one byte", with_model(0), memory(UNKNOWN, 1 / GIB, 1 / GIB), 100.0),
 ]
@@ -90,7 +119,35 @@ def test_the_pressure_is_that_of_the_memory_in_use(
 ) -> None:
     """It is that of the fullest GPU, of the main memory when the model is on the CPU, and else unavailable."""
     found = pressure_percent(state, reading)
-    assert isinstance(found, Unavailable) if percent is None else found == percent, what
+    assert isinstance(found, Unavailable) if percent is None else found == pytest.approx(percent), (
+        what
+    )
+
+
+@pytest.mark.parametrize(
+    ("vram", "reading", "words"),
+    [
+        (GIB, memory((card(7.6),)), "GPU memory 95 % full: 7.6 GiB of 8.0 GiB (card)"),
+        (GIB, memory((arc(7.6),)), "GPU memory at least 95 % full: 7.6 GiB of 8.0 GiB (Arc)"),
+        (GIB, memory((APU,), 15.2), "main memory nearly full: 15.2 GiB of 16.0 GiB in use"),
+        (GIB, memory((APPLE,), 15.2), "main memory nearly full: 15.2 GiB of 16.0 GiB in use"),
+        (
+            GIB,
+            memory(INTEGRATED_INTEL, 15.2),
+            "main memory nearly full: 15.2 GiB of 16.0 GiB in use",
+        ),
+        (0, memory((card(2),), 15.2), "main memory nearly full: 15.2 GiB of 16.0 GiB in use"),
+    ],
+)
+def test_the_notice_is_about_the_memory_that_is_full(
+    vram: int, reading: MemoryReading, words: str
+) -> None:
+    """Of a GPU or of the machine, also where there is a card and the model runs on the CPU."""
+    story = at_first_prompt()
+    story.tell(models(OURS, at=story.now, vram=vram))
+    told = [MemoryRead(replace(reading, taken_at=story.now)) for _ in range(3)]
+    (notice,) = [act.notice for act in story.tell(*told) if isinstance(act, ShowNotice)]
+    assert notice.lines[0] == words
 
 
 def test_a_model_is_on_the_cpu_when_no_part_of_it_is_elsewhere() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
+
+from session.ptys import PATIENT
 
 from aider_guard.core.actions import ServeDoor, StopSidecar
 from aider_guard.core.chat.events import DoorOpened
@@ -47,7 +50,9 @@ def open_door(ollama: str, settings: DoorSettings) -> Iterator[OpenDoor]:
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         command = sidecar_command(ollama, "", listener.fileno())
-        started = SidecarProcess(command, stderr=2, pass_fds=[listener.fileno()])
+        started = SidecarProcess(
+            command, {**os.environ, **PATIENT}, stderr=2, pass_fds=[listener.fileno()]
+        )
         sidecar = stack.enter_context(started)
         port = listener.getsockname()[1]
         door = OpenDoor(f"http://127.0.0.1:{port}/{TOKEN}", sidecar)

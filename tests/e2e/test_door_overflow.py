@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from e2e.conftest import PRIVATE
 from e2e.desk import COUNTABLE, Desk, insist, refusal
 from fakes.ollama_chat import Talking
 from fakes.ollama_server import FakeOllama
@@ -110,6 +111,7 @@ def test_sent_and_the_cut_told_in_the_same_turn(desk: Desk, version: str) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.servers(PRIVATE)
 def test_refused_on_a_real_ollama(desk: Desk, ollama: PrivateOllama, terse: str) -> None:
     """The same on the small model: its count is exact, and its server is asked nothing but to load."""
     large, small = desk.file("large one.py", 90), desk.file("small.py", 2)
@@ -132,6 +134,7 @@ def test_refused_on_a_real_ollama(desk: Desk, ollama: PrivateOllama, terse: str)
 
 
 @pytest.mark.slow
+@pytest.mark.servers(PRIVATE)
 def test_cut_by_a_real_ollama(desk: Desk, ollama: PrivateOllama, terse: str) -> None:
     """With ``warn`` the cut is reported in the same turn, with the number of tokens that its log names."""
     large = desk.file("large.py", 90)

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from e2e.conftest import PRIVATE
 from e2e.doors import open_door, settings_for
 from fakes.ollama_models import FakeModel
 from fakes.ollama_server import ERAS, FakeOllama
@@ -99,6 +100,7 @@ def compare(ways: Ways, asked: str) -> None:
 
 
 @pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.servers(PRIVATE)
 def test_a_real_ollama(real: Ways, asked: str) -> None:
     """Streamed and not, by each protocol, at temperature 0."""
     compare(real, asked)

@@ -82,25 +82,25 @@ def said_to(server: FakeOllama) -> list[str]:
 
 
 @pytest.mark.parametrize("version", ["0.9.3", "0.24.0", "0.30.11"])
-@pytest.mark.parametrize("name", TROUBLES)
-def test_words_at_once_and_the_next_try_works(desk: Desk, name: str, version: str) -> None:
-    """The model's place says what is wrong; the user's message is sent whole with the next one."""
-    trouble = TROUBLES[name]
+def test_words_at_once_and_the_next_try_works(desk: Desk, version: str) -> None:
+    """The model's place says what is wrong; the user's message is sent whole with the next one. One after the other."""
     server = ChattingOllama(version=version, models=(LARGER,))
     with server, desk.session(server.url) as person:
         person.wait_for_prompt()
-        trouble.begin(server)
-        person.say("What is a basket?")
-        person.wait_for(trouble.words, WITHIN_SECONDS)
-        person.wait_for_prompt(2, WITHIN_SECONDS)
-        assert "Retrying in" not in person.text()
-        trouble.end(server)
-        person.ask("Once more, please.")
-        assert SAYS in person.text()
-        # The head of the prompt may be evaluated ahead once the model is back: that is not the message.
-        (said,) = (text for text in said_to(server) if "Once more, please." in text)
-        assert "What is a basket?" in said
-        assert "aider-guard" not in said
+        for number, (name, trouble) in enumerate(TROUBLES.items()):
+            trouble.begin(server)
+            person.say(f"What is {name}?")
+            person.wait_for(rf"What is {name}\?(.|\n)*{trouble.words}", WITHIN_SECONDS)
+            person.wait_for_prompt(2 * number + 2, WITHIN_SECONDS)
+            assert "Retrying in" not in person.text()
+            trouble.end(server)
+            person.ask(f"Once more about {name}, please.")
+            assert SAYS in person.text().rpartition("Once more")[2]
+            # The head of the prompt may be evaluated ahead once the model is back: that is not the message.
+            (said,) = (text for text in said_to(server) if f"Once more about {name}" in text)
+            assert f"What is {name}?" in said
+            assert "aider-guard" not in said
+            server.chats.clear()
         person.type(b"/exit\r")
         assert person.end() == 0
 

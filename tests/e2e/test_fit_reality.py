@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from e2e.conftest import PRIVATE
 
 from aider_guard.core.architecture import Architecture
 from aider_guard.core.fit import Need, need
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from aider_guard.demo.layout import Rig
 
+pytestmark = pytest.mark.servers(PRIVATE)
 MIB = 1 << 20
 WINDOWS = (2048, 4096, 8192)
 CLOSE = 0.02

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import psutil
 import pytest
+from e2e.conftest import PRIVATE
 
 from aider_guard.demo.answers import check_answer
 from aider_guard.demo.layout import RigError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from aider_guard.demo.layout import Rig
 
+pytestmark = pytest.mark.servers(PRIVATE)
 GONE_SECONDS = 15
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
+import pytest
+from e2e.conftest import PRIVATE
+
 from aider_guard.demo.demo import demo_arguments
 from aider_guard.demo.rig import ensure_rig
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from aider_guard.demo.ollama_server import PrivateOllama
 
 
+@pytest.mark.servers(PRIVATE)
 def test_aider_answers_in_the_sample_repository(
     rig: Rig, ollama: PrivateOllama, sample_repo: Path, aider_env: dict[str, str]
 ) -> None:

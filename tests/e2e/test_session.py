@@ -13,7 +13,6 @@ from e2e.people import Guarded
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.ollama_server import PrivateOllama
 
-pytestmark = pytest.mark.servers(PRIVATE, TODAY)
 QUIET = ["--no-show-model-warnings", "--no-gitignore", "--map-tokens", "0", "--chat-mode", "ask"]
 
 
@@ -34,6 +33,7 @@ def commit(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.servers(PRIVATE, TODAY)
 def test_the_story_of_a_session(
     rig: Rig, ollama: PrivateOllama, terse: str, sample_repo: Path, aider_env: dict[str, str]
 ) -> None:
@@ -119,6 +119,7 @@ def test_the_story_of_a_session(
     assert str(person.state) not in chat
 
 
+@pytest.mark.servers(PRIVATE, TODAY)
 def test_the_window_is_pinned_for_every_request(
     rig: Rig, ollama: PrivateOllama, terse: str, sample_repo: Path, aider_env: dict[str, str]
 ) -> None:

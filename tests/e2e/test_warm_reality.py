@@ -171,6 +171,7 @@ def test_the_first_request_does_not_load(ollama: PrivateOllama) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.servers(TODAY)
 def test_the_head_is_read_before_the_request_comes(ollama: PrivateOllama) -> None:
     """After an unload the next request, with another history, has a small part of its text left to read."""
 
@@ -190,6 +191,7 @@ def test_the_head_is_read_before_the_request_comes(ollama: PrivateOllama) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.servers(TODAY)
 def test_a_request_does_not_wait_for_the_head(ollama: PrivateOllama) -> None:
     """Ollama would read a whole prompt to its end; of a piece the request waits for little."""
 

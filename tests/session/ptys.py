@@ -32,8 +32,8 @@ CAP_SECONDS = 60.0
 """No wait takes longer; what was shown until then is in the failure."""
 
 PATIENT = {"AIDER_GUARD_TEST_WAIT_SECONDS": "15"}
-"""What a guard finds in its environment here: on a busy machine it waits longer for its sidecar before Aider begins,
-rather than take the cautious window. Without it, or empty, it waits as long as always.
+"""What a guard finds in its environment here: on a busy machine it waits longer, for its sidecar before Aider begins
+rather than take the cautious window, and for a count rather than estimate. Without it, or empty, it waits as always.
 """
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BYTES = bytes(range(256))
 ODD_SIZE = (33, 97, 970, 660)
-FEWEST_RUNS, ENOUGH_SECONDS = 50, 60.0
+FEWEST_RUNS, ENOUGH_SECONDS = 50, 25.0
 """So many runs have to do; more are made while there is time. A relay that loses an end loses it in every twelfth run
 or oftener: fifty find it in 99 of 100 attempts.
 """

@@ -127,7 +127,7 @@ def test_a_card_that_is_filled_is_read_and_said(card: Filled) -> None:
     gpu_sensor = GpuSensor(card.start, answer_seconds=60, patience_seconds=60)
     with closing(MemorySensor(gpu_sensor)) as sensor:
         empty = first(sensor.read())
-        wanted = int(empty.vram_total_bytes * FILLED_SHARE) - empty.vram_used_bytes
+        wanted = int(empty.vram_total_bytes * FILLED_SHARE) - empty.least_used_bytes
         with card.held(wanted) as pid:
             readings = [sensor.read() for _ in range(3)]
         left = first(sensor.read())
@@ -138,9 +138,9 @@ def test_a_card_that_is_filled_is_read_and_said(card: Filled) -> None:
     assert (holder.name, holder.is_ollama) == ("ollama", True)
     assert isinstance(holder.vram_used_bytes, int)
     assert wanted <= holder.vram_used_bytes <= wanted + OVERHEAD_BYTES
-    used = full.vram_used_bytes - empty.vram_used_bytes
+    used = full.least_used_bytes - empty.least_used_bytes
     assert wanted <= used <= wanted + OVERHEAD_BYTES
-    assert abs(left.vram_used_bytes - empty.vram_used_bytes) < OVERHEAD_BYTES / 4
+    assert abs(left.least_used_bytes - empty.least_used_bytes) < OVERHEAD_BYTES / 4
 
     story = at_first_prompt()
     events = (MemoryRead(replace(reading, taken_at=story.now)) for reading in readings)

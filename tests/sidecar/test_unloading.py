@@ -35,7 +35,7 @@ class Clock:
         self.now += seconds
 
 
-def on_gpu(*used_bytes: int) -> Callable[[], MemoryReading]:
+def on_gpu(*used_bytes: int | Unavailable) -> Callable[[], MemoryReading]:
     """A memory whose GPU shows these numbers one after the other, the last for ever."""
     ram = RamReading(64 * GIB, 32 * GIB, 1 * GIB)
     cards = [Gpu(0, "card", 24 * GIB, used, ()) for used in used_bytes]
@@ -116,6 +116,8 @@ def test_a_model_on_the_cpu_frees_ram() -> None:
     ("model", "memory", "reason"),
     [
         (ON_GPU, on_cpu(1), "no GPU"),
+        (ON_GPU, on_gpu(Unavailable("not told")), "not told"),
+        (ON_GPU, on_gpu(1 * GIB, Unavailable("not told")), "not told"),
         (ON_CPU, on_cpu(Unavailable("not seen")), "not seen"),
         (ON_CPU, on_cpu(1, Unavailable("not seen")), "not seen"),
         (ON_GPU, on_gpu(1 * GIB, 3 * GIB), "something else took memory meanwhile"),

@@ -15,7 +15,14 @@ from ollama.gguf_files import write_gguf
 
 from aider_guard.config import Config
 from aider_guard.core.model_memory import HOST_PROMPT_CACHE_BYTES, KvType
-from aider_guard.core.readings import Gpu, GpuProcess, MemoryReading, RamReading, Unavailable
+from aider_guard.core.readings import (
+    INTEGRATED_INTEL,
+    Gpu,
+    GpuProcess,
+    MemoryReading,
+    RamReading,
+    Unavailable,
+)
 from aider_guard.errors import ConfigError
 from aider_guard.view.fit import run_fit
 from aider_guard.view.fit_models import named_cards, plain_name
@@ -32,10 +39,14 @@ def no_memory() -> MemoryReading:
     raise AssertionError("the memory was read")
 
 
+UNTOLD = Unavailable("macOS does not tell it")
+RAM = RamReading(32 * GIB, 20 * GIB, GIB)
+
+
 def memory(*gpus: Gpu) -> Callable[[], MemoryReading]:
     """A machine with these GPUs."""
     result = gpus or Unavailable("no NVIDIA driver is installed")
-    return lambda: MemoryReading(result, RamReading(32 * GIB, 20 * GIB, GIB), 0.0)
+    return lambda: MemoryReading(result, RAM, 0.0)
 
 
 @pytest.fixture
@@ -363,10 +374,32 @@ def test_the_cards_of_this_machine_without_what_others_hold(fit: Fit) -> None:
         result = data(fit("qwen3:8b", memory=memory(gpu), server=ollama.url, as_json=True))
         _, text = fit("qwen3:8b", memory=memory(gpu), server=ollama.url)
 
-    assert result["cards"] == [
-        {"name": "RTX 4090", "total_bytes": 24 * GIB, "free_bytes": 14 * GIB}
-    ]
+    free = {"total_bytes": 24 * GIB, "free_bytes": 14 * GIB}
+    assert result["cards"] == [{"name": "RTX 4090", **free, "shares_main_memory": False}]
     assert "card    RTX 4090  (14.0 GiB free, Ollama leaves 1.0 GiB of it unused)" in text
+
+
+def test_a_gpu_that_shares_the_main_memory_is_told_apart(fit: Fit) -> None:
+    """It has what is left of that, and counts only where this Ollama may use it."""
+    apple = Gpu(0, "Apple M2 Max", 24 * GIB, UNTOLD, UNTOLD, shares_main_memory=True)
+    result = data(fit("qwen3:8b", memory=memory(apple), as_json=True))
+    _, text = fit("qwen3:8b", memory=memory(apple))
+
+    (card,) = result["cards"]
+    assert card["free_bytes"] == 20 * GIB - 32 * GIB // 10
+    assert card["shares_main_memory"]
+    assert "card    Apple M2 Max  (it shares the main memory, 16.8 GiB free," in text
+
+    on_cpu = FakeModel("qwen3:8b", vram_bytes=0)
+    with (
+        FakeOllama(version="0.30.11", models=(on_cpu,), loaded=[on_cpu.name]) as ollama,
+        pytest.raises(
+            ConfigError, match=r"no memory of its own; give the part of the .* --vram 16"
+        ),
+    ):
+        fit("qwen3:8b", memory=memory(apple), server=ollama.url)
+    with pytest.raises(ConfigError, match=r"no memory of its own; give the part"):
+        fit("qwen3:8b", memory=lambda: MemoryReading(INTEGRATED_INTEL, RAM, 0.0))
 
 
 def test_names_that_move_the_cursor_are_printed_harmlessly(fit: Fit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from aider_guard import cli
 from aider_guard.core.actions import Notice
 from aider_guard.core.events import PromptShown
 from aider_guard.core.findings import stop
+from aider_guard.core.readings import Gpu, MemoryReading
 from aider_guard.errors import ConfigError
 from aider_guard.session import control, notices, registry
 from aider_guard.view import status
@@ -35,6 +37,22 @@ def test_a_measured_fill_is_not_called_an_estimate() -> None:
     assert "context   about 51 % full: 5,100 of 10,000 tokens" in status.table([facts])
     del facts["used_is_measured"]  # a session of an older guard does not say
     assert "about 51 %" in status.table([facts])
+
+
+def test_the_memory_of_each_gpu_is_said_as_far_as_it_is_told() -> None:
+    """Its use may not be told, and its memory may be the machine's."""
+    told = Gpu(0, "AMD", 24 << 30, 3 << 30, ())
+    untold = Gpu(1, "Arc", 12 << 30, UNKNOWN, ())
+    shared = Gpu(2, "AMD", 32 << 30, 2 << 30, (), shares_main_memory=True)
+    reading = MemoryReading((told, untold, shared), UNKNOWN, 0.0)
+    state = replace(at_first_prompt().state, memory=reading)
+    facts = control.session_facts(state, session_id="id", pid=1)
+    parts = "GPU 0 3.0 GiB of 24.0 GiB, GPU 1 12.0 GiB, use not told, GPU 2 2.0 GiB of 32.0 GiB of the main memory"
+    assert f"memory    {parts}\n" in status.table([facts])
+    assert [gpu["vram_used_bytes"] for gpu in facts["memory"]["gpus"]] == [3 << 30, None, 2 << 30]
+    for gpu in facts["memory"]["gpus"]:
+        del gpu["shares_main_memory"]  # a session of an older guard does not say
+    assert "GPU 2 2.0 GiB of 32.0 GiB\n" in status.table([facts])
 
 
 EVIL = "x\x1b]0;y\x07\x9b2J\r\u202e\udc80"

@@ -19,10 +19,13 @@ from aider_guard.core.fit import Need
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import (
     Gpu,
+    LoadedModel,
     MemoryReading,
     ModelsReading,
+    RamReading,
     Unavailable,
     age_seconds,
+    share_used_percent,
 )
 from aider_guard.core.rules import Step
 from aider_guard.core.state import Phase, State
@@ -88,6 +91,8 @@ def _memory_read(state: State, reading: MemoryReading, now: float) -> Step:
         return replace(state, restart_due=due, memory_restart_tried=True), ()
     if state.memory_warned or state.pressure_readings < limits.readings_for_pressure:
         return state, ()
+    if not isinstance(fullest_memory(state, reading), Gpu):
+        reading = replace(reading, gpus=Unavailable("it is the main memory that is full"))
     notice = messages.memory_short(reading, state.loaded, state.main_model)
     return replace(state, memory_warned=True), (ShowNotice(notice),)
 
@@ -109,24 +114,47 @@ def is_short(state: State, now: float) -> bool:
 
 
 def pressure_percent(state: State, reading: MemoryReading) -> float | Unavailable:
-    """Return how full the fullest GPU is, in per cent, or the main memory when the model runs on the CPU."""
+    """Return how full the fullest memory is, in per cent, of those that the main model is in or would be loaded to."""
+    fullest = fullest_memory(state, reading)
+    return fullest if isinstance(fullest, Unavailable) else share_used_percent(fullest)
+
+
+def fullest_memory(state: State, reading: MemoryReading) -> Gpu | RamReading | Unavailable:
+    """Return the memory that is the fullest: a GPU, or the main memory when the model runs on the CPU.
+
+    A model on a GPU that shares the main memory is in both. Where the use of a GPU is not told, what is known to be
+    held of it may be enough to say that it is nearly full, and never that it is not.
+    """
     gpus = reading.gpus if isinstance(reading.gpus, tuple) else ()
     sized = [gpu for gpu in gpus if gpu.vram_total_bytes > 0]
-    if sized and not on_cpu(state):
-        return max(100.0 * gpu.vram_used_bytes / gpu.vram_total_bytes for gpu in sized)
-    if isinstance(reading.ram, Unavailable):
-        return reading.ram
-    if not on_cpu(state) or reading.ram.total_bytes <= 0:
-        return Unavailable("no GPU, and no model is loaded on the CPU")
-    return 100.0 * (reading.ram.total_bytes - reading.ram.available_bytes) / reading.ram.total_bytes
+    memories: list[Gpu | RamReading] = []
+    reason = Unavailable("no GPU, and no model is loaded on the CPU")
+    if not on_cpu(state):
+        for gpu in sized:
+            is_enough = share_used_percent(gpu) >= state.limits.vram_warn_at_percent
+            if isinstance(gpu.vram_used_bytes, Unavailable) and not is_enough:
+                reason = gpu.vram_used_bytes
+            else:
+                memories.append(gpu)
+    if on_cpu(state) or (reading.shares_main_memory and _main_model(state)):
+        if isinstance(reading.ram, Unavailable):
+            reason = reading.ram
+        elif reading.ram.total_bytes > 0:
+            memories.append(reading.ram)
+    return max(memories, key=share_used_percent, default=reason)
 
 
 def on_cpu(state: State) -> bool:
     """Whether the main model is loaded and no part of it is on a GPU."""
-    if isinstance(state.loaded, Unavailable):
-        return False
-    ours = [model for model in state.loaded.models if same_model(model.name, state.main_model)]
+    ours = _main_model(state)
     return bool(ours) and all(model.vram_bytes == 0 for model in ours)
+
+
+def _main_model(state: State) -> list[LoadedModel]:
+    """The main model as it is loaded; none where it is not."""
+    if isinstance(state.loaded, Unavailable):
+        return []
+    return [model for model in state.loaded.models if same_model(model.name, state.main_model)]
 
 
 # After the first load: whether the models fit as computed. The difference is kept for the next start.
