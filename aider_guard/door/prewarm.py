@@ -159,7 +159,12 @@ class HeadEvaluation:
             size = int(min(max(speed * PIECE_SECONDS, FIRST_CHARACTERS), size * _GROWTH))
 
     async def _seconds(self, post: Post, end: int) -> float | None:
-        """Send the beginning up to ``end``; return how long it took, None when it was refused."""
+        """Send the beginning up to ``end``; return how long its evaluation took, None when it was refused.
+
+        It is the server's own number where it tells one (``prompt_eval_duration``, in nanoseconds). What a piece takes
+        beside it (the prompt's text, the answer's token) does not grow with the piece: sized by all of it, pieces
+        would become ever smaller on a server where that is half a second.
+        """
         started_at = self.clock()
         answer = await post(self.head.path, self.head.beginning(end))
         if isinstance(answer, Unavailable):
@@ -167,7 +172,9 @@ class HeadEvaluation:
             return None
         tokens = answer.get("prompt_eval_count")
         self.tokens = tokens if is_count(tokens) else self.tokens
-        return max(self.clock() - started_at, 0.001)
+        took, told = self.clock() - started_at, answer.get("prompt_eval_duration")
+        evaluated = told / 1e9 if is_count(told) and told else took
+        return max(min(evaluated, took), 0.001)
 
 
 @dataclass

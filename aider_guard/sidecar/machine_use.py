@@ -23,9 +23,14 @@ class MachineUse:
     """How much of all processors other programs use."""
     degrees_below_limit: float | Unavailable
     """How far the hottest part is from where the machine slows itself down, in degrees Celsius."""
+    free_percent: float | Unavailable = _NOT_TOLD
+    """The share of the main memory that programs may still take."""
 
 
 BUSY_PERCENT: Final = 60.0
+SHORT_PERCENT: Final = 10.0
+"""llama-server keeps states of sliding and hybrid models in main memory, up to 32 (llama.cpp, --ctx-checkpoints), and
+makes them at the end of what it reads."""
 NEAR_LIMIT_DEGREES: Final = 5.0
 
 
@@ -36,6 +41,8 @@ def why_rest(use: MachineUse) -> str:
     below = use.degrees_below_limit
     if isinstance(below, float) and below < NEAR_LIMIT_DEGREES:
         return "the machine is hot"
+    if isinstance(use.free_percent, float) and use.free_percent < SHORT_PERCENT:
+        return "main memory is short"
     if isinstance(use.busy_percent, float) and use.busy_percent > BUSY_PERCENT:
         return "the machine is busy with other work"
     return ""
@@ -43,7 +50,9 @@ def why_rest(use: MachineUse) -> str:
 
 def read_machine_use(sample_seconds: float = SAMPLE_SECONDS) -> MachineUse:
     """Read the battery, the temperatures and the processors. Blocks for the sample; never raises."""
-    return MachineUse(_on_battery(), _busy_percent(sample_seconds), _degrees_below_limit())
+    return MachineUse(
+        _on_battery(), _busy_percent(sample_seconds), _degrees_below_limit(), _free_percent()
+    )
 
 
 def _on_battery() -> bool | Unavailable:
@@ -62,6 +71,14 @@ def _busy_percent(sample_seconds: float) -> float | Unavailable:
         return float(psutil.cpu_percent(interval=sample_seconds))
     except (psutil.Error, OSError, ValueError):
         return _NOT_TOLD
+
+
+def _free_percent() -> float | Unavailable:
+    try:
+        memory = psutil.virtual_memory()
+    except (psutil.Error, OSError, ValueError):
+        return _NOT_TOLD
+    return 100.0 * memory.available / memory.total if memory.total else _NOT_TOLD
 
 
 def _degrees_below_limit() -> float | Unavailable:

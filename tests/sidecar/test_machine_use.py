@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,8 @@ IDLE = MachineUse(on_battery=False, busy_percent=12.0, degrees_below_limit=30.0)
         (MachineUse(on_battery=False, busy_percent=61.0, degrees_below_limit=30.0), "busy"),
         (MachineUse(on_battery=False, busy_percent=60.0, degrees_below_limit=5.0), ""),
         (MachineUse(on_battery=False, busy_percent=1.0, degrees_below_limit=4.9), "hot"),
+        (replace(IDLE, free_percent=9.9), "short"),
+        (replace(IDLE, free_percent=10.0), ""),
         (MachineUse(on_battery=UNKNOWN, busy_percent=UNKNOWN, degrees_below_limit=-3.0), "hot"),
     ],
 )
@@ -77,7 +80,9 @@ def test_what_the_system_tells(
     monkeypatch.setattr(psutil, "sensors_battery", lambda: tells(battery), raising=False)
     monkeypatch.setattr(psutil, "sensors_temperatures", lambda: tells(temperatures), raising=False)
     monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 7.0 if interval == 0.1 else 0.0)
-    assert read_machine_use(0.1) == use
+    found = read_machine_use(0.1)
+    assert isinstance(found.free_percent, float)
+    assert replace(found, free_percent=UNKNOWN) == use
 
 
 def test_processors_that_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
