@@ -25,7 +25,7 @@ from aider_guard.core.chat.next_prompt import (
 )
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import DoorSettings, Upstream
-from aider_guard.core.model_names import same_model
+from aider_guard.core.model_names import canonical_name
 from aider_guard.core.ollama_versions import era_of
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.loaded_models import LoadedModels, find_listed
@@ -64,7 +64,6 @@ class _Expected:
 class _Cached:
     """What a model's cache holds: the beginning of a prompt, and its answer, if that was a request."""
 
-    model: str
     prompt: PromptHead
     characters: int
     answered: bool = False
@@ -92,7 +91,9 @@ class ReadAhead:
     """Whether something is being read, or about to be."""
     _last: ChatRequest | None = None
     _expected: _Expected | None = None
-    _cached: _Cached | None = None
+    _came: _Expected | None = None
+    """What was expected before the request that is running came."""
+    _cached: dict[str, _Cached] = field(default_factory=dict)
     _usefulness: Usefulness = field(default_factory=Usefulness)
     _rested_because: str = ""
     _unknown_because: str = ""
@@ -120,7 +121,8 @@ class ReadAhead:
 
     def forget(self) -> None:
         """Expect nothing until told again, and nothing in any cache: models are unloaded."""
-        self._expected = self._cached = None
+        self._expected = None
+        self._cached.clear()
 
     def start(self) -> None:
         """Begin to read what is expected, unless a request is running, or what is expected is not known or was read."""
@@ -177,8 +179,8 @@ class ReadAhead:
             self.emit(PromptReadAhead(model, problem=_CACHED))
 
     def _known(self, model: str, head: PromptHead) -> int:
-        cached = self._cached
-        if cached is None or not same_model(cached.model, model):
+        cached = self._cached.get(canonical_name(model))
+        if cached is None:
             return 0
         known = known_characters(head, cached.prompt, answered=cached.answered)
         return known if cached.answered else min(known, cached.characters)
@@ -228,7 +230,7 @@ class ReadAhead:
             evaluation.problem = CANCELLED
             raise
         finally:
-            self._cached = _Cached(model, head, evaluation.done)
+            self._cached[canonical_name(model)] = _Cached(head, evaluation.done)
             seconds = self.clock() - started_at
             self.emit(PromptReadAhead(model, evaluation.tokens, seconds, evaluation.problem))
 
@@ -241,15 +243,34 @@ class ReadAhead:
 
         return post_while_loaded
 
-    def on_request_start(self, request: ChatRequest, upstream: Upstream) -> None:
-        """Compare the request of the user's message with what was expected, and expect nothing more until told."""
-        expected, settings = self._expected, self.settings
-        if settings is None or not is_compared(request):
+    def on_request_start(self, request: ChatRequest) -> None:
+        """Expect nothing more until told, where this is the request of the user's message."""
+        if is_compared(request):
+            self._came, self._expected = self._expected, None
+
+    def on_request_end(self, request: ChatRequest, upstream: Upstream) -> None:
+        """Compare the request of the user's message with what was expected, remember its options and what is cached.
+
+        Goes on reading after any other. It is not done at the start of a request, which it would hold up.
+        """
+        settings = self.settings
+        if settings is None or request.form not in ("chat", "generate"):
             return
-        self._expected = None
+        compared = is_compared(request)
+        # From 0.30 on the server keeps a prompt that another one takes the place of, and takes it back.
+        if compared or era_of(self.version()).engine != "C":
+            sent = sent_prompt(request, settings, upstream)
+            cached = _Cached(sent, sent.characters, answered=True)
+            self._cached[canonical_name(request.model)] = cached
+            if compared:
+                self._compare(request, sent)
+                self._last = request
+        self.start()
+
+    def _compare(self, request: ChatRequest, sent: PromptHead) -> None:
+        expected, self._came = self._came, None
         if expected is None or expected.head is None:
             return
-        sent = sent_prompt(request, settings, upstream)
         match = compare_with_head(expected.head, sent, request)
         self._usefulness = self._usefulness.after(match)
         self.emit(
@@ -257,20 +278,6 @@ class ReadAhead:
                 request.model, expected.tokens, match.percent, parted_in=match.parted_in
             )
         )
-
-    def on_request_end(self, request: ChatRequest, upstream: Upstream) -> None:
-        """Remember the options and the prompt of a finished request, and go on reading if it was none of the user's."""
-        settings = self.settings
-        if settings is None or request.form not in ("chat", "generate"):
-            return
-        compared = is_compared(request)
-        if compared:
-            self._last = request
-        # From 0.30 on the server keeps a prompt that another one takes the place of, and takes it back.
-        if compared or era_of(self.version()).engine != "C":
-            sent = sent_prompt(request, settings, upstream)
-            self._cached = _Cached(request.model, sent, sent.characters, answered=True)
-        self.start()
 
 
 def own_upstream(settings: DoorSettings) -> Upstream | None:

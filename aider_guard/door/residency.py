@@ -217,7 +217,7 @@ class OllamaResidency:
         was_loaded = model.loaded and not self._tasks.is_loading(request.model)
         idle_seconds, readings = now - model.renewed_at, self._loaded_models.readings
         self._last_request_at = now
-        self._read_ahead.on_request_start(request, upstream)
+        self._read_ahead.on_request_start(request)
         self._running[id(request)] = _RunningRequest(
             request, now, was_loaded, idle_seconds, readings
         )
