@@ -211,7 +211,7 @@ class ReadingBench:
         way = self._measure(f"ahead {read_ahead}", session)
         for line in journal:
             if line["event"] == "prompt_read_ahead":
-                way.read_tokens += line["tokens"]
+                way.read_tokens += line["tokens"] - line["cached_tokens"]
             elif line["event"] == "next_prompt_compared":
                 way.compared.append(line["matched_percent"])
                 way.wasted_tokens += line["read_tokens"] * (100 - line["matched_percent"]) // 100

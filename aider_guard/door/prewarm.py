@@ -127,6 +127,8 @@ class HeadEvaluation:
     """How many may be evaluated at most, 0 for any number: some servers cut what does not fit, and say nothing."""
     done: int = 0
     """How many characters were evaluated so far; at first, how many the server has in its cache already."""
+    known_tokens: int = 0
+    """How many of the tokens were in the server's cache before."""
 
     async def run(self, post: Post) -> None:
         """Evaluate the head, until the end or a problem.
@@ -136,8 +138,10 @@ class HeadEvaluation:
         """
         pace, size = _Pace(), FIRST_CHARACTERS
         # All that is in the cache at once: a shorter beginning would have the cache cut back.
-        if self.done and await self._seconds(post, self.done) is None:
-            return
+        if self.done:
+            if await self._seconds(post, self.done) is None:
+                return
+            self.known_tokens = self.tokens
         while self.done < self.head.characters:
             end = min(self.head.characters, self.done + size)
             if self.most_tokens and self.tokens * end > self.most_tokens * max(self.done, 1):

@@ -232,7 +232,12 @@ class ReadAhead:
         finally:
             self._cached[canonical_name(model)] = _Cached(head, evaluation.done)
             seconds = self.clock() - started_at
-            self.emit(PromptReadAhead(model, evaluation.tokens, seconds, evaluation.problem))
+            self.emit(
+                PromptReadAhead(
+                    *(model, evaluation.tokens, seconds, evaluation.problem),
+                    cached_tokens=evaluation.known_tokens,
+                )
+            )
 
     def _while_loaded(self, model: str, settings: DoorSettings, post: Post) -> Post:
         async def post_while_loaded(

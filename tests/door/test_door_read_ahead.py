@@ -148,6 +148,7 @@ async def test_what_is_in_the_cache_is_not_read_again(setup: ResidencySetup) -> 
     assert not pieces(setup)
     setup.residency.expect(told(*HEAD, QUESTION, answer, *FILES))
     assert (await setup.wait_for(PromptReadAhead, 2)).problem == ""
+    assert setup.all(PromptReadAhead)[1].cached_tokens > 500
     assert length(pieces(setup)[0]) == sum(len(text) for _, text in (*HEAD, QUESTION, answer))
 
 

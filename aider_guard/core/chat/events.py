@@ -121,14 +121,15 @@ class ModelWarmed:
 class PromptReadAhead:
     """The prompt that is expected next was evaluated while the user reads and types.
 
-    ``tokens`` is how much of it is in the server's cache now, ``seconds`` how long that took; ``problem`` says why it
-    is not all of it.
+    ``tokens`` is how much of it is in the server's cache now, ``cached_tokens`` how much of that was expected to be
+    there before, ``seconds`` how long the rest took; ``problem`` says why it is not all of it.
     """
 
     model: str
     tokens: int = 0
     seconds: float = 0.0
     problem: str = ""
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
