@@ -27,7 +27,7 @@ LAYERS = (
     ("session",),
     ("view",),
     ("demo",),
-    ("completion",),
+    ("completion", "session_commands"),
     ("cli",),
     ("__main__",),
 )

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -65,7 +66,9 @@ from aider_guard.core.readings import (
 )
 from aider_guard.core.state import Phase, Restart, State
 from aider_guard.journal import FileJournal
-from aider_guard.session import console, control, notices
+from aider_guard.session import console, control, notices, resuming
+from aider_guard.session.kept_sessions import KeptSession
+from aider_guard.session.resuming import FoundFiles
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -291,6 +294,14 @@ def refused() -> Notice:
     )
 
 
+def resumed() -> Notice:
+    """A session that was opened again, with a file that was renamed."""
+    saved_at = datetime(2026, 3, 1, 10, 15).astimezone().timestamp()
+    kept = KeptSession("id", "/home/ada/till", saved_at, handoff=Handoff())
+    moved = (("till/price.py", "till/prices.py"),)
+    return Notice("resumed", resuming.notice_lines(kept, FoundFiles(("a", "b"), (), moved), 4))
+
+
 def door_answer() -> str:
     """What the door says in the model's place when a prompt does not fit."""
     rows = (ContextRow("system", "", 117), ContextRow("file", "big.py", 5253))
@@ -304,6 +315,7 @@ def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:
     printed = [wide(notice) for notice in examples()]
     printed[-2] += console.QUESTION.decode().rstrip() + "\n"
     printed.insert(-1, door_answer())
+    printed.append(wide(resumed()))
     shown = [block for block in blocks("docs/usage.md") if block.startswith(PREFIX)]
 
     assert shown == printed
@@ -311,7 +323,7 @@ def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:
     assert in_door == [door_answer()]
     in_readme = [block for block in blocks("README.md") if block.startswith(PREFIX)]
     (last,) = (block for block in shown if "blocked by the kernel" in block)
-    assert in_readme == [shown[0], shown[-1], last]
+    assert in_readme == [shown[0], shown[-2], last]
     in_air_gap = [block for block in blocks("docs/air-gap.md") if block.startswith(PREFIX)]
     assert in_air_gap == [
         wide(last_line(MODELS, ANALYTICS, RAW)),

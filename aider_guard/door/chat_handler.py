@@ -124,10 +124,10 @@ class ChatExchange:
         self._mark = 0
         self._first_byte_seconds: float | Unavailable = NOT_TOLD
 
-    async def begin(self) -> Forward | Reply:
+    async def begin(self) -> Forward | Reply | Retry:
         """Read the request; refuse what must not or cannot be answered; else send it on, changed as ``sent`` says.
 
-        It may take its time, and is cancelled when Aider gives up.
+        It may take its time, and is cancelled when Aider gives up. After a ``Retry`` it is called again.
         """
         settings, incoming = self._context.settings, self._incoming
         body = decode_body(incoming.body)
@@ -141,6 +141,11 @@ class ChatExchange:
         if refused := await refusals.if_elsewhere(self._retries):
             return refused
         await self._context.learn(request, upstream)
+        prepared = await self._context.services.others.prepare(incoming.number, request, upstream)
+        if isinstance(prepared, Failure):
+            return refusals.failed(prepared)
+        if prepared is not None:
+            return self._wait(prepared.words, self._retries.until_loaded())
         if (quiet := self._without_vain_thoughts(request)) is not request:
             self._request = request = quiet
             self._incoming = incoming = replace(incoming, body=encode_body(request.body))
@@ -204,17 +209,21 @@ class ChatExchange:
             return Pass()
         failure = chat_errors.failure_of_answer(status, content, location)
         if failure.waits and (seconds := self._retries.until_free()) is not None:
-            message = self._retries.message(chat_errors.waiting_words(failure))
-            if not message:
-                return Retry(seconds)
-            reply = waiting(refusals.request, message, self._context.timestamp())
-            return Retry(seconds, reply.content, reply.content_type)
+            return self._wait(chat_errors.waiting_words(failure), seconds)
         if failure.reason == "overflow":
             counted = await self._sizing.counted()
             return await refusals.too_large(refusals.overflow_of(failure, counted))
         if failure.reason == "missing":  # the list may be half a minute old
             await self._context.services.installed.reread(self._incoming.upstream)
         return refusals.failed(failure)
+
+    def _wait(self, why: str, seconds: float) -> Retry:
+        """Wait before the next try, and say from time to time what for, where Aider shows that."""
+        message = self._retries.message(why)
+        if not message or self._request is None:
+            return Retry(seconds)
+        reply = waiting(self._request, message, self._context.timestamp())
+        return Retry(seconds, reply.content, reply.content_type)
 
     def on_chunk(self, chunk: bytes) -> bytes | Reply:
         """Return what Aider gets in place of a piece of the answer: usually the same bytes.
@@ -262,6 +271,7 @@ class ChatExchange:
     async def end(self, outcome: Outcome) -> None:
         """Account for the request: all is sent, or Aider is gone, or the answer was aborted."""
         request = self._request
+        self._context.services.others.end(self._incoming.number)
         if request is None or not self._started or outcome == "replied":
             self._sizing.stop()
         if request is None or not self._started:

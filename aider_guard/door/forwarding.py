@@ -94,21 +94,27 @@ class _Run:
 
     async def run(self) -> Outcome:
         step: Step | Forward = await uninterrupted(self.exchange.begin())
+        while isinstance(step, Retry):  # its model is being loaded
+            await self._wait(step)
+            step = await uninterrupted(self.exchange.begin())
         outgoing = self.outgoing
         if isinstance(step, Forward):
             outgoing = replace(outgoing, body=step.body)
             step = await self._attempt(outgoing)
         while isinstance(step, Retry):
-            if step.meanwhile:
-                kind = step.content_type.encode("latin-1")
-                await self.client.start(200, [(b"content-type", kind)])
-                await self.client.write(step.meanwhile)
-            await asyncio.sleep(step.after_seconds)
+            await self._wait(step)
             step = await self._attempt(outgoing)
         if isinstance(step, Reply):
             await self.client.reply(step)
             return "replied"
         return step
+
+    async def _wait(self, retry: Retry) -> None:
+        if retry.meanwhile:
+            kind = retry.content_type.encode("latin-1")
+            await self.client.start(200, [(b"content-type", kind)])
+            await self.client.write(retry.meanwhile)
+        await asyncio.sleep(retry.after_seconds)
 
     async def _attempt(self, outgoing: OutgoingRequest) -> Step:
         answer = await self.upstreams.ask(outgoing)

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from aider_guard.core.chat.errors import Failure
 from aider_guard.core.chat.request import PREFIX, ChatRequest
 from aider_guard.core.chat.types import Count, DoorSettings, Upstream
+from aider_guard.core.other_servers import OtherModel
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
 
@@ -68,7 +70,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Retry:
-    """Try the upstream again after some seconds.
+    """Try again after some seconds: to send the request, or to begin with it.
 
     ``meanwhile`` is sent to Aider at once if it is not empty, which begins an answer with status 200 of
     ``content_type``.
@@ -197,7 +199,7 @@ class InstalledModels(Protocol):
         """Return the host that runs a model: "" for the server itself, None for a model that is not installed.
 
         What is known is returned at once; else the server is asked, in bounded time. Of a server that is no Ollama it
-        is "".
+        is "" unless it passes the model's requests on.
         """
 
     async def host_now(self, upstream: Upstream, model: str) -> str | Unavailable | None:
@@ -234,6 +236,41 @@ class ModelInfo(Protocol):
 
 
 @dataclass(frozen=True)
+class ModelLoading:
+    """A request waits: its model is being loaded, or its server answers another one. ``words`` say which."""
+
+    words: str
+
+
+class OtherModels(Protocol):
+    """Knows the models of servers with OpenAI's protocol, and has them loaded before their prompts are judged."""
+
+    def serve(self, settings: DoorSettings) -> None:
+        """Take the session's models, and have the main one loaded ahead, in the background."""
+
+    async def describe(self, upstream: Upstream, model: str) -> OtherModel | None:
+        """Return what a model's server tells of it now; None where it tells nothing within a second."""
+
+    async def prepare(
+        self, number: int, request: ChatRequest, upstream: Upstream
+    ) -> ModelLoading | Failure | None:
+        """Have a request's model loaded where its server does that on request.
+
+        None means that the request may be judged and sent; else it is to be asked again in a moment, until that or a
+        failure of the server comes. ``number`` is the request's own; ``end`` must be called for it.
+        """
+
+    def end(self, number: int) -> None:
+        """Note that a request is over, answered or not."""
+
+    def known(self, upstream: Upstream, model: str) -> OtherModel | None:
+        """Return what the server told of a model last; None where it told nothing."""
+
+    def window(self, request: ChatRequest, upstream: Upstream) -> int | Unavailable:
+        """Return the window of a request's model, as its server told it last."""
+
+
+@dataclass(frozen=True)
 class Services:
     """The services that a chat handler works with."""
 
@@ -242,3 +279,4 @@ class Services:
     residency: Residency
     installed: InstalledModels
     model_info: ModelInfo
+    others: OtherModels

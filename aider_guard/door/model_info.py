@@ -13,6 +13,7 @@ from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.model_names import canonical_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import Installed, find_installed, nearest_names
+from aider_guard.door.interfaces import OtherModels
 from aider_guard.line_process import start_thread
 from aider_guard.ollama.client import OllamaClient
 
@@ -80,8 +81,9 @@ class InstalledModelsByServer:
         make: Callable[[Upstream], OllamaTags] = lambda upstream: OllamaTags(
             OllamaClient(upstream.base, headers=upstream.headers)
         ),
+        others: OtherModels | None = None,
     ) -> None:
-        self._make = make
+        self._make, self._others = make, others
         self._tags: dict[str, OllamaTags] = {}
 
     def serve(self, settings: DoorSettings) -> None:
@@ -97,8 +99,14 @@ class InstalledModelsByServer:
         return self._tags[upstream.base]
 
     async def host_of(self, upstream: Upstream, model: str) -> str | Unavailable | None:
-        """Return the host that runs a model: "" here and on a server that is no Ollama, None if it is not installed."""
-        return await self.of(upstream).host_of(model) if upstream.kind == "ollama" else ""
+        """Return the host that runs a model: "" for its server itself, None if Ollama has not installed it.
+
+        A server that is no Ollama may pass requests on, and says so (llama-swap's peers).
+        """
+        if upstream.kind == "ollama":
+            return await self.of(upstream).host_of(model)
+        described = await self._others.describe(upstream, model) if self._others else None
+        return described.elsewhere if described else ""
 
     async def host_now(self, upstream: Upstream, model: str) -> str | Unavailable | None:
         """Return the same as the server says now; None on a server that is no Ollama."""

@@ -199,4 +199,5 @@ class DoorHost:
                     services.log_watch.serve(settings)
                     services.installed.serve(settings)
                     services.model_info.serve(settings)
+                    services.others.serve(settings)
                     services.residency.serve(settings)

@@ -13,7 +13,7 @@ from typing import Any
 
 from aider_guard.airgap.served import Sandbox
 from aider_guard.config import Config
-from aider_guard.core.actions import Handoff
+from aider_guard.core.actions import Handoff, Notice
 from aider_guard.core.chatlog import (
     Announced,
     Exchange,
@@ -22,6 +22,7 @@ from aider_guard.core.chatlog import (
     exchanges,
     last_exchanges,
     render_for_restore,
+    works_with_git,
 )
 from aider_guard.core.drop_advice import why_not
 from aider_guard.core.fit import Fit, Need
@@ -84,6 +85,18 @@ class Launch:
         # Aider may have ended meanwhile, which is noticed by its exit.
         with contextlib.suppress(OSError):
             command.send_answer(self.channel, arguments, environment, next_prompts_fd)
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a session takes over from one that ended."""
+
+    handoff: Handoff
+    exchanges: tuple[Exchange, ...] = ()
+    announced: Announced | None = None
+    has_git: bool = True
+    notice: Notice = Notice("resumed", ())
+    """What is said above the first prompt."""
 
 
 def ollama_names(settings: AiderSettings) -> tuple[str, ...]:
@@ -208,7 +221,7 @@ class Launches:
     def _files(
         self, launch: Launch, settings: AiderSettings, model_settings: Path, metadata: Path
     ) -> command.LaunchFiles:
-        users_chat, encoding = _path(settings.chat_history_file), _encoding(settings)
+        users_chat, encoding = _path(settings.chat_history_file), encoding_of(settings)
         if self.histories is None:
             users_input = _path(settings.input_history_file)
             self.histories = PrivateHistories(self._folder, users_chat, users_input)
@@ -236,7 +249,7 @@ class Launches:
             name for name in handoff.editable if os.path.exists(os.path.join(root, name))
         )
         launched = [os.path.relpath(name, root) for name in settings.read or ()]
-        encoding = _encoding(settings)
+        encoding = encoding_of(settings)
 
         def is_nameable(name: str) -> bool:
             return not why_not(name) and name.encode(encoding, "replace").decode(encoding) == name
@@ -290,6 +303,17 @@ class Launches:
 
     # What the next launch takes over
 
+    def take_over(self, resumed: Resumed) -> None:
+        """Begin the first launch, which was adopted already, with the chat of an earlier session.
+
+        Its models are named at each launch of this session, as what the user's own settings name may be others by now.
+        """
+        self._first, self._last = _NOT_ANNOUNCED, resumed.announced or _NOT_ANNOUNCED
+        self._has_git = resumed.has_git
+        self._seed = render_for_restore(resumed.exchanges)
+        assert self.current is not None
+        self.current.handoff = resumed.handoff
+
     def chat_text(self) -> str:
         """Return the private chat history of this launch so far."""
         if self.current is None or self.current.files is None:
@@ -306,7 +330,7 @@ class Launches:
         announced = announcements(text)
         if announced is not None:
             self._last = announced
-        self._has_git = "\n> Git repo: none" not in text  # base_coder.py, get_announcements
+        self._has_git = works_with_git(text)
         return exchanges(text)
 
     def note_first_announcement(self) -> None:
@@ -327,7 +351,7 @@ def _path(name: str | None) -> Path | None:
     return Path(name).absolute() if name else None
 
 
-def _encoding(settings: AiderSettings) -> str:
+def encoding_of(settings: AiderSettings) -> str:
     """Return the encoding of Aider's files; an unknown one is refused by Aider itself."""
     try:
         return codecs.lookup(settings.encoding).name

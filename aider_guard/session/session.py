@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aider_guard.airgap.served import Sandbox
 from aider_guard.config import Config
@@ -44,7 +44,8 @@ from aider_guard.session.executor import SHOW_START, ActionExecutor
 from aider_guard.session.hidden import HiddenCommands
 from aider_guard.session.histories import merge_leftovers
 from aider_guard.session.input import Input
-from aider_guard.session.launches import Launches
+from aider_guard.session.kept_sessions import SessionKeeper
+from aider_guard.session.launches import Launches, Resumed
 from aider_guard.session.planning import Planner
 from aider_guard.session.relay import Relay
 from aider_guard.session.sidecar_process import SidecarSupervisor
@@ -83,6 +84,7 @@ class Session:
         self._aider = aider
         self._sidecar = sidecar
         self._last_status = -1  # until it ended, it may be us who fail
+        self._keeper: SessionKeeper | None = None
         self._engine = Engine(
             state,
             loop,
@@ -186,6 +188,23 @@ class Session:
         """Leave the screen as Aider left it, or tidied up when it could not do that itself."""
         self.console.leave(killed=self._last_status < 0)
 
+    def take_over(self, resumed: Resumed) -> None:
+        """Begin with the chat of an earlier session: to be called before the loop runs."""
+        self._launches.take_over(resumed)
+        self._engine.state = replace(self.state, handoff=resumed.handoff, restored=True)
+        self.console.show(resumed.notice)
+
+    def keep_for_resuming(
+        self, folder: registry.SessionFolder, arguments: Sequence[str], *, keep: float
+    ) -> None:
+        """Keep what is open from the first prompt on; exchanges where *keep*, their share of the window, is not 0."""
+        self._keeper = SessionKeeper(folder, self._launches, arguments, keep=keep)
+
+    def keep_chat(self) -> None:
+        """Keep what is open at the end; the histories must not be merged yet."""
+        if self._keeper is not None:
+            self._keeper.finish(self.state)
+
     def merge_histories(self) -> tuple[str, ...]:
         """Bring what was said and typed into the user's own files; what went wrong, in words."""
         histories = self._launches.histories
@@ -204,6 +223,8 @@ class Session:
     def _on_event(self, event: Event) -> None:
         self._startup.on_event(event)
         self._executor.on_event(event)
+        if self._keeper is not None:
+            self._keeper.on_event(event, self.state)
         match event:
             case ModelsChosen(plain_input=True):
                 self.console.expect_plain_prompts()

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from aider_guard.core.events import Event
     from aider_guard.counting.files import FileCounter
+    from aider_guard.door.other_servers import OtherServerModels
     from aider_guard.door.residency import OllamaResidency
     from aider_guard.door.server import DoorHost
     from aider_guard.ollama.client import OllamaClient
@@ -84,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sensor = MemorySensor(GpuSensor(), is_here=is_here)
         start_thread("memory", lambda: poll_memory(sensor, emit))
         _start_relays(options.relay, emit)
-        status = _serve(_start_ollama(options, server, sensor, emit))
+        dispatcher = _start_ollama(options, server, sensor, emit)
+        status = _serve(dispatcher)
+        dispatcher.close()
     except (BrokenPipeError, KeyboardInterrupt):
         end_process(0)
     sensor.close()
@@ -149,8 +152,11 @@ def _start_ollama(
     emit: Callable[[Event], None],
 ) -> RequestDispatcher:
     from aider_guard.counting.files import FileCounter
+    from aider_guard.door.other_servers import ANSWER_SECONDS as OTHERS_SECONDS
+    from aider_guard.door.other_servers import OtherServerModels
     from aider_guard.door.residency import OllamaResidency
     from aider_guard.ollama.client import OllamaClient
+    from aider_guard.paths import patience_seconds
     from aider_guard.sidecar.unloading import Unloader
 
     client = OllamaClient(server.base, headers=server.headers)
@@ -164,8 +170,9 @@ def _start_ollama(
     start_thread("ollama", lambda: poll_ollama(client, report))
     if options.next_prompts_fd >= 0:
         start_thread("next prompts", lambda: read_next_prompts(options.next_prompts_fd, residency))
-    door = _door(options.door_fd, client, residency, emit)
-    dispatcher = RequestDispatcher(door.take if door else _no_door)
+    others = OtherServerModels(answer_seconds=patience_seconds(OTHERS_SECONDS))
+    door = _door(options.door_fd, client, residency, others, emit)
+    dispatcher = RequestDispatcher(door.take if door else _no_door, others.close)
     memory = sensor.read if here else None
     unloader = Unloader(client, memory, release=residency.release)
     dispatcher.start(client, unloader, FileCounter(options.tokenizers), emit)
@@ -197,7 +204,11 @@ def read_next_prompts(fd: int, residency: OllamaResidency) -> None:
 
 
 def _door(
-    door_fd: int, client: OllamaClient, residency: OllamaResidency, emit: Callable[[Event], None]
+    door_fd: int,
+    client: OllamaClient,
+    residency: OllamaResidency,
+    others: OtherServerModels,
+    emit: Callable[[Event], None],
 ) -> DoorHost | None:
     """The door, which opens when its settings come; None without a socket."""
     if door_fd < 0:
@@ -217,13 +228,15 @@ def _door(
         wait_seconds=patience_seconds(WAIT_SECONDS),
         server_seconds=patience_seconds(SERVER_SECONDS),
         server=ServerCounter(answer_seconds=patience_seconds(ANSWER_SECONDS)),
+        others=others,
     )
     services = Services(
         counter=counter,
         log_watch=OllamaLogWatch(),
         residency=residency,
-        installed=InstalledModelsByServer(),
+        installed=InstalledModelsByServer(others=others),
         model_info=OllamaModelInfo(client),
+        others=others,
     )
     return DoorHost(socket.socket(fileno=door_fd), services, emit)
 
@@ -283,6 +296,8 @@ class RequestDispatcher:
     """Passes each request to the thread for its kind; never blocks."""
 
     door: Callable[[ServeDoor | WarmModel | WakeCounter], None] = _no_door
+    close: Callable[[], None] = lambda: None
+    """Called at the end: it may have models unloaded."""
 
     survey: queue.SimpleQueue[SurveyServer] = field(default_factory=queue.SimpleQueue)
     unload: queue.SimpleQueue[UnloadModels] = field(default_factory=queue.SimpleQueue)

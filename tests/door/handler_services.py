@@ -10,16 +10,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.chat.aider_prompts import OLLAMA, settings
 
+from aider_guard.core.chat.errors import Failure
 from aider_guard.core.chat.events import RequestFinished
 from aider_guard.core.chat.replies import Timestamp
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.size import Sizes
 from aider_guard.core.chat.types import Count, DoorSettings, Upstream
+from aider_guard.core.other_servers import OtherModel
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_answers import NoAnswer
 from aider_guard.core.truncation import LogEvidence
 from aider_guard.door.chat_handler import ChatExchange, ChatHandler
-from aider_guard.door.interfaces import Forward, IncomingRequest, Reply, RequestTarget, Services
+from aider_guard.door.interfaces import (
+    Forward,
+    IncomingRequest,
+    ModelLoading,
+    Reply,
+    RequestTarget,
+    Services,
+)
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
@@ -205,6 +214,35 @@ class FixedModelInfo:
 
 
 @dataclass
+class FixedOthers:
+    """Servers that have all models loaded, but for what ``steps`` says of the next requests."""
+
+    steps: list[ModelLoading | Failure] = field(default_factory=list)
+    model: OtherModel | None = None
+    ended: list[int] = field(default_factory=list)
+
+    def serve(self, _settings: DoorSettings) -> None:
+        """It is told of every change."""
+
+    async def describe(self, _upstream: Upstream, _model: str) -> OtherModel | None:
+        return self.model
+
+    async def prepare(
+        self, _number: int, _request: ChatRequest, _upstream: Upstream
+    ) -> ModelLoading | Failure | None:
+        return self.steps.pop(0) if self.steps else None
+
+    def end(self, number: int) -> None:
+        self.ended.append(number)
+
+    def known(self, _upstream: Upstream, _model: str) -> OtherModel | None:
+        return self.model
+
+    def window(self, _request: ChatRequest, _upstream: Upstream) -> int | Unavailable:
+        return self.model.window_tokens if self.model else Unavailable("it was not asked")
+
+
+@dataclass
 class HandlerSetup:
     """A chat handler with all its services, and a clock that a test moves."""
 
@@ -214,12 +252,18 @@ class HandlerSetup:
     residency: RecordingResidency = field(default_factory=RecordingResidency)
     installed: FixedInstalled = field(default_factory=FixedInstalled)
     model_info: FixedModelInfo = field(default_factory=FixedModelInfo)
+    others: FixedOthers = field(default_factory=FixedOthers)
     events: list[Event] = field(default_factory=list)
     now: float = 100.0
 
     def __post_init__(self) -> None:
         services = Services(
-            self.counter, self.log_watch, self.residency, self.installed, self.model_info
+            self.counter,
+            self.log_watch,
+            self.residency,
+            self.installed,
+            self.model_info,
+            self.others,
         )
         self.handler = ChatHandler(
             lambda: self.settings, services, self.events.append, lambda: self.now, lambda: AT

@@ -11,6 +11,8 @@ RoleName = Literal["main", "editor", "weak"]
 Purpose = Literal["chat", "edit", "commit", "summary", "other"]
 """What a request is for: ``edit`` is of an architect's editor, ``commit`` for a commit message, ``summary`` for a
 summary of the history, ``other`` for anything that is not recognised as one of Aider's."""
+OLLAMAS_OPENAI_PATH: Final = "v1"
+"""The path of roles that Ollama answers by OpenAI's protocol (``DoorRole.path``)."""
 CONVERSATION: Final = ("chat", "edit")
 """The purposes of a message of the user's; the others are what Aider asks for by itself."""
 Stage = Literal["", "messages", "tokens", "generation"]
@@ -98,7 +100,7 @@ class DoorRole:
     role: RoleName
     model: str
     path: str = ""
-    """The upstream's."""
+    """The upstream's; ``v1`` for Ollama's own interface with OpenAI's protocol, where no window can be pinned."""
     window_tokens: int = 0
     """The window that a server other than Ollama reported; 0 for Ollama's models, and when it did not report one."""
     runner_options: tuple[RunnerOption, ...] = ()
