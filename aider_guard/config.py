@@ -195,6 +195,12 @@ class Config:
     think_for_side_work: bool = _setting(
         False, _switch, "", "Let models think for commit messages and summaries."
     )
+    progress: Literal["on", "off"] = _setting(
+        "on",
+        _one_of("on", "off"),
+        "on|off",
+        "Tell how far a long prompt is read.  [default: on]",
+    )
     ollama_log: str | None = _setting(
         None, _log, "PATH", "The file with Ollama's log.  [default: auto, where it usually is]"
     )

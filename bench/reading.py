@@ -1,338 +1,288 @@
-"""What is waited for in a session as people have it: bare Aider, guarded without and with reading ahead, and the floor.
+"""How far off the door is when it says how long a prompt will take to read.
 
-``python -m bench.reading``. Three files of together about 6,000 tokens, an edit in every second turn, and a pause of
-the user's between turns. The model is real and reads every prompt, on a stand-in for an Ollama of today; what it would
-answer is replaced by a script, as a model so small cannot edit. The floor is the guarded session's requests once more,
-each after all of it but its message was read: nothing but the message is waited for.
+``python -m bench.reading``. A real sidecar stands before the tests' stand-in of an Ollama of today, whose model is read
+by a real llama.cpp with one thread. Each session begins with nothing learned and has its prompts grow and change as
+Aider's do; what was told is compared with when the answer began. ``--unseen`` asks the private Ollama 0.9.3 instead,
+whose processes do not say how far they are: then only the pace of earlier prompts is known. ``--steady`` measures the
+estimate alone, without the door: its clock is the processor time of the model's process, which other programs on the
+machine do not change.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import http.client
-import json
-import os
+import select
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
-from e2e.bare import UNASKED, Bare
-from e2e.people import Guarded, Onlooker
-from standin.gguf_file import rewritten
-from standin.models import ModelStore
+import psutil
+from e2e.doors import OpenDoor, open_door, settings_for
 from standin.program import standin_ollama
-from standin.sample_models import GEMMA, add_gemma
 
-from aider_guard.demo.layout import SMALL, Rig, cache_folder, rig_in
-from aider_guard.demo.model import PARAMETERS
-from aider_guard.demo.sample import make_sample
-from bench.talks import prompted, timed
+from aider_guard.core.architecture import even_tokens
+from aider_guard.core.chat.events import ReadingEstimated, ReadingFinished, RequestFinished
+from aider_guard.core.chat.pace import (
+    ReadingPace,
+    ReadingPosition,
+    ReadingSample,
+    seconds_left,
+)
+from aider_guard.core.events import Event
+from aider_guard.core.readings import Unavailable
+from aider_guard.demo.layout import SMALL_Q4, Rig
+from aider_guard.demo.ollama_server import PrivateOllama, private_ollama
+from aider_guard.demo.rig import ensure_rig
+from aider_guard.door.slots import Slot, working_slot
 
-WINDOW_TOKENS = 16384
-TRAINED_TOKENS = 32768
-FILES = ("till/fruit.py", "till/bread.py", "till/drinks.py")
-LINES_A_FILE = 75
-SHALLOW = "shallow"
-_ROW = "{:44}{:>12}{:>12}{:>12}{:>12}   {}"
-
-
-@dataclass
-class Reading:
-    """A request of the user's, and how long its first token took, in seconds."""
-
-    body: dict[str, Any]
-    first_seconds: float
-
-
-class ScriptedRelay(ThreadingHTTPServer):
-    """Leads to one Ollama, which reads each prompt and begins an answer; the rest of the answer is the script's."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, upstream: str, edits: Path) -> None:
-        self.upstream = upstream.removeprefix("http://")
-        self.repo = edits
-        self.readings: list[Reading] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error."""
-
-    def answer(self, body: Mapping[str, Any]) -> str:
-        """What the script says to a request."""
-        if "commit messages" in body["messages"][0]["content"]:
-            return "refactor: mark a line"
-        line = body["messages"][-1]["content"].split("\n", 1)[0]
-        if not line.startswith("Mark "):
-            return "It adds the price of each thing, in cents, and that is all of it."
-        name = line.split()[1]
-        old = (self.repo / name).read_text().splitlines()[0]
-        block = f"<<<<<<< SEARCH\n{old}\n=======\n{old}#\n>>>>>>> REPLACE"
-        return f"I mark it.\n\n{name}\n```python\n{block}\n```\n"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: ScriptedRelay
-
-    def do_GET(self) -> None:
-        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = json.loads(content) if content else {}
-        options = body.get("options") or {}
-        is_read_ahead = options.get("num_predict") == 1 or body.get("_debug_render_only")
-        is_text = self.path == "/api/chat" and bool(body.get("messages")) and not is_read_ahead
-        if is_text:
-            content = json.dumps({**body, "options": {**options, "num_predict": 2}}).encode()
-        upstream = http.client.HTTPConnection(self.server.upstream)
-        with contextlib.closing(upstream):
-            began = time.monotonic()
-            headers = {"Content-Type": "application/json"} if content else {}
-            upstream.request(self.command, self.path, content, headers)
-            answer = upstream.getresponse()
-            pieces = [answer.read1(65536)]
-            first_seconds = time.monotonic() - began
-            while piece := answer.read1(65536):
-                pieces.append(piece)
-        told = b"".join(pieces)
-        if is_text and answer.status == http.client.OK:
-            told = self._scripted(body, told)
-            if body.get("stream") is not False:
-                self.server.readings.append(Reading(body, first_seconds))
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.getheader("Content-Type", ""))
-        self.send_header("Content-Length", str(len(told)))
-        self.end_headers()
-        self.wfile.write(told)
-
-    do_POST = do_GET  # noqa: N815  # the base class's names
-    do_HEAD = do_GET  # noqa: N815
-
-    def _scripted(self, body: Mapping[str, Any], told: bytes) -> bytes:
-        *_, last = (json.loads(line) for line in told.splitlines() if line)
-        message = {"role": "assistant", "content": self.server.answer(body)}
-        if body.get("stream") is False:
-            return json.dumps({**last, "message": message, "done_reason": "stop"}).encode()
-        first = {"model": last["model"], "message": message, "done": False}
-        end = {**last, "done_reason": "stop", "message": {"role": "assistant", "content": ""}}
-        return b"".join(json.dumps(line).encode() + b"\n" for line in (first, end))
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
-        """Say nothing."""
+WINDOW_TOKENS = 4096
+LEAST_TOKENS = 128
+"""With less to be read the user is told nothing any more."""
+AIM_PERCENT = 15
+_SYSTEM = "Act as an expert software developer.\nAlways use best practices when coding.\n"
+_FILES = "I have *added these files to the chat* so you can go ahead and edit them.\n"
 
 
 @dataclass
-class Way:
-    """One way's session: how long each turn's first token took, and what was told of reading ahead."""
+class Told:
+    """One prompt: when what was told (seconds from its sending on), and how it ended."""
 
-    name: str
-    readings: list[Reading]
-    read_tokens: int = 0
-    wasted_tokens: int = 0
-    compared: list[int] = field(default_factory=list)
-
-    @property
-    def seconds(self) -> list[float]:
-        """Of each turn."""
-        return [reading.first_seconds for reading in self.readings]
-
-
-@dataclass(frozen=True)
-class ReadingBench:
-    """A stand-in with a real model, and what a session on it is made of."""
-
-    rig: Rig
-    ollama_url: str
-    folder: Path
-    model: str
-    turns: int
-    pause_seconds: float
+    tokens: int = 0
+    cached_tokens: int = 0
+    estimates: list[tuple[float, ReadingEstimated]] = field(default_factory=list)
+    ended_at: float = 0.0
+    finished: ReadingFinished | None = None
 
     @property
-    def arguments(self) -> list[str]:
-        """Aider's."""
+    def first_error_percent(self) -> float | None:
+        """Of the first estimate of the whole, in per cent of what it took; positive where it said too much."""
+        if self.finished is None:
+            return None
+        return 100 * (self.finished.estimated_seconds / self.finished.seconds - 1)
+
+    @property
+    def errors_percent(self) -> list[float]:
+        """Of each estimate of the rest, in per cent of the whole time."""
         return [
-            *("--model", f"ollama_chat/{self.model}", "--edit-format", "diff", "--no-gitignore"),
-            *("--no-show-model-warnings", "--map-tokens", "512", *FILES),
+            100 * (at + one.seconds_left - self.ended_at) / self.ended_at
+            for at, one in self.estimates
         ]
 
-    def lines(self) -> list[str]:
-        """What the user says."""
-        return [
-            f"Mark {FILES[turn // 2 % len(FILES)]} as it was"
-            if turn % 2
-            else f"What does number {turn} of them add?"
-            for turn in range(self.turns)
+
+def prompts(session: int, functions: int) -> Iterator[list[dict[str, str]]]:
+    """The prompts of one session: read anew, continued, a file edited, and the conversation grown before the files."""
+    first = _file(f"parser_{session}", functions)
+    second = _file(f"writer_{session}", functions)
+    said: list[str] = []
+    for turn in range(4):
+        if turn == 2:
+            second = second.replace("total", "whole")
+        history = [message for text in said for message in (_user(text), _assistant(text))]
+        files = _user(f"{_FILES}\nparser.py\n```\n{first}```\n\nwriter.py\n```\n{second}```\n")
+        question = f"What does function {turn} of these do, and how is it called? Say it briefly."
+        yield [
+            {"role": "system", "content": _SYSTEM},
+            *history,
+            files,
+            _assistant("Ok, any changes I propose will be to those files."),
+            _user(question),
         ]
-
-    def bare(self) -> Way:
-        """Aider alone."""
-
-        def session(env: dict[str, str], repo: Path) -> None:
-            command = [str(self.rig.aider_command), *self.arguments, *UNASKED]
-            with Bare(command, env=env, cwd=repo, rows=40) as person:
-                person.wait_for(person.is_asked)
-                for line in self.lines():
-                    self._pause(person)
-                    timed(person, line, person.is_asked)
-                person.say("/exit")
-                person.end()
-
-        return self._measure("bare", session)
-
-    def guarded(self, read_ahead: str) -> Way:
-        """The same under the guard."""
-        journal: list[dict[str, Any]] = []
-
-        def session(env: dict[str, str], repo: Path) -> None:
-            options = ["--num-ctx", str(WINDOW_TOKENS), "--read-ahead", read_ahead]
-            aider = str(self.rig.aider_command)
-            with Guarded(
-                aider, self.arguments, options=[*options, "--probe", "never"], env=env, cwd=repo
-            ) as person:
-                person.wait_for_prompt()
-                for seen, line in enumerate(self.lines(), 1):
-                    self._pause(person)
-                    timed(person, line, prompted(person, seen + 1))
-                journal.extend(person.journal())
-                person.type(b"/exit\r")
-                person.end()
-
-        way = self._measure(f"ahead {read_ahead}", session)
-        for line in journal:
-            if line["event"] == "prompt_read_ahead":
-                way.read_tokens += line["tokens"] - line["cached_tokens"]
-            elif line["event"] == "next_prompt_compared":
-                way.compared.append(line["matched_percent"])
-                way.wasted_tokens += line["read_tokens"] * (100 - line["matched_percent"]) // 100
-        return way
-
-    def floor(self, way: Way) -> Way:
-        """What was asked, asked again when all but its message is read."""
-        readings = []
-        with httpx.Client(base_url=self.ollama_url, timeout=900, trust_env=False) as client:
-            for reading in way.readings:
-                *head, _ = reading.body["messages"]
-                options = {**reading.body["options"], "num_predict": 1}
-                asked = {**reading.body, "stream": False, "options": options}
-                ahead = {**asked, "messages": [*head, {"role": "user", "content": "."}]}
-                client.post("/api/chat", json=ahead).raise_for_status()
-                began = time.monotonic()
-                client.post("/api/chat", json=asked).raise_for_status()
-                readings.append(Reading(reading.body, time.monotonic() - began))
-        return Way("floor", readings)
-
-    def _pause(self, person: Onlooker) -> None:
-        """The user reads and types."""
-        over = time.monotonic() + self.pause_seconds
-        person.wait_for(lambda: time.monotonic() > over, self.pause_seconds + 60)
-
-    def _measure(self, name: str, session: Callable[[dict[str, str], Path], None]) -> Way:
-        folder = self.folder / name.replace(" ", "-")
-        repo = sample(folder / "till")
-        (folder / "home").mkdir()
-        self._unload()
-        with ScriptedRelay(self.ollama_url, repo) as relay:
-            threading.Thread(target=relay.serve_forever, daemon=True).start()
-            env = {
-                "PATH": os.environ["PATH"],
-                "HOME": str(folder / "home"),
-                "LANG": "C.UTF-8",
-                "TERM": "xterm-256color",
-                "AIDER_GUARD_STATE_DIR": str(folder / "state"),
-                "OLLAMA_API_BASE": relay.url,
-            }
-            try:
-                session(env, repo)
-            finally:
-                relay.shutdown()
-        return Way(name, relay.readings)
-
-    def _unload(self) -> None:
-        body = {"model": self.model, "keep_alive": 0}
-        httpx.post(f"{self.ollama_url}/api/generate", json=body, timeout=60, trust_env=False)
+        if turn == 2:
+            said.append(question)
 
 
-def sample(folder: Path) -> Path:
-    """The sample repository with three files of about 2,000 tokens each."""
-    make_sample(folder)
-    for number, name in enumerate(FILES):
-        lines = [
-            f"def price_{number}_{line}(count: int) -> int: return count * {line * 7 + number}"
-            for line in range(LINES_A_FILE)
-        ]
-        (folder / name).write_text("# prices\n" + "\n".join(lines) + "\n")
-    return folder
-
-
-def add_models(models: Path, rig: Rig, layers: int) -> None:
-    """Make the small model with fewer layers, trained for as much as today's; and gemma3-270m, of sliding attention."""
-    store = ModelStore(models)
-    small = store.find(SMALL)
-    assert small is not None
-    content = rewritten(small.file, layers=layers, trained_tokens=TRAINED_TOKENS)
-    body = {"template": small.template, "parameters": PARAMETERS}
-    store.create(SHALLOW, {"files": {"model.gguf": store.add_blob(content)}, **body})
-    add_gemma(models, rig)
-
-
-@contextlib.contextmanager
-def place(rig: Rig, model: str, turns: int, pause: float, layers: int) -> Iterator[ReadingBench]:
-    """A stand-in of its own with the models."""
-    with tempfile.TemporaryDirectory(prefix="aider-guard-reading-") as name:
-        folder = Path(name)
-        (folder / "server").mkdir()
-        with standin_ollama(
-            rig, folder / "server", add_models=lambda models: add_models(models, rig, layers)
-        ) as server:
-            yield ReadingBench(rig, server.url, folder, model, turns, pause)
-
-
-def rows(ways: Sequence[Way]) -> Iterator[str]:
-    """The table, in seconds to the first token."""
-    yield _ROW.format("seconds to the first token", *(way.name for way in ways), "aim").rstrip()
-    for turn, seconds in enumerate(zip(*(way.seconds for way in ways), strict=True), 1):
-        yield _ROW.format(f"turn {turn}", *(f"{one:.2f}" for one in seconds), "").rstrip()
-    medians = [statistics.median(way.seconds) for way in ways]
-    bare, _, ahead, floor = medians
-    aim = f"8 times faster than bare, 1.3 times the floor: {bare / ahead:.1f}, {ahead / floor:.2f}"
-    yield _ROW.format("median", *(f"{one:.2f}" for one in medians), aim).rstrip()
-    yield _ROW.format("all", *(f"{sum(way.seconds):.1f}" for way in ways), "").rstrip()
-    with_ahead = ways[2]
-    yield (
-        f"read ahead: {with_ahead.read_tokens:,} tokens, of which {with_ahead.wasted_tokens:,} were not"
-        f" used; the prompts began with {with_ahead.compared} % of what was expected"
+def _file(name: str, functions: int) -> str:
+    return "".join(
+        f"def {name}_{at}(rows, column={at}):\n"
+        f'    """Sum column {at} of all rows of {name}."""\n'
+        f"    total = {at}\n    for row in rows:\n        total += row[column] * {at + 3}\n"
+        "    return total\n\n\n"
+        for at in range(functions)
     )
 
 
-def measure(bench: ReadingBench) -> list[Way]:
-    """Each way once."""
-    bare, off, on = bench.bare(), bench.guarded("off"), bench.guarded("on")
-    return [bare, off, on, bench.floor(on)]
+def _user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def _assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def ask(door: OpenDoor, messages: Sequence[dict[str, str]]) -> Told:
+    """Send one prompt and note what is told meanwhile."""
+    options = {"num_ctx": WINDOW_TOKENS, "num_predict": 4, "temperature": 0}
+    body = {"model": SMALL_Q4, "messages": list(messages), "options": options}
+    told, failed = Told(), list[Exception]()
+
+    def send() -> None:
+        try:
+            httpx.post(f"{door.url}/api/chat", json=body, timeout=600, trust_env=False)
+        except httpx.HTTPError as error:
+            failed.append(error)
+
+    sender = threading.Thread(target=send)
+    begun = time.monotonic()
+    sender.start()
+    while not told.tokens:
+        for event in _events(door):
+            at = time.monotonic() - begun
+            match event:
+                case ReadingEstimated():
+                    told.estimates.append((at, event))
+                case ReadingFinished():
+                    told.ended_at, told.finished = at, event
+                case RequestFinished(prompt_tokens=int(tokens), cached_tokens=cached):
+                    told.tokens = tokens
+                    told.cached_tokens = cached if isinstance(cached, int) else -1
+        if failed:
+            raise failed[0]
+    sender.join()
+    return told
+
+
+def _events(door: OpenDoor) -> list[Event]:
+    select.select([door.sidecar], [], [], 1.0)
+    return list(door.sidecar.read())
+
+
+def measure(sessions: int, functions: int, *, unseen: bool) -> list[Told]:
+    """All prompts of so many sessions, of which those that were long are told."""
+    rig, found = ensure_rig(), list[Told]()
+    with tempfile.TemporaryDirectory(prefix="aider-guard-bench-") as folder:
+        path = Path(folder)
+        with _server(rig, path, unseen=unseen) as server:
+            for session in range(sessions):
+                learned = str(path / f"learned-{session}")
+                plain = settings_for(server.url, SMALL_Q4, WINDOW_TOKENS)
+                settings = replace(plain, shows_progress=True, learned_dir=learned)
+                with open_door(server.url, settings) as door:
+                    for messages in prompts(session, functions):
+                        found.append(ask(door, messages))
+                        print(_row(found[-1]), flush=True)
+    return found
+
+
+def measure_steadily(sessions: int, functions: int) -> list[float]:
+    """The errors of all estimates of the whole, in per cent, by the processor time of the model's process."""
+    rig, errors = ensure_rig(), list[float]()
+    with (
+        tempfile.TemporaryDirectory(prefix="aider-guard-bench-") as folder,
+        standin_ollama(rig, Path(folder) / "standin", "0.35.0") as server,
+        httpx.Client(base_url=server.url, timeout=600, trust_env=False) as http,
+    ):
+        options = {"num_ctx": WINDOW_TOKENS, "num_predict": 1, "temperature": 0}
+        body = {"model": SMALL_Q4, "stream": False, "options": options}
+        http.post("/api/generate", json=body)
+        shown = http.post("/api/show", json={"model": SMALL_Q4}).json()["model_info"]
+        even = even_tokens(shown)
+        assert isinstance(even, float)
+        (child,) = psutil.Process(server.pid).children()
+        words = child.cmdline()
+        slots = f"http://127.0.0.1:{words[words.index('--port') + 1]}/slots"
+        for session in range(sessions):
+            pace = ReadingPace(even_tokens=even)
+            for messages in prompts(session, functions):
+                looks, answer = _looks(http, body | {"messages": messages}, slots, child)
+                tokens = answer["prompt_eval_count"]
+                known = answer["prompt_eval_cached_count"]
+                seconds = looks[-1][0]
+                found = list(_steady_errors(pace, looks, tokens, seconds))
+                print(
+                    f"{tokens:>7,} tokens, {known:>6,} cached, {seconds:5.1f} s: {found}",
+                    flush=True,
+                )
+                errors += found
+                pace = pace.with_sample(ReadingSample(known, tokens - known, seconds))
+    return errors
+
+
+Look = tuple[float, Slot | Unavailable]
+
+
+def _looks(
+    http: httpx.Client, body: dict[str, Any], slots: str, child: psutil.Process
+) -> tuple[list[Look], dict[str, Any]]:
+    """What the process shows while a prompt is read, with its processor time since; and the answer."""
+    answers, looks = list[dict[str, Any]](), list[Look]()
+    sender = threading.Thread(
+        target=lambda: answers.append(http.post("/api/chat", json=body).json())
+    )
+    begun = sum(child.cpu_times()[:2])
+    sender.start()
+    while sender.is_alive():
+        looked = working_slot(httpx.get(slots, trust_env=False).json())
+        looks.append((sum(child.cpu_times()[:2]) - begun, looked))
+        sender.join(0.1)
+    return looks, answers[0]
+
+
+def _steady_errors(
+    pace: ReadingPace, looks: list[Look], tokens: int, seconds: float
+) -> Iterator[float]:
+    """Of the estimate after each piece that was read, and of the first."""
+    position = None
+    for at, slot in looks:
+        if not isinstance(slot, Slot) or slot.answers:
+            continue
+        if position is None or slot.read_tokens > position.read_tokens:
+            since = at if slot.read_tokens else 0.0
+            position = ReadingPosition(tokens, slot.cached_tokens, slot.read_tokens, since)
+            left = seconds_left(pace, position, at)
+            if position.unread_tokens > LEAST_TOKENS and isinstance(left, float):
+                yield round(100 * ((at + left) / seconds - 1), 1)
+
+
+def _server(rig: Rig, folder: Path, *, unseen: bool) -> AbstractContextManager[PrivateOllama]:
+    if unseen:
+        return private_ollama(rig.ollama, rig.models, folder=folder)
+    return standin_ollama(rig, folder / "standin", "0.35.0")
+
+
+def _row(told: Told) -> str:
+    if told.finished is None:
+        return f"{told.tokens:>7,} tokens, {told.cached_tokens:>6,} cached: not long"
+    first, of = told.first_error_percent, told.finished
+    spread = ", ".join(f"{error:+.0f}" for error in told.errors_percent)
+    return (
+        f"{told.tokens:>7,} tokens, {told.cached_tokens:>6,} cached: told {of.estimated_seconds:5.1f} s, "
+        f"took {of.seconds:5.1f} s ({first:+.0f} %); of the rest, %: {spread}"
+    )
 
 
 def main() -> None:
+    """Measure, and print each prompt and the sum."""
     parser = argparse.ArgumentParser(prog="python -m bench.reading", description=__doc__)
-    parser.add_argument("--turns", type=int, default=8, help="messages in each session")
-    parser.add_argument("--pause-seconds", type=float, default=20, help="between turns")
-    parser.add_argument("--model", choices=(SHALLOW, GEMMA), default=SHALLOW)
-    parser.add_argument("--layers", type=int, default=6, help="of the shallow model")
+    parser.add_argument("--sessions", type=int, default=3)
+    parser.add_argument("--functions", type=int, default=14, help="of each of the two files")
+    parser.add_argument("--unseen", action="store_true")
+    parser.add_argument("--steady", action="store_true")
     options = parser.parse_args()
-    rig = rig_in(cache_folder())
-    turns, pause = options.turns, options.pause_seconds
-    with place(rig, options.model, turns, pause, options.layers) as bench:
-        for row in rows(measure(bench)):
-            print(row, flush=True)
+    if options.steady:
+        _print_sum("all estimates", measure_steadily(options.sessions, options.functions))
+        return
+    found = measure(options.sessions, options.functions, unseen=options.unseen)
+    first = [abs(e) for one in found if (e := one.first_error_percent) is not None]
+    rest = [abs(error) for one in found for error in one.errors_percent]
+    _print_sum("first estimate", first)
+    _print_sum("all estimates", rest)
+
+
+def _print_sum(name: str, errors: Sequence[float]) -> None:
+    sizes = [abs(error) for error in errors]
+    if sizes:
+        within = 100 * sum(size <= AIM_PERCENT for size in sizes) / len(sizes)
+        print(
+            f"{name}: median {statistics.median(sizes):.0f} %, worst {max(sizes):.0f} %, "
+            f"within {AIM_PERCENT} %: {within:.0f} % of {len(sizes)}"
+        )
 
 
 if __name__ == "__main__":

@@ -25,13 +25,15 @@ from aider_guard.core.actions import (
     Notice,
     SetDeadline,
 )
-from aider_guard.core.chat import overflow, request
+from aider_guard.core.chat import overflow, pace, request
+from aider_guard.core.chat.events import ReadingEstimated
 from aider_guard.core.chat.overflow import Overflow
 from aider_guard.core.chat.request import PREFIX
 from aider_guard.core.chat.types import Count
 from aider_guard.core.drop_advice import Advice
 from aider_guard.core.events import (
     AiderExited,
+    AiderRetired,
     AiderStarted,
     AirGapChosen,
     ChatSaved,
@@ -320,7 +322,8 @@ def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:
 
     assert shown == printed
     in_door = [block for block in blocks("docs/door.md") if block.startswith(PREFIX)]
-    assert in_door == [door_answer()]
+    first = pace.progress_words(pace.ReadingPosition(4_400, 1_600), 41.0)
+    assert in_door == [door_answer(), f"{PREFIX}{first}\n"]
     in_readme = [block for block in blocks("README.md") if block.startswith(PREFIX)]
     (last,) = (block for block in shown if "blocked by the kernel" in block)
     assert in_readme == [shown[0], shown[-2], last]
@@ -386,6 +389,8 @@ def facts() -> dict[str, Any]:
         memory=MemoryReading((gpu,), RamReading(3, 2, 1), 0.0),
         loaded=ModelsReading((LoadedModel("m", "", 2, 1, 8192),), 0.0),
         last_notice="restarted",
+        reading=ReadingEstimated(1, "m", 3, 1, 1, 2.0, "slots"),
+        last_turn=TurnFinished(1),
     )
     return control.session_facts(state, session_id="id", pid=1)
 
@@ -428,6 +433,7 @@ EVENTS: tuple[Event, ...] = (
     ChatSaved(),
     ChatSaved(problem="x"),
     CommandNotTyped("exit"),
+    AiderRetired(),
     *(OfferAnswered(accepted) for accepted in (True, False)),
     SidecarLost("x"),
     ModelsUnloaded((), 0, 0.0),

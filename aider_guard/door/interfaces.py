@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from aider_guard.core.chat.errors import Failure
 from aider_guard.core.chat.request import PREFIX, ChatRequest
@@ -17,6 +17,9 @@ from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.other_servers import OtherModel
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
+
+if TYPE_CHECKING:
+    from aider_guard.door.reading import ReadingWatch
 
 Outcome = Literal["answered", "cancelled", "broken", "replied"]
 """How a request ended: with the upstream's answer, because Aider closed its connection, with a cut connection, or by
@@ -230,6 +233,12 @@ class ModelInfo(Protocol):
     def thinks(self, model: str) -> bool:
         """Return whether a model can think before it answers; False where that is not known."""
 
+    def goes_back(self, model: str) -> bool:
+        """Return whether a model's cache can be cut back to a common beginning; True where that is not known."""
+
+    def even_tokens(self, model: str) -> float | Unavailable:
+        """Return behind how many tokens a model's attention takes as long as its weights."""
+
     @property
     def version(self) -> str | Unavailable:
         """The version of this Ollama, as ``learn`` read it last."""
@@ -280,3 +289,4 @@ class Services:
     installed: InstalledModels
     model_info: ModelInfo
     others: OtherModels
+    readings: ReadingWatch

@@ -135,7 +135,8 @@ class CounterProcess:
             text, is_partial = rendered.text, rendered.is_partial
             if isinstance(rendered.tokens, int):
                 self._server_counts, self._error_percent[request.model] = True, 0.0
-                return Count(rendered.tokens, True, 0.0, "server", is_partial)
+                ids = rendered.token_ids
+                return Count(rendered.tokens, True, 0.0, "server", is_partial, ids)
         self._server_counts = False
         server = self._server_of(request.model, ollama=request.form in ("chat", "generate"))
         number = next(self._numbers)

@@ -205,6 +205,10 @@ class PromptSizing:
         unknown = Unavailable("the prompt was not counted")
         return unknown if self._counting is None else await self._counting
 
+    async def counted_again(self, request: ChatRequest) -> Count | Unavailable:
+        """Count a prompt that was sent while its model was being loaded: now its server can be asked."""
+        return await self._context.services.counter.count(request, self._target(request))
+
     def stop(self) -> None:
         """Stop counting: the count is not needed any more."""
         if self._counting is not None:

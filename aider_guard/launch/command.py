@@ -71,7 +71,7 @@ def send_answer(
 
     Unless it is -1, Aider tells its next prompts on *next_prompts_fd*, which it inherited.
     """
-    after_dotenv = {"set": dict(environment.set), "unset": list(environment.unset)}
+    after_dotenv = _after_dotenv(environment)
     answer: dict[str, Any] = {
         "arguments": list(arguments),
         "environment": {},
@@ -80,6 +80,17 @@ def send_answer(
     if next_prompts_fd >= 0:
         answer["next_prompts_fd"] = next_prompts_fd
     channel.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def send_variables(channel: socket.socket, environment: LocalEnvironment) -> None:
+    """Tell Aider the variables with which it may load its code; one that was started ahead, then also that it is its
+    turn. Raises OSError when it ended meanwhile.
+    """
+    channel.sendall(json.dumps({"variables": _after_dotenv(environment)}).encode() + b"\n")
+
+
+def _after_dotenv(environment: LocalEnvironment) -> dict[str, object]:
+    return {"set": dict(environment.set), "unset": list(environment.unset)}
 
 
 # Aider asks at its start whether to create a repository, what to add to .gitignore, and whether to open a page on the

@@ -82,6 +82,7 @@ def door_settings(
         on_overflow=facts.config.on_overflow,
         read_ahead=facts.config.read_ahead,
         think_for_side_work=facts.config.think_for_side_work,
+        shows_progress=facts.config.progress == "on",
         refuse_cloud=facts.config.network == "offline",
         smaller_windows=smaller_windows(placement, window),
         tokenizers=settings.tokenizers,

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from aider_guard.core.chat.events import ReadingEstimated
 from aider_guard.core.chat.size import usual_reserve
 from aider_guard.core.chat_contents import advise_room, newest_rows
-from aider_guard.core.events import Event, RestartRequested
+from aider_guard.core.events import Event, RestartRequested, TurnFinished
 from aider_guard.core.readings import MemoryReading, Unavailable
 from aider_guard.core.rules.lifecycle import why_not_restarted
 from aider_guard.core.state import (
@@ -180,8 +181,27 @@ def session_facts(state: State, *, session_id: str, pid: int, folder: str = "") 
         "memory": _memory(state.memory),
         "models": models,
         "restarts": state.restarts,
+        "reading": _reading(state.reading),
+        "last_turn": _last_turn(state.last_turn),
         "last_notice": state.last_notice or None,
     }
+
+
+def _reading(reading: ReadingEstimated | None) -> dict[str, Any] | None:
+    if reading is None:
+        return None
+    return {
+        "prompt_tokens": reading.prompt_tokens,
+        "cached_tokens": reading.cached_tokens,
+        "read_tokens": reading.read_tokens,
+        "seconds_left": reading.seconds_left,
+    }
+
+
+def _last_turn(turn: TurnFinished | None) -> dict[str, Any] | None:
+    if turn is None:
+        return None
+    return {"read_tokens": _known(turn.read_tokens), "cached_tokens": _known(turn.cached_tokens)}
 
 
 def _known(value: int | Unavailable) -> int | None:

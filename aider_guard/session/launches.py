@@ -35,7 +35,6 @@ from aider_guard.launch.environment import LocalEnvironment
 from aider_guard.launch.pins import DEFAULT_WINDOW_TOKENS
 from aider_guard.launch.plan import Plan
 from aider_guard.session import registry
-from aider_guard.session.aider_process import Child
 from aider_guard.session.histories import PrivateHistories
 from aider_guard.session.start_aider import NextPromptPipe, Started, start_aider
 from aider_guard.session.terminal import Size
@@ -53,6 +52,8 @@ class Launch:
     settings: AiderSettings | Unavailable = Unavailable("Aider has not said yet what it will use")
     files: command.LaunchFiles | None = None
     window_tokens: int | Unavailable = Unavailable("the window is not fixed yet")
+    environment: LocalEnvironment = LocalEnvironment()
+    """The variables that it got after every ``.env``."""
     needs: tuple[Need, ...] = ()
     """What each model was computed to need."""
 
@@ -73,6 +74,11 @@ class Launch:
         if self.received.endswith(b"\n"):
             return bytes(self.received)
         return None if data else b""
+
+    def tell_variables(self, environment: LocalEnvironment) -> None:
+        """Let Aider load its code with these variables while it waits for the answer."""
+        with contextlib.suppress(OSError):  # as below
+            command.send_variables(self.channel, environment)
 
     def answer(
         self,
@@ -163,25 +169,24 @@ class Launches:
         self.unnameable_files: tuple[str, ...] = ()
         """The files that were not handed over, because no command of Aider's can name them."""
 
-    def start(
-        self, size: Size, attributes: list[Any] | None, handoff: Handoff | None = None
-    ) -> Child:
-        """Start Aider again. Raises LaunchError when it cannot be started."""
-        started = start_aider(
+    def start(self, size: Size, attributes: list[Any] | None, *, ahead: bool = False) -> Started:
+        """Start Aider again, *ahead* of its turn or for now. Raises LaunchError when it cannot be started."""
+        return start_aider(
             *(self._aider, self._arguments, self._environment, size, attributes),
             sandbox=self._sandbox,
+            ahead=ahead,
             next_prompts=self._next_prompts,
         )
-        self.adopt(started, handoff)
-        return started.child
 
     def adopt(self, started: Started, handoff: Handoff | None = None) -> None:
-        """Make the Aider that was started this session's next launch. Raises LaunchError."""
+        """Make the Aider that was started this session's next launch. Raises LaunchError, and ends it then."""
         self.count += 1
         folder = self._folder / f"launch-{self.count}"
         try:
             folder.mkdir(mode=0o700)
         except OSError as error:
+            started.channel.close()
+            started.child.end()
             raise LaunchError(f"{folder} cannot be made: {error.strerror}") from error
         self.current = Launch(self.count, folder, handoff, started.channel)
 
@@ -201,6 +206,7 @@ class Launches:
             return
         launch.window_tokens = plan.window_tokens
         launch.needs = plan.fit.needs if isinstance(plan.fit, Fit) else ()
+        launch.environment = plan.environment
         model_settings, metadata = pins.write_pins(plan.pins, launch.folder)
         launch.files = self._files(launch, settings, model_settings, metadata)
         arguments = command.session_arguments(launch.files, settings)

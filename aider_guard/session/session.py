@@ -25,6 +25,7 @@ from aider_guard.core.events import (
     PromptClosed,
     PromptSettled,
     PromptShown,
+    RetiredExited,
     TurnStarted,
 )
 from aider_guard.core.rules.lifecycle import why_not_restarted
@@ -32,6 +33,7 @@ from aider_guard.core.rules.turns import has_begun
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.state import Limits, Phase, State
 from aider_guard.journal import Journal, open_journal
+from aider_guard.launch.environment import LocalEnvironment
 from aider_guard.launch.server_runtime import remember
 from aider_guard.loop import READ, Loop
 from aider_guard.process_starter import ProcessStarter
@@ -49,6 +51,7 @@ from aider_guard.session.launches import Launches, Resumed
 from aider_guard.session.planning import Planner
 from aider_guard.session.relay import Relay
 from aider_guard.session.sidecar_process import SidecarSupervisor
+from aider_guard.session.standby import RetiredAider, StandbyAider
 from aider_guard.session.start_aider import DoorListener, NextPromptPipe, Started
 from aider_guard.session.startup import Startup
 from aider_guard.session.terminal import Terminal, TerminalFds
@@ -71,17 +74,21 @@ class Session:
         loop: Loop,
         launches: Launches,
         aider: AiderProcess,
+        standby: StandbyAider,
+        retired: RetiredAider,
         sidecar: SidecarSupervisor,
         planner: Planner,
         starter: ProcessStarter | None,
         journal: Journal,
         colour: bool,
+        titles: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.relay = relay
         self._loop = loop
         self._launches = launches
         self._aider = aider
+        self._retired = retired
         self._sidecar = sidecar
         self._last_status = -1  # until it ended, it may be us who fail
         self._keeper: SessionKeeper | None = None
@@ -94,7 +101,7 @@ class Session:
             clock=clock,
         )
         self.post = self._engine.post
-        sidecar.post = self.post
+        sidecar.post = standby.post = self.post
         self.console = Console(
             relay,
             post=self.post,
@@ -102,6 +109,7 @@ class Session:
             line_modes=aider.line_modes,
             columns=lambda: terminal.size().columns,
             colour=colour,
+            titles=titles,
             clock=clock,
         )
         aider.on_output = self._on_output
@@ -122,6 +130,8 @@ class Session:
             loop=loop,
             launches=launches,
             aider=aider,
+            standby=standby,
+            retired=retired,
             sidecar=sidecar,
             hidden=self._hidden,
             await_question=self._startup.await_question,
@@ -178,6 +188,9 @@ class Session:
                 self._startup.abort()
                 self._hidden.abort()
                 self.post(AiderExited(status))
+            status = self._retired.reap()
+            if status is not None:
+                self.post(RetiredExited(status))
         self._sidecar.finish()
 
     def warn(self, name: str, text: str) -> None:
@@ -270,7 +283,8 @@ class Session:
         if self.console.untouched(_QUIET_SECONDS):
             self.post(PromptSettled())
         elif self.console.may_become_free():
-            self._loop.after("settled", _QUIET_SECONDS, self._check_settled)
+            seconds = self.console.quiet_in(_QUIET_SECONDS) or _QUIET_SECONDS
+            self._loop.after("settled", seconds, self._check_settled)
 
     def _check_turn(self) -> None:
         """Look whether a message is on its way to the model, until a prompt is shown."""
@@ -327,6 +341,12 @@ def assemble(
     launches.adopt(started)
     aider = stack.enter_context(AiderProcess(parts.terminal, relay, loop))
     aider.adopt(started.child)
+    terminal = parts.terminal
+    standby = StandbyAider(
+        loop,
+        lambda: launches.start(terminal.size(), terminal.attributes(), ahead=True),
+        lambda: launches.current.environment if launches.current else LocalEnvironment(),
+    )
     session: Session
     journal = stack.enter_context(
         open_journal(
@@ -337,16 +357,19 @@ def assemble(
     )
     session = Session(
         State(_limits(planner.config)),
-        terminal=parts.terminal,
+        terminal=terminal,
         relay=relay,
         loop=loop,
         launches=launches,
         aider=aider,
+        standby=stack.enter_context(standby),
+        retired=stack.enter_context(RetiredAider(loop)),
         sidecar=stack.enter_context(_sidecar(parts, loop)),
         planner=planner,
         starter=parts.starter,
         journal=journal,
         colour=notices.has_colour(planner.environment),
+        titles=notices.has_titles(planner.environment),
     )
     _open_control(session, loop, folder, stack)
     parts.sandbox.watch(

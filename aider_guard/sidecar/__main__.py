@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from aider_guard.core.events import Event
     from aider_guard.counting.files import FileCounter
     from aider_guard.door.other_servers import OtherServerModels
+    from aider_guard.door.reading import ReadingWatch
     from aider_guard.door.residency import OllamaResidency
     from aider_guard.door.server import DoorHost
     from aider_guard.ollama.client import OllamaClient
@@ -154,6 +155,7 @@ def _start_ollama(
     from aider_guard.counting.files import FileCounter
     from aider_guard.door.other_servers import ANSWER_SECONDS as OTHERS_SECONDS
     from aider_guard.door.other_servers import OtherServerModels
+    from aider_guard.door.reading import ReadingWatch
     from aider_guard.door.residency import OllamaResidency
     from aider_guard.ollama.client import OllamaClient
     from aider_guard.paths import patience_seconds
@@ -161,7 +163,15 @@ def _start_ollama(
 
     client = OllamaClient(server.base, headers=server.headers)
     here = is_this_machine(server.base)
-    residency = OllamaResidency(client, emit, why_rest=_why_rest if here else lambda: "")
+    readings = ReadingWatch()
+
+    def report_of_residency(event: Event) -> None:
+        readings.observe(event)
+        emit(event)
+
+    residency = OllamaResidency(
+        client, report_of_residency, why_rest=_why_rest if here else lambda: ""
+    )
 
     def report(event: Event) -> None:
         residency.observe(event)
@@ -171,7 +181,9 @@ def _start_ollama(
     if options.next_prompts_fd >= 0:
         start_thread("next prompts", lambda: read_next_prompts(options.next_prompts_fd, residency))
     others = OtherServerModels(answer_seconds=patience_seconds(OTHERS_SECONDS))
-    door = _door(options.door_fd, client, residency, others, emit)
+    door = _door(
+        options.door_fd, client, emit, residency=residency, others=others, readings=readings
+    )
     dispatcher = RequestDispatcher(door.take if door else _no_door, others.close)
     memory = sensor.read if here else None
     unloader = Unloader(client, memory, release=residency.release)
@@ -206,9 +218,11 @@ def read_next_prompts(fd: int, residency: OllamaResidency) -> None:
 def _door(
     door_fd: int,
     client: OllamaClient,
+    emit: Callable[[Event], None],
+    *,
     residency: OllamaResidency,
     others: OtherServerModels,
-    emit: Callable[[Event], None],
+    readings: ReadingWatch,
 ) -> DoorHost | None:
     """The door, which opens when its settings come; None without a socket."""
     if door_fd < 0:
@@ -221,22 +235,28 @@ def _door(
     from aider_guard.door.prompt_counter import SERVER_SECONDS, WAIT_SECONDS, CounterProcess
     from aider_guard.door.server import DoorHost
     from aider_guard.door.server_counter import ANSWER_SECONDS, ServerCounter
+    from aider_guard.door.slots import SlotReader
     from aider_guard.paths import patience_seconds, vocabularies_dir
 
+    asked = ServerCounter(answer_seconds=patience_seconds(ANSWER_SECONDS))
     counter = CounterProcess(
         vocabularies=str(vocabularies_dir()),
         wait_seconds=patience_seconds(WAIT_SECONDS),
         server_seconds=patience_seconds(SERVER_SECONDS),
-        server=ServerCounter(answer_seconds=patience_seconds(ANSWER_SECONDS)),
+        server=asked,
         others=others,
     )
+    model_info = OllamaModelInfo(client)
+    readings.slots = SlotReader(asked.process_of).read
+    readings.goes_back, readings.even_tokens = model_info.goes_back, model_info.even_tokens
     services = Services(
         counter=counter,
         log_watch=OllamaLogWatch(),
         residency=residency,
         installed=InstalledModelsByServer(others=others),
-        model_info=OllamaModelInfo(client),
+        model_info=model_info,
         others=others,
+        readings=readings,
     )
     return DoorHost(socket.socket(fileno=door_fd), services, emit)
 

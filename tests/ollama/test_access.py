@@ -32,7 +32,7 @@ QUESTIONS: tuple[Callable[[OllamaClient], object], ...] = (
     lambda client: client.model_facts("qwen3:8b", ()),
     lambda client: client.blob("qwen3:8b"),
     lambda client: client.whereabouts("qwen3:8b"),
-    lambda client: client.context_and_thinking("qwen3:8b"),
+    lambda client: client.traits("qwen3:8b"),
     lambda client: client.cloud_disabled(),
     lambda client: client.unload("qwen3:8b"),
     lambda client: survey(client, ("qwen3:8b",), find_process=lambda _base: client.unload("x")),  # type: ignore[arg-type,return-value]  # any answer

@@ -43,6 +43,8 @@ class Count:
     counted_by: CountedBy = field(default="", compare=False)
     is_partial: bool = False
     """Whether the server's template leaves out some of the prompt's messages: the count is of what is left."""
+    token_ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    """The tokens themselves, where the server told them."""
 
     @property
     def at_most(self) -> int:
@@ -132,6 +134,8 @@ class DoorSettings:
     """Whether the next prompt is evaluated while the user types."""
     think_for_side_work: bool = False
     """Whether a model that can think may do so for commit messages and summaries."""
+    shows_progress: bool = False
+    """Whether the user is told how far a long prompt is read."""
     smaller_windows: tuple[WindowNeed, ...] = ()
     """Windows below the pin and what they need, largest first; for advice when memory does not suffice."""
     tokenizers: str = ""
