@@ -143,6 +143,8 @@ def main() -> Any:
     if forced:
         force = load_inside("environment").force_variables
         force(os.environ, forced.get("set", {}), forced.get("unset", []))
+    if "next_prompts_fd" in answer:
+        load_inside("next_prompt").tell_next_prompts(answer["next_prompts_fd"])
     # After a "--" there are names of files only.
     end = arguments.index("--") if "--" in arguments else len(arguments)
     return run_aider(arguments[:end] + answer.get("arguments", []) + arguments[end:])
