@@ -46,7 +46,7 @@ def _block(facts: Mapping[str, Any]) -> str:
         f"loaded    {', '.join(models) or nothing}",
     ]
     if facts["last_notice"]:
-        lines.append(f"notice    {facts['last_notice']}")
+        lines.append(f"notice    {notice_words(facts['last_notice'])}")
     return "".join(f"{printable(each)}\n" for each in lines)
 
 
@@ -119,6 +119,7 @@ _NOTICES = {
     "reload_seen": "the model was loaded again",
     "request_refused": "a message did not fit and was not sent",
     "restart_given_up": "no restarts by themselves any more",
+    "restart_freed": "the models were unloaded behind a restart",
     "restarted": "Aider was restarted",
     "resumed": "an earlier session was opened again",
     "sidecar_lost": "memory and models are not watched",
