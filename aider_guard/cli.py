@@ -36,12 +36,17 @@ def aiders_arguments(ctx: click.Context, before: Sequence[str] = ()) -> list[str
     return [*before, *ctx.find_root().meta.get("aider_guard.after", ())]
 
 
-@click.command(context_settings={"ignore_unknown_options": True}, options_metavar="[-v] [--json]")
+@click.command(
+    context_settings={"ignore_unknown_options": True}, options_metavar="[-v] [--json] [--report]"
+)
 @click.option("--json", "as_json", is_flag=True, help="The findings, as JSON.")
+@click.option(
+    "--report", "as_report", is_flag=True, help="Versions and findings, without secrets, to paste."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Notes, too: what needs nothing from you.")
 @click.argument("aider_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- AIDER ARGS]")
 @click.pass_context
-def doctor(ctx: click.Context, *, as_json: bool, verbose: bool, aider_args: tuple[str, ...]) -> int:
+def doctor(ctx: click.Context, /, *, aider_args: tuple[str, ...], **output: Any) -> int:
     """Check what a session would really run, where, and whether it fits.
 
     The exit status is 0 when no problem was found, 1 when one was, and 2 when something could not be checked.
@@ -52,8 +57,7 @@ def doctor(ctx: click.Context, *, as_json: bool, verbose: bool, aider_args: tupl
         settings_of(ctx),
         aiders_arguments(ctx, aider_args),
         state_dir=paths.state_dir(),
-        as_json=as_json,
-        verbose=verbose,
+        **output,
     )
 
 

@@ -39,12 +39,16 @@ def run_doctor(
     *,
     state_dir: Path,
     as_json: bool = False,
+    as_report: bool = False,
     verbose: bool = False,
     environment: Mapping[str, str] = os.environ,
     out: TextIO | None = None,
     err: TextIO | None = None,
 ) -> int:
-    """Check everything, print it, and return the exit status: 0 no problem, 1 problems, 2 something is not known."""
+    """Check everything, print it, and return the exit status: 0 no problem, 1 problems, 2 something is not known.
+
+    *as_report* prints all findings and the versions of everything, without secrets, for a bug report.
+    """
     out, err = out or sys.stdout, err or sys.stderr
     with _progress(err):
         held = windows_of_others(state_dir / "sessions", os.getpid())
@@ -54,6 +58,10 @@ def run_doctor(
         findings = examine(facts)
     if as_json:
         text = json.dumps(as_data(findings), indent=2) + "\n"
+    elif as_report:
+        from aider_guard.view.doctor_report import report_text
+
+        text = report_text(facts, findings, environment=environment)
     else:
         size = shutil.get_terminal_size()
         is_plain = environment.get("NO_COLOR") or environment.get("TERM") == "dumb"
