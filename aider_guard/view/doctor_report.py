@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import getpass
 import locale
 import os
@@ -170,10 +169,7 @@ def _terminal(environment: Mapping[str, str]) -> str:
 
 def _changed(config: Config) -> Iterator[tuple[str, str]]:
     """The settings that are not at their default; places that are let through are only counted."""
-    values, defaults = dataclasses.asdict(config), dataclasses.asdict(Config())
     for name in SETTINGS:
-        key = name.replace("-", "_")
-        if values[key] != defaults[key]:
-            value = values[key]
-            shown = f"{len(value)} places" if name == "allow" else value
-            yield "setting", f"{name} = {shown}"
+        value, default = (getattr(each, name.replace("-", "_")) for each in (config, Config()))
+        if value != default:
+            yield "setting", f"{name} = {f'{len(value)} places' if name == 'allow' else value}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -41,7 +43,9 @@ def files(root: Path, **texts: str) -> Path:
     return root
 
 
-def report(facts: Facts, root: Path = Path("/"), **environment: str) -> str:
+def report(
+    facts: Facts, root: Path = Path("/"), environment: Mapping[str, str] = MappingProxyType({})
+) -> str:
     return report_text(facts, examine(facts), environment=environment, root=root)
 
 
@@ -57,7 +61,7 @@ def test_it_has_the_versions_of_everything(tmp_path: Path) -> None:
         sys__module__nvidia__version="550.54.15\n",
     )
     (root / "etc" / "os_release").rename(root / "etc" / "os-release")
-    text = report(world(*same(), tokenizers=tokenizers, python="3.12.4"), root, **ENVIRONMENT)
+    text = report(world(*same(), tokenizers=tokenizers, python="3.12.4"), root, ENVIRONMENT)
 
     lines = {line[:14].rstrip(): line[14:] for line in text.splitlines()[1:] if line[:1] != " "}
     assert lines["aider-guard"].startswith(f"{__version__}, CPython {platform.python_version()}")
@@ -93,7 +97,7 @@ def test_no_secret_of_environment_settings_or_addresses_gets_in() -> None:
         auto_test=True,
         test_cmd="DB_PASSWORD=hunter2! python -m pytest --token s3cret-token",
     )
-    text = report(facts, **ENVIRONMENT)
+    text = report(facts, environment=ENVIRONMENT)
 
     assert [secret for secret in SECRETS if secret in text] == []
     assert "AIDER_WEAK_MODEL in ~/till/.env" in text
