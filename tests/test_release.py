@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from golden import assert_is_kept
 
 from aider_guard import __version__
-from release import man_page
+from release import index_page, man_page
 
 ROOT = Path(__file__).resolve().parents[1]
 GITHUB = ROOT / ".github"
@@ -95,6 +96,30 @@ def test_the_manual_page_is_what_the_commands_say() -> None:
         check = (groff, "-man", "-ww", "-z", man_page.PAGE)
         done = subprocess.run(check, capture_output=True, text=True, timeout=60, check=True)
         assert done.stderr == ""
+
+
+def test_links_of_the_readme_work_on_the_package_index(tmp_path: Path) -> None:
+    """Each leads to a file of the repository at the released version."""
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    at = "https://github.com/ada/aider-guard"
+    index_page.main([at, "v9.9.9"], root=tmp_path)
+    targets = re.findall(r"\]\(([^)]+)\)", (tmp_path / "README.md").read_text(encoding="utf-8"))
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
+    files = [
+        target.partition("#")[0] for target in targets if target.startswith(f"{at}/blob/v9.9.9/")
+    ]
+    assert files
+    assert [file for file in files if not (ROOT / file.split("/v9.9.9/")[1]).exists()] == []
+    assert f'Issues = "{at}/issues"' in (tmp_path / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_a_picture_is_shown_and_links() -> None:
+    """A link may be around a picture."""
+    shown = index_page.absolute_links(
+        "[![a](docs/a.svg)](docs/a.md) [b](#c) [d](http://e/f)", "R", "T"
+    )
+    assert shown == "[![a](R/raw/T/docs/a.svg)](R/blob/T/docs/a.md) [b](#c) [d](http://e/f)"
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
