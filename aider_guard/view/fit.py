@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -92,8 +93,10 @@ def run_fit(
     if isinstance(server, ServerReport) and isinstance(server.version, str):
         runtime = runtime_of(server)
     answer = _answer(requested, cards, num_ctx, replace(runtime, kv_type=kv) if kv else runtime)
-    text = json.dumps(as_data(answer), indent=2) + "\n" if as_json else render(answer)
-    (out or sys.stdout).write(text)
+    out = out or sys.stdout
+    columns = shutil.get_terminal_size().columns if out.isatty() else 0
+    text = json.dumps(as_data(answer), indent=2) + "\n" if as_json else render(answer, columns)
+    out.write(text)
     return 0 if answer.fit.fits else 1
 
 
