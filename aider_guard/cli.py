@@ -37,7 +37,9 @@ def aiders_arguments(ctx: click.Context, before: Sequence[str] = ()) -> list[str
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": True}, options_metavar="[-v] [--json] [--report]"
+    context_settings={"ignore_unknown_options": True},
+    options_metavar="[-v] [--json] [--report]",
+    short_help="Check what a session would use, where, and whether it fits.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The findings, as JSON.")
 @click.option(
@@ -100,7 +102,11 @@ def init(ctx: click.Context, *, vram: tuple[str, ...], write: bool) -> int:
     return run_init(settings_of(ctx), vram=vram, write=write)
 
 
-@click.group(invoke_without_command=True, subcommand_metavar="show | init")
+@click.group(
+    invoke_without_command=True,
+    subcommand_metavar="show | init",
+    short_help="Show the settings with their sources, or write a file.",
+)
 @click.pass_context
 def config_group(ctx: click.Context) -> None:
     """Show the settings with their sources, or write a file for them."""
@@ -138,13 +144,15 @@ def config_init() -> int:
 def status(*, as_json: bool, as_line: bool, place: str | None) -> int:
     """Show the running sessions, or those of a folder."""
     from aider_guard.view import status as view
+    from aider_guard.view.page import columns_of
 
     answers = [_status_of(session) for session in _running(place)]
     sessions = [answer for answer in answers if answer is not None and view.is_answer(answer)]
     if as_json:
         click.echo(json.dumps({"sessions": sessions}, indent=2))
     else:
-        click.echo(view.line(sessions) if as_line else view.table(sessions), nl=as_line)
+        columns = columns_of(sys.stdout)
+        click.echo(view.line(sessions) if as_line else view.table(sessions, columns), nl=as_line)
     return 0
 
 
@@ -176,7 +184,7 @@ def restart(place: str | None) -> int:
     return 0
 
 
-@click.command()
+@click.command(short_help="Try it with a private Aider, Ollama and small model.")
 @click.option("--remove", is_flag=True, help="Remove everything that the demo installed and left.")
 def demo(*, remove: bool) -> int:
     """Try it: a private Aider, Ollama and small model, and a guarded session on a sample repository."""
@@ -189,7 +197,7 @@ def demo(*, remove: bool) -> int:
     return run_demo(guarded_session)
 
 
-@click.command()
+@click.command(short_help="Print what makes a shell complete commands and options.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="bash|zsh|fish")
 def completion(shell: str) -> int:
     """Print what makes a shell complete commands, options and Aider's own.

@@ -21,7 +21,7 @@ from aider_guard.launch.facts import Facts
 from aider_guard.launch.gathering import gather
 from aider_guard.launch.places import by_model, roles
 from aider_guard.session.registry import windows_of_others
-from aider_guard.view.page import Page
+from aider_guard.view.page import Page, wrapped
 
 _HEAD = ("aider", "ollama")
 _COUNTED = {
@@ -85,21 +85,22 @@ def render(facts: Facts, findings: Sequence[Finding], page: Page, *, verbose: bo
 
     Notes are shown with *verbose* only, and lose their fixes where the page would be longer than the screen.
     """
-    head = [page.headline(each.what, each.evidence) for each in findings if each.id in _HEAD]
+    head: list[str] = []
+    for each in findings:
+        head += page.headline(each.what, each.evidence) if each.id in _HEAD else []
     used = by_model(roles(facts)).items()
     models = (f"{model} ({', '.join(role.role for role in each)})" for model, each in used)
     window = facts.window_tokens
     size = "window not known" if isinstance(window, Unavailable) else f"window {window:,} tokens"
-    head += [page.headline(", ".join(models) or "no model", size)]
+    head += page.headline(", ".join(models) or "no model", size)
     body = [finding for finding in findings if finding.id not in _HEAD]
     shown = [finding for finding in body if verbose or finding.severity != "info"]
     hidden = len(body) - len(shown)
-    last = _summary(body) + (
-        " (-v shows them)" if hidden > 1 else " (-v shows it)" if hidden else ""
-    )
-    lines = [*head, "", *_with_space(_body(shown, page, SEVERITIES)), last]
+    how = " (-v shows them)" if hidden > 1 else " (-v shows it)" if hidden else ""
+    end = [*wrapped([_summary(body) + how], page.columns, 2)]
+    lines = [*head, "", *_with_space(_body(shown, page, SEVERITIES)), *end]
     if not page.holds(lines):
-        lines = [*head, "", *_with_space(_body(shown, page, SEVERITIES[:-1])), last]
+        lines = [*head, "", *_with_space(_body(shown, page, SEVERITIES[:-1])), *end]
     return "".join(f"{line}\n" for line in lines)
 
 

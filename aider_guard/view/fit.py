@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -45,6 +44,7 @@ from aider_guard.view.fit_models import (
     server_address,
 )
 from aider_guard.view.fit_page import Alternative, FitAnswer, as_data, render
+from aider_guard.view.page import columns_of
 
 _MOST_INSTEAD = 6
 
@@ -94,8 +94,9 @@ def run_fit(
         runtime = runtime_of(server)
     answer = _answer(requested, cards, num_ctx, replace(runtime, kv_type=kv) if kv else runtime)
     out = out or sys.stdout
-    columns = shutil.get_terminal_size().columns if out.isatty() else 0
-    text = json.dumps(as_data(answer), indent=2) + "\n" if as_json else render(answer, columns)
+    text = (
+        json.dumps(as_data(answer), indent=2) + "\n" if as_json else render(answer, columns_of(out))
+    )
     out.write(text)
     return 0 if answer.fit.fits else 1
 

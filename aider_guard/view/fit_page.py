@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,13 +17,12 @@ from aider_guard.core.model_memory import (
 )
 from aider_guard.core.readings import Unavailable
 from aider_guard.view.fit_models import RequestedModel
-from aider_guard.view.page import Page
+from aider_guard.view.page import Page, wrapped
 
 DISK_BYTES_PER_SECOND = 2e9
 """The speed assumed for the estimate of a hand-over: a common NVMe disk's, less than the system's file cache gives."""
 
 _LABEL_COLUMNS = 8
-_NARROWEST_COLUMNS = 30
 _TIGHT_SHARE = 0.95
 """Above this share of the room a browser's or a desktop's memory more is enough to push layers to the CPU."""
 _COLUMNS = ("weights", "KV cache", "graph", "overhead", "total")
@@ -119,12 +117,12 @@ def _same_file(answer: FitAnswer, model: Candidate) -> list[str]:
 def render(answer: FitAnswer, columns: int = 0) -> str:
     """The page, as plain text; with *columns* no line is longer where it can be broken between words."""
     lines = [
-        *_wrapped(_head(answer), columns, _LABEL_COLUMNS),
+        *wrapped(_head(answer), columns, _LABEL_COLUMNS),
         "",
         *_table(answer, columns),
         "",
-        *_wrapped(_verdict(answer), columns, 4),
-        *_wrapped(_notes(answer), columns, 4),
+        *wrapped(_verdict(answer), columns, 4),
+        *wrapped(_notes(answer), columns, 4),
     ]
     if answer.instead:
         intro = "these fit instead, each by itself (weights, largest window):"
@@ -132,24 +130,8 @@ def render(answer: FitAnswer, columns: int = 0) -> str:
             (f"  {each.name}", f"{size(each.weights_bytes):>9}  {each.largest_num_ctx:>8,} tokens")
             for each in answer.instead
         ]
-        lines += ["", *_wrapped([intro], columns, 2), *_rows(rows, columns)]
+        lines += ["", *wrapped([intro], columns, 2), *_rows(rows, columns)]
     return "".join(f"{Page.printable(line)}\n" for line in lines)
-
-
-def _wrapped(lines: Iterable[str], columns: int, indent: int) -> Iterator[str]:
-    """The lines, broken between words where they are longer; what follows is further in."""
-    for line in lines:
-        if columns and len(line) > columns:
-            width = max(columns, _NARROWEST_COLUMNS)
-            yield from textwrap.wrap(
-                line,
-                width,
-                subsequent_indent=" " * indent,
-                break_on_hyphens=False,
-                break_long_words=False,
-            )
-        else:
-            yield line
 
 
 def _rows(rows: Sequence[tuple[str, str]], columns: int) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import click
 from aider_guard.config import SETTINGS, Config
 from aider_guard.core.printable import printable
 from aider_guard.errors import ConfigError
+from aider_guard.view.page import columns_of, wrapped
 
 _TEMPLATE = Path(__file__).with_name("settings_template.toml")
 
@@ -25,7 +27,8 @@ def run_show_settings(config: Config, sources: Mapping[str, str], *, as_json: bo
         }
         click.echo(json.dumps(facts, indent=2))
         return 0
-    for line in setting_lines(config, sources):
+    indent = max(map(len, SETTINGS)) + 2
+    for line in wrapped(setting_lines(config, sources), columns_of(sys.stdout), indent):
         click.echo(printable(line))
     return 0
 
