@@ -7,6 +7,7 @@ import time
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NotInTimeError
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
 import httpx
@@ -23,7 +24,7 @@ from aider_guard.ollama.names import (
     is_this_machine,
     public_base,
 )
-from aider_guard.ollama.server_process import server_process
+from aider_guard.ollama.server_process import is_wsl, server_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -43,6 +44,10 @@ ANSWER_SECONDS: Final = 2.0
 CONNECT_SECONDS: Final = 1.0
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 _LEAST_TOKENS: Final = 16
+# In WSL's usual network a program on Windows is another machine (Microsoft, "Accessing network applications with WSL").
+_OF_WINDOWS: Final = (
+    "   # one on Windows: networkingMode=mirrored in .wslconfig, or its address in OLLAMA_API_BASE"
+)
 
 
 def window_of(
@@ -190,10 +195,15 @@ def survey(
     )
 
 
-def what_helps_reaching(why: Unavailable, base: str) -> str:
-    """What helps where a server did not tell its version. ``ollama serve`` helps only where nothing listens."""
+def what_helps_reaching(why: Unavailable, base: str, root: Path = Path("/")) -> str:
+    """What helps where a server did not tell its version. ``ollama serve`` helps only where nothing listens.
+
+    *root* is where the files of the operating system are looked for.
+    """
     local, shown = is_this_machine(base), display_base(base)
     there = "ollama serve" if local else f"start Ollama on the machine of {public_base(base)}"
+    if local and is_wsl(root):
+        there += _OF_WINDOWS
     question = Question("Ollama", shown, "/api/version")
     return help_for(why, question, start=there) if isinstance(why, NoAnswer) else "ollama ps"
 

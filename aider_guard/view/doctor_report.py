@@ -24,6 +24,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.redaction import PrivateWords, redact, secrets_of
 from aider_guard.launch.facts import Facts
 from aider_guard.ollama.names import connectable_base
+from aider_guard.ollama.server_process import is_wsl
 
 _LABEL_COLUMNS = 14
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -133,14 +134,6 @@ def _system(root: Path) -> str:
     init = "" if (root / "run/systemd/system").is_dir() or name == "Darwin" else "without systemd"
     kernel = f"{platform.system()} {platform.release()} {platform.machine()}"
     return ", ".join(filter(None, (name, kernel, kind, init)))
-
-
-def is_wsl(root: Path = Path("/")) -> bool:
-    """Whether this is the Windows Subsystem for Linux: its kernels name Microsoft in /proc/version."""
-    try:
-        return "microsoft" in (root / "proc/version").read_text(encoding="utf-8").lower()
-    except OSError:
-        return False
 
 
 def gpu_driver(root: Path = Path("/")) -> str:

@@ -18,8 +18,9 @@ from aider_guard.config import Config
 from aider_guard.core.egress import Place
 from aider_guard.core.findings import warn
 from aider_guard.launch.facts import Facts
+from aider_guard.ollama.server_process import is_wsl
 from aider_guard.view.doctor import run_doctor
-from aider_guard.view.doctor_report import gpu_driver, is_wsl, report_text
+from aider_guard.view.doctor_report import gpu_driver, report_text
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRETS = ("sk-proj-0123456789", "hunter2!", "pa:ss", "s3cret-token", "gpu-box", "ada", "10.1.2.3")

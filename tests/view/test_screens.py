@@ -32,7 +32,7 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
-from aider_guard.core.server_report import InstalledModel, ModelFacts, ServerReport
+from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing, ServerReport
 from aider_guard.session import control
 from aider_guard.view import status
 from aider_guard.view.doctor import render
@@ -101,7 +101,9 @@ def shown_fit(folder: Path) -> str:
 def shown_init(folder: Path) -> str:
     out = Screen()
     (folder / ".git").mkdir()
-    models = {name: known(name) for name in ("qwen3:8b", "qwen3:32b", "qwen2.5-coder:1.5b")}
+    models: dict[str, ModelFacts | ModelMissing | Unavailable] = {
+        name: known(name) for name in ("qwen3:8b", "qwen3:32b", "qwen2.5-coder:1.5b")
+    }
     listed = tuple(InstalledModel(name, 1, "") for name in models)
     run_init(
         Config(ollama=OLLAMA),
