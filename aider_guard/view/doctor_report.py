@@ -128,12 +128,12 @@ def _system(root: Path) -> str:
         lines = (root / "etc/os-release").read_text(encoding="utf-8", errors="replace").splitlines()
         pairs = dict(line.split("=", 1) for line in lines if "=" in line)
         name = pairs.get("PRETTY_NAME", name).strip("\"'")
-    kind = "in WSL" if is_wsl(root) else ""
+    kinds = ["in WSL"] if is_wsl(root) else []
     if any((root / mark).exists() for mark in (".dockerenv", "run/.containerenv")):
-        kind = "in a container"
+        kinds.append("in a container")
     init = "" if (root / "run/systemd/system").is_dir() or name == "Darwin" else "without systemd"
     kernel = f"{platform.system()} {platform.release()} {platform.machine()}"
-    return ", ".join(filter(None, (name, kernel, kind, init)))
+    return ", ".join(filter(None, (name, kernel, *kinds, init)))
 
 
 def gpu_driver(root: Path = Path("/")) -> str:
