@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from aider_guard import __version__, config, paths
+from aider_guard import __version__, config, paths, session_commands
 from aider_guard.core.printable import printable
 from aider_guard.errors import ConfigError, GuardError, LaunchError
 
@@ -343,7 +343,7 @@ def _session(ctx: click.Context, aider_args: tuple[str, ...]) -> int:
     return guarded_session(arguments, ctx.obj or {}, show=bool(ctx.meta.get("aider_guard.show")))
 
 
-for _command in (doctor, fit, init, status, restart, demo, completion):
+for _command in (doctor, fit, init, status, restart, demo, completion, *session_commands.COMMANDS):
     main.add_command(_command)
 main.add_command(config_group, "config")
 

@@ -159,6 +159,12 @@ class Config:
         "SHARE",
         "Share of the window for the last exchanges, at a restart.  [default: 0.1]",
     )
+    keep_sessions: int = _setting(
+        20,
+        _integer(0, 1000),
+        "N",
+        "How many sessions are kept, to resume them; 0: none.  [default: 20]",
+    )
     network: Literal["offline", "open"] = _setting(
         "offline",
         _one_of("offline", "open"),
@@ -182,6 +188,12 @@ class Config:
     )
     think_for_side_work: bool = _setting(
         False, _switch, "", "Let models think for commit messages and summaries."
+    )
+    progress: Literal["on", "off"] = _setting(
+        "on",
+        _one_of("on", "off"),
+        "on|off",
+        "Tell how far a long prompt is read.  [default: on]",
     )
     ollama_log: str | None = _setting(
         None, _log, "PATH", "The file with Ollama's log.  [default: auto, where it usually is]"
@@ -276,7 +288,10 @@ def _refuse_misspelt(environment: Mapping[str, str], variables: Mapping[str, str
 
 
 def _refuse_from_a_repository(values: Mapping[str, Any], path: Path | None) -> None:
-    """Refuse settings in a repository's file that could send code away: the repository may be a stranger's."""
+    """Refuse settings in a repository's file that could send code away, run a program or remove sessions.
+
+    It may be a stranger's.
+    """
     from aider_guard.ollama.names import connectable_base, is_this_machine
 
     ollama = connectable_base(values.get("ollama", ""))
@@ -285,6 +300,8 @@ def _refuse_from_a_repository(values: Mapping[str, Any], path: Path | None) -> N
         (bool(values.get("allow")), "allow names places"),
         (values.get("require-airgap") is False, "require-airgap is false"),
         (not is_this_machine(ollama), "ollama is on another machine"),
+        ("keep-sessions" in values, "keep-sessions is set"),
+        ("aider" in values, "aider names a program to run"),
     )
     what = next((words for is_so, words in dangers if is_so), "")
     if what:

@@ -19,6 +19,9 @@ import structlog
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 REPEATED_AFTER_SECONDS = 60.0
 _REPEATING = ("memory_read", "models_read", "server_read")
+_MOVING = ("reading_estimated", "show_title")
+"""They come every two seconds, with other numbers: once a minute for each request is enough."""
+_NUMBERS = re.compile(r"(?<!'number': )(?<!\d)[\d.,]+")
 
 
 class Journal(Protocol):
@@ -56,7 +59,7 @@ class FileJournal:
         """Write an event or an action. A reading without anything new is written once a minute."""
         name = _WORD.sub("_", type(happened).__name__).lower()
         facts = _facts(happened)
-        if name not in _REPEATING or self._is_news(name, facts):
+        if name not in (*_REPEATING, *_MOVING) or self._is_news(name, facts):
             self.note(name, **facts)
 
     def note(self, name: str, /, **facts: Any) -> None:
@@ -71,6 +74,8 @@ class FileJournal:
 
     def _is_news(self, name: str, facts: dict[str, Any]) -> bool:
         rough = re.sub(r"'taken_at': [\d.]+|(\d\d)\d+", r"\1", repr(facts))
+        if name in _MOVING:
+            rough = _NUMBERS.sub("", repr(facts))
         when, before = self._repeated.get(name, (-REPEATED_AFTER_SECONDS, ""))
         if rough == before and self._clock() - when < REPEATED_AFTER_SECONDS:
             return False

@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -79,6 +80,28 @@ def patience_seconds(usual: float, environment: Mapping[str, str] = os.environ) 
 def work_tree(start: Path) -> Path | None:
     """The top folder of the git work tree that contains *start*; None outside one."""
     return next((path for path in (start, *start.parents) if (path / ".git").exists()), None)
+
+
+def replace_file(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """Write a file of ours so that a kill leaves the old or the new one, and only its user can read it.
+
+    A link that a program inside the air gap has put in its place is replaced, not followed. With ``sync`` it waits for
+    the disk. Raises OSError; the file is then as it was.
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+    draft.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
 
 
 def free_bytes(folder: Path) -> int | Unavailable:

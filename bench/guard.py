@@ -14,6 +14,8 @@ from session.ptys import Person, child
 from bench.relay import Command, Way
 
 SETTLED_SECONDS = 5.0
+PROMPT = b"\x1b[?2004h"
+"""With it prompt_toolkit begins to draw a prompt."""
 
 
 def bench_place(folder: Path, ollama: str) -> Place:
@@ -39,18 +41,21 @@ class Starts:
     env: dict[str, str]
     folder: Path
 
-    def measure(self, count: int) -> tuple[list[float], list[float]]:
-        """Seconds until the first byte, plain and guarded, taking turns. The first of each is not counted."""
+    def measure(self, count: int, sign: bytes = b"") -> tuple[list[float], list[float]]:
+        """Seconds until the first byte, or the *sign* on the screen, plain and guarded, taking turns.
+
+        The first of each is not counted.
+        """
         plain, guarded = [], []
         for _ in range(count + 1):
-            plain.append(self._first_byte_seconds(self.plain))
-            guarded.append(self._first_byte_seconds(self.guarded))
+            plain.append(self._seconds_until(sign, self.plain))
+            guarded.append(self._seconds_until(sign, self.guarded))
         return plain[1:], guarded[1:]
 
-    def _first_byte_seconds(self, command: Sequence[str]) -> float:
+    def _seconds_until(self, sign: bytes, command: Sequence[str]) -> float:
         started = time.perf_counter()
         with Person(command, env=self.env, cwd=str(self.folder)) as person:
-            person.until(lambda: bool(person.shown))
+            person.until(lambda: bool(person.shown) and sign in person.shown)
             return time.perf_counter() - started
 
 

@@ -27,7 +27,7 @@ LAYERS = (
     ("session",),
     ("view",),
     ("demo",),
-    ("completion",),
+    ("completion", "session_commands"),
     ("cli",),
     ("__main__",),
 )
@@ -38,11 +38,9 @@ FEW_LINES = 60
 SMALL_FILES = {
     "__main__.py": "the entry point of a program",
     "errors.py": "the lowest layer: every package raises from it",
-    "launch/inside/price_lists.py": "what Aider would fetch: a concern apart from what it may connect to",
     "core/printable.py": "the one place that makes text printable, for every package and the status bar",
     "core/wire.py": "the one file that knows every event and request; codec.py below it knows none",
     "core/rules/sidecar.py": "one rule of the policy; the others are about other things",
-    "core/policy.py": "the one place where things are decided: the order of the rules",
 }
 """Why each file of fewer than 60 lines is a file of its own."""
 

@@ -270,7 +270,9 @@ def test_status_shows_each_session_that_runs(user: User) -> None:
     assert [one["id"] for one in output] == ["a-1", "b-2"]
     assert set(output[0]) == {
         *("id", "pid", "phase", "turns", "used_tokens", "window_tokens", "fill_percent"),
+        *("turns_until_restart", "parts", "drop_command", "reserve_tokens"),
         *("used_is_measured", "memory", "models", "restarts", "last_notice", "folder", "model"),
+        *("reading", "last_turn"),
     }
     assert (output[0]["pid"], output[0]["phase"], output[0]["memory"]) == (
         os.getpid(),

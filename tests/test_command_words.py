@@ -103,6 +103,7 @@ COMPLETED: list[tuple[list[str], list[str]]] = [
     (["aider-guard", "--max"], ["--max-turns"]),
     (["aider-guard", "fit", "m", "--kv", "q"], ["q8_0", "q4_0"]),
     (["aider-guard", "completion", "z"], ["zsh"]),
+    (["aider-guard", "resume", "2026"], ["20260301-101500-4242"]),
     (["aider-guard", "--", "--ye"], ["--yes-always"]),
     (["aider-guard", "--keep", "0.2", "--", "-m", "x", "--no-gu"], ["--no-gui"]),
     (["aider-guard", "--", "st"], []),
@@ -120,6 +121,7 @@ def test_bash_completes(user: User, words: list[str], found: list[str]) -> None:
     )
     (user.home / "bin" / "python3").symlink_to(sys.executable)
     user.script.write_text(f"#!{user.home / 'bin' / 'python3'}\n")
+    (user.state / "sessions" / "20260301-101500-4242").mkdir(parents=True)
     program = user.home / "bin" / "aider-guard"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m aider_guard "$@"\n')
     program.chmod(0o755)

@@ -146,15 +146,17 @@ def test_an_open_network_and_a_required_gap_exclude_each_other(sources: Sources)
 def test_a_setting_reads_the_same_from_everywhere(
     sources: Sources, name: str, text: str, toml: object, value: object
 ) -> None:
-    """As a flag, as a variable, and in both files, where numbers are numbers."""
+    """As a flag, as a variable, and in both files, where numbers are numbers; a repository's names no program."""
     variable = "AIDER_GUARD_" + name.upper().replace("-", "_")
     in_file = f'{name} = "{toml}"\n' if isinstance(toml, str) else f"{name} = {toml}\n"
     configs = [load({name: text}, environment={}), load({}, environment={variable: text})]
-    for path in (sources.project, sources.user):
+    files = [sources.user] if name == "aider" else [sources.project, sources.user]
+    for path in files:
         path.write_text(in_file)
         configs.append(sources.load())
         path.unlink()
-    assert [getattr(each, name.replace("-", "_")) for each in configs] == [value] * 4
+    read = [getattr(each, name.replace("-", "_")) for each in configs]
+    assert read == [value] * (2 + len(files))
 
 
 BAD: list[tuple[str, str]] = [
@@ -376,18 +378,20 @@ def test_the_projects_file_is_the_git_roots(tmp_path: Path) -> None:
     assert project_file(below) == root / "a" / ".aider-guard.toml"
 
 
-OUTSIDE = [
+USERS_ALONE = [
     'allow = ["github.com:22"]',
     'allow = ["/run/docker.sock"]',
     "require-airgap = false",
     'network = "open"',
     'ollama = "http://192.0.2.7:11434"',
     'ollama = "ollama.com"',
+    "keep-sessions = 0",
+    'aider = "bin/aider"',
 ]
 
 
-@pytest.mark.parametrize("line", OUTSIDE)
-def test_a_repository_cannot_send_code_away(sources: Sources, line: str) -> None:
+@pytest.mark.parametrize("line", USERS_ALONE)
+def test_a_repository_cannot_send_code_away_or_remove_sessions(sources: Sources, line: str) -> None:
     """A cloned repository may be a stranger's; the user's own file may set it."""
     sources.user.write_text(line + "\n")
     sources.load()

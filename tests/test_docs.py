@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -24,13 +25,15 @@ from aider_guard.core.actions import (
     Notice,
     SetDeadline,
 )
-from aider_guard.core.chat import overflow, request
+from aider_guard.core.chat import overflow, pace, request
+from aider_guard.core.chat.events import ReadingEstimated
 from aider_guard.core.chat.overflow import Overflow
 from aider_guard.core.chat.request import PREFIX
 from aider_guard.core.chat.types import Count
 from aider_guard.core.drop_advice import Advice
 from aider_guard.core.events import (
     AiderExited,
+    AiderRetired,
     AiderStarted,
     AirGapChosen,
     ChatSaved,
@@ -65,7 +68,9 @@ from aider_guard.core.readings import (
 )
 from aider_guard.core.state import Phase, Restart, State
 from aider_guard.journal import FileJournal
-from aider_guard.session import console, control, notices
+from aider_guard.session import console, control, notices, resuming
+from aider_guard.session.kept_sessions import KeptSession
+from aider_guard.session.resuming import FoundFiles
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -291,6 +296,14 @@ def refused() -> Notice:
     )
 
 
+def resumed() -> Notice:
+    """A session that was opened again, with a file that was renamed."""
+    saved_at = datetime(2026, 3, 1, 10, 15).astimezone().timestamp()
+    kept = KeptSession("id", "/home/ada/till", saved_at, handoff=Handoff())
+    moved = (("till/price.py", "till/prices.py"),)
+    return Notice("resumed", resuming.notice_lines(kept, FoundFiles(("a", "b"), (), moved), 4))
+
+
 def door_answer() -> str:
     """What the door says in the model's place when a prompt does not fit."""
     rows = (ContextRow("system", "", 117), ContextRow("file", "big.py", 5253))
@@ -304,14 +317,16 @@ def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:
     printed = [wide(notice) for notice in examples()]
     printed[-2] += console.QUESTION.decode().rstrip() + "\n"
     printed.insert(-1, door_answer())
+    printed.append(wide(resumed()))
     shown = [block for block in blocks("docs/usage.md") if block.startswith(PREFIX)]
 
     assert shown == printed
     in_door = [block for block in blocks("docs/door.md") if block.startswith(PREFIX)]
-    assert in_door == [door_answer()]
+    first = pace.progress_words(pace.ReadingPosition(4_400, 1_600), 41.0)
+    assert in_door == [door_answer(), f"{PREFIX}{first}\n"]
     in_readme = [block for block in blocks("README.md") if block.startswith(PREFIX)]
     (last,) = (block for block in shown if "blocked by the kernel" in block)
-    assert in_readme == [shown[0], shown[-1], last]
+    assert in_readme == [shown[0], shown[-2], last]
     in_air_gap = [block for block in blocks("docs/air-gap.md") if block.startswith(PREFIX)]
     assert in_air_gap == [
         wide(last_line(MODELS, ANALYTICS, RAW)),
@@ -374,6 +389,8 @@ def facts() -> dict[str, Any]:
         memory=MemoryReading((gpu,), RamReading(3, 2, 1), 0.0),
         loaded=ModelsReading((LoadedModel("m", "", 2, 1, 8192),), 0.0),
         last_notice="restarted",
+        reading=ReadingEstimated(1, "m", 3, 1, 1, 2.0, "slots"),
+        last_turn=TurnFinished(1),
     )
     return control.session_facts(state, session_id="id", pid=1)
 
@@ -416,6 +433,7 @@ EVENTS: tuple[Event, ...] = (
     ChatSaved(),
     ChatSaved(problem="x"),
     CommandNotTyped("exit"),
+    AiderRetired(),
     *(OfferAnswered(accepted) for accepted in (True, False)),
     SidecarLost("x"),
     ModelsUnloaded((), 0, 0.0),

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from aider_guard.core.actions import Handoff, Notice, ShowNotice, StartAider
-from aider_guard.core.chat.events import RequestFinished, RequestRefused
+from aider_guard.core.chat.events import ReadingEstimated, RequestFinished, RequestRefused
 from aider_guard.core.chat.types import Verdict
 from aider_guard.core.events import (
     AirGapChosen,
@@ -101,6 +102,7 @@ def test_each_event_is_one_line_of_its_own(writes: Writes) -> None:
         *("event", "at", "t"),
         *("requests", "sent_tokens", "received_tokens", "prompt_tokens", "answer_tokens"),
         *("load_seconds", "prefill_seconds", "generation_seconds"),
+        *("cached_tokens", "read_tokens"),
     ]
     assert lines[1]["sent_tokens"] == 100
     assert lines[1]["received_tokens"] == {"reason": "not read"}
@@ -247,3 +249,11 @@ def test_every_kind_of_reading_can_be_written(writes: Writes) -> None:
     assert first["reading"]["gpus"][1]["processes"] == {"reason": "not read"}
     assert second["tokens"] == {"reason": "not read"}
     assert third["reading"]["models"][0]["window_tokens"] == {"reason": "not read"}
+
+
+def test_an_estimate_that_moves_on_is_written_once_a_minute(writes: Writes) -> None:
+    """Each prompt's first, though their numbers always differ."""
+    first = ReadingEstimated(1, "m", 4_000, 0, 100, 40.0, "slots")
+    later = [replace(first, read_tokens=100 * at, seconds_left=40.5 - at) for at in range(2, 9)]
+    lines = writes(first, *later, replace(first, number=2), *later[:1])
+    assert [line["number"] for line in lines] == [1, 2, 1]

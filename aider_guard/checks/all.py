@@ -7,7 +7,16 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from aider_guard.checks import aider, cloud, gpu, models, runtime, server, window
+from aider_guard.checks import (
+    aider,
+    cloud,
+    gpu,
+    models,
+    other_servers,
+    runtime,
+    server,
+    window,
+)
 from aider_guard.core.findings import Finding, worst_first
 from aider_guard.launch import ollama_address
 from aider_guard.launch.facts import Facts
@@ -28,7 +37,7 @@ CHECKS: tuple[Check, ...] = (
     models.invalid_names,
     models.installed_models,
     models.templates,
-    models.other_servers,
+    other_servers.other_servers,
     cloud.fallback,
     gpu.gpus,
     window.memory_fit,

@@ -8,19 +8,17 @@ from aider_guard.core.findings import Finding, info, listed, stop, unknown, warn
 from aider_guard.core.model_names import is_valid_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ModelFacts, ModelMissing, ServerReport
-from aider_guard.launch.aider_settings import Role, ollama_name
+from aider_guard.launch.aider_settings import Role
 from aider_guard.launch.facts import Facts
 from aider_guard.launch.places import (
     by_model,
     lacks_prefix,
     local_model_command,
     model_option,
-    place,
     roles,
     runs_here,
     with_ollama,
 )
-from aider_guard.ollama.names import connectable_base, is_this_machine
 
 
 def main_model(facts: Facts) -> Iterator[Finding]:
@@ -122,35 +120,3 @@ def prefixes(facts: Facts) -> Iterator[Finding]:
         options = dict.fromkeys(model_option(role.role, name) for role, name in old)
         what = f"{names}: with ollama/ Aider does not notice the end of the window, and keep_alive is not sent"
         yield warn("model-prefix", what, "", f"aider-guard -- {' '.join(options)}")
-
-
-def other_servers(facts: Facts) -> Iterator[Finding]:
-    """Models on another server of this machine or network: the guard watches their window but cannot fix it."""
-    if isinstance(facts.settings, Unavailable):
-        return
-    for model, (role, *_) in by_model(roles(facts)).items():
-        where = place(role, facts.settings)
-        if where.kind == "server":
-            base = where.base or "its usual address"
-            if where.base and not is_this_machine(connectable_base(where.base)):
-                host = where.base.removeprefix("http://")
-                what = f"all code for {model} goes to {host}"
-                yield info("remote-server", what, where.source)
-            yield _served(model, base, facts)
-
-
-def _served(model: str, base: str, facts: Facts) -> Finding:
-    report = facts.server
-    window = None if isinstance(report, Unavailable) else report.others.get(model)
-    is_elsewhere = "://" in base and not is_this_machine(connectable_base(base))
-    where = "in your network" if is_elsewhere else "on this machine"
-    what = f"{model} runs on another server {where}"
-    if ollama_name(model) is not None:
-        return info("local-server", what, base)
-    if isinstance(window, int):
-        return info("local-server", f"{what}; its window is {window:,} tokens", base)
-    if facts.config.num_ctx is not None:
-        return info("local-server", f"{what}; its window is taken from num-ctx", base)
-    what += "; it does not report its window, so how full it is cannot be shown"
-    why = f"{base}: {window.reason}" if window is not None else base
-    return unknown("local-server", what, why, "aider-guard --num-ctx 8192")

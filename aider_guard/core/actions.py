@@ -30,6 +30,13 @@ class ShowNotice:
 
 
 @dataclass(frozen=True)
+class ShowTitle:
+    """Show a text as the title of the terminal's window until the next one; "" gives it back the title it had."""
+
+    text: str = field(metadata={"journal": False})
+
+
+@dataclass(frozen=True)
 class RunHidden:
     """Run a command at the main prompt so that the user sees nothing of it."""
 
@@ -52,6 +59,33 @@ class StopAider:
 @dataclass(frozen=True)
 class SignalAider:
     """Send a signal to Aider's process group."""
+
+    signal: Literal["TERM", "KILL"]
+
+
+@dataclass(frozen=True)
+class StartStandby:
+    """Start the next Aider ahead: it loads its code and waits for its arguments (``StandbyReady``)."""
+
+
+@dataclass(frozen=True)
+class AskStandby:
+    """Tell the Aider that was started ahead that it is its turn: it reads the settings, and asks."""
+
+
+@dataclass(frozen=True)
+class StopStandby:
+    """End the Aider that was started ahead."""
+
+
+@dataclass(frozen=True)
+class RetireAider:
+    """Take the running Aider off the terminal and have it end in the background: ``AiderRetired``."""
+
+
+@dataclass(frozen=True)
+class SignalRetired:
+    """Send a signal to the process group of the Aider that was retired."""
 
     signal: Literal["TERM", "KILL"]
 
@@ -86,10 +120,14 @@ class Handoff:
 
 @dataclass(frozen=True)
 class StartAider:
-    """Start Aider again with the files and the mode of the last one."""
+    """Start Aider again with the files and the mode of the last one.
+
+    With ``standby`` the one that was started ahead goes on; else, or if that ended meanwhile, another is started.
+    """
 
     reason: str
     handoff: Handoff
+    standby: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,10 +198,16 @@ class Announce:
 
 Action = (
     ShowNotice
+    | ShowTitle
     | RunHidden
     | CountFiles
     | StopAider
     | SignalAider
+    | StartStandby
+    | AskStandby
+    | StopStandby
+    | RetireAider
+    | SignalRetired
     | UnloadModels
     | StartAider
     | OfferRestart

@@ -317,3 +317,47 @@ def _vocabulary(facts: Mapping[str, object], tensors: Iterable[Tensor]) -> int |
 
 def _is_size(value: object) -> bool:
     return type(value) is int and 0 < value < _MOST
+
+
+_CONSTANT_STATE: Final = ("ssm.state_size", "full_attention_interval", "shortconv.l_cache")
+"""Keys of models with recurrent layers, whose state is of all that was read (src/llama-arch.cpp)."""
+
+
+def goes_back(model_info: object) -> bool:
+    """Return whether the cache of a model can be cut back to the beginning that two prompts have in common.
+
+    Layers with a sliding window have forgotten it, and recurrent ones hold one state: llama.cpp reads again from a
+    checkpoint, or all (``llama_memory_can_shift``, ``n_swa`` in tools/server). What is not known counts as if it could.
+    """
+    match model_info:
+        case {"general.architecture": str(name), **facts}:
+            recurrent = any(facts.get(f"{name}.{key}") for key in _CONSTANT_STATE)
+            slides = name in SWA_PERIODS and facts.get(f"{name}.attention.sliding_window")
+            return not (recurrent or slides)
+    return True
+
+
+def even_tokens(model_info: object) -> float | Unavailable:
+    """Return behind how many tokens a model's attention takes as long as its weights.
+
+    A token takes 2 operations for each weight, and 4 for each token before it, each layer and each number of its width
+    (arXiv 2001.08361, table 1). Attention is taken to run at half the speed of the rest. Of experts only those count
+    that a token uses.
+    """
+    match model_info:
+        case {"general.architecture": str(name), "general.parameter_count": int(weights), **facts}:
+            layers, width = facts.get(f"{name}.block_count"), facts.get(f"{name}.embedding_length")
+            all_experts, used = (
+                facts.get(f"{name}.expert_count"),
+                facts.get(f"{name}.expert_used_count"),
+            )
+            share = 1.0
+            if isinstance(all_experts, int) and isinstance(used, int) and 0 < used < all_experts:
+                share = used / all_experts
+            if isinstance(layers, int) and isinstance(width, int) and layers > 0 and width > 0:
+                return min(max(share * weights / (4 * width * layers), _LEAST_EVEN), _MOST_EVEN)
+    return Unavailable("Ollama does not tell the model's shape")
+
+
+_LEAST_EVEN: Final = 500.0
+_MOST_EVEN: Final = 100_000.0

@@ -99,9 +99,12 @@ def is_among(name: str, others: Iterable[str]) -> bool:
 def last_known_handoff(state: State) -> Handoff:
     """Return the handoff when Aider can no longer be asked: the files of the newest request or table.
 
-    Before the first one it is what this Aider itself took over.
+    Where a later prompt names other files, it is those, and before the first request or table what this Aider itself
+    took over. A prompt that names none says nothing: to bring a file back that was dropped harms less than to lose one.
     """
     rows = newest_rows(state)
+    if state.files_changed and state.prompt_files:
+        return _handoff_of_prompt(state)
     if not rows and isinstance(state.context, Unavailable):
         return replace(state.handoff, mode=state.last_mode, multiline=state.last_multiline)
     files = [row for row in rows if row.kind == "file"]
@@ -110,4 +113,59 @@ def last_known_handoff(state: State) -> Handoff:
         read_only=tuple(row.name for row in files if row.read_only),
         mode=state.last_mode,
         multiline=state.last_multiline,
+    )
+
+
+def _handoff_of_prompt(state: State) -> Handoff:
+    """Return the files that the newest prompt names, for when no request or table has them yet."""
+    known = [row.name for row in newest_rows(state) if row.kind == "file"]
+    known += [*state.handoff.editable, *state.handoff.read_only]
+    editable, read_only = files_of_prompt(state.prompt_files, known)
+    return Handoff(editable, read_only, state.last_mode, state.last_multiline)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+_LABELS = {"Editable:": False, "Readonly:": True}
+_READ_ONLY = "(read only)"
+
+
+def files_of_prompt(
+    rows: Sequence[str], known: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the editable and the read-only files that the lines above a prompt name.
+
+    Aider prints them in columns, after the labels ``Readonly:`` and ``Editable:`` where there are both, or one a line
+    with ``(read only)`` behind it (io.py 0.86.2, ``format_files_for_input``). A name with a blank in it, or one that
+    is wider than the terminal and continues in the next line, is recognised where it is one of *known*.
+    """
+    files: dict[str, bool] = {}
+    longest = sorted(known, key=len, reverse=True)
+    is_read_only = False
+    name = ""
+    for row in rows:
+        rest = row.strip()
+        while rest:
+            if rest.startswith(_READ_ONLY) and name:
+                files[name] = True
+                rest = rest.removeprefix(_READ_ONLY).lstrip()
+                continue
+            whole = (each for each in longest if f"{rest} ".startswith(f"{each} "))
+            name = next(whole, rest.split(maxsplit=1)[0])
+            if name in _LABELS:
+                is_read_only = _LABELS[name]
+            else:
+                files[name] = is_read_only
+            rest = rest[len(name) :].lstrip()
+    all_text, widest = _squeezed("".join(rows)), max(map(len, rows), default=0)
+    for name in longest:
+        if len(name) > widest and _squeezed(name) in all_text:
+            parts = [each for each in files if each not in known and each in name]
+            files = {each: locked for each, locked in files.items() if each not in parts}
+            files[name] = is_read_only
+    return (
+        tuple(each for each, locked in files.items() if not locked),
+        tuple(each for each, locked in files.items() if locked),
     )

@@ -116,6 +116,11 @@ def announcements(text: str) -> Announced | None:
     return newest
 
 
+def works_with_git(text: str) -> bool:
+    """Whether the Aider that wrote *text* works with git (base_coder.py, ``get_announcements``)."""
+    return "\n> Git repo: none" not in text
+
+
 def chat_was_cleared(text: str) -> bool:
     """Whether Aider reported in ``text`` that it cleared the chat."""
     return bool(_CLEARED.search(text))

@@ -12,6 +12,9 @@ from typing import Literal
 from aider_guard.core.chat.events import (
     DoorOpened,
     ModelWarmed,
+    PromptReread,
+    ReadingEstimated,
+    ReadingFinished,
     ReloadSeen,
     RequestFinished,
     RequestRefused,
@@ -114,6 +117,9 @@ SidecarEvent = (
     | RequestRefused
     | ModelWarmed
     | ReloadSeen
+    | ReadingEstimated
+    | ReadingFinished
+    | PromptReread
 )
 """What only the sidecar reports: each of these shows that it is alive, and may come over its pipe."""
 
@@ -288,7 +294,8 @@ class TurnFinished:
     """A message went to the model and the main prompt is back.
 
     ``sent_tokens`` and ``received_tokens`` are Aider's estimate for its last request; the other numbers were measured
-    at the door and are sums over the turn's requests.
+    at the door and are sums over the turn's requests. ``cached_tokens`` of the prompts were known to the server, and
+    ``read_tokens`` were read: of those requests of which the server told.
     """
 
     requests: int
@@ -300,11 +307,40 @@ class TurnFinished:
     load_seconds: float | Unavailable = Unavailable("not measured")
     prefill_seconds: float | Unavailable = Unavailable("not measured")
     generation_seconds: float | Unavailable = Unavailable("not measured")
+    cached_tokens: int | Unavailable = Unavailable("not measured")
+    read_tokens: int | Unavailable = Unavailable("not measured")
 
 
 @dataclass(frozen=True)
 class AiderExited:
     """Aider ended. ``status`` is its exit status, or minus the signal that killed it."""
+
+    status: int
+
+
+@dataclass(frozen=True)
+class StandbyReady:
+    """The Aider that was started ahead has loaded its code, and waits. ``memory_bytes`` is what it holds resident."""
+
+    pid: int
+    memory_bytes: int | Unavailable
+
+
+@dataclass(frozen=True)
+class StandbyLost:
+    """The Aider that was started ahead ended, or could not be started."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class AiderRetired:
+    """Aider was taken off the terminal; it was told to end, and the next one may begin."""
+
+
+@dataclass(frozen=True)
+class RetiredExited:
+    """The Aider that was retired ended, with a status as in ``AiderExited``."""
 
     status: int
 
@@ -397,6 +433,10 @@ Event = (
     | AiderLogged
     | TurnFinished
     | AiderExited
+    | StandbyReady
+    | StandbyLost
+    | AiderRetired
+    | RetiredExited
     | ContextRead
     | ChatSaved
     | CommandNotTyped

@@ -126,6 +126,7 @@ CHECKS: Mapping[str, str] = {
     "no-model": "no model is named anywhere",
     "cloud-model": "a model of a cloud was asked for",
     "cloud-keys": "keys or tokens of clouds are set",
+    "ollama-openai": "a model of Ollama is asked through its interface with OpenAI's protocol",
     "local-server": "a model runs on another server on this machine",
     "remote-server": "a model runs on another server in your network",
     "model-name": "Ollama accepts no such name for a model",

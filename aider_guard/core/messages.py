@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from aider_guard.core.actions import Handoff, Notice
 from aider_guard.core.drop_advice import Advice
+from aider_guard.core.events import ModelsUnloaded
 from aider_guard.core.findings import Finding
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import (
@@ -86,6 +87,14 @@ def restarted(restart: Restart, seconds: float) -> Notice:
         freed = f", {size(restart.freed_bytes)} freed"
     first = f"Aider restarted in {seconds:.1f} s ({restart.reason}): {kept} kept{freed}"
     return Notice("restarted", (first, "/undo no longer knows the commits before this line"))
+
+
+def freed_behind(unloaded: ModelsUnloaded) -> Notice | None:
+    """Models were unloaded behind a restart: what that freed; None where that was not measured, or nothing."""
+    if not unloaded.names or not isinstance(unloaded.freed_bytes, int) or not unloaded.freed_bytes:
+        return None
+    names = " and ".join(unloaded.names)
+    return Notice("restart_freed", (f"{names} unloaded, {size(unloaded.freed_bytes)} freed",))
 
 
 def _files(handoff: Handoff) -> str:

@@ -97,6 +97,22 @@ def knows_truncate(version: str | Unavailable) -> bool:
     return era_of(version).knows_truncate
 
 
+_TELLS_WINDOW_SINCE: Final = (0, 10)
+
+
+def tells_window(version: str | Unavailable) -> bool:
+    """Whether this Ollama lists the window of a loaded model (``context_length`` in /api/ps, api/types.go)."""
+    return not isinstance(version, Unavailable) and release(version) >= _TELLS_WINDOW_SINCE
+
+
+_TELLS_CACHED_SINCE: Final = (0, 33, 3)
+
+
+def tells_cached(version: str | Unavailable) -> bool:
+    """Whether this Ollama's answers say how much of a prompt came from the cache (``prompt_eval_cached_count``)."""
+    return not isinstance(version, Unavailable) and release(version) >= _TELLS_CACHED_SINCE
+
+
 def reserves_all_logits(version: str) -> bool:
     """Whether this Ollama's llama.cpp has room for the logits of a whole batch: that of 0.30.0 (b9452) does.
 

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from aider_guard.core.actions import Action
 from aider_guard.core.events import Event
-from aider_guard.core.rules import Rule, context, lifecycle, memory, models, reports, sidecar, turns
+from aider_guard.core.rules import (
+    Rule,
+    context,
+    lifecycle,
+    memory,
+    models,
+    reports,
+    sidecar,
+    standby,
+    turns,
+)
 from aider_guard.core.state import Phase, State
 
 # The order matters: bookkeeping comes first, and the lifecycle before the context, so that a restart that is due at a
-# prompt wins over a probe there.
+# prompt wins over a probe there. The models are loaded again once those behind a restart are unloaded.
 RULES: tuple[Rule, ...] = (
     context.note_prompt,
     turns.note_reports,
     context.note_requests,
+    standby.note,
     models.warm,
     models.wake_counter,
     sidecar.watch,
@@ -21,6 +32,8 @@ RULES: tuple[Rule, ...] = (
     reports.report_egress,
     memory.compare_with_need,
     lifecycle.advance,
+    reports.follow_reading,
+    standby.start,
     reports.report_traffic,
     context.watch_fill,
     turns.finish_turn,

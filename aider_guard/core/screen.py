@@ -88,7 +88,7 @@ class _Cells:
 
     def text(self, text: str) -> None:
         for character in text:
-            columns = _columns_of(character)
+            columns = columns_of(character)
             if self.column < _MAX_COLUMNS:
                 line = self.rows[self.row]
                 line[self.column] = character
@@ -154,7 +154,8 @@ def _text(cells: dict[int, str], columns: int) -> str:
     return "".join(cells.get(column, " ") for column in range(columns))
 
 
-def _columns_of(character: str) -> int:
+def columns_of(character: str) -> int:
+    """Return how many columns of a terminal a character takes."""
     if unicodedata.combining(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1

@@ -9,6 +9,7 @@ from typing import Final
 
 from aider_guard.core.architecture import Architecture
 from aider_guard.core.model_names import canonical_name, without_local
+from aider_guard.core.other_servers import OtherModel
 from aider_guard.core.readings import ModelsReading, Unavailable
 
 _RENDERER: Final = re.compile(r"^RENDERER\s", re.MULTILINE)
@@ -129,8 +130,10 @@ class ServerReport:
     models: dict[str, ModelFacts | ModelMissing | Unavailable] = field(
         default_factory=dict, metadata={"journal": False}
     )
-    others: dict[str, int | Unavailable] = field(default_factory=dict, metadata={"journal": False})
-    """The windows, in tokens, of models on other servers of this machine, by Aider's names for them."""
+    others: dict[str, OtherModel | Unavailable] = field(
+        default_factory=dict, metadata={"journal": False}
+    )
+    """The models on other servers of this machine or network, by Aider's names for them."""
     helps: str = field(default="", metadata={"journal": False})
     """What helps where the version is not known, as a line to paste or a sentence."""
 

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Final, Literal
 
 from aider_guard.core.actions import Handoff
+from aider_guard.core.chat.events import ReadingEstimated
 from aider_guard.core.egress import ENFORCED, Layer, Place
 from aider_guard.core.events import (
     AiderLogged,
@@ -157,6 +158,12 @@ class Limits:
     end_wait_seconds: float = 2.0
     stale_after_seconds: float = 10.0
     start_attempts: int = 3
+    standby_wait_seconds: float = 30.0
+    """How long a restart that is due waits for the Aider that is started ahead."""
+    standby_needs_bytes: int = 1 << 30
+    """No Aider is started ahead with less main memory available: it holds about a quarter of that."""
+    standby_least_bytes: int = 1 << 29
+    """The one that waits is ended when less than this is left."""
     sidecar_silence_seconds: float = 30.0
 
 
@@ -170,6 +177,15 @@ class Restart:
     freed_bytes: int | Unavailable = Unavailable("not measured")
     unloaded: tuple[str, ...] = ()
     exchanges: int = 0
+
+
+@dataclass(frozen=True)
+class Standby:
+    """The Aider that is started ahead of a restart."""
+
+    stage: Literal["none", "starting", "ready", "asked"] = "none"
+    failures: int = 0
+    """How many ended before their time; after two no other is started."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +234,9 @@ class State:
     """Why a restart is due at the next chance; empty when none is."""
     restart: Restart | None = None
     start_failures: int = 0
+    standby: Standby = Standby()
+    retired: Literal["none", "ending", "unloading"] = "none"
+    """What is still done behind the new Aider: the old one ends, then its models are unloaded."""
     died_with: int = 0
     handoff: Handoff = Handoff(known=False)
     """What the running Aider took over when it was started again."""
@@ -295,6 +314,9 @@ class State:
 
     sidecar_failures: int = 0
     last_notice: str = ""
+    reading: ReadingEstimated | None = None
+    """How far the prompt is that is read now, if that takes long."""
+    last_turn: TurnFinished | None = None
 
 
 def window_tokens(state: State) -> int | Unavailable:

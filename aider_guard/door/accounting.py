@@ -34,6 +34,8 @@ class Account:
     log: LogEvidence | Unavailable = LOG_NOT_READ
     never_truncates: bool = False
     left_out: int = 0
+    cached_tokens: int | Unavailable = NOT_TOLD
+    """How much of the prompt the server knew already: told in its answer, or seen at its process."""
 
     @property
     def finished(self) -> FinishedOutcome:
@@ -80,6 +82,7 @@ class Account:
             verdict=verdict,
             window_tokens=self.window_tokens,
             prompt_tokens=usage.prompt_tokens,
+            cached_tokens=self.cached_tokens,
             answer_tokens=usage.answer_tokens,
             counted_tokens=count.tokens if count else NOT_TOLD,
             counted_exactly=count.exact if count else False,

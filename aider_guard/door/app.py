@@ -17,6 +17,7 @@ from aider_guard.door.client import Client, GoneError
 from aider_guard.door.forwarding import BUG, FORBIDDEN, pass_on, report_bug, run_exchange
 from aider_guard.door.interfaces import IncomingRequest, error_reply
 from aider_guard.door.limits import DEFAULT_LIMITS, BodyMemory, DoorLimits, NoRoomError
+from aider_guard.door.request_order import RequestOrder
 from aider_guard.door.upstream import (
     OutgoingRequest,
     RawHeaders,
@@ -126,6 +127,7 @@ class DoorApp:
         self._upstreams = upstreams
         self._memory = BodyMemory(limits)
         self._numbers = count(1)
+        self._order = RequestOrder()
 
     async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -178,7 +180,8 @@ class DoorApp:
             next(self._numbers), route.upstream, route.path, body, client.received_at
         )
         exchange = self._door.handler.open_exchange(incoming)
-        await run_exchange(client, self._upstreams, _outgoing(client, route, body), exchange)
+        outgoing = _outgoing(client, route, body)
+        await run_exchange(client, self._upstreams, outgoing, exchange, self._order)
 
     async def _pass_on(self, client: Client, route: Route) -> None:
         beginning, complete = await client.body(MAX_SHOWN_BYTES)

@@ -7,7 +7,7 @@ the log and know what is loaded, and the rules are in core/chat.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Final
@@ -36,7 +36,7 @@ from aider_guard.core.chat.request import (
 )
 from aider_guard.core.chat.response import AnswerHead, Meter, Usage, UsageFilter
 from aider_guard.core.chat.size import parts
-from aider_guard.core.chat.types import DoorSettings, Upstream
+from aider_guard.core.chat.types import Count, DoorSettings, Upstream
 from aider_guard.core.egress import Place
 from aider_guard.core.events import EgressBlocked, Event
 from aider_guard.core.readings import Unavailable
@@ -55,7 +55,9 @@ from aider_guard.door.interfaces import (
     Trouble,
     error_reply,
 )
+from aider_guard.door.reading import PromptReading, SentPrompt
 from aider_guard.door.refusals import PromptSizing, Refusals, SizedRequest
+from aider_guard.door.request_order import RequestTurn, turn_of
 from aider_guard.ollama.names import is_this_machine
 
 _STREAM_STARTS: Final = (b"{", b"data:", b"event:", b"error:", b"id:", b"retry:", b":")
@@ -111,6 +113,11 @@ class ResponseStream:
 class ChatExchange:
     """Handles one request for text. The transport calls ``begin`` first, and ``end`` last and always, once."""
 
+    turn: RequestTurn | None = None
+    """Its turn among the requests to its model, once ``begin`` has decided that it is sent."""
+    reading: PromptReading | None = None
+    """How far its prompt is read, from then on."""
+
     def __init__(self, incoming: IncomingRequest, context: RequestContext) -> None:
         self._incoming = incoming
         self._context = context
@@ -124,10 +131,10 @@ class ChatExchange:
         self._mark = 0
         self._first_byte_seconds: float | Unavailable = NOT_TOLD
 
-    async def begin(self) -> Forward | Reply:
+    async def begin(self) -> Forward | Reply | Retry:
         """Read the request; refuse what must not or cannot be answered; else send it on, changed as ``sent`` says.
 
-        It may take its time, and is cancelled when Aider gives up.
+        It may take its time, and is cancelled when Aider gives up. After a ``Retry`` it is called again.
         """
         settings, incoming = self._context.settings, self._incoming
         body = decode_body(incoming.body)
@@ -141,6 +148,11 @@ class ChatExchange:
         if refused := await refusals.if_elsewhere(self._retries):
             return refused
         await self._context.learn(request, upstream)
+        prepared = await self._context.services.others.prepare(incoming.number, request, upstream)
+        if isinstance(prepared, Failure):
+            return refusals.failed(prepared)
+        if prepared is not None:
+            return self._wait(prepared.words, self._retries.until_loaded())
         if (quiet := self._without_vain_thoughts(request)) is not request:
             self._request = request = quiet
             self._incoming = incoming = replace(incoming, body=encode_body(request.body))
@@ -177,7 +189,24 @@ class ChatExchange:
         self._mark = context.services.log_watch.mark()
         numbered = (incoming.number, request.role, request.purpose, request.model)
         context.emit(RequestStarted(*numbered, server=upstream.kind))
+        self.turn = turn_of(request, upstream)
+        target = context.target(request, upstream)
+        sent = SentPrompt(incoming.number, request, target, self._sizing)
+        self.reading = context.services.readings.open(sent, context.emit)
         return Forward(body_to_send(request, sized.body, context.settings, upstream, version))
+
+    async def follow_reading(self, show: Callable[[Reply], Awaitable[None]]) -> None:
+        """Tell the user how far a long prompt is read, until cancelled; ``show`` gets pieces of an answer for Aider."""
+        reading, refusals = self.reading, self._refusals
+        if reading is None or refusals is None:
+            return
+
+        async def show_words(words: str) -> None:
+            reply = waiting(refusals.request, words, self._context.timestamp())
+            if reply.content:
+                await show(Reply(reply.content, content_type=reply.content_type))
+
+        await reading.follow(show_words)
 
     async def on_trouble(self, trouble: Trouble) -> Reply | Retry:
         """Decide about an upstream that could not be reached, or sent no answer.
@@ -204,17 +233,21 @@ class ChatExchange:
             return Pass()
         failure = chat_errors.failure_of_answer(status, content, location)
         if failure.waits and (seconds := self._retries.until_free()) is not None:
-            message = self._retries.message(chat_errors.waiting_words(failure))
-            if not message:
-                return Retry(seconds)
-            reply = waiting(refusals.request, message, self._context.timestamp())
-            return Retry(seconds, reply.content, reply.content_type)
+            return self._wait(chat_errors.waiting_words(failure), seconds)
         if failure.reason == "overflow":
             counted = await self._sizing.counted()
             return await refusals.too_large(refusals.overflow_of(failure, counted))
         if failure.reason == "missing":  # the list may be half a minute old
             await self._context.services.installed.reread(self._incoming.upstream)
         return refusals.failed(failure)
+
+    def _wait(self, why: str, seconds: float) -> Retry:
+        """Wait before the next try, and say from time to time what for, where Aider shows that."""
+        message = self._retries.message(why)
+        if not message or self._request is None:
+            return Retry(seconds)
+        reply = waiting(self._request, message, self._context.timestamp())
+        return Retry(seconds, reply.content, reply.content_type)
 
     def on_chunk(self, chunk: bytes) -> bytes | Reply:
         """Return what Aider gets in place of a piece of the answer: usually the same bytes.
@@ -227,6 +260,8 @@ class ChatExchange:
             return chunk
         if self._stream is None:
             self._first_byte_seconds = context.clock() - self._incoming.received_at
+            if self.reading is not None:
+                self.reading.answer_began()
             is_ollama = self._incoming.upstream.kind == "ollama"
             hides_usage = asks_for_usage(refusals.request)
             self._stream = ResponseStream(is_ollama=is_ollama, hides_usage=hides_usage)
@@ -262,10 +297,13 @@ class ChatExchange:
     async def end(self, outcome: Outcome) -> None:
         """Account for the request: all is sent, or Aider is gone, or the answer was aborted."""
         request = self._request
+        self._context.services.others.end(self._incoming.number)
         if request is None or not self._started or outcome == "replied":
             self._sizing.stop()
         if request is None or not self._started:
             return
+        if self.reading is not None:
+            self.reading.end()
         usage = self._stream.usage if self._stream else Usage()
         residency, upstream = self._context.services.residency, self._incoming.upstream
         residency.on_request_end(request, upstream, usage.load_seconds)
@@ -289,6 +327,7 @@ class ChatExchange:
             log=await services.log_watch.since(self._mark),
             never_truncates=services.installed.never_truncates(upstream, request.model),
             left_out=self._left_out,
+            cached_tokens=await self._cached_tokens(usage, counted, outcome),
         )
         verdict = account.verdict()
         if (tokens := account.true_tokens(verdict)) is not None:
@@ -298,6 +337,14 @@ class ChatExchange:
         target = context.target(request, upstream)
         rows = await part_rows(services.counter, request.model, prompt_parts, total, target)
         context.emit(account.event(verdict, rows))
+
+    async def _cached_tokens(
+        self, usage: Usage, counted: Count | Unavailable, outcome: Outcome
+    ) -> int | Unavailable:
+        if self.reading is None:
+            return usage.cached_tokens
+        answered = outcome == "answered" and not usage.is_broken
+        return await self.reading.account(usage, counted, answered=answered)
 
     def _remember(self, usage: Usage) -> None:
         """Remember an answer that the server ended with an error in the middle, which was passed on as it came."""

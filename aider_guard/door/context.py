@@ -13,6 +13,7 @@ from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.events import Event
 from aider_guard.core.model_names import same_model
+from aider_guard.core.other_servers import NOT_TOLD
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.interfaces import RequestTarget, Services
 
@@ -90,18 +91,25 @@ class RequestContext:
         first prompt.
         """
         pin = self.settings.window_tokens
+        others = self.services.others
         if upstream.kind == "openai":
-            windows = (
+            planned = (
                 role.window_tokens
                 for role in self.settings.roles
                 if role.path == upstream.path and same_model(role.model, request.model)
             )
-            unknown = Unavailable("this server did not tell its window")
-            return next((tokens for tokens in windows if tokens > 0), unknown)
+            told = others.window(request, upstream)
+            known = [
+                tokens for tokens in (*planned, told) if isinstance(tokens, int) and tokens > 0
+            ]
+            return min(known, default=NOT_TOLD)
         if request.form in ("chat", "generate") and pin > 0:
             trained = self.services.model_info.trained(request.model)
             return min(pin, trained) if isinstance(trained, int) else pin
-        return self.services.residency.loaded_window(request.model)
+        told = others.window(request, upstream)
+        return (
+            told if isinstance(told, int) else self.services.residency.loaded_window(request.model)
+        )
 
     def target(self, request: ChatRequest, upstream: Upstream) -> RequestTarget:
         """Return where a request goes, as it is known now."""
@@ -127,6 +135,7 @@ QUIET_SECONDS: Final = 3.0
 """How long a server may be gone before the user is told: Ollama restarts in that time."""
 BUSY_SECONDS: Final = 120.0
 _QUIET_STEP: Final = 0.25
+_LOADING_STEP: Final = 0.25
 _BUSY_STEPS: Final = (0.5, 1.0, 2.0, 4.0, 5.0)
 _SHOWN_EVERY_SECONDS: Final = 10.0
 
@@ -138,6 +147,7 @@ class RetrySchedule:
         self._clock = clock
         self._gone_since: float | None = None
         self._busy_since: float | None = None
+        self._loading_since: float | None = None
         self._busy_times = 0
         self._shown_at: float | None = None
 
@@ -157,11 +167,17 @@ class RetrySchedule:
         self._busy_times += 1
         return step
 
+    def until_loaded(self) -> float:
+        """Return the seconds until a server is asked again whether it has loaded the model: it ends that itself."""
+        self._loading_since = self._clock() if self._loading_since is None else self._loading_since
+        return _LOADING_STEP
+
     def message(self, why: str) -> str:
         """Return what to show while waiting; "" when something was shown a moment ago."""
         now = self._clock()
         if self._shown_at is not None and now - self._shown_at < _SHOWN_EVERY_SECONDS:
             return ""
         first, self._shown_at = self._shown_at is None, now
-        waited = now - self._busy_since if self._busy_since is not None else 0.0
+        since = self._loading_since if self._busy_since is None else self._busy_since
+        waited = now - since if since is not None else 0.0
         return f"waiting: {why}" if first else f"still waiting after {waited:.0f} s: {why}"

@@ -26,6 +26,7 @@ from aider_guard.door.interfaces import (
     Trouble,
     error_reply,
 )
+from aider_guard.door.request_order import RequestOrder, RequestTurn
 from aider_guard.door.upstream import OutgoingRequest, Upstreams, to_aider, trouble_of
 
 FORBIDDEN: Final = Reply(b"", 403)
@@ -66,13 +67,17 @@ def report_bug(error: Exception) -> None:
 
 
 async def run_exchange(
-    client: Client, upstreams: Upstreams, outgoing: OutgoingRequest, exchange: ChatExchange
+    client: Client,
+    upstreams: Upstreams,
+    outgoing: OutgoingRequest,
+    exchange: ChatExchange,
+    order: RequestOrder,
 ) -> None:
     """See a request for text through. An exception of the exchange's ends only this request."""
     outcome: Outcome = "cancelled"
     try:
         with client.cancelled_when_gone():
-            outcome = await _Run(client, upstreams, outgoing, exchange).run()
+            outcome = await _Run(client, upstreams, outgoing, exchange, order).run()
     except Exception as error:  # noqa: BLE001  # a bug, whatever it is, must not end the door
         report_bug(error)
         outcome = "broken"
@@ -91,27 +96,67 @@ class _Run:
     upstreams: Upstreams
     outgoing: OutgoingRequest
     exchange: ChatExchange
+    order: RequestOrder
 
     async def run(self) -> Outcome:
         step: Step | Forward = await uninterrupted(self.exchange.begin())
+        while isinstance(step, Retry):  # its model is being loaded
+            await self._wait(step)
+            step = await uninterrupted(self.exchange.begin())
         outgoing = self.outgoing
         if isinstance(step, Forward):
             outgoing = replace(outgoing, body=step.body)
             step = await self._attempt(outgoing)
         while isinstance(step, Retry):
-            if step.meanwhile:
-                kind = step.content_type.encode("latin-1")
-                await self.client.start(200, [(b"content-type", kind)])
-                await self.client.write(step.meanwhile)
-            await asyncio.sleep(step.after_seconds)
+            await self._wait(step)
             step = await self._attempt(outgoing)
         if isinstance(step, Reply):
             await self.client.reply(step)
             return "replied"
         return step
 
+    async def _show(self, piece: Reply) -> None:
+        """Send Aider a piece of an answer before there is one."""
+        kind = piece.content_type.encode("latin-1")
+        await self.client.start(piece.status, [(b"content-type", kind)])
+        await self.client.write(piece.content)
+
+    async def _wait(self, retry: Retry) -> None:
+        if retry.meanwhile:
+            await self._show(Reply(retry.meanwhile, content_type=retry.content_type))
+        await asyncio.sleep(retry.after_seconds)
+
     async def _attempt(self, outgoing: OutgoingRequest) -> Step:
-        answer = await self.upstreams.ask(outgoing)
+        """Ask when its turn has come; again, later, if it had to make way."""
+        turn, step = self.exchange.turn, None
+        if turn is None:
+            return await self._ask(outgoing)
+        while step is None:
+            async with self.order.turn(turn):
+                step = await self._ask_unless_cut(outgoing, turn)
+        return step
+
+    async def _ask_unless_cut(self, outgoing: OutgoingRequest, turn: RequestTurn) -> Step | None:
+        """Ask, and return None if the request had to make way before its answer began."""
+        if not turn.may_be_cut:
+            return await self._ask(outgoing)
+        step: Step | None = None
+        with CancelScope() as scope:
+
+            async def watch() -> None:
+                await turn.cut.wait()
+                if not self.client.started:
+                    scope.cancel()
+
+            watcher = asyncio.create_task(watch())
+            try:
+                step = await self._ask(outgoing)
+            finally:
+                watcher.cancel()
+        return step
+
+    async def _ask(self, outgoing: OutgoingRequest) -> Step:
+        answer = await self._head(outgoing)
         if isinstance(answer, Trouble):
             return await uninterrupted(self.exchange.on_trouble(answer))
         async with aclosing(answer):
@@ -132,6 +177,25 @@ class _Run:
         await self.client.start(answer.status_code, to_aider(answer.headers.raw, remade=True))
         await self.client.finish(content)
         return "answered"
+
+    async def _head(self, outgoing: OutgoingRequest) -> httpx.Response | Trouble:
+        """Wait for the head of the answer, which comes when the prompt is read, and tell how far that is."""
+        reading = self.exchange.reading
+        if reading is None or not reading.is_followed:
+            return await self.upstreams.ask(outgoing)
+        follower = asyncio.create_task(self._follow())
+        try:
+            return await self.upstreams.ask(outgoing)
+        finally:
+            follower.cancel()
+            with CancelScope(shield=True):  # a piece of its own is sent as a whole
+                await asyncio.wait([follower])
+
+    async def _follow(self) -> None:
+        try:
+            await self.exchange.follow_reading(self._show)
+        except Exception as error:  # noqa: BLE001  # a bug there costs the user no answer
+            report_bug(error)
 
     async def _answer(self, answer: httpx.Response, pieces: AsyncIterator[bytes]) -> Step:
         await self.client.start(200, to_aider(answer.headers.raw, remade=True))

@@ -9,12 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from aider_guard.core.chat.errors import Failure
 from aider_guard.core.chat.request import PREFIX, ChatRequest
 from aider_guard.core.chat.types import Count, DoorSettings, Upstream
+from aider_guard.core.other_servers import OtherModel
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.truncation import LogEvidence
+
+if TYPE_CHECKING:
+    from aider_guard.door.reading import ReadingWatch
 
 Outcome = Literal["answered", "cancelled", "broken", "replied"]
 """How a request ended: with the upstream's answer, because Aider closed its connection, with a cut connection, or by
@@ -68,7 +73,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Retry:
-    """Try the upstream again after some seconds.
+    """Try again after some seconds: to send the request, or to begin with it.
 
     ``meanwhile`` is sent to Aider at once if it is not empty, which begins an answer with status 200 of
     ``content_type``.
@@ -197,7 +202,7 @@ class InstalledModels(Protocol):
         """Return the host that runs a model: "" for the server itself, None for a model that is not installed.
 
         What is known is returned at once; else the server is asked, in bounded time. Of a server that is no Ollama it
-        is "".
+        is "" unless it passes the model's requests on.
         """
 
     async def host_now(self, upstream: Upstream, model: str) -> str | Unavailable | None:
@@ -228,9 +233,50 @@ class ModelInfo(Protocol):
     def thinks(self, model: str) -> bool:
         """Return whether a model can think before it answers; False where that is not known."""
 
+    def goes_back(self, model: str) -> bool:
+        """Return whether a model's cache can be cut back to a common beginning; True where that is not known."""
+
+    def even_tokens(self, model: str) -> float | Unavailable:
+        """Return behind how many tokens a model's attention takes as long as its weights."""
+
     @property
     def version(self) -> str | Unavailable:
         """The version of this Ollama, as ``learn`` read it last."""
+
+
+@dataclass(frozen=True)
+class ModelLoading:
+    """A request waits: its model is being loaded, or its server answers another one. ``words`` say which."""
+
+    words: str
+
+
+class OtherModels(Protocol):
+    """Knows the models of servers with OpenAI's protocol, and has them loaded before their prompts are judged."""
+
+    def serve(self, settings: DoorSettings) -> None:
+        """Take the session's models, and have the main one loaded ahead, in the background."""
+
+    async def describe(self, upstream: Upstream, model: str) -> OtherModel | None:
+        """Return what a model's server tells of it now; None where it tells nothing within a second."""
+
+    async def prepare(
+        self, number: int, request: ChatRequest, upstream: Upstream
+    ) -> ModelLoading | Failure | None:
+        """Have a request's model loaded where its server does that on request.
+
+        None means that the request may be judged and sent; else it is to be asked again in a moment, until that or a
+        failure of the server comes. ``number`` is the request's own; ``end`` must be called for it.
+        """
+
+    def end(self, number: int) -> None:
+        """Note that a request is over, answered or not."""
+
+    def known(self, upstream: Upstream, model: str) -> OtherModel | None:
+        """Return what the server told of a model last; None where it told nothing."""
+
+    def window(self, request: ChatRequest, upstream: Upstream) -> int | Unavailable:
+        """Return the window of a request's model, as its server told it last."""
 
 
 @dataclass(frozen=True)
@@ -242,3 +288,5 @@ class Services:
     residency: Residency
     installed: InstalledModels
     model_info: ModelInfo
+    others: OtherModels
+    readings: ReadingWatch

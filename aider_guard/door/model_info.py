@@ -13,8 +13,9 @@ from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.model_names import canonical_name
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import Installed, find_installed, nearest_names
+from aider_guard.door.interfaces import OtherModels
 from aider_guard.line_process import start_thread
-from aider_guard.ollama.client import OllamaClient
+from aider_guard.ollama.client import ModelTraits, OllamaClient
 
 READ_SECONDS: Final = 30.0
 NOT_READ: Final = Unavailable("what is installed is not read yet")
@@ -80,8 +81,9 @@ class InstalledModelsByServer:
         make: Callable[[Upstream], OllamaTags] = lambda upstream: OllamaTags(
             OllamaClient(upstream.base, headers=upstream.headers)
         ),
+        others: OtherModels | None = None,
     ) -> None:
-        self._make = make
+        self._make, self._others = make, others
         self._tags: dict[str, OllamaTags] = {}
 
     def serve(self, settings: DoorSettings) -> None:
@@ -97,8 +99,14 @@ class InstalledModelsByServer:
         return self._tags[upstream.base]
 
     async def host_of(self, upstream: Upstream, model: str) -> str | Unavailable | None:
-        """Return the host that runs a model: "" here and on a server that is no Ollama, None if it is not installed."""
-        return await self.of(upstream).host_of(model) if upstream.kind == "ollama" else ""
+        """Return the host that runs a model: "" for its server itself, None if Ollama has not installed it.
+
+        A server that is no Ollama may pass requests on, and says so (llama-swap's peers).
+        """
+        if upstream.kind == "ollama":
+            return await self.of(upstream).host_of(model)
+        described = await self._others.describe(upstream, model) if self._others else None
+        return described.elsewhere if described else ""
 
     async def host_now(self, upstream: Upstream, model: str) -> str | Unavailable | None:
         """Return the same as the server says now; None on a server that is no Ollama."""
@@ -131,6 +139,7 @@ LEARN_SECONDS: Final = 1.0
 AGAIN_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 10.0
 _NOT_ASKED: Final = Unavailable("Ollama was not asked")
+_UNKNOWN: Final = ModelTraits(_NOT_ASKED)
 
 
 class OllamaModelInfo:
@@ -151,8 +160,7 @@ class OllamaModelInfo:
         self._clock = clock
         self._unanswered_at: dict[str, float] = {}
         self._version_asked_at = float("-inf")
-        self._trained: dict[str, int | Unavailable] = {}
-        self._thinking: set[str] = set()
+        self._traits: dict[str, ModelTraits] = {}
         self.version: str | Unavailable = _NOT_ASKED
         """The version of this Ollama, as last read."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -178,11 +186,19 @@ class OllamaModelInfo:
 
     def trained(self, model: str) -> int | Unavailable:
         """Return the longest context that a model was trained for, as last read, in tokens."""
-        return self._trained.get(canonical_name(model), _NOT_ASKED)
+        return self._traits.get(canonical_name(model), _UNKNOWN).trained_tokens
 
     def thinks(self, model: str) -> bool:
         """Return whether a model can think before it answers, as last read; False where it is not known."""
-        return canonical_name(model) in self._thinking
+        return self._traits.get(canonical_name(model), _UNKNOWN).thinks
+
+    def goes_back(self, model: str) -> bool:
+        """Return whether a model's cache can be cut back to a common beginning; True where that is not known."""
+        return self._traits.get(canonical_name(model), _UNKNOWN).goes_back
+
+    def even_tokens(self, model: str) -> float | Unavailable:
+        """Return behind how many tokens a model's attention takes as long as its weights."""
+        return self._traits.get(canonical_name(model), _UNKNOWN).even_tokens
 
     def _start(self, key: str, ask: Callable[[], None]) -> asyncio.Task[None]:
         """Ask in a thread, one at a time for each key."""
@@ -193,13 +209,12 @@ class OllamaModelInfo:
         return self._tasks[key]
 
     def _ask_trained(self, model: str) -> None:
-        tokens, thinks = self._client.context_and_thinking(model, _ANSWER_SECONDS)
-        name = canonical_name(model)
-        if not isinstance(tokens, int):
+        traits, name = self._client.traits(model, _ANSWER_SECONDS), canonical_name(model)
+        is_told = isinstance(traits.trained_tokens, int)
+        if not is_told:
             self._unanswered_at[name] = self._clock()
-        if isinstance(tokens, int) or name not in self._trained:
-            self._trained[name] = tokens
-            (self._thinking.add if thinks else self._thinking.discard)(name)
+        if is_told or name not in self._traits:
+            self._traits[name] = traits
 
     def _ask_version(self) -> None:
         self.version = self._client.version(_ANSWER_SECONDS)

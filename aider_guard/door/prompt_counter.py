@@ -38,6 +38,7 @@ from aider_guard.counting.wire import (
     prompt_of,
 )
 from aider_guard.door.interfaces import RequestTarget
+from aider_guard.door.other_servers import OtherServerModels
 from aider_guard.door.server_counter import RenderedPrompt, ServerCounter
 from aider_guard.line_process import LineProcess, OnDemandProcess, start_thread
 
@@ -78,12 +79,14 @@ class CounterProcess:
         idle_seconds: float = IDLE_SECONDS,
         ahead_seconds: float = AHEAD_SECONDS,
         server: ServerCounter | None = None,
+        others: OtherServerModels | None = None,
         start: Callable[..., LineProcess] = LineProcess,
     ) -> None:
         self._vocabularies = vocabularies
         self._wait_seconds, self._server_seconds = wait_seconds, server_seconds
         self._idle_seconds, self._ahead_seconds = idle_seconds, ahead_seconds
         self._server, self._server_counts = server or ServerCounter(), False
+        self._others = others or OtherServerModels()
         self._settings = DoorSettings("", (), (), 0)
         self._numbers = itertools.count(1)
         self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
@@ -132,7 +135,8 @@ class CounterProcess:
             text, is_partial = rendered.text, rendered.is_partial
             if isinstance(rendered.tokens, int):
                 self._server_counts, self._error_percent[request.model] = True, 0.0
-                return Count(rendered.tokens, True, 0.0, "server", is_partial)
+                ids = rendered.token_ids
+                return Count(rendered.tokens, True, 0.0, "server", is_partial, ids)
         self._server_counts = False
         server = self._server_of(request.model, ollama=request.form in ("chat", "generate"))
         number = next(self._numbers)
@@ -150,6 +154,10 @@ class CounterProcess:
     ) -> RenderedPrompt | Unavailable:
         if target is None:
             return _NOTHING_COUNTED
+        if target.upstream.kind == "openai":
+            count = partial(self._others.count, request, target.upstream)
+            tokens = await _within(self._server_seconds, count)
+            return RenderedPrompt("", tokens) if isinstance(tokens, int) else tokens
         render = partial(self._server.render, request, target, self._settings)
         return await _within(self._server_seconds, render)
 
@@ -158,8 +166,10 @@ class CounterProcess:
     ) -> tuple[int, ...] | Unavailable:
         """Count the tokens of single texts, in the same way and without any template."""
         if self._server_counts and target is not None:
-            base = target.upstream.base
-            count = partial(self._server.count_texts, base, model, tuple(texts))
+            upstream = target.upstream
+            count = partial(self._server.count_texts, upstream.base, model, tuple(texts))
+            if upstream.kind == "openai":
+                count = partial(self._others.count_texts, upstream, model, tuple(texts))
             if isinstance(counted := await _within(self._server_seconds, count), tuple):
                 self._sizes.note_counts(model, texts, counted, 0.0)
                 return counted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from aider_guard.core.chat import cloud, overflow
@@ -18,6 +18,7 @@ from aider_guard.core.chat.request import FORMS, ChatRequest, asks_for_nothing, 
 from aider_guard.core.chat.size import parts, reply_reserve
 from aider_guard.core.chat.types import Count
 from aider_guard.core.model_names import is_cloud_name
+from aider_guard.core.other_servers import ServerName
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_answers import NoAnswer
 from aider_guard.door.accounting import part_rows
@@ -78,11 +79,20 @@ class Refusals:
         if excess is None or not excess.over_tokens:
             window = self.context.window(self.request, self.incoming.upstream)
             return self._refuse("overflow", overflow.unknown_lines(window))
+        excess = replace(excess, server=self._fixed_server(), model=self.request.model)
         prompt_parts = parts(self.request)
         counter = self.context.services.counter
         target = self.context.target(self.request, self.incoming.upstream)
         rows = await part_rows(counter, self.request.model, prompt_parts, excess.counted, target)
         return self._refuse("overflow", overflow.lines(excess, rows, prompt_parts), excess)
+
+    def _fixed_server(self) -> ServerName | None:
+        """Return the kind of the request's server where no request decides on the window; None where one does."""
+        upstream, request = self.incoming.upstream, self.request
+        if upstream.kind == "ollama":
+            return None if request.form in ("chat", "generate") else "Ollama"
+        known = self.context.services.others.known(upstream, request.model)
+        return known.server if known else ""
 
     def overflow_of(self, failure: Failure, counted: Count | Unavailable) -> Overflow | None:
         """Return what the server found too large, in its own numbers where it tells them; None without any numbers."""
@@ -91,21 +101,23 @@ class Refusals:
         windows = [window for window in known if isinstance(window, int)]
         window = min(windows, default=Unavailable("no window is known"))
         if isinstance(failure.prompt_tokens, int):
-            counted = Count(failure.prompt_tokens, exact=True, counted_by="refusal")
+            exact = not failure.is_at_least
+            counted = Count(failure.prompt_tokens, exact=exact, counted_by="refusal")
         if isinstance(window, Unavailable) or isinstance(counted, Unavailable):
             return None
         return Overflow(counted, window, reply_reserve(self.request, window))
 
     def failed(self, failure: Failure, path: str = "") -> Reply:
         """Explain a failure of the server, at the request's own path if no other is given."""
-        upstream = self.incoming.upstream
+        upstream, fixed_server = self.incoming.upstream, self._fixed_server()
         failed_request = FailedRequest(
             self.request.model,
             display_base(upstream.base),
             is_ollama=upstream.kind == "ollama",
+            server=fixed_server or "",
             is_here=is_this_machine(upstream.base),
             path=path or self.incoming.path,
-            smaller_windows=self.context.settings.smaller_windows,
+            smaller_windows=() if fixed_server else self.context.settings.smaller_windows,
             alike=self.context.services.installed.similar_names(upstream, self.request.model),
         )
         return self._refuse(failure.reason, chat_errors.lines(failure, failed_request))
@@ -192,6 +204,10 @@ class PromptSizing:
         """Return the count of the prompt that is sent."""
         unknown = Unavailable("the prompt was not counted")
         return unknown if self._counting is None else await self._counting
+
+    async def counted_again(self, request: ChatRequest) -> Count | Unavailable:
+        """Count a prompt that was sent while its model was being loaded: now its server can be asked."""
+        return await self._context.services.counter.count(request, self._target(request))
 
     def stop(self) -> None:
         """Stop counting: the count is not needed any more."""

@@ -199,4 +199,6 @@ class DoorHost:
                     services.log_watch.serve(settings)
                     services.installed.serve(settings)
                     services.model_info.serve(settings)
+                    services.readings.serve(settings)
+                    services.others.serve(settings)
                     services.residency.serve(settings)

@@ -53,6 +53,7 @@ class RenderedPrompt:
     text: str = field(repr=False)
     tokens: int | Unavailable
     is_partial: bool = False
+    token_ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,11 @@ class ServerCounter:
         if isinstance(text, Unavailable):
             self._leave_alone(upstream.base, FOR_EVER if text is NOT_RENDERED else AGAIN_SECONDS)
             return text
-        tokens = self._count(loaded, text) if isinstance(loaded, _LoadedModel) else loaded
-        return RenderedPrompt(text, tokens, is_partial=_leaves_out(text, request))
+        ids = self._token_ids(loaded, text) if isinstance(loaded, _LoadedModel) else loaded
+        is_partial = _leaves_out(text, request)
+        if isinstance(ids, Unavailable):
+            return RenderedPrompt(text, ids, is_partial)
+        return RenderedPrompt(text, len(ids), is_partial, ids)
 
     def count_texts(
         self, base: str, model: str, texts: Sequence[str]
@@ -135,6 +139,11 @@ class ServerCounter:
         self._http.close()
         for client in self._clients.values():
             client.close()
+
+    def process_of(self, base: str, model: str) -> ModelProcess | Unavailable:
+        """Return the process that has this model loaded, if it answers."""
+        loaded = self.loaded_model(base, model)
+        return loaded.process if isinstance(loaded, _LoadedModel) else loaded
 
     def loaded_model(self, base: str, model: str) -> _LoadedModel | Unavailable:
         """Return the process that has this model loaded, below the Ollama at this address."""
@@ -186,13 +195,13 @@ class ServerCounter:
         first = answer.get("bos_token")
         return _LoadedModel(process, first if isinstance(first, str) else "")
 
-    def _count(self, loaded: _LoadedModel, text: str) -> int | Unavailable:
+    def _token_ids(self, loaded: _LoadedModel, text: str) -> tuple[int, ...] | Unavailable:
         tokens = self._tokenize(loaded, text, add_special=True)
         if isinstance(tokens, Unavailable):
             return tokens
         # A first token that the template has written and the tokeniser has added is left out by Ollama.
         is_doubled = bool(loaded.first_token) and text.startswith(loaded.first_token)
-        return len(tokens) - (is_doubled and tokens[:1] == tokens[1:2])
+        return tuple(tokens[1:] if is_doubled and tokens[:1] == tokens[1:2] else tokens)
 
     def _tokenize(
         self, loaded: _LoadedModel, text: str, *, add_special: bool

@@ -66,9 +66,20 @@ def send_answer(
     environment: LocalEnvironment = LocalEnvironment(),  # noqa: B008  # a frozen value
 ) -> None:
     """Let the Aider at the other end of *channel* begin. Raises OSError when it ended meanwhile."""
-    after_dotenv = {"set": dict(environment.set), "unset": list(environment.unset)}
+    after_dotenv = _after_dotenv(environment)
     answer = {"arguments": list(arguments), "environment": {}, "after_dotenv": after_dotenv}
     channel.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def send_variables(channel: socket.socket, environment: LocalEnvironment) -> None:
+    """Tell Aider the variables with which it may load its code; one that was started ahead, then also that it is its
+    turn. Raises OSError when it ended meanwhile.
+    """
+    channel.sendall(json.dumps({"variables": _after_dotenv(environment)}).encode() + b"\n")
+
+
+def _after_dotenv(environment: LocalEnvironment) -> dict[str, object]:
+    return {"set": dict(environment.set), "unset": list(environment.unset)}
 
 
 # Aider asks at its start whether to create a repository, what to add to .gitignore, and whether to open a page on the

@@ -11,6 +11,7 @@ from pathlib import Path
 from aider_guard.core.chat.body import KEEP_SECONDS, RUNNER_OPTIONS
 from aider_guard.core.chat.types import DoorRole, DoorSettings, RoleName, RunnerOption, WindowNeed
 from aider_guard.core.fit import STEP_TOKENS, fit
+from aider_guard.core.other_servers import planned_window
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServedModel, ServerProcess, ServerReport
 from aider_guard.launch.aider_settings import (
@@ -21,12 +22,13 @@ from aider_guard.launch.aider_settings import (
     whole_number,
 )
 from aider_guard.launch.facts import Facts
-from aider_guard.launch.pins import Entries
+from aider_guard.launch.pins import DEFAULT_WINDOW_TOKENS, Entries
 from aider_guard.launch.places import place
-from aider_guard.launch.routes import OLLAMAS_OPENAI, DoorAddress, Routes
+from aider_guard.launch.routes import DoorAddress, Routes
 from aider_guard.launch.server_runtime import Placement
 from aider_guard.ollama.access import valid_headers
 
+NOT_ASKED = Unavailable("its server was not asked")
 LEARNED = "tokens"
 """The folder in the state folder where ratios of tokens are remembered."""
 _DURATION = re.compile(r"(-)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s?)?")
@@ -67,7 +69,8 @@ def door_settings(
 
     *entries* are the user's model settings by name, *windows* the known windows by Aider's names.
     """
-    window = facts.window_tokens if isinstance(facts.window_tokens, int) else 0
+    # The window of Ollama's models, to which a session that begins on another server may turn.
+    window = facts.window_tokens if isinstance(facts.window_tokens, int) else DEFAULT_WINDOW_TOKENS
     of_models = (extra_params(entries.get(name, {})) for name in (EVERY_MODEL, *settings.models))
     sets_keep_alive = any("keep_alive" in params for params in of_models)
     return DoorSettings(
@@ -78,6 +81,7 @@ def door_settings(
         user_keep_alive=sets_keep_alive or server_keeps_longer(facts.server),
         on_overflow=facts.config.on_overflow,
         think_for_side_work=facts.config.think_for_side_work,
+        shows_progress=facts.config.progress == "on",
         refuse_cloud=facts.config.network == "offline",
         smaller_windows=smaller_windows(placement, window),
         tokenizers=settings.tokenizers,
@@ -87,12 +91,15 @@ def door_settings(
 
 
 def served_windows(facts: Facts) -> Mapping[str, int | Unavailable]:
-    """The windows of models on other servers of this machine, by Aider's names, as these servers reported them."""
+    """The windows of models on other servers, by Aider's names: as these servers reported them, or as the door will
+    have them loaded.
+    """
     if isinstance(facts.settings, Unavailable):
         return {}
-    windows = {} if isinstance(facts.server, Unavailable) else facts.server.others
+    models = {} if isinstance(facts.server, Unavailable) else facts.server.others
     names = (model.model for model in served_models(facts.settings))
-    return {name: windows.get(name, Unavailable("its server was not asked")) for name in names}
+    requested = facts.config.num_ctx or 0
+    return {name: planned_window(models.get(name, NOT_ASKED), requested) for name in names}
 
 
 def _roles(
@@ -107,7 +114,7 @@ def _roles(
             prefix = routes.prefix(location.address)
         if prefix is not None:
             window = 0 if ollama_name(model) is not None else windows.get(model, 0)
-            path = "" if prefix == OLLAMAS_OPENAI else prefix.lstrip("/")
+            path = prefix.lstrip("/")
             options = runner_options_of(entries, model)
             yield DoorRole(name, name_on_server(model), path, window, options)
 

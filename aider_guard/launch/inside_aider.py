@@ -1,7 +1,8 @@
 """Runs in Aider's own process, before Aider: describes to the guard what Aider will use, and adds what it answers.
 
 Started as ``INTERPRETER inside_aider.py FD SCRIPT ARGS…``. It sends one JSON line on the socket FD, reads one, and then
-runs Aider as its script would have run it. With ``only:FD`` it sends the line and ends. With ``FD/REPORTS/HOST:PORT,…``
+runs Aider as its script would have run it. With ``only:FD`` it sends the line and ends. With ``standby:FD`` it loads
+Aider's code first, and waits until the guard says that it is its turn. With ``FD/REPORTS/HOST:PORT,…``
 attempts to reach other places than these are refused, and reported on the socket REPORTS, and Aider fetches no lists
 from there.
 
@@ -18,10 +19,13 @@ import importlib
 import importlib.util
 import json
 import os
+import select
 import socket
 import sys
 from typing import Any
 
+_AT_ONCE_SECONDS = 0.1
+"""A server on this machine has mostly answered by then, and Aider begins as early as without the guard."""
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _PACKAGE = "_aider_guard_launch"
 
@@ -57,15 +61,36 @@ def describe_aider(arguments: list[str]) -> dict[str, Any]:
     return description
 
 
-def ask_guard(channel: socket.socket, description: dict[str, Any]) -> dict[str, Any]:
-    """Send the description and wait for the guard's answer; an empty one when the guard is gone."""
+def ask_guard(
+    channel: socket.socket, description: dict[str, Any], arguments: list[str]
+) -> dict[str, Any]:
+    """Send the description and wait for the guard's answer; an empty one when the guard is gone.
+
+    Where the answer does not come at once, as a server is asked first, Aider's code is loaded meanwhile, with the
+    variables that the guard has told before.
+    """
     try:
         send_line(channel, description)
-        with channel.makefile("rb") as lines:
-            answer = lines.readline()
+        answer = receive_line(channel)
+        if "variables" in answer:
+            if not select.select([channel], [], [], _AT_ONCE_SECONDS)[0]:
+                load_inside("standby").load_beside(arguments, answer["variables"])
+            answer = receive_line(channel)
     except OSError:
         return {}
-    return json.loads(answer) if answer.endswith(b"\n") else {}
+    return answer
+
+
+def receive_line(channel: socket.socket) -> dict[str, Any]:
+    """Receive one line, and nothing of the next; an empty value at the end. Raises OSError."""
+    line = b""
+    while not line.endswith(b"\n"):
+        seen = channel.recv(65536, socket.MSG_PEEK)
+        if not seen:
+            return {}
+        line += channel.recv(seen.find(b"\n") + 1 or len(seen))
+    value: dict[str, Any] = json.loads(line)
+    return value
 
 
 def send_line(channel: socket.socket, description: dict[str, Any]) -> None:
@@ -89,19 +114,23 @@ def main() -> Any:
     """Describe Aider, wait for the guard, and run Aider; or only describe it."""
     channels, script, *arguments = sys.argv[1:]
     number, _, hook = channels.partition("/")
-    only = number.startswith("only:")
+    way, _, number = number.rpartition(":")
     become_script(script, arguments)
     allowed_hosts = install_audit_hook(hook) if hook else None
     from aider.main import main as run_aider
 
+    price_lists = load_inside("price_lists")
     if allowed_hosts is not None:
-        load_inside("price_lists").skip_fetches(allowed_hosts)
-    with socket.socket(fileno=int(number.rpartition(":")[2])) as channel:
+        price_lists.skip_fetches(allowed_hosts)
+    price_lists.read_faster()
+    with socket.socket(fileno=int(number)) as channel:
         channel.set_inheritable(False)
+        if way == "standby":
+            load_inside("standby").wait_for_turn(channel, arguments, receive_line)
         description = describe_aider(arguments)
-        if only:
+        if way == "only":
             return send_line(channel, description)
-        answer = ask_guard(channel, description)
+        answer = ask_guard(channel, description, arguments)
     os.environ.update(answer.get("environment", {}))
     forced = answer.get("after_dotenv", {})
     if forced:

@@ -169,6 +169,12 @@ def pin_window(
     pins = make_pins(settings, facts.config.num_ctx, trained, automatic, others)
     window = pins.window_tokens
     if isinstance(placement, Unavailable):
-        return replace(facts, window_tokens=window, fit=placement), pins
+        told = window if pins.windows or not others.windows else _first_reason(others)
+        return replace(facts, window_tokens=told, fit=placement), pins
     candidates, cards, runtime = placement
     return replace(facts, window_tokens=window, fit=fit(candidates, cards, window, runtime)), pins
+
+
+def _first_reason(others: OtherServers) -> int | Unavailable:
+    """Why the window of the first model is not known, where none of them is."""
+    return next(iter(others.windows.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from typing import Any, Literal
 
@@ -120,7 +120,13 @@ class _RouteBuilder:
             names = chain([name], (f"{name}-{number}" for number in count(2)))
             path = next(path for path in names if path not in used)
             kind: Literal["ollama", "openai"] = "ollama" if provider == _OLLAMA else "openai"
-            asked = headers if kind == "ollama" else ()  # others are asked before the start only
-            self.upstreams.append(Upstream(path, connectable_base(address), kind, asked))
+            self.upstreams.append(Upstream(path, connectable_base(address), kind, headers))
             self.prefixes[key] = f"/{path}"
+        elif headers:  # a role's, for a server that a variable has named before
+            self.upstreams = [
+                replace(one, headers=one.headers or headers)
+                if one.path and f"/{one.path}" == self.prefixes[key]
+                else one
+                for one in self.upstreams
+            ]
         return self.prefixes[key]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from aider_guard.core.readings import (
     held_bytes,
 )
 from aider_guard.core.server_report import ModelMissing, ServerReport
+from aider_guard.paths import replace_file
 
 MAIN_MEMORY = "main memory"
 
@@ -242,12 +241,6 @@ def remember(folder: Path, name: str, error_bytes: int) -> None:
     """Write one model's difference. Raises OSError when it cannot be written; the file is then as it was."""
     corrections = {**read_corrections(folder), canonical_name(name): error_bytes}
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Two sessions may write at once: each writes a file of its own, and the last one wins as a whole.
-    draft = folder / f"{CORRECTIONS_FILE}.{os.getpid()}"
-    try:
-        draft.write_text(json.dumps(corrections, indent=1, sort_keys=True), encoding="utf-8")
-        draft.replace(folder / CORRECTIONS_FILE)
-    except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
+    # Two sessions may write at once: each writes a draft of its own, and the last one wins as a whole.
+    text = json.dumps(corrections, indent=1, sort_keys=True)
+    replace_file(folder / CORRECTIONS_FILE, text.encode("ascii"))

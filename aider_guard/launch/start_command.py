@@ -80,12 +80,14 @@ def aider_command(
     *,
     report_fd: int = -1,
     allowed: Sequence[Place] = (),
+    ahead: bool = False,
 ) -> list[str]:
     """The command line of an Aider that waits for the guard's answer on *channel* before it begins.
 
     Unless *report_fd* is -1, its Python reports there each attempt to connect, and reaches only the *allowed* places.
+    One that is started *ahead* loads its code, and waits for its turn before it asks.
     """
-    channels = str(channel.fileno())
+    channels = f"standby:{channel.fileno()}" if ahead else str(channel.fileno())
     if report_fd >= 0:
         channels += f"/{report_fd}/{','.join(map(str, allowed))}"
     return [*aider.interpreter, str(INSIDE_AIDER), channels, aider.script, *arguments]

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
 import httpx
 
-from aider_guard.core.architecture import LISTS, Architecture, parse_architecture
+from aider_guard.core.architecture import (
+    LISTS,
+    Architecture,
+    even_tokens,
+    goes_back,
+    parse_architecture,
+)
 from aider_guard.core.model_names import full_name, is_cloud_name, is_valid_name
 from aider_guard.core.printable import printable
 from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
@@ -152,6 +158,19 @@ def stub_facts(name: str, resolved: str, remote_host: str) -> ModelFacts:
     """The facts of a name whose model runs on another machine: nothing but that is known."""
     unknown = Unavailable(f"{name} runs on {remote_host}, not here")
     return ModelFacts(name, resolved, unknown, unknown, unknown, remote_host=remote_host)
+
+
+@dataclass(frozen=True)
+class ModelTraits:
+    """What a request to a model depends on: the longest context, which is all that Ollama loads, whatever it is asked
+    for; whether it can think, and whether its cache goes back to a common beginning. What is not said is the usual.
+    """
+
+    trained_tokens: int | Unavailable
+    thinks: bool = False
+    goes_back: bool = True
+    even_tokens: float | Unavailable = Unavailable("the model's shape is not known")
+    """Behind how many tokens its attention takes as long as its weights."""
 
 
 def trained_tokens(name: str, model_info: object) -> int | Unavailable:
@@ -322,19 +341,14 @@ class OllamaClient:
         shown = self._show(name, timeout_seconds)
         return remote_host(shown) if isinstance(shown, dict) else shown
 
-    def context_and_thinking(
-        self, name: str, timeout_seconds: float | None = None
-    ) -> tuple[int | Unavailable, bool]:
-        """The longest context of an installed model, and whether it can think; False where that is not said.
-
-        Ollama loads no longer context, whatever it is asked for.
-        """
+    def traits(self, name: str, timeout_seconds: float | None = None) -> ModelTraits:
+        """What a request to an installed model depends on."""
         shown = self._show(name, timeout_seconds)
         if not isinstance(shown, dict):
-            return _why_not(name, shown), False
-        can = shown.get("capabilities")
+            return ModelTraits(_why_not(name, shown))
+        can, info = shown.get("capabilities"), shown.get("model_info")
         thinks = isinstance(can, list) and "thinking" in can
-        return trained_tokens(name, shown.get("model_info")), thinks
+        return ModelTraits(trained_tokens(name, info), thinks, goes_back(info), even_tokens(info))
 
     def render(
         self, path: str, body: Mapping[str, Any], timeout_seconds: float | None = None

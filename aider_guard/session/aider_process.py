@@ -364,6 +364,14 @@ class AiderProcess:
         self._relay.attach(child.fd)
         self._loop.watch(child.fd, READ, self._read)
 
+    def retire(self) -> Child | None:
+        """Relay Aider no more, and hand it over: it still runs. What it has not taken is dropped."""
+        child, self.child, self.channels = self.child, None, None
+        if child is not None:
+            self._loop.forget(child.fd)
+            self._relay.detach()
+        return child
+
     def _read(self, _events: int) -> None:
         if data := self._relay.read_child():
             self.on_output(data)

@@ -94,6 +94,16 @@ class Hold:
             self.answer()
 
 
+def ends_in_character(data: bytes) -> bool:
+    """Return whether bytes end inside a character of UTF-8."""
+    tail = data[-3:]
+    start = max((at for at, byte in enumerate(tail) if byte >= 0xC0), default=-1)
+    if start < 0:
+        return False
+    length = 2 if tail[start] < 0xE0 else 3 if tail[start] < 0xF0 else 4
+    return len(tail) - start < length
+
+
 class Console:
     """Between the relay and the policy: ``post`` takes events, ``held`` those that are recognised inside a hold.
 
@@ -109,6 +119,7 @@ class Console:
         line_modes: Callable[[], LineModes | None],
         columns: Callable[[], int],
         colour: bool,
+        titles: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._relay = relay
@@ -117,6 +128,8 @@ class Console:
         self._line_modes = line_modes
         self._columns = columns
         self._colour = colour
+        self._titles, self._title, self._wanted_title = titles, "", ""
+        self._ends_in_character = False
         self._clock = clock
         self._keyboard = Keyboard()
         self._cursor_answer = b""
@@ -138,6 +151,8 @@ class Console:
         events = self.screen.feed(data)
         if self.hold is None:
             self.to_screen(data)
+            self._ends_in_character = ends_in_character(data)
+            self._draw_title()
         else:
             self.hold.child_wrote(data)
         for event in events:
@@ -199,10 +214,13 @@ class Console:
         Keys that were typed before have their time to be drawn: one that stays unseen was read by something else.
         """
         # What Aider draws later all the same, as it was stopped, is seen before our command is submitted (hidden.py).
-        quiet_seconds = (
-            max(quiet_seconds, _READ_BY_NOW_SECONDS) if self._sent.may_come else quiet_seconds
-        )
-        return self.line_is_free() and self._clock() - self.last_output_at >= quiet_seconds
+        return self.line_is_free() and not self.quiet_in(quiet_seconds)
+
+    def quiet_in(self, quiet_seconds: float) -> float:
+        """Return the seconds until Aider was silent for so long, and keys were drawn; 0 when it was already."""
+        if self._sent.may_come:
+            quiet_seconds = max(quiet_seconds, _READ_BY_NOW_SECONDS)
+        return max(0.0, self.last_output_at + quiet_seconds - self._clock())
 
     def line_is_free(self) -> bool:
         """Whether the line of the main prompt is drawn as empty now, with no key typed since the prompt was shown."""
@@ -265,6 +283,19 @@ class Console:
         """Put bytes on the user's screen."""
         self.modes.feed(data)
         self._relay.to_terminal(data)
+
+    def set_title(self, text: str) -> None:
+        """Show a title of the terminal's window, "" for the one that it had; as soon as nothing is cut apart by it."""
+        self._wanted_title = text if self._titles else ""
+        self._draw_title()
+
+    def _draw_title(self) -> None:
+        if self._wanted_title == self._title or self.hold is not None:
+            return
+        if not (self.modes.is_inside or self._ends_in_character):
+            title = notices.title(self._wanted_title, was_shown=bool(self._title))
+            self._title = self._wanted_title
+            self.to_screen(title)
 
     def show(self, notice: Notice) -> None:
         """Print a notice above the prompt: now if that is untouched, else above the next one."""
@@ -378,6 +409,7 @@ class Console:
         What an Aider that ended by itself left on is its own choice.
         """
         self.abandon_restart()
+        self.set_title("")
         if killed:
             # A prompt that is still open was left by the kill: the shell's own belongs on a line of its own.
             below = b"\r\n" if self.screen.prompt_open else b""

@@ -8,12 +8,17 @@ import os
 import shutil
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from aider_guard.core.events import Event, RestartRequested
+from aider_guard.core.chat.events import ReadingEstimated
+from aider_guard.core.chat.size import usual_reserve
+from aider_guard.core.chat_contents import advise_room, newest_rows
+from aider_guard.core.events import Event, RestartRequested, TurnFinished
 from aider_guard.core.readings import MemoryReading, Unavailable
+from aider_guard.core.rules.lifecycle import why_not_restarted
 from aider_guard.core.state import (
     Phase,
     State,
@@ -140,7 +145,7 @@ def stopped_facts(session: SessionFolder) -> dict[str, Any]:
     """Return what is known of a session that cannot answer now, in the form of ``session_facts``."""
     folder, ours = session.working_directory, State()
     facts = session_facts(ours, session_id=session.id, pid=session.pid, folder=folder)
-    return {**facts, "phase": STOPPED, "turns": None, "restarts": None}
+    return {**facts, "phase": STOPPED, "turns": None, "turns_until_restart": None, "restarts": None}
 
 
 def session_facts(state: State, *, session_id: str, pid: int, folder: str = "") -> dict[str, Any]:
@@ -165,15 +170,38 @@ def session_facts(state: State, *, session_id: str, pid: int, folder: str = "") 
         "model": state.main_model or None,
         "phase": phase,
         "turns": state.turns,
+        "turns_until_restart": _turns_until_restart(state),
         "used_tokens": _known(used_tokens(state)),
         "used_is_measured": is_measured(state),
         "window_tokens": _known(window_tokens(state)),
         "fill_percent": None if isinstance(percent, Unavailable) else round(percent, 1),
+        "parts": _parts(state),
+        "drop_command": _drop_command(state),
+        "reserve_tokens": _reserve(state),
         "memory": _memory(state.memory),
         "models": models,
         "restarts": state.restarts,
+        "reading": _reading(state.reading),
+        "last_turn": _last_turn(state.last_turn),
         "last_notice": state.last_notice or None,
     }
+
+
+def _reading(reading: ReadingEstimated | None) -> dict[str, Any] | None:
+    if reading is None:
+        return None
+    return {
+        "prompt_tokens": reading.prompt_tokens,
+        "cached_tokens": reading.cached_tokens,
+        "read_tokens": reading.read_tokens,
+        "seconds_left": reading.seconds_left,
+    }
+
+
+def _last_turn(turn: TurnFinished | None) -> dict[str, Any] | None:
+    if turn is None:
+        return None
+    return {"read_tokens": _known(turn.read_tokens), "cached_tokens": _known(turn.cached_tokens)}
 
 
 def _known(value: int | Unavailable) -> int | None:
@@ -201,3 +229,33 @@ def _memory(reading: MemoryReading | Unavailable) -> dict[str, Any] | None:
         "ram_total_bytes": ram and ram.total_bytes,
         "ollama_bytes": _known(ram.ollama_bytes) if ram else None,
     }
+
+
+def _turns_until_restart(state: State) -> int | None:
+    """Return how many turns Aider has left; None where it is not restarted by their number."""
+    limit = state.limits.max_turns
+    if not limit or why_not_restarted(state):
+        return None
+    return max(0, limit - state.turns_in_launch)
+
+
+def _parts(state: State) -> list[dict[str, Any]]:
+    """Return what takes the window, in tokens by the kind of it."""
+    sums: Counter[str] = Counter()
+    for row in newest_rows(state):
+        sums[row.kind] += row.tokens
+    return [{"kind": kind, "tokens": tokens} for kind, tokens in sums.most_common()]
+
+
+def _reserve(state: State) -> int | None:
+    window = window_tokens(state)
+    return None if isinstance(window, Unavailable) else usual_reserve(window)
+
+
+def _drop_command(state: State) -> str | None:
+    """Return the command that makes room, as a notice would name it; None where none is needed or known."""
+    used, window = used_tokens(state), window_tokens(state)
+    if isinstance(used, Unavailable) or isinstance(window, Unavailable) or window <= 0:
+        return None
+    advice = advise_room(state, newest_rows(state), used, window)
+    return advice.command if advice is not None else None

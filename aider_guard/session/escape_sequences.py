@@ -147,6 +147,11 @@ class OutputModes:
             case b"=":
                 self._kitty[screen] = max(1, self._kitty[screen])
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether the bytes so far end inside a sequence, where nothing else may be written."""
+        return bool(self._string or self._tail)
+
     def resets(self) -> bytes:
         """The bytes that undo what is on, in the order in which they must be sent; empty for nothing."""
         parts = [b"\x1b\\" if self._string else b"\x18" if self._tail else b""]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from aider_guard.core.actions import (
     Action,
+    AskStandby,
     CountFiles,
     CountTexts,
     EndSession,
@@ -16,12 +17,17 @@ from aider_guard.core.actions import (
     Notice,
     OfferRestart,
     RememberNeed,
+    RetireAider,
     RunHidden,
     ShowNotice,
+    ShowTitle,
     SignalAider,
+    SignalRetired,
     StartAider,
     StartSidecar,
+    StartStandby,
     StopAider,
+    StopStandby,
     UnloadModels,
     WakeCounter,
     WarmModel,
@@ -31,7 +37,9 @@ from aider_guard.core.chat_contents import is_among
 from aider_guard.core.chatlog import Exchange
 from aider_guard.core.events import (
     AiderExited,
+    AiderRetired,
     AiderStarted,
+    CommandNotTyped,
     Event,
     ExchangesCarried,
     ModelsChosen,
@@ -49,6 +57,8 @@ from aider_guard.session.console import QUESTION, Console, RestartOffer
 from aider_guard.session.hidden import HiddenCommands
 from aider_guard.session.launches import Launches, estimate_tokens
 from aider_guard.session.sidecar_process import SidecarSupervisor
+from aider_guard.session.standby import RetiredAider, StandbyAider
+from aider_guard.session.start_aider import Started
 from aider_guard.session.terminal import Terminal
 
 SHOW_START = "show_start"
@@ -71,6 +81,8 @@ class ActionExecutor:
     loop: Loop
     launches: Launches
     aider: AiderProcess
+    standby: StandbyAider
+    retired: RetiredAider
     sidecar: SidecarSupervisor
     hidden: HiddenCommands
     await_question: Callable[[], None]
@@ -92,7 +104,11 @@ class ActionExecutor:
         match action:
             case ShowNotice(notice):
                 self.console.show(notice)
+            case ShowTitle(text):
+                self.console.set_title(text)
             case RunHidden(command):
+                if command == "save":
+                    self._snapshot_chat()
                 self.hidden.run(command, self.launches)
             case CountFiles() | WarmModel() | WakeCounter():
                 self.sidecar.send(action)
@@ -100,10 +116,20 @@ class ActionExecutor:
                 self._stop()
             case SignalAider(name):
                 self.aider.signal(_SIGNALS[name])
+            case StartStandby():
+                self.standby.start()
+            case AskStandby():
+                self.standby.ask()
+            case StopStandby():
+                self.standby.stop()
+            case RetireAider():
+                self._retire()
+            case SignalRetired(name):
+                self.retired.signal(_SIGNALS[name])
             case UnloadModels(names, wait_seconds):
                 self._unload(names, wait_seconds)
-            case StartAider(_, handoff):
-                self._start_aider(handoff)
+            case StartAider(_, handoff, standby):
+                self._start_aider(handoff, self.standby.take() if standby else None)
             case OfferRestart(notice):
                 self._offer_restart(notice)
             case EndSession(status, notice):
@@ -134,9 +160,19 @@ class ActionExecutor:
 
     def _stop(self) -> None:
         """Type /exit without showing it; from here to the next prompt the user sees one line of progress."""
-        self._snapshot_chat()
         self.hidden.run("exit", self.launches)
         self.loop.after("tick", 0.0, self._show_progress)
+
+    def _retire(self) -> None:
+        """Let go of Aider, which is to end by itself; what it still writes is not shown."""
+        if not self.hidden.retire(self.launches):
+            self.post(CommandNotTyped("exit"))
+            return
+        child = self.aider.retire()
+        if child is not None:
+            self.retired.adopt(child)
+        self._begin_restart()
+        self.post(AiderRetired())
 
     def _begin_restart(self) -> None:
         self.console.begin_restart()
@@ -166,7 +202,7 @@ class ActionExecutor:
             why = "the sidecar does not run" if ours else "another session works with the model"
             self.post(ModelsUnloaded((), Unavailable(why), 0.0))
 
-    def _start_aider(self, handoff: Handoff) -> None:
+    def _start_aider(self, handoff: Handoff, started: Started | None) -> None:
         tokens = self._counted.tokens if self._counted is not None else Unavailable("not counted")
         if isinstance(tokens, Unavailable) or len(tokens) != len(self._exchanges):
             tokens = tuple(estimate_tokens(exchange) for exchange in self._exchanges)
@@ -175,7 +211,9 @@ class ActionExecutor:
         self.loop.after(SHOW_START, _SHOW_START_SECONDS, self.console.abandon_restart)
         size, attributes = self.terminal.size(), self.terminal.attributes()
         try:
-            self.aider.adopt(self.launches.start(size, attributes, handoff))
+            started = started or self.launches.start(size, attributes)
+            self.launches.adopt(started, handoff)
+            self.aider.adopt(started.child)
             self.announce_launch()
         except LaunchError as error:
             # For the policy it is an Aider that ended at once: tried again, and given up in the end.

@@ -97,6 +97,21 @@ class HiddenCommands:
         self.relay.to_child(self._word.encode())
         self.wait_again()
 
+    def retire(self, launches: Launches) -> bool:
+        """Type ``/exit`` and Enter at once; False when the line is not free, and nothing is typed.
+
+        For the prompt after ``/save``, which was drawn alone on its line: no key came before it, and keys wait since.
+        """
+        if not self.console.line_is_free():
+            return False
+        if launches.histories is not None:
+            launches.histories.begin_hidden()  # without the mark, "/exit" stays in the user's history
+        prompt = self.console.prompt
+        is_multiline = prompt is not None and prompt.multiline
+        self.relay.to_child(b"/exit" + (b"\x1b\r" if is_multiline else b"\r"))
+        self.relay.flush()
+        return True
+
     def wait_again(self) -> None:
         """Begin the time that Aider has for its next step again, as the session was stopped meanwhile."""
         match self._stage:

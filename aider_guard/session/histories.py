@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aider_guard.airgap.own_files import own_files
 from aider_guard.errors import LaunchError
-from aider_guard.paths import belongs_to_user
+from aider_guard.paths import belongs_to_user, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -91,12 +91,7 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: object) -> None:
     """Write a file of ours so that a kill leaves the old or the new one. Raises OSError."""
-    new = path.with_name(f"{path.name}.new")
-    with new.open("wb") as file:
-        file.write(json.dumps(value).encode("ascii"))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    replace_file(path, json.dumps(value).encode("ascii"), sync=True)
 
 
 def save_progress(launch: Path, kind: str, progress: MergeProgress) -> MergeProgress:

@@ -13,7 +13,7 @@ from typing import Any
 
 from aider_guard.airgap.served import Sandbox
 from aider_guard.config import Config
-from aider_guard.core.actions import Handoff
+from aider_guard.core.actions import Handoff, Notice
 from aider_guard.core.chatlog import (
     Announced,
     Exchange,
@@ -22,6 +22,7 @@ from aider_guard.core.chatlog import (
     exchanges,
     last_exchanges,
     render_for_restore,
+    works_with_git,
 )
 from aider_guard.core.drop_advice import why_not
 from aider_guard.core.fit import Fit, Need
@@ -34,7 +35,6 @@ from aider_guard.launch.environment import LocalEnvironment
 from aider_guard.launch.pins import DEFAULT_WINDOW_TOKENS
 from aider_guard.launch.plan import Plan
 from aider_guard.session import registry
-from aider_guard.session.aider_process import Child
 from aider_guard.session.histories import PrivateHistories
 from aider_guard.session.start_aider import Started, start_aider
 from aider_guard.session.terminal import Size
@@ -52,6 +52,8 @@ class Launch:
     settings: AiderSettings | Unavailable = Unavailable("Aider has not said yet what it will use")
     files: command.LaunchFiles | None = None
     window_tokens: int | Unavailable = Unavailable("the window is not fixed yet")
+    environment: LocalEnvironment = LocalEnvironment()
+    """The variables that it got after every ``.env``."""
     needs: tuple[Need, ...] = ()
     """What each model was computed to need."""
 
@@ -73,6 +75,11 @@ class Launch:
             return bytes(self.received)
         return None if data else b""
 
+    def tell_variables(self, environment: LocalEnvironment) -> None:
+        """Let Aider load its code with these variables while it waits for the answer."""
+        with contextlib.suppress(OSError):  # as below
+            command.send_variables(self.channel, environment)
+
     def answer(
         self,
         arguments: Sequence[str],
@@ -83,6 +90,18 @@ class Launch:
         # Aider may have ended meanwhile, which is noticed by its exit.
         with contextlib.suppress(OSError):
             command.send_answer(self.channel, arguments, environment)
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a session takes over from one that ended."""
+
+    handoff: Handoff
+    exchanges: tuple[Exchange, ...] = ()
+    announced: Announced | None = None
+    has_git: bool = True
+    notice: Notice = Notice("resumed", ())
+    """What is said above the first prompt."""
 
 
 def ollama_names(settings: AiderSettings) -> tuple[str, ...]:
@@ -148,23 +167,23 @@ class Launches:
         self.unnameable_files: tuple[str, ...] = ()
         """The files that were not handed over, because no command of Aider's can name them."""
 
-    def start(
-        self, size: Size, attributes: list[Any] | None, handoff: Handoff | None = None
-    ) -> Child:
-        """Start Aider again. Raises LaunchError when it cannot be started."""
-        started = start_aider(
-            self._aider, self._arguments, self._environment, size, attributes, sandbox=self._sandbox
+    def start(self, size: Size, attributes: list[Any] | None, *, ahead: bool = False) -> Started:
+        """Start Aider again, *ahead* of its turn or for now. Raises LaunchError when it cannot be started."""
+        return start_aider(
+            *(self._aider, self._arguments, self._environment, size, attributes),
+            sandbox=self._sandbox,
+            ahead=ahead,
         )
-        self.adopt(started, handoff)
-        return started.child
 
     def adopt(self, started: Started, handoff: Handoff | None = None) -> None:
-        """Make the Aider that was started this session's next launch. Raises LaunchError."""
+        """Make the Aider that was started this session's next launch. Raises LaunchError, and ends it then."""
         self.count += 1
         folder = self._folder / f"launch-{self.count}"
         try:
             folder.mkdir(mode=0o700)
         except OSError as error:
+            started.channel.close()
+            started.child.end()
             raise LaunchError(f"{folder} cannot be made: {error.strerror}") from error
         self.current = Launch(self.count, folder, handoff, started.channel)
 
@@ -184,6 +203,7 @@ class Launches:
             return
         launch.window_tokens = plan.window_tokens
         launch.needs = plan.fit.needs if isinstance(plan.fit, Fit) else ()
+        launch.environment = plan.environment
         model_settings, metadata = pins.write_pins(plan.pins, launch.folder)
         launch.files = self._files(launch, settings, model_settings, metadata)
         arguments = command.session_arguments(launch.files, settings)
@@ -204,7 +224,7 @@ class Launches:
     def _files(
         self, launch: Launch, settings: AiderSettings, model_settings: Path, metadata: Path
     ) -> command.LaunchFiles:
-        users_chat, encoding = _path(settings.chat_history_file), _encoding(settings)
+        users_chat, encoding = _path(settings.chat_history_file), encoding_of(settings)
         if self.histories is None:
             users_input = _path(settings.input_history_file)
             self.histories = PrivateHistories(self._folder, users_chat, users_input)
@@ -232,7 +252,7 @@ class Launches:
             name for name in handoff.editable if os.path.exists(os.path.join(root, name))
         )
         launched = [os.path.relpath(name, root) for name in settings.read or ()]
-        encoding = _encoding(settings)
+        encoding = encoding_of(settings)
 
         def is_nameable(name: str) -> bool:
             return not why_not(name) and name.encode(encoding, "replace").decode(encoding) == name
@@ -286,6 +306,17 @@ class Launches:
 
     # What the next launch takes over
 
+    def take_over(self, resumed: Resumed) -> None:
+        """Begin the first launch, which was adopted already, with the chat of an earlier session.
+
+        Its models are named at each launch of this session, as what the user's own settings name may be others by now.
+        """
+        self._first, self._last = _NOT_ANNOUNCED, resumed.announced or _NOT_ANNOUNCED
+        self._has_git = resumed.has_git
+        self._seed = render_for_restore(resumed.exchanges)
+        assert self.current is not None
+        self.current.handoff = resumed.handoff
+
     def chat_text(self) -> str:
         """Return the private chat history of this launch so far."""
         if self.current is None or self.current.files is None:
@@ -302,7 +333,7 @@ class Launches:
         announced = announcements(text)
         if announced is not None:
             self._last = announced
-        self._has_git = "\n> Git repo: none" not in text  # base_coder.py, get_announcements
+        self._has_git = works_with_git(text)
         return exchanges(text)
 
     def note_first_announcement(self) -> None:
@@ -323,7 +354,7 @@ def _path(name: str | None) -> Path | None:
     return Path(name).absolute() if name else None
 
 
-def _encoding(settings: AiderSettings) -> str:
+def encoding_of(settings: AiderSettings) -> str:
     """Return the encoding of Aider's files; an unknown one is refused by Aider itself."""
     try:
         return codecs.lookup(settings.encoding).name

@@ -30,6 +30,7 @@ HELPERS: Final = (
     "uvicorn.lifespan.off",
     "uvicorn.loops.asyncio",
     "uvicorn.protocols.http.httptools_impl",
+    "tiktoken_ext.openai_public",
     "aider_guard.counting.files",
     "aider_guard.paths",
     "aider_guard.ollama.log_files",

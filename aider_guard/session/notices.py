@@ -12,6 +12,7 @@ the line printed again below.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,28 @@ def above(prompt: ShownPrompt, text: str) -> bytes:
 def progress(text: str, columns: int) -> bytes:
     """Return the bytes of a line of progress, drawn over the last one."""
     return b"\r\x1b[2K" + printable(PREFIX + text)[: max(1, columns - 1)].encode("utf-8", "replace")
+
+
+# The title of the terminal's window: the one that it has is kept on the terminal's own stack (XTWINOPS 22 and 23).
+
+_TITLED = re.compile(
+    r"(xterm|tmux|rxvt|alacritty|foot|contour|ghostty|kitty|konsole|gnome|vte|wezterm|mintty|iterm)"
+)
+
+
+def has_titles(environment: Mapping[str, str]) -> bool:
+    """Whether the terminal's type is one that keeps and shows titles; others may print them."""
+    term = environment.get("TERM", "").lower()
+    in_tmux = term.startswith("screen") and bool(environment.get("TMUX"))
+    return bool(_TITLED.match(term)) or in_tmux
+
+
+def title(text: str, *, was_shown: bool) -> bytes:
+    """Return the bytes that show a title, or give the terminal back the one that it had."""
+    if not text:
+        return b"\x1b[23;2t" if was_shown else b""
+    kept = b"" if was_shown else b"\x1b[22;2t"
+    return kept + b"\x1b]2;" + printable(text).encode("ascii", "replace") + b"\x1b\\"
 
 
 PROGRESS_DONE = b"\r\x1b[2K"

@@ -19,6 +19,7 @@ from aider_guard.launch.aider import Aider
 from aider_guard.launch.aider_settings import AiderSettings
 from aider_guard.launch.cloud_variables import OLLAMA_ADDRESSES
 from aider_guard.launch.door_settings import DoorAddresses
+from aider_guard.launch.environment import LocalEnvironment, local_environment
 from aider_guard.launch.facts import NOT_TRIED, Facts, RepoFacts
 from aider_guard.launch.ollama_address import may_be_asked, ollama_access, ollama_address
 from aider_guard.launch.plan import Plan, make_plan
@@ -70,6 +71,10 @@ class Planner:
         return self.config.network == "open" or may_be_asked(
             self.config, settings, self.environment
         )
+
+    def local_environment(self, settings: AiderSettings) -> LocalEnvironment:
+        """Return the variables that keep a session local, without the addresses of the door."""
+        return local_environment(self.config, settings, self.server(settings), self.refusing)
 
     def plan(
         self,

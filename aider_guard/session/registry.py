@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from aider_guard.errors import LaunchError
-from aider_guard.paths import belongs_to_user
+from aider_guard.paths import belongs_to_user, replace_file
 
 _RECORD = "session.json"
 _MODELS = "models.json"
-KEPT_SESSIONS = 20
+KEPT_RUNS = 20
+KEPT_DAYS = 30
 _PIDS = 1 << 31  # pid_t; 0 and negative ones mean groups to kill(2)
 
 
@@ -128,10 +130,8 @@ def note_models(session: Path, models: Iterable[str], window_tokens: int = 0) ->
 
     Other sessions may read it at any time. Raises OSError.
     """
-    draft = session / f"{_MODELS}.new"
     windows = dict.fromkeys(sorted(models), window_tokens)
-    draft.write_text(json.dumps(windows), encoding="utf-8")
-    draft.replace(session / _MODELS)
+    replace_file(session / _MODELS, json.dumps(windows).encode("ascii"))
 
 
 def models_of_others(session: Path) -> frozenset[str]:
@@ -165,18 +165,34 @@ def forget_launches(session: Path) -> None:
         shutil.rmtree(launch, ignore_errors=True)
 
 
-def prune(sessions: Path, *, keep: int = KEPT_SESSIONS) -> None:
-    """Remove the oldest sessions that ended and have nothing left to merge; *keep* of them stay.
+def prune(sessions: Path, *, keep: int | None = None) -> None:
+    """Remove sessions that ended and have nothing left to merge: those of 30 days ago, and the oldest but *keep*.
 
-    As many runs without a conversation, which have no record, are kept beside them: a script that runs many of these
-    does not displace a session.
+    Without *keep* their number does not matter. Twenty runs without a conversation, which have no record, are kept
+    beside them: a script that runs many of these does not displace a session.
     """
     ended = [path for path in sorted(sessions.glob("*-*")) if not is_alive(path)]
     recorded = [path for path in ended if (path / _RECORD).exists()]
     others = [path for path in ended if path not in recorded]
-    for path in (path for kind in (recorded, others) for path in kind[: max(0, len(kind) - keep)]):
-        if not (path / "histories.json").exists():
-            shutil.rmtree(path, ignore_errors=True)
+    for kind, kept in ((recorded, keep), (others, KEPT_RUNS)):
+        outnumbered = kind[: max(0, len(kind) - kept)] if kept is not None else []
+        for path in kind:
+            if path in outnumbered or _is_old(path):
+                remove(path)
+
+
+def remove(session: Path) -> None:
+    """Remove the folder of a session that ended, but for histories that are not merged yet."""
+    if not (session / "histories.json").exists():
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def _is_old(session: Path) -> bool:
+    try:
+        written = max(path.stat().st_mtime for path in (session, *session.iterdir()))
+    except OSError:
+        return False  # another guard removes it just now
+    return time.time() - written > KEPT_DAYS * 86_400
 
 
 def _exists(pid: int) -> bool:

@@ -20,6 +20,7 @@ from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.signals import signals_as_wakeups
 
 if TYPE_CHECKING:
+    from aider_guard.session.launches import Resumed
     from aider_guard.session.session import Session
 
 _WATCHED_SIGNALS = (
@@ -35,9 +36,15 @@ _STUCK_SECONDS = 2.0
 
 
 def run_session(
-    config: Config, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
+    config: Config,
+    arguments: Sequence[str],
+    environment: Mapping[str, str] = os.environ,
+    *,
+    resumed: Resumed | None = None,
 ) -> int:
     """Run Aider under guard in this terminal, and return its exit status.
+
+    With *resumed*, it begins with the chat of an earlier session.
 
     Raises GuardError when it cannot be started.
     """
@@ -68,13 +75,17 @@ def run_session(
         planner.arguments = tuple(arguments)
         parts = SessionParts(planner, folder, terminal, fds, listener, sandbox, stack, starter)
         session = assemble(parts, started, arguments, aiders_environment)
+        if resumed is not None:
+            session.take_over(resumed)
+        if config.keep_sessions:
+            session.keep_for_resuming(folder, arguments, keep=config.keep)
         session.watch(fds, wakeups)
         with terminal.raw_mode():
             try:
                 _run(session, sandbox)
             finally:
                 _leave_screen(session, fds)
-    return _close(session, folder)
+    return _close(session, folder, config.keep_sessions)
 
 
 def _run(session: Session, sandbox: Sandbox) -> None:
@@ -89,12 +100,14 @@ def _run(session: Session, sandbox: Sandbox) -> None:
     sandbox.flush()
 
 
-def _close(session: Session, folder: registry.SessionFolder) -> int:
+def _close(session: Session, folder: registry.SessionFolder, keep_sessions: int) -> int:
     """Merge the histories, print the remaining notices, and tidy up."""
     from aider_guard.core.actions import Notice
     from aider_guard.core.egress_messages import end_line
+    from aider_guard.session.kept_sessions import prune_kept
     from aider_guard.session.notices import print_notices
 
+    session.keep_chat()
     problems = session.merge_histories()
     last = end_line(session.state)
     notices = [*session.leftover_notices(), *([last] if last is not None else [])]
@@ -103,7 +116,10 @@ def _close(session: Session, folder: registry.SessionFolder) -> int:
     if not problems:
         registry.forget_launches(folder.path)
         (folder.path / "histories.json").unlink(missing_ok=True)
-    registry.prune(folder.path.parent)
+    registry.prune(folder.path.parent, keep=keep_sessions)
+    prune_kept(folder.path.parent, keep=keep_sessions)
+    if not keep_sessions:
+        registry.remove(folder.path)
     return session.exit_status
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aider_guard.airgap.served import Sandbox
 from aider_guard.config import Config
@@ -25,6 +25,7 @@ from aider_guard.core.events import (
     PromptClosed,
     PromptSettled,
     PromptShown,
+    RetiredExited,
     TurnStarted,
 )
 from aider_guard.core.rules.lifecycle import why_not_restarted
@@ -32,6 +33,7 @@ from aider_guard.core.rules.turns import has_begun
 from aider_guard.core.screen import ScreenEvent
 from aider_guard.core.state import Limits, Phase, State
 from aider_guard.journal import Journal, open_journal
+from aider_guard.launch.environment import LocalEnvironment
 from aider_guard.launch.server_runtime import remember
 from aider_guard.loop import READ, Loop
 from aider_guard.process_starter import ProcessStarter
@@ -44,10 +46,12 @@ from aider_guard.session.executor import SHOW_START, ActionExecutor
 from aider_guard.session.hidden import HiddenCommands
 from aider_guard.session.histories import merge_leftovers
 from aider_guard.session.input import Input
-from aider_guard.session.launches import Launches
+from aider_guard.session.kept_sessions import SessionKeeper
+from aider_guard.session.launches import Launches, Resumed
 from aider_guard.session.planning import Planner
 from aider_guard.session.relay import Relay
 from aider_guard.session.sidecar_process import SidecarSupervisor
+from aider_guard.session.standby import RetiredAider, StandbyAider
 from aider_guard.session.start_aider import DoorListener, Started
 from aider_guard.session.startup import Startup
 from aider_guard.session.terminal import Terminal, TerminalFds
@@ -70,19 +74,24 @@ class Session:
         loop: Loop,
         launches: Launches,
         aider: AiderProcess,
+        standby: StandbyAider,
+        retired: RetiredAider,
         sidecar: SidecarSupervisor,
         planner: Planner,
         starter: ProcessStarter | None,
         journal: Journal,
         colour: bool,
+        titles: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.relay = relay
         self._loop = loop
         self._launches = launches
         self._aider = aider
+        self._retired = retired
         self._sidecar = sidecar
         self._last_status = -1  # until it ended, it may be us who fail
+        self._keeper: SessionKeeper | None = None
         self._engine = Engine(
             state,
             loop,
@@ -92,7 +101,7 @@ class Session:
             clock=clock,
         )
         self.post = self._engine.post
-        sidecar.post = self.post
+        sidecar.post = standby.post = self.post
         self.console = Console(
             relay,
             post=self.post,
@@ -100,6 +109,7 @@ class Session:
             line_modes=aider.line_modes,
             columns=lambda: terminal.size().columns,
             colour=colour,
+            titles=titles,
             clock=clock,
         )
         aider.on_output = self._on_output
@@ -120,6 +130,8 @@ class Session:
             loop=loop,
             launches=launches,
             aider=aider,
+            standby=standby,
+            retired=retired,
             sidecar=sidecar,
             hidden=self._hidden,
             await_question=self._startup.await_question,
@@ -176,6 +188,9 @@ class Session:
                 self._startup.abort()
                 self._hidden.abort()
                 self.post(AiderExited(status))
+            status = self._retired.reap()
+            if status is not None:
+                self.post(RetiredExited(status))
         self._sidecar.finish()
 
     def warn(self, name: str, text: str) -> None:
@@ -185,6 +200,23 @@ class Session:
     def leave(self) -> None:
         """Leave the screen as Aider left it, or tidied up when it could not do that itself."""
         self.console.leave(killed=self._last_status < 0)
+
+    def take_over(self, resumed: Resumed) -> None:
+        """Begin with the chat of an earlier session: to be called before the loop runs."""
+        self._launches.take_over(resumed)
+        self._engine.state = replace(self.state, handoff=resumed.handoff, restored=True)
+        self.console.show(resumed.notice)
+
+    def keep_for_resuming(
+        self, folder: registry.SessionFolder, arguments: Sequence[str], *, keep: float
+    ) -> None:
+        """Keep what is open from the first prompt on; exchanges where *keep*, their share of the window, is not 0."""
+        self._keeper = SessionKeeper(folder, self._launches, arguments, keep=keep)
+
+    def keep_chat(self) -> None:
+        """Keep what is open at the end; the histories must not be merged yet."""
+        if self._keeper is not None:
+            self._keeper.finish(self.state)
 
     def merge_histories(self) -> tuple[str, ...]:
         """Bring what was said and typed into the user's own files; what went wrong, in words."""
@@ -204,6 +236,8 @@ class Session:
     def _on_event(self, event: Event) -> None:
         self._startup.on_event(event)
         self._executor.on_event(event)
+        if self._keeper is not None:
+            self._keeper.on_event(event, self.state)
         match event:
             case ModelsChosen(plain_input=True):
                 self.console.expect_plain_prompts()
@@ -249,7 +283,8 @@ class Session:
         if self.console.untouched(_QUIET_SECONDS):
             self.post(PromptSettled())
         elif self.console.may_become_free():
-            self._loop.after("settled", _QUIET_SECONDS, self._check_settled)
+            seconds = self.console.quiet_in(_QUIET_SECONDS) or _QUIET_SECONDS
+            self._loop.after("settled", seconds, self._check_settled)
 
     def _check_turn(self) -> None:
         """Look whether a message is on its way to the model, until a prompt is shown."""
@@ -303,6 +338,12 @@ def assemble(
     launches.adopt(started)
     aider = stack.enter_context(AiderProcess(parts.terminal, relay, loop))
     aider.adopt(started.child)
+    terminal = parts.terminal
+    standby = StandbyAider(
+        loop,
+        lambda: launches.start(terminal.size(), terminal.attributes(), ahead=True),
+        lambda: launches.current.environment if launches.current else LocalEnvironment(),
+    )
     session: Session
     journal = stack.enter_context(
         open_journal(
@@ -313,16 +354,19 @@ def assemble(
     )
     session = Session(
         State(_limits(planner.config)),
-        terminal=parts.terminal,
+        terminal=terminal,
         relay=relay,
         loop=loop,
         launches=launches,
         aider=aider,
+        standby=stack.enter_context(standby),
+        retired=stack.enter_context(RetiredAider(loop)),
         sidecar=stack.enter_context(_sidecar(parts, loop)),
         planner=planner,
         starter=parts.starter,
         journal=journal,
         colour=notices.has_colour(planner.environment),
+        titles=notices.has_titles(planner.environment),
     )
     _open_control(session, loop, folder, stack)
     parts.sandbox.watch(

@@ -73,14 +73,18 @@ def start_aider(
     attributes: list[Any] | None,
     *,
     sandbox: Sandbox,
+    ahead: bool = False,
 ) -> Started:
-    """Start Aider in the air gap, in a pty of this size. Raises LaunchError when it cannot be started."""
+    """Start Aider in the air gap, in a pty of this size. Raises LaunchError when it cannot be started.
+
+    One that is started *ahead* waits for its turn before it asks (launch/inside/standby.py).
+    """
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     with ExitStack() as unless_inside:
         with theirs, entering(sandbox.gap) as enter:
             child = Child.spawn(
-                sandboxed_command(aider, theirs, arguments, sandbox),
+                sandboxed_command(aider, theirs, arguments, sandbox, ahead=ahead),
                 size=size,
                 env=environment,
                 pass_fds=passed_fds(theirs, sandbox),
@@ -94,11 +98,20 @@ def start_aider(
 
 
 def sandboxed_command(
-    aider: Aider, channel: socket.socket, arguments: Sequence[str], sandbox: Sandbox
+    aider: Aider,
+    channel: socket.socket,
+    arguments: Sequence[str],
+    sandbox: Sandbox,
+    *,
+    ahead: bool = False,
 ) -> list[str]:
     """Return the command line of an Aider inside this sandbox."""
-    report_fd, allowed = sandbox.report_fd, sandbox.allowed
-    return aider_command(aider, channel, arguments, report_fd=report_fd, allowed=allowed)
+    return aider_command(
+        *(aider, channel, arguments),
+        report_fd=sandbox.report_fd,
+        allowed=sandbox.allowed,
+        ahead=ahead,
+    )
 
 
 def passed_fds(channel: socket.socket, sandbox: Sandbox) -> list[int]:

@@ -93,6 +93,7 @@ class Startup:
         self.sidecar.watch_server(self.planner.access(settings), settings.tokenizers)
         if self.sidecar.send(SurveyServer(names, others=served_models(settings))):
             self._expected = frozenset(names)
+            launch.tell_variables(self.planner.local_environment(settings))
             patience = self.planner.patience_seconds(_WAIT_SECONDS)
             self.loop.after(_DEADLINE, patience, self._answer)
         else:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -165,8 +166,8 @@ class Unattended:
                 self._accepted = (ShowNotice, StartSidecar, WarmModel)
                 sidecar.post = self._engine.post
                 sidecar.start()
-                if door is not None:
-                    sidecar.serve_door(door)
+                if door is not None:  # its output may be a file or another program's input
+                    sidecar.serve_door(replace(door, shows_progress=False))
             for event in events:
                 self._engine.post(event)
 

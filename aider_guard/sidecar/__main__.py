@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
     from aider_guard.core.events import Event
     from aider_guard.counting.files import FileCounter
+    from aider_guard.door.other_servers import OtherServerModels
+    from aider_guard.door.reading import ReadingWatch
     from aider_guard.door.residency import OllamaResidency
     from aider_guard.door.server import DoorHost
     from aider_guard.ollama.client import OllamaClient
@@ -83,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sensor = MemorySensor(GpuSensor(), is_here=is_here)
         start_thread("memory", lambda: poll_memory(sensor, emit))
         _start_relays(options.relay, emit)
-        status = _serve(_start_ollama(options, server, sensor, emit))
+        dispatcher = _start_ollama(options, server, sensor, emit)
+        status = _serve(dispatcher)
+        dispatcher.close()
     except (BrokenPipeError, KeyboardInterrupt):
         end_process(0)
     sensor.close()
@@ -148,20 +152,33 @@ def _start_ollama(
     emit: Callable[[Event], None],
 ) -> RequestDispatcher:
     from aider_guard.counting.files import FileCounter
+    from aider_guard.door.other_servers import ANSWER_SECONDS as OTHERS_SECONDS
+    from aider_guard.door.other_servers import OtherServerModels
+    from aider_guard.door.reading import ReadingWatch
     from aider_guard.door.residency import OllamaResidency
     from aider_guard.ollama.client import OllamaClient
+    from aider_guard.paths import patience_seconds
     from aider_guard.sidecar.unloading import Unloader
 
     client = OllamaClient(server.base, headers=server.headers)
-    residency = OllamaResidency(client, emit)
+    readings = ReadingWatch()
+
+    def report_of_residency(event: Event) -> None:
+        readings.observe(event)
+        emit(event)
+
+    residency = OllamaResidency(client, report_of_residency)
 
     def report(event: Event) -> None:
         residency.observe(event)
         emit(event)
 
     start_thread("ollama", lambda: poll_ollama(client, report))
-    door = _door(options.door_fd, client, residency, emit)
-    dispatcher = RequestDispatcher(door.take if door else _no_door)
+    others = OtherServerModels(answer_seconds=patience_seconds(OTHERS_SECONDS))
+    door = _door(
+        options.door_fd, client, emit, residency=residency, others=others, readings=readings
+    )
+    dispatcher = RequestDispatcher(door.take if door else _no_door, others.close)
     memory = sensor.read if is_this_machine(server.base) else None
     unloader = Unloader(client, memory, release=residency.release)
     dispatcher.start(client, unloader, FileCounter(options.tokenizers), emit)
@@ -169,7 +186,13 @@ def _start_ollama(
 
 
 def _door(
-    door_fd: int, client: OllamaClient, residency: OllamaResidency, emit: Callable[[Event], None]
+    door_fd: int,
+    client: OllamaClient,
+    emit: Callable[[Event], None],
+    *,
+    residency: OllamaResidency,
+    others: OtherServerModels,
+    readings: ReadingWatch,
 ) -> DoorHost | None:
     """The door, which opens when its settings come; None without a socket."""
     if door_fd < 0:
@@ -182,20 +205,28 @@ def _door(
     from aider_guard.door.prompt_counter import SERVER_SECONDS, WAIT_SECONDS, CounterProcess
     from aider_guard.door.server import DoorHost
     from aider_guard.door.server_counter import ANSWER_SECONDS, ServerCounter
+    from aider_guard.door.slots import SlotReader
     from aider_guard.paths import patience_seconds, vocabularies_dir
 
+    asked = ServerCounter(answer_seconds=patience_seconds(ANSWER_SECONDS))
     counter = CounterProcess(
         vocabularies=str(vocabularies_dir()),
         wait_seconds=patience_seconds(WAIT_SECONDS),
         server_seconds=patience_seconds(SERVER_SECONDS),
-        server=ServerCounter(answer_seconds=patience_seconds(ANSWER_SECONDS)),
+        server=asked,
+        others=others,
     )
+    model_info = OllamaModelInfo(client)
+    readings.slots = SlotReader(asked.process_of).read
+    readings.goes_back, readings.even_tokens = model_info.goes_back, model_info.even_tokens
     services = Services(
         counter=counter,
         log_watch=OllamaLogWatch(),
         residency=residency,
-        installed=InstalledModelsByServer(),
-        model_info=OllamaModelInfo(client),
+        installed=InstalledModelsByServer(others=others),
+        model_info=model_info,
+        others=others,
+        readings=readings,
     )
     return DoorHost(socket.socket(fileno=door_fd), services, emit)
 
@@ -255,6 +286,8 @@ class RequestDispatcher:
     """Passes each request to the thread for its kind; never blocks."""
 
     door: Callable[[ServeDoor | WarmModel | WakeCounter], None] = _no_door
+    close: Callable[[], None] = lambda: None
+    """Called at the end: it may have models unloaded."""
 
     survey: queue.SimpleQueue[SurveyServer] = field(default_factory=queue.SimpleQueue)
     unload: queue.SimpleQueue[UnloadModels] = field(default_factory=queue.SimpleQueue)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aider_guard.core.chat.pace import about
 from aider_guard.core.messages import count, size
 from aider_guard.core.printable import printable
 from aider_guard.view.page import wrapped
@@ -43,7 +44,8 @@ def _block(facts: Mapping[str, Any], columns: int) -> str:
         f"Aider     {facts['phase']}, {count(facts['turns'], 'turn')}, {count(facts['restarts'], 'restart')}",
         *([f"model     {model}"] if model else []),
         f"context   {_fill(facts)}",
-        f"memory    {_memory_line(facts['memory'])}",
+        *_reading_lines(facts),
+        f"memory    {memory_line(facts['memory'])}",
         f"loaded    {', '.join(models) or nothing}",
     ]
     if facts["last_notice"]:
@@ -59,7 +61,23 @@ def _fill(facts: Mapping[str, Any]) -> str:
     return f"not measured yet; window {window:,} tokens" if window else "not measured yet"
 
 
-def _memory_line(memory: Mapping[str, Any] | None) -> str:
+def _reading_lines(facts: Mapping[str, Any]) -> list[str]:
+    """What is read now, and what the last turn read; sessions of an older guard do not say."""
+    lines, now, last = [], facts.get("reading"), facts.get("last_turn")
+    if now:
+        unread = now["prompt_tokens"] - now["cached_tokens"]
+        cached = f" ({now['cached_tokens']:,} more were known)" if now["cached_tokens"] else ""
+        left = about(now["seconds_left"])
+        lines.append(f"reading   {now['read_tokens']:,} of {unread:,} tokens{cached}, {left} left")
+    if last and last["read_tokens"] is not None:
+        lines.append(
+            f"last turn {last['read_tokens']:,} tokens read, {last['cached_tokens']:,} known already"
+        )
+    return lines
+
+
+def memory_line(memory: Mapping[str, Any] | None) -> str:
+    """Return the memory of the cards and of the machine that is in use."""
     if memory is None:
         return "not read yet"
     parts = []
@@ -81,5 +99,37 @@ def line(sessions: Sequence[Mapping[str, Any]]) -> str:
             parts.append("aider stopped")
             continue
         fill = "-" if facts["fill_percent"] is None else f"{facts['fill_percent']:.0f}%"
-        parts.append(f"aider {facts['phase']} {fill} turn {facts['turns']}")
+        now = facts.get("reading")
+        reading = f" reading {about(now['seconds_left']).removeprefix('about ')}" if now else ""
+        parts.append(f"aider {facts['phase']}{reading} {fill} turn {facts['turns']}")
     return printable("  ".join(parts)) or "no session"
+
+
+_NOTICES = {
+    "context_filling": "the window fills up",
+    "egress": "something tried to leave",
+    "egress_more": "something tried to leave",
+    "finding": "a check found something: aider-guard doctor",
+    "histories": "a history was not merged",
+    "launch_failed": "Aider could not be started",
+    "memory_short": "memory is short",
+    "message_left_out": "a message was left out",
+    "model_spilled": "the model runs partly on the CPU",
+    "more_findings": "the checks found more: aider-guard doctor",
+    "no_restarts": "there are no restarts here",
+    "prompt_reread": "much of a prompt was read again",
+    "probing_off": "the context is not watched any more",
+    "reload_seen": "the model was loaded again",
+    "request_refused": "a message did not fit and was not sent",
+    "restart_given_up": "no restarts by themselves any more",
+    "restarted": "Aider was restarted",
+    "resumed": "an earlier session was opened again",
+    "sidecar_lost": "memory and models are not watched",
+    "truncation_seen": "the server cut a prompt",
+    "truncation_unknown": "the server may have cut a prompt",
+}
+
+
+def notice_words(name: str) -> str:
+    """Return what a notice is about, by its name in the journal."""
+    return _NOTICES.get(name, name.replace("_", " "))

@@ -24,6 +24,7 @@ from checks.worlds import (
 from aider_guard.config import Config
 from aider_guard.core.egress import LayerChoice
 from aider_guard.core.findings import LEAKS, Severity
+from aider_guard.core.other_servers import OtherModel
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.facts import Facts, RepoFacts
 
@@ -287,7 +288,7 @@ LOCAL_SERVERS = [
 @pytest.mark.parametrize(("name", "address"), LOCAL_SERVERS)
 def test_another_server_on_this_machine_is_no_cloud(name: str, address: object) -> None:
     """An OpenAI-compatible server behind a loopback address is fine, and shown with its window."""
-    report = server(others={name: 4096})
+    report = server(others={name: OtherModel("", 4096)})
     facts = world(*same(name), addresses=(address,), server=report)
     assert notable(facts) == {("info", "local-server")}
     assert "window is 4,096 tokens" in finding_of(facts, "local-server").what
@@ -418,7 +419,7 @@ def test_a_server_of_the_users_own_network_is_no_cloud(
             addresses=(replace(variable("OPENAI_API_BASE", address, source), address=address),),
             env_files=("/home/ada/.env", ENV),
         ),
-        server=server(others={"openai/m": 4096}),
+        server=server(others={"openai/m": OtherModel("", 4096)}),
     )
     found = notable(facts)
     is_used = severity == "info"

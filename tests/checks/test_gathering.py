@@ -16,6 +16,7 @@ from aider_guard.airgap.choose import find_layer
 from aider_guard.checks.all import examine
 from aider_guard.config import Config
 from aider_guard.core.egress import LayerChoice, Place
+from aider_guard.core.other_servers import OtherModel
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
 from aider_guard.core.server_report import ModelFacts, ServerReport
 from aider_guard.launch.facts import NOT_ASKED, Facts
@@ -240,7 +241,7 @@ def test_other_servers_are_asked_for_their_windows() -> None:
         facts = _with_server(world(*same("openai/m"), addresses=(address,), config=config))
 
     assert isinstance(facts.server, ServerReport)
-    assert facts.server.others == {"openai/m": 4096}
+    assert facts.server.others == {"openai/m": OtherModel("", 4096, name="m")}
 
 
 def test_the_models_of_the_roles_are_asked_about() -> None:

@@ -13,6 +13,9 @@ from aider_guard.core.actions import Action, Announce, CancelDeadline, SetDeadli
 from aider_guard.core.chat.events import (
     DoorOpened,
     ModelWarmed,
+    PromptReread,
+    ReadingEstimated,
+    ReadingFinished,
     ReloadSeen,
     RequestFinished,
     RequestRefused,
@@ -23,6 +26,7 @@ from aider_guard.core.egress import Layer, Protocol
 from aider_guard.core.events import (
     AiderExited,
     AiderLogged,
+    AiderRetired,
     AiderStarted,
     AirGapChosen,
     ChatSaved,
@@ -48,9 +52,12 @@ from aider_guard.core.events import (
     PromptSettled,
     PromptShown,
     RestartRequested,
+    RetiredExited,
     ServerRead,
     SidecarLost,
     SidecarStarted,
+    StandbyLost,
+    StandbyReady,
     TerminationRequested,
     TextsCounted,
     TurnFinished,
@@ -253,7 +260,8 @@ PROMPTS = st.builds(
 )
 DEADLINES = st.sampled_from(
     [
-        *("stop", "kill", "unload", "backoff", "end", "else"),
+        *("stop", "kill", "unload", "backoff", "end", "else", "standby"),
+        *("retired_stop", "retired_kill", "retired_unload"),
         *("sidecar_start", "sidecar_silent", "egress_gathered"),
     ]
 )
@@ -274,6 +282,10 @@ EVENTS: tuple[st.SearchStrategy[Any], ...] = (
     st.builds(AiderLogged, st.integers(0, 2), MAYBE_TOKENS, MAYBE_TOKENS),
     st.builds(TurnFinished, st.just(1), MAYBE_TOKENS, MAYBE_TOKENS, SOME_NAMES),
     st.builds(AiderExited, st.sampled_from([0, 1, -2, -9, -15])),
+    st.builds(StandbyReady, st.just(43), TOKENS),
+    st.builds(StandbyLost, st.just("it ended")),
+    st.builds(AiderRetired),
+    st.builds(RetiredExited, st.sampled_from([0, -15])),
     st.builds(ChatSaved, SOME_NAMES, SOME_NAMES, st.sampled_from(["", "it failed"])),
     st.builds(CommandNotTyped, st.sampled_from(["tokens", "save", "exit"])),
     st.builds(ExchangesCarried, st.integers(0, 3)),
@@ -323,6 +335,15 @@ EGRESS: tuple[st.SearchStrategy[Any], ...] = (
 NUMBERS = st.integers(1, 3)
 TRAFFIC: tuple[st.SearchStrategy[Any], ...] = (
     st.builds(DoorOpened, st.just(4711)),
+    st.builds(
+        ReadingEstimated, NUMBERS, NAMES, TOKENS, TOKENS, TOKENS, st.just(9.0), st.just("slots")
+    ),
+    st.builds(ReadingFinished, NUMBERS, NAMES, st.just(9.0), st.just(8.0)),
+    st.builds(
+        PromptReread,
+        *(NUMBERS, NAMES, st.sampled_from(["map", "other_program"]), TOKENS, TOKENS, TOKENS),
+        is_exact=st.booleans(),
+    ),
     st.builds(RequestStarted, NUMBERS, ROLES, PURPOSES, NAMES),
     st.builds(
         RequestFinished,
@@ -392,9 +413,14 @@ def next_events(story: Story) -> list[tuple[Event, ...]]:
             )
             idle = (PromptShown(files=("c.py",)), PromptSettled())
             ours, restart = (models(OURS, at=at),), (RestartRequested(),)
-            return [turn, measured, idle, ours, *memory, (KeyTyped(),), restart, (AiderExited(-9),)]
+            ready = (StandbyReady(43, GIB), PromptSettled())
+            behind = (RetiredExited(0), ModelsUnloaded((OURS,), GIB, 1.0))
+            usual = [turn, measured, idle, ours, *memory, (KeyTyped(),), restart, ready, behind]
+            return [*usual, (AiderExited(-9),)]
         case Phase.SAVING:
             return [(ChatSaved(("c.py",), ("a b.py",)),), (ChatSaved(problem="it failed"),)]
+        case Phase.STOPPING if story.state.standby.stage == "asked":
+            return [(AiderRetired(),), (CommandNotTyped("exit"),)]
         case Phase.UNLOADING:
             return [(ModelsUnloaded((OURS,), GIB, 1.0),)]
         case Phase.OFFERING:
@@ -402,7 +428,7 @@ def next_events(story: Story) -> list[tuple[Event, ...]]:
     return [(AiderExited(0),), (AiderExited(1),)]
 
 
-NEXT = st.integers(0, 11)
+NEXT = st.integers(0, 12)
 # Mapped, or its branches would be as many as those beside it, and what fits would be rare.
 ANY = st.one_of(*EVENTS, *TRAFFIC, *EGRESS).map(lambda event: event)
 MOMENTS = st.lists(

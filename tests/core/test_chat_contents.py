@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aider_guard.core.actions import Handoff
-from aider_guard.core.chat_contents import last_known_handoff, rows_of_request, session_models
+from aider_guard.core.chat_contents import (
+    files_of_prompt,
+    last_known_handoff,
+    rows_of_request,
+    session_models,
+)
 from aider_guard.core.readings import (
     ContextReading,
     ContextRow,
@@ -64,3 +71,42 @@ def test_a_handoff_without_a_request_or_a_table_is_the_last_one() -> None:
     assert last_known_handoff(emptied) == Handoff()
     measured = State(handoff=before, last_request=LastRequest(1000, rows=(SYSTEM,)))
     assert last_known_handoff(measured) == Handoff()
+
+
+LONG = "src/main/java/org/example/Long.java"
+PROMPTS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "none": ((), ((), ())),
+    "columns": (("a.py lib/b.py", "c.py"), (("a.py", "lib/b.py", "c.py"), ())),
+    "both kinds": (
+        ("Readonly: NOTES.md two words.md", "", "Editable: a.py", "two words.md.py"),
+        (("a.py", "two", "words.md.py"), ("NOTES.md", "two words.md")),
+    ),
+    "wider than the terminal": (
+        ("src/main/java/org/exam", "ple/Long.java", "a.py"),
+        (("a.py", "src/main/java/org/example/Long.java"), ()),
+    ),
+    "not pretty": (
+        ("NOTES.md (read only)", "two words.md (read only)", "a.py"),
+        (("a.py",), ("NOTES.md", "two words.md")),
+    ),
+}
+
+
+@pytest.mark.parametrize(("rows", "files"), PROMPTS.values(), ids=PROMPTS.keys())
+def test_the_files_are_those_that_the_prompt_names(
+    rows: tuple[str, ...], files: tuple[tuple[str, ...], tuple[str, ...]]
+) -> None:
+    """In each of the ways in which Aider prints them; a name with a blank where it is known."""
+    assert files_of_prompt(rows, ("two words.md", "a.py", LONG)) == files
+
+
+def test_files_that_no_request_or_table_has_yet_are_handed_over() -> None:
+    """One was added at the newest prompt, and one dropped; Aider died before it could be asked."""
+    request = LastRequest(1000, rows=(SYSTEM, EDITABLE, READ_ONLY))
+    later = State(last_request=request, files_changed=True)
+    shown = replace(later, prompt_files=("Readonly: NOTES.md", "Editable: new.py"))
+    assert last_known_handoff(shown) == Handoff(("new.py",), ("NOTES.md",))
+    # A prompt without names, as before the files of a restart are loaded, takes none away.
+    assert last_known_handoff(later) == Handoff(("a.py",), ("NOTES.md",))
+    named = State(files_changed=True, prompt_files=("new.py",), handoff=Handoff(known=False))
+    assert last_known_handoff(named) == Handoff(("new.py",))

@@ -25,6 +25,7 @@ from aider_guard.core.actions import (
 from aider_guard.core.chat.events import ModelWarmed, RequestStarted
 from aider_guard.core.events import (
     AiderExited,
+    AiderRetired,
     AiderStarted,
     ChatSaved,
     CommandNotTyped,
@@ -84,10 +85,10 @@ def test_something_is_typed_only_at_an_untouched_prompt(steps: list[Step]) -> No
 @MANY
 @given(histories())
 def test_between_two_starts_lies_an_end(steps: list[Step]) -> None:
-    """Aider is never started while one may still run."""
+    """Aider is never started while one may still be on the terminal."""
     gone = False
     for step in steps:
-        gone = gone or isinstance(step.event, AiderExited)
+        gone = gone or isinstance(step.event, AiderExited | AiderRetired)
         for action in step.actions:
             if isinstance(action, StartAider):
                 assert gone

@@ -9,7 +9,12 @@ from core.fit_models import GEMMA_3, LITE_MLA, QWEN_8B, SMOL
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.architecture import Architecture, parse_architecture
+from aider_guard.core.architecture import (
+    Architecture,
+    even_tokens,
+    goes_back,
+    parse_architecture,
+)
 from aider_guard.core.readings import Unavailable
 
 # Ollama 0.9.3 on SmolLM2-135M; what does not matter is left out.
@@ -341,3 +346,51 @@ def test_a_tower_for_pictures_is_in_the_file_or_beside_it() -> None:
     beside = parse_architecture(INFO, TENSORS, {"general.architecture": "clip"})
     assert isinstance(beside, Architecture)
     assert beside.has_vision
+
+
+def shape(name: str, **facts: object) -> dict[str, object]:
+    """What Ollama tells of a model, the keys without the name of its architecture."""
+    return {"general.architecture": name} | {f"{name}.{key}": facts[key] for key in facts}
+
+
+SLIDES = {"attention.sliding_window": 512}
+
+
+@pytest.mark.parametrize(
+    ("info", "goes"),
+    [
+        (shape("llama"), True),
+        (shape("gemma3", **SLIDES), False),
+        (shape("gemma3"), True),
+        (shape("qwen35", full_attention_interval=4), False),
+        (shape("mamba", **{"ssm.state_size": 16}), False),
+        (None, True),
+    ],
+)
+def test_which_caches_go_back_to_a_common_beginning(info: object, goes: bool) -> None:
+    """Not those of sliding and of recurrent layers; what is not told counts as the usual."""
+    assert goes_back(info) is goes
+
+
+@pytest.mark.parametrize(
+    ("weights", "facts", "tokens"),
+    [
+        (134_515_008, {"block_count": 30, "embedding_length": 576}, 1_946),
+        (8_190_735_360, {"block_count": 36, "embedding_length": 4096}, 13_887),
+        (
+            30_532_122_624,
+            {"block_count": 48, "embedding_length": 2048, "expert_count": 128}
+            | {"expert_used_count": 8},
+            4_853,
+        ),
+        (1_000, {"block_count": 36, "embedding_length": 4096}, 500),
+        (8_190_735_360, {"block_count": 36}, None),
+    ],
+    ids=["SmolLM2-135M", "Qwen3-8B", "Qwen3-30B-A3B", "nonsense", "not told"],
+)
+def test_where_attention_takes_as_long_as_the_weights(
+    weights: int, facts: dict[str, object], tokens: int | None
+) -> None:
+    """Of experts only those count that a token uses."""
+    found = even_tokens(shape("one", **facts) | {"general.parameter_count": weights})
+    assert (round(found) if isinstance(found, float) else None) == tokens

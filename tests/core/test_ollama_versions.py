@@ -8,6 +8,8 @@ from aider_guard.core.ollama_versions import (
     REFUSES,
     era_of,
     knows_truncate,
+    tells_cached,
+    tells_window,
 )
 from aider_guard.core.readings import Unavailable
 
@@ -117,3 +119,15 @@ def test_which_engine_runs_the_models(version: str, engine: str) -> None:
 def test_the_largest_prompt_of_a_server_that_refuses() -> None:
     """One token of the window is for the answer."""
     assert REFUSES.whole_tokens(1000) == 999
+
+
+def test_whose_answers_say_what_was_cached() -> None:
+    """Ollama 0.33.3 and later; a build from source may or may not."""
+    versions = ("0.33.2", "0.33.3-rc0", "0.33.3", "0.35.0", "1.0.0", "0.0.0", Unavailable("?"))
+    assert [tells_cached(each) for each in versions] == [False, *[True] * 4, False, False]
+
+
+def test_whose_list_has_windows() -> None:
+    """Ollama 0.10 and later."""
+    versions = ("0.9.6", "0.10.0", "0.35.0", Unavailable("?"))
+    assert [tells_window(each) for each in versions] == [False, True, True, False]

@@ -459,7 +459,7 @@ def test_exit_statuses_are_those_of_a_shell(status: int, shown: int) -> None:
 
 def test_a_restart_for_memory_is_tried_against_what_is_short_now() -> None:
     """Memory that is free again is no reason any more; a restart that the user requested stays due."""
-    limits = Limits(readings_for_restart=3, probe="never", max_turns=0)
+    limits = Limits(readings_for_restart=3, probe="never", max_turns=0, standby_needs_bytes=1 << 60)
     story = at_first_prompt(limits)
     story.tell(models(OURS, at=story.now))
     story.turn()

@@ -58,6 +58,7 @@ NOT_IN_THE_JOURNAL = {
     "ServerProcess": "settings",
     "ServerReport": "installed models others helps",
     "ServedModel": "base headers",
+    "ShowTitle": "text",
     "TurnFinished": "mentioned",
     "Upstream": "base headers",
 }

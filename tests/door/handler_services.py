@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.chat.aider_prompts import OLLAMA, settings
 
+from aider_guard.core.chat.errors import Failure
 from aider_guard.core.chat.events import RequestFinished
 from aider_guard.core.chat.replies import Timestamp
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.size import Sizes
 from aider_guard.core.chat.types import Count, DoorSettings, Upstream
+from aider_guard.core.other_servers import OtherModel
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_answers import NoAnswer
 from aider_guard.core.truncation import LogEvidence
 from aider_guard.door.chat_handler import ChatExchange, ChatHandler
-from aider_guard.door.interfaces import Forward, IncomingRequest, Reply, RequestTarget, Services
+from aider_guard.door.interfaces import (
+    Forward,
+    IncomingRequest,
+    ModelLoading,
+    Reply,
+    RequestTarget,
+    Services,
+)
+from aider_guard.door.reading import ReadingWatch
+from aider_guard.door.slots import Slot
 
 if TYPE_CHECKING:
     from aider_guard.core.events import Event
@@ -34,6 +46,8 @@ class FixedCounter:
     """Counts characters, exactly, or returns ``result``."""
 
     result: Count | Unavailable | None = None
+    later: Count | None = None
+    """What it returns from the second time on."""
     gate: asyncio.Event | None = None
     """Until it is set, no count is ready."""
     waiting: asyncio.Event | None = None
@@ -63,6 +77,8 @@ class FixedCounter:
             self.cancelled += 1
             raise
         self.counted += 1
+        if self.later is not None and self.counted > 1:
+            return self.later
         size = sum(len(message.content) for message in request.messages)
         return Count(size, exact=True) if self.result is None else self.result
 
@@ -182,6 +198,7 @@ class FixedModelInfo:
 
     contexts: dict[str, int] = field(default_factory=dict)
     thinking: set[str] = field(default_factory=set)
+    sliding: set[str] = field(default_factory=set)
     known_version: str | Unavailable = Unavailable("Ollama was not asked")
     requests: list[tuple[str, bool]] = field(default_factory=list)
 
@@ -190,6 +207,12 @@ class FixedModelInfo:
 
     async def learn(self, model: str, *, version: bool) -> None:
         self.requests.append((model, version))
+
+    def goes_back(self, model: str) -> bool:
+        return model not in self.sliding
+
+    def even_tokens(self, _model: str) -> float | Unavailable:
+        return math.inf
 
     def thinks(self, model: str) -> bool:
         return model in self.thinking and any(model == name for name, _ in self.requests)
@@ -205,6 +228,35 @@ class FixedModelInfo:
 
 
 @dataclass
+class FixedOthers:
+    """Servers that have all models loaded, but for what ``steps`` says of the next requests."""
+
+    steps: list[ModelLoading | Failure] = field(default_factory=list)
+    model: OtherModel | None = None
+    ended: list[int] = field(default_factory=list)
+
+    def serve(self, _settings: DoorSettings) -> None:
+        """It is told of every change."""
+
+    async def describe(self, _upstream: Upstream, _model: str) -> OtherModel | None:
+        return self.model
+
+    async def prepare(
+        self, _number: int, _request: ChatRequest, _upstream: Upstream
+    ) -> ModelLoading | Failure | None:
+        return self.steps.pop(0) if self.steps else None
+
+    def end(self, number: int) -> None:
+        self.ended.append(number)
+
+    def known(self, _upstream: Upstream, _model: str) -> OtherModel | None:
+        return self.model
+
+    def window(self, _request: ChatRequest, _upstream: Upstream) -> int | Unavailable:
+        return self.model.window_tokens if self.model else Unavailable("it was not asked")
+
+
+@dataclass
 class HandlerSetup:
     """A chat handler with all its services, and a clock that a test moves."""
 
@@ -214,17 +266,41 @@ class HandlerSetup:
     residency: RecordingResidency = field(default_factory=RecordingResidency)
     installed: FixedInstalled = field(default_factory=FixedInstalled)
     model_info: FixedModelInfo = field(default_factory=FixedModelInfo)
+    others: FixedOthers = field(default_factory=FixedOthers)
     events: list[Event] = field(default_factory=list)
     now: float = 100.0
+    slots: list[Slot | Unavailable] = field(default_factory=list)
+    """What the process of the model shows, look for look; the last of it again and again."""
+    passes: int = 0
+    """How often something waited for time to pass, which then passed."""
+    most_passes: int = 1000
+    """Beyond that time stands still."""
 
     def __post_init__(self) -> None:
+        self.readings = ReadingWatch(
+            *(self._look, self.model_info.goes_back, self.model_info.even_tokens),
+            clock=lambda: self.now,
+            sleep=self._pass,
+        )
+        self.readings.serve(self.settings)
         services = Services(
-            self.counter, self.log_watch, self.residency, self.installed, self.model_info
+            *(self.counter, self.log_watch, self.residency, self.installed, self.model_info),
+            *(self.others, self.readings),
         )
         self.handler = ChatHandler(
             lambda: self.settings, services, self.events.append, lambda: self.now, lambda: AT
         )
         self._number = 0
+
+    def _look(self, _base: str, _model: str) -> Slot | Unavailable:
+        unseen = Unavailable("it is not seen")
+        return self.slots.pop(0) if len(self.slots) > 1 else next(iter(self.slots), unseen)
+
+    async def _pass(self, seconds: float) -> None:
+        self.now += seconds
+        self.passes += 1
+        if self.passes > self.most_passes:
+            await asyncio.get_running_loop().create_future()
 
     def exchange(
         self, body: bytes, path: str = "/api/chat", upstream: Upstream = OLLAMA

@@ -12,7 +12,7 @@ from fakes.ollama_server import FakeOllama, Json
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.model_info import AGAIN_SECONDS, OllamaModelInfo
-from aider_guard.ollama.client import OllamaClient
+from aider_guard.ollama.client import ModelTraits, OllamaClient
 
 SMALL = FakeModel("small:latest", trained_tokens=8192)
 OTHER = FakeModel("other:latest", trained_tokens=2048)
@@ -87,12 +87,10 @@ def test_a_server_that_hangs_holds_up_no_prompt() -> None:
     go_on = threading.Event()
 
     class Slow(OllamaClient):
-        def context_and_thinking(
-            self, name: str, timeout_seconds: float | None = None
-        ) -> tuple[int, bool]:
+        def traits(self, name: str, timeout_seconds: float | None = None) -> ModelTraits:
             del name, timeout_seconds
             assert go_on.wait(20)
-            return 4096, False
+            return ModelTraits(4096)
 
     async def story(model_info: OllamaModelInfo) -> None:
         await model_info.learn("small", version=False)

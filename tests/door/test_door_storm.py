@@ -39,7 +39,9 @@ from aider_guard.door.client import Client
 from aider_guard.door.interfaces import IncomingRequest, Services
 from aider_guard.door.log_watch import OllamaLogWatch
 from aider_guard.door.model_info import InstalledModelsByServer, OllamaModelInfo, OllamaTags
+from aider_guard.door.other_servers import OtherServerModels
 from aider_guard.door.prompt_counter import CounterProcess
+from aider_guard.door.reading import ReadingWatch
 from aider_guard.door.residency import OllamaResidency
 from aider_guard.ollama.client import OllamaClient
 
@@ -108,7 +110,13 @@ def door_setup(folder: Path) -> Iterator[DoorSetup]:
             InstalledModelsByServer(lambda _base: installed),
             OllamaModelInfo(client),
         )
-        services = Services(counter, log_watch, setup.residency, installed_models, model_info)
+        others = OtherServerModels()
+        stack.callback(others.close)
+        readings = ReadingWatch(goes_back=model_info.goes_back)
+        services = Services(
+            *(counter, log_watch, setup.residency, installed_models, model_info),
+            *(others, readings),
+        )
 
         def on_open(settings: DoorSettings) -> None:
             setup.loop = asyncio.get_running_loop()

@@ -14,10 +14,11 @@ from e2e.desk import QUIET, Desk
 from e2e.people import Guarded
 from e2e.shallow import shallow_rig
 
+from aider_guard.core.other_servers import OtherModel
 from aider_guard.core.server_report import ServedModel
 from aider_guard.demo.layout import Rig
 from aider_guard.demo.llama_server import ensure_llama_server, private_llama_server
-from aider_guard.ollama.survey import window_of
+from aider_guard.ollama.other_server import describe_model
 
 WINDOW_TOKENS = 4096
 MODEL = "openai/whatever"
@@ -71,7 +72,9 @@ def guard(*words: str, desk: Desk, llama: str) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize("path", ["/v1", ""])
 def test_the_server_tells_its_window(llama: str, path: str) -> None:
     """What it was started with, not what the model was trained for."""
-    assert window_of(ServedModel(MODEL, "whatever", llama + path)) == WINDOW_TOKENS
+    told = describe_model(ServedModel(MODEL, "whatever", llama + path), 60.0)
+    assert isinstance(told, OtherModel)
+    assert (told.server, told.window_tokens) == ("llama.cpp", WINDOW_TOKENS)
 
 
 def test_the_doctor_names_the_server_and_its_window(desk: Desk, llama: str) -> None:
@@ -136,6 +139,8 @@ def test_a_session_is_counted_and_watched(desk: Desk, llama: str) -> None:
     assert (finished["role"], finished["outcome"]) == ("main", "answered")
     assert finished["window_tokens"] == WINDOW_TOKENS
     assert finished["prompt_tokens"] > 50
+    assert finished["counted_by"] == "server"
+    assert finished["counted_tokens"] == finished["prompt_tokens"]
     assert finished["answer_tokens"] > 0
     assert not re.search(r"127\.0\.0\.1:\d+/[\w-]{20}", journal)
 
@@ -157,4 +162,5 @@ def test_a_prompt_too_large_for_the_server_is_answered_in_words(desk: Desk, llam
         person.type(b"/exit\r")
         assert person.end() == 0
     assert refused["reason"] == "overflow"
+    assert refused["counted_by"] == "server"
     assert refused["over_tokens"] > 0

@@ -23,6 +23,7 @@ from aider_guard.checks.all import examine
 from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.fit import Card, Fit
 from aider_guard.core.model_memory import Runtime
+from aider_guard.core.other_servers import OtherModel
 from aider_guard.core.readings import Gpu, MemoryReading, Unavailable
 from aider_guard.core.server_report import ServedModel, ServerProcess
 from aider_guard.launch.aider_settings import AiderSettings
@@ -75,7 +76,7 @@ def entries(tmp_path: Path, text: str, **more: Any) -> AiderSettings:
 
 def openai(name: str = "openai/small", **more: Any) -> Facts:
     """Facts with every role on another server of this machine, which reports its window."""
-    windows = more.pop("others", {name: 4096})
+    windows = more.pop("others", {name: OtherModel("", 4096)})
     return world(*same(name), addresses=(SERVED,), server=server(others=windows), **more)
 
 
@@ -117,7 +118,7 @@ def test_the_roles_are_named_as_their_servers_know_them() -> None:
         role("editor", MAIN),
         role("weak", "gpt-4o-mini", api_base="https://c.example"),
         addresses=(SERVED,),
-        server=server(others={"openai/org/small": 4096}),
+        server=server(others={"openai/org/small": OtherModel("", 4096)}),
     )
     result = door(mixed)
     assert result.roles == (
@@ -141,7 +142,7 @@ def test_a_model_behind_ollamas_own_v1_is_ollamas() -> None:
     assert plan.environment.set["OPENAI_API_BASE"] == f"{DOOR}/v1"
     assert plan.door is not None
     assert len(plan.door.upstreams) == 1
-    assert plan.door.roles[0] == DoorRole("main", "qwen3:8b", "")
+    assert plan.door.roles[0] == DoorRole("main", "qwen3:8b", "v1")
 
 
 def test_a_local_servers_address_is_the_doors() -> None:
@@ -198,7 +199,8 @@ def test_a_window_that_is_not_reported_can_be_configured(
     """By num-ctx, or by the user's own metadata; neither makes a server's window larger."""
     path = tmp_path / "metadata.json"
     path.write_text(metadata)
-    facts = openai(others={"openai/small": reported}, model_metadata_files=(str(path),))
+    told = reported if isinstance(reported, Unavailable) else OtherModel("", reported)
+    facts = openai(others={"openai/small": told}, model_metadata_files=(str(path),))
     plan = plan_of(replace(facts, config=replace(facts.config, num_ctx=requested)))
     assert plan.pins is not None
     assert plan.pins.windows.get("openai/small") == window
@@ -215,7 +217,7 @@ def test_beside_ollamas_models_each_has_its_own_window() -> None:
     facts = world(
         *roles,
         addresses=(SERVED,),
-        server=server(others={"openai/small": 4096}),
+        server=server(others={"openai/small": OtherModel("", 4096)}),
         memory=CARD,
         weak_model=MAIN,
     )
@@ -258,7 +260,9 @@ def test_an_address_in_an_entry_becomes_the_doors(tmp_path: Path) -> None:
         text,
         roles=(replace(role("main", "openai/small"), api_base="http://x", address=CPP),),
     )
-    plan = plan_of(world(settings=aider_settings, server=server(others={"openai/small": 4096})))
+    plan = plan_of(
+        world(settings=aider_settings, server=server(others={"openai/small": OtherModel("", 4096)}))
+    )
     assert plan.pins is not None
     by_name = {entry["name"]: entry for entry in plan.pins.settings}
     assert set(by_name) == {"openai/small", "openai/later", "aider/extra_params"}

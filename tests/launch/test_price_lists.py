@@ -1,4 +1,4 @@
-"""Which lists Aider does not fetch in a session; the classes are those of Aider's own modules."""
+"""Which lists Aider does not fetch in a session, and how it reads its own; the classes are those of Aider's modules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aider_guard.launch.inside.price_lists import skip_fetches
+from aider_guard.launch.inside.price_lists import read_faster, skip_fetches
 
 PRICES, ROUTER = "raw.githubusercontent.com", "openrouter.ai"
 
@@ -83,3 +83,49 @@ def test_a_class_without_the_methods_gets_none(monkeypatch: pytest.MonkeyPatch) 
     skip_fetches([])
     assert holder.ModelInfoManager._update_cache == "no method"  # as above
     assert not hasattr(holder.ModelInfoManager, "fetch_openrouter_model_info")
+
+
+PLAIN = '{"a/b": {"max_tokens": 8192, "cost": 2.8e-07, "ok": true}}'
+COMMENTS = '{\n  // a list\n  "a": [1, 2,], /* and\n more */ "u": "http://x/,]", "q": "\\"//",\n}'
+OTHERS = ["{a: 1}", "{'a': '//'}", '{"a": .5}', "{'/*': 1, \"b\": 2, '*/': 3}", '{"a": 1,,}', "x"]
+
+
+@pytest.fixture
+def slowly_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is left to json5."""
+    texts: list[str] = []
+
+    def loads(text: str, **_options: str) -> dict[str, str]:
+        texts.append(text)
+        return {"read": "slowly"}
+
+    json5: Any = ModuleType("json5")
+    json5.loads = loads
+    monkeypatch.setitem(sys.modules, "json5", json5)
+    read_faster()
+    return texts
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (PLAIN, {"a/b": {"max_tokens": 8192, "cost": 2.8e-07, "ok": True}}),
+        (COMMENTS, {"a": [1, 2], "u": "http://x/,]", "q": '"//'}),
+    ],
+)
+def test_json_with_comments_is_read_by_the_standard_library(
+    slowly_read: list[str], text: str, value: object
+) -> None:
+    assert sys.modules["json5"].loads(text) == value
+    assert slowly_read == []
+
+
+@pytest.mark.parametrize("text", OTHERS)
+def test_everything_else_is_left_to_json5(slowly_read: list[str], text: str) -> None:
+    assert sys.modules["json5"].loads(text) == {"read": "slowly"}
+    assert slowly_read == [text]
+
+
+def test_options_are_left_to_json5(slowly_read: list[str]) -> None:
+    sys.modules["json5"].loads(PLAIN, encoding="utf-8")
+    assert slowly_read == [PLAIN]

@@ -217,7 +217,7 @@ def test_no_address_with_a_password_shows_in_the_settings() -> None:
     assert "hunter2" not in repr(aider_settings)
 
 
-def test_each_ollama_has_the_headers_that_aider_sends_there() -> None:
+def test_each_server_has_the_headers_that_aider_sends_there() -> None:
     """Those of its models, the main one first; a key is for no other server."""
     second, third = "http://127.0.0.1:11500", "http://127.0.0.1:11600"
     roles = (
@@ -232,7 +232,7 @@ def test_each_ollama_has_the_headers_that_aider_sends_there() -> None:
     headers = {upstream.base: upstream.headers for upstream in upstreams}
     assert headers == {
         OLLAMA: (("Authorization", "Bearer key"), ("X-A", "1"), ("X-B", "2")),
-        CPP: (),
+        CPP: (("Authorization", "Bearer other"),),
         second: (("X-C", "3"),),
         third: (("X-D", "4"), ("Authorization", "Basic x")),
     }

@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 from fakes.ollama_server import FakeOllama, Json
 
+from aider_guard.core.other_servers import OtherModel
 from aider_guard.core.server_report import ServedModel
 from aider_guard.ollama.access import (
     KEY_VARIABLE,
@@ -20,7 +21,8 @@ from aider_guard.ollama.access import (
     valid_headers,
 )
 from aider_guard.ollama.client import OllamaClient
-from aider_guard.ollama.survey import survey, window_of
+from aider_guard.ollama.other_server import describe_model
+from aider_guard.ollama.survey import survey
 
 KEY = "sk-secret-4711"
 QUESTIONS: tuple[Callable[[OllamaClient], object], ...] = (
@@ -30,7 +32,7 @@ QUESTIONS: tuple[Callable[[OllamaClient], object], ...] = (
     lambda client: client.model_facts("qwen3:8b", ()),
     lambda client: client.blob("qwen3:8b"),
     lambda client: client.whereabouts("qwen3:8b"),
-    lambda client: client.context_and_thinking("qwen3:8b"),
+    lambda client: client.traits("qwen3:8b"),
     lambda client: client.cloud_disabled(),
     lambda client: client.unload("qwen3:8b"),
     lambda client: survey(client, ("qwen3:8b",), find_process=lambda _base: client.unload("x")),  # type: ignore[arg-type,return-value]  # any answer
@@ -77,7 +79,9 @@ def test_another_server_gets_its_own_key() -> None:
     listed = Json({"data": [{"id": "m", "max_model_len": 4096}]})
     with FakeOllama(answers={"/v1/models": listed}) as server:
         model = ServedModel("openai/m", "m", f"{server.url}/v1", headers=bearer(KEY))
-        assert window_of(model) == 4096
+        told = describe_model(model)
+        assert isinstance(told, OtherModel)
+        assert told.window_tokens == 4096
         assert [one.headers["authorization"] for one in server.received] == [f"Bearer {KEY}"]
 
 

@@ -10,10 +10,18 @@ import pytest
 from fakes.answering import Answer, Cut, Drip, Endless, Hang, Json, Raw
 from fakes.ollama_server import FakeOllama
 
+from aider_guard.core.other_servers import OtherModel
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServedModel
 from aider_guard.ollama.client import OllamaClient
-from aider_guard.ollama.survey import survey, window_of
+from aider_guard.ollama.other_server import describe_model
+from aider_guard.ollama.survey import survey
+
+
+def window_of(model: ServedModel, within_seconds: float = 20.0) -> int | Unavailable:
+    """The window that a model's server tells."""
+    found = describe_model(model, within_seconds)
+    return found if isinstance(found, Unavailable) else found.window_tokens
 
 
 def ask(
@@ -157,5 +165,7 @@ def test_a_survey_asks_other_servers_as_well(ollama: str) -> None:
         report = survey(client, (), others=(served, gone), within_seconds=20)
         client.close()
     assert isinstance(report.version, Unavailable) == bool(ollama)
-    assert report.others["openai/m"] == 4096
+    told = report.others["openai/m"]
+    assert isinstance(told, OtherModel)
+    assert (told.server, told.window_tokens) == ("llama.cpp", 4096)
     assert isinstance(report.others["openai/n"], Unavailable)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -126,7 +126,10 @@ class Scene:
         launch = SimpleNamespace(files=files, saved_to=folder / "saved")
         self.launches = cast("Any", SimpleNamespace(current=launch, histories=histories))
         relay = SimpleNamespace(
-            to_child=self.aider.queue.extend, to_terminal=self.screen.extend, pending_for_child=0
+            to_child=self.aider.queue.extend,
+            to_terminal=self.screen.extend,
+            pending_for_child=0,
+            flush=lambda: None,
         )
         self.console = Console(
             cast("Any", relay),
@@ -316,6 +319,30 @@ def test_exit_begins_the_hold_of_a_restart(scene: Scene) -> None:
     assert scene.console.hold is not None
     assert scene.console.hold.purpose == "restart"
     assert scene.screen[before:].endswith(b"\x1b[J")
+
+
+@pytest.mark.parametrize(("multiline", "enter"), [(False, b"\r"), (True, b"\x1b\r")])
+def test_an_aider_that_is_retired_gets_its_exit_at_once(
+    scene: Scene, multiline: bool, enter: bytes
+) -> None:
+    """What it logs of that is put on record before."""
+    if multiline:
+        assert scene.console.prompt is not None
+        scene.console.prompt = replace(scene.console.prompt, multiline=True)
+    assert scene.hidden.retire(scene.launches)
+    assert scene.aider.queue == b"/exit" + enter
+    assert scene.marks == ["begin"]
+
+
+def test_an_aider_with_a_key_on_its_line_is_not_retired(scene: Scene) -> None:
+    """Neither drawn nor not yet."""
+    scene.type(b"a")
+    assert not scene.hidden.retire(scene.launches)
+    scene.reads()
+    assert not scene.hidden.retire(scene.launches)
+    assert scene.aider.line == "a"
+    assert not scene.aider.queue
+    assert not scene.marks
 
 
 @pytest.mark.parametrize(("command", "name"), [("tokens", "/tokens"), ("save", "/save")])

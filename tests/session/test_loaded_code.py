@@ -110,3 +110,8 @@ def test_the_guard_loads_nothing_late(start: Sequence[str]) -> None:
 
 PLATFORMS = {"tomli", "tomllib", "winreg"}
 """What is read before Aider starts, or on other systems."""
+
+
+def test_what_the_counter_loads_at_its_first_question_is_loaded() -> None:
+    """tiktoken finds the module of its encodings by itself; without it the counter would end at each question."""
+    assert {"tiktoken", "tiktoken_ext.openai_public"} <= loaded_after(loaded_code.HELPERS)

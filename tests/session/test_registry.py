@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,7 +177,9 @@ def test_the_windows_of_other_running_sessions_are_known(sessions: Path) -> None
 def test_the_oldest_that_ended_are_removed(sessions: Path) -> None:
     """Only so many are kept; one that runs stays, and so does one with histories that wait to be merged."""
     pid = dead_pid()
-    ended = [folder(sessions, f"2026010{day}-000000-{pid}") for day in range(1, 6)]
+    ended = [
+        folder(sessions, f"2026010{day}-000000-{pid}", record_of(pid, 0.0)) for day in range(1, 6)
+    ]
     (ended[0] / "histories.json").write_text("{}")
     alive = folder(sessions, "20250101-000000-1", record_of(os.getpid()))
     registry.prune(sessions, keep=2)
@@ -186,13 +189,28 @@ def test_the_oldest_that_ended_are_removed(sessions: Path) -> None:
 
 
 def test_runs_without_a_conversation_take_no_sessions_place(sessions: Path) -> None:
-    """They are not recorded; as many of them are kept beside the sessions."""
+    """They are not recorded; twenty of them are kept beside the sessions, however many of these are."""
     pid = dead_pid()
     session = folder(sessions, f"20260101-000000-{pid}", record_of(pid, 0.0))
-    runs = [folder(sessions, f"2026010{day}-000000-{pid}") for day in range(2, 6)]
-    registry.prune(sessions, keep=2)
+    runs = [folder(sessions, f"202602{day:02}-000000-{pid}") for day in range(1, 23)]
+    registry.prune(sessions)
     assert session.exists()
-    assert [path.exists() for path in runs] == [False, False, True, True]
+    assert [path.exists() for path in runs] == [False] * 2 + [True] * 20
+    registry.prune(sessions, keep=0)
+    assert not session.exists()
+    assert len([path for path in runs if path.exists()]) == 20
+
+
+def test_sessions_of_long_ago_are_removed(sessions: Path) -> None:
+    """After 30 days without a change; one with histories that wait to be merged stays."""
+    pid, day = dead_pid(), 86_400
+    paths = [folder(sessions, f"2026010{n}-000000-{pid}", record_of(pid, 0.0)) for n in range(1, 4)]
+    (paths[0] / "histories.json").write_text("{}")
+    for path, days in zip(paths, (31, 31, 29), strict=True):
+        for each in (*path.iterdir(), path):
+            os.utime(each, (time.time() - days * day,) * 2)
+    registry.prune(sessions)
+    assert [path.exists() for path in paths] == [True, False, True]
 
 
 def test_the_private_copies_of_the_talk_are_removed(sessions: Path) -> None:
@@ -204,3 +222,14 @@ def test_the_private_copies_of_the_talk_are_removed(sessions: Path) -> None:
     (path / "journal.jsonl").write_text("")
     registry.forget_launches(path)
     assert [entry.name for entry in path.iterdir()] == ["journal.jsonl"]
+
+
+def test_a_link_in_the_session_s_folder_is_not_followed(tmp_path: Path) -> None:
+    """A program inside the air gap may write there: what a link leads to stays as it is."""
+    theirs = tmp_path / "module.py"
+    theirs.write_text("kept")
+    for name in ("models.json", f"models.json.{os.getpid()}.new", "models.json.new"):
+        (tmp_path / name).symlink_to(theirs)
+    registry.note_models(tmp_path, ("m",))
+    assert theirs.read_text() == "kept"
+    assert json.loads((tmp_path / "models.json").read_text()) == {"m": 0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +13,10 @@ from collections import deque
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+import httpx
 import psutil
 import pytest
+from fakes.model_servers import LMStudio, Model
 from fakes.nvml import GIB, Card, FakeDriver
 from fakes.ollama_server import FakeModel, FakeOllama, Hang
 
@@ -22,12 +25,15 @@ from aider_guard.core.actions import (
     CountFiles,
     CountTexts,
     Request,
+    ServeDoor,
     StopSidecar,
     SurveyServer,
     UnloadModels,
     WakeCounter,
     WarmModel,
 )
+from aider_guard.core.chat.events import DoorOpened
+from aider_guard.core.chat.types import DoorRole, DoorSettings, Upstream
 from aider_guard.core.codec import LineSplitter
 from aider_guard.core.events import (
     FilesCounted,
@@ -100,14 +106,20 @@ class Sidecar:
 
 @contextmanager
 def sidecar(
-    ollama_url: str, tokenizers: str = "", environment: Mapping[str, str] | None = None
+    ollama_url: str,
+    tokenizers: str = "",
+    environment: Mapping[str, str] | None = None,
+    door: socket.socket | None = None,
 ) -> Iterator[Sidecar]:
     """A sidecar; it and its helpers are gone afterwards."""
+    fds = [door.fileno()] if door is not None else []
     arguments = ["--ollama", ollama_url, "--tokenizers", tokenizers]
+    arguments += [word for fd in fds for word in ("--door-fd", str(fd))]
     with subprocess.Popen(
         [sys.executable, "-m", "aider_guard.sidecar", *arguments],
         cwd=PACKAGE_PARENT,
         env=environment,
+        pass_fds=fds,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
@@ -245,6 +257,29 @@ def test_a_sidecar_without_a_door_says_so(capfd: pytest.CaptureFixture[str]) -> 
     received = capfd.readouterr().err
     for name in ("WarmModel", "WakeCounter"):
         assert f"there is no door for {name}" in received
+
+
+def test_what_lm_studio_loaded_for_the_session_is_unloaded_at_its_end() -> None:
+    """The main model is loaded as soon as there is a door, and other models stay."""
+    with (
+        LMStudio([Model("small"), Model("other", loaded=True)]) as studio,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        sidecar("http://127.0.0.1:9", door=listener) as running,
+    ):
+        upstreams = (
+            Upstream("", "http://127.0.0.1:9", "ollama"),
+            Upstream("studio", f"{studio.url}/v1", "openai"),
+        )
+        role = DoorRole("main", "small", "studio", window_tokens=6144)
+        running.send(ServeDoor(DoorSettings("token", upstreams, (role,), 0)))
+        running.next(DoorOpened)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/token/studio/chat/completions"
+        asked = {"model": "small", "messages": [{"role": "user", "content": "a"}]}
+        assert httpx.post(url, json=asked, timeout=CAP_SECONDS).status_code == 200
+        assert studio.models[0].window_tokens == 6144
+        running.send(StopSidecar())
+        assert running.process.wait(CAP_SECONDS) == 0
+        assert [model.loaded for model in studio.models] == [False, True]
 
 
 def _own_address() -> str:

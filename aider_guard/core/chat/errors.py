@@ -16,6 +16,7 @@ from aider_guard.core.chat.events import NOT_TOLD, Reason
 from aider_guard.core.chat.response import error_words
 from aider_guard.core.chat.types import WindowNeed
 from aider_guard.core.messages import size
+from aider_guard.core.other_servers import ServerName
 from aider_guard.core.printable import printable
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_answers import (
@@ -46,6 +47,8 @@ class FailedRequest:
     model: str
     address: str
     is_ollama: bool = True
+    server: ServerName = ""
+    """The kind of a server that is no Ollama, as far as it is known."""
     is_here: bool = True
     path: str = ""
     """What was asked for, behind the address."""
@@ -69,6 +72,8 @@ class Failure:
     """Where a redirect leads, as it may be shown."""
     prompt_tokens: int | Unavailable = NOT_TOLD
     window_tokens: int | Unavailable = NOT_TOLD
+    is_at_least: bool = False
+    """Whether ``prompt_tokens`` is only a part of the prompt, which is too large by itself."""
 
 
 _KNOWN: Final[tuple[tuple[str, Reason], ...]] = (
@@ -81,6 +86,11 @@ _KNOWN: Final[tuple[tuple[str, Reason], ...]] = (
     (r"exceed_context_size_error|exceeds the available context size", "overflow"),
     (r"input length \(\d+ tokens\) exceeds the model's maximum context length", "overflow"),
     (r"maximum context length is \d+|longer than the maximum model length", "overflow"),
+    # LM Studio's:
+    (r"Trying to keep the first \d+ tokens|n_keep.*n_ctx", "overflow"),
+    (r"tokens to keep from the initial prompt is greater than the context", "overflow"),
+    (r"insufficient system resources", "memory"),
+    (r"no models loaded", "missing"),
     (r"context (length|size|window) exceeded|prompt (is )?too (long|large)", "overflow"),
     (r"ollama cloud is disabled|remote model is unavailable", "cloud"),
     (r"requires more (system|gpu) memory|model request too large for system", "memory"),
@@ -91,9 +101,10 @@ _KNOWN: Final[tuple[tuple[str, Reason], ...]] = (
     # Before "not found" (a tensor) and "terminated" (the process that read the file).
     (r"error loading model|(unable|failed) to load model", "unsupported"),
     (r"unknown model architecture|incompatible with your version of Ollama", "unsupported"),
+    (r"no router for requested model|could not find real modelID", "missing"),  # llama-swap's
     (r"\bmodel\b.*\bnot found|model_not_found|try pulling it first|does not exist", "missing"),
     (r"unexpectedly stopped|process has terminated|process no longer running", "crashed"),
-    (r"llm server (error|not responding)", "crashed"),
+    (r"llm server (error|not responding)|upstream command exited", "crashed"),
     (r"error starting|runner process|timed out waiting for llama|CUDA error|EOF$", "crashed"),
     (r"connection (refused|reset)|connectex|forcibly closed", "crashed"),  # Ollama's own runner
 )
@@ -105,6 +116,9 @@ _NUMBERS: Final = (
     r"request \((?P<prompt>\d{1,18}) tokens\) exceeds the available context size \((?P<window>\d{1,18}) tokens",
     r"input length \((?P<prompt>\d{1,18}) tokens\).*maximum context length \((?P<window>\d{1,18}) tokens",
     r"prompt \(length (?P<prompt>\d{1,18})\).*maximum model length of (?P<window>\d{1,18})",
+    # LM Studio's: the tokens that it would have to keep, which are most of the prompt.
+    r"keep the first (?P<keep>\d{1,18}) tokens.*context length of only (?P<window>\d{1,18})",
+    r"n_keep[ :(]+(?P<keep>\d{1,18})\)? >= n_ctx[ :(]+(?P<window>\d{1,18})",
     # vLLM's:
     (
         r"maximum context length is (?P<window>\d{1,18}) tokens"
@@ -121,6 +135,8 @@ _BY_MEANING: Final[Mapping[Meaning, Reason]] = {
     "slow": "proxy",
 }
 _BUSY, _NO_LOGIN = 503, 401
+_STARTING: Final[tuple[ServerName, ...]] = ("llama.cpp's router", "llama-swap", "LM Studio")
+"""The servers that start a model's process themselves."""
 
 
 def failure_of_answer(status: int, content: bytes, location: str = "") -> Failure:
@@ -156,8 +172,10 @@ def failure_of_words(words: str, status: int = 0) -> Failure:
     numbers = next((match for known in _NUMBERS if (match := re.search(known, words))), None)
     if reason != "overflow" or numbers is None:
         return failure
-    prompt, window = int(numbers["prompt"]), int(numbers["window"])
-    return replace(failure, prompt_tokens=prompt, window_tokens=window)
+    found = numbers.groupdict()
+    prompt, window = int(found.get("prompt") or found["keep"]), int(found["window"])
+    is_at_least = "keep" in found
+    return replace(failure, prompt_tokens=prompt, window_tokens=window, is_at_least=is_at_least)
 
 
 def _names_login(content: bytes) -> bool:
@@ -196,7 +214,7 @@ def short_words(words: str) -> str:
 
 def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
     """Return two lines: what happened, and what helps."""
-    server = "Ollama" if request.is_ollama else "the model server"
+    server = "Ollama" if request.is_ollama else request.server or "the model server"
     words = f": {short_words(failure.words)}" if failure.words else ""
     model, address = request.model, request.address
     match failure.reason:
@@ -233,6 +251,8 @@ def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
 
 def _try_again(request: FailedRequest) -> str:
     """What helps after a crash: only Ollama starts a model's process again; another server is that process."""
+    if request.server in _STARTING:
+        return f"send your message again: {request.server} starts it anew; its log says more"
     if not request.is_ollama:
         return f"{_start(request)}; if it crashes again, a smaller model"
     window = fitting_window("", request.smaller_windows)

@@ -10,6 +10,19 @@ from aider_guard.core.readings import ContextRow, Unavailable
 
 NOT_TOLD = Unavailable("the server did not tell")
 
+PartedAt = Literal[
+    "message",
+    "instructions",
+    "map",
+    "history_grew",
+    "history_changed",
+    "file_edited",
+    "files_changed",
+]
+"""Where a prompt differs first from the one before. ``history_grew``: the conversation goes on where files stood."""
+RereadCause = PartedAt | Literal["no_checkpoint", "own_request", "other_program"]
+"""Why much of a prompt was read again: from where it differs on, or because the server had not kept what is alike."""
+
 Reason = Literal[
     "overflow",
     "cloud",
@@ -49,12 +62,13 @@ class RequestStarted:
 class RequestFinished:
     """A request for text that reached the model is over.
 
-    ``prompt_tokens`` and ``answer_tokens`` are the server's own numbers, ``counted_tokens`` is the door's count before
-    the answer, made as ``counted_by`` says. ``window_tokens`` is the window in the request (the pin), or the one that
-    the server is known to have loaded. Seconds are the server's own, but for ``first_byte_seconds``, from the request
-    to the first byte of the answer. ``left_out`` is how many of the user's messages were left out: the door had refused
-    them before, and the prompt does not fit with them. ``parts`` are the parts of the prompt, in tokens that sum up to
-    about ``counted_tokens``.
+    ``prompt_tokens`` and ``answer_tokens`` are the server's own numbers, and so is ``cached_tokens``: how many of the
+    prompt's it knew already and did not read. ``counted_tokens`` is the door's count before the answer, made as
+    ``counted_by`` says. ``window_tokens`` is the window in the request (the pin), or the one that the server is known
+    to have loaded. Seconds are the server's own, but for ``first_byte_seconds``, from the request to the first byte of
+    the answer. ``left_out`` is how many of the user's messages were left out: the door had refused them before, and the
+    prompt does not fit with them. ``parts`` are the parts of the prompt, in tokens that sum up to about
+    ``counted_tokens``.
     """
 
     number: int
@@ -76,7 +90,16 @@ class RequestFinished:
     first_byte_seconds: float | Unavailable = NOT_TOLD
     done_reason: str = ""
     left_out: int = 0
+    cached_tokens: int | Unavailable = field(default=NOT_TOLD, kw_only=True)
     parts: tuple[ContextRow, ...] = field(default=(), metadata={"journal": False})
+
+    @property
+    def read_tokens(self) -> int | Unavailable:
+        """How much of the prompt was read, and not known already."""
+        prompt, cached = self.prompt_tokens, self.cached_tokens
+        if isinstance(prompt, Unavailable) or isinstance(cached, Unavailable):
+            return NOT_TOLD
+        return max(0, prompt - cached)
 
     @property
     def known_sizes(self) -> list[int]:
@@ -124,3 +147,56 @@ class ReloadSeen:
     model: str
     load_seconds: float
     cause: str
+
+
+@dataclass(frozen=True)
+class ReadingEstimated:
+    """A long prompt is being read: how far that is, and how long the rest will take.
+
+    ``cached_tokens`` of ``prompt_tokens`` were known to the server, ``read_tokens`` are read by now. ``known_by`` is
+    whether the model's process told that (``slots``), or it follows from earlier prompts (``pace``).
+    """
+
+    number: int
+    model: str
+    prompt_tokens: int
+    cached_tokens: int
+    read_tokens: int
+    seconds_left: float
+    known_by: Literal["slots", "pace"]
+
+    @property
+    def percent(self) -> float:
+        """How much of what is to be read is read, in per cent."""
+        unread = max(1, self.prompt_tokens - self.cached_tokens)
+        return min(100.0, 100 * self.read_tokens / unread)
+
+
+@dataclass(frozen=True)
+class ReadingFinished:
+    """The answer to a long prompt began, or the request ended.
+
+    ``estimated_seconds`` is what was estimated first for the whole of the reading, ``seconds`` what it took.
+    """
+
+    number: int
+    model: str
+    seconds: float
+    estimated_seconds: float
+
+
+@dataclass(frozen=True)
+class PromptReread:
+    """A model read much of a prompt again that it had read before, and why.
+
+    ``common_tokens`` is how long the prompt begins as the one before, exactly so or by the share of its text.
+    """
+
+    number: int
+    model: str
+    cause: RereadCause
+    prompt_tokens: int
+    read_tokens: int
+    common_tokens: int
+    is_exact: bool
+    seconds: float | Unavailable = NOT_TOLD

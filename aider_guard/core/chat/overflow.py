@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from aider_guard.core.chat.size import Part
 from aider_guard.core.chat.types import Count
 from aider_guard.core.drop_advice import Advice, advise
+from aider_guard.core.other_servers import ServerName, larger_window
 from aider_guard.core.readings import ContextReading, ContextRow, Unavailable
 
 _WINDOW_STEP_TOKENS = 1024
@@ -21,6 +22,9 @@ class Overflow:
     counted: Count
     window_tokens: int
     reserve_tokens: int
+    server: ServerName | None = None
+    """The kind of a server whose window ``--num-ctx`` alone does not change; None where it does."""
+    model: str = ""
 
     @property
     def over_tokens(self) -> int:
@@ -63,12 +67,21 @@ def _help(overflow: Overflow, rows: tuple[ContextRow, ...], pieces: Sequence[Par
         )
     need = overflow.counted.at_most + overflow.reserve_tokens
     larger = -(-need // _WINDOW_STEP_TOKENS) * _WINDOW_STEP_TOKENS
+    at_start, alone = f"start with --num-ctx {larger}", f"aider-guard --num-ctx {larger}"
+    if overflow.server is not None:
+        at_start = alone = larger_window(overflow.server, overflow.model, larger)
     mapped = sum(row.tokens for row in rows if row.kind == "map")
     if mapped and mapped + editable >= overflow.over_tokens:
-        return f"the map of the repository takes {mapped:,} tokens: start with --map-tokens 0, or --num-ctx {larger}"
+        return f"the map of the repository takes {mapped:,} tokens: {_map_help(overflow, larger)}"
     if message > overflow.over_tokens:
-        return f"a shorter message fits (this one has {message:,} tokens), or start with --num-ctx {larger}"
-    return f"only a larger window helps: aider-guard --num-ctx {larger}"
+        return f"a shorter message fits (this one has {message:,} tokens), or {at_start}"
+    return f"only a larger window helps: {alone}"
+
+
+def _map_help(overflow: Overflow, tokens: int) -> str:
+    if overflow.server is None:
+        return f"start with --map-tokens 0, or --num-ctx {tokens}"
+    return f"start with --map-tokens 0, or {larger_window(overflow.server, overflow.model, tokens)}"
 
 
 def _advice(

@@ -81,7 +81,9 @@ def waiting(request: ChatRequest, words: str, at: Timestamp) -> WireReply:
     """Return a piece of an answer that Aider shows while it waits and strips at the end; empty where there is none."""
     if not request.stream or request.form not in ("chat", "openai_chat"):
         return WireReply(b"", _content_type(request))
-    return _streamed(request, [_piece(request, "", at, thinking=f"{PREFIX}{words}\n")], done=False)
+    return _streamed(
+        request, [_piece(request, "", at, thinking=f"{PREFIX}{words}{_BREAK}")], done=False
+    )
 
 
 def _content_type(request: ChatRequest) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from aider_guard.core.chat.types import DoorSettings, Purpose, RoleName
+from aider_guard.core.chat.types import OLLAMAS_OPENAI_PATH, DoorSettings, Purpose, RoleName
 from aider_guard.core.model_names import same_model
 
 # The door's own answers, and the messages of later prompts that are removed with them, so that no model sees them.
@@ -274,7 +274,7 @@ def read(
         model=model,
         messages=messages,
         stream=stream,
-        role=_role(model, request_purpose, settings, upstream_path),
+        role=_role(model, request_purpose, settings, role_path(form, upstream_path)),
         purpose=request_purpose,
         raw_prompt=_text(body.get("prompt")) if is_raw else None,
         num_ctx=_positive(options.get("num_ctx")),
@@ -348,9 +348,13 @@ def without_own_answers(prompt: str, leave_out: int = 0) -> str:
     return "".join(blocks[place].whole for place in places)
 
 
-def _role(
-    model: str, request_purpose: Purpose, settings: DoorSettings, upstream_path: str
-) -> RoleName:
+def role_path(form: Form, upstream_path: str) -> str:
+    """Return the path that the roles of such requests have (``DoorRole.path``)."""
+    is_openai = form in ("openai_chat", "openai_text")
+    return upstream_path or (OLLAMAS_OPENAI_PATH if is_openai else "")
+
+
+def _role(model: str, request_purpose: Purpose, settings: DoorSettings, path: str) -> RoleName:
     match request_purpose:
         case "commit" | "summary":
             return "weak"
@@ -359,7 +363,7 @@ def _role(
     roles = {
         entry.role
         for entry in settings.roles
-        if entry.path == upstream_path and same_model(entry.model, model)
+        if entry.path == path and same_model(entry.model, model)
     }
     return next((role for role in ("main", "editor", "weak") if role in roles), "main")
 

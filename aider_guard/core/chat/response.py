@@ -73,6 +73,7 @@ def _with_ollama(usage: Usage, piece: Mapping[str, Any]) -> Usage:
         ended=True,
         done_reason=reason if isinstance(reason, str) else "",
         prompt_tokens=_count(piece.get("prompt_eval_count")),
+        cached_tokens=_count(piece.get("prompt_eval_cached_count")),
         answer_tokens=_count(piece.get("eval_count", 0)),
         load_seconds=_seconds(piece.get("load_duration"), 1e9),
         prefill_seconds=_seconds(piece.get("prompt_eval_duration"), 1e9),

@@ -174,10 +174,15 @@ def reply_reserve(request: ChatRequest, window_tokens: int) -> int:
     An eighth is at least 256 and at most 2048 tokens. A request may allow more than any answer has (litellm passes on
     the longest that a model can give): at most half of the window is kept. A commit message is one line.
     """
-    eighth = max(_SHORTEST_TOKENS, min(window_tokens // 8, _LONGEST_TOKENS))
+    eighth = usual_reserve(window_tokens)
     if request.purpose == "commit":
         eighth = _SHORTEST_TOKENS
     return min(request.num_predict or eighth, window_tokens // 2)
+
+
+def usual_reserve(window_tokens: int) -> int:
+    """Return how many tokens are kept for the answer to a request that names no length: an eighth, within limits."""
+    return max(_SHORTEST_TOKENS, min(window_tokens // 8, _LONGEST_TOKENS))
 
 
 def bound_tokens(request: ChatRequest) -> int | None:

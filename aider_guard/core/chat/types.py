@@ -11,6 +11,8 @@ RoleName = Literal["main", "editor", "weak"]
 Purpose = Literal["chat", "edit", "commit", "summary", "other"]
 """What a request is for: ``edit`` is of an architect's editor, ``commit`` for a commit message, ``summary`` for a
 summary of the history, ``other`` for anything that is not recognised as one of Aider's."""
+OLLAMAS_OPENAI_PATH: Final = "v1"
+"""The path of roles that Ollama answers by OpenAI's protocol (``DoorRole.path``)."""
 CONVERSATION: Final = ("chat", "edit")
 """The purposes of a message of the user's; the others are what Aider asks for by itself."""
 Stage = Literal["", "messages", "tokens", "generation"]
@@ -41,6 +43,8 @@ class Count:
     counted_by: CountedBy = field(default="", compare=False)
     is_partial: bool = False
     """Whether the server's template leaves out some of the prompt's messages: the count is of what is left."""
+    token_ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    """The tokens themselves, where the server told them."""
 
     @property
     def at_most(self) -> int:
@@ -98,7 +102,7 @@ class DoorRole:
     role: RoleName
     model: str
     path: str = ""
-    """The upstream's."""
+    """The upstream's; ``v1`` for Ollama's own interface with OpenAI's protocol, where no window can be pinned."""
     window_tokens: int = 0
     """The window that a server other than Ollama reported; 0 for Ollama's models, and when it did not report one."""
     runner_options: tuple[RunnerOption, ...] = ()
@@ -128,6 +132,8 @@ class DoorSettings:
     refuse_cloud: bool = True
     think_for_side_work: bool = False
     """Whether a model that can think may do so for commit messages and summaries."""
+    shows_progress: bool = False
+    """Whether the user is told how far a long prompt is read."""
     smaller_windows: tuple[WindowNeed, ...] = ()
     """Windows below the pin and what they need, largest first; for advice when memory does not suffice."""
     tokenizers: str = ""

@@ -17,6 +17,7 @@ from aider_guard.core.chat_contents import (
 )
 from aider_guard.core.events import (
     AiderExited,
+    AiderRetired,
     AiderStarted,
     ChatSaved,
     CommandNotTyped,
@@ -309,7 +310,7 @@ def _after_event(state: State, event: Event) -> State:
             return replace(
                 state, prompt=replace(state.prompt, empty=empty), settled=state.settled and empty
             )
-        case ConfirmShown() | ContinuationShown() | PromptClosed() | AiderExited():
+        case ConfirmShown() | ContinuationShown() | PromptClosed() | AiderExited() | AiderRetired():
             return replace(state, prompt=None, settled=False)
         case KeyTyped():
             return replace(state, settled=False)

@@ -12,10 +12,12 @@ from aider_guard.core.actions import (
     Handoff,
     Notice,
     OfferRestart,
+    RetireAider,
     RunHidden,
     SetDeadline,
     ShowNotice,
     SignalAider,
+    SignalRetired,
     StartAider,
     StopAider,
     UnloadModels,
@@ -23,6 +25,7 @@ from aider_guard.core.actions import (
 from aider_guard.core.chat_contents import last_known_handoff, session_models
 from aider_guard.core.events import (
     AiderExited,
+    AiderRetired,
     ChatSaved,
     CommandNotTyped,
     DeadlinePassed,
@@ -37,7 +40,7 @@ from aider_guard.core.events import (
     TurnFinished,
 )
 from aider_guard.core.readings import Unavailable
-from aider_guard.core.rules import Step, memory
+from aider_guard.core.rules import Step, memory, standby
 from aider_guard.core.state import Phase, Restart, State
 from aider_guard.errors import LaunchError
 
@@ -79,6 +82,9 @@ def _transition(state: State, event: Event, now: float) -> Step:
             return _saved(state, event, now)
         case ((Phase.SAVING | Phase.STOPPING), CommandNotTyped()):
             return _postponed(state)
+        case Phase.STOPPING, AiderRetired():
+            state, actions = _start(state, now)
+            return state, (CancelDeadline("stop"), *actions)
         case Phase.STOPPING, DeadlinePassed("stop"):
             return state, (
                 SignalAider("TERM"),
@@ -126,10 +132,13 @@ def _begin_restart(state: State, now: float) -> Step:
     if state.restart_due == memory.STAYED_SHORT and not memory.is_short(state, now):
         # What was short a while ago is no reason any more, and nothing was tried.
         return replace(state, restart_due="", memory_restart_tried=False), ()
+    if standby.is_awaited(state, now):
+        return state, ()
     handoff = Handoff(mode=state.prompt.mode, multiline=state.prompt.multiline)
     restart = Restart(state.restart_due, now, handoff)
+    state, asked = standby.ask(state)
     state = replace(state, phase=Phase.SAVING, hidden="save", restart=restart)
-    return state, (RunHidden("save"),)
+    return state, (RunHidden("save"), *asked)
 
 
 def _saved(state: State, event: ChatSaved, now: float) -> Step:
@@ -146,7 +155,8 @@ def _saved(state: State, event: ChatSaved, now: float) -> Step:
         restart=replace(state.restart, handoff=handoff),
         save_failures=0,
     )
-    return state, (StopAider(), SetDeadline("stop", now + state.limits.stop_wait_seconds))
+    stop = RetireAider() if state.standby.stage == "asked" else StopAider()
+    return state, (stop, SetDeadline("stop", now + state.limits.stop_wait_seconds))
 
 
 def _postponed(state: State) -> Step:
@@ -203,6 +213,7 @@ def _unloaded(state: State, event: Event, now: float) -> Step:
 
 def _start(state: State, now: float) -> Step:
     restart = state.restart or Restart("Aider died", now)
+    state, is_ready, ended = standby.take(state)
     state = replace(
         state,
         phase=Phase.STARTING,
@@ -212,7 +223,7 @@ def _start(state: State, now: float) -> Step:
         context=Unavailable("no /tokens was run yet"),
         turn_tokens=Unavailable("no turn was taken yet"),
     )
-    return state, (StartAider(restart.reason, restart.handoff),)
+    return state, (*ended, StartAider(restart.reason, restart.handoff, is_ready))
 
 
 def _started(state: State, now: float) -> Step:
@@ -279,6 +290,8 @@ def _end(
 
     After a signal the wait for Ollama's answer is shorter, as SIGKILL may follow.
     """
+    if state.retired == "ending":  # a summary of its own would load a model again
+        before += (SignalRetired("KILL"),)
     names = session_models(state, now)
     end = EndSession(status, notice)
     if not names:

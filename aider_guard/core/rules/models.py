@@ -9,14 +9,17 @@ from aider_guard.core.actions import WakeCounter, WarmModel
 from aider_guard.core.chat.events import ModelWarmed, RequestStarted
 from aider_guard.core.chat_contents import is_among
 from aider_guard.core.events import (
+    DeadlinePassed,
     Event,
     KeyTyped,
     ModelsChosen,
     ModelsRead,
     ModelsUnloaded,
     PromptShown,
+    RetiredExited,
     ServerRead,
     ServerSurveyed,
+    SidecarLost,
 )
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ModelsReading, Unavailable
@@ -33,8 +36,9 @@ def warm(state: State, event: Event, now: float) -> Step:
         case ModelsChosen(main=main) if main:
             if state.phase is not Phase.STARTING:
                 return state, ()
-            # Before the first launch only if Ollama has answered, else at a later prompt.
-            if state.launch <= 1 and not state.server_answered:
+            # Before the first launch only if Ollama has answered, and after a restart only once the models are
+            # unloaded, else at a later prompt.
+            if (state.launch <= 1 and not state.server_answered) or state.retired != "none":
                 return _with_presence(state, due=True), ()
             return _warm(state, main)
         case PromptShown():
@@ -46,10 +50,13 @@ def warm(state: State, event: Event, now: float) -> Step:
             before, there = state.presence, is_among(state.main_model, names)
             left = before.listed and not there and state.phase is Phase.RUNNING
             due = not there and (before.due or (left and not before.loaded_again))
+            due = due or (before.due and state.retired != "none")
             state = _with_presence(state, listed=there, due=due)
             return _if_due(_without_unlisted(state, names), now)
         case ServerRead(version):
             return replace(state, server_answered=not isinstance(version, Unavailable)), ()
+        case ModelsUnloaded() | SidecarLost() | RetiredExited() | DeadlinePassed("retired_unload"):
+            return _if_due(_after_event(state, event), now)
     return _after_event(state, event), ()
 
 
@@ -75,7 +82,7 @@ def _after_event(state: State, event: Event) -> State:
 def _if_due(state: State, now: float, *, is_here: bool = False) -> Step:
     """Load the model if it is due while a prompt is shown (else a request comes), unless the user changed models."""
     main, presence = state.main_model, state.presence
-    if not presence.due or not main or not state.server_answered:
+    if not presence.due or not main or not state.server_answered or state.retired != "none":
         return state, ()
     if state.phase is not Phase.RUNNING or state.prompt is None:
         return state, ()

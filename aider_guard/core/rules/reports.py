@@ -6,13 +6,23 @@ import re
 from dataclasses import replace
 
 from aider_guard.core import egress_messages, messages
-from aider_guard.core.actions import Notice, SetDeadline, ShowNotice
+from aider_guard.core.actions import Notice, SetDeadline, ShowNotice, ShowTitle
 from aider_guard.core.chat import messages as chat_messages
-from aider_guard.core.chat.events import ReloadSeen, RequestFinished, RequestRefused
+from aider_guard.core.chat import rereading
+from aider_guard.core.chat.events import (
+    PromptReread,
+    ReadingEstimated,
+    ReadingFinished,
+    ReloadSeen,
+    RequestFinished,
+    RequestRefused,
+)
+from aider_guard.core.chat.pace import title_words
 from aider_guard.core.chat.types import CONVERSATION
 from aider_guard.core.chat_contents import advise_room, newest_rows, rows_of_request
 from aider_guard.core.drop_advice import Advice
 from aider_guard.core.events import (
+    AiderExited,
     AirGapChosen,
     DeadlinePassed,
     EgressAllowed,
@@ -20,6 +30,7 @@ from aider_guard.core.events import (
     Event,
     LaunchForbidden,
     PromptShown,
+    SidecarLost,
 )
 from aider_guard.core.findings import Finding
 from aider_guard.core.rules import Step
@@ -43,6 +54,8 @@ def report_traffic(state: State, event: Event, _now: float) -> Step:
             # "it was not used for 31 minutes" and for 32 are one cause.
             once = f"reload: {_DIGITS.sub('', cause)}"
             return _report_once(state, once, chat_messages.reload_seen(event))
+        case PromptReread(cause=cause):
+            return _report_once(state, f"read again: {cause}", rereading.prompt_reread(event))
         case RequestRefused(purpose="commit"):
             return _report_in_turn(state, "commit", chat_messages.request_refused(event))
         case RequestRefused(purpose="summary"):
@@ -52,6 +65,22 @@ def report_traffic(state: State, event: Event, _now: float) -> Step:
         case RequestRefused(reason="overflow"):
             return replace(state, reported=state.reported - {_LEFT_OUT}), ()
     return state, ()
+
+
+def follow_reading(state: State, event: Event, _now: float) -> Step:
+    """Keep how far a long prompt is read, and show it as the terminal's title until the answer begins."""
+    match event:
+        case ReadingEstimated():
+            return replace(state, reading=event), (ShowTitle(title_words(event)),)
+        case ReadingFinished(number) | RequestFinished(number) | RequestRefused(number):
+            is_over = state.reading is not None and state.reading.number == number
+        case SidecarLost() | DeadlinePassed("sidecar_silent") | PromptShown() | AiderExited():
+            is_over = True  # Aider waits no longer, or no report on it comes any more
+        case _:
+            is_over = False
+    if state.reading is None or not is_over:
+        return state, ()
+    return replace(state, reading=None), (ShowTitle(""),)
 
 
 def _report_request(state: State, event: RequestFinished) -> Step:

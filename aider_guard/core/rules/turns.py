@@ -20,6 +20,7 @@ from aider_guard.core.events import (
     PromptClosed,
     SidecarLost,
     SidecarStarted,
+    TurnFinished,
     TurnStarted,
 )
 from aider_guard.core.readings import Unavailable
@@ -50,6 +51,8 @@ def note_reports(state: State, event: Event, _now: float) -> Step:
             return replace(state, open_requests=frozenset(), turn=lost), ()
         case AiderStarted():
             return replace(state, open_requests=frozenset(), turn=TurnReports()), ()
+        case TurnFinished():
+            return replace(state, last_turn=event), ()
         case TurnStarted():
             return replace(state, turn=replace(turn, started=True)), ()
         case AiderLogged():
@@ -74,6 +77,8 @@ def _finished(turn: TurnReports, event: RequestFinished) -> TurnReports:
             totals,
             requests=totals.requests + 1,
             prompt_tokens=_sum(totals.prompt_tokens, event.prompt_tokens),
+            cached_tokens=_sum(totals.cached_tokens, event.cached_tokens),
+            read_tokens=_sum(totals.read_tokens, event.read_tokens),
             answer_tokens=_sum(totals.answer_tokens, event.answer_tokens),
             load_seconds=_sum(totals.load_seconds, event.load_seconds),
             prefill_seconds=_sum(totals.prefill_seconds, event.prefill_seconds),

@@ -47,6 +47,14 @@ TOO_LONG = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the"
     " context length in settings, or use a model with a longer context length"
 )
+# As users report them (lmstudio-bug-tracker 546 and 2256, opencode 11141).
+KEEPS = "Trying to keep the first 9000 tokens when context the overflows. However, the model is"
+MORE = "The number of tokens to keep from the initial prompt is greater than the context length"
+STUDIO = [
+    (f"{KEEPS} loaded with context length of only 4096 tokens, which is not enough.", 9000, 4096),
+    ("Cannot truncate prompt with n_keep (15028) >= n_ctx (7424)", 15028, 7424),
+    (f"{MORE} (n_keep: 10247 >= n_ctx: 4096). Try to load the model with", 10247, 4096),
+]
 NATIVE = json.dumps(
     {
         "error": {
@@ -110,6 +118,11 @@ NATIVE = json.dumps(
             },
             "overflow",
         ),
+        *((400, words, "overflow") for words, _, _ in STUDIO),
+        (500, "Failed to load model: insufficient system resources", "memory"),
+        (400, "No models loaded. Please load a model in the developer page", "missing"),
+        (404, {"message": "no router for requested model", "code": "not_found"}, "missing"),
+        (500, {"message": "unspecific error: upstream command exited prematurely"}, "crashed"),
         (403, "ollama cloud is disabled: remote model is unavailable", "cloud"),
         (401, "unauthorized", "forbidden"),
         (413, "x", "proxy"),
@@ -122,6 +135,16 @@ def test_errors_of_all_eras_are_told_apart(status: int, error: Any, reason: str)
     failure = failure_of_answer(status, json.dumps({"error": error}).encode())
     assert failure.reason == reason
     assert failure.waits is (reason == "busy")
+
+
+@pytest.mark.parametrize(("words", "tokens", "window"), STUDIO)
+def test_lm_studio_tells_how_much_it_would_have_to_keep(
+    words: str, tokens: int, window: int
+) -> None:
+    """Which is most of the prompt, or all of it: its size is known by about that."""
+    failure = failure_of_words(words)
+    found = (failure.prompt_tokens, failure.window_tokens, failure.is_at_least)
+    assert found == (tokens, window, True)
 
 
 @pytest.mark.parametrize(
@@ -426,6 +449,18 @@ def test_an_answer_in_no_known_form_is_not_the_servers(
             LLAMA,
             "the process of m crashed: the answer broke off",
             "start it, then send your message again; if it crashes again, a smaller model",
+        ),
+        (
+            Failure("crashed", "upstream command exited prematurely"),
+            replace(LLAMA, server="llama-swap"),
+            "the process of m crashed: upstream command exited prematurely",
+            "send your message again: llama-swap starts it anew; its log says more",
+        ),
+        (
+            Failure("missing", "no router for requested model"),
+            replace(LLAMA, server="llama-swap"),
+            "llama-swap has no model m",
+            "the model must be one that it serves",
         ),
         (
             Failure("missing"),

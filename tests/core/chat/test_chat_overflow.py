@@ -202,6 +202,22 @@ def test_a_larger_window_is_the_next_step_that_holds_all() -> None:
         assert words.endswith(f"--num-ctx {window}")
 
 
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        (1500, "start with --map-tokens 0, or start llama-server"),
+        (1501, "only a larger window helps: start llama-"),
+    ],
+)
+def test_a_server_with_a_window_of_its_own_is_given_a_larger_one(over: int, words: str) -> None:
+    """The guard's own setting would change nothing there."""
+    found = Overflow(Count(1600, exact=True), 1800 - over, 200, "llama.cpp", "m")
+    said = lines(found, TABLE, ())[1]
+    assert words in said
+    assert said.endswith("llama-server with --ctx-size 2048")
+    assert "--num-ctx" not in said
+
+
 TABLE = (
     ContextRow("system", "", 100),
     ContextRow("history", "", 500),

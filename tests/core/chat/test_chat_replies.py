@@ -211,7 +211,7 @@ def test_waiting_is_shown_as_thinking(form: Form) -> None:
     shown = waiting(request_in(form, stream=True), "waiting: busy", AT)
     assert shown.status == 200
     (piece,) = pieces(shown)
-    assert text_of(form, piece, "reasoning_content") == "aider-guard: waiting: busy\n"
+    assert text_of(form, piece, "reasoning_content") == "aider-guard: waiting: busy  \n"
     assert text_of(form, piece) == ""
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.chat.events import NOT_TOLD
-from aider_guard.core.chat.response import AnswerHead, Meter, Usage, UsageFilter
+from aider_guard.core.chat.response import AnswerHead, Meter, Usage, UsageFilter, with_piece
 from aider_guard.core.readings import Unavailable
 
 AT = "2026-01-02T03:04:05.123456789Z"
@@ -418,3 +418,11 @@ def test_a_time_has_a_limit(value: Any, seconds: Any) -> None:
 def test_pieces_that_say_something_are_counted(piece: dict[str, Any], texts: int) -> None:
     """A text or a call of a tool, in each protocol; an empty one says nothing."""
     assert read(ndjson(piece)).texts == texts
+
+
+@pytest.mark.parametrize(("told", "expected"), [({"prompt_eval_cached_count": 0}, 0), ({}, None)])
+def test_ollamas_count_of_cached_tokens(told: dict[str, int], expected: int | None) -> None:
+    """A number from 0.33.3 on, also where it is 0; before, nothing was said of it."""
+    last = {"message": {"content": ""}, "done": True, "prompt_eval_count": 5, **told}
+    cached = with_piece(Usage(), last).cached_tokens
+    assert cached == expected if told else isinstance(cached, Unavailable)
