@@ -85,7 +85,13 @@ def test_the_source_archive_holds_what_a_packager_needs(archives: Path) -> None:
     (archive,) = archives.glob("*.tar.gz")
     with tarfile.open(archive) as source:
         names = {name.partition("/")[2] for name in source.getnames()}
-    assert {"Makefile", "LICENSE", "docs/air-gap.md", "tests/test_release.py"} <= names
+    assert {
+        "Makefile",
+        "LICENSE",
+        "docs/air-gap.md",
+        "release/aider-guard.1",
+        "tests/test_release.py",
+    } <= names
     assert not [name for name in names if name.endswith(".pyc") or name.startswith(".venv")]
 
 
