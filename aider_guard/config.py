@@ -186,6 +186,12 @@ class Config:
         "refuse|warn",
         "What happens to a request that does not fit the window.  [default: refuse]",
     )
+    read_ahead: Literal["auto", "on", "off"] = _setting(
+        "auto",
+        _one_of("auto", "on", "off"),
+        "auto|on|off",
+        "Read the next prompt while you type; auto: where it is of use.  [default: auto]",
+    )
     think_for_side_work: bool = _setting(
         False, _switch, "", "Let models think for commit messages and summaries."
     )

@@ -12,6 +12,9 @@ from typing import Literal
 from aider_guard.core.chat.events import (
     DoorOpened,
     ModelWarmed,
+    NextPromptCompared,
+    NextPromptUnknown,
+    PromptReadAhead,
     PromptReread,
     ReadingEstimated,
     ReadingFinished,
@@ -116,6 +119,9 @@ SidecarEvent = (
     | RequestFinished
     | RequestRefused
     | ModelWarmed
+    | PromptReadAhead
+    | NextPromptCompared
+    | NextPromptUnknown
     | ReloadSeen
     | ReadingEstimated
     | ReadingFinished

@@ -89,6 +89,7 @@ PIECE_SECONDS: Final = 0.5
 FIRST_CHARACTERS: Final = 128
 """The smallest piece, about 40 tokens: each costs some ten more, of the template and of the answer."""
 NOT_KEPT: Final = "Ollama does not keep what it has evaluated of this model's prompts"
+NO_ROOM: Final = "the rest does not fit the window"
 _GROWTH: Final = 4
 _SUSPECTS: Final = 3
 
@@ -122,6 +123,12 @@ class HeadEvaluation:
     clock: Callable[[], float]
     tokens: int = 0
     problem: str = ""
+    most_tokens: int = 0
+    """How many may be evaluated at most, 0 for any number: some servers cut what does not fit, and say nothing."""
+    done: int = 0
+    """How many characters were evaluated so far; at first, how many the server has in its cache already."""
+    known_tokens: int = 0
+    """How many of the tokens were in the server's cache before."""
 
     async def run(self, post: Post) -> None:
         """Evaluate the head, until the end or a problem.
@@ -129,13 +136,21 @@ class HeadEvaluation:
         Stops where each piece is evaluated from the beginning, as a cache that cannot be cut back (recurrent layers,
         some sliding windows) makes it: that would take longer than to evaluate it once.
         """
-        pace, done, size = _Pace(), 0, FIRST_CHARACTERS
-        while done < self.head.characters:
-            end = min(self.head.characters, done + size)
+        pace, size = _Pace(), FIRST_CHARACTERS
+        # All that is in the cache at once: a shorter beginning would have the cache cut back.
+        if self.done:
+            if await self._seconds(post, self.done) is None:
+                return
+            self.known_tokens = self.tokens
+        while self.done < self.head.characters:
+            end = min(self.head.characters, self.done + size)
+            if self.most_tokens and self.tokens * end > self.most_tokens * max(self.done, 1):
+                self.problem = NO_ROOM
+                return
             seconds = await self._seconds(post, end)
             if seconds is None:
                 return
-            speed = pace.update(done, end, seconds)
+            speed = pace.update(self.done, end, seconds)
             if pace.suspects >= _SUSPECTS:
                 # A busy machine looks the same at first. What is kept takes less time once more.
                 again = await self._seconds(post, end)
@@ -144,11 +159,16 @@ class HeadEvaluation:
                 if self.problem:
                     return
                 pace = _Pace()
-            done = end
+            self.done = end
             size = int(min(max(speed * PIECE_SECONDS, FIRST_CHARACTERS), size * _GROWTH))
 
     async def _seconds(self, post: Post, end: int) -> float | None:
-        """Send the beginning up to ``end``; return how long it took, None when it was refused."""
+        """Send the beginning up to ``end``; return how long its evaluation took, None when it was refused.
+
+        It is the server's own number where it tells one (``prompt_eval_duration``, in nanoseconds). What a piece takes
+        beside it (the prompt's text, the answer's token) does not grow with the piece: sized by all of it, pieces
+        would become ever smaller on a server where that is half a second.
+        """
         started_at = self.clock()
         answer = await post(self.head.path, self.head.beginning(end))
         if isinstance(answer, Unavailable):
@@ -156,7 +176,9 @@ class HeadEvaluation:
             return None
         tokens = answer.get("prompt_eval_count")
         self.tokens = tokens if is_count(tokens) else self.tokens
-        return max(self.clock() - started_at, 0.001)
+        took, told = self.clock() - started_at, answer.get("prompt_eval_duration")
+        evaluated = told / 1e9 if is_count(told) and told else took
+        return max(min(evaluated, took), 0.001)
 
 
 @dataclass
@@ -164,7 +186,9 @@ class BackgroundTasks:
     """Tasks on the door's event loop: one at a time that makes way for requests, and side tasks that need not."""
 
     is_awaited: bool = False
-    """Whether a request waits for the same model that the task loads."""
+    """Whether a request waits for the same model that the task loads, or something better is to be read after it."""
+    may_be_cut: bool = False
+    """Whether the task only evaluates ahead now, and may make way for something better to be evaluated."""
     _task: asyncio.Task[None] | None = None
     _loading: tuple[str, Mapping[str, Any]] | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -176,7 +200,7 @@ class BackgroundTasks:
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Start the task. Only when none is running."""
-        self.is_awaited = False
+        self.is_awaited = self.may_be_cut = False
         self._task = self.start_side_task(work)
 
     def start_side_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -340,6 +364,7 @@ class Prewarmer:
         return ""
 
     async def _evaluate(self, model: str, head: PromptHead) -> None:
+        self.tasks.may_be_cut = True
         started_at, evaluation = self.clock(), HeadEvaluation(head, self.clock)
         try:
             async with self.requests.connection() as post:

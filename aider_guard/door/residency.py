@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as NotInTimeError
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from aider_guard.core.chat.body import SHIFT, head_of, may_have_head
 from aider_guard.core.chat.events import ModelWarmed
+from aider_guard.core.chat.next_prompt import NextPrompt
 from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.types import DoorSettings, Upstream
 from aider_guard.core.events import Event, ModelsRead, ServerRead
@@ -36,6 +38,7 @@ from aider_guard.door.prewarm import (
     PrewarmRequests,
     http_client,
 )
+from aider_guard.door.read_ahead import ReadAhead
 from aider_guard.door.reload_cause import ReloadInspector, ReloadWatch
 from aider_guard.ollama.client import OllamaClient
 
@@ -84,6 +87,7 @@ class OllamaResidency:
         connect: Makes the HTTP clients of background tasks.
         inspector: Looks up evidence for the cause of a reload.
         clock: Monotonic seconds.
+        why_rest: Says why nothing should be read ahead now, "" for no reason; called in threads.
     """
 
     def __init__(
@@ -94,21 +98,35 @@ class OllamaResidency:
         connect: Callable[[], httpx.AsyncClient] | None = None,
         inspector: ReloadInspector | None = None,
         clock: Callable[[], float] = time.monotonic,
+        why_rest: Callable[[], str] = lambda: "",
     ) -> None:
         base = client.base_url
         self._emit, self._clock = emit, clock
         self._tasks, self._loaded_models = BackgroundTasks(), LoadedModels()
         self._reload_watch = ReloadWatch(inspector or ReloadInspector(client), emit)
+        requests = PrewarmRequests(base, connect or (lambda: http_client(base, client.headers)))
+        self._read_ahead = ReadAhead(
+            client,
+            requests,
+            self._loaded_models,
+            self._tasks,
+            emit,
+            clock,
+            why_rest,
+            is_idle=lambda: not self._running,
+            version=lambda: self.version,
+        )
         self._prewarmer = Prewarmer(
             client,
-            PrewarmRequests(base, connect or (lambda: http_client(base, client.headers))),
+            requests,
             self._loaded_models,
             self._tasks,
             self._reload_watch,
             emit,
             clock,
         )
-        self._readings: queue.SimpleQueue[ModelsRead | ServerRead] = queue.SimpleQueue()
+        self._readings: queue.SimpleQueue[ModelsRead | ServerRead | NextPrompt | Unavailable]
+        self._readings = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._settings: DoorSettings | None = None
         self.version: str | Unavailable = NOT_YET
@@ -120,13 +138,21 @@ class OllamaResidency:
     def observe(self, event: object) -> None:
         """Take in what the polls read of Ollama. From any thread, with any event."""
         if isinstance(event, ModelsRead | ServerRead):
-            self._readings.put(event)
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._catch_up)
+            self._put(event)
+
+    def expect(self, told: NextPrompt | Unavailable) -> None:
+        """Take in what Aider tells of its next prompt. From any thread."""
+        self._put(told)
+
+    def _put(self, taken: ModelsRead | ServerRead | NextPrompt | Unavailable) -> None:
+        self._readings.put(taken)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._catch_up)
 
     def serve(self, settings: DoorSettings) -> None:
         """Take the session's models and their pin."""
         self._loop, self._settings = asyncio.get_running_loop(), settings
+        self._read_ahead.settings = settings
         for role in settings.roles:
             model = self._loaded_models.get(role.model)
             if not role.path and not model.options:
@@ -146,6 +172,9 @@ class OllamaResidency:
         settings = self._settings
         roles = settings.roles if settings is not None else ()
         model = next((role.model for role in roles if role.role == "main" and not role.path), "")
+        if settings is not None and model and self._read_ahead.is_reading:
+            self._tasks.start_side_task(self._warm_instead(session_models))
+            return
         if settings is None or not model or self._tasks.busy:
             return
         if self._running:
@@ -154,9 +183,16 @@ class OllamaResidency:
         last, head = self._last_chat, None
         ollama = next((up for up in settings.upstreams if up.kind == "ollama"), None)
         # To evaluate the head of another model's request would load that model.
-        if last is not None and ollama is not None and same_model(last.model, model):
+        may_read = not self._read_ahead.is_expecting
+        if may_read and last is not None and ollama is not None and same_model(last.model, model):
             head = head_of(last, settings, ollama, self.version)  # with today's pin
-        self._tasks.start(self._prewarmer.warm(model, head, settings, session_models))
+        warm = partial(self._prewarmer.warm, model, head, settings, session_models)
+        self._tasks.start(self._read_ahead.after(warm))
+
+    async def _warm_instead(self, session_models: Sequence[str]) -> None:
+        """Load the model in place of what is read ahead, which is begun again after it."""
+        await self._tasks.cancel()
+        self.warm(session_models)
 
     async def wait_for_load(self, request: ChatRequest, upstream: Upstream) -> bool:
         """See ``interfaces.Residency``."""
@@ -181,6 +217,7 @@ class OllamaResidency:
         was_loaded = model.loaded and not self._tasks.is_loading(request.model)
         idle_seconds, readings = now - model.renewed_at, self._loaded_models.readings
         self._last_request_at = now
+        self._read_ahead.on_request_start(request)
         self._running[id(request)] = _RunningRequest(
             request, now, was_loaded, idle_seconds, readings
         )
@@ -206,6 +243,7 @@ class OllamaResidency:
         unloaded = running.started_at < self._loaded_models.get(request.model).unloaded_at
         if isinstance(load_seconds, float | int) and not unloaded:
             self._on_loaded(running, settings, load_seconds)
+        self._read_ahead.on_request_end(request, upstream)
 
     def release(self, names: tuple[str, ...]) -> None:
         """Prepare for models to be unloaded: cancel the background task, and expect them to be loaded again.
@@ -216,6 +254,7 @@ class OllamaResidency:
         async def release_here() -> None:
             for name in names:
                 self._loaded_models.get(name).mark_unloaded(self._clock())
+            self._read_ahead.forget()
             await self._tasks.cancel()
 
         if self._loop is None:
@@ -256,6 +295,8 @@ class OllamaResidency:
             event = self._readings.get()
             if isinstance(event, ServerRead):
                 self.version = event.version
+            elif isinstance(event, NextPrompt | Unavailable):
+                self._read_ahead.take(event)
             else:
                 self._loaded_models.update(event.reading)
                 self._renew()  # by this list: an older one could have a model that is gone by now
@@ -267,7 +308,8 @@ class OllamaResidency:
         reading, last = self._loaded_models.newest, self._last_request_at
         due = [model for model in self._loaded_models.all if is_due(model, reading, now, last)]
         if due:
-            self._tasks.start(self._prewarmer.renew(due, settings))
+            renew = partial(self._prewarmer.renew, due, settings)
+            self._tasks.start(self._read_ahead.after(renew))
 
 
 def _is_ours(upstream: Upstream) -> bool:

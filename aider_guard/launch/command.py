@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aider_guard.core.actions import Handoff
 from aider_guard.core.chatlog import Announced
@@ -64,10 +65,20 @@ def send_answer(
     channel: socket.socket,
     arguments: Sequence[str],
     environment: LocalEnvironment = LocalEnvironment(),  # noqa: B008  # a frozen value
+    next_prompts_fd: int = -1,
 ) -> None:
-    """Let the Aider at the other end of *channel* begin. Raises OSError when it ended meanwhile."""
+    """Let the Aider at the other end of *channel* begin. Raises OSError when it ended meanwhile.
+
+    Unless it is -1, Aider tells its next prompts on *next_prompts_fd*, which it inherited.
+    """
     after_dotenv = _after_dotenv(environment)
-    answer = {"arguments": list(arguments), "environment": {}, "after_dotenv": after_dotenv}
+    answer: dict[str, Any] = {
+        "arguments": list(arguments),
+        "environment": {},
+        "after_dotenv": after_dotenv,
+    }
+    if next_prompts_fd >= 0:
+        answer["next_prompts_fd"] = next_prompts_fd
     channel.sendall(json.dumps(answer).encode() + b"\n")
 
 

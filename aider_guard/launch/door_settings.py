@@ -80,6 +80,7 @@ def door_settings(
         window_tokens=window,
         user_keep_alive=sets_keep_alive or server_keeps_longer(facts.server),
         on_overflow=facts.config.on_overflow,
+        read_ahead=facts.config.read_ahead,
         think_for_side_work=facts.config.think_for_side_work,
         shows_progress=facts.config.progress == "on",
         refuse_cloud=facts.config.network == "offline",

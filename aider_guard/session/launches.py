@@ -36,7 +36,7 @@ from aider_guard.launch.pins import DEFAULT_WINDOW_TOKENS
 from aider_guard.launch.plan import Plan
 from aider_guard.session import registry
 from aider_guard.session.histories import PrivateHistories
-from aider_guard.session.start_aider import Started, start_aider
+from aider_guard.session.start_aider import NextPromptPipe, Started, start_aider
 from aider_guard.session.terminal import Size
 
 
@@ -84,12 +84,13 @@ class Launch:
         self,
         arguments: Sequence[str],
         environment: LocalEnvironment = LocalEnvironment(),  # noqa: B008  # a frozen value
+        next_prompts_fd: int = -1,
     ) -> None:
-        """Let Aider begin with these arguments after the user's own."""
+        """Let Aider begin with these arguments after the user's own, and tell its next prompts on this pipe."""
         self.channel.setblocking(True)
         # Aider may have ended meanwhile, which is noticed by its exit.
         with contextlib.suppress(OSError):
-            command.send_answer(self.channel, arguments, environment)
+            command.send_answer(self.channel, arguments, environment, next_prompts_fd)
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,9 @@ class Launches:
         environment: Mapping[str, str],
         *,
         sandbox: Sandbox,
+        next_prompts: NextPromptPipe = NextPromptPipe(),  # noqa: B008  # a frozen value
     ) -> None:
-        self._sandbox = sandbox
+        self._sandbox, self._next_prompts = sandbox, next_prompts
         self._folder = folder
         self._aider = aider
         self._config = config
@@ -173,6 +175,7 @@ class Launches:
             *(self._aider, self._arguments, self._environment, size, attributes),
             sandbox=self._sandbox,
             ahead=ahead,
+            next_prompts=self._next_prompts,
         )
 
     def adopt(self, started: Started, handoff: Handoff | None = None) -> None:
@@ -219,7 +222,7 @@ class Launches:
             )
         elif settings.restore_chat_history:
             arguments.append("--restore-chat-history")
-        launch.answer(arguments, plan.environment)
+        launch.answer(arguments, plan.environment, self._next_prompts.write_fd)
 
     def _files(
         self, launch: Launch, settings: AiderSettings, model_settings: Path, metadata: Path

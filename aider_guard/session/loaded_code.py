@@ -40,6 +40,7 @@ HELPERS: Final = (
     "aider_guard.door.residency",
     "aider_guard.door.server",
     "aider_guard.sidecar.gpu",
+    "aider_guard.sidecar.machine_use",
     "aider_guard.sidecar.memory",
     "aider_guard.sidecar.other_gpus",
     "aider_guard.sidecar.relays",

@@ -15,7 +15,7 @@ from aider_guard.config import Config
 from aider_guard.launch.aider import find_aider
 from aider_guard.launch.start_command import aider_environment
 from aider_guard.session import registry
-from aider_guard.session.start_aider import door_socket, start_aider
+from aider_guard.session.start_aider import door_socket, next_prompt_pipe, start_aider
 from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.signals import signals_as_wakeups
 
@@ -56,11 +56,17 @@ def run_session(
         fds = stack.enter_context(terminal.private_fds())
         sandbox = stack.enter_context(build_sandbox(choosing, config))
         listener = stack.enter_context(door_socket(sandbox.gap))
+        wants_next = config.read_ahead != "off"
+        next_prompts = stack.enter_context(next_prompt_pipe(wanted=wants_next))
         wakeups = stack.enter_context(signals_as_wakeups(_WATCHED_SIGNALS))
         stack.enter_context(sandbox.reaping())
         aiders_environment = aider_environment(config, environment)
         pty = terminal.size(), terminal.attributes()
-        started = start_aider(aider, arguments, aiders_environment, *pty, sandbox=sandbox)
+        started = start_aider(
+            *(aider, arguments, aiders_environment, *pty),
+            sandbox=sandbox,
+            next_prompts=next_prompts,
+        )
         stack.enter_context(started.child)
         # Aider takes seconds to import what it needs: everything else of ours is loaded meanwhile.
         from aider_guard.session.loaded_code import helper_starter
@@ -73,7 +79,9 @@ def run_session(
             sandbox, listener, config=config, aider=aider, environment=environment
         )
         planner.arguments = tuple(arguments)
-        parts = SessionParts(planner, folder, terminal, fds, listener, sandbox, stack, starter)
+        parts = SessionParts(
+            *(planner, folder, terminal, fds, listener, sandbox, stack, starter, next_prompts)
+        )
         session = assemble(parts, started, arguments, aiders_environment)
         if resumed is not None:
             session.take_over(resumed)

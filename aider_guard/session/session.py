@@ -52,7 +52,7 @@ from aider_guard.session.planning import Planner
 from aider_guard.session.relay import Relay
 from aider_guard.session.sidecar_process import SidecarSupervisor
 from aider_guard.session.standby import RetiredAider, StandbyAider
-from aider_guard.session.start_aider import DoorListener, Started
+from aider_guard.session.start_aider import DoorListener, NextPromptPipe, Started
 from aider_guard.session.startup import Startup
 from aider_guard.session.terminal import Terminal, TerminalFds
 from aider_guard.signals import Wakeups
@@ -323,6 +323,7 @@ class SessionParts:
     sandbox: Sandbox
     stack: ExitStack
     starter: ProcessStarter | None = None
+    next_prompts: NextPromptPipe = NextPromptPipe()  # a frozen value
 
 
 def assemble(
@@ -333,7 +334,9 @@ def assemble(
     loop = stack.enter_context(Loop())
     relay = Relay(parts.fds.in_fd, parts.fds.out_fd)
     launches = Launches(
-        folder.path, planner.aider, planner.config, arguments, environment, sandbox=parts.sandbox
+        *(folder.path, planner.aider, planner.config, arguments, environment),
+        sandbox=parts.sandbox,
+        next_prompts=parts.next_prompts,
     )
     launches.adopt(started)
     aider = stack.enter_context(AiderProcess(parts.terminal, relay, loop))
@@ -388,6 +391,7 @@ def _sidecar(parts: SessionParts, loop: Loop) -> SidecarSupervisor:
         environment=parts.planner.environment,
         door_fd=parts.listener.fileno(),
         relays=parts.sandbox.gap.relays,
+        next_prompts_fd=parts.next_prompts.read_fd,
     )
 
 

@@ -40,7 +40,11 @@ MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
 
 
 def sidecar_command(
-    ollama: str, tokenizers: str, door_fd: int = -1, relays: Sequence[tuple[int, Place]] = ()
+    ollama: str,
+    tokenizers: str,
+    door_fd: int = -1,
+    relays: Sequence[tuple[int, Place]] = (),
+    next_prompts_fd: int = -1,
 ) -> list[str]:
     """Return the command line of a sidecar; ``tokenizers`` is the folder of Aider's encodings, or "".
 
@@ -48,11 +52,13 @@ def sidecar_command(
     over in the environment.
 
     ``door_fd`` is the listening socket it inherits for the door, -1 for none; it relays those of ``relays`` to places.
+    From ``next_prompts_fd`` it reads what Aider tells of its next prompts.
     """
     program = [sys.executable, "-m", "aider_guard.sidecar"]
     door = ["--door-fd", str(door_fd)] if door_fd >= 0 else []
     relayed = [word for fd, place in relays for word in ("--relay", f"{fd}={place}")]
-    return [*program, "--ollama", ollama, "--tokenizers", tokenizers, *door, *relayed]
+    told = ["--next-prompts-fd", str(next_prompts_fd)] if next_prompts_fd >= 0 else []
+    return [*program, "--ollama", ollama, "--tokenizers", tokenizers, *door, *relayed, *told]
 
 
 class SidecarProcess(LinePipes):
@@ -199,8 +205,9 @@ class SidecarSupervisor:
         environment: Mapping[str, str],
         door_fd: int,
         relays: Sequence[tuple[int, Place]] = (),
+        next_prompts_fd: int = -1,
     ) -> None:
-        self._relays = tuple(relays)
+        self._relays, self._next_prompts_fd = tuple(relays), next_prompts_fd
         self._loop = loop
         self._door_fd = door_fd
         self._serving: ServeDoor | None = None
@@ -229,9 +236,13 @@ class SidecarSupervisor:
                 sidecar_command(
                     *(public_base(self._ollama.base), self._tokenizers),
                     *(self._door_fd, self._relays),
+                    next_prompts_fd=self._next_prompts_fd,
                 ),
                 {**self._environment, **to_environment(self._ollama)},
-                pass_fds=[self._door_fd, *(fd for fd, _ in self._relays)],
+                pass_fds=[
+                    *(self._door_fd, *(fd for fd, _ in self._relays)),
+                    *([self._next_prompts_fd] if self._next_prompts_fd >= 0 else []),
+                ],
             )
         except OSError as error:
             self.post(SidecarLost(f"it cannot be started: {error.strerror}"))

@@ -6,6 +6,7 @@ of its own code meanwhile.
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,6 +59,35 @@ def door_socket(gap: Gap) -> Iterator[DoorListener]:
 
 
 @dataclass(frozen=True)
+class NextPromptPipe:
+    """The pipe on which each Aider of a session tells its next prompts to the sidecar; -1 for both ends without one.
+
+    The guard holds both ends and never reads: what is told goes nowhere else.
+    """
+
+    read_fd: int = -1
+    write_fd: int = -1
+
+
+@contextmanager
+def next_prompt_pipe(*, wanted: bool) -> Iterator[NextPromptPipe]:
+    """Open the pipe for the session. Raises LaunchError when that cannot be."""
+    if not wanted:
+        yield NextPromptPipe()
+        return
+    try:
+        read_fd, write_fd = os.pipe()
+    except OSError as error:
+        raise LaunchError(f"a pipe cannot be opened: {error.strerror}") from error
+    os.set_blocking(write_fd, False)  # a full pipe must not stop the thread that writes in Aider
+    try:
+        yield NextPromptPipe(read_fd, write_fd)
+    finally:
+        os.close(read_fd)
+        os.close(write_fd)
+
+
+@dataclass(frozen=True)
 class Started:
     """The process of an Aider that was just started, and the socket on which it asks before it begins."""
 
@@ -73,6 +103,7 @@ def start_aider(
     attributes: list[Any] | None,
     *,
     sandbox: Sandbox,
+    next_prompts: NextPromptPipe = NextPromptPipe(),  # a frozen value
     ahead: bool = False,
 ) -> Started:
     """Start Aider in the air gap, in a pty of this size. Raises LaunchError when it cannot be started.
@@ -87,7 +118,7 @@ def start_aider(
                 sandboxed_command(aider, theirs, arguments, sandbox, ahead=ahead),
                 size=size,
                 env=environment,
-                pass_fds=passed_fds(theirs, sandbox),
+                pass_fds=passed_fds(theirs, sandbox, next_prompts),
                 attributes=attributes,
                 preexec=enter,
                 preexec_fds=enter.fds if enter is not None else (),
@@ -114,9 +145,16 @@ def sandboxed_command(
     )
 
 
-def passed_fds(channel: socket.socket, sandbox: Sandbox) -> list[int]:
+def passed_fds(
+    channel: socket.socket,
+    sandbox: Sandbox,
+    next_prompts: NextPromptPipe = NextPromptPipe(),  # a frozen value
+) -> list[int]:
     """Return the descriptors that an Aider inside this sandbox inherits."""
-    return [channel.fileno(), *([sandbox.report_fd] if sandbox.report_fd >= 0 else [])]
+    return [
+        channel.fileno(),
+        *(fd for fd in (sandbox.report_fd, next_prompts.write_fd) if fd >= 0),
+    ]
 
 
 @contextmanager

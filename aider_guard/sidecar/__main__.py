@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--tokenizers", default="", metavar="DIR")
     parser.add_argument("--door-fd", type=int, default=-1, metavar="FD")
     parser.add_argument("--relay", action="append", default=[], metavar="FD=HOST:PORT")
+    parser.add_argument("--next-prompts-fd", type=int, default=-1, metavar="FD")
     options = parser.parse_args(arguments)
     server = take_from_environment(os.environ) or ServerAccess(
         connectable_base(options.ollama), environment_headers()
@@ -161,28 +162,57 @@ def _start_ollama(
     from aider_guard.sidecar.unloading import Unloader
 
     client = OllamaClient(server.base, headers=server.headers)
+    here = is_this_machine(server.base)
     readings = ReadingWatch()
 
     def report_of_residency(event: Event) -> None:
         readings.observe(event)
         emit(event)
 
-    residency = OllamaResidency(client, report_of_residency)
+    residency = OllamaResidency(
+        client, report_of_residency, why_rest=_why_rest if here else lambda: ""
+    )
 
     def report(event: Event) -> None:
         residency.observe(event)
         emit(event)
 
     start_thread("ollama", lambda: poll_ollama(client, report))
+    if options.next_prompts_fd >= 0:
+        start_thread("next prompts", lambda: read_next_prompts(options.next_prompts_fd, residency))
     others = OtherServerModels(answer_seconds=patience_seconds(OTHERS_SECONDS))
     door = _door(
         options.door_fd, client, emit, residency=residency, others=others, readings=readings
     )
     dispatcher = RequestDispatcher(door.take if door else _no_door, others.close)
-    memory = sensor.read if is_this_machine(server.base) else None
+    memory = sensor.read if here else None
     unloader = Unloader(client, memory, release=residency.release)
     dispatcher.start(client, unloader, FileCounter(options.tokenizers), emit)
     return dispatcher
+
+
+def _why_rest() -> str:
+    """Return why the machine should be left alone now, "" for no reason. Takes half a second."""
+    from aider_guard.sidecar.machine_use import read_machine_use, why_rest
+
+    return why_rest(read_machine_use())
+
+
+def read_next_prompts(fd: int, residency: OllamaResidency) -> None:
+    """Pass on what Aider tells of its next prompts, for ever. A line that is no whole one is left out."""
+    from aider_guard.core.chat.next_prompt import parse_told
+
+    lines = read_lines(fd)
+    while True:
+        try:
+            line = next(lines)
+        except StopIteration:
+            return
+        except WireError:  # endless: not from our script
+            lines = read_lines(fd)
+            continue
+        if (told := parse_told(line)) is not None:
+            residency.expect(told)
 
 
 def _door(

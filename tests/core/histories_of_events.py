@@ -13,6 +13,9 @@ from aider_guard.core.actions import Action, Announce, CancelDeadline, SetDeadli
 from aider_guard.core.chat.events import (
     DoorOpened,
     ModelWarmed,
+    NextPromptCompared,
+    NextPromptUnknown,
+    PromptReadAhead,
     PromptReread,
     ReadingEstimated,
     ReadingFinished,
@@ -370,6 +373,9 @@ TRAFFIC: tuple[st.SearchStrategy[Any], ...] = (
         st.sampled_from([(), ("aider-guard: no", "because")]),
     ),
     st.builds(ModelWarmed, NAMES, st.just("load"), problem=st.sampled_from(["", "busy"])),
+    st.builds(PromptReadAhead, NAMES, NUMBERS, problem=st.sampled_from(["", "busy"])),
+    st.builds(NextPromptCompared, NAMES, NUMBERS, NUMBERS, st.sampled_from(["", "map"])),
+    st.builds(NextPromptUnknown, st.just("it is another")),
     st.builds(ReloadSeen, NAMES, st.just(4.0), st.sampled_from(["a", "b"])),
 )
 KINDS = frozenset(get_args(Event))

@@ -10,7 +10,13 @@ import pytest
 
 from aider_guard.core.chat.body import PromptHead
 from aider_guard.core.readings import Unavailable
-from aider_guard.door.prewarm import FIRST_CHARACTERS, NOT_KEPT, PIECE_SECONDS, HeadEvaluation
+from aider_guard.door.prewarm import (
+    FIRST_CHARACTERS,
+    NO_ROOM,
+    NOT_KEPT,
+    PIECE_SECONDS,
+    HeadEvaluation,
+)
 
 HEAD = PromptHead("/api/chat", {"model": "m"}, ({"role": "system", "content": "x" * 20_000},), "")
 
@@ -75,6 +81,39 @@ def test_a_busy_machine_is_not_taken_for_a_cache_that_keeps_nothing() -> None:
         return await server.post(path, body)
 
     assert run(post, server.clock) == (HEAD.characters // 3, "")
+
+
+def test_pieces_stay_large_where_each_costs_time_beside_its_evaluation() -> None:
+    """Sized by all that a piece takes, they would be the smallest there are: 157 of them."""
+    server = Server(3_000.0)
+
+    async def post(path: str, body: Mapping[str, Any]) -> dict[str, Any] | Unavailable:
+        answer = await server.post(path, body)
+        server.now += 0.6
+        assert isinstance(answer, dict)
+        return {**answer, "prompt_eval_duration": int(server.seconds[-1] * 1e9)}
+
+    assert run(post, server.clock) == (HEAD.characters // 3, "")
+    assert len(server.ends) < 25
+
+
+def test_what_is_known_to_be_cached_is_sent_at_once() -> None:
+    """A shorter beginning would have the cache cut back to it."""
+    server = Server(3_000.0)
+    server.known = 12_000
+    evaluation = HeadEvaluation(HEAD, server.clock, done=12_000)
+    asyncio.run(evaluation.run(server.post))
+    assert server.ends[0] == 12_000
+    assert (evaluation.done, evaluation.problem) == (HEAD.characters, "")
+
+
+def test_no_more_is_evaluated_than_may_be() -> None:
+    """Some versions cut what does not fit, and evaluate the rest."""
+    server = Server(3_000.0)
+    evaluation = HeadEvaluation(HEAD, server.clock, most_tokens=3_000)
+    asyncio.run(evaluation.run(server.post))
+    assert evaluation.problem == NO_ROOM
+    assert 2_000 < evaluation.tokens <= 3_000
 
 
 def test_a_refusal_ends_it() -> None:

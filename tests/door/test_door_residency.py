@@ -172,7 +172,8 @@ async def test_the_head_is_evaluated_ahead_after_an_unload(setup: ResidencySetup
     fixed = _length(whole) - len(QUESTION[1])
     assert lengths[-1] == fixed
     assert [one["content"] for one in pieces[-1]["messages"]] == [
-        one["content"] for one in whole["messages"][:-1]
+        *(one["content"] for one in whole["messages"][:-1]),
+        ".",
     ]
 
 

@@ -275,6 +275,9 @@ def test_the_answer_lets_aider_begin() -> None:
         send_answer(guards_end, ["--load", "a b"])
         answer = json.loads(aiders_end.makefile("rb").readline())
         assert answer["arguments"] == ["--load", "a b"]
+        assert "next_prompts_fd" not in answer
+        send_answer(guards_end, [], next_prompts_fd=7)
+        assert json.loads(aiders_end.makefile("rb").readline())["next_prompts_fd"] == 7
         aiders_end.close()
         with pytest.raises(OSError, match="pipe"):
             send_answer(guards_end, [])

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
-from aider_guard.launch.inside.price_lists import read_faster, skip_fetches
+from aider_guard.launch.inside.price_lists import (
+    read_faster,
+    read_settings_faster,
+    skip_fetches,
+)
 
 PRICES, ROUTER = "raw.githubusercontent.com", "openrouter.ai"
 
@@ -129,3 +133,20 @@ def test_everything_else_is_left_to_json5(slowly_read: list[str], text: str) -> 
 def test_options_are_left_to_json5(slowly_read: list[str]) -> None:
     sys.modules["json5"].loads(PLAIN, encoding="utf-8")
     assert slowly_read == [PLAIN]
+
+
+def test_the_table_of_settings_is_parsed_by_the_library_in_c(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only while Aider's modules are imported; where PyYAML has none, as always."""
+    yaml: Any = ModuleType("yaml")
+    slow: Any = object()
+    yaml.safe_load = slow
+    monkeypatch.setitem(sys.modules, "yaml", yaml)
+    with read_settings_faster():
+        assert yaml.safe_load is slow
+    yaml.CSafeLoader = "in C"
+    yaml.load = lambda stream, Loader: (stream, Loader)  # noqa: N803  # PyYAML's name
+    with read_settings_faster():
+        assert yaml.safe_load("a: 1") == ("a: 1", "in C")
+    assert yaml.safe_load is slow

@@ -201,14 +201,25 @@ def read_head(path: Path) -> GgufHead:
         return GgufHead(metadata, tuple(reader.table()))
 
 
-def rewritten(path: Path, *, template: str | None = None, layers: int | None = None) -> bytes:
-    """A file's content with another Jinja template, or with its first layers alone. Raises as `read_head`."""
+def rewritten(
+    path: Path,
+    *,
+    template: str | None = None,
+    layers: int | None = None,
+    trained_tokens: int | None = None,
+) -> bytes:
+    """A file's content with another template in Jinja, its first layers alone, or trained for another window.
+
+    Raises as `read_head`.
+    """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         reader = _Reader(data)
         pairs = []
         for key, _, content in reader.pairs():
             if layers is not None and key.endswith(".block_count"):
                 pairs.append(_text(key) + struct.pack("<II", _UINT32, layers))
+            elif trained_tokens is not None and key.endswith(".context_length"):
+                pairs.append(_text(key) + struct.pack("<II", _UINT32, trained_tokens))
             elif template is None or key != _TEMPLATE_KEY:
                 pairs.append(content)
         if template is not None:

@@ -216,7 +216,8 @@ RUNNER_OPTIONS: Final = (
 SHIFT: Final = "shift"
 _ANSWERS: Final = ("num_predict", "stop", "seed", "temperature")
 _QUESTION: Final = {"role": "user", "content": "."}
-"""Some templates refuse a conversation without a message of the user's."""
+"""Stands at the end, as the user's message will: templates treat an answer at the end as one to be continued, leave out
+thoughts before the last question, or refuse a conversation without one."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ class PromptHead:
         if self.prompt:
             return {**self.body, "prompt": self.prompt[:characters]}
         messages = _cut(self.messages, characters)
-        if not any(message.get("role") == "user" for message in messages):
+        if not messages or messages[-1]["role"] != "user":
             messages.append(_QUESTION)
         return {**self.body, "messages": messages}
 
@@ -264,11 +265,11 @@ def head_of(
     if request.form == "generate":
         return _flattened_head(body, length)
     listed = body.get("messages")
-    plain = itertools.takewhile(_is_plain, listed if isinstance(listed, list) else ())
+    plain = itertools.takewhile(is_plain_message, listed if isinstance(listed, list) else ())
     messages = tuple(_cut(plain, length))
     if not messages:
         return None
-    return PromptHead("/api/chat", _shortest_answer(body, "messages"), messages, "")
+    return PromptHead("/api/chat", shortest_answer(body, "messages"), messages, "")
 
 
 def may_have_head(request: ChatRequest) -> bool:
@@ -314,10 +315,10 @@ def _flattened_head(body: dict[str, Any], length: int) -> PromptHead | None:
         end, left = end + len(block.whole), left - len(block.content)
     if not end:
         return None
-    return PromptHead("/api/generate", _shortest_answer(body, "prompt"), (), prompt[:end])
+    return PromptHead("/api/generate", shortest_answer(body, "prompt"), (), prompt[:end])
 
 
-def _is_plain(message: object) -> bool:
+def is_plain_message(message: object) -> bool:
     """Whether a message holds nothing but text."""
     match message:
         case {"role": str(), "content": str(), **more}:
@@ -336,8 +337,8 @@ def _cut(messages: Iterable[Mapping[str, Any]], characters: int) -> list[Mapping
     return beginning
 
 
-def _shortest_answer(body: Mapping[str, Any], prompt: str) -> Mapping[str, Any]:
-    """Return the request without its prompt, asking for one token in any format."""
+def shortest_answer(body: Mapping[str, Any], prompt: str) -> Mapping[str, Any]:
+    """Return a request without its prompt (the field of this name), asking for one token in any format."""
     options = {name: value for name, value in body["options"].items() if name not in _ANSWERS}
     rest = {name: value for name, value in body.items() if name not in (prompt, "format")}
     return {**rest, "stream": False, "options": {**options, "num_predict": 1}}

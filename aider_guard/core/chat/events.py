@@ -141,6 +141,42 @@ class ModelWarmed:
 
 
 @dataclass(frozen=True)
+class PromptReadAhead:
+    """The prompt that is expected next was evaluated while the user reads and types.
+
+    ``tokens`` is how much of it is in the server's cache now, ``cached_tokens`` how much of that was expected to be
+    there before, ``seconds`` how long the rest took; ``problem`` says why it is not all of it.
+    """
+
+    model: str
+    tokens: int = 0
+    seconds: float = 0.0
+    problem: str = ""
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class NextPromptCompared:
+    """The request of a message was compared with the prompt that was expected.
+
+    It began with ``matched_percent`` of that, and they part in ``parted_in``, a part of the request ("" where it began
+    with all of it); ``read_tokens`` is how much had been evaluated.
+    """
+
+    model: str
+    read_tokens: int
+    matched_percent: int
+    parted_in: str = ""
+
+
+@dataclass(frozen=True)
+class NextPromptUnknown:
+    """Aider could not tell its next prompt; until it does, only the head of the last one is evaluated, when loaded."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class ReloadSeen:
     """A request had to wait until its model was loaded again; ``cause`` is in the user's words."""
 

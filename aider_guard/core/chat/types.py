@@ -130,6 +130,8 @@ class DoorSettings:
     """Whether the user's own settings decide how long a model stays loaded; then the door does not."""
     on_overflow: Literal["refuse", "warn"] = "refuse"
     refuse_cloud: bool = True
+    read_ahead: Literal["auto", "on", "off"] = "auto"
+    """Whether the next prompt is evaluated while the user types."""
     think_for_side_work: bool = False
     """Whether a model that can think may do so for commit messages and summaries."""
     shows_progress: bool = False

@@ -70,6 +70,8 @@ FILES = (
     ("assistant", "Ok, any changes I propose will be to those files."),
 )
 QUESTION = (("user", "And a box?"),)
+NEXT = ("user", ".")
+"""Stands for the message that is not typed yet."""
 FIXED = (SYSTEM, *EXAMPLES, *READ_ONLY, *MAP)
 WHOLE = (*FIXED, *HISTORY, *FILES, *QUESTION)
 
@@ -114,7 +116,7 @@ def texts(found: PromptHead | None, characters: int | None = None) -> list[tuple
 )
 def test_ends_where_the_history_begins(messages: Any, fixed: Any) -> None:
     """System text, examples, read-only files and the map are sent again by the next Aider, the rest is not."""
-    assert texts(head(chat(*messages))) == list(fixed)
+    assert texts(head(chat(*messages))) == [*fixed, NEXT]
 
 
 def test_files_that_may_change_are_no_part_of_it() -> None:
@@ -218,7 +220,7 @@ def test_only_of_ollama() -> None:
         (len(SYSTEM[1]), [SYSTEM, ("user", ".")]),
         (len(SYSTEM[1]) + 1, [SYSTEM, ("user", "H")]),
         (len(SYSTEM[1]) + len(READ_ONLY[0][1]), [SYSTEM, READ_ONLY[0]]),
-        (9_999, [SYSTEM, *READ_ONLY]),
+        (9_999, [SYSTEM, *READ_ONLY, NEXT]),
     ],
 )
 def test_a_piece_has_so_many_characters(characters: int, found: list[tuple[str, str]]) -> None:
@@ -244,7 +246,7 @@ def test_an_image_ends_it() -> None:
     """A message with more than text ends the head."""
     body = chat(*FIXED, *QUESTION)
     body["messages"][7]["images"] = ["AAAA"]
-    assert texts(head(body)) == list(FIXED[:7])
+    assert texts(head(body)) == [*FIXED[:7], *([] if FIXED[6][0] == "user" else [NEXT])]
     parts = chat(SYSTEM, *MAP, *QUESTION)
     parts["messages"][1]["content"] = [{"type": "text", "text": MAP[0][1]}]
     assert texts(head(parts)) == [SYSTEM, ("user", ".")]

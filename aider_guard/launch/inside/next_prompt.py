@@ -1,0 +1,290 @@
+"""Tells the guard, at each main prompt of Aider's, what the next request will hold but for the new message.
+
+Aider makes it itself, by its own ``format_chat_chunks`` on a copy of the coder, in a thread that starts once the prompt
+is drawn. The copy shares nothing that the thread could change: what it reads from git comes over a repository object of
+its own (two users of GitPython's one ``git cat-file --batch`` wait for each other for ever), it prints nothing, and it
+leaves a running summary alone, which ``format_chat_chunks`` of the coder itself would end.
+
+Each prompt is one line of JSON on a pipe, between newlines: a line that an ended Aider left half written is then a line
+of its own, which the reader drops.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import os
+import select
+import sys
+import threading
+from typing import Any
+
+_COMMANDS = ("/", "!")
+_PRINTS = ("tool_output", "tool_warning", "tool_error", "assistant_output", "print", "ai_output")
+_LOOK_SECONDS = 1.0
+"""How often files of the chat are looked at while the prompt is open."""
+_SEND_SECONDS = 1.0
+_WAIT_SECONDS = 30.0
+
+
+def tell_next_prompts(fd: int) -> None:
+    """Tell on the pipe *fd* what each next prompt will hold, from now on; once why not, where this Aider is another."""
+    os.set_inheritable(fd, False)
+    try:
+        Coder = importlib.import_module("aider.coders.base_coder").Coder  # noqa: N806  # a class
+        PromptSession = importlib.import_module("prompt_toolkit").PromptSession  # noqa: N806
+        plain_input, plain_prompt = Coder.get_input, PromptSession.prompt
+        _ = Coder.format_chat_chunks
+    except (ImportError, AttributeError) as error:
+        _send(fd, {"unknown": f"this Aider is put together otherwise ({type(error).__name__})"})
+        return
+    teller = _Teller(fd)
+    _silence_map(teller)
+
+    def get_input(self: Any, *arguments: Any, **named: Any) -> Any:
+        teller.expect(self)
+        line = None
+        try:
+            line = plain_input(self, *arguments, **named)
+            return line
+        finally:
+            teller.leave(line)
+
+    def prompt(self: Any, *arguments: Any, **named: Any) -> Any:
+        if teller.is_expecting():  # else a confirm, or another question
+            before = named.get("pre_run")
+
+            def pre_run() -> None:
+                if before is not None:
+                    before()
+                teller.start()
+
+            named["pre_run"] = pre_run
+        return plain_prompt(self, *arguments, **named)
+
+    Coder.get_input, PromptSession.prompt = get_input, prompt
+
+
+class _Teller:
+    """The thread that makes and tells the next prompt, and what the main thread lets it know."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._coder: Any = None
+        self._expected: Any = None
+        self._prompt_number = 0
+        self._is_making = False
+        self._repo: tuple[Any, Any] = (None, None)
+        self._tree_contexts: dict[Any, Any] = {}
+
+    # In Aider's main thread
+
+    def expect(self, coder: Any) -> None:
+        """Expect the main prompt of *coder*; a prompt without prompt_toolkit is drawn at once."""
+        self._expected = coder
+        if getattr(coder.io, "prompt_session", None) is None:
+            self.start()
+
+    def is_expecting(self) -> bool:
+        """Return whether the main prompt is expected, in this thread."""
+        is_main = threading.current_thread() is threading.main_thread()
+        return self._expected is not None and is_main
+
+    def start(self) -> None:
+        """Begin: the prompt is drawn."""
+        with self._changed:
+            self._coder = self._expected
+            self._prompt_number += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def leave(self, line: Any) -> None:
+        """End: the prompt was answered with *line*, or left.
+
+        A message needs the map that is just being made, and would make it a second time: it waits. A command does not.
+        """
+        is_message = isinstance(line, str) and line.strip() and not line.startswith(_COMMANDS)
+        with self._changed:
+            self._expected = self._coder = None
+            self._prompt_number += 1
+            self._changed.notify_all()
+            if is_message:
+                self._changed.wait_for(lambda: not self._is_making, _WAIT_SECONDS)
+
+    # In the thread
+
+    def is_here(self) -> bool:
+        """Return whether this is the teller's own thread."""
+        return threading.current_thread() is self._thread
+
+    def _run(self) -> None:
+        told: Any = None
+        seen: Any = None
+        number = 0
+        while True:
+            with self._changed:
+                is_new = self._changed.wait_for(
+                    lambda: self._coder is not None and self._prompt_number != number,  # noqa: B023  # called here only
+                    _LOOK_SECONDS if self._coder is not None else None,
+                )
+                coder = self._coder
+                if coder is None:
+                    continue
+                number = self._prompt_number
+                self._is_making = True
+            before, seen = seen, _files_now(coder)
+            message = self._make(coder) if is_new or before != seen else None
+            with self._changed:
+                self._is_making = False
+                self._changed.notify_all()
+            # A prompt that was told already is told again only where a message may have come between.
+            if message is not None and (is_new or message != told):
+                told = message
+                _send(self._fd, message, lambda: self._prompt_number == number)  # noqa: B023  # called here only
+
+    def _make(self, coder: Any) -> dict[str, Any]:
+        try:
+            snapshot = self._snapshot(coder)
+            chunks = snapshot.format_chat_chunks()
+            chunks.reminder = []
+            if _is_summarising(coder):  # what follows the map is not known before it ends
+                chunks.done = chunks.chat_files = chunks.cur = []
+            messages = _as_sent(coder.main_model, chunks.all_messages())
+            model = coder.main_model.name
+            return {"model": model, "messages": messages, **_thinking(coder.main_model)}
+        except Exception as error:  # noqa: BLE001  # another Aider, a file that is just being written
+            return {"unknown": f"it could not be made ({type(error).__name__})"}
+
+    def _snapshot(self, coder: Any) -> Any:
+        """Return a copy of the coder that reads what the coder would, and changes and prints nothing."""
+        made = copy.copy(coder)
+        made.io = _silent(coder.io)
+        made.cur_messages, made.done_messages = list(coder.cur_messages), _history(coder)
+        # In their own order, in which Aider sends the files; a copy of a set may have another.
+        made.abs_fnames = list(coder.abs_fnames)
+        made.abs_read_only_fnames = list(coder.abs_read_only_fnames)
+        made.summarize_start = made.summarize_end = lambda: None
+        made.main_model = copy.copy(coder.main_model)
+        # Only whether there is room for a reminder is decided by it, which is behind the message.
+        made.main_model.token_count = lambda _messages: 0
+        made.main_model.reminder = None
+        if coder.repo is not None:
+            made.repo = copy.copy(coder.repo)
+            made.repo.io, made.repo.repo = made.io, self._own_repo(coder.repo.repo)
+            made.repo.ignore_file_cache = dict(coder.repo.ignore_file_cache)
+        if coder.repo_map is not None:
+            made.repo_map = copy.copy(coder.repo_map)
+            made.repo_map.io, made.repo_map.tree_context_cache = made.io, self._tree_contexts
+            if made.repo_map.refresh == "auto":
+                # Aider's own map is kept under the words of its message: this one is made anew, too.
+                made.repo_map.map_processing_time = 0
+        return made
+
+    def _own_repo(self, theirs: Any) -> Any:
+        """Return a repository object of the thread's own for the one of the coder's."""
+        of, own = self._repo
+        if of is not theirs:
+            if own is not None:
+                own.close()
+            own = (
+                None if theirs is None else type(theirs)(theirs.working_dir, odbt=type(theirs.odb))
+            )
+            self._repo = (theirs, own)
+        return own
+
+
+class _NoSpinner:
+    """Replaces what Aider draws while it makes the map: it has a ``step`` and an ``end``, and prints nothing."""
+
+    def __getattr__(self, _name: str) -> Any:
+        return lambda *_arguments, **_named: None
+
+
+def _silence_map(teller: _Teller) -> None:
+    """Make the map's spinner and progress bar draw nothing in the teller's thread: the prompt is on the screen."""
+    module = sys.modules.get("aider.repomap")
+    spinner, bar = getattr(module, "Spinner", None), getattr(module, "tqdm", None)
+    if spinner is not None:
+        silent = _NoSpinner()
+        module.Spinner = lambda *words, **named: (  # type: ignore[union-attr]
+            silent if teller.is_here() else spinner(*words, **named)
+        )
+    if bar is not None:
+        module.tqdm = lambda items, **named: (  # type: ignore[union-attr]
+            items if teller.is_here() else bar(items, **named)
+        )
+
+
+def _silent(io: Any) -> Any:
+    """Return a copy of Aider's InputOutput that prints nothing, asks nothing, and notes no error."""
+    quiet = copy.copy(io)
+    for name in _PRINTS:
+        setattr(quiet, name, lambda *_words, **_named: None)
+    quiet.confirm_ask = lambda *_words, **_named: False
+    return quiet
+
+
+def _is_summarising(coder: Any) -> bool:
+    thread = coder.summarizer_thread
+    return thread is not None and bool(thread.is_alive())
+
+
+def _history(coder: Any) -> list[Any]:
+    """Return the history as the next message will find it: Aider takes a summary over then (``summarize_end``)."""
+    done = list(coder.done_messages)
+    ended = coder.summarizer_thread is not None and not _is_summarising(coder)
+    if ended and coder.summarizing_messages == done:
+        return list(coder.summarized_done_messages)
+    return done
+
+
+def _as_sent(model: Any, messages: list[Any]) -> list[Any]:
+    """Return the messages as Aider sends them to this model (models.py, ``send_completion``)."""
+    check = getattr(model, "is_deepseek_r1", None)
+    if check is None or not check():
+        return messages
+    from aider.sendchat import ensure_alternating_roles
+
+    fixed: list[Any] = ensure_alternating_roles([*messages, {"role": "user", "content": ""}])
+    return fixed[:-1]
+
+
+def _thinking(model: Any) -> dict[str, Any]:
+    """Return how litellm tells Ollama whether to think (its llms/ollama/chat/transformation.py, 1.81)."""
+    extra = model.extra_params or {}
+    effort = extra.get("reasoning_effort")
+    if extra.get("think") is not None:
+        return {"think": extra["think"]}
+    if effort is None:
+        return {}
+    return {"think": effort if "gpt-oss" in model.name else effort in ("low", "medium", "high")}
+
+
+def _files_now(coder: Any) -> Any:
+    """Return what shows that a file of the chat was written, or that a summary came."""
+    names = (*coder.abs_fnames, *coder.abs_read_only_fnames)
+    return [_is_summarising(coder), *((name, _written(name)) for name in names)]
+
+
+def _written(name: str) -> Any:
+    try:
+        facts = os.stat(name)
+    except OSError:
+        return None
+    return facts.st_mtime_ns, facts.st_size
+
+
+def _send(fd: int, message: dict[str, Any], is_current: Any = lambda: True) -> None:
+    """Write a message; what does not get through while it is current is left out."""
+    data = memoryview(b"\n" + json.dumps(message, default=str).encode() + b"\n")
+    try:
+        while data and is_current():
+            if select.select([], [fd], [], _SEND_SECONDS)[1]:
+                data = data[os.write(fd, data[: select.PIPE_BUF]) :]
+    except OSError:  # the guard is gone
+        pass

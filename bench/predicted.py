@@ -1,0 +1,235 @@
+"""How often the next prompt is what was read ahead: sessions of real Aider, guarded, on a model that follows a script.
+
+``python -m bench.predicted --turns 300``. The script of each session is drawn from its seed: messages with and without
+an edit, files added and dropped, edits undone, made outside or by a command, other modes, summaries, with commits and
+without. Of each message the journal tells how much of the expected prompt the real one began with, and where they part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import random
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from e2e.people import Guarded
+from fakes.ollama_chat import Talking
+from fakes.ollama_models import FakeModel
+from fakes.ollama_server import FakeOllama
+
+from aider_guard.demo.layout import Rig, cache_folder, rig_in
+from aider_guard.demo.sample import make_sample
+
+MODEL = "scripted"
+TURNS_OF_A_SESSION = 30
+PAUSE_SECONDS = 2.0
+"""How long a user reads and types: the fake model needs no time to read, but Aider needs some to make the prompt."""
+FILES = ("till/prices.py", "till/__init__.py", "tests/test_prices.py")
+_WORDS = ("price", "basket", "total", "cent", "rounding", "quantity", "test", "file", "name")
+_STEPS = {
+    "ask": 30,
+    "edit": 30,
+    "add": 7,
+    "drop": 5,
+    "read-only": 3,
+    "undo": 5,
+    "outside": 6,
+    "run": 4,
+    "mode": 5,
+    "one question in another mode": 3,
+    "clear": 1,
+    "tokens": 1,
+}
+"""What a user does, and how often of a hundred times. The first two, and a question in another mode, are messages."""
+
+
+@dataclass
+class Script:
+    """What the model answers: an edit of a file where the message asks for one, else words."""
+
+    edited: str = ""
+    count: itertools.count[int] = field(default_factory=itertools.count)
+
+    def answer(self, body: Mapping[str, Any]) -> str:
+        """Answer one request."""
+        messages = body.get("messages") or [{"content": body.get("prompt", "")}]
+        if "commit messages" in messages[0]["content"]:
+            return "refactor: change a line"
+        if "*Briefly* summarize" in messages[0]["content"]:
+            return "I asked you about the till, and we changed some lines of it."
+        number = next(self.count)
+        name, self.edited = self.edited, ""
+        if not name:
+            return f"That is answer {number}. " + "It is as it should be. " * (number % 7)
+        path = Path(name)
+        old = path.read_text().splitlines()[0] if path.exists() else ""
+        new = f"# line {number}"
+        replaced = new if re.fullmatch(r"# line \d+", old) else f"{new}\n{old}"
+        short = "/".join(path.parts[-2:])
+        block = f"<<<<<<< SEARCH\n{old}\n=======\n{replaced}\n>>>>>>> REPLACE"
+        return f"I change it.\n\n{short}\n```python\n{block}\n```\n"
+
+
+@dataclass
+class Session:
+    """One session's steps, drawn from its seed."""
+
+    person: Guarded
+    repo: Path
+    script: Script
+    dice: random.Random
+    pause_seconds: float
+    in_chat: set[str] = field(default_factory=set)
+    done: Counter[str] = field(default_factory=Counter)
+
+    def run(self, turns: int) -> None:
+        """Take steps until so many messages were sent."""
+        asked = 0
+        while asked < turns:
+            step = self.dice.choices(list(_STEPS), list(_STEPS.values()))[0]
+            line = self._line(step)
+            if not line:
+                continue
+            self.done[step] += 1
+            asked += step in ("ask", "edit", "one question in another mode")
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        ahead = len(self.person.journal("prompt_shown"))
+        over = time.monotonic() + self.pause_seconds
+        self.person.wait_for(lambda: time.monotonic() > over)
+        self.person.say(line)
+        self.person.wait_for(lambda: len(self.person.journal("prompt_shown")) > ahead)
+
+    def _line(self, step: str) -> str:
+        words = " and the ".join(self.dice.sample(_WORDS, 2))
+        outside = sorted(set(FILES) - self.in_chat)
+        match step:
+            case "ask":
+                return f"Is the {words} right?"
+            case "edit" if self.in_chat:
+                self.script.edited = str(self.repo / self.dice.choice(sorted(self.in_chat)))
+                return f"Mark the {words}."
+            case "add" if outside:
+                self.in_chat.add(name := self.dice.choice(outside))
+                return f"/add {name}"
+            case "drop" if len(self.in_chat) > 1:
+                self.in_chat.remove(name := self.dice.choice(sorted(self.in_chat)))
+                return f"/drop {name}"
+            case "read-only" if outside:
+                return f"/read-only {self.dice.choice(outside)}"
+            case "outside" if self.in_chat:
+                path = self.repo / self.dice.choice(sorted(self.in_chat))
+                path.write_text(path.read_text() + f"# by hand {self.dice.random():.4f}\n")
+                return "/ls"
+            case "mode":
+                return f"/chat-mode {self.dice.choice(['ask', 'code', 'code'])}"
+            case "one question in another mode":
+                return f"/ask Why is the {words} so?"
+            case "undo" | "clear" | "tokens":
+                return f"/{step}"
+            case "run":
+                return "/run true"
+        return ""
+
+
+@dataclass
+class Tally:
+    """What the journals of all sessions tell."""
+
+    compared: list[tuple[int, str]] = field(default_factory=list)
+    unknown: Counter[str] = field(default_factory=Counter)
+    steps: Counter[str] = field(default_factory=Counter)
+    messages: int = 0
+
+    def add(self, session: Session) -> None:
+        """Take in a session."""
+        for line in session.person.journal("next_prompt_compared"):
+            self.compared.append((line["matched_percent"], line["parted_in"]))
+        for line in session.person.journal("next_prompt_unknown"):
+            self.unknown[line["reason"]] += 1
+        self.steps += session.done
+        self.messages += sum(
+            line["purpose"] == "chat" for line in session.person.journal("request_started")
+        )
+
+    def rows(self) -> Iterator[str]:
+        """The table."""
+        whole = sum(not parted for _, parted in self.compared)
+        share = 100 * whole / max(len(self.compared), 1)
+        yield f"{len(self.compared)} prompts compared of {self.messages} requests, {dict(self.steps)}"
+        yield f"began with all that was expected: {whole} ({share:.1f} %; aim: 95 %)"
+        for parted, count in Counter(parted for _, parted in self.compared if parted).most_common():
+            percents = sorted(percent for percent, at in self.compared if at == parted)
+            middle = percents[len(percents) // 2]
+            yield f"  parted in {parted}: {count}, with {middle} % the same in the median"
+        for reason, count in self.unknown.items():
+            yield f"  not told: {reason}: {count}"
+
+
+def measure(rig: Rig, turns: int, seed: int, *arguments: str) -> Tally:
+    """Run sessions until so many messages were sent."""
+    tally = Tally()
+    for number, before in enumerate(range(0, turns, TURNS_OF_A_SESSION)):
+        of_this = min(turns - before, TURNS_OF_A_SESSION)
+        dice = random.Random(seed + number)  # to repeat it
+        with tempfile.TemporaryDirectory(prefix="aider-guard-predicted-") as name:
+            tally.add(run_session(rig, Path(name), of_this, dice, arguments))
+    return tally
+
+
+def run_session(
+    rig: Rig, folder: Path, turns: int, dice: random.Random, arguments: tuple[str, ...]
+) -> Session:
+    """Run one session; half of them make commits."""
+    script = Script()
+    repo = make_sample(folder / "till")
+    (folder / "home").mkdir()
+    model = FakeModel(f"{MODEL}:latest", trained_tokens=32768)
+    talking = Talking(says=script.answer)
+    with FakeOllama(models=(model,), talking=talking, version="0.35.0") as ollama:
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder / "home"),
+            "LANG": "C.UTF-8",
+            "TERM": "xterm-256color",
+            "AIDER_GUARD_STATE_DIR": str(folder / "state"),
+            "OLLAMA_API_BASE": ollama.url,
+        }
+        commits = () if dice.random() < 0.5 else ("--no-auto-commits",)
+        given = (
+            *("--model", f"ollama_chat/{MODEL}", "--edit-format", "diff", "--no-gitignore"),
+            *("--no-show-model-warnings", "--yes-always", *commits, *arguments, FILES[0]),
+        )
+        options = ("--num-ctx", "16384", "--max-turns", "0", "--read-ahead", "on")
+        aider = os.environ.get("AIDER_GUARD_BENCH_AIDER") or str(rig.aider_command)
+        with Guarded(aider, given, options=options, env=env, cwd=repo, rows=40) as person:
+            person.wait_for_prompt()
+            session = Session(person, repo, script, dice, PAUSE_SECONDS, {FILES[0]})
+            session.run(turns)
+            person.type(b"/exit\r")
+            person.end()
+    return session
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.predicted", description=__doc__)
+    parser.add_argument("--turns", type=int, default=300, help="messages in all sessions")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--map-refresh", default="auto", help="Aider's, which decides the map")
+    options = parser.parse_args()
+    refresh = ("--map-refresh", options.map_refresh)
+    for row in measure(rig_in(cache_folder()), options.turns, options.seed, *refresh).rows():
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
