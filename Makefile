@@ -15,7 +15,7 @@ export PIP_RETRIES ?= 8
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv rig demo lint types unit e2e test bench mutants clean
+.PHONY: help venv rig demo lint types unit e2e test bench mutants docs renew clean
 
 help:
 	@echo "make demo    a private Aider, Ollama and small model, and a guarded session on them"
@@ -23,6 +23,8 @@ help:
 	@echo "make lint | types | unit | e2e    parts of it (unit: all that needs no model)"
 	@echo "make bench   what the guard costs, next to a plain terminal"
 	@echo "make mutants changes operators of core and counting, a sample, and lists what no test notices (about 5 minutes)"
+	@echo "make docs    the site of docs/, in build/site; a dead link fails it"
+	@echo "make renew   write the manual page and the kept screens anew; read the difference"
 	@echo "make clean   remove .venv and caches; the private programs stay in the user's cache folder"
 
 venv: $(DEV)
@@ -51,7 +53,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 $(DEV): $(READY)
-	@$(call alive,Installing what the checks and tests need,$(BIN)/python -m pip install --quiet --group lint --group types --group audit --group release --group test)
+	@$(call alive,Installing what the checks and tests need,$(BIN)/python -m pip install --quiet --group lint --group types --group audit --group docs --group release --group test)
 	@touch $@
 
 rig: $(READY)
@@ -84,6 +86,13 @@ bench: $(DEV) rig
 mutants: $(DEV)
 	PYTHONPATH=tests $(BIN)/python -m mutants $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
+docs: $(DEV)
+	$(BIN)/python -m release.site_pages
+	$(BIN)/zensical build --strict --clean
+
+renew: $(DEV)
+	RENEW=1 $(BIN)/python -m pytest -q -k "manual_page or screens" tests/test_release.py tests/view/test_screens.py
+
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

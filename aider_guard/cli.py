@@ -36,12 +36,19 @@ def aiders_arguments(ctx: click.Context, before: Sequence[str] = ()) -> list[str
     return [*before, *ctx.find_root().meta.get("aider_guard.after", ())]
 
 
-@click.command(context_settings={"ignore_unknown_options": True}, options_metavar="[-v] [--json]")
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    options_metavar="[-v] [--json] [--report]",
+    short_help="Check what a session would use, where, and whether it fits.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The findings, as JSON.")
+@click.option(
+    "--report", "as_report", is_flag=True, help="Versions and findings, without secrets, to paste."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Notes, too: what needs nothing from you.")
 @click.argument("aider_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- AIDER ARGS]")
 @click.pass_context
-def doctor(ctx: click.Context, *, as_json: bool, verbose: bool, aider_args: tuple[str, ...]) -> int:
+def doctor(ctx: click.Context, /, *, aider_args: tuple[str, ...], **output: Any) -> int:
     """Check what a session would really run, where, and whether it fits.
 
     The exit status is 0 when no problem was found, 1 when one was, and 2 when something could not be checked.
@@ -52,8 +59,7 @@ def doctor(ctx: click.Context, *, as_json: bool, verbose: bool, aider_args: tupl
         settings_of(ctx),
         aiders_arguments(ctx, aider_args),
         state_dir=paths.state_dir(),
-        as_json=as_json,
-        verbose=verbose,
+        **output,
     )
 
 
@@ -96,7 +102,11 @@ def init(ctx: click.Context, *, vram: tuple[str, ...], write: bool) -> int:
     return run_init(settings_of(ctx), vram=vram, write=write)
 
 
-@click.group(invoke_without_command=True, subcommand_metavar="show | init")
+@click.group(
+    invoke_without_command=True,
+    subcommand_metavar="show | init",
+    short_help="Show the settings with their sources, or write a file.",
+)
 @click.pass_context
 def config_group(ctx: click.Context) -> None:
     """Show the settings with their sources, or write a file for them."""
@@ -134,13 +144,15 @@ def config_init() -> int:
 def status(*, as_json: bool, as_line: bool, place: str | None) -> int:
     """Show the running sessions, or those of a folder."""
     from aider_guard.view import status as view
+    from aider_guard.view.page import columns_of
 
     answers = [_status_of(session) for session in _running(place)]
     sessions = [answer for answer in answers if answer is not None and view.is_answer(answer)]
     if as_json:
         click.echo(json.dumps({"sessions": sessions}, indent=2))
     else:
-        click.echo(view.line(sessions) if as_line else view.table(sessions), nl=as_line)
+        columns = columns_of(sys.stdout)
+        click.echo(view.line(sessions) if as_line else view.table(sessions, columns), nl=as_line)
     return 0
 
 
@@ -172,7 +184,7 @@ def restart(place: str | None) -> int:
     return 0
 
 
-@click.command()
+@click.command(short_help="Try it with a private Aider, Ollama and small model.")
 @click.option("--remove", is_flag=True, help="Remove everything that the demo installed and left.")
 def demo(*, remove: bool) -> int:
     """Try it: a private Aider, Ollama and small model, and a guarded session on a sample repository."""
@@ -185,7 +197,7 @@ def demo(*, remove: bool) -> int:
     return run_demo(guarded_session)
 
 
-@click.command()
+@click.command(short_help="Print what makes a shell complete commands and options.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="bash|zsh|fish")
 def completion(shell: str) -> int:
     """Print what makes a shell complete commands, options and Aider's own.

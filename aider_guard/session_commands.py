@@ -60,7 +60,7 @@ def sessions(
     )
 
 
-@click.command()
+@click.command(short_help="Open an ended session again: files, mode, models.")
 @_place
 @click.pass_context
 def resume(ctx: click.Context, place: str | None) -> int:
@@ -89,7 +89,7 @@ def resume(ctx: click.Context, place: str | None) -> int:
     return run_session(settings, [*words, *more], resumed=resumed)
 
 
-@click.command()
+@click.command(short_help="Write a page about a session: what it waited for, and why.")
 @click.option("--open", "opens", is_flag=True, help="Open it in the browser.")
 @click.option("--text", "as_text", is_flag=True, help="Print it here, without charts.")
 @click.option("--json", "as_json", is_flag=True, help="All facts, as JSON.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -9,8 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from golden import assert_is_kept
 
 from aider_guard import __version__
+from release import index_page, man_page
 
 ROOT = Path(__file__).resolve().parents[1]
 GITHUB = ROOT / ".github"
@@ -57,16 +61,20 @@ def test_an_archive_installs_and_runs(archives: Path, tmp_path: Path, pattern: s
         programs / "aider-guard", "fit", "qwen3:8b", "--vram", "16", folder=tmp_path
     )
     assert "num-ctx" in run(programs / "aider-guard", "config", "show", folder=tmp_path)
+    assert (tmp_path / "venv" / "share" / "man" / "man1" / "aider-guard.1").exists()
 
 
 @pytest.mark.xdist_group("release")
 @pytest.mark.timeout(600)
 def test_the_wheel_holds_the_package_and_nothing_else(archives: Path) -> None:
-    """With its data, and the mark that it is typed."""
+    """With its data, the mark that it is typed, and the manual page."""
     (wheel,) = archives.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
-    assert tops == {"aider_guard", f"aider_guard-{__version__}.dist-info"}
+    data = f"aider_guard-{__version__}.data"
+    assert tops == {"aider_guard", f"aider_guard-{__version__}.dist-info", data}
+    manual = f"{data}/data/share/man/man1/aider-guard.1"
+    assert [name for name in names if name.startswith(data)] == [manual]
     assert {"aider_guard/py.typed", "aider_guard/view/settings_template.toml"} <= set(names)
 
 
@@ -77,8 +85,47 @@ def test_the_source_archive_holds_what_a_packager_needs(archives: Path) -> None:
     (archive,) = archives.glob("*.tar.gz")
     with tarfile.open(archive) as source:
         names = {name.partition("/")[2] for name in source.getnames()}
-    assert {"Makefile", "LICENSE", "docs/air-gap.md", "tests/test_release.py"} <= names
+    assert {
+        "Makefile",
+        "LICENSE",
+        "docs/air-gap.md",
+        "release/aider-guard.1",
+        "tests/test_release.py",
+    } <= names
     assert not [name for name in names if name.endswith(".pyc") or name.startswith(".venv")]
+
+
+def test_the_manual_page_is_what_the_commands_say() -> None:
+    """And roff, where there is one, has nothing to say about it."""
+    assert_is_kept(man_page.PAGE, man_page.page())
+    if groff := shutil.which("groff"):
+        check = (groff, "-man", "-ww", "-z", man_page.PAGE)
+        done = subprocess.run(check, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stderr == ""
+
+
+def test_links_of_the_readme_work_on_the_package_index(tmp_path: Path) -> None:
+    """Each leads to a file of the repository at the released version."""
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    at = "https://github.com/ada/aider-guard"
+    index_page.main([at, "v9.9.9"], root=tmp_path)
+    targets = re.findall(r"\]\(([^)]+)\)", (tmp_path / "README.md").read_text(encoding="utf-8"))
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
+    files = [
+        target.partition("#")[0] for target in targets if target.startswith(f"{at}/blob/v9.9.9/")
+    ]
+    assert files
+    assert [file for file in files if not (ROOT / file.split("/v9.9.9/")[1]).exists()] == []
+    assert f'Issues = "{at}/issues"' in (tmp_path / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_a_picture_is_shown_and_links() -> None:
+    """A link may be around a picture."""
+    shown = index_page.absolute_links(
+        "[![a](docs/a.svg)](docs/a.md) [b](#c) [d](http://e/f)", "R", "T"
+    )
+    assert shown == "[![a](R/raw/T/docs/a.svg)](R/blob/T/docs/a.md) [b](#c) [d](http://e/f)"
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)

@@ -12,7 +12,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServerProcess, ServerReport
 from aider_guard.launch import ollama_address
 from aider_guard.launch.facts import NOT_ASKED, Facts
-from aider_guard.launch.places import base_url, roles, with_ollama
+from aider_guard.launch.places import base_url
 from aider_guard.launch.server_runtime import fills_memory, is_on, runtime_of
 from aider_guard.ollama.names import display_base
 
@@ -25,7 +25,7 @@ def availability(facts: Facts) -> Iterator[Finding]:
         case (
             Unavailable(reason) | ServerReport(version=Unavailable(reason), installed=Unavailable())
         ):
-            is_unused = roles(facts) and not any(with_ollama(facts))
+            is_unused = ollama_address.is_unused(facts)
             if facts.server == NOT_ASKED or ollama_address.is_forbidden(facts) or is_unused:
                 return
             shown = display_base(base_url(facts))

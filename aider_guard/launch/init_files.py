@@ -34,6 +34,7 @@ from aider_guard.launch.model_choice import (
     ModelPlan,
     candidate_models,
     choose,
+    left_out,
     plan_for,
 )
 from aider_guard.launch.repository import TestCommand
@@ -160,11 +161,15 @@ class InitFolder:
 
 @dataclass(frozen=True)
 class ModelAdvice:
-    """The suggested models. ``named`` are the user's own by role; ``better`` is a preferred one to pull."""
+    """The suggested models. ``named`` are the user's own by role; ``better`` is a preferred one to pull.
+
+    ``left_out`` are installed models that were not chosen, each with the reason.
+    """
 
     plan: ModelPlan | Unavailable
     named: Mapping[str, str]
     better: CandidateModel | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 def read_folder(start: Path, home: Path) -> InitFolder | Unavailable:
@@ -206,10 +211,13 @@ def advise(
     if not ollama_names:
         best = choose([replace(model, installed=False) for model in models], cards, runtime)
         better = None
+        others: tuple[tuple[str, str], ...] = ()
+        if isinstance(choice, ModelPlan):
+            others = left_out(choice, models, cards, runtime)
         if isinstance(choice, ModelPlan) and isinstance(best, ModelPlan):
             better = next(model for model in models if model.name == best.main.name)
             better = None if better == choice.main else better
-        return ModelAdvice(choice, users_models, better)
+        return ModelAdvice(choice, users_models, better, others)
     if "main" not in ollama_names:
         if isinstance(choice, Unavailable):
             return ModelAdvice(choice, users_models)

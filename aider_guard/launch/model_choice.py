@@ -155,6 +155,38 @@ def choose(
     )
 
 
+def left_out(
+    plan: ModelPlan, models: Sequence[CandidateModel], cards: Sequence[Card], runtime: Runtime
+) -> tuple[tuple[str, str], ...]:
+    """The installed models that a plan leaves out, by name, each with the reason in a clause; the largest first."""
+    chosen = {canonical_name(model.name) for model in plan.models}
+    installed = [model for model in models if model.installed]
+    others = [model for model in installed if canonical_name(model.name) not in chosen]
+    ranked = dict(_by_preference(installed))
+    return tuple(
+        (model.name, _why_not(model, ranked, cards, runtime))
+        for model in sorted(others, key=lambda model: -model.candidate.weights_bytes)
+    )
+
+
+def _why_not(
+    model: CandidateModel,
+    ranked: Mapping[CandidateModel, Preference],
+    cards: Sequence[Card],
+    runtime: Runtime,
+) -> str:
+    if is_cloud_name(model.name):
+        return "runs in a cloud"
+    if _NO_CHAT.search(f"{model.name} {model.candidate.architecture.name}"):
+        return "does not chat"
+    useful_tokens = ranked[model].useful_tokens if model in ranked else COMFORTABLE_TOKENS
+    if _together((model,), cards, runtime, useful_tokens) is None:
+        return f"does not fit with {useful_tokens:,} tokens"
+    return (
+        "fits, but others are better at code" if model in ranked else "too small for Aider's edits"
+    )
+
+
 def is_from_elsewhere(name: str) -> bool:
     """Whether a model is pulled from another place than Ollama's library, which then makes up its template."""
     return canonical_name(name).startswith(("hf.co/", "huggingface.co/"))

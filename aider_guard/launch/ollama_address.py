@@ -16,6 +16,8 @@ from aider_guard.launch.places import (
     is_local,
     is_private,
     ollama_headers,
+    roles,
+    with_ollama,
 )
 from aider_guard.ollama.access import ServerAccess, environment_headers
 from aider_guard.ollama.names import display_base, is_cloud_base, is_this_machine
@@ -37,11 +39,18 @@ def ollama(facts: Facts) -> Iterator[Finding]:
     only = ", and nowhere else" if facts.config.network == "offline" else ""
     if from_repository(source, facts.settings):
         yield stop("remote-ollama", what, f"named by the repository: {source}", _HERE)
+    elif is_unused(facts):
+        return
     elif is_private(base):
         yield info("remote-ollama", f"{what}{only}", source)
     else:
         plain = ", unencrypted" if base.startswith("http:") else ""
         yield warn("remote-ollama", f"{what}{plain}{only}", source, _HERE)
+
+
+def is_unused(facts: Facts) -> bool:
+    """Whether models are named, and none of them runs on Ollama."""
+    return bool(roles(facts)) and not any(with_ollama(facts))
 
 
 def is_forbidden(facts: Facts) -> bool:

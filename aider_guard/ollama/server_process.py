@@ -337,3 +337,11 @@ def _settings(
     if (settings := from_runner(pid)) is not None:
         return settings, "runner"
     return Unavailable(f"this user may not read the settings of {user}'s process {pid}"), ""
+
+
+def is_wsl(root: Path = Path("/")) -> bool:
+    """Whether this is the Windows Subsystem for Linux: its kernels name Microsoft in /proc/version."""
+    try:
+        return "microsoft" in (root / "proc/version").read_text(encoding="utf-8").lower()
+    except OSError:
+        return False

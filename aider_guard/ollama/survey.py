@@ -7,6 +7,7 @@ import time
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NotInTimeError
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from aider_guard.core.model_names import same_model
@@ -15,13 +16,18 @@ from aider_guard.core.server_answers import NoAnswer, Question, help_for
 from aider_guard.core.server_report import ServerReport
 from aider_guard.ollama.names import display_base, is_this_machine, public_base
 from aider_guard.ollama.other_server import describe_model
-from aider_guard.ollama.server_process import server_process
+from aider_guard.ollama.server_process import is_wsl, server_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from aider_guard.core.server_report import ServedModel, ServerProcess
     from aider_guard.ollama.client import OllamaClient
+
+# In WSL's usual network a program on Windows is another machine (Microsoft, "Accessing network applications with WSL").
+_OF_WINDOWS: Final = (
+    "   # one on Windows: networkingMode=mirrored in .wslconfig, or its address in OLLAMA_API_BASE"
+)
 
 # The survey of an Ollama server.
 
@@ -73,10 +79,15 @@ def survey(
     )
 
 
-def what_helps_reaching(why: Unavailable, base: str) -> str:
-    """What helps where a server did not tell its version. ``ollama serve`` helps only where nothing listens."""
+def what_helps_reaching(why: Unavailable, base: str, root: Path = Path("/")) -> str:
+    """What helps where a server did not tell its version. ``ollama serve`` helps only where nothing listens.
+
+    *root* is where the files of the operating system are looked for.
+    """
     local, shown = is_this_machine(base), display_base(base)
     there = "ollama serve" if local else f"start Ollama on the machine of {public_base(base)}"
+    if local and is_wsl(root):
+        there += _OF_WINDOWS
     question = Question("Ollama", shown, "/api/version")
     return help_for(why, question, start=there) if isinstance(why, NoAnswer) else "ollama ps"
 

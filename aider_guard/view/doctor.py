@@ -21,7 +21,7 @@ from aider_guard.launch.facts import Facts
 from aider_guard.launch.gathering import gather
 from aider_guard.launch.places import by_model, roles
 from aider_guard.session.registry import windows_of_others
-from aider_guard.view.page import Page
+from aider_guard.view.page import Page, wrapped
 
 _HEAD = ("aider", "ollama")
 _COUNTED = {
@@ -39,12 +39,16 @@ def run_doctor(
     *,
     state_dir: Path,
     as_json: bool = False,
+    as_report: bool = False,
     verbose: bool = False,
     environment: Mapping[str, str] = os.environ,
     out: TextIO | None = None,
     err: TextIO | None = None,
 ) -> int:
-    """Check everything, print it, and return the exit status: 0 no problem, 1 problems, 2 something is not known."""
+    """Check everything, print it, and return the exit status: 0 no problem, 1 problems, 2 something is not known.
+
+    *as_report* prints all findings and the versions of everything, without secrets, for a bug report.
+    """
     out, err = out or sys.stdout, err or sys.stderr
     with _progress(err):
         held = windows_of_others(state_dir / "sessions", os.getpid())
@@ -54,6 +58,10 @@ def run_doctor(
         findings = examine(facts)
     if as_json:
         text = json.dumps(as_data(findings), indent=2) + "\n"
+    elif as_report:
+        from aider_guard.view.doctor_report import report_text
+
+        text = report_text(facts, findings, environment=environment)
     else:
         size = shutil.get_terminal_size()
         is_plain = environment.get("NO_COLOR") or environment.get("TERM") == "dumb"
@@ -77,21 +85,22 @@ def render(facts: Facts, findings: Sequence[Finding], page: Page, *, verbose: bo
 
     Notes are shown with *verbose* only, and lose their fixes where the page would be longer than the screen.
     """
-    head = [page.headline(each.what, each.evidence) for each in findings if each.id in _HEAD]
+    head: list[str] = []
+    for each in findings:
+        head += page.headline(each.what, each.evidence) if each.id in _HEAD else []
     used = by_model(roles(facts)).items()
     models = (f"{model} ({', '.join(role.role for role in each)})" for model, each in used)
     window = facts.window_tokens
     size = "window not known" if isinstance(window, Unavailable) else f"window {window:,} tokens"
-    head += [page.headline(", ".join(models) or "no model", size)]
+    head += page.headline(", ".join(models) or "no model", size)
     body = [finding for finding in findings if finding.id not in _HEAD]
     shown = [finding for finding in body if verbose or finding.severity != "info"]
     hidden = len(body) - len(shown)
-    last = _summary(body) + (
-        " (-v shows them)" if hidden > 1 else " (-v shows it)" if hidden else ""
-    )
-    lines = [*head, "", *_with_space(_body(shown, page, SEVERITIES)), last]
+    how = " (-v shows them)" if hidden > 1 else " (-v shows it)" if hidden else ""
+    end = [*wrapped([_summary(body) + how], page.columns, 2)]
+    lines = [*head, "", *_with_space(_body(shown, page, SEVERITIES)), *end]
     if not page.holds(lines):
-        lines = [*head, "", *_with_space(_body(shown, page, SEVERITIES[:-1])), last]
+        lines = [*head, "", *_with_space(_body(shown, page, SEVERITIES[:-1])), *end]
     return "".join(f"{line}\n" for line in lines)
 
 

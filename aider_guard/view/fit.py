@@ -44,6 +44,7 @@ from aider_guard.view.fit_models import (
     server_address,
 )
 from aider_guard.view.fit_page import Alternative, FitAnswer, as_data, render
+from aider_guard.view.page import columns_of
 
 _MOST_INSTEAD = 6
 
@@ -92,8 +93,11 @@ def run_fit(
     if isinstance(server, ServerReport) and isinstance(server.version, str):
         runtime = runtime_of(server)
     answer = _answer(requested, cards, num_ctx, replace(runtime, kv_type=kv) if kv else runtime)
-    text = json.dumps(as_data(answer), indent=2) + "\n" if as_json else render(answer)
-    (out or sys.stdout).write(text)
+    out = out or sys.stdout
+    text = (
+        json.dumps(as_data(answer), indent=2) + "\n" if as_json else render(answer, columns_of(out))
+    )
+    out.write(text)
     return 0 if answer.fit.fits else 1
 
 

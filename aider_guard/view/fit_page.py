@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,11 +17,14 @@ from aider_guard.core.model_memory import (
 )
 from aider_guard.core.readings import Unavailable
 from aider_guard.view.fit_models import RequestedModel
-from aider_guard.view.page import Page
+from aider_guard.view.page import Page, wrapped
 
 DISK_BYTES_PER_SECOND = 2e9
 """The speed assumed for the estimate of a hand-over: a common NVMe disk's, less than the system's file cache gives."""
 
+_LABEL_COLUMNS = 8
+_TIGHT_SHARE = 0.95
+"""Above this share of the room a browser's or a desktop's memory more is enough to push layers to the CPU."""
 _COLUMNS = ("weights", "KV cache", "graph", "overhead", "total")
 
 
@@ -111,17 +114,36 @@ def _same_file(answer: FitAnswer, model: Candidate) -> list[str]:
     ]
 
 
-def render(answer: FitAnswer) -> str:
-    """The page, as plain text."""
-    lines = [*_head(answer), "", *_table(answer), "", *_verdict(answer), *_notes(answer)]
+def render(answer: FitAnswer, columns: int = 0) -> str:
+    """The page, as plain text; with *columns* no line is longer where it can be broken between words."""
+    lines = [
+        *wrapped(_head(answer), columns, _LABEL_COLUMNS),
+        "",
+        *_table(answer, columns),
+        "",
+        *wrapped(_verdict(answer), columns, 4),
+        *wrapped(_notes(answer), columns, 4),
+    ]
     if answer.instead:
-        lines += ["", "these fit instead, each by itself (weights, largest window):"]
-        width = max(len(model.name) for model in answer.instead) + 2
-        lines += [
-            f"  {model.name.ljust(width)}{size(model.weights_bytes):>9}  {model.largest_num_ctx:>8,} tokens"
-            for model in answer.instead
+        intro = "these fit instead, each by itself (weights, largest window):"
+        rows = [
+            (f"  {each.name}", f"{size(each.weights_bytes):>9}  {each.largest_num_ctx:>8,} tokens")
+            for each in answer.instead
         ]
+        lines += ["", *wrapped([intro], columns, 2), *_rows(rows, columns)]
     return "".join(f"{Page.printable(line)}\n" for line in lines)
+
+
+def _rows(rows: Sequence[tuple[str, str]], columns: int) -> Iterator[str]:
+    """Names with numbers of one width beside them; below them, where a row would be longer than the terminal."""
+    width = max(len(name) for name, _ in rows) + 2
+    is_narrow = columns and width + max(len(numbers) for _, numbers in rows) > columns
+    for name, numbers in rows:
+        if is_narrow:
+            yield name
+            yield f"  {numbers}"
+        else:
+            yield f"{name:<{width}}{numbers}"
 
 
 def _head(answer: FitAnswer) -> Iterator[str]:
@@ -144,25 +166,26 @@ def _head(answer: FitAnswer) -> Iterator[str]:
     yield f"{'ollama':8}{version}, KV cache {runtime.kv_type}, flash attention {flash}, {slots}"
 
 
-def _table(answer: FitAnswer) -> Iterator[str]:
+def _table(answer: FitAnswer, columns: int) -> Iterator[str]:
     needs = answer.fit.needs
-    width = max(len("together"), *(len(need.name) for need in needs)) + 2
-    yield "model".ljust(width) + "".join(f"{name:>10}" for name in _COLUMNS)
+    rows = [("model", "".join(f"{name:>10}" for name in _COLUMNS))]
     for need in needs:
         parts = (need.weights_bytes, need.kv_bytes, need.graph_bytes, need.overhead_bytes)
-        yield need.name.ljust(width) + "".join(
-            f"{size(part):>10}" for part in (*parts, need.total_bytes)
+        rows.append(
+            (need.name, "".join(f"{size(part):>10}" for part in (*parts, need.total_bytes)))
         )
     if len(needs) > 1:
-        columns = 10 * len(_COLUMNS)
-        yield "together".ljust(width) + f"{size(answer.together_bytes):>{columns}}"
+        rows.append(("together", f"{size(answer.together_bytes):>{10 * len(_COLUMNS)}}"))
+    yield from _rows(rows, columns)
 
 
 def _verdict(answer: FitAnswer) -> Iterator[str]:
     result = answer.fit
     if result.fits:
         what = "all fit together" if len(result.needs) > 1 else "it fits"
-        yield f"{what}: {size(answer.together_bytes)} of {size(answer.room_bytes)}"
+        is_tight = answer.together_bytes > _TIGHT_SHARE * answer.room_bytes
+        tight = ", but it is tight" if is_tight else ""
+        yield f"{what}{tight}: {size(answer.together_bytes)} of {size(answer.room_bytes)}"
     elif result.alone:
         yield "they fit only one at a time: each hand-over unloads one model and loads another"
         if answer.together_bytes <= answer.room_bytes and len(answer.cards) == 1:

@@ -35,7 +35,10 @@ from aider_guard.launch.model_choice import CandidateModel, ModelPlan
 from aider_guard.launch.repository import TestCommand, find_test_commands
 from aider_guard.launch.server_runtime import read_corrections
 from aider_guard.view.fit_models import cards_here, named_cards, server_address
+from aider_guard.view.page import columns_of, wrapped
 
+_LABEL_COLUMNS = 10
+_MOST_LEFT_OUT = 4
 _COLOURS = {"+": "\x1b[32m", "-": "\x1b[31m", "@": "\x1b[36m"}
 _CHANGED_LINE = re.compile(r"^([-+@]).*", re.MULTILINE)
 
@@ -54,8 +57,10 @@ def choice_text(
     cards: Sequence[Card],
     report: ServerReport,
     tests: Sequence[TestCommand],
+    *,
+    columns: int = 0,
 ) -> str:
-    """Models, window and tests, with the reasons, a line each."""
+    """Models, window and tests, with the reasons, a line each; broken at *columns* where that is not 0."""
     lines = [] if target.in_git else [f"not in a git repository: this is for {target.folder}"]
     lines.append(f"for {_cards(cards)}:")
     if isinstance(report.installed, Unavailable):
@@ -66,6 +71,7 @@ def choice_text(
     else:
         lines += [f"  {label:<8}{words}" for label, words in _of_plan(advice.plan, cards)]
         pulls = [f"ollama pull {name}" for name in advice.plan.to_pull]
+    lines += _left_out(advice.left_out)
     found = "none found, so no test-cmd is suggested"
     if tests:
         others = ", ".join(test.command for test in tests[1:])
@@ -74,6 +80,7 @@ def choice_text(
     lines.append(f"  {'tests':<8}{found}")
     if advice.better is not None:
         lines.append(f"  a model that is better at code fits too: ollama pull {advice.better.name}")
+    lines = [*wrapped(lines, columns, _LABEL_COLUMNS)]
     return _text([*lines, "before the first start:", *pulls] if pulls else lines)
 
 
@@ -95,6 +102,14 @@ def _of_plan(plan: ModelPlan, cards: Sequence[Card]) -> Iterator[tuple[str, str]
     needs = f"weights {size(weights)} and cache {size(cache)} in {size(free)}"
     turns = "" if plan.fit.fits else "; not at once: each hand-over loads a model"
     yield "window", f"{plan.window_tokens:,} tokens{each}: {needs}{turns}"
+
+
+def _left_out(models: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """The first of the installed models that were not chosen, each with the reason, and how many more there are."""
+    for number, (name, why) in enumerate(models[:_MOST_LEFT_OUT]):
+        yield f"  {'' if number else 'others':<8}{name}: {why}"
+    if len(models) > _MOST_LEFT_OUT:
+        yield f"  {'':<8}and {len(models) - _MOST_LEFT_OUT} more"
 
 
 def _name(model: CandidateModel) -> str:
@@ -204,7 +219,7 @@ def run_init(
     extended = extend(target, advice, tests, header(cards))
     if isinstance(extended, Unavailable):
         return _fail(extended)
-    out.write(choice_text(target, advice, cards, report, tests))
+    out.write(choice_text(target, advice, cards, report, tests, columns=columns_of(out)))
     out.write(kept_text(extended.values()))
     suggested = changes(target, extended)
     out.write(diff_text(suggested, colour=_wants_colour(out) if colour is None else colour))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
 from aider_guard.core.findings import Finding
 from aider_guard.core.printable import printable
@@ -15,6 +17,26 @@ _DIM = "\x1b[2m"
 _RESET = "\x1b[0m"
 _WIDEST_COLUMNS = 100
 _NARROWEST_COLUMNS = 30
+
+
+def columns_of(out: TextIO) -> int:
+    """The width of the terminal that is written to; 0 where there is none, and lines may have any length."""
+    return shutil.get_terminal_size().columns if out.isatty() else 0
+
+
+def wrapped(lines: Iterable[str], columns: int, indent: int) -> Iterator[str]:
+    """The lines, broken between words where they are longer than *columns*, if that is not 0; the rest is indented."""
+    for line in lines:
+        if columns and len(line) > columns:
+            yield from textwrap.wrap(
+                line,
+                max(columns, _NARROWEST_COLUMNS),
+                subsequent_indent=" " * indent,
+                break_on_hyphens=False,
+                break_long_words=False,
+            )
+        else:
+            yield line
 
 
 @dataclass(frozen=True)
@@ -29,10 +51,15 @@ class Page:
         """Whether all lines and the next prompt fit on one screen."""
         return not self.rows or len(lines) < self.rows
 
-    def headline(self, what: str, evidence: str) -> str:
-        """One program that runs, with where it is."""
-        text = self.printable(what)
-        return f"{text}  {self._dim(self.printable(evidence))}" if evidence else text
+    def headline(self, what: str, evidence: str) -> list[str]:
+        """One program that runs, with where it is: beside it, or below where the line would be too long."""
+        text, where = self.printable(what), self.printable(evidence)
+        if not where or len(text) + 2 + len(where) > self.columns:
+            lines = [*wrapped([text], self.columns, 2)]
+            return lines + [
+                self._dim(line) for line in wrapped([f"  {where}"], self.columns, 2) if where
+            ]
+        return [f"{text}  {self._dim(where)}"]
 
     def finding(self, finding: Finding, *, with_fix: bool) -> list[str]:
         """The severity, what was found, the evidence beside or below it, and the fix on a line of its own."""

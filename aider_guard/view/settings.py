@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,33 @@ import click
 from aider_guard.config import SETTINGS, Config
 from aider_guard.core.printable import printable
 from aider_guard.errors import ConfigError
+from aider_guard.view.page import columns_of, wrapped
 
 _TEMPLATE = Path(__file__).with_name("settings_template.toml")
 
 
 def run_show_settings(config: Config, sources: Mapping[str, str], *, as_json: bool) -> int:
     """Print each setting, its value and its source; the exit status."""
-    values = {name: _value(config, name) for name in SETTINGS}
     if as_json:
-        facts = {name: {"value": values[name], "source": sources[name]} for name in SETTINGS}
+        facts = {
+            name: {"value": _value(config, name), "source": sources[name]} for name in SETTINGS
+        }
         click.echo(json.dumps(facts, indent=2))
         return 0
-    rows = [(name, _in_words(value), sources[name]) for name, value in values.items()]
+    indent = max(map(len, SETTINGS)) + 2
+    for line in wrapped(setting_lines(config, sources), columns_of(sys.stdout), indent):
+        click.echo(printable(line))
+    return 0
+
+
+def setting_lines(config: Config, sources: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Each setting with its value, and its source where *sources* are given, on lines of their own."""
+    rows = [
+        (name, _in_words(_value(config, name)), (sources or {}).get(name, "")) for name in SETTINGS
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, value, source in rows:
-        click.echo(printable(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}"))
-    return 0
+        yield f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}".rstrip()
 
 
 def run_write_settings(path: Path) -> int:

@@ -29,6 +29,7 @@ from aider_guard.launch.server_runtime import read_corrections
 from aider_guard.launch.start_command import aider_environment, is_one_shot, serves_page
 from aider_guard.ollama.names import display_base
 from aider_guard.session.registry import windows_of_others
+from aider_guard.view.settings import setting_lines
 
 SESSION = Path("SESSION")
 """Stands for the session's own folder, which is created when a session starts."""
@@ -90,14 +91,16 @@ def description(
     yield ""
     yield "environment:"
     yield from (f"  {line}" for line in _environment(facts.config, plan.environment, environment))
-    if plan.pins is None:
-        return
+    if plan.pins is not None:
+        yield ""
+        yield f"{SESSION / 'model.settings.yml'}:"
+        yield from (f"  {line}" for line in pins.settings_text(plan.pins).splitlines())
+        yield ""
+        yield f"{SESSION / 'model.metadata.json'}:"
+        yield from (f"  {line}" for line in pins.metadata_text(plan.pins).splitlines())
     yield ""
-    yield f"{SESSION / 'model.settings.yml'}:"
-    yield from (f"  {line}" for line in pins.settings_text(plan.pins).splitlines())
-    yield ""
-    yield f"{SESSION / 'model.metadata.json'}:"
-    yield from (f"  {line}" for line in pins.metadata_text(plan.pins).splitlines())
+    yield "the guard's settings (aider-guard config show has their sources):"
+    yield from (f"  {line}" for line in setting_lines(facts.config))
 
 
 def _arguments(settings: AiderSettings, one_shot: bool) -> list[str]:

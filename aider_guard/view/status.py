@@ -8,13 +8,16 @@ from typing import Any
 from aider_guard.core.chat.pace import about
 from aider_guard.core.messages import count, size
 from aider_guard.core.printable import printable
+from aider_guard.view.page import wrapped
+
+_LABEL_COLUMNS = 10
 
 
-def table(sessions: Sequence[Mapping[str, Any]]) -> str:
-    """The running sessions, a few lines for each."""
+def table(sessions: Sequence[Mapping[str, Any]], columns: int = 0) -> str:
+    """The running sessions, a few lines for each; broken at *columns* where that is not 0."""
     if not sessions:
         return "no session is running\n"
-    return "\n".join(_block(session) for session in sessions)
+    return "\n".join(_block(session, columns) for session in sessions)
 
 
 def is_answer(facts: Mapping[str, Any]) -> bool:
@@ -25,7 +28,7 @@ def is_answer(facts: Mapping[str, Any]) -> bool:
         return False
 
 
-def _block(facts: Mapping[str, Any]) -> str:
+def _block(facts: Mapping[str, Any], columns: int) -> str:
     models = [f"{each['name']} ({size(each['size_bytes'])})" for each in facts["models"] or ()]
     nothing = "not read from Ollama yet" if facts["models"] is None else "none loaded"
     where = facts.get("folder")
@@ -35,7 +38,7 @@ def _block(facts: Mapping[str, Any]) -> str:
     ]
     if facts["phase"] == "stopped":
         lines.append("Aider     stopped; fg in its terminal continues it")
-        return "".join(f"{printable(each)}\n" for each in lines)
+        return "".join(f"{printable(each)}\n" for each in wrapped(lines, columns, _LABEL_COLUMNS))
     model = facts.get("model")
     lines += [
         f"Aider     {facts['phase']}, {count(facts['turns'], 'turn')}, {count(facts['restarts'], 'restart')}",
@@ -47,7 +50,7 @@ def _block(facts: Mapping[str, Any]) -> str:
     ]
     if facts["last_notice"]:
         lines.append(f"notice    {notice_words(facts['last_notice'])}")
-    return "".join(f"{printable(each)}\n" for each in lines)
+    return "".join(f"{printable(each)}\n" for each in wrapped(lines, columns, _LABEL_COLUMNS))
 
 
 def _fill(facts: Mapping[str, Any]) -> str:

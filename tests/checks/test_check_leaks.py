@@ -453,6 +453,20 @@ def test_the_machine_that_was_named_is_the_only_place() -> None:
     assert finding_of(opened, "remote-ollama").what == "all code goes to Ollama on gpu-box:11434"
 
 
+def test_an_address_that_no_model_uses_gets_no_code() -> None:
+    """A model of another server is named, so nothing goes to Ollama."""
+    base = "http://10.0.0.3:11434"
+    facts = world(
+        *same("openai/qwen"),
+        server=server(base=base, is_local=False),
+        environment={"OLLAMA_API_BASE": base},
+        addresses=(variable("OPENAI_API_BASE", "http://127.0.0.1:8000/v1"),),
+    )
+    assert by_id(facts, "remote-ollama") == []
+    used = world(server=facts.server, environment=facts.environment)
+    assert by_id(used, "remote-ollama") != []
+
+
 def test_ollamas_variable_is_named_though_aider_sees_its_own() -> None:
     """The guard puts OLLAMA_HOST into OLLAMA_API_BASE for Aider."""
     base = "http://gpu-box:11434"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from fakes.ollama_server import ERAS, Answer, Drip, Endless, FakeModel, FakeOllama, Hang, Json, Raw
 
 from aider_guard.core.readings import ModelsReading, Unavailable
+from aider_guard.core.server_answers import NoAnswer
 from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing, ServerProcess
 from aider_guard.ollama.client import OllamaClient
-from aider_guard.ollama.survey import survey
+from aider_guard.ollama.survey import survey, what_helps_reaching
 
 if TYPE_CHECKING:
     from aider_guard.core.server_report import ServerReport
@@ -224,3 +226,24 @@ def test_a_server_is_to_be_started_where_nothing_listens(base: str, helps: str) 
     with closing(OllamaClient(base)) as client:
         report = survey(client, (), within_seconds=4.0)
     assert report.helps.startswith(helps)
+
+
+@pytest.mark.parametrize(
+    ("version", "helps"),
+    [
+        ("Linux version 6.8.0-40-generic (buildd@lcy02) (gcc 13.2.0)", "ollama serve"),
+        (
+            "Linux version 5.15.153.1-microsoft-standard-WSL2 (root@941d701f84f1) (gcc 11.2.0)",
+            "ollama serve   # one on Windows: networkingMode=mirrored in .wslconfig, or its address in OLLAMA_API_BASE",
+        ),
+    ],
+)
+def test_in_wsl_an_ollama_of_windows_is_another_machine(
+    tmp_path: Path, version: str, helps: str
+) -> None:
+    """By the kernel's name, and only for an address of this machine; systemd is not asked."""
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "version").write_text(version)
+    refused = NoAnswer("no", cause="Connection refused")
+    assert what_helps_reaching(refused, "http://127.0.0.1:11434", tmp_path) == helps
+    assert "Windows" not in what_helps_reaching(refused, "http://gpu-box:11434", tmp_path)

@@ -121,6 +121,12 @@ def test_a_model_that_fits_a_named_card(fit: Fit) -> None:
     assert "largest window: 40,960 tokens" in text
 
 
+def test_a_tight_fit_is_called_tight(fit: Fit) -> None:
+    """The largest window fills the card: a desktop that takes more would push layers to the CPU."""
+    assert "it fits, but it is tight: 6.9 GiB of 7.0 GiB" in fit("qwen3:8b", vram=("8",))[1]
+    assert "tight" not in fit("qwen3:8b", vram=("16",))[1]
+
+
 def test_what_an_owner_of_16_gb_needs_to_know(fit: Fit) -> None:
     """30b-a3b at four bits: 18.4 GB of weights do not fit, its few experts change nothing, and 20b fits instead."""
     status, text = fit("qwen3:30b-a3b", vram=["16"])

@@ -226,6 +226,25 @@ def test_installed_models_need_no_pull_and_a_preferred_one_is_reported(user: Use
     assert "a model that is better at code fits too: ollama pull gpt-oss:20b" in output
 
 
+def test_installed_models_that_are_left_out_are_named_with_the_reason(user: User) -> None:
+    """The largest four; what is not installed is no choice that was refused."""
+    small = "qwen2.5-coder:1.5b"
+    user.report = server("qwen3:8b", "qwen3:32b", small)
+    text = user.init("16")
+    assert "  others  qwen3:32b: does not fit with 16,384 tokens\n" in text
+    assert f"          {small}: fits, but others are better at code\n" in text
+    assert " more\n" not in text
+
+    names = ("qwen3:8b", "qwen3:32b", "qwen3:30b", "qwen2.5-coder:32b", "qwen3:14b", small)
+    embedding = replace(facts("qwen3:32b"), name="nomic-embed-text", resolved="nomic-embed-text")
+    models = {"nomic-embed-text": embedding, **server(*names).models}
+    listed = tuple(InstalledModel(name, 1, "d") for name in models)
+    user.report = replace(server(*names), installed=listed, models=models)
+    text = user.init("8")
+    assert "nomic-embed-text: does not chat" in text
+    assert "          and " in text
+
+
 def test_the_cards_that_are_found_count_with_what_is_free(user: User) -> None:
     """The memory of other programs is subtracted, and reported."""
     user.memory = replace(NO_GPU, gpus=(Gpu(0, "NVIDIA Fake", 16 * GIB, 8 * GIB, ()),))

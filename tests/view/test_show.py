@@ -12,6 +12,8 @@ from fakes.ollama_server import FakeModel, FakeOllama
 from session.guards import Place
 from session.ptys import child
 
+from aider_guard.config import SETTINGS
+
 
 def show(
     place: Place, *arguments: str, options: tuple[str, ...] = ()
@@ -53,6 +55,10 @@ def test_command_environment_and_files_are_shown_and_nothing_is_done(tmp_path: P
     ):
         assert line in process.stdout.splitlines()
     settings = process.stdout.split("SESSION/model.settings.yml:\n")[1].split("\n\n")[0]
+    last = process.stdout.split(
+        "the guard's settings (aider-guard config show has their sources):\n"
+    )[1]
+    assert [line.split()[0] for line in last.splitlines()] == list(SETTINGS)
     assert yaml.safe_load(settings)[0]["extra_params"]["num_ctx"] > 0
     assert "sk-secret" not in process.stdout
     assert not (place.work / "aider.argv").exists()
