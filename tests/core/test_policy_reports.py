@@ -169,7 +169,7 @@ def test_a_window_of_nothing_is_no_error() -> None:
     """A server may report a window of 0."""
     story = at_first_prompt()
     story.tell(cut(window_tokens=0), cut(role="weak", window_tokens=Unavailable("not told")))
-    nothing = "nothing in the chat can be dropped; a larger --num-ctx holds more"
+    nothing = "nothing in the chat can be dropped; only a larger window holds more"
     assert [notice.lines[1] for notice in notices_after(story)] == [nothing] * 2
     one_token = at_first_prompt()
     one_token.tell(cut(window_tokens=1))

@@ -91,7 +91,7 @@ def _room(event: RequestFinished, advice: Advice | None) -> str:
     if event.purpose == "summary":
         return "/clear   (forgets the conversation)"
     if event.parts:
-        return "nothing in the chat can be dropped; a larger --num-ctx holds more"
+        return "nothing in the chat can be dropped; only a larger window holds more"
     return "/tokens   (shows what takes the room; /drop and /clear make some)"
 
 

@@ -75,7 +75,7 @@ LINES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         seen("", advice=None),
         (
             "about 1,230 tokens of the prompt never reached the model (why)",
-            "nothing in the chat can be dropped; a larger --num-ctx holds more",
+            "nothing in the chat can be dropped; only a larger window holds more",
         ),
     ),
     (
