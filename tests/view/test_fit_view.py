@@ -446,7 +446,7 @@ def test_the_examples_in_the_documentation_are_what_is_printed(fit: Fit) -> None
 def test_every_key_of_the_json_is_documented(fit: Fit) -> None:
     """The table in docs/fit.md has all keys, those of lists too."""
     text = (Path(__file__).parents[2] / "docs/fit.md").read_text(encoding="utf-8")
-    table = text.partition("## `aider-guard fit --json`")[2]
+    table = text.partition("## The answer as JSON")[2]
     named = set(re.findall(r"`(?:\w+\[\]\.)?(\w+)`", table))
     result = data(fit("qwen3:32b", "qwen3:8b", vram=["24"], num_ctx=40_960, as_json=True))
     more = data(fit("qwen3:32b", vram=["16"], as_json=True))
