@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import yaml
@@ -87,12 +88,18 @@ def test_the_doctor_names_the_server_and_its_window(desk: Desk, llama: str) -> N
     assert not [one for one in findings.values() if one["severity"] in ("stop", "warn")]
 
 
+def metadata_in(shown: str) -> Any:
+    """The metadata of models in what --show printed; the guard's settings come after them."""
+    text = shown.partition("model.metadata.json:\n")[2].lstrip()
+    return json.JSONDecoder().raw_decode(text)[0]
+
+
 def test_what_aider_is_given_leads_through_the_door(desk: Desk, llama: str) -> None:
     """Its address and, in the metadata, the window of the server."""
     done = guard("--show", "--", "--model", MODEL, desk=desk, llama=llama)
     assert "    OPENAI_API_BASE=http://127.0.0.1:PORT/TOKEN/openai" in done.stdout.splitlines()
     assert f"http://127.0.0.1:PORT/TOKEN/openai forwards to {llama}" in done.stdout
-    metadata = json.loads(done.stdout.partition("model.metadata.json:\n")[2])
+    metadata = metadata_in(done.stdout)
     assert metadata[MODEL]["max_input_tokens"] == WINDOW_TOKENS
 
 
@@ -108,7 +115,7 @@ def test_an_entry_of_the_users_leads_through_the_door_too(desk: Desk, llama: str
         "api_base": "http://127.0.0.1:PORT/TOKEN/openai",
         "temperature": 0,
     }
-    metadata = json.loads(done.stdout.partition("model.metadata.json:\n")[2])
+    metadata = metadata_in(done.stdout)
     assert metadata[MODEL]["max_input_tokens"] == WINDOW_TOKENS
     assert path.read_text() == entry
 
