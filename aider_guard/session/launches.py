@@ -202,7 +202,8 @@ class Launches:
         assert launch is not None
         settings = launch.settings
         if isinstance(settings, Unavailable) or plan.pins is None:
-            launch.answer([])
+            # The descriptor goes along, so that Aider keeps it from its programs.
+            launch.answer([], next_prompts_fd=self._next_prompts.write_fd)
             return
         launch.window_tokens = plan.window_tokens
         launch.needs = plan.fit.needs if isinstance(plan.fit, Fit) else ()

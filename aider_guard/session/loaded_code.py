@@ -24,6 +24,7 @@ HELPERS: Final = (
     "aider_guard.sidecar.drm",
     "encodings.idna",
     "psutil",
+    "yaml",
     "anyio._backends._asyncio",
     "httpcore._backends.anyio",
     "httpcore._backends.sync",

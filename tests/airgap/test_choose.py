@@ -69,7 +69,7 @@ def test_a_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "a fault in aider-guard: AttributeError" in found.because
     monkeypatch.delattr("aider_guard.airgap.kernel.filter_calls")
     assert best_of("seccomp").layer == "asked"
-    assert psutil.Process().children() == before
+    assert set(psutil.Process().children()) <= set(before)
 
 
 @seccomp
@@ -80,7 +80,7 @@ def test_a_better_layer_that_breaks_is_absent(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("aider_guard.airgap.jail.write_maps", None)
     found = find_layer({})
     assert (found.layer, "TypeError" in found.because) == ("seccomp", True)
-    assert psutil.Process().children() == before
+    assert set(psutil.Process().children()) <= set(before)
 
 
 @seccomp
@@ -97,7 +97,7 @@ def test_an_open_network_tries_nothing() -> None:
     """No child is started for it."""
     before = psutil.Process().children()
     with LayerSelection((), {}, is_open=True) as selection:
-        assert psutil.Process().children() == before
+        assert set(psutil.Process().children()) <= set(before)
         assert selection.finish().layer == "open"
 
 
@@ -118,7 +118,7 @@ def test_the_child_is_gone_once_the_layer_is_there() -> None:
     """Not a zombie is left of it for the length of a session."""
     before = psutil.Process().children()
     with LayerSelection((), {}) as selection, contextlib.closing(selection.finish()):
-        assert psutil.Process().children() == before
+        assert set(psutil.Process().children()) <= set(before)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_kernel_that_filters_no_calls(monkeypatch: pytest.MonkeyPatch) -> None
     found = find_layer({})
     assert found.layer == "asked"
     assert "could not be made (seccomp: Invalid argument)" in found.because
-    assert psutil.Process().children() == before
+    assert set(psutil.Process().children()) <= set(before)
 
 
 @pytest.mark.parametrize("layer", ["asked", "open"])

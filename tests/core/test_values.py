@@ -95,6 +95,7 @@ FACTS = {
     # Of the air gap: they tell where a program went, which may be a text it sends away by a lookup.
     *("because", "host", "program"),
     "notice",
+    "parted_in",  # a kind of part of a prompt
 }
 """The texts in events and actions that the journal writes down: none is the user's, and none names a file."""
 

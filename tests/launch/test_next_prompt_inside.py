@@ -117,6 +117,7 @@ class Coder:
         self.repo_map: Any = RepoMap()
         self.map_times: list[float] = []
         self.map_waits: threading.Event | None = None
+        self.map_begun = threading.Event()
         self.raises: Exception | None = None
         self.plain_line: Callable[[], str] = lambda: ""
 
@@ -129,6 +130,7 @@ class Coder:
         if self.raises is not None:
             raise self.raises
         self.summarize_end()
+        self.map_begun.set()
         if self.map_waits is not None:
             assert self.map_waits.wait(PATIENCE_SECONDS)
         self.main_model.token_count([])
@@ -300,7 +302,12 @@ def test_a_message_waits_for_the_map_and_a_command_does_not(desk: Desk) -> None:
         waits.set()
 
     timer = threading.Timer(0.2, let_go)
-    desk.prompt(timer.start, "What is it?")
+
+    def read_the_screen() -> None:
+        assert desk.coder.map_begun.wait(PATIENCE_SECONDS)
+        timer.start()
+
+    desk.prompt(read_the_screen, "What is it?")
     assert done
     timer.join()
 
