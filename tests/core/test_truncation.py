@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from aider_guard.core.chat.types import Count, Verdict
 from aider_guard.core.ollama_versions import (
+    KEEPS,
     UNKNOWN_ERA,
     Era,
     era_of,
@@ -86,6 +87,8 @@ def truth(told: Answered) -> str:
 
 
 def agrees(verdict: Verdict, told: Answered) -> bool:
+    if verdict.outcome == "unknown" and told.seen <= KEEPS[1]:
+        return told.pushed_out > 0  # of so few tokens all may have been kept
     match truth(told):
         case "whole":
             return verdict.outcome == "whole"

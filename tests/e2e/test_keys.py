@@ -33,8 +33,9 @@ def server() -> Iterator[FakeOllama]:
 
 
 def messages(server: FakeOllama) -> list[str]:
-    """The user's messages that the model got, without what Aider adds to each."""
-    last = [body["messages"][-1] for body in server.chats]
+    """The user's messages that the model got, without what Aider adds to each; what is read ahead is none."""
+    asked = [body for body in server.chats if body["options"].get("num_predict") != 1]
+    last = [body["messages"][-1] for body in asked]
     return [message["content"].split("\n")[0] for message in last if message["role"] == "user"]
 
 

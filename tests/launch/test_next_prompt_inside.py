@@ -157,6 +157,7 @@ class Desk:
     read_fd: int
     drawn: list[str]
     pieces: bytearray = field(default_factory=bytearray)
+    at_exit: list[Callable[[], object]] = field(default_factory=list)
 
     def told(self) -> dict[str, Any]:
         """The next line; it comes."""
@@ -212,6 +213,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
         return PromptSession().prompt(self.io)
 
     monkeypatch.setattr(Coder, "get_input", get_input, raising=False)
+    at_exit: list[Callable[[], object]] = []
+    monkeypatch.setattr(next_prompt, "atexit", SimpleNamespace(register=at_exit.append))
     monkeypatch.setattr(next_prompt, "_LOOK_SECONDS", 0.01)
     modules: dict[str, dict[str, Any]] = {
         "aider": {},
@@ -229,8 +232,11 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     os.set_blocking(write_fd, False)
     tell_next_prompts(write_fd)
     try:
-        yield Desk(Coder([str(tmp_path / "a.py")]), read_fd, drawn)
+        coder = Coder([str(tmp_path / "a.py")])
+        yield Desk(coder, read_fd, drawn, at_exit=at_exit)
     finally:
+        for call in at_exit:
+            call()
         os.close(read_fd)
 
 
@@ -309,6 +315,26 @@ def test_a_message_waits_for_the_map_and_a_command_does_not(desk: Desk) -> None:
 
     desk.prompt(read_the_screen, "What is it?")
     assert done
+    timer.join()
+
+
+def test_the_thread_has_ended_before_python_ends(desk: Desk) -> None:
+    """One that is in a library of C++ then would end the process by a signal (SIGABRT); a map is waited for."""
+    desk.coder.map_waits = waits = threading.Event()
+    ended: list[bool] = []
+
+    def leave() -> None:
+        assert desk.coder.map_begun.wait(PATIENCE_SECONDS)
+
+    desk.prompt(leave, "/exit")
+    timer = threading.Timer(0.1, waits.set)
+    timer.start()
+    before = set(threading.enumerate())
+    for call in desk.at_exit:
+        call()
+        ended.append(waits.is_set())
+    assert ended == [True]
+    assert not [one for one in before if one.name == "next-prompt" and one.is_alive()]
     timer.join()
 
 

@@ -11,6 +11,7 @@ of its own, which the reader drops.
 
 from __future__ import annotations
 
+import atexit
 import copy
 import importlib
 import json
@@ -41,6 +42,7 @@ def tell_next_prompts(fd: int) -> None:
         return
     teller = _Teller(fd)
     _silence_map(teller)
+    atexit.register(teller.end)
 
     def get_input(self: Any, *arguments: Any, **named: Any) -> Any:
         teller.expect(self)
@@ -76,7 +78,7 @@ class _Teller:
         self._coder: Any = None
         self._expected: Any = None
         self._prompt_number = 0
-        self._is_making = False
+        self._is_making = self._is_over = False
         self._repo: tuple[Any, Any] = (None, None)
         self._tree_contexts: dict[Any, Any] = {}
 
@@ -99,7 +101,7 @@ class _Teller:
             self._coder = self._expected
             self._prompt_number += 1
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread = threading.Thread(target=self._run, name="next-prompt", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
@@ -116,6 +118,19 @@ class _Teller:
             if is_message:
                 self._changed.wait_for(lambda: not self._is_making, _WAIT_SECONDS)
 
+    def end(self) -> None:
+        """End the thread before Python ends: one that is in a library of C++ then is killed with its process (SIGABRT).
+
+        A map that is being made is waited for.
+        """
+        with self._changed:
+            self._is_over = True
+            self._expected = self._coder = None
+            self._prompt_number += 1
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(_WAIT_SECONDS)
+
     # In the thread
 
     def is_here(self) -> bool:
@@ -129,10 +144,14 @@ class _Teller:
         while True:
             with self._changed:
                 is_new = self._changed.wait_for(
-                    lambda: self._coder is not None and self._prompt_number != number,  # noqa: B023  # called here only
+                    lambda: (
+                        self._is_over or (self._coder is not None and self._prompt_number != number)  # noqa: B023  # called here only
+                    ),
                     _LOOK_SECONDS if self._coder is not None else None,
                 )
                 coder = self._coder
+                if self._is_over:
+                    return
                 if coder is None:
                     continue
                 number = self._prompt_number
