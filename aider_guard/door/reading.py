@@ -238,7 +238,7 @@ class PromptReading:
         return _Estimate(self._position, elapsed, left, known_by)
 
     def _note(self, prompt_tokens: int, slot: Slot, now: float) -> None:
-        """Take what the process says. Another task before this one was somebody else's: this one begins now."""
+        """Take what the process says. A task seen before this one was another request's: this one begins now."""
         if self._task is not None and slot.task != self._task:
             self._began_at, self._position = now, None
         self._task = slot.task
