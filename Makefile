@@ -15,7 +15,7 @@ export PIP_RETRIES ?= 8
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv rig demo lint types unit e2e test bench mutants docs renew clean
+.PHONY: help venv rig demo lint types unit e2e test bench mutants docs pictures renew clean
 
 help:
 	@echo "make demo    a private Aider, Ollama and small model, and a guarded session on them"
@@ -24,6 +24,7 @@ help:
 	@echo "make bench   what the guard costs, next to a plain terminal"
 	@echo "make mutants changes operators of core and counting, a sample, and lists what no test notices (about 5 minutes)"
 	@echo "make docs    the site of docs/, in build/site; a dead link fails it"
+	@echo "make pictures  record the pictures of the README anew, from real sessions (about 3 minutes)"
 	@echo "make renew   write the manual page and the kept screens anew; read the difference"
 	@echo "make clean   remove .venv and caches; the private programs stay in the user's cache folder"
 
@@ -89,6 +90,9 @@ mutants: $(DEV)
 docs: $(DEV)
 	$(BIN)/python -m release.site_pages
 	$(BIN)/zensical build --strict --clean
+
+pictures: $(DEV) rig
+	PYTHONPATH=tests $(BIN)/python -m release.pictures
 
 renew: $(DEV)
 	RENEW=1 $(BIN)/python -m pytest -q -k "manual_page or screens" tests/test_release.py tests/view/test_screens.py

@@ -28,6 +28,7 @@ def gather(root: Path, folder: Path) -> None:
     sources |= {root / name: page for name, page in OUTSIDE.items()}
     for path, page in sources.items():
         (folder / page).write_text(in_site(path.read_text(encoding="utf-8")), encoding="utf-8")
+    shutil.copytree(root / "docs" / "pictures", folder / "pictures")
 
 
 def in_site(text: str) -> str:

@@ -117,7 +117,7 @@ def find_session(sessions: Path, place: str | None) -> Path:
         raise ConfigError("there is no session to report on; aider-guard -- starts one")
     ids = ", ".join(path.name for path in with_journal[-5:])
     where = place or "this folder"
-    raise ConfigError(f"no session of {where} has a journal; the newest of others are: {ids}")
+    raise ConfigError(f"no session of {where} is known; the newest of all are: {ids}")
 
 
 def read_report(folder: Path, *, names: bool) -> NamedReport:

@@ -164,7 +164,7 @@ def test_a_browser_opens_it(sessions: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_session_that_is_not_there_is_said(sessions: Path, tmp_path: Path) -> None:
     """With those that are; a place that leads elsewhere is none."""
-    with pytest.raises(ConfigError, match=f"the newest of others are: {ID}"):
+    with pytest.raises(ConfigError, match=f"the newest of all are: {ID}"):
         run(sessions, f"../sessions/{ID}")
     with pytest.raises(ConfigError, match="there is no session to report on"):
         run(tmp_path / "none")

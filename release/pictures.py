@@ -1,0 +1,109 @@
+"""Records the pictures of the README: ``make pictures`` plays two sessions and draws what was on the screen.
+
+Aider, the guard, Ollama and its model are the real ones of the demo; what is typed is below.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from e2e.people import Onlooker
+
+from aider_guard.demo.layout import SMALL
+from aider_guard.demo.ollama_server import private_ollama
+from aider_guard.demo.rig import ensure_rig
+from aider_guard.demo.sample import BUGGY_FILE, LARGE_FILE, make_sample
+from release.terminal_picture import picture
+
+FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures"
+SESSION, TOP = FOLDER / "session.svg", FOLDER / "top.svg"
+COLUMNS = 90
+SHELL, PROMPT = r"^\$$", r"^> *$"
+START = f"aider-guard -- --model ollama_chat/{SMALL} {BUGGY_FILE}\r"
+
+PATIENCE_SECONDS = 600
+"""The longest wait: the model reads the first prompt, and answers."""
+
+Steps = Sequence[tuple[str, str]]
+"""What is waited for on the screen, as a regular expression, and what is typed then."""
+
+IN_THE_SESSION: Steps = (
+    (SHELL, START),
+    (PROMPT, f"/add {LARGE_FILE}\r"),
+    (rf"^  /drop {LARGE_FILE}[^$]*^> *$", f"/drop {LARGE_FILE}\r"),
+    (r"^Removed[^$]*^> *$", "!curl -sS https://api.openai.com\r"),
+    (r"\[Yes\]:", "n\r"),
+    (r"^aider-guard: blocked api[^$]*^> *$", "/exit\r"),
+)
+BEFORE_TOP: Steps = (
+    (SHELL, START),
+    (PROMPT, "What does total() return?\r"),
+    (r"^Tokens: [^$]*^> *$", f"/add {LARGE_FILE}\r"),
+    (rf"^  /drop {LARGE_FILE}[^$]*^> *$", ""),
+)
+
+
+def play(person: Onlooker, steps: Steps) -> None:
+    """Type the steps, each when what it waits for is on the screen."""
+    for pattern, keys in steps:
+        person.wait_for(pattern, PATIENCE_SECONDS)
+        person.type(keys.encode())
+
+
+def record(url: str, folder: Path, aider: Path) -> tuple[str, str]:
+    """Play the sessions; the picture of the first at its end, and that of ``top`` beside the second."""
+    home = folder / "home"
+    home.mkdir()
+    programs = os.pathsep.join((str(Path(sys.executable).parent), str(aider.parent)))
+    environment = {
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+        "PS1": "$ ",
+        "AIDER_GUARD_STATE_DIR": str(folder / "state"),
+        "OLLAMA_API_BASE": url,
+    }
+    with shell(folder / "first" / "till", environment, rows=60) as person:
+        play(person, IN_THE_SESSION)
+        person.wait_for(r"^aider-guard: blocked by the kernel[^$]*^\$$")
+        session = picture(person.screen, "A session of Aider under aider-guard")
+    with shell(folder / "second" / "till", environment, rows=60) as person:
+        play(person, BEFORE_TOP)
+        beside = Onlooker(
+            ["aider-guard", "top"], rows=15, columns=COLUMNS, env=environment, cwd=folder
+        )
+        with beside as watcher:
+            top = picture(watcher.screen, "aider-guard top beside a session")
+            watcher.type(b"q")
+            watcher.end()
+        person.type(b"/exit\r")
+        person.wait_for(SHELL)
+    return session, top
+
+
+def shell(folder: Path, environment: Mapping[str, str], rows: int) -> Onlooker:
+    """A terminal with a shell in a sample repository."""
+    repository = make_sample(folder)
+    command = ("bash", "--norc", "--noprofile")
+    return Onlooker(command, rows=rows, columns=COLUMNS, env=environment, cwd=repository)
+
+
+def main() -> None:
+    """Write both pictures."""
+    rig = ensure_rig()
+    with tempfile.TemporaryDirectory(prefix="aider-guard-pictures-") as name:
+        folder = Path(name)
+        with private_ollama(rig.ollama, rig.models) as server:
+            session, top = record(server.url, folder, rig.aider_command)
+    FOLDER.mkdir(exist_ok=True)
+    for path, text in ((SESSION, session), (TOP, top)):
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
