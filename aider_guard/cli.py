@@ -55,6 +55,7 @@ def doctor(ctx: click.Context, /, *, aider_args: tuple[str, ...], **output: Any)
     """
     from aider_guard.view.doctor import run_doctor
 
+    _refuse_misspelt_options(aider_args, [*ctx.command.params, *ctx.find_root().command.params])
     return run_doctor(
         settings_of(ctx),
         aiders_arguments(ctx, aider_args),
@@ -249,7 +250,12 @@ def _refuse_misspelt(words: Sequence[str], group: click.Group) -> None:
             raise ConfigError(
                 f"no such command: {first}; did you mean {meant}? A file of that name: aider-guard -- {first}"
             )
-    ours = [option for parameter in group.params for option in parameter.opts if option[:2] == "--"]
+    _refuse_misspelt_options(words, group.params)
+
+
+def _refuse_misspelt_options(words: Sequence[str], params: Sequence[click.Parameter]) -> None:
+    """Refuse what is, or nearly is, one of these options, among the words before a ``--``. Raises ConfigError."""
+    ours = [option for parameter in params for option in parameter.opts if option[:2] == "--"]
     for option in (word.partition("=")[0] for word in words if word.startswith("--")):
         meant = config.nearest(option, ours)
         if meant == option and option not in _AIDERS_TOO:

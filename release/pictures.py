@@ -71,19 +71,26 @@ def record(url: str, folder: Path, aider: Path) -> tuple[str, str]:
     with shell(folder / "first" / "till", environment, rows=60) as person:
         play(person, IN_THE_SESSION)
         person.wait_for(r"^aider-guard: blocked by the kernel[^$]*^\$$")
-        session = picture(person.screen, "A session of Aider under aider-guard")
+        session = drawn(person, "A session of Aider under aider-guard")
     with shell(folder / "second" / "till", environment, rows=60) as person:
         play(person, BEFORE_TOP)
         beside = Onlooker(
             ["aider-guard", "top"], rows=15, columns=COLUMNS, env=environment, cwd=folder
         )
         with beside as watcher:
-            top = picture(watcher.screen, "aider-guard top beside a session")
+            watcher.wait_for(r"% full[^$]*reads ")
+            top = drawn(watcher, "aider-guard top beside a session")
             watcher.type(b"q")
             watcher.end()
         person.type(b"/exit\r")
         person.wait_for(SHELL)
     return session, top
+
+
+def drawn(person: Onlooker, title: str) -> str:
+    """The picture of what a person's terminal showed."""
+    size = person.screen
+    return picture(bytes(person.shown), size.columns, size.lines, title)
 
 
 def shell(folder: Path, environment: Mapping[str, str], rows: int) -> Onlooker:

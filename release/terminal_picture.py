@@ -12,8 +12,9 @@ from html import escape, unescape
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+import pyte
+
 if TYPE_CHECKING:
-    import pyte
     from pyte.screens import Char
 
 CELL_WIDTH, ROW_HEIGHT, FONT_SIZE, MARGIN = 8.4, 18, 14, 16
@@ -35,16 +36,19 @@ _ROW = re.compile(r"<g>(.*?)</g>", re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
 
 
-def picture(screen: pyte.Screen, title: str) -> str:
-    """Return the screen as the text of an SVG file. Rows at its end that are empty are left out."""
-    rows = [
-        [screen.buffer[row][column] for column in range(screen.columns)]
-        for row in range(screen.lines)
-    ]
-    while rows and not _text(rows[-1]).strip():
-        rows.pop()
-    width = round(screen.columns * CELL_WIDTH + 2 * MARGIN)
-    height = len(rows) * ROW_HEIGHT + 2 * MARGIN
+def picture(shown: bytes, columns: int, rows: int, title: str) -> str:
+    """Return what a terminal of this size shows after these bytes as the text of an SVG file.
+
+    Rows that were scrolled out of it are drawn too; rows at its end that are empty are not.
+    """
+    screen = pyte.HistoryScreen(columns, rows, history=1000)
+    pyte.ByteStream(screen).feed(shown)
+    lines = [*screen.history.top, *(screen.buffer[row] for row in range(rows))]
+    drawn = [[line[column] for column in range(columns)] for line in lines]
+    while drawn and not _text(drawn[-1]).strip():
+        drawn.pop()
+    width = round(columns * CELL_WIDTH + 2 * MARGIN)
+    height = len(drawn) * ROW_HEIGHT + 2 * MARGIN
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
         f' font-family="{FONTS}" font-size="{FONT_SIZE}" fill="{FOREGROUND}">'
@@ -53,8 +57,8 @@ def picture(screen: pyte.Screen, title: str) -> str:
         f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="8"'
         f' fill="{BACKGROUND}" stroke="{FRAME}"/>'
     )
-    drawn = ["<g>" + "".join(_runs(row, number)) + "</g>" for number, row in enumerate(rows)]
-    return "\n".join([head, f"<title>{escape(title)}</title>", frame, *drawn, "</svg>", ""])
+    groups = ["<g>" + "".join(_runs(row, number)) + "</g>" for number, row in enumerate(drawn)]
+    return "\n".join([head, f"<title>{escape(title)}</title>", frame, *groups, "</svg>", ""])
 
 
 def words(svg: str) -> list[str]:

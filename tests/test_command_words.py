@@ -43,6 +43,14 @@ MISSPELT: list[tuple[list[str], str]] = [
         ["status", "--jsn"],
         "no such option '--jsn'. Did you mean '--json'? aider-guard status --help shows what it takes",
     ),
+    (
+        ["doctor", "--reprot", "--model", "m"],
+        "no such option: --reprot; did you mean --report? One of Aider's goes behind a --",
+    ),
+    (
+        ["doctor", "--num-ctx", "4096"],
+        "--num-ctx is an option of aider-guard: it goes before Aider's arguments",
+    ),
     (["fit"], "missing argument 'MODEL...'; aider-guard fit --help shows what it takes"),
 ]
 

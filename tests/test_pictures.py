@@ -7,7 +7,6 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
-import pyte
 import pytest
 from test_docs import ROOT, first_notice, last_line
 
@@ -15,7 +14,7 @@ from aider_guard.core import messages
 from aider_guard.core.actions import Notice
 from aider_guard.core.drop_advice import Advice
 from aider_guard.core.events import EgressBlocked
-from aider_guard.core.readings import ContextReading, ContextRow
+from aider_guard.core.readings import ContextReading, ContextRow, RowKind
 from aider_guard.core.session_report import SessionReport
 from aider_guard.session import notices
 from aider_guard.view.top_page import TopSession, TopView, screen
@@ -23,7 +22,12 @@ from release.pictures import COLUMNS, SESSION, TOP
 from release.terminal_picture import picture, words
 
 MOST_BYTES = 60_000
-KINDS = {"files": "file", "instructions": "system", "map": "map", "history": "history"}
+KINDS: dict[str, RowKind] = {
+    "files": "file",
+    "instructions": "system",
+    "map": "map",
+    "history": "history",
+}
 
 
 def number(text: str) -> int:
@@ -31,23 +35,26 @@ def number(text: str) -> int:
     return int(text.replace(",", ""))
 
 
-def screen_of(data: str, columns: int = 20, rows: int = 4) -> pyte.Screen:
-    """A terminal after these bytes."""
-    shown = pyte.Screen(columns, rows)
-    pyte.Stream(shown).feed(data)
-    return shown
+def drawn(data: str) -> str:
+    """The picture of a small terminal after this text."""
+    return picture(data.encode(), columns=20, rows=4, title="A title & more")
 
 
 def test_a_picture_holds_the_words_of_the_screen() -> None:
     """Signs of XML and blanks between stretches of colour too; empty rows at the end are left out."""
-    svg = picture(screen_of("a <b> & \x1b[31mred\x1b[0m  c\r\n\r\nlast"), "A title & more")
+    svg = drawn("a <b> & \x1b[31mred\x1b[0m  c\r\n\r\nlast")
     assert words(svg) == ["a <b> & red  c", "", "last"]
     assert ET.fromstring(svg).findtext("{*}title") == "A title & more"
 
 
+def test_rows_that_were_scrolled_away_are_drawn() -> None:
+    """In their order, above those of the terminal."""
+    assert words(drawn("\r\n".join("abcdef"))) == [*"abcdef"]
+
+
 def test_colours_are_drawn_on_a_frame_of_their_own() -> None:
     """So that it is readable on a light page as on a dark one; a reversed stretch is drawn as a block."""
-    svg = picture(screen_of("\x1b[31mred \x1b[38;5;40mgreen \x1b[7mblock"), "")
+    svg = drawn("\x1b[31mred \x1b[38;5;40mgreen \x1b[7mblock")
     assert svg.count("<rect") == 2
     assert 'fill="#ff7b72"' in svg
     assert 'fill="#00d700"' in svg
@@ -125,9 +132,9 @@ def test_top_is_drawn_as_the_program_draws_it() -> None:
         "memory": None,
     }
     clock = shown[0].split()[-1]
-    drawn = screen([TopSession(facts, SessionReport())], clock, TopView(COLUMNS, len(shown)))
+    today = screen([TopSession(facts, SessionReport())], clock, TopView(COLUMNS, len(shown)))
     size = re.sub(r" \([^)]*\)", "", turns[0])
-    lines = [line.rstrip() for line in drawn]
+    lines = [line.rstrip() for line in today]
     assert (lines[:3], lines[3]) == (shown[:3], size)
     assert lines[4:6] == shown[4:6]
     assert lines[-1] == shown[-1]

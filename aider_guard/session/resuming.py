@@ -45,13 +45,22 @@ def kept_in(sessions: Path, place: str | None) -> list[KeptSession]:
     """
     kept = kept_sessions(sessions)
     named = [session for session in kept if session.id == place]
-    folder = os.path.realpath(os.path.expanduser(place or "."))
-    return named or [
-        session for session in kept if work_tree_of(session.folder) == work_tree_of(folder)
-    ]
+    return named or [session for session in kept if is_of(session.folder, place)]
 
 
-def work_tree_of(folder: str) -> str:
+def is_of(folder: str, place: str | None) -> bool:
+    """Return whether a session's folder is in the work tree of a place, by default of the working folder.
+
+    A place that is no folder has no work tree: it may be a misspelt name, which must not open another session of the
+    repository that it is typed in. Only sessions of that very folder are its own, for one that was removed.
+    """
+    where = os.path.realpath(os.path.expanduser(place or "."))
+    if not os.path.isdir(where):
+        return os.path.realpath(folder) == where
+    return _work_tree_of(folder) == _work_tree_of(where)
+
+
+def _work_tree_of(folder: str) -> str:
     """Return the top folder of the work tree that a folder belongs to, else the folder."""
     real = os.path.realpath(folder)
     return str(work_tree(Path(real)) or real)

@@ -28,7 +28,7 @@ from aider_guard.core.session_report import (
 from aider_guard.errors import ConfigError
 from aider_guard.session import registry
 from aider_guard.session.kept_sessions import kept_file, read_kept
-from aider_guard.session.resuming import work_tree_of
+from aider_guard.session.resuming import is_of
 from aider_guard.view.charts import minutes
 from aider_guard.view.status import notice_words
 
@@ -105,11 +105,10 @@ def find_session(sessions: Path, place: str | None) -> Path:
     """Return the folder of the session that is named, or of the newest one of a folder. Raises ConfigError."""
     with_journal = sorted(path.parent for path in sessions.glob(f"*/{_JOURNAL}"))
     named = [path for path in with_journal if path.name == place]
-    tree = work_tree_of(os.path.expanduser(place or "."))
     here = [
         path
         for path in with_journal
-        if (found := registry.read(path)) and work_tree_of(found.working_directory) == tree
+        if (found := registry.read(path)) and is_of(found.working_directory, place)
     ]
     if named or here:
         return (named or here)[-1]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from e2e.people import Onlooker
 
 PROMPT = r"^\w*> *$"
+INSTALLATION_SECONDS = 600
+"""The package index may be slow."""
 SMALL = FakeModel("small:latest", size_bytes=300 * 1024**2, vram_bytes=0, trained_tokens=8192)
 
 
@@ -59,7 +61,7 @@ def type_all(account: Account, when: When, folder: Path, more: Mapping[str, str]
 
 def wait_for_demo(person: Onlooker, account: Account) -> Path:
     """Wait for the prompt of the demo's session; the sample repository."""
-    person.wait_for(PROMPT)
+    person.wait_for(PROMPT, INSTALLATION_SECONDS)
     said = bytes(person.shown).decode()
     found = re.search(r"A repository to try things in, which stays: (\S+)", said)
     assert found, said
@@ -68,6 +70,7 @@ def wait_for_demo(person: Onlooker, account: Account) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_new_user_follows_the_texts(account: Account, rig: Rig) -> None:
     """In the order of a first hour: the demo, another terminal beside it, then an Aider and Ollama of one's own."""
     with account.at_terminal("make demo", account.clone, {}) as person:

@@ -85,6 +85,20 @@ def test_where_none_can_be_resumed_it_is_said_why(tmp_path: Path, repo: Path) ->
         choose(sessions, str(tmp_path))
 
 
+def test_a_name_that_is_no_session_and_no_folder_is_not_this_repository(
+    tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelt name must not open another session; a folder that is gone still has the sessions that were there."""
+    sessions = tmp_path / "sessions"
+    kept = keep(sessions, "a-1", repo, 100.0)
+    gone = keep(sessions, "b-2", repo / "gone", 50.0)
+    monkeypatch.chdir(repo)
+    with pytest.raises(ConfigError, match=r"no session of a-2 was kept; .* are: a-1"):
+        choose(sessions, "a-2")
+    assert choose(sessions, None) == kept
+    assert kept_in(sessions, "gone") == [gone]
+
+
 def test_renamed_files_are_found_under_their_new_names(repo: Path) -> None:
     """In a commit, twice, and in the index; with a word on each, and the arguments name the new ones."""
     before = time.time() - 60

@@ -162,10 +162,18 @@ def test_a_browser_opens_it(sessions: Path, monkeypatch: pytest.MonkeyPatch) -> 
         run(sessions, ID, opens=True)
 
 
-def test_a_session_that_is_not_there_is_said(sessions: Path, tmp_path: Path) -> None:
-    """With those that are; a place that leads elsewhere is none."""
+def test_a_session_that_is_not_there_is_said(
+    sessions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With those that are; a place that leads elsewhere is none, nor is a misspelt name the repository it is in."""
     with pytest.raises(ConfigError, match=f"the newest of all are: {ID}"):
         run(sessions, f"../sessions/{ID}")
+    (tmp_path / ".git").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=f"no session of b-2 is known; the newest of all are: {ID}"
+    ):
+        run(sessions, "b-2")
     with pytest.raises(ConfigError, match="there is no session to report on"):
         run(tmp_path / "none")
 
