@@ -6,11 +6,13 @@ Aider, the guard, Ollama and its model are the real ones of the demo; what is ty
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from e2e.conftest import create
 from e2e.people import Onlooker
 
 from aider_guard.demo.layout import SMALL
@@ -23,10 +25,14 @@ FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 SESSION, TOP = FOLDER / "session.svg", FOLDER / "top.svg"
 COLUMNS = 90
 SHELL, PROMPT = r"^\$$", r"^> *$"
-START = f"aider-guard -- --model ollama_chat/{SMALL} {BUGGY_FILE}\r"
+MODEL = "tiny"
+"""The demo's model, made to stop after a sentence: what it says means nothing."""
+START = f"aider-guard -- --model ollama_chat/{MODEL} {BUGGY_FILE}\r"
 
 PATIENCE_SECONDS = 600
 """The longest wait: the model reads the first prompt, and answers."""
+
+PARAMETERS = {"stop": [".", "<|im_end|>"], "temperature": 0, "seed": 1}
 
 Steps = Sequence[tuple[str, str]]
 """What is waited for on the screen, as a regular expression, and what is typed then."""
@@ -42,7 +48,8 @@ IN_THE_SESSION: Steps = (
 BEFORE_TOP: Steps = (
     (SHELL, START),
     (PROMPT, "What does total() return?\r"),
-    (r"^Tokens: [^$]*^> *$", f"/add {LARGE_FILE}\r"),
+    (r"^Tokens: [^$]*^> *$", "And what does discounted() do?\r"),
+    (r"discounted\(\)[^$]*^Tokens: [^$]*^> *$", f"/add {LARGE_FILE}\r"),
     (rf"^  /drop {LARGE_FILE}[^$]*^> *$", ""),
 )
 
@@ -78,7 +85,7 @@ def record(url: str, folder: Path, aider: Path) -> tuple[str, str]:
             ["aider-guard", "top"], rows=15, columns=COLUMNS, env=environment, cwd=folder
         )
         with beside as watcher:
-            watcher.wait_for(r"% full[^$]*reads ")
+            watcher.wait_for(r"% full[^$]*answers ")
             top = drawn(watcher, "aider-guard top beside a session")
             watcher.type(b"q")
             watcher.end()
@@ -105,7 +112,10 @@ def main() -> None:
     rig = ensure_rig()
     with tempfile.TemporaryDirectory(prefix="aider-guard-pictures-") as name:
         folder = Path(name)
-        with private_ollama(rig.ollama, rig.models) as server:
+        models = folder / "models"
+        shutil.copytree(rig.models, models, copy_function=os.symlink)
+        with private_ollama(rig.ollama, models) as server:
+            create(server, MODEL, **{"from": SMALL}, parameters=PARAMETERS)
             session, top = record(server.url, folder, rig.aider_command)
     FOLDER.mkdir(exist_ok=True)
     for path, text in ((SESSION, session), (TOP, top)):

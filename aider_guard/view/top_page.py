@@ -233,10 +233,13 @@ def _blocked(report: SessionReport) -> str:
 
 
 def _notices(session: TopSession) -> Iterator[str]:
-    for mark in session.report.marks[-_MOST_NOTICES:]:
-        ago = max(0.0, session.seconds_ago - mark.at_seconds)
-        when = f"{minutes(ago)} ago: " if session.seconds_ago else ""
-        yield f"{when}{mark_words(mark.name)}"
+    """Yield the last notices, oldest first; of those in the same words the newest."""
+    newest: dict[str, float] = {}
+    for mark in reversed(session.report.marks):
+        newest.setdefault(mark_words(mark.name), mark.at_seconds)
+    for words, at_seconds in [*newest.items()][:_MOST_NOTICES][::-1]:
+        ago = max(0.0, session.seconds_ago - at_seconds)
+        yield (f"{minutes(ago)} ago: " if session.seconds_ago else "") + words
 
 
 def _styled(text: str, style: str, view: TopView) -> str:

@@ -21,12 +21,12 @@ from view import journals
 from view.screens import check_screen
 
 from aider_guard.core.screen import columns_of
-from aider_guard.core.session_report import SessionReport, sum_up
+from aider_guard.core.session_report import Mark, SessionReport, sum_up
 from aider_guard.session import registry
 from aider_guard.session.kept_sessions import kept_file
 from aider_guard.view import top
 from aider_guard.view.top import Watcher, has_screen, run_top
-from aider_guard.view.top_page import TopSession, TopView, screen
+from aider_guard.view.top_page import TopSession, TopView, block, screen
 
 GIB = 1 << 30
 FACTS: dict[str, Any] = {
@@ -107,6 +107,17 @@ def test_the_selected_session_is_shown_whole() -> None:
     lines = screen(SESSIONS, "", TopView(60, 8, selected=1, message="copied"))
     assert lines[1] == "> 日本語のフォルダ  starting"
     assert lines[-1] == "copied"
+
+
+def test_notices_in_the_same_words_are_one_line() -> None:
+    """The newest of them: two findings at the start would take the place of what came before."""
+    named = ((1.0, "restarted"), (9.0, "finding"), (10.0, "finding"))
+    report = SessionReport(marks=tuple(Mark(seconds, name) for seconds, name in named))
+    drawn = block(TopSession(STARTING, report, 20.0), TopView(80, 24))
+    assert [line for line in drawn if " ago: " in line] == [
+        "  19 s ago: Aider was restarted",
+        "  10 s ago: a check found something: aider-guard doctor",
+    ]
 
 
 @pytest.mark.parametrize("size", [(20, 4), (1, 1), (200, 200)])
