@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -395,7 +396,7 @@ def _fault_message(error: Exception) -> str:
 
 def _sentence(error: click.ClickException) -> str:
     """Return the words of an error of click's as those of ours, with where the usage is."""
-    words = error.format_message().rstrip(".")
+    words = " ".join(error.format_message().split()).rstrip(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
     usage = f"{context.command_path} --help shows what it takes" if context else ""
     between = "" if not usage else " " if words.endswith("?") else "; "
@@ -404,6 +405,30 @@ def _sentence(error: click.ClickException) -> str:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status. An error is one sentence on standard error."""
+    status = _run(arguments)
+    return _lost_output() or status
+
+
+def _lost_output() -> int:
+    """Write what was printed and is still kept; 0, or the exit status where standard output does not take it.
+
+    A reader that left (``| head``) is no error: the status is that of a program which SIGPIPE ended.
+    """
+    if sys.__stdout__ is None:  # it was closed before the start
+        return 0
+    try:
+        sys.__stdout__.flush()
+    except OSError as error:
+        with open(os.devnull, "wb") as nowhere:  # for what Python flushes when it ends
+            os.dup2(nowhere.fileno(), sys.__stdout__.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        sys.stderr.write(f"aider-guard: the output cannot be written: {error.strerror}\n")
+        return GuardError.exit_code
+    return 0
+
+
+def _run(arguments: Sequence[str]) -> int:
     if instruction := os.environ.get("_AIDER_GUARD_COMPLETE"):
         from aider_guard.completion import complete
 
@@ -424,6 +449,8 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001  # a fault of ours; the terminal is restored by now
+        if isinstance(error, OSError) and (lost := _lost_output()):
+            return lost
         sys.stderr.write(f"aider-guard: {printable(_fault_message(error), kept=_LINE_END)}\n")
         return GuardError.exit_code
     return status if isinstance(status, int) else 0

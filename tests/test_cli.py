@@ -75,6 +75,26 @@ class User:
         )
 
 
+COMMANDS_THAT_PRINT = [["config", "show"], ["status", "--json"], ["--help"], ["doctor"]]
+
+
+def status_on(user: User, stdout: int, words: list[str]) -> tuple[int, str]:
+    """The exit status of a command with this standard output, and what it says on standard error."""
+    command = [sys.executable, "-m", "aider_guard", *words]
+    done = subprocess.run(
+        command,
+        env=user.environment(),
+        cwd=user.home,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
 @pytest.fixture
 def user(tmp_path: Path) -> User:
     return User(tmp_path)
@@ -406,3 +426,23 @@ def test_a_state_folder_that_others_may_write_into_is_not_used(user: User) -> No
     )
     user.state.chmod(0o755)
     assert user.run("--", "0").returncode == 0
+
+
+@pytest.mark.parametrize("words", COMMANDS_THAT_PRINT, ids=" ".join)
+def test_a_reader_that_leaves_ends_it_quietly(user: User, words: list[str]) -> None:
+    """As it ends other programs: ``aider-guard config show | head -1`` is no fault."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        assert status_on(user, writing, words) == (128 + signal.SIGPIPE, "")
+    finally:
+        os.close(writing)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full (Linux)")
+@pytest.mark.parametrize("words", COMMANDS_THAT_PRINT, ids=" ".join)
+def test_an_output_that_cannot_be_written_is_said(user: User, words: list[str]) -> None:
+    """A full disk under a file that the output goes to."""
+    with Path("/dev/full").open("wb") as full:
+        said = "aider-guard: the output cannot be written: No space left on device\n"
+        assert status_on(user, full.fileno(), words) == (70, said)

@@ -51,6 +51,13 @@ MISSPELT: list[tuple[list[str], str]] = [
         ["doctor", "--num-ctx", "4096"],
         "--num-ctx is an option of aider-guard: it goes before Aider's arguments",
     ),
+    (
+        ["completion"],
+        (
+            "missing argument 'bash|zsh|fish'. Choose from: bash, zsh, fish;"
+            " aider-guard completion --help shows what it takes"
+        ),
+    ),
     (["fit"], "missing argument 'MODEL...'; aider-guard fit --help shows what it takes"),
 ]
 
