@@ -24,7 +24,7 @@ help:
 	@echo "make bench   what the guard costs, next to a plain terminal"
 	@echo "make mutants changes operators of core and counting, a sample, and lists what no test notices (about 5 minutes)"
 	@echo "make docs    the site of docs/, in build/site; a dead link fails it"
-	@echo "make pictures  record the pictures of the README anew, from real sessions (about 3 minutes)"
+	@echo "make pictures  record the pictures of the README anew, from real sessions (half a minute)"
 	@echo "make renew   write the manual page and the kept screens anew; read the difference"
 	@echo "make clean   remove .venv and caches; the private programs stay in the user's cache folder"
 

@@ -1,6 +1,6 @@
 """Records the pictures of the README: ``make pictures`` plays two sessions and draws what was on the screen.
 
-Aider, the guard, Ollama and its model are the real ones of the demo; what is typed is below.
+Aider, the guard and Ollama are real, and what is typed is below.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 
 from e2e.conftest import create
 from e2e.people import Onlooker
+from e2e.shallow import BRIEF, upload
 
-from aider_guard.demo.layout import SMALL
+from aider_guard.demo.model import TEMPLATE
 from aider_guard.demo.ollama_server import private_ollama
 from aider_guard.demo.rig import ensure_rig
 from aider_guard.demo.sample import BUGGY_FILE, LARGE_FILE, make_sample
@@ -26,13 +27,13 @@ SESSION, TOP = FOLDER / "session.svg", FOLDER / "top.svg"
 COLUMNS = 90
 SHELL, PROMPT = r"^\$$", r"^> *$"
 MODEL = "tiny"
-"""The demo's model, made to stop after a sentence: what it says means nothing."""
+"""The demo's model with one of its layers, which answers at once; what it says means nothing."""
 START = f"aider-guard -- --model ollama_chat/{MODEL} {BUGGY_FILE}\r"
 
 PATIENCE_SECONDS = 600
 """The longest wait: the model reads the first prompt, and answers."""
 
-PARAMETERS = {"stop": [".", "<|im_end|>"], "temperature": 0, "seed": 1}
+PARAMETERS = {**BRIEF, "stop": ["ns", "ro", "\u00a0"]}
 
 Steps = Sequence[tuple[str, str]]
 """What is waited for on the screen, as a regular expression, and what is typed then."""
@@ -82,7 +83,7 @@ def record(url: str, folder: Path, aider: Path) -> tuple[str, str]:
     with shell(folder / "second" / "till", environment, rows=60) as person:
         play(person, BEFORE_TOP)
         beside = Onlooker(
-            ["aider-guard", "top"], rows=15, columns=COLUMNS, env=environment, cwd=folder
+            ["aider-guard", "top"], rows=12, columns=COLUMNS, env=environment, cwd=folder
         )
         with beside as watcher:
             watcher.wait_for(r"% full[^$]*answers ")
@@ -115,7 +116,8 @@ def main() -> None:
         models = folder / "models"
         shutil.copytree(rig.models, models, copy_function=os.symlink)
         with private_ollama(rig.ollama, models) as server:
-            create(server, MODEL, **{"from": SMALL}, parameters=PARAMETERS)
+            file = {f"{MODEL}.gguf": upload(rig, server)}
+            create(server, MODEL, files=file, template=TEMPLATE, parameters=PARAMETERS)
             session, top = record(server.url, folder, rig.aider_command)
     FOLDER.mkdir(exist_ok=True)
     for path, text in ((SESSION, session), (TOP, top)):

@@ -112,11 +112,11 @@ def test_links_of_the_readme_work_on_the_package_index(tmp_path: Path) -> None:
     index_page.main([at, "v9.9.9"], root=tmp_path)
     targets = re.findall(r"\]\(([^)]+)\)", (tmp_path / "README.md").read_text(encoding="utf-8"))
     assert [target for target in targets if not target.startswith(("https://", "#"))] == []
-    files = [
-        target.partition("#")[0] for target in targets if target.startswith(f"{at}/blob/v9.9.9/")
-    ]
-    assert files
-    assert [file for file in files if not (ROOT / file.split("/v9.9.9/")[1]).exists()] == []
+    for kind in ("blob", "raw"):  # raw: pictures
+        start = f"{at}/{kind}/v9.9.9/"
+        files = [each.removeprefix(start).partition("#")[0] for each in targets if start in each]
+        assert files
+        assert [file for file in files if not (ROOT / file).exists()] == []
     assert f'Issues = "{at}/issues"' in (tmp_path / "pyproject.toml").read_text(encoding="utf-8")
 
 

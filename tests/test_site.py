@@ -75,7 +75,12 @@ def test_the_site_builds_and_asks_no_other_server(tmp_path: Path) -> None:
     gather(ROOT, tmp_path / "build" / "pages")
     done = build(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    page = (tmp_path / "build" / "site" / "doctor" / "index.html").read_text(encoding="utf-8")
+    site = tmp_path / "build" / "site"
+    readme = (site / "readme" / "index.html").read_text(encoding="utf-8")
+    pictures = [part.partition('"')[0] for part in readme.split('src="../pictures/')[1:]]
+    assert [name for name in pictures if not (site / "pictures" / name).exists()] == []
+    assert len(pictures) == len([*(ROOT / "docs" / "pictures").iterdir()])
+    page = (site / "doctor" / "index.html").read_text(encoding="utf-8")
     assert "for a bug report" in page.lower()
     loaded = [part for mark in ("src=", 'rel="stylesheet" href=') for part in page.split(mark)[1:]]
     assert loaded
