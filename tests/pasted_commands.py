@@ -94,7 +94,6 @@ PRINTS: dict[str, Shown] = {
     f"aider-guard fit {MODEL}": Shown("after the demo", _NO_GPU, None),
     f"aider-guard fit {MODEL} --vram 16": Shown("after the demo", r"^it fits: "),
     f"aider-guard fit {MODEL} --vram 4": Shown("after the demo", rf"^{MODEL} does not fit: ", 1),
-    "aider-guard fit model.gguf": Shown("after the demo", r"^aider-guard: model\.gguf cannot", 64),
     "aider-guard init": Shown(
         "after the demo", rf"ollama_chat/{MODEL}|no GPU was found here", None
     ),
