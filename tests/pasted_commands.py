@@ -122,9 +122,7 @@ NOT_TYPED: dict[str, str] = {
     r"docker .+": "a container is not started in a test",
     r"(ollama|git) .+": "not this project's program",
     r"command aider|tmux-layout\.sh .+": "test_examples.py runs it",
-    r"aider-guard completion fish > .+": "the folder is one that fish makes",
     r"aider-guard fit": "the name of a command, in a table",
-    r"aider-guard --show": "test_cli.py runs it",
     r"aider-guard doctor( -v|( --)( --model .+)?)": "two of its forms are typed",
     r"aider-guard (.+ )?-- --model \S+( src/main\.py)?": "one session and one that is resumed are enough",
 }
