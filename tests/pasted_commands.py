@@ -99,11 +99,11 @@ PRINTS: dict[str, Shown] = {
     ),
     "aider-guard doctor": Shown("after the demo", r"^stop +no model is named", 1),
     f"aider-guard doctor -v -- --model ollama_chat/{MODEL}": Shown(
-        "after the demo", r"^info +the kernel blocks|^warn +the kernel blocks nothing", None
+        "after the demo", r"^info +the kernel blocks|^warn +nothing is blocked", None
     ),
     "aider-guard doctor --report": Shown("after the demo", r"^aider-guard +\d", 1),
     f"aider-guard -- --model ollama_chat/{MODEL}": Shown(
-        "after the demo", r"nothing tried to leave", keys=_LEAVE
+        "after the demo", r"nothing tried to leave|asked to behave", keys=_LEAVE
     ),
     "aider-guard sessions": Shown("after the demo", rf"{MODEL}(.*\n)*.*small"),
     "aider-guard sessions --last": Shown("after the demo", rf"{MODEL}(.*\n)*.*small"),
