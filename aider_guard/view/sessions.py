@@ -53,7 +53,8 @@ def run_sessions(
     if as_json:
         click.echo(json.dumps({"sessions": [_facts(each, with_last=last) for each in listed]}))
     else:
-        click.echo(page(listed, columns, with_folder=every), nl=False)
+        is_of_all = every or not kept_sessions(sessions)
+        click.echo(page(listed, columns, with_folder=is_of_all), nl=False)
     return 0
 
 

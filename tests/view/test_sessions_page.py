@@ -72,6 +72,14 @@ def test_nothing_was_kept() -> None:
     assert page([], 80, with_folder=True) == "no session was kept\n"
 
 
+def test_where_there_are_no_others_none_are_promised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the first day."""
+    run_sessions(tmp_path, None, keep=20, every=False, last=False, as_json=False, columns=80)
+    assert capsys.readouterr().out == "no session was kept\n"
+
+
 def test_json_has_all_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The last message only where it was asked for."""
     sessions = tmp_path / "sessions"
