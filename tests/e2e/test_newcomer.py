@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,14 +28,28 @@ SMALL = FakeModel("small:latest", size_bytes=300 * 1024**2, vram_bytes=0, traine
 
 @pytest.fixture
 def account(rig: Rig, tmp_path: Path) -> Account:
-    """The new user, who has cloned the repository."""
+    """The new user, who has cloned the repository, with what is not committed yet."""
     assert rig.is_complete()
     if not (ROOT / ".git").exists():
         pytest.skip("these files are no clone")
     new = Account.make(tmp_path)
     done = new.run(f"git clone --quiet {ROOT} {new.clone}", new.home, {})
     assert done.returncode == 0, done.stdout
+    for name in uncommitted():
+        target = new.clone / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, target)
     return new
+
+
+def uncommitted() -> list[str]:
+    """The files of this checkout that are changed or new."""
+    ways = (("diff", "--name-only", "-z", "HEAD"), ("ls-files", "-z", "-o", "--exclude-standard"))
+    names: list[str] = []
+    for words in ways:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        names += done.stdout.split("\0")[:-1]
+    return [name for name in names if (ROOT / name).is_file()]
 
 
 def commands(when: When) -> Iterator[tuple[str, Shown]]:
