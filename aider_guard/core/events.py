@@ -217,6 +217,8 @@ class ModelsChosen:
     """The GPU memory that each model was computed to need; empty where that is not known."""
     plain_input: bool = False
     """Whether Aider reads lines without prompt_toolkit, so that nothing can be typed for the user."""
+    map_follows_words: bool = False
+    """Whether Aider chooses the repository map by the words of each message, and the user did not ask for that."""
 
 
 @dataclass(frozen=True)

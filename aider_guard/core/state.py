@@ -247,6 +247,10 @@ class State:
 
     plain_input: bool = False
     """Whether Aider reads lines without prompt_toolkit: there is no hidden command and no planned restart."""
+    map_follows_words: bool = False
+    """Whether the repository map is chosen by the words of each message, as nothing else was set."""
+    map_seconds: tuple[float, ...] = (0.0,)
+    """What was read again because of a changed map took in each of the newest turns, the running one last."""
     root: str = ""
     main_model: str = ""
     models: tuple[str, ...] = ()

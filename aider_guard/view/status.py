@@ -112,6 +112,7 @@ _NOTICES = {
     "finding": "a check found something: aider-guard doctor",
     "histories": "a history was not merged",
     "launch_failed": "Aider could not be started",
+    "map_changes": "the repository map changes with each message",
     "memory_short": "memory is short",
     "message_left_out": "a message was left out",
     "model_spilled": "the model runs partly on the CPU",

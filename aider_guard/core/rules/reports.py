@@ -31,8 +31,10 @@ from aider_guard.core.events import (
     LaunchForbidden,
     PromptShown,
     SidecarLost,
+    TurnFinished,
 )
 from aider_guard.core.findings import Finding
+from aider_guard.core.readings import Unavailable
 from aider_guard.core.rules import Step
 from aider_guard.core.state import State, with_allowed, with_blocked
 
@@ -55,7 +57,13 @@ def report_traffic(state: State, event: Event, _now: float) -> Step:
             once = f"reload: {_DIGITS.sub('', cause)}"
             return _report_once(state, once, chat_messages.reload_seen(event))
         case PromptReread(cause=cause):
-            return _report_once(state, f"read again: {cause}", rereading.prompt_reread(event))
+            state, shown = _report_once(
+                state, f"read again: {cause}", rereading.prompt_reread(event)
+            )
+            state, more = _note_map(state, event)
+            return state, (*shown, *more)
+        case TurnFinished():
+            return replace(state, map_seconds=(*state.map_seconds, 0.0)[-rereading.MAP_TURNS :]), ()
         case RequestRefused(purpose="commit"):
             return _report_in_turn(state, "commit", chat_messages.request_refused(event))
         case RequestRefused(purpose="summary"):
@@ -97,6 +105,17 @@ def _report_request(state: State, event: RequestFinished) -> Step:
     if event.left_out and is_of_the_user:
         return _report_once(state, _LEFT_OUT, chat_messages.message_left_out(event))
     return state, ()
+
+
+def _note_map(state: State, event: PromptReread) -> Step:
+    """Add what a changed map cost to its turn, and report it when most turns pay for it."""
+    if event.cause != "map" or isinstance(event.seconds, Unavailable):
+        return state, ()
+    *before, now = state.map_seconds
+    state = replace(state, map_seconds=(*before, now + event.seconds))
+    if not state.map_follows_words or not rereading.changes_often(state.map_seconds):
+        return state, ()
+    return _report_once(state, "map changes", rereading.map_changes(state.map_seconds))
 
 
 def _report_once(state: State, what: str, notice: Notice) -> Step:
