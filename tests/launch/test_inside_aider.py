@@ -294,6 +294,24 @@ def test_an_aider_of_unknown_shape_still_says_what_its_parser_says(aider: Path) 
     assert settings.sources["model"] == "--model on the command line"
 
 
+def test_aiders_end_does_not_look_through_its_code_for_garbage(aider: Path) -> None:
+    """What was loaded before its main program is left out of that; what it makes itself is tidied up as ever."""
+    (aider.parent / "aider" / "main.py").write_text(
+        MAIN.replace(
+            "    still_open",
+            "    import gc, weakref\n"
+            "    class Made: pass\n"
+            "    made = Made(); made.itself = made\n"
+            "    seen = weakref.ref(made)\n"
+            "    del made\n"
+            "    gc.collect()\n"
+            "    raise SystemExit(f'{gc.get_freeze_count() > 1000},{seen() is None}')\n    still_open",
+            1,
+        )
+    )
+    assert AiderRun(aider, answer=reply()).error == "True,True\n"
+
+
 def test_nothing_of_the_guards_gets_on_aiders_path(aider: Path) -> None:
     """None of its modules can be imported there by its own name."""
     (aider.parent / "aider" / "main.py").write_text(
