@@ -130,6 +130,7 @@ def main() -> Any:
     if allowed_hosts is not None:
         price_lists.skip_fetches(allowed_hosts)
     price_lists.read_faster()
+    price_lists.build_models_late()
     with socket.socket(fileno=int(number)) as channel:
         channel.set_inheritable(False)
         if way == "standby":
@@ -145,8 +146,8 @@ def main() -> Any:
         force(os.environ, forced.get("set", {}), forced.get("unset", []))
     if "next_prompts_fd" in answer:
         load_inside("next_prompt").tell_next_prompts(answer["next_prompts_fd"])
-    # At its end Python looks through all objects for garbage, several times, and Aider's code is most of them: 0.7 of
-    # the 4.7 s of processor time of a short session (CPython 3.11, Aider 0.86.2). Those are left out from here on.
+    # Python looks through all that it holds for garbage before it ends: half a second after /exit and in a restart, for
+    # Aider's code. What Aider makes from here on is looked through as ever: the map's cache is closed by that.
     gc.freeze()
     # After a "--" there are names of files only.
     end = arguments.index("--") if "--" in arguments else len(arguments)
