@@ -106,6 +106,7 @@ def line(sessions: Sequence[Mapping[str, Any]]) -> str:
 
 
 _NOTICES = {
+    "answer_broke_off": "an answer broke off",
     "context_filling": "the window fills up",
     "egress": "something tried to leave",
     "egress_more": "something tried to leave",

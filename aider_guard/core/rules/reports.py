@@ -49,7 +49,9 @@ def report_traffic(state: State, event: Event, _now: float) -> Step:
     """Report what the user cannot see: each once a turn, or once a session where a repetition says nothing new."""
     match event:
         case RequestFinished():
-            return _report_request(state, event)
+            state, broken = _report_broken(state, event)
+            state, more = _report_request(state, event)
+            return state, broken + more
         case ReloadSeen(cause=cause):
             # "it was not used for 31 minutes" and for 32 are one cause.
             once = f"reload: {_DIGITS.sub('', cause)}"
@@ -81,6 +83,13 @@ def follow_reading(state: State, event: Event, _now: float) -> Step:
     if state.reading is None or not is_over:
         return state, ()
     return replace(state, reading=None), (ShowTitle(""),)
+
+
+def _report_broken(state: State, event: RequestFinished) -> Step:
+    if not event.broke_off:
+        return state, ()
+    notice = chat_messages.answer_broke_off(event)
+    return _report_in_turn(state, f"broke off: {event.purpose}", notice)
 
 
 def _report_request(state: State, event: RequestFinished) -> Step:
