@@ -201,6 +201,12 @@ class Config:
         "on|off",
         "Tell how far a long prompt is read.  [default: on]",
     )
+    greeting: Literal["on", "off"] = _setting(
+        "on",
+        _one_of("on", "off"),
+        "on|off",
+        "Say at the first prompt what holds.  [default: on]",
+    )
     ollama_log: str | None = _setting(
         None, _log, "PATH", "The file with Ollama's log.  [default: auto, where it usually is]"
     )

@@ -66,7 +66,7 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
-from aider_guard.core.state import Phase, Restart, State
+from aider_guard.core.state import Ledger, Limits, Phase, Restart, State
 from aider_guard.journal import FileJournal
 from aider_guard.session import console, control, notices, resuming
 from aider_guard.session.kept_sessions import KeptSession
@@ -321,6 +321,8 @@ def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:
     shown = [block for block in blocks("docs/usage.md") if block.startswith(PREFIX)]
 
     assert shown == printed
+    started = State(Limits(), egress=Ledger("netns"), main_model="qwen3:8b", pinned_tokens=8_192)
+    assert wide(messages.greeting(started)) in blocks("docs/usage.md")
     in_door = [block for block in blocks("docs/door.md") if block.startswith(PREFIX)]
     first = pace.progress_words(pace.ReadingPosition(4_400, 1_600), 41.0)
     assert in_door == [door_answer(), f"{PREFIX}{first}\n"]

@@ -7,7 +7,7 @@ request is one line on the sidecar's stdin (core/wire.py); its answer is an even
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import TurnFinished
@@ -16,10 +16,17 @@ from aider_guard.core.server_report import ServedModel
 
 @dataclass(frozen=True)
 class Notice:
-    """Lines for the user. ``name`` is stable and goes to the journal; ``lines`` may name files and do not."""
+    """Lines for the user. ``name`` is stable and goes to the journal; ``lines`` may name files and do not.
+
+    One that ``is_short`` is a single line, of parts that ``PART`` joins: those that do not fit are left out.
+    """
 
     name: str
     lines: tuple[str, ...] = field(metadata={"journal": False})
+    is_short: bool = field(default=False, metadata={"journal": False})
+
+
+PART: Final = " \u00b7 "
 
 
 @dataclass(frozen=True)

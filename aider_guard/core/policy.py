@@ -30,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     memory.watch_pressure,
     reports.report_finding,
     reports.report_egress,
+    reports.greet,
     memory.compare_with_need,
     lifecycle.advance,
     reports.follow_reading,

@@ -149,6 +149,10 @@ class Limits:
     readings_for_pressure: int = 3
     readings_for_restart: int = 30
     """Readings in a row (every 2 s) above the limit before a restart is tried against it: a minute."""
+    greets: bool = False
+    """Whether the first prompt of the session comes with a line on what holds."""
+    allowed_places: int = 0
+    """How many places the user lets through the air gap."""
     probe: Literal["auto", "always", "never"] = "auto"
     probe_margin_percent: int = 20
     """Probing starts this far below the warning: Aider's estimate is 1.1 to 1.4 times too low on code."""
@@ -311,6 +315,8 @@ class State:
     reported: frozenset[str] = frozenset()
     """What was reported on requests, and is reported only once a session."""
     egress: Ledger = Ledger()
+    leads_elsewhere: bool = False
+    """Whether a model of the session runs on another machine that the user named."""
 
     sidecar_failures: int = 0
     last_notice: str = ""

@@ -120,6 +120,7 @@ class Console:
         columns: Callable[[], int],
         colour: bool,
         titles: bool = False,
+        ascii_only: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._relay = relay
@@ -127,7 +128,7 @@ class Console:
         self._held = held
         self._line_modes = line_modes
         self._columns = columns
-        self._colour = colour
+        self._colour, self._ascii_only = colour, ascii_only
         self._titles, self._title, self._wanted_title = titles, "", ""
         self._ends_in_character = False
         self._clock = clock
@@ -311,15 +312,18 @@ class Console:
     def _take_waiting(self) -> str:
         waiting, self._waiting = self._waiting, []
         columns = self._columns()
-        text = "".join(notices.render(notice, columns, colour=self._colour) for notice in waiting)
+        text = "".join(
+            notices.render(notice, columns, colour=self._colour, ascii_only=self._ascii_only)
+            for notice in waiting
+        )
         for notice in waiting:
             self._post(NoticeShown(notice.name))
         return text
 
     def unshown(self) -> list[Notice]:
-        """Return the notices that found no prompt, and forget them."""
+        """Return the notices that found no prompt, and forget them; at the end a short one says nothing any more."""
         waiting, self._waiting = self._waiting, []
-        return waiting
+        return [notice for notice in waiting if not notice.is_short]
 
     # Holding back
 

@@ -82,6 +82,7 @@ class Session:
         journal: Journal,
         colour: bool,
         titles: bool = False,
+        ascii_only: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.relay = relay
@@ -110,6 +111,7 @@ class Session:
             columns=lambda: terminal.size().columns,
             colour=colour,
             titles=titles,
+            ascii_only=ascii_only,
             clock=clock,
         )
         aider.on_output = self._on_output
@@ -370,6 +372,7 @@ def assemble(
         journal=journal,
         colour=notices.has_colour(planner.environment),
         titles=notices.has_titles(planner.environment),
+        ascii_only=notices.is_ascii_only(planner.environment),
     )
     _open_control(session, loop, folder, stack)
     parts.sandbox.watch(
@@ -422,4 +425,6 @@ def _limits(config: Config) -> Limits:
         max_turns=config.max_turns,
         vram_warn_at_percent=config.vram_warn_at,
         probe=config.probe,
+        greets=config.greeting == "on",
+        allowed_places=len(config.allow),
     )

@@ -111,6 +111,7 @@ _NOTICES = {
     "egress": "something tried to leave",
     "egress_more": "something tried to leave",
     "finding": "a check found something: aider-guard doctor",
+    "greeting": "the session began",
     "histories": "a history was not merged",
     "launch_failed": "Aider could not be started",
     "memory_short": "memory is short",

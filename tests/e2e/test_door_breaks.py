@@ -29,13 +29,17 @@ def slow() -> Iterator[ChattingOllama]:
 
 
 def test_an_answer_that_aider_takes_as_whole_is_said_to_be_broken(desk: Desk) -> None:
-    """Above the next prompt; Aider does not ask again, and nothing more is said of one that is whole."""
+    """Above the next prompt; Aider does not ask again, and nothing more is said of one that is whole.
+
+    The first prompt says what holds, once.
+    """
     talking = Talking(says=WORDS, breaks=[Break("end", after_pieces=3)])
     with (
         ChattingOllama(models=(COUNTABLE,), talking=talking) as server,
-        desk.session(server.url) as person,
+        desk.session(server.url, options=("--greeting", "on")) as person,
     ):
         person.wait_for_prompt()
+        person.wait_for(r"guarded: offline \(.*\) · window 4,096 · small\S* · restart after 20")
         person.say("Count, please.")
         person.wait_for("the answer broke off, and Aider takes it as whole: ")
         person.wait_for_prompt(2)
@@ -43,6 +47,7 @@ def test_an_answer_that_aider_takes_as_whole_is_said_to_be_broken(desk: Desk) ->
         assert len(server.chats) == 1
         person.ask("Thank you.")
         assert person.text().count("broke off") == 1
+        assert person.text().count("guarded: ") == 1
         person.type(b"/exit\r")
         assert person.end() == 0
 

@@ -32,7 +32,7 @@ from aider_guard.core.events import (
     PromptShown,
     SidecarLost,
 )
-from aider_guard.core.findings import Finding
+from aider_guard.core.findings import ELSEWHERE, Finding
 from aider_guard.core.rules import Step
 from aider_guard.core.state import State, with_allowed, with_blocked
 
@@ -180,6 +180,16 @@ def _report_attempts(state: State) -> Step:
     if ledger.notices == _MOST_EGRESS_NOTICES:
         return state, (ShowNotice(egress_messages.no_more()),)
     return state, (ShowNotice(egress_messages.attempts(ledger, news)),)
+
+
+def greet(state: State, event: Event, _now: float) -> Step:
+    """Say once, at the session's first prompt, what holds."""
+    match event:
+        case Finding(id=found, severity="info") if found in ELSEWHERE:
+            return replace(state, leads_elsewhere=True), ()
+        case PromptShown() if state.limits.greets:
+            return _report_once(state, "greeting", messages.greeting(state))
+    return state, ()
 
 
 # Warnings of the checks before the first prompt: two are shown in a session, then where the others are.
