@@ -112,16 +112,17 @@ def test_every_setting_is_documented_with_its_true_default() -> None:
     assert set(rows) == set(config.SETTINGS)
     for name, (_, variable, default, _) in rows.items():
         assert code(variable) == config.ENVIRONMENT_PREFIX + name.upper().replace("-", "_")
-        shown = {"": "where Aider looks", None: "auto", (): "none", False: "false"}
+        shown = {"": "where Aider looks", None: "auto", (): "none"}
         value = defaults[name.replace("-", "_")]
-        assert code(default) == shown.get(value, str(value)), name
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        assert code(default) == shown.get(value, text), name
 
 
 def test_what_a_setting_takes_is_what_its_check_says() -> None:
     """The last column is the sentence with which a wrong value is refused."""
     for cell, _, _, takes in table("docs/settings.md", "setting"):
         with pytest.raises(ValueError, match=f"^{re.escape(takes)}$"):
-            config.check(code(cell), "" if takes == "a text" else "a wrong value")
+            config.check(code(cell), "" if takes == "a text" else "a 'wrong value")
 
 
 def test_every_setting_has_its_own_section_and_flag() -> None:

@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import TurnFinished
+from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServedModel
 
 
@@ -41,6 +42,16 @@ class ShowTitle:
     """Show a text as the title of the terminal's window until the next one; "" gives it back the title it had."""
 
     text: str = field(metadata={"journal": False})
+
+
+@dataclass(frozen=True)
+class RingBell:
+    """Tell the user who looks elsewhere that a turn is over, or that Aider asks, so many seconds after the last key."""
+
+    reason: Literal["turn_finished", "question"]
+    seconds: float
+    model: str = ""
+    fill_percent: float | Unavailable = Unavailable("not known")
 
 
 @dataclass(frozen=True)
@@ -206,6 +217,7 @@ class Announce:
 Action = (
     ShowNotice
     | ShowTitle
+    | RingBell
     | RunHidden
     | CountFiles
     | StopAider

@@ -23,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     context.note_prompt,
     turns.note_reports,
     context.note_requests,
+    turns.ring,
     standby.note,
     models.warm,
     models.wake_counter,

@@ -130,6 +130,7 @@ class Console:
         self._columns = columns
         self._colour, self._ascii_only = colour, ascii_only
         self._titles, self._title, self._wanted_title = titles, "", ""
+        self._signal = b""
         self._ends_in_character = False
         self._clock = clock
         self._keyboard = Keyboard()
@@ -153,7 +154,7 @@ class Console:
         if self.hold is None:
             self.to_screen(data)
             self._ends_in_character = ends_in_character(data)
-            self._draw_title()
+            self._write_between()
         else:
             self.hold.child_wrote(data)
         for event in events:
@@ -288,12 +289,20 @@ class Console:
     def set_title(self, text: str) -> None:
         """Show a title of the terminal's window, "" for the one that it had; as soon as nothing is cut apart by it."""
         self._wanted_title = text if self._titles else ""
-        self._draw_title()
+        self._write_between()
 
-    def _draw_title(self) -> None:
-        if self._wanted_title == self._title or self.hold is not None:
+    def ring(self, signal: bytes) -> None:
+        """Write bytes that draw nothing, as soon as nothing is cut apart by them."""
+        self._signal += signal
+        self._write_between()
+
+    def _write_between(self) -> None:
+        if self.modes.is_inside or self._ends_in_character:
             return
-        if not (self.modes.is_inside or self._ends_in_character):
+        if self._signal:
+            signal, self._signal = self._signal, b""
+            self.to_screen(signal)
+        if self._wanted_title != self._title and self.hold is None:
             title = notices.title(self._wanted_title, was_shown=bool(self._title))
             self._title = self._wanted_title
             self.to_screen(title)

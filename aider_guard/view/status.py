@@ -120,6 +120,7 @@ _NOTICES = {
     "more_findings": "the checks found more: aider-guard doctor",
     "no_restarts": "there are no restarts here",
     "prompt_reread": "much of a prompt was read again",
+    "notify_failed": "the notify-command failed",
     "probing_off": "the context is not watched any more",
     "reload_seen": "the model was loaded again",
     "request_refused": "a message did not fit and was not sent",

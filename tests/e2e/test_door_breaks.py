@@ -31,12 +31,15 @@ def slow() -> Iterator[ChattingOllama]:
 def test_an_answer_that_aider_takes_as_whole_is_said_to_be_broken(desk: Desk) -> None:
     """Above the next prompt; Aider does not ask again, and nothing more is said of one that is whole.
 
-    The first prompt says what holds, once.
+    The first prompt says what holds, once, and after an answer of more than a second the user's command is run.
     """
-    talking = Talking(says=WORDS, breaks=[Break("end", after_pieces=3)])
+    speed = Speed(load_seconds=0.1, answer_tokens_per_second=30, share=1)
+    talking = Talking(says=WORDS, speed=speed, breaks=[Break("end", after_pieces=3)])
+    rung = desk.repo.parent / "rung"
+    rings = ("--notify-after", "1", "--notify-command", f"touch {rung}")
     with (
         ChattingOllama(models=(COUNTABLE,), talking=talking) as server,
-        desk.session(server.url, options=("--greeting", "on")) as person,
+        desk.session(server.url, options=("--greeting", "on", *rings)) as person,
     ):
         person.wait_for_prompt()
         person.wait_for(r"guarded: offline \(.*\) · window 4,096 · small\S* · restart after 20")
@@ -48,6 +51,7 @@ def test_an_answer_that_aider_takes_as_whole_is_said_to_be_broken(desk: Desk) ->
         person.ask("Thank you.")
         assert person.text().count("broke off") == 1
         assert person.text().count("guarded: ") == 1
+        wait_until(person, rung.exists, PATIENCE_SECONDS)
         person.type(b"/exit\r")
         assert person.end() == 0
 
