@@ -46,7 +46,7 @@ class LayerSelection:
         writable: Sequence[str] = (),
         started: Sequence[str] = (),
     ) -> None:
-        self._writable, self._started = writable, started
+        self._writable, self.started = writable, started
         self._serves_page = serves_page
         self._environment, self._is_open = environment, is_open
         self._names = NameTable()
@@ -71,7 +71,7 @@ class LayerSelection:
 
             try:
                 setup = NamespaceSetup(
-                    tuple(self._allowed), self._environment, self._writable, self._started
+                    tuple(self._allowed), self._environment, self._writable, self.started
                 )
             except OSError as error:
                 self._causes.append(_why_no_namespaces(error))

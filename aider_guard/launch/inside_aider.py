@@ -15,6 +15,7 @@ Only the standard library and Aider itself may be imported here; this file runs 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import importlib.util
@@ -26,11 +27,11 @@ import sys
 from typing import Any
 
 _AT_ONCE_SECONDS = 0.1
+"""A server on this machine has mostly answered by then, and Aider begins as early as without the guard."""
 _NEW_OBJECTS = 50_000
 """How many new objects are looked through for garbage at once. With Python's 700 that is done 600 times while Aider's
 code is loaded, which makes hardly any: a tenth of the processor time of a start (CPython 3.11, Aider 0.86.2).
 """
-"""A server on this machine has mostly answered by then, and Aider begins as early as without the guard."""
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _PACKAGE = "_aider_guard_launch"
 
@@ -122,6 +123,9 @@ def main() -> Any:
     way, _, number = number.rpartition(":")
     become_script(script, arguments)
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
+    # Registered first, so it runs last. Python looks through all that it holds for garbage once more before it ends:
+    # half a second after /exit and in a restart, for memory that the system takes back anyway.
+    atexit.register(gc.freeze)
     allowed_hosts = install_audit_hook(hook) if hook else None
     price_lists = load_inside("price_lists")
     with price_lists.read_settings_faster():
@@ -130,6 +134,7 @@ def main() -> Any:
     if allowed_hosts is not None:
         price_lists.skip_fetches(allowed_hosts)
     price_lists.read_faster()
+    price_lists.build_models_late()
     with socket.socket(fileno=int(number)) as channel:
         channel.set_inheritable(False)
         if way == "standby":

@@ -95,7 +95,8 @@ def interrupt(*_):
 signal.signal(signal.SIGALRM, interrupt)
 signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
 try:
-    one.sendmsg([bytes(100_000)])
+    while True:  # the kernel may find a little more room in a full socket
+        one.sendmsg([bytes(100_000)])
 except KeyboardInterrupt:
     signal.setitimer(signal.ITIMER_REAL, 0)
     tell(seen)

@@ -20,13 +20,13 @@ from aider_guard.core.model_memory import (
     weights_on_card,
 )
 
-HEADER: Final = "its header, run by llama.cpp b11549"
+HEADER: Final = "header"
 KALSA: Final = "https://github.com/Aspis0/kalsa (b10950, Metal)"
 WAIRED: Final = (
     "https://github.com/waired-ai/waired-agent/blob/main/docs/knowledges/20260914/"
     "1230-llamacpp-fit-memory-terms.md"
 )
-UNADDRESSED: Final = "a server's log in a public repository"
+UNADDRESSED: Final = "log"
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,8 @@ class Guarded(Onlooker):
         columns: int = 100,
     ) -> None:
         self.state = Path(env["AIDER_GUARD_STATE_DIR"])
+        self._journal: list[dict[str, Any]] = []
+        self._journal_read_bytes = 0
         argv = [*guard_program(layers), "--aider", aider, *options, "--", *arguments]
         super().__init__(argv, rows=rows, columns=columns, env=env, cwd=cwd)
 
@@ -128,10 +130,14 @@ class Guarded(Onlooker):
     def journal(self, event: str = "") -> list[dict[str, Any]]:
         """The journal's lines so far, of one event or of all."""
         path = self.folder() / "journal.jsonl"
-        written = path.read_text() if path.exists() else ""
-        whole = written[: written.rfind("\n") + 1]  # the last one may be being written
-        found = [json.loads(line) for line in whole.splitlines()]
-        return [line for line in found if event in ("", line["event"])]
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(self._journal_read_bytes)
+                written = file.read()
+            whole = written[: written.rfind(b"\n") + 1]  # the last line may be being written
+            self._journal_read_bytes += len(whole)
+            self._journal += map(json.loads, whole.splitlines())
+        return [line for line in self._journal if event in ("", line["event"])]
 
     def wait_for_event(
         self, event: str, count: int = 1, seconds: float = PATIENCE_SECONDS

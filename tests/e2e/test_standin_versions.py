@@ -43,10 +43,17 @@ def ask(server: PrivateOllama, case: Overflowing, **more: Any) -> httpx.Response
     return httpx.post(server.url + case.path, json=body, timeout=60, trust_env=False, verify=False)
 
 
+def forget(server: PrivateOllama) -> None:
+    """Unload the model: 0.30.0 counts only what its cache does not hold from another test."""
+    body = {"model": MODEL, "keep_alive": 0}
+    httpx.post(f"{server.url}/api/generate", json=body, trust_env=False, verify=False)
+
+
 @pytest.mark.parametrize("more", [{}, {"shift": False}, {"truncate": False}], ids=str)
 def test_what_is_too_long(server: tuple[str, PrivateOllama], more: dict[str, bool]) -> None:
     """It is cut to what that version leaves, or refused with the same words."""
     version, ollama = server
+    forget(ollama)
     expected = answered(version, replace(HUGE.prompt, **more))  # type: ignore[arg-type]  # by name
     answer = ask(ollama, HUGE, **more)
     match expected:

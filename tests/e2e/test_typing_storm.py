@@ -31,7 +31,8 @@ FILE = "till/prices.py"
 SESSIONS, TURNS = 4, 25
 """Sessions in each of the two tests, and turns in each."""
 AT_A_TIME = 3
-OPTIONS = ("--probe", "always", "--max-turns", "3")
+MAX_TURNS = 3
+OPTIONS = ("--probe", "always", "--max-turns", str(MAX_TURNS))
 
 
 def seed() -> str:
@@ -90,11 +91,7 @@ def guarded(place: Desk, script: Script) -> Storm:
     with FakeOllama(models=(MODEL,), talking=Talking(says="It is well.")) as server:
         with place.session(server.url, FILE, window_tokens=8192, options=OPTIONS) as person:
             person.wait_for_prompt()
-            typist = Typist(
-                person,
-                aider_pid=person.aider_pid,
-                hidden_runs=lambda: len(person.journal("run_hidden")),
-            )
+            typist = Typist(person, aider_pid=person.aider_pid, guard=person, max_turns=MAX_TURNS)
             typist.follow(script)
             person.type(b"/exit\r")
             assert person.end() == 0
@@ -114,7 +111,7 @@ def bare(place: Desk, script: Script) -> Storm:
         env = {**place.env, "OLLAMA_API_BASE": server.url}
         with Bare(argv, rows=40, columns=160, env=env, cwd=place.repo) as person:
             person.wait_for(person.is_asked)
-            typist = Typist(person, aider_pid=lambda: person.process.pid, hidden_runs=lambda: 0)
+            typist = Typist(person, aider_pid=lambda: person.process.pid)
             typist.follow(script)
             person.type(b"/exit\r")
             assert person.end() == 0

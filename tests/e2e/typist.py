@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from e2e.people import Onlooker
+    from e2e.people import Guarded, Onlooker
 
 WORDS = ("lemon", "prices", "till", "round", "the", "total", "of", "a", "discount", "and", "tax")
 ANSWERED = re.compile(rb"Tokens: \S+ sent")
 """What Aider prints below an answer."""
+PROMPTS = ("prompt_shown", "prompt_closed")
+PATIENCE_SECONDS = 60.0
 PASTE = (b"\x1b[200~", b"\x1b[201~")
 
 
@@ -47,7 +49,15 @@ class Answered:
     reading_seconds: float
 
 
-Step = Keys | Stall | Answered
+@dataclass(frozen=True)
+class Supervised:
+    """The person waits until the guard starts Aider again, where that is due, or asks it in secret; then types on.
+
+    Not after keys that came while Aider worked: the guard then leaves the next prompt to the person.
+    """
+
+
+Step = Keys | Stall | Answered | Supervised
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,8 @@ def script_of(seed: str, turns: int) -> Script:
         steps += typed(message, choice)
         if choice.random() < 0.6 or turn % 3 == 2:
             steps.append(Answered(choice.choice([0.1, 0.5, 1.0, 2.0, 2.5])))
+            if choice.random() < 0.6:
+                steps.append(Supervised())
     return Script(tuple(messages), (*steps, Answered(0.0)))
 
 
@@ -105,10 +117,14 @@ class Typist:
         person: Onlooker,
         *,
         aider_pid: Callable[[], int],
-        hidden_runs: Callable[[], int],
+        guard: Guarded | None = None,
+        max_turns: int = 0,
     ) -> None:
-        self._person = person
-        self._aider_pid, self._hidden_runs = aider_pid, hidden_runs
+        self._person, self._guard = person, guard
+        self._aider_pid, self._max_turns = aider_pid, max_turns
+        self._hidden_at_enter = 0
+        self._typed_ahead = self._was_typed_ahead = False
+        self._started = self._sent_at_start = 0
         self._continue_at = float("inf")
         self._stall_at_hidden: tuple[int, float] | None = None
         self._pid = 0
@@ -120,8 +136,11 @@ class Typist:
             match step:
                 case Keys(pause, keys):
                     self._wait(lambda: False, pause)
+                    self._typed_ahead |= not self._is_asked()
+                    if keys == b"\r":
+                        self.sent += 1
+                        self._hidden_at_enter = self._hidden_runs()
                     self._person.type(keys)
-                    self.sent += keys == b"\r"
                 case Stall(seconds, "now"):
                     self._stall(seconds)
                 case Stall(seconds):
@@ -129,7 +148,34 @@ class Typist:
                 case Answered(seconds):
                     self._person.wait_for(self._all_are_answered)
                     self._wait(lambda: False, seconds)
+                    self._was_typed_ahead, self._typed_ahead = self._typed_ahead, False
+                case Supervised() if self._guard and not self._was_typed_ahead:
+                    self._wait(self._is_supervised, PATIENCE_SECONDS)
         self._wait(lambda: self._continue_at == float("inf"), 30)
+
+    def _is_supervised(self) -> bool:
+        """Whether the guard has done what must come after the answers: all is idle, and no key is on its way."""
+        self._look()
+        if self.sent - self._sent_at_start >= self._max_turns:
+            return False  # Aider will be started again
+        return self._sent_at_start == self.sent or self._hidden_runs() > self._hidden_at_enter
+
+    def _is_asked(self) -> bool:
+        """Whether Aider is at its main prompt, as the guard knows."""
+        journal = self._guard.journal() if self._guard else []
+        told = (
+            line["event"] == "prompt_shown"
+            for line in reversed(journal)
+            if line["event"] in PROMPTS
+        )
+        return next(told, False)
+
+    def _hidden_runs(self) -> int:
+        return len(self._guard.journal("run_hidden")) if self._guard else 0
+
+    def _starts(self) -> int:
+        """How often Aider was started again."""
+        return len(self._guard.journal("start_aider")) if self._guard else 0
 
     def _all_are_answered(self) -> bool:
         self._look()
@@ -142,7 +188,9 @@ class Typist:
             self._person.pump(seconds=min(0.02, max(0.0, until - time.monotonic())))
 
     def _look(self) -> None:
-        """Begin a stall that is due, and end one whose time is over."""
+        """Begin a stall that is due, and end one whose time is over; know when Aider was started again."""
+        if (started := self._starts()) > self._started:
+            self._started, self._sent_at_start = started, self.sent
         if time.monotonic() >= self._continue_at:
             self._continue_at = float("inf")
             self._send(signal.SIGCONT)

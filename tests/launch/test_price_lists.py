@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aider_guard.launch.inside.price_lists import (
+    build_models_late,
     read_faster,
     read_settings_faster,
     skip_fetches,
@@ -150,3 +151,15 @@ def test_the_table_of_settings_is_parsed_by_the_library_in_c(
     with read_settings_faster():
         assert yaml.safe_load("a: 1") == ("a: 1", "in C")
     assert yaml.safe_load is slow
+
+
+def test_what_checks_a_models_fields_is_built_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pydantic's own default is changed; an environment of another pydantic, or of none, stays as it is."""
+    config: Any = ModuleType("pydantic._internal._config")
+    defaults: list[dict[str, bool]] = [{"defer_build": False}, {"another": False}]
+    for config.config_defaults in defaults:
+        monkeypatch.setitem(sys.modules, config.__name__, config)
+        build_models_late()
+    assert defaults == [{"defer_build": True}, {"another": False}]
+    monkeypatch.setitem(sys.modules, config.__name__, None)  # an import of it fails
+    build_models_late()
