@@ -412,6 +412,13 @@ class RestartRequested:
 
 
 @dataclass(frozen=True)
+class JobContinued:
+    """The shell continued the session, which Ctrl-Z had stopped for so many seconds."""
+
+    stopped_seconds: float
+
+
+@dataclass(frozen=True)
 class TerminationRequested:
     """The guard got SIGTERM or SIGHUP, or its terminal went away."""
 
@@ -455,6 +462,7 @@ Event = (
     | SidecarLost
     | EgressEvent
     | RestartRequested
+    | JobContinued
     | TerminationRequested
     | DeadlinePassed
 )

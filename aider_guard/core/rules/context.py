@@ -327,7 +327,7 @@ def _after_event(state: State, event: Event) -> State:
             return replace(state, hidden="", settled=False)
         case ExchangesCarried(exchanges) if state.restart:
             return replace(state, restart=replace(state.restart, exchanges=exchanges))
-        case NoticeShown(name):
+        case NoticeShown(name) if name != "greeting":
             return replace(state, last_notice=name)
     return state
 

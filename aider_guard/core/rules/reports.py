@@ -33,7 +33,7 @@ from aider_guard.core.events import (
     SidecarLost,
     TurnFinished,
 )
-from aider_guard.core.findings import Finding
+from aider_guard.core.findings import ELSEWHERE, Finding
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.rules import Step
 from aider_guard.core.state import State, with_allowed, with_blocked
@@ -51,7 +51,9 @@ def report_traffic(state: State, event: Event, _now: float) -> Step:
     """Report what the user cannot see: each once a turn, or once a session where a repetition says nothing new."""
     match event:
         case RequestFinished():
-            return _report_request(state, event)
+            state, broken = _report_broken(state, event)
+            state, more = _report_request(state, event)
+            return state, broken + more
         case ReloadSeen(cause=cause):
             # "it was not used for 31 minutes" and for 32 are one cause.
             once = f"reload: {_DIGITS.sub('', cause)}"
@@ -89,6 +91,13 @@ def follow_reading(state: State, event: Event, _now: float) -> Step:
     if state.reading is None or not is_over:
         return state, ()
     return replace(state, reading=None), (ShowTitle(""),)
+
+
+def _report_broken(state: State, event: RequestFinished) -> Step:
+    if not event.broke_off:
+        return state, ()
+    notice = chat_messages.answer_broke_off(event)
+    return _report_in_turn(state, f"broke off: {event.purpose}", notice)
 
 
 def _report_request(state: State, event: RequestFinished) -> Step:
@@ -190,6 +199,16 @@ def _report_attempts(state: State) -> Step:
     if ledger.notices == _MOST_EGRESS_NOTICES:
         return state, (ShowNotice(egress_messages.no_more()),)
     return state, (ShowNotice(egress_messages.attempts(ledger, news)),)
+
+
+def greet(state: State, event: Event, _now: float) -> Step:
+    """Say once, at the session's first prompt, what holds."""
+    match event:
+        case Finding(id=found, severity="info") if found in ELSEWHERE:
+            return replace(state, leads_elsewhere=True), ()
+        case PromptShown() if state.limits.greets:
+            return _report_once(state, "greeting", messages.greeting(state))
+    return state, ()
 
 
 # Warnings of the checks before the first prompt: two are shown in a session, then where the others are.
